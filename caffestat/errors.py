@@ -1,0 +1,92 @@
+"""Every error that caffestat raises on purpose.
+
+    CaffestatError                 the base; the command line prints its message and exits with 2
+    ├── SourceError                something is wrong at a place in a user's file: file:line:column
+    │   ├── PrototextError         the text does not follow the protobuf text format
+    │   ├── SchemaError            the text parses, but a value does not fit Caffe's schema
+    │   └── NetError               the net does not fit together: unknown bottom, duplicate top, wrong shape
+    ├── InputError                 a file, an option or an array that the user gave cannot be used
+    ├── GradientError              an ONNX op has no gradient rule
+    └── DeviceError                the device that was asked for cannot be used
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+__all__ = [
+    "CaffestatError",
+    "DeviceError",
+    "Finding",
+    "GradientError",
+    "InputError",
+    "NetError",
+    "Place",
+    "PrototextError",
+    "SchemaError",
+    "SourceError",
+]
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where something stands in a user's file; line and column count from 1, 0 means unknown."""
+
+    file: str
+    line: int = 0
+    column: int = 0
+
+    def __str__(self) -> str:
+        parts = [self.file, *(str(n) for n in (self.line, self.column) if n)]
+        return ":".join(parts)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something worth telling that stops nothing: a warning with the place it is about."""
+
+    place: Place
+    message: str
+
+    def __str__(self) -> str:
+        return f"{self.place}: {self.message}"
+
+
+class CaffestatError(Exception):
+    """Base of all errors that caffestat raises on purpose."""
+
+
+class SourceError(CaffestatError):
+    """An error at a place in a user's file.
+
+    `str(error)` is `file:line:column: message`.
+    """
+
+    def __init__(self, message: str, place: Place) -> None:
+        super().__init__(f"{place}: {message}")
+        self.message = message
+        self.place = place
+
+
+class PrototextError(SourceError):
+    """The text does not follow the protobuf text format."""
+
+
+class SchemaError(SourceError):
+    """A value does not fit Caffe's schema: an enum typo, a string for a number."""
+
+
+class NetError(SourceError):
+    """The layers do not fit together."""
+
+
+class InputError(CaffestatError):
+    """A file, an option or an array that the user gave cannot be used."""
+
+
+class GradientError(CaffestatError):
+    """An ONNX op on the way from a loss has no gradient rule."""
+
+
+class DeviceError(CaffestatError):
+    """The device that was asked for cannot be used."""
