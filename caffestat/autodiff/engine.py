@@ -1,0 +1,155 @@
+"""The reverse walk and the registry of vector-Jacobian products."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from caffestat.errors import GradientError
+from caffestat.graph import Graph, Node, Region, Spec
+
+__all__ = ["Tape", "backward", "gradient_free", "vjp"]
+
+Rule = Callable[["Tape", Node, str], "Sequence[str | None]"]
+
+_RULES: dict[tuple[str, str], Rule] = {}
+_FREE: set[str] = set()
+
+
+def vjp(*ops: str, provider: str = "") -> Callable[[Rule], Rule]:
+    """Register the gradient of ONNX ops: `rule(tape, node, dy)` returns one gradient name, or None for zero, per input.
+
+    `dy` is the gradient of the node's first output; `tape.cotangent(name)` gives that of any output. A rule may
+    leave out (return None for) inputs for which `tape.needs(name)` is false. `provider` ("cuda") registers a rule for that
+    runtime only, which then comes before the general one.
+
+    Raises ValueError when the op already has a rule for that provider.
+    """
+
+    def register(rule: Rule) -> Rule:
+        for op in ops:
+            if (op, provider) in _RULES or op in _FREE:
+                raise ValueError(f"op {op!r} already has a gradient rule for {provider or 'every provider'}")
+            _RULES[op, provider] = rule
+        return rule
+
+    return register
+
+
+def gradient_free(*ops: str) -> None:
+    """Declare ops through which no gradient flows: their derivative is zero or their outputs are integers."""
+    for op in ops:
+        if (op, "") in _RULES or op in _FREE:
+            raise ValueError(f"op {op!r} is already declared")
+        _FREE.add(op)
+
+
+class Tape:
+    """What a gradient rule sees: the graph it emits into, and what the reverse walk knows.
+
+    `graph` methods that rules use all the time (`emit`, `constant`, `shape`, …) are reachable on the tape itself.
+    """
+
+    def __init__(self, graph: Graph, needed: Collection[str]) -> None:
+        self.graph = graph
+        self.provider = graph.provider
+        self._needed = needed
+        self._parts: defaultdict[str, list[str]] = defaultdict(list)
+        self._sums: dict[str, str] = {}
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.graph, name)
+
+    def needs(self, value: str) -> bool:
+        """Tell whether somebody asked for this value's gradient, or for that of something before it."""
+        return value in self._needed
+
+    def accumulate(self, value: str, dy: str | None) -> None:
+        """Add one contribution to the value's gradient."""
+        if dy is not None and self.needs(value):
+            self._parts[value].append(dy)
+
+    def cotangent(self, value: str) -> str | None:
+        """Return the name of the value's whole gradient, None when nothing flowed into it."""
+        parts = self._parts.get(value)
+        if not parts:
+            return None
+        if value not in self._sums:
+            self._sums[value] = parts[0] if len(parts) == 1 else self.graph.emit("Sum", *parts)
+        return self._sums[value]
+
+    def zeros_like(self, value: str) -> str:
+        """Emit zeros of the value's shape."""
+        spec: Spec = self.graph.specs[value]
+        zero = self.graph.constant(np.zeros((), spec.dtype), spec.dtype)
+        return self.graph.declare(self.graph.emit("Expand", zero, self.graph.ints(*spec.shape)), spec.shape, spec.dtype)
+
+
+def _steps(graph: Graph) -> Iterator[tuple[int, int, Region | None]]:
+    """Yield (first, last, region) backwards: single nodes, and regions as a whole (the outermost where they nest)."""
+    ends = {region.last: region for region in sorted(graph.regions, key=lambda r: r.last - r.first) if region.last > region.first}
+    position = len(graph.nodes)
+    while position:
+        region = ends.get(position)
+        first = region.first if region else position - 1
+        yield first, position, region
+        position = first
+
+
+def _needed(graph: Graph, wrt: Collection[str]) -> set[str]:
+    """Return `wrt` and every value computed from it without a detach or a gradient-free op in between."""
+    needed = set(wrt)
+    for first, last, region in reversed(list(_steps(graph))):
+        node = graph.nodes[first]
+        inputs, outputs = (region.inputs, region.outputs) if region else (node.inputs, node.outputs)
+        if region is None and node.op in _FREE:
+            continue
+        if not needed.isdisjoint(inputs):
+            needed.update(name for name in outputs if name not in graph.detached)
+    return needed
+
+
+def _rule(node: Node, provider: str) -> Rule:
+    rule = _RULES.get((node.op, provider)) or _RULES.get((node.op, ""))
+    if rule is None:
+        raise GradientError(f"no gradient rule for op {node.op} (value {node.outputs[0]}): register one with @vjp")
+    return rule
+
+
+def _step(tape: Tape, node: Node, region: Region | None) -> None:
+    inputs, outputs = (region.inputs, region.outputs) if region else (node.inputs, node.outputs)
+    if region is None and node.op in _FREE or not any(map(tape.needs, inputs)):
+        return
+    dys = tuple(None if name in tape.graph.detached else tape.cotangent(name) for name in outputs)
+    if not any(dys):
+        return
+    if region:
+        grads = region.backward(tape, dys)
+    else:
+        grads = _rule(node, tape.provider)(tape, node, dys[0] or tape.zeros_like(outputs[0]))
+    for name, grad in zip(inputs, grads, strict=True):
+        tape.accumulate(name, grad)
+
+
+def backward(graph: Graph, seeds: Mapping[str, str], wrt: Collection[str]) -> dict[str, str | None]:
+    """Append the backward half to `graph`.
+
+    seeds: the gradient (a value's name) of each value to start from, usually a loss and a constant.
+    wrt:   the values whose gradients are wanted: inputs, params or anything in between.
+
+    Returns the gradient's name for each value of `wrt`, None where no path leads to a seed.
+    Raises GradientError for an op on the path without a rule.
+    """
+    from . import rules  # noqa: F401  registers the rules; imported here because they import this module
+
+    graph.infer()
+    steps = list(_steps(graph))
+    tape = Tape(graph, _needed(graph, wrt))
+    for value, seed in seeds.items():
+        tape.accumulate(value, seed)
+    for first, _last, region in steps:
+        _step(tape, graph.nodes[first], region)
+    return {value: tape.cotangent(value) for value in wrt}

@@ -1,0 +1,5 @@
+"""One ONNX graph under construction: nodes, constants, and which shape each value has. Knows nothing of Caffe."""
+
+from .graph import OPSET, Graph, Node, Region, Spec
+
+__all__ = ["OPSET", "Graph", "Node", "Region", "Spec"]

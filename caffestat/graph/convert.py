@@ -1,0 +1,83 @@
+"""From a Graph to an onnx.ModelProto. Only here is the onnx package imported."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from .graph import CONTRIB, IR_VERSION, OPSET, Graph, Spec
+
+__all__ = ["infer_specs", "to_onnx"]
+
+EXTERNAL = "weights"  # the location name that a session resolves through add_external_initializers
+
+
+def _value_info(name: str, spec: Spec) -> onnx.ValueInfoProto:
+    return helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(spec.dtype), spec.shape)
+
+
+def _external(name: str, spec: Spec) -> TensorProto:
+    tensor = TensorProto(
+        name=name,
+        dims=spec.shape,
+        data_type=helper.np_dtype_to_tensor_dtype(spec.dtype),
+        data_location=TensorProto.EXTERNAL,
+    )
+    tensor.external_data.add(key="location", value=EXTERNAL)
+    return tensor
+
+
+def _nodes(graph: Graph) -> Iterable[onnx.NodeProto]:
+    for node in graph.nodes:
+        yield helper.make_node(node.op, node.inputs, node.outputs, domain=node.domain, **node.attributes)
+
+
+def _model(graph: Graph, inputs: Mapping[str, Spec], tensors: list[TensorProto]) -> onnx.ModelProto:
+    proto = helper.make_graph(
+        list(_nodes(graph)),
+        "caffestat",
+        [_value_info(name, spec) for name, spec in inputs.items()],
+        [onnx.ValueInfoProto(name=name) for name in graph.outputs],
+        tensors,
+    )
+    opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid(CONTRIB, 1)]
+    return helper.make_model(proto, opset_imports=opsets, ir_version=IR_VERSION, producer_name="caffestat")
+
+
+def _constants(graph: Graph) -> list[TensorProto]:
+    return [numpy_helper.from_array(array, name) for name, array in graph.constants.items()]
+
+
+def to_onnx(graph: Graph, arrays: Mapping[str, np.ndarray]) -> onnx.ModelProto:
+    """Return the model; params found in `arrays` are embedded, the others are external initializers."""
+    tensors = _constants(graph)
+    for name, spec in graph.params.items():
+        tensors.append(numpy_helper.from_array(arrays[name], name) if name in arrays else _external(name, spec))
+    model = _model(graph, graph.inputs, tensors)
+    for value in model.graph.output:
+        if value.name in graph.specs:
+            value.CopyFrom(_value_info(value.name, graph.specs[value.name]))
+    return model
+
+
+def _spec(info: onnx.ValueInfoProto) -> Spec | None:
+    tensor = info.type.tensor_type
+    dims = tensor.shape.dim
+    if not tensor.HasField("shape") or any(not dim.HasField("dim_value") for dim in dims):
+        return None
+    dtype: np.dtype[Any] = helper.tensor_dtype_to_np_dtype(tensor.elem_type)
+    return Spec(tuple(dim.dim_value for dim in dims), dtype)
+
+
+def infer_specs(graph: Graph) -> dict[str, Spec]:
+    """Return shape and type of every value that ONNX shape inference can tell; params count as inputs."""
+    model = _model(graph, {**graph.inputs, **graph.params}, _constants(graph))
+    known = (_value_info(name, spec) for name, spec in graph.specs.items() if name not in graph.inputs)
+    model.graph.value_info.extend(info for info in known if info.name not in graph.params)
+    inferred = onnx.shape_inference.infer_shapes(model, data_prop=True)
+    specs = ((info.name, _spec(info)) for info in inferred.graph.value_info)
+    return {name: spec for name, spec in specs if spec is not None}

@@ -1,0 +1,189 @@
+"""The graph that everything is built into: layers emit their forward nodes, autodiff emits the backward half."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+if TYPE_CHECKING:
+    import onnx
+
+    from caffestat.autodiff import Tape
+
+__all__ = ["OPSET", "Graph", "Node", "Region", "Spec"]
+
+OPSET = 22  # below it the onnx package infers wrong shapes for ceil-mode MaxPool; every runtime since 1.20 runs it
+IR_VERSION = 10
+CONTRIB = "com.microsoft"
+
+FLOAT = np.dtype(np.float32)
+
+Shape = tuple[int, ...]
+Backward = Callable[["Tape", "tuple[str | None, ...]"], "Sequence[str | None]"]
+
+
+@dataclass(frozen=True)
+class Spec:
+    """Shape and element type of a value."""
+
+    shape: Shape
+    dtype: np.dtype[Any] = FLOAT
+
+
+@dataclass
+class Node:
+    """One ONNX op: `outputs = op(inputs, **attributes)`; an absent optional input is the empty name."""
+
+    op: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    attributes: dict[str, Any] = field(default_factory=dict)
+    domain: str = ""
+
+    def get(self, attribute: str, default: Any = None) -> Any:
+        """Return the attribute's value, or `default` when the node does not carry it."""
+        return self.attributes.get(attribute, default)
+
+
+@dataclass(frozen=True)
+class Region:
+    """Nodes `first` to `last` (exclusive) whose gradient is given as a whole, instead of node by node."""
+
+    first: int
+    last: int
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    backward: Backward
+
+
+class Graph:
+    """An ONNX graph under construction; values are names.
+
+    inputs   what a run must feed, by name
+    params   weights: their arrays stay outside the model and join it when a session is opened
+    specs    shape and type of every value known so far (`infer` completes it)
+    provider "cpu" or "cuda": which runtime the graph is built for
+    """
+
+    def __init__(self, provider: str = "cpu") -> None:
+        self.provider = provider
+        self.nodes: list[Node] = []
+        self.inputs: dict[str, Spec] = {}
+        self.params: dict[str, Spec] = {}
+        self.constants: dict[str, np.ndarray] = {}
+        self.outputs: list[str] = []
+        self.specs: dict[str, Spec] = {}
+        self.regions: list[Region] = []
+        self.detached: set[str] = set()
+        self._constant_names: dict[tuple[str, Shape, bytes], str] = {}
+        self._taken: dict[str, int] = {}
+
+    def unique(self, hint: str) -> str:
+        """Return `hint`, or `hint_2`, `hint_3`, … when that name is taken; the name is taken from then on."""
+        count = self._taken.get(hint, 0) + 1
+        self._taken[hint] = count
+        return hint if count == 1 else self.unique(f"{hint}_{count}")
+
+    def input(self, name: str, shape: Shape, dtype: Any = FLOAT) -> str:
+        """Declare a value that every run feeds."""
+        name = self.unique(name)
+        self.inputs[name] = self.specs[name] = Spec(tuple(shape), np.dtype(dtype))
+        return name
+
+    def param(self, name: str, shape: Shape) -> str:
+        """Declare a float32 weight, constant during a run."""
+        name = self.unique(name)
+        self.params[name] = self.specs[name] = Spec(tuple(shape))
+        return name
+
+    def constant(self, value: ArrayLike, dtype: Any = FLOAT) -> str:
+        """Return the name of a constant; equal constants share one name."""
+        array = np.ascontiguousarray(value, dtype=dtype).reshape(np.shape(value))
+        key = (array.dtype.str, array.shape, array.tobytes())
+        if key not in self._constant_names:
+            name = self.unique("constant")
+            self.constants[name] = array
+            self.specs[name] = Spec(array.shape, array.dtype)
+            self._constant_names[key] = name
+        return self._constant_names[key]
+
+    def ints(self, *values: int) -> str:
+        """Return a constant int64 vector: shapes, axes, pads."""
+        return self.constant(np.array(values, np.int64), np.int64)
+
+    def emit_many(self, op: str, *inputs: str, count: int, domain: str = "", hint: str = "", **attributes: Any) -> list[str]:
+        """Append a node with `count` outputs and return their names."""
+        outputs = [self.unique(hint or op) for _ in range(count)]
+        self.nodes.append(Node(op, inputs, tuple(outputs), attributes, domain))
+        return outputs
+
+    def emit(self, op: str, *inputs: str, domain: str = "", hint: str = "", **attributes: Any) -> str:
+        """Append a node with one output and return its name (`hint` when given and free)."""
+        return self.emit_many(op, *inputs, count=1, domain=domain, hint=hint, **attributes)[0]
+
+    def reshape(self, value: str, *shape: int) -> str:
+        """Emit a Reshape to a fixed shape (one axis may be -1); nothing when it has that shape already."""
+        spec = self.specs.get(value)
+        if spec is not None and spec.shape == shape:
+            return value
+        # Reshape reads 0 as "copy the input's axis" unless told otherwise
+        attributes = {"allowzero": 1} if 0 in shape else {}
+        result = self.emit("Reshape", value, self.ints(*shape), **attributes)
+        if spec is not None and -1 not in shape:
+            self.specs[result] = Spec(tuple(shape), spec.dtype)
+        return result
+
+    def transpose(self, value: str, *perm: int) -> str:
+        """Emit a Transpose; nothing for the identity permutation."""
+        return value if list(perm) == sorted(perm) else self.emit("Transpose", value, perm=list(perm))
+
+    def fused_matmul(self, a: str, b: str, **attributes: Any) -> str:
+        """Emit the runtime's MatMul with transposed operands (`transA`, `transB`, `alpha`); CPU and CUDA have it."""
+        return self.emit("FusedMatMul", a, b, domain=CONTRIB, **attributes)
+
+    def detach(self, value: str) -> str:
+        """Return the same value, through which no gradient flows."""
+        result = self.emit("Identity", value)
+        if value in self.specs:
+            self.specs[result] = self.specs[value]
+        self.detached.add(result)
+        return result
+
+    def custom_vjp(
+        self, inputs: Sequence[str], forward: Callable[..., Sequence[str]], backward: Backward
+    ) -> tuple[str, ...]:
+        """Emit `forward(*inputs)` as one region whose gradient is `backward`, not that of its nodes.
+
+        For operations whose gradient in the framework is not the derivative of their nodes (clamps, ties, straight-through), or
+        for which a closed form is cheaper. `backward(tape, dys)` gets one gradient name (or None for zero) per
+        output and returns one (or None) per input.
+        """
+        first = len(self.nodes)
+        outputs = tuple(forward(*inputs))
+        self.regions.append(Region(first, len(self.nodes), tuple(inputs), outputs, backward))
+        return outputs
+
+    def shape(self, value: str) -> Shape:
+        """Return the value's shape; KeyError when it is not known yet (see `infer`)."""
+        return self.specs[value].shape
+
+    def declare(self, value: str, shape: Shape, dtype: Any = FLOAT) -> str:
+        """Record what is known of a value's shape."""
+        self.specs[value] = Spec(tuple(shape), np.dtype(dtype))
+        return value
+
+    def infer(self) -> None:
+        """Complete `specs` for every value, by ONNX shape inference."""
+        from .convert import infer_specs
+
+        self.specs = {**infer_specs(self), **self.specs}
+
+    def to_onnx(self, arrays: Mapping[str, np.ndarray] | None = None) -> onnx.ModelProto:
+        """Return the ONNX model; `arrays` are embedded as initializers, other params become external ones."""
+        from .convert import to_onnx
+
+        return to_onnx(self, arrays or {})

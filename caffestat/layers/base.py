@@ -1,0 +1,150 @@
+"""What a layer type is: parameters, shapes of the tops, and how it is said in ONNX. One class per type."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from caffestat.errors import NetError, Place
+from caffestat.fill import Filler, Stream, fill
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from caffestat.graph import Graph
+
+__all__ = ["Layer", "Param", "Shape", "layer", "layer_class", "layer_types", "to_filler"]
+
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Param:
+    """A learnable blob as its layer declares it.
+
+    role     what it is for: "weight", "bias", "slope", …
+    filler   what Caffe fills it with; `written` tells whether the file says so or it is Caffe's default
+    fan_in   inputs that one output sums over: the true number, which is not always Caffe's (`fill.caffe_fans`)
+    fan_out  outputs that one input feeds, likewise
+    """
+
+    role: str
+    shape: Shape
+    filler: Filler
+    written: bool
+    fan_in: int
+    fan_out: int
+
+
+class Layer:
+    """One layer as its prototxt message describes it; subclasses are registered with `@layer("Type")`.
+
+    A subclass states how many bottoms and tops it takes as (least, most) and overrides `tops` and `lower`, and `params`,
+    `draw`, `macs`, … where it differs. Shapes are outermost axis first (N, C, H, W).
+    """
+
+    type: ClassVar[str]
+    num_bottoms: ClassVar[tuple[int, int | None]] = (1, 1)
+    num_tops: ClassVar[tuple[int, int | None]] = (1, 1)
+    auto_tops: ClassVar[bool] = False  # Caffe adds missing tops itself: the losses
+    is_external: ClassVar[bool] = False  # its tops are data from outside: `lower` declares one graph input per top
+
+    def __init__(self, proto: Any, phase: int, place: Place) -> None:
+        self.proto = proto
+        self.name: str = proto.name
+        self.phase = phase
+        self.place = place
+        self.top_count = len(proto.top)
+
+    def error(self, message: str) -> NetError:
+        """Return (to raise) an error about this layer, with the place it stands at."""
+        return NetError(f"layer {self.name!r} ({self.proto.type}): {message}", self.place)
+
+    def canonical_axis(self, axis: int, rank: int) -> int:
+        """Return `axis` counted from the front; a negative one counts from the end.
+
+        Raises NetError when it is out of range.
+        """
+        if not -rank <= axis < rank:
+            raise self.error(f"axis {axis} is out of range for a bottom of {rank} axes")
+        return axis % rank
+
+    def params(self, bottoms: Sequence[Shape]) -> tuple[Param, ...]:
+        """Return the learnable blobs, in Caffe's order."""
+        return ()
+
+    def tops(self, bottoms: Sequence[Shape]) -> tuple[Shape, ...]:
+        """Return one shape per top (`self.top_count` of them; automatic tops are counted in).
+
+        Raises NetError where Caffe would stop: a bottom that does not fit.
+        """
+        raise NotImplementedError
+
+    def lower(self, g: Graph, bottoms: Sequence[str], params: Sequence[str]) -> Sequence[str]:
+        """Emit the layer's forward nodes and return one value per top. `g.shape(name)` is known for bottoms and params."""
+        raise NotImplementedError
+
+    def draw_params(self, stream: Stream, params: Sequence[Param]) -> list[np.ndarray]:
+        """Return the initial values, drawn in Caffe's order at set-up."""
+        return [fill(stream, param.filler, param.shape) for param in params]
+
+    def draw_setup(self, stream: Stream) -> None:
+        """Consume what else the layer draws at set-up."""
+
+    def draw_feeds(self, stream: Stream, bottoms: Sequence[Shape]) -> Sequence[np.ndarray]:
+        """Return what this layer draws at each forward pass: one array per graph input that `lower` declared, in order."""
+        return ()
+
+    def macs(self, bottoms: Sequence[Shape]) -> int:
+        """Return the multiply-adds of one forward pass, whole batch; only convolutions and inner products count."""
+        return 0
+
+    def loss_weight(self, top: int) -> float:
+        """Return the weight of a top in the net's loss: as written, else 1 for a loss layer's first top."""
+        weights = self.proto.loss_weight
+        return weights[top] if len(weights) > top else 0.0
+
+    def allow_force_backward(self, bottom: int) -> bool:
+        """Tell whether `force_backward` reaches this bottom."""
+        return True
+
+
+_TYPES: dict[str, type[Layer]] = {}
+
+
+def layer(name: str) -> Callable[[type[Layer]], type[Layer]]:
+    """Register a Layer class for a type name as prototxt spells it. Raises ValueError when the name is taken."""
+
+    def register(cls: type[Layer]) -> type[Layer]:
+        if name in _TYPES:
+            raise ValueError(f"layer type {name!r} is already registered by {_TYPES[name].__qualname__}")
+        cls.type = name
+        _TYPES[name] = cls
+        return cls
+
+    return register
+
+
+def layer_class(name: str) -> type[Layer] | None:
+    """Return the class registered for a type name, None for an unknown one."""
+    return _TYPES.get(name)
+
+
+def layer_types() -> tuple[str, ...]:
+    """Return all registered type names, sorted."""
+    return tuple(sorted(_TYPES))
+
+
+def to_filler(proto: Any) -> Filler:
+    """Return the Filler that a FillerParameter message describes."""
+    return Filler(
+        type=proto.type,
+        value=proto.value,
+        min=proto.min,
+        max=proto.max,
+        mean=proto.mean,
+        std=proto.std,
+        sparse=proto.sparse,
+        variance_norm=("FAN_IN", "FAN_OUT", "AVERAGE")[proto.variance_norm],
+    )

@@ -1,0 +1,94 @@
+"""What a built net consists of: nodes in order, blobs, and parameters."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from caffestat.errors import Finding, Place
+from caffestat.layers import Layer, Param, Shape
+
+__all__ = ["Blob", "Net", "NetParam", "Node"]
+
+
+@dataclass
+class Blob:
+    """A named blob; `shape` is None when it comes out of a layer of unknown type."""
+
+    name: str
+    shape: Shape | None
+    need_backward: bool = False
+
+
+@dataclass
+class NetParam:
+    """A parameter in its place: which node's how-manyth, its ParamSpec, and who owns the values.
+
+    owner is the index (in `Net.params`) of the param whose values this one shares, None for an owner.
+    """
+
+    node: int
+    index: int
+    param: Param
+    name: str
+    lr_mult: float
+    decay_mult: float
+    owner: int | None
+
+    @property
+    def display_name(self) -> str:
+        """The ParamSpec's name, else the index: as debug_info prints it."""
+        return self.name or str(self.index)
+
+
+@dataclass
+class Node:
+    """One layer in its place. Blobs and params are indexes into the net's lists.
+
+    bottom_shapes are those at the time the layer runs (None: unknown); flags are Caffe's: does the layer take part in the
+    backward pass, which bottoms get a diff, which params get one.
+    """
+
+    index: int
+    layer: Layer
+    bottoms: tuple[int, ...]
+    tops: tuple[int, ...]
+    bottom_shapes: tuple[Shape | None, ...]
+    top_shapes: tuple[Shape | None, ...]
+    params: tuple[int, ...] = ()
+    loss_weights: tuple[float, ...] = ()
+    need_backward: bool = False
+    bottom_need_backward: list[bool] = field(default_factory=list)
+    param_propagate_down: list[bool] = field(default_factory=list)
+
+    @property
+    def name(self) -> str:
+        """The layer's name."""
+        return self.layer.name
+
+    @property
+    def type(self) -> str:
+        """The layer's type, as the current format spells it."""
+        return self.layer.proto.type
+
+    @property
+    def place(self) -> Place:
+        """Where the layer stands in the user's file."""
+        return self.layer.place
+
+    @property
+    def is_known(self) -> bool:
+        """Whether the layer can be computed: its type and all its bottoms' shapes are known."""
+        return None not in self.bottom_shapes and None not in self.top_shapes
+
+
+@dataclass
+class Net:
+    """A net as Caffe builds it: rules applied, splits inserted, backward flags worked out."""
+
+    name: str
+    phase: int
+    nodes: list[Node]
+    blobs: list[Blob]
+    params: list[NetParam]
+    outputs: tuple[int, ...]
+    findings: tuple[Finding, ...] = ()
