@@ -1,0 +1,41 @@
+"""Caffe's messages, and the ways between them and files."""
+
+from __future__ import annotations
+
+from caffestat.schema import caffe_pb2
+from caffestat.schema.caffe_pb2 import (
+    BlobProto,
+    BlobProtoVector,
+    BlobShape,
+    Datum,
+    FillerParameter,
+    LayerParameter,
+    NetParameter,
+    NetState,
+    NetStateRule,
+    ParamSpec,
+    SolverParameter,
+    SolverState,
+    TransformationParameter,
+    V0LayerParameter,
+    V1LayerParameter,
+)
+
+__all__ = [
+    "BlobProto",
+    "BlobProtoVector",
+    "BlobShape",
+    "Datum",
+    "FillerParameter",
+    "LayerParameter",
+    "NetParameter",
+    "NetState",
+    "NetStateRule",
+    "ParamSpec",
+    "SolverParameter",
+    "SolverState",
+    "TransformationParameter",
+    "V0LayerParameter",
+    "V1LayerParameter",
+    "caffe_pb2",
+]
