@@ -65,6 +65,7 @@ class Graph:
 
     inputs   what a run must feed, by name
     params   weights: their arrays stay outside the model and join it when a session is opened
+    updates  params that the graph itself changes (running statistics): the value each has afterwards
     specs    shape and type of every value known so far (`infer` completes it)
     provider "cpu" or "cuda": which runtime the graph is built for
     """
@@ -79,6 +80,7 @@ class Graph:
         self.specs: dict[str, Spec] = {}
         self.regions: list[Region] = []
         self.detached: set[str] = set()
+        self.updates: dict[str, str] = {}
         self._constant_names: dict[tuple[str, Shape, bytes], str] = {}
         self._taken: dict[str, int] = {}
 
