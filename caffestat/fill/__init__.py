@@ -1,0 +1,24 @@
+"""Caffe's random fillers without Caffe: the mt19937 stream, its distributions, the fillers and the fans they use."""
+
+from caffestat.fill.distributions import bernoulli, uniform
+from caffestat.fill.fans import VARIANCE_NORMS, Spread, caffe_fans, fan, msra_std, xavier_spread
+from caffestat.fill.fillers import Filler, fill, filler_types, register
+from caffestat.fill.gaussian import gaussian
+from caffestat.fill.stream import Stream
+
+__all__ = [
+    "VARIANCE_NORMS",
+    "Filler",
+    "Spread",
+    "Stream",
+    "bernoulli",
+    "caffe_fans",
+    "fan",
+    "fill",
+    "filler_types",
+    "gaussian",
+    "msra_std",
+    "register",
+    "uniform",
+    "xavier_spread",
+]

@@ -1,0 +1,63 @@
+"""Uniform and Bernoulli samples in float32, word for word and bit for bit as Caffe draws them."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from caffestat.errors import InputError
+from caffestat.fill.stream import BLOCK, Stream
+
+__all__ = ["bernoulli", "uniform"]
+
+_FLOAT_MAX = np.finfo(np.float32).max
+
+
+def uniform(stream: Stream, n: int, low: float, high: float) -> NDArray[np.float32]:
+    """`n` float32 values u / 2^32 * (h - low) + low with h the float32 after `high`; values not below h are drawn again.
+
+    Raises InputError unless low <= high. (caffe_rng_uniform in math_functions.cpp, boost::uniform_real)
+    """
+    start, end = _uniform_range(low, high)
+    out = np.empty(n, np.float32)
+    done = 0
+    while done < n:
+        part = out[done : done + BLOCK]
+        part[:] = stream.words(part.size)
+        part *= np.float32(2.0**-32)
+        part *= end - start
+        part += start
+        done += part.size if part.max() < end else _drop_rejected(part, end)
+    return out
+
+
+def _uniform_range(low: float, high: float) -> tuple[np.float32, np.float32]:
+    start = np.float32(low)
+    end = np.nextafter(np.float32(high), _FLOAT_MAX)
+    if not np.float32(low) <= np.float32(high):
+        raise InputError(f"a uniform filler needs min <= max, found min {low:g} and max {high:g}")
+    if not float(end) - float(start) <= _FLOAT_MAX or start == end:
+        raise InputError(f"a uniform filler from {low:g} to {high:g} exceeds the range of float32")
+    return start, end
+
+
+def _drop_rejected(part: NDArray[np.float32], end: np.float32) -> int:
+    kept = part[part < end]
+    part[: kept.size] = kept
+    return kept.size
+
+
+def bernoulli(stream: Stream, n: int, p: float, dtype: type[np.float32 | np.float64]) -> NDArray[np.bool_]:
+    """`n` bools, true where dtype(u) <= p * dtype(2^32 - 1); p = 0 consumes no words.
+
+    Caffe uses float32 for the mask of a sparse gaussian filler and float64 for Dropout. Raises InputError unless
+    0 <= p <= 1. (caffe_rng_bernoulli in math_functions.cpp, boost::bernoulli_distribution)
+    """
+    if not 0 <= p <= 1:
+        raise InputError(f"a probability lies between 0 and 1, found {p:g}")
+    out = np.zeros(n, np.bool_)
+    limit = dtype(p) * dtype(2**32 - 1)
+    for done in range(0, n if p else 0, BLOCK):
+        part = out[done : done + BLOCK]
+        np.less_equal(stream.words(part.size).astype(dtype), limit, out=part)
+    return out

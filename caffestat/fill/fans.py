@@ -1,0 +1,57 @@
+"""Fan-in and fan-out as Caffe's fillers see them, and the spread that xavier and msra derive from them."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+
+from caffestat.errors import InputError
+
+__all__ = ["VARIANCE_NORMS", "Spread", "caffe_fans", "fan", "msra_std", "xavier_spread"]
+
+VARIANCE_NORMS = ("FAN_IN", "FAN_OUT", "AVERAGE")
+
+
+class Spread(NamedTuple):
+    """A uniform distribution on [-scale, scale], and its standard deviation scale / sqrt(3)."""
+
+    scale: np.float32
+    std: float
+
+
+def caffe_fans(shape: tuple[int, ...]) -> tuple[int, int]:
+    """(count / shape[0], count / shape[1]); fan_out is the count itself when there is one axis.
+
+    Right for a convolution without groups, not for every layer: InnerProduct with `transpose`, Deconvolution and Embed
+    keep their weights in another order. Raises InputError when there is no axis. (filler.hpp)
+    """
+    if not shape:
+        raise InputError("fan-in and fan-out need a blob of at least one axis, found a scalar blob")
+    count = math.prod(shape)
+    return count // shape[0], count // shape[1] if len(shape) > 1 else count
+
+
+def fan(shape: tuple[int, ...], variance_norm: str) -> np.float32:
+    """The n that xavier and msra divide by: fan-in, fan-out, or their mean in float32.
+
+    Raises InputError for an unknown `variance_norm`. (filler.hpp)
+    """
+    fan_in, fan_out = caffe_fans(shape)
+    if variance_norm not in VARIANCE_NORMS:
+        raise InputError(f'unknown variance_norm "{variance_norm}"; Caffe knows {", ".join(VARIANCE_NORMS)}')
+    if variance_norm == "AVERAGE":
+        return np.float32(fan_in + fan_out) / np.float32(2)
+    return np.float32(fan_in if variance_norm == "FAN_IN" else fan_out)
+
+
+def xavier_spread(n: np.float32) -> Spread:
+    """Uniform on ±sqrt(3 / n), in float32. (XavierFiller in filler.hpp; Glorot and Bengio 2010)"""
+    scale = np.float32(np.sqrt(np.float32(3) / n))
+    return Spread(scale, float(scale) / math.sqrt(3))
+
+
+def msra_std(n: np.float32) -> np.float32:
+    """sqrt(2 / n), in float32. (MSRAFiller in filler.hpp; He et al. 2015, eq. 10)"""
+    return np.float32(np.sqrt(np.float32(2) / n))
