@@ -1,0 +1,119 @@
+"""Words for what is wrong with a text; nothing here runs unless something is."""
+
+from __future__ import annotations
+
+import re
+
+from caffestat.errors import Place, PrototextError
+from caffestat.prototext.tokens import ESCAPE, Source, decode
+
+__all__ = ["binary_error", "error", "unexpected"]
+
+_WIDTH = 100  # characters of an offending line that are shown
+
+_STRING_HEAD = {q: re.compile(rf"{q}[^{q}\\\n]*(?:{ESCAPE}[^{q}\\\n]*)*".encode()) for q in "\"'"}
+_NUMBER_LIKE = re.compile(rb"\.?[0-9](?:[eE][+-]|[\w.])*")
+_CONFLICT = re.compile(r"(?:<{7}|>{7}|={7}|\|{7})(?: |$)")
+_PLACEHOLDER = re.compile(
+    r"\$\{[^}]*\}?|\$\(?\w+\)?|\{\{.*?(?:\}\}|$)|\{%.*?(?:%\}|$)|%\(?\w*\)?\w?|<%.*?(?:%>|$)|@\w+@"
+)
+
+
+def error(source: Source, index: int, message: str, opener: int | None = None) -> PrototextError:
+    """An error at token `index`; `opener` is the bracket that is still open there."""
+    return _error_at(source, source.starts[index], message, opener)
+
+
+def unexpected(source: Source, index: int, expected: str, opener: int | None = None) -> PrototextError:
+    found, offset = _found(source, index)
+    if opener is not None:
+        expected += f' to close the "{source.texts[opener]}" opened at {source.place(source.starts[opener])}'
+    return _error_at(source, offset, f"expected {expected}, found {found}", opener)
+
+
+def binary_error(data: bytes, name: str) -> PrototextError:
+    """The error for data with NUL bytes, which no text holds."""
+    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return PrototextError("this looks like UTF-16 text, expected UTF-8: save the file as UTF-8", Place(name, 1, 1))
+    before = data[: data.index(b"\0")]
+    column = len(decode(before[before.rfind(b"\n") + 1 :])) + 1
+    message = "this looks like a binary file, expected text in protobuf's text format: found a NUL byte"
+    return PrototextError(message, Place(name, before.count(b"\n") + 1, column))
+
+
+def _error_at(source: Source, offset: int, message: str, opener: int | None = None) -> PrototextError:
+    place = source.place(offset)
+    lines = [message, *_excerpt(source, place)]
+    if opener is not None:
+        opened = source.place(source.starts[opener])
+        lines += ["opened here:", *_excerpt(source, opened)] if opened.line != place.line else []
+    lines += _hints(source.line_text(place.line), place.column)
+    return PrototextError("\n".join(lines), place)
+
+
+def _excerpt(source: Source, place: Place) -> list[str]:
+    """The line of a place and a caret under its column; tabs stay so that the caret lines up."""
+    text = source.line_text(place.line)
+    begin = max(0, place.column - 1 - _WIDTH // 2) if len(text) > _WIDTH else 0
+    shown = "".join(c if c.isprintable() or c == "\t" else "?" for c in text[begin : begin + _WIDTH])
+    pad = "".join("\t" if c == "\t" else " " for c in shown[: place.column - 1 - begin])
+    return [f"    {shown}", f"    {pad}^"]
+
+
+def _hints(text: str, column: int) -> list[str]:
+    if _CONFLICT.match(text):
+        return ["hint: this is the marker of an unresolved merge conflict; resolve the conflict first"]
+    for match in _PLACEHOLDER.finditer(text):
+        if match.start() < column <= match.end():
+            return [f"hint: {match[0]} looks like a placeholder of a template; fill in the template first"]
+    return []
+
+
+def _found(source: Source, index: int) -> tuple[str, int]:
+    """What stands at a token, in words, and the offset to show."""
+    start = source.starts[index]
+    if source.texts[index]:
+        return _shorten(source.data[start : source.end(index)]), start
+    if source.is_whole:
+        return "the end of the file", start
+    return _found_no_token(source.data, start)
+
+
+def _found_no_token(data: bytes, start: int) -> tuple[str, int]:
+    first = chr(data[start])
+    if first in _STRING_HEAD:
+        return _found_string(data, start, _STRING_HEAD[first])
+    number = _NUMBER_LIKE.match(data, start)
+    if number:
+        octal = " (a leading 0 means octal)" if re.match(rb"0[0-9]", number[0]) else ""
+        return f"{_shorten(number[0])}, which is not a number{octal}", start
+    if data[start : start + 2] in (b"//", b"/*"):
+        return f'"{decode(data[start : start + 2])}" (comments start with "#")', start
+    if first == "\x7f" or first < " ":
+        return f"the control character 0x{ord(first):02X}", start
+    return _found_character(data, start)
+
+
+def _found_string(data: bytes, start: int, head: re.Pattern[bytes]) -> tuple[str, int]:
+    match = head.match(data, start)
+    assert match is not None
+    stop = match.end()
+    if data[stop : stop + 1] == b"\\" and data[stop + 1 : stop + 2] not in (b"", b"\n"):
+        return f"a string with the invalid escape {_shorten(data[stop : stop + 2])}", stop
+    return "a string that is not closed before the end of its line", start
+
+
+def _found_character(data: bytes, start: int) -> tuple[str, int]:
+    character = decode(data[start : start + 4])[0]
+    if character.isascii():
+        return f'"{character}"', start
+    if "\udc80" <= character <= "\udcff":
+        return f"the byte 0x{data[start]:02X}, which may only stand in strings and comments", start
+    return f'"{character}" (U+{ord(character):04X}), which may only stand in strings and comments', start
+
+
+def _shorten(text: bytes) -> str:
+    shown = decode(text)
+    if len(shown) > 40:
+        shown = shown[:37] + "..."
+    return shown if shown[:1] in "\"'" else f'"{shown}"'

@@ -1,0 +1,143 @@
+"""Cuts a text into tokens and knows the line and column of each.
+
+The text is decoded as latin-1, so that a character's index is its byte's offset. One regular expression eats trivia
+and the token after it; every alternative is unambiguous, so that the time is linear in the length of the text.
+"""
+
+from __future__ import annotations
+
+import re
+from bisect import bisect_right
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import accumulate
+from operator import add
+
+from caffestat.errors import Place
+
+__all__ = ["BOM", "Source", "Token"]
+
+BOM = b"\xef\xbb\xbf"
+
+_END = "\0"  # no valid text holds a NUL, so one behind the text can mark its end
+
+_TRIVIA = r"\s*(?:#[^\n\0]*(?:\n\s*|(?=\0)))*"
+_NUMBER = (
+    r"(?:0[xX][0-9a-fA-F]+|0[0-7]+"
+    r"|(?:(?:0|[1-9][0-9]*)(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?[fF]?)(?![\w.])"
+)
+ESCAPE = r"""\\(?:[abfnrtv\\?'"0-7]|[xX][0-9a-fA-F]|u[0-9a-fA-F]{4}|U00[01][0-9a-fA-F]{5})"""
+_STRING = "|".join(rf"{q}[^{q}\\\n\0]*(?:{ESCAPE}[^{q}\\\n\0]*)*{q}" for q in "\"'")
+# An extension or Any name. A list may look the same, but only a name is followed by ":" or a message.
+_URL = r"[\w\-.~!$&()*+,;=%/\s]*"
+_BRACKETED = rf"\[{_URL}(?:#[^\n]*\n{_URL})*\](?={_TRIVIA}[:{{<])"
+_REST = r"[\s\S]+"
+
+_TOKEN = re.compile(
+    rf"({_TRIVIA})([A-Za-z_]\w*|[:{{}}<>\],;-]|{_NUMBER}|{_STRING}|{_BRACKETED}|\[|{_END}|{_REST})", re.ASCII
+)
+
+
+@dataclass(frozen=True)
+class Token:
+    """A token with the blanks and comments around it; joined in order, all tokens of a text give the text.
+
+    What stands between two tokens up to the first line break trails the first one (a comment on the same line
+    speaks about what it follows); the rest, or all when there is no line break, leads the second one.
+    """
+
+    leading: bytes
+    text: bytes
+    trailing: bytes
+    start: int
+    line: int
+    column: int
+
+    def __bytes__(self) -> bytes:
+        return self.leading + self.text + self.trailing
+
+
+class Source:
+    """A text cut into tokens: `texts[i]` starts at byte `starts[i]`.
+
+    The last text is empty. It stands at the end of the data or, when the data goes on, before the first bytes that
+    form no token.
+    """
+
+    def __init__(self, data: bytes, name: str) -> None:
+        self.data = data
+        self.name = name
+        self._skipped = len(BOM) if data.startswith(BOM) else 0
+        pairs = _TOKEN.findall(data.decode("latin-1") + _END, self._skipped)
+        leadings, texts = zip(*pairs, strict=True)
+        lengths = list(map(len, texts))
+        ends = accumulate(map(add, map(len, leadings), lengths), initial=self._skipped)
+        next(ends)
+        self.texts: list[str] = [*texts[:-1], ""]
+        self.starts: list[int] = [end - length for end, length in zip(ends, lengths, strict=True)]
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether all of the data forms tokens."""
+        return self.starts[-1] == len(self.data)
+
+    def end(self, index: int) -> int:
+        return self.starts[index] + len(self.texts[index])
+
+    def token(self, index: int) -> Token:
+        start, end = self.starts[index], self.end(index)
+        line, column = self.position(start)
+        return Token(
+            self.data[self._lead_start(index) : start],
+            self.data[start:end],
+            self.data[end : self._lead_start(index + 1)],
+            start,
+            line,
+            column,
+        )
+
+    def _lead_start(self, index: int) -> int:
+        """The offset where the trivia that belongs to token `index` begins."""
+        if index == 0:
+            return 0
+        if index == len(self.texts):
+            return len(self.data)
+        end = self.end(index - 1)
+        line_break = self.data.find(b"\n", end, self.starts[index])
+        if line_break < 0:
+            at_end = index == len(self.texts) - 1
+            return self.starts[index] if at_end else end
+        return line_break - (self.data[line_break - 1 : line_break] == b"\r" and line_break > end)
+
+    @cached_property
+    def _line_starts(self) -> list[int]:
+        # Only "\n" ends a line, as in protobuf's tokenizer; the byte order mark takes no column.
+        return [self._skipped, *(match.end() for match in re.finditer(b"\n", self.data))]
+
+    @cached_property
+    def _is_ascii(self) -> bool:
+        return self.data.isascii()
+
+    def line(self, offset: int) -> int:
+        return bisect_right(self._line_starts, offset)
+
+    def position(self, offset: int) -> tuple[int, int]:
+        """Line and column, both from 1; the column counts characters of the text decoded as UTF-8."""
+        line = self.line(offset)
+        start = self._line_starts[line - 1]
+        if self._is_ascii:
+            return line, offset - start + 1
+        return line, len(decode(self.data[start:offset])) + 1
+
+    def place(self, offset: int) -> Place:
+        return Place(self.name, *self.position(offset))
+
+    def line_text(self, line: int) -> str:
+        """The text of a line without its line break."""
+        starts = [*self._line_starts[line - 1 : line + 1], len(self.data)]
+        return decode(self.data[starts[0] : starts[1]]).rstrip("\r\n")
+
+
+def decode(data: bytes) -> str:
+    """UTF-8, where bytes that are none come out as lone surrogates."""
+    return data.decode("utf-8", "surrogateescape")
