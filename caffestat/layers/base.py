@@ -48,6 +48,7 @@ class Layer:
     num_bottoms: ClassVar[tuple[int, int | None]] = (1, 1)
     num_tops: ClassVar[tuple[int, int | None]] = (1, 1)
     auto_tops: ClassVar[bool] = False  # Caffe adds missing tops itself: the losses
+    params_are_statistics: ClassVar[bool] = False  # Caffe sets their lr_mult to 0 itself: BatchNorm
     is_external: ClassVar[bool] = False  # its tops are data from outside: `lower` declares one graph input per top
 
     def __init__(self, proto: Any, phase: int, place: Place) -> None:
@@ -56,6 +57,8 @@ class Layer:
         self.phase = phase
         self.place = place
         self.top_count = len(proto.top)
+        self.shape_overrides: dict[str, Shape] = {}  # what the user said of the tops' shapes, by blob name
+        self.batch_override: int | None = None
 
     def error(self, message: str) -> NetError:
         """Return (to raise) an error about this layer, with the place it stands at."""
