@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from caffestat.schema import caffe_pb2
+from caffestat.schema.binary import read_binary
 from caffestat.schema.caffe_pb2 import (
     BlobProto,
     BlobProtoVector,
@@ -20,6 +21,8 @@ from caffestat.schema.caffe_pb2 import (
     V0LayerParameter,
     V1LayerParameter,
 )
+from caffestat.schema.reader import from_document
+from caffestat.schema.writer import to_text
 
 __all__ = [
     "BlobProto",
@@ -38,4 +41,7 @@ __all__ = [
     "V0LayerParameter",
     "V1LayerParameter",
     "caffe_pb2",
+    "from_document",
+    "read_binary",
+    "to_text",
 ]

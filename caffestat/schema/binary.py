@@ -1,0 +1,61 @@
+"""Messages from binary files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, TypeVar
+
+from google.protobuf.message import DecodeError
+
+from caffestat.errors import InputError
+
+__all__ = ["read_binary"]
+
+M = TypeVar("M", bound=Any)
+LARGEST = 2**31 - 1
+_HDF5 = b"\x89HDF"
+
+
+def read_binary(path: str | Path, cls: type[M]) -> M:
+    """The message in a binary file: .caffemodel (NetParameter), .solverstate (SolverState), .binaryproto (BlobProto).
+
+    Raises InputError when the file cannot be read, is larger than the 2 GiB that protobuf takes, is cut short, or
+    holds something else. Source: util/io.cpp.
+    """
+    data = _read(Path(path), cls)
+    message: M = cls()
+    try:
+        message.ParseFromString(data)
+    except DecodeError as error:
+        raise InputError(_mismatch(path, cls, data)) from error
+    if not message.ListFields():
+        raise InputError(_mismatch(path, cls, data))
+    return message
+
+
+def _read(path: Path, cls: type[Any]) -> bytes:
+    try:
+        size = path.stat().st_size
+        if size > LARGEST:
+            raise InputError(f"{path}: expected at most {LARGEST} bytes, which is protobuf's limit, found {size}")
+        return path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read as a binary {_name(cls)}: {error.strerror or error}") from error
+
+
+def _mismatch(path: str | Path, cls: type[Any], data: bytes) -> str:
+    return f"{path}: expected a binary {_name(cls)}, found {_looks_like(data)}"
+
+
+def _name(cls: type[Any]) -> str:
+    return str(cls.DESCRIPTOR.full_name)
+
+
+def _looks_like(data: bytes) -> str:
+    if not data:
+        return "an empty file"
+    if data.startswith(_HDF5):
+        return "an HDF5 file"
+    if all(byte >= 32 or byte in b"\t\r\n" for byte in data[:512]):
+        return "what looks like text"
+    return f"other or incomplete data ({len(data)} bytes)"

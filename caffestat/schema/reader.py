@@ -1,0 +1,154 @@
+"""Messages from the lossless text tree."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, TypeVar
+
+from caffestat.errors import Finding, Place, SchemaError
+from caffestat.prototext import Document, Field, Message, Scalar
+from caffestat.schema.slots import Slot, slots
+
+__all__ = ["from_document"]
+
+M = TypeVar("M", bound=Any)
+_LONGEST_QUOTE = 60
+
+
+def from_document(document: Document, cls: type[M]) -> tuple[M, list[Finding]]:
+    """The message that protobuf's C++ TextFormat would read from the text, and what it would have stumbled over.
+
+    A field that the schema does not know gives a finding and is left out. So does a layer type that the V1 enum does
+    not know: `type` stays unset. A string that is not UTF-8 gives a finding, and its odd bytes become \\xNN.
+
+    Raises SchemaError for a value that does not fit its field, for a singular field (scalar or message) given twice,
+    and for a required field that is missing. Source: protobuf text_format.cc, which lets no field be overwritten.
+    """
+    message: M = cls()
+    reader = _Reader(document.name)
+    reader.fill(message, document.fields, message.DESCRIPTOR.name)
+    return message, reader.findings
+
+
+@dataclass(frozen=True, slots=True)
+class _Level:
+    """A message around the field at hand: the name it goes by, its type and its fields."""
+
+    name: str
+    type: str
+    fields: Sequence[Field]
+
+    @property
+    def is_layer(self) -> bool:
+        return self.type.endswith("LayerParameter")
+
+    @property
+    def layer_name(self) -> str:
+        values = (value for field in self.fields if field.name == "name" for value in field.values)
+        return next((value.text for value in values if isinstance(value, Scalar)), "without a name")
+
+
+class _Reader:
+    def __init__(self, file: str) -> None:
+        self.file = file
+        self.findings: list[Finding] = []
+        self.path: list[_Level] = []
+
+    def fill(self, message: Any, fields: Sequence[Field], name: str) -> None:
+        """Set the fields of a message. No message of the schema holds itself, so the recursion ends by itself."""
+        descriptor = message.DESCRIPTOR
+        known = slots(descriptor)
+        first: dict[str, Field] = {}
+        self.path.append(_Level(name, descriptor.name, fields))
+        for field in fields:
+            slot = known.get(field.name)
+            if slot is None:
+                self.find(f"unknown field '{field.name}' in {self.owner}, left out", field, field.name, tuple(known))
+            elif slot.repeated:
+                self.extend(getattr(message, slot.name), slot, field)
+            elif first.setdefault(slot.name, field) is field:
+                self.set(message, slot, field)
+            else:
+                raise self.twice(first[slot.name], field)
+        self.check_required(message, fields)
+        self.path.pop()
+
+    def extend(self, target: Any, slot: Slot, field: Field) -> None:
+        for value in field.values:
+            if slot.read is None:
+                self.fill(target.add(), self.body(slot, value), slot.name)
+            elif (converted := self.convert(slot, value)) is not None:
+                target.append(converted)
+
+    def set(self, message: Any, slot: Slot, field: Field) -> None:
+        if field.is_list:
+            raise self.misfit(slot, "a list", field)
+        value = field.values[0]
+        if slot.read is None:
+            child = getattr(message, slot.name)
+            child.SetInParent()  # an empty message counts as given
+            self.fill(child, self.body(slot, value), slot.name)
+        elif (converted := self.convert(slot, value)) is not None:
+            setattr(message, slot.name, converted)
+
+    def body(self, slot: Slot, value: Scalar | Message) -> Sequence[Field]:
+        if isinstance(value, Message):
+            return value.fields
+        raise self.misfit(slot, _shortened(value.text), value)
+
+    def convert(self, slot: Slot, value: Scalar | Message) -> Any:
+        """The value to set; None when it gives a finding and nothing to set."""
+        if isinstance(value, Message):
+            raise self.misfit(slot, "a message in braces", value)
+        assert slot.read is not None
+        try:
+            return slot.read(value)
+        except UnicodeDecodeError:
+            self.find(f"{slot.name} in {self.owner}: expected UTF-8, found other bytes, now written \\xNN", value)
+            return value.as_bytes().decode(errors="backslashreplace")
+        except ValueError as error:
+            if not slot.is_open or value.kind == "string":
+                raise self.misfit(slot, _shortened(value.text), value) from error
+            self.find(f"unknown layer type {value.text} in {self.owner}, left out", value, value.text, slot.choices)
+            return None
+
+    @property
+    def owner(self) -> str:
+        """The message at hand in words, with the layer that it belongs to."""
+        inner = self.path[-1]
+        layer = next((level for level in reversed(self.path) if level.is_layer), None)
+        if layer is inner:
+            return f"layer {inner.layer_name} ({inner.type})"
+        name = inner.type if len(self.path) == 1 else f"{inner.name} ({inner.type})"
+        return name if layer is None else f"{name} of layer {layer.layer_name}"
+
+    def find(self, text: str, where: Field | Scalar, name: str = "", choices: tuple[str, ...] = ()) -> None:
+        self.findings.append(Finding(where.place, text + _hint(name, choices)))
+
+    def misfit(self, slot: Slot, found: str, where: Field | Scalar | Message) -> SchemaError:
+        hint = _hint(found.strip("\"'").upper(), slot.choices)
+        return SchemaError(f"{slot.name} in {self.owner}: expected {slot.expected}, found {found}{hint}", where.place)
+
+    def twice(self, first: Field, second: Field) -> SchemaError:
+        text = f"{second.name} in {self.owner}: expected once, found in line {first.line} and in line {second.line}"
+        return SchemaError(text, second.place)
+
+    def check_required(self, message: Any, fields: Sequence[Field]) -> None:
+        if message.IsInitialized():
+            return
+        missing = ", ".join(message.FindInitializationErrors())
+        place = fields[0].place if fields else Place(self.file)
+        raise SchemaError(f"{self.owner}: expected {missing}, found nothing of that name", place)
+
+
+@lru_cache(maxsize=1024)
+def _hint(name: str, choices: tuple[str, ...]) -> str:
+    close = difflib.get_close_matches(name, choices, n=1, cutoff=0.8)
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= _LONGEST_QUOTE else text[:_LONGEST_QUOTE] + "..."

@@ -1,0 +1,48 @@
+"""Messages as text."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Iterator
+from typing import Any
+
+from google.protobuf import text_encoding
+from google.protobuf.descriptor import FieldDescriptor
+
+__all__ = ["to_text"]
+
+
+def to_text(message: Any) -> str:
+    """The message in protobuf's text format: fields by number, two spaces per level, UTF-8 left as it is.
+
+    Floats have the fewest digits, from six on, that read back as the same float, as C++ TextFormat writes them.
+    """
+    return "".join(f"{line}\n" for line in _lines(message))
+
+
+def _lines(message: Any, indent: str = "") -> Iterator[str]:
+    for field, content in message.ListFields():
+        for value in [content] if field.has_presence else content:
+            if field.message_type is None:
+                yield f"{indent}{field.name}: {_scalar(field, value)}"
+            else:
+                yield f"{indent}{field.name} {{"
+                yield from _lines(value, indent + "  ")
+                yield f"{indent}}}"
+
+
+def _scalar(field: FieldDescriptor, value: Any) -> str:
+    if field.enum_type is not None:
+        return str(field.enum_type.values_by_number[value].name)
+    if field.cpp_type == FieldDescriptor.CPPTYPE_STRING:
+        return f'"{text_encoding.CEscape(value, isinstance(value, str))}"'
+    if field.cpp_type == FieldDescriptor.CPPTYPE_FLOAT:
+        return _shortest(value, range(6, 9), 9, ctypes.c_float)
+    if field.cpp_type == FieldDescriptor.CPPTYPE_DOUBLE:
+        return _shortest(value, range(15, 17), 17, ctypes.c_double)
+    return str(value).lower()
+
+
+def _shortest(value: float, digits: range, enough: int, kind: type[ctypes.c_float | ctypes.c_double]) -> str:
+    texts = (f"{value:.{n}g}" for n in digits)
+    return next((text for text in texts if kind(float(text)).value == value), f"{value:.{enough}g}")
