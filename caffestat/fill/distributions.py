@@ -10,7 +10,7 @@ from caffestat.fill.stream import BLOCK, Stream
 
 __all__ = ["bernoulli", "uniform"]
 
-_FLOAT_MAX = np.finfo(np.float32).max
+_FLOAT_MAX = float(np.finfo(np.float32).max)
 
 
 def uniform(stream: Stream, n: int, low: float, high: float) -> NDArray[np.float32]:
@@ -33,7 +33,7 @@ def uniform(stream: Stream, n: int, low: float, high: float) -> NDArray[np.float
 
 def _uniform_range(low: float, high: float) -> tuple[np.float32, np.float32]:
     start = np.float32(low)
-    end = np.nextafter(np.float32(high), _FLOAT_MAX)
+    end = np.nextafter(np.float32(high), np.float32(_FLOAT_MAX))
     if not np.float32(low) <= np.float32(high):
         raise InputError(f"a uniform filler needs min <= max, found min {low:g} and max {high:g}")
     if not float(end) - float(start) <= _FLOAT_MAX or start == end:

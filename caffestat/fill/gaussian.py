@@ -1,6 +1,6 @@
 """Normal samples in float32 by Boost's ziggurat, bit for bit, a block of words at a time.
 
-One word gives a strip, a sign and a position x in the strip; about 98.8 % of the words are accepted at once. A word that
+One word gives a strip, a sign and a position x in the strip; about 97 % of the words are accepted at once. A word that
 is not ("slow") opens a second look, which consumes one more word whether it then accepts or refuses. Two rare cases
 consume another number of words, and are walked one by one: the tail (strip 0), and a second word that rounds to 1.
 
@@ -28,7 +28,7 @@ _TO_UNIT_24 = np.float32(2.0**-24)
 
 
 def gaussian(stream: Stream, n: int, mean: float, std: float) -> NDArray[np.float32]:
-    """`n` float32 values z * std + mean, z from the 128-strip ziggurat; about 1.02 words each, none kept between calls.
+    """`n` float32 values z * std + mean, z from the 128-strip ziggurat; about 1.04 words each, none kept between calls.
 
     Raises InputError unless std > 0. (caffe_rng_gaussian in math_functions.cpp, boost::normal_distribution)
     """
