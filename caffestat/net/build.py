@@ -1,0 +1,219 @@
+"""From layers to a Net: blobs, shapes, params and backward flags, as Caffe works them out. (net.cpp, Init)"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from caffestat.errors import Finding, NetError
+from caffestat.layers import Layer, Shape, layer_class, layer_types
+from caffestat.schema import caffe_pb2
+
+from .backprop import mark_backward
+from .model import Blob, Net, NetParam, Node
+from .rules import State, filter_layers
+from .source import NetSource
+from .splits import insert_splits
+from .upgrade import Entry
+
+__all__ = ["UnknownLayer", "build", "state_of"]
+
+AUTOMATIC = "(automatic)"
+
+
+class UnknownLayer(Layer):
+    """A layer whose type nobody registered: its tops have unknown shapes."""
+
+    num_bottoms = (0, None)
+    num_tops = (0, None)
+
+
+def state_of(source: NetSource, phase: int | None = None, level: int | None = None, stages: Iterable[str] = ()) -> State:
+    """Return the state a net is built in: the file's own `state`, what is given here replacing or joining it."""
+    written = source.header.state
+    default = phase if phase is not None else written.phase if written.HasField("phase") else caffe_pb2.TRAIN
+    return State(default, written.level if level is None else level, (*written.stage, *stages))
+
+
+@dataclass
+class _Builder:
+    """The lists that grow layer by layer."""
+
+    state: State
+    shapes: Mapping[str, Shape]
+    batch: int | None
+    nodes: list[Node] = field(default_factory=list)
+    blobs: list[Blob] = field(default_factory=list)
+    params: list[NetParam] = field(default_factory=list)
+    by_name: dict[str, int] = field(default_factory=dict)
+    writers: dict[str, Layer] = field(default_factory=dict)
+    available: set[str] = field(default_factory=set)
+    owners: dict[str, int] = field(default_factory=dict)
+    findings: list[Finding] = field(default_factory=list)
+
+    def add(self, entry: Entry) -> None:
+        layer = self.create(entry)
+        bottoms = [self.by_name[name] for name in entry.proto.bottom]
+        self.available.difference_update(entry.proto.bottom)
+        tops = [self.add_top(layer, index) for index in range(layer.top_count)]
+        bottom_shapes = tuple(self.blobs[b].shape for b in bottoms)
+        node = Node(len(self.nodes), layer, tuple(bottoms), tuple(tops), bottom_shapes, ())
+        self.nodes.append(node)
+        self.set_up(node)
+
+    def create(self, entry: Entry) -> Layer:
+        """Return the layer of an entry, its phase set and its bottoms and tops counted."""
+        proto = entry.proto
+        cls = layer_class(proto.type)
+        if cls is None:
+            self.findings.append(Finding(entry.place, _unknown_type(proto)))
+            cls = UnknownLayer
+        phase = proto.phase if proto.HasField("phase") else self.state.phase
+        layer = cls(proto, phase, entry.place)
+        layer.shape_overrides = {top: self.shapes[top] for top in proto.top if top in self.shapes}
+        layer.batch_override = self.batch
+        _check_count(layer, "bottom", len(proto.bottom), layer.num_bottoms)
+        if layer.auto_tops:
+            layer.top_count = max(layer.top_count, layer.num_tops[0])
+        _check_count(layer, "top", layer.top_count, layer.num_tops)
+        if len(proto.propagate_down) not in (0, len(proto.bottom)):
+            expected = f"none or one per bottom ({len(proto.bottom)})"
+            raise layer.error(f"propagate_down is given {len(proto.propagate_down)} times; expected {expected}")
+        return layer
+
+    def add_top(self, layer: Layer, index: int) -> int:
+        """Return the blob of a top: its bottom's when in place, else a new one."""
+        proto = layer.proto
+        if index >= len(proto.top):
+            return self.new_blob(AUTOMATIC)
+        name = proto.top[index]
+        in_place = index < len(proto.bottom) and proto.bottom[index] == name
+        if name in self.by_name and not in_place:
+            other = self.writers[name]
+            raise layer.error(f"top blob {name!r} is already produced by layer {other.name!r} at {other.place}; give one of them another name")
+        if not in_place:
+            self.by_name[name] = self.new_blob(name)
+        self.writers[name] = layer
+        self.available.add(name)
+        return self.by_name[name]
+
+    def new_blob(self, name: str) -> int:
+        self.blobs.append(Blob(name, None))
+        return len(self.blobs) - 1
+
+    def set_up(self, node: Node) -> None:
+        """Work out shapes, params and loss weights; a layer behind an unknown shape has none of them."""
+        layer = node.layer
+        known = [shape for shape in node.bottom_shapes if shape is not None]
+        if isinstance(layer, UnknownLayer) or len(known) < len(node.bottoms):
+            shapes: list[Shape | None] = [layer.shape_overrides.get(name) for name in layer.proto.top]
+            node.top_shapes = tuple(shapes + [None] * (layer.top_count - len(shapes)))
+        else:
+            node.top_shapes = layer.tops(known)
+            node.params = tuple(self.add_param(node, index, param) for index, param in enumerate(layer.params(known)))
+            if len(layer.proto.param) > len(node.params):
+                raise layer.error(f"has {len(layer.proto.param)} `param` entries for {len(node.params)} params; remove the others")
+        for blob, shape in zip(node.tops, node.top_shapes, strict=True):
+            self.blobs[blob].shape = shape
+        node.loss_weights = _loss_weights(layer)
+
+    def add_param(self, node: Node, index: int, param: Any) -> int:
+        """Add one param and return its number; a name seen before makes it share the owner's values."""
+        specs = node.layer.proto.param
+        spec = specs[index] if index < len(specs) else caffe_pb2.ParamSpec()
+        number = len(self.params)
+        owner = self.owners.setdefault(spec.name, number) if spec.name else number
+        lr_mult, decay_mult = (0.0, 0.0) if node.layer.params_are_statistics else (spec.lr_mult, spec.decay_mult)
+        entry = NetParam(node.index, index, param, spec.name, lr_mult, decay_mult, None if owner == number else owner)
+        self.params.append(entry)
+        if owner != number:
+            self.check_sharing(node.layer, entry, spec)
+        return number
+
+    def check_sharing(self, layer: Layer, sharer: NetParam, spec: Any) -> None:
+        """Raise NetError unless the sharer's shape fits its owner's: the same, or the same count when PERMISSIVE."""
+        owner = self.params[sharer.owner or 0]
+        mine, other = sharer.param.shape, owner.param.shape
+        permissive = spec.share_mode == caffe_pb2.ParamSpec.PERMISSIVE
+        if mine != other and not (permissive and _count(mine) == _count(other)):
+            owning = self.nodes[owner.node]
+            raise layer.error(
+                f"param {spec.name!r} of shape {mine} cannot share the values of layer {owning.name!r} at {owning.place}, "
+                f"which have shape {other}; give it a name of its own"
+            )
+        self.check_multiplier(layer, sharer, spec, "lr_mult")
+        self.check_multiplier(layer, sharer, spec, "decay_mult")
+
+    def check_multiplier(self, layer: Layer, sharer: NetParam, spec: Any, name: str) -> None:
+        """Raise NetError when a shared param states another multiplier than a layer before it."""
+        for earlier in self.params[:-1]:
+            specs = self.nodes[earlier.node].layer.proto.param
+            if earlier.name == sharer.name and spec.HasField(name) and specs[earlier.index].HasField(name):
+                if getattr(specs[earlier.index], name) != getattr(spec, name):
+                    raise layer.error(f"shared param {spec.name!r} has another {name} than at {self.nodes[earlier.node].place}")
+
+    def outputs(self) -> tuple[int, ...]:
+        """Return the blobs that nobody reads, in alphabetical order, as Caffe lists them."""
+        return tuple(self.by_name[name] for name in sorted(self.available))
+
+
+def _count(shape: Shape) -> int:
+    result = 1
+    for dim in shape:
+        result *= dim
+    return result
+
+
+def _unknown_type(proto: Any) -> str:
+    import difflib
+
+    close = difflib.get_close_matches(proto.type, layer_types(), n=1)
+    hint = f" (did you mean {close[0]!r}?)" if close else ""
+    return f"layer {proto.name!r}: unknown layer type {proto.type!r}{hint}; its tops have unknown shapes, what depends on them is left out"
+
+
+def _check_count(layer: Layer, kind: str, found: int, allowed: tuple[int, int | None]) -> None:
+    least, most = allowed
+    if found < least or (most is not None and found > most):
+        expected = str(least) if least == most else f"at least {least}" if most is None else f"{least} to {most}"
+        raise layer.error(f"takes {expected} {kind} blobs, found {found}")
+
+
+def _loss_weights(layer: Layer) -> tuple[float, ...]:
+    written = len(layer.proto.loss_weight)
+    if written not in (0, layer.top_count):
+        raise layer.error(f"loss_weight is given {written} times; expected none or one per top ({layer.top_count})")
+    return tuple(layer.loss_weight(top) for top in range(layer.top_count))
+
+
+def build(
+    source: NetSource, state: State | None = None, shapes: Mapping[str, Shape] | None = None, batch: int | None = None
+) -> Net:
+    """Return the net that a source describes in a state.
+
+    shapes: the shape of data blobs by name, for sources whose file does not say it, or to replace it.
+    batch:  replaces the first axis of every data blob.
+    Raises NetError (file:line) where Caffe would stop.
+    """
+    state = state or state_of(source)
+    builder = _Builder(state, shapes or {}, batch)
+    layers = insert_splits(filter_layers(source.layers, state))
+    if not layers:
+        raise NetError("no layer is left in this phase (check include/exclude rules, --phase, --stage)", _first_place(source))
+    for entry in layers:
+        builder.add(entry)
+    unused = set(builder.shapes) - set(builder.by_name)
+    if unused:
+        known = ", ".join(sorted(builder.by_name)[:12])
+        raise NetError(f"--shape names {sorted(unused)[0]!r}, which no layer produces; blobs are {known}, …", _first_place(source))
+    net = Net(source.header.name, state.phase, builder.nodes, builder.blobs, builder.params, builder.outputs())
+    net.findings = (*source.findings, *builder.findings)
+    mark_backward(net, bool(source.header.force_backward))
+    return net
+
+
+def _first_place(source: NetSource) -> Any:
+    from caffestat.errors import Place
+
+    return source.layers[0].place if source.layers else Place(source.name)

@@ -1,0 +1,41 @@
+"""What a run measures of a net: the numbers behind Caffe's debug_info lines."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+__all__ = ["Measurement", "Norms"]
+
+Key = tuple[int, int]  # node index, and which top, bottom or param of it
+
+
+@dataclass(frozen=True)
+class Norms:
+    """Of all learnable params together: sums of |x|, and Euclidean norms."""
+
+    data_l1: float
+    diff_l1: float
+    data_l2: float
+    diff_l2: float
+
+
+@dataclass
+class Measurement:
+    """Mean absolute values (sum |x| / count) after one iteration; a key that is absent was not measured.
+
+    tops          of each top, after its layer ran: (node, top)
+    params        of each param, after the forward pass of its layer: (node, param)
+    bottom_diffs  of the gradient of each bottom that needs it: (node, bottom)
+    param_diffs   of the gradient of each param; a shared one as accumulated so far in the backward pass: (node, param)
+    norms         the "All net params" line; None after a forward pass alone
+    outputs       the values of the net's output blobs, flattened, by blob index
+    device        what ran it: "cpu" or "cuda"
+    """
+
+    tops: dict[Key, float] = field(default_factory=dict)
+    params: dict[Key, float] = field(default_factory=dict)
+    bottom_diffs: dict[Key, float] = field(default_factory=dict)
+    param_diffs: dict[Key, float] = field(default_factory=dict)
+    norms: Norms | None = None
+    outputs: dict[int, tuple[float, ...]] = field(default_factory=dict)
+    device: str = "cpu"

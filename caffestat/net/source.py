@@ -1,0 +1,135 @@
+"""Reading nets and solvers: from a file's bytes to upgraded layers that know their lines."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from caffestat.errors import Finding, InputError, Place
+from caffestat.prototext import Document, Field, parse
+from caffestat.schema import NetParameter, SolverParameter, from_document
+
+from .upgrade import Entry, upgrade
+
+__all__ = ["NetSource", "Solver", "load", "read_net", "read_solver"]
+
+STDIN = "-"
+
+
+@dataclass(frozen=True)
+class NetSource:
+    """A net as its file describes it, in the current format.
+
+    name      the file's name, as messages print it
+    header    the NetParameter without its layers
+    layers    the layers of all phases, each with its place
+    findings  what was strange but did not stop the reading
+    """
+
+    name: str
+    header: Any
+    layers: tuple[Entry, ...]
+    findings: tuple[Finding, ...] = ()
+
+
+@dataclass(frozen=True)
+class Solver:
+    """A solver file: its message, and the net that it trains."""
+
+    name: str
+    message: Any
+    net: NetSource
+    findings: tuple[Finding, ...] = field(default=())
+
+
+def _read(path: str) -> bytes:
+    try:
+        return sys.stdin.buffer.read() if path == STDIN else Path(path).read_bytes()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror}; expected a net or solver prototxt") from error
+
+
+def _fields_of(document: Document, *names: str) -> Iterable[Field]:
+    """Return every element of a repeated message field, those of lists included, in the order of the text."""
+    return [f for f in document.fields if f.name in names for _ in f.values]
+
+
+def _entries(messages: Any, fields: Iterable[Field]) -> list[Entry]:
+    return [Entry(message, f, f.place) for message, f in zip(messages, fields, strict=True)]
+
+
+def net_source(document: Document) -> NetSource:
+    """Return the net that a parsed prototxt describes."""
+    message, findings = from_document(document, NetParameter)
+    old = _entries(message.layers, _fields_of(document, "layers"))
+    new = _entries(message.layer, _fields_of(document, "layer"))
+    inputs = document.first("input")
+    place = inputs.place if inputs else Place(document.name)
+    header, layers, strange = upgrade(message, old, new, place)
+    return NetSource(document.name, header, tuple(layers), (*findings, *strange))
+
+
+def _inline_source(name: str, message: Any, owner: Field | None) -> NetSource:
+    """Return the net that stands inside a solver (`net_param`), its layers at their own lines."""
+    fields = owner.values[0].fields if owner else ()  # type: ignore[union-attr]
+    old = [f for f in fields if f.name == "layers"]
+    new = [f for f in fields if f.name == "layer"]
+    place = owner.place if owner else Place(name)
+    header, layers, strange = upgrade(message, _entries(message.layers, old), _entries(message.layer, new), place)
+    return NetSource(name, header, tuple(layers), tuple(strange))
+
+
+def is_solver(document: Document) -> bool:
+    """Tell whether the text is a SolverParameter: it has no layers or inputs, and fields that only solvers have."""
+    solver = SolverParameter.DESCRIPTOR.fields_by_name.keys() - NetParameter.DESCRIPTOR.fields_by_name.keys()
+    names = {f.name for f in document.fields}
+    return not names & {"layer", "layers", "input"} and bool(names & solver)
+
+
+def _beside(path: str, owner: str) -> str:
+    """Resolve a file that another file names: from the working directory as Caffe does, else from the owner's folder."""
+    other = Path(owner).parent / path
+    return str(other) if not Path(path).exists() and other.exists() else path
+
+
+def _solver(document: Document) -> Solver:
+    message, findings = from_document(document, SolverParameter)
+    named = [name for name in ("net_param", "net", "train_net_param", "train_net") if message.HasField(name)]
+    if len(named) != 1:
+        found = ", ".join(named) or "none of them"
+        raise InputError(f"{document.name}: a solver names its net by one of net, net_param, train_net, train_net_param; found {found}")
+    owner = document.first(named[0])
+    value = getattr(message, named[0])
+    if isinstance(value, str):
+        net = read_net(_beside(value, document.name))
+    else:
+        net = _inline_source(document.name, value, owner)
+    return Solver(document.name, message, net, tuple(findings))
+
+
+def load(path: str) -> NetSource | Solver:
+    """Read a net or a solver prototxt; `-` is the standard input.
+
+    Raises InputError when the file cannot be read, PrototextError or SchemaError (file:line:column) when it is broken.
+    """
+    document = parse(_read(path), "<stdin>" if path == STDIN else path)
+    return _solver(document) if is_solver(document) else net_source(document)
+
+
+def read_net(path: str) -> NetSource:
+    """Read a net prototxt; see `load`."""
+    source = load(path)
+    if isinstance(source, Solver):
+        raise InputError(f"{path}: expected a net prototxt, found a solver")
+    return source
+
+
+def read_solver(path: str) -> Solver:
+    """Read a solver prototxt and the net that it names; see `load`."""
+    source = load(path)
+    if isinstance(source, NetSource):
+        raise InputError(f"{path}: expected a solver prototxt, found a net")
+    return source

@@ -1,0 +1,93 @@
+"""Split insertion: a blob that several layers read gets a Split layer with Caffe's names. (insert_splits.cpp)"""
+
+from __future__ import annotations
+
+import difflib
+from collections import Counter
+from collections.abc import Sequence
+
+from caffestat.errors import NetError
+from caffestat.schema import LayerParameter
+
+from .upgrade import Entry
+
+__all__ = ["insert_splits"]
+
+Top = tuple[int, int]  # layer index, top index
+
+
+def _split_name(blob: str, producer: str, top: int) -> str:
+    return f"{blob}_{producer}_{top}_split"
+
+
+def _unknown_bottom(entry: Entry, bottom: str, layers: Sequence[Entry], known: dict[str, Top]) -> NetError:
+    """Return the error for a bottom that no layer before this one produces, with the likeliest cause."""
+    later = next((e for e in layers if bottom in e.proto.top), None)
+    close = difflib.get_close_matches(bottom, known, n=1)
+    if later is entry:
+        hint = "the layer itself produces it: give the top another name or name an earlier blob as bottom"
+    elif later is not None:
+        hint = f"layer {later.proto.name!r} at {later.place} produces it, but stands later: a layer can only read blobs made above it"
+    elif close:
+        hint = f"did you mean {close[0]!r}?"
+    else:
+        hint = "no layer of this phase produces it (check include/exclude rules)"
+    index = list(entry.proto.bottom).index(bottom)
+    return NetError(f"layer {entry.proto.name!r}: unknown bottom blob {bottom!r} (bottom {index}): {hint}", entry.place)
+
+
+def _sources(layers: Sequence[Entry]) -> tuple[list[list[Top]], Counter[Top], dict[Top, float]]:
+    """Return, for every bottom, the top it reads; how often each top is used; and the loss weights, which count as a use."""
+    last: dict[str, Top] = {}
+    sources: list[list[Top]] = []
+    uses: Counter[Top] = Counter()
+    weights: dict[Top, float] = {}
+    for index, entry in enumerate(layers):
+        proto = entry.proto
+        for bottom in proto.bottom:
+            if bottom not in last:
+                raise _unknown_bottom(entry, bottom, layers, last)
+        sources.append([last[bottom] for bottom in proto.bottom])
+        uses.update(sources[-1])
+        last.update((top, (index, position)) for position, top in enumerate(proto.top))
+        for top, weight in zip(proto.top, proto.loss_weight, strict=False):
+            weights[last[top]] = weight
+            uses[last[top]] += bool(weight)
+    return sources, uses, weights
+
+
+def _split_layer(entry: Entry, top: int, count: int, weight: float) -> Entry:
+    blob = entry.proto.top[top]
+    name = _split_name(blob, entry.proto.name, top)
+    split = LayerParameter(name=name, type="Split", bottom=[blob], top=[f"{name}_{k}" for k in range(count)])
+    if weight:
+        split.loss_weight.extend([weight, *[0.0] * (count - 1)])
+    return Entry(split, entry.field, entry.place)
+
+
+def insert_splits(layers: Sequence[Entry]) -> list[Entry]:
+    """Return the layers with Split layers behind every top that is used more than once; the input stays as it is.
+
+    A Split stands at its producer's place. Raises NetError for a bottom that no earlier layer produces.
+    """
+    sources, uses, weights = _sources(layers)
+    handed_out: Counter[Top] = Counter()
+    result = []
+    for index, entry in enumerate(layers):
+        proto = LayerParameter()
+        proto.CopyFrom(entry.proto)
+        for position, source in enumerate(sources[index]):
+            if uses[source] > 1:
+                producer = layers[source[0]].proto.name
+                name = _split_name(proto.bottom[position], producer, source[1])
+                proto.bottom[position] = f"{name}_{handed_out[source]}"
+                handed_out[source] += 1
+        result.append(Entry(proto, entry.field, entry.place))
+        for top in range(len(proto.top)):
+            key = (index, top)
+            if uses[key] > 1:
+                result.append(_split_layer(entry, top, uses[key], weights.get(key, 0.0)))
+                if weights.get(key):
+                    proto.ClearField("loss_weight")
+                    handed_out[key] += 1
+    return result
