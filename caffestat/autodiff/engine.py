@@ -81,6 +81,10 @@ class Tape:
             self._sums[value] = parts[0] if len(parts) == 1 else self.graph.emit("Sum", *parts)
         return self._sums[value]
 
+    def pull(self, node: Node, dy: str) -> Sequence[str | None]:
+        """Apply the rule of the node's op: one gradient name (or None) per input. The node need not be in the graph."""
+        return _rule(node, self.provider)(self, node, dy)
+
     def zeros_like(self, value: str) -> str:
         """Emit zeros of the value's shape."""
         spec: Spec = self.graph.specs[value]
@@ -129,7 +133,7 @@ def _step(tape: Tape, node: Node, region: Region | None) -> None:
     if region:
         grads = region.backward(tape, dys)
     else:
-        grads = _rule(node, tape.provider)(tape, node, dys[0] or tape.zeros_like(outputs[0]))
+        grads = tape.pull(node, dys[0] or tape.zeros_like(outputs[0]))
     for name, grad in zip(inputs, grads, strict=True):
         tape.accumulate(name, grad)
 

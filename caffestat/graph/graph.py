@@ -66,6 +66,7 @@ class Graph:
     inputs   what a run must feed, by name
     params   weights: their arrays stay outside the model and join it when a session is opened
     updates  params that the graph itself changes (running statistics): the value each has afterwards
+    overwritten  values whose memory a framework that works in place gives to another value: the value it then holds
     specs    shape and type of every value known so far (`infer` completes it)
     provider "cpu" or "cuda": which runtime the graph is built for
     """
@@ -81,6 +82,7 @@ class Graph:
         self.regions: list[Region] = []
         self.detached: set[str] = set()
         self.updates: dict[str, str] = {}
+        self.overwritten: dict[str, str] = {}
         self._constant_names: dict[tuple[str, Shape, bytes], str] = {}
         self._taken: dict[str, int] = {}
 
@@ -168,6 +170,17 @@ class Graph:
         outputs = tuple(forward(*inputs))
         self.regions.append(Region(first, len(self.nodes), tuple(inputs), outputs, backward))
         return outputs
+
+    def overwrite(self, value: str, by: str) -> None:
+        """Record that the framework writes `by` over `value` (in place); the graph itself keeps both."""
+        if by != value:
+            self.overwritten[value] = by
+
+    def stored(self, value: str) -> str:
+        """Return the value that the memory of `value` holds in the end: what an in-place framework's backward pass reads."""
+        while value in self.overwritten:
+            value = self.overwritten[value]
+        return value
 
     def shape(self, value: str) -> Shape:
         """Return the value's shape; KeyError when it is not known yet (see `infer`)."""

@@ -64,6 +64,11 @@ class Layer:
         """Return (to raise) an error about this layer, with the place it stands at."""
         return NetError(f"layer {self.name!r} ({self.proto.type}): {message}", self.place)
 
+    def is_in_place(self, index: int = 0) -> bool:
+        """Tell whether the top of this index is written over the bottom of the same index."""
+        tops, bottoms = self.proto.top, self.proto.bottom
+        return index < min(len(tops), len(bottoms)) and tops[index] == bottoms[index]
+
     def canonical_axis(self, axis: int, rank: int) -> int:
         """Return `axis` counted from the front; a negative one counts from the end.
 
