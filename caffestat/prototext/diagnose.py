@@ -7,24 +7,34 @@ import re
 from caffestat.errors import Place, PrototextError
 from caffestat.prototext.tokens import ESCAPE, Source, decode
 
-__all__ = ["binary_error", "error", "unexpected"]
+__all__ = ["binary_error", "error", "quote", "unexpected"]
 
 _WIDTH = 100  # characters of an offending line that are shown
+_QUOTED = 40  # characters of a token that are shown
 
 _STRING_HEAD = {q: re.compile(rf"{q}[^{q}\\\n]*(?:{ESCAPE}[^{q}\\\n]*)*".encode()) for q in "\"'"}
 _NUMBER_LIKE = re.compile(rb"\.?[0-9](?:[eE][+-]|[\w.])*")
 _CONFLICT = re.compile(r"(?:<{7}|>{7}|={7}|\|{7})(?: |$)")
 _PLACEHOLDER = re.compile(
-    r"\$\{[^}]*\}?|\$\(?\w+\)?|\{\{.*?(?:\}\}|$)|\{%.*?(?:%\}|$)|%\(?\w*\)?\w?|<%.*?(?:%>|$)|@\w+@"
+    r"\$\{[^}]*\}?|\$\(?\w+\)?|\{\{.*?(?:\}\}|$)|\{%.*?(?:%\}|$)|\{\w+\}|%\(\w+\)\w?|%[sdifgr]\b|<%.*?(?:%>|$)|@\w+@"
 )
 
 
-def error(source: Source, index: int, message: str, opener: int | None = None) -> PrototextError:
-    """An error at token `index`; `opener` is the bracket that is still open there."""
-    return _error_at(source, source.starts[index], message, opener)
+def quote(text: str | bytes) -> str:
+    """A token as messages show it: in quotation marks unless it is a string, and cut when it is long."""
+    shown = _printable(decode(text) if isinstance(text, bytes) else text)
+    if len(shown) > _QUOTED:
+        shown = shown[: _QUOTED - 3] + "..."
+    return shown if shown[:1] in ('"', "'") else f'"{shown}"'
+
+
+def error(source: Source, index: int, message: str) -> PrototextError:
+    """An error at token `index`."""
+    return _error_at(source, source.starts[index], message)
 
 
 def unexpected(source: Source, index: int, expected: str, opener: int | None = None) -> PrototextError:
+    """Token `index` is not what was expected; `opener` is the bracket that is still open there."""
     found, offset = _found(source, index)
     if opener is not None:
         expected += f' to close the "{source.texts[opener]}" opened at {source.place(source.starts[opener])}'
@@ -52,12 +62,17 @@ def _error_at(source: Source, offset: int, message: str, opener: int | None = No
 
 
 def _excerpt(source: Source, place: Place) -> list[str]:
-    """The line of a place and a caret under its column; tabs stay so that the caret lines up."""
+    """The line of a place, cut when it is long, and a caret under its column; tabs stay so that the caret lines up."""
     text = source.line_text(place.line)
     begin = max(0, place.column - 1 - _WIDTH // 2) if len(text) > _WIDTH else 0
-    shown = "".join(c if c.isprintable() or c == "\t" else "?" for c in text[begin : begin + _WIDTH])
+    shown = _printable(text[begin : begin + _WIDTH])
     pad = "".join("\t" if c == "\t" else " " for c in shown[: place.column - 1 - begin])
     return [f"    {shown}", f"    {pad}^"]
+
+
+def _printable(text: str) -> str:
+    """The text with "?" for what a terminal cannot print, or would obey."""
+    return "".join(c if c.isprintable() or c == "\t" else "?" for c in text)
 
 
 def _hints(text: str, column: int) -> list[str]:
@@ -65,7 +80,7 @@ def _hints(text: str, column: int) -> list[str]:
         return ["hint: this is the marker of an unresolved merge conflict; resolve the conflict first"]
     for match in _PLACEHOLDER.finditer(text):
         if match.start() < column <= match.end():
-            return [f"hint: {match[0]} looks like a placeholder of a template; fill in the template first"]
+            return [f"hint: {quote(match[0])} looks like a placeholder of a template; fill in the template first"]
     return []
 
 
@@ -73,9 +88,9 @@ def _found(source: Source, index: int) -> tuple[str, int]:
     """What stands at a token, in words, and the offset to show."""
     start = source.starts[index]
     if source.texts[index]:
-        return _shorten(source.data[start : source.end(index)]), start
+        return quote(source.data[start : source.end(index)]), start
     if source.is_whole:
-        return "the end of the file", start
+        return "the end of the file", source.end(index - 1)  # the line that breaks off, not a blank one after it
     return _found_no_token(source.data, start)
 
 
@@ -86,9 +101,9 @@ def _found_no_token(data: bytes, start: int) -> tuple[str, int]:
     number = _NUMBER_LIKE.match(data, start)
     if number:
         octal = " (a leading 0 means octal)" if re.match(rb"0[0-9]", number[0]) else ""
-        return f"{_shorten(number[0])}, which is not a number{octal}", start
+        return f"{quote(number[0])}, which is not a number{octal}", start
     if data[start : start + 2] in (b"//", b"/*"):
-        return f'"{decode(data[start : start + 2])}" (comments start with "#")', start
+        return f'{quote(data[start : start + 2])} (comments start with "#")', start
     if first == "\x7f" or first < " ":
         return f"the control character 0x{ord(first):02X}", start
     return _found_character(data, start)
@@ -99,21 +114,14 @@ def _found_string(data: bytes, start: int, head: re.Pattern[bytes]) -> tuple[str
     assert match is not None
     stop = match.end()
     if data[stop : stop + 1] == b"\\" and data[stop + 1 : stop + 2] not in (b"", b"\n"):
-        return f"a string with the invalid escape {_shorten(data[stop : stop + 2])}", stop
+        return f"a string with the invalid escape {quote(data[stop : stop + 2])}", stop
     return "a string that is not closed before the end of its line", start
 
 
 def _found_character(data: bytes, start: int) -> tuple[str, int]:
     character = decode(data[start : start + 4])[0]
     if character.isascii():
-        return f'"{character}"', start
+        return quote(character), start
     if "\udc80" <= character <= "\udcff":
         return f"the byte 0x{data[start]:02X}, which may only stand in strings and comments", start
-    return f'"{character}" (U+{ord(character):04X}), which may only stand in strings and comments', start
-
-
-def _shorten(text: bytes) -> str:
-    shown = decode(text)
-    if len(shown) > 40:
-        shown = shown[:37] + "..."
-    return shown if shown[:1] in "\"'" else f'"{shown}"'
+    return f"U+{ord(character):04X} {quote(character)}, which may only stand in strings and comments", start

@@ -5,17 +5,23 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
+from caffestat.prototext.tokens import DECIMAL
+
 __all__ = ["read_float", "read_int", "read_string"]
 
 _INTEGER = re.compile(r"(-?)(?:(0[xX][0-9a-fA-F]+)|(0[0-7]+)|(0|[1-9][0-9]*))")
+_FLOAT = re.compile(rf"-?{DECIMAL}")
 _FLOAT_NAME = re.compile(r"-?(?:inf|infinity|nan)", re.IGNORECASE)
+
+_HEX = rb"[0-9a-fA-F]"
 _ESCAPE = re.compile(
-    r"\\(?:([0-7]{1,3})|[xX]([0-9a-fA-F]{1,2})"
-    r"|u([dD][89abAB][0-9a-fA-F]{2})\\u([dD][c-fC-F][0-9a-fA-F]{2})"
-    r"|(?:u([0-9a-fA-F]{4})|U([0-9a-fA-F]{8}))(?:)|(.))",
-    re.DOTALL,
+    rb"\\(?:([0-7]{1,3})"
+    rb"|[xX](%(hex)b{1,2})"
+    rb"|(?:u|U0000)([dD][89abAB]%(hex)b{2})\\u([dD][c-fC-F]%(hex)b{2})"  # a UTF-16 pair makes one character
+    rb"|(?:u(%(hex)b{4})|U(%(hex)b{8}))"
+    rb"|(.))" % {b"hex": _HEX}
 )
-_CONTROL = {"a": b"\a", "b": b"\b", "f": b"\f", "n": b"\n", "r": b"\r", "t": b"\t", "v": b"\v"}
+_CONTROL = dict(zip(b"abfnrtv", b"\a\b\f\n\r\t\v", strict=True))
 
 
 def read_int(text: str) -> int:
@@ -29,26 +35,21 @@ def read_int(text: str) -> int:
 
 
 def read_float(text: str) -> float:
-    """The value of a decimal number, inf, infinity or nan in any case; a trailing f is dropped. ValueError otherwise.
+    """The value of a decimal number with or without a trailing f, or of inf, infinity or nan in any case.
 
-    Hexadecimal and octal integers are refused, as C++ does: 017 would be 15 to one reader and 17 to another.
+    Raises ValueError for anything else, hexadecimal and octal integers among it: C++ refuses them too, for 017 would be
+    15 to one reader and 17 to another.
     """
     if _FLOAT_NAME.fullmatch(text):
         return float(text)
-    match = _INTEGER.fullmatch(text)
-    if match is not None and match[4] is None:
+    if not _FLOAT.fullmatch(text):
         raise ValueError(f"expected a decimal number, found {text}")
-    if not text.lstrip("-")[:1] in frozenset("0123456789."):
-        raise ValueError(f"expected a number, found {text}")
     return float(text.rstrip("fF"))
 
 
 def read_string(parts: Iterable[str]) -> bytes:
-    """The bytes of adjacent quoted strings, whose characters stand for one byte each."""
-    return b"".join(_ESCAPE_BYTES.sub(_unescape, part[1:-1].encode("latin-1")) for part in parts)
-
-
-_ESCAPE_BYTES = re.compile(_ESCAPE.pattern.encode(), re.DOTALL)
+    """The bytes of adjacent quoted strings, each of whose characters stands for one byte."""
+    return b"".join(_ESCAPE.sub(_unescape, part[1:-1].encode("latin-1")) for part in parts)
 
 
 def _unescape(match: re.Match[bytes]) -> bytes:
@@ -61,10 +62,10 @@ def _unescape(match: re.Match[bytes]) -> bytes:
         return _utf8(0x10000 + ((int(head, 16) - 0xD800) << 10) + int(trail, 16) - 0xDC00)
     if short or long:
         return _utf8(int(short or long, 16))
-    return _CONTROL.get(other.decode("latin-1"), other)
+    return bytes([_CONTROL.get(other[0], other[0])])
 
 
 def _utf8(code: int) -> bytes:
-    if code > 0x10FFFF:  # protobuf writes the escape out again
+    if code > 0x10FFFF:  # no character: C++ leaves the escape as it stands
         return b"\\U%08x" % code
     return chr(code).encode("utf-8", "surrogatepass")

@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from caffestat.prototext.diagnose import binary_error, error, unexpected
+from caffestat.errors import PrototextError
+from caffestat.prototext.diagnose import binary_error, error, quote, unexpected
 from caffestat.prototext.tokens import Source
 from caffestat.prototext.tree import Document, Field, Message, Scalar
 
@@ -23,7 +24,7 @@ _DIGITS = frozenset("0123456789.")
 _BRACKETED = re.compile(
     r"\[(?:(?!/)(?:[\w\-.~!$&()*+,;=/]|%[0-9a-fA-F]{2})*/)?[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*\]", re.ASCII
 )
-_BRACKETED_TRIVIA = re.compile(r"#[^\n]*|\s+")
+_BRACKETED_TRIVIA = re.compile(r"#[^\n]*|\s+", re.ASCII)
 
 _Value = Scalar | Message
 
@@ -85,7 +86,7 @@ class _Parser:
             stop = self.scalar(name, value)
             self.finish(name, (Scalar(self.source, value, stop),), False, stop)
         else:
-            raise unexpected(self.source, value, f'":" or "{{" after "{self.texts[name]}"')
+            raise unexpected(self.source, value, f'":" or "{{" after {quote(self.texts[name])}')
 
     def scalar(self, name: int, start: int) -> int:
         """The index behind the scalar that starts at token `start`."""
@@ -99,7 +100,7 @@ class _Parser:
             return stop
         if text == "-":
             return self.negative(start + 1)
-        raise unexpected(self.source, start, f'a value for "{self.texts[name]}"')
+        raise unexpected(self.source, start, f"a value for {quote(self.texts[name])}")
 
     def negative(self, number: int) -> int:
         text = self.texts[number]
@@ -117,7 +118,7 @@ class _Parser:
         """Read items up to the end of the list or up to a message, whose `close` reads on."""
         while self.texts[start] not in _CLOSER:
             if self.texts[name + 1] != ":":
-                raise unexpected(self.source, name + 1, f'":" after "{self.texts[name]}"')
+                raise unexpected(self.source, name + 1, f'":" after {quote(self.texts[name])}')
             stop = self.scalar(name, start)
             items.append(Scalar(self.source, start, stop))
             if self.texts[stop] == "]":
@@ -128,7 +129,7 @@ class _Parser:
 
     def comma(self, name: int, index: int) -> int:
         if self.texts[index] != ",":
-            raise unexpected(self.source, index, f'"," or "]" in the list of "{self.texts[name]}"')
+            raise unexpected(self.source, index, f'"," or "]" in the list of {quote(self.texts[name])}')
         return index + 1
 
     def open_message(self, name: int, opener: int, items: list[_Value] | None) -> None:
@@ -166,14 +167,14 @@ class _Parser:
             return text
         text = _BRACKETED_TRIVIA.sub("", text)
         if not _BRACKETED.fullmatch(text):
-            raise error(self.source, name, f"{text} is not the name of an extension or of a type")
+            raise error(self.source, name, f"{quote(text)} is not the name of an extension or of a type")
         return text
 
-    def not_a_field(self, index: int) -> Exception:
+    def not_a_field(self, index: int) -> PrototextError:
         """The error for a token that is neither a field's name nor the closer that is due."""
         if self.texts[index] in (":", "{", "<") and self.lost_value(index - 1):
-            field, found = self.fields[-1].name, self.texts[index - 1]
-            return error(self.source, index - 1, f'expected a value for "{field}", found the field "{found}"')
+            field, found = quote(self.fields[-1].name), quote(self.texts[index - 1])
+            return error(self.source, index - 1, f"expected a value for {field}, found the field {found}")
         if self.open:
             opener = self.open[-1].opener
             return unexpected(self.source, index, f'a field name or "{_CLOSER[self.texts[opener]]}"', opener)

@@ -10,22 +10,18 @@ import re
 from bisect import bisect_right
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import accumulate
-from operator import add
 
 from caffestat.errors import Place
 
-__all__ = ["BOM", "Source", "Token"]
+__all__ = ["DECIMAL", "ESCAPE", "Source", "Token", "decode"]
 
-BOM = b"\xef\xbb\xbf"
+_BOM = b"\xef\xbb\xbf"
 
 _END = "\0"  # no valid text holds a NUL, so one behind the text can mark its end
 
 _TRIVIA = r"\s*(?:#[^\n\0]*(?:\n\s*|(?=\0)))*"
-_NUMBER = (
-    r"(?:0[xX][0-9a-fA-F]+|0[0-7]+"
-    r"|(?:(?:0|[1-9][0-9]*)(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?[fF]?)(?![\w.])"
-)
+DECIMAL = r"(?:(?:0|[1-9][0-9]*)(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?[fF]?"
+_NUMBER = rf"(?:0[xX][0-9a-fA-F]+|0[0-7]+|{DECIMAL})(?![\w.])"
 ESCAPE = r"""\\(?:[abfnrtv\\?'"0-7]|[xX][0-9a-fA-F]|u[0-9a-fA-F]{4}|U00[01][0-9a-fA-F]{5})"""
 _STRING = "|".join(rf"{q}[^{q}\\\n\0]*(?:{ESCAPE}[^{q}\\\n\0]*)*{q}" for q in "\"'")
 # An extension or Any name. A list may look the same, but only a name is followed by ":" or a message.
@@ -34,7 +30,7 @@ _BRACKETED = rf"\[{_URL}(?:#[^\n]*\n{_URL})*\](?={_TRIVIA}[:{{<])"
 _REST = r"[\s\S]+"
 
 _TOKEN = re.compile(
-    rf"({_TRIVIA})([A-Za-z_]\w*|[:{{}}<>\],;-]|{_NUMBER}|{_STRING}|{_BRACKETED}|\[|{_END}|{_REST})", re.ASCII
+    rf"{_TRIVIA}([A-Za-z_]\w*|[:{{}}<>\],;-]|{_NUMBER}|{_STRING}|{_BRACKETED}|\[|{_END}|{_REST})", re.ASCII
 )
 
 
@@ -42,8 +38,9 @@ _TOKEN = re.compile(
 class Token:
     """A token with the blanks and comments around it; joined in order, all tokens of a text give the text.
 
-    What stands between two tokens up to the first line break trails the first one (a comment on the same line
-    speaks about what it follows); the rest, or all when there is no line break, leads the second one.
+    What stands between two tokens up to the first line break or the end of the text trails the first one, for a
+    comment on the same line speaks about what it follows; the rest, or all when there is no line break, leads the
+    second one.
     """
 
     leading: bytes
@@ -67,14 +64,13 @@ class Source:
     def __init__(self, data: bytes, name: str) -> None:
         self.data = data
         self.name = name
-        self._skipped = len(BOM) if data.startswith(BOM) else 0
-        pairs = _TOKEN.findall(data.decode("latin-1") + _END, self._skipped)
-        leadings, texts = zip(*pairs, strict=True)
-        lengths = list(map(len, texts))
-        ends = accumulate(map(add, map(len, leadings), lengths), initial=self._skipped)
-        next(ends)
-        self.texts: list[str] = [*texts[:-1], ""]
-        self.starts: list[int] = [end - length for end, length in zip(ends, lengths, strict=True)]
+        self._skipped = len(_BOM) if data.startswith(_BOM) else 0
+        self.texts: list[str] = []
+        self.starts: list[int] = []
+        for match in _TOKEN.finditer(data.decode("latin-1") + _END, self._skipped):
+            self.texts.append(match[1])
+            self.starts.append(match.start(1))
+        self.texts[-1] = ""
 
     @property
     def is_whole(self) -> bool:
@@ -103,11 +99,11 @@ class Source:
         if index == len(self.texts):
             return len(self.data)
         end = self.end(index - 1)
-        line_break = self.data.find(b"\n", end, self.starts[index])
+        start = self.starts[index]
+        line_break = self.data.find(b"\n", end, start)
         if line_break < 0:
-            at_end = index == len(self.texts) - 1
-            return self.starts[index] if at_end else end
-        return line_break - (self.data[line_break - 1 : line_break] == b"\r" and line_break > end)
+            return start if index == len(self.texts) - 1 else end
+        return line_break - self.data[end:line_break].endswith(b"\r")
 
     @cached_property
     def _line_starts(self) -> list[int]:
