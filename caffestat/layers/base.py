@@ -49,6 +49,8 @@ class Layer:
     num_tops: ClassVar[tuple[int, int | None]] = (1, 1)
     auto_tops: ClassVar[bool] = False  # Caffe adds missing tops itself: the losses
     params_are_statistics: ClassVar[bool] = False  # Caffe sets their lr_mult to 0 itself: BatchNorm
+    starts_at_zero: ClassVar[bool] = False  # `caffe train` leaves its tops at zero: Input
+    passes_values: ClassVar[bool] = False  # its tops hold its bottoms' values, in another shape or order: Split, Reshape, …
     is_external: ClassVar[bool] = False  # its tops are data from outside: `lower` declares one graph input per top
 
     def __init__(self, proto: Any, phase: int, place: Place) -> None:
@@ -103,6 +105,10 @@ class Layer:
     def draw_feeds(self, stream: Stream, bottoms: Sequence[Shape]) -> Sequence[np.ndarray]:
         """Return what this layer draws at each forward pass: one array per graph input that `lower` declared, in order."""
         return ()
+
+    def classes(self, bottom: int, bottoms: Sequence[Shape]) -> int | None:
+        """Return how many integer values (0, 1, …) a bottom is an index into: labels of a loss; None for real values."""
+        return None
 
     def macs(self, bottoms: Sequence[Shape]) -> int:
         """Return the multiply-adds of one forward pass, whole batch; only convolutions and inner products count."""

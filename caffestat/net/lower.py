@@ -1,0 +1,168 @@
+"""A Net said in ONNX: forward, node by node, then its backward half by autodiff."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+from caffestat.autodiff import backward
+from caffestat.graph import Graph
+
+from .model import Net, Node
+
+__all__ = ["Gradients", "Lowered", "differentiate", "lower"]
+
+Key = tuple[int, int]
+
+
+@dataclass
+class Lowered:
+    """The forward graph and which value is which blob.
+
+    tops, bottoms  the value of (node, top) and (node, bottom); an in-place blob has one value per writer
+    params         the graph's param for each owner, by its index in `Net.params`
+    uses           the value that (node, param) reads: its own name for each reader of a shared param
+    feeds          the graph inputs that a node declared, in order
+    """
+
+    graph: Graph
+    tops: dict[Key, str] = field(default_factory=dict)
+    bottoms: dict[Key, str] = field(default_factory=dict)
+    params: dict[int, str] = field(default_factory=dict)
+    uses: dict[Key, str] = field(default_factory=dict)
+    feeds: dict[int, tuple[str, ...]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Gradients:
+    """Values of the gradients by (node, bottom) and (node, param); None is zero, an absent key is unknown.
+
+    A shared param's is the sum so far in the backward pass. `owners` holds the whole gradient by index in `Net.params`.
+    """
+
+    bottoms: dict[Key, str | None]
+    params: dict[Key, str | None]
+    owners: dict[int, str | None]
+
+
+def lower(net: Net, provider: str = "cpu") -> Lowered:
+    """Emit the forward pass of every layer that can be computed.
+
+    Layers of unknown type, and those behind them, are left out.
+    """
+    lowered = Lowered(Graph(provider))
+    values: dict[int, str] = {}
+    readers = Counter(_owner(net, number) for node in net.nodes for number in node.params)
+    for node in net.nodes:
+        if node.is_known and all(blob in values for blob in node.bottoms):
+            _lower_node(net, node, lowered, values, readers)
+    return lowered
+
+
+def _owner(net: Net, number: int) -> int:
+    owner = net.params[number].owner
+    return number if owner is None else owner
+
+
+def _lower_node(net: Net, node: Node, lowered: Lowered, values: dict[int, str], readers: Counter[int]) -> None:
+    g = lowered.graph
+    bottoms = [_bottom(net, node, index, lowered, values[blob]) for index, blob in enumerate(node.bottoms)]
+    params = [_param(net, node, index, lowered, readers) for index in range(len(node.params))]
+    before = len(g.inputs)
+    tops = node.layer.lower(g, bottoms, params)
+    lowered.feeds[node.index] = tuple(g.inputs)[before:]
+    taken = {*values.values(), *bottoms}
+    for index, (value, blob, shape) in enumerate(zip(tops, node.tops, node.top_shapes, strict=True)):
+        if value in taken or value in g.inputs:  # every top needs a value, and so a gradient, of its own
+            value = g.emit("Identity", value)
+        taken.add(value)
+        lowered.tops[node.index, index] = values[blob] = g.declare(value, shape or ())
+
+
+def _bottom(net: Net, node: Node, index: int, lowered: Lowered, value: str) -> str:
+    """Return the value a bottom reads; cut off from the backward pass where Caffe does not propagate down."""
+    flows = node.need_backward and node.bottom_need_backward[index]
+    if net.blobs[node.bottoms[index]].need_backward and not flows:
+        value = lowered.graph.detach(value)
+    lowered.bottoms[node.index, index] = value
+    return value
+
+
+def _param(net: Net, node: Node, index: int, lowered: Lowered, readers: Counter[int]) -> str:
+    """Return the value a layer reads its param from: the owner's, under a name of its own when several read it."""
+    g = lowered.graph
+    owner = _owner(net, node.params[index])
+    shape = net.params[node.params[index]].param.shape
+    if owner not in lowered.params:
+        first = net.params[owner]
+        lowered.params[owner] = g.param(f"{net.nodes[first.node].name}/{first.index}", first.param.shape)
+    value = lowered.params[owner]
+    if readers[owner] > 1:
+        value = g.emit("Identity", value) if g.shape(value) == shape else g.reshape(value, *shape)
+        g.declare(value, shape)
+    lowered.uses[node.index, index] = value
+    return value
+
+
+def _behind_unknown(net: Net, lowered: Lowered) -> set[int]:
+    """Return the blobs whose gradient depends on a layer that cannot be computed."""
+    unknown: set[int] = set()
+    for node in reversed(net.nodes):
+        left_out = not all((node.index, top) in lowered.tops for top in range(len(node.tops)))
+        if node.need_backward and (left_out or not unknown.isdisjoint(node.tops)):
+            unknown.update(node.bottoms, node.tops)
+    return unknown
+
+
+def differentiate(net: Net, lowered: Lowered) -> Gradients:
+    """Append the backward half to the lowered graph and return the gradients that Caffe computes.
+
+    Raises GradientError for an op without a rule.
+    """
+    unknown = _behind_unknown(net, lowered)
+    nodes = [node for node in net.nodes if node.need_backward and unknown.isdisjoint(node.tops)]
+    nodes = [node for node in nodes if all((node.index, top) in lowered.tops for top in range(len(node.tops)))]
+    bottoms = {
+        (node.index, index): lowered.bottoms[node.index, index]
+        for node in nodes
+        for index, needed in enumerate(node.bottom_need_backward)
+        if needed
+    }
+    params = {
+        (node.index, index): lowered.uses[node.index, index]
+        for node in nodes
+        for index, needed in enumerate(node.param_propagate_down)
+        if needed
+    }
+    found = backward(lowered.graph, _seeds(net, lowered, nodes), [*bottoms.values(), *params.values()])
+    return _gather(net, lowered, {k: found[v] for k, v in bottoms.items()}, {k: found[v] for k, v in params.items()})
+
+
+def _seeds(net: Net, lowered: Lowered, nodes: list[Node]) -> dict[str, str]:
+    """Return the gradient that each weighted top starts with: its loss weight, everywhere."""
+    g = lowered.graph
+    seeds = {}
+    for node in nodes:
+        for top, weight in enumerate(node.loss_weights):
+            if weight:
+                shape = node.top_shapes[top] or ()
+                scalar = g.constant(weight)
+                seeds[lowered.tops[node.index, top]] = g.emit("Expand", scalar, g.ints(*shape)) if shape else scalar
+    return seeds
+
+
+def _gather(net: Net, lowered: Lowered, bottoms: dict[Key, str | None], params: dict[Key, str | None]) -> Gradients:
+    """Add up the gradients of shared params in the order of the backward pass."""
+    g = lowered.graph
+    owners: dict[int, str | None] = {}
+    so_far: dict[Key, str | None] = {}
+    for node, index in sorted(params, key=lambda key: (-key[0], key[1])):
+        number = net.nodes[node].params[index]
+        owner = _owner(net, number)
+        value = params[node, index]
+        if value is not None and net.params[number].param.shape != net.params[owner].param.shape:
+            value = g.reshape(value, *net.params[owner].param.shape)
+        earlier = owners.get(owner)
+        total = g.emit("Add", earlier, value) if earlier and value else earlier or value
+        owners[owner] = so_far[node, index] = total
+    return Gradients(bottoms, so_far, owners)

@@ -1,0 +1,69 @@
+"""Which of the runtime's providers a run uses, and the one line that says why."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from functools import cache
+
+from caffestat.errors import DeviceError
+
+__all__ = ["DEVICES", "choose_device"]
+
+DEVICES = ("auto", "cpu", "cuda")
+CUDA = "CUDAExecutionProvider"
+
+
+@contextlib.contextmanager
+def quiet_stderr() -> Iterator[None]:
+    """Silence what native code prints to standard error: a provider that cannot load says so in red, several times."""
+    saved = os.dup(2)
+    null = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(null, 2)
+        yield
+    finally:
+        os.dup2(saved, 2)
+        os.close(saved)
+        os.close(null)
+
+
+@cache
+def why_no_cuda() -> str:
+    """Return why the CUDA provider cannot be used, "" when it can: it is tried with a one-node model."""
+    import onnxruntime
+
+    if CUDA not in onnxruntime.get_available_providers():
+        return "this onnxruntime has no CUDA provider (install onnxruntime-gpu)"
+    from caffestat.graph import Graph
+
+    graph = Graph("cuda")
+    graph.outputs.append(graph.emit("Neg", graph.input("x", (1,))))
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    with quiet_stderr():
+        if hasattr(onnxruntime, "preload_dlls"):
+            onnxruntime.preload_dlls()  # finds the CUDA and cuDNN libraries that pip installed
+        try:
+            session = onnxruntime.InferenceSession(graph.to_onnx().SerializeToString(), options, providers=[CUDA])
+        except Exception as error:  # the runtime raises several private types here
+            return f"the CUDA provider does not start: {str(error).splitlines()[0]}"
+    if CUDA in session.get_providers():
+        return ""
+    return "the CUDA provider does not load here (no NVIDIA GPU, or its driver, CUDA or cuDNN libraries are missing)"
+
+
+def choose_device(wanted: str) -> tuple[str, str]:
+    """Return ("cpu" or "cuda", a line that says why not CUDA or "").
+
+    Raises DeviceError when `wanted` is "cuda" and it cannot be used.
+    """
+    if wanted not in DEVICES:
+        raise DeviceError(f"unknown device {wanted!r}; expected one of {', '.join(DEVICES)}")
+    if wanted == "cpu":
+        return "cpu", ""
+    reason = why_no_cuda()
+    if reason and wanted == "cuda":
+        raise DeviceError(f"--device cuda was asked for, but {reason}; use --device cpu or auto")
+    return ("cpu", f"running on the CPU: {reason}") if reason else ("cuda", "")
