@@ -15,7 +15,7 @@ __all__ = ["to_text"]
 def to_text(message: Any) -> str:
     """The message in protobuf's text format: fields by number, two spaces per level, UTF-8 left as it is.
 
-    Floats have the fewest digits, from six on, that read back as the same float, as C++ TextFormat writes them.
+    Floats have as few digits, from six on, as read back as the same float.
     """
     return "".join(f"{line}\n" for line in _lines(message))
 
