@@ -14,7 +14,7 @@ _FLOAT_MAX = float(np.finfo(np.float32).max)
 
 
 def uniform(stream: Stream, n: int, low: float, high: float) -> NDArray[np.float32]:
-    """`n` float32 values u / 2^32 * (h - low) + low with h the float32 after `high`; values not below h are drawn again.
+    """`n` float32 values u / 2^32 * (h - low) + low, h the float32 after `high`; those not below h are drawn again.
 
     Raises InputError unless low <= high. (caffe_rng_uniform in math_functions.cpp, boost::uniform_real)
     """

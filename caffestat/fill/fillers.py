@@ -20,7 +20,7 @@ __all__ = ["Filler", "Rule", "fill", "filler_types", "register"]
 
 @dataclass(frozen=True)
 class Filler:
-    """A FillerParameter with Caffe's defaults; `sparse` -1 means dense. A type reads only the fields that concern it."""
+    """A FillerParameter with Caffe's defaults; `sparse` -1 means dense. A type reads only its own fields."""
 
     type: str = "constant"
     value: float = 0.0

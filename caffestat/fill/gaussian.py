@@ -55,7 +55,7 @@ class _FirstWord(NamedTuple):
 @cache
 def _first_word() -> _FirstWord:
     edge, edges = normal_strips().x[:-1], normal_table().x
-    # The acceptance x < edges[i+1], in double, is monotonic in the upper 24 bits: find where it turns near the quotient.
+    # The acceptance x < edges[i+1], in double, is monotonic in the upper 24 bits; it turns near the quotient.
     bits = np.floor(edges[1:] / edges[:-1] * 2.0**24)[:, None] + np.arange(-4, 5)
     refused = bits.astype(np.float32) * _TO_UNIT_24 * edge[:, None] >= edges[1:, None]
     turn = np.take_along_axis(bits, refused.argmax(axis=1)[:, None], axis=1)[:, 0]
@@ -104,7 +104,7 @@ def _settle_irregular(
     x: NDArray[np.float32],
     refused: NDArray[np.bool_],
 ) -> int:
-    """Walk the slow words at `places` one by one, correcting `opens`, `x` and `refused`; returns where the last one ends."""
+    """Walk the slow words at `places` in order, correcting `opens`, `x` and `refused`; returns the end of the last."""
     end = 0
     for place in places.tolist():
         if opens[place]:
@@ -129,9 +129,9 @@ def _alternate(opens: NDArray[np.bool_], refused: NDArray[np.bool_], place: int)
 
 
 def _under_curve(x: Any, strip: Any, word: Any) -> Any:
-    """Whether the point at `x` and at the height that `word` gives in `strip` lies under exp(-x^2 / 2); array or scalar.
+    """Whether the point at `x`, as high in `strip` as `word` says, lies under exp(-x^2 / 2); arrays or scalars.
 
-    The chord and the tangent bound the curve, from above and below where it is convex (x > 1), else the other way round.
+    Chord and tangent bound the curve, from above and below where it is convex (x > 1), else the other way round.
     """
     edges = normal_strips()
     y01 = word.astype(np.float32) * _TO_UNIT

@@ -27,7 +27,7 @@ _EXPONENTIAL_V = Decimal("0.003949659822581557219977571956814861091913")
 
 
 class Table(NamedTuple):
-    """Right edges `x` (falling to 0) and heights `y` (rising from 0 to 1) of the strips, float64, one more than strips."""
+    """Right edges `x` (falling to 0) and heights `y` (rising to 1) of the strips: float64, one more than strips."""
 
     x: NDArray[np.float64]
     y: NDArray[np.float64]

@@ -90,8 +90,7 @@ def tensors(case):
 def test_params_after_set_up(case, specs):
     stream = Stream(SEED)
     stored = {name: value for name, value in sorted(tensors(case).items()) if name.endswith(".init")}
-    assert len(stored) == len(specs)
-    for (name, want), (filler, shape) in zip(stored.items(), specs):
+    for (name, want), (filler, shape) in zip(stored.items(), specs, strict=True):
         assert want.shape == shape, name
         np.testing.assert_array_equal(bits(fill(stream, filler, shape)), bits(want), err_msg=name)
 
