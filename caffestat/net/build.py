@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import difflib
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from caffestat.errors import Finding, NetError
+from caffestat.errors import Finding, NetError, Place
 from caffestat.layers import Layer, Shape, layer_class, layer_types
 from caffestat.schema import caffe_pb2
 
@@ -136,7 +138,7 @@ class _Builder:
         owner = self.params[sharer.owner or 0]
         mine, other = sharer.param.shape, owner.param.shape
         permissive = spec.share_mode == caffe_pb2.ParamSpec.PERMISSIVE
-        if mine != other and not (permissive and _count(mine) == _count(other)):
+        if mine != other and not (permissive and math.prod(mine) == math.prod(other)):
             owning = self.nodes[owner.node]
             raise layer.error(
                 f"param {spec.name!r} of shape {mine} cannot share the values of layer {owning.name!r} at {owning.place}, "
@@ -149,25 +151,17 @@ class _Builder:
         """Raise NetError when a shared param states another multiplier than a layer before it."""
         for earlier in self.params[:-1]:
             specs = self.nodes[earlier.node].layer.proto.param
-            if earlier.name == sharer.name and spec.HasField(name) and specs[earlier.index].HasField(name):
-                if getattr(specs[earlier.index], name) != getattr(spec, name):
-                    raise layer.error(f"shared param {spec.name!r} has another {name} than at {self.nodes[earlier.node].place}")
+            if earlier.name != sharer.name or not spec.HasField(name) or not specs[earlier.index].HasField(name):
+                continue
+            if getattr(specs[earlier.index], name) != getattr(spec, name):
+                raise layer.error(f"shared param {spec.name!r} has another {name} than at {self.nodes[earlier.node].place}")
 
     def outputs(self) -> tuple[int, ...]:
         """Return the blobs that nobody reads, in alphabetical order, as Caffe lists them."""
         return tuple(self.by_name[name] for name in sorted(self.available))
 
 
-def _count(shape: Shape) -> int:
-    result = 1
-    for dim in shape:
-        result *= dim
-    return result
-
-
 def _unknown_type(proto: Any) -> str:
-    import difflib
-
     close = difflib.get_close_matches(proto.type, layer_types(), n=1)
     hint = f" (did you mean {close[0]!r}?)" if close else ""
     return f"layer {proto.name!r}: unknown layer type {proto.type!r}{hint}; its tops have unknown shapes, what depends on them is left out"
@@ -206,14 +200,12 @@ def build(
     unused = set(builder.shapes) - set(builder.by_name)
     if unused:
         known = ", ".join(sorted(builder.by_name)[:12])
-        raise NetError(f"--shape names {sorted(unused)[0]!r}, which no layer produces; blobs are {known}, …", _first_place(source))
+        raise NetError(f"--shape names {min(unused)!r}, which no layer produces; blobs are {known}, …", _first_place(source))
     net = Net(source.header.name, state.phase, builder.nodes, builder.blobs, builder.params, builder.outputs())
     net.findings = (*source.findings, *builder.findings)
     mark_backward(net, bool(source.header.force_backward))
     return net
 
 
-def _first_place(source: NetSource) -> Any:
-    from caffestat.errors import Place
-
+def _first_place(source: NetSource) -> Place:
     return source.layers[0].place if source.layers else Place(source.name)

@@ -1,0 +1,37 @@
+"""Nets: read, upgraded, built as Caffe builds them, said in ONNX, measured.
+
+Importing this package imports neither onnx nor onnxruntime; `measure` does when it is called.
+"""
+
+from .build import build, state_of
+from .initial import copy_weights, draw_params, unfilled
+from .measure import Runner, draw_feeds, measure
+from .measurement import Measurement, Norms
+from .model import Blob, Net, NetParam, Node
+from .rules import TEST, TRAIN, State
+from .source import NetSource, Solver, load, read_net, read_solver
+
+__all__ = [
+    "TEST",
+    "TRAIN",
+    "Blob",
+    "Measurement",
+    "Net",
+    "NetParam",
+    "NetSource",
+    "Node",
+    "Norms",
+    "Runner",
+    "Solver",
+    "State",
+    "build",
+    "copy_weights",
+    "draw_feeds",
+    "draw_params",
+    "load",
+    "measure",
+    "read_net",
+    "read_solver",
+    "state_of",
+    "unfilled",
+]

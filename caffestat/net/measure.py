@@ -1,0 +1,247 @@
+"""One iteration of a net, and the mean |x| of everything that Caffe's debug_info prints."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, MutableSequence, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from caffestat.data import synthetic_tops
+from caffestat.errors import InputError
+from caffestat.fill import Stream
+
+from .initial import copy_weights, draw_params
+from .measurement import Measurement, Norms
+from .memory import available_bytes, check_memory
+from .model import Net, Node
+
+if TYPE_CHECKING:
+    from caffestat.run import Statistics
+
+    from .lower import Gradients, Lowered
+
+__all__ = ["Runner", "draw_feeds", "measure"]
+
+Shape = tuple[int, ...]
+
+
+class Runner:
+    """A net ready to run: graph built, session opened. `run` may be called many times.
+
+    values: one array per param of the net (`draw_params`); changed in place by layers that update their statistics.
+    fetch:  return every tensor too, not only statistics (see `tensors`).
+    """
+
+    def __init__(
+        self, net: Net, values: Sequence[np.ndarray], device: str = "cpu", forward_only: bool = False, fetch: bool = False
+    ) -> None:
+        from caffestat.run import Session, Statistics
+
+        from .lower import differentiate, lower
+
+        self.net = net
+        self.values = values
+        self.device = device
+        self.lowered = lower(net, device)
+        self.gradients: Gradients | None = None
+        if not forward_only and any(node.need_backward for node in net.nodes):
+            self.gradients = differentiate(net, self.lowered)
+        graph = self.lowered.graph
+        graph.infer()
+        self._statistics = Statistics(graph)
+        _ask_forward(net, self.lowered, self._statistics)
+        if self.gradients:
+            _ask_backward(net, self.gradients, self._statistics)
+        self._statistics.finish()
+        self._fetched = _tensor_names(self.lowered, self.gradients) if fetch else {}
+        self._results = {blob: self.lowered.tops[key] for blob, key in _last_writers(net, self.lowered, net.outputs).items()}
+        graph.outputs += sorted({*self._fetched.values(), *self._results.values(), *graph.updates.values()})
+        arrays = {name: values[number] for number, name in self.lowered.params.items()}
+        self._session = Session(graph, arrays, device)
+        self.tensors: dict[tuple[str, int, int], np.ndarray] = {}
+
+    def run(self, feeds: Mapping[str, np.ndarray]) -> Measurement:
+        """Run one iteration and return what it measured.
+
+        With `fetch`, `tensors` then holds arrays by ("top" | "bottom_diff" | "param_diff", node, index).
+        """
+        outputs = self._session.run(feeds)
+        found: dict[Any, float] = self._statistics.read(outputs)
+        self.tensors = {key: outputs[name] for key, name in self._fetched.items()}
+        self._store_updates(outputs)
+        measured = Measurement(device=self.device)
+        measured.outputs = {blob: tuple(outputs[name].ravel().tolist()) for blob, name in self._results.items()}
+        measured.tops = {key[1:]: value for key, value in found.items() if key[0] == "top"}
+        measured.params = self._param_means()
+        if self.gradients:
+            # a gradient that nothing reaches is zero: Caffe prints it as such
+            measured.bottom_diffs = {key: found.get(("bottom", *key), 0.0) for key in self.gradients.bottoms}
+            measured.param_diffs = {key: found.get(("param", *key), 0.0) for key in self.gradients.params}
+            measured.norms = self._norms(found)
+        return measured
+
+    def _store_updates(self, outputs: Mapping[str, np.ndarray]) -> None:
+        for key, value in self.lowered.uses.items():
+            if value in self.lowered.graph.updates:
+                number = self.net.nodes[key[0]].params[key[1]]
+                self.values[number][...] = outputs[self.lowered.graph.updates[value]]
+
+    def _param_means(self) -> dict[tuple[int, int], float]:
+        """Mean |x| of every param of the layers that ran, shared values computed once."""
+        means: dict[int, float] = {}
+        result = {}
+        for node, index in self.lowered.uses:
+            number = self.net.nodes[node].params[index]
+            owner = self.net.params[number].owner
+            owner = number if owner is None else owner
+            if owner not in means:
+                means[owner] = _sums(self.values[owner])[0] / max(self.values[owner].size, 1)
+            result[node, index] = means[owner]
+        return result
+
+    def _norms(self, found: Mapping[Any, float]) -> Norms:
+        owners = [number for number, param in enumerate(self.net.params) if param.owner is None]
+        data = [_sums(self.values[number]) for number in owners]
+        diff_l1 = sum(found.get(("l1", number), 0.0) for number in owners)
+        diff_l2 = sum(found.get(("l2", number), 0.0) for number in owners)
+        return Norms(sum(l1 for l1, _ in data), diff_l1, sum(l2 for _, l2 in data) ** 0.5, diff_l2**0.5)
+
+
+def _sums(array: np.ndarray) -> tuple[float, float]:
+    """Return (sum |x|, sum x²), chunk by chunk so that no large temporary is made."""
+    flat = array.reshape(-1)
+    l1 = l2 = 0.0
+    for start in range(0, flat.size, 1 << 18):
+        chunk = np.abs(flat[start : start + (1 << 18)])
+        l1 += float(chunk.sum())
+        l2 += float(np.dot(chunk, chunk))
+    return l1, l2
+
+
+def _ask_forward(net: Net, lowered: Lowered, statistics: Statistics) -> None:
+    for key, value in lowered.tops.items():
+        statistics.mean_abs(("top", *key), value)
+
+
+def _ask_backward(net: Net, gradients: Gradients, statistics: Statistics) -> None:
+    graph = statistics.graph
+    for (node, index), value in gradients.bottoms.items():
+        if value:
+            graph.declare(value, net.nodes[node].bottom_shapes[index] or ())
+            statistics.mean_abs(("bottom", node, index), value)
+    for (node, index), value in gradients.params.items():
+        if value:
+            _declare_param(net, graph, net.nodes[node].params[index], value)
+            statistics.mean_abs(("param", node, index), value)
+    for number, value in gradients.owners.items():
+        if value:
+            statistics.sum_abs(("l1", number), value)
+            statistics.sum_squares(("l2", number), value)
+
+
+def _declare_param(net: Net, graph: Any, number: int, value: str) -> None:
+    """Record a param gradient's shape: its owner's."""
+    param = net.params[number]
+    graph.declare(value, (param if param.owner is None else net.params[param.owner]).param.shape)
+
+
+def _tensor_names(lowered: Lowered, gradients: Gradients | None) -> dict[tuple[str, int, int], str]:
+    names = {("top", *key): value for key, value in lowered.tops.items()}
+    if gradients:
+        names |= {("bottom_diff", *key): value for key, value in gradients.bottoms.items() if value}
+        names |= {("param_diff", *key): value for key, value in gradients.params.items() if value}
+    return names
+
+
+def _last_writers(net: Net, lowered: Lowered, blobs: Sequence[int]) -> dict[int, tuple[int, int]]:
+    """Return the top that a blob's value comes from in the end: the last in-place writer's."""
+    writers = {blob: (node.index, top) for node in net.nodes for top, blob in enumerate(node.tops) if (node.index, top) in lowered.tops}
+    return {blob: writers[blob] for blob in blobs if blob in writers}
+
+
+def draw_feeds(
+    runner: Runner, stream: Stream, random: np.random.Generator, inputs: Mapping[str, np.ndarray] | None = None, zeros: bool = False
+) -> dict[str, np.ndarray]:
+    """Return the graph's inputs for one iteration.
+
+    stream: the net's own random stream, which DummyData and Dropout draw from
+    random: for data that is not at hand
+    inputs: arrays that the user gives, by blob name
+    zeros:  what Input layers hold is 0, as under `caffe train`
+    Raises InputError when a given array does not fit.
+    """
+    feeds: dict[str, np.ndarray] = {}
+    for node in runner.net.nodes:
+        names = runner.lowered.feeds.get(node.index, ())
+        if names:
+            feeds.update(zip(names, _node_feeds(runner.net, node, stream, random, zeros), strict=True))
+            _replace(runner.net, node, dict(enumerate(names)), feeds, inputs or {})
+    return feeds
+
+
+def _node_feeds(net: Net, node: Node, stream: Stream, random: np.random.Generator, zeros: bool) -> Sequence[np.ndarray]:
+    if not node.layer.is_external:
+        return node.layer.draw_feeds(stream, [shape for shape in node.bottom_shapes if shape is not None])
+    if zeros and node.layer.starts_at_zero:
+        return [np.zeros(shape or (), np.float32) for shape in node.top_shapes]
+    return synthetic_tops(net, node, random)
+
+
+def _replace(net: Net, node: Node, names: Mapping[int, str], feeds: dict[str, np.ndarray], inputs: Mapping[str, np.ndarray]) -> None:
+    """Put the user's arrays in the place of a data layer's tops."""
+    if node.bottoms:
+        return
+    for index, blob in enumerate(node.tops):
+        name = net.blobs[blob].name
+        if name in inputs:
+            shape = node.top_shapes[index]
+            if inputs[name].shape != shape:
+                raise InputError(f"--input {name}: has shape {inputs[name].shape}; layer {node.name!r} at {node.place} produces {shape}")
+            feeds[names[index]] = np.ascontiguousarray(inputs[name], np.float32)
+
+
+def _check_inputs(net: Net, inputs: Mapping[str, np.ndarray]) -> None:
+    known = [net.blobs[blob].name for node in net.nodes if not node.bottoms for blob in node.tops]
+    for name in inputs:
+        if name not in known:
+            raise InputError(f"--input {name}: no data layer produces a blob of that name; expected one of {', '.join(known)}")
+
+
+def measure(
+    net: Net,
+    *,
+    seed: int,
+    device: str = "auto",
+    weights: Sequence[str] = (),
+    inputs: Mapping[str, np.ndarray] | None = None,
+    data: str = "noise",
+    assume_filler: str | None = None,
+    forward_only: bool = False,
+    notes: MutableSequence[str] | None = None,
+) -> Measurement:
+    """Run one forward and backward pass of a net and return the mean |x| of every blob, param and gradient.
+
+    seed:          Caffe's random_seed: the same seed gives the same params, masks and dummy data, bit for bit
+    device:        "auto", "cpu" or "cuda"
+    weights:       caffemodel files that replace the fillers' values, layers matched by name
+    inputs:        arrays for data blobs, by blob name
+    data:          what Input layers hold: "noise" (N(0, 1)) or "zeros" (as under `caffe train`)
+    assume_filler: the filler type of weights that have none written
+    notes:         lines worth telling (device, weights) are appended to it
+
+    Raises InputError, DeviceError, NetError or GradientError.
+    """
+    from caffestat.run import choose_device
+
+    notes = notes if notes is not None else []
+    _check_inputs(net, inputs or {})
+    check_memory(net, not forward_only, available_bytes())
+    chosen, why = choose_device(device)
+    if why:
+        notes.append(why)
+    stream = Stream(seed)
+    values = draw_params(net, stream, assume_filler)
+    notes.extend(copy_weights(net, values, weights))
+    runner = Runner(net, values, chosen, forward_only)
+    return runner.run(draw_feeds(runner, stream, np.random.default_rng(seed), inputs, data == "zeros"))
