@@ -1,5 +1,6 @@
 """Caffe's layer types: one class each, one file per family. Importing this package registers them all."""
 
-from .base import Layer, Param, Shape, layer, layer_class, layer_types, to_filler
+from . import convolution, inner_product, neuron  # noqa: F401  registers its layer types
+from .base import Layer, Param, Shape, layer, layer_class, layer_types, read_param, to_filler
 
-__all__ = ["Layer", "Param", "Shape", "layer", "layer_class", "layer_types", "to_filler"]
+__all__ = ["Layer", "Param", "Shape", "layer", "layer_class", "layer_types", "read_param", "to_filler"]

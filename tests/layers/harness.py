@@ -1,0 +1,83 @@
+"""Runs one layer alone: builds it from text, lowers it, differentiates it and computes it in onnxruntime."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from google.protobuf import text_format
+
+from caffestat.autodiff import backward
+from caffestat.errors import Place
+from caffestat.fill import Stream
+from caffestat.graph import Graph
+from caffestat.layers import Layer, layer_class
+from caffestat.schema import caffe_pb2
+
+TRAIN, TEST = caffe_pb2.TRAIN, caffe_pb2.TEST
+
+
+@dataclass
+class Result:
+    """What a layer computed, and the gradients of bottoms and params; `feeds` are what it drew."""
+
+    tops: list[np.ndarray]
+    bottoms: list[np.ndarray]
+    params: list[np.ndarray]
+    feeds: list[np.ndarray]
+
+
+def make(text: str, phase: int = TRAIN) -> Layer:
+    """Return the layer that a prototxt message (without `layer {` and `}`) describes."""
+    proto = text_format.Parse(text, caffe_pb2.LayerParameter())
+    cls = layer_class(proto.type)
+    assert cls is not None, proto.type
+    layer = cls(proto, phase, Place("net.prototxt", 7))
+    if layer.auto_tops:
+        layer.top_count = max(layer.top_count, layer.num_tops[0])
+    return layer
+
+
+def compute(g: Graph, feeds: dict[str, np.ndarray], params: dict[str, np.ndarray]) -> list[np.ndarray]:
+    """Run a graph on the CPU and return its outputs."""
+    import onnxruntime
+
+    model = g.to_onnx(params).SerializeToString()
+    session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
+    return list(session.run(g.outputs, feeds))
+
+
+def run(
+    layer: Layer,
+    bottoms: Sequence[np.ndarray],
+    params: Sequence[np.ndarray] = (),
+    dys: Sequence[np.ndarray] | None = None,
+    seed: int = 1,
+) -> Result:
+    """Compute the tops, and the gradients for the top gradients `dys` (ones when left out)."""
+    bottoms = [np.asarray(b, np.float32) for b in bottoms]
+    params = [np.asarray(p, np.float32) for p in params]
+    shapes = [b.shape for b in bottoms]
+    g = Graph()
+    names = [g.input(f"bottom{i}", b.shape) for i, b in enumerate(bottoms)]
+    weights = [g.param(f"param{i}", p.shape) for i, p in enumerate(params)]
+    assert [p.shape for p in layer.params(shapes)] == [p.shape for p in params]
+    before = len(g.inputs)
+    tops = [g.declare(v, s) for v, s in zip(layer.lower(g, names, weights), layer.tops(shapes), strict=True)]
+    drawn = dict(zip(list(g.inputs)[before:], layer.draw_feeds(Stream(seed), shapes), strict=True))
+    for i, top in enumerate(tops):
+        if layer.is_in_place(i):
+            g.overwrite(names[i], top)
+    dys = [np.ones(s, np.float32) for s in layer.tops(shapes)] if dys is None else dys
+    seeds = {top: g.constant(dy) for top, dy in zip(tops, dys, strict=True)}
+    wanted = [*names, *weights]
+    found = backward(g, seeds, wanted)
+    zeros = {v: g.constant(np.zeros(g.shape(v), np.float32)) for v in wanted}
+    outputs = [*tops, *(found[v] or zeros[v] for v in wanted)]
+    g.outputs = [g.emit("Identity", v) for v in outputs]
+    results = compute(g, {**dict(zip(names, bottoms, strict=True)), **drawn}, dict(zip(weights, params, strict=True)))
+    cut, end = len(tops), len(tops) + len(names)
+    for result, shape in zip(results, layer.tops(shapes), strict=False):
+        assert result.shape == shape, (result.shape, shape)
+    return Result(results[:cut], results[cut:end], results[end:], list(drawn.values()))

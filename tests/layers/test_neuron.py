@@ -1,0 +1,98 @@
+"""Neuron layers against numpy transcriptions of Caffe's formulas, out of place and in place."""
+
+import numpy as np
+import pytest
+
+from caffestat.errors import NetError
+from caffestat.fill import Filler, Stream
+
+from .harness import TEST, make, run
+
+SHAPE = (2, 3, 4, 5)
+
+
+def values(seed=0, shape=SHAPE):
+    """Gaussian values with some exact zeros, where kinks show."""
+    x = np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+    x.flat[::7] = 0
+    return x
+
+
+def layer(type_name, params="", in_place=False):
+    return make(f'name: "l" type: "{type_name}" bottom: "x" top: "{"x" if in_place else "y"}" {params}')
+
+
+# Per case: type, parameters, f(x), and the slope Caffe multiplies dy with, given the memory of bottom b and top t.
+CASES = [
+    ("ReLU", "", lambda x: np.maximum(x, 0), lambda b, t: b > 0),
+    ("ReLU", "relu_param { negative_slope: 0.3 }", lambda x: np.where(x > 0, x, 0.3 * x), lambda b, t: np.where(b > 0, 1, 0.3)),
+    ("Sigmoid", "", lambda x: 1 / (1 + np.exp(-x)), lambda b, t: t * (1 - t)),
+    ("TanH", "", np.tanh, lambda b, t: 1 - t * t),
+    ("ELU", "elu_param { alpha: 0.7 }", lambda x: np.where(x > 0, x, 0.7 * np.expm1(x)), lambda b, t: np.where(b > 0, 1, 0.7 + t)),
+    ("ELU", "elu_param { alpha: -0.4 }", lambda x: np.where(x > 0, x, -0.4 * np.expm1(x)), lambda b, t: np.where(b > 0, 1, t - 0.4)),
+]
+
+
+@pytest.mark.parametrize("in_place", [False, True])
+@pytest.mark.parametrize(("type_name", "params", "f", "slope"), CASES)
+def test_value_and_gradient(type_name, params, f, slope, in_place):
+    x, dy = values(), values(1)
+    result = run(layer(type_name, params, in_place), [x], dys=[dy])
+    y = f(x.astype(np.float64))
+    np.testing.assert_allclose(result.tops[0], y, rtol=2e-6, atol=2e-6)
+    # in place Caffe's backward pass finds y where x was
+    np.testing.assert_allclose(result.bottoms[0], dy * slope(y if in_place else x, y), rtol=1e-5, atol=2e-6)
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_prelu(shared):
+    x, dy = values(), values(1)
+    slope = np.float32(0.3) if shared else np.array([0.1, -0.2, 0.5], np.float32)
+    result = run(layer("PReLU", f"prelu_param {{ channel_shared: {str(shared).lower()} }}", in_place=True), [x], [slope], [dy])
+    a = slope if shared else slope[:, None, None]
+    np.testing.assert_allclose(result.tops[0], np.where(x > 0, x, a * x), rtol=1e-6)
+    np.testing.assert_allclose(result.bottoms[0], dy * np.where(x > 0, 1, a), rtol=1e-6)
+    wanted = (dy * np.minimum(x, 0)).sum(axis=None if shared else (0, 2, 3))
+    np.testing.assert_allclose(result.params[0], wanted, rtol=1e-5)
+
+
+def test_prelu_of_two_axes():
+    x, slope = values(shape=(2, 3)), np.array([0.1, -0.2, 0.5], np.float32)
+    result = run(layer("PReLU"), [x], [slope])
+    np.testing.assert_allclose(result.tops[0], np.where(x > 0, x, slope * x), rtol=1e-6)
+
+
+def test_prelu_filler():
+    (param,) = layer("PReLU").params([SHAPE])
+    assert (param.shape, param.filler, param.written) == ((3,), Filler(value=0.25), False)
+    (param,) = layer("PReLU", 'prelu_param { filler { type: "uniform" max: 2 } channel_shared: true }').params([SHAPE])
+    assert (param.shape, param.filler.type, param.filler.max, param.written) == ((), "uniform", 2, True)
+
+
+@pytest.mark.parametrize("shape", [(3,), (2, 3, 4, 5, 6)])
+def test_prelu_refuses(shape):
+    with pytest.raises(NetError, match=r"net.prototxt:7: layer 'l' \(PReLU\): expected a bottom of 2 to 4 axes"):
+        layer("PReLU").tops([shape])
+
+
+def test_dropout_train():
+    x, dy = values(), values(1)
+    result = run(layer("Dropout", "dropout_param { dropout_ratio: 0.2 }"), [x], dys=[dy], seed=5)
+    words = Stream(5).words(x.size).astype(np.float64).reshape(SHAPE)
+    kept = words <= (1 - float(np.float32(0.2))) * (2**32 - 1)
+    np.testing.assert_array_equal(result.feeds[0], kept * np.float32(1.25))
+    np.testing.assert_array_equal(result.tops[0], x * result.feeds[0])
+    np.testing.assert_array_equal(result.bottoms[0], dy * result.feeds[0])
+
+
+def test_dropout_test_phase():
+    x = values()
+    dropout = make('name: "d" type: "Dropout" bottom: "x" top: "y"', TEST)
+    result = run(dropout, [x])
+    assert result.feeds == []
+    np.testing.assert_array_equal(result.tops[0], x)
+
+
+def test_dropout_refuses_a_ratio_of_one():
+    with pytest.raises(NetError, match="at least 0 and below 1, found 1"):
+        layer("Dropout", "dropout_param { dropout_ratio: 1 }").tops([SHAPE])
