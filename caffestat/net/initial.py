@@ -16,10 +16,10 @@ from caffestat.schema import NetParameter, read_binary
 from .model import Net, Node
 from .upgrade import Entry, upgrade
 
-__all__ = ["copy_weights", "draw_params", "unfilled"]
+__all__ = ["copy_weights", "draw_params", "unfilled", "with_assumed_filler"]
 
 
-def _assumed(param: Param, filler_type: str | None) -> Param:
+def with_assumed_filler(param: Param, filler_type: str | None) -> Param:
     """Return the param, a weight without a written filler given the assumed one."""
     if filler_type is None or param.written or param.role != "weight":
         return param
@@ -34,7 +34,7 @@ def draw_params(net: Net, stream: Stream, assume_filler: str | None = None) -> l
     """
     values: list[np.ndarray] = []
     for node in net.nodes:
-        declared = [_assumed(net.params[number].param, assume_filler) for number in node.params]
+        declared = [with_assumed_filler(net.params[number].param, assume_filler) for number in node.params]
         try:
             values.extend(node.layer.draw_params(stream, declared))
         except InputError as error:
