@@ -6,8 +6,6 @@ from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
 from caffestat.errors import GradientError
 from caffestat.graph import Graph, Node, Region, Spec
 
@@ -71,6 +69,8 @@ class Tape:
         """Add one contribution to the value's gradient."""
         if dy is not None and self.needs(value):
             self._parts[value].append(dy)
+            if value in self.graph.specs:
+                self.graph.specs.setdefault(dy, self.graph.specs[value])
 
     def cotangent(self, value: str) -> str | None:
         """Return the name of the value's whole gradient, None when nothing flowed into it."""
@@ -85,16 +85,21 @@ class Tape:
         """Apply the rule of the node's op: one gradient name (or None) per input. The node need not be in the graph."""
         return _rule(node, self.provider)(self, node, dy)
 
+    def scalar(self, number: float, like: str) -> str:
+        """Return a constant of no axes, of the same type as the value `like`."""
+        return self.graph.constant(number, self.graph.specs[like].dtype)
+
     def zeros_like(self, value: str) -> str:
         """Emit zeros of the value's shape."""
         spec: Spec = self.graph.specs[value]
-        zero = self.graph.constant(np.zeros((), spec.dtype), spec.dtype)
-        return self.graph.declare(self.graph.emit("Expand", zero, self.graph.ints(*spec.shape)), spec.shape, spec.dtype)
+        zeros = self.graph.emit("Expand", self.scalar(0, like=value), self.graph.ints(*spec.shape))
+        return self.graph.declare(zeros, spec.shape, spec.dtype)
 
 
 def _steps(graph: Graph) -> Iterator[tuple[int, int, Region | None]]:
     """Yield (first, last, region) backwards: single nodes, and regions as a whole (the outermost where they nest)."""
-    ends = {region.last: region for region in sorted(graph.regions, key=lambda r: r.last - r.first) if region.last > region.first}
+    by_length = sorted(graph.regions, key=lambda region: region.last - region.first)
+    ends = {region.last: region for region in by_length if region.last > region.first}
     position = len(graph.nodes)
     while position:
         region = ends.get(position)
@@ -112,7 +117,7 @@ def _needed(graph: Graph, wrt: Collection[str]) -> set[str]:
         if region is None and node.op in _FREE:
             continue
         if not needed.isdisjoint(inputs):
-            needed.update(name for name in outputs if name not in graph.detached)
+            needed.update(name for name in outputs if name and name not in graph.detached)
     return needed
 
 

@@ -1,0 +1,124 @@
+"""What the rules share: undoing a broadcast, reading constant inputs, and restoring a reduced axis."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from caffestat.errors import GradientError
+from caffestat.graph import Node
+
+from ..engine import Tape
+
+__all__ = [
+    "axes_of",
+    "broadcast_grads",
+    "cast",
+    "constant_of",
+    "contract",
+    "input_of",
+    "keep_axes",
+    "only",
+    "scatter",
+    "sum_to",
+    "unbroadcast",
+]
+
+Grads = list[str | None]
+
+
+def sum_to(tape: Tape, grad: str, shape: Sequence[int], target: Sequence[int]) -> str:
+    """Sum `grad`, of shape `shape`, over the axes along which a value of shape `target` was broadcast to it."""
+    if tuple(shape) == tuple(target):
+        return grad
+    lead = len(shape) - len(target)
+    axes = [*range(lead), *(lead + i for i, size in enumerate(target) if size != shape[lead + i])]
+    kept = [size for i, size in enumerate(shape) if i not in axes]
+    summed = tape.emit("ReduceSum", grad, tape.ints(*axes), keepdims=0)
+    return summed if kept == list(target) else tape.reshape(summed, *target)
+
+
+def unbroadcast(tape: Tape, grad: str, source: str, target: str) -> str:
+    """Sum `grad`, which has the shape of `source`, to the shape of `target`, which was broadcast to it."""
+    return sum_to(tape, grad, tape.shape(source), tape.shape(target))
+
+
+def broadcast_grads(tape: Tape, node: Node, *grads: Callable[[], str]) -> Grads:
+    """Return each input's gradient, formed only where it is needed and summed to the input's shape."""
+    pairs = zip(node.inputs, grads, strict=True)
+    return [unbroadcast(tape, grad(), node.outputs[0], x) if tape.needs(x) else None for x, grad in pairs]
+
+
+def only(node: Node, *grads: str | None) -> Grads:
+    """Return the gradients of the first inputs and None for all others."""
+    return [*grads, *[None] * (len(node.inputs) - len(grads))]
+
+
+def input_of(node: Node, position: int) -> str:
+    """Return the name of an optional input, empty when the node does not carry it."""
+    return node.inputs[position] if position < len(node.inputs) else ""
+
+
+def constant_of(tape: Tape, node: Node, position: int) -> np.ndarray | None:
+    """Return the array of an optional input, None when the node does not carry it.
+
+    Raises GradientError when the input is computed.
+    """
+    name = input_of(node, position)
+    if not name:
+        return None
+    if name not in tape.constants:
+        raise GradientError(f"{node.op} (value {node.outputs[0]}): input {position} ({name}) must be a constant")
+    array: np.ndarray = tape.constants[name]
+    return array
+
+
+def axes_of(tape: Tape, node: Node, position: int = 1) -> tuple[int, ...]:
+    """Return the axes that a reduction works on, counted from the front: its axes input, or all axes without one."""
+    rank = len(tape.shape(node.inputs[0]))
+    axes = constant_of(tape, node, position)
+    if axes is None or not axes.size:
+        return () if node.get("noop_with_empty_axes", 0) else tuple(range(rank))
+    return tuple(sorted(int(axis) % rank for axis in axes.ravel()))
+
+
+def keep_axes(tape: Tape, value: str, source: str, axes: Sequence[int]) -> str:
+    """Reshape a value reduced over `axes` of `source` so that those axes stand there with size 1."""
+    shape: str = tape.reshape(value, *(1 if i in axes else size for i, size in enumerate(tape.shape(source))))
+    return shape
+
+
+def scatter(tape: Tape, grad: str, like: str, shape: Sequence[int], positions: str, axis: int, size: int) -> str:
+    """Add the slices of `grad` (of shape `shape`) at `positions` of an axis of length `size` into zeros.
+
+    positions: int64 vector, one position per slice; negative ones count from the end.
+    """
+    # ScatterND sums into one place from several threads in onnxruntime's CPU kernel and loses terms; this op does not
+    whole = [*shape[:axis], size, *shape[axis + 1 :]]
+    column = tape.reshape(positions, *(-1 if i == axis else 1 for i in range(len(shape))))
+    zeros = tape.emit("Expand", tape.scalar(0, like=like), tape.ints(*whole))
+    index = tape.emit("Expand", column, tape.ints(*shape))
+    result: str = tape.emit("ScatterElements", zeros, index, grad, axis=axis, reduction="add")
+    return result
+
+
+def contract(tape: Tape, grad: str, shape: Sequence[int], matrix: np.ndarray, axis: int) -> str:
+    """Multiply one axis of `grad` (of shape `shape`) by the transpose of a matrix [that axis, the new axis]."""
+    if axis == len(shape) - 1:
+        return str(tape.emit("MatMul", grad, tape.constant(matrix, matrix.dtype)))
+    flat = tape.reshape(grad, math.prod(shape[:axis]), shape[axis], math.prod(shape[axis + 1 :]))
+    product = tape.emit("MatMul", tape.constant(matrix.T, matrix.dtype), flat)
+    return str(tape.reshape(product, *shape[:axis], matrix.shape[1], *shape[axis + 1 :]))
+
+
+def cast(tape: Tape, value: str, source: Any, target: Any) -> str:
+    """Emit a Cast from one numpy type to another; nothing when they are the same."""
+    from onnx import helper
+
+    if np.dtype(source) == np.dtype(target):
+        return value
+    result: str = tape.emit("Cast", value, to=int(helper.np_dtype_to_tensor_dtype(np.dtype(target))))
+    return result

@@ -1,0 +1,80 @@
+"""Ops that pick elements by index, and those that put them."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from caffestat.errors import GradientError
+from caffestat.graph import Node
+
+from ..engine import Tape, vjp
+from .common import Grads, cast, only, scatter
+
+
+@vjp("Gather")
+def gather(t: Tape, node: Node, dy: str) -> Grads:
+    x, indices = node.inputs
+    shape = t.shape(x)
+    axis = node.get("axis", 0) % len(shape)
+    picked = [*shape[:axis], math.prod(t.shape(indices)), *shape[axis + 1 :]]
+    positions = t.reshape(cast(t, indices, t.graph.specs[indices].dtype, np.int64), picked[axis])
+    return [scatter(t, t.reshape(dy, *picked), x, picked, positions, axis, shape[axis]), None]
+
+
+@vjp("GatherElements")
+def gather_elements(t: Tape, node: Node, dy: str) -> Grads:
+    x, indices = node.inputs
+    axis = node.get("axis", 0)
+    return [t.emit("ScatterElements", t.zeros_like(x), indices, dy, axis=axis, reduction="add"), None]
+
+
+@vjp("GatherND")
+def gather_nd(t: Tape, node: Node, dy: str) -> Grads:
+    """One scatter along the indexed axes, flattened into one."""
+    x, indices = node.inputs
+    shape, picked, lead = t.shape(x), t.shape(indices), node.get("batch_dims", 0)
+    depth = picked[-1]
+    dims, rest = shape[lead : lead + depth], shape[lead + depth :]
+    batch, count, width = math.prod(shape[:lead]), math.prod(picked[lead:-1]), math.prod(rest)
+    strides = t.ints(*(math.prod(dims[i + 1 :]) for i in range(depth)))
+    wrapped = t.emit("Mod", indices, t.ints(*dims))  # negative indices count from the end
+    flat = t.emit("ReduceSum", t.emit("Mul", wrapped, strides), t.ints(-1), keepdims=0)
+    index = t.emit("Expand", t.reshape(flat, batch, count, 1), t.ints(batch, count, width))
+    zeros = t.emit("Expand", t.scalar(0, like=x), t.ints(batch, math.prod(dims), width))
+    grad = t.reshape(dy, batch, count, width)
+    return [t.reshape(t.emit("ScatterElements", zeros, index, grad, axis=1, reduction="add"), *shape), None]
+
+
+@vjp("ScatterElements")
+def scatter_elements(t: Tape, node: Node, dy: str) -> Grads:
+    _, indices, updates = node.inputs
+    axis = node.get("axis", 0)
+    picked = t.emit("GatherElements", dy, indices, axis=axis) if t.needs(updates) else None
+    if _adds(node):
+        return [dy, None, picked]
+    return [t.emit("ScatterElements", dy, indices, t.zeros_like(updates), axis=axis), None, picked]
+
+
+@vjp("ScatterND")
+def scatter_nd(t: Tape, node: Node, dy: str) -> Grads:
+    _, indices, updates = node.inputs
+    picked = t.emit("GatherND", dy, indices) if t.needs(updates) else None
+    if _adds(node):
+        return [dy, None, picked]
+    return [t.emit("ScatterND", dy, indices, t.zeros_like(updates)), None, picked]
+
+
+def _adds(node: Node) -> bool:
+    reduction = node.get("reduction", "none")
+    if reduction not in ("none", "add"):
+        raise GradientError(f"{node.op} (value {node.outputs[0]}): reduction {reduction!r} has no gradient rule")
+    return bool(reduction == "add")
+
+
+@vjp("TopK")
+def top_k(t: Tape, node: Node, dy: str) -> Grads:
+    x = node.inputs[0]
+    zeros, axis = t.zeros_like(x), node.get("axis", -1)
+    return only(node, t.emit("ScatterElements", zeros, node.outputs[1], dy, axis=axis, reduction="add"))

@@ -1,0 +1,87 @@
+"""Resize: linear along each axis, so its gradient is a product with each axis' transposed matrix."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from caffestat.errors import GradientError
+from caffestat.graph import Node
+
+from ..engine import Tape, vjp
+from .common import Grads, constant_of, contract, only
+
+Coordinates = Callable[[np.ndarray, float, int, int], np.ndarray]
+
+# (output positions, scale, input size, output size) -> positions in the input
+_COORDINATES: dict[str, Coordinates] = {
+    "half_pixel": lambda i, scale, n, m: (i + 0.5) / scale - 0.5,
+    "half_pixel_symmetric": lambda i, scale, n, m: n / 2 * (1 - m / (scale * n)) + (i + 0.5) / scale - 0.5,
+    "pytorch_half_pixel": lambda i, scale, n, m: (i + 0.5) / scale - 0.5 if m > 1 else 0 * i,
+    "asymmetric": lambda i, scale, n, m: i / scale,
+    "align_corners": lambda i, scale, n, m: i * (n - 1) / (m - 1) if m > 1 else 0 * i,
+}
+
+_ROUND: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "round_prefer_floor": lambda x: np.ceil(x - 0.5),
+    "round_prefer_ceil": lambda x: np.floor(x + 0.5),
+    "floor": np.floor,
+    "ceil": np.ceil,
+}
+
+
+@vjp("Resize")
+def resize(t: Tape, node: Node, dy: str) -> Grads:
+    """Nearest and linear; cubic, antialiased and cropping resizes have no rule."""
+    x, y = node.inputs[0], node.outputs[0]
+    shape, dtype = list(t.shape(y)), t.graph.specs[x].dtype
+    scales = _scales(t, node)
+    for axis, (size, scale) in enumerate(zip(t.shape(x), scales, strict=True)):
+        if size == shape[axis] and scale == 1:
+            continue
+        dy = contract(t, dy, shape, _matrix(node, size, shape[axis], scale).astype(dtype), axis)
+        shape[axis] = size
+    return only(node, dy)
+
+
+def _text(node: Node, attribute: str, default: str) -> str:
+    value = node.get(attribute, default)
+    return value.decode() if isinstance(value, bytes) else str(value)
+
+
+def _refuse(node: Node, what: str) -> GradientError:
+    return GradientError(f"Resize (value {node.outputs[0]}): {what} has no gradient rule")
+
+
+def _scales(t: Tape, node: Node) -> list[np.float32]:
+    """Return the scale of every axis in float32, as the runtime computes positions."""
+    shape, result = t.shape(node.inputs[0]), t.shape(node.outputs[0])
+    ratios = [np.float32(m) / np.float32(n) for n, m in zip(shape, result, strict=True)]
+    given = constant_of(t, node, 2)
+    if given is None or not given.size:
+        if _text(node, "keep_aspect_ratio_policy", "stretch") != "stretch":
+            raise _refuse(node, "keep_aspect_ratio_policy")
+        return ratios
+    axes = node.get("axes") or range(len(shape))
+    for axis, scale in zip(axes, given, strict=True):
+        ratios[axis] = np.float32(scale)
+    return ratios
+
+
+def _matrix(node: Node, n: int, m: int, scale: np.float32) -> np.ndarray:
+    """Return the [m, n] matrix that takes an axis of n elements to one of m."""
+    mode, coordinates = _text(node, "mode", "nearest"), _text(node, "coordinate_transformation_mode", "half_pixel")
+    if mode not in ("nearest", "linear") or node.get("antialias", 0):
+        raise _refuse(node, "mode " + ("antialias" if node.get("antialias", 0) else mode))
+    if coordinates not in _COORDINATES:
+        raise _refuse(node, f"coordinate_transformation_mode {coordinates}")
+    x = _COORDINATES[coordinates](np.arange(m, dtype=np.float32), scale, n, m)
+    if mode == "nearest":
+        picked = _ROUND[_text(node, "nearest_mode", "round_prefer_floor")](x)
+        return np.eye(n)[np.clip(picked, 0, n - 1).astype(int)]
+    x = np.clip(x, 0, n - 1)
+    low = np.floor(x).astype(int)
+    weight = (x - low)[:, None]
+    identity = np.eye(n)
+    return (1 - weight) * identity[low] + weight * identity[np.minimum(low + 1, n - 1)]

@@ -1,0 +1,137 @@
+"""Ops that move, repeat, cut or join elements without changing them."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from caffestat.errors import GradientError
+from caffestat.graph import Node
+
+from ..engine import Tape, vjp
+from .common import Grads, constant_of, contract, input_of, only, scatter, unbroadcast
+
+
+@vjp("Reshape", "Flatten", "Squeeze", "Unsqueeze")
+def reshape(t: Tape, node: Node, dy: str) -> Grads:
+    return only(node, t.reshape(dy, *t.shape(node.inputs[0])))
+
+
+@vjp("Transpose")
+def transpose(t: Tape, node: Node, dy: str) -> Grads:
+    perm = node.get("perm") or list(reversed(range(len(t.shape(node.inputs[0])))))
+    return [t.transpose(dy, *(int(axis) for axis in np.argsort(perm)))]
+
+
+@vjp("Expand")
+def expand(t: Tape, node: Node, dy: str) -> Grads:
+    return only(node, unbroadcast(t, dy, node.outputs[0], node.inputs[0]))
+
+
+@vjp("Tile")
+def tile(t: Tape, node: Node, dy: str) -> Grads:
+    shape = t.shape(node.inputs[0])
+    repeats = [y // x if x else 0 for x, y in zip(shape, t.shape(node.outputs[0]), strict=True)]
+    split = t.reshape(dy, *(size for pair in zip(repeats, shape, strict=True) for size in pair))
+    summed = t.emit("ReduceSum", split, t.ints(*range(0, 2 * len(shape), 2)), keepdims=0)
+    return only(node, summed)
+
+
+@vjp("Concat")
+def concat(t: Tape, node: Node, dy: str) -> Grads:
+    axis = node.attributes["axis"]
+    sizes = [t.shape(x)[axis] for x in node.inputs]
+    return t.emit_many("Split", dy, t.ints(*sizes), count=len(sizes), axis=axis)
+
+
+@vjp("Split")
+def split(t: Tape, node: Node, dy: str) -> Grads:
+    parts = [t.cotangent(y) or t.zeros_like(y) for y in node.outputs]
+    return only(node, t.emit("Concat", *parts, axis=node.get("axis", 0)))
+
+
+@vjp("Slice")
+def slice_(t: Tape, node: Node, dy: str) -> Grads:
+    """Put dy back where it was taken from: zeros around it, or a scatter along axes taken with a step."""
+    x = node.inputs[0]
+    shape, taken = list(t.shape(node.outputs[0])), _taken(t, node)
+    before, after = [0] * len(shape), [0] * len(shape)
+    for axis, positions in taken.items():
+        size = t.shape(x)[axis]
+        if positions.step == 1:
+            before[axis], after[axis] = positions.start, size - positions.stop
+        else:
+            dy = scatter(t, dy, x, shape, t.ints(*positions), axis, size)
+            shape[axis] = size
+    return only(node, t.emit("Pad", dy, t.ints(*before, *after)) if any(before + after) else dy)
+
+
+def _taken(t: Tape, node: Node) -> dict[int, range]:
+    """Return the positions that a Slice takes, by axis."""
+    shape = t.shape(node.inputs[0])
+    starts, ends, axes, steps = (constant_of(t, node, i) for i in (1, 2, 3, 4))
+    axes = np.arange(len(starts)) if axes is None else axes
+    steps = np.ones(len(starts), np.int64) if steps is None else steps
+    bounds = zip(starts.tolist(), ends.tolist(), axes.tolist(), steps.tolist(), strict=True)
+    return {axis % len(shape): range(shape[axis])[start:end:step] for start, end, axis, step in bounds}
+
+
+@vjp("Pad")
+def pad(t: Tape, node: Node, dy: str) -> Grads:
+    mode = node.get("mode", "constant")
+    mode = mode.decode() if isinstance(mode, bytes) else mode
+    return _constant_pad(t, node, dy) if mode == "constant" else _copying_pad(t, node, dy, mode)
+
+
+def _pads(t: Tape, node: Node) -> dict[int, list[int]]:
+    rank = len(t.shape(node.inputs[0]))
+    pads, axes = constant_of(t, node, 1), constant_of(t, node, 3)
+    axes = np.arange(rank) if axes is None else axes
+    before, after = pads.reshape(2, -1).tolist()
+    return {axis % rank: widths for axis, *widths in zip(axes.tolist(), before, after, strict=True)}
+
+
+def _copying_pad(t: Tape, node: Node, dy: str, mode: str) -> Grads:
+    """Modes reflect, edge and wrap pad with copies of elements: a 0/1 matrix along each axis."""
+    x = node.inputs[0]
+    shape, dtype = list(t.shape(node.outputs[0])), t.graph.specs[x].dtype
+    for axis, widths in _pads(t, node).items():
+        if min(widths) < 0:
+            raise GradientError(f"Pad (value {node.outputs[0]}): negative pads in mode {mode} have no gradient rule")
+        size = t.shape(x)[axis]
+        if any(widths):
+            copied = np.pad(np.arange(size), widths, mode)
+            dy = contract(t, dy, shape, np.eye(size, dtype=dtype)[copied], axis)
+            shape[axis] = size
+    return only(node, dy)
+
+
+def _constant_pad(t: Tape, node: Node, dy: str) -> Grads:
+    """Crop what was padded and pad with zeros what was cropped; the fill value gets the sum of the cropped part."""
+    fill = input_of(node, 2)
+    pads = constant_of(t, node, 1)
+    axes = [name for name in (input_of(node, 3),) if name]
+    dx = t.emit("Pad", dy, t.ints(*-pads), *(["", *axes] if axes else []))
+    if not t.needs(fill):
+        return only(node, dx)
+    outside = t.emit("Sub", *(t.emit("ReduceSum", value, keepdims=0) for value in (dy, dx)))
+    return [dx, None, t.reshape(outside, *t.shape(fill)), *[None] * len(axes)]
+
+
+@vjp("Trilu")
+def trilu(t: Tape, node: Node, dy: str) -> Grads:
+    return only(node, t.emit("Trilu", dy, *node.inputs[1:], upper=node.get("upper", 1)))
+
+
+@vjp("SpaceToDepth")
+def space_to_depth(t: Tape, node: Node, dy: str) -> Grads:
+    return [t.emit("DepthToSpace", dy, blocksize=node.attributes["blocksize"], mode="DCR")]
+
+
+@vjp("DepthToSpace")
+def depth_to_space(t: Tape, node: Node, dy: str) -> Grads:
+    block = node.attributes["blocksize"]
+    if node.get("mode", "DCR") in ("DCR", b"DCR"):
+        return [t.emit("SpaceToDepth", dy, blocksize=block)]
+    n, c, h, w = t.shape(node.outputs[0])
+    tiles = t.transpose(t.reshape(dy, n, c, h // block, block, w // block, block), 0, 1, 3, 5, 2, 4)
+    return [t.reshape(tiles, *t.shape(node.inputs[0]))]

@@ -1,0 +1,71 @@
+"""Softmax, its logarithm, and the losses over it."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from caffestat.graph import Node
+
+from ..engine import Tape, vjp
+from .common import Grads, input_of, only
+
+
+@vjp("Softmax")
+def softmax(t: Tape, node: Node, dy: str) -> Grads:
+    y = node.outputs[0]
+    inner = t.emit("ReduceSum", t.emit("Mul", dy, y), t.ints(node.get("axis", -1)), keepdims=1)
+    return [t.emit("Mul", t.emit("Sub", dy, inner), y)]
+
+
+@vjp("LogSoftmax")
+def log_softmax(t: Tape, node: Node, dy: str) -> Grads:
+    return [_log_softmax_grad(t, node.outputs[0], dy, node.get("axis", -1))]
+
+
+def _log_softmax_grad(t: Tape, y: str, dy: str, axis: int) -> str:
+    total = t.emit("ReduceSum", dy, t.ints(axis), keepdims=1)
+    result: str = t.emit("Sub", dy, t.emit("Mul", t.emit("Exp", y), total))
+    return result
+
+
+@vjp("NegativeLogLikelihoodLoss")
+def negative_log_likelihood(t: Tape, node: Node, dy: str) -> Grads:
+    return only(node, _likelihood_grad(t, node, dy))
+
+
+@vjp("SoftmaxCrossEntropyLoss")
+def softmax_cross_entropy(t: Tape, node: Node, dy: str) -> Grads:
+    grads = [_likelihood_grad(t, node, dy)]
+    if len(node.outputs) == 2 and (direct := t.cotangent(node.outputs[1])):
+        grads.append(direct)
+    y = t.emit("LogSoftmax", node.inputs[0], axis=1)
+    return only(node, _log_softmax_grad(t, y, grads[0] if len(grads) == 1 else t.emit("Sum", *grads), 1))
+
+
+def _likelihood_grad(t: Tape, node: Node, dy: str) -> str:
+    """Return the gradient of the log-probabilities [N, C, d1, …]: -weight at each label, over the weights' sum for a mean."""
+    weights = _label_weights(t, node)
+    reduction = node.get("reduction", "mean")
+    if reduction in ("none", b"none"):
+        dy = t.emit("Unsqueeze", dy, t.ints(1))
+    elif reduction in ("mean", b"mean"):
+        dy = t.emit("Div", dy, t.emit("ReduceSum", weights, keepdims=0))
+    result: str = t.emit("Neg", t.emit("Mul", weights, dy))
+    return result
+
+
+def _label_weights(t: Tape, node: Node) -> str:
+    """Return, shaped as the scores, the class weight at each sample's label and 0 elsewhere."""
+    scores, labels, weight = node.inputs[0], node.inputs[1], input_of(node, 2)
+    shape = t.shape(scores)
+    dtype = t.graph.specs[labels].dtype
+    column = [1, shape[1], *[1] * (len(shape) - 2)]
+    label = t.emit("Unsqueeze", labels, t.ints(1))
+    chosen = t.emit("Equal", label, t.constant(np.arange(shape[1]).reshape(column), dtype))
+    ignored = node.get("ignore_index")
+    if ignored is not None:
+        kept = t.emit("Not", t.emit("Equal", label, t.constant(ignored, dtype)))
+        chosen = t.emit("And", chosen, kept)
+    per_class = t.reshape(weight, *column) if weight else t.scalar(1, like=scores)
+    result: str = t.emit("Where", chosen, per_class, t.scalar(0, like=scores))
+    return result
