@@ -145,6 +145,12 @@ class Graph:
         """Emit a Transpose; nothing for the identity permutation."""
         return value if list(perm) == sorted(perm) else self.emit("Transpose", value, perm=list(perm))
 
+    def cast(self, value: str, dtype: Any) -> str:
+        """Emit a Cast to a numpy type."""
+        from onnx import helper
+
+        return self.emit("Cast", value, to=int(helper.np_dtype_to_tensor_dtype(np.dtype(dtype))))
+
     def fused_matmul(self, a: str, b: str, **attributes: Any) -> str:
         """Emit the runtime's MatMul with transposed operands (`transA`, `transB`, `alpha`); CPU and CUDA have it."""
         return self.emit("FusedMatMul", a, b, domain=CONTRIB, **attributes)

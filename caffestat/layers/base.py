@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from caffestat.graph import Graph
 
-__all__ = ["Layer", "Param", "Shape", "layer", "layer_class", "layer_types", "to_filler"]
+__all__ = ["Layer", "Param", "Shape", "layer", "layer_class", "layer_types", "read_param", "to_filler"]
 
 Shape = tuple[int, ...]
 
@@ -162,3 +162,8 @@ def to_filler(proto: Any) -> Filler:
         sparse=proto.sparse,
         variance_norm=("FAN_IN", "FAN_OUT", "AVERAGE")[proto.variance_norm],
     )
+
+
+def read_param(role: str, shape: Shape, message: Any, field: str, fan_in: int, fan_out: int) -> Param:
+    """Return the Param that `message.field` fills: Caffe's default, constant 0, when the file leaves the field out."""
+    return Param(role, shape, to_filler(getattr(message, field)), message.HasField(field), fan_in, fan_out)

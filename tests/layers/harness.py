@@ -20,12 +20,13 @@ TRAIN, TEST = caffe_pb2.TRAIN, caffe_pb2.TEST
 
 @dataclass
 class Result:
-    """What a layer computed, and the gradients of bottoms and params; `feeds` are what it drew."""
+    """What a layer computed, and the gradients of bottoms and params; `feeds` are what it drew, `updates` the params it changed."""
 
     tops: list[np.ndarray]
     bottoms: list[np.ndarray]
     params: list[np.ndarray]
     feeds: list[np.ndarray]
+    updates: dict[int, np.ndarray]
 
 
 def make(text: str, phase: int = TRAIN) -> Layer:
@@ -75,9 +76,11 @@ def run(
     found = backward(g, seeds, wanted)
     zeros = {v: g.constant(np.zeros(g.shape(v), np.float32)) for v in wanted}
     outputs = [*tops, *(found[v] or zeros[v] for v in wanted)]
+    outputs += g.updates.values()
     g.outputs = [g.emit("Identity", v) for v in outputs]
     results = compute(g, {**dict(zip(names, bottoms, strict=True)), **drawn}, dict(zip(weights, params, strict=True)))
     cut, end = len(tops), len(tops) + len(names)
     for result, shape in zip(results, layer.tops(shapes), strict=False):
         assert result.shape == shape, (result.shape, shape)
-    return Result(results[:cut], results[cut:end], results[end:], list(drawn.values()))
+    updates = {weights.index(name): results[end + len(weights) + i] for i, name in enumerate(g.updates)}
+    return Result(results[:cut], results[cut:end], results[end : end + len(weights)], list(drawn.values()), updates)
