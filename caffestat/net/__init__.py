@@ -4,7 +4,7 @@ Importing this package imports neither onnx nor onnxruntime; `measure` does when
 """
 
 from .build import build, state_of
-from .initial import copy_weights, draw_params, unfilled
+from .initial import copy_weights, draw_params, unfilled, with_assumed_filler
 from .measure import Runner, draw_feeds, measure
 from .measurement import Measurement, Norms
 from .model import Blob, Net, NetParam, Node
@@ -34,4 +34,5 @@ __all__ = [
     "read_solver",
     "state_of",
     "unfilled",
+    "with_assumed_filler",
 ]

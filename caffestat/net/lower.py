@@ -77,6 +77,8 @@ def _lower_node(net: Net, node: Node, lowered: Lowered, values: dict[int, str], 
             value = g.emit("Identity", value)
         taken.add(value)
         lowered.tops[node.index, index] = values[blob] = g.declare(value, shape or ())
+        if blob in node.bottoms:
+            g.overwrite(bottoms[node.bottoms.index(blob)], value)
 
 
 def _bottom(net: Net, node: Node, index: int, lowered: Lowered, value: str) -> str:

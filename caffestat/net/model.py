@@ -68,7 +68,7 @@ class Node:
     @property
     def type(self) -> str:
         """The layer's type, as the current format spells it."""
-        return self.layer.proto.type
+        return str(self.layer.proto.type)
 
     @property
     def place(self) -> Place:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from caffestat.errors import Finding, InputError, Place
-from caffestat.prototext import Document, Field, parse
+from caffestat.prototext import Document, Field, Message, parse
 from caffestat.schema import NetParameter, SolverParameter, from_document
 
 from .upgrade import Entry, upgrade
@@ -52,9 +52,9 @@ def _read(path: str) -> bytes:
         raise InputError(f"{path}: cannot be read: {error.strerror}; expected a net or solver prototxt") from error
 
 
-def _fields_of(document: Document, *names: str) -> Iterable[Field]:
-    """Return every element of a repeated message field, those of lists included, in the order of the text."""
-    return [f for f in document.fields if f.name in names for _ in f.values]
+def _fields_of(owner: Document | Message, name: str) -> Iterable[Field]:
+    """Return the field of every element of a repeated message field, those of lists included, in the order of the text."""
+    return [f for f in owner.find(name) for _ in f.values]
 
 
 def _entries(messages: Any, fields: Iterable[Field]) -> list[Entry]:
@@ -74,17 +74,17 @@ def net_source(document: Document) -> NetSource:
 
 def _inline_source(name: str, message: Any, owner: Field | None) -> NetSource:
     """Return the net that stands inside a solver (`net_param`), its layers at their own lines."""
-    fields = owner.values[0].fields if owner else ()  # type: ignore[union-attr]
-    old = [f for f in fields if f.name == "layers"]
-    new = [f for f in fields if f.name == "layer"]
-    place = owner.place if owner else Place(name)
-    header, layers, strange = upgrade(message, _entries(message.layers, old), _entries(message.layer, new), place)
+    text = owner.values[0] if owner else None
+    assert owner is not None and isinstance(text, Message)  # from_document has read a message there
+    old = _entries(message.layers, _fields_of(text, "layers"))
+    new = _entries(message.layer, _fields_of(text, "layer"))
+    header, layers, strange = upgrade(message, old, new, owner.place)
     return NetSource(name, header, tuple(layers), tuple(strange))
 
 
 def is_solver(document: Document) -> bool:
     """Tell whether the text is a SolverParameter: it has no layers or inputs, and fields that only solvers have."""
-    solver = SolverParameter.DESCRIPTOR.fields_by_name.keys() - NetParameter.DESCRIPTOR.fields_by_name.keys()
+    solver = set(SolverParameter.DESCRIPTOR.fields_by_name) - set(NetParameter.DESCRIPTOR.fields_by_name)
     names = {f.name for f in document.fields}
     return not names & {"layer", "layers", "input"} and bool(names & solver)
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
+
+import numpy as np
 
 from caffestat.graph import Graph
 
@@ -85,9 +87,9 @@ class Statistics:
         if self._scalars:
             self.graph.outputs.append(self.graph.emit("Concat", *self._scalars, axis=0, hint=self.OUTPUT))
 
-    def read(self, outputs: dict[str, object]) -> dict[Hashable, float]:
+    def read(self, outputs: Mapping[str, np.ndarray]) -> dict[Hashable, float]:
         """Return each key's number from the outputs of a run."""
         if not self._keys:
             return {}
         vector = outputs[self.OUTPUT]
-        return {key: float(vector[column]) / divisor for key, (column, divisor) in self._keys.items()}  # type: ignore[index]
+        return {key: float(vector[column]) / divisor for key, (column, divisor) in self._keys.items()}
