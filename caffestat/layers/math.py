@@ -1,0 +1,101 @@
+"""Layers that combine values: Eltwise over bottoms, Softmax along an axis."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import reduce
+from typing import TYPE_CHECKING
+
+from .base import Layer, Shape, layer
+from .reread import TOP, emit_pulled
+
+if TYPE_CHECKING:
+    from caffestat.autodiff import Tape
+    from caffestat.graph import Graph
+
+__all__ = ["Eltwise", "Softmax"]
+
+PROD, SUM, MAX = 0, 1, 2
+
+
+@layer("Eltwise")
+class Eltwise(Layer):
+    """y = Σ coeffᵢ·xᵢ, Π xᵢ or max xᵢ. On equal maxima the gradient goes to the second of the first two bottoms, and to the earlier
+    one of any later pair. Without stable_prod_grad, dxᵢ = dy · y / xᵢ, which is not a number at xᵢ = 0. (eltwise_layer.cpp)"""
+
+    num_bottoms = (2, None)
+
+    def tops(self, bottoms: Sequence[Shape]) -> tuple[Shape, ...]:
+        proto = self.proto.eltwise_param
+        for index, shape in enumerate(bottoms):
+            if shape != bottoms[0]:
+                raise self.error(
+                    f"bottom {index} ({self.proto.bottom[index]!r}) has shape {shape}; expected that of bottom 0, {bottoms[0]}"
+                )
+        if len(proto.coeff) not in (0, len(bottoms)):
+            raise self.error(f"expected one coeff per bottom ({len(bottoms)}), found {len(proto.coeff)}")
+        if proto.coeff and proto.operation == PROD:
+            raise self.error("coeff is for SUM only; remove it")
+        if self.is_in_place() and proto.operation != PROD:
+            raise self.error("Caffe clears the top before it reads the bottom of the same name; give the top a name of its own")
+        return (bottoms[0],)
+
+    def lower(self, g: Graph, bottoms: Sequence[str], params: Sequence[str]) -> Sequence[str]:
+        operation = {PROD: self.product, SUM: self.sum, MAX: self.maximum}[self.proto.eltwise_param.operation]
+        return (operation(g, bottoms),)
+
+    def sum(self, g: Graph, bottoms: Sequence[str]) -> str:
+        """Emit Σ coeffᵢ·xᵢ."""
+        coeffs = self.proto.eltwise_param.coeff or [1] * len(bottoms)
+        terms = [x if c == 1 else g.emit("Mul", x, g.constant(c)) for x, c in zip(bottoms, coeffs, strict=True)]
+        return reduce(lambda a, b: g.emit("Add", a, b), terms)
+
+    def product(self, g: Graph, bottoms: Sequence[str]) -> str:
+        """Emit Π xᵢ."""
+
+        def forward(*factors: str) -> Sequence[str]:
+            return (reduce(lambda a, b: g.emit("Mul", a, b), factors),)
+
+        def divided(tape: Tape, dys: Sequence[str | None]) -> Sequence[str | None]:
+            ratios = [tape.emit("Div", tape.stored(top), tape.stored(x)) if tape.needs(x) else None for x in bottoms]
+            return [ratio and tape.emit("Mul", ratio, dys[0]) for ratio in ratios]
+
+        if self.proto.eltwise_param.stable_prod_grad:
+            return forward(*bottoms)[0]
+        (top,) = g.custom_vjp(bottoms, forward, divided)
+        return top
+
+    def maximum(self, g: Graph, bottoms: Sequence[str]) -> str:
+        """Emit max xᵢ."""
+        so_far = [bottoms[0]]  # the maximum of the first 1, 2, … bottoms
+
+        def forward(*values: str) -> Sequence[str]:
+            so_far.extend(g.emit("Max", so_far[-1], x) for x in values[1:])
+            return (so_far[-1],)
+
+        def backward(tape: Tape, dys: Sequence[str | None]) -> Sequence[str | None]:
+            grads: list[str | None] = []
+            dy, zero = dys[0], tape.constant(0)
+            for index in reversed(range(1, len(bottoms))):
+                # the first two bottoms are compared the other way round than the later ones
+                older, newer = (so_far[index - 1], bottoms[index])
+                wins = tape.emit("Not", tape.emit("Greater", older, newer)) if index == 1 else tape.emit("Greater", newer, older)
+                grads.append(tape.emit("Where", wins, dy, zero))
+                dy = tape.emit("Where", wins, zero, dy)
+            return [dy, *reversed(grads)]
+
+        (top,) = g.custom_vjp(bottoms, forward, backward)
+        return top
+
+
+@layer("Softmax")
+class Softmax(Layer):
+    """y = e^x / Σ e^x along `axis`; dx = y · (dy - Σ dy·y). (softmax_layer.cpp)"""
+
+    def tops(self, bottoms: Sequence[Shape]) -> tuple[Shape, ...]:
+        self.canonical_axis(self.proto.softmax_param.axis, len(bottoms[0]))
+        return (bottoms[0],)
+
+    def lower(self, g: Graph, bottoms: Sequence[str], params: Sequence[str]) -> Sequence[str]:
+        axis = self.canonical_axis(self.proto.softmax_param.axis, len(g.shape(bottoms[0])))
+        return (emit_pulled(g, "Softmax", bottoms[0], TOP, axis=axis),)

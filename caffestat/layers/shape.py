@@ -1,0 +1,178 @@
+"""Layers that move elements and compute nothing: joining, cutting, reshaping."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+from .base import Layer, Shape, layer
+
+if TYPE_CHECKING:
+    from caffestat.graph import Graph
+
+__all__ = ["Concat", "Flatten", "Reshape", "Silence", "Slice", "Split"]
+
+
+@layer("Concat")
+class Concat(Layer):
+    """y = the bottoms one after the other along `axis` (of old: concat_dim). (concat_layer.cpp)"""
+
+    num_bottoms = (1, None)
+
+    def axis(self, rank: int) -> int:
+        """Return the axis, counted from the front."""
+        proto = self.proto.concat_param
+        if proto.HasField("axis") and proto.HasField("concat_dim"):
+            raise self.error("concat_param states both axis and concat_dim; remove concat_dim")
+        return self.canonical_axis(proto.concat_dim if proto.HasField("concat_dim") else proto.axis, rank)
+
+    def tops(self, bottoms: Sequence[Shape]) -> tuple[Shape, ...]:
+        first = bottoms[0]
+        axis = self.axis(len(first))
+        for index, shape in enumerate(bottoms):
+            if len(shape) != len(first) or shape[:axis] + shape[axis + 1 :] != first[:axis] + first[axis + 1 :]:
+                raise self.error(
+                    f"bottom {index} ({self.proto.bottom[index]!r}) has shape {shape}; expected that of bottom 0, {first}, "
+                    f"with another size on axis {axis} at most"
+                )
+        return ((*first[:axis], sum(shape[axis] for shape in bottoms), *first[axis + 1 :]),)
+
+    def lower(self, g: Graph, bottoms: Sequence[str], params: Sequence[str]) -> Sequence[str]:
+        if len(bottoms) == 1:
+            return bottoms
+        return (g.emit("Concat", *bottoms, axis=self.axis(len(g.shape(bottoms[0])))),)
+
+
+@layer("Slice")
+class Slice(Layer):
+    """yᵢ = x from slice_point[i-1] to slice_point[i] along `axis` (of old: slice_dim); equal parts without points. (slice_layer.cpp)"""
+
+    num_tops = (1, None)
+
+    def axis(self, rank: int) -> int:
+        """Return the axis, counted from the front."""
+        proto = self.proto.slice_param
+        if proto.HasField("axis") and proto.HasField("slice_dim"):
+            raise self.error("slice_param states both axis and slice_dim; remove slice_dim")
+        return self.canonical_axis(proto.slice_dim if proto.HasField("slice_dim") else proto.axis, rank)
+
+    def sizes(self, size: int) -> list[int]:
+        """Return each top's size along the axis, of which the bottom has `size`."""
+        points = list(self.proto.slice_param.slice_point)
+        if not points:
+            if size % self.top_count:
+                raise self.error(f"cannot cut axis of size {size} into {self.top_count} equal tops; state slice_point")
+            return [size // self.top_count] * self.top_count
+        if len(points) != self.top_count - 1:
+            raise self.error(f"expected {self.top_count - 1} slice_point, one fewer than tops, found {len(points)}")
+        sizes = [after - before for before, after in pairwise([0, *points, size])]
+        if min(sizes) < 1:
+            raise self.error(f"expected slice_point rising within 1 to {size - 1}, found {points}")
+        return sizes
+
+    def tops(self, bottoms: Sequence[Shape]) -> tuple[Shape, ...]:
+        (shape,) = bottoms
+        axis = self.axis(len(shape))
+        return tuple((*shape[:axis], size, *shape[axis + 1 :]) for size in self.sizes(shape[axis]))
+
+    def lower(self, g: Graph, bottoms: Sequence[str], params: Sequence[str]) -> Sequence[str]:
+        if self.top_count == 1:
+            return bottoms
+        shape = g.shape(bottoms[0])
+        axis = self.axis(len(shape))
+        sizes = self.sizes(shape[axis])
+        return g.emit_many("Split", bottoms[0], g.ints(*sizes), count=len(sizes), axis=axis)
+
+
+@layer("Split")
+class Split(Layer):
+    """yᵢ = x for every top; dx = Σ dyᵢ. Caffe puts one behind each blob with several readers. (split_layer.cpp)"""
+
+    num_tops = (1, None)
+
+    def tops(self, bottoms: Sequence[Shape]) -> tuple[Shape, ...]:
+        return tuple(bottoms) * self.top_count
+
+    def lower(self, g: Graph, bottoms: Sequence[str], params: Sequence[str]) -> Sequence[str]:
+        return [g.emit("Identity", bottoms[0]) for _ in range(self.top_count)]
+
+
+class Reshaping(Layer):
+    """y = x in another shape, which must not be computed in place."""
+
+    def refuse_in_place(self) -> None:
+        """Raise NetError when the top has the bottom's name."""
+        if self.is_in_place():
+            raise self.error(f"cannot work in place; give the top another name than {self.proto.bottom[0]!r}")
+
+    def lower(self, g: Graph, bottoms: Sequence[str], params: Sequence[str]) -> Sequence[str]:
+        return (g.reshape(bottoms[0], *self.tops([g.shape(bottoms[0])])[0]),)
+
+
+@layer("Flatten")
+class Flatten(Reshaping):
+    """y = x with the axes `axis` to `end_axis` made one. (flatten_layer.cpp)"""
+
+    def tops(self, bottoms: Sequence[Shape]) -> tuple[Shape, ...]:
+        self.refuse_in_place()
+        (shape,) = bottoms
+        first = self.canonical_axis(self.proto.flatten_param.axis, len(shape))
+        end = self.canonical_axis(self.proto.flatten_param.end_axis, len(shape)) + 1
+        if first > end:
+            raise self.error(f"expected end_axis not before axis, found axis {first} and end_axis {end - 1}")
+        return ((*shape[:first], math.prod(shape[first:end]), *shape[end:]),)
+
+
+@layer("Reshape")
+class Reshape(Reshaping):
+    """y = x with `num_axes` axes from `axis` on replaced by `shape`: 0 copies the bottom's axis, -1 is what remains. (reshape_layer.cpp)"""
+
+    def replaced(self, rank: int) -> tuple[int, int]:
+        """Return the first axis that is replaced and the one after the last."""
+        proto = self.proto.reshape_param
+        first = proto.axis if proto.axis >= 0 else rank + proto.axis + 1
+        end = rank if proto.num_axes == -1 else first + proto.num_axes
+        if not 0 <= first <= rank or proto.num_axes < -1 or end > rank:
+            raise self.error(f"axis {proto.axis} with num_axes {proto.num_axes} is out of range for a bottom of {rank} axes")
+        return first, end
+
+    def tops(self, bottoms: Sequence[Shape]) -> tuple[Shape, ...]:
+        self.refuse_in_place()
+        (shape,) = bottoms
+        first, end = self.replaced(len(shape))
+        dims = list(self.proto.reshape_param.shape.dim)
+        for index in (i for i, dim in enumerate(dims) if dim == 0):
+            if first + index >= len(shape):
+                raise self.error(f"shape has a 0 at position {index}, but the bottom, of shape {shape}, has no axis {first + index}")
+            dims[index] = shape[first + index]
+        top = [*shape[:first], *dims, *shape[end:]]
+        if dims.count(-1) > 1:
+            raise self.error(f"shape may hold one -1, found {dims.count(-1)}")
+        if -1 in dims:
+            top[first + dims.index(-1)] = self.rest(math.prod(shape), top)
+        if math.prod(top) != math.prod(shape) or min(top, default=0) < 0:
+            raise self.error(f"shape makes {tuple(top)} of {math.prod(shape)} values in bottom shape {shape}; the counts must agree")
+        return (tuple(top),)
+
+    def rest(self, count: int, top: Sequence[int]) -> int:
+        """Return what the -1 in `top` stands for."""
+        known = -math.prod(top)
+        if known <= 0 or count % known:
+            raise self.error(f"the bottom's {count} values cannot be divided among the other axes of {tuple(top)}")
+        return count // known
+
+
+@layer("Silence")
+class Silence(Layer):
+    """No top; dx = 0. Keeps blobs that nobody reads from becoming outputs. (silence_layer.cpp)"""
+
+    num_bottoms = (1, None)
+    num_tops = (0, 0)
+
+    def tops(self, bottoms: Sequence[Shape]) -> tuple[Shape, ...]:
+        return ()
+
+    def lower(self, g: Graph, bottoms: Sequence[str], params: Sequence[str]) -> Sequence[str]:
+        return ()
