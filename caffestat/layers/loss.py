@@ -1,0 +1,207 @@
+"""Loss layers: predictions and labels in, one scalar out, which counts with weight 1 unless the file says otherwise.
+
+Labels are float32 blobs, cut to integers. Where a label lies outside the classes, Caffe reads foreign memory; here the nearest class stands
+in for it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .base import Layer, Shape, layer
+
+if TYPE_CHECKING:
+    from caffestat.autodiff import Tape
+    from caffestat.graph import Graph
+
+__all__ = ["EuclideanLoss", "Loss", "SigmoidCrossEntropyLoss", "SoftmaxWithLoss"]
+
+FULL, VALID, BATCH_SIZE, NONE = range(4)
+
+FLOAT, INT64 = 1, 7  # onnx element types
+
+FLT_MIN = float(np.finfo(np.float32).tiny)
+
+
+class Loss(Layer):
+    """A scalar of two bottoms of equal batch; `labels` are the bottoms that get no gradient. (loss_layer.cpp)"""
+
+    num_bottoms = (2, 2)
+    auto_tops = True
+
+    def loss_weight(self, top: int) -> float:
+        return super().loss_weight(top) if self.proto.loss_weight else float(top == 0)
+
+    def allow_force_backward(self, bottom: int) -> bool:
+        return bottom != 1
+
+    def tops(self, bottoms: Sequence[Shape]) -> tuple[Shape, ...]:
+        first = [shape[:1] for shape in bottoms[:2]]
+        if first[0] != first[1] or not first[0]:
+            raise self.error(f"expected two bottoms of the same first axis, found shapes {bottoms[0]} and {bottoms[1]}")
+        self.check(bottoms)
+        return ((), *[bottoms[0]] * (self.top_count - 1))
+
+    def check(self, bottoms: Sequence[Shape]) -> None:
+        """Raise NetError when the bottoms do not fit this loss."""
+
+    def check_labels(self, scores: Shape, labels: Shape, axis: int) -> None:
+        """Raise NetError unless there is one label for each position outside `axis`."""
+        expected = math.prod(scores) // max(scores[axis], 1)
+        if math.prod(labels) != expected:
+            raise self.error(
+                f"expected {expected} labels, one for each position of bottom 0 (shape {scores}) outside axis {axis}, "
+                f"found {math.prod(labels)} (shape {labels})"
+            )
+
+
+class Normalized(Loss):
+    """A loss that loss_param normalizes: divided by all positions, those not ignored, the batch, or nothing."""
+
+    default_normalization = VALID
+
+    def normalization(self) -> int:
+        """Return the mode: as written, else by the older field `normalize`, else the layer's own."""
+        proto = self.proto.loss_param
+        if proto.HasField("normalization"):
+            return int(proto.normalization)
+        if proto.HasField("normalize"):
+            return VALID if proto.normalize else BATCH_SIZE
+        return self.default_normalization
+
+    def valid(self, g: Graph, labels: str) -> str | None:
+        """Emit which labels count (1 or 0, as floats); None when all do."""
+        if not self.proto.loss_param.HasField("ignore_label"):
+            return None
+        ignored = g.emit("Equal", g.emit("Cast", labels, to=INT64), g.constant(self.proto.loss_param.ignore_label, np.int64))
+        return g.emit("Cast", g.emit("Not", ignored), to=FLOAT)
+
+    def normalizer(self, g: Graph, valid: str | None, outer: int, inner: int) -> str:
+        """Emit what the loss is divided by: never below 1, so that a batch without labels gives 0."""
+        mode = self.normalization()
+        if mode == VALID and valid is not None:
+            return g.emit("Max", total(g, valid), g.constant(1))
+        count = {FULL: outer * inner, VALID: outer * inner, BATCH_SIZE: outer, NONE: 1}[mode]
+        return g.constant(max(count, 1))
+
+
+def total(g: Graph, value: str) -> str:
+    """Emit the sum of all elements as a scalar, in two steps: less rounding than in one."""
+    rows = g.emit("ReduceSum", value, g.ints(-1), keepdims=0)
+    return g.emit("ReduceSum", rows, keepdims=0)
+
+
+def weigh(g: Any, value: str, valid: str | None) -> str:
+    """Emit the value, zero where it does not count."""
+    return value if valid is None else str(g.emit("Mul", value, valid))
+
+
+def class_index(g: Graph, labels: str, classes: int) -> str:
+    """Emit the labels as integers within the classes."""
+    return g.emit("Cast", g.emit("Clip", labels, g.constant(0), g.constant(classes - 1)), to=INT64)
+
+
+@layer("SoftmaxWithLoss")
+class SoftmaxWithLoss(Normalized):
+    """y = -Σ log(max(p[label], FLT_MIN)) / normalizer, p the softmax along softmax_param.axis; dx = (p - [label]) · dy / normalizer.
+
+    Labels that equal ignore_label count nowhere. A second top is p; it takes part in no gradient. (softmax_loss_layer.cpp)
+    """
+
+    num_tops = (1, 2)
+
+    def axis(self, shape: Shape) -> int:
+        """Return the class axis, counted from the front."""
+        return self.canonical_axis(self.proto.softmax_param.axis, len(shape))
+
+    def check(self, bottoms: Sequence[Shape]) -> None:
+        self.check_labels(bottoms[0], bottoms[1], self.axis(bottoms[0]))
+
+    def lower(self, g: Graph, bottoms: Sequence[str], params: Sequence[str]) -> Sequence[str]:
+        shape = g.shape(bottoms[0])
+        axis = self.axis(shape)
+        made: dict[str, Any] = {}  # what the backward pass shares with the forward pass
+
+        def forward(scores: str, labels: str) -> Sequence[str]:
+            labels = g.reshape(labels, *shape[:axis], 1, *shape[axis + 1 :])
+            p, index = g.emit("Softmax", scores, axis=axis), class_index(g, labels, shape[axis])
+            chosen, valid = g.emit("GatherElements", p, index, axis=axis), self.valid(g, labels)
+            normalizer = self.normalizer(g, valid, math.prod(shape[:axis]), math.prod(shape[axis + 1 :]))
+            logs = g.emit("Log", g.emit("Max", chosen, g.constant(FLT_MIN)))
+            loss = g.emit("Neg", g.emit("Div", total(g, weigh(g, logs, valid)), normalizer))
+            made.update(p=p, index=index, chosen=chosen, valid=valid, normalizer=normalizer)
+            return [loss, p][: self.top_count]
+
+        def backward(tape: Tape, dys: Sequence[str | None]) -> Sequence[str | None]:
+            if dys[0] is None:
+                return None, None
+            scale = weigh(tape, tape.emit("Div", dys[0], made["normalizer"]), made["valid"])
+            less_one = tape.emit("Sub", made["chosen"], tape.constant(1))
+            return tape.emit("Mul", tape.emit("ScatterElements", made["p"], made["index"], less_one, axis=axis), scale), None
+
+        return g.custom_vjp(bottoms, forward, backward)
+
+
+@layer("EuclideanLoss")
+class EuclideanLoss(Loss):
+    """y = Σ (x₀ - x₁)² / 2N; dx₀ = -dx₁ = (x₀ - x₁) · dy / N. (euclidean_loss_layer.cpp)"""
+
+    def allow_force_backward(self, bottom: int) -> bool:
+        return True
+
+    def check(self, bottoms: Sequence[Shape]) -> None:
+        if math.prod(bottoms[0]) != math.prod(bottoms[1]):
+            raise self.error(f"expected two bottoms of the same count, found shapes {bottoms[0]} and {bottoms[1]}")
+
+    def lower(self, g: Graph, bottoms: Sequence[str], params: Sequence[str]) -> Sequence[str]:
+        shape, other = g.shape(bottoms[0]), g.shape(bottoms[1])
+        differences: list[str] = []
+
+        def forward(a: str, b: str) -> Sequence[str]:
+            difference = g.emit("Sub", a, g.reshape(b, *shape))
+            differences.append(difference)
+            return (g.emit("Div", total(g, g.emit("Mul", difference, difference)), g.constant(2 * shape[0])),)
+
+        def backward(tape: Tape, dys: Sequence[str | None]) -> Sequence[str | None]:
+            dx = tape.emit("Mul", differences[0], tape.emit("Div", dys[0], tape.constant(shape[0])))
+            return dx, tape.reshape(tape.emit("Neg", dx), *other) if tape.needs(bottoms[1]) else None
+
+        return g.custom_vjp(bottoms, forward, backward)
+
+
+@layer("SigmoidCrossEntropyLoss")
+class SigmoidCrossEntropyLoss(Normalized):
+    """y = Σ (log(1 + e^-|x|) + max(x, 0) - x·t) / normalizer; dx = (σ(x) - t) · dy / normalizer.
+
+    Targets t that equal ignore_label when cut to an integer count nowhere; the default normalizer is the batch.
+    (sigmoid_cross_entropy_loss_layer.cpp)
+    """
+
+    default_normalization = BATCH_SIZE
+
+    def check(self, bottoms: Sequence[Shape]) -> None:
+        if math.prod(bottoms[0]) != math.prod(bottoms[1]):
+            raise self.error(f"expected one target per value, found shapes {bottoms[0]} and {bottoms[1]}")
+
+    def lower(self, g: Graph, bottoms: Sequence[str], params: Sequence[str]) -> Sequence[str]:
+        shape = g.shape(bottoms[0])
+        made: dict[str, Any] = {}
+
+        def forward(x: str, targets: str) -> Sequence[str]:
+            targets = g.reshape(targets, *shape)
+            valid = self.valid(g, targets)
+            normalizer = self.normalizer(g, valid, shape[0], math.prod(shape[1:]))
+            tail = g.emit("Log", g.emit("Add", g.emit("Exp", g.emit("Neg", g.emit("Abs", x))), g.constant(1)))
+            linear = g.emit("Sub", g.emit("Relu", x), g.emit("Mul", x, targets))
+            made.update(targets=targets, valid=valid, normalizer=normalizer)
+            return (g.emit("Div", total(g, weigh(g, g.emit("Add", linear, tail), valid)), normalizer),)
+
+        def backward(tape: Tape, dys: Sequence[str | None]) -> Sequence[str | None]:
+            scale = weigh(tape, tape.emit("Div", dys[0], made["normalizer"]), made["valid"])
+            return tape.emit("Mul", tape.emit("Sub", tape.emit("Sigmoid", bottoms[0]), made["targets"]), scale), None
+
+        return g.custom_vjp(bottoms, forward, backward)
