@@ -1,0 +1,49 @@
+"""Reports: what is known of a net as plain data, and the formats it is shown in.
+
+`render` is for a whole report; Caffe's debug_info lines come from `debug_lines`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from . import csv_format, json_format, markdown, table
+from .build import build
+from .debug_info import render as debug_lines
+from .model import (
+    FORMAT_VERSION,
+    BottomDiff,
+    LayerRow,
+    ParamRow,
+    Report,
+    Spread,
+    TopRow,
+    Totals,
+)
+
+__all__ = [
+    "FORMATS",
+    "FORMAT_VERSION",
+    "BottomDiff",
+    "LayerRow",
+    "ParamRow",
+    "Report",
+    "Spread",
+    "TopRow",
+    "Totals",
+    "build",
+    "debug_lines",
+    "render",
+]
+
+FORMATS: dict[str, Callable[[Report, int], str]] = {
+    "table": table.render,
+    "json": lambda report, _: json_format.render(report),
+    "csv": lambda report, _: csv_format.render(report),
+    "markdown": lambda report, _: markdown.render(report),
+}
+
+
+def render(report: Report, format: str = "table", width: int = 120) -> str:
+    """Return the report in one of `FORMATS`; `width` is for the table alone. Raises KeyError for another format."""
+    return FORMATS[format](report, width)

@@ -1,0 +1,185 @@
+"""From a Net and what was measured of it to a Report: everything a renderer shows is worked out here."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from caffestat.fill import (
+    VARIANCE_NORMS,
+    Filler,
+    caffe_fans,
+    fan,
+    msra_std,
+    xavier_spread,
+)
+from caffestat.net import Measurement, Net, NetParam, Node, with_assumed_filler
+from caffestat.schema import caffe_pb2
+
+from .model import BottomDiff, LayerRow, ParamRow, Report, Spread, TopRow, Totals
+
+__all__ = ["build"]
+
+_SETTINGS = {
+    "constant": ("value",),
+    "uniform": ("min", "max"),
+    "gaussian": ("mean", "std", "sparse"),
+    "xavier": ("variance_norm",),
+    "msra": ("variance_norm",),
+}
+
+
+def build(
+    net: Net,
+    measured: Measurement | None = None,
+    *,
+    source: str,
+    seed: int,
+    assume_filler: str | None = None,
+    notes: Sequence[str] = (),
+) -> Report:
+    """Return the Report of a net; without a measurement its measured values are None.
+
+    source: the file's name, as messages print it
+    seed:   the random seed that the values were drawn with
+    assume_filler: the filler type that weights without a written one were given
+    """
+    layers = tuple(_layer(net, node, measured or Measurement(), assume_filler) for node in net.nodes)
+    return Report(
+        source=source,
+        net=net.name,
+        phase=caffe_pb2.Phase.Name(net.phase),
+        seed=seed,
+        device=measured.device if measured else None,
+        layers=layers,
+        totals=_totals(net),
+        norms=measured.norms if measured else None,
+        findings=net.findings,
+        notes=tuple(notes),
+    )
+
+
+def _layer(net: Net, node: Node, measured: Measurement, assume_filler: str | None) -> LayerRow:
+    return LayerRow(
+        name=node.name,
+        type=node.type,
+        line=node.place.line,
+        bottoms=tuple(net.blobs[blob].name for blob in node.bottoms),
+        tops=tuple(
+            TopRow(net.blobs[blob].name, shape, measured.tops.get((node.index, index)))
+            for index, (blob, shape) in enumerate(zip(node.tops, node.top_shapes, strict=True))
+        ),
+        bottom_diffs=tuple(
+            BottomDiff(net.blobs[blob].name, measured.bottom_diffs.get((node.index, index)))
+            for index, blob in enumerate(node.bottoms)
+            if node.need_backward and node.bottom_need_backward[index]
+        ),
+        params=tuple(_param(net, node, net.params[number], measured, assume_filler) for number in node.params),
+        macs=_macs(node),
+        need_backward=node.need_backward,
+        inserted=_is_inserted(net, node),
+    )
+
+
+def _is_inserted(net: Net, node: Node) -> bool:
+    """Whether Caffe added the layer itself: such a Split stands where its producer stands."""
+    return node.type == "Split" and node.index > 0 and net.nodes[node.index - 1].place == node.place
+
+
+def _macs(node: Node) -> int | None:
+    if not node.is_known:
+        return None
+    return node.layer.macs([shape for shape in node.bottom_shapes if shape is not None])
+
+
+def _param(net: Net, node: Node, entry: NetParam, measured: Measurement, assume_filler: str | None) -> ParamRow:
+    param = with_assumed_filler(entry.param, assume_filler)
+    shape, filler = param.shape, param.filler
+    fan_in, fan_out = caffe_fans(shape) if shape else (None, None)
+    key = (node.index, entry.index)
+    return ParamRow(
+        index=entry.index,
+        name=entry.display_name,
+        role=param.role,
+        shape=shape,
+        count=math.prod(shape),
+        filler_type=filler.type,
+        filler=_words(filler),
+        filler_settings={name: _plain(getattr(filler, name)) for name in _SETTINGS.get(filler.type, ())},
+        filler_origin="file" if param.written else "default" if param is entry.param else "option",
+        caffe_fan_in=fan_in,
+        caffe_fan_out=fan_out,
+        fan_in=param.fan_in,
+        fan_out=param.fan_out,
+        variance_norm=filler.variance_norm if filler.type in ("xavier", "msra") else "FAN_IN",
+        spreads={norm: _spread(shape, norm) for norm in VARIANCE_NORMS} if shape else {},
+        lr_mult=_short(entry.lr_mult),
+        decay_mult=_short(entry.decay_mult),
+        owner=None if entry.owner is None else _owner(net, entry.owner),
+        is_statistic=node.layer.params_are_statistics,
+        gets_diff=node.need_backward and node.param_propagate_down[entry.index],
+        mean_abs=measured.params.get(key),
+        diff_mean_abs=measured.param_diffs.get(key),
+    )
+
+
+def _owner(net: Net, number: int) -> str:
+    owner = net.params[number]
+    return f"{net.nodes[owner.node].name}/{owner.index}"
+
+
+def _spread(shape: tuple[int, ...], variance_norm: str) -> Spread:
+    n = fan(shape, variance_norm)
+    scale, std = xavier_spread(n)
+    return Spread(float(n), float(scale), std, float(msra_std(n)))
+
+
+def _short(value: float) -> float:
+    """Return the float64 with the shortest decimals that is this float32: 0.01, not 0.009999999776."""
+    return float(str(np.float32(value)))
+
+
+def _plain(value: float | str) -> float | int | str:
+    return _short(value) if isinstance(value, float) else value
+
+
+def _words(filler: Filler) -> str:
+    """Say a filler in the fewest words: its type, what it cannot do without, and what differs from Caffe's defaults."""
+    words = [filler.type, *_numbers(filler)]
+    if filler.type == "gaussian" and filler.mean:
+        words.append(f"mean {filler.mean:g}")
+    if filler.sparse != -1:
+        words.append(f"sparse {filler.sparse}")
+    if filler.variance_norm != "FAN_IN":
+        words.append(filler.variance_norm)
+    return " ".join(words)
+
+
+def _numbers(filler: Filler) -> list[str]:
+    needed = {"constant": ("value",), "uniform": ("min", "max"), "gaussian": ("std",)}
+    return [f"{getattr(filler, name):g}" for name in needed.get(filler.type, ())]
+
+
+def _totals(net: Net) -> Totals:
+    owners = [entry for entry in net.params if entry.owner is None]
+    statistics = [entry for entry in owners if net.nodes[entry.node].layer.params_are_statistics]
+    counted = _count(owners), _count(statistics)
+    return Totals(
+        params=counted[0] - counted[1],
+        statistics=counted[1],
+        macs=sum(_macs(node) or 0 for node in net.nodes),
+        activations=_activations(net),
+        is_complete=all(node.is_known for node in net.nodes),
+    )
+
+
+def _count(entries: Iterable[NetParam]) -> int:
+    return sum(math.prod(entry.param.shape) for entry in entries)
+
+
+def _activations(net: Net) -> int:
+    """Return the numbers in all blobs, those that an inserted Split only copies left out."""
+    blobs = {blob for node in net.nodes if not _is_inserted(net, node) for blob in node.tops}
+    return sum(math.prod(shape) for shape in (net.blobs[blob].shape for blob in blobs) if shape is not None)

@@ -1,0 +1,110 @@
+"""The columns of a table for people, shared by the terminal's table and Markdown: titles and wording of the cells."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+
+from .model import ParamRow, Report, TopRow
+from .rows import Row
+
+__all__ = ["COLUMNS", "Column", "footer", "heading", "shape_text", "used"]
+
+_NORM_WORDS = {"FAN_IN": "in", "FAN_OUT": "out", "AVERAGE": "avg"}
+_UNITS = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column: `text(row, exact)` is its cell, where counts are exact or shortened; names can be shortened as well."""
+
+    title: str
+    text: Callable[[Row, bool], str]
+    is_number: bool = False
+    is_name: bool = False
+
+
+def shape_text(shape: tuple[int, ...] | None) -> str:
+    """Return 64x20x24x24; "?" for an unknown shape, "scalar" for one without axes."""
+    return "?" if shape is None else "x".join(map(str, shape)) or "scalar"
+
+
+def _count(value: int | None, exact: bool) -> str:
+    if value is None:
+        return ""
+    unit = None if exact else next((unit for unit in _UNITS if value >= unit[0]), None)
+    return f"{value / unit[0]:.3g}{unit[1]}" if unit else f"{value:,}"
+
+
+def _measured(value: float | None) -> str:
+    return "" if value is None else f"{value:.4g}"
+
+
+def _top(top: TopRow | None) -> str:
+    return shape_text(top.shape) if top else ""
+
+
+def _fan(caffe: int | None, true: int) -> str:
+    return "" if caffe is None else str(caffe) if caffe == true else f"{caffe} ({true})"
+
+
+def _filler(param: ParamRow | None) -> str:
+    if param is None:
+        return ""
+    return param.filler if param.filler_origin == "file" else f"({param.filler})"
+
+
+def _xavier(row: Row) -> str:
+    if row.spread is None or row.fans is None:
+        return ""
+    return f"{row.spread.scale:.4g} ({_NORM_WORDS[row.fans.variance_norm]} {row.spread.n:g})"
+
+
+COLUMNS = (
+    Column("layer", lambda row, _: row.name, is_name=True),
+    Column("type", lambda row, _: row.type, is_name=True),
+    Column("top", lambda row, _: _top(row.top)),
+    Column("weight", lambda row, _: shape_text(row.param.shape) if row.param else ""),
+    Column("fan-in", lambda row, _: _fan(row.fans.caffe_fan_in, row.fans.fan_in) if row.fans else "", is_number=True),
+    Column("fan-out", lambda row, _: _fan(row.fans.caffe_fan_out, row.fans.fan_out) if row.fans else "", is_number=True),
+    Column("filler", lambda row, _: _filler(row.param), is_name=True),
+    Column("xavier ±a (n)", lambda row, _: _xavier(row)),
+    Column("mean |x|", lambda row, _: _measured(row.top.mean_abs if row.top else None), is_number=True),
+    Column("mean |dx|", lambda row, _: _measured(row.diff.mean_abs if row.diff else None), is_number=True),
+    Column("params", lambda row, exact: _count(row.params, exact), is_number=True),
+    Column("MACs", lambda row, exact: _count(row.macs, exact), is_number=True),
+)
+
+
+def used(table: Iterable[Row]) -> tuple[Column, ...]:
+    """Return the columns that have something to show."""
+    lines = list(table)
+    return tuple(column for column in COLUMNS if any(column.text(row, True) for row in lines))
+
+
+def heading(report: Report) -> str:
+    """Say what the table is about."""
+    run = f"device {report.device}" if report.device else "not run"
+    return " · ".join(filter(None, (report.source, report.net, f"phase {report.phase}", f"seed {report.seed}", run)))
+
+
+def footer(report: Report, table: Iterable[Row]) -> Iterator[str]:
+    """Yield the lines below the table: totals, then what the parentheses mean where there are any."""
+    totals, norms = report.totals, report.norms
+    yield f"params {totals.params:,} · multiply-adds {totals.macs:,} · activations {totals.activations:,}"
+    if totals.statistics:
+        yield f"BatchNorm statistics, not counted as params: {totals.statistics:,}"
+    if norms:
+        yield (
+            f"all params: L1 norm {norms.data_l1:.6g}, of the gradient {norms.diff_l1:.6g}"
+            f" · L2 norm {norms.data_l2:.6g}, of the gradient {norms.diff_l2:.6g}"
+        )
+    if not totals.is_complete:
+        yield "Layers of unknown type (shape ?) and what depends on them are left out of the totals."
+    params = [row.fans for row in table if row.fans]
+    if any((p.caffe_fan_in, p.caffe_fan_out) != (p.fan_in, p.fan_out) for p in params):
+        yield "fan-in, fan-out: as Caffe's fillers count them, in parentheses the true number where it differs."
+    if any(p.filler_origin == "default" for p in params):
+        yield "(filler): the file has none, this is Caffe's default."
+    if any(p.filler_origin == "option" for p in params):
+        yield "(filler): the file has none, --assume-filler put it there."

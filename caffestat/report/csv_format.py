@@ -1,0 +1,71 @@
+"""The table as CSV: exact numbers, whole names, one line per top, weight or gradient; empty where there is nothing."""
+
+from __future__ import annotations
+
+import csv
+import io
+
+from .columns import shape_text
+from .model import Report
+from .rows import Row, rows
+
+__all__ = ["COLUMNS", "render"]
+
+COLUMNS = (
+    *("layer", "type", "line", "top", "top_shape", "param", "param_shape", "filler", "filler_origin"),
+    *("caffe_fan_in", "caffe_fan_out", "fan_in", "fan_out", "xavier_norm", "xavier_n", "xavier_scale"),
+    *("mean_abs", "diff_blob", "diff_mean_abs", "params", "macs"),
+)
+
+Cells = dict[str, str | int | None]
+
+
+def render(report: Report) -> str:
+    """Return the report's lines as CSV with a header; counts stand on a layer's first line, so that columns can be summed."""
+    out = io.StringIO()
+    writer = csv.DictWriter(out, COLUMNS, restval="", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({**_layer(row), **_top(row), **_param(row), **_diff(row)} for row in rows(report))
+    return out.getvalue()
+
+
+def _layer(row: Row) -> Cells:
+    layer = row.layer
+    return {"layer": layer.name, "type": layer.type, "line": layer.line, "params": row.params, "macs": row.macs}
+
+
+def _top(row: Row) -> Cells:
+    if row.top is None:
+        return {}
+    return {"top": row.top.name, "top_shape": shape_text(row.top.shape), "mean_abs": _number(row.top.mean_abs)}
+
+
+def _param(row: Row) -> Cells:
+    param = row.param
+    if param is None:
+        return {}
+    named: Cells = {"param": param.name, "param_shape": shape_text(param.shape)}
+    return {**named, "filler": param.filler, "filler_origin": param.filler_origin, **_fans(row)}
+
+
+def _fans(row: Row) -> Cells:
+    param, spread = row.fans, row.spread
+    if param is None or spread is None:
+        return {}
+    return {
+        "caffe_fan_in": param.caffe_fan_in,
+        "caffe_fan_out": param.caffe_fan_out,
+        "fan_in": param.fan_in,
+        "fan_out": param.fan_out,
+        "xavier_norm": param.variance_norm,
+        "xavier_n": _number(spread.n),
+        "xavier_scale": _number(spread.scale),
+    }
+
+
+def _diff(row: Row) -> Cells:
+    return {"diff_blob": row.diff.name, "diff_mean_abs": _number(row.diff.mean_abs)} if row.diff else {}
+
+
+def _number(value: float | None) -> str | None:
+    return None if value is None else f"{value:.9g}"

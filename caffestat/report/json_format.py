@@ -1,0 +1,101 @@
+"""The Report as JSON; docs/json.md describes every field."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+from .model import LayerRow, ParamRow, Report, Spread
+
+__all__ = ["render", "to_dict"]
+
+_DIGITS = 9  # enough to give back every float32
+
+
+def render(report: Report) -> str:
+    """Return the report as one JSON object; a value that is not finite becomes a string, one that is absent null."""
+    return json.dumps(to_dict(report), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def to_dict(report: Report) -> dict[str, Any]:
+    """Return the report as dicts, lists, strings and numbers."""
+    totals, norms = report.totals, report.norms
+    return {
+        "format_version": report.format_version,
+        "source": report.source,
+        "net": report.net,
+        "phase": report.phase,
+        "seed": report.seed,
+        "device": report.device,
+        "layers": [_layer(layer) for layer in report.layers],
+        "totals": {
+            "params": totals.params,
+            "statistics": totals.statistics,
+            "macs": totals.macs,
+            "activations": totals.activations,
+            "is_complete": totals.is_complete,
+        },
+        "norms": norms and {name: _number(value) for name, value in vars(norms).items()},
+        "findings": [{"file": f.place.file, "line": f.place.line, "message": f.message} for f in report.findings],
+        "notes": list(report.notes),
+    }
+
+
+def _layer(layer: LayerRow) -> dict[str, Any]:
+    return {
+        "name": layer.name,
+        "type": layer.type,
+        "line": layer.line,
+        "inserted": layer.inserted,
+        "need_backward": layer.need_backward,
+        "bottoms": list(layer.bottoms),
+        "tops": [
+            {"name": top.name, "shape": _shape(top.shape), "forward": _mean_abs(top.mean_abs)} for top in layer.tops
+        ],
+        "bottom_diffs": [{"name": bottom.name, **_mean_abs(bottom.mean_abs)} for bottom in layer.bottom_diffs],
+        "params": [_param(param) for param in layer.params],
+        "macs": layer.macs,
+    }
+
+
+def _param(param: ParamRow) -> dict[str, Any]:
+    return {
+        "index": param.index,
+        "name": param.name,
+        "role": param.role,
+        "shape": list(param.shape),
+        "count": param.count,
+        "owner": param.owner,
+        "is_statistic": param.is_statistic,
+        "lr_mult": param.lr_mult,
+        "decay_mult": param.decay_mult,
+        "filler": {"type": param.filler_type, **param.filler_settings, "origin": param.filler_origin},
+        "caffe_fan_in": param.caffe_fan_in,
+        "caffe_fan_out": param.caffe_fan_out,
+        "fan_in": param.fan_in,
+        "fan_out": param.fan_out,
+        "xavier": {norm.lower(): _xavier(spread) for norm, spread in param.spreads.items()},
+        "msra": {norm.lower(): {"std": _number(spread.msra_std)} for norm, spread in param.spreads.items()},
+        "forward": _mean_abs(param.mean_abs),
+        "backward": _mean_abs(param.diff_mean_abs),
+    }
+
+
+def _xavier(spread: Spread) -> dict[str, Any]:
+    return {"n": _number(spread.n), "scale": _number(spread.scale), "std": _number(spread.std)}
+
+
+def _mean_abs(value: float | None) -> dict[str, Any]:
+    return {"mean_abs": _number(value)}
+
+
+def _number(value: float | None) -> float | str | None:
+    """JSON has no nan and no infinity: they become the strings "nan", "inf" and "-inf"."""
+    if value is None or math.isfinite(value):
+        return value if value is None else float(f"{value:.{_DIGITS}g}")
+    return str(value)
+
+
+def _shape(shape: tuple[int, ...] | None) -> list[int] | None:
+    return None if shape is None else list(shape)

@@ -1,0 +1,150 @@
+"""The Report: everything that is shown of a net, as plain data. The renderers format it and compute nothing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from caffestat.errors import Finding
+
+if TYPE_CHECKING:
+    from caffestat.net import Norms
+
+__all__ = [
+    "FORMAT_VERSION",
+    "BottomDiff",
+    "LayerRow",
+    "ParamRow",
+    "Report",
+    "Spread",
+    "TopRow",
+    "Totals",
+]
+
+FORMAT_VERSION = 1
+
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Spread:
+    """What xavier and msra make of a fan: n = fan, uniform on ±scale = ±sqrt(3/n) with its std, gaussian with msra_std = sqrt(2/n)."""
+
+    n: float
+    scale: float
+    std: float
+    msra_std: float
+
+
+@dataclass(frozen=True)
+class TopRow:
+    """A top blob after its layer ran; shape is None behind a layer of unknown type, mean_abs None when not measured."""
+
+    name: str
+    shape: Shape | None
+    mean_abs: float | None = None
+
+
+@dataclass(frozen=True)
+class BottomDiff:
+    """The gradient of a bottom that gets one; mean_abs is None when not measured."""
+
+    name: str
+    mean_abs: float | None = None
+
+
+@dataclass(frozen=True)
+class ParamRow:
+    """A param blob in its layer.
+
+    name             the ParamSpec's name, else the index: as debug_info prints it in the forward pass
+    filler           what fills it, in words: the type and the settings that differ from Caffe's defaults
+    filler_settings  every setting that the filler's type reads
+    filler_origin    "file", "default" (the file does not say) or "option" (--assume-filler)
+    caffe_fan_*      as Caffe's fillers count, None for a blob without axes; fan_* the true numbers
+    variance_norm    the fan that its filler uses, where it is xavier or msra, else FAN_IN
+    spreads          by variance norm; empty for a blob without axes
+    owner            "layer/index" of the param whose values this one shares, None for an owner
+    is_statistic     not learned: BatchNorm's running sums
+    gets_diff        whether the backward pass writes its gradient
+    """
+
+    index: int
+    name: str
+    role: str
+    shape: Shape
+    count: int
+    filler_type: str
+    filler: str
+    filler_settings: dict[str, float | int | str]
+    filler_origin: str
+    caffe_fan_in: int | None
+    caffe_fan_out: int | None
+    fan_in: int
+    fan_out: int
+    variance_norm: str
+    spreads: dict[str, Spread]
+    lr_mult: float
+    decay_mult: float
+    owner: str | None = None
+    is_statistic: bool = False
+    gets_diff: bool = False
+    mean_abs: float | None = None
+    diff_mean_abs: float | None = None
+
+
+@dataclass(frozen=True)
+class LayerRow:
+    """One layer; `inserted` marks the Split layers that Caffe adds by itself. macs: multiply-adds, forward, whole batch."""
+
+    name: str
+    type: str
+    line: int
+    bottoms: tuple[str, ...]
+    tops: tuple[TopRow, ...]
+    bottom_diffs: tuple[BottomDiff, ...]
+    params: tuple[ParamRow, ...]
+    macs: int | None
+    need_backward: bool = False
+    inserted: bool = False
+
+
+@dataclass(frozen=True)
+class Totals:
+    """Sums over the net.
+
+    params       learnable numbers, shared ones once, BatchNorm's statistics not counted
+    statistics   BatchNorm's statistics
+    macs         multiply-adds of convolutions and inner products, one forward pass, whole batch
+    activations  numbers in all blobs; an in-place blob once, copies by inserted Split layers not counted
+    is_complete  False when layers of unknown type are left out of these sums
+    """
+
+    params: int
+    statistics: int
+    macs: int
+    activations: int
+    is_complete: bool = True
+
+
+@dataclass(frozen=True)
+class Report:
+    """A net, its sizes and what was measured of it.
+
+    phase   "TRAIN" or "TEST"
+    device  "cpu" or "cuda"; None when the net was not run
+    norms   None without a backward pass
+    notes   what the reader should know about the run, in sentences
+    """
+
+    source: str
+    net: str
+    phase: str
+    seed: int
+    device: str | None
+    layers: tuple[LayerRow, ...]
+    totals: Totals
+    norms: Norms | None = None
+    findings: tuple[Finding, ...] = ()
+    notes: tuple[str, ...] = ()
+    format_version: int = FORMAT_VERSION
