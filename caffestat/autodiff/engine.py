@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from typing import Any
 
 from caffestat.errors import GradientError
-from caffestat.graph import Graph, Node, Region, Spec
+from caffestat.graph import Graph, Node, Region
 
 __all__ = ["Tape", "backward", "gradient_free", "vjp"]
 
@@ -48,29 +47,41 @@ def gradient_free(*ops: str) -> None:
 class Tape:
     """What a gradient rule sees: the graph it emits into, and what the reverse walk knows.
 
-    `graph` methods that rules use all the time (`emit`, `constant`, `shape`, …) are reachable on the tape itself.
+    The `graph` methods that rules use all the time are on the tape itself.
     """
 
-    def __init__(self, graph: Graph, needed: Collection[str]) -> None:
+    def __init__(self, graph: Graph, needed: Collection[str], hidden: Collection[str]) -> None:
         self.graph = graph
         self.provider = graph.provider
+        self.specs, self.constants = graph.specs, graph.constants
+        self.shape, self.stored, self.unique, self.declare = graph.shape, graph.stored, graph.unique, graph.declare
+        self.emit, self.emit_many, self.constant, self.ints = graph.emit, graph.emit_many, graph.constant, graph.ints
+        self.reshape, self.transpose, self.cast = graph.reshape, graph.transpose, graph.cast
+        self.fused_matmul = graph.fused_matmul
         self._needed = needed
+        self._hidden = hidden
         self._parts: defaultdict[str, list[str]] = defaultdict(list)
         self._sums: dict[str, str] = {}
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.graph, name)
 
     def needs(self, value: str) -> bool:
         """Tell whether somebody asked for this value's gradient, or for that of something before it."""
         return value in self._needed
 
     def accumulate(self, value: str, dy: str | None) -> None:
-        """Add one contribution to the value's gradient."""
-        if dy is not None and self.needs(value):
+        """Add one contribution to the value's gradient; it has the value's shape.
+
+        Raises GradientError for a value inside a region that is none of the region's outputs.
+        """
+        if dy is None:
+            return
+        if value in self._hidden:
+            raise GradientError(
+                f"value {value} has no gradient of its own: make it an output of its custom_vjp, or detach it"
+            )
+        if self.needs(value):
             self._parts[value].append(dy)
-            if value in self.graph.specs:
-                self.graph.specs.setdefault(dy, self.graph.specs[value])
+            if value in self.specs:
+                self.specs.setdefault(dy, self.specs[value])
 
     def cotangent(self, value: str) -> str | None:
         """Return the name of the value's whole gradient, None when nothing flowed into it."""
@@ -78,7 +89,7 @@ class Tape:
         if not parts:
             return None
         if value not in self._sums:
-            self._sums[value] = parts[0] if len(parts) == 1 else self.graph.emit("Sum", *parts)
+            self._sums[value] = parts[0] if len(parts) == 1 else self.emit("Sum", *parts)
         return self._sums[value]
 
     def pull(self, node: Node, dy: str) -> Sequence[str | None]:
@@ -87,13 +98,13 @@ class Tape:
 
     def scalar(self, number: float, like: str) -> str:
         """Return a constant of no axes, of the same type as the value `like`."""
-        return self.graph.constant(number, self.graph.specs[like].dtype)
+        return self.constant(number, self.specs[like].dtype)
 
     def zeros_like(self, value: str) -> str:
         """Emit zeros of the value's shape."""
-        spec: Spec = self.graph.specs[value]
-        zeros = self.graph.emit("Expand", self.scalar(0, like=value), self.graph.ints(*spec.shape))
-        return self.graph.declare(zeros, spec.shape, spec.dtype)
+        spec = self.specs[value]
+        zeros = self.emit("Expand", self.scalar(0, like=value), self.ints(*spec.shape))
+        return self.declare(zeros, spec.shape, spec.dtype)
 
 
 def _steps(graph: Graph) -> Iterator[tuple[int, int, Region | None]]:
@@ -108,17 +119,21 @@ def _steps(graph: Graph) -> Iterator[tuple[int, int, Region | None]]:
         position = first
 
 
-def _needed(graph: Graph, wrt: Collection[str]) -> set[str]:
-    """Return `wrt` and every value computed from it without a detach or a gradient-free op in between."""
-    needed = set(wrt)
+def _reach(graph: Graph, wrt: Collection[str]) -> tuple[set[str], set[str]]:
+    """Return which values need a gradient, and which ones would but are hidden inside a region.
+
+    Needed are `wrt` and every value computed from it without a detach or a gradient-free op in between.
+    """
+    needed, hidden = set(wrt), set[str]()
     for first, last, region in reversed(list(_steps(graph))):
         node = graph.nodes[first]
         inputs, outputs = (region.inputs, region.outputs) if region else (node.inputs, node.outputs)
-        if region is None and node.op in _FREE:
+        if region is None and node.op in _FREE or needed.isdisjoint(inputs):
             continue
-        if not needed.isdisjoint(inputs):
-            needed.update(name for name in outputs if name and name not in graph.detached)
-    return needed
+        needed.update(name for name in outputs if name and name not in graph.detached)
+        if region:
+            hidden.update(name for inner in graph.nodes[first:last] for name in inner.outputs if name not in outputs)
+    return needed, hidden
 
 
 def _rule(node: Node, provider: str) -> Rule:
@@ -156,7 +171,7 @@ def backward(graph: Graph, seeds: Mapping[str, str], wrt: Collection[str]) -> di
 
     graph.infer()
     steps = list(_steps(graph))
-    tape = Tape(graph, _needed(graph, wrt))
+    tape = Tape(graph, *_reach(graph, wrt))
     for value, seed in seeds.items():
         tape.accumulate(value, seed)
     for first, _last, region in steps:

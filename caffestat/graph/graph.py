@@ -146,9 +146,11 @@ class Graph:
         return value if list(perm) == sorted(perm) else self.emit("Transpose", value, perm=list(perm))
 
     def cast(self, value: str, dtype: Any) -> str:
-        """Emit a Cast to a numpy type."""
+        """Emit a Cast to a numpy type; nothing when the value is known to have it."""
         from onnx import helper
 
+        if value in self.specs and self.specs[value].dtype == dtype:
+            return value
         return self.emit("Cast", value, to=int(helper.np_dtype_to_tensor_dtype(np.dtype(dtype))))
 
     def fused_matmul(self, a: str, b: str, **attributes: Any) -> str:
@@ -173,7 +175,8 @@ class Graph:
         output and returns one (or None) per input.
         """
         first = len(self.nodes)
-        outputs = tuple(forward(*inputs))
+        # the gradient of an input that is passed through as it is must not count for the output too
+        outputs = tuple(self.emit("Identity", y) if y in inputs else y for y in forward(*inputs))
         self.regions.append(Region(first, len(self.nodes), tuple(inputs), outputs, backward))
         return outputs
 

@@ -14,15 +14,14 @@ from .common import Grads, unbroadcast
 
 def _above(t: Tape, value: str, bound: float, there: str, elsewhere: str) -> str:
     """Emit `there` where the value is above the bound, else `elsewhere`."""
-    result: str = t.emit("Where", t.emit("Greater", value, t.scalar(bound, like=value)), there, elsewhere)
-    return result
+    return t.emit("Where", t.emit("Greater", value, t.scalar(bound, like=value)), there, elsewhere)
 
 
 @vjp("Relu")
 def relu(t: Tape, node: Node, dy: str) -> Grads:
     """dx = dy · [y > 0], the step said as min(3e38·y, 1): one quick op in float32, off only for y below 3.4e-39."""
     y = node.outputs[0]
-    if t.graph.specs[y].dtype == np.float32:
+    if t.specs[y].dtype == np.float32:
         return [t.emit("Mul", dy, t.emit("HardSigmoid", y, alpha=3e38, beta=0.0))]
     return [t.emit("Mul", dy, t.emit("Sign", y))]
 
@@ -128,8 +127,7 @@ def _gelu_exact(t: Tape, x: str) -> str:
     cdf = t.emit("Mul", t.emit("Add", scaled, t.scalar(1, like=x)), t.scalar(0.5, like=x))
     bell = t.emit("Exp", t.emit("Mul", t.emit("Mul", x, x), t.scalar(-0.5, like=x)))
     pdf = t.emit("Mul", bell, t.scalar(1 / math.sqrt(2 * math.pi), like=x))
-    result: str = t.emit("Add", cdf, t.emit("Mul", x, pdf))
-    return result
+    return t.emit("Add", cdf, t.emit("Mul", x, pdf))
 
 
 def _gelu_tanh(t: Tape, x: str) -> str:
@@ -140,5 +138,4 @@ def _gelu_tanh(t: Tape, x: str) -> str:
     s = t.emit("Tanh", t.emit("Mul", t.emit("Mul", x, root), cubic))
     du = t.emit("Mul", t.emit("Add", t.emit("Mul", square, t.scalar(0.134145, like=x)), one), root)
     rest = t.emit("Mul", t.emit("Mul", x, du), t.emit("Sub", one, t.emit("Mul", s, s)))
-    result: str = t.emit("Mul", t.emit("Add", t.emit("Add", s, one), rest), half)
-    return result
+    return t.emit("Mul", t.emit("Add", t.emit("Add", s, one), rest), half)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from caffestat.errors import GradientError
 from caffestat.graph import Node
@@ -16,7 +16,6 @@ from ..engine import Tape
 __all__ = [
     "axes_of",
     "broadcast_grads",
-    "cast",
     "constant_of",
     "contract",
     "input_of",
@@ -27,7 +26,7 @@ __all__ = [
     "unbroadcast",
 ]
 
-Grads = list[str | None]
+Grads = Sequence[str | None]
 
 
 def sum_to(tape: Tape, grad: str, shape: Sequence[int], target: Sequence[int]) -> str:
@@ -62,33 +61,31 @@ def input_of(node: Node, position: int) -> str:
     return node.inputs[position] if position < len(node.inputs) else ""
 
 
-def constant_of(tape: Tape, node: Node, position: int) -> np.ndarray | None:
-    """Return the array of an optional input, None when the node does not carry it.
+def constant_of(tape: Tape, node: Node, position: int, default: ArrayLike = ()) -> np.ndarray:
+    """Return the array of an input, `default` when the node does not carry it.
 
     Raises GradientError when the input is computed.
     """
     name = input_of(node, position)
     if not name:
-        return None
+        return np.asarray(default)
     if name not in tape.constants:
         raise GradientError(f"{node.op} (value {node.outputs[0]}): input {position} ({name}) must be a constant")
-    array: np.ndarray = tape.constants[name]
-    return array
+    return tape.constants[name]
 
 
 def axes_of(tape: Tape, node: Node, position: int = 1) -> tuple[int, ...]:
     """Return the axes that a reduction works on, counted from the front: its axes input, or all axes without one."""
     rank = len(tape.shape(node.inputs[0]))
     axes = constant_of(tape, node, position)
-    if axes is None or not axes.size:
+    if not axes.size:
         return () if node.get("noop_with_empty_axes", 0) else tuple(range(rank))
     return tuple(sorted(int(axis) % rank for axis in axes.ravel()))
 
 
 def keep_axes(tape: Tape, value: str, source: str, axes: Sequence[int]) -> str:
     """Reshape a value reduced over `axes` of `source` so that those axes stand there with size 1."""
-    shape: str = tape.reshape(value, *(1 if i in axes else size for i, size in enumerate(tape.shape(source))))
-    return shape
+    return tape.reshape(value, *(1 if i in axes else size for i, size in enumerate(tape.shape(source))))
 
 
 def scatter(tape: Tape, grad: str, like: str, shape: Sequence[int], positions: str, axis: int, size: int) -> str:
@@ -101,24 +98,13 @@ def scatter(tape: Tape, grad: str, like: str, shape: Sequence[int], positions: s
     column = tape.reshape(positions, *(-1 if i == axis else 1 for i in range(len(shape))))
     zeros = tape.emit("Expand", tape.scalar(0, like=like), tape.ints(*whole))
     index = tape.emit("Expand", column, tape.ints(*shape))
-    result: str = tape.emit("ScatterElements", zeros, index, grad, axis=axis, reduction="add")
-    return result
+    return tape.emit("ScatterElements", zeros, index, grad, axis=axis, reduction="add")
 
 
 def contract(tape: Tape, grad: str, shape: Sequence[int], matrix: np.ndarray, axis: int) -> str:
     """Multiply one axis of `grad` (of shape `shape`) by the transpose of a matrix [that axis, the new axis]."""
     if axis == len(shape) - 1:
-        return str(tape.emit("MatMul", grad, tape.constant(matrix, matrix.dtype)))
+        return tape.emit("MatMul", grad, tape.constant(matrix, matrix.dtype))
     flat = tape.reshape(grad, math.prod(shape[:axis]), shape[axis], math.prod(shape[axis + 1 :]))
     product = tape.emit("MatMul", tape.constant(matrix.T, matrix.dtype), flat)
-    return str(tape.reshape(product, *shape[:axis], matrix.shape[1], *shape[axis + 1 :]))
-
-
-def cast(tape: Tape, value: str, source: Any, target: Any) -> str:
-    """Emit a Cast from one numpy type to another; nothing when they are the same."""
-    from onnx import helper
-
-    if np.dtype(source) == np.dtype(target):
-        return value
-    result: str = tape.emit("Cast", value, to=int(helper.np_dtype_to_tensor_dtype(np.dtype(target))))
-    return result
+    return tape.reshape(product, *shape[:axis], matrix.shape[1], *shape[axis + 1 :])

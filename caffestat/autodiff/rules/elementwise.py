@@ -6,11 +6,10 @@ import math
 
 import numpy as np
 
-from caffestat.errors import GradientError
 from caffestat.graph import Node
 
 from ..engine import Tape, vjp
-from .common import Grads, broadcast_grads, cast, constant_of, input_of, only, unbroadcast
+from .common import Grads, broadcast_grads, constant_of, input_of, only, unbroadcast
 
 
 @vjp("Add")
@@ -49,14 +48,14 @@ def mod(t: Tape, node: Node, dy: str) -> Grads:
 def _pow_base(t: Tape, node: Node, dy: str) -> str:
     # x⁰ has slope 0 at x = 0 too, where p·xᵖ⁻¹ would be 0·∞
     x, power = node.inputs
-    spec = t.graph.specs[power]
+    spec = t.specs[power]
     if power in t.constants:
         p = t.constants[power]
         lower = t.constant(np.where(p == 0, 0, p - 1), spec.dtype)
     else:
         zero = t.scalar(0, like=power)
         lower = t.emit("Where", t.emit("Equal", power, zero), zero, t.emit("Sub", power, t.scalar(1, like=power)))
-    slope = t.emit("Mul", t.emit("Pow", x, lower), cast(t, power, spec.dtype, t.graph.specs[x].dtype))
+    slope = t.emit("Mul", t.emit("Pow", x, lower), t.cast(power, t.specs[x].dtype))
     return t.emit("Mul", dy, slope)
 
 
@@ -66,7 +65,7 @@ def _pow_exponent(t: Tape, node: Node, dy: str) -> str:
     zero = t.scalar(0, like=x)
     slope = t.emit("Mul", node.outputs[0], t.emit("Log", x))
     grad = t.emit("Mul", dy, t.emit("Where", t.emit("Equal", x, zero), zero, slope))
-    return cast(t, grad, t.graph.specs[x].dtype, t.graph.specs[power].dtype)
+    return t.cast(grad, t.specs[power].dtype)
 
 
 @vjp("Pow")
@@ -174,13 +173,11 @@ def atanh(t: Tape, node: Node, dy: str) -> Grads:
 
 
 def _plus_square(t: Tape, term: float, value: str) -> str:
-    result: str = t.emit("Add", t.scalar(term, like=value), t.emit("Mul", value, value))
-    return result
+    return t.emit("Add", t.scalar(term, like=value), t.emit("Mul", value, value))
 
 
 def _minus_square(t: Tape, term: float, value: str) -> str:
-    result: str = t.emit("Sub", t.scalar(term, like=value), t.emit("Mul", value, value))
-    return result
+    return t.emit("Sub", t.scalar(term, like=value), t.emit("Mul", value, value))
 
 
 @vjp("Sum")
@@ -198,8 +195,8 @@ def mean(t: Tape, node: Node, dy: str) -> Grads:
 def extreme(t: Tape, node: Node, dy: str) -> Grads:
     """Equal inputs share the gradient equally, as in torch.maximum."""
     y = node.outputs[0]
-    dtype = t.graph.specs[y].dtype
-    chosen = [cast(t, t.emit("Equal", x, y), np.bool_, dtype) for x in node.inputs]
+    dtype = t.specs[y].dtype
+    chosen = [t.cast(t.emit("Equal", x, y), dtype) for x in node.inputs]
     share = t.emit("Div", dy, t.emit("Sum", *chosen))
     return broadcast_grads(t, node, *[lambda c=c: t.emit("Mul", share, c) for c in chosen])
 
@@ -234,22 +231,18 @@ def identity(t: Tape, node: Node, dy: str) -> Grads:
 
 @vjp("Cast", "CastLike")
 def cast_(t: Tape, node: Node, dy: str) -> Grads:
-    source, target = t.graph.specs[node.inputs[0]].dtype, t.graph.specs[node.outputs[0]].dtype
+    source, target = t.specs[node.inputs[0]].dtype, t.specs[node.outputs[0]].dtype
     floats = source.kind == target.kind == "f"
-    return only(node, cast(t, dy, target, source) if floats else None)
+    return only(node, t.cast(dy, source) if floats else None)
 
 
 @vjp("Dropout")
 def dropout(t: Tape, node: Node, dy: str) -> Grads:
     """Identity at inference; in training the mask that the node drew, which is asked for when it is not there."""
-    training = constant_of(t, node, 2)
-    if training is None or not training:
+    if not constant_of(t, node, 2, default=False):
         return only(node, dy)
-    ratio = constant_of(t, node, 1)
-    keep = 1 - float(0.5 if ratio is None else ratio)
-    if keep <= 0:
-        raise GradientError(f"Dropout (value {node.outputs[0]}): ratio 1 keeps nothing")
-    if len(node.outputs) == 1:
-        node.outputs = (*node.outputs, t.unique("mask"))
-    scaled = t.emit("Div", dy, t.scalar(keep, like=node.inputs[0]))
-    return only(node, t.emit("Where", node.outputs[1], scaled, t.scalar(0, like=node.inputs[0])))
+    if not any(node.outputs[1:]):
+        node.outputs = (node.outputs[0], t.unique("mask"))
+    x, keep = node.inputs[0], 1 - float(constant_of(t, node, 1, default=0.5))
+    scaled = t.emit("Div", dy, t.scalar(keep, like=x))
+    return only(node, t.emit("Where", node.outputs[1], scaled, t.scalar(0, like=x)))

@@ -10,7 +10,7 @@ from caffestat.errors import GradientError
 from caffestat.graph import Node
 
 from ..engine import Tape, vjp
-from .common import Grads, cast, only, scatter
+from .common import Grads, only, scatter
 
 
 @vjp("Gather")
@@ -19,7 +19,7 @@ def gather(t: Tape, node: Node, dy: str) -> Grads:
     shape = t.shape(x)
     axis = node.get("axis", 0) % len(shape)
     picked = [*shape[:axis], math.prod(t.shape(indices)), *shape[axis + 1 :]]
-    positions = t.reshape(cast(t, indices, t.graph.specs[indices].dtype, np.int64), picked[axis])
+    positions = t.reshape(t.cast(indices, np.int64), picked[axis])
     return [scatter(t, t.reshape(dy, *picked), x, picked, positions, axis, shape[axis]), None]
 
 

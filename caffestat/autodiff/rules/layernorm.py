@@ -21,8 +21,7 @@ def _standardize_grad(t: Tape, dy: str, y: str, factor: str, axes: str) -> str:
     """dx = (dy - mean(dy) - y · mean(dy · y)) · factor, for y the standardized value."""
     mean = t.emit("ReduceMean", dy, axes, keepdims=1)
     along = t.emit("Mul", y, t.emit("ReduceMean", t.emit("Mul", dy, y), axes, keepdims=1))
-    result: str = t.emit("Mul", t.emit("Sub", t.emit("Sub", dy, mean), along), factor)
-    return result
+    return t.emit("Mul", t.emit("Sub", t.emit("Sub", dy, mean), along), factor)
 
 
 @vjp("LayerNormalization")

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
-
 from caffestat.graph import Node
 
 from ..engine import Tape, vjp
-from .common import Grads, axes_of, cast, keep_axes, only
+from .common import Grads, axes_of, keep_axes, only
 
 
 def _kept(t: Tape, node: Node, value: str) -> str:
@@ -18,7 +16,7 @@ def _kept(t: Tape, node: Node, value: str) -> str:
 
 
 def _like_input(t: Tape, node: Node, value: str) -> str:
-    return str(t.emit("Expand", value, t.ints(*t.shape(node.inputs[0]))))
+    return t.emit("Expand", value, t.ints(*t.shape(node.inputs[0])))
 
 
 @vjp("ReduceSum")
@@ -38,7 +36,7 @@ def reduce_mean(t: Tape, node: Node, dy: str) -> Grads:
 def reduce_extreme(t: Tape, node: Node, dy: str) -> Grads:
     """Equal elements share the gradient equally, as in torch.amax."""
     x, y = node.inputs[0], _kept(t, node, node.outputs[0])
-    chosen = cast(t, t.emit("Equal", x, y), np.bool_, t.graph.specs[x].dtype)
+    chosen = t.cast(t.emit("Equal", x, y), t.specs[x].dtype)
     count = t.emit("ReduceSum", chosen, t.ints(*axes_of(t, node)), keepdims=1)
     return only(node, t.emit("Mul", t.emit("Div", _kept(t, node, dy), count), chosen))
 
@@ -49,7 +47,7 @@ def reduce_prod(t: Tape, node: Node, dy: str) -> Grads:
     x, axes = node.inputs[0], t.ints(*axes_of(t, node))
     zero, one = t.scalar(0, like=x), t.scalar(1, like=x)
     is_zero = t.emit("Equal", x, zero)
-    ones = cast(t, is_zero, np.bool_, t.graph.specs[x].dtype)
+    ones = t.cast(is_zero, t.specs[x].dtype)
     other_zeros = t.emit("Sub", t.emit("ReduceSum", ones, axes, keepdims=1), ones)
     safe = t.emit("Where", is_zero, one, x)
     others = t.emit("Div", t.emit("ReduceProd", safe, axes, keepdims=1), safe)

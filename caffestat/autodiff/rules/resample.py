@@ -35,7 +35,7 @@ _ROUND: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 def resize(t: Tape, node: Node, dy: str) -> Grads:
     """Nearest and linear; cubic, antialiased and cropping resizes have no rule."""
     x, y = node.inputs[0], node.outputs[0]
-    shape, dtype = list(t.shape(y)), t.graph.specs[x].dtype
+    shape, dtype = list(t.shape(y)), t.specs[x].dtype
     scales = _scales(t, node)
     for axis, (size, scale) in enumerate(zip(t.shape(x), scales, strict=True)):
         if size == shape[axis] and scale == 1:
@@ -54,22 +54,22 @@ def _refuse(node: Node, what: str) -> GradientError:
     return GradientError(f"Resize (value {node.outputs[0]}): {what} has no gradient rule")
 
 
-def _scales(t: Tape, node: Node) -> list[np.float32]:
-    """Return the scale of every axis in float32, as the runtime computes positions."""
+def _scales(t: Tape, node: Node) -> list[float]:
+    """Return the scale of every axis, rounded to float32 as in the runtime."""
     shape, result = t.shape(node.inputs[0]), t.shape(node.outputs[0])
-    ratios = [np.float32(m) / np.float32(n) for n, m in zip(shape, result, strict=True)]
+    ratios = [float(np.float32(m) / np.float32(n)) for n, m in zip(shape, result, strict=True)]
     given = constant_of(t, node, 2)
-    if given is None or not given.size:
+    if not given.size:
         if _text(node, "keep_aspect_ratio_policy", "stretch") != "stretch":
             raise _refuse(node, "keep_aspect_ratio_policy")
         return ratios
     axes = node.get("axes") or range(len(shape))
     for axis, scale in zip(axes, given, strict=True):
-        ratios[axis] = np.float32(scale)
+        ratios[axis] = float(scale)
     return ratios
 
 
-def _matrix(node: Node, n: int, m: int, scale: np.float32) -> np.ndarray:
+def _matrix(node: Node, n: int, m: int, scale: float) -> np.ndarray:
     """Return the [m, n] matrix that takes an axis of n elements to one of m."""
     mode, coordinates = _text(node, "mode", "nearest"), _text(node, "coordinate_transformation_mode", "half_pixel")
     if mode not in ("nearest", "linear") or node.get("antialias", 0):
@@ -77,11 +77,11 @@ def _matrix(node: Node, n: int, m: int, scale: np.float32) -> np.ndarray:
     if coordinates not in _COORDINATES:
         raise _refuse(node, f"coordinate_transformation_mode {coordinates}")
     x = _COORDINATES[coordinates](np.arange(m, dtype=np.float32), scale, n, m)
+    identity: np.ndarray = np.eye(n)
     if mode == "nearest":
         picked = _ROUND[_text(node, "nearest_mode", "round_prefer_floor")](x)
-        return np.eye(n)[np.clip(picked, 0, n - 1).astype(int)]
+        return identity[np.clip(picked, 0, n - 1).astype(int)]
     x = np.clip(x, 0, n - 1)
     low = np.floor(x).astype(int)
     weight = (x - low)[:, None]
-    identity = np.eye(n)
     return (1 - weight) * identity[low] + weight * identity[np.minimum(low + 1, n - 1)]

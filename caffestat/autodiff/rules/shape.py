@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from caffestat.errors import GradientError
@@ -68,9 +70,9 @@ def slice_(t: Tape, node: Node, dy: str) -> Grads:
 def _taken(t: Tape, node: Node) -> dict[int, range]:
     """Return the positions that a Slice takes, by axis."""
     shape = t.shape(node.inputs[0])
-    starts, ends, axes, steps = (constant_of(t, node, i) for i in (1, 2, 3, 4))
-    axes = np.arange(len(starts)) if axes is None else axes
-    steps = np.ones(len(starts), np.int64) if steps is None else steps
+    starts, ends = constant_of(t, node, 1), constant_of(t, node, 2)
+    axes = constant_of(t, node, 3, np.arange(len(starts)))
+    steps = constant_of(t, node, 4, np.ones(len(starts), np.int64))
     bounds = zip(starts.tolist(), ends.tolist(), axes.tolist(), steps.tolist(), strict=True)
     return {axis % len(shape): range(shape[axis])[start:end:step] for start, end, axis, step in bounds}
 
@@ -84,16 +86,15 @@ def pad(t: Tape, node: Node, dy: str) -> Grads:
 
 def _pads(t: Tape, node: Node) -> dict[int, list[int]]:
     rank = len(t.shape(node.inputs[0]))
-    pads, axes = constant_of(t, node, 1), constant_of(t, node, 3)
-    axes = np.arange(rank) if axes is None else axes
-    before, after = pads.reshape(2, -1).tolist()
+    axes = constant_of(t, node, 3, np.arange(rank))
+    before, after = constant_of(t, node, 1).reshape(2, -1).tolist()
     return {axis % rank: widths for axis, *widths in zip(axes.tolist(), before, after, strict=True)}
 
 
-def _copying_pad(t: Tape, node: Node, dy: str, mode: str) -> Grads:
+def _copying_pad(t: Tape, node: Node, dy: str, mode: Any) -> Grads:
     """Modes reflect, edge and wrap pad with copies of elements: a 0/1 matrix along each axis."""
     x = node.inputs[0]
-    shape, dtype = list(t.shape(node.outputs[0])), t.graph.specs[x].dtype
+    shape, dtype = list(t.shape(node.outputs[0])), t.specs[x].dtype
     for axis, widths in _pads(t, node).items():
         if min(widths) < 0:
             raise GradientError(f"Pad (value {node.outputs[0]}): negative pads in mode {mode} have no gradient rule")

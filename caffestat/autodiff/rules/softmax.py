@@ -24,8 +24,7 @@ def log_softmax(t: Tape, node: Node, dy: str) -> Grads:
 
 def _log_softmax_grad(t: Tape, y: str, dy: str, axis: int) -> str:
     total = t.emit("ReduceSum", dy, t.ints(axis), keepdims=1)
-    result: str = t.emit("Sub", dy, t.emit("Mul", t.emit("Exp", y), total))
-    return result
+    return t.emit("Sub", dy, t.emit("Mul", t.emit("Exp", y), total))
 
 
 @vjp("NegativeLogLikelihoodLoss")
@@ -50,15 +49,14 @@ def _likelihood_grad(t: Tape, node: Node, dy: str) -> str:
         dy = t.emit("Unsqueeze", dy, t.ints(1))
     elif reduction in ("mean", b"mean"):
         dy = t.emit("Div", dy, t.emit("ReduceSum", weights, keepdims=0))
-    result: str = t.emit("Neg", t.emit("Mul", weights, dy))
-    return result
+    return t.emit("Neg", t.emit("Mul", weights, dy))
 
 
 def _label_weights(t: Tape, node: Node) -> str:
     """Return, shaped as the scores, the class weight at each sample's label and 0 elsewhere."""
     scores, labels, weight = node.inputs[0], node.inputs[1], input_of(node, 2)
     shape = t.shape(scores)
-    dtype = t.graph.specs[labels].dtype
+    dtype = t.specs[labels].dtype
     column = [1, shape[1], *[1] * (len(shape) - 2)]
     label = t.emit("Unsqueeze", labels, t.ints(1))
     chosen = t.emit("Equal", label, t.constant(np.arange(shape[1]).reshape(column), dtype))
@@ -67,5 +65,4 @@ def _label_weights(t: Tape, node: Node) -> str:
         kept = t.emit("Not", t.emit("Equal", label, t.constant(ignored, dtype)))
         chosen = t.emit("And", chosen, kept)
     per_class = t.reshape(weight, *column) if weight else t.scalar(1, like=scores)
-    result: str = t.emit("Where", chosen, per_class, t.scalar(0, like=scores))
-    return result
+    return t.emit("Where", chosen, per_class, t.scalar(0, like=scores))
