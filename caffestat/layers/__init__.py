@@ -1,6 +1,6 @@
 """Caffe's layer types: one class each, one file per family. Importing this package registers them all."""
 
-from . import convolution, inner_product, loss, math, neuron, shape  # noqa: F401  registers their layer types
+from . import convolution, inner_product, loss, math, neuron, pooling, shape  # noqa: F401  registers their layer types
 from .base import Layer, Param, Shape, layer, layer_class, layer_types, read_param, to_filler
 
 __all__ = ["Layer", "Param", "Shape", "layer", "layer_class", "layer_types", "read_param", "to_filler"]

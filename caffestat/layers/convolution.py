@@ -55,7 +55,9 @@ class _Sliding(Layer):
         shape = bottoms[0]
         for index, other in enumerate(bottoms):
             if other != shape:
-                raise self.error(f"all bottoms share the weights and need one shape: bottom 0 has {shape}, bottom {index} has {other}")
+                raise self.error(
+                    f"all bottoms share the weights and need one shape: bottom 0 has {shape}, bottom {index} has {other}"
+                )
         axis = self.canonical_axis(self.proto.convolution_param.axis, len(shape))
         spatial = shape[axis + 1 :]
         window = _Window(
@@ -183,7 +185,9 @@ class Deconvolution(_Filters):
         placed = zip(at.spatial, window.stride, window.extent, window.pad, strict=True)
         spatial = tuple(stride * (size - 1) + extent - 2 * pad for size, stride, extent, pad in placed)
         if any(size <= 0 for size in spatial):
-            raise self.error(f"pad {list(window.pad)} cuts the whole top away, leaving {list(spatial)}; use less padding")
+            raise self.error(
+                f"pad {list(window.pad)} cuts the whole top away, leaving {list(spatial)}; use less padding"
+            )
         return ((*at.outer, self.proto.convolution_param.num_output, *spatial),) * len(bottoms)
 
     def lower(self, g: Graph, bottoms: Sequence[str], params: Sequence[str]) -> Sequence[str]:

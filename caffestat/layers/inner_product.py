@@ -72,7 +72,9 @@ class Embed(Layer):
     def tops(self, bottoms: Sequence[Shape]) -> tuple[Shape, ...]:
         param = self.proto.embed_param
         if param.num_output == 0 or param.input_dim == 0:
-            raise self.error(f"num_output and input_dim must be positive; found {param.num_output} and {param.input_dim}")
+            raise self.error(
+                f"num_output and input_dim must be positive; found {param.num_output} and {param.input_dim}"
+            )
         return ((*bottoms[0], param.num_output),)
 
     def lower(self, g: Graph, bottoms: Sequence[str], params: Sequence[str]) -> Sequence[str]:
