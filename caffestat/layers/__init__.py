@@ -1,6 +1,15 @@
 """Caffe's layer types: one class each, one file per family. Importing this package registers them all."""
 
-from . import convolution, inner_product, loss, math, neuron, pooling, shape  # noqa: F401  registers their layer types
+from . import (  # noqa: F401  registers their layer types
+    convolution,
+    data,
+    inner_product,
+    loss,
+    math,
+    neuron,
+    pooling,
+    shape,
+)
 from .base import Layer, Param, Shape, layer, layer_class, layer_types, read_param, to_filler
 
 __all__ = ["Layer", "Param", "Shape", "layer", "layer_class", "layer_types", "read_param", "to_filler"]

@@ -121,6 +121,9 @@ class SoftmaxWithLoss(Normalized):
     def check(self, bottoms: Sequence[Shape]) -> None:
         self.check_labels(bottoms[0], bottoms[1], self.axis(bottoms[0]))
 
+    def classes(self, bottom: int, bottoms: Sequence[Shape]) -> int | None:
+        return bottoms[0][self.axis(bottoms[0])] if bottom == 1 else None
+
     def lower(self, g: Graph, bottoms: Sequence[str], params: Sequence[str]) -> Sequence[str]:
         shape = g.shape(bottoms[0])
         axis = self.axis(shape)
@@ -186,6 +189,9 @@ class SigmoidCrossEntropyLoss(Normalized):
     def check(self, bottoms: Sequence[Shape]) -> None:
         if math.prod(bottoms[0]) != math.prod(bottoms[1]):
             raise self.error(f"expected one target per value, found shapes {bottoms[0]} and {bottoms[1]}")
+
+    def classes(self, bottom: int, bottoms: Sequence[Shape]) -> int | None:
+        return 2 if bottom == 1 else None
 
     def lower(self, g: Graph, bottoms: Sequence[str], params: Sequence[str]) -> Sequence[str]:
         shape = g.shape(bottoms[0])

@@ -20,6 +20,7 @@ class Concat(Layer):
     """y = the bottoms one after the other along `axis` (of old: concat_dim). (concat_layer.cpp)"""
 
     num_bottoms = (1, None)
+    passes_values = True
 
     def axis(self, rank: int) -> int:
         """Return the axis, counted from the front."""
@@ -50,6 +51,7 @@ class Slice(Layer):
     """yᵢ = x from slice_point[i-1] to slice_point[i] along `axis` (of old: slice_dim); equal parts without points. (slice_layer.cpp)"""
 
     num_tops = (1, None)
+    passes_values = True
 
     def axis(self, rank: int) -> int:
         """Return the axis, counted from the front."""
@@ -91,6 +93,7 @@ class Split(Layer):
     """yᵢ = x for every top; dx = Σ dyᵢ. Caffe puts one behind each blob with several readers. (split_layer.cpp)"""
 
     num_tops = (1, None)
+    passes_values = True
 
     def tops(self, bottoms: Sequence[Shape]) -> tuple[Shape, ...]:
         return tuple(bottoms) * self.top_count
@@ -101,6 +104,8 @@ class Split(Layer):
 
 class Reshaping(Layer):
     """y = x in another shape, which must not be computed in place."""
+
+    passes_values = True
 
     def refuse_in_place(self) -> None:
         """Raise NetError when the top has the bottom's name."""

@@ -1,0 +1,233 @@
+"""Layers without bottoms, whose tops come from outside the net, or from fillers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from caffestat.errors import InputError, NetError
+from caffestat.fill import Filler, Stream, fill
+
+from .base import Layer, Shape, layer, to_filler
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from caffestat.graph import Graph
+
+__all__ = ["Data", "DummyData", "HDF5Data", "ImageData", "Input", "MemoryData", "Python", "Source", "WindowData"]
+
+TRAIN = 0
+
+
+class Source(Layer):
+    """Tops of shapes that stand in the file, or in `shape_overrides` where the user gives them."""
+
+    num_bottoms = (0, 0)
+    num_tops = (1, None)
+    is_external = True
+
+    def tops(self, bottoms: Sequence[Shape]) -> tuple[Shape, ...]:
+        return tuple(self.top_shape(index, name) for index, name in enumerate(self.proto.top))
+
+    def top_shape(self, index: int, name: str) -> Shape:
+        """Return one top's shape: the user's, else the file's, its first axis as `batch_override` says."""
+        if name in self.shape_overrides:
+            return self.shape_overrides[name]
+        shape = self.written_shape(index)
+        if min(shape, default=1) < 1:
+            raise self.error(f"expected positive sizes for top {name!r}, found shape {shape}")
+        return shape if self.batch_override is None or not shape else (self.batch_override, *shape[1:])
+
+    def written_shape(self, index: int) -> Shape:
+        """Return the shape of a top as the file has it. Raises NetError when it stands elsewhere."""
+        raise NotImplementedError
+
+    def unknown_shape(self, index: int, where: str) -> NetError:
+        """Return (to raise) an error that says where a top's shape stands, and how to give it."""
+        name = self.proto.top[index]
+        return self.error(f"the shape of top {name!r} stands {where}, not in this file; give it as --shape {name}=N,C,H,W")
+
+    def once_or_per_top(self, values: Sequence[Any], index: int, what: str) -> Any:
+        """Return the value for a top of a field that is written once for all tops or once for each."""
+        if len(values) not in (1, self.top_count):
+            raise self.error(f"expected {what} once or once per top ({self.top_count}), found it {len(values)} times")
+        return values[0 if len(values) == 1 else index]
+
+    def lower(self, g: Graph, bottoms: Sequence[str], params: Sequence[str]) -> Sequence[str]:
+        return [g.input(name, shape) for name, shape in zip(self.proto.top, self.tops([]), strict=True)]
+
+
+@layer("Input")
+class Input(Source):
+    """Tops of the shapes given once or per top; `caffe train` leaves them at zero. (input_layer.cpp)"""
+
+    starts_at_zero = True
+
+    def written_shape(self, index: int) -> Shape:
+        shapes = self.proto.input_param.shape
+        if not shapes:
+            raise self.unknown_shape(index, "where the net is used")
+        return tuple(self.once_or_per_top(shapes, index, "shape").dim)
+
+
+@layer("DummyData")
+class DummyData(Source):
+    """Tops filled by data_filler (constant 0 without one): constants once, all others anew at each forward pass, in order of the tops.
+
+    Shapes are given as `shape`, or of old as num, channels, height and width. (dummy_data_layer.cpp)
+    """
+
+    is_external = False
+
+    def written_shape(self, index: int) -> Shape:
+        proto = self.proto.dummy_data_param
+        old = {name: getattr(proto, name) for name in ("num", "channels", "height", "width")}
+        if not any(old.values()):
+            return tuple(self.once_or_per_top(proto.shape, index, "shape").dim)
+        if proto.shape:
+            raise self.error("dummy_data_param states both shape and num, channels, height, width; remove the latter")
+        return tuple(self.once_or_per_top(values, index, name) for name, values in old.items())
+
+    def filler(self, index: int) -> Filler:
+        """Return what fills a top."""
+        fillers = self.proto.dummy_data_param.data_filler
+        return to_filler(self.once_or_per_top(fillers, index, "data_filler")) if fillers else Filler()
+
+    def tops(self, bottoms: Sequence[Shape]) -> tuple[Shape, ...]:
+        self.filler(0)
+        return super().tops(bottoms)
+
+    def draw_feeds(self, stream: Stream, bottoms: Sequence[Shape]) -> Sequence[np.ndarray]:
+        try:
+            return [fill(stream, self.filler(index), shape) for index, shape in enumerate(self.tops([]))]
+        except InputError as error:
+            raise self.error(f"data_filler: {error}") from error
+
+
+class Images(Source):
+    """Images of (batch, channels, height, width) and, when there is a second top, a label for each. (base_data_layer.cpp)"""
+
+    num_tops = (2, 2)
+    message = "data_param"  # the layer's own parameters
+
+    def written_shape(self, index: int) -> Shape:
+        return self.image_shape()[:1] if index else self.image_shape()
+
+    def top_shape(self, index: int, name: str) -> Shape:
+        images = self.shape_overrides.get(self.proto.top[0])
+        if index and images and name not in self.shape_overrides:
+            return images[:1]
+        return super().top_shape(index, name)
+
+    def image_shape(self) -> Shape:
+        """Return the shape of the image top."""
+        raise NotImplementedError
+
+    def batch_size(self) -> int:
+        """Return the batch size that the file states."""
+        return int(getattr(self.proto, self.message).batch_size)
+
+    def channels(self) -> int:
+        """Return the channels as far as the file tells: one per mean_value, one in forced grey, else those of colour images."""
+        transform = self.proto.transform_param
+        return 1 if transform.force_gray else len(transform.mean_value) if len(transform.mean_value) > 1 else 3
+
+    def is_random(self) -> bool:
+        """Tell whether the transformer draws: it mirrors, or cuts at random places in TRAIN."""
+        transform = self.proto.transform_param
+        return bool(transform.mirror or (self.phase == TRAIN and transform.crop_size))
+
+    def draw_setup(self, stream: Stream) -> None:
+        # the transformer is seeded twice, then the prefetching thread once
+        stream.words(2 * self.is_random() + 1)
+
+
+@layer("Data")
+class Data(Images):
+    """Records of an LMDB or LevelDB: with crop_size of that size and, where the file does not tell, of 3 channels. (data_layer.cpp)"""
+
+    num_tops = (1, 2)
+
+    def image_shape(self) -> Shape:
+        crop = self.proto.transform_param.crop_size
+        if not crop:
+            raise self.unknown_shape(0, f"in the records of {self.proto.data_param.source!r}")
+        return self.batch_size(), self.channels(), crop, crop
+
+
+@layer("ImageData")
+class ImageData(Images):
+    """Image files, resized to new_height x new_width, then cut to crop_size, 3 channels or 1. (image_data_layer.cpp)"""
+
+    message = "image_data_param"
+
+    def image_shape(self) -> Shape:
+        proto, crop = self.proto.image_data_param, self.proto.transform_param.crop_size
+        height, width = proto.new_height, proto.new_width
+        if bool(height) != bool(width):
+            raise self.error(f"expected new_height and new_width together, found {height} and {width}")
+        if not height and not crop:
+            raise self.unknown_shape(0, f"in the images that {proto.source!r} lists")
+        if height and crop > min(height, width):
+            raise self.error(f"crop_size {crop} exceeds the image of new_height {height} and new_width {width}")
+        return self.batch_size(), 3 if proto.is_color else 1, crop or height, crop or width
+
+    def draw_setup(self, stream: Stream) -> None:
+        super().draw_setup(stream)
+        proto = self.proto.image_data_param
+        stream.words(proto.shuffle + (proto.rand_skip > 0))
+
+
+@layer("WindowData")
+class WindowData(Images):
+    """Windows of images, warped to crop_size and, where the file does not tell, of 3 channels. (window_data_layer.cpp)"""
+
+    message = "window_data_param"
+
+    def image_shape(self) -> Shape:
+        crop = self.proto.transform_param.crop_size
+        if not crop:
+            raise self.error("expected a positive crop_size in transform_param, found none")
+        return self.batch_size(), self.channels(), crop, crop
+
+    def draw_setup(self, stream: Stream) -> None:
+        super().draw_setup(stream)
+        transform = self.proto.transform_param
+        stream.words(int(transform.mirror or transform.crop_size > 0))
+
+
+@layer("MemoryData")
+class MemoryData(Images):
+    """Arrays that a program hands over, of batch_size x channels x height x width. (memory_data_layer.cpp)"""
+
+    message = "memory_data_param"
+
+    def image_shape(self) -> Shape:
+        proto = self.proto.memory_data_param
+        return self.batch_size(), proto.channels, proto.height, proto.width
+
+    def draw_setup(self, stream: Stream) -> None:
+        stream.words(int(self.is_random()))
+
+
+@layer("HDF5Data")
+class HDF5Data(Source):
+    """Rows of HDF5 files: each top is the data set of its name, batch_size rows at a time. (hdf5_data_layer.cpp)"""
+
+    def written_shape(self, index: int) -> Shape:
+        if self.proto.HasField("transform_param"):
+            raise self.error("HDF5Data transforms nothing; remove transform_param")
+        raise self.unknown_shape(index, f"in the files that {self.proto.hdf5_data_param.source!r} lists")
+
+
+@layer("Python")
+class Python(Source):
+    """Whatever a Python module computes: its tops are taken as data of given shapes, and no gradient passes. (python_layer.hpp)"""
+
+    num_bottoms = (0, None)
+    num_tops = (0, None)
+
+    def written_shape(self, index: int) -> Shape:
+        proto = self.proto.python_param
+        raise self.unknown_shape(index, f"in Python code ({proto.module}.{proto.layer})")
