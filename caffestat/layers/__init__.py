@@ -1,6 +1,7 @@
 """Caffe's layer types: one class each, one file per family. Importing this package registers them all."""
 
 from . import (  # noqa: F401  registers their layer types
+    accuracy,
     convolution,
     data,
     inner_product,
