@@ -1,3 +1,14 @@
-"""caffestat: what a Caffe network does to its signal, without building Caffe."""
+"""caffestat: what a Caffe network does to its signal, without building Caffe.
+
+    report = caffestat.analyze("net.prototxt")
+    for line in caffestat.debug("solver.prototxt"): ...
+
+The verbs are described in `caffestat.api`, the Report in `caffestat.report`, all errors in `caffestat.errors`.
+"""
+
+from caffestat.api import analyze, debug
+from caffestat.errors import CaffestatError
+
+__all__ = ["CaffestatError", "__version__", "analyze", "debug"]
 
 __version__ = "0.1.0"

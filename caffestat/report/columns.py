@@ -44,6 +44,14 @@ def _top(top: TopRow | None) -> str:
     return shape_text(top.shape) if top else ""
 
 
+def _fan_in(param: ParamRow | None) -> str:
+    return _fan(param.caffe_fan_in, param.fan_in) if param else ""
+
+
+def _fan_out(param: ParamRow | None) -> str:
+    return _fan(param.caffe_fan_out, param.fan_out) if param else ""
+
+
 def _fan(caffe: int | None, true: int) -> str:
     return "" if caffe is None else str(caffe) if caffe == true else f"{caffe} ({true})"
 
@@ -65,8 +73,8 @@ COLUMNS = (
     Column("type", lambda row, _: row.type, is_name=True),
     Column("top", lambda row, _: _top(row.top)),
     Column("weight", lambda row, _: shape_text(row.param.shape) if row.param else ""),
-    Column("fan-in", lambda row, _: _fan(row.fans.caffe_fan_in, row.fans.fan_in) if row.fans else "", is_number=True),
-    Column("fan-out", lambda row, _: _fan(row.fans.caffe_fan_out, row.fans.fan_out) if row.fans else "", is_number=True),
+    Column("fan-in", lambda row, _: _fan_in(row.fans), is_number=True),
+    Column("fan-out", lambda row, _: _fan_out(row.fans), is_number=True),
     Column("filler", lambda row, _: _filler(row.param), is_name=True),
     Column("xavier ±a (n)", lambda row, _: _xavier(row)),
     Column("mean |x|", lambda row, _: _measured(row.top.mean_abs if row.top else None), is_number=True),

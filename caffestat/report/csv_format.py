@@ -21,7 +21,7 @@ Cells = dict[str, str | int | None]
 
 
 def render(report: Report) -> str:
-    """Return the report's lines as CSV with a header; counts stand on a layer's first line, so that columns can be summed."""
+    """Return the report's lines as CSV with a header; a layer's counts stand on its first line only, to be summed."""
     out = io.StringIO()
     writer = csv.DictWriter(out, COLUMNS, restval="", lineterminator="\n")
     writer.writeheader()

@@ -30,36 +30,29 @@ def render(report: Report, glog: bool = False) -> Iterator[str]:
 
 
 def _prefix(place: str) -> str:
-    """Severity, month and day, time, process, place; to Caffe the line about all params is an error, others are infos."""
+    """Severity, month and day, time, process, place; Caffe logs the line about all params as an error."""
     severity = "E" if place == _NORMS else "I"
     return f"{severity}{datetime.now():%m%d %H:%M:%S.%f} {os.getpid():5d} {place}] "
 
 
 def _lines(report: Report) -> Iterator[Line]:
     for layer in report.layers:
-        yield from _forward(layer)
+        for top in layer.tops:
+            yield from _line(_TOP, "Forward", layer, f"top blob {top.name} data", top.mean_abs)
+        for param in layer.params:
+            yield from _line(_PARAM, "Forward", layer, f"param blob {param.name} data", param.mean_abs)
     for layer in reversed(report.layers):
-        yield from _backward(layer)
+        for bottom in layer.bottom_diffs:
+            yield from _line(_BOTTOM_DIFF, "Backward", layer, f"bottom blob {bottom.name} diff", bottom.mean_abs)
+        for param in layer.params:
+            # the index here, never the name
+            yield from _line(_PARAM_DIFF, "Backward", layer, f"param blob {param.index} diff", param.diff_mean_abs)
     if report.norms:
         n = report.norms
         l1, l2 = f"{ostream(n.data_l1)}, {ostream(n.diff_l1)}", f"{ostream(n.data_l2)}, {ostream(n.diff_l2)}"
         yield _NORMS, f"    [Backward] All net params (data, diff): L1 norm = ({l1}); L2 norm = ({l2})"
 
 
-def _forward(layer: LayerRow) -> Iterator[Line]:
-    for top in layer.tops:
-        if top.mean_abs is not None:
-            yield _TOP, f"    [Forward] Layer {layer.name}, top blob {top.name} data: {ostream(top.mean_abs)}"
-    for param in layer.params:
-        if param.mean_abs is not None:
-            yield _PARAM, f"    [Forward] Layer {layer.name}, param blob {param.name} data: {ostream(param.mean_abs)}"
-
-
-def _backward(layer: LayerRow) -> Iterator[Line]:
-    for bottom in layer.bottom_diffs:
-        if bottom.mean_abs is not None:
-            yield _BOTTOM_DIFF, f"    [Backward] Layer {layer.name}, bottom blob {bottom.name} diff: {ostream(bottom.mean_abs)}"
-    for param in layer.params:
-        if param.diff_mean_abs is not None:
-            # the index here, never the name
-            yield _PARAM_DIFF, f"    [Backward] Layer {layer.name}, param blob {param.index} diff: {ostream(param.diff_mean_abs)}"
+def _line(place: str, direction: str, layer: LayerRow, what: str, value: float | None) -> Iterator[Line]:
+    if value is not None:
+        yield place, f"    [{direction}] Layer {layer.name}, {what}: {ostream(value)}"

@@ -28,7 +28,10 @@ Shape = tuple[int, ...]
 
 @dataclass(frozen=True)
 class Spread:
-    """What xavier and msra make of a fan: n = fan, uniform on ±scale = ±sqrt(3/n) with its std, gaussian with msra_std = sqrt(2/n)."""
+    """What fillers make of a fan n: xavier is uniform on ±scale = ±sqrt(3/n), msra gaussian of msra_std = sqrt(2/n).
+
+    std is that of xavier's values, scale / sqrt(3).
+    """
 
     n: float
     scale: float
@@ -95,7 +98,11 @@ class ParamRow:
 
 @dataclass(frozen=True)
 class LayerRow:
-    """One layer; `inserted` marks the Split layers that Caffe adds by itself. macs: multiply-adds, forward, whole batch."""
+    """One layer.
+
+    macs      multiply-adds, forward, whole batch; None behind a layer of unknown type
+    inserted  whether Caffe adds it by itself: the Splits
+    """
 
     name: str
     type: str

@@ -1,0 +1,5 @@
+"""`python -m caffestat`."""
+
+from caffestat.cli import main
+
+main(prog_name="caffestat")

@@ -1,0 +1,47 @@
+"""`caffestat analyze`: a net's shapes, fans, fillers and measured means as a table, JSON, CSV or Markdown."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from . import options, terminal
+
+__all__ = ["analyze"]
+
+
+@click.command(short_help="Shapes, fans, fillers and measured means of a net.")
+@options.net_argument
+@click.option("--static", is_flag=True, help="Do not run the net: sizes, fans and fillers only.")
+@click.option(
+    "--format",
+    type=click.Choice(["table", "json", "csv", "markdown"]),
+    default="table",
+    show_default=True,
+    help="How to show it; docs/json.md describes the JSON.",
+)
+@options.output
+@options.common
+@options.with_data("noise")
+def analyze(path: str, format: str, output: Path | None, **settings: Any) -> None:
+    """Show each layer's shapes, fans, filler and xavier values, and mean |x| of every blob and gradient.
+
+    NET is a net or a solver prototxt; - is the standard input.
+
+    \b
+    Examples:
+      caffestat analyze models/lenet.prototxt
+      caffestat analyze --static --batch 1 models/alexnet.prototxt
+      caffestat analyze --format json -o lenet.json models/lenet.prototxt
+      caffestat analyze --assume-filler xavier models/deploy/lenet_deploy.prototxt
+      caffestat analyze --phase test --weights lenet.caffemodel lenet.prototxt
+      caffestat analyze --input data=images.npy --shape data=8,1,28,28 net.prototxt
+    """
+    from caffestat import api, report
+
+    with terminal.progress(f"analyzing {path}"):
+        result = api.analyze(path, **settings)
+    terminal.tell(result)
+    terminal.write(report.render(result, format, terminal.width(output)), output)

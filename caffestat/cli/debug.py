@@ -1,0 +1,39 @@
+"""`caffestat debug`: the lines that Caffe prints when a solver says `debug_info: true`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from . import options, terminal
+
+__all__ = ["debug"]
+
+
+@click.command(short_help="The lines of Caffe's debug_info for one iteration.")
+@options.net_argument
+@click.option("--glog", is_flag=True, help="Put glog's prefix before each line, for scripts that read Caffe's logs.")
+@options.output
+@options.common
+@options.with_data("zeros")
+def debug(path: str, glog: bool, output: Path | None, **settings: Any) -> None:
+    """Print the debug_info lines of one iteration as Caffe words and orders them.
+
+    NET is a net or a solver prototxt; - is the standard input.
+
+    \b
+    Examples:
+      caffestat debug models/lenet_solver.prototxt
+      caffestat debug --seed 7 models/lenet.prototxt | grep Backward
+      caffestat debug --glog models/lenet.prototxt > lenet.log
+      caffestat debug --phase test --weights lenet.caffemodel lenet.prototxt
+    """
+    from caffestat import api, report
+
+    with terminal.progress(f"running {path}"):
+        result = api.analyze(path, **settings)
+    terminal.tell(result)
+    lines = report.debug_lines(result, glog)
+    terminal.write("".join(f"{line}\n" for line in lines), output)

@@ -1,0 +1,62 @@
+"""The `caffestat` command, which knows its subcommands by name only, and turns errors into exit codes."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+import click
+
+from caffestat import __version__
+from caffestat.errors import CaffestatError
+
+__all__ = ["main"]
+
+_COMMANDS = ("analyze", "debug")  # each is a module of this package that holds a command of the same name
+_INTERRUPTED = 130
+
+
+class _Failure(click.ClickException):
+    """Something that the user gave cannot be used: one message, no traceback."""
+
+    exit_code = 2
+
+    def show(self, file: Any = None) -> None:
+        click.echo(f"error: {self.message}", file=file, err=True)
+
+
+class _Commands(click.Group):
+    """A group that imports a command's module only when that command is asked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _COMMANDS:
+            return None
+        module = importlib.import_module(f".{cmd_name}", __package__)
+        command: click.Command = getattr(module, cmd_name)
+        return command
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except CaffestatError as error:
+            raise _Failure(str(error)) from error
+        except KeyboardInterrupt:
+            ctx.exit(_INTERRUPTED)
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="caffestat")
+def main() -> None:
+    """See what a Caffe network does to its signal, without building Caffe.
+
+    \b
+    Examples:
+      caffestat analyze net.prototxt              shapes, fans, xavier values, mean |x| of every blob
+      caffestat analyze --static net.prototxt     the same without running the net
+      caffestat debug solver.prototxt             the debug_info lines that Caffe would print
+
+    Exit codes: 0, or 2 when the file, the net or an option cannot be used.
+    """

@@ -1,0 +1,161 @@
+"""The options that commands share, each named once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from caffestat.errors import InputError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+__all__ = ["common", "net_argument", "output", "with_data"]
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class _Named(click.ParamType):  # type: ignore[type-arg,unused-ignore]  # generic in new versions of click only
+    """NAME=VALUE; the value is converted by a function that raises ValueError for one that cannot be used."""
+
+    def __init__(self, value_name: str, convert: Callable[[str], Any]) -> None:
+        self.name = f"name={value_name}"
+        self._convert = convert
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        name, equals, text = value.partition("=")
+        if not (name and equals and text):
+            self.fail(f"expected {self.name.upper()}, found {value!r}", param, ctx)
+        try:
+            return name, self._convert(text)
+        except ValueError as error:
+            self.fail(f"{value!r}: {error}", param, ctx)
+
+
+def _shape(text: str) -> tuple[int, ...]:
+    try:
+        shape = tuple(int(axis) for axis in text.split(","))
+    except ValueError:
+        shape = ()
+    if not shape or min(shape) < 1:
+        raise ValueError("expected sizes of 1 or more with commas between them, such as 2,3,224,224")
+    return shape
+
+
+def _array(text: str) -> np.ndarray:
+    import numpy as np
+
+    try:
+        array: Any = np.load(text, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise InputError(f"{text}: cannot be read as a .npy array: {error}") from error
+    if not isinstance(array, np.ndarray):
+        raise InputError(f"{text}: expected a .npy file with one array, found an archive of several")
+    return array
+
+
+def _split_commas(ctx: click.Context, param: click.Parameter, value: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(path for text in value for path in text.split(",") if path)
+
+
+def _pairs(ctx: click.Context, param: click.Parameter, value: tuple[tuple[str, Any], ...]) -> dict[str, Any]:
+    return dict(value)
+
+
+net_argument = click.argument("path", metavar="NET")
+
+output = click.option(
+    "-o",
+    "--output",
+    metavar="FILE",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Write to FILE instead of the standard output; it is replaced in one step, when everything is there.",
+)
+
+_STATE = (
+    click.option(
+        "--phase",
+        type=click.Choice(["train", "test"]),
+        help="Phase to build the net in.  [default: what the file says, else train]",
+    ),
+    click.option(
+        "--stage",
+        "stages",
+        multiple=True,
+        metavar="NAME",
+        help="Stage for include and exclude rules; repeatable.",
+    ),
+    click.option("--level", type=int, metavar="N", help="Level for include and exclude rules."),
+    click.option(
+        "--shape",
+        "shapes",
+        multiple=True,
+        type=_Named("sizes", _shape),
+        metavar="NAME=2,3,224,224",
+        callback=_pairs,
+        help="Shape of a data blob, for a file that does not say it or to replace it; repeatable.",
+    ),
+    click.option("--batch", type=click.IntRange(min=1), metavar="N", help="Batch size of all data blobs."),
+)
+
+_VALUES = (
+    click.option(
+        "--seed",
+        type=click.IntRange(0, 2**32 - 1),
+        metavar="N",
+        help="Caffe's random_seed.  [default: the solver's, else 1701]",
+    ),
+    click.option(
+        "--weights",
+        multiple=True,
+        metavar="FILE",
+        callback=_split_commas,
+        help="A .caffemodel with trained weights, layers matched by name; repeatable, or FILE,FILE.",
+    ),
+    click.option(
+        "--assume-filler",
+        type=click.Choice(["gaussian", "msra", "positive_unitball", "uniform", "xavier"]),
+        help="Filler for weights that the file gives none.",
+    ),
+    click.option(
+        "--input",
+        "inputs",
+        multiple=True,
+        type=_Named("file.npy", _array),
+        metavar="NAME=FILE.npy",
+        callback=_pairs,
+        help="Array for a data blob, in the blob's shape; repeatable.",
+    ),
+)
+
+_RUN = (
+    click.option("--forward-only", is_flag=True, help="Leave out the backward pass."),
+    click.option(
+        "--device",
+        type=click.Choice(["auto", "cpu", "cuda"]),
+        default="auto",
+        show_default=True,
+        help="Where to run; auto takes CUDA when it works and says why when it does not.",
+    ),
+)
+
+
+def common(function: F) -> F:
+    """Add the options that say how a net is built, filled and run."""
+    for option in reversed((*_STATE, *_VALUES, *_RUN)):
+        function = option(function)
+    return function
+
+
+def with_data(default: str) -> Callable[[F], F]:
+    """Return the option that says what Input layers hold; commands differ in its default."""
+    return click.option(
+        "--data",
+        type=click.Choice(["noise", "zeros"]),
+        default=default,
+        show_default=True,
+        help="What Input layers hold: N(0, 1) noise, or zeros as under `caffe train`.",
+    )

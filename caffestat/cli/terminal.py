@@ -1,0 +1,90 @@
+"""What commands write: results to the standard output or a file, everything else to the standard error."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from caffestat.errors import InputError
+
+if TYPE_CHECKING:
+    from caffestat.report import Report
+
+__all__ = ["progress", "tell", "width", "write"]
+
+_PIPED_WIDTH = 120
+_QUIET_SECONDS = 2.0
+
+
+def width(output: Path | None) -> int:
+    """Return how wide a table may be: the terminal's width, 120 when it goes elsewhere."""
+    to_terminal = output is None and sys.stdout.isatty()
+    return shutil.get_terminal_size((_PIPED_WIDTH, 24)).columns if to_terminal else _PIPED_WIDTH
+
+
+def tell(report: Report) -> None:
+    """Print the report's findings and notes to the standard error."""
+    for finding in report.findings:
+        click.echo(f"warning: {finding}", err=True)
+    for note in report.notes:
+        click.echo(f"note: {note}", err=True)
+
+
+def write(text: str, output: Path | None) -> None:
+    """Write the result. Raises InputError when the file cannot be written."""
+    if output is None:
+        click.echo(text, nl=False)
+        return
+    try:
+        _replace(output, text.encode())
+    except OSError as error:
+        raise InputError(f"{output}: cannot be written: {error.strerror or error}") from error
+
+
+def _replace(path: Path, data: bytes) -> None:
+    """Put the bytes there in one step: a reader sees the old file or the new one, never half of it."""
+    target = Path(os.path.realpath(path))
+    if target.exists() and not target.is_file():
+        target.write_bytes(data)  # a device or a pipe, which must stay what it is
+        return
+    with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as folder:
+        # a file made by open, unlike one made by tempfile, has the permissions that the user's umask says
+        fresh = Path(folder) / target.name
+        fresh.write_bytes(data)
+        os.replace(fresh, target)
+
+
+@contextmanager
+def progress(what: str) -> Iterator[None]:
+    """Say on a terminal what takes so long, and for how many seconds, once it takes more than two."""
+    if not sys.stderr.isatty():
+        yield
+        return
+    done = threading.Event()
+    ticker = threading.Thread(target=_tick, args=(what, done), daemon=True)
+    ticker.start()
+    try:
+        yield
+    finally:
+        done.set()
+        ticker.join()
+
+
+def _tick(what: str, done: threading.Event) -> None:
+    start = time.monotonic()
+    if done.wait(_QUIET_SECONDS):
+        return
+    while not done.wait(1.0):
+        line = f"{what}: {time.monotonic() - start:.0f} s"
+        print(f"\r{line}", end="", file=sys.stderr, flush=True)
+    print(f"\r{' ' * (len(what) + 12)}\r", end="", file=sys.stderr, flush=True)
