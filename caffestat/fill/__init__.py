@@ -1,5 +1,6 @@
 """Caffe's random fillers without Caffe: the mt19937 stream, its distributions, the fillers and the fans they use."""
 
+from caffestat.fill.c_random import CRandom
 from caffestat.fill.distributions import bernoulli, uniform
 from caffestat.fill.fans import VARIANCE_NORMS, Spread, caffe_fans, fan, msra_std, xavier_spread
 from caffestat.fill.fillers import Filler, fill, filler_types, register
@@ -8,6 +9,7 @@ from caffestat.fill.stream import Stream
 
 __all__ = [
     "VARIANCE_NORMS",
+    "CRandom",
     "Filler",
     "Spread",
     "Stream",

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from functools import cached_property
+
 import numpy as np
 from numpy.typing import NDArray
+
+from caffestat.fill.c_random import CRandom
 
 __all__ = ["BLOCK", "Stream"]
 
@@ -21,6 +25,11 @@ class Stream:
         self._generator = np.random.RandomState(seed & 0xFFFFFFFF)
         self._buffer = np.empty(0, np.uint32)
         self._next = 0
+
+    @cached_property
+    def c_random(self) -> CRandom:
+        """The C library's generator of the same run, which no seed of Caffe's reaches."""
+        return CRandom()
 
     def peek(self, n: int) -> NDArray[np.uint32]:
         """The next `n` words, read-only and not consumed."""
