@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 from collections.abc import Iterator
 from functools import cache
@@ -16,13 +17,17 @@ CUDA = "CUDAExecutionProvider"
 
 
 @contextlib.contextmanager
-def quiet_stderr() -> Iterator[None]:
-    """Silence what native code prints to standard error: a provider that cannot load says so in red, several times."""
+def quiet() -> Iterator[None]:
+    """Silence what native code prints to standard error, and the runtime's Python part to standard output.
+
+    A provider that cannot load says so several times, in red.
+    """
     saved = os.dup(2)
     null = os.open(os.devnull, os.O_WRONLY)
     try:
         os.dup2(null, 2)
-        yield
+        with contextlib.redirect_stdout(io.StringIO()):
+            yield
     finally:
         os.dup2(saved, 2)
         os.close(saved)
@@ -42,7 +47,7 @@ def why_no_cuda() -> str:
     graph.outputs.append(graph.emit("Neg", graph.input("x", (1,))))
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
-    with quiet_stderr():
+    with quiet():
         if hasattr(onnxruntime, "preload_dlls"):
             onnxruntime.preload_dlls()  # finds the CUDA and cuDNN libraries that pip installed
         try:
