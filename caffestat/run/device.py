@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import io
 import os
+import sys
 from collections.abc import Iterator
 from functools import cache
 
@@ -34,6 +36,14 @@ def quiet() -> Iterator[None]:
         os.close(null)
 
 
+def _has_driver() -> bool:
+    try:
+        ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
+    except OSError:
+        return False
+    return True
+
+
 @cache
 def why_no_cuda() -> str:
     """Return why the CUDA provider cannot be used, "" when it can: it is tried with a one-node model."""
@@ -41,6 +51,8 @@ def why_no_cuda() -> str:
 
     if CUDA not in onnxruntime.get_available_providers():
         return "this onnxruntime has no CUDA provider (install onnxruntime-gpu)"
+    if not _has_driver():
+        return "there is no NVIDIA driver on this machine"
     from caffestat.graph import Graph
 
     graph = Graph("cuda")
@@ -56,7 +68,7 @@ def why_no_cuda() -> str:
             return f"the CUDA provider does not start: {str(error).splitlines()[0]}"
     if CUDA in session.get_providers():
         return ""
-    return "the CUDA provider does not load here (no NVIDIA GPU, or its driver, CUDA or cuDNN libraries are missing)"
+    return "the CUDA provider does not load here (no GPU, or no CUDA and cuDNN libraries: pip install onnxruntime-gpu[cuda,cudnn])"
 
 
 def choose_device(wanted: str) -> tuple[str, str]:
