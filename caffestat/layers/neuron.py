@@ -2,23 +2,41 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from caffestat.fill import Filler, Stream, bernoulli
 
 from .base import Layer, Param, Shape, layer, to_filler
-from .reread import BOTTOM, TOP, emit_pulled, emit_reread
+from .reread import BOTTOM, TOP, emit_pulled, emit_reread, without_gradient
 
 if TYPE_CHECKING:
     from caffestat.autodiff import Tape
     from caffestat.graph import Graph
 
-__all__ = ["ELU", "Dropout", "PReLU", "ReLU", "Sigmoid", "TanH"]
+__all__ = [
+    "BNLL",
+    "ELU",
+    "AbsVal",
+    "Clip",
+    "Dropout",
+    "Exp",
+    "Log",
+    "PReLU",
+    "Power",
+    "ReLU",
+    "Sigmoid",
+    "Swish",
+    "TanH",
+    "Threshold",
+]
 
 TRAIN = 0
+
+FLOAT = 1  # onnx element type
 
 
 class Neuron(Layer):
@@ -117,3 +135,156 @@ class Dropout(Neuron):
         keep = 1.0 - float(np.float32(self.proto.dropout_param.dropout_ratio))
         bits = bernoulli(stream, int(np.prod(bottoms[0])), keep, np.float64)
         return ((bits * np.float32(1 / keep)).reshape(bottoms[0]),)
+
+
+@layer("AbsVal")
+class AbsVal(Neuron):
+    """y = |x|; dx = dy · sign(x). Never in place. (absval_layer.cpp)"""
+
+    def tops(self, bottoms: Sequence[Shape]) -> tuple[Shape, ...]:
+        if self.is_in_place():
+            raise self.error(f"cannot work in place; give the top another name than {self.proto.bottom[0]!r}")
+        return (bottoms[0],)
+
+    def lower(self, g: Graph, bottoms: Sequence[str], params: Sequence[str]) -> Sequence[str]:
+        return (emit_pulled(g, "Abs", bottoms[0], BOTTOM),)
+
+
+@layer("BNLL")
+class BNLL(Neuron):
+    """y = log(1 + eˣ); dx = dy · σ(x). (bnll_layer.cpp)"""
+
+    def lower(self, g: Graph, bottoms: Sequence[str], params: Sequence[str]) -> Sequence[str]:
+        return (emit_pulled(g, "Softplus", bottoms[0], BOTTOM),)
+
+
+@layer("Clip")
+class Clip(Neuron):
+    """y = max(min, min(x, max)); dx = dy where min ≤ x ≤ max, else 0. (clip_layer.cpp)"""
+
+    def lower(self, g: Graph, bottoms: Sequence[str], params: Sequence[str]) -> Sequence[str]:
+        proto = self.proto.clip_param
+        low, high = g.constant(proto.min), g.constant(proto.max)
+
+        def gradient(tape: Tape, bottom: str, top: str, dy: str) -> str:
+            inside = tape.emit("And", tape.emit("GreaterOrEqual", bottom, low), tape.emit("LessOrEqual", bottom, high))
+            return str(tape.emit("Where", inside, dy, tape.constant(0)))
+
+        return (emit_reread(g, bottoms[0], lambda x: g.emit("Clip", x, low, high), gradient),)
+
+
+def scaled(g: Any, value: str, factor: float) -> str:
+    """Emit factor · value; nothing for 1."""
+    return value if factor == 1 else str(g.emit("Mul", value, g.constant(factor)))
+
+
+def shifted(g: Any, value: str, shift: float) -> str:
+    """Emit value + shift; nothing for 0."""
+    return value if shift == 0 else str(g.emit("Add", value, g.constant(shift)))
+
+
+def log_of_base(layer: Layer, base: float) -> float:
+    """Return log(base), where -1 stands for e. Raises NetError unless it is finite."""
+    if base != -1 and not 0 < base < math.inf:
+        raise layer.error(f"expected a positive base, or -1 for e, found {base:g}")
+    return 1.0 if base == -1 else math.log(base)
+
+
+@layer("Exp")
+class Exp(Neuron):
+    """y = base^(shift + scale·x), base -1 standing for e; dx = dy · y · scale · log(base). (exp_layer.cpp)"""
+
+    def tops(self, bottoms: Sequence[Shape]) -> tuple[Shape, ...]:
+        log_of_base(self, self.proto.exp_param.base)
+        return (bottoms[0],)
+
+    def lower(self, g: Graph, bottoms: Sequence[str], params: Sequence[str]) -> Sequence[str]:
+        proto = self.proto.exp_param
+        log_base = log_of_base(self, proto.base)
+        inner, outer = log_base * proto.scale, math.exp(log_base * proto.shift)
+
+        def gradient(tape: Tape, bottom: str, top: str, dy: str) -> str:
+            return scaled(tape, tape.emit("Mul", top, dy), inner)
+
+        return (emit_reread(g, bottoms[0], lambda x: scaled(g, g.emit("Exp", scaled(g, x, inner)), outer), gradient),)
+
+
+@layer("Log")
+class Log(Neuron):
+    """y = log_base(shift + scale·x), base -1 standing for e; dx = dy · scale / (log(base) · (shift + scale·x)). (log_layer.cpp)"""
+
+    def tops(self, bottoms: Sequence[Shape]) -> tuple[Shape, ...]:
+        if log_of_base(self, self.proto.log_param.base) == 0:
+            raise self.error("expected a base other than 1, whose logarithm is 0")
+        return (bottoms[0],)
+
+    def lower(self, g: Graph, bottoms: Sequence[str], params: Sequence[str]) -> Sequence[str]:
+        proto = self.proto.log_param
+        log_base = log_of_base(self, proto.base)
+
+        def forward(x: str) -> str:
+            return scaled(g, g.emit("Log", shifted(g, scaled(g, x, proto.scale), proto.shift)), 1 / log_base)
+
+        def gradient(tape: Tape, bottom: str, top: str, dy: str) -> str:
+            inner = shifted(tape, scaled(tape, bottom, proto.scale), proto.shift)
+            return str(tape.emit("Div", scaled(tape, dy, proto.scale / log_base), inner))
+
+        return (emit_reread(g, bottoms[0], forward, gradient),)
+
+
+@layer("Power")
+class Power(Neuron):
+    """y = (shift + scale·x)^power; dx = dy · power · scale · (shift + scale·x)^(power - 1), which Caffe takes for power ≠ 1, 2 from
+    y / (shift + scale·x): not a number where both are 0. (power_layer.cpp)"""
+
+    def lower(self, g: Graph, bottoms: Sequence[str], params: Sequence[str]) -> Sequence[str]:
+        return (emit_reread(g, bottoms[0], lambda x: self.forward(g, x), self.gradient),)
+
+    def forward(self, g: Graph, x: str) -> str:
+        """Emit y, which does not depend on x when power or scale is 0."""
+        proto = self.proto.power_param
+        if proto.power * proto.scale == 0:
+            value = 1.0 if proto.power == 0 else np.power(np.float32(proto.shift), np.float32(proto.power))
+            return g.emit("Expand", g.constant(value), g.ints(*g.shape(x)))
+        inner = shifted(g, scaled(g, x, proto.scale), proto.shift)
+        return inner if proto.power == 1 else g.emit("Pow", inner, g.constant(proto.power))
+
+    def gradient(self, tape: Tape, bottom: str, top: str, dy: str) -> str:
+        """Emit dx from what bottom and top hold in the end."""
+        proto = self.proto.power_param
+        slope = proto.power * proto.scale
+        if slope == 0 or proto.power == 1:
+            return scaled(tape, dy, slope)
+        inner = shifted(tape, scaled(tape, bottom, proto.scale), proto.shift)
+        if proto.power == 2:
+            return str(tape.emit("Mul", dy, scaled(tape, inner, slope)))
+        return str(tape.emit("Mul", dy, scaled(tape, tape.emit("Div", top, inner), slope)))
+
+
+@layer("Swish")
+class Swish(Neuron):
+    """y = x · σ(βx); dx = dy · (βy + σ(βx) · (1 - βy)). (swish_layer.cpp)"""
+
+    def lower(self, g: Graph, bottoms: Sequence[str], params: Sequence[str]) -> Sequence[str]:
+        beta = self.proto.swish_param.beta
+        gates: list[str] = []  # σ(βx), which Caffe keeps a copy of
+
+        def forward(x: str) -> str:
+            gates.append(g.emit("Sigmoid", scaled(g, x, beta)))
+            return g.emit("Mul", x, gates[0])
+
+        def gradient(tape: Tape, bottom: str, top: str, dy: str) -> str:
+            part = scaled(tape, top, beta)
+            rest = tape.emit("Mul", gates[0], tape.emit("Sub", tape.constant(1), part))
+            return str(tape.emit("Mul", dy, tape.emit("Add", part, rest)))
+
+        return (emit_reread(g, bottoms[0], forward, gradient),)
+
+
+@layer("Threshold")
+class Threshold(Neuron):
+    """y = 1 if x > threshold else 0; no gradient. (threshold_layer.cpp)"""
+
+    def lower(self, g: Graph, bottoms: Sequence[str], params: Sequence[str]) -> Sequence[str]:
+        bound = g.constant(self.proto.threshold_param.threshold)
+        return without_gradient(g, bottoms, lambda x: (g.emit("Cast", g.emit("Greater", x, bound), to=FLOAT),))

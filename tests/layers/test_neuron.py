@@ -30,7 +30,24 @@ CASES = [
     ("TanH", "", np.tanh, lambda b, t: 1 - t * t),
     ("ELU", "elu_param { alpha: 0.7 }", lambda x: np.where(x > 0, x, 0.7 * np.expm1(x)), lambda b, t: np.where(b > 0, 1, 0.7 + t)),
     ("ELU", "elu_param { alpha: -0.4 }", lambda x: np.where(x > 0, x, -0.4 * np.expm1(x)), lambda b, t: np.where(b > 0, 1, t - 0.4)),
+    ("BNLL", "", lambda x: np.logaddexp(0, x), lambda b, t: 1 / (1 + np.exp(-b))),
+    ("Clip", "clip_param { min: -0.5 max: 0 }", lambda x: np.clip(x, -0.5, 0), lambda b, t: (b >= -0.5) & (b <= 0)),
+    ("Exp", "", np.exp, lambda b, t: t),
+    ("Exp", "exp_param { base: 3 scale: -0.5 shift: 0.25 }", lambda x: 3 ** (0.25 - 0.5 * x), lambda b, t: t * -0.5 * np.log(3)),
+    ("Log", "log_param { scale: 0.1 shift: 2 }", lambda x: np.log(2 + 0.1 * x), lambda b, t: 0.1 / (2 + 0.1 * b)),
+    ("Log", "log_param { base: 10 shift: 9 }", lambda x: np.log10(9 + x), lambda b, t: 1 / (np.log(10) * (9 + b))),
+    ("Power", "power_param { scale: -3 shift: 1 }", lambda x: 1 - 3 * x, lambda b, t: np.full(b.shape, -3)),
+    ("Power", "power_param { power: 2 scale: 0.5 shift: 1.5 }", lambda x: (1.5 + 0.5 * x) ** 2, lambda b, t: 1.5 + 0.5 * b),
+    ("Power", "power_param { power: 3 scale: 0.5 shift: 9 }", lambda x: (9 + 0.5 * x) ** 3, lambda b, t: 1.5 * t / (9 + 0.5 * b)),
+    ("Power", "power_param { power: 0 scale: 0.5 shift: 9 }", lambda x: np.ones(x.shape), lambda b, t: np.zeros(b.shape)),
+    ("Power", "power_param { power: 1.5 scale: 0 shift: 4 }", lambda x: np.full(x.shape, 8), lambda b, t: np.zeros(b.shape)),
+    ("Swish", "", lambda x: x / (1 + np.exp(-x)), None),
+    ("Swish", "swish_param { beta: 1.5 }", lambda x: x / (1 + np.exp(-1.5 * x)), None),
+    ("Threshold", "threshold_param { threshold: 0.3 }", lambda x: x > 0.3, lambda b, t: np.zeros(b.shape)),
 ]
+
+# Caffe keeps a copy of Swish's gate σ(βx), and reads only y from memory.
+SWISH = {"": 1.0, "swish_param { beta: 1.5 }": 1.5}
 
 
 @pytest.mark.parametrize("in_place", [False, True])
@@ -40,8 +57,37 @@ def test_value_and_gradient(type_name, params, f, slope, in_place):
     result = run(layer(type_name, params, in_place), [x], dys=[dy])
     y = f(x.astype(np.float64))
     np.testing.assert_allclose(result.tops[0], y, rtol=2e-6, atol=2e-6)
-    # in place Caffe's backward pass finds y where x was
-    np.testing.assert_allclose(result.bottoms[0], dy * slope(y if in_place else x, y), rtol=1e-5, atol=2e-6)
+    if type_name == "Swish":
+        beta, gate = SWISH[params], 1 / (1 + np.exp(-SWISH[params] * x))
+        wanted = dy * (beta * y + gate * (1 - beta * y))
+    else:
+        # in place Caffe's backward pass finds y where x was
+        wanted = dy * slope(y if in_place else x, y)
+    np.testing.assert_allclose(result.bottoms[0], wanted, rtol=1e-5, atol=2e-6)
+
+
+def test_power_without_shift_divides_by_zero_as_caffe_does():
+    result = run(layer("Power", "power_param { power: 3 scale: 2 }"), [np.array([0.0, 0.5])])
+    np.testing.assert_array_equal(result.tops[0], [0, 1])
+    np.testing.assert_array_equal(result.bottoms[0], [np.nan, 6])
+
+
+def test_absval():
+    x, dy = values(), values(1)
+    result = run(layer("AbsVal"), [x], dys=[dy])
+    np.testing.assert_array_equal(result.tops[0], np.abs(x))
+    np.testing.assert_array_equal(result.bottoms[0], dy * np.sign(x))
+    with pytest.raises(NetError, match="cannot work in place"):
+        layer("AbsVal", in_place=True).tops([SHAPE])
+
+
+@pytest.mark.parametrize(
+    ("type_name", "params", "message"),
+    [("Exp", "exp_param { base: 0 }", "positive base, or -1 for e, found 0"), ("Log", "log_param { base: 1 }", "other than 1")],
+)
+def test_refuses_a_base(type_name, params, message):
+    with pytest.raises(NetError, match=message):
+        layer(type_name, params).tops([SHAPE])
 
 
 @pytest.mark.parametrize("shared", [False, True])
