@@ -155,7 +155,13 @@ class Graph:
 
     def fused_matmul(self, a: str, b: str, **attributes: Any) -> str:
         """Emit the runtime's MatMul with transposed operands (`transA`, `transB`, `alpha`); CPU and CUDA have it."""
-        return self.emit("FusedMatMul", a, b, domain=CONTRIB, **attributes)
+        result = self.emit("FusedMatMul", a, b, domain=CONTRIB, **attributes)
+        if a in self.specs and b in self.specs:
+            rows = self.shape(a)[-1 if attributes.get("transA") else -2]
+            columns = self.shape(b)[-2 if attributes.get("transB") else -1]
+            batch = np.broadcast_shapes(self.shape(a)[:-2], self.shape(b)[:-2])
+            self.declare(result, (*batch, rows, columns), self.specs[a].dtype)  # shape inference does not know the op
+        return result
 
     def detach(self, value: str) -> str:
         """Return the same value, through which no gradient flows."""

@@ -1,6 +1,21 @@
 """The gradient rules, one module per family of ops. Importing this package registers them all."""
 
-from . import activations, conv, einsum, elementwise, free, gather, layernorm, matmul, reduce, resample, shape, softmax
+from . import (
+    activations,
+    conv,
+    einsum,
+    elementwise,
+    free,
+    gather,
+    layernorm,
+    matmul,
+    normalization,
+    pool,
+    reduce,
+    resample,
+    shape,
+    softmax,
+)
 
 __all__ = [
     "activations",
@@ -11,6 +26,8 @@ __all__ = [
     "gather",
     "layernorm",
     "matmul",
+    "normalization",
+    "pool",
     "reduce",
     "resample",
     "shape",

@@ -1,0 +1,310 @@
+"""Gradients of convolutions, of any number of spatial axes.
+
+A ConvTranspose is a convolution read backwards, so both ops share one description, `Convolution`, in which `x` is
+always the image that the kernel slides over and `y` the smaller side: w is [y channels, x channels / group, kernel…].
+There are several ways to say each gradient as ordinary ops. They give the same numbers at very different speeds, so `weight_form`
+and `image_form` choose, and nothing else in this file does.
+
+No form inserts zeros or multiplies by a one-hot matrix: those cost up to 16 times as much.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+import numpy as np
+
+from caffestat.graph import Node
+
+from ..engine import Tape, vjp
+from ..windows import Window, window
+
+Ints = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Convolution:
+    """What a convolution computes: y = x ∗ w.
+
+    x is [batch, channels, window.size…], y is [batch, filters, window.out…].
+    """
+
+    window: Window
+    batch: int
+    group: int
+    channels: int
+    filters: int
+
+    @property
+    def x_shape(self) -> Ints:
+        """Shape of the image."""
+        return (self.batch, self.channels, *self.window.size)
+
+    @property
+    def w_shape(self) -> Ints:
+        """Shape of the weights."""
+        return (self.filters, self.channels // self.group, *self.window.kernel)
+
+    @property
+    def is_depthwise(self) -> bool:
+        """Whether every channel has a filter of its own."""
+        return self.group == self.channels == self.filters
+
+
+def _convolution(tape: Tape, node: Node, x: str, y: str) -> Convolution:
+    x_shape, y_shape, w_shape = tape.shape(x), tape.shape(y), tape.shape(node.inputs[1])
+    sliding = window(node, x_shape[2:], y_shape[2:], w_shape[2:])
+    return Convolution(sliding, x_shape[0], node.get("group", 1), x_shape[1], y_shape[1])
+
+
+@vjp("Conv")
+def conv(tape: Tape, node: Node, dy: str) -> list[str | None]:
+    """y = x ∗ w + b: dx = dy ∗ᵀ w, dw[m, c, k] = Σ dy[n, m, p] · x[n, c, p · stride + k], db = Σ dy."""
+    x, w, *_ = node.inputs
+    shape = _convolution(tape, node, x, node.outputs[0])
+    dx = image_form(tape.provider, shape)(tape, shape, w, dy) if tape.needs(x) else None
+    dw = weight_form(tape.provider, shape)(tape, shape, x, dy) if tape.needs(w) else None
+    return [dx, dw, *_bias_gradients(tape, node, dy)]
+
+
+@vjp("ConvTranspose")
+def conv_transpose(tape: Tape, node: Node, dy: str) -> list[str | None]:
+    """y = x ∗ᵀ w + b: dx = dy ∗ w, dw as for Conv with the two images' parts swapped, db = Σ dy."""
+    x, w, *_ = node.inputs
+    shape = _convolution(tape, node, node.outputs[0], x)
+    dx = _slide(tape, shape, w, dy) if tape.needs(x) else None
+    dw = weight_form(tape.provider, shape)(tape, shape, dy, x) if tape.needs(w) else None
+    return [dx, dw, *_bias_gradients(tape, node, dy)]
+
+
+def _bias_gradients(tape: Tape, node: Node, dy: str) -> list[str | None]:
+    """Return db for the bias that the node may have: [filters], the sum over batch and places."""
+    axes = [axis for axis in range(len(tape.shape(node.outputs[0]))) if axis != 1]
+    return [tape.emit("ReduceSum", dy, tape.ints(*axes), keepdims=0) if tape.needs(b) else None for b in node.inputs[2:]]
+
+
+def _slide(tape: Tape, c: Convolution, w: str, image: str) -> str:
+    """Emit the convolution itself: [batch, channels, size…] -> [batch, filters, out…]."""
+    attributes = _attributes(c)
+    if any(c.window.unread):
+        kept = [size - unread for size, unread in zip(c.window.size, c.window.unread, strict=True)]
+        image = _cut(tape, image, [0] * len(kept), kept)
+    return tape.emit("Conv", image, w, pads=[*c.window.begins, *c.window.ends], **attributes)
+
+
+def _attributes(c: Convolution) -> dict[str, Any]:
+    sliding = c.window
+    return {
+        "kernel_shape": list(sliding.kernel),
+        "strides": list(sliding.strides),
+        "dilations": list(sliding.dilations),
+        "group": c.group,
+    }
+
+
+# ---- the gradient of the image ----------------------------------------------------------------------------------------
+
+ImageForm = Callable[[Tape, Convolution, str, str], str]
+WeightForm = Callable[[Tape, Convolution, str, str], str]
+
+
+def image_form(provider: str, c: Convolution) -> ImageForm:
+    """Choose how to compute dx from w and dy."""
+    if provider == "cuda" or any(stride > 1 for stride in c.window.strides):
+        return dx_transpose
+    if c.window.is_pointwise and c.group == 1 and c.batch >= 4:
+        return dx_matmul
+    return dx_flip if min(_flip_pads(c)) >= 0 else dx_transpose
+
+
+def dx_transpose(tape: Tape, c: Convolution, w: str, dy: str) -> str:
+    """dx by the op that undoes a convolution; elements that nothing read come back as output_padding.
+
+    cuDNN wants the same padding on both sides, so other paddings are cut off afterwards.
+    """
+    win = c.window
+    extra = [b - tail for b, tail in zip(win.begins, win.tails, strict=True)]
+    if all(0 <= e < max(s, 1) for e, s in zip(extra, win.strides, strict=True)):
+        return tape.emit("ConvTranspose", dy, w, pads=[*win.begins] * 2, output_padding=extra, **_attributes(c))
+    whole = tape.emit("ConvTranspose", dy, w, output_padding=list(win.unread), **_attributes(c))
+    return _cut(tape, whole, win.begins, [b + size for b, size in zip(win.begins, win.size, strict=True)])
+
+
+def _flip_pads(c: Convolution) -> list[int]:
+    spans = c.window.spans * 2
+    return [span - 1 - pad for span, pad in zip(spans, [*c.window.begins, *c.window.tails], strict=True)]
+
+
+def dx_flip(tape: Tape, c: Convolution, w: str, dy: str) -> str:
+    """Stride 1: dx as the convolution of dy with the filters turned around (a constant, folded when the session opens)."""
+    per_group = (c.filters // c.group, c.channels // c.group)
+    flipped = tape.transpose(tape.reshape(w, c.group, *per_group, c.window.taps), 0, 2, 1, 3)
+    flipped = tape.emit("Gather", flipped, tape.ints(*range(c.window.taps)[::-1]), axis=3)
+    flipped = tape.reshape(flipped, c.channels, per_group[0], *c.window.kernel)
+    return tape.emit("Conv", dy, flipped, pads=_flip_pads(c), **_attributes(c))
+
+
+def dx_matmul(tape: Tape, c: Convolution, w: str, dy: str) -> str:
+    """1x1 kernel, stride 1: dx = wᵀ · dy, one product per image."""
+    flat = tape.reshape(dy, c.batch, c.filters, c.window.places)
+    dx = tape.fused_matmul(tape.reshape(w, c.filters, c.channels), flat, transA=1)
+    return tape.reshape(dx, *c.x_shape)
+
+
+# ---- the gradient of the weights --------------------------------------------------------------------------------------
+
+
+def weight_form(provider: str, c: Convolution) -> WeightForm:
+    """Choose how to compute dw from x and dy."""
+    win = c.window
+    if c.is_depthwise and len(win.size) == 2:
+        return dw_depthwise
+    if provider == "cuda":
+        return dw_gather  # one large product; the swapped convolution's filters are too large for cuDNN
+    if c.group == 1 and c.channels <= 4:
+        return dw_swap
+    if c.group > 1:
+        return dw_gather if win.places <= 196 else dw_gather_images
+    if win.is_pointwise:
+        return dw_taps
+    if max(win.strides) > 1 or win.places <= 400:
+        return dw_gather
+    return dw_taps if win.places <= 56 * 56 else dw_pitch
+
+
+def _cut(tape: Tape, image: str, starts: Sequence[int], ends: Sequence[int], steps: Sequence[int] = (), axis: int = 2) -> str:
+    """Emit a Slice along the axes from `axis` on."""
+    axes = range(axis, axis + len(starts))
+    steps_input = [tape.ints(*steps)] if steps else []
+    return tape.emit("Slice", image, tape.ints(*starts), tape.ints(*ends), tape.ints(*axes), *steps_input)
+
+
+def _pad(tape: Tape, image: str, win: Window, leading: int, trailing: int = 0) -> str:
+    """Emit zeros around the spatial axes, which follow `leading` others and precede `trailing` ones."""
+    if not any(win.begins + win.ends):
+        return image
+    before, after = [0] * leading, [0] * trailing
+    return tape.emit("Pad", image, tape.ints(*before, *win.begins, *after, *before, *win.ends, *after))
+
+
+def _sum_batch(tape: Tape, parts: str, batch: int) -> str:
+    return tape.emit("ReduceSum", parts, tape.ints(0), keepdims=0) if batch > 1 else parts
+
+
+def _taps(tape: Tape, c: Convolution, x: str) -> list[str]:
+    """Emit, for each tap of the kernel, what it sees: [batch, channels, out…]."""
+    if c.window.is_pointwise:
+        return [x]
+    padded, strides = _pad(tape, x, c.window, 2), c.window.strides
+    reach = [(o - 1) * s + 1 for o, s in zip(c.window.out, strides, strict=True)]
+    steps = strides if max(strides) > 1 else ()
+    return [_cut(tape, padded, at, [a + r for a, r in zip(at, reach, strict=True)], steps) for at in c.window.offsets()]
+
+
+def _stack(tape: Tape, c: Convolution, per_tap: list[str]) -> str:
+    """Join one [filters, channels / group] matrix per tap to the weights' shape."""
+    columns = [tape.reshape(part, *c.w_shape[:2], 1) for part in per_tap]
+    return tape.reshape(tape.emit("Concat", *columns, axis=2) if len(columns) > 1 else columns[0], *c.w_shape)
+
+
+def dw_taps(tape: Tape, c: Convolution, x: str, dy: str) -> str:
+    """Per tap: what it sees (a slice of x) times dy, one product per image, summed over the batch."""
+    flat = tape.reshape(dy, c.batch, c.group, c.filters // c.group, c.window.places)
+    seen = (tape.reshape(tap, c.batch, c.group, c.channels // c.group, c.window.places) for tap in _taps(tape, c, x))
+    return _stack(tape, c, [_sum_batch(tape, tape.fused_matmul(flat, tap, transB=1), c.batch) for tap in seen])
+
+
+def dw_pitch(tape: Tape, c: Convolution, x: str, dy: str) -> str:
+    """Stride 1: like `dw_taps`, but dy gets as long rows as the padded x, so that a tap's slice is one stretch of memory."""
+    win, per_group = c.window, (c.filters // c.group, c.channels // c.group)
+    unfit = [0] + [p - o for p, o in zip(win.padded[1:], win.out[1:], strict=True)]
+    flat = np.arange(prod(win.padded)).reshape(win.padded)
+    length = int(flat[tuple(o - 1 for o in win.out)]) + 1
+    rows = tape.emit("Pad", dy, tape.ints(*[0] * (4 + len(unfit)), *unfit)) if any(unfit) else dy
+    rows = tape.reshape(rows, c.batch, c.group, per_group[0], -1)
+    rows = _cut(tape, rows, [0], [length], axis=3)
+    image = tape.reshape(_pad(tape, x, win, 2), c.batch, c.group, per_group[1], flat.size)
+    starts = (int(flat[offset]) for offset in win.offsets())
+    seen = (_cut(tape, image, [start], [start + length], axis=3) for start in starts)
+    return _stack(tape, c, [_sum_batch(tape, tape.fused_matmul(rows, tap, transB=1), c.batch) for tap in seen])
+
+
+def dw_gather(tape: Tape, c: Convolution, x: str, dy: str) -> str:
+    """im2col with channels last (whole rows of channels are copied), then one product over batch and places.
+
+    [group, filters, batch · places] · [group, batch · places, taps · channels]
+    """
+    win, per_group = c.window, (c.filters // c.group, c.channels // c.group)
+    spatial = range(len(win.size))
+    last = tape.reshape(x, c.batch, c.group, per_group[1], *win.size)
+    last = tape.transpose(last, 1, 0, *(axis + 3 for axis in spatial), 2)
+    last = _pad(tape, last, win, 2, 1)
+    columns = tape.reshape(last, c.group * c.batch, prod(win.padded), per_group[1])
+    if not win.is_pointwise:
+        columns = tape.emit("Gather", columns, tape.constant(win.indices().reshape(-1), np.int64), axis=1)
+    columns = tape.reshape(columns, c.group, c.batch * win.places, win.taps * per_group[1])
+    rows = tape.transpose(tape.reshape(dy, c.batch, c.group, per_group[0], win.places), 1, 2, 0, 3)
+    rows = tape.reshape(rows, c.group, per_group[0], c.batch * win.places)
+    return _kernel_last(tape, c, tape.emit("MatMul", rows, columns))
+
+
+def _kernel_last(tape: Tape, c: Convolution, product: str) -> str:
+    """[filters, taps, channels / group] -> the weights' shape."""
+    taps_first = tape.reshape(product, c.filters, c.window.taps, c.channels // c.group)
+    return tape.reshape(tape.transpose(taps_first, 0, 2, 1), *c.w_shape)
+
+
+def dw_gather_images(tape: Tape, c: Convolution, x: str, dy: str) -> str:
+    """Like `dw_gather`, with one product per image and group: [filters, places] · [places, taps · channels], then a sum."""
+    win, per_group = c.window, (c.filters // c.group, c.channels // c.group)
+    last = tape.reshape(x, c.batch * c.group, per_group[1], *win.size)
+    last = _pad(tape, tape.transpose(last, 0, *range(2, 2 + len(win.size)), 1), win, 1, 1)
+    columns = tape.reshape(last, c.batch * c.group, prod(win.padded), per_group[1])
+    if not win.is_pointwise:
+        columns = tape.emit("Gather", columns, tape.constant(win.indices().reshape(-1), np.int64), axis=1)
+    columns = tape.reshape(columns, c.batch * c.group, win.places, win.taps * per_group[1])
+    product = tape.emit("MatMul", tape.reshape(dy, c.batch * c.group, per_group[0], win.places), columns)
+    product = tape.reshape(product, c.batch, c.filters, win.taps * per_group[1])
+    return _kernel_last(tape, c, _sum_batch(tape, product, c.batch))
+
+
+def dw_swap(tape: Tape, c: Convolution, x: str, dy: str) -> str:
+    """A convolution again, with batch and channels swapped, and stride and dilation too: few channels only."""
+    win = c.window
+    swapped = (1, 0, *range(2, 2 + len(win.size)))
+    attributes: dict[str, Any] = {"kernel_shape": list(win.out), "strides": list(win.dilations), "dilations": list(win.strides)}
+    image, filters = tape.transpose(x, *swapped), tape.transpose(dy, *swapped)
+    wide = tape.emit("Conv", image, filters, pads=[*win.begins, *win.ends], **attributes)
+    if any(win.unread):
+        wide = _cut(tape, wide, [0] * len(win.kernel), win.kernel)
+    return tape.transpose(wide, *swapped)
+
+
+def dw_depthwise(tape: Tape, c: Convolution, x: str, dy: str) -> str:
+    """One filter per channel: products of rows instead of products of channels.
+
+    For kernel row i, S[c] = Σ over images and rows r of dy[r]ᵀ · x[r · stride + i · dilation] is a [out width, padded width]
+    matrix; dw[c, i, j] is the sum of one of its diagonals, which a product with a 0/1 matrix takes. More sums than needed, but
+    all of them in matrix products.
+    """
+    win = c.window
+    height, width = win.out
+    padded = _pad(tape, tape.transpose(x, 1, 0, 2, 3), win, 2)
+    rows = tape.reshape(tape.transpose(dy, 1, 0, 2, 3), c.channels, c.batch * height, width)
+    sums = []
+    for start in range(0, win.spans[0], win.dilations[0]):
+        seen = _cut(tape, padded, [start], [start + (height - 1) * win.strides[0] + 1], win.strides[:1])
+        seen = tape.reshape(seen, c.channels, c.batch * height, win.padded[1])
+        sums.append(tape.reshape(tape.fused_matmul(rows, seen, transA=1), c.channels, 1, width * win.padded[1]))
+    stacked = tape.emit("Concat", *sums, axis=1) if len(sums) > 1 else sums[0]
+    return tape.reshape(tape.emit("MatMul", stacked, tape.constant(_diagonals(win))), *c.w_shape)
+
+
+def _diagonals(win: Window) -> np.ndarray:
+    """Return 1 where kernel column j meets (place, padded column): [out width · padded width, kernel width]."""
+    place, column, tap = np.ogrid[: win.out[1], : win.padded[1], : win.kernel[1]]
+    meets = column == place * win.strides[1] + tap * win.dilations[1]
+    return meets.reshape(-1, win.kernel[1]).astype(np.float32)

@@ -1,0 +1,123 @@
+"""How a kernel slides over an image: the arithmetic that convolution and pooling share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import product
+from math import prod
+
+import numpy as np
+
+from caffestat.graph import Node
+
+__all__ = ["Window", "window"]
+
+Ints = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Window:
+    """A sliding kernel; every field has one number per spatial axis.
+
+    size       the image the kernel slides over
+    out        how many places it stops at
+    begins     padding before the image
+    """
+
+    size: Ints
+    out: Ints
+    kernel: Ints
+    strides: Ints
+    dilations: Ints
+    begins: Ints
+
+    @property
+    def spans(self) -> Ints:
+        """Input elements from a kernel's first tap to its last, both included."""
+        return tuple(d * (k - 1) + 1 for k, d in zip(self.kernel, self.dilations, strict=True))
+
+    @property
+    def needed(self) -> Ints:
+        """Elements from the first tap of the first place to the last tap of the last place."""
+        return tuple((o - 1) * s + span for o, s, span in zip(self.out, self.strides, self.spans, strict=True))
+
+    @property
+    def tails(self) -> Ints:
+        """Padding after the image so that the last place just fits; negative where the last elements are never read."""
+        return tuple(n - b - size for n, b, size in zip(self.needed, self.begins, self.size, strict=True))
+
+    @property
+    def ends(self) -> Ints:
+        """Padding after the image, at least zero."""
+        return tuple(max(tail, 0) for tail in self.tails)
+
+    @property
+    def unread(self) -> Ints:
+        """Elements at the end that no place reads."""
+        return tuple(max(-tail, 0) for tail in self.tails)
+
+    @property
+    def padded(self) -> Ints:
+        """The image with both paddings."""
+        return tuple(b + size + e for b, size, e in zip(self.begins, self.size, self.ends, strict=True))
+
+    @property
+    def places(self) -> int:
+        """How many places there are in all."""
+        return prod(self.out)
+
+    @property
+    def taps(self) -> int:
+        """How many elements the kernel has."""
+        return prod(self.kernel)
+
+    @property
+    def is_pointwise(self) -> bool:
+        """Whether every place reads the one element it stands on."""
+        return self.taps == 1 and self.size == self.out and not any(self.begins)
+
+    @property
+    def tiles(self) -> bool:
+        """Whether the places cover the image exactly, without overlap."""
+        covers = all(o * s == size for o, s, size in zip(self.out, self.strides, self.size, strict=True))
+        return covers and self.kernel == self.strides and set(self.dilations) == {1} and not any(self.begins)
+
+    def offsets(self) -> list[Ints]:
+        """Return where each tap of the first place stands in the padded image, in scan order."""
+        return list(product(*(range(0, span, d) for span, d in zip(self.spans, self.dilations, strict=True))))
+
+    def indices(self) -> np.ndarray:
+        """Return the flat index into the padded image of each tap of each place: [places, taps]."""
+        flat = np.arange(prod(self.padded)).reshape(self.padded)
+        corners = flat[tuple(slice(0, (o - 1) * s + 1, s) for o, s in zip(self.out, self.strides, strict=True))]
+        taps = [flat[offset] for offset in self.offsets()]
+        return corners.reshape(-1, 1) + np.array(taps, np.int64)
+
+
+def _begins(node: Node, totals: Sequence[int]) -> Ints:
+    """Split padding in two; the odd element goes to the back for SAME_UPPER only."""
+    lower = node.get("auto_pad", "NOTSET") != "SAME_UPPER"
+    return tuple((max(total, 0) + lower) // 2 for total in totals)
+
+
+def _is_explicit(node: Node) -> bool:
+    return node.get("auto_pad", "NOTSET") in ("NOTSET", "VALID") and "output_shape" not in node.attributes
+
+
+def window(node: Node, size: Sequence[int], out: Sequence[int], kernel: Sequence[int]) -> Window:
+    """Return the window of a convolution or pooling node from an image of `size` to one of `out`.
+
+    A ConvTranspose node walks the other way: `size` is the spatial shape of its output, `out` that of its input.
+    Padding that `auto_pad` or `output_shape` leave to the runtime is worked out. (ONNX operators: Conv, ConvTranspose)
+    """
+    rank = len(size)
+    strides = tuple(node.get("strides", [1] * rank))
+    dilations = tuple(node.get("dilations", [1] * rank))
+    begins = tuple(node.get("pads", [0] * rank)[:rank])
+    result = Window(tuple(size), tuple(out), tuple(kernel), strides, dilations, begins)
+    if _is_explicit(node):
+        return result
+    extra = node.get("output_padding", [0] * rank)
+    totals = [n + e - s for n, e, s in zip(result.needed, extra, result.size, strict=True)]
+    return replace(result, begins=_begins(node, totals))

@@ -1,0 +1,85 @@
+"""Gradients of LRN and BatchNormalization against torch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from caffestat.autodiff import backward
+from caffestat.errors import GradientError
+from caffestat.graph import Graph
+
+from .support import difference, op_gradients, torch_gradients
+
+torch = pytest.importorskip("torch")
+
+RANDOM = np.random.default_rng(7)
+
+
+def normal(*shape: int) -> np.ndarray:
+    return RANDOM.normal(size=shape).astype(np.float32)
+
+
+@pytest.mark.parametrize("beta", [0.75, 0.6])
+@pytest.mark.parametrize("size", [1, 3, 5, 11])
+def test_lrn(size: int, beta: float) -> None:
+    x, dy = normal(2, 7, 4, 3), normal(2, 7, 4, 3)
+    how = {"alpha": 0.9, "beta": beta, "bias": 1.3, "size": size}
+    actual = op_gradients(lambda g, x: g.emit("LRN", x, **how), [x], dy)
+    expected = torch_gradients(lambda x: torch.nn.functional.local_response_norm(x, size, 0.9, beta, 1.3), [x], dy)
+    for ours, theirs in zip(actual, expected, strict=True):
+        assert difference(ours, theirs) < 1e-5
+
+
+def statistics(channels: int) -> list[np.ndarray]:
+    return [normal(channels), normal(channels), normal(channels), RANDOM.random(channels).astype(np.float32) + 0.1]
+
+
+@pytest.mark.parametrize("shape", [(4, 3, 5, 2), (6, 5), (2, 3, 4), (2, 3, 4, 5, 2)], ids=str)
+def test_batch_normalization_with_given_statistics(shape: tuple[int, ...]) -> None:
+    inputs, dy = [normal(*shape), *statistics(shape[1])], normal(*shape)
+
+    def reference(x: Any, scale: Any, bias: Any, mean: Any, var: Any) -> Any:
+        scale, bias, mean, var = (t.view(-1, *[1] * (len(shape) - 2)) for t in (scale, bias, mean, var))
+        return scale * (x - mean) / torch.sqrt(var + 0.01) + bias
+
+    actual = op_gradients(lambda g, *names: g.emit("BatchNormalization", *names, epsilon=0.01), inputs, dy)
+    for ours, theirs in zip(actual, torch_gradients(reference, inputs, dy), strict=True):
+        assert difference(ours, theirs) < 1e-5
+
+
+def training(graph: Graph, *names: str) -> list[str]:
+    outputs = graph.emit_many("BatchNormalization", *names, count=3, training_mode=1, epsilon=0.01)
+    return [graph.declare(value, graph.shape(name)) for value, name in zip(outputs, (names[0], *names[3:]), strict=True)]
+
+
+@pytest.mark.parametrize("shape", [(4, 3, 5, 2), (6, 5), (2, 3, 4)], ids=str)
+def test_batch_normalization_in_training(shape: tuple[int, ...]) -> None:
+    inputs, dy = [normal(*shape) + 2, *statistics(shape[1])], normal(*shape)
+    running = inputs[3:]
+    graph = Graph()
+    names = [graph.input(name, array.shape) for name, array in zip("xsbmv", inputs, strict=True)]
+    y = training(graph, *names)[0]
+    grads = backward(graph, {y: graph.input("dy", dy.shape)}, names)
+    assert grads["m"] is grads["v"] is None
+
+    def reference(x: Any, scale: Any, bias: Any) -> Any:
+        mean, var = (torch.tensor(array, dtype=torch.float64) for array in running)
+        return torch.nn.functional.batch_norm(x, mean, var, scale, bias, training=True, eps=0.01)
+
+    def ours(graph: Graph, x: str, scale: str, bias: str) -> str:
+        return training(graph, x, scale, bias, graph.constant(running[0]), graph.constant(running[1]))[0]
+
+    actual = op_gradients(ours, inputs[:3], dy)
+    for mine, theirs in zip(actual, torch_gradients(reference, inputs[:3], dy), strict=True):
+        assert difference(mine, theirs) < 1e-5
+
+
+def test_running_statistics_have_no_gradient_rule() -> None:
+    graph = Graph()
+    names = [graph.input("x", (4, 3, 2)), *(graph.input(name, (3,)) for name in "sbmv")]
+    mean = training(graph, *names)[1]
+    with pytest.raises(GradientError, match="running statistics"):
+        backward(graph, {mean: graph.input("dmean", (3,))}, [names[0]])

@@ -1,0 +1,177 @@
+"""Gradients of pooling against their definitions."""
+
+from __future__ import annotations
+
+from itertools import product
+from typing import Any
+
+import numpy as np
+import pytest
+
+from caffestat.autodiff import backward
+from caffestat.errors import GradientError
+from caffestat.graph import Graph
+
+from .support import difference, op_gradients, run
+
+RANDOM = np.random.default_rng(3)
+WINDOWS = [
+    # image, kernel, strides, begins, ends, ceil_mode
+    ((9, 7), (3, 2), (2, 1), (0, 0), (0, 0), 0),
+    ((9, 8), (3, 3), (2, 3), (1, 0), (1, 2), 0),
+    ((8, 6), (2, 3), (2, 3), (0, 0), (0, 0), 0),
+    ((8, 7), (3, 3), (2, 2), (0, 1), (0, 1), 1),
+    ((7, 6), (2, 2), (3, 4), (0, 0), (0, 0), 0),
+    ((6, 5), (3, 4), (1, 1), (1, 2), (1, 0), 0),
+    ((5, 6), (5, 6), (1, 1), (0, 0), (0, 0), 0),
+    ((5, 7), (2, 2), (2, 2), (0, 0), (1, 1), 0),
+    ((11,), (4,), (3,), (2,), (1,), 0),
+    ((5, 4, 6), (2, 3, 2), (2, 1, 2), (1, 0, 0), (0, 1, 0), 0),
+]
+
+
+def attributes(kernel: Any, strides: Any, begins: Any, ends: Any, ceil_mode: int, **more: Any) -> dict[str, Any]:
+    return {"kernel_shape": list(kernel), "strides": list(strides), "pads": [*begins, *ends], "ceil_mode": ceil_mode, **more}
+
+
+def forward(op: str, x: np.ndarray, how: dict[str, Any]) -> np.ndarray:
+    graph = Graph()
+    graph.outputs = [graph.emit(op, graph.input("x", x.shape), **how)]
+    return run(graph, {"x": x})[0]
+
+
+def places(size: Any, out: Any, how: dict[str, Any]) -> Any:
+    """Yield (place, the image's elements it sees, in scan order)."""
+    dilations, begins = how.get("dilations", [1] * len(size)), how["pads"][: len(size)]
+    for place in np.ndindex(*out):
+        taps = product(*(range(k) for k in how["kernel_shape"]))
+        seen = (
+            tuple(o * s - b + t * d for o, s, b, t, d in zip(place, how["strides"], begins, tap, dilations, strict=True))
+            for tap in taps
+        )
+        yield place, [at for at in seen if all(0 <= i < n for i, n in zip(at, size, strict=True))]
+
+
+def first_maximum(x: np.ndarray, dy: np.ndarray, how: dict[str, Any]) -> np.ndarray:
+    dx = np.zeros_like(x)
+    for n, c in np.ndindex(*x.shape[:2]):
+        for place, seen in places(x.shape[2:], dy.shape[2:], how):
+            best = max(seen, key=lambda at: x[n, c][at])  # max keeps the first of equals
+            dx[n, c][best] += dy[n, c][place]
+    return dx
+
+
+@pytest.mark.parametrize("provider", ["cpu", "cuda"])
+@pytest.mark.parametrize("case", WINDOWS, ids=str)
+def test_max_pool_gives_dy_to_the_first_largest(case: Any, provider: str) -> None:
+    size, *window = case
+    x = RANDOM.integers(0, 4, (2, 3, *size)).astype(np.float32)  # few values: ties in almost every window
+    how = attributes(*window)
+    y = forward("MaxPool", x, how)
+    dy = RANDOM.normal(size=y.shape).astype(np.float32)
+    actual = op_gradients(lambda g, x: g.emit("MaxPool", x, **how), [x], dy, provider)
+    assert difference(actual[1], first_maximum(x, dy, how)) < 1e-6
+
+
+@pytest.mark.parametrize("provider", ["cpu", "cuda"])
+def test_max_pool_with_dilation(provider: str) -> None:
+    x = RANDOM.integers(0, 5, (2, 3, 9, 8)).astype(np.float32)
+    how = attributes((3, 2), (2, 1), (1, 0), (1, 1), 0, dilations=[2, 3])
+    dy = RANDOM.normal(size=forward("MaxPool", x, how).shape).astype(np.float32)
+    actual = op_gradients(lambda g, x: g.emit("MaxPool", x, **how), [x], dy, provider)
+    assert difference(actual[1], first_maximum(x, dy, how)) < 1e-6
+
+
+def test_max_pool_of_negative_numbers_ignores_padding() -> None:
+    x = -1 - RANDOM.random((2, 3, 5, 4)).astype(np.float32)
+    how = attributes((3, 3), (2, 2), (1, 1), (1, 1), 0)
+    dy = np.ones(forward("MaxPool", x, how).shape, np.float32)
+    actual = op_gradients(lambda g, x: g.emit("MaxPool", x, **how), [x], dy, "cuda")
+    assert difference(actual[1], first_maximum(x, dy, how)) == 0
+
+
+def test_max_pool_survives_nan() -> None:
+    x = RANDOM.normal(size=(2, 3, 6, 5)).astype(np.float32)
+    x[0, 1] = np.nan
+    for window in (((2, 1), (2, 1)), ((3, 3), (2, 2))):
+        how = attributes(*window, (0, 0), (0, 0), 0)
+        dy = np.ones(forward("MaxPool", x, how).shape, np.float32)
+        dx = op_gradients(lambda g, x: g.emit("MaxPool", x, **how), [x], dy)[1]  # noqa: B023  called at once
+        assert difference(dx[1], first_maximum(x, dy, how)[1]) == 0
+
+
+def test_column_major_indices_are_refused() -> None:
+    graph = Graph()
+    x = graph.input("x", (2, 3, 5, 4))
+    y, _ = graph.emit_many("MaxPool", x, count=2, kernel_shape=[2, 2], storage_order=1)
+    with pytest.raises(GradientError, match="storage_order"):
+        backward(graph, {y: graph.input("dy", (2, 3, 4, 3))}, [x])
+
+
+def divisor(size: Any, place: Any, seen: int, how: dict[str, Any]) -> int:
+    if not how["count_include_pad"]:
+        return seen
+    rank, count = len(size), 1
+    dilations = how.get("dilations", [1] * rank)
+    for axis, position in enumerate(place):
+        start = position * how["strides"][axis] - how["pads"][axis]
+        taps = (start + t * dilations[axis] for t in range(how["kernel_shape"][axis]))
+        count *= sum(at < size[axis] + how["pads"][rank + axis] for at in taps)
+    return count
+
+
+def mean_and_gradient(x: np.ndarray, dy: np.ndarray, how: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
+    y, dx = np.zeros_like(dy), np.zeros_like(x)
+    for place, seen in places(x.shape[2:], dy.shape[2:], how):
+        by = divisor(x.shape[2:], place, len(seen), how)
+        for at in seen:
+            y[(..., *place)] += x[(..., *at)] / by
+            dx[(..., *at)] += dy[(..., *place)] / by
+    return y, dx
+
+
+@pytest.mark.parametrize("provider", ["cpu", "cuda"])
+@pytest.mark.parametrize("include", [0, 1])
+@pytest.mark.parametrize("case", WINDOWS, ids=str)
+def test_average_pool_spreads_dy_over_each_window(case: Any, include: int, provider: str) -> None:
+    size, *window = case
+    x = RANDOM.normal(size=(2, 3, *size)).astype(np.float32)
+    how = attributes(*window, count_include_pad=include)
+    dy = RANDOM.normal(size=forward("AveragePool", x, how).shape).astype(np.float32)
+    y, dx = op_gradients(lambda g, x: g.emit("AveragePool", x, **how), [x], dy, provider)
+    expected = mean_and_gradient(x, dy, how)
+    assert difference(y, expected[0]) < 1e-5
+    assert difference(dx, expected[1]) < 1e-5
+
+
+def test_average_pool_with_dilation() -> None:
+    x = RANDOM.normal(size=(2, 3, 9, 8)).astype(np.float32)
+    how = attributes((3, 2), (1, 1), (1, 0), (1, 1), 0, dilations=[2, 3], count_include_pad=1)
+    dy = RANDOM.normal(size=forward("AveragePool", x, how).shape).astype(np.float32)
+    dx = op_gradients(lambda g, x: g.emit("AveragePool", x, **how), [x], dy)[1]
+    assert difference(dx, mean_and_gradient(x, dy, how)[1]) < 1e-5
+
+
+@pytest.mark.parametrize("auto_pad", ["SAME_UPPER", "SAME_LOWER"])
+@pytest.mark.parametrize("op", ["MaxPool", "AveragePool"])
+def test_automatic_padding_is_worked_out(op: str, auto_pad: str) -> None:
+    x = RANDOM.normal(size=(2, 3, 8, 7)).astype(np.float32)
+    begins = [0, 1] if auto_pad == "SAME_UPPER" else [1, 1]  # 8 wants 1 in all, 7 wants 2
+    explicit = attributes((3, 3), (2, 2), begins, [1 - begins[0], 1], 0)
+    automatic = {name: value for name, value in explicit.items() if name != "pads"} | {"auto_pad": auto_pad}
+    dy = RANDOM.normal(size=forward(op, x, explicit).shape).astype(np.float32)
+    expected = op_gradients(lambda g, x: g.emit(op, x, **explicit), [x], dy)
+    actual = op_gradients(lambda g, x: g.emit(op, x, **automatic), [x], dy)
+    assert difference(actual[0], expected[0]) < 1e-6
+    assert difference(actual[1], expected[1]) < 1e-6
+
+
+@pytest.mark.parametrize("size", [(5, 4), (7,), (3, 2, 4)])
+def test_global_pooling(size: tuple[int, ...]) -> None:
+    x = RANDOM.integers(0, 4, (2, 3, *size)).astype(np.float32)
+    dy = RANDOM.normal(size=(2, 3, *[1] * len(size))).astype(np.float32)
+    whole = attributes(size, [1] * len(size), [0] * len(size), [0] * len(size), 0)
+    largest = op_gradients(lambda g, x: g.emit("GlobalMaxPool", x), [x], dy)[1]
+    mean = op_gradients(lambda g, x: g.emit("GlobalAveragePool", x), [x], dy)[1]
+    assert difference(largest, first_maximum(x, dy, whole)) < 1e-6
+    assert difference(mean, np.broadcast_to(dy, x.shape) / np.prod(size)) < 1e-6
