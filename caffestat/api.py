@@ -73,7 +73,7 @@ def analyze(
         device=device,
         weights=weights,
         inputs=inputs or {},
-        data=data,
+        inputs_hold=data,
         assume_filler=assume_filler,
         forward_only=forward_only,
         notes=notes,

@@ -12,6 +12,7 @@ from caffestat.fill import Filler, Stream, fill
 if TYPE_CHECKING:
     import numpy as np
 
+    from caffestat.data import Reader
     from caffestat.graph import Graph
 
 __all__ = ["Layer", "Param", "Shape", "layer", "layer_class", "layer_types", "read_param", "to_filler"]
@@ -61,6 +62,8 @@ class Layer:
         self.top_count = len(proto.top)
         self.shape_overrides: dict[str, Shape] = {}  # what the user said of the tops' shapes, by blob name
         self.batch_override: int | None = None
+        self.reader: Reader | None = None  # of the data that an external layer names
+        self.why_synthetic = ""  # why there is no reader, of a layer that names its data
 
     def error(self, message: str) -> NetError:
         """Return (to raise) an error about this layer, with the place it stands at."""

@@ -31,7 +31,9 @@ class Source(Layer):
         return tuple(self.top_shape(index, name) for index, name in enumerate(self.proto.top))
 
     def top_shape(self, index: int, name: str) -> Shape:
-        """Return one top's shape: the user's, else the file's, its first axis as `batch_override` says."""
+        """Return one top's shape: the real data's, the user's, else the file's, its first axis as `batch_override` says."""
+        if self.reader:
+            return self.reader.shapes[index]
         if name in self.shape_overrides:
             return self.shape_overrides[name]
         shape = self.written_shape(index)
@@ -53,6 +55,15 @@ class Source(Layer):
         if len(values) not in (1, self.top_count):
             raise self.error(f"expected {what} once or once per top ({self.top_count}), found it {len(values)} times")
         return values[0 if len(values) == 1 else index]
+
+    def setup_words(self) -> tuple[str, ...]:
+        """Return what each word that the layer draws at set-up is for, in order."""
+        return ()
+
+    def draw_setup(self, stream: Stream) -> None:
+        words = {purpose: stream.word() for purpose in self.setup_words()}  # of two with one purpose the second counts
+        if self.reader:
+            self.reader.start(words, stream)
 
     def lower(self, g: Graph, bottoms: Sequence[str], params: Sequence[str]) -> Sequence[str]:
         return [g.input(name, shape) for name, shape in zip(self.proto.top, self.tops([]), strict=True)]
@@ -138,9 +149,14 @@ class Images(Source):
         transform = self.proto.transform_param
         return bool(transform.mirror or (self.phase == TRAIN and transform.crop_size))
 
-    def draw_setup(self, stream: Stream) -> None:
-        # the transformer is seeded twice, then the prefetching thread once
-        stream.words(2 * self.is_random() + 1)
+    def setup_words(self) -> tuple[str, ...]:
+        seed = ("transformer",) * self.is_random()
+        # the transformer is seeded again just before the prefetching thread starts, which takes a seed too
+        return (*seed, *self.own_words(), *seed, "thread")
+
+    def own_words(self) -> tuple[str, ...]:
+        """Return what the layer type itself draws words for."""
+        return ()
 
 
 @layer("Data")
@@ -173,10 +189,9 @@ class ImageData(Images):
             raise self.error(f"crop_size {crop} exceeds the image of new_height {height} and new_width {width}")
         return self.batch_size(), 3 if proto.is_color else 1, crop or height, crop or width
 
-    def draw_setup(self, stream: Stream) -> None:
-        super().draw_setup(stream)
+    def own_words(self) -> tuple[str, ...]:
         proto = self.proto.image_data_param
-        stream.words(proto.shuffle + (proto.rand_skip > 0))
+        return ("shuffle",) * proto.shuffle + ("skip",) * (proto.rand_skip > 0)
 
 
 @layer("WindowData")
@@ -191,10 +206,9 @@ class WindowData(Images):
             raise self.error("expected a positive crop_size in transform_param, found none")
         return self.batch_size(), self.channels(), crop, crop
 
-    def draw_setup(self, stream: Stream) -> None:
-        super().draw_setup(stream)
+    def own_words(self) -> tuple[str, ...]:
         transform = self.proto.transform_param
-        stream.words(int(transform.mirror or transform.crop_size > 0))
+        return ("windows",) * bool(transform.mirror or transform.crop_size)
 
 
 @layer("MemoryData")
@@ -207,8 +221,8 @@ class MemoryData(Images):
         proto = self.proto.memory_data_param
         return self.batch_size(), proto.channels, proto.height, proto.width
 
-    def draw_setup(self, stream: Stream) -> None:
-        stream.words(int(self.is_random()))
+    def setup_words(self) -> tuple[str, ...]:
+        return ("transformer",) * self.is_random()
 
 
 @layer("HDF5Data")

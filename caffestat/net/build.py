@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from caffestat.data import AbsentError, open_reader
 from caffestat.errors import Finding, NetError, Place
 from caffestat.layers import Layer, Shape, layer_class, layer_types
 from caffestat.schema import caffe_pb2
@@ -45,6 +46,7 @@ class _Builder:
     state: State
     shapes: Mapping[str, Shape]
     batch: int | None
+    data: str
     nodes: list[Node] = field(default_factory=list)
     blobs: list[Blob] = field(default_factory=list)
     params: list[NetParam] = field(default_factory=list)
@@ -75,6 +77,8 @@ class _Builder:
         layer = cls(proto, phase, entry.place)
         layer.shape_overrides = {top: self.shapes[top] for top in proto.top if top in self.shapes}
         layer.batch_override = self.batch
+        if self.data != "synthetic":
+            self.attach_reader(layer)
         _check_count(layer, "bottom", len(proto.bottom), layer.num_bottoms)
         if layer.auto_tops:
             layer.top_count = max(layer.top_count, layer.num_tops[0])
@@ -83,6 +87,15 @@ class _Builder:
             expected = f"none or one per bottom ({len(proto.bottom)})"
             raise layer.error(f"propagate_down is given {len(proto.propagate_down)} times; expected {expected}")
         return layer
+
+    def attach_reader(self, layer: Layer) -> None:
+        """Open the data that the layer names, if it names any and it is at hand."""
+        try:
+            layer.reader = open_reader(layer)
+        except AbsentError as error:
+            if self.data == "real":
+                raise layer.error(f"real data was asked for, but {error}") from error
+            layer.why_synthetic = str(error)
 
     def add_top(self, layer: Layer, index: int) -> int:
         """Return the blob of a top: its bottom's when in place, else a new one."""
@@ -182,16 +195,21 @@ def _loss_weights(layer: Layer) -> tuple[float, ...]:
 
 
 def build(
-    source: NetSource, state: State | None = None, shapes: Mapping[str, Shape] | None = None, batch: int | None = None
+    source: NetSource,
+    state: State | None = None,
+    shapes: Mapping[str, Shape] | None = None,
+    batch: int | None = None,
+    data: str = "auto",
 ) -> Net:
     """Return the net that a source describes in a state.
 
     shapes: the shape of data blobs by name, for sources whose file does not say it, or to replace it.
     batch:  replaces the first axis of every data blob.
+    data:   what data layers read: "auto" (what they name, where it is at hand), "real" (that or an error) or "synthetic".
     Raises NetError (file:line) where Caffe would stop.
     """
     state = state or state_of(source)
-    builder = _Builder(state, shapes or {}, batch)
+    builder = _Builder(state, shapes or {}, batch, data)
     layers = insert_splits(filter_layers(source.layers, state))
     if not layers:
         raise NetError("no layer is left in this phase (check include/exclude rules, --phase, --stage)", _first_place(source))

@@ -166,7 +166,7 @@ def draw_feeds(
     """Return the graph's inputs for one iteration.
 
     stream: the net's own random stream, which DummyData and Dropout draw from
-    random: for data that is not at hand
+    random: for data that is not at hand; a layer's reader gives its next batch
     inputs: arrays that the user gives, by blob name
     zeros:  what Input layers hold is 0, as under `caffe train`
     Raises InputError when a given array does not fit.
@@ -183,6 +183,8 @@ def draw_feeds(
 def _node_feeds(net: Net, node: Node, stream: Stream, random: np.random.Generator, zeros: bool) -> Sequence[np.ndarray]:
     if not node.layer.is_external:
         return node.layer.draw_feeds(stream, [shape for shape in node.bottom_shapes if shape is not None])
+    if node.layer.reader:
+        return node.layer.reader.next()
     if zeros and node.layer.starts_at_zero:
         return [np.zeros(shape or (), np.float32) for shape in node.top_shapes]
     return synthetic_tops(net, node, random)
@@ -208,6 +210,15 @@ def _check_inputs(net: Net, inputs: Mapping[str, np.ndarray]) -> None:
             raise InputError(f"--input {name}: no data layer produces a blob of that name; expected one of {', '.join(known)}")
 
 
+def _synthetic_layers(net: Net, inputs: Mapping[str, np.ndarray]) -> list[str]:
+    """Return a line about each layer that names data which is not at hand, unless the user gives all its tops."""
+    return [
+        f"{node.place}: layer {node.name!r} is given synthetic data: {node.layer.why_synthetic}"
+        for node in net.nodes
+        if node.layer.why_synthetic and any(net.blobs[blob].name not in inputs for blob in node.tops)
+    ]
+
+
 def measure(
     net: Net,
     *,
@@ -215,7 +226,7 @@ def measure(
     device: str = "auto",
     weights: Sequence[str] = (),
     inputs: Mapping[str, np.ndarray] | None = None,
-    data: str = "noise",
+    inputs_hold: str = "noise",
     assume_filler: str | None = None,
     forward_only: bool = False,
     notes: MutableSequence[str] | None = None,
@@ -226,9 +237,9 @@ def measure(
     device:        "auto", "cpu" or "cuda"
     weights:       caffemodel files that replace the fillers' values, layers matched by name
     inputs:        arrays for data blobs, by blob name
-    data:          what Input layers hold: "noise" (N(0, 1)) or "zeros" (as under `caffe train`)
+    inputs_hold:   what Input layers hold: "noise" (N(0, 1)) or "zeros" (as under `caffe train`)
     assume_filler: the filler type of weights that have none written
-    notes:         lines worth telling (device, weights) are appended to it
+    notes:         lines worth telling (device, weights, data that is not at hand) are appended to it
 
     Raises InputError, DeviceError, NetError or GradientError.
     """
@@ -242,6 +253,7 @@ def measure(
         notes.append(why)
     stream = Stream(seed)
     values = draw_params(net, stream, assume_filler)
+    notes.extend(_synthetic_layers(net, inputs or {}))
     notes.extend(copy_weights(net, values, weights))
     runner = Runner(net, values, chosen, forward_only)
-    return runner.run(draw_feeds(runner, stream, np.random.default_rng(seed), inputs, data == "zeros"))
+    return runner.run(draw_feeds(runner, stream, np.random.default_rng(seed), inputs, inputs_hold == "zeros"))

@@ -1,0 +1,94 @@
+"""HDF5Data layers: rows of data sets. (hdf5_data_layer.cpp)"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from caffestat.fill import CRandom
+
+from .reader import AbsentError, Reader, find, require, text_lines
+
+if TYPE_CHECKING:
+    from caffestat.fill import Stream
+    from caffestat.layers import Layer
+
+__all__ = ["HDF5Reader"]
+
+
+class HDF5Reader(Reader):
+    """The rows of the listed files, one after the other; each top is the data set of its name.
+
+    Shuffled, the files change places, and the rows within each, by the C library's rand.
+    """
+
+    def __init__(self, layer: Layer) -> None:
+        param = layer.proto.hdf5_data_param
+        super().__init__(layer, param.batch_size)
+        self._h5py = require("h5py", "HDF5")
+        source = find(param.source, layer)
+        names = [name for line in text_lines(source, layer) for name in line.split()]
+        self._paths = [find(name, layer, source.parent) for name in names]
+        self._random: CRandom | None = None
+        self._order = list(range(len(self._paths)))
+        self._columns: list[np.ndarray] = []
+        self._file = self._row = 0
+        self._rows: list[int] = []
+        self._load(0)
+        self.shapes = tuple((self.batch, *data.shape[1:]) for data in self._columns)
+
+    def start(self, words: Mapping[str, int], stream: Stream) -> None:
+        self._random = stream.c_random if self.layer.proto.hdf5_data_param.shuffle else None
+        self._order = self._shuffled(list(range(len(self._paths))))
+        self._load(0)
+
+    def next(self) -> Sequence[np.ndarray]:
+        tops = [np.empty(shape, np.float32) for shape in self.shapes]
+        for index in range(self.batch):
+            for top, column in zip(tops, self._columns, strict=True):
+                top[index] = column[self._rows[self._row]]
+            self._step()
+        return tops
+
+    def _shuffled(self, items: list[int]) -> list[int]:
+        return self._random.shuffled(items) if self._random else items
+
+    def _step(self) -> None:
+        self._row += 1
+        if self._row < len(self._rows):
+            return
+        if len(self._paths) > 1:
+            following = (self._file + 1) % len(self._paths)
+            if following == 0:
+                self._order = self._shuffled(self._order)
+            self._load(following)
+        self._row = 0
+        self._rows = self._shuffled(self._rows)  # Caffe shuffles a file's rows once at loading, and here
+
+    def _load(self, number: int) -> None:
+        """Read the file of this number in the order of reading, and go to its first row."""
+        self._file, self._row = number, 0
+        path = self._paths[self._order[number]]
+        try:
+            with self._h5py.File(path, "r") as file:
+                columns = [self._column(file, name, path) for name in self.layer.proto.top]
+        except OSError as error:
+            raise self.layer.error(f"{str(path)!r} cannot be read as an HDF5 file: {error}") from error
+        if self._columns and [data.shape[1:] for data in columns] != [data.shape[1:] for data in self._columns]:
+            raise self.layer.error(f"{str(path)!r}: the rows of its data sets have other shapes than those of the first file")
+        self._columns = columns
+        counts = {len(data) for data in columns}
+        if len(counts) > 1 or 0 in counts:
+            raise self.layer.error(f"{str(path)!r} holds {sorted(counts)} rows in its data sets; expected the same number, at least 1")
+        self._rows = self._shuffled(list(range(counts.pop())))
+
+    def _column(self, file: Any, name: str, path: Path) -> np.ndarray:
+        data = file.get(name)
+        if not isinstance(data, self._h5py.Dataset):
+            raise self.layer.error(f"{str(path)!r} has no data set {name!r}; it has {', '.join(sorted(file)) or 'none'}")
+        if data.dtype.kind not in "fiu" or not data.shape:
+            raise self.layer.error(f"{str(path)!r}: data set {name!r} has type {data.dtype} and shape {data.shape}; expected rows of numbers")
+        return np.asarray(data, np.float32)

@@ -1,0 +1,96 @@
+"""ImageData layers: image files that a text file lists. (image_data_layer.cpp)"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, TypeVar
+
+import numpy as np
+
+from caffestat.fill import Stream
+
+from .images import decode, resize
+from .reader import AbsentError, Reader, find, text_lines
+from .transformer import Transformer
+
+if TYPE_CHECKING:
+    from caffestat.layers import Layer
+
+__all__ = ["ImageReader"]
+
+T = TypeVar("T")
+
+
+class ImageReader(Reader):
+    """The images of a list in its order, or shuffled each time it begins; tops: images (N, C, H, W), labels (N)."""
+
+    def __init__(self, layer: Layer) -> None:
+        param = layer.proto.image_data_param
+        super().__init__(layer, param.batch_size)
+        self._folder = find(param.source, layer).parent
+        self._listed = [_split(line) for line in text_lines(find(param.source, layer), layer)]
+        self._transformer = Transformer(layer)
+        self._shuffle: Stream | None = None
+        self._lines = self._listed
+        self._place = 0
+        self.shapes = ((self.batch, *self._transformer.shape(self._image(self._lines[0][0]).shape)), (self.batch,))
+
+    def start(self, words: Mapping[str, int], stream: Stream) -> None:
+        self._transformer.start(words.get("transformer"))
+        self._shuffle = Stream(words["shuffle"]) if "shuffle" in words else None
+        self._lines = _shuffled(self._shuffle, self._listed) if self._shuffle else self._listed
+        skip = words["skip"] % self.layer.proto.image_data_param.rand_skip if "skip" in words else 0
+        if skip >= len(self._lines):
+            raise self.layer.error(f"rand_skip passes over {skip} images, but only {len(self._lines)} are listed")
+        self._place = skip
+
+    def next(self) -> Sequence[np.ndarray]:
+        data, labels = (np.empty(shape, np.float32) for shape in self.shapes)
+        for index in range(self.batch):
+            name, label = self._lines[self._place]
+            try:
+                image = self._transformer.apply(self._image(name))
+            except AbsentError as error:
+                raise self.layer.error(str(error)) from error
+            if image.shape != data.shape[1:]:
+                raise self.layer.error(
+                    f"image {name!r} has shape {image.shape}, the first one {data.shape[1:]}; give new_height and new_width, or crop_size"
+                )
+            data[index], labels[index] = image, label
+            self._step()
+        return data, labels
+
+    def _step(self) -> None:
+        self._place += 1
+        if self._place == len(self._lines):
+            self._place = 0
+            self._lines = _shuffled(self._shuffle, self._lines) if self._shuffle else self._lines
+
+    def _image(self, name: str) -> np.ndarray:
+        """Return an image (C, H, W), resized when the layer says so."""
+        param = self.layer.proto.image_data_param
+        path = find(param.root_folder + name, self.layer, self._folder)
+        try:
+            image = decode(path.read_bytes(), param.is_color)
+        except (OSError, ValueError) as error:
+            raise self.layer.error(f"{str(path)!r} {error}") from error
+        return resize(image, param.new_height, param.new_width) if param.new_height and param.new_width else image
+
+
+def _split(line: str) -> tuple[str, int]:
+    """Return the file's name and the label behind the last space; a label that is no number is 0, as C's atoi has it."""
+    name, space, label = line.rpartition(" ")
+    number = re.match(r"\s*[+-]?\d+", label)
+    return (name if space else line), int(number[0]) if number else 0
+
+
+def _shuffled(stream: Stream, items: Sequence[T]) -> list[T]:
+    """Return the items in another order: Fisher-Yates from the back, on Boost's uniform integers. (util/rng.hpp)"""
+    result = list(items)
+    for last in range(len(result) - 1, 0, -1):
+        bucket = (1 << 32) // (last + 1)
+        while (chosen := stream.word() // bucket) > last:
+            pass
+        result[last], result[chosen] = result[chosen], result[last]
+    return result

@@ -1,0 +1,87 @@
+"""Images as OpenCV reads them, decoded by Pillow: channels in the order blue, green, red.
+
+Pillow and OpenCV share the JPEG and PNG decoders' rules, not their builds: values can differ by 1.
+"""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .reader import require
+
+__all__ = ["decode", "resize"]
+
+Image = NDArray[np.uint8]
+
+_GRAY = np.array([9798, 19235, 3735])  # of red, green, blue: libpng's 0.299, 0.587 and the rest of 1, in units of 2^-15
+_COEFFICIENT = 1 << 11  # OpenCV's bilinear weights are whole multiples of 1 / 2048
+
+
+def decode(data: bytes, colour: bool | None) -> Image:
+    """Return the image (C, H, W) in a JPEG, PNG or other file's bytes.
+
+    colour: True for three channels, False for one, None for those that the file has.
+    Raises ValueError when it cannot be decoded, AbsentError without Pillow. Source: util/io.cpp, OpenCV's imread.
+    """
+    pillow, ops = require("PIL.Image", "images"), require("PIL.ImageOps", "images")
+    try:
+        image = pillow.open(io.BytesIO(data))
+        if colour is False:
+            image.draft("L", image.size)  # a JPEG's luminance plane is taken as it stands
+        if colour is not None:
+            image = ops.exif_transpose(image)
+        pixels = _pixels(image, colour)
+    except (OSError, SyntaxError, pillow.DecompressionBombError) as error:
+        raise ValueError(f"cannot be decoded as an image: {error}") from error
+    return np.ascontiguousarray(pixels.transpose(2, 0, 1))
+
+
+def _pixels(image: Any, colour: bool | None) -> Image:
+    """Return pixels (H, W, C), blue first."""
+    if image.mode.startswith("I"):  # 16 bits of gray
+        gray: Image = (np.asarray(image).astype(np.int64) >> 8).astype(np.uint8)[:, :, None]
+        return np.repeat(gray, 3, axis=2) if colour else gray
+    if image.mode in ("1", "L") and not colour:
+        return np.asarray(image.convert("L"))[:, :, None]
+    if colour is None and (image.mode in ("RGBA", "LA") or "transparency" in image.info):
+        return np.asarray(image.convert("RGBA"))[:, :, [2, 1, 0, 3]]
+    pixels: Image = np.asarray(image.convert("RGB"))
+    return _to_gray(pixels)[:, :, None] if colour is False else pixels[:, :, ::-1]
+
+
+def _to_gray(pixels: Image) -> Image:
+    return ((pixels @ _GRAY + (1 << 14)) >> 15).astype(np.uint8)
+
+
+def resize(image: Image, height: int, width: int) -> Image:
+    """Return an image (C, H, W) in another size: bilinear on pixel centres, in OpenCV's 8-bit fixed-point arithmetic.
+
+    Source: OpenCV's resize with INTER_LINEAR, without a vendor's library in its place.
+    """
+    rows, columns = image.shape[1:]
+    if (rows, columns) == (2 * height, 2 * width):  # OpenCV takes the mean of each block of four here
+        quads = image.reshape(-1, height, 2, width, 2).astype(np.int32)
+        return ((quads.sum(axis=(2, 4)) + 2) >> 2).astype(np.uint8)
+    before, first, second = _weights(columns, width)
+    first, second = np.where((before < 0) | (before >= columns - 1), [[_COEFFICIENT], [0]], [first, second])
+    wide = image.astype(np.int32)
+    across = wide[:, :, before.clip(0, columns - 1)] * first + wide[:, :, (before + 1).clip(0, columns - 1)] * second
+    across >>= 4
+    # down the image OpenCV keeps both shares at the border, which rounds otherwise than one share of 1
+    before, first, second = _weights(rows, height)
+    upper = (across[:, before.clip(0, rows - 1)] * first[:, None]) >> 16
+    lower = (across[:, (before + 1).clip(0, rows - 1)] * second[:, None]) >> 16
+    return ((upper + lower + 2) >> 2).astype(np.uint8)
+
+
+def _weights(old: int, new: int) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """Return for each new pixel the old one before it, and the shares of that one and of the next."""
+    centre = ((np.arange(new) + 0.5) * (old / new) - 0.5).astype(np.float32)
+    before = np.floor(centre).astype(np.int64)
+    share = centre - before.astype(np.float32)
+    first, second = (np.rint(part * np.float32(_COEFFICIENT)).astype(np.int64) for part in (1 - share, share))
+    return before, first, second

@@ -1,0 +1,82 @@
+"""What a reader of real data is, and where the files that a layer names are looked for."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from caffestat.fill import Stream
+    from caffestat.layers import Layer, Shape
+
+__all__ = ["AbsentError", "Reader", "find", "require", "text_lines"]
+
+
+class AbsentError(Exception):
+    """The data is not at hand: a file or an optional package is missing. The message says which, not for whom."""
+
+
+class Reader:
+    """The data that a layer reads, batch by batch; subclasses read one kind of file.
+
+    shapes: of each top, batch axis first.
+    Opening raises AbsentError when the data is not at hand, NetError when it is damaged or does not fit the layer.
+    """
+
+    shapes: tuple[Shape, ...]
+
+    def __init__(self, layer: Layer, batch: int) -> None:
+        self.layer = layer
+        self.batch = layer.batch_override or batch
+        if self.batch < 1:
+            raise layer.error(f"batch_size is {batch}; expected at least 1")
+
+    def start(self, words: Mapping[str, int], stream: Stream) -> None:
+        """Go to the first record, as at the layer's set-up.
+
+        words:  what the layer drew there, by what each word is for
+        stream: gives the C library's generator, which HDF5Data shuffles with
+        """
+        raise NotImplementedError
+
+    def next(self) -> Sequence[np.ndarray]:
+        """Return the next batch: one float32 array per top. After the last record comes the first."""
+        raise NotImplementedError
+
+
+def find(path: str, layer: Layer, *folders: Path) -> Path:
+    """Return where a file that a layer names lies: under the working directory as in Caffe, else beside the net's file.
+
+    folders: other places to look in, tried last. Raises AbsentError when it is in none.
+    """
+    if not path:
+        raise AbsentError("it names no source")
+    beside = Path(layer.place.file).parent
+    for folder in (Path(), beside, *folders):
+        if (folder / path).exists():
+            return folder / path
+    where = "the working directory" if beside.resolve() == Path().resolve() else f"the working directory and in {str(beside)!r}"
+    raise AbsentError(f"there is no {path!r} in {where}")
+
+
+def require(name: str, what: str) -> Any:
+    """Return an optional module that reading `what` takes. Raises AbsentError when it is not installed."""
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise AbsentError(f"reading {what} takes a package that is not installed: pip install 'caffestat[data]'") from error
+
+
+def text_lines(path: Path, layer: Layer) -> list[str]:
+    """Return the lines of a list file that are not blank. Raises NetError when it cannot be read or has none."""
+    try:
+        lines = [line for line in path.read_text("utf-8", "surrogateescape").split("\n") if line.strip()]
+    except OSError as error:
+        raise layer.error(f"{path}: cannot be read: {error.strerror}") from error
+    if not lines:
+        raise layer.error(f"{path}: lists nothing")
+    return lines

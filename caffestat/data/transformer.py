@@ -1,0 +1,103 @@
+"""Mean, crop, mirror and scale: what Caffe does to each image. (data_transformer.cpp)"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from caffestat.errors import InputError
+from caffestat.fill import Stream
+from caffestat.schema import BlobProto, caffe_pb2, read_binary
+
+from .reader import find
+
+if TYPE_CHECKING:
+    from caffestat.layers import Layer
+
+__all__ = ["Transformer", "read_mean"]
+
+
+class Transformer:
+    """y = (x - mean) · scale over a crop of the image, mirrored or not.
+
+    The crop is random in TRAIN and central in TEST; both draw from a generator of the layer's own.
+    Raises AbsentError when mean_file is not at hand, NetError when the settings contradict each other.
+    """
+
+    def __init__(self, layer: Layer) -> None:
+        self._layer = layer
+        self._param = layer.proto.transform_param
+        self._random: Stream | None = None
+        self._mean: NDArray[np.float32] | None = None
+        if self._param.mean_file and self._param.mean_value:
+            raise layer.error("transform_param has both mean_file and mean_value; Caffe takes one of them")
+        if self._param.force_color and self._param.force_gray:
+            raise layer.error("transform_param has both force_color and force_gray; Caffe takes one of them")
+        if self._param.mean_file:
+            self._mean = read_mean(layer, self._param.mean_file)
+
+    def start(self, seed: int | None) -> None:
+        """Seed the generator; None when the layer needs none."""
+        self._random = None if seed is None else Stream(seed)
+
+    def shape(self, image: tuple[int, ...]) -> tuple[int, int, int]:
+        """Return the shape (C, H, W) that an image of this shape is given. Raises NetError when it is smaller than the crop."""
+        channels, height, width = image
+        crop = self._param.crop_size
+        if min(height, width) < crop:
+            raise self._layer.error(f"crop_size is {crop}, but an image is {height} x {width}")
+        return (channels, crop or height, crop or width)
+
+    def apply(self, image: NDArray[np.uint8] | NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return the float32 array (C, H, W) of an image (C, H, W). Raises NetError when it does not fit the mean."""
+        channels, height, width = self.shape(image.shape)
+        mirror = self._param.mirror and self._draw(2)
+        top, left = self._offsets(image.shape[1] - height, image.shape[2] - width)
+        window = (slice(None), slice(top, top + height), slice(left, left + width))
+        values = image[window].astype(np.float32)
+        if self._param.mean_file or self._param.mean_value:
+            values -= self._mean_of(image.shape)[window]
+        values *= np.float32(self._param.scale)
+        return values[:, :, ::-1] if mirror else values
+
+    def _draw(self, n: int) -> int:
+        assert self._random is not None, "start comes first"
+        return self._random.word() % n
+
+    def _offsets(self, down: int, right: int) -> tuple[int, int]:
+        """Return where the crop begins, given the most that it can be moved."""
+        if not self._param.crop_size:
+            return 0, 0
+        if self._layer.phase == caffe_pb2.TRAIN:
+            return self._draw(down + 1), self._draw(right + 1)
+        return down // 2, right // 2
+
+    def _mean_of(self, shape: tuple[int, ...]) -> NDArray[np.float32]:
+        """Return the mean as an array of the whole image's shape."""
+        if self._mean is not None:
+            if self._mean.shape != shape:
+                raise self._layer.error(f"the mean in {self._param.mean_file!r} has shape {self._mean.shape}, but an image has {shape}")
+            return self._mean
+        values = np.array(self._param.mean_value, np.float32)
+        if values.size not in (1, shape[0]):
+            raise self._layer.error(f"mean_value is given {values.size} times; expected once, or once per channel ({shape[0]})")
+        return np.broadcast_to(values.reshape(-1, 1, 1), shape)
+
+
+def read_mean(layer: Layer, path: str) -> NDArray[np.float32]:
+    """Return the mean image (C, H, W) of a binary BlobProto.
+
+    Raises AbsentError when there is no such file, NetError when it is something else.
+    """
+    try:
+        blob = read_binary(find(path, layer), BlobProto)
+    except InputError as error:
+        raise layer.error(f"mean_file: {error}") from error
+    shape = tuple(blob.shape.dim) if blob.HasField("shape") else (blob.num, blob.channels, blob.height, blob.width)
+    image = (*shape, 1, 1, 1, 1)[1:4]  # Caffe reads axes 1 to 3, and those that are not there as 1
+    values = np.array(blob.double_data or blob.data, np.float32)
+    if values.size < np.prod(image):
+        raise layer.error(f"mean_file {path!r} holds {values.size} values for shape {shape}")
+    return values[: np.prod(image)].reshape(image)
