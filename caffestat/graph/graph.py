@@ -51,13 +51,17 @@ class Node:
 
 @dataclass(frozen=True)
 class Region:
-    """Nodes `first` to `last` (exclusive) whose gradient is given as a whole, instead of node by node."""
+    """Nodes `first` to `last` (exclusive) whose gradient is given as a whole, instead of node by node.
+
+    `whole` is the one op, where the region has a name for it, that they compute together.
+    """
 
     first: int
     last: int
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     backward: Backward
+    whole: Node | None = None
 
 
 class Graph:
@@ -172,18 +176,20 @@ class Graph:
         return result
 
     def custom_vjp(
-        self, inputs: Sequence[str], forward: Callable[..., Sequence[str]], backward: Backward
+        self, inputs: Sequence[str], forward: Callable[..., Sequence[str]], backward: Backward, op: str = "", **attributes: Any
     ) -> tuple[str, ...]:
         """Emit `forward(*inputs)` as one region whose gradient is `backward`, not that of its nodes.
 
         For operations whose gradient in the framework is not the derivative of their nodes (clamps, ties, straight-through), or
         for which a closed form is cheaper. `backward(tape, dys)` gets one gradient name (or None for zero) per
-        output and returns one (or None) per input.
+        output and returns one (or None) per input. `op` and `attributes` name what the region computes as a whole, for those
+        who look at the graph without running it.
         """
         first = len(self.nodes)
         # the gradient of an input that is passed through as it is must not count for the output too
         outputs = tuple(self.emit("Identity", y) if y in inputs else y for y in forward(*inputs))
-        self.regions.append(Region(first, len(self.nodes), tuple(inputs), outputs, backward))
+        whole = Node(op, tuple(inputs), outputs, attributes) if op else None
+        self.regions.append(Region(first, len(self.nodes), tuple(inputs), outputs, backward, whole))
         return outputs
 
     def overwrite(self, value: str, by: str) -> None:
