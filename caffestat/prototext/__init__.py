@@ -6,9 +6,24 @@ exist and which values they take is for the caller to judge.
 
 from __future__ import annotations
 
-from caffestat.prototext.edit import replace
+from caffestat.prototext.edit import Edit, Item, insert, remove, replace, replace_field, replace_value
 from caffestat.prototext.parser import MAX_DEPTH, parse
 from caffestat.prototext.tokens import Token
 from caffestat.prototext.tree import Document, Field, Message, Scalar
 
-__all__ = ["MAX_DEPTH", "Document", "Field", "Message", "Scalar", "Token", "parse", "replace"]
+__all__ = [
+    "MAX_DEPTH",
+    "Document",
+    "Edit",
+    "Field",
+    "Item",
+    "Message",
+    "Scalar",
+    "Token",
+    "insert",
+    "parse",
+    "remove",
+    "replace",
+    "replace_field",
+    "replace_value",
+]
