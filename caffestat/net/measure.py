@@ -44,6 +44,7 @@ class Runner:
         self.values = values
         self.device = device
         self.lowered = lower(net, device)
+        self.forward_only = forward_only
         self.gradients: Gradients | None = None
         if not forward_only and any(node.need_backward for node in net.nodes):
             self.gradients = differentiate(net, self.lowered)
@@ -78,6 +79,7 @@ class Runner:
             # a gradient that nothing reaches is zero: Caffe prints it as such
             measured.bottom_diffs = {key: found.get(("bottom", *key), 0.0) for key in self.gradients.bottoms}
             measured.param_diffs = {key: found.get(("param", *key), 0.0) for key in self.gradients.params}
+        if not self.forward_only:
             measured.norms = self._norms(found)
         return measured
 
