@@ -46,7 +46,7 @@ def analyze(
     phase:         "train" or "test"; default: what the file says, else train
     level, stages: the state that include and exclude rules look at; stages join those of the file
     seed:          Caffe's random_seed; default: the solver's, else 1701
-    forward_only:  no backward pass
+    forward_only:  no backward pass; Caffe never runs one in the test phase
     device:        "auto", "cpu" or "cuda"
     weights:       caffemodel files whose blobs replace the fillers' values, layers matched by name; later files win
     inputs:        arrays for data blobs by blob name, in the shape the net gives them
@@ -75,7 +75,7 @@ def analyze(
         inputs=inputs or {},
         inputs_hold=data,
         assume_filler=assume_filler,
-        forward_only=forward_only,
+        forward_only=forward_only or net.phase == nets.TEST,
         notes=notes,
     )
     return report.build(net, measured, source=source.name, seed=seed, assume_filler=assume_filler, notes=notes)
@@ -114,11 +114,13 @@ def _state(
     phase = phases[phase_name]
     if solver is None:
         return state_of(source, phase, level, stages)
-    written = solver.message.test_state[:1] if phase == TEST else [solver.message.train_state]
-    for state in written:
+    if phase != TEST:
+        # `caffe train` puts its own --level, 0 by default, in the place of the one that the solver says
+        return state_of(source, TRAIN, level or 0, (*solver.message.train_state.stage, *stages))
+    for state in solver.message.test_state[:1]:
         stages = (*state.stage, *stages)
         level = state.level if level is None and state.HasField("level") else level
-    return state_of(source, TRAIN if phase is None else phase, level, stages)
+    return state_of(source, TEST, level, stages)
 
 
 def _seed(solver: Solver | None) -> int:
