@@ -1,0 +1,56 @@
+# Needs Python 3.10 or newer with pip; everything else goes into .venv. `make help` lists the targets.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+RUN := $(BIN)/python
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check lint types proto golden bench gpu-check wheel clean
+
+help:  ## list the targets
+	@sed -nE 's/^([a-z-]+):.*## (.*)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
+
+demo: $(VENV)/.test  ## install and analyze models/lenet.prototxt
+	$(BIN)/caffestat analyze models/lenet.prototxt
+
+test: $(VENV)/.test  ## install and run the tests
+	$(RUN) -m pytest
+
+check: lint types test  ## the one gate: lint, types, tests, documentation
+
+lint: $(VENV)/.dev  ## look for mistakes and check that generated code is current
+	$(RUN) -m ruff check .
+	$(RUN) proto/generate.py --check
+
+types: $(VENV)/.dev  ## check the type annotations
+	$(RUN) -m mypy
+
+proto: $(VENV)/.dev  ## write caffestat/schema/caffe_pb2.py from proto/caffe.proto
+	$(RUN) proto/generate.py
+
+golden: $(VENV)/.test  ## write the expected outputs of reports and commands anew; look at the diff
+	$(RUN) -m pytest tests/report tests/cli tests/test_docs.py --refresh
+
+bench: $(VENV)/.dev  ## time the debug pass against torch, which has to be installed
+	$(RUN) benchmarks/debug_pass.py
+
+gpu-check: $(VENV)/.dev  ## golden cases and benchmark on the GPU
+	$(RUN) benchmarks/gpu_check.py
+
+wheel: $(VENV)/.dev  ## build dist/*.whl
+	$(RUN) -m pip wheel --no-deps --wheel-dir dist .
+
+clean:  ## remove what the other targets made
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# .test has what runs and tests the package, .dev all of it; the stamps make later runs quick
+$(VENV)/.test $(VENV)/.dev: $(VENV)/.%: setup.cfg pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "caffestat needs Python 3.10 or newer; say which: make PYTHON=python3.12")'
+	@test -x $(RUN) || $(PYTHON) -m venv $(VENV) >/dev/null || $(PYTHON) -m venv --without-pip $(VENV)
+	@export PYTHONWARNINGS=ignore; \
+	if $(RUN) -m pip --version >/dev/null 2>&1; then $(RUN) -m pip install -q -e '.[$*]'; \
+	else $(PYTHON) -m pip --python $(RUN) install -q -e '.[$*]'; fi
+	@touch $@
