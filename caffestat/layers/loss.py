@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from google.protobuf.message import DecodeError
 
 from .base import Layer, Shape, layer
 
@@ -18,13 +20,24 @@ if TYPE_CHECKING:
     from caffestat.autodiff import Tape
     from caffestat.graph import Graph
 
-__all__ = ["EuclideanLoss", "Loss", "SigmoidCrossEntropyLoss", "SoftmaxWithLoss"]
+__all__ = [
+    "ContrastiveLoss",
+    "EuclideanLoss",
+    "HingeLoss",
+    "InfogainLoss",
+    "Loss",
+    "MultinomialLogisticLoss",
+    "SigmoidCrossEntropyLoss",
+    "SoftmaxWithLoss",
+]
 
 FULL, VALID, BATCH_SIZE, NONE = range(4)
+L2 = 2
 
-FLOAT, INT64 = 1, 7  # onnx element types
+FLOAT, INT64, BOOL = 1, 7, 9  # onnx element types
 
 FLT_MIN = float(np.finfo(np.float32).tiny)
+LOG_THRESHOLD = 1e-20
 
 
 class Loss(Layer):
@@ -209,5 +222,189 @@ class SigmoidCrossEntropyLoss(Normalized):
         def backward(tape: Tape, dys: Sequence[str | None]) -> Sequence[str | None]:
             scale = weigh(tape, tape.emit("Div", dys[0], made["normalizer"]), made["valid"])
             return tape.emit("Mul", tape.emit("Sub", tape.emit("Sigmoid", bottoms[0]), made["targets"]), scale), None
+
+        return g.custom_vjp(bottoms, forward, backward)
+
+
+class Classified(Loss):
+    """A loss of [N, …] scores and N labels, one class per score of an item."""
+
+    def check(self, bottoms: Sequence[Shape]) -> None:
+        if math.prod(bottoms[1]) != bottoms[0][0]:
+            raise self.error(f"expected one label for each of {bottoms[0][0]} items, found shape {bottoms[1]}")
+
+    def classes(self, bottom: int, bottoms: Sequence[Shape]) -> int | None:
+        return math.prod(bottoms[0][1:]) if bottom == 1 else None
+
+
+def is_label(g: Graph, labels: str, classes: int) -> str:
+    """Emit, as [N, classes], whether a class is the item's label."""
+    index = class_index(g, g.reshape(labels, -1, 1), classes)
+    return g.emit("Equal", index, g.constant(np.arange(classes).reshape(1, -1), np.int64))
+
+
+@layer("HingeLoss")
+class HingeLoss(Classified):
+    """y = Σ max(0, 1 - s·x)^p / N, s = 1 at the label and -1 elsewhere, p = 1 (L1) or 2 (L2). (hinge_loss_layer.cpp)"""
+
+    def lower(self, g: Graph, bottoms: Sequence[str], params: Sequence[str]) -> Sequence[str]:
+        shape = g.shape(bottoms[0])
+        chosen = is_label(g, bottoms[1], math.prod(shape[1:]))
+        signs = g.emit("Where", chosen, g.constant(-1), g.constant(1))
+        signed = g.emit("Mul", g.reshape(bottoms[0], shape[0], -1), signs)
+        excess = g.emit("Relu", g.emit("Add", signed, g.constant(1)))
+        if self.proto.hinge_loss_param.norm == L2:
+            excess = g.emit("Mul", excess, excess)
+        return (g.emit("Div", total(g, excess), g.constant(shape[0])),)
+
+
+@layer("MultinomialLogisticLoss")
+class MultinomialLogisticLoss(Classified):
+    """y = -Σ log(max(x[label], 1e-20)) / N; dx[label] = -dy / (N · max(x[label], 1e-20)). (multinomial_logistic_loss_layer.cpp)"""
+
+    def lower(self, g: Graph, bottoms: Sequence[str], params: Sequence[str]) -> Sequence[str]:
+        shape = g.shape(bottoms[0])
+        made: dict[str, str] = {}
+
+        def forward(x: str, labels: str) -> Sequence[str]:
+            index = class_index(g, g.reshape(labels, shape[0], 1), math.prod(shape[1:]))
+            chosen = g.emit("GatherElements", g.reshape(x, shape[0], -1), index, axis=1)
+            made["chosen"] = g.emit("Max", chosen, g.constant(LOG_THRESHOLD))
+            return (g.emit("Div", g.emit("Neg", total(g, g.emit("Log", made["chosen"]))), g.constant(shape[0])),)
+
+        def backward(tape: Tape, dys: Sequence[str | None]) -> Sequence[str | None]:
+            chosen = is_label(tape.graph, bottoms[1], math.prod(shape[1:]))
+            grad = tape.emit("Div", tape.emit("Div", dys[0], tape.constant(-shape[0])), made["chosen"])
+            return tape.reshape(tape.emit("Where", chosen, grad, tape.constant(0)), *shape), None
+
+        return g.custom_vjp(bottoms, forward, backward)
+
+
+@layer("ContrastiveLoss")
+class ContrastiveLoss(Loss):
+    """y = Σ (d² of similar pairs, max(margin - d, 0)² of others) / 2N, d² = Σ (a - b)²; legacy_version: max(margin - d², 0).
+
+    Bottom 2 tells which pairs are similar: not 0 when cut to an integer. The gradient of other pairs is
+    -(a - b) · (margin - d) / (d + 1e-4) · dy / N. (contrastive_loss_layer.cpp)
+    """
+
+    num_bottoms = (3, 3)
+
+    def allow_force_backward(self, bottom: int) -> bool:
+        return bottom != 2
+
+    def check(self, bottoms: Sequence[Shape]) -> None:
+        a, b, similar = bottoms
+        if a[:2] != b[:2] or any(size != 1 for size in (*a[2:], *b[2:])):
+            raise self.error(f"expected two bottoms of one shape (N, C) or (N, C, 1, 1), found {a} and {b}")
+        if math.prod(similar) != a[0]:
+            raise self.error(f"expected one similarity for each of {a[0]} pairs, found shape {similar}")
+
+    def classes(self, bottom: int, bottoms: Sequence[Shape]) -> int | None:
+        return 2 if bottom == 2 else None
+
+    def lower(self, g: Graph, bottoms: Sequence[str], params: Sequence[str]) -> Sequence[str]:
+        shapes = [g.shape(bottom) for bottom in bottoms]
+        count, margin = shapes[0][0], g.constant(self.proto.contrastive_loss_param.margin)
+        legacy = self.proto.contrastive_loss_param.legacy_version
+        made: dict[str, str] = {}
+
+        def forward(a: str, b: str, pairs: str) -> Sequence[str]:
+            difference = g.emit("Sub", g.reshape(a, count, -1), g.reshape(b, count, -1))
+            square = g.emit("ReduceSum", g.emit("Mul", difference, difference), g.ints(1), keepdims=1)
+            distance = square if legacy else g.emit("Sqrt", square)
+            gap = g.emit("Relu", g.emit("Sub", margin, distance))
+            similar = g.emit("Cast", g.emit("Cast", g.reshape(pairs, count, 1), to=INT64), to=BOOL)
+            terms = g.emit("Where", similar, square, gap if legacy else g.emit("Mul", gap, gap))
+            made.update(difference=difference, distance=distance, gap=gap, similar=similar)
+            return (g.emit("Div", total(g, terms), g.constant(2 * count)),)
+
+        def pull(tape: Tape) -> str:
+            """Emit, for each pair, what the difference is multiplied with beside dy / N."""
+            if legacy:
+                apart = tape.emit("Sign", made["gap"])
+            else:
+                apart = tape.emit("Div", made["gap"], tape.emit("Add", made["distance"], tape.constant(1e-4)))
+            return str(tape.emit("Where", made["similar"], tape.constant(1), tape.emit("Neg", apart)))
+
+        def backward(tape: Tape, dys: Sequence[str | None]) -> Sequence[str | None]:
+            factor = tape.emit("Mul", pull(tape), tape.emit("Div", dys[0], tape.constant(count)))
+            da = tape.emit("Mul", made["difference"], factor)
+            return tape.reshape(da, *shapes[0]), tape.reshape(tape.emit("Neg", da), *shapes[1]), None
+
+        return g.custom_vjp(bottoms, forward, backward)
+
+
+@layer("InfogainLoss")
+class InfogainLoss(Normalized):
+    """y = -Σ H[label, l] · log(max(p[l], 1e-20)) / normalizer, p the softmax along `axis`;
+    dx[l] = (p[l] · Σ H[label] - H[label, l]) · dy / normalizer.
+
+    H is bottom 2, or stands in the binaryproto file `source`. A second top is p. (infogain_loss_layer.cpp)
+    """
+
+    num_bottoms = (2, 3)
+    num_tops = (1, 2)
+
+    def axis(self, shape: Shape) -> int:
+        """Return the class axis, counted from the front."""
+        return self.canonical_axis(self.proto.infogain_loss_param.axis, len(shape))
+
+    def classes(self, bottom: int, bottoms: Sequence[Shape]) -> int | None:
+        return bottoms[0][self.axis(bottoms[0])] if bottom == 1 else None
+
+    def check(self, bottoms: Sequence[Shape]) -> None:
+        if self.proto.loss_param.HasField("normalize"):
+            raise self.error("loss_param.normalize is not for this layer; write normalization instead")
+        axis = self.axis(bottoms[0])
+        self.check_labels(bottoms[0], bottoms[1], axis)
+        if len(bottoms) == 3:
+            self.check_matrix(math.prod(bottoms[2]), bottoms[0][axis])
+        elif not self.proto.infogain_loss_param.HasField("source"):
+            raise self.error("expected the matrix H: a third bottom, or a file named in infogain_loss_param.source")
+
+    def check_matrix(self, count: int, classes: int) -> None:
+        """Raise NetError unless H has a row and a column per class."""
+        if count != classes**2:
+            raise self.error(f"expected a matrix H of {classes} x {classes} values, found {count} values")
+
+    def matrix(self, classes: int) -> np.ndarray:
+        """Return H from the file, whose path starts from the working directory as in Caffe, else from the net's folder."""
+        path = Path(self.proto.infogain_loss_param.source)
+        blob = type(self.proto)().blobs.add()
+        try:
+            blob.ParseFromString((path if path.exists() else Path(self.place.file).parent / path).read_bytes())
+        except (OSError, DecodeError) as error:
+            raise self.error(f"cannot read the matrix H from {str(path)!r}: {error}") from error
+        values = np.array(blob.data or blob.double_data, np.float32)
+        self.check_matrix(values.size, classes)
+        return values.reshape(classes, classes)
+
+    def lower(self, g: Graph, bottoms: Sequence[str], params: Sequence[str]) -> Sequence[str]:
+        shape = g.shape(bottoms[0])
+        axis = self.axis(shape)
+        classes, outer, inner = shape[axis], math.prod(shape[:axis]), math.prod(shape[axis + 1 :])
+        matrix = g.reshape(bottoms[2], classes, classes) if len(bottoms) == 3 else g.constant(self.matrix(classes))
+        made: dict[str, Any] = {}
+
+        def forward(scores: str, labels: str, *_: str) -> Sequence[str]:
+            p, labels = g.emit("Softmax", scores, axis=axis), g.reshape(labels, outer, inner)
+            rows = g.emit("Gather", matrix, class_index(g, labels, classes), axis=0)
+            gains = g.declare(g.transpose(rows, 0, 2, 1), (outer, classes, inner))
+            valid = self.valid(g, g.reshape(labels, outer, 1, inner))
+            normalizer = self.normalizer(g, valid, outer, inner)
+            logs = g.emit("Log", g.emit("Max", g.reshape(p, outer, classes, inner), g.constant(LOG_THRESHOLD)))
+            loss = g.emit("Neg", g.emit("Div", total(g, weigh(g, g.emit("Mul", gains, logs), valid)), normalizer))
+            made.update(p=p, gains=gains, valid=valid, normalizer=normalizer)
+            return [loss, p][: self.top_count]
+
+        def backward(tape: Tape, dys: Sequence[str | None]) -> Sequence[str | None]:
+            others = [None] * (len(bottoms) - 1)
+            if dys[0] is None:
+                return [None, *others]
+            sums = tape.emit("ReduceSum", made["gains"], tape.ints(1), keepdims=1)
+            expected = tape.emit("Mul", tape.reshape(made["p"], outer, classes, inner), sums)
+            scale = weigh(tape, tape.emit("Div", dys[0], made["normalizer"]), made["valid"])
+            return [tape.reshape(tape.emit("Mul", tape.emit("Sub", expected, made["gains"]), scale), *shape), *others]
 
         return g.custom_vjp(bottoms, forward, backward)

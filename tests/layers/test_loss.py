@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from caffestat.errors import NetError
+from caffestat.schema import caffe_pb2
 
 from .harness import make, run
 
@@ -145,3 +146,117 @@ def test_sigmoid_cross_entropy(params, mode, ignore):
 def test_sigmoid_cross_entropy_refuses():
     with pytest.raises(NetError, match="one target per value"):
         layer("SigmoidCrossEntropyLoss").tops([(3, 2), (3, 1)])
+
+
+@pytest.mark.parametrize("norm", ["L1", "L2"])
+def test_hinge_loss(norm):
+    x, label, dy = values(4, 3, 2), labels(4, 1, classes=6), np.float32(0.5)
+    x[0, 0, 0] = 1  # a margin of exactly 0 when the label is another class
+    x[0, 0, 1] = -1
+    result = run(layer("HingeLoss", f"hinge_loss_param {{ norm: {norm} }}"), [x, label], dys=[dy])
+    signs = np.ones((4, 6))
+    signs[np.arange(4), label.astype(int).ravel()] = -1
+    margin = np.maximum(0, 1 + signs * x.reshape(4, 6))
+    np.testing.assert_allclose(result.tops[0], (margin.sum() if norm == "L1" else (margin**2).sum()) / 4, rtol=1e-5)
+    wanted = signs * dy / 4 * (np.sign(margin) if norm == "L1" else 2 * margin)
+    np.testing.assert_allclose(result.bottoms[0], wanted.reshape(x.shape), rtol=1e-5)
+
+
+def test_multinomial_logistic_loss():
+    p = np.abs(values(4, 3, 2))
+    p[1] = 0
+    label, dy = labels(4, classes=6), np.float32(0.5)
+    result = run(layer("MultinomialLogisticLoss"), [p, label], dys=[dy])
+    chosen = np.maximum(p.reshape(4, 6)[np.arange(4), label.astype(int)], 1e-20)
+    np.testing.assert_allclose(result.tops[0], -np.log(chosen).sum() / 4, rtol=1e-5)
+    wanted = np.zeros((4, 6))
+    wanted[np.arange(4), label.astype(int)] = -dy / 4 / chosen
+    np.testing.assert_allclose(result.bottoms[0], wanted.reshape(p.shape), rtol=1e-5)
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_contrastive_loss(legacy):
+    a, b, dy = values(7, 3), values(7, 3, 1, 1, seed=1), np.float32(0.5)
+    a[5] = b[5, :, 0, 0]
+    similar = np.array([0, 1, 0.9, 1.5, -1, 0, 0], np.float32)
+    params = f"contrastive_loss_param {{ margin: 2.5 legacy_version: {str(legacy).lower()} }}"
+    result = run(layer("ContrastiveLoss", params, bottoms=3), [a, b, similar], dys=[dy])
+    loss, da = 0.0, np.zeros(a.shape)
+    for i in range(7):
+        d = a[i].astype(np.float64) - b[i, :, 0, 0]
+        distance = np.sqrt(d @ d)
+        gap = 2.5 - (distance**2 if legacy else distance)
+        if int(similar[i]):
+            loss, da[i] = loss + d @ d, d
+        elif gap > 0:
+            loss += gap if legacy else gap**2
+            da[i] = -d * (1 if legacy else gap / (distance + 1e-4))
+    np.testing.assert_allclose(result.tops[0], loss / 14, rtol=1e-5)
+    np.testing.assert_allclose(result.bottoms[0], da * dy / 7, rtol=1e-4, atol=1e-7)
+    np.testing.assert_allclose(result.bottoms[1], -(da * dy / 7).reshape(b.shape), rtol=1e-4, atol=1e-7)
+    assert not np.any(result.bottoms[2])
+    assert [layer("ContrastiveLoss", bottoms=3).allow_force_backward(i) for i in range(3)] == [True, True, False]
+
+
+def infogain_loss(x, label, h, ignore, mode, dy):
+    """Return loss, dx and p along axis 1 as Caffe's loops compute them."""
+    p = np.exp(x.astype(np.float64) - x.max(1, keepdims=True))
+    p /= p.sum(1, keepdims=True)
+    positions = np.moveaxis(p, 1, -1)
+    label = label.reshape(positions.shape[:-1]).astype(int)
+    dx, loss, valid = np.zeros(positions.shape), 0.0, 0
+    for position in np.ndindex(*label.shape):
+        if label[position] != ignore:
+            row = h[label[position]]
+            loss -= row @ np.log(np.maximum(positions[position], 1e-20))
+            dx[position] = positions[position] * row.sum() - row
+            valid += 1
+    n = divisor(mode, x.shape[0], label.size // x.shape[0], valid)
+    return loss / n, np.moveaxis(dx, -1, 1) * dy / n, p
+
+
+@pytest.mark.parametrize("from_file", [False, True])
+@pytest.mark.parametrize(("shape", "ignore", "mode"), [((4, 5), None, "VALID"), ((2, 5, 3, 4), 1, "VALID"), ((2, 5, 3), 2, "BATCH_SIZE")])
+def test_infogain_loss(shape, ignore, mode, from_file, tmp_path, monkeypatch):
+    x, label, dy = values(*shape, scale=2), labels(shape[0], *shape[2:], classes=5), np.float32(0.7)
+    h = np.abs(values(5, 5, seed=4))
+    ignored = f"ignore_label: {ignore}" if ignore is not None else ""
+    params = f"loss_param {{ normalization: {mode} {ignored} }}"
+    if from_file:
+        blob = caffe_pb2.BlobProto(data=h.ravel(), shape=caffe_pb2.BlobShape(dim=[1, 1, 5, 5]))
+        (tmp_path / "h.binaryproto").write_bytes(blob.SerializeToString())
+        monkeypatch.chdir(tmp_path)
+        params += ' infogain_loss_param { source: "h.binaryproto" }'
+    infogain = layer("InfogainLoss", params, bottoms=2 if from_file else 3, tops=2)
+    result = run(infogain, [x, label] if from_file else [x, label, h[None]], dys=[dy, values(*shape)])
+    loss, dx, p = infogain_loss(x, label, h, ignore, mode, dy)
+    np.testing.assert_allclose(result.tops[0], loss, rtol=1e-5)
+    np.testing.assert_allclose(result.tops[1], p, rtol=1e-5)
+    np.testing.assert_allclose(result.bottoms[0], dx, rtol=1e-4, atol=1e-6)
+
+
+REFUSED = [
+    ("HingeLoss", "", [(3, 4), (3, 2)], "one label for each of 3 items"),
+    ("MultinomialLogisticLoss", "", [(3, 4), (3, 2)], "one label for each of 3 items"),
+    ("ContrastiveLoss", "", [(3, 4), (3, 5), (3,)], r"found \(3, 4\) and \(3, 5\)"),
+    ("ContrastiveLoss", "", [(3, 4, 2, 1), (3, 4), (3,)], r"one shape \(N, C\)"),
+    ("ContrastiveLoss", "", [(3, 4), (3, 4), (3, 4)], "one similarity for each of 3 pairs"),
+    ("InfogainLoss", "", [(3, 4), (3,)], "expected the matrix H"),
+    ("InfogainLoss", "", [(3, 4), (3,), (4, 5)], "matrix H of 4 x 4 values, found 20"),
+    ("InfogainLoss", "loss_param { normalize: true }", [(3, 4), (3,), (4, 4)], "write normalization instead"),
+]
+
+
+@pytest.mark.parametrize(("type_name", "params", "shapes", "message"), REFUSED)
+def test_refuses(type_name, params, shapes, message):
+    with pytest.raises(NetError, match=message):
+        layer(type_name, params, bottoms=len(shapes)).tops(shapes)
+
+
+@pytest.mark.parametrize(("content", "message"), [(None, "cannot read the matrix H from 'h'"), (b"\xff", "cannot read"), (b"", "found 0 values")])
+def test_infogain_refuses_a_bad_file(content, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    if content is not None:
+        (tmp_path / "h").write_bytes(content)
+    with pytest.raises(NetError, match=message):
+        run(layer("InfogainLoss", 'infogain_loss_param { source: "h" }'), [values(3, 4), labels(3, classes=4)])
