@@ -1,7 +1,8 @@
-"""Layers that combine values: Eltwise over bottoms, Softmax along an axis."""
+"""Layers that combine values: Eltwise over bottoms, Softmax and Reduction along axes."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from functools import reduce
 from typing import TYPE_CHECKING
@@ -13,9 +14,10 @@ if TYPE_CHECKING:
     from caffestat.autodiff import Tape
     from caffestat.graph import Graph
 
-__all__ = ["Eltwise", "Softmax"]
+__all__ = ["Eltwise", "Reduction", "Softmax"]
 
 PROD, SUM, MAX = 0, 1, 2
+ASUM, SUMSQ, MEAN = 2, 3, 4
 
 
 @layer("Eltwise")
@@ -99,3 +101,29 @@ class Softmax(Layer):
     def lower(self, g: Graph, bottoms: Sequence[str], params: Sequence[str]) -> Sequence[str]:
         axis = self.canonical_axis(self.proto.softmax_param.axis, len(g.shape(bottoms[0])))
         return (emit_pulled(g, "Softmax", bottoms[0], TOP, axis=axis),)
+
+
+@layer("Reduction")
+class Reduction(Layer):
+    """y = coeff · Σ x, Σ |x|, Σ x² or the mean of x over `axis` and all axes behind it. (reduction_layer.cpp)"""
+
+    def axis(self, shape: Shape) -> int:
+        """Return the first axis that is reduced, counted from the front."""
+        return self.canonical_axis(self.proto.reduction_param.axis, len(shape))
+
+    def tops(self, bottoms: Sequence[Shape]) -> tuple[Shape, ...]:
+        return (bottoms[0][: self.axis(bottoms[0])],)
+
+    def lower(self, g: Graph, bottoms: Sequence[str], params: Sequence[str]) -> Sequence[str]:
+        proto, shape = self.proto.reduction_param, g.shape(bottoms[0])
+        rows = bottoms[0]
+        if proto.operation == ASUM:
+            rows = g.emit("Abs", rows)
+        elif proto.operation == SUMSQ:
+            rows = g.emit("Mul", rows, rows)
+        axis = self.axis(shape)
+        summed = g.emit("ReduceSum", rows, g.ints(-1), keepdims=0)
+        if axis < len(shape) - 1:  # in two steps: less rounding than in one
+            summed = g.emit("ReduceSum", summed, g.ints(*range(axis, len(shape) - 1)), keepdims=0)
+        count = math.prod(shape[axis:]) if proto.operation == MEAN else 1
+        return (summed if proto.coeff == count else g.emit("Mul", summed, g.constant(proto.coeff / count)),)

@@ -1,4 +1,4 @@
-"""Layers that move elements and compute nothing: joining, cutting, reshaping."""
+"""Layers that move elements and compute nothing: joining, cutting, reshaping, repeating, picking."""
 
 from __future__ import annotations
 
@@ -7,12 +7,29 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from .base import Layer, Shape, layer
+from caffestat.fill import Filler
+
+from .base import Layer, Param, Shape, layer
 
 if TYPE_CHECKING:
     from caffestat.graph import Graph
 
-__all__ = ["Concat", "Flatten", "Reshape", "Silence", "Slice", "Split"]
+__all__ = [
+    "BatchReindex",
+    "Concat",
+    "Crop",
+    "Filter",
+    "Flatten",
+    "HDF5Output",
+    "Parameter",
+    "Reshape",
+    "Silence",
+    "Slice",
+    "Split",
+    "Tile",
+]
+
+FLOAT, INT64, BOOL = 1, 7, 9  # onnx element types
 
 
 @layer("Concat")
@@ -181,3 +198,162 @@ class Silence(Layer):
 
     def lower(self, g: Graph, bottoms: Sequence[str], params: Sequence[str]) -> Sequence[str]:
         return ()
+
+
+@layer("HDF5Output")
+class HDF5Output(Layer):
+    """No top: Caffe writes the two bottoms to a file, which is not done here. (hdf5_output_layer.cpp)"""
+
+    num_bottoms = (2, 2)
+    num_tops = (0, 0)
+
+    def tops(self, bottoms: Sequence[Shape]) -> tuple[Shape, ...]:
+        if bottoms[0][:1] != bottoms[1][:1]:
+            raise self.error(f"expected two bottoms of the same first axis, found shapes {bottoms[0]} and {bottoms[1]}")
+        return ()
+
+    def lower(self, g: Graph, bottoms: Sequence[str], params: Sequence[str]) -> Sequence[str]:
+        return ()
+
+
+@layer("Crop")
+class Crop(Layer):
+    """y = x from `offset` on, cut to bottom 1's size on `axis` and all axes behind it; bottom 1 gets no gradient. (crop_layer.cpp)"""
+
+    num_bottoms = (2, 2)
+    passes_values = True
+
+    def axis(self, shape: Shape) -> int:
+        """Return the first axis that is cut, counted from the front."""
+        return self.canonical_axis(self.proto.crop_param.axis, len(shape))
+
+    def offsets(self, shape: Shape) -> list[int]:
+        """Return where to start on each axis that is cut."""
+        offsets, count = list(self.proto.crop_param.offset) or [0], len(shape) - self.axis(shape)
+        if len(offsets) not in (1, count):
+            raise self.error(f"expected one offset, or one for each of the {count} axes that are cut, found {len(offsets)}")
+        return offsets * count if len(offsets) == 1 else offsets
+
+    def tops(self, bottoms: Sequence[Shape]) -> tuple[Shape, ...]:
+        shape, reference = bottoms
+        axis, offsets = self.axis(shape), self.offsets(shape)
+        sizes = reference[axis : len(shape)]
+        fits = [offset + size <= whole for offset, size, whole in zip(offsets, sizes, shape[axis:], strict=False)]
+        if len(sizes) < len(offsets) or not all(fits):
+            raise self.error(f"cannot cut {sizes} at offset {offsets} out of axes {axis} and on of shape {shape}")
+        return ((*shape[:axis], *sizes),)
+
+    def lower(self, g: Graph, bottoms: Sequence[str], params: Sequence[str]) -> Sequence[str]:
+        shape = g.shape(bottoms[0])
+        axis, starts = self.axis(shape), self.offsets(shape)
+        sizes = self.tops([shape, g.shape(bottoms[1])])[0][axis:]
+        ends = [start + size for start, size in zip(starts, sizes, strict=True)]
+        return (g.emit("Slice", bottoms[0], g.ints(*starts), g.ints(*ends), g.ints(*range(axis, len(shape)))),)
+
+
+@layer("Tile")
+class Tile(Layer):
+    """y = `tiles` copies of x one after the other along `axis`. (tile_layer.cpp)"""
+
+    passes_values = True
+
+    def axis(self, shape: Shape) -> int:
+        """Return the axis, counted from the front."""
+        return self.canonical_axis(self.proto.tile_param.axis, len(shape))
+
+    def tops(self, bottoms: Sequence[Shape]) -> tuple[Shape, ...]:
+        (shape,) = bottoms
+        axis, tiles = self.axis(shape), self.proto.tile_param.tiles
+        if tiles < 1:
+            raise self.error(f"expected tiles of at least 1, found {tiles}")
+        return ((*shape[:axis], shape[axis] * tiles, *shape[axis + 1 :]),)
+
+    def lower(self, g: Graph, bottoms: Sequence[str], params: Sequence[str]) -> Sequence[str]:
+        shape = g.shape(bottoms[0])
+        repeats = [1] * len(shape)
+        repeats[self.axis(shape)] = self.proto.tile_param.tiles
+        return (g.emit("Tile", bottoms[0], g.ints(*repeats)),)
+
+
+@layer("BatchReindex")
+class BatchReindex(Layer):
+    """yᵢ = the item of bottom 0 at index bottom 1 [i], cut to an integer; dx adds up over equal indices. (batch_reindex_layer.cpp)"""
+
+    num_bottoms = (2, 2)
+
+    def tops(self, bottoms: Sequence[Shape]) -> tuple[Shape, ...]:
+        shape, indices = bottoms
+        if len(indices) != 1:
+            raise self.error(f"expected indices of one axis, found shape {indices}")
+        return ((*indices, *shape[1:]),)
+
+    def classes(self, bottom: int, bottoms: Sequence[Shape]) -> int | None:
+        return bottoms[0][0] if bottom == 1 else None
+
+    def lower(self, g: Graph, bottoms: Sequence[str], params: Sequence[str]) -> Sequence[str]:
+        last = g.constant(g.shape(bottoms[0])[0] - 1)
+        index = g.emit("Cast", g.emit("Clip", bottoms[1], g.constant(0), last), to=INT64)
+        return (g.emit("Gather", bottoms[0], index, axis=0),)
+
+
+@layer("Filter")
+class Filter(Layer):
+    """yᵢ = the items of bottom i at which the last bottom, the selector, is not 0. (filter_layer.cpp)
+
+    Caffe gives the tops as many items as are selected, which only the data tells. Shapes are fixed here: the tops keep the whole batch, the
+    selected items first and zeros behind them.
+    """
+
+    num_bottoms = (2, None)
+    num_tops = (1, None)
+    passes_values = True
+
+    def tops(self, bottoms: Sequence[Shape]) -> tuple[Shape, ...]:
+        *items, selector = bottoms
+        if self.top_count != len(items):
+            raise self.error(f"expected {len(items)} tops, one per bottom before the selector, found {self.top_count}")
+        if any(size != 1 for size in selector[1:]):
+            raise self.error(f"expected a selector of shape (N,) or (N, 1, …), found {selector}")
+        for index, shape in enumerate(items):
+            if shape[:1] != selector[:1]:
+                raise self.error(f"bottom {index} has shape {shape}; expected the first axis of the selector, of shape {selector}")
+        return tuple(items)
+
+    def classes(self, bottom: int, bottoms: Sequence[Shape]) -> int | None:
+        return 2 if bottom == len(bottoms) - 1 else None
+
+    def lower(self, g: Graph, bottoms: Sequence[str], params: Sequence[str]) -> Sequence[str]:
+        *items, selector = bottoms
+        count = g.shape(selector)[0]
+        chosen = g.emit("Cast", g.emit("Cast", g.reshape(selector, count), to=BOOL), to=FLOAT)
+        # TopK keeps the order of equal values
+        kept, order = g.emit_many("TopK", chosen, g.ints(count), count=2, axis=0)
+        kept = g.detach(kept)
+        return [self.pick(g, item, g.declare(kept, (count,)), order) for item in items]
+
+    def pick(self, g: Graph, item: str, kept: str, order: str) -> str:
+        """Emit the item in the given order, zero where it is not kept."""
+        shape = g.shape(item)
+        return g.emit("Mul", g.emit("Gather", item, order, axis=0), g.reshape(kept, shape[0], *[1] * (len(shape) - 1)))
+
+
+@layer("Parameter")
+class Parameter(Layer):
+    """y = a learnable blob of the given shape, which Caffe leaves at zero. (parameter_layer.hpp)"""
+
+    num_bottoms = (0, 0)
+
+    def shape(self) -> Shape:
+        """Return the blob's shape."""
+        return tuple(self.proto.parameter_param.shape.dim)
+
+    def params(self, bottoms: Sequence[Shape]) -> tuple[Param, ...]:
+        return (Param("value", self.shape(), Filler(), False, fan_in=1, fan_out=1),)
+
+    def tops(self, bottoms: Sequence[Shape]) -> tuple[Shape, ...]:
+        if min(self.shape(), default=1) < 1:
+            raise self.error(f"expected a shape of positive sizes, found {self.shape()}")
+        return (self.shape(),)
+
+    def lower(self, g: Graph, bottoms: Sequence[str], params: Sequence[str]) -> Sequence[str]:
+        return (g.emit("Identity", params[0]),)

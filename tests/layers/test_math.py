@@ -98,3 +98,18 @@ def test_softmax(axis, in_place):
 def test_softmax_refuses():
     with pytest.raises(NetError, match="axis 1 is out of range for a bottom of 1 axes"):
         layer("Softmax").tops([(3,)])
+
+
+@pytest.mark.parametrize("axis", [0, 2, -1])
+@pytest.mark.parametrize(("operation", "coeff"), [("SUM", 1), ("ASUM", 0.5), ("SUMSQ", -2), ("MEAN", 3)])
+def test_reduction(operation, coeff, axis):
+    x = values()
+    x[0, 0, 0, 0] = 0
+    rows = x.reshape(*SHAPE[: axis % 4], -1).astype(np.float64)
+    dy = values(1, rows.shape[:-1])
+    result = run(layer("Reduction", f"reduction_param {{ operation: {operation} coeff: {coeff} axis: {axis} }}"), [x], dys=[dy])
+    function = {"SUM": np.sum, "MEAN": np.mean, "ASUM": lambda r, a: np.abs(r).sum(a), "SUMSQ": lambda r, a: (r * r).sum(a)}[operation]
+    np.testing.assert_allclose(result.tops[0], coeff * function(rows, -1), rtol=1e-5, atol=1e-6)
+    slope = {"SUM": np.ones(rows.shape), "MEAN": 1 / rows.shape[-1], "ASUM": np.sign(rows), "SUMSQ": 2 * rows}[operation]
+    wanted = np.broadcast_to(coeff * dy[..., None] * slope, rows.shape).reshape(SHAPE)
+    np.testing.assert_allclose(result.bottoms[0], wanted, rtol=1e-5)

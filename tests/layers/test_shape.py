@@ -154,3 +154,85 @@ def test_silence():
     result = run(layer("Silence", bottoms=2, tops=0), [values(2, 3), values(4)])
     assert result.tops == []
     assert not np.any(result.bottoms[0])
+
+
+@pytest.mark.parametrize(
+    ("params", "reference", "cut"),
+    [
+        ("", (9, 9, 3, 2), np.s_[:, :, :3, :2]),
+        ("crop_param { offset: 1 }", (2, 1, 3, 2), np.s_[:, :, 1:4, 1:3]),
+        ("crop_param { axis: 1 offset: 1 offset: 0 offset: 3 }", (2, 2, 4, 3), np.s_[:, 1:3, :4, 3:6]),
+        ("crop_param { axis: -1 offset: 2 }", (1, 1, 1, 5), np.s_[..., 2:7]),
+    ],
+)
+def test_crop(params, reference, cut):
+    x = values(2, 3, 5, 7)
+    dy = values(*x[cut].shape, seed=1)
+    result = run(layer("Crop", params, bottoms=2), [x, np.ones(reference)], dys=[dy])
+    np.testing.assert_array_equal(result.tops[0], x[cut])
+    wanted = np.zeros(x.shape, np.float32)
+    wanted[cut] = dy
+    np.testing.assert_array_equal(result.bottoms[0], wanted)
+    assert not np.any(result.bottoms[1])
+
+
+@pytest.mark.parametrize("axis", [0, 1, -1])
+def test_tile(axis):
+    x = values(2, 3, 4)
+    wanted = np.concatenate([x] * 3, axis)
+    dy = values(*wanted.shape, seed=1)
+    result = run(layer("Tile", f"tile_param {{ axis: {axis} tiles: 3 }}"), [x], dys=[dy])
+    np.testing.assert_array_equal(result.tops[0], wanted)
+    np.testing.assert_allclose(result.bottoms[0], sum(np.split(dy, 3, axis)), rtol=1e-6)
+
+
+def test_batch_reindex():
+    x, dy = values(4, 2, 3), values(5, 2, 3, seed=1)
+    indices = np.array([3.9, 0, 0.2, 3, 1])
+    result = run(layer("BatchReindex", bottoms=2), [x, indices], dys=[dy])
+    np.testing.assert_array_equal(result.tops[0], x[[3, 0, 0, 3, 1]])
+    np.testing.assert_allclose(result.bottoms[0], [dy[1] + dy[2], dy[4], np.zeros((2, 3)), dy[0] + dy[3]], rtol=1e-6)
+    assert layer("BatchReindex", bottoms=2).classes(1, [(4, 2), (5,)]) == 4
+
+
+def test_filter():
+    a, b, dy = values(5, 2, 3), values(5), values(5, 2, 3, seed=1)
+    result = run(layer("Filter", bottoms=3, tops=2), [a, b, np.array([[0], [2], [0.5], [0], [-1]])], dys=[dy, values(5, seed=2)])
+    np.testing.assert_array_equal(result.tops[0], [a[1], a[2], a[4], np.zeros((2, 3)), np.zeros((2, 3))])
+    np.testing.assert_array_equal(result.tops[1], [b[1], b[2], b[4], 0, 0])
+    np.testing.assert_array_equal(result.bottoms[0], [np.zeros((2, 3)), dy[0], dy[1], np.zeros((2, 3)), dy[2]])
+    assert not np.any(result.bottoms[2])
+
+
+def test_parameter():
+    value, dy = values(2, 3), values(2, 3, seed=1)
+    parameter = layer("Parameter", "parameter_param { shape { dim: 2 dim: 3 } }", bottoms=0)
+    result = run(parameter, [], [value], [dy])
+    np.testing.assert_array_equal(result.tops[0], value)
+    np.testing.assert_array_equal(result.params[0], dy)
+    (param,) = parameter.params([])
+    assert (param.shape, param.filler.type, param.filler.value) == ((2, 3), "constant", 0)
+
+
+def test_hdf5_output_computes_nothing():
+    assert run(layer("HDF5Output", bottoms=2, tops=0), [values(2, 3), values(2)]).tops == []
+
+
+@pytest.mark.parametrize(
+    ("type_name", "params", "shapes", "tops", "message"),
+    [
+        ("Crop", "crop_param { offset: 2 }", [(2, 3, 5, 7), (2, 3, 4, 4)], 1, r"cannot cut \(4, 4\) at offset .2, 2. out of axes 2 and on"),
+        ("Crop", "crop_param { offset: 2 offset: 1 offset: 1 }", [(2, 3, 5, 7), (2, 3, 1, 1)], 1, "each of the 2 axes that are cut, found 3"),
+        ("Crop", "", [(2, 3, 5, 7), (2, 3, 4)], 1, r"cannot cut \(4,\)"),
+        ("Tile", "tile_param { axis: 1 }", [(2, 3)], 1, "tiles of at least 1, found 0"),
+        ("BatchReindex", "", [(2, 3), (2, 1)], 1, r"indices of one axis, found shape \(2, 1\)"),
+        ("Filter", "", [(2, 3), (2,)], 2, "expected 1 tops"),
+        ("Filter", "", [(2, 3), (2, 3)], 1, r"selector of shape \(N,\) or"),
+        ("Filter", "", [(2, 3), (3,)], 1, "first axis of the selector"),
+        ("Parameter", "parameter_param { shape { dim: 0 } }", [], 1, "positive sizes"),
+        ("HDF5Output", "", [(2, 3), (3,)], 0, "same first axis"),
+    ],
+)
+def test_refuses(type_name, params, shapes, tops, message):
+    with pytest.raises(NetError, match=message):
+        layer(type_name, params, bottoms=len(shapes), tops=tops).tops(shapes)
