@@ -8,7 +8,9 @@ from . import (  # noqa: F401  registers their layer types
     loss,
     math,
     neuron,
+    normalization,
     pooling,
+    scale,
     shape,
 )
 from .base import Layer, Param, Shape, layer, layer_class, layer_types, read_param, to_filler

@@ -42,7 +42,8 @@ def check_golden(name: str, layer: str, rtol: float = 1e-5, atol: float = 2e-6) 
     infos = [topology["params"][number] for number in entry["param_ids"]]
     dys = [_top_diff(name, entry, top) for top in range(len(entry["top_ids"]))]
     params = [tensors[info["file"] + ".init"] for info in infos]
-    result = run(make(to_text(protos[layer])), bottoms, params, dys)
+    later = [_later(name, entry["id"], blob) for blob in entry["top_ids"]]
+    result = run(make(to_text(protos[layer])), bottoms, params, dys, later=later)
 
     def close(found: np.ndarray, key: str) -> None:
         np.testing.assert_allclose(found, tensors[key], rtol, atol, err_msg=key)
@@ -68,6 +69,15 @@ def _before(name: str, layer: int, blob: int) -> np.ndarray:
     topology, tensors, _ = case(name)
     writer = [e for e in topology["layers"][:layer] if blob in e["top_ids"]][-1]
     return tensors[f"layer/{writer['id']:03d}_{writer['name']}.top{writer['top_ids'].index(blob)}.data"]
+
+
+def _later(name: str, layer: int, blob: int) -> np.ndarray | None:
+    """Return what in-place layers after this one leave in a top, None when there are none."""
+    topology, tensors, _ = case(name)
+    if not any(blob in e["top_ids"] for e in topology["layers"][layer + 1 :]):
+        return None
+    array: np.ndarray = tensors[next(b["file"] for b in topology["blobs"] if b["id"] == blob) + ".data"]
+    return array
 
 
 def _top_diff(name: str, entry: dict[str, Any], top: int) -> np.ndarray:

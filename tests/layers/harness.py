@@ -55,8 +55,12 @@ def run(
     params: Sequence[np.ndarray] = (),
     dys: Sequence[np.ndarray] | None = None,
     seed: int = 1,
+    later: Sequence[np.ndarray | None] = (),
 ) -> Result:
-    """Compute the tops, and the gradients for the top gradients `dys` (ones when left out)."""
+    """Compute the tops, and the gradients for the top gradients `dys` (ones when left out).
+
+    later: what in-place layers after this one have written over its tops.
+    """
     bottoms = [np.asarray(b, np.float32) for b in bottoms]
     params = [np.asarray(p, np.float32) for p in params]
     shapes = [b.shape for b in bottoms]
@@ -70,6 +74,9 @@ def run(
     for i, top in enumerate(tops):
         if layer.is_in_place(i):
             g.overwrite(names[i], top)
+    for top, over in zip(tops, later, strict=False):
+        if over is not None:
+            g.overwrite(top, g.constant(over))
     dys = [np.ones(s, np.float32) for s in layer.tops(shapes)] if dys is None else dys
     seeds = {top: g.constant(dy) for top, dy in zip(tops, dys, strict=True)}
     wanted = [*names, *weights]

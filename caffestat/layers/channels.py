@@ -1,0 +1,52 @@
+"""Sums and affine maps per channel: of values [N, C, …] and vectors [C]."""
+
+from __future__ import annotations
+
+from math import prod
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from caffestat.graph import Graph
+
+__all__ = ["channel_affine", "channel_column", "channel_dot", "channel_sum"]
+
+LONG_ROW = 512  # from this many places per channel on, products of rows beat Mul and ReduceSum on CPUs
+
+
+def channel_column(g: Graph, vector: str, rank: int) -> str:
+    """Return a vector [C] as [C, 1, …], which broadcasts over a value of `rank` axes."""
+    return g.reshape(vector, prod(g.shape(vector)), *(1,) * (rank - 2))
+
+
+def _axes(g: Graph, x: str) -> str:
+    return g.ints(*(axis for axis in range(len(g.shape(x))) if axis != 1))
+
+
+def channel_sum(g: Graph, x: str) -> str:
+    """Emit Σ x over all axes but the channels': [C]."""
+    return g.declare(g.emit("ReduceSum", x, _axes(g, x), keepdims=0), (g.shape(x)[1],))
+
+
+def channel_dot(g: Graph, a: str, b: str) -> str:
+    """Emit Σ a · b over all axes but the channels': [C]."""
+    n, channels, *space = g.shape(a)
+    places = prod(space)
+    if g.provider != "cpu" or places < LONG_ROW:
+        return channel_sum(g, g.declare(g.emit("Mul", a, b), g.shape(a)))
+    rows = (g.reshape(value, n * channels, 1, places) for value in (a, b))
+    dots = g.reshape(g.fused_matmul(*rows, transB=1), n, channels)
+    return channel_sum(g, g.declare(dots, (n, channels)))
+
+
+def channel_affine(g: Graph, x: str, scale: str, bias: str, hint: str = "") -> str:
+    """Emit scale · x + bias with vectors [C], in one pass over x where the runtime can."""
+    rank = len(g.shape(x))
+    if g.provider != "cpu":  # cuDNN refuses an epsilon of zero
+        scaled = g.emit("Mul", x, channel_column(g, scale, rank))
+        y = g.emit("Add", scaled, channel_column(g, bias, rank), hint=hint)
+    else:
+        zeros, ones = (g.constant(np.full(g.shape(x)[1], value)) for value in (0, 1))
+        y = g.emit("BatchNormalization", x, scale, bias, zeros, ones, epsilon=0.0, hint=hint)
+    return g.declare(y, g.shape(x))

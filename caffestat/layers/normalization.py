@@ -1,0 +1,200 @@
+"""Normalizations: over neighbouring channels or places, over the batch, over each plane."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import prod
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from caffestat.fill import Filler
+
+from .base import Layer, Param, Shape, layer
+from .channels import channel_affine, channel_column, channel_dot, channel_sum
+from .pooling import PoolingWindow
+from .reread import TOP, emit_pulled
+
+if TYPE_CHECKING:
+    from caffestat.autodiff import Tape
+    from caffestat.graph import Graph
+
+__all__ = ["LRN", "MVN", "BatchNorm"]
+
+TEST = 1
+ACROSS_CHANNELS = 0
+
+
+@layer("LRN")
+class LRN(Layer):
+    """y = x / (k + α/n Σ x²)^β, the sum over n = local_size channels around; dx = dy · s^-β - 2αβ/n · x · Σ dy · y / s.
+
+    WITHIN_CHANNEL: y = x · (1 + α · mean x²)^-β, the mean over local_size² places around by Caffe's average pooling;
+    k is not used. Bottom and top [N, C, H, W]. (lrn_layer.cpp)
+    """
+
+    def tops(self, bottoms: Sequence[Shape]) -> tuple[Shape, ...]:
+        size = self.proto.lrn_param.local_size
+        if size % 2 == 0:
+            raise self.error(f"local_size must be odd; found {size}")
+        if len(bottoms[0]) != 4:
+            raise self.error(f"expected a bottom of 4 axes (N, C, H, W), found shape {bottoms[0]}")
+        return (bottoms[0],)
+
+    def lower(self, g: Graph, bottoms: Sequence[str], params: Sequence[str]) -> Sequence[str]:
+        param = self.proto.lrn_param
+        if param.norm_region != ACROSS_CHANNELS:
+            return [self.lower_within(g, bottoms[0])]
+        # Caffe's backward pass reads the top, which an in-place layer may have written over
+        attributes = {"alpha": param.alpha, "beta": param.beta, "bias": param.k, "size": param.local_size}
+        return [emit_pulled(g, "LRN", bottoms[0], TOP, **attributes)]
+
+    def lower_within(self, g: Graph, x: str) -> str:
+        param = self.proto.lrn_param
+        size, pad = param.local_size, (param.local_size - 1) // 2
+        window = PoolingWindow(g.shape(x)[2:], (size, size), (1, 1), (pad, pad))
+        mean = window.emit_average(g, g.emit("Mul", x, x))
+        base = g.emit("Add", g.emit("Mul", mean, g.constant(param.alpha)), g.constant(1))
+        return g.emit("Mul", x, g.emit("Pow", base, g.constant(-param.beta)), hint=self.name)
+
+
+@layer("BatchNorm")
+class BatchNorm(Layer):
+    """y = (x - mean) / √(variance + eps) per channel; dx = (dy - mean(dy) - y · mean(dy · y)) / √(variance + eps).
+
+    The statistics are the batch's, or with use_global_stats (the default in TEST) the stored ones: dx = dy / √(variance + eps).
+    Params, changed by each forward pass on batch statistics: running mean [C], running variance [C], and the factor [1]
+    that both are to be divided by. Bottom and top [N, C, …]. (batch_norm_layer.cpp)
+    """
+
+    params_are_statistics = True
+
+    def params(self, bottoms: Sequence[Shape]) -> tuple[Param, ...]:
+        channels = bottoms[0][1]
+        shapes = {"mean": (channels,), "variance": (channels,), "factor": (1,)}
+        return tuple(Param(role, shape, Filler(), False, 1, 1) for role, shape in shapes.items())
+
+    def tops(self, bottoms: Sequence[Shape]) -> tuple[Shape, ...]:
+        if len(bottoms[0]) < 2:
+            raise self.error(f"expected a bottom of at least 2 axes (N, C, …), found shape {bottoms[0]}")
+        if any(spec.lr_mult != 0 for spec in self.proto.param):
+            raise self.error("its params are statistics, not learned: set lr_mult: 0 in every `param`, or remove them")
+        return (bottoms[0],)
+
+    def lower(self, g: Graph, bottoms: Sequence[str], params: Sequence[str]) -> Sequence[str]:
+        param = self.proto.batch_norm_param
+        stored = param.use_global_stats if param.HasField("use_global_stats") else self.phase == TEST
+        return [self.lower_stored(g, bottoms[0], params) if stored else self.lower_batch(g, bottoms[0], params)]
+
+    def inverse_deviation(self, g: Graph, variance: str) -> str:
+        """Emit 1 / √(variance + eps): [C]."""
+        root = g.emit("Sqrt", g.emit("Add", variance, g.constant(self.proto.batch_norm_param.eps)))
+        return g.declare(g.emit("Reciprocal", root), g.shape(variance))
+
+    def lower_stored(self, g: Graph, x: str, params: Sequence[str]) -> str:
+        mean, variance, factor = params
+        inverse = g.emit("Where", g.emit("Equal", factor, g.constant(0)), g.constant(0), g.emit("Reciprocal", factor))
+        mean, variance = (g.declare(g.emit("Mul", p, inverse), g.shape(p)) for p in (mean, variance))
+        slope = self.inverse_deviation(g, variance)
+        shift = g.emit("Neg", g.emit("Mul", mean, slope))
+
+        def backward(tape: Tape, dys: Sequence[str | None]) -> Sequence[str | None]:
+            assert dys[0] is not None
+            return [tape.emit("Mul", dys[0], channel_column(tape.graph, slope, len(tape.shape(x))))]
+
+        (y,) = g.custom_vjp([x], lambda value: [channel_affine(g, value, slope, shift, self.name)], backward)
+        return y
+
+    def lower_batch(self, g: Graph, x: str, params: Sequence[str]) -> str:
+        shape = g.shape(x)
+        count = prod(shape) // shape[1]
+
+        def backward(tape: Tape, dys: Sequence[str | None]) -> Sequence[str | None]:
+            dy, graph = dys[0], tape.graph
+            assert dy is not None
+            slope = self.inverse_deviation(graph, variance)
+            shares = graph.emit("Mul", slope, graph.constant(-1 / count))
+            along = graph.emit("Mul", channel_dot(graph, dy, y), shares)
+            shift = graph.emit("Mul", channel_sum(graph, dy), shares)
+            straight = graph.emit("Mul", dy, channel_column(graph, slope, len(shape)))
+            return [graph.emit("Add", straight, channel_affine(graph, y, along, shift))]
+
+        y, mean, variance = g.custom_vjp([x], lambda value: self.emit_batch(g, value), backward)
+        self.update(g, params, mean, variance, count)
+        return y
+
+    def emit_batch(self, g: Graph, x: str) -> Sequence[str]:
+        """Emit (y, mean, variance) of the batch, the variance from values with the mean taken off as in Caffe."""
+        shape = g.shape(x)
+        if g.provider == "cpu":
+            return self.emit_training_op(g, x)
+        share = g.constant(shape[1] / prod(shape))
+        mean = g.declare(g.emit("Mul", channel_sum(g, x), share), shape[1:2])
+        centered = g.declare(g.emit("Sub", x, channel_column(g, mean, len(shape))), shape)
+        variance = g.declare(g.emit("Mul", channel_dot(g, centered, centered), share), shape[1:2])
+        slope = channel_column(g, self.inverse_deviation(g, variance), len(shape))
+        return [g.declare(g.emit("Mul", centered, slope, hint=self.name), shape), mean, variance]
+
+    def emit_training_op(self, g: Graph, x: str) -> Sequence[str]:
+        """Emit the runtime's own training mode: a third of the time of single ops.
+
+        The CPU kernel writes the statistics over its inputs 3 and 4, constants included: they get values of their own, which
+        momentum 0 makes void.
+        """
+        shape = g.shape(x)
+        zeros, ones = (g.constant(np.full(shape[1], value)) for value in (0, 1))
+        ends = g.ints(1, shape[1], *(1,) * (len(shape) - 2))
+        first = g.reshape(g.emit("Slice", x, g.ints(*(0,) * len(shape)), ends), shape[1])
+        scratch = [g.emit(op, first) for op in ("Neg", "Abs")]
+        attributes: dict[str, Any] = {"epsilon": self.proto.batch_norm_param.eps, "training_mode": 1, "momentum": 0.0}
+        values = g.emit_many("BatchNormalization", x, ones, zeros, *scratch, count=3, hint=self.name, **attributes)
+        return [g.declare(v, s) for v, s in zip(values, (shape, shape[1:2], shape[1:2]), strict=True)]
+
+    def update(self, g: Graph, params: Sequence[str], mean: str, variance: str, count: int) -> None:
+        """Record the params after the pass: the old ones times moving_average_fraction, plus mean, unbiased variance, 1."""
+        keep = g.constant(self.proto.batch_norm_param.moving_average_fraction)
+        unbiased = g.emit("Mul", variance, g.constant(count / (count - 1) if count > 1 else 1))
+        for param, new in zip(params, (mean, unbiased, g.constant([1])), strict=True):
+            value = g.emit("Add", g.emit("Mul", param, keep), new, hint=f"{self.name}_statistics")
+            g.updates[param] = g.declare(value, g.shape(param))
+
+
+@layer("MVN")
+class MVN(Layer):
+    """y = (x - mean) / (deviation + eps) of each plane, or of each sample with across_channels; or y = x - mean.
+
+    dx = (dy - mean(dy) - y · mean(dy · y)) / (deviation + eps), or dy - mean(dy): Caffe takes eps for zero here.
+    Bottom of up to 4 axes, top [N, C, H, W], absent axes 1. (mvn_layer.cpp)
+    """
+
+    def tops(self, bottoms: Sequence[Shape]) -> tuple[Shape, ...]:
+        if len(bottoms[0]) > 4:
+            raise self.error(f"expected a bottom of at most 4 axes (N, C, H, W), found shape {bottoms[0]}")
+        return ((*bottoms[0], *(1,) * (4 - len(bottoms[0]))),)
+
+    def lower(self, g: Graph, bottoms: Sequence[str], params: Sequence[str]) -> Sequence[str]:
+        x = g.reshape(bottoms[0], *self.tops([g.shape(bottoms[0])])[0])
+        axes = g.ints(1, 2, 3) if self.proto.mvn_param.across_channels else g.ints(2, 3)
+
+        def center(graph: Graph, value: str) -> str:
+            return graph.emit("Sub", value, graph.emit("ReduceMean", value, axes, keepdims=1))
+
+        if not self.proto.mvn_param.normalize_variance:
+            return [center(g, x)]
+
+        def forward(value: str) -> Sequence[str]:
+            centered = center(g, value)
+            variance = g.emit("ReduceMean", g.emit("Mul", centered, centered), axes, keepdims=1)
+            spread = g.emit("Add", g.emit("Sqrt", variance), g.constant(self.proto.mvn_param.eps))
+            return g.emit("Div", centered, spread, hint=self.name), spread
+
+        def backward(tape: Tape, dys: Sequence[str | None]) -> Sequence[str | None]:
+            dy, graph = dys[0], tape.graph
+            assert dy is not None
+            top = graph.stored(y)  # an in-place layer may have written over it
+            along = graph.emit("ReduceMean", graph.emit("Mul", dy, top), axes, keepdims=1)
+            rest = graph.emit("Sub", center(graph, dy), graph.emit("Mul", top, along))
+            return [graph.emit("Div", rest, spread)]
+
+        y, spread = g.custom_vjp([x], forward, backward)
+        return [y]
