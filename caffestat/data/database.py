@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from google.protobuf.message import DecodeError
 
+from caffestat.errors import NetError
 from caffestat.schema import Datum, caffe_pb2
 
 from .images import decode
@@ -30,7 +31,7 @@ class DatumReader(Reader):
         super().__init__(layer, param.batch_size)
         self._path = find(param.source, layer)
         if param.backend != caffe_pb2.DataParameter.LMDB:
-            raise AbsentError(f"{str(self._path)!r} is said to be a LevelDB (Caffe's default backend), which is not read; `backend: LMDB` is")
+            raise AbsentError(f"{str(self._path)!r} is said to be a LevelDB (the default backend); only LMDB is read")
         self._lmdb = require("lmdb", "LMDB")
         self._transformer = Transformer(layer)
         self._key = b""
@@ -47,26 +48,32 @@ class DatumReader(Reader):
         for index, datum in enumerate(self._records(self.batch)):
             image = self._transformer.apply(self._image(datum))
             if image.shape != data.shape[1:]:
-                raise self.layer.error(f"an image of {str(self._path)!r} has shape {image.shape}; the first one has {data.shape[1:]}")
+                raise self._error(f"holds an image of shape {image.shape}; the first one has {data.shape[1:]}")
             data[index], labels[index] = image, datum.label
         return (data, labels)[: len(self.shapes)]
+
+    def _error(self, message: str) -> NetError:
+        return self.layer.error(f"the LMDB {str(self._path)!r} {message}")
 
     @contextmanager
     def _cursor(self) -> Iterator[Any]:
         # opened for each batch: a process may hold an LMDB open only once, and several nets may read the same one
         try:
             # without a lock file: data may lie where nothing can be written
-            with self._lmdb.open(str(self._path), subdir=self._path.is_dir(), readonly=True, lock=False) as env, env.begin() as txn:
-                yield txn.cursor()
+            with (
+                self._lmdb.open(str(self._path), subdir=self._path.is_dir(), readonly=True, lock=False) as env,
+                env.begin() as transaction,
+            ):
+                yield transaction.cursor()
         except self._lmdb.Error as error:
-            raise self.layer.error(f"{str(self._path)!r} cannot be read as an LMDB: {error}") from error
+            raise self._error(f"cannot be read: {error}") from error
 
     def _records(self, count: int) -> list[Any]:
         """Return the next records, from the first on again after the last; the place is kept for the next call."""
         records = []
         with self._cursor() as cursor:
             if not cursor.set_range(self._key) and not cursor.first():
-                raise self.layer.error(f"the LMDB {str(self._path)!r} holds no records")
+                raise self._error("holds no records")
             for _ in range(count):
                 records.append(self._parse(cursor.value()))
                 if not cursor.next():
@@ -79,7 +86,7 @@ class DatumReader(Reader):
         try:
             datum.ParseFromString(value)
         except DecodeError as error:
-            raise self.layer.error(f"a record of {str(self._path)!r} is no Datum message") from error
+            raise self._error("holds a record that is no Datum message") from error
         return datum
 
     def _image(self, datum: Any) -> np.ndarray:
@@ -90,9 +97,9 @@ class DatumReader(Reader):
             try:
                 return decode(datum.data, colour)
             except ValueError as error:
-                raise self.layer.error(f"a record of {str(self._path)!r} {error}") from error
+                raise self._error(f"holds a record that {error}") from error
         shape = (datum.channels, datum.height, datum.width)
         values = np.frombuffer(datum.data, np.uint8) if datum.data else np.array(datum.float_data, np.float32)
         if values.size != np.prod(shape) or not values.size:
-            raise self.layer.error(f"a record of {str(self._path)!r} holds {values.size} values for shape {shape}")
+            raise self._error(f"holds a record of {values.size} values for shape {shape}")
         return values.reshape(shape)

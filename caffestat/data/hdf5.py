@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from caffestat.errors import NetError
 from caffestat.fill import CRandom
 
-from .reader import AbsentError, Reader, find, require, text_lines
+from .reader import Reader, find, require, text_lines
 
 if TYPE_CHECKING:
     from caffestat.fill import Stream
@@ -53,6 +54,9 @@ class HDF5Reader(Reader):
             self._step()
         return tops
 
+    def _error(self, path: Path, message: str) -> NetError:
+        return self.layer.error(f"the HDF5 file {str(path)!r} {message}")
+
     def _shuffled(self, items: list[int]) -> list[int]:
         return self._random.shuffled(items) if self._random else items
 
@@ -76,19 +80,21 @@ class HDF5Reader(Reader):
             with self._h5py.File(path, "r") as file:
                 columns = [self._column(file, name, path) for name in self.layer.proto.top]
         except OSError as error:
-            raise self.layer.error(f"{str(path)!r} cannot be read as an HDF5 file: {error}") from error
-        if self._columns and [data.shape[1:] for data in columns] != [data.shape[1:] for data in self._columns]:
-            raise self.layer.error(f"{str(path)!r}: the rows of its data sets have other shapes than those of the first file")
+            raise self._error(path, f"cannot be read: {error}") from error
+        before = self._columns or columns
+        if [data.shape[1:] for data in columns] != [data.shape[1:] for data in before]:
+            raise self._error(path, "has rows of other shapes than the first file")
         self._columns = columns
         counts = {len(data) for data in columns}
         if len(counts) > 1 or 0 in counts:
-            raise self.layer.error(f"{str(path)!r} holds {sorted(counts)} rows in its data sets; expected the same number, at least 1")
+            raise self._error(path, f"has {sorted(counts)} rows in its data sets; expected one number, at least 1")
         self._rows = self._shuffled(list(range(counts.pop())))
 
     def _column(self, file: Any, name: str, path: Path) -> np.ndarray:
         data = file.get(name)
         if not isinstance(data, self._h5py.Dataset):
-            raise self.layer.error(f"{str(path)!r} has no data set {name!r}; it has {', '.join(sorted(file)) or 'none'}")
+            raise self._error(path, f"has no data set {name!r}; it has {', '.join(sorted(file)) or 'none'}")
         if data.dtype.kind not in "fiu" or not data.shape:
-            raise self.layer.error(f"{str(path)!r}: data set {name!r} has type {data.dtype} and shape {data.shape}; expected rows of numbers")
+            found = f"type {data.dtype} and shape {data.shape}"
+            raise self._error(path, f"has in data set {name!r} {found}; expected rows of numbers")
         return np.asarray(data, np.float32)

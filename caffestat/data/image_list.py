@@ -54,9 +54,8 @@ class ImageReader(Reader):
             except AbsentError as error:
                 raise self.layer.error(str(error)) from error
             if image.shape != data.shape[1:]:
-                raise self.layer.error(
-                    f"image {name!r} has shape {image.shape}, the first one {data.shape[1:]}; give new_height and new_width, or crop_size"
-                )
+                sizes = f"has shape {image.shape}, the first one {data.shape[1:]}"
+                raise self.layer.error(f"image {name!r} {sizes}; give new_height and new_width, or crop_size")
             data[index], labels[index] = image, label
             self._step()
         return data, labels
@@ -79,7 +78,7 @@ class ImageReader(Reader):
 
 
 def _split(line: str) -> tuple[str, int]:
-    """Return the file's name and the label behind the last space; a label that is no number is 0, as C's atoi has it."""
+    """Return the file's name, and the label behind the last space: 0 where there is no number, as C's atoi has it."""
     name, space, label = line.rpartition(" ")
     number = re.match(r"\s*[+-]?\d+", label)
     return (name if space else line), int(number[0]) if number else 0

@@ -17,7 +17,9 @@ __all__ = ["decode", "resize"]
 
 Image = NDArray[np.uint8]
 
-_GRAY = np.array([9798, 19235, 3735])  # of red, green, blue: libpng's 0.299, 0.587 and the rest of 1, in units of 2^-15
+# shares of red, green and blue in gray, in units of 2^-15, and what is added before the fraction is cut off
+_GRAY = np.array([9798, 19234, 3736]), 1 << 14
+_GRAY_OF_PNG = np.array([9797, 19234, 3737]), 0  # libpng rounds down
 _COEFFICIENT = 1 << 11  # OpenCV's bilinear weights are whole multiples of 1 / 2048
 
 
@@ -30,17 +32,18 @@ def decode(data: bytes, colour: bool | None) -> Image:
     pillow, ops = require("PIL.Image", "images"), require("PIL.ImageOps", "images")
     try:
         image = pillow.open(io.BytesIO(data))
+        gray = _GRAY_OF_PNG if image.format == "PNG" else _GRAY
         if colour is False:
             image.draft("L", image.size)  # a JPEG's luminance plane is taken as it stands
         if colour is not None:
             image = ops.exif_transpose(image)
-        pixels = _pixels(image, colour)
+        pixels = _pixels(image, colour, gray)
     except (OSError, SyntaxError, pillow.DecompressionBombError) as error:
         raise ValueError(f"cannot be decoded as an image: {error}") from error
     return np.ascontiguousarray(pixels.transpose(2, 0, 1))
 
 
-def _pixels(image: Any, colour: bool | None) -> Image:
+def _pixels(image: Any, colour: bool | None, to_gray: tuple[NDArray[np.int64], int]) -> Image:
     """Return pixels (H, W, C), blue first."""
     if image.mode.startswith("I"):  # 16 bits of gray
         gray: Image = (np.asarray(image).astype(np.int64) >> 8).astype(np.uint8)[:, :, None]
@@ -50,11 +53,10 @@ def _pixels(image: Any, colour: bool | None) -> Image:
     if colour is None and (image.mode in ("RGBA", "LA") or "transparency" in image.info):
         return np.asarray(image.convert("RGBA"))[:, :, [2, 1, 0, 3]]
     pixels: Image = np.asarray(image.convert("RGB"))
-    return _to_gray(pixels)[:, :, None] if colour is False else pixels[:, :, ::-1]
-
-
-def _to_gray(pixels: Image) -> Image:
-    return ((pixels @ _GRAY + (1 << 14)) >> 15).astype(np.uint8)
+    if colour is not False:
+        return pixels[:, :, ::-1]
+    shares, rounding = to_gray
+    return ((pixels @ shares + rounding) >> 15).astype(np.uint8)[:, :, None]
 
 
 def resize(image: Image, height: int, width: int) -> Image:

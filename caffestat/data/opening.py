@@ -26,12 +26,13 @@ _READERS: dict[str, type[DatumReader] | type[HDF5Reader] | type[ImageReader] | t
 def open_reader(layer: Layer) -> Reader | None:
     """Return the reader of the data that a layer names; None for a layer whose type names none.
 
-    Raises AbsentError when the data is not at hand, or of other shapes than the user asked for; NetError when it is damaged.
+    Raises AbsentError when the data is not at hand, or of other shapes than the user asked for; NetError when it is
+    damaged.
     """
     kind = _READERS.get(layer.type)
     reader = kind(layer) if kind else None
-    if reader:
-        for name, shape in zip(layer.proto.top, reader.shapes, strict=False):
-            if layer.shape_overrides.get(name, shape) != shape:
-                raise AbsentError(f"its data gives blob {name!r} the shape {shape}, not {layer.shape_overrides[name]} as asked for")
+    for name, shape in zip(layer.proto.top, reader.shapes if reader else (), strict=False):
+        asked = layer.shape_overrides.get(name, shape)
+        if asked != shape:
+            raise AbsentError(f"blob {name!r} has shape {shape} in the data, not {asked} as asked for")
     return reader

@@ -59,8 +59,8 @@ def find(path: str, layer: Layer, *folders: Path) -> Path:
     for folder in (Path(), beside, *folders):
         if (folder / path).exists():
             return folder / path
-    where = "the working directory" if beside.resolve() == Path().resolve() else f"the working directory and in {str(beside)!r}"
-    raise AbsentError(f"there is no {path!r} in {where}")
+    also = "" if beside.resolve() == Path().resolve() else f" or in {str(beside)!r}"
+    raise AbsentError(f"there is no {path!r} in the working directory{also}")
 
 
 def require(name: str, what: str) -> Any:
@@ -68,7 +68,8 @@ def require(name: str, what: str) -> Any:
     try:
         return importlib.import_module(name)
     except ImportError as error:
-        raise AbsentError(f"reading {what} takes a package that is not installed: pip install 'caffestat[data]'") from error
+        message = f"reading {what} takes a package that is not installed: pip install 'caffestat[data]'"
+        raise AbsentError(message) from error
 
 
 def text_lines(path: Path, layer: Layer) -> list[str]:

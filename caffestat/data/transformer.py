@@ -43,7 +43,10 @@ class Transformer:
         self._random = None if seed is None else Stream(seed)
 
     def shape(self, image: tuple[int, ...]) -> tuple[int, int, int]:
-        """Return the shape (C, H, W) that an image of this shape is given. Raises NetError when it is smaller than the crop."""
+        """Return the shape (C, H, W) that an image of this one is given.
+
+        Raises NetError when it is smaller than the crop.
+        """
         channels, height, width = image
         crop = self._param.crop_size
         if min(height, width) < crop:
@@ -52,7 +55,7 @@ class Transformer:
 
     def apply(self, image: NDArray[np.uint8] | NDArray[np.float32]) -> NDArray[np.float32]:
         """Return the float32 array (C, H, W) of an image (C, H, W). Raises NetError when it does not fit the mean."""
-        channels, height, width = self.shape(image.shape)
+        _, height, width = self.shape(image.shape)
         mirror = self._param.mirror and self._draw(2)
         top, left = self._offsets(image.shape[1] - height, image.shape[2] - width)
         window = (slice(None), slice(top, top + height), slice(left, left + width))
@@ -78,11 +81,13 @@ class Transformer:
         """Return the mean as an array of the whole image's shape."""
         if self._mean is not None:
             if self._mean.shape != shape:
-                raise self._layer.error(f"the mean in {self._param.mean_file!r} has shape {self._mean.shape}, but an image has {shape}")
+                found = f"the mean in {self._param.mean_file!r} has shape {self._mean.shape}"
+                raise self._layer.error(f"{found}, but an image has {shape}")
             return self._mean
         values = np.array(self._param.mean_value, np.float32)
         if values.size not in (1, shape[0]):
-            raise self._layer.error(f"mean_value is given {values.size} times; expected once, or once per channel ({shape[0]})")
+            expected = f"expected once, or once per channel ({shape[0]})"
+            raise self._layer.error(f"mean_value is given {values.size} times; {expected}")
         return np.broadcast_to(values.reshape(-1, 1, 1), shape)
 
 

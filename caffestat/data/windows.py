@@ -32,7 +32,7 @@ class Window:
 
 @dataclass(frozen=True)
 class Cut:
-    """What is cut out of an image, the size (height, width) it is warped to, and how far from the top left corner it goes."""
+    """What is cut out of an image, the size (height, width) it is warped to, and where (down, right) it goes."""
 
     box: tuple[int, int, int, int]
     size: tuple[int, int]
@@ -40,7 +40,10 @@ class Cut:
 
 
 class WindowReader(Reader):
-    """Background windows, then as many foreground ones as fg_fraction says, drawn with replacement; tops: images, labels."""
+    """Background windows, then as many of the foreground as fg_fraction says, drawn again for each batch.
+
+    Tops: images (N, C, H, W), labels (N).
+    """
 
     def __init__(self, layer: Layer) -> None:
         param = layer.proto.window_data_param
@@ -81,7 +84,7 @@ class WindowReader(Reader):
                 number, name, channels = int(next(words)), next(words), int(next(words))
                 _height, _width, count = next(words), next(words), int(next(words))
                 if number != images:
-                    raise self.layer.error(f"{str(source)!r}: image {name!r} has number {number}; expected {images}, they are counted from 0")
+                    raise self.layer.error(f"{str(source)!r}: image {name!r} has number {number}; expected {images}")
                 images += 1
                 image = find(param.root_folder + name, self.layer, source.parent)
                 for _ in range(count):
@@ -99,7 +102,7 @@ class WindowReader(Reader):
         x1, y1, x2, y2 = (int(number) for number in numbers[2:])
         if overlap >= np.float32(param.fg_threshold):
             if label < 1:
-                raise self.layer.error(f"a foreground window of {str(image)!r} has label {label}; expected at least 1")
+                raise self.layer.error(f"a foreground window of {str(image)!r} has label {label}; expected 1 or more")
             self._groups[1].append(Window(image, label, (x1, y1, x2, y2)))
         elif overlap < np.float32(param.bg_threshold):
             self._groups[0].append(Window(image, 0, (x1, y1, x2, y2)))
@@ -108,8 +111,10 @@ class WindowReader(Reader):
         """Write a window into its place (C, H, W); what lies outside the image stays 0."""
         image = self._image(window.image)
         param = self.layer.proto.window_data_param
-        cut = self._cut(window.box, image.shape[1:], mirror) if param.context_pad or param.crop_mode == "square" else None
-        cut = cut or Cut(window.box, top.shape[1:], (0, 0))
+        if param.context_pad or param.crop_mode == "square":
+            cut = self._cut(window.box, image.shape[1:], mirror)
+        else:
+            cut = Cut(window.box, (top.shape[1], top.shape[2]), (0, 0))
         x1, y1, x2, y2 = cut.box
         warped = resize(image[:, y1 : y2 + 1, x1 : x2 + 1], *cut.size)
         values = (warped[:, :, ::-1] if mirror else warped).astype(np.float32)
@@ -125,7 +130,7 @@ class WindowReader(Reader):
             raise self.layer.error(f"{str(path)!r}: {error}") from error
 
     def _mean_at(self, shape: tuple[int, ...], rows: slice, columns: slice) -> np.ndarray:
-        """Return the mean under a part of the window; a mean image is larger than the crop, which lies in its middle."""
+        """Return the mean under a part of the window; the crop lies in the middle of a mean image."""
         if self._mean is None:
             return np.array(self.layer.proto.transform_param.mean_value or [0], np.float32).reshape(-1, 1, 1)
         offset = (self._mean.shape[2] - shape[2]) // 2

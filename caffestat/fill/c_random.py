@@ -13,9 +13,10 @@ _WARM_UP = 310  # numbers that glibc draws and drops after seeding
 
 
 class CRandom:
-    """glibc's rand() from seed 1, where a program that never calls srand begins: r(i) = r(i - 31) + r(i - 3) mod 2^32, halved.
+    """The rand() of glibc from seed 1, where a program that calls no srand begins.
 
-    Other C libraries have other sequences. (glibc stdlib/random_r.c, TYPE_3)
+    r(i) = r(i - 31) + r(i - 3) mod 2^32, halved. Other C libraries have other sequences.
+    Source: glibc stdlib/random_r.c, TYPE_3.
     """
 
     def __init__(self) -> None:
@@ -35,7 +36,7 @@ class CRandom:
         return self._step() >> 1
 
     def shuffled(self, items: Sequence[T]) -> list[T]:
-        """Return the items as libstdc++'s std::random_shuffle leaves them: each changes places with one at or before it."""
+        """Return the items as libstdc++'s std::random_shuffle leaves them: each swapped with one at or before it."""
         result = list(items)
         for index in range(1, len(result)):
             other = self.rand() % (index + 1)
