@@ -72,7 +72,7 @@ def net_source(document: Document) -> NetSource:
     return NetSource(document.name, header, tuple(layers), (*findings, *strange))
 
 
-def _inline_source(name: str, message: Any, owner: Field | None) -> NetSource:
+def inline_source(name: str, message: Any, owner: Field | None) -> NetSource:
     """Return the net that stands inside a solver (`net_param`), its layers at their own lines."""
     text = owner.values[0] if owner else None
     assert owner is not None and isinstance(text, Message)  # from_document has read a message there
@@ -106,7 +106,7 @@ def _solver(document: Document) -> Solver:
     if isinstance(value, str):
         net = read_net(_beside(value, document.name))
     else:
-        net = _inline_source(document.name, value, owner)
+        net = inline_source(document.name, value, owner)
     return Solver(document.name, message, net, tuple(findings))
 
 

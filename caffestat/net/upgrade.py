@@ -13,7 +13,7 @@ from caffestat.errors import Finding, NetError, Place
 from caffestat.prototext import Field, Message
 from caffestat.schema import LayerParameter, NetParameter, V1LayerParameter, caffe_pb2
 
-__all__ = ["Entry", "upgrade"]
+__all__ = ["Entry", "current_type", "upgrade"]
 
 
 @dataclass(frozen=True)
@@ -111,6 +111,8 @@ _V1_TYPES = {
     "TANH": "TanH",
 }
 
+_V1_NAMES = frozenset(V1LayerParameter.LayerType.keys())
+
 _TRANSFORM_FIELDS = ("scale", "mean_file", "crop_size", "mirror")
 _TRANSFORMING = {"Data": "data_param", "ImageData": "image_data_param", "WindowData": "window_data_param"}
 
@@ -184,12 +186,19 @@ def _drop_padding(entries: Sequence[Entry]) -> list[Entry]:
     return kept
 
 
+def current_type(old: str) -> str:
+    """Return the current spelling of a type that a V0 or V1 layer names; a fork's own is returned as it is."""
+    name = _V0_TYPES.get(old, old)
+    if name not in _V1_NAMES:
+        return old
+    return _V1_TYPES.get(name, "".join(word.capitalize() for word in name.split("_")))
+
+
 def _v1_type(entry: Entry) -> str:
     """Return the current spelling of a V1 layer's type; a fork's own spelling is kept as it was written."""
     proto = entry.proto
     if proto.HasField("type"):
-        old: str = V1LayerParameter.LayerType.Name(proto.type)
-        return _V1_TYPES.get(old) or "".join(word.capitalize() for word in old.split("_")) if old != "NONE" else ""
+        return current_type(V1LayerParameter.LayerType.Name(proto.type))
     return _raw_type(entry.field)
 
 
