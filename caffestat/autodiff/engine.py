@@ -20,8 +20,8 @@ def vjp(*ops: str, provider: str = "") -> Callable[[Rule], Rule]:
     """Register the gradient of ONNX ops: `rule(tape, node, dy)` returns one gradient name, or None for zero, per input.
 
     `dy` is the gradient of the node's first output; `tape.cotangent(name)` gives that of any output. A rule may
-    leave out (return None for) inputs for which `tape.needs(name)` is false. `provider` ("cuda") registers a rule for that
-    runtime only, which then comes before the general one.
+    leave out (return None for) inputs for which `tape.needs(name)` is false. `provider` ("cuda") registers a rule
+    for that runtime only, which then comes before the general one.
 
     Raises ValueError when the op already has a rule for that provider.
     """
@@ -128,7 +128,7 @@ def _reach(graph: Graph, wrt: Collection[str]) -> tuple[set[str], set[str]]:
     for first, last, region in reversed(list(_steps(graph))):
         node = graph.nodes[first]
         inputs, outputs = (region.inputs, region.outputs) if region else (node.inputs, node.outputs)
-        if region is None and node.op in _FREE or needed.isdisjoint(inputs):
+        if (region is None and node.op in _FREE) or needed.isdisjoint(inputs):
             continue
         needed.update(name for name in outputs if name and name not in graph.detached)
         if region:
@@ -145,15 +145,12 @@ def _rule(node: Node, provider: str) -> Rule:
 
 def _step(tape: Tape, node: Node, region: Region | None) -> None:
     inputs, outputs = (region.inputs, region.outputs) if region else (node.inputs, node.outputs)
-    if region is None and node.op in _FREE or not any(map(tape.needs, inputs)):
+    if (region is None and node.op in _FREE) or not any(map(tape.needs, inputs)):
         return
     dys = tuple(None if name in tape.graph.detached else tape.cotangent(name) for name in outputs)
     if not any(dys):
         return
-    if region:
-        grads = region.backward(tape, dys)
-    else:
-        grads = tape.pull(node, dys[0] or tape.zeros_like(outputs[0]))
+    grads = region.backward(tape, dys) if region else tape.pull(node, dys[0] or tape.zeros_like(outputs[0]))
     for name, grad in zip(inputs, grads, strict=True):
         tape.accumulate(name, grad)
 

@@ -1,4 +1,4 @@
-"""Activation functions. Where the output determines the derivative it is read from the output, so that the input can be freed."""
+"""Activation functions. A derivative that the output determines is read from it, so that the input can be freed."""
 
 from __future__ import annotations
 

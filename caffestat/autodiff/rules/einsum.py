@@ -23,7 +23,7 @@ def einsum(t: Tape, node: Node, dy: str) -> Grads:
 
 
 def _terms(equation: str | bytes, ranks: Sequence[int]) -> tuple[list[str], str]:
-    """Return one string of indices per operand, and the result's; an ellipsis becomes letters that the equation lacks."""
+    """Return one string of indices per operand, and the result's; an ellipsis becomes letters not in use."""
     text = equation.decode() if isinstance(equation, bytes) else equation
     left, arrow, right = text.replace(" ", "").replace("...", ".").partition("->")
     terms = left.split(",")

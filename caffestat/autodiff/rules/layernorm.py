@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import prod
+
 from caffestat.errors import GradientError
 from caffestat.graph import Node
 
@@ -51,7 +53,7 @@ def _group_grads(t: Tape, node: Node, dy: str, groups: int) -> Grads:
     """x [N, C, …] is standardized per sample and group of channels; scale and bias [C] are per channel."""
     x, scale, bias = node.inputs
     n, channels, *space = shape = t.shape(x)
-    grouped, column, axes = (n, groups, -1), (channels, *[1] * len(space)), t.ints(2)
+    grouped, column, axes = (n, groups, channels // groups * prod(space)), (channels, *[1] * len(space)), t.ints(2)
     y, factor = _standardize(t, t.reshape(x, *grouped), axes, node.get("epsilon", 1e-5))
     g = t.reshape(t.emit("Mul", dy, t.reshape(scale, *column)), *grouped)
     dx = t.reshape(_standardize_grad(t, g, y, factor, axes), *shape) if t.needs(x) else None

@@ -55,9 +55,9 @@ def _refuse(node: Node, what: str) -> GradientError:
 
 
 def _scales(t: Tape, node: Node) -> list[float]:
-    """Return the scale of every axis, rounded to float32 as in the runtime."""
+    """Return the scale of every axis."""
     shape, result = t.shape(node.inputs[0]), t.shape(node.outputs[0])
-    ratios = [float(np.float32(m) / np.float32(n)) for n, m in zip(shape, result, strict=True)]
+    ratios = [m / n for n, m in zip(shape, result, strict=True)]
     given = constant_of(t, node, 2)
     if not given.size:
         if _text(node, "keep_aspect_ratio_policy", "stretch") != "stretch":
@@ -76,7 +76,8 @@ def _matrix(node: Node, n: int, m: int, scale: float) -> np.ndarray:
         raise _refuse(node, "mode " + ("antialias" if node.get("antialias", 0) else mode))
     if coordinates not in _COORDINATES:
         raise _refuse(node, f"coordinate_transformation_mode {coordinates}")
-    x = _COORDINATES[coordinates](np.arange(m, dtype=np.float32), scale, n, m)
+    # positions are rounded in float32, as in the runtime, where they decide which element is the nearest
+    x = _COORDINATES[coordinates](np.arange(m, dtype=np.float32 if mode == "nearest" else np.float64), scale, n, m)
     identity: np.ndarray = np.eye(n)
     if mode == "nearest":
         picked = _ROUND[_text(node, "nearest_mode", "round_prefer_floor")](x)

@@ -60,7 +60,7 @@ def slice_(t: Tape, node: Node, dy: str) -> Grads:
     for axis, positions in taken.items():
         size = t.shape(x)[axis]
         if positions.step == 1:
-            before[axis], after[axis] = positions.start, size - positions.stop
+            before[axis], after[axis] = positions.start, size - positions.start - len(positions)
         else:
             dy = scatter(t, dy, x, shape, t.ints(*positions), axis, size)
             shape[axis] = size

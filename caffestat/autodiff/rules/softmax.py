@@ -42,7 +42,7 @@ def softmax_cross_entropy(t: Tape, node: Node, dy: str) -> Grads:
 
 
 def _likelihood_grad(t: Tape, node: Node, dy: str) -> str:
-    """Return the gradient of the log-probabilities [N, C, d1, …]: -weight at each label, over the weights' sum for a mean."""
+    """Return the gradient of the log-probabilities [N, C, d1, …]: -weight at each label, for a mean over their sum."""
     weights = _label_weights(t, node)
     reduction = node.get("reduction", "mean")
     if reduction in ("none", b"none"):
