@@ -2,7 +2,7 @@
 
     python benchmarks/gpu_check.py
 
-Needs onnxruntime-gpu with CUDA and cuDNN (`pip install 'caffestat[cuda]'` brings NVIDIA's libraries). Torch is optional:
+Needs onnxruntime-gpu with CUDA and cuDNN (`pip install caffestat[cuda]` brings the libraries). Torch is optional:
 without it the benchmark is left out.
 """
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -15,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from caffestat.errors import InputError
+from caffestat.files import replace_file
 
 if TYPE_CHECKING:
     from caffestat.report import Report
@@ -44,24 +42,8 @@ def write(text: str, output: Path | None) -> None:
     """Write the result. Raises InputError when the file cannot be written."""
     if output is None:
         click.echo(text, nl=False)
-        return
-    try:
-        _replace(output, text.encode())
-    except OSError as error:
-        raise InputError(f"{output}: cannot be written: {error.strerror or error}") from error
-
-
-def _replace(path: Path, data: bytes) -> None:
-    """Put the bytes there in one step: a reader sees the old file or the new one, never half of it."""
-    target = Path(os.path.realpath(path))
-    if target.exists() and not target.is_file():
-        target.write_bytes(data)  # a device or a pipe, which must stay what it is
-        return
-    with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as folder:
-        # a file made by open, unlike one made by tempfile, has the permissions that the user's umask says
-        fresh = Path(folder) / target.name
-        fresh.write_bytes(data)
-        os.replace(fresh, target)
+    else:
+        replace_file(output, text.encode())
 
 
 @contextmanager

@@ -1,0 +1,160 @@
+"""The formats: what each shows of one report."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from dataclasses import replace
+
+import pytest
+
+from caffestat.report import FORMATS, Report, debug_lines, render
+from caffestat.report.debug_info import ostream
+from caffestat.report.table import ellipsize
+
+from ..conftest import Check
+from .reports import TEXT, tiny_report
+
+
+def with_loss(report: Report, value: float) -> Report:
+    """Return the report with another value at its last top."""
+    *others, loss = report.layers
+    return replace(report, layers=(*others, replace(loss, tops=(replace(loss.tops[0], mean_abs=value),))))
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_expected_output(check_output: Check, format: str) -> None:
+    check_output(f"tiny.{format}.txt", render(tiny_report(), format))
+
+
+def test_expected_debug_lines(check_output: Check) -> None:
+    check_output("tiny.debug.txt", "".join(f"{line}\n" for line in debug_lines(tiny_report())))
+
+
+@pytest.mark.parametrize("width", [117, 120, 160])
+def test_table_keeps_to_its_width(width: int) -> None:
+    long = TEXT.replace('"conv"', '"inception_4e/5x5_reduce_and_more_of_it"').replace('"two"', '"a_rather_long_name_too"')
+    table = render(tiny_report(text=long), "table", width).split("\n\n", 1)[1]
+    rule = next(line for line in table.splitlines() if set(line) == {"-"})
+    body = table[: table.rindex(rule)].splitlines()
+    assert max(map(len, body)) <= width
+    assert ("inception_4e/5x5_reduce_and_more_of_it" in table) == (width == 160)
+
+
+def test_table_hides_inserted_splits_and_what_was_not_measured() -> None:
+    text = render(tiny_report(measured=False), "table")
+    assert "split" not in text
+    assert "|x|" not in text
+    assert "|dx|" not in text
+    assert "|dx|" in render(tiny_report(), "table")
+
+
+def test_table_explains_its_parentheses() -> None:
+    text = render(tiny_report(measured=False), "table")
+    assert "36 (18)" in text
+    assert "in parentheses the true number" in text
+    assert "(constant 0)" in text
+    assert "Caffe's default" in text
+
+
+def test_unknown_shapes_are_question_marks() -> None:
+    text = 'layer { name: "x" type: "Mystery" top: "x" }'
+    assert "?" in render(tiny_report(measured=False, text=text), "table").splitlines()[4]
+
+
+@pytest.mark.parametrize(
+    ("text", "width", "short"),
+    [("conv", 4, "conv"), ("convolution", 7, "con…ion"), ("convolution", 8, "conv…ion"), ("convolution", 10, "convo…tion")],
+)
+def test_ellipsize_cuts_the_middle(text: str, width: int, short: str) -> None:
+    assert ellipsize(text, width) == short
+
+
+def test_json_is_complete() -> None:
+    data = json.loads(render(tiny_report(), "json"))
+    assert data["format_version"] == 1
+    assert (data["source"], data["phase"], data["seed"], data["device"]) == ("tiny.prototxt", "TRAIN", 7, "cpu")
+    conv = next(layer for layer in data["layers"] if layer["name"] == "conv")
+    assert conv["tops"] == [{"name": "conv", "shape": [2, 6, 7, 6], "forward": {"mean_abs": 1.01}}]
+    weight = conv["params"][0]
+    assert (weight["name"], weight["shape"], weight["count"]) == ("w", [6, 2, 3, 2], 72)
+    assert weight["filler"] == {"type": "xavier", "variance_norm": "AVERAGE", "origin": "file"}
+    assert weight["xavier"]["average"]["scale"] == pytest.approx(math.sqrt(3 / 24))
+    assert weight["msra"]["fan_out"]["std"] == pytest.approx(math.sqrt(2 / 36))
+    assert (weight["forward"], weight["backward"]) == ({"mean_abs": 2.01}, {"mean_abs": 4.01})
+    assert [layer["name"] for layer in data["layers"] if layer["inserted"]] == ["conv_relu_0_split"]
+
+
+@pytest.mark.parametrize("value", [math.inf, -math.inf, math.nan])
+def test_json_writes_what_is_not_finite_as_strings(value: float) -> None:
+    text = render(with_loss(tiny_report(), value), "json")
+    data = json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
+    assert data["layers"][-1]["tops"][0]["forward"]["mean_abs"] == str(value)
+
+
+def test_json_numbers_keep_every_float32() -> None:
+    value = 0.33286601305007935
+    data = json.loads(render(with_loss(tiny_report(), value), "json"))
+    assert data["layers"][-1]["tops"][0]["forward"]["mean_abs"] == 0.332866013
+
+
+def test_scalar_shape_is_an_empty_list() -> None:
+    assert json.loads(render(tiny_report(), "json"))["layers"][-1]["tops"][0]["shape"] == []
+
+
+def test_csv_sums_to_the_totals() -> None:
+    report = tiny_report()
+    lines = list(csv.DictReader(io.StringIO(render(report, "csv"))))
+    assert sum(int(line["params"] or 0) for line in lines) == report.totals.params
+    assert sum(int(line["macs"] or 0) for line in lines) == report.totals.macs
+    assert [line["diff_blob"] for line in lines if line["layer"] == "sum"] == ["one", "two"]
+
+
+def test_csv_quotes_names() -> None:
+    report = tiny_report(text=TEXT.replace('"relu"', '"a, \\"b\\""'))
+    assert [line["layer"] for line in csv.DictReader(io.StringIO(render(report, "csv")))][3] == 'a, "b"'
+
+
+def test_markdown_escapes_names() -> None:
+    text = render(tiny_report(text=TEXT.replace('"relu"', '"re|lu_1"')), "markdown")
+    assert "| re\\|lu\\_1 |" in text
+
+
+@pytest.mark.parametrize(
+    ("value", "printed"),
+    [
+        (0.0, "0"),
+        (0.25, "0.25"),
+        (2.354921817, "2.35492"),
+        (123456.7, "123457"),
+        (1234567.0, "1.23457e+06"),
+        (0.0000123456789, "1.23457e-05"),
+        (0.0001, "0.0001"),
+        (math.inf, "inf"),
+        (math.nan, "nan"),
+    ],
+)
+def test_numbers_are_printed_as_streams_do(value: float, printed: str) -> None:
+    assert ostream(value) == printed
+
+
+def test_debug_lines_use_names_forward_and_indexes_backward() -> None:
+    lines = list(debug_lines(tiny_report()))
+    assert "    [Forward] Layer conv, param blob w data: 2.01" in lines
+    assert "    [Backward] Layer conv, param blob 0 diff: 4.01" in lines
+    assert lines[-1] == "    [Backward] All net params (data, diff): L1 norm = (10.5, 20.25); L2 norm = (3.125, 4.0625)"
+
+
+def test_glog_prefix_is_what_log_scripts_split_on() -> None:
+    lines = list(debug_lines(tiny_report(), glog=True))
+    severity_and_day, clock, process, rest = lines[0].split(maxsplit=3)
+    assert severity_and_day[0] == "I"
+    assert len(severity_and_day) == 5
+    assert len(clock.split(":")) == 3
+    assert process.isdigit()
+    assert rest == "net.cpp:593]     [Forward] Layer data, top blob data data: 1"
+    assert [line[0] for line in lines] == ["I"] * (len(lines) - 1) + ["E"]
+    plain = list(debug_lines(tiny_report()))
+    assert [line.split("] ", 1)[1] for line in lines] == plain
