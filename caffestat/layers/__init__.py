@@ -10,6 +10,7 @@ from . import (  # noqa: F401  registers their layer types
     neuron,
     normalization,
     pooling,
+    recurrent,
     scale,
     shape,
 )

@@ -98,7 +98,7 @@ class Layer:
         """Emit the layer's forward nodes and return one value per top. `g.shape(name)` is known for bottoms and params."""
         raise NotImplementedError
 
-    def draw_params(self, stream: Stream, params: Sequence[Param]) -> list[np.ndarray]:
+    def draw_params(self, stream: Stream, params: Sequence[Param], bottoms: Sequence[Shape]) -> list[np.ndarray]:
         """Return the initial values, drawn in Caffe's order at set-up."""
         return [fill(stream, param.filler, param.shape) for param in params]
 

@@ -34,13 +34,15 @@ def draw_params(net: Net, stream: Stream, assume_filler: str | None = None) -> l
     """
     values: list[np.ndarray] = []
     for node in net.nodes:
+        if not node.is_known:
+            continue
+        bottoms = [shape for shape in node.bottom_shapes if shape is not None]
         declared = [with_assumed_filler(net.params[number].param, assume_filler) for number in node.params]
         try:
-            values.extend(node.layer.draw_params(stream, declared))
+            values.extend(node.layer.draw_params(stream, declared, bottoms))
         except InputError as error:
             raise node.layer.error(str(error)) from error
-        if node.is_known:
-            node.layer.draw_setup(stream)
+        node.layer.draw_setup(stream)
     for number, param in enumerate(net.params):
         if param.owner is not None:
             values[number] = values[param.owner].reshape(param.param.shape)
