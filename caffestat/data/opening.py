@@ -29,7 +29,7 @@ def open_reader(layer: Layer) -> Reader | None:
     Raises AbsentError when the data is not at hand, or of other shapes than the user asked for; NetError when it is
     damaged.
     """
-    kind = _READERS.get(layer.type)
+    kind = _READERS.get(layer.proto.type)
     reader = kind(layer) if kind else None
     for name, shape in zip(layer.proto.top, reader.shapes if reader else (), strict=False):
         asked = layer.shape_overrides.get(name, shape)
