@@ -90,6 +90,8 @@ class Tape:
             return None
         if value not in self._sums:
             self._sums[value] = parts[0] if len(parts) == 1 else self.emit("Sum", *parts)
+            if value in self.specs:
+                self.specs.setdefault(self._sums[value], self.specs[value])
         return self._sums[value]
 
     def pull(self, node: Node, dy: str) -> Sequence[str | None]:
