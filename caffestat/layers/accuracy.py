@@ -38,9 +38,15 @@ class Accuracy(Layer):
         axis = self.axis(scores)
         expected = math.prod(scores) // max(scores[axis], 1)
         if math.prod(labels) != expected:
-            raise self.error(f"expected {expected} labels for scores of shape {scores} with classes on axis {axis}, found shape {labels}")
+            raise self.error(
+                f"expected {expected} labels for scores of shape {scores} with classes on axis {axis}, "
+                f"found shape {labels}"
+            )
         if self.proto.accuracy_param.top_k > scores[axis]:
-            raise self.error(f"expected top_k of at most {scores[axis]}, the number of classes, found {self.proto.accuracy_param.top_k}")
+            raise self.error(
+                f"expected top_k of at most {scores[axis]}, the number of classes, "
+                f"found {self.proto.accuracy_param.top_k}"
+            )
         return ((), (scores[axis],))[: self.top_count]
 
     def classes(self, bottom: int, bottoms: Sequence[Shape]) -> int | None:
@@ -88,7 +94,7 @@ class Accuracy(Layer):
 
 @layer("ArgMax")
 class ArgMax(Layer):
-    """y = indices of the top_k highest values, or the values (out_max_val); of equal values the later index comes first.
+    """y = indices of the top_k highest values, or the values (out_max_val); of equal values the later comes first.
 
     With `axis` along that axis, which gets size top_k. Without it over everything but axis 0: [N, 1, top_k], or
     [N, 2, top_k] with indices and values (out_max_val). (argmax_layer.cpp)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from caffestat.errors import InputError, NetError
 from caffestat.fill import Filler, Stream, fill
@@ -20,18 +20,21 @@ __all__ = ["Data", "DummyData", "HDF5Data", "ImageData", "Input", "MemoryData", 
 TRAIN = 0
 
 
+Count = tuple[int, int | None]
+
+
 class Source(Layer):
     """Tops of shapes that stand in the file, or in `shape_overrides` where the user gives them."""
 
-    num_bottoms = (0, 0)
-    num_tops = (1, None)
+    num_bottoms: ClassVar[Count] = (0, 0)
+    num_tops: ClassVar[Count] = (1, None)
     is_external = True
 
     def tops(self, bottoms: Sequence[Shape]) -> tuple[Shape, ...]:
         return tuple(self.top_shape(index, name) for index, name in enumerate(self.proto.top))
 
     def top_shape(self, index: int, name: str) -> Shape:
-        """Return one top's shape: the real data's, the user's, else the file's, its first axis as `batch_override` says."""
+        """Return one top's shape: the real data's, the user's, else the file's, its first axis by `batch_override`."""
         if self.reader:
             return self.reader.shapes[index]
         if name in self.shape_overrides:
@@ -48,7 +51,9 @@ class Source(Layer):
     def unknown_shape(self, index: int, where: str) -> NetError:
         """Return (to raise) an error that says where a top's shape stands, and how to give it."""
         name = self.proto.top[index]
-        return self.error(f"the shape of top {name!r} stands {where}, not in this file; give it as --shape {name}=N,C,H,W")
+        return self.error(
+            f"the shape of top {name!r} stands {where}, not in this file; give it as --shape {name}=N,C,H,W"
+        )
 
     def once_or_per_top(self, values: Sequence[Any], index: int, what: str) -> Any:
         """Return the value for a top of a field that is written once for all tops or once for each."""
@@ -84,7 +89,7 @@ class Input(Source):
 
 @layer("DummyData")
 class DummyData(Source):
-    """Tops filled by data_filler (constant 0 without one): constants once, all others anew at each forward pass, in order of the tops.
+    """Tops filled by data_filler (constant 0 without one): constants once, others at each forward, in order of tops.
 
     Shapes are given as `shape`, or of old as num, channels, height and width. (dummy_data_layer.cpp)
     """
@@ -117,7 +122,7 @@ class DummyData(Source):
 
 
 class Images(Source):
-    """Images of (batch, channels, height, width) and, when there is a second top, a label for each. (base_data_layer.cpp)"""
+    """Images (batch, channels, height, width) and, with a second top, a label for each. (base_data_layer.cpp)"""
 
     num_tops = (2, 2)
     message = "data_param"  # the layer's own parameters
@@ -140,7 +145,7 @@ class Images(Source):
         return int(getattr(self.proto, self.message).batch_size)
 
     def channels(self) -> int:
-        """Return the channels as far as the file tells: one per mean_value, one in forced grey, else those of colour images."""
+        """Return the channels as far as the file tells: one per mean_value, 1 in forced grey, else 3 as in colour."""
         transform = self.proto.transform_param
         return 1 if transform.force_gray else len(transform.mean_value) if len(transform.mean_value) > 1 else 3
 
@@ -161,7 +166,7 @@ class Images(Source):
 
 @layer("Data")
 class Data(Images):
-    """Records of an LMDB or LevelDB: with crop_size of that size and, where the file does not tell, of 3 channels. (data_layer.cpp)"""
+    """Records of an LMDB or LevelDB: crop_size of side and, unless the file tells, 3 channels. (data_layer.cpp)"""
 
     num_tops = (1, 2)
 
@@ -196,7 +201,7 @@ class ImageData(Images):
 
 @layer("WindowData")
 class WindowData(Images):
-    """Windows of images, warped to crop_size and, where the file does not tell, of 3 channels. (window_data_layer.cpp)"""
+    """Windows of images, warped to crop_size, of 3 channels unless the file tells. (window_data_layer.cpp)"""
 
     message = "window_data_param"
 
@@ -237,7 +242,7 @@ class HDF5Data(Source):
 
 @layer("Python")
 class Python(Source):
-    """Whatever a Python module computes: its tops are taken as data of given shapes, and no gradient passes. (python_layer.hpp)"""
+    """What Python code computes: its tops are taken as data of given shapes; no gradient passes. (python_layer.hpp)"""
 
     num_bottoms = (0, None)
     num_tops = (0, None)

@@ -1,7 +1,7 @@
 """Loss layers: predictions and labels in, one scalar out, which counts with weight 1 unless the file says otherwise.
 
-Labels are float32 blobs, cut to integers. Where a label lies outside the classes, Caffe reads foreign memory; here the nearest class stands
-in for it.
+Labels are float32 blobs, cut to integers. Where a label lies outside the classes, Caffe reads foreign memory; here the
+nearest class stands in for it.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import numpy as np
 from google.protobuf.message import DecodeError
 
 from .base import Layer, Shape, layer
+from .reread import emit_closed
 
 if TYPE_CHECKING:
     from caffestat.autodiff import Tape
@@ -90,7 +91,9 @@ class Normalized(Loss):
         """Emit which labels count (1 or 0, as floats); None when all do."""
         if not self.proto.loss_param.HasField("ignore_label"):
             return None
-        ignored = g.emit("Equal", g.emit("Cast", labels, to=INT64), g.constant(self.proto.loss_param.ignore_label, np.int64))
+        ignored = g.emit(
+            "Equal", g.emit("Cast", labels, to=INT64), g.constant(self.proto.loss_param.ignore_label, np.int64)
+        )
         return g.emit("Cast", g.emit("Not", ignored), to=FLOAT)
 
     def normalizer(self, g: Graph, valid: str | None, outer: int, inner: int) -> str:
@@ -120,9 +123,9 @@ def class_index(g: Graph, labels: str, classes: int) -> str:
 
 @layer("SoftmaxWithLoss")
 class SoftmaxWithLoss(Normalized):
-    """y = -Σ log(max(p[label], FLT_MIN)) / normalizer, p the softmax along softmax_param.axis; dx = (p - [label]) · dy / normalizer.
+    """y = -Σ log(max(p[label], FLT_MIN)) / normalizer, p = softmax along an axis; dx = (p - [label]) · dy / normalizer.
 
-    Labels that equal ignore_label count nowhere. A second top is p; it takes part in no gradient. (softmax_loss_layer.cpp)
+    Labels that equal ignore_label count nowhere. A second top is p, without gradient. (softmax_loss_layer.cpp)
     """
 
     num_tops = (1, 2)
@@ -157,7 +160,9 @@ class SoftmaxWithLoss(Normalized):
                 return None, None
             scale = weigh(tape, tape.emit("Div", dys[0], made["normalizer"]), made["valid"])
             less_one = tape.emit("Sub", made["chosen"], tape.constant(1))
-            return tape.emit("Mul", tape.emit("ScatterElements", made["p"], made["index"], less_one, axis=axis), scale), None
+            return tape.emit(
+                "Mul", tape.emit("ScatterElements", made["p"], made["index"], less_one, axis=axis), scale
+            ), None
 
         return g.custom_vjp(bottoms, forward, backward)
 
@@ -177,16 +182,16 @@ class EuclideanLoss(Loss):
         shape, other = g.shape(bottoms[0]), g.shape(bottoms[1])
         differences: list[str] = []
 
-        def forward(a: str, b: str) -> Sequence[str]:
+        def forward(a: str, b: str) -> str:
             difference = g.emit("Sub", a, g.reshape(b, *shape))
             differences.append(difference)
-            return (g.emit("Div", total(g, g.emit("Mul", difference, difference)), g.constant(2 * shape[0])),)
+            return g.emit("Div", total(g, g.emit("Mul", difference, difference)), g.constant(2 * shape[0]))
 
-        def backward(tape: Tape, dys: Sequence[str | None]) -> Sequence[str | None]:
-            dx = tape.emit("Mul", differences[0], tape.emit("Div", dys[0], tape.constant(shape[0])))
+        def gradient(tape: Tape, dy: str) -> Sequence[str | None]:
+            dx = tape.emit("Mul", differences[0], tape.emit("Div", dy, tape.constant(shape[0])))
             return dx, tape.reshape(tape.emit("Neg", dx), *other) if tape.needs(bottoms[1]) else None
 
-        return g.custom_vjp(bottoms, forward, backward)
+        return (emit_closed(g, bottoms, forward, gradient),)
 
 
 @layer("SigmoidCrossEntropyLoss")
@@ -210,20 +215,20 @@ class SigmoidCrossEntropyLoss(Normalized):
         shape = g.shape(bottoms[0])
         made: dict[str, Any] = {}
 
-        def forward(x: str, targets: str) -> Sequence[str]:
+        def forward(x: str, targets: str) -> str:
             targets = g.reshape(targets, *shape)
             valid = self.valid(g, targets)
             normalizer = self.normalizer(g, valid, shape[0], math.prod(shape[1:]))
             tail = g.emit("Log", g.emit("Add", g.emit("Exp", g.emit("Neg", g.emit("Abs", x))), g.constant(1)))
             linear = g.emit("Sub", g.emit("Relu", x), g.emit("Mul", x, targets))
             made.update(targets=targets, valid=valid, normalizer=normalizer)
-            return (g.emit("Div", total(g, weigh(g, g.emit("Add", linear, tail), valid)), normalizer),)
+            return g.emit("Div", total(g, weigh(g, g.emit("Add", linear, tail), valid)), normalizer)
 
-        def backward(tape: Tape, dys: Sequence[str | None]) -> Sequence[str | None]:
-            scale = weigh(tape, tape.emit("Div", dys[0], made["normalizer"]), made["valid"])
+        def gradient(tape: Tape, dy: str) -> Sequence[str | None]:
+            scale = weigh(tape, tape.emit("Div", dy, made["normalizer"]), made["valid"])
             return tape.emit("Mul", tape.emit("Sub", tape.emit("Sigmoid", bottoms[0]), made["targets"]), scale), None
 
-        return g.custom_vjp(bottoms, forward, backward)
+        return (emit_closed(g, bottoms, forward, gradient),)
 
 
 class Classified(Loss):
@@ -260,29 +265,30 @@ class HingeLoss(Classified):
 
 @layer("MultinomialLogisticLoss")
 class MultinomialLogisticLoss(Classified):
-    """y = -Σ log(max(x[label], 1e-20)) / N; dx[label] = -dy / (N · max(x[label], 1e-20)). (multinomial_logistic_loss_layer.cpp)"""
+    """y = -Σ log(max(x[label], 1e-20)) / N; dx[label] = -dy / (N · max(x[label], 1e-20)).
+    (multinomial_logistic_loss_layer.cpp)"""
 
     def lower(self, g: Graph, bottoms: Sequence[str], params: Sequence[str]) -> Sequence[str]:
         shape = g.shape(bottoms[0])
         made: dict[str, str] = {}
 
-        def forward(x: str, labels: str) -> Sequence[str]:
+        def forward(x: str, labels: str) -> str:
             index = class_index(g, g.reshape(labels, shape[0], 1), math.prod(shape[1:]))
             chosen = g.emit("GatherElements", g.reshape(x, shape[0], -1), index, axis=1)
             made["chosen"] = g.emit("Max", chosen, g.constant(LOG_THRESHOLD))
-            return (g.emit("Div", g.emit("Neg", total(g, g.emit("Log", made["chosen"]))), g.constant(shape[0])),)
+            return g.emit("Div", g.emit("Neg", total(g, g.emit("Log", made["chosen"]))), g.constant(shape[0]))
 
-        def backward(tape: Tape, dys: Sequence[str | None]) -> Sequence[str | None]:
+        def gradient(tape: Tape, dy: str) -> Sequence[str | None]:
             chosen = is_label(tape.graph, bottoms[1], math.prod(shape[1:]))
-            grad = tape.emit("Div", tape.emit("Div", dys[0], tape.constant(-shape[0])), made["chosen"])
+            grad = tape.emit("Div", tape.emit("Div", dy, tape.constant(-shape[0])), made["chosen"])
             return tape.reshape(tape.emit("Where", chosen, grad, tape.constant(0)), *shape), None
 
-        return g.custom_vjp(bottoms, forward, backward)
+        return (emit_closed(g, bottoms, forward, gradient),)
 
 
 @layer("ContrastiveLoss")
 class ContrastiveLoss(Loss):
-    """y = Σ (d² of similar pairs, max(margin - d, 0)² of others) / 2N, d² = Σ (a - b)²; legacy_version: max(margin - d², 0).
+    """y = Σ (d² of similar pairs, max(margin - d, 0)² of others) / 2N, d² = Σ (a - b)²; of old max(margin - d², 0).
 
     Bottom 2 tells which pairs are similar: not 0 when cut to an integer. The gradient of other pairs is
     -(a - b) · (margin - d) / (d + 1e-4) · dy / N. (contrastive_loss_layer.cpp)
@@ -309,7 +315,7 @@ class ContrastiveLoss(Loss):
         legacy = self.proto.contrastive_loss_param.legacy_version
         made: dict[str, str] = {}
 
-        def forward(a: str, b: str, pairs: str) -> Sequence[str]:
+        def forward(a: str, b: str, pairs: str) -> str:
             difference = g.emit("Sub", g.reshape(a, count, -1), g.reshape(b, count, -1))
             square = g.emit("ReduceSum", g.emit("Mul", difference, difference), g.ints(1), keepdims=1)
             distance = square if legacy else g.emit("Sqrt", square)
@@ -317,7 +323,7 @@ class ContrastiveLoss(Loss):
             similar = g.emit("Cast", g.emit("Cast", g.reshape(pairs, count, 1), to=INT64), to=BOOL)
             terms = g.emit("Where", similar, square, gap if legacy else g.emit("Mul", gap, gap))
             made.update(difference=difference, distance=distance, gap=gap, similar=similar)
-            return (g.emit("Div", total(g, terms), g.constant(2 * count)),)
+            return g.emit("Div", total(g, terms), g.constant(2 * count))
 
         def pull(tape: Tape) -> str:
             """Emit, for each pair, what the difference is multiplied with beside dy / N."""
@@ -327,12 +333,12 @@ class ContrastiveLoss(Loss):
                 apart = tape.emit("Div", made["gap"], tape.emit("Add", made["distance"], tape.constant(1e-4)))
             return str(tape.emit("Where", made["similar"], tape.constant(1), tape.emit("Neg", apart)))
 
-        def backward(tape: Tape, dys: Sequence[str | None]) -> Sequence[str | None]:
-            factor = tape.emit("Mul", pull(tape), tape.emit("Div", dys[0], tape.constant(count)))
+        def gradient(tape: Tape, dy: str) -> Sequence[str | None]:
+            factor = tape.emit("Mul", pull(tape), tape.emit("Div", dy, tape.constant(count)))
             da = tape.emit("Mul", made["difference"], factor)
             return tape.reshape(da, *shapes[0]), tape.reshape(tape.emit("Neg", da), *shapes[1]), None
 
-        return g.custom_vjp(bottoms, forward, backward)
+        return (emit_closed(g, bottoms, forward, gradient),)
 
 
 @layer("InfogainLoss")
@@ -369,7 +375,7 @@ class InfogainLoss(Normalized):
             raise self.error(f"expected a matrix H of {classes} x {classes} values, found {count} values")
 
     def matrix(self, classes: int) -> np.ndarray:
-        """Return H from the file, whose path starts from the working directory as in Caffe, else from the net's folder."""
+        """Return H from the file, its path taken from the working directory as in Caffe, else from the net's folder."""
         path = Path(self.proto.infogain_loss_param.source)
         blob = type(self.proto)().blobs.add()
         try:

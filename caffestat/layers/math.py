@@ -8,7 +8,7 @@ from functools import reduce
 from typing import TYPE_CHECKING
 
 from .base import Layer, Shape, layer
-from .reread import TOP, emit_pulled
+from .reread import TOP, emit_closed, emit_pulled
 
 if TYPE_CHECKING:
     from caffestat.autodiff import Tape
@@ -22,8 +22,11 @@ ASUM, SUMSQ, MEAN = 2, 3, 4
 
 @layer("Eltwise")
 class Eltwise(Layer):
-    """y = Σ coeffᵢ·xᵢ, Π xᵢ or max xᵢ. On equal maxima the gradient goes to the second of the first two bottoms, and to the earlier
-    one of any later pair. Without stable_prod_grad, dxᵢ = dy · y / xᵢ, which is not a number at xᵢ = 0. (eltwise_layer.cpp)"""
+    """y = Σ coeffᵢ·xᵢ, Π xᵢ or max xᵢ. (eltwise_layer.cpp)
+
+    Of equal maxima the second of the first two bottoms gets the gradient, and the earlier one of any later pair.
+    Without stable_prod_grad, dxᵢ = dy · y / xᵢ, which is not a number at xᵢ = 0.
+    """
 
     num_bottoms = (2, None)
 
@@ -32,14 +35,17 @@ class Eltwise(Layer):
         for index, shape in enumerate(bottoms):
             if shape != bottoms[0]:
                 raise self.error(
-                    f"bottom {index} ({self.proto.bottom[index]!r}) has shape {shape}; expected that of bottom 0, {bottoms[0]}"
+                    f"bottom {index} ({self.proto.bottom[index]!r}) has shape {shape}; "
+                    f"expected that of bottom 0, {bottoms[0]}"
                 )
         if len(proto.coeff) not in (0, len(bottoms)):
             raise self.error(f"expected one coeff per bottom ({len(bottoms)}), found {len(proto.coeff)}")
         if proto.coeff and proto.operation == PROD:
             raise self.error("coeff is for SUM only; remove it")
         if self.is_in_place() and proto.operation != PROD:
-            raise self.error("Caffe clears the top before it reads the bottom of the same name; give the top a name of its own")
+            raise self.error(
+                "Caffe clears the top before it reads the bottom of the same name; give the top a name of its own"
+            )
         return (bottoms[0],)
 
     def lower(self, g: Graph, bottoms: Sequence[str], params: Sequence[str]) -> Sequence[str]:
@@ -55,39 +61,42 @@ class Eltwise(Layer):
     def product(self, g: Graph, bottoms: Sequence[str]) -> str:
         """Emit Π xᵢ."""
 
-        def forward(*factors: str) -> Sequence[str]:
-            return (reduce(lambda a, b: g.emit("Mul", a, b), factors),)
+        def forward(*factors: str) -> str:
+            return reduce(lambda a, b: g.emit("Mul", a, b), factors)
 
-        def divided(tape: Tape, dys: Sequence[str | None]) -> Sequence[str | None]:
+        def divided(tape: Tape, dy: str) -> Sequence[str | None]:
             ratios = [tape.emit("Div", tape.stored(top), tape.stored(x)) if tape.needs(x) else None for x in bottoms]
-            return [ratio and tape.emit("Mul", ratio, dys[0]) for ratio in ratios]
+            return [ratio and tape.emit("Mul", ratio, dy) for ratio in ratios]
 
         if self.proto.eltwise_param.stable_prod_grad:
-            return forward(*bottoms)[0]
-        (top,) = g.custom_vjp(bottoms, forward, divided)
+            return forward(*bottoms)
+        top = emit_closed(g, bottoms, forward, divided)
         return top
 
     def maximum(self, g: Graph, bottoms: Sequence[str]) -> str:
         """Emit max xᵢ."""
         so_far = [bottoms[0]]  # the maximum of the first 1, 2, … bottoms
 
-        def forward(*values: str) -> Sequence[str]:
+        def forward(*values: str) -> str:
             so_far.extend(g.emit("Max", so_far[-1], x) for x in values[1:])
-            return (so_far[-1],)
+            return so_far[-1]
 
-        def backward(tape: Tape, dys: Sequence[str | None]) -> Sequence[str | None]:
-            grads: list[str | None] = []
-            dy, zero = dys[0], tape.constant(0)
+        def gradient(tape: Tape, dy: str) -> Sequence[str | None]:
+            grads: list[str] = []
+            zero = tape.constant(0)
             for index in reversed(range(1, len(bottoms))):
-                # the first two bottoms are compared the other way round than the later ones
-                older, newer = (so_far[index - 1], bottoms[index])
-                wins = tape.emit("Not", tape.emit("Greater", older, newer)) if index == 1 else tape.emit("Greater", newer, older)
-                grads.append(tape.emit("Where", wins, dy, zero))
+                wins = self.newer_wins(tape, index, so_far[index - 1], bottoms[index])
+                grads.insert(0, tape.emit("Where", wins, dy, zero))
                 dy = tape.emit("Where", wins, zero, dy)
-            return [dy, *reversed(grads)]
+            return [dy, *grads]
 
-        (top,) = g.custom_vjp(bottoms, forward, backward)
-        return top
+        return emit_closed(g, bottoms, forward, gradient)
+
+    def newer_wins(self, tape: Tape, index: int, older: str, newer: str) -> str:
+        """Emit where bottom `index` takes the gradient over: Caffe compares the first pair the other way."""
+        if index == 1:
+            return str(tape.emit("Not", tape.emit("Greater", older, newer)))
+        return str(tape.emit("Greater", newer, older))
 
 
 @layer("Softmax")

@@ -59,7 +59,7 @@ class ReLU(Neuron):
 
 @layer("PReLU")
 class PReLU(Neuron):
-    """y = max(x, 0) + a · min(x, 0), one slope a per channel or one for all; da = Σ dy · min(x, 0). (prelu_layer.cpp)"""
+    """y = max(x, 0) + a · min(x, 0), one a per channel or one for all; da = Σ dy · min(x, 0). (prelu_layer.cpp)"""
 
     def tops(self, bottoms: Sequence[Shape]) -> tuple[Shape, ...]:
         if not 2 <= len(bottoms[0]) <= 4:
@@ -211,7 +211,8 @@ class Exp(Neuron):
 
 @layer("Log")
 class Log(Neuron):
-    """y = log_base(shift + scale·x), base -1 standing for e; dx = dy · scale / (log(base) · (shift + scale·x)). (log_layer.cpp)"""
+    """y = log_base(shift + scale·x), base -1 standing for e; dx = dy · scale / (log(base) · (shift + scale·x)).
+    (log_layer.cpp)"""
 
     def tops(self, bottoms: Sequence[Shape]) -> tuple[Shape, ...]:
         if log_of_base(self, self.proto.log_param.base) == 0:
@@ -234,8 +235,10 @@ class Log(Neuron):
 
 @layer("Power")
 class Power(Neuron):
-    """y = (shift + scale·x)^power; dx = dy · power · scale · (shift + scale·x)^(power - 1), which Caffe takes for power ≠ 1, 2 from
-    y / (shift + scale·x): not a number where both are 0. (power_layer.cpp)"""
+    """y = (shift + scale·x)^power; dx = dy · power · scale · (shift + scale·x)^(power - 1). (power_layer.cpp)
+
+    For a power other than 1 and 2 Caffe takes the last factor from y / (shift + scale·x): not a number at 0 / 0.
+    """
 
     def lower(self, g: Graph, bottoms: Sequence[str], params: Sequence[str]) -> Sequence[str]:
         return (emit_reread(g, bottoms[0], lambda x: self.forward(g, x), self.gradient),)

@@ -1,4 +1,8 @@
-"""Gradients that read blobs where the framework keeps them: a later in-place layer may have written over them."""
+"""Gradients that are not the derivative of the emitted nodes: closed forms, none, and those of overwritten blobs.
+
+Caffe's backward pass reads blobs where they are stored. A later in-place layer may have written over them by then; the
+layers that read their top or bottom give gradients accordingly.
+"""
 
 from __future__ import annotations
 
@@ -10,37 +14,45 @@ from caffestat.graph import Graph, Node
 if TYPE_CHECKING:
     from caffestat.autodiff import Tape
 
-__all__ = ["BOTTOM", "TOP", "emit_pulled", "emit_reread", "without_gradient"]
+__all__ = ["BOTTOM", "TOP", "emit_closed", "emit_pulled", "emit_reread", "without_gradient"]
 
 BOTTOM, TOP = "bottom", "top"
 
-Gradient = Callable[["Tape", str, str, str], str]
+Grads = Sequence[str | None]
 
 
-def emit_pulled(g: Graph, op: str, x: str, reads: str, **attributes: Any) -> str:
-    """Emit y = op(x) with the op's own gradient rule, fed from memory: from what the bottom holds in the end, or the top.
+def emit_closed(
+    g: Graph, inputs: Sequence[str], forward: Callable[..., str], gradient: Callable[[Tape, str], Grads]
+) -> str:
+    """Emit y = forward(*inputs), its gradient given in closed form: `gradient(tape, dy)` returns one per input."""
 
-    A rule may read x or y of an op whose sign they share (Relu), so when the bottom is what counts both are given.
-    """
+    def backward(tape: Tape, dys: Grads) -> Grads:
+        assert dys[0] is not None  # the reverse walk asks only where a gradient arrived
+        return gradient(tape, dys[0])
 
-    def backward(tape: Tape, dys: Sequence[str | None]) -> Sequence[str | None]:
-        bottom, top = tape.stored(x), tape.stored(y)
-        if reads == BOTTOM:
-            top = y if bottom == x else bottom
-        return tape.pull(Node(op, (bottom,), (top,), attributes), dys[0])
-
-    (y,) = g.custom_vjp((x,), lambda value: (g.emit(op, value, **attributes),), backward)
+    (y,) = g.custom_vjp(inputs, lambda *values: (forward(*values),), backward)
     return y
 
 
-def emit_reread(g: Graph, x: str, forward: Callable[[str], str], gradient: Gradient) -> str:
-    """Emit y = forward(x), its gradient given by `gradient(tape, bottom, top, dy)` from what bottom and top hold in the end."""
+def emit_pulled(g: Graph, op: str, x: str, reads: str, **attributes: Any) -> str:
+    """Emit y = op(x) with the op's own gradient rule, fed from what bottom or top (as `reads` says) hold in the end.
 
-    def backward(tape: Tape, dys: Sequence[str | None]) -> Sequence[str | None]:
-        assert dys[0] is not None
-        return (gradient(tape, tape.stored(x), tape.stored(y), dys[0]),)
+    A rule may read y for the sake of x (Relu: they share the sign), so where the bottom counts it gets both alike.
+    """
 
-    (y,) = g.custom_vjp((x,), lambda value: (forward(value),), backward)
+    def gradient(tape: Tape, dy: str) -> Grads:
+        bottom, top = tape.stored(x), tape.stored(y)
+        if reads == BOTTOM:
+            top = y if bottom == x else bottom
+        return tape.pull(Node(op, (bottom,), (top,), attributes), dy)
+
+    y = emit_closed(g, (x,), lambda value: g.emit(op, value, **attributes), gradient)
+    return y
+
+
+def emit_reread(g: Graph, x: str, forward: Callable[[str], str], gradient: Callable[[Tape, str, str, str], str]) -> str:
+    """Emit y = forward(x), its gradient given by `gradient(tape, bottom, top, dy)` from what is stored in the end."""
+    y = emit_closed(g, (x,), forward, lambda tape, dy: (gradient(tape, tape.stored(x), tape.stored(y), dy),))
     return y
 
 

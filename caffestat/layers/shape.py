@@ -52,7 +52,8 @@ class Concat(Layer):
         for index, shape in enumerate(bottoms):
             if len(shape) != len(first) or shape[:axis] + shape[axis + 1 :] != first[:axis] + first[axis + 1 :]:
                 raise self.error(
-                    f"bottom {index} ({self.proto.bottom[index]!r}) has shape {shape}; expected that of bottom 0, {first}, "
+                    f"bottom {index} ({self.proto.bottom[index]!r}) has shape {shape}; "
+                    f"expected that of bottom 0, {first}, "
                     f"with another size on axis {axis} at most"
                 )
         return ((*first[:axis], sum(shape[axis] for shape in bottoms), *first[axis + 1 :]),)
@@ -65,7 +66,7 @@ class Concat(Layer):
 
 @layer("Slice")
 class Slice(Layer):
-    """yᵢ = x from slice_point[i-1] to slice_point[i] along `axis` (of old: slice_dim); equal parts without points. (slice_layer.cpp)"""
+    """yᵢ = x from slice_point i - 1 to i along `axis` (of old: slice_dim); or equal parts. (slice_layer.cpp)"""
 
     num_tops = (1, None)
     passes_values = True
@@ -149,7 +150,8 @@ class Flatten(Reshaping):
 
 @layer("Reshape")
 class Reshape(Reshaping):
-    """y = x with `num_axes` axes from `axis` on replaced by `shape`: 0 copies the bottom's axis, -1 is what remains. (reshape_layer.cpp)"""
+    """y = x with `num_axes` axes from `axis` on replaced by `shape`: 0 copies the bottom's axis, -1 is what remains.
+    (reshape_layer.cpp)"""
 
     def replaced(self, rank: int) -> tuple[int, int]:
         """Return the first axis that is replaced and the one after the last."""
@@ -157,7 +159,9 @@ class Reshape(Reshaping):
         first = proto.axis if proto.axis >= 0 else rank + proto.axis + 1
         end = rank if proto.num_axes == -1 else first + proto.num_axes
         if not 0 <= first <= rank or proto.num_axes < -1 or end > rank:
-            raise self.error(f"axis {proto.axis} with num_axes {proto.num_axes} is out of range for a bottom of {rank} axes")
+            raise self.error(
+                f"axis {proto.axis} with num_axes {proto.num_axes} is out of range for a bottom of {rank} axes"
+            )
         return first, end
 
     def tops(self, bottoms: Sequence[Shape]) -> tuple[Shape, ...]:
@@ -167,7 +171,9 @@ class Reshape(Reshaping):
         dims = list(self.proto.reshape_param.shape.dim)
         for index in (i for i, dim in enumerate(dims) if dim == 0):
             if first + index >= len(shape):
-                raise self.error(f"shape has a 0 at position {index}, but the bottom, of shape {shape}, has no axis {first + index}")
+                raise self.error(
+                    f"shape has a 0 at position {index}, but the bottom, of shape {shape}, has no axis {first + index}"
+                )
             dims[index] = shape[first + index]
         top = [*shape[:first], *dims, *shape[end:]]
         if dims.count(-1) > 1:
@@ -175,7 +181,9 @@ class Reshape(Reshaping):
         if -1 in dims:
             top[first + dims.index(-1)] = self.rest(math.prod(shape), top)
         if math.prod(top) != math.prod(shape) or min(top, default=0) < 0:
-            raise self.error(f"shape makes {tuple(top)} of {math.prod(shape)} values in bottom shape {shape}; the counts must agree")
+            raise self.error(
+                f"shape makes {tuple(top)} of {math.prod(shape)} values in bottom shape {shape}; the counts must agree"
+            )
         return (tuple(top),)
 
     def rest(self, count: int, top: Sequence[int]) -> int:
@@ -218,7 +226,8 @@ class HDF5Output(Layer):
 
 @layer("Crop")
 class Crop(Layer):
-    """y = x from `offset` on, cut to bottom 1's size on `axis` and all axes behind it; bottom 1 gets no gradient. (crop_layer.cpp)"""
+    """y = x from `offset` on, cut to bottom 1's size on `axis` and all axes behind it; bottom 1 gets no gradient.
+    (crop_layer.cpp)"""
 
     num_bottoms = (2, 2)
     passes_values = True
@@ -231,7 +240,9 @@ class Crop(Layer):
         """Return where to start on each axis that is cut."""
         offsets, count = list(self.proto.crop_param.offset) or [0], len(shape) - self.axis(shape)
         if len(offsets) not in (1, count):
-            raise self.error(f"expected one offset, or one for each of the {count} axes that are cut, found {len(offsets)}")
+            raise self.error(
+                f"expected one offset, or one for each of the {count} axes that are cut, found {len(offsets)}"
+            )
         return offsets * count if len(offsets) == 1 else offsets
 
     def tops(self, bottoms: Sequence[Shape]) -> tuple[Shape, ...]:
@@ -277,7 +288,8 @@ class Tile(Layer):
 
 @layer("BatchReindex")
 class BatchReindex(Layer):
-    """yᵢ = the item of bottom 0 at index bottom 1 [i], cut to an integer; dx adds up over equal indices. (batch_reindex_layer.cpp)"""
+    """yᵢ = the item of bottom 0 at index bottom 1 [i], cut to an integer; dx adds up over equal indices.
+    (batch_reindex_layer.cpp)"""
 
     num_bottoms = (2, 2)
 
@@ -300,8 +312,8 @@ class BatchReindex(Layer):
 class Filter(Layer):
     """yᵢ = the items of bottom i at which the last bottom, the selector, is not 0. (filter_layer.cpp)
 
-    Caffe gives the tops as many items as are selected, which only the data tells. Shapes are fixed here: the tops keep the whole batch, the
-    selected items first and zeros behind them.
+    Caffe gives the tops as many items as are selected, which only the data tells. Shapes are fixed here: the tops keep
+    the whole batch, the selected items first and zeros behind them.
     """
 
     num_bottoms = (2, None)
@@ -316,7 +328,9 @@ class Filter(Layer):
             raise self.error(f"expected a selector of shape (N,) or (N, 1, …), found {selector}")
         for index, shape in enumerate(items):
             if shape[:1] != selector[:1]:
-                raise self.error(f"bottom {index} has shape {shape}; expected the first axis of the selector, of shape {selector}")
+                raise self.error(
+                    f"bottom {index} has shape {shape}; expected the first axis of the selector, of shape {selector}"
+                )
         return tuple(items)
 
     def classes(self, bottom: int, bottoms: Sequence[Shape]) -> int | None:

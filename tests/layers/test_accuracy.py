@@ -35,7 +35,9 @@ def shares(x, label, axis, top_k, ignore):
 
 @pytest.mark.parametrize("ignore", [None, 1])
 @pytest.mark.parametrize("top_k", [1, 3])
-@pytest.mark.parametrize(("shape", "axis", "label_shape"), [((40, 5), 1, (40, 1)), ((2, 5, 3, 4), 1, (2, 3, 4)), ((6, 4, 5), -1, (6, 4))])
+@pytest.mark.parametrize(
+    ("shape", "axis", "label_shape"), [((40, 5), 1, (40, 1)), ((2, 5, 3, 4), 1, (2, 3, 4)), ((6, 4, 5), -1, (6, 4))]
+)
 def test_accuracy(shape, axis, label_shape, top_k, ignore):
     x = scores(*shape)
     label = np.random.default_rng(1).uniform(0, 3.99, label_shape).astype(np.float32)  # the last class is never seen
@@ -47,7 +49,10 @@ def test_accuracy(shape, axis, label_shape, top_k, ignore):
     np.testing.assert_allclose(result.tops[0], overall, rtol=1e-6)
     np.testing.assert_allclose(result.tops[1], per_class, rtol=1e-6)
     assert not np.any(result.bottoms[0])
-    np.testing.assert_allclose(run(layer("Accuracy", f"accuracy_param {{ axis: {axis} }}"), [x, label]).tops[0], shares(x, label, axis, 1, None)[0])
+    np.testing.assert_allclose(
+        run(layer("Accuracy", f"accuracy_param {{ axis: {axis} }}"), [x, label]).tops[0],
+        shares(x, label, axis, 1, None)[0],
+    )
 
 
 def test_accuracy_of_nothing_is_zero():
@@ -96,6 +101,8 @@ def test_argmax_over_everything(shape, values):
 @pytest.mark.parametrize("axis", [0, 1, -1])
 def test_argmax_along_an_axis(axis, values):
     x = scores(4, 6, 5)
-    result = run(layer("ArgMax", f"argmax_param {{ axis: {axis} top_k: 2 out_max_val: {str(values).lower()} }}", 1), [x])
+    result = run(
+        layer("ArgMax", f"argmax_param {{ axis: {axis} top_k: 2 out_max_val: {str(values).lower()} }}", 1), [x]
+    )
     wanted = np.apply_along_axis(lambda row: best(row.tolist(), 2)[values], axis, x)
     np.testing.assert_array_equal(result.tops[0], wanted)

@@ -19,13 +19,29 @@ SHAPES = [
     ("Input", "input_param { shape { dim: 2 dim: 3 } }", [(2, 3), (2, 3)]),
     ("DummyData", "dummy_data_param { shape { dim: 2 dim: 3 } shape { dim: 2 } }", [(2, 3), (2,)]),
     ("DummyData", "dummy_data_param { shape { dim: 5 } }", [(5,), (5,)]),
-    ("DummyData", "dummy_data_param { num: 2 channels: 3 channels: 1 height: 4 width: 5 width: 1 }", [(2, 3, 4, 5), (2, 1, 4, 1)]),
+    (
+        "DummyData",
+        "dummy_data_param { num: 2 channels: 3 channels: 1 height: 4 width: 5 width: 1 }",
+        [(2, 3, 4, 5), (2, 1, 4, 1)],
+    ),
     ("Data", "data_param { batch_size: 4 } transform_param { crop_size: 7 }", [(4, 3, 7, 7), (4,)]),
     ("Data", "data_param { batch_size: 4 } transform_param { crop_size: 7 force_gray: true }", [(4, 1, 7, 7), (4,)]),
-    ("Data", "data_param { batch_size: 4 } transform_param { crop_size: 7 mean_value: 1 mean_value: 2 }", [(4, 2, 7, 7), (4,)]),
+    (
+        "Data",
+        "data_param { batch_size: 4 } transform_param { crop_size: 7 mean_value: 1 mean_value: 2 }",
+        [(4, 2, 7, 7), (4,)],
+    ),
     ("ImageData", "image_data_param { batch_size: 4 new_height: 8 new_width: 9 }", [(4, 3, 8, 9), (4,)]),
-    ("ImageData", "image_data_param { batch_size: 4 is_color: false } transform_param { crop_size: 7 }", [(4, 1, 7, 7), (4,)]),
-    ("ImageData", "image_data_param { new_height: 8 new_width: 9 } transform_param { crop_size: 7 }", [(1, 3, 7, 7), (1,)]),
+    (
+        "ImageData",
+        "image_data_param { batch_size: 4 is_color: false } transform_param { crop_size: 7 }",
+        [(4, 1, 7, 7), (4,)],
+    ),
+    (
+        "ImageData",
+        "image_data_param { new_height: 8 new_width: 9 } transform_param { crop_size: 7 }",
+        [(1, 3, 7, 7), (1,)],
+    ),
     ("WindowData", "window_data_param { batch_size: 4 } transform_param { crop_size: 7 }", [(4, 3, 7, 7), (4,)]),
     ("MemoryData", "memory_data_param { batch_size: 4 channels: 2 height: 5 width: 6 }", [(4, 2, 5, 6), (4,)]),
 ]
@@ -61,7 +77,9 @@ UNKNOWN = [
 @pytest.mark.parametrize(("type_name", "params", "message"), UNKNOWN)
 def test_unknown_shape(type_name, params, message):
     data = layer(type_name, params)
-    with pytest.raises(NetError, match=f"net.prototxt:7: .*{message}, not in this file; give it as --shape data=N,C,H,W"):
+    with pytest.raises(
+        NetError, match=f"net.prototxt:7: .*{message}, not in this file; give it as --shape data=N,C,H,W"
+    ):
         data.tops([])
     data.shape_overrides = {"data": (2, 3), "label": (2,)}
     assert data.tops([]) == ((2, 3), (2,))
@@ -70,14 +88,26 @@ def test_unknown_shape(type_name, params, message):
 @pytest.mark.parametrize(
     ("type_name", "params", "message"),
     [
-        ("Input", "input_param { shape { dim: 1 } shape { dim: 1 } shape { dim: 1 } }", "shape once or once per top .2., found it 3 times"),
+        (
+            "Input",
+            "input_param { shape { dim: 1 } shape { dim: 1 } shape { dim: 1 } }",
+            "shape once or once per top .2., found it 3 times",
+        ),
         ("Input", "input_param { shape { dim: -1 dim: 2 } }", r"positive sizes for top 'data', found shape \(-1, 2\)"),
         ("DummyData", "", "expected shape once or once per top .2., found it 0 times"),
         ("DummyData", "dummy_data_param { num: 1 channels: 1 height: 1 }", "expected width once or once per top"),
         ("DummyData", "dummy_data_param { num: 1 shape { dim: 1 } }", "both shape and num"),
-        ("DummyData", "dummy_data_param { shape { dim: 1 } data_filler {} data_filler {} data_filler {} }", "data_filler once or once per top"),
+        (
+            "DummyData",
+            "dummy_data_param { shape { dim: 1 } data_filler {} data_filler {} data_filler {} }",
+            "data_filler once or once per top",
+        ),
         ("ImageData", "image_data_param { new_height: 3 }", "new_height and new_width together, found 3 and 0"),
-        ("ImageData", "image_data_param { new_height: 3 new_width: 9 } transform_param { crop_size: 4 }", "crop_size 4 exceeds"),
+        (
+            "ImageData",
+            "image_data_param { new_height: 3 new_width: 9 } transform_param { crop_size: 4 }",
+            "crop_size 4 exceeds",
+        ),
         ("WindowData", "window_data_param { batch_size: 2 }", "expected a positive crop_size"),
         ("MemoryData", "memory_data_param { batch_size: 2 channels: 3 }", r"found shape \(2, 3, 0, 0\)"),
         ("HDF5Data", "transform_param { scale: 2 }", "transforms nothing"),
@@ -109,7 +139,7 @@ def test_dummy_data_without_a_filler_is_zero():
 
 def test_dummy_data_names_a_wrong_filler():
     dummy = layer("DummyData", 'dummy_data_param { shape { dim: 3 } data_filler { type: "normal" } }')
-    with pytest.raises(NetError, match="net.prototxt:7: .*data_filler: unknown filler type .normal."):
+    with pytest.raises(NetError, match=r"net.prototxt:7: .*data_filler: unknown filler type .normal."):
         dummy.draw_feeds(Stream(1), [])
 
 

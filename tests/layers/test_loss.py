@@ -51,7 +51,9 @@ def softmax_loss(x, label, axis, ignore, mode, dy):
 
 @pytest.mark.parametrize("ignore", [None, 2])
 @pytest.mark.parametrize("mode", ["FULL", "VALID", "BATCH_SIZE", "NONE"])
-@pytest.mark.parametrize(("shape", "axis", "label_shape"), [((4, 5), 1, (4,)), ((2, 5, 3, 4), 1, (2, 1, 3, 4)), ((2, 3, 5), -1, (2, 3))])
+@pytest.mark.parametrize(
+    ("shape", "axis", "label_shape"), [((4, 5), 1, (4,)), ((2, 5, 3, 4), 1, (2, 1, 3, 4)), ((2, 3, 5), -1, (2, 3))]
+)
 def test_softmax_with_loss(shape, axis, label_shape, mode, ignore):
     x, label, dy = values(*shape, scale=3), labels(*label_shape, classes=5), np.float32(0.7)
     ignored = f"ignore_label: {ignore}" if ignore is not None else ""
@@ -140,7 +142,9 @@ def test_sigmoid_cross_entropy(params, mode, ignore):
     terms = np.log1p(np.exp(-np.abs(x64))) + np.maximum(x64, 0) - x64 * t
     n = divisor(mode, 3, 8, counts.sum())
     np.testing.assert_allclose(result.tops[0], terms[counts].sum() / n, rtol=1e-5)
-    np.testing.assert_allclose(result.bottoms[0], np.where(counts, 1 / (1 + np.exp(-x64)) - t, 0) * dy / n, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(
+        result.bottoms[0], np.where(counts, 1 / (1 + np.exp(-x64)) - t, 0) * dy / n, rtol=1e-4, atol=1e-6
+    )
 
 
 def test_sigmoid_cross_entropy_refuses():
@@ -216,7 +220,9 @@ def infogain_loss(x, label, h, ignore, mode, dy):
 
 
 @pytest.mark.parametrize("from_file", [False, True])
-@pytest.mark.parametrize(("shape", "ignore", "mode"), [((4, 5), None, "VALID"), ((2, 5, 3, 4), 1, "VALID"), ((2, 5, 3), 2, "BATCH_SIZE")])
+@pytest.mark.parametrize(
+    ("shape", "ignore", "mode"), [((4, 5), None, "VALID"), ((2, 5, 3, 4), 1, "VALID"), ((2, 5, 3), 2, "BATCH_SIZE")]
+)
 def test_infogain_loss(shape, ignore, mode, from_file, tmp_path, monkeypatch):
     x, label, dy = values(*shape, scale=2), labels(shape[0], *shape[2:], classes=5), np.float32(0.7)
     h = np.abs(values(5, 5, seed=4))
@@ -253,7 +259,10 @@ def test_refuses(type_name, params, shapes, message):
         layer(type_name, params, bottoms=len(shapes)).tops(shapes)
 
 
-@pytest.mark.parametrize(("content", "message"), [(None, "cannot read the matrix H from 'h'"), (b"\xff", "cannot read"), (b"", "found 0 values")])
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [(None, "cannot read the matrix H from 'h'"), (b"\xff", "cannot read"), (b"", "found 0 values")],
+)
 def test_infogain_refuses_a_bad_file(content, message, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     if content is not None:

@@ -22,10 +22,12 @@ def values(seed=0, shape=SHAPE):
 @pytest.mark.parametrize("coeffs", [[], [1, -0.5, 2]])
 def test_eltwise_sum(coeffs):
     bottoms, dy = [values(i) for i in range(3)], values(9)
-    params = "eltwise_param { %s }" % " ".join(f"coeff: {c}" for c in coeffs)
+    params = f"eltwise_param {{ {' '.join(f'coeff: {c}' for c in coeffs)} }}"
     result = run(layer("Eltwise", params, 3), bottoms, dys=[dy])
     weights = coeffs or [1, 1, 1]
-    np.testing.assert_allclose(result.tops[0], sum(c * b for c, b in zip(weights, bottoms, strict=True)), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(
+        result.tops[0], sum(c * b for c, b in zip(weights, bottoms, strict=True)), rtol=1e-5, atol=1e-6
+    )
     for c, got in zip(weights, result.bottoms, strict=True):
         np.testing.assert_allclose(got, c * dy)
 
@@ -107,9 +109,18 @@ def test_reduction(operation, coeff, axis):
     x[0, 0, 0, 0] = 0
     rows = x.reshape(*SHAPE[: axis % 4], -1).astype(np.float64)
     dy = values(1, rows.shape[:-1])
-    result = run(layer("Reduction", f"reduction_param {{ operation: {operation} coeff: {coeff} axis: {axis} }}"), [x], dys=[dy])
-    function = {"SUM": np.sum, "MEAN": np.mean, "ASUM": lambda r, a: np.abs(r).sum(a), "SUMSQ": lambda r, a: (r * r).sum(a)}[operation]
+    result = run(
+        layer("Reduction", f"reduction_param {{ operation: {operation} coeff: {coeff} axis: {axis} }}"), [x], dys=[dy]
+    )
+    function = {
+        "SUM": np.sum,
+        "MEAN": np.mean,
+        "ASUM": lambda r, a: np.abs(r).sum(a),
+        "SUMSQ": lambda r, a: (r * r).sum(a),
+    }[operation]
     np.testing.assert_allclose(result.tops[0], coeff * function(rows, -1), rtol=1e-5, atol=1e-6)
-    slope = {"SUM": np.ones(rows.shape), "MEAN": 1 / rows.shape[-1], "ASUM": np.sign(rows), "SUMSQ": 2 * rows}[operation]
+    slope = {"SUM": np.ones(rows.shape), "MEAN": 1 / rows.shape[-1], "ASUM": np.sign(rows), "SUMSQ": 2 * rows}[
+        operation
+    ]
     wanted = np.broadcast_to(coeff * dy[..., None] * slope, rows.shape).reshape(SHAPE)
     np.testing.assert_allclose(result.bottoms[0], wanted, rtol=1e-5)

@@ -25,22 +25,62 @@ def layer(type_name, params="", in_place=False):
 # Per case: type, parameters, f(x), and the slope Caffe multiplies dy with, given the memory of bottom b and top t.
 CASES = [
     ("ReLU", "", lambda x: np.maximum(x, 0), lambda b, t: b > 0),
-    ("ReLU", "relu_param { negative_slope: 0.3 }", lambda x: np.where(x > 0, x, 0.3 * x), lambda b, t: np.where(b > 0, 1, 0.3)),
+    (
+        "ReLU",
+        "relu_param { negative_slope: 0.3 }",
+        lambda x: np.where(x > 0, x, 0.3 * x),
+        lambda b, t: np.where(b > 0, 1, 0.3),
+    ),
     ("Sigmoid", "", lambda x: 1 / (1 + np.exp(-x)), lambda b, t: t * (1 - t)),
     ("TanH", "", np.tanh, lambda b, t: 1 - t * t),
-    ("ELU", "elu_param { alpha: 0.7 }", lambda x: np.where(x > 0, x, 0.7 * np.expm1(x)), lambda b, t: np.where(b > 0, 1, 0.7 + t)),
-    ("ELU", "elu_param { alpha: -0.4 }", lambda x: np.where(x > 0, x, -0.4 * np.expm1(x)), lambda b, t: np.where(b > 0, 1, t - 0.4)),
+    (
+        "ELU",
+        "elu_param { alpha: 0.7 }",
+        lambda x: np.where(x > 0, x, 0.7 * np.expm1(x)),
+        lambda b, t: np.where(b > 0, 1, 0.7 + t),
+    ),
+    (
+        "ELU",
+        "elu_param { alpha: -0.4 }",
+        lambda x: np.where(x > 0, x, -0.4 * np.expm1(x)),
+        lambda b, t: np.where(b > 0, 1, t - 0.4),
+    ),
     ("BNLL", "", lambda x: np.logaddexp(0, x), lambda b, t: 1 / (1 + np.exp(-b))),
     ("Clip", "clip_param { min: -0.5 max: 0 }", lambda x: np.clip(x, -0.5, 0), lambda b, t: (b >= -0.5) & (b <= 0)),
     ("Exp", "", np.exp, lambda b, t: t),
-    ("Exp", "exp_param { base: 3 scale: -0.5 shift: 0.25 }", lambda x: 3 ** (0.25 - 0.5 * x), lambda b, t: t * -0.5 * np.log(3)),
+    (
+        "Exp",
+        "exp_param { base: 3 scale: -0.5 shift: 0.25 }",
+        lambda x: 3 ** (0.25 - 0.5 * x),
+        lambda b, t: t * -0.5 * np.log(3),
+    ),
     ("Log", "log_param { scale: 0.1 shift: 2 }", lambda x: np.log(2 + 0.1 * x), lambda b, t: 0.1 / (2 + 0.1 * b)),
     ("Log", "log_param { base: 10 shift: 9 }", lambda x: np.log10(9 + x), lambda b, t: 1 / (np.log(10) * (9 + b))),
     ("Power", "power_param { scale: -3 shift: 1 }", lambda x: 1 - 3 * x, lambda b, t: np.full(b.shape, -3)),
-    ("Power", "power_param { power: 2 scale: 0.5 shift: 1.5 }", lambda x: (1.5 + 0.5 * x) ** 2, lambda b, t: 1.5 + 0.5 * b),
-    ("Power", "power_param { power: 3 scale: 0.5 shift: 9 }", lambda x: (9 + 0.5 * x) ** 3, lambda b, t: 1.5 * t / (9 + 0.5 * b)),
-    ("Power", "power_param { power: 0 scale: 0.5 shift: 9 }", lambda x: np.ones(x.shape), lambda b, t: np.zeros(b.shape)),
-    ("Power", "power_param { power: 1.5 scale: 0 shift: 4 }", lambda x: np.full(x.shape, 8), lambda b, t: np.zeros(b.shape)),
+    (
+        "Power",
+        "power_param { power: 2 scale: 0.5 shift: 1.5 }",
+        lambda x: (1.5 + 0.5 * x) ** 2,
+        lambda b, t: 1.5 + 0.5 * b,
+    ),
+    (
+        "Power",
+        "power_param { power: 3 scale: 0.5 shift: 9 }",
+        lambda x: (9 + 0.5 * x) ** 3,
+        lambda b, t: 1.5 * t / (9 + 0.5 * b),
+    ),
+    (
+        "Power",
+        "power_param { power: 0 scale: 0.5 shift: 9 }",
+        lambda x: np.ones(x.shape),
+        lambda b, t: np.zeros(b.shape),
+    ),
+    (
+        "Power",
+        "power_param { power: 1.5 scale: 0 shift: 4 }",
+        lambda x: np.full(x.shape, 8),
+        lambda b, t: np.zeros(b.shape),
+    ),
     ("Swish", "", lambda x: x / (1 + np.exp(-x)), None),
     ("Swish", "swish_param { beta: 1.5 }", lambda x: x / (1 + np.exp(-1.5 * x)), None),
     ("Threshold", "threshold_param { threshold: 0.3 }", lambda x: x > 0.3, lambda b, t: np.zeros(b.shape)),
@@ -83,7 +123,10 @@ def test_absval():
 
 @pytest.mark.parametrize(
     ("type_name", "params", "message"),
-    [("Exp", "exp_param { base: 0 }", "positive base, or -1 for e, found 0"), ("Log", "log_param { base: 1 }", "other than 1")],
+    [
+        ("Exp", "exp_param { base: 0 }", "positive base, or -1 for e, found 0"),
+        ("Log", "log_param { base: 1 }", "other than 1"),
+    ],
 )
 def test_refuses_a_base(type_name, params, message):
     with pytest.raises(NetError, match=message):
@@ -94,7 +137,9 @@ def test_refuses_a_base(type_name, params, message):
 def test_prelu(shared):
     x, dy = values(), values(1)
     slope = np.float32(0.3) if shared else np.array([0.1, -0.2, 0.5], np.float32)
-    result = run(layer("PReLU", f"prelu_param {{ channel_shared: {str(shared).lower()} }}", in_place=True), [x], [slope], [dy])
+    result = run(
+        layer("PReLU", f"prelu_param {{ channel_shared: {str(shared).lower()} }}", in_place=True), [x], [slope], [dy]
+    )
     a = slope if shared else slope[:, None, None]
     np.testing.assert_allclose(result.tops[0], np.where(x > 0, x, a * x), rtol=1e-6)
     np.testing.assert_allclose(result.bottoms[0], dy * np.where(x > 0, 1, a), rtol=1e-6)

@@ -197,7 +197,9 @@ def test_batch_reindex():
 
 def test_filter():
     a, b, dy = values(5, 2, 3), values(5), values(5, 2, 3, seed=1)
-    result = run(layer("Filter", bottoms=3, tops=2), [a, b, np.array([[0], [2], [0.5], [0], [-1]])], dys=[dy, values(5, seed=2)])
+    result = run(
+        layer("Filter", bottoms=3, tops=2), [a, b, np.array([[0], [2], [0.5], [0], [-1]])], dys=[dy, values(5, seed=2)]
+    )
     np.testing.assert_array_equal(result.tops[0], [a[1], a[2], a[4], np.zeros((2, 3)), np.zeros((2, 3))])
     np.testing.assert_array_equal(result.tops[1], [b[1], b[2], b[4], 0, 0])
     np.testing.assert_array_equal(result.bottoms[0], [np.zeros((2, 3)), dy[0], dy[1], np.zeros((2, 3)), dy[2]])
@@ -221,8 +223,20 @@ def test_hdf5_output_computes_nothing():
 @pytest.mark.parametrize(
     ("type_name", "params", "shapes", "tops", "message"),
     [
-        ("Crop", "crop_param { offset: 2 }", [(2, 3, 5, 7), (2, 3, 4, 4)], 1, r"cannot cut \(4, 4\) at offset .2, 2. out of axes 2 and on"),
-        ("Crop", "crop_param { offset: 2 offset: 1 offset: 1 }", [(2, 3, 5, 7), (2, 3, 1, 1)], 1, "each of the 2 axes that are cut, found 3"),
+        (
+            "Crop",
+            "crop_param { offset: 2 }",
+            [(2, 3, 5, 7), (2, 3, 4, 4)],
+            1,
+            r"cannot cut \(4, 4\) at offset .2, 2. out of axes 2 and on",
+        ),
+        (
+            "Crop",
+            "crop_param { offset: 2 offset: 1 offset: 1 }",
+            [(2, 3, 5, 7), (2, 3, 1, 1)],
+            1,
+            "each of the 2 axes that are cut, found 3",
+        ),
         ("Crop", "", [(2, 3, 5, 7), (2, 3, 4)], 1, r"cannot cut \(4,\)"),
         ("Tile", "tile_param { axis: 1 }", [(2, 3)], 1, "tiles of at least 1, found 0"),
         ("BatchReindex", "", [(2, 3), (2, 1)], 1, r"indices of one axis, found shape \(2, 1\)"),
