@@ -12,7 +12,8 @@ name: "tiny"
 layer { name: "data" type: "Input" top: "data" top: "label"
   input_param { shape { dim: 2 dim: 4 dim: 9 dim: 7 } shape { dim: 2 dim: 2 dim: 1 dim: 1 } } }
 layer { name: "conv" type: "Convolution" bottom: "data" top: "conv" param { name: "w" } param { lr_mult: 2 }
-  convolution_param { num_output: 6 kernel_h: 3 kernel_w: 2 group: 2 weight_filler { type: "xavier" variance_norm: AVERAGE } } }
+  convolution_param {
+    num_output: 6 kernel_h: 3 kernel_w: 2 group: 2 weight_filler { type: "xavier" variance_norm: AVERAGE } } }
 layer { name: "relu" type: "ReLU" bottom: "conv" top: "conv" }
 layer { name: "one" type: "InnerProduct" bottom: "conv" top: "one"
   inner_product_param { num_output: 2 bias_term: false weight_filler { type: "gaussian" std: 0.01 } } }
@@ -35,7 +36,7 @@ def net_source(text: str) -> net.NetSource:
 
 
 def measurement(built: net.Net) -> Measurement:
-    """Return made-up numbers, another one for every place: 1.001 and so on for tops, 2… for params, 3… and 4… for diffs."""
+    """Return made-up numbers, another one for every place: 1.… for tops, 2.… for params, 3.… and 4.… for diffs."""
     measured = Measurement(norms=Norms(10.5, 20.25, 3.125, 4.0625))
     for node in built.nodes:
         for top in range(len(node.tops)):

@@ -1,0 +1,61 @@
+"""The command as a process: what it imports, how it ends when its reader goes away."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PRINT_MODULES = """\
+import sys, runpy
+sys.argv = ["caffestat", *{arguments!r}]
+try:
+    runpy.run_module("caffestat", run_name="__main__")
+except SystemExit as stop:
+    assert not stop.code, stop.code
+print(*sys.modules, file=sys.stderr)
+"""
+
+
+def modules(root: Path, code: str) -> set[str]:
+    """Return the modules that a process has imported, as it prints them to the standard error."""
+    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
+    return set(done.stderr.split())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "absent"),
+    [
+        (["--help"], {"numpy", "google.protobuf", "onnx", "onnxruntime"}),
+        (["--version"], {"numpy", "google.protobuf", "onnx", "onnxruntime"}),
+        (["analyze", "--help"], {"numpy", "google.protobuf", "onnx", "onnxruntime"}),
+        (["analyze", "--static", "models/alexnet.prototxt"], {"onnx", "onnxruntime"}),
+    ],
+)
+def test_commands_import_only_what_they_need(root: Path, arguments: list[str], absent: set[str]) -> None:
+    assert modules(root, PRINT_MODULES.format(arguments=arguments)).isdisjoint(absent)
+
+
+def test_the_package_imports_next_to_nothing(root: Path) -> None:
+    found = modules(root, "import caffestat, sys; print(*sys.modules, file=sys.stderr)")
+    assert found.isdisjoint({"numpy", "google.protobuf", "onnx", "onnxruntime", "click"})
+
+
+def test_a_reader_that_goes_away_is_no_error(root: Path) -> None:
+    command = [sys.executable, "-m", "caffestat", "analyze", "--static", "--format", "json"]
+    net = "models/googlenet.prototxt"
+    with subprocess.Popen([*command, net], cwd=root, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout and process.stderr
+        process.stdout.readline()
+        process.stdout.close()
+        assert process.stderr.read() == ""
+
+
+def test_output_to_a_pipe_is_plain_and_stable(root: Path) -> None:
+    command = [sys.executable, "-m", "caffestat", "analyze", "--device", "cpu", "models/lenet.prototxt", "--batch", "3"]
+    first, second = (subprocess.run(command, cwd=root, capture_output=True, text=True, check=True) for _ in range(2))
+    assert first.stdout == second.stdout
+    assert first.stderr == ""
+    assert "\x1b" not in first.stdout
