@@ -51,7 +51,7 @@ class Session:
         import onnxruntime as ort
 
         options = _options(graph)
-        values = {name: ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(arrays[name])) for name in graph.params}
+        values = {name: ort.OrtValue.ortvalue_from_numpy(np.asarray(arrays[name], order="C")) for name in graph.params}
         if values:
             options.add_external_initializers(list(values), list(values.values()))
         providers: list[Any] = ["CPUExecutionProvider"]
