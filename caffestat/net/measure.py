@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, MutableSequence, Sequence
+from collections.abc import Container, Mapping, MutableSequence, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,17 +24,23 @@ if TYPE_CHECKING:
 __all__ = ["Runner", "draw_feeds", "measure"]
 
 Shape = tuple[int, ...]
+_KINDS = ("top", "bottom_diff", "param_diff")  # of tensors that a run can return
 
 
 class Runner:
     """A net ready to run: graph built, session opened. `run` may be called many times.
 
     values: one array per param of the net (`draw_params`); changed in place by layers that update their statistics.
-    fetch:  return every tensor too, not only statistics (see `tensors`).
+    fetch:  return every tensor too, not only statistics, or those of some kinds (see `tensors`).
     """
 
     def __init__(
-        self, net: Net, values: Sequence[np.ndarray], device: str = "cpu", forward_only: bool = False, fetch: bool = False
+        self,
+        net: Net,
+        values: Sequence[np.ndarray],
+        device: str = "cpu",
+        forward_only: bool = False,
+        fetch: bool | Container[str] = False,
     ) -> None:
         from caffestat.run import Session, Statistics
 
@@ -55,9 +61,13 @@ class Runner:
         if self.gradients:
             _ask_backward(net, self.gradients, self._statistics)
         self._statistics.finish()
-        self._fetched = _tensor_names(self.lowered, self.gradients) if fetch else {}
+        kinds: Container[str] = _KINDS if fetch is True else fetch or ()
+        names = _tensor_names(self.lowered, self.gradients)
+        self._fetched = {key: name for key, name in names.items() if key[0] in kinds}
+        self._losses = _weighted_tops(net, self.lowered)
         self._results = {blob: self.lowered.tops[key] for blob, key in _last_writers(net, self.lowered, net.outputs).items()}
-        graph.outputs += sorted({*self._fetched.values(), *self._results.values(), *graph.updates.values()})
+        asked = {*self._fetched.values(), *self._results.values(), *self._losses, *graph.updates.values()}
+        graph.outputs += sorted(asked)
         arrays = {name: values[number] for number, name in self.lowered.params.items()}
         self._session = Session(graph, arrays, device)
         self.tensors: dict[tuple[str, int, int], np.ndarray] = {}
@@ -73,6 +83,7 @@ class Runner:
         self._store_updates(outputs)
         measured = Measurement(device=self.device)
         measured.outputs = {blob: tuple(outputs[name].ravel().tolist()) for blob, name in self._results.items()}
+        measured.loss = sum(weight * float(outputs[name].sum()) for name, weight in self._losses.items())
         measured.tops = {key[1:]: value for key, value in found.items() if key[0] == "top"}
         measured.params = self._param_means()
         if self.gradients:
@@ -162,6 +173,14 @@ def _last_writers(net: Net, lowered: Lowered, blobs: Sequence[int]) -> dict[int,
     return {blob: writers[blob] for blob in blobs if blob in writers}
 
 
+def _weighted_tops(net: Net, lowered: Lowered) -> dict[str, float]:
+    """Return the weights in the loss of the values that have one."""
+    tops = [(node, top, weight) for node in net.nodes for top, weight in enumerate(node.loss_weights) if weight]
+    return {
+        lowered.tops[node.index, top]: weight for node, top, weight in tops if (node.index, top) in lowered.tops
+    }
+
+
 def draw_feeds(
     runner: Runner, stream: Stream, random: np.random.Generator, inputs: Mapping[str, np.ndarray] | None = None, zeros: bool = False
 ) -> dict[str, np.ndarray]:
@@ -202,7 +221,7 @@ def _replace(net: Net, node: Node, names: Mapping[int, str], feeds: dict[str, np
             shape = node.top_shapes[index]
             if inputs[name].shape != shape:
                 raise InputError(f"--input {name}: has shape {inputs[name].shape}; layer {node.name!r} at {node.place} produces {shape}")
-            feeds[names[index]] = np.ascontiguousarray(inputs[name], np.float32)
+            feeds[names[index]] = np.asarray(inputs[name], np.float32, order="C")
 
 
 def _check_inputs(net: Net, inputs: Mapping[str, np.ndarray]) -> None:

@@ -28,6 +28,7 @@ class Measurement:
     bottom_diffs  of the gradient of each bottom that needs it: (node, bottom)
     param_diffs   of the gradient of each param; a shared one as accumulated so far in the backward pass: (node, param)
     norms         the "All net params" line; None after a forward pass alone
+    loss          the weighted sum of everything that has a loss weight
     outputs       the values of the net's output blobs, flattened, by blob index
     device        what ran it: "cpu" or "cuda"
     """
@@ -37,5 +38,6 @@ class Measurement:
     bottom_diffs: dict[Key, float] = field(default_factory=dict)
     param_diffs: dict[Key, float] = field(default_factory=dict)
     norms: Norms | None = None
+    loss: float = 0.0
     outputs: dict[int, tuple[float, ...]] = field(default_factory=dict)
     device: str = "cpu"

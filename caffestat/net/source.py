@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,12 +38,37 @@ class NetSource:
 
 @dataclass(frozen=True)
 class Solver:
-    """A solver file: its message, and the net that it trains."""
+    """A solver file: its text, its message, and the net that it trains."""
 
     name: str
     message: Any
     net: NetSource
+    document: Document
     findings: tuple[Finding, ...] = field(default=())
+
+    def test_nets(self) -> tuple[NetSource, ...]:
+        """Return the nets that it tests: the inline ones, those in files, then the trained net for what test_iter is left.
+
+        Raises InputError when there is not one test_iter for each. (solver.cpp, InitTestNets)
+        """
+        m = self.message
+        named = [
+            *map(partial(inline_source, self.name), m.test_net_param, self.document.find("test_net_param")),
+            *(read_net(beside(path, self.name)) for path in m.test_net),
+        ]
+        generic = len(m.test_iter) - len(named) if m.HasField("net") or m.HasField("net_param") else 0
+        if len(named) + max(generic, 0) != len(m.test_iter):
+            raise InputError(
+                f"{self.name}: expected one test_iter for each test net ({len(named)}), found {len(m.test_iter)}"
+            )
+        if m.test_state and len(m.test_state) != len(m.test_iter):
+            raise InputError(
+                f"{self.name}: expected no test_state or one for each test net ({len(m.test_iter)}), "
+                f"found {len(m.test_state)}"
+            )
+        if m.test_iter and m.test_interval < 1:
+            raise InputError(f"{self.name}: has test nets, but a test_interval of {m.test_interval}; expected at least 1")
+        return (*named, *[self.net] * generic)
 
 
 def _read(path: str) -> bytes:
@@ -89,7 +115,7 @@ def is_solver(document: Document) -> bool:
     return not names & {"layer", "layers", "input"} and bool(names & solver)
 
 
-def _beside(path: str, owner: str) -> str:
+def beside(path: str, owner: str) -> str:
     """Resolve a file that another file names: from the working directory as Caffe does, else from the owner's folder."""
     other = Path(owner).parent / path
     return str(other) if not Path(path).exists() and other.exists() else path
@@ -104,10 +130,10 @@ def _solver(document: Document) -> Solver:
     owner = document.first(named[0])
     value = getattr(message, named[0])
     if isinstance(value, str):
-        net = read_net(_beside(value, document.name))
+        net = read_net(beside(value, document.name))
     else:
         net = inline_source(document.name, value, owner)
-    return Solver(document.name, message, net, tuple(findings))
+    return Solver(document.name, message, net, document, tuple(findings))
 
 
 def load(path: str) -> NetSource | Solver:
