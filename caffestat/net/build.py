@@ -175,8 +175,9 @@ class _Builder:
 
 
 def _unknown_type(proto: Any) -> str:
-    close = difflib.get_close_matches(proto.type, layer_types(), n=1)
-    hint = f" (did you mean {close[0]!r}?)" if close else ""
+    known = {name.lower(): name for name in layer_types()}
+    close = difflib.get_close_matches(proto.type.lower(), known, n=1)
+    hint = f" (did you mean {known[close[0]]!r}?)" if close else ""
     return f"layer {proto.name!r}: unknown layer type {proto.type!r}{hint}; its tops have unknown shapes, what depends on them is left out"
 
 
