@@ -45,8 +45,9 @@ def test_the_package_imports_next_to_nothing(root: Path) -> None:
 
 def test_a_reader_that_goes_away_is_no_error(root: Path) -> None:
     command = [sys.executable, "-m", "caffestat", "analyze", "--static", "--format", "json"]
-    net = "models/googlenet.prototxt"
-    with subprocess.Popen([*command, net], cwd=root, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    command.append("models/googlenet.prototxt")
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, cwd=root, stdout=pipe, stderr=pipe, text=True) as process:
         assert process.stdout and process.stderr
         process.stdout.readline()
         process.stdout.close()
