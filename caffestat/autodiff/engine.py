@@ -72,16 +72,13 @@ class Tape:
 
         Raises GradientError for a value inside a region that is none of the region's outputs.
         """
-        if dy is None:
+        if dy is None or not self.needs(value):
             return
         if value in self._hidden:
-            raise GradientError(
-                f"value {value} has no gradient of its own: make it an output of its custom_vjp, or detach it"
-            )
-        if self.needs(value):
-            self._parts[value].append(dy)
-            if value in self.specs:
-                self.specs.setdefault(dy, self.specs[value])
+            raise _hidden_error(value)
+        self._parts[value].append(dy)
+        if value in self.specs:
+            self.specs.setdefault(dy, self.specs[value])
 
     def cotangent(self, value: str) -> str | None:
         """Return the name of the value's whole gradient, None when nothing flowed into it."""
@@ -121,21 +118,32 @@ def _steps(graph: Graph) -> Iterator[tuple[int, int, Region | None]]:
         position = first
 
 
-def _reach(graph: Graph, wrt: Collection[str]) -> tuple[set[str], set[str]]:
-    """Return which values need a gradient, and which ones would but are hidden inside a region.
+def _hidden(graph: Graph) -> set[str]:
+    """Return the values computed inside a region that are none of its outputs."""
+    return {
+        name
+        for first, last, region in _steps(graph)
+        if region
+        for node in graph.nodes[first:last]
+        for name in node.outputs
+        if name not in region.outputs
+    }
 
-    Needed are `wrt` and every value computed from it without a detach or a gradient-free op in between.
-    """
-    needed, hidden = set(wrt), set[str]()
+
+def _hidden_error(value: str) -> GradientError:
+    return GradientError(f"value {value} has no gradient of its own: make it an output of its custom_vjp, or detach it")
+
+
+def _needed(graph: Graph, wrt: Collection[str]) -> set[str]:
+    """Return `wrt` and every value computed from it without a detach or a gradient-free op in between."""
+    needed = set(wrt)
     for first, last, region in reversed(list(_steps(graph))):
         node = graph.nodes[first]
-        inputs, outputs = (region.inputs, region.outputs) if region else (node.inputs, node.outputs)
-        if (region is None and node.op in _FREE) or needed.isdisjoint(inputs):
+        if (region is None and node.op in _FREE) or needed.isdisjoint(region.inputs if region else node.inputs):
             continue
-        needed.update(name for name in outputs if name and name not in graph.detached)
-        if region:
-            hidden.update(name for inner in graph.nodes[first:last] for name in inner.outputs if name not in outputs)
-    return needed, hidden
+        computed = (name for inner in graph.nodes[first:last] for name in inner.outputs)
+        needed.update(name for name in computed if name and name not in graph.detached)
+    return needed
 
 
 def _rule(node: Node, provider: str) -> Rule:
@@ -164,13 +172,16 @@ def backward(graph: Graph, seeds: Mapping[str, str], wrt: Collection[str]) -> di
     wrt:   the values whose gradients are wanted: inputs, params or anything in between.
 
     Returns the gradient's name for each value of `wrt`, None where no path leads to a seed.
-    Raises GradientError for an op on the path without a rule.
+    Raises GradientError for an op on the path without a rule, and for a value inside a region of `custom_vjp`.
     """
     from . import rules  # noqa: F401  registers the rules; imported here because they import this module
 
     graph.infer()
     steps = list(_steps(graph))
-    tape = Tape(graph, *_reach(graph, wrt))
+    hidden = _hidden(graph)
+    for value in hidden.intersection(wrt):
+        raise _hidden_error(value)
+    tape = Tape(graph, _needed(graph, wrt), hidden)
     for value, seed in seeds.items():
         tape.accumulate(value, seed)
     for first, _last, region in steps:

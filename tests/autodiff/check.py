@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from copy import copy
 from typing import Any
 
 import numpy as np
@@ -124,8 +125,7 @@ def _as_list(value: Any) -> list[Any]:
 
 def evaluator(graph: Graph) -> Function:
     """Return the graph as a function: of onnxruntime where it has all kernels, else of onnx's own evaluator."""
-    prune(graph)
-    model = graph.to_onnx()
+    model = _pruned(graph).to_onnx()
     names = list(graph.inputs)
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
@@ -141,14 +141,16 @@ def evaluator(graph: Graph) -> Function:
     return lambda arrays: _as_arrays(session.run(None, dict(zip(names, arrays, strict=True))))
 
 
-def prune(graph: Graph) -> None:
-    """Drop the nodes that no output depends on."""
+def _pruned(graph: Graph) -> Graph:
+    """Return the graph without the nodes that no output depends on."""
     wanted, kept = set(graph.outputs), []
     for node in reversed(graph.nodes):
         if not wanted.isdisjoint(node.outputs):
             kept.append(node)
             wanted.update(node.inputs)
-    graph.nodes = kept[::-1]
+    result = copy(graph)
+    result.nodes = kept[::-1]
+    return result
 
 
 def _compare(what: str, actual: Arrays, expected: Arrays, tolerance: float) -> None:
