@@ -238,9 +238,7 @@ def test_a_region_nobody_needs_is_not_asked() -> None:
     graph, x = start()
     other = graph.input("other", X.shape)
     (aside,) = graph.custom_vjp([x], lambda v: [graph.emit("Neg", v)], never)  # leads to no seed
-    (fixed,) = graph.custom_vjp(
-        [other], lambda v: [graph.emit("Neg", v)], never
-    )  # comes from nothing that is asked for
+    (fixed,) = graph.custom_vjp([other], lambda v: [graph.emit("Neg", v)], never)  # comes from nothing asked for
     y = graph.emit("Add", x, fixed)
     np.testing.assert_array_equal(gradient(graph, y, x), np.ones(X.shape))
     assert aside
