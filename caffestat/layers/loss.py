@@ -15,6 +15,7 @@ import numpy as np
 from google.protobuf.message import DecodeError
 
 from .base import Layer, Shape, layer
+from .math import emit_softmax
 from .reread import emit_closed
 
 if TYPE_CHECKING:
@@ -147,7 +148,7 @@ class SoftmaxWithLoss(Normalized):
 
         def forward(scores: str, labels: str) -> Sequence[str]:
             labels = g.reshape(labels, *shape[:axis], 1, *shape[axis + 1 :])
-            p, index = g.emit("Softmax", scores, axis=axis), class_index(g, labels, shape[axis])
+            p, index = emit_softmax(g, scores, axis), class_index(g, labels, shape[axis])
             chosen, valid = g.emit("GatherElements", p, index, axis=axis), self.valid(g, labels)
             normalizer = self.normalizer(g, valid, math.prod(shape[:axis]), math.prod(shape[axis + 1 :]))
             logs = g.emit("Log", g.emit("Max", chosen, g.constant(FLT_MIN)))
@@ -394,7 +395,7 @@ class InfogainLoss(Normalized):
         made: dict[str, Any] = {}
 
         def forward(scores: str, labels: str, *_: str) -> Sequence[str]:
-            p, labels = g.emit("Softmax", scores, axis=axis), g.reshape(labels, outer, inner)
+            p, labels = emit_softmax(g, scores, axis), g.reshape(labels, outer, inner)
             rows = g.emit("Gather", matrix, class_index(g, labels, classes), axis=0)
             gains = g.declare(g.transpose(rows, 0, 2, 1), (outer, classes, inner))
             valid = self.valid(g, g.reshape(labels, outer, 1, inner))

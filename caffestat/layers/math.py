@@ -8,13 +8,13 @@ from functools import reduce
 from typing import TYPE_CHECKING
 
 from .base import Layer, Shape, layer
-from .reread import TOP, emit_closed, emit_pulled
+from .reread import emit_closed, emit_reread
 
 if TYPE_CHECKING:
     from caffestat.autodiff import Tape
     from caffestat.graph import Graph
 
-__all__ = ["Eltwise", "Reduction", "Softmax"]
+__all__ = ["Eltwise", "Reduction", "Softmax", "emit_softmax"]
 
 PROD, SUM, MAX = 0, 1, 2
 ASUM, SUMSQ, MEAN = 2, 3, 4
@@ -99,6 +99,18 @@ class Eltwise(Layer):
         return str(tape.emit("Greater", newer, older))
 
 
+def emit_softmax(g: Graph, x: str, axis: int) -> str:
+    """Emit e^x / Σ e^x along an axis, which is brought to the end first: the runtime is ten times slower on others."""
+    shape = g.shape(x)
+    outer, size, inner = math.prod(shape[:axis]), shape[axis], math.prod(shape[axis + 1 :])
+    if inner == 1:
+        y = g.emit("Softmax", g.reshape(x, outer, size), axis=1)
+        return g.reshape(g.declare(y, (outer, size)), *shape)
+    turned = g.transpose(g.reshape(x, outer, size, inner), 0, 2, 1)
+    y = g.transpose(g.emit("Softmax", turned, axis=2), 0, 2, 1)
+    return g.reshape(g.declare(y, (outer, size, inner)), *shape)
+
+
 @layer("Softmax")
 class Softmax(Layer):
     """y = e^x / Σ e^x along `axis`; dx = y · (dy - Σ dy·y). (softmax_layer.cpp)"""
@@ -109,7 +121,12 @@ class Softmax(Layer):
 
     def lower(self, g: Graph, bottoms: Sequence[str], params: Sequence[str]) -> Sequence[str]:
         axis = self.canonical_axis(self.proto.softmax_param.axis, len(g.shape(bottoms[0])))
-        return (emit_pulled(g, "Softmax", bottoms[0], TOP, axis=axis),)
+
+        def gradient(tape: Tape, bottom: str, top: str, dy: str) -> str:
+            inner = tape.emit("ReduceSum", tape.emit("Mul", dy, top), tape.ints(axis), keepdims=1)
+            return str(tape.emit("Mul", tape.emit("Sub", dy, inner), top))
+
+        return (emit_reread(g, bottoms[0], lambda x: emit_softmax(g, x, axis), gradient),)
 
 
 @layer("Reduction")
