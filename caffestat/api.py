@@ -37,7 +37,8 @@ def analyze(
     shapes: Mapping[str, Sequence[int]] | None = None,
     batch: int | None = None,
     assume_filler: str | None = None,
-    data: str = "noise",
+    data: str = "auto",
+    inputs_hold: str = "noise",
 ) -> Report:
     """Return what a net or solver prototxt will do to its signal: shapes, fans, fillers, and mean |x| of every blob.
 
@@ -53,7 +54,9 @@ def analyze(
     shapes:        shapes of data blobs by blob name, outermost axis first (N, C, H, W)
     batch:         replaces the first axis of every data blob
     assume_filler: the filler type of weights that have none written, for example "xavier"
-    data:          what Input layers hold: "noise" (N(0, 1)) or "zeros" (as under `caffe train`)
+    data:          what data layers read: "auto" (the files they name, where these are at hand), "real" (those or an
+                   error) or "synthetic" (N(0, 1) noise and labels drawn evenly)
+    inputs_hold:   what Input layers hold: "noise" (N(0, 1)) or "zeros" (as under `caffe train`)
 
     Raises a CaffestatError when the file, the net or an option cannot be used.
     """
@@ -62,7 +65,7 @@ def analyze(
 
     source, solver = _load(path)
     state = _state(source, solver, phase, level, stages)
-    net = nets.build(source, state, {name: tuple(shape) for name, shape in (shapes or {}).items()}, batch)
+    net = nets.build(source, state, {name: tuple(shape) for name, shape in (shapes or {}).items()}, batch, data)
     unfilled = [] if weights or assume_filler else _unfilled(net)
     net.findings = (*(solver.findings if solver else ()), *net.findings, *unfilled)
     seed = _seed(solver) if seed is None else seed
@@ -73,7 +76,7 @@ def analyze(
         device=device,
         weights=weights,
         inputs=inputs or {},
-        inputs_hold=data,
+        inputs_hold=inputs_hold,
         assume_filler=assume_filler,
         forward_only=forward_only or net.phase == nets.TEST,
         notes=notes,
@@ -81,18 +84,18 @@ def analyze(
     return report.build(net, measured, source=source.name, seed=seed, assume_filler=assume_filler, notes=notes)
 
 
-def debug(path: str, *, glog: bool = False, data: str = "zeros", **options: Any) -> Iterator[str]:
+def debug(path: str, *, glog: bool = False, inputs_hold: str = "zeros", **options: Any) -> Iterator[str]:
     """Yield the lines that Caffe's debug_info prints in one iteration, in its words and its order, without line ends.
 
-    glog:    put a prefix as glog writes it before each line
-    data:    what Input layers hold: "zeros", as under `caffe train`, or "noise"
-    options: those of `analyze`, except `static`
+    glog:        put a prefix as glog writes it before each line
+    inputs_hold: what Input layers hold: "zeros", as under `caffe train`, or "noise"
+    options:     those of `analyze`, except `static`
 
     Raises a CaffestatError when the file, the net or an option cannot be used.
     """
     from caffestat.report import debug_lines
 
-    return debug_lines(analyze(path, data=data, **options), glog)
+    return debug_lines(analyze(path, inputs_hold=inputs_hold, **options), glog)
 
 
 def _load(path: str) -> tuple[NetSource, Solver | None]:

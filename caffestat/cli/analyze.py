@@ -24,7 +24,7 @@ __all__ = ["analyze"]
 )
 @options.output
 @options.common
-@options.with_data("noise")
+@options.inputs_hold("noise")
 def analyze(path: str, format: str, output: Path | None, **settings: Any) -> None:
     """Show each layer's shapes, fans, filler and xavier values, and mean |x| of every blob and gradient.
 

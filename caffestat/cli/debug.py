@@ -17,7 +17,7 @@ __all__ = ["debug"]
 @click.option("--glog", is_flag=True, help="Put glog's prefix before each line, for scripts that read Caffe's logs.")
 @options.output
 @options.common
-@options.with_data("zeros")
+@options.inputs_hold("zeros")
 def debug(path: str, glog: bool, output: Path | None, **settings: Any) -> None:
     """Print the debug_info lines of one iteration as Caffe words and orders them.
 

@@ -13,7 +13,7 @@ from caffestat.errors import InputError
 if TYPE_CHECKING:
     import numpy as np
 
-__all__ = ["common", "net_argument", "output", "with_data"]
+__all__ = ["common", "inputs_hold", "net_argument", "output"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -129,6 +129,13 @@ _VALUES = (
         callback=_pairs,
         help="Array for a data blob, in the blob's shape; repeatable.",
     ),
+    click.option(
+        "--data",
+        type=click.Choice(["auto", "real", "synthetic"]),
+        default="auto",
+        show_default=True,
+        help="What data layers read: the files they name where these are at hand, those or an error, or noise.",
+    ),
 )
 
 _RUN = (
@@ -150,10 +157,10 @@ def common(function: F) -> F:
     return function
 
 
-def with_data(default: str) -> Callable[[F], F]:
+def inputs_hold(default: str) -> Callable[[F], F]:
     """Return the option that says what Input layers hold; commands differ in its default."""
     return click.option(
-        "--data",
+        "--inputs-hold",
         type=click.Choice(["noise", "zeros"]),
         default=default,
         show_default=True,

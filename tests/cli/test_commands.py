@@ -108,9 +108,9 @@ def test_input_array_is_what_the_net_sees(folder: Path) -> None:
     assert analyzed("--input", "data=x.npy")["layers"][0]["tops"][0]["forward"]["mean_abs"] == 2.5
 
 
-def test_data_is_noise_to_analyze_and_zeros_to_debug() -> None:
+def test_inputs_hold_noise_to_analyze_and_zeros_to_debug() -> None:
     assert analyzed()["layers"][0]["tops"][0]["forward"]["mean_abs"] > 0.5
-    assert analyzed("--data", "zeros")["layers"][0]["tops"][0]["forward"]["mean_abs"] == 0
+    assert analyzed("--inputs-hold", "zeros")["layers"][0]["tops"][0]["forward"]["mean_abs"] == 0
     first = caffestat_("debug", "net.prototxt", "--device", "cpu").stdout.splitlines()[0]
     assert first == "    [Forward] Layer data, top blob data data: 0"
 
