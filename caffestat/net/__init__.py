@@ -9,6 +9,7 @@ from .measure import Runner, draw_feeds, measure
 from .measurement import Measurement, Norms
 from .model import Blob, Net, NetParam, Node
 from .rules import TEST, TRAIN, State
+from .solver import first_iteration
 from .source import NetSource, Solver, load, read_net, read_solver
 
 __all__ = [
@@ -28,6 +29,7 @@ __all__ = [
     "copy_weights",
     "draw_feeds",
     "draw_params",
+    "first_iteration",
     "load",
     "measure",
     "read_net",

@@ -224,14 +224,14 @@ def _replace(net: Net, node: Node, names: Mapping[int, str], feeds: dict[str, np
             feeds[names[index]] = np.asarray(inputs[name], np.float32, order="C")
 
 
-def _check_inputs(net: Net, inputs: Mapping[str, np.ndarray]) -> None:
+def check_inputs(net: Net, inputs: Mapping[str, np.ndarray]) -> None:
     known = [net.blobs[blob].name for node in net.nodes if not node.bottoms for blob in node.tops]
     for name in inputs:
         if name not in known:
             raise InputError(f"--input {name}: no data layer produces a blob of that name; expected one of {', '.join(known)}")
 
 
-def _synthetic_layers(net: Net, inputs: Mapping[str, np.ndarray]) -> list[str]:
+def synthetic_layers(net: Net, inputs: Mapping[str, np.ndarray]) -> list[str]:
     """Return a line about each layer that names data which is not at hand, unless the user gives all its tops."""
     return [
         f"{node.place}: layer {node.name!r} is given synthetic data: {node.layer.why_synthetic}"
@@ -267,14 +267,14 @@ def measure(
     from caffestat.run import choose_device
 
     notes = notes if notes is not None else []
-    _check_inputs(net, inputs or {})
+    check_inputs(net, inputs or {})
     check_memory(net, not forward_only, available_bytes())
     chosen, why = choose_device(device)
     if why:
         notes.append(why)
     stream = Stream(seed)
     values = draw_params(net, stream, assume_filler)
-    notes.extend(_synthetic_layers(net, inputs or {}))
+    notes.extend(synthetic_layers(net, inputs or {}))
     notes.extend(copy_weights(net, values, weights))
     runner = Runner(net, values, chosen, forward_only)
     return runner.run(draw_feeds(runner, stream, np.random.default_rng(seed), inputs, inputs_hold == "zeros"))

@@ -8,7 +8,7 @@ from datetime import datetime
 
 from .model import LayerRow, Report
 
-__all__ = ["ostream", "render"]
+__all__ = ["ostream", "prefix", "render"]
 
 Line = tuple[str, str]  # where in Caffe's source it is logged, which log readers may look for; and the text
 
@@ -26,10 +26,10 @@ def render(report: Report, glog: bool = False) -> Iterator[str]:
     glog: put a prefix as glog writes it before each line.
     """
     for place, text in _lines(report):
-        yield _prefix(place) + text if glog else text
+        yield prefix(place) + text if glog else text
 
 
-def _prefix(place: str) -> str:
+def prefix(place: str) -> str:
     """Severity, month and day, time, process, place; Caffe logs the line about all params as an error."""
     severity = "E" if place == _NORMS else "I"
     return f"{severity}{datetime.now():%m%d %H:%M:%S.%f} {os.getpid():5d} {place}] "
