@@ -363,7 +363,10 @@ REDUCE = [
     *reductions("ReduceSumSquare", X, lambda x, axes, keep: x.square().sum(axes, keepdim=keep)),
     *reductions("ReduceLogSum", P, lambda x, axes, keep: x.sum(axes, keepdim=keep).log()),
     *reductions("ReduceLogSumExp", X, lambda x, axes, keep: x.logsumexp(axes, keepdim=keep)),
-    Case("ReduceSum", X(2, 3), noop_with_empty_axes=1, torch=lambda x: x),
+    *(
+        Case(op, X(2, 3), noop_with_empty_axes=1, torch=lambda x: x)
+        for op in ("ReduceSum", "ReduceMean", "ReduceMax", "ReduceMin", "ReduceProd")
+    ),
     Case("ReduceSumSquare", X(2, 3), noop_with_empty_axes=1, reference=lambda x: x**2, name="ReduceSumSquare noop"),
     *(
         Case("CumSum", X(2, 3, 4), axis, exclusive=exclusive, reverse=reverse)
@@ -598,6 +601,11 @@ def test_a_product_with_zeros() -> None:
 def test_the_norm_of_zeros_has_no_slope() -> None:
     (dx,) = gradient(lambda g, x: g.emit("ReduceL2", x, g.ints(1), keepdims=0), [[0, 0], [3, 4]])
     np.testing.assert_allclose(dx, [[0, 0], [0.6, 0.8]], rtol=1e-6)
+
+
+def test_zeros_stay_zeros_when_normalized() -> None:
+    (dx,) = gradient(lambda g, x: g.emit("LpNormalization", x), [[0, 0], [3, 4]], dy=[[1, 2], [3, 4]])
+    np.testing.assert_allclose(dx, [[0, 0], [0, 0]], atol=1e-6)
 
 
 def test_a_power_of_zero() -> None:

@@ -39,10 +39,14 @@ def div(t: Tape, node: Node, dy: str) -> Grads:
 
 @vjp("Mod")
 def mod(t: Tape, node: Node, dy: str) -> Grads:
-    # y = a - b·q, where the quotient q is piecewise constant
+    """y = a - b·q, where the quotient q is piecewise constant."""
     a, b = node.inputs
-    quotient = t.emit("Round", t.emit("Div", t.emit("Sub", a, node.outputs[0]), b))
-    return broadcast_grads(t, node, lambda: dy, lambda: t.emit("Neg", t.emit("Mul", dy, quotient)))
+
+    def db() -> str:
+        quotient = t.emit("Round", t.emit("Div", t.emit("Sub", a, node.outputs[0]), b))
+        return t.emit("Neg", t.emit("Mul", dy, quotient))
+
+    return broadcast_grads(t, node, lambda: dy, db)
 
 
 def _pow_base(t: Tape, node: Node, dy: str) -> str:
@@ -230,10 +234,10 @@ def identity(t: Tape, node: Node, dy: str) -> Grads:
 
 
 @vjp("Cast", "CastLike")
-def cast_(t: Tape, node: Node, dy: str) -> Grads:
+def cast(t: Tape, node: Node, dy: str) -> Grads:
     source, target = t.specs[node.inputs[0]].dtype, t.specs[node.outputs[0]].dtype
-    floats = source.kind == target.kind == "f"
-    return only(node, t.cast(dy, source) if floats else None)
+    discrete = any(dtype.kind in "biu" for dtype in (source, target))
+    return only(node, None if discrete else t.cast(dy, source))
 
 
 @vjp("Dropout")

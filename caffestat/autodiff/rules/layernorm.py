@@ -64,10 +64,11 @@ def _group_grads(t: Tape, node: Node, dy: str, groups: int) -> Grads:
 
 @vjp("LpNormalization")
 def lp_normalization(t: Tape, node: Node, dy: str) -> Grads:
-    """dx = (dy - d · sum(dy · y))/‖x‖ₚ with d the norm's own derivative: y for p = 2, sign(x) for p = 1."""
+    """dx = (dy - d · sum(dy · y))/‖x‖ₚ with d the norm's own derivative: y for p = 2, sign(x) for p = 1; 0 at x = 0."""
     x, y, axis = node.inputs[0], node.outputs[0], t.ints(node.get("axis", -1))
-    p = node.get("p", 2)
+    p, zero = node.get("p", 2), t.scalar(0, like=x)
     norm = t.emit("ReduceL2" if p == 2 else "ReduceL1", x, axis, keepdims=1)
     inner = t.emit("ReduceSum", t.emit("Mul", dy, y), axis, keepdims=1)
     along = t.emit("Mul", y if p == 2 else t.emit("Sign", x), inner)
-    return [t.emit("Div", t.emit("Sub", dy, along), norm)]
+    dx = t.emit("Div", t.emit("Sub", dy, along), norm)
+    return [t.emit("Where", t.emit("Equal", norm, zero), zero, dx)]

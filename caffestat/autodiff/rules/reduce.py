@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 from caffestat.graph import Node
 
 from ..engine import Tape, vjp
 from .common import Grads, axes_of, keep_axes, only
+
+# no axes mean none here; "all" is spelled out
+_KEEP: dict[str, Any] = {"keepdims": 1, "noop_with_empty_axes": 1}
 
 
 def _kept(t: Tape, node: Node, value: str) -> str:
@@ -37,7 +41,7 @@ def reduce_extreme(t: Tape, node: Node, dy: str) -> Grads:
     """Equal elements share the gradient equally, as in torch.amax."""
     x, y = node.inputs[0], _kept(t, node, node.outputs[0])
     chosen = t.cast(t.emit("Equal", x, y), t.specs[x].dtype)
-    count = t.emit("ReduceSum", chosen, t.ints(*axes_of(t, node)), keepdims=1)
+    count = t.emit("ReduceSum", chosen, t.ints(*axes_of(t, node)), **_KEEP)
     return only(node, t.emit("Mul", t.emit("Div", _kept(t, node, dy), count), chosen))
 
 
@@ -48,9 +52,9 @@ def reduce_prod(t: Tape, node: Node, dy: str) -> Grads:
     zero, one = t.scalar(0, like=x), t.scalar(1, like=x)
     is_zero = t.emit("Equal", x, zero)
     ones = t.cast(is_zero, t.specs[x].dtype)
-    other_zeros = t.emit("Sub", t.emit("ReduceSum", ones, axes, keepdims=1), ones)
+    other_zeros = t.emit("Sub", t.emit("ReduceSum", ones, axes, **_KEEP), ones)
     safe = t.emit("Where", is_zero, one, x)
-    others = t.emit("Div", t.emit("ReduceProd", safe, axes, keepdims=1), safe)
+    others = t.emit("Div", t.emit("ReduceProd", safe, axes, **_KEEP), safe)
     slope = t.emit("Where", t.emit("Greater", other_zeros, zero), zero, others)
     return only(node, t.emit("Mul", _kept(t, node, dy), slope))
 
