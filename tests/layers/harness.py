@@ -56,15 +56,16 @@ def run(
     dys: Sequence[np.ndarray] | None = None,
     seed: int = 1,
     later: Sequence[np.ndarray | None] = (),
+    provider: str = "cpu",
 ) -> Result:
     """Compute the tops, and the gradients for the top gradients `dys` (ones when left out).
 
-    later: what in-place layers after this one have written over its tops.
+    later: what in-place layers after this one have written over its tops. provider: whose forms to use; the CPU runs them all.
     """
     bottoms = [np.asarray(b, np.float32) for b in bottoms]
     params = [np.asarray(p, np.float32) for p in params]
     shapes = [b.shape for b in bottoms]
-    g = Graph()
+    g = Graph(provider)
     names = [g.input(f"bottom{i}", b.shape) for i, b in enumerate(bottoms)]
     weights = [g.param(f"param{i}", p.shape) for i, p in enumerate(params)]
     assert [p.shape for p in layer.params(shapes)] == [p.shape for p in params]
