@@ -179,7 +179,7 @@ def backward(graph: Graph, seeds: Mapping[str, str], wrt: Collection[str]) -> di
     graph.infer()
     steps = list(_steps(graph))
     hidden = _hidden(graph)
-    for value in hidden.intersection(wrt):
+    for value in sorted(hidden.intersection(wrt)):
         raise _hidden_error(value)
     tape = Tape(graph, _needed(graph, wrt), hidden)
     for value, seed in seeds.items():
