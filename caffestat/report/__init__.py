@@ -20,6 +20,7 @@ from .model import (
     TopRow,
     Totals,
 )
+from .solver_log import solver_lines
 
 __all__ = [
     "FORMATS",
@@ -34,6 +35,7 @@ __all__ = [
     "build",
     "debug_lines",
     "render",
+    "solver_lines",
 ]
 
 FORMATS: dict[str, Callable[[Report, int], str]] = {
