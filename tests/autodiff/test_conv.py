@@ -22,6 +22,7 @@ WEIGHT_FORMS = [
     rules.dw_gather,
     rules.dw_gather_images,
     rules.dw_pitch,
+    rules.dw_split,
     rules.dw_swap,
     rules.dw_taps,
 ]
@@ -83,16 +84,26 @@ def suits(form: Any, shape: Any) -> bool:
     needs = {
         rules.dw_depthwise: group == channels == filters,
         rules.dw_pitch: stride == 1,
+        rules.dw_gather: group == 1,
+        rules.dw_split: group > 1,
         rules.dw_swap: group == 1,
     }
     return needs.get(form, True)
 
 
 @pytest.mark.parametrize(
-    ("form", "shape"), [(f, s) for f, s in product(WEIGHT_FORMS, SHAPES) if suits(f, s)], ids=lambda v: getattr(v, "__name__", str(v))
+    ("form", "shape"),
+    [(form, shape) for form, shape in product(WEIGHT_FORMS, SHAPES) if suits(form, shape)],
+    ids=lambda value: getattr(value, "__name__", str(value)),
 )
 def test_every_form_of_the_weights_gradient(form: Any, shape: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rules, "weight_form", lambda provider, convolution: form)
+    choose = rules.weight_form
+
+    def chosen(provider: str, convolution: Any) -> Any:
+        inner = form is rules.dw_split and convolution.group == 1
+        return choose(provider, convolution) if inner else form
+
+    monkeypatch.setattr(rules, "weight_form", chosen)
     for kernel, padding in KERNELS:
         check_conv(shape, kernel, padding)
 

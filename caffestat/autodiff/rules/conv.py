@@ -11,7 +11,7 @@ No form inserts zeros or multiplies by a one-hot matrix: those cost up to 16 tim
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from typing import Any
 
@@ -113,11 +113,9 @@ WeightForm = Callable[[Tape, Convolution, str, str], str]
 
 def image_form(provider: str, c: Convolution) -> ImageForm:
     """Choose how to compute dx from w and dy."""
-    if provider == "cuda" or any(stride > 1 for stride in c.window.strides):
+    if provider == "cuda" or max(c.window.strides) > 1 or min(_flip_pads(c)) < 0:
         return dx_transpose
-    if c.window.is_pointwise and c.group == 1 and c.batch >= 4:
-        return dx_matmul
-    return dx_flip if min(_flip_pads(c)) >= 0 else dx_transpose
+    return dx_flip
 
 
 def dx_transpose(tape: Tape, c: Convolution, w: str, dy: str) -> str:
@@ -142,16 +140,10 @@ def dx_flip(tape: Tape, c: Convolution, w: str, dy: str) -> str:
     """Stride 1: dx as the convolution of dy with the filters turned around (a constant, folded when the session opens)."""
     per_group = (c.filters // c.group, c.channels // c.group)
     flipped = tape.transpose(tape.reshape(w, c.group, *per_group, c.window.taps), 0, 2, 1, 3)
-    flipped = tape.emit("Gather", flipped, tape.ints(*range(c.window.taps)[::-1]), axis=3)
+    if c.window.taps > 1:
+        flipped = tape.emit("Gather", flipped, tape.ints(*range(c.window.taps)[::-1]), axis=3)
     flipped = tape.reshape(flipped, c.channels, per_group[0], *c.window.kernel)
     return tape.emit("Conv", dy, flipped, pads=_flip_pads(c), **_attributes(c))
-
-
-def dx_matmul(tape: Tape, c: Convolution, w: str, dy: str) -> str:
-    """1x1 kernel, stride 1: dx = wᵀ · dy, one product per image."""
-    flat = tape.reshape(dy, c.batch, c.filters, c.window.places)
-    dx = tape.fused_matmul(tape.reshape(w, c.filters, c.channels), flat, transA=1)
-    return tape.reshape(dx, *c.x_shape)
 
 
 # ---- the gradient of the weights --------------------------------------------------------------------------------------
@@ -161,16 +153,17 @@ def weight_form(provider: str, c: Convolution) -> WeightForm:
     """Choose how to compute dw from x and dy."""
     win = c.window
     if c.is_depthwise and len(win.size) == 2:
-        return dw_depthwise
+        wide = provider != "cuda" and set(win.strides) == {1} and win.places > 64 * 64
+        return dw_pitch if wide else dw_depthwise
+    if c.group > 1:
+        return dw_split if c.group <= 4 else dw_gather_images
     if provider == "cuda":
         return dw_gather  # one large product; the swapped convolution's filters are too large for cuDNN
-    if c.group == 1 and c.channels <= 4:
-        return dw_swap
-    if c.group > 1:
-        return dw_gather if win.places <= 196 else dw_gather_images
-    if win.is_pointwise:
-        return dw_taps
-    if max(win.strides) > 1 or win.places <= 400:
+    if c.channels <= 4:
+        return dw_swap if win.taps >= 49 else dw_gather
+    if win.taps == 1:
+        return dw_gather if win.places <= 14 * 14 else dw_taps
+    if max(win.strides) > 1 or win.places <= 20 * 20 or c.channels >= 512:
         return dw_gather
     return dw_taps if win.places <= 56 * 56 else dw_pitch
 
@@ -232,22 +225,22 @@ def dw_pitch(tape: Tape, c: Convolution, x: str, dy: str) -> str:
     return _stack(tape, c, [_sum_batch(tape, tape.fused_matmul(rows, tap, transB=1), c.batch) for tap in seen])
 
 
-def dw_gather(tape: Tape, c: Convolution, x: str, dy: str) -> str:
-    """im2col with channels last (whole rows of channels are copied), then one product over batch and places.
-
-    [group, filters, batch · places] · [group, batch · places, taps · channels]
-    """
-    win, per_group = c.window, (c.filters // c.group, c.channels // c.group)
-    spatial = range(len(win.size))
-    last = tape.reshape(x, c.batch, c.group, per_group[1], *win.size)
-    last = tape.transpose(last, 1, 0, *(axis + 3 for axis in spatial), 2)
-    last = _pad(tape, last, win, 2, 1)
-    columns = tape.reshape(last, c.group * c.batch, prod(win.padded), per_group[1])
+def _columns(tape: Tape, c: Convolution, x: str) -> str:
+    """im2col with channels last: [batch · group, places, taps · channels / group]; whole rows of channels are copied."""
+    win, channels = c.window, c.channels // c.group
+    split = tape.reshape(x, c.batch * c.group, channels, *win.size)
+    last = _pad(tape, tape.transpose(split, 0, *range(2, 2 + len(win.size)), 1), win, 1, 1)
+    rows = tape.reshape(last, c.batch * c.group, prod(win.padded), channels)
     if not win.is_pointwise:
-        columns = tape.emit("Gather", columns, tape.constant(win.indices().reshape(-1), np.int64), axis=1)
-    columns = tape.reshape(columns, c.group, c.batch * win.places, win.taps * per_group[1])
-    rows = tape.transpose(tape.reshape(dy, c.batch, c.group, per_group[0], win.places), 1, 2, 0, 3)
-    rows = tape.reshape(rows, c.group, per_group[0], c.batch * win.places)
+        rows = tape.emit("Gather", rows, tape.constant(win.indices().reshape(-1), np.int64), axis=1)
+    return tape.reshape(rows, c.batch * c.group, win.places, win.taps * channels)
+
+
+def dw_gather(tape: Tape, c: Convolution, x: str, dy: str) -> str:
+    """No groups: im2col, then one product over batch and places: [filters, batch · places] · [batch · places, taps · channels]."""
+    rows = tape.transpose(tape.reshape(dy, c.batch, c.filters, c.window.places), 1, 0, 2)
+    rows = tape.reshape(rows, c.filters, c.batch * c.window.places)
+    columns = tape.reshape(_columns(tape, c, x), c.batch * c.window.places, c.window.taps * c.channels)
     return _kernel_last(tape, c, tape.emit("MatMul", rows, columns))
 
 
@@ -258,17 +251,20 @@ def _kernel_last(tape: Tape, c: Convolution, product: str) -> str:
 
 
 def dw_gather_images(tape: Tape, c: Convolution, x: str, dy: str) -> str:
-    """Like `dw_gather`, with one product per image and group: [filters, places] · [places, taps · channels], then a sum."""
-    win, per_group = c.window, (c.filters // c.group, c.channels // c.group)
-    last = tape.reshape(x, c.batch * c.group, per_group[1], *win.size)
-    last = _pad(tape, tape.transpose(last, 0, *range(2, 2 + len(win.size)), 1), win, 1, 1)
-    columns = tape.reshape(last, c.batch * c.group, prod(win.padded), per_group[1])
-    if not win.is_pointwise:
-        columns = tape.emit("Gather", columns, tape.constant(win.indices().reshape(-1), np.int64), axis=1)
-    columns = tape.reshape(columns, c.batch * c.group, win.places, win.taps * per_group[1])
-    product = tape.emit("MatMul", tape.reshape(dy, c.batch * c.group, per_group[0], win.places), columns)
-    product = tape.reshape(product, c.batch, c.filters, win.taps * per_group[1])
+    """im2col, one product per image and group: [filters, places] · [places, taps · channels], then a sum over the batch."""
+    rows = tape.reshape(dy, c.batch * c.group, c.filters // c.group, c.window.places)
+    product = tape.reshape(tape.emit("MatMul", rows, _columns(tape, c, x)), c.batch, c.filters, -1)
     return _kernel_last(tape, c, _sum_batch(tape, product, c.batch))
+
+
+def dw_split(tape: Tape, c: Convolution, x: str, dy: str) -> str:
+    """A few groups: each by itself. One product over the whole batch beats one per image and group by a quarter."""
+    alone = replace(c, group=1, channels=c.channels // c.group, filters=c.filters // c.group)
+    form = weight_form(tape.provider, alone)
+    images = tape.emit_many("Split", x, count=c.group, axis=1, num_outputs=c.group)
+    grads = tape.emit_many("Split", dy, count=c.group, axis=1, num_outputs=c.group)
+    parts = [form(tape, alone, image, grad) for image, grad in zip(images, grads, strict=True)]
+    return tape.emit("Concat", *parts, axis=0)
 
 
 def dw_swap(tape: Tape, c: Convolution, x: str, dy: str) -> str:
