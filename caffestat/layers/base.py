@@ -113,6 +113,11 @@ class Layer:
         """Return how many integer values (0, 1, …) a bottom is an index into: labels of a loss; None for real values."""
         return None
 
+    @property
+    def shares_memory(self) -> bool:
+        """Whether the tops are the bottom's own memory in another shape, so that a later in-place layer changes both."""
+        return False
+
     def macs(self, bottoms: Sequence[Shape]) -> int:
         """Return the multiply-adds of one forward pass, whole batch; only convolutions and inner products count."""
         return 0

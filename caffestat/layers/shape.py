@@ -39,6 +39,10 @@ class Concat(Layer):
     num_bottoms = (1, None)
     passes_values = True
 
+    @property
+    def shares_memory(self) -> bool:
+        return len(self.proto.bottom) == 1
+
     def axis(self, rank: int) -> int:
         """Return the axis, counted from the front."""
         proto = self.proto.concat_param
@@ -70,6 +74,10 @@ class Slice(Layer):
 
     num_tops = (1, None)
     passes_values = True
+
+    @property
+    def shares_memory(self) -> bool:
+        return self.top_count == 1
 
     def axis(self, rank: int) -> int:
         """Return the axis, counted from the front."""
@@ -112,6 +120,7 @@ class Split(Layer):
 
     num_tops = (1, None)
     passes_values = True
+    shares_memory = True
 
     def tops(self, bottoms: Sequence[Shape]) -> tuple[Shape, ...]:
         return tuple(bottoms) * self.top_count
@@ -124,6 +133,7 @@ class Reshaping(Layer):
     """y = x in another shape, which must not be computed in place."""
 
     passes_values = True
+    shares_memory = True
 
     def refuse_in_place(self) -> None:
         """Raise NetError when the top has the bottom's name."""

@@ -54,6 +54,7 @@ class _Builder:
     writers: dict[str, Layer] = field(default_factory=dict)
     available: set[str] = field(default_factory=set)
     owners: dict[str, int] = field(default_factory=dict)
+    stated: dict[tuple[int, str], tuple[float, Layer]] = field(default_factory=dict)
     findings: list[Finding] = field(default_factory=list)
 
     def add(self, entry: Entry) -> None:
@@ -139,11 +140,14 @@ class _Builder:
         spec = specs[index] if index < len(specs) else caffe_pb2.ParamSpec()
         number = len(self.params)
         owner = self.owners.setdefault(spec.name, number) if spec.name else number
-        lr_mult, decay_mult = (0.0, 0.0) if node.layer.params_are_statistics else (spec.lr_mult, spec.decay_mult)
-        entry = NetParam(node.index, index, param, spec.name, lr_mult, decay_mult, None if owner == number else owner)
+        lr_mult = 0.0 if node.layer.params_are_statistics else spec.lr_mult
+        entry = NetParam(node.index, index, param, spec.name, lr_mult, spec.decay_mult, None if owner == number else owner)
         self.params.append(entry)
         if owner != number:
             self.check_sharing(node.layer, entry, spec)
+        self.state_multiplier(node.layer, owner, spec, "lr_mult")
+        self.state_multiplier(node.layer, owner, spec, "decay_mult")
+        entry.lr_mult, entry.decay_mult = self.params[owner].lr_mult, self.params[owner].decay_mult
         return number
 
     def check_sharing(self, layer: Layer, sharer: NetParam, spec: Any) -> None:
@@ -157,17 +161,16 @@ class _Builder:
                 f"param {spec.name!r} of shape {mine} cannot share the values of layer {owning.name!r} at {owning.place}, "
                 f"which have shape {other}; give it a name of its own"
             )
-        self.check_multiplier(layer, sharer, spec, "lr_mult")
-        self.check_multiplier(layer, sharer, spec, "decay_mult")
 
-    def check_multiplier(self, layer: Layer, sharer: NetParam, spec: Any, name: str) -> None:
-        """Raise NetError when a shared param states another multiplier than a layer before it."""
-        for earlier in self.params[:-1]:
-            specs = self.nodes[earlier.node].layer.proto.param
-            if earlier.name != sharer.name or not spec.HasField(name) or not specs[earlier.index].HasField(name):
-                continue
-            if getattr(specs[earlier.index], name) != getattr(spec, name):
-                raise layer.error(f"shared param {spec.name!r} has another {name} than at {self.nodes[earlier.node].place}")
+    def state_multiplier(self, layer: Layer, owner: int, spec: Any, name: str) -> None:
+        """Give the owner a multiplier that this layer states; all layers that state it must agree."""
+        if not spec.HasField(name) or layer.params_are_statistics:
+            return
+        value = getattr(spec, name)
+        first = self.stated.setdefault((owner, name), (value, layer))
+        if first[0] != value:
+            raise layer.error(f"shared param {spec.name!r} has {name} {value:g}, but {first[0]:g} at {first[1].place}; make them equal")
+        setattr(self.params[owner], name, value)
 
     def outputs(self) -> tuple[int, ...]:
         """Return the blobs that nobody reads, in alphabetical order, as Caffe lists them."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from caffestat.autodiff import backward
@@ -51,7 +52,7 @@ def lower(net: Net, provider: str = "cpu") -> Lowered:
     Layers of unknown type, and those behind them, are left out.
     """
     lowered = Lowered(Graph(provider))
-    values: dict[int, str] = {}
+    values = _Values(lowered.graph)
     readers = Counter(_owner(net, number) for node in net.nodes for number in node.params)
     for node in net.nodes:
         if node.is_known and all(blob in values for blob in node.bottoms):
@@ -59,12 +60,47 @@ def lower(net: Net, provider: str = "cpu") -> Lowered:
     return lowered
 
 
+class _Values(dict[int, str]):
+    """The value that each blob holds at the moment, and which blobs are the same memory."""
+
+    def __init__(self, graph: Graph) -> None:
+        super().__init__()
+        self._graph = graph
+        self._memory: dict[int, set[int]] = {}
+
+    def share(self, bottom: int, tops: Iterable[int]) -> None:
+        """Record that the tops are the bottom's memory."""
+        same = self._memory.setdefault(bottom, {bottom})
+        for top in tops:
+            same.add(top)
+            self._memory[top] = same
+
+    def overwrite(self, blob: int, old: str, new: str) -> None:
+        """Let an in-place layer write `new` over `old`: every blob in the same memory reads it from now on."""
+        self._graph.overwrite(old, new)
+        for other in sorted(self._memory.get(blob, {blob}) - {blob}):
+            before = self[other]
+            self[other] = self._seen_through(before, new)
+            self._graph.overwrite(before, self[other])
+
+    def _seen_through(self, before: str, new: str) -> str:
+        """Return `new` in the shape of `before`; its gradient is that of `before`: diffs are not overwritten."""
+        g = self._graph
+        shape = g.shape(before)
+
+        def forward(_: str) -> list[str]:
+            return [g.emit("Reshape", g.detach(new), g.ints(*shape))]
+
+        (seen,) = g.custom_vjp((before,), forward, lambda tape, dys: dys)
+        return g.declare(seen, shape)
+
+
 def _owner(net: Net, number: int) -> int:
     owner = net.params[number].owner
     return number if owner is None else owner
 
 
-def _lower_node(net: Net, node: Node, lowered: Lowered, values: dict[int, str], readers: Counter[int]) -> None:
+def _lower_node(net: Net, node: Node, lowered: Lowered, values: _Values, readers: Counter[int]) -> None:
     g = lowered.graph
     bottoms = [_bottom(net, node, index, lowered, values[blob]) for index, blob in enumerate(node.bottoms)]
     params = [_param(net, node, index, lowered, readers) for index in range(len(node.params))]
@@ -78,7 +114,9 @@ def _lower_node(net: Net, node: Node, lowered: Lowered, values: dict[int, str], 
         taken.add(value)
         lowered.tops[node.index, index] = values[blob] = g.declare(value, shape or ())
         if blob in node.bottoms:
-            g.overwrite(bottoms[node.bottoms.index(blob)], value)
+            values.overwrite(blob, bottoms[node.bottoms.index(blob)], value)
+    if node.layer.shares_memory:
+        values.share(node.bottoms[0], node.tops)
 
 
 def _bottom(net: Net, node: Node, index: int, lowered: Lowered, value: str) -> str:

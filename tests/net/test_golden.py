@@ -54,19 +54,25 @@ def test_tops(case: str) -> None:
             assert_close(runner.tensors["top", node, int(top)], caffes, name)
 
 
+def largest_diff(case: str) -> float:
+    return max((float(np.abs(a).max(initial=0.0)) for name, a in tensors(case).items() if name.endswith(".diff")), default=0.0)
+
+
 def test_bottom_diffs(case: str) -> None:
     ours, _, runner, _ = run(case)
+    around = largest_diff(case)
     for name, caffes in tensors(case).items():
         if name.startswith("layer/") and ".bottom" in name:
             layer, bottom = name.removesuffix(".diff").rsplit(".bottom", 1)
             key = (int(layer.split("/")[1].split("_")[0]), int(bottom))
             if ours.nodes[key[0]].need_backward and ours.nodes[key[0]].bottom_need_backward[key[1]]:
                 found = runner.tensors.get(("bottom_diff", *key), np.zeros_like(caffes))
-                assert_close(found, caffes, name)
+                assert_close(found, caffes, name, around)
 
 
 def test_params_after_the_iteration(case: str) -> None:
     ours, _, runner, _ = run(case)
+    around = largest_diff(case)
     for number, param in enumerate(topology(case)["params"]):
         data = tensors(case).get(f"{param['file']}.data")
         if data is not None:
@@ -76,4 +82,4 @@ def test_params_after_the_iteration(case: str) -> None:
         if diff is not None and ours.params[number].owner is None and runner.gradients:
             last = min((p for p, q in enumerate(ours.params) if number in (p, q.owner)), key=lambda p: ours.params[p].node)
             key = ours.params[last].node, ours.params[last].index
-            assert_close(runner.tensors.get(("param_diff", *key), np.zeros_like(diff)), diff, f"{param['file']}.diff")
+            assert_close(runner.tensors.get(("param_diff", *key), np.zeros_like(diff)), diff, f"{param['file']}.diff", around)
