@@ -37,7 +37,7 @@ def _count(value: int | None, exact: bool) -> str:
 
 
 def _measured(value: float | None) -> str:
-    return "" if value is None else f"{value:.4g}"
+    return "" if value is None else f"{value:.3g}"
 
 
 def _top(top: TopRow | None) -> str:
@@ -65,7 +65,7 @@ def _filler(param: ParamRow | None) -> str:
 def _xavier(row: Row) -> str:
     if row.spread is None or row.fans is None:
         return ""
-    return f"{row.spread.scale:.4g} ({_NORM_WORDS[row.fans.variance_norm]} {row.spread.n:g})"
+    return f"{row.spread.scale:.4g} {_NORM_WORDS[row.fans.variance_norm]} {row.spread.n:g}"
 
 
 COLUMNS = (
@@ -76,9 +76,9 @@ COLUMNS = (
     Column("fan-in", lambda row, _: _fan_in(row.fans), is_number=True),
     Column("fan-out", lambda row, _: _fan_out(row.fans), is_number=True),
     Column("filler", lambda row, _: _filler(row.param), is_name=True),
-    Column("xavier ±a (n)", lambda row, _: _xavier(row)),
-    Column("mean |x|", lambda row, _: _measured(row.top.mean_abs if row.top else None), is_number=True),
-    Column("mean |dx|", lambda row, _: _measured(row.diff.mean_abs if row.diff else None), is_number=True),
+    Column("xavier ±a, n", lambda row, _: _xavier(row)),
+    Column("mean|x|", lambda row, _: _measured(row.top.mean_abs if row.top else None), is_number=True),
+    Column("mean|dx|", lambda row, _: _measured(row.diff.mean_abs if row.diff else None), is_number=True),
     Column("params", lambda row, exact: _count(row.params, exact), is_number=True),
     Column("MACs", lambda row, exact: _count(row.macs, exact), is_number=True),
 )
@@ -103,10 +103,8 @@ def footer(report: Report, table: Iterable[Row]) -> Iterator[str]:
     if totals.statistics:
         yield f"BatchNorm statistics, not counted as params: {totals.statistics:,}"
     if norms:
-        yield (
-            f"all params: L1 norm {norms.data_l1:.6g}, of the gradient {norms.diff_l1:.6g}"
-            f" · L2 norm {norms.data_l2:.6g}, of the gradient {norms.diff_l2:.6g}"
-        )
+        yield f"L1 norm of all params {norms.data_l1:.6g}, of their gradients {norms.diff_l1:.6g}"
+        yield f"L2 norm of all params {norms.data_l2:.6g}, of their gradients {norms.diff_l2:.6g}"
     if not totals.is_complete:
         yield "Layers of unknown type (shape ?) and what depends on them are left out of the totals."
     params = [row.fans for row in table if row.fans]

@@ -33,7 +33,7 @@ def test_expected_debug_lines(check_output: Check) -> None:
     check_output("tiny.debug.txt", "".join(f"{line}\n" for line in debug_lines(tiny_report())))
 
 
-@pytest.mark.parametrize("width", [117, 120, 160])
+@pytest.mark.parametrize("width", [116, 120, 160])
 def test_table_keeps_to_its_width(width: int) -> None:
     long = TEXT.replace('"conv"', '"inception_4e/5x5_reduce_and_more_of_it"').replace('"two"', '"a_long_name_too"')
     table = render(tiny_report(text=long), "table", width).split("\n\n", 1)[1]
