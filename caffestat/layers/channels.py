@@ -17,7 +17,7 @@ LONG_ROW = 512  # from this many places per channel on, products of rows beat Mu
 
 def channel_column(g: Graph, vector: str, rank: int) -> str:
     """Return a vector [C] as [C, 1, …], which broadcasts over a value of `rank` axes."""
-    return g.reshape(vector, prod(g.shape(vector)), *(1,) * (rank - 2))
+    return g.reshape(vector, -1, *(1,) * (rank - 2)) if rank > 2 else vector
 
 
 def _axes(g: Graph, x: str) -> str:

@@ -56,7 +56,7 @@ class _Sliding(Layer):
         for index, other in enumerate(bottoms):
             if other != shape:
                 raise self.error(
-                    f"all bottoms share the weights and need one shape: bottom 0 has {shape}, bottom {index} has {other}"
+                    f"bottoms share the weights and need one shape: bottom 0 has {shape}, bottom {index} has {other}"
                 )
         axis = self.canonical_axis(self.proto.convolution_param.axis, len(shape))
         spatial = shape[axis + 1 :]

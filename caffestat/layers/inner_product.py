@@ -20,8 +20,8 @@ __all__ = ["Embed", "InnerProduct"]
 class InnerProduct(Layer):
     """y = x·Wᵀ + b, x flattened from `axis` to K numbers; with `transpose`, y = x·W + b.
 
-    Bottom [leading axes…, the K numbers' axes…]; top [leading axes…, num_output]. Weights [num_output, K], with `transpose`
-    [K, num_output]. (inner_product_layer.cpp)
+    Bottom [leading axes…, the K numbers' axes…]; top [leading axes…, num_output]. Weights [num_output, K], or with
+    `transpose` [K, num_output]. (inner_product_layer.cpp)
     """
 
     def params(self, bottoms: Sequence[Shape]) -> tuple[Param, ...]:
@@ -76,6 +76,10 @@ class Embed(Layer):
                 f"num_output and input_dim must be positive; found {param.num_output} and {param.input_dim}"
             )
         return ((*bottoms[0], param.num_output),)
+
+    def classes(self, bottom: int, bottoms: Sequence[Shape]) -> int | None:
+        rows: int = self.proto.embed_param.input_dim
+        return rows
 
     def lower(self, g: Graph, bottoms: Sequence[str], params: Sequence[str]) -> Sequence[str]:
         index = g.cast(bottoms[0], np.int64)

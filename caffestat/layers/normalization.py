@@ -62,9 +62,9 @@ class LRN(Layer):
 class BatchNorm(Layer):
     """y = (x - mean) / √(variance + eps) per channel; dx = (dy - mean(dy) - y · mean(dy · y)) / √(variance + eps).
 
-    The statistics are the batch's, or with use_global_stats (the default in TEST) the stored ones: dx = dy / √(variance + eps).
-    Params, changed by each forward pass on batch statistics: running mean [C], running variance [C], and the factor [1]
-    that both are to be divided by. Bottom and top [N, C, …]. (batch_norm_layer.cpp)
+    The statistics are the batch's, or with use_global_stats (the default in TEST) the stored ones, and then
+    dx = dy / √(variance + eps). Params, changed by each forward pass on batch statistics: running mean [C], running
+    variance [C], and the factor [1] that both are to be divided by. Bottom and top [N, C, …]. (batch_norm_layer.cpp)
     """
 
     params_are_statistics = True
@@ -138,8 +138,8 @@ class BatchNorm(Layer):
     def emit_training_op(self, g: Graph, x: str) -> Sequence[str]:
         """Emit the runtime's own training mode: a third of the time of single ops.
 
-        The CPU kernel writes the statistics over its inputs 3 and 4, constants included: they get values of their own, which
-        momentum 0 makes void.
+        The CPU kernel writes the statistics over its inputs 3 and 4, constants included: they get values of their own,
+        which momentum 0 makes void.
         """
         shape = g.shape(x)
         zeros, ones = (g.constant(np.full(shape[1], value)) for value in (0, 1))
@@ -151,7 +151,7 @@ class BatchNorm(Layer):
         return [g.declare(v, s) for v, s in zip(values, (shape, shape[1:2], shape[1:2]), strict=True)]
 
     def update(self, g: Graph, params: Sequence[str], mean: str, variance: str, count: int) -> None:
-        """Record the params after the pass: the old ones times moving_average_fraction, plus mean, unbiased variance, 1."""
+        """Record the params after the pass: moving_average_fraction times the old, plus mean, unbiased variance, 1."""
         keep = g.constant(self.proto.batch_norm_param.moving_average_fraction)
         unbiased = g.emit("Mul", variance, g.constant(count / (count - 1) if count > 1 else 1))
         for param, new in zip(params, (mean, unbiased, g.constant([1])), strict=True):

@@ -88,7 +88,7 @@ class _Pool(Layer):
         return bottoms[0][2:]
 
     def places(self, window: PoolingWindow) -> Shape:
-        """Return the size of the top. Raises NetError for windows that hold nothing, on which Caffe gives noise or aborts."""
+        """Return the top's size. Raises NetError for windows that hold nothing: there Caffe gives noise or aborts."""
         given = f"kernel {list(window.kernel)}, stride {list(window.stride)}, pad {list(window.pad)}"
         if min(*window.kernel, *window.stride) == 0:
             raise self.error(f"kernel and stride must be positive; found {given}")
@@ -97,7 +97,8 @@ class _Pool(Layer):
         for n, stride, size, pad in zip(window.places, window.stride, window.size, window.pad, strict=True):
             if n <= 0:
                 raise self.error(
-                    f"the kernel does not fit into the padded bottom: {given} on {list(window.size)}; use a smaller kernel"
+                    f"the kernel does not fit into the padded bottom: {given} on {list(window.size)}; "
+                    "use a smaller kernel"
                 )
             if (n - 1) * stride >= size + pad:
                 raise self.error(
@@ -124,7 +125,8 @@ class _Pool(Layer):
 class Pooling(_Pool):
     """y = max over the window, or sum over it / its part of the padded image (AVE); a second top of MAX tells where.
 
-    Bottom [N, C, H, W]; tops [N, C, places…], the second holding h·W + w of the first maximum in scan order. (pooling_layer.cpp)
+    Bottom [N, C, H, W]; tops [N, C, places…], the second holding h·W + w of the first maximum in scan order.
+    (pooling_layer.cpp)
     """
 
     num_tops = (1, 2)

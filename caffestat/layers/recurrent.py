@@ -22,8 +22,9 @@ __all__ = ["LSTM", "RNN", "LSTMUnit"]
 class _Recurrent(Layer):
     """What LSTM and RNN share: bottoms x [T, N, …], cont [T, N], optionally static [N, …], and the exposed state.
 
-    Without expose_hidden the state starts at zero (later iterations start where the one before ended). With it, Caffe takes
-    the first state from bottoms and gives the last as tops, and passes no gradient through either. (recurrent_layer.cpp)
+    Without expose_hidden the state starts at zero (later iterations start where the one before ended). With it, Caffe
+    takes the first state from bottoms and gives the last as tops, and passes no gradient through either.
+    (recurrent_layer.cpp)
     """
 
     num_bottoms = (2, None)
@@ -67,6 +68,12 @@ class _Recurrent(Layer):
         for shape in others[len(others) - exposed :]:
             if shape != (1, x[1], size):
                 raise self.error(f"the first state must have shape {(1, x[1], size)}; found {shape}")
+
+    def classes(self, bottom: int, bottoms: Sequence[Shape]) -> int | None:
+        return 2 if bottom == 1 else None
+
+    def allow_force_backward(self, bottom: int) -> bool:
+        return bottom != 1
 
     def weight(self, inputs: int, outputs: int) -> Param:
         return read_param("weight", (outputs, inputs), self.param, "weight_filler", inputs, outputs)
@@ -215,6 +222,9 @@ class LSTMUnit(Layer):
         cell, gates, cont = bottoms
         return emit_unit(g, cell, gates, g.reshape(g.detach(cont), *g.shape(cont), 1))
 
+    def classes(self, bottom: int, bottoms: Sequence[Shape]) -> int | None:
+        return 2 if bottom == 2 else None
+
     def allow_force_backward(self, bottom: int) -> bool:
         return bottom != 2
 
@@ -222,7 +232,7 @@ class LSTMUnit(Layer):
 def emit_unit(g: Graph, before: str, gates: str, cont: str) -> Sequence[str]:
     """Emit (c, h) from the cell before, the gates' inputs and cont [N, 1].
 
-    Caffe's forget gate holds cont already, also in its gradient f · (1 - f): that is the derivative where cont is 0 or 1.
+    Caffe's forget gate f holds cont already, also in its gradient f · (1 - f): the derivative where cont is 0 or 1.
     """
     inner: dict[str, str] = {}
 

@@ -41,7 +41,8 @@ class _Operand(Layer):
         covered = shape[axis:] if count == -1 else shape[axis : axis + count]
         if len(bottoms) > 1 and bottoms[1] != covered:
             raise self.error(
-                f"the second bottom must have shape {covered}, that of the first from axis {axis} on; found {bottoms[1]}"
+                f"the second bottom must have shape {covered}, that of the first from axis {axis} on; "
+                f"found {bottoms[1]}"
             )
         return axis, covered
 
@@ -64,8 +65,8 @@ class _Operand(Layer):
 class Scale(_Operand):
     """y = s · x, with bias_term y = s · x + b; s and b repeat over the axes that they do not cover.
 
-    Bottom and top of any shape; s is the second bottom, else a param, of the bottom's shape from `axis` on, num_axes long
-    (-1: to the end). s starts at 1 where no filler is written. (scale_layer.cpp)
+    Bottom and top of any shape; s is the second bottom, else a param, of the bottom's shape from `axis` on, num_axes
+    long (-1: to the end). s starts at 1 where no filler is written. (scale_layer.cpp)
     """
 
     field = "scale_param"
@@ -107,8 +108,8 @@ def _affine(g: Graph, x: str, scale: str, bias: str, hint: str) -> str:
 class Bias(_Operand):
     """y = x + b; b repeats over the axes that it does not cover.
 
-    Bottom and top of any shape; b is the second bottom, else a param, of the bottom's shape from `axis` on, num_axes long
-    (-1: to the end). (bias_layer.cpp)
+    Bottom and top of any shape; b is the second bottom, else a param, of the bottom's shape from `axis` on, num_axes
+    long (-1: to the end). (bias_layer.cpp)
     """
 
     field = "bias_param"

@@ -1,4 +1,4 @@
-"""Single layers of the golden cases: on Caffe's own bottoms, params and top gradients, they must give what Caffe gave."""
+"""Single layers of the golden cases: on Caffe's bottoms, params and top gradients they must give what Caffe gave."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def _later(name: str, layer: int, blob: int) -> np.ndarray | None:
 
 
 def _top_diff(name: str, entry: dict[str, Any], top: int) -> np.ndarray:
-    """Return the gradient of a top when its layer's backward pass begins: its loss weight, or what its reader left there."""
+    """Return a top's gradient when its layer's backward pass begins: its loss weight, or what its reader left there."""
     topology, tensors, _ = case(name)
     blob = entry["top_ids"][top]
     shape = tensors[f"layer/{entry['id']:03d}_{entry['name']}.top{top}.data"].shape

@@ -20,7 +20,10 @@ TRAIN, TEST = caffe_pb2.TRAIN, caffe_pb2.TEST
 
 @dataclass
 class Result:
-    """What a layer computed, and the gradients of bottoms and params; `feeds` are what it drew, `updates` the params it changed."""
+    """What a layer computed, and the gradients of bottoms and params.
+
+    feeds: what it drew. updates: the params it changed, by index.
+    """
 
     tops: list[np.ndarray]
     bottoms: list[np.ndarray]
@@ -60,7 +63,8 @@ def run(
 ) -> Result:
     """Compute the tops, and the gradients for the top gradients `dys` (ones when left out).
 
-    later: what in-place layers after this one have written over its tops. provider: whose forms to use; the CPU runs them all.
+    later: what in-place layers after this one have written over its tops.
+    provider: whose forms to use; the CPU runs them all.
     """
     bottoms = [np.asarray(b, np.float32) for b in bottoms]
     params = [np.asarray(p, np.float32) for p in params]

@@ -90,7 +90,7 @@ def test_every_configuration():
     bottoms = list(g.inputs)
     grads = backward(g, seeds, bottoms)
     g.outputs = [g.emit("Identity", grads.get(value) or value) for value, _ in wanted]
-    results = compute(g, {bottom: x for bottom in bottoms}, {})
+    results = compute(g, dict.fromkeys(bottoms, x), {})
     for (value, config), found, right in zip(wanted, results, expected, strict=True):
         np.testing.assert_allclose(found, right, rtol=1e-5, atol=1e-6, err_msg=f"{value} {config}")
 
