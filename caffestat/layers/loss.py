@@ -102,8 +102,12 @@ class Normalized(Loss):
         mode = self.normalization()
         if mode == VALID and valid is not None:
             return g.emit("Max", total(g, valid), g.constant(1))
-        count = {FULL: outer * inner, VALID: outer * inner, BATCH_SIZE: outer, NONE: 1}[mode]
-        return g.constant(max(count, 1))
+        return g.constant(self.most(outer, inner))
+
+    def most(self, outer: int, inner: int) -> int:
+        """Return the normalizer when every label counts."""
+        count = {FULL: outer * inner, VALID: outer * inner, BATCH_SIZE: outer, NONE: 1}[self.normalization()]
+        return max(count, 1)
 
 
 def total(g: Graph, value: str) -> str:
@@ -144,13 +148,14 @@ class SoftmaxWithLoss(Normalized):
     def lower(self, g: Graph, bottoms: Sequence[str], params: Sequence[str]) -> Sequence[str]:
         shape = g.shape(bottoms[0])
         axis = self.axis(shape)
+        outer, inner = math.prod(shape[:axis]), math.prod(shape[axis + 1 :])
         made: dict[str, Any] = {}  # what the backward pass shares with the forward pass
 
         def forward(scores: str, labels: str) -> Sequence[str]:
             labels = g.reshape(labels, *shape[:axis], 1, *shape[axis + 1 :])
             p, index = emit_softmax(g, scores, axis), class_index(g, labels, shape[axis])
             chosen, valid = g.emit("GatherElements", p, index, axis=axis), self.valid(g, labels)
-            normalizer = self.normalizer(g, valid, math.prod(shape[:axis]), math.prod(shape[axis + 1 :]))
+            normalizer = self.normalizer(g, valid, outer, inner)
             logs = g.emit("Log", g.emit("Max", chosen, g.constant(FLT_MIN)))
             loss = g.emit("Neg", g.emit("Div", total(g, weigh(g, logs, valid)), normalizer))
             made.update(p=p, index=index, chosen=chosen, valid=valid, normalizer=normalizer)
@@ -165,7 +170,8 @@ class SoftmaxWithLoss(Normalized):
                 "Mul", tape.emit("ScatterElements", made["p"], made["index"], less_one, axis=axis), scale
             ), None
 
-        return g.custom_vjp(bottoms, forward, backward)
+        whole = {"axis": axis, "normalizer": self.most(outer, inner)}
+        return g.custom_vjp(bottoms, forward, backward, "SoftmaxCrossEntropyLoss", **whole)
 
 
 @layer("EuclideanLoss")
