@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from caffestat.graph import Graph
+from caffestat.graph import Graph, expand
 
 __all__ = ["Session"]
 
@@ -58,7 +58,7 @@ class Session:
         if device == "cuda":
             providers.insert(0, ("CUDAExecutionProvider", _CUDA_OPTIONS))
         self._keep = values  # the runtime reads them as long as the session lives
-        self._session = ort.InferenceSession(graph.to_onnx().SerializeToString(), options, providers=providers)
+        self._session = ort.InferenceSession(expand(graph).to_onnx().SerializeToString(), options, providers=providers)
         self._outputs = list(graph.outputs)
 
     def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

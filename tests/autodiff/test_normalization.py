@@ -9,9 +9,9 @@ import pytest
 
 from caffestat.autodiff import backward
 from caffestat.errors import GradientError
-from caffestat.graph import Graph
+from caffestat.graph import Graph, expand
 
-from .support import difference, op_gradients, torch_gradients
+from .support import difference, op_gradients, run, torch_gradients
 
 torch = pytest.importorskip("torch")
 
@@ -31,6 +31,23 @@ def test_lrn(size: int, beta: float) -> None:
     expected = torch_gradients(lambda x: torch.nn.functional.local_response_norm(x, size, 0.9, beta, 1.3), [x], dy)
     for ours, theirs in zip(actual, expected, strict=True):
         assert difference(ours, theirs) < 1e-5
+
+
+@pytest.mark.parametrize("beta", [0.75, 0.6])
+def test_expanded_lrn_computes_the_same(beta: float) -> None:
+    graph = Graph()
+    x = graph.input("x", (2, 7, 4, 3))
+    graph.outputs = [graph.emit("LRN", x, alpha=0.9, beta=beta, bias=1.3, size=3)]
+    expanded, feeds = expand(graph), {"x": normal(2, 7, 4, 3)}
+    assert [node.op for node in graph.nodes] == ["LRN"]
+    assert "LRN" not in [node.op for node in expanded.nodes]
+    assert difference(run(expanded, feeds)[0], run(graph, feeds)[0]) < 1e-6
+
+
+def test_lrn_of_unknown_shape_stays() -> None:
+    graph = Graph()
+    graph.emit("LRN", graph.emit("Relu", graph.input("x", (2, 7, 4, 3))), size=3)
+    assert [node.op for node in expand(graph).nodes] == ["Relu", "LRN"]
 
 
 def statistics(channels: int) -> list[np.ndarray]:

