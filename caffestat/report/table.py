@@ -10,7 +10,7 @@ from .rows import Row, rows
 
 __all__ = ["ellipsize", "render"]
 
-_SHORTEST = 10  # no name is cut below this many characters
+_SHORTEST = 9  # no name is cut below this many characters
 
 
 def render(report: Report, width: int = 120) -> str:
