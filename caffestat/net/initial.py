@@ -16,7 +16,7 @@ from caffestat.schema import NetParameter, read_binary
 from .model import Net, Node
 from .upgrade import Entry, upgrade
 
-__all__ = ["copy_weights", "draw_params", "unfilled", "with_assumed_filler"]
+__all__ = ["blob_shape", "copy_weights", "draw_params", "fits", "unfilled", "with_assumed_filler"]
 
 
 def with_assumed_filler(param: Param, filler_type: str | None) -> Param:
@@ -58,7 +58,7 @@ def unfilled(net: Net) -> list[Node]:
     ]
 
 
-def _blob_shape(blob: Any) -> tuple[int, ...]:
+def blob_shape(blob: Any) -> tuple[int, ...]:
     """Return a BlobProto's shape; blobs of old files have four axes."""
     if blob.HasField("shape"):
         return tuple(blob.shape.dim)
@@ -69,9 +69,9 @@ def _is_legacy(blob: Any) -> bool:
     return any(blob.HasField(name) for name in ("num", "channels", "height", "width"))
 
 
-def _fits(blob: Any, shape: tuple[int, ...]) -> bool:
+def fits(blob: Any, shape: tuple[int, ...]) -> bool:
     """Tell whether the blob has this shape; a legacy one may have axes of size 1 in front. (blob.cpp, ShapeEquals)"""
-    found = _blob_shape(blob)
+    found = blob_shape(blob)
     if _is_legacy(blob):
         return len(shape) <= 4 and found == (1,) * (4 - len(shape)) + shape
     return found == shape
@@ -116,9 +116,9 @@ def _copy_file(net: Net, values: list[np.ndarray], by_name: dict[str, Node], pat
 def _copy_blob(net: Net, values: list[np.ndarray], node: Node, index: int, blob: Any, path: str) -> None:
     number = node.params[index]
     shape = net.params[number].param.shape
-    if not _fits(blob, shape):
+    if not fits(blob, shape):
         raise InputError(
-            f"{path}: layer {node.name!r}, param {index} has shape {_blob_shape(blob)}; the net at {node.place} wants {shape}; "
+            f"{path}: layer {node.name!r}, param {index} has shape {blob_shape(blob)}; the net at {node.place} wants {shape}; "
             "rename the layer in the net to leave its weights out"
         )
     data = blob.double_data if len(blob.double_data) else blob.data

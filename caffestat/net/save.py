@@ -1,0 +1,135 @@
+"""A net's params as files: Caffe's binary and HDF5 weights, numpy archives, ONNX models."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from caffestat.errors import InputError
+from caffestat.files import replace_file, replacing
+from caffestat.schema import LayerParameter, NetParameter
+from caffestat.schema.binary import LARGEST
+from caffestat.schema.blobs import set_values
+
+from .model import Net, Node
+
+__all__ = ["FORMATS", "save", "to_caffemodel"]
+
+
+def to_caffemodel(net: Net, values: Sequence[np.ndarray]) -> Any:
+    """Return the NetParameter that Caffe would snapshot: the built net's layers, splits included, and their blobs.
+
+    (net.cpp and layer.hpp, ToProto)
+    """
+    message = NetParameter(name=net.name)
+    for node in net.nodes:
+        layer = message.layer.add()
+        layer.CopyFrom(_as_set_up(net, node))
+        for number in node.params:
+            blob = layer.blobs.add()
+            blob.shape.dim.extend(net.params[number].param.shape)
+            set_values(blob, values[number])
+    return message
+
+
+def _as_set_up(net: Net, node: Node) -> Any:
+    """Return the layer's message as Caffe leaves it after set-up."""
+    proto = LayerParameter()
+    proto.CopyFrom(node.layer.proto)
+    proto.ClearField("blobs")
+    if not proto.HasField("phase"):
+        proto.phase = net.phase
+    if any(node.loss_weights) and not proto.loss_weight:
+        proto.loss_weight.append(node.loss_weights[0])
+    if node.layer.params_are_statistics:
+        for _ in node.params[len(proto.param) :]:
+            proto.param.add(lr_mult=0)
+    return proto
+
+
+def _save_caffemodel(path: Path, net: Net, values: Sequence[np.ndarray], nodes: Sequence[Node]) -> None:
+    size = sum(values[number].nbytes for node in nodes for number in node.params)
+    if size > LARGEST:
+        raise InputError(
+            f"{path}: the weights take {size} bytes, and a .caffemodel holds at most {LARGEST}, protobuf's limit; "
+            "write .h5 or .npz"
+        )
+    message = to_caffemodel(net, values)
+    kept = {node.index for node in nodes}
+    for index in reversed(range(len(message.layer))):
+        if index not in kept:
+            del message.layer[index]
+    replace_file(path, message.SerializeToString())
+
+
+def _save_npz(path: Path, net: Net, values: Sequence[np.ndarray], nodes: Sequence[Node]) -> None:
+    arrays = {f"{node.name}/{index}": values[n] for node in nodes for index, n in enumerate(node.params)}
+    with replacing(path) as fresh, fresh.open("wb") as file:
+        np.savez(file, **arrays)  # type: ignore[arg-type]  # the stubs take every keyword for allow_pickle
+
+
+def _save_hdf5(path: Path, net: Net, values: Sequence[np.ndarray], nodes: Sequence[Node]) -> None:
+    """Groups data/<layer>/<index>; a shared param stands with its owner only. (net.cpp, ToHDF5)"""
+    try:
+        h5py: Any = importlib.import_module("h5py")
+    except ImportError as error:
+        raise InputError(f"{path}: writing HDF5 takes h5py: pip install 'caffestat[data]'") from error
+    slashed = next((node.name for node in nodes if "/" in node.name), None)
+    if slashed is not None:
+        raise InputError(
+            f"{path}: HDF5 would nest the group of layer {slashed!r}, and Caffe reads no nested ones; write .caffemodel"
+        )
+    with replacing(path) as fresh, h5py.File(fresh, "w") as file:
+        data = file.create_group("data")
+        for node in nodes:
+            group = data.require_group(node.name)
+            for index, number in enumerate(node.params):
+                if net.params[number].owner is None:
+                    group.create_dataset(str(index), data=values[number])
+
+
+def _save_onnx(path: Path, net: Net, values: Sequence[np.ndarray], nodes: Sequence[Node]) -> None:
+    """The whole net, whatever `nodes`; its outputs are the blobs that nobody reads, and the losses."""
+    from caffestat.graph.external import save as save_model
+
+    from .lower import lower
+
+    lowered = lower(net)
+    written = {(node.index, top): blob for node in net.nodes for top, blob in enumerate(node.tops)}
+    last = {blob: key for key, blob in written.items() if key in lowered.tops}
+    keys = [last[blob] for blob in net.outputs if blob in last]
+    keys += [key for key in lowered.tops if net.nodes[key[0]].loss_weights[key[1]]]
+    lowered.graph.outputs = list(dict.fromkeys(lowered.tops[key] for key in keys))
+    if not lowered.graph.outputs:
+        raise InputError(f"{path}: no output of the net can be computed: its layers' types or shapes are not known")
+    lowered.graph.infer()
+    save_model(lowered.graph.to_onnx({name: values[n] for n, name in lowered.params.items()}), path)
+
+
+Writer = Callable[[Path, Net, Sequence[np.ndarray], Sequence[Node]], None]
+
+FORMATS: dict[str, Writer] = {
+    ".caffemodel": _save_caffemodel,
+    ".npz": _save_npz,
+    ".h5": _save_hdf5,
+    ".onnx": _save_onnx,
+}
+"""How each kind of file is written, by the end of its name."""
+
+
+def save(net: Net, values: Sequence[np.ndarray], path: str | Path, nodes: Sequence[Node] | None = None) -> None:
+    """Write the params of `nodes` (default: all) in the format that the end of the file's name says.
+
+    values: float32 arrays by index in `net.params`. Raises InputError for an unknown format, for what the format cannot
+    hold, and when the file cannot be written.
+    """
+    path = Path(path)
+    writer = FORMATS.get(path.suffix)
+    if writer is None:
+        expected, found = ", ".join(FORMATS), path.suffix or "none"
+        raise InputError(f"{path}: expected a name that ends in one of {expected}, found {found}")
+    writer(path, net, values, net.nodes if nodes is None else nodes)

@@ -1,0 +1,1 @@
+"""Changes fillers, and weights that are drawn again: policies, and how they are applied to text and to models."""

@@ -1,0 +1,83 @@
+"""The true fans of the layers that a text describes, from the nets that it builds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from functools import cached_property
+
+from caffestat.errors import CaffestatError
+from caffestat.layers import Shape
+from caffestat.net import TEST, TRAIN, Net, NetSource, build, state_of
+from caffestat.net.source import inline_source, is_solver, net_source
+from caffestat.prototext import Document
+from caffestat.rewriting.policy import Fans, Undecided
+from caffestat.rewriting.text_layers import TextLayer, nets
+from caffestat.schema import SolverParameter, from_document
+
+__all__ = ["TextFans", "fans_of"]
+
+
+class TextFans:
+    """Finds fans by layer and role; nothing is built before somebody asks."""
+
+    def __init__(self, document: Document, shapes: Mapping[str, Shape], batch: int | None) -> None:
+        self._document = document
+        self._shapes = shapes
+        self._batch = batch
+        self._problems: list[str] = []
+
+    def __call__(self, layer: TextLayer, role: str) -> Fans:
+        """The true fans of a layer's param. Raises Undecided when no net that holds the layer can be built."""
+        found = [
+            (net, index)
+            for net in self._nets
+            for index, node in enumerate(net.nodes)
+            if node.name == layer.name and node.place == layer.field.place
+        ]
+        for net, index in found:
+            if net.nodes[index].params:
+                return fans_of(net, index, role)
+        raise Undecided(f"its fans are not known: {self._reason(bool(found))}")
+
+    def _reason(self, is_built: bool) -> str:
+        if is_built:
+            return "its own type, or that of a layer before it, is not one that caffestat knows"
+        return self._problems[0] if self._problems else "it is in neither the TRAIN nor the TEST net"
+
+    @cached_property
+    def _nets(self) -> list[Net]:
+        return list(self._build())
+
+    def _build(self) -> Iterator[Net]:
+        try:
+            sources = list(_sources(self._document))
+        except CaffestatError as error:
+            self._problems.append(str(error))
+            return
+        for source in sources:
+            for phase in (TRAIN, TEST):
+                try:
+                    yield build(source, state_of(source, phase), self._shapes, self._batch)
+                except CaffestatError as error:
+                    self._problems.append(str(error))
+
+
+def _sources(document: Document) -> Iterator[NetSource]:
+    if not is_solver(document):
+        yield net_source(document)
+        return
+    message, _ = from_document(document, SolverParameter)
+    for field, _ in nets(document):
+        if field is not None:
+            value = getattr(message, field.name)
+            index = document.find(field.name).index(field)
+            yield inline_source(document.name, value[index] if field.name == "test_net_param" else value, field)
+
+
+def fans_of(net: Net, node: int, role: str) -> Fans:
+    """The true fans of a node's param. Raises Undecided when one filler serves params whose fans differ."""
+    params = [net.params[number].param for number in net.nodes[node].params]
+    found = {(param.fan_in, param.fan_out) for param in params if param.role == role}
+    if len(found) != 1:
+        raise Undecided(f"its filler serves {len(found)} blobs of different fans, which one number cannot fit")
+    return found.pop()

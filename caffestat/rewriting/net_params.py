@@ -1,0 +1,58 @@
+"""Gives the params of a built net other fillers."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from caffestat.errors import Finding
+from caffestat.fill import Filler
+from caffestat.layers import to_filler
+from caffestat.net import Net, Node
+from caffestat.rewriting.caffe_steps import caffe_step
+from caffestat.rewriting.follow import Step, follow
+from caffestat.rewriting.policy import Site, Undecided, Wanted
+from caffestat.rewriting.selection import Change, Place
+
+__all__ = ["place_of", "refill"]
+
+
+def refill(net: Net, change: Change) -> tuple[dict[int, Wanted], list[Finding]]:
+    """Change the fillers in `net.params` by the policies; a sharer's too.
+
+    Returns the new fillers by index, those that stay the same included, and what could not be decided.
+    """
+    chosen: dict[int, Wanted] = {}
+    notes = []
+    steps = [_step(node) for node in net.nodes]
+    for number, entry in enumerate(net.params):
+        node, param = net.nodes[entry.node], entry.param
+        place = place_of(net, number)
+        current = param.filler if param.written else None
+        policy = change.policy(place, current)
+        site = Site(
+            current,
+            lambda node=node: follow(steps, node.index),  # type: ignore[misc]
+            lambda param=param: (param.fan_in, param.fan_out),  # type: ignore[misc]
+        )
+        try:
+            wanted = policy.choose(site) if policy else None
+        except Undecided as error:
+            notes.append(Finding(node.place, f"{place} left alone: {error}"))
+            continue
+        if wanted is not None:
+            chosen[number] = wanted
+            net.params[number].param = replace(param, filler=wanted.filler, written=True)
+    return chosen, notes
+
+
+def place_of(net: Net, number: int) -> Place:
+    """The place of `net.params[number]`."""
+    entry = net.params[number]
+    node = net.nodes[entry.node]
+    return Place(node.name, node.type, entry.param.role, entry.lr_mult == 0)
+
+
+def _step(node: Node) -> Step:
+    proto = node.layer.proto
+    slopes: Filler | None = to_filler(proto.prelu_param.filler) if proto.prelu_param.HasField("filler") else None
+    return caffe_step(node.type, node.bottoms, node.tops, proto.relu_param.negative_slope, slopes)

@@ -1,0 +1,198 @@
+"""Filler policies: how the command line writes them, and which filler each of them chooses for a param."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from caffestat.errors import CaffestatError, InputError
+from caffestat.fill import VARIANCE_NORMS, Filler, msra_std, xavier_spread
+from caffestat.rewriting.follow import LINEAR, Follower
+
+__all__ = ["READS", "Fans", "Policy", "Site", "Undecided", "Wanted", "parse_policy", "same_effect"]
+
+READS: dict[str, tuple[str, ...]] = {
+    "constant": ("value",),
+    "uniform": ("min", "max"),
+    "gaussian": ("mean", "std", "sparse"),
+    "positive_unitball": (),
+    "xavier": ("variance_norm",),
+    "msra": ("variance_norm",),
+    "bilinear": (),
+}
+"""Which fields of a FillerParameter each type looks at, by type. (filler.hpp)"""
+
+_SHORT = {"constant": "value", "gaussian": "std"}  # the field that a bare number is for
+_NEEDED = {"constant": ("value",), "uniform": ("min", "max"), "gaussian": ("std",)}
+_CHOOSERS = ("auto", "explicit")
+_PLAIN_NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]*)?(?:[eE][+-]?[0-9]+)?")
+_SCALED = ("xavier", "msra")
+
+Fans = tuple[int, int]  # true fan-in and fan-out
+
+
+class Undecided(CaffestatError):
+    """A policy cannot choose a filler for a param; the message says why and what to do."""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A filler to be written: its type, and its other fields as text."""
+
+    type: str
+    fields: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def filler(self) -> Filler:
+        """The same as the fill package takes it."""
+        readers: dict[str, Callable[[str], Any]] = {"variance_norm": str, "sparse": int}
+        return Filler(self.type, **{name: readers.get(name, float)(text) for name, text in self.fields})
+
+    def __str__(self) -> str:
+        return " ".join([self.type, *(f"{name} {text}" for name, text in self.fields)])
+
+
+@dataclass(frozen=True)
+class Site:
+    """A param as a policy sees it.
+
+    current   its filler, None when none is written
+    follower  the nonlinearity that its layer's tops meet
+    fans      returns the true fans; raises Undecided when they are not known
+    """
+
+    current: Filler | None
+    follower: Callable[[], Follower] = lambda: LINEAR
+    fans: Callable[[], Fans] = lambda: _no_fans()
+
+
+def _no_fans() -> Fans:
+    raise Undecided("its fans are not known")
+
+
+@dataclass(frozen=True)
+class Policy:
+    """What to fill with: a filler type and its fields, "auto", or "explicit" of another policy (`base`).
+
+    variance_norm is None where the user did not say one.
+    """
+
+    type: str
+    fields: tuple[tuple[str, str], ...] = ()
+    variance_norm: str | None = None
+    base: Policy | None = None
+
+    def choose(self, site: Site) -> Wanted | None:
+        """The filler for a param, None for one that the policy does not concern. Raises Undecided."""
+        if self.type == "auto":
+            return self._by_follower(site)
+        if self.type == "explicit":
+            return self._explicit(site)
+        norm = [("variance_norm", self.variance_norm)] if self.variance_norm and self.type in _SCALED else []
+        return Wanted(self.type, (*self.fields, *norm))
+
+    def _by_follower(self, site: Site) -> Wanted | None:
+        follower = site.follower()
+        if not follower.is_rectifier:
+            return Policy("xavier", variance_norm=self.variance_norm).choose(site)
+        if follower.slope_square == 0:
+            return Policy("msra", variance_norm=self.variance_norm).choose(site)
+        n = _n(site.fans(), self.variance_norm or "FAN_IN")
+        return Wanted("gaussian", (("std", _number(math.sqrt(2 / ((1 + follower.slope_square) * n)))),))
+
+    def _explicit(self, site: Site) -> Wanted | None:
+        wanted = self.base.choose(site) if self.base else _written(site, self.variance_norm)
+        if wanted is None or wanted.type not in _SCALED:
+            return wanted
+        n = np.float32(_n(site.fans(), wanted.filler.variance_norm))
+        if wanted.type == "msra":
+            return Wanted("gaussian", (("std", _number(msra_std(n))),))
+        scale = _number(xavier_spread(n).scale)
+        return Wanted("uniform", (("min", f"-{scale}"), ("max", scale)))
+
+
+def _written(site: Site, variance_norm: str | None) -> Wanted | None:
+    """The filler that the file has, when numbers can take its place."""
+    if site.current is None or site.current.type not in _SCALED:
+        return None
+    return Wanted(site.current.type, (("variance_norm", variance_norm or site.current.variance_norm),))
+
+
+def _n(fans: Fans, variance_norm: str) -> float:
+    return {"FAN_IN": fans[0], "FAN_OUT": fans[1], "AVERAGE": sum(fans) / 2}[variance_norm]
+
+
+def _number(value: float | np.floating) -> str:
+    """The shortest text that reads back as the same float32."""
+    return str(np.float32(value))
+
+
+def parse_policy(text: str, variance_norm: str | None = None) -> Policy:
+    """Read a policy as the command line writes it.
+
+    TYPE, TYPE:NAME=VALUE,…, constant:VALUE, gaussian:STD, auto, explicit (of what the file has), explicit:POLICY;
+    `variance_norm` is fan_in, fan_out or average, in any case. Raises InputError.
+    """
+    norm = variance_norm.upper() if variance_norm else None
+    if norm is not None and norm not in VARIANCE_NORMS:
+        raise InputError(f"variance_norm is one of {', '.join(VARIANCE_NORMS).lower()}; found {variance_norm!r}")
+    kind, _, rest = text.partition(":")
+    if kind == "explicit":
+        return Policy("explicit", variance_norm=norm, base=parse_policy(rest, variance_norm) if rest else None)
+    if kind not in READS and kind != "auto":
+        raise InputError(f"unknown filler policy {text!r}; expected one of {', '.join((*READS, *_CHOOSERS))}")
+    fields = dict(_field(kind, part) for part in rest.split(",") if part)
+    missing = [name for name in _NEEDED.get(kind, ()) if name not in fields]
+    if missing:
+        raise InputError(f"filler policy {text!r} lacks {' and '.join(missing)}; write {_example(kind)}")
+    if kind == "uniform" and float(fields["min"]) > float(fields["max"]):
+        raise InputError(f"filler policy {text!r}: min must not be above max")
+    return Policy(kind, tuple(fields.items()), None if "variance_norm" in fields else norm)
+
+
+def _example(kind: str) -> str:
+    return {"constant": "constant:value=0", "gaussian": "gaussian:std=0.01"}.get(kind, "uniform:min=-0.1,max=0.1")
+
+
+def _field(kind: str, text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not equals and kind in _SHORT:
+        name, value = _SHORT[kind], text
+    known = READS.get(kind, ())
+    if name not in known:
+        expected = f"expected {', '.join(known)}" if known else "it takes none"
+        raise InputError(f"a {kind} filler has no field {name!r}; {expected}")
+    if name == "variance_norm":
+        if value.upper() not in VARIANCE_NORMS:
+            raise InputError(f"variance_norm is one of {', '.join(VARIANCE_NORMS).lower()}; found {value!r}")
+        return name, value.upper()
+    return name, _checked(kind, name, value)
+
+
+def _checked(kind: str, name: str, text: str) -> str:
+    try:
+        number = int(text) if name == "sparse" else float(text)
+    except ValueError:
+        number = math.nan
+    if not math.isfinite(number) or (name == "std" and number <= 0):
+        expected = {"sparse": "an integer", "std": "a number above 0"}.get(name, "a number")
+        raise InputError(f"{name} of a {kind} filler: expected {expected}, found {text!r}")
+    return text if _PLAIN_NUMBER.fullmatch(text) else str(number)
+
+
+def same_effect(one: Filler, other: Filler) -> bool:
+    """Whether two fillers fill alike: same type, and same float32 values of the fields that the type looks at."""
+    return _effect(one) == _effect(other)
+
+
+def _effect(filler: Filler) -> tuple[object, ...]:
+    # a sparse that the type does not take makes Caffe abort: it is never without effect
+    names = dict.fromkeys((*READS.get(filler.type, ("type",)), "sparse"))
+    values = (getattr(filler, name) for name in names)
+    return (filler.type, *(np.float32(value) if isinstance(value, float) else value for value in values))
+

@@ -1,0 +1,240 @@
+"""Rewrites the fillers of a prototxt and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from caffestat.errors import Finding, InputError, SchemaError
+from caffestat.errors import Place as FilePlace
+from caffestat.fill import Filler
+from caffestat.layers import Shape
+from caffestat.net.source import is_solver
+from caffestat.prototext import (
+    Document,
+    Edit,
+    Field,
+    Item,
+    Message,
+    insert,
+    parse,
+    remove,
+    replace,
+    replace_field,
+    replace_value,
+)
+from caffestat.rewriting.caffe_steps import caffe_step
+from caffestat.rewriting.follow import Step, follow
+from caffestat.rewriting.net_fans import TextFans
+from caffestat.rewriting.policy import READS, Policy, Site, Undecided, Wanted
+from caffestat.rewriting.selection import Change, Place, is_changed
+from caffestat.rewriting.text_layers import (
+    FILLER_FIELDS,
+    FillerText,
+    TextLayer,
+    message_of,
+    nets,
+    scalar_texts,
+    text_layers,
+)
+from caffestat.schema import NetParameter, SolverParameter, from_document
+
+__all__ = ["Changed", "Rewritten", "rewrite_text"]
+
+
+@dataclass(frozen=True)
+class Changed:
+    """One param that gets another filler: the file and line, the param, what it had before, and the new filler."""
+
+    where: FilePlace
+    place: Place
+    before: str
+    after: Wanted
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.place}: {self.before} -> {self.after}"
+
+
+@dataclass
+class Rewritten:
+    """The new bytes, what changed in them, and what could not be decided."""
+
+    data: bytes
+    changes: list[Changed] = field(default_factory=list)
+    notes: list[Finding] = field(default_factory=list)
+
+
+def rewrite_text(
+    data: bytes, name: str, change: Change, shapes: Mapping[str, Shape] | None = None, batch: int | None = None
+) -> Rewritten:
+    """The text with other fillers: only their bytes differ, and a second run changes nothing.
+
+    name           the file's name, for messages
+    shapes, batch  as in `net.build`, for policies that need fans
+
+    Raises PrototextError when the text does not parse.
+    """
+    document = parse(data, name)
+    job = _Job(document, change, TextFans(document, shapes or {}, batch))
+    edits = [edit for _, net in nets(document) for edit in job.net(net)]
+    result = Rewritten(replace(document, edits), job.changes, job.notes)
+    if edits:
+        _verify(document, result.data)
+    return result
+
+
+class _Job:
+    """One document being rewritten."""
+
+    def __init__(self, document: Document, change: Change, fans: TextFans) -> None:
+        self.document = document
+        self.change = change
+        self.fans = fans
+        self.changes: list[Changed] = []
+        self.notes: list[Finding] = []
+
+    def net(self, net: Document | Message) -> Iterator[Edit]:
+        layers = text_layers(net)
+        steps = [_step(layer) for layer in layers]
+        models = [f.field for layer in layers for f in layer.fillers() if f.field and message_of(f.field).fields]
+        for index, layer in enumerate(layers):
+            for filler in layer.fillers():
+                yield from self.filler(layer, filler, steps, index, models)
+
+    def filler(
+        self, layer: TextLayer, filler: FillerText, steps: Sequence[Step], index: int, models: Sequence[Field]
+    ) -> list[Edit]:
+        place = Place(layer.name, layer.type, filler.role, layer.is_frozen(filler.role))
+        policy = self.change.policy(place, filler.current)
+        site = Site(filler.current, lambda: follow(steps, index), lambda: self.fans(layer, filler.role))
+        wanted = self.choose(policy, site, layer, place) if policy else None
+        if wanted is None or not is_changed(place, filler.current, wanted.filler):
+            return []
+        where = (filler.field or layer.field).place
+        self.changes.append(Changed(where, place, filler.current.type if filler.current else "no filler", wanted))
+        if filler.field is None:
+            return [self.add(filler, wanted, models)]
+        return self.fit(filler.field, wanted)
+
+    def choose(self, policy: Policy, site: Site, layer: TextLayer, place: Place) -> Wanted | None:
+        try:
+            return policy.choose(site)
+        except Undecided as error:
+            self.notes.append(Finding(layer.field.place, f"{place} left alone: {error}"))
+            return None
+
+    def add(self, filler: FillerText, wanted: Wanted, models: Sequence[Field]) -> Edit:
+        """Put in a new filler, written like the nearest one; weights stand before biases."""
+        fields = message_of(filler.owner).fields
+        like = _nearest(filler.owner, models)
+        quote = _quote(like)
+        item: Item = (filler.name, [("type", quote + wanted.type + quote), *wanted.fields])
+        bias = next((i for i, f in enumerate(fields) if f.name == "bias_filler"), 0)
+        after = fields[bias - 1] if bias and filler.role != "bias" else None
+        return insert(self.document, filler.owner, item, after=after, like=like)
+
+    def fit(self, owner: Field, wanted: Wanted) -> list[Edit]:
+        """Give an existing filler the wanted type and fields, with as few changes as can be."""
+        quote = _quote(owner)
+        values = {"type": quote + wanted.type + quote, **dict(wanted.fields)}
+        edits: list[Edit] = []
+        stale: list[Field] = []
+        for old in message_of(owner).fields:
+            if old.name in values:
+                text = values.pop(old.name)
+                if not _is_written(old, text):
+                    edits.append(replace_value(old, text))
+            elif old.name in FILLER_FIELDS and not _is_default(old, wanted.type):
+                stale.append(old)
+        missing = list(values.items())
+        for old, (name, text) in zip(stale, missing, strict=False):
+            edits += replace_field(old, name, text)
+        edits += [remove(self.document, old) for old in stale[len(missing) :]]
+        edits += [insert(self.document, owner, item) for item in missing[len(stale) :]]
+        return edits
+
+
+def _step(layer: TextLayer) -> Step:
+    slopes = next((f.current for f in layer.fillers() if f.role == "slope"), None)
+    slope = layer.number("relu_param", "negative_slope", 0.0)
+    return caffe_step(layer.type, layer.bottoms, layer.tops, slope, slopes)
+
+
+def _nearest(owner: Field, models: Sequence[Field]) -> Field | None:
+    """The filler that stands nearest before the end of `owner`, else the first one behind it."""
+    end = owner.span[1]
+    before = [model for model in models if model.span[0] < end]
+    return before[-1] if before else models[0] if models else None
+
+
+def _quote(filler: Field | None) -> str:
+    kind = message_of(filler).first("type") if filler else None
+    first = bytes(kind.values[0])[:1] if kind else b""
+    return "'" if first == b"'" else '"'
+
+
+def _is_written(old: Field, text: str) -> bool:
+    """Whether the field has this value already, however it is spelled."""
+    found = next(scalar_texts(old), None)
+    if found == text.strip("\"'"):
+        return True
+    try:
+        return found is not None and float(found) == float(text)
+    except ValueError:
+        return False
+
+
+def _is_default(old: Field, type_name: str) -> bool:
+    """Whether a field that the wanted filler does not mention may stay: its type looks at it, and it is the default."""
+    return old.name in READS[type_name] and _is_written(old, str(getattr(Filler(), old.name)))
+
+
+def _verify(before: Document, data: bytes) -> None:
+    """Raise InputError unless the new text says what the old one did, but for its fillers."""
+    after = parse(data, before.name)
+    if _outline(before.fields) != _outline(after.fields) or not _same_message(before, after):
+        raise InputError(
+            f"{before.name}: the rewritten text would differ in more than its fillers; the file is left as it is. "
+            "This is an error of caffestat: please report it with the file"
+        )
+
+
+def _outline(fields: Sequence[Field]) -> list[Any]:
+    """The tree without its fillers, values as they are written."""
+    return [
+        (f.name, [_outline(v.fields) if isinstance(v, Message) else v.text for v in f.values])
+        for f in fields
+        if not _is_filler(f)
+    ]
+
+
+def _is_filler(field: Field) -> bool:
+    return field.name in ("weight_filler", "bias_filler", "filler")
+
+
+def _same_message(before: Document, after: Document) -> bool:
+    """Compare what Caffe's schema makes of both texts; a text that does not fit it is judged by its outline alone."""
+    cls = SolverParameter if is_solver(before) else NetParameter
+    try:
+        old, _ = from_document(before, cls)
+    except SchemaError:
+        return True
+    try:
+        new, _ = from_document(after, cls)
+    except SchemaError:
+        return False
+    _clear_fillers(old)
+    _clear_fillers(new)
+    return bool(old == new)
+
+
+def _clear_fillers(message: Any) -> None:
+    for descriptor, value in message.ListFields():
+        if descriptor.message_type is None:
+            continue
+        if descriptor.name in ("weight_filler", "bias_filler", "filler"):
+            message.ClearField(descriptor.name)
+        else:
+            for child in [value] if descriptor.has_presence else value:
+                _clear_fillers(child)

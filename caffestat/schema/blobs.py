@@ -1,0 +1,31 @@
+"""Values of BlobProtos, without a Python object for each number."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from caffestat.schema.caffe_pb2 import BlobProto
+
+__all__ = ["set_values"]
+
+_LENGTH_DELIMITED = 2
+
+
+def set_values(blob: Any, values: np.ndarray) -> None:
+    """Replace a BlobProto's values, in double precision when it held such; its shape and all else stay.
+
+    Packed as the binary format has them: a field's key, the length in bytes, little-endian numbers.
+    """
+    name, kind = ("double_data", "<f8") if len(blob.double_data) else ("data", "<f4")
+    blob.ClearField(name)
+    raw = np.ascontiguousarray(values, kind).tobytes()
+    key = BlobProto.DESCRIPTOR.fields_by_name[name].number << 3 | _LENGTH_DELIMITED
+    blob.MergeFromString(_varint(key) + _varint(len(raw)) + raw)
+
+
+def _varint(number: int) -> bytes:
+    """Seven bits a byte, the lowest first; the top bit says that more follow."""
+    groups = [number >> shift & 0x7F for shift in range(0, max(number.bit_length(), 1), 7)]
+    return bytes([*(group | 0x80 for group in groups[:-1]), groups[-1]])
