@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os.path
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -57,7 +58,7 @@ def find(path: str, layer: Layer, *folders: Path) -> Path:
         raise AbsentError("it names no source")
     beside = Path(layer.place.file).parent
     for folder in (Path(), beside, *folders):
-        if (folder / path).exists():
+        if os.path.exists(folder / path):  # unlike Path's, no error for a name that no file can have
             return folder / path
     also = "" if beside.resolve() == Path().resolve() else f" or in {str(beside)!r}"
     raise AbsentError(f"there is no {path!r} in the working directory{also}")

@@ -10,10 +10,10 @@ import numpy as np
 if TYPE_CHECKING:
     from caffestat.net import Net, Node
 
-__all__ = ["synthetic_tops"]
+__all__ = ["classes_of", "synthetic_tops"]
 
 
-def _classes(net: Net, blob: int, start: int) -> int | None:
+def classes_of(net: Net, blob: int, start: int) -> int | None:
     """Return how many classes the readers of a blob index, followed through layers that only pass values on."""
     blobs = {blob}
     for node in net.nodes[start:]:
@@ -35,7 +35,7 @@ def synthetic_tops(net: Net, node: Node, random: np.random.Generator) -> Sequenc
 
 def _synthetic(net: Net, node: Node, index: int, random: np.random.Generator) -> np.ndarray:
     shape = node.top_shapes[index] or ()
-    classes = _classes(net, node.tops[index], node.index + 1)
+    classes = classes_of(net, node.tops[index], node.index + 1)
     if classes is None:
         return random.standard_normal(shape, np.float32)
     return random.integers(0, classes, shape).astype(np.float32)

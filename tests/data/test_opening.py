@@ -1,0 +1,120 @@
+"""Real data in nets: where it is looked for, what happens without it, and that a net is built to its shapes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from caffestat import net
+from caffestat.data import reader
+from caffestat.errors import NetError
+
+from .support import SEED, datum, picture, write_lmdb
+
+pytest.importorskip("lmdb")
+
+TEXT = """layer { name: "d" type: "Data" top: "data" top: "label" data_param { source: "db" backend: LMDB batch_size: 2 } }
+layer { name: "ip" type: "InnerProduct" bottom: "data" top: "ip"
+  inner_product_param { num_output: 4 weight_filler { type: "xavier" } } }
+layer { name: "loss" type: "SoftmaxWithLoss" bottom: "ip" bottom: "label" }
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "net.prototxt").write_text(TEXT)
+    write_lmdb(tmp_path / "db", [(str(n), datum(picture(n), n).SerializeToString()) for n in range(3)])
+    return tmp_path
+
+
+def build(folder: Path, **options) -> net.Net:
+    return net.build(net.read_net(str(folder / "net.prototxt")), **options)
+
+
+def top_mean(built: net.Net, **options) -> float:
+    return net.measure(built, seed=SEED, device="cpu", **options).tops[0, 0]
+
+
+def mean_of(*numbers: int) -> float:
+    return float(np.mean([picture(n) for n in numbers]))
+
+
+def test_a_net_has_the_shapes_of_its_data_and_is_fed_with_it(folder):
+    built = build(folder)
+    assert built.blobs[0].shape == (2, 3, 5, 7)
+    notes: list[str] = []
+    assert top_mean(built, notes=notes) == pytest.approx(mean_of(0, 1), rel=1e-5)
+    assert not any("synthetic" in note for note in notes)
+
+
+def test_each_measurement_begins_at_the_first_record(folder):
+    built = build(folder)
+    assert top_mean(built) == top_mean(built)
+
+
+def test_the_working_directory_comes_before_the_files_folder(folder, tmp_path_factory, monkeypatch):
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    write_lmdb(elsewhere / "db", [("0", datum(picture(9, 1, 4, 6), 1).SerializeToString())])
+    monkeypatch.chdir(elsewhere)
+    assert build(folder).blobs[0].shape == (2, 1, 4, 6)
+
+
+def test_the_batch_option_reaches_the_data(folder):
+    built = build(folder, batch=3)
+    assert built.blobs[0].shape == (3, 3, 5, 7)
+    assert built.blobs[1].shape == (3,)
+    assert top_mean(built) == pytest.approx(mean_of(0, 1, 2), rel=1e-5)
+
+
+def test_synthetic_data_on_request(folder):
+    shapes = {"data": (2, 3, 5, 7)}
+    notes: list[str] = []
+    assert 0.5 < top_mean(build(folder, shapes=shapes, data="synthetic"), notes=notes) < 1.1
+    assert not any("synthetic" in note for note in notes)
+
+
+def test_other_shapes_than_the_datas_make_it_synthetic(folder):
+    notes: list[str] = []
+    assert 0.5 < top_mean(build(folder, shapes={"data": (2, 3, 6, 7)}), notes=notes) < 1.1
+    said = next(note for note in notes if "synthetic" in note)
+    assert "net.prototxt:1:1: layer 'd' is given synthetic data: blob 'data' has shape (2, 3, 5, 7) in the data" in said
+
+
+def test_missing_data_is_announced_once_unless_all_of_it_is_given(folder):
+    (folder / "db" / "data.mdb").unlink()
+    (folder / "db").rmdir()
+    built = build(folder, shapes={"data": (2, 3, 5, 7)})
+    notes: list[str] = []
+    top_mean(built, notes=notes)
+    assert sum("layer 'd' is given synthetic data: there is no 'db' in " in note for note in notes) == 1
+    notes = []
+    given = {"data": np.ones((2, 3, 5, 7), np.float32), "label": np.zeros(2, np.float32)}
+    assert top_mean(built, inputs=given, notes=notes) == 1
+    assert not any("synthetic" in note for note in notes)
+
+
+def test_real_data_that_is_missing_is_an_error_on_request(folder):
+    assert build(folder, data="real").blobs[0].shape == (2, 3, 5, 7)
+    (folder / "db" / "data.mdb").unlink()
+    (folder / "db").rmdir()
+    with pytest.raises(NetError, match="net.prototxt:1:1: layer 'd' .*real data was asked for, but there is no 'db'"):
+        build(folder, shapes={"data": (2, 3, 5, 7)}, data="real")
+
+
+def test_a_package_that_is_missing(folder, monkeypatch):
+    def no_package(name: str) -> None:
+        raise ImportError(name)
+
+    monkeypatch.setattr(reader.importlib, "import_module", no_package)
+    notes: list[str] = []
+    top_mean(build(folder, shapes={"data": (2, 3, 5, 7)}), notes=notes)
+    assert any("reading LMDB takes a package that is not installed: pip install 'caffestat[data]'" in n for n in notes)
+
+
+def test_names_that_no_file_can_have(folder):
+    (folder / "net.prototxt").write_text(TEXT.replace('"db"', f'"{"x" * 5000}"'))
+    assert "there is no 'xxx" in build(folder, shapes={"data": (2, 3, 5, 7)}).nodes[0].layer.why_synthetic
+    (folder / "net.prototxt").write_text(TEXT.replace('source: "db"', ""))
+    assert build(folder, shapes={"data": (2, 3, 5, 7)}).nodes[0].layer.why_synthetic == "it names no source"
