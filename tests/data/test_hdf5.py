@@ -109,23 +109,23 @@ def test_a_later_file_of_other_rows(two_files):
     write(two_files / "a.h5", x=np.zeros((4, 3, 2)), y=np.arange(4))
     reader = opened(hdf5_layer(two_files))
     reader.next()
-    with pytest.raises(NetError, match="a.h5' has rows of other shapes than the first file"):
+    with pytest.raises(NetError, match=r"a.h5' has rows of other shapes than the first file"):
         reader.next()
 
 
 def test_what_is_no_hdf5_file(tmp_path):
     (tmp_path / "a.h5").write_text("rows")
     (tmp_path / "list").write_text("a.h5")
-    with pytest.raises(NetError, match="a.h5' cannot be read"):
+    with pytest.raises(NetError, match=r"a.h5' cannot be read"):
         open_reader(hdf5_layer(tmp_path))
 
 
 def test_missing_lists_and_files(tmp_path):
-    with pytest.raises(AbsentError, match="there is no 'list'"):
+    with pytest.raises(AbsentError, match=r"there is no 'list'"):
         open_reader(hdf5_layer(tmp_path))
     (tmp_path / "list").write_text("a.h5")
-    with pytest.raises(AbsentError, match="there is no 'a.h5'"):
+    with pytest.raises(AbsentError, match=r"there is no 'a.h5'"):
         open_reader(hdf5_layer(tmp_path))
     (tmp_path / "list").write_text("\n")
-    with pytest.raises(NetError, match="list: lists nothing"):
+    with pytest.raises(NetError, match=r"list: lists nothing"):
         open_reader(hdf5_layer(tmp_path))

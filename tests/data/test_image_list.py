@@ -103,24 +103,24 @@ def test_labels_as_atoi_reads_them(line, label, tmp_path):
 
 def test_images_of_several_sizes_need_a_size(five_images):
     (five_images / "image 1.png").write_bytes(encoded(picture(1, 3, 6, 7)))
-    with pytest.raises(NetError, match="image 'image 1.png' has shape .*; give new_height and new_width, or crop_size"):
+    with pytest.raises(NetError, match=r"image 'image 1.png' has .*; give new_height and new_width, or crop_size"):
         opened(image_layer(five_images)).next()
 
 
 def test_images_that_are_missing_or_damaged(five_images):
     (five_images / "image 1.png").unlink()
-    with pytest.raises(NetError, match="there is no 'image 1.png'"):
+    with pytest.raises(NetError, match=r"there is no 'image 1.png'"):
         opened(image_layer(five_images)).next()
     (five_images / "image 0.png").write_text("no image")
-    with pytest.raises(NetError, match="image 0.png' cannot be decoded as an image"):
+    with pytest.raises(NetError, match=r"image 0.png' cannot be decoded as an image"):
         open_reader(image_layer(five_images))
     (five_images / "image 0.png").unlink()
-    with pytest.raises(AbsentError, match="there is no 'image 0.png'"):
+    with pytest.raises(AbsentError, match=r"there is no 'image 0.png'"):
         open_reader(image_layer(five_images))
 
 
 def test_skipping_all_there_is(five_images):
     layer = image_layer(five_images, "batch_size: 2 rand_skip: 100000")
     assert words(1)[0] % 100000 >= 5
-    with pytest.raises(NetError, match="but only 5 are listed"):
+    with pytest.raises(NetError, match=r"but only 5 are listed"):
         opened(layer)

@@ -15,7 +15,8 @@ from .support import SEED, datum, picture, write_lmdb
 
 pytest.importorskip("lmdb")
 
-TEXT = """layer { name: "d" type: "Data" top: "data" top: "label" data_param { source: "db" backend: LMDB batch_size: 2 } }
+TEXT = """layer { name: "d" type: "Data" top: "data" top: "label"
+  data_param { source: "db" backend: LMDB batch_size: 2 } }
 layer { name: "ip" type: "InnerProduct" bottom: "data" top: "ip"
   inner_product_param { num_output: 4 weight_filler { type: "xavier" } } }
 layer { name: "loss" type: "SoftmaxWithLoss" bottom: "ip" bottom: "label" }
@@ -99,7 +100,7 @@ def test_real_data_that_is_missing_is_an_error_on_request(folder):
     assert build(folder, data="real").blobs[0].shape == (2, 3, 5, 7)
     (folder / "db" / "data.mdb").unlink()
     (folder / "db").rmdir()
-    with pytest.raises(NetError, match="net.prototxt:1:1: layer 'd' .*real data was asked for, but there is no 'db'"):
+    with pytest.raises(NetError, match=r"net.prototxt:1:1: layer 'd' .*real data was asked for, but there is no 'db'"):
         build(folder, shapes={"data": (2, 3, 5, 7)}, data="real")
 
 

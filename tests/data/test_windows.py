@@ -117,5 +117,5 @@ def test_lists_that_do_not_fit(text, message, folder):
 
 def test_missing_images(folder):
     (folder / "two.png").unlink()
-    with pytest.raises(AbsentError, match="there is no 'two.png'"):
+    with pytest.raises(AbsentError, match=r"there is no 'two.png'"):
         open_reader(window_layer(folder))
