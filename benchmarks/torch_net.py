@@ -59,7 +59,7 @@ class TorchNet:
                 self.norms.append(param.grad.abs().mean())
                 param.grad = None
         torch.stack(self.norms).cpu()
-        return float(loss)
+        return loss.item()
 
     def _weights(self, node: Node) -> list[Tensor]:
         return [self.params[number] for number in node.params]
