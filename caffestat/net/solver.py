@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Mapping, MutableSequence, Sequence
+from collections.abc import Generator, Iterator, Mapping, MutableSequence, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from caffestat.errors import InputError
+from caffestat.errors import Finding, InputError
 from caffestat.fill import Stream
 from caffestat.schema import NetState
 
@@ -25,6 +25,7 @@ from .source import NetSource, Solver, beside
 
 __all__ = [
     "BeginTest",
+    "Clip",
     "Event",
     "Loss",
     "MeanTestLoss",
@@ -84,7 +85,15 @@ class Rate:
     value: float
 
 
-Event = BeginTest | Pass | Score | MeanTestLoss | Loss | Rate
+@dataclass(frozen=True)
+class Clip:
+    """The gradients' norm (of all params together, before they are averaged) exceeds clip_gradients."""
+
+    norm: float
+    limit: float
+
+
+Event = BeginTest | Pass | Score | MeanTestLoss | Loss | Rate | Clip
 
 
 def first_iteration(
@@ -102,6 +111,7 @@ def first_iteration(
     level: int = 0,
     stages: Sequence[str] = (),
     notes: MutableSequence[str] | None = None,
+    findings: MutableSequence[Finding] | None = None,
 ) -> Iterator[Event]:
     """Return what happens in iteration 0: the test nets' passes when they are due, then `iter_size` of the train net.
 
@@ -112,6 +122,7 @@ def first_iteration(
     weights:       caffemodel files, after those that the solver names
     inputs:        arrays for data blobs, by blob name, for every net that has the blob
     level, stages: the flags of `caffe train` that join train_state; the level always replaces the one written there
+    findings:      what is strange about the solver and its nets is appended to it
     The others are those of `build` and `measure`.
 
     Raises what `build` and `measure` raise.
@@ -119,6 +130,10 @@ def first_iteration(
     from caffestat.run import choose_device
 
     notes = notes if notes is not None else []
+    findings = findings if findings is not None else []
+    findings.extend(solver.findings)
+    if solver.message.iter_size < 1:
+        raise InputError(f"{solver.name}: iter_size is {solver.message.iter_size}; expected at least 1")
     chosen, why = choose_device(device)
     notes.extend([why] if why else [])
     process = _Process(Stream(seed), np.random.default_rng(seed), chosen, inputs or {}, inputs_hold == "zeros")
@@ -130,6 +145,7 @@ def first_iteration(
         if not loaded:
             check_inputs(net, process.inputs)
         check_memory(net, not loaded, available_bytes())
+        findings.extend(finding for finding in net.findings if finding not in findings)
         values = draw_params(net, process.stream, assume_filler)
         notes.extend(line for line in synthetic_layers(net, process.inputs) if line not in notes)
         notes.extend(line for line in copy_weights(net, values, weights) if line not in notes)
@@ -145,8 +161,11 @@ def _iterate(message: Any, train: _Loaded, tests: Sequence[_Loaded]) -> Iterator
             _share(test, train)
             yield from _test(test, message.test_iter[number], message.test_compute_loss)
             test.runner = None  # its memory is needed for the next net
-    yield from _train(train, message.iter_size, started)
+    measured = yield from _train(train, message.iter_size, started)
     yield Rate(learning_rate(message))
+    norm = measured.norms.diff_l2 if measured.norms else 0.0
+    if 0 <= message.clip_gradients < norm:
+        yield Clip(norm, message.clip_gradients)
 
 
 def _test(test: _Loaded, count: int, with_loss: bool) -> Iterator[Event]:
@@ -159,13 +178,16 @@ def _test(test: _Loaded, count: int, with_loss: bool) -> Iterator[Event]:
         loss += measured.loss
         outputs = _outputs(test.net, measured)
         totals = {blob: output + totals.get(blob, 0) for blob, output in outputs.items()}
-    if with_loss:
+    if with_loss and count:
         yield MeanTestLoss(loss / count)
     yield from _scores(test.net, {blob: total / np.float32(count) for blob, total in totals.items()}, TEST)
 
 
-def _train(train: _Loaded, count: int, started: float) -> Iterator[Event]:
-    """Yield the passes of the train net, their param gradients added up, and loss and outputs. (solver.cpp, Step)"""
+def _train(train: _Loaded, count: int, started: float) -> Generator[Event, None, Measurement]:
+    """Yield the passes of the train net, their param gradients added up, and loss and outputs. Return the last pass.
+
+    Source: solver.cpp, Step.
+    """
     total = _DiffSum(train)
     loss = 0.0
     for _ in range(count):
@@ -176,6 +198,7 @@ def _train(train: _Loaded, count: int, started: float) -> Iterator[Event]:
         loss += measured.loss
     yield Loss(loss / count, time.perf_counter() - started)
     yield from _scores(train.net, _outputs(train.net, measured), TRAIN)
+    return measured
 
 
 def _outputs(net: Net, measured: Measurement) -> dict[int, np.ndarray]:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 
 from caffestat.net import TEST, Solver
-from caffestat.net.solver import BeginTest, Event, Loss, MeanTestLoss, Pass, Rate, Score
+from caffestat.net.solver import BeginTest, Clip, Event, Loss, MeanTestLoss, Pass, Rate, Score
 
 from .build import build
 from .debug_info import ostream, prefix, render
@@ -43,6 +43,10 @@ def _line(event: Event, display: int) -> tuple[str, str]:
             return "solver.cpp:239", f"Iteration 0 ({pace}), loss = {ostream(value)}"
         case Rate(value):
             return "sgd_solver.cpp:112", f"Iteration 0, lr = {ostream(value)}"
+        case Clip(norm, limit):
+            scale = ostream(limit / norm)
+            norms = f"L2 norm {ostream(norm)} > {ostream(limit)}"
+            return "sgd_solver.cpp:99", f"Gradient clipping: scaling down gradients ({norms}) by scale factor {scale}"
         case Score():
             return _score(event)
     raise TypeError(f"unknown event {event!r}")

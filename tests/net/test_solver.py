@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from caffestat import net
-from caffestat.errors import InputError, NetError
-from caffestat.net.solver import BeginTest, Loss, MeanTestLoss, Pass, Rate, Score, learning_rate
+from caffestat.errors import Finding, InputError, NetError
+from caffestat.net.solver import BeginTest, Clip, Loss, MeanTestLoss, Pass, Rate, Score, learning_rate
 from caffestat.report import solver_lines
 
 DATA = """layer { name: "data" type: "DummyData" top: "data" top: "label" dummy_data_param {
@@ -200,6 +200,28 @@ def test_layers_of_one_name_and_other_shapes_cannot_share(tmp_path):
 def test_solvers_that_do_not_fit(text, message, tmp_path):
     with pytest.raises(InputError, match=f"solver.prototxt: .*{message}"):
         solver(tmp_path, text).test_nets()
+
+
+def test_an_iteration_without_passes(tmp_path):
+    with pytest.raises(InputError, match=r"solver.prototxt: iter_size is 0; expected at least 1"):
+        events(solver(tmp_path, 'net: "net.prototxt" iter_size: 0'))
+    tested = events(solver(tmp_path, 'net: "net.prototxt" test_iter: 0 test_interval: 1 test_compute_loss: true'))
+    assert kinds(tested) == ["BeginTest", "Pass", "Loss", "Score", "Rate"]
+
+
+@pytest.mark.parametrize(("limit", "clipped"), [(0.01, True), (0, True), (100, False), (-1, False)])
+def test_clipped_gradients_are_told(limit, clipped, tmp_path):
+    happened = events(solver(tmp_path, f'net: "net.prototxt" clip_gradients: {limit}'))
+    norm = happened[0].measured.norms.diff_l2
+    assert isinstance(happened[-1], Clip) == clipped
+    assert not clipped or happened[-1] == Clip(norm, pytest.approx(limit))
+
+
+def test_findings_of_all_nets_are_told_once(tmp_path):
+    findings: list[Finding] = []
+    strange = NET + 'layer { name: "what" type: "Unheard" bottom: "ip" top: "what" }'
+    events(solver(tmp_path, 'net: "net.prototxt" test_iter: 1 test_interval: 1', strange), findings=findings)
+    assert ["unknown layer type" in finding.message for finding in findings] == [True]
 
 
 def test_inputs_of_unknown_name(tmp_path):

@@ -16,17 +16,13 @@ CASES = sorted(path.parent.name for path in FOLDER.glob("*/caffe.log"))
 NUMBER = re.compile(r"(?<![\w.])-?\d+(?:\.\d+)?(?:e[-+]?\d+)?(?![\w.])|(?<![\w.])-?(?:nan|inf)(?!\w)")
 TIMES = re.compile(r"\(.* iter/s, .*s/.* iters\)")
 NOISE = 5e-8  # of gradients that are zero but for rounding: those of a bias in front of BatchNorm
-# between two lines of one iteration Caffe also tells of its steps, which are not taken here
-STEPS = ("Gradient clipping:", "Snapshotting ", "Optimization Done", "MultiStep Status:")
 
 
 def caffes_lines(case: str) -> Iterator[str]:
-    """Yield the lines up to the one that ends iteration 0: the learning rate's."""
-    for line in (FOLDER / case / "caffe.log").read_text().splitlines():
-        if not line.startswith(STEPS):
-            yield line
-        if re.match(r"Iteration 0, lr = ", line):
-            return
+    """Yield the lines up to those that end iteration 0: of the learning rate and, with it, of clipped gradients."""
+    lines = (FOLDER / case / "caffe.log").read_text().splitlines()
+    end = next(number for number, line in enumerate(lines) if line.startswith("Iteration 0, lr = ")) + 1
+    yield from lines[: end + lines[end].startswith("Gradient clipping")]
 
 
 def our_lines(case: str) -> list[str]:
