@@ -149,7 +149,7 @@ def first_iteration(
         values = draw_params(net, process.stream, assume_filler)
         notes.extend(line for line in synthetic_layers(net, process.inputs) if line not in notes)
         notes.extend(line for line in copy_weights(net, values, weights) if line not in notes)
-        loaded.append(_Loaded(net, values, process))
+        loaded.append(_Loaded(net, values, process, bool(loaded)))
     return _iterate(solver.message, loaded[0], loaded[1:])
 
 
@@ -232,13 +232,14 @@ class _Loaded:
     net: Net
     values: list[np.ndarray]
     process: _Process
+    forward_only: bool  # a test net's passes, whatever its phase
     runner: Runner | None = None
 
     def measure(self, fetch: Sequence[str] = ()) -> Measurement:
         """Run one pass."""
         # a runner knows the params as they were when it was made
         if self.runner is None or self.runner.lowered.graph.updates:
-            self.runner = Runner(self.net, self.values, self.process.device, self.net.phase == TEST, fetch)
+            self.runner = Runner(self.net, self.values, self.process.device, self.forward_only, fetch)
         p = self.process
         return self.runner.run(draw_feeds(self.runner, p.stream, p.random, p.inputs, p.zeros))
 
