@@ -8,8 +8,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from caffestat.autodiff import backward
-from caffestat.errors import GradientError
 from caffestat.graph import Graph
 
 from .support import difference, op_gradients, run
@@ -98,14 +96,6 @@ def test_max_pool_survives_nan() -> None:
         dy = np.ones(forward("MaxPool", x, how).shape, np.float32)
         dx = op_gradients(lambda g, x: g.emit("MaxPool", x, **how), [x], dy)[1]  # noqa: B023  called at once
         assert difference(dx[1], first_maximum(x, dy, how)[1]) == 0
-
-
-def test_column_major_indices_are_refused() -> None:
-    graph = Graph()
-    x = graph.input("x", (2, 3, 5, 4))
-    y, _ = graph.emit_many("MaxPool", x, count=2, kernel_shape=[2, 2], storage_order=1)
-    with pytest.raises(GradientError, match="storage_order"):
-        backward(graph, {y: graph.input("dy", (2, 3, 4, 3))}, [x])
 
 
 def divisor(size: Any, place: Any, seen: int, how: dict[str, Any]) -> int:
