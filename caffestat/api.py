@@ -5,7 +5,9 @@ Importing this module imports neither numpy nor a runtime: each verb takes what 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from caffestat.errors import Finding, InputError
@@ -15,8 +17,9 @@ if TYPE_CHECKING:
 
     from caffestat.net import Net, NetSource, Solver, State
     from caffestat.report import Report
+    from caffestat.rewriting import Filled, Outcome
 
-__all__ = ["DEFAULT_SEED", "analyze", "debug"]
+__all__ = ["DEFAULT_SEED", "analyze", "debug", "fill", "rewrite"]
 
 DEFAULT_SEED = 1701  # when neither the user nor a solver says one; fixed, so that a run can be repeated
 _NAMED = 5  # layers that a warning names one by one
@@ -96,6 +99,114 @@ def debug(path: str, *, glog: bool = False, inputs_hold: str = "zeros", **option
     from caffestat.report import debug_lines
 
     return debug_lines(analyze(path, inputs_hold=inputs_hold, **options), glog)
+
+
+def fill(
+    path: str,
+    output: str | Path | None = None,
+    *,
+    seed: int | None = None,
+    filler: str | None = None,
+    bias: str | None = None,
+    variance_norm: str | None = None,
+    layers: Sequence[str] = (),
+    types: Sequence[str] = (),
+    excludes: Sequence[str] = (),
+    phase: str | None = None,
+    level: int | None = None,
+    stages: Sequence[str] = (),
+    shapes: Mapping[str, Sequence[int]] | None = None,
+    batch: int | None = None,
+    assume_filler: str | None = None,
+) -> Filled:
+    """Return the values that a net's params start with, bit for bit those of Caffe, and write them when asked to.
+
+    path:          a net or solver prototxt, "-" for the standard input
+    output:        a .caffemodel, .npz, .h5 or .onnx file to write
+    seed:          Caffe's random_seed; default: the solver's, else 1701
+    filler, bias:  policies that replace the file's fillers of weights and biases, as in `rewrite`
+    layers, types, excludes: which layers are wanted, by globs over their names and by types; default: all. The values
+                   are drawn for the whole net, so they are the same whatever is wanted; an .onnx holds the whole net
+    phase, level, stages, shapes, batch, assume_filler: as in `analyze`
+
+    Raises a CaffestatError when the file, the net or an option cannot be used.
+    """
+    from caffestat import net as nets
+    from caffestat.rewriting import change_of, fill_net
+
+    change = change_of(filler, bias, variance_norm, layers, types, excludes)
+    source, solver = _load(path)
+    state = _state(source, solver, phase, level, stages)
+    net = nets.build(source, state, _shapes(shapes), batch)
+    filled = fill_net(net, change, _seed(solver) if seed is None else seed, assume_filler)
+    if output is not None:
+        filled.save(output)
+    return filled
+
+
+def rewrite(
+    paths: str | Path | Sequence[str | Path],
+    *,
+    filler: str | None = None,
+    bias: str | None = None,
+    variance_norm: str | None = None,
+    layers: Sequence[str] = (),
+    types: Sequence[str] = (),
+    excludes: Sequence[str] = (),
+    only_missing: bool = False,
+    recursive: bool = False,
+    output: str | Path | None = None,
+    backup: bool = False,
+    dry_run: bool = False,
+    net: str | None = None,
+    seed: int | None = None,
+    shapes: Mapping[str, Sequence[int]] | None = None,
+    batch: int | None = None,
+    watch: Callable[[Outcome, int], None] | None = None,
+) -> list[Outcome]:
+    """Change the fillers of prototxt files, or the weights of .caffemodel and .onnx models, and nothing else in them.
+
+    paths:         files, or with `recursive` folders of prototxt files
+    filler, bias:  policies for weights and for biases: "xavier", "gaussian:std=0.01", "auto", "explicit:msra", …
+    variance_norm: "fan_in", "fan_out" or "average", for xavier and msra
+    layers, types, excludes: which layers, by globs over their names and by types; frozen and recurrent layers and
+                   bilinear upsampling are left alone unless `layers` or `types` name them
+    only_missing:  add fillers where none is written, and replace none
+    output:        a file, or for several files a folder, to write to; default: in place
+    backup:        keep what is replaced as FILE.bak
+    dry_run:       write nothing
+    net, seed:     the net of .caffemodel files (default: what they hold themselves), and Caffe's random_seed for models
+    shapes, batch: as in `analyze`, for policies that need fans
+    watch:         is called with each file's outcome, and how many files there are
+
+    Each file is replaced in one step. One that cannot be rewritten stays as it is, which its outcome says.
+    Raises a CaffestatError when an option cannot be used.
+    """
+    from caffestat.rewriting import Job, change_of, find_files, rewrite_file, targets
+
+    if filler is None and bias is None:
+        raise InputError("say what to fill with: a policy for the weights, for the biases, or both")
+    change = change_of(filler, bias, variance_norm, layers, types, excludes, only_missing)
+    source = None if net is None else _load(net)[0]
+    job = Job(change, DEFAULT_SEED if seed is None else seed, source, _shapes(shapes), batch, backup, dry_run)
+    given = [paths] if isinstance(paths, (str, Path)) else list(paths)
+    files = find_files(given, recursive)
+    to = None if output is None else Path(output)
+    is_folder = to is not None and (to.is_dir() or str(output).endswith(("/", os.sep)) or _is_several(given))
+    outcomes = []
+    for (path, _), target in zip(files, targets(files, to, is_folder), strict=True):
+        outcomes.append(rewrite_file(path, target, job))
+        if watch:
+            watch(outcomes[-1], len(files))
+    return outcomes
+
+
+def _is_several(paths: Sequence[str | Path]) -> bool:
+    return len(paths) != 1 or Path(paths[0]).is_dir()
+
+
+def _shapes(shapes: Mapping[str, Sequence[int]] | None) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(shape) for name, shape in (shapes or {}).items()}
 
 
 def _load(path: str) -> tuple[NetSource, Solver | None]:

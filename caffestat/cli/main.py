@@ -12,7 +12,8 @@ from caffestat.errors import CaffestatError
 
 __all__ = ["main"]
 
-_COMMANDS = ("analyze", "debug")  # each is a module of this package that holds a command of the same name
+# each is a module of this package that holds a command of the same name
+_COMMANDS = ("analyze", "debug", "fill", "rewrite")
 _INTERRUPTED = 130
 
 
@@ -57,6 +58,9 @@ def main() -> None:
       caffestat analyze net.prototxt              shapes, fans, xavier values, mean |x| of every blob
       caffestat analyze --static net.prototxt     the same without running the net
       caffestat debug solver.prototxt             the debug_info lines that Caffe would print
+      caffestat fill net.prototxt -o w.caffemodel the weights that Caffe would start with
+      caffestat rewrite --filler auto *.prototxt  better fillers, and nothing else changed
 
-    Exit codes: 0, or 2 when the file, the net or an option cannot be used.
+    Exit codes: 0; 1 when `rewrite --check` finds something to change; 2 when the file, the net or an option cannot
+    be used.
     """

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -13,7 +13,7 @@ from caffestat.errors import InputError
 if TYPE_CHECKING:
     import numpy as np
 
-__all__ = ["common", "inputs_hold", "net_argument", "output"]
+__all__ = ["assume_filler", "batch", "common", "inputs_hold", "net_argument", "output", "seed", "shapes", "state"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -75,6 +75,31 @@ output = click.option(
     help="Write to FILE instead of the standard output; it is replaced in one step, when everything is there.",
 )
 
+shapes = click.option(
+    "--shape",
+    "shapes",
+    multiple=True,
+    type=_Named("sizes", _shape),
+    metavar="NAME=2,3,224,224",
+    callback=_pairs,
+    help="Shape of a data blob, for a file that does not say it or to replace it; repeatable.",
+)
+
+batch = click.option("--batch", type=click.IntRange(min=1), metavar="N", help="Batch size of all data blobs.")
+
+seed = click.option(
+    "--seed",
+    type=click.IntRange(0, 2**32 - 1),
+    metavar="N",
+    help="Caffe's random_seed.  [default: the solver's, else 1701]",
+)
+
+assume_filler = click.option(
+    "--assume-filler",
+    type=click.Choice(["gaussian", "msra", "positive_unitball", "uniform", "xavier"]),
+    help="Filler for weights that the file gives none.",
+)
+
 _STATE = (
     click.option(
         "--phase",
@@ -89,25 +114,12 @@ _STATE = (
         help="Stage for include and exclude rules; repeatable.",
     ),
     click.option("--level", type=int, metavar="N", help="Level for include and exclude rules."),
-    click.option(
-        "--shape",
-        "shapes",
-        multiple=True,
-        type=_Named("sizes", _shape),
-        metavar="NAME=2,3,224,224",
-        callback=_pairs,
-        help="Shape of a data blob, for a file that does not say it or to replace it; repeatable.",
-    ),
-    click.option("--batch", type=click.IntRange(min=1), metavar="N", help="Batch size of all data blobs."),
+    shapes,
+    batch,
 )
 
 _VALUES = (
-    click.option(
-        "--seed",
-        type=click.IntRange(0, 2**32 - 1),
-        metavar="N",
-        help="Caffe's random_seed.  [default: the solver's, else 1701]",
-    ),
+    seed,
     click.option(
         "--weights",
         multiple=True,
@@ -115,11 +127,7 @@ _VALUES = (
         callback=_split_commas,
         help="A .caffemodel with trained weights, layers matched by name; repeatable, or FILE,FILE.",
     ),
-    click.option(
-        "--assume-filler",
-        type=click.Choice(["gaussian", "msra", "positive_unitball", "uniform", "xavier"]),
-        help="Filler for weights that the file gives none.",
-    ),
+    assume_filler,
     click.option(
         "--input",
         "inputs",
@@ -152,7 +160,16 @@ _RUN = (
 
 def common(function: F) -> F:
     """Add the options that say how a net is built, filled and run."""
-    for option in reversed((*_STATE, *_VALUES, *_RUN)):
+    return _add((*_STATE, *_VALUES, *_RUN), function)
+
+
+def state(function: F) -> F:
+    """Add the options that say how a net is built."""
+    return _add(_STATE, function)
+
+
+def _add(options: Sequence[Callable[[F], F]], function: F) -> F:
+    for option in reversed(options):
         function = option(function)
     return function
 

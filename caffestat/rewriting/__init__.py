@@ -1,1 +1,25 @@
-"""Changes fillers, and weights that are drawn again: policies, and how they are applied to text and to models."""
+"""Changes fillers in texts and draws weights in models anew; the policies that choose the fillers.
+
+Importing this package does not import onnx; rewriting or writing an ONNX model does.
+"""
+
+from .files import Job, Outcome, find_files, rewrite_file, targets
+from .filled import Filled, FilledParam, fill_net
+from .selection import Change, change_of
+from .text import Changed, Rewritten, rewrite_text
+
+__all__ = [
+    "Change",
+    "Changed",
+    "Filled",
+    "FilledParam",
+    "Job",
+    "Outcome",
+    "Rewritten",
+    "change_of",
+    "fill_net",
+    "find_files",
+    "rewrite_file",
+    "rewrite_text",
+    "targets",
+]

@@ -52,7 +52,13 @@ class Change:
 
     @property
     def is_narrow(self) -> bool:
+        """Whether only layers that are named count."""
         return bool(self.layers or self.types)
+
+    @property
+    def is_selective(self) -> bool:
+        """Whether any layer could be left out."""
+        return self.is_narrow or bool(self.excludes)
 
     def selects(self, place: Place) -> bool:
         """Whether the layer is among those that the rewrite looks at."""
@@ -79,7 +85,7 @@ def _matches(place: Place, globs: Sequence[str]) -> bool:
 def _is_delicate(place: Place, current: Filler | None, policy: Policy) -> bool:
     """Whether a param has a filler for a reason of its own, or the policy is for another type of layer."""
     upsamples = current is not None and current.type == "bilinear"
-    misplaced = policy.type == "bilinear" and place.type != "Deconvolution"
+    misplaced = policy.type == "bilinear" and place.type not in ("Deconvolution", "ConvTranspose")
     return place.is_frozen or place.type in _RECURRENT or upsamples or misplaced
 
 

@@ -1,0 +1,51 @@
+"""`caffestat fill`: the values that a net's params start with, shown or written to a file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from . import options, terminal
+from .policies import policies
+
+__all__ = ["fill"]
+
+
+@click.command(short_help="A net's initial weights, as Caffe draws them.")
+@options.net_argument
+@click.option(
+    "-o",
+    "--output",
+    metavar="FILE",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Write the values to FILE, a .caffemodel, .npz, .h5 or .onnx.",
+)
+@click.option("--print", "show", is_flag=True, help="Show each param's filler, n, scale, std and first values.")
+@policies
+@options.seed
+@options.assume_filler
+@options.state
+def fill(path: str, output: Path | None, show: bool, **settings: Any) -> None:
+    """Draw the initial values of a net's params, bit for bit as Caffe does with the same random_seed.
+
+    NET is a net or a solver prototxt; - is the standard input. A .caffemodel holds what Caffe would snapshot before the
+    first iteration, an .onnx the net itself with these weights.
+
+    \b
+    Examples:
+      caffestat fill models/lenet.prototxt --print
+      caffestat fill models/lenet.prototxt -o lenet.caffemodel --seed 7
+      caffestat fill models/lenet.prototxt -o lenet.npz --filler msra --layer 'ip*'
+    """
+    from caffestat import api
+
+    if output is None and not show:
+        raise click.UsageError("say where the values go: -o FILE, --print, or both")
+    with terminal.progress(f"filling {path}"):
+        filled = api.fill(path, output, **settings)
+    for note in filled.notes:
+        click.echo(f"note: {note}", err=True)
+    if show:
+        click.echo(str(filled), nl=False)

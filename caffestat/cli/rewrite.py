@@ -1,0 +1,102 @@
+"""`caffestat rewrite`: other fillers in prototxt files, other weights in models, and nothing else changed."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from . import options
+from .policies import policies
+
+if TYPE_CHECKING:
+    from caffestat.rewriting import Outcome
+
+__all__ = ["rewrite"]
+
+_CHANGED, _FAILED = 1, 2
+
+
+@click.command(short_help="Change fillers in prototxt files, or draw weights of models anew.")
+@click.argument("paths", metavar="FILES…", nargs=-1, required=True)
+@policies
+@click.option("--only-missing/--replace", default=False, help="Add fillers where none is written; replace none.")
+@click.option("--diff", is_flag=True, help="Print a unified diff and write nothing.")
+@click.option("--check", is_flag=True, help="Write nothing; exit with 1 when something would change.")
+@click.option("-o", "--output", metavar="FILE|DIR", help="Write there and leave the files as they are.")
+@click.option("--backup", is_flag=True, help="Keep what is replaced as FILE.bak.")
+@click.option("-r", "--recursive", is_flag=True, help="Look for prototxt files in folders.")
+@click.option("--net", metavar="NET", help="The net of a .caffemodel.  [default: what the model itself holds]")
+@click.option(
+    "--seed",
+    type=click.IntRange(0, 2**32 - 1),
+    metavar="N",
+    help="Caffe's random_seed, for models.  [default: 1701]",
+)
+@options.shapes
+@options.batch
+def rewrite(paths: tuple[str, ...], diff: bool, check: bool, **settings: Any) -> None:
+    """Change the fillers of nets and solvers in place, and not one byte else.
+
+    FILES are prototxt files of any age, .caffemodel or .onnx models whose weights are drawn anew, or with --recursive
+    folders. Frozen params, bilinear upsampling and recurrent layers are left alone unless --layer or --type names them.
+
+    \b
+    Examples:
+      caffestat rewrite --filler auto --diff net.prototxt
+      caffestat rewrite --filler xavier --bias constant:0 --recursive models
+      caffestat rewrite --filler msra --only-missing --check deploy.prototxt
+      caffestat rewrite --filler explicit --shape data=1,3,227,227 net.prototxt
+      caffestat rewrite --filler xavier --layer 'fc*' --seed 7 --net net.prototxt -o new.caffemodel old.caffemodel
+    """
+    from caffestat import api
+
+    show = _Show(diff)
+    outcomes = api.rewrite(paths, dry_run=diff or check, watch=show, **settings)
+    show.summary(outcomes, diff or check)
+    changed = check and any(outcome.changes for outcome in outcomes)
+    failed = any(outcome.error for outcome in outcomes)
+    sys.exit(_FAILED if failed else _CHANGED if changed else 0)
+
+
+class _Show:
+    """Prints what becomes of each file, and on a terminal how many are done."""
+
+    def __init__(self, diff: bool) -> None:
+        self.diff = diff
+        self.done = 0
+        self.has_counter = sys.stderr.isatty()
+
+    def __call__(self, outcome: Outcome, total: int) -> None:
+        self.done += 1
+        self._count("")
+        if self.diff and outcome.diff:
+            click.echo(outcome.diff, nl=False)
+        else:
+            for change in outcome.changes:
+                click.echo(change)
+        for note in outcome.notes:
+            click.echo(f"note: {note}", err=True)
+        if outcome.error:
+            click.echo(f"error: {outcome.error}", err=True)
+        if self.done < total:
+            self._count(f"{self.done} of {total} files")
+
+    def _count(self, text: str) -> None:
+        if self.has_counter:
+            click.echo(f"\r\033[K{text}", nl=False, err=True)
+
+    def summary(self, outcomes: Sequence[Outcome], dry_run: bool) -> None:
+        changed = [outcome for outcome in outcomes if outcome.changes]
+        failed = sum(1 for outcome in outcomes if outcome.error)
+        params = sum(len(outcome.changes) for outcome in changed)
+        verb = "would change" if dry_run else "changed"
+        counts = [f"{len(changed)} {verb} ({_number_of(params, 'filler')})", f"{len(outcomes) - len(changed) - failed} unchanged"]
+        counts += [f"{failed} failed"] if failed else []
+        click.echo(f"{_number_of(len(outcomes), 'file')}: {', '.join(counts)}", err=True)
+
+
+def _number_of(count: int, noun: str) -> str:
+    return f"{count} {noun}{'' if count == 1 else 's'}"

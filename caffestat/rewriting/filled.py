@@ -1,0 +1,130 @@
+"""A net's initial values, with what decided them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from caffestat.errors import Finding, InputError
+from caffestat.fill import Filler, Stream, fan, msra_std, xavier_spread
+from caffestat.net import Net, Node, draw_params
+from caffestat.net.save import save
+from caffestat.rewriting.net_params import place_of, refill
+from caffestat.rewriting.selection import Change
+
+__all__ = ["Filled", "FilledParam", "fill_net"]
+
+_SHOWN = 4
+_HEADER = ("layer", "type", "param", "shape", "filler", "n", "scale", "std", "first values")
+
+
+@dataclass(frozen=True)
+class FilledParam:
+    """One param: its filler and its float32 values.
+
+    n      what xavier and msra divide by: Caffe's fan, from the blob's shape; None for other fillers
+    scale  half the width of a uniform distribution, None for others
+    std    the standard deviation of what the filler draws from; that of the values where there is no formula
+    """
+
+    layer: str
+    type: str
+    index: int
+    role: str
+    filler: Filler
+    values: np.ndarray
+
+    @property
+    def n(self) -> float | None:
+        is_scaled = self.filler.type in ("xavier", "msra")
+        return float(fan(self.values.shape, self.filler.variance_norm)) if is_scaled else None
+
+    @property
+    def scale(self) -> float | None:
+        if self.filler.type == "xavier":
+            return float(xavier_spread(np.float32(self.n)).scale)
+        return (self.filler.max - self.filler.min) / 2 if self.filler.type == "uniform" else None
+
+    @property
+    def std(self) -> float:
+        if self.scale is not None:
+            return self.scale / math.sqrt(3)
+        if self.filler.type == "msra":
+            return float(msra_std(np.float32(self.n)))
+        if self.filler.type == "gaussian" and self.filler.sparse == -1:
+            return self.filler.std
+        return float(np.std(self.values, dtype=np.float64))
+
+
+@dataclass(frozen=True)
+class Filled:
+    """A net and its values by index in `net.params`; `nodes` are the layers that were asked for."""
+
+    net: Net
+    values: Sequence[np.ndarray]
+    nodes: Sequence[Node]
+    notes: Sequence[Finding]
+
+    @property
+    def params(self) -> list[FilledParam]:
+        """The params of the chosen layers, in Caffe's order."""
+        return list(self._params())
+
+    def _params(self) -> Iterator[FilledParam]:
+        for node in self.nodes:
+            for index, number in enumerate(node.params):
+                param = self.net.params[number].param
+                yield FilledParam(node.name, node.type, index, param.role, param.filler, self.values[number])
+
+    def save(self, path: str | Path) -> None:
+        """Write a .caffemodel, .npz, .h5 or .onnx; see `net.save`."""
+        save(self.net, self.values, path, self.nodes)
+
+    def __str__(self) -> str:
+        rows = [_HEADER, *(_row(param) for param in self.params)]
+        widths = [max(len(row[column]) for row in rows) for column in range(len(_HEADER))]
+        lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
+        return "".join(f"{line.rstrip()}\n" for line in lines)
+
+
+def _row(param: FilledParam) -> tuple[str, ...]:
+    values = param.values.ravel()
+    more = " …" if values.size > _SHOWN else ""
+    return (
+        param.layer,
+        param.type,
+        f"{param.index} {param.role}",
+        "×".join(str(axis) for axis in param.values.shape) or "1",
+        param.filler.type,
+        _text(param.n),
+        _text(param.scale),
+        _text(param.std),
+        " ".join(f"{value:.6g}" for value in values[:_SHOWN]) + more,
+    )
+
+
+def _text(number: float | None) -> str:
+    return "–" if number is None else f"{number:.6g}"
+
+
+def fill_net(net: Net, change: Change, seed: int, assume_filler: str | None = None) -> Filled:
+    """Draw a net's initial values as Caffe does with this random_seed.
+
+    change         policies that replace fillers of the file, and which layers are wanted: all when it selects none
+    assume_filler  the type for weights that have no filler, as in `net.draw_params`
+
+    Raises InputError when no layer is selected, NetError when a filler cannot fill its blob.
+    """
+    _, notes = refill(net, change)
+    nodes = net.nodes if not change.is_selective else [node for node in net.nodes if _is_wanted(net, node, change)]
+    if not nodes:
+        raise InputError("no layer with params is selected; see --layer, --type and --exclude")
+    return Filled(net, draw_params(net, Stream(seed), assume_filler), nodes, notes)
+
+
+def _is_wanted(net: Net, node: Node, change: Change) -> bool:
+    return any(change.selects(place_of(net, number)) for number in node.params)

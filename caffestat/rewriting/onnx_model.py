@@ -1,0 +1,193 @@
+"""Draws chosen initializers of an ONNX model again, with the fans of the ops that use them."""
+
+from __future__ import annotations
+
+import filecmp
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import onnx
+from google.protobuf.message import DecodeError
+from onnx import TensorProto, helper, numpy_helper
+
+from caffestat.errors import Finding, InputError
+from caffestat.errors import Place as FilePlace
+from caffestat.files import replacing
+from caffestat.fill import Stream, fill
+from caffestat.graph import Node
+from caffestat.graph.external import external_entry, move_outside, save
+from caffestat.graph.fans import Use, find_uses
+from caffestat.rewriting.follow import Step, follow
+from caffestat.rewriting.onnx_steps import onnx_step
+from caffestat.rewriting.policy import Policy, Site, Undecided, Wanted
+from caffestat.rewriting.selection import Change, Place
+from caffestat.rewriting.text import Changed
+
+__all__ = ["OnnxRewrite", "rewrite_onnx"]
+
+_FLOATS = frozenset([TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.BFLOAT16])
+_SMALL = 4096  # elements of constants that shapes or slopes may depend on
+
+
+@dataclass
+class OnnxRewrite:
+    """A model with new initializers in memory; `moved` are those whose old values stand in files of their own."""
+
+    path: Path
+    model: onnx.ModelProto
+    changes: list[Changed] = field(default_factory=list)
+    notes: list[Finding] = field(default_factory=list)
+    moved: list[TensorProto] = field(default_factory=list)
+
+    def write(self, target: Path) -> None:
+        """Write the model; its external files follow it to another folder.
+
+        New values that belong outside the model stand in a new file before the model that refers to it is replaced.
+        """
+        if target.resolve().parent != self.path.resolve().parent:
+            self._copy_external(target.parent)
+        if self.moved:
+            move_outside(self.moved, target)
+        save(self.model, target)
+        if target.resolve() == self.path.resolve():
+            self._remove_unused(target)
+
+    def _copy_external(self, folder: Path) -> None:
+        for location in sorted({external_entry(t, "location") for t in _external(self.model)} - {""}):
+            source, copy = self.path.parent / location, folder / location
+            if copy.exists() and not filecmp.cmp(source, copy, shallow=False):
+                raise InputError(f"{copy}: is there already with other data; {self.path} needs {location} beside it")
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            with replacing(copy) as fresh:
+                shutil.copyfile(source, fresh)
+
+    def _remove_unused(self, target: Path) -> None:
+        """Remove the data files that earlier rewrites of this model made, and that it does not need any more."""
+        used = {external_entry(t, "location") for t in _external(self.model)}
+        for path in target.parent.glob(f"{target.name}.data*"):
+            if path.name not in used and path.name[len(f"{target.name}.data") :].isdigit():
+                path.unlink()
+
+
+def rewrite_onnx(path: Path, change: Change, seed: int) -> OnnxRewrite:
+    """The model with chosen weights drawn by the policy, in the order in which it lists them; biases by theirs.
+
+    Raises InputError when the model or its external data cannot be read, and when nothing in it is chosen.
+    """
+    model = _load(path)
+    job = _Job(path, model, change)
+    result = OnnxRewrite(path, model, notes=job.notes)
+    stream = Stream(seed)
+    chosen = False
+    for tensor, place, wanted in job.chosen():
+        chosen = True
+        values = fill(stream, wanted.filler, tuple(tensor.dims))
+        was_external = tensor.data_location == TensorProto.EXTERNAL
+        if _replace_values(tensor, values, path):
+            result.changes.append(Changed(FilePlace(str(path)), place, "stored values", wanted))
+            result.moved += [tensor] if was_external else []
+    if not chosen and not job.notes:
+        raise InputError(f"{path}: no initializer in it is chosen; see --layer and --type")
+    return result
+
+
+def _load(path: Path) -> onnx.ModelProto:
+    try:
+        model = onnx.load(str(path), load_external_data=False)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror or error}") from error
+    except DecodeError as error:
+        raise InputError(f"{path}: expected an ONNX model, found other or incomplete data") from error
+    if not model.graph.node:
+        raise InputError(f"{path}: expected an ONNX model, found one without nodes")
+    return model
+
+
+class _Job:
+    """What is to be drawn, and how."""
+
+    def __init__(self, path: Path, model: onnx.ModelProto, change: Change) -> None:
+        self.path = path
+        self.model = model
+        self.change = change
+        self.notes: list[Finding] = []
+        self.nodes = [_node(proto) for proto in model.graph.node]
+        self.floats = {t.name: t for t in model.graph.initializer if t.data_type in _FLOATS}
+
+    def chosen(self) -> Iterator[tuple[TensorProto, Place, Wanted]]:
+        uses = find_uses(self.nodes, _shapes(self.model), self.floats)
+        for name, tensor in self.floats.items():
+            if name in uses:
+                yield from self.choose(tensor, uses[name])
+
+    def choose(self, tensor: TensorProto, use: Use) -> Iterator[tuple[TensorProto, Place, Wanted]]:
+        place = Place(tensor.name, self.nodes[use.node].op, use.role, other_name=self.model.graph.node[use.node].name)
+        policy = self.change.policy(place, None)
+        if policy is None:
+            return
+        site = Site(None, lambda: follow(self.steps, use.node), lambda: (use.fan_in, use.fan_out))
+        try:
+            # as numbers: Caffe's xavier and msra take the fans from the shape, and ONNX orders the axes otherwise
+            wanted = Policy("explicit", base=policy).choose(site)
+        except Undecided as error:
+            self.notes.append(Finding(FilePlace(str(self.path)), f"{place} left alone: {error}"))
+            return
+        if wanted is not None:
+            yield tensor, place, wanted
+
+    @cached_property
+    def steps(self) -> list[Step]:
+        constants = {
+            t.name: numpy_helper.to_array(t, str(self.path.parent)) if np.prod(t.dims) <= _SMALL else np.zeros(0)
+            for t in self.floats.values()
+        }
+        return [onnx_step(node, constants) for node in self.nodes]
+
+
+def _node(proto: onnx.NodeProto) -> Node:
+    attributes = {a.name: helper.get_attribute_value(a) for a in proto.attribute}
+    return Node(proto.op_type, tuple(proto.input), tuple(proto.output), attributes, proto.domain)
+
+
+def _shapes(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
+    """The shapes of all values that ONNX can infer, from a copy of the model without its large constants."""
+    bare = onnx.ModelProto(ir_version=max(model.ir_version, 4), opset_import=model.opset_import)
+    bare.graph.name = "shapes"
+    bare.graph.node.extend(model.graph.node)
+    bare.graph.input.extend(model.graph.input)
+    inputs = {value.name for value in model.graph.input}
+    for tensor in model.graph.initializer:
+        if tensor.data_location != TensorProto.EXTERNAL and np.prod(tensor.dims) <= _SMALL:
+            bare.graph.initializer.append(tensor)
+        elif tensor.name not in inputs:
+            bare.graph.input.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
+    inferred = onnx.shape_inference.infer_shapes(bare, data_prop=True)
+    shapes = {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer}
+    for info in inferred.graph.value_info:
+        dims = info.type.tensor_type.shape.dim
+        if info.type.tensor_type.HasField("shape") and all(dim.HasField("dim_value") for dim in dims):
+            shapes[info.name] = tuple(dim.dim_value for dim in dims)
+    return shapes
+
+
+def _external(model: onnx.ModelProto) -> list[TensorProto]:
+    return [t for t in model.graph.initializer if t.data_location == TensorProto.EXTERNAL]
+
+
+def _replace_values(tensor: TensorProto, values: np.ndarray, path: Path) -> bool:
+    """Put the values into a tensor, in its own type; return whether they are others than before."""
+    try:
+        before = numpy_helper.to_array(tensor, str(path.parent))
+    except (OSError, ValueError, onnx.checker.ValidationError) as error:
+        raise InputError(f"{path}: the data of {tensor.name!r} cannot be read: {error}") from error
+    after = values.astype(before.dtype)
+    if before.tobytes() == after.tobytes():
+        return False
+    for name in ("float_data", "int32_data", "double_data", "external_data", "data_location"):
+        tensor.ClearField(name)
+    tensor.raw_data = after.tobytes()
+    return True
