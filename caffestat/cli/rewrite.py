@@ -93,7 +93,8 @@ class _Show:
         failed = sum(1 for outcome in outcomes if outcome.error)
         params = sum(len(outcome.changes) for outcome in changed)
         verb = "would change" if dry_run else "changed"
-        counts = [f"{len(changed)} {verb} ({_number_of(params, 'filler')})", f"{len(outcomes) - len(changed) - failed} unchanged"]
+        unchanged = len(outcomes) - len(changed) - failed
+        counts = [f"{len(changed)} {verb} ({_number_of(params, 'filler')})", f"{unchanged} unchanged"]
         counts += [f"{failed} failed"] if failed else []
         click.echo(f"{_number_of(len(outcomes), 'file')}: {', '.join(counts)}", err=True)
 

@@ -65,9 +65,9 @@ def remove(document: Document, field: Field) -> Edit:
 
 
 def insert(
-    document: Document, owner: Field, item: Item, *, after: Field | None = None, like: Field | None = None
+    document: Document, owner: Field, *items: Item, after: Field | None = None, like: Field | None = None
 ) -> Edit:
-    """The edit that puts a new field into the message of `owner`.
+    """The edit that puts new fields into the message of `owner`.
 
     after  the field of that message to stand behind, by default the last one
     like   a field whose value is a message, as the model for the braces of a new message; by default `owner`
@@ -77,19 +77,20 @@ def insert(
     after = after or (message.fields[-1] if message.fields else None)
     style = _style(data, like or owner)
     if after is None:
-        return _into_empty(data, style, owner, item)
+        return _into_empty(data, style, owner, items)
     colon = _colon(data, message, after) or style.colon
     lead = _lead(data, after.span[0])
     line_end = _content_end(data, after.span[1])
     separator = _separator(after)
     if not lead.strip(_BLANKS) and line_end is not None:
-        text = _write(style, item, lead, colon, style.is_multi_line)
-        return (line_end, line_end, style.line_break + lead + text + separator)
+        lines = [lead + _write(style, item, lead, colon, style.is_multi_line) + separator for item in items]
+        return (line_end, line_end, b"".join(style.line_break + line for line in lines))
     before = _previous(message, after)
     joint = _separator(before) if before and not separator else b""
-    text = _write(style, item, b"", colon, False)
+    space = _space(data, before, after)
+    texts = [_write(style, item, b"", colon, False) + separator for item in items]
     end = after.span[1]
-    return (end, end, joint + _space(data, before, after) + text + separator)
+    return (end, end, b"".join(joint + space + text for text in texts))
 
 
 @dataclass(frozen=True)
@@ -151,15 +152,16 @@ def _gap(style: _Style, line_break: bytes) -> bytes:
     return head.rstrip() + line_break if broken else style.gap
 
 
-def _into_empty(data: bytes, style: _Style, owner: Field, item: Item) -> Edit:
+def _into_empty(data: bytes, style: _Style, owner: Field, items: Sequence[Item]) -> Edit:
     start, end = _message(owner).span
     line_end = _content_end(data, start + 1)
     if line_end is None:
-        text = _write(style, item, b"", style.colon, False)
-        return (start + 1, end - 1, b" " + text + b" ")
+        texts = [_write(style, item, b"", style.colon, False) for item in items]
+        return (start + 1, end - 1, b" " + b" ".join(texts) + b" ")
     lead = _lead(data, owner.span[0])
     indent = lead[: len(lead) - len(lead.lstrip(_BLANKS))] + style.step
-    return (line_end, line_end, style.line_break + indent + _write(style, item, indent, style.colon, True))
+    lines = [indent + _write(style, item, indent, style.colon, True) for item in items]
+    return (line_end, line_end, b"".join(style.line_break + line for line in lines))
 
 
 def _message(field: Field) -> Message:

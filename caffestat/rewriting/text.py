@@ -147,12 +147,12 @@ class _Job:
                     edits.append(replace_value(old, text))
             elif old.name in FILLER_FIELDS and not _is_default(old, wanted.type):
                 stale.append(old)
-        missing = list(values.items())
+        missing = [(name, text) for name, text in values.items() if (name, wanted.type) != ("type", Filler().type)]
         for old, (name, text) in zip(stale, missing, strict=False):
             edits += replace_field(old, name, text)
         edits += [remove(self.document, old) for old in stale[len(missing) :]]
-        edits += [insert(self.document, owner, item) for item in missing[len(stale) :]]
-        return edits
+        added = missing[len(stale) :]
+        return [*edits, insert(self.document, owner, *added)] if added else edits
 
 
 def _step(layer: TextLayer) -> Step:

@@ -93,6 +93,23 @@ def test_inserts_behind_a_field_and_like_another() -> None:
     assert replace(document, [edit]) == b'p {\n  a: 1\n  weight_filler: { type: "xavier" }\n  like: { x: 2 }\n}\n'
 
 
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("p {\n  a: 1\n}\n", "p {\n  a: 1\n  b: 0\n  c: 0\n}\n"),
+        ("p {\n}\n", "p {\n  b: 0\n  c: 0\n}\n"),
+        ("p { a: 1 }", "p { a: 1 b: 0 c: 0 }"),
+        ("p { a: 1; }", "p { a: 1; b: 0; c: 0; }"),
+        ("p { x: 1, a: 1 }", "p { x: 1, a: 1, b: 0, c: 0 }"),
+        ("p { }", "p { b: 0 c: 0 }"),
+    ],
+)
+def test_several_fields_at_one_place_keep_their_order(before: str, after: str) -> None:
+    document = parse(before.encode())
+    owner = document.fields[0]
+    assert replace(document, [insert(document, owner, ("b", "0"), ("c", "0"))]).decode() == after
+
+
 def test_several_insertions_at_one_place_keep_their_order() -> None:
     document = parse(b"p {\n  a: 1\n}\n")
     edits = [insert(document, document.fields[0], (name, "0")) for name in "bc"]

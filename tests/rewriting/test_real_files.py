@@ -1,0 +1,123 @@
+"""Every policy on every net at hand: only fillers differ, once is enough, and the result loads."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from google.protobuf import text_format
+
+from caffestat.errors import CaffestatError
+from caffestat.net import build, load
+from caffestat.prototext import Document, Message, parse
+from caffestat.rewriting import change_of, rewrite_text
+from caffestat.schema import NetParameter
+
+ROOT = Path(__file__).resolve().parents[2]
+FOLDERS = (ROOT / "tests" / "golden", ROOT / "models", ROOT.parent / "shared" / "corpus")
+FILES = [
+    path
+    for folder in FOLDERS
+    for path in sorted(folder.rglob("*"))
+    if path.suffix in (".prototxt", ".pt") and "solver" not in path.name
+]
+POLICIES = [
+    {"filler": "xavier", "variance_norm": "average"},
+    {"filler": "msra", "only_missing": True},
+    {"filler": "gaussian:std=0.01", "bias": "constant:0.1"},
+    {"filler": "uniform:min=-0.125,max=0.125"},
+    {"filler": "constant:value=0", "bias": "constant:0"},
+    {"filler": "bilinear"},
+    {"filler": "auto"},
+]
+
+
+def parsed(path: Path) -> Document | None:
+    try:
+        return parse(path.read_bytes(), str(path))
+    except CaffestatError:
+        return None
+
+
+def filler_lines(net: Document | Message, data: bytes) -> set[int]:
+    """The lines of all messages that hold fillers directly: those that may change, or get new lines."""
+    lines: set[int] = set()
+    for field in net.fields:
+        for value in field.values:
+            if isinstance(value, Message):
+                if field.name.endswith("_param") or field.name == "layer":
+                    start, end = field.span
+                    lines.update(range(data.count(b"\n", 0, start), data.count(b"\n", 0, end) + 1))
+                else:
+                    lines |= filler_lines(value, data)
+    return lines
+
+
+def without_fillers(data: bytes) -> Any:
+    """Protobuf's own reading of the text, fillers cleared."""
+    message = text_format.Parse(data.decode("utf-8", "replace"), NetParameter(), allow_unknown_field=True)
+    for layer in (*message.layer, *message.layers):
+        core = layer.layer if layer.DESCRIPTOR.name == "V1LayerParameter" and layer.HasField("layer") else layer
+        for descriptor, value in core.ListFields():
+            if descriptor.name.endswith("_filler"):
+                core.ClearField(descriptor.name)
+            elif descriptor.message_type is not None and descriptor.has_presence:
+                for name in ("weight_filler", "bias_filler", "filler"):
+                    if name in descriptor.message_type.fields_by_name:
+                        value.ClearField(name)
+    return message
+
+
+def test_there_are_files() -> None:
+    assert len(FILES) > 50
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: f"{path.parent.name}-{path.stem}")
+def test_only_fillers_change_and_only_once(path: Path) -> None:
+    document = parsed(path)
+    if document is None:
+        pytest.skip("does not parse")
+    before = bytes(document)
+    for options in POLICIES:
+        change = change_of(**options)  # type: ignore[arg-type]
+        result = rewrite_text(before, str(path), change)
+        again = rewrite_text(result.data, str(path), change)
+        assert again.data == result.data, options
+        assert not again.changes, options
+        assert (result.data != before) == bool(result.changes)
+        check_lines(before, result.data)
+
+
+def check_lines(before: bytes, after: bytes) -> None:
+    """Lines outside the messages that hold fillers are the same, in the same order."""
+    kept = []
+    for data in (before, after):
+        touched = filler_lines(parse(data), data)
+        kept.append([line for number, line in enumerate(data.split(b"\n")) if number not in touched])
+    assert kept[0] == kept[1]
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: f"{path.parent.name}-{path.stem}")
+def test_protobuf_reads_the_same_net(path: Path) -> None:
+    before = path.read_bytes()
+    try:
+        expected = without_fillers(before)
+    except text_format.ParseError:
+        pytest.skip("does not fit the schema")
+    after = rewrite_text(before, str(path), change_of("gaussian:std=0.5", "constant:0.5")).data
+    assert without_fillers(after) == expected
+
+
+@pytest.mark.parametrize("path", [path for path in FILES if "corpus" not in path.parts], ids=lambda path: path.stem)
+def test_the_result_builds(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(path.parent)
+    try:
+        net = build(load(str(path)))  # type: ignore[arg-type]
+    except CaffestatError:
+        pytest.skip("does not build before")
+    rewritten = tmp_path / path.name
+    rewritten.write_bytes(rewrite_text(path.read_bytes(), str(path), change_of("auto", "constant:0.5")).data)
+    after = build(load(str(rewritten)))  # type: ignore[arg-type]
+    assert [(node.name, node.top_shapes) for node in after.nodes] == [(node.name, node.top_shapes) for node in net.nodes]
+    assert [param.param.shape for param in after.params] == [param.param.shape for param in net.params]
