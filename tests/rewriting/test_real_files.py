@@ -119,5 +119,6 @@ def test_the_result_builds(path: Path, tmp_path: Path, monkeypatch: pytest.Monke
     rewritten = tmp_path / path.name
     rewritten.write_bytes(rewrite_text(path.read_bytes(), str(path), change_of("auto", "constant:0.5")).data)
     after = build(load(str(rewritten)))  # type: ignore[arg-type]
-    assert [(node.name, node.top_shapes) for node in after.nodes] == [(node.name, node.top_shapes) for node in net.nodes]
+    for one, other in zip(after.nodes, net.nodes, strict=True):
+        assert (one.name, one.top_shapes) == (other.name, other.top_shapes)
     assert [param.param.shape for param in after.params] == [param.param.shape for param in net.params]
