@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, MutableSequence, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 from caffestat.errors import GradientError
-from caffestat.graph import Graph, Node, Region
+from caffestat.graph import CONTRIB, Graph, Node, Region
 
-__all__ = ["Tape", "backward", "gradient_free", "vjp"]
+__all__ = ["Stop", "Tape", "backward", "differentiable", "gradient_free", "vjp"]
 
 Rule = Callable[["Tape", Node, str], "Sequence[str | None]"]
 
@@ -44,6 +46,15 @@ def gradient_free(*ops: str) -> None:
         _FREE.add(op)
 
 
+@dataclass(frozen=True)
+class Stop:
+    """A node that the reverse walk could not pass: why, and how many values before it have an unknown gradient."""
+
+    node: Node
+    reason: str
+    behind: int
+
+
 class Tape:
     """What a gradient rule sees: the graph it emits into, and what the reverse walk knows.
 
@@ -62,6 +73,7 @@ class Tape:
         self._hidden = hidden
         self._parts: defaultdict[str, list[str]] = defaultdict(list)
         self._sums: dict[str, str] = {}
+        self.unknown: dict[str, int] = {}
 
     def needs(self, value: str) -> bool:
         """Tell whether somebody asked for this value's gradient, or for that of something before it."""
@@ -93,7 +105,26 @@ class Tape:
 
     def pull(self, node: Node, dy: str) -> Sequence[str | None]:
         """Apply the rule of the node's op: one gradient name (or None) per input. The node need not be in the graph."""
-        return _rule(node, self.provider)(self, node, dy)
+        rule = _rule(node, self.provider)
+        if rule is not None:
+            return rule(self, node, dy)
+        return self.through(node, dy, lambda: _by_definition(self.graph, node))
+
+    def through(self, node: Node, dy: str, emit: Callable[[], Sequence[str]]) -> list[str | None]:
+        """Return the gradients of a node's inputs by way of the nodes that `emit` appends.
+
+        They compute from the node's inputs what the node computes; `emit` returns their names of its outputs.
+        """
+        first = len(self.graph.nodes)
+        outputs = emit()
+        nodes = _unfolded(self.graph, first)
+        inner = Tape(self.graph, _reached(nodes, filter(self.needs, node.inputs)), ())
+        dys = [dy, *map(self.cotangent, node.outputs[1:])]
+        for output, grad in zip(outputs, dys, strict=False):
+            inner.accumulate(output, grad)
+        for step in reversed(nodes):
+            _step(inner, step, None)
+        return [inner.cotangent(name) if name and self.needs(name) else None for name in node.inputs]
 
     def scalar(self, number: float, like: str) -> str:
         """Return a constant of no axes, of the same type as the value `like`."""
@@ -134,42 +165,115 @@ def _hidden_error(value: str) -> GradientError:
     return GradientError(f"value {value} has no gradient of its own: make it an output of its custom_vjp, or detach it")
 
 
+def _unfolded(graph: Graph, first: int) -> list[Node]:
+    """Drop the graph's nodes from `first` on whose values are constants, and return the others."""
+    from caffestat.graph.infer import infer_node
+
+    nodes = graph.nodes[first:]
+    del graph.nodes[first:]
+    kept = [node for node in nodes if not infer_node(graph, node)]
+    graph.nodes += kept
+    return kept
+
+
+def _by_definition(graph: Graph, node: Node) -> Sequence[str]:
+    """Emit the ops by which ONNX defines this one. Raises GradientError where it does not."""
+    from caffestat.graph.nodes import expand_function
+
+    outputs = tuple(graph.unique(f"{name}/again") if name else "" for name in node.outputs)
+    nodes = expand_function(replace(node, outputs=outputs), graph.specs, graph.unique)
+    if nodes is None:
+        raise GradientError(f"no gradient rule for op {node.op} (value {node.outputs[0]}): register one with @vjp")
+    graph.nodes += nodes
+    return outputs
+
+
+def _reached(nodes: Iterable[Node], wrt: Iterable[str]) -> set[str]:
+    """Return `wrt` and what the nodes compute from it, gradient-free ops aside."""
+    needed = set(wrt)
+    for node in nodes:
+        if node.op not in _FREE and not needed.isdisjoint((*node.inputs, *node.captured)):
+            needed.update(filter(None, node.outputs))
+    return needed
+
+
 def _needed(graph: Graph, wrt: Collection[str]) -> set[str]:
     """Return `wrt` and every value computed from it without a detach or a gradient-free op in between."""
     needed = set(wrt)
     for first, last, region in reversed(list(_steps(graph))):
         node = graph.nodes[first]
-        if (region is None and node.op in _FREE) or needed.isdisjoint(region.inputs if region else node.inputs):
+        inputs = region.inputs if region else (*node.inputs, *node.captured)
+        if (region is None and node.op in _FREE) or needed.isdisjoint(inputs):
             continue
         computed = (name for inner in graph.nodes[first:last] for name in inner.outputs)
         needed.update(name for name in computed if name and name not in graph.detached)
     return needed
 
 
-def _rule(node: Node, provider: str) -> Rule:
-    rule = _RULES.get((node.op, provider)) or _RULES.get((node.op, ""))
-    if rule is None:
-        raise GradientError(f"no gradient rule for op {node.op} (value {node.outputs[0]}): register one with @vjp")
-    return rule
+def differentiable(op: str) -> str:
+    """Return how an op's gradient is known: "rule", "zero", "by definition" (ONNX defines it by other ops) or ""."""
+    import onnx
+
+    from . import rules  # noqa: F401  see `backward`
+
+    if (op, "") in _RULES or op in _FREE:
+        return "zero" if op in _FREE else "rule"
+    schema: Any = onnx.defs.get_schema(op)  # its type stubs leave functions out
+    return "by definition" if schema.has_function or schema.has_context_dependent_function else ""
 
 
-def _step(tape: Tape, node: Node, region: Region | None) -> None:
+def _rule(node: Node, provider: str) -> Rule | None:
+    known = node.domain in ("", CONTRIB)
+    return (_RULES.get((node.op, provider)) or _RULES.get((node.op, ""))) if known else None
+
+
+def _step(
+    tape: Tape, node: Node, region: Region | None, stops: MutableSequence[tuple[Node, str]] | None = None
+) -> None:
     inputs, outputs = (region.inputs, region.outputs) if region else (node.inputs, node.outputs)
-    if (region is None and node.op in _FREE) or not any(map(tape.needs, inputs)):
+    reads = (*inputs, *node.captured)
+    if (region is None and node.op in _FREE) or not any(map(tape.needs, reads)):
+        return
+    behind = [tape.unknown[name] for name in outputs if name in tape.unknown and name not in tape.graph.detached]
+    if behind:
+        _block(tape, reads, behind[0])
         return
     dys = tuple(None if name in tape.graph.detached else tape.cotangent(name) for name in outputs)
     if not any(dys):
         return
-    grads = region.backward(tape, dys) if region else tape.pull(node, dys[0] or tape.zeros_like(outputs[0]))
+    end = len(tape.graph.nodes)
+    try:
+        grads = region.backward(tape, dys) if region else _pull(tape, node, dys[0])
+    except GradientError as error:
+        if stops is None:
+            raise
+        del tape.graph.nodes[end:]
+        _block(tape, reads, len(stops))
+        stops.append((node, str(error)))
+        return
     for name, grad in zip(inputs, grads, strict=True):
         tape.accumulate(name, grad)
 
 
-def backward(graph: Graph, seeds: Mapping[str, str], wrt: Collection[str]) -> dict[str, str | None]:
+def _pull(tape: Tape, node: Node, dy: str | None) -> Sequence[str | None]:
+    if node.captured:
+        raise GradientError(f"no gradient flows through the subgraphs of {node.op} (value {node.outputs[0]})")
+    return tape.pull(node, dy or tape.zeros_like(node.outputs[0]))
+
+
+def _block(tape: Tape, values: Iterable[str], stop: int) -> None:
+    for name in filter(tape.needs, values):
+        tape.unknown.setdefault(name, stop)
+
+
+def backward(
+    graph: Graph, seeds: Mapping[str, str], wrt: Collection[str], stops: MutableSequence[Stop] | None = None
+) -> dict[str, str | None]:
     """Append the backward half to `graph`.
 
     seeds: the gradient (a value's name) of each value to start from, usually a loss and a constant.
     wrt:   the values whose gradients are wanted: inputs, params or anything in between.
+    stops: gets the nodes without a rule, instead of an error; values before them are left out of what is returned.
 
     Returns the gradient's name for each value of `wrt`, None where no path leads to a seed.
     Raises GradientError for an op on the path without a rule, and for a value inside a region of `custom_vjp`.
@@ -184,6 +288,10 @@ def backward(graph: Graph, seeds: Mapping[str, str], wrt: Collection[str]) -> di
     tape = Tape(graph, _needed(graph, wrt), hidden)
     for value, seed in seeds.items():
         tape.accumulate(value, seed)
+    found: list[tuple[Node, str]] | None = None if stops is None else []
     for first, _last, region in steps:
-        _step(tape, graph.nodes[first], region)
-    return {value: tape.cotangent(value) for value in wrt}
+        _step(tape, graph.nodes[first], region, found)
+    if stops is not None:
+        counts = Counter(tape.unknown.values())
+        stops.extend(Stop(node, reason, counts[index]) for index, (node, reason) in enumerate(found or ()))
+    return {value: tape.cotangent(value) for value in wrt if value not in tape.unknown}

@@ -1,6 +1,6 @@
 """One ONNX graph under construction: nodes, constants, and which shape each value has. Knows nothing of Caffe."""
 
 from .expand import expand
-from .graph import OPSET, Graph, Node, Region, Spec
+from .graph import CONTRIB, OPSET, Graph, Node, Region, Spec
 
-__all__ = ["OPSET", "Graph", "Node", "Region", "Spec", "expand"]
+__all__ = ["CONTRIB", "OPSET", "Graph", "Node", "Region", "Spec", "expand"]

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from .graph import CONTRIB, IR_VERSION, OPSET, Graph, Spec
+from .graph import IR_VERSION, OPSET, Graph, Spec
+from .nodes import to_proto
 
-__all__ = ["infer_specs", "to_onnx"]
+__all__ = ["infer_specs", "spec_of", "to_onnx"]
 
 EXTERNAL = "weights"  # the location name that a session resolves through add_external_initializers
 
@@ -31,20 +32,15 @@ def _external(name: str, spec: Spec) -> TensorProto:
     return tensor
 
 
-def _nodes(graph: Graph) -> Iterable[onnx.NodeProto]:
-    for node in graph.nodes:
-        yield helper.make_node(node.op, node.inputs, node.outputs, domain=node.domain, **node.attributes)
-
-
 def _model(graph: Graph, inputs: Mapping[str, Spec], tensors: list[TensorProto]) -> onnx.ModelProto:
     proto = helper.make_graph(
-        list(_nodes(graph)),
+        [to_proto(node) for node in graph.nodes],
         "caffestat",
         [_value_info(name, spec) for name, spec in inputs.items()],
         [onnx.ValueInfoProto(name=name) for name in graph.outputs],
         tensors,
     )
-    opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid(CONTRIB, 1)]
+    opsets = [helper.make_opsetid(domain, version) for domain, version in {"": OPSET, **graph.domains}.items()]
     return helper.make_model(proto, opset_imports=opsets, ir_version=IR_VERSION, producer_name="caffestat")
 
 
@@ -64,10 +60,11 @@ def to_onnx(graph: Graph, arrays: Mapping[str, np.ndarray]) -> onnx.ModelProto:
     return model
 
 
-def _spec(info: onnx.ValueInfoProto) -> Spec | None:
-    tensor = info.type.tensor_type
+def spec_of(kind: onnx.TypeProto) -> Spec | None:
+    """Return shape and type, None unless both are known."""
+    tensor = kind.tensor_type
     dims = tensor.shape.dim
-    if not tensor.HasField("shape") or any(not dim.HasField("dim_value") for dim in dims):
+    if not (tensor.elem_type and tensor.HasField("shape")) or any(not dim.HasField("dim_value") for dim in dims):
         return None
     dtype: np.dtype[Any] = helper.tensor_dtype_to_np_dtype(tensor.elem_type)
     return Spec(tuple(dim.dim_value for dim in dims), dtype)
@@ -79,5 +76,5 @@ def infer_specs(graph: Graph) -> dict[str, Spec]:
     known = (_value_info(name, spec) for name, spec in graph.specs.items() if name not in graph.inputs)
     model.graph.value_info.extend(info for info in known if info.name not in graph.params)
     inferred = onnx.shape_inference.infer_shapes(model, data_prop=True)
-    specs = ((info.name, _spec(info)) for info in inferred.graph.value_info)
+    specs = ((info.name, spec_of(info.type)) for info in inferred.graph.value_info)
     return {name: spec for name, spec in specs if spec is not None}

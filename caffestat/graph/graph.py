@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from caffestat.autodiff import Tape
 
-__all__ = ["OPSET", "Graph", "Node", "Region", "Spec"]
+__all__ = ["CONTRIB", "OPSET", "Graph", "Node", "Region", "Spec"]
 
 OPSET = 22  # below it the onnx package infers wrong shapes for ceil-mode MaxPool; every runtime since 1.20 runs it
 IR_VERSION = 10
@@ -36,13 +36,17 @@ class Spec:
 
 @dataclass
 class Node:
-    """One ONNX op: `outputs = op(inputs, **attributes)`; an absent optional input is the empty name."""
+    """One ONNX op: `outputs = op(inputs, **attributes)`; an absent optional input is the empty name.
+
+    captured: values that the node's subgraphs (of If, Loop, Scan) read beside its inputs.
+    """
 
     op: str
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     attributes: dict[str, Any] = field(default_factory=dict)
     domain: str = ""
+    captured: tuple[str, ...] = ()
 
     def get(self, attribute: str, default: Any = None) -> Any:
         """Return the attribute's value, or `default` when the node does not carry it."""
@@ -72,6 +76,7 @@ class Graph:
     updates  params that the graph itself changes (running statistics): the value each has afterwards
     overwritten  values whose memory a framework that works in place gives to another value: the value it then holds
     specs    shape and type of every value known so far (`infer` completes it)
+    domains  versions of the op sets beside ONNX's own
     provider "cpu" or "cuda": which runtime the graph is built for
     """
 
@@ -87,6 +92,7 @@ class Graph:
         self.detached: set[str] = set()
         self.updates: dict[str, str] = {}
         self.overwritten: dict[str, str] = {}
+        self.domains = {CONTRIB: 1}
         self._constant_names: dict[tuple[str, Shape, bytes], str] = {}
         self._taken: dict[str, int] = {}
 
@@ -102,10 +108,10 @@ class Graph:
         self.inputs[name] = self.specs[name] = Spec(tuple(shape), np.dtype(dtype))
         return name
 
-    def param(self, name: str, shape: Shape) -> str:
-        """Declare a float32 weight, constant during a run."""
+    def param(self, name: str, shape: Shape, dtype: Any = FLOAT) -> str:
+        """Declare a weight, constant during a run."""
         name = self.unique(name)
-        self.params[name] = self.specs[name] = Spec(tuple(shape))
+        self.params[name] = self.specs[name] = Spec(tuple(shape), np.dtype(dtype))
         return name
 
     def constant(self, value: ArrayLike, dtype: Any = FLOAT) -> str:

@@ -1,0 +1,103 @@
+"""Shapes and constants, node by node: shape arithmetic, with which exporters surround a Reshape, becomes constants."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import helper, numpy_helper
+
+from .convert import spec_of
+from .graph import IR_VERSION, OPSET, Graph, Node, Spec
+from .nodes import to_proto, type_of
+
+__all__ = ["FOLDED", "infer_node", "infer_nodes"]
+
+FOLDED = 1 << 16
+"""The most elements of a value that is computed ahead of a run."""
+
+_INFERENCE_ERRORS = (
+    onnx.checker.ValidationError,
+    onnx.defs.SchemaError,
+    onnx.shape_inference.InferenceError,
+    RuntimeError,
+    ValueError,
+)
+_BY_TYPE_ALONE = frozenset([("Shape", 0), ("Size", 0), ("CastLike", 1)])  # inputs whose values do not matter
+_RANDOM = frozenset(
+    ["Bernoulli", "Dropout", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"]
+)
+
+
+def infer_nodes(graph: Graph, nodes: Iterable[Node]) -> None:
+    """Record shapes, types and constant values of what the nodes compute, as far as they can be told."""
+    for node in nodes:
+        infer_node(graph, node)
+
+
+def infer_node(graph: Graph, node: Node) -> bool:
+    """Record what can be told of a node's outputs; return whether all of them are now constants of the graph."""
+    for name, spec in _output_specs(graph, node).items():
+        graph.specs.setdefault(name, spec)
+    return _fold(graph, node)
+
+
+def _output_specs(graph: Graph, node: Node) -> dict[str, Spec]:
+    known = {name: type_of(graph.specs[name]) for name in node.inputs if name in graph.specs}
+    if node.domain or node.captured or len(known) < len({name for name in node.inputs if name}):
+        return {}
+    values = {
+        name: numpy_helper.from_array(graph.constants[name], name)
+        for name in node.inputs
+        if name in graph.constants and graph.constants[name].size <= FOLDED
+    }
+    try:
+        schema = onnx.defs.get_schema(node.op, OPSET, node.domain)
+        types = onnx.shape_inference.infer_node_outputs(
+            schema, to_proto(node), known, values, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION
+        )
+    except _INFERENCE_ERRORS:
+        return {}
+    found = ((name, spec_of(kind)) for name, kind in types.items())
+    return {name: spec for name, spec in found if spec is not None}
+
+
+def _fold(graph: Graph, node: Node) -> bool:
+    if node.domain or node.captured or node.op in _RANDOM or not _is_small(graph, node):
+        return False
+    inputs: dict[str, np.ndarray] = {}
+    for position, name in enumerate(node.inputs):
+        if name in graph.constants:
+            inputs[name] = graph.constants[name]
+        elif (node.op, position) in _BY_TYPE_ALONE and name in graph.specs:
+            spec = graph.specs[name]
+            inputs[name] = np.broadcast_to(np.zeros((), spec.dtype), spec.shape)
+        elif name:
+            return False
+    return _evaluate(graph, node, inputs)
+
+
+def _is_small(graph: Graph, node: Node) -> bool:
+    """Whether the results are known to be small: a stranger's ConstantOfShape may ask for any amount."""
+    sizes = [math.prod(graph.shape(name)) if name in graph.specs else FOLDED + 1 for name in node.outputs if name]
+    return bool(sizes) and max(sizes) <= FOLDED
+
+
+def _evaluate(graph: Graph, node: Node, inputs: dict[str, np.ndarray]) -> bool:
+    from onnx.reference import ReferenceEvaluator
+
+    try:
+        evaluator = ReferenceEvaluator(to_proto(node), opsets={"": OPSET})
+        results: Any = evaluator.run(None, inputs)
+    except Exception:  # it raises what numpy or its own kernels raise; then the runtime has to compute the node
+        return False
+    arrays = dict(zip((name for name in node.outputs), results, strict=False))
+    if not all(isinstance(array, (np.ndarray, np.generic)) for array in arrays.values()):
+        return False
+    for name, array in arrays.items():
+        graph.constants[name] = np.ascontiguousarray(array).reshape(np.shape(array))
+        graph.specs[name] = Spec(np.shape(array), np.asarray(array).dtype)
+    return True

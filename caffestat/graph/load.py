@@ -1,0 +1,445 @@
+"""External ONNX models as Graphs: one opset, functions inlined, shapes fixed, shape arithmetic computed ahead.
+
+A model is a stranger's file: what it claims is checked before memory is spent on it.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx.inliner
+from google.protobuf.message import DecodeError
+from numpy.typing import ArrayLike
+from onnx import TensorProto, helper, numpy_helper
+
+from caffestat.errors import InputError
+
+from .fans import find_uses
+from .graph import OPSET, Graph, Node, Shape, Spec
+from .infer import FOLDED, infer_node
+from .nodes import default_of, expand_function, from_proto, to_proto
+from .tensors import read_tensor
+from .upgrade import OLDEST, upgrade
+
+__all__ = ["Model", "ModelNode", "is_float", "load"]
+
+MAX_NODES = 50_000
+
+_WIDE_FLOATS = (TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)
+_TYPE_ATTRIBUTES = ("to", "dtype", "output_dtype", "stash_type", "softmax_precision")
+_SETTINGS = frozenset([("Resize", 1), ("Resize", 2), ("Resize", 3), ("Upsample", 1)])  # floats that are no weights
+
+
+@dataclass(frozen=True)
+class ModelNode:
+    """A node as the model's file has it, and the graph's nodes that say it: `first` to `last` (exclusive).
+
+    name: the node's own, or its op and its index in the file.
+    """
+
+    name: str
+    op: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    first: int
+    last: int
+
+
+@dataclass
+class Model:
+    """An ONNX model as a Graph. Values keep the names that they have in the file.
+
+    arrays        the values of the graph's params
+    initializers  names of the file's floating-point initializers, in its order
+    """
+
+    name: str
+    graph: Graph
+    arrays: dict[str, np.ndarray] = field(default_factory=dict)
+    nodes: list[ModelNode] = field(default_factory=list)
+    initializers: tuple[str, ...] = ()
+
+
+def load(
+    source: str | Path | onnx.ModelProto,
+    shapes: Mapping[str, Sequence[int]] | None = None,
+    batch: int | None = None,
+    as_float32: bool = False,
+) -> Model:
+    """Return a model of opset 7 or newer as a Graph of opset 22 whose inputs have fixed shapes.
+
+    shapes:     shapes of inputs by name, needed where the model leaves sizes open
+    batch:      the first axis of every input that leaves it open; 1 by default
+    as_float32: compute in float32 what the model computes in float16, bfloat16 or float64
+
+    Raises InputError when the model cannot be read, is damaged, or leaves sizes open.
+    """
+    proto, folder = _proto(source)
+    loader = _Loader(proto, folder, as_float32)
+    loader.declare_inputs(dict(shapes or {}), batch)
+    loader.declare_initializers()
+    loader.add_nodes()
+    return loader.finish()
+
+
+def _proto(source: str | Path | onnx.ModelProto) -> tuple[onnx.ModelProto, Path | None]:
+    if isinstance(source, onnx.ModelProto):
+        return _inlined(source), None
+    try:
+        proto = onnx.load(str(source), load_external_data=False)
+    except OSError as error:
+        raise InputError(f"{source}: cannot be read: {error.strerror or error}") from error
+    except DecodeError as error:
+        raise InputError(f"{source}: expected an ONNX model, found other or incomplete data") from error
+    if not proto.HasField("graph"):
+        raise InputError(f"{source}: expected an ONNX model, found one without a graph")
+    return _inlined(proto), Path(source).parent
+
+
+def _inlined(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """Return the model with the functions that it defines put in the place of their calls."""
+    if not proto.functions:
+        return proto
+    bare = onnx.ModelProto()
+    bare.CopyFrom(proto)
+    bare.graph.ClearField("initializer")  # the inliner copies the model, which may be large
+    declared = {value.name for value in bare.graph.input}
+    for tensor in proto.graph.initializer:
+        if tensor.name not in declared:
+            bare.graph.input.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
+    inlined = onnx.inliner.inline_local_functions(bare)
+    inlined.graph.initializer.extend(proto.graph.initializer)
+    return inlined
+
+
+def _opset(proto: onnx.ModelProto) -> int:
+    found = next((item.version for item in proto.opset_import if item.domain in ("", "ai.onnx")), OPSET)
+    newest = onnx.defs.onnx_opset_version()
+    if not OLDEST <= found <= newest:
+        raise InputError(f"the model has opset {found}; expected {OLDEST} to {newest}: export it again")
+    return found
+
+
+class _Loader:
+    """A graph under construction from a model; the Workshop of its upgrades."""
+
+    def __init__(self, proto: onnx.ModelProto, folder: Path | None, as_float32: bool) -> None:
+        self.proto, self.folder, self.as_float32 = proto, folder, as_float32
+        self.opset = _opset(proto)
+        self.graph = Graph()
+        self.model = Model(proto.graph.name, self.graph)
+        self.graph.domains |= {
+            item.domain: item.version for item in proto.opset_import if item.domain not in ("", "ai.onnx")
+        }
+        if len(proto.graph.node) > MAX_NODES:
+            raise InputError(f"the model has {len(proto.graph.node):,} nodes; expected at most {MAX_NODES:,}")
+        if proto.graph.sparse_initializer:
+            raise InputError("the model has sparse initializers, which are not supported: store them as dense ones")
+        self.nodes = _sorted([from_proto(node) for node in proto.graph.node])
+        _check_values(proto.graph, self.nodes)
+        for name in _names(proto.graph):
+            self.graph.unique(name)
+
+    def constant(self, value: ArrayLike, dtype: Any) -> str:
+        return self.graph.constant(value, dtype)
+
+    def unique(self, hint: str) -> str:
+        return self.graph.unique(hint)
+
+    def spec(self, value: str) -> Spec | None:
+        return self.graph.specs.get(value)
+
+    def declare_inputs(self, shapes: dict[str, Sequence[int]], batch: int | None) -> None:
+        """Give every input its type and a fixed shape; a symbol has the same size wherever it stands."""
+        initializers = {tensor.name for tensor in self.proto.graph.initializer}
+        inputs = [value for value in self.proto.graph.input if value.name not in initializers]
+        for name in shapes:
+            if name not in {value.name for value in inputs}:
+                found = ", ".join(value.name for value in inputs)
+                raise InputError(f"--shape {name}: the model has no input of that name; expected one of {found}")
+        symbols = _symbols(inputs, shapes)
+        for value in inputs:
+            shape = _fixed_shape(value, shapes.get(value.name), symbols, batch)
+            dtype = helper.tensor_dtype_to_np_dtype(self.type(value.type.tensor_type.elem_type))
+            self.graph.inputs[value.name] = self.graph.specs[value.name] = Spec(shape, np.dtype(dtype))
+
+    def declare_initializers(self) -> None:
+        """Make floating-point tensors params, settings and small integers constants."""
+        settings = {name for node in self.nodes for name in _settings(node)}
+        floats = []
+        for tensor in self.proto.graph.initializer:
+            array = self.array(tensor)
+            if is_float(array.dtype):
+                floats.append(tensor.name)
+            if (is_float(array.dtype) and array.ndim and tensor.name not in settings) or array.size > FOLDED:
+                self.add_param(tensor.name, array)
+            else:
+                self.add_constant(tensor.name, array)
+        self.model.initializers = tuple(floats)
+
+    def array(self, tensor: TensorProto) -> np.ndarray:
+        array = read_tensor(tensor, self.folder)
+        narrow = self.as_float32 and tensor.data_type in _WIDE_FLOATS
+        return array.astype(np.float32) if narrow else array
+
+    def add_param(self, name: str, array: np.ndarray) -> None:
+        self.graph.params[name] = self.graph.specs[name] = Spec(array.shape, array.dtype)
+        self.model.arrays[name] = array
+
+    def add_constant(self, name: str, array: np.ndarray) -> None:
+        self.graph.constants[name] = array
+        self.graph.specs[name] = Spec(array.shape, array.dtype)
+
+    def type(self, elem_type: int) -> int:
+        """Return the element type that the graph computes a value of the model in."""
+        return TensorProto.FLOAT if self.as_float32 and elem_type in _WIDE_FLOATS else elem_type
+
+    def add_nodes(self) -> None:
+        """Append what each node of the model says in opset 22, except what is a constant."""
+        names = {tuple(node.output): node.name for node in self.proto.graph.node}
+        counts: Counter[str] = Counter()
+        for original in self.nodes:
+            first = len(self.graph.nodes)
+            for node in self.current(self.typed(original)):
+                self.add(node)
+            name = names.get(original.outputs, "") or f"{original.op}_{counts[original.op]}"
+            counts[original.op] += 1
+            last = len(self.graph.nodes)
+            if last > first:
+                item = ModelNode(name, original.op, original.inputs, original.outputs, first, last)
+                self.model.nodes.append(item)
+
+    def add(self, node: Node) -> None:
+        """Append a node, unless its value is a constant."""
+        tensor = node.get("value") if node.op == "Constant" and not node.domain else None
+        if isinstance(tensor, TensorProto):
+            array = self.array(tensor)
+            place = self.add_constant if array.size <= FOLDED else self.add_param
+            place(node.outputs[0], array)
+        elif not infer_node(self.graph, node):
+            self.graph.nodes.append(node)
+
+    def current(self, node: Node) -> Iterable[Node]:
+        """Return the node as nodes of opset 22."""
+        if node.domain:
+            return (node,)
+        return upgrade(self, node, self.opset) if self.opset <= OPSET else self.older(node)
+
+    def older(self, node: Node) -> Iterator[Node]:
+        """Yield a node of a newer opset in ops of opset 22."""
+        try:
+            newer = onnx.defs.get_schema(node.op, self.opset, "")
+        except onnx.defs.SchemaError:
+            yield node
+            return
+        try:
+            schema = onnx.defs.get_schema(node.op, OPSET, "")
+        except onnx.defs.SchemaError:
+            for inner in self.expanded(node):
+                yield from self.older(inner)
+            return
+        known, now = schema.attributes, newer.attributes
+        strange = [n for n, v in node.attributes.items() if n not in known and v != default_of(now[n])]
+        if strange or len(node.inputs) > schema.max_input:
+            what = f"attribute {strange[0]}" if strange else "its last input"
+            raise _newer(node, f"{what} is")
+        kept = {name: value for name, value in node.attributes.items() if name in schema.attributes}
+        yield replace(node, attributes=kept)
+
+    def expanded(self, node: Node) -> list[Node]:
+        nodes = expand_function(node, self.graph.specs, self.graph.unique, self.opset)
+        if nodes is None:
+            raise _newer(node, "the op is")
+        return nodes
+
+    def typed(self, node: Node) -> Node:
+        """Return the node with its subgraphs in opset 22, and what it says of types as the graph computes them."""
+        kept = {name: value for name, value in node.attributes.items() if not _is_empty(value)}
+        return replace(node, attributes={name: self.attribute(name, value) for name, value in kept.items()})
+
+    def attribute(self, name: str, value: Any) -> Any:
+        if isinstance(value, onnx.GraphProto):
+            return self.subgraph(value)
+        if not self.as_float32:
+            return value
+        if isinstance(value, TensorProto) and value.data_type in _WIDE_FLOATS:
+            return numpy_helper.from_array(self.array(value), value.name)
+        return self.type(value) if name in _TYPE_ATTRIBUTES else value
+
+    def subgraph(self, graph: onnx.GraphProto) -> onnx.GraphProto:
+        """Return a branch or a body with its nodes as nodes of opset 22."""
+        result = onnx.GraphProto(name=graph.name)
+        for source, target in ((graph.input, result.input), (graph.output, result.output)):
+            target.extend(source)
+            for value in target:
+                if value.type.HasField("tensor_type"):
+                    value.type.tensor_type.elem_type = self.type(value.type.tensor_type.elem_type)
+        result.initializer.extend(numpy_helper.from_array(self.array(t), t.name) for t in graph.initializer)
+        inner = _InnerShop(self)
+        for node in _sorted([from_proto(proto) for proto in graph.node]):
+            current = list(inner.current(self.typed(node)))
+            result.node.extend(map(to_proto, (*inner.take(), *current)))
+        return result
+
+    def finish(self) -> Model:
+        graph = self.graph
+        graph.outputs = [value.name for value in self.proto.graph.output]
+        self._promote()
+        return self.model
+
+    def _promote(self) -> None:
+        """Make constants that serve as weights params: exporters write weights as Constant nodes, too."""
+        graph = self.graph
+        floats = {name for name, array in graph.constants.items() if is_float(array.dtype) and array.ndim}
+        shapes = {name: spec.shape for name, spec in graph.specs.items()}
+        for name in find_uses(graph.nodes, shapes, floats):
+            self.add_param(name, graph.constants.pop(name))
+
+
+class _InnerShop(_Loader):
+    """Upgrades nodes of a subgraph: constants become Constant nodes, and shapes are not known."""
+
+    def __init__(self, outer: _Loader) -> None:
+        self.graph, self.opset = outer.graph, outer.opset
+        self._pending: list[Node] = []
+
+    def spec(self, value: str) -> Spec | None:
+        return None
+
+    def constant(self, value: ArrayLike, dtype: Any) -> str:
+        name = self.graph.unique("constant")
+        tensor = numpy_helper.from_array(np.asarray(value, dtype))
+        self._pending.append(Node("Constant", (), (name,), {"value": tensor}))
+        return name
+
+    def take(self) -> list[Node]:
+        taken, self._pending = self._pending, []
+        return taken
+
+
+def _newer(node: Node, what: str) -> InputError:
+    return InputError(
+        f"{node.op} (value {node.outputs[0]}): {what} newer than opset {OPSET}; export the model with that one"
+    )
+
+
+def is_float(dtype: np.dtype[Any]) -> bool:
+    """Whether gradients of such values are defined; bfloat16 is no type of numpy's own."""
+    return dtype.kind == "f" or dtype.name == "bfloat16"
+
+
+def _is_empty(value: Any) -> bool:
+    return isinstance(value, list) and not value  # protobuf cannot say of what type an empty list is
+
+
+def _settings(node: Node) -> Iterator[str]:
+    return (name for position, name in enumerate(node.inputs) if (node.op, position) in _SETTINGS)
+
+
+def _names(graph: onnx.GraphProto) -> set[str]:
+    """Return the names of all values, those inside subgraphs included."""
+    names = given_names(graph) | {value.name for value in graph.output}
+    for node in graph.node:
+        names.update(node.input, node.output)
+        for attribute in node.attribute:
+            names.update(*map(_names, [attribute.g] if attribute.HasField("g") else attribute.graphs))
+    return names - {""}
+
+
+def _sorted(nodes: list[Node]) -> list[Node]:
+    """Return the nodes in an order in which they can run, the file's where it is one. Raises InputError for a cycle."""
+    producers = {name: index for index, node in enumerate(nodes) for name in node.outputs if name}
+    needs = [{producers[name] for name in (*node.inputs, *node.captured) if name in producers} for node in nodes]
+    readers: dict[int, list[int]] = {}
+    for index, wanted in enumerate(needs):
+        for other in wanted:
+            readers.setdefault(other, []).append(index)
+    missing = [len(wanted) for wanted in needs]
+    order = [index for index, count in enumerate(missing) if not count]
+    for index in order:
+        for reader in readers.get(index, ()):
+            missing[reader] -= 1
+            if not missing[reader]:
+                order.append(reader)
+    if len(order) < len(nodes):
+        stuck = next(index for index, count in enumerate(missing) if count)
+        raise InputError(f"the graph has a cycle: {nodes[stuck].op} computes {nodes[stuck].outputs[0]} from itself")
+    is_runnable = all(other < index for index, wanted in enumerate(needs) for other in wanted)
+    return nodes if is_runnable else [nodes[index] for index in order]
+
+
+def _check_values(graph: onnx.GraphProto, nodes: Sequence[Node]) -> None:
+    given = given_names(graph)
+    computed = Counter(name for node in nodes for name in node.outputs if name)
+    for name, count in computed.items():
+        if count > 1 or name in given:
+            raise InputError(f"value {name!r} is computed more than once; in ONNX every value has one source")
+    read = [name for node in nodes for name in (*node.inputs, *node.captured)]
+    for name in (*read, *(value.name for value in graph.output)):
+        if name and name not in computed and name not in given:
+            raise InputError(f"value {name!r} is read, but nothing computes it: the model is damaged")
+
+
+def _symbols(inputs: Iterable[onnx.ValueInfoProto], shapes: Mapping[str, Sequence[int]]) -> dict[str, int]:
+    """Return the sizes of the symbols in the shapes of inputs that were said."""
+    symbols = {}
+    for value in inputs:
+        dims = value.type.tensor_type.shape.dim
+        for dim, size in zip(dims, shapes.get(value.name, ()), strict=False):
+            if dim.dim_param:
+                symbols[dim.dim_param] = size
+    return symbols
+
+
+def _fixed_shape(
+    value: onnx.ValueInfoProto, said: Sequence[int] | None, symbols: Mapping[str, int], batch: int | None
+) -> Shape:
+    if not value.type.HasField("tensor_type"):
+        raise InputError(f"input {value.name!r} is a {value.type.WhichOneof('value')}; only tensors can be fed")
+    kind = value.type.tensor_type
+    if said is None and not kind.HasField("shape"):
+        raise InputError(f"input {value.name!r} has no shape in the model: say it with --shape {value.name}=…")
+    if said is None:
+        said = [_size(value, axis, dim, symbols, batch) for axis, dim in enumerate(kind.shape.dim)]
+    elif kind.HasField("shape"):
+        _check_said(value, said)
+    return tuple(said)
+
+
+def _size(
+    value: onnx.ValueInfoProto, axis: int, dim: Any, symbols: Mapping[str, int], batch: int | None
+) -> int:
+    if dim.HasField("dim_value") and dim.dim_value >= 0:
+        return int(dim.dim_value)
+    if dim.dim_param in symbols:
+        return symbols[dim.dim_param]
+    if axis == 0:
+        return batch or 1
+    example = f"--shape {value.name}={_example(value)}"
+    raise InputError(f"input {value.name!r} leaves sizes open ({_words(value)}): say them with {example}")
+
+
+def _words(value: onnx.ValueInfoProto) -> str:
+    dims = value.type.tensor_type.shape.dim
+    return "x".join(str(dim.dim_value) if dim.HasField("dim_value") else dim.dim_param or "?" for dim in dims)
+
+
+def _example(value: onnx.ValueInfoProto) -> str:
+    dims = value.type.tensor_type.shape.dim
+    return ",".join(str(dim.dim_value) if dim.HasField("dim_value") else "1" for dim in dims)
+
+
+def _check_said(value: onnx.ValueInfoProto, said: Sequence[int]) -> None:
+    dims = value.type.tensor_type.shape.dim
+    fits = len(dims) == len(said) and all(
+        axis == 0 or not dim.HasField("dim_value") or dim.dim_value == size
+        for axis, (dim, size) in enumerate(zip(dims, said, strict=True))
+    )
+    if not fits:
+        raise InputError(f"--shape {value.name}: {tuple(said)} does not fit the model, which says {_words(value)}")

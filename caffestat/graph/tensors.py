@@ -1,0 +1,123 @@
+"""Tensors of ONNX models as arrays. What a tensor claims is checked before memory is spent on it."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from caffestat.errors import InputError
+
+from .external import external_entry
+
+__all__ = ["read_tensor"]
+
+_FIELDS = ("float_data", "int32_data", "int64_data", "double_data", "uint64_data")
+_BITS = {TensorProto.COMPLEX64: 64, TensorProto.COMPLEX128: 128}
+_PACKED = frozenset(["FLOAT4E2M1", "INT2", "INT4", "UINT2", "UINT4"])  # several elements to a byte
+
+
+def read_tensor(tensor: TensorProto, folder: Path | None = None) -> np.ndarray:
+    """Return a tensor's values; large external ones are mapped, not read.
+
+    folder: where the model's file stands, None for a model that has none.
+    Raises InputError when there are fewer or more bytes than the shape says, or external data is not to be had.
+    """
+    if any(size < 0 for size in tensor.dims):
+        raise _error(tensor, f"has a negative size in its shape {tuple(tensor.dims)}")
+    if tensor.data_location == TensorProto.EXTERNAL:
+        return _external(tensor, folder)
+    if tensor.data_type == TensorProto.STRING:
+        _check(tensor, len(tensor.string_data), math.prod(tensor.dims), "strings")
+    elif tensor.HasField("raw_data"):
+        _check(tensor, len(tensor.raw_data), _bytes(tensor), "bytes")
+    else:
+        _check_fields(tensor)
+    return _array(tensor)
+
+
+def _array(tensor: TensorProto) -> np.ndarray:
+    try:
+        return numpy_helper.to_array(tensor)
+    except (ValueError, TypeError, KeyError) as error:
+        raise _error(tensor, f"cannot be read: {error}") from error
+
+
+def _error(tensor: TensorProto, what: str) -> InputError:
+    return InputError(f"initializer {tensor.name!r} {what}")
+
+
+def _check(tensor: TensorProto, found: int, expected: int, unit: str) -> None:
+    if found != expected:
+        shape = "x".join(map(str, tensor.dims)) or "scalar"
+        raise _error(tensor, f"of shape {shape} needs {expected:,} {unit}, but the file holds {found:,}: it is damaged")
+
+
+def _bits(tensor: TensorProto) -> int:
+    name = _type_name(tensor)
+    if name in _PACKED:
+        return 2 if name.endswith("INT2") else 4
+    return np.dtype(helper.tensor_dtype_to_np_dtype(tensor.data_type)).itemsize * 8
+
+
+def _type_name(tensor: TensorProto) -> str:
+    try:
+        return str(TensorProto.DataType.Name(tensor.data_type))
+    except ValueError:
+        raise _error(tensor, f"has an unknown element type {tensor.data_type}") from None
+
+
+def _bytes(tensor: TensorProto) -> int:
+    return -(-math.prod(tensor.dims) * _bits(tensor) // 8)
+
+
+def _check_fields(tensor: TensorProto) -> None:
+    """Typed fields hold one element each, two for complex numbers; packed types share an int32."""
+    found = sum(len(getattr(tensor, name)) for name in _FIELDS)
+    count = math.prod(tensor.dims)
+    if _type_name(tensor) in _PACKED:
+        count = -(-count * _bits(tensor) // 8)
+    _check(tensor, found, count * (2 if tensor.data_type in _BITS else 1), "values")
+
+
+def _external(tensor: TensorProto, folder: Path | None) -> np.ndarray:
+    path = _external_path(tensor, folder)
+    try:
+        offset, length = int(external_entry(tensor, "offset", "0")), _bytes(tensor)
+        said = int(external_entry(tensor, "length", str(length)))
+        size = path.stat().st_size
+    except (OSError, ValueError) as error:
+        raise _error(tensor, f"keeps its data in {path}, which cannot be read: {error}") from error
+    if offset < 0:
+        raise _error(tensor, f"has a negative offset into {path}")
+    _check(tensor, said, length, "bytes")
+    _check(tensor, max(min(size - offset, length), 0), length, "bytes")
+    return _mapped(tensor, path, offset, length)
+
+
+def _external_path(tensor: TensorProto, folder: Path | None) -> Path:
+    """Return the data's file. Raises InputError for one outside the model's folder."""
+    location = external_entry(tensor, "location")
+    if folder is None:
+        raise _error(tensor, f"keeps its data in {location!r} beside the model's file: load the model by its path")
+    path = (folder / location).resolve()
+    if not location or not path.is_relative_to(folder.resolve()):
+        raise _error(tensor, f"keeps its data in {location!r}, outside the model's folder: this is refused")
+    if not path.is_file():
+        raise _error(tensor, f"keeps its data in {path}, which is not there: put it beside the model")
+    return path
+
+
+def _mapped(tensor: TensorProto, path: Path, offset: int, length: int) -> np.ndarray:
+    dtype: np.dtype[Any] = np.dtype(helper.tensor_dtype_to_np_dtype(tensor.data_type))
+    if not length:
+        return np.zeros(tuple(tensor.dims), dtype)
+    data = np.memmap(path, np.uint8, "r", offset, (length,))
+    if _type_name(tensor) in _PACKED:
+        loaded = onnx.TensorProto(dims=tensor.dims, data_type=tensor.data_type, raw_data=data.tobytes())
+        return _array(loaded)
+    return np.asarray(data).view(dtype).reshape(tuple(tensor.dims))
