@@ -10,10 +10,13 @@ from onnx import TensorProto
 
 from caffestat.files import replace_file, replacing
 
-__all__ = ["LARGEST", "external_entry", "move_outside", "save"]
+__all__ = ["LARGEST", "OWN_SUFFIX", "external_entry", "move_outside", "save"]
 
 LARGEST = 2**31 - 1
 """The most bytes that a protobuf message, and so a model's own file, can hold."""
+
+OWN_SUFFIX = ".weights"
+"""What `move_outside` adds, with a number, to a model's name for the name of a data file."""
 
 _ALIGNMENT = 64
 _WORTH_MOVING = 1024
@@ -46,7 +49,7 @@ def move_outside(tensors: Sequence[TensorProto], path: Path) -> Path:
 
 def free_name(path: Path) -> Path:
     """A name for a data file that no file has: an old one may still be in use."""
-    names = (path.with_name(f"{path.name}.data{number or ''}") for number in range(10**6))
+    names = (path.with_name(f"{path.name}{OWN_SUFFIX}{number}") for number in range(10**6))
     return next(name for name in names if not name.exists())
 
 

@@ -19,7 +19,7 @@ from caffestat.errors import Place as FilePlace
 from caffestat.files import replacing
 from caffestat.fill import Stream, fill
 from caffestat.graph import Node
-from caffestat.graph.external import external_entry, move_outside, save
+from caffestat.graph.external import OWN_SUFFIX, external_entry, move_outside, save
 from caffestat.graph.fans import Use, find_uses
 from caffestat.rewriting.follow import Step, follow
 from caffestat.rewriting.onnx_steps import onnx_step
@@ -43,6 +43,9 @@ class OnnxRewrite:
     notes: list[Finding] = field(default_factory=list)
     moved: list[TensorProto] = field(default_factory=list)
 
+    def __post_init__(self) -> None:
+        self._locations = _locations(self.model)
+
     def write(self, target: Path) -> None:
         """Write the model; its external files follow it to another folder.
 
@@ -57,7 +60,7 @@ class OnnxRewrite:
             self._remove_unused(target)
 
     def _copy_external(self, folder: Path) -> None:
-        for location in sorted({external_entry(t, "location") for t in _external(self.model)} - {""}):
+        for location in sorted(_locations(self.model)):
             source, copy = self.path.parent / location, folder / location
             if copy.exists() and not filecmp.cmp(source, copy, shallow=False):
                 raise InputError(f"{copy}: is there already with other data; {self.path} needs {location} beside it")
@@ -66,11 +69,10 @@ class OnnxRewrite:
                 shutil.copyfile(source, fresh)
 
     def _remove_unused(self, target: Path) -> None:
-        """Remove the data files that earlier rewrites of this model made, and that it does not need any more."""
-        used = {external_entry(t, "location") for t in _external(self.model)}
-        for path in target.parent.glob(f"{target.name}.data*"):
-            if path.name not in used and path.name[len(f"{target.name}.data") :].isdigit():
-                path.unlink()
+        """Remove data files that earlier rewrites of this model made and that it does not need any more."""
+        for location in self._locations - _locations(self.model):
+            if location.startswith(target.name + OWN_SUFFIX):
+                (target.parent / location).unlink(missing_ok=True)
 
 
 def rewrite_onnx(path: Path, change: Change, seed: int) -> OnnxRewrite:
@@ -80,7 +82,7 @@ def rewrite_onnx(path: Path, change: Change, seed: int) -> OnnxRewrite:
     """
     model = _load(path)
     job = _Job(path, model, change)
-    result = OnnxRewrite(path, model, notes=job.notes)
+    result = OnnxRewrite(path, model, notes=job.notes)  # remembers what the model refers to before it changes
     stream = Stream(seed)
     chosen = False
     for tensor, place, wanted in job.chosen():
@@ -174,8 +176,10 @@ def _shapes(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
-def _external(model: onnx.ModelProto) -> list[TensorProto]:
-    return [t for t in model.graph.initializer if t.data_location == TensorProto.EXTERNAL]
+def _locations(model: onnx.ModelProto) -> set[str]:
+    """The files that hold a model's external data."""
+    external = (t for t in model.graph.initializer if t.data_location == TensorProto.EXTERNAL)
+    return {external_entry(tensor, "location") for tensor in external}
 
 
 def _replace_values(tensor: TensorProto, values: np.ndarray, path: Path) -> bool:

@@ -1,0 +1,206 @@
+"""ONNX models: initializers are drawn again with the fans of the ops that use them."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from caffestat.errors import InputError
+from caffestat.rewriting import change_of
+from caffestat.rewriting.onnx_model import OnnxRewrite, rewrite_onnx
+
+
+def tensor(name: str, *shape: int, dtype: Any = np.float32) -> TensorProto:
+    return numpy_helper.from_array(np.linspace(-5, 5, int(np.prod(shape))).reshape(shape).astype(dtype), name)
+
+
+def model() -> onnx.ModelProto:
+    """Conv, Relu, a convolution whose weights are transposed, LeakyRelu, Gemm with transB, MatMul with Add, Softmax."""
+    nodes = [
+        helper.make_node("Conv", ["x", "w1", "b1"], ["c1"], name="conv_one", group=2),
+        helper.make_node("Relu", ["c1"], ["r1"]),
+        helper.make_node("Transpose", ["w2"], ["w2t"], perm=[3, 2, 0, 1]),
+        helper.make_node("Conv", ["r1", "w2t"], ["c2"], name="conv_two"),
+        helper.make_node("LeakyRelu", ["c2"], ["r2"], alpha=0.5),
+        helper.make_node("Flatten", ["r2"], ["f"]),
+        helper.make_node("Gemm", ["f", "w3", "b3"], ["g"], name="fc", transB=1),
+        helper.make_node("Relu", ["g"], ["r3"]),
+        helper.make_node("MatMul", ["r3", "w4"], ["m"], name="out"),
+        helper.make_node("Add", ["m", "b4"], ["a"]),
+        helper.make_node("Softmax", ["a"], ["y"]),
+    ]
+    tensors = [
+        tensor("w1", 32, 3, 5, 4),
+        tensor("b1", 32),
+        tensor("w2", 3, 2, 32, 40),
+        tensor("w3", 70, 160),
+        tensor("b3", 70),
+        tensor("w4", 70, 50),
+        tensor("b4", 50),
+    ]
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, [2, 6, 8, 6])
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, [2, 50])
+    graph = helper.make_graph(nodes, "net", [x], [y], tensors)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8, producer_name="tests")
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    (tmp_path / "models").mkdir()
+    path = tmp_path / "models" / "net.onnx"
+    onnx.save(model(), str(path))
+    return path
+
+
+def arrays(proto: onnx.ModelProto) -> dict[str, np.ndarray]:
+    return {t.name: numpy_helper.to_array(t) for t in proto.graph.initializer}
+
+
+def changed(result: OnnxRewrite) -> dict[str, np.ndarray]:
+    """The initializers that are others than in `model()`."""
+    old, new = arrays(model()), arrays(result.model)
+    assert {name: values.shape for name, values in new.items()} == {name: values.shape for name, values in old.items()}
+    return {name: values for name, values in new.items() if not np.array_equal(values, old[name])}
+
+
+@pytest.mark.parametrize(
+    ("name", "fan_in", "fan_out"),
+    [("w1", 60, 320), ("w2", 192, 240), ("w3", 160, 70), ("w4", 70, 50)],
+)
+def test_the_spread_follows_the_true_fans(path: Path, name: str, fan_in: int, fan_out: int) -> None:
+    drawn = changed(rewrite_onnx(path, change_of("xavier"), 7))
+    assert set(drawn) == {"w1", "w2", "w3", "w4"}
+    limit = np.sqrt(3 / fan_in)
+    assert 0.97 * limit < np.abs(drawn[name]).max() <= limit * 1.0001
+    drawn = changed(rewrite_onnx(path, change_of("msra", variance_norm="fan_out"), 7))
+    assert drawn[name].std() == pytest.approx(np.sqrt(2 / fan_out), rel=0.06)
+
+
+def test_auto_looks_at_what_follows(path: Path) -> None:
+    result = rewrite_onnx(path, change_of("auto", bias="constant:2"), 7)
+    chosen = {change.place.layer: change.after.type for change in result.changes}
+    assert chosen == {
+        "w1": "gaussian",
+        "w2": "gaussian",
+        "w3": "gaussian",
+        "w4": "uniform",
+        "b1": "constant",
+        "b3": "constant",
+        "b4": "constant",
+    }
+    drawn = changed(result)
+    assert drawn["w1"].std() == pytest.approx(np.sqrt(2 / 60), rel=0.06)
+    assert drawn["w2"].std() == pytest.approx(np.sqrt(2 / (1.25 * 192)), rel=0.06)
+    assert set(drawn["b4"]) == {2.0}
+
+
+@pytest.mark.parametrize(
+    ("options", "names"),
+    [
+        ({"layers": ["w3"]}, {"w3"}),
+        ({"layers": ["conv_*"]}, {"w1", "w2"}),
+        ({"types": ["Gemm"]}, {"w3"}),
+        ({"excludes": ["conv_*", "out"]}, {"w3"}),
+    ],
+)
+def test_chooses_by_initializer_node_and_op(path: Path, options: dict[str, Any], names: set[str]) -> None:
+    assert set(changed(rewrite_onnx(path, change_of("xavier", **options), 7))) == names
+
+
+def test_all_else_stays_and_a_second_run_changes_nothing(path: Path) -> None:
+    result = rewrite_onnx(path, change_of("xavier"), 7)
+    result.write(path)
+    written, before = onnx.load(str(path)), model()
+    for proto in (written, before):
+        del proto.graph.initializer[:]
+    assert written == before
+    again = rewrite_onnx(path, change_of("xavier"), 7)
+    assert again.changes == []
+    onnx.checker.check_model(str(path), full_check=True)
+
+
+@pytest.mark.parametrize(
+    ("data_type", "dtype", "size"),
+    [(TensorProto.FLOAT16, np.float16, 2), (TensorProto.DOUBLE, np.float64, 8), (TensorProto.BFLOAT16, None, 2)],
+)
+def test_keeps_the_type_of_numbers(tmp_path: Path, data_type: int, dtype: Any, size: int) -> None:
+    weight = helper.make_tensor("w", data_type, [4, 7], np.ones(28).tolist())
+    x, y = (helper.make_tensor_value_info(name, data_type, [3, n]) for name, n in (("x", 4), ("y", 7)))
+    graph = helper.make_graph([helper.make_node("MatMul", ["x", "w"], ["y"])], "net", [x], [y], [weight])
+    onnx.save(helper.make_model(graph), str(tmp_path / "net.onnx"))
+    (found,) = rewrite_onnx(tmp_path / "net.onnx", change_of("uniform:min=2,max=3"), 7).model.graph.initializer
+    assert found.data_type == data_type
+    assert len(found.raw_data) == 28 * size
+    values = numpy_helper.to_array(found).astype(np.float64)
+    assert values.min() >= 2 and values.max() <= 3 and len(set(values.ravel())) > 5
+
+
+@pytest.fixture
+def external(path: Path) -> Path:
+    """The model with its larger weights in a file of their own."""
+    onnx.save_model(model(), str(path), save_as_external_data=True, location="weights.bin", size_threshold=1000)
+    return path
+
+
+def test_external_data_stays_in_place(external: Path) -> None:
+    old = (external.parent / "weights.bin").read_bytes()
+    rewrite_onnx(external, change_of("xavier", layers=["w3"]), 7).write(external)
+    assert (external.parent / "weights.bin").read_bytes() == old
+    assert (external.parent / "net.onnx.weights0").stat().st_size == 70 * 160 * 4
+    found, before = arrays(onnx.load(str(external))), arrays(model())
+    assert {name for name in found if not np.array_equal(found[name], before[name])} == {"w3"}
+    assert rewrite_onnx(external, change_of("xavier", layers=["w3"]), 7).changes == []
+
+
+def test_data_files_of_earlier_runs_are_removed(external: Path) -> None:
+    for seed in (1, 2, 3):
+        rewrite_onnx(external, change_of("xavier", layers=["w3"]), seed).write(external)
+    names = {path.name for path in external.parent.iterdir()}
+    assert len(names) == 3 and {"net.onnx", "weights.bin"} < names
+    assert rewrite_onnx(external, change_of("xavier", layers=["w3"]), 3).changes == []
+
+
+def test_external_data_follows_to_another_folder(external: Path, tmp_path: Path) -> None:
+    target = tmp_path / "out" / "new.onnx"
+    target.parent.mkdir()
+    rewrite_onnx(external, change_of("xavier", layers=["w3"]), 7).write(target)
+    shutil.rmtree(external.parent)
+    found, before = arrays(onnx.load(str(target))), arrays(model())
+    assert {name for name in found if not np.array_equal(found[name], before[name])} == {"w3"}
+
+
+def test_other_data_is_never_overwritten(external: Path, tmp_path: Path) -> None:
+    (tmp_path / "weights.bin").write_bytes(b"another model's")
+    with pytest.raises(InputError, match=r"weights\.bin: is there already with other data"):
+        rewrite_onnx(external, change_of("xavier", layers=["w3"]), 7).write(tmp_path / "new.onnx")
+    assert (tmp_path / "weights.bin").read_bytes() == b"another model's"
+
+
+def test_models_above_two_gibibytes_are_split(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("caffestat.graph.external.LARGEST", 2**26 + 10_000)
+    rewrite_onnx(path, change_of("xavier"), 7).write(path)
+    assert path.stat().st_size < 10_000
+    found = arrays(onnx.load(str(path)))
+    assert found["w3"].std() == pytest.approx(np.sqrt(1 / 160), rel=0.05)
+
+
+def test_says_what_cannot_be_used(path: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no initializer in it is chosen"):
+        rewrite_onnx(path, change_of("xavier", layers=["nothing"]), 7)
+    (tmp_path / "text.onnx").write_text("ONNX?")
+    with pytest.raises(InputError, match="expected an ONNX model"):
+        rewrite_onnx(tmp_path / "text.onnx", change_of("xavier"), 7)
+    with pytest.raises(InputError, match="cannot be read: No such file"):
+        rewrite_onnx(tmp_path / "none.onnx", change_of("xavier"), 7)
+
+
+def test_missing_external_data_is_said(external: Path) -> None:
+    (external.parent / "weights.bin").unlink()
+    with pytest.raises(InputError, match="the data of 'w1' cannot be read"):
+        rewrite_onnx(external, change_of("xavier"), 7)
