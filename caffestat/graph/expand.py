@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from copy import copy
 from math import prod
 from typing import TYPE_CHECKING, Any
@@ -23,7 +24,8 @@ def lrn_band(channels: int, size: int) -> np.ndarray:
 def lrn_base(g: Graph, x: str, shape: tuple[int, ...], node: Node, dtype: Any) -> str:
     """Emit s = k + α/n Σ x² of an LRN node, the sum over n channels: [N, C, places].
 
-    The sum is a product with a band matrix on x as [N, C, places]: a third of the time of AveragePool with a (n, 1) kernel.
+    The sum is a product with a band matrix on x as [N, C, places]: a third of the time of AveragePool with a (n, 1)
+    kernel.
     """
     size, alpha = node.attributes["size"], node.get("alpha", 1e-4)
     flat = g.reshape(x, *shape[:2], prod(shape[2:]))
@@ -49,11 +51,24 @@ def _lrn(g: Graph, node: Node) -> None:
     g.reshape(g.emit("Div", flat, power), *spec.shape)
 
 
+def _live(nodes: Sequence[Node], outputs: Collection[str]) -> list[Node]:
+    """Return the nodes that the outputs depend on: the runtime would compute the others too."""
+    needed, live = set(outputs), []
+    for node in reversed(nodes):
+        if not needed.isdisjoint(node.outputs):
+            needed.update(node.inputs, node.captured)
+            live.append(node)
+    return live[::-1]
+
+
 def expand(g: Graph) -> Graph:
-    """Return the graph as the runtime should get it: every LRN whose shape is known is replaced. `g` stays as it is."""
+    """Return the graph as the runtime should get it; `g` stays as it is.
+
+    Every LRN of known shape is replaced, and nodes that no output needs are left out.
+    """
     result = copy(g)
     result.nodes = []
-    for node in g.nodes:
+    for node in _live(g.nodes, g.outputs):
         if node.op == "LRN" and node.inputs[0] in g.specs:
             _lrn(result, node)
             result.nodes[-1].outputs = node.outputs

@@ -14,7 +14,9 @@ from caffestat.graph import Graph
 Build = Callable[..., str]
 
 
-def run(graph: Graph, feeds: Mapping[str, np.ndarray], params: Mapping[str, np.ndarray] | None = None) -> list[np.ndarray]:
+def run(
+    graph: Graph, feeds: Mapping[str, np.ndarray], params: Mapping[str, np.ndarray] | None = None
+) -> list[np.ndarray]:
     """Return the graph's outputs, computed on the CPU."""
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4

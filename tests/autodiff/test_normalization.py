@@ -46,8 +46,16 @@ def test_expanded_lrn_computes_the_same(beta: float) -> None:
 
 def test_lrn_of_unknown_shape_stays() -> None:
     graph = Graph()
-    graph.emit("LRN", graph.emit("Relu", graph.input("x", (2, 7, 4, 3))), size=3)
+    graph.outputs = [graph.emit("LRN", graph.emit("Relu", graph.input("x", (2, 7, 4, 3))), size=3)]
     assert [node.op for node in expand(graph).nodes] == ["Relu", "LRN"]
+
+
+def test_nodes_that_no_output_needs_are_left_out() -> None:
+    graph = Graph()
+    y = graph.emit("Relu", graph.input("x", (2, 3)))
+    graph.emit("Exp", graph.emit("Neg", y))
+    graph.outputs = [graph.emit("Abs", y)]
+    assert [node.op for node in expand(graph).nodes] == ["Relu", "Abs"]
 
 
 def statistics(channels: int) -> list[np.ndarray]:
@@ -69,7 +77,8 @@ def test_batch_normalization_with_given_statistics(shape: tuple[int, ...]) -> No
 
 def training(graph: Graph, *names: str) -> list[str]:
     outputs = graph.emit_many("BatchNormalization", *names, count=3, training_mode=1, epsilon=0.01)
-    return [graph.declare(value, graph.shape(name)) for value, name in zip(outputs, (names[0], *names[3:]), strict=True)]
+    like = (names[0], *names[3:])
+    return [graph.declare(value, graph.shape(name)) for value, name in zip(outputs, like, strict=True)]
 
 
 @pytest.mark.parametrize("shape", [(4, 3, 5, 2), (6, 5), (2, 3, 4)], ids=str)

@@ -29,7 +29,8 @@ WINDOWS = [
 
 
 def attributes(kernel: Any, strides: Any, begins: Any, ends: Any, ceil_mode: int, **more: Any) -> dict[str, Any]:
-    return {"kernel_shape": list(kernel), "strides": list(strides), "pads": [*begins, *ends], "ceil_mode": ceil_mode, **more}
+    pads = [*begins, *ends]
+    return {"kernel_shape": list(kernel), "strides": list(strides), "pads": pads, "ceil_mode": ceil_mode, **more}
 
 
 def forward(op: str, x: np.ndarray, how: dict[str, Any]) -> np.ndarray:
@@ -40,11 +41,12 @@ def forward(op: str, x: np.ndarray, how: dict[str, Any]) -> np.ndarray:
 
 def places(size: Any, out: Any, how: dict[str, Any]) -> Any:
     """Yield (place, the image's elements it sees, in scan order)."""
-    dilations, begins = how.get("dilations", [1] * len(size)), how["pads"][: len(size)]
+    axes = range(len(size))
+    strides, begins, dilations = how["strides"], how["pads"], how.get("dilations", [1] * len(size))
     for place in np.ndindex(*out):
         taps = product(*(range(k) for k in how["kernel_shape"]))
         seen = (
-            tuple(o * s - b + t * d for o, s, b, t, d in zip(place, how["strides"], begins, tap, dilations, strict=True))
+            tuple(place[i] * strides[i] - begins[i] + tap[i] * dilations[i] for i in axes)
             for tap in taps
         )
         yield place, [at for at in seen if all(0 <= i < n for i, n in zip(at, size, strict=True))]

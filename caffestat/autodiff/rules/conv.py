@@ -2,10 +2,8 @@
 
 A ConvTranspose is a convolution read backwards, so both ops share one description, `Convolution`, in which `x` is
 always the image that the kernel slides over and `y` the smaller side: w is [y channels, x channels / group, kernel…].
-There are several ways to say each gradient as ordinary ops. They give the same numbers at very different speeds, so `weight_form`
-and `image_form` choose, and nothing else in this file does.
-
-No form inserts zeros or multiplies by a one-hot matrix: those cost up to 16 times as much.
+There are several ways to say each gradient as ordinary ops. They give the same numbers at very different speeds, so
+`weight_form` and `image_form` choose, and nothing else in this file does. Measured by benchmarks/gradients.py.
 """
 
 from __future__ import annotations
@@ -83,7 +81,8 @@ def conv_transpose(tape: Tape, node: Node, dy: str) -> list[str | None]:
 def _bias_gradients(tape: Tape, node: Node, dy: str) -> list[str | None]:
     """Return db for the bias that the node may have: [filters], the sum over batch and places."""
     axes = [axis for axis in range(len(tape.shape(node.outputs[0]))) if axis != 1]
-    return [tape.emit("ReduceSum", dy, tape.ints(*axes), keepdims=0) if tape.needs(b) else None for b in node.inputs[2:]]
+    biases = node.inputs[2:]
+    return [tape.emit("ReduceSum", dy, tape.ints(*axes), keepdims=0) if tape.needs(b) else None for b in biases]
 
 
 def _slide(tape: Tape, c: Convolution, w: str, image: str) -> str:
@@ -105,7 +104,7 @@ def _attributes(c: Convolution) -> dict[str, Any]:
     }
 
 
-# ---- the gradient of the image ----------------------------------------------------------------------------------------
+# ---- the gradient of the image ----
 
 ImageForm = Callable[[Tape, Convolution, str, str], str]
 WeightForm = Callable[[Tape, Convolution, str, str], str]
@@ -137,7 +136,7 @@ def _flip_pads(c: Convolution) -> list[int]:
 
 
 def dx_flip(tape: Tape, c: Convolution, w: str, dy: str) -> str:
-    """Stride 1: dx as the convolution of dy with the filters turned around (a constant, folded when the session opens)."""
+    """Stride 1: dx as the convolution of dy with the filters turned around, which are folded when the session opens."""
     per_group = (c.filters // c.group, c.channels // c.group)
     flipped = tape.transpose(tape.reshape(w, c.group, *per_group, c.window.taps), 0, 2, 1, 3)
     if c.window.taps > 1:
@@ -146,14 +145,21 @@ def dx_flip(tape: Tape, c: Convolution, w: str, dy: str) -> str:
     return tape.emit("Conv", dy, flipped, pads=_flip_pads(c), **_attributes(c))
 
 
-# ---- the gradient of the weights --------------------------------------------------------------------------------------
+# ---- the gradient of the weights ----
 
 
 def weight_form(provider: str, c: Convolution) -> WeightForm:
-    """Choose how to compute dw from x and dy."""
+    """Choose how to compute dw from x and dy.
+
+    On the CPU, ÷ torch's time: 1x1 0.4 to 0.7; 3x3 1.1 to 1.4, 0.8 on 7x7 images, 0.9 on 224x224; 3x3 stride 2 1.1
+    to 1.3; two groups 1.3; few channels 0.5 (3x3) to 1.6 (7x7); depthwise 2.5 to 5, of little work.
+    Tried and slower: slices with channels last, im2col by slices, in cache-sized chunks or in two steps, products with
+    the operands' roles swapped, Einsum, the swapped convolution for more than a few channels, and for depthwise sums of
+    elementwise products, one group per image and channel, and blocks of columns (a tenth faster at best).
+    """
     win = c.window
     if c.is_depthwise and len(win.size) == 2:
-        wide = provider != "cuda" and set(win.strides) == {1} and win.places > 64 * 64
+        wide = provider != "cuda" and set(win.strides) == {1} and win.places > 48 * 48
         return dw_pitch if wide else dw_depthwise
     if c.group > 1:
         return dw_split if c.group <= 4 else dw_gather_images
@@ -168,7 +174,9 @@ def weight_form(provider: str, c: Convolution) -> WeightForm:
     return dw_taps if win.places <= 56 * 56 else dw_pitch
 
 
-def _cut(tape: Tape, image: str, starts: Sequence[int], ends: Sequence[int], steps: Sequence[int] = (), axis: int = 2) -> str:
+def _cut(
+    tape: Tape, image: str, starts: Sequence[int], ends: Sequence[int], steps: Sequence[int] = (), axis: int = 2
+) -> str:
     """Emit a Slice along the axes from `axis` on."""
     axes = range(axis, axis + len(starts))
     steps_input = [tape.ints(*steps)] if steps else []
@@ -211,7 +219,7 @@ def dw_taps(tape: Tape, c: Convolution, x: str, dy: str) -> str:
 
 
 def dw_pitch(tape: Tape, c: Convolution, x: str, dy: str) -> str:
-    """Stride 1: like `dw_taps`, but dy gets as long rows as the padded x, so that a tap's slice is one stretch of memory."""
+    """Stride 1: like `dw_taps`, but dy's rows get as long as the padded x's: a tap's slice is one stretch of memory."""
     win, per_group = c.window, (c.filters // c.group, c.channels // c.group)
     unfit = [0] + [p - o for p, o in zip(win.padded[1:], win.out[1:], strict=True)]
     flat = np.arange(prod(win.padded)).reshape(win.padded)
@@ -226,7 +234,7 @@ def dw_pitch(tape: Tape, c: Convolution, x: str, dy: str) -> str:
 
 
 def _columns(tape: Tape, c: Convolution, x: str) -> str:
-    """im2col with channels last: [batch · group, places, taps · channels / group]; whole rows of channels are copied."""
+    """im2col, channels last so that copies are long: [batch · group, places, taps · channels / group]."""
     win, channels = c.window, c.channels // c.group
     split = tape.reshape(x, c.batch * c.group, channels, *win.size)
     last = _pad(tape, tape.transpose(split, 0, *range(2, 2 + len(win.size)), 1), win, 1, 1)
@@ -237,7 +245,10 @@ def _columns(tape: Tape, c: Convolution, x: str) -> str:
 
 
 def dw_gather(tape: Tape, c: Convolution, x: str, dy: str) -> str:
-    """No groups: im2col, then one product over batch and places: [filters, batch · places] · [batch · places, taps · channels]."""
+    """No groups: im2col, then one product over batch and places.
+
+    [filters, batch · places] · [batch · places, taps · channels]
+    """
     rows = tape.transpose(tape.reshape(dy, c.batch, c.filters, c.window.places), 1, 0, 2)
     rows = tape.reshape(rows, c.filters, c.batch * c.window.places)
     columns = tape.reshape(_columns(tape, c, x), c.batch * c.window.places, c.window.taps * c.channels)
@@ -251,7 +262,10 @@ def _kernel_last(tape: Tape, c: Convolution, product: str) -> str:
 
 
 def dw_gather_images(tape: Tape, c: Convolution, x: str, dy: str) -> str:
-    """im2col, one product per image and group: [filters, places] · [places, taps · channels], then a sum over the batch."""
+    """im2col, then one product per image and group, and a sum over the batch.
+
+    [filters / group, places] · [places, taps · channels / group]
+    """
     rows = tape.reshape(dy, c.batch * c.group, c.filters // c.group, c.window.places)
     product = tape.reshape(tape.emit("MatMul", rows, _columns(tape, c, x)), c.batch, c.filters, -1)
     return _kernel_last(tape, c, _sum_batch(tape, product, c.batch))
@@ -271,9 +285,10 @@ def dw_swap(tape: Tape, c: Convolution, x: str, dy: str) -> str:
     """A convolution again, with batch and channels swapped, and stride and dilation too: few channels only."""
     win = c.window
     swapped = (1, 0, *range(2, 2 + len(win.size)))
-    attributes: dict[str, Any] = {"kernel_shape": list(win.out), "strides": list(win.dilations), "dilations": list(win.strides)}
+    attributes: dict[str, Any] = {"strides": list(win.dilations), "dilations": list(win.strides)}
     image, filters = tape.transpose(x, *swapped), tape.transpose(dy, *swapped)
-    wide = tape.emit("Conv", image, filters, pads=[*win.begins, *win.ends], **attributes)
+    pads = [*win.begins, *win.ends]
+    wide = tape.emit("Conv", image, filters, kernel_shape=list(win.out), pads=pads, **attributes)
     if any(win.unread):
         wide = _cut(tape, wide, [0] * len(win.kernel), win.kernel)
     return tape.transpose(wide, *swapped)
@@ -282,9 +297,9 @@ def dw_swap(tape: Tape, c: Convolution, x: str, dy: str) -> str:
 def dw_depthwise(tape: Tape, c: Convolution, x: str, dy: str) -> str:
     """One filter per channel: products of rows instead of products of channels.
 
-    For kernel row i, S[c] = Σ over images and rows r of dy[r]ᵀ · x[r · stride + i · dilation] is a [out width, padded width]
-    matrix; dw[c, i, j] is the sum of one of its diagonals, which a product with a 0/1 matrix takes. More sums than needed, but
-    all of them in matrix products.
+    For kernel row i, S[c] = Σ over images and rows r of dy[r]ᵀ · x[r · stride + i · dilation] is [out width, padded
+    width]; dw[c, i, j] is the sum of one of its diagonals, which a product with a 0/1 matrix takes. More sums than
+    needed, but all of them in matrix products.
     """
     win = c.window
     height, width = win.out

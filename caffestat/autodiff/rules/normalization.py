@@ -73,7 +73,10 @@ def _given_grads(tape: Tape, node: Node, dy: str) -> Grads:
 
 
 def _batch_grads(tape: Tape, node: Node, dy: str) -> Grads:
-    """dx = scale · f · (dy - mean(dy) - x̂ · mean(dy · x̂)), dscale = Σ dy · x̂, dbias = Σ dy; f = 1/√(batch variance + ε)."""
+    """With f = 1/√(batch variance + ε): dx = scale · f · (dy - mean(dy) - x̂ · mean(dy · x̂)).
+
+    dscale = Σ dy · x̂, dbias = Σ dy.
+    """
     x, scale = node.inputs[:2]
     column, axes = _per_channel(tape, node)
     mean = tape.emit("ReduceMean", x, axes, keepdims=1)

@@ -24,15 +24,16 @@ def _window(tape: Tape, node: Node) -> Window:
     return window(node, x_shape[2:], y_shape[2:], node.attributes["kernel_shape"])
 
 
-# ---- the largest ------------------------------------------------------------------------------------------------------
+# ---- the largest ----
 
 
 @vjp("MaxPool")
 def max_pool(tape: Tape, node: Node, dy: str) -> Grads:
     """Each dy goes to the first largest element of its window, in scan order, as in Caffe.
 
-    Which that is, is found by comparing taps, one axis at a time: with the scattering 0.5 of torch's time on 3x3 stride 1 and
-    0.7 on 3x3 stride 2. The runtime's own Indices take 1.2 to 2 times as long, and on CUDA they break ties by another order.
+    Which that is, is found by comparing taps, one axis at a time: with the scattering 0.5 of torch's time on 3x3
+    stride 1 and 0.7 on 3x3 stride 2. The runtime's own Indices take 1.2 to 2 times as long, and on CUDA they break ties
+    by another order.
     """
     x, win = node.inputs[0], _window(tape, node)
     return [_scatter(tape, dy, _first_largest(tape, x, win), x)]
@@ -98,7 +99,7 @@ def global_max_pool(tape: Tape, node: Node, dy: str) -> Grads:
     return [tape.reshape(spread, *shape)]
 
 
-# ---- the mean ---------------------------------------------------------------------------------------------------------
+# ---- the mean ----
 
 
 @vjp("GlobalAveragePool")
@@ -114,8 +115,8 @@ def global_average_pool(tape: Tape, node: Node, dy: str) -> Grads:
 def average_pool(tape: Tape, node: Node, dy: str) -> Grads:
     """Each element gets the sum of dy / divisor over the windows it lies in.
 
-    One place: Expand. Windows that tile the image: nearest-neighbour Resize. Stride 1: AveragePool again. Everything else, and every
-    case on CUDA but the first: a product with a small band matrix per axis. 0.08 to 0.22 of torch's time.
+    One place: Expand. Windows that tile the image: nearest-neighbour Resize. Stride 1: AveragePool again. Everything
+    else, and every case on CUDA but the first: a product with a small band matrix per axis.
     """
     x, win = node.inputs[0], _window(tape, node)
     counts = _counts(node, win)
