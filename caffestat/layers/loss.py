@@ -36,7 +36,7 @@ __all__ = [
 FULL, VALID, BATCH_SIZE, NONE = range(4)
 L2 = 2
 
-FLOAT, INT64, BOOL = 1, 7, 9  # onnx element types
+FLOAT, INT64 = 1, 7  # onnx element types
 
 FLT_MIN = float(np.finfo(np.float32).tiny)
 LOG_THRESHOLD = 1e-20
@@ -327,7 +327,8 @@ class ContrastiveLoss(Loss):
             square = g.emit("ReduceSum", g.emit("Mul", difference, difference), g.ints(1), keepdims=1)
             distance = square if legacy else g.emit("Sqrt", square)
             gap = g.emit("Relu", g.emit("Sub", margin, distance))
-            similar = g.emit("Cast", g.emit("Cast", g.reshape(pairs, count, 1), to=INT64), to=BOOL)
+            # not 0 when cut to an integer; onnxruntime before 1.26 would skip the integer between two casts
+            similar = g.emit("GreaterOrEqual", g.emit("Abs", g.reshape(pairs, count, 1)), g.constant(1))
             terms = g.emit("Where", similar, square, gap if legacy else g.emit("Mul", gap, gap))
             made.update(difference=difference, distance=distance, gap=gap, similar=similar)
             return g.emit("Div", total(g, terms), g.constant(2 * count))

@@ -55,6 +55,11 @@ class PoolingWindow:
         starts = np.arange(self.places[axis]) * self.stride[axis] - self.pad[axis]
         return np.minimum(starts + self.kernel[axis], self.size[axis] + self.pad[axis]) - starts
 
+    def inside(self, axis: int) -> np.ndarray:
+        """Return the length of each window's part that lies in the image."""
+        starts = np.arange(self.places[axis]) * self.stride[axis] - self.pad[axis]
+        return np.minimum(starts + self.kernel[axis], self.size[axis]) - np.maximum(starts, 0)
+
     def emit_max(self, g: Graph, x: str, mask: bool = False, hint: str = "") -> list[str]:
         """Emit the maximum of each window and, with `mask`, its index in the image's plane."""
         if not mask:
@@ -66,8 +71,11 @@ class PoolingWindow:
     def emit_average(self, g: Graph, x: str, hint: str = "") -> str:
         """Emit the sum over each window divided by its part of the padded image."""
         clipped = self._clip()
-        y = g.emit("AveragePool", x, count_include_pad=1, hint=hint, **clipped.attributes())
-        rows, columns = (clipped.kernel[axis] / clipped.divisors(axis) for axis in (0, 1))
+        # onnxruntime before 1.26 goes wrong where padding is counted in but an axis has some at its end only
+        counts_padding = all(clipped.pad)
+        y = g.emit("AveragePool", x, count_include_pad=int(counts_padding), hint=hint, **clipped.attributes())
+        counted = (clipped.kernel[axis] if counts_padding else clipped.inside(axis) for axis in (0, 1))
+        rows, columns = (count / clipped.divisors(axis) for axis, count in enumerate(counted))
         factor = rows[:, None] * columns
         return y if np.all(factor == 1) else g.emit("Mul", y, g.constant(factor), hint=hint)
 
