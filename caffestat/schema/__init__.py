@@ -21,7 +21,7 @@ from caffestat.schema.caffe_pb2 import (
     V0LayerParameter,
     V1LayerParameter,
 )
-from caffestat.schema.reader import from_document
+from caffestat.schema.reader import UnknownField, from_document, from_message
 from caffestat.schema.writer import to_text
 
 __all__ = [
@@ -38,10 +38,12 @@ __all__ = [
     "SolverParameter",
     "SolverState",
     "TransformationParameter",
+    "UnknownField",
     "V0LayerParameter",
     "V1LayerParameter",
     "caffe_pb2",
     "from_document",
+    "from_message",
     "read_binary",
     "to_text",
 ]

@@ -12,17 +12,26 @@ from caffestat.errors import Finding, Place, SchemaError
 from caffestat.prototext import Document, Field, Message, Scalar
 from caffestat.schema.slots import Slot, slots
 
-__all__ = ["from_document"]
+__all__ = ["UnknownField", "from_document", "from_message"]
 
 M = TypeVar("M", bound=Any)
 _LONGEST_QUOTE = 60
 
 
+@dataclass(frozen=True)
+class UnknownField(Finding):
+    """A field that the schema does not know, and that was left out."""
+
+    field: Field
+
+
 def from_document(document: Document, cls: type[M]) -> tuple[M, list[Finding]]:
     """The message that protobuf's C++ TextFormat would read from the text, and what it would have stumbled over.
 
-    A field that the schema does not know gives a finding and is left out. So does a layer type that the V1 enum does
-    not know: `type` stays unset. A string that is not UTF-8 gives a finding, and its odd bytes become \\xNN.
+    A field that the schema does not know gives an UnknownField and is left out. A value that a fork gave to a field
+    that is open (see slots.py) gives a finding and leaves the field unset; an unknown V1 layer type does so without a
+    finding: types of all generations are looked at when the net is built. A string that is not UTF-8 gives a finding,
+    and its odd bytes become \\xNN.
 
     Raises SchemaError for a value that does not fit its field, for a singular field (scalar or message) given twice,
     and for a required field that is missing. Source: protobuf text_format.cc, which lets no field be overwritten.
@@ -31,6 +40,16 @@ def from_document(document: Document, cls: type[M]) -> tuple[M, list[Finding]]:
     reader = _Reader(document.name)
     reader.fill(message, document.fields, message.DESCRIPTOR.name)
     return message, reader.findings
+
+
+def from_message(message: Message, cls: type[M], file: str) -> M:
+    """The message of a class that a part of a text holds; fields that the schema does not know are left out.
+
+    Raises SchemaError as `from_document` does.
+    """
+    result: M = cls()
+    _Reader(file).fill(result, message.fields, result.DESCRIPTOR.name)
+    return result
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +85,8 @@ class _Reader:
         for field in fields:
             slot = known.get(field.name)
             if slot is None:
-                self.find(f"unknown field '{field.name}' in {self.owner}, left out", field, field.name, tuple(known))
+                text = f"unknown field '{field.name}' in {self.owner}, left out{_hint(field.name, tuple(known))}"
+                self.findings.append(UnknownField(field.place, text, field))
             elif slot.repeated:
                 self.extend(getattr(message, slot.name), slot, field)
             elif first.setdefault(slot.name, field) is field:
@@ -85,7 +105,8 @@ class _Reader:
 
     def set(self, message: Any, slot: Slot, field: Field) -> None:
         if field.is_list:
-            raise self.misfit(slot, "a list", field)
+            self.refuse(slot, "a list", field)
+            return
         value = field.values[0]
         if slot.read is None:
             child = getattr(message, slot.name)
@@ -110,10 +131,17 @@ class _Reader:
             self.find(f"{slot.name} in {self.owner}: expected UTF-8, found other bytes, now written \\xNN", value)
             return value.as_bytes().decode(errors="backslashreplace")
         except ValueError as error:
-            if not slot.is_open or value.kind == "string":
-                raise self.misfit(slot, _shortened(value.text), value) from error
-            self.find(f"unknown layer type {value.text} in {self.owner}, left out", value, value.text, slot.choices)
+            self.refuse(slot, _shortened(value.text), value, error)
             return None
+
+    def refuse(self, slot: Slot, found: str, where: Field | Scalar, cause: ValueError | None = None) -> None:
+        """Raise a misfit, or leave the field unset with a finding where the slot allows it."""
+        is_string = isinstance(where, Scalar) and where.kind == "string"
+        is_new = slot.is_extended and not _hint(found.upper(), slot.choices)
+        if is_string or not (slot.is_open or is_new):
+            raise self.misfit(slot, found, where) from cause
+        if slot.name != "type":
+            self.find(f"unknown value {found} of {slot.name} in {self.owner}, left out", where)
 
     @property
     def owner(self) -> str:
@@ -125,8 +153,8 @@ class _Reader:
         name = inner.type if len(self.path) == 1 else f"{inner.name} ({inner.type})"
         return name if layer is None else f"{name} of layer {layer.layer_name}"
 
-    def find(self, text: str, where: Field | Scalar, name: str = "", choices: tuple[str, ...] = ()) -> None:
-        self.findings.append(Finding(where.place, text + _hint(name, choices)))
+    def find(self, text: str, where: Field | Scalar) -> None:
+        self.findings.append(Finding(where.place, text))
 
     def misfit(self, slot: Slot, found: str, where: Field | Scalar | Message) -> SchemaError:
         hint = _hint(found.strip("\"'").upper(), slot.choices)

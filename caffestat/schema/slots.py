@@ -20,19 +20,27 @@ _INTEGERS = {
     FieldDescriptor.CPPTYPE_UINT32: (0, 2**32 - 1),
     FieldDescriptor.CPPTYPE_UINT64: (0, 2**64 - 1),
 }
-# Forks added their own layer types to this enum, and the rest of such a net is still worth reading.
-_OPEN_ENUMS = frozenset(["caffe.V1LayerParameter.type"])
+# Forks added their own layer types, and ways to compute (`engine`, several devices) that change no number. The rest of
+# such a file is still worth reading.
+_OPEN_FIELDS = frozenset(["caffe.V1LayerParameter.type", "caffe.SolverParameter.device_id"])
+# They change the loss, but no shape: left out, unless the value looks like a known one misspelled.
+_EXTENDED_ENUMS = frozenset(["caffe.LossParameter.normalization"])
 
 
 @dataclass(frozen=True)
 class Slot:
-    """A field of a message; `read` raises ValueError for a misfit, and is None where the field holds a message."""
+    """A field of a message; `read` raises ValueError for a misfit, and is None where the field holds a message.
+
+    An open field may hold what the schema does not know, an extended enum values unlike the known ones; it is then left
+    unset.
+    """
 
     name: str
     repeated: bool
     expected: str
     choices: tuple[str, ...]
     is_open: bool
+    is_extended: bool
     read: Callable[[Scalar], Any] | None
 
 
@@ -50,7 +58,8 @@ def _slot(field: FieldDescriptor) -> Slot:
         repeated=not field.has_presence,
         expected=expected,
         choices=tuple(_numbers(field.enum_type)) if field.enum_type else (),
-        is_open=field.full_name in _OPEN_ENUMS,
+        is_open=field.name == "engine" or field.full_name in _OPEN_FIELDS,
+        is_extended=field.full_name in _EXTENDED_ENUMS,
         read=read,
     )
 

@@ -14,9 +14,11 @@ from caffestat.schema import (
     LayerParameter,
     NetParameter,
     SolverParameter,
+    UnknownField,
     V1LayerParameter,
     caffe_pb2,
     from_document,
+    from_message,
 )
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden"
@@ -146,7 +148,10 @@ def test_required_fields():
 
 
 def test_unknown_fields_are_findings():
-    text = 'layer {\n  name: "p"\n  pooling_param { ceil_mode: false pool: AVE }\n  flow_field { a { b: [1, {}] } }\n}\nitem: 3'
+    text = (
+        'layer {\n  name: "p"\n  pooling_param { ceil_mode: false pool: AVE }\n'
+        "  flow_field { a { b: [1, {}] } }\n}\nitem: 3"
+    )
     net, findings = read(text, NetParameter)
     assert net == NetParameter(layer=[{"name": "p", "pooling_param": {"pool": caffe_pb2.PoolingParameter.AVE}}])
     assert [str(finding) for finding in findings] == [
@@ -158,15 +163,43 @@ def test_unknown_fields_are_findings():
 
 def test_unknown_field_with_a_close_name():
     _, [finding] = read("convolution_param { kernal_size: 3 }", LayerParameter)
+    assert isinstance(finding, UnknownField)
+    assert finding.field.name == "kernal_size"
     assert finding.message.endswith("left out; did you mean kernel_size?")
 
 
 @pytest.mark.parametrize("written", ["FANCY", "777"])
-def test_unknown_v1_layer_type_is_a_finding(written):
-    net, [finding] = read(f"layers {{ name: 'x' type: {written} top: 'y' }}", NetParameter)
+def test_unknown_v1_layer_type_is_left_to_the_builder(written):
+    net = value(f"layers {{ name: 'x' type: {written} top: 'y' }}", NetParameter)
     assert net == NetParameter(layers=[{"name": "x", "top": ["y"]}])
     assert not net.layers[0].HasField("type")
-    assert str(finding) == f"net.prototxt:1:26: unknown layer type {written} in layer 'x' (V1LayerParameter), left out"
+
+
+@pytest.mark.parametrize(
+    ("text", "cls", "found"),
+    [
+        ("convolution_param { engine: MKL2017 }", LayerParameter, "MKL2017 of engine in convolution_param"),
+        ("loss_param { normalization: PRE_FIXED }", LayerParameter, "PRE_FIXED of normalization in loss_param"),
+        ("device_id: [0, 1]", SolverParameter, "a list of device_id in SolverParameter"),
+    ],
+)
+def test_what_forks_put_into_known_fields_is_a_finding(text, cls, found):
+    message, [finding] = read(text, cls)
+    assert not message.ByteSize() or not message.ListFields()[0][1].ByteSize()
+    assert finding.message.startswith(f"unknown value {found}")
+    assert finding.message.endswith("left out")
+    assert finding.place.line == 1
+
+
+@pytest.mark.parametrize("written", ["VALIDD", "BATCHSIZE", "'FULL'"])
+def test_typo_in_an_extended_enum_is_an_error(written):
+    assert "did you mean" in refusal(f"loss_param {{ normalization: {written} }}")
+
+
+def test_part_of_a_text():
+    document = prototext.parse(b"bn_param { slope_filler { type: 'constant' value: 2 odd: 1 } }", "net.prototxt")
+    owner = document.fields[0].values[0].fields[0].values[0]
+    assert from_message(owner, FillerParameter, "net.prototxt") == FillerParameter(type="constant", value=2)
 
 
 def test_v1_layer_type_in_quotes_is_an_error():
