@@ -1,0 +1,211 @@
+"""What a net will do to its signal, worked out from its fillers without running it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from caffestat.fill import Filler, Stream, fan, msra_std, xavier_spread
+from caffestat.theory import Gradient, Moments, Signal, Source, Walk, propagate
+from caffestat.theory.normal import NODES, WEIGHTS, cdf, quantiles
+
+from .lower import Lowered, lower
+from .model import Net, Node
+
+__all__ = ["Prediction", "filler_signal", "predict"]
+
+Key = tuple[int, int]
+
+_DRAWN = 20_000  # elements of a layer's own draws that are looked at, at least
+_BILINEAR = "bilinear"
+
+
+@dataclass
+class Prediction:
+    """Moments by the keys of a Measurement; an absent key is not predicted.
+
+    tops, params, bottom_diffs, param_diffs  as in Measurement, mean, second moment and mean |x| of each
+    latents  the Signal behind each top: its distribution and correlations
+    """
+
+    tops: dict[Key, Moments] = field(default_factory=dict)
+    params: dict[Key, Moments] = field(default_factory=dict)
+    bottom_diffs: dict[Key, Moments] = field(default_factory=dict)
+    param_diffs: dict[Key, Moments] = field(default_factory=dict)
+    signals: dict[Key, Signal] = field(default_factory=dict)
+
+
+def predict(
+    net: Net,
+    *,
+    values: Sequence[np.ndarray] | None = None,
+    assume_filler: str | None = None,
+    input_std: float = 1.0,
+    input_mean: float = 0.0,
+) -> Prediction:
+    """Return the expected moments of every blob, param and gradient at the first iteration.
+
+    values:        given params (trained weights) instead of what the fillers will draw
+    assume_filler: the filler type of weights that have none written
+    input_std, input_mean: of external data, taken for independent normal values; labels are uniform over their classes
+    """
+    from .initial import with_assumed_filler
+
+    lowered = lower(net)
+    inputs: dict[str, Signal | None] = {}
+    for number, name in lowered.params.items():
+        if values is not None:
+            inputs[name] = _of_array(values[number])
+        else:
+            param = with_assumed_filler(net.params[number].param, assume_filler)
+            inputs[name] = filler_signal(param.filler, param.shape)
+    for node in net.nodes:
+        inputs.update(_fed(net, node, lowered, input_mean, input_std))
+    walk = propagate(lowered.graph, inputs, _seeds(net, lowered), _unneeded(net, lowered))
+    return _collect(net, lowered, walk)
+
+
+def _of_array(array: np.ndarray) -> Signal:
+    flat = np.asarray(array, np.float64).ravel()
+    if flat.size == 0 or np.ptp(flat) == 0:
+        return _constant(float(flat[0]) if flat.size else 0.0)
+    return Signal(quantiles(flat, np.full(flat.size, 1 / flat.size)), 1.0, 1.0)
+
+
+def _constant(value: float) -> Signal:
+    return Signal(np.full_like(NODES, value), 1.0, 1.0)
+
+
+def _uniform(low: float, high: float) -> Signal:
+    """U(low, high), its second moment exact at the nodes."""
+    middle, half = (low + high) / 2, (high - low) / 2
+    shape = 2 * cdf(NODES) - 1
+    shape /= math.sqrt(3 * float(shape**2 @ WEIGHTS))
+    return Signal(middle + half * shape, 1.0, 1.0)
+
+
+def filler_signal(filler: Filler, shape: tuple[int, ...]) -> Signal:
+    """Return the distribution that a filler gives a blob of `shape`, the same at every place and in every sample.
+
+    A type that is not known here gives the zeros that a missing filler gives.
+    """
+    if filler.type == "uniform":
+        return _uniform(filler.min, filler.max)
+    if filler.type == "xavier":
+        scale = float(xavier_spread(fan(shape, filler.variance_norm)).scale)
+        return _uniform(-scale, scale)
+    if filler.type == "msra":
+        return Signal(float(msra_std(fan(shape, filler.variance_norm))) * NODES, 1.0, 1.0)
+    if filler.type == "gaussian":
+        return _gaussian(filler, shape)
+    if filler.type == "positive_unitball":
+        size = math.prod(shape[1:])
+        return _uniform(0.0, 2 / size) if size > 1 else _constant(1.0)
+    if filler.type == _BILINEAR:
+        from caffestat.fill import fill
+
+        return _of_array(fill(Stream(0), filler, (1, 1, *shape[2:])))
+    return _constant(filler.value)
+
+
+def _gaussian(filler: Filler, shape: tuple[int, ...]) -> Signal:
+    values = filler.mean + filler.std * NODES
+    if filler.sparse == -1:
+        return Signal(values, 1.0, 1.0)
+    kept = filler.sparse / shape[0]
+    mixed = quantiles(np.stack([values, 0 * values]), np.outer([kept, 1 - kept], WEIGHTS))
+    return Signal(mixed, 1.0, 1.0)
+
+
+def _fed(net: Net, node: Node, lowered: Lowered, mean: float, std: float) -> dict[str, Signal | None]:
+    """Return the signals of the graph inputs that a node declared."""
+    names = lowered.feeds.get(node.index, ())
+    if not names:
+        return {}
+    if node.layer.is_external:
+        from caffestat.data.synthetic import classes_of
+
+        classes = [classes_of(net, blob, node.index + 1) for blob in node.tops]
+        return {name: _external(count, mean, std) for name, count in zip(names, classes, strict=True)}
+    return dict(zip(names, _drawn(node), strict=True))
+
+
+def _external(classes: int | None, mean: float, std: float) -> Signal:
+    if classes is None:
+        return Signal(mean + std * NODES)
+    return Signal(np.floor(cdf(NODES) * classes).clip(0, classes - 1))
+
+
+def _drawn(node: Node) -> list[Signal]:
+    """Look at what a layer draws for itself (masks, dummy data) until there is enough of it."""
+    bottoms = [shape for shape in node.bottom_shapes if shape is not None]
+    stream = Stream(0)
+    drawn: list[list[np.ndarray]] = []
+    while sum(array.size for arrays in drawn for array in arrays) < _DRAWN:
+        drawn.append(list(node.layer.draw_feeds(stream, bottoms)))
+    return [_independent(np.concatenate([np.ravel(a) for a in arrays])) for arrays in zip(*drawn, strict=True)]
+
+
+def _independent(array: np.ndarray) -> Signal:
+    signal = _of_array(array)
+    return signal if signal.is_constant else Signal(signal.values)
+
+
+def _seeds(net: Net, lowered: Lowered) -> dict[str, Gradient]:
+    """Return the gradient that each weighted top starts with: its loss weight, everywhere."""
+    seeds = {}
+    for node in net.nodes:
+        for top, weight in enumerate(node.loss_weights):
+            if weight and node.need_backward and (node.index, top) in lowered.tops:
+                square = weight**2
+                seeds[lowered.tops[node.index, top]] = Gradient.of(Source(square, 1.0, square, square))
+    return seeds
+
+
+def _unneeded(net: Net, lowered: Lowered) -> set[str]:
+    """Return the data blobs that nobody asks a gradient of."""
+    return {
+        lowered.tops[node.index, top]
+        for node in net.nodes
+        for top, blob in enumerate(node.tops)
+        if (node.index, top) in lowered.tops and not net.blobs[blob].need_backward
+    }
+
+
+def _collect(net: Net, lowered: Lowered, walk: Walk) -> Prediction:
+    found = Prediction()
+    for key, value in lowered.tops.items():
+        signal = walk.signal(value)
+        if signal is not None:
+            found.signals[key], found.tops[key] = signal, signal.moments
+    for key, value in lowered.uses.items():
+        signal = walk.signal(lowered.graph.updates.get(value, value))
+        if signal is not None:
+            found.params[key] = signal.moments
+    for node in net.nodes:
+        if node.need_backward:
+            asked = [
+                (key, needed, lowered.bottoms, found.bottom_diffs)
+                for key, needed in _keys(node, node.bottom_need_backward)
+            ]
+            asked += [
+                (key, needed, lowered.uses, found.param_diffs) for key, needed in _keys(node, node.param_propagate_down)
+            ]
+            for key, needed, values, target in asked:
+                if needed and key in values:
+                    _put(target, key, walk.gradient(values[key]))
+    return found
+
+
+def _keys(node: Node, needed: Sequence[bool]) -> list[tuple[Key, bool]]:
+    return [((node.index, index), flag) for index, flag in enumerate(needed)]
+
+
+def _put(target: dict[Key, Moments], key: Key, gradient: Gradient | None) -> None:
+    if gradient is None:
+        target[key] = Moments(0.0, 0.0, 0.0)
+    elif gradient.known:
+        target[key] = gradient.moments

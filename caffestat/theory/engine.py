@@ -1,0 +1,197 @@
+"""The two walks over a graph, and the registries of what each op does to moments."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from caffestat.graph import Graph, Node
+
+from .normal import NODES, quantiles
+from .signal import UNKNOWN, Gradient, Signal
+
+__all__ = ["Walk", "backward_moments", "has_rule", "moments", "propagate", "unpredicted"]
+
+Shape = tuple[int, ...]
+Forward = Callable[["Walk", Node], "Sequence[Signal | None]"]
+Backward = Callable[["Walk", Node, "Sequence[Gradient | None]"], "Sequence[Gradient | None]"]
+
+_FORWARD: dict[str, Forward] = {}
+_BACKWARD: dict[str, Backward] = {}
+_UNPREDICTED: set[str] = set()
+
+
+def moments(*ops: str) -> Callable[[Forward], Forward]:
+    """Register what ops make of their inputs: `rule(walk, node)` returns one Signal, or None for unknown, per output.
+
+    Raises ValueError when an op has a rule already.
+    """
+
+    def register(rule: Forward) -> Forward:
+        for op in ops:
+            _enter(_FORWARD, op, rule)
+        return rule
+
+    return register
+
+
+def backward_moments(*ops: str) -> Callable[[Backward], Backward]:
+    """Register what ops make of their gradients: `rule(walk, node, dys)` returns one Gradient, or None for zero, per
+    input.
+
+    `dys` holds one entry per output, None for zero. Raises ValueError when an op has a rule already.
+    """
+
+    def register(rule: Backward) -> Backward:
+        for op in ops:
+            _enter(_BACKWARD, op, rule)
+        return rule
+
+    return register
+
+
+def unpredicted(*ops: str) -> None:
+    """Declare ops about whose outputs nothing is said and through which no gradient flows: indices, sorting."""
+    for op in ops:
+        if op in _FORWARD or op in _UNPREDICTED:
+            raise ValueError(f"op {op!r} is declared already")
+        _UNPREDICTED.add(op)
+
+
+def _enter(
+    rules: dict[str, Callable[..., object]] | dict[str, Forward] | dict[str, Backward], op: str, rule: object
+) -> None:
+    if op in rules or op in _UNPREDICTED:
+        raise ValueError(f"op {op!r} already has a moments rule")
+    rules[op] = rule  # type: ignore[assignment]
+
+
+def has_rule(op: str) -> bool:
+    """Tell whether an op has a moments rule or is declared unpredicted."""
+    return op in _FORWARD or op in _UNPREDICTED
+
+
+class Walk:
+    """What is known while a graph is walked: the signals of its values, and afterwards the gradients."""
+
+    def __init__(self, graph: Graph, inputs: Mapping[str, Signal | None]) -> None:
+        self.graph = graph
+        self.signals: dict[str, Signal | None] = dict(inputs)
+        self.gradients: dict[str, Gradient] = {}
+        self.steps = list(_steps(graph))
+
+    def shape(self, value: str) -> Shape:
+        """Return the value's shape; () when nobody knows it."""
+        spec = self.graph.specs.get(value)
+        return spec.shape if spec else ()
+
+    def constant(self, value: str) -> np.ndarray | None:
+        """Return the array of a constant, None for any other value."""
+        return self.graph.constants.get(value)
+
+    def signal(self, value: str) -> Signal | None:
+        """Return what is known of a value; a constant is what it is."""
+        if value not in self.signals and value in self.graph.constants:
+            self.signals[value] = _of_array(self.graph.constants[value])
+        return self.signals.get(value)
+
+    def gradient(self, value: str) -> Gradient | None:
+        """Return the value's whole gradient, None for zero."""
+        return self.gradients.get(value)
+
+    def accumulate(self, value: str, dy: Gradient | None) -> None:
+        """Add one contribution to a value's gradient."""
+        if dy is not None and value and value not in self.graph.constants:
+            before = self.gradients.get(value)
+            self.gradients[value] = before.plus(dy) if before else dy
+
+
+def _of_array(array: np.ndarray) -> Signal:
+    flat = np.asarray(array, np.float64).ravel()
+    if flat.size == 0:
+        return Signal(np.zeros_like(NODES))
+    if np.ptp(flat) == 0:
+        return Signal(np.full_like(NODES, flat[0]), 1.0, 1.0)
+    return Signal(quantiles(flat, np.full(flat.size, 1 / flat.size)), 0.0, 1.0)
+
+
+def _steps(graph: Graph) -> Iterator[Node]:
+    """Yield the nodes in order; a region that says what it is as a whole stands for its nodes."""
+    wholes = {region.first: region for region in graph.regions if region.whole and region.last > region.first}
+    position = 0
+    while position < len(graph.nodes):
+        region = wholes.get(position)
+        yield region.whole if region and region.whole else graph.nodes[position]
+        position = region.last if region else position + 1
+
+
+def propagate(
+    graph: Graph, inputs: Mapping[str, Signal | None], seeds: Mapping[str, Gradient], stop: Collection[str] = ()
+) -> Walk:
+    """Walk the graph forward, then backward from the seeds, and return what is known of every value.
+
+    inputs: the signals of the graph's inputs and params; what is missing is unknown, and so is what depends on it
+    seeds:  the gradients to start from, by value
+    stop:   values whose gradient nobody wants, so that the walk need not go past them
+
+    Raises KeyError for an op that has no rule and is not declared unpredicted.
+    """
+    from . import rules  # noqa: F401  registers the rules; imported here because they import this module
+
+    graph.infer()
+    walk = Walk(graph, inputs)
+    for node in walk.steps:
+        walk.signals.update(zip(node.outputs, _forward(walk, node), strict=False))
+    for value, seed in seeds.items():
+        walk.accumulate(value, seed)
+    for node in reversed(walk.steps):
+        for value, dx in zip(node.inputs, _backward(walk, node, stop), strict=True):
+            if value not in stop:
+                walk.accumulate(value, dx)
+    return walk
+
+
+def _forward(walk: Walk, node: Node) -> Sequence[Signal | None]:
+    if node.op in _UNPREDICTED:
+        return [None] * len(node.outputs)
+    if node.op not in _FORWARD:
+        where = f"op {node.op} (value {node.outputs[0]})"
+        raise KeyError(f"no moments rule for {where}: register one with @moments, or declare it unpredicted")
+    if any(walk.signal(value) is None for value in node.inputs if value):
+        return [None] * len(node.outputs)
+    return [_with_evenness(walk, node, signal) for signal in _FORWARD[node.op](walk, node)]
+
+
+def _with_evenness(walk: Walk, node: Node, signal: Signal | None) -> Signal | None:
+    """Give a signal the evenness of what it is computed from, where its rule says nothing else.
+
+    That of a product is their product, else it is their mean by second moments.
+    """
+    if signal is None or signal.evenness is not None:
+        return signal
+    inputs = [x for x in (walk.signal(value) for value in node.inputs if value) if x and not x.is_constant]
+    if node.op == "Mul":
+        return replace(signal, evenness=math.prod(x.evenness or 1.0 for x in inputs))
+    weight = sum(x.second for x in inputs)
+    even = sum(x.second * (x.evenness or 1.0) for x in inputs) / weight if weight > 0 else 1.0
+    return replace(signal, evenness=even)
+
+
+def _backward(walk: Walk, node: Node, stop: Collection[str]) -> Sequence[Gradient | None]:
+    zeros: list[Gradient | None] = [None] * len(node.inputs)
+    detached = walk.graph.detached
+    dys = [None if value in detached else walk.gradient(value) for value in node.outputs]
+    if (
+        not any(dys)
+        or node.op in _UNPREDICTED
+        or node.op not in _BACKWARD
+        or all(value in stop for value in node.inputs)
+    ):
+        return zeros
+    known = all(dy is None or dy.known for dy in dys) and all(
+        walk.signal(v) is not None for v in (*node.inputs, *node.outputs) if v
+    )
+    return _BACKWARD[node.op](walk, node, dys) if known else [UNKNOWN] * len(node.inputs)

@@ -1,0 +1,343 @@
+"""Ops that work element by element: the op itself, evaluated at the nodes of the normal variables behind its inputs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from caffestat.graph import Node
+
+from ..engine import Walk, backward_moments, moments
+from ..normal import NODES, WEIGHTS, Array, cdf, cross_moment, expect, quantiles, ranks
+from ..signal import Gradient, Signal, Term, flatten
+from ..sums import batch_and_places, reduced
+from .linear import known
+
+Function = Callable[..., Array]
+Gradients = Sequence[Gradient | None]
+
+_STEP = 1e-4  # of the central difference, relative to the values' spread
+
+
+def _erf(x: Array) -> Array:
+    return np.asarray(2 * cdf(np.asarray(x) * math.sqrt(2)) - 1)
+
+
+def _softplus(x: Array) -> Array:
+    return np.logaddexp(0.0, x)
+
+
+def _sigmoid(x: Array) -> Array:
+    return np.exp(-np.logaddexp(0.0, -x))
+
+
+def _elu(x: Array, alpha: float = 1.0) -> Array:
+    return np.where(x > 0, x, alpha * np.expm1(np.minimum(x, 0.0)))
+
+
+def _selu(x: Array, alpha: float = 1.6732632, gamma: float = 1.0507010) -> Array:
+    return gamma * _elu(x, alpha)
+
+
+def _leaky(x: Array, alpha: float = 0.01) -> Array:
+    return np.where(x > 0, x, alpha * x)
+
+
+def _clip(x: Array, low: Any = -np.inf, high: Any = np.inf) -> Array:
+    return np.minimum(np.maximum(x, low), high)
+
+
+def _power(x: Array, y: Array) -> Array:
+    return np.power(x.astype(np.complex128), y).real if np.any(x < 0) and np.any(y % 1) else np.power(x, y)
+
+
+def _gelu(x: Array) -> Array:
+    return x * (1 + _erf(x / math.sqrt(2))) / 2
+
+
+def _where(condition: Array, a: Array, b: Array) -> Array:
+    return np.where(condition > 0.5, a, b)
+
+
+_SMOOTH: dict[str, Function] = {
+    "Abs": np.abs,
+    "Add": np.add,
+    "Clip": _clip,
+    "Cos": np.cos,
+    "Div": np.divide,
+    "Elu": _elu,
+    "Erf": _erf,
+    "Exp": np.exp,
+    "Gelu": _gelu,
+    "LeakyRelu": _leaky,
+    "Log": np.log,
+    "Max": lambda *xs: np.maximum.reduce(np.broadcast_arrays(*xs)),
+    "Min": lambda *xs: np.minimum.reduce(np.broadcast_arrays(*xs)),
+    "Mul": np.multiply,
+    "Neg": np.negative,
+    "Pow": _power,
+    "PRelu": lambda x, slope: np.where(x > 0, x, slope * x),
+    "Reciprocal": np.reciprocal,
+    "Relu": partial(np.maximum, 0.0),
+    "Selu": _selu,
+    "Sigmoid": _sigmoid,
+    "Sin": np.sin,
+    "Softplus": _softplus,
+    "Softsign": lambda x: x / (1 + np.abs(x)),
+    "Sqrt": np.sqrt,
+    "Sub": np.subtract,
+    "Sum": lambda *xs: sum(xs[1:], xs[0]),
+    "Tanh": np.tanh,
+    "Where": _where,
+}
+
+_STEPS: dict[str, Function] = {  # flat almost everywhere: no gradient passes them
+    "And": lambda a, b: ((a > 0.5) & (b > 0.5)).astype(np.float64),
+    "Ceil": np.ceil,
+    "Equal": lambda a, b: (a == b).astype(np.float64),
+    "Floor": np.floor,
+    "Greater": lambda a, b: (a > b).astype(np.float64),
+    "GreaterOrEqual": lambda a, b: (a >= b).astype(np.float64),
+    "Less": lambda a, b: (a < b).astype(np.float64),
+    "LessOrEqual": lambda a, b: (a <= b).astype(np.float64),
+    "Mod": lambda a, b: np.mod(a, np.where(b == 0, 1, b)),
+    "Not": lambda x: 1.0 - x,
+    "Or": lambda a, b: ((a > 0.5) | (b > 0.5)).astype(np.float64),
+    "Round": np.round,
+    "Sign": np.sign,
+}
+
+_AFFINE: dict[str, Function] = {  # on stored statistics
+    "BatchNormalization": lambda x, scale, bias, mean, variance, epsilon=1e-5: (
+        scale * (x - mean) / np.sqrt(variance + epsilon) + bias
+    ),
+}
+
+_ATTRIBUTES = ("alpha", "gamma", "epsilon")
+
+
+def _function(node: Node) -> Function:
+    """Return the op as a function of arrays, its attributes filled in, quiet where it is not defined."""
+    settings = {name: node.attributes[name] for name in _ATTRIBUTES if name in node.attributes}
+    base = partial({**_SMOOTH, **_STEPS, **_AFFINE}[node.op], **settings)
+
+    def quiet(*values: Array) -> Array:
+        with np.errstate(all="ignore"):
+            return np.asarray(base(*values), np.float64)
+
+    return quiet
+
+
+class _Grid:
+    """The inputs of an op laid out over the normal variables behind them: none, one, or two that are independent."""
+
+    def __init__(self, signals: Sequence[Signal]) -> None:
+        self.latents: list[object] = []
+        self.axes: list[int | None] = []
+        for signal in signals:
+            if signal.is_constant:
+                self.axes.append(None)
+                continue
+            if signal.latent not in self.latents:
+                self.latents.append(signal.latent)
+            self.axes.append(self.latents.index(signal.latent))
+        self.points = [self._spread(s.values, axis) for s, axis in zip(signals, self.axes, strict=True)]
+
+    @property
+    def rank(self) -> int:
+        """How many independent variables there are."""
+        return len(self.latents)
+
+    def _spread(self, values: Array, axis: int | None) -> Array:
+        if axis is None:
+            return np.full((1,) * 2, values[0])
+        return values[:, None] if axis == 0 else values[None, :]
+
+    def expand(self, values: Array) -> Array:
+        """Return values over the whole grid: [nodes, nodes], or [nodes, 1] with one variable."""
+        return np.broadcast_to(values, (NODES.size, NODES.size if self.rank > 1 else 1))
+
+    def given(self, values: Array, axis: int | None) -> Array:
+        """Return E[values | u] for the variable of an axis; the mean at every node for None."""
+        full = self.expand(values)
+        if self.rank < 2:
+            return full[:, 0] if axis == 0 else np.full_like(NODES, WEIGHTS @ full[:, 0])
+        if axis is None:
+            return np.full_like(NODES, WEIGHTS @ full @ WEIGHTS)
+        return full @ WEIGHTS if axis == 0 else WEIGHTS @ full
+
+
+def _inputs(walk: Walk, node: Node) -> list[Signal]:
+    return [known(walk.signal(name)) for name in node.inputs if name]
+
+
+@moments(*_SMOOTH, *_STEPS)
+def elementwise(walk: Walk, node: Node) -> Sequence[Signal | None]:
+    """y = f(x, …) at the nodes; with two independent inputs, at all pairs of nodes."""
+    signals = _inputs(walk, node)
+    plane = _spatial_factor(walk, node, signals)
+    if plane:
+        return [plane]
+    grid = _Grid(signals)
+    if grid.rank > 2:
+        return [None]
+    values = grid.expand(_function(node)(*grid.points))
+    if not np.isfinite(values).all():
+        return [None]
+    base = next((s for s, axis in zip(signals, grid.axes, strict=True) if axis is not None), signals[0])
+    if grid.rank < 2:
+        return [_of_one(base, np.array(values[:, 0]), node)]
+    return [_of_two(node, signals, grid, values)]
+
+
+def _of_one(base: Signal, values: Array, node: Node) -> Signal:
+    """Return a function of the variable behind `base`; weak places stay weak where f(λx) = λ f(x)."""
+    relief = base.relief if node.op not in ("Sigmoid", "Exp", "Where") else None
+    if relief is not None and not _is_homogeneous(base, values):
+        relief = _bent(relief, node, base)
+    return Signal(values, base.rho_space, base.rho_batch, relief, base.latent, _evenness(node, base, values))
+
+
+def _evenness(node: Node, base: Signal, values: Array) -> float | None:
+    """Return the evenness to the power of d log E|f(λx)| / d log λ: a squashing function evens out."""
+    if base.evenness is None or base.evenness == 1 or len([name for name in node.inputs if name]) != 1:
+        return None
+    more, less = (expect(np.abs(_function(node)(base.values * factor))) for factor in (1.05, 0.95))
+    elasticity = (more - less) / 0.1 / max(expect(np.abs(values)), 1e-300)
+    return float(base.evenness ** min(max(elasticity, 0.0), 2.0))
+
+
+def _is_homogeneous(base: Signal, values: Array) -> bool:
+    """Tell whether y is a multiple of x, on either side of 0."""
+    with np.errstate(all="ignore"):
+        slopes = np.where(base.values == 0, np.nan, values / base.values)
+    sides = [slopes[base.values > 0], slopes[base.values < 0]]
+    return all(side.size == 0 or np.ptp(side) <= 1e-6 * max(np.abs(side).max(), 1e-30) for side in sides)
+
+
+def _bent(relief: Array, node: Node, base: Signal) -> Array | None:
+    """Return the relief of f(x): E[f(√r·x)²] at a few strengths r, interpolated."""
+    if len([name for name in node.inputs if name]) != 1:
+        return relief
+    function = _function(node)
+    strengths = np.linspace(float(relief.min()), float(relief.max()), 9)
+    seconds = [expect(function(base.values * math.sqrt(r)) ** 2) for r in strengths]
+    return flatten(np.interp(relief, strengths, seconds))
+
+
+def _of_two(node: Node, signals: Sequence[Signal], grid: _Grid, values: Array) -> Signal:
+    result = quantiles(values, np.outer(WEIGHTS, WEIGHTS))
+    if len(signals) != 2 or node.op not in ("Add", "Sub", "Mul", "Sum"):
+        space, batch = (
+            sum(rhos) / len(signals) for rhos in zip(*((s.rho_space, s.rho_batch) for s in signals), strict=True)
+        )
+        return Signal(result, space, batch, _sum_relief(signals))
+    space, batch = (_cross(node.op, signals[0], signals[1], name) for name in ("rho_space", "rho_batch"))
+    return Signal.of_pairs(result, space, batch, _sum_relief(signals))
+
+
+def _cross(op: str, a: Signal, b: Signal, rho: str) -> float:
+    """Return E[y y'] of a sum, difference or product of independent a and b."""
+    of_a, of_b = (cross_moment(s.values, getattr(s, rho)) for s in (a, b))
+    if op == "Mul":
+        return of_a * of_b
+    return of_a + of_b + (-2 if op == "Sub" else 2) * expect(a.values) * expect(b.values)
+
+
+def _sum_relief(signals: Sequence[Signal]) -> Array | None:
+    maps = [s.relief for s in signals if s.relief is not None]
+    if not maps or any(relief.shape != maps[0].shape for relief in maps):
+        return None
+    flat = np.ones_like(maps[0])
+    return flatten(sum((s.second * (flat if s.relief is None else s.relief) for s in signals), np.zeros_like(flat)))
+
+
+def _spatial_factor(walk: Walk, node: Node, signals: Sequence[Signal]) -> Signal | None:
+    """Return x times a constant plane [places…], which makes a relief; None for everything else."""
+    if node.op != "Mul":
+        return None
+    for index, name in enumerate(node.inputs):
+        plane, x = walk.constant(name), signals[1 - index]
+        if (
+            plane is not None
+            and plane.ndim > 1
+            and plane.size > 1
+            and plane.shape == walk.shape(node.inputs[1 - index])[-plane.ndim :]
+        ):
+            relief = np.asarray(plane, np.float64) ** 2 * (1.0 if x.relief is None else x.relief)
+            return Signal(x.values * math.sqrt(relief.mean()), x.rho_space, x.rho_batch, flatten(relief), x.latent)
+    return None
+
+
+@backward_moments(*_SMOOTH)
+def elementwise_backward(walk: Walk, node: Node, dys: Gradients) -> Gradients:
+    """dx = dy · ∂f/∂x; an input that was repeated over some axes gets the sum over them."""
+    dy, y = dys[0], known(walk.signal(node.outputs[0]))
+    assert dy is not None
+    signals = _inputs(walk, node)
+    grid = _Grid(signals)
+    values = grid.expand(_function(node)(*grid.points))
+    u = ranks(values, y.values) if grid.rank > 1 else None
+    result: list[Gradient | None] = []
+    for index, name in enumerate(node.inputs):
+        if name in walk.graph.constants or not name:
+            result.append(None)
+            continue
+        slope = grid.expand(_slope(node, grid, index))
+        grads = {source: _pulled(grid, grid.axes[index], term, slope, u) for source, term in dy.terms.items()}
+        result.append(_unbroadcast(walk, node, name, dy, y, Gradient(grads), slope, signals))
+    return result
+
+
+def _slope(node: Node, grid: _Grid, index: int) -> Array:
+    """Return ∂f/∂x by central differences: at a kink the mean of both sides, as the quadrature wants it."""
+    points = grid.points[index]
+    step = _STEP * max(float(np.ptp(points)), abs(float(points.flat[0])), 1e-6) / 12
+    ends = []
+    for sign in (1, -1):
+        moved = [p + sign * step if i == index else p for i, p in enumerate(grid.points)]
+        ends.append(_function(node)(*moved))
+    return np.nan_to_num((ends[0] - ends[1]) / (2 * step), posinf=0.0, neginf=0.0)
+
+
+def _pulled(grid: _Grid, axis: int | None, term: Term, slope: Array, u: Array | None) -> Term:
+    """Return E[term · slope | u of the input]; `u` is the output's rank over the grid, None for the input's own."""
+    here = Term(term.mean[:, None], term.second[:, None], term.absolute[:, None]) if u is None else term.at(u)
+    products = (here.mean * slope, here.second * slope**2, here.absolute * np.abs(slope))
+    return Term(*(grid.given(part, axis) for part in products))
+
+
+def _unbroadcast(
+    walk: Walk, node: Node, name: str, dy: Gradient, y: Signal, dx: Gradient, slope: Array, signals: Sequence[Signal]
+) -> Gradient:
+    """Return the gradient of an input smaller than the output: summed over the places that share it."""
+    tops, shape = walk.shape(node.outputs[0]), walk.shape(name)
+    size = math.prod(shape)
+    if not tops or size >= math.prod(tops):
+        return dx
+    count = math.prod(tops) / max(size, 1)
+    samples, places = batch_and_places(tops)
+    keeps_batch = len(shape) == len(tops) and shape[0] == samples and samples > 1
+    other = Signal(np.ones_like(NODES)) if slope.shape[1] > 1 else Signal(slope[:, 0], y.rho_space, y.rho_batch)
+    moved = dy if slope.shape[1] == 1 else dx
+    window = (
+        (1, 1, int(count)) if keeps_batch else (samples, 1, *tops[2:]) if count >= samples * places else (int(count), 1)
+    )
+    source = reduced(other, other.cross_space, other.cross_batch, moved, y, count, window)
+    return Gradient.of(source)
+
+
+@moments("Cast", "Identity")
+def same(walk: Walk, node: Node) -> Sequence[Signal]:
+    """y = x."""
+    return _inputs(walk, node)
+
+
+@backward_moments("Cast", "Identity")
+def same_backward(walk: Walk, node: Node, dys: Gradients) -> Gradients:
+    """dx = dy."""
+    return dys[:1]

@@ -1,0 +1,167 @@
+"""Convolutions and matrix products: sums over weights that are independent of what they multiply."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from caffestat.graph import Node
+
+from ..engine import Walk, backward_moments, moments
+from ..normal import Array
+from ..signal import Gradient, Signal
+from ..sums import batch_and_places, reduced, slide, taps, through_weights, weighted_sum
+
+Gradients = Sequence[Gradient | None]
+
+
+def known(signal: Signal | None) -> Signal:
+    """Return a signal that the walk has already found to be known."""
+    assert signal is not None
+    return signal
+
+
+def _windows(walk: Walk, node: Node, image: str, places: str) -> list[Array]:
+    """Return one matrix per spatial axis: which element of `image` each of `places` meets."""
+    sizes, stops = walk.shape(image)[2:], walk.shape(places)[2:]
+    kernel = node.get("kernel_shape") or walk.shape(node.inputs[1])[2:]
+    ones = [1] * len(sizes)
+    axes = zip(
+        sizes,
+        stops,
+        kernel,
+        node.get("strides") or ones,
+        node.get("pads") or [0, *ones],
+        node.get("dilations") or ones,
+        strict=False,
+    )
+    return [taps(*axis) for axis in axes]
+
+
+def relief_of(relief: Array | None, space: Sequence[int]) -> Array:
+    """Return a relief of the given places, flat where none is known."""
+    return relief if relief is not None and relief.shape == tuple(space) else np.ones(space)
+
+
+@moments("Conv")
+def conv(walk: Walk, node: Node) -> Sequence[Signal]:
+    """y = W * x + b."""
+    x, w, b = _operands(walk, node)
+    matrices = _windows(walk, node, node.inputs[0], node.outputs[0])
+    at = slide(matrices, relief_of(x.relief, walk.shape(node.inputs[0])[2:]))
+    return [weighted_sum(x, w, b, at, walk.shape(node.inputs[1])[1])]
+
+
+@backward_moments("Conv")
+def conv_backward(walk: Walk, node: Node, dys: Gradients) -> Gradients:
+    """dx = Wᵀ * dy, dW = Σ x·dy over samples and places."""
+    dy, y = dys[0], known(walk.signal(node.outputs[0]))
+    assert dy is not None
+    x, w, _ = _operands(walk, node)
+    matrices = _windows(walk, node, node.inputs[0], node.outputs[0])
+    reach = slide([m.T for m in matrices], relief_of(dy.relief, walk.shape(node.outputs[0])[2:]))
+    channels = walk.shape(node.inputs[1])[0] / node.get("group", 1)
+    dx = through_weights(dy, y, w, reach, channels, math.prod(node.get("strides") or [1]))
+    shape = walk.shape(node.outputs[0])
+    return [dx, *_param_gradients(walk, node, dy, y, x, shape, _filled(matrices, walk.shape(node.inputs[1])[2:]))]
+
+
+@moments("ConvTranspose")
+def conv_transpose(walk: Walk, node: Node) -> Sequence[Signal]:
+    """y = Wᵀ * x + b."""
+    x, w, b = _operands(walk, node)
+    matrices = [m.T for m in _windows(walk, node, node.outputs[0], node.inputs[0])]
+    at = slide(matrices, relief_of(x.relief, walk.shape(node.inputs[0])[2:]))
+    channels = walk.shape(node.inputs[1])[0] / node.get("group", 1)
+    return [weighted_sum(x, w, b, at, channels, math.prod(node.get("strides") or [1]))]
+
+
+@backward_moments("ConvTranspose")
+def conv_transpose_backward(walk: Walk, node: Node, dys: Gradients) -> Gradients:
+    """dx = W * dy, dW = Σ x·dy over samples and places."""
+    dy, y = dys[0], known(walk.signal(node.outputs[0]))
+    assert dy is not None
+    x, w, _ = _operands(walk, node)
+    matrices = _windows(walk, node, node.outputs[0], node.inputs[0])
+    reach = slide(matrices, relief_of(dy.relief, walk.shape(node.outputs[0])[2:]))
+    dx = through_weights(dy, y, w, reach, walk.shape(node.inputs[1])[1])
+    shape = walk.shape(node.inputs[0])
+    return [dx, *_param_gradients(walk, node, dy, y, x, shape, _filled(matrices, walk.shape(node.inputs[1])[2:]))]
+
+
+def _operands(walk: Walk, node: Node) -> tuple[Signal, Signal, Signal | None]:
+    b = known(walk.signal(node.inputs[2])) if len(node.inputs) > 2 and node.inputs[2] else None
+    return known(walk.signal(node.inputs[0])), known(walk.signal(node.inputs[1])), b
+
+
+def _filled(matrices: Sequence[Array], kernel: Sequence[int]) -> float:
+    """Return the share of taps that lie inside the image."""
+    return math.prod(float(m.sum()) / (len(m) * k) for m, k in zip(matrices, kernel, strict=False))
+
+
+def _param_gradients(
+    walk: Walk, node: Node, dy: Gradient, y: Signal, x: Signal, shape: tuple[int, ...], filled: float
+) -> list[Gradient | None]:
+    """Return the gradients of weights and bias; a weight meets `filled` of the places of `shape`."""
+    samples, places = batch_and_places(shape)
+    weight = reduced(x, x.cross_space, x.cross_batch, dy, y, samples * places * filled, shape)
+    grads: list[Gradient | None] = [Gradient.of(weight)]
+    if len(node.inputs) > 2:
+        tops = walk.shape(node.outputs[0])
+        grads.append(Gradient.of(reduced(None, 1.0, 1.0, dy, y, math.prod(batch_and_places(tops)), tops)))
+    return grads
+
+
+@moments("Gemm", "MatMul", "FusedMatMul")
+def matmul(walk: Walk, node: Node) -> Sequence[Signal]:
+    """y = x·W + b: n is the axis that is summed over."""
+    x, w, b = _operands(walk, node)
+    y = weighted_sum(x, w, b, np.ones(()), _inner(walk, node))
+    return [
+        replace(y, values=y.values * node.get("alpha", 1.0), rho_space=0.0)
+    ]  # elements of a row have weights of their own
+
+
+@backward_moments("Gemm", "MatMul", "FusedMatMul")
+def matmul_backward(walk: Walk, node: Node, dys: Gradients) -> Gradients:
+    """dx = dy·Wᵀ, dW = xᵀ·dy."""
+    dy, y = dys[0], known(walk.signal(node.outputs[0]))
+    assert dy is not None
+    x, w, b = _operands(walk, node)
+    tops = walk.shape(node.outputs[0])
+    dx = through_weights(dy, y, w, np.ones(()), tops[-1] if tops else 1, spaced=False)
+    rows = (math.prod(tops[:-1]), 1)
+    grads: list[Gradient | None] = [dx, Gradient.of(reduced(x, x.cross_space, x.cross_batch, dy, y, rows[0], rows))]
+    if b:
+        grads.append(Gradient.of(reduced(None, 1.0, 1.0, dy, y, rows[0], rows)))
+    return [*grads, *[None] * (len(node.inputs) - len(grads))]
+
+
+def _inner(walk: Walk, node: Node) -> int:
+    shape = walk.shape(node.inputs[0])
+    transposed = node.get("transA", 0) and len(shape) > 1
+    return shape[-2 if transposed else -1] if shape else 1
+
+
+@moments("Gather")
+def gather(walk: Walk, node: Node) -> Sequence[Signal]:
+    """Rows of a table: as its elements; two samples have the same row now and then."""
+    table = known(walk.signal(node.inputs[0]))
+    if not walk.shape(node.inputs[1]) or node.get("axis", 0):
+        return [Signal(table.values, table.rho_space, table.rho_batch)]
+    return [Signal(table.values, 0.0, 1 / max(walk.shape(node.inputs[0])[0], 1))]
+
+
+@backward_moments("Gather")
+def gather_backward(walk: Walk, node: Node, dys: Gradients) -> Gradients:
+    """d(row) = Σ dy over the places that took it."""
+    dy, y = dys[0], known(walk.signal(node.outputs[0]))
+    assert dy is not None
+    rows, taken = walk.shape(node.inputs[0]), walk.shape(node.inputs[1])
+    if node.get("axis", 0):
+        return [Gradient.of(reduced(None, 1.0, 1.0, dy, y, 1, (1, 1))), None]
+    count = math.prod(taken) / max(rows[0], 1)
+    return [Gradient.of(reduced(None, 1.0, 1.0, dy, y, count, (math.prod(taken), 1))), None]

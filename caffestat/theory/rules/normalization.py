@@ -1,0 +1,97 @@
+"""Normalizations: over the batch, and over neighbouring channels."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from caffestat.graph import Node
+
+from ..engine import Walk, backward_moments, moments
+from ..normal import NODES, Array, expect
+from ..signal import Gradient, Signal, Source, Term, factor, normal
+from ..sums import channel_mean_square
+from .elementwise import elementwise, elementwise_backward
+from .linear import known
+
+Gradients = Sequence[Gradient | None]
+
+
+def is_training(node: Node) -> bool:
+    """Tell whether the statistics are the batch's."""
+    return bool(node.get("training_mode", 0))
+
+
+@moments("BatchNormalization")
+def batch_norm(walk: Walk, node: Node) -> Sequence[Signal | None]:
+    """On batch statistics mean 0 and second moment 1, whatever comes in; on given ones an affine map."""
+    if not is_training(node):
+        return elementwise(walk, node)
+    x = known(walk.signal(node.inputs[0]))
+    shared = channel_mean_square(x.second, x.cross_space, x.cross_batch, walk.shape(node.inputs[0]))
+    variance = max(x.second - shared, 0.0)
+    scale = 1 / math.sqrt(variance + node.get("epsilon", 1e-5))
+    spread = math.sqrt(max(x.second - expect(x.values) ** 2, 1e-300))
+    values = (x.values - expect(x.values)) / spread * math.sqrt(variance) * scale
+    size = max(expect(values**2), 1e-300) / scale**2
+    space, batch = (min(max((cross - shared) / size, 0.0), 1.0) for cross in (x.cross_space, x.cross_batch))
+    y = Signal(values, space, batch, x.relief, x.latent, 1.0)
+    return [y, normal(x.mean, shared - x.mean**2), Signal(np.full_like(NODES, variance))]
+
+
+@backward_moments("BatchNormalization")
+def batch_norm_backward(walk: Walk, node: Node, dys: Gradients) -> Gradients:
+    """dx = (dy - mean(dy) - y·mean(dy·y)) / σ: what all elements of a channel have in common is taken out."""
+    if not is_training(node):
+        return elementwise_backward(walk, node, dys)
+    dy, (x, y) = dys[0], (known(walk.signal(name)) for name in (node.inputs[0], node.outputs[0]))
+    rest: list[Gradient | None] = [None] * (len(node.inputs) - 1)
+    if dy is None or dy.second <= 0:
+        return [None, *rest]
+    shape = walk.shape(node.inputs[0])
+    space, batch = dy.cross_space(y.rho_space), dy.cross_batch(y.rho_batch)
+    shared = channel_mean_square(dy.second, space, batch, shape)
+    left = max(dy.second - shared - _along(dy, y, shape), 0.0)
+    variance = max(x.second - channel_mean_square(x.second, x.cross_space, x.cross_batch, shape), 0.0)
+    inverse = 1 / (variance + node.get("epsilon", 1e-5))
+    space, batch = (max(cross - shared, 0.0) * inverse for cross in (space, batch))
+    profile = np.sqrt(dy.second_at / dy.second)
+    source = Source(left * inverse, dy.shape / expect(profile), space, batch, dy.relief, evenness=dy.evenness)
+    return [Gradient.of(source).times(factor(profile)), *rest]
+
+
+def _along(dy: Gradient, y: Signal, shape: tuple[int, ...]) -> float:
+    """Return E[m²] of a channel's m = mean(dy · y)."""
+    product = dy.times(factor(y.values))
+    return channel_mean_square(
+        product.second, product.cross_space(y.rho_space), product.cross_batch(y.rho_batch), shape
+    )
+
+
+@moments("LRN")
+def lrn(walk: Walk, node: Node) -> Sequence[Signal]:
+    """y = x / (k + α/n Σ x²)^β, the other n - 1 channels' squares at their mean."""
+    x = known(walk.signal(node.inputs[0]))
+    values = x.values * _lrn_base(node, x) ** -node.get("beta", 0.75)
+    return [Signal(values, x.rho_space, x.rho_batch, x.relief, x.latent)]
+
+
+def _lrn_base(node: Node, x: Signal) -> Array:
+    size = node.get("size")
+    return np.asarray(node.get("bias", 1.0) + node.get("alpha", 1e-4) / size * (x.values**2 + (size - 1) * x.second))
+
+
+@backward_moments("LRN")
+def lrn_backward(walk: Walk, node: Node, dys: Gradients) -> Gradients:
+    """dxᵢ = dyᵢ s^-β - 2αβ/n · xᵢ Σⱼ dyⱼ xⱼ s^(-β-1), n terms that are independent."""
+    dy, x = dys[0], known(walk.signal(node.inputs[0]))
+    assert dy is not None
+    size, beta = node.get("size"), node.get("beta", 0.75)
+    base = _lrn_base(node, x)
+    side = 2 * node.get("alpha", 1e-4) * beta / size * x.values * base ** (-beta - 1)
+    own = base**-beta - side * x.values
+    others = (size - 1) * side**2 * x.second
+    second = own**2 + others
+    return [dy.times(Term(own, second, np.sqrt(second)))]

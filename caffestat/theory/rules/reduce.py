@@ -1,0 +1,63 @@
+"""Sums and means over axes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from caffestat.graph import Node
+
+from ..engine import Walk, backward_moments, moments, unpredicted
+from ..normal import expect
+from ..signal import Gradient, Signal, Source
+from ..sums import pair_sum
+from .linear import known
+from .pooling import positive_or_normal
+
+Gradients = Sequence[Gradient | None]
+
+unpredicted("ReduceMax", "ReduceMin", "ReduceProd", "ReduceLogSumExp")
+
+
+def _axes(walk: Walk, node: Node) -> set[int]:
+    """Return the axes that are summed over, counted from the front."""
+    rank = len(walk.shape(node.inputs[0]))
+    given = walk.constant(node.inputs[1]) if len(node.inputs) > 1 and node.inputs[1] else None
+    axes = node.get("axes") if given is None else given.tolist()
+    return {axis % rank for axis in axes} if axes else set(range(rank))
+
+
+def _counts(walk: Walk, node: Node) -> tuple[int, int, int]:
+    """Return how many samples, channels and places are added up."""
+    shape, axes = walk.shape(node.inputs[0]), _axes(walk, node)
+    samples = shape[0] if 0 in axes and shape else 1
+    channels = shape[1] if 1 in axes and len(shape) > 1 else 1
+    return samples, channels, math.prod(shape[axis] for axis in axes if axis > 1)
+
+
+@moments("ReduceMean", "ReduceSum")
+def reduce(walk: Walk, node: Node) -> Sequence[Signal]:
+    """y = Σ x, or the mean: elements of one channel are correlated, those of several are not."""
+    x = known(walk.signal(node.inputs[0]))
+    samples, channels, places = _counts(walk, node)
+    count, mean = samples * channels * places, expect(x.values)
+    space, batch = x.cross_space - mean**2, x.cross_batch - mean**2
+    spread = count * (x.second - mean**2 + pair_sum(space, batch, samples, places))
+    scale = 1 / count if node.op == "ReduceMean" else 1.0
+    total = scale * count * mean
+    values = positive_or_normal(total, max(scale**2 * spread, 0.0) + total**2, bool(x.values.min() >= 0))
+    shared = scale**2 * count * samples * space + total**2, scale**2 * count * places * batch + total**2
+    return [Signal.of_pairs(values, shared[0], shared[1])]
+
+
+@backward_moments("ReduceMean", "ReduceSum")
+def reduce_backward(walk: Walk, node: Node, dys: Gradients) -> Gradients:
+    """dx = dy for all that was added up, ÷ their number for the mean."""
+    dy, y = dys[0], known(walk.signal(node.outputs[0]))
+    assert dy is not None
+    samples, channels, places = _counts(walk, node)
+    scale = 1 / (samples * channels * places) ** 2 if node.op == "ReduceMean" else 1.0
+    second = dy.second * scale
+    space = second if places > 1 else scale * dy.cross_space(y.rho_space)
+    batch = second if samples > 1 else scale * dy.cross_batch(y.rho_batch)
+    return [Gradient.of(Source(second, dy.shape, space, batch, evenness=dy.evenness)), *[None] * (len(node.inputs) - 1)]

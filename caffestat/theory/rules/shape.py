@@ -1,0 +1,151 @@
+"""Ops that move elements and compute nothing."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from caffestat.graph import Node
+
+from ..engine import Walk, backward_moments, moments, unpredicted
+from ..normal import WEIGHTS, Array, expect, quantiles, ranks
+from ..signal import ONE, Gradient, Signal, Source, Term, flatten
+from ..sums import reduced
+from .linear import known, relief_of
+
+Gradients = Sequence[Gradient | None]
+
+_STRENGTHS = 16
+
+unpredicted(
+    "ArgMax", "ArgMin", "ConstantOfShape", "CumSum", "GatherElements", "GatherND", "If", "Loop", "NonZero", "OneHot",
+    "Range", "ReverseSequence", "Scan", "ScatterElements", "ScatterND", "Shape", "Size", "TopK", "Trilu",
+)  # fmt: skip
+
+
+def _share(walk: Walk, part: str, whole: str) -> float:
+    return math.prod(walk.shape(part)) / max(math.prod(walk.shape(whole)), 1)
+
+
+def in_shape(x: Signal, shape: tuple[int, ...]) -> Signal:
+    """Return the same elements in another shape: the relief of places that are gone goes into the distribution."""
+    if x.relief is None or x.relief.shape == shape[2:]:
+        return x
+    strengths = np.sqrt(np.quantile(x.relief, (np.arange(_STRENGTHS) + 0.5) / _STRENGTHS))
+    values = quantiles(np.outer(strengths, x.values), np.broadcast_to(WEIGHTS, (_STRENGTHS, WEIGHTS.size)))
+    if not np.any(x.values < 0) or np.all(np.diff(x.values) >= 0):
+        return Signal(values, x.rho_space, x.rho_batch, None, x.latent)
+    return Signal(values, x.rho_space, x.rho_batch)
+
+
+def gradient_in_shape(dy: Gradient, shape: tuple[int, ...]) -> Gradient:
+    """Return the gradient without the reliefs of other places."""
+    if all(source.relief is None or source.relief.shape == shape[2:] for source in dy.terms):
+        return dy
+    terms = {replace(source, relief=None): term for source, term in dy.terms.items()}
+    return Gradient(terms, dy.known)
+
+
+@moments(
+    "Reshape",
+    "Flatten",
+    "Squeeze",
+    "Unsqueeze",
+    "Transpose",
+    "Expand",
+    "Tile",
+    "Slice",
+    "Split",
+    "DepthToSpace",
+    "SpaceToDepth",
+    "Resize",
+)
+def moved(walk: Walk, node: Node) -> Sequence[Signal]:
+    """y = elements of x."""
+    x = known(walk.signal(node.inputs[0]))
+    return [in_shape(x, walk.shape(value)) for value in node.outputs]
+
+
+@backward_moments("Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "DepthToSpace", "SpaceToDepth")
+def moved_backward(walk: Walk, node: Node, dys: Gradients) -> Gradients:
+    """dx = dy."""
+    dx = dys[0] and gradient_in_shape(dys[0], walk.shape(node.inputs[0]))
+    return [dx, *[None] * (len(node.inputs) - 1)]
+
+
+@backward_moments("Expand", "Tile", "Resize")
+def repeated_backward(walk: Walk, node: Node, dys: Gradients) -> Gradients:
+    """dx = Σ dy over the copies."""
+    dy, y = dys[0], known(walk.signal(node.outputs[0]))
+    assert dy is not None
+    copies = 1 / max(_share(walk, node.inputs[0], node.outputs[0]), 1e-30)
+    return [Gradient.of(reduced(None, 1.0, 1.0, dy, y, copies, (round(copies), 1))), *[None] * (len(node.inputs) - 1)]
+
+
+@backward_moments("Slice", "Split")
+def cut_backward(walk: Walk, node: Node, dys: Gradients) -> Gradients:
+    """dx = the parts' gradients side by side, 0 where no part is."""
+    parts = [(dy, _share(walk, value, node.inputs[0])) for dy, value in zip(dys, node.outputs, strict=True) if dy]
+    y = known(walk.signal(node.outputs[0]))
+    second = sum(share * dy.second for dy, share in parts)
+    if second <= 0:
+        return [None] * len(node.inputs)
+    space = sum(share * dy.cross_space(y.rho_space) for dy, share in parts)
+    batch = sum(share * dy.cross_batch(y.rho_batch) for dy, share in parts)
+    profile = sum((share * dy.second_at for dy, share in parts), np.zeros_like(WEIGHTS)) / second
+    term = Term(np.sqrt(profile), profile, np.sqrt(profile))
+    shape = sum(share * dy.mean_abs for dy, share in parts) / math.sqrt(second) / expect(term.absolute)
+    return [
+        Gradient.of(Source(second, shape, space, batch, evenness=1.0)).times(term),
+        *[None] * (len(node.inputs) - 1),
+    ]
+
+
+@moments("Concat")
+def concat(walk: Walk, node: Node) -> Sequence[Signal]:
+    """y = one of the inputs, each as often as it is large."""
+    signals = [known(walk.signal(value)) for value in node.inputs]
+    sizes = np.array([math.prod(walk.shape(value)) for value in node.inputs], np.float64)
+    shares = sizes / sizes.sum()
+    values = quantiles(np.stack([s.values for s in signals]), np.outer(shares, WEIGHTS))
+    pairs = shares @ np.array([[s.cross_space, s.cross_batch] for s in signals])
+    space = walk.shape(node.outputs[0])[2:]
+    parts = [share * s.second * relief_of(s.relief, space) for share, s in zip(shares, signals, strict=True)]
+    relief: Array = sum(parts, np.zeros(space))
+    return [Signal.of_pairs(values, pairs[0], pairs[1], flatten(relief))]
+
+
+@backward_moments("Concat")
+def concat_backward(walk: Walk, node: Node, dys: Gradients) -> Gradients:
+    """dxᵢ = the part of dy that stands over it."""
+    dy, y = dys[0], known(walk.signal(node.outputs[0]))
+    assert dy is not None
+    result: list[Gradient | None] = []
+    for value in node.inputs:
+        u = ranks(known(walk.signal(value)).values, y.values)
+        part = Gradient({source: term.at(u) for source, term in dy.terms.items()}, dy.known)
+        result.append(gradient_in_shape(part, walk.shape(value)))
+    return result
+
+
+@moments("Pad")
+def pad(walk: Walk, node: Node) -> Sequence[Signal]:
+    """y = x, and 0 around it."""
+    x = in_shape(known(walk.signal(node.inputs[0])), walk.shape(node.outputs[0]))
+    share = _share(walk, node.inputs[0], node.outputs[0])
+    values = quantiles(np.stack([x.values, np.zeros_like(x.values)]), np.outer([share, 1 - share], WEIGHTS))
+    return [Signal(values, x.rho_space, x.rho_batch)]
+
+
+@backward_moments("Pad")
+def pad_backward(walk: Walk, node: Node, dys: Gradients) -> Gradients:
+    """dx = dy less its border; a negative pad cuts, and its gradient is 0 there."""
+    dy = dys[0]
+    assert dy is not None
+    share = min(1 / max(_share(walk, node.inputs[0], node.outputs[0]), 1e-30), 1.0)
+    cut = Term(*(share * part for part in (ONE.mean, ONE.second, ONE.absolute)))
+    dx = gradient_in_shape(dy.times(cut), walk.shape(node.inputs[0]))
+    return [dx, *[None] * (len(node.inputs) - 1)]

@@ -1,0 +1,298 @@
+"""What is known of a value and of its gradient before anything is run."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+
+from .normal import ABS_NORMAL, NODES, Array, correlation_for, cross_moment, expect
+
+__all__ = ["UNKNOWN", "Gradient", "Moments", "Signal", "Source", "Term", "normal"]
+
+
+_COUNTS = 0.05  # the share of the whole from which on a part's zeros are looked at
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Mean, second moment and mean absolute value over all elements."""
+
+    mean: float
+    second: float
+    mean_abs: float
+
+
+@dataclass(frozen=True, eq=False)
+class Signal:
+    """A value [N, C, places…] as a function of a hidden normal variable u, one for each element.
+
+    values      x at the nodes of u
+    rho_space   correlation of u between two places of one channel of one sample
+    rho_batch   correlation of u between two samples, same channel
+    relief      second moment at each place relative to their mean, where it varies: padding makes borders weaker
+    latent      which u: signals computed element by element from one value share it
+    evenness    E[√S] / √E[S], S the second moment of one draw of the weights: below 1 in narrow nets, where draws
+                differ; None until the walk has found it out
+    """
+
+    values: Array
+    rho_space: float = 0.0
+    rho_batch: float = 0.0
+    relief: Array | None = None
+    latent: object = field(default_factory=object)
+    evenness: float | None = None
+
+    @classmethod
+    def of_pairs(cls, values: Array, space: float, batch: float, relief: Array | None = None) -> Signal:
+        """Return a fresh signal of these values, given E[x x'] at two places and in two samples."""
+        return cls(values, correlation_for(values, space), correlation_for(values, batch), relief)
+
+    @cached_property
+    def mean(self) -> float:
+        """E[x]."""
+        return expect(self.values) * _root(self.relief)
+
+    @cached_property
+    def second(self) -> float:
+        """E[x²]."""
+        return expect(self.values**2)
+
+    @cached_property
+    def mean_abs(self) -> float:
+        """E|x|, what debug_info prints."""
+        return expect(np.abs(self.values)) * _root(self.relief) * (1.0 if self.evenness is None else self.evenness)
+
+    @cached_property
+    def cross_space(self) -> float:
+        """E[x x'] at two places of one channel of one sample."""
+        return cross_moment(self.values, self.rho_space)
+
+    @cached_property
+    def cross_batch(self) -> float:
+        """E[x x'] in two samples."""
+        return cross_moment(self.values, self.rho_batch)
+
+    @property
+    def rho_far(self) -> float:
+        """Correlation of u between any two elements of a channel."""
+        return min(self.rho_space, self.rho_batch)
+
+    @property
+    def moments(self) -> Moments:
+        """What is printed."""
+        return Moments(self.mean, self.second, self.mean_abs)
+
+    @property
+    def is_constant(self) -> bool:
+        """Whether all elements are one number."""
+        return bool(np.ptp(self.values) == 0)
+
+
+def normal(
+    mean: float, variance: float, cross_space: float = 0.0, cross_batch: float = 0.0, relief: Array | None = None
+) -> Signal:
+    """Return N(mean, variance), given the covariances between places and between samples."""
+    space, batch = (
+        min(max(cross / variance, 0.0), 1.0) if variance > 0 else 0.0 for cross in (cross_space, cross_batch)
+    )
+    return Signal(mean + math.sqrt(max(variance, 0.0)) * NODES, space, batch, flatten(relief))
+
+
+def flatten(relief: Array | None) -> Array | None:
+    """Return a relief whose mean is 1, None when it is flat."""
+    if relief is None or relief.size == 0 or np.ptp(relief) <= 1e-9 * np.max(relief):
+        return None
+    return relief / relief.mean()
+
+
+def _root(relief: Array | None) -> float:
+    return 1.0 if relief is None else float(np.sqrt(relief).mean())
+
+
+@dataclass(frozen=True, eq=False)
+class Source:
+    """A zero-mean gradient that is independent of the signals before it: what a sum over random weights gives.
+
+    shape   E|d| / √E[d²]: √(2/π) when normal, less when it is sparse
+    lumped  of the elements of a sample one holds most of it: a softmax's label
+    evenness  E[√S] / √E[S], S its second moment in one sample and one draw of the weights
+    patchiness  Var(S) / E[S]², S its second moment at one place: what a kernel of several taps averages out
+    """
+
+    second: float
+    shape: float = ABS_NORMAL
+    cross_space: float = 0.0
+    cross_batch: float = 0.0
+    relief: Array | None = None
+    lumped: bool = False
+    evenness: float = 1.0
+    patchiness: float = 0.0
+
+
+@dataclass(frozen=True)
+class Term:
+    """What a source is multiplied by on its way, given the u of the value whose gradient this is: a(u), mostly random.
+
+    mean, second, absolute: E[a|u], E[a²|u], E[|a| |u] at the nodes.
+    """
+
+    mean: Array
+    second: Array
+    absolute: Array
+
+    def times(self, other: Term) -> Term:
+        """Multiply by an independent factor."""
+        return Term(self.mean * other.mean, self.second * other.second, self.absolute * other.absolute)
+
+    def plus(self, other: Term) -> Term:
+        """Add what reaches the value from the same source by another way."""
+        second = self.second + other.second + 2 * self.mean * other.mean
+        certain = np.abs(self.mean + other.mean)
+        return Term(
+            self.mean + other.mean, second, np.clip(self.absolute + other.absolute, certain, np.sqrt(np.abs(second)))
+        )
+
+    def at(self, u: Array) -> Term:
+        """Return the factor at other points than the nodes."""
+        return Term(*(np.interp(u, NODES, part) for part in (self.mean, self.second, self.absolute)))
+
+
+def factor(values: Array) -> Term:
+    """Return the Term of a factor that u decides."""
+    return Term(values, values**2, np.abs(values))
+
+
+ONE = factor(np.ones_like(NODES))
+
+
+@dataclass(frozen=True, eq=False)
+class Gradient:
+    """The gradient of a value: independent sources, each with its factor. Not known where an op without a rule
+    lies on the way.
+    """
+
+    terms: dict[Source, Term]
+    known: bool = True
+
+    @classmethod
+    def of(cls, source: Source) -> Gradient:
+        """Return the gradient that is the source itself."""
+        return cls({source: ONE})
+
+    def times(self, other: Term) -> Gradient:
+        """Multiply by a factor."""
+        return Gradient({source: term.times(other) for source, term in self.terms.items()}, self.known)
+
+    def plus(self, other: Gradient) -> Gradient:
+        """Add the gradient that comes by another way."""
+        terms = dict(self.terms)
+        for source, term in other.terms.items():
+            terms[source] = terms[source].plus(term) if source in terms else term
+        return Gradient(terms, self.known and other.known)
+
+    @cached_property
+    def second_at(self) -> Array:
+        """E[dx² | u] at the nodes."""
+        return sum((source.second * term.second for source, term in self.terms.items()), np.zeros_like(NODES))
+
+    @cached_property
+    def mean_at(self) -> Array:
+        """√ of the part of E[dx² | u] that is certain given u, for a source of second moment 1."""
+        total = sum((source.second * term.mean**2 for source, term in self.terms.items()), np.zeros_like(NODES))
+        return np.sqrt(total)
+
+    @cached_property
+    def second(self) -> float:
+        """E[dx²]."""
+        return expect(self.second_at)
+
+    @cached_property
+    def relief(self) -> Array | None:
+        """Second moment at each place relative to their mean."""
+        parts = [(source.second * expect(term.second), source.relief) for source, term in self.terms.items()]
+        maps = [relief for _, relief in parts if relief is not None]
+        if not maps or self.second <= 0:
+            return None
+        flat = np.ones_like(maps[0])
+        return flatten(sum((weight * (flat if r is None else r) for weight, r in parts), np.zeros_like(flat)))
+
+    @cached_property
+    def shape(self) -> float:
+        """E|dx| / √E[dx²] at one place."""
+        parts = [(s.second * t.second, s.shape * math.sqrt(s.second) * t.absolute) for s, t in self.terms.items()]
+        return expect(_mean_abs(parts)) / math.sqrt(self.second) if self.second > 0 else ABS_NORMAL
+
+    @cached_property
+    def mean_abs(self) -> float:
+        """E|dx|, what debug_info prints."""
+        return self.shape * math.sqrt(self.second) * _root(self.relief) * self.evenness
+
+    @property
+    def evenness(self) -> float:
+        """E[√S] / √E[S] over samples and draws of the weights."""
+        return self._weighed([source.evenness / math.sqrt(1 + source.patchiness) for source in self.terms], 1.0)
+
+    @property
+    def lasting(self) -> tuple[float, float]:
+        """The evenness that stays where places are mixed, and the patchiness, which does not."""
+        even = self._weighed([source.evenness for source in self.terms], 1.0)
+        return even, self._weighed([source.patchiness for source in self.terms], 0.0)
+
+    def _weighed(self, values: Sequence[float], default: float) -> float:
+        """Return the mean over the sources, by what they contribute."""
+        weights = [source.second * expect(term.second) for source, term in self.terms.items()]
+        return float(np.dot(weights, values)) / self.second if self.second > 0 else default
+
+    @property
+    def lumped(self) -> bool:
+        """Whether one element of a sample holds most of it."""
+        return any(source.lumped for source in self.terms)
+
+    @property
+    def kurtosis(self) -> float:
+        """E[dx⁴] / E[dx²]², told from the mean absolute value: for normal values of which some are 0."""
+        return 1.0 if self.lumped else 3 * (ABS_NORMAL / max(self.shape, 1e-9)) ** 2
+
+    def cross_space(self, rho: float) -> float:
+        """E[dx dx'] at two places of one channel of one sample; rho is the correlation of their u."""
+        return sum(
+            source.cross_space * cross_moment(term.mean, rho)
+            for source, term in self.terms.items()
+            if source.cross_space
+        )
+
+    def cross_batch(self, rho: float) -> float:
+        """E[dx dx'] in two samples."""
+        return sum(
+            source.cross_batch * cross_moment(term.mean, rho)
+            for source, term in self.terms.items()
+            if source.cross_batch
+        )
+
+    @property
+    def moments(self) -> Moments:
+        """What is printed."""
+        return Moments(0.0, self.second, self.mean_abs)
+
+
+def _mean_abs(parts: Sequence[tuple[Array, Array]]) -> Array:
+    """E|Σ dᵢ| of dᵢ given as (second moment, mean absolute value).
+
+    Each is taken for normal with zeros among it: the zeros that all have stay, for they come from one mask; the rest is
+    independent, of kurtosis 3·(2/π)·E[d²]/E|d|², and excess kurtoses add like s².
+    """
+    seconds, absolutes = (np.array(list(column)) for column in zip(*parts, strict=True))
+    total = seconds.sum(axis=0)
+    with np.errstate(all="ignore"):
+        shares = np.nan_to_num(seconds / total)
+        filled = np.nan_to_num((absolutes / ABS_NORMAL) ** 2 / seconds)
+        common = np.where(shares > _COUNTS, filled, 0.0).max(axis=0)
+        excess = np.nan_to_num(shares**2 * (common / filled - 1)).sum(axis=0)
+        return np.asarray(ABS_NORMAL * np.sqrt(total * common / (1 + np.maximum(excess, 0.0))))
+
+
+UNKNOWN = Gradient({}, known=False)

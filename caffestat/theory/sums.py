@@ -1,0 +1,186 @@
+"""Sums over many elements: of random weights, of places, of samples."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import reduce
+
+import numpy as np
+
+from .normal import ABS_NORMAL, NODES, WEIGHTS, Array, common_part, cross_moment, expect
+from .signal import Gradient, Signal, Source, flatten, normal
+
+__all__ = [
+    "batch_and_places",
+    "channel_mean_square",
+    "pair_sum",
+    "reduced",
+    "slide",
+    "taps",
+    "through_weights",
+    "weighted_sum",
+]
+
+Shape = tuple[int, ...]
+
+
+def taps(size: int, places: int, kernel: int, stride: int, pad: int, dilation: int = 1) -> Array:
+    """Return, along one axis, which input each place of a window reads: [places, size], 0 or 1."""
+    starts = np.arange(places)[:, None] * stride - pad
+    offset = np.arange(size) - starts
+    return ((offset >= 0) & (offset % dilation == 0) & (offset // dilation < kernel)).astype(np.float64)
+
+
+def slide(matrices: Sequence[Array], values: Array) -> Array:
+    """Apply one matrix per axis."""
+    return reduce(
+        lambda x, axis: np.moveaxis(np.tensordot(matrices[axis], x, (1, axis)), 0, axis), range(len(matrices)), values
+    )
+
+
+def batch_and_places(shape: Shape) -> tuple[int, int]:
+    """Return how many samples a value has, and places per channel."""
+    return (shape[0] if shape else 1), math.prod(shape[2:])
+
+
+def pair_sum(space: float, batch: float, samples: float, places: float) -> float:
+    """Return Σ E[x x'] over the others of one element's channel, given it for another place and for another sample.
+
+    For another place of another sample it is the smaller of both.
+    """
+    return (places - 1) * space + (samples - 1) * batch + (places - 1) * (samples - 1) * min(space, batch)
+
+
+def channel_mean_square(second: float, cross_space: float, cross_batch: float, shape: Shape) -> float:
+    """Return E[m²] of the mean m of a channel over all samples and places, from the moments of pairs."""
+    samples, places = batch_and_places(shape)
+    return (second + pair_sum(cross_space, cross_batch, samples, places)) / max(samples * places, 1)
+
+
+def weighted_sum(x: Signal, w: Signal, b: Signal | None, taps_at: Array, channels: float, phases: int = 1) -> Signal:
+    """Return y = Σ w·x + b over `channels` and the taps of each place.
+
+    With weights independent of x: E[y] = n E[w] E[x] + E[b]; Var y = n Var(w) E[x²] + E[w]² Var(Σx) + Var(b), where
+    only elements of one channel are correlated. `taps_at` holds the taps of each place, weighted by the input's relief.
+    `phases`: one of how many pairs of places is reached through the same weights (a transposed convolution's stride).
+    """
+    per_channel = float(taps_at.mean())
+    n = channels * per_channel
+    w_var, b_var = w.second - w.mean**2, b.second - b.mean**2 if b else 0.0
+    mean = n * w.mean * x.mean + (b.mean if b else 0.0)
+    own = x.second - x.mean**2 + (per_channel - 1) * (x.cross_space - x.mean**2)
+    spread = n * w_var * x.second + n * w.mean**2 * own
+
+    def shared(cross: float) -> float:
+        return n * w_var * cross + n * per_channel * w.mean**2 * (cross - x.mean**2)
+
+    relief = (mean**2 + b_var + spread * taps_at / per_channel) if per_channel else None
+    y = normal(mean, spread + b_var, shared(x.cross_space) / phases + b_var, shared(x.cross_batch) + b_var, relief)
+    own_share = spread / max(y.second, 1e-300)
+    return replace(
+        y, evenness=1 - own_share * (1 - (x.evenness or 1.0) * _narrowness(x.values**2, x.rho_far, channels))
+    )
+
+
+def _narrowness(squares: Array, rho: float, channels: float, excess: float = 0.0) -> float:
+    """Return E[√S] / √E[S] of the mean square S over some channels, given E[x² | u]; to first order 1 - Var(S) / 8
+    E[S]².
+
+    Elements of one channel are as alike as `rho`; `excess` is what the channels' own kurtosis adds.
+    """
+    shared = _unit(common_part(squares, rho))
+    variance = (expect(shared**2) * (1 + excess) - 1) / max(channels, 1.0)
+    return math.exp(-min(max(variance, 0.0), 4.0) / 8)
+
+
+def through_weights(
+    dy: Gradient, y: Signal, w: Signal, reach: Array, channels: float, phases: int = 1, spaced: bool = True
+) -> Gradient:
+    """Return dx = Σ w·dy over `channels` and the places that read x: E[dx²] = m E[w²] E[dy²].
+
+    `reach` holds, for each place of x, how many places read it, weighted by dy's relief. Without `spaced`, no two
+    places of x share weights.
+    """
+    m = channels * float(reach.mean()) * w.second
+    space = m * dy.cross_space(y.rho_space) / phases if spaced else 0.0
+    batch = m * dy.cross_batch(y.rho_batch)
+    shape = _shape_of_sum(dy, w, channels * reach)
+    even, patchy = _evenness_of_sum(dy, y, channels)
+    several = max(float(reach.mean()), 1.0)
+    return Gradient.of(Source(m * dy.second, shape, space, batch, flatten(reach), False, even, patchy / several))
+
+
+def _evenness_of_sum(dy: Gradient, y: Signal, channels: float) -> tuple[float, float]:
+    """Return how even dx is over samples and draws, and how patchy over places.
+
+    Narrow layers add to its unevenness. So does the unit that a lumped gradient stands in, when it is off:
+    everywhere, or, as far as its places differ, here and there.
+    """
+    even, patchy = dy.lasting
+    lumps = [term for source, term in dy.terms.items() if source.lumped]
+    if lumps:
+        gate = lumps[0].second
+        variance = expect(gate) / max(expect(lumps[0].absolute) ** 2, 1e-300) - 1
+        spread = expect(gate**2) - expect(gate) ** 2
+        alike = (cross_moment(gate, y.rho_space) - expect(gate) ** 2) / spread if spread > 0 else 0.0
+        return even / math.sqrt(1 + alike * variance), patchy + (1 - alike) * variance
+    if dy.second <= 0:
+        return 1.0, 0.0
+    coherent = min(dy.cross_space(1.0), dy.cross_batch(1.0)) / dy.second
+    return even * _narrowness(dy.second_at, y.rho_far, channels, 2 * min(coherent, 1.0) ** 2), patchy
+
+
+def _shape_of_sum(dy: Gradient, w: Signal, terms: Array) -> float:
+    """E|Σ w·dy| / √E[(Σ w·dy)²]: that of a normal variable, lower the fewer terms there are.
+
+    To first order 1 / (1 + κ / 24n), κ the excess kurtosis of one term; exact to 1 % for one or two products of
+    normals.
+    """
+    if dy.second <= 0 or w.second <= 0 or terms.max() <= 0:
+        return ABS_NORMAL
+    excess = expect(w.values**4) / w.second**2 * dy.kurtosis - 3
+    deviations = np.sqrt(terms)
+    return ABS_NORMAL * float((deviations / (1 + excess / 24 / np.maximum(terms, 1e-9))).sum() / deviations.sum())
+
+
+def reduced(
+    x: Signal | None, x_space: float, x_batch: float, dy: Gradient, y: Signal, count: float, shape: Shape
+) -> Source:
+    """Return the gradient of a param: Σ x·dy over `count` places of value `shape`; x None is 1 (a bias).
+
+    E[(Σ x·dy)²] = Σ over pairs E[x x'] E[dy dy']. Where samples are alike its size varies from channel to channel with
+    what they share, so E|Σ| is taken given the shared part of both. It never exceeds count·E|x|·E|dy|.
+    """
+    samples, places = batch_and_places(shape)
+    second_x, abs_x = (x.second, x.mean_abs) if x else (1.0, 1.0)
+    space, batch = dy.cross_space(y.rho_space), dy.cross_batch(y.rho_batch)
+    far = min(space, batch) * min(x_space, x_batch)
+    others = (places - 1) * x_space * space + (samples - 1) * (x_batch * batch + (places - 1) * far)
+    coherent = count * others * count / max(samples * places, 1)
+    second = max(count * second_x * dy.second + coherent, 0.0)
+    if second == 0:
+        return Source(0.0)
+    rho_x, rho_y = (
+        ((x.rho_batch if x else 0.0), y.rho_batch) if samples > 1 else ((x.rho_space if x else 0.0), y.rho_space)
+    )
+    ratio = _size_ratio(x, rho_x, dy, rho_y, coherent / second)
+    return Source(second, min(ABS_NORMAL * ratio, count * abs_x * dy.mean_abs / math.sqrt(second)))
+
+
+def _size_ratio(x: Signal | None, rho_x: float, dy: Gradient, rho_y: float, coherent: float) -> float:
+    """E[√V] / √E[V] of a sum's variance V given what its terms share; `coherent` is the share of pairs in V."""
+    ones = np.ones_like(NODES)
+    alone_x = common_part(x.values**2, rho_x) if x else ones
+    pairs_x = common_part(x.values, rho_x) ** 2 if x else ones
+    alone_y, pairs_y = common_part(dy.second_at, rho_y), common_part(dy.mean_at, rho_y) ** 2
+    variance = (1 - coherent) * np.outer(_unit(alone_x), _unit(alone_y)) + coherent * np.outer(
+        _unit(pairs_x), _unit(pairs_y)
+    )
+    return float(WEIGHTS @ np.sqrt(np.maximum(variance, 0.0)) @ WEIGHTS)
+
+
+def _unit(values: Array) -> Array:
+    mean = expect(values)
+    return values / mean if mean > 0 else np.ones_like(values)
