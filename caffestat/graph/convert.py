@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -48,12 +48,13 @@ def _constants(graph: Graph) -> list[TensorProto]:
     return [numpy_helper.from_array(array, name) for name, array in graph.constants.items()]
 
 
-def to_onnx(graph: Graph, arrays: Mapping[str, np.ndarray]) -> onnx.ModelProto:
-    """Return the model; params found in `arrays` are embedded, the others are external initializers."""
+def to_onnx(graph: Graph, arrays: Mapping[str, np.ndarray], fed: Collection[str]) -> onnx.ModelProto:
+    """Return the model; params found in `arrays` are embedded, those in `fed` inputs, the others external initializers."""
     tensors = _constants(graph)
-    for name, spec in graph.params.items():
+    held = {name: spec for name, spec in graph.params.items() if name not in fed}
+    for name, spec in held.items():
         tensors.append(numpy_helper.from_array(arrays[name], name) if name in arrays else _external(name, spec))
-    model = _model(graph, graph.inputs, tensors)
+    model = _model(graph, {**graph.inputs, **{name: graph.params[name] for name in fed}}, tensors)
     for value in model.graph.output:
         if value.name in graph.specs:
             value.CopyFrom(_value_info(value.name, graph.specs[value.name]))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +32,11 @@ class Spec:
 
     shape: Shape
     dtype: np.dtype[Any] = FLOAT
+
+    @property
+    def is_float(self) -> bool:
+        """Whether gradients of such values are defined; bfloat16 is no type of numpy's own."""
+        return self.dtype.kind == "f" or self.dtype.name == "bfloat16"
 
 
 @dataclass
@@ -224,8 +229,8 @@ class Graph:
 
         self.specs = {**infer_specs(self), **self.specs}
 
-    def to_onnx(self, arrays: Mapping[str, np.ndarray] | None = None) -> onnx.ModelProto:
-        """Return the ONNX model; `arrays` are embedded as initializers, other params become external ones."""
+    def to_onnx(self, arrays: Mapping[str, np.ndarray] | None = None, fed: Collection[str] = ()) -> onnx.ModelProto:
+        """Return the ONNX model: `arrays` are embedded as initializers, params in `fed` are inputs, others external."""
         from .convert import to_onnx
 
-        return to_onnx(self, arrays or {})
+        return to_onnx(self, arrays or {}, fed)
