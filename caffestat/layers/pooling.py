@@ -71,9 +71,10 @@ class PoolingWindow:
     def emit_average(self, g: Graph, x: str, hint: str = "") -> str:
         """Emit the sum over each window divided by its part of the padded image."""
         clipped = self._clip()
-        # onnxruntime before 1.26 goes wrong where padding is counted in but an axis has some at its end only
-        counts_padding = all(clipped.pad)
-        y = g.emit("AveragePool", x, count_include_pad=int(counts_padding), hint=hint, **clipped.attributes())
+        attributes = clipped.attributes()
+        # onnxruntime before 1.26 does not count all of the padding where there is more of it at an axis's end
+        counts_padding = all(end <= pad for end, pad in zip(attributes["pads"][2:], clipped.pad, strict=True))
+        y = g.emit("AveragePool", x, count_include_pad=int(counts_padding), hint=hint, **attributes)
         counted = (clipped.kernel[axis] if counts_padding else clipped.inside(axis) for axis in (0, 1))
         rows, columns = (count / clipped.divisors(axis) for axis, count in enumerate(counted))
         factor = rows[:, None] * columns
