@@ -56,7 +56,7 @@ def test_check_exits_with_1_when_something_would_change(folder: Path) -> None:
 def test_a_broken_file_exits_with_2_and_the_others_are_done(folder: Path) -> None:
     result = run("rewrite", "--filler", "msra", "broken.prototxt", "a.prototxt")
     assert result.exit_code == 2
-    assert result.stderr.startswith("error: broken.prototxt:2:1: expected")
+    assert result.stderr.startswith("error: broken.prototxt:1:8: expected")
     assert result.stderr.endswith("2 files: 1 changed (1 filler), 0 unchanged, 1 failed\n")
     assert (folder / "a.prototxt").read_text() == NEW
     assert run("rewrite", "--filler", "xavier", "--check", "broken.prototxt", "b.prototxt").exit_code == 2
