@@ -71,12 +71,9 @@ class PoolingWindow:
     def emit_average(self, g: Graph, x: str, hint: str = "") -> str:
         """Emit the sum over each window divided by its part of the padded image."""
         clipped = self._clip()
-        attributes = clipped.attributes()
-        # onnxruntime before 1.26 does not count all of the padding where there is more of it at an axis's end
-        counts_padding = all(end <= pad for end, pad in zip(attributes["pads"][2:], clipped.pad, strict=True))
-        y = g.emit("AveragePool", x, count_include_pad=int(counts_padding), hint=hint, **attributes)
-        counted = (clipped.kernel[axis] if counts_padding else clipped.inside(axis) for axis in (0, 1))
-        rows, columns = (count / clipped.divisors(axis) for axis, count in enumerate(counted))
+        # count_include_pad is not used: with uneven padding, onnxruntime before 1.26 does not count all of it
+        y = g.emit("AveragePool", x, hint=hint, **clipped.attributes())
+        rows, columns = (clipped.inside(axis) / clipped.divisors(axis) for axis in (0, 1))
         factor = rows[:, None] * columns
         return y if np.all(factor == 1) else g.emit("Mul", y, g.constant(factor), hint=hint)
 
