@@ -24,7 +24,7 @@ class TorchNet:
         self.norms: list[Tensor] = []
 
     def _learns(self, number: int) -> bool:
-        return not self.net.nodes[self.net.params[number].node].layer.params_are_statistics
+        return not self.net.params[number].param.is_statistic
 
     def _draw(self, stream: Stream) -> dict[int, Tensor]:
         found = {}

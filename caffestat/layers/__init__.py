@@ -15,5 +15,6 @@ from . import (  # noqa: F401  registers their layer types
     shape,
 )
 from .base import Layer, Param, Shape, layer, layer_class, layer_types, read_param, to_filler
+from .data import Source
 
-__all__ = ["Layer", "Param", "Shape", "layer", "layer_class", "layer_types", "read_param", "to_filler"]
+__all__ = ["Layer", "Param", "Shape", "Source", "layer", "layer_class", "layer_types", "read_param", "to_filler"]

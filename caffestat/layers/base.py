@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from caffestat.errors import NetError, Place
 from caffestat.fill import Filler, Stream, fill
+from caffestat.prototext import Message, Scalar
+from caffestat.schema import FillerParameter, from_message
 
 if TYPE_CHECKING:
     import numpy as np
@@ -18,6 +20,15 @@ if TYPE_CHECKING:
 __all__ = ["Layer", "Param", "Shape", "layer", "layer_class", "layer_types", "read_param", "to_filler"]
 
 Shape = tuple[int, ...]
+Own = TypeVar("Own", int, float, bool, str)
+
+_BOOLEANS = {"true": True, "1": True, "false": False, "0": False}
+_READERS: dict[type, tuple[str, Callable[[Scalar], Any]]] = {
+    int: ("an integer", Scalar.as_int),
+    float: ("a number", Scalar.as_float),
+    bool: ("true or false", lambda scalar: _BOOLEANS[scalar.text]),
+    str: ("a string in quotes", lambda scalar: scalar.as_bytes().decode()),
+}
 
 
 @dataclass(frozen=True)
@@ -28,6 +39,7 @@ class Param:
     filler   what Caffe fills it with; `written` tells whether the file says so or it is Caffe's default
     fan_in   inputs that one output sums over: the true number, which is not always Caffe's (`fill.caffe_fans`)
     fan_out  outputs that one input feeds, likewise
+    is_statistic  not learned, whatever its ParamSpec says: running sums
     """
 
     role: str
@@ -36,6 +48,7 @@ class Param:
     written: bool
     fan_in: int
     fan_out: int
+    is_statistic: bool = False
 
 
 class Layer:
@@ -49,21 +62,24 @@ class Layer:
     num_bottoms: ClassVar[tuple[int, int | None]] = (1, 1)
     num_tops: ClassVar[tuple[int, int | None]] = (1, 1)
     auto_tops: ClassVar[bool] = False  # Caffe adds missing tops itself: the losses
-    params_are_statistics: ClassVar[bool] = False  # Caffe sets their lr_mult to 0 itself: BatchNorm
     starts_at_zero: ClassVar[bool] = False  # `caffe train` leaves its tops at zero: Input
     passes_values: ClassVar[bool] = False  # its tops hold its bottoms' values, in another shape or order: Split, Reshape, …
     is_external: ClassVar[bool] = False  # its tops are data from outside: `lower` declares one graph input per top
+    own_fields: ClassVar[tuple[str, ...]] = ()  # of the layer, which Caffe's schema lacks and `own` reads
+    read_as: ClassVar[str] = ""  # of a type that Caffe lacks: what it is taken for, and whose it is
 
     def __init__(self, proto: Any, phase: int, place: Place) -> None:
         self.proto = proto
         self.name: str = proto.name
         self.phase = phase
         self.place = place
+        self.text: Message | None = None  # the layer as it is written; None for one that is in no text
         self.top_count = len(proto.top)
         self.shape_overrides: dict[str, Shape] = {}  # what the user said of the tops' shapes, by blob name
         self.batch_override: int | None = None
         self.reader: Reader | None = None  # of the data that an external layer names
         self.why_synthetic = ""  # why there is no reader, of a layer that names its data
+        self.why_unknown = ""  # why a top has no shape although all bottoms have
 
     def error(self, message: str) -> NetError:
         """Return (to raise) an error about this layer, with the place it stands at."""
@@ -83,16 +99,47 @@ class Layer:
             raise self.error(f"axis {axis} is out of range for a bottom of {rank} axes")
         return axis % rank
 
+    def own(self, path: str, kind: type[Own]) -> list[Own]:
+        """Return the values of a field that Caffe's schema lacks: `own("permute_param.order", int)`, [] for none.
+
+        kind: int, float, bool or str. Raises NetError at a value of another kind.
+        """
+        expected, read = _READERS[kind]
+        values = []
+        for found in self._written(path):
+            try:
+                values.append(read(found))  # type: ignore[arg-type]  # a Message has none of the attributes
+            except (AttributeError, KeyError, ValueError) as error:
+                text = getattr(found, "text", "a message in braces")
+                raise NetError(f"{path} of layer {self.name!r}: expected {expected}, found {text}", found.place) from error
+        return values
+
+    def own_filler(self, path: str) -> Filler | None:
+        """Return the filler that a field holds which Caffe's schema lacks; None when it is not written."""
+        messages = [found for found in self._written(path) if isinstance(found, Message)]
+        return to_filler(from_message(messages[0], FillerParameter, self.place.file)) if messages else None
+
+    def _written(self, path: str) -> list[Scalar | Message]:
+        found: list[Scalar | Message] = [self.text] if self.text else []
+        for name in path.split("."):
+            fields = [field for message in found if isinstance(message, Message) for field in message.find(name)]
+            found = [value for field in fields for value in field.values]
+        return found
+
     def params(self, bottoms: Sequence[Shape]) -> tuple[Param, ...]:
         """Return the learnable blobs, in Caffe's order."""
         return ()
 
-    def tops(self, bottoms: Sequence[Shape]) -> tuple[Shape, ...]:
-        """Return one shape per top (`self.top_count` of them; automatic tops are counted in).
+    def tops(self, bottoms: Sequence[Shape]) -> tuple[Shape | None, ...]:
+        """Return one shape per top (`self.top_count` of them; automatic tops are counted in), None for an unknown one.
 
         Raises NetError where Caffe would stop: a bottom that does not fit.
         """
         raise NotImplementedError
+
+    def shapes_stand(self) -> str:
+        """Return where the shapes stand that `tops` does not know, in words."""
+        return "elsewhere"
 
     def lower(self, g: Graph, bottoms: Sequence[str], params: Sequence[str]) -> Sequence[str]:
         """Emit the layer's forward nodes and return one value per top. `g.shape(name)` is known for bottoms and params."""
@@ -116,6 +163,13 @@ class Layer:
     @property
     def shares_memory(self) -> bool:
         """Whether the tops are the bottom's own memory in another shape, so that a later in-place layer changes both."""
+        return False
+
+    def overwrites_diff(self, param: int, bottoms: Sequence[Shape]) -> bool:
+        """Tell whether the backward pass writes a param's gradient over what is there, where others add to it.
+
+        It matters for params that are shared, and over several passes: only the last gradient remains.
+        """
         return False
 
     def macs(self, bottoms: Sequence[Shape]) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from caffestat.errors import InputError, NetError
+from caffestat.errors import InputError
 from caffestat.fill import Filler, Stream, fill
 
 from .base import Layer, Shape, layer, to_filler
@@ -24,36 +24,31 @@ Count = tuple[int, int | None]
 
 
 class Source(Layer):
-    """Tops of shapes that stand in the file, or in `shape_overrides` where the user gives them."""
+    """Tops of shapes that stand in the file, or in `shape_overrides` where the user gives them; else unknown."""
 
     num_bottoms: ClassVar[Count] = (0, 0)
     num_tops: ClassVar[Count] = (1, None)
     is_external = True
 
-    def tops(self, bottoms: Sequence[Shape]) -> tuple[Shape, ...]:
+    def tops(self, bottoms: Sequence[Shape]) -> tuple[Shape | None, ...]:
         return tuple(self.top_shape(index, name) for index, name in enumerate(self.proto.top))
 
-    def top_shape(self, index: int, name: str) -> Shape:
+    def top_shape(self, index: int, name: str) -> Shape | None:
         """Return one top's shape: the real data's, the user's, else the file's, its first axis by `batch_override`."""
         if self.reader:
             return self.reader.shapes[index]
         if name in self.shape_overrides:
             return self.shape_overrides[name]
         shape = self.written_shape(index)
+        if shape is None:
+            return None
         if min(shape, default=1) < 1:
             raise self.error(f"expected positive sizes for top {name!r}, found shape {shape}")
         return shape if self.batch_override is None or not shape else (self.batch_override, *shape[1:])
 
-    def written_shape(self, index: int) -> Shape:
-        """Return the shape of a top as the file has it. Raises NetError when it stands elsewhere."""
-        raise NotImplementedError
-
-    def unknown_shape(self, index: int, where: str) -> NetError:
-        """Return (to raise) an error that says where a top's shape stands, and how to give it."""
-        name = self.proto.top[index]
-        return self.error(
-            f"the shape of top {name!r} stands {where}, not in this file; give it as --shape {name}=N,C,H,W"
-        )
+    def written_shape(self, index: int) -> Shape | None:
+        """Return the shape of a top as the file has it, None when it stands elsewhere."""
+        return None
 
     def once_or_per_top(self, values: Sequence[Any], index: int, what: str) -> Any:
         """Return the value for a top of a field that is written once for all tops or once for each."""
@@ -71,7 +66,7 @@ class Source(Layer):
             self.reader.start(words, stream)
 
     def lower(self, g: Graph, bottoms: Sequence[str], params: Sequence[str]) -> Sequence[str]:
-        return [g.input(name, shape) for name, shape in zip(self.proto.top, self.tops([]), strict=True)]
+        return [g.input(name, shape or ()) for name, shape in zip(self.proto.top, self.tops([]), strict=True)]
 
 
 @layer("Input")
@@ -80,11 +75,12 @@ class Input(Source):
 
     starts_at_zero = True
 
-    def written_shape(self, index: int) -> Shape:
+    def written_shape(self, index: int) -> Shape | None:
         shapes = self.proto.input_param.shape
-        if not shapes:
-            raise self.unknown_shape(index, "where the net is used")
-        return tuple(self.once_or_per_top(shapes, index, "shape").dim)
+        return tuple(self.once_or_per_top(shapes, index, "shape").dim) if shapes else None
+
+    def shapes_stand(self) -> str:
+        return "where the net is used"
 
 
 @layer("DummyData")
@@ -110,13 +106,13 @@ class DummyData(Source):
         fillers = self.proto.dummy_data_param.data_filler
         return to_filler(self.once_or_per_top(fillers, index, "data_filler")) if fillers else Filler()
 
-    def tops(self, bottoms: Sequence[Shape]) -> tuple[Shape, ...]:
+    def tops(self, bottoms: Sequence[Shape]) -> tuple[Shape | None, ...]:
         self.filler(0)
         return super().tops(bottoms)
 
     def draw_feeds(self, stream: Stream, bottoms: Sequence[Shape]) -> Sequence[np.ndarray]:
         try:
-            return [fill(stream, self.filler(index), shape) for index, shape in enumerate(self.tops([]))]
+            return [fill(stream, self.filler(index), shape or ()) for index, shape in enumerate(self.tops([]))]
         except InputError as error:
             raise self.error(f"data_filler: {error}") from error
 
@@ -127,17 +123,17 @@ class Images(Source):
     num_tops = (2, 2)
     message = "data_param"  # the layer's own parameters
 
-    def written_shape(self, index: int) -> Shape:
-        return self.image_shape()[:1] if index else self.image_shape()
+    def written_shape(self, index: int) -> Shape | None:
+        return (self.batch_size(),) if index else self.image_shape()
 
-    def top_shape(self, index: int, name: str) -> Shape:
+    def top_shape(self, index: int, name: str) -> Shape | None:
         images = self.shape_overrides.get(self.proto.top[0])
         if index and images and name not in self.shape_overrides:
             return images[:1]
         return super().top_shape(index, name)
 
-    def image_shape(self) -> Shape:
-        """Return the shape of the image top."""
+    def image_shape(self) -> Shape | None:
+        """Return the shape of the image top, None when it stands elsewhere."""
         raise NotImplementedError
 
     def batch_size(self) -> int:
@@ -170,11 +166,12 @@ class Data(Images):
 
     num_tops = (1, 2)
 
-    def image_shape(self) -> Shape:
+    def image_shape(self) -> Shape | None:
         crop = self.proto.transform_param.crop_size
-        if not crop:
-            raise self.unknown_shape(0, f"in the records of {self.proto.data_param.source!r}")
-        return self.batch_size(), self.channels(), crop, crop
+        return (self.batch_size(), self.channels(), crop, crop) if crop else None
+
+    def shapes_stand(self) -> str:
+        return f"in the records of {self.proto.data_param.source!r}"
 
 
 @layer("ImageData")
@@ -183,16 +180,19 @@ class ImageData(Images):
 
     message = "image_data_param"
 
-    def image_shape(self) -> Shape:
+    def image_shape(self) -> Shape | None:
         proto, crop = self.proto.image_data_param, self.proto.transform_param.crop_size
         height, width = proto.new_height, proto.new_width
         if bool(height) != bool(width):
             raise self.error(f"expected new_height and new_width together, found {height} and {width}")
         if not height and not crop:
-            raise self.unknown_shape(0, f"in the images that {proto.source!r} lists")
+            return None
         if height and crop > min(height, width):
             raise self.error(f"crop_size {crop} exceeds the image of new_height {height} and new_width {width}")
         return self.batch_size(), 3 if proto.is_color else 1, crop or height, crop or width
+
+    def shapes_stand(self) -> str:
+        return f"in the images that {self.proto.image_data_param.source!r} lists"
 
     def own_words(self) -> tuple[str, ...]:
         proto = self.proto.image_data_param
@@ -234,10 +234,13 @@ class MemoryData(Images):
 class HDF5Data(Source):
     """Rows of HDF5 files: each top is the data set of its name, batch_size rows at a time. (hdf5_data_layer.cpp)"""
 
-    def written_shape(self, index: int) -> Shape:
+    def tops(self, bottoms: Sequence[Shape]) -> tuple[Shape | None, ...]:
         if self.proto.HasField("transform_param"):
             raise self.error("HDF5Data transforms nothing; remove transform_param")
-        raise self.unknown_shape(index, f"in the files that {self.proto.hdf5_data_param.source!r} lists")
+        return super().tops(bottoms)
+
+    def shapes_stand(self) -> str:
+        return f"in the files that {self.proto.hdf5_data_param.source!r} lists"
 
 
 @layer("Python")
@@ -247,6 +250,6 @@ class Python(Source):
     num_bottoms = (0, None)
     num_tops = (0, None)
 
-    def written_shape(self, index: int) -> Shape:
+    def shapes_stand(self) -> str:
         proto = self.proto.python_param
-        raise self.unknown_shape(index, f"in Python code ({proto.module}.{proto.layer})")
+        return f"in Python code ({proto.module}.{proto.layer})"

@@ -67,12 +67,10 @@ class BatchNorm(Layer):
     variance [C], and the factor [1] that both are to be divided by. Bottom and top [N, C, …]. (batch_norm_layer.cpp)
     """
 
-    params_are_statistics = True
-
     def params(self, bottoms: Sequence[Shape]) -> tuple[Param, ...]:
         channels = bottoms[0][1]
         shapes = {"mean": (channels,), "variance": (channels,), "factor": (1,)}
-        return tuple(Param(role, shape, Filler(), False, 1, 1) for role, shape in shapes.items())
+        return tuple(Param(role, shape, Filler(), False, 1, 1, is_statistic=True) for role, shape in shapes.items())
 
     def tops(self, bottoms: Sequence[Shape]) -> tuple[Shape, ...]:
         if len(bottoms[0]) < 2:

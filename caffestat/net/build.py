@@ -10,8 +10,9 @@ from typing import Any
 
 from caffestat.data import AbsentError, open_reader
 from caffestat.errors import Finding, NetError, Place
-from caffestat.layers import Layer, Shape, layer_class, layer_types
-from caffestat.schema import caffe_pb2
+from caffestat.layers import Layer, Param, Shape, Source, layer_class, layer_types
+from caffestat.prototext import Field
+from caffestat.schema import UnknownField, caffe_pb2
 
 from .backprop import mark_backward
 from .model import Blob, Net, NetParam, Node
@@ -25,8 +26,8 @@ __all__ = ["UnknownLayer", "build", "state_of"]
 AUTOMATIC = "(automatic)"
 
 
-class UnknownLayer(Layer):
-    """A layer whose type nobody registered: its tops have unknown shapes."""
+class UnknownLayer(Source):
+    """A layer that cannot be computed: its tops are taken as data, of the shapes that the user gives, else unknown."""
 
     num_bottoms = (0, None)
     num_tops = (0, None)
@@ -47,6 +48,7 @@ class _Builder:
     shapes: Mapping[str, Shape]
     batch: int | None
     data: str
+    unknown_fields: list[tuple[str, int]]  # that the source has: name and offset
     nodes: list[Node] = field(default_factory=list)
     blobs: list[Blob] = field(default_factory=list)
     params: list[NetParam] = field(default_factory=list)
@@ -56,6 +58,7 @@ class _Builder:
     owners: dict[str, int] = field(default_factory=dict)
     stated: dict[tuple[int, str], tuple[float, Layer]] = field(default_factory=dict)
     findings: list[Finding] = field(default_factory=list)
+    read_as: set[str] = field(default_factory=set)
 
     def add(self, entry: Entry) -> None:
         layer = self.create(entry)
@@ -65,17 +68,33 @@ class _Builder:
         bottom_shapes = tuple(self.blobs[b].shape for b in bottoms)
         node = Node(len(self.nodes), layer, tuple(bottoms), tuple(tops), bottom_shapes, ())
         self.nodes.append(node)
-        self.set_up(node)
+        self.set_up(node, entry)
 
     def create(self, entry: Entry) -> Layer:
         """Return the layer of an entry, its phase set and its bottoms and tops counted."""
         proto = entry.proto
         cls = layer_class(proto.type)
         if cls is None:
-            self.findings.append(Finding(entry.place, _unknown_type(proto)))
-            cls = UnknownLayer
+            layer = self.create_as(UnknownLayer, entry)
+            layer.why_unknown = _unknown_type(proto)
+            self.findings.append(Finding(entry.place, layer.why_unknown))
+            return layer
+        if cls.read_as and proto.type not in self.read_as:
+            self.read_as.add(proto.type)
+            self.findings.append(Finding(entry.place, f"type {proto.type!r} is a fork's, taken as {cls.read_as}"))
+        try:
+            layer = self.create_as(cls, entry)
+        except NetError as error:
+            why = self.forgive(entry, error)
+            layer = self.create_as(UnknownLayer, entry)
+            layer.why_unknown = why
+        return layer
+
+    def create_as(self, cls: type[Layer], entry: Entry) -> Layer:
+        proto = entry.proto
         phase = proto.phase if proto.HasField("phase") else self.state.phase
         layer = cls(proto, phase, entry.place)
+        layer.text = entry.text
         layer.shape_overrides = {top: self.shapes[top] for top in proto.top if top in self.shapes}
         layer.batch_override = self.batch
         if self.data != "synthetic":
@@ -88,6 +107,20 @@ class _Builder:
             expected = f"none or one per bottom ({len(proto.bottom)})"
             raise layer.error(f"propagate_down is given {len(proto.propagate_down)} times; expected {expected}")
         return layer
+
+    def forgive(self, entry: Entry, error: NetError) -> str:
+        """Tell of an error as a finding, and return it, when the layer has fields that Caffe lacks: they may explain it.
+
+        Raises the error again when it has none.
+        """
+        start, end = entry.text.span if entry.text else (0, 0)
+        unknown = [name for name, offset in self.unknown_fields if start <= offset < end]
+        if not unknown or entry.text is None:
+            raise error
+        named = ", ".join(dict.fromkeys(unknown))
+        why = f"{error.message}; but it has fields that Caffe lacks ({named}): its tops are taken as unknown"
+        self.findings.append(Finding(error.place, why))
+        return why
 
     def attach_reader(self, layer: Layer) -> None:
         """Open the data that the layer names, if it names any and it is at hand."""
@@ -118,35 +151,49 @@ class _Builder:
         self.blobs.append(Blob(name, None))
         return len(self.blobs) - 1
 
-    def set_up(self, node: Node) -> None:
+    def set_up(self, node: Node, entry: Entry) -> None:
         """Work out shapes, params and loss weights; a layer behind an unknown shape has none of them."""
         layer = node.layer
         known = [shape for shape in node.bottom_shapes if shape is not None]
-        if isinstance(layer, UnknownLayer) or len(known) < len(node.bottoms):
-            shapes: list[Shape | None] = [layer.shape_overrides.get(name) for name in layer.proto.top]
-            node.top_shapes = tuple(shapes + [None] * (layer.top_count - len(shapes)))
-        else:
-            node.top_shapes = layer.tops(known)
-            node.params = tuple(self.add_param(node, index, param) for index, param in enumerate(layer.params(known)))
-            if len(layer.proto.param) > len(node.params):
-                raise layer.error(f"has {len(layer.proto.param)} `param` entries for {len(node.params)} params; remove the others")
+        node.top_shapes = _given_shapes(layer)
+        if len(known) == len(node.bottoms) and not layer.why_unknown:
+            try:
+                node.top_shapes, params = _tops_and_params(layer, known)
+                node.params = tuple(self.add_param(node, index, param) for index, param in enumerate(params))
+                self.tell_unknown(node)
+            except NetError as error:
+                layer.why_unknown = self.forgive(entry, error)
         for blob, shape in zip(node.tops, node.top_shapes, strict=True):
             self.blobs[blob].shape = shape
         node.loss_weights = _loss_weights(layer)
 
-    def add_param(self, node: Node, index: int, param: Any) -> int:
+    def tell_unknown(self, node: Node) -> None:
+        """Warn of tops whose shapes stand neither in the file nor with the user."""
+        names = [self.blobs[blob].name for blob, shape in zip(node.tops, node.top_shapes, strict=True) if shape is None]
+        if names:
+            said = "shape of top " if len(names) == 1 else "shapes of tops "
+            verb = "stands" if len(names) == 1 else "stand"
+            node.layer.why_unknown = (
+                f"layer {node.name!r} ({node.type}): the {said}{', '.join(map(repr, names))} {verb} "
+                f"{node.layer.shapes_stand()}, not in this file; what depends on it is left out. Give it as "
+                + " ".join(f"--shape {name}=N,C,H,W" for name in names)
+            )
+            self.findings.append(Finding(node.place, node.layer.why_unknown))
+
+    def add_param(self, node: Node, index: int, param: Param) -> int:
         """Add one param and return its number; a name seen before makes it share the owner's values."""
         specs = node.layer.proto.param
         spec = specs[index] if index < len(specs) else caffe_pb2.ParamSpec()
         number = len(self.params)
         owner = self.owners.setdefault(spec.name, number) if spec.name else number
-        lr_mult = 0.0 if node.layer.params_are_statistics else spec.lr_mult
+        lr_mult = 0.0 if param.is_statistic else spec.lr_mult
         entry = NetParam(node.index, index, param, spec.name, lr_mult, spec.decay_mult, None if owner == number else owner)
         self.params.append(entry)
         if owner != number:
             self.check_sharing(node.layer, entry, spec)
-        self.state_multiplier(node.layer, owner, spec, "lr_mult")
-        self.state_multiplier(node.layer, owner, spec, "decay_mult")
+        if not param.is_statistic:
+            self.state_multiplier(node.layer, owner, spec, "lr_mult")
+            self.state_multiplier(node.layer, owner, spec, "decay_mult")
         entry.lr_mult, entry.decay_mult = self.params[owner].lr_mult, self.params[owner].decay_mult
         return number
 
@@ -164,7 +211,7 @@ class _Builder:
 
     def state_multiplier(self, layer: Layer, owner: int, spec: Any, name: str) -> None:
         """Give the owner a multiplier that this layer states; all layers that state it must agree."""
-        if not spec.HasField(name) or layer.params_are_statistics:
+        if not spec.HasField(name):
             return
         value = getattr(spec, name)
         first = self.stated.setdefault((owner, name), (value, layer))
@@ -181,7 +228,32 @@ def _unknown_type(proto: Any) -> str:
     known = {name.lower(): name for name in layer_types()}
     close = difflib.get_close_matches(proto.type.lower(), known, n=1)
     hint = f" (did you mean {known[close[0]]!r}?)" if close else ""
-    return f"layer {proto.name!r}: unknown layer type {proto.type!r}{hint}; its tops have unknown shapes, what depends on them is left out"
+    return (
+        f"layer {proto.name!r}: unknown layer type {proto.type!r}{hint}; its tops have unknown shapes, what depends on them "
+        "is left out (--shape NAME=N,C,H,W gives one a shape)"
+    )
+
+
+def _given_shapes(layer: Layer) -> tuple[Shape | None, ...]:
+    shapes: list[Shape | None] = [layer.shape_overrides.get(name) for name in layer.proto.top]
+    return tuple(shapes + [None] * (layer.top_count - len(shapes)))
+
+
+def _tops_and_params(layer: Layer, bottoms: list[Shape]) -> tuple[tuple[Shape | None, ...], tuple[Param, ...]]:
+    tops, params = layer.tops(bottoms), layer.params(bottoms)
+    if len(tops) != layer.top_count:
+        raise layer.error(f"its class {type(layer).__qualname__} returns {len(tops)} shapes for {layer.top_count} tops")
+    if len(layer.proto.param) > len(params):
+        raise layer.error(f"has {len(layer.proto.param)} `param` entries for {len(params)} params; remove the others")
+    return tops, params
+
+
+def _own_fields(source: NetSource) -> Iterable[Field]:
+    """Return the fields in the text that the layer types of a net read themselves."""
+    for entry in source.layers:
+        cls = layer_class(entry.proto.type)
+        for name in cls.own_fields if cls and entry.text else ():
+            yield from entry.text.find(name)
 
 
 def _check_count(layer: Layer, kind: str, found: int, allowed: tuple[int, int | None]) -> None:
@@ -213,7 +285,13 @@ def build(
     Raises NetError (file:line) where Caffe would stop.
     """
     state = state or state_of(source)
-    builder = _Builder(state, shapes or {}, batch, data)
+    if not source.layers:
+        found = f"found the fields {', '.join(dict.fromkeys(source.fields))}" if source.fields else "it is empty"
+        raise NetError(f"no layer is in the file: expected a net or solver prototxt, {found}", Place(source.name))
+    own = set(_own_fields(source))
+    findings = [f for f in source.findings if not (isinstance(f, UnknownField) and f.field in own)]
+    unknown = [(f.field.name, f.field.span[0]) for f in findings if isinstance(f, UnknownField)]
+    builder = _Builder(state, shapes or {}, batch, data, unknown)
     layers = insert_splits(filter_layers(source.layers, state))
     if not layers:
         raise NetError("no layer is left in this phase (check include/exclude rules, --phase, --stage)", _first_place(source))
@@ -224,7 +302,7 @@ def build(
         known = ", ".join(sorted(builder.by_name)[:12])
         raise NetError(f"--shape names {min(unused)!r}, which no layer produces; blobs are {known}, …", _first_place(source))
     net = Net(source.header.name, state.phase, builder.nodes, builder.blobs, builder.params, builder.outputs())
-    net.findings = (*source.findings, *builder.findings)
+    net.findings = (*findings, *builder.findings)
     mark_backward(net, bool(source.header.force_backward))
     return net
 

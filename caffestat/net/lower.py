@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from caffestat.autodiff import backward
+from caffestat.errors import NetError
 from caffestat.graph import Graph
 
 from .model import Net, Node
@@ -49,7 +50,7 @@ class Gradients:
 def lower(net: Net, provider: str = "cpu") -> Lowered:
     """Emit the forward pass of every layer that can be computed.
 
-    Layers of unknown type, and those behind them, are left out.
+    Layers of unknown type, and those behind them, are left out. Raises NetError when that is all of them.
     """
     lowered = Lowered(Graph(provider))
     values = _Values(lowered.graph)
@@ -57,7 +58,15 @@ def lower(net: Net, provider: str = "cpu") -> Lowered:
     for node in net.nodes:
         if node.is_known and all(blob in values for blob in node.bottoms):
             _lower_node(net, node, lowered, values, readers)
+    _refuse_nothing(net, lowered)
     return lowered
+
+
+def _refuse_nothing(net: Net, lowered: Lowered) -> None:
+    """Raise NetError when every layer that has bottoms is behind an unknown shape."""
+    unknown = [node.layer for node in net.nodes if node.layer.why_unknown]
+    if unknown and all(net.nodes[index].bottoms == () for index, _ in lowered.tops):
+        raise NetError(f"nothing can be run: {unknown[0].why_unknown}", unknown[0].place)
 
 
 class _Values(dict[int, str]):
@@ -192,7 +201,7 @@ def _seeds(net: Net, lowered: Lowered, nodes: list[Node]) -> dict[str, str]:
 
 
 def _gather(net: Net, lowered: Lowered, bottoms: dict[Key, str | None], params: dict[Key, str | None]) -> Gradients:
-    """Add up the gradients of shared params in the order of the backward pass."""
+    """Add up the gradients of shared params in the order of the backward pass, but for those that are written over."""
     g = lowered.graph
     owners: dict[int, str | None] = {}
     so_far: dict[Key, str | None] = {}
@@ -202,7 +211,7 @@ def _gather(net: Net, lowered: Lowered, bottoms: dict[Key, str | None], params: 
         value = params[node, index]
         if value is not None and net.params[number].param.shape != net.params[owner].param.shape:
             value = g.reshape(value, *net.params[owner].param.shape)
-        earlier = owners.get(owner)
+        earlier = None if net.nodes[node].overwrites_diff(index) else owners.get(owner)
         total = g.emit("Add", earlier, value) if earlier and value else earlier or value
         owners[owner] = so_far[node, index] = total
     return Gradients(bottoms, so_far, owners)

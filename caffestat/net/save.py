@@ -45,9 +45,10 @@ def _as_set_up(net: Net, node: Node) -> Any:
         proto.phase = net.phase
     if any(node.loss_weights) and not proto.loss_weight:
         proto.loss_weight.append(node.loss_weights[0])
-    if node.layer.params_are_statistics:
-        for _ in node.params[len(proto.param) :]:
-            proto.param.add(lr_mult=0)
+    statistics = [net.params[number].param.is_statistic for number in node.params]
+    if any(statistics):
+        for is_statistic in statistics[len(proto.param) :]:
+            proto.param.add(**({"lr_mult": 0} if is_statistic else {}))
     return proto
 
 

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable
-from dataclasses import dataclass, field
-from functools import partial
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from caffestat.errors import Finding, InputError, Place
+from caffestat.errors import Finding, InputError, NetError, Place
 from caffestat.prototext import Document, Field, Message, parse
-from caffestat.schema import NetParameter, SolverParameter, from_document
+from caffestat.schema import NetParameter, SolverParameter, UnknownField, from_document
 
+from .spellings import take_spellings
 from .upgrade import Entry, upgrade
 
 __all__ = ["NetSource", "Solver", "load", "read_net", "read_solver"]
@@ -28,23 +28,26 @@ class NetSource:
     header    the NetParameter without its layers
     layers    the layers of all phases, each with its place
     findings  what was strange but did not stop the reading
+    fields    the names of the fields that the text has
     """
 
     name: str
     header: Any
     layers: tuple[Entry, ...]
     findings: tuple[Finding, ...] = ()
+    fields: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Solver:
-    """A solver file: its text, its message, and the net that it trains."""
+    """A solver file: its text, its message, the net that it trains, and what is strange outside of inline nets."""
 
     name: str
     message: Any
     net: NetSource
     document: Document
-    findings: tuple[Finding, ...] = field(default=())
+    findings: tuple[Finding, ...] = ()
+    inline_findings: tuple[Finding, ...] = ()
 
     def test_nets(self) -> tuple[NetSource, ...]:
         """Return the nets that it tests: the inline ones, those in files, then the trained net for what test_iter is left.
@@ -53,7 +56,10 @@ class Solver:
         """
         m = self.message
         named = [
-            *map(partial(inline_source, self.name), m.test_net_param, self.document.find("test_net_param")),
+            *(
+                inline_source(self.name, message, owner, self.inline_findings)
+                for message, owner in zip(m.test_net_param, self.document.find("test_net_param"), strict=True)
+            ),
             *(read_net(beside(path, self.name)) for path in m.test_net),
         ]
         generic = len(m.test_iter) - len(named) if m.HasField("net") or m.HasField("net_param") else 0
@@ -78,34 +84,44 @@ def _read(path: str) -> bytes:
         raise InputError(f"{path}: cannot be read: {error.strerror}; expected a net or solver prototxt") from error
 
 
-def _fields_of(owner: Document | Message, name: str) -> Iterable[Field]:
-    """Return the field of every element of a repeated message field, those of lists included, in the order of the text."""
-    return [f for f in owner.find(name) for _ in f.values]
+def _entries(messages: Any, owner: Document | Message, name: str) -> list[Entry]:
+    """Return the layers of a repeated field with their texts; an element of a list stands where the list does."""
+    texts = [(f, value) for f in owner.find(name) for value in f.values]
+    return [
+        Entry(message, value if isinstance(value, Message) else None, f.place if len(f.values) == 1 else value.place)
+        for message, (f, value) in zip(messages, texts, strict=True)
+    ]
 
 
-def _entries(messages: Any, fields: Iterable[Field]) -> list[Entry]:
-    return [Entry(message, f, f.place) for message, f in zip(messages, fields, strict=True)]
+def _source(name: str, message: Any, text: Document | Message, place: Place, findings: Iterable[Finding]) -> NetSource:
+    old, new = _entries(message.layers, text, "layers"), _entries(message.layer, text, "layer")
+    header, layers, strange = upgrade(message, old, new, place)
+    notes, understood = take_spellings(layers)
+    left = [finding for finding in findings if not (isinstance(finding, UnknownField) and finding.field in understood)]
+    return NetSource(name, header, tuple(layers), (*left, *strange, *notes), tuple(f.name for f in text.fields))
 
 
 def net_source(document: Document) -> NetSource:
     """Return the net that a parsed prototxt describes."""
     message, findings = from_document(document, NetParameter)
-    old = _entries(message.layers, _fields_of(document, "layers"))
-    new = _entries(message.layer, _fields_of(document, "layer"))
     inputs = document.first("input")
     place = inputs.place if inputs else Place(document.name)
-    header, layers, strange = upgrade(message, old, new, place)
-    return NetSource(document.name, header, tuple(layers), (*findings, *strange))
+    return _source(document.name, message, document, place, findings)
 
 
-def inline_source(name: str, message: Any, owner: Field | None) -> NetSource:
-    """Return the net that stands inside a solver (`net_param`), its layers at their own lines."""
-    text = owner.values[0] if owner else None
-    assert owner is not None and isinstance(text, Message)  # from_document has read a message there
-    old = _entries(message.layers, _fields_of(text, "layers"))
-    new = _entries(message.layer, _fields_of(text, "layer"))
-    header, layers, strange = upgrade(message, old, new, owner.place)
-    return NetSource(name, header, tuple(layers), tuple(strange))
+def inline_source(name: str, message: Any, owner: Field, findings: Iterable[Finding] = ()) -> NetSource:
+    """Return the net that stands inside a solver (`net_param`), its layers at their own lines.
+
+    findings: those about the solver's file, of which the net gets its own.
+    """
+    text = owner.values[0]
+    assert isinstance(text, Message)  # from_document has read a message there
+    return _source(name, message, text, owner.place, (f for f in findings if _is_inside(f, [owner])))
+
+
+def _is_inside(finding: Finding, owners: Iterable[Field]) -> bool:
+    where = (finding.place.line, finding.place.column)
+    return any((o.line, o.column) <= where < (o.tokens[-1].line, o.tokens[-1].column) for o in owners)
 
 
 def is_solver(document: Document) -> bool:
@@ -116,9 +132,15 @@ def is_solver(document: Document) -> bool:
 
 
 def beside(path: str, owner: str) -> str:
-    """Resolve a file that another file names: from the working directory as Caffe does, else from the owner's folder."""
-    other = Path(owner).parent / path
-    return str(other) if not Path(path).exists() and other.exists() else path
+    """Resolve a file that another file names: from the working directory as Caffe does, else from the owner's folder.
+
+    A path with folders is also looked for from the folders above: Caffe's own files are meant to be used from its root.
+    """
+    if Path(path).exists():
+        return path
+    above = Path(owner).resolve().parents if len(Path(path).parts) > 1 else ()
+    others = (folder / path for folder in (Path(owner).parent, *above))
+    return next((str(other) for other in others if other.exists()), path)
 
 
 def _solver(document: Document) -> Solver:
@@ -128,12 +150,24 @@ def _solver(document: Document) -> Solver:
         found = ", ".join(named) or "none of them"
         raise InputError(f"{document.name}: a solver names its net by one of net, net_param, train_net, train_net_param; found {found}")
     owner = document.first(named[0])
+    assert owner is not None
+    inline = [f for name in ("net_param", "train_net_param", "test_net_param") for f in document.find(name)]
+    inside = tuple(f for f in findings if _is_inside(f, inline))
     value = getattr(message, named[0])
-    if isinstance(value, str):
-        net = read_net(beside(value, document.name))
-    else:
-        net = inline_source(document.name, value, owner)
-    return Solver(document.name, message, net, document, tuple(findings))
+    net = _named_net(value, owner) if isinstance(value, str) else inline_source(document.name, value, owner, inside)
+    return Solver(document.name, message, net, document, tuple(f for f in findings if f not in inside), inside)
+
+
+def _named_net(path: str, owner: Field) -> NetSource:
+    """Read the net that a field of a solver names."""
+    found = beside(path, owner.place.file)
+    if not Path(found).exists():
+        raise NetError(
+            f"{owner.name}: {path!r} is not there; looked for from the working directory, beside the solver, and from the "
+            "folders above it",
+            owner.place,
+        )
+    return read_net(found)
 
 
 def load(path: str) -> NetSource | Solver:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 
 from caffestat.errors import NetError
 from caffestat.schema import LayerParameter
@@ -62,7 +63,7 @@ def _split_layer(entry: Entry, top: int, count: int, weight: float) -> Entry:
     split = LayerParameter(name=name, type="Split", bottom=[blob], top=[f"{name}_{k}" for k in range(count)])
     if weight:
         split.loss_weight.extend([weight, *[0.0] * (count - 1)])
-    return Entry(split, entry.field, entry.place)
+    return Entry(split, None, entry.place)
 
 
 def insert_splits(layers: Sequence[Entry]) -> list[Entry]:
@@ -82,7 +83,7 @@ def insert_splits(layers: Sequence[Entry]) -> list[Entry]:
                 name = _split_name(proto.bottom[position], producer, source[1])
                 proto.bottom[position] = f"{name}_{handed_out[source]}"
                 handed_out[source] += 1
-        result.append(Entry(proto, entry.field, entry.place))
+        result.append(replace(entry, proto=proto))
         for top in range(len(proto.top)):
             key = (index, top)
             if uses[key] > 1:

@@ -6,11 +6,11 @@ Works on entries, not on a NetParameter, so that every layer keeps the place it 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from caffestat.errors import Finding, NetError, Place
-from caffestat.prototext import Field, Message
+from caffestat.prototext import Message
 from caffestat.schema import LayerParameter, NetParameter, V1LayerParameter, caffe_pb2
 
 __all__ = ["Entry", "current_type", "upgrade"]
@@ -18,10 +18,10 @@ __all__ = ["Entry", "current_type", "upgrade"]
 
 @dataclass(frozen=True)
 class Entry:
-    """One layer message (of any generation), the field it was read from (None when it was not text), and its place."""
+    """One layer message (of any generation), the text it was read from (None when there is none), and its place."""
 
     proto: Any
-    field: Field | None
+    text: Message | None
     place: Place
 
 
@@ -148,7 +148,7 @@ def _v0_to_v1(entry: Entry, findings: list[Finding]) -> Entry:
                 findings.append(Finding(entry.place, f"layer {old.name!r}: a {old.type!r} layer takes no {name}"))
             else:
                 _put(getattr(new, owner), target, value)
-    return Entry(new, entry.field, entry.place)
+    return replace(entry, proto=new)
 
 
 def _extend(message: Any, name: str) -> Any:
@@ -199,18 +199,16 @@ def _v1_type(entry: Entry) -> str:
     proto = entry.proto
     if proto.HasField("type"):
         return current_type(V1LayerParameter.LayerType.Name(proto.type))
-    return _raw_type(entry.field)
+    return _raw_type(entry.text)
 
 
-def _raw_type(field: Field | None) -> str:
+def _raw_type(text: Message | None) -> str:
     """Return the type as the text has it, for a name that the schema's enum lacks."""
-    message = field.values[0] if field else None
-    if not isinstance(message, Message):
-        return ""
-    written = message.first("type")
-    if written is None:  # a V0 layer keeps it one level deeper
-        return _raw_type(message.first("layer"))
-    return getattr(written.values[0], "text", "").strip("\"'")
+    written = text.first("type") if text else None
+    if text and written is None:  # a V0 layer keeps it one level deeper
+        inner = text.first("layer")
+        return _raw_type(inner.values[0]) if inner and isinstance(inner.values[0], Message) else ""
+    return getattr(written.values[0], "text", "").strip("\"'") if written else ""
 
 
 def _v1_to_v2(entry: Entry) -> Entry:
@@ -224,7 +222,7 @@ def _v1_to_v2(entry: Entry) -> Entry:
         elif name.endswith("_param") and hasattr(new, name):
             getattr(new, name).CopyFrom(value)
     _v1_param_specs(old, new)
-    return Entry(new, entry.field, entry.place)
+    return replace(entry, proto=new)
 
 
 def _v1_param_specs(old: Any, new: Any) -> None:
@@ -262,13 +260,13 @@ def _freeze_old_batch_norm(entry: Entry) -> None:
 
 
 def _input_layer(net: Any, place: Place) -> list[Entry]:
-    """Return the Input layer that stands for `input` with `input_shape` or `input_dim`; none for inputs without shapes."""
-    if not net.input or not (net.input_shape or net.input_dim):
+    """Return the Input layer that stands for `input` with `input_shape`, `input_dim` or neither; none without inputs."""
+    if not net.input:
         return []
     layer = LayerParameter(name="input", type="Input", top=net.input)
     dims = list(net.input_dim)
     shapes = [list(shape.dim) for shape in net.input_shape] or [dims[i : i + 4] for i in range(0, len(dims), 4)]
-    if len(shapes) < len(net.input) or (not net.input_shape and len(dims) != 4 * len(net.input)):
+    if shapes and (len(shapes) < len(net.input) or (not net.input_shape and len(dims) != 4 * len(net.input))):
         expected = f"{len(net.input)} input_shape, or {4 * len(net.input)} input_dim"
         raise NetError(f"{len(net.input)} inputs need {expected}; found {len(net.input_shape)} and {len(dims)}", place)
     for shape in shapes[: len(net.input)]:

@@ -118,7 +118,7 @@ def _param(net: Net, node: Node, entry: NetParam, measured: Measurement, assume_
         lr_mult=_short(entry.lr_mult),
         decay_mult=_short(entry.decay_mult),
         owner=None if entry.owner is None else _owner(net, entry.owner),
-        is_statistic=node.layer.params_are_statistics,
+        is_statistic=param.is_statistic,
         gets_diff=node.need_backward and node.param_propagate_down[entry.index],
         mean_abs=measured.params.get(key),
         diff_mean_abs=measured.param_diffs.get(key),
@@ -164,7 +164,7 @@ def _numbers(filler: Filler) -> list[str]:
 
 def _totals(net: Net) -> Totals:
     owners = [entry for entry in net.params if entry.owner is None]
-    statistics = [entry for entry in owners if net.nodes[entry.node].layer.params_are_statistics]
+    statistics = [entry for entry in owners if entry.param.is_statistic]
     counted = _count(owners), _count(statistics)
     return Totals(
         params=counted[0] - counted[1],
