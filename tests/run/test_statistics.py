@@ -1,0 +1,79 @@
+"""Statistics heads against numpy in float64."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from caffestat.graph import Graph
+from caffestat.run import Session, Statistics
+
+# small; even rows; a prime; no divisor between 64 and 1024; larger than what is kept as |x|
+SHAPES = [(), (5,), (2, 3, 5, 7), (40, 600), (100_003,), (2, 3, 5003), (3, 1024, 1000)]
+
+
+def values(shape: tuple[int, ...]) -> np.ndarray:
+    return np.asarray(np.random.default_rng(1).standard_normal(shape, np.float32) + np.float32(0.1))
+
+
+def run(x: np.ndarray, emit: Callable[[Graph, str], str]) -> tuple[float, float, float]:
+    """Return (mean |y|, sum |y|, sum y²) of y = emit(x)."""
+    g = Graph()
+    y = emit(g, g.input("x", x.shape))
+    g.infer()
+    statistics = Statistics(g)
+    statistics.mean_abs("mean", y)
+    statistics.sum_abs("sum", y)
+    statistics.sum_squares("squares", y)
+    statistics.finish()
+    found = statistics.read(Session(g, {}).run({"x": x}))
+    return found["mean"], found["sum"], found["squares"]
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_norms(shape: tuple[int, ...]) -> None:
+    x = values(shape)
+    exact = x.astype(np.float64)
+    mean, total, squares = run(x, lambda g, value: g.emit("Neg", value))
+    assert mean == pytest.approx(np.abs(exact).mean(), rel=2e-6)
+    assert total == pytest.approx(np.abs(exact).sum(), rel=2e-6)
+    assert squares == pytest.approx((exact**2).sum(), rel=2e-6)
+
+
+def pooled_relu(g: Graph, value: str) -> str:
+    y = g.emit("Relu", value)
+    return g.emit("Concat", y, g.emit("MaxPool", y, kernel_shape=[1, 1]), axis=1)
+
+
+@pytest.mark.parametrize("op", [pooled_relu, lambda g, x: g.emit("Concat", g.emit("Relu", x), x, axis=1)])
+def test_sign_is_looked_up_through_pooling_and_concat(op: Callable[[Graph, str], str]) -> None:
+    x = values((2, 3, 80, 90))
+    g = Graph()
+    g.outputs.append(op(g, g.input("x", x.shape)))
+    (y,) = Session(g, {}).run({"x": x}).values()
+    assert run(x, op)[0] == pytest.approx(np.abs(y.astype(np.float64)).mean(), rel=2e-6)
+
+
+def test_transposed_value_shares_its_sum() -> None:
+    x = values((3, 4, 5))
+    g = Graph()
+    value = g.input("x", x.shape)
+    y = g.emit("Transpose", g.emit("Identity", value), perm=[2, 0, 1])
+    g.infer()
+    statistics = Statistics(g)
+    statistics.mean_abs("x", value)
+    before = len(g.nodes)
+    statistics.mean_abs("y", y)
+    assert len(g.nodes) == before
+    statistics.finish()
+    found = statistics.read(Session(g, {}).run({"x": x}))
+    assert found["x"] == found["y"] == pytest.approx(np.abs(x).mean(), rel=1e-6)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_what_is_not_finite_stays_so(bad: float) -> None:
+    x = values((40, 600))
+    x[3, 4] = bad
+    assert str(run(x, lambda g, value: g.emit("Relu", value))[0]) == str(bad)
