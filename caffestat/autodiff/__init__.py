@@ -1,5 +1,6 @@
 """Reverse-mode differentiation of ONNX graphs: a table of rules keyed by op, and the walk that uses it."""
 
-from .engine import Tape, backward, gradient_free, vjp
+from .engine import Stop, Tape, backward, differentiable, gradient_free, vjp
+from .gradient import append_gradients, gradient
 
-__all__ = ["Tape", "backward", "gradient_free", "vjp"]
+__all__ = ["Stop", "Tape", "append_gradients", "backward", "differentiable", "gradient", "gradient_free", "vjp"]

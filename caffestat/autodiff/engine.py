@@ -106,8 +106,13 @@ class Tape:
     def pull(self, node: Node, dy: str) -> Sequence[str | None]:
         """Apply the rule of the node's op: one gradient name (or None) per input. The node need not be in the graph."""
         rule = _rule(node, self.provider)
-        if rule is not None:
-            return rule(self, node, dy)
+        return rule(self, node, dy) if rule else self.by_definition(node, dy)
+
+    def by_definition(self, node: Node, dy: str) -> list[str | None]:
+        """Return the gradients of a node's inputs by way of the ops that ONNX defines the op by.
+
+        Raises GradientError where it is not defined by others.
+        """
         return self.through(node, dy, lambda: _by_definition(self.graph, node))
 
     def through(self, node: Node, dy: str, emit: Callable[[], Sequence[str]]) -> list[str | None]:

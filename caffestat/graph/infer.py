@@ -12,7 +12,7 @@ from onnx import helper, numpy_helper
 
 from .convert import spec_of
 from .graph import IR_VERSION, OPSET, Graph, Node, Spec
-from .nodes import to_proto, type_of
+from .nodes import expand_function, to_proto, type_of
 
 __all__ = ["FOLDED", "infer_node", "infer_nodes"]
 
@@ -40,7 +40,7 @@ def infer_nodes(graph: Graph, nodes: Iterable[Node]) -> None:
 
 def infer_node(graph: Graph, node: Node) -> bool:
     """Record what can be told of a node's outputs; return whether all of them are now constants of the graph."""
-    for name, spec in _output_specs(graph, node).items():
+    for name, spec in (_output_specs(graph, node) or _specs_by_definition(graph, node)).items():
         graph.specs.setdefault(name, spec)
     return _fold(graph, node)
 
@@ -63,6 +63,15 @@ def _output_specs(graph: Graph, node: Node) -> dict[str, Spec]:
         return {}
     found = ((name, spec_of(kind)) for name, kind in types.items())
     return {name: spec for name, spec in found if spec is not None}
+
+
+def _specs_by_definition(graph: Graph, node: Node) -> dict[str, Spec]:
+    """Return what can be told by the ops that define this one: inference stops at some of them."""
+    scratch = Graph()
+    scratch.specs = {name: graph.specs[name] for name in node.inputs if name in graph.specs}
+    scratch.constants = {name: graph.constants[name] for name in node.inputs if name in graph.constants}
+    infer_nodes(scratch, expand_function(node, scratch.specs, scratch.unique) or ())
+    return {name: scratch.specs[name] for name in node.outputs if name in scratch.specs}
 
 
 def _fold(graph: Graph, node: Node) -> bool:

@@ -23,11 +23,11 @@ from caffestat.errors import InputError
 from .fans import find_uses
 from .graph import OPSET, Graph, Node, Shape, Spec
 from .infer import FOLDED, infer_node
-from .nodes import default_of, expand_function, from_proto, to_proto
+from .nodes import default_of, expand_function, from_proto, given_names, to_proto
 from .tensors import read_tensor
 from .upgrade import OLDEST, upgrade
 
-__all__ = ["Model", "ModelNode", "is_float", "load"]
+__all__ = ["Model", "ModelNode", "load"]
 
 MAX_NODES = 50_000
 
@@ -175,9 +175,10 @@ class _Loader:
         floats = []
         for tensor in self.proto.graph.initializer:
             array = self.array(tensor)
-            if is_float(array.dtype):
+            is_float = Spec(array.shape, array.dtype).is_float
+            if is_float:
                 floats.append(tensor.name)
-            if (is_float(array.dtype) and array.ndim and tensor.name not in settings) or array.size > FOLDED:
+            if (is_float and array.ndim and tensor.name not in settings) or array.size > FOLDED:
                 self.add_param(tensor.name, array)
             else:
                 self.add_constant(tensor.name, array)
@@ -296,7 +297,7 @@ class _Loader:
     def _promote(self) -> None:
         """Make constants that serve as weights params: exporters write weights as Constant nodes, too."""
         graph = self.graph
-        floats = {name for name, array in graph.constants.items() if is_float(array.dtype) and array.ndim}
+        floats = {name for name, array in graph.constants.items() if graph.specs[name].is_float and array.ndim}
         shapes = {name: spec.shape for name, spec in graph.specs.items()}
         for name in find_uses(graph.nodes, shapes, floats):
             self.add_param(name, graph.constants.pop(name))
@@ -327,11 +328,6 @@ def _newer(node: Node, what: str) -> InputError:
     return InputError(
         f"{node.op} (value {node.outputs[0]}): {what} newer than opset {OPSET}; export the model with that one"
     )
-
-
-def is_float(dtype: np.dtype[Any]) -> bool:
-    """Whether gradients of such values are defined; bfloat16 is no type of numpy's own."""
-    return dtype.kind == "f" or dtype.name == "bfloat16"
 
 
 def _is_empty(value: Any) -> bool:

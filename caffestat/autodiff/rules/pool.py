@@ -160,10 +160,12 @@ def _enlarge(tape: Tape, small: str, win: Window) -> str:
 
 
 def _reflects(win: Window) -> bool:
-    """Whether the gradient is a pooling itself: stride 1, and no padding wider than the kernel reaches."""
-    reach = [k - 1 for k in win.kernel * 2]
-    dense = set(win.strides + win.dilations) == {1}
-    return dense and all(pad <= r for pad, r in zip([*win.begins, *win.tails], reach, strict=True))
+    """Whether the gradient is a pooling itself: stride 1, and no padding wider than the kernel reaches.
+
+    Neither uneven padding nor a kernel larger than what it slides over: onnxruntime before 1.26 goes wrong there.
+    """
+    fits = all(pad < k <= n for pad, k, n in zip(win.begins, win.kernel, win.out, strict=True))
+    return set(win.strides + win.dilations) == {1} and win.begins == win.tails and fits
 
 
 def _pool_again(tape: Tape, dy: str, x: str, win: Window, shares: list[np.ndarray]) -> str:

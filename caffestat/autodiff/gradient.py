@@ -1,0 +1,83 @@
+"""The gradient of any ONNX model as another ONNX model."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from caffestat.errors import GradientError, InputError
+
+from .engine import backward
+
+if TYPE_CHECKING:
+    import onnx
+
+    from caffestat.graph import Graph
+
+__all__ = ["COTANGENT", "GRAD", "append_gradients", "gradient"]
+
+COTANGENT, GRAD = "cotangent/", "grad/"
+
+
+def gradient(
+    model: onnx.ModelProto | str | Path,
+    outputs: Collection[str] | None = None,
+    wrt: Collection[str] | None = None,
+    *,
+    shapes: Mapping[str, Sequence[int]] | None = None,
+) -> onnx.ModelProto:
+    """Return a model that computes what `model` does and its vector-Jacobian products: grad/x = Σ cotangent/y · ∂y/∂x.
+
+    model:   an onnx.ModelProto, or the path of one, which external data needs
+    outputs: names of the outputs y to start from; all floating-point ones by default
+    wrt:     names of the values x; all floating-point inputs and initializers by default, in the model's order
+    shapes:  shapes of inputs by name, where the model leaves sizes open; open first axes are 1 otherwise
+
+    Its inputs are the model's own, then one `cotangent/<output>` per chosen output, of its shape and type. Its
+    outputs are the model's own, then one `grad/<name>` per value of `wrt`, zeros where no output depends on it. It is
+    of opset 22 and runs in stock onnxruntime.
+
+    Raises InputError when the model cannot be used or has no value of a name, GradientError for an op without a rule.
+    """
+    from caffestat.graph.load import load
+
+    loaded = load(model, shapes)
+    graph = loaded.graph
+    graph.infer()
+    floats = [name for name in graph.outputs if name in graph.specs and graph.specs[name].is_float]
+    chosen = floats if outputs is None else list(outputs)
+    inputs = [name for name, spec in graph.inputs.items() if spec.is_float]
+    asked = [*inputs, *loaded.initializers] if wrt is None else list(wrt)
+    for name in chosen:
+        if name not in floats:
+            known = ", ".join(floats) or "none"
+            raise InputError(f"{name!r} is no floating-point output of known shape; the model's are: {known}")
+    for name in asked:
+        if name not in graph.specs:
+            raise InputError(f"the model has no value {name!r} of known shape, so that no gradient can be asked for it")
+    append_gradients(graph, chosen, asked)
+    return graph.to_onnx(loaded.arrays)
+
+
+def append_gradients(graph: Graph, outputs: Sequence[str], wrt: Sequence[str]) -> None:
+    """Append cotangent inputs for `outputs`, the backward half, and outputs `grad/<name>` for `wrt`."""
+    seeds = {}
+    for name in outputs:
+        spec = graph.specs[name]
+        seeds[name] = graph.input(COTANGENT + name, spec.shape, spec.dtype)
+    found = backward(graph, seeds, wrt)
+    for name in wrt:
+        graph.outputs.append(_named(graph, name, found[name]))
+
+
+def _named(graph: Graph, name: str, grad: str | None) -> str:
+    spec = graph.specs[name]
+    if not spec.is_float:
+        raise GradientError(f"value {name!r} holds {spec.dtype}: only floating-point values have gradients")
+    if grad is None:
+        shape = graph.ints(*spec.shape)
+        result = graph.emit("Expand", graph.constant(0, spec.dtype), shape, hint=GRAD + name)
+    else:
+        result = graph.emit("Identity", grad, hint=GRAD + name)
+    return graph.declare(result, spec.shape, spec.dtype)
