@@ -4,6 +4,7 @@ from . import (  # noqa: F401  registers their layer types
     accuracy,
     convolution,
     data,
+    forks,
     inner_product,
     loss,
     math,

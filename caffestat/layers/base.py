@@ -21,6 +21,7 @@ __all__ = ["Layer", "Param", "Shape", "layer", "layer_class", "layer_types", "re
 
 Shape = tuple[int, ...]
 Own = TypeVar("Own", int, float, bool, str)
+Kind = type[Own]
 
 _BOOLEANS = {"true": True, "1": True, "false": False, "0": False}
 _READERS: dict[type, tuple[str, Callable[[Scalar], Any]]] = {
@@ -99,27 +100,29 @@ class Layer:
             raise self.error(f"axis {axis} is out of range for a bottom of {rank} axes")
         return axis % rank
 
-    def own(self, path: str, kind: type[Own]) -> list[Own]:
+    def own(self, path: str, kind: Kind[Own]) -> list[Own]:
         """Return the values of a field that Caffe's schema lacks: `own("permute_param.order", int)`, [] for none.
 
         kind: int, float, bool or str. Raises NetError at a value of another kind.
         """
         expected, read = _READERS[kind]
         values = []
-        for found in self._written(path):
+        for found in self.written(path):
             try:
                 values.append(read(found))  # type: ignore[arg-type]  # a Message has none of the attributes
             except (AttributeError, KeyError, ValueError) as error:
                 text = getattr(found, "text", "a message in braces")
-                raise NetError(f"{path} of layer {self.name!r}: expected {expected}, found {text}", found.place) from error
+                message = f"{path} of layer {self.name!r}: expected {expected}, found {text}"
+                raise NetError(message, found.place) from error
         return values
 
     def own_filler(self, path: str) -> Filler | None:
         """Return the filler that a field holds which Caffe's schema lacks; None when it is not written."""
-        messages = [found for found in self._written(path) if isinstance(found, Message)]
+        messages = [found for found in self.written(path) if isinstance(found, Message)]
         return to_filler(from_message(messages[0], FillerParameter, self.place.file)) if messages else None
 
-    def _written(self, path: str) -> list[Scalar | Message]:
+    def written(self, path: str) -> list[Scalar | Message]:
+        """Return the values in the text of a field of the layer, by its path: "bn_param.eps"; [] for none."""
         found: list[Scalar | Message] = [self.text] if self.text else []
         for name in path.split("."):
             fields = [field for message in found if isinstance(message, Message) for field in message.find(name)]

@@ -132,7 +132,7 @@ class _Filters(_Sliding):
         weight = g.reshape(params[0], *g.shape(params[0])[:2], *window.kernel)
         attributes: dict[str, Any] = {"group": self.proto.convolution_param.group, **window.attributes()}
         values = [g.emit(op, g.reshape(b, *shape), weight, *params[1:], hint=self.name, **attributes) for b in bottoms]
-        top = self.tops([g.shape(bottom) for bottom in bottoms])[0]
+        top = self.tops([g.shape(bottom) for bottom in bottoms])[0] or ()
         plain = (prod(at.outer), top[len(at.outer)], *(top[len(at.outer) + 1 :] or (1,)))
         return [g.reshape(g.declare(value, plain), *top) for value in values]
 

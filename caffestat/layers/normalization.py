@@ -82,17 +82,25 @@ class BatchNorm(Layer):
     def lower(self, g: Graph, bottoms: Sequence[str], params: Sequence[str]) -> Sequence[str]:
         param = self.proto.batch_norm_param
         stored = param.use_global_stats if param.HasField("use_global_stats") else self.phase == TEST
-        return [self.lower_stored(g, bottoms[0], params) if stored else self.lower_batch(g, bottoms[0], params)]
-
-    def inverse_deviation(self, g: Graph, variance: str) -> str:
-        """Emit 1 / √(variance + eps): [C]."""
-        root = g.emit("Sqrt", g.emit("Add", variance, g.constant(self.proto.batch_norm_param.eps)))
-        return g.declare(g.emit("Reciprocal", root), g.shape(variance))
-
-    def lower_stored(self, g: Graph, x: str, params: Sequence[str]) -> str:
+        if not stored:
+            return [self.lower_batch(g, bottoms[0], params)]
         mean, variance, factor = params
         inverse = g.emit("Where", g.emit("Equal", factor, g.constant(0)), g.constant(0), g.emit("Reciprocal", factor))
         mean, variance = (g.declare(g.emit("Mul", p, inverse), g.shape(p)) for p in (mean, variance))
+        return [self.lower_stored(g, bottoms[0], mean, variance)]
+
+    @property
+    def eps(self) -> float:
+        """What is added to the variance."""
+        return float(self.proto.batch_norm_param.eps)
+
+    def inverse_deviation(self, g: Graph, variance: str) -> str:
+        """Emit 1 / √(variance + eps): [C]."""
+        root = g.emit("Sqrt", g.emit("Add", variance, g.constant(self.eps)))
+        return g.declare(g.emit("Reciprocal", root), g.shape(variance))
+
+    def lower_stored(self, g: Graph, x: str, mean: str, variance: str) -> str:
+        """Emit (x - mean) / √(variance + eps) with given statistics [C]."""
         slope = self.inverse_deviation(g, variance)
         shift = g.emit("Neg", g.emit("Mul", mean, slope))
 
@@ -104,6 +112,7 @@ class BatchNorm(Layer):
         return y
 
     def lower_batch(self, g: Graph, x: str, params: Sequence[str]) -> str:
+        """Emit (x - mean) / √(variance + eps) with the batch's statistics, and record what they make of `params`."""
         shape = g.shape(x)
         count = prod(shape) // shape[1]
 
@@ -144,7 +153,7 @@ class BatchNorm(Layer):
         ends = g.ints(1, shape[1], *(1,) * (len(shape) - 2))
         first = g.reshape(g.emit("Slice", x, g.ints(*(0,) * len(shape)), ends), shape[1])
         scratch = [g.emit(op, first) for op in ("Neg", "Abs")]
-        attributes: dict[str, Any] = {"epsilon": self.proto.batch_norm_param.eps, "training_mode": 1, "momentum": 0.0}
+        attributes: dict[str, Any] = {"epsilon": self.eps, "training_mode": 1, "momentum": 0.0}
         values = g.emit_many("BatchNormalization", x, ones, zeros, *scratch, count=3, hint=self.name, **attributes)
         return [g.declare(v, s) for v, s in zip(values, (shape, shape[1:2], shape[1:2]), strict=True)]
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from caffestat.autodiff import Tape
     from caffestat.graph import Graph
 
-__all__ = ["Bias", "Scale"]
+__all__ = ["Bias", "Scale", "emit_affine"]
 
 
 class _Operand(Layer):
@@ -81,16 +81,23 @@ class Scale(_Operand):
             params.append(read_param("bias", shape, self.param, "bias_filler", 1, 1))
         return tuple(params)
 
+    def overwrites_diff(self, param: int, bottoms: Sequence[Shape]) -> bool:
+        if param > 0 or len(bottoms) > 1:
+            return False
+        axis, covered = self.covered(bottoms)
+        has_one_row = prod(bottoms[0][:axis]) == 1 and prod(covered) > 1
+        return has_one_row or prod(covered) == prod(bottoms[0])
+
     def lower(self, g: Graph, bottoms: Sequence[str], params: Sequence[str]) -> Sequence[str]:
         x, operands = self.view(g, bottoms, [*bottoms[1:], *params])
         if len(operands) > 1:
-            y = _affine(g, x, operands[0], operands[1], self.name)
+            y = emit_affine(g, x, operands[0], operands[1], self.name)
         else:
             y = g.emit("Mul", x, channel_column(g, operands[0], len(g.shape(x))), hint=self.name)
         return [g.reshape(g.declare(y, g.shape(x)), *g.shape(bottoms[0]))]
 
 
-def _affine(g: Graph, x: str, scale: str, bias: str, hint: str) -> str:
+def emit_affine(g: Graph, x: str, scale: str, bias: str, hint: str) -> str:
     """Emit scale · x + bias per channel with its gradients in as few passes over x and dy as there can be."""
 
     def backward(tape: Tape, dys: Sequence[str | None]) -> Sequence[str | None]:

@@ -141,7 +141,7 @@ class Reshaping(Layer):
             raise self.error(f"cannot work in place; give the top another name than {self.proto.bottom[0]!r}")
 
     def lower(self, g: Graph, bottoms: Sequence[str], params: Sequence[str]) -> Sequence[str]:
-        return (g.reshape(bottoms[0], *self.tops([g.shape(bottoms[0])])[0]),)
+        return (g.reshape(bottoms[0], *self.tops([g.shape(bottoms[0])])[0] or ()),)
 
 
 @layer("Flatten")
@@ -378,6 +378,9 @@ class Parameter(Layer):
         if min(self.shape(), default=1) < 1:
             raise self.error(f"expected a shape of positive sizes, found {self.shape()}")
         return (self.shape(),)
+
+    def overwrites_diff(self, param: int, bottoms: Sequence[Shape]) -> bool:
+        return True
 
     def lower(self, g: Graph, bottoms: Sequence[str], params: Sequence[str]) -> Sequence[str]:
         return (g.emit("Identity", params[0]),)

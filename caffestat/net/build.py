@@ -252,8 +252,8 @@ def _own_fields(source: NetSource) -> Iterable[Field]:
     """Return the fields in the text that the layer types of a net read themselves."""
     for entry in source.layers:
         cls = layer_class(entry.proto.type)
-        for name in cls.own_fields if cls and entry.text else ():
-            yield from entry.text.find(name)
+        if cls and entry.text:
+            yield from (found for name in cls.own_fields for found in entry.text.find(name))
 
 
 def _check_count(layer: Layer, kind: str, found: int, allowed: tuple[int, int | None]) -> None:

@@ -162,11 +162,9 @@ def _named_net(path: str, owner: Field) -> NetSource:
     """Read the net that a field of a solver names."""
     found = beside(path, owner.place.file)
     if not Path(found).exists():
-        raise NetError(
-            f"{owner.name}: {path!r} is not there; looked for from the working directory, beside the solver, and from the "
-            "folders above it",
-            owner.place,
-        )
+        above = " and in the folders above it" if len(Path(path).parts) > 1 else ""
+        places = f"looked for from the working directory, beside the solver{above}"
+        raise NetError(f"{owner.name}: {path!r} is not there; {places}", owner.place)
     return read_net(found)
 
 

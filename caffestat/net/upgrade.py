@@ -259,11 +259,17 @@ def _freeze_old_batch_norm(entry: Entry) -> None:
             spec.lr_mult = spec.decay_mult = 0.0
 
 
-def _input_layer(net: Any, place: Place) -> list[Entry]:
-    """Return the Input layer that stands for `input` with `input_shape`, `input_dim` or neither; none without inputs."""
-    if not net.input:
+def _input_layer(net: Any, place: Place, entries: Sequence[Entry]) -> list[Entry]:
+    """Return the Input layer that stands for `input` with `input_shape` or `input_dim`; none without inputs.
+
+    Caffe drops inputs that have neither; those that no layer produces are kept here, for the user to give their shapes.
+    """
+    has_shapes = net.input_shape or net.input_dim
+    produced = set() if has_shapes else {top for entry in entries for top in entry.proto.top}
+    names = [name for name in net.input if name not in produced]
+    if not names:
         return []
-    layer = LayerParameter(name="input", type="Input", top=net.input)
+    layer = LayerParameter(name="input", type="Input", top=names)
     dims = list(net.input_dim)
     shapes = [list(shape.dim) for shape in net.input_shape] or [dims[i : i + 4] for i in range(0, len(dims), 4)]
     if shapes and (len(shapes) < len(net.input) or (not net.input_shape and len(dims) != 4 * len(net.input))):
@@ -288,7 +294,7 @@ def upgrade(net: Any, old: Iterable[Entry], new: Iterable[Entry], input_place: P
 
     net: the NetParameter; `old` and `new` its `layers` and `layer` as entries; `input_place` where its inputs stand.
     Returns a NetParameter without layers and inputs, the layers, and findings about fields that could not be carried over.
-    Raises NetError when the net mixes generations or its inputs lack shapes.
+    Raises NetError when the net mixes generations or some of its inputs lack shapes.
     """
     findings: list[Finding] = []
     old_entries, entries = list(old), list(new)
@@ -302,4 +308,4 @@ def upgrade(net: Any, old: Iterable[Entry], new: Iterable[Entry], input_place: P
     head.CopyFrom(net)
     for name in ("layer", "layers", "input", "input_shape", "input_dim"):
         head.ClearField(name)
-    return head, _input_layer(net, input_place) + entries, findings
+    return head, _input_layer(net, input_place, entries) + entries, findings

@@ -1,0 +1,167 @@
+"""Layer types that forks of Caffe added, and that many files use: known layers under another name or in one piece.
+
+Their parameters stand in fields that Caffe's schema lacks, or in those of the layer that they are variants of.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from copy import deepcopy
+from typing import TYPE_CHECKING, Any
+
+from caffestat.errors import Place
+from caffestat.fill import Filler
+
+from .base import Param, Shape, layer
+from .convolution import Convolution
+from .neuron import Neuron
+from .normalization import BatchNorm
+from .reread import emit_reread
+from .scale import emit_affine
+
+if TYPE_CHECKING:
+    from caffestat.autodiff import Tape
+    from caffestat.graph import Graph
+
+__all__ = ["BN", "ConvolutionDepthwise", "DepthwiseConv", "DepthwiseConvolution", "ReLU6"]
+
+TEST = 1
+
+
+class _PerChannel(Convolution):
+    """A Convolution with one group per channel of the bottom."""
+
+    read_as = "Convolution with one group per channel"
+
+    def __init__(self, proto: Any, phase: int, place: Place) -> None:
+        super().__init__(deepcopy(proto), phase, place)
+
+    def geometry(self, bottoms: Sequence[Shape]) -> Any:
+        axis = self.canonical_axis(self.proto.convolution_param.axis, len(bottoms[0]))
+        self.proto.convolution_param.group = bottoms[0][axis]
+        return super().geometry(bottoms)
+
+
+@layer("DepthwiseConvolution")
+class DepthwiseConvolution(_PerChannel):
+    """y = W * x + b, each channel by itself: Convolution with `group` the number of channels, whatever is written.
+
+    (yonghenglh6/DepthwiseConvolution, depthwise_conv_layer.cpp)
+    """
+
+
+@layer("DepthwiseConv")
+class DepthwiseConv(_PerChannel):
+    """DepthwiseConvolution under a shorter name."""
+
+
+@layer("ConvolutionDepthwise")
+class ConvolutionDepthwise(_PerChannel):
+    """DepthwiseConvolution with as many outputs as channels: num_output is not looked at.
+
+    (BVLC/caffe pull request 5665, conv_dw_layer.cpp)
+    """
+
+    read_as = "Convolution with one group and one output per channel"
+
+    def geometry(self, bottoms: Sequence[Shape]) -> Any:
+        axis = self.canonical_axis(self.proto.convolution_param.axis, len(bottoms[0]))
+        self.proto.convolution_param.num_output = bottoms[0][axis]
+        return super().geometry(bottoms)
+
+
+@layer("ReLU6")
+class ReLU6(Neuron):
+    """y = min(max(x, 0), 6); dx = dy where 0 < x < 6, else 0. (chuanqi305/ssd, relu6_layer.cpp)"""
+
+    read_as = "Clip from 0 to 6"
+
+    def lower(self, g: Graph, bottoms: Sequence[str], params: Sequence[str]) -> Sequence[str]:
+        low, high = g.constant(0), g.constant(6)
+
+        def gradient(tape: Tape, bottom: str, top: str, dy: str) -> str:
+            inside = tape.emit("And", tape.emit("Greater", bottom, low), tape.emit("Less", bottom, high))
+            return str(tape.emit("Where", inside, dy, tape.constant(0)))
+
+        return (emit_reread(g, bottoms[0], lambda x: g.emit("Clip", x, low, high), gradient),)
+
+
+@layer("BN")
+class BN(BatchNorm):
+    """y = s · (x - mean) / √(variance + eps) + b per channel: BatchNorm and Scale with bias in one. Bottom [N, C, …].
+
+    With slope_filler, bias_filler, momentum, eps and frozen it is that of yjxiong/caffe (bn_layer.cpp): params s, b and
+    running mean and variance [1, C]; the statistics are the batch's in TRAIN unless frozen, which also keeps s and b as
+    they are. With scale_filler, shift_filler and bn_mode it is that of alexgkendall/caffe-segnet (bn_layer.cpp): params
+    s and b [1, C, 1, 1], statistics always the batch's; bn_mode INFERENCE is s · x + b.
+    """
+
+    read_as = "BatchNorm and Scale in one, of yjxiong/caffe or, with scale_filler, alexgkendall/caffe-segnet"
+    own_fields = ("bn_param",)
+
+    @property
+    def is_segnets(self) -> bool:
+        """Whether the layer is written for SegNet's Caffe."""
+        names = ("scale_filler", "shift_filler", "bn_mode")
+        return any(self.written(f"bn_param.{name}") for name in names)
+
+    def setting(self, name: str, kind: Any, default: Any) -> Any:
+        """Return a field of bn_param."""
+        return (self.own(f"bn_param.{name}", kind) or [default])[0]
+
+    @property
+    def eps(self) -> float:
+        return 1e-9 if self.is_segnets else float(self.setting("eps", float, 1e-5))
+
+    @property
+    def is_frozen(self) -> bool:
+        """Whether all params stay as they are, and the running statistics count in TRAIN too."""
+        return bool(self.setting("frozen", bool, False))
+
+    def params(self, bottoms: Sequence[Shape]) -> tuple[Param, ...]:
+        channels = bottoms[0][1]
+        shape = (1, channels, 1, 1) if self.is_segnets else (1, channels)
+        names = ("scale_filler", "shift_filler") if self.is_segnets else ("slope_filler", "bias_filler")
+        fillers = [self.own_filler(f"bn_param.{name}") for name in names]
+        scale, bias = (
+            Param(role, shape, filler or Filler(), filler is not None, 1, 1, self.is_frozen)
+            for role, filler in zip(("scale", "bias"), fillers, strict=True)
+        )
+        if self.is_segnets:
+            return scale, bias
+        mean = Param("mean", shape, Filler(), False, 1, 1, is_statistic=True)
+        variance = Param("variance", shape, Filler(value=float(self.is_frozen)), False, 1, 1, is_statistic=True)
+        return scale, bias, mean, variance
+
+    def tops(self, bottoms: Sequence[Shape]) -> tuple[Shape, ...]:
+        if len(bottoms[0]) < 2:
+            raise self.error(f"expected a bottom of at least 2 axes (N, C, …), found shape {bottoms[0]}")
+        for name in ("eps", "momentum"):
+            self.own(f"bn_param.{name}", float)
+        return (bottoms[0],)
+
+    def lower(self, g: Graph, bottoms: Sequence[str], params: Sequence[str]) -> Sequence[str]:
+        channels = g.shape(bottoms[0])[1]
+        scale, bias, *statistics = (g.reshape(param, channels) for param in params)
+        if self.is_frozen:
+            scale, bias = g.detach(scale), g.detach(bias)
+        y = self.normalized(g, bottoms[0], params[2:], statistics)
+        return [emit_affine(g, y, scale, bias, self.name)]
+
+    def normalized(self, g: Graph, x: str, params: Sequence[str], statistics: Sequence[str]) -> str:
+        """Emit x, its mean taken off and divided by its deviation; `statistics` are the running ones as [C]."""
+        if self.is_segnets:
+            infers = any(bytes(mode) == b"INFERENCE" for mode in self.written("bn_param.bn_mode"))
+            return x if infers else self.lower_batch(g, x, ())
+        if self.is_frozen or self.phase == TEST:
+            return self.lower_stored(g, x, *statistics)
+        return self.lower_batch(g, x, params)
+
+    def update(self, g: Graph, params: Sequence[str], mean: str, variance: str, count: int) -> None:
+        """Record the running statistics after the pass: momentum · old + (1 - momentum) · the batch's."""
+        momentum = self.setting("momentum", float, 0.9)
+        for param, new in zip(params, (mean, variance), strict=False):
+            shape = g.shape(param)
+            kept = g.emit("Mul", param, g.constant(momentum))
+            added = g.emit("Mul", g.reshape(new, *shape), g.constant(1 - momentum))
+            g.updates[param] = g.declare(g.emit("Add", kept, added, hint=f"{self.name}_statistics"), shape)
