@@ -54,7 +54,7 @@ def backward_moments(*ops: str) -> Callable[[Backward], Backward]:
 
 
 def unpredicted(*ops: str) -> None:
-    """Declare ops about whose outputs nothing is said and through which no gradient flows: indices, sorting."""
+    """Declare ops about whose outputs, and about whose inputs' gradients, nothing is said: indices, sorting."""
     for op in ops:
         if op in _FORWARD or op in _UNPREDICTED:
             raise ValueError(f"op {op!r} is declared already")
@@ -184,12 +184,11 @@ def _backward(walk: Walk, node: Node, stop: Collection[str]) -> Sequence[Gradien
     zeros: list[Gradient | None] = [None] * len(node.inputs)
     detached = walk.graph.detached
     dys = [None if value in detached else walk.gradient(value) for value in node.outputs]
-    if (
-        not any(dys)
-        or node.op in _UNPREDICTED
-        or node.op not in _BACKWARD
-        or all(value in stop for value in node.inputs)
-    ):
+    if not any(dys) or all(value in stop for value in node.inputs):
+        return zeros
+    if node.op in _UNPREDICTED:
+        return [UNKNOWN] * len(node.inputs)
+    if node.op not in _BACKWARD:
         return zeros
     known = all(dy is None or dy.known for dy in dys) and all(
         walk.signal(v) is not None for v in (*node.inputs, *node.outputs) if v

@@ -86,6 +86,10 @@ class Signal:
         """What is printed."""
         return Moments(self.mean, self.second, self.mean_abs)
 
+    def share_beyond(self, edge: float) -> float:
+        """P(|x| > edge)."""
+        return expect((np.abs(self.values) > edge).astype(np.float64))
+
     @property
     def is_constant(self) -> bool:
         """Whether all elements are one number."""
