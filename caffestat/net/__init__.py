@@ -8,6 +8,7 @@ from .initial import copy_weights, draw_params, unfilled, with_assumed_filler
 from .measure import Runner, draw_feeds, measure
 from .measurement import Measurement, Norms
 from .model import Blob, Net, NetParam, Node
+from .prediction import Prediction, predict
 from .rules import TEST, TRAIN, State
 from .solver import first_iteration
 from .source import NetSource, Solver, load, read_net, read_solver
@@ -22,6 +23,7 @@ __all__ = [
     "NetSource",
     "Node",
     "Norms",
+    "Prediction",
     "Runner",
     "Solver",
     "State",
@@ -32,6 +34,7 @@ __all__ = [
     "first_iteration",
     "load",
     "measure",
+    "predict",
     "read_net",
     "read_solver",
     "state_of",
