@@ -1,0 +1,34 @@
+"""Checks over nets, each with a stable code and a page of its own."""
+
+from .baseline import Baseline, read_baseline, to_baseline
+from .config import Config, find_config, read_config
+from .context import Limits
+from .formats import FORMATS, render
+from .issue import SEVERITIES, Issue
+from .pages import all_pages, page
+from .registry import Check, all_checks, find_check, selected
+from .run import Checked, Job, check_file, check_files
+
+__all__ = [
+    "FORMATS",
+    "SEVERITIES",
+    "Baseline",
+    "Check",
+    "Checked",
+    "Config",
+    "Issue",
+    "Job",
+    "Limits",
+    "all_checks",
+    "all_pages",
+    "check_file",
+    "check_files",
+    "find_check",
+    "find_config",
+    "page",
+    "read_baseline",
+    "read_config",
+    "render",
+    "selected",
+    "to_baseline",
+]

@@ -1,0 +1,66 @@
+"""Baselines: the findings of today, so that only new ones fail a build."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+
+from caffestat.errors import InputError
+
+from .issue import Issue
+
+__all__ = ["Baseline", "read_baseline", "to_baseline"]
+
+VERSION = 1
+
+Key = tuple[str, str, str, str]
+
+
+class Baseline:
+    """How often each finding is known, whatever line it stands in and whatever its numbers are."""
+
+    def __init__(self, known: Counter[Key]) -> None:
+        self._known = known
+
+    def without_known(self, issues: Iterable[Issue]) -> list[Issue]:
+        """Return the issues beyond those that are known."""
+        left = self._known.copy()
+        new = []
+        for issue in issues:
+            key = _key(issue)
+            if left[key] > 0:
+                left[key] -= 1
+            else:
+                new.append(issue)
+        return new
+
+
+def _key(issue: Issue) -> Key:
+    """The issue's key, its file with forward slashes so that a baseline serves on every system."""
+    file, *rest = issue.key
+    return (file.replace(os.sep, "/"), *rest)  # type: ignore[return-value]
+
+
+def to_baseline(issues: Iterable[Issue]) -> str:
+    """Return the text of a baseline file that knows these issues."""
+    counts = Counter(_key(issue) for issue in issues)
+    known = [
+        {"file": file, "code": code, "layer": layer, "message": message, "count": count}
+        for (file, code, layer, message), count in sorted(counts.items())
+    ]
+    return json.dumps({"version": VERSION, "findings": known}, indent=2, ensure_ascii=False) + "\n"
+
+
+def read_baseline(path: str) -> Baseline:
+    """Read a baseline file. Raises InputError when it cannot be read or is none."""
+    try:
+        data = json.loads(Path(path).read_text(encoding="utf-8"))
+        entries = {(e["file"], e["code"], e["layer"], e["message"]): int(e["count"]) for e in data["findings"]}
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror}; write it with --write-baseline {path}") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path}: is no baseline; write it with --write-baseline {path}") from error
+    return Baseline(Counter(entries))

@@ -1,0 +1,359 @@
+"""Checks that look at fillers and shapes, without a prediction."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from caffestat.fill import Filler, caffe_fans
+from caffestat.net import NetParam, Node
+from caffestat.prototext import Document, Edit, Field, insert, remove, replace_value
+
+from ..context import Context
+from ..registry import Found, Needs, check
+
+_READ = {
+    "constant": {"type", "value"},
+    "uniform": {"type", "min", "max"},
+    "gaussian": {"type", "mean", "std", "sparse"},
+    "xavier": {"type", "variance_norm"},
+    "msra": {"type", "variance_norm"},
+    "positive_unitball": {"type"},
+    "bilinear": {"type"},
+}
+_FILLER_FIELDS = ("weight_filler", "bias_filler", "filler")
+_SQUASHING = ("Sigmoid", "TanH")
+
+
+def _weights(context: Context) -> Iterator[tuple[Node, NetParam]]:
+    """Yield the weights of all layers: what sums over several inputs, not biases, scales or slopes."""
+    for node in context.built.nodes:
+        for number in node.params:
+            entry = context.built.params[number]
+            if entry.param.role == "weight":
+                yield node, entry
+
+
+def _filler_field(context: Context, node: Node, role: str) -> tuple[Field | None, Field | None]:
+    """Return the text of the layer's own parameter message, and of the filler in it that fills a role."""
+    wanted = {"weight": "weight_filler", "bias": "bias_filler"}.get(role, "filler")
+    for field in node.layer.text.fields if node.layer.text else ():
+        if field.name.endswith("_param"):
+            found = context.text_of(node, field.name, wanted)
+            if found:
+                return field, found
+    own = [f for f in (node.layer.text.fields if node.layer.text else ()) if f.name.endswith("_param")]
+    own = [f for f in own if context.text_of(node, f.name, "num_output")]
+    return (own[0] if own else None), None
+
+
+def _place(context: Context, node: Node, role: str) -> Any:
+    _, field = _filler_field(context, node, role)
+    return field.place if field else node.place
+
+
+def _set_type(context: Context, node: Node, kind: str) -> Callable[[Document], Sequence[Edit]] | None:
+    """Return the edit that gives a layer's weights another filler type, adding one where none is written."""
+    owner, filler = _filler_field(context, node, "weight")
+    if owner is None:
+        return None
+
+    def edits(document: Document) -> Sequence[Edit]:
+        if filler is None:
+            return [insert(document, owner, ("weight_filler", [("type", f'"{kind}"')]))]
+        return [insert_or_replace(document, filler, kind)]
+
+    return edits
+
+
+def insert_or_replace(document: Document, filler: Field, kind: str) -> Edit:
+    """Return the edit that sets a written filler's type."""
+    message = filler.values[0]
+    written = message.first("type") if hasattr(message, "first") else None
+    return replace_value(written, f'"{kind}"') if written else insert(document, filler, ("type", f'"{kind}"'))
+
+
+@check("CS005", "missing-filler", "error", Needs.NET)
+def missing_filler(context: Context) -> Iterator[Found]:
+    """A layer that is to be trained has no weight_filler.
+
+    Caffe's default is the constant 0. With all weights at zero every output is its bias, and the gradient of everything
+    below is dx = Wᵀ·dy = 0: the layer and all layers under it learn nothing, or all of their units learn the same.
+
+    Example: `inner_product_param { num_output: 10 }` in a net with a loss.
+
+    Fix: `weight_filler { type: "msra" }` in front of ReLU, `"xavier"` in front of anything else. Deploy nets, which
+    have no loss, are not reported, nor layers whose weights are given (`--weights`) or frozen (`lr_mult: 0`).
+    """
+    if not context.trains or context.given_weights:
+        return
+    for node, entry in _weights(context):
+        if not entry.param.written and entry.lr_mult and entry.owner is None:
+            kind = _suitable(context, node)
+            fix = f'weight_filler {{ type: "{kind}" }}, or --weights FILE for trained ones'
+            message = "no weight_filler: Caffe starts these weights at zero, and no signal passes"
+            yield Found(node.place, node.name, message, fix, edits=_set_type(context, node, kind))
+
+
+def _suitable(context: Context, node: Node) -> str:
+    follower = context.nonlinearity(node)
+    return "msra" if follower and follower.type in ("ReLU", "PReLU") else "xavier"
+
+
+@check("CS006", "ignored-filler-field", "warning", Needs.TEXT)
+def ignored_filler_field(context: Context) -> Iterator[Found]:
+    """A filler has a field that its type does not read.
+
+    `std` means nothing to xavier, whose spread follows from the fan alone; `value` means nothing to gaussian. The
+    field is dropped without a word, and the weights are not what the file seems to say.
+
+    Example: `weight_filler { type: "xavier" std: 0.01 }` draws from ±sqrt(3/n), whatever n is.
+
+    Fix: remove the field, or change the type: `type: "gaussian" std: 0.01`.
+    """
+    for entry in context.source.layers:
+        for field, message in _fillers(entry.text.fields if entry.text else ()):
+            kind = _scalar(message, "type") or "constant"
+            for part in message.fields:
+                if kind in _READ and part.name not in _READ[kind]:
+                    text = f"{field.name} of type {kind!r} ignores {part.name}"
+                    fix = f"remove {part.name}, or take the type that reads it"
+                    yield Found(part.place, entry.proto.name, text, fix, edits=_removing(part))
+
+
+def _removing(field: Field) -> Callable[[Document], Sequence[Edit]]:
+    return lambda document: [remove(document, field)]
+
+
+def _fillers(fields: Sequence[Field]) -> Iterator[tuple[Field, Any]]:
+    """Yield every filler message in a text, however deep."""
+    for field in fields:
+        for value in field.values:
+            inner = getattr(value, "fields", None)
+            if inner is None:
+                continue
+            if field.name in _FILLER_FIELDS or field.name.endswith("_filler"):
+                yield field, value
+            else:
+                yield from _fillers(inner)
+
+
+def _scalar(message: Any, name: str) -> str:
+    found = message.first(name)
+    return found.values[0].text.strip("\"'") if found and hasattr(found.values[0], "text") else ""
+
+
+@check("CS007", "symmetric-weights", "error", Needs.NET)
+def symmetric_weights(context: Context) -> Iterator[Found]:
+    """All weights of a layer start at the same value.
+
+    Units with equal weights compute the same, get the same gradient, and stay equal for ever: a layer of any width is
+    worth one unit. At zero they pass no gradient down either.
+
+    Example: `weight_filler { type: "constant" value: 0.01 }` with `num_output: 500`.
+
+    Fix: a random filler, `"xavier"` or `"msra"`. A layer with one output is not reported, nor zeros in the last layer
+    before the loss, which break no symmetry because its outputs differ by their labels.
+    """
+    if not context.trains or context.given_weights:
+        return
+    for node, entry in _weights(context):
+        filler = entry.param.filler
+        if filler.type != "constant" or not entry.param.written or not entry.lr_mult or _outputs(node) < 2:
+            continue
+        if filler.value == 0 and not _has_weights_after(context, node):
+            continue
+        kind = _suitable(context, node)
+        message = f"all weights start at {filler.value:g}: the {_outputs(node)} outputs stay equal"
+        place = _place(context, node, "weight")
+        yield Found(place, node.name, message, f'weight_filler {{ type: "{kind}" }}', {"value": filler.value})
+
+
+def _outputs(node: Node) -> int:
+    shape = node.top_shapes[0] if node.top_shapes else None
+    return shape[1] if shape and len(shape) > 1 else 1
+
+
+def _has_weights_after(context: Context, node: Node) -> bool:
+    for reader in context.followers(node):
+        if any(context.built.params[number].param.role == "weight" for number in reader.params):
+            return True
+        if _has_weights_after(context, reader):
+            return True
+    return False
+
+
+@check("CS008", "fan-differs", "warning", Needs.NET)
+def fan_differs(context: Context) -> Iterator[Found]:
+    """A filler's n is not what the layer sums over.
+
+    xavier and msra take n = count / shape[0] (FAN_IN), whatever the blob means to its layer. In a Deconvolution, a
+    transposed InnerProduct and an Embed the axes stand the other way round, and FAN_OUT knows nothing of groups. The
+    variance is then off by n_true / n_caffe: E[z²] = n_true·Var(w)·E[x²], with Var(w) = 1 / n_caffe.
+
+    Example: `Deconvolution` from 256 to 64 channels, kernel 4, stride 2: Caffe takes n = 64·16, the truth is 256·16 /
+    4.
+
+    Fix: `variance_norm: FAN_OUT` where the axes are swapped, or `gaussian` with the std that the message states. A
+    difference below a factor of 1.5 (`--fan-factor`) is not reported.
+    """
+    for node, entry in _weights(context):
+        filler, shape = entry.param.filler, entry.param.shape
+        if filler.type not in ("xavier", "msra") or len(shape) < 2 or context.given_weights or not context.trains:
+            continue
+        used, true = _fans(filler, shape, entry)
+        factor = max(used / true, true / used)
+        if factor >= context.limits.fan_factor:
+            std = ((2 if filler.type == "msra" else 1) / true) ** 0.5
+            message = (
+                f"{filler.type} takes n = {used:g} where {true:g} is summed over: "
+                f"the variance is off by a factor of {true / used:.3g}"
+            )
+            numbers = {"caffe": used, "true": true, "factor": true / used}
+            fix = f'type: "gaussian" std: {std:.4g}, or the variance_norm that fits'
+            yield Found(_place(context, node, "weight"), node.name, message, fix, numbers)
+
+
+def _fans(filler: Filler, shape: tuple[int, ...], entry: NetParam) -> tuple[float, float]:
+    """Return the n that Caffe takes, and the true one that this variance norm stands for."""
+    caffe, true = caffe_fans(shape), (entry.param.fan_in, entry.param.fan_out)
+    pick = {"FAN_IN": lambda fans: fans[0], "FAN_OUT": lambda fans: fans[1], "AVERAGE": lambda fans: sum(fans) / 2}
+    return float(pick[filler.variance_norm](caffe)), float(pick[filler.variance_norm](true))
+
+
+@check("CS009", "shared-fillers-differ", "warning", Needs.NET)
+def shared_fillers_differ(context: Context) -> Iterator[Found]:
+    """Two layers share a param by name, and each has its own filler for it.
+
+    The first layer owns the values. What the second one's filler draws is thrown away, though it still moves the random
+    stream on, so the file says something that never happens.
+
+    Example: `param { name: "w" }` in two layers, one with `type: "xavier"`, the other with `type: "gaussian" std:
+    0.01`.
+
+    Fix: write the same filler in both, or none in the second.
+    """
+    params = context.built.params
+    for entry in params:
+        if entry.owner is None:
+            continue
+        owner, node = params[entry.owner], context.built.nodes[entry.node]
+        if entry.param.written and entry.param.filler != owner.param.filler:
+            first = context.built.nodes[owner.node]
+            message = (
+                f"param {entry.name!r} is shared with layer {first.name!r} at {first.place}, "
+                f"whose {owner.param.filler.type} filler counts; this {entry.param.filler.type} one does not"
+            )
+            place = _place(context, node, entry.param.role)
+            yield Found(place, node.name, message, "write the same filler in both layers")
+
+
+@check("CS010", "saturating-bias", "warning", Needs.NET)
+def saturating_bias(context: Context) -> Iterator[Found]:
+    """A bias starts where the nonlinearity behind it is flat.
+
+    The slope of a sigmoid is below 0.07 beyond ±2.5, that of tanh below 0.07 beyond ±2; a ReLU with a large negative
+    bias is off for nearly every input. Such units pass hardly any gradient from the start: E[dx²] = E[f′(z)²]·E[dy²].
+
+    Example: `bias_filler { type: "constant" value: 5 }` in front of a Sigmoid.
+
+    Fix: a bias of 0; in front of ReLU a small positive one does no harm.
+    """
+    for node in context.built.nodes:
+        for number in node.params:
+            entry = context.built.params[number]
+            value, follower = entry.param.filler.value, context.nonlinearity(node)
+            if entry.param.role != "bias" or entry.param.filler.type != "constant" or follower is None:
+                continue
+            flat = {"Sigmoid": abs(value) > 2.5, "TanH": abs(value) > 2.0, "ReLU": value < -2.5}
+            if flat.get(follower.type) and not context.given_weights:
+                message = f"a bias of {value:g} puts {follower.type} layer {follower.name!r} where it is flat"
+                yield Found(_place(context, node, "bias"), node.name, message, "start the bias at 0", {"value": value})
+
+
+@check("CS011", "xavier-before-relu", "warning", Needs.NET)
+def xavier_before_relu(context: Context) -> Iterator[Found]:
+    """A deep plain stack of ReLU layers has xavier weights.
+
+    xavier keeps the variance of linear layers: n·Var(w) = 1. ReLU takes half of the second moment, so each layer
+    passes one half on, and after d layers 2⁻ᵈ of the variance is left. He et al. 2015 trained 22 layers with xavier,
+    but not 30.
+
+    Example: ten convolutions with `"xavier"` and a ReLU each, no BatchNorm: the signal is down to 3 % of its size.
+
+    Fix: `"msra"`, Var(w) = 2 / n. Stacks of fewer than 8 such layers in a row (`--deep`) are not reported, nor nets
+    that normalize.
+    """
+    if context.has_batch_norm or context.given_weights or not context.trains:
+        return
+    for stack in _stacks(context):
+        if len(stack) >= context.limits.deep:
+            left = 2.0 ** (-len(stack) / 2)
+            message = f"{len(stack)} layers in a row lose half of the variance each: {left:.2g} of the signal is left"
+            numbers = {"layers": len(stack), "left": left}
+            place = _place(context, stack[0], "weight")
+            fix = 'weight_filler { type: "msra" } in all of them'
+            yield Found(place, stack[0].name, message, fix, numbers, _each_msra(context, stack))
+
+
+def _each_msra(context: Context, stack: Sequence[Node]) -> Callable[[Document], Sequence[Edit]]:
+    makers = [_set_type(context, node, "msra") for node in stack]
+    return lambda document: [edit for maker in makers if maker for edit in maker(document)]
+
+
+def _stacks(context: Context) -> Iterator[list[Node]]:
+    """Yield the chains of layers with xavier weights and a ReLU, each read by the next one alone."""
+    seen: set[int] = set()
+    for node in context.built.nodes:
+        stack: list[Node] = []
+        current: Node | None = node
+        while current and current.index not in seen and _is_xavier_relu(context, current):
+            seen.add(current.index)
+            stack.append(current)
+            current = _only_successor(context, current)
+        if stack:
+            yield stack
+
+
+def _is_xavier_relu(context: Context, node: Node) -> bool:
+    weights = [context.built.params[n].param for n in node.params if context.built.params[n].param.role == "weight"]
+    follower = context.nonlinearity(node)
+    is_relu = follower is not None and follower.type == "ReLU"
+    return bool(weights) and weights[0].filler.type == "xavier" and is_relu
+
+
+def _only_successor(context: Context, node: Node) -> Node | None:
+    """Return the next layer with weights where nothing branches off on the way."""
+    while True:
+        readers = list(context.followers(node))
+        if len(readers) != 1 or readers[0].type in ("Split", "Concat", "Eltwise"):
+            return None
+        node = readers[0]
+        if any(context.built.params[n].param.role == "weight" for n in node.params):
+            return node
+
+
+@check("CS012", "msra-before-squashing", "warning", Needs.NET)
+def msra_before_squashing(context: Context) -> Iterator[Found]:
+    """Weights with msra stand in front of a tanh or a sigmoid.
+
+    msra doubles the variance, Var(w) = 2 / n, to make up for the half that ReLU takes. tanh and sigmoid take nothing
+    for small inputs, so the signal grows by √2 per layer until they saturate, where their slope, and the gradient, is
+    near 0.
+
+    Example: `weight_filler { type: "msra" }` in a convolution followed by `type: "TanH"`.
+
+    Fix: `"xavier"`, Var(w) = 1 / n.
+    """
+    if context.given_weights or not context.trains:
+        return
+    for node, entry in _weights(context):
+        follower = context.nonlinearity(node)
+        if entry.param.filler.type == "msra" and follower is not None and follower.type in _SQUASHING:
+            message = (
+                f"msra in front of {follower.type} layer {follower.name!r}: twice the variance that keeps the signal"
+            )
+            edits = _set_type(context, node, "xavier")
+            yield Found(
+                _place(context, node, "weight"), node.name, message, 'weight_filler { type: "xavier" }', edits=edits
+            )

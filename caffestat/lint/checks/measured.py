@@ -1,0 +1,78 @@
+"""Checks that look at what one iteration measured (`--run`)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+from caffestat.net import Measurement
+
+from ..context import Context
+from ..registry import Found, Needs, check
+
+
+def _measured(context: Context) -> Measurement:
+    assert context.measured is not None
+    return context.measured
+
+
+@check("CS020", "dead-relu", "warning", Needs.RUN)
+def dead_relu(context: Context) -> Iterator[Found]:
+    """Nearly all outputs of a ReLU are zero.
+
+    A unit whose input is negative for every sample gets no gradient and never comes back. At a sound start half of the
+    outputs are zero. Needs `--run`; reported when nine in ten are (`--dead`).
+
+    Example: a bias of -3 in front of a ReLU; inputs that are all positive with weights that are mostly negative.
+
+    Fix: a bias of 0 or slightly above, weights of mean 0, inputs of mean 0.
+    """
+    for (index, top), share in context.zeros.items():
+        node = context.built.nodes[index]
+        if node.type == "ReLU" and top == 0 and share > context.limits.dead:
+            yield Found(
+                node.place, node.name, f"{share:.0%} of its outputs are zero", "raise the bias", {"share": share}
+            )
+
+
+@check("CS021", "not-finite", "error", Needs.RUN)
+def not_finite(context: Context) -> Iterator[Found]:
+    """A blob or gradient is not a number, or infinite.
+
+    Only the first one is named, in Caffe's order: forward from the data, then backward from the loss. What comes after
+    it is its consequence. Needs `--run`.
+
+    Example: Log or Power with a negative exponent at 0; weights so large that a softmax overflows.
+
+    Fix: look at the layer's input: a shift inside `log_param` or `power_param`, or smaller weights before it.
+    """
+    measured = _measured(context)
+    forward = [(key, "top", value) for key, value in sorted(measured.tops.items())]
+    backward = [(key, "gradient of bottom", value) for key, value in measured.bottom_diffs.items()]
+    backward += [(key, "gradient of param", value) for key, value in measured.param_diffs.items()]
+    for (index, position), what, value in [*forward, *sorted(backward, key=lambda found: -found[0][0])]:
+        if not math.isfinite(value):
+            node = context.built.nodes[index]
+            yield Found(node.place, node.name, f"{what} {position} is the first that is {value}", "look at its input")
+            return
+
+
+@check("CS022", "unlike-prediction", "info", Needs.RUN)
+def unlike_prediction(context: Context) -> Iterator[Found]:
+    """What was measured is far from what the theory predicts.
+
+    The theory takes weights for independent and inputs for N(0, 1). Where the first blob differs by more than a factor
+    of ten, one of the two does not hold: real data, trained weights, values that depend on each other. Needs `--run`.
+
+    Fix: none needed; look at the two numbers.
+    """
+    for key, value in sorted(_measured(context).tops.items()):
+        expected = context.prediction.tops.get(key)
+        node = context.built.nodes[key[0]]
+        if expected is None or not node.bottoms or not (value > 0 and expected.mean_abs > 0 and math.isfinite(value)):
+            continue
+        if not 0.1 < value / expected.mean_abs < 10:
+            message = f"mean |x| is {value:.3g}, predicted was {expected.mean_abs:.3g}"
+            numbers = {"measured": value, "predicted": expected.mean_abs}
+            yield Found(node.place, node.name, message, "see which assumption does not hold", numbers)
+            return

@@ -1,0 +1,89 @@
+"""The settings of a project: `[caffestat]` in caffestat.cfg, or `[caffestat:check]` in setup.cfg.
+
+The nearest caffestat.cfg or setup.cfg with such a section counts, from the working directory upwards to the folder that
+holds `.git`.
+"""
+
+from __future__ import annotations
+
+import configparser
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from caffestat.errors import InputError
+
+from .context import Limits
+from .issue import SEVERITIES
+
+__all__ = ["Config", "find_config", "read_config"]
+
+_SECTIONS = {"caffestat.cfg": "caffestat", "setup.cfg": "caffestat:check"}
+_KEYS = ("select", "ignore", "severity", "baseline")
+
+
+@dataclass(frozen=True)
+class Config:
+    """What a project's file says; paths in it are relative to its folder."""
+
+    select: tuple[str, ...] = ()
+    ignore: tuple[str, ...] = ()
+    severity: str | None = None
+    baseline: str | None = None
+    limits: Limits = field(default_factory=Limits)
+
+
+def find_config(folder: Path) -> Config:
+    """Return the settings that hold in a folder; the defaults when no file has any."""
+    for place in (folder, *folder.parents):
+        for name in _SECTIONS:
+            found = read_config(place / name)
+            if found is not None:
+                return found
+        if (place / ".git").exists():
+            break
+    return Config()
+
+
+def read_config(path: Path) -> Config | None:
+    """Return the settings of a file, None when it is not there or has no section for caffestat.
+
+    Raises InputError for a key or value that means nothing.
+    """
+    parser = configparser.ConfigParser(interpolation=None)
+    try:
+        if not parser.read(path, encoding="utf-8"):
+            return None
+    except (configparser.Error, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: cannot be read: {error}") from error
+    section = _SECTIONS.get(path.name, "caffestat")
+    return _config(path, dict(parser[section])) if section in parser else None
+
+
+def _config(path: Path, values: dict[str, str]) -> Config:
+    limits = {name.replace("-", "_"): text for name, text in values.items() if name not in _KEYS}
+    unknown = [name for name in limits if name not in Limits.names()]
+    if unknown:
+        known = ", ".join((*_KEYS, *Limits.names()))
+        raise InputError(f"{path}: unknown key {unknown[0]!r}; there are {known}")
+    severity = values.get("severity")
+    if severity is not None and severity not in SEVERITIES:
+        raise InputError(f"{path}: severity is one of {', '.join(SEVERITIES)}, found {severity!r}")
+    baseline = values.get("baseline")
+    return Config(
+        _words(values.get("select", "")),
+        _words(values.get("ignore", "")),
+        severity,
+        str(path.parent / baseline) if baseline else None,
+        Limits(**{name: _number(path, name, text) for name, text in limits.items()}),
+    )
+
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(text.replace(",", " ").split())
+
+
+def _number(path: Path, name: str, text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise InputError(f"{path}: {name} is a number, found {text!r}") from None
