@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from caffestat.report import Report
     from caffestat.rewriting import Filled, Outcome
 
-__all__ = ["DEFAULT_SEED", "analyze", "debug", "fill", "rewrite"]
+__all__ = ["DEFAULT_SEED", "analyze", "convert", "debug", "fill", "rewrite"]
 
 DEFAULT_SEED = 1701  # when neither the user nor a solver says one; fixed, so that a run can be repeated
 _NAMED = 5  # layers that a warning names one by one
@@ -42,8 +42,12 @@ def analyze(
     assume_filler: str | None = None,
     data: str = "auto",
     inputs_hold: str = "noise",
+    loss: str | None = None,
 ) -> Report:
     """Return what a net or solver prototxt will do to its signal: shapes, fans, fillers, and mean |x| of every blob.
+
+    An .onnx model gets the same: a row per node, its values as blobs. Of the options, those that speak of Caffe's
+    phases, fillers and data do not apply to it.
 
     path:          the file, "-" for the standard input
     static:        do not run the net; measured values are then None
@@ -60,9 +64,17 @@ def analyze(
     data:          what data layers read: "auto" (the files they name, where these are at hand), "real" (those or an
                    error) or "synthetic" (N(0, 1) noise and labels drawn evenly)
     inputs_hold:   what Input layers hold: "noise" (N(0, 1)) or "zeros" (as under `caffe train`)
+    loss:          of an .onnx model: "noise" (the default: the gradient of every output is N(0, 1)), "ones",
+                   "cross-entropy" (with random labels) or the name of a value that is summed
 
     Raises a CaffestatError when the file, the net or an option cannot be used.
     """
+    if is_onnx(path):
+        _refuse_caffe_options(phase, level, *stages, *weights, assume_filler)
+        run = None if static else {"device": device, "inputs": inputs, "loss": loss, "forward_only": forward_only}
+        return _analyze_onnx(path, _shapes(shapes), batch, DEFAULT_SEED if seed is None else seed, run)
+    if loss is not None:
+        raise InputError("--loss is for .onnx models; a Caffe net says its losses itself (loss_weight)")
     from caffestat import net as nets
     from caffestat import report
 
@@ -99,6 +111,78 @@ def debug(path: str, *, glog: bool = False, inputs_hold: str = "zeros", **option
     from caffestat.report import debug_lines
 
     return debug_lines(analyze(path, inputs_hold=inputs_hold, **options), glog)
+
+
+def convert(
+    path: str,
+    output: str | Path,
+    *,
+    backward: bool = False,
+    phase: str | None = None,
+    level: int | None = None,
+    stages: Sequence[str] = (),
+    seed: int | None = None,
+    weights: Sequence[str] = (),
+    shapes: Mapping[str, Sequence[int]] | None = None,
+    batch: int | None = None,
+    assume_filler: str | None = None,
+) -> None:
+    """Write a Caffe net as an ONNX model; see `caffestat.net.export` for its inputs, outputs and names.
+
+    path:     a net or solver prototxt, "-" for the standard input; or, with `backward`, an .onnx model, which gets the
+              gradients of its inputs and initializers (`caffestat.autodiff.gradient`)
+    output:   the .onnx file; what makes it larger than 2 GiB goes to a file beside it
+    backward: compute gradients too
+    seed, weights, assume_filler: what the params hold: the fillers' values, or those of caffemodel files
+    phase, level, stages, shapes, batch: as in `analyze`
+
+    Raises a CaffestatError when the file, the net or an option cannot be used.
+    """
+    from caffestat.graph.external import save
+
+    if is_onnx(path):
+        from caffestat.autodiff import gradient
+
+        _refuse_caffe_options(phase, level, *stages, *weights, assume_filler)
+        if not backward:
+            raise InputError(f"{path}: is an ONNX model already; --backward would add its gradients")
+        save(gradient(path, shapes=shapes, batch=batch), output)
+        return
+    from caffestat import net as nets
+    from caffestat.fill import Stream
+    from caffestat.net.export import to_onnx
+
+    source, solver = _load(path)
+    net = nets.build(source, _state(source, solver, phase, level, stages), _shapes(shapes), batch, "synthetic")
+    values = nets.draw_params(net, Stream(_seed(solver) if seed is None else seed), assume_filler)
+    nets.copy_weights(net, values, weights)
+    save(to_onnx(net, values, backward), output)
+
+
+def is_onnx(path: str) -> bool:
+    """Tell by its name whether a file is an ONNX model."""
+    return path.endswith(".onnx")
+
+
+def _refuse_caffe_options(*values: Any) -> None:
+    for value in values:
+        if value is not None:
+            raise InputError(f"{value!r}: phases, weights files and fillers are Caffe's; an .onnx model has none")
+
+
+def _analyze_onnx(
+    path: str, shapes: Mapping[str, Sequence[int]], batch: int | None, seed: int, run: dict[str, Any] | None
+) -> Report:
+    """Return the Report of an ONNX model; `run` holds what `measure` is told, None for no run."""
+    from caffestat.graph.load import load
+    from caffestat.onnx_models import build, measure
+
+    model = load(path, shapes, batch, as_float32=True)
+    notes: list[str] = []
+    if run is None:
+        return build(model, source=path, seed=seed)
+    measured = measure(model, seed=seed, notes=notes, **{**run, "loss": run["loss"] or "noise"})
+    return build(model, measured, source=path, seed=seed, notes=notes)
 
 
 def fill(

@@ -1,6 +1,16 @@
 """Reverse-mode differentiation of ONNX graphs: a table of rules keyed by op, and the walk that uses it."""
 
 from .engine import Stop, Tape, backward, differentiable, gradient_free, vjp
-from .gradient import append_gradients, gradient
+from .gradient import COTANGENT, append_gradients, gradient
 
-__all__ = ["Stop", "Tape", "append_gradients", "backward", "differentiable", "gradient", "gradient_free", "vjp"]
+__all__ = [
+    "COTANGENT",
+    "Stop",
+    "Tape",
+    "append_gradients",
+    "backward",
+    "differentiable",
+    "gradient",
+    "gradient_free",
+    "vjp",
+]

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from caffestat.errors import GradientError
-from caffestat.graph import CONTRIB, Graph, Node, Region
+from caffestat.graph import CONTRIB, OPSET, Graph, Node, Region
 
 __all__ = ["Stop", "Tape", "backward", "differentiable", "gradient_free", "vjp"]
 
@@ -223,7 +223,7 @@ def differentiable(op: str) -> str:
 
     if (op, "") in _RULES or op in _FREE:
         return "zero" if op in _FREE else "rule"
-    schema: Any = onnx.defs.get_schema(op)  # its type stubs leave functions out
+    schema: Any = onnx.defs.get_schema(op, OPSET)  # its type stubs leave functions out
     return "by definition" if schema.has_function or schema.has_context_dependent_function else ""
 
 

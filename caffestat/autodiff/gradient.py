@@ -26,13 +26,15 @@ def gradient(
     wrt: Collection[str] | None = None,
     *,
     shapes: Mapping[str, Sequence[int]] | None = None,
+    batch: int | None = None,
 ) -> onnx.ModelProto:
     """Return a model that computes what `model` does and its vector-Jacobian products: grad/x = Σ cotangent/y · ∂y/∂x.
 
     model:   an onnx.ModelProto, or the path of one, which external data needs
     outputs: names of the outputs y to start from; all floating-point ones by default
     wrt:     names of the values x; all floating-point inputs and initializers by default, in the model's order
-    shapes:  shapes of inputs by name, where the model leaves sizes open; open first axes are 1 otherwise
+    shapes:  shapes of inputs by name, where the model leaves sizes open
+    batch:   the first axis of inputs that leave it open; 1 by default
 
     Its inputs are the model's own, then one `cotangent/<output>` per chosen output, of its shape and type. Its
     outputs are the model's own, then one `grad/<name>` per value of `wrt`, zeros where no output depends on it. It is
@@ -42,7 +44,7 @@ def gradient(
     """
     from caffestat.graph.load import load
 
-    loaded = load(model, shapes)
+    loaded = load(model, shapes, batch)
     graph = loaded.graph
     graph.infer()
     floats = [name for name in graph.outputs if name in graph.specs and graph.specs[name].is_float]

@@ -13,7 +13,18 @@ from caffestat.errors import InputError
 if TYPE_CHECKING:
     import numpy as np
 
-__all__ = ["assume_filler", "batch", "common", "inputs_hold", "net_argument", "output", "seed", "shapes", "state"]
+__all__ = [
+    "assume_filler",
+    "batch",
+    "common",
+    "inputs_hold",
+    "net_argument",
+    "output",
+    "seed",
+    "shapes",
+    "state",
+    "weights",
+]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -94,6 +105,14 @@ seed = click.option(
     help="Caffe's random_seed.  [default: the solver's, else 1701]",
 )
 
+weights = click.option(
+    "--weights",
+    multiple=True,
+    metavar="FILE",
+    callback=_split_commas,
+    help="A .caffemodel with trained weights, layers matched by name; repeatable, or FILE,FILE.",
+)
+
 assume_filler = click.option(
     "--assume-filler",
     type=click.Choice(["gaussian", "msra", "positive_unitball", "uniform", "xavier"]),
@@ -120,13 +139,7 @@ _STATE = (
 
 _VALUES = (
     seed,
-    click.option(
-        "--weights",
-        multiple=True,
-        metavar="FILE",
-        callback=_split_commas,
-        help="A .caffemodel with trained weights, layers matched by name; repeatable, or FILE,FILE.",
-    ),
+    weights,
     assume_filler,
     click.option(
         "--input",
@@ -148,6 +161,11 @@ _VALUES = (
 
 _RUN = (
     click.option("--forward-only", is_flag=True, help="Leave out the backward pass."),
+    click.option(
+        "--loss",
+        metavar="LOSS",
+        help="Of an .onnx model: noise, ones, cross-entropy, or a value to be summed.  [default: noise]",
+    ),
     click.option(
         "--device",
         type=click.Choice(["auto", "cpu", "cuda"]),

@@ -26,7 +26,10 @@ Rule = Callable[[Node, Shape], Fans]
 
 _WEIGHTS: dict[tuple[str, int], Rule] = {}
 _BIASES = {("Conv", 2), ("ConvTranspose", 2), ("Gemm", 2), ("LSTM", 3), ("GRU", 3), ("RNN", 3)}
-_PASSING = frozenset(["Cast", "Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"])
+_GATES = {"GRU": 3, "LSTM": 4, "RNN": 1}
+_PASSING = frozenset(
+    ["Cast", "DequantizeLinear", "Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"]
+)
 _ADDED_TO = frozenset(["Conv", "ConvTranspose", "FusedMatMul", "Gemm", "MatMul"])
 
 
@@ -101,8 +104,8 @@ def _gather(node: Node, shape: Shape) -> Fans:
 @_rule("GRU", 1, 2)
 @_rule("RNN", 1, 2)
 def _recurrent(node: Node, shape: Shape) -> Fans:
-    """[directions, gates · H, inputs]"""
-    return shape[-1], shape[-2]
+    """[directions, gates · H, inputs]: each gate is a layer of its own."""
+    return shape[-1], shape[-2] // _GATES[node.op]
 
 
 def find_uses(nodes: Sequence[Node], shapes: Mapping[str, Shape], values: Collection[str]) -> dict[str, Use]:

@@ -94,21 +94,12 @@ def _save_hdf5(path: Path, net: Net, values: Sequence[np.ndarray], nodes: Sequen
 
 
 def _save_onnx(path: Path, net: Net, values: Sequence[np.ndarray], nodes: Sequence[Node]) -> None:
-    """The whole net, whatever `nodes`; its outputs are the blobs that nobody reads, and the losses."""
+    """The whole net, whatever `nodes`."""
     from caffestat.graph.external import save as save_model
 
-    from .lower import lower
+    from .export import to_onnx
 
-    lowered = lower(net)
-    written = {(node.index, top): blob for node in net.nodes for top, blob in enumerate(node.tops)}
-    last = {blob: key for key, blob in written.items() if key in lowered.tops}
-    keys = [last[blob] for blob in net.outputs if blob in last]
-    keys += [key for key in lowered.tops if net.nodes[key[0]].loss_weights[key[1]]]
-    lowered.graph.outputs = list(dict.fromkeys(lowered.tops[key] for key in keys))
-    if not lowered.graph.outputs:
-        raise InputError(f"{path}: no output of the net can be computed: its layers' types or shapes are not known")
-    lowered.graph.infer()
-    save_model(lowered.graph.to_onnx({name: values[n] for n, name in lowered.params.items()}), path)
+    save_model(to_onnx(net, values), path)
 
 
 Writer = Callable[[Path, Net, Sequence[np.ndarray], Sequence[Node]], None]

@@ -77,6 +77,7 @@ COLUMNS = (
     Column("fan-out", lambda row, _: _fan_out(row.fans), is_number=True),
     Column("filler", lambda row, _: _filler(row.param), is_name=True),
     Column("xavier ±a, n", lambda row, _: _xavier(row)),
+    Column("then", lambda row, _: (row.layer.followed_by or "") if row.is_first else "", is_name=True),
     Column("mean|x|", lambda row, _: _measured(row.top.mean_abs if row.top else None), is_number=True),
     Column("mean|dx|", lambda row, _: _measured(row.diff.mean_abs if row.diff else None), is_number=True),
     Column("params", lambda row, exact: _count(row.params, exact), is_number=True),

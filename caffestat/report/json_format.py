@@ -56,6 +56,7 @@ def _layer(layer: LayerRow) -> dict[str, Any]:
         "bottom_diffs": [{"name": bottom.name, **_mean_abs(bottom.mean_abs)} for bottom in layer.bottom_diffs],
         "params": [_param(param) for param in layer.params],
         "macs": layer.macs,
+        **({"followed_by": layer.followed_by} if layer.followed_by else {}),
     }
 
 

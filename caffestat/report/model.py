@@ -102,6 +102,7 @@ class LayerRow:
 
     macs      multiply-adds, forward, whole batch; None behind a layer of unknown type
     inserted  whether Caffe adds it by itself: the Splits
+    followed_by  of ONNX models: the nonlinearity that the output of a node with weights meets
     """
 
     name: str
@@ -114,6 +115,7 @@ class LayerRow:
     macs: int | None
     need_backward: bool = False
     inserted: bool = False
+    followed_by: str | None = None
 
 
 @dataclass(frozen=True)

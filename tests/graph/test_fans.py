@@ -30,7 +30,7 @@ def use_of(node: Node, shape: tuple[int, ...]) -> Use:
         ("MatMul", ("x", "w"), {}, (3, 7, 4), (7, 4)),
         ("FusedMatMul", ("x", "w"), {"transB": 1}, (4, 7), (7, 4)),
         ("Gather", ("w", "x"), {}, (1000, 64), (1, 64)),
-        ("LSTM", ("x", "w", "r", "b"), {}, (2, 40, 7), (7, 40)),
+        ("LSTM", ("x", "w", "r", "b"), {}, (2, 40, 7), (7, 10)),
     ],
 )
 def test_fans(

@@ -1,0 +1,123 @@
+"""A Caffe net as an ONNX model for others: values carry the names of blobs, params those of their layers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from caffestat.errors import InputError
+from caffestat.graph import Graph
+
+from .lower import Lowered, differentiate, lower
+from .model import Net, Node
+
+if TYPE_CHECKING:
+    import onnx
+
+__all__ = ["to_onnx"]
+
+
+def to_onnx(net: Net, values: Sequence[np.ndarray], backward: bool = False) -> onnx.ModelProto:
+    """Return the net as a model of opset 22.
+
+    values:   float32 arrays by index in `net.params`
+    backward: compute the gradients too, those of the net's weighted losses
+
+    Inputs are what data layers produce, named after their blobs, and what layers draw at each pass, such as a Dropout's
+    mask, as `<layer>/<what>`. Params are `<layer>/<index>`. Outputs are the blobs that nobody reads and the losses,
+    `<layer>/<index>/updated` for running statistics and, with `backward`, `grad/<layer>/<index>` for learnable params.
+    A blob that layers write in place has one value per writer: `<blob>`, then `<blob>@<layer>`.
+
+    Raises InputError when no output can be computed.
+    """
+    lowered = lower(net)
+    graph = lowered.graph
+    graph.outputs = list(dict.fromkeys(_outputs(net, lowered)))
+    if not graph.outputs:
+        name = net.name or "the net"
+        raise InputError(f"{name}: no output can be computed: its layers' types or shapes are not known")
+    names = dict(_names(net, lowered))
+    graph.outputs += list(graph.updates.values())
+    if backward:
+        names |= _append_gradients(net, lowered)
+    graph.infer()
+    _rename(graph, names)
+    arrays = {names.get(name, name): values[number] for number, name in lowered.params.items()}
+    return graph.to_onnx(arrays)
+
+
+def _outputs(net: Net, lowered: Lowered) -> Iterator[str]:
+    """Yield the values of the blobs that nobody reads, as their last writers leave them, and of the losses."""
+    writers = {blob: (node.index, top) for node in net.nodes for top, blob in enumerate(node.tops)}
+    keys = [writers[blob] for blob in net.outputs if blob in writers]
+    keys += [(node.index, top) for node in net.nodes for top, weight in enumerate(node.loss_weights) if weight]
+    return (lowered.tops[key] for key in keys if key in lowered.tops)
+
+
+def _names(net: Net, lowered: Lowered) -> Iterator[tuple[str, str]]:
+    """Yield values of the graph and the names that a reader of the model should see."""
+    sources = {node.outputs[0]: node.inputs[0] for node in lowered.graph.nodes if node.op == "Identity"}
+    fed = {name for feeds in lowered.feeds.values() for name in feeds}
+    for node in net.nodes:
+        drawn = lowered.feeds.get(node.index, ())
+        yield from ((name, f"{node.name}/{name.rpartition('/')[2]}") for name in drawn)
+        for top, blob in enumerate(node.tops):
+            value = lowered.tops.get((node.index, top))
+            if value is not None:
+                name = _value_name(net, node, blob)
+                yield value, name
+                if sources.get(value) in fed:
+                    yield sources[value], name
+    for value, updated in lowered.graph.updates.items():
+        yield updated, f"{_param_name(net, lowered, value)}/updated"
+
+
+def _value_name(net: Net, node: Node, blob: int) -> str:
+    name = net.blobs[blob].name
+    return f"{name}@{node.name}" if blob in node.bottoms else name
+
+
+def _param_name(net: Net, lowered: Lowered, use: str) -> str:
+    node, index = next(key for key, value in lowered.uses.items() if value == use)
+    return f"{net.nodes[node].name}/{index}"
+
+
+def _append_gradients(net: Net, lowered: Lowered) -> dict[str, str]:
+    """Append the backward half and its outputs, and return their names."""
+    graph = lowered.graph
+    gradients = differentiate(net, lowered)
+    names = {}
+    for number, value in sorted(gradients.owners.items()):
+        param = lowered.params[number]
+        grad = graph.emit("Identity", value) if value else _zeros(graph, param)
+        graph.declare(grad, graph.shape(param))
+        graph.outputs.append(grad)
+        names[grad] = f"grad/{param}"
+    return names
+
+
+def _zeros(graph: Graph, like: str) -> str:
+    return graph.emit("Expand", graph.constant(0), graph.ints(*graph.shape(like)))
+
+
+def _rename(graph: Graph, names: Mapping[str, str]) -> None:
+    """Give values other names; one of a pair that shall have the same name and is a copy of the other goes.
+
+    A value that has such a name already and shall have none gets a number.
+    """
+    taken = set(names.values())
+    final = dict(names)
+    for name in [*graph.inputs, *graph.params, *graph.constants, *(n for node in graph.nodes for n in node.outputs)]:
+        if name and name not in final:
+            final[name] = name if name not in taken else graph.unique(f"{name}_")
+    final[""] = ""
+    for node in graph.nodes:
+        node.inputs, node.outputs = (tuple(final[n] for n in values) for values in (node.inputs, node.outputs))
+    graph.nodes = [node for node in graph.nodes if node.op != "Identity" or node.inputs != node.outputs]
+    graph.outputs = list(dict.fromkeys(final[name] for name in graph.outputs))
+    for table in (graph.inputs, graph.params, graph.constants, graph.specs):
+        renamed = {final.get(name, name): value for name, value in table.items()}
+        table.clear()
+        table.update(renamed)  # type: ignore[arg-type]

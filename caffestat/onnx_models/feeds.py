@@ -1,0 +1,98 @@
+"""What is fed to a model whose data is not at hand: noise, and indices in the range that their readers allow."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, MutableSequence
+
+import numpy as np
+
+from caffestat.errors import InputError
+from caffestat.graph import Graph, Node, Spec
+
+__all__ = ["draw_feeds"]
+
+_PASSING = frozenset(["Cast", "Concat", "Expand", "Flatten", "Identity", "Reshape", "Slice", "Split"])
+_PASSING |= {"Squeeze", "Transpose", "Unsqueeze"}
+
+Limit = Callable[[Graph, Node], int]
+
+
+def draw_feeds(
+    graph: Graph, random: np.random.Generator, given: Mapping[str, np.ndarray], notes: MutableSequence[str]
+) -> dict[str, np.ndarray]:
+    """Return an array for every input of the graph: the given one, else N(0, 1) or indices drawn evenly.
+
+    Integers that index nothing are 1, booleans true: masks that hide nothing, and a note says so.
+    Raises InputError when a given array does not fit.
+    """
+    for name in given:
+        if name not in graph.inputs:
+            found = ", ".join(graph.inputs)
+            raise InputError(f"--input {name}: the model has no input of that name; expected one of {found}")
+    return {
+        name: _given(name, given[name], spec) if name in given else _drawn(graph, name, spec, random, notes)
+        for name, spec in graph.inputs.items()
+    }
+
+
+def _given(name: str, array: np.ndarray, spec: Spec) -> np.ndarray:
+    if array.shape != spec.shape:
+        raise InputError(f"--input {name}: has shape {array.shape}; the model takes {spec.shape} (see --shape)")
+    return np.asarray(array, spec.dtype, order="C")
+
+
+def _drawn(
+    graph: Graph, name: str, spec: Spec, random: np.random.Generator, notes: MutableSequence[str]
+) -> np.ndarray:
+    if spec.is_float:
+        return random.standard_normal(spec.shape).astype(spec.dtype)
+    if spec.dtype.kind not in "iub":
+        raise InputError(f"input {name!r} holds {spec.dtype}, which cannot be drawn: use --input {name}=FILE.npy")
+    limit = min(_limits(graph, name), default=None)
+    if limit is not None:
+        return random.integers(0, max(limit, 1), spec.shape).astype(spec.dtype)
+    what = "true" if spec.dtype.kind == "b" else "ones"
+    notes.append(f"input {name} is all {what}; --input {name}=FILE.npy gives it other values")
+    return np.ones(spec.shape, spec.dtype)
+
+
+def _limits(graph: Graph, name: str) -> Iterator[int]:
+    """Yield how many rows the readers of an index have, followed through ops that pass it on."""
+    values = {name}
+    for node in graph.nodes:
+        for position, value in enumerate(node.inputs):
+            if value in values:
+                limit = _LIMITS.get((node.op, position))
+                if limit:
+                    yield limit(graph, node)
+                elif node.op in _PASSING:
+                    values.update(node.outputs)
+
+
+def _axis(graph: Graph, node: Node) -> int:
+    return graph.shape(node.inputs[0])[node.get("axis", 0)]
+
+
+def _smallest_axis(graph: Graph, node: Node) -> int:
+    first, depth = node.get("batch_dims", 0), graph.shape(node.inputs[1])[-1]
+    return min(graph.shape(node.inputs[0])[first : first + depth])
+
+
+def _classes(graph: Graph, node: Node) -> int:
+    return graph.shape(node.inputs[0])[1]
+
+
+def _depth(graph: Graph, node: Node) -> int:
+    return int(graph.constants[node.inputs[1]].max()) if node.inputs[1] in graph.constants else 1
+
+
+_LIMITS: dict[tuple[str, int], Limit] = {
+    ("Gather", 1): _axis,
+    ("GatherElements", 1): _axis,
+    ("GatherND", 1): _smallest_axis,
+    ("NegativeLogLikelihoodLoss", 1): _classes,
+    ("OneHot", 0): _depth,
+    ("ScatterElements", 1): _axis,
+    ("ScatterND", 1): _smallest_axis,
+    ("SoftmaxCrossEntropyLoss", 1): _classes,
+}

@@ -1,0 +1,154 @@
+"""One forward and backward pass of an ONNX model, and the mean |x| of all its values."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, MutableSequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from caffestat.autodiff import Stop, backward
+from caffestat.errors import InputError
+from caffestat.graph import Graph, Spec
+from caffestat.graph.load import Model
+from caffestat.net import Norms
+from caffestat.net.memory import available_bytes
+from caffestat.run import Session, Statistics, choose_device
+
+from .feeds import draw_feeds
+from .losses import start
+
+__all__ = ["Measurement", "measure"]
+
+FLOAT = np.dtype(np.float32)
+
+
+@dataclass
+class Measurement:
+    """Mean |x| of the model's values and of their gradients by name; a name that is absent was not measured.
+
+    The gradient of a value that several nodes read is the sum of what flows back from them.
+    stops: the nodes that no gradient passes, for want of a rule.
+    """
+
+    device: str = "cpu"
+    values: dict[str, float] = field(default_factory=dict)
+    gradients: dict[str, float] = field(default_factory=dict)
+    norms: Norms | None = None
+    stops: tuple[Stop, ...] = ()
+
+
+def measure(
+    model: Model,
+    *,
+    seed: int,
+    device: str = "auto",
+    inputs: Mapping[str, np.ndarray] | None = None,
+    loss: str = "noise",
+    forward_only: bool = False,
+    notes: MutableSequence[str],
+) -> Measurement:
+    """Run a model once and return the mean |x| of every float value and, unless `forward_only`, of its gradient.
+
+    seed:   of the inputs that are drawn, and of the loss
+    inputs: arrays by input name, in the place of drawn ones
+    loss:   see `losses.start`
+    notes:  lines worth telling are appended to it
+
+    Raises InputError when the model cannot be run, DeviceError.
+    """
+    chosen, why = choose_device(device)
+    notes.extend([why] if why else [])
+    graph = model.graph
+    graph.provider = chosen
+    random = np.random.default_rng(seed)
+    feeds = draw_feeds(graph, random, inputs or {}, notes)
+    _check_memory(model, forward_only)
+    _complete_specs(model, feeds)
+    values = [name for node in model.nodes for name in node.outputs if _is_measured(graph, name)]
+    values = [*(name for name in graph.inputs if _is_measured(graph, name)), *values]
+    params = [name for name in graph.params if _is_measured(graph, name)]
+    result = Measurement(chosen)
+    found: dict[str, str | None] = {}
+    if not forward_only:
+        beginning = start(graph, loss, random)
+        notes.append(beginning.words)
+        feeds |= beginning.feeds
+        stops: list[Stop] = []
+        found = backward(graph, beginning.seeds, [*values, *params], stops)
+        result.stops = tuple(stops)
+        graph.infer()
+    statistics = _ask(graph, values, params, found)
+    numbers = statistics.read(_run(model, feeds, chosen))
+    result.values = {name: numbers["value", name] for name in (*values, *params)}
+    result.gradients = {name: numbers.get(("grad", name), 0.0) for name in found}
+    if not forward_only:
+        result.norms = _norms(numbers, params)
+    return result
+
+
+def _is_measured(graph: Graph, name: str) -> bool:
+    return name in graph.specs and name not in graph.constants and graph.specs[name].dtype == FLOAT
+
+
+def _ask(graph: Graph, values: list[str], params: list[str], found: Mapping[str, str | None]) -> Statistics:
+    statistics = Statistics(graph)
+    for name in (*values, *params):
+        statistics.mean_abs(("value", name), name)
+    for name, grad in found.items():
+        if grad:
+            graph.specs.setdefault(grad, graph.specs[name])
+            statistics.mean_abs(("grad", name), grad)
+    for name in params:
+        statistics.sum_abs(("l1", name), name)
+        statistics.sum_squares(("l2", name), name)
+        grad = found.get(name)
+        if grad:
+            statistics.sum_abs(("dl1", name), grad)
+            statistics.sum_squares(("dl2", name), grad)
+    graph.outputs.clear()
+    statistics.finish()
+    return statistics
+
+
+def _norms(numbers: Mapping[object, float], params: list[str]) -> Norms:
+    sums = [sum(numbers.get((kind, name), 0.0) for name in params) for kind in ("l1", "dl1", "l2", "dl2")]
+    return Norms(sums[0], sums[1], math.sqrt(sums[2]), math.sqrt(sums[3]))
+
+
+def _run(model: Model, feeds: Mapping[str, np.ndarray], device: str) -> dict[str, np.ndarray]:
+    if not model.graph.outputs:
+        return {}
+    try:
+        return Session(model.graph, model.arrays, device).run(feeds)
+    except Exception as error:  # the runtime raises several private types
+        raise InputError(f"onnxruntime cannot run the model: {str(error).strip().splitlines()[0]}") from error
+
+
+def _complete_specs(model: Model, feeds: Mapping[str, np.ndarray]) -> None:
+    """Run the model for the shapes that inference cannot tell: those behind subgraphs, custom ops, and data."""
+    graph = model.graph
+    unknown = [name for node in graph.nodes for name in node.outputs if name and name not in graph.specs]
+    if not unknown:
+        return
+    outputs, graph.outputs = graph.outputs, unknown
+    try:
+        arrays = _run(model, feeds, "cpu")
+    finally:
+        graph.outputs = outputs
+    for name, array in arrays.items():
+        if isinstance(array, np.ndarray):
+            graph.specs[name] = Spec(array.shape, array.dtype)
+
+
+def _check_memory(model: Model, forward_only: bool) -> None:
+    """Raise InputError when the values would need more memory than there is."""
+    values = (spec for name, spec in model.graph.specs.items() if name not in model.graph.constants)
+    sizes = [math.prod(spec.shape) * spec.dtype.itemsize for spec in values]
+    needed, available = sum(sizes) * (1 if forward_only else 2), available_bytes()
+    if available is not None and needed > available:
+        raise InputError(
+            f"the run needs about {needed / 2**30:,.1f} GiB, but only {available / 2**30:.1f} GiB of memory is free: "
+            "use a smaller --batch or --shape, --forward-only or --static"
+        )
