@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 
     from caffestat.net import Net, NetSource, Solver, State
     from caffestat.report import Report
-    from caffestat.rewriting import Filled, Outcome
+    from caffestat.rewriting import Filled, Outcome, Upgraded
 
-__all__ = ["DEFAULT_SEED", "analyze", "convert", "debug", "fill", "rewrite"]
+__all__ = ["DEFAULT_SEED", "analyze", "convert", "debug", "fill", "rewrite", "upgrade"]
 
 DEFAULT_SEED = 1701  # when neither the user nor a solver says one; fixed, so that a run can be repeated
 _NAMED = 5  # layers that a warning names one by one
@@ -283,6 +283,25 @@ def rewrite(
         if watch:
             watch(outcomes[-1], len(files))
     return outcomes
+
+
+def upgrade(path: str, output: str | Path | None = None) -> Upgraded:
+    """Return a net or solver prototxt in the current format: old layers, inputs and solver types are written anew.
+
+    path:   the file, "-" for the standard input
+    output: a file to write to in one step, which may be the same; one that is current already is not replaced
+
+    Raises a CaffestatError when the file is broken, or cannot be read or written.
+    """
+    from caffestat.files import replace_file
+    from caffestat.net.source import read_bytes
+    from caffestat.rewriting import upgrade_text
+
+    data = read_bytes(path)
+    upgraded = upgrade_text(data, "<stdin>" if path == "-" else path)
+    if output is not None and (upgraded.data != data or Path(output) != Path(path)):
+        replace_file(output, upgraded.data)
+    return upgraded
 
 
 def _is_several(paths: Sequence[str | Path]) -> bool:

@@ -77,7 +77,8 @@ class Solver:
         return (*named, *[self.net] * generic)
 
 
-def _read(path: str) -> bytes:
+def read_bytes(path: str) -> bytes:
+    """Return what a file, or for `-` the standard input, holds. Raises InputError when it cannot be read."""
     try:
         return sys.stdin.buffer.read() if path == STDIN else Path(path).read_bytes()
     except OSError as error:
@@ -116,10 +117,11 @@ def inline_source(name: str, message: Any, owner: Field, findings: Iterable[Find
     """
     text = owner.values[0]
     assert isinstance(text, Message)  # from_document has read a message there
-    return _source(name, message, text, owner.place, (f for f in findings if _is_inside(f, [owner])))
+    return _source(name, message, text, owner.place, (f for f in findings if is_inside(f, [owner])))
 
 
-def _is_inside(finding: Finding, owners: Iterable[Field]) -> bool:
+def is_inside(finding: Finding, owners: Iterable[Field]) -> bool:
+    """Tell whether a finding is about something inside one of the fields."""
     where = (finding.place.line, finding.place.column)
     return any((o.line, o.column) <= where < (o.tokens[-1].line, o.tokens[-1].column) for o in owners)
 
@@ -152,7 +154,7 @@ def _solver(document: Document) -> Solver:
     owner = document.first(named[0])
     assert owner is not None
     inline = [f for name in ("net_param", "train_net_param", "test_net_param") for f in document.find(name)]
-    inside = tuple(f for f in findings if _is_inside(f, inline))
+    inside = tuple(f for f in findings if is_inside(f, inline))
     value = getattr(message, named[0])
     net = _named_net(value, owner) if isinstance(value, str) else inline_source(document.name, value, owner, inside)
     return Solver(document.name, message, net, document, tuple(f for f in findings if f not in inside), inside)
@@ -173,7 +175,7 @@ def load(path: str) -> NetSource | Solver:
 
     Raises InputError when the file cannot be read, PrototextError or SchemaError (file:line:column) when it is broken.
     """
-    document = parse(_read(path), "<stdin>" if path == STDIN else path)
+    document = parse(read_bytes(path), "<stdin>" if path == STDIN else path)
     return _solver(document) if is_solver(document) else net_source(document)
 
 

@@ -1,4 +1,4 @@
-"""Changes fillers in texts and draws weights in models anew; the policies that choose the fillers.
+"""Changes fillers in texts and draws weights in models anew; the policies that choose the fillers. Upgrades old texts.
 
 Importing this package does not import onnx; rewriting or writing an ONNX model does.
 """
@@ -7,6 +7,7 @@ from .files import Job, Outcome, find_files, rewrite_file, targets
 from .filled import Filled, FilledParam, fill_net
 from .selection import Change, change_of
 from .text import Changed, Rewritten, rewrite_text
+from .upgraded import Upgraded, upgrade_text
 
 __all__ = [
     "Change",
@@ -16,10 +17,12 @@ __all__ = [
     "Job",
     "Outcome",
     "Rewritten",
+    "Upgraded",
     "change_of",
     "fill_net",
     "find_files",
     "rewrite_file",
     "rewrite_text",
     "targets",
+    "upgrade_text",
 ]

@@ -1,0 +1,38 @@
+"""`caffestat upgrade`: nets and solvers of any age, written in Caffe's current format."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from . import options
+
+__all__ = ["upgrade"]
+
+
+@click.command(short_help="Write a prototxt in Caffe's current format.")
+@options.net_argument
+@options.output
+@click.option("--in-place", is_flag=True, help="Replace NET itself.")
+def upgrade(path: str, output: Path | None, in_place: bool) -> None:
+    """Write V0 and V1 layers, legacy inputs and a solver's solver_type in the current format.
+
+    NET is a net or a solver prototxt; - is the standard input. Comments stay, those inside of old layers move before
+    them. What is current already is not touched.
+
+    \b
+    Examples:
+      caffestat upgrade old.prototxt -o new.prototxt
+      caffestat upgrade --in-place deploy.prototxt
+      caffestat upgrade old.prototxt | diff old.prototxt -
+    """
+    from caffestat import api
+
+    if in_place and (output or path == "-"):
+        raise click.UsageError("--in-place replaces NET, which must be a file; leave out --output")
+    upgraded = api.upgrade(path, path if in_place else output)
+    for finding in upgraded.findings:
+        click.echo(f"warning: {finding}", err=True)
+    if not in_place and not output:
+        click.echo(upgraded.data, nl=False)
