@@ -1,0 +1,198 @@
+"""What a training log says about the health of a net: the first bad blob, trends, dead layers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from caffestat.errors import Place
+from caffestat.net import Net, Prediction
+
+from .reader import Key, Pass
+
+__all__ = ["Diagnosis", "Event", "Trend", "diagnose", "expected_values"]
+
+GROWTH = 1e3  # a blob that is this many times its first value has exploded
+FADED = 1e-6  # of the largest gradient of a param: what is below has vanished
+UNLIKE = 3.0  # a first value this many times off its prediction is marked
+
+
+@dataclass(frozen=True)
+class Event:
+    """The first time that a number was bad in one way: "nan", "inf", "zero", "explosion" or "vanishing"."""
+
+    kind: str
+    key: Key
+    iteration: int | None
+    line: int
+    value: float
+    before: float | None = None
+    place: Place | None = None
+
+
+@dataclass
+class Trend:
+    """How one number went over the log: first and last finite value, the largest, how many passes had it at zero."""
+
+    first: float
+    last: float
+    largest: float
+    zeros: int = 0
+    count: int = 1
+    expected: float | None = None
+
+    @property
+    def factor(self) -> float:
+        """Last ÷ first."""
+        return self.last / self.first if self.first else math.inf if self.last else 1.0
+
+    @property
+    def is_dead(self) -> bool:
+        """Whether it was zero in every pass to the end, at least the last one."""
+        return self.last == 0 and self.zeros > 0
+
+
+@dataclass
+class Diagnosis:
+    """What was found.
+
+    events   the first of each kind, by kind
+    trends   of the train net's numbers, in the order of the log
+    dead     what was zero at the end: tops and gradients of params
+    """
+
+    passes: int = 0
+    tests: int = 0
+    first_iteration: int | None = None
+    last_iteration: int | None = None
+    events: dict[str, Event] = field(default_factory=dict)
+    trends: dict[Key, Trend] = field(default_factory=dict)
+
+    @property
+    def dead(self) -> list[Key]:
+        """The tops and params' gradients that were zero in the last pass."""
+        return [key for key, trend in self.trends.items() if trend.is_dead and _can_die(key)]
+
+    @property
+    def is_healthy(self) -> bool:
+        """Whether nothing bad was found."""
+        return not self.events and not self.dead
+
+
+def _can_die(key: Key) -> bool:
+    """A loss, an accuracy or a label may well be zero, and so may a bias; a top or a weight's gradient should not."""
+    if key.direction == "backward":
+        return key.role == "param" and key.blob == "0"
+    return key.role == "top" and not any(word in key.blob.lower() for word in ("loss", "acc", "label"))
+
+
+def expected_values(net: Net, prediction: Prediction) -> tuple[dict[Key, float], dict[str, Place]]:
+    """Return what is predicted at initialisation, by the keys of a log, and where each layer stands."""
+    found: dict[Key, float] = {}
+    for node in net.nodes:
+        for index, blob in enumerate(node.tops):
+            _put(
+                found, Key("forward", node.name, "top", net.blobs[blob].name), prediction.tops.get((node.index, index))
+            )
+        for index, blob in enumerate(node.bottoms):
+            key = Key("backward", node.name, "bottom", net.blobs[blob].name)
+            _put(found, key, prediction.bottom_diffs.get((node.index, index)))
+        for index, number in enumerate(node.params):
+            name = net.params[number].display_name
+            _put(found, Key("forward", node.name, "param", name), prediction.params.get((node.index, index)))
+            key = Key("backward", node.name, "param", str(index))
+            _put(found, key, prediction.param_diffs.get((node.index, index)))
+    return found, {node.name: node.place for node in net.nodes}
+
+
+def _put(found: dict[Key, float], key: Key, moments: object) -> None:
+    value = getattr(moments, "mean_abs", None)
+    if value is not None:
+        found[key] = value
+
+
+def diagnose(
+    passes: Iterable[Pass],
+    expected: Mapping[Key, float] | None = None,
+    places: Mapping[str, Place] | None = None,
+    growth: float = GROWTH,
+) -> Diagnosis:
+    """Read passes to the end and return what they say; memory does not grow with their number.
+
+    expected, places: from `expected_values`, when the net is known
+    growth:           how many times its first value a blob must be to count as exploded
+    """
+    result = Diagnosis()
+    for one in passes:
+        if one.test_net is not None:
+            result.tests += 1
+        else:
+            _count(result, one)
+        _look(result, one, places or {}, growth)
+    for key, trend in result.trends.items():
+        trend.expected = (expected or {}).get(key)
+    return result
+
+
+def _count(result: Diagnosis, one: Pass) -> None:
+    result.passes += 1
+    if one.iteration is not None:
+        result.last_iteration = one.iteration
+        if result.first_iteration is None:
+            result.first_iteration = one.iteration
+
+
+def _look(result: Diagnosis, one: Pass, places: Mapping[str, Place], growth: float) -> None:
+    for key, value in one.values.items():
+        before = result.trends.get(key)
+        kind = _kind(key, value, before, growth)
+        if kind and kind not in result.events:
+            last = before.last if before else None
+            result.events[kind] = Event(kind, key, one.iteration, one.line, value, last, places.get(key.layer))
+        if one.test_net is None:
+            _follow(result.trends, key, value)
+    if one.test_net is None and "vanishing" not in result.events:
+        _look_for_vanishing(result, one, places)
+
+
+def _kind(key: Key, value: float, before: Trend | None, growth: float) -> str | None:
+    if math.isnan(value):
+        return "nan"
+    if math.isinf(value):
+        return "inf"
+    if value == 0 and _can_die(key):
+        return "zero"
+    is_data = key.role != "param" or key.direction == "forward"
+    if before and is_data and before.first > 0 and value > growth * before.first and not _is_output(key):
+        return "explosion"
+    return None
+
+
+def _is_output(key: Key) -> bool:
+    return "loss" in key.blob.lower()
+
+
+def _follow(trends: dict[Key, Trend], key: Key, value: float) -> None:
+    trend = trends.get(key)
+    if trend is None:
+        trends[key] = Trend(value, value, value, int(value == 0))
+        return
+    trend.count += 1
+    trend.zeros += value == 0
+    if math.isfinite(value):
+        trend.last = value
+        trend.largest = max(trend.largest, value)
+
+
+def _look_for_vanishing(result: Diagnosis, one: Pass, places: Mapping[str, Place]) -> None:
+    """Compare the gradients of all weights in one pass: the smallest must not be a millionth of the largest."""
+    diffs = {k: v for k, v in one.values.items() if k.direction == "backward" and k.role == "param" and k.blob == "0"}
+    finite = {key: value for key, value in diffs.items() if math.isfinite(value) and value > 0}
+    if len(finite) < 2:
+        return
+    key = min(finite, key=lambda k: finite[k])
+    largest = max(finite.values())
+    if finite[key] < FADED * largest:
+        place = places.get(key.layer)
+        result.events["vanishing"] = Event("vanishing", key, one.iteration, one.line, finite[key], largest, place)

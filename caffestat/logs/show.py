@@ -1,0 +1,63 @@
+"""A Diagnosis and a comparison in words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from .diagnose import UNLIKE, Diagnosis, Event, Trend
+from .reader import Key
+
+__all__ = ["diagnosis_lines"]
+
+_TELL = {
+    "nan": "is not a number",
+    "inf": "is infinite",
+    "zero": "is zero",
+    "explosion": "has exploded",
+    "vanishing": "has vanished",
+}
+_COLUMNS = f"{'':<44}{'first':>12}{'predicted':>12}{'last':>12}{'last/first':>12}"
+
+
+def diagnosis_lines(found: Diagnosis, all_trends: bool = False) -> Iterator[str]:
+    """Yield the lines of a report: what is bad first, then how every blob went (with `all_trends`, params too)."""
+    span = "" if found.first_iteration is None else f", iterations {found.first_iteration} to {found.last_iteration}"
+    yield f"{found.passes} passes of the train net{span}; {found.tests} of test nets"
+    for event in sorted(found.events.values(), key=lambda event: event.line):
+        yield _event(event)
+    for key in found.dead:
+        yield f"dead: {key} is zero at the end ({found.trends[key].zeros} of {found.trends[key].count} passes)"
+    if found.is_healthy:
+        yield "nothing bad was found"
+    shown = {key: trend for key, trend in found.trends.items() if all_trends or key.role != "param"}
+    if shown:
+        yield _COLUMNS
+        yield from (_trend(key, trend) for key, trend in shown.items())
+
+
+def _event(event: Event) -> str:
+    when = "" if event.iteration is None else f" at iteration {event.iteration}"
+    where = f" ({event.place})" if event.place else ""
+    before = (
+        ""
+        if event.before is None
+        else f", {'the largest is' if event.kind == 'vanishing' else 'before'} {event.before:g}"
+    )
+    what = f"first {event.kind}{when}, pass at line {event.line}"
+    return f"{what}: {event.key}{where} {_TELL[event.kind]}: {event.value:g}{before}"
+
+
+def _trend(key: Key, trend: Trend) -> str:
+    arrow = "↑" if key.direction == "forward" else "↓"
+    name = f"{arrow} {key.layer}/{key.blob}"
+    name = name if len(name) <= 43 else f"{name[:21]}…{name[-21:]}"
+    expected = "" if trend.expected is None else f"{trend.expected:.4g}{_mark(trend)}"
+    return f"{name:<44}{trend.first:>12.4g}{expected:>12}{trend.last:>12.4g}{trend.factor:>12.3g}"
+
+
+def _mark(trend: Trend) -> str:
+    """Mark what is far from its prediction."""
+    if not trend.expected or not trend.first:
+        return ""
+    ratio = trend.first / trend.expected
+    return "" if 1 / UNLIKE < ratio < UNLIKE else "!"
