@@ -1,4 +1,4 @@
-"""Write docs/ops.md: the ops of ONNX, and how their gradient and moments are known; --check says whether it is current."""
+"""Write docs/ops.md, a table of how each op's gradient and moments are known; with --check, only compare it."""
 
 from __future__ import annotations
 
@@ -20,10 +20,11 @@ HEAD = f"""\
 
 Made by `python docs/generate_ops.py`; do not edit.
 
-Every op of ONNX's opset {OPSET} runs forward where onnxruntime has it. *Versions* are the opsets from 7 on that changed
-it; models of any of them are brought to opset {OPSET}. *Gradient*: **rule** (one of ours), **zero** (no gradient flows
-through it), **by definition** (through the ops that ONNX defines it by), or — (GradientError; `analyze` reports what else
-there is). *Moments*: whether `theory` knows what the op does to mean and variance, or declares that it cannot tell.
+Every op of ONNX's opset {OPSET} runs forward where onnxruntime has it. *Versions* are the opsets from 7 on that
+changed it; models of any of them are brought to opset {OPSET}. *Gradient*: **rule** (one of ours), **zero** (none flows
+through it), **by definition** (through the ops that ONNX defines it by), or — (GradientError; `analyze` reports what
+else there is). *Moments*: whether `theory` knows what the op does to mean and variance, or declares that it cannot
+tell.
 
 | op | versions | gradient | moments |
 |---|---|---|---|

@@ -1,0 +1,133 @@
+"""The models that the onnx package tests single ops with: each loads, runs, and has a gradient or says why not.
+
+The check is of the whole way: load, upgrade, forward values, gradients that the stock runtime computes.
+"""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections import Counter
+from functools import cache
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from onnx import numpy_helper
+
+from caffestat.autodiff import COTANGENT, gradient
+from caffestat.errors import GradientError, InputError
+from caffestat.graph import Spec
+from caffestat.graph.load import load
+
+NAMES = """
+Abs Add AveragePool BatchNormalization Cast Ceil Celu Clip Concat Conv ConvTranspose Cos CumSum DepthToSpace Div Dropout
+Einsum Elu Erf Exp Expand Flatten Floor GRU Gather GatherElements GatherND Gelu Gemm GlobalAveragePool GlobalMaxPool
+GridSample GroupNormalization HardSigmoid HardSwish Identity InstanceNormalization LRN LSTM LayerNormalization LeakyRelu
+Log LogSoftmax LpNormalization MatMul Max MaxPool Mean Min Mish Mul Neg PRelu Pad Pow RNN Reciprocal ReduceL1 ReduceL2
+ReduceLogSumExp ReduceMax ReduceMean ReduceMin ReduceProd ReduceSum ReduceSumSquare Relu Reshape Resize Round
+ScatterElements ScatterND Selu Shape Sigmoid Sign Sin Slice Softmax Softplus Softsign SpaceToDepth Split Sqrt Squeeze
+Sub Sum Tan Tanh ThresholdedRelu Tile Transpose Trilu Unsqueeze Where
+"""
+OPS = NAMES.split()
+
+# ops with forms that have no gradient, and what the error says of them
+REASONS = {
+    "BatchNormalization": "running statistics",
+    "Einsum": "a repeated index",
+    "GridSample": "mode cubic",
+    "Resize": "has no gradient rule",
+    "ScatterElements": "reduction",
+    "ScatterND": "reduction",
+}
+DIFFERENT = "test_resize_downsample_scales_(cubic|linear)_align_corners"  # the runtime's scales are its own
+
+# no kernel for the type; a layout or a type that the runtime or its Python part does not know
+UNABLE = "NOT_IMPLEMENTED|INVALID_GRAPH|Exception during initialization|Numpy.type|Unable to handle"
+
+SETTINGS = onnxruntime.SessionOptions()
+SETTINGS.log_severity_level = 4
+SETTINGS.intra_op_num_threads = 1
+
+
+@cache
+def cases() -> dict[str, list[Any]]:
+    from onnx.backend.test.case.node import collect_testcases
+
+    found: dict[str, list[Any]] = {op: [] for op in OPS}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for case in collect_testcases(None):
+            nodes = case.model.graph.node
+            if len(nodes) == 1 and nodes[0].op_type in found and not nodes[0].domain:
+                found[nodes[0].op_type].append(case)
+    return found
+
+
+def frozen(case: Any) -> tuple[onnx.ModelProto, dict[str, np.ndarray]]:
+    """Return the model with integers, and what says sizes, as initializers, and what the other inputs are fed with."""
+    model = onnx.ModelProto()
+    model.CopyFrom(case.model)
+    feeds, inputs = {}, []
+    node = model.graph.node[0]
+    settings = set(node.input[1:3]) if node.op_type in ("Dropout", "Resize") else set()
+    for value, given in zip(model.graph.input, case.data_sets[0][0], strict=True):
+        array = numpy_helper.to_array(given) if isinstance(given, onnx.TensorProto) else np.asarray(given)
+        if Spec(array.shape, array.dtype).is_float and value.name not in settings:
+            feeds[value.name] = array
+            inputs.append(value)
+        else:
+            model.graph.initializer.append(numpy_helper.from_array(array, value.name))
+    del model.graph.input[:]
+    model.graph.input.extend(inputs)
+    return model, feeds
+
+
+def session(model: onnx.ModelProto) -> Any:
+    return onnxruntime.InferenceSession(model.SerializeToString(), SETTINGS, providers=["CPUExecutionProvider"])
+
+
+def outcome(case: Any) -> str:
+    """Return "gradient", "reason" (a GradientError), or "not run": what the runtime has no kernel for, or no tensor."""
+    op = case.model.graph.node[0].op_type
+    try:
+        model, feeds = frozen(case)
+        loaded = load(model)
+        loaded.graph.infer()
+        found = session(loaded.graph.to_onnx(loaded.arrays)).run(None, feeds)
+    except InputError:
+        return "not run"
+    except Exception as error:  # the runtime raises private types
+        assert re.search(UNABLE, str(error)), f"{case.name}: {error}"
+        return "not run"
+    compare(case, found)
+    try:
+        gradients = gradient(model)
+    except GradientError as error:
+        assert REASONS.get(op, "?") in str(error), f"{case.name}: {error}"
+        return "reason"
+    onnx.checker.check_model(gradients)
+    shapes = {value.name: value for value in gradients.graph.input if value.name.startswith(COTANGENT)}
+    for name, value in shapes.items():
+        kind = value.type.tensor_type
+        dtype = onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type)
+        feeds[name] = np.ones([dim.dim_value for dim in kind.shape.dim], dtype)
+    session(gradients).run(None, feeds)
+    return "gradient"
+
+
+def compare(case: Any, found: list[np.ndarray]) -> None:
+    if case.model.graph.node[0].op_type in ("Cast", "Dropout") or re.fullmatch(DIFFERENT, case.name):
+        return  # types that numpy cannot compare; random masks
+    for a, b in zip(found, case.data_sets[0][1], strict=True):
+        np.testing.assert_allclose(np.asarray(a, np.float64), np.asarray(b, np.float64), rtol=2e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("op", OPS)
+def test_every_model_of_the_op_has_a_gradient_or_a_reason(op: str) -> None:
+    counts = Counter(outcome(case) for case in cases()[op])
+    assert sum(counts.values()) > 0
+    assert counts["gradient"] > 0
+    assert (counts["reason"] > 0) == (op in REASONS), counts
