@@ -248,7 +248,7 @@ def _step(
         return
     end = len(tape.graph.nodes)
     try:
-        grads = region.backward(tape, dys) if region else _pull(tape, node, dys[0])
+        grads = region.backward(tape, dys) if region else _pull(tape, _as_stored(tape.graph, node), dys[0])
     except GradientError as error:
         if stops is None:
             raise
@@ -258,6 +258,11 @@ def _step(
         return
     for name, grad in zip(inputs, grads, strict=True):
         tape.accumulate(name, grad)
+
+
+def _as_stored(graph: Graph, node: Node) -> Node:
+    """Return the node with the inputs that their memory holds in the end."""
+    return replace(node, inputs=tuple(map(graph.stored, node.inputs))) if graph.overwritten else node
 
 
 def _pull(tape: Tape, node: Node, dy: str | None) -> Sequence[str | None]:

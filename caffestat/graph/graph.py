@@ -203,6 +203,13 @@ class Graph:
         self.regions.append(Region(first, len(self.nodes), tuple(inputs), outputs, backward, whole))
         return outputs
 
+    def keep(self, value: str) -> str:
+        """Return a copy of a value that stays what it is when the value is overwritten."""
+        result = self.emit("Identity", value)
+        if value in self.specs:
+            self.specs[result] = self.specs[value]
+        return result
+
     def overwrite(self, value: str, by: str) -> None:
         """Record that the framework writes `by` over `value` (in place); the graph itself keeps both."""
         if by != value:

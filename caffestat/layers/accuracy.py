@@ -69,7 +69,10 @@ class Accuracy(Layer):
         is_class = g.emit("Equal", index, g.constant(np.arange(shape[axis]).reshape(column), np.int64))
         member = g.emit("Cast", is_class, to=FLOAT)
         others = g.ints(*(i for i in range(len(shape)) if i != axis))
-        per_class = [g.emit("ReduceSum", g.emit("Mul", member, v), others, keepdims=0) for v in (hits, counts)]
+        per_class = [
+            g.emit("ReduceSum", g.emit("Mul", member, v), others, keepdims=0, noop_with_empty_axes=1)
+            for v in (hits, counts)
+        ]
         return self.share(g, total(g, hits), total(g, counts)), self.share(g, *per_class)
 
     def hits(self, g: Graph, scores: str, index: str, axis: int) -> str:

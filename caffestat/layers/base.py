@@ -66,6 +66,7 @@ class Layer:
     starts_at_zero: ClassVar[bool] = False  # `caffe train` leaves its tops at zero: Input
     passes_values: ClassVar[bool] = False  # its tops hold its bottoms' values, in another shape or order: Split, Reshape, …
     is_external: ClassVar[bool] = False  # its tops are data from outside: `lower` declares one graph input per top
+    replaces_diff: ClassVar[bool] = False  # its backward pass gives the bottom other memory for the diff: Flatten
     own_fields: ClassVar[tuple[str, ...]] = ()  # of the layer, which Caffe's schema lacks and `own` reads
     read_as: ClassVar[str] = ""  # of a type that Caffe lacks: what it is taken for, and whose it is
 
@@ -166,6 +167,11 @@ class Layer:
     @property
     def shares_memory(self) -> bool:
         """Whether the tops are the bottom's own memory in another shape, so that a later in-place layer changes both."""
+        return False
+
+    @property
+    def shares_diff(self) -> bool:
+        """Whether the tops' diffs are other memory: the bottom's, a param's, an inner net's."""
         return False
 
     def overwrites_diff(self, param: int, bottoms: Sequence[Shape]) -> bool:

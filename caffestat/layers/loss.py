@@ -277,20 +277,24 @@ class MultinomialLogisticLoss(Classified):
 
     def lower(self, g: Graph, bottoms: Sequence[str], params: Sequence[str]) -> Sequence[str]:
         shape = g.shape(bottoms[0])
-        made: dict[str, str] = {}
 
         def forward(x: str, labels: str) -> str:
-            index = class_index(g, g.reshape(labels, shape[0], 1), math.prod(shape[1:]))
-            chosen = g.emit("GatherElements", g.reshape(x, shape[0], -1), index, axis=1)
-            made["chosen"] = g.emit("Max", chosen, g.constant(LOG_THRESHOLD))
-            return g.emit("Div", g.emit("Neg", total(g, g.emit("Log", made["chosen"]))), g.constant(shape[0]))
+            logs = g.emit("Log", self.chosen(g, x, labels, shape))
+            return g.emit("Div", g.emit("Neg", total(g, logs)), g.constant(shape[0]))
 
         def gradient(tape: Tape, dy: str) -> Sequence[str | None]:
-            chosen = is_label(tape.graph, bottoms[1], math.prod(shape[1:]))
-            grad = tape.emit("Div", tape.emit("Div", dy, tape.constant(-shape[0])), made["chosen"])
-            return tape.reshape(tape.emit("Where", chosen, grad, tape.constant(0)), *shape), None
+            is_chosen = is_label(tape.graph, bottoms[1], math.prod(shape[1:]))
+            chosen = self.chosen(tape.graph, tape.stored(bottoms[0]), bottoms[1], shape)
+            grad = tape.emit("Div", tape.emit("Div", dy, tape.constant(-shape[0])), chosen)
+            return tape.reshape(tape.emit("Where", is_chosen, grad, tape.constant(0)), *shape), None
 
         return (emit_closed(g, bottoms, forward, gradient),)
+
+    def chosen(self, g: Graph, x: str, labels: str, shape: Shape) -> str:
+        """Emit max(x[label], 1e-20) as [N, 1]."""
+        index = class_index(g, g.reshape(labels, shape[0], 1), math.prod(shape[1:]))
+        chosen = g.emit("GatherElements", g.reshape(x, shape[0], -1), index, axis=1)
+        return g.emit("Max", chosen, g.constant(LOG_THRESHOLD))
 
 
 @layer("ContrastiveLoss")

@@ -25,7 +25,8 @@ class Eltwise(Layer):
     """y = Σ coeffᵢ·xᵢ, Π xᵢ or max xᵢ. (eltwise_layer.cpp)
 
     Of equal maxima the second of the first two bottoms gets the gradient, and the earlier one of any later pair.
-    Without stable_prod_grad, dxᵢ = dy · y / xᵢ, which is not a number at xᵢ = 0.
+    Without stable_prod_grad, dxᵢ = dy · y / xᵢ, which is not a number at xᵢ = 0. A product in place gives its first
+    bottom the square of the slope, and the others their slopes times that.
     """
 
     num_bottoms = (2, None)
@@ -64,14 +65,27 @@ class Eltwise(Layer):
         def forward(*factors: str) -> str:
             return reduce(lambda a, b: g.emit("Mul", a, b), factors)
 
-        def divided(tape: Tape, dy: str) -> Sequence[str | None]:
-            ratios = [tape.emit("Div", tape.stored(top), tape.stored(x)) if tape.needs(x) else None for x in bottoms]
-            return [ratio and tape.emit("Mul", ratio, dy) for ratio in ratios]
+        def gradient(tape: Tape, dy: str) -> Sequence[str | None]:
+            grads: list[str | None] = []
+            for index, x in enumerate(bottoms):
+                grad = tape.emit("Mul", self.slope(tape, bottoms, top, index), dy) if tape.needs(x) else None
+                if grad and index == 0 and self.is_in_place():
+                    slope = self.slope(tape, bottoms, top, index)
+                    dy = grad = tape.emit("Mul", slope, slope)  # Caffe writes the slope over dy first
+                grads.append(grad)
+            return grads
 
-        if self.proto.eltwise_param.stable_prod_grad:
+        if self.proto.eltwise_param.stable_prod_grad and not self.is_in_place():
             return forward(*bottoms)
-        top = emit_closed(g, bottoms, forward, divided)
+        top = emit_closed(g, bottoms, forward, gradient)
         return top
+
+    def slope(self, tape: Tape, bottoms: Sequence[str], top: str, index: int) -> str:
+        """Emit dy/dxᵢ of the product: that of the others, or y / xᵢ."""
+        stored = [tape.stored(x) for x in bottoms]
+        if not self.proto.eltwise_param.stable_prod_grad:
+            return str(tape.emit("Div", tape.stored(top), stored[index]))
+        return reduce(lambda a, b: tape.emit("Mul", a, b), stored[:index] + stored[index + 1 :])
 
     def maximum(self, g: Graph, bottoms: Sequence[str]) -> str:
         """Emit max xᵢ."""

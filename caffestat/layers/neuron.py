@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from caffestat.fill import Filler, Stream, bernoulli
+from caffestat.graph import Node
 
 from .base import Layer, Param, Shape, layer, to_filler
 from .reread import BOTTOM, TOP, emit_pulled, emit_reread, without_gradient
@@ -75,10 +76,11 @@ class PReLU(Neuron):
 
     def lower(self, g: Graph, bottoms: Sequence[str], params: Sequence[str]) -> Sequence[str]:
         rank = len(g.shape(bottoms[0]))
+        x = g.keep(bottoms[0]) if self.is_in_place() else bottoms[0]
         slope = params[0]
         if not self.proto.prelu_param.channel_shared:
             slope = g.reshape(slope, -1, *(1,) * (rank - 2))
-        return (g.emit("PRelu", bottoms[0], slope),)
+        return (g.emit("PRelu", x, slope),)
 
 
 @layer("Sigmoid")
@@ -86,7 +88,21 @@ class Sigmoid(Neuron):
     """y = 1 / (1 + e⁻ˣ); dx = dy · y · (1 - y). (sigmoid_layer.cpp)"""
 
     def lower(self, g: Graph, bottoms: Sequence[str], params: Sequence[str]) -> Sequence[str]:
-        return (emit_pulled(g, "Sigmoid", bottoms[0], TOP),)
+        def backward(tape: Tape, dys: Sequence[str | None]) -> Sequence[str | None]:
+            assert dys[0] is not None
+            return tape.pull(Node("Sigmoid", (bottoms[0],), (tape.stored(y),)), dys[0])
+
+        (y,) = g.custom_vjp(bottoms[:1], lambda x: [emit_sigmoid(g, x)], backward, "Sigmoid")
+        return (y,)
+
+
+def emit_sigmoid(g: Graph, x: str) -> str:
+    """Emit 1 / (1 + e⁻ˣ), exact for very negative x too, where the runtime's Sigmoid rounds to multiples of 6e-8.
+
+    Below 2⁻⁵⁵ it is 0, as in Caffe, which takes it from the tanh in double precision.
+    """
+    y = g.emit("Reciprocal", g.emit("Add", g.emit("Exp", g.emit("Neg", x)), g.constant(1)))
+    return g.emit("Relu", g.emit("Sub", y, g.constant(2.0**-55)))
 
 
 @layer("TanH")
@@ -155,7 +171,14 @@ class BNLL(Neuron):
     """y = log(1 + eˣ); dx = dy · σ(x). (bnll_layer.cpp)"""
 
     def lower(self, g: Graph, bottoms: Sequence[str], params: Sequence[str]) -> Sequence[str]:
-        return (emit_pulled(g, "Softplus", bottoms[0], BOTTOM),)
+        def forward(x: str) -> Sequence[str]:
+            # in double precision, as in Caffe, 1 + eˣ is 1 where eˣ is below 2⁻⁵³
+            return [g.emit("Relu", g.emit("Sub", g.emit("Softplus", x), g.constant(2.0**-53)))]
+
+        def backward(tape: Tape, dys: Sequence[str | None]) -> Sequence[str | None]:
+            return [tape.emit("Mul", dys[0] or "", tape.emit("Sigmoid", tape.stored(bottoms[0])))]
+
+        return g.custom_vjp(bottoms, forward, backward, "Softplus")
 
 
 @layer("Clip")
@@ -168,7 +191,7 @@ class Clip(Neuron):
 
         def gradient(tape: Tape, bottom: str, top: str, dy: str) -> str:
             inside = tape.emit("And", tape.emit("GreaterOrEqual", bottom, low), tape.emit("LessOrEqual", bottom, high))
-            return str(tape.emit("Where", inside, dy, tape.constant(0)))
+            return str(tape.emit("Mul", dy, tape.emit("Cast", inside, to=FLOAT)))  # of an infinite dy not a number
 
         return (emit_reread(g, bottoms[0], lambda x: g.emit("Clip", x, low, high), gradient),)
 
@@ -228,7 +251,10 @@ class Log(Neuron):
 
         def gradient(tape: Tape, bottom: str, top: str, dy: str) -> str:
             inner = shifted(tape, scaled(tape, bottom, proto.scale), proto.shift)
-            return str(tape.emit("Div", scaled(tape, dy, proto.scale / log_base), inner))
+            if not self.is_in_place():
+                return str(tape.emit("Div", scaled(tape, dy, proto.scale / log_base), inner))
+            slope = tape.emit("Div", tape.constant(proto.scale / log_base), inner)
+            return str(tape.emit("Mul", slope, slope))  # Caffe writes the slope over dy before it multiplies the two
 
         return (emit_reread(g, bottoms[0], forward, gradient),)
 
@@ -237,7 +263,8 @@ class Log(Neuron):
 class Power(Neuron):
     """y = (shift + scale·x)^power; dx = dy · power · scale · (shift + scale·x)^(power - 1). (power_layer.cpp)
 
-    For a power other than 1 and 2 Caffe takes the last factor from y / (shift + scale·x): not a number at 0 / 0.
+    For a power other than 1 and 2 Caffe takes the last factor from y / (shift + scale·x): not a number at 0 / 0. In
+    place it writes the slope over dy before it multiplies the two: dx is the slope's square, whatever dy is.
     """
 
     def lower(self, g: Graph, bottoms: Sequence[str], params: Sequence[str]) -> Sequence[str]:
@@ -255,13 +282,21 @@ class Power(Neuron):
     def gradient(self, tape: Tape, bottom: str, top: str, dy: str) -> str:
         """Emit dx from what bottom and top hold in the end."""
         proto = self.proto.power_param
-        slope = proto.power * proto.scale
-        if slope == 0 or proto.power == 1:
-            return scaled(tape, dy, slope)
+        if proto.power * proto.scale == 0:
+            return scaled(tape, dy, 0)
+        slope = self.slope(tape, bottom, top)
+        if self.is_in_place():
+            dy = slope = tape.emit("Expand", slope, tape.ints(*tape.shape(bottom)))
+        return str(tape.emit("Mul", dy, slope))
+
+    def slope(self, tape: Tape, bottom: str, top: str) -> str:
+        """Emit dy/dx, as one number where it is the same everywhere."""
+        proto = self.proto.power_param
+        factor = proto.power * proto.scale
+        if proto.power == 1:
+            return str(tape.constant(factor))
         inner = shifted(tape, scaled(tape, bottom, proto.scale), proto.shift)
-        if proto.power == 2:
-            return str(tape.emit("Mul", dy, scaled(tape, inner, slope)))
-        return str(tape.emit("Mul", dy, scaled(tape, tape.emit("Div", top, inner), slope)))
+        return scaled(tape, inner if proto.power == 2 else tape.emit("Div", top, inner), factor)
 
 
 @layer("Swish")
@@ -273,7 +308,7 @@ class Swish(Neuron):
         gates: list[str] = []  # σ(βx), which Caffe keeps a copy of
 
         def forward(x: str) -> str:
-            gates.append(g.emit("Sigmoid", scaled(g, x, beta)))
+            gates.append(emit_sigmoid(g, scaled(g, x, beta)))
             return g.emit("Mul", x, gates[0])
 
         def gradient(tape: Tape, bottom: str, top: str, dy: str) -> str:

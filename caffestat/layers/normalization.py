@@ -199,9 +199,17 @@ class MVN(Layer):
             dy, graph = dys[0], tape.graph
             assert dy is not None
             top = graph.stored(y)  # an in-place layer may have written over it
+            if self.is_in_place():
+                return [self.in_place_gradient(graph, top, dy, spread, axes)]
             along = graph.emit("ReduceMean", graph.emit("Mul", dy, top), axes, keepdims=1)
             rest = graph.emit("Sub", center(graph, dy), graph.emit("Mul", top, along))
             return [graph.emit("Div", rest, spread)]
 
         y, spread = g.custom_vjp([x], forward, backward)
         return [y]
+
+    def in_place_gradient(self, g: Graph, y: str, dy: str, spread: str, axes: str) -> str:
+        """Emit -2 · mean(dy · y) · (y + Σ y) / (deviation + eps): Caffe writes over dy while it still reads it."""
+        along = g.emit("ReduceMean", g.emit("Mul", dy, y), axes, keepdims=1)
+        total = g.emit("Add", y, g.emit("ReduceSum", y, axes, keepdims=1))
+        return g.emit("Div", g.emit("Mul", g.emit("Mul", along, total), g.constant(-2)), spread)

@@ -31,6 +31,7 @@ class _Recurrent(Layer):
     num_tops = (1, None)
     states: ClassVar[int]  # blobs that a timestep hands to the next
     gates: ClassVar[int]  # hidden vectors that the products give: num_output times this
+    shares_diff = True
 
     @property
     def param(self) -> Any:
@@ -237,25 +238,33 @@ def emit_unit(g: Graph, before: str, gates: str, cont: str) -> Sequence[str]:
     inner: dict[str, str] = {}
 
     def forward(before: str, gates: str) -> Sequence[str]:
-        i, f, o, g_ = g.emit_many("Split", gates, count=4, axis=-1, num_outputs=4)
-        i, f, o = (g.emit("Sigmoid", value) for value in (i, f, o))
-        f, g_ = g.emit("Mul", f, cont), g.emit("Tanh", g_)
-        cell = g.emit("Add", g.emit("Mul", f, before), g.emit("Mul", i, g_))
-        inner.update(i=i, f=f, o=o, g=g_)
-        return [g.declare(v, g.shape(before)) for v in (cell, g.emit("Mul", o, g.emit("Tanh", cell)))]
+        inner.update(_emit_gates(g, gates, cont))
+        kept = g.emit("Mul", inner["f"], before)
+        cell = g.emit("Add", kept, g.emit("Mul", inner["i"], inner["g"]))
+        return [g.declare(v, g.shape(before)) for v in (cell, g.emit("Mul", inner["o"], g.emit("Tanh", cell)))]
 
     def backward(tape: Tape, dys: Sequence[str | None]) -> Sequence[str | None]:
+        # Caffe computes the gates once more, from what an in-place layer may have written over their inputs
+        held = tape.stored(gates)
+        at = inner if held == gates else _emit_gates(tape.graph, held, cont)
         dh = dys[1] or tape.zeros_like(hidden)
         squashed = tape.emit("Tanh", tape.stored(cell))
-        through = tape.emit("Mul", tape.emit("Mul", dh, inner["o"]), _tanh_slope(tape, squashed))
+        through = tape.emit("Mul", tape.emit("Mul", dh, at["o"]), _tanh_slope(tape, squashed))
         dc = tape.emit("Add", through, dys[0]) if dys[0] else through
-        sides = {"i": (dc, inner["g"]), "f": (dc, before), "o": (dh, squashed)}
-        parts = [_gate_grad(tape, *sides[gate], inner[gate]) for gate in "ifo"]
-        inward = tape.emit("Mul", tape.emit("Mul", dc, inner["i"]), _tanh_slope(tape, inner["g"]))
-        return [tape.emit("Mul", dc, inner["f"]), tape.emit("Concat", *parts, inward, axis=-1)]
+        sides = {"i": (dc, at["g"]), "f": (dc, tape.stored(before)), "o": (dh, squashed)}
+        parts = [_gate_grad(tape, *sides[gate], at[gate]) for gate in "ifo"]
+        inward = tape.emit("Mul", tape.emit("Mul", dc, at["i"]), _tanh_slope(tape, at["g"]))
+        return [tape.emit("Mul", dc, at["f"]), tape.emit("Concat", *parts, inward, axis=-1)]
 
     cell, hidden = g.custom_vjp([before, gates], forward, backward)
     return cell, hidden
+
+
+def _emit_gates(g: Graph, inputs: str, cont: str) -> dict[str, str]:
+    """Emit the gates i, cont · f, o and g from the quarters of their inputs."""
+    i, f, o, g_ = g.emit_many("Split", inputs, count=4, axis=-1, num_outputs=4)
+    i, f, o = (g.emit("Sigmoid", value) for value in (i, f, o))
+    return {"i": i, "f": g.emit("Mul", f, cont), "o": o, "g": g.emit("Tanh", g_)}
 
 
 def _tanh_slope(tape: Tape, y: str) -> str:

@@ -53,12 +53,13 @@ class _Operand(Layer):
     def view(self, g: Graph, bottoms: Sequence[str], operands: Sequence[str]) -> tuple[str, list[str]]:
         """Return the bottom as [outer, D, inner…] and the operands as [D]."""
         shape = g.shape(bottoms[0])
+        x = g.keep(bottoms[0]) if self.is_in_place() else bottoms[0]
         axis, covered = self.covered([g.shape(bottom) for bottom in bottoms])
         flat = [g.reshape(operand, prod(covered)) for operand in operands]
         if axis == 1 and len(covered) == 1:
-            return bottoms[0], flat
+            return x, flat
         view = (prod(shape[:axis]), prod(covered), prod(shape[axis + len(covered) :]))
-        return g.reshape(bottoms[0], *view), flat
+        return g.reshape(x, *view), flat
 
 
 @layer("Scale")
@@ -103,8 +104,9 @@ def emit_affine(g: Graph, x: str, scale: str, bias: str, hint: str) -> str:
     def backward(tape: Tape, dys: Sequence[str | None]) -> Sequence[str | None]:
         dy, graph = dys[0], tape.graph
         assert dy is not None
-        dx = graph.emit("Mul", dy, channel_column(graph, scale, len(graph.shape(x)))) if tape.needs(x) else None
-        dscale = channel_dot(graph, dy, x) if tape.needs(scale) else None
+        column = channel_column(graph, tape.stored(scale), len(graph.shape(x)))
+        dx = graph.emit("Mul", dy, column) if tape.needs(x) else None
+        dscale = channel_dot(graph, dy, tape.stored(x)) if tape.needs(scale) else None
         return [dx, dscale, channel_sum(graph, dy) if tape.needs(bias) else None]
 
     (y,) = g.custom_vjp([x, scale, bias], lambda value, by, plus: [channel_affine(g, value, by, plus, hint)], backward)

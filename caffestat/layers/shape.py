@@ -43,6 +43,10 @@ class Concat(Layer):
     def shares_memory(self) -> bool:
         return len(self.proto.bottom) == 1
 
+    @property
+    def shares_diff(self) -> bool:
+        return self.shares_memory
+
     def axis(self, rank: int) -> int:
         """Return the axis, counted from the front."""
         proto = self.proto.concat_param
@@ -78,6 +82,10 @@ class Slice(Layer):
     @property
     def shares_memory(self) -> bool:
         return self.top_count == 1
+
+    @property
+    def shares_diff(self) -> bool:
+        return self.shares_memory
 
     def axis(self, rank: int) -> int:
         """Return the axis, counted from the front."""
@@ -148,6 +156,8 @@ class Reshaping(Layer):
 class Flatten(Reshaping):
     """y = x with the axes `axis` to `end_axis` made one. (flatten_layer.cpp)"""
 
+    replaces_diff = True
+
     def tops(self, bottoms: Sequence[Shape]) -> tuple[Shape, ...]:
         self.refuse_in_place()
         (shape,) = bottoms
@@ -162,6 +172,8 @@ class Flatten(Reshaping):
 class Reshape(Reshaping):
     """y = x with `num_axes` axes from `axis` on replaced by `shape`: 0 copies the bottom's axis, -1 is what remains.
     (reshape_layer.cpp)"""
+
+    shares_diff = True
 
     def replaced(self, rank: int) -> tuple[int, int]:
         """Return the first axis that is replaced and the one after the last."""
@@ -366,6 +378,8 @@ class Parameter(Layer):
     """y = a learnable blob of the given shape, which Caffe leaves at zero. (parameter_layer.hpp)"""
 
     num_bottoms = (0, 0)
+
+    shares_diff = True
 
     def shape(self) -> Shape:
         """Return the blob's shape."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Any
 
 from caffestat.autodiff import backward
 from caffestat.errors import NetError
@@ -55,9 +56,10 @@ def lower(net: Net, provider: str = "cpu") -> Lowered:
     lowered = Lowered(Graph(provider))
     values = _Values(lowered.graph)
     readers = Counter(_owner(net, number) for node in net.nodes for number in node.params)
+    moved = {blob for node in net.nodes if node.layer.replaces_diff and node.need_backward for blob in node.bottoms}
     for node in net.nodes:
         if node.is_known and all(blob in values for blob in node.bottoms):
-            _lower_node(net, node, lowered, values, readers)
+            _lower_node(net, node, lowered, values, readers, moved)
     _refuse_nothing(net, lowered)
     return lowered
 
@@ -86,11 +88,19 @@ class _Values(dict[int, str]):
 
     def overwrite(self, blob: int, old: str, new: str) -> None:
         """Let an in-place layer write `new` over `old`: every blob in the same memory reads it from now on."""
-        self._graph.overwrite(old, new)
+        self._overwrite(old, new)
         for other in sorted(self._memory.get(blob, {blob}) - {blob}):
             before = self[other]
             self[other] = self._seen_through(before, new)
-            self._graph.overwrite(before, self[other])
+            self._overwrite(before, self[other])
+
+    def _overwrite(self, old: str, new: str) -> None:
+        """Record that `new` stands in the memory of `old`, and of what layers have read of it in another shape."""
+        g = self._graph
+        views = [node for node in g.nodes if node.inputs[:1] == (old,) and _is_view(g, node)]
+        g.overwrite(old, g.reshape(new, *g.shape(old)))
+        for view in views:
+            self._overwrite(view.outputs[0], g.reshape(new, *g.shape(view.outputs[0])))
 
     def _seen_through(self, before: str, new: str) -> str:
         """Return `new` in the shape of `before`; its gradient is that of `before`: diffs are not overwritten."""
@@ -104,12 +114,19 @@ class _Values(dict[int, str]):
         return g.declare(seen, shape)
 
 
+def _is_view(g: Graph, node: Any) -> bool:
+    return (node.op == "Reshape" and node.outputs[0] in g.specs) or node.outputs[0] in g.detached
+
+
 def _owner(net: Net, number: int) -> int:
     owner = net.params[number].owner
     return number if owner is None else owner
 
 
-def _lower_node(net: Net, node: Node, lowered: Lowered, values: _Values, readers: Counter[int]) -> None:
+def _lower_node(
+    net: Net, node: Node, lowered: Lowered, values: _Values, readers: Counter[int], moved: set[int]
+) -> None:
+    """Emit one layer; `moved` are the blobs whose diffs lie no longer where layers that share memory look for them."""
     g = lowered.graph
     bottoms = [_bottom(net, node, index, lowered, values[blob]) for index, blob in enumerate(node.bottoms)]
     params = [_param(net, node, index, lowered, readers) for index in range(len(node.params))]
@@ -117,13 +134,16 @@ def _lower_node(net: Net, node: Node, lowered: Lowered, values: _Values, readers
     tops = node.layer.lower(g, bottoms, params)
     lowered.feeds[node.index] = tuple(g.inputs)[before:]
     taken = {*values.values(), *bottoms}
+    held = dict(values)
     for index, (value, blob, shape) in enumerate(zip(tops, node.tops, node.top_shapes, strict=True)):
         if value in taken or value in g.inputs:  # every top needs a value, and so a gradient, of its own
             value = g.emit("Identity", value)
         taken.add(value)
+        if blob in moved and node.layer.shares_diff:
+            value = g.detach(value)
         lowered.tops[node.index, index] = values[blob] = g.declare(value, shape or ())
         if blob in node.bottoms:
-            values.overwrite(blob, bottoms[node.bottoms.index(blob)], value)
+            values.overwrite(blob, held[blob], value)
     if node.layer.shares_memory:
         values.share(node.bottoms[0], node.tops)
 

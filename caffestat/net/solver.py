@@ -261,6 +261,8 @@ class _DiffSum:
             owner = net.params[number].owner
             owner = number if owner is None else owner
             diff = runner.tensors.get(("param_diff", node, index))
+            if net.nodes[node].overwrites_diff(index):
+                before.pop(owner, None)
             if diff is not None:
                 sums[owner] = diff + before[owner] if owner in before else diff
             measured.param_diffs[node, index] = _mean_abs(sums.get(owner))

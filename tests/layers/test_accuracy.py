@@ -106,3 +106,11 @@ def test_argmax_along_an_axis(axis, values):
     )
     wanted = np.apply_along_axis(lambda row: best(row.tolist(), 2)[values], axis, x)
     np.testing.assert_array_equal(result.tops[0], wanted)
+
+
+def test_accuracy_per_class_of_scores_without_other_axes():
+    label = np.float32([2])
+    it = layer("Accuracy", "accuracy_param { axis: 0 }", tops=2)
+    share, per_class = run(it, [np.float32([1, 3, 5, 4]), label], dys=[np.float32(0), np.zeros(4, np.float32)]).tops
+    assert share == 1
+    np.testing.assert_array_equal(per_class, [0, 0, 1, 0])

@@ -48,12 +48,14 @@ def test_eltwise_product(stable, count):
     assert np.isnan(result.bottoms[1][0, 0, 0, 0]) != stable
 
 
-def test_eltwise_product_in_place_reads_the_product():
+@pytest.mark.parametrize("stable", [True, False])
+def test_eltwise_product_in_place_reads_the_product_and_writes_over_dy(stable):
     a, b, dy = values(0), values(1), values(9)
-    params = "eltwise_param { operation: PROD stable_prod_grad: false }"
+    params = f"eltwise_param {{ operation: PROD stable_prod_grad: {str(stable).lower()} }}"
     result = run(layer("Eltwise", params, 2, top="b0"), [a, b], dys=[dy])
-    np.testing.assert_allclose(result.bottoms[0], dy, rtol=1e-6)
-    np.testing.assert_allclose(result.bottoms[1], dy * a, rtol=1e-5)
+    da = b * b if stable else np.ones(SHAPE)
+    np.testing.assert_allclose(result.bottoms[0], da, rtol=1e-5)
+    np.testing.assert_allclose(result.bottoms[1], da * (a * b if stable else a), rtol=1e-5)
 
 
 def test_eltwise_maximum_with_ties():

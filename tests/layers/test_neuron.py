@@ -101,9 +101,26 @@ def test_value_and_gradient(type_name, params, f, slope, in_place):
         beta, gate = SWISH[params], 1 / (1 + np.exp(-SWISH[params] * x))
         wanted = dy * (beta * y + gate * (1 - beta * y))
     else:
-        # in place Caffe's backward pass finds y where x was
-        wanted = dy * slope(y if in_place else x, y)
+        # in place Caffe's backward pass finds y where x was, and these write their slope where dy was
+        factor = slope(y if in_place else x, y)
+        wanted = factor * (factor if in_place and type_name in ("Log", "Power") else dy)
     np.testing.assert_allclose(result.bottoms[0], wanted, rtol=1e-5, atol=2e-6)
+
+
+@pytest.mark.parametrize(("type_name", "f"), [("Sigmoid", lambda x: 1 / (1 + np.exp(-x))), ("BNLL", np.logaddexp)])
+def test_tails_keep_their_digits_and_end_in_zero(type_name, f):
+    """What looks at signs or logarithms behind them tells 1e-9 from 0."""
+    x = np.array([-41.0, -30, -20, -12, 3], np.float32)
+    expected = f(x.astype(np.float64), *[0] * (type_name == "BNLL"))
+    expected[0] = 0
+    np.testing.assert_allclose(run(layer(type_name), [x]).tops[0], expected, rtol=2e-3)
+    np.testing.assert_allclose(run(layer(type_name), [x]).tops[0][2:], expected[2:], rtol=1e-6)
+
+
+def test_clip_multiplies_by_zero():
+    x, dy = np.float32([2, 0.5, 2]), np.float32([np.inf, 3, 3])
+    result = run(layer("Clip", "clip_param { min: 0 max: 1 }"), [x], dys=[dy])
+    np.testing.assert_array_equal(result.bottoms[0], [np.nan, 3, 0])
 
 
 def test_power_without_shift_divides_by_zero_as_caffe_does():

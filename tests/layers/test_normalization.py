@@ -201,3 +201,13 @@ def test_mvn(shape, variance, channels):
 def test_refuses(it, shape, found):
     with pytest.raises(NetError, match=rf"net.prototxt:7: layer 'l' \({it.type}\): .*{found}"):
         it.tops([shape])
+
+
+def test_mvn_in_place_writes_over_the_gradient_that_it_reads():
+    x, dy = values(2, 3, 4, 5), values(2, 3, 4, 5, seed=1)
+    it = make('name: "l" type: "MVN" bottom: "x" top: "x"')
+    result = run(it, [x], dys=[dy])
+    y, axes = result.tops[0], (2, 3)
+    along = (dy * y).mean(axes, keepdims=True)
+    expected = -2 * along * (y + y.sum(axes, keepdims=True)) / (x.std(axes, keepdims=True) + 1e-9)
+    np.testing.assert_allclose(result.bottoms[0], expected, rtol=1e-3, atol=1e-5)

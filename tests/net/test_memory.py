@@ -1,0 +1,122 @@
+"""Gradients where Caffe's layers share or write over each other's memory, against numpy."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from caffestat import net
+from caffestat.fill import Stream
+from caffestat.net.source import net_source
+from caffestat.prototext import parse
+
+DATA = """layer { name: "x" type: "DummyData" top: "x" dummy_data_param {
+  shape { dim: 3 dim: 4 dim: 2 } data_filler { type: "gaussian" std: 1 } } }
+"""
+PRODUCT = 'inner_product_param { num_output: 5 weight_filler { type: "gaussian" std: 0.5 } }'
+LOSS = "loss_weight: 1 reduction_param { operation: SUMSQ coeff: 0.5 }"
+
+
+def layer(kind: str, bottoms: str, top: str, params: str = "") -> str:
+    ends = " ".join(f'bottom: "{name}"' for name in bottoms.split())
+    return f'layer {{ name: "{kind}{top}" type: "{kind}" {ends} top: "{top}" {params} }}\n'
+
+
+class Ran:
+    """A net after one iteration: its tensors by layer name, its params by position."""
+
+    def __init__(self, *layers: str) -> None:
+        self.net = net.build(net_source(parse((DATA + "".join(layers)).encode(), "net")))
+        stream = Stream(7)
+        self.params = net.draw_params(self.net, stream)
+        self.runner = net.Runner(self.net, self.params, fetch=True)
+        self.measured = self.runner.run(net.draw_feeds(self.runner, stream, np.random.default_rng(7)))
+        self.numbers = {node.name: node.index for node in self.net.nodes}
+
+    def top(self, name: str) -> np.ndarray:
+        return self.runner.tensors["top", self.numbers[name], 0]
+
+    def diff(self, name: str, bottom: int = 0) -> np.ndarray:
+        return self.runner.tensors["bottom_diff", self.numbers[name], bottom]
+
+    def param_diff(self, name: str) -> np.ndarray:
+        return self.runner.tensors["param_diff", self.numbers[name], 0]
+
+
+@pytest.mark.parametrize(("axis", "adds"), [(0, False), (1, True)])
+def test_scale_of_one_row_writes_over_the_gradient_of_those_that_share_its_param(axis, adds):
+    params = f'scale_param {{ axis: {axis} num_axes: {2 - axis} }} param {{ name: "s" }}'
+    scales = [layer("Scale", "x", top, params) for top in "ab"]
+    ran = Ran(*scales, layer("Reduction", "a", "la", LOSS), layer("Reduction", "b", "lb", LOSS))
+    x = ran.top("x")
+    one = (x * x).sum((0, 2)) if axis else (x * x).sum(2)
+    np.testing.assert_allclose(ran.param_diff("Scaleb"), one, rtol=1e-5)
+    np.testing.assert_allclose(ran.param_diff("Scalea"), 2 * one if adds else one, rtol=1e-5)
+
+
+def test_weights_see_what_was_written_over_their_bottom():
+    """Reshape shares memory, so that the layer in place behind it changes what the product reads once more."""
+    ran = Ran(
+        layer("AbsVal", "x", "y"),
+        layer("InnerProduct", "y", "p", PRODUCT),
+        layer("Reshape", "y", "r", "reshape_param { shape { dim: 3 dim: 8 } }"),
+        layer("Exp", "r", "r", "exp_param { scale: -1 }"),
+        layer("Reduction", "p", "l", LOSS),
+    )
+    dy, written = ran.diff("Reductionl"), np.exp(-np.abs(ran.top("x")))
+    np.testing.assert_allclose(ran.param_diff("InnerProductp"), dy.T @ written.reshape(3, 8), rtol=1e-5)
+
+
+def test_maxima_stay_where_they_were():
+    ran = Ran(
+        layer("Reshape", "x", "y", "reshape_param { shape { dim: 3 dim: 1 dim: 4 dim: 2 } }"),
+        layer("Power", "y", "z", "power_param { scale: 2 }"),
+        layer("Pooling", "z", "p", "pooling_param { pool: MAX global_pooling: true }"),
+        layer("Reshape", "z", "r", "reshape_param { shape { dim: 3 dim: 8 } }"),
+        layer("Exp", "r", "r", "exp_param { scale: -1 }"),
+        layer("Reduction", "p", "l", LOSS),
+        "force_backward: true",
+    )
+    z = 2 * ran.top("x").reshape(3, 8)
+    expected = np.where(z == z.max(1, keepdims=True), z, 0)
+    np.testing.assert_allclose(ran.diff("Poolingp").reshape(3, 8), expected, rtol=1e-6)
+
+
+def test_no_gradient_reaches_a_reshape_behind_which_flatten_stands():
+    """Flatten gives its bottom other memory for the diff, and Reshape looks for it in its own bottom's."""
+    product = layer("InnerProduct", "x", "p", PRODUCT)
+    reshape = layer("Reshape", "p", "r", "reshape_param { shape { dim: 0 dim: 1 dim: -1 } }")
+    straight = Ran(product, reshape, layer("Reduction", "r", "l", LOSS))
+    assert np.abs(straight.param_diff("InnerProductp")).min() > 0
+    ran = Ran(product, reshape, layer("Flatten", "r", "f"), layer("Reduction", "f", "l", LOSS))
+    number = ran.numbers["InnerProductp"]
+    assert ran.measured.param_diffs[number, 0] == 0
+    assert ran.measured.bottom_diffs[ran.numbers["Flattenf"], 0] > 0
+
+
+def test_a_layer_without_backward_overwrites_all_the_same():
+    """What a Bias in place writes over the cell state counts in LSTMUnit's backward pass, though Bias has none."""
+    source = 'dummy_data_param {{ shape {{ dim: 1 dim: 3 dim: {0} }} data_filler {{ type: "gaussian" std: 1 }} }}'
+    ran = Ran(
+        layer("DummyData", "", "c", source.format(2)),
+        layer("DummyData", "", "g", source.format(8)),
+        layer("DummyData", "", "on", "dummy_data_param { shape { dim: 1 dim: 3 } data_filler { value: 1 } }"),
+        layer("Scale", "g", "i", "scale_param { axis: 2 }"),
+        'layer { name: "unit" type: "LSTMUnit" bottom: "c" bottom: "i" bottom: "on" top: "cell" top: "h" }\n',
+        layer("Bias", "cell", "cell", "bias_param { filler { value: 0.7 } }"),
+        layer("Reduction", "h", "l", LOSS),
+    )
+    gate = 1 / (1 + np.exp(-ran.top("DummyDatag")[0, :, 4:6]))
+    dh, cell = ran.diff("Reductionl")[0], ran.top("Biascell")[0]
+    expected = dh * np.tanh(cell) * gate * (1 - gate)
+    np.testing.assert_allclose(ran.diff("unit", 1)[0, :, 4:6], expected, rtol=1e-4)
+
+
+def test_in_place_mvn_gives_its_blob_four_axes():
+    ran = Ran(
+        layer("Convolution", "x", "y", "convolution_param { num_output: 5 kernel_size: 1 }"),
+        layer("MVN", "y", "y", "mvn_param { normalize_variance: false }"),
+        layer("Reduction", "y", "l", LOSS),
+    )
+    assert ran.top("MVNy").shape == (3, 5, 2, 1)
+    assert ran.param_diff("Convolutiony").shape == (5, 4, 1)
