@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 
 import numpy as np
 
@@ -19,6 +19,10 @@ _CACHED = 1 << 21
 _SAME_ELEMENTS = {"Identity", "Reshape", "Transpose", "Flatten", "Squeeze", "Unsqueeze"}
 _NON_NEGATIVE = {"Abs", "Exp", "Relu", "Sigmoid", "Softmax", "Softplus", "Sqrt"}
 _KEEPS_SIGN = {"AveragePool", "Concat", "GlobalAveragePool", "MaxPool"}
+
+
+def _chunks(items: Sequence[str], size: int) -> list[Sequence[str]]:
+    return [items[start : start + size] for start in range(0, len(items), size)]
 
 
 def _rows(count: int) -> int:
@@ -48,9 +52,10 @@ class Statistics:
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
         self._producers: dict[str, Node] = {name: node for node in graph.nodes for name in node.outputs}
-        self._columns: dict[tuple[str, str], int] = {}
-        self._scalars: list[str] = []
-        self._keys: dict[Hashable, tuple[int, float]] = {}
+        self._sums: dict[tuple[str, str], str] = {}
+        self._scalars: dict[str, int] = {}  # one element each, and of how many axes
+        self._order: list[str] = []
+        self._keys: dict[Hashable, tuple[str, float]] = {}
 
     def mean_abs(self, key: Hashable, value: str) -> None:
         """Ask for mean |x|."""
@@ -66,29 +71,37 @@ class Statistics:
 
     def finish(self) -> None:
         """Emit the output vector; nothing when no one asked."""
-        if self._scalars:
-            self.graph.outputs.append(self.graph.emit("Concat", *self._scalars, axis=0, hint=self.OUTPUT))
+        g = self.graph
+        parts = []
+        for rank in sorted(set(self._scalars.values())):
+            same = [name for name, found in self._scalars.items() if found == rank]
+            self._order += same
+            # one node of thousands of inputs makes the runtime's set-up slow
+            parts += [g.reshape(g.emit("Concat", *chunk, axis=0), -1) for chunk in _chunks(same, 64)]
+        if parts:
+            g.outputs.append(g.emit("Concat", *parts, axis=0, hint=self.OUTPUT))
 
     def read(self, outputs: Mapping[str, np.ndarray]) -> dict[Hashable, float]:
         """Return each key's number from the outputs of a run."""
         if not self._keys:
             return {}
-        vector = outputs[self.OUTPUT]
-        return {key: float(vector[column]) / divisor for key, (column, divisor) in self._keys.items()}
+        found = dict(zip(self._order, outputs[self.OUTPUT].tolist(), strict=True))
+        return {key: found[name] / divisor for key, (name, divisor) in self._keys.items()}
 
     def _add(self, key: Hashable, kind: str, value: str, divisor: float) -> None:
         root = self._root(value)
-        if (kind, root) not in self._columns:
-            self._columns[kind, root] = len(self._scalars)
-            count = math.prod(self.graph.shape(value))
-            self._scalars.append((self._sum_abs if kind == "abs" else self._sum_squares)(root, count))
-        self._keys[key] = self._columns[kind, root], divisor
+        if (kind, root) not in self._sums:
+            sum_up = self._sum_abs if kind == "abs" else self._sum_squares
+            self._sums[kind, root] = sum_up(root, math.prod(self.graph.shape(value)))
+        self._keys[key] = self._sums[kind, root], divisor
 
     def _root(self, value: str) -> str:
         """Return the value that this one only renames, reshapes or transposes."""
+        root = value
         while (node := self._producers.get(value)) and node.op in _SAME_ELEMENTS:
             value = node.inputs[0]
-        return value
+            root = value if value in self.graph.specs else root
+        return root
 
     def _is_non_negative(self, value: str) -> bool:
         """Tell whether the ops in front leave no negative element."""
@@ -101,23 +114,30 @@ class Statistics:
         return True
 
     def _sum_abs(self, value: str, count: int) -> str:
-        """Emit sum |x|, of shape [1]."""
+        """Emit sum |x|, one element."""
         g = self.graph
         if count <= _DIRECT:
-            return g.emit("ReduceL1", g.reshape(value, count), g.ints(0), keepdims=1)
+            return self._sum_directly("ReduceL1", value)
         rows = _in_rows(g, value, count)
         if self._is_non_negative(value):
             return self._sum_rows("ReduceSum", rows)
         return self._sum_rows("ReduceSum", g.emit("Abs", rows)) if count <= _CACHED else self._sum_rows("ReduceL1", rows)
 
     def _sum_squares(self, value: str, count: int) -> str:
-        """Emit sum x², of shape [1]."""
-        g = self.graph
+        """Emit sum x², one element."""
         if count <= _DIRECT:
-            return g.emit("ReduceSumSquare", g.reshape(value, count), g.ints(0), keepdims=1)
-        rows = _in_rows(g, value, count)
-        return self._sum_rows("ReduceSum", g.emit("Mul", rows, rows))
+            return self._sum_directly("ReduceSumSquare", value)
+        rows = _in_rows(self.graph, value, count)
+        return self._sum_rows("ReduceSum", self.graph.emit("Mul", rows, rows))
+
+    def _sum_directly(self, op: str, value: str) -> str:
+        rank = len(self.graph.shape(value))
+        result = self.graph.emit(op, value if rank else self.graph.reshape(value, 1), keepdims=1)
+        self._scalars[result] = max(rank, 1)
+        return result
 
     def _sum_rows(self, op: str, rows: str) -> str:
         partial = self.graph.emit(op, rows, self.graph.ints(1), keepdims=0)
-        return self.graph.emit("ReduceSum", partial, self.graph.ints(0), keepdims=1)
+        result = self.graph.emit("ReduceSum", partial, self.graph.ints(0), keepdims=1)
+        self._scalars[result] = 1
+        return result
