@@ -29,7 +29,7 @@ _PENDING = 64  # passes that wait for the line that numbers them
 
 
 class Key(NamedTuple):
-    """Which number: direction "forward" or "backward", layer, role "top", "bottom" or "param", the blob's name or index."""
+    """Which number: direction "forward" or "backward", layer, role "top", "bottom" or "param", blob's name or index."""
 
     direction: str
     layer: str

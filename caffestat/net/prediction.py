@@ -10,7 +10,7 @@ import numpy as np
 
 from caffestat.fill import Filler, Stream, fan, msra_std, xavier_spread
 from caffestat.theory import Gradient, Moments, Signal, Source, Walk, propagate
-from caffestat.theory.normal import NODES, WEIGHTS, cdf, quantiles
+from caffestat.theory.quadrature import NODES, WEIGHTS, cdf, quantiles
 
 from .lower import Lowered, lower
 from .model import Net, Node

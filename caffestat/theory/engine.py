@@ -10,7 +10,7 @@ import numpy as np
 
 from caffestat.graph import Graph, Node
 
-from .normal import NODES, quantiles
+from .quadrature import NODES, quantiles
 from .signal import UNKNOWN, Gradient, Signal
 
 __all__ = ["Walk", "backward_moments", "has_rule", "moments", "propagate", "unpredicted"]

@@ -9,7 +9,7 @@ from functools import cached_property
 
 import numpy as np
 
-from .normal import ABS_NORMAL, NODES, Array, correlation_for, cross_moment, expect
+from .quadrature import ABS_NORMAL, NODES, Array, correlation_for, cross_moment, expect
 
 __all__ = ["UNKNOWN", "Gradient", "Moments", "Signal", "Source", "Term", "normal"]
 

@@ -9,7 +9,7 @@ from functools import reduce
 
 import numpy as np
 
-from .normal import ABS_NORMAL, NODES, WEIGHTS, Array, common_part, cross_moment, expect
+from .quadrature import ABS_NORMAL, NODES, WEIGHTS, Array, common_part, cross_moment, expect
 from .signal import Gradient, Signal, Source, flatten, normal
 
 __all__ = [

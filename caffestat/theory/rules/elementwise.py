@@ -12,7 +12,7 @@ import numpy as np
 from caffestat.graph import Node
 
 from ..engine import Walk, backward_moments, moments
-from ..normal import NODES, WEIGHTS, Array, cdf, cross_moment, expect, quantiles, ranks
+from ..quadrature import NODES, WEIGHTS, Array, cdf, cross_moment, expect, quantiles, ranks
 from ..signal import Gradient, Signal, Term, flatten
 from ..sums import batch_and_places, reduced
 from .linear import known
@@ -287,48 +287,51 @@ def elementwise_backward(walk: Walk, node: Node, dys: Gradients) -> Gradients:
         if name in walk.graph.constants or not name:
             result.append(None)
             continue
-        slope = grid.expand(_slope(node, grid, index))
+        slope = _slope(node, grid, index)
         grads = {source: _pulled(grid, grid.axes[index], term, slope, u) for source, term in dy.terms.items()}
-        result.append(_unbroadcast(walk, node, name, dy, y, Gradient(grads), slope, signals))
+        result.append(_unbroadcast(walk, node, name, dy, Gradient(grads), slope))
     return result
 
 
-def _slope(node: Node, grid: _Grid, index: int) -> Array:
-    """Return ∂f/∂x by central differences: at a kink the mean of both sides, as the quadrature wants it."""
+def _slope(node: Node, grid: _Grid, index: int) -> Term:
+    """Return ∂f/∂x over the grid by differences: at a kink both sides count half."""
     points = grid.points[index]
     step = _STEP * max(float(np.ptp(points)), abs(float(points.flat[0])), 1e-6) / 12
-    ends = []
-    for sign in (1, -1):
-        moved = [p + sign * step if i == index else p for i, p in enumerate(grid.points)]
-        ends.append(_function(node)(*moved))
-    return np.nan_to_num((ends[0] - ends[1]) / (2 * step), posinf=0.0, neginf=0.0)
+    here, above, below = (
+        _function(node)(*[p + move * step if i == index else p for i, p in enumerate(grid.points)])
+        for move in (0, 1, -1)
+    )
+    sides = [grid.expand(np.nan_to_num(d / step, posinf=0.0, neginf=0.0)) for d in (above - here, here - below)]
+    left, right = sides
+    return Term((left + right) / 2, (left**2 + right**2) / 2, (np.abs(left) + np.abs(right)) / 2)
 
 
-def _pulled(grid: _Grid, axis: int | None, term: Term, slope: Array, u: Array | None) -> Term:
+def _pulled(grid: _Grid, axis: int | None, term: Term, slope: Term, u: Array | None) -> Term:
     """Return E[term · slope | u of the input]; `u` is the output's rank over the grid, None for the input's own."""
     here = Term(term.mean[:, None], term.second[:, None], term.absolute[:, None]) if u is None else term.at(u)
-    products = (here.mean * slope, here.second * slope**2, here.absolute * np.abs(slope))
-    return Term(*(grid.given(part, axis) for part in products))
+    product = here.times(slope)
+    return Term(*(grid.given(part, axis) for part in (product.mean, product.second, product.absolute)))
 
 
-def _unbroadcast(
-    walk: Walk, node: Node, name: str, dy: Gradient, y: Signal, dx: Gradient, slope: Array, signals: Sequence[Signal]
-) -> Gradient:
+def _unbroadcast(walk: Walk, node: Node, name: str, dy: Gradient, dx: Gradient, slope: Term) -> Gradient:
     """Return the gradient of an input smaller than the output: summed over the places that share it."""
     tops, shape = walk.shape(node.outputs[0]), walk.shape(name)
-    size = math.prod(shape)
-    if not tops or size >= math.prod(tops):
+    if not tops or math.prod(shape) >= math.prod(tops):
         return dx
-    count = math.prod(tops) / max(size, 1)
+    y, count = known(walk.signal(node.outputs[0])), math.prod(tops) / max(math.prod(shape), 1)
+    window = _shared_places(tops, shape, count)
+    if slope.mean.shape[1] > 1:  # the slope is in dx already, which then depends on nothing else
+        return Gradient.of(reduced(None, 1.0, 1.0, dx, y, count, window))
+    other = Signal(slope.mean[:, 0], y.rho_space, y.rho_batch)
+    return Gradient.of(reduced(other, other.cross_space, other.cross_batch, dy, y, count, window))
+
+
+def _shared_places(tops: tuple[int, ...], shape: tuple[int, ...], count: float) -> tuple[int, ...]:
+    """Return (samples, 1, places…) of the elements that one element of the smaller input meets."""
     samples, places = batch_and_places(tops)
-    keeps_batch = len(shape) == len(tops) and shape[0] == samples and samples > 1
-    other = Signal(np.ones_like(NODES)) if slope.shape[1] > 1 else Signal(slope[:, 0], y.rho_space, y.rho_batch)
-    moved = dy if slope.shape[1] == 1 else dx
-    window = (
-        (1, 1, int(count)) if keeps_batch else (samples, 1, *tops[2:]) if count >= samples * places else (int(count), 1)
-    )
-    source = reduced(other, other.cross_space, other.cross_batch, moved, y, count, window)
-    return Gradient.of(source)
+    if len(shape) == len(tops) and shape[0] == samples and samples > 1:
+        return 1, 1, int(count)
+    return (samples, 1, *tops[2:]) if count >= samples * places else (int(count), 1)
 
 
 @moments("Cast", "Identity")

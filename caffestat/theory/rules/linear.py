@@ -11,7 +11,7 @@ import numpy as np
 from caffestat.graph import Node
 
 from ..engine import Walk, backward_moments, moments
-from ..normal import Array
+from ..quadrature import Array
 from ..signal import Gradient, Signal
 from ..sums import batch_and_places, reduced, slide, taps, through_weights, weighted_sum
 
@@ -28,16 +28,9 @@ def _windows(walk: Walk, node: Node, image: str, places: str) -> list[Array]:
     """Return one matrix per spatial axis: which element of `image` each of `places` meets."""
     sizes, stops = walk.shape(image)[2:], walk.shape(places)[2:]
     kernel = node.get("kernel_shape") or walk.shape(node.inputs[1])[2:]
-    ones = [1] * len(sizes)
-    axes = zip(
-        sizes,
-        stops,
-        kernel,
-        node.get("strides") or ones,
-        node.get("pads") or [0, *ones],
-        node.get("dilations") or ones,
-        strict=False,
-    )
+    ones, pads = [1] * len(sizes), node.get("pads") or [0] * len(sizes)
+    strides, dilations = node.get("strides") or ones, node.get("dilations") or ones
+    axes = zip(sizes, stops, kernel, strides, pads, dilations, strict=False)  # of the pads, those before
     return [taps(*axis) for axis in axes]
 
 

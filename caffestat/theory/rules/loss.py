@@ -12,7 +12,7 @@ import numpy as np
 from caffestat.graph import Node
 
 from ..engine import Walk, backward_moments, moments
-from ..normal import NODES, Array, expect, quantiles
+from ..quadrature import NODES, Array, expect, quantiles
 from ..signal import Gradient, Signal, Source, Term
 from .linear import known
 

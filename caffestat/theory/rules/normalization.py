@@ -10,9 +10,9 @@ import numpy as np
 from caffestat.graph import Node
 
 from ..engine import Walk, backward_moments, moments
-from ..normal import NODES, Array, expect
+from ..quadrature import NODES, WEIGHTS, Array, expect
 from ..signal import Gradient, Signal, Source, Term, factor, normal
-from ..sums import channel_mean_square
+from ..sums import channel_mean_square, taps
 from .elementwise import elementwise, elementwise_backward
 from .linear import known
 
@@ -72,15 +72,20 @@ def _along(dy: Gradient, y: Signal, shape: tuple[int, ...]) -> float:
 
 @moments("LRN")
 def lrn(walk: Walk, node: Node) -> Sequence[Signal]:
-    """y = x / (k + α/n Σ x²)^β, the other n - 1 channels' squares at their mean."""
+    """y = x / (k + α/n Σ x²)^β: E[y² | x] over the other n - 1 channels, which are independent."""
     x = known(walk.signal(node.inputs[0]))
-    values = x.values * _lrn_base(node, x) ** -node.get("beta", 0.75)
+    values = x.values * np.sqrt(_lrn_base(walk, node, x) ** (-2 * node.get("beta", 0.75)) @ WEIGHTS)
     return [Signal(values, x.rho_space, x.rho_batch, x.relief, x.latent)]
 
 
-def _lrn_base(node: Node, x: Signal) -> Array:
-    size = node.get("size")
-    return np.asarray(node.get("bias", 1.0) + node.get("alpha", 1e-4) / size * (x.values**2 + (size - 1) * x.second))
+def _lrn_base(walk: Walk, node: Node, x: Signal) -> Array:
+    """Return k + α/n Σ x² at [nodes of u, nodes of the others' sum], that sum taken for lognormal."""
+    size, channels, squares = node.get("size"), walk.shape(node.inputs[0])[1], x.values**2
+    others = float(taps(channels, channels, size, 1, (size - 1) // 2).sum()) / channels - 1
+    spread = expect(squares**2) / max(expect(squares) ** 2, 1e-300) - 1
+    width = math.sqrt(math.log1p(max(spread, 0.0) / max(others, 1.0)))
+    total = others * expect(squares) * np.exp(width * NODES - width**2 / 2)
+    return np.asarray(node.get("bias", 1.0) + node.get("alpha", 1e-4) / size * (squares[:, None] + total))
 
 
 @backward_moments("LRN")
@@ -89,9 +94,8 @@ def lrn_backward(walk: Walk, node: Node, dys: Gradients) -> Gradients:
     dy, x = dys[0], known(walk.signal(node.inputs[0]))
     assert dy is not None
     size, beta = node.get("size"), node.get("beta", 0.75)
-    base = _lrn_base(node, x)
-    side = 2 * node.get("alpha", 1e-4) * beta / size * x.values * base ** (-beta - 1)
-    own = base**-beta - side * x.values
-    others = (size - 1) * side**2 * x.second
-    second = own**2 + others
-    return [dy.times(Term(own, second, np.sqrt(second)))]
+    base = _lrn_base(walk, node, x)
+    side = 2 * node.get("alpha", 1e-4) * beta / size * x.values[:, None] * base ** (-beta - 1)
+    own = base**-beta - side * x.values[:, None]
+    second = (own**2 + (size - 1) * side**2 * x.second) @ WEIGHTS
+    return [dy.times(Term(own @ WEIGHTS, second, np.sqrt(second)))]

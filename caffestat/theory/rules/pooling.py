@@ -11,7 +11,7 @@ import numpy as np
 from caffestat.graph import Node
 
 from ..engine import Walk, backward_moments, moments
-from ..normal import (
+from ..quadrature import (
     ABS_NORMAL,
     NODES,
     WEIGHTS,
@@ -36,12 +36,10 @@ _UNION = 1.5
 def _windows(walk: Walk, node: Node) -> list[Array]:
     """Return per spatial axis which elements each window holds."""
     sizes, places = walk.shape(node.inputs[0])[2:], walk.shape(node.outputs[0])[2:]
-    ones = [1] * len(sizes)
+    ones, pads = [1] * len(sizes), node.get("pads") or [0] * len(sizes)
+    strides, dilations = node.get("strides") or ones, node.get("dilations") or ones
     kernel = node.get("kernel_shape") or sizes
-    axes = zip(
-        sizes, places, kernel, node.get("strides") or ones, node.get("pads") or [0, *ones][:1] * len(sizes),
-        node.get("dilations") or ones, strict=False,
-    )  # fmt: skip
+    axes = zip(sizes, places, kernel, strides, pads, dilations, strict=False)  # of the pads, those before
     return [taps(*axis) for axis in axes]
 
 
@@ -130,7 +128,9 @@ def _won(term: Term, wins: Array, covered: float, alike: float) -> Term:
     both = max(covered * (covered - 1), 0.0) * wins**_UNION
     second = covered * wins * term.second + both * alike * term.mean**2
     several = np.sqrt(1 + max(covered - 1, 0.0) * (1 - alike) * wins)
-    return Term(covered * wins * term.mean, second, covered * wins * term.absolute / several)
+    # where windows leave gaps, the relief says that nothing arrives there
+    reached = max(covered, math.sqrt(covered))
+    return Term(covered * wins * term.mean, second, reached * wins * term.absolute / several)
 
 
 def _averaging(walk: Walk, node: Node) -> list[Array]:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from caffestat.graph import Node
 
 from ..engine import Walk, backward_moments, moments, unpredicted
-from ..normal import expect
+from ..quadrature import expect
 from ..signal import Gradient, Signal, Source
 from ..sums import pair_sum
 from .linear import known

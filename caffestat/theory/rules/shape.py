@@ -11,7 +11,7 @@ import numpy as np
 from caffestat.graph import Node
 
 from ..engine import Walk, backward_moments, moments, unpredicted
-from ..normal import WEIGHTS, Array, expect, quantiles, ranks
+from ..quadrature import WEIGHTS, Array, expect, quantiles, ranks
 from ..signal import ONE, Gradient, Signal, Source, Term, flatten
 from ..sums import reduced
 from .linear import known, relief_of
@@ -120,13 +120,13 @@ def concat(walk: Walk, node: Node) -> Sequence[Signal]:
 
 @backward_moments("Concat")
 def concat_backward(walk: Walk, node: Node, dys: Gradients) -> Gradients:
-    """dxᵢ = the part of dy that stands over it."""
+    """dxᵢ = the part of dy that stands over it: other elements, and so sources of their own."""
     dy, y = dys[0], known(walk.signal(node.outputs[0]))
     assert dy is not None
     result: list[Gradient | None] = []
     for value in node.inputs:
         u = ranks(known(walk.signal(value)).values, y.values)
-        part = Gradient({source: term.at(u) for source, term in dy.terms.items()}, dy.known)
+        part = Gradient({replace(source): term.at(u) for source, term in dy.terms.items()}, dy.known)
         result.append(gradient_in_shape(part, walk.shape(value)))
     return result
 
