@@ -1,0 +1,55 @@
+"""Prints prediction and measurement of nets side by side: `python models/experiments/show.py [NET…]`.
+
+Without arguments the three experiments of this folder. Every number is a mean absolute value, as Caffe's debug_info
+prints it; gains are of amplitudes.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from caffestat.net import Measurement, Net, Prediction, build, measure, predict, read_net
+from caffestat.net.gains import gains
+
+HERE = Path(__file__).parent
+EXPERIMENTS = ("relu_xavier", "relu_gaussian", "sigmoid_gaussian")
+SEED = 1701
+
+HEADER = (
+    f"{'layer':<10}{'|x| predicted':>14}{'measured':>12}{'|dx| predicted':>16}{'measured':>12}"
+    f"{'gain':>8}{'product':>10}{'back':>8}{'product':>10}"
+)
+
+
+def table(net: Net, prediction: Prediction, measured: Measurement) -> Iterator[str]:
+    """Yield a line for each layer with weights: what enters the next one, and the gradient that leaves it below."""
+    yield HEADER
+    last = {blob: (node.index, top) for node in net.nodes for top, blob in enumerate(node.tops)}
+    for gain in gains(net, prediction):
+        top, bottom = last[net.nodes[gain.node].tops[0]], (gain.node, 0)
+        pairs = [(prediction.tops[top].mean_abs, measured.tops[top])]
+        if bottom in prediction.bottom_diffs:
+            pairs.append((prediction.bottom_diffs[bottom].mean_abs, measured.bottom_diffs[bottom]))
+        (forward, found), (backward, back) = pairs[0], pairs[1] if len(pairs) > 1 else (math.nan, math.nan)
+        amplitudes = (gain.forward, gain.product, gain.backward, gain.product_backward)
+        roots = [math.sqrt(value) if value is not None else math.nan for value in amplitudes]
+        yield (
+            f"{gain.layer:<10}{forward:>14.4g}{found:>12.4g}{backward:>16.4g}{back:>12.4g}"
+            f"{roots[0]:>8.3f}{roots[1]:>10.2g}{roots[2]:>8.3f}{roots[3]:>10.2g}"
+        )
+
+
+def main(paths: list[str]) -> None:
+    """Print one table per net."""
+    for path in paths or [str(HERE / f"{name}.prototxt") for name in EXPERIMENTS]:
+        net = build(read_net(path))
+        print(f"{Path(path).name}")
+        print("\n".join(table(net, predict(net), measure(net, seed=SEED))))
+        print()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
