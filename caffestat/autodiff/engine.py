@@ -268,7 +268,13 @@ def _as_stored(graph: Graph, node: Node) -> Node:
 def _pull(tape: Tape, node: Node, dy: str | None) -> Sequence[str | None]:
     if node.captured:
         raise GradientError(f"no gradient flows through the subgraphs of {node.op} (value {node.outputs[0]})")
-    return tape.pull(node, dy or tape.zeros_like(node.outputs[0]))
+    try:
+        return tape.pull(node, dy or tape.zeros_like(node.outputs[0]))
+    except KeyError as error:
+        if error.args[0] not in (*node.inputs, *node.outputs):
+            raise
+        unknown = f"the shape of {error.args[0]} is not known"
+        raise GradientError(f"{node.op} (value {node.outputs[0]}): {unknown}") from error
 
 
 def _block(tape: Tape, values: Iterable[str], stop: int) -> None:

@@ -12,7 +12,7 @@ from onnx import helper, numpy_helper
 
 from .convert import spec_of
 from .graph import IR_VERSION, OPSET, Graph, Node, Spec
-from .nodes import expand_function, to_proto, type_of
+from .nodes import expand_function, subgraphs, to_proto, type_of
 
 __all__ = ["FOLDED", "infer_node", "infer_nodes"]
 
@@ -46,6 +46,8 @@ def infer_node(graph: Graph, node: Node) -> bool:
 
 
 def _output_specs(graph: Graph, node: Node) -> dict[str, Spec]:
+    if node.op == "If" and not node.domain:
+        return _branch_specs(node)
     known = {name: type_of(graph.specs[name]) for name in node.inputs if name in graph.specs}
     if node.domain or node.captured or len(known) < len({name for name in node.inputs if name}):
         return {}
@@ -63,6 +65,13 @@ def _output_specs(graph: Graph, node: Node) -> dict[str, Spec]:
         return {}
     found = ((name, spec_of(kind)) for name, kind in types.items())
     return {name: spec for name, spec in found if spec is not None}
+
+
+def _branch_specs(node: Node) -> dict[str, Spec]:
+    """Return what both branches of an If say of their outputs."""
+    branches = [[spec_of(value.type) for value in graph.output] for graph in subgraphs(node)]
+    outputs = zip(node.outputs, *branches, strict=False)
+    return {name: specs[0] for name, *specs in outputs if specs[0] is not None and len(set(specs)) == 1}
 
 
 def _specs_by_definition(graph: Graph, node: Node) -> dict[str, Spec]:

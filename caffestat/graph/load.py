@@ -24,6 +24,7 @@ from .fans import find_uses
 from .graph import OPSET, Graph, Node, Shape, Spec
 from .infer import FOLDED, infer_node
 from .nodes import default_of, expand_function, from_proto, given_names, to_proto
+from .sequences import Sequences, whole_sequences
 from .tensors import read_tensor
 from .upgrade import OLDEST, upgrade
 
@@ -205,10 +206,13 @@ class _Loader:
         """Append what each node of the model says in opset 22, except what is a constant."""
         names = {tuple(node.output): node.name for node in self.proto.graph.node}
         counts: Counter[str] = Counter()
+        outputs = [value.name for value in self.proto.graph.output]
+        sequences = Sequences(self.graph, whole_sequences(self.nodes, outputs))
         for original in self.nodes:
             first = len(self.graph.nodes)
             for node in self.current(self.typed(original)):
-                self.add(node)
+                for plain in sequences.lower(node):
+                    self.add(plain)
             name = names.get(original.outputs, "") or f"{original.op}_{counts[original.op]}"
             counts[original.op] += 1
             last = len(self.graph.nodes)

@@ -199,6 +199,20 @@ def test_weights_in_constant_nodes_are_params() -> None:
     assert "scale" in loaded.graph.constants
 
 
+def test_sequences_of_known_length_go() -> None:
+    nodes = [
+        node("SplitToSequence", ["x", "four"], ["pieces"], axis=1),
+        node("SequenceAt", ["pieces", "last"], ["y"]),
+        node("ConcatFromSequence", ["pieces"], ["z"], axis=1),
+    ]
+    loaded = load(model(nodes, {"x": (2, 9)}, ["y", "z"], {"four": np.array(4), "last": np.array(-1)}))
+    assert [op.op for op in loaded.graph.nodes] == ["Split", "Identity", "Concat"]
+    x = normal(2, 9)
+    y, z = loaded_outputs(loaded, {"x": x})
+    np.testing.assert_array_equal(y, x[:, 8:])
+    np.testing.assert_array_equal(z, x)
+
+
 def test_nodes_in_another_order() -> None:
     proto = model([node("Neg", ["a"], ["y"]), node("Relu", ["x"], ["a"])], {"x": (2, 3)}, ["y"])
     assert [op.op for op in load(proto).graph.nodes] == ["Relu", "Neg"]

@@ -1,0 +1,108 @@
+"""`gradient`: names, types and defaults of the model that it returns, and what it refuses."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from caffestat.autodiff import gradient
+from caffestat.errors import GradientError, InputError
+
+from ..graph.models import model, normal, run, value
+from ..graph.test_load import conditional
+
+node = helper.make_node
+X, W, B = normal(2, 3), normal(3, 4, seed=1), normal(4, seed=2)
+
+
+def linear(opset: int = 22) -> onnx.ModelProto:
+    """h = x·w + b, y = tanh(h), z = Σ y²; i picks rows of y."""
+    nodes = [
+        node("MatMul", ["x", "w"], ["p"]),
+        node("Add", ["p", "b"], ["h"]),
+        node("Tanh", ["h"], ["y"]),
+        node("Mul", ["y", "y"], ["square"]),
+        node("ReduceSum", ["square"], ["z"], keepdims=0),
+        node("ArgMax", ["y"], ["best"], axis=1),
+    ]
+    proto = model(nodes, {"x": (2, 3)}, ["y", "z"], {"w": W, "b": B}, opset)
+    proto.graph.output.append(value("best", None, TensorProto.INT64))
+    return proto
+
+
+def test_defaults() -> None:
+    found = gradient(linear())
+    onnx.checker.check_model(found, full_check=True)
+    assert [item.name for item in found.graph.input] == ["x", "cotangent/y", "cotangent/z"]
+    assert [item.name for item in found.graph.output] == ["y", "z", "best", "grad/x", "grad/w", "grad/b"]
+    dy, dz = normal(2, 4, seed=5), np.array(0.7, np.float32)
+    out = run(found, {"x": X, "cotangent/y": dy, "cotangent/z": dz})
+    y = np.tanh(X @ W + B)
+    dh = (dy + 2 * dz * y) * (1 - y * y)
+    np.testing.assert_allclose(out["grad/x"], dh @ W.T, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(out["grad/w"], X.T @ dh, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(out["grad/b"], dh.sum(0), rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(out["z"], (y * y).sum(), rtol=1e-5)
+
+
+def test_chosen_outputs_and_values() -> None:
+    found = gradient(linear(), outputs=["z"], wrt=["h", "y", "z"])
+    assert [item.name for item in found.graph.input] == ["x", "cotangent/z"]
+    out = run(found, {"x": X, "cotangent/z": np.array(1, np.float32)})
+    y = np.tanh(X @ W + B)
+    np.testing.assert_allclose(out["grad/h"], 2 * y * (1 - y * y), rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(out["grad/y"], 2 * y, rtol=1e-4)
+    assert out["grad/z"] == 1
+
+
+def test_what_no_output_depends_on_has_a_gradient_of_zero() -> None:
+    proto = linear()
+    proto.graph.input.append(value("spare", (5, 2)))
+    out = run(gradient(proto, wrt=["spare"]), {
+        "x": X, "spare": normal(5, 2), "cotangent/y": normal(2, 4), "cotangent/z": np.array(1, np.float32)
+    })
+    np.testing.assert_array_equal(out["grad/spare"], np.zeros((5, 2)))
+
+
+def test_a_scalar_initializer_has_a_gradient() -> None:
+    proto = model([node("Mul", ["x", "s"], ["y"])], {"x": (2, 3)}, ["y"], {"s": np.array(3, np.float32)})
+    out = run(gradient(proto), {"x": X, "cotangent/y": np.ones((2, 3), np.float32)})
+    np.testing.assert_allclose(out["grad/s"], X.sum(), rtol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float64])
+def test_types_stay_the_models_own(dtype: type) -> None:
+    kind = helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
+    nodes = [node("MatMul", ["x", "w"], ["h"]), node("Sigmoid", ["h"], ["y"])]
+    proto = model(nodes, [value("x", (2, 3), kind)], [], {"w": W.astype(dtype)})
+    proto.graph.output.append(value("y", None, kind))
+    out = run(gradient(proto), {"x": X.astype(dtype), "cotangent/y": np.ones((2, 4), dtype)})
+    y = 1 / (1 + np.exp(-(X @ W)))
+    assert out["grad/w"].dtype == dtype
+    np.testing.assert_allclose(out["grad/w"], X.T @ (y * (1 - y)), rtol=1e-2, atol=1e-3)
+
+
+def test_open_sizes_have_to_be_said() -> None:
+    proto = model([node("Softmax", ["x"], ["y"])], {"x": ["N", "C"]}, ["y"])
+    with pytest.raises(InputError, match="--shape x=1,1"):
+        gradient(proto)
+    assert len(gradient(proto, shapes={"x": (2, 3)}).graph.output) == 2
+
+
+def test_refusals() -> None:
+    with pytest.raises(InputError, match="'best' is no floating-point output"):
+        gradient(linear(), outputs=["best"])
+    with pytest.raises(InputError, match="no value 'ghost'"):
+        gradient(linear(), wrt=["ghost"])
+    with pytest.raises(GradientError, match="'best' holds int64"):
+        gradient(linear(), wrt=["best"])
+    with pytest.raises(GradientError, match=r"no gradient rule for op Det .value y."):
+        gradient(model([node("Det", ["x"], ["y"])], {"x": (3, 3)}, ["y"]))
+
+
+def test_no_gradient_passes_a_subgraph_unnoticed() -> None:
+    """x is not among the inputs of the If, but its branches read it."""
+    with pytest.raises(GradientError, match=r"no gradient flows through the subgraphs of If .value y."):
+        gradient(conditional())
