@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from caffestat.report import Report
     from caffestat.rewriting import Filled, Outcome, Upgraded
 
-__all__ = ["DEFAULT_SEED", "analyze", "convert", "debug", "fill", "rewrite", "upgrade"]
+__all__ = ["DEFAULT_SEED", "analyze", "convert", "debug", "fill", "load_plugin", "rewrite", "upgrade"]
 
 DEFAULT_SEED = 1701  # when neither the user nor a solver says one; fixed, so that a run can be repeated
 _NAMED = 5  # layers that a warning names one by one
@@ -283,6 +283,16 @@ def rewrite(
         if watch:
             watch(outcomes[-1], len(files))
     return outcomes
+
+
+def load_plugin(path: str) -> None:
+    """Run a Python file whose `@layer` classes are layer types of its own; docs/plugins.md shows one.
+
+    Raises InputError, with the line that fails, when it cannot be run.
+    """
+    from caffestat.layers import load_plugin as load
+
+    load(path)
 
 
 def upgrade(path: str, output: str | Path | None = None) -> Upgraded:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import sys
 from typing import Any
 
 import click
@@ -44,8 +45,18 @@ class _Commands(click.Group):
             return super().invoke(ctx)
         except CaffestatError as error:
             raise _Failure(str(error)) from error
+        except Exception as error:
+            if message := _blame_plugin(error):
+                raise _Failure(message) from error
+            raise
         except KeyboardInterrupt:
             ctx.exit(_INTERRUPTED)
+
+
+def _blame_plugin(error: Exception) -> str | None:
+    """Return the message of an error that a plugin is to blame for."""
+    plugins = sys.modules.get("caffestat.layers.plugins")  # without it there is none
+    return plugins.blame(error) if plugins else None
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})

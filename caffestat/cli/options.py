@@ -76,6 +76,14 @@ def _pairs(ctx: click.Context, param: click.Parameter, value: tuple[tuple[str, A
     return dict(value)
 
 
+def _load(ctx: click.Context, param: click.Parameter, value: tuple[str, ...]) -> None:
+    if value:
+        from caffestat import api
+
+        for path in value:
+            api.load_plugin(path)
+
+
 net_argument = click.argument("path", metavar="NET")
 
 output = click.option(
@@ -97,6 +105,17 @@ shapes = click.option(
 )
 
 batch = click.option("--batch", type=click.IntRange(min=1), metavar="N", help="Batch size of all data blobs.")
+
+
+
+plugin = click.option(
+    "--plugin",
+    multiple=True,
+    metavar="FILE.py",
+    callback=_load,
+    expose_value=False,
+    help="A Python file with layer types of your own; repeatable.",
+)
 
 seed = click.option(
     "--seed",
@@ -135,6 +154,7 @@ _STATE = (
     click.option("--level", type=int, metavar="N", help="Level for include and exclude rules."),
     shapes,
     batch,
+    plugin,
 )
 
 _VALUES = (

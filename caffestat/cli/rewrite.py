@@ -37,6 +37,7 @@ _CHANGED, _FAILED = 1, 2
 )
 @options.shapes
 @options.batch
+@options.plugin
 def rewrite(paths: tuple[str, ...], diff: bool, check: bool, **settings: Any) -> None:
     """Change the fillers of nets and solvers in place, and not one byte else.
 

@@ -17,5 +17,17 @@ from . import (  # noqa: F401  registers their layer types
 )
 from .base import Layer, Param, Shape, layer, layer_class, layer_types, read_param, to_filler
 from .data import Source
+from .plugins import load_plugin
 
-__all__ = ["Layer", "Param", "Shape", "Source", "layer", "layer_class", "layer_types", "read_param", "to_filler"]
+__all__ = [
+    "Layer",
+    "Param",
+    "Shape",
+    "Source",
+    "layer",
+    "layer_class",
+    "layer_types",
+    "load_plugin",
+    "read_param",
+    "to_filler",
+]

@@ -212,7 +212,14 @@ def layer(name: str) -> Callable[[type[Layer]], type[Layer]]:
 
 
 def layer_class(name: str) -> type[Layer] | None:
-    """Return the class registered for a type name, None for an unknown one."""
+    """Return the class registered for a type name, None for an unknown one.
+
+    What installed packages announce is imported when a type is not known without.
+    """
+    if name not in _TYPES:
+        from .plugins import load_entry_points
+
+        load_entry_points()
     return _TYPES.get(name)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -241,11 +241,13 @@ def _given_shapes(layer: Layer) -> tuple[Shape | None, ...]:
 
 def _tops_and_params(layer: Layer, bottoms: list[Shape]) -> tuple[tuple[Shape | None, ...], tuple[Param, ...]]:
     tops, params = layer.tops(bottoms), layer.params(bottoms)
+    if not isinstance(tops, Sequence):
+        raise layer.error(f"its class {type(layer).__qualname__} returns {tops!r} for the shapes of its tops")
     if len(tops) != layer.top_count:
         raise layer.error(f"its class {type(layer).__qualname__} returns {len(tops)} shapes for {layer.top_count} tops")
     if len(layer.proto.param) > len(params):
         raise layer.error(f"has {len(layer.proto.param)} `param` entries for {len(params)} params; remove the others")
-    return tops, params
+    return tuple(tops), params
 
 
 def _own_fields(source: NetSource) -> Iterable[Field]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -130,8 +130,10 @@ def _lower_node(
     g = lowered.graph
     bottoms = [_bottom(net, node, index, lowered, values[blob]) for index, blob in enumerate(node.bottoms)]
     params = [_param(net, node, index, lowered, readers) for index in range(len(node.params))]
-    before = len(g.inputs)
+    before, first = len(g.inputs), len(g.nodes)
     tops = node.layer.lower(g, bottoms, params)
+    if not type(node.layer).__module__.startswith("caffestat."):
+        _check_outsider(node, g, first, tops)
     lowered.feeds[node.index] = tuple(g.inputs)[before:]
     taken = {*values.values(), *bottoms}
     held = dict(values)
@@ -146,6 +148,28 @@ def _lower_node(
             values.overwrite(blob, held[blob], value)
     if node.layer.shares_memory:
         values.share(node.bottoms[0], node.tops)
+
+
+def _check_outsider(node: Node, g: Graph, first: int, tops: Sequence[str]) -> None:
+    """Raise NetError when a layer type from a plugin emits what cannot be computed, or not of the shapes it says."""
+    from caffestat.graph.faults import find_fault  # imports onnx
+
+    fault = find_fault(g, g.nodes[first:])
+    if not fault and len(tops) != len(node.tops):
+        fault = f"it returns {len(tops)} values for {len(node.tops)} tops"
+    fault = fault or _shape_fault(node, g, tops)
+    if fault:
+        raise node.layer.error(f"`lower` of its class {type(node.layer).__qualname__}: {fault}")
+
+
+def _shape_fault(node: Node, g: Graph, tops: Sequence[str]) -> str | None:
+    g.infer()
+    for value, shape in zip(tops, node.top_shapes, strict=True):
+        found = g.specs.get(value)
+        if found is None or found.shape != shape:
+            made = f"a value of shape {found.shape}" if found else f"{value!r}, which nothing computes"
+            return f"it returns {made} for a top of shape {shape} by its `tops`"
+    return None
 
 
 def _bottom(net: Net, node: Node, index: int, lowered: Lowered, value: str) -> str:

@@ -107,7 +107,7 @@ def footer(report: Report, table: Iterable[Row]) -> Iterator[str]:
         yield f"L1 norm of all params {norms.data_l1:.6g}, of their gradients {norms.diff_l1:.6g}"
         yield f"L2 norm of all params {norms.data_l2:.6g}, of their gradients {norms.diff_l2:.6g}"
     if not totals.is_complete:
-        yield "Layers of unknown type (shape ?) and what depends on them are left out of the totals."
+        yield "Layers of unknown shape (?) and what depends on them are left out of the totals."
     params = [row.fans for row in table if row.fans]
     if any((p.caffe_fan_in, p.caffe_fan_out) != (p.fan_in, p.fan_out) for p in params):
         yield "fan-in, fan-out: as Caffe's fillers count them, in parentheses the true number where it differs."
