@@ -7,7 +7,7 @@ RUN := $(BIN)/python
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check lint types proto golden bench gpu-check wheel clean
+.PHONY: help demo test check lint types proto golden docs bench gpu-check wheel clean
 
 help:  ## list the targets
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
@@ -32,6 +32,10 @@ proto: $(VENV)/.dev  ## write caffestat/schema/caffe_pb2.py from proto/caffe.pro
 
 golden: $(VENV)/.test  ## write the expected outputs of reports and commands anew; look at the diff
 	$(RUN) -m pytest tests/report tests/cli tests/test_docs.py --refresh
+
+docs: $(VENV)/.test  ## write the generated pages of docs/ anew
+	$(RUN) docs/generate_layers.py
+	$(RUN) docs/generate_ops.py
 
 bench: $(VENV)/.dev  ## time the debug pass against torch, which has to be installed
 	$(RUN) benchmarks/debug_pass.py

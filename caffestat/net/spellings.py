@@ -14,7 +14,7 @@ from caffestat.schema import caffe_pb2
 
 from .upgrade import Entry
 
-__all__ = ["take_spellings"]
+__all__ = ["MEANINGS", "take_spellings"]
 
 
 def _round_mode(param: Any, value: Any) -> None:
@@ -35,6 +35,10 @@ _SPELLINGS: dict[tuple[str, str], tuple[str, Callable[[Any, Any], None]]] = {
 }
 
 
+MEANINGS = {key: meaning for key, (meaning, _) in _SPELLINGS.items()}
+"""What forks' fields are taken as, by the message of the layer and the field."""
+
+
 def take_spellings(entries: Iterable[Entry]) -> tuple[list[Finding], set[Field]]:
     """Set what forks' fields mean in the layers; return a note on each spelling, at its first use, and the fields.
 
@@ -44,10 +48,9 @@ def take_spellings(entries: Iterable[Entry]) -> tuple[list[Finding], set[Field]]
     taken: set[Field] = set()
     for entry in entries:
         for key, field in _spelled(entry.text):
-            meaning, _ = _SPELLINGS[key]
             _take(entry, key, field)
             taken.add(field)
-            notes.setdefault(key, Finding(field.place, f"{key[1]} in {key[0]} is a fork's, taken as {meaning}"))
+            notes.setdefault(key, Finding(field.place, f"{key[1]} in {key[0]} is a fork's, taken as {MEANINGS[key]}"))
     return list(notes.values()), taken
 
 

@@ -1,0 +1,149 @@
+"""Write docs/layers.md, a table of every layer type and its parameters; with --check, only compare it."""
+
+from __future__ import annotations
+
+import inspect
+import re
+import sys
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from caffestat.layers import Layer, Source, layer_class, layer_types
+from caffestat.net import read_net
+from caffestat.net.spellings import MEANINGS
+from caffestat.schema import LayerParameter
+
+ROOT = Path(__file__).resolve().parent.parent
+TARGET = ROOT / "docs" / "layers.md"
+
+HEAD = """\
+# Layer types
+
+Made by `python docs/generate_layers.py`; do not edit.
+
+*Parameters*: the messages that the type looks at; their fields and defaults are listed below. *TRAIN, TEST*: whether
+the type does the same in both. *Gradient*: **ops** (it follows from the ONNX ops), **own** (the type declares it, where
+Caffe's is not the derivative of the ops, or a closed form is faster), **none** (it stops here), or — (there is no
+bottom). *Golden cases*: nets in `tests/golden/` that have the type, with what Caffe computed. Types of forks are not
+Caffe's; what they are taken for is said instead.
+
+| type | parameters | TRAIN, TEST | gradient | golden cases |
+|---|---|---|---|---|
+"""
+FIELDS_HEAD = """
+## Parameters
+
+Names and defaults are those of Caffe's caffe.proto; a field without a default is unset.
+
+| message | fields |
+|---|---|
+"""
+SPELLINGS = """
+## Spellings of forks
+
+| field | taken as |
+|---|---|
+"""
+_EMPTY = '""'
+_OWN = re.compile(r"\b(?:custom_vjp|emit_closed|emit_pulled|emit_reread)\(")
+
+
+def page() -> str:
+    """Return the page."""
+    rows = "".join(f"| {' | '.join(_row(name))} |\n" for name in layer_types())
+    messages = dict.fromkeys(message for name in layer_types() for message in _messages(name))
+    fields = "".join(f"| `{message}` | {_fields(message)} |\n" for message in sorted(messages))
+    return HEAD + rows + FIELDS_HEAD + fields + SPELLINGS + _spellings()
+
+
+def _row(name: str) -> tuple[str, ...]:
+    cls = layer_class(name)
+    assert cls is not None
+    own = [f"`{field}` (own)" for field in cls.own_fields]
+    phases = "differ" if "self.phase" in _source(cls) else "same"
+    cases = ", ".join(_cases().get(name, [])) or (f"taken as {cls.read_as}" if cls.read_as else "—")
+    return f"`{name}`", ", ".join([*(f"`{m}`" for m in _messages(name)), *own]) or "—", phases, _gradient(cls), cases
+
+
+def _gradient(cls: type[Layer]) -> str:
+    if issubclass(cls, Source) or cls.num_bottoms[1] == 0:
+        return "—"
+    source = _source(cls)
+    if cls.num_tops[1] == 0:
+        return "none"
+    return "own" if _OWN.search(source) else "none" if "without_gradient(" in source else "ops"
+
+
+def _messages(name: str) -> list[str]:
+    """Return the parameter messages that a type's source names."""
+    cls = layer_class(name)
+    assert cls is not None
+    found = set(re.findall(r"\b\w+_param\b", _source(cls)))
+    overridden = {vars(base)["message"] for base in cls.__mro__ if "message" in vars(base)} - {vars(cls).get("message")}
+    return sorted((found - overridden) & set(LayerParameter.DESCRIPTOR.fields_by_name))
+
+
+@cache
+def _source(cls: type[Layer]) -> str:
+    """Return the code of a type: its classes, and the functions beside them that they call."""
+    texts = {base: inspect.getsource(base) for base in cls.__mro__ if issubclass(base, Layer) and base is not Layer}
+    waiting: list[Any] = list(texts)
+    while waiting:
+        module = sys.modules[waiting[0].__module__]
+        text = texts[waiting.pop(0)]
+        for called in {getattr(module, name, None) for name in re.findall(r"\b([a-z_]+)\(", text)}:
+            # the names of the functions in reread.py say enough
+            if _is_ours(called) and called not in texts and not called.__module__.endswith(".reread"):
+                texts[called] = inspect.getsource(called)
+                waiting.append(called)
+    return "\n".join(texts.values())
+
+
+def _is_ours(called: Any) -> bool:
+    return inspect.isfunction(called) and called.__module__.startswith("caffestat.layers.")
+
+
+@cache
+def _cases() -> dict[str, list[str]]:
+    """Return the golden cases by the types that they have."""
+    found: dict[str, list[str]] = {}
+    for path in sorted(ROOT.glob("tests/golden/*/net.prototxt")):
+        for name in {entry.proto.type for entry in read_net(str(path)).layers}:
+            found.setdefault(name, []).append(path.parent.name)
+    return found
+
+
+def _fields(message: str) -> str:
+    descriptor = LayerParameter.DESCRIPTOR.fields_by_name[message].message_type
+    return ", ".join(map(_field, descriptor.fields))
+
+
+def _field(field: Any) -> str:
+    if not field.has_presence:
+        return f"`{field.name}` (repeated)"
+    if not field.has_default_value:
+        return f"`{field.name}`"
+    if field.enum_type:
+        return f"`{field.name}` = {field.enum_type.values_by_number[field.default_value].name}"
+    value = field.default_value
+    shown = f"{value:g}" if isinstance(value, float) else str(value).lower() if isinstance(value, bool) else str(value)
+    return f"`{field.name}` = {shown or _EMPTY}"
+
+
+def _spellings() -> str:
+    return "".join(f"| `{field}` in `{message}` | {meaning} |\n" for (message, field), meaning in MEANINGS.items())
+
+
+def main() -> int:
+    """Write the page, or with --check compare it."""
+    if "--check" in sys.argv[1:]:
+        is_current = TARGET.read_text(encoding="utf-8") == page()
+        print("" if is_current else f"{TARGET} is not current: run python docs/generate_layers.py", end="")
+        return not is_current
+    TARGET.write_text(page(), encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
