@@ -1,0 +1,112 @@
+"""Diagnoses: the first bad blob of each kind, dead layers, trends, and comparisons of two logs."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+
+from caffestat.logs import Diagnosis, Key, Pass, at_start, compare, diagnose, diagnosis_lines, passes_of, read_log
+
+ROOT = Path(__file__).parent.parent.parent
+RAW = ROOT / "tests" / "golden" / "raw_logs"
+
+TOP = Key("forward", "conv", "top", "conv")
+DEEP = Key("forward", "fc", "top", "fc")
+DIFF = Key("backward", "conv", "param", "0")
+LAST = Key("backward", "fc", "param", "0")
+
+
+def passes(*values: dict[Key, float], test_net: int | None = None) -> list[Pass]:
+    """Return passes at iterations 0, 10, 20, … that start at lines 1, 101, 201, …"""
+    return [Pass(1 + 100 * index, test_net, 10 * index, values=value) for index, value in enumerate(values)]
+
+
+def test_a_sound_log_is_healthy() -> None:
+    found = diagnose(passes({TOP: 0.5, DIFF: 0.1}, {TOP: 0.6, DIFF: 0.05}))
+    assert found.is_healthy
+    assert (found.passes, found.first_iteration, found.last_iteration) == (2, 0, 10)
+    assert found.trends[TOP].factor == pytest.approx(1.2)
+
+
+@pytest.mark.parametrize(("bad", "kind"), [(math.nan, "nan"), (math.inf, "inf"), (0.0, "zero"), (600.0, "explosion")])
+def test_the_first_bad_blob_is_named(bad: float, kind: str) -> None:
+    found = diagnose(passes({TOP: 0.5, DEEP: 0.2}, {TOP: 0.5, DEEP: 0.3}, {TOP: bad, DEEP: 0.3}, {TOP: bad, DEEP: bad}))
+    event = found.events[kind]
+    assert (event.key, event.iteration, event.line) == (TOP, 20, 201)
+    assert event.before == 0.5
+    assert not found.is_healthy
+
+
+def test_a_gradient_that_has_vanished_towards_the_input() -> None:
+    found = diagnose(passes({DIFF: 0.1, LAST: 0.2}, {DIFF: 1e-8, LAST: 0.2}))
+    event = found.events["vanishing"]
+    assert (event.key, event.iteration, event.before) == (DIFF, 10, 0.2)
+
+
+def test_layers_that_are_zero_at_the_end_are_dead() -> None:
+    found = diagnose(passes({TOP: 0.5, DEEP: 0.0}, {TOP: 0.0, DEEP: 0.1}))
+    assert found.dead == [TOP]
+
+
+def test_a_loss_an_accuracy_and_a_bias_may_be_zero() -> None:
+    keys = [
+        Key("forward", "l", "top", "loss"),
+        Key("forward", "a", "top", "accuracy"),
+        Key("backward", "c", "param", "1"),
+    ]
+    assert diagnose(passes(dict.fromkeys(keys, 0.0))).is_healthy
+
+
+def test_test_nets_have_no_trend_but_may_be_bad() -> None:
+    found = diagnose([*passes({TOP: 0.5}), *passes({TOP: math.nan}, test_net=0)])
+    assert (found.passes, found.tests) == (1, 1)
+    assert found.trends[TOP].count == 1
+    assert found.events["nan"].line == 1
+
+
+def test_what_is_predicted_stands_beside_what_was_logged() -> None:
+    net = str(ROOT / "tests" / "golden" / "lenet_like" / "net.prototxt")
+    expected, places = at_start(net)
+    found = diagnose(read_log(str(RAW / "lenet_like.log")), expected, places)
+    for name in ("conv1", "ip1", "ip2"):
+        trend = found.trends[Key("forward", name, "top", name)]
+        assert trend.expected == pytest.approx(trend.first, rel=0.6)  # one draw of few filters
+    text = "\n".join(diagnosis_lines(found))
+    assert "3 passes of the train net, iterations 0 to 2; 6 of test nets" in text
+    assert "nothing bad was found" in text
+
+
+def test_an_event_has_the_line_of_its_layer() -> None:
+    net = str(ROOT / "tests" / "golden" / "lenet_like" / "net.prototxt")
+    expected, places = at_start(net)
+    key = Key("forward", "conv2", "top", "conv2")
+    found: Diagnosis = diagnose(passes({key: 1.0}, {key: math.nan}), expected, places)
+    line = next(line for line in diagnosis_lines(found) if line.startswith("first nan"))
+    assert f"{net}:{places['conv2'].line}" in line
+    assert "iteration 10" in line
+
+
+def test_equal_logs_do_not_differ() -> None:
+    log = str(RAW / "rules.log")
+    assert list(compare(read_log(log), read_log(log), 0.0, 0.0)) == []
+
+
+def test_differences_beyond_the_tolerance_are_named() -> None:
+    a, b = passes({TOP: 1.0, DEEP: 2.0}, {TOP: 1.0}), passes({TOP: 1.0005, DEEP: 2.2})
+    found = list(compare(a, b, 1e-3, 0.0))
+    assert [(one.iteration, one.key) for one in found] == [(0, DEEP), (10, None)]
+    assert str(found[0]) == "iteration 0: layer fc, top blob fc data: 2 and 2.2 (0.091 apart)"
+    assert str(found[1]) == "iteration 10: only A has this pass"
+    assert list(compare(a[:1], b, 0.1, 0.0)) == []
+    assert list(compare(passes({TOP: math.nan}), passes({TOP: math.nan}), 0.0, 0.0)) == []
+    assert len(list(compare(passes({TOP: math.nan}), passes({TOP: 1.0}), 1.0, 9.0))) == 1
+    assert next(map(str, compare(passes({TOP: 1.0}), passes({DEEP: 1.0}), 0.0, 0.0))).endswith("only in A")
+
+
+def test_a_run_agrees_with_caffes_log_of_the_same_seed() -> None:
+    folder = ROOT / "tests" / "golden" / "shared_params"
+    logged = next(read_log(str(RAW / "shared_params.log")))
+    (run,) = passes_of(str(folder / "solver.prototxt"))
+    assert list(compare([logged], [run], 1e-3, 1e-6)) == []
