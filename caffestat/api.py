@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -73,8 +74,7 @@ def analyze(
         _refuse_caffe_options(phase, level, *stages, *weights, assume_filler)
         run = None if static else {"device": device, "inputs": inputs, "loss": loss, "forward_only": forward_only}
         return _analyze_onnx(path, _shapes(shapes), batch, DEFAULT_SEED if seed is None else seed, run)
-    if loss is not None:
-        raise InputError("--loss is for .onnx models; a Caffe net says its losses itself (loss_weight)")
+    _refuse_loss(loss)
     from caffestat import net as nets
     from caffestat import report
 
@@ -99,8 +99,20 @@ def analyze(
     return report.build(net, measured, source=source.name, seed=seed, assume_filler=assume_filler, notes=notes)
 
 
+@dataclass(frozen=True)
+class DebugLog:
+    """The lines of one iteration, which come as the nets run, and what was strange about the file and its nets."""
+
+    lines: Iterator[str]
+    findings: Sequence[Finding]
+    notes: Sequence[str]
+
+
 def debug(path: str, *, glog: bool = False, inputs_hold: str = "zeros", **options: Any) -> Iterator[str]:
     """Yield the lines that Caffe's debug_info prints in one iteration, in its words and its order, without line ends.
+
+    A solver's first iteration is that of `caffe train`: its test nets first when they are due, every line about losses
+    and rates included. With `phase` or `forward_only` only the one net is run.
 
     glog:        put a prefix as glog writes it before each line
     inputs_hold: what Input layers hold: "zeros", as under `caffe train`, or "noise"
@@ -108,9 +120,49 @@ def debug(path: str, *, glog: bool = False, inputs_hold: str = "zeros", **option
 
     Raises a CaffestatError when the file, the net or an option cannot be used.
     """
-    from caffestat.report import debug_lines
+    return debug_log(path, glog=glog, inputs_hold=inputs_hold, **options).lines
 
-    return debug_lines(analyze(path, inputs_hold=inputs_hold, **options), glog)
+
+def debug_log(
+    path: str,
+    *,
+    glog: bool = False,
+    inputs_hold: str = "zeros",
+    phase: str | None = None,
+    forward_only: bool = False,
+    **options: Any,
+) -> DebugLog:
+    """Return the lines of `debug` together with the findings and notes about them."""
+    from caffestat import report
+
+    solver = None if is_onnx(path) or phase or forward_only else _load(path)[1]
+    if solver is None:
+        result = analyze(path, inputs_hold=inputs_hold, phase=phase, forward_only=forward_only, **options)
+        return DebugLog(report.debug_lines(result, glog), result.findings, result.notes)
+    return _solver_log(solver, glog, inputs_hold=inputs_hold, **options)
+
+
+def _solver_log(
+    solver: Solver, glog: bool, *, seed: int | None = None, level: int | None = None, loss: str | None = None, **options: Any
+) -> DebugLog:
+    """Return the first iteration of a solver; `options` are those of `net.first_iteration`."""
+    from caffestat import net as nets
+    from caffestat import report
+
+    _refuse_loss(loss)
+    seed = _seed(solver) if seed is None else seed
+    findings: list[Finding] = []
+    notes: list[str] = []
+    shapes = _shapes(options.pop("shapes", None))
+    events = nets.first_iteration(
+        solver, seed=seed, level=level or 0, shapes=shapes, findings=findings, notes=notes, **options
+    )
+    return DebugLog(report.solver_lines(solver, events, seed, glog), findings, notes)
+
+
+def _refuse_loss(loss: str | None) -> None:
+    if loss is not None:
+        raise InputError("--loss is for .onnx models; a Caffe net says its losses itself (loss_weight)")
 
 
 def convert(

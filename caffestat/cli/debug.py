@@ -21,6 +21,9 @@ __all__ = ["debug"]
 def debug(path: str, glog: bool, output: Path | None, **settings: Any) -> None:
     """Print the debug_info lines of one iteration as Caffe words and orders them.
 
+    Of a solver it is iteration 0 of `caffe train`: test nets first when they are due, then the train net, with the lines
+    about losses, outputs and the learning rate.
+
     NET is a net or a solver prototxt; - is the standard input.
 
     \b
@@ -30,10 +33,10 @@ def debug(path: str, glog: bool, output: Path | None, **settings: Any) -> None:
       caffestat debug --glog models/lenet.prototxt > lenet.log
       caffestat debug --phase test --weights lenet.caffemodel lenet.prototxt
     """
-    from caffestat import api, report
+    from caffestat import api
 
     with terminal.progress(f"running {path}"):
-        result = api.analyze(path, **settings)
-    terminal.tell(result)
-    lines = report.debug_lines(result, glog)
-    terminal.write("".join(f"{line}\n" for line in lines), output)
+        log = api.debug_log(path, glog=glog, **settings)
+        text = "".join(f"{line}\n" for line in log.lines)
+    terminal.tell(log)
+    terminal.write(text, output)

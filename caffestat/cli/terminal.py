@@ -16,6 +16,7 @@ import click
 from caffestat.files import replace_file
 
 if TYPE_CHECKING:
+    from caffestat.api import DebugLog
     from caffestat.report import Report
 
 __all__ = ["progress", "tell", "width", "write"]
@@ -30,8 +31,8 @@ def width(output: Path | None) -> int:
     return shutil.get_terminal_size((_PIPED_WIDTH, 24)).columns if to_terminal else _PIPED_WIDTH
 
 
-def tell(report: Report) -> None:
-    """Print the report's findings and notes to the standard error."""
+def tell(report: Report | DebugLog) -> None:
+    """Print findings and notes to the standard error."""
     for finding in report.findings:
         click.echo(f"warning: {finding}", err=True)
     for note in report.notes:
