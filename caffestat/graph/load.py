@@ -82,16 +82,19 @@ def load(
     Raises InputError when the model cannot be read, is damaged, or leaves sizes open.
     """
     proto, folder = _proto(source)
-    loader = _Loader(proto, folder, as_float32)
-    loader.declare_inputs(dict(shapes or {}), batch)
-    loader.declare_initializers()
-    loader.add_nodes()
+    try:
+        loader = _Loader(_inlined(proto), folder, as_float32)
+        loader.declare_inputs(dict(shapes or {}), batch)
+        loader.declare_initializers()
+        loader.add_nodes()
+    except InputError as error:
+        raise error if folder is None else InputError(f"{source}: {error}") from error
     return loader.finish()
 
 
 def _proto(source: str | Path | onnx.ModelProto) -> tuple[onnx.ModelProto, Path | None]:
     if isinstance(source, onnx.ModelProto):
-        return _inlined(source), None
+        return source, None
     try:
         proto = onnx.load(str(source), load_external_data=False)
     except OSError as error:
@@ -100,7 +103,7 @@ def _proto(source: str | Path | onnx.ModelProto) -> tuple[onnx.ModelProto, Path 
         raise InputError(f"{source}: expected an ONNX model, found other or incomplete data") from error
     if not proto.HasField("graph"):
         raise InputError(f"{source}: expected an ONNX model, found one without a graph")
-    return _inlined(proto), Path(source).parent
+    return proto, Path(source).parent
 
 
 def _inlined(proto: onnx.ModelProto) -> onnx.ModelProto:

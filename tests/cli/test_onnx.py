@@ -1,0 +1,127 @@
+"""The commands on ONNX models: what they print, what they refuse, exit codes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from click.testing import CliRunner, Result
+from onnx import TensorProto, helper
+
+from caffestat.cli import main
+
+from ..graph.models import run
+from ..graph.test_load import external
+from ..onnx_models.test_measure import image_net
+
+NET = """\
+layer { name: "data" type: "Input" top: "data" input_param { shape { dim: 2 dim: 3 dim: 6 dim: 5 } } }
+layer { name: "ip" type: "InnerProduct" bottom: "data" top: "ip"
+  inner_product_param { num_output: 4 weight_filler { type: "xavier" } } }
+layer { name: "relu" type: "ReLU" bottom: "ip" top: "ip" }
+layer { name: "sum" type: "Softmax" bottom: "ip" top: "out" loss_weight: 1 }
+"""
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "model.onnx").write_bytes(image_net().SerializeToString())
+    (tmp_path / "net.prototxt").write_text(NET)
+    return tmp_path
+
+
+def caffestat(*arguments: str) -> Result:
+    return CliRunner().invoke(main, arguments)
+
+
+def test_analyze() -> None:
+    result = caffestat("analyze", "model.onnx", "--batch", "2", "--device", "cpu", "--loss", "ones")
+    assert result.exit_code == 0, result.output
+    assert "/conv/Conv" in result.stdout
+    assert "then" in result.stdout.splitlines()[2]
+    assert "note: the gradient of every output is 1" in result.stderr
+    found = json.loads(caffestat("analyze", "model.onnx", "--static", "--format", "json").stdout)
+    assert found["layers"][0]["followed_by"] == "Relu"
+    assert "followed_by" not in found["layers"][1]
+
+
+def test_debug() -> None:
+    result = caffestat("debug", "model.onnx", "--device", "cpu")
+    assert result.exit_code == 0, result.output
+    assert result.stdout.startswith("    [Forward] Layer /conv/Conv, top blob c data: ")
+
+
+def test_convert_a_net() -> None:
+    result = caffestat("convert", "net.prototxt", "-o", "net.onnx", "--backward", "--seed", "5")
+    assert result.exit_code == 0, result.output
+    model = onnx.load("net.onnx")
+    assert [value.name for value in model.graph.input] == ["data"]
+    assert [value.name for value in model.graph.output] == ["out", "grad/ip/0", "grad/ip/1"]
+
+
+def test_convert_a_model() -> None:
+    result = caffestat("convert", "model.onnx", "--backward", "-o", "backward.onnx", "--shape", "x=2,3,9,8")
+    assert result.exit_code == 0, result.output
+    x = np.ones((2, 3, 9, 8), np.float32)
+    out = run(onnx.load("backward.onnx"), {"x": x, "cotangent/y": np.ones((2, 5), np.float32)})
+    assert out["grad/x"].shape == x.shape
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("convert", "model.onnx", "-o", "out.onnx"), "is an ONNX model already"),
+        (("analyze", "net.prototxt", "--loss", "ones"), "--loss is for .onnx models"),
+        (("analyze", "model.onnx", "--phase", "test"), "are Caffe's"),
+        (("analyze", "model.onnx", "--shape", "y=1"), "model.onnx: --shape y: the model has no input of that name"),
+        (("analyze", "none.onnx"), "none.onnx: cannot be read: No such file"),
+        (("debug", "model.onnx", "--loss", "ghost"), "--loss ghost"),
+    ],
+)
+def test_what_cannot_be_used(arguments: tuple[str, ...], words: str) -> None:
+    result = caffestat(*arguments)
+    assert result.exit_code == 2
+    assert words in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+
+
+def _truncated(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:200])
+
+
+def _leaving_the_folder(path: Path) -> None:
+    external(path.parent, location="../../etc/passwd")
+
+
+def _cycle(path: Path) -> None:
+    model = image_net()
+    model.graph.node[0].input[0] = "r"
+    path.write_bytes(model.SerializeToString())
+
+
+def _too_many_nodes(path: Path) -> None:
+    model = image_net()
+    model.graph.node.extend(helper.make_node("Neg", ["x"], [f"n{index}"]) for index in range(100_000))
+    path.write_bytes(model.SerializeToString())
+
+
+def _claims(path: Path) -> None:
+    model = image_net()
+    model.graph.initializer[0].CopyFrom(
+        TensorProto(name="conv.weight", dims=[10**12], data_type=TensorProto.FLOAT, raw_data=b"\0\0\0\0")
+    )
+    path.write_bytes(model.SerializeToString())
+
+
+@pytest.mark.parametrize("spoil", [_truncated, _leaving_the_folder, _cycle, _too_many_nodes, _claims])
+def test_hostile_models(folder: Path, spoil: object) -> None:
+    assert callable(spoil)
+    spoil(folder / "model.onnx")
+    result = caffestat("analyze", "model.onnx")
+    assert result.exit_code == 2, result.output
+    assert result.stderr.startswith("error: model.onnx: ")
+    assert len(result.stderr.splitlines()) == 1
