@@ -90,7 +90,7 @@ def _append_gradients(net: Net, lowered: Lowered) -> dict[str, str]:
     gradients = differentiate(net, lowered)
     names = {}
     for number, value in sorted(gradients.owners.items()):
-        if net.nodes[net.params[number].node].layer.params_are_statistics:
+        if net.params[number].param.is_statistic:
             continue  # Caffe's backward pass leaves zeros there
         param = lowered.params[number]
         grad = graph.emit("Identity", value) if value else _zeros(graph, param)
