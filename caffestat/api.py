@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,11 +16,12 @@ from caffestat.errors import Finding, InputError
 if TYPE_CHECKING:
     import numpy as np
 
+    from caffestat.lint import Checked
     from caffestat.net import Net, NetSource, Solver, State
     from caffestat.report import Report
     from caffestat.rewriting import Filled, Outcome, Upgraded
 
-__all__ = ["DEFAULT_SEED", "analyze", "convert", "debug", "fill", "load_plugin", "rewrite", "upgrade"]
+__all__ = ["DEFAULT_SEED", "analyze", "check", "convert", "debug", "fill", "load_plugin", "rewrite", "upgrade"]
 
 DEFAULT_SEED = 1701  # when neither the user nor a solver says one; fixed, so that a run can be repeated
 _NAMED = 5  # layers that a warning names one by one
@@ -85,16 +86,20 @@ def analyze(
     net.findings = (*(solver.findings if solver else ()), *net.findings, *unfilled)
     seed = _seed(solver) if seed is None else seed
     notes: list[str] = []
-    measured = None if static else nets.measure(
-        net,
-        seed=seed,
-        device=device,
-        weights=weights,
-        inputs=inputs or {},
-        inputs_hold=inputs_hold,
-        assume_filler=assume_filler,
-        forward_only=forward_only or net.phase == nets.TEST,
-        notes=notes,
+    measured = (
+        None
+        if static
+        else nets.measure(
+            net,
+            seed=seed,
+            device=device,
+            weights=weights,
+            inputs=inputs or {},
+            inputs_hold=inputs_hold,
+            assume_filler=assume_filler,
+            forward_only=forward_only or net.phase == nets.TEST,
+            notes=notes,
+        )
     )
     return report.build(net, measured, source=source.name, seed=seed, assume_filler=assume_filler, notes=notes)
 
@@ -143,7 +148,13 @@ def debug_log(
 
 
 def _solver_log(
-    solver: Solver, glog: bool, *, seed: int | None = None, level: int | None = None, loss: str | None = None, **options: Any
+    solver: Solver,
+    glog: bool,
+    *,
+    seed: int | None = None,
+    level: int | None = None,
+    loss: str | None = None,
+    **options: Any,
 ) -> DebugLog:
     """Return the first iteration of a solver; `options` are those of `net.first_iteration`."""
     from caffestat import net as nets
@@ -163,6 +174,65 @@ def _solver_log(
 def _refuse_loss(loss: str | None) -> None:
     if loss is not None:
         raise InputError("--loss is for .onnx models; a Caffe net says its losses itself (loss_weight)")
+
+
+def check(
+    paths: str | Path | Sequence[str | Path],
+    *,
+    run: bool = False,
+    select: Sequence[str] = (),
+    ignore: Sequence[str] = (),
+    severity: str | None = None,
+    baseline: str | None = None,
+    limits: Mapping[str, float | None] | None = None,
+    phase: str | None = None,
+    level: int | None = None,
+    stages: Sequence[str] = (),
+    weights: Sequence[str] = (),
+    shapes: Mapping[str, Sequence[int]] | None = None,
+    batch: int | None = None,
+    seed: int | None = None,
+) -> Checked:
+    """Return what is wrong with nets and solvers, from their texts, from what is predicted of them and from runs.
+
+    paths:    prototxt files, or folders in which all of them are checked
+    run:      run one iteration of each as well
+    select, ignore: codes of checks, beginnings of codes or names; default: all
+    severity: the least that is reported: "info", "warning" or "error"
+    baseline: a file of findings that are known and left out
+    limits:   see `caffestat.lint.Limits`; None for the default
+    phase, level, stages, weights, shapes, batch, seed: as in `analyze`
+
+    What is not given comes from the project's caffestat.cfg or setup.cfg. A file that cannot be read is told of in the
+    result. Raises a CaffestatError when an option cannot be used.
+    """
+    from caffestat import lint
+
+    config = lint.find_config(Path.cwd())
+    given = {name: value for name, value in (limits or {}).items() if value is not None}
+    job = lint.Job(
+        lint.selected(_commas(select) or config.select, _commas(ignore) or config.ignore),
+        replace(config.limits, **given),
+        run,
+        severity or config.severity or "info",
+        None if phase is None else ("train", "test").index(phase),
+        level,
+        stages,
+        weights,
+        {name: tuple(shape) for name, shape in (shapes or {}).items()},
+        batch,
+        DEFAULT_SEED if seed is None else seed,
+    )
+    many = [paths] if isinstance(paths, (str, Path)) else list(paths)
+    checked = lint.check_files(map(str, many), job)
+    known = baseline or config.baseline
+    if known is None:
+        return checked
+    return replace(checked, issues=tuple(lint.read_baseline(known).without_known(checked.issues)))
+
+
+def _commas(words: Sequence[str]) -> tuple[str, ...]:
+    return tuple(word for text in words for word in text.replace(",", " ").split())
 
 
 def convert(

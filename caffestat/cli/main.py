@@ -14,7 +14,7 @@ from caffestat.errors import CaffestatError
 __all__ = ["main"]
 
 # each is a module of this package that holds a command of the same name
-_COMMANDS = ("analyze", "convert", "debug", "fill", "rewrite", "upgrade")
+_COMMANDS = ("analyze", "check", "compare", "convert", "debug", "diagnose", "explain", "fill", "rewrite", "upgrade")
 _INTERRUPTED = 130
 
 

@@ -1,0 +1,82 @@
+"""`caffestat check`: what is wrong with nets, with codes, places and fixes, for people and for builds."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from . import options, terminal
+
+__all__ = ["check"]
+
+_LIMITS = {
+    "vanish": "Mean |x| relative to the input's, or |dx| to the loss's side, below which it vanishes.",
+    "explode": "The same above which it explodes.",
+    "saturated": "Share of flat inputs from which a sigmoid or tanh is saturated.",
+    "dead": "Share of zeros from which a ReLU is dead.",
+    "deep": "Layers in a row from which a stack is deep.",
+    "uneven": "Ratio of the largest to the smallest relative step.",
+    "fan-factor": "Factor by which a filler's n differs from the true one.",
+}
+
+
+def _limits(function: Any) -> Any:
+    for name, text in reversed(_LIMITS.items()):
+        function = click.option(f"--{name}", type=float, metavar="X", help=text)(function)
+    return function
+
+
+@click.command(short_help="Find what is wrong with nets; for CI.")
+@click.argument("paths", metavar="FILES…", nargs=-1, required=True)
+@click.option("--predict/--run", "predict", default=True, help="Predict the signal, or run one iteration as well.")
+@click.option(
+    "--format",
+    type=click.Choice(["text", "json", "github", "sarif", "junit"]),
+    default="text",
+    show_default=True,
+    help="How to write the findings.",
+)
+@click.option(
+    "--select", multiple=True, metavar="CODES", help="Only these checks: codes, beginnings of codes or names."
+)
+@click.option("--ignore", multiple=True, metavar="CODES", help="All but these checks.")
+@click.option(
+    "--severity", type=click.Choice(["info", "warning", "error"]), help="Report nothing below.  [default: info]"
+)
+@click.option("--baseline", metavar="FILE", help="Leave out the findings that this file knows.")
+@click.option("--write-baseline", metavar="FILE", help="Write a baseline of all findings and exit with 0.")
+@_limits
+@options.state
+@options.weights
+@options.seed
+@options.output
+def check(
+    paths: tuple[str, ...], format: str, write_baseline: str | None, output: Path | None, **settings: Any
+) -> None:
+    """Check nets and solvers, and exit with 1 when there is something to report.
+
+    FILES are prototxt files, or folders, in which all of them are checked. `caffestat explain CODE` tells more about a
+    finding. `# caffestat: ignore[CODE] reason` in a layer silences it there. Settings can stand in `[caffestat]` of a
+    caffestat.cfg, or `[caffestat:check]` of a setup.cfg.
+
+    \b
+    Examples:
+      caffestat check models/lenet.prototxt
+      caffestat check --format github --severity warning nets/*.prototxt
+      caffestat check --run --ignore CS018 net.prototxt
+      caffestat check --write-baseline known.json nets/
+    """
+    from caffestat import api, lint
+
+    limits = {name.replace("-", "_"): settings.pop(name.replace("-", "_")) for name in _LIMITS}
+    checked = api.check(paths, run=not settings.pop("predict"), limits=limits, **settings)
+    if write_baseline:
+        terminal.write(lint.to_baseline(checked.issues), Path(write_baseline))
+        return
+    terminal.write(lint.render(checked.issues, checked.files, format), output)
+    for error in checked.errors:
+        click.echo(f"error: {error}", err=True)
+    sys.exit(2 if checked.errors else 1 if checked.issues else 0)

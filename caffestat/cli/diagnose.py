@@ -1,0 +1,40 @@
+"""`caffestat diagnose`: what a training log with debug_info says about the net."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import click
+
+from . import options
+
+__all__ = ["diagnose"]
+
+
+@click.command(short_help="Find what went wrong in a training log.")
+@click.argument("log", metavar="LOG")
+@click.option("--net", metavar="NET", help="The net or solver, for its lines and what it should do at the start.")
+@click.option("--all", "all_trends", is_flag=True, help="Show params too.")
+@click.option(
+    "--growth", type=float, default=1e3, show_default=True, help="Factor over its first value at which a blob explodes."
+)
+@options.state
+def diagnose(log: str, net: str | None, all_trends: bool, growth: float, **settings: Any) -> None:
+    """Read a training log with debug_info lines and tell the first bad blob, the trend of each, and dead layers.
+
+    LOG is what Caffe of any version wrote, of any size; - is the standard input. Exits with 1 when something is bad.
+
+    \b
+    Examples:
+      caffestat diagnose train.log
+      caffestat diagnose --net train_val.prototxt train.log
+      zcat train.log.gz | caffestat diagnose -
+    """
+    from caffestat import logs
+
+    expected, places = logs.at_start(net, **settings) if net else ({}, {})
+    found = logs.diagnose(logs.read_log(log), expected, places, growth)
+    for line in logs.diagnosis_lines(found, all_trends):
+        click.echo(line)
+    sys.exit(0 if found.is_healthy else 1)

@@ -1,0 +1,27 @@
+"""`caffestat explain`: the page of a check."""
+
+from __future__ import annotations
+
+import click
+
+__all__ = ["explain"]
+
+
+@click.command(short_help="What a check looks for, why, and what to do.")
+@click.argument("codes", metavar="[CODES]…", nargs=-1)
+def explain(codes: tuple[str, ...]) -> None:
+    """Print the pages of checks: what each looks for, why, an example and the fix; without CODES, a list of all.
+
+    \b
+    Examples:
+      caffestat explain
+      caffestat explain CS012
+      caffestat explain signal-vanishes
+    """
+    from caffestat import lint
+
+    if codes:
+        click.echo("\n\n".join(lint.page(lint.find_check(code)) for code in codes))
+        return
+    for check in lint.all_checks():
+        click.echo(f"{check.code}  {check.name:<22} {check.severity:<8} {check.summary}")
