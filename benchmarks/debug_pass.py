@@ -2,10 +2,10 @@
 
     python benchmarks/debug_pass.py [--net alexnet] [--rounds 7] [--device cpu] [--memory]
 
-Both sides run the same net with the same weights and take the mean |x| of every layer's output, of its gradient, and of every param's
-gradient. Rounds alternate; medians and their ratio are printed. `--memory` measures peak memory instead, each side in a process
-of its own. "tuned" is torch with malloc told to keep its pages (half of its time on AlexNet and VGG-16 is page faults).
-Needs torch.
+Both sides run the same net with the same weights and take the mean |x| of every layer's output, of its gradient, and of
+every param's gradient. Rounds alternate; medians and their ratio are printed. `--memory` measures peak memory instead,
+each side in a process of its own. `--tuned` tells malloc to keep its pages, for both sides (half of torch's time on
+AlexNet and VGG-16 is page faults). Needs torch.
 """
 
 from __future__ import annotations
@@ -98,7 +98,10 @@ def main() -> None:
         run_side(names[0], args.device, args.side)
         return
     tuned = "tuned malloc" if all(os.environ.get(k) == v for k, v in TUNED.items()) else "malloc as it comes"
-    print(f"{'net':<10} {'batch':>5} {'caffestat':>10} {'torch':>10} {'ratio':>6}   ({'MB' if args.memory else 'ms'}; {tuned})")
+    print(
+        f"{'net':<10} {'batch':>5} {'caffestat':>10} {'torch':>10} {'ratio':>6}"
+        f"   ({'MB' if args.memory else 'ms'}; {tuned})"
+    )
     for name in names:
         if args.memory:
             a, b = (peak_memory(name, args.device, side) for side in ("ours", "torch"))

@@ -49,7 +49,7 @@ def _constants(graph: Graph) -> list[TensorProto]:
 
 
 def to_onnx(graph: Graph, arrays: Mapping[str, np.ndarray], fed: Collection[str]) -> onnx.ModelProto:
-    """Return the model; params found in `arrays` are embedded, those in `fed` inputs, the others external initializers."""
+    """Return the model; params in `arrays` are embedded, those in `fed` are inputs, the others external."""
     tensors = _constants(graph)
     held = {name: spec for name, spec in graph.params.items() if name not in fed}
     for name, spec in held.items():

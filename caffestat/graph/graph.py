@@ -134,7 +134,9 @@ class Graph:
         """Return a constant int64 vector: shapes, axes, pads."""
         return self.constant(np.array(values, np.int64), np.int64)
 
-    def emit_many(self, op: str, *inputs: str, count: int, domain: str = "", hint: str = "", **attributes: Any) -> list[str]:
+    def emit_many(
+        self, op: str, *inputs: str, count: int, domain: str = "", hint: str = "", **attributes: Any
+    ) -> list[str]:
         """Append a node with `count` outputs and return their names."""
         outputs = [self.unique(hint or op) for _ in range(count)]
         self.nodes.append(Node(op, inputs, tuple(outputs), attributes, domain))
@@ -150,7 +152,7 @@ class Graph:
         if spec is not None and spec.shape == shape:
             return value
         # Reshape reads 0 as "copy the input's axis" unless told otherwise
-        attributes = {"allowzero": 1} if 0 in shape else {}
+        attributes: dict[str, Any] = {"allowzero": 1} if 0 in shape else {}
         result = self.emit("Reshape", value, self.ints(*shape), **attributes)
         if spec is not None and -1 not in shape:
             self.specs[result] = Spec(tuple(shape), spec.dtype)
@@ -187,14 +189,19 @@ class Graph:
         return result
 
     def custom_vjp(
-        self, inputs: Sequence[str], forward: Callable[..., Sequence[str]], backward: Backward, op: str = "", **attributes: Any
+        self,
+        inputs: Sequence[str],
+        forward: Callable[..., Sequence[str]],
+        backward: Backward,
+        op: str = "",
+        **attributes: Any,
     ) -> tuple[str, ...]:
         """Emit `forward(*inputs)` as one region whose gradient is `backward`, not that of its nodes.
 
-        For operations whose gradient in the framework is not the derivative of their nodes (clamps, ties, straight-through), or
-        for which a closed form is cheaper. `backward(tape, dys)` gets one gradient name (or None for zero) per
-        output and returns one (or None) per input. `op` and `attributes` name what the region computes as a whole, for those
-        who look at the graph without running it.
+        For operations whose gradient in the framework is not the derivative of their nodes (clamps, ties), or for which
+        a closed form is cheaper. `backward(tape, dys)` gets one gradient name (or None for zero) per output and returns
+        one (or None) per input. `op` and `attributes` name what the region computes as a whole, for those who look at
+        the graph without running it.
         """
         first = len(self.nodes)
         # the gradient of an input that is passed through as it is must not count for the output too
@@ -216,7 +223,7 @@ class Graph:
             self.overwritten[value] = by
 
     def stored(self, value: str) -> str:
-        """Return the value that the memory of `value` holds in the end: what an in-place framework's backward pass reads."""
+        """Return what the memory of `value` holds in the end, which is what an in-place framework's backward reads."""
         while value in self.overwritten:
             value = self.overwritten[value]
         return value

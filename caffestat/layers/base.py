@@ -55,7 +55,7 @@ class Param:
 class Layer:
     """One layer as its prototxt message describes it; subclasses are registered with `@layer("Type")`.
 
-    A subclass states how many bottoms and tops it takes as (least, most) and overrides `tops` and `lower`, and `params`,
+    A subclass states how many bottoms and tops it takes as (least, most), overrides `tops` and `lower`, and `params`,
     `draw`, `macs`, … where it differs. Shapes are outermost axis first (N, C, H, W).
     """
 
@@ -64,7 +64,9 @@ class Layer:
     num_tops: ClassVar[tuple[int, int | None]] = (1, 1)
     auto_tops: ClassVar[bool] = False  # Caffe adds missing tops itself: the losses
     starts_at_zero: ClassVar[bool] = False  # `caffe train` leaves its tops at zero: Input
-    passes_values: ClassVar[bool] = False  # its tops hold its bottoms' values, in another shape or order: Split, Reshape, …
+    passes_values: ClassVar[bool] = (
+        False  # its tops hold its bottoms' values, in another shape or order: Split, Reshape, …
+    )
     is_external: ClassVar[bool] = False  # its tops are data from outside: `lower` declares one graph input per top
     replaces_diff: ClassVar[bool] = False  # its backward pass gives the bottom other memory for the diff: Flatten
     own_fields: ClassVar[tuple[str, ...]] = ()  # of the layer, which Caffe's schema lacks and `own` reads
@@ -146,7 +148,7 @@ class Layer:
         return "elsewhere"
 
     def lower(self, g: Graph, bottoms: Sequence[str], params: Sequence[str]) -> Sequence[str]:
-        """Emit the layer's forward nodes and return one value per top. `g.shape(name)` is known for bottoms and params."""
+        """Emit the forward nodes and return one value per top. `g.shape(name)` is known for bottoms and params."""
         raise NotImplementedError
 
     def draw_params(self, stream: Stream, params: Sequence[Param], bottoms: Sequence[Shape]) -> list[np.ndarray]:
@@ -157,16 +159,16 @@ class Layer:
         """Consume what else the layer draws at set-up."""
 
     def draw_feeds(self, stream: Stream, bottoms: Sequence[Shape]) -> Sequence[np.ndarray]:
-        """Return what this layer draws at each forward pass: one array per graph input that `lower` declared, in order."""
+        """Return what each forward pass draws: one array per graph input that `lower` declared, in order."""
         return ()
 
     def classes(self, bottom: int, bottoms: Sequence[Shape]) -> int | None:
-        """Return how many integer values (0, 1, …) a bottom is an index into: labels of a loss; None for real values."""
+        """Return how many integer values (0, 1, …) a bottom takes, like a loss's labels; None for real values."""
         return None
 
     @property
     def shares_memory(self) -> bool:
-        """Whether the tops are the bottom's own memory in another shape, so that a later in-place layer changes both."""
+        """Whether the tops are the bottom's own memory, so that a later in-place layer changes both."""
         return False
 
     @property

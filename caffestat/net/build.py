@@ -33,7 +33,9 @@ class UnknownLayer(Source):
     num_tops = (0, None)
 
 
-def state_of(source: NetSource, phase: int | None = None, level: int | None = None, stages: Iterable[str] = ()) -> State:
+def state_of(
+    source: NetSource, phase: int | None = None, level: int | None = None, stages: Iterable[str] = ()
+) -> State:
     """Return the state a net is built in: the file's own `state`, what is given here replacing or joining it."""
     written = source.header.state
     default = phase if phase is not None else written.phase if written.HasField("phase") else caffe_pb2.TRAIN
@@ -109,7 +111,7 @@ class _Builder:
         return layer
 
     def forgive(self, entry: Entry, error: NetError) -> str:
-        """Tell of an error as a finding, and return it, when the layer has fields that Caffe lacks: they may explain it.
+        """Tell of an error as a finding, and return it, when the layer has fields that Caffe lacks: they may be why.
 
         Raises the error again when it has none.
         """
@@ -140,7 +142,10 @@ class _Builder:
         in_place = index < len(proto.bottom) and proto.bottom[index] == name
         if name in self.by_name and not in_place:
             other = self.writers[name]
-            raise layer.error(f"top blob {name!r} is already produced by layer {other.name!r} at {other.place}; give one of them another name")
+            raise layer.error(
+                f"top blob {name!r} is already produced by layer {other.name!r} at {other.place}; "
+                "give one of them another name"
+            )
         if not in_place:
             self.by_name[name] = self.new_blob(name)
         self.writers[name] = layer
@@ -187,7 +192,9 @@ class _Builder:
         number = len(self.params)
         owner = self.owners.setdefault(spec.name, number) if spec.name else number
         lr_mult = 0.0 if param.is_statistic else spec.lr_mult
-        entry = NetParam(node.index, index, param, spec.name, lr_mult, spec.decay_mult, None if owner == number else owner)
+        entry = NetParam(
+            node.index, index, param, spec.name, lr_mult, spec.decay_mult, None if owner == number else owner
+        )
         self.params.append(entry)
         if owner != number:
             self.check_sharing(node.layer, entry, spec)
@@ -205,8 +212,8 @@ class _Builder:
         if mine != other and not (permissive and math.prod(mine) == math.prod(other)):
             owning = self.nodes[owner.node]
             raise layer.error(
-                f"param {spec.name!r} of shape {mine} cannot share the values of layer {owning.name!r} at {owning.place}, "
-                f"which have shape {other}; give it a name of its own"
+                f"param {spec.name!r} of shape {mine} cannot share the values of layer {owning.name!r} "
+                f"at {owning.place}, which have shape {other}; give it a name of its own"
             )
 
     def state_multiplier(self, layer: Layer, owner: int, spec: Any, name: str) -> None:
@@ -216,7 +223,10 @@ class _Builder:
         value = getattr(spec, name)
         first = self.stated.setdefault((owner, name), (value, layer))
         if first[0] != value:
-            raise layer.error(f"shared param {spec.name!r} has {name} {value:g}, but {first[0]:g} at {first[1].place}; make them equal")
+            raise layer.error(
+                f"shared param {spec.name!r} has {name} {value:g}, but {first[0]:g} at {first[1].place}; "
+                "make them equal"
+            )
         setattr(self.params[owner], name, value)
 
     def outputs(self) -> tuple[int, ...]:
@@ -229,8 +239,8 @@ def _unknown_type(proto: Any) -> str:
     close = difflib.get_close_matches(proto.type.lower(), known, n=1)
     hint = f" (did you mean {known[close[0]]!r}?)" if close else ""
     return (
-        f"layer {proto.name!r}: unknown layer type {proto.type!r}{hint}; its tops have unknown shapes, what depends on them "
-        "is left out (--shape NAME=N,C,H,W gives one a shape)"
+        f"layer {proto.name!r}: unknown layer type {proto.type!r}{hint}; its tops have unknown shapes, "
+        "what depends on them is left out (--shape NAME=N,C,H,W gives one a shape)"
     )
 
 
@@ -283,7 +293,7 @@ def build(
 
     shapes: the shape of data blobs by name, for sources whose file does not say it, or to replace it.
     batch:  replaces the first axis of every data blob.
-    data:   what data layers read: "auto" (what they name, where it is at hand), "real" (that or an error) or "synthetic".
+    data:   what data layers read: "auto" (what they name, where it is at hand), "real" (that or an error), "synthetic".
     Raises NetError (file:line) where Caffe would stop.
     """
     state = state or state_of(source)
@@ -296,13 +306,17 @@ def build(
     builder = _Builder(state, shapes or {}, batch, data, unknown)
     layers = insert_splits(filter_layers(source.layers, state))
     if not layers:
-        raise NetError("no layer is left in this phase (check include/exclude rules, --phase, --stage)", _first_place(source))
+        raise NetError(
+            "no layer is left in this phase (check include/exclude rules, --phase, --stage)", _first_place(source)
+        )
     for entry in layers:
         builder.add(entry)
     unused = set(builder.shapes) - set(builder.by_name)
     if unused:
         known = ", ".join(sorted(builder.by_name)[:12])
-        raise NetError(f"--shape names {min(unused)!r}, which no layer produces; blobs are {known}, …", _first_place(source))
+        raise NetError(
+            f"--shape names {min(unused)!r}, which no layer produces; blobs are {known}, …", _first_place(source)
+        )
     net = Net(source.header.name, state.phase, builder.nodes, builder.blobs, builder.params, builder.outputs())
     net.findings = (*findings, *builder.findings)
     mark_backward(net, bool(source.header.force_backward))

@@ -104,12 +104,17 @@ def _copy_file(net: Net, values: list[np.ndarray], by_name: dict[str, Node], pat
         if node is None or (not source.blobs and not node.params):
             continue
         if len(source.blobs) != len(node.params):
-            raise InputError(f"{path}: layer {source.name!r} has {len(source.blobs)} blobs; the net at {node.place} wants {len(node.params)}")
+            raise InputError(
+                f"{path}: layer {source.name!r} has {len(source.blobs)} blobs; "
+                f"the net at {node.place} wants {len(node.params)}"
+            )
         for index, blob in enumerate(source.blobs):
             _copy_blob(net, values, node, index, blob, path)
         taken += 1
     if not taken:
-        raise InputError(f"{path}: no layer of the net has the name of one in this file; Caffe matches weights by layer name")
+        raise InputError(
+            f"{path}: no layer of the net has the name of one in this file; Caffe matches weights by layer name"
+        )
     return f"{path}: weights of {taken} layers taken"
 
 
@@ -118,11 +123,15 @@ def _copy_blob(net: Net, values: list[np.ndarray], node: Node, index: int, blob:
     shape = net.params[number].param.shape
     if not fits(blob, shape):
         raise InputError(
-            f"{path}: layer {node.name!r}, param {index} has shape {blob_shape(blob)}; the net at {node.place} wants {shape}; "
+            f"{path}: layer {node.name!r}, param {index} has shape {blob_shape(blob)}; "
+            f"the net at {node.place} wants {shape}; "
             "rename the layer in the net to leave its weights out"
         )
     data = blob.double_data if len(blob.double_data) else blob.data
     array = np.array(data, np.float32)
     if array.size != values[number].size:
-        raise InputError(f"{path}: layer {node.name!r}, param {index} holds {array.size} values for shape {shape}: the file is damaged")
+        raise InputError(
+            f"{path}: layer {node.name!r}, param {index} holds {array.size} values for shape {shape}: "
+            "the file is damaged"
+        )
     values[number][...] = array.reshape(shape)

@@ -65,7 +65,9 @@ class Runner:
         names = _tensor_names(self.lowered, self.gradients)
         self._fetched = {key: name for key, name in names.items() if key[0] in kinds}
         self._losses = _weighted_tops(net, self.lowered)
-        self._results = {blob: self.lowered.tops[key] for blob, key in _last_writers(net, self.lowered, net.outputs).items()}
+        self._results = {
+            blob: self.lowered.tops[key] for blob, key in _last_writers(net, self.lowered, net.outputs).items()
+        }
         asked = {*self._fetched.values(), *self._results.values(), *self._losses, *graph.updates.values()}
         graph.outputs += sorted(asked)
         arrays = {name: values[number] for number, name in self.lowered.params.items()}
@@ -169,20 +171,27 @@ def _tensor_names(lowered: Lowered, gradients: Gradients | None) -> dict[tuple[s
 
 def _last_writers(net: Net, lowered: Lowered, blobs: Sequence[int]) -> dict[int, tuple[int, int]]:
     """Return the top that a blob's value comes from in the end: the last in-place writer's."""
-    writers = {blob: (node.index, top) for node in net.nodes for top, blob in enumerate(node.tops) if (node.index, top) in lowered.tops}
+    writers = {
+        blob: (node.index, top)
+        for node in net.nodes
+        for top, blob in enumerate(node.tops)
+        if (node.index, top) in lowered.tops
+    }
     return {blob: writers[blob] for blob in blobs if blob in writers}
 
 
 def _weighted_tops(net: Net, lowered: Lowered) -> dict[str, float]:
     """Return the weights in the loss of the values that have one."""
     tops = [(node, top, weight) for node in net.nodes for top, weight in enumerate(node.loss_weights) if weight]
-    return {
-        lowered.tops[node.index, top]: weight for node, top, weight in tops if (node.index, top) in lowered.tops
-    }
+    return {lowered.tops[node.index, top]: weight for node, top, weight in tops if (node.index, top) in lowered.tops}
 
 
 def draw_feeds(
-    runner: Runner, stream: Stream, random: np.random.Generator, inputs: Mapping[str, np.ndarray] | None = None, zeros: bool = False
+    runner: Runner,
+    stream: Stream,
+    random: np.random.Generator,
+    inputs: Mapping[str, np.ndarray] | None = None,
+    zeros: bool = False,
 ) -> dict[str, np.ndarray]:
     """Return the graph's inputs for one iteration.
 
@@ -211,7 +220,9 @@ def _node_feeds(net: Net, node: Node, stream: Stream, random: np.random.Generato
     return synthetic_tops(net, node, random)
 
 
-def _replace(net: Net, node: Node, names: Mapping[int, str], feeds: dict[str, np.ndarray], inputs: Mapping[str, np.ndarray]) -> None:
+def _replace(
+    net: Net, node: Node, names: Mapping[int, str], feeds: dict[str, np.ndarray], inputs: Mapping[str, np.ndarray]
+) -> None:
     """Put the user's arrays in the place of a data layer's tops."""
     if node.bottoms:
         return
@@ -220,7 +231,10 @@ def _replace(net: Net, node: Node, names: Mapping[int, str], feeds: dict[str, np
         if name in inputs:
             shape = node.top_shapes[index]
             if inputs[name].shape != shape:
-                raise InputError(f"--input {name}: has shape {inputs[name].shape}; layer {node.name!r} at {node.place} produces {shape}")
+                raise InputError(
+                    f"--input {name}: has shape {inputs[name].shape}; "
+                    f"layer {node.name!r} at {node.place} produces {shape}"
+                )
             feeds[names[index]] = np.asarray(inputs[name], np.float32, order="C")
 
 
@@ -228,7 +242,9 @@ def check_inputs(net: Net, inputs: Mapping[str, np.ndarray]) -> None:
     known = [net.blobs[blob].name for node in net.nodes if not node.bottoms for blob in node.tops]
     for name in inputs:
         if name not in known:
-            raise InputError(f"--input {name}: no data layer produces a blob of that name; expected one of {', '.join(known)}")
+            raise InputError(
+                f"--input {name}: no data layer produces a blob of that name; expected one of {', '.join(known)}"
+            )
 
 
 def synthetic_layers(net: Net, inputs: Mapping[str, np.ndarray]) -> list[str]:

@@ -45,11 +45,16 @@ def check_memory(net: Net, backward: bool, available: int | None) -> None:
     params, activations = estimate_bytes(net, backward)
     if available is None or params + activations <= available:
         return
-    batch = max((node.top_shapes[0] or (1,))[0] for node in net.nodes if not node.bottoms and node.top_shapes and node.top_shapes[0])
+    batch = max(
+        (node.top_shapes[0] or (1,))[0]
+        for node in net.nodes
+        if not node.bottoms and node.top_shapes and node.top_shapes[0]
+    )
     fitting = int(batch * max(available - params, 0) / max(activations, 1))
     advice = f"--batch {fitting} would fit" if fitting else "not even a batch of 1 would fit; use --static"
     raise InputError(
-        f"the run needs about {_gib(params + activations)} (params {_gib(params)}, blobs at batch {batch} {_gib(activations)}), "
+        f"the run needs about {_gib(params + activations)} "
+        f"(params {_gib(params)}, blobs at batch {batch} {_gib(activations)}), "
         f"but only {_gib(available)} of memory is free: {advice}"
     )
 

@@ -40,7 +40,9 @@ def meets(state: State, rule: Any) -> bool:
 def _is_included(state: State, entry: Entry) -> bool:
     proto = entry.proto
     if proto.include and proto.exclude:
-        raise NetError(f"layer {proto.name!r}: has both include and exclude rules; Caffe takes one kind only", entry.place)
+        raise NetError(
+            f"layer {proto.name!r}: has both include and exclude rules; Caffe takes one kind only", entry.place
+        )
     if proto.include:
         return any(meets(state, rule) for rule in proto.include)
     return not any(meets(state, rule) for rule in proto.exclude)

@@ -50,7 +50,7 @@ class Solver:
     inline_findings: tuple[Finding, ...] = ()
 
     def test_nets(self) -> tuple[NetSource, ...]:
-        """Return the nets that it tests: the inline ones, those in files, then the trained net for what test_iter is left.
+        """Return the nets it tests: the inline ones, those in files, then the trained net for what test_iter is left.
 
         Raises InputError when there is not one test_iter for each. (solver.cpp, InitTestNets)
         """
@@ -73,7 +73,9 @@ class Solver:
                 f"found {len(m.test_state)}"
             )
         if m.test_iter and m.test_interval < 1:
-            raise InputError(f"{self.name}: has test nets, but a test_interval of {m.test_interval}; expected at least 1")
+            raise InputError(
+                f"{self.name}: has test nets, but a test_interval of {m.test_interval}; expected at least 1"
+            )
         return (*named, *[self.net] * generic)
 
 
@@ -150,7 +152,10 @@ def _solver(document: Document) -> Solver:
     named = [name for name in ("net_param", "net", "train_net_param", "train_net") if message.HasField(name)]
     if len(named) != 1:
         found = ", ".join(named) or "none of them"
-        raise InputError(f"{document.name}: a solver names its net by one of net, net_param, train_net, train_net_param; found {found}")
+        raise InputError(
+            f"{document.name}: a solver names its net by one of net, net_param, train_net, train_net_param; "
+            f"found {found}"
+        )
     owner = document.first(named[0])
     assert owner is not None
     inline = [f for name in ("net_param", "train_net_param", "test_net_param") for f in document.find(name)]

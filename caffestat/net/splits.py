@@ -28,7 +28,10 @@ def _unknown_bottom(entry: Entry, bottom: str, layers: Sequence[Entry], known: d
     if later is entry:
         hint = "the layer itself produces it: give the top another name or name an earlier blob as bottom"
     elif later is not None:
-        hint = f"layer {later.proto.name!r} at {later.place} produces it, but stands later: a layer can only read blobs made above it"
+        hint = (
+            f"layer {later.proto.name!r} at {later.place} produces it, but stands later: "
+            "a layer can only read blobs made above it"
+        )
     elif close:
         hint = f"did you mean {close[0]!r}?"
     else:
@@ -38,7 +41,7 @@ def _unknown_bottom(entry: Entry, bottom: str, layers: Sequence[Entry], known: d
 
 
 def _sources(layers: Sequence[Entry]) -> tuple[list[list[Top]], Counter[Top], dict[Top, float]]:
-    """Return, for every bottom, the top it reads; how often each top is used; and the loss weights, which count as a use."""
+    """Return the top that each bottom reads, how often each top is used, and the loss weights, which count as a use."""
     last: dict[str, Top] = {}
     sources: list[list[Top]] = []
     uses: Counter[Top] = Counter()

@@ -176,7 +176,8 @@ def _drop_padding(entries: Sequence[Entry]) -> list[Entry]:
             if is_padding or padding is None:
                 continue
             if proto.layer.type not in ("conv", "pool"):
-                message = f"layer {proto.layer.name!r}: only conv and pool may follow a padding layer, found {proto.layer.type!r}"
+                found = proto.layer.type
+                message = f"layer {proto.layer.name!r}: only conv and pool may follow a padding layer, found {found!r}"
                 raise NetError(message, entry.place)
             proto.layer.pad = padding.layer.pad
             proto.bottom[index] = padding.bottom[0]
@@ -229,7 +230,9 @@ def _v1_param_specs(old: Any, new: Any) -> None:
     """Gather V1's four parallel lists into ParamSpecs."""
     lists = {
         "name": old.param,
-        "share_mode": [caffe_pb2.ParamSpec.STRICT if mode == 0 else caffe_pb2.ParamSpec.PERMISSIVE for mode in old.blob_share_mode],
+        "share_mode": [
+            caffe_pb2.ParamSpec.STRICT if mode == 0 else caffe_pb2.ParamSpec.PERMISSIVE for mode in old.blob_share_mode
+        ],
         "lr_mult": old.blobs_lr,
         "decay_mult": old.weight_decay,
     }
@@ -289,11 +292,13 @@ def _upgrade_layers(entries: list[Entry], findings: list[Finding]) -> list[Entry
     return entries
 
 
-def upgrade(net: Any, old: Iterable[Entry], new: Iterable[Entry], input_place: Place) -> tuple[Any, list[Entry], list[Finding]]:
+def upgrade(
+    net: Any, old: Iterable[Entry], new: Iterable[Entry], input_place: Place
+) -> tuple[Any, list[Entry], list[Finding]]:
     """Bring a net to the current format.
 
     net: the NetParameter; `old` and `new` its `layers` and `layer` as entries; `input_place` where its inputs stand.
-    Returns a NetParameter without layers and inputs, the layers, and findings about fields that could not be carried over.
+    Returns a NetParameter without layers and inputs, the layers, and findings about fields that were not carried over.
     Raises NetError when the net mixes generations or some of its inputs lack shapes.
     """
     findings: list[Finding] = []

@@ -1,4 +1,4 @@
-"""Builds the tree from the tokens, with a stack of its own: the depth of a text never meets Python's recursion limit."""
+"""Builds the tree from the tokens, with a stack of its own: depth never meets Python's recursion limit."""
 
 from __future__ import annotations
 

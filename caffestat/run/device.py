@@ -68,7 +68,8 @@ def why_no_cuda() -> str:
             return f"the CUDA provider does not start: {str(error).splitlines()[0]}"
     if CUDA in session.get_providers():
         return ""
-    return "the CUDA provider does not load here (no GPU, or no CUDA and cuDNN libraries: pip install onnxruntime-gpu[cuda,cudnn])"
+    libraries = "no CUDA and cuDNN libraries: pip install onnxruntime-gpu[cuda,cudnn]"
+    return f"the CUDA provider does not load here (no GPU, or {libraries})"
 
 
 def choose_device(wanted: str) -> tuple[str, str]:

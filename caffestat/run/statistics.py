@@ -121,7 +121,9 @@ class Statistics:
         rows = _in_rows(g, value, count)
         if self._is_non_negative(value):
             return self._sum_rows("ReduceSum", rows)
-        return self._sum_rows("ReduceSum", g.emit("Abs", rows)) if count <= _CACHED else self._sum_rows("ReduceL1", rows)
+        return (
+            self._sum_rows("ReduceSum", g.emit("Abs", rows)) if count <= _CACHED else self._sum_rows("ReduceL1", rows)
+        )
 
     def _sum_squares(self, value: str, count: int) -> str:
         """Emit sum x², one element."""

@@ -64,4 +64,6 @@ def assert_close(ours: np.ndarray, caffes: np.ndarray, what: str, around: float 
     assert ours.shape == caffes.shape, what
     largest = float(np.abs(caffes).max(initial=0.0))
     worst = float(np.abs(ours - caffes).max(initial=0.0))
-    assert worst <= 1e-4 * largest + 2e-7 * around + 1e-12, f"{what}: off by {worst:g} where the largest value is {largest:g}"
+    assert worst <= 1e-4 * largest + 2e-7 * around + 1e-12, (
+        f"{what}: off by {worst:g} where the largest value is {largest:g}"
+    )

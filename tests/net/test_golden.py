@@ -1,4 +1,4 @@
-"""Every golden case: topology, initial params bit for bit, and every tensor of one iteration, as real Caffe has them."""
+"""Every golden case: topology, initial params bit for bit, and every tensor of one iteration, as in Caffe."""
 
 from __future__ import annotations
 
@@ -55,7 +55,9 @@ def test_tops(case: str) -> None:
 
 
 def largest_diff(case: str) -> float:
-    return max((float(np.abs(a).max(initial=0.0)) for name, a in tensors(case).items() if name.endswith(".diff")), default=0.0)
+    return max(
+        (float(np.abs(a).max(initial=0.0)) for name, a in tensors(case).items() if name.endswith(".diff")), default=0.0
+    )
 
 
 def test_bottom_diffs(case: str) -> None:
@@ -80,6 +82,10 @@ def test_params_after_the_iteration(case: str) -> None:
         diff = tensors(case).get(f"{param['file']}.diff")
         key = ours.params[number].node, ours.params[number].index
         if diff is not None and ours.params[number].owner is None and runner.gradients:
-            last = min((p for p, q in enumerate(ours.params) if number in (p, q.owner)), key=lambda p: ours.params[p].node)
+            last = min(
+                (p for p, q in enumerate(ours.params) if number in (p, q.owner)), key=lambda p: ours.params[p].node
+            )
             key = ours.params[last].node, ours.params[last].index
-            assert_close(runner.tensors.get(("param_diff", *key), np.zeros_like(diff)), diff, f"{param['file']}.diff", around)
+            assert_close(
+                runner.tensors.get(("param_diff", *key), np.zeros_like(diff)), diff, f"{param['file']}.diff", around
+            )

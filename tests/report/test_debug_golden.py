@@ -1,4 +1,4 @@
-"""The debug_info lines of real Caffe's first training iteration: same text, same order, same numbers."""
+"""The train net alone: the debug_info lines of real Caffe's first iteration, same text, order and numbers."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def caffes(case: str) -> list[str]:
 
 @functools.cache
 def ours(case: str) -> list[str]:
-    return list(caffestat.debug(str(GOLDEN / case / "solver.prototxt"), device=DEVICE))
+    return list(caffestat.debug(str(GOLDEN / case / "solver.prototxt"), device=DEVICE, phase="train"))
 
 
 @pytest.mark.parametrize("case", CASES)
