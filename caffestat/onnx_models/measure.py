@@ -66,9 +66,8 @@ def measure(
     feeds = draw_feeds(graph, random, inputs or {}, notes)
     _check_memory(model, forward_only)
     _complete_specs(model, feeds)
-    values = [name for node in model.nodes for name in node.outputs if _is_measured(graph, name)]
-    values = [*(name for name in graph.inputs if _is_measured(graph, name)), *values]
-    params = [name for name in graph.params if _is_measured(graph, name)]
+    named = [*graph.inputs, *(name for node in model.nodes for name in node.outputs)]
+    values, params = ([name for name in names if _is_measured(graph, name)] for names in (named, graph.params))
     result = Measurement(chosen)
     found: dict[str, str | None] = {}
     if not forward_only:
