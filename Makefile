@@ -7,13 +7,16 @@ RUN := $(BIN)/python
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check lint types proto golden docs bench gpu-check wheel clean
+.PHONY: help demo experiments test check lint types proto golden docs bench gpu-check wheel clean
 
 help:  ## list the targets
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
 
 demo: $(VENV)/.test  ## install and analyze models/lenet.prototxt
 	$(BIN)/caffestat analyze models/lenet.prototxt
+
+experiments: $(VENV)/.test  ## predict and measure three nets that differ in their fillers only
+	$(RUN) models/experiments/show.py
 
 test: $(VENV)/.test  ## install and run the tests
 	$(RUN) -m pytest
@@ -36,6 +39,7 @@ golden: $(VENV)/.test  ## write the expected outputs of reports and commands ane
 docs: $(VENV)/.test  ## write the generated pages of docs/ anew
 	$(RUN) docs/generate_layers.py
 	$(RUN) docs/generate_ops.py
+	$(RUN) docs/generate_checks.py
 
 bench: $(VENV)/.dev  ## time the debug pass against torch, which has to be installed
 	$(RUN) benchmarks/debug_pass.py

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from caffestat.fill import Stream
+from caffestat.fillers import Stream
 from caffestat.net import Measurement, Net, NetSource, Runner, build, draw_feeds, draw_params, predict, read_net
 from caffestat.net.source import net_source
 from caffestat.prototext import parse
@@ -25,16 +25,16 @@ LARGE = {"alexnet": 4, "caffenet": 4, "squeezenet": 4, "googlenet": 4, "resnet50
 Kind = tuple[str, tuple[int, int]]
 
 
-def plain_stack(layer: str, activation: str, filler: str, depth: int = 8) -> NetSource:
+def plain_stack(layer: str, activation: str, filler: str, depth: int = 6) -> NetSource:
     """Return a net of `depth` equal layers with an activation each, N(0, 1) at the input and a softmax loss behind."""
-    batch, shape = ("dim: 32", "dim: 8 dim: 14 dim: 14") if layer == "conv" else ("dim: 64", "dim: 200")
+    batch, shape = ("dim: 16", "dim: 8 dim: 14 dim: 14") if layer == "conv" else ("dim: 64", "dim: 200")
     text = [
         f'layer {{ name: "data" type: "Input" top: "x" top: "label" '
         f"input_param {{ shape {{ {batch} {shape} }} shape {{ {batch} }} }} }}"
     ]
     for index in range(depth):
         bottom = f"x{index}" if index else "x"
-        size = "num_output: 64 kernel_size: 3 pad: 1" if layer == "conv" else "num_output: 256"
+        size = "num_output: 128 kernel_size: 3 pad: 1" if layer == "conv" else "num_output: 256"
         kind, param = (
             ("Convolution", "convolution_param") if layer == "conv" else ("InnerProduct", "inner_product_param")
         )
@@ -61,7 +61,6 @@ PLAIN = {
     "fc + ReLU, msra": ("fc", "ReLU", 'type: "msra"'),
     "fc + TanH, xavier": ("fc", "TanH", 'type: "xavier"'),
     "fc + Sigmoid, gaussian 0.1": ("fc", "Sigmoid", 'type: "gaussian" std: 0.1'),
-    "fc alone, xavier": ("fc", "Dropout", 'type: "xavier"'),
 }
 
 
