@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 
 from caffestat import net
-from caffestat.fill import Stream
+from caffestat.fillers import Stream
 
 MODELS = Path(__file__).parent.parent / "models"
 BATCHES = {"alexnet": 16, "googlenet": 8, "resnet50": 8, "vgg16": 4, "mobilenet": 8}

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from caffestat.fill import Filler, Stream, fill
+from caffestat.fillers import Filler, Stream, fill
 
 INPUTS = 25088  # the first inner product of VGG-16
 

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from caffestat.fill import Stream
+from caffestat.fillers import Stream
 from caffestat.net import Net, Node
 
 

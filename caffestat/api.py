@@ -271,7 +271,7 @@ def convert(
         save(gradient(path, shapes=shapes, batch=batch), output)
         return
     from caffestat import net as nets
-    from caffestat.fill import Stream
+    from caffestat.fillers import Stream
     from caffestat.net.export import to_onnx
 
     source, solver = _load(path)

@@ -17,7 +17,7 @@ from .reader import AbsentError, Reader, find, require
 from .transformer import Transformer
 
 if TYPE_CHECKING:
-    from caffestat.fill import Stream
+    from caffestat.fillers import Stream
     from caffestat.layers import Layer
 
 __all__ = ["DatumReader"]

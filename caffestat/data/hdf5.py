@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from caffestat.errors import NetError
-from caffestat.fill import CRandom
+from caffestat.fillers import CRandom
 
 from .reader import Reader, find, require, text_lines
 
 if TYPE_CHECKING:
-    from caffestat.fill import Stream
+    from caffestat.fillers import Stream
     from caffestat.layers import Layer
 
 __all__ = ["HDF5Reader"]

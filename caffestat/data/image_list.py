@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
-from caffestat.fill import Stream
+from caffestat.fillers import Stream
 
 from .images import decode, resize
 from .reader import AbsentError, Reader, find, text_lines

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
-    from caffestat.fill import Stream
+    from caffestat.fillers import Stream
     from caffestat.layers import Layer, Shape
 
 __all__ = ["AbsentError", "Reader", "find", "require", "text_lines"]

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from caffestat.errors import InputError
-from caffestat.fill import Stream
+from caffestat.fillers import Stream
 from caffestat.schema import BlobProto, caffe_pb2, read_binary
 
 from .reader import find

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from caffestat.errors import NetError, Place
-from caffestat.fill import Filler, Stream, fill
+from caffestat.fillers import Filler, Stream, fill
 from caffestat.prototext import Message, Scalar
 from caffestat.schema import FillerParameter, from_message
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from caffestat.errors import InputError
-from caffestat.fill import Filler, Stream, fill
+from caffestat.fillers import Filler, Stream, fill
 
 from .base import Layer, Shape, layer, to_filler
 

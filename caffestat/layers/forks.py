@@ -10,7 +10,7 @@ from copy import deepcopy
 from typing import TYPE_CHECKING, Any
 
 from caffestat.errors import Place
-from caffestat.fill import Filler
+from caffestat.fillers import Filler
 
 from .base import Param, Shape, layer
 from .convolution import Convolution

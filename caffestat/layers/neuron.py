@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from caffestat.fill import Filler, Stream, bernoulli
+from caffestat.fillers import Filler, Stream, bernoulli
 from caffestat.graph import Node
 
 from .base import Layer, Param, Shape, layer, to_filler

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from caffestat.fill import Filler
+from caffestat.fillers import Filler
 
 from .base import Layer, Param, Shape, layer
 from .channels import channel_affine, channel_column, channel_dot, channel_sum

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from caffestat.fill import Stream, fill
+from caffestat.fillers import Stream, fill
 
 from .base import Layer, Param, Shape, layer, read_param
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 from math import prod
 from typing import TYPE_CHECKING, Any
 
-from caffestat.fill import Filler
+from caffestat.fillers import Filler
 
 from .base import Layer, Param, Shape, layer, read_param
 from .channels import channel_affine, channel_column, channel_dot, channel_sum

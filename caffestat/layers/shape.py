@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from caffestat.fill import Filler
+from caffestat.fillers import Filler
 
 from .base import Layer, Param, Shape, layer
 

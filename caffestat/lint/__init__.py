@@ -3,6 +3,7 @@
 from .baseline import Baseline, read_baseline, to_baseline
 from .config import Config, find_config, read_config
 from .context import Limits
+from .fix import Fixed, fix_file
 from .formats import FORMATS, render
 from .issue import SEVERITIES, Issue
 from .pages import all_pages, page
@@ -16,6 +17,7 @@ __all__ = [
     "Check",
     "Checked",
     "Config",
+    "Fixed",
     "Issue",
     "Job",
     "Limits",
@@ -25,6 +27,7 @@ __all__ = [
     "check_files",
     "find_check",
     "find_config",
+    "fix_file",
     "page",
     "read_baseline",
     "read_config",

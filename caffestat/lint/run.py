@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from caffestat.errors import CaffestatError, InputError, NetError
-from caffestat.fill import Stream
+from caffestat.fillers import Stream
 from caffestat.layers import Shape
 from caffestat.net import (
     TRAIN,

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from caffestat.errors import InputError, Place
-from caffestat.fill import Stream
+from caffestat.fillers import Stream
 from caffestat.layers import Param
 from caffestat.schema import NetParameter, read_binary
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from caffestat.data import synthetic_tops
 from caffestat.errors import InputError
-from caffestat.fill import Stream
+from caffestat.fillers import Stream
 
 from .initial import copy_weights, draw_params
 from .measurement import Measurement, Norms

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from caffestat.fill import Filler, Stream, fan, msra_std, xavier_spread
+from caffestat.fillers import Filler, Stream, fan, msra_std, xavier_spread
 from caffestat.theory import Gradient, Moments, Signal, Source, Walk, propagate
 from caffestat.theory.quadrature import NODES, WEIGHTS, cdf, quantiles
 
@@ -105,7 +105,7 @@ def filler_signal(filler: Filler, shape: tuple[int, ...]) -> Signal:
         size = math.prod(shape[1:])
         return _uniform(0.0, 2 / size) if size > 1 else _constant(1.0)
     if filler.type == _BILINEAR:
-        from caffestat.fill import fill
+        from caffestat.fillers import fill
 
         return _of_array(fill(Stream(0), filler, (1, 1, *shape[2:])))
     return _constant(filler.value)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from caffestat.errors import Finding, InputError
-from caffestat.fill import Stream
+from caffestat.fillers import Stream
 from caffestat.schema import NetState
 
 from .build import build

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from caffestat.errors import Finding, Place
-from caffestat.fill import VARIANCE_NORMS, msra_std, xavier_spread
+from caffestat.fillers import VARIANCE_NORMS, msra_std, xavier_spread
 from caffestat.graph import Graph
 from caffestat.graph.costs import macs
 from caffestat.graph.fans import Use, find_uses

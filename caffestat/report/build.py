@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from caffestat.fill import (
+from caffestat.fillers import (
     VARIANCE_NORMS,
     Filler,
     caffe_fans,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable
 
-from caffestat.fill import Filler
+from caffestat.fillers import Filler
 from caffestat.rewriting.follow import LINEAR, Follower, Step
 
 __all__ = ["caffe_step"]

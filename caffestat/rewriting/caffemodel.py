@@ -10,7 +10,7 @@ import numpy as np
 
 from caffestat.errors import InputError
 from caffestat.errors import Place as FilePlace
-from caffestat.fill import Stream
+from caffestat.fillers import Stream
 from caffestat.layers import Shape
 from caffestat.net import Net, NetSource, build, draw_params
 from caffestat.net.initial import blob_shape, fits

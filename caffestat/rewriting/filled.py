@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from caffestat.errors import Finding, InputError
-from caffestat.fill import Filler, Stream, fan, msra_std, xavier_spread
+from caffestat.fillers import Filler, Stream, fan, msra_std, xavier_spread
 from caffestat.net import Net, Node, draw_params
 from caffestat.net.save import save
 from caffestat.rewriting.net_params import place_of, refill

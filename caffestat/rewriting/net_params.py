@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from caffestat.errors import Finding
-from caffestat.fill import Filler
+from caffestat.fillers import Filler
 from caffestat.layers import to_filler
 from caffestat.net import Net, Node
 from caffestat.rewriting.caffe_steps import caffe_step

@@ -17,7 +17,7 @@ from onnx import TensorProto, helper, numpy_helper
 from caffestat.errors import Finding, InputError
 from caffestat.errors import Place as FilePlace
 from caffestat.files import replacing
-from caffestat.fill import Stream, fill
+from caffestat.fillers import Stream, fill
 from caffestat.graph import Node
 from caffestat.graph.external import OWN_SUFFIX, external_entry, move_outside, save
 from caffestat.graph.fans import Use, find_uses

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from caffestat.errors import CaffestatError, InputError
-from caffestat.fill import VARIANCE_NORMS, Filler, msra_std, xavier_spread
+from caffestat.fillers import VARIANCE_NORMS, Filler, msra_std, xavier_spread
 from caffestat.rewriting.follow import LINEAR, Follower
 
 __all__ = ["READS", "Fans", "Policy", "Site", "Undecided", "Wanted", "parse_policy", "same_effect"]

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
-from caffestat.fill import Filler
+from caffestat.fillers import Filler
 from caffestat.rewriting.policy import Policy, parse_policy, same_effect
 
 __all__ = ["Change", "Place", "change_of", "is_changed"]

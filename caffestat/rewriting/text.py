@@ -8,7 +8,7 @@ from typing import Any
 
 from caffestat.errors import Finding, InputError, SchemaError
 from caffestat.errors import Place as FilePlace
-from caffestat.fill import Filler
+from caffestat.fillers import Filler
 from caffestat.layers import Shape
 from caffestat.net.source import is_solver
 from caffestat.prototext import (

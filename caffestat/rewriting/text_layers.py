@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from caffestat.errors import InputError
-from caffestat.fill import VARIANCE_NORMS, Filler
+from caffestat.fillers import VARIANCE_NORMS, Filler
 from caffestat.net.upgrade import current_type
 from caffestat.prototext import Document, Field, Message, Scalar
 from caffestat.rewriting.policy import READS

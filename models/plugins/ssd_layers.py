@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from caffestat.fill import Filler
+from caffestat.fillers import Filler
 from caffestat.graph import Graph
 from caffestat.layers import Layer, Param, Shape, layer
 

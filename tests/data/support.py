@@ -11,7 +11,7 @@ from google.protobuf import text_format
 
 from caffestat.data import Reader, open_reader
 from caffestat.errors import Place
-from caffestat.fill import Stream
+from caffestat.fillers import Stream
 from caffestat.layers import Layer, layer_class
 from caffestat.schema import BlobProto, Datum, LayerParameter, caffe_pb2
 

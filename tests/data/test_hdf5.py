@@ -9,7 +9,7 @@ import pytest
 
 from caffestat.data import AbsentError, open_reader
 from caffestat.errors import NetError
-from caffestat.fill import CRandom
+from caffestat.fillers import CRandom
 
 from .support import make, opened
 

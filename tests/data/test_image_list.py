@@ -9,7 +9,7 @@ import pytest
 
 from caffestat.data import AbsentError, open_reader
 from caffestat.errors import NetError
-from caffestat.fill import Stream
+from caffestat.fillers import Stream
 
 from .support import TRAIN, encoded, make, opened, picture, words
 

@@ -10,7 +10,7 @@ from google.protobuf import text_format
 
 from caffestat.autodiff import backward
 from caffestat.errors import Place
-from caffestat.fill import Stream
+from caffestat.fillers import Stream
 from caffestat.graph import Graph
 from caffestat.layers import Layer, layer_class
 from caffestat.schema import caffe_pb2

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from caffestat.errors import NetError
-from caffestat.fill import Stream
+from caffestat.fillers import Stream
 
 from .harness import TEST, TRAIN, make, run
 

@@ -7,7 +7,7 @@ import pytest
 
 from caffestat import net as nets
 from caffestat.errors import SourceError
-from caffestat.fill import Stream
+from caffestat.fillers import Stream
 from caffestat.net.source import net_source
 from caffestat.prototext import parse
 

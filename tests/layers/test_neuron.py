@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from caffestat.errors import NetError
-from caffestat.fill import Filler, Stream
+from caffestat.fillers import Filler, Stream
 
 from .harness import TEST, make, run
 

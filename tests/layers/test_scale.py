@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from caffestat.errors import NetError
-from caffestat.fill import Filler
+from caffestat.fillers import Filler
 
 from .golden import check_golden, golden_layers
 from .harness import make, run

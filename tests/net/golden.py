@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from caffestat import layers, net
-from caffestat.fill import Stream
+from caffestat.fillers import Stream
 
 FOLDER = Path(__file__).parent.parent / "golden"
 DEVICE = os.environ.get("CAFFESTAT_TEST_DEVICE", "cpu")

@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 import pytest
 
-from caffestat.fill import Stream
+from caffestat.fillers import Stream
 from caffestat.net import TEST, TRAIN, Net, Runner, build, draw_feeds, draw_params, read_net, state_of
 from caffestat.net.export import to_onnx
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from caffestat import net
-from caffestat.fill import Stream
+from caffestat.fillers import Stream
 from caffestat.net.source import net_source
 from caffestat.prototext import parse
 

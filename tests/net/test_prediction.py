@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from caffestat.fill import Filler, Stream, fill
+from caffestat.fillers import Filler, Stream, fill
 from caffestat.net import Net, Runner, build, draw_feeds, draw_params, predict, read_net
 from caffestat.net.gains import gains
 from caffestat.net.lower import lower

@@ -15,7 +15,7 @@ from onnx import TensorProto, numpy_helper
 from onnxruntime.capi import onnxruntime_pybind11_state as state
 
 from caffestat import net
-from caffestat.fill import Stream
+from caffestat.fillers import Stream
 from caffestat.layers import layer_types
 from caffestat.net.lower import Gradients, Lowered, differentiate, lower
 from caffestat.net.source import net_source

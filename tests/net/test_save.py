@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from caffestat.errors import InputError
-from caffestat.fill import Stream
+from caffestat.fillers import Stream
 from caffestat.net import Net, build, draw_params, load
 from caffestat.net import save as save_module
 from caffestat.net.save import save, to_caffemodel

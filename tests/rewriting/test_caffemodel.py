@@ -55,7 +55,7 @@ def test_draws_the_chosen_layers_and_leaves_the_others() -> None:
 
 def test_values_are_those_of_fill_with_the_same_seed() -> None:
     after = values(rewrite(MODEL, change_of("msra", layers=["ip1"])))
-    filled = caffestat.api.fill(str(NET), seed=7, filler="msra", layers=["ip1"])
+    filled = caffestat.fill(str(NET), seed=7, filler="msra", layers=["ip1"])
     for param in filled.params:
         np.testing.assert_array_equal(after["ip1"][param.index], param.values.ravel())
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from caffestat.fill import Filler
+from caffestat.fillers import Filler
 from caffestat.rewriting.caffe_steps import caffe_step
 from caffestat.rewriting.follow import LINEAR, Follower, Step, follow
 

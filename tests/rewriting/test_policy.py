@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from caffestat.errors import InputError
-from caffestat.fill import Filler
+from caffestat.fillers import Filler
 from caffestat.rewriting.follow import LINEAR, Follower
 from caffestat.rewriting.policy import Site, Undecided, Wanted, parse_policy, same_effect
 

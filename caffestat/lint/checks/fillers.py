@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from caffestat.fill import Filler, caffe_fans
+from caffestat.fillers import Filler, caffe_fans
 from caffestat.net import NetParam, Node
 from caffestat.prototext import Document, Edit, Field, insert, remove, replace_value
 

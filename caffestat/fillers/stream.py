@@ -7,7 +7,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from caffestat.fill.c_random import CRandom
+from caffestat.fillers.c_random import CRandom
 
 __all__ = ["BLOCK", "Stream"]
 

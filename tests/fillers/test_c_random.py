@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from caffestat.fill import CRandom, Stream
+from caffestat.fillers import CRandom, Stream
 
 
 def test_first_and_ten_thousandth_numbers() -> None:

@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 
 from caffestat.errors import InputError
-from caffestat.fill import Stream, gaussian
-from caffestat.fill.ziggurat import normal_table
+from caffestat.fillers import Stream, gaussian
+from caffestat.fillers.ziggurat import normal_table
 
 from . import reference
 from .scripted import bits, reader, scripted_stream
 
-MODULE = importlib.import_module("caffestat.fill.gaussian")
+MODULE = importlib.import_module("caffestat.fillers.gaussian")
 
 
 def pieces(total, seed):

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from caffestat.fill import Stream
-from caffestat.fill.stream import BLOCK
+from caffestat.fillers import Stream
+from caffestat.fillers.stream import BLOCK
 
 
 def numpy_words(seed, n):

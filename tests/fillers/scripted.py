@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from caffestat.fill import Stream
+from caffestat.fillers import Stream
 
 
 class Script:

@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from caffestat.fill.ziggurat import exponential_strips, exponential_table, normal_strips, normal_table
+from caffestat.fillers.ziggurat import exponential_strips, exponential_table, normal_strips, normal_table
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 

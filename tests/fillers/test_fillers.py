@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from caffestat.errors import InputError
-from caffestat.fill import Filler, Stream, bernoulli, fill, filler_types, gaussian, register, uniform
+from caffestat.fillers import Filler, Stream, bernoulli, fill, filler_types, gaussian, register, uniform
 
 SHAPE = (5, 6, 3, 2)
 
@@ -129,5 +129,5 @@ def test_types_are_sorted():
 
 def test_importing_is_cheap():
     heavy = ("onnx", "onnxruntime", "google.protobuf")
-    code = f"import sys, caffestat.fill; print([name for name in {heavy} if name in sys.modules])"
+    code = f"import sys, caffestat.fillers; print([name for name in {heavy} if name in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from caffestat.fill import Filler, Stream, bernoulli, fill
+from caffestat.fillers import Filler, Stream, bernoulli, fill
 
 from .scripted import bits
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from caffestat.fill.ziggurat import exponential_table, normal_table
+from caffestat.fillers.ziggurat import exponential_table, normal_table
 
 F = np.float32
 Word = Callable[[], int]

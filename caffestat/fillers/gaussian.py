@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from caffestat.errors import InputError
-from caffestat.fill.stream import BLOCK, Stream
-from caffestat.fill.ziggurat import exponential_strips, normal_strips, normal_table
+from caffestat.fillers.stream import BLOCK, Stream
+from caffestat.fillers.ziggurat import exponential_strips, normal_strips, normal_table
 
 __all__ = ["gaussian"]
 

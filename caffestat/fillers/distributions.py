@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from caffestat.errors import InputError
-from caffestat.fill.stream import BLOCK, Stream
+from caffestat.fillers.stream import BLOCK, Stream
 
 __all__ = ["bernoulli", "uniform"]
 

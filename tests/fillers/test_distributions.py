@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 
 from caffestat.errors import InputError
-from caffestat.fill import Stream, bernoulli, uniform
-from caffestat.fill.stream import BLOCK
+from caffestat.fillers import Stream, bernoulli, uniform
+from caffestat.fillers.stream import BLOCK
 
 from . import reference
 from .scripted import bits, reader, scripted_stream

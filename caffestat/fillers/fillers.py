@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from caffestat.errors import InputError
-from caffestat.fill.distributions import bernoulli, uniform
-from caffestat.fill.fans import fan, msra_std, xavier_spread
-from caffestat.fill.gaussian import gaussian
-from caffestat.fill.stream import Stream
+from caffestat.fillers.distributions import bernoulli, uniform
+from caffestat.fillers.fans import fan, msra_std, xavier_spread
+from caffestat.fillers.gaussian import gaussian
+from caffestat.fillers.stream import Stream
 
 __all__ = ["Filler", "Rule", "fill", "filler_types", "register"]
 

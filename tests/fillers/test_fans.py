@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from caffestat.errors import InputError
-from caffestat.fill import VARIANCE_NORMS, caffe_fans, fan, msra_std, xavier_spread
+from caffestat.fillers import VARIANCE_NORMS, caffe_fans, fan, msra_std, xavier_spread
 
 
 @pytest.mark.parametrize(

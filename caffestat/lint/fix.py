@@ -1,0 +1,46 @@
+"""Applies the fixes of findings to the text: those that need no decision by a person."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from caffestat.prototext import Edit, parse, replace
+
+from .issue import Issue
+from .run import Job, check_file
+
+__all__ = ["Fixed", "fix_file"]
+
+
+@dataclass(frozen=True)
+class Fixed:
+    """A file's text before and after, and the findings that were dealt with."""
+
+    path: str
+    before: bytes
+    after: bytes
+    issues: tuple[Issue, ...]
+
+
+def fix_file(path: str, job: Job) -> Fixed:
+    """Return the text of a net with every fix applied that does not touch another one's bytes. Writes nothing.
+
+    Of a solver, nothing is fixed: its net stands in another file. Raises a CaffestatError when it cannot be read.
+    """
+    issues = [issue for issue in check_file(path, job) if issue.edits and issue.place.file == path]
+    before = Path(path).read_bytes()
+    document = parse(before, path)
+    chosen: list[Edit] = []
+    done: list[Issue] = []
+    for issue in issues:
+        edits = list(issue.edits(document)) if issue.edits else []
+        if edits and not any(_overlap(edit, other) for edit in edits for other in chosen):
+            chosen += edits
+            done.append(issue)
+    return Fixed(path, before, replace(document, chosen), tuple(done))
+
+
+def _overlap(one: Edit, other: Edit) -> bool:
+    """Tell whether two edits change the same bytes, or insert at the same place."""
+    return one[:2] == other[:2] or (one[0] < other[1] and other[0] < one[1])
