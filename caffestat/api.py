@@ -16,12 +16,12 @@ from caffestat.errors import Finding, InputError
 if TYPE_CHECKING:
     import numpy as np
 
-    from caffestat.lint import Checked
+    from caffestat.lint import Checked, Fixed
     from caffestat.net import Net, NetSource, Solver, State
     from caffestat.report import Report
     from caffestat.rewriting import Filled, Outcome, Upgraded
 
-__all__ = ["DEFAULT_SEED", "analyze", "check", "convert", "debug", "fill", "load_plugin", "rewrite", "upgrade"]
+__all__ = ["DEFAULT_SEED", "analyze", "check", "convert", "debug", "fill", "fix", "load_plugin", "rewrite", "upgrade"]
 
 DEFAULT_SEED = 1701  # when neither the user nor a solver says one; fixed, so that a run can be repeated
 _NAMED = 5  # layers that a warning names one by one
@@ -229,6 +229,39 @@ def check(
     if known is None:
         return checked
     return replace(checked, issues=tuple(lint.read_baseline(known).without_known(checked.issues)))
+
+
+def fix(
+    paths: str | Path | Sequence[str | Path],
+    *,
+    select: Sequence[str] = (),
+    ignore: Sequence[str] = (),
+    dry_run: bool = False,
+    shapes: Mapping[str, Sequence[int]] | None = None,
+    batch: int | None = None,
+) -> list[Fixed]:
+    """Apply the fixes of what `check` finds, where no person has to decide, and return what was done to each file.
+
+    paths:          prototxt files, or folders in which all of them are fixed, in place and in one step each
+    select, ignore: as in `check`, the project's settings included
+    dry_run:        write nothing
+    shapes, batch:  as in `analyze`
+
+    Raises a CaffestatError when a file cannot be read or written, or an option cannot be used.
+    """
+    from caffestat import lint
+    from caffestat.files import replace_file
+
+    config = lint.find_config(Path.cwd())
+    chosen = lint.selected(_commas(select) or config.select, _commas(ignore) or config.ignore)
+    job = lint.Job(chosen, config.limits, shapes=_shapes(shapes), batch=batch)
+    many = [paths] if isinstance(paths, (str, Path)) else list(paths)
+    done = []
+    for path in lint.find_nets(map(str, many)):
+        done.append(lint.fix_file(path, job))
+        if done[-1].issues and not dry_run:
+            replace_file(path, done[-1].after)
+    return done
 
 
 def _commas(words: Sequence[str]) -> tuple[str, ...]:

@@ -22,6 +22,7 @@ _CHANGED, _FAILED = 1, 2
 @click.command(short_help="Change fillers in prototxt files, or draw weights of models anew.")
 @click.argument("paths", metavar="FILES…", nargs=-1, required=True)
 @policies
+@click.option("--fix-check", is_flag=True, help="Apply the fixes of `caffestat check` instead of a policy.")
 @click.option("--only-missing/--replace", default=False, help="Add fillers where none is written; replace none.")
 @click.option("--diff", is_flag=True, help="Print a unified diff and write nothing.")
 @click.option("--check", is_flag=True, help="Write nothing; exit with 1 when something would change.")
@@ -38,7 +39,7 @@ _CHANGED, _FAILED = 1, 2
 @options.shapes
 @options.batch
 @options.plugin
-def rewrite(paths: tuple[str, ...], diff: bool, check: bool, **settings: Any) -> None:
+def rewrite(paths: tuple[str, ...], fix_check: bool, diff: bool, check: bool, **settings: Any) -> None:
     """Change the fillers of nets and solvers in place, and not one byte else.
 
     FILES are prototxt files of any age, .caffemodel or .onnx models whose weights are drawn anew, or with --recursive
@@ -49,17 +50,38 @@ def rewrite(paths: tuple[str, ...], diff: bool, check: bool, **settings: Any) ->
       caffestat rewrite --filler auto --diff net.prototxt
       caffestat rewrite --filler xavier --bias constant:0 --recursive models
       caffestat rewrite --filler msra --only-missing --check deploy.prototxt
+      caffestat rewrite --fix-check --diff net.prototxt
       caffestat rewrite --filler explicit --shape data=1,3,227,227 net.prototxt
       caffestat rewrite --filler xavier --layer 'fc*' --seed 7 --net net.prototxt -o new.caffemodel old.caffemodel
     """
     from caffestat import api
 
+    if fix_check:
+        sys.exit(_fix(paths, diff, check, settings))
     show = _Show(diff)
     outcomes = api.rewrite(paths, dry_run=diff or check, watch=show, **settings)
     show.summary(outcomes, diff or check)
     changed = check and any(outcome.changes for outcome in outcomes)
     failed = any(outcome.error for outcome in outcomes)
     sys.exit(_FAILED if failed else _CHANGED if changed else 0)
+
+
+def _fix(paths: tuple[str, ...], diff: bool, check: bool, settings: dict[str, Any]) -> int:
+    """Apply the fixes of findings, print what they are, and return the exit code."""
+    from caffestat import api
+
+    given = {"shapes": settings.pop("shapes"), "batch": settings.pop("batch")}
+    if any(value for value in settings.values()):
+        raise click.UsageError("--fix-check goes with --diff, --check, --shape and --batch only")
+    done = api.fix(paths, dry_run=diff or check, **given)
+    for fixed in done:
+        if diff:
+            click.echo(fixed.diff, nl=False)
+        for issue in () if diff else fixed.issues:
+            click.echo(f"{issue.place}: {issue.code} {issue.layer}: {issue.fix}")
+    count = sum(len(fixed.issues) for fixed in done)
+    click.echo(f"{_number_of(len(done), 'file')}: {count} fix{'es' * (count != 1)}", err=True)
+    return _CHANGED if check and count else 0
 
 
 class _Show:

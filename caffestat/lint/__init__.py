@@ -8,7 +8,7 @@ from .formats import FORMATS, render
 from .issue import SEVERITIES, Issue
 from .pages import all_pages, page
 from .registry import Check, all_checks, find_check, selected
-from .run import Checked, Job, check_file, check_files
+from .run import Checked, Job, check_file, check_files, find_nets
 
 __all__ = [
     "FORMATS",
@@ -27,6 +27,7 @@ __all__ = [
     "check_files",
     "find_check",
     "find_config",
+    "find_nets",
     "fix_file",
     "page",
     "read_baseline",

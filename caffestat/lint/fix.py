@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +22,12 @@ class Fixed:
     before: bytes
     after: bytes
     issues: tuple[Issue, ...]
+
+    @property
+    def diff(self) -> str:
+        """The change as a unified diff, "" when there is none."""
+        old, new = (text.decode(errors="replace").splitlines(keepends=True) for text in (self.before, self.after))
+        return "".join(difflib.unified_diff(old, new, self.path, self.path))
 
 
 def fix_file(path: str, job: Job) -> Fixed:

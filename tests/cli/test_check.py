@@ -154,6 +154,20 @@ def test_compare_says_what_differs(folder: Path) -> None:
     assert caffestat_("compare", "--rtol", "0.01", str(LOG), "b.log").exit_code == 0
 
 
+def test_rewrite_applies_the_fixes(folder: Path) -> None:
+    assert caffestat_("rewrite", "--fix-check", "--check", "bad.prototxt").exit_code == 1
+    diff = caffestat_("rewrite", "--fix-check", "--diff", "bad.prototxt").stdout
+    assert '-  inner_product_param { num_output: 7 weight_filler { type: "msra" std: 0.1 } } }\n' in diff
+    assert '+  inner_product_param { num_output: 7 weight_filler { type: "xavier" } } }\n' in diff
+    assert (folder / "bad.prototxt").read_text() == BAD
+    result = caffestat_("rewrite", "--fix-check", ".")
+    assert result.exit_code == 0
+    assert "bad.prototxt:4:39: CS012 ip: weight_filler" in result.stdout
+    assert result.stderr == "2 files: 2 fixes\n"
+    assert caffestat_("check", ".").exit_code == 0
+    assert caffestat_("rewrite", "--fix-check", "--filler", "xavier", ".").exit_code == 2
+
+
 def run_make(*arguments: str) -> subprocess.CompletedProcess[str]:
     command = f"{sys.executable} -m caffestat"
     makefile = str(ROOT / "docs" / "examples" / "checks.mk")
