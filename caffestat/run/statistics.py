@@ -16,6 +16,9 @@ _DIRECT = 20_000
 # Above it |x| no longer fits the caches, and ReduceL1, which does not write it down, is the faster one.
 _CACHED = 1 << 21
 
+# Up to this inner size the squares of a matrix product are cheaper to add up from its factors' Gram matrices.
+_THIN = 128
+
 _SAME_ELEMENTS = {"Identity", "Reshape", "Transpose", "Flatten", "Squeeze", "Unsqueeze"}
 _NON_NEGATIVE = {"Abs", "Exp", "Relu", "Sigmoid", "Softmax", "Softplus", "Sqrt"}
 _KEEPS_SIGN = {"AveragePool", "Concat", "GlobalAveragePool", "MaxPool"}
@@ -129,8 +132,27 @@ class Statistics:
         """Emit sum x², one element."""
         if count <= _DIRECT:
             return self._sum_directly("ReduceSumSquare", value)
+        if product := self._thin_product(value):
+            return self._sum_directly("ReduceSum", self._gram_product(product))
         rows = _in_rows(self.graph, value, count)
         return self._sum_rows("ReduceSum", self.graph.emit("Mul", rows, rows))
+
+    def _thin_product(self, value: str) -> Node | None:
+        """Return the node that makes `value` as a product of two thin matrices: an inner product's weight gradient."""
+        node = self._producers.get(value)
+        if node is None or node.op != "FusedMatMul" or node.get("alpha", 1.0) != 1.0:
+            return None
+        shapes = [self.graph.shape(name) for name in node.inputs]
+        inner = shapes[0][0 if node.get("transA", 0) else -1]
+        return node if all(len(shape) == 2 for shape in shapes) and inner <= _THIN else None
+
+    def _gram_product(self, node: Node) -> str:
+        """Emit (AᵀA) ∘ (BBᵀ) of a product A·B; its elements add up to the sum of squares of the product's own."""
+        g = self.graph
+        a, b = node.inputs
+        of_a = g.fused_matmul(a, a, transB=1) if node.get("transA", 0) else g.fused_matmul(a, a, transA=1)
+        of_b = g.fused_matmul(b, b, transA=1) if node.get("transB", 0) else g.fused_matmul(b, b, transB=1)
+        return g.declare(g.emit("Mul", of_a, of_b), g.shape(of_a))
 
     def _sum_directly(self, op: str, value: str) -> str:
         rank = len(self.graph.shape(value))

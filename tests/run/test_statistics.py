@@ -72,6 +72,22 @@ def test_transposed_value_shares_its_sum() -> None:
     assert found["x"] == found["y"] == pytest.approx(np.abs(x).mean(), rel=1e-6)
 
 
+@pytest.mark.parametrize("transposed", [(0, 0), (1, 0), (0, 1), (1, 1)])
+def test_squares_of_a_product_of_thin_matrices(transposed: tuple[int, int]) -> None:
+    a, b = values((7, 900)), values((7, 1100))
+    left, right = (a if transposed[0] else a.T.copy()), (b.T.copy() if transposed[1] else b)
+    g = Graph()
+    y = g.fused_matmul(g.input("a", left.shape), g.input("b", right.shape), transA=transposed[0], transB=transposed[1])
+    g.infer()
+    statistics = Statistics(g)
+    statistics.sum_squares("squares", y)
+    statistics.finish()
+    assert not any(node.op == "Mul" and g.specs.get(node.inputs[0]) == g.specs[y] for node in g.nodes)
+    found = statistics.read(Session(g, {}).run({"a": left, "b": right}))
+    exact = a.T.astype(np.float64) @ b.astype(np.float64)
+    assert found["squares"] == pytest.approx((exact**2).sum(), rel=3e-6)
+
+
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_what_is_not_finite_stays_so(bad: float) -> None:
     x = values((40, 600))
