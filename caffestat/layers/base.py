@@ -176,6 +176,11 @@ class Layer:
         """Whether the tops' diffs are other memory: the bottom's, a param's, an inner net's."""
         return False
 
+    @property
+    def ignores_dy(self) -> bool:
+        """Whether the bottoms' gradients do not depend on the tops': there are some even where no loss follows."""
+        return False
+
     def overwrites_diff(self, param: int, bottoms: Sequence[Shape]) -> bool:
         """Tell whether the backward pass writes a param's gradient over what is there, where others add to it.
 

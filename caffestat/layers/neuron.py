@@ -242,6 +242,10 @@ class Log(Neuron):
             raise self.error("expected a base other than 1, whose logarithm is 0")
         return (bottoms[0],)
 
+    @property
+    def ignores_dy(self) -> bool:
+        return self.is_in_place()
+
     def lower(self, g: Graph, bottoms: Sequence[str], params: Sequence[str]) -> Sequence[str]:
         proto = self.proto.log_param
         log_base = log_of_base(self, proto.base)
@@ -266,6 +270,10 @@ class Power(Neuron):
     For a power other than 1 and 2 Caffe takes the last factor from y / (shift + scale·x): not a number at 0 / 0. In
     place it writes the slope over dy before it multiplies the two: dx is the slope's square, whatever dy is.
     """
+
+    @property
+    def ignores_dy(self) -> bool:
+        return self.is_in_place()
 
     def lower(self, g: Graph, bottoms: Sequence[str], params: Sequence[str]) -> Sequence[str]:
         return (emit_reread(g, bottoms[0], lambda x: self.forward(g, x), self.gradient),)

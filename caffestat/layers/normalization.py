@@ -13,7 +13,7 @@ from caffestat.fillers import Filler
 from .base import Layer, Param, Shape, layer
 from .channels import channel_affine, channel_column, channel_dot, channel_sum
 from .pooling import PoolingWindow
-from .reread import TOP, emit_pulled
+from .reread import TOP, emit_closed, emit_pulled
 
 if TYPE_CHECKING:
     from caffestat.autodiff import Tape
@@ -31,6 +31,8 @@ class LRN(Layer):
 
     WITHIN_CHANNEL: y = x · (1 + α · mean x²)^-β, the mean over local_size² places around by Caffe's average pooling;
     k is not used. Bottom and top [N, C, H, W]. (lrn_layer.cpp)
+
+    Across channels and in place Caffe writes s^-β over x before it multiplies the two, and over dy likewise: y = s^-2β.
     """
 
     def tops(self, bottoms: Sequence[Shape]) -> tuple[Shape, ...]:
@@ -41,13 +43,46 @@ class LRN(Layer):
             raise self.error(f"expected a bottom of 4 axes (N, C, H, W), found shape {bottoms[0]}")
         return (bottoms[0],)
 
+    @property
+    def ignores_dy(self) -> bool:
+        return self.is_in_place() and self.proto.lrn_param.norm_region == ACROSS_CHANNELS
+
     def lower(self, g: Graph, bottoms: Sequence[str], params: Sequence[str]) -> Sequence[str]:
         param = self.proto.lrn_param
         if param.norm_region != ACROSS_CHANNELS:
             return [self.lower_within(g, bottoms[0])]
+        if self.is_in_place():
+            return [self.lower_in_place(g, bottoms[0])]
         # Caffe's backward pass reads the top, which an in-place layer may have written over
         attributes = {"alpha": param.alpha, "beta": param.beta, "bias": param.k, "size": param.local_size}
         return [emit_pulled(g, "LRN", bottoms[0], TOP, **attributes)]
+
+    def lower_in_place(self, g: Graph, x: str) -> str:
+        param = self.proto.lrn_param
+        share = param.alpha / param.local_size
+        sums: list[str] = []
+
+        def forward(value: str) -> str:
+            squares = self.window_sums(g, g.emit("Mul", value, value), g.shape(x))
+            sums.append(g.emit("Add", g.emit("Mul", squares, g.constant(share)), g.constant(param.k)))
+            return g.emit("Pow", sums[0], g.constant(-2 * param.beta), hint=self.name)
+
+        def gradient(tape: Tape, dy: str) -> Sequence[str | None]:
+            slope = tape.emit("Pow", sums[0], tape.constant(-2 * param.beta))
+            top = tape.stored(y)
+            ratio = tape.emit("Div", tape.emit("Mul", slope, top), sums[0])
+            along = tape.emit("Mul", top, self.window_sums(tape.graph, ratio, tape.shape(x)))
+            return [tape.emit("Sub", slope, tape.emit("Mul", along, tape.constant(2 * param.beta * share)))]
+
+        y = emit_closed(g, (x,), forward, gradient)
+        return y
+
+    def window_sums(self, g: Graph, value: str, shape: Shape) -> str:
+        """Emit the sum over the channels around each."""
+        channels = np.arange(shape[1])
+        band = np.abs(channels[:, None] - channels) <= self.proto.lrn_param.local_size // 2
+        sums = g.emit("MatMul", g.constant(band), g.reshape(value, *shape[:2], prod(shape[2:])))
+        return g.reshape(sums, *shape)
 
     def lower_within(self, g: Graph, x: str) -> str:
         param = self.proto.lrn_param

@@ -232,12 +232,12 @@ def differentiate(net: Net, lowered: Lowered) -> Gradients:
 
 
 def _seeds(net: Net, lowered: Lowered, nodes: list[Node]) -> dict[str, str]:
-    """Return the gradient that each weighted top starts with: its loss weight, everywhere."""
+    """Return the gradient that some tops start with, everywhere: the loss weight, or 0 where any dy will do."""
     g = lowered.graph
     seeds = {}
     for node in nodes:
         for top, weight in enumerate(node.loss_weights):
-            if weight:
+            if weight or node.layer.ignores_dy:
                 shape = node.top_shapes[top] or ()
                 scalar = g.constant(weight)
                 seeds[lowered.tops[node.index, top]] = g.emit("Expand", scalar, g.ints(*shape)) if shape else scalar

@@ -65,9 +65,8 @@ class Runner:
         names = _tensor_names(self.lowered, self.gradients)
         self._fetched = {key: name for key, name in names.items() if key[0] in kinds}
         self._losses = _weighted_tops(net, self.lowered)
-        self._results = {
-            blob: self.lowered.tops[key] for blob, key in _last_writers(net, self.lowered, net.outputs).items()
-        }
+        writers = _last_writers(net, self.lowered, net.outputs)
+        self._results = {blob: graph.stored(self.lowered.tops[key]) for blob, key in writers.items()}
         asked = {*self._fetched.values(), *self._results.values(), *self._losses, *graph.updates.values()}
         graph.outputs += sorted(asked)
         arrays = {name: values[number] for number, name in self.lowered.params.items()}

@@ -92,6 +92,21 @@ def test_lrn_reads_a_top_that_was_overwritten():
     )
 
 
+def test_lrn_in_place_writes_over_what_it_reads():
+    x, dy = values(*SHAPE), values(*SHAPE, seed=1)
+    it = make('name: "l" type: "LRN" bottom: "x" top: "x" lrn_param { local_size: 3 alpha: 0.6 beta: 0.75 }')
+    result = run(it, [x], dys=[dy])
+
+    def sums(v):
+        padded = np.pad(v, [(0, 0), (1, 1), (0, 0), (0, 0)])
+        return sum(padded[:, i : i + v.shape[1]] for i in range(3))
+
+    s = 1 + 0.2 * sums(x * x)
+    y = s**-1.5
+    np.testing.assert_allclose(result.tops[0], y, rtol=1e-5)
+    np.testing.assert_allclose(result.bottoms[0], y - 2 * 0.75 * 0.2 * y * sums(y * y / s), rtol=1e-4)
+
+
 def normalized(x, eps):
     axes = (0, *range(2, x.ndim))
     mean, variance = x.mean(axes, keepdims=True), x.var(axes, keepdims=True)

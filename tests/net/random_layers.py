@@ -272,6 +272,7 @@ IN_PLACE: Sequence[str] = (
     "Dropout",
     "ELU",
     "Exp",
+    "LRN",
     "MVN",
     "PReLU",
     "Power",

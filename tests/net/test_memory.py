@@ -120,3 +120,24 @@ def test_in_place_mvn_gives_its_blob_four_axes():
     )
     assert ran.top("MVNy").shape == (3, 5, 2, 1)
     assert ran.param_diff("Convolutiony").shape == (5, 4, 1)
+
+
+def test_an_output_holds_what_was_written_over_it():
+    ran = Ran(
+        layer("Reshape", "x", "r", "reshape_param { shape { dim: -1 } }"),
+        layer("Split", "r", "s"),
+        layer("Exp", "s", "s"),
+    )
+    (blob,) = [number for number in ran.net.outputs if ran.net.blobs[number].name == "s"]
+    np.testing.assert_allclose(ran.measured.outputs[blob], np.exp(ran.top("x").ravel()), rtol=1e-6)
+    two = Ran(layer("Concat", "x", "c"), layer("Slice", "c", "o"), layer("Split", "c", "s"), layer("Exp", "s", "s"))
+    outputs = {two.net.blobs[number].name: values for number, values in two.measured.outputs.items()}
+    np.testing.assert_allclose(outputs["o"], outputs["s"], rtol=1e-6)
+
+
+def test_power_in_place_gives_its_slope_where_no_loss_follows():
+    forward = (
+        layer("Scale", "x", "y") + layer("Power", "y", "y", "power_param { scale: -3 }") + layer("Silence", "y", "")
+    )
+    ran = Ran(forward.replace(' top: ""', ""), "force_backward: true")
+    np.testing.assert_array_equal(ran.diff("Powery"), np.full((3, 4, 2), 9))
