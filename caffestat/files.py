@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import secrets
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -38,7 +37,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
 
 
 def _replacing_file(target: Path) -> Iterator[Path]:
-    fresh = target.with_name(f".{target.name[:100]}.{secrets.token_hex(4)}.tmp")
+    fresh = target.with_name(f".{target.name[:100]}.{os.urandom(4).hex()}.tmp")
     try:
         _create_like(target, fresh)
         yield fresh

@@ -5,9 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os.path
 import sys
-import traceback
 from functools import cache
-from importlib import metadata
 
 from caffestat.errors import CaffestatError, InputError
 
@@ -45,6 +43,8 @@ def load_entry_points() -> None:
 
     Raises InputError with the line that fails.
     """
+    from importlib import metadata  # here, for it takes long, and few nets need it
+
     for point in metadata.entry_points(group=GROUP):
         spec = importlib.util.find_spec(point.module.partition(".")[0])
         if spec and spec.origin:
@@ -64,6 +64,8 @@ def blame(error: BaseException) -> str | None:
     """Return what went wrong in a plugin, and the line of it that was last run; None when it was not in a plugin."""
     if isinstance(error, SyntaxError) and error.filename and (file := _in_plugin(error.filename)):
         return f"{file}:{error.lineno}: {error.msg}"
+    import traceback
+
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
         if file := _in_plugin(frame.filename):
             return f"{file}:{frame.lineno}: in {frame.name}: {_words(error)}"

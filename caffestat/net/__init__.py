@@ -1,17 +1,23 @@
 """Nets: read, upgraded, built as Caffe builds them, said in ONNX, measured.
 
-Importing this package imports neither onnx nor onnxruntime; `measure` does when it is called.
+Importing this package imports neither onnx nor onnxruntime; `measure` does when it is called. Nor does it
+import what a static table does without, predictions and solvers, before somebody asks for them.
 """
+
+import importlib
+from typing import TYPE_CHECKING, Any
 
 from .build import build, state_of
 from .initial import copy_weights, draw_params, unfilled, with_assumed_filler
 from .measure import Runner, draw_feeds, measure
 from .measurement import Measurement, Norms
 from .model import Blob, Net, NetParam, Node
-from .prediction import Prediction, predict
 from .rules import TEST, TRAIN, State
-from .solver import first_iteration
 from .source import NetSource, Solver, load, read_net, read_solver
+
+if TYPE_CHECKING:
+    from .prediction import Prediction, predict
+    from .solver import first_iteration
 
 __all__ = [
     "TEST",
@@ -41,3 +47,11 @@ __all__ = [
     "unfilled",
     "with_assumed_filler",
 ]
+
+_LATE = {"Prediction": "prediction", "predict": "prediction", "first_iteration": "solver"}  # name: its module
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LATE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f".{_LATE[name]}", __package__), name)
