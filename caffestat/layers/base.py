@@ -68,6 +68,7 @@ class Layer:
         False  # its tops hold its bottoms' values, in another shape or order: Split, Reshape, …
     )
     is_external: ClassVar[bool] = False  # its tops are data from outside: `lower` declares one graph input per top
+    selects: ClassVar[bool] = False  # its last bottom's values decide how many items its tops have: Filter
     replaces_diff: ClassVar[bool] = False  # its backward pass gives the bottom other memory for the diff: Flatten
     own_fields: ClassVar[tuple[str, ...]] = ()  # of the layer, which Caffe's schema lacks and `own` reads
     read_as: ClassVar[str] = ""  # of a type that Caffe lacks: what it is taken for, and whose it is
@@ -141,6 +142,10 @@ class Layer:
 
         Raises NetError where Caffe would stop: a bottom that does not fit.
         """
+        raise NotImplementedError
+
+    def selecting(self, selector: np.ndarray) -> Layer:
+        """Return the layer (one that `selects`) as it is for these values of its last bottom."""
         raise NotImplementedError
 
     def shapes_stand(self) -> str:

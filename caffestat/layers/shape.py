@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from caffestat.fillers import Filler
 
@@ -334,13 +337,21 @@ class BatchReindex(Layer):
 class Filter(Layer):
     """yᵢ = the items of bottom i at which the last bottom, the selector, is not 0. (filter_layer.cpp)
 
-    Caffe gives the tops as many items as are selected, which only the data tells. Shapes are fixed here: the tops keep
-    the whole batch, the selected items first and zeros behind them.
+    The tops have as many items as are selected, which only the data tells. Until it is known, and when none is
+    selected, they keep the whole batch, the selected items first and zeros behind them.
     """
 
     num_bottoms = (2, None)
     num_tops = (1, None)
     passes_values = True
+    selects = True
+
+    selected = 0  # 0: not known
+
+    def selecting(self, selector: np.ndarray) -> Layer:
+        layer = copy.copy(self)
+        layer.selected = int(np.count_nonzero(selector))
+        return layer
 
     def tops(self, bottoms: Sequence[Shape]) -> tuple[Shape, ...]:
         *items, selector = bottoms
@@ -353,7 +364,7 @@ class Filter(Layer):
                 raise self.error(
                     f"bottom {index} has shape {shape}; expected the first axis of the selector, of shape {selector}"
                 )
-        return tuple(items)
+        return tuple((self.selected or shape[0], *shape[1:]) for shape in items)
 
     def classes(self, bottom: int, bottoms: Sequence[Shape]) -> int | None:
         return 2 if bottom == len(bottoms) - 1 else None
@@ -363,14 +374,15 @@ class Filter(Layer):
         count = g.shape(selector)[0]
         chosen = g.emit("Cast", g.emit("Cast", g.reshape(selector, count), to=BOOL), to=FLOAT)
         # TopK keeps the order of equal values
-        kept, order = g.emit_many("TopK", chosen, g.ints(count), count=2, axis=0)
+        most = self.selected or count
+        kept, order = g.emit_many("TopK", chosen, g.ints(most), count=2, axis=0)
         kept = g.detach(kept)
-        return [self.pick(g, item, g.declare(kept, (count,)), order) for item in items]
+        return [self.pick(g, item, g.declare(kept, (most,)), order) for item in items]
 
     def pick(self, g: Graph, item: str, kept: str, order: str) -> str:
         """Emit the item in the given order, zero where it is not kept."""
-        shape = g.shape(item)
-        return g.emit("Mul", g.emit("Gather", item, order, axis=0), g.reshape(kept, shape[0], *[1] * (len(shape) - 1)))
+        ones = [1] * (len(g.shape(item)) - 1)
+        return g.emit("Mul", g.emit("Gather", item, order, axis=0), g.reshape(kept, *g.shape(kept), *ones))
 
 
 @layer("Parameter")

@@ -19,11 +19,12 @@ from caffestat.net import (
     Solver,
     build,
     copy_weights,
-    draw_feeds,
     draw_params,
     load,
     state_of,
 )
+from caffestat.net.measure import Feeds
+from caffestat.net.settle import settle
 from caffestat.prototext import parse
 
 from .context import Context, Limits
@@ -139,7 +140,9 @@ def _run(context: Context, net: Net, values: list[np.ndarray], job: Job) -> None
     """Measure one iteration, and the share of zeros in every top."""
     stream = Stream(job.seed)
     draw_params(net, stream)
-    runner = Runner(net, [value.copy() for value in values], job.device, fetch=True)
-    context.measured = runner.run(draw_feeds(runner, stream, np.random.default_rng(job.seed)))
+    values = [value.copy() for value in values]
+    feeds = Feeds(stream, np.random.default_rng(job.seed))
+    runner = Runner(settle(net, values, job.device, feeds), values, job.device, fetch=True)
+    context.measured = runner.run(feeds.of(runner.net, runner.lowered))
     tops = {key[1:]: array for key, array in runner.tensors.items() if key[0] == "top"}
     context.zeros = {key: float(np.mean(array == 0)) for key, array in tops.items() if array.size}

@@ -13,7 +13,7 @@ from caffestat.graph import Graph
 
 from .model import Net, Node
 
-__all__ = ["Gradients", "Lowered", "differentiate", "lower"]
+__all__ = ["Gradients", "Lowered", "differentiate", "lower", "lower_until"]
 
 Key = tuple[int, int]
 
@@ -53,14 +53,20 @@ def lower(net: Net, provider: str = "cpu") -> Lowered:
 
     Layers of unknown type, and those behind them, are left out. Raises NetError when that is all of them.
     """
+    lowered = lower_until(net, len(net.nodes) - 1, provider)
+    _refuse_nothing(net, lowered)
+    return lowered
+
+
+def lower_until(net: Net, last: int, provider: str = "cpu") -> Lowered:
+    """Emit the forward pass up to and with the node of index `last`, of every layer that can be computed."""
     lowered = Lowered(Graph(provider))
     values = _Values(lowered.graph)
     readers = Counter(_owner(net, number) for node in net.nodes for number in node.params)
     moved = {blob for node in net.nodes if node.layer.replaces_diff and node.need_backward for blob in node.bottoms}
-    for node in net.nodes:
+    for node in net.nodes[: last + 1]:
         if node.is_known and all(blob in values for blob in node.bottoms):
             _lower_node(net, node, lowered, values, readers, moved)
-    _refuse_nothing(net, lowered)
     return lowered
 
 

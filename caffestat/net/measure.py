@@ -15,13 +15,14 @@ from .initial import copy_weights, draw_params
 from .measurement import Measurement, Norms
 from .memory import available_bytes, check_memory
 from .model import Net, Node
+from .settle import settle
 
 if TYPE_CHECKING:
     from caffestat.run import Statistics
 
     from .lower import Gradients, Lowered
 
-__all__ = ["Runner", "draw_feeds", "measure"]
+__all__ = ["Feeds", "Runner", "draw_feeds", "measure"]
 
 Shape = tuple[int, ...]
 _KINDS = ("top", "bottom_diff", "param_diff")  # of tensors that a run can return
@@ -200,13 +201,36 @@ def draw_feeds(
     zeros:  what Input layers hold is 0, as under `caffe train`
     Raises InputError when a given array does not fit.
     """
-    feeds: dict[str, np.ndarray] = {}
-    for node in runner.net.nodes:
-        names = runner.lowered.feeds.get(node.index, ())
-        if names:
-            feeds.update(zip(names, _node_feeds(runner.net, node, stream, random, zeros), strict=True))
-            _replace(runner.net, node, dict(enumerate(names)), feeds, inputs or {})
-    return feeds
+    return Feeds(stream, random, inputs, zeros).of(runner.net, runner.lowered)
+
+
+class Feeds:
+    """What the graph inputs of one pass hold, drawn node by node in Caffe's order. What is drawn stays drawn.
+
+    The arguments are those of `draw_feeds`.
+    """
+
+    def __init__(
+        self,
+        stream: Stream,
+        random: np.random.Generator,
+        inputs: Mapping[str, np.ndarray] | None = None,
+        zeros: bool = False,
+    ) -> None:
+        self._stream, self._random, self._inputs, self._zeros = stream, random, inputs or {}, zeros
+        self._drawn: dict[int, Sequence[np.ndarray]] = {}
+
+    def of(self, net: Net, lowered: Lowered) -> dict[str, np.ndarray]:
+        """Return the inputs of a net's graph, or of its beginning. Raises InputError: a given array does not fit."""
+        feeds: dict[str, np.ndarray] = {}
+        for node in net.nodes:
+            names = lowered.feeds.get(node.index, ())
+            if names:
+                if node.index not in self._drawn:
+                    self._drawn[node.index] = _node_feeds(net, node, self._stream, self._random, self._zeros)
+                feeds.update(zip(names, self._drawn[node.index], strict=True))
+                _replace(net, node, dict(enumerate(names)), feeds, self._inputs)
+        return feeds
 
 
 def _node_feeds(net: Net, node: Node, stream: Stream, random: np.random.Generator, zeros: bool) -> Sequence[np.ndarray]:
@@ -291,5 +315,6 @@ def measure(
     values = draw_params(net, stream, assume_filler)
     notes.extend(synthetic_layers(net, inputs or {}))
     notes.extend(copy_weights(net, values, weights))
-    runner = Runner(net, values, chosen, forward_only)
-    return runner.run(draw_feeds(runner, stream, np.random.default_rng(seed), inputs, inputs_hold == "zeros"))
+    feeds = Feeds(stream, np.random.default_rng(seed), inputs, inputs_hold == "zeros")
+    runner = Runner(settle(net, values, chosen, feeds, notes), values, chosen, forward_only)
+    return runner.run(feeds.of(runner.net, runner.lowered))

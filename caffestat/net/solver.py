@@ -16,11 +16,12 @@ from caffestat.schema import NetState
 
 from .build import build
 from .initial import copy_weights, draw_params
-from .measure import Runner, check_inputs, draw_feeds, synthetic_layers
+from .measure import Feeds, Runner, check_inputs, synthetic_layers
 from .measurement import Measurement
 from .memory import available_bytes, check_memory
 from .model import Net
 from .rules import TEST, TRAIN, State, filter_layers
+from .settle import settle
 from .source import NetSource, Solver, beside
 
 __all__ = [
@@ -237,11 +238,13 @@ class _Loaded:
 
     def measure(self, fetch: Sequence[str] = ()) -> Measurement:
         """Run one pass."""
-        # a runner knows the params as they were when it was made
-        if self.runner is None or self.runner.lowered.graph.updates:
-            self.runner = Runner(self.net, self.values, self.process.device, self.forward_only, fetch)
         p = self.process
-        return self.runner.run(draw_feeds(self.runner, p.stream, p.random, p.inputs, p.zeros))
+        feeds = Feeds(p.stream, p.random, p.inputs, p.zeros)
+        net = settle(self.net, self.values, p.device, feeds)
+        # a runner knows the shapes, and the params as they were when it was made
+        if self.runner is None or self.runner.net is not net or self.runner.lowered.graph.updates:
+            self.runner = Runner(net, self.values, p.device, self.forward_only, fetch)
+        return self.runner.run(feeds.of(net, self.runner.lowered))
 
 
 class _DiffSum:
