@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from caffestat.lint import Checked, Fixed
     from caffestat.net import Net, NetSource, Solver, State
+    from caffestat.net.prediction import Prediction
     from caffestat.report import Report
     from caffestat.rewriting import Filled, Outcome, Upgraded
 
@@ -31,6 +32,7 @@ def analyze(
     path: str,
     *,
     static: bool = False,
+    predict: bool = False,
     phase: str | None = None,
     level: int | None = None,
     stages: Sequence[str] = (),
@@ -53,6 +55,7 @@ def analyze(
 
     path:          the file, "-" for the standard input
     static:        do not run the net; measured values are then None
+    predict:       say what theory expects beside what is measured, and the gain of every layer with weights
     phase:         "train" or "test"; default: what the file says, else train
     level, stages: the state that include and exclude rules look at; stages join those of the file
     seed:          Caffe's random_seed; default: the solver's, else 1701
@@ -73,6 +76,8 @@ def analyze(
     """
     if is_onnx(path):
         _refuse_caffe_options(phase, level, *stages, *weights, assume_filler)
+        if predict:
+            raise InputError("predictions start from fillers; an .onnx model has none")
         run = None if static else {"device": device, "inputs": inputs, "loss": loss, "forward_only": forward_only}
         return _analyze_onnx(path, _shapes(shapes), batch, DEFAULT_SEED if seed is None else seed, run)
     _refuse_loss(loss)
@@ -101,7 +106,25 @@ def analyze(
             notes=notes,
         )
     )
-    return report.build(net, measured, source=source.name, seed=seed, assume_filler=assume_filler, notes=notes)
+    result = report.build(net, measured, source=source.name, seed=seed, assume_filler=assume_filler, notes=notes)
+    if not predict:
+        return result
+    from caffestat.report.predicted import with_prediction
+
+    return with_prediction(result, net, _predict(net, seed, weights, assume_filler))
+
+
+def _predict(net: Net, seed: int, weights: Sequence[str], assume_filler: str | None) -> Prediction:
+    """Predict from the fillers or, where there are trained weights, from the values."""
+    from caffestat import net as nets
+    from caffestat.fillers import Stream
+    from caffestat.net.prediction import predict
+
+    if not weights:
+        return predict(net, assume_filler=assume_filler)
+    values = nets.draw_params(net, Stream(seed), assume_filler)
+    nets.copy_weights(net, values, weights)
+    return predict(net, values=values)
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ __all__ = ["analyze"]
 @click.command(short_help="Shapes, fans, fillers and measured means of a net.")
 @options.net_argument
 @click.option("--static", is_flag=True, help="Do not run the net: sizes, fans and fillers only.")
+@click.option("--predict", is_flag=True, help="Show what theory expects beside what is measured, and gains.")
 @click.option(
     "--format",
     type=click.Choice(["table", "json", "csv", "markdown"]),
@@ -34,6 +35,7 @@ def analyze(path: str, format: str, output: Path | None, **settings: Any) -> Non
     Examples:
       caffestat analyze models/lenet.prototxt
       caffestat analyze --static --batch 1 models/alexnet.prototxt
+      caffestat analyze --predict models/experiments/relu_xavier.prototxt
       caffestat analyze --format json -o lenet.json models/lenet.prototxt
       caffestat analyze --assume-filler xavier models/deploy/lenet_deploy.prototxt
       caffestat analyze --phase test --weights lenet.caffemodel lenet.prototxt

@@ -13,6 +13,7 @@ from .debug_info import render as debug_lines
 from .model import (
     FORMAT_VERSION,
     BottomDiff,
+    LayerGain,
     LayerRow,
     ParamRow,
     Report,
@@ -26,6 +27,7 @@ __all__ = [
     "FORMATS",
     "FORMAT_VERSION",
     "BottomDiff",
+    "LayerGain",
     "LayerRow",
     "ParamRow",
     "Report",

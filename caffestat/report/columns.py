@@ -16,12 +16,16 @@ _UNITS = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
 @dataclass(frozen=True)
 class Column:
-    """A column: `text(row, exact)` is its cell, where counts are exact or shortened; names can be shortened as well."""
+    """A column: `text(row, exact)` is its cell, where counts are exact or shortened; names can be shortened as well.
+
+    is_size: it makes room for predictions when these are shown.
+    """
 
     title: str
     text: Callable[[Row, bool], str]
     is_number: bool = False
     is_name: bool = False
+    is_size: bool = False
 
 
 def shape_text(shape: tuple[int, ...] | None) -> str:
@@ -68,6 +72,11 @@ def _xavier(row: Row) -> str:
     return f"{row.spread.scale:.4g} {_NORM_WORDS[row.fans.variance_norm]} {row.spread.n:g}"
 
 
+def _gain(row: Row, name: str) -> str:
+    value = getattr(row.layer.gain, name) if row.is_first and row.layer.gain else None
+    return "" if value is None else f"{value:.2g}"
+
+
 COLUMNS = (
     Column("layer", lambda row, _: row.name, is_name=True),
     Column("type", lambda row, _: row.type, is_name=True),
@@ -76,19 +85,27 @@ COLUMNS = (
     Column("fan-in", lambda row, _: _fan_in(row.fans), is_number=True),
     Column("fan-out", lambda row, _: _fan_out(row.fans), is_number=True),
     Column("filler", lambda row, _: _filler(row.param), is_name=True),
-    Column("xavier ±a, n", lambda row, _: _xavier(row)),
+    Column("xavier ±a, n", lambda row, _: _xavier(row), is_size=True),
     Column("then", lambda row, _: (row.layer.followed_by or "") if row.is_first else "", is_name=True),
     Column("mean|x|", lambda row, _: _measured(row.top.mean_abs if row.top else None), is_number=True),
+    Column("predicted", lambda row, _: _measured(row.top.predicted if row.top else None), is_number=True),
     Column("mean|dx|", lambda row, _: _measured(row.diff.mean_abs if row.diff else None), is_number=True),
-    Column("params", lambda row, exact: _count(row.params, exact), is_number=True),
-    Column("MACs", lambda row, exact: _count(row.macs, exact), is_number=True),
+    Column("predicted", lambda row, _: _measured(row.diff.predicted if row.diff else None), is_number=True),
+    Column("gain", lambda row, _: _gain(row, "forward"), is_number=True),
+    Column("so far", lambda row, _: _gain(row, "product"), is_number=True),
+    Column("back", lambda row, _: _gain(row, "backward"), is_number=True),
+    Column("so far", lambda row, _: _gain(row, "product_backward"), is_number=True),
+    Column("params", lambda row, exact: _count(row.params, exact), is_number=True, is_size=True),
+    Column("MACs", lambda row, exact: _count(row.macs, exact), is_number=True, is_size=True),
 )
 
 
 def used(table: Iterable[Row]) -> tuple[Column, ...]:
     """Return the columns that have something to show."""
     lines = list(table)
-    return tuple(column for column in COLUMNS if any(column.text(row, True) for row in lines))
+    is_predicted = any(row.layer.gain for row in lines)
+    columns = [column for column in COLUMNS if not (is_predicted and column.is_size)]
+    return tuple(column for column in columns if any(column.text(row, True) for row in lines))
 
 
 def heading(report: Report) -> str:
@@ -109,8 +126,11 @@ def footer(report: Report, table: Iterable[Row]) -> Iterator[str]:
     if not totals.is_complete:
         yield "Layers of unknown shape (?) and what depends on them are left out of the totals."
     params = [row.fans for row in table if row.fans]
-    if any((p.caffe_fan_in, p.caffe_fan_out) != (p.fan_in, p.fan_out) for p in params):
+    counted = [p for p in params if p.caffe_fan_in is not None]
+    if any((p.caffe_fan_in, p.caffe_fan_out) != (p.fan_in, p.fan_out) for p in counted):
         yield "fan-in, fan-out: as Caffe's fillers count them, in parentheses the true number where it differs."
+    if any(layer.gain for layer in report.layers):
+        yield "gain, back: of E[x²] and E[dx²], with what the nonlinearity leaves; so far: their products over depth."
     if any(p.filler_origin == "default" for p in params):
         yield "(filler): the file has none, this is Caffe's default."
     if any(p.filler_origin == "option" for p in params):

@@ -9,13 +9,14 @@ from .columns import shape_text
 from .model import Report
 from .rows import Row, rows
 
-__all__ = ["COLUMNS", "render"]
+__all__ = ["COLUMNS", "PREDICTED", "render"]
 
 COLUMNS = (
     *("layer", "type", "line", "top", "top_shape", "param", "param_shape", "filler", "filler_origin"),
     *("caffe_fan_in", "caffe_fan_out", "fan_in", "fan_out", "xavier_norm", "xavier_n", "xavier_scale"),
     *("mean_abs", "diff_blob", "diff_mean_abs", "params", "macs"),
 )
+PREDICTED = ("predicted", "diff_predicted", "gain", "gain_backward")  # only when predictions were asked for
 
 Cells = dict[str, str | int | None]
 
@@ -23,9 +24,11 @@ Cells = dict[str, str | int | None]
 def render(report: Report) -> str:
     """Return the report's lines as CSV with a header; a layer's counts stand on its first line only, to be summed."""
     out = io.StringIO()
-    writer = csv.DictWriter(out, COLUMNS, restval="", lineterminator="\n")
+    is_predicted = any(top.predicted is not None for layer in report.layers for top in layer.tops)
+    columns = (*COLUMNS, *PREDICTED) if is_predicted else COLUMNS
+    writer = csv.DictWriter(out, columns, restval="", extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
-    writer.writerows({**_layer(row), **_top(row), **_param(row), **_diff(row)} for row in rows(report))
+    writer.writerows({**_layer(row), **_top(row), **_param(row), **_diff(row), **_gain(row)} for row in rows(report))
     return out.getvalue()
 
 
@@ -37,7 +40,9 @@ def _layer(row: Row) -> Cells:
 def _top(row: Row) -> Cells:
     if row.top is None:
         return {}
-    return {"top": row.top.name, "top_shape": shape_text(row.top.shape), "mean_abs": _number(row.top.mean_abs)}
+    top = row.top
+    measured: Cells = {"mean_abs": _number(top.mean_abs), "predicted": _number(top.predicted)}
+    return {"top": top.name, "top_shape": shape_text(top.shape), **measured}
 
 
 def _param(row: Row) -> Cells:
@@ -64,7 +69,15 @@ def _fans(row: Row) -> Cells:
 
 
 def _diff(row: Row) -> Cells:
-    return {"diff_blob": row.diff.name, "diff_mean_abs": _number(row.diff.mean_abs)} if row.diff else {}
+    if row.diff is None:
+        return {}
+    measured: Cells = {"diff_mean_abs": _number(row.diff.mean_abs), "diff_predicted": _number(row.diff.predicted)}
+    return {"diff_blob": row.diff.name, **measured}
+
+
+def _gain(row: Row) -> Cells:
+    gain = row.layer.gain if row.is_first else None
+    return {"gain": _number(gain.forward), "gain_backward": _number(gain.backward)} if gain else {}
 
 
 def _number(value: float | None) -> str | None:

@@ -51,11 +51,15 @@ def _layer(layer: LayerRow) -> dict[str, Any]:
         "need_backward": layer.need_backward,
         "bottoms": list(layer.bottoms),
         "tops": [
-            {"name": top.name, "shape": _shape(top.shape), "forward": _mean_abs(top.mean_abs)} for top in layer.tops
+            {"name": top.name, "shape": _shape(top.shape), "forward": _mean_abs(top.mean_abs, top.predicted)}
+            for top in layer.tops
         ],
-        "bottom_diffs": [{"name": bottom.name, **_mean_abs(bottom.mean_abs)} for bottom in layer.bottom_diffs],
+        "bottom_diffs": [
+            {"name": diff.name, **_mean_abs(diff.mean_abs, diff.predicted)} for diff in layer.bottom_diffs
+        ],
         "params": [_param(param) for param in layer.params],
         "macs": layer.macs,
+        **({"gain": {name: _number(value) for name, value in vars(layer.gain).items()}} if layer.gain else {}),
         **({"followed_by": layer.followed_by} if layer.followed_by else {}),
     }
 
@@ -78,8 +82,8 @@ def _param(param: ParamRow) -> dict[str, Any]:
         "fan_out": param.fan_out,
         "xavier": {norm.lower(): _xavier(spread) for norm, spread in param.spreads.items()},
         "msra": {norm.lower(): {"std": _number(spread.msra_std)} for norm, spread in param.spreads.items()},
-        "forward": _mean_abs(param.mean_abs),
-        "backward": _mean_abs(param.diff_mean_abs),
+        "forward": _mean_abs(param.mean_abs, param.predicted),
+        "backward": _mean_abs(param.diff_mean_abs, param.diff_predicted),
     }
 
 
@@ -87,8 +91,9 @@ def _xavier(spread: Spread) -> dict[str, Any]:
     return {"n": _number(spread.n), "scale": _number(spread.scale), "std": _number(spread.std)}
 
 
-def _mean_abs(value: float | None) -> dict[str, Any]:
-    return {"mean_abs": _number(value)}
+def _mean_abs(value: float | None, predicted: float | None) -> dict[str, Any]:
+    """Return the mean |x|, and what was predicted of it, where it was."""
+    return {"mean_abs": _number(value), **({} if predicted is None else {"predicted": _number(predicted)})}
 
 
 def _number(value: float | None) -> float | str | None:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 __all__ = [
     "FORMAT_VERSION",
     "BottomDiff",
+    "LayerGain",
     "LayerRow",
     "ParamRow",
     "Report",
@@ -41,19 +42,38 @@ class Spread:
 
 @dataclass(frozen=True)
 class TopRow:
-    """A top blob after its layer ran; shape is None behind a layer of unknown type, mean_abs None when not measured."""
+    """A top blob after its layer ran; shape is None behind a layer of unknown type, mean_abs None when not measured.
+
+    predicted is what theory expects mean_abs to be, None when nobody asked or it cannot tell.
+    """
 
     name: str
     shape: Shape | None
     mean_abs: float | None = None
+    predicted: float | None = None
 
 
 @dataclass(frozen=True)
 class BottomDiff:
-    """The gradient of a bottom that gets one; mean_abs is None when not measured."""
+    """The gradient of a bottom that gets one; mean_abs is None when not measured, predicted as in TopRow."""
 
     name: str
     mean_abs: float | None = None
+    predicted: float | None = None
+
+
+@dataclass(frozen=True)
+class LayerGain:
+    """What a layer with weights and its nonlinearity are predicted to do to second moments.
+
+    forward is n·Var(w) times what the nonlinearity leaves, product that of all layers so far; backward with the fan-out
+    and f′², product_backward from the loss down. None where no gradient is predicted.
+    """
+
+    forward: float
+    product: float
+    backward: float | None
+    product_backward: float | None
 
 
 @dataclass(frozen=True)
@@ -70,6 +90,7 @@ class ParamRow:
     owner            "layer/index" of the param whose values this one shares, None for an owner
     is_statistic     not learned: BatchNorm's running sums
     gets_diff        whether the backward pass writes its gradient
+    predicted, diff_predicted  as in TopRow
     """
 
     index: int
@@ -94,6 +115,8 @@ class ParamRow:
     gets_diff: bool = False
     mean_abs: float | None = None
     diff_mean_abs: float | None = None
+    predicted: float | None = None
+    diff_predicted: float | None = None
 
 
 @dataclass(frozen=True)
@@ -103,6 +126,7 @@ class LayerRow:
     macs      multiply-adds, forward, whole batch; None behind a layer of unknown type
     inserted  whether Caffe adds it by itself: the Splits
     followed_by  of ONNX models: the nonlinearity that the output of a node with weights meets
+    gain      of layers with weights, when a prediction was asked for
     """
 
     name: str
@@ -116,6 +140,7 @@ class LayerRow:
     need_backward: bool = False
     inserted: bool = False
     followed_by: str | None = None
+    gain: LayerGain | None = None
 
 
 @dataclass(frozen=True)
