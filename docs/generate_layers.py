@@ -80,7 +80,9 @@ def _messages(name: str) -> list[str]:
     cls = layer_class(name)
     assert cls is not None
     found = set(re.findall(r"\b\w+_param\b", _source(cls)))
-    overridden = {vars(base)["message"] for base in cls.__mro__ if "message" in vars(base)} - {vars(cls).get("message")}
+    overridden = {vars(base)["message"] for base in cls.__mro__ if "message" in vars(base)} - {
+        getattr(cls, "message", None)
+    }
     return sorted((found - overridden) & set(LayerParameter.DESCRIPTOR.fields_by_name))
 
 
