@@ -16,6 +16,7 @@ Rule = Callable[["Tape", Node, str], "Sequence[str | None]"]
 
 _RULES: dict[tuple[str, str], Rule] = {}
 _FREE: set[str] = set()
+_WITH_BODIES = frozenset(["If", "Loop", "Scan"])
 
 
 def vjp(*ops: str, provider: str = "") -> Callable[[Rule], Rule]:
@@ -266,7 +267,7 @@ def _as_stored(graph: Graph, node: Node) -> Node:
 
 
 def _pull(tape: Tape, node: Node, dy: str | None) -> Sequence[str | None]:
-    if node.captured:
+    if node.captured or node.op in _WITH_BODIES:
         raise GradientError(f"no gradient flows through the subgraphs of {node.op} (value {node.outputs[0]})")
     try:
         return tape.pull(node, dy or tape.zeros_like(node.outputs[0]))

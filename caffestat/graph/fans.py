@@ -8,7 +8,7 @@ from math import prod
 
 from .graph import Node, Shape
 
-__all__ = ["Use", "find_uses", "weight_ops"]
+__all__ = ["Use", "find_uses", "is_passing", "weight_ops"]
 
 
 @dataclass(frozen=True)
@@ -27,9 +27,8 @@ Rule = Callable[[Node, Shape], Fans]
 _WEIGHTS: dict[tuple[str, int], Rule] = {}
 _BIASES = {("Conv", 2), ("ConvTranspose", 2), ("Gemm", 2), ("LSTM", 3), ("GRU", 3), ("RNN", 3)}
 _GATES = {"GRU": 3, "LSTM": 4, "RNN": 1}
-_PASSING = frozenset(
-    ["Cast", "DequantizeLinear", "Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"]
-)
+_PASSING = frozenset(["Cast", "DequantizeLinear", "Flatten", "Identity", "Reshape", "Slice", "Split", "Squeeze"])
+_PASSING |= {"Transpose", "Unsqueeze"}
 _ADDED_TO = frozenset(["Conv", "ConvTranspose", "FusedMatMul", "Gemm", "MatMul"])
 
 
@@ -108,6 +107,11 @@ def _recurrent(node: Node, shape: Shape) -> Fans:
     return shape[-1], shape[-2] // _GATES[node.op]
 
 
+def is_passing(node: Node) -> bool:
+    """Whether the node hands its first input, or a part of it, on in another shape or type."""
+    return node.op in _PASSING
+
+
 def find_uses(nodes: Sequence[Node], shapes: Mapping[str, Shape], values: Collection[str]) -> dict[str, Use]:
     """What each of `values` (params, initializers) is used for first; those that no rule knows are left out.
 
@@ -116,7 +120,7 @@ def find_uses(nodes: Sequence[Node], shapes: Mapping[str, Shape], values: Collec
     producers = {output: node for node in nodes for output in node.outputs}
     uses: dict[str, Use] = {}
     for index, node in enumerate(nodes):
-        for value, use in _uses_by(index, node, producers, shapes):
+        for value, use in _uses_by(index, node, producers, shapes, values):
             root = _root(value, producers)
             if root in values:
                 uses.setdefault(root, use)
@@ -124,24 +128,26 @@ def find_uses(nodes: Sequence[Node], shapes: Mapping[str, Shape], values: Collec
 
 
 def _uses_by(
-    index: int, node: Node, producers: Mapping[str, Node], shapes: Mapping[str, Shape]
+    index: int, node: Node, producers: Mapping[str, Node], shapes: Mapping[str, Shape], values: Collection[str]
 ) -> Iterator[tuple[str, Use]]:
     for position, value in enumerate(node.inputs):
         rule = _WEIGHTS.get((node.op, position))
         if rule is not None and len(shapes.get(value, ())) > 1:
             yield value, Use(index, "weight", *rule(node, shapes[value]))
-        elif (node.op, position) in _BIASES or (node.op == "Add" and _is_added(node, 1 - position, producers)):
+        elif (node.op, position) in _BIASES or (node.op == "Add" and _is_added(node, 1 - position, producers, values)):
             yield value, Use(index, "bias", 1, 1)
 
 
-def _is_added(node: Node, other: int, producers: Mapping[str, Node]) -> bool:
-    """Whether the other term of a sum is what a layer made: then this one is its bias."""
+def _is_added(node: Node, other: int, producers: Mapping[str, Node], values: Collection[str]) -> bool:
+    """Whether the other term of a sum is what a layer with a weight made: then this one is its bias."""
     producer = producers.get(_root(node.inputs[other], producers))
-    return producer is not None and producer.op in _ADDED_TO
+    if producer is None or producer.op not in _ADDED_TO:
+        return False
+    return any(_root(name, producers) in values for name in producer.inputs)  # a mask is added to a product of two
 
 
 def _root(value: str, producers: Mapping[str, Node]) -> str:
     """Where a value comes from, behind what only changes its shape."""
-    while value in producers and producers[value].op in _PASSING:
+    while value in producers and is_passing(producers[value]):
         value = producers[value].inputs[0]
     return value

@@ -32,6 +32,8 @@ __all__ = ["Model", "ModelNode", "load"]
 
 MAX_NODES = 50_000
 
+_MASKED = -65504  # the lowest float16
+
 _WIDE_FLOATS = (TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)
 _TYPE_ATTRIBUTES = ("to", "dtype", "output_dtype", "stash_type", "softmax_precision")
 _SETTINGS = frozenset([("Resize", 1), ("Resize", 2), ("Resize", 3), ("Upsample", 1)])  # floats that are no weights
@@ -182,7 +184,8 @@ class _Loader:
             is_float = Spec(array.shape, array.dtype).is_float
             if is_float:
                 floats.append(tensor.name)
-            if (is_float and array.ndim and tensor.name not in settings) or array.size > FOLDED:
+            is_weight = is_float and array.ndim and tensor.name not in settings and not _is_mask(array)
+            if is_weight or array.size > FOLDED:
                 self.add_param(tensor.name, array)
             else:
                 self.add_constant(tensor.name, array)
@@ -304,9 +307,14 @@ class _Loader:
     def _promote(self) -> None:
         """Make constants that serve as weights params: exporters write weights as Constant nodes, too."""
         graph = self.graph
-        floats = {name for name, array in graph.constants.items() if graph.specs[name].is_float and array.ndim}
+        quantized = {node.inputs[0] for node in graph.nodes if node.op == "DequantizeLinear"}
+        kept = {
+            name
+            for name, array in graph.constants.items()
+            if array.ndim and (graph.specs[name].is_float or name in quantized) and not _is_mask(array)
+        }
         shapes = {name: spec.shape for name, spec in graph.specs.items()}
-        for name in find_uses(graph.nodes, shapes, floats):
+        for name in kept.intersection(find_uses(graph.nodes, shapes, kept | graph.params.keys())):
             self.add_param(name, graph.constants.pop(name))
 
 
@@ -339,6 +347,11 @@ def _newer(node: Node, what: str) -> InputError:
 
 def _is_empty(value: Any) -> bool:
     return isinstance(value, list) and not value  # protobuf cannot say of what type an empty list is
+
+
+def _is_mask(array: np.ndarray) -> bool:
+    """Whether the numbers make a softmax forget elements: those of masks are as low as their type allows."""
+    return bool(array.size) and bool(array.min() <= _MASKED)
 
 
 def _settings(node: Node) -> Iterator[str]:
@@ -379,6 +392,9 @@ def _sorted(nodes: list[Node]) -> list[Node]:
 
 def _check_values(graph: onnx.GraphProto, nodes: Sequence[Node]) -> None:
     given = given_names(graph)
+    for name, count in Counter(tensor.name for tensor in graph.initializer).items():
+        if count > 1:
+            raise InputError(f"initializer {name!r} is stored more than once; in ONNX every value has one source")
     computed = Counter(name for node in nodes for name in node.outputs if name)
     for name, count in computed.items():
         if count > 1 or name in given:

@@ -13,7 +13,7 @@ from caffestat.errors import Finding, Place
 from caffestat.fillers import VARIANCE_NORMS, msra_std, xavier_spread
 from caffestat.graph import Graph
 from caffestat.graph.costs import macs
-from caffestat.graph.fans import Use, find_uses
+from caffestat.graph.fans import Use, find_uses, is_passing
 from caffestat.graph.load import Model, ModelNode
 from caffestat.report import BottomDiff, LayerRow, ParamRow, Report, Spread, TopRow, Totals
 from caffestat.rewriting.onnx_steps import onnx_step
@@ -66,18 +66,31 @@ class _View:
     def __post_init__(self) -> None:
         graph = self.graph
         shapes = {name: spec.shape for name, spec in graph.specs.items()}
-        self.uses = find_uses(graph.nodes, shapes, graph.params)
         self.node_of = {i: index for index, node in enumerate(self.model.nodes) for i in range(node.first, node.last)}
-        for index, node in enumerate(graph.nodes[: max(self.node_of, default=-1) + 1]):  # behind them lies the loss
+        nodes = graph.nodes[: len(self.node_of)]  # behind the model's own lie those of the loss and its gradient
+        self.uses = find_uses(nodes, shapes, graph.params)
+        for index, node in enumerate(nodes):
             for position, name in enumerate(node.inputs):
                 self.readers[name].append(index)
                 if (node.op, position) in _STATISTICS:
                     self.statistics.add(name)
+            for name in node.captured:
+                self.readers[name].append(index)
         for name in graph.params:
-            use = self.uses.get(name)
-            place = use.node if use else self.readers[name][0] if self.readers[name] else None
+            place = self.uses[name].node if name in self.uses else self._first_reader(name)
             if place is not None:
                 self.owned[self.node_of[place]].append(name)
+
+    def _first_reader(self, name: str) -> int | None:
+        """Return the first node that does more with a value than to hand it on."""
+        place = None
+        while self.readers[name]:
+            place = self.readers[name][0]
+            node = self.graph.nodes[place]
+            if not is_passing(node) or node.inputs[0] != name:
+                break
+            name = node.outputs[0]
+        return place
 
     @property
     def graph(self) -> Graph:

@@ -83,5 +83,15 @@ def test_biases_are_known_by_what_they_are_added_to() -> None:
     }
 
 
+def test_what_is_added_to_a_product_of_two_signals_is_no_bias() -> None:
+    nodes = [
+        Node("MatMul", ("x", "w"), ("q",)),
+        Node("MatMul", ("q", "k"), ("scores",)),
+        Node("Add", ("scores", "mask"), ("y",)),
+    ]
+    shapes = {"w": (7, 4), "k": (4, 5), "mask": (5,)}
+    assert set(find_uses(nodes, shapes, {"w", "mask"})) == {"w"}
+
+
 def test_ops_with_rules() -> None:
     assert weight_ops() == ("Conv", "ConvTranspose", "FusedMatMul", "GRU", "Gather", "Gemm", "LSTM", "MatMul", "RNN")

@@ -293,6 +293,10 @@ def _twice(proto: onnx.ModelProto) -> None:
     proto.graph.node.append(node("Neg", ["x"], ["y"]))
 
 
+def _stored_twice(proto: onnx.ModelProto) -> None:
+    proto.graph.initializer.append(proto.graph.initializer[0])
+
+
 def _from_nowhere(proto: onnx.ModelProto) -> None:
     proto.graph.node.append(node("Neg", ["ghost"], ["z"]))
 
@@ -323,6 +327,7 @@ def _too_many(proto: onnx.ModelProto) -> None:
         (_unknown_type, "unknown element type 99"),
         (_cycle, "the graph has a cycle"),
         (_twice, "'y' is computed more than once"),
+        (_stored_twice, "initializer 'w' is stored more than once"),
         (_from_nowhere, "'ghost' is read, but nothing computes it"),
         (_old, "opset 6; expected 7 to"),
         (_future, "opset 1000000; expected"),

@@ -167,6 +167,18 @@ def test_the_gradient_stops_at_a_subgraph_that_reads_from_outside(tmp_path: Path
     assert "the gradient stops at node 'If_0': no gradient flows through the subgraphs of If" in warning.message
 
 
+@pytest.mark.parametrize(("op", "params"), [("MatMul", ["w"]), ("Add", [])])
+def test_a_scan_has_the_params_of_its_body_and_no_gradient(tmp_path: Path, op: str, params: list[str]) -> None:
+    inner = [node(op, ["state", params[0] if params else "item"], ["next"]), node("Identity", ["next"], ["out"])]
+    given, made = [value("state", (3,)), value("item", (3,))], [value("next", (3,)), value("out", (3,))]
+    body = helper.make_graph(inner, "body", given, made)
+    scan = node("Scan", ["x", "items"], ["last", "y"], body=body, num_scan_inputs=1)
+    arrays = {name: normal(3, 3) for name in params}
+    report = analyzed(model([scan], {"x": (3,), "items": (5, 3)}, ["y"], arrays), tmp_path)
+    assert [p.name for p in report.layers[0].params] == params
+    assert "no gradient flows through the subgraphs of Scan" in report.findings[0].message
+
+
 def test_shapes_that_only_a_run_tells(tmp_path: Path) -> None:
     nodes = [
         node("NonZero", ["x"], ["places"]),
@@ -203,6 +215,21 @@ def test_quantized_weights_have_fans(tmp_path: Path) -> None:
     assert (param.name, param.fan_in, param.fan_out) == ("q", 300, 400)
 
 
+def test_small_quantized_weights_with_a_scale_per_channel_have_fans(tmp_path: Path) -> None:
+    nodes = [
+        node("QuantizeLinear", ["x", "xs", "xz"], ["xq"]),
+        node("DequantizeLinear", ["xq", "xs", "xz"], ["xd"]),
+        node("DequantizeLinear", ["q", "scale", "zero"], ["w"], axis=0),
+        node("Conv", ["xd", "w"], ["y"]),
+    ]
+    q = np.random.default_rng(1).integers(-99, 99, (4, 3, 3, 2)).astype(np.int8)
+    arrays = {"q": q, "scale": abs(normal(4)), "zero": np.zeros(4, np.int8)}
+    arrays |= {"xs": np.array(0.1, np.float32), "xz": np.array(3, np.int8)}
+    report = analyzed(model(nodes, {"x": (2, 3, 8, 9)}, ["y"], arrays, opset=17), tmp_path)
+    assert [(p.name, p.fan_in, p.fan_out) for p in row(report, "Conv_0").params] == [("q", 18, 24)]
+    assert [p.name for p in row(report, "DequantizeLinear_1").params] == ["scale"]
+
+
 def test_gates_of_an_lstm_are_layers(tmp_path: Path) -> None:
     lstm = node("LSTM", ["x", "w", "r", "b"], ["y"], hidden_size=5)
     arrays = {"w": normal(1, 20, 7), "r": normal(1, 20, 5, seed=1), "b": normal(1, 40, seed=2)}
@@ -211,6 +238,45 @@ def test_gates_of_an_lstm_are_layers(tmp_path: Path) -> None:
     assert [(p.name, p.fan_in, p.fan_out) for p in layer.params[:2]] == [("w", 7, 5), ("r", 5, 5)]
     assert layer.macs == 6 * 2 * 20 * (7 + 5)
     assert all(p.diff_mean_abs for p in layer.params)
+
+
+def test_a_stored_initial_state_is_a_param_of_its_lstm(tmp_path: Path) -> None:
+    """Its gradient's nodes, which gather the state by direction, say nothing of what it is for."""
+    lstm = node("LSTM", ["x", "w", "r", "", "", "h", "h"], ["y"], hidden_size=5)
+    arrays = {"w": normal(1, 20, 7), "r": normal(1, 20, 5, seed=1), "h": normal(1, 2, 5, seed=2)}
+    (layer,) = analyzed(model([lstm], {"x": (6, 2, 7)}, ["y"], arrays), tmp_path).layers
+    assert [(p.name, p.role) for p in layer.params] == [("w", "weight"), ("r", "weight"), ("h", "param")]
+
+
+def test_parts_of_a_packed_weight_have_their_own_fans(tmp_path: Path) -> None:
+    nodes = [
+        node("Slice", ["packed", "first", "last"], ["part"]),
+        node("Transpose", ["part"], ["w"], perm=[1, 0]),
+        node("MatMul", ["x", "w"], ["y"]),
+    ]
+    arrays = {"packed": normal(15, 4), "first": np.array([5]), "last": np.array([10])}
+    report = analyzed(model(nodes, {"x": (2, 3, 4)}, ["y"], arrays), tmp_path, static=True)
+    assert [(p.name, p.fan_in, p.fan_out) for p in row(report, "MatMul_0").params] == [("packed", 4, 5)]
+
+
+@pytest.mark.parametrize("lowest", [-np.inf, np.finfo(np.float32).min])
+def test_masks_are_no_params(tmp_path: Path, lowest: float) -> None:
+    nodes = [
+        node("MatMul", ["x", "w"], ["s"]),
+        node("Add", ["s", "mask"], ["m"]),
+        node("Softmax", ["m"], ["y"]),
+    ]
+    mask = np.triu(np.full((4, 4), lowest, np.float32), 1)
+    report = analyzed(model(nodes, {"x": (2, 4, 7)}, ["y"], {"w": normal(7, 4), "mask": mask}), tmp_path)
+    assert [p.name for layer in report.layers for p in layer.params] == ["w"]
+    assert report.norms is not None
+    assert np.isfinite(report.norms.data_l2)
+
+
+def test_a_param_belongs_to_the_node_that_computes_with_it(tmp_path: Path) -> None:
+    nodes = [node("Identity", ["scale"], ["same"]), node("LayerNormalization", ["x", "same"], ["y"])]
+    report = analyzed(model(nodes, {"x": (2, 3)}, ["y"], {"scale": normal(3)}), tmp_path, static=True)
+    assert [len(layer.params) for layer in report.layers] == [0, 1]
 
 
 def test_batch_normalization_keeps_statistics(tmp_path: Path) -> None:
