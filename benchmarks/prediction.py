@@ -1,7 +1,7 @@
 """How near the predictions of `caffestat.net.predict` come to what runs measure: the table in docs/theory.md.
 
 python benchmarks/prediction.py            the plain stacks and the small nets, 20 seeds
-python benchmarks/prediction.py --large    the large nets of models/ as well: an hour on two cores
+python benchmarks/prediction.py --large    the large nets of models/ as well: a quarter of an hour
 """
 
 from __future__ import annotations

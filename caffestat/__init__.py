@@ -6,9 +6,21 @@
 The verbs are described in `caffestat.api`, the Report in `caffestat.report`, all errors in `caffestat.errors`.
 """
 
-from caffestat.api import analyze, convert, debug, fill, load_plugin, rewrite, upgrade
+from caffestat.api import analyze, check, convert, debug, fill, fix, load_plugin, rewrite, upgrade
 from caffestat.errors import CaffestatError
 
-__all__ = ["CaffestatError", "__version__", "analyze", "convert", "debug", "fill", "load_plugin", "rewrite", "upgrade"]
+__all__ = [
+    "CaffestatError",
+    "__version__",
+    "analyze",
+    "check",
+    "convert",
+    "debug",
+    "fill",
+    "fix",
+    "load_plugin",
+    "rewrite",
+    "upgrade",
+]
 
 __version__ = "0.1.0"
