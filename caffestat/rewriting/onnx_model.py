@@ -78,6 +78,7 @@ class OnnxRewrite:
 def rewrite_onnx(path: Path, change: Change, seed: int) -> OnnxRewrite:
     """The model with chosen weights drawn by the policy, in the order in which it lists them; biases by theirs.
 
+    Weights are initializers and the values of Constant nodes.
     Raises InputError when the model or its external data cannot be read, and when nothing in it is chosen.
     """
     model = _load(path)
@@ -93,7 +94,7 @@ def rewrite_onnx(path: Path, change: Change, seed: int) -> OnnxRewrite:
             result.changes.append(Changed(FilePlace(str(path)), place, "stored values", wanted))
             result.moved += [tensor] if was_external else []
     if not chosen and not job.notes:
-        raise InputError(f"{path}: no initializer in it is chosen; see --layer and --type")
+        raise InputError(f"{path}: no weight in it is chosen; see --layer and --type")
     return result
 
 
@@ -118,16 +119,16 @@ class _Job:
         self.change = change
         self.notes: list[Finding] = []
         self.nodes = [_node(proto) for proto in model.graph.node]
-        self.floats = {t.name: t for t in model.graph.initializer if t.data_type in _FLOATS}
+        self.floats = {name: t for name, t in _tensors(model).items() if t.data_type in _FLOATS}
 
     def chosen(self) -> Iterator[tuple[TensorProto, Place, Wanted]]:
         uses = find_uses(self.nodes, _shapes(self.model), self.floats)
         for name, tensor in self.floats.items():
             if name in uses:
-                yield from self.choose(tensor, uses[name])
+                yield from self.choose(name, tensor, uses[name])
 
-    def choose(self, tensor: TensorProto, use: Use) -> Iterator[tuple[TensorProto, Place, Wanted]]:
-        place = Place(tensor.name, self.nodes[use.node].op, use.role, other_name=self.model.graph.node[use.node].name)
+    def choose(self, name: str, tensor: TensorProto, use: Use) -> Iterator[tuple[TensorProto, Place, Wanted]]:
+        place = Place(name, self.nodes[use.node].op, use.role, other_name=self.model.graph.node[use.node].name)
         policy = self.change.policy(place, None)
         if policy is None:
             return
@@ -144,10 +145,17 @@ class _Job:
     @cached_property
     def steps(self) -> list[Step]:
         constants = {
-            t.name: numpy_helper.to_array(t, str(self.path.parent)) if np.prod(t.dims) <= _SMALL else np.zeros(0)
-            for t in self.floats.values()
+            name: numpy_helper.to_array(t, str(self.path.parent)) if np.prod(t.dims) <= _SMALL else np.zeros(0)
+            for name, t in self.floats.items()
         }
         return [onnx_step(node, constants) for node in self.nodes]
+
+
+def _tensors(model: onnx.ModelProto) -> dict[str, TensorProto]:
+    """The constants that the model holds, by the names of their values: initializers, and what Constant nodes say."""
+    nodes = [node for node in model.graph.node if node.op_type == "Constant"]
+    stated = {node.output[0]: a.t for node in nodes for a in node.attribute if a.name == "value"}
+    return {**stated, **{tensor.name: tensor for tensor in model.graph.initializer}}
 
 
 def _node(proto: onnx.NodeProto) -> Node:
@@ -178,7 +186,7 @@ def _shapes(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
 
 def _locations(model: onnx.ModelProto) -> set[str]:
     """The files that hold a model's external data."""
-    external = (t for t in model.graph.initializer if t.data_location == TensorProto.EXTERNAL)
+    external = (t for t in _tensors(model).values() if t.data_location == TensorProto.EXTERNAL)
     return {external_entry(tensor, "location") for tensor in external}
 
 

@@ -69,6 +69,30 @@ def changed(result: OnnxRewrite) -> dict[str, np.ndarray]:
     return {name: values for name, values in new.items() if not np.array_equal(values, old[name])}
 
 
+def test_weights_in_constant_nodes_are_drawn_like_initializers(path: Path) -> None:
+    stated = model()
+    kept = [t for t in stated.graph.initializer if t.name not in ("w2", "w3", "b3")]
+    moved = [t for t in stated.graph.initializer if t.name in ("w2", "w3", "b3")]
+    del stated.graph.initializer[:]
+    stated.graph.initializer.extend(kept)
+    for index, values in enumerate(moved):
+        node = helper.make_node("Constant", [], [values.name])
+        node.attribute.append(helper.make_attribute("value", values))
+        node.attribute[0].t.ClearField("name")
+        stated.graph.node.insert(index, node)
+    other = path.with_name("constants.onnx")
+    onnx.save(stated, str(other))
+    for name in ("w2", "w3", "b3"):
+        change = change_of("msra", "constant:2", layers=[name])
+        (expected,) = changed(rewrite_onnx(path, change, 7)).values()
+        result = rewrite_onnx(other, change, 7)
+        found = {n.output[0]: numpy_helper.to_array(n.attribute[0].t) for n in result.model.graph.node[:3]}
+        np.testing.assert_array_equal(found[name], expected)
+        assert [c.place.layer for c in result.changes] == [name]
+        result.write(other)
+        assert not rewrite_onnx(other, change, 7).changes
+
+
 @pytest.mark.parametrize(
     ("name", "fan_in", "fan_out"),
     [("w1", 60, 320), ("w2", 192, 240), ("w3", 160, 70), ("w4", 70, 50)],
@@ -191,7 +215,7 @@ def test_models_above_two_gibibytes_are_split(path: Path, monkeypatch: pytest.Mo
 
 
 def test_says_what_cannot_be_used(path: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="no initializer in it is chosen"):
+    with pytest.raises(InputError, match="no weight in it is chosen"):
         rewrite_onnx(path, change_of("xavier", layers=["nothing"]), 7)
     (tmp_path / "text.onnx").write_text("ONNX?")
     with pytest.raises(InputError, match="expected an ONNX model"):
