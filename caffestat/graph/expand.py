@@ -64,7 +64,7 @@ def _live(nodes: Sequence[Node], outputs: Collection[str]) -> list[Node]:
 def expand(g: Graph) -> Graph:
     """Return the graph as the runtime should get it; `g` stays as it is.
 
-    Every LRN of known shape is replaced, and nodes that no output needs are left out.
+    Every LRN of known shape is replaced; nodes that no output needs are left out, and params that no node reads.
     """
     result = copy(g)
     result.nodes = []
@@ -74,4 +74,6 @@ def expand(g: Graph) -> Graph:
             result.nodes[-1].outputs = node.outputs
         else:
             result.nodes.append(node)
+    read = {name for node in result.nodes for name in (*node.inputs, *node.captured)}.union(g.outputs)
+    result.params = {name: spec for name, spec in g.params.items() if name in read}
     return result

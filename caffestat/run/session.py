@@ -71,6 +71,7 @@ class Session:
         import onnxruntime as ort
 
         options = _options(graph)
+        graph = expand(graph)
         self._fed = {name: arrays[name] for name in large_matrices(graph)} if device == "cpu" else {}
         held = [name for name in graph.params if name not in self._fed]
         values = {name: ort.OrtValue.ortvalue_from_numpy(np.asarray(arrays[name], order="C")) for name in held}
@@ -80,7 +81,7 @@ class Session:
         if device == "cuda":
             providers.insert(0, ("CUDAExecutionProvider", _CUDA_OPTIONS))
         self._keep = values  # the runtime reads them as long as the session lives
-        model = expand(graph).to_onnx(fed=self._fed)
+        model = graph.to_onnx(fed=self._fed)
         self._session = ort.InferenceSession(model.SerializeToString(), options, providers=providers)
         self._outputs = list(graph.outputs)
 
