@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 
 from caffestat.errors import CaffestatError
@@ -37,11 +37,11 @@ class TextFans:
         for net, index in found:
             if net.nodes[index].params:
                 return fans_of(net, index, role)
-        raise Undecided(f"its fans are not known: {self._reason(bool(found))}")
+        raise Undecided(f"its fans are not known: {self._reason(found)}")
 
-    def _reason(self, is_built: bool) -> str:
-        if is_built:
-            return "its own type, or that of a layer before it, is not one that caffestat knows"
+    def _reason(self, found: Sequence[tuple[Net, int]]) -> str:
+        for net, index in found:
+            return _why_unknown(net, index)
         return self._problems[0] if self._problems else "it is in neither the TRAIN nor the TEST net"
 
     @cached_property
@@ -60,6 +60,17 @@ class TextFans:
                     yield build(source, state_of(source, phase), self._shapes, self._batch)
                 except CaffestatError as error:
                     self._problems.append(str(error))
+
+
+def _why_unknown(net: Net, index: int) -> str:
+    """Why a node's shapes are not known: what is said of the last layer of those it depends on that has a reason."""
+    needed = {*net.nodes[index].tops}
+    for node in reversed(net.nodes[: index + 1]):
+        if not needed.isdisjoint(node.tops):
+            if node.layer.why_unknown:
+                return node.layer.why_unknown
+            needed.update(node.bottoms)
+    return "its type has no params that caffestat knows"
 
 
 def _sources(document: Document) -> Iterator[NetSource]:

@@ -9,19 +9,15 @@ import pytest
 from google.protobuf import text_format
 
 from caffestat.errors import CaffestatError
-from caffestat.net import build, load
+from caffestat.net import Net, Solver, build, load
+from caffestat.net.source import is_solver
 from caffestat.prototext import Document, Message, parse
 from caffestat.rewriting import change_of, rewrite_text
-from caffestat.schema import NetParameter
+from caffestat.schema import NetParameter, SolverParameter
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDERS = (ROOT / "tests" / "golden", ROOT / "models", ROOT.parent / "shared" / "corpus")
-FILES = [
-    path
-    for folder in FOLDERS
-    for path in sorted(folder.rglob("*"))
-    if path.suffix in (".prototxt", ".pt") and "solver" not in path.name
-]
+FILES = [path for folder in FOLDERS for path in sorted(folder.rglob("*")) if path.suffix in (".prototxt", ".pt")]
 POLICIES = [
     {"filler": "xavier", "variance_norm": "average"},
     {"filler": "msra", "only_missing": True},
@@ -30,6 +26,8 @@ POLICIES = [
     {"filler": "constant:value=0", "bias": "constant:0"},
     {"filler": "bilinear"},
     {"filler": "auto"},
+    {"filler": "explicit"},
+    {"filler": "explicit:auto", "variance_norm": "fan_out", "bias": "constant:0.1"},
 ]
 
 
@@ -56,8 +54,21 @@ def filler_lines(net: Document | Message, data: bytes) -> set[int]:
 
 def without_fillers(data: bytes) -> Any:
     """Protobuf's own reading of the text, fillers cleared."""
-    message = text_format.Parse(data.decode("utf-8", "replace"), NetParameter(), allow_unknown_field=True)
-    for layer in (*message.layer, *message.layers):
+    kind = SolverParameter if is_solver(parse(data)) else NetParameter
+    message = text_format.Parse(data.decode("utf-8", "replace"), kind(), allow_unknown_field=True)
+    for net in nets(message):
+        clear_fillers(net)
+    return message
+
+
+def nets(message: Any) -> list[Any]:
+    if message.DESCRIPTOR.name == "NetParameter":
+        return [message]
+    return [message.net_param, message.train_net_param, *message.test_net_param]
+
+
+def clear_fillers(net: Any) -> None:
+    for layer in (*net.layer, *net.layers):
         core = layer.layer if layer.DESCRIPTOR.name == "V1LayerParameter" and layer.HasField("layer") else layer
         for descriptor, value in core.ListFields():
             if descriptor.name.endswith("_filler"):
@@ -66,7 +77,6 @@ def without_fillers(data: bytes) -> Any:
                 for name in ("weight_filler", "bias_filler", "filler"):
                     if name in descriptor.message_type.fields_by_name:
                         value.ClearField(name)
-    return message
 
 
 def test_there_are_files() -> None:
@@ -103,22 +113,31 @@ def test_protobuf_reads_the_same_net(path: Path) -> None:
     before = path.read_bytes()
     try:
         expected = without_fillers(before)
-    except text_format.ParseError:
+    except (text_format.ParseError, CaffestatError):
         pytest.skip("does not fit the schema")
     after = rewrite_text(before, str(path), change_of("gaussian:std=0.5", "constant:0.5")).data
     assert without_fillers(after) == expected
 
 
-@pytest.mark.parametrize("path", [path for path in FILES if "corpus" not in path.parts], ids=lambda path: path.stem)
-def test_the_result_builds(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def built(path: Path) -> Net:
+    source = load(str(path))
+    return build(source.net if isinstance(source, Solver) else source)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: f"{path.parent.name}-{path.stem}")
+@pytest.mark.parametrize("policy", ["auto", "explicit:msra"])
+def test_the_result_builds(path: Path, policy: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(path.parent)
     try:
-        net = build(load(str(path)))  # type: ignore[arg-type]
+        net = built(path)
     except CaffestatError:
         pytest.skip("does not build before")
-    rewritten = tmp_path / path.name
-    rewritten.write_bytes(rewrite_text(path.read_bytes(), str(path), change_of("auto", "constant:0.5")).data)
-    after = build(load(str(rewritten)))  # type: ignore[arg-type]
+    before = path.read_bytes()
+    text = rewrite_text(before, str(path), change_of(policy, "constant:0.5")).data
+    if text == before:
+        return
+    (tmp_path / path.name).write_bytes(text)
+    after = built(tmp_path / path.name)
     for one, other in zip(after.nodes, net.nodes, strict=True):
         assert (one.name, one.top_shapes) == (other.name, other.top_shapes)
     assert [param.param.shape for param in after.params] == [param.param.shape for param in net.params]
