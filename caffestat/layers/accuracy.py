@@ -106,7 +106,7 @@ class ArgMax(Layer):
     def search(self, shape: Shape) -> tuple[Shape, int]:
         """Return the shape in which to search and the axis along which."""
         if not self.proto.argmax_param.HasField("axis"):
-            return (shape[0], math.prod(shape[1:])), 1
+            return (shape[self.canonical_axis(0, len(shape))], math.prod(shape[1:])), 1
         return shape, self.canonical_axis(self.proto.argmax_param.axis, len(shape))
 
     def tops(self, bottoms: Sequence[Shape]) -> tuple[Shape, ...]:

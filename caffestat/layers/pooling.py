@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -198,14 +198,12 @@ class SPP(_Pool):
             return ((*bottoms[0][:2], *levels[0]),)
         return ((bottoms[0][0], bottoms[0][1] * sum(math.prod(level) for level in levels)),)
 
-    def windows(self, size: Shape) -> list[PoolingWindow]:
-        """Return each level's window: as many bins as fit, the remainder padded on both sides, rounded up."""
-        levels = []
+    def windows(self, size: Shape) -> Iterator[PoolingWindow]:
+        """Yield each level's window: as many bins as fit, the remainder padded on both sides, rounded up."""
         for bins in (2**level for level in range(self.proto.spp_param.pyramid_height)):
             kernel = tuple(-(-n // bins) for n in size)
             pad = tuple((k * bins - n + 1) // 2 for k, n in zip(kernel, size, strict=True))
-            levels.append(PoolingWindow(size, kernel, kernel, pad))
-        return levels
+            yield PoolingWindow(size, kernel, kernel, pad)
 
     def lower(self, g: Graph, bottoms: Sequence[str], params: Sequence[str]) -> Sequence[str]:
         shape = g.shape(bottoms[0])

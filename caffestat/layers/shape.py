@@ -357,7 +357,7 @@ class Filter(Layer):
         *items, selector = bottoms
         if self.top_count != len(items):
             raise self.error(f"expected {len(items)} tops, one per bottom before the selector, found {self.top_count}")
-        if any(size != 1 for size in selector[1:]):
+        if not selector or any(size != 1 for size in selector[1:]):
             raise self.error(f"expected a selector of shape (N,) or (N, 1, …), found {selector}")
         for index, shape in enumerate(items):
             if shape[:1] != selector[:1]:

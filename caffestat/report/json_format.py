@@ -73,9 +73,9 @@ def _param(param: ParamRow) -> dict[str, Any]:
         "count": param.count,
         "owner": param.owner,
         "is_statistic": param.is_statistic,
-        "lr_mult": param.lr_mult,
-        "decay_mult": param.decay_mult,
-        "filler": {"type": param.filler_type, **param.filler_settings, "origin": param.filler_origin},
+        "lr_mult": _number(param.lr_mult),
+        "decay_mult": _number(param.decay_mult),
+        "filler": {"type": param.filler_type, **_settings(param), "origin": param.filler_origin},
         "caffe_fan_in": param.caffe_fan_in,
         "caffe_fan_out": param.caffe_fan_out,
         "fan_in": param.fan_in,
@@ -85,6 +85,11 @@ def _param(param: ParamRow) -> dict[str, Any]:
         "forward": _mean_abs(param.mean_abs, param.predicted),
         "backward": _mean_abs(param.diff_mean_abs, param.diff_predicted),
     }
+
+
+def _settings(param: ParamRow) -> dict[str, Any]:
+    settings = param.filler_settings.items()
+    return {name: _number(value) if isinstance(value, float) else value for name, value in settings}
 
 
 def _xavier(spread: Spread) -> dict[str, Any]:

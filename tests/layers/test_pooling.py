@@ -153,3 +153,5 @@ def test_pyramid():
         layer("", "SPP").tops([SHAPE])
     with pytest.raises(NetError, match="pad must be smaller than the kernel"):
         layer("pyramid_height: 4", "SPP").tops([SHAPE])
+    with pytest.raises(NetError, match="pad must be smaller than the kernel"):
+        layer("pyramid_height: 4294967295", "SPP").tops([SHAPE])

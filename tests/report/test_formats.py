@@ -94,6 +94,19 @@ def test_json_writes_what_is_not_finite_as_strings(value: float) -> None:
     assert data["layers"][-1]["tops"][0]["forward"]["mean_abs"] == str(value)
 
 
+def test_json_writes_what_the_file_says_as_strings_where_it_is_not_finite() -> None:
+    settings = {"value": math.inf, "variance_norm": "FAN_IN"}
+    report = tiny_report()
+    layers = []
+    for layer in report.layers:
+        params = tuple(replace(param, filler_settings=settings, lr_mult=math.nan) for param in layer.params)
+        layers.append(replace(layer, params=params))
+    data = json.loads(render(replace(report, layers=tuple(layers)), "json"))
+    weight = next(layer["params"][0] for layer in data["layers"] if layer["params"])
+    assert (weight["filler"]["value"], weight["filler"]["variance_norm"]) == ("inf", "FAN_IN")
+    assert weight["lr_mult"] == "nan"
+
+
 def test_json_numbers_keep_every_float32() -> None:
     value = 0.33286601305007935
     data = json.loads(render(with_loss(tiny_report(), value), "json"))

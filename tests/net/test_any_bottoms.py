@@ -1,0 +1,41 @@
+"""Every layer type with bottoms of every number and rank: it builds, or says why not."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+
+import pytest
+
+from caffestat.errors import NetError
+from caffestat.layers import layer_types
+from caffestat.net import build
+from caffestat.net.source import net_source
+from caffestat.prototext import parse
+
+SIZES = (3, 4, 5, 2, 6)
+# what some types cannot do without
+NEEDED = """inner_product_param { num_output: 2 } convolution_param { num_output: 2 kernel_size: 1 }
+  pooling_param { kernel_size: 2 } embed_param { num_output: 2 input_dim: 3 } recurrent_param { num_output: 3 }
+  reshape_param { shape { dim: -1 } } tile_param { tiles: 2 } spp_param { pyramid_height: 1 }"""
+
+
+def text(kind: str, bottoms: int, rank: int, other: int, tops: int, params: str) -> str:
+    """Return a net with one layer of this type, whose first bottom has one rank and whose others have another."""
+    ranks = [rank] + [other] * (bottoms - 1)
+    shapes = "".join(f"shape {{ {' '.join(f'dim: {size}' for size in SIZES[:n])} }} " for n in ranks[:bottoms])
+    names = " ".join(f'top: "b{index}"' for index in range(bottoms))
+    source = f'layer {{ name: "i" type: "Input" {names} input_param {{ {shapes} }} }}\n' if bottoms else ""
+    ends = " ".join(f'bottom: "b{index}"' for index in range(bottoms))
+    ends += "".join(f' top: "t{index}"' for index in range(tops))
+    return f'{source}layer {{ name: "x" type: "{kind}" {ends} {params} }}\n'
+
+
+@pytest.mark.parametrize("kind", layer_types())
+def test_it_builds_or_says_why_not(kind: str) -> None:
+    for bottoms, rank, other, tops, params in itertools.product(
+        range(5), range(len(SIZES) + 1), range(3), range(3), ("", NEEDED)
+    ):
+        if bottoms > 1 or not other:
+            with contextlib.suppress(NetError):
+                build(net_source(parse(text(kind, bottoms, rank, other, tops, params).encode(), "net")))
