@@ -61,8 +61,10 @@ def _array(text: str) -> np.ndarray:
 
     try:
         array: Any = np.load(text, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise InputError(f"{text}: cannot be read as a .npy array: {error}") from error
+    except OSError as error:
+        raise InputError(f"{text}: cannot be read: {error.strerror or error}; expected a .npy file") from error
+    except (ValueError, EOFError) as error:  # numpy's own words recommend to load it unsafely
+        raise InputError(f"{text}: expected an array of numbers as numpy.save writes it, found another file") from error
     if not isinstance(array, np.ndarray):
         raise InputError(f"{text}: expected a .npy file with one array, found an archive of several")
     return array

@@ -61,7 +61,23 @@ class Pass:
 
 
 def read_log(path: str) -> Iterator[Pass]:
-    """Yield the passes of a log file; `-` is the standard input. Raises InputError when it cannot be read."""
+    """Yield the passes of a log file; `-` is the standard input.
+
+    Raises InputError when it cannot be read, and when there is no pass in it.
+    """
+    found = False
+    for one in _passes_in(path):
+        found = True
+        yield one
+    if not found:
+        name = "<stdin>" if path == STDIN else path
+        raise InputError(
+            f"{name}: expected a training log with debug_info lines, found none; "
+            "Caffe writes them when the solver has `debug_info: true`"
+        )
+
+
+def _passes_in(path: str) -> Iterator[Pass]:
     if path == STDIN:
         yield from read_passes(sys.stdin.buffer)
         return

@@ -100,3 +100,10 @@ def test_only_the_passes_at_hand_are_kept() -> None:
 def test_a_log_that_is_not_there() -> None:
     with pytest.raises(InputError, match="expected a training log"):
         list(read_log("nowhere.log"))
+
+
+def test_a_log_without_debug_info(tmp_path: Path) -> None:
+    path = tmp_path / "train.log"
+    path.write_text("I1123 07:54:30.1 1 solver.cpp:239] Iteration 0 (0 iter/s, 0.3s/1 iters), loss = 4.7\n")
+    with pytest.raises(InputError, match=r"train\.log: expected a training log with debug_info lines, found none"):
+        list(read_log(str(path)))
