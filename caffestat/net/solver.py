@@ -151,10 +151,11 @@ def first_iteration(
         notes.extend(line for line in synthetic_layers(net, process.inputs) if line not in notes)
         notes.extend(line for line in copy_weights(net, values, weights) if line not in notes)
         loaded.append(_Loaded(net, values, process, bool(loaded)))
-    return _iterate(solver.message, loaded[0], loaded[1:])
+    return _iterate(solver, loaded[0], loaded[1:])
 
 
-def _iterate(message: Any, train: _Loaded, tests: Sequence[_Loaded]) -> Iterator[Event]:
+def _iterate(solver: Solver, train: _Loaded, tests: Sequence[_Loaded]) -> Iterator[Event]:
+    message = solver.message
     started = time.perf_counter()
     if message.test_interval and message.test_initialization:
         for number, test in enumerate(tests):
@@ -163,7 +164,7 @@ def _iterate(message: Any, train: _Loaded, tests: Sequence[_Loaded]) -> Iterator
             yield from _test(test, message.test_iter[number], message.test_compute_loss)
             test.runner = None  # its memory is needed for the next net
     measured = yield from _train(train, message.iter_size, started)
-    yield Rate(learning_rate(message))
+    yield Rate(learning_rate(message, solver.name))
     norm = measured.norms.diff_l2 if measured.norms else 0.0
     if 0 <= message.clip_gradients < norm:
         yield Clip(norm, message.clip_gradients)
@@ -330,9 +331,10 @@ def _share(test: _Loaded, train: _Loaded) -> None:
             test.values[mine] = train.values[number]
 
 
-def learning_rate(message: Any) -> float:
+def learning_rate(message: Any, name: str) -> float:
     """Return the rate of iteration 0 under the solver's lr_policy: base_lr, but for `sigmoid` and early steps.
 
+    name: the solver's file, for the message.
     Raises InputError for a policy that Caffe does not have. (sgd_solver.cpp, GetLearningRate)
     """
     policy = message.lr_policy
@@ -341,5 +343,6 @@ def learning_rate(message: Any) -> float:
     if policy == "multistep" and message.stepvalue and message.stepvalue[0] <= 0:
         return float(message.base_lr * message.gamma)
     if policy not in ("fixed", "step", "exp", "inv", "multistep", "poly"):
-        raise InputError(f"unknown lr_policy {policy!r}; expected fixed, step, exp, inv, multistep, poly or sigmoid")
+        known = "fixed, step, exp, inv, multistep, poly or sigmoid"
+        raise InputError(f"{name}: unknown lr_policy {policy!r}; expected {known}")
     return float(message.base_lr)

@@ -60,7 +60,7 @@ class Solver:
                 inline_source(self.name, message, owner, self.inline_findings)
                 for message, owner in zip(m.test_net_param, self.document.find("test_net_param"), strict=True)
             ),
-            *(read_net(beside(path, self.name)) for path in m.test_net),
+            *(_named_net(path, owner) for path, owner in zip(m.test_net, self._named_tests(), strict=True)),
         ]
         generic = len(m.test_iter) - len(named) if m.HasField("net") or m.HasField("net_param") else 0
         if len(named) + max(generic, 0) != len(m.test_iter):
@@ -77,6 +77,9 @@ class Solver:
                 f"{self.name}: has test nets, but a test_interval of {m.test_interval}; expected at least 1"
             )
         return (*named, *[self.net] * generic)
+
+    def _named_tests(self) -> list[Field]:
+        return [field for field in self.document.find("test_net") for _ in field.values]
 
 
 def read_bytes(path: str) -> bytes:

@@ -63,6 +63,12 @@ def test_order_of_events(tmp_path):
     assert happened[-1] == Rate(0.5)
 
 
+def test_a_test_net_that_is_not_there(tmp_path):
+    made = solver(tmp_path, 'net: "net.prototxt"\ntest_net: "gone.prototxt" test_iter: 1 test_interval: 1')
+    with pytest.raises(NetError, match=r"solver\.prototxt:3:1: test_net: 'gone\.prototxt' is not there"):
+        made.test_nets()
+
+
 def test_test_nets_take_the_train_nets_params(tmp_path):
     happened = events(solver(tmp_path, 'net: "net.prototxt" test_iter: 1 test_interval: 1'))
     test, train = (event.measured for event in happened if isinstance(event, Pass))
@@ -231,14 +237,14 @@ def test_inputs_of_unknown_name(tmp_path):
 
 def rate(**settings) -> float:
     defaults = {"base_lr": 0.5, "lr_policy": "fixed", "gamma": 0.1, "stepsize": 3, "stepvalue": [4]}
-    return learning_rate(SimpleNamespace(**{**defaults, **settings}))
+    return learning_rate(SimpleNamespace(**{**defaults, **settings}), "solver.prototxt")
 
 
 def test_learning_rates_of_the_first_iteration():
     assert [rate(lr_policy=p) for p in ("fixed", "step", "exp", "inv", "multistep", "poly")] == [0.5] * 6
     assert rate(lr_policy="sigmoid") == pytest.approx(0.5 / (1 + np.exp(0.3)))
     assert rate(lr_policy="multistep", stepvalue=[0, 4]) == pytest.approx(0.05)
-    with pytest.raises(InputError, match="unknown lr_policy 'linear'; expected fixed, step,"):
+    with pytest.raises(InputError, match=r"solver\.prototxt: unknown lr_policy 'linear'; expected fixed, step,"):
         rate(lr_policy="linear")
 
 
