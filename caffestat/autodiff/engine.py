@@ -10,7 +10,7 @@ from typing import Any
 from caffestat.errors import GradientError
 from caffestat.graph import CONTRIB, OPSET, Graph, Node, Region
 
-__all__ = ["Stop", "Tape", "backward", "differentiable", "gradient_free", "vjp"]
+__all__ = ["Stop", "Tape", "backward", "differentiable", "gradient_free", "reach", "vjp"]
 
 Rule = Callable[["Tape", Node, str], "Sequence[str | None]"]
 
@@ -124,7 +124,7 @@ class Tape:
         first = len(self.graph.nodes)
         outputs = emit()
         nodes = _unfolded(self.graph, first)
-        inner = Tape(self.graph, _reached(nodes, filter(self.needs, node.inputs)), ())
+        inner = Tape(self.graph, reach(nodes, filter(self.needs, node.inputs)), ())
         dys = [dy, *map(self.cotangent, node.outputs[1:])]
         for output, grad in zip(outputs, dys, strict=False):
             inner.accumulate(output, grad)
@@ -194,7 +194,7 @@ def _by_definition(graph: Graph, node: Node) -> Sequence[str]:
     return outputs
 
 
-def _reached(nodes: Iterable[Node], wrt: Iterable[str]) -> set[str]:
+def reach(nodes: Iterable[Node], wrt: Iterable[str]) -> set[str]:
     """Return `wrt` and what the nodes compute from it, gradient-free ops aside."""
     needed = set(wrt)
     for node in nodes:

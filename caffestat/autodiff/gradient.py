@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING
 
 from caffestat.errors import GradientError, InputError
 
-from .engine import backward
+from .engine import backward, reach
 
 if TYPE_CHECKING:
     import onnx
 
     from caffestat.graph import Graph
+    from caffestat.graph.load import Model
 
 __all__ = ["COTANGENT", "GRAD", "append_gradients", "gradient"]
 
@@ -37,8 +38,8 @@ def gradient(
     batch:   the first axis of inputs that leave it open; 1 by default
 
     Its inputs are the model's own, then one `cotangent/<output>` per chosen output, of its shape and type. Its
-    outputs are the model's own, then one `grad/<name>` per value of `wrt`, zeros where no output depends on it. It is
-    of opset 22 and runs in stock onnxruntime.
+    outputs are the model's own, then one `grad/<name>` per value of `wrt`, zeros where no output depends on it; a name
+    that the model has already gets a number: `grad/<name>_2`. It is of opset 22 and runs in stock onnxruntime.
 
     Raises InputError when the model cannot be used or has no value of a name, GradientError for an op without a rule.
     """
@@ -46,11 +47,12 @@ def gradient(
 
     loaded = load(model, shapes, batch)
     graph = loaded.graph
+    inputs = [name for name, spec in graph.inputs.items() if spec.is_float]
+    asked = [*inputs, *loaded.initializers] if wrt is None else _names(wrt)
+    _unfold(loaded, asked)
     graph.infer()
     floats = [name for name in graph.outputs if name in graph.specs and graph.specs[name].is_float]
-    chosen = floats if outputs is None else list(outputs)
-    inputs = [name for name, spec in graph.inputs.items() if spec.is_float]
-    asked = [*inputs, *loaded.initializers] if wrt is None else list(wrt)
+    chosen = floats if outputs is None else _names(outputs)
     for name in chosen:
         if name not in floats:
             known = ", ".join(floats) or "none"
@@ -60,6 +62,26 @@ def gradient(
             raise InputError(f"the model has no value {name!r} of known shape, so that no gradient can be asked for it")
     append_gradients(graph, chosen, asked)
     return graph.to_onnx(loaded.arrays)
+
+
+def _names(given: Collection[str]) -> list[str]:
+    """Return each name once; one alone may be given as it is."""
+    return [given] if isinstance(given, str) else list(dict.fromkeys(given))
+
+
+def _unfold(loaded: Model, wrt: Sequence[str]) -> None:
+    """Put the nodes back that became constants although they compute floats from a scalar of `wrt`."""
+    graph = loaded.graph
+    known, back = set(wrt), []
+    for node in loaded.folded:
+        computed = reach([node], known.intersection(node.inputs)).difference(node.inputs)
+        if computed and all(graph.specs[name].is_float for name in computed):
+            known |= computed
+            back.append(node)
+            for table in (graph.constants, graph.params, loaded.arrays):
+                for name in computed:
+                    table.pop(name, None)
+    graph.nodes[:0] = back
 
 
 def append_gradients(graph: Graph, outputs: Sequence[str], wrt: Sequence[str]) -> None:

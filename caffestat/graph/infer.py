@@ -11,7 +11,7 @@ import onnx
 from onnx import helper, numpy_helper
 
 from .convert import spec_of
-from .graph import IR_VERSION, OPSET, Graph, Node, Spec
+from .graph import CONTRIB, IR_VERSION, OPSET, Graph, Node, Spec, fused_shape
 from .nodes import expand_function, subgraphs, to_proto, type_of
 
 __all__ = ["FOLDED", "infer_node", "infer_nodes"]
@@ -48,6 +48,10 @@ def infer_node(graph: Graph, node: Node) -> bool:
 def _output_specs(graph: Graph, node: Node) -> dict[str, Spec]:
     if node.op == "If" and not node.domain:
         return _branch_specs(node)
+    if (node.op, node.domain) == ("FusedMatMul", CONTRIB) and all(name in graph.specs for name in node.inputs):
+        a, b = (graph.specs[name] for name in node.inputs)
+        shape = fused_shape(a.shape, b.shape, node.get("transA", 0), node.get("transB", 0))
+        return {node.outputs[0]: Spec(shape, a.dtype)}
     known = {name: type_of(graph.specs[name]) for name in node.inputs if name in graph.specs}
     if node.domain or node.captured or len(known) < len({name for name in node.inputs if name}):
         return {}

@@ -60,6 +60,7 @@ class Model:
 
     arrays        the values of the graph's params
     initializers  names of the file's floating-point initializers, in its order
+    folded        the nodes whose values have become constants
     """
 
     name: str
@@ -67,6 +68,7 @@ class Model:
     arrays: dict[str, np.ndarray] = field(default_factory=dict)
     nodes: list[ModelNode] = field(default_factory=list)
     initializers: tuple[str, ...] = ()
+    folded: list[Node] = field(default_factory=list)
 
 
 def load(
@@ -233,7 +235,9 @@ class _Loader:
             array = self.array(tensor)
             place = self.add_constant if array.size <= FOLDED else self.add_param
             place(node.outputs[0], array)
-        elif not infer_node(self.graph, node):
+        elif infer_node(self.graph, node):
+            self.model.folded.append(node)
+        else:
             self.graph.nodes.append(node)
 
     def current(self, node: Node) -> Iterable[Node]:

@@ -72,6 +72,45 @@ def test_a_scalar_initializer_has_a_gradient() -> None:
     np.testing.assert_allclose(out["grad/s"], X.sum(), rtol=1e-5)
 
 
+def test_a_scalar_has_a_gradient_through_what_is_computed_from_it_alone() -> None:
+    """Such values are computed ahead of a run; what lies between them and a size stays so."""
+    nodes = [
+        node("Exp", ["s"], ["e"]),
+        node("Mul", ["e", "s"], ["f"]),
+        node("Floor", ["f"], ["rows"]),
+        node("Cast", ["rows"], ["count"], to=TensorProto.INT64),
+        node("Unsqueeze", ["count", "zero"], ["shape"]),
+        node("Expand", ["x", "shape"], ["wide"]),
+        node("Mul", ["wide", "f"], ["y"]),
+    ]
+    proto = model(nodes, {"x": (1,)}, ["y"], {"s": np.array(1.2, np.float32), "zero": np.array([0])})
+    found = gradient(proto, wrt=["s", "f"])
+    onnx.checker.check_model(found, full_check=True)
+    x, dy = normal(1), normal(3, seed=8)
+    out = run(found, {"x": x, "cotangent/y": dy})
+    np.testing.assert_allclose(out["grad/f"], dy.sum() * x[0], rtol=1e-5)
+    np.testing.assert_allclose(out["grad/s"], dy.sum() * x[0] * np.exp(1.2) * 2.2, rtol=1e-5)
+
+
+def test_the_gradient_of_a_gradient() -> None:
+    """Its names are taken where the model has them already: the later one gets a number."""
+    nodes = [node("MatMul", ["x", "w"], ["h"]), node("Tanh", ["h"], ["y"])]
+    first = gradient(model(nodes, {"x": (2, 3)}, ["y"], {"w": W}), wrt="x")
+    second = gradient(first, outputs="grad/x", wrt=["x", "cotangent/y"])
+    assert [item.name for item in second.graph.output] == ["y", "grad/x", "grad/x_2", "grad/cotangent/y"]
+    dy, v = normal(2, 4, seed=5), normal(2, 3, seed=6)
+    out = run(second, {"x": X, "cotangent/y": dy, "cotangent/grad/x": v})
+    y = np.tanh(X @ W)
+    np.testing.assert_allclose(out["grad/x_2"], (v @ W * dy * -2 * y * (1 - y * y)) @ W.T, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(out["grad/cotangent/y"], v @ W * (1 - y * y), rtol=1e-4, atol=1e-5)
+
+
+def test_a_name_counts_once() -> None:
+    found = gradient(linear(), outputs=["y", "y"], wrt=["w", "w"])
+    assert [item.name for item in found.graph.input] == ["x", "cotangent/y"]
+    assert [item.name for item in found.graph.output] == ["y", "z", "best", "grad/w"]
+
+
 @pytest.mark.parametrize("dtype", [np.float16, np.float64])
 def test_types_stay_the_models_own(dtype: type) -> None:
     kind = helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
