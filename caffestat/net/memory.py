@@ -13,6 +13,7 @@ from .model import Net
 __all__ = ["available_bytes", "check_memory", "estimate_bytes"]
 
 _FLOAT = 4
+_SLACK = 0.95  # of the free memory, for a batch that still fits when it is tried
 
 
 def estimate_bytes(net: Net, backward: bool) -> tuple[int, int]:
@@ -50,7 +51,7 @@ def check_memory(net: Net, backward: bool, available: int | None) -> None:
         for node in net.nodes
         if not node.bottoms and node.top_shapes and node.top_shapes[0]
     )
-    fitting = int(batch * max(available - params, 0) / max(activations, 1))
+    fitting = int(batch * max(available * _SLACK - params, 0) / max(activations, 1))
     advice = f"--batch {fitting} would fit" if fitting else "not even a batch of 1 would fit; use --static"
     raise InputError(
         f"the run needs about {_gib(params + activations)} "
