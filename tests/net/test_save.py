@@ -136,6 +136,12 @@ def test_refuses_what_a_format_cannot_hold(
     monkeypatch.setattr(save_module, "LARGEST", 200)
     with pytest.raises(InputError, match=r"take 268 bytes, .* at most 200, protobuf's limit; write \.h5 or \.npz"):
         save(net, values, tmp_path / "out.caffemodel")
+    assert [path.name for path in tmp_path.iterdir()] == ["small.prototxt"]
+
+
+def test_hdf5_refuses_names_that_would_nest(small: tuple[Net, list[np.ndarray]], tmp_path: Path) -> None:
+    pytest.importorskip("h5py")
+    net, values = small
     net.nodes[1].layer.name = "block/a"
     with pytest.raises(InputError, match="group of layer 'block/a', and Caffe reads no nested ones"):
         save(net, values, tmp_path / "out.h5")
