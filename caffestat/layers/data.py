@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from caffestat.errors import InputError
+from caffestat.errors import InputError, Place
 from caffestat.fillers import Filler, Stream, fill
 
 from .base import Layer, Shape, layer, to_filler
@@ -250,6 +250,13 @@ class Python(Source):
     num_bottoms = (0, None)
     num_tops = (0, None)
 
+    def __init__(self, proto: Any, phase: int, place: Place) -> None:
+        super().__init__(proto, phase, place)
+        self.why_synthetic = f"its own comes from Python code ({self.code()}), which is not run"
+
+    def code(self) -> str:
+        """Return the name of the class that computes the tops."""
+        return f"{self.proto.python_param.module}.{self.proto.python_param.layer}"
+
     def shapes_stand(self) -> str:
-        proto = self.proto.python_param
-        return f"in Python code ({proto.module}.{proto.layer})"
+        return f"in Python code ({self.code()})"

@@ -166,3 +166,8 @@ def test_words_drawn_at_set_up(type_name, params, phase, words):
     layer(type_name, params, phase=phase).draw_setup(stream)
     reference.words(words)
     assert stream.word() == reference.word()
+
+
+def test_python_says_that_its_code_is_not_run():
+    python = make('name: "p" type: "Python" top: "x" python_param { module: "m" layer: "L" }')
+    assert python.why_synthetic == "its own comes from Python code (m.L), which is not run"
