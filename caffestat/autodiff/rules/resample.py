@@ -33,7 +33,7 @@ _ROUND: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 
 @vjp("Resize")
 def resize(t: Tape, node: Node, dy: str) -> Grads:
-    """Nearest and linear; cubic, antialiased and cropping resizes have no rule."""
+    """Nearest, linear and cubic; antialiased and cropping resizes have no rule."""
     x, y = node.inputs[0], node.outputs[0]
     shape, dtype = list(t.shape(y)), t.specs[x].dtype
     scales = _scales(t, node)
@@ -72,8 +72,8 @@ def _scales(t: Tape, node: Node) -> list[float]:
 def _matrix(node: Node, n: int, m: int, scale: float) -> np.ndarray:
     """Return the [m, n] matrix that takes an axis of n elements to one of m."""
     mode, coordinates = _text(node, "mode", "nearest"), _text(node, "coordinate_transformation_mode", "half_pixel")
-    if mode not in ("nearest", "linear") or node.get("antialias", 0):
-        raise _refuse(node, "mode " + ("antialias" if node.get("antialias", 0) else mode))
+    if node.get("antialias", 0):
+        raise _refuse(node, "antialias")
     if coordinates not in _COORDINATES:
         raise _refuse(node, f"coordinate_transformation_mode {coordinates}")
     # positions are rounded in float32, as in the runtime, where they decide which element is the nearest
@@ -82,7 +82,26 @@ def _matrix(node: Node, n: int, m: int, scale: float) -> np.ndarray:
     if mode == "nearest":
         picked = _ROUND[_text(node, "nearest_mode", "round_prefer_floor")](x)
         return identity[np.clip(picked, 0, n - 1).astype(int)]
+    if mode == "cubic":
+        return _cubic(x, n, node.get("cubic_coeff_a", -0.75), bool(node.get("exclude_outside", 0)))
     x = np.clip(x, 0, n - 1)
     low = np.floor(x).astype(int)
     weight = (x - low)[:, None]
     return (1 - weight) * identity[low] + weight * identity[np.minimum(low + 1, n - 1)]
+
+
+def _cubic(x: np.ndarray, n: int, a: float, excludes_outside: bool) -> np.ndarray:
+    """Return the [m, n] matrix of a cubic convolution at m positions (Keys 1981): the two elements on either side.
+
+    Outside the axis lie copies of its ends; or they are left out, and the other weights grow to a sum of 1.
+    """
+    taps = np.floor(x)[:, None] + np.arange(-1, 3)
+    d = abs(x[:, None] - taps)
+    near, far = ((a + 2) * d - (a + 3)) * d * d + 1, a * (((d - 5) * d + 8) * d - 4)
+    weights = np.where(d <= 1, near, far)
+    if excludes_outside:
+        weights = np.where((taps >= 0) & (taps < n), weights, 0)
+        weights /= weights.sum(1, keepdims=True)
+    matrix = np.zeros((len(x), n))
+    np.add.at(matrix, (np.arange(len(x))[:, None], np.clip(taps, 0, n - 1).astype(int)), weights)
+    return matrix
