@@ -176,7 +176,7 @@ BAD_OPTIONS = {
     "shape of no blob": (["--shape", "dat=2,3"], "no layer produces"),
     "batch of nothing": (["--batch", "0"], "0"),
     "absent array": (["--input", "data=absent.npy"], "absent.npy"),
-    "array that is text": (["--input", "data=net.prototxt"], "net.prototxt: expected an array of numbers as numpy.save writes it"),
+    "array that is text": (["--input", "data=net.prototxt"], "expected an array of numbers as numpy.save writes it"),
     "absent weights": (["--weights", "absent.caffemodel"], "absent.caffemodel"),
     "weights that are text": (["--weights", "net.prototxt"], "net.prototxt"),
     "folder that is not there": (["--static", "-o", "no/such/folder/out.csv"], "cannot be written"),
