@@ -71,11 +71,14 @@ def _names(given: Collection[str]) -> list[str]:
 
 def _unfold(loaded: Model, wrt: Sequence[str]) -> None:
     """Put the nodes back that became constants although they compute floats from a scalar of `wrt`."""
+    from caffestat.graph.load import settings_of
+
     graph = loaded.graph
+    settings = {name for node in graph.nodes for name in settings_of(node)}
     known, back = set(wrt), []
     for node in loaded.folded:
         computed = reach([node], known.intersection(node.inputs)).difference(node.inputs)
-        if computed and all(graph.specs[name].is_float for name in computed):
+        if computed and settings.isdisjoint(computed) and all(graph.specs[name].is_float for name in computed):
             known |= computed
             back.append(node)
             for table in (graph.constants, graph.params, loaded.arrays):

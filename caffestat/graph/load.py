@@ -28,7 +28,7 @@ from .sequences import Sequences, whole_sequences
 from .tensors import read_tensor
 from .upgrade import OLDEST, upgrade
 
-__all__ = ["Model", "ModelNode", "load"]
+__all__ = ["Model", "ModelNode", "load", "settings_of"]
 
 MAX_NODES = 50_000
 
@@ -179,7 +179,7 @@ class _Loader:
 
     def declare_initializers(self) -> None:
         """Make floating-point tensors params, settings and small integers constants."""
-        settings = {name for node in self.nodes for name in _settings(node)}
+        settings = {name for node in self.nodes for name in settings_of(node)}
         floats = []
         for tensor in self.proto.graph.initializer:
             array = self.array(tensor)
@@ -358,7 +358,8 @@ def _is_mask(array: np.ndarray) -> bool:
     return bool(array.size) and bool(array.min() <= _MASKED)
 
 
-def _settings(node: Node) -> Iterator[str]:
+def settings_of(node: Node) -> Iterator[str]:
+    """Yield the floats that a node reads to know what to do: no signal flows through them."""
     return (name for position, name in enumerate(node.inputs) if (node.op, position) in _SETTINGS)
 
 

@@ -92,6 +92,18 @@ def test_a_scalar_has_a_gradient_through_what_is_computed_from_it_alone() -> Non
     np.testing.assert_allclose(out["grad/s"], dy.sum() * x[0] * np.exp(1.2) * 2.2, rtol=1e-5)
 
 
+def test_scales_computed_from_a_scalar_stay_constants() -> None:
+    nodes = [
+        node("Unsqueeze", ["s", "zero"], ["one"]),
+        node("Concat", ["one", "one"], ["scales"], axis=0),
+        node("Resize", ["x", "", "scales"], ["y"], mode="nearest"),
+    ]
+    proto = model(nodes, {"x": (2, 3)}, ["y"], {"s": np.array(2, np.float32), "zero": np.array([0])})
+    out = run(gradient(proto), {"x": X, "cotangent/y": np.ones((4, 6), np.float32)})
+    np.testing.assert_array_equal(out["grad/x"], np.full((2, 3), 4))
+    assert out["grad/s"] == 0
+
+
 def test_the_gradient_of_a_gradient() -> None:
     """Its names are taken where the model has them already: the later one gets a number."""
     nodes = [node("MatMul", ["x", "w"], ["h"]), node("Tanh", ["h"], ["y"])]
