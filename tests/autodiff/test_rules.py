@@ -537,7 +537,7 @@ RESIZE = [
     resize(None, [2, 3, 7, 9], mode="linear"),
     resize([1, 1, 2, 3], mode="cubic", double=1e-6),
     resize(None, [2, 3, 7, 2], mode="cubic", double=1e-6, coordinate_transformation_mode="align_corners"),
-    resize([1, 1, 0.6, 1.7], mode="cubic", double=1e-6, coordinate_transformation_mode="asymmetric", cubic_coeff_a=-0.5),
+    resize([1, 1, 0.6, 2], mode="cubic", double=1e-6, coordinate_transformation_mode="asymmetric", cubic_coeff_a=-1),
     resize([1, 1, 2, 1.7], mode="cubic", double=1e-6, exclude_outside=1),
     resize([2.0, 3.0], mode="nearest", axes=[2, 3]),
     resize([1, 1, 2, 2], mode="nearest", coordinate_transformation_mode="asymmetric", nearest_mode="floor"),
