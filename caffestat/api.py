@@ -29,7 +29,7 @@ _NAMED = 5  # layers that a warning names one by one
 
 
 def analyze(
-    path: str,
+    path: str | Path,
     *,
     static: bool = False,
     predict: bool = False,
@@ -74,6 +74,7 @@ def analyze(
 
     Raises a CaffestatError when the file, the net or an option cannot be used.
     """
+    path = str(path)
     if is_onnx(path):
         _refuse_caffe_options(phase, level, *stages, *weights, assume_filler)
         if predict:
@@ -136,7 +137,7 @@ class DebugLog:
     notes: Sequence[str]
 
 
-def debug(path: str, *, glog: bool = False, inputs_hold: str = "zeros", **options: Any) -> Iterator[str]:
+def debug(path: str | Path, *, glog: bool = False, inputs_hold: str = "zeros", **options: Any) -> Iterator[str]:
     """Yield the lines that Caffe's debug_info prints in one iteration, in its words and its order, without line ends.
 
     A solver's first iteration is that of `caffe train`: its test nets first when they are due, every line about losses
@@ -152,7 +153,7 @@ def debug(path: str, *, glog: bool = False, inputs_hold: str = "zeros", **option
 
 
 def debug_log(
-    path: str,
+    path: str | Path,
     *,
     glog: bool = False,
     inputs_hold: str = "zeros",
@@ -163,6 +164,7 @@ def debug_log(
     """Return the lines of `debug` together with the findings and notes about them."""
     from caffestat import report
 
+    path = str(path)
     solver = None if is_onnx(path) or phase or forward_only else _load(path)[1]
     if solver is None:
         result = analyze(path, inputs_hold=inputs_hold, phase=phase, forward_only=forward_only, **options)
@@ -292,7 +294,7 @@ def _commas(words: Sequence[str]) -> tuple[str, ...]:
 
 
 def convert(
-    path: str,
+    path: str | Path,
     output: str | Path,
     *,
     backward: bool = False,
@@ -318,6 +320,7 @@ def convert(
     """
     from caffestat.graph.external import save
 
+    path = str(path)
     if is_onnx(path):
         from caffestat.autodiff import gradient
 
@@ -364,7 +367,7 @@ def _analyze_onnx(
 
 
 def fill(
-    path: str,
+    path: str | Path,
     output: str | Path | None = None,
     *,
     seed: int | None = None,
@@ -397,7 +400,7 @@ def fill(
     from caffestat.rewriting import change_of, fill_net
 
     change = change_of(filler, bias, variance_norm, layers, types, excludes)
-    source, solver = _load(path)
+    source, solver = _load(str(path))
     state = _state(source, solver, phase, level, stages)
     net = nets.build(source, state, _shapes(shapes), batch)
     filled = fill_net(net, change, _seed(solver) if seed is None else seed, assume_filler)
@@ -463,17 +466,17 @@ def rewrite(
     return outcomes
 
 
-def load_plugin(path: str) -> None:
+def load_plugin(path: str | Path) -> None:
     """Run a Python file whose `@layer` classes are layer types of its own; docs/plugins.md shows one.
 
     Raises InputError, with the line that fails, when it cannot be run.
     """
     from caffestat.layers import load_plugin as load
 
-    load(path)
+    load(str(path))
 
 
-def upgrade(path: str, output: str | Path | None = None) -> Upgraded:
+def upgrade(path: str | Path, output: str | Path | None = None) -> Upgraded:
     """Return a net or solver prototxt in the current format: old layers, inputs and solver types are written anew.
 
     path:   the file, "-" for the standard input
@@ -485,6 +488,7 @@ def upgrade(path: str, output: str | Path | None = None) -> Upgraded:
     from caffestat.net.source import read_bytes
     from caffestat.rewriting import upgrade_text
 
+    path = str(path)
     data = read_bytes(path)
     upgraded = upgrade_text(data, "<stdin>" if path == "-" else path)
     if output is not None and (upgraded.data != data or Path(output) != Path(path)):
