@@ -1,13 +1,13 @@
 """Every error that caffestat raises on purpose.
 
-    CaffestatError                 the base; the command line prints its message and exits with 2
-    ├── SourceError                something is wrong at a place in a user's file: file:line:column
-    │   ├── PrototextError         the text does not follow the protobuf text format
-    │   ├── SchemaError            the text parses, but a value does not fit Caffe's schema
-    │   └── NetError               the net does not fit together: unknown bottom, duplicate top, wrong shape
-    ├── InputError                 a file, an option or an array that the user gave cannot be used
-    ├── GradientError              an ONNX op has no gradient rule
-    └── DeviceError                the device that was asked for cannot be used
+CaffestatError                 the base; the command line prints its message and exits with 2
+├── SourceError                something is wrong at a place in a user's file: file:line:column
+│   ├── PrototextError         the text does not follow the protobuf text format
+│   ├── SchemaError            the text parses, but a value does not fit Caffe's schema
+│   └── NetError               the net does not fit together: unknown bottom, duplicate top, wrong shape
+├── InputError                 a file, an option or an array that the user gave cannot be used
+├── GradientError              an ONNX op has no gradient rule
+└── DeviceError                the device that was asked for cannot be used
 """
 
 from __future__ import annotations

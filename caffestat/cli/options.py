@@ -109,7 +109,6 @@ shapes = click.option(
 batch = click.option("--batch", type=click.IntRange(min=1), metavar="N", help="Batch size of all data blobs.")
 
 
-
 plugin = click.option(
     "--plugin",
     multiple=True,

@@ -436,9 +436,7 @@ def _fixed_shape(
     return tuple(said)
 
 
-def _size(
-    value: onnx.ValueInfoProto, axis: int, dim: Any, symbols: Mapping[str, int], batch: int | None
-) -> int:
+def _size(value: onnx.ValueInfoProto, axis: int, dim: Any, symbols: Mapping[str, int], batch: int | None) -> int:
     if dim.HasField("dim_value") and dim.dim_value >= 0:
         return int(dim.dim_value)
     if dim.dim_param in symbols:

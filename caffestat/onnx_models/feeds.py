@@ -41,9 +41,7 @@ def _given(name: str, array: np.ndarray, spec: Spec) -> np.ndarray:
     return np.asarray(array, spec.dtype, order="C")
 
 
-def _drawn(
-    graph: Graph, name: str, spec: Spec, random: np.random.Generator, notes: MutableSequence[str]
-) -> np.ndarray:
+def _drawn(graph: Graph, name: str, spec: Spec, random: np.random.Generator, notes: MutableSequence[str]) -> np.ndarray:
     if spec.is_float:
         return random.standard_normal(spec.shape).astype(spec.dtype)
     if spec.dtype.kind not in "iub":

@@ -195,4 +195,3 @@ def _effect(filler: Filler) -> tuple[object, ...]:
     names = dict.fromkeys((*READS.get(filler.type, ("type",)), "sparse"))
     values = (getattr(filler, name) for name in names)
     return (filler.type, *(np.float32(value) if isinstance(value, float) else value for value in values))
-

@@ -60,9 +60,10 @@ def test_chosen_outputs_and_values() -> None:
 def test_what_no_output_depends_on_has_a_gradient_of_zero() -> None:
     proto = linear()
     proto.graph.input.append(value("spare", (5, 2)))
-    out = run(gradient(proto, wrt=["spare"]), {
-        "x": X, "spare": normal(5, 2), "cotangent/y": normal(2, 4), "cotangent/z": np.array(1, np.float32)
-    })
+    out = run(
+        gradient(proto, wrt=["spare"]),
+        {"x": X, "spare": normal(5, 2), "cotangent/y": normal(2, 4), "cotangent/z": np.array(1, np.float32)},
+    )
     np.testing.assert_array_equal(out["grad/spare"], np.zeros((5, 2)))
 
 

@@ -45,10 +45,7 @@ def places(size: Any, out: Any, how: dict[str, Any]) -> Any:
     strides, begins, dilations = how["strides"], how["pads"], how.get("dilations", [1] * len(size))
     for place in np.ndindex(*out):
         taps = product(*(range(k) for k in how["kernel_shape"]))
-        seen = (
-            tuple(place[i] * strides[i] - begins[i] + tap[i] * dilations[i] for i in axes)
-            for tap in taps
-        )
+        seen = (tuple(place[i] * strides[i] - begins[i] + tap[i] * dilations[i] for i in axes) for tap in taps)
         yield place, [at for at in seen if all(0 <= i < n for i, n in zip(at, size, strict=True))]
 
 

@@ -120,9 +120,7 @@ def test_shape_arithmetic_becomes_constants() -> None:
 
 
 def test_open_sizes() -> None:
-    proto = model(
-        [node("Add", ["a", "b"], ["y"])], {"a": ["N", "T", 4], "b": ["N", "T", 4]}, ["y"]
-    )
+    proto = model([node("Add", ["a", "b"], ["y"])], {"a": ["N", "T", 4], "b": ["N", "T", 4]}, ["y"])
     loaded = load(proto, {"a": (3, 7, 4)})
     assert loaded.graph.shape("b") == (3, 7, 4)  # the same symbols
     assert load(shape_arithmetic(), {"x": (5, 6, 1, 5)}, batch=9).graph.shape("y") == (5, 30)

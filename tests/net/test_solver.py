@@ -16,12 +16,15 @@ from caffestat.report import solver_lines
 DATA = """layer { name: "data" type: "DummyData" top: "data" top: "label" dummy_data_param {
   shape { dim: 5 dim: 3 } shape { dim: 5 } data_filler { type: "gaussian" std: 1 } data_filler { type: "constant" } } }
 """
-NET = DATA + """layer { name: "ip" type: "InnerProduct" bottom: "data" top: "ip"
+NET = (
+    DATA
+    + """layer { name: "ip" type: "InnerProduct" bottom: "data" top: "ip"
   inner_product_param { num_output: 4 weight_filler { type: "xavier" } } }
 layer { name: "more" type: "InnerProduct" bottom: "data" top: "more" include { stage: "more" }
   inner_product_param { num_output: 2 } }
 layer { name: "loss" type: "SoftmaxWithLoss" bottom: "ip" bottom: "label" top: "loss" loss_weight: 3 }
 """
+)
 RATE = 'base_lr: 0.5 lr_policy: "fixed"\n'
 
 
@@ -127,13 +130,16 @@ def test_flags_join_the_train_state_alone(tmp_path):
     assert [("more" in layers_of(event)) for event in passes] == [False, True]
 
 
-SHARED = DATA + """
+SHARED = (
+    DATA
+    + """
 layer { name: "a" type: "InnerProduct" bottom: "data" top: "a" param { name: "w" }
   inner_product_param { num_output: 3 bias_term: false weight_filler { type: "gaussian" std: 1 } } }
 layer { name: "b" type: "InnerProduct" bottom: "a" top: "b" param { name: "w" }
   inner_product_param { num_output: 3 bias_term: false } }
 layer { name: "loss" type: "SoftmaxWithLoss" bottom: "b" bottom: "label" }
 """
+)
 
 
 def test_gradients_add_up_over_the_passes_shared_params_included(tmp_path):

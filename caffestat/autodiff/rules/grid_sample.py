@@ -89,9 +89,7 @@ def _masked(t: Tape, node: Node, at: str, weight: str, size: int) -> str:
     return t.emit("Where", inside, weight, _number(t, node, 0))
 
 
-def _gathered(
-    t: Tape, node: Node, flat: str, indices: list[str], size: list[int], shape: tuple[int, int, int]
-) -> str:
+def _gathered(t: Tape, node: Node, flat: str, indices: list[str], size: list[int], shape: tuple[int, int, int]) -> str:
     """Return the elements [batch, channels, count] at the indices, which are kept inside."""
     batch, channels, count = shape
     place = ""
