@@ -87,7 +87,7 @@ def analyze(
 
     source, solver = _load(path)
     state = _state(source, solver, phase, level, stages)
-    net = nets.build(source, state, {name: tuple(shape) for name, shape in (shapes or {}).items()}, batch, data)
+    net = nets.build(source, state, _shapes(shapes), batch, data)
     unfilled = [] if weights or assume_filler else _unfilled(net)
     net.findings = (*(solver.findings if solver else ()), *net.findings, *unfilled)
     seed = _seed(solver) if seed is None else seed
@@ -244,7 +244,7 @@ def check(
         level,
         stages,
         weights,
-        {name: tuple(shape) for name, shape in (shapes or {}).items()},
+        _shapes(shapes),
         batch,
         DEFAULT_SEED if seed is None else seed,
     )

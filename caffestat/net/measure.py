@@ -72,6 +72,7 @@ class Runner:
         graph.outputs += sorted(asked)
         arrays = {name: values[number] for number, name in self.lowered.params.items()}
         self._session = Session(graph, arrays, device)
+        self._param_sums: dict[int, tuple[float, float]] = {}
         self.tensors: dict[tuple[str, int, int], np.ndarray] = {}
 
     def run(self, feeds: Mapping[str, np.ndarray]) -> Measurement:
@@ -101,23 +102,27 @@ class Runner:
             if value in self.lowered.graph.updates:
                 number = self.net.nodes[key[0]].params[key[1]]
                 self.values[number][...] = outputs[self.lowered.graph.updates[value]]
+                self._param_sums.pop(number, None)
+
+    def _sums_of(self, number: int) -> tuple[float, float]:
+        """Return (sum |x|, sum x²) of a param, worked out again only when a run has changed it."""
+        if number not in self._param_sums:
+            self._param_sums[number] = _sums(self.values[number])
+        return self._param_sums[number]
 
     def _param_means(self) -> dict[tuple[int, int], float]:
-        """Mean |x| of every param of the layers that ran, shared values computed once."""
-        means: dict[int, float] = {}
+        """Mean |x| of every param of the layers that ran."""
         result = {}
         for node, index in self.lowered.uses:
             number = self.net.nodes[node].params[index]
             owner = self.net.params[number].owner
             owner = number if owner is None else owner
-            if owner not in means:
-                means[owner] = _sums(self.values[owner])[0] / max(self.values[owner].size, 1)
-            result[node, index] = means[owner]
+            result[node, index] = self._sums_of(owner)[0] / max(self.values[owner].size, 1)
         return result
 
     def _norms(self, found: Mapping[Any, float]) -> Norms:
         owners = [number for number, param in enumerate(self.net.params) if param.owner is None]
-        data = [_sums(self.values[number]) for number in owners]
+        data = [self._sums_of(number) for number in owners]
         diff_l1 = sum(found.get(("l1", number), 0.0) for number in owners)
         diff_l2 = sum(found.get(("l2", number), 0.0) for number in owners)
         return Norms(sum(l1 for l1, _ in data), diff_l1, sum(l2 for _, l2 in data) ** 0.5, diff_l2**0.5)
