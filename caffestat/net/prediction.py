@@ -15,7 +15,7 @@ from caffestat.theory.quadrature import NODES, WEIGHTS, cdf, quantiles
 from .lower import Lowered, lower
 from .model import Net, Node
 
-__all__ = ["Prediction", "filler_signal", "predict"]
+__all__ = ["Prediction", "filler_signal", "predict", "signal_of"]
 
 Key = tuple[int, int]
 
@@ -58,7 +58,7 @@ def predict(
     inputs: dict[str, Signal | None] = {}
     for number, name in lowered.params.items():
         if values is not None:
-            inputs[name] = _of_array(values[number])
+            inputs[name] = signal_of(values[number])
         else:
             param = with_assumed_filler(net.params[number].param, assume_filler)
             inputs[name] = filler_signal(param.filler, param.shape)
@@ -68,7 +68,8 @@ def predict(
     return _collect(net, lowered, walk)
 
 
-def _of_array(array: np.ndarray) -> Signal:
+def signal_of(array: np.ndarray) -> Signal:
+    """Return the distribution of given params, the same at every place and in every sample."""
     flat = np.asarray(array, np.float64).ravel()
     if flat.size == 0 or np.ptp(flat) == 0:
         return _constant(float(flat[0]) if flat.size else 0.0)
@@ -107,7 +108,7 @@ def filler_signal(filler: Filler, shape: tuple[int, ...]) -> Signal:
     if filler.type == _BILINEAR:
         from caffestat.fillers import fill
 
-        return _of_array(fill(Stream(0), filler, (1, 1, *shape[2:])))
+        return signal_of(fill(Stream(0), filler, (1, 1, *shape[2:])))
     return _constant(filler.value)
 
 
@@ -150,7 +151,7 @@ def _drawn(node: Node) -> list[Signal]:
 
 
 def _independent(array: np.ndarray) -> Signal:
-    signal = _of_array(array)
+    signal = signal_of(array)
     return signal if signal.is_constant else Signal(signal.values)
 
 
@@ -195,17 +196,11 @@ def _collect(net: Net, lowered: Lowered, walk: Walk) -> Prediction:
                 (key, needed, lowered.uses, found.param_diffs) for key, needed in _keys(node, node.param_propagate_down)
             ]
             for key, needed, values, target in asked:
-                if needed and key in values:
-                    _put(target, key, walk.gradient(values[key]))
+                moments = walk.gradient_moments(values[key]) if needed and key in values else None
+                if moments is not None:
+                    target[key] = moments
     return found
 
 
 def _keys(node: Node, needed: Sequence[bool]) -> list[tuple[Key, bool]]:
     return [((node.index, index), flag) for index, flag in enumerate(needed)]
-
-
-def _put(target: dict[Key, Moments], key: Key, gradient: Gradient | None) -> None:
-    if gradient is None:
-        target[key] = Moments(0.0, 0.0, 0.0)
-    elif gradient.known:
-        target[key] = gradient.moments

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, MutableSequence, Sequence
 from dataclasses import replace
 
 import numpy as np
 
-from caffestat.graph import Graph, Node
+from caffestat.graph import CONTRIB, Graph, Node
 
 from .quadrature import NODES, quantiles
-from .signal import UNKNOWN, Gradient, Signal
+from .signal import UNKNOWN, Gradient, Moments, Signal
 
 __all__ = ["Walk", "backward_moments", "has_rule", "moments", "propagate", "unpredicted"]
 
@@ -98,9 +98,20 @@ class Walk:
             self.signals[value] = _of_array(self.graph.constants[value])
         return self.signals.get(value)
 
+    def knows(self, *values: str) -> bool:
+        """Tell whether something is known of all these values; an input that is left out counts for nothing."""
+        return all(self.signal(value) is not None for value in values if value)
+
     def gradient(self, value: str) -> Gradient | None:
         """Return the value's whole gradient, None for zero."""
         return self.gradients.get(value)
+
+    def gradient_moments(self, value: str) -> Moments | None:
+        """Return the moments of a value's gradient: zeros where none flows into it, None where nobody knows."""
+        found = self.gradients.get(value)
+        if found is None:
+            return Moments(0.0, 0.0, 0.0)
+        return found.moments if found.known else None
 
     def accumulate(self, value: str, dy: Gradient | None) -> None:
         """Add one contribution to a value's gradient."""
@@ -129,22 +140,34 @@ def _steps(graph: Graph) -> Iterator[Node]:
 
 
 def propagate(
-    graph: Graph, inputs: Mapping[str, Signal | None], seeds: Mapping[str, Gradient], stop: Collection[str] = ()
+    graph: Graph,
+    inputs: Mapping[str, Signal | None],
+    seeds: Mapping[str, Gradient],
+    stop: Collection[str] = (),
+    gaps: MutableSequence[Node] | None = None,
 ) -> Walk:
     """Walk the graph forward, then backward from the seeds, and return what is known of every value.
 
     inputs: the signals of the graph's inputs and params; what is missing is unknown, and so is what depends on it
     seeds:  the gradients to start from, by value
     stop:   values whose gradient nobody wants, so that the walk need not go past them
+    gaps:   gets the nodes at which knowledge ends: their inputs are known, and what comes out is not. Any op may come
+            then, as in a stranger's graph; one that has no rule is a gap
 
-    Raises KeyError for an op that has no rule and is not declared unpredicted.
+    Raises KeyError, unless `gaps` are asked for, for an op that has no rule and is not declared unpredicted.
     """
     from . import rules  # noqa: F401  registers the rules; imported here because they import this module
 
     graph.infer()
     walk = Walk(graph, inputs)
     for node in walk.steps:
-        walk.signals.update(zip(node.outputs, _forward(walk, node), strict=False))
+        if gaps is None and not has_rule(node.op):
+            where = f"op {node.op} (value {node.outputs[0]})"
+            raise KeyError(f"no moments rule for {where}: register one with @moments, or declare it unpredicted")
+        signals = _forward(walk, node)
+        walk.signals.update(zip(node.outputs, signals, strict=False))
+        if gaps is not None and signals[:1] == [None] and walk.knows(*node.inputs):
+            gaps.append(node)
     for value, seed in seeds.items():
         walk.accumulate(value, seed)
     for node in reversed(walk.steps):
@@ -154,13 +177,15 @@ def propagate(
     return walk
 
 
-def _forward(walk: Walk, node: Node) -> Sequence[Signal | None]:
-    if node.op in _UNPREDICTED:
-        return [None] * len(node.outputs)
-    if node.op not in _FORWARD:
-        where = f"op {node.op} (value {node.outputs[0]})"
-        raise KeyError(f"no moments rule for {where}: register one with @moments, or declare it unpredicted")
-    if any(walk.signal(value) is None for value in node.inputs if value):
+def _is_predictable(walk: Walk, node: Node) -> bool:
+    """Tell whether a rule can say something about a node: it is of an op that we know, on values of known shape."""
+    values = [value for value in (*node.inputs, *node.outputs) if value]
+    is_known = node.op in _FORWARD and node.domain in ("", CONTRIB)
+    return is_known and all(value in walk.graph.specs and 0 not in walk.shape(value) for value in values)
+
+
+def _forward(walk: Walk, node: Node) -> list[Signal | None]:
+    if not _is_predictable(walk, node) or not walk.knows(*node.inputs):
         return [None] * len(node.outputs)
     return [_with_evenness(walk, node, signal) for signal in _FORWARD[node.op](walk, node)]
 
@@ -186,11 +211,9 @@ def _backward(walk: Walk, node: Node, stop: Collection[str]) -> Sequence[Gradien
     dys = [None if value in detached else walk.gradient(value) for value in node.outputs]
     if not any(dys) or all(value in stop for value in node.inputs):
         return zeros
-    if node.op in _UNPREDICTED:
+    if not _is_predictable(walk, node):
         return [UNKNOWN] * len(node.inputs)
     if node.op not in _BACKWARD:
         return zeros
-    known = all(dy is None or dy.known for dy in dys) and all(
-        walk.signal(v) is not None for v in (*node.inputs, *node.outputs) if v
-    )
-    return _BACKWARD[node.op](walk, node, dys) if known else [UNKNOWN] * len(node.inputs)
+    is_known = all(dy is None or dy.known for dy in dys) and walk.knows(*node.inputs, *node.outputs)
+    return _BACKWARD[node.op](walk, node, dys) if is_known else [UNKNOWN] * len(node.inputs)

@@ -1,0 +1,62 @@
+"""The walk over graphs that hold ops without a rule."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from caffestat.graph import Graph, Node
+from caffestat.theory import Gradient, Source, Walk, normal, propagate
+
+
+def graph() -> Graph:
+    """y = tanh(f(relu(x))) + tanh(x), f an op that nobody has heard of."""
+    g = Graph()
+    x = g.input("x", (3, 5))
+    f = g.declare(g.emit("Frobnicate", g.emit("Relu", x, hint="r"), hint="f"), (3, 5))
+    g.emit("Add", g.emit("Tanh", f, hint="t"), g.emit("Tanh", x, hint="beside"), hint="y")
+    return g
+
+
+def walk(g: Graph, gaps: list[Node] | None) -> Walk:
+    return propagate(g, {"x": normal(0, 1)}, {"y": Gradient.of(Source(1.0))}, gaps=gaps)
+
+
+def test_an_op_without_a_rule_raises() -> None:
+    with pytest.raises(KeyError, match="no moments rule for op Frobnicate"):
+        walk(graph(), None)
+
+
+def test_a_gap_leaves_unknown_what_depends_on_it() -> None:
+    gaps: list[Node] = []
+    found = walk(graph(), gaps)
+    assert [node.op for node in gaps] == ["Frobnicate"]  # not the Tanh behind it, whose input is unknown already
+    assert [found.knows(name) for name in ("r", "beside", "f", "t", "y")] == [True, True, False, False, False]
+    assert found.gradient_moments("x") is None
+    assert found.gradient_moments("nobody reads it") is not None
+
+
+def test_an_op_of_another_domain_is_not_ours() -> None:
+    g = Graph()
+    g.domains["org.other"] = 1
+    g.declare(g.emit("Relu", g.input("x", (3, 5)), domain="org.other", hint="y"), (3, 5))
+    gaps: list[Node] = []
+    assert not walk(g, gaps).knows("y")
+    assert [node.domain for node in gaps] == ["org.other"]
+
+
+def test_values_of_unknown_shape_or_without_elements_are_gaps() -> None:
+    g = Graph()
+    g.emit("Relu", g.input("x", (0, 5)), hint="y")
+    gaps: list[Node] = []
+    assert not walk(g, gaps).knows("y")
+    assert len(gaps) == 1
+
+
+def test_what_is_declared_unpredicted_is_a_gap_and_no_error() -> None:
+    g = Graph()
+    g.emit("CumSum", g.input("x", (3, 5)), g.constant(1, np.int64), hint="y")
+    gaps: list[Node] = []
+    assert not walk(g, gaps).knows("y")
+    assert not walk(g, None).knows("y")
+    assert [node.op for node in gaps] == ["CumSum"]
