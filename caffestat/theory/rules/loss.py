@@ -54,10 +54,10 @@ def _softmax(z: Array) -> tuple[Array, Array]:
     return np.exp(log_p), log_p
 
 
-def _of(walk: Walk, node: Node) -> tuple[Softmax, int]:
+def _of(walk: Walk, node: Node, axis: int = -1) -> tuple[Softmax, int]:
     z = known(walk.signal(node.inputs[0]))
     shape = walk.shape(node.inputs[0])
-    classes = shape[node.get("axis", -1)] if shape else 1
+    classes = shape[node.get("axis", axis)] if shape else 1
     deviation = math.sqrt(max(z.second - expect(z.values) ** 2, 0.0))
     return softmax_of(classes, *(float(f"{value:.6g}") for value in (deviation, z.rho_space, z.rho_batch))), classes
 
@@ -84,14 +84,24 @@ def softmax_backward(walk: Walk, node: Node, dys: Gradients) -> Gradients:
     return [dy.times(Term(0 * flat, second * flat, math.sqrt(second) * flat))]
 
 
+def _normalizer(node: Node, labels: float) -> float:
+    """Return what the sum over labels is divided by: ONNX's reduction says it, or a framework's own number."""
+    return float(node.get("normalizer", 1 if node.get("reduction") == "sum" else labels))
+
+
 @moments("SoftmaxCrossEntropyLoss")
-def softmax_loss(walk: Walk, node: Node) -> Sequence[Signal]:
-    """loss = -Σ log p[label] / normalizer, and p."""
-    found, classes = _of(walk, node)
+def softmax_loss(walk: Walk, node: Node) -> Sequence[Signal | None]:
+    """loss = -Σ log p[label] / normalizer, and p; log p, which ONNX has in its place, is not predicted.
+
+    Nor are losses with a weight per class, or labels that are ignored.
+    """
+    if len(node.inputs) > 2 or "ignore_index" in node.attributes:
+        return [None] * len(node.outputs)
+    found, classes = _of(walk, node, 1)
     labels = math.prod(walk.shape(node.inputs[0])) / max(classes, 1)
-    loss = np.full_like(NODES, found.loss * labels / node.get("normalizer"))
-    p = _signal(found)
-    return [Signal(loss, 1.0, 1.0), p][: len(node.outputs)]
+    sums = 1.0 if node.get("reduction") == "none" else labels / _normalizer(node, labels)
+    p = _signal(found) if "normalizer" in node.attributes else None
+    return [Signal(np.full_like(NODES, found.loss * sums), 1.0, 1.0), p][: len(node.outputs)]
 
 
 @backward_moments("SoftmaxCrossEntropyLoss")
@@ -103,8 +113,9 @@ def softmax_loss_backward(walk: Walk, node: Node, dys: Gradients) -> Gradients:
     zeros: list[Gradient | None] = [None] * (len(node.inputs) - 1)
     if dys[0] is None:
         return [None, *zeros]
-    found, classes = _of(walk, node)
-    scale = math.sqrt(dys[0].second) / node.get("normalizer")
+    found, classes = _of(walk, node, 1)
+    labels = math.prod(walk.shape(node.inputs[0])) / max(classes, 1)
+    scale = math.sqrt(dys[0].second) / (1.0 if node.get("reduction") == "none" else _normalizer(node, labels))
     second = expect(found.values**2) - 2 / classes**2 + 1 / classes
     if second <= 0:
         return [None, *zeros]
