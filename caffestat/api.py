@@ -77,10 +77,10 @@ def analyze(
     path = str(path)
     if is_onnx(path):
         _refuse_caffe_options(phase, level, *stages, *weights, assume_filler)
-        if predict:
-            raise InputError("predictions start from fillers; an .onnx model has none")
-        run = None if static else {"device": device, "inputs": inputs, "loss": loss, "forward_only": forward_only}
-        return _analyze_onnx(path, _shapes(shapes), batch, DEFAULT_SEED if seed is None else seed, run)
+        told = {"inputs": inputs, "loss": loss or "noise", "forward_only": forward_only}
+        run = None if static else {"device": device, **told}
+        expect = told if predict else None
+        return _analyze_onnx(path, _shapes(shapes), batch, DEFAULT_SEED if seed is None else seed, run, expect)
     _refuse_loss(loss)
     from caffestat import net as nets
     from caffestat import report
@@ -352,18 +352,24 @@ def _refuse_caffe_options(*values: Any) -> None:
 
 
 def _analyze_onnx(
-    path: str, shapes: Mapping[str, Sequence[int]], batch: int | None, seed: int, run: dict[str, Any] | None
+    path: str,
+    shapes: Mapping[str, Sequence[int]],
+    batch: int | None,
+    seed: int,
+    run: dict[str, Any] | None,
+    expect: dict[str, Any] | None,
 ) -> Report:
-    """Return the Report of an ONNX model; `run` holds what `measure` is told, None for no run."""
+    """Return the Report of an ONNX model; `run` and `expect` hold what `measure` and `predict` are told, None for
+    neither.
+    """
     from caffestat.graph.load import load
-    from caffestat.onnx_models import build, measure
+    from caffestat.onnx_models import build, measure, predict
 
     model = load(path, shapes, batch, as_float32=True)
     notes: list[str] = []
-    if run is None:
-        return build(model, source=path, seed=seed)
-    measured = measure(model, seed=seed, notes=notes, **{**run, "loss": run["loss"] or "noise"})
-    return build(model, measured, source=path, seed=seed, notes=notes)
+    predicted = None if expect is None else predict(model, notes=notes, **expect)
+    measured = None if run is None else measure(model, seed=seed, notes=notes, **run)
+    return build(model, measured, predicted, source=path, seed=seed, notes=list(dict.fromkeys(notes)))
 
 
 def fill(

@@ -15,12 +15,13 @@ from caffestat.theory.quadrature import NODES, WEIGHTS, cdf, quantiles
 from .lower import Lowered, lower
 from .model import Net, Node
 
-__all__ = ["Prediction", "filler_signal", "predict", "signal_of"]
+__all__ = ["Prediction", "filler_signal", "predict", "signal_of", "uniform_integers"]
 
 Key = tuple[int, int]
 
 _DRAWN = 20_000  # elements of a layer's own draws that are looked at, at least
 _BILINEAR = "bilinear"
+_LOOKED_AT = 1_000_000  # elements of a large array
 
 
 @dataclass
@@ -69,8 +70,14 @@ def predict(
 
 
 def signal_of(array: np.ndarray) -> Signal:
-    """Return the distribution of given params, the same at every place and in every sample."""
-    flat = np.asarray(array, np.float64).ravel()
+    """Return the distribution of given params, the same at every place and in every sample.
+
+    Of large ones a million elements are looked at.
+    """
+    flat = np.asarray(array).ravel()
+    if flat.size > _LOOKED_AT:
+        flat = flat[np.random.default_rng(0).integers(0, flat.size, _LOOKED_AT)]
+    flat = flat.astype(np.float64)
     if flat.size == 0 or np.ptp(flat) == 0:
         return _constant(float(flat[0]) if flat.size else 0.0)
     return Signal(quantiles(flat, np.full(flat.size, 1 / flat.size)), 1.0, 1.0)
@@ -135,9 +142,12 @@ def _fed(net: Net, node: Node, lowered: Lowered, mean: float, std: float) -> dic
 
 
 def _external(classes: int | None, mean: float, std: float) -> Signal:
-    if classes is None:
-        return Signal(mean + std * NODES)
-    return Signal(np.floor(cdf(NODES) * classes).clip(0, classes - 1))
+    return Signal(mean + std * NODES) if classes is None else uniform_integers(classes)
+
+
+def uniform_integers(count: int) -> Signal:
+    """Return independent integers, each of 0 to count - 1 equally likely: labels, rows of a table."""
+    return Signal(np.floor(cdf(NODES) * count).clip(0, count - 1))
 
 
 def _drawn(node: Node) -> list[Signal]:

@@ -2,6 +2,7 @@
 
 from .losses import LOSSES
 from .measure import Measurement, measure
+from .predict import Prediction, predict
 from .report import build
 
-__all__ = ["LOSSES", "Measurement", "build", "measure"]
+__all__ = ["LOSSES", "Measurement", "Prediction", "build", "measure", "predict"]

@@ -9,7 +9,7 @@ import numpy as np
 from caffestat.errors import InputError
 from caffestat.graph import Graph, Node, Spec
 
-__all__ = ["draw_feeds"]
+__all__ = ["draw_feeds", "fitting", "rows_of"]
 
 _PASSING = frozenset(["Cast", "Concat", "Expand", "Flatten", "Identity", "Reshape", "Slice", "Split"])
 _PASSING |= {"Squeeze", "Transpose", "Unsqueeze"}
@@ -25,14 +25,20 @@ def draw_feeds(
     Integers that index nothing are 1, booleans true: masks that hide nothing, and a note says so.
     Raises InputError when a given array does not fit.
     """
+    arrays = fitting(graph, given)
+    return {
+        name: arrays[name] if name in arrays else _drawn(graph, name, spec, random, notes)
+        for name, spec in graph.inputs.items()
+    }
+
+
+def fitting(graph: Graph, given: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Return the given arrays in the types of their inputs. Raises InputError when one does not fit."""
     for name in given:
         if name not in graph.inputs:
             found = ", ".join(graph.inputs)
             raise InputError(f"--input {name}: the model has no input of that name; expected one of {found}")
-    return {
-        name: _given(name, given[name], spec) if name in given else _drawn(graph, name, spec, random, notes)
-        for name, spec in graph.inputs.items()
-    }
+    return {name: _given(name, array, graph.inputs[name]) for name, array in given.items()}
 
 
 def _given(name: str, array: np.ndarray, spec: Spec) -> np.ndarray:
@@ -46,12 +52,18 @@ def _drawn(graph: Graph, name: str, spec: Spec, random: np.random.Generator, not
         return random.standard_normal(spec.shape).astype(spec.dtype)
     if spec.dtype.kind not in "iub":
         raise InputError(f"input {name!r} holds {spec.dtype}, which cannot be drawn: use --input {name}=FILE.npy")
-    limit = min(_limits(graph, name), default=None)
-    if limit is not None:
-        return random.integers(0, max(limit, 1), spec.shape).astype(spec.dtype)
+    rows = rows_of(graph, name)
+    if rows is not None:
+        return random.integers(0, rows, spec.shape).astype(spec.dtype)
     what = "true" if spec.dtype.kind == "b" else "ones"
     notes.append(f"input {name} is all {what}; --input {name}=FILE.npy gives it other values")
     return np.ones(spec.shape, spec.dtype)
+
+
+def rows_of(graph: Graph, name: str) -> int | None:
+    """Return how many rows an input of integers may choose from; None when it indexes nothing, and is 1."""
+    limit = min(_limits(graph, name), default=None)
+    return None if limit is None else max(limit, 1)
 
 
 def _limits(graph: Graph, name: str) -> Iterator[int]:

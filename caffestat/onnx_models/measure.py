@@ -19,7 +19,7 @@ from caffestat.run import Session, Statistics, choose_device
 from .feeds import draw_feeds
 from .losses import start
 
-__all__ = ["Measurement", "measure"]
+__all__ = ["Measurement", "measure", "measured_names"]
 
 FLOAT = np.dtype(np.float32)
 
@@ -66,8 +66,7 @@ def measure(
     feeds = draw_feeds(graph, random, inputs or {}, notes)
     _check_memory(model, forward_only)
     _complete_specs(model, feeds)
-    named = [*graph.inputs, *(name for node in model.nodes for name in node.outputs)]
-    values, params = ([name for name in names if _is_measured(graph, name)] for names in (named, graph.params))
+    values, params = measured_names(model)
     result = Measurement(chosen)
     found: dict[str, str | None] = {}
     if not forward_only:
@@ -85,6 +84,14 @@ def measure(
     if not forward_only:
         result.norms = _norms(numbers, params)
     return result
+
+
+def measured_names(model: Model) -> tuple[list[str], list[str]]:
+    """Return the names of the values and of the params that are measured: those of type float32."""
+    graph = model.graph
+    named = [*graph.inputs, *(name for node in model.nodes for name in node.outputs)]
+    values, params = ([name for name in names if _is_measured(graph, name)] for names in (named, graph.params))
+    return values, params
 
 
 def _is_measured(graph: Graph, name: str) -> bool:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections import defaultdict
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -13,29 +12,38 @@ from caffestat.errors import Finding, Place
 from caffestat.fillers import VARIANCE_NORMS, msra_std, xavier_spread
 from caffestat.graph import Graph
 from caffestat.graph.costs import macs
-from caffestat.graph.fans import Use, find_uses, is_passing
 from caffestat.graph.load import Model, ModelNode
-from caffestat.report import BottomDiff, LayerRow, ParamRow, Report, Spread, TopRow, Totals
+from caffestat.report import BottomDiff, LayerGain, LayerRow, ParamRow, Report, Spread, TopRow, Totals
 from caffestat.rewriting.onnx_steps import onnx_step
+from caffestat.theory import Moments
 
+from .gains import gains
+from .layout import Layout
 from .measure import Measurement
+from .predict import Prediction
 
 __all__ = ["build"]
-
-_STATISTICS = frozenset([("BatchNormalization", 3), ("BatchNormalization", 4)])  # inputs that training only tracks
 
 _CHUNK = 1 << 18
 
 
 def build(
-    model: Model, measured: Measurement | None = None, *, source: str, seed: int, notes: Sequence[str] = ()
+    model: Model,
+    measured: Measurement | None = None,
+    predicted: Prediction | None = None,
+    *,
+    source: str,
+    seed: int,
+    notes: Sequence[str] = (),
 ) -> Report:
-    """Return the Report of a model; without a measurement its measured values are None.
+    """Return the Report of a model; without a measurement its measured values are None, without a prediction its
+    predicted ones.
 
     A layer is a node, a blob a value. Fans are those of the op that uses the weight; in a filler's place stand the mean
     and the standard deviation of what is stored.
     """
-    view = _View(model, measured or Measurement())
+    layout = Layout(model)
+    view = _View(layout, measured or Measurement(), predicted or Prediction(), _gains(layout, predicted))
     rows = tuple(view.row(node) for node in model.nodes)
     return Report(
         source=source,
@@ -51,55 +59,30 @@ def build(
     )
 
 
+def _gains(layout: Layout, predicted: Prediction | None) -> dict[int, LayerGain]:
+    found = gains(layout, predicted) if predicted else []
+    return {gain.node: LayerGain(gain.forward, gain.product, gain.backward, gain.product_backward) for gain in found}
+
+
 @dataclass
 class _View:
-    """What the rows are made from: which node owns which params, and what each param is for."""
+    """What the rows are made from."""
 
-    model: Model
+    layout: Layout
     measured: Measurement
-    uses: dict[str, Use] = field(default_factory=dict)
-    statistics: set[str] = field(default_factory=set)
-    owned: dict[int, list[str]] = field(default_factory=lambda: defaultdict(list))
-    readers: dict[str, list[int]] = field(default_factory=lambda: defaultdict(list))
-    node_of: dict[int, int] = field(default_factory=dict)
+    predicted: Prediction
+    gains: dict[int, LayerGain]
 
-    def __post_init__(self) -> None:
-        graph = self.graph
-        shapes = {name: spec.shape for name, spec in graph.specs.items()}
-        self.node_of = {i: index for index, node in enumerate(self.model.nodes) for i in range(node.first, node.last)}
-        nodes = graph.nodes[: len(self.node_of)]  # behind the model's own lie those of the loss and its gradient
-        self.uses = find_uses(nodes, shapes, graph.params)
-        for index, node in enumerate(nodes):
-            for position, name in enumerate(node.inputs):
-                self.readers[name].append(index)
-                if (node.op, position) in _STATISTICS:
-                    self.statistics.add(name)
-            for name in node.captured:
-                self.readers[name].append(index)
-        for name in graph.params:
-            place = self.uses[name].node if name in self.uses else self._first_reader(name)
-            if place is not None:
-                self.owned[self.node_of[place]].append(name)
-
-    def _first_reader(self, name: str) -> int | None:
-        """Return the first node that does more with a value than to hand it on."""
-        place = None
-        while self.readers[name]:
-            place = self.readers[name][0]
-            node = self.graph.nodes[place]
-            if not is_passing(node) or node.inputs[0] != name:
-                break
-            name = node.outputs[0]
-        return place
+    @property
+    def model(self) -> Model:
+        return self.layout.model
 
     @property
     def graph(self) -> Graph:
-        return self.model.graph
+        return self.layout.graph
 
     def row(self, node: ModelNode) -> LayerRow:
-        index = self.node_of[node.first]
-        bottoms = [name for name in node.inputs if name and name in self.graph.specs and not self._is_stored(name)]
-        gradients = self.measured.gradients
+        index, bottoms = self.layout.node_of[node.first], self.layout.bottoms(node)
         costs = [macs(self.graph, inner) for inner in self.graph.nodes[node.first : node.last]]
         return LayerRow(
             name=node.name,
@@ -107,37 +90,34 @@ class _View:
             line=0,
             bottoms=tuple(bottoms),
             tops=tuple(self._top(name) for name in node.outputs if name),
-            bottom_diffs=tuple(BottomDiff(name, gradients[name]) for name in bottoms if name in gradients),
-            params=tuple(self._param(name, position) for position, name in enumerate(self._ordered(index))),
+            bottom_diffs=tuple(self._diff(name) for name in bottoms if self._gets_diff(name)),
+            params=tuple(self._param(name, position) for position, name in enumerate(self.layout.params(index))),
             macs=None if None in costs else sum(cost or 0 for cost in costs),
-            need_backward=bool(gradients),
-            followed_by=self._nonlinearity(node) if index in self.owned else None,
+            need_backward=bool(self.measured.gradients or self.predicted.gradients),
+            followed_by=self._nonlinearity(node) if index in self.layout.owned else None,
+            gain=self.gains.get(index),
         )
-
-    def _is_stored(self, name: str) -> bool:
-        return name in self.graph.params or name in self.graph.constants
 
     def _top(self, name: str) -> TopRow:
         spec = self.graph.specs.get(name)
-        return TopRow(name, spec.shape if spec else None, self.measured.values.get(name))
+        shape = spec.shape if spec else None
+        return TopRow(name, shape, self.measured.values.get(name), _mean_abs(self.predicted.values, name))
 
-    def _ordered(self, index: int) -> list[str]:
-        """Return a node's params, weights first."""
-        return sorted(self.owned.get(index, ()), key=lambda name: self._role(name) != "weight")
+    def _gets_diff(self, name: str) -> bool:
+        return name in self.measured.gradients or name in self.predicted.gradients
 
-    def _role(self, name: str) -> str:
-        if name in self.uses:
-            return self.uses[name].role
-        return "statistic" if name in self.statistics else "param"
+    def _diff(self, name: str) -> BottomDiff:
+        return BottomDiff(name, self.measured.gradients.get(name), _mean_abs(self.predicted.gradients, name))
 
     def _param(self, name: str, index: int) -> ParamRow:
-        shape, use = self.graph.shape(name), self.uses.get(name)
+        shape, use = self.graph.shape(name), self.layout.uses.get(name)
+        is_statistic = name in self.layout.statistics
         fans = (use.fan_in, use.fan_out) if use and use.role == "weight" else None
         stored = _stored(self.model.arrays[name])
         return ParamRow(
             index=index,
             name=name,
-            role=self._role(name),
+            role=self.layout.role(name),
             shape=shape,
             count=math.prod(shape),
             filler_type="stored",
@@ -152,10 +132,12 @@ class _View:
             spreads=_spreads(*fans) if fans else {},
             lr_mult=1.0,
             decay_mult=1.0,
-            is_statistic=name in self.statistics,
-            gets_diff=name in self.measured.gradients,
+            is_statistic=is_statistic,
+            gets_diff=self._gets_diff(name),
             mean_abs=self.measured.values.get(name),
-            diff_mean_abs=None if name in self.statistics else self.measured.gradients.get(name),
+            diff_mean_abs=None if is_statistic else self.measured.gradients.get(name),
+            predicted=_mean_abs(self.predicted.values, name),
+            diff_predicted=None if is_statistic else _mean_abs(self.predicted.gradients, name),
         )
 
     def _nonlinearity(self, node: ModelNode) -> str | None:
@@ -163,7 +145,7 @@ class _View:
         waiting = list(self._readers(node.outputs))
         for index in waiting:
             inner = self.graph.nodes[index]
-            step = onnx_step(inner, {name: np.zeros(0) for name in inner.inputs if self._is_stored(name)})
+            step = onnx_step(inner, {name: np.zeros(0) for name in inner.inputs if self.layout.is_stored(name)})
             if step.nonlinearity is not None:
                 return inner.op
             if step.passes:
@@ -171,15 +153,19 @@ class _View:
         return None
 
     def _readers(self, values: Iterable[str]) -> Iterable[int]:
-        return (index for name in values for index in self.readers[name])
+        return (index for name in values for index in self.layout.readers[name])
 
     def stops(self, source: str) -> Iterable[Finding]:
         """Yield a warning about each node that no gradient passes."""
         for stop in self.measured.stops:
-            index = self.node_of.get(next(i for i, node in enumerate(self.graph.nodes) if node is stop.node))
+            index = self.layout.node_of.get(next(i for i, node in enumerate(self.graph.nodes) if node is stop.node))
             name = "" if index is None else f" at node {self.model.nodes[index].name!r}"
             message = f"the gradient stops{name}: {stop.reason}; that of {stop.behind} values before it is unknown"
             yield Finding(Place(source), message)
+
+
+def _mean_abs(found: Mapping[str, Moments], name: str) -> float | None:
+    return found[name].mean_abs if name in found else None
 
 
 def _stored(array: np.ndarray) -> dict[str, float]:

@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 
 from caffestat import api
-from caffestat.errors import InputError
 from caffestat.report import render
 
 LENET = str(Path(__file__).resolve().parent.parent.parent / "models" / "lenet.prototxt")
@@ -55,8 +54,3 @@ def test_the_table_makes_room_for_them(reports: dict) -> None:
     assert text.count("predicted") >= 2
     assert "MACs" not in text
     assert "MACs" in render(reports[False])
-
-
-def test_an_onnx_model_has_no_fillers_to_predict_from(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="predictions start from fillers"):
-        api.analyze(str(tmp_path / "m.onnx"), predict=True)
