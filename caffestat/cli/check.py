@@ -76,7 +76,7 @@ def check(
     if write_baseline:
         terminal.write(lint.to_baseline(checked.issues), Path(write_baseline))
         return
-    terminal.write(lint.render(checked.issues, checked.files, format), output)
-    for error in checked.errors:
-        click.echo(f"error: {error}", err=True)
+    terminal.write(lint.render(checked, format), output)
+    for unchecked in checked.errors:
+        click.echo(f"error: {unchecked.error}", err=True)
     sys.exit(2 if checked.errors else 1 if checked.issues else 0)

@@ -8,7 +8,7 @@ from .formats import FORMATS, render
 from .issue import SEVERITIES, Issue
 from .pages import all_pages, page
 from .registry import Check, all_checks, find_check, selected
-from .run import Checked, Job, check_file, check_files, find_nets
+from .run import Checked, Job, Unchecked, check_file, check_files, find_nets
 
 __all__ = [
     "FORMATS",
@@ -21,6 +21,7 @@ __all__ = [
     "Issue",
     "Job",
     "Limits",
+    "Unchecked",
     "all_checks",
     "all_pages",
     "check_file",

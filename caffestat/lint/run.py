@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from caffestat.errors import CaffestatError, InputError, NetError
+from caffestat.errors import CaffestatError, InputError, NetError, Place, SourceError
 from caffestat.fillers import Stream
 from caffestat.layers import Shape
 from caffestat.net import (
@@ -32,7 +32,7 @@ from .issue import SEVERITIES, Issue
 from .registry import Check, Needs
 from .suppress import suppressions, without_suppressed
 
-__all__ = ["Checked", "Job", "check_file", "check_files", "find_nets"]
+__all__ = ["Checked", "Job", "Unchecked", "check_file", "check_files", "find_nets"]
 
 STDIN = "-"
 _PATTERNS = ("*.prototxt", "*.pbtxt")
@@ -62,12 +62,30 @@ class Job:
 
 
 @dataclass(frozen=True)
+class Unchecked:
+    """A file that could not be checked, and why."""
+
+    file: str
+    error: CaffestatError
+
+    @property
+    def place(self) -> Place:
+        """Where the mistake is, which may be in a file that the file names; the file as a whole when nothing tells."""
+        return self.error.place if isinstance(self.error, SourceError) else Place(self.file)
+
+    @property
+    def message(self) -> str:
+        """What is wrong, without the place where that is known."""
+        return self.error.message if isinstance(self.error, SourceError) else str(self.error)
+
+
+@dataclass(frozen=True)
 class Checked:
-    """The files that were looked at, what was found in them, and why some could not be read."""
+    """All files that were looked at, what was found in them, and which of them could not be checked."""
 
     files: tuple[str, ...]
     issues: tuple[Issue, ...]
-    errors: tuple[CaffestatError, ...] = ()
+    errors: tuple[Unchecked, ...] = ()
 
 
 def find_nets(paths: Iterable[str]) -> list[str]:
@@ -81,12 +99,12 @@ def find_nets(paths: Iterable[str]) -> list[str]:
 
 def check_files(paths: Iterable[str], job: Job) -> Checked:
     """Check files one by one; one that cannot be read does not keep the others from it."""
-    files, issues, errors = find_nets(paths), list[Issue](), list[CaffestatError]()
+    files, issues, errors = find_nets(paths), list[Issue](), list[Unchecked]()
     for path in files:
         try:
             issues += check_file(path, job)
         except CaffestatError as error:
-            errors.append(error)
+            errors.append(Unchecked(path, error))
     unique = {(issue.place, issue.code, issue.message): issue for issue in issues}  # a solver and its net, say
     return Checked(tuple(files), tuple(unique.values()), tuple(errors))
 

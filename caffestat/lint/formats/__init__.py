@@ -5,16 +5,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
-from ..issue import Issue
 from . import github, json_format, junit, sarif, text
+
+if TYPE_CHECKING:
+    from ..run import Checked
 
 __all__ = ["FORMATS", "render"]
 
-Renderer = Callable[[Sequence[Issue], Sequence[str]], str]
-
-FORMATS: dict[str, Renderer] = {
+FORMATS: dict[str, Callable[[Checked], str]] = {
     "text": text.render,
     "json": json_format.render,
     "github": github.render,
@@ -23,6 +24,9 @@ FORMATS: dict[str, Renderer] = {
 }
 
 
-def render(issues: Sequence[Issue], files: Sequence[str], format: str = "text") -> str:
-    """Return the findings in one of `FORMATS`; `files` are all that were checked. Raises KeyError for others."""
-    return FORMATS[format](issues, files)
+def render(checked: Checked, format: str = "text") -> str:
+    """Return what was found, and what could not be checked, in one of `FORMATS`. Raises KeyError for others.
+
+    Bytes of a file's name that are no UTF-8 become question marks: no format can hold them.
+    """
+    return FORMATS[format](checked).encode("utf-8", "replace").decode()

@@ -1,27 +1,43 @@
-"""Findings as GitHub's workflow commands, which annotate the lines of a pull request."""
+"""Findings as GitHub's workflow commands, which annotate the lines of a pull request.
+
+Escapes as in actions/toolkit, packages/core/src/command.ts.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from caffestat.errors import Place
 
 from ..issue import Issue
+
+if TYPE_CHECKING:
+    from ..run import Checked, Unchecked
 
 __all__ = ["render"]
 
 _COMMANDS = {"info": "notice", "warning": "warning", "error": "error"}
 
 
-def render(issues: Sequence[Issue], files: Sequence[str]) -> str:
-    """Return one `::warning file=…,line=…::…` per finding."""
-    return "".join(_command(issue) for issue in issues)
+def render(checked: Checked) -> str:
+    """Return one `::warning file=…,line=…::…` per finding, `::error` for each file that could not be checked."""
+    return "".join([*map(_finding, checked.issues), *map(_error, checked.errors)])
 
 
-def _command(issue: Issue) -> str:
-    place = {"file": issue.place.file, "line": str(issue.place.line), "col": str(issue.place.column)}
-    place["title"] = f"{issue.code} {issue.name}"
-    settings = ",".join(f"{name}={_setting(value)}" for name, value in place.items() if value != "0")
+def _finding(issue: Issue) -> str:
     layer = f"{issue.layer}: " if issue.layer else ""
-    return f"::{_COMMANDS[issue.severity]} {settings}::{_data(f'{layer}{issue.message}. Fix: {issue.fix}')}\n"
+    message = f"{layer}{issue.message}. Fix: {issue.fix}"
+    return _command(_COMMANDS[issue.severity], issue.place, f"{issue.code} {issue.name}", message)
+
+
+def _error(unchecked: Unchecked) -> str:
+    return _command("error", unchecked.place, "cannot be checked", unchecked.message)
+
+
+def _command(command: str, place: Place, title: str, message: str) -> str:
+    values = {"file": place.file, "line": str(place.line), "col": str(place.column), "title": title}
+    settings = ",".join(f"{name}={_setting(value)}" for name, value in values.items() if value != "0")
+    return f"::{command} {settings}::{_data(message)}\n"
 
 
 def _data(text: str) -> str:

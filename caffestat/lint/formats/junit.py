@@ -1,46 +1,80 @@
-"""Findings as a JUnit report: a file is a test case, which fails with what was found in it."""
+"""Findings as a JUnit report: a file is a test case, which fails with what was found in it.
+
+The element order and the attributes are those on which the schemas of Jenkins' xunit plugin (junit-10.xsd) and of Ant
+agree: Ant's wants everything that a suite may say, and nothing about all suites together.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import datetime, timezone
+from typing import TYPE_CHECKING
 from xml.etree import ElementTree
 
 from ..issue import Issue
 
+if TYPE_CHECKING:
+    from ..run import Checked, Unchecked
+
 __all__ = ["render"]
 
-_INVALID = {code: "?" for code in range(32) if chr(code) not in "\t\n\r"}
+# what XML 1.0 cannot hold, not even escaped
+_INVALID = dict.fromkeys([code for code in range(32) if chr(code) not in "\t\n\r"] + [0xFFFE, 0xFFFF], "?")
 
 
-def render(issues: Sequence[Issue], files: Sequence[str]) -> str:
-    """Return a test suite with one test case per file."""
-    failing = {issue.place.file for issue in issues}
-    names = [*files, *sorted(failing - set(files))]
-    counts = {
-        "name": "caffestat check",
-        "tests": str(len(names)),
-        "failures": str(len(failing)),
-        "errors": "0",
-        "skipped": "0",
-        "time": "0",
-    }
-    suites = ElementTree.Element("testsuites", counts)
-    suite = ElementTree.SubElement(suites, "testsuite", counts)
+def render(checked: Checked) -> str:
+    """Return one test suite with a test case per file: passed, failed or, where it could not be checked, an error."""
+    found = _by_file(checked.issues)
+    errors = {unchecked.file: unchecked for unchecked in checked.errors}
+    names = list(dict.fromkeys([*checked.files, *found]))  # a solver's findings stand in its net's file
+    suites = ElementTree.Element("testsuites")
+    suite = ElementTree.SubElement(suites, "testsuite", _facts(len(names), len(found), len(errors)))
+    ElementTree.SubElement(suite, "properties")
     for name in names:
         case = ElementTree.SubElement(suite, "testcase", name=_text(name), classname="caffestat.check", time="0")
-        found = [issue for issue in issues if issue.place.file == name]
-        if found:
-            _add_failure(case, found)
+        if name in found:
+            _add_failure(case, found[name])
+        elif name in errors:
+            _add_error(case, errors[name])
+    ElementTree.SubElement(suite, "system-out")
+    ElementTree.SubElement(suite, "system-err")
     ElementTree.indent(suites)
     return ElementTree.tostring(suites, encoding="unicode", xml_declaration=True) + "\n"
+
+
+def _by_file(issues: Sequence[Issue]) -> dict[str, list[Issue]]:
+    found: dict[str, list[Issue]] = {}
+    for issue in issues:
+        found.setdefault(issue.place.file, []).append(issue)
+    return found
+
+
+def _facts(tests: int, failures: int, errors: int) -> dict[str, str]:
+    counts = {"tests": tests, "failures": failures, "errors": errors, "skipped": 0, "time": 0, "id": 0}
+    return {
+        "name": "caffestat check",
+        "package": "caffestat",
+        "hostname": "localhost",
+        "timestamp": datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%S"),
+        **{name: str(count) for name, count in counts.items()},
+    }
 
 
 def _add_failure(case: ElementTree.Element, issues: Sequence[Issue]) -> None:
     summary = f"{len(issues)} finding{'' if len(issues) == 1 else 's'}"
     failure = ElementTree.SubElement(case, "failure", message=summary, type=issues[0].code)
-    failure.text = _text(
-        "\n".join(f"{i.place}: {i.code} {i.severity}: {i.layer}: {i.message}. Fix: {i.fix}" for i in issues)
-    )
+    failure.text = _text("\n".join(map(_line, issues)))
+
+
+def _line(issue: Issue) -> str:
+    layer = f"{issue.layer}: " if issue.layer else ""
+    return f"{issue.place}: {issue.code} {issue.severity}: {layer}{issue.message}. Fix: {issue.fix}"
+
+
+def _add_error(case: ElementTree.Element, unchecked: Unchecked) -> None:
+    kind = type(unchecked.error).__name__
+    error = ElementTree.SubElement(case, "error", message="cannot be checked", type=kind)
+    error.text = _text(str(unchecked.error))
 
 
 def _text(text: str) -> str:

@@ -3,27 +3,40 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
-from ..issue import SEVERITIES, Issue
+from ..issue import SEVERITIES
+
+if TYPE_CHECKING:
+    from ..run import Checked
 
 __all__ = ["render"]
 
 
-def render(issues: Sequence[Issue], files: Sequence[str]) -> str:
+def render(checked: Checked) -> str:
     """Return `file:line:column: CODE severity: layer: message`, the fix, and a count."""
-    return "".join(f"{line}\n" for line in _lines(issues, files))
+    return "".join(f"{line}\n" for line in _lines(checked))
 
 
-def _lines(issues: Sequence[Issue], files: Sequence[str]) -> Iterator[str]:
-    for issue in issues:
+def _lines(checked: Checked) -> Iterator[str]:
+    for issue in checked.issues:
         layer = f"{issue.layer}: " if issue.layer else ""
         yield f"{issue.place}: {issue.code} {issue.severity}: {layer}{issue.message} [{issue.name}]"
         if issue.fix != "see the message":
             yield f"    fix: {issue.fix}"
-    counts = Counter(issue.severity for issue in issues)
+    yield f"{_files(checked)}: {_counts(checked)}"
+
+
+def _files(checked: Checked) -> str:
+    good, bad = len(checked.files) - len(checked.errors), len(checked.errors)
+    told = f"{good} file{'' if good == 1 else 's'} checked"
+    return f"{told}, {bad} could not be" if bad else told
+
+
+def _counts(checked: Checked) -> str:
+    counts = Counter(issue.severity for issue in checked.issues)
     words = [
         f"{counts[s]} {s}{'s' if counts[s] > 1 and s != 'info' else ''}" for s in reversed(SEVERITIES) if counts[s]
     ]
-    checked = f"{len(files)} file{'' if len(files) == 1 else 's'} checked"
-    yield f"{checked}: {', '.join(words) or 'nothing found'}"
+    return ", ".join(words) or "nothing found"
