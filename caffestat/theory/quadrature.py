@@ -21,7 +21,9 @@ __all__ = [
     "cdf",
     "common_part",
     "correlation_for",
+    "correlations_for",
     "cross_moment",
+    "cross_moments",
     "expect",
     "inverse_cdf",
     "quantiles",
@@ -37,7 +39,7 @@ WEIGHTS /= WEIGHTS.sum()
 ABS_NORMAL = math.sqrt(2 / math.pi)
 """E|u|: what a mean absolute value is to the standard deviation of a normal variable."""
 
-_STEPS = 24  # bisection steps: 2^-24 is below what the quadrature can tell
+_ORDERS = 256  # of Hermite polynomials: a kink has 0.01 % of its square beyond them, a step 3 %
 
 
 @cache
@@ -99,19 +101,50 @@ def common_part(values: Array, rho: float) -> Array:
     return shared
 
 
+@cache
+def _hermite() -> Array:
+    """The normalized Hermite polynomials hₖ at the nodes, times the weights: [orders, nodes]."""
+    rows = [np.ones_like(NODES), NODES]
+    for k in range(1, _ORDERS - 1):
+        rows.append((NODES * rows[k] - math.sqrt(k) * rows[k - 1]) / math.sqrt(k + 1))
+    return np.stack(rows) * WEIGHTS
+
+
+def _series(values: Array) -> Array:
+    """The cₖ of E[f(u) f(u')] = Σ cₖ ρᵏ: squares of f's Hermite coefficients, and what they leave of E[f²]."""
+    squares = (_hermite() @ values) ** 2
+    return np.append(squares, max(expect(values**2) - float(squares.sum()), 0.0))
+
+
+def _powers(rho: Array) -> Array:
+    """ρᵏ for the k of `_series`; what lies beyond the orders is taken to stand at twice their number."""
+    return np.asarray(rho)[..., None] ** np.append(np.arange(_ORDERS), 2 * _ORDERS)
+
+
+@cache
+def _correlations() -> tuple[Array, Array]:
+    """Correlations from 0 to 1, dense near 1, and their powers."""
+    rho = 1 - np.linspace(1, 0, 129) ** 3
+    return rho, _powers(rho)
+
+
+def cross_moments(values: Array, rho: Array) -> Array:
+    """E[f(u) f(u')] for normal u, u' of each of the correlations ρ between 0 and 1. (Mehler's formula)"""
+    return _powers(rho) @ _series(values)
+
+
 def cross_moment(values: Array, rho: float) -> float:
     """E[f(u) f(u')] for normal u, u' of correlation ρ between 0 and 1."""
-    return expect(common_part(values, rho) ** 2)
+    return float(cross_moments(values, np.array(rho)))
+
+
+def correlations_for(values: Array, wanted: Array) -> Array:
+    """For each wanted cross moment of f the ρ between 0 and 1 that comes closest to it."""
+    rho, powers = _correlations()
+    found = np.interp(wanted, powers @ _series(values), rho)
+    return np.where(wanted <= expect(values) ** 2, 0.0, np.where(wanted >= expect(values**2), 1.0, found))
 
 
 def correlation_for(values: Array, wanted: float) -> float:
     """The ρ between 0 and 1 at which the cross moment of f comes closest to the wanted one."""
-    low, high = 0.0, 1.0
-    if wanted <= expect(values) ** 2:
-        return 0.0
-    if wanted >= expect(values**2):
-        return 1.0
-    for _ in range(_STEPS):
-        middle = (low + high) / 2
-        low, high = (middle, high) if cross_moment(values, middle) < wanted else (low, middle)
-    return low
+    return float(correlations_for(values, np.array(wanted)))

@@ -47,8 +47,20 @@ def _leaky(x: Array, alpha: float = 0.01) -> Array:
     return np.where(x > 0, x, alpha * x)
 
 
-def _clip(x: Array, low: Any = -np.inf, high: Any = np.inf) -> Array:
-    return np.minimum(np.maximum(x, low), high)
+def _celu(x: Array, alpha: float = 1.0) -> Array:
+    return alpha * _elu(x / alpha) if alpha else np.maximum(x, 0.0)
+
+
+def _clip(x: Array, low: Any = None, high: Any = None) -> Array:
+    return np.minimum(np.maximum(x, -np.inf if low is None else low), np.inf if high is None else high)
+
+
+def _hard_sigmoid(x: Array, alpha: float = 0.2, beta: float = 0.5) -> Array:
+    return np.clip(alpha * x + beta, 0.0, 1.0)
+
+
+def _shrink(x: Array, lambd: float = 0.5, bias: float = 0.0) -> Array:
+    return np.where(x < -lambd, x + bias, np.where(x > lambd, x - bias, 0.0))
 
 
 def _power(x: Array, y: Array) -> Array:
@@ -65,18 +77,31 @@ def _where(condition: Array, a: Array, b: Array) -> Array:
 
 _SMOOTH: dict[str, Function] = {
     "Abs": np.abs,
+    "Acos": np.arccos,
+    "Acosh": np.arccosh,
     "Add": np.add,
+    "Asin": np.arcsin,
+    "Asinh": np.arcsinh,
+    "Atan": np.arctan,
+    "Atanh": np.arctanh,
+    "Celu": _celu,
     "Clip": _clip,
     "Cos": np.cos,
+    "Cosh": np.cosh,
+    "DequantizeLinear": lambda x, scale, zero=0.0: (x - zero) * scale,
     "Div": np.divide,
     "Elu": _elu,
     "Erf": _erf,
     "Exp": np.exp,
     "Gelu": _gelu,
+    "HardSigmoid": _hard_sigmoid,
+    "HardSwish": lambda x: x * np.clip(x / 6 + 0.5, 0.0, 1.0),
     "LeakyRelu": _leaky,
     "Log": np.log,
     "Max": lambda *xs: np.maximum.reduce(np.broadcast_arrays(*xs)),
+    "Mean": lambda *xs: sum(xs[1:], xs[0]) / len(xs),
     "Min": lambda *xs: np.minimum.reduce(np.broadcast_arrays(*xs)),
+    "Mish": lambda x: x * np.tanh(_softplus(x)),
     "Mul": np.multiply,
     "Neg": np.negative,
     "Pow": _power,
@@ -84,14 +109,18 @@ _SMOOTH: dict[str, Function] = {
     "Reciprocal": np.reciprocal,
     "Relu": partial(np.maximum, 0.0),
     "Selu": _selu,
+    "Shrink": _shrink,
     "Sigmoid": _sigmoid,
     "Sin": np.sin,
+    "Sinh": np.sinh,
     "Softplus": _softplus,
     "Softsign": lambda x: x / (1 + np.abs(x)),
     "Sqrt": np.sqrt,
     "Sub": np.subtract,
     "Sum": lambda *xs: sum(xs[1:], xs[0]),
+    "Tan": np.tan,
     "Tanh": np.tanh,
+    "ThresholdedRelu": lambda x, alpha=1.0: np.where(x > alpha, x, 0.0),
     "Where": _where,
 }
 
@@ -109,6 +138,7 @@ _STEPS: dict[str, Function] = {  # flat almost everywhere: no gradient passes th
     "Or": lambda a, b: ((a > 0.5) | (b > 0.5)).astype(np.float64),
     "Round": np.round,
     "Sign": np.sign,
+    "Xor": lambda a, b: ((a > 0.5) != (b > 0.5)).astype(np.float64),
 }
 
 _AFFINE: dict[str, Function] = {  # on stored statistics
@@ -117,17 +147,20 @@ _AFFINE: dict[str, Function] = {  # on stored statistics
     ),
 }
 
-_ATTRIBUTES = ("alpha", "gamma", "epsilon")
+_ATTRIBUTES = ("alpha", "beta", "bias", "epsilon", "gamma", "lambd")
 
 
 def _function(node: Node) -> Function:
-    """Return the op as a function of arrays, its attributes filled in, quiet where it is not defined."""
+    """Return the op as a function of the inputs that are there, its attributes filled in, quiet where it is not
+    defined.
+    """
     settings = {name: node.attributes[name] for name in _ATTRIBUTES if name in node.attributes}
     base = partial({**_SMOOTH, **_STEPS, **_AFFINE}[node.op], **settings)
 
     def quiet(*values: Array) -> Array:
         with np.errstate(all="ignore"):
-            return np.asarray(base(*values), np.float64)
+            given = iter(values)
+            return np.asarray(base(*(next(given) if name else None for name in node.inputs)), np.float64)
 
     return quiet
 
@@ -283,10 +316,12 @@ def elementwise_backward(walk: Walk, node: Node, dys: Gradients) -> Gradients:
     values = grid.expand(_function(node)(*grid.points))
     u = ranks(values, y.values) if grid.rank > 1 else None
     result: list[Gradient | None] = []
-    for index, name in enumerate(node.inputs):
+    places = {place: index for index, place in enumerate(p for p, name in enumerate(node.inputs) if name)}
+    for place, name in enumerate(node.inputs):
         if name in walk.graph.constants or not name:
             result.append(None)
             continue
+        index = places[place]
         slope = _slope(node, grid, index)
         grads = {source: _pulled(grid, grid.axes[index], term, slope, u) for source, term in dy.terms.items()}
         result.append(_unbroadcast(walk, node, name, dy, Gradient(grads), slope))
@@ -334,13 +369,13 @@ def _shared_places(tops: tuple[int, ...], shape: tuple[int, ...], count: float) 
     return (samples, 1, *tops[2:]) if count >= samples * places else (int(count), 1)
 
 
-@moments("Cast", "Identity")
+@moments("Cast", "CastLike", "Identity")
 def same(walk: Walk, node: Node) -> Sequence[Signal]:
     """y = x."""
-    return _inputs(walk, node)
+    return _inputs(walk, node)[:1]
 
 
-@backward_moments("Cast", "Identity")
+@backward_moments("Cast", "CastLike", "Identity")
 def same_backward(walk: Walk, node: Node, dys: Gradients) -> Gradients:
     """dx = dy."""
-    return dys[:1]
+    return [dys[0], *[None] * (len(node.inputs) - 1)]
