@@ -87,17 +87,18 @@ def _layers(path: str) -> Iterable[Any]:
     return [entry.proto for entry in upgrade(message, old, new, place)[1]]
 
 
-def copy_weights(net: Net, values: list[np.ndarray], paths: Sequence[str]) -> list[str]:
+def copy_weights(net: Net, values: list[np.ndarray], paths: Sequence[str], taken: set[int] | None = None) -> list[str]:
     """Overwrite initial values by those of trained models, layers matched by name as in Caffe.
 
-    Later files win. Returns a line about each file: how many layers were taken.
+    Later files win. The numbers of the params that were overwritten join `taken`. Returns a line about each file: how
+    many layers were taken.
     Raises InputError when a file cannot be read or a blob does not fit.
     """
     by_name = {node.name: node for node in reversed(net.nodes)}
-    return [_copy_file(net, values, by_name, path) for path in paths]
+    return [_copy_file(net, values, by_name, path, set() if taken is None else taken) for path in paths]
 
 
-def _copy_file(net: Net, values: list[np.ndarray], by_name: dict[str, Node], path: str) -> str:
+def _copy_file(net: Net, values: list[np.ndarray], by_name: dict[str, Node], path: str, params: set[int]) -> str:
     taken = 0
     for source in _layers(path):
         node = by_name.get(source.name)
@@ -110,6 +111,7 @@ def _copy_file(net: Net, values: list[np.ndarray], by_name: dict[str, Node], pat
             )
         for index, blob in enumerate(source.blobs):
             _copy_blob(net, values, node, index, blob, path)
+        params.update(node.params)
         taken += 1
     if not taken:
         raise InputError(

@@ -138,7 +138,7 @@ def first_iteration(
     chosen, why = choose_device(device)
     notes.extend([why] if why else [])
     process = _Process(Stream(seed), np.random.default_rng(seed), chosen, inputs or {}, inputs_hold == "zeros")
-    weights = (*_named_weights(solver), *weights)
+    weights = (*named_weights(solver), *weights)
     loaded: list[_Loaded] = []
     for source, state in _nets(solver, level, stages):
         here = {name: shape for name, shape in (shapes or {}).items() if not loaded or _has_top(source, state, name)}
@@ -305,7 +305,8 @@ def _has_top(source: NetSource, state: State, name: str) -> bool:
     return any(name in entry.proto.top for entry in filter_layers(source.layers, state))
 
 
-def _named_weights(solver: Solver) -> list[str]:
+def named_weights(solver: Solver) -> list[str]:
+    """Return the caffemodel files that a solver names, looked for as its net is."""
     names = [name.strip() for names in solver.message.weights for name in names.split(",")]
     return [beside(name, solver.name) for name in names]
 
