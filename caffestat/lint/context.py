@@ -9,11 +9,12 @@ from functools import cached_property
 import numpy as np
 
 from caffestat.errors import Finding, NetError, Place
-from caffestat.net import Measurement, Net, NetSource, Node, Prediction, predict
+from caffestat.layers import Shape
+from caffestat.net import Measurement, Net, NetParam, NetSource, Node, Prediction, predict
 from caffestat.net.gains import Gain, gains
 from caffestat.prototext import Field, Message
 
-__all__ = ["Context", "Limits"]
+__all__ = ["NORMALIZERS", "Context", "Limits", "UnknownShape"]
 
 
 @dataclass(frozen=True)
@@ -42,14 +43,25 @@ class Limits:
         return tuple(f.name for f in fields(cls))
 
 
+@dataclass(frozen=True)
+class UnknownShape:
+    """A layer whose first top has a shape that the file does not say, and the one it was taken for, if any."""
+
+    node: Node
+    taken: Shape | None
+
+
 @dataclass
 class Context:
     """One net of one file.
 
     net             None when it cannot be built, `error` then says why
-    given_weights   trained weights are given, so that fillers do not matter
-    values          the params of the run, those of `given_weights` filled in
-    measured        what a run measured, with `tensors` as `net.Runner` gives them; None without one
+    findings        what reading and building found strange, in the solver's text too
+    unknown_shapes  the layers whose shapes stand outside of the file; `findings` leaves them out
+    given           the numbers of the params whose trained values are given, so that their fillers do not matter
+    values          the params with those of `given` filled in; None without any, or where they are not at hand
+    measured        what a run measured; None without one
+    zeros           the share of zeros by (node, top), of the run
     """
 
     source: NetSource
@@ -57,7 +69,8 @@ class Context:
     net: Net | None = None
     error: NetError | None = None
     findings: tuple[Finding, ...] = ()
-    given_weights: bool = False
+    unknown_shapes: tuple[UnknownShape, ...] = ()
+    given: frozenset[int] = frozenset()
     values: list[np.ndarray] | None = None
     measured: Measurement | None = None
     zeros: dict[tuple[int, int], float] = field(default_factory=dict)
@@ -89,7 +102,44 @@ class Context:
     @cached_property
     def has_batch_norm(self) -> bool:
         """Whether a layer of the net normalizes."""
-        return any(node.type in ("BatchNorm", "MVN") for node in self.built.nodes)
+        return any(node.type in NORMALIZERS for node in self.built.nodes)
+
+    @cached_property
+    def unfilled(self) -> list[tuple[Node, NetParam]]:
+        """The weights that start at zero because no filler is written and no values are given."""
+        return [
+            (self.built.nodes[entry.node], entry)
+            for number, entry in enumerate(self.built.params)
+            if entry.param.role == "weight"
+            and not entry.param.written
+            and entry.owner is None
+            and number not in self.given
+        ]
+
+    @cached_property
+    def awaits_weights(self) -> bool:
+        """Whether the file is made for trained weights: it freezes weights that it does not fill."""
+        return any(not entry.lr_mult for _, entry in self.unfilled)
+
+    @cached_property
+    def is_silent(self) -> bool:
+        """Whether nothing can be said of the signal: the net is not trained, or its weights are not known."""
+        return not self.trains or bool(self.unfilled) or (bool(self.given) and self.values is None)
+
+    @cached_property
+    def behind_unknown(self) -> set[int]:
+        """The layers in front of one that cannot be computed: not all of their gradient is known."""
+        open_ends = {blob for node in self.built.nodes if not self._is_computed(node) for blob in node.bottoms}
+        found: set[int] = set()
+        for node in reversed(self.built.nodes):
+            if open_ends & set(node.tops):
+                found.add(node.index)
+                open_ends.update(node.bottoms)
+        return found
+
+    @staticmethod
+    def _is_computed(node: Node) -> bool:
+        return node.is_known and not node.layer.why_unknown
 
     def layers(self) -> Iterator[Node]:
         """Yield the layers of the file, without the Split layers that Caffe inserts."""
@@ -99,6 +149,12 @@ class Context:
 
     def _writes_split(self, node: Node) -> bool:
         return any(entry.proto.name == node.name for entry in self.source.layers)
+
+    def read_by(self, node: Node) -> tuple[int, int]:
+        """Return the (node, top) that a layer's first bottom holds when the layer runs."""
+        blob = node.bottoms[0]
+        writer = next(n for n in reversed(self.built.nodes[: node.index]) if blob in n.tops)
+        return writer.index, writer.tops.index(blob)
 
     def followers(self, node: Node) -> Iterator[Node]:
         """Yield who reads the node's tops next; of in-place layers the first."""
@@ -139,7 +195,8 @@ class Context:
         return found
 
 
-ACTIVATIONS = ("ReLU", "PReLU", "ELU", "Sigmoid", "TanH", "BNLL")
+ACTIVATIONS = ("ReLU", "ReLU6", "PReLU", "ELU", "Sigmoid", "TanH", "BNLL")
+NORMALIZERS = ("BatchNorm", "BN", "MVN")
 
 
 def _message(field: Field) -> Message | None:

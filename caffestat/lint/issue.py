@@ -25,6 +25,7 @@ class Issue:
     fix      what to do about it
     numbers  the numbers behind it, by name
     edits    the changes to the text that do what `fix` says, None where a person must decide
+    cause    the same for all findings of a code in a file that one cause explains; "" for a finding of its own
     """
 
     code: str
@@ -36,6 +37,7 @@ class Issue:
     fix: str
     numbers: dict[str, float] = field(default_factory=dict)
     edits: Edits | None = None
+    cause: str = ""
 
     @property
     def key(self) -> tuple[str, str, str, str]:

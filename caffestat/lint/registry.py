@@ -30,6 +30,7 @@ class Found:
     numbers: dict[str, float] | None = None
     edits: Edits | None = None
     severity: str | None = None
+    cause: str = ""
 
 
 class Needs:
@@ -62,7 +63,7 @@ class Check:
         """Yield what it finds."""
         for found in self.find(context):
             severity = found.severity or self.severity
-            rest = (found.place, found.layer, found.message, found.fix, found.numbers or {}, found.edits)
+            rest = (found.place, found.layer, found.message, found.fix, found.numbers or {}, found.edits, found.cause)
             yield Issue(self.code, self.name, severity, *rest)
 
 

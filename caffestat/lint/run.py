@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
 from caffestat.errors import CaffestatError, InputError, NetError, Place, SourceError
 from caffestat.fillers import Stream
-from caffestat.layers import Shape
+from caffestat.layers import Layer, Shape, Source
+from caffestat.layers.data import Images
 from caffestat.net import (
     TRAIN,
     Net,
     NetSource,
+    Node,
     Runner,
     Solver,
     build,
@@ -23,11 +25,15 @@ from caffestat.net import (
     load,
     state_of,
 )
+from caffestat.net.build import UnknownLayer
 from caffestat.net.measure import Feeds
+from caffestat.net.rules import State, filter_layers
 from caffestat.net.settle import settle
+from caffestat.net.solver import named_weights
 from caffestat.prototext import parse
+from caffestat.schema import UnknownField
 
-from .context import Context, Limits
+from .context import Context, Limits, UnknownShape
 from .issue import SEVERITIES, Issue
 from .registry import Check, Needs
 from .suppress import suppressions, without_suppressed
@@ -36,6 +42,7 @@ __all__ = ["Checked", "Job", "Unchecked", "check_file", "check_files", "find_net
 
 STDIN = "-"
 _PATTERNS = ("*.prototxt", "*.pbtxt")
+_USUAL_IMAGES = ((None, 224, 224), (1, 28, 28))  # channels (None: what the file tells), height, width
 
 
 @dataclass(frozen=True)
@@ -98,34 +105,80 @@ def find_nets(paths: Iterable[str]) -> list[str]:
 
 
 def check_files(paths: Iterable[str], job: Job) -> Checked:
-    """Check files one by one; one that cannot be read does not keep the others from it."""
-    files, issues, errors = find_nets(paths), list[Issue](), list[Unchecked]()
-    for path in files:
+    """Check files one by one; one that cannot be read does not keep the others from it.
+
+    A file of a folder that has nothing of Caffe's in it (a label map, another program's graph) is left out. A net that
+    several solvers name is told of once, under the name that `paths` gives it.
+    Raises InputError for a shape of a blob that none of the nets has.
+    """
+    given, files = list(paths), list[str]()
+    issues, errors, blobs = list[Issue](), list[Unchecked](), set[str]()
+    for path in find_nets(given):
         try:
-            issues += check_file(path, job)
+            net, solver = _load(path)
+            if path in given or not _is_foreign(net):
+                files.append(path)
+                blobs.update(top for entry in net.layers for top in entry.proto.top)
+                issues += _check(net, solver, job)
         except CaffestatError as error:
+            files.append(path)
             errors.append(Unchecked(path, error))
-    unique = {(issue.place, issue.code, issue.message): issue for issue in issues}  # a solver and its net, say
+    if not errors:
+        _refuse_unknown(job.shapes, blobs)
+    unique = {(issue.place, issue.code, issue.message): issue for issue in _respelled(issues, files)}
     return Checked(tuple(files), tuple(unique.values()), tuple(errors))
+
+
+def _is_foreign(net: NetSource) -> bool:
+    unknown = {finding.field.name for finding in net.findings if isinstance(finding, UnknownField)}
+    return not net.layers and bool(net.fields) and unknown >= set(net.fields)
+
+
+def _refuse_unknown(shapes: Iterable[str], blobs: set[str]) -> None:
+    unknown = sorted(set(shapes) - blobs)
+    if unknown:
+        raise InputError(f"--shape names {unknown[0]!r}, which no layer of these files produces")
+
+
+def _respelled(issues: Iterable[Issue], files: Iterable[str]) -> Iterator[Issue]:
+    """Yield the issues, a file that one names otherwise called as in `files` or, from the working directory on."""
+    spelled = {Path(file).resolve(): file for file in files}
+    for issue in issues:
+        old = issue.place.file
+        new = spelled.get(Path(old).resolve()) or _from_here(old)
+        place = replace(issue.place, file=new)
+        yield issue if new == old else replace(issue, place=place, message=issue.message.replace(old, new))
+
+
+def _from_here(file: str) -> str:
+    path, here = Path(file), Path.cwd()
+    return str(path.relative_to(here)) if path.is_relative_to(here) else file
 
 
 def check_file(path: str, job: Job) -> list[Issue]:
     """Return what the checks find in a net or solver prototxt, comments that silence findings heeded; sorted by place.
 
-    Of a solver, the net that it trains is checked. Raises a CaffestatError when the file cannot be read or its text is
-    broken.
+    Of a solver, the net that it trains is checked too. Raises a CaffestatError when the file cannot be read or its text
+    is broken.
     """
+    return _check(*_load(path), job)
+
+
+def _load(path: str) -> tuple[NetSource, Solver | None]:
     if path == STDIN:
         raise InputError("checks need a file: findings and comments that silence them stand in lines of it")
     source = load(path)
-    net = source.net if isinstance(source, Solver) else source
-    context = _context(net, job)
+    return (source.net, source) if isinstance(source, Solver) else (source, None)
+
+
+def _check(net: NetSource, solver: Solver | None, job: Job) -> list[Issue]:
+    context = _context(net, solver, job)
     issues = [issue for check in job.checks if _can(check, context) for issue in check.issues(context)]
     least = SEVERITIES.index(job.severity)
-    loud = [issue for issue in issues if SEVERITIES.index(issue.severity) >= least]
-    text = parse(Path(net.name).read_bytes(), net.name)
-    left = without_suppressed(loud, suppressions(text))
-    return sorted(left, key=lambda issue: (issue.place.line, issue.place.column, issue.code))
+    left = [issue for issue in issues if SEVERITIES.index(issue.severity) >= least]
+    for file in {net.name, solver.name if solver else net.name}:
+        left = without_suppressed(left, file, suppressions(parse(Path(file).read_bytes(), file)))
+    return sorted(left, key=lambda issue: (issue.place.file, issue.place.line, issue.place.column, issue.code))
 
 
 def _can(check: Check, context: Context) -> bool:
@@ -136,22 +189,88 @@ def _can(check: Check, context: Context) -> bool:
     return context.net is not None
 
 
-def _context(source: NetSource, job: Job) -> Context:
-    context = Context(source, job.limits, given_weights=bool(job.weights))
+def _context(source: NetSource, solver: Solver | None, job: Job) -> Context:
+    """Return what the checks look at.
+
+    Images of unknown size are taken for the size that most nets read, so that what does not depend on it is checked.
+    """
+    more = solver.findings if solver else ()
+    context = Context(source, job.limits, findings=(*source.findings, *more))
+    weights = (*(named_weights(solver) if solver else ()), *job.weights)
     try:
-        state = state_of(source, TRAIN if job.phase is None else job.phase, job.level, job.stages)
-        net = build(source, state, job.shapes, job.batch, "synthetic")
+        net = _build(context, job, solver, sizes=not (job.run or weights))
     except NetError as error:
         context.error = error
         return context
-    context.net, context.findings = net, net.findings
-    if job.weights or job.run:
-        values = draw_params(net, Stream(job.seed))
-        copy_weights(net, values, job.weights)
-        context.values = values if job.weights else None
-        if job.run:
-            _run(context, net, values, job)
+    stated = {shape.node.layer.why_unknown for shape in context.unknown_shapes}
+    context.net = net
+    context.findings = tuple(f for f in (*net.findings, *more) if f.message not in stated)
+    if weights or job.run:
+        _fill(context, net, weights, job)
     return context
+
+
+def _build(context: Context, job: Job, solver: Solver | None, sizes: bool) -> Net:
+    """Return the net, built with images of the usual size where nobody knows theirs if `sizes` says so.
+
+    Raises NetError where Caffe would stop.
+    """
+    source = context.source
+    state = _state(source, solver, job)
+    blobs = {top for entry in filter_layers(source.layers, state) for top in entry.proto.top}
+    shapes = {name: shape for name, shape in job.shapes.items() if name in blobs}
+    net = build(source, state, shapes, job.batch)
+    images = [node for node in net.nodes if isinstance(node.layer, Images) and node.layer.why_unknown]
+    if sizes and images:
+        for size in _USUAL_IMAGES:
+            taken = {node.layer.proto.top[0]: _usual_shape(node.layer, size) for node in images}
+            try:
+                built = build(source, state, {**taken, **shapes}, job.batch)
+            except NetError:  # this size, or these channels, do not fit what follows
+                continue
+            told = [UnknownShape(node, taken[node.layer.proto.top[0]]) for node in images]
+            context.unknown_shapes = (*told, *_unknown(built))
+            return built
+    context.unknown_shapes = _unknown(net)
+    return net
+
+
+def _usual_shape(images: Layer, size: tuple[int | None, int, int]) -> Shape:
+    assert isinstance(images, Images)
+    channels, height, width = size
+    return images.batch_size(), channels or images.channels(), height, width
+
+
+def _unknown(net: Net) -> tuple[UnknownShape, ...]:
+    return tuple(UnknownShape(node, None) for node in net.nodes if node.layer.why_unknown and _is_source(node))
+
+
+def _is_source(node: Node) -> bool:
+    return isinstance(node.layer, Source) and not isinstance(node.layer, UnknownLayer)
+
+
+def _state(source: NetSource, solver: Solver | None, job: Job) -> State:
+    """Return the state that is checked; in TRAIN, that of the solver joins it as in `caffe train`."""
+    phase = TRAIN if job.phase is None else job.phase
+    if solver is None or phase != TRAIN:
+        return state_of(source, phase, job.level, job.stages)
+    return state_of(source, phase, job.level or 0, (*solver.message.train_state.stage, *job.stages))
+
+
+def _fill(context: Context, net: Net, weights: Sequence[str], job: Job) -> None:
+    """Give the params their values, and run one iteration where that is asked for.
+
+    Weights that only the solver names, and that are not at hand, leave the values unknown.
+    """
+    missing = [path for path in weights if path not in job.weights and not Path(path).exists()]
+    if missing and not job.run:
+        context.given = frozenset(range(len(net.params)))
+        return
+    values, taken = draw_params(net, Stream(job.seed)), set[int]()
+    copy_weights(net, values, weights, taken)
+    context.given, context.values = frozenset(taken), values if weights else None
+    if job.run and any(node.bottoms and node.is_known for node in net.nodes):
+        _run(context, net, values, job)
 
 
 def _run(context: Context, net: Net, values: list[np.ndarray], job: Job) -> None:

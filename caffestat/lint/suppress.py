@@ -21,7 +21,7 @@ _COMMENT = re.compile(rb"#\s*caffestat:\s*(ignore(?:-file)?)(?:\[([^\]]*)\])?[ \
 
 @dataclass(frozen=True)
 class Suppression:
-    """A comment, and the lines (first, last) that it speaks about; codes empty for all."""
+    """A comment, and the lines (first, last) that it speaks about; codes empty for all. Line 0 is the file as such."""
 
     codes: tuple[str, ...]
     reason: str
@@ -42,7 +42,7 @@ def suppressions(document: Document) -> Iterator[Suppression]:
     for found in _COMMENT.finditer(data):
         line = data.count(b"\n", 0, found.start()) + 1
         codes = tuple(code.strip() for code in (found[2] or b"").decode().split(",") if code.strip())
-        first, last = (1, last_line) if found[1] == b"ignore-file" else _block(line, blocks)
+        first, last = (0, last_line) if found[1] == b"ignore-file" else _block(line, blocks)
         yield Suppression(codes, found[3].decode(errors="replace").strip(), first, last)
 
 
@@ -59,7 +59,7 @@ def _block(line: int, blocks: Iterable[tuple[int, int]]) -> tuple[int, int]:
     return line, line
 
 
-def without_suppressed(issues: Iterable[Issue], comments: Iterable[Suppression]) -> list[Issue]:
-    """Return the issues that no comment silences."""
+def without_suppressed(issues: Iterable[Issue], file: str, comments: Iterable[Suppression]) -> list[Issue]:
+    """Return the issues that no comment of a file silences."""
     known = list(comments)
-    return [issue for issue in issues if not any(comment.covers(issue) for comment in known)]
+    return [issue for issue in issues if issue.place.file != file or not any(c.covers(issue) for c in known)]

@@ -34,6 +34,7 @@ SQUARE_DECONV = DECONV.format("").replace("stride: 2", "stride: 1").replace("num
 IMAGES = """layer {{ name: "images" type: "ImageData" top: "x" top: "label" {}
   image_data_param {{ source: "list.txt" batch_size: 4 new_height: 9 new_width: 7 }} }}
 """
+NO_SHAPE = 'layer { name: "d" type: "Data" top: "x" top: "label" data_param { source: "db" batch_size: 4 } }'
 SHARED = 'param { name: "w" }'
 
 TRIGGERS = {
@@ -73,11 +74,15 @@ TRIGGERS = {
     "CS015": (deep(GAUSS.format(0.5), "ReLU"), deep(GAUSS.format(0.1), "ReLU")),
     "CS016": (deep(GAUSS.format(0.01), "Sigmoid"), deep(GAUSS.format(0.01), "Sigmoid", 3)),
     "CS017": (deep(GAUSS.format(0.5), "ReLU"), deep(GAUSS.format(0.1), "ReLU")),
-    "CS018": (deep(GAUSS.format(0.01), "Sigmoid"), deep('weight_filler { type: "msra" }', "ReLU")),
+    "CS018": (
+        DATA + CONV("c", "x", GAUSS.format(1e-4)) + FC("fc", "c", GAUSS.format(1)) + LOSS.format("fc"),
+        deep(GAUSS.format(0.01), "Sigmoid"),  # leaves its range: another check's
+    ),
     "CS019": (
         IMAGES.format("") + FC("fc", "x") + LOSS.format("fc"),
         IMAGES.format("transform_param { mean_value: 104 }") + FC("fc", "x") + LOSS.format("fc"),
     ),
+    "CS023": (NO_SHAPE + FC("fc", "x") + LOSS.format("fc"), NO_SHAPE + FC("fc", "x")),
 }  # fmt: skip
 
 
@@ -115,10 +120,9 @@ def test_places_name_the_field(tmp_path: Path) -> None:
 
 
 def test_odd_text_is_told(tmp_path: Path) -> None:
-    text = 'layer { name: "d" type: "Data" top: "x" top: "label" data_param { source: "db" batch_size: 4 } }' + FC(
-        "fc", "x"
-    )
-    assert [issue.code for issue in issues(tmp_path, text, "CS004")] == ["CS004"]
+    text = one(CONV("c", "x", more="engine: MKL2017"))
+    assert [issue.layer for issue in issues(tmp_path, text, "CS004")] == ["c"]
+    assert issues(tmp_path, one(CONV("c", "x", more="engine: CUDNN")), "CS004") == []
 
 
 def test_a_deploy_net_may_lack_fillers_and_so_may_one_whose_weights_are_given(tmp_path: Path) -> None:
@@ -171,3 +175,197 @@ def test_a_run_unlike_its_prediction_is_told(tmp_path: Path) -> None:
     text = DATA + twins + less + FC("fc", "c") + LOSS.format("fc")
     assert [issue.layer for issue in issues(tmp_path, text, "CS022", run=True)] == ["less"]
     assert issues(tmp_path, one(CONV("c", "x")), "CS022", run=True) == []
+
+
+def test_a_foreign_layer_is_told_of_once_without_its_fields(tmp_path: Path) -> None:
+    foreign = 'layer {{ name: "{0}" type: "PriorBox" bottom: "x" top: "{0}" prior_box_param {{ min_size: 3 }} }}\n'
+    found = issues(tmp_path, one(CONV("c", "x")) + foreign.format("p") + foreign.format("q"), "CS003")
+    assert [(issue.layer, issue.severity, issue.cause) for issue in found] == [
+        ("p", "warning", "PriorBox"),
+        ("q", "warning", "PriorBox"),
+    ]
+    assert issues(tmp_path, one(CONV("c", "x")) + foreign.format("p"), "CS002") == []
+
+
+def test_a_misspelled_type_is_an_error_and_gets_the_right_one(tmp_path: Path) -> None:
+    (found,) = issues(tmp_path, DATA + CONV("c", "x").replace('"Convolution"', '"Convoltuion"'), "CS003")
+    assert (found.severity, found.fix) == ("error", 'type: "Convolution"')
+
+
+def test_fields_that_a_forks_type_reads_are_known(tmp_path: Path) -> None:
+    norm = 'layer { name: "bn" type: "BN" bottom: "x" top: "b" bn_param { frozen: true } }\n'
+    assert issues(tmp_path, DATA + norm + FC("fc", "b") + LOSS.format("fc"), "CS002") == []
+
+
+def test_an_unknown_field_names_its_layer(tmp_path: Path) -> None:
+    (found,) = issues(tmp_path, one(CONV("c", "x", more="num_outputs: 3")), "CS002")
+    assert found.layer == "c"
+
+
+def test_a_net_that_freezes_what_it_does_not_fill_waits_for_weights(tmp_path: Path) -> None:
+    frozen = CONV("f", "x", "", param="param { lr_mult: 0 } param { lr_mult: 0 }")
+    (found,) = issues(tmp_path, one(frozen + CONV("c", "f", "")), "CS005")
+    assert (found.layer, found.severity, found.numbers) == ("c", "info", {"layers": 1})
+    assert found.edits is None
+
+
+def test_new_layers_that_the_weights_lack_still_need_fillers(tmp_path: Path) -> None:
+    from caffestat import api
+
+    (tmp_path / "filled.prototxt").write_text(one(CONV("c", "x")))
+    api.fill(str(tmp_path / "filled.prototxt"), tmp_path / "w.caffemodel")
+    renamed = one(CONV("c", "x", "")).replace('name: "fc"', 'name: "new"').replace(XAVIER, "")
+    found = issues(tmp_path, renamed, "CS005", weights=[str(tmp_path / "w.caffemodel")])
+    assert [issue.layer for issue in found] == ["new"]
+
+
+def test_a_uniform_filler_with_std_wants_its_range(tmp_path: Path) -> None:
+    (found,) = issues(tmp_path, one(CONV("c", "x", 'weight_filler { type: "uniform" std: 0.1 }')), "CS006")
+    assert "draws from 0 to 1" in found.message
+    assert found.fix == "say the range: min: -0.1732 max: 0.1732"
+    assert found.edits is None
+    ranged = 'weight_filler { type: "uniform" min: -0.1 max: 0.1 std: 0.1 }'
+    (found,) = issues(tmp_path, one(CONV("c", "x", ranged)), "CS006")
+    assert found.edits is not None
+
+
+@pytest.mark.parametrize(
+    ("filler", "severity"), [('"constant" value: 0.01', "warning"), ('"constant"', None), ('"xavier"', None)]
+)
+def test_constant_weights_in_the_last_layer(tmp_path: Path, filler: str, severity: str | None) -> None:
+    text = one(CONV("c", "x")).replace(XAVIER, f"weight_filler {{ type: {filler} }}")
+    assert [issue.severity for issue in issues(tmp_path, text, "CS007")] == ([severity] if severity else [])
+
+
+def test_groups_of_one_output_are_not_symmetric(tmp_path: Path) -> None:
+    text = DATA + CONV("c", "x", 'weight_filler { type: "constant" value: 0.1 }', "group: 3").replace("64", "3")
+    assert issues(tmp_path, text + FC("fc", "c") + LOSS.format("fc"), "CS007") == []
+
+
+def test_fan_out_is_right_where_the_axes_are_swapped(tmp_path: Path) -> None:
+    swapped = DECONV.format("variance_norm: FAN_OUT").replace("stride: 2", "stride: 1")
+    assert issues(tmp_path, DATA + swapped + FC("fc", "up") + LOSS.format("fc"), "CS008") == []
+    plain = swapped.replace("variance_norm: FAN_OUT", "")
+    (found,) = issues(tmp_path, DATA + plain + FC("fc", "up") + LOSS.format("fc"), "CS008")
+    assert found.numbers["factor"] == 3 * 16 / (12 * 16)
+
+
+def test_shared_fillers_differ_only_in_what_is_read(tmp_path: Path) -> None:
+    twin = CONV("b", "x", 'weight_filler { type: "msra" std: 0.3 }', param=SHARED)
+    text = TRIGGERS["CS009"][1].replace(CONV("b", "x", param=SHARED), twin)
+    assert issues(tmp_path, text, "CS009") == []
+
+
+def test_a_deploy_net_may_have_any_bias(tmp_path: Path) -> None:
+    assert issues(tmp_path, DATA + CONV("c", "x", more="bias_filler { value: -4 }") + ACT("ReLU", "c"), "CS010") == []
+
+
+def test_msra_in_front_of_an_output_or_a_gate_is_fine(tmp_path: Path) -> None:
+    output = one(CONV("c", "x")) + 'layer { name: "p" type: "Sigmoid" bottom: "fc" top: "p" }\n'
+    assert issues(tmp_path, output.replace(XAVIER, 'weight_filler { type: "msra" }'), "CS012") == []
+    gate = CONV("g", "x") + ACT("Sigmoid", "g") + CONV("a", "x")
+    product = 'layer { name: "m" type: "Eltwise" bottom: "a" bottom: "g" top: "c" eltwise_param { operation: PROD } }\n'
+    assert issues(tmp_path, DATA + gate + product + FC("fc", "c") + LOSS.format("fc"), "CS012") == []
+    total = product.replace("PROD", "SUM")
+    assert len(issues(tmp_path, DATA + gate + total + FC("fc", "c") + LOSS.format("fc"), "CS012")) == 1
+
+
+def test_saturation_is_mended_where_it_comes_from(tmp_path: Path) -> None:
+    tanh = one(CONV("c", "x", GAUSS.format(2))).replace('type: "ReLU"', 'type: "TanH"')
+    (found,) = issues(tmp_path, tanh, "CS013")
+    assert found.fix.startswith("make the weights of layer 'c' ")
+    biased = one(CONV("c", "x", GAUSS.format(0.01), "bias_filler { value: 9 }")).replace('"ReLU"', '"TanH"')
+    (found,) = issues(tmp_path, biased, "CS013")
+    assert found.fix.startswith("bring the mean of its input from 9 to 0")
+
+
+def test_sums_of_few_terms_are_not_taken_for_normal(tmp_path: Path) -> None:
+    sparse = FC("c", "x", 'weight_filler { type: "gaussian" std: 3 sparse: 2 }', 60)
+    text = DATA + sparse + ACT("TanH", "c") + FC("fc", "c") + LOSS.format("fc")  # 189 inputs, 6 of them heard
+    assert issues(tmp_path, text, "CS013") == []
+    assert len(issues(tmp_path, text.replace("sparse: 2", "sparse: 20"), "CS013")) == 1
+
+
+def test_an_explosion_names_the_layers_that_amplify_with_their_means(tmp_path: Path) -> None:
+    text = deep('weight_filler { type: "uniform" }', "ReLU", 8)
+    (found,) = issues(tmp_path, text, "CS015")
+    # weights of mean 1/2 add up what a ReLU leaves, all of one sign; 7.5 of the 9 taps lie inside of 9 x 7
+    assert float(found.message.split("×")[1].split(",")[0]) == pytest.approx(64 * 7.5 / 2, rel=0.1)
+
+
+def test_batch_norm_undoes_the_size_of_what_it_reads(tmp_path: Path) -> None:
+    norm = 'layer { name: "bn" type: "BatchNorm" bottom: "c" top: "c" }\n'
+    text = DATA + CONV("c", "x", GAUSS.format(1e6)) + norm + FC("fc", "c") + LOSS.format("fc")
+    assert issues(tmp_path, text, "CS015") == []
+    assert len(issues(tmp_path, text.replace(norm, ""), "CS015")) == 1
+
+
+def test_labels_and_words_are_no_signal(tmp_path: Path) -> None:
+    words = (
+        'layer { name: "data" type: "Input" top: "x" top: "label" input_param { shape { dim: 5 } shape { dim: 5 } } }\n'
+    )
+    embed = """layer { name: "e" type: "Embed" bottom: "x" top: "e" embed_param { input_dim: 9000 num_output: 60
+      weight_filler { type: "uniform" min: -0.08 max: 0.08 } } }\n"""
+    text = words + embed + FC("fc", "e") + LOSS.format("fc")
+    assert issues(tmp_path, text, "CS014", "CS015", vanish=1e-3, explode=1e3) == []
+
+
+def test_nothing_is_said_of_gradients_in_front_of_a_layer_that_cannot_be_computed(tmp_path: Path) -> None:
+    odd = 'layer { name: "odd" type: "Margin" bottom: "c" top: "o" }\n'
+    text = DATA + CONV("c", "x") + odd + FC("fc", "o") + FC("g", "x") + LOSS.format("g")
+    assert issues(tmp_path, text, "CS016") == []
+    assert issues(tmp_path, text, "CS003")[0].layer == "odd"
+
+
+@pytest.mark.parametrize(
+    ("after", "count"),
+    [
+        (FC("fc", "x"), 1),
+        ('layer { name: "s" type: "Slice" bottom: "x" top: "a" top: "b" }\n' + FC("fc", "a"), 1),
+        ('layer { name: "s" type: "Scale" bottom: "x" top: "a" }\n' + FC("fc", "a"), 0),
+        (CONV("c", "x") + 'layer { name: "n" type: "BatchNorm" bottom: "c" top: "c" }\n' + FC("fc", "c"), 0),
+    ],
+)
+def test_unscaled_images_are_followed_to_the_weights(tmp_path: Path, after: str, count: int) -> None:
+    assert len(issues(tmp_path, IMAGES.format("") + after + LOSS.format("fc"), "CS019")) == count
+
+
+def test_only_the_first_dead_relu_is_told_and_none_of_unfilled_nets(tmp_path: Path) -> None:
+    dead = CONV("a", "x", GAUSS.format(0.01), "bias_filler { value: -2 }") + ACT("ReLU", "a")
+    text = DATA + dead + CONV("c", "a") + ACT("ReLU", "c") + FC("fc", "c") + LOSS.format("fc")
+    assert [issue.layer for issue in issues(tmp_path, text, "CS020", run=True)] == ["relu_a"]
+    assert issues(tmp_path, DATA + CONV("c", "x", "") + ACT("ReLU", "c"), "CS020", run=True) == []
+
+
+V0 = """input: "x" input_dim: 4 input_dim: 3 input_dim: 9 input_dim: 7 input: "label" input_dim: 4 input_dim: 1
+input_dim: 1 input_dim: 1
+layers { layer { name: "c" type: "conv" num_output: 64 kernelsize: 3 %s } bottom: "x" top: "c" }
+layers { layer { name: "t" type: "tanh" } bottom: "c" top: "c" }
+layers { layer { name: "f" type: "innerproduct" num_output: 5 weight_filler { type: "xavier" } } bottom: "c" top: "f" }
+layers { layer { name: "l" type: "softmax_loss" } bottom: "f" bottom: "label" }
+"""
+V1 = """input: "x" input_dim: 4 input_dim: 3 input_dim: 9 input_dim: 7 input: "label" input_dim: 4 input_dim: 1
+input_dim: 1 input_dim: 1
+layers { name: "c" type: CONVOLUTION bottom: "x" top: "c" convolution_param { num_output: 64 kernel_size: 3 %s } }
+layers { name: "t" type: TANH bottom: "c" top: "c" }
+layers { name: "f" type: INNER_PRODUCT bottom: "c" top: "f"
+  inner_product_param { num_output: 5 weight_filler { type: "xavier" } } }
+layers { name: "l" type: SOFTMAX_LOSS bottom: "f" bottom: "label" }
+"""
+
+
+@pytest.mark.parametrize("text", [V0, V1], ids=["V0", "V1"])
+@pytest.mark.parametrize(
+    ("filler", "code"),
+    [
+        ("", "CS005"),
+        ('weight_filler { type: "xavier" std: 1 }', "CS006"),
+        ('weight_filler { type: "msra" }', "CS012"),
+        ('weight_filler { type: "gaussian" std: 3 }', "CS013"),
+        ('weight_filler { type: "gaussian" std: 0.1 }', None),
+    ],
+)
+def test_old_formats_are_checked_as_the_new_one(tmp_path: Path, text: str, filler: str, code: str | None) -> None:
+    found = issues(tmp_path, text % filler)
+    assert [issue.code for issue in found] == ([code] if code else [])
+    assert all(issue.place.line in (3, 4) for issue in found)

@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
+import difflib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
-from caffestat.layers import layer_class
+from caffestat.layers import layer_class, layer_types
 from caffestat.schema import UnknownField
 
-from ..context import Context
+from ..context import NORMALIZERS, Context
 from ..registry import Found, Needs, check
 
 _DATA = ("Data", "ImageData", "WindowData")
-_QUOTED = re.compile(r"layer '([^']*)'")
+_WEIGHTED = ("Convolution", "InnerProduct", "Deconvolution")
+_PASSING = ("Concat", "Crop", "Dropout", "Flatten", "Pooling", "Reshape", "Slice", "Split")
+_QUOTED = re.compile(r"""layer ('|")(.*?)\1""")
 
 
 def _layer(message: str) -> str:
     found = _QUOTED.search(message)
-    return found[1] if found else ""
+    return found[2] if found else ""
+
+
+def _anywhere(message: str) -> str:
+    """Return a message without the layer that it is about."""
+    return _QUOTED.sub("layer", message)
 
 
 @check("CS001", "net-not-built", "error", Needs.TEXT)
@@ -44,37 +52,53 @@ def unknown_field(context: Context) -> Iterator[Found]:
 
     Caffe refuses the file; other readers drop the field without a word, and with it what was meant. Mostly a typo
     (`num_outputs`), a field in the wrong message (`lr_mult` beside `param` instead of in it), or a fork's extension.
+    The same field in many layers is told once. Fields of a layer whose type is unknown, or known to be a fork's, are
+    not reported: they belong to the type.
 
     Example: `convolution_param { num_outputs: 20 }`.
 
     Fix: write the name that the message suggests, or remove the field.
     """
-    for finding in _findings(context):
-        if isinstance(finding, UnknownField):
-            yield Found(finding.place, _layer(finding.message), finding.message, "correct the name or remove the field")
+    foreign = [entry.text.span for entry in context.source.layers if entry.text and not layer_class(entry.proto.type)]
+    for finding in context.findings if context.source.layers else ():
+        if isinstance(finding, UnknownField) and not _is_within(finding, context.source.name, foreign):
+            fix = "correct the name or remove the field"
+            cause = _anywhere(finding.message)
+            yield Found(finding.place, _layer(finding.message), finding.message, fix, cause=cause)
 
 
-def _findings(context: Context) -> list[Any]:
-    """Return what reading and building found strange, once each."""
-    return list(dict.fromkeys((*context.source.findings, *context.findings)))
+def _is_within(finding: UnknownField, file: str, spans: Iterable[tuple[int, int]]) -> bool:
+    offset = finding.field.span[0]
+    return finding.place.file == file and any(start <= offset < end for start, end in spans)
 
 
 @check("CS003", "unknown-type", "error", Needs.TEXT)
 def unknown_type(context: Context) -> Iterator[Found]:
     """A layer type that nobody knows.
 
-    Caffe stops at it. Its tops have no known shape, so whatever depends on them is left out of every other check.
+    Caffe stops at it. Its tops have no known shape, so whatever depends on them is left out of every other check. It is
+    an error where the type looks like a known one misspelled, and a warning where it can only be one that a fork of
+    Caffe has. A type that many layers have is told once.
 
     Example: `type: "Convolutions"`.
 
-    Fix: correct the type. A type of a fork that caffestat lacks can be ignored by a comment in the layer:
-    `# caffestat: ignore[CS003] our own layer`.
+    Fix: correct the type. One of a fork that caffestat lacks can be described in a plugin (`--plugin`), or ignored by a
+    comment in the layer: `# caffestat: ignore[CS003] our own layer`.
     """
     for entry in context.source.layers:
-        if layer_class(entry.proto.type) is None:
-            name, kind = entry.proto.name, entry.proto.type
-            message = f"unknown layer type {kind!r}; what depends on its tops is not checked"
-            yield Found(entry.place, name, message, "correct the type")
+        kind, name = entry.proto.type, entry.proto.name
+        if layer_class(kind) is None:
+            close = _similar(kind)
+            hint = f"; did you mean {close!r}?" if close else ""
+            message = f"unknown layer type {kind!r}{hint}; what depends on its tops is not checked"
+            fix = f'type: "{close}"' if close else "if it is a fork's own type, describe it in a plugin or ignore it"
+            yield Found(entry.place, name, message, fix, severity=None if close else "warning", cause=kind)
+
+
+def _similar(kind: str) -> str | None:
+    known = {name.lower().replace("_", ""): name for name in layer_types()}
+    found = difflib.get_close_matches(kind.lower().replace("_", ""), known, n=1, cutoff=0.9)
+    return known[found[0]] if found else None
 
 
 @check("CS004", "odd-text", "info", Needs.TEXT)
@@ -85,9 +109,33 @@ def odd_text(context: Context) -> Iterator[Found]:
 
     Fix: as the message says.
     """
-    for finding in _findings(context):
+    for finding in context.findings:
         if not isinstance(finding, UnknownField) and "unknown layer type" not in finding.message:
-            yield Found(finding.place, _layer(finding.message), finding.message, "see the message")
+            cause = _anywhere(finding.message)
+            yield Found(finding.place, _layer(finding.message), finding.message, "see the message", cause=cause)
+
+
+@check("CS023", "unknown-shape", "info", Needs.NET)
+def unknown_shape(context: Context) -> Iterator[Found]:
+    """The shape of the data does not stand in the file.
+
+    It stands in a database, in image files or in Python code, none of which is at hand. What depends on it cannot be
+    checked. Images are taken for 224 x 224, or 28 x 28 where that fits better, so that most can: gains do not depend on
+    the size up to the first inner product, whose fan-in does. Deploy nets are not reported.
+
+    Example: a `Data` layer without `crop_size` whose LMDB is on another machine.
+
+    Fix: `--shape data=64,1,28,28` on the command line.
+    """
+    for unknown in context.unknown_shapes if context.trains else ():
+        layer = unknown.node.layer
+        blobs = [context.built.blobs[top] for top in unknown.node.tops]
+        tops = [blob.name for blob in blobs if blob.shape is None or blob.shape == unknown.taken]
+        rest = f"is taken for {'x'.join(map(str, unknown.taken))}" if unknown.taken else "is not checked"
+        what = ", ".join(map(repr, tops)) if unknown.taken else f"what depends on {', '.join(map(repr, tops))}"
+        message = f"the shape stands {layer.shapes_stand()}, which is not at hand: {what} {rest}"
+        fix = " ".join(f"--shape {top}=N,C,H,W" for top in tops)
+        yield Found(unknown.node.place, unknown.node.name, message, fix)
 
 
 @check("CS019", "unscaled-input", "warning", Needs.TEXT)
@@ -101,20 +149,35 @@ def unscaled_input(context: Context) -> Iterator[Found]:
     Example: a `Data` layer whose `transform_param` has neither `scale` nor `mean_file` nor `mean_value`, in front of a
     convolution.
 
-    Fix: `transform_param { scale: 0.00390625 }`, which is 1/256, or a `mean_value` per channel. A BatchNorm or Scale
-    layer that reads the data directly does as well, and is not reported.
+    Fix: `transform_param { scale: 0.00390625 }`, which is 1/256, or a `mean_value` per channel. A BatchNorm, Power or
+    Scale layer that reads the data, or a BatchNorm right behind the first layer with weights, does as well, and is not
+    reported.
     """
     for entry in context.source.layers:
         transform = entry.proto.transform_param
         if entry.proto.type not in _DATA or transform.HasField("mean_file") or transform.mean_value:
             continue
         scale = transform.scale if transform.HasField("scale") else 1.0
-        if scale > 1 / 16 and _meets_weights(context, entry.proto):
+        if scale > 1 / 16 and entry.proto.top and _meets_weights(context, entry.proto.top[0]):
             message = f"images go in as 0 to {255 * scale:g}: no scale and no mean in transform_param"
-            yield Found(entry.place, entry.proto.name, message, "add transform_param { scale: 0.00390625 } or a mean")
+            fix = "add transform_param { scale: 0.00390625 } or a mean"
+            yield Found(entry.place, entry.proto.name, message, fix, cause=f"{scale:g}")
 
 
-def _meets_weights(context: Context, data: Any) -> bool:
-    """Tell whether a layer with weights reads the images as they are."""
-    readers = [e.proto.type for e in context.source.layers if data.top and data.top[0] in e.proto.bottom]
-    return any(kind in ("Convolution", "InnerProduct", "Deconvolution") for kind in readers)
+def _meets_weights(context: Context, blob: str) -> bool:
+    """Tell whether a layer with weights reads images as they are, no BatchNorm behind it to make up for it."""
+    blobs = [blob]
+    for name in blobs:
+        readers = _readers(context, name)
+        if any(reader.type in _WEIGHTED and not _is_normalized(context, reader) for reader in readers):
+            return True
+        blobs += [top for reader in readers if reader.type in _PASSING for top in reader.top if top not in blobs]
+    return False
+
+
+def _is_normalized(context: Context, layer: Any) -> bool:
+    return any(reader.type in NORMALIZERS for top in layer.top for reader in _readers(context, top))
+
+
+def _readers(context: Context, blob: str) -> list[Any]:
+    return [entry.proto for entry in context.source.layers if blob in entry.proto.bottom]

@@ -23,14 +23,18 @@ _READ = {
 }
 _FILLER_FIELDS = ("weight_filler", "bias_filler", "filler")
 _SQUASHING = ("Sigmoid", "TanH")
+_PROD = 0  # of EltwiseParameter.EltwiseOp
 
 
-def _weights(context: Context) -> Iterator[tuple[Node, NetParam]]:
-    """Yield the weights of all layers: what sums over several inputs, not biases, scales or slopes."""
-    for node in context.built.nodes:
+def _filled(context: Context, role: str = "weight") -> Iterator[tuple[Node, NetParam]]:
+    """Yield the weights of a net that is trained (what sums over several inputs), or the params of another role.
+
+    Those whose trained values are given are left out: their fillers do not matter.
+    """
+    for node in context.built.nodes if context.trains else ():
         for number in node.params:
             entry = context.built.params[number]
-            if entry.param.role == "weight":
+            if entry.param.role == role and number not in context.given:
                 yield node, entry
 
 
@@ -83,21 +87,30 @@ def missing_filler(context: Context) -> Iterator[Found]:
     Example: `inner_product_param { num_output: 10 }` in a net with a loss.
 
     Fix: `weight_filler { type: "msra" }` in front of ReLU, `"xavier"` in front of anything else. Deploy nets, which
-    have no loss, are not reported, nor layers whose weights are given (`--weights`) or frozen (`lr_mult: 0`).
+    have no loss, are not reported, nor layers that are frozen (`lr_mult: 0`), nor those whose weights are given, by
+    `--weights` or by `weights` in the solver: new layers that a caffemodel lacks are. A net that also freezes layers
+    without a filler can only be meant for trained weights, and is told of once, as info.
     """
-    if not context.trains or context.given_weights:
+    if not context.trains:
         return
-    for node, entry in _weights(context):
-        if not entry.param.written and entry.lr_mult and entry.owner is None:
-            kind = _suitable(context, node)
-            fix = f'weight_filler {{ type: "{kind}" }}, or --weights FILE for trained ones'
-            message = "no weight_filler: Caffe starts these weights at zero, and no signal passes"
-            yield Found(node.place, node.name, message, fix, edits=_set_type(context, node, kind))
+    trained = [node for node, entry in context.unfilled if entry.lr_mult]
+    if context.awaits_weights and trained:
+        message = (
+            f"{len(trained)} layers have no weight_filler, nor have frozen ones: the net waits for trained weights"
+        )
+        fix = "--weights FILE tells which layers do not get any"
+        yield Found(trained[0].place, trained[0].name, message, fix, {"layers": len(trained)}, severity="info")
+        return
+    for node in trained:
+        kind = _suitable(context, node)
+        fix = f'weight_filler {{ type: "{kind}" }}, or --weights FILE for trained ones'
+        message = "no weight_filler: Caffe starts these weights at zero, and no signal passes"
+        yield Found(node.place, node.name, message, fix, edits=_set_type(context, node, kind), cause="missing")
 
 
 def _suitable(context: Context, node: Node) -> str:
     follower = context.nonlinearity(node)
-    return "msra" if follower and follower.type in ("ReLU", "PReLU") else "xavier"
+    return "msra" if follower and follower.type in ("ReLU", "ReLU6", "PReLU") else "xavier"
 
 
 @check("CS006", "ignored-filler-field", "warning", Needs.TEXT)
@@ -107,9 +120,11 @@ def ignored_filler_field(context: Context) -> Iterator[Found]:
     `std` means nothing to xavier, whose spread follows from the fan alone; `value` means nothing to gaussian. The
     field is dropped without a word, and the weights are not what the file seems to say.
 
-    Example: `weight_filler { type: "xavier" std: 0.01 }` draws from ±sqrt(3/n), whatever n is.
+    Example: `weight_filler { type: "xavier" std: 0.01 }` draws from ±sqrt(3/n), whatever n is. `type: "uniform" std:
+    0.05` draws from 0 to 1, the defaults of min and max.
 
-    Fix: remove the field, or change the type: `type: "gaussian" std: 0.01`.
+    Fix: remove the field, or change the type: `type: "gaussian" std: 0.01`. A uniform filler with std wants `min` and
+    `max` at ±sqrt(3)·std.
     """
     for entry in context.source.layers:
         for field, message in _fillers(entry.text.fields if entry.text else ()):
@@ -117,8 +132,29 @@ def ignored_filler_field(context: Context) -> Iterator[Found]:
             for part in message.fields:
                 if kind in _READ and part.name not in _READ[kind]:
                     text = f"{field.name} of type {kind!r} ignores {part.name}"
-                    fix = f"remove {part.name}, or take the type that reads it"
-                    yield Found(part.place, entry.proto.name, text, fix, edits=_removing(part))
+                    yield _ignored(part, entry.proto.name, text, kind == "uniform" and not _has_range(message), message)
+
+
+def _has_range(message: Any) -> bool:
+    return message.first("min") is not None or message.first("max") is not None
+
+
+def _ignored(part: Field, layer: str, text: str, is_unit: bool, message: Any) -> Found:
+    """Return the finding; where a uniform filler is left with its default range, a person must say which was meant."""
+    if not is_unit:
+        fix = f"remove {part.name}, or take the type that reads it"
+        return Found(part.place, layer, text, fix, edits=_removing(part), cause=text)
+    text += ", and draws from 0 to 1"
+    return Found(part.place, layer, text, f"say the range: {_range(part)}", cause=text)
+
+
+def _range(part: Field) -> str:
+    """Return the range of a uniform filler that has the std which is written."""
+    try:
+        half = 3**0.5 * float(part.values[0].text) if part.name == "std" else None  # type: ignore[union-attr]
+    except ValueError:
+        half = None
+    return f"min: {-half:.4g} max: {half:.4g}" if half is not None else "min and max"
 
 
 def _removing(field: Field) -> Callable[[Document], Sequence[Edit]]:
@@ -147,31 +183,36 @@ def _scalar(message: Any, name: str) -> str:
 def symmetric_weights(context: Context) -> Iterator[Found]:
     """All weights of a layer start at the same value.
 
-    Units with equal weights compute the same, get the same gradient, and stay equal for ever: a layer of any width is
-    worth one unit. At zero they pass no gradient down either.
+    Units with equal weights compute the same: a layer of any width passes one number on, z = c·Σx, and starts as one
+    unit. What tells its units apart comes from the layer behind it alone, and where that is alike too they stay equal
+    for ever. At zero they pass no gradient down either.
 
     Example: `weight_filler { type: "constant" value: 0.01 }` with `num_output: 500`.
 
-    Fix: a random filler, `"xavier"` or `"msra"`. A layer with one output is not reported, nor zeros in the last layer
-    before the loss, which break no symmetry because its outputs differ by their labels.
+    Fix: a random filler, `"xavier"` or `"msra"`. A layer with one output per group is not reported, nor zeros in the
+    last layer before the loss, which break no symmetry because its outputs differ by their labels; other constants
+    there are a warning, as they too pass no gradient down at first.
     """
-    if not context.trains or context.given_weights:
-        return
-    for node, entry in _weights(context):
+    for node, entry in _filled(context):
         filler = entry.param.filler
-        if filler.type != "constant" or not entry.param.written or not entry.lr_mult or _outputs(node) < 2:
+        if filler.type != "constant" or not entry.param.written or not entry.lr_mult or _outputs(node, entry) < 2:
             continue
-        if filler.value == 0 and not _has_weights_after(context, node):
+        is_last = not _has_weights_after(context, node)
+        if filler.value == 0 and is_last:
             continue
-        kind = _suitable(context, node)
-        message = f"all weights start at {filler.value:g}: the {_outputs(node)} outputs stay equal"
+        fix = f'weight_filler {{ type: "{_suitable(context, node)}" }}'
+        message = f"all weights start at {filler.value:g}: the {_outputs(node, entry)} outputs start equal"
+        numbers, cause = {"value": filler.value}, f"{filler.value:g}"
+        severity = "warning" if is_last else None
         place = _place(context, node, "weight")
-        yield Found(place, node.name, message, f'weight_filler {{ type: "{kind}" }}', {"value": filler.value})
+        yield Found(place, node.name, message, fix, numbers, severity=severity, cause=cause)
 
 
-def _outputs(node: Node) -> int:
+def _outputs(node: Node, entry: NetParam) -> int:
+    """Return how many outputs of a layer read the same inputs: its channels, by group."""
     shape = node.top_shapes[0] if node.top_shapes else None
-    return shape[1] if shape and len(shape) > 1 else 1
+    channels = shape[1] if shape and len(shape) > 1 else 1
+    return channels // max(node.layer.proto.convolution_param.group, 1)
 
 
 def _has_weights_after(context: Context, node: Node) -> bool:
@@ -194,16 +235,16 @@ def fan_differs(context: Context) -> Iterator[Found]:
     Example: `Deconvolution` from 256 to 64 channels, kernel 4, stride 2: Caffe takes n = 64·16, the truth is 256·16 /
     4.
 
-    Fix: `variance_norm: FAN_OUT` where the axes are swapped, or `gaussian` with the std that the message states. A
-    difference below a factor of 1.5 (`--fan-factor`) is not reported.
+    Fix: `variance_norm: FAN_OUT` where the axes are swapped and the stride is 1, or `gaussian` with the std that the
+    message states. A difference below a factor of 1.5 (`--fan-factor`) is not reported, nor an n that is the true
+    fan-in after all.
     """
-    for node, entry in _weights(context):
+    for node, entry in _filled(context):
         filler, shape = entry.param.filler, entry.param.shape
-        if filler.type not in ("xavier", "msra") or len(shape) < 2 or context.given_weights or not context.trains:
+        if filler.type not in ("xavier", "msra") or len(shape) < 2 or not entry.lr_mult:
             continue
         used, true = _fans(filler, shape, entry)
-        factor = max(used / true, true / used)
-        if factor >= context.limits.fan_factor:
+        if all(_apart(used, n) >= context.limits.fan_factor for n in (true, entry.param.fan_in)):
             std = ((2 if filler.type == "msra" else 1) / true) ** 0.5
             message = (
                 f"{filler.type} takes n = {used:g} where {true:g} is summed over: "
@@ -212,6 +253,10 @@ def fan_differs(context: Context) -> Iterator[Found]:
             numbers = {"caffe": used, "true": true, "factor": true / used}
             fix = f'type: "gaussian" std: {std:.4g}, or the variance_norm that fits'
             yield Found(_place(context, node, "weight"), node.name, message, fix, numbers)
+
+
+def _apart(one: float, other: float) -> float:
+    return max(one / other, other / one)
 
 
 def _fans(filler: Filler, shape: tuple[int, ...], entry: NetParam) -> tuple[float, float]:
@@ -238,7 +283,7 @@ def shared_fillers_differ(context: Context) -> Iterator[Found]:
         if entry.owner is None:
             continue
         owner, node = params[entry.owner], context.built.nodes[entry.node]
-        if entry.param.written and entry.param.filler != owner.param.filler:
+        if entry.param.written and _what_is_read(entry.param.filler) != _what_is_read(owner.param.filler):
             first = context.built.nodes[owner.node]
             message = (
                 f"param {entry.name!r} is shared with layer {first.name!r} at {first.place}, "
@@ -246,6 +291,11 @@ def shared_fillers_differ(context: Context) -> Iterator[Found]:
             )
             place = _place(context, node, entry.param.role)
             yield Found(place, node.name, message, "write the same filler in both layers")
+
+
+def _what_is_read(filler: Filler) -> dict[str, Any]:
+    """Return the fields of a filler that its type reads."""
+    return {name: getattr(filler, name) for name in _READ.get(filler.type, {"type"})}
 
 
 @check("CS010", "saturating-bias", "warning", Needs.NET)
@@ -257,18 +307,18 @@ def saturating_bias(context: Context) -> Iterator[Found]:
 
     Example: `bias_filler { type: "constant" value: 5 }` in front of a Sigmoid.
 
-    Fix: a bias of 0; in front of ReLU a small positive one does no harm.
+    Fix: a bias of 0; in front of ReLU a small positive one does no harm. Deploy nets, and biases whose values are given
+    (`--weights`), are not reported.
     """
-    for node in context.built.nodes:
-        for number in node.params:
-            entry = context.built.params[number]
-            value, follower = entry.param.filler.value, context.nonlinearity(node)
-            if entry.param.role != "bias" or entry.param.filler.type != "constant" or follower is None:
-                continue
-            flat = {"Sigmoid": abs(value) > 2.5, "TanH": abs(value) > 2.0, "ReLU": value < -2.5}
-            if flat.get(follower.type) and not context.given_weights:
-                message = f"a bias of {value:g} puts {follower.type} layer {follower.name!r} where it is flat"
-                yield Found(_place(context, node, "bias"), node.name, message, "start the bias at 0", {"value": value})
+    for node, entry in _filled(context, "bias"):
+        value, follower = entry.param.filler.value, context.nonlinearity(node)
+        if entry.param.filler.type != "constant" or follower is None:
+            continue
+        flat = {"Sigmoid": abs(value) > 2.5, "TanH": abs(value) > 2.0, "ReLU": value < -2.5, "ReLU6": value < -2.5}
+        if flat.get(follower.type):
+            message = f"a bias of {value:g} puts {follower.type} layer {follower.name!r} where it is flat"
+            numbers, cause = {"value": value}, f"{value:g} {follower.type}"
+            yield Found(_place(context, node, "bias"), node.name, message, "start the bias at 0", numbers, cause=cause)
 
 
 @check("CS011", "xavier-before-relu", "warning", Needs.NET)
@@ -284,7 +334,7 @@ def xavier_before_relu(context: Context) -> Iterator[Found]:
     Fix: `"msra"`, Var(w) = 2 / n. Stacks of fewer than 8 such layers in a row (`--deep`) are not reported, nor nets
     that normalize.
     """
-    if context.has_batch_norm or context.given_weights or not context.trains:
+    if context.has_batch_norm or context.given or not context.trains:
         return
     for stack in _stacks(context):
         if len(stack) >= context.limits.deep:
@@ -339,21 +389,37 @@ def msra_before_squashing(context: Context) -> Iterator[Found]:
 
     msra doubles the variance, Var(w) = 2 / n, to make up for the half that ReLU takes. tanh and sigmoid take nothing
     for small inputs, so the signal grows by √2 per layer until they saturate, where their slope, and the gradient, is
-    near 0.
+    near 0. One whose values are an output, or a gate that multiplies others, passes nothing on and is not reported.
 
     Example: `weight_filler { type: "msra" }` in a convolution followed by `type: "TanH"`.
 
     Fix: `"xavier"`, Var(w) = 1 / n.
     """
-    if context.given_weights or not context.trains:
-        return
-    for node, entry in _weights(context):
+    for node, entry in _filled(context):
         follower = context.nonlinearity(node)
-        if entry.param.filler.type == "msra" and follower is not None and follower.type in _SQUASHING:
+        if entry.param.filler.type != "msra" or follower is None or follower.type not in _SQUASHING:
+            continue
+        if not _is_output_or_gate(context, follower):
             message = (
                 f"msra in front of {follower.type} layer {follower.name!r}: twice the variance that keeps the signal"
             )
+            place, fix = _place(context, node, "weight"), 'weight_filler { type: "xavier" }'
             edits = _set_type(context, node, "xavier")
-            yield Found(
-                _place(context, node, "weight"), node.name, message, 'weight_filler { type: "xavier" }', edits=edits
-            )
+            yield Found(place, node.name, message, fix, edits=edits, cause=follower.type)
+
+
+def _is_output_or_gate(context: Context, squashing: Node) -> bool:
+    """Tell whether what a sigmoid or tanh says goes into no other layer's sum: a probability, a factor."""
+    return not _has_weights_after(context, squashing) or all(
+        reader.type == "Scale" or (reader.type == "Eltwise" and reader.layer.proto.eltwise_param.operation == _PROD)
+        for reader in _readers(context, squashing)
+    )
+
+
+def _readers(context: Context, node: Node) -> Iterator[Node]:
+    """Yield who reads a node's tops, through the splits that Caffe inserts."""
+    for reader in context.followers(node):
+        if reader.type == "Split":
+            yield from _readers(context, reader)
+        else:
+            yield reader

@@ -10,6 +10,8 @@ from caffestat.net import Measurement
 from ..context import Context
 from ..registry import Found, Needs, check
 
+_RELUS = ("ReLU", "ReLU6")
+
 
 def _measured(context: Context) -> Measurement:
     assert context.measured is not None
@@ -21,18 +23,20 @@ def dead_relu(context: Context) -> Iterator[Found]:
     """Nearly all outputs of a ReLU are zero.
 
     A unit whose input is negative for every sample gets no gradient and never comes back. At a sound start half of the
-    outputs are zero. Needs `--run`; reported when nine in ten are (`--dead`).
+    outputs are zero. Needs `--run`; reported when nine in ten are (`--dead`). One that reads nothing but zeros is not
+    reported, be it behind a dead one or behind weights that nobody has filled.
 
     Example: a bias of -3 in front of a ReLU; inputs that are all positive with weights that are mostly negative.
 
     Fix: a bias of 0 or slightly above, weights of mean 0, inputs of mean 0.
     """
-    for (index, top), share in context.zeros.items():
+    for (index, _), share in context.zeros.items():
         node = context.built.nodes[index]
-        if node.type == "ReLU" and top == 0 and share > context.limits.dead:
-            yield Found(
-                node.place, node.name, f"{share:.0%} of its outputs are zero", "raise the bias", {"share": share}
-            )
+        if node.type not in _RELUS or context.zeros.get(context.read_by(node)) == 1.0:
+            continue
+        if share > context.limits.dead:
+            message = f"{share:.0%} of its outputs are zero"
+            yield Found(node.place, node.name, message, "raise the bias", {"share": share})
 
 
 @check("CS021", "not-finite", "error", Needs.RUN)
@@ -53,7 +57,10 @@ def not_finite(context: Context) -> Iterator[Found]:
     for (index, position), what, value in [*forward, *sorted(backward, key=lambda found: -found[0][0])]:
         if not math.isfinite(value):
             node = context.built.nodes[index]
-            yield Found(node.place, node.name, f"{what} {position} is the first that is {value}", "look at its input")
+            blobs = {"top": node.tops, "gradient of bottom": node.bottoms}.get(what)
+            name = repr(context.built.blobs[blobs[position]].name) if blobs else str(position)
+            message = f"{what} {name} is the first that is {value}"
+            yield Found(node.place, node.name, message, "look at its input")
             return
 
 

@@ -6,29 +6,39 @@ import math
 from collections.abc import Iterator
 
 from caffestat.net import Node
-from caffestat.theory import Signal
+from caffestat.net.gains import Gain
 
-from ..context import Context
+from ..context import NORMALIZERS, Context
 from ..registry import Found, Needs, check
 
 _FLAT = {"Sigmoid": 4.36, "TanH": 2.18}  # |z| beyond which the slope is below a twentieth of the largest
-
-
-def _is_silent(context: Context) -> bool:
-    """Tell whether nothing can be said because weights are missing: another check speaks about that."""
-    net = context.built
-    missing = any(p.param.role == "weight" and not p.param.written and p.owner is None for p in net.params)
-    return not context.trains or (missing and not context.given_weights)
+_FEW = 10  # terms of a sum below which it is not taken for normal
 
 
 def _reference(context: Context) -> float:
-    """Return the mean |x| that the first layer with weights reads."""
+    """Return the mean |x| that the first layer with weights reads; of an Embed, which reads indexes, that it gives."""
     for gain in context.gains:
-        blob = context.built.nodes[gain.node].bottoms[0]
-        for node in context.built.nodes:
-            if blob in node.tops and (node.index, node.tops.index(blob)) in context.prediction.tops:
-                return context.prediction.tops[node.index, node.tops.index(blob)].mean_abs
+        node = context.built.nodes[gain.node]
+        key = (node.index, 0) if node.type == "Embed" else context.read_by(node)
+        found = context.prediction.tops.get(key)
+        if found is not None:
+            return found.mean_abs
     return 1.0
+
+
+def _behind_weights(context: Context) -> Iterator[Node]:
+    """Yield the layers with weights, and what depends on them."""
+    weighted, blobs = {gain.node for gain in context.gains}, set[int]()
+    for node in context.built.nodes:
+        if node.index in weighted or blobs & set(node.bottoms):
+            blobs.update(node.tops)
+            yield node
+
+
+def _is_normalized(context: Context, node: Node) -> bool:
+    """Tell whether whoever reads a layer's tops sets their size anew."""
+    readers = list(context.followers(node))
+    return bool(readers) and all(reader.type in NORMALIZERS for reader in readers)
 
 
 def _first_top(context: Context, is_out: bool, limit: float) -> tuple[Node, float] | None:
@@ -36,9 +46,9 @@ def _first_top(context: Context, is_out: bool, limit: float) -> tuple[Node, floa
     reference = _reference(context)
     if reference <= 0:
         return None
-    for node in context.built.nodes:
+    for node in _behind_weights(context):
         found = context.prediction.tops.get((node.index, 0))
-        if found is None or not node.bottoms or not node.top_shapes[0]:
+        if found is None or not node.top_shapes[0] or _is_normalized(context, node):
             continue
         ratio = found.mean_abs / reference
         if (ratio > limit) if is_out else (ratio < limit):
@@ -46,11 +56,20 @@ def _first_top(context: Context, is_out: bool, limit: float) -> tuple[Node, floa
     return None
 
 
-def _responsible(context: Context, node: Node) -> str:
-    """Say which layers with weights up to a node weaken or strengthen the signal most."""
-    before = [gain for gain in context.gains if gain.node <= node.index and gain.forward > 0]
-    worst = sorted(before, key=lambda gain: -abs(math.log(gain.forward)))[:3]
-    return ", ".join(f"{gain.layer} ×{math.sqrt(gain.forward):.3g}" for gain in worst)
+def _responsible(context: Context, node: Node, is_out: bool) -> str:
+    """Say which layers with weights up to a node weaken, or strengthen, the amplitude of the signal most."""
+    before = [gain for gain in context.gains if gain.node <= node.index]
+    amplitudes = [(_amplitude(context, gain), gain.layer) for gain in before]
+    worst = sorted((a for a in amplitudes if a[0] > 0 and (a[0] > 1) == is_out), reverse=is_out)[:3]
+    return ", ".join(f"{layer} ×{amplitude:.3g}" for amplitude, layer in worst)
+
+
+def _amplitude(context: Context, gain: Gain) -> float:
+    """Return √E[x²] in front of the next layer with weights as a share of that in front of this one."""
+    node = context.built.nodes[gain.node]
+    tops = context.prediction.tops
+    before, own = tops.get(context.read_by(node)), tops.get((node.index, 0))
+    return math.sqrt(own.second / before.second * gain.kept) if own and before and before.second > 0 else 0.0
 
 
 @check("CS013", "saturated", "warning", Needs.PREDICTION)
@@ -62,29 +81,58 @@ def saturated(context: Context) -> Iterator[Found]:
 
     Example: `gaussian` with std 1 in front of a TanH that sums over 500 inputs: z has a standard deviation of 22.
 
-    Fix: a smaller spread: `"xavier"`, or the std that the message states. Reported when more than half of the inputs
-    (`--saturated`) are in the flat part.
+    Fix: a smaller spread: `"xavier"`, or weights as many times smaller as the message states, for a spread of 1; an
+    input of mean 0 where it is the mean that is far off. Reported when more than half of the inputs (`--saturated`) are
+    in the flat part. A sigmoid through which no gradient has to pass is not reported, nor one whose inputs are sums of
+    fewer than ten terms, whose distribution is not known.
     """
-    if not context.trains:
-        return
-    for node in context.built.nodes:
-        edge, signal = _FLAT.get(node.type), None
-        if edge:
-            signal = _input_signal(context, node)
-        if edge is None or signal is None:
+    for node in context.built.nodes if not context.is_silent else ():
+        edge = _FLAT.get(node.type)
+        signal = context.prediction.signals.get(context.read_by(node)) if edge else None
+        if edge is None or signal is None or not node.need_backward or _sums_few(context, node):
             continue
         share = signal.share_beyond(edge)
         if share > context.limits.saturated:
             spread = math.sqrt(max(signal.second - signal.mean**2, 0.0))
-            message = f"{share:.0%} of the inputs lie beyond ±{edge:g}, where {node.type} is flat (spread {spread:.3g})"
-            fix = f"make the weights before it {max(spread, 1e-9):.2g} times smaller"
-            yield Found(node.place, node.name, message, fix, {"share": share, "spread": spread})
+            message = (
+                f"{share:.0%} of the inputs lie beyond ±{edge:g}, where {node.type} is flat "
+                f"(mean {round(signal.mean, 6):.3g}, spread {spread:.3g})"
+            )
+            numbers = {"share": share, "mean": signal.mean, "spread": spread}
+            yield Found(node.place, node.name, message, _unsaturate(context, node, signal.mean, spread), numbers)
 
 
-def _input_signal(context: Context, node: Node) -> Signal | None:
-    blob = node.bottoms[0]
-    writers = [n for n in context.built.nodes[: node.index] if blob in n.tops]
-    return context.prediction.signals.get((writers[-1].index, writers[-1].tops.index(blob))) if writers else None
+def _unsaturate(context: Context, node: Node, mean: float, spread: float) -> str:
+    if abs(mean) > spread:
+        return f"bring the mean of its input from {mean:.3g} to 0: a bias, or what the layers before it read"
+    gain = _weights_before(context, node)
+    whose = f"of layer {gain.layer!r}" if gain else "before it"
+    return f"make the weights {whose} {spread:.2g} times smaller"
+
+
+def _sums_few(context: Context, node: Node) -> bool:
+    gain = _weights_before(context, node)
+    if gain is None:
+        return False
+    param = context.built.params[context.built.nodes[gain.node].params[0]].param
+    kept = 1.0 if param.filler.sparse == -1 else param.filler.sparse / param.shape[0]
+    return gain.fan_in * kept < _FEW
+
+
+def _weights_before(context: Context, node: Node) -> Gain | None:
+    """Return the last layer with weights in front of a layer."""
+    before = [gain for gain in context.gains if node.index in _next_nodes(context, gain)]
+    return before[-1] if before else None
+
+
+def _next_nodes(context: Context, gain: Gain) -> set[int]:
+    """Return who reads a layer's top, up to the next layers with weights."""
+    found, blobs, weighted = set[int](), set(context.built.nodes[gain.node].tops), {g.node for g in context.gains}
+    for node in context.built.nodes[gain.node + 1 :]:
+        if blobs & set(node.bottoms):
+            found.add(node.index)
+            blobs.update(() if node.index in weighted else node.tops)
+    return found
 
 
 @check("CS014", "signal-vanishes", "warning", Needs.PREDICTION)
@@ -99,12 +147,14 @@ def signal_vanishes(context: Context) -> Iterator[Found]:
 
     Fix: `"msra"` in front of ReLU, `"xavier"` otherwise, or BatchNorm.
     """
-    if _is_silent(context):
+    if context.is_silent:
         return
     found = _first_top(context, False, context.limits.vanish)
     if found:
         node, ratio = found
-        message = f"mean |x| is down to {ratio:.2g} of the input's; amplitude gains: {_responsible(context, node)}"
+        message = (
+            f"mean |x| is down to {ratio:.2g} of the input's; amplitude gains: {_responsible(context, node, False)}"
+        )
         yield Found(node.place, node.name, message, "larger weights: msra before ReLU, else xavier", {"ratio": ratio})
 
 
@@ -119,20 +169,23 @@ def signal_explodes(context: Context) -> Iterator[Found]:
 
     Fix: `"msra"` in front of ReLU, `"xavier"` otherwise, or BatchNorm.
     """
-    if _is_silent(context):
+    if context.is_silent:
         return
     found = _first_top(context, True, context.limits.explode)
     if found:
         node, ratio = found
-        message = f"mean |x| is {ratio:.2g} times the input's; amplitude gains: {_responsible(context, node)}"
+        message = f"mean |x| is {ratio:.2g} times the input's; amplitude gains: {_responsible(context, node, True)}"
         yield Found(node.place, node.name, message, "smaller weights: msra before ReLU, else xavier", {"ratio": ratio})
 
 
 def _gradient_range(context: Context) -> list[tuple[Node, float]]:
-    """Return, from the loss down, each layer with weights and the amplitude its gradient has kept on the way to it."""
+    """Return, from the loss down, each layer with weights and the amplitude its gradient has kept on the way to it.
+
+    Layers in front of one that cannot be computed are left out: not all of their gradient is known.
+    """
     gains = [gain for gain in context.gains if gain.product_backward is not None and gain.backward is not None]
     found = []
-    for gain in reversed(gains):
+    for gain in reversed([gain for gain in gains if gain.node not in context.behind_unknown]):
         own = gain.backward or 0.0
         arriving = (gain.product_backward or 0.0) / own if own > 0 else 0.0
         found.append((context.built.nodes[gain.node], math.sqrt(arriving * (gain.kept_backward or 0.0))))
@@ -151,7 +204,7 @@ def gradient_vanishes(context: Context) -> Iterator[Found]:
 
     Fix: ReLU with `"msra"`, or BatchNorm; with tanh, `"xavier"` with `variance_norm: AVERAGE`.
     """
-    if _is_silent(context):
+    if context.is_silent:
         return
     for node, kept in _gradient_range(context):
         if kept < context.limits.vanish:
@@ -171,7 +224,7 @@ def gradient_explodes(context: Context) -> Iterator[Found]:
 
     Fix: smaller weights: `"msra"` in front of ReLU, `"xavier"` otherwise.
     """
-    if _is_silent(context):
+    if context.is_silent:
         return
     for node, kept in _gradient_range(context):
         if kept > context.limits.explode:
@@ -187,13 +240,14 @@ def uneven_steps(context: Context) -> Iterator[Found]:
     """The first step changes some layers far more than others.
 
     A step moves weights by lr·E|dW|, which matters in relation to E|w|. Where this ratio differs by more than seven
-    orders of magnitude (`--uneven`) between two layers, no learning rate fits both.
+    orders of magnitude (`--uneven`) between two layers, no learning rate fits both. Where signal or gradient leave
+    their range, the step follows from that and is not reported.
 
     Example: a first layer with std 0.0001 in a net whose other layers have 0.1.
 
     Fix: equal gains: msra or xavier throughout; or `lr_mult` for the layers concerned.
     """
-    if _is_silent(context):
+    if context.is_silent or _leaves_range(context):
         return
     ratios = sorted(_step_ratios(context), key=lambda pair: pair[0])
     if len(ratios) > 1 and ratios[-1][0] > context.limits.uneven * ratios[0][0]:
@@ -202,11 +256,25 @@ def uneven_steps(context: Context) -> Iterator[Found]:
         yield Found(fast.place, fast.name, message, "msra or xavier throughout, or lr_mult", {"ratio": high / low})
 
 
+def _leaves_range(context: Context) -> bool:
+    low, high = context.limits.vanish, context.limits.explode
+    if _first_top(context, False, low) or _first_top(context, True, high):
+        return True
+    return any(not low <= kept <= high for _, kept in _gradient_range(context))
+
+
 def _step_ratios(context: Context) -> Iterator[tuple[float, Node]]:
     for gain in context.gains:
         node = context.built.nodes[gain.node]
         entry = context.built.params[node.params[0]]
         weight = context.prediction.params.get((node.index, 0))
         diff = context.prediction.param_diffs.get((node.index, 0))
-        if weight and diff and entry.lr_mult and weight.mean_abs > 0 and diff.mean_abs > 0:
+        if (
+            node.index not in context.behind_unknown
+            and weight
+            and diff
+            and entry.lr_mult
+            and weight.mean_abs > 0
+            and diff.mean_abs > 0
+        ):
             yield entry.lr_mult * diff.mean_abs / weight.mean_abs, node

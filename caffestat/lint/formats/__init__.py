@@ -6,8 +6,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from ..repeats import without_repeats
 from . import github, json_format, junit, sarif, text
 
 if TYPE_CHECKING:
@@ -25,8 +27,10 @@ FORMATS: dict[str, Callable[[Checked], str]] = {
 
 
 def render(checked: Checked, format: str = "text") -> str:
-    """Return what was found, and what could not be checked, in one of `FORMATS`. Raises KeyError for others.
+    """Return what was found, one cause told once, and what could not be checked, in one of `FORMATS`.
 
-    Bytes of a file's name that are no UTF-8 become question marks: no format can hold them.
+    Raises KeyError for other formats. Bytes of a file's name that are no UTF-8 become question marks: no format can
+    hold them.
     """
-    return FORMATS[format](checked).encode("utf-8", "replace").decode()
+    told = replace(checked, issues=tuple(without_repeats(checked.issues)))
+    return FORMATS[format](told).encode("utf-8", "replace").decode()
