@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field, fields
 from functools import cached_property
@@ -61,7 +62,7 @@ class Context:
     given           the numbers of the params whose trained values are given, so that their fillers do not matter
     values          the params with those of `given` filled in; None without any, or where they are not at hand
     measured        what a run measured; None without one
-    zeros           the share of zeros by (node, top), of the run
+    zeros, finite   by (node, top), of the run: the share of zeros, and whether all elements are finite
     """
 
     source: NetSource
@@ -74,6 +75,7 @@ class Context:
     values: list[np.ndarray] | None = None
     measured: Measurement | None = None
     zeros: dict[tuple[int, int], float] = field(default_factory=dict)
+    finite: dict[tuple[int, int], bool] = field(default_factory=dict)
 
     @property
     def built(self) -> Net:
@@ -93,6 +95,12 @@ class Context:
     def gains(self) -> list[Gain]:
         """The gains of its layers."""
         return gains(self.built, self.prediction)
+
+    def amplitude(self, gain: Gain) -> float:
+        """Return √E[x²] in front of the next layer with weights as a share of that in front of this one; 0: unknown."""
+        node, tops = self.built.nodes[gain.node], self.prediction.tops
+        before, own = tops.get(self.read_by(node)), tops.get((node.index, 0))
+        return math.sqrt(own.second / before.second * gain.kept) if own and before and before.second > 0 else 0.0
 
     @cached_property
     def trains(self) -> bool:

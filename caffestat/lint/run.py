@@ -274,7 +274,7 @@ def _fill(context: Context, net: Net, weights: Sequence[str], job: Job) -> None:
 
 
 def _run(context: Context, net: Net, values: list[np.ndarray], job: Job) -> None:
-    """Measure one iteration, and the share of zeros in every top."""
+    """Measure one iteration, and look at every element of every top."""
     stream = Stream(job.seed)
     draw_params(net, stream)
     values = [value.copy() for value in values]
@@ -283,3 +283,4 @@ def _run(context: Context, net: Net, values: list[np.ndarray], job: Job) -> None
     context.measured = runner.run(feeds.of(runner.net, runner.lowered))
     tops = {key[1:]: array for key, array in runner.tensors.items() if key[0] == "top"}
     context.zeros = {key: float(np.mean(array == 0)) for key, array in tops.items() if array.size}
+    context.finite = {key: bool(np.isfinite(array).all()) for key, array in tops.items()}

@@ -369,3 +369,23 @@ def test_old_formats_are_checked_as_the_new_one(tmp_path: Path, text: str, fille
     found = issues(tmp_path, text % filler)
     assert [issue.code for issue in found] == ([code] if code else [])
     assert all(issue.place.line in (3, 4) for issue in found)
+
+
+def test_what_a_deep_stack_leaves_counts_its_pooling(tmp_path: Path) -> None:
+    plain, kernel = deep(XAVIER, "ReLU", 9), "pooling_param { pool: MAX kernel_size: 3 stride: 1 pad: 1 }"
+    pool = f'layer {{ name: "p" type: "Pooling" bottom: "c3" top: "p" {kernel} }}\n'
+    before = 'layer { name: "c4" type: "Convolution" bottom: '
+    pooled = plain.replace(f'{before}"c3"', f'{pool}{before}"p"')
+    (one_left,), (other,) = issues(tmp_path, plain, "CS011"), issues(tmp_path, pooled, "CS011")
+    assert one_left.numbers["left"] == pytest.approx(2**-4.5 * 0.9**4.5, rel=0.25)  # borders have fewer taps
+    assert other.numbers["left"] > 1.5 * one_left.numbers["left"]
+    leaky = plain.replace('type: "ReLU"', 'type: "ReLU" relu_param { negative_slope: 0.4 }')
+    assert issues(tmp_path, leaky, "CS011") == []
+
+
+@pytest.mark.filterwarnings("ignore:overflow")
+def test_finite_values_whose_sum_is_not_are_finite(tmp_path: Path) -> None:
+    text = one(CONV("c", "x", GAUSS.format(1e36)))
+    assert [issue.layer for issue in issues(tmp_path, text, "CS021", run=True)] != ["c"]
+    (found,) = issues(tmp_path, one(CONV("c", "x", GAUSS.format(8e37))), "CS021", run=True)
+    assert (found.layer, "'c'" in found.message) == ("c", True)

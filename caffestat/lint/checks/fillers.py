@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -23,6 +24,8 @@ _READ = {
 }
 _FILLER_FIELDS = ("weight_filler", "bias_filler", "filler")
 _SQUASHING = ("Sigmoid", "TanH")
+_RELUS = ("ReLU", "ReLU6")
+_LEAKY = 0.3  # a negative slope from which on a ReLU leaves clearly more than half
 _PROD = 0  # of EltwiseParameter.EltwiseOp
 
 
@@ -332,18 +335,29 @@ def xavier_before_relu(context: Context) -> Iterator[Found]:
     Example: ten convolutions with `"xavier"` and a ReLU each, no BatchNorm: the signal is down to 3 % of its size.
 
     Fix: `"msra"`, Var(w) = 2 / n. Stacks of fewer than 8 such layers in a row (`--deep`) are not reported, nor nets
-    that normalize.
+    that normalize, nor leaky ReLUs with a negative slope of 0.3 and more.
     """
     if context.has_batch_norm or context.given or not context.trains:
         return
     for stack in _stacks(context):
         if len(stack) >= context.limits.deep:
-            left = 2.0 ** (-len(stack) / 2)
-            message = f"{len(stack)} layers in a row lose half of the variance each: {left:.2g} of the signal is left"
+            left = _left(context, stack)
+            message = (
+                f"{len(stack)} layers in a row lose half of the variance each in their ReLU: {left:.2g} of the signal"
+            )
+            message += " is left behind the last"
             numbers = {"layers": len(stack), "left": left}
             place = _place(context, stack[0], "weight")
             fix = 'weight_filler { type: "msra" } in all of them'
             yield Found(place, stack[0].name, message, fix, numbers, _each_msra(context, stack))
+
+
+def _left(context: Context, stack: Sequence[Node]) -> float:
+    """Return the share of the amplitude that a stack leaves: as predicted, max-pools too, or √(1/2) per layer."""
+    indexes = {node.index for node in stack}
+    amplitudes = [context.amplitude(gain) for gain in context.gains if gain.node in indexes]
+    known = math.prod(amplitudes) if len(amplitudes) == len(stack) and not context.is_silent else 0.0
+    return known or 2.0 ** (-len(stack) / 2)
 
 
 def _each_msra(context: Context, stack: Sequence[Node]) -> Callable[[Document], Sequence[Edit]]:
@@ -368,8 +382,12 @@ def _stacks(context: Context) -> Iterator[list[Node]]:
 def _is_xavier_relu(context: Context, node: Node) -> bool:
     weights = [context.built.params[n].param for n in node.params if context.built.params[n].param.role == "weight"]
     follower = context.nonlinearity(node)
-    is_relu = follower is not None and follower.type == "ReLU"
+    is_relu = follower is not None and follower.type in _RELUS and _slope(follower) < _LEAKY
     return bool(weights) and weights[0].filler.type == "xavier" and is_relu
+
+
+def _slope(relu: Node) -> float:
+    return abs(float(relu.layer.proto.relu_param.negative_slope))
 
 
 def _only_successor(context: Context, node: Node) -> Node | None:

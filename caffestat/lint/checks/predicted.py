@@ -59,17 +59,9 @@ def _first_top(context: Context, is_out: bool, limit: float) -> tuple[Node, floa
 def _responsible(context: Context, node: Node, is_out: bool) -> str:
     """Say which layers with weights up to a node weaken, or strengthen, the amplitude of the signal most."""
     before = [gain for gain in context.gains if gain.node <= node.index]
-    amplitudes = [(_amplitude(context, gain), gain.layer) for gain in before]
+    amplitudes = [(context.amplitude(gain), gain.layer) for gain in before]
     worst = sorted((a for a in amplitudes if a[0] > 0 and (a[0] > 1) == is_out), reverse=is_out)[:3]
     return ", ".join(f"{layer} ×{amplitude:.3g}" for amplitude, layer in worst)
-
-
-def _amplitude(context: Context, gain: Gain) -> float:
-    """Return √E[x²] in front of the next layer with weights as a share of that in front of this one."""
-    node = context.built.nodes[gain.node]
-    tops = context.prediction.tops
-    before, own = tops.get(context.read_by(node)), tops.get((node.index, 0))
-    return math.sqrt(own.second / before.second * gain.kept) if own and before and before.second > 0 else 0.0
 
 
 @check("CS013", "saturated", "warning", Needs.PREDICTION)
