@@ -13,15 +13,19 @@ from caffestat.graph import CONTRIB, Graph, Node
 from .quadrature import NODES, quantiles
 from .signal import UNKNOWN, Gradient, Moments, Signal
 
-__all__ = ["Walk", "backward_moments", "has_rule", "moments", "propagate", "unpredicted"]
+__all__ = ["Walk", "backward_moments", "has_rule", "moments", "propagate", "said_by", "unpredicted"]
 
 Shape = tuple[int, ...]
 Forward = Callable[["Walk", Node], "Sequence[Signal | None]"]
+Speller = Callable[[Graph, Node], "Sequence[Node]"]
 Backward = Callable[["Walk", Node, "Sequence[Gradient | None]"], "Sequence[Gradient | None]"]
 
 _FORWARD: dict[str, Forward] = {}
 _BACKWARD: dict[str, Backward] = {}
+_SAID_BY: dict[str, Speller] = {}
 _UNPREDICTED: set[str] = set()
+
+_LOWEST = float(np.finfo(np.float32).min)
 
 
 def moments(*ops: str) -> Callable[[Forward], Forward]:
@@ -53,6 +57,23 @@ def backward_moments(*ops: str) -> Callable[[Backward], Backward]:
     return register
 
 
+def said_by(*ops: str) -> Callable[[Speller], Speller]:
+    """Register what ops are made of: `speller(graph, node)` returns nodes that compute the same, themselves not spelled
+    out, or the node as it is for its own rule; shapes of values in between are declared in the graph.
+
+    Raises ValueError when an op is spelled out already.
+    """
+
+    def register(speller: Speller) -> Speller:
+        for op in ops:
+            if op in _SAID_BY:
+                raise ValueError(f"op {op!r} is spelled out already")
+            _SAID_BY[op] = speller
+        return speller
+
+    return register
+
+
 def unpredicted(*ops: str) -> None:
     """Declare ops about whose outputs, and about whose inputs' gradients, nothing is said: indices, sorting."""
     for op in ops:
@@ -71,7 +92,7 @@ def _enter(
 
 def has_rule(op: str) -> bool:
     """Tell whether an op has a moments rule or is declared unpredicted."""
-    return op in _FORWARD or op in _UNPREDICTED
+    return op in _FORWARD or op in _SAID_BY or op in _UNPREDICTED
 
 
 class Walk:
@@ -81,7 +102,7 @@ class Walk:
         self.graph = graph
         self.signals: dict[str, Signal | None] = dict(inputs)
         self.gradients: dict[str, Gradient] = {}
-        self.steps = list(_steps(graph))
+        self.steps = [inner for node in _steps(graph) for inner in _spelled(graph, node)]
 
     def shape(self, value: str) -> Shape:
         """Return the value's shape; () when nobody knows it."""
@@ -120,8 +141,11 @@ class Walk:
             self.gradients[value] = before.plus(dy) if before else dy
 
 
-def _of_array(array: np.ndarray) -> Signal:
-    flat = np.asarray(array, np.float64).ravel()
+def _of_array(array: np.ndarray) -> Signal | None:
+    """Return the signal of a constant; the infinity of a mask is as good as the largest number of float32."""
+    if array.dtype.kind in "OSU" or np.isnan(array.astype(np.float64)).any():
+        return None
+    flat = np.clip(array.astype(np.float64).ravel(), _LOWEST, -_LOWEST)
     if flat.size == 0:
         return Signal(np.zeros_like(NODES))
     if np.ptp(flat) == 0:
@@ -137,6 +161,17 @@ def _steps(graph: Graph) -> Iterator[Node]:
         region = wholes.get(position)
         yield region.whole if region and region.whole else graph.nodes[position]
         position = region.last if region else position + 1
+
+
+def _spelled(graph: Graph, node: Node) -> Sequence[Node]:
+    is_known = node.op in _SAID_BY and node.domain in ("", CONTRIB)
+    return _SAID_BY[node.op](graph, node) if is_known and _has_shapes(graph, node) else (node,)
+
+
+def _has_shapes(graph: Graph, node: Node) -> bool:
+    """Tell whether the shapes of a node's values are known, and all have elements."""
+    values = [value for value in (*node.inputs, *node.outputs) if value]
+    return all(value in graph.specs and 0 not in graph.shape(value) for value in values)
 
 
 def propagate(
@@ -179,9 +214,7 @@ def propagate(
 
 def _is_predictable(walk: Walk, node: Node) -> bool:
     """Tell whether a rule can say something about a node: it is of an op that we know, on values of known shape."""
-    values = [value for value in (*node.inputs, *node.outputs) if value]
-    is_known = node.op in _FORWARD and node.domain in ("", CONTRIB)
-    return is_known and all(value in walk.graph.specs and 0 not in walk.shape(value) for value in values)
+    return node.op in _FORWARD and node.domain in ("", CONTRIB) and _has_shapes(walk.graph, node)
 
 
 def _forward(walk: Walk, node: Node) -> list[Signal | None]:

@@ -1,3 +1,14 @@
 """What each ONNX op does to moments, one file per family. Importing this package registers them all."""
 
-from . import elementwise, linear, loss, normalization, pooling, reduce, shape  # noqa: F401  registers their ops
+from . import (  # noqa: F401  registers their ops
+    elementwise,
+    inference,
+    linear,
+    loss,
+    normalization,
+    pooling,
+    products,
+    reduce,
+    shape,
+    standardize,
+)

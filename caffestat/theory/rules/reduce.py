@@ -27,7 +27,7 @@ def _axes(walk: Walk, node: Node) -> set[int]:
     return {axis % rank for axis in axes} if axes else set(range(rank))
 
 
-def _counts(walk: Walk, node: Node) -> tuple[int, int, int]:
+def counts(walk: Walk, node: Node) -> tuple[int, int, int]:
     """Return how many samples, channels and places are added up."""
     shape, axes = walk.shape(node.inputs[0]), _axes(walk, node)
     samples = shape[0] if 0 in axes and shape else 1
@@ -39,7 +39,7 @@ def _counts(walk: Walk, node: Node) -> tuple[int, int, int]:
 def reduce(walk: Walk, node: Node) -> Sequence[Signal]:
     """y = Σ x, or the mean: elements of one channel are correlated, those of several are not."""
     x = known(walk.signal(node.inputs[0]))
-    samples, channels, places = _counts(walk, node)
+    samples, channels, places = counts(walk, node)
     count, mean = samples * channels * places, expect(x.values)
     space, batch = x.cross_space - mean**2, x.cross_batch - mean**2
     spread = count * (x.second - mean**2 + pair_sum(space, batch, samples, places))
@@ -55,7 +55,7 @@ def reduce_backward(walk: Walk, node: Node, dys: Gradients) -> Gradients:
     """dx = dy for all that was added up, ÷ their number for the mean."""
     dy, y = dys[0], known(walk.signal(node.outputs[0]))
     assert dy is not None
-    samples, channels, places = _counts(walk, node)
+    samples, channels, places = counts(walk, node)
     scale = 1 / (samples * channels * places) ** 2 if node.op == "ReduceMean" else 1.0
     second = dy.second * scale
     space = second if places > 1 else scale * dy.cross_space(y.rho_space)
