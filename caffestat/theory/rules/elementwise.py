@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from functools import partial
+from dataclasses import replace
+from functools import partial, reduce
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from caffestat.graph import Node
 
 from ..engine import Walk, backward_moments, moments
 from ..quadrature import NODES, WEIGHTS, Array, cdf, cross_moment, expect, quantiles, ranks
-from ..signal import Gradient, Signal, Term, flatten
+from ..signal import Gradient, Signal, Term, factor, flatten
 from ..sums import batch_and_places, reduced
 from .linear import known
 
@@ -217,7 +218,7 @@ def elementwise(walk: Walk, node: Node) -> Sequence[Signal | None]:
         return [plane]
     grid = _Grid(signals)
     if grid.rank > 2:
-        return [None]
+        return [_of_many(node, signals) if node.op in ("Mean", "Sum") else None]
     values = grid.expand(_function(node)(*grid.points))
     if not np.isfinite(values).all():
         return [None]
@@ -225,6 +226,23 @@ def elementwise(walk: Walk, node: Node) -> Sequence[Signal | None]:
     if grid.rank < 2:
         return [_of_one(base, np.array(values[:, 0]), node)]
     return [_of_two(node, signals, grid, values)]
+
+
+def _of_many(node: Node, signals: Sequence[Signal]) -> Signal:
+    """Return a sum, or mean, of many terms, those apart that come from one variable."""
+    apart: dict[object, Signal] = {}
+    for s in signals:
+        before = apart.get(s.latent)
+        apart[s.latent] = replace(before, values=before.values + s.values) if before else s
+    values = reduce(
+        lambda a, b: quantiles(a[:, None] + b, np.outer(WEIGHTS, WEIGHTS)), (s.values for s in apart.values())
+    )
+    space, batch = (
+        sum(cross - s.mean**2 for s in apart.values() for cross in [getattr(s, name)]) + expect(values) ** 2
+        for name in ("cross_space", "cross_batch")
+    )
+    scale = 1 / len(signals) if node.op == "Mean" else 1.0
+    return Signal.of_pairs(scale * values, scale**2 * space, scale**2 * batch, _sum_relief(signals))
 
 
 def _of_one(base: Signal, values: Array, node: Node) -> Signal:
@@ -313,6 +331,8 @@ def elementwise_backward(walk: Walk, node: Node, dys: Gradients) -> Gradients:
     assert dy is not None
     signals = _inputs(walk, node)
     grid = _Grid(signals)
+    if grid.rank > 2:
+        return [_of_many_backward(walk, node, name, dy) for name in node.inputs]
     values = grid.expand(_function(node)(*grid.points))
     u = ranks(values, y.values) if grid.rank > 1 else None
     result: list[Gradient | None] = []
@@ -326,6 +346,20 @@ def elementwise_backward(walk: Walk, node: Node, dys: Gradients) -> Gradients:
         grads = {source: _pulled(grid, grid.axes[index], term, slope, u) for source, term in dy.terms.items()}
         result.append(_unbroadcast(walk, node, name, dy, Gradient(grads), slope))
     return result
+
+
+def _of_many_backward(walk: Walk, node: Node, name: str, dy: Gradient) -> Gradient:
+    """dx = dy, or its share; what it owes to one of many terms is small."""
+    scale, ones = 1 / len(node.inputs) if node.op == "Mean" else 1.0, np.ones_like(NODES)
+    flat = {
+        source: Term(*(scale**power * expect(part) * ones for part, power in zip(_parts(term), (1, 2, 1), strict=True)))
+        for source, term in dy.terms.items()
+    }
+    return _unbroadcast(walk, node, name, dy, Gradient(flat), factor(scale * ones[:, None]))
+
+
+def _parts(term: Term) -> tuple[Array, Array, Array]:
+    return term.mean, term.second, term.absolute
 
 
 def _slope(node: Node, grid: _Grid, index: int) -> Term:
@@ -364,6 +398,8 @@ def _unbroadcast(walk: Walk, node: Node, name: str, dy: Gradient, dx: Gradient, 
 def _shared_places(tops: tuple[int, ...], shape: tuple[int, ...], count: float) -> tuple[int, ...]:
     """Return (samples, 1, places…) of the elements that one element of the smaller input meets."""
     samples, places = batch_and_places(tops)
+    if shape == tops[len(tops) - len(shape) :]:
+        return int(count), 1
     if len(shape) == len(tops) and shape[0] == samples and samples > 1:
         return 1, 1, int(count)
     return (samples, 1, *tops[2:]) if count >= samples * places else (int(count), 1)
