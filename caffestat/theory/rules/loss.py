@@ -19,33 +19,49 @@ from .linear import known
 Gradients = Sequence[Gradient | None]
 
 _SAMPLED = 200_000
+_LOWEST = float(np.finfo(np.float32).min)
+_HIDDEN = -1e4  # logits below are those that a mask hides
 
 
 @dataclass(frozen=True)
 class Softmax:
-    """Of p = softmax(z), C independent logits, by sampling: its distribution, E[-log p], E[p p'] of correlated
-    samples.
+    """Of p = softmax(z), C independent logits, by sampling: its distribution and that of log p, E[-log p], E[p p'] of
+    correlated samples.
     """
 
     values: Array
+    logs: Array
     loss: float
     cross: tuple[float, float]
 
 
 @lru_cache(maxsize=32)
-def softmax_of(classes: int, deviation: float, rho_space: float, rho_batch: float) -> Softmax:
-    """Sample p for normal logits of a standard deviation; always the same samples."""
+def softmax_of(classes: int, deviation: float, rho_space: float, rho_batch: float, shown: float = 1.0) -> Softmax:
+    """Sample p for normal logits of a standard deviation; always the same samples.
+
+    shown: the share of logits that no mask hides; as under a causal mask, all numbers of them are equally frequent.
+    """
     random = np.random.default_rng(0)
     rows = max(_SAMPLED // classes, 64)
     shared, own, other = (random.standard_normal((rows, classes)) for _ in range(3))
-    p, log_p = _softmax(deviation * own)
+    hidden = np.where(np.arange(classes) < _kept(classes, rows, shown)[:, None], 0.0, -np.inf)
+    p, log_p = _softmax(deviation * own + hidden)
     crosses = []
     for rho in (rho_space, rho_batch):
         first, second = (
-            _softmax(deviation * (math.sqrt(rho) * shared + math.sqrt(1 - rho) * e))[0] for e in (own, other)
+            _softmax(deviation * (math.sqrt(rho) * shared + math.sqrt(1 - rho) * e) + hidden)[0] for e in (own, other)
         )
         crosses.append(float((first * second).mean()))
-    return Softmax(quantiles(p, np.full(p.shape, 1 / p.size)), float(-log_p.mean()), (crosses[0], crosses[1]))
+    shares = np.full(p.shape, 1 / p.size)
+    logs = np.maximum(log_p, _LOWEST)
+    return Softmax(quantiles(p, shares), quantiles(logs, shares), float(-logs.mean()), (crosses[0], crosses[1]))
+
+
+def _kept(classes: int, rows: int, shown: float) -> Array:
+    """Return how many logits each row keeps: from 1 on, or as many as are left, evenly up to all of them."""
+    least = max(min(2 * shown * classes - classes, classes), 1.0)
+    most = max(min(2 * shown * classes - least, classes), least)
+    return np.round(np.linspace(least - 0.5, most + 0.5, rows)).clip(least, most)
 
 
 def _softmax(z: Array) -> tuple[Array, Array]:
@@ -58,8 +74,12 @@ def _of(walk: Walk, node: Node, axis: int = -1) -> tuple[Softmax, int]:
     z = known(walk.signal(node.inputs[0]))
     shape = walk.shape(node.inputs[0])
     classes = shape[node.get("axis", axis)] if shape else 1
-    deviation = math.sqrt(max(z.second - expect(z.values) ** 2, 0.0))
-    return softmax_of(classes, *(float(f"{value:.6g}") for value in (deviation, z.rho_space, z.rho_batch))), classes
+    is_shown = (z.values > _HIDDEN).astype(np.float64)
+    shown = expect(is_shown)
+    seen = np.where(is_shown > 0, z.values, 0.0)
+    deviation = math.sqrt(max(expect(seen**2) / shown - (expect(seen) / shown) ** 2, 0.0)) if shown > 0 else 0.0
+    told = (deviation, z.rho_space, z.rho_batch, shown)
+    return softmax_of(classes, *(float(f"{value:.6g}") for value in told)), classes
 
 
 def _signal(found: Softmax) -> Signal:
@@ -82,6 +102,23 @@ def softmax_backward(walk: Walk, node: Node, dys: Gradients) -> Gradients:
     second = max(square - 2 * cube + classes * square**2, 0.0)
     flat = np.ones_like(NODES)
     return [dy.times(Term(0 * flat, second * flat, math.sqrt(second) * flat))]
+
+
+@moments("LogSoftmax")
+def log_softmax(walk: Walk, node: Node) -> Sequence[Signal]:
+    """log p = z - log Σ eᶻ."""
+    z, (found, _) = known(walk.signal(node.inputs[0])), _of(walk, node)
+    return [Signal(found.logs, z.rho_space, z.rho_batch)]
+
+
+@backward_moments("LogSoftmax")
+def log_softmax_backward(walk: Walk, node: Node, dys: Gradients) -> Gradients:
+    """dz = dy - p · Σ dy: E[dz²] = E[dy²] · (1 - 2 / C + C E[p²]), all dy alike."""
+    dy, (found, classes) = dys[0], _of(walk, node)
+    assert dy is not None
+    second = max(1 - 2 / classes + classes * expect(found.values**2), 0.0)
+    flat = np.ones_like(NODES)
+    return [dy.times(Term(math.sqrt(second) * flat, second * flat, math.sqrt(second) * flat))]
 
 
 def _normalizer(node: Node, labels: float) -> float:
