@@ -7,12 +7,27 @@ from pathlib import Path
 
 from caffestat.lint import Issue, Job, check_file, selected
 
-__all__ = ["ACT", "CONV", "DATA", "FC", "LOSS", "codes", "issues"]
+__all__ = ["ACT", "CONV", "DATA", "FC", "LOSS", "V0", "V1", "issues"]
 
 DATA = """layer { name: "data" type: "Input" top: "x" top: "label"
   input_param { shape { dim: 4 dim: 3 dim: 9 dim: 7 } shape { dim: 4 } } }
 """
 LOSS = 'layer {{ name: "loss" type: "SoftmaxWithLoss" bottom: "{0}" bottom: "label" top: "loss" }}\n'
+V0 = """input: "x" input_dim: 4 input_dim: 3 input_dim: 9 input_dim: 7 input: "label" input_dim: 4 input_dim: 1
+input_dim: 1 input_dim: 1
+layers { layer { name: "c" type: "conv" num_output: 64 kernelsize: 3 %s } bottom: "x" top: "c" }
+layers { layer { name: "t" type: "tanh" } bottom: "c" top: "c" }
+layers { layer { name: "f" type: "innerproduct" num_output: 5 weight_filler { type: "xavier" } } bottom: "c" top: "f" }
+layers { layer { name: "l" type: "softmax_loss" } bottom: "f" bottom: "label" }
+"""
+V1 = """input: "x" input_dim: 4 input_dim: 3 input_dim: 9 input_dim: 7 input: "label" input_dim: 4 input_dim: 1
+input_dim: 1 input_dim: 1
+layers { name: "c" type: CONVOLUTION bottom: "x" top: "c" convolution_param { num_output: 64 kernel_size: 3 %s } }
+layers { name: "t" type: TANH bottom: "c" top: "c" }
+layers { name: "f" type: INNER_PRODUCT bottom: "c" top: "f"
+  inner_product_param { num_output: 5 weight_filler { type: "xavier" } } }
+layers { name: "l" type: SOFTMAX_LOSS bottom: "f" bottom: "label" }
+"""
 
 
 def CONV(
@@ -47,8 +62,3 @@ def issues(
     path = folder / "net.prototxt"
     path.write_text(text)
     return check_file(str(path), Job(selected(select, ()), Limits(**limits), run=run, weights=weights))
-
-
-def codes(folder: Path, text: str, run: bool = False) -> list[str]:
-    """Return the codes of what is found, without repetition, in order of the text."""
-    return list(dict.fromkeys(issue.code for issue in issues(folder, text, run=run)))

@@ -8,7 +8,7 @@ import pytest
 
 from caffestat.lint import Job, all_checks, check_file, selected
 
-from .nets import ACT, CONV, DATA, FC, LOSS, issues
+from .nets import ACT, CONV, DATA, FC, LOSS, V0, V1, issues
 
 MODELS = Path(__file__).parent.parent.parent / "models"
 XAVIER = 'weight_filler { type: "xavier" }'
@@ -335,23 +335,6 @@ def test_only_the_first_dead_relu_is_told_and_none_of_unfilled_nets(tmp_path: Pa
     text = DATA + dead + CONV("c", "a") + ACT("ReLU", "c") + FC("fc", "c") + LOSS.format("fc")
     assert [issue.layer for issue in issues(tmp_path, text, "CS020", run=True)] == ["relu_a"]
     assert issues(tmp_path, DATA + CONV("c", "x", "") + ACT("ReLU", "c"), "CS020", run=True) == []
-
-
-V0 = """input: "x" input_dim: 4 input_dim: 3 input_dim: 9 input_dim: 7 input: "label" input_dim: 4 input_dim: 1
-input_dim: 1 input_dim: 1
-layers { layer { name: "c" type: "conv" num_output: 64 kernelsize: 3 %s } bottom: "x" top: "c" }
-layers { layer { name: "t" type: "tanh" } bottom: "c" top: "c" }
-layers { layer { name: "f" type: "innerproduct" num_output: 5 weight_filler { type: "xavier" } } bottom: "c" top: "f" }
-layers { layer { name: "l" type: "softmax_loss" } bottom: "f" bottom: "label" }
-"""
-V1 = """input: "x" input_dim: 4 input_dim: 3 input_dim: 9 input_dim: 7 input: "label" input_dim: 4 input_dim: 1
-input_dim: 1 input_dim: 1
-layers { name: "c" type: CONVOLUTION bottom: "x" top: "c" convolution_param { num_output: 64 kernel_size: 3 %s } }
-layers { name: "t" type: TANH bottom: "c" top: "c" }
-layers { name: "f" type: INNER_PRODUCT bottom: "c" top: "f"
-  inner_product_param { num_output: 5 weight_filler { type: "xavier" } } }
-layers { name: "l" type: SOFTMAX_LOSS bottom: "f" bottom: "label" }
-"""
 
 
 @pytest.mark.parametrize("text", [V0, V1], ids=["V0", "V1"])

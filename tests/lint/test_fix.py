@@ -8,7 +8,7 @@ import pytest
 
 from caffestat.lint import Job, check_file, fix_file, selected
 
-from .nets import ACT, CONV, DATA, FC, LOSS
+from .nets import ACT, CONV, DATA, FC, LOSS, V0, V1
 
 NETS = {
     "CS005": DATA + CONV("c", "x", "") + ACT("ReLU", "c") + FC("fc", "c") + LOSS.format("fc"),
@@ -27,6 +27,24 @@ def test_a_fix_takes_its_finding_away_and_touches_one_place(tmp_path: Path, code
     lines = zip(fixed.before.splitlines(), fixed.after.splitlines(), strict=True)
     assert sum(old != new for old, new in lines) == 1
     path.write_bytes(fixed.after)
+    assert check_file(str(path), job) == []
+
+
+@pytest.mark.parametrize("text", [V0, V1], ids=["V0", "V1"])
+@pytest.mark.parametrize(
+    ("filler", "wanted"),
+    [
+        ("", 'weight_filler { type: "xavier" }'),
+        ('weight_filler { type: "xavier" std: 1 }', 'weight_filler { type: "xavier" }'),
+        ('weight_filler { type: "msra" }', 'weight_filler { type: "xavier" }'),
+    ],
+)
+def test_old_formats_are_fixed_where_they_stand(tmp_path: Path, text: str, filler: str, wanted: str) -> None:
+    path, job = tmp_path / "net.prototxt", Job(selected((), ()))
+    path.write_text(text % filler)
+    after = fix_file(str(path), job).after.decode()
+    assert " ".join(after.split()) == " ".join((text % wanted).split())
+    path.write_text(after)
     assert check_file(str(path), job) == []
 
 

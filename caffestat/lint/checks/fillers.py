@@ -44,13 +44,15 @@ def _filled(context: Context, role: str = "weight") -> Iterator[tuple[Node, NetP
 def _filler_field(context: Context, node: Node, role: str) -> tuple[Field | None, Field | None]:
     """Return the text of the layer's own parameter message, and of the filler in it that fills a role."""
     wanted = {"weight": "weight_filler", "bias": "bias_filler"}.get(role, "filler")
-    for field in node.layer.text.fields if node.layer.text else ():
-        if field.name.endswith("_param"):
-            found = context.text_of(node, field.name, wanted)
-            if found:
-                return field, found
-    own = [f for f in (node.layer.text.fields if node.layer.text else ()) if f.name.endswith("_param")]
-    own = [f for f in own if context.text_of(node, f.name, "num_output")]
+    # in V0 a layer holds its parameters itself, inside of a message that has its bottoms and tops
+    own = [
+        f for f in (node.layer.text.fields if node.layer.text else ()) if f.name == "layer" or f.name.endswith("_param")
+    ]
+    for field in own:
+        found = context.text_of(node, field.name, wanted)
+        if found:
+            return field, found
+    own = [field for field in own if context.text_of(node, field.name, "num_output")]
     return (own[0] if own else None), None
 
 
