@@ -25,14 +25,19 @@ _HIDDEN = -1e4  # logits below are those that a mask hides
 
 @dataclass(frozen=True)
 class Softmax:
-    """Of p = softmax(z), C independent logits, by sampling: its distribution and that of log p, E[-log p], E[p p'] of
-    correlated samples.
+    """Of p = softmax(z), C independent logits, by sampling.
+
+    values, logs  the distributions of p and of log p
+    loss          E[-log p]
+    cross         E[p p'] of two samples as correlated as two places, and as two samples are
+    slope         √E[dz²] and E|dz| / E|dy| of dz = p · (dy - Σ p·dy), all dy alike
     """
 
     values: Array
     logs: Array
     loss: float
     cross: tuple[float, float]
+    slope: tuple[float, float]
 
 
 @lru_cache(maxsize=32)
@@ -54,7 +59,14 @@ def softmax_of(classes: int, deviation: float, rho_space: float, rho_batch: floa
         crosses.append(float((first * second).mean()))
     shares = np.full(p.shape, 1 / p.size)
     logs = np.maximum(log_p, _LOWEST)
-    return Softmax(quantiles(p, shares), quantiles(logs, shares), float(-logs.mean()), (crosses[0], crosses[1]))
+    slope = p * np.sqrt(np.maximum(1 - 2 * p + (p**2).sum(axis=1, keepdims=True), 0.0))
+    return Softmax(
+        quantiles(p, shares),
+        quantiles(logs, shares),
+        float(-logs.mean()),
+        (crosses[0], crosses[1]),
+        (math.sqrt(float((slope**2).mean())), float(slope.mean())),
+    )
 
 
 def _kept(classes: int, rows: int, shown: float) -> Array:
@@ -70,13 +82,17 @@ def _softmax(z: Array) -> tuple[Array, Array]:
     return np.exp(log_p), log_p
 
 
+def _is_shown(z: Signal) -> Array:
+    """Return 1 at the nodes of logits that no mask hides, else 0."""
+    return (z.values > _HIDDEN).astype(np.float64)
+
+
 def _of(walk: Walk, node: Node, axis: int = -1) -> tuple[Softmax, int]:
     z = known(walk.signal(node.inputs[0]))
     shape = walk.shape(node.inputs[0])
     classes = shape[node.get("axis", axis)] if shape else 1
-    is_shown = (z.values > _HIDDEN).astype(np.float64)
-    shown = expect(is_shown)
-    seen = np.where(is_shown > 0, z.values, 0.0)
+    is_shown = _is_shown(z)
+    shown, seen = expect(is_shown), np.where(is_shown > 0, z.values, 0.0)
     deviation = math.sqrt(max(expect(seen**2) / shown - (expect(seen) / shown) ** 2, 0.0)) if shown > 0 else 0.0
     told = (deviation, z.rho_space, z.rho_batch, shown)
     return softmax_of(classes, *(float(f"{value:.6g}") for value in told)), classes
@@ -95,13 +111,13 @@ def softmax(walk: Walk, node: Node) -> Sequence[Signal]:
 
 @backward_moments("Softmax")
 def softmax_backward(walk: Walk, node: Node, dys: Gradients) -> Gradients:
-    """dz = p · (dy - Σ p·dy): E[dz²] = E[dy²] · (E[p²] - 2 E[p³] + C E[p²]²), all dy alike."""
-    dy, (found, classes) = dys[0], _of(walk, node)
+    """dz = p · (dy - Σ p·dy): given p, its variance is E[dy²] · p² · (1 - 2p + Σ p²), all dy alike."""
+    dy, (found, _) = dys[0], _of(walk, node)
     assert dy is not None
-    square, cube = expect(found.values**2), expect(found.values**3)
-    second = max(square - 2 * cube + classes * square**2, 0.0)
-    flat = np.ones_like(NODES)
-    return [dy.times(Term(0 * flat, second * flat, math.sqrt(second) * flat))]
+    root, absolute = found.slope
+    is_shown = _is_shown(known(walk.signal(node.inputs[0])))
+    profile = is_shown / max(expect(is_shown), 1e-300)
+    return [dy.times(Term(0 * profile, root**2 * profile, absolute * profile))]
 
 
 @moments("LogSoftmax")
