@@ -6,6 +6,8 @@ import difflib
 from dataclasses import dataclass
 from pathlib import Path
 
+from caffestat.errors import InputError
+from caffestat.net.source import STDIN
 from caffestat.prototext import Edit, parse, replace
 
 from .issue import Issue
@@ -33,8 +35,11 @@ class Fixed:
 def fix_file(path: str, job: Job) -> Fixed:
     """Return the text of a net with every fix applied that does not touch another one's bytes. Writes nothing.
 
-    Of a solver, nothing is fixed: its net stands in another file. Raises a CaffestatError when it cannot be read.
+    Of a solver, nothing is fixed: its net stands in another file. Raises a CaffestatError when it cannot be read, and
+    for the standard input, which cannot be changed.
     """
+    if path == STDIN:
+        raise InputError("-: fixes are written into files, and the standard input is none; name the file")
     issues = [issue for issue in check_file(path, job) if issue.edits and issue.place.file == path]
     before = Path(path).read_bytes()
     document = parse(before, path)

@@ -22,7 +22,6 @@ from caffestat.net import (
     build,
     copy_weights,
     draw_params,
-    load,
     state_of,
 )
 from caffestat.net.build import UnknownLayer
@@ -30,7 +29,8 @@ from caffestat.net.measure import Feeds
 from caffestat.net.rules import State, filter_layers
 from caffestat.net.settle import settle
 from caffestat.net.solver import named_weights
-from caffestat.prototext import parse
+from caffestat.net.source import STDIN, read_document, source_of
+from caffestat.prototext import Document
 from caffestat.schema import UnknownField
 
 from .context import Context, Limits, UnknownShape
@@ -40,7 +40,6 @@ from .suppress import suppressions, without_suppressed
 
 __all__ = ["Checked", "Job", "Unchecked", "check_file", "check_files", "find_nets"]
 
-STDIN = "-"
 _PATTERNS = ("*.prototxt", "*.pbtxt")
 _USUAL_IMAGES = ((None, 224, 224), (1, 28, 28))  # channels (None: what the file tells), height, width
 
@@ -115,14 +114,14 @@ def check_files(paths: Iterable[str], job: Job) -> Checked:
     issues, errors, blobs = list[Issue](), list[Unchecked](), set[str]()
     for path in find_nets(given):
         try:
-            net, solver = _load(path)
+            net, solver, text = _load(path)
             if path in given or not _is_foreign(net):
-                files.append(path)
+                files.append(text.name)
                 blobs.update(top for entry in net.layers for top in entry.proto.top)
-                issues += _check(net, solver, job)
+                issues += _check(net, solver, text, job)
         except CaffestatError as error:
-            files.append(path)
-            errors.append(Unchecked(path, error))
+            files.append("<stdin>" if path == STDIN else path)
+            errors.append(Unchecked(files[-1], error))
     if not errors:
         _refuse_unknown(job.shapes, blobs)
     unique = {(issue.place, issue.code, issue.message): issue for issue in _respelled(issues, files)}
@@ -158,26 +157,33 @@ def _from_here(file: str) -> str:
 def check_file(path: str, job: Job) -> list[Issue]:
     """Return what the checks find in a net or solver prototxt, comments that silence findings heeded; sorted by place.
 
+    path: the file, "-" for the standard input
+
     Of a solver, the net that it trains is checked too. Raises a CaffestatError when the file cannot be read or its text
     is broken.
     """
     return _check(*_load(path), job)
 
 
-def _load(path: str) -> tuple[NetSource, Solver | None]:
-    if path == STDIN:
-        raise InputError("checks need a file: findings and comments that silence them stand in lines of it")
-    source = load(path)
-    return (source.net, source) if isinstance(source, Solver) else (source, None)
+def _load(path: str) -> tuple[NetSource, Solver | None, Document]:
+    """Read a file: the net, the solver that names it, and the file's own text."""
+    if path.endswith(".onnx"):
+        raise InputError(
+            f"{path}: the checks are about Caffe's nets; `caffestat analyze --predict {path}` shows where signal and "
+            "gradient of an ONNX model grow or fade"
+        )
+    text = read_document(path)
+    source = source_of(text)
+    return (source.net, source, text) if isinstance(source, Solver) else (source, None, text)
 
 
-def _check(net: NetSource, solver: Solver | None, job: Job) -> list[Issue]:
+def _check(net: NetSource, solver: Solver | None, text: Document, job: Job) -> list[Issue]:
     context = _context(net, solver, job)
     issues = [issue for check in job.checks if _can(check, context) for issue in check.issues(context)]
     least = SEVERITIES.index(job.severity)
     left = [issue for issue in issues if SEVERITIES.index(issue.severity) >= least]
-    for file in {net.name, solver.name if solver else net.name}:
-        left = without_suppressed(left, file, suppressions(parse(Path(file).read_bytes(), file)))
+    for document in {net.name: text if net.name == text.name else read_document(net.name), text.name: text}.values():
+        left = without_suppressed(left, document.name, suppressions(document))
     return sorted(left, key=lambda issue: (issue.place.file, issue.place.line, issue.place.column, issue.code))
 
 

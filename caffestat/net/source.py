@@ -15,7 +15,7 @@ from caffestat.schema import NetParameter, SolverParameter, UnknownField, from_d
 from .spellings import take_spellings
 from .upgrade import Entry, upgrade
 
-__all__ = ["NetSource", "Solver", "load", "read_net", "read_solver"]
+__all__ = ["STDIN", "NetSource", "Solver", "load", "read_document", "read_net", "read_solver", "source_of"]
 
 STDIN = "-"
 
@@ -178,13 +178,22 @@ def _named_net(path: str, owner: Field) -> NetSource:
     return read_net(found)
 
 
-def load(path: str) -> NetSource | Solver:
-    """Read a net or a solver prototxt; `-` is the standard input.
+def read_document(path: str) -> Document:
+    """Parse a prototxt; `-` is the standard input, and called `<stdin>`.
 
-    Raises InputError when the file cannot be read, PrototextError or SchemaError (file:line:column) when it is broken.
+    Raises InputError when the file cannot be read, PrototextError (file:line:column) when it is broken.
     """
-    document = parse(read_bytes(path), "<stdin>" if path == STDIN else path)
+    return parse(read_bytes(path), "<stdin>" if path == STDIN else path)
+
+
+def source_of(document: Document) -> NetSource | Solver:
+    """Return the net or the solver that a parsed prototxt describes. Raises SchemaError (file:line:column)."""
     return _solver(document) if is_solver(document) else net_source(document)
+
+
+def load(path: str) -> NetSource | Solver:
+    """Read a net or a solver prototxt; see `read_document` and `source_of`."""
+    return source_of(read_document(path))
 
 
 def read_net(path: str) -> NetSource:

@@ -65,6 +65,35 @@ def test_a_file_that_cannot_be_read_exits_with_2_and_the_others_are_checked() ->
     assert "CS012" in result.stdout
 
 
+def test_the_standard_input_is_checked_by_its_name_and_its_comments_heeded() -> None:
+    result = caffestat_("check", "-", stdin=BAD.encode())
+    assert result.exit_code == 1
+    assert result.stdout.startswith("<stdin>:4:39: CS012 warning: ip: msra in front of TanH layer 'tanh'")
+    named = caffestat_("check", "bad.prototxt").stdout
+    assert result.stdout == named.replace("bad.prototxt", "<stdin>")
+    silenced = "# caffestat: ignore-file\n" + BAD
+    assert caffestat_("check", "-", stdin=silenced.encode()).exit_code == 0
+    data = json.loads(caffestat_("check", "--format", "json", "-", stdin=BAD.encode()).stdout)
+    assert {finding["file"] for finding in data["findings"]} == {"<stdin>"}
+    broken = caffestat_("check", "-", stdin=b"layer {")
+    assert broken.exit_code == 2
+    assert broken.stderr.startswith("error: <stdin>:1:")
+
+
+def test_fixes_of_the_standard_input_are_refused() -> None:
+    result = caffestat_("rewrite", "--fix-check", "-", stdin=BAD.encode())
+    assert result.exit_code == 2
+    assert "fixes are written into files" in result.stderr
+
+
+def test_an_onnx_model_is_told_what_looks_at_it(folder: Path) -> None:
+    (folder / "model.onnx").write_bytes(b"\x08\x08")
+    for arguments in (["check", "model.onnx"], ["rewrite", "--fix-check", "model.onnx"]):
+        result = caffestat_(*arguments)
+        assert result.exit_code == 2
+        assert "`caffestat analyze --predict model.onnx`" in result.stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
