@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
+from dataclasses import dataclass, field, replace
+from functools import cached_property, reduce
 
 import numpy as np
 
-from .quadrature import ABS_NORMAL, NODES, Array, correlation_for, cross_moment, expect
+from .lags import lag_map
+from .quadrature import ABS_NORMAL, NODES, Array, correlation_for, correlations_for, cross_moment, cross_moments, expect
 
 __all__ = ["UNKNOWN", "Gradient", "Moments", "Signal", "Source", "Term", "normal"]
 
@@ -33,6 +34,7 @@ class Signal:
     values      x at the nodes of u
     rho_space   correlation of u between two places of one channel of one sample
     rho_batch   correlation of u between two samples, same channel
+    rho_near    correlation of u by the lag of two places (see lags.py); None when all are like rho_space
     relief      second moment at each place relative to their mean, where it varies: padding makes borders weaker
     latent      which u: signals computed element by element from one value share it
     evenness    E[√S] / √E[S], S the second moment of one draw of the weights: below 1 in narrow nets, where draws
@@ -45,11 +47,15 @@ class Signal:
     relief: Array | None = None
     latent: object = field(default_factory=object)
     evenness: float | None = None
+    rho_near: Array | None = None
 
     @classmethod
-    def of_pairs(cls, values: Array, space: float, batch: float, relief: Array | None = None) -> Signal:
-        """Return a fresh signal of these values, given E[x x'] at two places and in two samples."""
-        return cls(values, correlation_for(values, space), correlation_for(values, batch), relief)
+    def of_pairs(
+        cls, values: Array, space: float, batch: float, relief: Array | None = None, near: Array | None = None
+    ) -> Signal:
+        """Return a fresh signal of these values, given E[x x'] at two places, in two samples, and by lag."""
+        rhos = correlation_for(values, space), correlation_for(values, batch)
+        return cls(values, *rhos, relief, rho_near=None if near is None else correlations_for(values, near))
 
     @cached_property
     def mean(self) -> float:
@@ -76,6 +82,14 @@ class Signal:
         """E[x x'] in two samples."""
         return cross_moment(self.values, self.rho_batch)
 
+    def correlations(self, places: Sequence[int]) -> Array:
+        """Correlation of u by the lag of two of the places."""
+        return lag_map(places, self.rho_near, self.rho_space, 1.0)
+
+    def cross_near(self, places: Sequence[int]) -> Array:
+        """E[x x'] by the lag of two of the places."""
+        return cross_moments(self.values, self.correlations(places))
+
     @property
     def rho_far(self) -> float:
         """Correlation of u between any two elements of a channel."""
@@ -97,13 +111,18 @@ class Signal:
 
 
 def normal(
-    mean: float, variance: float, cross_space: float = 0.0, cross_batch: float = 0.0, relief: Array | None = None
+    mean: float,
+    variance: float,
+    cross_space: float = 0.0,
+    cross_batch: float = 0.0,
+    relief: Array | None = None,
+    cross_near: Array | None = None,
 ) -> Signal:
-    """Return N(mean, variance), given the covariances between places and between samples."""
-    space, batch = (
-        min(max(cross / variance, 0.0), 1.0) if variance > 0 else 0.0 for cross in (cross_space, cross_batch)
-    )
-    return Signal(mean + math.sqrt(max(variance, 0.0)) * NODES, space, batch, flatten(relief))
+    """Return N(mean, variance), given the covariances between places, between samples, and by lag."""
+    inverse = 1 / variance if variance > 0 else 0.0
+    space, batch = (min(max(cross * inverse, 0.0), 1.0) for cross in (cross_space, cross_batch))
+    near = None if cross_near is None else np.clip(cross_near * inverse, 0.0, 1.0)
+    return Signal(mean + math.sqrt(max(variance, 0.0)) * NODES, space, batch, flatten(relief), rho_near=near)
 
 
 def flatten(relief: Array | None) -> Array | None:
@@ -125,6 +144,7 @@ class Source:
     lumped  of the elements of a sample one holds most of it: a softmax's label
     evenness  E[√S] / √E[S], S its second moment in one sample and one draw of the weights
     patchiness  Var(S) / E[S]², S its second moment at one place: what a kernel of several taps averages out
+    cross_near  E[d d'] by the lag of two places; None when all are like cross_space
     """
 
     second: float
@@ -135,6 +155,7 @@ class Source:
     lumped: bool = False
     evenness: float = 1.0
     patchiness: float = 0.0
+    cross_near: Array | None = None
 
 
 @dataclass(frozen=True)
@@ -186,6 +207,21 @@ class Gradient:
     def of(cls, source: Source) -> Gradient:
         """Return the gradient that is the source itself."""
         return cls({source: ONE})
+
+    @classmethod
+    def profiled(cls, source: Source, second_at: Array, y: Signal, places: Sequence[int]) -> Gradient:
+        """Return the gradient of y with the moments of `source` over all elements, large where `second_at` is."""
+        profile = np.sqrt(second_at / expect(second_at))
+        space, batch = (cross_moment(profile, rho) for rho in (y.rho_space, y.rho_batch))
+        alone = replace(
+            source,
+            shape=source.shape / expect(profile),
+            cross_space=source.cross_space / space,
+            cross_batch=source.cross_batch / batch,
+            cross_near=lag_map(places, source.cross_near, source.cross_space, source.second)
+            / cross_moments(profile, y.correlations(places)),
+        )
+        return cls.of(alone).times(factor(profile))
 
     def times(self, other: Term) -> Gradient:
         """Multiply by a factor."""
@@ -259,7 +295,7 @@ class Gradient:
     @property
     def kurtosis(self) -> float:
         """E[dx⁴] / E[dx²]², told from the mean absolute value: for normal values of which some are 0."""
-        return 1.0 if self.lumped else 3 * (ABS_NORMAL / max(self.shape, 1e-9)) ** 2
+        return 3 * (ABS_NORMAL / max(self.shape, 1e-9)) ** 2
 
     def cross_space(self, rho: float) -> float:
         """E[dx dx'] at two places of one channel of one sample; rho is the correlation of their u."""
@@ -277,6 +313,15 @@ class Gradient:
             if source.cross_batch
         )
 
+    def cross_near(self, y: Signal, places: Sequence[int]) -> Array:
+        """E[dx dx'] by the lag of two of the places; y is the signal whose gradient this is."""
+        rho = y.correlations(places)
+        parts = [
+            lag_map(places, source.cross_near, source.cross_space, 0.0) * cross_moments(term.mean, rho)
+            for source, term in self.terms.items()
+        ]
+        return lag_map(places, sum(parts, np.zeros_like(rho)), 0.0, self.second)
+
     @property
     def moments(self) -> Moments:
         """What is printed."""
@@ -286,17 +331,24 @@ class Gradient:
 def _mean_abs(parts: Sequence[tuple[Array, Array]]) -> Array:
     """E|Σ dᵢ| of dᵢ given as (second moment, mean absolute value).
 
-    Each is taken for normal with zeros among it: the zeros that all have stay, for they come from one mask; the rest is
-    independent, of kurtosis 3·(2/π)·E[d²]/E|d|², and excess kurtoses add like s².
+    Each is taken for normal with zeros among it: the zeros that all have stay, for they come from one mask; the others
+    are independent.
     """
     seconds, absolutes = (np.array(list(column)) for column in zip(*parts, strict=True))
-    total = seconds.sum(axis=0)
     with np.errstate(all="ignore"):
-        shares = np.nan_to_num(seconds / total)
         filled = np.nan_to_num((absolutes / ABS_NORMAL) ** 2 / seconds)
-        common = np.where(shares > _COUNTS, filled, 0.0).max(axis=0)
-        excess = np.nan_to_num(shares**2 * (common / filled - 1)).sum(axis=0)
-        return np.asarray(ABS_NORMAL * np.sqrt(total * common / (1 + np.maximum(excess, 0.0))))
+        common = np.where(seconds > _COUNTS * seconds.sum(axis=0), filled, 0.0).max(axis=0)
+        within = np.nan_to_num(np.minimum(filled / common, 1.0))
+        total = reduce(_both, zip(np.nan_to_num(seconds / common), within, strict=True))
+    return np.asarray(common * ABS_NORMAL * np.sqrt(total[0] * total[1]))
+
+
+def _both(a: tuple[Array, Array], b: tuple[Array, Array]) -> tuple[Array, Array]:
+    """The sum of two independent variables, each (second moment, share that is not 0) and normal where it is not 0."""
+    (of_a, p), (of_b, q) = a, b
+    large_a, large_b = np.nan_to_num(of_a / p), np.nan_to_num(of_b / q)
+    mean = p * q * np.sqrt(large_a + large_b) + p * (1 - q) * np.sqrt(large_a) + q * (1 - p) * np.sqrt(large_b)
+    return of_a + of_b, np.nan_to_num(mean**2 / (of_a + of_b))
 
 
 UNKNOWN = Gradient({}, known=False)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import replace
-from functools import reduce
+from typing import Any
 
 import numpy as np
 
+from .lags import Sharing, pair_weights
 from .quadrature import ABS_NORMAL, NODES, WEIGHTS, Array, common_part, cross_moment, expect
 from .signal import Gradient, Signal, Source, flatten, normal
 
@@ -17,27 +17,11 @@ __all__ = [
     "channel_mean_square",
     "pair_sum",
     "reduced",
-    "slide",
-    "taps",
     "through_weights",
     "weighted_sum",
 ]
 
 Shape = tuple[int, ...]
-
-
-def taps(size: int, places: int, kernel: int, stride: int, pad: int, dilation: int = 1) -> Array:
-    """Return, along one axis, which input each place of a window reads: [places, size], 0 or 1."""
-    starts = np.arange(places)[:, None] * stride - pad
-    offset = np.arange(size) - starts
-    return ((offset >= 0) & (offset % dilation == 0) & (offset // dilation < kernel)).astype(np.float64)
-
-
-def slide(matrices: Sequence[Array], values: Array) -> Array:
-    """Apply one matrix per axis."""
-    return reduce(
-        lambda x, axis: np.moveaxis(np.tensordot(matrices[axis], x, (1, axis)), 0, axis), range(len(matrices)), values
-    )
 
 
 def batch_and_places(shape: Shape) -> tuple[int, int]:
@@ -56,15 +40,17 @@ def pair_sum(space: float, batch: float, samples: float, places: float) -> float
 def channel_mean_square(second: float, cross_space: float, cross_batch: float, shape: Shape) -> float:
     """Return E[m²] of the mean m of a channel over all samples and places, from the moments of pairs."""
     samples, places = batch_and_places(shape)
-    return (second + pair_sum(cross_space, cross_batch, samples, places)) / max(samples * places, 1)
+    return max(second + pair_sum(cross_space, cross_batch, samples, places), 0.0) / max(samples * places, 1)
 
 
-def weighted_sum(x: Signal, w: Signal, b: Signal | None, taps_at: Array, channels: float, phases: int = 1) -> Signal:
+def weighted_sum(
+    x: Signal, w: Signal, b: Signal | None, taps_at: Array, channels: float, sharing: Sharing | None = None
+) -> Signal:
     """Return y = Σ w·x + b over `channels` and the taps of each place.
 
     With weights independent of x: E[y] = n E[w] E[x] + E[b]; Var y = n Var(w) E[x²] + E[w]² Var(Σx) + Var(b), where
     only elements of one channel are correlated. `taps_at` holds the taps of each place, weighted by the input's relief.
-    `phases`: one of how many pairs of places is reached through the same weights (a transposed convolution's stride).
+    `sharing` tells how places share their weights; without, none do.
     """
     per_channel = float(taps_at.mean())
     n = channels * per_channel
@@ -73,11 +59,15 @@ def weighted_sum(x: Signal, w: Signal, b: Signal | None, taps_at: Array, channel
     own = x.second - x.mean**2 + (per_channel - 1) * (x.cross_space - x.mean**2)
     spread = n * w_var * x.second + n * w.mean**2 * own
 
-    def shared(cross: float) -> float:
+    def shared(cross: Any) -> Any:
         return n * w_var * cross + n * per_channel * w.mean**2 * (cross - x.mean**2)
 
+    space, near = 0.0, None
+    if sharing:
+        space = shared(x.cross_space) * sharing.anywhere + b_var
+        near = sharing.of(shared(x.cross_near(sharing.places)), shared(x.cross_space)) + b_var
     relief = (mean**2 + b_var + spread * taps_at / per_channel) if per_channel else None
-    y = normal(mean, spread + b_var, shared(x.cross_space) / phases + b_var, shared(x.cross_batch) + b_var, relief)
+    y = normal(mean, spread + b_var, space, shared(x.cross_batch) + b_var, relief, near)
     own_share = spread / max(y.second, 1e-300)
     return replace(
         y, evenness=1 - own_share * (1 - (x.evenness or 1.0) * _narrowness(x.values**2, x.rho_far, channels))
@@ -96,20 +86,23 @@ def _narrowness(squares: Array, rho: float, channels: float, excess: float = 0.0
 
 
 def through_weights(
-    dy: Gradient, y: Signal, w: Signal, reach: Array, channels: float, phases: int = 1, spaced: bool = True
+    dy: Gradient, y: Signal, w: Signal, reach: Array, channels: float, sharing: Sharing | None = None
 ) -> Gradient:
     """Return dx = Σ w·dy over `channels` and the places that read x: E[dx²] = m E[w²] E[dy²].
 
-    `reach` holds, for each place of x, how many places read it, weighted by dy's relief. Without `spaced`, no two
-    places of x share weights.
+    `reach` holds, for each place of x, how many places read it, weighted by dy's relief. `sharing` tells how places of
+    x share the weights; without, none do.
     """
     m = channels * float(reach.mean()) * w.second
-    space = m * dy.cross_space(y.rho_space) / phases if spaced else 0.0
+    space, near = 0.0, None
+    if sharing:
+        far = m * dy.cross_space(y.rho_space)
+        space, near = far * sharing.anywhere, sharing.of(m * dy.cross_near(y, sharing.places), far)
     batch = m * dy.cross_batch(y.rho_batch)
-    shape = _shape_of_sum(dy, w, channels * reach)
+    shape = _shape_of_sum(dy, w, channels, reach)
     even, patchy = _evenness_of_sum(dy, y, channels)
     several = max(float(reach.mean()), 1.0)
-    return Gradient.of(Source(m * dy.second, shape, space, batch, flatten(reach), False, even, patchy / several))
+    return Gradient.of(Source(m * dy.second, shape, space, batch, flatten(reach), False, even, patchy / several, near))
 
 
 def _evenness_of_sum(dy: Gradient, y: Signal, channels: float) -> tuple[float, float]:
@@ -129,35 +122,40 @@ def _evenness_of_sum(dy: Gradient, y: Signal, channels: float) -> tuple[float, f
     if dy.second <= 0:
         return 1.0, 0.0
     coherent = min(dy.cross_space(1.0), dy.cross_batch(1.0)) / dy.second
-    return even * _narrowness(dy.second_at, y.rho_far, channels, 2 * min(coherent, 1.0) ** 2), patchy
+    return even * _narrowness(dy.second_at, y.rho_far, channels, 2 * min(max(coherent, 0.0), 1.0) ** 2), patchy
 
 
-def _shape_of_sum(dy: Gradient, w: Signal, terms: Array) -> float:
-    """E|Σ w·dy| / √E[(Σ w·dy)²]: that of a normal variable, lower the fewer terms there are.
+def _shape_of_sum(dy: Gradient, w: Signal, channels: float, reach: Array) -> float:
+    """E|Σ w·dy| / √E[(Σ w·dy)²]: that of a normal variable, another one the fewer terms there are.
 
     To first order 1 / (1 + κ / 24n), κ the excess kurtosis of one term; exact to 1 % for one or two products of
-    normals.
+    normals. Of a lumped gradient one term per place counts, and the sum looks like the weights.
     """
+    terms = channels * reach
     if dy.second <= 0 or w.second <= 0 or terms.max() <= 0:
         return ABS_NORMAL
+    if dy.lumped:
+        alone = expect(np.abs(w.values)) / math.sqrt(w.second)
+        return ABS_NORMAL + (alone - ABS_NORMAL) / max(float(reach.mean()), 1.0)
     excess = expect(w.values**4) / w.second**2 * dy.kurtosis - 3
     deviations = np.sqrt(terms)
     return ABS_NORMAL * float((deviations / (1 + excess / 24 / np.maximum(terms, 1e-9))).sum() / deviations.sum())
 
 
-def reduced(
-    x: Signal | None, x_space: float, x_batch: float, dy: Gradient, y: Signal, count: float, shape: Shape
-) -> Source:
+def reduced(x: Signal | None, dy: Gradient, y: Signal, count: float, shape: Shape, near: Array | None = None) -> Source:
     """Return the gradient of a param: Σ x·dy over `count` places of value `shape`; x None is 1 (a bias).
 
-    E[(Σ x·dy)²] = Σ over pairs E[x x'] E[dy dy']. Where samples are alike its size varies from channel to channel with
-    what they share, so E|Σ| is taken given the shared part of both. It never exceeds count·E|x|·E|dy|.
+    E[(Σ x·dy)²] = Σ over pairs E[x x'] E[dy dy'], whose products `near` gives by the lag of the places. Where samples
+    are alike its size varies from channel to channel with what they share, so E|Σ| is taken given the shared part of
+    both. It never exceeds count·E|x|·E|dy|.
     """
     samples, places = batch_and_places(shape)
-    second_x, abs_x = (x.second, x.mean_abs) if x else (1.0, 1.0)
+    second_x, abs_x, x_space, x_batch = (x.second, x.mean_abs, x.cross_space, x.cross_batch) if x else (1.0,) * 4
     space, batch = dy.cross_space(y.rho_space), dy.cross_batch(y.rho_batch)
     far = min(space, batch) * min(x_space, x_batch)
     others = (places - 1) * x_space * space + (samples - 1) * (x_batch * batch + (places - 1) * far)
+    if near is not None:
+        others += float((pair_weights(shape[2:]) * (near - x_space * space)).sum())
     coherent = count * others * count / max(samples * places, 1)
     second = max(count * second_x * dy.second + coherent, 0.0)
     if second == 0:

@@ -13,7 +13,7 @@ import numpy as np
 from caffestat.graph import Node
 
 from ..engine import Walk, backward_moments, moments
-from ..quadrature import NODES, WEIGHTS, Array, cdf, cross_moment, expect, quantiles, ranks
+from ..quadrature import NODES, WEIGHTS, Array, cdf, expect, quantiles, ranks
 from ..signal import Gradient, Signal, Term, factor, flatten
 from ..sums import batch_and_places, reduced
 from .linear import known
@@ -225,7 +225,7 @@ def elementwise(walk: Walk, node: Node) -> Sequence[Signal | None]:
     base = next((s for s, axis in zip(signals, grid.axes, strict=True) if axis is not None), signals[0])
     if grid.rank < 2:
         return [_of_one(base, np.array(values[:, 0]), node)]
-    return [_of_two(node, signals, grid, values)]
+    return [_of_two(walk, node, signals, grid, values)]
 
 
 def _of_many(node: Node, signals: Sequence[Signal]) -> Signal:
@@ -250,7 +250,8 @@ def _of_one(base: Signal, values: Array, node: Node) -> Signal:
     relief = base.relief if node.op not in ("Sigmoid", "Exp", "Where") else None
     if relief is not None and not _is_homogeneous(base, values):
         relief = _bent(relief, node, base)
-    return Signal(values, base.rho_space, base.rho_batch, relief, base.latent, _evenness(node, base, values))
+    even = _evenness(node, base, values)
+    return replace(base, values=values, relief=relief, evenness=even)
 
 
 def _evenness(node: Node, base: Signal, values: Array) -> float | None:
@@ -280,23 +281,22 @@ def _bent(relief: Array, node: Node, base: Signal) -> Array | None:
     return flatten(np.interp(relief, strengths, seconds))
 
 
-def _of_two(node: Node, signals: Sequence[Signal], grid: _Grid, values: Array) -> Signal:
+def _of_two(walk: Walk, node: Node, signals: Sequence[Signal], grid: _Grid, values: Array) -> Signal:
     result = quantiles(values, np.outer(WEIGHTS, WEIGHTS))
     if len(signals) != 2 or node.op not in ("Add", "Sub", "Mul", "Sum"):
         space, batch = (
             sum(rhos) / len(signals) for rhos in zip(*((s.rho_space, s.rho_batch) for s in signals), strict=True)
         )
         return Signal(result, space, batch, _sum_relief(signals))
-    space, batch = (_cross(node.op, signals[0], signals[1], name) for name in ("rho_space", "rho_batch"))
-    return Signal.of_pairs(result, space, batch, _sum_relief(signals))
+    (a, b), places = signals, walk.shape(node.outputs[0])[2:]
+    means = (-2 if node.op == "Sub" else 2) * expect(a.values) * expect(b.values)
 
+    def cross(of_a: Any, of_b: Any) -> Any:
+        return of_a * of_b if node.op == "Mul" else of_a + of_b + means
 
-def _cross(op: str, a: Signal, b: Signal, rho: str) -> float:
-    """Return E[y y'] of a sum, difference or product of independent a and b."""
-    of_a, of_b = (cross_moment(s.values, getattr(s, rho)) for s in (a, b))
-    if op == "Mul":
-        return of_a * of_b
-    return of_a + of_b + (-2 if op == "Sub" else 2) * expect(a.values) * expect(b.values)
+    space, batch = cross(a.cross_space, b.cross_space), cross(a.cross_batch, b.cross_batch)
+    near = cross(a.cross_near(places), b.cross_near(places))
+    return Signal.of_pairs(result, space, batch, _sum_relief(signals), near)
 
 
 def _sum_relief(signals: Sequence[Signal]) -> Array | None:
@@ -320,7 +320,7 @@ def _spatial_factor(walk: Walk, node: Node, signals: Sequence[Signal]) -> Signal
             and plane.shape == walk.shape(node.inputs[1 - index])[-plane.ndim :]
         ):
             relief = np.asarray(plane, np.float64) ** 2 * (1.0 if x.relief is None else x.relief)
-            return Signal(x.values * math.sqrt(relief.mean()), x.rho_space, x.rho_batch, flatten(relief), x.latent)
+            return replace(x, values=x.values * math.sqrt(relief.mean()), relief=flatten(relief), evenness=None)
     return None
 
 
@@ -390,9 +390,9 @@ def _unbroadcast(walk: Walk, node: Node, name: str, dy: Gradient, dx: Gradient, 
     y, count = known(walk.signal(node.outputs[0])), math.prod(tops) / max(math.prod(shape), 1)
     window = _shared_places(tops, shape, count)
     if slope.mean.shape[1] > 1:  # the slope is in dx already, which then depends on nothing else
-        return Gradient.of(reduced(None, 1.0, 1.0, dx, y, count, window))
+        return Gradient.of(reduced(None, dx, y, count, window))
     other = Signal(slope.mean[:, 0], y.rho_space, y.rho_batch)
-    return Gradient.of(reduced(other, other.cross_space, other.cross_batch, dy, y, count, window))
+    return Gradient.of(reduced(other, dy, y, count, window))
 
 
 def _shared_places(tops: tuple[int, ...], shape: tuple[int, ...], count: float) -> tuple[int, ...]:

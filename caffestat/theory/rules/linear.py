@@ -11,9 +11,10 @@ import numpy as np
 from caffestat.graph import Node
 
 from ..engine import Walk, backward_moments, moments
+from ..lags import Axis, Sharing, at_lags, near_lags, slide
 from ..quadrature import Array
 from ..signal import Gradient, Signal
-from ..sums import batch_and_places, reduced, slide, taps, through_weights, weighted_sum
+from ..sums import batch_and_places, reduced, through_weights, weighted_sum
 
 Gradients = Sequence[Gradient | None]
 
@@ -24,14 +25,14 @@ def known(signal: Signal | None) -> Signal:
     return signal
 
 
-def _windows(walk: Walk, node: Node, image: str, places: str) -> list[Array]:
-    """Return one matrix per spatial axis: which element of `image` each of `places` meets."""
+def _windows(walk: Walk, node: Node, image: str, places: str) -> list[Axis]:
+    """Return per spatial axis how the windows of `places` slide over `image`."""
     sizes, stops = walk.shape(image)[2:], walk.shape(places)[2:]
     kernel = node.get("kernel_shape") or walk.shape(node.inputs[1])[2:]
     ones, pads = [1] * len(sizes), node.get("pads") or [0] * len(sizes)
     strides, dilations = node.get("strides") or ones, node.get("dilations") or ones
     axes = zip(sizes, stops, kernel, strides, pads, dilations, strict=False)  # of the pads, those before
-    return [taps(*axis) for axis in axes]
+    return [Axis(*axis) for axis in axes]
 
 
 def relief_of(relief: Array | None, space: Sequence[int]) -> Array:
@@ -43,9 +44,9 @@ def relief_of(relief: Array | None, space: Sequence[int]) -> Array:
 def conv(walk: Walk, node: Node) -> Sequence[Signal]:
     """y = W * x + b."""
     x, w, b = _operands(walk, node)
-    matrices = _windows(walk, node, node.inputs[0], node.outputs[0])
-    at = slide(matrices, relief_of(x.relief, walk.shape(node.inputs[0])[2:]))
-    return [weighted_sum(x, w, b, at, walk.shape(node.inputs[1])[1])]
+    axes = _windows(walk, node, node.inputs[0], node.outputs[0])
+    at = slide([axis.reads for axis in axes], relief_of(x.relief, walk.shape(node.inputs[0])[2:]))
+    return [weighted_sum(x, w, b, at, walk.shape(node.inputs[1])[1], Sharing.forward(axes))]
 
 
 @backward_moments("Conv")
@@ -54,22 +55,24 @@ def conv_backward(walk: Walk, node: Node, dys: Gradients) -> Gradients:
     dy, y = dys[0], known(walk.signal(node.outputs[0]))
     assert dy is not None
     x, w, _ = _operands(walk, node)
-    matrices = _windows(walk, node, node.inputs[0], node.outputs[0])
-    reach = slide([m.T for m in matrices], relief_of(dy.relief, walk.shape(node.outputs[0])[2:]))
+    axes = _windows(walk, node, node.inputs[0], node.outputs[0])
+    reach = slide([axis.reads.T for axis in axes], relief_of(dy.relief, walk.shape(node.outputs[0])[2:]))
     channels = walk.shape(node.inputs[1])[0] / node.get("group", 1)
-    dx = through_weights(dy, y, w, reach, channels, math.prod(node.get("strides") or [1]))
-    shape = walk.shape(node.outputs[0])
-    return [dx, *_param_gradients(walk, node, dy, y, x, shape, _filled(matrices, walk.shape(node.inputs[1])[2:]))]
+    dx = through_weights(dy, y, w, reach, channels, Sharing.backward(axes))
+    near = _strided(axes, x.cross_near([a.size for a in axes]), x.cross_space) * dy.cross_near(
+        y, [a.places for a in axes]
+    )
+    return [dx, *_param_gradients(walk, node, dy, y, x, node.outputs[0], axes, near)]
 
 
 @moments("ConvTranspose")
 def conv_transpose(walk: Walk, node: Node) -> Sequence[Signal]:
     """y = Wᵀ * x + b."""
     x, w, b = _operands(walk, node)
-    matrices = [m.T for m in _windows(walk, node, node.outputs[0], node.inputs[0])]
-    at = slide(matrices, relief_of(x.relief, walk.shape(node.inputs[0])[2:]))
+    axes = _windows(walk, node, node.outputs[0], node.inputs[0])
+    at = slide([axis.reads.T for axis in axes], relief_of(x.relief, walk.shape(node.inputs[0])[2:]))
     channels = walk.shape(node.inputs[1])[0] / node.get("group", 1)
-    return [weighted_sum(x, w, b, at, channels, math.prod(node.get("strides") or [1]))]
+    return [weighted_sum(x, w, b, at, channels, Sharing.backward(axes))]
 
 
 @backward_moments("ConvTranspose")
@@ -78,11 +81,12 @@ def conv_transpose_backward(walk: Walk, node: Node, dys: Gradients) -> Gradients
     dy, y = dys[0], known(walk.signal(node.outputs[0]))
     assert dy is not None
     x, w, _ = _operands(walk, node)
-    matrices = _windows(walk, node, node.outputs[0], node.inputs[0])
-    reach = slide(matrices, relief_of(dy.relief, walk.shape(node.outputs[0])[2:]))
-    dx = through_weights(dy, y, w, reach, walk.shape(node.inputs[1])[1])
-    shape = walk.shape(node.inputs[0])
-    return [dx, *_param_gradients(walk, node, dy, y, x, shape, _filled(matrices, walk.shape(node.inputs[1])[2:]))]
+    axes = _windows(walk, node, node.outputs[0], node.inputs[0])
+    reach = slide([axis.reads for axis in axes], relief_of(dy.relief, walk.shape(node.outputs[0])[2:]))
+    dx = through_weights(dy, y, w, reach, walk.shape(node.inputs[1])[1], Sharing.forward(axes))
+    diffs = dy.cross_near(y, [a.size for a in axes])
+    near = x.cross_near([a.places for a in axes]) * _strided(axes, diffs, dy.cross_space(y.rho_space))
+    return [dx, *_param_gradients(walk, node, dy, y, x, node.inputs[0], axes, near)]
 
 
 def _operands(walk: Walk, node: Node) -> tuple[Signal, Signal, Signal | None]:
@@ -90,21 +94,26 @@ def _operands(walk: Walk, node: Node) -> tuple[Signal, Signal, Signal | None]:
     return known(walk.signal(node.inputs[0])), known(walk.signal(node.inputs[1])), b
 
 
-def _filled(matrices: Sequence[Array], kernel: Sequence[int]) -> float:
-    """Return the share of taps that lie inside the image."""
-    return math.prod(float(m.sum()) / (len(m) * k) for m, k in zip(matrices, kernel, strict=False))
+def _strided(axes: Sequence[Axis], near: Array, far: float) -> Array:
+    """Return the lag map of the image by the lags of the places."""
+    lags = near_lags([axis.places for axis in axes])
+    return at_lags(near, far, [lag * axis.stride for lag, axis in zip(lags, axes, strict=True)])
 
 
 def _param_gradients(
-    walk: Walk, node: Node, dy: Gradient, y: Signal, x: Signal, shape: tuple[int, ...], filled: float
+    walk: Walk, node: Node, dy: Gradient, y: Signal, x: Signal, place: str, axes: Sequence[Axis], near: Array
 ) -> list[Gradient | None]:
-    """Return the gradients of weights and bias; a weight meets `filled` of the places of `shape`."""
-    samples, places = batch_and_places(shape)
-    weight = reduced(x, x.cross_space, x.cross_batch, dy, y, samples * places * filled, shape)
+    """Return the gradients of weights and bias; a weight meets the places of value `place` but for those at a border.
+
+    near: E[x x'] E[dy dy'] by the lag of these places.
+    """
+    shape = walk.shape(place)
+    met = math.prod(batch_and_places(shape)) * math.prod(float(axis.inside.mean()) for axis in axes)
+    weight = reduced(x, dy, y, met, shape, near)
     grads: list[Gradient | None] = [Gradient.of(weight)]
     if len(node.inputs) > 2:
         tops = walk.shape(node.outputs[0])
-        grads.append(Gradient.of(reduced(None, 1.0, 1.0, dy, y, math.prod(batch_and_places(tops)), tops)))
+        grads.append(Gradient.of(reduced(None, dy, y, math.prod(batch_and_places(tops)), tops)))
     return grads
 
 
@@ -113,9 +122,7 @@ def matmul(walk: Walk, node: Node) -> Sequence[Signal]:
     """y = x·W + b: n is the axis that is summed over."""
     x, w, b = _operands(walk, node)
     y = weighted_sum(x, w, b, np.ones(()), _inner(walk, node))
-    return [
-        replace(y, values=y.values * node.get("alpha", 1.0), rho_space=0.0)
-    ]  # elements of a row have weights of their own
+    return [replace(y, values=y.values * node.get("alpha", 1.0))]
 
 
 @backward_moments("Gemm", "MatMul", "FusedMatMul")
@@ -125,11 +132,11 @@ def matmul_backward(walk: Walk, node: Node, dys: Gradients) -> Gradients:
     assert dy is not None
     x, w, b = _operands(walk, node)
     tops = walk.shape(node.outputs[0])
-    dx = through_weights(dy, y, w, np.ones(()), tops[-1] if tops else 1, spaced=False)
+    dx = through_weights(dy, y, w, np.ones(()), tops[-1] if tops else 1)
     rows = (math.prod(tops[:-1]), 1)
-    grads: list[Gradient | None] = [dx, Gradient.of(reduced(x, x.cross_space, x.cross_batch, dy, y, rows[0], rows))]
+    grads: list[Gradient | None] = [dx, Gradient.of(reduced(x, dy, y, rows[0], rows))]
     if b:
-        grads.append(Gradient.of(reduced(None, 1.0, 1.0, dy, y, rows[0], rows)))
+        grads.append(Gradient.of(reduced(None, dy, y, rows[0], rows)))
     return [*grads, *[None] * (len(node.inputs) - len(grads))]
 
 
@@ -155,6 +162,6 @@ def gather_backward(walk: Walk, node: Node, dys: Gradients) -> Gradients:
     assert dy is not None
     rows, taken = walk.shape(node.inputs[0]), walk.shape(node.inputs[1])
     if node.get("axis", 0):
-        return [Gradient.of(reduced(None, 1.0, 1.0, dy, y, 1, (1, 1))), None]
+        return [Gradient.of(reduced(None, dy, y, 1, (1, 1))), None]
     count = math.prod(taken) / max(rows[0], 1)
-    return [Gradient.of(reduced(None, 1.0, 1.0, dy, y, count, (math.prod(taken), 1))), None]
+    return [Gradient.of(reduced(None, dy, y, count, (math.prod(taken), 1))), None]

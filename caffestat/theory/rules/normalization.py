@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from caffestat.graph import Node
 
 from ..engine import Walk, backward_moments, moments
+from ..lags import Axis
 from ..quadrature import NODES, WEIGHTS, Array, expect
 from ..signal import Gradient, Signal, Source, Term, factor, normal
-from ..sums import channel_mean_square, taps
+from ..sums import channel_mean_square
 from .elementwise import elementwise, elementwise_backward
 from .linear import known
 
@@ -37,7 +39,8 @@ def batch_norm(walk: Walk, node: Node) -> Sequence[Signal | None]:
     values = (x.values - expect(x.values)) / spread * math.sqrt(variance) * scale
     size = max(expect(values**2), 1e-300) / scale**2
     space, batch = (min(max((cross - shared) / size, 0.0), 1.0) for cross in (x.cross_space, x.cross_batch))
-    y = Signal(values, space, batch, x.relief, x.latent, 1.0)
+    near = np.clip((x.cross_near(walk.shape(node.inputs[0])[2:]) - shared) / size, 0.0, 1.0)
+    y = Signal(values, space, batch, x.relief, x.latent, 1.0, near)
     return [y, normal(x.mean, shared - x.mean**2), Signal(np.full_like(NODES, variance))]
 
 
@@ -56,10 +59,10 @@ def batch_norm_backward(walk: Walk, node: Node, dys: Gradients) -> Gradients:
     left = max(dy.second - shared - _along(dy, y, shape), 0.0)
     variance = max(x.second - channel_mean_square(x.second, x.cross_space, x.cross_batch, shape), 0.0)
     inverse = 1 / (variance + node.get("epsilon", 1e-5))
-    space, batch = (max(cross - shared, 0.0) * inverse for cross in (space, batch))
-    profile = np.sqrt(dy.second_at / dy.second)
-    source = Source(left * inverse, dy.shape / expect(profile), space, batch, dy.relief, evenness=dy.evenness)
-    return [Gradient.of(source).times(factor(profile)), *rest]
+    space, batch = ((cross - shared) * inverse for cross in (space, batch))
+    near = (dy.cross_near(y, shape[2:]) - shared) * inverse
+    source = Source(left * inverse, dy.shape, space, batch, dy.relief, evenness=dy.evenness, cross_near=near)
+    return [Gradient.profiled(source, dy.second_at, x, shape[2:]), *rest]
 
 
 def _along(dy: Gradient, y: Signal, shape: tuple[int, ...]) -> float:
@@ -75,13 +78,13 @@ def lrn(walk: Walk, node: Node) -> Sequence[Signal]:
     """y = x / (k + α/n Σ x²)^β: E[y² | x] over the other n - 1 channels, which are independent."""
     x = known(walk.signal(node.inputs[0]))
     values = x.values * np.sqrt(_lrn_base(walk, node, x) ** (-2 * node.get("beta", 0.75)) @ WEIGHTS)
-    return [Signal(values, x.rho_space, x.rho_batch, x.relief, x.latent)]
+    return [replace(x, values=values, evenness=None)]
 
 
 def _lrn_base(walk: Walk, node: Node, x: Signal) -> Array:
     """Return k + α/n Σ x² at [nodes of u, nodes of the others' sum], that sum taken for lognormal."""
     size, channels, squares = node.get("size"), walk.shape(node.inputs[0])[1], x.values**2
-    others = float(taps(channels, channels, size, 1, (size - 1) // 2).sum()) / channels - 1
+    others = float(Axis(channels, channels, size, pad=(size - 1) // 2).inside.sum()) / channels - 1
     spread = expect(squares**2) / max(expect(squares) ** 2, 1e-300) - 1
     width = math.sqrt(math.log1p(max(spread, 0.0) / max(others, 1.0)))
     total = others * expect(squares) * np.exp(width * NODES - width**2 / 2)

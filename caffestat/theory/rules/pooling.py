@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import lru_cache, reduce
 
 import numpy as np
 
 from caffestat.graph import Node
 
 from ..engine import Walk, backward_moments, moments
+from ..lags import Axis, lag_map, mixed, mixed_apart, slide
 from ..quadrature import (
     ABS_NORMAL,
     NODES,
@@ -18,29 +20,27 @@ from ..quadrature import (
     Array,
     cdf,
     correlation_for,
-    cross_moment,
+    correlations_for,
+    cross_moments,
     expect,
     inverse_cdf,
     quantiles,
     ranks,
 )
 from ..signal import Gradient, Signal, Source, Term, flatten, normal
-from ..sums import slide, taps
 from .linear import known, relief_of
 
 Gradients = Sequence[Gradient | None]
 
-_UNION = 1.5
-
 
 def _windows(walk: Walk, node: Node) -> list[Array]:
-    """Return per spatial axis which elements each window holds."""
+    """Return per spatial axis which elements each window holds: [windows, elements]."""
     sizes, places = walk.shape(node.inputs[0])[2:], walk.shape(node.outputs[0])[2:]
     ones, pads = [1] * len(sizes), node.get("pads") or [0] * len(sizes)
     strides, dilations = node.get("strides") or ones, node.get("dilations") or ones
     kernel = node.get("kernel_shape") or sizes
     axes = zip(sizes, places, kernel, strides, pads, dilations, strict=False)  # of the pads, those before
-    return [taps(*axis) for axis in axes]
+    return [Axis(*axis).reads for axis in axes]
 
 
 def _coverage(matrices: Sequence[Array]) -> float:
@@ -48,14 +48,47 @@ def _coverage(matrices: Sequence[Array]) -> float:
     return math.prod(float(m.sum()) / m.shape[1] for m in matrices)
 
 
+def _between(matrices: Sequence[Array], near: Array, far: float) -> Array:
+    """Return, by the lag of two windows, the mean over the pairs of different elements in them."""
+    origin = (0,) * near.ndim
+    total, count = (
+        mixed(matrices, lag_map(near.shape, pairs, beyond, 0.0), beyond)
+        for pairs, beyond in ((near, far), (np.ones_like(near), 1.0))
+    )
+    return np.where(count > 0, total / np.maximum(count, 1e-300), near[origin])
+
+
+def _common(matrices: Sequence[Array], near: Array) -> Array:
+    """Return, by the lag of two windows, how many elements lie in both."""
+    return mixed(matrices, lag_map(near.shape, None, 0.0, 1.0), 0.0)
+
+
+@lru_cache(maxsize=256)
+def _alike(k: float, common: float) -> float:
+    """Return the correlation of the maxima of two windows of k independent normal values, some in common to both."""
+    low, high = np.minimum.outer(cdf(NODES), cdf(NODES)), np.multiply.outer(cdf(NODES), cdf(NODES))
+    joint = low**common * high ** (k - common)
+    mass = np.diff(np.diff(joint, axis=0), axis=1)
+    between = (NODES[1:] + NODES[:-1]) / 2
+    share = mass.sum(axis=1)
+    mean = float(share @ between)
+    return float((between @ mass @ between - mean**2) / (share @ between**2 - mean**2))
+
+
 class _Maximum:
     """The maximum of k values g(u), their u equally correlated."""
 
-    def __init__(self, x: Signal, k: float) -> None:
-        self.k = k
+    def __init__(self, x: Signal, matrices: Sequence[Array]) -> None:
+        sizes = [m.shape[1] for m in matrices]
+        self.matrices, self.k = matrices, math.prod(float(m.sum(axis=1).mean()) for m in matrices)
         self.is_rising = bool(np.all(np.diff(x.values) >= 0))
         self.values = x.values if self.is_rising else quantiles(x.values, WEIGHTS)
-        self.rho = x.rho_space if self.is_rising else correlation_for(self.values, x.cross_space)
+        near, far = x.correlations(sizes), x.rho_space
+        if not self.is_rising:
+            near, far = correlations_for(self.values, x.cross_near(sizes)), correlation_for(self.values, x.cross_space)
+        self.between = _between(matrices, near, far)
+        self.common = _common(matrices, near)
+        self.rho, self.far = float(self.between.flat[0]), far
         self.distribution = self._given_common() @ WEIGHTS if self.rho < 1 else cdf(NODES)
 
     def _given_common(self) -> Array:
@@ -73,32 +106,31 @@ class _Maximum:
         between = (self.values[1:] + self.values[:-1]) / 2
         return np.asarray(between @ np.diff(self._given_common(), axis=0))
 
-    def wins(self) -> Array:
-        """P(a value is the maximum | its u)."""
-        rho = min(self.rho, 1.0)
-        others = cdf(math.sqrt(1 - rho) * NODES[:, None] - math.sqrt(rho) * NODES) ** max(self.k - 1, 0.0)
-        return np.asarray(others @ WEIGHTS)
+    def wins(self, others: float) -> Array:
+        """P(a value is larger than so many others | its u)."""
+        below = cdf(math.sqrt(1 - self.rho) * NODES[:, None] - math.sqrt(self.rho) * NODES)
+        return np.asarray(below ** max(others, 0.0) @ WEIGHTS)
 
     def rank(self) -> Array:
         """The maximum's own u when it is the value at each node."""
         return inverse_cdf(self.distribution)
 
 
-def _maximum(walk: Walk, node: Node) -> tuple[Signal, _Maximum, list[Array]]:
-    x, matrices = known(walk.signal(node.inputs[0])), _windows(walk, node)
-    k = math.prod(float(m.sum(axis=1).mean()) for m in matrices)
-    return x, _Maximum(x, k), matrices
-
-
 @moments("MaxPool", "GlobalMaxPool")
 def max_pool(walk: Walk, node: Node) -> Sequence[Signal | None]:
     """y = max over the window: P(y ≤ v) = E[P(x ≤ v | c)^k]."""
-    x, maximum, matrices = _maximum(walk, node)
+    x, matrices = known(walk.signal(node.inputs[0])), _windows(walk, node)
+    maximum = _Maximum(x, matrices)
     values, shared = maximum.pooled(), maximum.shared()
-    between = min(x.rho_batch / maximum.rho, 1.0) if maximum.rho > 0 else 0.0
+    alike = np.vectorize(_alike, otypes=[float])(maximum.k, np.minimum(maximum.common, maximum.k))
+    inverse = 1 / maximum.rho if maximum.rho > 0 else 0.0
+    space, batch, near = (
+        cross_moments(shared, np.clip(rho * inverse, 0.0, 1.0)) for rho in (maximum.far, x.rho_batch, maximum.between)
+    )
+    near += alike * (expect(values**2) - expect(shared**2))
     relief = slide(matrices, relief_of(x.relief, walk.shape(node.inputs[0])[2:]))
     relief = relief / slide(matrices, np.ones(walk.shape(node.inputs[0])[2:]))
-    y = Signal.of_pairs(values, cross_moment(shared, 1.0), cross_moment(shared, between), flatten(relief))
+    y = Signal.of_pairs(values, float(space), float(batch), flatten(relief), near)
     return [y, *[None] * (len(node.outputs) - 1)]
 
 
@@ -108,29 +140,55 @@ def max_pool_backward(walk: Walk, node: Node, dys: Gradients) -> Gradients:
     dy = dys[0]
     if dy is None:
         return [None]
-    x, maximum, matrices = _maximum(walk, node)
-    covered, wins, u = _coverage(matrices), maximum.wins(), maximum.rank()
-    terms = {}
+    x, matrices = known(walk.signal(node.inputs[0])), _windows(walk, node)
+    maximum, places = _Maximum(x, matrices), walk.shape(node.outputs[0])[2:]
+    u, turned, terms = maximum.rank(), [m.T for m in matrices], {}
     for source, term in dy.terms.items():
-        reach = slide([m.T for m in matrices], relief_of(source.relief, walk.shape(node.outputs[0])[2:]))
-        moved = replace(source, relief=flatten(reach))
-        here = _won(term.at(u), wins, covered, source.cross_space / source.second if source.second else 0.0)
+        near = lag_map(places, source.cross_near, source.cross_space, source.second)
+        reach = slide(turned, relief_of(source.relief, places))
+        moved = replace(source, relief=flatten(reach), cross_near=_won_apart(turned, near, source.cross_space))
+        here = _won(maximum, term.at(u), near / source.second if source.second else near)
         terms[moved] = here if maximum.is_rising else here.at(ranks(x.values, maximum.values))
     return [Gradient(terms)]
 
 
-def _won(term: Term, wins: Array, covered: float, alike: float) -> Term:
-    """Return what an element gets that lies in `covered` windows, the maximum of each with probability `wins`.
+def _won(maximum: _Maximum, term: Term, near: Array) -> Term:
+    """Return what an element gets from the windows that hold it, of each of which it is the maximum now and then.
 
-    Windows that it wins together add up, all the more the more `alike` their gradients are. Two windows hold about half
-    as much again as one, hence the exponent.
+    Windows that it wins together add up, all the more the more alike their gradients are, which `near` tells by lag. To
+    win both it has to be larger than the others in either. A window of equals (zeros behind a ReLU) goes to the first
+    of them, which is the first of one window only.
     """
-    both = max(covered * (covered - 1), 0.0) * wins**_UNION
-    second = covered * wins * term.second + both * alike * term.mean**2
-    several = np.sqrt(1 + max(covered - 1, 0.0) * (1 - alike) * wins)
+    covered, above = _coverage(maximum.matrices), maximum.values > maximum.values[0]
+    won = covered * maximum.wins(maximum.k - 1)
+    second, apart = won * term.second, np.zeros_like(won)
+    for lag, pairs in np.ndenumerate(_windows_together(maximum.matrices, near.shape)):
+        if any(lag) and pairs > 0:
+            both = pairs * above * maximum.wins(2 * maximum.k - maximum.common[lag] - 1)
+            second += near[lag] * both * term.mean**2
+            apart += (1 - near[lag]) * both
+    # an element that wins once wins on average half as many more as E[m²] / E[m] says, if m is geometric;
     # where windows leave gaps, the relief says that nothing arrives there
-    reached = max(covered, math.sqrt(covered))
-    return Term(covered * wins * term.mean, second, reached * wins * term.absolute / several)
+    several = np.sqrt((1 + apart / 2 / np.maximum(won, 1e-300)) * min(covered, 1.0))
+    return Term(won * term.mean, second, won * term.absolute / several)
+
+
+def _won_apart(readers: Sequence[Array], near: Array, far: float) -> Array:
+    """Return, by the lag of two elements, E[dy dy'] of the windows that hold them, 0 for those that both hold both.
+
+    One of the elements cannot win one of such windows and the other one the other.
+    """
+    return mixed_apart(readers, near, far) / np.maximum(mixed(readers, np.ones_like(near), 1.0), 1e-300)
+
+
+def _windows_together(matrices: Sequence[Array], lags: Sequence[int]) -> Array:
+    """Return how many pairs of windows at each lag, in either order, hold an element, on average."""
+    axes = []
+    for matrix, count in zip(matrices, lags, strict=True):
+        pairs = matrix @ matrix.T
+        sums = [np.trace(pairs, lag) * (2 if lag else 1) for lag in range(count)]
+        axes.append(np.array(sums) / matrix.shape[1])
+    return np.asarray(reduce(np.multiply.outer, axes, np.array(1.0)))
 
 
 def _averaging(walk: Walk, node: Node) -> list[Array]:
@@ -152,14 +210,16 @@ def average_pool(walk: Walk, node: Node) -> Sequence[Signal]:
     """y = mean over the window: the mean stays, the variance falls by how many values there are that differ."""
     x, matrices = known(walk.signal(node.inputs[0])), _averaging(walk, node)
     relief = relief_of(x.relief, walk.shape(node.inputs[0])[2:])
-    at = spread_sum(matrices, x.second, x.cross_space, relief)
+    own = x.cross_near([m.shape[1] for m in matrices])
+    at = spread_sum(matrices, x.second, float(_between(matrices, own, x.cross_space).flat[0]), relief)
     together = slide(matrices, np.sqrt(relief))
     second, mean = float(at.mean()), expect(x.values) * float(together.mean())
     flat = flatten(at)
     scale = 1.0 if flat is None else float(np.sqrt(flat).mean())
     values = positive_or_normal(mean / scale, second, bool(np.min(x.values) >= 0))
     kept = float((together**2).mean())
-    return [Signal.of_pairs(values, kept * x.cross_space, kept * x.cross_batch, flat)]
+    near = mixed(matrices, own, x.cross_space)
+    return [Signal.of_pairs(values, kept * x.cross_space, kept * x.cross_batch, flat, near)]
 
 
 def positive_or_normal(mean: float, second: float, positive: bool) -> Array:
@@ -178,13 +238,24 @@ def average_pool_backward(walk: Walk, node: Node, dys: Gradients) -> Gradients:
     matrices = _averaging(walk, node)
     relief = relief_of(dy.relief, walk.shape(node.outputs[0])[2:])
     cross, batch = dy.cross_space(y.rho_space), dy.cross_batch(y.rho_batch)
-    turned = [m.T for m in matrices]
-    at = spread_sum(turned, dy.second, cross, relief)
+    turned, own = [m.T for m in matrices], dy.cross_near(y, relief.shape)
+    at = spread_sum(turned, dy.second, float(_between(turned, own, cross).flat[0]), relief)
     second, reach = float(at.mean()), slide(turned, np.ones(walk.shape(node.outputs[0])[2:]))
     shape = dy.shape if _coverage(_windows(walk, node)) <= 1.001 else ABS_NORMAL
     pairs = _pairs(matrices, dy.second, cross, second, at.size)
     return [
-        Gradient.of(Source(second, shape, pairs, batch * float(reach.mean()) ** 2, flatten(at), dy.lumped, dy.evenness))
+        Gradient.of(
+            Source(
+                second,
+                shape,
+                pairs,
+                batch * float(reach.mean()) ** 2,
+                flatten(at),
+                dy.lumped,
+                dy.evenness,
+                cross_near=mixed(turned, own, cross),
+            )
+        )
     ]
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from caffestat.graph import Node
 
 from ..engine import Walk, backward_moments, moments, unpredicted
-from ..quadrature import WEIGHTS, Array, expect, quantiles, ranks
+from ..quadrature import WEIGHTS, Array, quantiles, ranks
 from ..signal import ONE, Gradient, Signal, Source, Term, flatten
 from ..sums import reduced
 from .linear import known, relief_of
@@ -82,7 +82,7 @@ def repeated_backward(walk: Walk, node: Node, dys: Gradients) -> Gradients:
     dy, y = dys[0], known(walk.signal(node.outputs[0]))
     assert dy is not None
     copies = 1 / max(_share(walk, node.inputs[0], node.outputs[0]), 1e-30)
-    return [Gradient.of(reduced(None, 1.0, 1.0, dy, y, copies, (round(copies), 1))), *[None] * (len(node.inputs) - 1)]
+    return [Gradient.of(reduced(None, dy, y, copies, (round(copies), 1))), *[None] * (len(node.inputs) - 1)]
 
 
 @backward_moments("Slice", "Split")
@@ -95,13 +95,10 @@ def cut_backward(walk: Walk, node: Node, dys: Gradients) -> Gradients:
         return [None] * len(node.inputs)
     space = sum(share * dy.cross_space(y.rho_space) for dy, share in parts)
     batch = sum(share * dy.cross_batch(y.rho_batch) for dy, share in parts)
-    profile = sum((share * dy.second_at for dy, share in parts), np.zeros_like(WEIGHTS)) / second
-    term = Term(np.sqrt(profile), profile, np.sqrt(profile))
-    shape = sum(share * dy.mean_abs for dy, share in parts) / math.sqrt(second) / expect(term.absolute)
-    return [
-        Gradient.of(Source(second, shape, space, batch, evenness=1.0)).times(term),
-        *[None] * (len(node.inputs) - 1),
-    ]
+    profile = sum((share * dy.second_at for dy, share in parts), np.zeros_like(WEIGHTS))
+    source = Source(second, sum(share * dy.mean_abs for dy, share in parts) / math.sqrt(second), space, batch)
+    dx = Gradient.profiled(source, profile, y, walk.shape(node.inputs[0])[2:])
+    return [dx, *[None] * (len(node.inputs) - 1)]
 
 
 @moments("Concat")
@@ -115,7 +112,8 @@ def concat(walk: Walk, node: Node) -> Sequence[Signal]:
     space = walk.shape(node.outputs[0])[2:]
     parts = [share * s.second * relief_of(s.relief, space) for share, s in zip(shares, signals, strict=True)]
     relief: Array = sum(parts, np.zeros(space))
-    return [Signal.of_pairs(values, pairs[0], pairs[1], flatten(relief))]
+    near: Array = sum((share * s.cross_near(space) for share, s in zip(shares, signals, strict=True)), np.zeros(()))
+    return [Signal.of_pairs(values, pairs[0], pairs[1], flatten(relief), near)]
 
 
 @backward_moments("Concat")

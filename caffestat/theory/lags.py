@@ -1,0 +1,182 @@
+"""Pairs of places by how far they lie apart.
+
+A lag map holds what is known of two places of one channel by their lag (i, j, …), each below `NEAR` or the size of its
+axis; at lag 0 it holds the place itself. For pairs further apart one number stands, `far`. Neighbours are more alike
+than others behind overlapping pooling windows, and behind padding, where border and middle see different taps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import reduce
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .quadrature import Array
+
+__all__ = [
+    "NEAR",
+    "Axis",
+    "Sharing",
+    "at_lags",
+    "lag_map",
+    "mixed",
+    "mixed_apart",
+    "near_lags",
+    "pair_weights",
+    "slide",
+]
+
+NEAR = 8
+
+Lags = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Axis:
+    """A window that slides along one axis: of `size` elements each of `places` meets up to `kernel`."""
+
+    size: int
+    places: int
+    kernel: int
+    stride: int = 1
+    pad: int = 0
+    dilation: int = 1
+
+    @property
+    def _elements(self) -> Array:
+        """Which element each tap of each place meets: [places, kernel], outside of the image too."""
+        return np.asarray(
+            np.arange(self.places)[:, None] * self.stride - self.pad + np.arange(self.kernel) * self.dilation
+        )
+
+    @property
+    def inside(self) -> Array:
+        """Which taps of each place lie inside the image: [places, kernel], 0 or 1."""
+        return ((self._elements >= 0) & (self._elements < self.size)).astype(np.float64)
+
+    @property
+    def reads(self) -> Array:
+        """Which elements each place meets: [places, size], 0 or 1."""
+        return np.asarray((self._elements[..., None] == np.arange(self.size)).sum(axis=1), np.float64)
+
+    @property
+    def readers(self) -> Array:
+        """Through which taps each element is met: [size, kernel], 0 or 1."""
+        return np.asarray((self._elements[..., None] == np.arange(self.size)).sum(axis=0).T, np.float64)
+
+
+def slide(matrices: Sequence[Array], values: Array) -> Array:
+    """Apply one matrix per axis."""
+    return reduce(
+        lambda x, axis: np.moveaxis(np.tensordot(matrices[axis], x, (1, axis)), 0, axis), range(len(matrices)), values
+    )
+
+
+def near_lags(places: Sequence[int]) -> list[Lags]:
+    """Return per axis the lags that a map of these places holds."""
+    return [np.arange(min(size, NEAR)) for size in places]
+
+
+def lag_map(places: Sequence[int], near: Array | None, far: float, own: float) -> Array:
+    """Return the map of these places: the given one where it fits, else `far` everywhere; `own` at lag 0."""
+    shape = tuple(map(len, near_lags(places)))
+    found = np.array(near) if near is not None and near.shape == shape else np.full(shape, far)
+    found[(0,) * len(shape)] = own
+    return found
+
+
+def at_lags(near: Array, far: float, lags: Sequence[Lags]) -> Array:
+    """Return the map at other lags, `far` where it does not reach."""
+    padded = np.pad(near, (0, 1), constant_values=far)
+    return padded[np.ix_(*(np.minimum(lag, size) for lag, size in zip(lags, near.shape, strict=True)))]
+
+
+def pair_weights(places: Sequence[int]) -> Array:
+    """Return how many other places lie at each lag of a map, on average over the places; 0 at lag 0."""
+    axes = [
+        np.where(lag > 0, 2.0, 1.0) * (size - lag) / size for lag, size in zip(near_lags(places), places, strict=True)
+    ]
+    weights = _outer(axes)
+    weights[(0,) * len(axes)] = 0.0
+    return weights
+
+
+def mixed(matrices: Sequence[Array], near: Array, far: float) -> Array:
+    """Return the map of y = M x, one matrix per axis, from that of x: Σ M M' E[x x'] over two windows."""
+    whole = at_lags(near, far, [np.arange(m.shape[1]) for m in matrices])
+    return slide([_meetings(m) for m in matrices], whole)
+
+
+def mixed_apart(matrices: Sequence[Array], near: Array, far: float) -> Array:
+    """Return the same for 0 and 1 in M, without the pairs of elements that both windows hold both."""
+    whole = at_lags(near, far, [np.arange(m.shape[1]) for m in matrices])
+    return mixed(matrices, near, far) - slide([_meetings(m, common=True) for m in matrices], whole)
+
+
+def _meetings(matrix: Array, common: bool = False) -> Array:
+    """Return, for windows at each lag, how much of their products falls on elements at each lag: [lags, size].
+
+    With `common`, of the elements that both windows hold.
+    """
+    places, size = matrix.shape
+    apart = np.abs(np.subtract.outer(np.arange(size), np.arange(size))).ravel()
+    found = []
+    for lag in near_lags([places])[0]:
+        one, other = matrix[: places - lag], matrix[lag:]
+        pairs = (one * other).T @ (one * other) if common else one.T @ other
+        found.append(np.bincount(apart, weights=pairs.ravel(), minlength=size) / (places - lag))
+    return np.stack(found)
+
+
+@dataclass(frozen=True)
+class Sharing:
+    """How two places of a sum over random weights share these: through the taps that both have.
+
+    anywhere  the share of common taps, on average over all pairs of places
+    near      the same by lag
+    lags      per axis, how far apart the terms behind two places lie, by the lag of the places
+    places    of the terms
+    """
+
+    anywhere: float
+    near: Array
+    lags: Sequence[Lags]
+    places: Sequence[int]
+
+    @classmethod
+    def forward(cls, axes: Sequence[Axis]) -> Sharing:
+        """Of windows that slide over x."""
+        lags = [lag * axis.stride for lag, axis in zip(near_lags([a.places for a in axes]), axes, strict=True)]
+        return cls._of([axis.inside for axis in axes], lags, [axis.size for axis in axes])
+
+    @classmethod
+    def backward(cls, axes: Sequence[Axis]) -> Sharing:
+        """Of the elements that such windows meet: those of another phase of the stride share nothing."""
+        lags = [lag // axis.stride for lag, axis in zip(near_lags([a.size for a in axes]), axes, strict=True)]
+        return cls._of([axis.readers for axis in axes], lags, [axis.places for axis in axes])
+
+    @classmethod
+    def _of(cls, taps: Sequence[Array], lags: Sequence[Lags], places: Sequence[int]) -> Sharing:
+        common = [t @ t.T for t in taps]
+        even = [np.sqrt(np.outer(t.sum(axis=1), t.sum(axis=1))) for t in taps]
+        pairs, evens = (np.prod([m.sum() for m in ms]) - np.prod([np.trace(m) for m in ms]) for ms in (common, even))
+        near = [
+            _by_lag(c, len(lag)) / np.maximum(_by_lag(e, len(lag)), 1e-300)
+            for c, e, lag in zip(common, even, lags, strict=True)
+        ]
+        return cls(float(pairs / evens) if evens > 0 else 1.0, _outer(near), lags, places)
+
+    def of(self, near: Array, far: float) -> Array:
+        """Return what the sums have in common by lag, given it for their terms."""
+        return self.near * at_lags(near, far, self.lags)
+
+
+def _by_lag(pairs: Array, lags: int) -> Array:
+    return np.array([np.trace(pairs, offset) for offset in range(lags)])
+
+
+def _outer(axes: Sequence[Array]) -> Array:
+    return np.asarray(reduce(np.multiply.outer, axes, np.array(1.0)))
