@@ -44,13 +44,19 @@ def channel_mean_square(second: float, cross_space: float, cross_batch: float, s
 
 
 def weighted_sum(
-    x: Signal, w: Signal, b: Signal | None, taps_at: Array, channels: float, sharing: Sharing | None = None
+    x: Signal,
+    w: Signal,
+    b: Signal | None,
+    taps_at: Array,
+    channels: float,
+    sharing: Sharing | None = None,
+    groups: int = 1,
 ) -> Signal:
     """Return y = Σ w·x + b over `channels` and the taps of each place.
 
     With weights independent of x: E[y] = n E[w] E[x] + E[b]; Var y = n Var(w) E[x²] + E[w]² Var(Σx) + Var(b), where
     only elements of one channel are correlated. `taps_at` holds the taps of each place, weighted by the input's relief.
-    `sharing` tells how places share their weights; without, none do.
+    `sharing` tells how places share their weights; without, none do. Other `groups` have channels of their own.
     """
     per_channel = float(taps_at.mean())
     n = channels * per_channel
@@ -70,7 +76,7 @@ def weighted_sum(
     y = normal(mean, spread + b_var, space, shared(x.cross_batch) + b_var, relief, near)
     own_share = spread / max(y.second, 1e-300)
     return replace(
-        y, evenness=1 - own_share * (1 - (x.evenness or 1.0) * _narrowness(x.values**2, x.rho_far, channels))
+        y, evenness=1 - own_share * (1 - (x.evenness or 1.0) * _narrowness(x.values**2, x.rho_far, channels * groups))
     )
 
 
@@ -86,12 +92,12 @@ def _narrowness(squares: Array, rho: float, channels: float, excess: float = 0.0
 
 
 def through_weights(
-    dy: Gradient, y: Signal, w: Signal, reach: Array, channels: float, sharing: Sharing | None = None
+    dy: Gradient, y: Signal, w: Signal, reach: Array, channels: float, sharing: Sharing | None = None, groups: int = 1
 ) -> Gradient:
     """Return dx = Σ w·dy over `channels` and the places that read x: E[dx²] = m E[w²] E[dy²].
 
     `reach` holds, for each place of x, how many places read it, weighted by dy's relief. `sharing` tells how places of
-    x share the weights; without, none do.
+    x share the weights; without, none do. Other `groups` have channels of their own.
     """
     m = channels * float(reach.mean()) * w.second
     space, near = 0.0, None
@@ -100,7 +106,7 @@ def through_weights(
         space, near = far * sharing.anywhere, sharing.of(m * dy.cross_near(y, sharing.places), far)
     batch = m * dy.cross_batch(y.rho_batch)
     shape = _shape_of_sum(dy, w, channels, reach)
-    even, patchy = _evenness_of_sum(dy, y, channels)
+    even, patchy = _evenness_of_sum(dy, y, channels * groups)
     several = max(float(reach.mean()), 1.0)
     return Gradient.of(Source(m * dy.second, shape, space, batch, flatten(reach), False, even, patchy / several, near))
 

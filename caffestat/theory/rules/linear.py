@@ -46,7 +46,7 @@ def conv(walk: Walk, node: Node) -> Sequence[Signal]:
     x, w, b = _operands(walk, node)
     axes = _windows(walk, node, node.inputs[0], node.outputs[0])
     at = slide([axis.reads for axis in axes], relief_of(x.relief, walk.shape(node.inputs[0])[2:]))
-    return [weighted_sum(x, w, b, at, walk.shape(node.inputs[1])[1], Sharing.forward(axes))]
+    return [weighted_sum(x, w, b, at, walk.shape(node.inputs[1])[1], Sharing.forward(axes), node.get("group", 1))]
 
 
 @backward_moments("Conv")
@@ -57,8 +57,8 @@ def conv_backward(walk: Walk, node: Node, dys: Gradients) -> Gradients:
     x, w, _ = _operands(walk, node)
     axes = _windows(walk, node, node.inputs[0], node.outputs[0])
     reach = slide([axis.reads.T for axis in axes], relief_of(dy.relief, walk.shape(node.outputs[0])[2:]))
-    channels = walk.shape(node.inputs[1])[0] / node.get("group", 1)
-    dx = through_weights(dy, y, w, reach, channels, Sharing.backward(axes))
+    groups = node.get("group", 1)
+    dx = through_weights(dy, y, w, reach, walk.shape(node.inputs[1])[0] / groups, Sharing.backward(axes), groups)
     near = _strided(axes, x.cross_near([a.size for a in axes]), x.cross_space) * dy.cross_near(
         y, [a.places for a in axes]
     )
@@ -71,8 +71,8 @@ def conv_transpose(walk: Walk, node: Node) -> Sequence[Signal]:
     x, w, b = _operands(walk, node)
     axes = _windows(walk, node, node.outputs[0], node.inputs[0])
     at = slide([axis.reads.T for axis in axes], relief_of(x.relief, walk.shape(node.inputs[0])[2:]))
-    channels = walk.shape(node.inputs[1])[0] / node.get("group", 1)
-    return [weighted_sum(x, w, b, at, channels, Sharing.backward(axes))]
+    groups = node.get("group", 1)
+    return [weighted_sum(x, w, b, at, walk.shape(node.inputs[1])[0] / groups, Sharing.backward(axes), groups)]
 
 
 @backward_moments("ConvTranspose")
@@ -83,7 +83,8 @@ def conv_transpose_backward(walk: Walk, node: Node, dys: Gradients) -> Gradients
     x, w, _ = _operands(walk, node)
     axes = _windows(walk, node, node.outputs[0], node.inputs[0])
     reach = slide([axis.reads for axis in axes], relief_of(dy.relief, walk.shape(node.outputs[0])[2:]))
-    dx = through_weights(dy, y, w, reach, walk.shape(node.inputs[1])[1], Sharing.forward(axes))
+    groups = node.get("group", 1)
+    dx = through_weights(dy, y, w, reach, walk.shape(node.inputs[1])[1], Sharing.forward(axes), groups)
     diffs = dy.cross_near(y, [a.size for a in axes])
     near = x.cross_near([a.places for a in axes]) * _strided(axes, diffs, dy.cross_space(y.rho_space))
     return [dx, *_param_gradients(walk, node, dy, y, x, node.inputs[0], axes, near)]
