@@ -220,7 +220,7 @@ def check(
 ) -> Checked:
     """Return what is wrong with nets and solvers, from their texts, from what is predicted of them and from runs.
 
-    paths:    prototxt files, or folders in which all of them are checked
+    paths:    prototxt files, "-" for the standard input, or folders in which all of them are checked
     run:      run one iteration of each as well
     select, ignore: codes of checks, beginnings of codes or names; default: all
     severity: the least that is reported: "info", "warning" or "error"

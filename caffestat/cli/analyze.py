@@ -29,13 +29,14 @@ __all__ = ["analyze"]
 def analyze(path: str, format: str, output: Path | None, **settings: Any) -> None:
     """Show each layer's shapes, fans, filler and xavier values, and mean |x| of every blob and gradient.
 
-    NET is a net or a solver prototxt; - is the standard input.
+    NET is a net or a solver prototxt, or an .onnx model; - is the standard input.
 
     \b
     Examples:
       caffestat analyze models/lenet.prototxt
       caffestat analyze --static --batch 1 models/alexnet.prototxt
       caffestat analyze --predict models/experiments/relu_xavier.prototxt
+      caffestat analyze --static --predict --loss cross-entropy model.onnx
       caffestat analyze --format json -o lenet.json models/lenet.prototxt
       caffestat analyze --assume-filler xavier models/deploy/lenet_deploy.prototxt
       caffestat analyze --phase test --weights lenet.caffemodel lenet.prototxt

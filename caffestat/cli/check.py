@@ -58,9 +58,9 @@ def check(
 ) -> None:
     """Check nets and solvers, and exit with 1 when there is something to report.
 
-    FILES are prototxt files, or folders, in which all of them are checked. `caffestat explain CODE` tells more about a
-    finding. `# caffestat: ignore[CODE] reason` in a layer silences it there. Settings can stand in `[caffestat]` of a
-    caffestat.cfg, or `[caffestat:check]` of a setup.cfg.
+    FILES are prototxt files, - for the standard input, or folders, in which all of them are checked. `caffestat explain
+    CODE` tells more about a finding. `# caffestat: ignore[CODE] reason` in a layer silences it there. Settings can
+    stand in `[caffestat]` of a caffestat.cfg, or `[caffestat:check]` of a setup.cfg.
 
     \b
     Examples:

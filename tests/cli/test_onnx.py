@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +19,8 @@ from caffestat.cli import main
 from ..graph.models import run
 from ..graph.test_load import external
 from ..onnx_models.test_measure import image_net
+
+ROOT = Path(__file__).resolve().parent.parent.parent
 
 NET = """\
 layer { name: "data" type: "Input" top: "data" input_param { shape { dim: 2 dim: 3 dim: 6 dim: 5 } } }
@@ -47,6 +52,35 @@ def test_analyze() -> None:
     found = json.loads(caffestat("analyze", "model.onnx", "--static", "--format", "json").stdout)
     assert found["layers"][0]["followed_by"] == "Relu"
     assert "followed_by" not in found["layers"][1]
+
+
+@pytest.mark.parametrize("format", ["table", "markdown", "csv", "json"])
+def test_predictions_stand_in_every_format_under_the_words_that_nets_have(format: str) -> None:
+    words = ("gain", "predicted", "so far", "back") if format in ("table", "markdown") else ("gain", "predicted")
+    for path in ("net.prototxt", "model.onnx"):
+        result = caffestat("analyze", "--static", "--predict", "--format", format, path)
+        assert result.exit_code == 0, result.output
+        assert all(word in result.stdout for word in words)
+
+
+def test_predictions_need_no_runtime(folder: Path) -> None:
+    code = (
+        "import sys; from caffestat import analyze; analyze('model.onnx', static=True, predict=True)\n"
+        "sys.exit('onnxruntime' in sys.modules)"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    assert subprocess.run([sys.executable, "-c", code], env=environment, cwd=folder, check=False).returncode == 0
+
+
+def test_predictions_and_measured_means_stand_side_by_side() -> None:
+    result = caffestat("analyze", "model.onnx", "--predict", "--device", "cpu", "--format", "json", "--loss", "ones")
+    found = json.loads(result.stdout)
+    conv = found["layers"][0]
+    assert conv["tops"][0]["forward"].keys() == {"mean_abs", "predicted"}
+    assert conv["params"][0]["backward"].keys() == {"mean_abs", "predicted"}
+    assert conv["gain"].keys() == {"forward", "product", "backward", "product_backward"}
+    assert "gain" not in found["layers"][1]
+    assert result.stderr.count("the gradient of every output is 1") == 1
 
 
 def test_debug() -> None:
