@@ -61,9 +61,10 @@ def predict(
     signals |= {name: _fed(graph, name, given.get(name)) for name in graph.inputs}
     gaps: list[Node] = []
     walk = propagate(graph, signals, {value: _seed(graph, seed) for value, seed in seeds.items()}, gaps=gaps)
-    if gaps:
-        ops = ", ".join(dict.fromkeys(node.op for node in gaps))
-        notes.append(f"not predicted, nor what depends on it: {ops}")
+    of_loss = graph.nodes[len(model.graph.nodes) :]
+    ops = dict.fromkeys(node.op for node in gaps if node not in of_loss)
+    if ops:
+        notes.append(f"not predicted, nor what depends on it: {', '.join(ops)}")
     return _collect(walk, [*values, *params], forward_only)
 
 

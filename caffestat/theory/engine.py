@@ -24,12 +24,16 @@ _FORWARD: dict[str, Forward] = {}
 _BACKWARD: dict[str, Backward] = {}
 _SAID_BY: dict[str, Speller] = {}
 _UNPREDICTED: set[str] = set()
+_WINDOWED: set[str] = set()
 
+_LARGEST = 20_000_000  # elements of a matrix of windows
 _LOWEST = float(np.finfo(np.float32).min)
 
 
-def moments(*ops: str) -> Callable[[Forward], Forward]:
+def moments(*ops: str, windows: bool = False) -> Callable[[Forward], Forward]:
     """Register what ops make of their inputs: `rule(walk, node)` returns one Signal, or None for unknown, per output.
+
+    windows: the rule makes a matrix [places, elements] per axis, so that it is not asked about very long axes
 
     Raises ValueError when an op has a rule already.
     """
@@ -37,6 +41,7 @@ def moments(*ops: str) -> Callable[[Forward], Forward]:
     def register(rule: Forward) -> Forward:
         for op in ops:
             _enter(_FORWARD, op, rule)
+        _WINDOWED.update(ops if windows else ())
         return rule
 
     return register
@@ -214,7 +219,14 @@ def propagate(
 
 def _is_predictable(walk: Walk, node: Node) -> bool:
     """Tell whether a rule can say something about a node: it is of an op that we know, on values of known shape."""
-    return node.op in _FORWARD and node.domain in ("", CONTRIB) and _has_shapes(walk.graph, node)
+    is_known = node.op in _FORWARD and node.domain in ("", CONTRIB) and _has_shapes(walk.graph, node)
+    return is_known and (node.op not in _WINDOWED or _is_short(walk, node))
+
+
+def _is_short(walk: Walk, node: Node) -> bool:
+    """Tell whether the windows of a node are few enough; those of a sound, say, are not."""
+    axes = zip(walk.shape(node.inputs[0])[2:], walk.shape(node.outputs[0])[2:], strict=False)
+    return all(size * places <= _LARGEST for size, places in axes)
 
 
 def _forward(walk: Walk, node: Node) -> list[Signal | None]:

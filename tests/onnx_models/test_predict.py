@@ -133,6 +133,12 @@ def test_ops_that_are_not_predicted_are_named_once_and_leave_what_follows_blank(
     assert row(report, "before").bottom_diffs == ()  # neither measured nor predicted
 
 
+def test_nodes_of_the_loss_are_not_named(tmp_path: Path) -> None:
+    proto = model([node("Det", ["x"], ["y"])], {"x": (3, 3)}, ["y"])
+    report = predicted(proto, tmp_path, loss="ones")
+    assert report.notes[1:] == ("not predicted, nor what depends on it: Det",)
+
+
 def test_weights_that_are_not_finite_are_unknown(tmp_path: Path) -> None:
     proto = model([node("MatMul", ["x", "w"], ["y"])], {"x": (2, 3)}, ["y"], {"w": np.full((3, 4), np.nan, np.float32)})
     assert predicted(proto, tmp_path).layers[0].tops[0].predicted is None

@@ -60,3 +60,15 @@ def test_what_is_declared_unpredicted_is_a_gap_and_no_error() -> None:
     assert not walk(g, gaps).knows("y")
     assert not walk(g, None).knows("y")
     assert [node.op for node in gaps] == ["CumSum"]
+
+
+@pytest.mark.parametrize("op", ["Conv", "MaxPool", "AveragePool"])
+def test_windows_over_very_long_axes_are_gaps(op: str) -> None:
+    """They are matrices of places: an hour of sound has more than any memory holds."""
+    g = Graph()
+    weights = [g.param("w", (2, 1, 9))] if op == "Conv" else []
+    g.emit(op, g.input("x", (1, 1, 10_000_000)), *weights, kernel_shape=[9], hint="y")
+    gaps: list[Node] = []
+    found = propagate(g, {"x": normal(0, 1), "w": normal(0, 1)}, {"y": Gradient.of(Source(1.0))}, gaps=gaps)
+    assert [node.op for node in gaps] == [op]
+    assert found.gradient_moments("x") is None

@@ -40,7 +40,7 @@ def relief_of(relief: Array | None, space: Sequence[int]) -> Array:
     return relief if relief is not None and relief.shape == tuple(space) else np.ones(space)
 
 
-@moments("Conv")
+@moments("Conv", windows=True)
 def conv(walk: Walk, node: Node) -> Sequence[Signal]:
     """y = W * x + b."""
     x, w, b = _operands(walk, node)
@@ -65,7 +65,7 @@ def conv_backward(walk: Walk, node: Node, dys: Gradients) -> Gradients:
     return [dx, *_param_gradients(walk, node, dy, y, x, node.outputs[0], axes, near)]
 
 
-@moments("ConvTranspose")
+@moments("ConvTranspose", windows=True)
 def conv_transpose(walk: Walk, node: Node) -> Sequence[Signal]:
     """y = Wᵀ * x + b."""
     x, w, b = _operands(walk, node)

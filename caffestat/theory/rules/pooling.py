@@ -116,7 +116,7 @@ class _Maximum:
         return inverse_cdf(self.distribution)
 
 
-@moments("MaxPool", "GlobalMaxPool")
+@moments("MaxPool", "GlobalMaxPool", windows=True)
 def max_pool(walk: Walk, node: Node) -> Sequence[Signal | None]:
     """y = max over the window: P(y ≤ v) = E[P(x ≤ v | c)^k]."""
     x, matrices = known(walk.signal(node.inputs[0])), _windows(walk, node)
@@ -205,7 +205,7 @@ def spread_sum(matrices: Sequence[Array], second: float, cross: float, relief: A
     return (second - cross) * alone + cross * together**2
 
 
-@moments("AveragePool", "GlobalAveragePool")
+@moments("AveragePool", "GlobalAveragePool", windows=True)
 def average_pool(walk: Walk, node: Node) -> Sequence[Signal]:
     """y = mean over the window: the mean stays, the variance falls by how many values there are that differ."""
     x, matrices = known(walk.signal(node.inputs[0])), _averaging(walk, node)
