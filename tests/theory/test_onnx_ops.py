@@ -139,3 +139,16 @@ def test_a_causal_mask_leaves_ever_more_places_to_a_softmax(lowest: float) -> No
     assert signal is not None
     assert signal.mean_abs == pytest.approx(1 / classes, rel=0.02)
     assert signal.second == pytest.approx(sum(1 / k for k in range(1, classes + 1)) / classes**2, rel=0.1)
+
+
+def test_a_stored_mean_gets_the_gradient_of_all_elements_of_its_channel() -> None:
+    g = Graph()
+    names = [g.input("x", (8, 30, 5, 4)), *(g.param(name, (30,)) for name in ("scale", "bias", "mean", "variance"))]
+    y = g.emit("BatchNormalization", *names, epsilon=0.0)
+    ones, zeros = normal(1.0, 0.0), normal(0.0, 0.0)
+    signals = dict(zip(names, (normal(0.0, 1.0), ones, zeros, zeros, ones), strict=True))
+    walk = propagate(g, signals, {y: Gradient.of(Source(1.0))})
+    for name in ("bias", "mean"):
+        found = walk.gradient(name)
+        assert found is not None
+        assert found.second == pytest.approx(8 * 5 * 4, rel=0.01)

@@ -12,6 +12,7 @@ from caffestat.graph import Graph, Node
 from ..engine import Walk, backward_moments, moments, said_by
 from ..quadrature import NODES, cdf, expect
 from ..signal import Gradient, Signal
+from .elementwise import elementwise_backward
 from .linear import known
 from .standardize import reshaped
 
@@ -63,8 +64,8 @@ def centered(walk: Walk, node: Node) -> Sequence[Signal]:
 
 @backward_moments(CENTERED)
 def centered_backward(walk: Walk, node: Node, dys: Gradients) -> Gradients:
-    """dx = dy; the stored mean is not learned."""
-    return [dys[0], None]
+    """dx = dy, dm = -Σ dy over the elements of a channel."""
+    return [dys[0], elementwise_backward(walk, Node("Sub", node.inputs, node.outputs), dys)[1]]
 
 
 @said_by("Dropout")
