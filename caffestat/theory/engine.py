@@ -242,7 +242,8 @@ def _with_evenness(walk: Walk, node: Node, signal: Signal | None) -> Signal | No
     """
     if signal is None or signal.evenness is not None:
         return signal
-    inputs = [x for x in (walk.signal(value) for value in node.inputs if value) if x and not x.is_constant]
+    computed = [value for value in node.inputs if value and value not in walk.graph.constants]
+    inputs = [x for x in map(walk.signal, computed) if x and not x.is_constant]
     if node.op == "Mul":
         return replace(signal, evenness=math.prod(x.evenness or 1.0 for x in inputs))
     weight = sum(x.second for x in inputs)

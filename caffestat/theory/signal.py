@@ -35,6 +35,7 @@ class Signal:
     rho_space   correlation of u between two places of one channel of one sample
     rho_batch   correlation of u between two samples, same channel
     rho_near    correlation of u by the lag of two places (see lags.py); None when all are like rho_space
+    within      x at the nodes in a channel of average size, where channels differ in size; None where they do not
     relief      second moment at each place relative to their mean, where it varies: padding makes borders weaker
     latent      which u: signals computed element by element from one value share it
     evenness    E[√S] / √E[S], S the second moment of one draw of the weights: below 1 in narrow nets, where draws
@@ -48,6 +49,7 @@ class Signal:
     latent: object = field(default_factory=object)
     evenness: float | None = None
     rho_near: Array | None = None
+    within: Array | None = None
 
     @classmethod
     def of_pairs(

@@ -23,6 +23,9 @@ __all__ = [
 
 Shape = tuple[int, ...]
 
+_TAILS = 0.1  # the excess kurtosis from which on a sum is told from a normal variable
+_LARGEST_EXCESS = 15.0
+
 
 def batch_and_places(shape: Shape) -> tuple[int, int]:
     """Return how many samples a value has, and places per channel."""
@@ -74,17 +77,41 @@ def weighted_sum(
         near = sharing.of(shared(x.cross_near(sharing.places)), shared(x.cross_space)) + b_var
     relief = (mean**2 + b_var + spread * taps_at / per_channel) if per_channel else None
     y = normal(mean, spread + b_var, space, shared(x.cross_batch) + b_var, relief, near)
-    own_share = spread / max(y.second, 1e-300)
-    return replace(
-        y, evenness=1 - own_share * (1 - (x.evenness or 1.0) * _narrowness(x.values**2, x.rho_far, channels * groups))
-    )
+    own_share, rho = spread / max(y.second, 1e-300), x.rho_far if sharing else 1.0
+    narrow = _narrowness(x.values**2, rho, channels * groups)
+    even = 1 - own_share * (1 - (x.evenness or 1.0) * narrow)
+    if sharing and n > 0:
+        y = _with_tails(y, own_share**2 * (_kurtosis(x.values) * _kurtosis(w.values) - 3) / n)
+    return replace(y, evenness=even)
+
+
+def _kurtosis(values: Array) -> float:
+    """E[x⁴] / E[x²]²."""
+    return expect(values**4) / max(expect(values**2) ** 2, 1e-300)
+
+
+def _with_tails(y: Signal, excess: float) -> Signal:
+    """Return y as u + b u³, with the E|y| that a sum of this excess kurtosis has: that of few terms.
+
+    It comes from the weights, so it is between channels.
+    """
+    if excess < _TAILS:
+        return y
+    square = 1 / (1 + min(excess, _LARGEST_EXCESS) / 24) ** 2  # (E|y| / that of a normal variable)², see _shape_of_sum
+    b = max(np.roots([15 * square - 4, 6 * square - 4, square - 1]).real)
+    mean, variance = expect(y.values), y.second - expect(y.values) ** 2
+    values = mean + math.sqrt(variance / (1 + 6 * b + 15 * b**2)) * (NODES + b * NODES**3)
+    space, batch = (mean**2 + variance * rho for rho in (y.rho_space, y.rho_batch))
+    near = None if y.rho_near is None else mean**2 + variance * y.rho_near
+    return replace(Signal.of_pairs(values, space, batch, y.relief, near), within=y.values)
 
 
 def _narrowness(squares: Array, rho: float, channels: float, excess: float = 0.0) -> float:
     """Return E[√S] / √E[S] of the mean square S over some channels, given E[x² | u]; to first order 1 - Var(S) / 8
     E[S]².
 
-    Elements of one channel are as alike as `rho`; `excess` is what the channels' own kurtosis adds.
+    Elements of one channel are as alike as `rho`: all the same where a channel is one element. `excess` is what the
+    channels' own kurtosis adds.
     """
     shared = _unit(common_part(squares, rho))
     variance = (expect(shared**2) * (1 + excess) - 1) / max(channels, 1.0)
@@ -106,13 +133,13 @@ def through_weights(
         space, near = far * sharing.anywhere, sharing.of(m * dy.cross_near(y, sharing.places), far)
     batch = m * dy.cross_batch(y.rho_batch)
     shape = _shape_of_sum(dy, w, channels, reach)
-    even, patchy = _evenness_of_sum(dy, y, channels * groups)
+    even, patchy = _evenness_of_sum(dy, y, channels * groups, sharing is None)
     several = max(float(reach.mean()), 1.0)
     return Gradient.of(Source(m * dy.second, shape, space, batch, flatten(reach), False, even, patchy / several, near))
 
 
-def _evenness_of_sum(dy: Gradient, y: Signal, channels: float) -> tuple[float, float]:
-    """Return how even dx is over samples and draws, and how patchy over places.
+def _evenness_of_sum(dy: Gradient, y: Signal, channels: float, alone: bool) -> tuple[float, float]:
+    """Return how even dx is over samples and draws, and how patchy over places; `alone`: a channel is one element.
 
     Narrow layers add to its unevenness. So does the unit that a lumped gradient stands in, when it is off:
     everywhere, or, as far as its places differ, here and there.
@@ -127,8 +154,10 @@ def _evenness_of_sum(dy: Gradient, y: Signal, channels: float) -> tuple[float, f
         return even / math.sqrt(1 + alike * variance), patchy + (1 - alike) * variance
     if dy.second <= 0:
         return 1.0, 0.0
-    coherent = min(dy.cross_space(1.0), dy.cross_batch(1.0)) / dy.second
-    return even * _narrowness(dy.second_at, y.rho_far, channels, 2 * min(max(coherent, 0.0), 1.0) ** 2), patchy
+    if alone:
+        return even * _narrowness(dy.second_at, 1.0, channels, 2.0), patchy
+    coherent = min(max(min(dy.cross_space(1.0), dy.cross_batch(1.0)) / dy.second, 0.0), 1.0)
+    return even * _narrowness(dy.second_at, y.rho_far, channels, 2 * coherent**2), patchy
 
 
 def _shape_of_sum(dy: Gradient, w: Signal, channels: float, reach: Array) -> float:
@@ -143,7 +172,7 @@ def _shape_of_sum(dy: Gradient, w: Signal, channels: float, reach: Array) -> flo
     if dy.lumped:
         alone = expect(np.abs(w.values)) / math.sqrt(w.second)
         return ABS_NORMAL + (alone - ABS_NORMAL) / max(float(reach.mean()), 1.0)
-    excess = expect(w.values**4) / w.second**2 * dy.kurtosis - 3
+    excess = _kurtosis(w.values) * dy.kurtosis - 3
     deviations = np.sqrt(terms)
     return ABS_NORMAL * float((deviations / (1 + excess / 24 / np.maximum(terms, 1e-9))).sum() / deviations.sum())
 

@@ -78,6 +78,99 @@ def test_lenet_is_predicted_within_a_quarter() -> None:
             assert getattr(prediction, kind)[key].mean_abs == pytest.approx(value, rel=0.25)
 
 
+def _conv(name: str, bottom: str, outputs: int, kernel: int, more: str = "") -> str:
+    pad = kernel // 2
+    return f"""
+        layer {{ name: "{name}" type: "Convolution" bottom: "{bottom}" top: "{name}"
+                 convolution_param {{ num_output: {outputs} kernel_size: {kernel} pad: {pad} {more}
+                                      weight_filler {{ type: "msra" }} }} }}"""
+
+
+def _relu(name: str) -> str:
+    return f"""
+        layer {{ name: "{name}/relu" type: "ReLU" bottom: "{name}" top: "{name}" }}"""
+
+
+def _ending(bottom: str) -> str:
+    return f"""
+        layer {{ name: "all" type: "Pooling" bottom: "{bottom}" top: "all"
+                 pooling_param {{ pool: AVE global_pooling: true }} }}
+        layer {{ name: "fc" type: "InnerProduct" bottom: "all" top: "fc"
+                 inner_product_param {{ num_output: 40 weight_filler {{ type: "xavier" }} }} }}
+        layer {{ name: "loss" type: "SoftmaxWithLoss" bottom: "fc" bottom: "label" top: "loss" }}"""
+
+
+def _data(*dims: int) -> str:
+    shape = " ".join(f"dim: {dim}" for dim in dims)
+    return f"""
+        layer {{ name: "data" type: "Input" top: "x" top: "label"
+                 input_param {{ shape {{ {shape} }} shape {{ dim: {dims[0]} }} }} }}"""
+
+
+def inception() -> str:
+    """Two modules on small images, in which borders and overlapping windows decide how alike places are.
+
+    The gradient of the first pooled branch is off by 30 %: its places are more alike than those of the others, and a
+    concat knows only their mean.
+    """
+    text, bottom = _data(4, 12, 8, 7), "x"
+    for module in "ab":
+        text += _conv(f"{module}1", bottom, 40, 1) + _relu(f"{module}1")
+        text += _conv(f"{module}5", bottom, 24, 5) + _relu(f"{module}5")
+        text += f"""
+            layer {{ name: "{module}pool" type: "Pooling" bottom: "{bottom}" top: "{module}pool"
+                     pooling_param {{ pool: MAX kernel_size: 3 stride: 1 pad: 1 }} }}"""
+        text += _conv(f"{module}p", f"{module}pool", 32, 1) + _relu(f"{module}p")
+        text += f"""
+            layer {{ name: "{module}" type: "Concat" bottom: "{module}1" bottom: "{module}5" bottom: "{module}p"
+                     top: "{module}" }}"""
+        bottom = module
+    return text + _ending("b")
+
+
+def depthwise() -> str:
+    """Sums of nine terms, and what batch normalization makes of them."""
+    text, bottom = _data(6, 3, 11, 9) + _conv("c", "x", 48, 3), "c"
+    for block in "de":
+        for name, kernel, more in ((f"{block}w", 3, "group: 48"), (f"{block}p", 1, "")):
+            text += _conv(name, bottom, 48, kernel, more)
+            text += f"""
+                layer {{ name: "{name}/bn" type: "BatchNorm" bottom: "{name}" top: "{name}/bn" }}"""
+            text += _relu(f"{name}/bn")
+            bottom = f"{name}/bn"
+    return text + _ending(bottom)
+
+
+def narrow() -> str:
+    """Sixteen units a layer: some draws weaken the signal more than others, and more so over depth."""
+    text, bottom = _data(8, 30), "x"
+    for index in range(6):
+        text += f"""
+            layer {{ name: "n{index}" type: "InnerProduct" bottom: "{bottom}" top: "n{index}"
+                     inner_product_param {{ num_output: 16 weight_filler {{ type: "msra" }} }} }}"""
+        text, bottom = text + _relu(f"n{index}"), f"n{index}"
+    return (
+        text
+        + f"""
+        layer {{ name: "loss" type: "EuclideanLoss" bottom: "{bottom}" bottom: "{bottom}" top: "loss" }}"""
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "seeds", "forward", "backward"),
+    [(inception(), 20, 0.1, 0.35), (depthwise(), 8, 0.1, 0.2), (narrow(), 100, 0.1, 0.1)],
+    ids=["inception", "depthwise", "narrow"],
+)
+def test_what_is_not_a_plain_stack_is_predicted(text: str, seeds: int, forward: float, backward: float) -> None:
+    net = net_of(text)
+    prediction = predict(net)
+    for (kind, key), value in measured(net, seeds).items():
+        node = net.nodes[key[0]]
+        if kind != "param_diffs" and node.bottoms and value > 0:
+            found = getattr(prediction, kind)[key].mean_abs
+            assert found == pytest.approx(value, rel=forward if kind == "tops" else backward), (kind, node.name)
+
+
 def test_the_gradient_of_he_et_al_shrinks_by_17000_from_conv10_to_conv2() -> None:
     net = build(read_net(str(MODELS / "experiments" / "he2015_vgg_b.prototxt")))
     found = {gain.layer: gain for gain in gains(net, predict(net))}

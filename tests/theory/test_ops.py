@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
 
 from caffestat.graph import Graph
-from caffestat.theory.quadrature import ABS_NORMAL
+from caffestat.theory import Gradient, Signal, Source, normal, propagate
+from caffestat.theory.quadrature import ABS_NORMAL, NODES, cdf
+from caffestat.theory.signal import Term, factor
 
 from .graphs import Case, measure, predict
 
@@ -130,3 +133,64 @@ def test_softmax_loss_has_the_gradient_of_small_logits() -> None:
 def test_a_concat_after_itself_keeps_its_distribution() -> None:
     top, _ = predict(Case((3, 5, 4, 2), lambda g, x, p: g.emit("Concat", x, x, axis=1)))
     assert top.mean_abs == pytest.approx(ABS_NORMAL, rel=0.01)
+
+
+def test_sums_of_few_terms_have_the_mean_of_products() -> None:
+    one = Case((64, 1, 6, 5), lambda g, x, p: g.emit("Conv", x, *p), ((400, 1, 1, 1),))
+    top, _ = predict(one)
+    assert top.mean_abs == pytest.approx(one.w_std * ABS_NORMAL**2, rel=0.01)  # E|w·x| = E|w| E|x|
+
+
+def test_batch_norm_forgets_how_channels_differ() -> None:
+    def build(g: Graph, x: str, params: Sequence[str]) -> str:
+        ones, zeros = (g.constant(np.full(400, value)) for value in (1, 0))
+        y = g.emit("Conv", x, *params)
+        y, *_ = g.emit_many("BatchNormalization", y, ones, zeros, zeros, ones, count=3, training_mode=1, momentum=0.0)
+        return y
+
+    top, _ = predict(Case((64, 1, 6, 5), build, ((400, 1, 1, 1),)))
+    assert top.mean_abs == pytest.approx(ABS_NORMAL, rel=0.01)
+
+
+def test_batch_norm_leaves_gradients_that_cancel_over_a_channel() -> None:
+    g = Graph()
+    x = g.input("x", (3, 5, 4, 2))
+    ones, zeros = (g.constant(np.full(5, value)) for value in (1, 0))
+    y, *_ = g.emit_many("BatchNormalization", x, ones, zeros, zeros, ones, count=3, training_mode=1, momentum=0.0)
+    g.infer()
+    alike = Source(1.0, cross_space=0.6)  # places of a sample are, samples are not
+    signal = normal(0.0, 1.0)
+    dx = propagate(g, {x: signal}, {y: Gradient.of(alike)}).gradient(x)
+    assert dx is not None
+    samples, places = 3, 8
+    space, batch = dx.cross_space(0.0), dx.cross_batch(0.0)
+    assert batch < 0 < space
+    along = dx.second * (1 / samples / places)  # what goes with y is taken out too, of an element by itself
+    total = dx.second + (places - 1) * space + (samples - 1) * places * batch
+    assert total == pytest.approx(0, abs=3 * along)
+
+
+def test_what_a_label_sends_back_looks_like_the_weights() -> None:
+    g = Graph()
+    x, w = g.input("x", (16, 30)), g.param("w", (20, 30))
+    y = g.emit("Gemm", x, w, transB=1)
+    g.infer()
+    uniform = Signal(np.sqrt(3) * (2 * cdf(NODES) - 1), 1.0, 1.0)
+    label = Source(1 / 20, 2 / 20 / math.sqrt(1 / 20), lumped=True)
+    dx = propagate(g, {x: normal(0.0, 1.0), w: uniform}, {y: Gradient.of(label)}).gradient(x)
+    assert dx is not None
+    assert dx.shape == pytest.approx(math.sqrt(3) / 2, rel=0.01)  # E|w| / √E[w²] of a uniform w
+
+
+def test_the_mean_size_of_a_sparse_and_a_dense_gradient_together() -> None:
+    dense, sparse = Source(1.0), Source(0.1)
+    rare = np.full_like(NODES, 0.05)  # one in twenty elements, each 20 times as large in square
+    gradient = Gradient(
+        {dense: factor(np.ones_like(NODES)), sparse: Term(0 * rare, 20 * 20 * rare, 20 * 0.05 + 0 * rare)}
+    )
+    random = np.random.default_rng(0)
+    drawn = random.standard_normal(400_000) + np.where(random.random(400_000) < 0.05, 20.0, 0.0) * math.sqrt(
+        0.1
+    ) * random.standard_normal(400_000)
+    assert gradient.second == pytest.approx((drawn**2).mean(), rel=0.02)
+    assert gradient.mean_abs == pytest.approx(np.abs(drawn).mean(), rel=0.01)

@@ -251,7 +251,7 @@ def _of_one(base: Signal, values: Array, node: Node) -> Signal:
     if relief is not None and not _is_homogeneous(base, values):
         relief = _bent(relief, node, base)
     even = _evenness(node, base, values)
-    return replace(base, values=values, relief=relief, evenness=even)
+    return replace(base, values=values, relief=relief, evenness=even, within=None)
 
 
 def _evenness(node: Node, base: Signal, values: Array) -> float | None:
@@ -320,7 +320,9 @@ def _spatial_factor(walk: Walk, node: Node, signals: Sequence[Signal]) -> Signal
             and plane.shape == walk.shape(node.inputs[1 - index])[-plane.ndim :]
         ):
             relief = np.asarray(plane, np.float64) ** 2 * (1.0 if x.relief is None else x.relief)
-            return replace(x, values=x.values * math.sqrt(relief.mean()), relief=flatten(relief), evenness=None)
+            return replace(
+                x, values=x.values * math.sqrt(relief.mean()), relief=flatten(relief), evenness=None, within=None
+            )
     return None
 
 

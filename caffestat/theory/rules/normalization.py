@@ -35,8 +35,9 @@ def batch_norm(walk: Walk, node: Node) -> Sequence[Signal | None]:
     shared = channel_mean_square(x.second, x.cross_space, x.cross_batch, walk.shape(node.inputs[0]))
     variance = max(x.second - shared, 0.0)
     scale = 1 / math.sqrt(variance + node.get("epsilon", 1e-5))
-    spread = math.sqrt(max(x.second - expect(x.values) ** 2, 1e-300))
-    values = (x.values - expect(x.values)) / spread * math.sqrt(variance) * scale
+    values = x.values if x.within is None else x.within
+    spread = math.sqrt(max(expect(values**2) - expect(values) ** 2, 1e-300))
+    values = (values - expect(values)) / spread * math.sqrt(variance) * scale
     size = max(expect(values**2), 1e-300) / scale**2
     space, batch = (min(max((cross - shared) / size, 0.0), 1.0) for cross in (x.cross_space, x.cross_batch))
     near = np.clip((x.cross_near(walk.shape(node.inputs[0])[2:]) - shared) / size, 0.0, 1.0)
@@ -78,7 +79,7 @@ def lrn(walk: Walk, node: Node) -> Sequence[Signal]:
     """y = x / (k + α/n Σ x²)^β: E[y² | x] over the other n - 1 channels, which are independent."""
     x = known(walk.signal(node.inputs[0]))
     values = x.values * np.sqrt(_lrn_base(walk, node, x) ** (-2 * node.get("beta", 0.75)) @ WEIGHTS)
-    return [replace(x, values=values, evenness=None)]
+    return [replace(x, values=values, evenness=None, within=None)]
 
 
 def _lrn_base(walk: Walk, node: Node, x: Signal) -> Array:
