@@ -56,7 +56,7 @@ def _limits(function: Any) -> Any:
 def check(
     paths: tuple[str, ...], format: str, write_baseline: str | None, output: Path | None, **settings: Any
 ) -> None:
-    """Check nets and solvers, and exit with 1 when there is something to report.
+    """Check nets and solvers, and exit with 1 when a warning or an error is found.
 
     FILES are prototxt files, - for the standard input, or folders, in which all of them are checked. `caffestat explain
     CODE` tells more about a finding. `# caffestat: ignore[CODE] reason` in a layer silences it there. Settings can
@@ -79,4 +79,4 @@ def check(
     terminal.write(lint.render(checked, format), output)
     for unchecked in checked.errors:
         click.echo(f"error: {unchecked.error}", err=True)
-    sys.exit(2 if checked.errors else 1 if checked.issues else 0)
+    sys.exit(2 if checked.errors else 1 if checked.is_bad else 0)

@@ -1,6 +1,6 @@
-"""One cause in many layers of a file is told once: when findings are written, not before.
+"""One cause in many layers of a file is told once to people.
 
-Comments and baselines silence single findings, and fixes mend them, so what is left is put together at the very end.
+Comments and baselines silence single findings, fixes mend them, and programs read them, so they stay apart until then.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def _told(group: Sequence[Issue]) -> Issue:
     named = ", ".join(_place(issue) for issue in others[:_NAMED]) + (", …" if len(others) > _NAMED else "")
     places = "1 more place" if len(others) == 1 else f"{len(others)} more places"
     message = f"{first.message}; the same in {places}: {named}"
-    return replace(first, message=message, numbers={**first.numbers, "places": len(group)})
+    return replace(first, message=message)
 
 
 def _place(issue: Issue) -> str:

@@ -93,6 +93,11 @@ class Checked:
     issues: tuple[Issue, ...]
     errors: tuple[Unchecked, ...] = ()
 
+    @property
+    def is_bad(self) -> bool:
+        """Whether a build should fail: there is more than infos."""
+        return any(issue.severity != "info" for issue in self.issues)
+
 
 def find_nets(paths: Iterable[str]) -> list[str]:
     """Return the files themselves, and of folders all the prototxt files in them, sorted."""

@@ -58,6 +58,21 @@ def test_findings_exit_with_1_and_name_place_code_and_fix() -> None:
     assert "2 files checked: 2 warnings" in result.stdout
 
 
+def test_infos_do_not_fail_a_build() -> None:
+    Path("lmdb.prototxt").write_text(
+        'layer { name: "d" type: "Data" top: "x" top: "label" data_param { source: "elsewhere" batch_size: 4 } '
+        "transform_param { scale: 0.004 } }"
+        'layer { name: "fc" type: "InnerProduct" bottom: "x" top: "fc" '
+        'inner_product_param { num_output: 10 weight_filler { type: "xavier" } } }'
+        'layer { name: "loss" type: "SoftmaxWithLoss" bottom: "fc" bottom: "label" }'
+    )
+    result = caffestat_("check", "lmdb.prototxt")
+    assert (result.exit_code, result.stdout.count("CS023 info")) == (0, 1)
+    report = ElementTree.fromstring(caffestat_("check", "--format", "junit", "lmdb.prototxt").stdout.encode())
+    assert report.find("testsuite[@failures='0']") is not None
+    assert "CS023" in (report.findtext("testsuite/system-out") or "")
+
+
 def test_a_file_that_cannot_be_read_exits_with_2_and_the_others_are_checked() -> None:
     result = caffestat_("check", "nowhere.prototxt", "bad.prototxt")
     assert result.exit_code == 2

@@ -227,7 +227,7 @@ def gradient_explodes(context: Context) -> Iterator[Found]:
             return
 
 
-@check("CS018", "uneven-steps", "info", Needs.PREDICTION)
+@check("CS018", "uneven-steps", "warning", Needs.PREDICTION)
 def uneven_steps(context: Context) -> Iterator[Found]:
     """The first step changes some layers far more than others.
 

@@ -6,10 +6,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from ..repeats import without_repeats
 from . import github, json_format, junit, sarif, text
 
 if TYPE_CHECKING:
@@ -27,10 +25,9 @@ FORMATS: dict[str, Callable[[Checked], str]] = {
 
 
 def render(checked: Checked, format: str = "text") -> str:
-    """Return what was found, one cause told once, and what could not be checked, in one of `FORMATS`.
+    """Return what was found, and what could not be checked, in one of `FORMATS`.
 
     Raises KeyError for other formats. Bytes of a file's name that are no UTF-8 become question marks: no format can
     hold them.
     """
-    told = replace(checked, issues=tuple(without_repeats(checked.issues)))
-    return FORMATS[format](told).encode("utf-8", "replace").decode()
+    return FORMATS[format](checked).encode("utf-8", "replace").decode()

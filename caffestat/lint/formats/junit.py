@@ -1,4 +1,4 @@
-"""Findings as a JUnit report: a file is a test case, which fails with what was found in it.
+"""Findings as a JUnit report: a file is a test case, which fails with what was found in it; infos alone are output.
 
 The element order and the attributes are those on which the schemas of Jenkins' xunit plugin (junit-10.xsd) and of Ant
 agree: Ant's wants everything that a suite may say, and nothing about all suites together.
@@ -28,15 +28,17 @@ def render(checked: Checked) -> str:
     errors = {unchecked.file: unchecked for unchecked in checked.errors}
     names = list(dict.fromkeys([*checked.files, *found]))  # a solver's findings stand in its net's file
     suites = ElementTree.Element("testsuites")
-    suite = ElementTree.SubElement(suites, "testsuite", _facts(len(names), len(found), len(errors)))
+    failures = {issue.place.file for issue in checked.issues if issue.severity != "info"}
+    suite = ElementTree.SubElement(suites, "testsuite", _facts(len(names), len(failures), len(errors)))
     ElementTree.SubElement(suite, "properties")
     for name in names:
         case = ElementTree.SubElement(suite, "testcase", name=_text(name), classname="caffestat.check", time="0")
-        if name in found:
+        if name in failures:
             _add_failure(case, found[name])
         elif name in errors:
             _add_error(case, errors[name])
-    ElementTree.SubElement(suite, "system-out")
+    infos = [issue for name in names if name not in failures for issue in found.get(name, ())]
+    ElementTree.SubElement(suite, "system-out").text = _text("\n".join(map(_line, infos)))
     ElementTree.SubElement(suite, "system-err")
     ElementTree.indent(suites)
     return ElementTree.tostring(suites, encoding="unicode", xml_declaration=True) + "\n"

@@ -1,12 +1,13 @@
-"""Findings for people: one line each, as compilers write them, and the fix below."""
+"""Findings for people: one line each, as compilers write them, and the fix below; one cause in many layers once."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from ..issue import SEVERITIES
+from ..issue import SEVERITIES, Issue
+from ..repeats import without_repeats
 
 if TYPE_CHECKING:
     from ..run import Checked
@@ -20,12 +21,13 @@ def render(checked: Checked) -> str:
 
 
 def _lines(checked: Checked) -> Iterator[str]:
-    for issue in checked.issues:
+    issues = without_repeats(checked.issues)
+    for issue in issues:
         layer = f"{issue.layer}: " if issue.layer else ""
         yield f"{issue.place}: {issue.code} {issue.severity}: {layer}{issue.message} [{issue.name}]"
         if issue.fix != "see the message":
             yield f"    fix: {issue.fix}"
-    yield f"{_files(checked)}: {_counts(checked)}"
+    yield f"{_files(checked)}: {_counts(issues)}"
 
 
 def _files(checked: Checked) -> str:
@@ -34,8 +36,8 @@ def _files(checked: Checked) -> str:
     return f"{told}, {bad} could not be" if bad else told
 
 
-def _counts(checked: Checked) -> str:
-    counts = Counter(issue.severity for issue in checked.issues)
+def _counts(issues: Sequence[Issue]) -> str:
+    counts = Counter(issue.severity for issue in issues)
     words = [
         f"{counts[s]} {s}{'s' if counts[s] > 1 and s != 'info' else ''}" for s in reversed(SEVERITIES) if counts[s]
     ]
