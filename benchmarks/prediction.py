@@ -20,6 +20,7 @@ from caffestat.prototext import parse
 
 MODELS = Path(__file__).parent.parent / "models"
 SMALL = {"lenet": 64, "cifar10_quick": 32, "cifar10_full": 32}
+NOISE = 1e-6  # of the largest gradient of a param: where BatchNorm undoes what a param does, rounding is all there is
 LARGE = {"alexnet": 4, "caffenet": 4, "squeezenet": 4, "googlenet": 4, "resnet50": 4, "mobilenet": 4, "vgg16": 1}
 
 Kind = tuple[str, tuple[int, int]]
@@ -78,12 +79,13 @@ def measured(net: Net, seeds: int) -> Mapping[Kind, float]:
 
 
 def errors(net: Net, seeds: int) -> dict[str, list[float]]:
-    """Return |predicted / measured - 1| by kind; data and zeros are left out."""
-    prediction = predict(net)
+    """Return |predicted / measured - 1| by kind; data, zeros and rounding noise are left out."""
+    prediction, runs = predict(net), measured(net, seeds)
+    noise = {"param_diffs": NOISE * max(value for (kind, _), value in runs.items() if kind == "param_diffs")}
     result: dict[str, list[float]] = defaultdict(list)
-    for (kind, key), value in measured(net, seeds).items():
+    for (kind, key), value in runs.items():
         found = getattr(prediction, kind).get(key)
-        if found is not None and value > 0 and net.nodes[key[0]].bottoms:
+        if found is not None and value > noise.get(kind, 0.0) and net.nodes[key[0]].bottoms:
             result[kind].append(abs(found.mean_abs / value - 1))
     return result
 

@@ -7,8 +7,9 @@ than others behind overlapping pooling windows, and behind padding, where border
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import reduce
 
 import numpy as np
@@ -135,7 +136,7 @@ def _meetings(matrix: Array, common: bool = False) -> Array:
 class Sharing:
     """How two places of a sum over random weights share these: through the taps that both have.
 
-    anywhere  the share of common taps, on average over all pairs of places
+    anywhere  the share of common taps, over all pairs of places
     near      the same by lag
     lags      per axis, how far apart the terms behind two places lie, by the lag of the places
     places    of the terms
@@ -156,7 +157,13 @@ class Sharing:
     def backward(cls, axes: Sequence[Axis]) -> Sharing:
         """Of the elements that such windows meet: those of another phase of the stride share nothing."""
         lags = [lag // axis.stride for lag, axis in zip(near_lags([a.size for a in axes]), axes, strict=True)]
-        return cls._of([axis.readers for axis in axes], lags, [axis.places for axis in axes])
+        taps = [axis.readers for axis in axes]
+        places = math.prod(len(t) for t in taps)
+        pairs = math.prod(float((t @ t.T).sum()) for t in taps) - math.prod(float(t.sum()) for t in taps)
+        mean = math.prod(float(t.sum(axis=1).mean()) for t in taps)
+        # places that nothing meets, between the steps of a stride, count as well
+        anywhere = pairs / (places * (places - 1) * mean) if places > 1 and mean > 0 else 1.0
+        return replace(cls._of(taps, lags, [axis.places for axis in axes]), anywhere=anywhere)
 
     @classmethod
     def _of(cls, taps: Sequence[Array], lags: Sequence[Lags], places: Sequence[int]) -> Sharing:

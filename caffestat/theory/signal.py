@@ -93,6 +93,11 @@ class Signal:
         return cross_moments(self.values, self.correlations(places))
 
     @property
+    def cross_far(self) -> float:
+        """E[x x'] at another place of another sample."""
+        return min(self.cross_space, self.cross_batch)
+
+    @property
     def rho_far(self) -> float:
         """Correlation of u between any two elements of a channel."""
         return min(self.rho_space, self.rho_batch)
@@ -147,6 +152,7 @@ class Source:
     evenness  E[√S] / √E[S], S its second moment in one sample and one draw of the weights
     patchiness  Var(S) / E[S]², S its second moment at one place: what a kernel of several taps averages out
     cross_near  E[d d'] by the lag of two places; None when all are like cross_space
+    cross_far   E[d d'] at another place of another sample; None for the smaller of cross_space and cross_batch
     """
 
     second: float
@@ -158,6 +164,12 @@ class Source:
     evenness: float = 1.0
     patchiness: float = 0.0
     cross_near: Array | None = None
+    cross_far: float | None = None
+
+    @property
+    def far(self) -> float:
+        """E[d d'] at another place of another sample."""
+        return min(self.cross_space, self.cross_batch) if self.cross_far is None else self.cross_far
 
 
 @dataclass(frozen=True)
@@ -220,6 +232,7 @@ class Gradient:
             shape=source.shape / expect(profile),
             cross_space=source.cross_space / space,
             cross_batch=source.cross_batch / batch,
+            cross_far=source.far / cross_moment(profile, y.rho_far),
             cross_near=lag_map(places, source.cross_near, source.cross_space, source.second)
             / cross_moments(profile, y.correlations(places)),
         )
@@ -314,6 +327,14 @@ class Gradient:
             for source, term in self.terms.items()
             if source.cross_batch
         )
+
+    def cross_far(self, rho: float) -> float:
+        """E[dx dx'] at another place of another sample."""
+        return sum(source.far * cross_moment(term.mean, rho) for source, term in self.terms.items() if source.far)
+
+    def crosses(self, y: Signal) -> tuple[float, float, float]:
+        """E[dx dx'] at another place, in another sample, and both; y is the signal whose gradient this is."""
+        return self.cross_space(y.rho_space), self.cross_batch(y.rho_batch), self.cross_far(y.rho_far)
 
     def cross_near(self, y: Signal, places: Sequence[int]) -> Array:
         """E[dx dx'] by the lag of two of the places; y is the signal whose gradient this is."""

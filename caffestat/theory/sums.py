@@ -32,18 +32,18 @@ def batch_and_places(shape: Shape) -> tuple[int, int]:
     return (shape[0] if shape else 1), math.prod(shape[2:])
 
 
-def pair_sum(space: float, batch: float, samples: float, places: float) -> float:
+def pair_sum(space: float, batch: float, far: float, samples: float, places: float) -> float:
     """Return Σ E[x x'] over the others of one element's channel, given it for another place and for another sample.
 
     For another place of another sample it is the smaller of both.
     """
-    return (places - 1) * space + (samples - 1) * batch + (places - 1) * (samples - 1) * min(space, batch)
+    return (places - 1) * space + (samples - 1) * (batch + (places - 1) * far)
 
 
-def channel_mean_square(second: float, cross_space: float, cross_batch: float, shape: Shape) -> float:
+def channel_mean_square(second: float, space: float, batch: float, far: float, shape: Shape) -> float:
     """Return E[m²] of the mean m of a channel over all samples and places, from the moments of pairs."""
     samples, places = batch_and_places(shape)
-    return max(second + pair_sum(cross_space, cross_batch, samples, places), 0.0) / max(samples * places, 1)
+    return max(second + pair_sum(space, batch, far, samples, places), 0.0) / max(samples * places, 1)
 
 
 def weighted_sum(
@@ -127,15 +127,16 @@ def through_weights(
     x share the weights; without, none do. Other `groups` have channels of their own.
     """
     m = channels * float(reach.mean()) * w.second
-    space, near = 0.0, None
+    space, near, far = 0.0, None, 0.0
     if sharing:
-        far = m * dy.cross_space(y.rho_space)
-        space, near = far * sharing.anywhere, sharing.of(m * dy.cross_near(y, sharing.places), far)
+        alike = m * dy.cross_space(y.rho_space)
+        space, near = alike * sharing.anywhere, sharing.of(m * dy.cross_near(y, sharing.places), alike)
+        far = m * dy.cross_far(y.rho_far) * sharing.anywhere
     batch = m * dy.cross_batch(y.rho_batch)
     shape = _shape_of_sum(dy, w, channels, reach)
     even, patchy = _evenness_of_sum(dy, y, channels * groups, sharing is None)
-    several = max(float(reach.mean()), 1.0)
-    return Gradient.of(Source(m * dy.second, shape, space, batch, flatten(reach), False, even, patchy / several, near))
+    patchy /= max(float(reach.mean()), 1.0)
+    return Gradient.of(Source(m * dy.second, shape, space, batch, flatten(reach), False, even, patchy, near, far))
 
 
 def _evenness_of_sum(dy: Gradient, y: Signal, channels: float, alone: bool) -> tuple[float, float]:
@@ -180,17 +181,17 @@ def _shape_of_sum(dy: Gradient, w: Signal, channels: float, reach: Array) -> flo
 def reduced(x: Signal | None, dy: Gradient, y: Signal, count: float, shape: Shape, near: Array | None = None) -> Source:
     """Return the gradient of a param: Σ x·dy over `count` places of value `shape`; x None is 1 (a bias).
 
-    E[(Σ x·dy)²] = Σ over pairs E[x x'] E[dy dy'], whose products `near` gives by the lag of the places. Where samples
-    are alike its size varies from channel to channel with what they share, so E|Σ| is taken given the shared part of
-    both. It never exceeds count·E|x|·E|dy|.
+    E[(Σ x·dy)²] = Σ over pairs E[x x'] E[dy dy'], `near` the product of what either has more at a lag than on
+    average. Where samples are alike its size varies from channel to channel with what they share, so E|Σ| is taken
+    given the shared part of both. It never exceeds count·E|x|·E|dy|.
     """
     samples, places = batch_and_places(shape)
-    second_x, abs_x, x_space, x_batch = (x.second, x.mean_abs, x.cross_space, x.cross_batch) if x else (1.0,) * 4
-    space, batch = dy.cross_space(y.rho_space), dy.cross_batch(y.rho_batch)
-    far = min(space, batch) * min(x_space, x_batch)
-    others = (places - 1) * x_space * space + (samples - 1) * (x_batch * batch + (places - 1) * far)
+    second_x, abs_x = (x.second, x.mean_abs) if x else (1.0, 1.0)
+    of_x = (x.cross_space, x.cross_batch, x.cross_far) if x else (1.0, 1.0, 1.0)
+    space, batch, far = (a * b for a, b in zip(of_x, dy.crosses(y), strict=True))
+    others = pair_sum(space, batch, far, samples, places)
     if near is not None:
-        others += float((pair_weights(shape[2:]) * (near - x_space * space)).sum())
+        others += float((pair_weights(shape[2:]) * near).sum())
     coherent = count * others * count / max(samples * places, 1)
     second = max(count * second_x * dy.second + coherent, 0.0)
     if second == 0:

@@ -63,12 +63,12 @@ def test_sums_over_windows_mix_the_pairs_of_their_elements() -> None:
 
 
 def _drawn(axes: list[Axis], taps: str) -> np.ndarray:
-    """Correlations of sums of random weights over an image of ones, place by place: [places, places]."""
+    """Covariances of sums of random weights over an image of ones, place by place: [places, places]."""
     random = np.random.default_rng(1)
     weights = random.standard_normal((40_000, axes[0].kernel, axes[1].kernel))
     rows, columns = (getattr(axis, taps) for axis in axes)
     sums = np.einsum("dkl,pk,ql->dpq", weights, rows, columns).reshape(len(weights), -1)
-    return np.corrcoef(sums.T)
+    return np.cov(sums.T)
 
 
 @pytest.mark.parametrize(("direction", "taps"), [("forward", "inside"), ("backward", "readers")])
@@ -77,11 +77,22 @@ def test_places_are_alike_as_far_as_they_have_taps_in_common(direction: str, tap
     sharing = getattr(Sharing, direction)(axes)
     rows, columns = (len(getattr(axis, taps)) for axis in axes)
     drawn = _drawn(axes, taps).reshape(rows, columns, rows, columns)
-    at = [drawn[i, j, i + 1, j + 2] for i in range(rows - 1) for j in range(columns - 2)]
-    assert sharing.near[1, 2] == pytest.approx(np.mean(at), abs=0.03)
     whole = drawn.reshape(rows * columns, -1)
-    others = (whole.sum() - np.trace(whole)) / (whole.size - len(whole))
+    even = np.sqrt(np.outer(np.diag(whole), np.diag(whole)))
+    apart = even.reshape(drawn.shape)
+    at = [(i, j, i + 1, j + 2) for i in range(rows - 1) for j in range(columns - 2)]
+    assert sharing.near[1, 2] == pytest.approx(sum(drawn[k] for k in at) / sum(apart[k] for k in at), abs=0.03)
+    if direction == "backward":
+        even = np.full_like(whole, np.trace(whole) / len(whole))
+    others = (whole.sum() - np.trace(whole)) / (even.sum() - np.trace(even))
     assert sharing.anywhere == pytest.approx(others, abs=0.03)
+
+
+def test_places_between_the_steps_of_a_stride_share_nothing() -> None:
+    axes = [Axis(7, 4, 1, 2), Axis(9, 3, 1, 4)]
+    sharing = Sharing.backward(axes)
+    met, places = 4 * 3, 7 * 9
+    assert sharing.anywhere == pytest.approx(met * (met - 1) / (places * (places - 1)) / (met / places))
 
 
 def _lag_one(values: np.ndarray) -> float:

@@ -59,9 +59,8 @@ def conv_backward(walk: Walk, node: Node, dys: Gradients) -> Gradients:
     reach = slide([axis.reads.T for axis in axes], relief_of(dy.relief, walk.shape(node.outputs[0])[2:]))
     groups = node.get("group", 1)
     dx = through_weights(dy, y, w, reach, walk.shape(node.inputs[1])[0] / groups, Sharing.backward(axes), groups)
-    near = _strided(axes, x.cross_near([a.size for a in axes]), x.cross_space) * dy.cross_near(
-        y, [a.places for a in axes]
-    )
+    space, diffs = dy.cross_space(y.rho_space), dy.cross_near(y, [a.places for a in axes])
+    near = (_strided(axes, x.cross_near([a.size for a in axes]), x.cross_space) - x.cross_space) * (diffs - space)
     return [dx, *_param_gradients(walk, node, dy, y, x, node.outputs[0], axes, near)]
 
 
@@ -85,8 +84,8 @@ def conv_transpose_backward(walk: Walk, node: Node, dys: Gradients) -> Gradients
     reach = slide([axis.reads for axis in axes], relief_of(dy.relief, walk.shape(node.outputs[0])[2:]))
     groups = node.get("group", 1)
     dx = through_weights(dy, y, w, reach, walk.shape(node.inputs[1])[1], Sharing.forward(axes), groups)
-    diffs = dy.cross_near(y, [a.size for a in axes])
-    near = x.cross_near([a.places for a in axes]) * _strided(axes, diffs, dy.cross_space(y.rho_space))
+    space, diffs = dy.cross_space(y.rho_space), dy.cross_near(y, [a.size for a in axes])
+    near = (x.cross_near([a.places for a in axes]) - x.cross_space) * (_strided(axes, diffs, space) - space)
     return [dx, *_param_gradients(walk, node, dy, y, x, node.inputs[0], axes, near)]
 
 
@@ -106,7 +105,7 @@ def _param_gradients(
 ) -> list[Gradient | None]:
     """Return the gradients of weights and bias; a weight meets the places of value `place` but for those at a border.
 
-    near: E[x x'] E[dy dy'] by the lag of these places.
+    near: the product of what E[x x'] and E[dy dy'] are more at a lag of these places than on average.
     """
     shape = walk.shape(place)
     met = math.prod(batch_and_places(shape)) * math.prod(float(axis.inside.mean()) for axis in axes)

@@ -14,7 +14,7 @@ from ..engine import Walk, backward_moments, moments
 from ..lags import Axis
 from ..quadrature import NODES, WEIGHTS, Array, expect
 from ..signal import Gradient, Signal, Source, Term, factor, normal
-from ..sums import channel_mean_square
+from ..sums import batch_and_places, channel_mean_square
 from .elementwise import elementwise, elementwise_backward
 from .linear import known
 
@@ -32,7 +32,7 @@ def batch_norm(walk: Walk, node: Node) -> Sequence[Signal | None]:
     if not is_training(node):
         return elementwise(walk, node)
     x = known(walk.signal(node.inputs[0]))
-    shared = channel_mean_square(x.second, x.cross_space, x.cross_batch, walk.shape(node.inputs[0]))
+    shared = channel_mean_square(x.second, x.cross_space, x.cross_batch, x.cross_far, walk.shape(node.inputs[0]))
     variance = max(x.second - shared, 0.0)
     scale = 1 / math.sqrt(variance + node.get("epsilon", 1e-5))
     values = x.values if x.within is None else x.within
@@ -55,23 +55,23 @@ def batch_norm_backward(walk: Walk, node: Node, dys: Gradients) -> Gradients:
     if dy is None or dy.second <= 0:
         return [None, *rest]
     shape = walk.shape(node.inputs[0])
-    space, batch = dy.cross_space(y.rho_space), dy.cross_batch(y.rho_batch)
-    shared = channel_mean_square(dy.second, space, batch, shape)
-    left = max(dy.second - shared - _along(dy, y, shape), 0.0)
-    variance = max(x.second - channel_mean_square(x.second, x.cross_space, x.cross_batch, shape), 0.0)
+    shared = channel_mean_square(dy.second, *dy.crosses(y), shape)
+    along = _along(dy, y, shape)
+    left = max(dy.second - shared - along, 0.0)
+    variance = max(x.second - channel_mean_square(x.second, x.cross_space, x.cross_batch, x.cross_far, shape), 0.0)
     inverse = 1 / (variance + node.get("epsilon", 1e-5))
-    space, batch = ((cross - shared) * inverse for cross in (space, batch))
+    shared -= along / max(math.prod(batch_and_places(shape)) - 1, 1)  # y sums to 0, so two of it are -1/(n - 1) alike
+    space, batch, far = ((cross - shared) * inverse for cross in dy.crosses(y))
     near = (dy.cross_near(y, shape[2:]) - shared) * inverse
-    source = Source(left * inverse, dy.shape, space, batch, dy.relief, evenness=dy.evenness, cross_near=near)
+    even = dy.evenness
+    source = Source(left * inverse, dy.shape, space, batch, dy.relief, evenness=even, cross_near=near, cross_far=far)
     return [Gradient.profiled(source, dy.second_at, x, shape[2:]), *rest]
 
 
 def _along(dy: Gradient, y: Signal, shape: tuple[int, ...]) -> float:
     """Return E[m²] of a channel's m = mean(dy · y)."""
     product = dy.times(factor(y.values))
-    return channel_mean_square(
-        product.second, product.cross_space(y.rho_space), product.cross_batch(y.rho_batch), shape
-    )
+    return channel_mean_square(product.second, *product.crosses(y), shape)
 
 
 @moments("LRN")

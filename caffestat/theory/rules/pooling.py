@@ -146,7 +146,12 @@ def max_pool_backward(walk: Walk, node: Node, dys: Gradients) -> Gradients:
     for source, term in dy.terms.items():
         near = lag_map(places, source.cross_near, source.cross_space, source.second)
         reach = slide(turned, relief_of(source.relief, places))
-        moved = replace(source, relief=flatten(reach), cross_near=_won_apart(turned, near, source.cross_space))
+        moved = replace(
+            source,
+            relief=flatten(reach),
+            cross_near=_won_apart(turned, near, source.cross_space),
+            cross_far=_won_far(source, math.prod(places), math.prod(m.shape[1] for m in matrices)),
+        )
         here = _won(maximum, term.at(u), near / source.second if source.second else near)
         terms[moved] = here if maximum.is_rising else here.at(ranks(x.values, maximum.values))
     return [Gradient(terms)]
@@ -179,6 +184,14 @@ def _won_apart(readers: Sequence[Array], near: Array, far: float) -> Array:
     One of the elements cannot win one of such windows and the other one the other.
     """
     return mixed_apart(readers, near, far) / np.maximum(mixed(readers, np.ones_like(near), 1.0), 1e-300)
+
+
+def _won_far(source: Source, windows: int, elements: int) -> float:
+    """Return E[dy dy'] of the windows of two places in two samples: as Σ dx = Σ dy says."""
+    if elements < 2:
+        return 0.0
+    same = source.cross_batch * (1 - windows / elements)
+    return (same + (windows - 1) * source.far) * elements / windows / (elements - 1)
 
 
 def _windows_together(matrices: Sequence[Array], lags: Sequence[int]) -> Array:
@@ -242,18 +255,21 @@ def average_pool_backward(walk: Walk, node: Node, dys: Gradients) -> Gradients:
     at = spread_sum(turned, dy.second, float(_between(turned, own, cross).flat[0]), relief)
     second, reach = float(at.mean()), slide(turned, np.ones(walk.shape(node.outputs[0])[2:]))
     shape = dy.shape if _coverage(_windows(walk, node)) <= 1.001 else ABS_NORMAL
+    same = batch * float(reach.mean()) ** 2
     pairs = _pairs(matrices, dy.second, cross, second, at.size)
+    far = _pairs(matrices, batch, dy.cross_far(y.rho_far), same, at.size)
     return [
         Gradient.of(
             Source(
                 second,
                 shape,
                 pairs,
-                batch * float(reach.mean()) ** 2,
+                same,
                 flatten(at),
                 dy.lumped,
                 dy.evenness,
                 cross_near=mixed(turned, own, cross),
+                cross_far=far,
             )
         )
     ]
@@ -266,4 +282,4 @@ def _pairs(matrices: Sequence[Array], dy_second: float, dy_cross: float, second:
     weights = [m.sum(axis=1) for m in matrices]
     squares, total = math.prod(float((w**2).sum()) for w in weights), math.prod(float(w.sum()) for w in weights)
     whole = (dy_second - dy_cross) * squares + dy_cross * total**2
-    return max((whole - places * second) / (places * (places - 1)), 0.0)
+    return (whole - places * second) / (places * (places - 1))

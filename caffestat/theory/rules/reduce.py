@@ -42,7 +42,7 @@ def reduce(walk: Walk, node: Node) -> Sequence[Signal]:
     samples, channels, places = counts(walk, node)
     count, mean = samples * channels * places, expect(x.values)
     space, batch = x.cross_space - mean**2, x.cross_batch - mean**2
-    spread = count * (x.second - mean**2 + pair_sum(space, batch, samples, places))
+    spread = count * (x.second - mean**2 + pair_sum(space, batch, min(space, batch), samples, places))
     scale = 1 / count if node.op == "ReduceMean" else 1.0
     total = scale * count * mean
     values = positive_or_normal(total, max(scale**2 * spread, 0.0) + total**2, bool(x.values.min() >= 0))

@@ -5,8 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-import numpy as np
-
 from caffestat.graph import Graph, Node
 
 from ..engine import Walk, backward_moments, moments, said_by
@@ -30,13 +28,14 @@ def _counts(walk: Walk, node: Node) -> tuple[int, int, int]:
 def _square_of_mean(x: Signal, sizes: tuple[int, int, int]) -> float:
     """Return E[m²] of the mean m over the axes: elements of one channel are alike, those of several are not."""
     square = x.mean**2
-    return square + _spread(x.second - square, x.cross_space - square, x.cross_batch - square, sizes)
+    space, batch, far = (cross - square for cross in (x.cross_space, x.cross_batch, x.cross_far))
+    return square + _spread(x.second - square, space, batch, far, sizes)
 
 
-def _spread(second: float, space: float, batch: float, sizes: tuple[int, int, int]) -> float:
+def _spread(second: float, space: float, batch: float, far: float, sizes: tuple[int, int, int]) -> float:
     """Return E[m²] of the mean m of so many samples, channels and places, of mean 0."""
     samples, channels, places = sizes
-    return (second + pair_sum(space, batch, samples, places)) / (samples * channels * places)
+    return (second + pair_sum(space, batch, far, samples, places)) / (samples * channels * places)
 
 
 @moments(STANDARD)
@@ -62,15 +61,13 @@ def standardize_backward(walk: Walk, node: Node, dys: Gradients) -> Gradients:
         return [None]
     sizes = _counts(walk, node)
     along = dy.times(factor(y.values))
-    space, batch = dy.cross_space(y.rho_space), dy.cross_batch(y.rho_batch)
-    shared = _spread(dy.second, space, batch, sizes)
-    taken = shared + _spread(along.second, along.cross_space(y.rho_space), along.cross_batch(y.rho_batch), sizes)
+    shared = _spread(dy.second, *dy.crosses(y), sizes)
+    taken = shared + _spread(along.second, *along.crosses(y), sizes)
     inverse = 1 / (max(x.second - _square_of_mean(x, sizes), 0.0) + node.get("epsilon", 1e-9))
-    profile = np.sqrt(dy.second_at / dy.second)
+    space, batch, far = ((cross - shared) * inverse for cross in dy.crosses(y))
     left = max(dy.second - taken, 0.0) * inverse
-    space, batch = (max(cross - shared, 0.0) * inverse for cross in (space, batch))
-    source = Source(left, dy.shape / expect(profile), space, batch, dy.relief, evenness=dy.evenness)
-    return [Gradient.of(source).times(factor(profile))]
+    source = Source(left, dy.shape, space, batch, dy.relief, evenness=dy.evenness, cross_far=far)
+    return [Gradient.profiled(source, dy.second_at, x, walk.shape(node.inputs[0])[2:])]
 
 
 @said_by("LayerNormalization")
