@@ -155,8 +155,10 @@ def _drawn(node: Node) -> list[Signal]:
     bottoms = [shape for shape in node.bottom_shapes if shape is not None]
     stream = Stream(0)
     drawn: list[list[np.ndarray]] = []
-    while sum(array.size for arrays in drawn for array in arrays) < _DRAWN:
+    count = 0
+    while count < _DRAWN:
         drawn.append(list(node.layer.draw_feeds(stream, bottoms)))
+        count += max(sum(array.size for array in drawn[-1]), 1)
     return [_independent(np.concatenate([np.ravel(a) for a in arrays])) for arrays in zip(*drawn, strict=True)]
 
 
