@@ -95,6 +95,7 @@ def _uniform(low: float, high: float) -> Signal:
     return Signal(middle + half * shape, 1.0, 1.0)
 
 
+@np.errstate(invalid="ignore")  # an infinite std times 0
 def filler_signal(filler: Filler, shape: tuple[int, ...]) -> Signal:
     """Return the distribution that a filler gives a blob of `shape`, the same at every place and in every sample.
 

@@ -20,6 +20,8 @@ Forward = Callable[["Walk", Node], "Sequence[Signal | None]"]
 Speller = Callable[[Graph, Node], "Sequence[Node]"]
 Backward = Callable[["Walk", Node, "Sequence[Gradient | None]"], "Sequence[Gradient | None]"]
 
+_OVERFLOW = float(np.finfo(np.float32).max) ** 2  # the second moment from which on a run holds infinities
+
 _FORWARD: dict[str, Forward] = {}
 _BACKWARD: dict[str, Backward] = {}
 _SAID_BY: dict[str, Speller] = {}
@@ -105,7 +107,7 @@ class Walk:
 
     def __init__(self, graph: Graph, inputs: Mapping[str, Signal | None]) -> None:
         self.graph = graph
-        self.signals: dict[str, Signal | None] = dict(inputs)
+        self.signals: dict[str, Signal | None] = {name: _in_range(signal) for name, signal in inputs.items()}
         self.gradients: dict[str, Gradient] = {}
         self.steps = [inner for node in _steps(graph) for inner in _spelled(graph, node)]
 
@@ -142,6 +144,7 @@ class Walk:
     def accumulate(self, value: str, dy: Gradient | None) -> None:
         """Add one contribution to a value's gradient."""
         if dy is not None and value and value not in self.graph.constants:
+            dy = dy if dy.second < _OVERFLOW else UNKNOWN
             before = self.gradients.get(value)
             self.gradients[value] = before.plus(dy) if before else dy
 
@@ -232,7 +235,15 @@ def _is_short(walk: Walk, node: Node) -> bool:
 def _forward(walk: Walk, node: Node) -> list[Signal | None]:
     if not _is_predictable(walk, node) or not walk.knows(*node.inputs):
         return [None] * len(node.outputs)
-    return [_with_evenness(walk, node, signal) for signal in _FORWARD[node.op](walk, node)]
+    return [_with_evenness(walk, node, _in_range(signal)) for signal in _FORWARD[node.op](walk, node)]
+
+
+def _in_range(signal: Signal | None) -> Signal | None:
+    """Return the signal, no larger than what a run can hold; None for no number."""
+    if signal is None or signal.second < _OVERFLOW:
+        return signal
+    factor = math.sqrt(_OVERFLOW / signal.second)
+    return replace(signal, values=signal.values * factor, within=None) if factor > 0 else None
 
 
 def _with_evenness(walk: Walk, node: Node, signal: Signal | None) -> Signal | None:

@@ -77,7 +77,7 @@ def weighted_sum(
         near = sharing.of(shared(x.cross_near(sharing.places)), shared(x.cross_space)) + b_var
     relief = (mean**2 + b_var + spread * taps_at / per_channel) if per_channel else None
     y = normal(mean, spread + b_var, space, shared(x.cross_batch) + b_var, relief, near)
-    own_share, rho = spread / max(y.second, 1e-300), x.rho_far if sharing else 1.0
+    own_share, rho = min(spread / max(y.second, 1e-300), 1.0), x.rho_far if sharing else 1.0
     narrow = _narrowness(x.values**2, rho, channels * groups)
     even = 1 - own_share * (1 - (x.evenness or 1.0) * narrow)
     if sharing and n > 0:

@@ -235,3 +235,12 @@ def test_given_weights_take_the_place_of_fillers() -> None:
     first = next(node for node in net.nodes if node.name == "conv0")
     doubled = predict(net, values=values).tops[first.index, 0].second
     assert doubled == pytest.approx(4 * predict(net).tops[first.index, 0].second, rel=0.05)
+
+
+def test_very_deep_and_narrow_nets_stay_in_range() -> None:
+    text = _data(2, 3, 5, 4)
+    for index in range(300):
+        text += _conv(f"c{index}", f"c{index - 1}" if index else "x", 4, 3) + _relu(f"c{index}")
+    prediction = predict(net_of(text + _ending("c299")))
+    assert all(0 <= (signal.evenness or 1) <= 1 for signal in prediction.signals.values())
+    assert all(math.isfinite(m.mean_abs) for m in (*prediction.tops.values(), *prediction.bottom_diffs.values()))

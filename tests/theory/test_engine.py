@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 
@@ -72,3 +74,27 @@ def test_windows_over_very_long_axes_are_gaps(op: str) -> None:
     found = propagate(g, {"x": normal(0, 1), "w": normal(0, 1)}, {"y": Gradient.of(Source(1.0))}, gaps=gaps)
     assert [node.op for node in gaps] == [op]
     assert found.gradient_moments("x") is None
+
+
+def test_what_overflows_stays_at_what_a_run_can_hold() -> None:
+    g = Graph()
+    x = g.input("x", (2, 3))
+    y = x
+    for _ in range(60):
+        y = g.emit("Mul", y, g.constant(1e6))
+    walk = propagate(g, {x: normal(0.0, 1.0)}, {y: Gradient.of(Source(1.0))})
+    signal, dx = walk.signal(y), walk.gradient(x)
+    assert signal is not None
+    assert signal.second == pytest.approx(float(np.finfo(np.float32).max) ** 2)
+    assert dx is not None
+    assert not dx.known
+
+
+@np.errstate(invalid="ignore")
+def test_no_number_is_unknown() -> None:
+    g = Graph()
+    x = g.input("x", (2, 3))
+    y = g.emit("Relu", x)
+    walk = propagate(g, {x: normal(0.0, math.inf)}, {})
+    assert walk.signal(x) is None
+    assert walk.signal(y) is None
