@@ -182,6 +182,7 @@ def _has_shapes(graph: Graph, node: Node) -> bool:
     return all(value in graph.specs and 0 not in graph.shape(value) for value in values)
 
 
+@np.errstate(all="ignore")  # what overflows is taken care of, signal by signal
 def propagate(
     graph: Graph,
     inputs: Mapping[str, Signal | None],
