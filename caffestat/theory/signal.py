@@ -98,6 +98,11 @@ class Signal:
         return min(self.cross_space, self.cross_batch)
 
     @property
+    def crosses(self) -> tuple[float, float, float]:
+        """E[x x'] at another place, in another sample, and both."""
+        return self.cross_space, self.cross_batch, self.cross_far
+
+    @property
     def rho_far(self) -> float:
         """Correlation of u between any two elements of a channel."""
         return min(self.rho_space, self.rho_batch)

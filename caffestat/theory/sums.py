@@ -33,10 +33,7 @@ def batch_and_places(shape: Shape) -> tuple[int, int]:
 
 
 def pair_sum(space: float, batch: float, far: float, samples: float, places: float) -> float:
-    """Return Σ E[x x'] over the others of one element's channel, given it for another place and for another sample.
-
-    For another place of another sample it is the smaller of both.
-    """
+    """Return Σ E[x x'] over the others of an element's channel, given it for another place, another sample, both."""
     return (places - 1) * space + (samples - 1) * (batch + (places - 1) * far)
 
 
@@ -187,7 +184,7 @@ def reduced(x: Signal | None, dy: Gradient, y: Signal, count: float, shape: Shap
     """
     samples, places = batch_and_places(shape)
     second_x, abs_x = (x.second, x.mean_abs) if x else (1.0, 1.0)
-    of_x = (x.cross_space, x.cross_batch, x.cross_far) if x else (1.0, 1.0, 1.0)
+    of_x = x.crosses if x else (1.0, 1.0, 1.0)
     space, batch, far = (a * b for a, b in zip(of_x, dy.crosses(y), strict=True))
     others = pair_sum(space, batch, far, samples, places)
     if near is not None:

@@ -32,7 +32,7 @@ def batch_norm(walk: Walk, node: Node) -> Sequence[Signal | None]:
     if not is_training(node):
         return elementwise(walk, node)
     x = known(walk.signal(node.inputs[0]))
-    shared = channel_mean_square(x.second, x.cross_space, x.cross_batch, x.cross_far, walk.shape(node.inputs[0]))
+    shared = channel_mean_square(x.second, *x.crosses, walk.shape(node.inputs[0]))
     variance = max(x.second - shared, 0.0)
     scale = 1 / math.sqrt(variance + node.get("epsilon", 1e-5))
     values = x.values if x.within is None else x.within
@@ -58,7 +58,7 @@ def batch_norm_backward(walk: Walk, node: Node, dys: Gradients) -> Gradients:
     shared = channel_mean_square(dy.second, *dy.crosses(y), shape)
     along = _along(dy, y, shape)
     left = max(dy.second - shared - along, 0.0)
-    variance = max(x.second - channel_mean_square(x.second, x.cross_space, x.cross_batch, x.cross_far, shape), 0.0)
+    variance = max(x.second - channel_mean_square(x.second, *x.crosses, shape), 0.0)
     inverse = 1 / (variance + node.get("epsilon", 1e-5))
     shared -= along / max(math.prod(batch_and_places(shape)) - 1, 1)  # y sums to 0, so two of it are -1/(n - 1) alike
     space, batch, far = ((cross - shared) * inverse for cross in dy.crosses(y))

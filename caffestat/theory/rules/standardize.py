@@ -28,7 +28,7 @@ def _counts(walk: Walk, node: Node) -> tuple[int, int, int]:
 def _square_of_mean(x: Signal, sizes: tuple[int, int, int]) -> float:
     """Return E[m²] of the mean m over the axes: elements of one channel are alike, those of several are not."""
     square = x.mean**2
-    space, batch, far = (cross - square for cross in (x.cross_space, x.cross_batch, x.cross_far))
+    space, batch, far = (cross - square for cross in x.crosses)
     return square + _spread(x.second - square, space, batch, far, sizes)
 
 
