@@ -18,12 +18,12 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-import onnxruntime
 import torch
 from torch.nn import functional
 
 from caffestat.autodiff import backward
 from caffestat.graph import Graph, expand
+from caffestat.run.runtime import onnxruntime
 
 Step = Callable[[], object]
 
@@ -76,13 +76,13 @@ class Case:
 
 def session(graph: Graph, params: Mapping[str, np.ndarray], feeds: Mapping[str, np.ndarray], threads: int) -> Step:
     """Return a function that runs the graph once, with the settings of caffestat.run."""
-    options = onnxruntime.SessionOptions()
+    options = onnxruntime().SessionOptions()
     options.log_severity_level = 4
     options.intra_op_num_threads = threads
     options.enable_mem_pattern = False
     options.add_session_config_entry("session.force_spinning_stop", "1")
     model = expand(graph).to_onnx(params).SerializeToString()
-    runner = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    runner = onnxruntime().InferenceSession(model, options, providers=["CPUExecutionProvider"])
     return partial(runner.run, None, dict(feeds))
 
 

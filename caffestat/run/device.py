@@ -12,6 +12,8 @@ from functools import cache
 
 from caffestat.errors import DeviceError
 
+from .runtime import onnxruntime
+
 __all__ = ["DEVICES", "choose_device"]
 
 DEVICES = ("auto", "cpu", "cuda")
@@ -47,9 +49,8 @@ def _has_driver() -> bool:
 @cache
 def why_no_cuda() -> str:
     """Return why the CUDA provider cannot be used, "" when it can: it is tried with a one-node model."""
-    import onnxruntime
-
-    if CUDA not in onnxruntime.get_available_providers():
+    ort = onnxruntime()
+    if CUDA not in ort.get_available_providers():
         return "this onnxruntime has no CUDA provider (install onnxruntime-gpu)"
     if not _has_driver():
         return "there is no NVIDIA driver on this machine"
@@ -57,13 +58,13 @@ def why_no_cuda() -> str:
 
     graph = Graph("cuda")
     graph.outputs.append(graph.emit("Neg", graph.input("x", (1,))))
-    options = onnxruntime.SessionOptions()
+    options = ort.SessionOptions()
     options.log_severity_level = 4
     with quiet():
-        if hasattr(onnxruntime, "preload_dlls"):
-            onnxruntime.preload_dlls()  # finds the CUDA and cuDNN libraries that pip installed
+        if hasattr(ort, "preload_dlls"):
+            ort.preload_dlls()  # finds the CUDA and cuDNN libraries that pip installed
         try:
-            session = onnxruntime.InferenceSession(graph.to_onnx().SerializeToString(), options, providers=[CUDA])
+            session = ort.InferenceSession(graph.to_onnx().SerializeToString(), options, providers=[CUDA])
         except Exception as error:  # the runtime raises several private types here
             return f"the CUDA provider does not start: {str(error).splitlines()[0]}"
     if CUDA in session.get_providers():

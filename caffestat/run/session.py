@@ -10,6 +10,8 @@ import numpy as np
 
 from caffestat.graph import Graph, expand
 
+from .runtime import onnxruntime
+
 __all__ = ["Session"]
 
 # From here on a net is deep, and the order of execution is chosen for memory: it saves 40 % on ResNet-50 and a fifth on
@@ -29,8 +31,7 @@ _CUDA_OPTIONS = {
 
 
 def _options(graph: Graph) -> Any:
-    import onnxruntime as ort
-
+    ort = onnxruntime()
     options = ort.SessionOptions()
     options.log_severity_level = 4
     level = ort.GraphOptimizationLevel
@@ -68,8 +69,7 @@ class Session:
     """
 
     def __init__(self, graph: Graph, arrays: Mapping[str, np.ndarray], device: str = "cpu") -> None:
-        import onnxruntime as ort
-
+        ort = onnxruntime()
         options = _options(graph)
         graph = expand(graph)
         self._fed = {name: arrays[name] for name in large_matrices(graph)} if device == "cpu" else {}
