@@ -12,6 +12,7 @@ import numpy as np
 from caffestat.errors import Finding, NetError, Place
 from caffestat.layers import Shape
 from caffestat.net import Measurement, Net, NetParam, NetSource, Node, Prediction, predict
+from caffestat.net.flow import Flow
 from caffestat.net.gains import Gain, gains
 from caffestat.prototext import Field, Message
 
@@ -82,6 +83,11 @@ class Context:
         """The net, for checks that run only when there is one."""
         assert self.net is not None
         return self.net
+
+    @cached_property
+    def flow(self) -> Flow:
+        """Who writes and who reads each value."""
+        return Flow(self.built)
 
     @cached_property
     def prediction(self) -> Prediction:
@@ -160,27 +166,19 @@ class Context:
 
     def read_by(self, node: Node) -> tuple[int, int]:
         """Return the (node, top) that a layer's first bottom holds when the layer runs."""
-        blob = node.bottoms[0]
-        writer = next(n for n in reversed(self.built.nodes[: node.index]) if blob in n.tops)
-        return writer.index, writer.tops.index(blob)
+        return self.flow.sources[node.index, 0]
 
     def followers(self, node: Node) -> Iterator[Node]:
         """Yield who reads the node's tops next; of in-place layers the first."""
-        for top in node.tops:
-            for reader in self.built.nodes[node.index + 1 :]:
-                if top in reader.bottoms:
-                    yield reader
-                    break
+        return (reader for reader, _ in self.flow.next(node))
 
     def nonlinearity(self, node: Node) -> Node | None:
         """Return the activation that follows a layer, with nothing but layers that pass or scale values in between."""
-        for reader in self.followers(node):
-            if reader.type in ACTIVATIONS:
-                return reader
-            if reader.layer.passes_values or reader.type in ("Split", "Scale", "Bias", "Dropout", "Pooling"):
-                return self.nonlinearity(reader)
-            return None
-        return None
+        reader = next(self.followers(node), None)
+        while reader and reader.type not in ACTIVATIONS:
+            passes = reader.layer.passes_values or reader.type in ("Split", "Scale", "Bias", "Dropout", "Pooling")
+            reader = next(self.followers(reader), None) if passes else None
+        return reader
 
     def written(self, node: Node, *path: str) -> Place:
         """Return the place of a field of a layer's text, or of the nearest message around it that is written."""

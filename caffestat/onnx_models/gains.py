@@ -49,10 +49,13 @@ def _step(layout: Layout, prediction: Prediction, weights: dict[int, str], index
 def _next(layout: Layout, weights: dict[int, str], index: int) -> Iterator[tuple[int, str]]:
     """Yield the next nodes with weights, and the value at which each is reached, through nodes without."""
     waiting = list(layout.model.nodes[index].outputs)
+    seen = set(waiting)
     for value in waiting:
         for reader in layout.readers.get(value, ()):
             place = layout.node_of[reader]
             if place in weights:
                 yield place, value
             else:
-                waiting.extend(name for name in layout.nodes[reader].outputs if name and name not in waiting)
+                new = [name for name in layout.nodes[reader].outputs if name and name not in seen]
+                waiting.extend(new)
+                seen.update(new)

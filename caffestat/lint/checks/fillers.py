@@ -221,12 +221,7 @@ def _outputs(node: Node, entry: NetParam) -> int:
 
 
 def _has_weights_after(context: Context, node: Node) -> bool:
-    for reader in context.followers(node):
-        if any(context.built.params[number].param.role == "weight" for number in reader.params):
-            return True
-        if _has_weights_after(context, reader):
-            return True
-    return False
+    return any(True for _ in context.flow.until(node, context.flow.has_weights))
 
 
 @check("CS008", "fan-differs", "warning", Needs.NET)
@@ -399,7 +394,7 @@ def _only_successor(context: Context, node: Node) -> Node | None:
         if len(readers) != 1 or readers[0].type in ("Split", "Concat", "Eltwise"):
             return None
         node = readers[0]
-        if any(context.built.params[n].param.role == "weight" for n in node.params):
+        if context.flow.has_weights(node):
             return node
 
 
@@ -438,8 +433,4 @@ def _is_output_or_gate(context: Context, squashing: Node) -> bool:
 
 def _readers(context: Context, node: Node) -> Iterator[Node]:
     """Yield who reads a node's tops, through the splits that Caffe inserts."""
-    for reader in context.followers(node):
-        if reader.type == "Split":
-            yield from _readers(context, reader)
-        else:
-            yield reader
+    return (reader for reader, _ in context.flow.until(node, lambda reader: reader.type != "Split"))
