@@ -21,20 +21,24 @@ __all__ = ["diagnose"]
 )
 @options.state
 def diagnose(log: str, net: str | None, all_trends: bool, growth: float, **settings: Any) -> None:
-    """Read a training log with debug_info lines and tell the first bad blob, the trend of each, and dead layers.
+    """Read a training log and tell what went wrong: the first bad blob, the trend of each, dead layers, losses that
+    give away their cause.
 
-    LOG is what Caffe of any version wrote, of any size; - is the standard input. Exits with 1 when something is bad.
+    LOG is what Caffe of any version wrote, of any size, as text or compressed with gzip, bzip2 or xz; - is the standard
+    input. Without debug_info lines only the losses are judged. Exits with 1 when something is bad.
 
     \b
     Examples:
       caffestat diagnose train.log
       caffestat diagnose --net train_val.prototxt train.log
-      zcat train.log.gz | caffestat diagnose -
+      caffestat diagnose train.log.gz
+      ssh trainer cat train.log | caffestat diagnose -
     """
     from caffestat import logs
 
-    expected, places = logs.at_start(net, **settings) if net else ({}, {})
-    found = logs.diagnose(logs.read_log(log), expected, places, growth)
+    found = logs.diagnose_log(log, net, growth, **settings)
+    for warning in found.warnings:
+        click.echo(f"warning: {warning}", err=True)
     for line in logs.diagnosis_lines(found, all_trends):
         click.echo(line)
     sys.exit(0 if found.is_healthy else 1)

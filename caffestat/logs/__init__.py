@@ -2,20 +2,27 @@
 
 from .compare import Difference, compare
 from .diagnose import Diagnosis, Event, Trend, diagnose, expected_values
-from .reader import Key, Pass, read_log, read_passes
+from .losses import CAP, LossWatch, Signature
+from .reader import Key, Output, Pass, Unread, read_log, read_passes
 from .show import diagnosis_lines
-from .sources import at_start, measured_pass, passes_of
+from .sources import at_start, diagnose_log, measured_pass, passes_of
 
 __all__ = [
+    "CAP",
     "Diagnosis",
     "Difference",
     "Event",
     "Key",
+    "LossWatch",
+    "Output",
     "Pass",
+    "Signature",
     "Trend",
+    "Unread",
     "at_start",
     "compare",
     "diagnose",
+    "diagnose_log",
     "diagnosis_lines",
     "expected_values",
     "measured_pass",

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from caffestat.errors import Place
 from caffestat.net import Net, Prediction
 
-from .reader import Key, Pass
+from .losses import LossWatch, Signature
+from .reader import Key, Pass, Unread
+
+Name = TypeVar("Name", bound=Hashable)
 
 __all__ = ["Diagnosis", "Event", "Trend", "diagnose", "expected_values"]
 
@@ -58,6 +62,10 @@ class Diagnosis:
     """What was found.
 
     events   the first of each kind, by kind
+    outputs  trends of the train net's loss and outputs, by name
+    losses   the losses whose value tells what went wrong
+    unread   debug_info lines that could not be read
+    warnings what was said of the net and could not be used
     trends   of the train net's numbers, in the order of the log
     dead     what was zero at the end: tops and gradients of params
     """
@@ -68,6 +76,10 @@ class Diagnosis:
     last_iteration: int | None = None
     events: dict[str, Event] = field(default_factory=dict)
     trends: dict[Key, Trend] = field(default_factory=dict)
+    outputs: dict[str, Trend] = field(default_factory=dict)
+    losses: list[Signature] = field(default_factory=list)
+    unread: Unread = field(default_factory=Unread)
+    warnings: list[str] = field(default_factory=list)
 
     @property
     def dead(self) -> list[Key]:
@@ -77,7 +89,7 @@ class Diagnosis:
     @property
     def is_healthy(self) -> bool:
         """Whether nothing bad was found."""
-        return not self.events and not self.dead
+        return not self.events and not self.dead and not self.losses
 
 
 def _can_die(key: Key) -> bool:
@@ -87,8 +99,8 @@ def _can_die(key: Key) -> bool:
     return key.role == "top" and not any(word in key.blob.lower() for word in ("loss", "acc", "label"))
 
 
-def expected_values(net: Net, prediction: Prediction) -> tuple[dict[Key, float], dict[str, Place]]:
-    """Return what is predicted at initialisation, by the keys of a log, and where each layer stands."""
+def expected_values(net: Net, prediction: Prediction) -> dict[Key, float]:
+    """Return what is predicted at initialisation, by the keys of a log."""
     found: dict[Key, float] = {}
     for node in net.nodes:
         for index, blob in enumerate(node.tops):
@@ -103,7 +115,7 @@ def expected_values(net: Net, prediction: Prediction) -> tuple[dict[Key, float],
             _put(found, Key("forward", node.name, "param", name), prediction.params.get((node.index, index)))
             key = Key("backward", node.name, "param", str(index))
             _put(found, key, prediction.param_diffs.get((node.index, index)))
-    return found, {node.name: node.place for node in net.nodes}
+    return found
 
 
 def _put(found: dict[Key, float], key: Key, moments: object) -> None:
@@ -117,19 +129,26 @@ def diagnose(
     expected: Mapping[Key, float] | None = None,
     places: Mapping[str, Place] | None = None,
     growth: float = GROWTH,
+    unread: Unread | None = None,
 ) -> Diagnosis:
     """Read passes to the end and return what they say; memory does not grow with their number.
 
-    expected, places: from `expected_values`, when the net is known
+    expected:         from `expected_values`, when the net is known
+    places:           where each layer stands in the net's file
     growth:           how many times its first value a blob must be to count as exploded
+    unread:           what `read_log` could not read
     """
-    result = Diagnosis()
+    result = Diagnosis(unread=Unread() if unread is None else unread)
+    watch = LossWatch()
     for one in passes:
         if one.test_net is not None:
             result.tests += 1
         else:
             _count(result, one)
+            watch.add(one)
+            _follow_outputs(result.outputs, one)
         _look(result, one, places or {}, growth)
+    result.losses = watch.signatures()
     for key, trend in result.trends.items():
         trend.expected = (expected or {}).get(key)
     return result
@@ -144,12 +163,12 @@ def _count(result: Diagnosis, one: Pass) -> None:
 
 
 def _look(result: Diagnosis, one: Pass, places: Mapping[str, Place], growth: float) -> None:
-    for key, value in one.values.items():
+    for (key, value), line in zip(one.values.items(), one.lines, strict=True):
         before = result.trends.get(key)
         kind = _kind(key, value, before, growth)
         if kind and kind not in result.events:
             last = before.last if before else None
-            result.events[kind] = Event(kind, key, one.iteration, one.line, value, last, places.get(key.layer))
+            result.events[kind] = Event(kind, key, one.iteration, line, value, last, places.get(key.layer))
         if one.test_net is None:
             _follow(result.trends, key, value)
     if one.test_net is None and "vanishing" not in result.events:
@@ -173,7 +192,14 @@ def _is_output(key: Key) -> bool:
     return "loss" in key.blob.lower()
 
 
-def _follow(trends: dict[Key, Trend], key: Key, value: float) -> None:
+def _follow_outputs(trends: dict[str, Trend], one: Pass) -> None:
+    if one.loss is not None:
+        _follow(trends, "loss", one.loss)
+    for output in one.outputs:
+        _follow(trends, f"output {output.name}", output.value)
+
+
+def _follow(trends: dict[Name, Trend], key: Name, value: float) -> None:
     trend = trends.get(key)
     if trend is None:
         trends[key] = Trend(value, value, value, int(value == 0))
@@ -195,4 +221,5 @@ def _look_for_vanishing(result: Diagnosis, one: Pass, places: Mapping[str, Place
     largest = max(finite.values())
     if finite[key] < FADED * largest:
         place = places.get(key.layer)
-        result.events["vanishing"] = Event("vanishing", key, one.iteration, one.line, finite[key], largest, place)
+        line = one.lines[list(one.values).index(key)]
+        result.events["vanishing"] = Event("vanishing", key, one.iteration, line, finite[key], largest, place)

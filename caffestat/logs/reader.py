@@ -1,4 +1,4 @@
-"""Reads the debug_info lines out of training logs, one pass over the net at a time.
+"""Reads training logs one pass over the net at a time: debug_info lines, losses and outputs.
 
 Logs may be of any size: nothing but the current pass is kept. What stands before a line (glog's prefix of any version,
 time stamps, a rank) and other lines in between do not matter.
@@ -7,25 +7,30 @@ time stamps, a rank) and other lines in between do not matter.
 from __future__ import annotations
 
 import re
-import sys
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import NamedTuple
 
 from caffestat.errors import InputError
 
-__all__ = ["Key", "Pass", "read_log", "read_passes"]
+from .opening import STDIN, log_lines
 
-STDIN = "-"
+__all__ = ["Key", "Output", "Pass", "Unread", "parse_number", "read_log", "read_passes"]
 
-_VALUE = re.compile(rb"\[(Forward|Backward)\] Layer (.+), (top|bottom|param) blob (.+) (data|diff): *(\S+)\s*$")
 _NORMS = re.compile(
     rb"\[Backward\] All net params \(data, diff\): L1 norm = \((\S+), (\S+)\); L2 norm = \((\S+), (\S+)\)"
 )
-_ITERATION = re.compile(rb"Iteration (\d+)(?: \([^)]*\))?, (Testing net|loss)(?: = (\S+))?(?: \(#(\d+)\))?")
+_ITERATION = re.compile(
+    rb"Iteration (\d{1,18})(?: \([^)]{0,200}\))?, (Testing net|loss)(?: = (\S+))?(?: \(#(\d{1,9})\))?"
+)
+_OUTPUT = re.compile(rb"(Train|Test) net output #\d+: ([^=]{1,1000}) = (\S+)(?: \(\* (\S+) = (\S+) loss\))?")
+_SCORE = re.compile(rb"Test score #(\d{1,9}): (\S+)")  # of Caffe 1.0-rc1
+_FINITE = re.compile(rb"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 _PENDING = 64  # passes that wait for the line that numbers them
+_KNOWN_HEADS = 1 << 17  # texts before the number, each read once
+_QUOTED = 160  # characters of a line in a message
+_LONGEST_NUMBER = 64
 
 
 class Key(NamedTuple):
@@ -41,6 +46,14 @@ class Key(NamedTuple):
         return f"layer {self.layer}, {self.role} blob {self.blob} {what}"
 
 
+class Output(NamedTuple):
+    """One element of an output blob: value, and its weight in the loss, 0 for none."""
+
+    name: str
+    value: float
+    weight: float
+
+
 @dataclass
 class Pass:
     """One forward (and backward) pass: mean absolute values in the order of the log.
@@ -48,6 +61,9 @@ class Pass:
     iteration  the solver's, None when no line says it
     test_net   the test net's number, None for the train net
     loss       as the solver smoothed it, where it is said
+    outputs    of the net, where they are said; of a test net after its last batch, the means over all batches
+    values     empty in a log without debug_info
+    lines      where each of the values stands in the log, from 1, in their order
     norms      of all params: data L1, diff L1, data L2, diff L2
     line       where the pass begins in the log, from 1
     """
@@ -56,48 +72,68 @@ class Pass:
     test_net: int | None = None
     iteration: int | None = None
     loss: float | None = None
+    outputs: list[Output] = field(default_factory=list)
     values: dict[Key, float] = field(default_factory=dict)
+    lines: list[int] = field(default_factory=list)
     norms: tuple[float, float, float, float] | None = None
 
 
-def read_log(path: str) -> Iterator[Pass]:
-    """Yield the passes of a log file; `-` is the standard input.
+@dataclass
+class Unread:
+    """Lines that begin like debug_info and cannot be read: how many, and the first one."""
 
-    Raises InputError when it cannot be read, and when there is no pass in it.
-    """
-    found = False
-    for one in _passes_in(path):
-        found = True
-        yield one
-    if not found:
-        name = "<stdin>" if path == STDIN else path
-        raise InputError(
-            f"{name}: expected a training log with debug_info lines, found none; "
-            "Caffe writes them when the solver has `debug_info: true`"
+    count: int = 0
+    line: int = 0
+    text: str = ""
+
+    def add(self, line: bytes, number: int) -> None:
+        """Count a line."""
+        self.count += 1
+        if self.count == 1:
+            self.line, self.text = number, line.strip()[:_QUOTED].decode(errors="replace")
+
+    def __str__(self) -> str:
+        more = f" (and {self.count - 1} more lines)" if self.count > 1 else ""
+        return (
+            f"cannot read the debug_info line {self.text!r}{more}; "
+            "expected '[Forward] Layer NAME, top blob NAME data: VALUE'"
         )
 
 
-def _passes_in(path: str) -> Iterator[Pass]:
-    if path == STDIN:
-        yield from read_passes(sys.stdin.buffer)
+def read_log(path: str, unread: Unread | None = None) -> Iterator[Pass]:
+    """Yield the passes of a log file; `-` is the standard input.
+
+    unread: counts the debug_info lines that cannot be read
+    Raises InputError when the file cannot be read, and when there is neither a pass nor a loss in it.
+    """
+    unread = Unread() if unread is None else unread
+    found = False
+    for one in read_passes(log_lines(path), unread):
+        found = True
+        yield one
+    if found:
         return
-    try:
-        with Path(path).open("rb") as lines:
-            yield from read_passes(lines)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror}; expected a training log") from error
+    name = "<stdin>" if path == STDIN else path
+    if unread.count:
+        raise InputError(f"{name}:{unread.line}: {unread}")
+    raise InputError(
+        f"{name}: expected a training log with debug_info lines or losses, found neither; "
+        "Caffe writes debug_info when the solver has `debug_info: true`"
+    )
 
 
-def read_passes(lines: Iterable[bytes]) -> Iterator[Pass]:
-    """Yield the passes in lines of a log, each as soon as its iteration is known."""
-    reader = _Reader()
+def read_passes(lines: Iterable[bytes], unread: Unread | None = None) -> Iterator[Pass]:
+    """Yield the passes in lines of a log, each as soon as it is complete."""
+    reader = _Reader(Unread() if unread is None else unread)
     for number, line in enumerate(lines, 1):
         if b"ward] " in line:
             reader.debug(line, number)
         elif b"Iteration " in line:
-            reader.iteration(line)
-        elif b"Test net output" in line:
-            reader.end_tests()
+            reader.iteration(line, number)
+        elif b" net output #" in line:
+            reader.output(line)
+        elif b"Test score #" in line:
+            reader.score(line)
         yield from reader.finished()
     reader.close()
     yield from reader.pending
@@ -106,60 +142,121 @@ def read_passes(lines: Iterable[bytes]) -> Iterator[Pass]:
 class _Reader:
     """Gathers lines into passes; a value seen twice begins the next one."""
 
-    def __init__(self) -> None:
+    def __init__(self, unread: Unread) -> None:
         self.current: Pass | None = None
         self.pending: deque[Pass] = deque()
         self.test_net: int | None = None
         self.test_iteration: int | None = None
+        self._test_line = 0
+        self._heads: dict[bytes, Key | None] = {}
+        self._first: Key | None = None
+        self._last: Key | None = None
+        self._repeats: dict[Key, int] = {}
+        self._reported: Pass | None = None  # whose losses and outputs are being read
+        self._unread = unread
 
     def debug(self, line: bytes, number: int) -> None:
-        found = _VALUE.search(line)
-        if found:
-            self.value(found, number)
+        start = line.find(b"[Forward] ")
+        start = line.find(b"[Backward] ") if start < 0 else start
+        if start < 0:
             return
+        head, colon, tail = line[start:].rpartition(b": ")
+        if b"All net params" in head or not colon:
+            self._norms(line, number)
+            return
+        key, value = self._key(head), _mean(tail)
+        if key is not None and value is not None:
+            self.value(key, value, number)
+        else:
+            self._unread.add(line, number)
+
+    def _norms(self, line: bytes, number: int) -> None:
         norms = _NORMS.search(line)
-        if norms and self.current:
-            data_l1, diff_l1, data_l2, diff_l2 = (float(text) for text in norms.groups())
+        if norms is None:
+            self._unread.add(line, number)
+        elif self.current:
+            data_l1, diff_l1, data_l2, diff_l2 = (parse_number(text) or 0.0 for text in norms.groups())
             self.current.norms = (data_l1, diff_l1, data_l2, diff_l2)
 
-    def value(self, found: re.Match[bytes], number: int) -> None:
-        direction, layer, role, blob, _, text = (part.decode(errors="replace") for part in found.groups())
-        key = Key(direction.lower(), layer, role, blob)
+    def _key(self, head: bytes) -> Key | None:
+        if head not in self._heads:
+            if len(self._heads) >= _KNOWN_HEADS:
+                self._heads.clear()
+            self._heads[head] = _read_head(head)
+        return self._heads[head]
+
+    def value(self, key: Key, value: float, number: int) -> None:
         if self.is_new(key):
             self.close()
             self.current = Pass(number, self.test_net, self.test_iteration)
+            self._first = key
+            self._repeats.clear()
         assert self.current is not None
-        try:
-            self.current.values[_unique(self.current.values, key)] = float(text)
-        except ValueError:
-            self.current.values[key] = float("nan")  # "-nan(ind)" and the like
+        self._last = key
+        self.current.values[self._unique(key)] = value
+        self.current.lines.append(number)
 
     def is_new(self, key: Key) -> bool:
         """Tell whether a value begins a pass: the first of all, what the pass began with, or forward after backward."""
-        if self.current is None:
+        if self.current is None or self._last is None or key == self._first:
             return True
-        if key.direction == "backward":
-            return False
-        values = self.current.values
-        return key == next(iter(values)) or next(reversed(values)).direction == "backward"
+        return key.direction == "forward" and self._last.direction == "backward"
 
-    def iteration(self, line: bytes) -> None:
+    def _unique(self, key: Key) -> Key:
+        """Return a key of its own for what a layer of the same name printed before in this pass."""
+        assert self.current is not None
+        if key not in self.current.values:
+            return key
+        count = self._repeats[key] = self._repeats.get(key, 0) + 1
+        return key._replace(blob=f"{key.blob}'{count if count > 1 else ''}")
+
+    def iteration(self, line: bytes, number: int) -> None:
         found = _ITERATION.search(line)
         if not found:
             return
         self.close()
-        number, what, loss, net = found.groups()
+        at, what, loss, net = found.groups()
         if what == b"Testing net":
-            self.test_net, self.test_iteration = int(net or 0), int(number)
+            self.test_net, self.test_iteration, self._test_line = int(net or 0), int(at), number
+            self._reported = None
             return
-        for waiting in self.pending:
-            if waiting.iteration is None and waiting.test_net is None:
-                waiting.iteration, waiting.loss = int(number), _number(loss)
+        waiting = [one for one in self.pending if one.iteration is None and one.test_net is None]
+        if not waiting:
+            waiting = [Pass(number)]
+            self.pending.extend(waiting)
+        for one in waiting:
+            one.iteration, one.loss = int(at), parse_number(loss)
+        self._reported = waiting[-1]
         self.test_net = self.test_iteration = None
 
+    def output(self, line: bytes) -> None:
+        found = _OUTPUT.search(line)
+        if found is None:
+            return
+        phase, name, value, weight, _ = found.groups()
+        if phase == b"Test":
+            self.end_tests()
+        number = parse_number(value)
+        if self._reported is not None and number is not None:
+            self._reported.outputs.append(Output(name.decode(errors="replace"), number, parse_number(weight) or 0.0))
+
+    def score(self, line: bytes) -> None:
+        found = _SCORE.search(line)
+        number = parse_number(found[2]) if found else None
+        self.end_tests()
+        if found and number is not None and self._reported is not None:
+            self._reported.outputs.append(Output(f"#{int(found[1])}", number, 0.0))
+
     def end_tests(self) -> None:
-        """The tests of a net are over; a line says so before those of the next one begin."""
+        """The tests of a net are over; what they came to belongs to the last of its passes."""
         self.close()
+        if self.test_iteration is None:
+            return
+        same = [one for one in self.pending if one.test_net is not None]
+        if not same:
+            same = [Pass(self._test_line, self.test_net, self.test_iteration)]
+            self.pending.extend(same)
+        self._reported = same[-1]
         self.test_net = self.test_iteration = None
 
     def close(self) -> None:
@@ -168,20 +265,45 @@ class _Reader:
             self.current = None
 
     def finished(self) -> Iterator[Pass]:
-        """Yield the passes that are complete: numbered, or waiting for too long."""
-        while self.pending and (self.pending[0].iteration is not None or len(self.pending) > _PENDING):
+        """Yield the passes that are complete: numbered and no longer reported on, or waiting for too long."""
+        while self.pending and (self._is_complete(self.pending[0]) or len(self.pending) > _PENDING):
             yield self.pending.popleft()
 
-
-def _unique(values: dict[Key, float], key: Key) -> Key:
-    """Return a key of its own for a blob that is written in place and printed again by the same layer name."""
-    while key in values:
-        key = key._replace(blob=key.blob + "'")
-    return key
+    def _is_complete(self, one: Pass) -> bool:
+        return one.iteration is not None and one is not self._reported
 
 
-def _number(text: bytes | None) -> float | None:
-    try:
-        return None if text is None else float(text)
-    except ValueError:
+def _read_head(head: bytes) -> Key | None:
+    """Return what stands before the number: "[Forward] Layer NAME, top blob NAME data"; None for something else."""
+    direction, _, rest = head.partition(b"] Layer ")
+    what = {b"[Forward": b" data", b"[Backward": b" diff"}.get(direction)
+    if what is None or not rest.endswith((b" data", b" diff")):
         return None
+    found = [(rest.rfind(b", " + role + b" blob "), role) for role in (b"top", b"bottom", b"param")]
+    at, role = max(found)
+    if at < 0:
+        return None
+    layer, blob = rest[:at], rest[at + len(b", " + role + b" blob ") : -len(what)]
+    return Key(direction[1:].decode().lower(), *(part.decode(errors="replace") for part in (layer, role, blob)))
+
+
+def _mean(text: bytes) -> float | None:
+    """Return the mean |x| of "MEAN" or, as Caffe 1.0-rc1 prints it, "SUM (MEAN)"; None for something else."""
+    words = text.split()
+    if len(words) == 2 and words[1][:1] == b"(" and words[1][-1:] == b")":
+        return parse_number(words[1][1:-1])
+    return parse_number(words[0]) if len(words) == 1 else None
+
+
+def parse_number(text: bytes | None) -> float | None:
+    """Return a number as any C library prints it, "-1.#IND" and "-nan(ind)" included; None where there is none."""
+    if text is None or len(text) > _LONGEST_NUMBER:
+        return None
+    if _FINITE.fullmatch(text):
+        return float(text)
+    word = text.lower()
+    if b"nan" in word or b"#ind" in word or b"#qnan" in word or b"#snan" in word:
+        return float("nan")
+    if b"inf" in word:
+        return float("-inf") if word.startswith(b"-") else float("inf")
+    return None

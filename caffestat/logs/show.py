@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from .diagnose import UNLIKE, Diagnosis, Event, Trend
+from .losses import Signature
 from .reader import Key
 
 __all__ = ["diagnosis_lines"]
@@ -16,6 +17,7 @@ _TELL = {
     "explosion": "has exploded",
     "vanishing": "has vanished",
 }
+_LOSS = {"nan": "is", "inf": "is", "cap": "is", "constant": "stands still at"}
 _COLUMNS = f"{'':<44}{'first':>12}{'predicted':>12}{'last':>12}{'last/first':>12}"
 
 
@@ -25,14 +27,19 @@ def diagnosis_lines(found: Diagnosis, all_trends: bool = False) -> Iterator[str]
     yield f"{found.passes} passes of the train net{span}; {found.tests} of test nets"
     for event in sorted(found.events.values(), key=lambda event: event.line):
         yield _event(event)
+    for one in found.losses:
+        yield _signature(one)
     for key in found.dead:
         yield f"dead: {key} is zero at the end ({found.trends[key].zeros} of {found.trends[key].count} passes)"
     if found.is_healthy:
         yield "nothing bad was found"
+    if found.unread.count:
+        yield f"line {found.unread.line}: {found.unread}"
     shown = {key: trend for key, trend in found.trends.items() if all_trends or key.role != "param"}
-    if shown:
+    if shown or found.outputs:
         yield _COLUMNS
-        yield from (_trend(key, trend) for key, trend in shown.items())
+        yield from (_trend(name, trend) for name, trend in found.outputs.items())
+        yield from (_trend(_name(key), trend) for key, trend in shown.items())
 
 
 def _event(event: Event) -> str:
@@ -43,13 +50,20 @@ def _event(event: Event) -> str:
         if event.before is None
         else f", {'the largest is' if event.kind == 'vanishing' else 'before'} {event.before:g}"
     )
-    what = f"first {event.kind}{when}, pass at line {event.line}"
+    what = f"first {event.kind}{when}, line {event.line}"
     return f"{what}: {event.key}{where} {_TELL[event.kind]}: {event.value:g}{before}"
 
 
-def _trend(key: Key, trend: Trend) -> str:
-    arrow = "↑" if key.direction == "forward" else "↓"
-    name = f"{arrow} {key.layer}/{key.blob}"
+def _signature(one: Signature) -> str:
+    when = "" if one.iteration is None else f" at iteration {one.iteration}"
+    return f"loss{when}, line {one.line}: {one.name} {_LOSS[one.kind]} {one.value:g}: {one.meaning}"
+
+
+def _name(key: Key) -> str:
+    return f"{'↑' if key.direction == 'forward' else '↓'} {key.layer}/{key.blob}"
+
+
+def _trend(name: str, trend: Trend) -> str:
     name = name if len(name) <= 43 else f"{name[:21]}…{name[-21:]}"
     expected = "" if trend.expected is None else f"{trend.expected:.4g}{_mark(trend)}"
     return f"{name:<44}{trend.first:>12.4g}{expected:>12}{trend.last:>12.4g}{trend.factor:>12.3g}"

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from caffestat.logs import Diagnosis, Key, Pass, at_start, compare, diagnose, diagnosis_lines, passes_of, read_log
+from caffestat.errors import Place
+from caffestat.logs import Diagnosis, Key, Pass, compare, diagnose, diagnose_log, diagnosis_lines, passes_of, read_log
 
 ROOT = Path(__file__).parent.parent.parent
 RAW = ROOT / "tests" / "golden" / "raw_logs"
@@ -19,8 +20,13 @@ LAST = Key("backward", "fc", "param", "0")
 
 
 def passes(*values: dict[Key, float], test_net: int | None = None) -> list[Pass]:
-    """Return passes at iterations 0, 10, 20, … that start at lines 1, 101, 201, …"""
-    return [Pass(1 + 100 * index, test_net, 10 * index, values=value) for index, value in enumerate(values)]
+    """Return passes at iterations 0, 10, 20, … that start at lines 1, 101, 201, …, their values one line later."""
+    return [
+        Pass(
+            1 + 100 * index, test_net, 10 * index, values=value, lines=[2 + 100 * index + n for n in range(len(value))]
+        )
+        for index, value in enumerate(values)
+    ]
 
 
 def test_a_sound_log_is_healthy() -> None:
@@ -34,7 +40,7 @@ def test_a_sound_log_is_healthy() -> None:
 def test_the_first_bad_blob_is_named(bad: float, kind: str) -> None:
     found = diagnose(passes({TOP: 0.5, DEEP: 0.2}, {TOP: 0.5, DEEP: 0.3}, {TOP: bad, DEEP: 0.3}, {TOP: bad, DEEP: bad}))
     event = found.events[kind]
-    assert (event.key, event.iteration, event.line) == (TOP, 20, 201)
+    assert (event.key, event.iteration, event.line) == (TOP, 20, 202)
     assert event.before == 0.5
     assert not found.is_healthy
 
@@ -63,13 +69,12 @@ def test_test_nets_have_no_trend_but_may_be_bad() -> None:
     found = diagnose([*passes({TOP: 0.5}), *passes({TOP: math.nan}, test_net=0)])
     assert (found.passes, found.tests) == (1, 1)
     assert found.trends[TOP].count == 1
-    assert found.events["nan"].line == 1
+    assert found.events["nan"].line == 2
 
 
 def test_what_is_predicted_stands_beside_what_was_logged() -> None:
     net = str(ROOT / "tests" / "golden" / "lenet_like" / "net.prototxt")
-    expected, places = at_start(net)
-    found = diagnose(read_log(str(RAW / "lenet_like.log")), expected, places)
+    found = diagnose_log(str(RAW / "lenet_like.log"), net)
     for name in ("conv1", "ip1", "ip2"):
         trend = found.trends[Key("forward", name, "top", name)]
         assert trend.expected == pytest.approx(trend.first, rel=0.6)  # one draw of few filters
@@ -80,12 +85,12 @@ def test_what_is_predicted_stands_beside_what_was_logged() -> None:
 
 def test_an_event_has_the_line_of_its_layer() -> None:
     net = str(ROOT / "tests" / "golden" / "lenet_like" / "net.prototxt")
-    expected, places = at_start(net)
+    places = {"conv2": Place(net, 33)}
     key = Key("forward", "conv2", "top", "conv2")
-    found: Diagnosis = diagnose(passes({key: 1.0}, {key: math.nan}), expected, places)
+    found: Diagnosis = diagnose(passes({key: 1.0}, {key: math.nan}), {}, places)
     line = next(line for line in diagnosis_lines(found) if line.startswith("first nan"))
-    assert f"{net}:{places['conv2'].line}" in line
-    assert "iteration 10" in line
+    assert f"{net}:33" in line
+    assert "iteration 10, line 102" in line
 
 
 def test_equal_logs_do_not_differ() -> None:
@@ -110,3 +115,35 @@ def test_a_run_agrees_with_caffes_log_of_the_same_seed() -> None:
     logged = next(read_log(str(RAW / "shared_params.log")))
     (run,) = passes_of(str(folder / "solver.prototxt"))
     assert list(compare([logged], [run], 1e-3, 1e-6)) == []
+
+
+NET = """
+input: "data" input_shape { dim: 6 dim: 3 dim: 9 dim: 7 }
+layer { name: "ip" type: "InnerProduct" bottom: "data" top: "ip"
+  inner_product_param { num_output: 50 weight_filler { type: "xavier" } } }
+layer { name: "read" type: "EuclideanLoss" bottom: "ip" bottom: "other" top: "loss" }
+"""
+
+
+def logged(tmp_path: Path, data: float, ip: float) -> str:
+    path = tmp_path / "train.log"
+    lines = [("input", "data", data), ("ip", "ip", ip), ("read", "loss", 0.5)]
+    path.write_text("".join(f"[Forward] Layer {layer}, top blob {blob} data: {v}\n" for layer, blob, v in lines))
+    return str(path)
+
+
+def test_predictions_take_the_size_of_the_data_from_the_log(tmp_path: Path) -> None:
+    net = tmp_path / "net.prototxt"
+    net.write_text(NET.split('layer { name: "read"')[0])
+    found = diagnose_log(logged(tmp_path, 80.0, 80.0), str(net))
+    assert found.trends[Key("forward", "input", "top", "data")].expected == pytest.approx(80.0, rel=0.02)
+    assert found.trends[Key("forward", "ip", "top", "ip")].expected == pytest.approx(80.0, rel=0.05)
+
+
+def test_a_net_that_cannot_be_built_does_not_stop_the_diagnosis(tmp_path: Path) -> None:
+    net = tmp_path / "net.prototxt"
+    net.write_text(NET)
+    found = diagnose_log(logged(tmp_path, 0.8, math.nan), str(net))
+    assert "other" in found.warnings[0]
+    assert found.events["nan"].place == Place(str(net), 3, 1)
+    assert found.events["nan"].line == 2

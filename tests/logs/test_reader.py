@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import bz2
+import gzip
+import lzma
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import pytest
 
 from caffestat.errors import InputError
-from caffestat.logs import Key, Pass, read_log, read_passes
+from caffestat.logs import Key, Output, Pass, read_log, read_passes
 
 RAW = Path(__file__).parent.parent / "golden" / "raw_logs"
 
@@ -64,9 +67,20 @@ def test_lines_of_others_do_not_matter() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "value"), [("nan", math.nan), ("-nan", math.nan), ("inf", math.inf), ("-nan(ind)", math.nan)]
+    ("text", "value"),
+    [
+        ("nan", math.nan),
+        ("-nan", math.nan),
+        ("inf", math.inf),
+        ("-inf", -math.inf),
+        ("-nan(ind)", math.nan),
+        ("1.#QNAN", math.nan),
+        ("-1.#IND", math.nan),
+        ("1.#INF", math.inf),
+        ("1.5e+08", 1.5e8),
+    ],
 )
-def test_values_that_are_not_finite(text: str, value: float) -> None:
+def test_numbers_as_any_c_library_prints_them(text: str, value: float) -> None:
     (found,) = read([f"    [Forward] Layer a b, top blob c d data: {text}"])
     ((key, number),) = found.values.items()
     assert key == Key("forward", "a b", "top", "c d")
@@ -102,8 +116,114 @@ def test_a_log_that_is_not_there() -> None:
         list(read_log("nowhere.log"))
 
 
-def test_a_log_without_debug_info(tmp_path: Path) -> None:
+PLAIN = [
+    "Iteration 0, Testing net (#0)",
+    "    Test net output #0: accuracy = 0.1",
+    "    Test net output #1: loss = 2.4 (* 1 = 2.4 loss)",
+    "Iteration 0 (0 iter/s, 0.3s/20 iters), loss = 4.7",
+    "    Train net output #0: aux = 2.35 (* 0.5 = 1.175 loss)",
+    "    Train net output #1: top 5 = 0.25",
+    "Iteration 0, lr = 0.01",
+    "Iteration 20 (4.1 iter/s, 2.4s/20 iters), loss = -nan",
+]
+
+
+def test_a_log_without_debug_info_has_losses_and_outputs() -> None:
+    tested, first, last = read(OLD + line for line in PLAIN)
+    assert (tested.test_net, tested.iteration, tested.line) == (0, 0, 1)
+    assert tested.outputs == [Output("accuracy", 0.1, 0.0), Output("loss", 2.4, 1.0)]
+    assert (first.test_net, first.iteration, first.line, first.loss) == (None, 0, 4, 4.7)
+    assert first.outputs == [Output("aux", 2.35, 0.5), Output("top 5", 0.25, 0.0)]
+    assert (last.iteration, last.line) == (20, 8)
+    assert math.isnan(last.loss or 0)
+
+
+def test_losses_and_outputs_belong_to_the_passes_before_them() -> None:
+    tests = ["Iteration 0, Testing net (#0)", *FORWARD, *FORWARD, "    Test net output #0: accuracy = 0.1"]
+    found = read(
+        [*tests, *FORWARD, *BACKWARD, "Iteration 0, loss = 2", "    Train net output #0: x = 1 (* 2 = 2 loss)"]
+    )
+    assert [[output.name for output in one.outputs] for one in found] == [[], ["accuracy"], ["x"]]
+    assert [one.line for one in found] == [2, 5, 9]
+    assert found[2].lines == [9, 10, 11, 12]
+
+
+@pytest.mark.parametrize("text", ["7130.01 (0.1421)", "0.1421"])
+def test_rc1_prints_the_sum_and_the_mean_in_parentheses(text: str) -> None:
+    (found,) = read([f"{OLD}    [Forward] Layer mnist, top blob data data: {text}", "Test score #1: 2.5"])
+    assert found.values == {Key("forward", "mnist", "top", "data"): 0.1421}
+
+
+def test_test_scores_of_rc1() -> None:
+    (found,) = read(["Iteration 500, Testing net (#0)", "Test score #0: 0.1", "Test score #1: 2.3101"])
+    assert found.outputs == [Output("#0", 0.1, 0.0), Output("#1", 2.3101, 0.0)]
+
+
+def test_debug_info_that_cannot_be_read_is_quoted(tmp_path: Path) -> None:
     path = tmp_path / "train.log"
-    path.write_text("I1123 07:54:30.1 1 solver.cpp:239] Iteration 0 (0 iter/s, 0.3s/1 iters), loss = 4.7\n")
-    with pytest.raises(InputError, match=r"train\.log: expected a training log with debug_info lines, found none"):
+    path.write_text("Solving\nI1 [Forward] Layer data, top blob data data: mean 0.5\n[Backward] Layer b has 3\n")
+    with pytest.raises(InputError) as caught:
+        list(read_log(str(path)))
+    assert str(caught.value).startswith(f"{path}:2: cannot read the debug_info line 'I1 [Forward] Layer data, top")
+    assert "(and 1 more lines)" in str(caught.value)
+
+
+def test_a_log_without_passes_and_losses(tmp_path: Path) -> None:
+    path = tmp_path / "train.log"
+    path.write_text("I1123 07:54:30.1 1 caffe.cpp:218] Starting Optimization\n")
+    with pytest.raises(InputError, match=r"train\.log: expected a training log with debug_info lines or losses, found"):
+        list(read_log(str(path)))
+
+
+@pytest.mark.parametrize("pack", [gzip.compress, bz2.compress, lzma.compress])
+def test_compressed_logs(tmp_path: Path, pack: Callable[[bytes], bytes]) -> None:
+    path = tmp_path / "train.log"
+    path.write_bytes(pack("\n".join([*FORWARD, *BACKWARD, "Iteration 7, loss = 2"] * 5000).encode()))
+    found = list(read_log(str(path)))
+    assert len(found) == 5000
+    assert found[-1].line == 6 * 4999 + 1
+
+
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
+def test_logs_in_utf_16(tmp_path: Path, encoding: str) -> None:
+    path = tmp_path / "train.log"
+    path.write_bytes(("\ufeff" + "\r\n".join([*FORWARD, "Iteration 7, loss = 2"])).encode(encoding))
+    (found,) = read_log(str(path))
+    assert (found.iteration, len(found.values)) == (7, 3)
+
+
+def test_what_cannot_be_read_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "train.log"
+    path.write_bytes(b"PK\x03\x04" + bytes(100))
+    with pytest.raises(InputError, match="is a zip archive"):
+        list(read_log(str(path)))
+    path.write_bytes(gzip.compress(b"x" * 10_000)[:-9])
+    with pytest.raises(InputError, match=r"train\.log: cannot be read"):
+        list(read_log(str(path)))
+    with pytest.raises(InputError, match="is not a file"):
+        list(read_log("/dev/zero"))
+    with pytest.raises(InputError, match="is not a file"):
+        list(read_log(str(tmp_path)))
+
+
+def test_backward_passes_alone_are_told_apart() -> None:
+    line = "[Backward] Layer {}, param blob 0 diff: 0.5"
+    found = read([line.format(name) for _ in range(2000) for name in ("ip", "conv")])
+    assert len(found) == 2000
+    assert len(found[-1].values) == 2
+
+
+def test_a_value_that_is_printed_again_and_again_takes_linear_time() -> None:
+    first = "[Forward] Layer a, top blob a data: 1"
+    (found,) = read([first, *["[Forward] Layer b, top blob b data: 1"] * 30_000])
+    assert len(found.values) == 30_001
+    assert list(found.values)[-1].blob == "b'29999"
+
+
+def test_lines_without_end_are_cut_off(tmp_path: Path) -> None:
+    path = tmp_path / "train.log"
+    path.write_bytes(
+        b"x" * 3_000_000 + b"\n[Forward] Layer a, top blob " + b"b data: 1, param blob " * 3000 + b"\nIteration "
+    )
+    with pytest.raises(InputError, match=r"train\.log:2: cannot read the debug_info line"):
         list(read_log(str(path)))

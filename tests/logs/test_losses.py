@@ -1,0 +1,80 @@
+"""What the values of losses give away."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+
+from caffestat.logs import CAP, LossWatch, Output, Pass, diagnose, diagnosis_lines
+from caffestat.logs.losses import describe_constant, multiple_of_cap
+
+
+def watch(*losses: float, weight: float = 0.0, value: float = 0.0) -> list[tuple[str, int]]:
+    """Return kind and line of what is found in these smoothed losses at lines 1, 2, …"""
+    found = LossWatch()
+    for index, loss in enumerate(losses):
+        outputs = [Output("ce", value or loss, weight)] if weight else []
+        found.add(Pass(index + 1, iteration=10 * index, loss=loss, outputs=outputs))
+    return [(one.kind, one.line) for one in found.signatures()]
+
+
+def test_the_cap_is_minus_log_of_the_smallest_normal_float() -> None:
+    assert f"{CAP:g}" == "87.3365"
+
+
+@pytest.mark.parametrize(("value", "count"), [(87.3365, 1), (87.34, 0), (174.673, 2), (1746.73, 20), (87.2, 0)])
+def test_sums_of_losses_at_the_cap(value: float, count: int) -> None:
+    assert multiple_of_cap(value) == count
+    assert multiple_of_cap(math.inf) == multiple_of_cap(math.nan) == 0
+
+
+def test_one_loss_at_the_cap_is_told_at_once_and_a_sum_when_it_stays() -> None:
+    assert watch(2.3, 87.3365) == [("cap", 2)]
+    assert watch(2.3, 1746.73, 3.0) == []
+    assert watch(2.3, 1746.73, 1746.73) == [("cap", 3)]
+    assert watch(46.0, 1746.73, weight=20.0, value=87.3365) == [("cap", 1)]
+
+
+def test_losses_that_are_not_finite() -> None:
+    assert watch(2.3, math.inf, math.nan, math.nan) == [("inf", 2), ("nan", 3)]
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        (2.3026, "ln 10 = 2.3026: the net guesses the same for each of 10 classes"),
+        (6.9078, "ln 1000 = 6.9078"),
+        (0.693147, "guesses 0.5 for every sample"),
+        (13.8629, "20 · ln 2"),
+    ],
+)
+def test_a_constant_loss_is_explained(value: float, words: str) -> None:
+    assert words in describe_constant(value)
+
+
+def test_a_loss_that_stands_still_at_a_guess_or_where_it_began() -> None:
+    assert watch(2.41, *[2.3025, 2.3027] * 5) == [("constant", 9)]
+    assert watch(*[5.5] * 8) == [("constant", 8)]
+    assert watch(*[2.3026] * 7) == []
+    assert watch(*[2.3026] * 9, 2.0, 1.5, 1.0) == []  # it moved on
+    assert watch(4.0, 2.0, 1.0, *[0.2] * 20) == []  # it has converged
+
+
+def test_a_plain_log_is_judged_by_its_losses() -> None:
+    found = diagnose([Pass(line, iteration=line, loss=87.3365) for line in (1, 2)])
+    assert not found.is_healthy
+    text = "\n".join(diagnosis_lines(found))
+    assert "loss at iteration 1, line 1: loss is 87.3365: 87.3365 = -ln(smallest float)" in text
+    assert found.outputs["loss"].count == 2
+
+
+FOLDER = Path(__file__).parent.parent / "golden" / "raw_logs"
+
+
+@pytest.mark.parametrize("name", ["lenet_like", "rules", "shared_params"])
+def test_caffes_own_logs_have_no_signature(name: str) -> None:
+    from caffestat.logs import diagnose_log
+
+    assert diagnose_log(str(FOLDER / f"{name}.log")).losses == []
