@@ -185,7 +185,7 @@ def test_diagnose_reads_files_and_the_standard_input() -> None:
     bad = LOG.read_bytes().replace(b"top blob ipc data: 0.924722", b"top blob ipc data: nan")
     result = caffestat_("diagnose", "-", stdin=bad)
     assert result.exit_code == 1
-    assert "first nan at iteration 1, pass at line 256: layer ipc, top blob ipc data is not a number" in result.stdout
+    assert "first nan at iteration 1, line 267: layer ipc, top blob ipc data is not a number" in result.stdout
     assert caffestat_("diagnose", "nowhere.log").exit_code == 2
 
 
