@@ -275,7 +275,6 @@ def fix(
     Raises a CaffestatError when a file cannot be read or written, or an option cannot be used.
     """
     from caffestat import lint
-    from caffestat.files import replace_file
 
     config = lint.find_config(Path.cwd())
     chosen = lint.selected(_commas(select) or config.select, _commas(ignore) or config.ignore)
@@ -284,8 +283,8 @@ def fix(
     done = []
     for path in lint.find_nets(map(str, many)):
         done.append(lint.fix_file(path, job))
-        if done[-1].issues and not dry_run:
-            replace_file(path, done[-1].after)
+        if not dry_run:
+            done[-1].write()
     return done
 
 
@@ -318,9 +317,13 @@ def convert(
 
     Raises a CaffestatError when the file, the net or an option cannot be used.
     """
+    from caffestat.files import refuse_inputs
     from caffestat.graph.external import save
 
     path = str(path)
+    if not is_onnx(str(output)):
+        raise InputError(f"{output}: expected a name that ends in .onnx")
+    refuse_inputs(output, [path])
     if is_onnx(path):
         from caffestat.autodiff import gradient
 
@@ -403,8 +406,10 @@ def fill(
     Raises a CaffestatError when the file, the net or an option cannot be used.
     """
     from caffestat import net as nets
+    from caffestat.files import refuse_inputs
     from caffestat.rewriting import change_of, fill_net
 
+    refuse_inputs(output, [path])
     change = change_of(filler, bias, variance_norm, layers, types, excludes)
     source, solver = _load(str(path))
     state = _state(source, solver, phase, level, stages)
@@ -490,15 +495,17 @@ def upgrade(path: str | Path, output: str | Path | None = None) -> Upgraded:
 
     Raises a CaffestatError when the file is broken, or cannot be read or written.
     """
-    from caffestat.files import replace_file
+    from caffestat.files import Version, replace_file
     from caffestat.net.source import read_bytes
     from caffestat.rewriting import upgrade_text
 
     path = str(path)
+    is_same = output is not None and os.path.realpath(output) == os.path.realpath(path)
+    since = Version.of(path) if is_same else None
     data = read_bytes(path)
     upgraded = upgrade_text(data, "<stdin>" if path == "-" else path)
-    if output is not None and (upgraded.data != data or Path(output) != Path(path)):
-        replace_file(output, upgraded.data)
+    if output is not None and (upgraded.data != data or not is_same):
+        replace_file(output, upgraded.data, since)
     return upgraded
 
 

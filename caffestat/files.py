@@ -1,59 +1,258 @@
-"""Writing files so that nobody ever sees half of one."""
+"""Reading regular files of bounded size, and writing files so that nobody ever sees half of one."""
 
 from __future__ import annotations
 
+import errno
+import hashlib
 import os
+import re
 import stat
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+from typing import BinaryIO
 
 from caffestat.errors import InputError
 
-__all__ = ["replace_file", "replacing"]
+try:
+    import fcntl
+except ImportError:  # not on Windows, where files that are open cannot be removed anyway
+    fcntl = None  # type: ignore[assignment]
+
+__all__ = [
+    "LARGEST_TEXT",
+    "Version",
+    "create_file",
+    "open_regular",
+    "read_regular",
+    "refuse_inputs",
+    "replace_file",
+    "replacing",
+]
+
+LARGEST_TEXT = 64 << 20
+"""The most bytes of a text: a prototxt, a list of files, settings, a baseline."""
+
+_CHUNK = 1 << 20
+_TEMPORARY = re.compile(r"\..+\.[0-9a-f]{8}\.caffestat\.tmp")
 
 
-def replace_file(path: str | Path, data: bytes) -> None:
-    """Put the bytes there in one step; see `replacing`."""
-    with replacing(path) as fresh:
+# Reading
+
+
+def open_regular(path: str | Path) -> int:
+    """Return a file descriptor for reading. Raises OSError, or InputError for what is no regular file.
+
+    A named pipe or a device could block or never end.
+    """
+    handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    mode = os.fstat(handle).st_mode
+    if stat.S_ISREG(mode):
+        return handle
+    os.close(handle)
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    raise InputError(f"{path}: expected a regular file, found {_kind(mode)}")
+
+
+def _kind(mode: int) -> str:
+    if stat.S_ISFIFO(mode):
+        return "a named pipe"
+    return "a device" if stat.S_ISCHR(mode) or stat.S_ISBLK(mode) else "something else"
+
+
+def read_regular(path: str | Path, limit: int = LARGEST_TEXT) -> bytes:
+    """Return a regular file's bytes. Raises OSError, or InputError for other kinds and for more than `limit` bytes."""
+    with open(open_regular(path), "rb") as file:
+        data = file.read(limit + 1)
+    if len(data) > limit:
+        raise InputError(f"{path}: expected at most {limit:,} bytes, found more")
+    return data
+
+
+# Writing
+
+
+@dataclass(frozen=True)
+class Version:
+    """A file's state: whether somebody changed it between reading and writing is told by comparing two of them."""
+
+    size: int
+    modified: int  # nanoseconds
+    digest: bytes
+
+    @classmethod
+    def of(cls, path: str | Path) -> Version:
+        """Return the present state. Raises InputError when the file cannot be read."""
+        digest = hashlib.blake2b()
+        try:
+            with open(open_regular(path), "rb") as file:
+                status = os.fstat(file.fileno())
+                while chunk := file.read(_CHUNK):
+                    digest.update(chunk)
+        except OSError as error:
+            raise InputError(f"{path}: cannot be read: {error.strerror or error}") from error
+        return cls(status.st_size, status.st_mtime_ns, digest.digest())
+
+
+def refuse_inputs(output: str | Path | None, inputs: Iterable[str | Path]) -> None:
+    """Raise InputError when the output is one of the inputs, by whatever name."""
+    for path in inputs:
+        with suppress(OSError, ValueError):
+            if output is not None and os.path.samefile(output, path):
+                raise InputError(f"{output}: is an input; writing there would destroy it: name another output")
+
+
+def replace_file(path: str | Path, data: bytes, since: Version | None = None) -> None:
+    """Replace a file by these bytes atomically; see `replacing`."""
+    with replacing(path, since) as fresh:
         fresh.write_bytes(data)
 
 
+def create_file(path: Path, names: Iterable[Path], write: Callable[[BinaryIO], object]) -> Path:
+    """Write a new file atomically under the first of `names` that no file has, and return that name.
+
+    path: the file that the new one belongs to, whose mode it gets where that file is there; all are in one folder.
+    Raises InputError when it cannot be written.
+    """
+    try:
+        with _locked(path) as fresh:
+            if path.exists():
+                os.chmod(fresh, stat.S_IMODE(path.stat().st_mode))
+            with fresh.open("wb") as file:
+                write(file)
+            _flush(fresh)
+            return next(name for name in names if _take(fresh, name))
+    except OSError as error:
+        raise InputError(f"{path}: nothing can be written beside it: {error.strerror or error}") from error
+
+
+def _take(fresh: Path, name: Path) -> bool:
+    """Give a file a name; return False when another file has it."""
+    try:
+        os.link(fresh, name)
+    except FileExistsError:
+        return False
+    except OSError:  # a file system without hard links
+        if name.exists():
+            return False
+        os.rename(fresh, name)
+    fresh.unlink(missing_ok=True)
+    return True
+
+
 @contextmanager
-def replacing(path: str | Path) -> Iterator[Path]:
+def replacing(path: str | Path, since: Version | None = None) -> Iterator[Path]:
     """Yield a path in the same folder to write to; when all went well, that file takes the place of `path`.
 
-    A reader, or a power cut, finds the old file or the new one. Symbolic links are followed, the mode of an existing
-    file is kept; a device or a pipe is written to directly. Raises InputError when the file cannot be written.
+    since: the version that was read; InputError when the file is another by now, and nothing is replaced then
+
+    A reader, or a power cut, finds the old file or the new one. Symbolic links are followed; mode, owner, group and
+    extended attributes of an existing file are kept; a device or a pipe is written to directly. Files that killed
+    writers of the same file left behind are removed. Raises InputError when the file cannot be written, when what it
+    has cannot be kept, and for one with several hard links: the others would keep the old bytes.
     """
     target = Path(os.path.realpath(path))
     try:
         if target.exists() and not target.is_file():
             yield target
         else:
-            yield from _replacing_file(target)
+            with _locked(target) as fresh:
+                _copy_status(target, fresh)
+                yield fresh
+                _flush(fresh)
+                if since is not None and Version.of(target) != since:
+                    raise InputError(f"{path}: was changed by somebody else in the meantime; it is left as it is")
+                os.replace(fresh, target)
+            if os.name == "posix":  # elsewhere a folder cannot be opened, and the rename is safe without
+                _flush(target.parent)
     except OSError as error:
         raise InputError(f"{path}: cannot be written: {error.strerror or error}") from error
 
 
-def _replacing_file(target: Path) -> Iterator[Path]:
-    fresh = target.with_name(f".{target.name[:100]}.{os.urandom(4).hex()}.tmp")
+@contextmanager
+def _locked(target: Path) -> Iterator[Path]:
+    """Yield a new file beside the target, locked while this process lives, and removed when something goes wrong."""
+    _remove_stale(target.parent)
+    fresh, handle = _create(target)
     try:
-        _create_like(target, fresh)
         yield fresh
-        _flush(fresh)
-        os.replace(fresh, target)
     except BaseException:
         fresh.unlink(missing_ok=True)
         raise
-    if os.name == "posix":  # elsewhere a folder cannot be opened, and the rename is safe without
-        _flush(target.parent)
+    finally:
+        os.close(handle)
 
 
-def _create_like(target: Path, fresh: Path) -> None:
-    os.close(os.open(fresh, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
-    if target.exists():
-        os.chmod(fresh, stat.S_IMODE(target.stat().st_mode))
+def _create(target: Path) -> tuple[Path, int]:
+    while True:
+        fresh = target.with_name(f".{target.name[:50]}.{os.urandom(4).hex()}.caffestat.tmp")
+        handle = os.open(fresh, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
+        if fcntl is None:
+            return fresh, handle
+        with suppress(OSError):  # some network file systems know no locks
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        with suppress(FileNotFoundError):
+            if os.path.samestat(os.stat(fresh), os.fstat(handle)):
+                return fresh, handle
+        os.close(handle)  # before it was locked, another process took it for a stale one
+
+
+@cache
+def _remove_stale(folder: Path) -> None:
+    """Remove the files that killed writers left in a folder: nobody holds their locks any more."""
+    if fcntl is None:
+        return
+    for name in os.listdir(folder):
+        if _TEMPORARY.fullmatch(name):
+            with suppress(OSError):
+                _remove_unlocked(folder / name)
+
+
+def _remove_unlocked(path: Path) -> None:
+    handle = os.open(path, os.O_WRONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        path.unlink()
+    finally:
+        os.close(handle)
+
+
+def _copy_status(target: Path, fresh: Path) -> None:
+    """Give the new file what the old one has beside its bytes. Raises InputError for what cannot be kept."""
+    if not target.exists():
+        return
+    old, new = target.stat(), fresh.stat()
+    if old.st_nlink > 1:
+        links = f"has {old.st_nlink} hard links, and the others would keep the old bytes"
+        raise InputError(f"{target}: {links}: replace it by a copy of its own first")
+    if (old.st_uid, old.st_gid) != (new.st_uid, new.st_gid):
+        try:
+            os.chown(fresh, old.st_uid, old.st_gid)
+        except OSError as error:
+            raise InputError(f"{target}: belongs to another user or group, which cannot be kept: {error}") from error
+    os.chmod(fresh, stat.S_IMODE(old.st_mode))
+    if hasattr(os, "listxattr"):
+        _copy_attributes(target, fresh)
+
+
+def _copy_attributes(target: Path, fresh: Path) -> None:
+    for name in _attributes(target):
+        try:
+            value = os.getxattr(target, name)
+            if name not in _attributes(fresh) or os.getxattr(fresh, name) != value:
+                os.setxattr(fresh, name, value)
+        except OSError as error:
+            raise InputError(f"{target}: its extended attribute {name} cannot be kept: {error.strerror}") from error
+
+
+def _attributes(path: Path) -> list[str]:
+    try:
+        return os.listxattr(path)
+    except OSError:  # a file system without them
+        return []
 
 
 def _flush(path: Path) -> None:

@@ -7,6 +7,8 @@ from typing import Any
 
 import click
 
+from caffestat.files import refuse_inputs
+
 from . import options, terminal
 
 __all__ = ["analyze"]
@@ -44,6 +46,7 @@ def analyze(path: str, format: str, output: Path | None, **settings: Any) -> Non
     """
     from caffestat import api, report
 
+    refuse_inputs(output, [path, *settings["weights"]])
     with terminal.progress(f"analyzing {path}"):
         result = api.analyze(path, **settings)
     terminal.tell(result)

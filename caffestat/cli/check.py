@@ -8,6 +8,8 @@ from typing import Any
 
 import click
 
+from caffestat.files import refuse_inputs
+
 from . import options, terminal
 
 __all__ = ["check"]
@@ -71,6 +73,9 @@ def check(
     """
     from caffestat import api, lint
 
+    refuse_inputs(output, [*paths, *settings["weights"]])
+    if write_baseline:
+        lint.refuse_other(write_baseline)
     limits = {name.replace("-", "_"): settings.pop(name.replace("-", "_")) for name in _LIMITS}
     checked = api.check(paths, run=not settings.pop("predict"), limits=limits, **settings)
     if write_baseline:

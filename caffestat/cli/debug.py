@@ -7,6 +7,8 @@ from typing import Any
 
 import click
 
+from caffestat.files import refuse_inputs
+
 from . import options, terminal
 
 __all__ = ["debug"]
@@ -35,6 +37,7 @@ def debug(path: str, glog: bool, output: Path | None, **settings: Any) -> None:
     """
     from caffestat import api
 
+    refuse_inputs(output, [path, *settings["weights"]])
     with terminal.progress(f"running {path}"):
         log = api.debug_log(path, glog=glog, **settings)
         text = "".join(f"{line}\n" for line in log.lines)

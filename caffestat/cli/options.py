@@ -70,6 +70,16 @@ def _array(text: str) -> np.ndarray:
     return array
 
 
+_MODELS = (".prototxt", ".pbtxt", ".prototext", ".caffemodel", ".solverstate", ".binaryproto", ".h5", ".npz", ".onnx")
+
+
+def _report(ctx: click.Context, param: click.Parameter, value: Path | None) -> Path | None:
+    """Refuse the name of a net or model: it was meant as an input, as in `check -o *.prototxt`."""
+    if value is not None and value.suffix in _MODELS:
+        raise click.BadParameter(f"{str(value)!r} is the name of a net or model; expected that of a report")
+    return value
+
+
 def _split_commas(ctx: click.Context, param: click.Parameter, value: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(path for text in value for path in text.split(",") if path)
 
@@ -93,7 +103,8 @@ output = click.option(
     "--output",
     metavar="FILE",
     type=click.Path(dir_okay=False, path_type=Path),
-    help="Write to FILE instead of the standard output; it is replaced in one step, when everything is there.",
+    callback=_report,
+    help="Write to FILE instead of the standard output; it is replaced atomically.",
 )
 
 shapes = click.option(

@@ -13,7 +13,13 @@ __all__ = ["upgrade"]
 
 @click.command(short_help="Write a prototxt in Caffe's current format.")
 @options.net_argument
-@options.output
+@click.option(
+    "-o",
+    "--output",
+    metavar="FILE",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Write to FILE instead of the standard output; it is replaced atomically.",
+)
 @click.option("--in-place", is_flag=True, help="Replace NET itself.")
 def upgrade(path: str, output: Path | None, in_place: bool) -> None:
     """Write V0 and V1 layers, legacy inputs and a solver's solver_type in the current format.

@@ -14,12 +14,12 @@ from typing import Any
 import numpy as np
 import onnx
 import onnx.inliner
-from google.protobuf.message import DecodeError
 from numpy.typing import ArrayLike
 from onnx import TensorProto, helper, numpy_helper
 
 from caffestat.errors import InputError
 
+from .external import read_model
 from .fans import find_uses
 from .graph import OPSET, Graph, Node, Shape, Spec
 from .infer import FOLDED, infer_node
@@ -99,15 +99,7 @@ def load(
 def _proto(source: str | Path | onnx.ModelProto) -> tuple[onnx.ModelProto, Path | None]:
     if isinstance(source, onnx.ModelProto):
         return source, None
-    try:
-        proto = onnx.load(str(source), load_external_data=False)
-    except OSError as error:
-        raise InputError(f"{source}: cannot be read: {error.strerror or error}") from error
-    except DecodeError as error:
-        raise InputError(f"{source}: expected an ONNX model, found other or incomplete data") from error
-    if not proto.HasField("graph"):
-        raise InputError(f"{source}: expected an ONNX model, found one without a graph")
-    return proto, Path(source).parent
+    return read_model(source), Path(source).parent
 
 
 def _inlined(proto: onnx.ModelProto) -> onnx.ModelProto:

@@ -12,11 +12,12 @@ from onnx import TensorProto, helper, numpy_helper
 
 from caffestat.errors import InputError
 
-from .external import external_entry
+from .external import external_entry, external_path
 
-__all__ = ["read_tensor"]
+__all__ = ["encode", "read_tensor"]
 
 _FIELDS = ("float_data", "int32_data", "int64_data", "double_data", "uint64_data")
+_FLOATS: dict[int, str] = {TensorProto.FLOAT: "<f4", TensorProto.DOUBLE: "<f8", TensorProto.FLOAT16: "<f2"}
 _BITS = {TensorProto.COMPLEX64: 64, TensorProto.COMPLEX128: 128}
 _PACKED = frozenset(["FLOAT4E2M1", "INT2", "INT4", "UINT2", "UINT4"])  # several elements to a byte
 
@@ -38,6 +39,15 @@ def read_tensor(tensor: TensorProto, folder: Path | None = None) -> np.ndarray:
     else:
         _check_fields(tensor)
     return _array(tensor)
+
+
+def encode(values: np.ndarray, data_type: int) -> bytes:
+    """Return float32 values as a tensor's raw data in one of the floating-point types, rounded to the nearest."""
+    if data_type == TensorProto.BFLOAT16:  # not by onnx.helper, whose numpy type differs from version to version
+        bits = values.astype("<f4").view("<u4")
+        return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype("<u2").tobytes()
+    with np.errstate(over="ignore"):
+        return values.astype(_FLOATS[data_type]).tobytes()
 
 
 def _array(tensor: TensorProto) -> np.ndarray:
@@ -85,7 +95,7 @@ def _check_fields(tensor: TensorProto) -> None:
 
 
 def _external(tensor: TensorProto, folder: Path | None) -> np.ndarray:
-    path = _external_path(tensor, folder)
+    path = external_path(tensor, folder)
     try:
         offset, length = int(external_entry(tensor, "offset", "0")), _bytes(tensor)
         said = int(external_entry(tensor, "length", str(length)))
@@ -97,19 +107,6 @@ def _external(tensor: TensorProto, folder: Path | None) -> np.ndarray:
     _check(tensor, said, length, "bytes")
     _check(tensor, max(min(size - offset, length), 0), length, "bytes")
     return _mapped(tensor, path, offset, length)
-
-
-def _external_path(tensor: TensorProto, folder: Path | None) -> Path:
-    """Return the data's file. Raises InputError for one outside the model's folder."""
-    location = external_entry(tensor, "location")
-    if folder is None:
-        raise _error(tensor, f"keeps its data in {location!r} beside the model's file: load the model by its path")
-    path = (folder / location).resolve()
-    if not location or not path.is_relative_to(folder.resolve()):
-        raise _error(tensor, f"keeps its data in {location!r}, outside the model's folder: this is refused")
-    if not path.is_file():
-        raise _error(tensor, f"keeps its data in {path}, which is not there: put it beside the model")
-    return path
 
 
 def _mapped(tensor: TensorProto, path: Path, offset: int, length: int) -> np.ndarray:

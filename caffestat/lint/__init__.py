@@ -1,6 +1,6 @@
 """Checks over nets, each with a stable code and a page of its own."""
 
-from .baseline import Baseline, read_baseline, to_baseline
+from .baseline import Baseline, read_baseline, refuse_other, to_baseline
 from .config import Config, find_config, read_config
 from .context import Limits
 from .fix import Fixed, fix_file
@@ -33,6 +33,7 @@ __all__ = [
     "page",
     "read_baseline",
     "read_config",
+    "refuse_other",
     "render",
     "selected",
     "to_baseline",

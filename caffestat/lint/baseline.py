@@ -12,7 +12,7 @@ from caffestat.errors import InputError
 
 from .issue import Issue
 
-__all__ = ["Baseline", "read_baseline", "to_baseline"]
+__all__ = ["Baseline", "read_baseline", "refuse_other", "to_baseline"]
 
 VERSION = 1
 
@@ -52,6 +52,15 @@ def to_baseline(issues: Iterable[Issue]) -> str:
         for (file, code, layer, message), count in sorted(counts.items())
     ]
     return json.dumps({"version": VERSION, "findings": known}, indent=2, ensure_ascii=False) + "\n"
+
+
+def refuse_other(path: str) -> None:
+    """Raise InputError for a file that is there and is no baseline, as in `--write-baseline *.prototxt`."""
+    if os.path.isfile(path):
+        try:
+            read_baseline(path)
+        except InputError as error:
+            raise InputError(f"{path}: is no baseline, and is left as it is; name another file to write one") from error
 
 
 def read_baseline(path: str) -> Baseline:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from caffestat.errors import InputError
+from caffestat.files import Version, replace_file
 from caffestat.net.source import STDIN
 from caffestat.prototext import Edit, parse, replace
 
@@ -24,12 +25,18 @@ class Fixed:
     before: bytes
     after: bytes
     issues: tuple[Issue, ...]
+    since: Version
 
     @property
     def diff(self) -> str:
         """The change as a unified diff, "" when there is none."""
         old, new = (text.decode(errors="replace").splitlines(keepends=True) for text in (self.before, self.after))
         return "".join(difflib.unified_diff(old, new, self.path, self.path))
+
+    def write(self) -> None:
+        """Replace the file, where something is fixed. Raises InputError, also when it was changed since it was read."""
+        if self.issues:
+            replace_file(self.path, self.after, self.since)
 
 
 def fix_file(path: str, job: Job) -> Fixed:
@@ -40,6 +47,7 @@ def fix_file(path: str, job: Job) -> Fixed:
     """
     if path == STDIN:
         raise InputError("-: fixes are written into files, and the standard input is none; name the file")
+    since = Version.of(path)
     issues = [issue for issue in check_file(path, job) if issue.edits and issue.place.file == path]
     before = Path(path).read_bytes()
     document = parse(before, path)
@@ -50,7 +58,7 @@ def fix_file(path: str, job: Job) -> Fixed:
         if edits and not any(_overlap(edit, other) for edit in edits for other in chosen):
             chosen += edits
             done.append(issue)
-    return Fixed(path, before, replace(document, chosen), tuple(done))
+    return Fixed(path, before, replace(document, chosen), tuple(done), since)
 
 
 def _overlap(one: Edit, other: Edit) -> bool:

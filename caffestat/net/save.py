@@ -84,7 +84,7 @@ def _save_hdf5(path: Path, net: Net, values: Sequence[np.ndarray], nodes: Sequen
         raise InputError(
             f"{path}: HDF5 would nest the group of layer {slashed!r}, and Caffe reads no nested ones; write .caffemodel"
         )
-    with replacing(path) as fresh, h5py.File(fresh, "w") as file:
+    with replacing(path) as fresh, h5py.File(fresh, "w", locking=False) as file:
         data = file.create_group("data")
         for node in nodes:
             group = data.require_group(node.name)

@@ -1,20 +1,28 @@
-"""Rewrites many files: finds them, writes each in one step, and says what became of it."""
+"""Rewrites many files: finds them, replaces each atomically, and says what became of it."""
 
 from __future__ import annotations
 
 import difflib
+import os
+import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
+from itertools import count
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from caffestat.errors import CaffestatError, Finding, InputError
-from caffestat.files import replace_file
+from caffestat.files import Version, create_file, read_regular, replace_file
 from caffestat.layers import Shape
 from caffestat.net import NetSource
 from caffestat.rewriting.caffemodel import rewrite_caffemodel
 from caffestat.rewriting.selection import Change
-from caffestat.rewriting.text import Changed, rewrite_text
+from caffestat.rewriting.text import Changed, Rewritten, rewrite_text
+
+if TYPE_CHECKING:
+    from caffestat.rewriting.onnx_model import OnnxRewrite
 
 __all__ = ["Job", "Outcome", "find_files", "rewrite_file", "targets"]
 
@@ -77,79 +85,97 @@ def targets(files: Sequence[tuple[Path, Path]], output: Path | None, is_folder: 
     if not is_folder:
         return [output]
     found = [output / relative for _, relative in files]
-    twice = next((path for path, count in Counter(found).items() if count > 1), None)
+    twice = next((path for path, times in Counter(found).items() if times > 1), None)
     if twice is not None:
         raise InputError(f"{twice}: two of the files would be written there; rewrite them one by one")
     return found
 
 
+@dataclass(frozen=True)
+class _Task:
+    """One file of a job; `since` is the version that is read and replaced, None when the file goes elsewhere."""
+
+    path: Path
+    target: Path
+    job: Job
+    since: Version | None
+
+    @classmethod
+    def of(cls, path: Path, target: Path, job: Job) -> _Task:
+        is_same = os.path.realpath(path) == os.path.realpath(target)
+        return cls(path, target, job, Version.of(path) if is_same and not job.dry_run else None)
+
+    def is_due(self, is_changed: bool) -> bool:
+        """Whether there is something to write: always when the file goes elsewhere."""
+        return not self.job.dry_run and (is_changed or self.since is None)
+
+    def put(self, data: bytes, is_changed: bool) -> None:
+        if self.is_due(is_changed):
+            self.prepare()
+            replace_file(self.target, data, self.since)
+
+    def prepare(self) -> None:
+        """Make the target's folder, and the backup of a file that is about to be replaced."""
+        try:
+            self.target.parent.mkdir(parents=True, exist_ok=True)
+            if self.job.backup and self.target.exists():
+                _back_up(self.target)
+        except OSError as error:
+            raise InputError(f"{error.filename}: cannot be made: {error.strerror or error}") from error
+
+    def outcome(self, result: Rewritten | OnnxRewrite, diff: str = "") -> Outcome:
+        return Outcome(str(self.path), str(self.target), tuple(result.changes), tuple(result.notes), diff=diff)
+
+
 def rewrite_file(path: Path, target: Path, job: Job) -> Outcome:
     """Rewrite one file; an error that the file is to blame for is in the outcome."""
     try:
-        return _rewriter(path)(path, target, job)
+        return _rewriter(path)(_Task.of(path, target, job))
     except CaffestatError as error:
         return Outcome(str(path), str(target), error=str(error))
 
 
-def _rewriter(path: Path) -> Callable[[Path, Path, Job], Outcome]:
+def _rewriter(path: Path) -> Callable[[_Task], Outcome]:
     return {".caffemodel": _caffemodel, ".onnx": _onnx}.get(path.suffix, _text)
 
 
-def _text(path: Path, target: Path, job: Job) -> Outcome:
+def _text(task: _Task) -> Outcome:
+    path, job = task.path, task.job
     old = _read(path)
     result = rewrite_text(old, str(path), job.change, job.shapes, job.batch)
-    _put(path, target, result.data, bool(result.changes), job)
-    diff = _diff(path, old, result.data)
-    return Outcome(str(path), str(target), tuple(result.changes), tuple(result.notes), diff=diff)
+    task.put(result.data, bool(result.changes))
+    return task.outcome(result, _diff(path, old, result.data))
 
 
-def _caffemodel(path: Path, target: Path, job: Job) -> Outcome:
-    result = rewrite_caffemodel(path, job.change, job.seed, job.source, job.shapes, job.batch)
-    _put(path, target, result.data, bool(result.changes), job)
-    return Outcome(str(path), str(target), tuple(result.changes), tuple(result.notes))
+def _caffemodel(task: _Task) -> Outcome:
+    job = task.job
+    result = rewrite_caffemodel(task.path, job.change, job.seed, job.source, job.shapes, job.batch)
+    task.put(result.data, bool(result.changes))
+    return task.outcome(result)
 
 
-def _onnx(path: Path, target: Path, job: Job) -> Outcome:
+def _onnx(task: _Task) -> Outcome:
     from caffestat.rewriting.onnx_model import rewrite_onnx  # the onnx package takes a while to import
 
-    result = rewrite_onnx(path, job.change, job.seed)
-    if _is_due(path, target, bool(result.changes), job):
-        _prepare(path, target, job)
-        result.write(target)
-    return Outcome(str(path), str(target), tuple(result.changes), tuple(result.notes))
+    result = rewrite_onnx(task.path, task.job.change, task.job.seed)
+    if task.is_due(bool(result.changes)):
+        task.prepare()
+        result.write(task.target, task.since)
+    return task.outcome(result)
 
 
 def _read(path: Path) -> bytes:
     try:
-        return path.read_bytes()
+        return read_regular(path)
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror or error}") from error
 
 
-def _put(path: Path, target: Path, data: bytes, is_changed: bool, job: Job) -> None:
-    if _is_due(path, target, is_changed, job):
-        _prepare(path, target, job)
-        replace_file(target, data)
-
-
-def _is_due(path: Path, target: Path, is_changed: bool, job: Job) -> bool:
-    """Whether there is something to write: always when the file goes elsewhere."""
-    return not job.dry_run and (is_changed or path != target)
-
-
-def _prepare(path: Path, target: Path, job: Job) -> None:
-    """Make the target's folder, and the backup of a file that is about to be replaced."""
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"{target.parent}: cannot be made: {error.strerror or error}") from error
-    if job.backup and target.exists():
-        replace_file(_backup_name(target), _read(target))
-
-
-def _backup_name(path: Path) -> Path:
-    names = (path.with_name(f"{path.name}.bak{number or ''}") for number in range(10**6))
-    return next(name for name in names if not name.exists())
+def _back_up(path: Path) -> None:
+    """Copy a file to the first of FILE.bak, FILE.bak1, … that is not there; none is ever replaced."""
+    names = (path.with_name(f"{path.name}.bak{number or ''}") for number in count())
+    with path.open("rb") as source:
+        create_file(path, names, partial(shutil.copyfileobj, source))
 
 
 def _diff(path: Path, old: bytes, new: bytes) -> str:

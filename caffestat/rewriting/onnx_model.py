@@ -11,16 +11,16 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-from google.protobuf.message import DecodeError
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper
 
 from caffestat.errors import Finding, InputError
 from caffestat.errors import Place as FilePlace
-from caffestat.files import replacing
+from caffestat.files import Version, replacing
 from caffestat.fillers import Stream, fill
 from caffestat.graph import Node
-from caffestat.graph.external import OWN_SUFFIX, external_entry, move_outside, save
+from caffestat.graph.external import external_entry, external_path, read_model, save
 from caffestat.graph.fans import Use, find_uses
+from caffestat.graph.tensors import encode, read_tensor
 from caffestat.rewriting.follow import Step, follow
 from caffestat.rewriting.onnx_steps import onnx_step
 from caffestat.rewriting.policy import Policy, Site, Undecided, Wanted
@@ -46,33 +46,33 @@ class OnnxRewrite:
     def __post_init__(self) -> None:
         self._locations = _locations(self.model)
 
-    def write(self, target: Path) -> None:
-        """Write the model; its external files follow it to another folder.
+    def write(self, target: Path, since: Version | None = None) -> None:
+        """Write the model; its external files follow it to another folder. `since`: as in `files.replacing`.
 
         New values that belong outside the model stand in a new file before the model that refers to it is replaced.
         """
         if target.resolve().parent != self.path.resolve().parent:
             self._copy_external(target.parent)
-        if self.moved:
-            move_outside(self.moved, target)
-        save(self.model, target)
+        save(self.model, target, self.moved, since)
         if target.resolve() == self.path.resolve():
-            self._remove_unused(target)
+            self.notes += [self._unused(location) for location in sorted(self._locations - _locations(self.model))]
 
     def _copy_external(self, folder: Path) -> None:
-        for location in sorted(_locations(self.model)):
-            source, copy = self.path.parent / location, folder / location
+        for tensor in _external(self.model):
+            location = external_entry(tensor, "location")
+            source, copy = external_path(tensor, self.path.parent), folder / location
+            if not copy.resolve().is_relative_to(folder.resolve()):
+                raise InputError(f"{copy}: is outside of {folder}: {self.path} needs {location} beside it")
             if copy.exists() and not filecmp.cmp(source, copy, shallow=False):
                 raise InputError(f"{copy}: is there already with other data; {self.path} needs {location} beside it")
             copy.parent.mkdir(parents=True, exist_ok=True)
-            with replacing(copy) as fresh:
-                shutil.copyfile(source, fresh)
+            if not copy.exists():
+                with replacing(copy) as fresh:
+                    shutil.copyfile(source, fresh)
 
-    def _remove_unused(self, target: Path) -> None:
-        """Remove data files that earlier rewrites of this model made and that it does not need any more."""
-        for location in self._locations - _locations(self.model):
-            if location.startswith(target.name + OWN_SUFFIX):
-                (target.parent / location).unlink(missing_ok=True)
+    def _unused(self, location: str) -> Finding:
+        where = self.path.parent / location
+        return Finding(FilePlace(str(where)), f"{self.path.name} uses it no longer; remove it unless a backup needs it")
 
 
 def rewrite_onnx(path: Path, change: Change, seed: int) -> OnnxRewrite:
@@ -81,7 +81,9 @@ def rewrite_onnx(path: Path, change: Change, seed: int) -> OnnxRewrite:
     Weights are initializers and the values of Constant nodes.
     Raises InputError when the model or its external data cannot be read, and when nothing in it is chosen.
     """
-    model = _load(path)
+    model = read_model(path)
+    if not model.graph.node:
+        raise InputError(f"{path}: expected an ONNX model, found one without nodes")
     job = _Job(path, model, change)
     result = OnnxRewrite(path, model, notes=job.notes)  # remembers what the model refers to before it changes
     stream = Stream(seed)
@@ -96,18 +98,6 @@ def rewrite_onnx(path: Path, change: Change, seed: int) -> OnnxRewrite:
     if not chosen and not job.notes:
         raise InputError(f"{path}: no weight in it is chosen; see --layer and --type")
     return result
-
-
-def _load(path: Path) -> onnx.ModelProto:
-    try:
-        model = onnx.load(str(path), load_external_data=False)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror or error}") from error
-    except DecodeError as error:
-        raise InputError(f"{path}: expected an ONNX model, found other or incomplete data") from error
-    if not model.graph.node:
-        raise InputError(f"{path}: expected an ONNX model, found one without nodes")
-    return model
 
 
 class _Job:
@@ -145,7 +135,7 @@ class _Job:
     @cached_property
     def steps(self) -> list[Step]:
         constants = {
-            name: numpy_helper.to_array(t, str(self.path.parent)) if np.prod(t.dims) <= _SMALL else np.zeros(0)
+            name: _read(t, self.path) if np.prod(t.dims) <= _SMALL else np.zeros(0)
             for name, t in self.floats.items()
         }
         return [onnx_step(node, constants) for node in self.nodes]
@@ -184,22 +174,34 @@ def _shapes(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
+def _external(model: onnx.ModelProto) -> list[TensorProto]:
+    """The tensors whose data stand in files beside the model's."""
+    return [t for t in _tensors(model).values() if t.data_location == TensorProto.EXTERNAL]
+
+
 def _locations(model: onnx.ModelProto) -> set[str]:
-    """The files that hold a model's external data."""
-    external = (t for t in _tensors(model).values() if t.data_location == TensorProto.EXTERNAL)
-    return {external_entry(tensor, "location") for tensor in external}
+    return {external_entry(tensor, "location") for tensor in _external(model)}
 
 
 def _replace_values(tensor: TensorProto, values: np.ndarray, path: Path) -> bool:
     """Put the values into a tensor, in its own type; return whether they are others than before."""
-    try:
-        before = numpy_helper.to_array(tensor, str(path.parent))
-    except (OSError, ValueError, onnx.checker.ValidationError) as error:
-        raise InputError(f"{path}: the data of {tensor.name!r} cannot be read: {error}") from error
-    after = values.astype(before.dtype)
-    if before.tobytes() == after.tobytes():
-        return False
+    before = _read(tensor, path)
+    kept = TensorProto()
+    kept.CopyFrom(tensor)
     for name in ("float_data", "int32_data", "double_data", "external_data", "data_location"):
         tensor.ClearField(name)
-    tensor.raw_data = after.tobytes()
+    tensor.raw_data = encode(values, tensor.data_type)
+    after = _read(tensor, path)
+    if not np.allclose(after.astype(np.float64), values, rtol=2**-8, atol=2**-24):  # half a step of the coarsest types
+        raise InputError(f"{path}: {tensor.name!r}: its type of numbers cannot hold the new values")
+    if before.tobytes() == after.tobytes():
+        tensor.CopyFrom(kept)
+        return False
     return True
+
+
+def _read(tensor: TensorProto, path: Path) -> np.ndarray:
+    try:
+        return read_tensor(tensor, path.parent)
+    except InputError as error:
+        raise InputError(f"{path}: the data of {tensor.name!r} cannot be read: {error}") from error

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,11 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from caffestat import api
+from caffestat.api import rewrite
 from caffestat.errors import InputError
+from caffestat.files import Version
+from caffestat.graph.tensors import encode
 from caffestat.rewriting import change_of
 from caffestat.rewriting.onnx_model import OnnxRewrite, rewrite_onnx
 
@@ -163,6 +169,33 @@ def test_keeps_the_type_of_numbers(tmp_path: Path, data_type: int, dtype: Any, s
     assert len(found.raw_data) == 28 * size
     values = numpy_helper.to_array(found).astype(np.float64)
     assert values.min() >= 2 and values.max() <= 3 and len(set(values.ravel())) > 5
+    expected = rewrite_onnx(_as_float(tmp_path), change_of("uniform:min=2,max=3"), 7).model.graph.initializer[0]
+    exact = numpy_helper.to_array(expected).astype(np.float64)
+    np.testing.assert_allclose(values, exact, rtol=2**-8 if size == 2 else 1e-12)
+
+
+def _as_float(folder: Path) -> Path:
+    proto = onnx.load(str(folder / "net.onnx"))
+    proto.graph.initializer[0].CopyFrom(tensor("w", 4, 7))
+    for value in (*proto.graph.input, *proto.graph.output):
+        value.type.tensor_type.elem_type = TensorProto.FLOAT
+    onnx.save(proto, str(folder / "float.onnx"))
+    return folder / "float.onnx"
+
+
+def test_bfloat16_is_rounded_to_nearest_even() -> None:
+    values = np.array([1, 1 + 2**-8, 1 + 3 * 2**-8, -1 - 2**-8 - 2**-20, 3.4e38, 0, -0.0], np.float32)
+    found = np.frombuffer(encode(values, TensorProto.BFLOAT16), "<u2")
+    assert found.tolist() == [0x3F80, 0x3F80, 0x3F82, 0xBF81, 0x7F80, 0, 0x8000]
+
+
+def test_values_that_the_type_cannot_hold_are_refused(tmp_path: Path) -> None:
+    weight = helper.make_tensor("w", TensorProto.FLOAT16, [4, 7], np.ones(28).tolist())
+    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT16, [3, n]) for name, n in (("x", 4), ("y", 7)))
+    graph = helper.make_graph([helper.make_node("MatMul", ["x", "w"], ["y"])], "net", [x], [y], [weight])
+    onnx.save(helper.make_model(graph), str(tmp_path / "net.onnx"))
+    with pytest.raises(InputError, match="'w': its type of numbers cannot hold the new values"):
+        rewrite_onnx(tmp_path / "net.onnx", change_of("constant:70000"), 7)
 
 
 @pytest.fixture
@@ -182,11 +215,14 @@ def test_external_data_stays_in_place(external: Path) -> None:
     assert rewrite_onnx(external, change_of("xavier", layers=["w3"]), 7).changes == []
 
 
-def test_data_files_of_earlier_runs_are_removed(external: Path) -> None:
+def test_data_files_that_are_used_no_longer_are_named_and_stay(external: Path) -> None:
     for seed in (1, 2, 3):
-        rewrite_onnx(external, change_of("xavier", layers=["w3"]), seed).write(external)
+        result = rewrite_onnx(external, change_of("xavier", layers=["w3"]), seed)
+        result.write(external)
+    said = "net.onnx.weights1: net.onnx uses it no longer; remove it unless a backup needs it"
+    assert str(result.notes[-1]).endswith(said)
     names = {path.name for path in external.parent.iterdir()}
-    assert len(names) == 3 and {"net.onnx", "weights.bin"} < names
+    assert names == {"net.onnx", "weights.bin", "net.onnx.weights0", "net.onnx.weights1", "net.onnx.weights2"}
     assert rewrite_onnx(external, change_of("xavier", layers=["w3"]), 3).changes == []
 
 
@@ -204,6 +240,80 @@ def test_other_data_is_never_overwritten(external: Path, tmp_path: Path) -> None
     with pytest.raises(InputError, match=r"weights\.bin: is there already with other data"):
         rewrite_onnx(external, change_of("xavier", layers=["w3"]), 7).write(tmp_path / "new.onnx")
     assert (tmp_path / "weights.bin").read_bytes() == b"another model's"
+
+
+@pytest.mark.parametrize("location", ["net.onnx.weights", "net.onnx.weights0"])
+def test_the_users_own_data_files_are_never_removed(path: Path, location: str) -> None:
+    onnx.save_model(model(), str(path), save_as_external_data=True, location=location, size_threshold=0)
+    old = (path.parent / location).read_bytes()
+    first, second = (rewrite(path, filler="xavier", bias="constant:1", seed=s, backup=True)[0].error for s in (1, 2))
+    assert (first, second) == (None, None)
+    assert (path.parent / location).read_bytes() == old
+    before = arrays(model())
+    for name in ("net.onnx.bak", "net.onnx.bak1", "net.onnx"):
+        found = arrays(onnx.load(str(path.with_name(name))))
+        assert all(np.array_equal(found[key], before[key]) for key in before) == (name == "net.onnx.bak")
+
+
+def test_a_failure_removes_the_data_file_of_this_run_only(external: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = {file.name: file.read_bytes() for file in external.parent.iterdir()}
+    since = Version.of(external)
+    result = rewrite_onnx(external, change_of("xavier", layers=["w3"]), 7)
+    external.write_bytes(before["net.onnx"] + b"")  # same bytes, another time of change
+    os.utime(external, ns=(0, 0))
+    with pytest.raises(InputError, match="was changed by somebody else"):
+        result.write(external, since)
+    assert {file.name: file.read_bytes() for file in external.parent.iterdir()} == before
+
+
+@pytest.mark.parametrize("kind", ["parent", "absolute", "link", "inner link", "nul", "overlong", "fifo"])
+@pytest.mark.parametrize("verb", ["analyze", "predict", "convert", "rewrite", "rewrite elsewhere"])
+def test_external_data_outside_the_models_folder_is_refused(path: Path, tmp_path: Path, kind: str, verb: str) -> None:
+    secret = tmp_path / "secret.bin"
+    secret.write_bytes(bytes(70 * 160 * 4))
+    (path.parent / "link.bin").symlink_to(secret)
+    (path.parent / "sub").symlink_to(tmp_path)
+    os.mkfifo(path.parent / "pipe.bin")
+    locations = {"parent": "../secret.bin", "absolute": str(secret), "link": "link.bin", "inner link": "sub/secret.bin"}
+    locations |= {"nul": "a\0b", "overlong": "x" * 5000, "fifo": "pipe.bin"}
+    proto = model()
+    w3 = next(tensor for tensor in proto.graph.initializer if tensor.name == "w3")
+    w3.ClearField("raw_data")
+    w3.data_location = TensorProto.EXTERNAL
+    w3.external_data.add(key="location", value=locations[kind])
+    path.write_bytes(proto.SerializeToString())
+    out = tmp_path / "out"
+    out.mkdir()
+    verbs: dict[str, Callable[[], Any]] = {
+        "analyze": lambda: api.analyze(path, device="cpu"),
+        "predict": lambda: api.analyze(path, static=True, predict=True),
+        "convert": lambda: api.convert(path, out / "new.onnx", backward=True),
+    }
+    if verb in verbs:
+        with pytest.raises(InputError, match="'w3' keeps its data in"):
+            verbs[verb]()
+    else:
+        (outcome,) = rewrite(path, filler="xavier", output=out if verb == "rewrite elsewhere" else None)
+        assert "'w3' keeps its data in" in (outcome.error or "")
+    assert list(out.iterdir()) == []
+
+
+def test_external_data_that_no_change_touches_is_confined_too(external: Path, tmp_path: Path) -> None:
+    (tmp_path / "secret.bin").write_bytes((external.parent / "weights.bin").read_bytes())
+    (external.parent / "weights.bin").unlink()
+    (external.parent / "weights.bin").symlink_to(tmp_path / "secret.bin")
+    (outcome,) = rewrite(external, filler="xavier", layers=["w1"], output=tmp_path / "out" / "new.onnx")
+    assert "outside the model's folder" in (outcome.error or "")
+    assert not (tmp_path / "out" / "weights.bin").exists()
+
+
+def test_external_data_follows_into_no_link(external: Path, tmp_path: Path) -> None:
+    onnx.save_model(model(), str(external), save_as_external_data=True, location="w.bin", size_threshold=1000)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "w.bin").symlink_to(tmp_path / "elsewhere.bin")
+    (outcome,) = rewrite(external, filler="xavier", layers=["w3"], output=tmp_path / "out" / "new.onnx")
+    assert "is outside of" in (outcome.error or "")
+    assert not (tmp_path / "elsewhere.bin").exists()
 
 
 def test_models_above_two_gibibytes_are_split(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
