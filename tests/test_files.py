@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from caffestat.errors import InputError
-from caffestat.files import replace_file, replacing
+from caffestat.files import LARGEST_TEXT, Version, create_file, read_regular, replace_file, replacing
 
 OLD, NEW = b"old\n" * 50_000, b"new!" * 90_000
 
@@ -35,6 +35,20 @@ for _ in range(200):
     os.waitpid(child, 0)
     found.append({old: "old", new: "new"}.get(path.read_bytes(), "broken"))
 print(*found)
+"""
+
+
+KILLED = """
+import os, sys
+from caffestat.files import replacing
+with replacing(sys.argv[1]):
+    os.kill(os.getpid(), 9)
+"""
+WRITER = """
+import sys
+from caffestat.files import replace_file
+for path in sys.argv[1:]:
+    replace_file(path, b"new")
 """
 
 
@@ -80,6 +94,124 @@ def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
 def test_a_folder_that_is_missing_is_an_input_error(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"missing/net\.prototxt: cannot be written: No such file"):
         replace_file(tmp_path / "missing" / "net.prototxt", b"new")
+
+
+def test_a_file_that_was_changed_in_the_meantime_is_left_as_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "net.prototxt"
+    for change in (lambda: path.write_bytes(b"New"), lambda: os.utime(path, ns=(0, 0)), path.unlink):
+        path.write_bytes(b"old")
+        since = Version.of(path)
+        change()
+        before = path.read_bytes() if path.exists() else None
+        with pytest.raises(InputError, match=r"changed by somebody else|cannot be read"):
+            replace_file(path, b"mine", since)
+        assert (path.read_bytes() if path.exists() else None) == before
+        assert set(os.listdir(tmp_path)) <= {"net.prototxt"}
+    path.write_bytes(b"old")
+    replace_file(path, b"mine", Version.of(path))
+    assert path.read_bytes() == b"mine"
+
+
+def test_a_change_with_the_size_and_time_of_the_old_file_is_seen(tmp_path: Path) -> None:
+    path = tmp_path / "net.prototxt"
+    path.write_bytes(b"old")
+    since = Version.of(path)
+    time = path.stat().st_mtime_ns
+    path.write_bytes(b"Old")
+    os.utime(path, ns=(time, time))
+    with pytest.raises(InputError, match="changed by somebody else"):
+        replace_file(path, b"mine", since)
+
+
+def test_hard_links_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "net.prototxt"
+    path.write_bytes(b"old")
+    os.link(path, tmp_path / "other.prototxt")
+    with pytest.raises(InputError, match="has 2 hard links"):
+        replace_file(path, b"new")
+    assert path.read_bytes() == (tmp_path / "other.prototxt").read_bytes() == b"old"
+    assert len(os.listdir(tmp_path)) == 2
+
+
+@pytest.mark.skipif(not hasattr(os, "setxattr"), reason="needs extended attributes")
+def test_extended_attributes_are_kept(tmp_path: Path) -> None:
+    path = tmp_path / "net.prototxt"
+    path.write_bytes(b"old")
+    try:
+        os.setxattr(path, "user.note", b"mine")
+    except OSError:
+        pytest.skip("this file system has no extended attributes")
+    replace_file(path, b"new")
+    assert os.getxattr(path, "user.note") == b"mine"
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="needs the right to give files away")
+def test_owner_and_group_are_kept(tmp_path: Path) -> None:
+    path = tmp_path / "net.prototxt"
+    path.write_bytes(b"old")
+    os.chown(path, 12, 34)
+    path.chmod(0o4750)
+    replace_file(path, b"new")
+    status = path.stat()
+    assert (status.st_uid, status.st_gid, stat.S_IMODE(status.st_mode)) == (12, 34, 0o4750)
+
+
+def test_an_owner_that_cannot_be_kept_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "net.prototxt"
+    path.write_bytes(b"old")
+    if os.geteuid() == 0:
+        os.chown(path, 12, 34)
+    else:
+        pytest.skip("needs a file of another user")
+
+    def refuse(*_: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "chown", refuse)
+    with pytest.raises(InputError, match="belongs to another user or group"):
+        replace_file(path, b"new")
+    assert path.read_bytes() == b"old"
+
+
+def test_what_killed_writers_left_is_removed_and_nothing_else(tmp_path: Path) -> None:
+    path = tmp_path / "net.prototxt"
+    subprocess.run([sys.executable, "-c", KILLED, str(path)], check=False)
+    assert len(os.listdir(tmp_path)) == 1
+    for name in (".net.prototxt.0123abcd.tmp", ".x.0123abcd.caffestat.tmp~"):  # others' files
+        (tmp_path / name).write_bytes(b"")
+    (tmp_path / "sub").mkdir()
+    with replacing(tmp_path / "sub" / "busy"):
+        busy = os.listdir(tmp_path / "sub")
+        subprocess.run([sys.executable, "-c", WRITER, str(path), str(tmp_path / "sub" / "x")], check=True)
+        assert sorted(os.listdir(tmp_path / "sub")) == sorted([*busy, "x"])
+    names = {".net.prototxt.0123abcd.tmp", ".x.0123abcd.caffestat.tmp~", "net.prototxt", "sub"}
+    assert set(os.listdir(tmp_path)) == names
+
+
+def test_new_files_never_replace_others(tmp_path: Path) -> None:
+    path = tmp_path / "net.prototxt"
+    path.write_bytes(b"net")
+    path.chmod(0o600)
+    names = [tmp_path / f"net.bak{number}" for number in range(3)]
+    for text in (b"a", b"b", b"c"):
+        create_file(path, names, lambda file, text=text: file.write(text))  # type: ignore[misc]
+    assert [name.read_bytes() for name in names] == [b"a", b"b", b"c"]
+    assert {stat.S_IMODE(name.stat().st_mode) for name in names} == {0o600}
+    assert len(os.listdir(tmp_path)) == 4
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device", "large"])
+def test_only_regular_files_of_bounded_size_are_read(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "net.prototxt"
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "device":
+        path.symlink_to("/dev/zero")
+    else:
+        with path.open("wb") as file:
+            file.truncate(LARGEST_TEXT + 1)
+    with pytest.raises(InputError, match=r"net\.prototxt: expected (a regular file, found a|at most 67,108,864 bytes)"):
+        read_regular(path)
 
 
 def test_a_device_stays_one() -> None:

@@ -68,6 +68,7 @@ def _save_caffemodel(path: Path, net: Net, values: Sequence[np.ndarray], nodes: 
 
 
 def _save_npz(path: Path, net: Net, values: Sequence[np.ndarray], nodes: Sequence[Node]) -> None:
+    _refuse_twice(path, [node for node in nodes if node.params])
     arrays = {f"{node.name}/{index}": values[n] for node in nodes for index, n in enumerate(node.params)}
     with replacing(path) as fresh, fresh.open("wb") as file:
         np.savez(file, **arrays)  # type: ignore[arg-type]  # the stubs take every keyword for allow_pickle
@@ -84,13 +85,26 @@ def _save_hdf5(path: Path, net: Net, values: Sequence[np.ndarray], nodes: Sequen
         raise InputError(
             f"{path}: HDF5 would nest the group of layer {slashed!r}, and Caffe reads no nested ones; write .caffemodel"
         )
+    _refuse_twice(path, nodes)
+    unfit = next((node.name for node in nodes if node.name in ("", ".") or "\0" in node.name), None)
+    if unfit is not None:
+        raise InputError(f"{path}: HDF5 has no group of the name {unfit!r}, that of a layer; write .caffemodel")
     with replacing(path) as fresh, h5py.File(fresh, "w", locking=False) as file:
         data = file.create_group("data")
         for node in nodes:
-            group = data.require_group(node.name)
+            group = data.create_group(node.name)
             for index, number in enumerate(node.params):
                 if net.params[number].owner is None:
                     group.create_dataset(str(index), data=values[number])
+
+
+def _refuse_twice(path: Path, nodes: Sequence[Node]) -> None:
+    """Raise InputError when two layers share the name by which the file would hold them."""
+    first: dict[str, Node] = {}
+    for node in nodes:
+        if first.setdefault(node.name, node) is not node:
+            places = f"at {first[node.name].place} and at {node.place}"
+            raise InputError(f"{path}: two layers are called {node.name!r}, {places}; rename one or write .caffemodel")
 
 
 def _save_onnx(path: Path, net: Net, values: Sequence[np.ndarray], nodes: Sequence[Node]) -> None:

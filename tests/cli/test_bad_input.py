@@ -105,6 +105,38 @@ def test_message_has_place_and_reason(folder: Path, name: str) -> None:
         assert word in said
 
 
+NET = DATA + 'layer { name: "i" type: "InnerProduct" bottom: "data" top: "i" inner_product_param { num_output: 2 } }\n'
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("check", "--write-baseline", "a.prototxt", "b.prototxt"),
+        ("check", "--write-baseline", "a.prototxt", "a.prototxt"),
+        ("check", "-o", "a.prototxt", "b.prototxt"),
+        ("check", "-o", "a.txt", "a.txt"),
+        ("check", "--weights", "./w", "-o", "w", "b.prototxt"),
+        ("analyze", "--static", "-o", "a.prototxt", "b.prototxt"),
+        ("analyze", "--static", "-o", "a.txt", "link.txt"),
+        ("debug", "-o", "a.prototxt", "b.prototxt"),
+        ("debug", "-o", "./a.txt", "a.txt"),
+        ("convert", "a.prototxt", "-o", "a.prototxt"),
+        ("convert", "b.prototxt", "-o", "a.prototxt"),
+        ("convert", "--backward", "m.onnx", "-o", "./m.onnx"),
+        ("fill", "a.prototxt", "-o", "a.prototxt"),
+        ("fill", "m.npz", "-o", "m.npz"),
+    ],
+)
+def test_an_input_is_never_overwritten(folder: Path, arguments: tuple[str, ...]) -> None:
+    for name in ("a.prototxt", "b.prototxt", "a.txt", "m.onnx", "m.npz", "w"):
+        (folder / name).write_text(NET)
+    (folder / "link.txt").symlink_to("a.txt")
+    result = CliRunner().invoke(main, arguments)
+    assert result.exit_code == 2
+    assert "Traceback" not in result.output and "rror: " in result.stderr
+    assert {path.read_text() for path in folder.iterdir()} == {NET}
+
+
 def test_missing_file() -> None:
     assert message("absent.prototxt").startswith("error: absent.prototxt: cannot be read: No such file")
 

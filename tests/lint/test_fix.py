@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from caffestat.errors import InputError
 from caffestat.lint import Job, check_file, fix_file, selected
 
 from .nets import ACT, CONV, DATA, FC, LOSS, V0, V1
@@ -46,6 +47,16 @@ def test_old_formats_are_fixed_where_they_stand(tmp_path: Path, text: str, fille
     assert " ".join(after.split()) == " ".join((text % wanted).split())
     path.write_text(after)
     assert check_file(str(path), job) == []
+
+
+def test_an_edit_in_the_meantime_is_kept(tmp_path: Path) -> None:
+    path = tmp_path / "net.prototxt"
+    path.write_text(NETS["CS005"])
+    fixed = fix_file(str(path), Job(selected(("CS005",), ())))
+    path.write_text("# an edit")
+    with pytest.raises(InputError, match="changed by somebody else"):
+        fixed.write()
+    assert path.read_text() == "# an edit"
 
 
 def test_a_missing_filler_becomes_the_one_that_the_nonlinearity_wants(tmp_path: Path) -> None:

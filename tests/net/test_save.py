@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 
+from caffestat.api import fill
 from caffestat.errors import InputError
 from caffestat.fillers import Stream
 from caffestat.net import Net, build, draw_params, load
@@ -40,6 +42,41 @@ def small(tmp_path: Path) -> tuple[Net, list[np.ndarray]]:
     path.write_text(NET)
     net = build(load(str(path)))  # type: ignore[arg-type]
     return net, draw_params(net, Stream(SEED))
+
+
+TWICE = NET.replace('name: "d"', 'name: "a"')
+
+
+@pytest.mark.parametrize("suffix", [".npz", ".h5"])
+def test_layers_of_one_name_are_refused_where_one_would_be_lost(tmp_path: Path, suffix: str) -> None:
+    path, output = tmp_path / "net.prototxt", tmp_path / f"out{suffix}"
+    path.write_text(TWICE)
+    with pytest.raises(InputError, match=r"two layers are called 'a', at .*prototxt:4:1 and at .*prototxt:10:1"):
+        fill(path, output)
+    assert not output.exists()
+
+
+@pytest.mark.parametrize("suffix", [".caffemodel", ".onnx"])
+def test_layers_of_one_name_are_all_saved_where_the_format_can_hold_them(tmp_path: Path, suffix: str) -> None:
+    path, output = tmp_path / "net.prototxt", tmp_path / f"out{suffix}"
+    path.write_text(TWICE)
+    fill(path, output)
+    if suffix == ".onnx":
+        sizes = {tuple(tensor.dims) for tensor in onnx.load(str(output)).graph.initializer}
+        assert sizes >= {(5, 5), (5,), (2, 5), (2,)}
+    else:
+        model = read_binary(output, NetParameter)
+        assert [tuple(blob.shape.dim) for layer in model.layer if layer.name == "a" for blob in layer.blobs] == [
+            *((5, 5), (5,)),
+            *((2, 5), (2,)),
+        ]
+
+
+@pytest.mark.parametrize("name", ["", ".", "a\\000b"])
+def test_names_that_no_hdf5_group_has(tmp_path: Path, name: str) -> None:
+    (tmp_path / "net.prototxt").write_text(NET.replace('name: "d"', f'name: "{name}"'))
+    with pytest.raises(InputError, match="HDF5 has no group of the name"):
+        fill(tmp_path / "net.prototxt", tmp_path / "out.h5")
 
 
 def golden(case: str, monkeypatch: pytest.MonkeyPatch) -> tuple[Net, list[np.ndarray]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import pytest
 
 from caffestat.api import fill, rewrite
 from caffestat.errors import InputError
-from caffestat.rewriting import Outcome
+from caffestat.rewriting import Outcome, files
 
 OLD = (
     b'layer { name: "f" type: "InnerProduct" inner_product_param { num_output: 2 weight_filler { type: "xavier" } } }\n'
@@ -130,6 +131,19 @@ def test_a_folder_that_cannot_be_written_to(folder: Path) -> None:
     (outcome,) = rewrite(folder / "a.prototxt", filler="msra")
     folder.chmod(0o700)
     assert "cannot be written" in (outcome.error or "")
+
+
+def test_an_edit_in_the_meantime_is_kept(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = folder / "a.prototxt"
+    monkeypatch.setattr(files, "rewrite_text", partial(edited_meanwhile, path, files.rewrite_text))
+    (outcome,) = rewrite(path, filler="msra", backup=True)
+    assert "changed by somebody else" in (outcome.error or "")
+    assert path.read_bytes() == b"# an edit\n" + OLD
+
+
+def edited_meanwhile(path: Path, rewrite_text: Any, *arguments: Any) -> Any:
+    path.write_bytes(b"# an edit\n" + OLD)
+    return rewrite_text(*arguments)
 
 
 def test_a_policy_is_needed(folder: Path) -> None:
