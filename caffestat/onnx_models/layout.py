@@ -18,6 +18,7 @@ class Layout:
 
     uses     what each param is for
     node_of  the index in `model.nodes` of each of the graph's nodes
+    ids      the number of every value that is fed or computed
     readers  the graph's nodes, by index, that read a value
     owned    the params of each of `model.nodes`
     """
@@ -27,6 +28,8 @@ class Layout:
         self.node_of = {i: index for index, node in enumerate(model.nodes) for i in range(node.first, node.last)}
         # behind the model's own nodes lie those of the loss and its gradient
         self.nodes = self.graph.nodes[: len(self.node_of)]
+        computed = (name for node in model.nodes for name in node.outputs if name)
+        self.ids = {name: number for number, name in enumerate(dict.fromkeys((*self.graph.inputs, *computed)))}
         shapes = {name: spec.shape for name, spec in self.graph.specs.items()}
         self.uses: dict[str, Use] = find_uses(self.nodes, shapes, self.graph.params)
         self.statistics: set[str] = set()
@@ -73,5 +76,7 @@ class Layout:
         return name in self.graph.params or name in self.graph.constants
 
     def bottoms(self, node: ModelNode) -> list[str]:
-        """Return what a node reads that is computed or fed, and of known shape."""
-        return [name for name in node.inputs if name and name in self.graph.specs and not self.is_stored(name)]
+        """Return what a node reads that is computed or fed: its inputs, then what its subgraphs read."""
+        inner = (name for n in self.nodes[node.first : node.last] for name in (*n.inputs, *n.captured))
+        hidden = dict.fromkeys(name for name in inner if name not in (*node.inputs, *node.outputs))
+        return [name for name in (*node.inputs, *hidden) if name in self.ids and not self.is_stored(name)]

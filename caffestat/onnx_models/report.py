@@ -45,6 +45,7 @@ def build(
     layout = Layout(model)
     view = _View(layout, measured or Measurement(), predicted or Prediction(), _gains(layout, predicted))
     rows = tuple(view.row(node) for node in model.nodes)
+    read = {number for row in rows for number in row.reads}
     return Report(
         source=source,
         net=model.name,
@@ -52,6 +53,7 @@ def build(
         seed=seed,
         device=measured.device if measured else None,
         layers=rows,
+        inputs=tuple(view.top(name) for name in model.graph.inputs if layout.ids[name] in read),
         totals=_totals(model, rows),
         norms=measured.norms if measured else None,
         findings=tuple(view.stops(source)),
@@ -89,8 +91,9 @@ class _View:
             type=node.op,
             line=0,
             bottoms=tuple(bottoms),
-            tops=tuple(self._top(name) for name in node.outputs if name),
-            bottom_diffs=tuple(self._diff(name) for name in bottoms if self._gets_diff(name)),
+            reads=tuple(self.layout.ids[name] for name in bottoms),
+            tops=tuple(self.top(name) for name in node.outputs if name),
+            bottom_diffs=tuple(self._diff(name, i) for i, name in enumerate(bottoms) if self._gets_diff(name)),
             params=tuple(self._param(name, position) for position, name in enumerate(self.layout.params(index))),
             macs=None if None in costs else sum(cost or 0 for cost in costs),
             need_backward=bool(self.measured.gradients or self.predicted.gradients),
@@ -98,16 +101,17 @@ class _View:
             gain=self.gains.get(index),
         )
 
-    def _top(self, name: str) -> TopRow:
+    def top(self, name: str) -> TopRow:
+        """Return a value by its name."""
         spec = self.graph.specs.get(name)
-        shape = spec.shape if spec else None
-        return TopRow(name, shape, self.measured.values.get(name), _mean_abs(self.predicted.values, name))
+        shape, number = spec.shape if spec else None, self.layout.ids[name]
+        return TopRow(name, shape, number, self.measured.values.get(name), _mean_abs(self.predicted.values, name))
 
     def _gets_diff(self, name: str) -> bool:
         return name in self.measured.gradients or name in self.predicted.gradients
 
-    def _diff(self, name: str) -> BottomDiff:
-        return BottomDiff(name, self.measured.gradients.get(name), _mean_abs(self.predicted.gradients, name))
+    def _diff(self, name: str, bottom: int) -> BottomDiff:
+        return BottomDiff(name, bottom, self.measured.gradients.get(name), _mean_abs(self.predicted.gradients, name))
 
     def _param(self, name: str, index: int) -> ParamRow:
         shape, use = self.graph.shape(name), self.layout.uses.get(name)

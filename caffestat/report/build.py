@@ -46,7 +46,8 @@ def build(
     seed:   the random seed that the values were drawn with
     assume_filler: the filler type that weights without a written one were given
     """
-    layers = tuple(_layer(net, node, measured or Measurement(), assume_filler) for node in net.nodes)
+    ids = _Ids(net)
+    layers = tuple(_layer(net, node, measured or Measurement(), assume_filler, ids) for node in net.nodes)
     return Report(
         source=source,
         net=net.name,
@@ -61,18 +62,39 @@ def build(
     )
 
 
-def _layer(net: Net, node: Node, measured: Measurement, assume_filler: str | None) -> LayerRow:
+class _Ids:
+    """The number of every value: tops in net order, so that a blob has one per writer.
+
+    tops, reads  by node index
+    """
+
+    def __init__(self, net: Net) -> None:
+        self.tops: list[tuple[int, ...]] = []
+        self.reads: list[tuple[int, ...]] = []
+        holds: dict[int, int] = {}  # by blob
+        count = 0
+        for node in net.nodes:
+            self.reads.append(tuple(holds[blob] for blob in node.bottoms))
+            self.tops.append(tuple(range(count, count + len(node.tops))))
+            holds.update(zip(node.tops, self.tops[-1], strict=True))
+            count += len(node.tops)
+
+
+def _layer(net: Net, node: Node, measured: Measurement, assume_filler: str | None, ids: _Ids) -> LayerRow:
     return LayerRow(
         name=node.name,
         type=node.type,
         line=node.place.line,
         bottoms=tuple(net.blobs[blob].name for blob in node.bottoms),
+        reads=ids.reads[node.index],
         tops=tuple(
-            TopRow(net.blobs[blob].name, shape, measured.tops.get((node.index, index)))
-            for index, (blob, shape) in enumerate(zip(node.tops, node.top_shapes, strict=True))
+            TopRow(net.blobs[blob].name, shape, number, measured.tops.get((node.index, index)))
+            for index, (blob, shape, number) in enumerate(
+                zip(node.tops, node.top_shapes, ids.tops[node.index], strict=True)
+            )
         ),
         bottom_diffs=tuple(
-            BottomDiff(net.blobs[blob].name, measured.bottom_diffs.get((node.index, index)))
+            BottomDiff(net.blobs[blob].name, index, measured.bottom_diffs.get((node.index, index)))
             for index, blob in enumerate(node.bottoms)
             if node.need_backward and node.bottom_need_backward[index]
         ),

@@ -6,7 +6,7 @@ import json
 import math
 from typing import Any
 
-from .model import LayerRow, ParamRow, Report, Spread
+from .model import LayerRow, ParamRow, Report, Spread, TopRow
 
 __all__ = ["render", "to_dict"]
 
@@ -28,6 +28,7 @@ def to_dict(report: Report) -> dict[str, Any]:
         "phase": report.phase,
         "seed": report.seed,
         "device": report.device,
+        "inputs": [_top(value) for value in report.inputs],
         "layers": [_layer(layer) for layer in report.layers],
         "totals": {
             "params": totals.params,
@@ -50,18 +51,22 @@ def _layer(layer: LayerRow) -> dict[str, Any]:
         "inserted": layer.inserted,
         "need_backward": layer.need_backward,
         "bottoms": list(layer.bottoms),
-        "tops": [
-            {"name": top.name, "shape": _shape(top.shape), "forward": _mean_abs(top.mean_abs, top.predicted)}
-            for top in layer.tops
-        ],
+        "reads": list(layer.reads),
+        "tops": [_top(top) for top in layer.tops],
         "bottom_diffs": [
-            {"name": diff.name, **_mean_abs(diff.mean_abs, diff.predicted)} for diff in layer.bottom_diffs
+            {"name": diff.name, "bottom": diff.bottom, **_mean_abs(diff.mean_abs, diff.predicted)}
+            for diff in layer.bottom_diffs
         ],
         "params": [_param(param) for param in layer.params],
         "macs": layer.macs,
         **({"gain": {name: _number(value) for name, value in vars(layer.gain).items()}} if layer.gain else {}),
         **({"followed_by": layer.followed_by} if layer.followed_by else {}),
     }
+
+
+def _top(top: TopRow) -> dict[str, Any]:
+    forward = _mean_abs(top.mean_abs, top.predicted)
+    return {"id": top.id, "name": top.name, "shape": _shape(top.shape), "forward": forward}
 
 
 def _param(param: ParamRow) -> dict[str, Any]:

@@ -42,22 +42,31 @@ class Spread:
 
 @dataclass(frozen=True)
 class TopRow:
-    """A top blob after its layer ran; shape is None behind a layer of unknown type, mean_abs None when not measured.
+    """A value: a top blob after its layer ran.
 
-    predicted is what theory expects mean_abs to be, None when nobody asked or it cannot tell.
+    id         the value's number in its report. A blob has one value per writer: a layer that works in place makes a
+               value of its own
+    shape      None behind a layer of unknown type
+    mean_abs   None when not measured
+    predicted  what theory expects mean_abs to be, None when nobody asked or it cannot tell
     """
 
     name: str
     shape: Shape | None
+    id: int
     mean_abs: float | None = None
     predicted: float | None = None
 
 
 @dataclass(frozen=True)
 class BottomDiff:
-    """The gradient of a bottom that gets one; mean_abs is None when not measured, predicted as in TopRow."""
+    """The gradient of a bottom that gets one; mean_abs is None when not measured, predicted as in TopRow.
+
+    bottom: the index of the bottom in its layer
+    """
 
     name: str
+    bottom: int
     mean_abs: float | None = None
     predicted: float | None = None
 
@@ -123,6 +132,7 @@ class ParamRow:
 class LayerRow:
     """One layer.
 
+    reads     the id of the value behind each of `bottoms`: the edges between rows
     macs      multiply-adds, forward, whole batch; None behind a layer of unknown type
     inserted  whether Caffe adds it by itself: the Splits
     followed_by  of ONNX models: the nonlinearity that the output of a node with weights meets
@@ -133,6 +143,7 @@ class LayerRow:
     type: str
     line: int
     bottoms: tuple[str, ...]
+    reads: tuple[int, ...]
     tops: tuple[TopRow, ...]
     bottom_diffs: tuple[BottomDiff, ...]
     params: tuple[ParamRow, ...]
@@ -166,6 +177,7 @@ class Report:
     """A net, its sizes and what was measured of it.
 
     phase   "TRAIN" or "TEST"
+    inputs  of ONNX models: the values that come from outside and that a layer reads
     device  "cpu" or "cuda"; None when the net was not run
     norms   None without a backward pass
     notes   what the reader should know about the run, in sentences
@@ -178,6 +190,7 @@ class Report:
     device: str | None
     layers: tuple[LayerRow, ...]
     totals: Totals
+    inputs: tuple[TopRow, ...] = ()
     norms: Norms | None = None
     findings: tuple[Finding, ...] = ()
     notes: tuple[str, ...] = ()

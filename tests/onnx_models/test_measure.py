@@ -306,3 +306,24 @@ def test_a_run_that_needs_too_much_memory_is_refused(tmp_path: Path) -> None:
     ]
     with pytest.raises(InputError, match=r"the run needs about .* GiB"):
         analyzed(model(nodes, {"x": (1,)}, ["y"]), tmp_path)
+
+
+def test_edges_lead_from_makers_to_readers(tmp_path: Path) -> None:
+    report = analyzed(image_net(), tmp_path, static=True)
+    made = {top.id: layer.name for layer in report.layers for top in layer.tops}
+    made |= {value.id: value.name for value in report.inputs}
+    assert {layer.name: [made[number] for number in layer.reads] for layer in report.layers} == {
+        "/conv/Conv": ["x"],
+        "/Relu": ["/conv/Conv"],
+        "ReduceMean_0": ["/Relu"],
+        "Transpose_0": [],
+        "MatMul_0": ["ReduceMean_0", "Transpose_0"],
+    }
+
+
+def test_subgraphs_read_values_of_the_graph_around_them(tmp_path: Path) -> None:
+    report = analyzed(conditional(), tmp_path, forward_only=True)
+    choice = next(layer for layer in report.layers if layer.type == "If")
+    names = {value.id: value.name for value in (*report.inputs, *(t for layer in report.layers for t in layer.tops))}
+    assert [names[number] for number in choice.reads] == list(choice.bottoms)
+    assert len(choice.reads) > 1

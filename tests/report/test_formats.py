@@ -77,7 +77,7 @@ def test_json_is_complete() -> None:
     assert data["format_version"] == 1
     assert (data["source"], data["phase"], data["seed"], data["device"]) == ("tiny.prototxt", "TRAIN", 7, "cpu")
     conv = next(layer for layer in data["layers"] if layer["name"] == "conv")
-    assert conv["tops"] == [{"name": "conv", "shape": [2, 6, 7, 6], "forward": {"mean_abs": 1.01}}]
+    assert conv["tops"] == [{"id": 2, "name": "conv", "shape": [2, 6, 7, 6], "forward": {"mean_abs": 1.01}}]
     weight = conv["params"][0]
     assert (weight["name"], weight["shape"], weight["count"]) == ("w", [6, 2, 3, 2], 72)
     assert weight["filler"] == {"type": "xavier", "variance_norm": "AVERAGE", "origin": "file"}
