@@ -6,7 +6,20 @@
 The verbs are described in `caffestat.api`, the Report in `caffestat.report`, all errors in `caffestat.errors`.
 """
 
-from caffestat.api import analyze, check, convert, debug, fill, fix, load_plugin, rewrite, upgrade
+from caffestat.api import (
+    analyze,
+    check,
+    compare,
+    convert,
+    debug,
+    diagnose,
+    explain,
+    fill,
+    fix,
+    load_plugin,
+    rewrite,
+    upgrade,
+)
 from caffestat.errors import CaffestatError
 
 __all__ = [
@@ -14,8 +27,11 @@ __all__ = [
     "__version__",
     "analyze",
     "check",
+    "compare",
     "convert",
     "debug",
+    "diagnose",
+    "explain",
     "fill",
     "fix",
     "load_plugin",

@@ -19,16 +19,16 @@ __all__ = ["compare"]
 def compare(a: str, b: str, rtol: float, atol: float, limit: int) -> None:
     """Compare the debug_info numbers of A and B, and exit with 1 when they differ.
 
-    A and B are logs or, when they end with .prototxt, nets and solvers, of which one iteration is run.
+    A and B are logs or, when they end with .prototxt, nets and solvers, which are run as `caffestat debug` does.
 
     \b
     Examples:
       caffestat compare before.log after.log
       caffestat compare --rtol 0.05 caffe.log net.prototxt
     """
-    from caffestat import logs
+    from caffestat import api
 
-    found = logs.compare(logs.passes_of(a), logs.passes_of(b), rtol, atol)
+    found = api.compare(a, b, rtol=rtol, atol=atol)
     shown = list(islice(found, limit))
     for difference in shown:
         click.echo(difference)

@@ -20,7 +20,7 @@ __all__ = ["diagnose"]
     "--growth", type=float, default=1e3, show_default=True, help="Factor over its first value at which a blob explodes."
 )
 @options.state
-def diagnose(log: str, net: str | None, all_trends: bool, growth: float, **settings: Any) -> None:
+def diagnose(log: str, all_trends: bool, **settings: Any) -> None:
     """Read a training log and tell what went wrong: the first bad blob, the trend of each, dead layers, losses that
     give away their cause.
 
@@ -34,9 +34,9 @@ def diagnose(log: str, net: str | None, all_trends: bool, growth: float, **setti
       caffestat diagnose train.log.gz
       ssh trainer cat train.log | caffestat diagnose -
     """
-    from caffestat import logs
+    from caffestat import api, logs
 
-    found = logs.diagnose_log(log, net, growth, **settings)
+    found = api.diagnose(log, **settings)
     for warning in found.warnings:
         click.echo(f"warning: {warning}", err=True)
     for line in logs.diagnosis_lines(found, all_trends):

@@ -18,10 +18,6 @@ def explain(codes: tuple[str, ...]) -> None:
       caffestat explain CS012
       caffestat explain signal-vanishes
     """
-    from caffestat import lint
+    from caffestat import api
 
-    if codes:
-        click.echo("\n\n".join(lint.page(lint.find_check(code)) for code in codes))
-        return
-    for check in lint.all_checks():
-        click.echo(f"{check.code}  {check.name:<22} {check.severity:<8} {check.summary}")
+    click.echo(api.explain(*codes))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from caffestat.errors import InputError
+from caffestat.options import ASSUMED_FILLERS, DATA, DEVICES, INPUTS_HOLD, PHASES
 
 if TYPE_CHECKING:
     import numpy as np
@@ -146,14 +147,14 @@ weights = click.option(
 
 assume_filler = click.option(
     "--assume-filler",
-    type=click.Choice(["gaussian", "msra", "positive_unitball", "uniform", "xavier"]),
+    type=click.Choice(ASSUMED_FILLERS),
     help="Filler for weights that the file gives none.",
 )
 
 _STATE = (
     click.option(
         "--phase",
-        type=click.Choice(["train", "test"]),
+        type=click.Choice(PHASES),
         help="Phase to build the net in.  [default: what the file says, else train]",
     ),
     click.option(
@@ -184,7 +185,7 @@ _VALUES = (
     ),
     click.option(
         "--data",
-        type=click.Choice(["auto", "real", "synthetic"]),
+        type=click.Choice(DATA),
         default="auto",
         show_default=True,
         help="What data layers read: the files they name where these are at hand, those or an error, or noise.",
@@ -200,7 +201,7 @@ _RUN = (
     ),
     click.option(
         "--device",
-        type=click.Choice(["auto", "cpu", "cuda"]),
+        type=click.Choice(DEVICES),
         default="auto",
         show_default=True,
         help="Where to run; auto takes CUDA when it works and says why when it does not.",
@@ -228,7 +229,7 @@ def inputs_hold(default: str) -> Callable[[F], F]:
     """Return the option that says what Input layers hold; commands differ in its default."""
     return click.option(
         "--inputs-hold",
-        type=click.Choice(["noise", "zeros"]),
+        type=click.Choice(INPUTS_HOLD),
         default=default,
         show_default=True,
         help="What Input layers hold: N(0, 1) noise, or zeros as under `caffe train`.",

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass, field, fields
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 
 import numpy as np
@@ -14,6 +14,7 @@ from caffestat.layers import Shape
 from caffestat.net import Measurement, Net, NetParam, NetSource, Node, Prediction, predict
 from caffestat.net.flow import Flow
 from caffestat.net.gains import Gain, gains
+from caffestat.options import one_of
 from caffestat.prototext import Field, Message
 
 __all__ = ["NORMALIZERS", "Context", "Limits", "UnknownShape"]
@@ -43,6 +44,12 @@ class Limits:
     def names(cls) -> tuple[str, ...]:
         """Return the names of all limits."""
         return tuple(f.name for f in fields(cls))
+
+    def changed(self, given: Mapping[str, float | None]) -> Limits:
+        """Return these limits, the given ones replaced; None keeps one. Raises InputError for an unknown name."""
+        for name in given:
+            one_of("limits", name, self.names())
+        return replace(self, **{name: value for name, value in given.items() if value is not None})
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -12,25 +12,15 @@ from caffestat.errors import CaffestatError, InputError, NetError, Place, Source
 from caffestat.fillers import Stream
 from caffestat.layers import Layer, Shape, Source
 from caffestat.layers.data import Images
-from caffestat.net import (
-    TRAIN,
-    Net,
-    NetSource,
-    Node,
-    Runner,
-    Solver,
-    build,
-    copy_weights,
-    draw_params,
-    state_of,
-)
+from caffestat.net import Net, NetSource, Node, Runner, copy_weights, draw_params
 from caffestat.net.build import UnknownLayer
 from caffestat.net.measure import Feeds
-from caffestat.net.rules import State, filter_layers
+from caffestat.net.rules import filter_layers
 from caffestat.net.settle import settle
 from caffestat.net.solver import named_weights
-from caffestat.net.source import STDIN, read_document, source_of
-from caffestat.prototext import Document
+from caffestat.net.source import STDIN, read_document
+from caffestat.options import NetOptions, ValueOptions, one_of
+from caffestat.program import NetFile, is_onnx, open_file
 from caffestat.schema import UnknownField
 
 from .context import Context, Limits, UnknownShape
@@ -50,21 +40,20 @@ class Job:
 
     run       run one iteration of each net too
     severity  the least severity that is reported
-    phase     TRAIN (also when None) or TEST; the others as in `caffestat analyze`
+    net       how nets are built; their phase is train when none is given
+    values    what their params hold
     """
 
     checks: Sequence[Check]
     limits: Limits = field(default_factory=Limits)
     run: bool = False
     severity: str = "info"
-    phase: int | None = None
-    level: int | None = None
-    stages: Sequence[str] = ()
-    weights: Sequence[str] = ()
-    shapes: Mapping[str, Shape] = field(default_factory=dict)
-    batch: int | None = None
-    seed: int = 1701
+    net: NetOptions = field(default_factory=NetOptions)
+    values: ValueOptions = field(default_factory=ValueOptions)
     device: str = "cpu"
+
+    def __post_init__(self) -> None:
+        one_of("severity", self.severity, SEVERITIES)
 
 
 @dataclass(frozen=True)
@@ -119,16 +108,16 @@ def check_files(paths: Iterable[str], job: Job) -> Checked:
     issues, errors, blobs = list[Issue](), list[Unchecked](), set[str]()
     for path in find_nets(given):
         try:
-            net, solver, text = _load(path)
-            if path in given or not _is_foreign(net):
-                files.append(text.name)
-                blobs.update(top for entry in net.layers for top in entry.proto.top)
-                issues += _check(net, solver, text, job)
+            file = _open(path)
+            if path in given or not _is_foreign(file.source):
+                files.append(file.text.name)
+                blobs.update(top for entry in file.source.layers for top in entry.proto.top)
+                issues += _check(file, job)
         except CaffestatError as error:
             files.append("<stdin>" if path == STDIN else path)
             errors.append(Unchecked(files[-1], error))
     if not errors:
-        _refuse_unknown(job.shapes, blobs)
+        _refuse_unknown(job.net.shapes, blobs)
     unique = {(issue.place, issue.code, issue.message): issue for issue in _respelled(issues, files)}
     return Checked(tuple(files), tuple(unique.values()), tuple(errors))
 
@@ -167,26 +156,24 @@ def check_file(path: str, job: Job) -> list[Issue]:
     Of a solver, the net that it trains is checked too. Raises a CaffestatError when the file cannot be read or its text
     is broken.
     """
-    return _check(*_load(path), job)
+    return _check(_open(path), job)
 
 
-def _load(path: str) -> tuple[NetSource, Solver | None, Document]:
-    """Read a file: the net, the solver that names it, and the file's own text."""
-    if path.endswith(".onnx"):
+def _open(path: str) -> NetFile:
+    if is_onnx(path):
         raise InputError(
             f"{path}: the checks are about Caffe's nets; `caffestat analyze --predict {path}` shows where signal and "
             "gradient of an ONNX model grow or fade"
         )
-    text = read_document(path)
-    source = source_of(text)
-    return (source.net, source, text) if isinstance(source, Solver) else (source, None, text)
+    return open_file(path)
 
 
-def _check(net: NetSource, solver: Solver | None, text: Document, job: Job) -> list[Issue]:
-    context = _context(net, solver, job)
+def _check(file: NetFile, job: Job) -> list[Issue]:
+    context = _context(file, job)
     issues = [issue for check in job.checks if _can(check, context) for issue in check.issues(context)]
     least = SEVERITIES.index(job.severity)
     left = [issue for issue in issues if SEVERITIES.index(issue.severity) >= least]
+    net, text = file.source, file.text
     for document in {net.name: text if net.name == text.name else read_document(net.name), text.name: text}.values():
         left = without_suppressed(left, document.name, suppressions(document))
     return sorted(left, key=lambda issue: (issue.place.file, issue.place.line, issue.place.column, issue.code))
@@ -200,43 +187,41 @@ def _can(check: Check, context: Context) -> bool:
     return context.net is not None
 
 
-def _context(source: NetSource, solver: Solver | None, job: Job) -> Context:
+def _context(file: NetFile, job: Job) -> Context:
     """Return what the checks look at.
 
     Images of unknown size are taken for the size that most nets read, so that what does not depend on it is checked.
     """
-    more = solver.findings if solver else ()
-    context = Context(source, job.limits, findings=(*source.findings, *more))
-    weights = (*(named_weights(solver) if solver else ()), *job.weights)
+    context = Context(file.source, job.limits, findings=(*file.source.findings, *file.findings))
+    weights = (*(named_weights(file.solver) if file.solver else ()), *job.values.weights)
     try:
-        net = _build(context, job, solver, sizes=not (job.run or weights))
+        net = _build(context, job, file, sizes=not (job.run or weights))
     except NetError as error:
         context.error = error
         return context
     stated = {shape.node.layer.why_unknown for shape in context.unknown_shapes}
     context.net = net
-    context.findings = tuple(f for f in (*net.findings, *more) if f.message not in stated)
+    context.findings = tuple(f for f in (*net.findings, *file.findings) if f.message not in stated)
     if weights or job.run:
-        _fill(context, net, weights, job)
+        _fill(context, net, weights, job, file.seed(job.values.seed))
     return context
 
 
-def _build(context: Context, job: Job, solver: Solver | None, sizes: bool) -> Net:
+def _build(context: Context, job: Job, file: NetFile, sizes: bool) -> Net:
     """Return the net, built with images of the usual size where nobody knows theirs if `sizes` says so.
 
     Raises NetError where Caffe would stop.
     """
-    source = context.source
-    state = _state(source, solver, job)
-    blobs = {top for entry in filter_layers(source.layers, state) for top in entry.proto.top}
-    shapes = {name: shape for name, shape in job.shapes.items() if name in blobs}
-    net = build(source, state, shapes, job.batch)
+    options = replace(job.net, phase=job.net.phase or "train")
+    blobs = {top for entry in filter_layers(file.source.layers, file.state(options)) for top in entry.proto.top}
+    shapes = {name: shape for name, shape in options.shapes.items() if name in blobs}
+    net = file.build(replace(options, shapes=shapes))
     images = [node for node in net.nodes if isinstance(node.layer, Images) and node.layer.why_unknown]
     if sizes and images:
         for size in _USUAL_IMAGES:
             taken = {node.layer.proto.top[0]: _usual_shape(node.layer, size) for node in images}
             try:
-                built = build(source, state, {**taken, **shapes}, job.batch)
+                built = file.build(replace(options, shapes={**taken, **shapes}))
             except NetError:  # this size, or these channels, do not fit what follows
                 continue
             told = [UnknownShape(node, taken[node.layer.proto.top[0]]) for node in images]
@@ -260,37 +245,29 @@ def _is_source(node: Node) -> bool:
     return isinstance(node.layer, Source) and not isinstance(node.layer, UnknownLayer)
 
 
-def _state(source: NetSource, solver: Solver | None, job: Job) -> State:
-    """Return the state that is checked; in TRAIN, that of the solver joins it as in `caffe train`."""
-    phase = TRAIN if job.phase is None else job.phase
-    if solver is None or phase != TRAIN:
-        return state_of(source, phase, job.level, job.stages)
-    return state_of(source, phase, job.level or 0, (*solver.message.train_state.stage, *job.stages))
-
-
-def _fill(context: Context, net: Net, weights: Sequence[str], job: Job) -> None:
+def _fill(context: Context, net: Net, weights: Sequence[str], job: Job, seed: int) -> None:
     """Give the params their values, and run one iteration where that is asked for.
 
     Weights that only the solver names, and that are not at hand, leave the values unknown.
     """
-    missing = [path for path in weights if path not in job.weights and not Path(path).exists()]
+    missing = [path for path in weights if path not in job.values.weights and not Path(path).exists()]
     if missing and not job.run:
         context.given = frozenset(range(len(net.params)))
         return
-    values, taken = draw_params(net, Stream(job.seed)), set[int]()
+    values, taken = draw_params(net, Stream(seed)), set[int]()
     copy_weights(net, values, weights, taken)
     context.given, context.values = frozenset(taken), values if weights else None
     if job.run and any(node.bottoms and node.is_known for node in net.nodes):
-        _run(context, net, values, job)
+        _run(context, net, values, job.device, seed)
 
 
-def _run(context: Context, net: Net, values: list[np.ndarray], job: Job) -> None:
+def _run(context: Context, net: Net, values: list[np.ndarray], device: str, seed: int) -> None:
     """Measure one iteration, and look at every element of every top."""
-    stream = Stream(job.seed)
+    stream = Stream(seed)
     draw_params(net, stream)
     values = [value.copy() for value in values]
-    feeds = Feeds(stream, np.random.default_rng(job.seed))
-    runner = Runner(settle(net, values, job.device, feeds), values, job.device, fetch=True)
+    feeds = Feeds(stream, np.random.default_rng(seed))
+    runner = Runner(settle(net, values, device, feeds), values, device, fetch=True)
     context.measured = runner.run(feeds.of(runner.net, runner.lowered))
     tops = {key[1:]: array for key, array in runner.tensors.items() if key[0] == "top"}
     context.zeros = {key: float(np.mean(array == 0)) for key, array in tops.items() if array.size}

@@ -5,7 +5,7 @@ from .diagnose import Diagnosis, Event, Trend, diagnose, expected_values
 from .losses import CAP, LossWatch, Signature
 from .reader import Key, Output, Pass, Unread, read_log, read_passes
 from .show import diagnosis_lines
-from .sources import at_start, diagnose_log, measured_pass, passes_of
+from .sources import at_start, diagnose_log
 
 __all__ = [
     "CAP",
@@ -25,8 +25,6 @@ __all__ = [
     "diagnose_log",
     "diagnosis_lines",
     "expected_values",
-    "measured_pass",
-    "passes_of",
     "read_log",
     "read_passes",
 ]

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from caffestat.options import one_of
+
 from . import csv_format, json_format, markdown, table
 from .build import build
 from .debug_info import render as debug_lines
@@ -49,5 +51,6 @@ FORMATS: dict[str, Callable[[Report, int], str]] = {
 
 
 def render(report: Report, format: str = "table", width: int = 120) -> str:
-    """Return the report in one of `FORMATS`; `width` is for the table alone. Raises KeyError for another format."""
+    """Return the report in one of `FORMATS`; `width` is for the table alone. Raises InputError for another format."""
+    one_of("format", format, tuple(FORMATS))
     return FORMATS[format](report, width)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +11,11 @@ import numpy as np
 from caffestat.errors import InputError
 from caffestat.errors import Place as FilePlace
 from caffestat.fillers import Stream
-from caffestat.layers import Shape
 from caffestat.net import Net, NetSource, build, draw_params
 from caffestat.net.initial import blob_shape, fits
 from caffestat.net.upgrade import Entry, upgrade
+from caffestat.options import NetOptions
+from caffestat.program import NetFile
 from caffestat.rewriting.net_params import place_of, refill
 from caffestat.rewriting.policy import Wanted
 from caffestat.rewriting.selection import Change
@@ -29,21 +30,21 @@ def rewrite_caffemodel(
     path: Path,
     change: Change,
     seed: int,
-    source: NetSource | None = None,
-    shapes: Mapping[str, Shape] | None = None,
-    batch: int | None = None,
+    file: NetFile | None = None,
+    options: NetOptions | None = None,
 ) -> Rewritten:
     """The model with new weights in the chosen layers, and new biases: by the bias policy, else by the net's filler.
 
     The values are those that `fill` draws for the whole net with the same seed. Layers go by their names, as in Caffe.
 
-    source         the net; default: the layers that the model itself holds
-    shapes, batch  as in `net.build`
+    file     has the net; default: the layers that the model itself holds
+    options  how the net is built
 
     Raises InputError when the model cannot be read, no layer in it is chosen, or a blob does not fit the net.
     """
     message = read_binary(path, NetParameter)
-    net = build(source or _own_source(message, str(path)), shapes=shapes, batch=batch)
+    options = options or NetOptions()
+    net = file.build(options) if file else build(_own_source(message, str(path)), None, options.shapes, options.batch)
     chosen, notes = refill(net, change)
     _with_biases(net, chosen)
     values = draw_params(net, Stream(seed))

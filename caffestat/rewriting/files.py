@@ -6,7 +6,7 @@ import difflib
 import os
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import count
@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 
 from caffestat.errors import CaffestatError, Finding, InputError
 from caffestat.files import Version, create_file, read_regular, replace_file
-from caffestat.layers import Shape
-from caffestat.net import NetSource
+from caffestat.options import NetOptions
+from caffestat.program import NetFile
 from caffestat.rewriting.caffemodel import rewrite_caffemodel
 from caffestat.rewriting.selection import Change
 from caffestat.rewriting.text import Changed, Rewritten, rewrite_text
@@ -49,13 +49,12 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Job:
-    """How files are rewritten; `source` is the net of binary models, None for what they hold themselves."""
+    """How files are rewritten; `file` has the net of binary models, None for what they hold themselves."""
 
     change: Change
     seed: int = 0
-    source: NetSource | None = None
-    shapes: Mapping[str, Shape] = field(default_factory=dict)
-    batch: int | None = None
+    file: NetFile | None = None
+    net: NetOptions = field(default_factory=NetOptions)
     backup: bool = False
     dry_run: bool = False
 
@@ -142,14 +141,14 @@ def _rewriter(path: Path) -> Callable[[_Task], Outcome]:
 def _text(task: _Task) -> Outcome:
     path, job = task.path, task.job
     old = _read(path)
-    result = rewrite_text(old, str(path), job.change, job.shapes, job.batch)
+    result = rewrite_text(old, str(path), job.change, job.net)
     task.put(result.data, bool(result.changes))
     return task.outcome(result, _diff(path, old, result.data))
 
 
 def _caffemodel(task: _Task) -> Outcome:
     job = task.job
-    result = rewrite_caffemodel(task.path, job.change, job.seed, job.source, job.shapes, job.batch)
+    result = rewrite_caffemodel(task.path, job.change, job.seed, job.file, job.net)
     task.put(result.data, bool(result.changes))
     return task.outcome(result)
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 
 from caffestat.errors import CaffestatError
-from caffestat.layers import Shape
 from caffestat.net import TEST, TRAIN, Net, NetSource, build, state_of
 from caffestat.net.source import inline_source, is_solver, net_source
+from caffestat.options import NetOptions
 from caffestat.prototext import Document
 from caffestat.rewriting.policy import Fans, Undecided
 from caffestat.rewriting.text_layers import TextLayer, nets
@@ -20,10 +20,9 @@ __all__ = ["TextFans", "fans_of"]
 class TextFans:
     """Finds fans by layer and role; nothing is built before somebody asks."""
 
-    def __init__(self, document: Document, shapes: Mapping[str, Shape], batch: int | None) -> None:
+    def __init__(self, document: Document, options: NetOptions) -> None:
         self._document = document
-        self._shapes = shapes
-        self._batch = batch
+        self._options = options
         self._problems: list[str] = []
 
     def __call__(self, layer: TextLayer, role: str) -> Fans:
@@ -57,7 +56,7 @@ class TextFans:
         for source in sources:
             for phase in (TRAIN, TEST):
                 try:
-                    yield build(source, state_of(source, phase), self._shapes, self._batch)
+                    yield build(source, state_of(source, phase), self._options.shapes, self._options.batch)
                 except CaffestatError as error:
                     self._problems.append(str(error))
 

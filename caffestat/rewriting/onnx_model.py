@@ -135,8 +135,7 @@ class _Job:
     @cached_property
     def steps(self) -> list[Step]:
         constants = {
-            name: _read(t, self.path) if np.prod(t.dims) <= _SMALL else np.zeros(0)
-            for name, t in self.floats.items()
+            name: _read(t, self.path) if np.prod(t.dims) <= _SMALL else np.zeros(0) for name, t in self.floats.items()
         }
         return [onnx_step(node, constants) for node in self.nodes]
 

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from caffestat.errors import Finding, InputError, SchemaError
 from caffestat.errors import Place as FilePlace
 from caffestat.fillers import Filler
-from caffestat.layers import Shape
 from caffestat.net.source import is_solver
+from caffestat.options import NetOptions
 from caffestat.prototext import (
     Document,
     Edit,
@@ -65,18 +65,16 @@ class Rewritten:
     notes: list[Finding] = field(default_factory=list)
 
 
-def rewrite_text(
-    data: bytes, name: str, change: Change, shapes: Mapping[str, Shape] | None = None, batch: int | None = None
-) -> Rewritten:
+def rewrite_text(data: bytes, name: str, change: Change, options: NetOptions | None = None) -> Rewritten:
     """The text with other fillers: only their bytes differ, and a second run changes nothing.
 
-    name           the file's name, for messages
-    shapes, batch  as in `net.build`, for policies that need fans
+    name     the file's name, for messages
+    options  how nets are built, for policies that need fans: shapes and batch count
 
     Raises PrototextError when the text does not parse.
     """
     document = parse(data, name)
-    job = _Job(document, change, TextFans(document, shapes or {}, batch))
+    job = _Job(document, change, TextFans(document, options or NetOptions()))
     edits = [edit for _, net in nets(document) for edit in job.net(net)]
     result = Rewritten(replace(document, edits), job.changes, job.notes)
     if edits:

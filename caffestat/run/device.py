@@ -11,12 +11,12 @@ from collections.abc import Iterator
 from functools import cache
 
 from caffestat.errors import DeviceError
+from caffestat.options import DEVICES
 
 from .runtime import onnxruntime
 
 __all__ = ["DEVICES", "choose_device"]
 
-DEVICES = ("auto", "cpu", "cuda")
 CUDA = "CUDAExecutionProvider"
 
 

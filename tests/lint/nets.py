@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from caffestat.lint import Issue, Job, check_file, selected
+from caffestat.options import ValueOptions
 
 __all__ = ["ACT", "CONV", "DATA", "FC", "LOSS", "V0", "V1", "issues"]
 
@@ -61,4 +62,6 @@ def issues(
 
     path = folder / "net.prototxt"
     path.write_text(text)
-    return check_file(str(path), Job(selected(select, ()), Limits(**limits), run=run, weights=weights))
+    return check_file(
+        str(path), Job(selected(select, ()), Limits(**limits), run=run, values=ValueOptions(weights=weights))
+    )

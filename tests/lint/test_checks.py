@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from caffestat.lint import Job, all_checks, check_file, selected
+from caffestat.options import NetOptions
 
 from .nets import ACT, CONV, DATA, FC, LOSS, V0, V1, issues
 
@@ -109,7 +110,7 @@ def test_every_check_that_needs_no_run_has_a_trigger() -> None:
     "path", sorted(MODELS.glob("*.prototxt")) + sorted(MODELS.glob("deploy/*")), ids=lambda p: p.name
 )
 def test_our_models_raise_no_alarm(path: Path) -> None:
-    assert check_file(str(path), Job(selected((), ()), batch=2)) == []
+    assert check_file(str(path), Job(selected((), ()), net=NetOptions(batch=2))) == []
 
 
 def test_places_name_the_field(tmp_path: Path) -> None:

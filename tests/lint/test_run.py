@@ -8,6 +8,7 @@ import pytest
 
 from caffestat.errors import InputError
 from caffestat.lint import Checked, Job, check_files, selected
+from caffestat.options import NetOptions
 
 from .nets import ACT, CONV, DATA, FC, LOSS, issues
 
@@ -90,9 +91,9 @@ def test_files_of_other_programs_in_a_folder_are_left_out(tmp_path: Path) -> Non
 def test_a_shape_serves_the_files_that_have_its_blob(tmp_path: Path) -> None:
     (tmp_path / "a.prototxt").write_text(TEXT)
     (tmp_path / "b.prototxt").write_text(TEXT.replace('"x"', '"y"'))
-    assert len(checked(tmp_path, select="CS0", shapes={"y": (4, 3, 5, 6)}).issues) == 2
+    assert len(checked(tmp_path, select="CS0", net=NetOptions(shapes={"y": (4, 3, 5, 6)})).issues) == 2
     with pytest.raises(InputError, match="'z', which no layer of these files produces"):
-        checked(tmp_path, shapes={"z": (1,)})
+        checked(tmp_path, net=NetOptions(shapes={"z": (1,)}))
 
 
 def test_images_of_unknown_size_are_taken_for_usual_ones(tmp_path: Path) -> None:

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from caffestat.api.compare import passes_of
 from caffestat.errors import Place
-from caffestat.logs import Diagnosis, Key, Pass, compare, diagnose, diagnose_log, diagnosis_lines, passes_of, read_log
+from caffestat.logs import Diagnosis, Key, Pass, compare, diagnose, diagnose_log, diagnosis_lines, read_log
 
 ROOT = Path(__file__).parent.parent.parent
 RAW = ROOT / "tests" / "golden" / "raw_logs"

@@ -11,6 +11,7 @@ import pytest
 import caffestat.api
 import caffestat.net
 from caffestat.errors import InputError
+from caffestat.program import open_file
 from caffestat.rewriting import change_of
 from caffestat.rewriting.caffemodel import rewrite_caffemodel
 from caffestat.schema import NetParameter, read_binary
@@ -61,9 +62,9 @@ def test_values_are_those_of_fill_with_the_same_seed() -> None:
 
 
 def test_the_net_can_come_from_a_file() -> None:
-    source = caffestat.net.read_net(str(NET))
+    file = open_file(str(NET))
     change = change_of("gaussian:std=0.25", bias="constant:3", layers=["ip2"])
-    one, other = rewrite(MODEL, change, source=source), rewrite(MODEL, change)
+    one, other = rewrite(MODEL, change, file=file), rewrite(MODEL, change)
     assert one == other
     assert set(values(one)["ip2"][1]) == {3.0}
     assert np.std(values(one)["ip2"][0]) == pytest.approx(0.25, rel=0.1)
@@ -101,7 +102,7 @@ def v1_model(tmp_path: Path) -> Path:
 def test_old_models_and_what_forks_add_survive(tmp_path: Path) -> None:
     path, net = v1_model(tmp_path), tmp_path / "net.prototxt"
     net.write_text(V1_NET)
-    source = caffestat.net.read_net(str(net))
+    source = open_file(str(net))
     result = rewrite_caffemodel(path, change_of("xavier", layers=["a"]), 7, source)
     assert result.data.count(UNKNOWN) == path.read_bytes().count(UNKNOWN) == 5
     before, after = read_binary(path, NetParameter), NetParameter()
@@ -125,7 +126,7 @@ def test_says_what_does_not_fit(tmp_path: Path) -> None:
     net.write_text(V1_NET.replace("dim: 6", "dim: 5"))
     expected = r"layer 'a' has a blob of shape \(1, 1, 4, 6\); .*net\.prototxt:4:1 wants \(4, 5\)"
     with pytest.raises(InputError, match=expected):
-        rewrite_caffemodel(path, change_of("xavier"), 7, caffestat.net.read_net(str(net)))
+        rewrite_caffemodel(path, change_of("xavier"), 7, open_file(str(net)))
     (tmp_path / "text.caffemodel").write_text("name: 'x'")
     with pytest.raises(InputError, match="found what looks like text"):
         rewrite_caffemodel(tmp_path / "text.caffemodel", change_of("xavier"), 7)

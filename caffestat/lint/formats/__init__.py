@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from caffestat.options import one_of
+
 from . import github, json_format, junit, sarif, text
 
 if TYPE_CHECKING:
@@ -27,7 +29,8 @@ FORMATS: dict[str, Callable[[Checked], str]] = {
 def render(checked: Checked, format: str = "text") -> str:
     """Return what was found, and what could not be checked, in one of `FORMATS`.
 
-    Raises KeyError for other formats. Bytes of a file's name that are no UTF-8 become question marks: no format can
+    Raises InputError for other formats. Bytes of a file's name that are no UTF-8 become question marks: no format can
     hold them.
     """
+    one_of("format", format, tuple(FORMATS))
     return FORMATS[format](checked).encode("utf-8", "replace").decode()

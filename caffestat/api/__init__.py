@@ -1,0 +1,33 @@
+"""The verbs that the command line and `import caffestat` share, one module each.
+
+Importing this package imports neither numpy nor a runtime: each verb takes what it needs when it is called.
+"""
+
+from .analyze import analyze
+from .check import check, fix
+from .compare import compare
+from .convert import convert
+from .debug import DebugLog, debug, debug_log
+from .diagnose import diagnose
+from .explain import explain
+from .fill import fill
+from .plugin import load_plugin
+from .rewrite import rewrite
+from .upgrade import upgrade
+
+__all__ = [
+    "DebugLog",
+    "analyze",
+    "check",
+    "compare",
+    "convert",
+    "debug",
+    "debug_log",
+    "diagnose",
+    "explain",
+    "fill",
+    "fix",
+    "load_plugin",
+    "rewrite",
+    "upgrade",
+]

@@ -1,0 +1,99 @@
+"""`check` and `fix`: what is wrong with nets, and what can be changed without a decision."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from caffestat.options import NetOptions, ValueOptions, texts
+
+if TYPE_CHECKING:
+    from caffestat.lint import Checked, Fixed
+
+__all__ = ["check", "fix"]
+
+
+def check(
+    paths: str | Path | Sequence[str | Path],
+    *,
+    run: bool = False,
+    select: Sequence[str] = (),
+    ignore: Sequence[str] = (),
+    severity: str | None = None,
+    baseline: str | None = None,
+    limits: Mapping[str, float | None] | None = None,
+    phase: str | None = None,
+    level: int | None = None,
+    stages: Sequence[str] = (),
+    weights: Sequence[str] = (),
+    shapes: Mapping[str, Sequence[int]] | None = None,
+    batch: int | None = None,
+    seed: int | None = None,
+) -> Checked:
+    """Return what is wrong with nets and solvers, from their texts, from what is predicted of them and from runs.
+
+    paths:    prototxt files, "-" for the standard input, or folders in which all of them are checked
+    run:      run one iteration of each as well
+    select, ignore: codes of checks, beginnings of codes or names; default: all
+    severity: the least severity that is reported: "info", "warning" or "error"
+    baseline: a file of known findings, which are left out
+    limits:   see `caffestat.lint.Limits`; None for the default
+    phase, level, stages, shapes, batch: see `caffestat.options.NetOptions`
+    weights, seed: see `caffestat.options.ValueOptions`
+
+    What is not given comes from the project's caffestat.cfg or setup.cfg. A file that cannot be read is listed in the
+    result. Raises a CaffestatError when an option cannot be used.
+    """
+    from caffestat import lint
+
+    config = lint.find_config(Path.cwd())
+    job = lint.Job(
+        lint.selected(_commas(select) or config.select, _commas(ignore) or config.ignore),
+        config.limits.changed(limits or {}),
+        run,
+        severity or config.severity or "info",
+        NetOptions(phase, level, stages, shapes or {}, batch),
+        ValueOptions(seed, weights),
+    )
+    checked = lint.check_files(texts(paths), job)
+    known = baseline or config.baseline
+    if known is None:
+        return checked
+    return replace(checked, issues=tuple(lint.read_baseline(known).without_known(checked.issues)))
+
+
+def fix(
+    paths: str | Path | Sequence[str | Path],
+    *,
+    select: Sequence[str] = (),
+    ignore: Sequence[str] = (),
+    dry_run: bool = False,
+    shapes: Mapping[str, Sequence[int]] | None = None,
+    batch: int | None = None,
+) -> list[Fixed]:
+    """Apply the fixes of what `check` finds, where no person has to decide, and return what was done to each file.
+
+    paths:          prototxt files, or folders in which all of them are fixed; each file is replaced atomically
+    select, ignore: as in `check`, the project's settings included
+    dry_run:        write nothing
+    shapes, batch:  see `caffestat.options.NetOptions`
+
+    Raises a CaffestatError when a file cannot be read or written, or an option cannot be used.
+    """
+    from caffestat import lint
+
+    config = lint.find_config(Path.cwd())
+    chosen = lint.selected(_commas(select) or config.select, _commas(ignore) or config.ignore)
+    job = lint.Job(chosen, config.limits, net=NetOptions(shapes=shapes or {}, batch=batch))
+    done = []
+    for path in lint.find_nets(texts(paths)):
+        done.append(lint.fix_file(path, job))
+        if not dry_run:
+            done[-1].write()
+    return done
+
+
+def _commas(words: Sequence[str]) -> tuple[str, ...]:
+    return tuple(word for text in texts(words) for word in text.replace(",", " ").split())

@@ -1,0 +1,59 @@
+"""`fill`: the values that a net's params start with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from caffestat.options import NetOptions, ValueOptions
+
+if TYPE_CHECKING:
+    from caffestat.rewriting import Filled
+
+__all__ = ["fill"]
+
+
+def fill(
+    path: str | Path,
+    output: str | Path | None = None,
+    *,
+    seed: int | None = None,
+    filler: str | None = None,
+    bias: str | None = None,
+    variance_norm: str | None = None,
+    layers: Sequence[str] = (),
+    types: Sequence[str] = (),
+    excludes: Sequence[str] = (),
+    phase: str | None = None,
+    level: int | None = None,
+    stages: Sequence[str] = (),
+    shapes: Mapping[str, Sequence[int]] | None = None,
+    batch: int | None = None,
+    assume_filler: str | None = None,
+) -> Filled:
+    """Return the values that a net's params start with, bit for bit those of Caffe, and write them when asked to.
+
+    path:          a net or solver prototxt, "-" for the standard input
+    output:        a .caffemodel, .npz, .h5 or .onnx file to write
+    filler, bias:  policies that replace the file's fillers of weights and biases, as in `rewrite`
+    layers, types, excludes: the wanted layers, by globs over their names and by types; default: all. The values are
+                   drawn for the whole net, so they do not depend on the selection; an .onnx holds the whole net
+    phase, level, stages, shapes, batch: see `caffestat.options.NetOptions`
+    seed, assume_filler: see `caffestat.options.ValueOptions`
+
+    Raises a CaffestatError when the file, the net or an option cannot be used.
+    """
+    from caffestat.files import refuse_inputs
+    from caffestat.program import open_file
+    from caffestat.rewriting import change_of, fill_net
+
+    refuse_inputs(output, [path])
+    change = change_of(filler, bias, variance_norm, layers, types, excludes)
+    options = NetOptions(phase, level, stages, shapes or {}, batch)
+    values = ValueOptions(seed, assume_filler=assume_filler)
+    file = open_file(str(path))
+    filled = fill_net(file.build(options), change, file.seed(values.seed), values.assume_filler)
+    if output is not None:
+        filled.save(output)
+    return filled

@@ -1,0 +1,145 @@
+"""The options that verbs, commands, checks and sweeps share, validated once. Importing this module is quick."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from numbers import Integral
+from typing import Any
+
+from caffestat.errors import InputError
+
+__all__ = [
+    "ASSUMED_FILLERS",
+    "DATA",
+    "DEFAULT_SEED",
+    "DEVICES",
+    "INPUTS_HOLD",
+    "PHASES",
+    "NetOptions",
+    "RunOptions",
+    "ValueOptions",
+    "one_of",
+    "options_of",
+    "texts",
+]
+
+Shape = tuple[int, ...]
+
+PHASES = ("train", "test")
+DATA = ("auto", "real", "synthetic")
+INPUTS_HOLD = ("noise", "zeros")
+DEVICES = ("auto", "cpu", "cuda")
+ASSUMED_FILLERS = ("gaussian", "msra", "positive_unitball", "uniform", "xavier")
+
+DEFAULT_SEED = 1701  # without a seed from the user or a solver; fixed, so that a run can be repeated
+_SEEDS = 2**32
+
+
+def one_of(option: str, value: str | None, allowed: Sequence[str]) -> None:
+    """Raise InputError unless the value is None or one of the allowed ones, which the message lists."""
+    if value is not None and value not in allowed:
+        raise InputError(f"{option}: expected one of {', '.join(allowed)}, found {value!r}")
+
+
+def texts(values: object) -> tuple[str, ...]:
+    """Return one text, one path or a sequence of them as a tuple of texts."""
+    return tuple(map(str, values)) if isinstance(values, (tuple, list)) else (str(values),)
+
+
+def _shape(name: str, axes: Sequence[int]) -> Shape:
+    shape = tuple(axes) if isinstance(axes, Sequence) and not isinstance(axes, str) else ()
+    if not shape or not all(isinstance(axis, Integral) and axis > 0 for axis in shape):
+        raise InputError(f"shapes: expected a sequence of sizes of 1 or more for {name!r}, found {axes!r}")
+    return shape
+
+
+@dataclass(frozen=True)
+class NetOptions:
+    """How a net is built from its file. Raises InputError for a value that is not allowed.
+
+    phase          one of PHASES; None: the file's own, else train
+    level, stages  for include and exclude rules; stages join those of the file
+    shapes         of data blobs, by blob name, outermost axis first (N, C, H, W)
+    batch          replaces the first axis of every data blob
+    data           source of data layers: "auto" (files if available, else noise), "real" (files or an error) or
+                   "synthetic" (noise)
+    """
+
+    phase: str | None = None
+    level: int | None = None
+    stages: Sequence[str] = ()
+    shapes: Mapping[str, Any] = field(default_factory=dict)
+    batch: int | None = None
+    data: str = "auto"
+
+    def __post_init__(self) -> None:
+        one_of("phase", self.phase, PHASES)
+        one_of("data", self.data, DATA)
+        if self.batch is not None and not (isinstance(self.batch, Integral) and self.batch > 0):
+            raise InputError(f"batch: expected an integer of 1 or more, found {self.batch!r}")
+        object.__setattr__(self, "stages", texts(self.stages))
+        shapes = {name: _shape(name, axes) for name, axes in (self.shapes or {}).items()}
+        object.__setattr__(self, "shapes", shapes)
+
+    @property
+    def caffe_only(self) -> tuple[object, ...]:
+        """The values given for options that have no meaning for an ONNX model."""
+        return tuple(value for value in (self.phase, self.level, *self.stages) if value is not None)
+
+
+@dataclass(frozen=True)
+class ValueOptions:
+    """What params hold at the start. Raises InputError for a value that is not allowed.
+
+    seed           Caffe's random_seed; None: the solver's, else DEFAULT_SEED
+    weights        caffemodel files that replace the fillers' values, layers matched by name; later files win
+    assume_filler  the filler type of weights without a weight_filler, one of ASSUMED_FILLERS
+    """
+
+    seed: int | None = None
+    weights: Sequence[str] = ()
+    assume_filler: str | None = None
+
+    def __post_init__(self) -> None:
+        one_of("assume_filler", self.assume_filler, ASSUMED_FILLERS)
+        if self.seed is not None and not (isinstance(self.seed, Integral) and 0 <= self.seed < _SEEDS):
+            raise InputError(f"seed: expected an integer from 0 to {_SEEDS - 1}, found {self.seed!r}")
+        object.__setattr__(self, "weights", texts(self.weights))
+
+    @property
+    def caffe_only(self) -> tuple[object, ...]:
+        """The values given for options that have no meaning for an ONNX model."""
+        return (*self.weights, *([self.assume_filler] if self.assume_filler else []))
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """How a net is run. Raises InputError for a value that is not allowed.
+
+    device        one of DEVICES
+    inputs        arrays for data blobs, by blob name, in the shape that the net gives them
+    inputs_hold   what Input layers hold: "noise" (N(0, 1)) or "zeros" (as under `caffe train`)
+    loss          of an ONNX model: "noise" (also when None), "ones", "cross-entropy" or the name of a value to sum
+    forward_only  no backward pass
+    """
+
+    device: str = "auto"
+    inputs: Mapping[str, Any] = field(default_factory=dict)
+    inputs_hold: str = "noise"
+    loss: str | None = None
+    forward_only: bool = False
+
+    def __post_init__(self) -> None:
+        one_of("device", self.device, DEVICES)
+        one_of("inputs_hold", self.inputs_hold, INPUTS_HOLD)
+        object.__setattr__(self, "inputs", dict(self.inputs or {}))
+
+
+def options_of(**given: Any) -> tuple[NetOptions, ValueOptions, RunOptions]:
+    """Return the options of the three kinds that keywords give. Raises TypeError for a keyword of none of them."""
+    kinds = (NetOptions, ValueOptions, RunOptions)
+    named = [{f.name: given.pop(f.name) for f in fields(kind) if f.name in given} for kind in kinds]
+    if given:
+        raise TypeError(f"unknown option {next(iter(given))!r}")
+    return NetOptions(**named[0]), ValueOptions(**named[1]), RunOptions(**named[2])

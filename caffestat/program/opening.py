@@ -1,0 +1,89 @@
+"""The one way to open a prototxt: its text, net, solver, state and seed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from caffestat.errors import Finding, InputError
+from caffestat.net import TEST, TRAIN, Net, NetSource, Solver, State, build, state_of
+from caffestat.net.source import read_document, source_of
+from caffestat.options import DEFAULT_SEED, NetOptions, RunOptions, ValueOptions
+from caffestat.prototext import Document
+
+__all__ = ["NetFile", "is_onnx", "open_file", "refuse_caffe_options", "refuse_loss"]
+
+_PHASES = {None: None, "train": TRAIN, "test": TEST}
+
+
+@dataclass(frozen=True)
+class NetFile:
+    """A net or solver prototxt.
+
+    text    the file's own text
+    source  the net that it describes or, of a solver, names
+    solver  None for a net
+    """
+
+    text: Document
+    source: NetSource
+    solver: Solver | None = None
+
+    @property
+    def findings(self) -> tuple[Finding, ...]:
+        """What is strange about the solver; a net's own findings are those of `source`."""
+        return self.solver.findings if self.solver else ()
+
+    def seed(self, given: int | None = None) -> int:
+        """Return the given seed, else the solver's, else DEFAULT_SEED; Caffe takes a negative random_seed for none."""
+        if given is not None:
+            return given
+        written = self.solver.message.random_seed if self.solver else -1
+        return int(written) if written >= 0 else DEFAULT_SEED
+
+    def state(self, options: NetOptions) -> State:
+        """Return the state to build in: the net's own, joined by the solver's for that phase, then by the options.
+
+        In the test phase the solver's is the state of its first test net. (solver.cpp, InitTrainNet, InitTestNets)
+        """
+        phase, level, stages = _PHASES[options.phase], options.level, options.stages
+        if self.solver is None:
+            return state_of(self.source, phase, level, stages)
+        message = self.solver.message
+        if phase != TEST:
+            # `caffe train` puts its own --level, 0 by default, in the place of the one that the solver says
+            return state_of(self.source, TRAIN, level or 0, (*message.train_state.stage, *stages))
+        for state in message.test_state[:1]:
+            stages = (*state.stage, *stages)
+            level = state.level if level is None and state.HasField("level") else level
+        return state_of(self.source, TEST, level, stages)
+
+    def build(self, options: NetOptions) -> Net:
+        """Return the net. Raises NetError where Caffe would stop."""
+        return build(self.source, self.state(options), options.shapes, options.batch, options.data)
+
+
+def open_file(path: str) -> NetFile:
+    """Read a net or solver prototxt, and the net that a solver names; "-" is the standard input.
+
+    Raises a CaffestatError (file:line:column) when a file cannot be read or its text is broken.
+    """
+    text = read_document(path)
+    found = source_of(text)
+    return NetFile(text, found.net, found) if isinstance(found, Solver) else NetFile(text, found)
+
+
+def is_onnx(path: str) -> bool:
+    """Tell by its name whether a file is an ONNX model."""
+    return path.endswith(".onnx")
+
+
+def refuse_caffe_options(net: NetOptions, values: ValueOptions) -> None:
+    """Raise InputError for an option that has no meaning for an ONNX model."""
+    for value in (*net.caffe_only, *values.caffe_only):
+        raise InputError(f"{value!r}: phases, weights files and fillers are Caffe's; an .onnx model has none")
+
+
+def refuse_loss(run: RunOptions) -> None:
+    """Raise InputError for a loss: that of a Caffe net is in its file."""
+    if run.loss is not None:
+        raise InputError("--loss is for .onnx models; a Caffe net says its losses itself (loss_weight)")

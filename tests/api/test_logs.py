@@ -1,0 +1,54 @@
+"""compare and diagnose: a solver's state counts, and its own log is equal to it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import caffestat
+
+NET = """
+layer { name: "data" type: "Input" top: "x" input_param { shape { dim: 3 dim: 5 } } }
+layer { name: "label" type: "DummyData" top: "t" dummy_data_param { shape { dim: 3 dim: 2 } } }
+layer { name: "wide" type: "InnerProduct" bottom: "x" top: "h" include { stage: "wide" }
+  inner_product_param { num_output: 7 weight_filler { type: "xavier" } bias_filler { value: 0.5 } } }
+layer { name: "narrow" type: "InnerProduct" bottom: "x" top: "h" exclude { stage: "wide" }
+  inner_product_param { num_output: 4 weight_filler { type: "xavier" } bias_filler { value: 0.5 } } }
+layer { name: "ip" type: "InnerProduct" bottom: "h" top: "y"
+  inner_product_param { num_output: 2 weight_filler { type: "xavier" } } }
+layer { name: "loss" type: "EuclideanLoss" bottom: "y" bottom: "t" top: "loss" }
+"""
+SOLVER = """
+net: "net.prototxt" base_lr: 0.1 lr_policy: "fixed" random_seed: 5 train_state { stage: "wide" }
+test_iter: 2 test_interval: 10 test_state { stage: "wide" }
+"""
+
+
+@pytest.fixture
+def solver(tmp_path: Path) -> Path:
+    (tmp_path / "net.prototxt").write_text(NET)
+    path = tmp_path / "solver.prototxt"
+    path.write_text(SOLVER)
+    return path
+
+
+def test_the_log_of_a_solver_equals_the_solver(solver: Path) -> None:
+    log = solver.with_suffix(".log")
+    log.write_text("\n".join(caffestat.debug(solver)))
+    assert list(caffestat.compare(log, solver, rtol=0.0, atol=0.0)) == []
+    solver.write_text(SOLVER.replace("random_seed: 5", "random_seed: 6"))
+    found = list(caffestat.compare(log, solver))
+    assert {one.key.layer for one in found if one.key} >= {"wide", "ip"}
+    solver.write_text(SOLVER.replace('stage: "wide"', ""))
+    assert "narrow" in {one.key.layer for one in caffestat.compare(log, solver) if one.key}
+
+
+def test_the_expectations_of_a_solver_are_those_of_its_state(solver: Path) -> None:
+    log = solver.with_suffix(".log")
+    log.write_text("\n".join(caffestat.debug(solver)))
+    found = caffestat.diagnose(log, net=solver)
+    expected = {key.layer: trend.expected for key, trend in found.trends.items() if key.role == "top"}
+    assert expected["wide"] is not None
+    assert "narrow" not in expected
+    assert found.tests == 2
