@@ -44,6 +44,16 @@ def op_gradients(
     return run(graph, {**feeds, "dy": dy}, params)
 
 
+def largest_constant(build: Build, inputs: Sequence[np.ndarray]) -> int:
+    """Return the elements of the largest constant in the graph of an op and of its gradients, indices included."""
+    graph = Graph()
+    names = [graph.input(f"x{i}", array.shape, array.dtype) for i, array in enumerate(inputs)]
+    y = build(graph, *names)
+    graph.infer()
+    backward(graph, {y: graph.input("dy", graph.shape(y))}, names)
+    return max(array.size for array in graph.constants.values())
+
+
 def difference(actual: np.ndarray, expected: Any) -> float:
     """Return the largest deviation, relative to the largest value expected; the shapes must agree."""
     wanted = np.asarray(expected, np.float64)

@@ -12,7 +12,7 @@ from caffestat.autodiff.rules import conv as rules
 from caffestat.autodiff.windows import window
 from caffestat.graph import Node
 
-from .support import difference, op_gradients, torch_gradients
+from .support import difference, largest_constant, op_gradients, torch_gradients
 
 torch = pytest.importorskip("torch")
 
@@ -86,7 +86,6 @@ def suits(form: Any, shape: Any) -> bool:
         rules.dw_pitch: stride == 1,
         rules.dw_gather: group == 1,
         rules.dw_split: group > 1,
-        rules.dw_swap: group == 1,
     }
     return needs.get(form, True)
 
@@ -191,3 +190,30 @@ def test_indices_read_every_tap_of_every_place() -> None:
     assert image.padded == (5, 5)  # the last row of 4 + 1 is not read, and so not padded either
     assert image.indices().tolist()[0] == [0, 2, 5, 7]
     assert image.indices().tolist()[-1] == [12, 14, 17, 19]
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_constants_stay_linear_on_long_axes(channels: int, stride: int) -> None:
+    """A kernel of 300 taps over 9,000 elements: a table of what each place reads would have 2.6 M entries."""
+    inputs = [normal(2, channels, 9000), normal(channels, 1, 300), normal(channels)]
+    how = {"strides": [stride], "group": channels}
+
+    def build(g: Any, *names: str) -> str:
+        return g.emit("Conv", *names, **how)
+
+    def reference(x: Any, w: Any, b: Any) -> Any:
+        return torch_conv(1)(x, w, b, stride=stride, groups=channels)
+
+    compare(build, reference, inputs)
+    assert largest_constant(build, inputs) <= 2 * channels * 9000 * 2
+
+
+def test_constants_of_depthwise_convolutions_stay_linear_on_wide_images() -> None:
+    inputs = [normal(1, 2, 3, 4000), normal(2, 1, 2, 5)]
+
+    def build(g: Any, *names: str) -> str:
+        return g.emit("Conv", *names, group=2)
+
+    compare(build, lambda x, w: torch_conv(2)(x, w, groups=2), inputs)
+    assert largest_constant(build, inputs) <= 2 * 2 * 3 * 4000

@@ -11,7 +11,7 @@ from caffestat.autodiff import backward
 from caffestat.errors import GradientError
 from caffestat.graph import Graph, expand
 
-from .support import difference, op_gradients, run, torch_gradients
+from .support import difference, largest_constant, op_gradients, run, torch_gradients
 
 torch = pytest.importorskip("torch")
 
@@ -109,3 +109,19 @@ def test_running_statistics_have_no_gradient_rule() -> None:
     mean = training(graph, *names)[1]
     with pytest.raises(GradientError, match="running statistics"):
         backward(graph, {mean: graph.input("dmean", (3,))}, [names[0]])
+
+
+def test_lrn_of_many_channels_has_linear_constants() -> None:
+    """A band matrix of 700 channels would have half a million elements."""
+    x = np.random.default_rng(2).normal(size=(2, 700, 1, 3)).astype(np.float32)
+    dy = np.random.default_rng(3).normal(size=x.shape).astype(np.float32)
+
+    def build(g: Graph, name: str) -> str:
+        return g.emit("LRN", name, size=5, alpha=0.3, beta=0.6, bias=1.5)
+
+    def reference(x: Any) -> Any:
+        return torch.nn.functional.local_response_norm(x, 5, 0.3, 0.6, 1.5)
+
+    for ours, theirs in zip(op_gradients(build, [x], dy), torch_gradients(reference, [x], dy), strict=True):
+        assert difference(ours, theirs) < 1e-5
+    assert largest_constant(build, [x]) <= 2 * x.size

@@ -10,7 +10,7 @@ import pytest
 
 from caffestat.graph import Graph
 
-from .support import difference, op_gradients, run
+from .support import difference, largest_constant, op_gradients, run
 
 RANDOM = np.random.default_rng(3)
 WINDOWS = [
@@ -164,3 +164,26 @@ def test_global_pooling(size: tuple[int, ...]) -> None:
     mean = op_gradients(lambda g, x: g.emit("GlobalAveragePool", x), [x], dy)[1]
     assert difference(largest, first_maximum(x, dy, whole)) < 1e-6
     assert difference(mean, np.broadcast_to(dy, x.shape) / np.prod(size)) < 1e-6
+
+
+def test_constants_stay_linear_on_long_axes() -> None:
+    """A band matrix per axis would have 1.6 M elements."""
+    x = RANDOM.normal(size=(2, 3, 2000)).astype(np.float32)
+
+    def build(g: Graph, name: str) -> str:
+        return g.emit("AveragePool", name, kernel_shape=[900], strides=[3], pads=[7, 5], count_include_pad=0)
+
+    y = op_gradients(build, [x], np.zeros((2, 3, 371), np.float32))[0]
+    dy = RANDOM.normal(size=y.shape).astype(np.float32)
+    (_, dx) = op_gradients(build, [x], dy)
+    assert difference(dx, _spread(dy, 2000, 900, 3, 7)) < 1e-5
+    assert largest_constant(build, [x]) <= 2 * 2 * 3 * 2000
+
+
+def _spread(dy: np.ndarray, size: int, kernel: int, stride: int, pad: int) -> np.ndarray:
+    """Give each window's dy in equal shares to the elements of the image that it covers."""
+    dx = np.zeros((*dy.shape[:2], size))
+    for place in range(dy.shape[2]):
+        first, last = max(place * stride - pad, 0), min(place * stride - pad + kernel, size)
+        dx[:, :, first:last] += dy[:, :, place : place + 1] / (last - first)
+    return dx

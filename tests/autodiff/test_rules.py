@@ -16,6 +16,7 @@ from caffestat.errors import GradientError
 from caffestat.graph import Graph
 
 from .check import check_grads, evaluator
+from .support import difference, largest_constant, op_gradients
 
 try:
     import torch
@@ -661,3 +662,35 @@ def test_what_a_rule_cannot_do_is_refused(build: Any, match: str) -> None:
     y = build(graph, x)
     with pytest.raises(GradientError, match=match):
         backward(graph, {y: graph.constant(np.ones(4))}, [x])
+
+
+@pytest.mark.parametrize("mode", ["nearest", "linear", "cubic"])
+def test_resize_of_a_long_axis_has_linear_constants(mode: str) -> None:
+    x = np.random.default_rng(5).normal(size=(2, 1, 1, 3000)).astype(np.float32)
+    scales = np.array([1, 1, 1, 0.31], np.float32)
+
+    def build(g: Graph, name: str) -> str:
+        return g.emit("Resize", name, "", g.constant(scales), mode=mode)
+
+    dy = np.random.default_rng(6).normal(size=(2, 1, 1, 930)).astype(np.float32)
+    _, dx = op_gradients(build, [x], dy)
+    assert largest_constant(build, [x]) <= 2 * 3000
+    # the transpose of a linear map: <dy, A v> = <dx, v>
+    v = np.random.default_rng(7).normal(size=x.shape).astype(np.float32)
+    y, _ = op_gradients(build, [v], dy)
+    assert float((dy * y).sum()) == pytest.approx(float((dx * v).sum()), rel=1e-3)
+
+
+def test_padding_by_reflection_of_a_long_axis_has_linear_constants() -> None:
+    x = np.random.default_rng(5).normal(size=(3, 2000)).astype(np.float32)
+
+    def build(g: Graph, name: str) -> str:
+        return g.emit("Pad", name, g.ints(0, 3, 0, 5), mode="reflect")
+
+    dy = np.random.default_rng(6).normal(size=(3, 2008)).astype(np.float32)
+    _, dx = op_gradients(build, [x], dy)
+    expected = dy[:, 3:2003].copy()
+    expected[:, 1:4] += dy[:, 2::-1]
+    expected[:, 1994:1999] += dy[:, :2002:-1]
+    assert difference(dx, expected) < 1e-6
+    assert largest_constant(build, [x]) <= 2 * 2008

@@ -17,8 +17,9 @@ __all__ = [
     "axes_of",
     "broadcast_grads",
     "constant_of",
-    "contract",
     "input_of",
+    "interpolate_transposed",
+    "is_linear",
     "keep_axes",
     "only",
     "scatter",
@@ -27,6 +28,8 @@ __all__ = [
 ]
 
 Grads = Sequence[str | None]
+
+_SMALL = 1 << 16  # elements of a constant that never matter
 
 
 def sum_to(tape: Tape, grad: str, shape: Sequence[int], target: Sequence[int]) -> str:
@@ -101,7 +104,38 @@ def scatter(tape: Tape, grad: str, like: str, shape: Sequence[int], positions: s
     return tape.emit("ScatterElements", zeros, index, grad, axis=axis, reduction="add")
 
 
-def contract(tape: Tape, grad: str, shape: Sequence[int], matrix: np.ndarray, axis: int) -> str:
+def is_linear(elements: int, *operands: Sequence[int]) -> bool:
+    """Tell whether a constant of so many elements is small, or no larger than operands of these shapes together."""
+    return elements <= _SMALL + sum(map(math.prod, operands))
+
+
+def interpolate_transposed(
+    tape: Tape, grad: str, shape: Sequence[int], positions: np.ndarray, weights: np.ndarray, axis: int, size: int
+) -> str:
+    """Multiply one axis of `grad` by the transpose of a sparse matrix, and return a value with `size` elements there.
+
+    grad:      of shape `shape`
+    positions: [shape[axis], taps], the columns that each row of the matrix has weights in
+    weights:   likewise, of the type of `grad`
+
+    One product with the dense matrix, or a sum of scattered slices, one per tap, where it would be a large constant.
+    """
+    rows, taps = positions.shape
+    whole = [*shape[:axis], size, *shape[axis + 1 :]]
+    if is_linear(rows * size, shape, whole):
+        matrix = np.zeros((rows, size), weights.dtype)
+        np.add.at(matrix, (np.arange(rows)[:, None], positions), weights)
+        return _contract(tape, grad, shape, matrix, axis)
+    total = tape.emit("Expand", tape.constant(0, weights.dtype), tape.ints(*whole))
+    column = [-1 if i == axis else 1 for i in range(len(shape))]
+    for tap in range(taps):
+        index = tape.emit("Expand", tape.constant(positions[:, tap].reshape(column), np.int64), tape.ints(*shape))
+        part = tape.emit("Mul", grad, tape.constant(weights[:, tap].reshape(column), weights.dtype))
+        total = tape.emit("ScatterElements", total, index, part, axis=axis, reduction="add")
+    return total
+
+
+def _contract(tape: Tape, grad: str, shape: Sequence[int], matrix: np.ndarray, axis: int) -> str:
     """Multiply one axis of `grad` (of shape `shape`) by the transpose of a matrix [that axis, the new axis]."""
     if axis == len(shape) - 1:
         return tape.emit("MatMul", grad, tape.constant(matrix, matrix.dtype))

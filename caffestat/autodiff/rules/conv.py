@@ -19,6 +19,7 @@ from caffestat.graph import Node
 
 from ..engine import Tape, vjp
 from ..windows import Window, window
+from .common import is_linear
 
 Ints = tuple[int, ...]
 
@@ -158,6 +159,8 @@ def weight_form(provider: str, c: Convolution) -> WeightForm:
     elementwise products, one group per image and channel, and blocks of columns (a tenth faster at best).
     """
     win = c.window
+    if not _constants_are_linear(c):
+        return dw_swap
     if c.is_depthwise and len(win.size) == 2:
         wide = provider != "cuda" and set(win.strides) == {1} and win.places > 48 * 48
         return dw_pitch if wide else dw_depthwise
@@ -172,6 +175,15 @@ def weight_form(provider: str, c: Convolution) -> WeightForm:
     if max(win.strides) > 1 or win.places <= 20 * 20 or c.channels >= 512:
         return dw_gather
     return dw_taps if win.places <= 56 * 56 else dw_pitch
+
+
+def _constants_are_linear(c: Convolution) -> bool:
+    """Tell whether the index table of `_columns` and the matrix of `_diagonals` are no larger than the two images."""
+    win, images = c.window, (c.x_shape, (c.batch, c.filters, *c.window.out))
+    needed = win.places * win.taps
+    if c.is_depthwise and len(win.size) == 2:
+        needed = win.out[1] * win.padded[1] * win.kernel[1]
+    return is_linear(needed, *images)
 
 
 def _cut(
@@ -282,16 +294,21 @@ def dw_split(tape: Tape, c: Convolution, x: str, dy: str) -> str:
 
 
 def dw_swap(tape: Tape, c: Convolution, x: str, dy: str) -> str:
-    """A convolution again, with batch and channels swapped, and stride and dilation too: few channels only."""
+    """A convolution again, with batch and channels swapped, and stride and dilation too.
+
+    Per group, [channels / group, batch, size…] ∗ [filters / group, batch, out…]: [channels / group, filters, kernel…].
+    """
     win = c.window
-    swapped = (1, 0, *range(2, 2 + len(win.size)))
-    attributes: dict[str, Any] = {"strides": list(win.dilations), "dilations": list(win.strides)}
-    image, filters = tape.transpose(x, *swapped), tape.transpose(dy, *swapped)
+    per_group = c.channels // c.group
+    images = tape.transpose(tape.reshape(x, c.batch, c.group, per_group, prod(win.size)), 2, 1, 0, 3)
+    images = tape.reshape(images, per_group, c.group * c.batch, *win.size)
+    filters = tape.transpose(dy, 1, 0, *range(2, 2 + len(win.size)))
+    attributes: dict[str, Any] = {"strides": list(win.dilations), "dilations": list(win.strides), "group": c.group}
     pads = [*win.begins, *win.ends]
-    wide = tape.emit("Conv", image, filters, kernel_shape=list(win.out), pads=pads, **attributes)
+    wide = tape.emit("Conv", images, filters, kernel_shape=list(win.out), pads=pads, **attributes)
     if any(win.unread):
         wide = _cut(tape, wide, [0] * len(win.kernel), win.kernel)
-    return tape.transpose(wide, *swapped)
+    return tape.transpose(wide, 1, 0, *range(2, 2 + len(win.size)))
 
 
 def dw_depthwise(tape: Tape, c: Convolution, x: str, dy: str) -> str:

@@ -6,7 +6,7 @@ from math import prod
 
 from caffestat.errors import GradientError
 from caffestat.graph import Node
-from caffestat.graph.expand import lrn_band, lrn_base, lrn_power
+from caffestat.graph.expand import lrn_base, lrn_power, sum_channels
 
 from ..engine import Tape, vjp
 from .common import Grads
@@ -25,11 +25,12 @@ def lrn(tape: Tape, node: Node, dy: str) -> Grads:
     alpha, beta, size = node.get("alpha", 1e-4), node.get("beta", 0.75), node.attributes["size"]
     dtype = tape.specs[x].dtype
     base = lrn_base(tape.graph, x, shape, node, dtype)
-    x, y, dy = (tape.reshape(value, n, channels, prod(space)) for value in (x, node.outputs[0], dy))
+    flat = (n, channels, prod(space))
+    x, y, dy = (tape.reshape(value, *flat) for value in (x, node.outputs[0], dy))
     share = tape.emit("Div", tape.emit("Mul", dy, y), base)
-    band = tape.constant(lrn_band(channels, size) * (-2 * alpha * beta / size), dtype)
+    around = sum_channels(tape.graph, share, flat, size, -2 * alpha * beta / size, dtype)
     direct = tape.emit("Div", dy, lrn_power(tape.graph, base, node, dtype))
-    return [tape.reshape(tape.emit("Add", direct, tape.emit("Mul", x, tape.emit("MatMul", band, share))), *shape)]
+    return [tape.reshape(tape.emit("Add", direct, tape.emit("Mul", x, around)), *shape)]
 
 
 @vjp("BatchNormalization")

@@ -14,7 +14,8 @@ from caffestat.graph import Node
 
 from ..engine import Tape, vjp
 from ..windows import Window, window
-from .common import Grads
+from .common import Grads, is_linear
+from .conv import Convolution, dx_transpose
 
 Ints = tuple[int, ...]
 
@@ -128,7 +129,9 @@ def average_pool(tape: Tape, node: Node, dy: str) -> Grads:
         return [_enlarge(tape, tape.emit("Mul", dy, tape.scalar(1 / win.taps, like=x)), win)]
     if tape.provider != "cuda" and len(win.size) == 2 and _reflects(win):
         return [_pool_again(tape, dy, x, win, shares)]
-    return [_bands(tape, dy, x, win, shares)]
+    largest = max(out * size for out, size in zip(win.out, win.size, strict=True))
+    form = _bands if is_linear(largest, tape.shape(x), tape.shape(node.outputs[0])) else _slide_back
+    return [form(tape, dy, x, win, shares)]
 
 
 def _counts(node: Node, win: Window) -> list[np.ndarray]:
@@ -188,6 +191,18 @@ def _bands(tape: Tape, dy: str, x: str, win: Window, shares: list[np.ndarray]) -
             columns = tape.reshape(dy, -1, win.out[axis], inner)
             dy = tape.emit("MatMul", tape.constant(band.T, tape.specs[x].dtype), columns)
     return tape.reshape(dy, *shape)
+
+
+def _slide_back(tape: Tape, dy: str, x: str, win: Window, shares: list[np.ndarray]) -> str:
+    """dx = (dy / divisor) ∗ᵀ ones, channel by channel: for axes so long that their band matrices are large."""
+    dtype, shape = tape.specs[x].dtype, tape.shape(x)
+    for axis, share in enumerate(shares):
+        along = [-1 if i == axis else 1 for i in range(len(win.size))]
+        dy = tape.emit("Mul", dy, tape.constant(share.reshape(1, 1, *along), dtype))
+    images = prod(shape[:2])
+    alone = Convolution(win, batch=images, group=1, channels=1, filters=1)
+    ones = tape.emit("Expand", tape.constant(1, dtype), tape.ints(1, 1, *win.kernel))
+    return tape.reshape(dx_transpose(tape, alone, ones, tape.reshape(dy, images, 1, *win.out)), *shape)
 
 
 def _band(win: Window, axis: int, share: np.ndarray) -> np.ndarray:

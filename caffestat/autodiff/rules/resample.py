@@ -10,7 +10,7 @@ from caffestat.errors import GradientError
 from caffestat.graph import Node
 
 from ..engine import Tape, vjp
-from .common import Grads, constant_of, contract, only
+from .common import Grads, constant_of, interpolate_transposed, only
 
 Coordinates = Callable[[np.ndarray, float, int, int], np.ndarray]
 
@@ -40,7 +40,8 @@ def resize(t: Tape, node: Node, dy: str) -> Grads:
     for axis, (size, scale) in enumerate(zip(t.shape(x), scales, strict=True)):
         if size == shape[axis] and scale == 1:
             continue
-        dy = contract(t, dy, shape, _matrix(node, size, shape[axis], scale).astype(dtype), axis)
+        positions, weights = _taps(node, size, shape[axis], scale)
+        dy = interpolate_transposed(t, dy, shape, positions, weights.astype(dtype), axis, size)
         shape[axis] = size
     return only(node, dy)
 
@@ -69,8 +70,11 @@ def _scales(t: Tape, node: Node) -> list[float]:
     return ratios
 
 
-def _matrix(node: Node, n: int, m: int, scale: float) -> np.ndarray:
-    """Return the [m, n] matrix that takes an axis of n elements to one of m."""
+Taps = tuple[np.ndarray, np.ndarray]
+
+
+def _taps(node: Node, n: int, m: int, scale: float) -> Taps:
+    """Return which of n elements each of m new ones is made of, and their weights: both [m, taps]."""
     mode, coordinates = _text(node, "mode", "nearest"), _text(node, "coordinate_transformation_mode", "half_pixel")
     if node.get("antialias", 0):
         raise _refuse(node, "antialias")
@@ -78,20 +82,19 @@ def _matrix(node: Node, n: int, m: int, scale: float) -> np.ndarray:
         raise _refuse(node, f"coordinate_transformation_mode {coordinates}")
     # positions are rounded in float32, as in the runtime, where they decide which element is the nearest
     x = _COORDINATES[coordinates](np.arange(m, dtype=np.float32 if mode == "nearest" else np.float64), scale, n, m)
-    identity: np.ndarray = np.eye(n)
     if mode == "nearest":
         picked = _ROUND[_text(node, "nearest_mode", "round_prefer_floor")](x)
-        return identity[np.clip(picked, 0, n - 1).astype(int)]
+        return np.clip(picked, 0, n - 1).astype(int)[:, None], np.ones((m, 1))
     if mode == "cubic":
         return _cubic(x, n, node.get("cubic_coeff_a", -0.75), bool(node.get("exclude_outside", 0)))
     x = np.clip(x, 0, n - 1)
     low = np.floor(x).astype(int)
-    weight = (x - low)[:, None]
-    return (1 - weight) * identity[low] + weight * identity[np.minimum(low + 1, n - 1)]
+    weight = x - low
+    return np.stack([low, np.minimum(low + 1, n - 1)], 1), np.stack([1 - weight, weight], 1)
 
 
-def _cubic(x: np.ndarray, n: int, a: float, excludes_outside: bool) -> np.ndarray:
-    """Return the [m, n] matrix of a cubic convolution at m positions (Keys 1981): the two elements on either side.
+def _cubic(x: np.ndarray, n: int, a: float, excludes_outside: bool) -> Taps:
+    """Return the taps of a cubic convolution at m positions (Keys 1981): the two elements on either side.
 
     Outside the axis lie copies of its ends; or they are left out, and the other weights grow to a sum of 1.
     """
@@ -102,6 +105,4 @@ def _cubic(x: np.ndarray, n: int, a: float, excludes_outside: bool) -> np.ndarra
     if excludes_outside:
         weights = np.where((taps >= 0) & (taps < n), weights, 0)
         weights /= weights.sum(1, keepdims=True)
-    matrix = np.zeros((len(x), n))
-    np.add.at(matrix, (np.arange(len(x))[:, None], np.clip(taps, 0, n - 1).astype(int)), weights)
-    return matrix
+    return np.clip(taps, 0, n - 1).astype(int), weights

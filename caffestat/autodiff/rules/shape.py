@@ -10,7 +10,7 @@ from caffestat.errors import GradientError
 from caffestat.graph import Node
 
 from ..engine import Tape, vjp
-from .common import Grads, constant_of, contract, input_of, only, scatter, unbroadcast
+from .common import Grads, constant_of, input_of, interpolate_transposed, only, scatter, unbroadcast
 
 
 @vjp("Reshape", "Flatten", "Squeeze", "Unsqueeze")
@@ -100,8 +100,8 @@ def _copying_pad(t: Tape, node: Node, dy: str, mode: Any) -> Grads:
             raise GradientError(f"Pad (value {node.outputs[0]}): negative pads in mode {mode} have no gradient rule")
         size = t.shape(x)[axis]
         if any(widths):
-            copied = np.pad(np.arange(size), widths, mode)
-            dy = contract(t, dy, shape, np.eye(size, dtype=dtype)[copied], axis)
+            copied = np.pad(np.arange(size), widths, mode)[:, None]
+            dy = interpolate_transposed(t, dy, shape, copied, np.ones(copied.shape, dtype), axis, size)
             shape[axis] = size
     return only(node, dy)
 
