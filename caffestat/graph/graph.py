@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from caffestat.ops import CONTRIB, Call, OpInfo, op_info
+
 if TYPE_CHECKING:
     import onnx
 
@@ -18,7 +20,6 @@ __all__ = ["CONTRIB", "OPSET", "Graph", "Node", "Region", "Spec"]
 
 OPSET = 22  # below it the onnx package infers wrong shapes for ceil-mode MaxPool; every runtime since 1.20 runs it
 IR_VERSION = 10
-CONTRIB = "com.microsoft"
 
 FLOAT = np.dtype(np.float32)
 
@@ -56,6 +57,11 @@ class Node:
     def get(self, attribute: str, default: Any = None) -> Any:
         """Return the attribute's value, or `default` when the node does not carry it."""
         return self.attributes.get(attribute, default)
+
+    @property
+    def info(self) -> OpInfo:
+        """The facts about the node's op."""
+        return op_info(self.op, self.domain)
 
 
 @dataclass(frozen=True)
@@ -236,6 +242,14 @@ class Graph:
     def shape(self, value: str) -> Shape:
         """Return the value's shape; KeyError when it is not known yet (see `infer`)."""
         return self.specs[value].shape
+
+    def call(self, node: Node) -> Call:
+        """Return what is known of a node's use of its op: shapes and constants."""
+        inputs, outputs = ([self._known_shape(v) for v in values] for values in (node.inputs, node.outputs))
+        return Call(node.attributes, inputs, outputs, [self.constants.get(name) for name in node.inputs])
+
+    def _known_shape(self, value: str) -> Shape | None:
+        return self.specs[value].shape if value in self.specs else None
 
     def declare(self, value: str, shape: Shape, dtype: Any = FLOAT) -> str:
         """Record what is known of a value's shape."""

@@ -10,6 +10,8 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
+from caffestat.ops import Role
+
 from .convert import spec_of
 from .graph import CONTRIB, IR_VERSION, OPSET, Graph, Node, Spec, fused_shape
 from .nodes import expand_function, subgraphs, to_proto, type_of
@@ -25,10 +27,6 @@ _INFERENCE_ERRORS = (
     onnx.shape_inference.InferenceError,
     RuntimeError,
     ValueError,
-)
-_BY_TYPE_ALONE = frozenset([("Shape", 0), ("Size", 0), ("CastLike", 1)])  # inputs whose values do not matter
-_RANDOM = frozenset(
-    ["Bernoulli", "Dropout", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"]
 )
 
 
@@ -88,13 +86,13 @@ def _specs_by_definition(graph: Graph, node: Node) -> dict[str, Spec]:
 
 
 def _fold(graph: Graph, node: Node) -> bool:
-    if node.domain or node.captured or node.op in _RANDOM or not _is_small(graph, node):
+    if node.domain or node.captured or node.info.is_random or not _is_small(graph, node):
         return False
     inputs: dict[str, np.ndarray] = {}
     for position, name in enumerate(node.inputs):
         if name in graph.constants:
             inputs[name] = graph.constants[name]
-        elif (node.op, position) in _BY_TYPE_ALONE and name in graph.specs:
+        elif node.info.role(position) is Role.TYPE and name in graph.specs:
             spec = graph.specs[name]
             inputs[name] = np.broadcast_to(np.zeros((), spec.dtype), spec.shape)
         elif name:

@@ -18,6 +18,7 @@ from numpy.typing import ArrayLike
 from onnx import TensorProto, helper, numpy_helper
 
 from caffestat.errors import InputError
+from caffestat.ops import Role
 
 from .external import read_model
 from .fans import find_uses
@@ -36,7 +37,6 @@ _MASKED = -65504  # the lowest float16
 
 _WIDE_FLOATS = (TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)
 _TYPE_ATTRIBUTES = ("to", "dtype", "output_dtype", "stash_type", "softmax_precision")
-_SETTINGS = frozenset([("Resize", 1), ("Resize", 2), ("Resize", 3), ("Upsample", 1)])  # floats that are no weights
 
 
 @dataclass(frozen=True)
@@ -303,7 +303,7 @@ class _Loader:
     def _promote(self) -> None:
         """Make constants that serve as weights params: exporters write weights as Constant nodes, too."""
         graph = self.graph
-        quantized = {node.inputs[0] for node in graph.nodes if node.op == "DequantizeLinear"}
+        quantized = {node.inputs[0] for node in graph.nodes if node.info.converts}
         kept = {
             name
             for name, array in graph.constants.items()
@@ -352,7 +352,7 @@ def _is_mask(array: np.ndarray) -> bool:
 
 def settings_of(node: Node) -> Iterator[str]:
     """Yield the floats that a node reads to know what to do: no signal flows through them."""
-    return (name for position, name in enumerate(node.inputs) if (node.op, position) in _SETTINGS)
+    return (name for position, name in enumerate(node.inputs) if node.info.role(position) is Role.SETTING)
 
 
 def _names(graph: onnx.GraphProto) -> set[str]:

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, MutableSequence
+from collections.abc import Iterator, Mapping, MutableSequence
 
 import numpy as np
 
 from caffestat.errors import InputError
-from caffestat.graph import Graph, Node, Spec
+from caffestat.graph import Graph, Spec
+from caffestat.ops import Role
 
 __all__ = ["draw_feeds", "fitting", "rows_of"]
-
-_PASSING = frozenset(["Cast", "Concat", "Expand", "Flatten", "Identity", "Reshape", "Slice", "Split"])
-_PASSING |= {"Squeeze", "Transpose", "Unsqueeze"}
-
-Limit = Callable[[Graph, Node], int]
 
 
 def draw_feeds(
@@ -72,37 +68,8 @@ def _limits(graph: Graph, name: str) -> Iterator[int]:
     for node in graph.nodes:
         for position, value in enumerate(node.inputs):
             if value in values:
-                limit = _LIMITS.get((node.op, position))
+                limit = node.info.limits.get(position)
                 if limit:
-                    yield limit(graph, node)
-                elif node.op in _PASSING:
+                    yield limit(graph.call(node))
+                elif node.info.moves and node.info.role(position) is Role.DATA:
                     values.update(node.outputs)
-
-
-def _axis(graph: Graph, node: Node) -> int:
-    return graph.shape(node.inputs[0])[node.get("axis", 0)]
-
-
-def _smallest_axis(graph: Graph, node: Node) -> int:
-    first, depth = node.get("batch_dims", 0), graph.shape(node.inputs[1])[-1]
-    return min(graph.shape(node.inputs[0])[first : first + depth])
-
-
-def _classes(graph: Graph, node: Node) -> int:
-    return graph.shape(node.inputs[0])[1]
-
-
-def _depth(graph: Graph, node: Node) -> int:
-    return int(graph.constants[node.inputs[1]].max()) if node.inputs[1] in graph.constants else 1
-
-
-_LIMITS: dict[tuple[str, int], Limit] = {
-    ("Gather", 1): _axis,
-    ("GatherElements", 1): _axis,
-    ("GatherND", 1): _smallest_axis,
-    ("NegativeLogLikelihoodLoss", 1): _classes,
-    ("OneHot", 0): _depth,
-    ("ScatterElements", 1): _axis,
-    ("ScatterND", 1): _smallest_axis,
-    ("SoftmaxCrossEntropyLoss", 1): _classes,
-}

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections import defaultdict
 
 from caffestat.graph import Node
-from caffestat.graph.fans import Use, find_uses, is_passing
+from caffestat.graph.fans import Use, find_uses
 from caffestat.graph.load import Model, ModelNode
+from caffestat.ops import Role
 
 __all__ = ["Layout"]
-
-_STATISTICS = frozenset([("BatchNormalization", 3), ("BatchNormalization", 4)])  # inputs that training only tracks
 
 
 class Layout:
@@ -45,7 +44,7 @@ class Layout:
     def _enter(self, index: int, node: Node) -> None:
         for position, name in enumerate(node.inputs):
             self.readers[name].append(index)
-            if (node.op, position) in _STATISTICS:
+            if node.info.role(position) is Role.STATISTIC:
                 self.statistics.add(name)
         for name in node.captured:
             self.readers[name].append(index)
@@ -56,7 +55,7 @@ class Layout:
         while self.readers[name]:
             place = self.readers[name][0]
             node = self.graph.nodes[place]
-            if not is_passing(node) or node.inputs[0] != name:
+            if not node.info.passes_weight or node.inputs[0] != name:
                 break
             name = node.outputs[0]
         return place

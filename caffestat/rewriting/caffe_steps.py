@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Hashable
 
 from caffestat.fillers import Filler
-from caffestat.rewriting.follow import LINEAR, Follower, Step
+from caffestat.ops import LINEAR, Nonlinearity
+from caffestat.rewriting.follow import Step
 
 __all__ = ["caffe_step"]
 
@@ -44,11 +45,11 @@ def caffe_step(
     return Step(bottoms, tops, type_name in _PASSING or in_place, nonlinearity)
 
 
-def _nonlinearity(type_name: str, negative_slope: float, slopes: Filler | None) -> Follower | None:
+def _nonlinearity(type_name: str, negative_slope: float, slopes: Filler | None) -> Nonlinearity | None:
     if type_name == "PReLU":
-        return Follower(True, _second_moment(slopes or Filler(value=0.25)))
+        return Nonlinearity(True, _second_moment(slopes or Filler(value=0.25)))
     if type_name in _RECTIFIERS:
-        return Follower(True, negative_slope**2)
+        return Nonlinearity(True, negative_slope**2)
     return LINEAR if type_name in _BOUNDED else None
 
 

@@ -5,19 +5,9 @@ from __future__ import annotations
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
-__all__ = ["LINEAR", "Follower", "Step", "follow"]
+from caffestat.ops import LINEAR, Nonlinearity
 
-
-@dataclass(frozen=True)
-class Follower:
-    """A nonlinearity: whether it cuts or shrinks one half of its input, and E[slope²] of that half."""
-
-    is_rectifier: bool
-    slope_square: float = 0.0
-
-
-LINEAR = Follower(False)
-"""What neither cuts nor shrinks a half: nothing at all, tanh, sigmoid, softmax."""
+__all__ = ["Step", "follow"]
 
 
 @dataclass(frozen=True)
@@ -27,10 +17,10 @@ class Step:
     bottoms: tuple[Hashable, ...]
     tops: tuple[Hashable, ...]
     passes: bool = False
-    nonlinearity: Follower | None = None
+    nonlinearity: Nonlinearity | None = None
 
 
-def follow(steps: Sequence[Step], index: int) -> Follower:
+def follow(steps: Sequence[Step], index: int) -> Nonlinearity:
     """The first nonlinearity that reads what step `index` writes, straight or through steps that pass it on.
 
     Steps stand in the order in which they run; one that writes over a value in place is read by those after it.

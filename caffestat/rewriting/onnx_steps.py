@@ -7,48 +7,29 @@ from collections.abc import Mapping
 import numpy as np
 
 from caffestat.graph import Node
-from caffestat.rewriting.follow import LINEAR, Follower, Step
+from caffestat.ops import Call, Combines, Nonlinearity
+from caffestat.rewriting.follow import Step
 
 __all__ = ["onnx_step"]
-
-_PASSING = frozenset(
-    {
-        "AveragePool",
-        "BatchNormalization",
-        "Cast",
-        "Concat",
-        "Dropout",
-        "Flatten",
-        "Identity",
-        "MaxPool",
-        "Reshape",
-        "Slice",
-        "Split",
-        "Squeeze",
-        "Transpose",
-        "Unsqueeze",
-    }
-)
-_WITH_CONSTANT = frozenset(["Add", "Mul"])  # biases and scales: they pass a signal, but do not join two
-_RECTIFIERS = frozenset(["Celu", "Clip", "Elu", "Gelu", "HardSwish", "Mish", "Relu", "Selu", "Softplus", "Swish"])
-_BOUNDED = frozenset(["HardSigmoid", "LogSoftmax", "Sigmoid", "Softmax", "Softsign", "Tanh"])
 
 
 def onnx_step(node: Node, constants: Mapping[str, np.ndarray]) -> Step:
     """The step of a node; `constants` holds the values that no node makes, by name."""
-    is_joined = node.op in _WITH_CONSTANT and not any(name in constants for name in node.inputs)
-    passes = node.op in _PASSING or (node.op in _WITH_CONSTANT and not is_joined)
     bottoms = tuple(name for name in node.inputs if name)
+    passes = node.info.passes_signal or _adds_constant(node, constants)
     return Step(bottoms, tuple(name for name in node.outputs if name), passes, _nonlinearity(node, constants))
 
 
-def _nonlinearity(node: Node, constants: Mapping[str, np.ndarray]) -> Follower | None:
-    if node.op == "LeakyRelu":
-        return Follower(True, node.get("alpha", 0.01) ** 2)
-    if node.op == "PRelu":
-        slopes = constants.get(node.inputs[1])
-        square = None if slopes is None or not slopes.size else np.mean(np.square(slopes, dtype=np.float64))
-        return Follower(True, 0.0 if square is None else float(square))
-    if node.op in _RECTIFIERS:
-        return Follower(True)
-    return LINEAR if node.op in _BOUNDED else None
+def _adds_constant(node: Node, constants: Mapping[str, np.ndarray]) -> bool:
+    """Whether the node is a bias or a scale: these pass a signal, and what joins two does not."""
+    combines = node.info.combines
+    any_side = combines in (Combines.SUM, Combines.PRODUCT)
+    return combines is not None and any(name in constants for name in node.inputs[0 if any_side else 1 :])
+
+
+def _nonlinearity(node: Node, constants: Mapping[str, np.ndarray]) -> Nonlinearity | None:
+    rule = node.info.nonlinearity
+    nothing = [None] * len(node.inputs)
+    return (
+        rule(Call(node.attributes, nothing, nothing, [constants.get(name) for name in node.inputs])) if rule else None
+    )

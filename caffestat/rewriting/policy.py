@@ -12,7 +12,7 @@ import numpy as np
 
 from caffestat.errors import CaffestatError, InputError
 from caffestat.fillers import VARIANCE_NORMS, Filler, msra_std, xavier_spread
-from caffestat.rewriting.follow import LINEAR, Follower
+from caffestat.ops import LINEAR, Nonlinearity
 
 __all__ = ["READS", "Fans", "Policy", "Site", "Undecided", "Wanted", "parse_policy", "same_effect"]
 
@@ -67,7 +67,7 @@ class Site:
     """
 
     current: Filler | None
-    follower: Callable[[], Follower] = lambda: LINEAR
+    follower: Callable[[], Nonlinearity] = lambda: LINEAR
     fans: Callable[[], Fans] = lambda: _no_fans()
 
 
@@ -98,12 +98,12 @@ class Policy:
 
     def _by_follower(self, site: Site) -> Wanted | None:
         follower = site.follower()
-        if not follower.is_rectifier:
+        if not follower.rectifies:
             return Policy("xavier", variance_norm=self.variance_norm).choose(site)
         if follower.slope_square == 0:
             return Policy("msra", variance_norm=self.variance_norm).choose(site)
         n = _n(site.fans(), self.variance_norm or "FAN_IN")
-        return Wanted("gaussian", (("std", _number(math.sqrt(2 / ((1 + follower.slope_square) * n)))),))
+        return Wanted("gaussian", (("std", _number(math.sqrt(follower.weight_gain / n))),))
 
     def _explicit(self, site: Site) -> Wanted | None:
         wanted = self.base.choose(site) if self.base else _written(site, self.variance_norm)

@@ -8,6 +8,7 @@ from collections.abc import Hashable, Mapping, Sequence
 import numpy as np
 
 from caffestat.graph import Graph, Node
+from caffestat.ops import Elements, Role, Sign
 
 __all__ = ["Statistics"]
 
@@ -18,10 +19,6 @@ _CACHED = 1 << 21
 
 # Up to this inner size the squares of a matrix product are cheaper to add up from its factors' Gram matrices.
 _THIN = 128
-
-_SAME_ELEMENTS = {"Identity", "Reshape", "Transpose", "Flatten", "Squeeze", "Unsqueeze"}
-_NON_NEGATIVE = {"Abs", "Exp", "Relu", "Sigmoid", "Softmax", "Softplus", "Sqrt"}
-_KEEPS_SIGN = {"AveragePool", "Concat", "GlobalAveragePool", "MaxPool"}
 
 
 def _chunks(items: Sequence[str], size: int) -> list[Sequence[str]]:
@@ -101,19 +98,22 @@ class Statistics:
     def _root(self, value: str) -> str:
         """Return the value that this one only renames, reshapes or transposes."""
         root = value
-        while (node := self._producers.get(value)) and node.op in _SAME_ELEMENTS:
+        while (node := self._producers.get(value)) and node.info.elements is Elements.MOVED:
             value = node.inputs[0]
             root = value if value in self.graph.specs else root
         return root
 
     def _is_non_negative(self, value: str) -> bool:
         """Tell whether the ops in front leave no negative element."""
-        values = [value]
+        values, seen = [value], {value}
         while values:
             node = self._producers.get(self._root(values.pop()))
-            if node is None or node.op not in _NON_NEGATIVE | _KEEPS_SIGN:
+            if node is None or node.info.sign is Sign.ANY:
                 return False
-            values.extend(node.inputs if node.op in _KEEPS_SIGN else ())
+            if node.info.sign is Sign.KEPT:
+                data = {name for index, name in enumerate(node.inputs) if node.info.role(index) is Role.DATA} - seen
+                seen |= data
+                values.extend(data)
         return True
 
     def _sum_abs(self, value: str, count: int) -> str:

@@ -15,6 +15,8 @@ from functools import reduce
 import numpy as np
 from numpy.typing import NDArray
 
+from caffestat.ops import Window
+
 from .quadrature import Array
 
 __all__ = [
@@ -45,6 +47,12 @@ class Axis:
     stride: int = 1
     pad: int = 0
     dilation: int = 1
+
+    @classmethod
+    def of(cls, window: Window) -> list[Axis]:
+        """Return the axes of a window."""
+        fields = (window.size, window.out, window.kernel, window.strides, window.begins, window.dilations)
+        return [cls(*axis) for axis in zip(*fields, strict=True)]
 
     @property
     def _elements(self) -> Array:

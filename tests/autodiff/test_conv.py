@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from caffestat.autodiff.rules import conv as rules
-from caffestat.autodiff.windows import window
 from caffestat.graph import Node
+from caffestat.ops import window
 
 from .support import difference, largest_constant, op_gradients, torch_gradients
 
@@ -185,7 +185,7 @@ def test_window_of_an_even_total_of_padding() -> None:
 
 
 def test_indices_read_every_tap_of_every_place() -> None:
-    node = Node("Conv", (), (), {"strides": [2, 1], "dilations": [1, 2], "pads": [1, 0, 0, 0]})
+    node = {"strides": [2, 1], "dilations": [1, 2], "pads": [1, 0, 0, 0]}
     image = window(node, (4, 5), (2, 3), (2, 2))
     assert image.padded == (5, 5)  # the last row of 4 + 1 is not read, and so not padded either
     assert image.indices().tolist()[0] == [0, 2, 5, 7]

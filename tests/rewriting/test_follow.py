@@ -5,10 +5,11 @@ from __future__ import annotations
 import pytest
 
 from caffestat.fillers import Filler
+from caffestat.ops import LINEAR, Nonlinearity
 from caffestat.rewriting.caffe_steps import caffe_step
-from caffestat.rewriting.follow import LINEAR, Follower, Step, follow
+from caffestat.rewriting.follow import Step, follow
 
-RELU = Follower(True)
+RELU = Nonlinearity(True)
 
 
 def steps(text: str) -> list[Step]:
@@ -40,15 +41,15 @@ def steps(text: str) -> list[Step]:
         ("Convolution x>a", LINEAR),
     ],
 )
-def test_finds_the_first_nonlinearity_that_reads_the_output(net: str, follower: Follower) -> None:
+def test_finds_the_first_nonlinearity_that_reads_the_output(net: str, follower: Nonlinearity) -> None:
     assert follow(steps(net), 0) == follower
 
 
 def test_slopes_count_as_their_mean_square() -> None:
-    def slope(*arguments: object) -> Follower | None:
+    def slope(*arguments: object) -> Nonlinearity | None:
         return caffe_step(*arguments).nonlinearity  # type: ignore[arg-type]
 
-    assert slope("ReLU", ("a",), ("a",), 0.5) == Follower(True, 0.25)
-    assert slope("PReLU", ("a",), ("a",)) == Follower(True, 0.0625)
-    assert slope("PReLU", ("a",), ("a",), 0.0, Filler("uniform", min=0.0, max=3.0)) == Follower(True, 3.0)
-    assert slope("PReLU", ("a",), ("a",), 0.0, Filler("gaussian", mean=3.0, std=4.0)) == Follower(True, 25.0)
+    assert slope("ReLU", ("a",), ("a",), 0.5) == Nonlinearity(True, 0.25)
+    assert slope("PReLU", ("a",), ("a",)) == Nonlinearity(True, 0.0625)
+    assert slope("PReLU", ("a",), ("a",), 0.0, Filler("uniform", min=0.0, max=3.0)) == Nonlinearity(True, 3.0)
+    assert slope("PReLU", ("a",), ("a",), 0.0, Filler("gaussian", mean=3.0, std=4.0)) == Nonlinearity(True, 25.0)

@@ -9,7 +9,7 @@ import pytest
 
 from caffestat.errors import InputError
 from caffestat.fillers import Filler
-from caffestat.rewriting.follow import LINEAR, Follower
+from caffestat.ops import LINEAR, Nonlinearity
 from caffestat.rewriting.policy import Site, Undecided, Wanted, parse_policy, same_effect
 
 
@@ -63,22 +63,22 @@ def test_variance_norm_is_written_where_it_counts() -> None:
 
 
 def test_auto_goes_by_the_nonlinearity() -> None:
-    def choose(follower: Follower, norm: str | None = None) -> Wanted | None:
+    def choose(follower: Nonlinearity, norm: str | None = None) -> Wanted | None:
         return parse_policy("auto", norm).choose(Site(None, lambda: follower, lambda: (50, 200)))
 
     assert choose(LINEAR) == Wanted("xavier")
-    assert choose(Follower(True)) == Wanted("msra")
-    leaky = choose(Follower(True, 0.25))
+    assert choose(Nonlinearity(True)) == Wanted("msra")
+    leaky = choose(Nonlinearity(True, 0.25))
     assert leaky is not None and leaky.type == "gaussian"
     assert leaky.filler.std == pytest.approx(math.sqrt(2 / (1.25 * 50)), rel=1e-7)
-    wide = choose(Follower(True, 0.25), "average")
+    wide = choose(Nonlinearity(True, 0.25), "average")
     assert wide is not None and wide.filler.std == pytest.approx(math.sqrt(2 / (1.25 * 125)), rel=1e-7)
 
 
 def test_auto_needs_fans_for_a_slope_only() -> None:
     with pytest.raises(Undecided, match="fans are not known"):
-        parse_policy("auto").choose(Site(None, lambda: Follower(True, 0.25)))
-    assert parse_policy("auto").choose(Site(None, lambda: Follower(True))) == Wanted("msra")
+        parse_policy("auto").choose(Site(None, lambda: Nonlinearity(True, 0.25)))
+    assert parse_policy("auto").choose(Site(None, lambda: Nonlinearity(True))) == Wanted("msra")
 
 
 def test_explicit_writes_numbers_that_read_back_as_caffe_computes_them() -> None:

@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 
 from caffestat.graph import Node
+from caffestat.ops import Window, window
 
 from ..engine import Tape, vjp
-from ..windows import Window, window
 from .common import is_linear
 
 Ints = tuple[int, ...]
@@ -55,7 +55,7 @@ class Convolution:
 
 def _convolution(tape: Tape, node: Node, x: str, y: str) -> Convolution:
     x_shape, y_shape, w_shape = tape.shape(x), tape.shape(y), tape.shape(node.inputs[1])
-    sliding = window(node, x_shape[2:], y_shape[2:], w_shape[2:])
+    sliding = window(node.attributes, x_shape[2:], y_shape[2:], w_shape[2:])
     return Convolution(sliding, x_shape[0], node.get("group", 1), x_shape[1], y_shape[1])
 
 

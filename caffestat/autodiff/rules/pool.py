@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from caffestat.graph import Node
+from caffestat.ops import Window
 
 from ..engine import Tape, vjp
-from ..windows import Window, window
 from .common import Grads, is_linear
 from .conv import Convolution, dx_transpose
 
@@ -21,8 +21,9 @@ Ints = tuple[int, ...]
 
 
 def _window(tape: Tape, node: Node) -> Window:
-    x_shape, y_shape = tape.shape(node.inputs[0]), tape.shape(node.outputs[0])
-    return window(node, x_shape[2:], y_shape[2:], node.attributes["kernel_shape"])
+    rule = node.info.window
+    assert rule is not None
+    return rule(tape.graph.call(node))
 
 
 # ---- the largest ----

@@ -25,14 +25,11 @@ def known(signal: Signal | None) -> Signal:
     return signal
 
 
-def _windows(walk: Walk, node: Node, image: str, places: str) -> list[Axis]:
-    """Return per spatial axis how the windows of `places` slide over `image`."""
-    sizes, stops = walk.shape(image)[2:], walk.shape(places)[2:]
-    kernel = node.get("kernel_shape") or walk.shape(node.inputs[1])[2:]
-    ones, pads = [1] * len(sizes), node.get("pads") or [0] * len(sizes)
-    strides, dilations = node.get("strides") or ones, node.get("dilations") or ones
-    axes = zip(sizes, stops, kernel, strides, pads, dilations, strict=False)  # of the pads, those before
-    return [Axis(*axis) for axis in axes]
+def windows(walk: Walk, node: Node) -> list[Axis]:
+    """Return per spatial axis how the node's window slides."""
+    rule = node.info.window
+    assert rule is not None
+    return Axis.of(rule(walk.graph.call(node)))
 
 
 def relief_of(relief: Array | None, space: Sequence[int]) -> Array:
@@ -44,7 +41,7 @@ def relief_of(relief: Array | None, space: Sequence[int]) -> Array:
 def conv(walk: Walk, node: Node) -> Sequence[Signal]:
     """y = W * x + b."""
     x, w, b = _operands(walk, node)
-    axes = _windows(walk, node, node.inputs[0], node.outputs[0])
+    axes = windows(walk, node)
     at = slide([axis.reads for axis in axes], relief_of(x.relief, walk.shape(node.inputs[0])[2:]))
     return [weighted_sum(x, w, b, at, walk.shape(node.inputs[1])[1], Sharing.forward(axes), node.get("group", 1))]
 
@@ -55,7 +52,7 @@ def conv_backward(walk: Walk, node: Node, dys: Gradients) -> Gradients:
     dy, y = dys[0], known(walk.signal(node.outputs[0]))
     assert dy is not None
     x, w, _ = _operands(walk, node)
-    axes = _windows(walk, node, node.inputs[0], node.outputs[0])
+    axes = windows(walk, node)
     reach = slide([axis.reads.T for axis in axes], relief_of(dy.relief, walk.shape(node.outputs[0])[2:]))
     groups = node.get("group", 1)
     dx = through_weights(dy, y, w, reach, walk.shape(node.inputs[1])[0] / groups, Sharing.backward(axes), groups)
@@ -68,7 +65,7 @@ def conv_backward(walk: Walk, node: Node, dys: Gradients) -> Gradients:
 def conv_transpose(walk: Walk, node: Node) -> Sequence[Signal]:
     """y = Wᵀ * x + b."""
     x, w, b = _operands(walk, node)
-    axes = _windows(walk, node, node.outputs[0], node.inputs[0])
+    axes = windows(walk, node)
     at = slide([axis.reads.T for axis in axes], relief_of(x.relief, walk.shape(node.inputs[0])[2:]))
     groups = node.get("group", 1)
     return [weighted_sum(x, w, b, at, walk.shape(node.inputs[1])[0] / groups, Sharing.backward(axes), groups)]
@@ -80,7 +77,7 @@ def conv_transpose_backward(walk: Walk, node: Node, dys: Gradients) -> Gradients
     dy, y = dys[0], known(walk.signal(node.outputs[0]))
     assert dy is not None
     x, w, _ = _operands(walk, node)
-    axes = _windows(walk, node, node.outputs[0], node.inputs[0])
+    axes = windows(walk, node)
     reach = slide([axis.reads for axis in axes], relief_of(dy.relief, walk.shape(node.outputs[0])[2:]))
     groups = node.get("group", 1)
     dx = through_weights(dy, y, w, reach, walk.shape(node.inputs[1])[1], Sharing.forward(axes), groups)

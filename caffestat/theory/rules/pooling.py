@@ -12,7 +12,7 @@ import numpy as np
 from caffestat.graph import Node
 
 from ..engine import Walk, backward_moments, moments
-from ..lags import Axis, lag_map, mixed, mixed_apart, slide
+from ..lags import lag_map, mixed, mixed_apart, slide
 from ..quadrature import (
     ABS_NORMAL,
     NODES,
@@ -28,19 +28,14 @@ from ..quadrature import (
     ranks,
 )
 from ..signal import Gradient, Signal, Source, Term, flatten, normal
-from .linear import known, relief_of
+from .linear import known, relief_of, windows
 
 Gradients = Sequence[Gradient | None]
 
 
 def _windows(walk: Walk, node: Node) -> list[Array]:
     """Return per spatial axis which elements each window holds: [windows, elements]."""
-    sizes, places = walk.shape(node.inputs[0])[2:], walk.shape(node.outputs[0])[2:]
-    ones, pads = [1] * len(sizes), node.get("pads") or [0] * len(sizes)
-    strides, dilations = node.get("strides") or ones, node.get("dilations") or ones
-    kernel = node.get("kernel_shape") or sizes
-    axes = zip(sizes, places, kernel, strides, pads, dilations, strict=False)  # of the pads, those before
-    return [Axis(*axis).reads for axis in axes]
+    return [axis.reads for axis in windows(walk, node)]
 
 
 def _coverage(matrices: Sequence[Array]) -> float:

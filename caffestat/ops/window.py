@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from math import prod
+from typing import Any
 
 import numpy as np
-
-from caffestat.graph import Node
 
 __all__ = ["Window", "window"]
 
@@ -95,29 +94,29 @@ class Window:
         return corners.reshape(-1, 1) + np.array(taps, np.int64)
 
 
-def _begins(node: Node, totals: Sequence[int]) -> Ints:
+def _pads_before(attributes: Mapping[str, Any], totals: Sequence[int]) -> Ints:
     """Split padding in two; the odd element goes to the back for SAME_UPPER only."""
-    lower = node.get("auto_pad", "NOTSET") != "SAME_UPPER"
+    lower = attributes.get("auto_pad", "NOTSET") != "SAME_UPPER"
     return tuple((max(total, 0) + lower) // 2 for total in totals)
 
 
-def _is_explicit(node: Node) -> bool:
-    return node.get("auto_pad", "NOTSET") in ("NOTSET", "VALID") and "output_shape" not in node.attributes
+def _is_explicit(attributes: Mapping[str, Any]) -> bool:
+    return attributes.get("auto_pad", "NOTSET") in ("NOTSET", "VALID") and "output_shape" not in attributes
 
 
-def window(node: Node, size: Sequence[int], out: Sequence[int], kernel: Sequence[int]) -> Window:
+def window(attributes: Mapping[str, Any], size: Sequence[int], out: Sequence[int], kernel: Sequence[int]) -> Window:
     """Return the window of a convolution or pooling node from an image of `size` to one of `out`.
 
     A ConvTranspose node walks the other way: `size` is the spatial shape of its output, `out` that of its input.
     Padding that `auto_pad` or `output_shape` leave to the runtime is worked out. (ONNX operators: Conv, ConvTranspose)
     """
     rank = len(size)
-    strides = tuple(node.get("strides", [1] * rank))
-    dilations = tuple(node.get("dilations", [1] * rank))
-    begins = tuple(node.get("pads", [0] * rank)[:rank])
+    strides = tuple(attributes.get("strides", [1] * rank))
+    dilations = tuple(attributes.get("dilations", [1] * rank))
+    begins = tuple(attributes.get("pads", [0] * rank)[:rank])
     result = Window(tuple(size), tuple(out), tuple(kernel), strides, dilations, begins)
-    if _is_explicit(node):
+    if _is_explicit(attributes):
         return result
-    extra = node.get("output_padding", [0] * rank)
+    extra = attributes.get("output_padding", [0] * rank)
     totals = [n + e - s for n, e, s in zip(result.needed, extra, result.size, strict=True)]
-    return replace(result, begins=_begins(node, totals))
+    return replace(result, begins=_pads_before(attributes, totals))

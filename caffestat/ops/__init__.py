@@ -1,0 +1,27 @@
+"""Facts about ONNX ops, one `OpInfo` each: what an op does to its input, for everything that asks.
+
+Knows neither graphs nor Caffe: the rules see attributes, shapes and constants. Importing the package fills the table.
+"""
+
+from . import table  # noqa: F401  registers the ops
+from .info import CONTRIB, Call, Combines, Elements, OpInfo, Role, Sign, UnknownShapeError, op_info, ops, register
+from .nonlinearity import LINEAR, Nonlinearity
+from .window import Window, window
+
+__all__ = [
+    "CONTRIB",
+    "LINEAR",
+    "Call",
+    "Combines",
+    "Elements",
+    "Nonlinearity",
+    "OpInfo",
+    "Role",
+    "Sign",
+    "UnknownShapeError",
+    "Window",
+    "op_info",
+    "ops",
+    "register",
+    "window",
+]

@@ -1,0 +1,181 @@
+"""What the table of ops computes from one use of an op: fans, multiply-adds, index ranges, activations."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from math import prod
+from typing import Any
+
+import numpy as np
+
+from . import nonlinearity
+from .info import Call, Fans, Shape
+from .nonlinearity import Nonlinearity
+
+Attributes = Mapping[str, Any]
+
+# ---- fans ----
+
+
+def conv_fans(attributes: Attributes, shape: Shape) -> Fans:
+    """[outputs, inputs / group, taps…]"""
+    taps = prod(shape[2:])
+    return shape[1] * taps, shape[0] // attributes.get("group", 1) * taps
+
+
+def conv_transpose_fans(attributes: Attributes, shape: Shape) -> Fans:
+    """[inputs, outputs / group, taps…]; on average, kernels overlap on a stride-th of the taps per axis."""
+    taps = prod(shape[2:])
+    overlapping = shape[0] // attributes.get("group", 1) * taps / prod(attributes.get("strides", (1,)))
+    return max(round(overlapping), 1), shape[1] * taps
+
+
+def right_fans(attributes: Attributes, shape: Shape) -> Fans:
+    """[…, K, N], or the vector [K]; with transB [N, K]"""
+    k, n = shape[-2:] if len(shape) > 1 else (shape[0], 1)
+    return (n, k) if attributes.get("transB", 0) else (k, n)
+
+
+def left_fans(attributes: Attributes, shape: Shape) -> Fans:
+    """[…, M, K], or the vector [K]; with transA [K, M]"""
+    m, k = shape[-2:] if len(shape) > 1 else (1, shape[0])
+    return (m, k) if attributes.get("transA", 0) else (k, m)
+
+
+def gather_fans(attributes: Attributes, shape: Shape) -> Fans:
+    """[rows, N]: one row is picked, nothing is summed."""
+    return 1, prod(shape[1:])
+
+
+def gate_fans(gates: int) -> Any:
+    """[directions, gates · H, inputs]: each gate is a layer of its own."""
+    return lambda attributes, shape: (shape[-1], shape[-2] // gates)
+
+
+# ---- multiply-adds ----
+
+
+def conv_macs(call: Call) -> int:
+    """One per output element and tap."""
+    return prod(call.output()) * prod(call.input(1)[1:])
+
+
+def conv_transpose_macs(call: Call) -> int:
+    """One per input element and tap."""
+    return prod(call.input(0)) * prod(call.input(1)[1:])
+
+
+def matmul_macs(call: Call) -> int:
+    """One per output element and element of the summed axis."""
+    return prod(call.output()) * call.input(0)[-2 if call.get("transA") else -1]
+
+
+def einsum_macs(call: Call) -> int:
+    """One per combination of all indices; none for a single operand."""
+    if len(call.inputs) < 2:
+        return 0
+    terms = call.attributes["equation"].replace(" ", "").split("->")[0].split(",")
+    sizes: dict[str, int] = {}
+    for position, term in enumerate(terms):
+        shape = call.input(position)
+        head, dots, tail = term.partition("...")
+        rest = shape[len(head) : len(shape) - len(tail)] if dots else ()
+        named = [*zip(head, shape, strict=False), *zip(reversed(tail), reversed(shape), strict=False)]
+        named += [(f"...{index}", size) for index, size in enumerate(reversed(rest))]
+        sizes |= {name: max(size, sizes.get(name, 1)) for name, size in named}
+    return prod(sizes.values())
+
+
+def recurrent_macs(call: Call) -> int:
+    """One per element of the weights, step and sample."""
+    steps, batch = call.input(0)[:2]
+    return steps * batch * (prod(call.input(1)) + prod(call.input(2)))
+
+
+# ---- ranges of indices ----
+
+
+def axis_limit(call: Call) -> int:
+    """The size of the axis that is indexed."""
+    return call.input(0)[call.get("axis", 0)]
+
+
+def smallest_axis_limit(call: Call) -> int:
+    """The smallest of the axes that the last axis of the indices goes over."""
+    first, depth = call.get("batch_dims", 0), call.input(1)[-1]
+    return min(call.input(0)[first : first + depth])
+
+
+def class_limit(call: Call) -> int:
+    """The number of classes."""
+    return call.input(0)[1]
+
+
+def depth_limit(call: Call) -> int:
+    """The depth of a one-hot vector."""
+    depth = call.value(1)
+    return 1 if depth is None else int(depth.max())
+
+
+# ---- activations ----
+
+
+def leaky_relu(call: Call) -> Nonlinearity:
+    """max(x, 0) + alpha · min(x, 0)"""
+    return nonlinearity.leaky(call.get("alpha", 0.01))
+
+
+def prelu(call: Call) -> Nonlinearity:
+    """max(x, 0) + slope · min(x, 0), the slopes as they are stored."""
+    slopes = call.value(1)
+    if slopes is None or not slopes.size:
+        return nonlinearity.RELU
+    exact = slopes.astype(np.float64)
+    return nonlinearity.leaky(float(exact.mean()), float(np.mean(exact**2)))
+
+
+def clip(call: Call) -> Nonlinearity:
+    """min(max(x, low), high), the bounds inputs or (before opset 11) attributes; a computed one counts for none."""
+    low, high = (_bound(call, position, name) for position, name in ((1, "min"), (2, "max")))
+    return nonlinearity.clip(-np.inf if low is None else low, np.inf if high is None else high)
+
+
+def _bound(call: Call, position: int, name: str) -> float | None:
+    value = call.value(position)
+    return call.get(name) if value is None or not value.size else float(value.flat[0])
+
+
+def elu(call: Call) -> Nonlinearity:
+    """x, or alpha · (eˣ - 1) below 0"""
+    return nonlinearity.elu(call.get("alpha", 1.0))
+
+
+def selu(call: Call) -> Nonlinearity:
+    """gamma · x, or gamma · alpha · (eˣ - 1) below 0"""
+    return nonlinearity.selu(call.get("alpha", 1.6732632), call.get("gamma", 1.0507010))
+
+
+def celu(call: Call) -> Nonlinearity:
+    """x, or alpha · (e^(x / alpha) - 1) below 0"""
+    return nonlinearity.celu(call.get("alpha", 1.0))
+
+
+def hard_sigmoid(call: Call) -> Nonlinearity:
+    """min(max(alpha · x + beta, 0), 1)"""
+    return nonlinearity.hard_sigmoid(call.get("alpha", 0.2), call.get("beta", 0.5))
+
+
+def thresholded_relu(call: Call) -> Nonlinearity:
+    """x above alpha, else 0"""
+    alpha = call.get("alpha", 1.0)
+    return nonlinearity.rectifier(lambda x: float(x > alpha))
+
+
+def swish(call: Call) -> Nonlinearity:
+    """x · sigmoid(alpha · x)"""
+    return nonlinearity.swish(call.get("alpha", 1.0))
+
+
+def always(found: Nonlinearity) -> Any:
+    """Return a rule that gives one activation, whatever the attributes."""
+    return lambda call: found

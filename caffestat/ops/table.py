@@ -1,0 +1,208 @@
+"""The facts about every op of ONNX, one line each, and about the runtime's own that we emit."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from . import nonlinearity, rules, windows
+from .info import Combines, Elements, OpInfo, Role, Sign, register
+
+DATA, WEIGHT, BIAS, SCALE, SHIFT = Role.DATA, Role.WEIGHT, Role.BIAS, Role.SCALE, Role.SHIFT
+STATISTIC, INDEX, SETTING, TYPE = Role.STATISTIC, Role.INDEX, Role.SETTING, Role.TYPE
+KEPT, NON_NEGATIVE = Sign.KEPT, Sign.NON_NEGATIVE
+
+
+def _enter(elements: Elements, *names: str, **facts: Any) -> None:
+    for name in names:
+        register(OpInfo(name, elements, **facts))
+
+
+# ---- moved: each element once ----
+
+_enter(Elements.MOVED, "DepthToSpace", "Flatten", "Identity", "SpaceToDepth", "Transpose", sign=KEPT)
+_enter(Elements.MOVED, "Reshape", "ReverseSequence", "Squeeze", "Unsqueeze", inputs=(DATA, SETTING), sign=KEPT)
+
+# ---- picked: elements of the input, any number of times ----
+
+_enter(Elements.PICKED, "Concat", sign=KEPT, is_variadic=True)
+_enter(
+    Elements.PICKED, "CenterCropPad", "Compress", "Expand", "Slice", "Split", "Tile", inputs=(DATA, SETTING), sign=KEPT
+)
+_enter(Elements.PICKED, "Pad", inputs=(DATA, SETTING, DATA, SETTING), sign=KEPT)
+_enter(Elements.PICKED, "Trilu", inputs=(DATA, SETTING), sign=KEPT)
+_enter(Elements.PICKED, "Where", inputs=(SETTING, DATA, DATA), sign=KEPT)
+_enter(
+    Elements.PICKED,
+    "Gather",
+    inputs=(DATA, INDEX),
+    sign=KEPT,
+    limits={1: rules.axis_limit},
+    fans={0: rules.gather_fans},
+)
+_enter(Elements.PICKED, "GatherElements", inputs=(DATA, INDEX), sign=KEPT, limits={1: rules.axis_limit})
+_enter(Elements.PICKED, "GatherND", inputs=(DATA, INDEX), sign=KEPT, limits={1: rules.smallest_axis_limit})
+_enter(Elements.PICKED, "TopK", inputs=(DATA, SETTING), sign=KEPT)
+_enter(Elements.PICKED, "Unique", sign=KEPT)
+_enter(Elements.PICKED, "MaxUnpool", inputs=(DATA, SETTING), sign=KEPT)
+_enter(Elements.PICKED, "Optional", "OptionalGetElement", sign=KEPT)
+_enter(Elements.PICKED, "SequenceAt", "SequenceErase", inputs=(DATA, SETTING), sign=KEPT)
+_enter(Elements.PICKED, "SequenceInsert", inputs=(DATA, DATA, SETTING), sign=KEPT)
+_enter(Elements.PICKED, "ConcatFromSequence", sign=KEPT)
+_enter(Elements.PICKED, "SequenceConstruct", sign=KEPT, is_variadic=True)
+_enter(Elements.PICKED, "SplitToSequence", inputs=(DATA, SETTING), sign=KEPT)
+_enter(Elements.PICKED, "ImageDecoder", sign=NON_NEGATIVE)
+
+# ---- each: a function of the elements at one place ----
+
+_enter(Elements.EACH, "Cast", sign=KEPT, converts=True)
+_enter(Elements.EACH, "CastLike", inputs=(DATA, TYPE), sign=KEPT, converts=True)
+_enter(Elements.EACH, "DequantizeLinear", inputs=(DATA, SCALE, SHIFT), converts=True)
+_enter(Elements.EACH, "DynamicQuantizeLinear", sign=NON_NEGATIVE)
+_enter(Elements.EACH, "QuantizeLinear", inputs=(DATA, SETTING))
+_enter(Elements.EACH, "Abs", "Cosh", "Exp", "Sqrt", sign=NON_NEGATIVE)
+_enter(Elements.EACH, "Acos", "Acosh", sign=NON_NEGATIVE)
+_enter(Elements.EACH, "Ceil", "Floor", "Round", sign=KEPT)
+_enter(Elements.EACH, "Max", "Min", sign=KEPT, is_variadic=True)
+_enter(Elements.EACH, "Pow", inputs=(DATA, DATA), sign=KEPT)
+_enter(Elements.EACH, "Asin", "Asinh", "Atan", "Atanh", "Erf", "Reciprocal", "Sign", "Sinh", sign=KEPT)
+_enter(Elements.EACH, "Cos", "Log", "Neg", "Sin", "Tan")
+_enter(Elements.EACH, "Mod", inputs=(DATA, DATA))
+_enter(Elements.EACH, "Add", inputs=(DATA, DATA), sign=KEPT, combines=Combines.SUM)
+_enter(Elements.EACH, "Mean", "Sum", sign=KEPT, combines=Combines.SUM, is_variadic=True)
+_enter(Elements.EACH, "Sub", inputs=(DATA, DATA), combines=Combines.DIFFERENCE)
+_enter(Elements.EACH, "Mul", inputs=(DATA, DATA), sign=KEPT, combines=Combines.PRODUCT)
+_enter(Elements.EACH, "Div", inputs=(DATA, DATA), sign=KEPT, combines=Combines.QUOTIENT)
+_enter(Elements.EACH, "BitwiseNot")
+_enter(Elements.EACH, "BitShift", "BitwiseAnd", "BitwiseOr", "BitwiseXor", inputs=(DATA, DATA))
+_enter(Elements.EACH, "IsInf", "IsNaN", "Not", sign=NON_NEGATIVE)
+for _op in ("And", "Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Or", "Xor"):
+    _enter(Elements.EACH, _op, inputs=(DATA, DATA), sign=NON_NEGATIVE)
+_enter(Elements.EACH, "Dropout", inputs=(DATA, SETTING), sign=KEPT, is_random=True)
+_enter(Elements.EACH, "Bernoulli", inputs=(SETTING,), sign=NON_NEGATIVE, is_random=True)
+_enter(
+    Elements.EACH,
+    "BatchNormalization",
+    inputs=(DATA, SCALE, SHIFT, STATISTIC, STATISTIC),
+    normalizes=True,
+)
+
+# activations
+_enter(Elements.EACH, "Celu", nonlinearity=rules.celu)
+_enter(Elements.EACH, "Clip", inputs=(DATA, SETTING), nonlinearity=rules.clip)
+_enter(Elements.EACH, "Elu", nonlinearity=rules.elu)
+_enter(Elements.EACH, "Gelu", nonlinearity=rules.always(nonlinearity.GELU))
+_enter(Elements.EACH, "HardSigmoid", sign=NON_NEGATIVE, nonlinearity=rules.hard_sigmoid)
+_enter(Elements.EACH, "HardSwish", nonlinearity=rules.always(nonlinearity.HARD_SWISH))
+_enter(Elements.EACH, "LeakyRelu", nonlinearity=rules.leaky_relu)
+_enter(Elements.EACH, "Mish", nonlinearity=rules.always(nonlinearity.MISH))
+_enter(Elements.EACH, "PRelu", inputs=(DATA, WEIGHT), nonlinearity=rules.prelu)
+_enter(Elements.EACH, "Relu", sign=NON_NEGATIVE, nonlinearity=rules.always(nonlinearity.RELU))
+_enter(Elements.EACH, "Selu", nonlinearity=rules.selu)
+_enter(Elements.EACH, "Shrink")
+_enter(Elements.EACH, "Sigmoid", sign=NON_NEGATIVE, nonlinearity=rules.always(nonlinearity.SIGMOID))
+_enter(Elements.EACH, "Softplus", sign=NON_NEGATIVE, nonlinearity=rules.always(nonlinearity.SOFTPLUS))
+_enter(Elements.EACH, "Softsign", nonlinearity=rules.always(nonlinearity.SOFTSIGN))
+_enter(Elements.EACH, "Swish", nonlinearity=rules.swish)
+_enter(Elements.EACH, "Tanh", nonlinearity=rules.always(nonlinearity.TANH))
+_enter(Elements.EACH, "ThresholdedRelu", nonlinearity=rules.thresholded_relu)
+
+# ---- mixed: sums over several places ----
+
+_enter(
+    Elements.MIXED,
+    "Conv",
+    inputs=(DATA, WEIGHT, BIAS),
+    is_product=True,
+    fans={1: rules.conv_fans},
+    macs=rules.conv_macs,
+    window=windows.conv_window,
+)
+_enter(
+    Elements.MIXED,
+    "ConvTranspose",
+    inputs=(DATA, WEIGHT, BIAS),
+    is_product=True,
+    fans={1: rules.conv_transpose_fans},
+    macs=rules.conv_transpose_macs,
+    window=windows.conv_transpose_window,
+)
+_PRODUCT: dict[str, Any] = {
+    "is_product": True,
+    "fans": {0: rules.left_fans, 1: rules.right_fans},
+    "macs": rules.matmul_macs,
+}
+_enter(Elements.MIXED, "FusedMatMul", "MatMul", inputs=(DATA, DATA), **_PRODUCT)
+_enter(Elements.MIXED, "Gemm", inputs=(DATA, DATA, BIAS), **_PRODUCT)
+_RECURRENT = (DATA, WEIGHT, WEIGHT, BIAS, SETTING, DATA)
+for _op, _gates, _inputs in (("RNN", 1, _RECURRENT), ("GRU", 3, _RECURRENT), ("LSTM", 4, (*_RECURRENT, DATA, WEIGHT))):
+    _enter(
+        Elements.MIXED,
+        _op,
+        inputs=_inputs,
+        fans=dict.fromkeys((1, 2), rules.gate_fans(_gates)),
+        macs=rules.recurrent_macs,
+    )
+_enter(Elements.MIXED, "Einsum", is_variadic=True, macs=rules.einsum_macs)
+_enter(Elements.MIXED, "ConvInteger", "MatMulInteger", inputs=(DATA, DATA, SETTING))
+_enter(Elements.MIXED, "QLinearConv", inputs=(DATA, SETTING, SETTING, DATA, SETTING))
+_enter(Elements.MIXED, "QLinearMatMul", inputs=(DATA, SETTING, SETTING, DATA, SETTING))
+_enter(Elements.MIXED, "DeformConv", inputs=(DATA, DATA, DATA, DATA, DATA))
+
+_enter(Elements.MIXED, "AveragePool", sign=KEPT, window=windows.pool_window)
+_enter(Elements.MIXED, "MaxPool", sign=KEPT, window=windows.pool_window)
+_enter(Elements.MIXED, "LpPool", sign=NON_NEGATIVE, window=windows.pool_window)
+_enter(Elements.MIXED, "GlobalAveragePool", "GlobalMaxPool", sign=KEPT, window=windows.global_window)
+_enter(Elements.MIXED, "GlobalLpPool", sign=NON_NEGATIVE, window=windows.global_window)
+_enter(Elements.MIXED, "MaxRoiPool", inputs=(DATA, SETTING), sign=KEPT)
+_enter(Elements.MIXED, "RoiAlign", inputs=(DATA, SETTING, SETTING), sign=KEPT)
+_enter(Elements.MIXED, "Resize", inputs=(DATA, SETTING))
+_enter(Elements.MIXED, "GridSample", inputs=(DATA, SETTING))
+_enter(Elements.MIXED, "AffineGrid", "Col2Im", inputs=(DATA, SETTING))
+
+_enter(
+    Elements.MIXED, "ReduceMax", "ReduceMean", "ReduceMin", "ReduceProd", "ReduceSum", inputs=(DATA, SETTING), sign=KEPT
+)
+_enter(Elements.MIXED, "ReduceL1", "ReduceL2", "ReduceSumSquare", inputs=(DATA, SETTING), sign=NON_NEGATIVE)
+_enter(Elements.MIXED, "ReduceLogSum", "ReduceLogSumExp", inputs=(DATA, SETTING))
+_enter(Elements.MIXED, "CumSum", inputs=(DATA, SETTING), sign=KEPT)
+_enter(Elements.MIXED, "Det")
+_enter(Elements.MIXED, "DFT", "STFT", inputs=(DATA, SETTING))
+
+_enter(Elements.MIXED, "GroupNormalization", "InstanceNormalization", inputs=(DATA, SCALE, SHIFT), normalizes=True)
+_enter(Elements.MIXED, "LayerNormalization", inputs=(DATA, SCALE, SHIFT), normalizes=True)
+_enter(Elements.MIXED, "MeanVarianceNormalization", normalizes=True)
+_enter(Elements.MIXED, "LpNormalization", sign=KEPT, normalizes=True)
+_enter(Elements.MIXED, "LRN", sign=KEPT)
+
+_enter(Elements.MIXED, "Hardmax", sign=NON_NEGATIVE)
+_enter(Elements.MIXED, "LogSoftmax", nonlinearity=rules.always(nonlinearity.SOFTMAX))
+_enter(Elements.MIXED, "Softmax", sign=NON_NEGATIVE, nonlinearity=rules.always(nonlinearity.SOFTMAX))
+_enter(
+    Elements.MIXED,
+    "NegativeLogLikelihoodLoss",
+    "SoftmaxCrossEntropyLoss",
+    inputs=(DATA, INDEX, SETTING),
+    limits={1: rules.class_limit},
+)
+_enter(Elements.MIXED, "ScatterElements", inputs=(DATA, INDEX, DATA), limits={1: rules.axis_limit})
+_enter(Elements.MIXED, "ScatterND", inputs=(DATA, INDEX, DATA), limits={1: rules.smallest_axis_limit})
+_enter(Elements.MIXED, "If", inputs=(SETTING,), has_bodies=True)
+_enter(Elements.MIXED, "Loop", inputs=(SETTING, SETTING, DATA), has_bodies=True, is_variadic=True)
+_enter(Elements.MIXED, "Scan", has_bodies=True, is_variadic=True)
+_enter(Elements.MIXED, "SequenceMap", has_bodies=True)
+
+# ---- none: not the elements of the inputs ----
+
+_enter(Elements.NONE, "ArgMax", "ArgMin", "NonZero", sign=NON_NEGATIVE)
+_enter(Elements.NONE, "OneHot", inputs=(INDEX, SETTING), limits={0: rules.depth_limit})
+_enter(Elements.NONE, "Shape", "Size", inputs=(TYPE,), sign=NON_NEGATIVE)
+_enter(Elements.NONE, "Constant", inputs=())
+_enter(Elements.NONE, "ConstantOfShape", "EyeLike", "Range", inputs=(SETTING,))
+_enter(Elements.NONE, "BlackmanWindow", "HammingWindow", "HannWindow", "MelWeightMatrix", inputs=(SETTING,))
+_enter(Elements.NONE, "RandomNormal", "RandomUniform", inputs=(), is_random=True)
+_enter(Elements.NONE, "RandomNormalLike", "RandomUniformLike", inputs=(TYPE,), is_random=True)
+_enter(Elements.NONE, "Multinomial", inputs=(SETTING,), sign=NON_NEGATIVE, is_random=True)
+_enter(Elements.NONE, "NonMaxSuppression", inputs=(SETTING,))
+_enter(Elements.NONE, "OptionalHasElement", "SequenceLength", inputs=(TYPE,))
+_enter(Elements.NONE, "SequenceEmpty", inputs=())
+_enter(Elements.NONE, "RegexFullMatch", "StringConcat", "StringNormalizer", "StringSplit", "TfIdfVectorizer")
