@@ -1,11 +1,13 @@
 """One forward + backward pass with the mean |x| of everything, caffestat against torch eager, side by side.
 
-    python benchmarks/debug_pass.py [--net alexnet] [--rounds 7] [--device cpu] [--memory]
+    python benchmarks/debug_pass.py [--net alexnet] [--rounds 7] [--device cpu] [--memory | --repeat-params | --single]
 
 Both sides run the same net with the same weights and take the mean |x| of every layer's output, of its gradient, and of
 every param's gradient. Rounds alternate; medians and their ratio are printed. `--memory` measures peak memory instead,
 each side in a process of its own. `--tuned` tells malloc to keep its pages, for both sides (half of torch's time on
-AlexNet and VGG-16 is page faults). Needs torch.
+AlexNet and VGG-16 is page faults). `--repeat-params` changes every param between the rounds, on both sides; what is
+timed is the pass. `--single` times our whole process instead: set-up and one pass, params constant against params as
+inputs. Needs torch.
 """
 
 from __future__ import annotations
@@ -18,11 +20,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from caffestat import net
+from caffestat.engine import choose_device
 from caffestat.fillers import Stream
 
 MODELS = Path(__file__).parent.parent / "models"
@@ -30,6 +34,7 @@ BATCHES = {"alexnet": 16, "googlenet": 8, "resnet50": 8, "vgg16": 4, "mobilenet"
 TUNED = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(1 << 34), "MALLOC_TOP_PAD_": str(1 << 28)}
 
 Pass = Callable[[], float]
+Change = Callable[[np.float32], None]  # multiplies all params by a factor
 
 
 def load(name: str) -> tuple[net.Net, list[np.ndarray], Stream]:
@@ -39,47 +44,66 @@ def load(name: str) -> tuple[net.Net, list[np.ndarray], Stream]:
     return built, net.draw_params(built, stream), stream
 
 
-def ours(name: str, device: str) -> Pass:
-    """Return a function that runs our pass once and returns the loss."""
+def ours(name: str, device: str, changing: bool = False) -> tuple[Pass, Change]:
+    """Return functions that run our pass once and return the loss, and that change the params."""
     built, values, stream = load(name)
-    runner = net.Runner(built, values, device)
+    runner = net.Runner(built, values, choose_device(device)[0], changing=changing)
     feeds = net.draw_feeds(runner, stream, np.random.default_rng(1))
-    return lambda: sum(v[0] for blob, v in runner.run(feeds).outputs.items() if "loss" in built.blobs[blob].name)
+
+    def change(factor: np.float32) -> None:
+        for value in values:
+            value *= factor
+
+    return lambda: sum(v[0] for b, v in runner.run(feeds).outputs.items() if "loss" in built.blobs[b].name), change
 
 
-def torchs(name: str, device: str) -> Pass:
-    """Return a function that runs torch's pass once and returns the loss."""
+def torchs(name: str, device: str) -> tuple[Pass, Change]:
+    """Return functions that run torch's pass once and return the loss, and that change the params."""
     from torch_net import TorchNet
 
     built, values, stream = load(name)
     runner = TorchNet(built, values, stream, device)
-    return runner.run
+    return runner.run, runner.scale_params
 
 
-def time_pair(name: str, device: str, rounds: int) -> tuple[float, float]:
-    """Return the median seconds of (ours, torch's), measured in turn."""
-    sides = [ours(name, device), torchs(name, device)]
-    for side in sides:
-        side()
+def time_pair(name: str, device: str, rounds: int, changing: bool) -> tuple[float, float]:
+    """Return the median seconds of (ours, torch's), measured in turn; changing: other params in every round."""
+    sides = [ours(name, device, changing), torchs(name, device)]
+    for run, _ in sides:
+        run()
+    times: list[list[float]] = [[], []]
+    for number in range(rounds):
+        for (run, change), found in zip(sides, times, strict=True):
+            if changing:
+                change(np.float32(0.99 if number % 2 else 1 / 0.99))
+            start = time.perf_counter()
+            run()
+            found.append(time.perf_counter() - start)
+    return statistics.median(times[0]), statistics.median(times[1])
+
+
+def time_single(name: str, device: str, rounds: int) -> tuple[float, float]:
+    """Return the median seconds of whole processes of one pass each: (params constant, params as inputs), in turn."""
+    command = [sys.executable, __file__, "--net", name, "--device", device, "--rounds", "1", "--side"]
     times: list[list[float]] = [[], []]
     for _ in range(rounds):
-        for side, found in zip(sides, times, strict=True):
+        for side, found in zip(("ours", "inputs"), times, strict=True):
             start = time.perf_counter()
-            side()
+            subprocess.run([*command, side], check=True, capture_output=True)
             found.append(time.perf_counter() - start)
     return statistics.median(times[0]), statistics.median(times[1])
 
 
 def peak_memory(name: str, device: str, side: str) -> float:
     """Return the peak resident MB of one side, run in a process of its own."""
-    command = [sys.executable, __file__, "--net", name, "--device", device, "--side", side]
+    command = [sys.executable, __file__, "--net", name, "--device", device, "--rounds", "3", "--side", side]
     return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1])
 
 
-def run_side(name: str, device: str, side: str) -> None:
-    """Run one side three times and print this process's peak memory in MB."""
-    once = (ours if side == "ours" else torchs)(name, device)
-    for _ in range(3):
+def run_side(name: str, device: str, side: str, rounds: int) -> None:
+    """Run one side some times and print this process's peak memory in MB."""
+    once, _ = torchs(name, device) if side == "torch" else ours(name, device, side == "inputs")
+    for _ in range(rounds):
         once()
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 
@@ -90,23 +114,28 @@ def main() -> None:
     parser.add_argument("--net", choices=BATCHES, action="append")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--memory", action="store_true")
-    parser.add_argument("--side", choices=("ours", "torch"), help=argparse.SUPPRESS)
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--memory", action="store_true")
+    what.add_argument("--repeat-params", action="store_true")
+    what.add_argument("--single", action="store_true")
+    parser.add_argument("--side", choices=("ours", "inputs", "torch"), help=argparse.SUPPRESS)
     args = parser.parse_args()
     names = args.net or list(BATCHES)
     if args.side:
-        run_side(names[0], args.device, args.side)
+        run_side(names[0], args.device, args.side, args.rounds)
         return
     tuned = "tuned malloc" if all(os.environ.get(k) == v for k, v in TUNED.items()) else "malloc as it comes"
     print(
-        f"{'net':<10} {'batch':>5} {'caffestat':>10} {'torch':>10} {'ratio':>6}"
+        f"{'net':<10} {'batch':>5} {'constant' if args.single else 'caffestat':>10} "
+        f"{'inputs' if args.single else 'torch':>10} {'ratio':>6}"
         f"   ({'MB' if args.memory else 'ms'}; {tuned})"
     )
     for name in names:
         if args.memory:
             a, b = (peak_memory(name, args.device, side) for side in ("ours", "torch"))
         else:
-            a, b = (1000 * seconds for seconds in time_pair(name, args.device, args.rounds))
+            timed = time_single if args.single else partial(time_pair, changing=args.repeat_params)
+            a, b = (1000 * seconds for seconds in timed(name, args.device, args.rounds))
         print(f"{name:<10} {BATCHES[name]:>5} {a:>10.0f} {b:>10.0f} {a / b:>6.2f}", flush=True)
 
 

@@ -14,8 +14,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from caffestat.engine import choose_device
 from caffestat.errors import DeviceError
-from caffestat.run import choose_device
 
 ROOT = Path(__file__).resolve().parent.parent
 

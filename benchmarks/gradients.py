@@ -22,8 +22,8 @@ import torch
 from torch.nn import functional
 
 from caffestat.autodiff import backward
+from caffestat.engine.runtime import onnxruntime
 from caffestat.graph import Graph, expand
-from caffestat.run.runtime import onnxruntime
 
 Step = Callable[[], object]
 
@@ -75,13 +75,13 @@ class Case:
 
 
 def session(graph: Graph, params: Mapping[str, np.ndarray], feeds: Mapping[str, np.ndarray], threads: int) -> Step:
-    """Return a function that runs the graph once, with the settings of caffestat.run."""
+    """Return a function that runs the graph once, with the settings of caffestat.engine."""
     options = onnxruntime().SessionOptions()
     options.log_severity_level = 4
     options.intra_op_num_threads = threads
     options.enable_mem_pattern = False
     options.add_session_config_entry("session.force_spinning_stop", "1")
-    model = expand(graph).to_onnx(params).SerializeToString()
+    model = expand(graph, graph.outputs).to_onnx(params).SerializeToString()
     runner = onnxruntime().InferenceSession(model, options, providers=["CPUExecutionProvider"])
     return partial(runner.run, None, dict(feeds))
 

@@ -70,7 +70,7 @@ def measured(net: Net, seeds: int) -> Mapping[Kind, float]:
     found: dict[Kind, list[float]] = defaultdict(list)
     for seed in range(1, seeds + 1):
         stream = Stream(seed)
-        runner = Runner(net, draw_params(net, stream), "cpu")
+        runner = Runner(net, draw_params(net, stream))
         result: Measurement = runner.run(draw_feeds(runner, stream, np.random.default_rng(seed)))
         for kind in ("tops", "bottom_diffs", "param_diffs"):
             for key, value in getattr(result, kind).items():

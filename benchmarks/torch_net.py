@@ -23,6 +23,12 @@ class TorchNet:
         self.data = self._draw(stream)
         self.norms: list[Tensor] = []
 
+    def scale_params(self, factor: np.float32) -> None:
+        """Multiply all params by a factor."""
+        with torch.no_grad():
+            for param in self.params:
+                param.mul_(float(factor))
+
     def _learns(self, number: int) -> bool:
         return not self.net.params[number].param.is_statistic
 

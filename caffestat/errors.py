@@ -6,6 +6,7 @@ CaffestatError                 the base; the command line prints its message and
 │   ├── SchemaError            the text parses, but a value does not fit Caffe's schema
 │   └── NetError               the net does not fit together: unknown bottom, duplicate top, wrong shape
 ├── InputError                 a file, an option or an array that the user gave cannot be used
+│   └── RunError               the runtime cannot compile or run what the file describes
 ├── GradientError              an ONNX op has no gradient rule
 └── DeviceError                the device that was asked for cannot be used
 """
@@ -23,6 +24,7 @@ __all__ = [
     "NetError",
     "Place",
     "PrototextError",
+    "RunError",
     "SchemaError",
     "SourceError",
 ]
@@ -82,6 +84,14 @@ class NetError(SourceError):
 
 class InputError(CaffestatError):
     """A file, an option or an array that the user gave cannot be used."""
+
+
+class RunError(InputError):
+    """The runtime cannot compile or run a graph; node: the node that fails, "" when the runtime does not say."""
+
+    def __init__(self, message: str, node: str = "") -> None:
+        super().__init__(message)
+        self.node = node
 
 
 class GradientError(CaffestatError):

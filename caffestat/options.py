@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from numbers import Integral
@@ -19,6 +20,7 @@ __all__ = [
     "NetOptions",
     "RunOptions",
     "ValueOptions",
+    "device_of",
     "one_of",
     "options_of",
     "texts",
@@ -29,7 +31,7 @@ Shape = tuple[int, ...]
 PHASES = ("train", "test")
 DATA = ("auto", "real", "synthetic")
 INPUTS_HOLD = ("noise", "zeros")
-DEVICES = ("auto", "cpu", "cuda")
+DEVICES = ("auto", "cpu", "cuda", "cuda:N")
 ASSUMED_FILLERS = ("gaussian", "msra", "positive_unitball", "uniform", "xavier")
 
 DEFAULT_SEED = 1701  # without a seed from the user or a solver; fixed, so that a run can be repeated
@@ -40,6 +42,14 @@ def one_of(option: str, value: str | None, allowed: Sequence[str]) -> None:
     """Raise InputError unless the value is None or one of the allowed ones, which the message lists."""
     if value is not None and value not in allowed:
         raise InputError(f"{option}: expected one of {', '.join(allowed)}, found {value!r}")
+
+
+def device_of(text: str) -> tuple[str, int]:
+    """Return kind and index of a device by its name, one of DEVICES: ("cuda", 1) for "cuda:1". Raises InputError."""
+    match = re.fullmatch(r"(auto|cpu|cuda)|cuda:(\d{1,3})", str(text), re.ASCII)
+    if match is None:
+        raise InputError(f"device: expected one of {', '.join(DEVICES)}, found {text!r}")
+    return match[1] or "cuda", int(match[2] or 0)
 
 
 def texts(values: object) -> tuple[str, ...]:
@@ -131,7 +141,7 @@ class RunOptions:
     forward_only: bool = False
 
     def __post_init__(self) -> None:
-        one_of("device", self.device, DEVICES)
+        device_of(self.device)
         one_of("inputs_hold", self.inputs_hold, INPUTS_HOLD)
         object.__setattr__(self, "inputs", dict(self.inputs or {}))
 

@@ -24,7 +24,7 @@ from caffestat.options import ASSUMED_FILLERS, NetOptions, RunOptions, ValueOpti
         (ValueOptions, {"seed": -1}, "seed: expected an integer from 0 to 4294967295, found -1"),
         (ValueOptions, {"seed": 2**32}, "seed: expected an integer"),
         (ValueOptions, {"assume_filler": "xaver"}, "assume_filler: expected one of gaussian, msra, .*, found 'xaver'"),
-        (RunOptions, {"device": "tpu"}, "device: expected one of auto, cpu, cuda, found 'tpu'"),
+        (RunOptions, {"device": "tpu"}, "device: expected one of auto, cpu, cuda, cuda:N, found 'tpu'"),
         (RunOptions, {"inputs_hold": "zeroes"}, "inputs_hold: expected one of noise, zeros, found 'zeroes'"),
     ],
 )

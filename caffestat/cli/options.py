@@ -201,10 +201,10 @@ _RUN = (
     ),
     click.option(
         "--device",
-        type=click.Choice(DEVICES),
+        metavar=f"[{'|'.join(DEVICES)}]",
         default="auto",
         show_default=True,
-        help="Where to run; auto takes CUDA when it works and says why when it does not.",
+        help="Where to run: auto takes CUDA if it works, cuda:N the GPU of that index.",
     ),
 )
 

@@ -75,19 +75,21 @@ def _live(nodes: Sequence[Node], outputs: Collection[str]) -> list[Node]:
     return live[::-1]
 
 
-def expand(g: Graph) -> Graph:
-    """Return the graph as the runtime should get it; `g` stays as it is.
+def expand(g: Graph, outputs: Sequence[str]) -> Graph:
+    """Return the graph of some outputs as the runtime should get it; `g` stays as it is.
 
-    Every LRN of known shape is replaced; nodes that no output needs are left out, and params that no node reads.
+    Every LRN of known shape is replaced; what no output needs is left out: nodes, params, inputs, constants.
     """
     result = copy(g)
-    result.nodes = []
-    for node in _live(g.nodes, g.outputs):
+    result.nodes, result.outputs = [], list(outputs)
+    for node in _live(g.nodes, outputs):
         if node.op == "LRN" and node.inputs[0] in g.specs:
             _lrn(result, node)
             result.nodes[-1].outputs = node.outputs
         else:
             result.nodes.append(node)
-    read = {name for node in result.nodes for name in (*node.inputs, *node.captured)}.union(g.outputs)
+    read = {name for node in result.nodes for name in (*node.inputs, *node.captured)}.union(outputs)
     result.params = {name: spec for name, spec in g.params.items() if name in read}
+    result.inputs = {name: spec for name, spec in g.inputs.items() if name in read}
+    result.constants = {name: array for name, array in g.constants.items() if name in read}
     return result

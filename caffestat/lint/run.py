@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from caffestat.engine import CPU, Device
 from caffestat.errors import CaffestatError, InputError, NetError, Place, SourceError
 from caffestat.fillers import Stream
 from caffestat.layers import Layer, Shape, Source
@@ -50,7 +51,7 @@ class Job:
     severity: str = "info"
     net: NetOptions = field(default_factory=NetOptions)
     values: ValueOptions = field(default_factory=ValueOptions)
-    device: str = "cpu"
+    device: Device = CPU
 
     def __post_init__(self) -> None:
         one_of("severity", self.severity, SEVERITIES)
@@ -261,7 +262,7 @@ def _fill(context: Context, net: Net, weights: Sequence[str], job: Job, seed: in
         _run(context, net, values, job.device, seed)
 
 
-def _run(context: Context, net: Net, values: list[np.ndarray], device: str, seed: int) -> None:
+def _run(context: Context, net: Net, values: list[np.ndarray], device: Device, seed: int) -> None:
     """Measure one iteration, and look at every element of every top."""
     stream = Stream(seed)
     draw_params(net, stream)

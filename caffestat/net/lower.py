@@ -26,6 +26,7 @@ class Lowered:
     params         the graph's param for each owner, by its index in `Net.params`
     uses           the value that (node, param) reads: its own name for each reader of a shared param
     feeds          the graph inputs that a node declared, in order
+    layers         the first and last (exclusive) ONNX node of each layer's forward pass
     """
 
     graph: Graph
@@ -34,6 +35,14 @@ class Lowered:
     params: dict[int, str] = field(default_factory=dict)
     uses: dict[Key, str] = field(default_factory=dict)
     feeds: dict[int, tuple[str, ...]] = field(default_factory=dict)
+    layers: dict[int, tuple[int, int]] = field(default_factory=dict)
+
+    def layer_of(self, value: str) -> int | None:
+        """Return the layer whose forward pass computes a value, None for other values."""
+        for index, (first, last) in self.layers.items():
+            if any(value in node.outputs for node in self.graph.nodes[first:last]):
+                return index
+        return None
 
 
 @dataclass(frozen=True)
@@ -62,7 +71,7 @@ def lower_until(net: Net, last: int, provider: str = "cpu") -> Lowered:
     """Emit the forward pass up to and with the node of index `last`, of every layer that can be computed."""
     lowered = Lowered(Graph(provider))
     values = _Values(lowered.graph)
-    readers = Counter(_owner(net, number) for node in net.nodes for number in node.params)
+    readers = Counter(net.owner(number) for node in net.nodes for number in node.params)
     moved = {blob for node in net.nodes if node.layer.replaces_diff and node.need_backward for blob in node.bottoms}
     for node in net.nodes[: last + 1]:
         if node.is_known and all(blob in values for blob in node.bottoms):
@@ -124,11 +133,6 @@ def _is_view(g: Graph, node: Any) -> bool:
     return (node.op == "Reshape" and node.outputs[0] in g.specs) or node.outputs[0] in g.detached
 
 
-def _owner(net: Net, number: int) -> int:
-    owner = net.params[number].owner
-    return number if owner is None else owner
-
-
 def _lower_node(
     net: Net, node: Node, lowered: Lowered, values: _Values, readers: Counter[int], moved: set[int]
 ) -> None:
@@ -141,6 +145,7 @@ def _lower_node(
     if not type(node.layer).__module__.startswith("caffestat."):
         _check_outsider(node, g, first, tops)
     lowered.feeds[node.index] = tuple(g.inputs)[before:]
+    lowered.layers[node.index] = first, len(g.nodes)
     taken = {*values.values(), *bottoms}
     held = dict(values)
     for index, (value, blob, shape) in enumerate(zip(tops, node.tops, node.top_shapes, strict=True)):
@@ -190,7 +195,7 @@ def _bottom(net: Net, node: Node, index: int, lowered: Lowered, value: str) -> s
 def _param(net: Net, node: Node, index: int, lowered: Lowered, readers: Counter[int]) -> str:
     """Return the value a layer reads its param from: the owner's, under a name of its own when several read it."""
     g = lowered.graph
-    owner = _owner(net, node.params[index])
+    owner = net.owner(node.params[index])
     shape = net.params[node.params[index]].param.shape
     if owner not in lowered.params:
         first = net.params[owner]
@@ -257,7 +262,7 @@ def _gather(net: Net, lowered: Lowered, bottoms: dict[Key, str | None], params: 
     so_far: dict[Key, str | None] = {}
     for node, index in sorted(params, key=lambda key: (-key[0], key[1])):
         number = net.nodes[node].params[index]
-        owner = _owner(net, number)
+        owner = net.owner(number)
         value = params[node, index]
         if value is not None and net.params[number].param.shape != net.params[owner].param.shape:
             value = g.reshape(value, *net.params[owner].param.shape)

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from caffestat.data import synthetic_tops
-from caffestat.errors import InputError
+from caffestat.engine import CPU, Compiled, Device, Statistics, choose_device
+from caffestat.errors import InputError, RunError
 from caffestat.fillers import Stream
 
 from .initial import copy_weights, draw_params
@@ -18,8 +19,6 @@ from .model import Net, Node
 from .settle import settle
 
 if TYPE_CHECKING:
-    from caffestat.run import Statistics
-
     from .lower import Gradients, Lowered
 
 __all__ = ["Feeds", "Runner", "draw_feeds", "measure"]
@@ -29,28 +28,28 @@ _KINDS = ("top", "bottom_diff", "param_diff")  # of tensors that a run can retur
 
 
 class Runner:
-    """A net ready to run: graph built, session opened. `run` may be called many times.
+    """A net compiled once, whose passes may be run many times.
 
-    values: one array per param of the net (`draw_params`); changed in place by layers that update their statistics.
-    fetch:  return every tensor too, not only statistics, or those of some kinds (see `tensors`).
+    values:   one array per param of the net (`draw_params`); changed in place by layers that update their statistics
+    fetch:    return every tensor too, not only statistics, or those of some kinds (see `tensors`)
+    changing: the values may be others in every run; without it only those that layers update, and a run is faster
     """
 
     def __init__(
         self,
         net: Net,
         values: Sequence[np.ndarray],
-        device: str = "cpu",
+        device: Device = CPU,
         forward_only: bool = False,
         fetch: bool | Container[str] = False,
+        changing: bool = False,
     ) -> None:
-        from caffestat.run import Session, Statistics
-
         from .lower import differentiate, lower
 
         self.net = net
         self.values = values
         self.device = device
-        self.lowered = lower(net, device)
+        self.lowered = lower(net, device.kind)
         self.forward_only = forward_only
         self.gradients: Gradients | None = None
         if not forward_only and any(node.need_backward for node in net.nodes):
@@ -61,6 +60,12 @@ class Runner:
         _ask_forward(net, self.lowered, self._statistics)
         if self.gradients:
             _ask_backward(net, self.gradients, self._statistics)
+        self._updates = _updates(net, self.lowered)
+        self._inputs = {
+            number: name for number, name in self.lowered.params.items() if changing or number in self._updates
+        }
+        for number, name in self._inputs.items():
+            _ask_sums(self._statistics, ("data", number), self._updates.get(number, name))
         self._statistics.finish()
         kinds: Container[str] = _KINDS if fetch is True else fetch or ()
         names = _tensor_names(self.lowered, self.gradients)
@@ -68,11 +73,11 @@ class Runner:
         self._losses = _weighted_tops(net, self.lowered)
         writers = _last_writers(net, self.lowered, net.outputs)
         self._results = {blob: graph.stored(self.lowered.tops[key]) for blob, key in writers.items()}
-        asked = {*self._fetched.values(), *self._results.values(), *self._losses, *graph.updates.values()}
+        asked = {*self._fetched.values(), *self._results.values(), *self._losses, *self._updates.values()}
         graph.outputs += sorted(asked)
-        arrays = {name: values[number] for number, name in self.lowered.params.items()}
-        self._session = Session(graph, arrays, device)
-        self._param_sums: dict[int, tuple[float, float]] = {}
+        constant = {name: values[number] for number, name in self.lowered.params.items() if number not in self._inputs}
+        self._compiled = Compiled(graph, device, constant)
+        self._constant_sums: dict[int, tuple[float, float]] = {}
         self.tensors: dict[tuple[str, int, int], np.ndarray] = {}
 
     def run(self, feeds: Mapping[str, np.ndarray]) -> Measurement:
@@ -80,15 +85,16 @@ class Runner:
 
         With `fetch`, `tensors` then holds arrays by ("top" | "bottom_diff" | "param_diff", node, index).
         """
-        outputs = self._session.run(feeds)
+        outputs = self._run(feeds)
         found: dict[Any, float] = self._statistics.read(outputs)
         self.tensors = {key: outputs[name] for key, name in self._fetched.items()}
-        self._store_updates(outputs)
-        measured = Measurement(device=self.device)
+        for number, name in self._updates.items():
+            self.values[number][...] = outputs[name].reshape(self.values[number].shape)
+        measured = Measurement(device=str(self.device))
         measured.outputs = {blob: tuple(outputs[name].ravel().tolist()) for blob, name in self._results.items()}
         measured.loss = sum(weight * float(outputs[name].sum()) for name, weight in self._losses.items())
         measured.tops = {key[1:]: value for key, value in found.items() if key[0] == "top"}
-        measured.params = self._param_means()
+        measured.params = self._param_means(found)
         if self.gradients:
             # a gradient that nothing reaches is zero: Caffe prints it as such
             measured.bottom_diffs = {key: found.get(("bottom", *key), 0.0) for key in self.gradients.bottoms}
@@ -97,34 +103,36 @@ class Runner:
             measured.norms = self._norms(found)
         return measured
 
-    def _store_updates(self, outputs: Mapping[str, np.ndarray]) -> None:
-        for key, value in self.lowered.uses.items():
-            if value in self.lowered.graph.updates:
-                number = self.net.nodes[key[0]].params[key[1]]
-                self.values[number][...] = outputs[self.lowered.graph.updates[value]]
-                self._param_sums.pop(number, None)
+    def _run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Run the graph. Raises NetError, with the layer's place where the runtime says which node fails."""
+        try:
+            return self._compiled.run(feeds, {name: self.values[number] for number, name in self._inputs.items()})
+        except RunError as error:
+            index = self.lowered.layer_of(error.node)
+            raise error if index is None else self.net.nodes[index].layer.error(str(error)) from error
 
-    def _sums_of(self, number: int) -> tuple[float, float]:
-        """Return (sum |x|, sum x²) of a param, worked out again only when a run has changed it."""
-        if number not in self._param_sums:
-            self._param_sums[number] = _sums(self.values[number])
-        return self._param_sums[number]
+    def _sums_of(self, number: int, found: Mapping[Any, float]) -> tuple[float, float]:
+        """Return (sum |x|, sum x²) of a param: what the run computed, or of a constant one those of its value."""
+        if number in self._inputs:
+            return found["l1", "data", number], found["l2", "data", number]
+        if number not in self._constant_sums:
+            self._constant_sums[number] = _sums(self.values[number])
+        return self._constant_sums[number]
 
-    def _param_means(self) -> dict[tuple[int, int], float]:
+    def _param_means(self, found: Mapping[Any, float]) -> dict[tuple[int, int], float]:
         """Mean |x| of every param of the layers that ran."""
         result = {}
         for node, index in self.lowered.uses:
             number = self.net.nodes[node].params[index]
-            owner = self.net.params[number].owner
-            owner = number if owner is None else owner
-            result[node, index] = self._sums_of(owner)[0] / max(self.values[owner].size, 1)
+            owner = self.net.owner(number)
+            result[node, index] = self._sums_of(owner, found)[0] / max(self.values[owner].size, 1)
         return result
 
     def _norms(self, found: Mapping[Any, float]) -> Norms:
         owners = [number for number, param in enumerate(self.net.params) if param.owner is None]
-        data = [self._sums_of(number) for number in owners]
-        diff_l1 = sum(found.get(("l1", number), 0.0) for number in owners)
-        diff_l2 = sum(found.get(("l2", number), 0.0) for number in owners)
+        data = [self._sums_of(number, found) for number in owners]
+        diff_l1 = sum(found.get(("l1", "diff", number), 0.0) for number in owners)
+        diff_l2 = sum(found.get(("l2", "diff", number), 0.0) for number in owners)
         return Norms(sum(l1 for l1, _ in data), diff_l1, sum(l2 for _, l2 in data) ** 0.5, diff_l2**0.5)
 
 
@@ -156,8 +164,19 @@ def _ask_backward(net: Net, gradients: Gradients, statistics: Statistics) -> Non
             statistics.mean_abs(("param", node, index), value)
     for number, value in gradients.owners.items():
         if value:
-            statistics.sum_abs(("l1", number), value)
-            statistics.sum_squares(("l2", number), value)
+            _ask_sums(statistics, ("diff", number), value)
+
+
+def _ask_sums(statistics: Statistics, key: tuple[str, int], value: str) -> None:
+    statistics.sum_abs(("l1", *key), value)
+    statistics.sum_squares(("l2", *key), value)
+
+
+def _updates(net: Net, lowered: Lowered) -> dict[int, str]:
+    """Return the value that each param has after the pass, of those that their layers change: the last layer's."""
+    updates = lowered.graph.updates
+    used = [(net.nodes[node].params[index], value) for (node, index), value in lowered.uses.items()]
+    return {net.owner(number): updates[value] for number, value in used if value in updates}
 
 
 def _declare_param(net: Net, graph: Any, number: int, value: str) -> None:
@@ -308,8 +327,6 @@ def measure(
 
     Raises InputError, DeviceError, NetError or GradientError.
     """
-    from caffestat.run import choose_device
-
     notes = notes if notes is not None else []
     check_inputs(net, inputs or {})
     check_memory(net, not forward_only, available_bytes())

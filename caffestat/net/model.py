@@ -96,3 +96,8 @@ class Net:
     params: list[NetParam]
     outputs: tuple[int, ...]
     findings: tuple[Finding, ...] = ()
+
+    def owner(self, number: int) -> int:
+        """Return the number of the param that owns the values of a param: its own unless it shares another's."""
+        owner = self.params[number].owner
+        return number if owner is None else owner

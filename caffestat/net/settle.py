@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from caffestat.engine import Compiled, Device
 from caffestat.layers import Layer
 
 from .model import Net, Node
@@ -19,7 +20,7 @@ __all__ = ["settle"]
 
 
 def settle(
-    net: Net, values: Sequence[np.ndarray], device: str, feeds: Feeds, notes: MutableSequence[str] | None = None
+    net: Net, values: Sequence[np.ndarray], device: Device, feeds: Feeds, notes: MutableSequence[str] | None = None
 ) -> Net:
     """Return the net with the shapes that it has for one batch; the net itself when none depends on the data.
 
@@ -45,21 +46,18 @@ def _line(node: Node, chosen: int, count: int) -> str:
     return f"{node.place}: layer {node.name!r} selects {which} of this batch; what follows it is run on {follows}"
 
 
-def _selector(net: Net, index: int, values: Sequence[np.ndarray], device: str, feeds: Feeds) -> np.ndarray | None:
+def _selector(net: Net, index: int, values: Sequence[np.ndarray], device: Device, feeds: Feeds) -> np.ndarray | None:
     """Compute the last bottom of a node; None when what it depends on is unknown."""
-    from caffestat.run import Session
-
     from .lower import lower_until
 
-    lowered = lower_until(net, index, device)
+    lowered = lower_until(net, index, device.kind)
     value = lowered.bottoms.get((index, len(net.nodes[index].bottoms) - 1))
     if value is None:
         return None
     lowered.graph.infer()
-    # all tops, for a session refuses params that no output depends on
-    lowered.graph.outputs = sorted({value, *lowered.tops.values()})
-    session = Session(lowered.graph, {name: values[number] for number, name in lowered.params.items()}, device)
-    return session.run(feeds.of(net, lowered))[value]
+    params = {name: values[number] for number, name in lowered.params.items()}
+    selector: np.ndarray = Compiled(lowered.graph, device).run(feeds.of(net, lowered), params, [value])[value]
+    return selector
 
 
 def _with_layer(net: Net, changed: Node, layer: Layer) -> Net:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from caffestat.engine import Device, choose_device
 from caffestat.errors import Finding, InputError
 from caffestat.fillers import Stream
 from caffestat.schema import NetState
@@ -128,8 +129,6 @@ def first_iteration(
 
     Raises what `build` and `measure` raise.
     """
-    from caffestat.run import choose_device
-
     notes = notes if notes is not None else []
     findings = findings if findings is not None else []
     findings.extend(solver.findings)
@@ -222,7 +221,7 @@ class _Process:
 
     stream: Stream
     random: np.random.Generator
-    device: str
+    device: Device
     inputs: Mapping[str, np.ndarray]
     zeros: bool
 
@@ -242,8 +241,7 @@ class _Loaded:
         p = self.process
         feeds = Feeds(p.stream, p.random, p.inputs, p.zeros)
         net = settle(self.net, self.values, p.device, feeds)
-        # a runner knows the shapes, and the params as they were when it was made
-        if self.runner is None or self.runner.net is not net or self.runner.lowered.graph.updates:
+        if self.runner is None or self.runner.net is not net:  # a net that selects has other shapes in every batch
             self.runner = Runner(net, self.values, p.device, self.forward_only, fetch)
         return self.runner.run(feeds.of(net, self.runner.lowered))
 
@@ -261,9 +259,7 @@ class _DiffSum:
         assert runner is not None
         before, sums = dict(self._sums), self._sums
         for node, index in sorted(measured.param_diffs, key=lambda key: (-key[0], key[1])):
-            number = net.nodes[node].params[index]
-            owner = net.params[number].owner
-            owner = number if owner is None else owner
+            owner = net.owner(net.nodes[node].params[index])
             diff = runner.tensors.get(("param_diff", node, index))
             if net.nodes[node].overwrites_diff(index):
                 before.pop(owner, None)

@@ -9,12 +9,12 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from caffestat.autodiff import Stop, backward
+from caffestat.engine import CPU, Compiled, Statistics, choose_device
 from caffestat.errors import InputError
 from caffestat.graph import Graph, Spec
 from caffestat.graph.load import Model
 from caffestat.net import Norms
 from caffestat.net.memory import available_bytes
-from caffestat.run import Session, Statistics, choose_device
 
 from .feeds import draw_feeds
 from .losses import start
@@ -61,13 +61,13 @@ def measure(
     chosen, why = choose_device(device)
     notes.extend([why] if why else [])
     graph = model.graph
-    graph.provider = chosen
+    graph.provider = chosen.kind
     random = np.random.default_rng(seed)
     feeds = draw_feeds(graph, random, inputs or {}, notes)
     _check_memory(model, forward_only)
     _complete_specs(model, feeds)
     values, params = measured_names(model)
-    result = Measurement(chosen)
+    result = Measurement(str(chosen))
     found: dict[str, str | None] = {}
     if not forward_only:
         beginning = start(graph, loss, random)
@@ -78,7 +78,7 @@ def measure(
         result.stops = tuple(stops)
         graph.infer()
     statistics = _ask(graph, values, params, found)
-    numbers = statistics.read(_run(model, feeds, chosen))
+    numbers = statistics.read(Compiled(graph, chosen, model.arrays).run(feeds) if graph.outputs else {})
     result.values = {name: numbers["value", name] for name in (*values, *params)}
     result.gradients = {name: numbers.get(("grad", name), 0.0) for name in found}
     if not forward_only:
@@ -123,26 +123,13 @@ def _norms(numbers: Mapping[object, float], params: list[str]) -> Norms:
     return Norms(sums[0], sums[1], math.sqrt(sums[2]), math.sqrt(sums[3]))
 
 
-def _run(model: Model, feeds: Mapping[str, np.ndarray], device: str) -> dict[str, np.ndarray]:
-    if not model.graph.outputs:
-        return {}
-    try:
-        return Session(model.graph, model.arrays, device).run(feeds)
-    except Exception as error:  # the runtime raises several private types
-        raise InputError(f"onnxruntime cannot run the model: {str(error).strip().splitlines()[0]}") from error
-
-
 def _complete_specs(model: Model, feeds: Mapping[str, np.ndarray]) -> None:
     """Run the model for the shapes that inference cannot tell: those behind subgraphs, custom ops, and data."""
     graph = model.graph
     unknown = [name for node in graph.nodes for name in node.outputs if name and name not in graph.specs]
     if not unknown:
         return
-    outputs, graph.outputs = graph.outputs, unknown
-    try:
-        arrays = _run(model, feeds, "cpu")
-    finally:
-        graph.outputs = outputs
+    arrays = Compiled(graph, CPU, model.arrays).run(feeds, outputs=unknown)
     for name, array in arrays.items():
         if isinstance(array, np.ndarray):
             graph.specs[name] = Spec(array.shape, array.dtype)

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from caffestat import layers, net
+from caffestat.engine import choose_device
 from caffestat.fillers import Stream
 
 FOLDER = Path(__file__).parent.parent / "golden"
@@ -51,7 +52,7 @@ def run(case: str) -> tuple[net.Net, list[np.ndarray], net.Runner, net.Measureme
     stream = Stream(SEED)
     values = net.draw_params(graph_net, stream)
     initial = [array.copy() for array in values]
-    runner = net.Runner(graph_net, values, DEVICE, fetch=True)
+    runner = net.Runner(graph_net, values, choose_device(DEVICE)[0], fetch=True)
     feeds = net.draw_feeds(runner, stream, np.random.default_rng(SEED), zeros=True)
     return graph_net, initial, runner, runner.run(feeds)
 

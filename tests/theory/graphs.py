@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from caffestat.autodiff import backward
+from caffestat.engine import Compiled
 from caffestat.graph import Graph
-from caffestat.run import Session
 from caffestat.theory import Gradient, Moments, Signal, Source, Walk, normal, propagate
 from caffestat.theory.quadrature import NODES
 
@@ -63,7 +63,7 @@ def measure(case: Case, draws: int = 60, seed: int = 0) -> tuple[Moments, Moment
         arrays = {name: case.w_std * random.standard_normal(g.shape(name), np.float32) for name in params}
         feeds = {x: case.mean + case.std * random.standard_normal(case.shape, np.float32)}
         feeds[dy] = random.standard_normal(g.shape(y), np.float32)
-        outputs: Mapping[str, np.ndarray] = Session(g, _typed(arrays), "cpu").run(_typed(feeds))
+        outputs: Mapping[str, np.ndarray] = Compiled(g).run(_typed(feeds), _typed(arrays))
         for row, name in enumerate((y, dx)):
             value = outputs[name].astype(np.float64)
             sums[row] += value.mean(), (value**2).mean(), np.abs(value).mean()

@@ -7,8 +7,8 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
+from caffestat.engine import Compiled, Statistics
 from caffestat.graph import Graph
-from caffestat.run import Session, Statistics
 
 # small; even rows; a prime; no divisor between 64 and 1024; larger than what is kept as |x|
 SHAPES = [(), (5,), (2, 3, 5, 7), (40, 600), (100_003,), (2, 3, 5003), (3, 1024, 1000)]
@@ -28,7 +28,7 @@ def run(x: np.ndarray, emit: Callable[[Graph, str], str]) -> tuple[float, float,
     statistics.sum_abs("sum", y)
     statistics.sum_squares("squares", y)
     statistics.finish()
-    found = statistics.read(Session(g, {}).run({"x": x}))
+    found = statistics.read(Compiled(g).run({"x": x}))
     return found["mean"], found["sum"], found["squares"]
 
 
@@ -52,7 +52,7 @@ def test_sign_is_looked_up_through_pooling_and_concat(op: Callable[[Graph, str],
     x = values((2, 3, 80, 90))
     g = Graph()
     g.outputs.append(op(g, g.input("x", x.shape)))
-    (y,) = Session(g, {}).run({"x": x}).values()
+    (y,) = Compiled(g).run({"x": x}).values()
     assert run(x, op)[0] == pytest.approx(np.abs(y.astype(np.float64)).mean(), rel=2e-6)
 
 
@@ -68,7 +68,7 @@ def test_transposed_value_shares_its_sum() -> None:
     statistics.mean_abs("y", y)
     assert len(g.nodes) == before
     statistics.finish()
-    found = statistics.read(Session(g, {}).run({"x": x}))
+    found = statistics.read(Compiled(g).run({"x": x}))
     assert found["x"] == found["y"] == pytest.approx(np.abs(x).mean(), rel=1e-6)
 
 
@@ -83,7 +83,7 @@ def test_squares_of_a_product_of_thin_matrices(transposed: tuple[int, int]) -> N
     statistics.sum_squares("squares", y)
     statistics.finish()
     assert not any(node.op == "Mul" and g.specs.get(node.inputs[0]) == g.specs[y] for node in g.nodes)
-    found = statistics.read(Session(g, {}).run({"a": left, "b": right}))
+    found = statistics.read(Compiled(g).run({"a": left, "b": right}))
     exact = a.T.astype(np.float64) @ b.astype(np.float64)
     assert found["squares"] == pytest.approx((exact**2).sum(), rel=3e-6)
 

@@ -1,0 +1,36 @@
+"""The one import of onnxruntime, and the one place where its errors become ours."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import os
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from caffestat.errors import RunError
+
+__all__ = ["onnxruntime", "runtime_errors"]
+
+_WHERE = re.compile(r"running (\S+) node\. Name:'([^']*)' Status Message: (.*)", re.DOTALL)
+_CODE = re.compile(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ")
+
+
+def onnxruntime() -> Any:
+    """Return the onnxruntime module, imported with its telemetry, which writes files and looks up a host, off."""
+    os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # read once, when the module is loaded
+    return importlib.import_module("onnxruntime")
+
+
+@contextlib.contextmanager
+def runtime_errors() -> Iterator[None]:
+    """Raise RunError in the place of whatever the runtime raises; put nothing but calls of the runtime inside."""
+    try:
+        yield
+    except Exception as error:  # the runtime raises several private types
+        text = _CODE.sub("", str(error)).strip()
+        where = _WHERE.search(text)
+        op, node, text = where.groups() if where else ("", "", text)
+        reason = (text.splitlines() or [type(error).__name__])[0]
+        raise RunError(f"onnxruntime cannot run the model: {f'{op}: ' * bool(op)}{reason}", node) from error
