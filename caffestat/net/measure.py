@@ -14,7 +14,7 @@ from caffestat.fillers import Stream
 
 from .initial import copy_weights, draw_params
 from .measurement import Measurement, Norms
-from .memory import available_bytes, check_memory
+from .memory import check_run
 from .model import Net, Node
 from .settle import settle
 
@@ -329,10 +329,10 @@ def measure(
     """
     notes = notes if notes is not None else []
     check_inputs(net, inputs or {})
-    check_memory(net, not forward_only, available_bytes())
     chosen, why = choose_device(device)
     if why:
         notes.append(why)
+    check_run(net, not forward_only, chosen)
     stream = Stream(seed)
     values = draw_params(net, stream, assume_filler)
     notes.extend(synthetic_layers(net, inputs or {}))

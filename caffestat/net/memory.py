@@ -1,64 +1,45 @@
-"""How much memory a run will take, and a refusal in time. Needs no runtime."""
+"""How much memory the tasks on a net take: running it, and drawing its params and its data."""
 
 from __future__ import annotations
 
 import math
-import os
-from pathlib import Path
+from collections.abc import Iterable
 
-from caffestat.errors import InputError
+from caffestat.engine.device import CPU, Device
+from caffestat.engine.need import Need, check_memory, need_of_draws, need_of_run
 
 from .model import Net
 
-__all__ = ["available_bytes", "check_memory", "estimate_bytes"]
+__all__ = ["check_draws", "check_run", "run_need"]
 
 _FLOAT = 4
-_SLACK = 0.95  # of the free memory, for a batch that still fits when it is tried
 
 
-def estimate_bytes(net: Net, backward: bool) -> tuple[int, int]:
-    """Return the bytes that params and activations take.
-
-    Backward doubles the params (their gradients); of the activations' gradients only those between two layers live at a
-    time, but the runtime keeps blocked and flipped copies: measured peaks lie between one and two times the tops.
-    """
-    params = sum(math.prod(p.param.shape) for p in net.params if p.owner is None) * _FLOAT
-    tops = sum(math.prod(shape) for node in net.nodes for shape in node.top_shapes if shape is not None) * _FLOAT
-    return params * (3 if backward else 2), tops * (2 if backward else 1)
+def run_need(net: Net, backward: bool) -> Need:
+    """Return what one pass takes."""
+    blobs = _sizes(shape for node in net.nodes for shape in node.top_shapes)
+    batches = (shape[0] for node in net.nodes if not node.bottoms for shape in node.top_shapes[:1] if shape)
+    return need_of_run(sum(_params(net)), sum(blobs), backward, max(batches, default=1))
 
 
-def available_bytes() -> int | None:
-    """Return the memory that can be had without swapping, None where the system does not say."""
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        found = {line.split(":")[0]: int(line.split()[1]) * 1024 for line in lines}
-        return found["MemAvailable"]
-    except (OSError, KeyError, ValueError):
-        pass
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, ValueError, OSError):
-        return None
+def check_run(net: Net, backward: bool, device: Device) -> None:
+    """Raise InputError, with the estimate and the batch that would fit, when a pass needs more memory than is free."""
+    check_memory(run_need(net, backward), "the run", device, "use --static")
+    if device != CPU:
+        check_draws(net)
 
 
-def check_memory(net: Net, backward: bool, available: int | None) -> None:
-    """Raise InputError, with the estimate and the batch that would fit, when a run needs more memory than there is."""
-    params, activations = estimate_bytes(net, backward)
-    if available is None or params + activations <= available:
-        return
-    batch = max(
-        (node.top_shapes[0] or (1,))[0]
-        for node in net.nodes
-        if not node.bottoms and node.top_shapes and node.top_shapes[0]
-    )
-    fitting = int(batch * max(available * _SLACK - params, 0) / max(activations, 1))
-    advice = f"--batch {fitting} would fit" if fitting else "not even a batch of 1 would fit; use --static"
-    raise InputError(
-        f"the run needs about {_gib(params + activations)} "
-        f"(params {_gib(params)}, blobs at batch {batch} {_gib(activations)}), "
-        f"but only {_gib(available)} of memory is free: {advice}"
-    )
+def check_draws(net: Net, params: bool = True, data: bool = True) -> None:
+    """Raise InputError when the values of all params, or those of the data layers' blobs, do not fit into memory."""
+    blobs = _sizes(shape for node in net.nodes if not node.bottoms for shape in node.top_shapes)
+    drawn = {"params": _params(net) * params, "data": blobs * data}
+    for what, sizes in drawn.items():
+        check_memory(need_of_draws(sizes), f"drawing the {what}", CPU)
 
 
-def _gib(count: int) -> str:
-    return f"{count / 2**30:.1f} GiB"
+def _params(net: Net) -> list[int]:
+    return _sizes(param.param.shape for param in net.params if param.owner is None)
+
+
+def _sizes(shapes: Iterable[tuple[int, ...] | None]) -> list[int]:
+    return [math.prod(shape) * _FLOAT for shape in shapes if shape is not None]

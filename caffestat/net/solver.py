@@ -19,7 +19,7 @@ from .build import build
 from .initial import copy_weights, draw_params
 from .measure import Feeds, Runner, check_inputs, synthetic_layers
 from .measurement import Measurement
-from .memory import available_bytes, check_memory
+from .memory import check_run
 from .model import Net
 from .rules import TEST, TRAIN, State, filter_layers
 from .settle import settle
@@ -144,7 +144,7 @@ def first_iteration(
         net = build(source, state, here, batch, data)
         if not loaded:
             check_inputs(net, process.inputs)
-        check_memory(net, not loaded, available_bytes())
+        check_run(net, not loaded, chosen)
         findings.extend(finding for finding in net.findings if finding not in findings)
         values = draw_params(net, process.stream, assume_filler)
         notes.extend(line for line in synthetic_layers(net, process.inputs) if line not in notes)

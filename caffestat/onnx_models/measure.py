@@ -9,12 +9,11 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from caffestat.autodiff import Stop, backward
-from caffestat.engine import CPU, Compiled, Statistics, choose_device
-from caffestat.errors import InputError
+from caffestat.engine import CPU, Compiled, Device, Statistics, choose_device
+from caffestat.engine.need import check_memory, need_of_run
 from caffestat.graph import Graph, Spec
 from caffestat.graph.load import Model
 from caffestat.net import Norms
-from caffestat.net.memory import available_bytes
 
 from .feeds import draw_feeds
 from .losses import start
@@ -63,8 +62,8 @@ def measure(
     graph = model.graph
     graph.provider = chosen.kind
     random = np.random.default_rng(seed)
+    _check_memory(model, forward_only, chosen)
     feeds = draw_feeds(graph, random, inputs or {}, notes)
-    _check_memory(model, forward_only)
     _complete_specs(model, feeds)
     values, params = measured_names(model)
     result = Measurement(str(chosen))
@@ -135,13 +134,9 @@ def _complete_specs(model: Model, feeds: Mapping[str, np.ndarray]) -> None:
             graph.specs[name] = Spec(array.shape, array.dtype)
 
 
-def _check_memory(model: Model, forward_only: bool) -> None:
-    """Raise InputError when the values would need more memory than there is."""
-    values = (spec for name, spec in model.graph.specs.items() if name not in model.graph.constants)
-    sizes = [math.prod(spec.shape) * spec.dtype.itemsize for spec in values]
-    needed, available = sum(sizes) * (1 if forward_only else 2), available_bytes()
-    if available is not None and needed > available:
-        raise InputError(
-            f"the run needs about {needed / 2**30:,.1f} GiB, but only {available / 2**30:.1f} GiB of memory is free: "
-            "use a smaller --batch or --shape, --forward-only or --static"
-        )
+def _check_memory(model: Model, forward_only: bool, device: Device) -> None:
+    """Raise InputError when a pass needs more memory than is free."""
+    sizes = {name: math.prod(spec.shape) * spec.dtype.itemsize for name, spec in model.graph.specs.items()}
+    params = sum(sizes.get(name, 0) for name in (*model.graph.params, *model.graph.constants))
+    need = need_of_run(params, sum(sizes.values()) - params, not forward_only)
+    check_memory(need, "the run", device, "use a smaller --batch or --shape, --forward-only or --static")
