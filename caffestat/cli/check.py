@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from caffestat.escape import shown_error
 from caffestat.files import refuse_inputs
 
 from . import options, terminal
@@ -83,5 +84,5 @@ def check(
         return
     terminal.write(lint.render(checked, format), output)
     for unchecked in checked.errors:
-        click.echo(f"error: {unchecked.error}", err=True)
+        click.echo(f"error: {shown_error(unchecked.error)}", err=True)
     sys.exit(2 if checked.errors else 1 if checked.is_bad else 0)

@@ -7,6 +7,8 @@ from itertools import islice
 
 import click
 
+from . import terminal
+
 __all__ = ["compare"]
 
 
@@ -31,7 +33,7 @@ def compare(a: str, b: str, rtol: float, atol: float, limit: int) -> None:
     found = api.compare(a, b, rtol=rtol, atol=atol)
     shown = list(islice(found, limit))
     for difference in shown:
-        click.echo(difference)
+        terminal.line(difference)
     more = sum(1 for _ in found)
     if more:
         click.echo(f"… and {more} more")

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from . import options
+from . import options, terminal
 
 __all__ = ["diagnose"]
 
@@ -38,7 +38,7 @@ def diagnose(log: str, all_trends: bool, **settings: Any) -> None:
 
     found = api.diagnose(log, **settings)
     for warning in found.warnings:
-        click.echo(f"warning: {warning}", err=True)
+        terminal.line(f"warning: {warning}", err=True)
     for line in logs.diagnosis_lines(found, all_trends):
-        click.echo(line)
+        terminal.line(line)
     sys.exit(0 if found.is_healthy else 1)

@@ -46,6 +46,6 @@ def fill(path: str, output: Path | None, show: bool, **settings: Any) -> None:
     with terminal.progress(f"filling {path}"):
         filled = api.fill(path, output, **settings)
     for note in filled.notes:
-        click.echo(f"note: {note}", err=True)
+        terminal.line(f"note: {note}", err=True)
     if show:
         click.echo(str(filled), nl=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import io
 import sys
 from typing import Any
 
@@ -10,6 +11,7 @@ import click
 
 from caffestat import __version__
 from caffestat.errors import CaffestatError
+from caffestat.escape import shown_error, visible
 
 __all__ = ["main"]
 
@@ -30,6 +32,12 @@ class _Failure(click.ClickException):
 class _Commands(click.Group):
     """A group that imports a command's module only when that command is asked for."""
 
+    def main(self, *arguments: Any, **settings: Any) -> Any:
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, io.TextIOWrapper):  # whose encoding may lack what is shown
+                stream.reconfigure(errors="backslashreplace")
+        return super().main(*arguments, **settings)
+
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(_COMMANDS)
 
@@ -44,10 +52,10 @@ class _Commands(click.Group):
         try:
             return super().invoke(ctx)
         except CaffestatError as error:
-            raise _Failure(str(error)) from error
+            raise _Failure(shown_error(error)) from error
         except Exception as error:
             if message := _blame_plugin(error):
-                raise _Failure(message) from error
+                raise _Failure(visible(message)) from error
             raise
         except KeyboardInterrupt:
             ctx.exit(_INTERRUPTED)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from . import options
+from . import options, terminal
 from .policies import policies
 
 if TYPE_CHECKING:
@@ -76,9 +76,9 @@ def _fix(paths: tuple[str, ...], diff: bool, check: bool, settings: dict[str, An
     done = api.fix(paths, dry_run=diff or check, **given)
     for fixed in done:
         if diff:
-            click.echo(fixed.diff, nl=False)
+            terminal.diff(fixed.diff)
         for issue in () if diff else fixed.issues:
-            click.echo(f"{issue.place}: {issue.code} {issue.layer}: {issue.fix}")
+            terminal.line(f"{issue.place}: {issue.code} {issue.layer}: {issue.fix}")
     count = sum(len(fixed.issues) for fixed in done)
     click.echo(f"{_number_of(len(done), 'file')}: {count} fix{'es' * (count != 1)}", err=True)
     return _CHANGED if check and count else 0
@@ -96,12 +96,12 @@ class _Show:
         self.done += 1
         self._count("")
         if self.diff and outcome.diff:
-            click.echo(outcome.diff, nl=False)
+            terminal.diff(outcome.diff)
         else:
             for change in outcome.changes:
-                click.echo(change)
+                terminal.line(change)
         for note in outcome.notes:
-            click.echo(f"note: {note}", err=True)
+            terminal.line(f"note: {note}", err=True)
         if outcome.error:
             click.echo(f"error: {outcome.error}", err=True)
         if self.done < total:

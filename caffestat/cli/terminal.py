@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING
 
 import click
 
+from caffestat.escape import visible
 from caffestat.files import replace_file
 
 if TYPE_CHECKING:
     from caffestat.api import DebugLog
     from caffestat.report import Report
 
-__all__ = ["progress", "tell", "width", "write"]
+__all__ = ["diff", "line", "progress", "tell", "width", "write"]
 
 _PIPED_WIDTH = 120
 _QUIET_SECONDS = 2.0
@@ -31,12 +32,23 @@ def width(output: Path | None) -> int:
     return shutil.get_terminal_size((_PIPED_WIDTH, 24)).columns if to_terminal else _PIPED_WIDTH
 
 
+def line(text: object, err: bool = False) -> None:
+    """Print one line, in which nothing is obeyed by the terminal."""
+    click.echo(visible(str(text)), err=err)
+
+
+def diff(text: str) -> None:
+    """Print a diff: as it is, to be applied, or visibly on a terminal."""
+    shown = "\n".join(visible(line, "\t") for line in text.split("\n")) if sys.stdout.isatty() else text
+    click.echo(shown, nl=False)
+
+
 def tell(report: Report | DebugLog) -> None:
     """Print findings and notes to the standard error."""
     for finding in report.findings:
-        click.echo(f"warning: {finding}", err=True)
+        line(f"warning: {finding}", err=True)
     for note in report.notes:
-        click.echo(f"note: {note}", err=True)
+        line(f"note: {note}", err=True)
 
 
 def write(text: str, output: Path | None) -> None:
@@ -44,7 +56,7 @@ def write(text: str, output: Path | None) -> None:
     if output is None:
         click.echo(text, nl=False)
     else:
-        replace_file(output, text.encode())
+        replace_file(output, text.encode("utf-8", "backslashreplace"))
 
 
 @contextmanager
@@ -54,7 +66,7 @@ def progress(what: str) -> Iterator[None]:
         yield
         return
     done = threading.Event()
-    ticker = threading.Thread(target=_tick, args=(what, done), daemon=True)
+    ticker = threading.Thread(target=_tick, args=(visible(what), done), daemon=True)
     ticker.start()
     try:
         yield

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from . import options
+from . import options, terminal
 
 __all__ = ["upgrade"]
 
@@ -39,6 +39,6 @@ def upgrade(path: str, output: Path | None, in_place: bool) -> None:
         raise click.UsageError("--in-place replaces NET, which must be a file; leave out --output")
     upgraded = api.upgrade(path, path if in_place else output)
     for finding in upgraded.findings:
-        click.echo(f"warning: {finding}", err=True)
+        terminal.line(f"warning: {finding}", err=True)
     if not in_place and not output:
         click.echo(upgraded.data, nl=False)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
+from caffestat.escape import visible
+
 from .model import ParamRow, Report, TopRow
 from .rows import Row
 
@@ -26,6 +28,10 @@ class Column:
     is_number: bool = False
     is_name: bool = False
     is_size: bool = False
+
+    def cell(self, row: Row, exact: bool) -> str:
+        """Return the text with nothing in it that is not printable."""
+        return visible(self.text(row, exact))
 
 
 def shape_text(shape: tuple[int, ...] | None) -> str:
@@ -111,7 +117,8 @@ def used(table: Iterable[Row]) -> tuple[Column, ...]:
 def heading(report: Report) -> str:
     """Say what the table is about."""
     run = f"device {report.device}" if report.device else "not run"
-    return " · ".join(filter(None, (report.source, report.net, f"phase {report.phase}", f"seed {report.seed}", run)))
+    parts = filter(None, (report.source, report.net, f"phase {report.phase}", f"seed {report.seed}", run))
+    return " · ".join(map(visible, parts))
 
 
 def footer(report: Report, table: Iterable[Row]) -> Iterator[str]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import io
 
+from caffestat.escape import csv_cell
+
 from .columns import shape_text
 from .model import Report
 from .rows import Row, rows
@@ -33,8 +35,8 @@ def render(report: Report) -> str:
 
 
 def _layer(row: Row) -> Cells:
-    layer = row.layer
-    return {"layer": layer.name, "type": layer.type, "line": layer.line, "params": row.params, "macs": row.macs}
+    name, type = csv_cell(row.layer.name), csv_cell(row.layer.type)
+    return {"layer": name, "type": type, "line": row.layer.line, "params": row.params, "macs": row.macs}
 
 
 def _top(row: Row) -> Cells:
@@ -42,15 +44,15 @@ def _top(row: Row) -> Cells:
         return {}
     top = row.top
     measured: Cells = {"mean_abs": _number(top.mean_abs), "predicted": _number(top.predicted)}
-    return {"top": top.name, "top_shape": shape_text(top.shape), **measured}
+    return {"top": csv_cell(top.name), "top_shape": shape_text(top.shape), **measured}
 
 
 def _param(row: Row) -> Cells:
     param = row.param
     if param is None:
         return {}
-    named: Cells = {"param": param.name, "param_shape": shape_text(param.shape)}
-    return {**named, "filler": param.filler, "filler_origin": param.filler_origin, **_fans(row)}
+    named: Cells = {"param": csv_cell(param.name), "param_shape": shape_text(param.shape)}
+    return {**named, "filler": csv_cell(param.filler), "filler_origin": param.filler_origin, **_fans(row)}
 
 
 def _fans(row: Row) -> Cells:
@@ -72,7 +74,7 @@ def _diff(row: Row) -> Cells:
     if row.diff is None:
         return {}
     measured: Cells = {"diff_mean_abs": _number(row.diff.mean_abs), "diff_predicted": _number(row.diff.predicted)}
-    return {"diff_blob": row.diff.name, **measured}
+    return {"diff_blob": csv_cell(row.diff.name), **measured}
 
 
 def _gain(row: Row) -> Cells:

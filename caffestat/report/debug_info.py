@@ -6,6 +6,8 @@ import os
 from collections.abc import Iterator
 from datetime import datetime
 
+from caffestat.escape import visible
+
 from .model import LayerRow, Report
 
 __all__ = ["ostream", "prefix", "render"]
@@ -55,4 +57,4 @@ def _lines(report: Report) -> Iterator[Line]:
 
 def _line(place: str, direction: str, layer: LayerRow, what: str, value: float | None) -> Iterator[Line]:
     if value is not None:
-        yield place, f"    [{direction}] Layer {layer.name}, {what}: {ostream(value)}"
+        yield place, visible(f"    [{direction}] Layer {layer.name}, {what}: {ostream(value)}")

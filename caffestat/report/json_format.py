@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import math
 from typing import Any
+
+from caffestat.escape import json_text
 
 from .model import LayerRow, ParamRow, Report, Spread, TopRow
 
@@ -15,7 +16,7 @@ _DIGITS = 9  # enough to give back every float32
 
 def render(report: Report) -> str:
     """Return the report as one JSON object; a value that is not finite becomes a string, one that is absent null."""
-    return json.dumps(to_dict(report), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    return json_text(to_dict(report))
 
 
 def to_dict(report: Report) -> dict[str, Any]:

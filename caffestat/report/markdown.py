@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from caffestat.escape import markdown
+
 from .columns import footer, heading, used
 from .model import Report
 from .rows import rows
@@ -16,21 +18,16 @@ def render(report: Report) -> str:
     table = list(rows(report))
     columns = used(table)
     lines = [
-        f"**{_escape(heading(report))}**",
+        f"**{markdown(heading(report))}**",
         "",
-        _line(_escape(column.title) for column in columns),
+        _line(markdown(column.title) for column in columns),
         _line("---:" if column.is_number else "---" for column in columns),
-        *(_line(_escape(column.text(row, True)) for column in columns) for row in table),
+        *(_line(markdown(column.text(row, True)) for column in columns) for row in table),
         "",
-        *(f"- {_escape(line)}" for line in footer(report, table)),
+        *(f"- {markdown(line)}" for line in footer(report, table)),
     ]
     return "\n".join(lines) + "\n"
 
 
 def _line(cells: Iterable[str]) -> str:
     return f"| {' | '.join(cells)} |"
-
-
-def _escape(text: str) -> str:
-    """Keep names like `a_b` and |x| from being read as markup."""
-    return "".join(f"\\{c}" if c in "\\`*_|<>" else c for c in text)

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
+from caffestat.escape import visible
 from caffestat.net import TEST, Solver
 from caffestat.net.solver import BeginTest, Clip, Event, Loss, MeanTestLoss, Pass, Rate, Score
 
@@ -54,7 +55,7 @@ def _line(event: Event, display: int) -> tuple[str, str]:
 
 def _score(score: Score) -> tuple[str, str]:
     place, kind = ("solver.cpp:414", "Test") if score.phase == TEST else ("solver.cpp:258", "Train")
-    text = f"    {kind} net output #{score.number}: {score.name} = {ostream(score.value)}"
+    text = f"    {kind} net output #{score.number}: {visible(score.name)} = {ostream(score.value)}"
     if score.weight:
         loss = np.float32(score.weight) * np.float32(score.value)
         text += f" (* {ostream(score.weight)} = {ostream(float(loss))} loss)"

@@ -28,7 +28,7 @@ def render(report: Report, width: int = 120) -> str:
 def _fit(columns: Sequence[Column], table: Sequence[Row], width: int) -> list[str]:
     for exact, gap in ((True, 2), (False, 2), (False, 1)):
         titles = [column.title for column in columns]
-        cells = [titles, *([column.text(row, exact) for column in columns] for row in table)]
+        cells = [titles, *([column.cell(row, exact) for column in columns] for row in table)]
         widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
         if sum(widths) + gap * (len(widths) - 1) <= width:
             break

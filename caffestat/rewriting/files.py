@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from caffestat.errors import CaffestatError, Finding, InputError
+from caffestat.escape import shown_error
 from caffestat.files import Version, create_file, read_regular, replace_file
 from caffestat.options import NetOptions
 from caffestat.program import NetFile
@@ -131,7 +132,7 @@ def rewrite_file(path: Path, target: Path, job: Job) -> Outcome:
     try:
         return _rewriter(path)(_Task.of(path, target, job))
     except CaffestatError as error:
-        return Outcome(str(path), str(target), error=str(error))
+        return Outcome(str(path), str(target), error=shown_error(error))
 
 
 def _rewriter(path: Path) -> Callable[[_Task], Outcome]:

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from caffestat.errors import Finding, InputError
+from caffestat.escape import visible
 from caffestat.fillers import Filler, Stream, fan, msra_std, xavier_spread
 from caffestat.net import Net, Node, draw_params
 from caffestat.net.save import save
@@ -95,11 +96,11 @@ def _row(param: FilledParam) -> tuple[str, ...]:
     values = param.values.ravel()
     more = " …" if values.size > _SHOWN else ""
     return (
-        param.layer,
-        param.type,
+        visible(param.layer),
+        visible(param.type),
         f"{param.index} {param.role}",
         "×".join(str(axis) for axis in param.values.shape) or "1",
-        param.filler.type,
+        visible(param.filler.type),
         _text(param.n),
         _text(param.scale),
         _text(param.std),

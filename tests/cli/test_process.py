@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -56,6 +57,15 @@ def test_a_reader_that_goes_away_is_no_error(root: Path) -> None:
         process.stdout.readline()
         process.stdout.close()
         assert process.stderr.read() == ""
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
+def test_outputs_in_any_encoding(root: Path, tmp_path: Path, encoding: str) -> None:
+    (tmp_path / "net.prototxt").write_text((root / "models" / "lenet.prototxt").read_text().replace("conv1", "卷积"))
+    command = [sys.executable, "-m", "caffestat", "analyze", "--static", "net.prototxt"]
+    environment = {**os.environ, "PYTHONIOENCODING": encoding, "PYTHONPATH": str(root)}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, check=True)
+    assert ("卷积" if encoding == "utf-8" else "\\u5377\\u79ef") in done.stdout.decode(encoding)
 
 
 def test_output_to_a_pipe_is_plain_and_stable(root: Path) -> None:

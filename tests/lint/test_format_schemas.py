@@ -133,11 +133,12 @@ def test_junit_has_what_the_schema_of_ant_wants(checked: Checked) -> None:
     assert ElementTree.fromstring(render(checked, "junit").encode()).attrib == {}
 
 
-def test_texts_come_back_as_far_as_xml_and_utf_8_can_hold_them() -> None:
+def test_texts_come_back_or_are_escaped() -> None:
     text = junit(CASES["nasty texts"]).findtext("testcase/failure") or ""
-    assert '<a href="x">&amp;]]>\'???\x7f\x85\u2028???\t' in text
+    assert r"]]>'\x00\x01\x1b\x7f\x85\u2028\ufffe\uffff\xff\t\r\n ü 漢 🎉 {0} [1](2) %" in text
+    assert '<a href="x">&amp;]]>' in text
     message = sarif(CASES["nasty texts"])["runs"][0]["results"][0]["message"]["text"]
-    assert NASTY.replace("\udcff", "?") in message
+    assert NASTY.replace("\udcff", "?").replace("](", "\\](") in message
 
 
 @pytest.mark.parametrize(

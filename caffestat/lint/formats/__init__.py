@@ -29,8 +29,7 @@ FORMATS: dict[str, Callable[[Checked], str]] = {
 def render(checked: Checked, format: str = "text") -> str:
     """Return what was found, and what could not be checked, in one of `FORMATS`.
 
-    Raises InputError for other formats. Bytes of a file's name that are no UTF-8 become question marks: no format can
-    hold them.
+    Raises InputError for other formats. What is not printable is escaped, each format in its own way.
     """
     one_of("format", format, tuple(FORMATS))
-    return FORMATS[format](checked).encode("utf-8", "replace").decode()
+    return FORMATS[format](checked)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from caffestat.errors import Place
+from caffestat.escape import visible
 
 from ..issue import Issue
 
@@ -41,7 +42,7 @@ def _command(command: str, place: Place, title: str, message: str) -> str:
 
 
 def _data(text: str) -> str:
-    return text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
+    return visible(text, "\r\n").replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
 
 
 def _setting(text: str) -> str:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import math
 from typing import TYPE_CHECKING, Any
 
 from caffestat.errors import Place
+from caffestat.escape import json_text
 
 from ..issue import Issue
 
@@ -26,7 +26,7 @@ def render(checked: Checked) -> str:
         "findings": [_finding(issue) for issue in checked.issues],
         "errors": [_error(unchecked) for unchecked in checked.errors],
     }
-    return json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    return json_text(data)
 
 
 def _finding(issue: Issue) -> dict[str, Any]:

@@ -11,15 +11,14 @@ from datetime import datetime, timezone
 from typing import TYPE_CHECKING
 from xml.etree import ElementTree
 
+from caffestat.escape import shown_error, visible
+
 from ..issue import Issue
 
 if TYPE_CHECKING:
     from ..run import Checked, Unchecked
 
 __all__ = ["render"]
-
-# what XML 1.0 cannot hold, not even escaped
-_INVALID = dict.fromkeys([code for code in range(32) if chr(code) not in "\t\n\r"] + [0xFFFE, 0xFFFF], "?")
 
 
 def render(checked: Checked) -> str:
@@ -32,13 +31,13 @@ def render(checked: Checked) -> str:
     suite = ElementTree.SubElement(suites, "testsuite", _facts(len(names), len(failures), len(errors)))
     ElementTree.SubElement(suite, "properties")
     for name in names:
-        case = ElementTree.SubElement(suite, "testcase", name=_text(name), classname="caffestat.check", time="0")
+        case = ElementTree.SubElement(suite, "testcase", name=visible(name), classname="caffestat.check", time="0")
         if name in failures:
             _add_failure(case, found[name])
         elif name in errors:
             _add_error(case, errors[name])
     infos = [issue for name in names if name not in failures for issue in found.get(name, ())]
-    ElementTree.SubElement(suite, "system-out").text = _text("\n".join(map(_line, infos)))
+    ElementTree.SubElement(suite, "system-out").text = "\n".join(map(_line, infos))
     ElementTree.SubElement(suite, "system-err")
     ElementTree.indent(suites)
     return ElementTree.tostring(suites, encoding="unicode", xml_declaration=True) + "\n"
@@ -65,19 +64,15 @@ def _facts(tests: int, failures: int, errors: int) -> dict[str, str]:
 def _add_failure(case: ElementTree.Element, issues: Sequence[Issue]) -> None:
     summary = f"{len(issues)} finding{'' if len(issues) == 1 else 's'}"
     failure = ElementTree.SubElement(case, "failure", message=summary, type=issues[0].code)
-    failure.text = _text("\n".join(map(_line, issues)))
+    failure.text = "\n".join(map(_line, issues))
 
 
 def _line(issue: Issue) -> str:
     layer = f"{issue.layer}: " if issue.layer else ""
-    return f"{issue.place}: {issue.code} {issue.severity}: {layer}{issue.message}. Fix: {issue.fix}"
+    return visible(f"{issue.place}: {issue.code} {issue.severity}: {layer}{issue.message}. Fix: {issue.fix}")
 
 
 def _add_error(case: ElementTree.Element, unchecked: Unchecked) -> None:
     kind = type(unchecked.error).__name__
     error = ElementTree.SubElement(case, "error", message="cannot be checked", type=kind)
-    error.text = _text(str(unchecked.error))
-
-
-def _text(text: str) -> str:
-    return text.translate(_INVALID)
+    error.text = shown_error(unchecked.error)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,6 +9,7 @@ from urllib.parse import quote
 
 from caffestat import __version__
 from caffestat.errors import Place
+from caffestat.escape import json_text
 
 from ..issue import Issue
 from ..registry import Check, all_checks
@@ -38,7 +38,7 @@ def render(checked: Checked) -> str:
         "columnKind": "unicodeCodePoints",
         "results": [_result(issue, index[issue.code]) for issue in checked.issues],
     }
-    return json.dumps({"$schema": _SCHEMA, "version": "2.1.0", "runs": [run]}, indent=2, ensure_ascii=False) + "\n"
+    return json_text({"$schema": _SCHEMA, "version": "2.1.0", "runs": [run]})
 
 
 def _rule(check: Check) -> dict[str, Any]:
@@ -59,7 +59,7 @@ def _invocation(checked: Checked) -> dict[str, Any]:
 
 def _notification(unchecked: Unchecked) -> dict[str, Any]:
     location = {"physicalLocation": _physical(unchecked.place)}
-    return {"level": "error", "message": {"text": unchecked.message}, "locations": [location]}
+    return {"level": "error", "message": {"text": _text(unchecked.message)}, "locations": [location]}
 
 
 def _result(issue: Issue, rule: int) -> dict[str, Any]:
@@ -71,10 +71,15 @@ def _result(issue: Issue, rule: int) -> dict[str, Any]:
         "ruleId": issue.code,
         "ruleIndex": rule,
         "level": _LEVELS[issue.severity],
-        "message": {"text": f"{layer}{issue.message}. Fix: {issue.fix}"},
+        "message": {"text": _text(f"{layer}{issue.message}. Fix: {issue.fix}")},
         "locations": [place],
         "partialFingerprints": {"caffestat/v1": "|".join(issue.key)},
     }
+
+
+def _text(text: str) -> str:
+    """Keep what looks like a link from being one. (SARIF 2.1.0, 3.11.6)"""
+    return text.replace("](", "\\](")
 
 
 def _physical(place: Place) -> dict[str, Any]:

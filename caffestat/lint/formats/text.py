@@ -6,6 +6,8 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from caffestat.escape import visible
+
 from ..issue import SEVERITIES, Issue
 from ..repeats import without_repeats
 
@@ -17,7 +19,7 @@ __all__ = ["render"]
 
 def render(checked: Checked) -> str:
     """Return `file:line:column: CODE severity: layer: message`, the fix, and a count."""
-    return "".join(f"{line}\n" for line in _lines(checked))
+    return "".join(f"{visible(line)}\n" for line in _lines(checked))
 
 
 def _lines(checked: Checked) -> Iterator[str]:
