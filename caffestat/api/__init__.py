@@ -11,6 +11,7 @@ from .debug import DebugLog, debug, debug_log
 from .diagnose import diagnose
 from .explain import explain
 from .fill import fill
+from .gradient import gradient
 from .plugin import load_plugin
 from .rewrite import rewrite
 from .upgrade import upgrade
@@ -27,6 +28,7 @@ __all__ = [
     "explain",
     "fill",
     "fix",
+    "gradient",
     "load_plugin",
     "rewrite",
     "upgrade",

@@ -148,9 +148,10 @@ def _analyze_onnx(
 
     refuse_caffe_options(options, values)
     seed = DEFAULT_SEED if values.seed is None else values.seed
-    model = load(path, options.shapes, options.batch, as_float32=True)
+    model = load(path, options.shapes, options.batch, as_float32=True, given=run.inputs)
     notes: list[str] = []
-    told = {"inputs": run.inputs, "loss": run.loss or "noise", "forward_only": run.forward_only, "notes": notes}
+    inputs = model.unpinned(run.inputs)
+    told = {"inputs": inputs, "loss": run.loss or "noise", "forward_only": run.forward_only, "notes": notes}
     predicted = onnx_models.predict(model, **told) if predict else None  # type: ignore[arg-type]
     measured = None if static else onnx_models.measure(model, seed=seed, device=run.device, **told)  # type: ignore[arg-type]
     return onnx_models.build(model, measured, predicted, source=path, seed=seed, notes=list(dict.fromkeys(notes)))

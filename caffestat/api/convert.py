@@ -32,7 +32,7 @@ def convert(
     """Write a Caffe net as an ONNX model; see `caffestat.net.export` for its inputs, outputs and names.
 
     path:     a net or solver prototxt, "-" for the standard input; or, with `backward`, an .onnx model, which gets the
-              gradients of its inputs and initializers (`caffestat.autodiff.gradient`)
+              gradients of its inputs and initializers (`caffestat.gradient`)
     output:   the .onnx file; what makes it larger than 2 GiB goes to a file beside it
     backward: compute gradients too
     phase, level, stages, shapes, batch: see `caffestat.options.NetOptions`
@@ -56,7 +56,7 @@ def convert(
 
 
 def _with_gradient(path: str, net: NetOptions, values: ValueOptions, backward: bool) -> onnx.ModelProto:
-    from caffestat.autodiff import gradient
+    from caffestat.api.gradient import gradient
     from caffestat.program.opening import refuse_caffe_options
 
     refuse_caffe_options(net, values)

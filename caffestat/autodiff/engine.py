@@ -16,7 +16,6 @@ Rule = Callable[["Tape", Node, str], "Sequence[str | None]"]
 
 _RULES: dict[tuple[str, str], Rule] = {}
 _FREE: set[str] = set()
-_WITH_BODIES = frozenset(["If", "Loop", "Scan"])
 
 
 def vjp(*ops: str, provider: str = "") -> Callable[[Rule], Rule]:
@@ -261,13 +260,19 @@ def _step(
         tape.accumulate(name, grad)
 
 
+def _has_body(node: Node) -> bool:
+    from caffestat.graph.nodes import subgraphs
+
+    return bool(node.captured or subgraphs(node))
+
+
 def _as_stored(graph: Graph, node: Node) -> Node:
     """Return the node with the inputs that their memory holds in the end."""
     return replace(node, inputs=tuple(map(graph.stored, node.inputs))) if graph.overwritten else node
 
 
 def _pull(tape: Tape, node: Node, dy: str | None) -> Sequence[str | None]:
-    if node.captured or node.op in _WITH_BODIES:
+    if _has_body(node) and _rule(node, tape.provider) is None:
         raise GradientError(f"no gradient flows through the subgraphs of {node.op} (value {node.outputs[0]})")
     try:
         return tape.pull(node, dy or tape.zeros_like(node.outputs[0]))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +11,7 @@ from caffestat.errors import GradientError, InputError
 from .engine import backward, reach
 
 if TYPE_CHECKING:
+    import numpy as np
     import onnx
 
     from caffestat.graph import Graph
@@ -28,14 +29,19 @@ def gradient(
     *,
     shapes: Mapping[str, Sequence[int]] | None = None,
     batch: int | None = None,
+    inputs: Mapping[str, np.ndarray] | None = None,
+    settle: Callable[[Model], None] | None = None,
 ) -> onnx.ModelProto:
     """Return a model that computes what `model` does and its vector-Jacobian products: grad/x = Σ cotangent/y · ∂y/∂x.
 
     model:   an onnx.ModelProto, or the path of one, which external data needs
     outputs: names of the outputs y to start from; all floating-point ones by default
-    wrt:     names of the values x; all floating-point inputs and initializers by default, in the model's order
+    wrt:     names of the values x; all floating-point inputs and weights by default, in the model's order
     shapes:  shapes of inputs by name, where the model leaves sizes open
     batch:   the first axis of inputs that leave it open; 1 by default
+    inputs:  values of inputs by name. One that decides which branch of an If is taken becomes a constant
+    settle:  completes `model.graph.specs` where shape inference cannot tell a shape (`caffestat.gradient` runs the
+             model for it); without it such a shape is an error
 
     Its inputs are the model's own, then one `cotangent/<output>` per chosen output, of its shape and type. Its
     outputs are the model's own, then one `grad/<name>` per value of `wrt`, zeros where no output depends on it; a name
@@ -45,12 +51,15 @@ def gradient(
     """
     from caffestat.graph.load import load
 
-    loaded = load(model, shapes, batch)
+    loaded = load(model, shapes, batch, given=inputs)
     graph = loaded.graph
-    inputs = [name for name, spec in graph.inputs.items() if spec.is_float]
-    asked = [*inputs, *loaded.initializers] if wrt is None else _names(wrt)
+    floating = [name for name, spec in graph.inputs.items() if spec.is_float]
+    asked = [*floating, *loaded.weights] if wrt is None else _names(wrt)
     _unfold(loaded, asked)
     graph.infer()
+    if settle is not None:
+        settle(loaded)
+    _refuse_unknown_shapes(graph, outputs)
     floats = [name for name in graph.outputs if name in graph.specs and graph.specs[name].is_float]
     chosen = floats if outputs is None else _names(outputs)
     for name in chosen:
@@ -62,6 +71,19 @@ def gradient(
             raise InputError(f"the model has no value {name!r} of known shape, so that no gradient can be asked for it")
     append_gradients(graph, chosen, asked)
     return graph.to_onnx(loaded.arrays)
+
+
+def _refuse_unknown_shapes(graph: Graph, outputs: Collection[str] | None) -> None:
+    """Raise InputError for a chosen output of unknown shape: that its gradient is zero would be a guess."""
+    chosen = graph.outputs if outputs is None else _names(outputs)
+    for name in chosen:
+        if name in graph.outputs and name not in graph.specs:
+            maker = next((node.op for node in graph.nodes if name in node.outputs), "the model")
+            raise InputError(
+                f"the shape of output {name!r} is not known: {maker} decides it when the model runs; "
+                "use caffestat.gradient or `caffestat convert --backward`, which run the model once to find it, "
+                "or choose other outputs"
+            )
 
 
 def _names(given: Collection[str]) -> list[str]:

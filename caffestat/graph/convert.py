@@ -12,12 +12,13 @@ from onnx import TensorProto, helper, numpy_helper
 from .graph import IR_VERSION, OPSET, Graph, Spec
 from .nodes import to_proto
 
-__all__ = ["infer_specs", "spec_of", "to_onnx"]
+__all__ = ["infer_specs", "spec_of", "to_onnx", "value_info"]
 
 EXTERNAL = "weights"  # the location name that a session resolves through add_external_initializers
 
 
-def _value_info(name: str, spec: Spec) -> onnx.ValueInfoProto:
+def value_info(name: str, spec: Spec) -> onnx.ValueInfoProto:
+    """Return name, type and shape of a value as protobuf."""
     return helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(spec.dtype), spec.shape)
 
 
@@ -36,7 +37,7 @@ def _model(graph: Graph, inputs: Mapping[str, Spec], tensors: list[TensorProto])
     proto = helper.make_graph(
         [to_proto(node) for node in graph.nodes],
         "caffestat",
-        [_value_info(name, spec) for name, spec in inputs.items()],
+        [value_info(name, spec) for name, spec in inputs.items()],
         [onnx.ValueInfoProto(name=name) for name in graph.outputs],
         tensors,
     )
@@ -57,7 +58,7 @@ def to_onnx(graph: Graph, arrays: Mapping[str, np.ndarray], fed: Collection[str]
     model = _model(graph, {**graph.inputs, **{name: graph.params[name] for name in fed}}, tensors)
     for value in model.graph.output:
         if value.name in graph.specs:
-            value.CopyFrom(_value_info(value.name, graph.specs[value.name]))
+            value.CopyFrom(value_info(value.name, graph.specs[value.name]))
     return model
 
 
@@ -74,7 +75,7 @@ def spec_of(kind: onnx.TypeProto) -> Spec | None:
 def infer_specs(graph: Graph) -> dict[str, Spec]:
     """Return shape and type of every value that ONNX shape inference can tell; params count as inputs."""
     model = _model(graph, {**graph.inputs, **graph.params}, _constants(graph))
-    known = (_value_info(name, spec) for name, spec in graph.specs.items() if name not in graph.inputs)
+    known = (value_info(name, spec) for name, spec in graph.specs.items() if name not in graph.inputs)
     model.graph.value_info.extend(info for info in known if info.name not in graph.params)
     inferred = onnx.shape_inference.infer_shapes(model, data_prop=True)
     specs = ((info.name, spec_of(info.type)) for info in inferred.graph.value_info)

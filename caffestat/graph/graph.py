@@ -113,6 +113,12 @@ class Graph:
         self._constant_names: dict[tuple[str, Shape, bytes], str] = {}
         self._taken: dict[str, int] = {}
 
+    def inner(self) -> Graph:
+        """Return an empty graph for a subgraph: none of its names will hide one of this graph."""
+        graph = Graph(self.provider)
+        graph.domains, graph._taken = self.domains, self._taken
+        return graph
+
     def unique(self, hint: str) -> str:
         """Return `hint`, or `hint_2`, `hint_3`, … when that name is taken; the name is taken from then on."""
         count = self._taken.get(hint, 0) + 1

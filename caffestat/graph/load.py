@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from onnx import TensorProto, helper, numpy_helper
 from caffestat.errors import InputError
 from caffestat.ops import Role
 
+from .bodies import computed_names, renamed, scan_body, with_captured
 from .external import read_model
 from .fans import find_uses
 from .graph import OPSET, Graph, Node, Shape, Spec
@@ -60,6 +62,7 @@ class Model:
 
     arrays        the values of the graph's params
     initializers  names of the file's floating-point initializers, in its order
+    pinned        inputs whose given values became constants, because they decide which nodes run
     folded        the nodes whose values have become constants
     """
 
@@ -68,7 +71,18 @@ class Model:
     arrays: dict[str, np.ndarray] = field(default_factory=dict)
     nodes: list[ModelNode] = field(default_factory=list)
     initializers: tuple[str, ...] = ()
+    pinned: set[str] = field(default_factory=set)
     folded: list[Node] = field(default_factory=list)
+
+    def unpinned(self, given: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Return the given values of inputs that a run still has to be fed."""
+        return {name: array for name, array in given.items() if name not in self.pinned}
+
+    @property
+    def weights(self) -> list[str]:
+        """The floating-point initializers, then weights that stand in Constant nodes or in subgraphs."""
+        floats = [name for name, spec in self.graph.params.items() if spec.is_float]
+        return list(dict.fromkeys((*self.initializers, *floats)))
 
 
 def load(
@@ -76,12 +90,15 @@ def load(
     shapes: Mapping[str, Sequence[int]] | None = None,
     batch: int | None = None,
     as_float32: bool = False,
+    given: Mapping[str, np.ndarray] | None = None,
 ) -> Model:
     """Return a model of opset 7 or newer as a Graph of opset 22 whose inputs have fixed shapes.
 
     shapes:     shapes of inputs by name, needed where the model leaves sizes open
     batch:      the first axis of every input that leaves it open; 1 by default
     as_float32: compute in float32 what the model computes in float16, bfloat16 or float64
+    given:      values of inputs by name. One on which the branch of an If or the trip count of a Loop depends becomes
+                a constant; the others change nothing
 
     Raises InputError when the model cannot be read, is damaged, or leaves sizes open.
     """
@@ -89,6 +106,7 @@ def load(
     try:
         loader = _Loader(_inlined(proto), folder, as_float32)
         loader.declare_inputs(dict(shapes or {}), batch)
+        loader.pin(given or {})
         loader.declare_initializers()
         loader.add_nodes()
     except InputError as error:
@@ -145,6 +163,7 @@ class _Loader:
         _check_values(proto.graph, self.nodes)
         for name in _names(proto.graph):
             self.graph.unique(name)
+        self.used = given_names(proto.graph) | {name for node in self.nodes for name in node.outputs}
 
     def constant(self, value: ArrayLike, dtype: Any) -> str:
         return self.graph.constant(value, dtype)
@@ -169,6 +188,15 @@ class _Loader:
             dtype = helper.tensor_dtype_to_np_dtype(self.type(value.type.tensor_type.elem_type))
             self.graph.inputs[value.name] = self.graph.specs[value.name] = Spec(shape, np.dtype(dtype))
 
+    def pin(self, given: Mapping[str, np.ndarray]) -> None:
+        """Make constants of the given inputs that decide which nodes run."""
+        decisive = _decisive(self.nodes)
+        for name in decisive.intersection(given, self.graph.inputs):
+            spec = self.graph.inputs.pop(name)
+            self.model.pinned.add(name)
+            array = np.asarray(given[name], spec.dtype)
+            self.add_constant(name, array.reshape(spec.shape) if array.size == prod(spec.shape) else array)
+
     def declare_initializers(self) -> None:
         """Make floating-point tensors params, settings and small integers constants."""
         settings = {name for node in self.nodes for name in settings_of(node)}
@@ -178,8 +206,7 @@ class _Loader:
             is_float = Spec(array.shape, array.dtype).is_float
             if is_float:
                 floats.append(tensor.name)
-            is_weight = is_float and array.ndim and tensor.name not in settings and not _is_mask(array)
-            if is_weight or array.size > FOLDED:
+            if array.size > FOLDED or (tensor.name not in settings and _is_weight(array)):
                 self.add_param(tensor.name, array)
             else:
                 self.add_constant(tensor.name, array)
@@ -204,21 +231,88 @@ class _Loader:
 
     def add_nodes(self) -> None:
         """Append what each node of the model says in opset 22, except what is a constant."""
-        names = {tuple(node.output): node.name for node in self.proto.graph.node}
-        counts: Counter[str] = Counter()
+        self.names = _node_names(self.proto.graph)
+        self.counts: Counter[str] = Counter()
         outputs = [value.name for value in self.proto.graph.output]
-        sequences = Sequences(self.graph, whole_sequences(self.nodes, outputs))
-        for original in self.nodes:
-            first = len(self.graph.nodes)
-            for node in self.current(self.typed(original)):
-                for plain in sequences.lower(node):
-                    self.add(plain)
-            name = names.get(original.outputs, "") or f"{original.op}_{counts[original.op]}"
-            counts[original.op] += 1
-            last = len(self.graph.nodes)
-            if last > first:
-                item = ModelNode(name, original.op, original.inputs, original.outputs, first, last)
-                self.model.nodes.append(item)
+        self.sequences = Sequences(self.graph, whole_sequences(self.nodes, outputs))
+        for node in self.nodes:
+            self.append(node)
+
+    def append(self, original: Node) -> None:
+        """Append what a node says in opset 22; of an If whose condition is known, what the taken branch says."""
+        original = self.scanned(original)
+        branch = self.taken(original)
+        if branch is not None:
+            for inner in self.inlined(original, branch):
+                self.append(inner)
+            return
+        name = self.names.get(original.outputs, "") or f"{original.op}_{self.counts[original.op]}"
+        original = self.with_all_outputs(original)
+        first = len(self.graph.nodes)
+        for node in self.current(self.typed(original)):
+            for plain in self.sequences.lower(node):
+                self.add(plain)
+        self.counts[original.op] += 1
+        last = len(self.graph.nodes)
+        if last > first:
+            self.model.nodes.append(
+                ModelNode(name, original.op, original.inputs, original.outputs, first, last)
+            )
+
+    def with_all_outputs(self, node: Node) -> Node:
+        """Return the node with a name for each output that it leaves out before one that it has."""
+        kept = node.outputs
+        while kept and not kept[-1]:
+            kept = kept[:-1]
+        if all(kept):
+            return replace(node, outputs=kept)
+        names = (name or self.graph.unique(f"{node.op}/unused") for name in kept)
+        return replace(node, outputs=tuple(names))
+
+    def taken(self, node: Node) -> onnx.GraphProto | None:
+        """Return the branch that an If takes, None where that depends on data."""
+        if node.op != "If" or node.domain or node.inputs[0] not in self.graph.constants:
+            return None
+        return node.get("then_branch" if self.graph.constants[node.inputs[0]].item() else "else_branch")
+
+    def scanned(self, node: Node) -> Node:
+        """Return a Loop with a fixed trip count as a Scan over the numbers of its trips."""
+        if node.op != "Loop" or node.domain:
+            return node
+        count, *condition = (self.graph.constants.get(name) for name in node.inputs[:2])
+        if count is None or (node.inputs[1:2] not in ((), ("",)) and (condition[0] is None or not condition[0].item())):
+            return node
+        body = scan_body(node.attributes["body"])
+        if body is None:
+            return node
+        trips = self.graph.constant(np.arange(count.item()), np.int64)
+        attributes = {"body": body, "num_scan_inputs": 1}
+        return with_captured(Node("Scan", (*node.inputs[2:], trips), node.outputs, attributes))
+
+    def inlined(self, node: Node, branch: onnx.GraphProto) -> list[Node]:
+        """Return the nodes of a branch with names that nothing else has, then those that give the If its outputs."""
+        fresh = {name: self.free(name) for name in computed_names(branch)}
+        last = {fresh.get(value.name, value.name) for value in branch.output}
+        body = renamed(branch, fresh)
+        for tensor in body.initializer:
+            array = self.array(tensor)
+            place = self.add_param if array.size > FOLDED or _is_weight(array) else self.add_constant
+            place(tensor.name, array)
+        for proto, before in zip(body.node, branch.node, strict=True):
+            self.names[tuple(proto.output)] = before.name
+        ends = [
+            Node("Identity", (value.name,), (output,)) for value, output in zip(body.output, node.outputs, strict=False)
+        ]
+        nodes = _sorted([from_proto(proto) for proto in body.node])
+        self.sequences.whole |= whole_sequences(nodes, last)
+        return [*nodes, *ends]
+
+    def free(self, name: str) -> str:
+        """Return the name, or a new one when the graph already has a value of that name."""
+        if name in self.used:
+            return self.graph.unique(name)
+        self.used.add(name)
+        return name
 
     def add(self, node: Node) -> None:
         """Append a node, unless its value is a constant."""
@@ -268,7 +362,8 @@ class _Loader:
     def typed(self, node: Node) -> Node:
         """Return the node with its subgraphs in opset 22, and what it says of types as the graph computes them."""
         kept = {name: value for name, value in node.attributes.items() if not _is_empty(value)}
-        return replace(node, attributes={name: self.attribute(name, value) for name, value in kept.items()})
+        attributes = {name: self.attribute(name, value) for name, value in kept.items()}
+        return with_captured(replace(node, attributes=attributes))
 
     def attribute(self, name: str, value: Any) -> Any:
         if isinstance(value, onnx.GraphProto):
@@ -280,7 +375,8 @@ class _Loader:
         return self.type(value) if name in _TYPE_ATTRIBUTES else value
 
     def subgraph(self, graph: onnx.GraphProto) -> onnx.GraphProto:
-        """Return a branch or a body with its nodes as nodes of opset 22."""
+        """Return a branch or a body with its nodes as nodes of opset 22, its weights as params of the graph."""
+        graph = self.hoisted(graph)
         result = onnx.GraphProto(name=graph.name)
         for source, target in ((graph.input, result.input), (graph.output, result.output)):
             target.extend(source)
@@ -293,6 +389,25 @@ class _Loader:
             current = list(inner.current(self.typed(node)))
             result.node.extend(map(to_proto, (*inner.take(), *current)))
         return result
+
+    def hoisted(self, graph: onnx.GraphProto) -> onnx.GraphProto:
+        """Return a subgraph without its weights, which become params: they have gradients like all others.
+
+        All names inside are names that nothing else has.
+        """
+        own = [value.name for value in graph.input]
+        result = renamed(graph, {name: self.free(name) for name in (*own, *computed_names(graph))})
+        kept = [tensor for tensor in result.initializer if not self.hoist(tensor)]
+        del result.initializer[:]
+        result.initializer.extend(kept)
+        return result
+
+    def hoist(self, tensor: TensorProto) -> bool:
+        """Make a tensor of a subgraph a param if it is a weight, and tell whether it was."""
+        array = self.array(tensor)
+        if _is_weight(array):
+            self.add_param(tensor.name, array)
+        return _is_weight(array)
 
     def finish(self) -> Model:
         graph = self.graph
@@ -345,6 +460,10 @@ def _is_empty(value: Any) -> bool:
     return isinstance(value, list) and not value  # protobuf cannot say of what type an empty list is
 
 
+def _is_weight(array: np.ndarray) -> bool:
+    return Spec(array.shape, array.dtype).is_float and bool(array.ndim) and not _is_mask(array)
+
+
 def _is_mask(array: np.ndarray) -> bool:
     """Whether the numbers make a softmax forget elements: those of masks are as low as their type allows."""
     return bool(array.size) and bool(array.min() <= _MASKED)
@@ -363,6 +482,21 @@ def _names(graph: onnx.GraphProto) -> set[str]:
         for attribute in node.attribute:
             names.update(*map(_names, [attribute.g] if attribute.HasField("g") else attribute.graphs))
     return names - {""}
+
+
+def _node_names(graph: onnx.GraphProto) -> dict[tuple[str, ...], str]:
+    return {tuple(node.output): node.name for node in graph.node}
+
+
+def _decisive(nodes: Sequence[Node]) -> set[str]:
+    """Return the values on which the branches of Ifs and the trip counts of Loops depend."""
+    decisive: set[str] = set()
+    for node in reversed(nodes):
+        if node.op in ("If", "Loop") and not node.domain:
+            decisive.update(node.inputs[: 1 if node.op == "If" else 2])
+        if not decisive.isdisjoint(node.outputs):
+            decisive.update((*node.inputs, *node.captured))
+    return decisive - {""}
 
 
 def _sorted(nodes: list[Node]) -> list[Node]:

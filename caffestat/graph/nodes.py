@@ -11,7 +11,16 @@ from onnx import AttributeProto, FunctionProto, helper
 
 from .graph import OPSET, Node, Spec
 
-__all__ = ["default_of", "expand_function", "from_proto", "given_names", "subgraphs", "to_proto", "type_of"]
+__all__ = [
+    "captured_by",
+    "default_of",
+    "expand_function",
+    "from_proto",
+    "given_names",
+    "subgraphs",
+    "to_proto",
+    "type_of",
+]
 
 
 def from_proto(proto: onnx.NodeProto) -> Node:
@@ -19,7 +28,7 @@ def from_proto(proto: onnx.NodeProto) -> Node:
     attributes = {a.name: _value(a) for a in proto.attribute if not a.ref_attr_name}
     domain = "" if proto.domain == "ai.onnx" else proto.domain
     node = Node(proto.op_type, tuple(proto.input), tuple(proto.output), attributes, domain)
-    return replace(node, captured=tuple(sorted(_captured(subgraphs(node)))))
+    return replace(node, captured=tuple(sorted(captured_by(subgraphs(node)))))
 
 
 def _value(attribute: AttributeProto) -> Any:
@@ -41,7 +50,8 @@ def given_names(graph: onnx.GraphProto) -> set[str]:
     return {value.name for value in graph.input} | {tensor.name for tensor in graph.initializer}
 
 
-def _captured(graphs: Sequence[onnx.GraphProto]) -> set[str]:
+def captured_by(graphs: Sequence[onnx.GraphProto]) -> set[str]:
+    """Return the names of the values that subgraphs read from outside."""
     found: set[str] = set()
     for graph in graphs:
         own = given_names(graph)
@@ -49,7 +59,7 @@ def _captured(graphs: Sequence[onnx.GraphProto]) -> set[str]:
         for proto in graph.node:
             own.update(proto.output)
             read.update(proto.input)
-            read.update(_captured([a.g for a in proto.attribute if a.type == AttributeProto.GRAPH]))
+            read.update(captured_by([a.g for a in proto.attribute if a.type == AttributeProto.GRAPH]))
         found |= read - own - {""}
     return found
 

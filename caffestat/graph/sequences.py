@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -28,7 +28,7 @@ class Sequences:
     """
 
     graph: Graph
-    whole: Collection[str]
+    whole: set[str]
     elements: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
     def lower(self, node: Node) -> Iterator[Node]:

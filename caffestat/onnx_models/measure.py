@@ -9,14 +9,15 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from caffestat.autodiff import Stop, backward
-from caffestat.engine import CPU, Compiled, Device, Statistics, choose_device
+from caffestat.engine import Compiled, Device, Statistics, choose_device
 from caffestat.engine.need import check_memory, need_of_run
-from caffestat.graph import Graph, Spec
+from caffestat.graph import Graph
 from caffestat.graph.load import Model
 from caffestat.net import Norms
 
 from .feeds import draw_feeds
 from .losses import start
+from .settle import settle
 
 __all__ = ["Measurement", "measure", "measured_names"]
 
@@ -64,7 +65,7 @@ def measure(
     random = np.random.default_rng(seed)
     _check_memory(model, forward_only, chosen)
     feeds = draw_feeds(graph, random, inputs or {}, notes)
-    _complete_specs(model, feeds)
+    settle(model, feeds)
     values, params = measured_names(model)
     result = Measurement(str(chosen))
     found: dict[str, str | None] = {}
@@ -120,18 +121,6 @@ def _ask(graph: Graph, values: list[str], params: list[str], found: Mapping[str,
 def _norms(numbers: Mapping[object, float], params: list[str]) -> Norms:
     sums = [sum(numbers.get((kind, name), 0.0) for name in params) for kind in ("l1", "dl1", "l2", "dl2")]
     return Norms(sums[0], sums[1], math.sqrt(sums[2]), math.sqrt(sums[3]))
-
-
-def _complete_specs(model: Model, feeds: Mapping[str, np.ndarray]) -> None:
-    """Run the model for the shapes that inference cannot tell: those behind subgraphs, custom ops, and data."""
-    graph = model.graph
-    unknown = [name for node in graph.nodes for name in node.outputs if name and name not in graph.specs]
-    if not unknown:
-        return
-    arrays = Compiled(graph, CPU, model.arrays).run(feeds, outputs=unknown)
-    for name, array in arrays.items():
-        if isinstance(array, np.ndarray):
-            graph.specs[name] = Spec(array.shape, array.dtype)
 
 
 def _check_memory(model: Model, forward_only: bool, device: Device) -> None:

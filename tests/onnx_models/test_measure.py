@@ -159,16 +159,28 @@ def test_a_missing_rule_stops_only_what_lies_behind_it(tmp_path: Path) -> None:
     assert warning.message.endswith("that of 2 values before it is unknown")
 
 
-def test_the_gradient_stops_at_a_subgraph_that_reads_from_outside(tmp_path: Path) -> None:
+def test_the_gradient_passes_the_branches_of_an_if(tmp_path: Path) -> None:
     report = analyzed(conditional(), tmp_path)
     assert [diff.name for diff in row(report, "Neg_0").bottom_diffs] == ["y"]
-    assert row(report, "If_0").bottom_diffs == ()
-    (warning,) = report.findings
-    assert "the gradient stops at node 'If_0': no gradient flows through the subgraphs of If" in warning.message
+    assert [diff.name for diff in row(report, "If_0").bottom_diffs] == ["x"]
+    assert report.findings == ()
+
+
+def test_the_gradient_stops_at_a_loop_of_unknown_length(tmp_path: Path) -> None:
+    inner = [node("Identity", ["on"], ["still"]), node("Tanh", ["v"], ["next"])]
+    given = [value("i", (), TensorProto.INT64), value("on", (), TensorProto.BOOL), value("v", (3,))]
+    body = helper.make_graph(inner, "body", given, [value("still", (), TensorProto.BOOL), value("next", (3,))])
+    nodes = [node("Loop", ["trips", "", "x"], ["y"], body=body)]
+    inputs = [value("trips", (), TensorProto.INT64), value("x", (3,))]
+    report = analyzed(model(nodes, inputs, ["y"]), tmp_path)
+    assert row(report, "Loop_0").bottom_diffs == ()
+    assert "the gradient stops at node 'Loop_0': no gradient flows through the subgraphs of Loop" in (
+        report.findings[0].message
+    )
 
 
 @pytest.mark.parametrize(("op", "params"), [("MatMul", ["w"]), ("Add", [])])
-def test_a_scan_has_the_params_of_its_body_and_no_gradient(tmp_path: Path, op: str, params: list[str]) -> None:
+def test_a_scan_has_the_params_and_the_gradient_of_its_body(tmp_path: Path, op: str, params: list[str]) -> None:
     inner = [node(op, ["state", params[0] if params else "item"], ["next"]), node("Identity", ["next"], ["out"])]
     given, made = [value("state", (3,)), value("item", (3,))], [value("next", (3,)), value("out", (3,))]
     body = helper.make_graph(inner, "body", given, made)
@@ -176,7 +188,8 @@ def test_a_scan_has_the_params_of_its_body_and_no_gradient(tmp_path: Path, op: s
     arrays = {name: normal(3, 3) for name in params}
     report = analyzed(model([scan], {"x": (3,), "items": (5, 3)}, ["y"], arrays), tmp_path)
     assert [p.name for p in report.layers[0].params] == params
-    assert "no gradient flows through the subgraphs of Scan" in report.findings[0].message
+    assert [diff.name for diff in report.layers[0].bottom_diffs] == ["x", "items"]
+    assert all(param.diff_mean_abs for param in report.layers[0].params)
 
 
 def test_shapes_that_only_a_run_tells(tmp_path: Path) -> None:

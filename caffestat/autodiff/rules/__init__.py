@@ -2,6 +2,7 @@
 
 from . import (
     activations,
+    control,
     conv,
     einsum,
     elementwise,
@@ -22,6 +23,7 @@ from . import (
 
 __all__ = [
     "activations",
+    "control",
     "conv",
     "einsum",
     "elementwise",

@@ -78,3 +78,16 @@ def top_k(t: Tape, node: Node, dy: str) -> Grads:
     x = node.inputs[0]
     zeros, axis = t.zeros_like(x), node.get("axis", -1)
     return only(node, t.emit("ScatterElements", zeros, node.outputs[1], dy, axis=axis, reduction="add"))
+
+
+@vjp("Compress")
+def compress(t: Tape, node: Node, dy: str) -> Grads:
+    """Each slice that was kept gives its dy back; the others get zero."""
+    x, kept = node.inputs
+    shape, axis = t.shape(x), node.get("axis")
+    positions = t.reshape(t.emit("NonZero", kept), -1)
+    if axis is None:
+        flat = scatter(t, dy, x, t.shape(node.outputs[0]), positions, 0, math.prod(shape))
+        return [t.reshape(flat, *shape), None]
+    axis %= len(shape)
+    return [scatter(t, dy, x, t.shape(node.outputs[0]), positions, axis, shape[axis]), None]

@@ -1,0 +1,221 @@
+"""Gradients through If, Scan and Loop against finite differences and against the same model without subgraphs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+import caffestat
+from caffestat.autodiff import gradient
+from caffestat.errors import GradientError, InputError
+from tests.graph.models import model, normal, run, value
+
+node = helper.make_node
+BOOL, INT = TensorProto.BOOL, TensorProto.INT64
+
+
+def body(
+    nodes: Sequence[onnx.NodeProto],
+    inputs: Sequence[onnx.ValueInfoProto],
+    outputs: Sequence[onnx.ValueInfoProto],
+    **arrays: np.ndarray,
+) -> onnx.GraphProto:
+    tensors = [numpy_helper.from_array(array, name) for name, array in arrays.items()]
+    return helper.make_graph(list(nodes), "body", list(inputs), list(outputs), tensors)
+
+
+def check_differences(
+    proto: onnx.ModelProto, feeds: dict[str, np.ndarray], wrt: Sequence[str]
+) -> dict[str, np.ndarray]:
+    """Compare every gradient along a random direction with a central difference; return all outputs."""
+    random = np.random.default_rng(9)
+    differentiated = gradient(proto, wrt=wrt)
+    outputs = [output.name for output in proto.graph.output]
+    plain = run(proto, feeds)
+    cotangents = {name: random.normal(size=plain[name].shape).astype(np.float32) for name in outputs}
+    found = run(differentiated, {**feeds, **{f"cotangent/{name}": dy for name, dy in cotangents.items()}})
+    for name in outputs:
+        np.testing.assert_allclose(found[name], plain[name], rtol=1e-5, atol=1e-6)
+    for name in wrt:
+        direction = random.normal(size=found[f"grad/{name}"].shape).astype(np.float32)
+        slope = float((found[f"grad/{name}"] * direction).sum())
+        assert slope == pytest.approx(_slope(proto, feeds, name, direction, cotangents), rel=5e-3, abs=5e-3)
+    return found
+
+
+def _slope(
+    proto: onnx.ModelProto,
+    feeds: dict[str, np.ndarray],
+    name: str,
+    direction: np.ndarray,
+    cotangents: dict[str, np.ndarray],
+) -> float:
+    step = 3e-3
+    total = 0.0
+    for sign in (1, -1):
+        moved = onnx.ModelProto()
+        moved.CopyFrom(proto)
+        fed = dict(feeds)
+        if name in fed:
+            fed[name] = (fed[name] + sign * step * direction).astype(np.float32)
+        for tensor in moved.graph.initializer:
+            if tensor.name == name:
+                array = numpy_helper.to_array(tensor) + sign * step * direction
+                tensor.CopyFrom(numpy_helper.from_array(array.astype(np.float32), name))
+        out = run(moved, fed)
+        total += sign * sum(float((out[key].astype(np.float64) * dy).sum()) for key, dy in cotangents.items())
+    return total / (2 * step)
+
+
+def an_if(**settings: Any) -> onnx.ModelProto:
+    """y = tanh(x·a + s) where c, else x·b: `a` and `s` from outside, `b` inside its branch."""
+    then = body(
+        [node("MatMul", ["x", "a"], ["p"]), node("Add", ["p", "s"], ["q"]), node("Tanh", ["q"], ["out"])],
+        [],
+        [value("out", [2, 5])],
+    )
+    other = body([node("MatMul", ["x", "b"], ["out"])], [], [value("out", [2, 5])], b=normal(3, 5, seed=4))
+    nodes = [node("If", ["c"], ["z"], then_branch=then, else_branch=other), node("Mul", ["z", "z"], ["y"])]
+    inputs = [value("c", [], BOOL), value("x", [2, 3]), value("s", [5])]
+    return model(nodes, inputs, ["y"], {"a": normal(3, 5)}, **settings)
+
+
+@pytest.mark.parametrize("taken", [True, False])
+def test_a_condition_that_depends_on_data_keeps_both_branches(taken: bool) -> None:
+    feeds = {"c": np.array(taken), "x": normal(2, 3, seed=1), "s": normal(5, seed=2)}
+    found = check_differences(an_if(), feeds, ["x", "s", "a"])
+    assert (found["grad/a"] == 0).all() == (not taken)
+
+
+def test_weights_inside_a_branch_get_gradients_by_default() -> None:
+    differentiated = gradient(an_if())
+    assert [output.name for output in differentiated.graph.output] == [
+        "y", "grad/x", "grad/s", "grad/a", "grad/b"
+    ]  # fmt: skip
+    feeds = {"c": np.array(False), "x": normal(2, 3, seed=1), "s": normal(5), "cotangent/y": normal(2, 5, seed=6)}
+    found = run(differentiated, feeds)
+    z = feeds["x"] @ normal(3, 5, seed=4)
+    np.testing.assert_allclose(found["grad/b"], feeds["x"].T @ (2 * z * feeds["cotangent/y"]), rtol=1e-4)
+
+
+def test_a_condition_that_follows_from_shapes_takes_one_branch() -> None:
+    then = body([node("Tanh", ["x"], ["out"])], [], [value("out", None)])
+    other = body([node("Relu", ["x"], ["out"])], [], [value("out", None)])
+    nodes = [
+        node("Shape", ["x"], ["s"]),
+        node("Gather", ["s", "zero"], ["n"]),
+        node("Equal", ["n", "two"], ["c"]),
+        node("If", ["c"], ["y"], then_branch=then, else_branch=other),
+    ]
+    arrays = {"zero": np.array(0, np.int64), "two": np.array(2, np.int64)}
+    proto = model(nodes, {"x": (2, 4)}, ["y"], arrays)
+    assert "If" not in [n.op_type for n in gradient(proto).graph.node]
+    check_differences(proto, {"x": normal(2, 4)}, ["x"])
+
+
+def a_scan(**how: Any) -> onnx.ModelProto:
+    """h' = tanh(h·w + x), outputs h' · h' of every step: states, scanned values and a weight from outside."""
+    inner = body(
+        [
+            node("MatMul", ["h", "w"], ["p"]),
+            node("Add", ["p", "x"], ["q"]),
+            node("Tanh", ["q"], ["new"]),
+            node("Mul", ["new", "new"], ["out"]),
+        ],
+        [value("h", [2, 3]), value("x", [2, 3])],
+        [value("new", [2, 3]), value("out", [2, 3])],
+    )
+    nodes = [node("Scan", ["h0", "xs"], ["last", "ys"], body=inner, num_scan_inputs=1, **how)]
+    axis = how.get("scan_input_axes", [0])[0] % 3
+    shape = [2, 3]
+    shape.insert(axis, 4)
+    return model(nodes, {"h0": (2, 3), "xs": shape}, ["last", "ys"], {"w": normal(3, 3)})
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        {},
+        {"scan_input_directions": [1]},
+        {"scan_output_directions": [1]},
+        {"scan_input_axes": [1], "scan_output_axes": [2]},
+        {"scan_input_axes": [-1], "scan_output_axes": [-2], "scan_input_directions": [1]},
+    ],
+    ids=str,
+)
+def test_scan(how: dict[str, Any]) -> None:
+    proto = a_scan(**how)
+    shape = [dim.dim_value for dim in proto.graph.input[1].type.tensor_type.shape.dim]
+    check_differences(proto, {"h0": normal(2, 3), "xs": normal(*shape, seed=2)}, ["h0", "xs", "w"])
+
+
+def test_the_gradient_of_a_gradient_through_scan() -> None:
+    once = gradient(a_scan(), outputs=["last"], wrt=["w"])
+    feeds = {"h0": normal(2, 3), "xs": normal(4, 2, 3, seed=2), "cotangent/last": normal(2, 3, seed=5)}
+    kept = onnx.ModelProto()
+    kept.CopyFrom(once)
+    del kept.graph.output[:]
+    kept.graph.output.extend(output for output in once.graph.output if output.name == "grad/w")
+    check_differences(kept, feeds, ["xs", "cotangent/last"])
+
+
+def a_loop(count: np.ndarray | None = None, condition: str = "cond") -> onnx.ModelProto:
+    """v' = v·w + i, three times, outputs of every trip too."""
+    inner = body(
+        [
+            node("Identity", ["cond_in"], ["cond"]),
+            node("MatMul", ["v", "w"], ["p"]),
+            node("Cast", ["i"], ["fi"], to=TensorProto.FLOAT),
+            node("Add", ["p", "fi"], ["next"]),
+            node("Tanh", ["next"], ["each"]),
+            node("Less", ["fi", "limit"], ["few"]),
+        ],
+        [value("i", [], INT), value("cond_in", [], BOOL), value("v", [2, 3])],
+        [value(condition, [], BOOL), value("next", [2, 3]), value("each", [2, 3])],
+        limit=np.array(1.5, np.float32),
+    )
+    inputs = [value("v0", [2, 3])] + ([value("trips", [], INT)] if count is None else [])
+    arrays = {"w": normal(3, 3) / 3} | ({} if count is None else {"trips": count})
+    return model([node("Loop", ["trips", "", "v0"], ["last", "ys"], body=inner)], inputs, ["last", "ys"], arrays)
+
+
+def test_a_loop_with_a_fixed_trip_count() -> None:
+    check_differences(a_loop(np.array(3, np.int64)), {"v0": normal(2, 3)}, ["v0", "w"])
+
+
+def test_a_loop_whose_end_depends_on_data_is_refused() -> None:
+    for proto in (a_loop(), a_loop(np.array(3, np.int64), "few")):
+        with pytest.raises(GradientError, match=r"Loop \(value last\)"):
+            caffestat.gradient(proto, outputs=["last"], wrt=["v0"])
+
+
+def test_an_output_of_unknown_shape_is_never_left_out() -> None:
+    nodes = [node("MatMul", ["x", "w"], ["z"]), node("Compress", ["z", "k"], ["y"], axis=0)]
+    proto = model(nodes, [value("x", [4, 3]), value("k", [4], BOOL)], ["y"], {"w": normal(3, 5)})
+    with pytest.raises(InputError, match="the shape of output 'y' is not known: Compress decides it"):
+        gradient(proto)
+    chosen = np.array([True, False, True, True])
+    found = caffestat.gradient(proto, inputs={"k": chosen})
+    dy = normal(3, 5, seed=8)
+    grads = run(found, {"x": normal(4, 3), "k": chosen, "cotangent/y": dy})
+    expected = np.zeros((4, 5), np.float32)
+    expected[chosen] = dy
+    np.testing.assert_allclose(grads["grad/x"], expected @ normal(3, 5).T, rtol=1e-5)
+
+
+def test_a_given_input_takes_a_branch_for_good() -> None:
+    found = caffestat.gradient(an_if(), inputs={"c": np.array(False)})
+    assert [i.name for i in found.graph.input] == ["x", "s", "cotangent/y"]
+    assert "If" not in [n.op_type for n in found.graph.node]
+
+
+def test_outputs_that_a_recurrent_node_leaves_out() -> None:
+    w, r = normal(1, 12, 3), normal(1, 12, 3, seed=5)
+    nodes = [node("LSTM", ["x", "w", "r"], ["", "h"], hidden_size=3), node("Neg", ["h"], ["y"])]
+    proto = model(nodes, {"x": (4, 2, 3)}, ["y"], {"w": w, "r": r})
+    check_differences(proto, {"x": normal(4, 2, 3)}, ["x", "w", "r"])
