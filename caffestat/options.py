@@ -74,6 +74,7 @@ class NetOptions:
     batch          replaces the first axis of every data blob
     data           source of data layers: "auto" (files if available, else noise), "real" (files or an error) or
                    "synthetic" (noise)
+    dialect        the fork whose layer types are meant where forks have different ones of one name ("ssd", …)
     """
 
     phase: str | None = None
@@ -82,6 +83,7 @@ class NetOptions:
     shapes: Mapping[str, Any] = field(default_factory=dict)
     batch: int | None = None
     data: str = "auto"
+    dialect: str | None = None
 
     def __post_init__(self) -> None:
         one_of("phase", self.phase, PHASES)
@@ -95,7 +97,7 @@ class NetOptions:
     @property
     def caffe_only(self) -> tuple[object, ...]:
         """The values given for options that have no meaning for an ONNX model."""
-        return tuple(value for value in (self.phase, self.level, *self.stages) if value is not None)
+        return tuple(value for value in (self.phase, self.level, *self.stages, self.dialect) if value is not None)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from caffestat.layers import Layer, Source, layer_class, layer_types
+from caffestat.layers import Layer, Source, layer_dialects, layer_types, reference_of
+from caffestat.layers.forks.staged import Computed
 from caffestat.net import read_net
 from caffestat.net.spellings import MEANINGS
 from caffestat.schema import LayerParameter
@@ -26,7 +27,8 @@ Made by `python docs/generate_layers.py`; do not edit.
 the type does the same in both. *Gradient*: **ops** (it follows from the ONNX ops), **own** (the type declares it, where
 Caffe's is not the derivative of the ops, or a closed form is faster), **none** (it stops here), or — (there is no
 bottom). *Golden cases*: nets in `tests/golden/` that have the type, with what Caffe computed. Types of forks are not
-Caffe's; what they are taken for is said instead.
+Caffe's; their dialect and the source they are written after, or what they are taken for, is said too. A type that forks
+define differently has a row per dialect: the fields that are written tell which is meant, or `--dialect` does.
 
 | type | parameters | TRAIN, TEST | gradient | golden cases |
 |---|---|---|---|---|
@@ -38,6 +40,14 @@ Names and defaults are those of Caffe's caffe.proto; a field without a default i
 
 | message | fields |
 |---|---|
+"""
+FORKS_HEAD = """
+## Parameters of forks
+
+Names and defaults are the forks' own; of a message that Caffe has too, the fields that the fork adds.
+
+| dialect | message | fields |
+|---|---|---|
 """
 SPELLINGS = """
 ## Spellings of forks
@@ -51,39 +61,57 @@ _OWN = re.compile(r"\b(?:custom_vjp|emit_closed|emit_pulled|emit_reread)\(")
 
 def page() -> str:
     """Return the page."""
-    rows = "".join(f"| {' | '.join(_row(name))} |\n" for name in layer_types())
-    messages = dict.fromkeys(message for name in layer_types() for message in _messages(name))
-    fields = "".join(f"| `{message}` | {_fields(message)} |\n" for message in sorted(messages))
-    return HEAD + rows + FIELDS_HEAD + fields + SPELLINGS + _spellings()
+    classes = [(name, cls) for name in layer_types() for cls in layer_dialects(name)]
+    rows = "".join(f"| {' | '.join(_row(name, cls))} |\n" for name, cls in classes)
+    own = LayerParameter.DESCRIPTOR.fields_by_name
+    messages = {message: own[message].message_type for _, cls in classes for message in _messages(cls, own)}
+    fields = "".join(f"| `{name}` | {_fields(kind)} |\n" for name, kind in sorted(messages.items()))
+    return HEAD + rows + FIELDS_HEAD + fields + FORKS_HEAD + _fork_fields(classes) + SPELLINGS + _spellings()
 
 
-def _row(name: str) -> tuple[str, ...]:
-    cls = layer_class(name)
-    assert cls is not None
+def _row(name: str, cls: type[Layer]) -> tuple[str, ...]:
     own = [f"`{field}` (own)" for field in cls.own_fields]
+    messages = sorted({*_messages(cls, LayerParameter.DESCRIPTOR.fields_by_name), *_messages(cls, _added(cls))})
     phases = "differ" if "self.phase" in _source(cls) else "same"
-    cases = ", ".join(_cases().get(name, [])) or (f"taken as {cls.read_as}" if cls.read_as else "—")
-    return f"`{name}`", ", ".join([*(f"`{m}`" for m in _messages(name)), *own]) or "—", phases, _gradient(cls), cases
+    folders = "*/*" if cls.dialect else "*"
+    said = [", ".join(_cases(folders).get(name, []))]
+    said += [f"dialect {cls.dialect}: {reference_of(cls)}"] if cls.dialect else []
+    said += [f"taken as {cls.read_as}"] if cls.read_as else []
+    cases = "; ".join(filter(None, said)) or "—"
+    return f"`{name}`", ", ".join([*(f"`{m}`" for m in messages), *own]) or "—", phases, _gradient(cls), cases
+
+
+def _added(cls: type[Layer]) -> dict[str, Any]:
+    """Return the fields that a fork adds to LayerParameter."""
+    return dict(cls.adds.DESCRIPTOR.fields_by_name) if cls.adds else {}
+
+
+def _fork_fields(classes: list[tuple[str, type[Layer]]]) -> str:
+    """Return a row for each message that forks add, or add fields to."""
+    found = {
+        (cls.dialect, message): _added(cls)[message].message_type
+        for _, cls in classes
+        for message in _messages(cls, _added(cls))
+    }
+    return "".join(f"| {dialect} | `{name}` | {_fields(kind)} |\n" for (dialect, name), kind in sorted(found.items()))
 
 
 def _gradient(cls: type[Layer]) -> str:
     if issubclass(cls, Source) or cls.num_bottoms[1] == 0:
         return "—"
     source = _source(cls)
-    if cls.num_tops[1] == 0:
+    if cls.num_tops[1] == 0 or issubclass(cls, Computed):
         return "none"
     return "own" if _OWN.search(source) else "none" if "without_gradient(" in source else "ops"
 
 
-def _messages(name: str) -> list[str]:
-    """Return the parameter messages that a type's source names."""
-    cls = layer_class(name)
-    assert cls is not None
+def _messages(cls: type[Layer], known: Any) -> list[str]:
+    """Return the parameter messages among the known fields that a type's source names."""
     found = set(re.findall(r"\b\w+_param\b", _source(cls)))
     overridden = {vars(base)["message"] for base in cls.__mro__ if "message" in vars(base)} - {
         getattr(cls, "message", None)
     }
-    return sorted((found - overridden) & set(LayerParameter.DESCRIPTOR.fields_by_name))
+    return sorted((found - overridden) & set(known))
 
 
 @cache
@@ -107,17 +135,16 @@ def _is_ours(called: Any) -> bool:
 
 
 @cache
-def _cases() -> dict[str, list[str]]:
-    """Return the golden cases by the types that they have."""
+def _cases(folders: str) -> dict[str, list[str]]:
+    """Return the golden cases in some folders by the types that they have."""
     found: dict[str, list[str]] = {}
-    for path in sorted(ROOT.glob("tests/golden/*/net.prototxt")):
+    for path in sorted(ROOT.glob(f"tests/golden/{folders}/net.prototxt")):
         for name in {entry.proto.type for entry in read_net(str(path)).layers}:
             found.setdefault(name, []).append(path.parent.name)
     return found
 
 
-def _fields(message: str) -> str:
-    descriptor = LayerParameter.DESCRIPTOR.fields_by_name[message].message_type
+def _fields(descriptor: Any) -> str:
     return ", ".join(map(_field, descriptor.fields))
 
 

@@ -1,4 +1,6 @@
-"""Write caffestat/schema/caffe_pb2.py from proto/caffe.proto; with --check, only say whether it is current.
+"""Write the modules of messages from the .proto files; with --check, only say whether they are current.
+
+proto/caffe.proto becomes caffestat/schema/caffe_pb2.py, and each proto/forks/NAME.proto schema/forks/NAME_pb2.py.
 
 Needs protoc from grpcio-tools. protoc's own Python output is not used: it registers the messages in the process-wide
 descriptor pool, where a pycaffe in the same process has already put its own.
@@ -14,19 +16,21 @@ from pathlib import Path
 from google.protobuf import descriptor_pb2
 
 HERE = Path(__file__).resolve().parent
-SOURCE = HERE / "caffe.proto"
-TARGET = HERE.parent / "caffestat" / "schema" / "caffe_pb2.py"
+CAFFE = HERE / "caffe.proto"
+SCHEMA = HERE.parent / "caffestat" / "schema"
 BYTES_PER_LINE = 48
 
 TEMPLATE = '''\
-"""Caffe's message classes. Made from proto/caffe.proto by proto/generate.py (`make proto`); do not edit."""
+"""{title}
+
+Made from {source} by proto/generate.py (`make proto`); do not edit.
+"""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from google.protobuf import descriptor_pool, message_factory
-from google.protobuf.internal import enum_type_wrapper
+{imports}
 
 __all__ = [
 {exports}
@@ -36,21 +40,14 @@ _FILE = bytes.fromhex(
 {descriptor}
 )
 
-# A pool of its own, since a pycaffe in the same process puts messages of the same names into the default pool.
-_POOL = descriptor_pool.DescriptorPool()
+{pool}
 _POOL.AddSerializedFile(_FILE)
 
 
 def _class(name: str) -> Any:
     return message_factory.GetMessageClass(_POOL.FindMessageTypeByName(name))
 
-
-def _enum(name: str) -> Any:
-    return enum_type_wrapper.EnumTypeWrapper(_POOL.FindEnumTypeByName(name))
-
-
 {enums}
-
 # The classes come into being at run time; to a type checker each is a class with any attributes.
 # mypy: disallow-subclassing-any=False
 if TYPE_CHECKING:
@@ -60,18 +57,45 @@ else:
 {classes}
 '''
 
+OWN_POOL = (
+    "Caffe's message classes.",
+    """\
+from google.protobuf import descriptor_pool, message_factory
+from google.protobuf.internal import enum_type_wrapper""",
+    """\
+# A pool of its own, since a pycaffe in the same process puts messages of the same names into the default pool.
+_POOL = descriptor_pool.DescriptorPool()""",
+)
+FORK_POOL = (
+    "What a fork adds to Caffe's messages.",
+    """\
+from google.protobuf import message_factory
+
+from caffestat.schema import caffe_pb2""",
+    "_POOL = caffe_pb2._POOL",
+)  # their enums stand inside of messages
+
 
 def describe(source: Path) -> descriptor_pb2.FileDescriptorProto:
     """The descriptor of a .proto file, without what no reader needs."""
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "set"
-        command = [sys.executable, "-m", "grpc_tools.protoc", f"-I{source.parent}", f"--descriptor_set_out={out}"]
-        subprocess.run([*command, source.name], check=True)
+        command = [sys.executable, "-m", "grpc_tools.protoc", f"-I{HERE}", f"--descriptor_set_out={out}"]
+        subprocess.run([*command, str(source.relative_to(HERE))], check=True)
         described = descriptor_pb2.FileDescriptorSet.FromString(out.read_bytes()).file[0]
     for message in described.message_type:
         for field in message.field:
             field.ClearField("json_name")
     return described
+
+
+ENUMS = '''
+def _enum(name: str) -> Any:
+    return enum_type_wrapper.EnumTypeWrapper(_POOL.FindEnumTypeByName(name))
+
+
+{}
+'''
 
 
 def enum_lines(package: str, enum: descriptor_pb2.EnumDescriptorProto) -> list[str]:
@@ -84,29 +108,44 @@ def export_order(name: str) -> tuple[bool, str]:
     return not name.isupper(), name
 
 
-def render(described: descriptor_pb2.FileDescriptorProto) -> str:
-    """The text of the module."""
+def render(source: Path) -> str:
+    """The text of the module that a .proto file becomes."""
+    described = describe(source)
+    title, imports, pool = OWN_POOL if source == CAFFE else FORK_POOL
     data = described.SerializeToString(deterministic=True)
     chunks = [data[i : i + BYTES_PER_LINE].hex() for i in range(0, len(data), BYTES_PER_LINE)]
     names = sorted(message.name for message in described.message_type)
     enum_names = [name for enum in described.enum_type for name in (enum.name, *(v.name for v in enum.value))]
+    enums = "\n".join(line for enum in described.enum_type for line in enum_lines(described.package, enum))
     return TEMPLATE.format(
+        title=title,
+        source=source.relative_to(HERE.parent).as_posix(),
+        imports=imports,
+        pool=pool,
         exports="\n".join(f'    "{name}",' for name in sorted([*names, *enum_names], key=export_order)),
         descriptor="\n".join(f'    "{chunk}"' for chunk in chunks),
-        enums="\n".join(line for enum in described.enum_type for line in enum_lines(described.package, enum)),
+        enums=ENUMS.format(enums) if enums else "",
         stubs="\n\n".join(f"    class {name}(Any): ..." for name in names) + "\n",
         classes="\n".join(f'    {name} = _class("{described.package}.{name}")' for name in names),
     )
 
 
+def targets() -> dict[Path, Path]:
+    """The module of each .proto file."""
+    forks = sorted((HERE / "forks").glob("*.proto"))
+    return {CAFFE: SCHEMA / "caffe_pb2.py", **{fork: SCHEMA / "forks" / f"{fork.stem}_pb2.py" for fork in forks}}
+
+
 def main(arguments: list[str]) -> int:
-    text = render(describe(SOURCE))
-    if "--check" not in arguments:
-        TARGET.write_text(text)
-    elif TARGET.read_text() != text:
-        print(f"{TARGET.name} is not what {SOURCE.name} gives; run `make proto`", file=sys.stderr)
-        return 1
-    return 0
+    current = True
+    for source, target in targets().items():
+        text = render(source)
+        if "--check" not in arguments:
+            target.write_text(text)
+        elif not target.exists() or target.read_text() != text:
+            print(f"{target.name} is not what {source.name} gives; run `make proto`", file=sys.stderr)
+            current = False
+    return 0 if current else 1
 
 
 if __name__ == "__main__":

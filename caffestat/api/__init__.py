@@ -12,6 +12,7 @@ from .diagnose import diagnose
 from .explain import explain
 from .fill import fill
 from .gradient import gradient
+from .layers import list_layers
 from .plugin import load_plugin
 from .rewrite import rewrite
 from .upgrade import upgrade
@@ -29,6 +30,7 @@ __all__ = [
     "fill",
     "fix",
     "gradient",
+    "list_layers",
     "load_plugin",
     "rewrite",
     "upgrade",

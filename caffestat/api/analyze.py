@@ -37,6 +37,7 @@ def analyze(
     inputs: Mapping[str, np.ndarray] | None = None,
     shapes: Mapping[str, Sequence[int]] | None = None,
     batch: int | None = None,
+    dialect: str | None = None,
     assume_filler: str | None = None,
     data: str = "auto",
     inputs_hold: str = "noise",
@@ -50,7 +51,7 @@ def analyze(
     path:    the file, "-" for the standard input
     static:  do not run the net; measured values are then None
     predict: add what theory expects beside what is measured, and the gain of every layer with weights
-    phase, level, stages, shapes, batch, data: see `caffestat.options.NetOptions`
+    phase, level, stages, shapes, batch, dialect, data: see `caffestat.options.NetOptions`
     seed, weights, assume_filler: see `caffestat.options.ValueOptions`
     device, inputs, inputs_hold, loss, forward_only: see `caffestat.options.RunOptions`
 
@@ -58,7 +59,7 @@ def analyze(
     """
     from caffestat.program import is_onnx, open_file
 
-    net = NetOptions(phase, level, stages, shapes or {}, batch, data)
+    net = NetOptions(phase, level, stages, shapes or {}, batch, data, dialect)
     values = ValueOptions(seed, weights, assume_filler)
     run = RunOptions(device, inputs or {}, inputs_hold, loss, forward_only)
     if is_onnx(str(path)):

@@ -30,6 +30,7 @@ def check(
     weights: Sequence[str] = (),
     shapes: Mapping[str, Sequence[int]] | None = None,
     batch: int | None = None,
+    dialect: str | None = None,
     seed: int | None = None,
 ) -> Checked:
     """Return what is wrong with nets and solvers, from their texts, from what is predicted of them and from runs.
@@ -40,7 +41,7 @@ def check(
     severity: the least severity that is reported: "info", "warning" or "error"
     baseline: a file of known findings, which are left out
     limits:   see `caffestat.lint.Limits`; None for the default
-    phase, level, stages, shapes, batch: see `caffestat.options.NetOptions`
+    phase, level, stages, shapes, batch, dialect: see `caffestat.options.NetOptions`
     weights, seed: see `caffestat.options.ValueOptions`
 
     What is not given comes from the project's caffestat.cfg or setup.cfg. A file that cannot be read is listed in the
@@ -54,7 +55,7 @@ def check(
         config.limits.changed(limits or {}),
         run,
         severity or config.severity or "info",
-        NetOptions(phase, level, stages, shapes or {}, batch),
+        NetOptions(phase, level, stages, shapes or {}, batch, dialect=dialect),
         ValueOptions(seed, weights),
     )
     checked = lint.check_files(texts(paths), job)

@@ -27,6 +27,7 @@ def convert(
     weights: Sequence[str] = (),
     shapes: Mapping[str, Sequence[int]] | None = None,
     batch: int | None = None,
+    dialect: str | None = None,
     assume_filler: str | None = None,
 ) -> None:
     """Write a Caffe net as an ONNX model; see `caffestat.net.export` for its inputs, outputs and names.
@@ -35,7 +36,7 @@ def convert(
               gradients of its inputs and initializers (`caffestat.gradient`)
     output:   the .onnx file; what makes it larger than 2 GiB goes to a file beside it
     backward: compute gradients too
-    phase, level, stages, shapes, batch: see `caffestat.options.NetOptions`
+    phase, level, stages, shapes, batch, dialect: see `caffestat.options.NetOptions`
     seed, weights, assume_filler: what the params hold; see `caffestat.options.ValueOptions`
 
     Raises a CaffestatError when the file, the net or an option cannot be used.
@@ -47,7 +48,7 @@ def convert(
     if not is_onnx(str(output)):
         raise InputError(f"{output}: expected a name that ends in .onnx")
     refuse_inputs(output, [path])
-    net = NetOptions(phase, level, stages, shapes or {}, batch, "synthetic")
+    net = NetOptions(phase, level, stages, shapes or {}, batch, "synthetic", dialect)
     values = ValueOptions(seed, weights, assume_filler)
     if is_onnx(str(path)):
         save(_with_gradient(str(path), net, values, backward), output)

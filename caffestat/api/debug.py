@@ -79,6 +79,7 @@ def _solver_log(
         shapes=net.shapes,
         batch=net.batch,
         data=net.data,
+        dialect=net.dialect,
         assume_filler=values.assume_filler,
         level=net.level or 0,
         stages=net.stages,

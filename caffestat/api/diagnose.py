@@ -24,17 +24,18 @@ def diagnose(
     stages: Sequence[str] = (),
     shapes: Mapping[str, Sequence[int]] | None = None,
     batch: int | None = None,
+    dialect: str | None = None,
 ) -> Diagnosis:
     """Read a training log: the first bad blob of each kind, the trend of each, dead layers, losses that tell a cause.
 
     log:    what Caffe of any version wrote, of any size, as text or compressed; "-" for the standard input
     net:    the net or solver, for its lines and its predicted values at the start
     growth: the factor over its first value at which a blob counts as exploded
-    phase, level, stages, shapes, batch: see `caffestat.options.NetOptions`
+    phase, level, stages, shapes, batch, dialect: see `caffestat.options.NetOptions`
 
     Raises a CaffestatError when a file or an option cannot be used.
     """
     from caffestat import logs
 
-    options = NetOptions(phase, level, stages, shapes or {}, batch)
+    options = NetOptions(phase, level, stages, shapes or {}, batch, dialect=dialect)
     return logs.diagnose_log(str(log), None if net is None else str(net), growth, options)

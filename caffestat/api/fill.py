@@ -30,6 +30,7 @@ def fill(
     stages: Sequence[str] = (),
     shapes: Mapping[str, Sequence[int]] | None = None,
     batch: int | None = None,
+    dialect: str | None = None,
     assume_filler: str | None = None,
 ) -> Filled:
     """Return the values that a net's params start with, bit for bit those of Caffe, and write them when asked to.
@@ -39,7 +40,7 @@ def fill(
     filler, bias:  policies that replace the file's fillers of weights and biases, as in `rewrite`
     layers, types, excludes: the wanted layers, by globs over their names and by types; default: all. The values are
                    drawn for the whole net, so they do not depend on the selection; an .onnx holds the whole net
-    phase, level, stages, shapes, batch: see `caffestat.options.NetOptions`
+    phase, level, stages, shapes, batch, dialect: see `caffestat.options.NetOptions`
     seed, assume_filler: see `caffestat.options.ValueOptions`
 
     Raises a CaffestatError when the file, the net or an option cannot be used.
@@ -50,7 +51,7 @@ def fill(
 
     refuse_inputs(output, [path])
     change = change_of(filler, bias, variance_norm, layers, types, excludes)
-    options = NetOptions(phase, level, stages, shapes or {}, batch)
+    options = NetOptions(phase, level, stages, shapes or {}, batch, dialect=dialect)
     values = ValueOptions(seed, assume_filler=assume_filler)
     file = open_file(str(path))
     filled = fill_net(file.build(options), change, file.seed(values.seed), values.assume_filler)

@@ -16,7 +16,19 @@ from caffestat.escape import shown_error, visible
 __all__ = ["main"]
 
 # each is a module of this package that holds a command of the same name
-_COMMANDS = ("analyze", "check", "compare", "convert", "debug", "diagnose", "explain", "fill", "rewrite", "upgrade")
+_COMMANDS = (
+    "analyze",
+    "check",
+    "compare",
+    "convert",
+    "debug",
+    "diagnose",
+    "explain",
+    "fill",
+    "layers",
+    "rewrite",
+    "upgrade",
+)
 _INTERRUPTED = 130
 
 

@@ -130,6 +130,12 @@ plugin = click.option(
     help="A Python file with layer types of your own; repeatable.",
 )
 
+dialect = click.option(
+    "--dialect",
+    metavar="NAME",
+    help="Fork whose layer types are meant where forks differ: ssd, rcnn, …; `caffestat layers` lists them.",
+)
+
 seed = click.option(
     "--seed",
     type=click.IntRange(0, 2**32 - 1),
@@ -168,6 +174,7 @@ _STATE = (
     shapes,
     batch,
     plugin,
+    dialect,
 )
 
 _VALUES = (

@@ -15,7 +15,19 @@ from . import (  # noqa: F401  registers their layer types
     scale,
     shape,
 )
-from .base import Layer, Param, Shape, layer, layer_class, layer_types, read_param, to_filler
+from .base import (
+    Layer,
+    Param,
+    Shape,
+    layer,
+    layer_class,
+    layer_dialects,
+    layer_types,
+    read_param,
+    reference_of,
+    to_filler,
+    type_name,
+)
 from .data import Source
 from .plugins import load_plugin
 
@@ -26,8 +38,11 @@ __all__ = [
     "Source",
     "layer",
     "layer_class",
+    "layer_dialects",
     "layer_types",
     "load_plugin",
     "read_param",
+    "reference_of",
     "to_filler",
+    "type_name",
 ]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
@@ -17,7 +19,19 @@ if TYPE_CHECKING:
     from caffestat.data import Reader
     from caffestat.graph import Graph
 
-__all__ = ["Layer", "Param", "Shape", "layer", "layer_class", "layer_types", "read_param", "to_filler"]
+__all__ = [
+    "Layer",
+    "Param",
+    "Shape",
+    "layer",
+    "layer_class",
+    "layer_dialects",
+    "layer_types",
+    "read_param",
+    "reference_of",
+    "to_filler",
+    "type_name",
+]
 
 Shape = tuple[int, ...]
 Own = TypeVar("Own", int, float, bool, str)
@@ -68,9 +82,13 @@ class Layer:
         False  # its tops hold its bottoms' values, in another shape or order: Split, Reshape, …
     )
     is_external: ClassVar[bool] = False  # its tops are data from outside: `lower` declares one graph input per top
-    selects: ClassVar[bool] = False  # its last bottom's values decide how many items its tops have: Filter
+    decides: ClassVar[bool] = False  # it computes in numpy what its bottoms' values decide, before the graph runs
+    decisive: ClassVar[slice] = slice(None)  # the bottoms whose values it then looks at
+    lowers_undecided: ClassVar[bool] = False  # `lower` also emits the layer while nothing is decided
     replaces_diff: ClassVar[bool] = False  # its backward pass gives the bottom other memory for the diff: Flatten
     own_fields: ClassVar[tuple[str, ...]] = ()  # of the layer, which Caffe's schema lacks and `own` reads
+    adds: ClassVar[Any] = None  # the message class of a fork's LayerParameter: its own fields, which `added` holds
+    dialect: ClassVar[str] = ""  # the fork whose type it is; "" for Caffe's own and those of plugins
     read_as: ClassVar[str] = ""  # of a type that Caffe lacks: what it is taken for, and whose it is
 
     def __init__(self, proto: Any, phase: int, place: Place) -> None:
@@ -79,6 +97,8 @@ class Layer:
         self.phase = phase
         self.place = place
         self.text: Message | None = None  # the layer as it is written; None for one that is in no text
+        self.added: Any = self.adds() if self.adds else None  # what the fork's own fields hold
+        self.decisions: tuple[np.ndarray, ...] | None = None  # what `decide` returned; None before
         self.top_count = len(proto.top)
         self.shape_overrides: dict[str, Shape] = {}  # what the user said of the tops' shapes, by blob name
         self.batch_override: int | None = None
@@ -144,9 +164,33 @@ class Layer:
         """
         raise NotImplementedError
 
-    def selecting(self, selector: np.ndarray) -> Layer:
-        """Return the layer (one that `selects`) as it is for these values of its last bottom."""
+    @classmethod
+    def fits(cls, proto: Any) -> bool:
+        """Tell whether a layer can be of this dialect; by default, by its numbers of bottoms and tops."""
+        return _within(len(proto.bottom), cls.num_bottoms) and (cls.auto_tops or _within(len(proto.top), cls.num_tops))
+
+    def decide(self, bottoms: Sequence[np.ndarray], random: np.random.Generator) -> Sequence[np.ndarray]:
+        """Return what the values of the `decisive` bottoms decide, of a layer that `decides`.
+
+        `lower` declares each array as a graph input (`input_decisions`) and emits the rest: the gradient passes there.
+        Shapes may depend on the values. random: for layers that sample.
+        """
         raise NotImplementedError
+
+    def deciding(self, bottoms: Sequence[np.ndarray], random: np.random.Generator) -> Layer:
+        """Return the layer as it is once `decide` has seen these values."""
+        layer = copy.copy(self)
+        layer.decisions = tuple(self.decide(bottoms, random))
+        return layer
+
+    def input_decisions(self, g: Graph) -> list[str]:
+        """Declare what was decided as inputs of the graph, which `draw_feeds` feeds; return their names."""
+        made = enumerate(self.decisions or ())
+        return [g.input(f"{self.name}/decided{index}", array.shape, array.dtype) for index, array in made]
+
+    def summary(self, bottoms: Sequence[Shape]) -> str:
+        """Return a line for the user about what was decided; "" for none."""
+        return ""
 
     def shapes_stand(self) -> str:
         """Return where the shapes stand that `tops` does not know, in words."""
@@ -165,7 +209,7 @@ class Layer:
 
     def draw_feeds(self, stream: Stream, bottoms: Sequence[Shape]) -> Sequence[np.ndarray]:
         """Return what each forward pass draws: one array per graph input that `lower` declared, in order."""
-        return ()
+        return self.decisions or ()
 
     def classes(self, bottom: int, bottoms: Sequence[Shape]) -> int | None:
         """Return how many integer values (0, 1, …) a bottom takes, like a loss's labels; None for real values."""
@@ -207,24 +251,48 @@ class Layer:
         return True
 
 
-_TYPES: dict[str, type[Layer]] = {}
+def _within(count: int, allowed: tuple[int, int | None]) -> bool:
+    least, most = allowed
+    return count >= least and (most is None or count <= most)
 
 
-def layer(name: str) -> Callable[[type[Layer]], type[Layer]]:
-    """Register a Layer class for a type name as prototxt spells it. Raises ValueError when the name is taken."""
+_TYPES: dict[str, tuple[type[Layer], ...]] = {}
+_REFERENCE = re.compile(r"\(([\w.-]+/[\w.-]+), ([^()]+)\)")
+
+
+def layer(*names: str, dialect: str = "") -> Callable[[type[Layer]], type[Layer]]:
+    """Register a Layer class for a type name as prototxt spells it, or for several names of one type.
+
+    dialect: the fork that the type is of; a name may have one class per dialect. A class from outside without one
+    replaces those of forks. Raises ValueError when the name is taken.
+    """
 
     def register(cls: type[Layer]) -> type[Layer]:
-        if name in _TYPES:
-            raise ValueError(f"layer type {name!r} is already registered by {_TYPES[name].__qualname__}")
-        cls.type = name
-        _TYPES[name] = cls
+        cls.type, cls.dialect = names[0], dialect
+        for name in names:
+            others = _TYPES.get(name, ())
+            if not dialect and all(other.dialect for other in others):
+                others = () if _is_outside(cls) else others
+            taken = [other for other in others if other.dialect == dialect]
+            if taken:
+                raise ValueError(f"layer type {name!r} is already registered by {taken[0].__qualname__}")
+            _TYPES[name] = (*others, cls)
         return cls
 
     return register
 
 
+def _is_outside(cls: type) -> bool:
+    return not cls.__module__.startswith("caffestat.")
+
+
 def layer_class(name: str) -> type[Layer] | None:
-    """Return the class registered for a type name, None for an unknown one.
+    """Return the class registered for a type name, the first of several dialects, None for an unknown one."""
+    return next(iter(layer_dialects(name)), None)
+
+
+def layer_dialects(name: str) -> tuple[type[Layer], ...]:
+    """Return the classes registered for a type name: Caffe's own first, then one per dialect of forks.
 
     What installed packages announce is imported when a type is not known without.
     """
@@ -232,7 +300,21 @@ def layer_class(name: str) -> type[Layer] | None:
         from .plugins import load_entry_points
 
         load_entry_points()
-    return _TYPES.get(name)
+    return _TYPES.get(name, ())
+
+
+def type_name(proto: Any) -> str:
+    """Return the name that a layer's type is registered by: of a known Python layer, its module and class."""
+    if proto.type == "Python":
+        code = f"{proto.python_param.module}.{proto.python_param.layer}"
+        return code if code in _TYPES else "Python"
+    return str(proto.type)
+
+
+def reference_of(cls: type[Layer]) -> str:
+    """Return the repository and the file that a fork's class is written after, as its docstring names them."""
+    found = _REFERENCE.search(" ".join((cls.__doc__ or "").split()))
+    return f"{found[1]}, {found[2]}" if found else ""
 
 
 def layer_types() -> tuple[str, ...]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Sequence
 from itertools import pairwise
@@ -15,6 +14,7 @@ from caffestat.fillers import Filler
 from .base import Layer, Param, Shape, layer
 
 if TYPE_CHECKING:
+    from caffestat.fillers import Stream
     from caffestat.graph import Graph
 
 __all__ = [
@@ -344,14 +344,23 @@ class Filter(Layer):
     num_bottoms = (2, None)
     num_tops = (1, None)
     passes_values = True
-    selects = True
+    decides = True
+    decisive = slice(-1, None)
+    lowers_undecided = True
 
-    selected = 0  # 0: not known
+    def decide(self, bottoms: Sequence[np.ndarray], random: np.random.Generator) -> Sequence[np.ndarray]:
+        (selector,) = bottoms
+        return (np.flatnonzero(selector),)
 
-    def selecting(self, selector: np.ndarray) -> Layer:
-        layer = copy.copy(self)
-        layer.selected = int(np.count_nonzero(selector))
-        return layer
+    @property
+    def selected(self) -> int:
+        """How many items pass; 0 as long as that is not known, and when none does."""
+        return self.decisions[0].size if self.decisions else 0
+
+    def summary(self, bottoms: Sequence[Shape]) -> str:
+        which = f"{self.selected or 'none'} of the {bottoms[0][0]} items"
+        follows = "those" if self.selected else "as many zeros"
+        return f"selects {which} of this batch; what follows it is run on {follows}"
 
     def tops(self, bottoms: Sequence[Shape]) -> tuple[Shape, ...]:
         *items, selector = bottoms
@@ -371,13 +380,18 @@ class Filter(Layer):
 
     def lower(self, g: Graph, bottoms: Sequence[str], params: Sequence[str]) -> Sequence[str]:
         *items, selector = bottoms
+        if self.selected:
+            (order,) = self.input_decisions(g)
+            return [g.emit("Gather", item, order, axis=0) for item in items]
         count = g.shape(selector)[0]
         chosen = g.emit("Cast", g.emit("Cast", g.reshape(selector, count), to=BOOL), to=FLOAT)
         # TopK keeps the order of equal values
-        most = self.selected or count
-        kept, order = g.emit_many("TopK", chosen, g.ints(most), count=2, axis=0)
+        kept, order = g.emit_many("TopK", chosen, g.ints(count), count=2, axis=0)
         kept = g.detach(kept)
-        return [self.pick(g, item, g.declare(kept, (most,)), order) for item in items]
+        return [self.pick(g, item, g.declare(kept, (count,)), order) for item in items]
+
+    def draw_feeds(self, stream: Stream, bottoms: Sequence[Shape]) -> Sequence[np.ndarray]:
+        return super().draw_feeds(stream, bottoms) if self.selected else ()
 
     def pick(self, g: Graph, item: str, kept: str, order: str) -> str:
         """Emit the item in the given order, zero where it is not kept."""

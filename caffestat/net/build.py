@@ -10,11 +10,11 @@ from typing import Any
 
 from caffestat.data import AbsentError, open_reader
 from caffestat.errors import Finding, NetError, Place
-from caffestat.layers import Layer, Param, Shape, Source, layer_class, layer_types
-from caffestat.prototext import Field
+from caffestat.layers import Layer, Param, Shape, Source, layer_class, layer_types, type_name
 from caffestat.schema import UnknownField, caffe_pb2
 
 from .backprop import mark_backward
+from .dialects import Choice, choose
 from .model import Blob, Net, NetParam, Node
 from .rules import State, filter_layers
 from .source import NetSource
@@ -50,7 +50,8 @@ class _Builder:
     shapes: Mapping[str, Shape]
     batch: int | None
     data: str
-    unknown_fields: list[tuple[str, int]]  # that the source has: name and offset
+    unknown_fields: list[tuple[str, int]]  # that the source has, for its dialects too: name and offset
+    choices: Mapping[int, Choice]  # by the id of the layer's text
     nodes: list[Node] = field(default_factory=list)
     blobs: list[Blob] = field(default_factory=list)
     params: list[NetParam] = field(default_factory=list)
@@ -60,7 +61,7 @@ class _Builder:
     owners: dict[str, int] = field(default_factory=dict)
     stated: dict[tuple[int, str], tuple[float, Layer]] = field(default_factory=dict)
     findings: list[Finding] = field(default_factory=list)
-    read_as: set[str] = field(default_factory=set)
+    told: set[str] = field(default_factory=set)
 
     def add(self, entry: Entry) -> None:
         layer = self.create(entry)
@@ -75,15 +76,15 @@ class _Builder:
     def create(self, entry: Entry) -> Layer:
         """Return the layer of an entry, its phase set and its bottoms and tops counted."""
         proto = entry.proto
-        cls = layer_class(proto.type)
+        choice = self.choices.get(id(entry.text))
+        cls = choice.cls if choice else layer_class(proto.type)
         if cls is None:
             layer = self.create_as(UnknownLayer, entry)
             layer.why_unknown = _unknown_type(proto)
             self.findings.append(Finding(entry.place, layer.why_unknown))
             return layer
-        if cls.read_as and proto.type not in self.read_as:
-            self.read_as.add(proto.type)
-            self.findings.append(Finding(entry.place, f"type {proto.type!r} is a fork's, taken as {cls.read_as}"))
+        if choice and choice.note:
+            self.tell_once(entry.place, f"type {type_name(proto)!r} {choice.note}")
         try:
             layer = self.create_as(cls, entry)
         except NetError as error:
@@ -92,11 +93,18 @@ class _Builder:
             layer.why_unknown = why
         return layer
 
+    def tell_once(self, place: Place, message: str) -> None:
+        if message not in self.told:
+            self.told.add(message)
+            self.findings.append(Finding(place, message))
+
     def create_as(self, cls: type[Layer], entry: Entry) -> Layer:
         proto = entry.proto
         phase = proto.phase if proto.HasField("phase") else self.state.phase
         layer = cls(proto, phase, entry.place)
         layer.text = entry.text
+        if cls.adds and (choice := self.choices.get(id(entry.text))):
+            layer.added = choice.addition.message
         layer.shape_overrides = {top: self.shapes[top] for top in proto.top if top in self.shapes}
         layer.batch_override = self.batch
         if self.data != "synthetic":
@@ -260,14 +268,6 @@ def _tops_and_params(layer: Layer, bottoms: list[Shape]) -> tuple[tuple[Shape | 
     return tuple(tops), params
 
 
-def _own_fields(source: NetSource) -> Iterable[Field]:
-    """Return the fields in the text that the layer types of a net read themselves."""
-    for entry in source.layers:
-        cls = layer_class(entry.proto.type)
-        if cls and entry.text:
-            yield from (found for name in cls.own_fields for found in entry.text.find(name))
-
-
 def _check_count(layer: Layer, kind: str, found: int, allowed: tuple[int, int | None]) -> None:
     least, most = allowed
     if found < least or (most is not None and found > most):
@@ -288,22 +288,26 @@ def build(
     shapes: Mapping[str, Shape] | None = None,
     batch: int | None = None,
     data: str = "auto",
+    dialect: str | None = None,
 ) -> Net:
     """Return the net that a source describes in a state.
 
     shapes: the shape of data blobs by name, for sources whose file does not say it, or to replace it.
     batch:  replaces the first axis of every data blob.
     data:   what data layers read: "auto" (what they name, where it is at hand), "real" (that or an error), "synthetic".
+    dialect: the fork whose layer types are meant where forks of Caffe have different ones of one name.
     Raises NetError (file:line) where Caffe would stop.
     """
     state = state or state_of(source)
     if not source.layers:
         found = f"found the fields {', '.join(dict.fromkeys(source.fields))}" if source.fields else "it is empty"
         raise NetError(f"no layer is in the file: expected a net or solver prototxt, {found}", Place(source.name))
-    own = set(_own_fields(source))
+    choices = choose(source.layers, [f for f in source.findings if isinstance(f, UnknownField)], dialect)
+    own = {field for choice in choices.values() for field in choice.addition.fields}
     findings = [f for f in source.findings if not (isinstance(f, UnknownField) and f.field in own)]
+    findings += [finding for choice in choices.values() for finding in choice.addition.findings]
     unknown = [(f.field.name, f.field.span[0]) for f in findings if isinstance(f, UnknownField)]
-    builder = _Builder(state, shapes or {}, batch, data, unknown)
+    builder = _Builder(state, shapes or {}, batch, data, unknown, choices)
     layers = insert_splits(filter_layers(source.layers, state))
     if not layers:
         raise NetError(

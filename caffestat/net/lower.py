@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from caffestat.autodiff import backward
 from caffestat.errors import NetError
 from caffestat.graph import Graph
+from caffestat.layers import Layer
 
 from .model import Net, Node
 
-__all__ = ["Gradients", "Lowered", "differentiate", "lower", "lower_until"]
+__all__ = ["Gradients", "Lowered", "differentiate", "lower", "lower_decided"]
 
 Key = tuple[int, int]
 
@@ -62,20 +63,29 @@ def lower(net: Net, provider: str = "cpu") -> Lowered:
 
     Layers of unknown type, and those behind them, are left out. Raises NetError when that is all of them.
     """
-    lowered = lower_until(net, len(net.nodes) - 1, provider)
+    lowered = lower_decided(net, provider, lambda layer: layer.lowers_undecided)
     _refuse_nothing(net, lowered)
     return lowered
 
 
-def lower_until(net: Net, last: int, provider: str = "cpu") -> Lowered:
-    """Emit the forward pass up to and with the node of index `last`, of every layer that can be computed."""
+def lower_decided(net: Net, provider: str = "cpu", also: Callable[[Layer], bool] = lambda layer: False) -> Lowered:
+    """Emit the forward pass of every layer that can be computed, but for those whose decisions are due (`decides`).
+
+    also: tells which of these are emitted nevertheless.
+    """
     lowered = Lowered(Graph(provider))
     values = _Values(lowered.graph)
     readers = Counter(net.owner(number) for node in net.nodes for number in node.params)
     moved = {blob for node in net.nodes if node.layer.replaces_diff and node.need_backward for blob in node.bottoms}
-    for node in net.nodes[: last + 1]:
+    for node in net.nodes:
         if node.is_known and all(blob in values for blob in node.bottoms):
-            _lower_node(net, node, lowered, values, readers, moved)
+            if node.is_undecided and not also(node.layer):
+                for index, blob in enumerate(node.bottoms):
+                    lowered.bottoms[node.index, index] = values[blob]
+                for blob in node.tops:
+                    values.pop(blob, None)
+            else:
+                _lower_node(net, node, lowered, values, readers, moved)
     return lowered
 
 

@@ -241,7 +241,7 @@ class Feeds:
         inputs: Mapping[str, np.ndarray] | None = None,
         zeros: bool = False,
     ) -> None:
-        self._stream, self._random, self._inputs, self._zeros = stream, random, inputs or {}, zeros
+        self._stream, self.random, self._inputs, self._zeros = stream, random, inputs or {}, zeros
         self._drawn: dict[int, Sequence[np.ndarray]] = {}
 
     def of(self, net: Net, lowered: Lowered) -> dict[str, np.ndarray]:
@@ -251,7 +251,7 @@ class Feeds:
             names = lowered.feeds.get(node.index, ())
             if names:
                 if node.index not in self._drawn:
-                    self._drawn[node.index] = _node_feeds(net, node, self._stream, self._random, self._zeros)
+                    self._drawn[node.index] = _node_feeds(net, node, self._stream, self.random, self._zeros)
                 feeds.update(zip(names, self._drawn[node.index], strict=True))
                 _replace(net, node, dict(enumerate(names)), feeds, self._inputs)
         return feeds

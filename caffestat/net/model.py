@@ -84,6 +84,11 @@ class Node:
         """Whether the layer can be computed: its type and all its bottoms' shapes are known."""
         return None not in self.bottom_shapes and None not in self.top_shapes
 
+    @property
+    def is_undecided(self) -> bool:
+        """Whether what the values of the layer's bottoms decide is still to be worked out."""
+        return self.layer.decides and self.layer.decisions is None
+
 
 @dataclass
 class Net:

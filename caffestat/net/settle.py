@@ -1,10 +1,10 @@
-"""Shapes that the data decides: how many items a Filter lets pass is known once its selector is computed."""
+"""What the data decides, such as how many items a Filter lets pass: worked out stage by stage, before the net runs."""
 
 from __future__ import annotations
 
 from collections.abc import MutableSequence, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -22,42 +22,45 @@ __all__ = ["settle"]
 def settle(
     net: Net, values: Sequence[np.ndarray], device: Device, feeds: Feeds, notes: MutableSequence[str] | None = None
 ) -> Net:
-    """Return the net with the shapes that it has for one batch; the net itself when none depends on the data.
+    """Return the net as it is for one batch: layers decided, shapes with it; the net itself when none is to be decided.
 
+    The net is run in stages. Each computes what the layers read that can be decided next, those behind undecided ones
+    later.
     values: one array per param of the net; they are not changed
     feeds:  of the pass, drawn as far as it takes
-    notes:  a line about each layer that selects is appended to it
-    Raises NetError when what follows cannot take as few items. (net.cpp, Forward: a layer is reshaped before it runs)
+    notes:  lines that the layers tell about their decisions are appended
+    Raises NetError when what follows cannot take what was decided. (net.cpp, Forward: reshaped before it runs)
     """
-    for index in range(len(net.nodes)):
-        node = net.nodes[index]  # as the selections before it have left it
-        if node.layer.selects and node.is_known:
-            selector = _selector(net, index, values, device, feeds)
-            if selector is not None:
-                net = _with_layer(net, node, node.layer.selecting(selector))
-                if notes is not None:
-                    notes.append(_line(node, int(np.count_nonzero(selector)), selector.size))
+    while any(node.is_undecided for node in net.nodes):
+        found = _stage(net, values, device, feeds)
+        if not found:
+            break  # the others are behind layers that cannot be computed
+        for index in sorted(found):
+            node = net.nodes[index]
+            layer = node.layer.deciding(found[index], feeds.random)
+            if notes is not None and (line := layer.summary([shape or () for shape in node.bottom_shapes])):
+                notes.append(f"{node.place}: layer {node.name!r} {line}")
+            net = _with_layer(net, node, layer)
     return net
 
 
-def _line(node: Node, chosen: int, count: int) -> str:
-    which = f"{chosen} of the {count} items" if chosen else f"none of the {count} items"
-    follows = "those" if chosen else "as many zeros"
-    return f"{node.place}: layer {node.name!r} selects {which} of this batch; what follows it is run on {follows}"
+def _stage(net: Net, values: Sequence[np.ndarray], device: Device, feeds: Feeds) -> dict[int, list[np.ndarray]]:
+    """Return the values of the decisive bottoms, by node, of the layers that can be decided now."""
+    from .lower import lower_decided
 
-
-def _selector(net: Net, index: int, values: Sequence[np.ndarray], device: Device, feeds: Feeds) -> np.ndarray | None:
-    """Compute the last bottom of a node; None when what it depends on is unknown."""
-    from .lower import lower_until
-
-    lowered = lower_until(net, index, device.kind)
-    value = lowered.bottoms.get((index, len(net.nodes[index].bottoms) - 1))
-    if value is None:
-        return None
+    lowered = lower_decided(net, device.kind)
+    wanted = {
+        node.index: [lowered.bottoms[node.index, index] for index in range(len(node.bottoms))][node.layer.decisive]
+        for node in net.nodes
+        if node.is_undecided and (node.index, 0) in lowered.bottoms
+    }
     lowered.graph.infer()
-    params = {name: values[number] for number, name in lowered.params.items()}
-    selector: np.ndarray = Compiled(lowered.graph, device).run(feeds.of(net, lowered), params, [value])[value]
-    return selector
+    found: dict[str, Any] = dict(feeds.of(net, lowered))
+    computed = sorted({name for names in wanted.values() for name in names} - set(found))
+    if computed:
+        params = {name: values[number] for number, name in lowered.params.items()}
+        found |= Compiled(lowered.graph, device).run(feeds.of(net, lowered), params, computed)
+    return {index: [found[name] for name in names] for index, names in wanted.items()}
 
 
 def _with_layer(net: Net, changed: Node, layer: Layer) -> Net:

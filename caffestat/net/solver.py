@@ -109,6 +109,7 @@ def first_iteration(
     shapes: Mapping[str, tuple[int, ...]] | None = None,
     batch: int | None = None,
     data: str = "auto",
+    dialect: str | None = None,
     assume_filler: str | None = None,
     level: int = 0,
     stages: Sequence[str] = (),
@@ -141,7 +142,7 @@ def first_iteration(
     loaded: list[_Loaded] = []
     for source, state in _nets(solver, level, stages):
         here = {name: shape for name, shape in (shapes or {}).items() if not loaded or _has_top(source, state, name)}
-        net = build(source, state, here, batch, data)
+        net = build(source, state, here, batch, data, dialect)
         if not loaded:
             check_inputs(net, process.inputs)
         check_run(net, not loaded, chosen)

@@ -59,7 +59,7 @@ class NetFile:
 
     def build(self, options: NetOptions) -> Net:
         """Return the net. Raises NetError where Caffe would stop."""
-        return build(self.source, self.state(options), options.shapes, options.batch, options.data)
+        return build(self.source, self.state(options), options.shapes, options.batch, options.data, options.dialect)
 
 
 def open_file(path: str) -> NetFile:

@@ -56,7 +56,9 @@ class TextFans:
         for source in sources:
             for phase in (TRAIN, TEST):
                 try:
-                    yield build(source, state_of(source, phase), self._options.shapes, self._options.batch)
+                    options = self._options
+                    state = state_of(source, phase)
+                    yield build(source, state, options.shapes, options.batch, dialect=options.dialect)
                 except CaffestatError as error:
                     self._problems.append(str(error))
 

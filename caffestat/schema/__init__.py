@@ -21,10 +21,11 @@ from caffestat.schema.caffe_pb2 import (
     V0LayerParameter,
     V1LayerParameter,
 )
-from caffestat.schema.reader import UnknownField, from_document, from_message
+from caffestat.schema.reader import Addition, UnknownField, from_document, from_message, read_addition
 from caffestat.schema.writer import to_text
 
 __all__ = [
+    "Addition",
     "BlobProto",
     "BlobProtoVector",
     "BlobShape",
@@ -44,6 +45,7 @@ __all__ = [
     "caffe_pb2",
     "from_document",
     "from_message",
+    "read_addition",
     "read_binary",
     "to_text",
 ]

@@ -1,4 +1,7 @@
-"""Caffe's message classes. Made from proto/caffe.proto by proto/generate.py (`make proto`); do not edit."""
+"""Caffe's message classes.
+
+Made from proto/caffe.proto by proto/generate.py (`make proto`); do not edit.
+"""
 
 from __future__ import annotations
 

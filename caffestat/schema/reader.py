@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, TypeVar
@@ -12,7 +12,7 @@ from caffestat.errors import Finding, Place, SchemaError
 from caffestat.prototext import Document, Field, Message, Scalar
 from caffestat.schema.slots import Slot, slots
 
-__all__ = ["UnknownField", "from_document", "from_message"]
+__all__ = ["Addition", "UnknownField", "from_document", "from_message", "read_addition"]
 
 M = TypeVar("M", bound=Any)
 _LONGEST_QUOTE = 60
@@ -52,6 +52,38 @@ def from_message(message: Message, cls: type[M], file: str) -> M:
     return result
 
 
+@dataclass(frozen=True)
+class Addition:
+    """What the text of a message holds of a fork's own fields.
+
+    message: of the class that has the fork's fields. fields: those that it knows. findings: what is strange in them.
+    """
+
+    message: Any
+    fields: frozenset[Field] = frozenset()
+    findings: tuple[Finding, ...] = ()
+
+
+def read_addition(text: Message, cls: type[Any], file: str, unknown: Iterable[Field]) -> Addition:
+    """Return what a fork adds to a message of Caffe's: its own fields, also those inside of messages that Caffe has.
+
+    cls:     a message with the fork's fields alone
+    unknown: the fields of the text that Caffe's schema lacks
+    Raises SchemaError as `from_document` does.
+    """
+    result = cls()
+    reader = _Reader(file)
+    reader.fill(result, text.fields, "LayerParameter")
+    added = [field for field in unknown if field in reader.known]
+    inside = [field.span for field in added]
+    findings = [
+        finding
+        for finding in reader.findings
+        if not isinstance(finding, UnknownField) or any(a <= finding.field.span[0] < b for a, b in inside)
+    ]
+    return Addition(result, frozenset(added), tuple(findings))
+
+
 @dataclass(frozen=True, slots=True)
 class _Level:
     """A message around the field at hand: the name it goes by, its type and its fields."""
@@ -74,6 +106,7 @@ class _Reader:
     def __init__(self, file: str) -> None:
         self.file = file
         self.findings: list[Finding] = []
+        self.known: set[Field] = set()
         self.path: list[_Level] = []
 
     def fill(self, message: Any, fields: Sequence[Field], name: str) -> None:
@@ -87,7 +120,9 @@ class _Reader:
             if slot is None:
                 text = f"unknown field '{field.name}' in {self.owner}, left out{_hint(field.name, tuple(known))}"
                 self.findings.append(UnknownField(field.place, text, field))
-            elif slot.repeated:
+                continue
+            self.known.add(field)
+            if slot.repeated:
                 self.extend(getattr(message, slot.name), slot, field)
             elif first.setdefault(slot.name, field) is field:
                 self.set(message, slot, field)

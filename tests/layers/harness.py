@@ -6,14 +6,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from google.protobuf import text_format
 
 from caffestat.autodiff import backward
 from caffestat.errors import Place
 from caffestat.fillers import Stream
 from caffestat.graph import Graph
-from caffestat.layers import Layer, layer_class
-from caffestat.schema import caffe_pb2
+from caffestat.layers import Layer
+from caffestat.net.dialects import choose
+from caffestat.net.upgrade import Entry
+from caffestat.prototext import parse
+from caffestat.schema import UnknownField, caffe_pb2, from_document
 
 TRAIN, TEST = caffe_pb2.TRAIN, caffe_pb2.TEST
 
@@ -32,12 +34,21 @@ class Result:
     updates: dict[int, np.ndarray]
 
 
-def make(text: str, phase: int = TRAIN) -> Layer:
+def make(text: str, phase: int = TRAIN, dialect: str | None = None) -> Layer:
     """Return the layer that a prototxt message (without `layer {` and `}`) describes."""
-    proto = text_format.Parse(text, caffe_pb2.LayerParameter())
-    cls = layer_class(proto.type)
-    assert cls is not None, proto.type
-    layer = cls(proto, phase, Place("net.prototxt", 7))
+    document = parse(b"layer {" + text.encode() + b"}", "net.prototxt")
+    message, findings = from_document(document, caffe_pb2.NetParameter)
+    (written,) = document.fields[0].values
+    entry = Entry(message.layer[0], written, Place("net.prototxt", 7))
+    unknown = [finding for finding in findings if isinstance(finding, UnknownField)]
+    choice = choose([entry], unknown, dialect).get(id(written))
+    assert choice is not None, entry.proto.type
+    assert set(choice.addition.fields) == {finding.field for finding in unknown}, findings
+    assert choice.addition.findings == ()
+    layer = choice.cls(entry.proto, phase, entry.place)
+    layer.text = written
+    if choice.cls.adds:
+        layer.added = choice.addition.message
     if layer.auto_tops:
         layer.top_count = max(layer.top_count, layer.num_tops[0])
     return layer
@@ -69,6 +80,8 @@ def run(
     bottoms = [np.asarray(b, np.float32) for b in bottoms]
     params = [np.asarray(p, np.float32) for p in params]
     shapes = [b.shape for b in bottoms]
+    if layer.decides and not layer.lowers_undecided:
+        layer = layer.deciding(bottoms[layer.decisive], np.random.default_rng(seed))
     g = Graph(provider)
     names = [g.input(f"bottom{i}", b.shape) for i, b in enumerate(bottoms)]
     weights = [g.param(f"param{i}", p.shape) for i, p in enumerate(params)]

@@ -11,7 +11,7 @@ from caffestat.fillers import Stream
 from caffestat.net.source import net_source
 from caffestat.prototext import parse
 
-from .harness import TEST, TRAIN, make, run
+from ..harness import TEST, TRAIN, make, run
 
 DATA = 'layer { name: "x" type: "Input" top: "x" input_param { shape { dim: 2 dim: 4 dim: 5 dim: 7 } } }\n'
 LOSS = """layer { name: "loss" type: "Reduction" bottom: "y" top: "loss" loss_weight: 1

@@ -1,0 +1,6 @@
+"""Layer types that forks of Caffe added, one file per family; importing this package registers them all.
+
+Each class is of one dialect: the fork whose fields and meaning it has.
+"""
+
+from . import mobile, rcnn, segmentation, ssd  # noqa: F401  registers their layer types

@@ -1,0 +1,265 @@
+"""Which priors SSD's loss looks at, and what they should say: the numpy half of MultiBoxLoss. (bbox_util.cpp)"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from .boxes import areas, decode, encode, overlaps, suppress
+
+__all__ = ["Matches", "match"]
+
+BIPARTITE, PER_PREDICTION = range(2)
+SOFTMAX, LOGISTIC = range(2)
+NO_MINING, MAX_NEGATIVE, HARD_EXAMPLE = range(3)
+FREE, IGNORED = -1, -2
+LEAST_OVERLAP = 1e-6
+LEAST_AREA = 1e-5  # of a box that ApplyNMS keeps
+
+Error = Callable[[str], Exception]
+
+
+@dataclass(frozen=True)
+class Matches:
+    """What each prior of each image is to learn.
+
+    targets, loc_weights, scales  of locations [N, P, L, 4]: loss of (location - target) · scale, where the weight is 1
+    labels, conf_weights          of scores: [N·P, 1] and [N·P, 1], or with LOGISTIC [N·P, classes] and [N·P, 1]
+    matches                       how many priors are matched with a true box
+    """
+
+    targets: np.ndarray
+    loc_weights: np.ndarray
+    scales: np.ndarray
+    labels: np.ndarray
+    conf_weights: np.ndarray
+    matches: int
+
+    @property
+    def arrays(self) -> tuple[np.ndarray, ...]:
+        """All of them."""
+        return self.targets, self.loc_weights, self.scales, self.labels, self.conf_weights
+
+    @property
+    def images(self) -> int:
+        return len(self.targets)
+
+    @property
+    def priors(self) -> int:
+        return int(self.targets.shape[1])
+
+
+@dataclass(frozen=True)
+class _Image:
+    """One image: its true boxes [G, 8], its predictions, and the priors with their variances."""
+
+    truth: np.ndarray
+    locations: np.ndarray  # [L, P, 4]
+    scores: np.ndarray  # [P, classes]
+    priors: np.ndarray
+    variances: np.ndarray
+
+    @property
+    def boxes(self) -> np.ndarray:
+        """The true boxes' corners [G, 4]."""
+        return self.truth[:, 3:7]
+
+    @property
+    def classes(self) -> np.ndarray:
+        """The true boxes' labels [G]."""
+        return self.truth[:, 1].astype(int)
+
+    def decoded(self, index: int, p: Any) -> np.ndarray:
+        """Return the boxes [P, 4] that the locations of a class describe."""
+        variances = None if p.encode_variance_in_target else self.variances
+        return decode(self.locations[index], self.priors, variances, p.code_type)
+
+
+def match(bottoms: Sequence[np.ndarray], p: Any, error: Error) -> Matches:
+    """Return what p, a MultiBoxLossParameter, makes of predictions, priors and true boxes.
+
+    bottoms: [N, P·L·4], [N, P·classes], [1, 2, P·4] and [1, 1, G, 8]. `error` makes an exception of a message.
+    """
+    loc, conf, prior, truth = bottoms
+    priors, variances = prior.reshape(2, -1, 4)
+    n, count = len(loc), len(priors)
+    locations = loc.reshape(n, count, -1, 4).transpose(0, 2, 1, 3)
+    scores = conf.reshape(n, count, p.num_classes)
+    rows = _rows(truth.reshape(-1, 8), p, error)
+    images = [_Image(rows[rows[:, 0].astype(int) == i], locations[i], scores[i], priors, variances) for i in range(n)]
+    matched = [_matched(image, p) for image in images]
+    chosen = [_mined(image, *found, p) for image, found in zip(images, matched, strict=True)]
+    return _assembled(images, chosen, p)
+
+
+def _rows(truth: np.ndarray, p: Any, error: Error) -> np.ndarray:
+    """Return the true boxes that count. (GetGroundTruth)"""
+    rows = truth[truth[:, 0].astype(int) != -1]
+    if (rows[:, 1].astype(int) == p.background_label_id).any():
+        raise error(f"the true boxes hold the background's label, {p.background_label_id}")
+    if (rows[:, 1].astype(int) >= p.num_classes).any():
+        raise error(
+            f"the true boxes hold label {int(rows[:, 1].max())}; expected less than num_classes {p.num_classes}"
+        )
+    return rows if p.use_difficult_gt else rows[rows[:, 7] == 0]
+
+
+def _matched(image: _Image, p: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Return the true box of each prior for each class of locations, and its overlap: [L, P] both. (FindMatches)"""
+    count = len(image.locations)
+    indices = np.full((count, len(image.priors)), FREE)
+    most = np.zeros(indices.shape, np.float32)
+    if not len(image.truth):
+        return indices, most
+    if p.use_prior_for_matching:
+        index, overlap = _match(image.priors, image.boxes, p)
+        for label in range(count):
+            if p.share_location:
+                indices[label], most[label] = index, overlap
+            elif label != p.background_label_id:
+                own = (index > FREE) & (image.classes[index] == label)
+                indices[label], most[label] = np.where(own, index, FREE), overlap
+        return indices, most
+    for label in range(count):
+        if p.share_location or label != p.background_label_id:
+            of_label = np.arange(len(image.truth)) if p.share_location else np.flatnonzero(image.classes == label)
+            index, most[label] = _match(image.decoded(label, p), image.boxes[of_label], p)
+            indices[label] = np.where(index > FREE, of_label[index] if of_label.size else index, index)
+    return indices, most
+
+
+def _match(boxes: np.ndarray, truth: np.ndarray, p: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Return for each box the true one or FREE or IGNORED, and how much it overlaps. (MatchBBox)"""
+    index, most = np.full(len(boxes), FREE), np.zeros(len(boxes), np.float32)
+    if not len(truth):
+        return index, most
+    table = overlaps(boxes, truth)
+    table[table <= LEAST_OVERLAP] = -1
+    if p.ignore_cross_boundary_bbox:
+        outside = ((boxes < 0) | (boxes > 1)).any(1)
+        index[outside], table[outside] = IGNORED, -1
+    most = np.maximum(table.max(1), 0)
+    left = table.copy()
+    for _ in range(len(truth)):  # the best pair first; each true box and each prior is taken once
+        box, true = np.unravel_index(int(left.argmax()), left.shape)
+        if left[box, true] < 0:
+            break
+        index[box], most[box] = true, left[box, true]
+        left[box], left[:, true] = -1, -1
+    if p.match_type == PER_PREDICTION:
+        best = table.argmax(1)
+        overlap = table[np.arange(len(boxes)), best]
+        more = (index == FREE) & (overlap >= np.float32(p.overlap_threshold)) & (overlap > 0)
+        index[more] = best[more]
+    return index, most
+
+
+def _mined(image: _Image, indices: np.ndarray, most: np.ndarray, p: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Return the matches that count [L, P], and the priors without one whose scores count [P]. (MineHardExamples)"""
+    negatives = np.zeros(len(image.priors), bool)
+    if p.mining_type == NO_MINING or not len(image.truth):
+        return indices, negatives
+    (index,), (overlap,) = indices, most
+    loss = _score_losses(image, index, p)
+    eligible = np.flatnonzero((index == FREE) & (overlap < np.float32(p.neg_overlap)))
+    count = min(int(np.float32((index > FREE).sum()) * np.float32(p.neg_pos_ratio)), eligible.size)
+    if p.mining_type == HARD_EXAMPLE:
+        loss = loss + _location_losses(image, index, p)
+        eligible = np.arange(len(index))
+        count = min(p.sample_size, eligible.size)
+    order = eligible[np.argsort(-loss[eligible], kind="stable")]
+    if p.HasField("nms_param") and p.nms_param.nms_threshold > 0:
+        order = _suppressed(image, order, p)
+    selected = np.isin(np.arange(len(index)), order[:count])
+    negatives = selected & (index == FREE)
+    if p.mining_type == HARD_EXAMPLE:
+        index = np.where((index > FREE) & ~selected, FREE, index)
+    return index[None], negatives
+
+
+def _suppressed(image: _Image, order: np.ndarray, p: Any) -> np.ndarray:
+    """Return what suppression leaves of the priors in this order. (ApplyNMS)"""
+    boxes = image.priors if p.use_prior_for_nms else image.decoded(0, p)
+    top_k = p.nms_param.top_k
+    order = order[:top_k] if top_k > -1 else order
+    order = order[areas(boxes[order]) >= np.float32(LEAST_AREA)]
+    return np.array(list(suppress(boxes, order, p.nms_param.nms_threshold)), int)
+
+
+def _labels(image: _Image, index: np.ndarray, p: Any) -> np.ndarray:
+    """Return the class that each prior should have."""
+    if not len(image.truth):
+        return np.full(len(index), p.background_label_id)
+    return np.where(index > FREE, image.classes[index], p.background_label_id)
+
+
+def _score_losses(image: _Image, index: np.ndarray, p: Any) -> np.ndarray:
+    """Return the loss of each prior's scores. (ComputeConfLoss)"""
+    x, chosen = image.scores, _labels(image, index, p)
+    if p.conf_loss_type == LOGISTIC:
+        target = np.arange(p.num_classes) == chosen[:, None]
+        return (np.maximum(x, 0) - x * target + np.log1p(np.exp(-abs(x)))).sum(1)
+    powers = np.exp(x - x.max(1, keepdims=True))
+    probability = powers[np.arange(len(x)), chosen] / powers.sum(1)
+    return -np.log(np.maximum(probability, np.finfo(np.float32).tiny))
+
+
+def _location_losses(image: _Image, index: np.ndarray, p: Any) -> np.ndarray:
+    """Return the loss of each prior's location, 0 where it is not matched. (ComputeLocLoss)"""
+    target, weight, scale = _location_targets(image, index, 0, p)
+    size = abs((image.locations[0] - target) * scale * weight)
+    smooth = np.where(size < 1, 0.5 * size**2, size - 0.5)
+    return (smooth if p.loc_loss_type else 0.5 * size**2).sum(1).astype(np.float32)
+
+
+def _location_targets(image: _Image, index: np.ndarray, label: int, p: Any) -> tuple[np.ndarray, ...]:
+    """Return targets, weights and scales [P, 4] of the locations of a class. (EncodeLocPrediction)"""
+    target = np.zeros_like(image.priors)
+    weight, scale = np.zeros_like(target), np.ones_like(target)
+    at = np.flatnonzero(index > FREE)
+    if at.size:
+        variances = None if p.encode_variance_in_target else image.variances[at]
+        target[at] = encode(image.boxes[index[at]], image.priors[at], variances, p.code_type)
+        weight[at] = 1
+        if p.bp_inside:
+            box = image.priors if p.use_prior_for_matching else image.decoded(label, p)
+            weight[at] = (box[at] >= 0) & (box[at] <= 1)
+        if p.encode_variance_in_target:
+            scale[at] = 1 / image.variances[at]
+    return target, weight, scale
+
+
+def _assembled(images: list[_Image], chosen: list[tuple[np.ndarray, np.ndarray]], p: Any) -> Matches:
+    parts = [
+        [_location_targets(image, index, label, p) for label, index in enumerate(indices)]
+        for image, (indices, _) in zip(images, chosen, strict=True)
+    ]
+    targets, loc_weights, scales = (
+        np.array([[each[i] for each in part] for part in parts]).transpose(0, 2, 1, 3) for i in range(3)
+    )
+    matched = np.array([(indices > FREE).any(0) for indices, _ in chosen])
+    negatives = np.array([negative for _, negative in chosen])
+    weights = matched | negatives if p.mining_type != NO_MINING else np.ones_like(matched)
+    labels = np.array([_labels(image, indices.max(0), p) for image, (indices, _) in zip(images, chosen, strict=True)])
+    if p.map_object_to_agnostic:
+        labels = np.where(matched, p.background_label_id + 1, p.background_label_id)
+    rows = _targets(labels, matched, p) if p.conf_loss_type == LOGISTIC else labels.reshape(-1, 1).astype(np.int64)
+    count = int(sum((indices > FREE).sum() for indices, _ in chosen))
+    conf_weights = weights.reshape(-1, 1).astype(np.float32)
+    return Matches(targets, loc_weights, scales, rows, conf_weights, count)
+
+
+def _targets(labels: np.ndarray, matched: np.ndarray, p: Any) -> np.ndarray:
+    """Return the targets [N·P, classes] of a logistic loss. (EncodeConfPrediction)"""
+    images, priors = labels.shape
+    targets = np.full(images * priors * p.num_classes, float(p.background_label_id), np.float32)
+    image, prior = np.nonzero(matched)
+    if p.mining_type == NO_MINING:  # the reference moves on by one value per prior, not by one row
+        targets[image * priors + prior * p.num_classes + labels[image, prior]] = 1
+    else:
+        row = np.arange(images * priors) * p.num_classes
+        targets[row + labels.ravel()] = 1
+    return targets.reshape(-1, p.num_classes)

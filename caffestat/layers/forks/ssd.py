@@ -1,0 +1,422 @@
+"""Layer types of SSD, the single-shot detector. (weiliu89/caffe, branch ssd)"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from caffestat.fillers import Filler
+from caffestat.schema.forks import ssd_pb2
+
+from ..base import Layer, Param, Shape, layer, to_filler
+from ..data import Images
+from ..loss import Normalized
+from ..reread import emit_closed, without_gradient
+from .boxes import decode
+from .detections import FAKE_ROW, detect, evaluate
+from .multibox import Matches, match
+from .staged import Computed
+
+if TYPE_CHECKING:
+    from caffestat.autodiff import Tape
+    from caffestat.graph import Graph
+
+__all__ = [
+    "AnnotatedData",
+    "DetectionEvaluate",
+    "DetectionOutput",
+    "MultiBoxLoss",
+    "Normalize",
+    "Permute",
+    "PriorBox",
+    "PriorBoxClustered",
+]
+
+SOFTMAX, LOGISTIC = range(2)
+L2 = 0
+FLT_MIN = float(np.finfo(np.float32).tiny)
+FULL, VALID, BATCH_SIZE, NONE = range(4)
+
+
+@layer("Permute", dialect="ssd")
+class Permute(Layer):
+    """y = x with its axes in `order`, those not named behind them. (weiliu89/caffe, permute_layer.cpp)"""
+
+    adds = ssd_pb2.LayerParameter
+    passes_values = True
+
+    def order(self, rank: int) -> tuple[int, ...]:
+        """Return the bottom's axis for each axis of the top."""
+        named = tuple(self.added.permute_param.order)
+        if len(set(named)) < len(named) or not set(named) <= set(range(rank)):
+            raise self.error(f"expected different axes from 0 to {rank - 1} as order, found {list(named)}")
+        return (*named, *(axis for axis in range(rank) if axis not in named))
+
+    def tops(self, bottoms: Sequence[Shape]) -> tuple[Shape, ...]:
+        return (tuple(bottoms[0][axis] for axis in self.order(len(bottoms[0]))),)
+
+    def lower(self, g: Graph, bottoms: Sequence[str], params: Sequence[str]) -> Sequence[str]:
+        return (g.transpose(bottoms[0], *self.order(len(g.shape(bottoms[0])))),)
+
+
+@layer("Normalize", dialect="ssd")
+class Normalize(Layer):
+    """y = s · x / √(Σ x² + eps), Σ over the channels or, across_spatial, over all of a sample; s is learned.
+
+    Bottom and top [N, C, …]; s is one number with channel_shared, else [C]. With x̂ = x / norm, dx = s · (dy - x̂ ·
+    Σ x̂ · dy) / norm also where s differs by channel, as in the reference. (weiliu89/caffe, normalize_layer.cpp)
+    """
+
+    adds = ssd_pb2.LayerParameter
+
+    def params(self, bottoms: Sequence[Shape]) -> tuple[Param, ...]:
+        proto = self.added.norm_param
+        shape = () if proto.channel_shared else (bottoms[0][1],)
+        written = proto.HasField("scale_filler")
+        filler = to_filler(proto.scale_filler) if written else Filler(value=1)
+        return (Param("scale", shape, filler, written, fan_in=1, fan_out=1),)
+
+    def tops(self, bottoms: Sequence[Shape]) -> tuple[Shape, ...]:
+        if len(bottoms[0]) < 2:
+            raise self.error(f"expected a bottom of at least 2 axes (N, C, …), found shape {bottoms[0]}")
+        return (bottoms[0],)
+
+    def lower(self, g: Graph, bottoms: Sequence[str], params: Sequence[str]) -> Sequence[str]:
+        proto, rank = self.added.norm_param, len(g.shape(bottoms[0]))
+        axes = g.ints(*range(1, rank)) if proto.across_spatial else g.ints(1)
+        scale = params[0] if proto.channel_shared else g.reshape(params[0], -1, *(1,) * (rank - 2))
+        made: dict[str, str] = {}
+
+        def forward(x: str, s: str) -> str:
+            sums = g.emit("ReduceSum", g.emit("Mul", x, x), axes, keepdims=1)
+            norm = g.emit("Sqrt", g.emit("Add", sums, g.constant(proto.eps)))
+            made.update(norm=norm, unit=g.emit("Div", x, norm))
+            return g.emit("Mul", made["unit"], s, hint=self.name)
+
+        def gradient(tape: Tape, dy: str) -> Sequence[str | None]:
+            along = tape.emit("Mul", made["unit"], dy)
+            across = tape.emit("Mul", made["unit"], tape.emit("ReduceSum", along, axes, keepdims=1))
+            dx = tape.emit("Div", tape.emit("Mul", tape.emit("Sub", dy, across), scale), made["norm"])
+            others = [0, *range(1 if proto.channel_shared else 2, rank)]
+            return dx, tape.reshape(tape.emit("ReduceSum", along, tape.ints(*others), keepdims=0), *g.shape(scale))
+
+        return (emit_closed(g, (bottoms[0], scale), forward, gradient),)
+
+
+class _Priors(Layer):
+    """Boxes of fixed sizes at each place of a map (bottom 0), relative to an image (bottom 1): top [1, 2, 4·boxes]."""
+
+    adds = ssd_pb2.LayerParameter
+    num_bottoms = (2, 2)
+
+    def sizes(self) -> list[tuple[float, float]]:
+        """Return width and height in pixels of each box at one place."""
+        raise NotImplementedError
+
+    def pair(self, one: str, high: str, wide: str) -> tuple[float, float] | None:
+        """Return a setting that is given once for both, or for height and width; None when it is not."""
+        proto = self.added.prior_box_param
+        if not proto.HasField(high) and not proto.HasField(wide):
+            value = getattr(proto, one)
+            found = (value, value) if proto.HasField(one) else None
+        elif proto.HasField(one):
+            raise self.error(f"prior_box_param has both {one} and {high}, {wide}; remove one of them")
+        else:
+            found = (getattr(proto, high), getattr(proto, wide))
+        if found and min(found) <= 0:
+            raise self.error(f"expected positive {high} and {wide} (or {one}), found {found}")
+        return found
+
+    def variances(self) -> np.ndarray:
+        """Return the four variances."""
+        values = list(self.added.prior_box_param.variance) or [0.1]
+        if len(values) not in (1, 4) or min(values) <= 0:
+            raise self.error(f"expected one or four positive values of variance, found {values}")
+        return np.array(values * (4 // len(values)), np.float32)
+
+    def tops(self, bottoms: Sequence[Shape]) -> tuple[Shape, ...]:
+        if any(len(shape) != 4 for shape in bottoms):
+            raise self.error(f"expected bottoms of 4 axes (N, C, H, W), found shapes {bottoms[0]} and {bottoms[1]}")
+        self.pair("img_size", "img_h", "img_w")
+        self.pair("step", "step_h", "step_w")
+        self.variances()
+        return ((1, 2, math.prod(bottoms[0][2:]) * len(self.sizes()) * 4),)
+
+    def boxes(self, places: Shape, image: Shape) -> np.ndarray:
+        """Return the boxes [H, W, boxes, 4] for a map of H x W places and an image's size."""
+        proto = self.added.prior_box_param
+        image = tuple(map(int, self.pair("img_size", "img_h", "img_w") or image))
+        step = self.pair("step", "step_h", "step_w") or np.array(image, np.float32) / np.array(places, np.float32)
+        offset = np.float32(proto.offset)
+        y, x = ((np.arange(n, dtype=np.float32) + offset) * np.float32(s) for n, s in zip(places, step, strict=True))
+        half = np.array(self.sizes(), np.float32).astype(np.float64) / 2
+        center = np.stack(np.broadcast_arrays(x[None, :], y[:, None]), -1)[:, :, None].astype(np.float64)
+        scale = np.array(image[::-1] * 2, np.float64)
+        boxes = (np.concatenate([center - half, center + half], -1) / scale).astype(np.float32)
+        return boxes.clip(0, 1) if proto.clip else boxes
+
+    def lower(self, g: Graph, bottoms: Sequence[str], params: Sequence[str]) -> Sequence[str]:
+        boxes = self.boxes(g.shape(bottoms[0])[2:], g.shape(bottoms[1])[2:])
+        both = np.stack([boxes.ravel(), np.broadcast_to(self.variances(), boxes.shape).ravel()])
+        return without_gradient(g, bottoms, lambda *_: (g.emit("Identity", g.constant(both[None])),))
+
+
+@layer("PriorBox", dialect="ssd")
+class PriorBox(_Priors):
+    """At each place of the map a square of each min_size, one of √(min_size · max_size), and one per aspect ratio.
+
+    (weiliu89/caffe, prior_box_layer.cpp)
+    """
+
+    def ratios(self) -> list[float]:
+        """Return the aspect ratios other than 1, with their inverses when `flip`."""
+        found = [1.0]
+        for ratio in self.added.prior_box_param.aspect_ratio:
+            if all(abs(ratio - other) >= 1e-6 for other in found):
+                found += [ratio, 1 / ratio] if self.added.prior_box_param.flip else [ratio]
+        return found[1:]
+
+    def sizes(self) -> list[tuple[float, float]]:
+        proto = self.added.prior_box_param
+        least, most = list(proto.min_size), list(proto.max_size)
+        if not least or min(least) <= 0:
+            raise self.error(f"expected positive values of min_size, found {least}")
+        if most and (len(most) != len(least) or any(high <= low for low, high in zip(least, most, strict=True))):
+            raise self.error(f"expected one max_size above each min_size ({least}), found {most}")
+        sizes = []
+        for index, size in enumerate(map(int, least)):  # as Caffe does
+            squares = [float(size), *(math.sqrt(size * int(high)) for high in most[index : index + 1])]
+            sizes += [(square, square) for square in squares]
+            sizes += [(size * math.sqrt(ratio), size / math.sqrt(ratio)) for ratio in self.ratios()]
+        return sizes
+
+
+@layer("PriorBoxClustered", dialect="ssd")
+class PriorBoxClustered(_Priors):
+    """At each place of the map a box of each width and height.
+
+    (opencv/training_toolbox_caffe, prior_box_clustered_layer.cpp)
+    """
+
+    def sizes(self) -> list[tuple[float, float]]:
+        proto = self.added.prior_box_param
+        if not proto.width or len(proto.width) != len(proto.height):
+            raise self.error(f"expected one height per width, found {list(proto.width)} and {list(proto.height)}")
+        return list(zip(proto.width, proto.height, strict=True))
+
+
+class _Predictions(Layer):
+    """A layer of locations [N, 4·priors·classes or 4·priors], scores [N, priors·classes], priors [1, 2, 4·priors]."""
+
+    adds = ssd_pb2.LayerParameter
+
+    @property
+    def settings(self) -> Any:
+        """The layer's own parameters."""
+        raise NotImplementedError
+
+    def check_predictions(self, bottoms: Sequence[Shape]) -> None:
+        """Raise NetError unless the bottoms fit."""
+        p, (loc, conf, prior) = self.settings, bottoms[:3]
+        if not p.HasField("num_classes"):
+            raise self.error(f"expected num_classes in {p.DESCRIPTOR.name}, found none")
+        if len(prior) < 3 or prior[2] % 4:
+            raise self.error(f"expected priors of shape (1, 2, 4 · priors), found {prior}")
+        priors = prior[2] // 4
+        wanted = (priors * 4 * (1 if p.share_location else p.num_classes), priors * p.num_classes)
+        if loc[:1] != conf[:1] or (math.prod(loc[1:2]), math.prod(conf[1:2])) != wanted:
+            raise self.error(
+                f"expected {wanted[0]} locations and {wanted[1]} scores per image for {priors} priors and "
+                f"{p.num_classes} classes, found bottoms of shapes {loc} and {conf}"
+            )
+
+
+@layer("DetectionOutput", dialect="ssd")
+class DetectionOutput(Computed, _Predictions):
+    """The boxes that predictions describe and that suppression leaves: rows [image, label, score, x1, y1, x2, y2].
+
+    Top [1, 1, boxes, 7]; one row of -1 per image where none is left. (weiliu89/caffe, detection_output_layer.cpp)
+    """
+
+    num_bottoms = (3, 4)
+
+    @property
+    def settings(self) -> Any:
+        return self.added.detection_output_param
+
+    def tops_at_setup(self, bottoms: Sequence[Shape]) -> tuple[Shape, ...]:
+        self.check_predictions(bottoms)
+        return ((1, 1, 1, FAKE_ROW),)
+
+    def decide(self, bottoms: Sequence[np.ndarray], random: np.random.Generator) -> Sequence[np.ndarray]:
+        loc, conf, prior = bottoms[:3]
+        p, n = self.settings, len(bottoms[0])
+        boxes, variances = prior.reshape(2, -1, 4)
+        offsets = loc.reshape(n, len(boxes), -1, 4).transpose(0, 2, 1, 3)
+        scores = conf.reshape(n, len(boxes), -1).transpose(0, 2, 1)
+        found = decode(offsets, boxes, None if p.variance_encoded_in_target else variances, p.code_type)
+        return (detect(found, scores, p),)
+
+    def summary(self, bottoms: Sequence[Shape]) -> str:
+        assert self.decisions
+        rows = self.decisions[0]
+        return f"finds {int((rows[0, 0, :, 1] >= 0).sum())} boxes in this batch"
+
+
+@layer("DetectionEvaluate", dialect="ssd")
+class DetectionEvaluate(Computed):
+    """Rows [image, label, score, true, false positive] of detections (bottom 0) against true boxes (bottom 1).
+
+    First a row [-1, label, true boxes, -1, -1] per class but the background: top [1, 1, classes + detections, 5].
+    (weiliu89/caffe, detection_evaluate_layer.cpp)
+    """
+
+    adds = ssd_pb2.LayerParameter
+    num_bottoms = (2, 2)
+
+    def tops_at_setup(self, bottoms: Sequence[Shape]) -> tuple[Shape, ...]:
+        p = self.added.detection_evaluate_param
+        for shape, width in zip(bottoms, (7, 8), strict=True):
+            if len(shape) != 4 or shape[:2] != (1, 1) or shape[3] != width:
+                raise self.error(f"expected a bottom of shape (1, 1, rows, {width}), found {shape}")
+        if not p.HasField("num_classes"):
+            raise self.error("expected num_classes in detection_evaluate_param, found none")
+        return ((1, 1, p.num_classes - 1 + bottoms[0][2], 5),)
+
+    def decide(self, bottoms: Sequence[np.ndarray], random: np.random.Generator) -> Sequence[np.ndarray]:
+        detections, truth = (bottom[0, 0] for bottom in bottoms)
+        return (evaluate(detections, truth, self.added.detection_evaluate_param),)
+
+
+@layer("MultiBoxLoss", dialect="ssd")
+class MultiBoxLoss(Normalized, _Predictions):
+    """y = (loc_weight · Σ loc loss + Σ class loss) / matches, over matched priors and the hardest of the others.
+
+    Bottoms: locations, scores, priors and true boxes [1, 1, boxes, 8]. A prior is matched with the true box that it
+    overlaps most; the loss of locations is smooth L1 or L2, that of scores softmax or logistic. Gradients go to
+    locations and scores. (weiliu89/caffe, multibox_loss_layer.cpp)
+    """
+
+    num_bottoms = (4, 4)
+    decides = True
+
+    @property
+    def settings(self) -> Any:
+        return self.added.multibox_loss_param
+
+    def allow_force_backward(self, bottom: int) -> bool:
+        return bottom < 2
+
+    def tops(self, bottoms: Sequence[Shape]) -> tuple[Shape, ...]:
+        self.check_predictions(bottoms)
+        p = self.settings
+        if p.mining_type and not p.share_location:
+            raise self.error("mining needs share_location; write mining_type: NONE or share_location: true")
+        if len(bottoms[3]) != 4 or bottoms[3][3] != 8:
+            raise self.error(f"expected true boxes of shape (1, 1, boxes, 8), found {bottoms[3]}")
+        return ((),) * self.top_count
+
+    def decide(self, bottoms: Sequence[np.ndarray], random: np.random.Generator) -> Sequence[np.ndarray]:
+        found = match(bottoms, self.settings, self.error)
+        return (*found.arrays, np.array(self.divisor(found), np.float32))
+
+    def divisor(self, found: Matches) -> float:
+        """Return what the loss is divided by."""
+        images, priors = found.images, found.priors
+        counts = {FULL: images * priors, VALID: found.matches, BATCH_SIZE: images, NONE: 1}
+        return float(max(counts[self.normalization()], 1))
+
+    def lower(self, g: Graph, bottoms: Sequence[str], params: Sequence[str]) -> Sequence[str]:
+        p = self.settings
+        targets, loc_weights, scales, labels, conf_weights, divisor = self.input_decisions(g)
+        takes = [index >= len(self.proto.propagate_down) or self.proto.propagate_down[index] for index in range(2)]
+        shapes = [g.shape(bottom) for bottom in bottoms]
+        made: dict[str, str] = {}
+
+        def forward(loc: str, conf: str, *_: str) -> Sequence[str]:
+            scaled = g.emit("Mul", g.emit("Sub", g.reshape(loc, *g.shape(targets)), targets), scales)
+            difference = g.emit("Mul", scaled, loc_weights)
+            loc_loss, made["slope"] = _location_loss(g, difference, p.loc_loss_type == L2)
+            scores = g.reshape(conf, -1, p.num_classes)
+            conf_loss, made["error"] = _score_loss(g, scores, labels, conf_weights, p.conf_loss_type)
+            parts = [g.emit("Mul", loc_loss, g.constant(p.loc_weight)), conf_loss]
+            parts = [part for part, taken in zip(parts, takes, strict=True) if taken] or [g.constant(0)]
+            loss = parts[0] if len(parts) == 1 else g.emit("Add", *parts)
+            return [g.emit("Div", loss, divisor)] * self.top_count
+
+        def backward(tape: Tape, dys: Sequence[str | None]) -> Sequence[str | None]:
+            assert dys[0] is not None
+            scale = tape.emit("Div", dys[0], divisor)
+            weighed = tape.emit("Mul", scale, tape.constant(p.loc_weight))
+            dloc = tape.reshape(tape.emit("Mul", made["slope"], weighed), *shapes[0])
+            dconf = tape.reshape(tape.emit("Mul", made["error"], scale), *shapes[1])
+            return dloc, dconf, None, None
+
+        return g.custom_vjp(bottoms, forward, backward)
+
+
+def _sum(g: Graph, value: str) -> str:
+    return g.emit("ReduceSum", value, keepdims=0)
+
+
+def _location_loss(g: Graph, difference: str, squared: bool) -> tuple[str, str]:
+    """Emit Σ f(d) and f'(d), f half the square or smooth L1: |d| - ½ from 1 on."""
+    half = g.emit("Mul", g.emit("Mul", difference, difference), g.constant(0.5))
+    if squared:
+        return _sum(g, half), difference
+    size = g.emit("Abs", difference)
+    near = g.emit("Less", size, g.constant(1))
+    loss = g.emit("Where", near, half, g.emit("Sub", size, g.constant(0.5)))
+    return _sum(g, loss), g.emit("Clip", difference, g.constant(-1), g.constant(1))
+
+
+def _score_loss(g: Graph, scores: str, labels: str, weights: str, kind: int) -> tuple[str, str]:
+    """Emit the weighed loss of scores [rows, classes] and its gradient.
+
+    labels: of each row, or with LOGISTIC targets [rows, classes]; weights [rows, 1].
+    """
+    if kind == LOGISTIC:
+        tail = g.emit("Log", g.emit("Add", g.emit("Exp", g.emit("Neg", g.emit("Abs", scores))), g.constant(1)))
+        linear = g.emit("Sub", g.emit("Relu", scores), g.emit("Mul", scores, labels))
+        error = g.emit("Sub", g.emit("Sigmoid", scores), labels)
+        return _sum(g, g.emit("Mul", g.emit("Add", linear, tail), weights)), g.emit("Mul", error, weights)
+    p = g.emit("Softmax", scores, axis=1)
+    chosen = g.emit("GatherElements", p, labels, axis=1)
+    logs = g.emit("Neg", g.emit("Log", g.emit("Max", chosen, g.constant(FLT_MIN))))
+    less = g.emit("Sub", chosen, g.constant(1))
+    error = g.emit("ScatterElements", p, labels, less, axis=1)
+    return _sum(g, g.emit("Mul", logs, weights)), g.emit("Mul", error, weights)
+
+
+@layer("AnnotatedData", dialect="ssd")
+class AnnotatedData(Images):
+    """Images of a database of AnnotatedDatum, and their true boxes [1, 1, boxes, 8]: [item, label, instance, x1, y1,
+    x2, y2, difficult]. (weiliu89/caffe, annotated_data_layer.cpp)
+    """
+
+    adds = ssd_pb2.LayerParameter
+    num_tops = (1, 2)
+
+    def written_shape(self, index: int) -> Shape | None:
+        return (1, 1, 1, 8) if index else self.image_shape()
+
+    def top_shape(self, index: int, name: str) -> Shape | None:
+        if index and not self.reader:
+            return self.shape_overrides.get(name, self.written_shape(index))
+        return super().top_shape(index, name)
+
+    def image_shape(self) -> Shape | None:
+        transform, added = self.proto.transform_param, self.added.transform_param
+        size = (transform.crop_size,) * 2 if transform.crop_size else (added.crop_h, added.crop_w)
+        if not all(size):
+            size = (added.resize_param.height, added.resize_param.width)
+        return (self.batch_size(), self.channels(), *size) if all(size) else None
+
+    def shapes_stand(self) -> str:
+        return f"in the records of {self.proto.data_param.source!r}"
+
+    def setup_words(self) -> tuple[str, ...]:
+        return ("reader", *super().setup_words())

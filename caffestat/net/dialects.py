@@ -1,0 +1,98 @@
+"""Which class each layer of a file is of, where forks of Caffe gave one type name different fields or meanings."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+from caffestat.errors import InputError, SchemaError
+from caffestat.layers import Layer, layer_dialects, layer_types, reference_of, type_name
+from caffestat.prototext import Field, Message
+from caffestat.schema import Addition, UnknownField, read_addition
+
+from .upgrade import Entry
+
+__all__ = ["Choice", "choose", "known_dialects"]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The class that a layer is taken for, and what its text holds for it.
+
+    addition: what the class reads beside Caffe's own fields
+    others:   the dialects that the text fits as well
+    """
+
+    cls: type[Layer]
+    addition: Addition
+    others: tuple[str, ...] = ()
+
+    @property
+    def note(self) -> str:
+        """What to tell the user of the choice, "" for a layer of Caffe's own."""
+        cls = self.cls
+        if not (cls.dialect or cls.read_as):
+            return ""
+        taken = cls.read_as or f"that of dialect {cls.dialect} ({reference_of(cls)})"
+        also = f"; it may be that of {' or '.join(self.others)}: choose with --dialect" if self.others else ""
+        return f"is a fork's, taken as {taken}{also}"
+
+
+def known_dialects() -> tuple[str, ...]:
+    """Return the names of all dialects, sorted."""
+    return tuple(sorted({cls.dialect for name in layer_types() for cls in layer_dialects(name)} - {""}))
+
+
+def choose(layers: Iterable[Entry], unknown: Sequence[UnknownField], dialect: str | None = None) -> dict[int, Choice]:
+    """Return the choices by the id of the layer's text; types that nobody knows have none.
+
+    A layer is of the dialect that is asked for, if its type has it; else of the one that knows most of the fields that
+    Caffe lacks; among equals, of the one that most other layers of the net are of; else of the first.
+
+    unknown: the fields of the file that Caffe's schema lacks
+    Raises InputError for a dialect that no type has, SchemaError for a value that does not fit its field.
+    """
+    if dialect is not None and dialect not in known_dialects():
+        raise InputError(f"unknown dialect {dialect!r}; expected one of {', '.join(known_dialects())}")
+    best = {id(entry.text): _best(entry, entry.text, unknown, dialect) for entry in layers if entry.text}
+    votes = Counter(choices[0].cls.dialect for choices in best.values() if len(choices) == 1)
+    return {key: _elected(choices, votes) for key, choices in best.items() if choices}
+
+
+def _best(entry: Entry, text: Message, unknown: Sequence[UnknownField], dialect: str | None) -> list[Choice]:
+    """Return the choices that leave the fewest fields of a layer unexplained."""
+    classes = layer_dialects(type_name(entry.proto))
+    classes = tuple(cls for cls in classes if cls.fits(entry.proto)) or classes
+    classes = tuple(cls for cls in classes if cls.dialect == dialect) or classes
+    start, end = text.span
+    fields = [found.field for found in unknown if start <= found.field.span[0] < end]
+    choices, errors = [], []
+    for cls in classes:
+        try:
+            choices.append(Choice(cls, _read(cls, text, fields, entry.place.file)))
+        except SchemaError as error:
+            errors.append(error)
+    if errors and not choices:
+        raise errors[0]
+    left = [_unexplained(choice, fields) for choice in choices]
+    return [choice for choice, count in zip(choices, left, strict=True) if count == min(left)]
+
+
+def _read(cls: type[Layer], text: Message, fields: Sequence[Field], file: str) -> Addition:
+    if cls.adds:
+        return read_addition(text, cls.adds, file, fields)
+    return Addition(None, frozenset(field for field in fields if field.name in cls.own_fields))
+
+
+def _unexplained(choice: Choice, fields: Sequence[Field]) -> int:
+    inside = sum(isinstance(finding, UnknownField) for finding in choice.addition.findings)
+    return len(fields) - len(choice.addition.fields) + inside
+
+
+def _elected(choices: list[Choice], votes: Counter[str]) -> Choice:
+    """Return the choice that fits the rest of the net: Caffe's own where it is among them."""
+    first, *others = sorted(choices, key=lambda choice: (bool(choice.cls.dialect), -votes[choice.cls.dialect]))
+    if not first.cls.dialect or not others or votes[first.cls.dialect] > votes[others[0].cls.dialect]:
+        return first
+    return replace(first, others=tuple(choice.cls.dialect for choice in others))

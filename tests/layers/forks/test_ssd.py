@@ -1,0 +1,199 @@
+"""SSD's layers: real Caffe's logs, and each layer against numpy and differences."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import caffestat
+from caffestat.errors import NetError
+
+from ..harness import make, run
+
+GOLDEN = Path(__file__).parents[2] / "golden" / "ssd"
+PASSES = ("detection_output", "mbox_center", "mbox_hard", "normalize", "permute", "prior_box", "smooth_l1")
+NUMBER = re.compile(r"(?<![\w.])-?\d+(?:\.\d+)?(?:e[-+]?\d+)?(?![\w.])|(?<![\w.])-?(?:nan|inf)(?!\w)")
+TIMES = re.compile(r" \(.* iter/s, .*s/.* iters\)")
+BEFORE = ("Starting Optimization", "Solving ", "Learning Rate Policy", "Ignoring source layer")
+
+
+def caffes_lines(case: str) -> list[str]:
+    """Return the lines of iteration 0, those before it left out."""
+    lines = (GOLDEN / case / "caffe.log").read_text().splitlines()
+    end = next(number for number, line in enumerate(lines) if line.startswith("Iteration 0, lr = ")) + 1
+    return [line for line in lines[:end] if not line.startswith(BEFORE)]
+
+
+@pytest.mark.parametrize("case", PASSES)
+def test_first_iteration_is_caffes(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(GOLDEN / case)
+    ours = [TIMES.sub("", line) for line in caffestat.debug("solver.prototxt", device="cpu")]
+    caffes = caffes_lines(case)
+    assert [NUMBER.sub("#", line) for line in ours] == [NUMBER.sub("#", line) for line in caffes]
+    for our, caffe in zip(ours, caffes, strict=True):
+        numbers = [[float(number) for number in NUMBER.findall(line)] for line in (our, caffe)]
+        assert numbers[0] == pytest.approx(numbers[1], rel=1e-4), f"{our}\n{caffe}"
+
+
+def test_permute_moves_named_axes_to_the_front() -> None:
+    x = np.arange(120, dtype=np.float32).reshape(2, 3, 4, 5)
+    layer = make('name: "p" type: "Permute" bottom: "x" top: "y" permute_param { order: 3 order: 0 }')
+    dy = np.random.default_rng(0).normal(size=(5, 2, 3, 4)).astype(np.float32)
+    result = run(layer, [x], dys=[dy])
+    np.testing.assert_array_equal(result.tops[0], x.transpose(3, 0, 1, 2))
+    np.testing.assert_array_equal(result.bottoms[0], dy.transpose(1, 2, 3, 0))
+    with pytest.raises(NetError, match=r"different axes from 0 to 3 as order, found \[1, 1\]"):
+        make('name: "p" type: "Permute" permute_param { order: 1 order: 1 }').tops([x.shape])
+
+
+def normalized(x: np.ndarray, scale: np.ndarray, axes: tuple[int, ...], eps: float) -> np.ndarray:
+    return scale * x / np.sqrt((x * x).sum(axes, keepdims=True) + eps)
+
+
+@pytest.mark.parametrize(("across", "axes"), [("true", (1, 2, 3)), ("false", (1,))])
+def test_normalize_with_one_scale_has_the_derivative_as_gradient(across: str, axes: tuple[int, ...]) -> None:
+    random = np.random.default_rng(1)
+    x, dy = random.normal(1, 2, (2, 2, 3, 4, 5))
+    text = f'name: "n" type: "Normalize" bottom: "x" top: "y" norm_param {{ across_spatial: {across} eps: 0.1 }}'
+    result = run(make(text), [x], [np.array(1.5)], [dy.astype(np.float32)])
+    np.testing.assert_allclose(result.tops[0], normalized(x, np.array(1.5), axes, 0.1), rtol=1e-5)
+    direction = random.normal(size=x.shape)
+    moved = [normalized(x + step * direction, np.array(1.5), axes, 0.1) for step in (1e-6, -1e-6)]
+    slope = ((moved[0] - moved[1]) * dy).sum() / 2e-6
+    assert (result.bottoms[0] * direction).sum() == pytest.approx(slope, rel=1e-4)
+    assert result.params[0] == pytest.approx((normalized(x, np.array(1.0), axes, 0.1) * dy).sum(), rel=1e-4)
+
+
+def test_prior_boxes_are_centered_and_stretched() -> None:
+    text = """name: "p" type: "PriorBox" bottom: "m" bottom: "x" top: "y"
+      prior_box_param { min_size: 6 max_size: 24 aspect_ratio: 4 variance: [0.1, 0.2, 0.3, 0.4] }"""
+    (top,) = run(make(text), [np.zeros((2, 3, 2, 5)), np.zeros((2, 1, 20, 40))]).tops
+    boxes, variances = top.reshape(2, 2, 5, 4, 4)
+    sizes = [(6, 6), (12, 12), (12, 3), (3, 12)]
+    for (row, column, index), _ in np.ndenumerate(boxes[..., 0]):
+        x, y, (w, h) = (column + 0.5) * 8, (row + 0.5) * 10, sizes[index]
+        expected = [(x - w / 2) / 40, (y - h / 2) / 20, (x + w / 2) / 40, (y + h / 2) / 20]
+        np.testing.assert_allclose(boxes[row, column, index], expected, rtol=1e-6, atol=1e-7)
+    np.testing.assert_allclose(variances, np.broadcast_to([0.1, 0.2, 0.3, 0.4], variances.shape), rtol=1e-6)
+
+
+def test_clustered_prior_boxes_have_the_sizes_that_are_given() -> None:
+    text = """name: "p" type: "PriorBoxClustered" bottom: "m" bottom: "x" top: "y"
+      prior_box_param { width: 4 height: 10 width: 6 height: 2 clip: true step_h: 8 step_w: 9 variance: 0.1 }"""
+    (top,) = run(make(text), [np.zeros((1, 3, 2, 3)), np.zeros((1, 1, 16, 27))]).tops
+    boxes = top.reshape(2, 2, 3, 2, 4)[0]
+    np.testing.assert_allclose(boxes[1, 0, 0], [2.5 / 27, 7 / 16, 6.5 / 27, 1], rtol=1e-6)
+    np.testing.assert_allclose(boxes[0, 2, 1], [19.5 / 27, 3 / 16, 25.5 / 27, 5 / 16], rtol=1e-6)
+
+
+def detections(settings: str, scores: list[list[float]], boxes: list[list[float]]) -> np.ndarray:
+    """Return the rows for one image, locations relative to priors of variance 1 that are the boxes themselves."""
+    priors = np.array(boxes, np.float32)
+    prior = np.stack([priors.ravel(), np.ones(priors.size, np.float32)])[None]
+    text = f'name: "d" type: "DetectionOutput" top: "y" detection_output_param {{ {settings} }}'
+    layer = make(text.replace("top:", 'bottom: "l" bottom: "c" bottom: "p" top:'))
+    (top,) = run(layer, [np.zeros((1, priors.size)), np.array(scores, np.float32).reshape(1, -1), prior]).tops
+    return top[0, 0]
+
+
+def test_detections_are_suppressed_and_sorted_by_class() -> None:
+    boxes = [[0, 0, 0.5, 0.5], [0, 0, 0.5, 0.4], [0.6, 0.6, 0.9, 1]]
+    scores = [[0.1, 0.7, 0.2], [0.1, 0.8, 0.1], [0.2, 0.3, 0.5]]
+    rows = detections("num_classes: 3 nms_param { nms_threshold: 0.5 } confidence_threshold: 0.15", scores, boxes)
+    np.testing.assert_allclose(
+        rows,
+        [
+            [0, 1, 0.8, *boxes[1]],
+            [0, 1, 0.3, *boxes[2]],
+            [0, 2, 0.5, *boxes[2]],
+            [0, 2, 0.2, *boxes[0]],
+        ],
+        atol=1e-6,
+    )
+    kept = detections("num_classes: 3 keep_top_k: 2 nms_param { nms_threshold: 0.9 top_k: 2 }", scores, boxes)
+    np.testing.assert_allclose(kept[:, 1:3], [[1, 0.8], [1, 0.7]], atol=1e-6)
+    none = detections("num_classes: 3 confidence_threshold: 0.9", scores, boxes)
+    np.testing.assert_array_equal(none, [[0, -1, -1, -1, -1, -1, -1]])
+
+
+def test_evaluation_counts_each_true_box_once() -> None:
+    found = [
+        [0, 1, 0.9, 0, 0, 0.5, 0.5],
+        [0, 1, 0.95, 0, 0, 0.5, 0.45],
+        [0, 2, 0.3, 0, 0, 1, 1],
+        [1, 1, 0.2, 0, 0, 1, 1],
+    ]
+    truth = [[0, 1, 0, 0, 0, 0.5, 0.5, 0], [0, 2, 0, 0, 0, 1, 1, 1], [1, 2, 0, 0, 0, 1, 1, 0]]
+    text = """name: "e" type: "DetectionEvaluate" bottom: "d" bottom: "t" top: "y"
+      detection_evaluate_param { num_classes: 3 evaluate_difficult_gt: false }"""
+    (top,) = run(make(text), [np.array(rows)[None, None] for rows in (found, truth)]).tops
+    expected = [[-1, 1, 1, -1, -1], [-1, 2, 1, -1, -1]]
+    expected += [[0, 1, 0.95, 1, 0], [0, 1, 0.9, 0, 1], [0, 2, 0.3, 0, 0], [1, 1, 0.2, 0, 1]]
+    np.testing.assert_allclose(top[0, 0], expected, atol=1e-6)
+
+
+LOSS = """name: "m" type: "MultiBoxLoss" bottom: "l" bottom: "c" bottom: "p" bottom: "t" top: "y" %s
+  multibox_loss_param { num_classes: 3 %s }"""
+
+
+def loss_bottoms() -> list[np.ndarray]:
+    random = np.random.default_rng(4)
+    corners = random.uniform(0, 0.6, (7, 2))
+    priors = np.concatenate([corners, corners + random.uniform(0.2, 0.4, (7, 2))], 1)
+    prior = np.stack([priors.ravel(), np.tile([0.1, 0.1, 0.2, 0.2], 7)])[None]
+    truth = np.zeros((3, 8))
+    truth[:, 0], truth[:, 1] = [0, 0, 1], [1, 2, 2]
+    truth[:, 3:7] = priors[[1, 4, 6]] + random.normal(0, 0.02, (3, 4))
+    return [random.normal(0, 0.3, (2, 28)), random.normal(0, 1, (2, 21)), prior, truth[None, None]]
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        "code_type: CENTER_SIZE",
+        "code_type: CORNER loc_loss_type: L2 loc_weight: 0.5",
+        "code_type: CORNER_SIZE conf_loss_type: LOGISTIC neg_pos_ratio: 1",
+        "code_type: CENTER_SIZE mining_type: NONE share_location: true overlap_threshold: 0.2",
+        "code_type: CENTER_SIZE bp_inside: true match_type: BIPARTITE",
+    ],
+)
+def test_the_gradient_of_multibox_loss_is_its_derivative(settings: str) -> None:
+    bottoms = loss_bottoms()
+    layer = make(LOSS % ("loss_param { normalization: BATCH_SIZE }", settings))
+    result = run(layer, bottoms)
+    assert result.tops[0] > 0
+    random = np.random.default_rng(5)
+    for index in range(2):
+        direction = random.normal(size=bottoms[index].shape)
+        moved = [
+            run(layer, [b + step * direction if i == index else b for i, b in enumerate(bottoms)]).tops[0]
+            for step in (1e-3, -1e-3)
+        ]
+        slope = (float(moved[0]) - float(moved[1])) / 2e-3
+        assert (result.bottoms[index] * direction).sum() == pytest.approx(slope, rel=2e-2, abs=2e-3)
+
+
+def test_multibox_loss_is_softmax_and_smooth_l1_over_matches_and_the_hardest_others() -> None:
+    loc, conf, prior, truth = bottoms = loss_bottoms()
+    top = run(make(LOSS % ("", "code_type: CORNER overlap_threshold: 0.9 neg_overlap: 0.9 neg_pos_ratio: 1")), bottoms)
+    matched = {(0, 1): 0, (0, 4): 1, (1, 6): 2}
+    boxes = prior[0, 0].reshape(7, 4)
+    logs = conf.reshape(2, 7, 3) - np.log(np.exp(conf.reshape(2, 7, 3)).sum(-1, keepdims=True))
+    expected = 0.0
+    for (image, index), true in matched.items():
+        d = loc.reshape(2, 7, 4)[image, index] - (truth[0, 0, true, 3:7] - boxes[index]) / [0.1, 0.1, 0.2, 0.2]
+        expected += np.where(abs(d) < 1, d * d / 2, abs(d) - 0.5).sum() - logs[image, index, int(truth[0, 0, true, 1])]
+    for image, count in ((0, 2), (1, 1)):
+        others = [-logs[image, index, 0] for index in range(7) if (image, index) not in matched]
+        expected += sum(sorted(others)[-count:])
+    assert float(top.tops[0]) == pytest.approx(expected / 3, rel=1e-5)
+
+
+def test_a_true_box_of_the_background_is_an_error() -> None:
+    bottoms = loss_bottoms()
+    bottoms[3][..., 1] = 0
+    with pytest.raises(NetError, match="hold the background's label, 0"):
+        run(make(LOSS % ("", "")), bottoms)
