@@ -211,6 +211,10 @@ class Layer:
         """Return what each forward pass draws: one array per graph input that `lower` declared, in order."""
         return self.decisions or ()
 
+    def feed_fillers(self) -> Sequence[Filler]:
+        """Return the fillers that draw each graph input, where fillers do."""
+        return ()
+
     def classes(self, bottom: int, bottoms: Sequence[Shape]) -> int | None:
         """Return how many integer values (0, 1, …) a bottom takes, like a loss's labels; None for real values."""
         return None

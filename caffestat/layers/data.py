@@ -110,6 +110,9 @@ class DummyData(Source):
         self.filler(0)
         return super().tops(bottoms)
 
+    def feed_fillers(self) -> list[Filler]:
+        return [self.filler(index) for index in range(len(self.tops([])))]
+
     def draw_feeds(self, stream: Stream, bottoms: Sequence[Shape]) -> Sequence[np.ndarray]:
         try:
             return [fill(stream, self.filler(index), shape or ()) for index, shape in enumerate(self.tops([]))]

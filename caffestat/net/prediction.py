@@ -152,7 +152,11 @@ def uniform_integers(count: int) -> Signal:
 
 
 def _drawn(node: Node) -> list[Signal]:
-    """Look at what a layer draws for itself (masks, dummy data) until there is enough of it."""
+    """Return the distributions of what a layer draws for itself: of its fillers, else of what it draws (masks)."""
+    fillers = node.layer.feed_fillers()
+    if fillers:
+        shapes = [shape or () for shape in node.top_shapes]
+        return [_independent(filler_signal(filler, shape)) for filler, shape in zip(fillers, shapes, strict=True)]
     bottoms = [shape for shape in node.bottom_shapes if shape is not None]
     stream = Stream(0)
     drawn: list[list[np.ndarray]] = []
@@ -160,11 +164,12 @@ def _drawn(node: Node) -> list[Signal]:
     while count < _DRAWN:
         drawn.append(list(node.layer.draw_feeds(stream, bottoms)))
         count += max(sum(array.size for array in drawn[-1]), 1)
-    return [_independent(np.concatenate([np.ravel(a) for a in arrays])) for arrays in zip(*drawn, strict=True)]
+    arrays = (np.concatenate([np.ravel(a) for a in column]) for column in zip(*drawn, strict=True))
+    return [_independent(signal_of(array)) for array in arrays]
 
 
-def _independent(array: np.ndarray) -> Signal:
-    signal = signal_of(array)
+def _independent(signal: Signal) -> Signal:
+    """Return the distribution of values of which no two have anything in common."""
     return signal if signal.is_constant else Signal(signal.values)
 
 

@@ -19,6 +19,7 @@ __all__ = [
     "WEIGHTS",
     "Array",
     "cdf",
+    "clip_unit",
     "common_part",
     "correlation_for",
     "correlations_for",
@@ -28,6 +29,7 @@ __all__ = [
     "inverse_cdf",
     "quantiles",
     "ranks",
+    "variance",
 ]
 
 Array = NDArray[np.float64]
@@ -65,6 +67,16 @@ def expect(values: Array) -> float:
     return float(values @ WEIGHTS)
 
 
+def variance(values: Array) -> float:
+    """E[(f(u) - E f(u))²], never negative: no difference of two large numbers is taken."""
+    return expect((values - expect(values)) ** 2)
+
+
+def clip_unit(value: float) -> float:
+    """Return a probability or a correlation that rounding may have carried out of 0 to 1; 0 for no number."""
+    return min(max(value, 0.0), 1.0) if value == value else 0.0
+
+
 def quantiles(values: Array, weights: Array) -> Array:
     """The increasing function of u that is distributed like the given values with the given probabilities.
 
@@ -92,7 +104,7 @@ def ranks(values: Array, among: Array) -> Array:
 
 def common_part(values: Array, rho: float) -> Array:
     """E[f(√ρ c + √(1-ρ) e) | c] at the nodes of c: what two variables of correlation ρ share."""
-    if rho <= 0:
+    if not rho > 0:
         return np.full_like(NODES, expect(values))
     if rho >= 1:
         return values

@@ -10,7 +10,17 @@ from functools import cached_property, reduce
 import numpy as np
 
 from .lags import lag_map
-from .quadrature import ABS_NORMAL, NODES, Array, correlation_for, correlations_for, cross_moment, cross_moments, expect
+from .quadrature import (
+    ABS_NORMAL,
+    NODES,
+    Array,
+    clip_unit,
+    correlation_for,
+    correlations_for,
+    cross_moment,
+    cross_moments,
+    expect,
+)
 
 __all__ = ["UNKNOWN", "Gradient", "Moments", "Signal", "Source", "Term", "normal"]
 
@@ -50,6 +60,14 @@ class Signal:
     evenness: float | None = None
     rho_near: Array | None = None
     within: Array | None = None
+
+    def __post_init__(self) -> None:
+        """Keep correlations within 0 to 1, from wherever they are computed."""
+        _set(self, rho_space=clip_unit(self.rho_space), rho_batch=clip_unit(self.rho_batch))
+        if self.rho_near is not None:
+            _set(self, rho_near=np.clip(np.nan_to_num(self.rho_near), 0.0, 1.0))
+        if self.evenness is not None:
+            _set(self, evenness=clip_unit(self.evenness))
 
     @classmethod
     def of_pairs(
@@ -132,8 +150,8 @@ def normal(
 ) -> Signal:
     """Return N(mean, variance), given the covariances between places, between samples, and by lag."""
     inverse = 1 / variance if variance > 0 else 0.0
-    space, batch = (min(max(cross * inverse, 0.0), 1.0) for cross in (cross_space, cross_batch))
-    near = None if cross_near is None else np.clip(cross_near * inverse, 0.0, 1.0)
+    space, batch = (clip_unit(cross * inverse) for cross in (cross_space, cross_batch))
+    near = None if cross_near is None else cross_near * inverse
     return Signal(mean + math.sqrt(max(variance, 0.0)) * NODES, space, batch, flatten(relief), rho_near=near)
 
 
@@ -142,6 +160,12 @@ def flatten(relief: Array | None) -> Array | None:
     if relief is None or relief.size == 0 or np.ptp(relief) <= 1e-9 * np.max(relief):
         return None
     return relief / relief.mean()
+
+
+def _set(frozen: object, **values: object) -> None:
+    """Set fields of a frozen dataclass while it is made."""
+    for name, value in values.items():
+        object.__setattr__(frozen, name, value)
 
 
 def _root(relief: Array | None) -> float:
@@ -171,6 +195,18 @@ class Source:
     cross_near: Array | None = None
     cross_far: float | None = None
 
+    def __post_init__(self) -> None:
+        """Keep every moment within its range, from wherever it is computed: |E[d d']| is at most E[d²]."""
+        second = max(self.second, 0.0)
+        _set(self, second=second, shape=clip_unit(self.shape), evenness=clip_unit(self.evenness))
+        _set(self, patchiness=max(self.patchiness, 0.0))
+        for name in ("cross_space", "cross_batch", "cross_far"):
+            cross = getattr(self, name)
+            if cross is not None:
+                _set(self, **{name: min(max(cross, -second), second) if cross == cross else 0.0})
+        if self.cross_near is not None:
+            _set(self, cross_near=np.clip(np.nan_to_num(self.cross_near), -second, second))
+
     @property
     def far(self) -> float:
         """E[d d'] at another place of another sample."""
@@ -194,11 +230,9 @@ class Term:
 
     def plus(self, other: Term) -> Term:
         """Add what reaches the value from the same source by another way."""
-        second = self.second + other.second + 2 * self.mean * other.mean
-        certain = np.abs(self.mean + other.mean)
-        return Term(
-            self.mean + other.mean, second, np.clip(self.absolute + other.absolute, certain, np.sqrt(np.abs(second)))
-        )
+        mean = self.mean + other.mean
+        second = np.maximum(self.second + other.second + 2 * self.mean * other.mean, mean**2)
+        return Term(mean, second, np.clip(self.absolute + other.absolute, np.abs(mean), np.sqrt(second)))
 
     def at(self, u: Array) -> Term:
         """Return the factor at other points than the nodes."""
@@ -230,7 +264,9 @@ class Gradient:
     @classmethod
     def profiled(cls, source: Source, second_at: Array, y: Signal, places: Sequence[int]) -> Gradient:
         """Return the gradient of y with the moments of `source` over all elements, large where `second_at` is."""
-        profile = np.sqrt(second_at / expect(second_at))
+        if not expect(second_at) > 0:
+            return cls.of(source)
+        profile = np.sqrt(np.maximum(second_at, 0.0) / expect(second_at))
         space, batch = (cross_moment(profile, rho) for rho in (y.rho_space, y.rho_batch))
         alone = replace(
             source,

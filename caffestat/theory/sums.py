@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 
 from .lags import Sharing, pair_weights
-from .quadrature import ABS_NORMAL, NODES, WEIGHTS, Array, common_part, cross_moment, expect
+from .quadrature import ABS_NORMAL, NODES, WEIGHTS, Array, clip_unit, common_part, cross_moment, expect, variance
 from .signal import Gradient, Signal, Source, flatten, normal
 
 __all__ = [
     "batch_and_places",
     "channel_mean_square",
+    "evenness_of_sum",
     "pair_sum",
     "reduced",
     "through_weights",
@@ -60,9 +61,9 @@ def weighted_sum(
     """
     per_channel = float(taps_at.mean())
     n = channels * per_channel
-    w_var, b_var = w.second - w.mean**2, b.second - b.mean**2 if b else 0.0
+    w_var, b_var = variance(w.values), variance(b.values) if b else 0.0
     mean = n * w.mean * x.mean + (b.mean if b else 0.0)
-    own = x.second - x.mean**2 + (per_channel - 1) * (x.cross_space - x.mean**2)
+    own = max(x.second - x.mean**2 + (per_channel - 1) * (x.cross_space - x.mean**2), 0.0)
     spread = n * w_var * x.second + n * w.mean**2 * own
 
     def shared(cross: Any) -> Any:
@@ -94,12 +95,12 @@ def _with_tails(y: Signal, excess: float) -> Signal:
     """
     if excess < _TAILS:
         return y
-    square = 1 / (1 + min(excess, _LARGEST_EXCESS) / 24) ** 2  # (E|y| / that of a normal variable)², see _shape_of_sum
-    b = max(np.roots([15 * square - 4, 6 * square - 4, square - 1]).real)
-    mean, variance = expect(y.values), y.second - expect(y.values) ** 2
-    values = mean + math.sqrt(variance / (1 + 6 * b + 15 * b**2)) * (NODES + b * NODES**3)
-    space, batch = (mean**2 + variance * rho for rho in (y.rho_space, y.rho_batch))
-    near = None if y.rho_near is None else mean**2 + variance * y.rho_near
+    ratio = 1 / (1 + min(excess, _LARGEST_EXCESS) / 24) ** 2  # (E|y| / that of a normal variable)², see _shape_of_sum
+    b = max(np.roots([15 * ratio - 4, 6 * ratio - 4, ratio - 1]).real)
+    mean, square = expect(y.values), variance(y.values)
+    values = mean + math.sqrt(square / (1 + 6 * b + 15 * b**2)) * (NODES + b * NODES**3)
+    space, batch = (mean**2 + square * rho for rho in (y.rho_space, y.rho_batch))
+    near = None if y.rho_near is None else mean**2 + square * y.rho_near
     return replace(Signal.of_pairs(values, space, batch, y.relief, near), within=y.values)
 
 
@@ -111,8 +112,8 @@ def _narrowness(squares: Array, rho: float, channels: float, excess: float = 0.0
     channels' own kurtosis adds.
     """
     shared = _unit(common_part(squares, rho))
-    variance = (expect(shared**2) * (1 + excess) - 1) / max(channels, 1.0)
-    return math.exp(-min(max(variance, 0.0), 4.0) / 8)
+    spread = (expect(shared**2) * (1 + excess) - 1) / max(channels, 1.0)
+    return math.exp(-min(max(spread, 0.0), 4.0) / 8)
 
 
 def through_weights(
@@ -131,12 +132,12 @@ def through_weights(
         far = m * dy.cross_far(y.rho_far) * sharing.anywhere
     batch = m * dy.cross_batch(y.rho_batch)
     shape = _shape_of_sum(dy, w, channels, reach)
-    even, patchy = _evenness_of_sum(dy, y, channels * groups, sharing is None)
+    even, patchy = evenness_of_sum(dy, y, channels * groups, sharing is None)
     patchy /= max(float(reach.mean()), 1.0)
     return Gradient.of(Source(m * dy.second, shape, space, batch, flatten(reach), False, even, patchy, near, far))
 
 
-def _evenness_of_sum(dy: Gradient, y: Signal, channels: float, alone: bool) -> tuple[float, float]:
+def evenness_of_sum(dy: Gradient, y: Signal, channels: float, alone: bool) -> tuple[float, float]:
     """Return how even dx is over samples and draws, and how patchy over places; `alone`: a channel is one element.
 
     Narrow layers add to its unevenness. So does the unit that a lumped gradient stands in, when it is off:
@@ -146,16 +147,21 @@ def _evenness_of_sum(dy: Gradient, y: Signal, channels: float, alone: bool) -> t
     lumps = [term for source, term in dy.terms.items() if source.lumped]
     if lumps:
         gate = lumps[0].second
-        variance = expect(gate) / max(expect(lumps[0].absolute) ** 2, 1e-300) - 1
-        spread = expect(gate**2) - expect(gate) ** 2
-        alike = (cross_moment(gate, y.rho_space) - expect(gate) ** 2) / spread if spread > 0 else 0.0
-        return even / math.sqrt(1 + alike * variance), patchy + (1 - alike) * variance
+        off = max(expect(gate) / max(expect(lumps[0].absolute) ** 2, 1e-300) - 1, 0.0)
+        alike = _correlation(gate, y.rho_space)
+        return even / math.sqrt(1 + alike * off), patchy + (1 - alike) * off
     if dy.second <= 0:
         return 1.0, 0.0
     if alone:
         return even * _narrowness(dy.second_at, 1.0, channels, 2.0), patchy
-    coherent = min(max(min(dy.cross_space(1.0), dy.cross_batch(1.0)) / dy.second, 0.0), 1.0)
+    coherent = clip_unit(min(dy.cross_space(1.0), dy.cross_batch(1.0)) / dy.second)
     return even * _narrowness(dy.second_at, y.rho_far, channels, 2 * coherent**2), patchy
+
+
+def _correlation(values: Array, rho: float) -> float:
+    """Return the correlation of f(u) and f(u'), given that of u and u'; 0 where f is all but constant."""
+    spread, square = variance(values), expect(values) ** 2
+    return clip_unit((cross_moment(values, rho) - square) / spread) if spread > 1e-12 * square else 0.0
 
 
 def _shape_of_sum(dy: Gradient, w: Signal, channels: float, reach: Array) -> float:
@@ -189,8 +195,8 @@ def reduced(x: Signal | None, dy: Gradient, y: Signal, count: float, shape: Shap
     others = pair_sum(space, batch, far, samples, places)
     if near is not None:
         others += float((pair_weights(shape[2:]) * near).sum())
-    coherent = count * others * count / max(samples * places, 1)
-    second = max(count * second_x * dy.second + coherent, 0.0)
+    alone, coherent = count * second_x * dy.second, count * others * count / max(samples * places, 1)
+    second = max(alone + coherent, 0.0)
     if second == 0:
         return Source(0.0)
     rho_x, rho_y = (

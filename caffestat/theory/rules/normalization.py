@@ -34,7 +34,10 @@ def batch_norm(walk: Walk, node: Node) -> Sequence[Signal | None]:
     x = known(walk.signal(node.inputs[0]))
     shared = channel_mean_square(x.second, *x.crosses, walk.shape(node.inputs[0]))
     variance = max(x.second - shared, 0.0)
-    scale = 1 / math.sqrt(variance + node.get("epsilon", 1e-5))
+    square = variance + node.get("epsilon", 1e-5)
+    if not square > 0:
+        return [None] * len(node.outputs)
+    scale = 1 / math.sqrt(square)
     values = x.values if x.within is None else x.within
     spread = math.sqrt(max(expect(values**2) - expect(values) ** 2, 1e-300))
     values = (values - expect(values)) / spread * math.sqrt(variance) * scale

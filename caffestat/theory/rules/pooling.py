@@ -19,6 +19,7 @@ from ..quadrature import (
     WEIGHTS,
     Array,
     cdf,
+    clip_unit,
     correlation_for,
     correlations_for,
     cross_moments,
@@ -83,7 +84,7 @@ class _Maximum:
             near, far = correlations_for(self.values, x.cross_near(sizes)), correlation_for(self.values, x.cross_space)
         self.between = _between(matrices, near, far)
         self.common = _common(matrices, near)
-        self.rho, self.far = float(self.between.flat[0]), far
+        self.rho, self.far = clip_unit(float(self.between.flat[0])), far
         self.distribution = self._given_common() @ WEIGHTS if self.rho < 1 else cdf(NODES)
 
     def _given_common(self) -> Array:
@@ -170,7 +171,7 @@ def _won(maximum: _Maximum, term: Term, near: Array) -> Term:
     # an element that wins once wins on average half as many more as E[m²] / E[m] says, if m is geometric;
     # where windows leave gaps, the relief says that nothing arrives there
     several = np.sqrt((1 + apart / 2 / np.maximum(won, 1e-300)) * min(covered, 1.0))
-    return Term(won * term.mean, second, won * term.absolute / several)
+    return Term(won * term.mean, np.maximum(second, 0.0), won * term.absolute / several)
 
 
 def _won_apart(readers: Sequence[Array], near: Array, far: float) -> Array:
@@ -210,7 +211,7 @@ def _averaging(walk: Walk, node: Node) -> list[Array]:
 def spread_sum(matrices: Sequence[Array], second: float, cross: float, relief: Array) -> Array:
     """Return E[(Σ a·x)²] at each place for weights a and x of which pairs have the second moment `cross`."""
     alone, together = slide([m**2 for m in matrices], relief), slide(matrices, np.sqrt(relief))
-    return (second - cross) * alone + cross * together**2
+    return np.maximum((second - cross) * alone + cross * together**2, 0.0)
 
 
 @moments("AveragePool", "GlobalAveragePool", windows=True)
@@ -232,8 +233,8 @@ def average_pool(walk: Walk, node: Node) -> Sequence[Signal]:
 
 def positive_or_normal(mean: float, second: float, positive: bool) -> Array:
     """Return a distribution of these moments: lognormal for sums of what is never negative, else normal."""
-    if positive and mean > 0:
-        spread = math.sqrt(max(math.log(second / mean**2), 0.0))
+    if positive and 0 < mean**2 < math.inf:
+        spread = math.sqrt(math.log(max(second / mean**2, 1.0)))
         return np.asarray(mean * np.exp(spread * NODES - spread**2 / 2))
     return normal(mean, second - mean**2).values
 

@@ -39,12 +39,15 @@ def _spread(second: float, space: float, batch: float, far: float, sizes: tuple[
 
 
 @moments(STANDARD)
-def standardize(walk: Walk, node: Node) -> Sequence[Signal]:
+def standardize(walk: Walk, node: Node) -> Sequence[Signal | None]:
     """y = (x - m) / √(E[(x - m)²] + ε), m the mean over the axes: second moment 1, whatever comes in."""
     x = known(walk.signal(node.inputs[0]))
     shared = _square_of_mean(x, _counts(walk, node))
     variance = max(x.second - shared, 0.0)
-    size = variance / (variance + node.get("epsilon", 1e-9))
+    square = variance + node.get("epsilon", 1e-9)
+    if not square > 0:
+        return [None]
+    size = variance / square
     around = x.values - expect(x.values)
     values = around * math.sqrt(size / max(expect(around**2), 1e-300))
     space, batch = (
