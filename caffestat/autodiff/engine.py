@@ -131,6 +131,18 @@ class Tape:
             _step(inner, step, None)
         return [inner.cotangent(name) if name and self.needs(name) else None for name in node.inputs]
 
+    def slope(self, x: str, emit: Callable[[], str]) -> tuple[str, str]:
+        """Return the value y that `emit` computes elementwise from x, and the derivative dy/dx of each element."""
+        first = len(self.graph.nodes)
+        y = emit()
+        nodes = self.graph.nodes[first:]
+        inner = Tape(self.graph, reach(nodes, [x]), ())
+        self.specs.setdefault(y, self.specs[x])
+        inner.accumulate(y, self.emit("Expand", self.scalar(1, like=x), self.ints(*self.shape(x))))
+        for step in reversed(nodes):
+            _step(inner, step, None)
+        return y, inner.cotangent(x) or self.zeros_like(x)
+
     def scalar(self, number: float, like: str) -> str:
         """Return a constant of no axes, of the same type as the value `like`."""
         return self.constant(number, self.specs[like].dtype)

@@ -1,7 +1,8 @@
-"""RNN, GRU and LSTM: what they are unrolled into computes what the runtime's own op does, and torch's gradients."""
+"""Gradients of RNN, GRU and LSTM against the operators' equations and against torch."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -9,10 +10,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from caffestat.autodiff import gradient
-from caffestat.autodiff.engine import Tape
-from caffestat.autodiff.rules.recurrent import _unrolled
 from caffestat.errors import GradientError
-from caffestat.graph import Graph, Node
 
 from ..graph.models import model, normal, run, value
 
@@ -32,7 +30,10 @@ FORMS: list[tuple[str, dict[str, Any], tuple[str, ...]]] = [
     ("GRU", {"clip": 0.4}, ("b", "lengths")),
     ("LSTM", {}, ()),
     ("LSTM", {"direction": "reverse"}, ("b", "h", "c", "lengths")),
+    ("GRU", {"linear_before_reset": 1, "direction": "reverse"}, ("b", "h", "lengths")),
+    ("RNN", {"clip": 0.5}, ("h", "lengths")),
     ("LSTM", {"direction": "bidirectional", "clip": 0.3}, ("b", "h", "c", "p")),
+    ("LSTM", {"direction": "bidirectional"}, ("b", "c", "p", "lengths")),
     ("LSTM", {"input_forget": 1, "activations": ["HardSigmoid", "Softsign", "Tanh"]}, ("b", "p")),
 ]
 
@@ -59,19 +60,90 @@ def inputs(given: dict[str, np.ndarray], op: str) -> list[str]:
     return [name if name in given else "" for name in names]
 
 
+ACTIVATIONS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "HardSigmoid": lambda x: np.clip(0.2 * x + 0.5, 0, 1),
+    "Relu": lambda x: np.maximum(x, 0),
+    "Sigmoid": lambda x: 1 / (1 + np.exp(-x)),
+    "Softsign": lambda x: x / (1 + abs(x)),
+    "Tanh": np.tanh,
+}
+DEFAULTS = {"RNN": ["Tanh"], "GRU": ["Sigmoid", "Tanh"], "LSTM": ["Sigmoid", "Tanh", "Tanh"]}
+
+
+def reference(op: str, attributes: dict[str, Any], given: dict[str, np.ndarray]) -> list[np.ndarray]:
+    """The equations of the ONNX operators, step by step in float64: Y and the last states."""
+    count = given["w"].shape[0]
+    runs = [direction(op, attributes, given, index) for index in range(count)]
+    states = zip(*(r[1] for r in runs), strict=True)
+    return [np.stack([r[0] for r in runs], 1), *map(np.stack, states)]
+
+
+def direction(op: str, attributes: dict[str, Any], given: dict[str, np.ndarray], d: int) -> tuple[np.ndarray, Any]:
+    x, w, r = given["x"], given["w"][d], given["r"][d]
+    b = given.get("b", np.zeros((d + 1, 2 * GATES[op] * H)))[d]
+    f, g, h2 = [*map(ACTIVATIONS.get, attributes.get("activations", DEFAULTS[op])), None, None][:3]
+    clip = attributes.get("clip", np.inf)
+    lengths = given.get("lengths", np.full(N, T))
+    states = [given[name][d] if name in given else np.zeros((N, H)) for name in ("h", "c")[: 2 if op == "LSTM" else 1]]
+    peephole = np.split(given["p"][d] if "p" in given else np.zeros(3 * H), 3)
+    y = np.zeros((T, N, H))
+    backwards = attributes.get("direction") == "reverse" or d == 1
+    for place in reversed(range(T)) if backwards else range(T):
+        new = step(op, attributes, x[place], states, (w, r, b, peephole), (f, g, h2, clip))
+        inside = (place < lengths)[:, None]
+        states = [np.where(inside, after, before) for after, before in zip(new, states, strict=True)]
+        y[place] = np.where(inside, new[0], 0)
+    return y, states
+
+
+def step(op: str, attributes: dict[str, Any], x: np.ndarray, states: Any, weights: Any, functions: Any) -> Any:
+    (w, r, b, peephole), (f, g, h2, clip), h = weights, functions, states[0]
+    bw, br = np.split(b, 2)
+
+    def act(function: Any, value: np.ndarray) -> np.ndarray:
+        return function(np.clip(value, -clip, clip))
+
+    of_x, of_h = np.split(x @ w.T + bw, GATES[op], 1), np.split(h @ r.T + br, GATES[op], 1)
+    if op == "RNN":
+        return [act(f, of_x[0] + of_h[0])]
+    if op == "GRU":
+        z, reset = act(f, of_x[0] + of_h[0]), act(f, of_x[1] + of_h[1])
+        later = reset * of_h[2]
+        if not attributes.get("linear_before_reset"):
+            later = (reset * h) @ r[2 * H :].T + br[2 * H :]
+        return [(1 - z) * act(g, of_x[2] + later) + z * h]
+    c, (pi, po, pf) = states[1], peephole
+    i, n = act(f, of_x[0] + of_h[0] + pi * c), act(g, of_x[3] + of_h[3])
+    forget = 1 - i if attributes.get("input_forget") else act(f, of_x[2] + of_h[2] + pf * c)
+    c = forget * c + i * n
+    return [act(f, of_x[1] + of_h[1] + po * c) * h2(c), c]
+
+
 @pytest.mark.parametrize(("op", "attributes", "optional"), FORMS)
-def test_unrolled_it_computes_the_same(op: str, attributes: dict[str, Any], optional: tuple[str, ...]) -> None:
+def test_gradients_are_those_of_the_equations(op: str, attributes: dict[str, Any], optional: tuple[str, ...]) -> None:
+    """Along a random direction of each input, against central differences in float64."""
     given = arrays(op, attributes, optional)
-    graph = Graph()
-    for name, array in given.items():
-        graph.input(name, array.shape, array.dtype)
-    outputs = ("y", "last", "cell")[: 3 if op == "LSTM" else 2]
-    node = Node(op, tuple(inputs(given, op)), outputs, {"hidden_size": H, **attributes})
-    graph.nodes.append(node)
-    graph.outputs = [*outputs, *_unrolled(Tape(graph, (), ()), node)]
-    found = list(run(graph.to_onnx(), given).values())
-    for own, ours in zip(found[: len(outputs)], found[len(outputs) :], strict=True):
-        np.testing.assert_allclose(ours, own, rtol=1e-5, atol=1e-6)
+    outputs = ["y", "last", "cell"][: 3 if op == "LSTM" else 2]
+    node = helper.make_node(op, inputs(given, op), outputs, hidden_size=H, **attributes)
+    fed = [value(n, a.shape, TensorProto.INT32 if n == "lengths" else TensorProto.FLOAT) for n, a in given.items()]
+    expected = reference(op, attributes, given)
+    dys = [normal(*y.shape, seed=9 + index) for index, y in enumerate(expected)]
+    feeds = given | {f"cotangent/{name}": dy for name, dy in zip(outputs, dys, strict=True)}
+    found = run(gradient(model([node], fed, outputs)), feeds)
+    for name, y in zip(outputs, expected, strict=True):
+        np.testing.assert_allclose(found[name], y, rtol=1e-4, atol=1e-5)
+    for name in given.keys() - {"lengths"}:
+        move = normal(*given[name].shape, seed=20).astype(np.float64)
+        ends = [reference(op, attributes, given | {name: given[name] + e * move}) for e in (1e-5, -1e-5)]
+        slope = sum(float(((a - b) * dy).sum()) for a, b, dy in zip(*ends, dys, strict=True)) / 2e-5
+        assert float((found[f"grad/{name}"] * move).sum()) == pytest.approx(slope, rel=1e-3, abs=1e-3), name
+
+
+def test_a_long_sequence_takes_few_nodes() -> None:
+    given = arrays("LSTM", {}, ("b",)) | {"x": normal(400, N, C)}
+    node = helper.make_node("LSTM", ["x", "w", "r", "b"], ["y"], hidden_size=H)
+    long = gradient(model([node], {"x": (400, N, C)}, ["y"], {name: given[name] for name in ("w", "r", "b")}))
+    assert len(long.graph.node) < 200
 
 
 # torch's gates i f n o and r z n, as rows of ONNX's i o f n and z r n
