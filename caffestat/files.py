@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import errno
+import fnmatch
 import hashlib
 import os
 import re
 import stat
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -27,9 +29,11 @@ __all__ = [
     "create_file",
     "open_regular",
     "read_regular",
+    "read_stdin",
     "refuse_inputs",
     "replace_file",
     "replacing",
+    "search",
 ]
 
 LARGEST_TEXT = 64 << 20
@@ -69,6 +73,38 @@ def read_regular(path: str | Path, limit: int = LARGEST_TEXT) -> bytes:
         data = file.read(limit + 1)
     if len(data) > limit:
         raise InputError(f"{path}: expected at most {limit:,} bytes, found more")
+    return data
+
+
+def search(folder: str | Path, patterns: Iterable[str], links: bool = False) -> list[Path]:
+    """Return the files below a folder whose names match a pattern, sorted; links to folders are not followed.
+
+    links: take a link that leads out of the folder, too, when the name of the file it leads to matches as well
+    """
+    root = os.path.realpath(folder)
+    found = []
+    for place, _, names in os.walk(folder):
+        for name in names:
+            if _matches(name, patterns):
+                path = os.path.join(place, name)
+                real = os.path.realpath(path)
+                is_inside = os.path.commonpath([root, real]) == root
+                if os.path.isfile(real) and (is_inside or (links and _matches(os.path.basename(real), patterns))):
+                    found.append(Path(path))
+    return sorted(found)
+
+
+def _matches(name: str, patterns: Iterable[str]) -> bool:
+    return any(fnmatch.fnmatch(name, pattern) for pattern in patterns)
+
+
+def read_stdin(limit: int = LARGEST_TEXT) -> bytes:
+    """Return what the standard input holds. Raises OSError, or InputError when it is closed or holds more."""
+    if sys.stdin is None:
+        raise InputError("<stdin>: is closed")
+    data = sys.stdin.buffer.read(limit + 1)
+    if len(data) > limit:
+        raise InputError(f"<stdin>: expected at most {limit:,} bytes, found more")
     return data
 
 

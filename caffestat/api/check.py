@@ -89,7 +89,7 @@ def fix(
     chosen = lint.selected(_commas(select) or config.select, _commas(ignore) or config.ignore)
     job = lint.Job(chosen, config.limits, net=NetOptions(shapes=shapes or {}, batch=batch))
     done = []
-    for path in lint.find_nets(texts(paths)):
+    for path in lint.find_nets(texts(paths), links=False):
         done.append(lint.fix_file(path, job))
         if not dry_run:
             done[-1].write()

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from google.protobuf.message import DecodeError
 
-from caffestat.errors import NetError
+from caffestat.errors import InputError, NetError
 from caffestat.schema import Datum, caffe_pb2
 
 from .images import decode
-from .reader import AbsentError, Reader, find, require
+from .lmdb_file import LmdbError, LmdbFile
+from .reader import AbsentError, Reader, find
 from .transformer import Transformer
 
 if TYPE_CHECKING:
@@ -32,20 +33,21 @@ class DatumReader(Reader):
         self._path = find(param.source, layer)
         if param.backend != caffe_pb2.DataParameter.LMDB:
             raise AbsentError(f"{str(self._path)!r} is said to be a LevelDB (the default backend); only LMDB is read")
-        self._lmdb = require("lmdb", "LMDB")
         self._transformer = Transformer(layer)
-        self._key = b""
-        first = self._image(self._records(1)[0])
+        self._values: Iterator[bytes] = iter(())
+        first = self._image(self._record())
+        self._values = iter(())
         self.shapes = ((self.batch, *self._transformer.shape(first.shape)), (self.batch,))[: layer.top_count]
 
     def start(self, words: Mapping[str, int], stream: Stream) -> None:
-        self._key = b""
+        self._values = iter(())
         self._transformer.start(words.get("transformer"))
 
     def next(self) -> Sequence[np.ndarray]:
         data = np.empty(self.shapes[0], np.float32)
         labels = np.empty(self.batch, np.float32)
-        for index, datum in enumerate(self._records(self.batch)):
+        for index in range(self.batch):
+            datum = self._record()
             image = self._transformer.apply(self._image(datum))
             if image.shape != data.shape[1:]:
                 raise self._error(f"holds an image of shape {image.shape}; the first one has {data.shape[1:]}")
@@ -55,31 +57,18 @@ class DatumReader(Reader):
     def _error(self, message: str) -> NetError:
         return self.layer.error(f"the LMDB {str(self._path)!r} {message}")
 
-    @contextmanager
-    def _cursor(self) -> Iterator[Any]:
-        # opened for each batch: a process may hold an LMDB open only once, and several nets may read the same one
+    def _record(self) -> Any:
+        """Return the next record, after the last the first."""
         try:
-            # without a lock file: data may lie where nothing can be written
-            with (
-                self._lmdb.open(str(self._path), subdir=self._path.is_dir(), readonly=True, lock=False) as env,
-                env.begin() as transaction,
-            ):
-                yield transaction.cursor()
-        except self._lmdb.Error as error:
+            value = next(self._values, None)
+            if value is None:
+                self._values = LmdbFile(self._path).values()
+                value = next(self._values, None)
+        except (LmdbError, InputError, OSError) as error:
             raise self._error(f"cannot be read: {error}") from error
-
-    def _records(self, count: int) -> list[Any]:
-        """Return the next records, from the first on again after the last; the place is kept for the next call."""
-        records = []
-        with self._cursor() as cursor:
-            if not cursor.set_range(self._key) and not cursor.first():
-                raise self._error("holds no records")
-            for _ in range(count):
-                records.append(self._parse(cursor.value()))
-                if not cursor.next():
-                    cursor.first()
-            self._key = bytes(cursor.key())
-        return records
+        if value is None:
+            raise self._error("holds no records")
+        return self._parse(value)
 
     def _parse(self, value: bytes) -> Any:
         datum = Datum()
@@ -100,6 +89,6 @@ class DatumReader(Reader):
                 raise self._error(f"holds a record that {error}") from error
         shape = (datum.channels, datum.height, datum.width)
         values = np.frombuffer(datum.data, np.uint8) if datum.data else np.array(datum.float_data, np.float32)
-        if values.size != np.prod(shape) or not values.size:
+        if values.size != math.prod(shape) or min(shape) < 1:
             raise self._error(f"holds a record of {values.size} values for shape {shape}")
         return values.reshape(shape)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from caffestat.errors import NetError
+from caffestat.files import open_regular
 from caffestat.fillers import CRandom
 
-from .reader import Reader, find, require, text_lines
+from .reader import Reader, find, quoted, require, text_lines
 
 if TYPE_CHECKING:
     from caffestat.fillers import Stream
@@ -32,7 +34,10 @@ class HDF5Reader(Reader):
         self._h5py = require("h5py", "HDF5")
         source = find(param.source, layer)
         names = [name for line in text_lines(source, layer) for name in line.split()]
-        self._paths = [find(name, layer, source.parent) for name in names]
+        self._paths = [
+            find(name, layer, source.parent, said=quoted(name, number, param.source))
+            for number, name in enumerate(names, 1)
+        ]
         self._random: CRandom | None = None
         self._order = list(range(len(self._paths)))
         self._columns: list[np.ndarray] = []
@@ -77,9 +82,12 @@ class HDF5Reader(Reader):
         self._file, self._row = number, 0
         path = self._paths[self._order[number]]
         try:
-            with self._h5py.File(path, "r") as file:
+            os.close(open_regular(path))
+            with self._h5py.File(path, "r", locking=False) as file:
                 columns = [self._column(file, name, path) for name in self.layer.proto.top]
-        except OSError as error:
+        except NetError:
+            raise
+        except Exception as error:  # of damaged files the library raises almost any
             raise self._error(path, f"cannot be read: {error}") from error
         before = self._columns or columns
         if [data.shape[1:] for data in columns] != [data.shape[1:] for data in before]:
@@ -91,9 +99,15 @@ class HDF5Reader(Reader):
         self._rows = self._shuffled(list(range(counts.pop())))
 
     def _column(self, file: Any, name: str, path: Path) -> np.ndarray:
-        data = file.get(name)
-        if not isinstance(data, self._h5py.Dataset):
+        if name.strip("/") not in file or "/" in name.strip("/"):
             raise self._error(path, f"has no data set {name!r}; it has {', '.join(sorted(file)) or 'none'}")
+        if not isinstance(file.get(name, getlink=True), self._h5py.HardLink):
+            raise self._error(path, f"has in the place of data set {name!r} a link, which is not followed")
+        data = file[name]
+        if not isinstance(data, self._h5py.Dataset):
+            raise self._error(path, f"has a group {name!r}; expected a data set")
+        if data.external or data.is_virtual:
+            raise self._error(path, f"keeps data set {name!r} in other files, which are not read")
         if data.dtype.kind not in "fiu" or not data.shape:
             found = f"type {data.dtype} and shape {data.shape}"
             raise self._error(path, f"has in data set {name!r} {found}; expected rows of numbers")

@@ -10,8 +10,8 @@ import numpy as np
 
 from caffestat.fillers import Stream
 
-from .images import decode, resize
-from .reader import AbsentError, Reader, find, text_lines
+from .images import LARGEST, decode, resize
+from .reader import AbsentError, Reader, find, quoted, read, text_lines
 from .transformer import Transformer
 
 if TYPE_CHECKING:
@@ -29,12 +29,13 @@ class ImageReader(Reader):
         param = layer.proto.image_data_param
         super().__init__(layer, param.batch_size)
         self._folder = find(param.source, layer).parent
-        self._listed = [_split(line) for line in text_lines(find(param.source, layer), layer)]
+        listed = enumerate(text_lines(find(param.source, layer), layer), 1)
+        self._listed = [(*_split(line), number) for number, line in listed]
         self._transformer = Transformer(layer)
         self._shuffle: Stream | None = None
         self._lines = self._listed
         self._place = 0
-        self.shapes = ((self.batch, *self._transformer.shape(self._image(self._lines[0][0]).shape)), (self.batch,))
+        self.shapes = ((self.batch, *self._transformer.shape(self._image(*self._lines[0][::2]).shape)), (self.batch,))
 
     def start(self, words: Mapping[str, int], stream: Stream) -> None:
         self._transformer.start(words.get("transformer"))
@@ -48,14 +49,15 @@ class ImageReader(Reader):
     def next(self) -> Sequence[np.ndarray]:
         data, labels = (np.empty(shape, np.float32) for shape in self.shapes)
         for index in range(self.batch):
-            name, label = self._lines[self._place]
+            name, label, number = self._lines[self._place]
             try:
-                image = self._transformer.apply(self._image(name))
+                image = self._transformer.apply(self._image(name, number))
             except AbsentError as error:
                 raise self.layer.error(str(error)) from error
             if image.shape != data.shape[1:]:
                 sizes = f"has shape {image.shape}, the first one {data.shape[1:]}"
-                raise self.layer.error(f"image {name!r} {sizes}; give new_height and new_width, or crop_size")
+                said = self._said(name, number)
+                raise self.layer.error(f"image {said} {sizes}; give new_height and new_width, or crop_size")
             data[index], labels[index] = image, label
             self._step()
         return data, labels
@@ -66,14 +68,17 @@ class ImageReader(Reader):
             self._place = 0
             self._lines = _shuffled(self._shuffle, self._lines) if self._shuffle else self._lines
 
-    def _image(self, name: str) -> np.ndarray:
-        """Return an image (C, H, W), resized when the layer says so."""
+    def _said(self, name: str, number: int) -> str:
+        return quoted(name, number, self.layer.proto.image_data_param.source)
+
+    def _image(self, name: str, number: int) -> np.ndarray:
+        """Return the image (C, H, W) of this number in the list, resized when the layer says so."""
         param = self.layer.proto.image_data_param
-        path = find(param.root_folder + name, self.layer, self._folder)
+        path = find(param.root_folder + name, self.layer, self._folder, said=self._said(name, number))
         try:
-            image = decode(path.read_bytes(), param.is_color)
-        except (OSError, ValueError) as error:
-            raise self.layer.error(f"{str(path)!r} {error}") from error
+            image = decode(read(path, self.layer, LARGEST), param.is_color)
+        except ValueError as error:
+            raise self.layer.error(f"{self._said(name, number)} {error}") from error
         return resize(image, param.new_height, param.new_width) if param.new_height and param.new_width else image
 
 

@@ -6,6 +6,7 @@ Pillow and OpenCV share the JPEG and PNG decoders' rules, not their builds: valu
 from __future__ import annotations
 
 import io
+import warnings
 from typing import Any
 
 import numpy as np
@@ -13,9 +14,15 @@ from numpy.typing import NDArray
 
 from .reader import require
 
-__all__ = ["decode", "resize"]
+__all__ = ["LARGEST", "decode", "resize"]
 
 Image = NDArray[np.uint8]
+
+LARGEST = 1 << 28
+"""The most bytes of an image file."""
+
+# What OpenCV reads and Pillow decodes by itself; for some others, EPS among them, it starts programs.
+_FORMATS = ("BMP", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 
 # shares of red, green and blue in gray, in units of 2^-15, and what is added before the fraction is cut off
 _GRAY = np.array([9798, 19234, 3736]), 1 << 14
@@ -24,23 +31,29 @@ _COEFFICIENT = 1 << 11  # OpenCV's bilinear weights are whole multiples of 1 / 2
 
 
 def decode(data: bytes, colour: bool | None) -> Image:
-    """Return the image (C, H, W) in a JPEG, PNG or other file's bytes.
+    """Return the image (C, H, W) in the bytes of a file of one of the allowed kinds.
 
     colour: True for three channels, False for one, None for those that the file has.
     Raises ValueError when it cannot be decoded, AbsentError without Pillow. Source: util/io.cpp, OpenCV's imread.
     """
     pillow, ops = require("PIL.Image", "images"), require("PIL.ImageOps", "images")
     try:
-        image = pillow.open(io.BytesIO(data))
-        gray = _GRAY_OF_PNG if image.format == "PNG" else _GRAY
-        if colour is False:
-            image.draft("L", image.size)  # a JPEG's luminance plane is taken as it stands
-        if colour is not None:
-            image = ops.exif_transpose(image)
-        pixels = _pixels(image, colour, gray)
-    except (OSError, SyntaxError, pillow.DecompressionBombError) as error:
-        raise ValueError(f"cannot be decoded as an image: {error}") from error
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about what does not keep it from being decoded
+            pixels = _decoded(pillow.open(io.BytesIO(data), formats=_FORMATS), ops, colour)
+    except Exception as error:  # of damaged files the decoders raise almost any
+        kinds = ", ".join(_FORMATS)
+        raise ValueError(f"cannot be decoded as an image of one of the kinds {kinds}: {error}") from error
     return np.ascontiguousarray(pixels.transpose(2, 0, 1))
+
+
+def _decoded(image: Any, ops: Any, colour: bool | None) -> Image:
+    gray = _GRAY_OF_PNG if image.format == "PNG" else _GRAY
+    if colour is False:
+        image.draft("L", image.size)  # a JPEG's luminance plane is taken as it stands
+    if colour is not None:
+        image = ops.exif_transpose(image)
+    return _pixels(image, colour, gray)
 
 
 def _pixels(image: Any, colour: bool | None, to_gray: tuple[NDArray[np.int64], int]) -> Image:

@@ -10,11 +10,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from caffestat.errors import InputError
+from caffestat.files import LARGEST_TEXT, read_regular
+
 if TYPE_CHECKING:
     from caffestat.fillers import Stream
     from caffestat.layers import Layer, Shape
 
-__all__ = ["AbsentError", "Reader", "find", "require", "text_lines"]
+__all__ = ["AbsentError", "Reader", "find", "quoted", "read", "require", "text_lines"]
+
+
+_SUFFIXES = {".bmp", ".h5", ".hdf5", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 
 
 class AbsentError(Exception):
@@ -49,10 +55,13 @@ class Reader:
         raise NotImplementedError
 
 
-def find(path: str, layer: Layer, *folders: Path) -> Path:
+def find(path: str, layer: Layer, *folders: Path, said: str = "") -> Path:
     """Return where a file that a layer names lies: under the working directory as in Caffe, else beside the net's file.
 
-    folders: other places to look in, tried last. Raises AbsentError when it is in none.
+    folders: other places to look in, tried last
+    said:    how messages call it; by default the path in quotation marks
+
+    Raises AbsentError when it is in none.
     """
     if not path:
         raise AbsentError("it names no source")
@@ -61,7 +70,7 @@ def find(path: str, layer: Layer, *folders: Path) -> Path:
         if os.path.exists(folder / path):  # unlike Path's, no error for a name that no file can have
             return folder / path
     also = "" if beside.resolve() == Path().resolve() else f" or in {str(beside)!r}"
-    raise AbsentError(f"there is no {path!r} in the working directory{also}")
+    raise AbsentError(f"there is no {said or repr(path)} in the working directory{also}")
 
 
 def require(name: str, what: str) -> Any:
@@ -73,12 +82,27 @@ def require(name: str, what: str) -> Any:
         raise AbsentError(message) from error
 
 
-def text_lines(path: Path, layer: Layer) -> list[str]:
-    """Return the lines of a list file that are not blank. Raises NetError when it cannot be read or has none."""
+def quoted(name: str, number: int, source: str) -> str:
+    """Return how messages call what a list names: by its name, or its number where that looks like no name of data.
+
+    Any text file can be given for a list, and messages shall not quote its lines.
+    """
+    return repr(name) if Path(name).suffix.lower() in _SUFFIXES else f"file {number} of {source!r}"
+
+
+def read(path: Path, layer: Layer, limit: int = LARGEST_TEXT) -> bytes:
+    """Return what a file holds. Raises NetError for what is no regular file, too large or cannot be read."""
     try:
-        lines = [line for line in path.read_text("utf-8", "surrogateescape").split("\n") if line.strip()]
+        return read_regular(path, limit)
+    except InputError as error:
+        raise layer.error(str(error)) from error
     except OSError as error:
         raise layer.error(f"{path}: cannot be read: {error.strerror}") from error
+
+
+def text_lines(path: Path, layer: Layer) -> list[str]:
+    """Return the lines of a list file that are not blank. Raises NetError when it cannot be read or has none."""
+    lines = [line for line in read(path, layer).decode("utf-8", "surrogateescape").split("\n") if line.strip()]
     if not lines:
         raise layer.error(f"{path}: lists nothing")
     return lines

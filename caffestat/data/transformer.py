@@ -103,6 +103,8 @@ def read_mean(layer: Layer, path: str) -> NDArray[np.float32]:
     shape = tuple(blob.shape.dim) if blob.HasField("shape") else (blob.num, blob.channels, blob.height, blob.width)
     image = (*shape, 1, 1, 1, 1)[1:4]  # Caffe reads axes 1 to 3, and those that are not there as 1
     values = np.array(blob.double_data or blob.data, np.float32)
+    if min(image) < 1:
+        raise layer.error(f"mean_file {path!r} has shape {shape}; expected sizes of 1 or more")
     if values.size < np.prod(image):
         raise layer.error(f"mean_file {path!r} holds {values.size} values for shape {shape}")
     return values[: np.prod(image)].reshape(image)

@@ -11,8 +11,8 @@ import numpy as np
 
 from caffestat.fillers import Stream
 
-from .images import decode, resize
-from .reader import AbsentError, Reader, find, text_lines
+from .images import LARGEST, decode, resize
+from .reader import AbsentError, Reader, find, quoted, read, text_lines
 from .transformer import read_mean
 
 if TYPE_CHECKING:
@@ -83,13 +83,14 @@ class WindowReader(Reader):
             while next(words, None) == "#":
                 number, name, channels = int(next(words)), next(words), int(next(words))
                 _height, _width, count = next(words), next(words), int(next(words))
+                said = quoted(name, images, param.source)
                 if number != images:
-                    raise self.layer.error(f"{str(source)!r}: image {name!r} has number {number}; expected {images}")
+                    raise self.layer.error(f"{str(source)!r}: image {said} has number {number}; expected {images}")
+                image = find(param.root_folder + name, self.layer, source.parent, said=said)
                 images += 1
-                image = find(param.root_folder + name, self.layer, source.parent)
                 for _ in range(count):
                     self._sort(image, [float(next(words)) for _ in range(6)])
-        except (StopIteration, ValueError) as error:
+        except (StopIteration, ValueError, OverflowError) as error:
             raise self.layer.error(f"{str(source)!r} is no window file, or is cut short") from error
         for kind, windows in zip(("background", "foreground"), self._groups, strict=True):
             if not windows:
@@ -116,6 +117,8 @@ class WindowReader(Reader):
         else:
             cut = Cut(window.box, (top.shape[1], top.shape[2]), (0, 0))
         x1, y1, x2, y2 = cut.box
+        if not (0 <= x1 <= x2 < image.shape[2] and 0 <= y1 <= y2 < image.shape[1]):
+            raise self.layer.error(f"the window {window.box} of {str(window.image)!r} is not inside of the image")
         warped = resize(image[:, y1 : y2 + 1, x1 : x2 + 1], *cut.size)
         values = (warped[:, :, ::-1] if mirror else warped).astype(np.float32)
         rows, columns = (slice(start, start + size) for start, size in zip(cut.offset, cut.size, strict=True))
@@ -125,8 +128,8 @@ class WindowReader(Reader):
 
     def _image(self, path: Path) -> np.ndarray:
         try:
-            return decode(path.read_bytes(), True)
-        except (OSError, ValueError, AbsentError) as error:
+            return decode(read(path, self.layer, LARGEST), True)
+        except (ValueError, AbsentError) as error:
             raise self.layer.error(f"{str(path)!r}: {error}") from error
 
     def _mean_at(self, shape: tuple[int, ...], rows: slice, columns: slice) -> np.ndarray:

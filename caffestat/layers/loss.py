@@ -7,12 +7,16 @@ nearest class stands in for it.
 from __future__ import annotations
 
 import math
+import os.path
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from google.protobuf.message import DecodeError
+
+from caffestat.errors import InputError
+from caffestat.files import read_regular
 
 from .base import Layer, Shape, layer
 from .math import emit_softmax
@@ -388,12 +392,13 @@ class InfogainLoss(Normalized):
 
     def matrix(self, classes: int) -> np.ndarray:
         """Return H from the file, its path taken from the working directory as in Caffe, else from the net's folder."""
-        path = Path(self.proto.infogain_loss_param.source)
+        path = self.proto.infogain_loss_param.source
+        found = path if os.path.exists(path) else Path(self.place.file).parent / path
         blob = type(self.proto)().blobs.add()
         try:
-            blob.ParseFromString((path if path.exists() else Path(self.place.file).parent / path).read_bytes())
-        except (OSError, DecodeError) as error:
-            raise self.error(f"cannot read the matrix H from {str(path)!r}: {error}") from error
+            blob.ParseFromString(read_regular(found))
+        except (OSError, DecodeError, InputError) as error:
+            raise self.error(f"cannot read the matrix H from {path!r}: {error}") from error
         values = np.array(blob.data or blob.double_data, np.float32)
         self.check_matrix(values.size, classes)
         return values.reshape(classes, classes)

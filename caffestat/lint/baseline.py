@@ -6,9 +6,9 @@ import json
 import os
 from collections import Counter
 from collections.abc import Iterable
-from pathlib import Path
 
 from caffestat.errors import InputError
+from caffestat.files import read_regular
 
 from .issue import Issue
 
@@ -66,10 +66,10 @@ def refuse_other(path: str) -> None:
 def read_baseline(path: str) -> Baseline:
     """Read a baseline file. Raises InputError when it cannot be read or is none."""
     try:
-        data = json.loads(Path(path).read_text(encoding="utf-8"))
+        data = json.loads(read_regular(path))
         entries = {(e["file"], e["code"], e["layer"], e["message"]): int(e["count"]) for e in data["findings"]}
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror}; write it with --write-baseline {path}") from error
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise InputError(f"{path}: is no baseline; write it with --write-baseline {path}") from error
     return Baseline(Counter(entries))

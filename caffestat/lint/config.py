@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from caffestat.errors import InputError
+from caffestat.files import read_regular
 
 from .context import Limits
 from .issue import SEVERITIES
@@ -50,9 +51,15 @@ def read_config(path: Path) -> Config | None:
     Raises InputError for a key or value that means nothing.
     """
     parser = configparser.ConfigParser(interpolation=None)
+    if not path.exists():
+        return None
     try:
-        if not parser.read(path, encoding="utf-8"):
-            return None
+        parser.read_string(read_regular(path).decode())
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror}") from error
+    except configparser.ParsingError as error:
+        line = getattr(error, "lineno", None) or error.errors[0][0]
+        raise InputError(f"{path}:{line}: expected [section] or key = value") from error
     except (configparser.Error, UnicodeDecodeError) as error:
         raise InputError(f"{path}: cannot be read: {error}") from error
     section = _SECTIONS.get(path.name, "caffestat")

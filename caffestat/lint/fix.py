@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import difflib
 from dataclasses import dataclass
-from pathlib import Path
 
 from caffestat.errors import InputError
 from caffestat.files import Version, replace_file
-from caffestat.net.source import STDIN
+from caffestat.net.source import STDIN, read_bytes
 from caffestat.prototext import Edit, parse, replace
 
 from .issue import Issue
@@ -49,7 +48,7 @@ def fix_file(path: str, job: Job) -> Fixed:
         raise InputError("-: fixes are written into files, and the standard input is none; name the file")
     since = Version.of(path)
     issues = [issue for issue in check_file(path, job) if issue.edits and issue.place.file == path]
-    before = Path(path).read_bytes()
+    before = read_bytes(path)
     document = parse(before, path)
     chosen: list[Edit] = []
     done: list[Issue] = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os.path
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -10,6 +11,7 @@ import numpy as np
 
 from caffestat.engine import CPU, Device
 from caffestat.errors import CaffestatError, InputError, NetError, Place, SourceError
+from caffestat.files import search
 from caffestat.fillers import Stream
 from caffestat.layers import Layer, Shape, Source
 from caffestat.layers.data import Images
@@ -89,12 +91,14 @@ class Checked:
         return any(issue.severity != "info" for issue in self.issues)
 
 
-def find_nets(paths: Iterable[str]) -> list[str]:
-    """Return the files themselves, and of folders all the prototxt files in them, sorted."""
+def find_nets(paths: Iterable[str], links: bool = True) -> list[str]:
+    """Return the files themselves, and of folders all the prototxt files in them, sorted.
+
+    links: those to prototxt files outside of the folder as well
+    """
     found: list[str] = []
     for path in paths:
-        inside = {file for pattern in _PATTERNS for file in Path(path).rglob(pattern) if file.is_file()}
-        found += [str(file) for file in sorted(inside)] if Path(path).is_dir() else [path]
+        found += map(str, search(path, _PATTERNS, links)) if Path(path).is_dir() else [path]
     return found
 
 
@@ -136,10 +140,10 @@ def _refuse_unknown(shapes: Iterable[str], blobs: set[str]) -> None:
 
 def _respelled(issues: Iterable[Issue], files: Iterable[str]) -> Iterator[Issue]:
     """Yield the issues, a file that one names otherwise called as in `files` or, from the working directory on."""
-    spelled = {Path(file).resolve(): file for file in files}
+    spelled = {os.path.realpath(file): file for file in files}
     for issue in issues:
         old = issue.place.file
-        new = spelled.get(Path(old).resolve()) or _from_here(old)
+        new = spelled.get(os.path.realpath(old)) or _from_here(old)
         place = replace(issue.place, file=new)
         yield issue if new == old else replace(issue, place=place, message=issue.message.replace(old, new))
 

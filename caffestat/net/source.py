@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import sys
+import os.path
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from caffestat.errors import Finding, InputError, NetError, Place
+from caffestat.errors import Finding, InputError, NetError, Place, SourceError
+from caffestat.files import read_regular, read_stdin
 from caffestat.prototext import Document, Field, Message, parse
 from caffestat.schema import NetParameter, SolverParameter, UnknownField, from_document
 
@@ -18,6 +19,7 @@ from .upgrade import Entry, upgrade
 __all__ = ["STDIN", "NetSource", "Solver", "load", "read_document", "read_net", "read_solver", "source_of"]
 
 STDIN = "-"
+_SUFFIXES = {".prototxt", ".pbtxt", ".prototext", ".txt"}
 
 
 @dataclass(frozen=True)
@@ -85,7 +87,7 @@ class Solver:
 def read_bytes(path: str) -> bytes:
     """Return what a file, or for `-` the standard input, holds. Raises InputError when it cannot be read."""
     try:
-        return sys.stdin.buffer.read() if path == STDIN else Path(path).read_bytes()
+        return read_stdin() if path == STDIN else read_regular(path)
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror}; expected a net or solver prototxt") from error
 
@@ -143,11 +145,11 @@ def beside(path: str, owner: str) -> str:
 
     A path with folders is also looked for from the folders above: Caffe's own files are meant to be used from its root.
     """
-    if Path(path).exists():
+    if os.path.exists(path):  # unlike Path's, no error for a name that no file can have
         return path
     above = Path(owner).resolve().parents if len(Path(path).parts) > 1 else ()
     others = (folder / path for folder in (Path(owner).parent, *above))
-    return next((str(other) for other in others if other.exists()), path)
+    return next((str(other) for other in others if os.path.exists(other)), path)
 
 
 def _solver(document: Document) -> Solver:
@@ -171,11 +173,18 @@ def _solver(document: Document) -> Solver:
 def _named_net(path: str, owner: Field) -> NetSource:
     """Read the net that a field of a solver names."""
     found = beside(path, owner.place.file)
-    if not Path(found).exists():
+    if not os.path.exists(found):
         above = " and in the folders above it" if len(Path(path).parts) > 1 else ""
         places = f"looked for from the working directory, beside the solver{above}"
         raise NetError(f"{owner.name}: {path!r} is not there; {places}", owner.place)
-    return read_net(found)
+    try:
+        return read_net(found)
+    except SourceError as error:
+        if Path(os.path.realpath(found)).suffix in _SUFFIXES:
+            raise
+        # no words of the file: any that can be read can be named
+        message = f"{owner.name}: {path!r} is no net prototxt, see its line {error.place.line}"
+        raise NetError(message, owner.place) from error
 
 
 def read_document(path: str) -> Document:

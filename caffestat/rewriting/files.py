@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from caffestat.errors import CaffestatError, Finding, InputError
 from caffestat.escape import shown_error
-from caffestat.files import Version, create_file, read_regular, replace_file
+from caffestat.files import Version, create_file, read_regular, replace_file, search
 from caffestat.options import NetOptions
 from caffestat.program import NetFile
 from caffestat.rewriting.caffemodel import rewrite_caffemodel
@@ -63,7 +63,8 @@ class Job:
 def find_files(paths: Iterable[str | Path], recursive: bool) -> list[tuple[Path, Path]]:
     """The files to rewrite, each with its path relative to the folder that was given, or its name.
 
-    Folders are searched for texts only: binary models are rewritten when they are named. Raises InputError.
+    Folders are searched for texts only: binary models, and links out of a folder, are rewritten when they are named.
+    Raises InputError.
     """
     return [found for path in paths for found in _files_at(Path(path), recursive)]
 
@@ -74,8 +75,7 @@ def _files_at(path: Path, recursive: bool) -> Iterator[tuple[Path, Path]]:
         return
     if not recursive:
         raise InputError(f"{path}: is a folder; say --recursive to rewrite the prototxt files in it")
-    found = {file for pattern in _PATTERNS for file in path.rglob(pattern) if file.is_file()}
-    yield from ((file, file.relative_to(path)) for file in sorted(found))
+    yield from ((file, file.relative_to(path)) for file in search(path, _PATTERNS))
 
 
 def targets(files: Sequence[tuple[Path, Path]], output: Path | None, is_folder: bool) -> list[Path]:

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 from google.protobuf.message import DecodeError
 
 from caffestat.errors import InputError
+from caffestat.files import read_regular
 
 __all__ = ["read_binary"]
 
@@ -38,7 +39,7 @@ def _read(path: Path, cls: type[Any]) -> bytes:
         size = path.stat().st_size
         if size > LARGEST:
             raise InputError(f"{path}: expected at most {LARGEST} bytes, which is protobuf's limit, found {size}")
-        return path.read_bytes()
+        return read_regular(path, LARGEST)
     except OSError as error:
         raise InputError(f"{path}: cannot be read as a binary {_name(cls)}: {error.strerror or error}") from error
 

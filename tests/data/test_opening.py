@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,8 +11,9 @@ import pytest
 from caffestat import net
 from caffestat.data import reader
 from caffestat.errors import NetError
+from caffestat.schema import Datum
 
-from .support import SEED, datum, picture, write_lmdb
+from .support import SEED, datum, encoded, picture, write_lmdb
 
 pytest.importorskip("lmdb")
 
@@ -105,13 +107,18 @@ def test_real_data_that_is_missing_is_an_error_on_request(folder):
 
 
 def test_a_package_that_is_missing(folder, monkeypatch):
-    def no_package(name: str) -> None:
-        raise ImportError(name)
+    def no_package(name: str) -> Any:
+        if name.startswith("PIL"):
+            raise ImportError(name)
+        return import_module(name)
 
+    write_lmdb(folder / "db", [("0", Datum(data=encoded(picture(1)), encoded=True).SerializeToString())])
+    import_module = reader.importlib.import_module
     monkeypatch.setattr(reader.importlib, "import_module", no_package)
     notes: list[str] = []
     top_mean(build(folder, shapes={"data": (2, 3, 5, 7)}), notes=notes)
-    assert any("reading LMDB takes a package that is not installed: pip install 'caffestat[data]'" in n for n in notes)
+    told = "reading images takes a package that is not installed: pip install 'caffestat[data]'"
+    assert any(told in note for note in notes)
 
 
 def test_names_that_no_file_can_have(folder):

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from caffestat.api import fill, rewrite
+from caffestat.api import check, fill, fix, rewrite
 from caffestat.errors import InputError
 from caffestat.rewriting import Outcome, files
 
@@ -144,6 +144,31 @@ def test_an_edit_in_the_meantime_is_kept(folder: Path, monkeypatch: pytest.Monke
 def edited_meanwhile(path: Path, rewrite_text: Any, *arguments: Any) -> Any:
     path.write_bytes(b"# an edit\n" + OLD)
     return rewrite_text(*arguments)
+
+
+def test_links_out_of_a_folder_are_not_followed(folder: Path, tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "a.prototxt").write_bytes(OLD)
+    (outside / "notes.txt").write_bytes(OLD)
+    (folder / "x.prototxt").symlink_to(outside / "a.prototxt")
+    (folder / "y.prototxt").symlink_to(outside / "notes.txt")
+    (folder / "z").symlink_to(outside)
+    (folder / "loop").symlink_to(folder)
+    (folder / "loop.prototxt").symlink_to("loop.prototxt")
+    (folder / "in.prototxt").symlink_to("a.prototxt")
+    outcomes = rewrite(folder, filler="msra", recursive=True)
+    assert [Path(outcome.path).name for outcome in outcomes if outcome.error] == []
+    assert set(contents(outside).values()) == {OLD}
+    names = {Path(outcome.path).stem for outcome in outcomes}
+    assert names == {"a", "b", "c", "in"}
+    fix(folder)
+    assert set(contents(outside).values()) == {OLD}
+    checked = check(folder)
+    assert {Path(file).name for file in checked.files} >= {"x.prototxt", "in.prototxt"}
+    assert not {Path(file).name for file in checked.files} & {"y.prototxt", "loop.prototxt", "notes.txt"}
+    rewrite(folder / "x.prototxt", filler="msra")  # named, it is followed
+    assert (outside / "a.prototxt").read_bytes() == NEW
 
 
 def test_a_policy_is_needed(folder: Path) -> None:
