@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from caffestat.errors import InputError
 from caffestat.fillers.stream import BLOCK, Stream
 
-__all__ = ["bernoulli", "uniform"]
+__all__ = ["bernoulli", "check_range", "uniform"]
 
 _FLOAT_MAX = float(np.finfo(np.float32).max)
 
@@ -18,7 +18,7 @@ def uniform(stream: Stream, n: int, low: float, high: float) -> NDArray[np.float
 
     Raises InputError unless low <= high. (caffe_rng_uniform in math_functions.cpp, boost::uniform_real)
     """
-    start, end = _uniform_range(low, high)
+    start, end = check_range(low, high)
     out = np.empty(n, np.float32)
     done = 0
     while done < n:
@@ -31,7 +31,8 @@ def uniform(stream: Stream, n: int, low: float, high: float) -> NDArray[np.float
     return out
 
 
-def _uniform_range(low: float, high: float) -> tuple[np.float32, np.float32]:
+def check_range(low: float, high: float) -> tuple[np.float32, np.float32]:
+    """Return the ends in float32, the upper one exclusive. Raises InputError for a range that holds no numbers."""
     start = np.float32(low)
     end = np.nextafter(np.float32(high), np.float32(_FLOAT_MAX))
     if not np.float32(low) <= np.float32(high):

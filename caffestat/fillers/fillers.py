@@ -1,21 +1,30 @@
-"""Caffe's fillers: what a blob holds before the first iteration."""
+"""Fillers: what a blob holds before the first iteration. One FillerType per type; `types` registers Caffe's."""
 
 from __future__ import annotations
 
+import difflib
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 from numpy.typing import NDArray
 
 from caffestat.errors import InputError
-from caffestat.fillers.distributions import bernoulli, uniform
-from caffestat.fillers.fans import fan, msra_std, xavier_spread
-from caffestat.fillers.gaussian import gaussian
+from caffestat.fillers.densities import Density
 from caffestat.fillers.stream import Stream
 
-__all__ = ["Filler", "Rule", "fill", "filler_types", "register"]
+__all__ = [
+    "Filler",
+    "FillerType",
+    "density",
+    "fill",
+    "filler_type",
+    "filler_types",
+    "problem",
+    "register",
+    "type_of_gain",
+]
 
 
 @dataclass(frozen=True)
@@ -33,26 +42,97 @@ class Filler:
 
 
 Shape = tuple[int, ...]
-Rule = Callable[[Stream, Filler, Shape], NDArray[np.float32]]
+Draw = Callable[[Stream, Filler, Shape], NDArray[np.float32]]
 
-_RULES: dict[str, Rule] = {}
+_FIELDS = {field.name for field in fields(Filler)} - {"type"}
 
 
-def register(type_name: str) -> Callable[[Rule], Rule]:
-    """Make the decorated rule the one for fillers of this type. Raises ValueError when there is one already."""
+@dataclass(frozen=True)
+class FillerType:
+    """A type of filler. Registering one makes it known everywhere.
 
-    def enter(rule: Rule) -> Rule:
-        if type_name in _RULES:
-            raise ValueError(f'a filler of type "{type_name}" is registered already')
-        _RULES[type_name] = rule
-        return rule
+    draw       `draw(stream, filler, shape)` -> the float32 values; consumes the words that Caffe would
+    density    `density(filler, shape)` -> what it draws from; raises InputError where `draw` does
+    reads      the fields of a Filler that it looks at
+    required   those without which it makes no sense to choose the type
+    by_fan     what it draws from by the fan n, of a type that derives its spread from one; it reads variance_norm
+    is_random  whether it draws at all; what it fills is the same every time where not
+    upsamples  it makes a Deconvolution interpolate: replaced only by who names the layer
+    """
 
-    return enter
+    name: str
+    draw: Draw
+    density: Callable[[Filler, Shape], Density]
+    reads: tuple[str, ...] = ()
+    required: tuple[str, ...] = ()
+    by_fan: Callable[[np.float32], Density] | None = None
+    is_random: bool = True
+    upsamples: bool = False
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for facts that contradict each other."""
+        foreign = set(self.reads) - _FIELDS
+        if foreign:
+            raise ValueError(f"filler {self.name!r} reads {', '.join(sorted(foreign))}; a Filler has {sorted(_FIELDS)}")
+        if not set(self.required) <= set(self.reads):
+            raise ValueError(f"filler {self.name!r} requires a field that it does not read: {self.required}")
+        if (self.by_fan is not None) != ("variance_norm" in self.reads):
+            raise ValueError(f"filler {self.name!r} states either both by_fan and variance_norm, or neither")
+
+    @property
+    def short(self) -> str | None:
+        """The field that a bare number is for: the one that is required, where it is one."""
+        return self.required[0] if len(self.required) == 1 else None
+
+    @property
+    def gain(self) -> float | None:
+        """n · Var(w), of a type that derives its spread from a fan n."""
+        return round(self.by_fan(np.float32(1)).variance, 5) if self.by_fan else None
+
+    def is_alike(self, filler: Filler, shape: Shape) -> bool:
+        """Tell whether every filter of the blob (along axis 0) gets the same values."""
+        if self.is_random:
+            return self.density(filler, shape).variance == 0
+        pair = self.draw(Stream(0), filler, (2, *shape[1:]))
+        return bool((pair[0] == pair[1]).all())
+
+
+_TYPES: dict[str, FillerType] = {}
+
+
+def register(kind: FillerType) -> FillerType:
+    """Make a filler type known. Raises ValueError when there is one of that name already."""
+    if kind.name in _TYPES:
+        raise ValueError(f'a filler of type "{kind.name}" is registered already')
+    _TYPES[kind.name] = kind
+    return kind
 
 
 def filler_types() -> tuple[str, ...]:
     """The names of all filler types, sorted."""
-    return tuple(sorted(_RULES))
+    return tuple(sorted(_TYPES))
+
+
+def filler_type(name: str) -> FillerType | None:
+    """Return the type of this name, None for an unknown one."""
+    return _TYPES.get(name)
+
+
+def type_of_gain(gain: float) -> str | None:
+    """Return the name of the first type with n · Var(w) = gain, None when there is none."""
+    return next((name for name, kind in _TYPES.items() if kind.gain == gain), None)
+
+
+def _checked_type(filler: Filler) -> FillerType:
+    kind = _TYPES.get(filler.type)
+    if kind is None:
+        close = difflib.get_close_matches(filler.type.lower(), _TYPES, n=1)
+        hint = f' (did you mean "{close[0]}"?)' if close else ""
+        known = ", ".join(filler_types())
+        raise InputError(f'unknown filler type "{filler.type}"{hint}; Caffe knows {known} (lower case matters)')
+    if filler.sparse != -1 and "sparse" not in kind.reads:
+        raise InputError(f'sparse is for gaussian fillers only, found sparse {filler.sparse} in type "{filler.type}"')
+    return kind
 
 
 def fill(stream: Stream, filler: Filler, shape: Shape) -> NDArray[np.float32]:
@@ -61,74 +141,32 @@ def fill(stream: Stream, filler: Filler, shape: Shape) -> NDArray[np.float32]:
     Consumes from `stream` the words that Caffe would; constant and bilinear consume none.
     Raises InputError where Caffe's checks abort. (filler.hpp)
     """
-    if filler.type not in _RULES:
-        known = ", ".join(filler_types())
-        raise InputError(f'unknown filler type "{filler.type}"; Caffe knows {known} (lower case matters)')
+    kind = _checked_type(filler)
+    _check_elements(shape)
+    return kind.draw(stream, filler, shape).reshape(shape)
+
+
+def density(filler: Filler, shape: Shape) -> Density:
+    """Return what a filler draws from for a blob of `shape`. Raises InputError where `fill` does."""
+    kind = _checked_type(filler)
+    _check_elements(shape)
+    return kind.density(filler, shape)
+
+
+def _check_elements(shape: Shape) -> None:
     if math.prod(shape) == 0:
         raise InputError(f"a filler needs a blob with elements, found shape {shape}")
-    if filler.sparse != -1 and filler.type != "gaussian":
-        raise InputError(f'sparse is for gaussian fillers only, found sparse {filler.sparse} in type "{filler.type}"')
-    return _RULES[filler.type](stream, filler, shape).reshape(shape)
 
 
-@register("constant")
-def _constant(stream: Stream, filler: Filler, shape: Shape) -> NDArray[np.float32]:
-    return np.full(shape, filler.value, np.float32)
-
-
-@register("uniform")
-def _uniform(stream: Stream, filler: Filler, shape: Shape) -> NDArray[np.float32]:
-    return uniform(stream, math.prod(shape), filler.min, filler.max)
-
-
-@register("gaussian")
-def _gaussian(stream: Stream, filler: Filler, shape: Shape) -> NDArray[np.float32]:
-    keep = _sparse_probability(filler.sparse, shape)
-    out = gaussian(stream, math.prod(shape), filler.mean, filler.std)
-    if keep is not None:
-        # A product, not an assignment: a dropped negative value becomes -0 as in Caffe.
-        out *= bernoulli(stream, out.size, float(keep), np.float32)
-    return out
-
-
-def _sparse_probability(sparse: int, shape: Shape) -> np.float32 | None:
-    if sparse == -1:
-        return None
-    if not shape:
-        raise InputError("a sparse gaussian filler needs a blob of at least one axis, found a scalar blob")
-    if not 0 <= sparse <= shape[0]:
-        raise InputError(f"sparse is between 0 and the number of outputs ({shape[0]}), or -1 for dense; found {sparse}")
-    return np.float32(sparse) / np.float32(shape[0])
-
-
-@register("positive_unitball")
-def _positive_unitball(stream: Stream, filler: Filler, shape: Shape) -> NDArray[np.float32]:
-    """Rows over axis 0 of uniform values, each divided by its sum."""
-    if not shape:
-        raise InputError("a positive_unitball filler needs a blob of at least one axis, found a scalar blob")
-    rows = uniform(stream, math.prod(shape), 0.0, 1.0).reshape(shape[0], -1)
-    # Caffe adds one value after the other in float32; sum() would add pairwise.
-    rows /= np.cumsum(rows, axis=1, dtype=np.float32)[:, -1:]
-    return rows
-
-
-@register("xavier")
-def _xavier(stream: Stream, filler: Filler, shape: Shape) -> NDArray[np.float32]:
-    scale = xavier_spread(fan(shape, filler.variance_norm)).scale
-    return uniform(stream, math.prod(shape), float(-scale), float(scale))
-
-
-@register("msra")
-def _msra(stream: Stream, filler: Filler, shape: Shape) -> NDArray[np.float32]:
-    return gaussian(stream, math.prod(shape), 0.0, float(msra_std(fan(shape, filler.variance_norm))))
-
-
-@register("bilinear")
-def _bilinear(stream: Stream, filler: Filler, shape: Shape) -> NDArray[np.float32]:
-    """(1 - |x / f - c|) (1 - |y / f - c|) over the last two axes, f = ceil(width / 2), c = (width - 1) / (2 f)."""
-    if len(shape) != 4 or shape[2] != shape[3]:
-        raise InputError(f"a bilinear filler needs four axes and a square kernel, found shape {shape}")
-    half = math.ceil(shape[3] / 2)
-    centre = np.float32((shape[3] - 1) / (2 * half))
-    tent = np.float32(1) - np.abs(np.arange(shape[3], dtype=np.float32) / np.float32(half) - centre)
-    return np.broadcast_to(tent[:, None] * tent, shape).copy()
+def problem(filler: Filler, shape: Shape) -> str:
+    """Return why a filler gives a blob of `shape` no numbers (unknown, refused by Caffe, not finite), "" if it does."""
+    kind = _TYPES.get(filler.type)
+    for name in kind.reads if kind else ():
+        value = getattr(filler, name)
+        if isinstance(value, float) and not math.isfinite(value):
+            return f"{name} of a {filler.type} filler is {value:g}: expected a finite number"
+    try:
+        density(filler, shape)
+    except InputError as error:
+        return str(error)
+    return ""

@@ -20,7 +20,7 @@ from caffestat.errors import InputError
 from caffestat.fillers.stream import BLOCK, Stream
 from caffestat.fillers.ziggurat import exponential_strips, normal_strips, normal_table
 
-__all__ = ["gaussian"]
+__all__ = ["check_std", "gaussian"]
 
 _ROUNDS_TO_ONE = np.uint32(2**32 - 128)  # from here on float32(u) is 2^32, which the unit uniform rejects
 _TO_UNIT = np.float32(2.0**-32)
@@ -32,8 +32,7 @@ def gaussian(stream: Stream, n: int, mean: float, std: float) -> NDArray[np.floa
 
     Raises InputError unless std > 0. (caffe_rng_gaussian in math_functions.cpp, boost::normal_distribution)
     """
-    if not np.float32(std) > 0:
-        raise InputError(f"a gaussian filler needs std > 0, found {std:g}")
+    check_std(std)
     out = np.empty(n, np.float32)
     done = 0
     while done < n:
@@ -43,6 +42,12 @@ def gaussian(stream: Stream, n: int, mean: float, std: float) -> NDArray[np.floa
         part += np.float32(mean)
         done += samples.size
     return out
+
+
+def check_std(std: float) -> None:
+    """Raise InputError unless std > 0 in float32."""
+    if not np.float32(std) > 0:
+        raise InputError(f"a gaussian filler needs std > 0, found {std:g}")
 
 
 class _FirstWord(NamedTuple):

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from caffestat.fillers import Filler, Stream, fan, msra_std, xavier_spread
+from caffestat.errors import InputError
+from caffestat.fillers import Filler, Normal, Sample, Stream, Uniform, density
 from caffestat.theory import Gradient, Moments, Signal, Source, Walk, propagate
 from caffestat.theory.quadrature import NODES, WEIGHTS, cdf, quantiles
 
@@ -20,7 +21,6 @@ __all__ = ["Prediction", "filler_signal", "predict", "signal_of", "uniform_integ
 Key = tuple[int, int]
 
 _DRAWN = 20_000  # elements of a layer's own draws that are looked at, at least
-_BILINEAR = "bilinear"
 _LOOKED_AT = 1_000_000  # elements of a large array
 
 
@@ -53,16 +53,13 @@ def predict(
     assume_filler: the filler type of weights that have none written
     input_std, input_mean: of external data, taken for independent normal values; labels are uniform over their classes
     """
-    from .initial import with_assumed_filler
-
     lowered = lower(net)
     inputs: dict[str, Signal | None] = {}
     for number, name in lowered.params.items():
         if values is not None:
             inputs[name] = signal_of(values[number])
         else:
-            param = with_assumed_filler(net.params[number].param, assume_filler)
-            inputs[name] = filler_signal(param.filler, param.shape)
+            inputs[name] = _param_signal(net, number, assume_filler)
     for node in net.nodes:
         inputs.update(_fed(net, node, lowered, input_mean, input_std))
     walk = propagate(lowered.graph, inputs, _seeds(net, lowered), _unneeded(net, lowered))
@@ -95,38 +92,37 @@ def _uniform(low: float, high: float) -> Signal:
     return Signal(middle + half * shape, 1.0, 1.0)
 
 
-@np.errstate(invalid="ignore")  # an infinite std times 0
-def filler_signal(filler: Filler, shape: tuple[int, ...]) -> Signal:
+def filler_signal(filler: Filler, shape: tuple[int, ...]) -> Signal | None:
     """Return the distribution that a filler gives a blob of `shape`, the same at every place and in every sample.
 
-    A type that is not known here gives the zeros that a missing filler gives.
+    None where it is not finite. Raises InputError for a filler that Caffe refuses, one of an unknown type among them.
     """
-    if filler.type == "uniform":
-        return _uniform(filler.min, filler.max)
-    if filler.type == "xavier":
-        scale = float(xavier_spread(fan(shape, filler.variance_norm)).scale)
-        return _uniform(-scale, scale)
-    if filler.type == "msra":
-        return Signal(float(msra_std(fan(shape, filler.variance_norm))) * NODES, 1.0, 1.0)
-    if filler.type == "gaussian":
-        return _gaussian(filler, shape)
-    if filler.type == "positive_unitball":
-        size = math.prod(shape[1:])
-        return _uniform(0.0, 2 / size) if size > 1 else _constant(1.0)
-    if filler.type == _BILINEAR:
-        from caffestat.fillers import fill
-
-        return signal_of(fill(Stream(0), filler, (1, 1, *shape[2:])))
-    return _constant(filler.value)
+    found = density(filler, shape)
+    if not (math.isfinite(found.mean) and math.isfinite(found.variance)):
+        return None
+    if isinstance(found, Uniform):
+        return _uniform(found.low, found.high)
+    if isinstance(found, Normal):
+        return _normal(found)
+    return signal_of(found.values) if isinstance(found, Sample) else _constant(found.mean)
 
 
-def _gaussian(filler: Filler, shape: tuple[int, ...]) -> Signal:
-    values = filler.mean + filler.std * NODES
-    if filler.sparse == -1:
+def _normal(found: Normal) -> Signal:
+    values = found.center + found.std * NODES
+    if found.kept == 1:
         return Signal(values, 1.0, 1.0)
-    kept = filler.sparse / shape[0]
-    mixed = quantiles(np.stack([values, 0 * values]), np.outer([kept, 1 - kept], WEIGHTS))
+    mixed = quantiles(np.stack([values, 0 * values]), np.outer([found.kept, 1 - found.kept], WEIGHTS))
     return Signal(mixed, 1.0, 1.0)
+
+
+def _param_signal(net: Net, number: int, assume_filler: str | None) -> Signal | None:
+    from .initial import with_assumed_filler
+
+    param = with_assumed_filler(net.params[number].param, assume_filler)
+    try:
+        return filler_signal(param.filler, param.shape)
+    except InputError as error:
+        raise net.nodes[net.params[number].node].layer.error(str(error)) from error
 
 
 def _fed(net: Net, node: Node, lowered: Lowered, mean: float, std: float) -> dict[str, Signal | None]:

@@ -12,6 +12,7 @@ from caffestat.fillers import (
     Filler,
     caffe_fans,
     fan,
+    filler_type,
     msra_std,
     xavier_spread,
 )
@@ -21,14 +22,6 @@ from caffestat.schema import caffe_pb2
 from .model import BottomDiff, LayerRow, ParamRow, Report, Spread, TopRow, Totals
 
 __all__ = ["build"]
-
-_SETTINGS = {
-    "constant": ("value",),
-    "uniform": ("min", "max"),
-    "gaussian": ("mean", "std", "sparse"),
-    "xavier": ("variance_norm",),
-    "msra": ("variance_norm",),
-}
 
 
 def build(
@@ -129,13 +122,13 @@ def _param(net: Net, node: Node, entry: NetParam, measured: Measurement, assume_
         count=math.prod(shape),
         filler_type=filler.type,
         filler=_words(filler),
-        filler_settings={name: _plain(getattr(filler, name)) for name in _SETTINGS.get(filler.type, ())},
+        filler_settings={name: _plain(getattr(filler, name)) for name in _read_by(filler)},
         filler_origin="file" if param.written else "default" if param is entry.param else "option",
         caffe_fan_in=fan_in,
         caffe_fan_out=fan_out,
         fan_in=param.fan_in,
         fan_out=param.fan_out,
-        variance_norm=filler.variance_norm if filler.type in ("xavier", "msra") else "FAN_IN",
+        variance_norm=filler.variance_norm if "variance_norm" in _read_by(filler) else "FAN_IN",
         spreads={norm: _spread(shape, norm) for norm in VARIANCE_NORMS} if shape else {},
         lr_mult=_short(entry.lr_mult),
         decay_mult=_short(entry.decay_mult),
@@ -167,21 +160,21 @@ def _plain(value: float | str) -> float | int | str:
     return _short(value) if isinstance(value, float) else value
 
 
+def _read_by(filler: Filler) -> tuple[str, ...]:
+    kind = filler_type(filler.type)
+    return kind.reads if kind else ()
+
+
 def _words(filler: Filler) -> str:
-    """Say a filler in the fewest words: its type, what it cannot do without, and what differs from Caffe's defaults."""
-    words = [filler.type, *_numbers(filler)]
-    if filler.type == "gaussian" and filler.mean:
-        words.append(f"mean {filler.mean:g}")
-    if filler.sparse != -1:
-        words.append(f"sparse {filler.sparse}")
-    if filler.variance_norm != "FAN_IN":
-        words.append(filler.variance_norm)
-    return " ".join(words)
-
-
-def _numbers(filler: Filler) -> list[str]:
-    needed = {"constant": ("value",), "uniform": ("min", "max"), "gaussian": ("std",)}
-    return [f"{getattr(filler, name):g}" for name in needed.get(filler.type, ())]
+    """Return a filler in few words: its type, the fields that it needs, and the others that are not Caffe's default."""
+    kind = filler_type(filler.type)
+    needed = kind.required if kind else ()
+    words = [f"{getattr(filler, name):g}" for name in needed]
+    for name in dict.fromkeys((*_read_by(filler), "sparse", "variance_norm")):  # Caffe refuses a sparse not read
+        value = getattr(filler, name)
+        if name not in needed and value != getattr(Filler(), name):
+            words.append(f"{name} {value:g}" if isinstance(value, (int, float)) else value)
+    return " ".join([filler.type, *words])
 
 
 def _totals(net: Net) -> Totals:

@@ -45,7 +45,7 @@ class Row:
     @property
     def fans(self) -> ParamRow | None:
         """The param, when its fans mean something: a matrix, or a vector whose filler depends on them."""
-        has_fans = self.param and (len(self.param.shape) > 1 or self.param.filler_type in ("xavier", "msra"))
+        has_fans = self.param and (len(self.param.shape) > 1 or "variance_norm" in self.param.filler_settings)
         return self.param if has_fans else None
 
     @property

@@ -11,7 +11,7 @@ import numpy as np
 
 from caffestat.errors import Finding, InputError
 from caffestat.escape import visible
-from caffestat.fillers import Filler, Stream, fan, msra_std, xavier_spread
+from caffestat.fillers import Filler, Normal, Stream, Uniform, density, fan, filler_type
 from caffestat.net import Net, Node, draw_params
 from caffestat.net.save import save
 from caffestat.rewriting.net_params import place_of, refill
@@ -41,23 +41,21 @@ class FilledParam:
 
     @property
     def n(self) -> float | None:
-        is_scaled = self.filler.type in ("xavier", "msra")
-        return float(fan(self.values.shape, self.filler.variance_norm)) if is_scaled else None
+        kind = filler_type(self.filler.type)
+        return float(fan(self.values.shape, self.filler.variance_norm)) if kind and kind.by_fan else None
 
     @property
     def scale(self) -> float | None:
-        if self.filler.type == "xavier":
-            return float(xavier_spread(np.float32(self.n)).scale)
-        return (self.filler.max - self.filler.min) / 2 if self.filler.type == "uniform" else None
+        found = density(self.filler, self.values.shape)
+        return found.scale if isinstance(found, Uniform) and found.is_exact else None
 
     @property
     def std(self) -> float:
         if self.scale is not None:
             return self.scale / math.sqrt(3)
-        if self.filler.type == "msra":
-            return float(msra_std(np.float32(self.n)))
-        if self.filler.type == "gaussian" and self.filler.sparse == -1:
-            return self.filler.std
+        found = density(self.filler, self.values.shape)
+        if isinstance(found, Normal) and found.kept == 1:
+            return found.std
         return float(np.std(self.values, dtype=np.float64))
 
 

@@ -4,34 +4,30 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from caffestat.errors import CaffestatError, InputError
-from caffestat.fillers import VARIANCE_NORMS, Filler, msra_std, xavier_spread
+from caffestat.fillers import (
+    VARIANCE_NORMS,
+    Density,
+    Filler,
+    FillerType,
+    Normal,
+    Uniform,
+    filler_type,
+    filler_types,
+    type_of_gain,
+)
 from caffestat.ops import LINEAR, Nonlinearity
 
-__all__ = ["READS", "Fans", "Policy", "Site", "Undecided", "Wanted", "parse_policy", "same_effect"]
+__all__ = ["Fans", "Policy", "Site", "Undecided", "Wanted", "parse_policy", "same_effect"]
 
-READS: dict[str, tuple[str, ...]] = {
-    "constant": ("value",),
-    "uniform": ("min", "max"),
-    "gaussian": ("mean", "std", "sparse"),
-    "positive_unitball": (),
-    "xavier": ("variance_norm",),
-    "msra": ("variance_norm",),
-    "bilinear": (),
-}
-"""Which fields of a FillerParameter each type looks at, by type. (filler.hpp)"""
-
-_SHORT = {"constant": "value", "gaussian": "std"}  # the field that a bare number is for
-_NEEDED = {"constant": ("value",), "uniform": ("min", "max"), "gaussian": ("std",)}
 _CHOOSERS = ("auto", "explicit")
 _PLAIN_NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]*)?(?:[eE][+-]?[0-9]+)?")
-_SCALED = ("xavier", "msra")
 
 Fans = tuple[int, int]  # true fan-in and fan-out
 
@@ -93,32 +89,50 @@ class Policy:
             return self._by_follower(site)
         if self.type == "explicit":
             return self._explicit(site)
-        norm = [("variance_norm", self.variance_norm)] if self.variance_norm and self.type in _SCALED else []
+        norm = [("variance_norm", self.variance_norm)] if self.variance_norm and _is_scaled(self.type) else []
         return Wanted(self.type, (*self.fields, *norm))
 
     def _by_follower(self, site: Site) -> Wanted | None:
-        follower = site.follower()
-        if not follower.rectifies:
-            return Policy("xavier", variance_norm=self.variance_norm).choose(site)
-        if follower.slope_square == 0:
-            return Policy("msra", variance_norm=self.variance_norm).choose(site)
-        n = _n(site.fans(), self.variance_norm or "FAN_IN")
-        return Wanted("gaussian", (("std", _number(math.sqrt(follower.weight_gain / n))),))
+        gain = site.follower().weight_gain
+        kind = type_of_gain(gain)
+        if kind is not None:
+            return Policy(kind, variance_norm=self.variance_norm).choose(site)
+        n = _n(site.fans(), self.variance_norm or Filler().variance_norm)
+        return _numbers(Normal(0.0, math.sqrt(gain / n)))
 
     def _explicit(self, site: Site) -> Wanted | None:
         wanted = self.base.choose(site) if self.base else _written(site, self.variance_norm)
-        if wanted is None or wanted.type not in _SCALED:
+        by_fan = _type_of(wanted.type).by_fan if wanted else None
+        if wanted is None or by_fan is None:
             return wanted
-        n = np.float32(_n(site.fans(), wanted.filler.variance_norm))
-        if wanted.type == "msra":
-            return Wanted("gaussian", (("std", _number(msra_std(n))),))
-        scale = _number(xavier_spread(n).scale)
-        return Wanted("uniform", (("min", f"-{scale}"), ("max", scale)))
+        return _numbers(by_fan(np.float32(_n(site.fans(), wanted.filler.variance_norm))))
+
+
+def _type_of(name: str) -> FillerType:
+    """The type of a policy that was parsed. Raises InputError for an unknown one, which a file may have."""
+    kind = filler_type(name)
+    if kind is None:
+        raise InputError(f"unknown filler type {name!r}; known are {', '.join(filler_types())}")
+    return kind
+
+
+def _numbers(density: Density) -> Wanted:
+    """A filler that states the numbers which another derives from a fan."""
+    if isinstance(density, Normal):
+        return Wanted("gaussian", (("std", _number(density.std)),))
+    assert isinstance(density, Uniform)
+    scale = _number(density.scale)
+    return Wanted("uniform", (("min", f"-{scale}"), ("max", scale)))
+
+
+def _is_scaled(name: str) -> bool:
+    kind = filler_type(name)
+    return kind is not None and kind.by_fan is not None
 
 
 def _written(site: Site, variance_norm: str | None) -> Wanted | None:
     """The filler that the file has, when numbers can take its place."""
-    if site.current is None or site.current.type not in _SCALED:
+    if site.current is None or not _is_scaled(site.current.type):
         return None
     return Wanted(site.current.type, (("variance_norm", variance_norm or site.current.variance_norm),))
 
@@ -144,34 +158,41 @@ def parse_policy(text: str, variance_norm: str | None = None) -> Policy:
     kind, _, rest = text.partition(":")
     if kind == "explicit":
         return Policy("explicit", variance_norm=norm, base=parse_policy(rest, variance_norm) if rest else None)
-    if kind not in READS and kind != "auto":
-        raise InputError(f"unknown filler policy {text!r}; expected one of {', '.join((*READS, *_CHOOSERS))}")
-    fields = dict(_field(kind, part) for part in rest.split(",") if part)
-    missing = [name for name in _NEEDED.get(kind, ()) if name not in fields]
+    known = filler_type(kind)
+    if known is None and kind != "auto":
+        raise InputError(f"unknown filler policy {text!r}; expected one of {', '.join((*filler_types(), *_CHOOSERS))}")
+    fields = dict(_field(known, part) for part in rest.split(",") if part)
+    missing = [name for name in (known.required if known else ()) if name not in fields]
     if missing:
-        raise InputError(f"filler policy {text!r} lacks {' and '.join(missing)}; write {_example(kind)}")
-    if kind == "uniform" and float(fields["min"]) > float(fields["max"]):
+        raise InputError(f"filler policy {text!r} lacks {' and '.join(missing)}; write {_example(missing, kind)}")
+    policy = Policy(kind, tuple(fields.items()), None if "variance_norm" in fields else norm)
+    _check_range(policy, text)
+    return policy
+
+
+def _check_range(policy: Policy, text: str) -> None:
+    filler = Wanted(policy.type, policy.fields).filler
+    if filler.min > filler.max:
         raise InputError(f"filler policy {text!r}: min must not be above max")
-    return Policy(kind, tuple(fields.items()), None if "variance_norm" in fields else norm)
 
 
-def _example(kind: str) -> str:
-    return {"constant": "constant:value=0", "gaussian": "gaussian:std=0.01"}.get(kind, "uniform:min=-0.1,max=0.1")
+def _example(names: Sequence[str], kind: str) -> str:
+    return f"{kind}:{','.join(f'{name}=NUMBER' for name in names)}"
 
 
-def _field(kind: str, text: str) -> tuple[str, str]:
+def _field(kind: FillerType | None, text: str) -> tuple[str, str]:
     name, equals, value = text.partition("=")
-    if not equals and kind in _SHORT:
-        name, value = _SHORT[kind], text
-    known = READS.get(kind, ())
+    if not equals and kind and kind.short:
+        name, value = kind.short, text
+    known, kind_name = (kind.reads, kind.name) if kind else ((), "auto")
     if name not in known:
         expected = f"expected {', '.join(known)}" if known else "it takes none"
-        raise InputError(f"a {kind} filler has no field {name!r}; {expected}")
+        raise InputError(f"a {kind_name} filler has no field {name!r}; {expected}")
     if name == "variance_norm":
         if value.upper() not in VARIANCE_NORMS:
             raise InputError(f"variance_norm is one of {', '.join(VARIANCE_NORMS).lower()}; found {value!r}")
         return name, value.upper()
-    return name, _checked(kind, name, value)
+    return name, _checked(kind_name, name, value)
 
 
 def _checked(kind: str, name: str, text: str) -> str:
@@ -192,6 +213,7 @@ def same_effect(one: Filler, other: Filler) -> bool:
 
 def _effect(filler: Filler) -> tuple[object, ...]:
     # a sparse that the type does not take makes Caffe abort: it is never without effect
-    names = dict.fromkeys((*READS.get(filler.type, ("type",)), "sparse"))
+    kind = filler_type(filler.type)
+    names = dict.fromkeys((*(kind.reads if kind else ()), "sparse"))
     values = (getattr(filler, name) for name in names)
     return (filler.type, *(np.float32(value) if isinstance(value, float) else value for value in values))

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
-from caffestat.fillers import Filler
+from caffestat.fillers import Filler, filler_type
 from caffestat.rewriting.policy import Policy, parse_policy, same_effect
 
 __all__ = ["Change", "Place", "change_of", "is_changed"]
@@ -84,9 +84,14 @@ def _matches(place: Place, globs: Sequence[str]) -> bool:
 
 def _is_delicate(place: Place, current: Filler | None, policy: Policy) -> bool:
     """Whether a param has a filler for a reason of its own, or the policy is for another type of layer."""
-    upsamples = current is not None and current.type == "bilinear"
-    misplaced = policy.type == "bilinear" and place.type not in ("Deconvolution", "ConvTranspose")
+    upsamples = current is not None and _upsamples(current.type)
+    misplaced = _upsamples(policy.type) and place.type not in ("Deconvolution", "ConvTranspose")
     return place.is_frozen or place.type in _RECURRENT or upsamples or misplaced
+
+
+def _upsamples(name: str) -> bool:
+    kind = filler_type(name)
+    return kind is not None and kind.upsamples
 
 
 def is_changed(place: Place, current: Filler | None, filler: Filler) -> bool:

@@ -8,7 +8,7 @@ from typing import Any
 
 from caffestat.errors import Finding, InputError, SchemaError
 from caffestat.errors import Place as FilePlace
-from caffestat.fillers import Filler
+from caffestat.fillers import Filler, filler_type
 from caffestat.net.source import is_solver
 from caffestat.options import NetOptions
 from caffestat.prototext import (
@@ -27,7 +27,7 @@ from caffestat.prototext import (
 from caffestat.rewriting.caffe_steps import caffe_step
 from caffestat.rewriting.follow import Step, follow
 from caffestat.rewriting.net_fans import TextFans
-from caffestat.rewriting.policy import READS, Policy, Site, Undecided, Wanted
+from caffestat.rewriting.policy import Policy, Site, Undecided, Wanted
 from caffestat.rewriting.selection import Change, Place, is_changed
 from caffestat.rewriting.text_layers import (
     FILLER_FIELDS,
@@ -185,7 +185,8 @@ def _is_written(old: Field, text: str) -> bool:
 
 def _is_default(old: Field, type_name: str) -> bool:
     """Whether a field that the wanted filler does not mention may stay: its type looks at it, and it is the default."""
-    return old.name in READS[type_name] and _is_written(old, str(getattr(Filler(), old.name)))
+    kind = filler_type(type_name)
+    return kind is not None and old.name in kind.reads and _is_written(old, str(getattr(Filler(), old.name)))
 
 
 def _verify(before: Document, data: bytes) -> None:

@@ -6,18 +6,17 @@ Reads the text tree and no schema: forks' layers, fields and enum values do not 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 
 from caffestat.errors import InputError
 from caffestat.fillers import VARIANCE_NORMS, Filler
 from caffestat.net.upgrade import current_type
 from caffestat.prototext import Document, Field, Message, Scalar
-from caffestat.rewriting.policy import READS
 
 __all__ = ["FILLER_FIELDS", "FillerText", "TextLayer", "message_of", "nets", "scalar_texts", "text_layers"]
 
-FILLER_FIELDS = {"type", *(name for names in READS.values() for name in names)}
+FILLER_FIELDS = {field.name for field in fields(Filler)}
 """The fields of a FillerParameter."""
 
 _NETS = ("net_param", "train_net_param", "test_net_param")

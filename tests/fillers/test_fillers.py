@@ -5,7 +5,23 @@ import numpy as np
 import pytest
 
 from caffestat.errors import InputError
-from caffestat.fillers import Filler, Stream, bernoulli, fill, filler_types, gaussian, register, uniform
+from caffestat.fillers import (
+    Constant,
+    Filler,
+    FillerType,
+    Stream,
+    bernoulli,
+    density,
+    fill,
+    filler_type,
+    filler_types,
+    gaussian,
+    problem,
+    register,
+    type_of_gain,
+    uniform,
+)
+from caffestat.options import ASSUMED_FILLERS
 
 SHAPE = (5, 6, 3, 2)
 
@@ -117,9 +133,100 @@ def test_what_caffe_aborts_on_is_refused(filler, shape, message):
         fill(Stream(1), filler, shape)
 
 
-def test_a_second_rule_for_a_type_is_refused():
-    with pytest.raises(ValueError, match="xavier"):
-        register("xavier")(lambda stream, filler, shape: np.zeros(shape, np.float32))
+def zeros(stream, filler, shape):
+    return np.zeros(shape, np.float32)
+
+
+@pytest.mark.parametrize(
+    ("facts", "message"),
+    [
+        ({"name": "xavier"}, "registered already"),
+        ({"reads": ("spread",)}, "reads spread"),
+        ({"required": ("std",)}, "requires a field that it does not read"),
+        ({"reads": ("variance_norm",)}, "by_fan and variance_norm"),
+        ({"by_fan": lambda n: Constant(0.0)}, "by_fan and variance_norm"),
+    ],
+)
+def test_an_incomplete_or_second_type_is_refused(facts, message):
+    with pytest.raises(ValueError, match=message):
+        register(FillerType(**{"name": "own", "draw": zeros, "density": lambda f, s: Constant(0.0), **facts}))
+    with pytest.raises(TypeError):
+        FillerType("own", zeros)
+    assert filler_type("own") is None
+
+
+DENSITIES = [
+    (Filler(value=-1.25), (3, 2)),
+    (Filler("uniform", min=-0.5, max=2.0), (40, 50)),
+    (Filler("gaussian", mean=0.7, std=1.5), (40, 50)),
+    (Filler("gaussian", mean=0.7, std=1.5, sparse=10), (40, 50)),
+    (Filler("xavier", variance_norm="FAN_OUT"), (60, 40)),
+    (Filler("msra", variance_norm="AVERAGE"), (60, 40)),
+    (Filler("positive_unitball"), (40, 60)),
+    (Filler("bilinear"), (3, 2, 5, 5)),
+]
+
+
+@pytest.mark.parametrize(("filler", "shape"), DENSITIES, ids=lambda value: getattr(value, "type", ""))
+def test_the_density_is_that_of_what_is_drawn(filler, shape):
+    stream = Stream(9)
+    drawn = np.stack([fill(stream, filler, shape) for _ in range(20)]).astype(np.float64)
+    found = density(filler, shape)
+    assert found.mean == pytest.approx(drawn.mean(), abs=4 * drawn.std() / np.sqrt(drawn.size) + 1e-6)
+    assert found.variance == pytest.approx(drawn.var(), rel=0.06, abs=1e-12)
+
+
+def test_every_type_has_a_tested_density():
+    assert {filler.type for filler, _ in DENSITIES} == set(filler_types())
+
+
+def test_gains_of_the_types_that_read_a_fan():
+    assert {name: filler_type(name).gain for name in filler_types() if filler_type(name).by_fan} == {
+        "msra": 2.0,
+        "xavier": 1.0,
+    }
+    assert (type_of_gain(1.0), type_of_gain(2.0), type_of_gain(1.6)) == ("xavier", "msra", None)
+
+
+def test_what_may_be_assumed_are_the_random_types():
+    assert set(ASSUMED_FILLERS) == {name for name in filler_types() if filler_type(name).is_random}
+
+
+@pytest.mark.parametrize(
+    ("filler", "message"),
+    [
+        (Filler("Xavier"), 'did you mean "xavier"'),
+        (Filler("identity"), "unknown filler type"),
+        (Filler(value=float("inf")), "value of a constant filler is inf"),
+        (Filler("gaussian", std=float("nan")), "std of a gaussian filler is nan"),
+        (Filler("uniform", max=float("inf")), "max of a uniform filler is inf"),
+        (Filler("gaussian", std=-1.0), "std > 0"),
+        (Filler("xavier", std=float("nan")), ""),
+        (Filler("msra"), ""),
+    ],
+)
+def test_problems(filler, message):
+    found = problem(filler, SHAPE)
+    assert message in found
+    assert bool(found) == bool(message)
+
+
+@pytest.mark.parametrize(
+    ("filler", "shape", "alike"),
+    [
+        (Filler(value=0.1), SHAPE, True),
+        (Filler("bilinear"), (4, 1, 3, 3), True),
+        (Filler("gaussian"), SHAPE, False),
+        (Filler("gaussian", sparse=0), SHAPE, True),
+        (Filler("positive_unitball"), (7,), True),
+        (Filler("positive_unitball"), (7, 2), False),
+        (Filler("msra"), SHAPE, False),
+    ],
+)
+def test_whether_all_filters_get_the_same_values(filler, shape, alike):
+    assert filler_type(filler.type).is_alike(filler, shape) is alike
+    rows = fill(Stream(2), filler, shape).reshape(shape[0], -1)
+    assert bool((rows == rows[0]).all()) is alike
 
 
 def test_types_are_sorted():

@@ -83,6 +83,10 @@ TRIGGERS = {
         IMAGES.format("") + FC("fc", "x") + LOSS.format("fc"),
         IMAGES.format("transform_param { mean_value: 104 }") + FC("fc", "x") + LOSS.format("fc"),
     ),
+    "CS032": (
+        one(CONV("c", "x", 'weight_filler { type: "Xavier" }')),
+        one(CONV("c", "x", 'weight_filler { type: "xavier" std: inf }')),
+    ),
     "CS023": (NO_SHAPE + FC("fc", "x") + LOSS.format("fc"), NO_SHAPE + FC("fc", "x")),
 }  # fmt: skip
 
@@ -223,7 +227,7 @@ def test_new_layers_that_the_weights_lack_still_need_fillers(tmp_path: Path) -> 
 def test_a_uniform_filler_with_std_wants_its_range(tmp_path: Path) -> None:
     (found,) = issues(tmp_path, one(CONV("c", "x", 'weight_filler { type: "uniform" std: 0.1 }')), "CS006")
     assert "draws from 0 to 1" in found.message
-    assert found.fix == "say the range: min: -0.1732 max: 0.1732"
+    assert found.fix == "state min: -0.1732 max: 0.1732"
     assert found.edits is None
     ranged = 'weight_filler { type: "uniform" min: -0.1 max: 0.1 std: 0.1 }'
     (found,) = issues(tmp_path, one(CONV("c", "x", ranged)), "CS006")

@@ -35,8 +35,8 @@ def test_reads_plain_policies(text: str, wanted: Wanted) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("he", "unknown filler policy 'he'; expected one of constant, uniform, .*, auto, explicit"),
-        ("gaussian", r"lacks std; write gaussian:std=0\.01"),
+        ("he", "unknown filler policy 'he'; expected one of bilinear, constant, .*, auto, explicit"),
+        ("gaussian", r"lacks std; write gaussian:std=NUMBER"),
         ("gaussian:std=0", "std of a gaussian filler: expected a number above 0, found '0'"),
         ("gaussian:std=nan", "expected a number above 0"),
         ("gaussian:std=0.1,sparse=1.5", "expected an integer, found '1.5'"),

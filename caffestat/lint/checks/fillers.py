@@ -6,22 +6,13 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from caffestat.fillers import Filler, caffe_fans
+from caffestat.fillers import Constant, Filler, FillerType, Uniform, caffe_fans, density, filler_type, problem
 from caffestat.net import NetParam, Node
 from caffestat.prototext import Document, Edit, Field, insert, remove, replace_value
 
 from ..context import Context
 from ..registry import Found, Needs, check
 
-_READ = {
-    "constant": {"type", "value"},
-    "uniform": {"type", "min", "max"},
-    "gaussian": {"type", "mean", "std", "sparse"},
-    "xavier": {"type", "variance_norm"},
-    "msra": {"type", "variance_norm"},
-    "positive_unitball": {"type"},
-    "bilinear": {"type"},
-}
 _FILLER_FIELDS = ("weight_filler", "bias_filler", "filler")
 _SQUASHING = ("Sigmoid", "TanH")
 _RELUS = ("ReLU", "ReLU6")
@@ -133,24 +124,31 @@ def ignored_filler_field(context: Context) -> Iterator[Found]:
     """
     for entry in context.source.layers:
         for field, message in _fillers(entry.text.fields if entry.text else ()):
-            kind = _scalar(message, "type") or "constant"
+            kind = _scalar(message, "type") or Filler().type
+            known = filler_type(kind)
             for part in message.fields:
-                if kind in _READ and part.name not in _READ[kind]:
+                if known and part.name not in ("type", *known.reads):
                     text = f"{field.name} of type {kind!r} ignores {part.name}"
-                    yield _ignored(part, entry.proto.name, text, kind == "uniform" and not _has_range(message), message)
+                    yield _ignored(part, entry.proto.name, text, known, message)
 
 
-def _has_range(message: Any) -> bool:
-    return message.first("min") is not None or message.first("max") is not None
+def _lacks_all(message: Any, kind: FillerType) -> bool:
+    """Tell whether none of the fields is written without which a random type is seldom meant."""
+    return kind.is_random and bool(kind.required) and not any(message.first(name) for name in kind.required)
 
 
-def _ignored(part: Field, layer: str, text: str, is_unit: bool, message: Any) -> Found:
-    """Return the finding; where a uniform filler is left with its default range, a person must say which was meant."""
-    if not is_unit:
+def _ignored(part: Field, layer: str, text: str, kind: FillerType, message: Any) -> Found:
+    """Return the finding; where a filler is left with its default spread, a person must say which was meant."""
+    if not _lacks_all(message, kind):
         fix = f"remove {part.name}, or take the type that reads it"
         return Found(part.place, layer, text, fix, edits=_removing(part), cause=text)
-    text += ", and draws from 0 to 1"
-    return Found(part.place, layer, text, f"say the range: {_range(part)}", cause=text)
+    found = kind.density(Filler(kind.name), (1,))
+    spread = (
+        f"from {found.low:g} to {found.high:g}" if isinstance(found, Uniform) else f"with std {found.variance**0.5:g}"
+    )
+    text += f", and draws {spread}"
+    wanted = _range(part) if isinstance(found, Uniform) else " and ".join(kind.required)
+    return Found(part.place, layer, text, f"state {wanted}", cause=text)
 
 
 def _range(part: Field) -> str:
@@ -182,6 +180,28 @@ def _fillers(fields: Sequence[Field]) -> Iterator[tuple[Field, Any]]:
 def _scalar(message: Any, name: str) -> str:
     found = message.first(name)
     return found.values[0].text.strip("\"'") if found and hasattr(found.values[0], "text") else ""
+
+
+@check("CS032", "unusable-filler", "error", Needs.NET)
+def unusable_filler(context: Context) -> Iterator[Found]:
+    """A filler gives no numbers.
+
+    Its type is not one that Caffe or a plugin has, Caffe refuses its fields, or a field that it reads is not finite.
+    Caffe stops at the first two; an infinite or undefined number makes every blob behind the layer nan. Fillers whose
+    values are given (`--weights`) are not reported.
+
+    Example: `weight_filler { type: "Xavier" }` (lower case matters), `type: "gaussian" std: inf`, `type: "uniform" min:
+    1 max: 0`.
+
+    Fix: as the message says.
+    """
+    for number, entry in enumerate(context.built.params):
+        reason = problem(entry.param.filler, entry.param.shape)
+        if reason and number not in context.given:
+            node = context.built.nodes[entry.node]
+            message = f"the filler of param {entry.index} ({entry.param.role}) gives no values: {reason}"
+            place = _place(context, node, entry.param.role)
+            yield Found(place, node.name, message, "correct the filler", cause=reason)
 
 
 @check("CS007", "symmetric-weights", "error", Needs.NET)
@@ -241,11 +261,12 @@ def fan_differs(context: Context) -> Iterator[Found]:
     """
     for node, entry in _filled(context):
         filler, shape = entry.param.filler, entry.param.shape
-        if filler.type not in ("xavier", "msra") or len(shape) < 2 or not entry.lr_mult:
+        gain = _gain(filler)
+        if gain is None or len(shape) < 2 or not entry.lr_mult:
             continue
         used, true = _fans(filler, shape, entry)
         if all(_apart(used, n) >= context.limits.fan_factor for n in (true, entry.param.fan_in)):
-            std = ((2 if filler.type == "msra" else 1) / true) ** 0.5
+            std = (gain / true) ** 0.5
             message = (
                 f"{filler.type} takes n = {used:g} where {true:g} is summed over: "
                 f"the variance is off by a factor of {true / used:.3g}"
@@ -253,6 +274,12 @@ def fan_differs(context: Context) -> Iterator[Found]:
             numbers = {"caffe": used, "true": true, "factor": true / used}
             fix = f'type: "gaussian" std: {std:.4g}, or the variance_norm that fits'
             yield Found(_place(context, node, "weight"), node.name, message, fix, numbers)
+
+
+def _gain(filler: Filler) -> float | None:
+    """Return n · Var(w) of a filler that derives its spread from a fan n, None for any other."""
+    kind = filler_type(filler.type)
+    return kind.gain if kind else None
 
 
 def _apart(one: float, other: float) -> float:
@@ -295,7 +322,8 @@ def shared_fillers_differ(context: Context) -> Iterator[Found]:
 
 def _what_is_read(filler: Filler) -> dict[str, Any]:
     """Return the fields of a filler that its type reads."""
-    return {name: getattr(filler, name) for name in _READ.get(filler.type, {"type"})}
+    kind = filler_type(filler.type)
+    return {name: getattr(filler, name) for name in ("type", *(kind.reads if kind else ()))}
 
 
 @check("CS010", "saturating-bias", "warning", Needs.NET)
@@ -311,14 +339,21 @@ def saturating_bias(context: Context) -> Iterator[Found]:
     (`--weights`), are not reported.
     """
     for node, entry in _filled(context, "bias"):
-        value, follower = entry.param.filler.value, context.nonlinearity(node)
-        if entry.param.filler.type != "constant" or follower is None:
+        value, follower = _only_value(entry), context.nonlinearity(node)
+        if value is None or follower is None:
             continue
         flat = {"Sigmoid": abs(value) > 2.5, "TanH": abs(value) > 2.0, "ReLU": value < -2.5, "ReLU6": value < -2.5}
         if flat.get(follower.type):
             message = f"a bias of {value:g} puts {follower.type} layer {follower.name!r} where it is flat"
             numbers, cause = {"value": value}, f"{value:g} {follower.type}"
             yield Found(_place(context, node, "bias"), node.name, message, "start the bias at 0", numbers, cause=cause)
+
+
+def _only_value(entry: NetParam) -> float | None:
+    """Return the value that a filler gives every element, None where they differ."""
+    filler, shape = entry.param.filler, entry.param.shape
+    found = None if problem(filler, shape) else density(filler, shape)
+    return found.mean if isinstance(found, Constant) else None
 
 
 @check("CS011", "xavier-before-relu", "warning", Needs.NET)
@@ -380,7 +415,7 @@ def _is_xavier_relu(context: Context, node: Node) -> bool:
     weights = [context.built.params[n].param for n in node.params if context.built.params[n].param.role == "weight"]
     follower = context.nonlinearity(node)
     is_relu = follower is not None and follower.type in _RELUS and _slope(follower) < _LEAKY
-    return bool(weights) and weights[0].filler.type == "xavier" and is_relu
+    return bool(weights) and _gain(weights[0].filler) == 1 and is_relu
 
 
 def _slope(relu: Node) -> float:
@@ -412,7 +447,7 @@ def msra_before_squashing(context: Context) -> Iterator[Found]:
     """
     for node, entry in _filled(context):
         follower = context.nonlinearity(node)
-        if entry.param.filler.type != "msra" or follower is None or follower.type not in _SQUASHING:
+        if _gain(entry.param.filler) != 2 or follower is None or follower.type not in _SQUASHING:
             continue
         if not _is_output_or_gate(context, follower):
             message = (
