@@ -183,11 +183,11 @@ def test_a_run_unlike_its_prediction_is_told(tmp_path: Path) -> None:
 
 
 def test_a_foreign_layer_is_told_of_once_without_its_fields(tmp_path: Path) -> None:
-    foreign = 'layer {{ name: "{0}" type: "PriorBox" bottom: "x" top: "{0}" prior_box_param {{ min_size: 3 }} }}\n'
+    foreign = 'layer {{ name: "{0}" type: "ForksOwnBox" bottom: "x" top: "{0}" prior_box_param {{ min_size: 3 }} }}\n'
     found = issues(tmp_path, one(CONV("c", "x")) + foreign.format("p") + foreign.format("q"), "CS003")
     assert [(issue.layer, issue.severity, issue.cause) for issue in found] == [
-        ("p", "warning", "PriorBox"),
-        ("q", "warning", "PriorBox"),
+        ("p", "warning", "ForksOwnBox"),
+        ("q", "warning", "ForksOwnBox"),
     ]
     assert issues(tmp_path, one(CONV("c", "x")) + foreign.format("p"), "CS002") == []
 
