@@ -119,10 +119,15 @@ def _param_signal(net: Net, number: int, assume_filler: str | None) -> Signal | 
     from .initial import with_assumed_filler
 
     param = with_assumed_filler(net.params[number].param, assume_filler)
+    return _layer_signal(net.nodes[net.params[number].node], param.filler, param.shape)
+
+
+def _layer_signal(node: Node, filler: Filler, shape: tuple[int, ...]) -> Signal | None:
+    """Return what a layer's filler draws from. Raises NetError where Caffe refuses it."""
     try:
-        return filler_signal(param.filler, param.shape)
+        return filler_signal(filler, shape)
     except InputError as error:
-        raise net.nodes[net.params[number].node].layer.error(str(error)) from error
+        raise node.layer.error(str(error)) from error
 
 
 def _fed(net: Net, node: Node, lowered: Lowered, mean: float, std: float) -> dict[str, Signal | None]:
@@ -147,12 +152,13 @@ def uniform_integers(count: int) -> Signal:
     return Signal(np.floor(cdf(NODES) * count).clip(0, count - 1))
 
 
-def _drawn(node: Node) -> list[Signal]:
+def _drawn(node: Node) -> list[Signal | None]:
     """Return the distributions of what a layer draws for itself: of its fillers, else of what it draws (masks)."""
     fillers = node.layer.feed_fillers()
     if fillers:
         shapes = [shape or () for shape in node.top_shapes]
-        return [_independent(filler_signal(filler, shape)) for filler, shape in zip(fillers, shapes, strict=True)]
+        found = (_layer_signal(node, filler, shape) for filler, shape in zip(fillers, shapes, strict=True))
+        return [_independent(signal) for signal in found]
     bottoms = [shape for shape in node.bottom_shapes if shape is not None]
     stream = Stream(0)
     drawn: list[list[np.ndarray]] = []
@@ -164,9 +170,9 @@ def _drawn(node: Node) -> list[Signal]:
     return [_independent(signal_of(array)) for array in arrays]
 
 
-def _independent(signal: Signal) -> Signal:
+def _independent(signal: Signal | None) -> Signal | None:
     """Return the distribution of values of which no two have anything in common."""
-    return signal if signal.is_constant else Signal(signal.values)
+    return signal if signal is None or signal.is_constant else Signal(signal.values)
 
 
 def _seeds(net: Net, lowered: Lowered) -> dict[str, Gradient]:
