@@ -89,13 +89,13 @@ def describe(source: Path) -> descriptor_pb2.FileDescriptorProto:
     return described
 
 
-ENUMS = '''
+ENUMS = """
 def _enum(name: str) -> Any:
     return enum_type_wrapper.EnumTypeWrapper(_POOL.FindEnumTypeByName(name))
 
 
 {}
-'''
+"""
 
 
 def enum_lines(package: str, enum: descriptor_pb2.EnumDescriptorProto) -> list[str]:

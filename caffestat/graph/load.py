@@ -255,9 +255,7 @@ class _Loader:
         self.counts[original.op] += 1
         last = len(self.graph.nodes)
         if last > first:
-            self.model.nodes.append(
-                ModelNode(name, original.op, original.inputs, original.outputs, first, last)
-            )
+            self.model.nodes.append(ModelNode(name, original.op, original.inputs, original.outputs, first, last))
 
     def with_all_outputs(self, node: Node) -> Node:
         """Return the node with a name for each output that it leaves out before one that it has."""

@@ -160,6 +160,8 @@ class _Reader:
         start = line.find(b"[Backward] ") if start < 0 else start
         if start < 0:
             return
+        if line.rstrip().endswith((b"?", b"?)")):
+            return  # caffestat's own word for a gradient that is unknown
         head, colon, tail = line[start:].rpartition(b": ")
         if b"All net params" in head or not colon:
             self._norms(line, number)

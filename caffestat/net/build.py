@@ -32,6 +32,11 @@ class UnknownLayer(Source):
     num_bottoms = (0, None)
     num_tops = (0, None)
 
+    def loss_weight(self, top: int) -> float:
+        """As written, else 1 for the first top of a fork's loss, whose gradient is then unknown and not zero."""
+        is_loss = not self.proto.loss_weight and self.proto.type.endswith("Loss")
+        return float(top == 0) if is_loss else super().loss_weight(top)
+
 
 def state_of(
     source: NetSource, phase: int | None = None, level: int | None = None, stages: Iterable[str] = ()

@@ -14,7 +14,7 @@ from caffestat.layers import Layer
 
 from .model import Net, Node
 
-__all__ = ["Gradients", "Lowered", "differentiate", "lower", "lower_decided"]
+__all__ = ["Gradients", "Lowered", "behind_unknown", "differentiate", "lower", "lower_decided"]
 
 Key = tuple[int, int]
 
@@ -218,7 +218,7 @@ def _param(net: Net, node: Node, index: int, lowered: Lowered, readers: Counter[
     return value
 
 
-def _behind_unknown(net: Net, lowered: Lowered) -> set[int]:
+def behind_unknown(net: Net, lowered: Lowered) -> set[int]:
     """Return the blobs whose gradient depends on a layer that cannot be computed."""
     unknown: set[int] = set()
     for node in reversed(net.nodes):
@@ -233,7 +233,7 @@ def differentiate(net: Net, lowered: Lowered) -> Gradients:
 
     Raises GradientError for an op without a rule.
     """
-    unknown = _behind_unknown(net, lowered)
+    unknown = behind_unknown(net, lowered)
     nodes = [node for node in net.nodes if node.need_backward and unknown.isdisjoint(node.tops)]
     nodes = [node for node in nodes if all((node.index, top) in lowered.tops for top in range(len(node.tops)))]
     bottoms = {

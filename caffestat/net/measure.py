@@ -131,9 +131,22 @@ class Runner:
     def _norms(self, found: Mapping[Any, float]) -> Norms:
         owners = [number for number, param in enumerate(self.net.params) if param.owner is None]
         data = [self._sums_of(number, found) for number in owners]
+        data_l1, data_l2 = sum(l1 for l1, _ in data), sum(l2 for _, l2 in data) ** 0.5
+        if not self._knows_gradients():
+            return Norms(data_l1, None, data_l2, None)
         diff_l1 = sum(found.get(("l1", "diff", number), 0.0) for number in owners)
         diff_l2 = sum(found.get(("l2", "diff", number), 0.0) for number in owners)
-        return Norms(sum(l1 for l1, _ in data), diff_l1, sum(l2 for _, l2 in data) ** 0.5, diff_l2**0.5)
+        return Norms(data_l1, diff_l1, data_l2, diff_l2**0.5)
+
+    def _knows_gradients(self) -> bool:
+        """Tell whether the gradient of every param that gets one is known."""
+        known = self.gradients.params if self.gradients else {}
+        return all(
+            (node.index, index) in known
+            for node in self.net.nodes
+            for index, needed in enumerate(node.param_propagate_down)
+            if needed and node.need_backward
+        )
 
 
 def _sums(array: np.ndarray) -> tuple[float, float]:

@@ -11,12 +11,12 @@ Key = tuple[int, int]  # node index, and which top, bottom or param of it
 
 @dataclass(frozen=True)
 class Norms:
-    """Of all learnable params together: sums of |x|, and Euclidean norms."""
+    """Of all learnable params together: sums of |x|, and Euclidean norms; None where a gradient is unknown."""
 
     data_l1: float
-    diff_l1: float
+    diff_l1: float | None
     data_l2: float
-    diff_l2: float
+    diff_l2: float | None
 
 
 @dataclass

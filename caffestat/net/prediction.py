@@ -13,7 +13,7 @@ from caffestat.fillers import Filler, Normal, Sample, Stream, Uniform, density
 from caffestat.theory import Gradient, Moments, Signal, Source, Walk, propagate
 from caffestat.theory.quadrature import NODES, WEIGHTS, cdf, quantiles
 
-from .lower import Lowered, lower
+from .lower import Lowered, behind_unknown, lower
 from .model import Net, Node
 
 __all__ = ["Prediction", "filler_signal", "predict", "signal_of", "uniform_integers"]
@@ -197,7 +197,7 @@ def _unneeded(net: Net, lowered: Lowered) -> set[str]:
 
 
 def _collect(net: Net, lowered: Lowered, walk: Walk) -> Prediction:
-    found = Prediction()
+    found, unknown = Prediction(), behind_unknown(net, lowered)
     for key, value in lowered.tops.items():
         signal = walk.signal(value)
         if signal is not None:
@@ -207,7 +207,7 @@ def _collect(net: Net, lowered: Lowered, walk: Walk) -> Prediction:
         if signal is not None:
             found.params[key] = signal.moments
     for node in net.nodes:
-        if node.need_backward:
+        if node.need_backward and unknown.isdisjoint(node.tops):
             asked = [
                 (key, needed, lowered.bottoms, found.bottom_diffs)
                 for key, needed in _keys(node, node.bottom_need_backward)

@@ -165,7 +165,7 @@ def _iterate(solver: Solver, train: _Loaded, tests: Sequence[_Loaded]) -> Iterat
             test.runner = None  # its memory is needed for the next net
     measured = yield from _train(train, message.iter_size, started)
     yield Rate(learning_rate(message, solver.name))
-    norm = measured.norms.diff_l2 if measured.norms else 0.0
+    norm = (measured.norms.diff_l2 or 0.0) if measured.norms else 0.0
     if 0 <= message.clip_gradients < norm:
         yield Clip(norm, message.clip_gradients)
 
@@ -267,7 +267,7 @@ class _DiffSum:
             if diff is not None:
                 sums[owner] = diff + before[owner] if owner in before else diff
             measured.param_diffs[node, index] = _mean_abs(sums.get(owner))
-        if measured.norms:
+        if measured.norms and measured.norms.diff_l1 is not None:
             l1 = math.fsum(float(np.abs(total).sum(dtype=np.float64)) for total in sums.values())
             l2 = math.fsum(float(np.square(total, dtype=np.float64).sum()) for total in sums.values()) ** 0.5
             measured.norms = replace(measured.norms, diff_l1=l1, diff_l2=l2)

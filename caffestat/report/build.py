@@ -87,7 +87,7 @@ def _layer(net: Net, node: Node, measured: Measurement, assume_filler: str | Non
             )
         ),
         bottom_diffs=tuple(
-            BottomDiff(net.blobs[blob].name, index, measured.bottom_diffs.get((node.index, index)))
+            _bottom_diff(net.blobs[blob].name, index, measured, (node.index, index))
             for index, blob in enumerate(node.bottoms)
             if node.need_backward and node.bottom_need_backward[index]
         ),
@@ -96,6 +96,11 @@ def _layer(net: Net, node: Node, measured: Measurement, assume_filler: str | Non
         need_backward=node.need_backward,
         inserted=_is_inserted(net, node),
     )
+
+
+def _bottom_diff(name: str, index: int, measured: Measurement, key: tuple[int, int]) -> BottomDiff:
+    is_unknown = measured.norms is not None and key not in measured.bottom_diffs
+    return BottomDiff(name, index, measured.bottom_diffs.get(key), is_unknown=is_unknown)
 
 
 def _is_inserted(net: Net, node: Node) -> bool:
@@ -114,6 +119,7 @@ def _param(net: Net, node: Node, entry: NetParam, measured: Measurement, assume_
     shape, filler = param.shape, param.filler
     fan_in, fan_out = caffe_fans(shape) if shape else (None, None)
     key = (node.index, entry.index)
+    gets_diff = node.need_backward and node.param_propagate_down[entry.index]
     return ParamRow(
         index=entry.index,
         name=entry.display_name,
@@ -134,9 +140,10 @@ def _param(net: Net, node: Node, entry: NetParam, measured: Measurement, assume_
         decay_mult=_short(entry.decay_mult),
         owner=None if entry.owner is None else _owner(net, entry.owner),
         is_statistic=param.is_statistic,
-        gets_diff=node.need_backward and node.param_propagate_down[entry.index],
+        gets_diff=gets_diff,
         mean_abs=measured.params.get(key),
         diff_mean_abs=measured.param_diffs.get(key),
+        diff_is_unknown=gets_diff and measured.norms is not None and key not in measured.param_diffs,
     )
 
 

@@ -46,8 +46,12 @@ def _count(value: int | None, exact: bool) -> str:
     return f"{value / unit[0]:.3g}{unit[1]}" if unit else f"{value:,}"
 
 
-def _measured(value: float | None) -> str:
-    return "" if value is None else f"{value:.3g}"
+def _measured(value: float | None, is_unknown: bool = False) -> str:
+    return ("?" if is_unknown else "") if value is None else f"{value:.3g}"
+
+
+def _norm(value: float | None) -> str:
+    return "?" if value is None else f"{value:.6g}"
 
 
 def _top(top: TopRow | None) -> str:
@@ -95,7 +99,9 @@ COLUMNS = (
     Column("then", lambda row, _: (row.layer.followed_by or "") if row.is_first else "", is_name=True),
     Column("mean|x|", lambda row, _: _measured(row.top.mean_abs if row.top else None), is_number=True),
     Column("predicted", lambda row, _: _measured(row.top.predicted if row.top else None), is_number=True),
-    Column("mean|dx|", lambda row, _: _measured(row.diff.mean_abs if row.diff else None), is_number=True),
+    Column(
+        "mean|dx|", lambda row, _: _measured(row.diff.mean_abs, row.diff.is_unknown) if row.diff else "", is_number=True
+    ),
     Column("predicted", lambda row, _: _measured(row.diff.predicted if row.diff else None), is_number=True),
     Column("gain", lambda row, _: _gain(row, "forward"), is_number=True),
     Column("so far", lambda row, _: _gain(row, "product"), is_number=True),
@@ -128,8 +134,10 @@ def footer(report: Report, table: Iterable[Row]) -> Iterator[str]:
     if totals.statistics:
         yield f"BatchNorm statistics, not counted as params: {totals.statistics:,}"
     if norms:
-        yield f"L1 norm of all params {norms.data_l1:.6g}, of their gradients {norms.diff_l1:.6g}"
-        yield f"L2 norm of all params {norms.data_l2:.6g}, of their gradients {norms.diff_l2:.6g}"
+        yield f"L1 norm of all params {norms.data_l1:.6g}, of their gradients {_norm(norms.diff_l1)}"
+        yield f"L2 norm of all params {norms.data_l2:.6g}, of their gradients {_norm(norms.diff_l2)}"
+        if norms.diff_l1 is None:
+            yield "?: depends on the gradient of a layer that cannot be computed."
     if not totals.is_complete:
         yield "Layers of unknown shape (?) and what depends on them are left out of the totals."
     params = [row.fans for row in table if row.fans]

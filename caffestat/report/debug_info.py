@@ -16,6 +16,8 @@ Line = tuple[str, str]  # where in Caffe's source it is logged, which log reader
 
 _TOP, _PARAM, _BOTTOM_DIFF, _PARAM_DIFF, _NORMS = (f"net.cpp:{number}" for number in (593, 605, 621, 632, 721))
 
+_UNKNOWN = "?"
+
 
 def ostream(value: float) -> str:
     """Return a number as C++ streams print a float by default: six significant digits."""
@@ -23,7 +25,7 @@ def ostream(value: float) -> str:
 
 
 def render(report: Report, glog: bool = False) -> Iterator[str]:
-    """Yield the lines of one iteration, without line ends; what was not measured has no line.
+    """Yield the lines of one iteration, without line ends; what was not measured has no line, "?" is unknown.
 
     glog: put a prefix as glog writes it before each line.
     """
@@ -45,16 +47,37 @@ def _lines(report: Report) -> Iterator[Line]:
             yield from _line(_PARAM, "Forward", layer, f"param blob {param.name} data", param.mean_abs)
     for layer in reversed(report.layers):
         for bottom in layer.bottom_diffs:
-            yield from _line(_BOTTOM_DIFF, "Backward", layer, f"bottom blob {bottom.name} diff", bottom.mean_abs)
+            yield from _line(
+                _BOTTOM_DIFF,
+                "Backward",
+                layer,
+                f"bottom blob {bottom.name} diff",
+                _diff(bottom.mean_abs, bottom.is_unknown),
+            )
         for param in layer.params:
             # the index here, never the name
-            yield from _line(_PARAM_DIFF, "Backward", layer, f"param blob {param.index} diff", param.diff_mean_abs)
+            yield from _line(
+                _PARAM_DIFF,
+                "Backward",
+                layer,
+                f"param blob {param.index} diff",
+                _diff(param.diff_mean_abs, param.diff_is_unknown),
+            )
     if report.norms:
         n = report.norms
-        l1, l2 = f"{ostream(n.data_l1)}, {ostream(n.diff_l1)}", f"{ostream(n.data_l2)}, {ostream(n.diff_l2)}"
+        l1, l2 = f"{ostream(n.data_l1)}, {_norm(n.diff_l1)}", f"{ostream(n.data_l2)}, {_norm(n.diff_l2)}"
         yield _NORMS, f"    [Backward] All net params (data, diff): L1 norm = ({l1}); L2 norm = ({l2})"
 
 
-def _line(place: str, direction: str, layer: LayerRow, what: str, value: float | None) -> Iterator[Line]:
+def _diff(value: float | None, is_unknown: bool) -> float | str | None:
+    return _UNKNOWN if is_unknown else value
+
+
+def _norm(value: float | None) -> str:
+    return _UNKNOWN if value is None else ostream(value)
+
+
+def _line(place: str, direction: str, layer: LayerRow, what: str, value: float | str | None) -> Iterator[Line]:
     if value is not None:
-        yield place, visible(f"    [{direction}] Layer {layer.name}, {what}: {ostream(value)}")
+        shown = value if isinstance(value, str) else ostream(value)
+        yield place, visible(f"    [{direction}] Layer {layer.name}, {what}: {shown}")

@@ -63,12 +63,14 @@ class BottomDiff:
     """The gradient of a bottom that gets one; mean_abs is None when not measured, predicted as in TopRow.
 
     bottom: the index of the bottom in its layer
+    is_unknown: the net was run, but the gradient depends on a layer that cannot be computed
     """
 
     name: str
     bottom: int
     mean_abs: float | None = None
     predicted: float | None = None
+    is_unknown: bool = False
 
 
 @dataclass(frozen=True)
@@ -76,11 +78,11 @@ class LayerGain:
     """What a layer with weights and its nonlinearity are predicted to do to second moments.
 
     forward is n·Var(w) times what the nonlinearity leaves, product that of all layers so far; backward with the fan-out
-    and f′², product_backward from the loss down. None where no gradient is predicted.
+    and f′², product_backward from the loss down. None where what they are made of is not predicted.
     """
 
-    forward: float
-    product: float
+    forward: float | None
+    product: float | None
     backward: float | None
     product_backward: float | None
 
@@ -100,6 +102,7 @@ class ParamRow:
     is_statistic     not learned: BatchNorm's running sums
     gets_diff        whether the backward pass writes its gradient
     predicted, diff_predicted  as in TopRow
+    diff_is_unknown  as in BottomDiff
     """
 
     index: int
@@ -126,6 +129,7 @@ class ParamRow:
     diff_mean_abs: float | None = None
     predicted: float | None = None
     diff_predicted: float | None = None
+    diff_is_unknown: bool = False
 
 
 @dataclass(frozen=True)
