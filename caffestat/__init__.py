@@ -20,6 +20,7 @@ from caffestat.api import (
     list_layers,
     load_plugin,
     rewrite,
+    train,
     upgrade,
 )
 from caffestat.errors import CaffestatError
@@ -40,6 +41,7 @@ __all__ = [
     "list_layers",
     "load_plugin",
     "rewrite",
+    "train",
     "upgrade",
 ]
 

@@ -4,7 +4,8 @@ CaffestatError                 the base; the command line prints its message and
 ├── SourceError                something is wrong at a place in a user's file: file:line:column
 │   ├── PrototextError         the text does not follow the protobuf text format
 │   ├── SchemaError            the text parses, but a value does not fit Caffe's schema
-│   └── NetError               the net does not fit together: unknown bottom, duplicate top, wrong shape
+│   ├── NetError               the net does not fit together: unknown bottom, duplicate top, wrong shape
+│   └── SolverError            a solver that Caffe refuses: unknown policy, missing field, contradiction
 ├── InputError                 a file, an option or an array that the user gave cannot be used
 │   └── RunError               the runtime cannot compile or run what the file describes
 ├── GradientError              an ONNX op has no gradient rule
@@ -26,6 +27,7 @@ __all__ = [
     "PrototextError",
     "RunError",
     "SchemaError",
+    "SolverError",
     "SourceError",
 ]
 
@@ -80,6 +82,10 @@ class SchemaError(SourceError):
 
 class NetError(SourceError):
     """The layers do not fit together."""
+
+
+class SolverError(SourceError):
+    """A solver that Caffe refuses, or that cannot train."""
 
 
 class InputError(CaffestatError):

@@ -15,6 +15,7 @@ from .gradient import gradient
 from .layers import list_layers
 from .plugin import load_plugin
 from .rewrite import rewrite
+from .train import train
 from .upgrade import upgrade
 
 __all__ = [
@@ -33,5 +34,6 @@ __all__ = [
     "list_layers",
     "load_plugin",
     "rewrite",
+    "train",
     "upgrade",
 ]

@@ -62,28 +62,11 @@ def _solver_log(
     solver: Solver, seed: int, glog: bool, net: NetOptions, values: ValueOptions, run: RunOptions
 ) -> DebugLog:
     """Return the first iteration of a solver."""
-    from caffestat import net as nets
     from caffestat import report
     from caffestat.program.opening import refuse_loss
+    from caffestat.training import Training
 
     refuse_loss(run)
-    findings: list[Finding] = []
-    notes: list[str] = []
-    events = nets.first_iteration(
-        solver,
-        seed=seed,
-        device=run.device,
-        weights=values.weights,
-        inputs=run.inputs,
-        inputs_hold=run.inputs_hold,
-        shapes=net.shapes,
-        batch=net.batch,
-        data=net.data,
-        dialect=net.dialect,
-        assume_filler=values.assume_filler,
-        level=net.level or 0,
-        stages=net.stages,
-        findings=findings,
-        notes=notes,
-    )
-    return DebugLog(report.solver_lines(solver, events, seed, glog), findings, notes)
+    training = Training(solver, net, values, run, seed=seed, debug=True, saves=False)
+    lines = report.first_iteration_lines(solver, training.events(), seed, glog)
+    return DebugLog(lines, training.findings, training.notes)

@@ -90,7 +90,9 @@ class Graph:
 
     inputs   what a run must feed, by name
     params   weights: their arrays stay outside the model and join it when a session is opened
-    updates  params that the graph itself changes (running statistics): the value each has afterwards
+    updates  params that the graph itself changes (running statistics, states): the value each has afterwards
+    states   params that are zero in the first run
+    carries  whether states are kept from run to run
     overwritten  values whose memory a framework that works in place gives to another value: the value it then holds
     specs    shape and type of every value known so far (`infer` completes it)
     domains  versions of the op sets beside ONNX's own
@@ -108,6 +110,8 @@ class Graph:
         self.regions: list[Region] = []
         self.detached: set[str] = set()
         self.updates: dict[str, str] = {}
+        self.states: list[str] = []
+        self.carries = False
         self.overwritten: dict[str, str] = {}
         self.domains = {CONTRIB: 1}
         self._constant_names: dict[tuple[str, Shape, bytes], str] = {}
@@ -136,6 +140,19 @@ class Graph:
         name = self.unique(name)
         self.params[name] = self.specs[name] = Spec(tuple(shape), np.dtype(dtype))
         return name
+
+    def state(self, name: str, shape: Shape) -> str:
+        """Return a value that is zero in the first run, and later what `carry` says; zero always without `carries`."""
+        if not self.carries:
+            return self.constant(np.zeros(shape))
+        name = self.param(name, shape)
+        self.states.append(name)
+        return name
+
+    def carry(self, state: str, value: str) -> None:
+        """Let a state hold `value` in the next run."""
+        if state in self.states:
+            self.updates[state] = value
 
     def constant(self, value: ArrayLike, dtype: Any = FLOAT) -> str:
         """Return the name of a constant; equal constants share one name."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
@@ -23,6 +23,7 @@ __all__ = [
     "Layer",
     "Param",
     "Shape",
+    "Unrolled",
     "layer",
     "layer_class",
     "layer_dialects",
@@ -64,6 +65,26 @@ class Param:
     fan_in: int
     fan_out: int
     is_statistic: bool = False
+
+
+@dataclass(frozen=True)
+class Unrolled:
+    """The net that Caffe builds inside of a recurrent layer, one copy of its layers for each timestep.
+
+    net      NetParameter; its last layers, one for each output, are only there to force its backward pass
+    inputs   the blobs that are the layer's bottoms, in order
+    outputs  the blobs that are the layer's first tops
+    states   the blob of each first state, and the one that holds it after the last timestep
+    exposed  the states come in as bottoms and go out as tops; else they are kept from pass to pass
+    debug_info  Caffe prints the inner net's own lines
+    """
+
+    net: Any
+    inputs: Sequence[str]
+    outputs: Sequence[str]
+    states: Mapping[str, str]
+    exposed: bool
+    debug_info: bool
 
 
 class Layer:
@@ -163,6 +184,10 @@ class Layer:
         Raises NetError where Caffe would stop: a bottom that does not fit.
         """
         raise NotImplementedError
+
+    def unrolled(self, bottoms: Sequence[Shape]) -> Unrolled | None:
+        """Return the net that Caffe builds inside of the layer and runs in its place; `lower` is then not used."""
+        return None
 
     @classmethod
     def fits(cls, proto: Any) -> bool:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from math import prod
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from caffestat.fillers import Stream, fill
+from caffestat.schema import NetParameter, ParamSpec
 
-from .base import Layer, Param, Shape, layer, read_param
+from .base import Layer, Param, Shape, Unrolled, layer, read_param
 
 if TYPE_CHECKING:
     from caffestat.autodiff import Tape
@@ -22,14 +23,15 @@ __all__ = ["LSTM", "RNN", "LSTMUnit"]
 class _Recurrent(Layer):
     """What LSTM and RNN share: bottoms x [T, N, …], cont [T, N], optionally static [N, …], and the exposed state.
 
-    Without expose_hidden the state starts at zero (later iterations start where the one before ended). With it, Caffe
+    Without expose_hidden the state starts at zero, and each pass begins where the one before ended. With it, Caffe
     takes the first state from bottoms and gives the last as tops, and passes no gradient through either.
     (recurrent_layer.cpp)
     """
 
     num_bottoms = (2, None)
     num_tops = (1, None)
-    states: ClassVar[int]  # blobs that a timestep hands to the next
+    first_states: ClassVar[tuple[str, ...]]  # blobs that a timestep hands to the next, before the first
+    output: ClassVar[str]  # the blob that is the top
     gates: ClassVar[int]  # hidden vectors that the products give: num_output times this
     shares_diff = True
 
@@ -39,7 +41,7 @@ class _Recurrent(Layer):
 
     def exposed(self) -> int:
         """Return how many state blobs come in as bottoms and go out as tops."""
-        return self.states if self.param.expose_hidden else 0
+        return len(self.first_states) if self.param.expose_hidden else 0
 
     def has_static(self, bottoms: Sequence[Any]) -> bool:
         return len(bottoms) > 2 + self.exposed()
@@ -108,53 +110,78 @@ class _Recurrent(Layer):
         each_step = sum(prod(p.shape) for p in (inputs[0], *self.step_params()) if p.role == "weight")
         return streams * (steps * each_step + sum(prod(p.shape) for p in inputs[2:]))
 
-    def lower(self, g: Graph, bottoms: Sequence[str], params: Sequence[str]) -> Sequence[str]:
-        steps, streams, size = self.tops([g.shape(bottom) for bottom in bottoms])[0]
-        first = [g.reshape(g.detach(b), streams, size) for b in bottoms[len(bottoms) - self.exposed() :]]
-        states = first if self.exposed() else [g.constant(np.zeros((streams, size)))] * self.states
-        static = [bottoms[2], params[2]] if self.has_static(bottoms) else []
-        inputs = self.products(g, bottoms[0], params[:2], static)
-        marks = g.reshape(g.detach(bottoms[1]), steps, streams, 1)
-        conts = [g.reshape(mark, streams, 1) for mark in _unstack(g, marks, steps)]
-        hidden = []
-        weights = params[len(params) - len(self.step_params()) :]
-        for x, cont in zip(inputs, conts, strict=True):
-            states = self.step(g, states, x, cont, weights)
-            hidden.append(states[0])
-        stacked = g.emit("Concat", *hidden, axis=0)
-        top = self.output(g, g.declare(stacked, (steps * streams, size)), weights)
-        exposed = [g.detach(g.reshape(state, 1, streams, size)) for state in states[: self.exposed()]]
-        return [g.reshape(top, steps, streams, size), *exposed]
+    def unrolled(self, bottoms: Sequence[Shape]) -> Unrolled:
+        self.check(bottoms)
+        steps, streams = bottoms[0][:2]
+        state = (1, streams, self.param.num_output)
+        inputs = {"x": bottoms[0], "cont": bottoms[1]} | ({"x_static": bottoms[2]} if self.has_static(bottoms) else {})
+        net = NetParameter(name=self.name)
+        _add_input(net, inputs)
+        _add_input(net, dict.fromkeys(reversed(self.first_states), state))
+        self.unroll(net, steps, "x_static" in inputs)
+        for inner in net.layer if self.name else ():
+            inner.name = f"{self.name}_{inner.name}"
+        net.layer.add(
+            name=f"{self.output}_pseudoloss",
+            type="Reduction",
+            bottom=[self.output],
+            top=[f"{self.output}_pseudoloss"],
+            loss_weight=[1],
+        )
+        exposed = list(self.first_states) if self.exposed() else []
+        pairs = dict(zip(self.first_states, self.last_states(steps), strict=True))
+        return Unrolled(net, [*inputs, *exposed], [self.output], pairs, bool(exposed), bool(self.param.debug_info))
 
-    def products(self, g: Graph, x: str, params: Sequence[str], static: Sequence[str]) -> list[str]:
-        """Emit W·x + b, and the static input's product, for all timesteps at once; return one [N, size] for each."""
-        (steps, streams), width = g.shape(x)[:2], self.gates * self.param.num_output
-        y = _product(g, g.reshape(x, steps * streams, prod(g.shape(x)[2:])), *params)
-        y = g.reshape(y, steps, streams, width)
-        if static:
-            shape = g.shape(static[0])
-            once = _product(g, g.reshape(static[0], shape[0], prod(shape[1:])), static[1])
-            y = g.declare(g.emit("Add", y, once), g.shape(y))
-        return [g.reshape(step, streams, width) for step in _unstack(g, y, steps)]
-
-    def step(self, g: Graph, states: Sequence[str], x: str, cont: str, weights: Sequence[str]) -> list[str]:
-        """Emit one timestep from the states before it and its input's product; return the states after it, h first."""
+    def unroll(self, net: Any, steps: int, has_static: bool) -> None:
+        """Add the layers that compute the output from x, cont and the first states. (FillUnrolledNet)"""
         raise NotImplementedError
 
-    def output(self, g: Graph, hidden: str, weights: Sequence[str]) -> str:
-        """Emit the top from the hidden states of all timesteps, [T · N, num_output]."""
-        return hidden
+    def last_states(self, steps: int) -> tuple[str, ...]:
+        """Return the blobs that hold the states after the last timestep."""
+        raise NotImplementedError
+
+    def add_product(
+        self, net: Any, name: str, bottom: str, top: str, params: Sequence[str], axis: int = 2, width: int = 1
+    ) -> None:
+        """Add an inner product of `width` times num_output; with two params it has a bias."""
+        made = net.layer.add(name=name, type="InnerProduct", bottom=[bottom], top=[top])
+        made.param.extend(ParamSpec(name=param) for param in params)
+        product = made.inner_product_param
+        product.num_output, product.axis, product.bias_term = width * self.param.num_output, axis, len(params) > 1
+        product.weight_filler.CopyFrom(self.param.weight_filler)
+        if product.bias_term:
+            product.bias_filler.CopyFrom(self.param.bias_filler)
+
+    def add_inputs(self, net: Any, steps: int, has_static: bool, weight: str, bias: str, width: int) -> None:
+        """Add the products with the inputs of all timesteps, and their slices."""
+        transformed = f"{weight}_x"
+        self.add_product(net, "x_transform", "x", transformed, (weight, bias), width=width)
+        net.layer[-1].propagate_down.append(True)
+        if has_static:
+            static = f"{transformed}_static"
+            self.add_product(net, static, "x_static", f"{static}_preshape", (f"{weight}_static",), 1, width)
+            net.layer[-1].propagate_down.append(True)
+            reshape = net.layer.add(name=f"{static}_reshape", type="Reshape", bottom=[f"{static}_preshape"])
+            reshape.top.append(static)
+            reshape.reshape_param.shape.dim.extend([1, -1, width * self.param.num_output])
+        _add_slice(net, f"{transformed}_slice", transformed, [f"{transformed}_{t}" for t in range(1, steps + 1)])
 
 
-def _product(g: Graph, x: str, weight: str, *bias: str) -> str:
-    """Emit x·Wᵀ + b."""
-    y = g.emit("Gemm", x, weight, *bias, transB=1)
-    return g.declare(y, (g.shape(x)[0], g.shape(weight)[0]))
+def _add_input(net: Any, shapes: Mapping[str, Shape]) -> None:
+    made = net.layer.add(type="Input", top=list(shapes))
+    for shape in shapes.values():
+        made.input_param.shape.add().dim.extend(shape)
 
 
-def _unstack(g: Graph, value: str, count: int) -> list[str]:
-    parts = g.emit_many("Split", value, count=count, axis=0, num_outputs=count)
-    return [g.declare(part, (1, *g.shape(value)[1:])) for part in parts]
+def _add_slice(net: Any, name: str, bottom: str, tops: Sequence[str]) -> None:
+    net.layer.add(name=name, type="Slice", bottom=[bottom], top=list(tops)).slice_param.axis = 0
+
+
+def _add_marked(net: Any, step: int) -> None:
+    """Add the layer that flushes the state where a sequence begins: cont_t * h_{t-1}."""
+    name = f"h_conted_{step - 1}"
+    made = net.layer.add(name=name, type="Scale", bottom=[f"h_{step - 1}", f"cont_{step}"], top=[name])
+    made.scale_param.axis = 0
 
 
 @layer("RNN")
@@ -164,20 +191,30 @@ class RNN(_Recurrent):
     A static input s adds W_s·s to each timestep. Params: W_xh, b_h, W_s if any, W_hh, W_ho, b_o. (rnn_layer.cpp)
     """
 
-    states = 1
+    first_states = ("h_0",)
+    output = "o"
     gates = 1
 
     def step_params(self) -> list[Param]:
         size = self.param.num_output
         return [self.weight(size, size), self.weight(size, size), self.bias(size)]
 
-    def step(self, g: Graph, states: Sequence[str], x: str, cont: str, weights: Sequence[str]) -> list[str]:
-        before = g.declare(g.emit("Mul", states[0], cont), g.shape(states[0]))
-        total = g.emit("Add", _product(g, before, weights[0]), x)
-        return [g.declare(g.emit("Tanh", total), g.shape(before))]
+    def last_states(self, steps: int) -> tuple[str, ...]:
+        return (f"h_{steps}",)
 
-    def output(self, g: Graph, hidden: str, weights: Sequence[str]) -> str:
-        return g.declare(g.emit("Tanh", _product(g, hidden, *weights[1:])), g.shape(hidden))
+    def unroll(self, net: Any, steps: int, has_static: bool) -> None:
+        _add_slice(net, "cont_slice", "cont", [f"cont_{t}" for t in range(1, steps + 1)])
+        self.add_inputs(net, steps, has_static, "W_xh", "b_h", 1)
+        for t in range(1, steps + 1):
+            _add_marked(net, t)
+            self.add_product(net, f"W_hh_h_{t - 1}", f"h_conted_{t - 1}", f"W_hh_h_{t - 1}", ("W_hh",))
+            terms = [f"W_hh_h_{t - 1}", f"W_xh_x_{t}", *["W_xh_x_static"] * has_static]
+            net.layer.add(name=f"h_input_sum_{t}", type="Eltwise", bottom=terms, top=[f"h_neuron_input_{t}"])
+            net.layer.add(name=f"h_neuron_{t}", type="TanH", bottom=[f"h_neuron_input_{t}"], top=[f"h_{t}"])
+            self.add_product(net, f"W_ho_h_{t}", f"h_{t}", f"W_ho_h_{t}", ("W_ho", "b_o"))
+            net.layer.add(name=f"o_neuron_{t}", type="TanH", bottom=[f"W_ho_h_{t}"], top=[f"o_{t}"])
+        outputs = [f"o_{t}" for t in range(1, steps + 1)]
+        net.layer.add(name="o_concat", type="Concat", bottom=outputs, top=["o"]).concat_param.axis = 0
 
 
 @layer("LSTM")
@@ -187,19 +224,30 @@ class LSTM(_Recurrent):
     A static input s adds W_s·s to each timestep. Params: W_xc, b_c, W_s if any, W_hc. (lstm_layer.cpp)
     """
 
-    states = 2
+    first_states = ("h_0", "c_0")
+    output = "h"
     gates = 4
 
     def step_params(self) -> list[Param]:
         size = self.param.num_output
         return [self.weight(size, 4 * size)]
 
-    def step(self, g: Graph, states: Sequence[str], x: str, cont: str, weights: Sequence[str]) -> list[str]:
-        hidden, cell = states
-        before = g.declare(g.emit("Mul", hidden, cont), g.shape(hidden))
-        total = g.emit("Add", _product(g, before, weights[0]), x)
-        cell, hidden = emit_unit(g, cell, g.declare(total, g.shape(x)), cont)
-        return [hidden, cell]
+    def last_states(self, steps: int) -> tuple[str, ...]:
+        return f"h_{steps}", "c_T"
+
+    def unroll(self, net: Any, steps: int, has_static: bool) -> None:
+        _add_slice(net, "cont_slice", "cont", [f"cont_{t}" for t in range(1, steps + 1)])
+        self.add_inputs(net, steps, has_static, "W_xc", "b_c", 4)
+        for t in range(1, steps + 1):
+            _add_marked(net, t)
+            self.add_product(net, f"transform_{t}", f"h_conted_{t - 1}", f"W_hc_h_{t - 1}", ("W_hc",), width=4)
+            terms = [f"W_hc_h_{t - 1}", f"W_xc_x_{t}", *["W_xc_x_static"] * has_static]
+            net.layer.add(name=f"gate_input_{t}", type="Eltwise", bottom=terms, top=[f"gate_input_{t}"])
+            unit = [f"c_{t - 1}", f"gate_input_{t}", f"cont_{t}"]
+            net.layer.add(name=f"unit_{t}", type="LSTMUnit", bottom=unit, top=[f"c_{t}", f"h_{t}"])
+        net.layer.add(type="Split", bottom=[f"c_{steps}"], top=["c_T"])
+        hidden = [f"h_{t}" for t in range(1, steps + 1)]
+        net.layer.add(name="h_concat", type="Concat", bottom=hidden, top=["h"]).concat_param.axis = 0
 
 
 @layer("LSTMUnit")

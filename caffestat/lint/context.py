@@ -11,7 +11,7 @@ import numpy as np
 
 from caffestat.errors import Finding, NetError, Place
 from caffestat.layers import Shape
-from caffestat.net import Measurement, Net, NetParam, NetSource, Node, Prediction, predict
+from caffestat.net import Measurement, Net, NetParam, NetSource, Node, Prediction, Solver, predict
 from caffestat.net.flow import Flow
 from caffestat.net.gains import Gain, gains
 from caffestat.options import one_of
@@ -64,6 +64,7 @@ class UnknownShape:
 class Context:
     """One net of one file.
 
+    solver          the solver that names the net; None for a net's own file
     net             None when it cannot be built, `error` then says why
     findings        what reading and building found strange, in the solver's text too
     unknown_shapes  the layers whose shapes stand outside of the file; `findings` leaves them out
@@ -75,6 +76,7 @@ class Context:
 
     source: NetSource
     limits: Limits
+    solver: Solver | None = None
     net: Net | None = None
     error: NetError | None = None
     findings: tuple[Finding, ...] = ()

@@ -20,8 +20,7 @@ from caffestat.net.build import UnknownLayer
 from caffestat.net.measure import Feeds
 from caffestat.net.rules import filter_layers
 from caffestat.net.settle import settle
-from caffestat.net.solver import named_weights
-from caffestat.net.source import STDIN, read_document
+from caffestat.net.source import STDIN, named_weights, read_document
 from caffestat.options import NetOptions, ValueOptions, one_of
 from caffestat.program import NetFile, is_onnx, open_file
 from caffestat.schema import UnknownField
@@ -197,7 +196,7 @@ def _context(file: NetFile, job: Job) -> Context:
 
     Images of unknown size are taken for the size that most nets read, so that what does not depend on it is checked.
     """
-    context = Context(file.source, job.limits, findings=(*file.source.findings, *file.findings))
+    context = Context(file.source, job.limits, file.solver, findings=(*file.source.findings, *file.findings))
     weights = (*(named_weights(file.solver) if file.solver else ()), *job.values.weights)
     try:
         net = _build(context, job, file, sizes=not (job.run or weights))

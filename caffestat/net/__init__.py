@@ -1,7 +1,7 @@
 """Nets: read, upgraded, built as Caffe builds them, said in ONNX, measured.
 
 Importing this package imports neither onnx nor onnxruntime; `measure` does when it is called. Nor does it
-import what a static table does without, predictions and solvers, before somebody asks for them.
+import what a static table does without, predictions, before somebody asks for them.
 """
 
 import importlib
@@ -17,7 +17,6 @@ from .source import NetSource, Solver, load, read_net, read_solver
 
 if TYPE_CHECKING:
     from .prediction import Prediction, predict
-    from .solver import first_iteration
 
 __all__ = [
     "TEST",
@@ -37,7 +36,6 @@ __all__ = [
     "copy_weights",
     "draw_feeds",
     "draw_params",
-    "first_iteration",
     "load",
     "measure",
     "predict",
@@ -48,7 +46,7 @@ __all__ = [
     "with_assumed_filler",
 ]
 
-_LATE = {"Prediction": "prediction", "predict": "prediction", "first_iteration": "solver"}  # name: its module
+_LATE = {"Prediction": "prediction", "predict": "prediction"}  # name: its module
 
 
 def __getattr__(name: str) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -11,12 +11,23 @@ import numpy as np
 from caffestat.errors import InputError, Place
 from caffestat.fillers import Stream
 from caffestat.layers import Param
-from caffestat.schema import NetParameter, read_binary
+from caffestat.schema import LayerParameter, NetParameter, read_binary
+from caffestat.schema.blobs import set_values
 
 from .model import Net, Node
 from .upgrade import Entry, upgrade
 
-__all__ = ["blob_shape", "copy_weights", "draw_params", "fits", "unfilled", "with_assumed_filler"]
+__all__ = [
+    "Copied",
+    "blob_shape",
+    "copy_file",
+    "copy_weights",
+    "draw_params",
+    "fits",
+    "read_layers",
+    "unfilled",
+    "with_assumed_filler",
+]
 
 
 def with_assumed_filler(param: Param, filler_type: str | None) -> Param:
@@ -77,7 +88,10 @@ def fits(blob: Any, shape: tuple[int, ...]) -> bool:
     return found == shape
 
 
-def _layers(path: str) -> Iterable[Any]:
+def read_layers(path: str) -> Iterable[Any]:
+    """Return the layers of a .caffemodel, or of weights in HDF5 as LayerParameters with a blob for each data set."""
+    if path.endswith(".h5"):
+        return _hdf5_layers(path)
     message = read_binary(path, NetParameter)
     place = Place(path)
     old = [Entry(layer, None, place) for layer in message.layers]
@@ -87,6 +101,43 @@ def _layers(path: str) -> Iterable[Any]:
     return [entry.proto for entry in upgrade(message, old, new, place)[1]]
 
 
+def _hdf5_layers(path: str) -> list[Any]:
+    """Return the groups in alphabetical order; a shared param that its layer lacks leaves an empty blob.
+
+    Source: net.cpp, CopyTrainedLayersFromHDF5.
+    """
+    from .save import open_hdf5
+
+    try:
+        with open_hdf5(path, "r") as file:
+            return [_hdf5_layer(name, group) for name, group in sorted(file["data"].items())]
+    except (OSError, KeyError, AttributeError, ValueError) as error:
+        raise InputError(f"{path}: cannot be read as weights in HDF5: {error}") from error
+
+
+def _hdf5_layer(name: str, group: Any) -> Any:
+    message = LayerParameter(name=name)
+    for index in range(max((int(key) + 1 for key in group), default=0)):
+        blob = message.blobs.add()
+        if str(index) in group:
+            array = np.asarray(group[str(index)], np.float32)
+            blob.shape.dim.extend(array.shape)
+            set_values(blob, array)
+    return message
+
+
+@dataclass(frozen=True)
+class Copied:
+    """What was taken from a file of weights: by how many layers, and the names of its layers that the net lacks."""
+
+    path: str
+    layers: int
+    ignored: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return f"{self.path}: weights of {self.layers} layers taken"
+
+
 def copy_weights(net: Net, values: list[np.ndarray], paths: Sequence[str], taken: set[int] | None = None) -> list[str]:
     """Overwrite initial values by those of trained models, layers matched by name as in Caffe.
 
@@ -94,30 +145,44 @@ def copy_weights(net: Net, values: list[np.ndarray], paths: Sequence[str], taken
     many layers were taken.
     Raises InputError when a file cannot be read or a blob does not fit.
     """
+    return [str(copy_file(net, values, path, taken)) for path in paths]
+
+
+def copy_file(net: Net, values: list[np.ndarray], path: str, taken: set[int] | None = None) -> Copied:
+    """Overwrite values by those of one file, a .caffemodel or HDF5 (.h5); see `copy_weights`."""
     by_name = {node.name: node for node in reversed(net.nodes)}
-    return [_copy_file(net, values, by_name, path, set() if taken is None else taken) for path in paths]
-
-
-def _copy_file(net: Net, values: list[np.ndarray], by_name: dict[str, Node], path: str, params: set[int]) -> str:
-    taken = 0
-    for source in _layers(path):
+    ignored, count = [], 0
+    for source in read_layers(path):
         node = by_name.get(source.name)
-        if node is None or (not source.blobs and not node.params):
-            continue
-        if len(source.blobs) != len(node.params):
-            raise InputError(
-                f"{path}: layer {source.name!r} has {len(source.blobs)} blobs; "
-                f"the net at {node.place} wants {len(node.params)}"
-            )
-        for index, blob in enumerate(source.blobs):
-            _copy_blob(net, values, node, index, blob, path)
-        params.update(node.params)
-        taken += 1
-    if not taken:
+        if node is None:
+            ignored.append(source.name)
+        elif source.blobs or node.params:
+            _copy_layer(net, values, node, source, path)
+            (set() if taken is None else taken).update(node.params)
+            count += 1
+    if not count:
         raise InputError(
             f"{path}: no layer of the net has the name of one in this file; Caffe matches weights by layer name"
         )
-    return f"{path}: weights of {taken} layers taken"
+    return Copied(path, count, tuple(ignored))
+
+
+def _copy_layer(net: Net, values: list[np.ndarray], node: Node, source: Any, path: str) -> None:
+    blobs = dict(enumerate(source.blobs))
+    if path.endswith(".h5"):  # holds a shared param with its owner only
+        blobs = {index: blob for index, blob in blobs.items() if blob.HasField("shape")}
+        absent = [index for index in range(len(node.params)) if index not in blobs]
+        fits_net = len(source.blobs) <= len(node.params) and all(
+            net.params[node.params[index]].owner is not None for index in absent
+        )
+    else:
+        fits_net = len(blobs) == len(node.params)
+    if not fits_net:
+        raise InputError(
+            f"{path}: layer {source.name!r} has {len(blobs)} blobs; the net at {node.place} wants {len(node.params)}"
+        )
+    for index, blob in blobs.items():
+        _copy_blob(net, values, node, index, blob, path)
 
 
 def _copy_blob(net: Net, values: list[np.ndarray], node: Node, index: int, blob: Any, path: str) -> None:

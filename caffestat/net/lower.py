@@ -3,18 +3,28 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from caffestat.autodiff import backward
 from caffestat.errors import NetError
 from caffestat.graph import Graph
-from caffestat.layers import Layer
+from caffestat.layers import Layer, Unrolled
 
 from .model import Net, Node
+from .unroll import build_unrolled
 
-__all__ = ["Gradients", "Lowered", "behind_unknown", "differentiate", "lower", "lower_decided"]
+__all__ = [
+    "Gradients",
+    "Inner",
+    "Lowered",
+    "behind_unknown",
+    "differentiate",
+    "lower",
+    "lower_decided",
+    "lower_unrolled",
+]
 
 Key = tuple[int, int]
 
@@ -28,6 +38,7 @@ class Lowered:
     uses           the value that (node, param) reads: its own name for each reader of a shared param
     feeds          the graph inputs that a node declared, in order
     layers         the first and last (exclusive) ONNX node of each layer's forward pass
+    inner          the nets inside of recurrent layers, by node: their layers' values in the same graph
     """
 
     graph: Graph
@@ -37,6 +48,7 @@ class Lowered:
     uses: dict[Key, str] = field(default_factory=dict)
     feeds: dict[int, tuple[str, ...]] = field(default_factory=dict)
     layers: dict[int, tuple[int, int]] = field(default_factory=dict)
+    inner: dict[int, Inner] = field(default_factory=dict)
 
     def layer_of(self, value: str) -> int | None:
         """Return the layer whose forward pass computes a value, None for other values."""
@@ -47,33 +59,49 @@ class Lowered:
 
 
 @dataclass(frozen=True)
+class Inner:
+    """The net that a recurrent layer runs, and its values; `prints` tells whether Caffe prints its lines."""
+
+    net: Net
+    lowered: Lowered
+    prints: bool
+
+
+@dataclass(frozen=True)
 class Gradients:
     """Values of the gradients by (node, bottom) and (node, param); None is zero, an absent key is unknown.
 
     A shared param's is the sum so far in the backward pass. `owners` holds the whole gradient by index in `Net.params`.
+    `inner` holds those inside of recurrent layers, by node, where they are printed.
     """
 
     bottoms: dict[Key, str | None]
     params: dict[Key, str | None]
     owners: dict[int, str | None]
+    inner: dict[int, Gradients] = field(default_factory=dict)
 
 
-def lower(net: Net, provider: str = "cpu") -> Lowered:
+def lower(net: Net, provider: str = "cpu", carries: bool = False) -> Lowered:
     """Emit the forward pass of every layer that can be computed.
 
     Layers of unknown type, and those behind them, are left out. Raises NetError when that is all of them.
+
+    carries: the graph keeps the states of recurrent layers from run to run
     """
-    lowered = lower_decided(net, provider, lambda layer: layer.lowers_undecided)
+    lowered = lower_decided(net, provider, lambda layer: layer.lowers_undecided, carries)
     _refuse_nothing(net, lowered)
     return lowered
 
 
-def lower_decided(net: Net, provider: str = "cpu", also: Callable[[Layer], bool] = lambda layer: False) -> Lowered:
+def lower_decided(
+    net: Net, provider: str = "cpu", also: Callable[[Layer], bool] = lambda layer: False, carries: bool = False
+) -> Lowered:
     """Emit the forward pass of every layer that can be computed, but for those whose decisions are due (`decides`).
 
     also: tells which of these are emitted nevertheless.
     """
     lowered = Lowered(Graph(provider))
+    lowered.graph.carries = carries
     values = _Values(lowered.graph)
     readers = Counter(net.owner(number) for node in net.nodes for number in node.params)
     moved = {blob for node in net.nodes if node.layer.replaces_diff and node.need_backward for blob in node.bottoms}
@@ -151,7 +179,12 @@ def _lower_node(
     bottoms = [_bottom(net, node, index, lowered, values[blob]) for index, blob in enumerate(node.bottoms)]
     params = [_param(net, node, index, lowered, readers) for index in range(len(node.params))]
     before, first = len(g.inputs), len(g.nodes)
-    tops = node.layer.lower(g, bottoms, params)
+    unrolled = node.layer.unrolled([g.shape(bottom) for bottom in bottoms])
+    tops: Sequence[str]
+    if unrolled:
+        lowered.inner[node.index], tops = lower_unrolled(g, node.layer, unrolled, bottoms, params)
+    else:
+        tops = node.layer.lower(g, bottoms, params)
     if not type(node.layer).__module__.startswith("caffestat."):
         _check_outsider(node, g, first, tops)
     lowered.feeds[node.index] = tuple(g.inputs)[before:]
@@ -169,6 +202,53 @@ def _lower_node(
             values.overwrite(blob, held[blob], value)
     if node.layer.shares_memory:
         values.share(node.bottoms[0], node.tops)
+
+
+def lower_unrolled(
+    g: Graph, layer: Layer, unrolled: Unrolled, bottoms: Sequence[str], params: Sequence[str]
+) -> tuple[Inner, list[str]]:
+    """Emit the net inside of a recurrent layer, between the values of the layer's bottoms and params; return its tops.
+
+    Source: recurrent_layer.cpp, Forward.
+    """
+    net = build_unrolled(layer, unrolled)
+    owners = [number for number, param in enumerate(net.params) if param.owner is None]
+    part = Lowered(g, params=dict(zip(owners, params, strict=True)))
+    given = _inner_inputs(g, layer, unrolled, net, bottoms)
+    values = _Values(g)
+    readers = Counter(net.owner(number) for node in net.nodes for number in node.params)
+    for node in net.nodes[: len(net.nodes) - len(unrolled.outputs)]:  # the last are only there to force backward
+        if node.bottoms:
+            _lower_node(net, node, part, values, readers, set())
+            continue
+        for top, blob in enumerate(node.tops):
+            part.tops[node.index, top] = values[blob] = given[net.blobs[blob].name]
+    last = {net.blobs[blob].name: value for blob, value in values.items()}
+    for first, end in unrolled.states.items():
+        g.carry(given[first], last[end])
+    tops = [last[name] for name in unrolled.outputs]
+    if unrolled.exposed:
+        tops += [g.detach(last[end]) for end in unrolled.states.values()]
+    return Inner(net, part, unrolled.debug_info), tops
+
+
+def _inner_inputs(g: Graph, layer: Layer, unrolled: Unrolled, net: Net, bottoms: Sequence[str]) -> dict[str, str]:
+    """Return the values of the inner net's inputs; no gradient leaves by those that it needs none of."""
+    needed = {
+        net.blobs[blob].name
+        for node in net.nodes
+        for blob, needed in zip(node.bottoms, node.bottom_need_backward, strict=True)
+        if needed
+    }
+    given = {}
+    for name, value in zip(unrolled.inputs, bottoms, strict=True):
+        given[name] = g.emit("Identity", value) if name in needed else g.detach(value)
+        g.declare(given[name], g.shape(value))
+    shapes = {net.blobs[blob].name: net.blobs[blob].shape or () for node in net.nodes for blob in node.tops}
+    for name in unrolled.states:
+        if name not in given:
+            given[name] = g.state(f"{layer.name}/{name}", shapes[name])
+    return given
 
 
 def _check_outsider(node: Node, g: Graph, first: int, tops: Sequence[str]) -> None:
@@ -236,20 +316,53 @@ def differentiate(net: Net, lowered: Lowered) -> Gradients:
     unknown = behind_unknown(net, lowered)
     nodes = [node for node in net.nodes if node.need_backward and unknown.isdisjoint(node.tops)]
     nodes = [node for node in nodes if all((node.index, top) in lowered.tops for top in range(len(node.tops)))]
-    bottoms = {
-        (node.index, index): lowered.bottoms[node.index, index]
-        for node in nodes
-        for index, needed in enumerate(node.bottom_need_backward)
-        if needed
-    }
-    params = {
-        (node.index, index): lowered.uses[node.index, index]
-        for node in nodes
-        for index, needed in enumerate(node.param_propagate_down)
-        if needed
-    }
-    found = backward(lowered.graph, _seeds(net, lowered, nodes), [*bottoms.values(), *params.values()])
-    return _gather(net, lowered, {k: found[v] for k, v in bottoms.items()}, {k: found[v] for k, v in params.items()})
+    asked = _Asked.of(lowered, nodes)
+    shown = [node.index for node in nodes if node.index in lowered.inner and lowered.inner[node.index].prints]
+    inner = {index: _Asked.of_inner(lowered.inner[index]) for index in shown}
+    wanted = [value for part in (asked, *inner.values()) for value in part.values()]
+    found = backward(lowered.graph, _seeds(net, lowered, nodes), wanted)
+    gradients = _gather(net, lowered, *asked.found(found))
+    for index, part in inner.items():
+        gradients.inner[index] = _gather(lowered.inner[index].net, lowered.inner[index].lowered, *part.found(found))
+    return gradients
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """The values whose gradients are wanted, by (node, bottom) and (node, param)."""
+
+    bottoms: dict[Key, str]
+    params: dict[Key, str]
+
+    @classmethod
+    def of(cls, lowered: Lowered, nodes: Iterable[Node]) -> _Asked:
+        nodes = list(nodes)
+        return cls(
+            {
+                (node.index, index): lowered.bottoms[node.index, index]
+                for node in nodes
+                for index, needed in enumerate(node.bottom_need_backward)
+                if needed
+            },
+            {
+                (node.index, index): lowered.uses[node.index, index]
+                for node in nodes
+                for index, needed in enumerate(node.param_propagate_down)
+                if needed
+            },
+        )
+
+    @classmethod
+    def of_inner(cls, inner: Inner) -> _Asked:
+        ran = {index for index, _ in inner.lowered.bottoms}
+        return cls.of(inner.lowered, (node for node in inner.net.nodes if node.need_backward and node.index in ran))
+
+    def values(self) -> list[str]:
+        return [*self.bottoms.values(), *self.params.values()]
+
+    def found(self, found: Mapping[str, str | None]) -> tuple[dict[Key, str | None], dict[Key, str | None]]:
+        """Return the gradients in the place of the values."""
+        return {k: found[v] for k, v in self.bottoms.items()}, {k: found[v] for k, v in self.params.items()}
 
 
 def _seeds(net: Net, lowered: Lowered, nodes: list[Node]) -> dict[str, str]:

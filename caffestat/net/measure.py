@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping, MutableSequence, Sequence
+import math
+from collections.abc import Collection, Container, Mapping, MutableSequence, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,12 +21,30 @@ from .model import Net, Node
 from .settle import settle
 
 if TYPE_CHECKING:
-    from .lower import Gradients, Lowered
+    from .lower import Gradients, Inner, Lowered
 
-__all__ = ["Feeds", "Runner", "draw_feeds", "measure"]
+__all__ = ["Feeds", "Runner", "Step", "draw_feeds", "measure"]
 
 Shape = tuple[int, ...]
+Key = tuple[Any, ...]  # of what the statistics are asked for
+_LARGEST = float(np.finfo(np.float32).max)
 _KINDS = ("top", "bottom_diff", "param_diff")  # of tensors that a run can return
+
+
+@dataclass
+class Step:
+    """What one pass gives a solver.
+
+    loss      the weighted sum of the losses, float32
+    outputs   the values of the net's output blobs that could be computed, by blob index
+    diffs     the gradients of the owner params by index, in arrays of their own; an absent one is zero
+    measured  where asked for
+    """
+
+    loss: np.float32
+    outputs: dict[int, np.ndarray]
+    diffs: dict[int, np.ndarray]
+    measured: Measurement | None
 
 
 class Runner:
@@ -49,7 +69,7 @@ class Runner:
         self.net = net
         self.values = values
         self.device = device
-        self.lowered = lower(net, device.kind)
+        self.lowered = lower(net, device.kind, carries=changing)
         self.forward_only = forward_only
         self.gradients: Gradients | None = None
         if not forward_only and any(node.need_backward for node in net.nodes):
@@ -57,10 +77,15 @@ class Runner:
         graph = self.lowered.graph
         graph.infer()
         self._statistics = Statistics(graph)
-        _ask_forward(net, self.lowered, self._statistics)
-        if self.gradients:
-            _ask_backward(net, self.gradients, self._statistics)
+        _ask(net, self.lowered, self.gradients, self._statistics)
+        for number, value in (self.gradients.owners if self.gradients else {}).items():
+            if value:
+                _ask_sums(self._statistics, ("diff", number), value)
         self._updates = _updates(net, self.lowered)
+        self._states = {name: np.zeros(graph.shape(name), np.float32) for name in graph.states}
+        self._changed = {name: graph.updates[name] for name in self._states} | {
+            self.lowered.params[number]: name for number, name in self._updates.items()
+        }
         self._inputs = {
             number: name for number, name in self.lowered.params.items() if changing or number in self._updates
         }
@@ -73,8 +98,13 @@ class Runner:
         self._losses = _weighted_tops(net, self.lowered)
         writers = _last_writers(net, self.lowered, net.outputs)
         self._results = {blob: graph.stored(self.lowered.tops[key]) for blob, key in writers.items()}
-        asked = {*self._fetched.values(), *self._results.values(), *self._losses, *self._updates.values()}
-        graph.outputs += sorted(asked)
+        owners = self.gradients.owners if self.gradients else {}
+        self._diffs = {number: name for number, name in owners.items() if name}
+        self._each = {key: name for key, name in names.items() if key[0] == "param_diff"}
+        self._plain = sorted({*self._results.values(), *self._losses, *self._changed.values()})
+        self._measured = [*graph.outputs, *self._plain]
+        kept = {*self._measured, *self._fetched.values(), *self._diffs.values(), *self._each.values()}
+        graph.outputs = sorted(kept)
         constant = {name: values[number] for number, name in self.lowered.params.items() if number not in self._inputs}
         self._compiled = Compiled(graph, device, constant)
         self._constant_sums: dict[int, tuple[float, float]] = {}
@@ -85,31 +115,50 @@ class Runner:
 
         With `fetch`, `tensors` then holds arrays by ("top" | "bottom_diff" | "param_diff", node, index).
         """
-        outputs = self._run(feeds)
-        found: dict[Any, float] = self._statistics.read(outputs)
+        outputs = self._run(feeds, {*self._measured, *self._fetched.values()})
         self.tensors = {key: outputs[name] for key, name in self._fetched.items()}
-        for number, name in self._updates.items():
-            self.values[number][...] = outputs[name].reshape(self.values[number].shape)
+        return self._measurement(outputs)
+
+    def step(self, feeds: Mapping[str, np.ndarray], measure: bool, each: bool = False) -> Step:
+        """Run one pass of a solver.
+
+        measure: measure everything too
+        each:    let `tensors` hold the gradient of each param of each layer: ("param_diff", node, index)
+        """
+        names = {*(self._measured if measure else self._plain), *self._diffs.values()}
+        outputs = self._run(feeds, names | set(self._each.values()) if each else names)
+        self.tensors = {key: outputs[name] for key, name in self._each.items()} if each else {}
+        loss = sum((np.float32(weight) * outputs[name].sum() for name, weight in self._losses.items()), np.float32(0))
+        results = {blob: outputs[name] for blob, name in self._results.items()}
+        diffs = {number: outputs[name] for number, name in self._diffs.items()}
+        return Step(np.float32(loss), results, diffs, self._measurement(outputs) if measure else None)
+
+    def _measurement(self, outputs: Mapping[str, np.ndarray]) -> Measurement:
+        found: dict[Any, float] = self._statistics.read(outputs)
         measured = Measurement(device=str(self.device))
         measured.outputs = {blob: tuple(outputs[name].ravel().tolist()) for blob, name in self._results.items()}
         measured.loss = sum(weight * float(outputs[name].sum()) for name, weight in self._losses.items())
-        measured.tops = {key[1:]: value for key, value in found.items() if key[0] == "top"}
         measured.params = self._param_means(found)
-        if self.gradients:
-            # a gradient that nothing reaches is zero: Caffe prints it as such
-            measured.bottom_diffs = {key: found.get(("bottom", *key), 0.0) for key in self.gradients.bottoms}
-            measured.param_diffs = {key: found.get(("param", *key), 0.0) for key in self.gradients.params}
+        _fill(measured, self.lowered, self.gradients, found)
         if not self.forward_only:
             measured.norms = self._norms(found)
         return measured
 
-    def _run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Run the graph. Raises NetError, with the layer's place where the runtime says which node fails."""
+    def _run(self, feeds: Mapping[str, np.ndarray], names: Collection[str]) -> dict[str, np.ndarray]:
+        """Run the graph and store what layers change: their statistics and states.
+
+        Raises NetError, with the layer's place where the runtime says which node fails.
+        """
+        params = {name: self.values[number] for number, name in self._inputs.items()} | self._states
         try:
-            return self._compiled.run(feeds, {name: self.values[number] for number, name in self._inputs.items()})
+            outputs = self._compiled.run(feeds, params, sorted(names))
         except RunError as error:
             index = self.lowered.layer_of(error.node)
             raise error if index is None else self.net.nodes[index].layer.error(str(error)) from error
+        for number, name in self._updates.items():
+            self.values[number][...] = outputs[name].reshape(self.values[number].shape)
+        self._states = {state: outputs[self._changed[state]] for state in self._states}
+        return outputs
 
     def _sums_of(self, number: int, found: Mapping[Any, float]) -> tuple[float, float]:
         """Return (sum |x|, sum x²) of a param: what the run computed, or of a constant one those of its value."""
@@ -131,12 +180,12 @@ class Runner:
     def _norms(self, found: Mapping[Any, float]) -> Norms:
         owners = [number for number, param in enumerate(self.net.params) if param.owner is None]
         data = [self._sums_of(number, found) for number in owners]
-        data_l1, data_l2 = sum(l1 for l1, _ in data), sum(l2 for _, l2 in data) ** 0.5
+        data_l1, data_l2 = _in_range(sum(l1 for l1, _ in data)), _in_range(sum(l2 for _, l2 in data)) ** 0.5
         if not self._knows_gradients():
             return Norms(data_l1, None, data_l2, None)
         diff_l1 = sum(found.get(("l1", "diff", number), 0.0) for number in owners)
         diff_l2 = sum(found.get(("l2", "diff", number), 0.0) for number in owners)
-        return Norms(data_l1, diff_l1, data_l2, diff_l2**0.5)
+        return Norms(data_l1, _in_range(diff_l1), data_l2, _in_range(diff_l2) ** 0.5)
 
     def _knows_gradients(self) -> bool:
         """Tell whether the gradient of every param that gets one is known."""
@@ -147,6 +196,11 @@ class Runner:
             for index, needed in enumerate(node.param_propagate_down)
             if needed and node.need_backward
         )
+
+
+def _in_range(total: float) -> float:
+    """Return a sum as Caffe has it, in float32: infinite beyond its range."""
+    return math.inf if total > _LARGEST else total
 
 
 def _sums(array: np.ndarray) -> tuple[float, float]:
@@ -160,24 +214,55 @@ def _sums(array: np.ndarray) -> tuple[float, float]:
     return l1, l2
 
 
-def _ask_forward(net: Net, lowered: Lowered, statistics: Statistics) -> None:
-    for key, value in lowered.tops.items():
-        statistics.mean_abs(("top", *key), value)
+def _ask(net: Net, lowered: Lowered, gradients: Gradients | None, statistics: Statistics, within: Key = ()) -> None:
+    """Ask for mean |x| of all values of a net, and of the nets inside of its layers that Caffe prints.
 
-
-def _ask_backward(net: Net, gradients: Gradients, statistics: Statistics) -> None:
+    within: what keys begin with
+    """
     graph = statistics.graph
-    for (node, index), value in gradients.bottoms.items():
-        if value:
-            graph.declare(value, net.nodes[node].bottom_shapes[index] or ())
-            statistics.mean_abs(("bottom", node, index), value)
-    for (node, index), value in gradients.params.items():
-        if value:
-            _declare_param(net, graph, net.nodes[node].params[index], value)
-            statistics.mean_abs(("param", node, index), value)
-    for number, value in gradients.owners.items():
-        if value:
-            _ask_sums(statistics, ("diff", number), value)
+    for key, value in lowered.tops.items():
+        statistics.mean_abs((*within, "top", *key), value)
+    for (node, index), diff in (gradients.bottoms if gradients else {}).items():
+        if diff:
+            graph.declare(diff, net.nodes[node].bottom_shapes[index] or ())
+            statistics.mean_abs((*within, "bottom", node, index), diff)
+    for (node, index), diff in (gradients.params if gradients else {}).items():
+        if diff:
+            _declare_param(net, graph, net.nodes[node].params[index], diff)
+            statistics.mean_abs((*within, "param", node, index), diff)
+    for number, inner in lowered.inner.items():
+        if inner.prints:
+            found = gradients.inner.get(number) if gradients else None
+            _ask(inner.net, inner.lowered, found, statistics, (*within, "inner", number))
+
+
+def _fill(
+    measured: Measurement, lowered: Lowered, gradients: Gradients | None, found: Mapping[Any, float], within: Key = ()
+) -> None:
+    """Put what `_ask` asked for into a measurement, and the values inside of layers into measurements of their own."""
+    for key in lowered.tops:
+        top = (*within, "top", *key)
+        measured.tops[key] = found[top]
+    if gradients:
+        # a gradient that nothing reaches is zero: Caffe prints it as such
+        measured.bottom_diffs = {key: found.get((*within, "bottom", *key), 0.0) for key in gradients.bottoms}
+        measured.param_diffs = {key: found.get((*within, "param", *key), 0.0) for key in gradients.params}
+    for number, inner in lowered.inner.items():
+        if inner.prints:
+            part = Measurement(device=measured.device)
+            _fill(part, inner.lowered, gradients and gradients.inner.get(number), found, (*within, "inner", number))
+            means = _inner_param_means(inner, number, measured)
+            part.params = means
+            measured.inner[number] = inner.net, part
+
+
+def _inner_param_means(inner: Inner, number: int, measured: Measurement) -> dict[tuple[int, int], float]:
+    """Return mean |x| of the params of an inner net's layers, which are those of the layer around it."""
+    owners = [index for index, param in enumerate(inner.net.params) if param.owner is None]
+    return {
+        (node, index): measured.params[number, owners.index(inner.net.owner(inner.net.nodes[node].params[index]))]
+        for node, index in inner.lowered.uses
+    }
 
 
 def _ask_sums(statistics: Statistics, key: tuple[str, int], value: str) -> None:

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .model import Net
 
 __all__ = ["Measurement", "Norms"]
 
@@ -31,6 +35,7 @@ class Measurement:
     loss          the weighted sum of everything that has a loss weight
     outputs       the values of the net's output blobs, flattened, by blob index
     device        what ran it: "cpu" or "cuda"
+    inner         the nets inside of recurrent layers that Caffe prints, by node, and what was measured of them
     """
 
     tops: dict[Key, float] = field(default_factory=dict)
@@ -41,3 +46,4 @@ class Measurement:
     loss: float = 0.0
     outputs: dict[int, tuple[float, ...]] = field(default_factory=dict)
     device: str = "cpu"
+    inner: dict[int, tuple[Net, Measurement]] = field(default_factory=dict)

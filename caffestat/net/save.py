@@ -13,15 +13,19 @@ from caffestat.errors import InputError
 from caffestat.files import replace_file, replacing
 from caffestat.schema import LayerParameter, NetParameter
 from caffestat.schema.binary import LARGEST
-from caffestat.schema.blobs import set_values
+from caffestat.schema.blobs import set_diffs, set_values
 
 from .model import Net, Node
 
-__all__ = ["FORMATS", "save", "to_caffemodel"]
+__all__ = ["FORMATS", "open_hdf5", "save", "to_caffemodel", "write_hdf5"]
+
+Values = Sequence[np.ndarray]  # of each param, by its index in `net.params`
 
 
-def to_caffemodel(net: Net, values: Sequence[np.ndarray]) -> Any:
+def to_caffemodel(net: Net, values: Values, diffs: Values | None = None) -> Any:
     """Return the NetParameter that Caffe would snapshot: the built net's layers, splits included, and their blobs.
+
+    diffs: stored beside the values, as `snapshot_diff` asks for
 
     (net.cpp and layer.hpp, ToProto)
     """
@@ -33,6 +37,8 @@ def to_caffemodel(net: Net, values: Sequence[np.ndarray]) -> Any:
             blob = layer.blobs.add()
             blob.shape.dim.extend(net.params[number].param.shape)
             set_values(blob, values[number])
+            if diffs is not None:
+                set_diffs(blob, diffs[number])
     return message
 
 
@@ -75,11 +81,24 @@ def _save_npz(path: Path, net: Net, values: Sequence[np.ndarray], nodes: Sequenc
 
 
 def _save_hdf5(path: Path, net: Net, values: Sequence[np.ndarray], nodes: Sequence[Node]) -> None:
-    """Groups data/<layer>/<index>; a shared param stands with its owner only. (net.cpp, ToHDF5)"""
+    write_hdf5(path, net, values, nodes)
+
+
+def open_hdf5(path: str | Path, mode: str) -> Any:
+    """Open an HDF5 file. Raises InputError without h5py, OSError when it cannot be opened."""
     try:
         h5py: Any = importlib.import_module("h5py")
     except ImportError as error:
-        raise InputError(f"{path}: writing HDF5 takes h5py: pip install 'caffestat[data]'") from error
+        what = "reading" if mode == "r" else "writing"
+        raise InputError(f"{path}: {what} HDF5 takes h5py: pip install 'caffestat[data]'") from error
+    return h5py.File(path, mode, locking=False)
+
+
+def write_hdf5(path: Path, net: Net, values: Values, nodes: Sequence[Node], diffs: Values | None = None) -> None:
+    """Groups data/<layer>/<index>, a shared param with its owner only; diffs, where there are any, with every layer.
+
+    Source: net.cpp, ToHDF5.
+    """
     slashed = next((node.name for node in nodes if "/" in node.name), None)
     if slashed is not None:
         raise InputError(
@@ -89,13 +108,16 @@ def _save_hdf5(path: Path, net: Net, values: Sequence[np.ndarray], nodes: Sequen
     unfit = next((node.name for node in nodes if node.name in ("", ".") or "\0" in node.name), None)
     if unfit is not None:
         raise InputError(f"{path}: HDF5 has no group of the name {unfit!r}, that of a layer; write .caffemodel")
-    with replacing(path) as fresh, h5py.File(fresh, "w", locking=False) as file:
+    with replacing(path) as fresh, open_hdf5(fresh, "w") as file:
         data = file.create_group("data")
         for node in nodes:
             group = data.create_group(node.name)
+            diff = file.create_group(f"diff/{node.name}") if diffs is not None else None
             for index, number in enumerate(node.params):
                 if net.params[number].owner is None:
                     group.create_dataset(str(index), data=values[number])
+                if diff is not None and diffs is not None:
+                    diff.create_dataset(str(index), data=diffs[number])
 
 
 def _refuse_twice(path: Path, nodes: Sequence[Node]) -> None:

@@ -54,7 +54,7 @@ class Solver:
     def test_nets(self) -> tuple[NetSource, ...]:
         """Return the nets it tests: the inline ones, those in files, then the trained net for what test_iter is left.
 
-        Raises InputError when there is not one test_iter for each. (solver.cpp, InitTestNets)
+        (solver.cpp, InitTestNets)
         """
         m = self.message
         named = [
@@ -64,20 +64,7 @@ class Solver:
             ),
             *(_named_net(path, owner) for path, owner in zip(m.test_net, self._named_tests(), strict=True)),
         ]
-        generic = len(m.test_iter) - len(named) if m.HasField("net") or m.HasField("net_param") else 0
-        if len(named) + max(generic, 0) != len(m.test_iter):
-            raise InputError(
-                f"{self.name}: expected one test_iter for each test net ({len(named)}), found {len(m.test_iter)}"
-            )
-        if m.test_state and len(m.test_state) != len(m.test_iter):
-            raise InputError(
-                f"{self.name}: expected no test_state or one for each test net ({len(m.test_iter)}), "
-                f"found {len(m.test_state)}"
-            )
-        if m.test_iter and m.test_interval < 1:
-            raise InputError(
-                f"{self.name}: has test nets, but a test_interval of {m.test_interval}; expected at least 1"
-            )
+        generic = len(m.test_iter) - len(named)
         return (*named, *[self.net] * generic)
 
     def _named_tests(self) -> list[Field]:
@@ -150,6 +137,12 @@ def beside(path: str, owner: str) -> str:
     above = Path(owner).resolve().parents if len(Path(path).parts) > 1 else ()
     others = (folder / path for folder in (Path(owner).parent, *above))
     return next((str(other) for other in others if os.path.exists(other)), path)
+
+
+def named_weights(solver: Solver) -> list[str]:
+    """Return the caffemodel files that a solver names, looked for as its net is."""
+    names = [name.strip() for names in solver.message.weights for name in names.split(",")]
+    return [beside(name, solver.name) for name in names]
 
 
 def _solver(document: Document) -> Solver:

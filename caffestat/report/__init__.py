@@ -23,7 +23,7 @@ from .model import (
     TopRow,
     Totals,
 )
-from .solver_log import solver_lines
+from .training_log import TrainingLog, first_iteration_lines
 
 __all__ = [
     "FORMATS",
@@ -36,10 +36,11 @@ __all__ = [
     "Spread",
     "TopRow",
     "Totals",
+    "TrainingLog",
     "build",
     "debug_lines",
+    "first_iteration_lines",
     "render",
-    "solver_lines",
 ]
 
 FORMATS: dict[str, Callable[[Report, int], str]] = {

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import datetime
 
 from caffestat.escape import visible
 
 from .model import LayerRow, Report
 
-__all__ = ["ostream", "prefix", "render"]
+__all__ = ["ostream", "prefix", "render", "signed"]
 
 Line = tuple[str, str]  # where in Caffe's source it is logged, which log readers may look for; and the text
 
@@ -22,6 +23,14 @@ _UNKNOWN = "?"
 def ostream(value: float) -> str:
     """Return a number as C++ streams print a float by default: six significant digits."""
     return f"{value:g}"
+
+
+def signed(value: float) -> str:
+    """Return a number as `ostream` does, a NaN with the sign bit that arithmetic on current CPUs gives it.
+
+    Means and sums of |x| lose the sign.
+    """
+    return "-nan" if math.isnan(value) else ostream(value)
 
 
 def render(report: Report, glog: bool = False) -> Iterator[str]:
@@ -65,7 +74,7 @@ def _lines(report: Report) -> Iterator[Line]:
             )
     if report.norms:
         n = report.norms
-        l1, l2 = f"{ostream(n.data_l1)}, {_norm(n.diff_l1)}", f"{ostream(n.data_l2)}, {_norm(n.diff_l2)}"
+        l1, l2 = f"{ostream(n.data_l1)}, {_norm(n.diff_l1)}", f"{signed(n.data_l2)}, {_norm(n.diff_l2, signed)}"
         yield _NORMS, f"    [Backward] All net params (data, diff): L1 norm = ({l1}); L2 norm = ({l2})"
 
 
@@ -73,8 +82,8 @@ def _diff(value: float | None, is_unknown: bool) -> float | str | None:
     return _UNKNOWN if is_unknown else value
 
 
-def _norm(value: float | None) -> str:
-    return _UNKNOWN if value is None else ostream(value)
+def _norm(value: float | None, shown: Callable[[float], str] = ostream) -> str:
+    return _UNKNOWN if value is None else shown(value)
 
 
 def _line(place: str, direction: str, layer: LayerRow, what: str, value: float | str | None) -> Iterator[Line]:

@@ -8,7 +8,7 @@ import numpy as np
 
 from caffestat.schema.caffe_pb2 import BlobProto
 
-__all__ = ["set_values"]
+__all__ = ["set_diffs", "set_values"]
 
 _LENGTH_DELIMITED = 2
 
@@ -19,6 +19,15 @@ def set_values(blob: Any, values: np.ndarray) -> None:
     Packed as the binary format has them: a field's key, the length in bytes, little-endian numbers.
     """
     name, kind = ("double_data", "<f8") if len(blob.double_data) else ("data", "<f4")
+    _set(blob, name, kind, values)
+
+
+def set_diffs(blob: Any, values: np.ndarray) -> None:
+    """Replace a BlobProto's diffs; see `set_values`."""
+    _set(blob, "diff", "<f4", values)
+
+
+def _set(blob: Any, name: str, kind: str, values: np.ndarray) -> None:
     blob.ClearField(name)
     raw = np.ascontiguousarray(values, kind).tobytes()
     key = BlobProto.DESCRIPTOR.fields_by_name[name].number << 3 | _LENGTH_DELIMITED

@@ -13,6 +13,7 @@ from caffestat.fillers import Stream
 from caffestat.graph import Graph
 from caffestat.layers import Layer
 from caffestat.net.dialects import choose
+from caffestat.net.lower import lower_unrolled
 from caffestat.net.upgrade import Entry
 from caffestat.prototext import parse
 from caffestat.schema import UnknownField, caffe_pb2, from_document
@@ -87,7 +88,9 @@ def run(
     weights = [g.param(f"param{i}", p.shape) for i, p in enumerate(params)]
     assert [p.shape for p in layer.params(shapes)] == [p.shape for p in params]
     before = len(g.inputs)
-    tops = [g.declare(v, s) for v, s in zip(layer.lower(g, names, weights), layer.tops(shapes), strict=True)]
+    unrolled = layer.unrolled(shapes)
+    lowered = lower_unrolled(g, layer, unrolled, names, weights)[1] if unrolled else layer.lower(g, names, weights)
+    tops = [g.declare(v, s) for v, s in zip(lowered, layer.tops(shapes), strict=True)]
     drawn = dict(zip(list(g.inputs)[before:], layer.draw_feeds(Stream(seed), shapes), strict=True))
     for i, top in enumerate(tops):
         if layer.is_in_place(i):

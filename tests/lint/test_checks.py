@@ -107,7 +107,8 @@ def test_a_check_leaves_a_near_miss_alone(tmp_path: Path, code: str) -> None:
 
 
 def test_every_check_that_needs_no_run_has_a_trigger() -> None:
-    assert {check.code for check in all_checks()} - set(TRIGGERS) == {"CS004", "CS020", "CS021", "CS022"}
+    of_solvers = {"CS030", "CS031"}  # tests/training/test_validation.py
+    assert {check.code for check in all_checks()} - set(TRIGGERS) - of_solvers == {"CS004", "CS020", "CS021", "CS022"}
 
 
 @pytest.mark.parametrize(

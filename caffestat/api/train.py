@@ -1,0 +1,70 @@
+"""`train`: Caffe's training loop."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from caffestat.errors import InputError
+from caffestat.options import options_of
+
+if TYPE_CHECKING:
+    from caffestat.training import Training
+    from caffestat.training.events import Event
+
+__all__ = ["train", "training_of"]
+
+
+def train(path: str | Path, *, inputs_hold: str = "zeros", **options: Any) -> Iterator[Event]:
+    """Train a solver's net as `caffe train` does, and yield what happens as it happens.
+
+    The events are those of `caffestat.training.events`: an `Iteration` has the number, the loss, the outputs and the
+    rate; `EndTest`, `Saved` and the others come in between, in Caffe's order. Snapshots are written as the solver says.
+    Nets are built, and the solver is refused, before the first event; closing the iterator ends the training.
+
+    snapshot:    a .solverstate to go on from
+    iterations:  how many to run, instead of up to the solver's max_iter
+    inputs_hold: what Input layers hold: "zeros", as under `caffe train`, or "noise"
+    options:     `level`, `stages`, `shapes`, `batch`, `data`, `seed`, `weights`, `device`, `inputs` of `analyze`
+
+    Raises SolverError (file:line) for a solver that Caffe refuses, and other CaffestatErrors when the file, its nets,
+    its data or an option cannot be used.
+    """
+    return training_of(path, inputs_hold=inputs_hold, **options)[0].events()
+
+
+def training_of(
+    path: str | Path,
+    *,
+    snapshot: str | Path | None = None,
+    iterations: int | None = None,
+    requested: Callable[[], str] | None = None,
+    **options: Any,
+) -> tuple[Training, int]:
+    """Return the training run of a solver, ready to start, and its random seed."""
+    from caffestat.program import open_file
+    from caffestat.program.opening import refuse_loss
+    from caffestat.training import NONE, Training
+
+    net, values, run = options_of(**options)
+    refuse_loss(run)
+    if iterations is not None and iterations < 0:
+        raise InputError(f"iterations: expected 0 or more, found {iterations}")
+    if net.phase or run.forward_only:
+        raise InputError("training has no phase and no forward pass alone: it runs the solver's nets as Caffe does")
+    file = open_file(str(path))
+    if file.solver is None:
+        raise InputError(f"{path}: expected a solver prototxt, found a net")
+    seed = file.seed(values.seed)
+    training = Training(
+        file.solver,
+        net,
+        values,
+        run,
+        seed=seed,
+        snapshot=None if snapshot is None else str(snapshot),
+        iterations=iterations,
+        requested=requested or (lambda: NONE),
+    )
+    return training, seed

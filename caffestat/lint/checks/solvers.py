@@ -1,0 +1,42 @@
+"""Checks of a solver's own fields. Their facts are those of `caffestat.training`, which refuses with the same words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from caffestat.training import doubts, faults
+
+from ..context import Context
+from ..registry import Found, Needs, check
+
+
+@check("CS030", "refused-solver", "error", Needs.TEXT)
+def refused_solver(context: Context) -> Iterator[Found]:
+    """A solver that Caffe refuses, or that cannot train.
+
+    An unknown or missing `lr_policy`, a field that the policy needs and lacks, an unknown `type`, momentum with AdaGrad
+    or RMSProp, test nets and `test_iter` of different number, `iter_size: 0`, a negative rate, a `snapshot_prefix` in a
+    folder that does not exist. Caffe stops at some of these at the start, at others after the first iteration.
+    `caffestat train` and `debug` refuse them before anything runs.
+
+    Example: `lr_policy: "step"` without `stepsize`.
+
+    Fix: as the message says.
+    """
+    for fault in faults(context.solver) if context.solver else ():
+        yield Found(fault.place, "", fault.message, "see the message")
+
+
+@check("CS031", "doubtful-solver", "warning", Needs.TEXT)
+def doubtful_solver(context: Context) -> Iterator[Found]:
+    """A solver that Caffe takes without a word, but that can hardly be meant.
+
+    No `base_lr` (the default is 0) or no `max_iter` (the default is 0 as well), a momentum of 1 or more, stepvalues
+    that do not ascend, fields that the policy or the solver's type has no use for.
+
+    Example: `lr_policy: "multistep"` with a `stepsize`.
+
+    Fix: as the message says.
+    """
+    for doubt in doubts(context.solver) if context.solver else ():
+        yield Found(doubt.place, "", doubt.message, "see the message")

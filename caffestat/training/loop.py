@@ -1,0 +1,341 @@
+"""The loop of `caffe train`: tests, passes, update, snapshot, again. (solver.cpp, Solve, Step and Test)"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from caffestat.errors import Finding, InputError, SolverError
+from caffestat.fillers import Stream
+from caffestat.net import TEST, TRAIN, Measurement, Net, NetSource, Solver, State, build
+from caffestat.net.initial import copy_file, draw_params
+from caffestat.net.measure import Step, check_inputs, synthetic_layers
+from caffestat.net.memory import check_run
+from caffestat.net.rules import filter_layers
+from caffestat.net.source import named_weights
+from caffestat.options import NetOptions, RunOptions, ValueOptions
+from caffestat.schema import NetState
+
+from . import events as e
+from .policies import Schedule
+from .running import Process, Running, Sum
+from .snapshot import State as Snapshot
+from .snapshot import file_names, read_state, write_model, write_state
+from .update import Update
+from .validation import snapshot_prefix, unwritable, validate
+
+__all__ = ["NONE", "SNAPSHOT", "STOP", "Training"]
+
+NONE, SNAPSHOT, STOP = "none", "snapshot", "stop"  # what a signal asks for
+
+Events = Iterator[e.Event]
+_F = np.float32
+
+
+class Training:
+    """A solver about to train: its nets are built and filled, and `events` runs them.
+
+    debug:     measure every pass and display every iteration, as if the solver had `debug_info: true`
+    snapshot:  a .solverstate to go on from
+    iterations: how many to run, instead of up to the solver's max_iter
+    requested: called after each iteration and each test batch; returns NONE, SNAPSHOT or STOP
+    findings, notes: what is strange about the solver and its nets, and lines worth telling
+
+    Raises SolverError for a solver that Caffe refuses, and what building a net and reading its files raises.
+    """
+
+    def __init__(
+        self,
+        solver: Solver,
+        net: NetOptions,
+        values: ValueOptions,
+        run: RunOptions,
+        *,
+        seed: int,
+        debug: bool = False,
+        saves: bool = True,
+        snapshot: str | None = None,
+        iterations: int | None = None,
+        requested: Callable[[], str] = lambda: NONE,
+    ) -> None:
+        validate(solver)
+        self.solver, self.message = solver, solver.message
+        self.debug = debug
+        self.findings: list[Finding] = list(solver.findings)
+        self.notes: list[str] = []
+        self._requested = requested
+        self._prefix = snapshot_prefix(solver)
+        self._saves = saves
+        self._prelude: list[e.Event] = []
+        if snapshot and values.weights:
+            raise InputError("give a snapshot to resume from or weights to start from, not both")
+        self._check_prefix()
+        self._open_nets(net, values, run, seed, () if snapshot else (*(values.weights or named_weights(solver)),))
+        self.schedule = Schedule(self.message)
+        self.update = Update(self.message, self.train.net)
+        self.iteration = 0
+        if snapshot:
+            self._restore(snapshot)
+        self._first = self.iteration
+        self._end = self.message.max_iter if iterations is None else self.iteration + iterations
+        self._end = max(self._end, 1) if debug else self._end
+        self._losses: list[np.float32] = []
+        self._smoothed = _F(0)
+        self._stopped = False
+        self._measures = debug  # whether the last iteration's passes were measured
+        self._diffs: dict[int, np.ndarray | None] = {}
+
+    # ---- set-up
+
+    def _check_prefix(self) -> None:
+        saves = self._saves and (self.message.snapshot or self.message.snapshot_after_train)
+        for fault in unwritable(self.solver) if saves else ():
+            raise SolverError(fault.message, fault.place)
+
+    def _open_nets(
+        self, options: NetOptions, values: ValueOptions, run: RunOptions, seed: int, weights: Sequence[str]
+    ) -> None:
+        from caffestat.engine import choose_device
+
+        device, why = choose_device(run.device)
+        self.notes.extend([why] if why else [])
+        stream = Stream(seed)
+        self.process = Process(
+            stream, np.random.default_rng(seed), device, run.inputs, run.inputs_hold == "zeros"
+        )
+        nets: list[Running] = []
+        for source, state in _nets(self.solver, options):
+            nets.append(self._open_net(source, state, options, values, weights, bool(nets)))
+        self.train, self.tests = nets[0], nets[1:]
+
+    def _open_net(
+        self,
+        source: NetSource,
+        state: State,
+        options: NetOptions,
+        values: ValueOptions,
+        weights: Sequence[str],
+        is_test: bool,
+    ) -> Running:
+        p = self.process
+        shapes = {n: shape for n, shape in options.shapes.items() if not is_test or _has_top(source, state, n)}
+        net = build(source, state, shapes, options.batch, options.data, options.dialect)
+        if not is_test:
+            check_inputs(net, p.inputs)
+        check_run(net, not is_test, p.device)
+        self.findings.extend(finding for finding in net.findings if finding not in self.findings)
+        params = draw_params(net, p.stream, values.assume_filler)
+        self.notes.extend(line for line in synthetic_layers(net, p.inputs) if line not in self.notes)
+        for path in weights:
+            copied = copy_file(net, params, path)
+            self._prelude.append(e.WeightsLoaded(path, copied.ignored))
+            self.notes.extend([str(copied)] if str(copied) not in self.notes else [])
+        return Running(net, params, p, is_test)
+
+    def _restore(self, path: str) -> None:
+        state = read_state(path, [array.shape for array in self.update.history])
+        ignored: tuple[str, ...] = ()
+        if state.model:
+            model = state.model if os.path.exists(state.model) else str(Path(path).parent / Path(state.model).name)
+            ignored = copy_file(self.train.net, self.train.values, model).ignored
+        for mine, array in zip(self.update.history, state.history, strict=True):
+            mine[...] = array
+        self.iteration, self.schedule.current_step = state.iteration, state.current_step
+        self._prelude.append(e.Resumed(path, state.iteration, ignored))
+
+    # ---- the loop
+
+    def events(self) -> Events:
+        """Run the iterations; yield what happens."""
+        m = self.message
+        yield from self._prelude
+        yield e.Started(self.train.net.name, m.lr_policy, self.iteration)
+        self._shown, self._clock = self.iteration, time.perf_counter()
+        while self.iteration < self._end and not self._stopped:
+            yield from self._step()
+        if m.snapshot_after_train and not (m.snapshot and self.iteration % m.snapshot == 0):
+            yield from self._snapshot()
+        if not self._stopped:
+            yield from self._finish()
+        yield e.Done(self.iteration, self._stopped)
+
+    def _finish(self) -> Events:
+        if self.message.display and self.iteration % self.message.display == 0:
+            yield from self._last_loss()
+        if self.message.test_interval and self.iteration % self.message.test_interval == 0:
+            yield from self._test_all()
+
+    def _last_loss(self) -> Events:
+        """Run one forward pass more, for its loss alone."""
+        result = self.train.step(self._measures)
+        if result.measured:
+            yield e.Pass(self.train.net, _forward(result.measured))
+        yield e.FinalLoss(self.iteration, float(result.loss), float(self._smooth(result.loss)))
+
+    def _step(self) -> Events:
+        m, iteration = self.message, self.iteration
+        if m.test_interval and iteration % m.test_interval == 0 and (iteration or m.test_initialization):
+            yield from self._test_all()
+            if self._stopped:
+                return
+        displayed = self.debug or bool(m.display and iteration % m.display == 0)
+        self._measures = self.debug or (displayed and m.debug_info)
+        total, loss = Sum(self.train.net, m.iter_size), _F(0)
+        for _ in range(m.iter_size):
+            result = self.train.step(self._measures, self._measures and total.several)
+            measured = total.add(result, self.train.runner)
+            if measured:
+                yield e.Pass(self.train.net, measured)
+            loss += result.loss
+        loss = loss / _F(m.iter_size)
+        yield self._update(total, loss, result, displayed)
+        yield from self._obey()
+
+    def _update(self, total: Sum, loss: np.float32, result: Step, displayed: bool) -> e.Iteration:
+        smoothed = self._smooth(loss)
+        lapse, since = time.perf_counter() - self._clock, self.iteration - self._shown
+        if displayed:
+            self._clock, self._shown = time.perf_counter(), self.iteration
+        steps = self.schedule.advances(self.iteration)
+        rate = self.schedule.rate(self.iteration)
+        self._diffs = dict.fromkeys(self.update.numbers) | total.diffs
+        clip = self.update.clip(self._diffs)
+        self.update.apply(self.train.values, self._diffs, rate, self.iteration, clip)
+        self.iteration += 1
+        return e.Iteration(
+            self.iteration - 1,
+            float(loss),
+            float(smoothed),
+            outputs_of(self.train.net, result.outputs),
+            float(rate),
+            self.schedule.current_step if steps else None,
+            clip,
+            displayed,
+            lapse,
+            since,
+        )
+
+    def _obey(self) -> Events:
+        """Write a snapshot when one is due or a signal asks for it, and stop when one asks for that."""
+        request = self._requested()
+        if (self.message.snapshot and self.iteration % self.message.snapshot == 0) or request == SNAPSHOT:
+            yield from self._snapshot()
+        self._stopped = request == STOP
+
+    def _smooth(self, loss: np.float32) -> np.float32:
+        """Return the mean over the last losses, as Caffe keeps it. (solver.cpp, UpdateSmoothedLoss)"""
+        losses, window = self._losses, self.message.average_loss
+        with np.errstate(all="ignore"):
+            if len(losses) < window:
+                losses.append(loss)
+                self._smoothed = (self._smoothed * _F(len(losses) - 1) + loss) / _F(len(losses))
+            else:
+                index = (self.iteration - self._first) % window
+                self._smoothed = self._smoothed + (loss - losses[index]) / _F(window)
+                losses[index] = loss
+        return self._smoothed
+
+    # ---- tests
+
+    def _test_all(self) -> Events:
+        for number in range(len(self.tests)):
+            if not self._stopped:
+                yield from self._test(number)
+
+    def _test(self, number: int) -> Events:
+        """Run a test net's batches with the train net's params, and yield the means of its outputs."""
+        m, test = self.message, self.tests[number]
+        yield e.BeginTest(self.iteration, number, test.take_params(self.train))
+        totals: dict[int, np.ndarray] = {}
+        loss = _F(0)
+        for _ in range(m.test_iter[number]):
+            yield from self._obey_while_testing()
+            if self._stopped:
+                yield e.StopTest()
+                return
+            result = test.step(self.debug or m.debug_info)
+            if result.measured:
+                yield e.Pass(test.net, result.measured)
+            loss += result.loss
+            totals = {blob: totals[blob] + value if totals else value for blob, value in result.outputs.items()}
+        if self.debug:
+            test.runner = None  # its memory is needed for the next net
+        count = _F(m.test_iter[number])
+        means = {blob: total / count for blob, total in totals.items()}
+        mean_loss = float(loss / count) if m.test_compute_loss and count else None
+        yield e.EndTest(self.iteration, number, outputs_of(test.net, means), mean_loss)
+
+    def _obey_while_testing(self) -> Events:
+        while (request := self._requested()) != NONE:
+            if request == SNAPSHOT:
+                yield from self._snapshot()
+            self._stopped = self._stopped or request == STOP
+
+    # ---- snapshots
+
+    def _snapshot(self) -> Events:
+        if not self._saves:
+            return
+        model, state = file_names(self.message, self._prefix, self.iteration)
+        diffs = self._diffs_of_params() if self.message.snapshot_diff else None
+        write_model(model, self.train.net, self.train.values, diffs)
+        write_state(state, Snapshot(self.iteration, self.schedule.current_step, model, self.update.history))
+        yield e.Saved(self.iteration, model, state)
+
+    def _diffs_of_params(self) -> list[np.ndarray]:
+        """Return the update just applied, by param; a shared one's is its owner's."""
+        net, values = self.train.net, self.train.values
+        found = [self._diffs.get(net.owner(number)) for number in range(len(net.params))]
+        return [
+            np.zeros_like(value) if diff is None else diff.reshape(value.shape)
+            for diff, value in zip(found, values, strict=True)
+        ]
+
+
+def _forward(measured: Measurement) -> Measurement:
+    """Return what was measured in the forward pass."""
+    inner = {node: (net, _forward(part)) for node, (net, part) in measured.inner.items()}
+    return replace(measured, bottom_diffs={}, param_diffs={}, norms=None, inner=inner)
+
+
+def outputs_of(net: Net, outputs: Mapping[int, np.ndarray]) -> tuple[e.Output, ...]:
+    """Return the elements of the output blobs that could be computed, in Caffe's order."""
+    # a blob's weight is that of the layer that wrote it last, in place or not
+    weights = {blob: weight for node in net.nodes for blob, weight in zip(node.tops, node.loss_weights, strict=True)}
+    return tuple(
+        e.Output(net.blobs[blob].name, value, weights[blob])
+        for blob in net.outputs
+        if blob in outputs
+        for value in outputs[blob].ravel().tolist()
+    )
+
+
+def _nets(solver: Solver, options: NetOptions) -> Iterator[tuple[NetSource, State]]:
+    """Yield the train net and the test nets with the states that they are built in.
+
+    Each state begins with the phase, then come the net's own and the solver's. `caffe train` adds its flags to
+    train_state alone, a stage of no name when it is given none.
+    Source: caffe.cpp, train; solver.cpp, InitTrainNet and InitTestNets.
+    """
+    message = solver.message
+    flags = NetState(level=options.level or 0, stage=options.stages or [""])
+    yield solver.net, _merged(TRAIN, solver.net.header.state, message.train_state, flags)
+    for number, source in enumerate(solver.test_nets()):
+        yield source, _merged(TEST, source.header.state, *message.test_state[number : number + 1])
+
+
+def _merged(phase: int, *written: Any) -> State:
+    state = NetState(phase=phase)
+    for other in written:
+        state.MergeFrom(other)
+    return State(state.phase, state.level, tuple(state.stage))
+
+
+def _has_top(source: NetSource, state: State, name: str) -> bool:
+    return any(name in entry.proto.top for entry in filter_layers(source.layers, state))

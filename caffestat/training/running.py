@@ -1,0 +1,116 @@
+"""The nets of a training run: built, filled, and run again and again with params that change in between."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from caffestat.fillers import Stream
+from caffestat.net import Measurement, Net, Norms, Runner
+from caffestat.net.measure import Feeds, Step
+from caffestat.net.settle import settle
+
+if TYPE_CHECKING:
+    from caffestat.engine import Device
+
+__all__ = ["Process", "Running", "Sum"]
+
+
+@dataclass(frozen=True)
+class Process:
+    """What all nets of a training run share: the random stream, the device, the arrays that the user gives."""
+
+    stream: Stream
+    random: np.random.Generator
+    device: Device
+    inputs: Mapping[str, np.ndarray]
+    zeros: bool
+
+
+class Running:
+    """A net and its params' values; it is compiled when the first pass is due, and again when its shapes change."""
+
+    def __init__(self, net: Net, values: list[np.ndarray], process: Process, forward_only: bool) -> None:
+        self.net = net
+        self.values = values
+        self._process = process
+        self._forward_only = forward_only  # a test net's passes, whatever its phase
+        self.runner: Runner | None = None
+
+    def step(self, measure: bool, each: bool = False) -> Step:
+        """Run one pass; see `Runner.step`."""
+        p = self._process
+        feeds = Feeds(p.stream, p.random, p.inputs, p.zeros)
+        net = settle(self.net, self.values, p.device, feeds)
+        if self.runner is None or self.runner.net is not net:
+            self.runner = Runner(net, self.values, p.device, self._forward_only, changing=True)
+        return self.runner.step(feeds.of(net, self.runner.lowered), measure, each)
+
+    def take_params(self, other: Running) -> tuple[str, ...]:
+        """Let the layers use the params of the other net's layers of the same name; return the names of those it lacks.
+
+        Raises NetError when they have other shapes. (net.cpp, ShareTrainedLayersWith)
+        """
+        by_name = {node.name: node for node in reversed(self.net.nodes)}
+        for node in other.net.nodes:
+            target = by_name.get(node.name)
+            if target is None:
+                continue
+            shapes = [other.net.params[number].param.shape for number in node.params]
+            wanted = [self.net.params[number].param.shape for number in target.params]
+            if shapes != wanted:
+                raise target.layer.error(
+                    f"has params of shapes {wanted}; the train net's layer of this name at {node.place} has {shapes}, "
+                    "and the test net takes its params from there: give one of them another name"
+                )
+            for mine, number in zip(target.params, node.params, strict=True):
+                self.values[mine] = other.values[number]
+        return tuple(node.name for node in other.net.nodes if node.name not in by_name)
+
+
+class Sum:
+    """The param gradients that Caffe adds up over the passes of one iteration, and shows as added up so far.
+
+    diffs: by owner param; an absent one is zero.
+    """
+
+    def __init__(self, net: Net, passes: int) -> None:
+        self._net = net
+        self.several = passes > 1
+        self.diffs: dict[int, np.ndarray] = {}
+        nodes = [(node, index) for node in net.nodes for index in range(len(node.params)) if node.need_backward]
+        self._written_over = {net.owner(node.params[index]) for node, index in nodes if node.overwrites_diff(index)}
+
+    def add(self, step: Step, runner: Runner | None) -> Measurement | None:
+        """Add a pass and return its measurement, with the sums' numbers in the place of its own."""
+        before = self.diffs
+        self.diffs = before | step.diffs
+        for number, diff in step.diffs.items():
+            if number in before and number not in self._written_over:
+                self.diffs[number] = before[number] + diff
+        if step.measured is None or runner is None or not self.several:
+            return step.measured
+        return self._summed(step.measured, before, runner)
+
+    def _summed(self, measured: Measurement, before: Mapping[int, np.ndarray], runner: Runner) -> Measurement:
+        net, left = self._net, dict(before)
+        means = {}
+        for node, index in sorted(measured.param_diffs, key=lambda key: (-key[0], key[1])):
+            owner = net.owner(net.nodes[node].params[index])
+            diff = runner.tensors.get(("param_diff", node, index))
+            if net.nodes[node].overwrites_diff(index):
+                left.pop(owner, None)
+            total = left.get(owner) if diff is None else diff + left[owner] if owner in left else diff
+            means[node, index] = 0.0 if total is None else float(np.abs(total).mean(dtype=np.float64))
+        return replace(measured, param_diffs=means, norms=self._norms(measured))
+
+    def _norms(self, measured: Measurement) -> Norms | None:
+        if measured.norms is None or measured.norms.diff_l1 is None:
+            return measured.norms
+        l1 = math.fsum(float(np.abs(diff).sum(dtype=np.float64)) for diff in self.diffs.values())
+        l2 = math.fsum(float(np.square(diff, dtype=np.float64).sum()) for diff in self.diffs.values()) ** 0.5
+        return replace(measured.norms, diff_l1=l1, diff_l2=l2)

@@ -1,0 +1,144 @@
+"""Snapshots: the weights and the solver's state as files that Caffe and we read alike. (solver.cpp, sgd_solver.cpp)"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from caffestat.errors import InputError
+from caffestat.files import replace_file, replacing
+from caffestat.net import Net
+from caffestat.net.initial import blob_shape
+from caffestat.net.save import open_hdf5, to_caffemodel, write_hdf5
+from caffestat.schema import SolverState, caffe_pb2, read_binary
+from caffestat.schema.binary import LARGEST
+from caffestat.schema.blobs import set_values
+
+__all__ = ["State", "file_names", "read_state", "write_model", "write_state"]
+
+Arrays = Sequence[np.ndarray]
+
+
+@dataclass(frozen=True)
+class State:
+    """A .solverstate.
+
+    iteration     how many updates were made
+    current_step  what `step` and `multistep` have reached
+    model         the weights' file; "" when none is named
+    history       float32 arrays: a set of one per learnable param, for some solvers a second set behind it
+    """
+
+    iteration: int
+    current_step: int
+    model: str
+    history: list[np.ndarray]
+
+
+def file_names(message: Any, prefix: str, iteration: int) -> tuple[str, str]:
+    """Return the names of a snapshot's two files: weights and state."""
+    end = ".h5" if message.snapshot_format == caffe_pb2.SolverParameter.HDF5 else ""
+    return tuple(f"{prefix}_iter_{iteration}{kind}{end}" for kind in (".caffemodel", ".solverstate"))  # type: ignore[return-value]
+
+
+def write_model(path: str, net: Net, values: Arrays, diffs: Arrays | None) -> None:
+    """Write the weights, and `diffs` beside them where given; the file is replaced atomically.
+
+    Raises InputError when it cannot be written, or holds more than protobuf takes.
+    """
+    if path.endswith(".h5"):
+        write_hdf5(Path(path), net, values, net.nodes, diffs)
+        return
+    size = sum(values[number].nbytes for node in net.nodes for number in node.params) * (1 if diffs is None else 2)
+    if size > LARGEST:
+        raise InputError(
+            f"{path}: the weights take {size} bytes, and a .caffemodel holds at most {LARGEST}, protobuf's limit; "
+            "write `snapshot_format: HDF5` in the solver"
+        )
+    replace_file(path, to_caffemodel(net, values, diffs).SerializeToString())
+
+
+def write_state(path: str, state: State) -> None:
+    """Write a .solverstate; the file is replaced atomically. Raises InputError when it cannot be written."""
+    if path.endswith(".h5"):
+        _write_hdf5(path, state)
+        return
+    message = SolverState(iter=state.iteration, learned_net=state.model, current_step=state.current_step)
+    for array in state.history:
+        blob = message.history.add()
+        blob.shape.dim.extend(array.shape)
+        set_values(blob, array)
+    replace_file(path, message.SerializeToString())
+
+
+def _write_hdf5(path: str, state: State) -> None:
+    with replacing(path) as fresh, open_hdf5(fresh, "w") as file:
+        file.create_dataset("iter", data=np.array([state.iteration], np.int32))
+        _write_string(file, "learned_net", state.model)
+        file.create_dataset("current_step", data=np.array([state.current_step], np.int32))
+        history = file.create_group("history")
+        for number, array in enumerate(state.history):
+            history.create_dataset(str(number), data=np.asarray(array, np.float32))
+
+
+def _write_string(file: Any, name: str, text: str) -> None:
+    """Write a data set as H5LTmake_dataset_string does: a scalar of fixed length, with a final zero byte."""
+    import h5py
+
+    data = os.fsencode(text) + b"\0"
+    kind = h5py.h5t.C_S1.copy()
+    kind.set_size(len(data))
+    kind.set_strpad(h5py.h5t.STR_NULLTERM)
+    made = h5py.h5d.create(file.id, name.encode(), kind, h5py.h5s.create(h5py.h5s.SCALAR))
+    made.write(h5py.h5s.ALL, h5py.h5s.ALL, np.array(data, f"S{len(data)}"), mtype=kind)
+
+
+def read_state(path: str, shapes: Sequence[tuple[int, ...]]) -> State:
+    """Read a .solverstate whose history must have these shapes. Raises InputError when it cannot be read or differs."""
+    state = _read_hdf5(path) if path.endswith(".h5") else _read_binary(path)
+    if len(state.history) != len(shapes):
+        raise InputError(
+            f"{path}: holds {len(state.history)} arrays of history; this solver and net keep {len(shapes)}: it was "
+            "written by another solver type or for another net"
+        )
+    for number, (array, shape) in enumerate(zip(state.history, shapes, strict=True)):
+        if array.size != int(np.prod(shape)) or _trimmed(array.shape) != _trimmed(shape):
+            raise InputError(f"{path}: array {number} of the history has shape {array.shape}; the net wants {shape}")
+    history = [np.ascontiguousarray(a.reshape(s), np.float32) for a, s in zip(state.history, shapes, strict=True)]
+    return State(state.iteration, state.current_step, state.model, history)
+
+
+def _trimmed(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Return a shape without the axes of size 1 in front: old files have four axes."""
+    return tuple(shape[next((i for i, size in enumerate(shape) if size != 1), len(shape)) :])
+
+
+def _read_binary(path: str) -> State:
+    message = read_binary(path, SolverState)
+    history = []
+    for number, blob in enumerate(message.history):
+        values = np.array(blob.double_data if len(blob.double_data) else blob.data, np.float32)
+        shape = blob_shape(blob)
+        if values.size != int(np.prod(shape)):
+            raise InputError(
+                f"{path}: array {number} of the history holds {values.size} values for shape {shape}: "
+                "the file is damaged"
+            )
+        history.append(values.reshape(shape))
+    return State(message.iter, message.current_step, message.learned_net, history)
+
+
+def _read_hdf5(path: str) -> State:
+    try:
+        with open_hdf5(path, "r") as file:
+            model = file["learned_net"][()] if "learned_net" in file else b""
+            history = [np.asarray(file["history"][str(n)], np.float32) for n in range(len(file["history"]))]
+            iteration, step = (int(np.ravel(file[name])[0]) for name in ("iter", "current_step"))
+            return State(iteration, step, model.decode() if isinstance(model, bytes) else str(model), history)
+    except (OSError, KeyError, AttributeError, ValueError, IndexError) as error:
+        raise InputError(f"{path}: cannot be read as a solver state in HDF5: {error}") from error

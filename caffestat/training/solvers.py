@@ -1,0 +1,226 @@
+"""Caffe's solvers: how a gradient becomes an update. One class per solver, registered by the solver's type.
+
+All arithmetic is float32. Caffe's axpby computes `a*x + b*y` as a scaling followed by an axpy, which the BLAS evaluates
+with a fused multiply-add: round(a*x + round(b*y)).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["BLOCK", "LEGACY_TYPES", "SOLVERS", "Rule", "Scratch", "fma", "rule_of", "solver_type"]
+
+Array = NDArray[np.float32]
+
+BLOCK = 1 << 14  # elements worked on at a time: gradient, history, weights and temporaries of a block stay in the cache
+
+LEGACY_TYPES = ("SGD", "Nesterov", "AdaGrad", "RMSProp", "AdaDelta", "Adam")
+"""The solver types by the numbers of the former enum `solver_type`."""
+
+
+class Scratch:
+    """Temporary arrays for blocks of up to BLOCK elements; each thread has its own."""
+
+    def __init__(self) -> None:
+        self._wide = np.empty(BLOCK, np.float64)
+        self._narrow = [np.empty(BLOCK, np.float32) for _ in range(2)]
+
+    def wide(self, size: int) -> NDArray[np.float64]:
+        """Return a float64 array of this size."""
+        return self._wide[:size]
+
+    def narrow(self, size: int, number: int = 0) -> Array:
+        """Return the float32 array of this number, 0 or 1."""
+        return self._narrow[number][:size]
+
+
+def fma(a: np.float32, x: Array, y: Array, scratch: Scratch) -> None:
+    """Compute y = round(a*x + y) in place.
+
+    The product of two float32 numbers is exact in float64; the sum is rounded to float64 and then to float32, which
+    differs from one rounding for about one in 10^9 elements, by the last bit.
+    """
+    wide = scratch.wide(x.size)
+    np.multiply(x, np.float64(a), out=wide)
+    np.add(wide, y, out=wide)
+    y[...] = wide
+
+
+def axpby(a: np.float32, x: Array, b: np.float32, y: Array, scratch: Scratch) -> None:
+    """Compute y = a*x + b*y in place as Caffe's caffe_cpu_axpby does."""
+    np.multiply(y, b, out=y)
+    fma(a, x, y, scratch)
+
+
+class Rule:
+    """What a solver does with the gradient of one param.
+
+    histories: how many arrays of the param's shape the solver keeps for each param.
+    """
+
+    type: ClassVar[str]
+    histories: ClassVar[int] = 1
+    takes_momentum: ClassVar[bool] = True
+
+    def __init__(self, message: Any) -> None:
+        self.momentum = np.float32(message.momentum)
+        self.delta = np.float32(message.delta)
+
+    def factor(self, rate: np.float32, iteration: int) -> np.float32:
+        """Return what the rule multiplies by, from the learning rate times lr_mult; the same for all of a param."""
+        return rate
+
+    def update(self, g: Array, history: Sequence[Array], rate: np.float32, scratch: Scratch) -> None:
+        """Turn the gradient `g` into the update, and bring the history up to date, both in place.
+
+        The arrays are flat blocks of one param; `rate` is what `factor` returned.
+        """
+        raise NotImplementedError
+
+
+SOLVERS: dict[str, type[Rule]] = {}
+"""The classes by solver type."""
+
+
+def solver(name: str) -> Callable[[type[Rule]], type[Rule]]:
+    """Register a Rule for a solver type. Raises ValueError when the type is taken."""
+
+    def register(cls: type[Rule]) -> type[Rule]:
+        if name in SOLVERS:
+            raise ValueError(f"solver type {name!r} is already registered by {SOLVERS[name].__qualname__}")
+        cls.type = name
+        SOLVERS[name] = cls
+        return cls
+
+    return register
+
+
+def solver_type(message: Any) -> str:
+    """Return the solver's type, from `type` or the former `solver_type`."""
+    return LEGACY_TYPES[message.solver_type] if message.HasField("solver_type") else str(message.type)
+
+
+def rule_of(message: Any) -> Rule:
+    """Return the rule of a SolverParameter whose type is known to exist."""
+    return SOLVERS[solver_type(message)](message)
+
+
+@solver("SGD")
+class SGD(Rule):
+    """h = r*g + m*h; update h. (sgd_solver.cpp)"""
+
+    def update(self, g: Array, history: Sequence[Array], rate: np.float32, scratch: Scratch) -> None:
+        axpby(rate, g, self.momentum, history[0], scratch)
+        g[...] = history[0]
+
+
+@solver("Nesterov")
+class Nesterov(Rule):
+    """o = h; h = r*g + m*h; update (1 + m)*h - m*o. (nesterov_solver.cpp)"""
+
+    def update(self, g: Array, history: Sequence[Array], rate: np.float32, scratch: Scratch) -> None:
+        before = scratch.narrow(g.size)
+        before[...] = history[0]
+        axpby(rate, g, self.momentum, history[0], scratch)
+        axpby(np.float32(1) + self.momentum, history[0], -self.momentum, before, scratch)
+        g[...] = before
+
+
+class _Adaptive(Rule):
+    """What AdaGrad and RMSProp share: update r * (g / (sqrt(h) + delta)), h holding squares of gradients."""
+
+    takes_momentum = False
+
+    def update(self, g: Array, history: Sequence[Array], rate: np.float32, scratch: Scratch) -> None:
+        square = scratch.narrow(g.size)
+        np.multiply(g, g, out=square)
+        self.accumulate(square, history[0], scratch)
+        np.sqrt(history[0], out=square)
+        np.add(square, self.delta, out=square)
+        np.divide(g, square, out=g)
+        np.multiply(g, rate, out=g)
+
+    def accumulate(self, square: Array, history: Array, scratch: Scratch) -> None:
+        """Add the squared gradient to the history in place."""
+        raise NotImplementedError
+
+
+@solver("AdaGrad")
+class AdaGrad(_Adaptive):
+    """h = g*g + h; update r * (g / (sqrt(h) + delta)). (adagrad_solver.cpp)"""
+
+    def accumulate(self, square: Array, history: Array, scratch: Scratch) -> None:
+        np.add(square, history, out=history)
+
+
+@solver("RMSProp")
+class RMSProp(_Adaptive):
+    """h = (1 - q)*g*g + q*h; update r * (g / (sqrt(h) + delta)), with q the rms_decay. (rmsprop_solver.cpp)"""
+
+    def __init__(self, message: Any) -> None:
+        super().__init__(message)
+        self.decay = np.float32(message.rms_decay)
+
+    def accumulate(self, square: Array, history: Array, scratch: Scratch) -> None:
+        axpby(np.float32(1) - self.decay, square, self.decay, history, scratch)
+
+
+@solver("AdaDelta")
+class AdaDelta(Rule):
+    """h = (1 - m)*g*g + m*h; u = g * sqrt((delta + h2) / (delta + h)); h2 = (1 - m)*u*u + m*h2; update r*u.
+
+    Source: adadelta_solver.cpp.
+    """
+
+    histories = 2
+
+    def update(self, g: Array, history: Sequence[Array], rate: np.float32, scratch: Scratch) -> None:
+        ratio, below = scratch.narrow(g.size), scratch.narrow(g.size, 1)
+        self._accumulate(g, history[0], scratch)
+        np.add(self.delta, history[1], out=ratio)
+        np.add(self.delta, history[0], out=below)
+        np.divide(ratio, below, out=ratio)
+        np.sqrt(ratio, out=ratio)
+        np.multiply(g, ratio, out=g)
+        self._accumulate(g, history[1], scratch)
+        np.multiply(g, rate, out=g)
+
+    def _accumulate(self, values: Array, history: Array, scratch: Scratch) -> None:
+        square = scratch.narrow(values.size)
+        np.multiply(values, values, out=square)
+        axpby(np.float32(1) - self.momentum, square, self.momentum, history, scratch)
+
+
+@solver("Adam")
+class Adam(Rule):
+    """h = (1 - b1)*g + b1*h; h2 = (1 - b2)*g*g + b2*h2; update r*c * (h / (sqrt(h2) + delta)).
+
+    c = sqrt(1 - b2^t) / (1 - b1^t) with t the iteration counted from 1, in double precision, then rounded; b1 is the
+    momentum and b2 momentum2. (adam_solver.cpp)
+    """
+
+    histories = 2
+
+    def __init__(self, message: Any) -> None:
+        super().__init__(message)
+        self.momentum2 = np.float32(message.momentum2)
+
+    def factor(self, rate: np.float32, iteration: int) -> np.float32:
+        first, second = (1.0 - math.pow(float(beta), iteration + 1) for beta in (self.momentum, self.momentum2))
+        with np.errstate(all="ignore"):
+            return rate * np.float32(np.sqrt(np.float64(second)) / np.float64(first))
+
+    def update(self, g: Array, history: Sequence[Array], rate: np.float32, scratch: Scratch) -> None:
+        square = scratch.narrow(g.size)
+        axpby(np.float32(1) - self.momentum, g, self.momentum, history[0], scratch)
+        np.multiply(g, g, out=square)
+        axpby(np.float32(1) - self.momentum2, square, self.momentum2, history[1], scratch)
+        np.sqrt(history[1], out=square)
+        np.add(square, self.delta, out=square)
+        np.divide(history[0], square, out=g)
+        np.multiply(g, rate, out=g)

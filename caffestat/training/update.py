@@ -1,0 +1,160 @@
+"""The update of all params: clip, average, decay, solver rule, subtract. (sgd_solver.cpp, ApplyUpdate)"""
+
+from __future__ import annotations
+
+import math
+import os
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from caffestat.net import Net
+
+from .events import Clip
+from .solvers import BLOCK, Scratch, fma, rule_of
+
+__all__ = ["Update", "learnable", "sum_squares"]
+
+_THREADS = min(os.cpu_count() or 1, 4)
+_LARGE = 1 << 18  # elements from which on several threads share the work
+
+
+def learnable(net: Net) -> list[int]:
+    """Return the params that a solver updates, by index in `net.params`: the owners, statistics included."""
+    return [number for number, param in enumerate(net.params) if param.owner is None]
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What is the same for all elements of one param in one iteration."""
+
+    values: np.ndarray
+    diff: np.ndarray
+    history: Sequence[np.ndarray]
+    rate: np.float32
+    decay: np.float32
+
+    def blocks(self) -> Iterator[tuple[_Plan, slice]]:
+        for start in range(0, self.diff.size, BLOCK):
+            yield self, slice(start, start + BLOCK)
+
+
+class Update:
+    """The solver's rule, and the history of every learnable param.
+
+    history: a set of one array per learnable param in the order of the net, a second set behind it where the rule
+    keeps two.
+    """
+
+    def __init__(self, message: Any, net: Net) -> None:
+        self._rule = rule_of(message)
+        self._message = message
+        self._net = net
+        self.numbers = learnable(net)
+        shapes = [net.params[number].param.shape for number in self.numbers]
+        self.history = [np.zeros(shape, np.float32) for _ in range(self._rule.histories) for shape in shapes]
+        self._scratch = threading.local()
+        self._pool: ThreadPoolExecutor | None = None
+
+    def clip(self, diffs: Mapping[int, np.ndarray | None]) -> Clip | None:
+        """Return how the gradients are to be scaled down, None when they are not."""
+        limit = np.float32(self._message.clip_gradients)
+        if limit < 0:
+            return None
+        norm = norm_of(diffs[number] for number in self.numbers)
+        return Clip(float(norm), float(limit)) if norm > limit else None
+
+    def apply(
+        self,
+        values: Sequence[np.ndarray],
+        diffs: dict[int, np.ndarray | None],
+        rate: np.float32,
+        iteration: int,
+        clip: Clip | None,
+    ) -> None:
+        """Change the params, `diffs` (which then hold the update) and the history in place.
+
+        diffs: the gradients by param, added up over iter_size passes; None is zero and is replaced by an array
+        """
+        plans = list(self._plans(values, diffs, rate, iteration))
+        blocks = [block for plan in plans for block in plan.blocks()]
+        scales = list(self._scales(clip))
+        if sum(plan.diff.size for plan in plans) < _LARGE or _THREADS == 1:
+            self._run(blocks, scales)
+            return
+        if self._pool is None:
+            self._pool = ThreadPoolExecutor(_THREADS)
+        shares = [blocks[len(blocks) * n // _THREADS : len(blocks) * (n + 1) // _THREADS] for n in range(_THREADS)]
+        for done in [self._pool.submit(self._run, share, scales) for share in shares]:
+            done.result()
+
+    def _plans(
+        self,
+        values: Sequence[np.ndarray],
+        diffs: dict[int, np.ndarray | None],
+        rate: np.float32,
+        iteration: int,
+    ) -> Iterator[_Plan]:
+        count, decay = len(self.numbers), np.float32(self._message.weight_decay)
+        for index, number in enumerate(self.numbers):
+            param, found = self._net.params[number], diffs.get(number)
+            diff = diffs[number] = np.zeros_like(values[number]) if found is None else found
+            own = self._rule.factor(np.float32(rate * np.float32(param.lr_mult)), iteration)
+            yield _Plan(
+                values[number].reshape(-1),
+                diff.reshape(-1),
+                [array.reshape(-1) for array in self.history[index::count]],
+                own,
+                np.float32(decay * np.float32(param.decay_mult)),
+            )
+
+    def _scales(self, clip: Clip | None) -> Iterator[np.float32]:
+        """Yield what the gradients are multiplied by, one after the other: to clip them and to average them."""
+        if clip:
+            yield np.float32(clip.limit) / np.float32(clip.norm)
+        if self._message.iter_size != 1:
+            yield np.float32(1) / np.float32(self._message.iter_size)
+
+    def _run(self, blocks: Sequence[tuple[_Plan, slice]], scales: Sequence[np.float32]) -> None:
+        scratch = getattr(self._scratch, "arrays", None)
+        if scratch is None:
+            scratch = self._scratch.arrays = Scratch()
+        with np.errstate(all="ignore"):
+            for plan, block in blocks:
+                self._update(plan, block, scales, scratch)
+
+    def _update(self, plan: _Plan, block: slice, scales: Sequence[np.float32], scratch: Scratch) -> None:
+        values, g = plan.values[block], plan.diff[block]
+        for scale in scales:
+            np.multiply(g, scale, out=g)
+        if plan.decay:
+            fma(plan.decay, self._decayed(values, scratch), g, scratch)
+        self._rule.update(g, [array[block] for array in plan.history], plan.rate, scratch)
+        np.subtract(values, g, out=values)
+
+    def _decayed(self, values: np.ndarray, scratch: Scratch) -> np.ndarray:
+        """Return what weight decay pulls along: the values, for L1 their signs."""
+        if self._message.regularization_type == "L2":
+            return values
+        signs = scratch.narrow(values.size)
+        np.sign(values, out=signs)
+        return signs
+
+
+def norm_of(diffs: Any) -> np.float32:
+    """Return the L2 norm of all gradients together, in Caffe's range: sums beyond float32 are infinite."""
+    with np.errstate(all="ignore"):
+        return np.float32(np.sqrt(np.float32(math.fsum(sum_squares(diff) for diff in diffs if diff is not None))))
+
+
+def sum_squares(array: np.ndarray) -> float:
+    """Return sum x², chunk by chunk so that no large temporary is made."""
+    flat, total = array.reshape(-1), 0.0
+    for start in range(0, flat.size, 1 << 16):
+        chunk = flat[start : start + (1 << 16)]
+        total += float(np.dot(chunk, chunk))
+    return total

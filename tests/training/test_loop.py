@@ -1,0 +1,245 @@
+"""Solvers: their nets and states, the order of events, gradients over several passes, and what does not fit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from caffestat import net
+from caffestat.errors import InputError, NetError
+from caffestat.net.source import named_weights
+from caffestat.options import NetOptions, RunOptions, ValueOptions
+from caffestat.report import TrainingLog
+from caffestat.training import Training
+from caffestat.training.events import BeginTest, Clip, EndTest, Iteration, Output, Pass
+
+DATA = """layer { name: "data" type: "DummyData" top: "data" top: "label" dummy_data_param {
+  shape { dim: 5 dim: 3 } shape { dim: 5 } data_filler { type: "gaussian" std: 1 } data_filler { type: "constant" } } }
+"""
+NET = (
+    DATA
+    + """layer { name: "ip" type: "InnerProduct" bottom: "data" top: "ip"
+  inner_product_param { num_output: 4 weight_filler { type: "xavier" } } }
+layer { name: "more" type: "InnerProduct" bottom: "data" top: "more" include { stage: "more" }
+  inner_product_param { num_output: 2 } }
+layer { name: "loss" type: "SoftmaxWithLoss" bottom: "ip" bottom: "label" top: "loss" loss_weight: 3 }
+"""
+)
+RATE = 'base_lr: 0.5 lr_policy: "fixed"\n'
+
+
+def solver(folder: Path, text: str, main: str = NET, **others: str) -> net.Solver:
+    (folder / "net.prototxt").write_text(main)
+    for name, content in others.items():
+        (folder / f"{name}.prototxt").write_text(content)
+    (folder / "solver.prototxt").write_text(RATE + text)
+    return net.read_solver(str(folder / "solver.prototxt"))
+
+
+def training(made: net.Solver, inputs=None, level=None, stages=(), seed=7, **options) -> Training:
+    run = RunOptions(device="cpu", inputs=inputs or {}, inputs_hold="zeros")
+    return Training(made, NetOptions(level=level, stages=stages), ValueOptions(), run, seed=seed, **options)
+
+
+def events(made: net.Solver, **options) -> list:
+    """Return what happens in iteration 0, every pass measured."""
+    happened = []
+    for event in training(made, debug=True, saves=False, **options).events():
+        if isinstance(event, (BeginTest, Pass, EndTest, Iteration)):
+            happened.append(event)
+        if isinstance(event, Iteration):
+            break
+    return happened
+
+
+def layers_of(event: Pass) -> list[str]:
+    return [node.name for node in event.net.nodes]
+
+
+def kinds(happened: list) -> list[str]:
+    return [type(event).__name__ for event in happened]
+
+
+def test_order_of_events(tmp_path):
+    made = solver(tmp_path, 'net: "net.prototxt" test_iter: 2 test_iter: 1 test_interval: 9 test_compute_loss: true')
+    happened = events(made)
+    expected = ["BeginTest", "Pass", "Pass", "EndTest", "BeginTest", "Pass", "EndTest", "Pass", "Iteration"]
+    assert kinds(happened) == expected
+    first, second, train = happened[1].measured, happened[2].measured, happened[7].measured
+    assert first.tops[0, 0] != second.tops[0, 0]
+    assert [event.number for event in happened if isinstance(event, BeginTest)] == [0, 1]
+    tested = happened[3]
+    assert tested.loss == pytest.approx((first.loss + second.loss) / 2)
+    (output,) = tested.outputs
+    assert (output.name, output.weight) == ("loss", 3)
+    assert 3 * output.value == pytest.approx(tested.loss, rel=1e-6)
+    last = happened[-1]
+    assert (last.iteration, last.loss, last.rate) == (0, pytest.approx(train.loss), 0.5)
+    assert last.outputs == (Output("loss", pytest.approx(train.loss / 3), 3),)
+
+
+def test_a_test_net_that_is_not_there(tmp_path):
+    made = solver(tmp_path, 'net: "net.prototxt"\ntest_net: "gone.prototxt" test_iter: 1 test_interval: 1')
+    with pytest.raises(NetError, match=r"solver\.prototxt:3:1: test_net: 'gone\.prototxt' is not there"):
+        made.test_nets()
+
+
+def test_test_nets_take_the_train_nets_params(tmp_path):
+    happened = events(solver(tmp_path, 'net: "net.prototxt" test_iter: 1 test_interval: 1'))
+    test, train = (event.measured for event in happened if isinstance(event, Pass))
+    ip = [node.name for node in happened[1].net.nodes].index("ip")
+    assert test.params[ip, 0] == train.params[ip, 0]
+    assert test.norms is None
+    assert not test.param_diffs
+
+
+@pytest.mark.parametrize("text", ["", "test_iter: 1 test_interval: 2 test_initialization: false"])
+def test_no_tests_unless_due(text, tmp_path):
+    assert kinds(events(solver(tmp_path, f'net: "net.prototxt" {text}'))) == ["Pass", "Iteration"]
+
+
+def test_test_nets_are_built_even_when_they_do_not_run(tmp_path):
+    """Their set-up draws from the stream, so the train net's data is another."""
+    alone = events(solver(tmp_path, 'net: "net.prototxt"'))
+    beside = events(solver(tmp_path, 'net: "net.prototxt" test_iter: 1 test_interval: 2 test_initialization: false'))
+    assert alone[0].measured.params == beside[0].measured.params
+    assert alone[0].measured.tops[0, 0] != beside[0].measured.tops[0, 0]
+
+
+def test_test_nets_in_their_order_the_generic_one_last(tmp_path):
+    inline = " ".join(NET.replace('"ip"', '"inline"').splitlines())
+    made = solver(
+        tmp_path,
+        f'net: "net.prototxt" test_net: "a.prototxt" test_net_param {{ {inline} }} test_interval: 1'
+        " test_iter: 1 test_iter: 1 test_iter: 1",
+        a=NET.replace('"ip"', '"of_a"'),
+    )
+    tested = [layers_of(event)[1] for event in events(made) if isinstance(event, Pass)]
+    assert tested == ["inline", "of_a", "ip", "ip"]
+
+
+def test_states(tmp_path):
+    made = solver(
+        tmp_path,
+        'net: "net.prototxt" train_state { stage: "more" } test_iter: 1 test_iter: 1 test_interval: 1'
+        ' test_state { stage: "more" } test_state { }',
+    )
+    assert [("more" in layers_of(event)) for event in events(made) if isinstance(event, Pass)] == [True, False, True]
+    (tmp_path / "net.prototxt").write_text('state { stage: "more" }\n' + NET)
+    made = net.read_solver(str(tmp_path / "solver.prototxt"))
+    assert all("more" in layers_of(event) for event in events(made) if isinstance(event, Pass))
+
+
+def test_flags_join_the_train_state_alone(tmp_path):
+    leveled = NET.replace('include { stage: "more" }', "include { min_level: 2 }")
+    text = 'net: "net.prototxt" train_state { level: 5 } test_iter: 1 test_interval: 1'
+    passes = [event for event in events(solver(tmp_path, text, leveled), level=2) if isinstance(event, Pass)]
+    assert [("more" in layers_of(event)) for event in passes] == [False, True]
+    # without the flag its default, 0, replaces the level that is written
+    passes = [event for event in events(solver(tmp_path, text, leveled)) if isinstance(event, Pass)]
+    assert [("more" in layers_of(event)) for event in passes] == [False, False]
+    passes = [event for event in events(solver(tmp_path, text), stages=["more"]) if isinstance(event, Pass)]
+    assert [("more" in layers_of(event)) for event in passes] == [False, True]
+
+
+SHARED = (
+    DATA
+    + """
+layer { name: "a" type: "InnerProduct" bottom: "data" top: "a" param { name: "w" }
+  inner_product_param { num_output: 3 bias_term: false weight_filler { type: "gaussian" std: 1 } } }
+layer { name: "b" type: "InnerProduct" bottom: "a" top: "b" param { name: "w" }
+  inner_product_param { num_output: 3 bias_term: false } }
+layer { name: "loss" type: "SoftmaxWithLoss" bottom: "b" bottom: "label" }
+"""
+)
+
+
+def test_gradients_add_up_over_the_passes_shared_params_included(tmp_path):
+    inputs = {"data": np.random.default_rng(1).normal(size=(5, 3)).astype(np.float32)}
+    once = events(solver(tmp_path, 'net: "net.prototxt"', SHARED), inputs=inputs)[0].measured
+    thrice = [
+        event.measured
+        for event in events(solver(tmp_path, 'net: "net.prototxt" iter_size: 3', SHARED), inputs=inputs)
+        if isinstance(event, Pass)
+    ]
+    assert len(thrice) == 3
+    whole, upper = once.param_diffs[1, 0], once.param_diffs[2, 0]
+    assert whole != upper
+    for count, measured in enumerate(thrice, 1):
+        assert measured.param_diffs[1, 0] == pytest.approx(count * whole, rel=1e-5)
+        assert measured.norms.diff_l1 == pytest.approx(count * once.norms.diff_l1, rel=1e-5)
+        assert measured.norms.diff_l2 == pytest.approx(count * once.norms.diff_l2, rel=1e-5)
+        assert measured.bottom_diffs == pytest.approx(once.bottom_diffs)
+    # in the middle of the second pass: all of the first, and what the upper layer adds
+    assert upper < thrice[1].param_diffs[2, 0] <= whole + upper + 1e-6
+
+
+def test_statistics_go_on_from_pass_to_pass(tmp_path):
+    with_statistics = NET.replace('bottom: "ip" bottom: "label"', 'bottom: "bn" bottom: "label"').replace(
+        'layer { name: "loss"', 'layer { name: "bn" type: "BatchNorm" bottom: "ip" top: "bn" }\nlayer { name: "loss"'
+    )
+    made = solver(tmp_path, 'net: "net.prototxt" iter_size: 3', with_statistics)
+    passes = [event for event in events(made) if isinstance(event, Pass)]
+    bn = layers_of(passes[0]).index("bn")
+    counts = [event.measured.params[bn, 2] for event in passes]
+    np.testing.assert_allclose(counts, [1, 1.999, 1 + 0.999 * 1.999], rtol=1e-6)
+
+
+def test_weights_that_the_solver_names_lie_beside_it(tmp_path):
+    from caffestat.schema import NetParameter
+
+    model = NetParameter()
+    layer = model.layer.add(name="ip", type="InnerProduct")
+    layer.blobs.add(shape={"dim": [4, 3]}, data=[0.25] * 12)
+    layer.blobs.add(shape={"dim": [4]}, data=[2] * 4)
+    (tmp_path / "a.caffemodel").write_bytes(model.SerializeToString())
+    made = solver(tmp_path, 'net: "net.prototxt" weights: " a.caffemodel "')
+    assert named_weights(made) == [str(tmp_path / "a.caffemodel")]
+    assert events(made)[0].measured.params[1, 0] == 0.25
+    assert any("a.caffemodel" in note for note in training(made).notes)
+
+
+def test_layers_of_one_name_and_other_shapes_cannot_share(tmp_path):
+    made = solver(
+        tmp_path,
+        'net: "net.prototxt" test_net: "a.prototxt" test_iter: 1 test_interval: 1',
+        a=NET.replace("num_output: 4", "num_output: 6"),
+    )
+    with pytest.raises(NetError, match=r"a.prototxt:3.*'ip'.*params of shapes \[\(6, 3\), \(6,\)\]; the train net's"):
+        events(made)
+
+
+def test_a_test_net_of_no_batches(tmp_path):
+    tested = events(solver(tmp_path, 'net: "net.prototxt" test_iter: 0 test_interval: 1 test_compute_loss: true'))
+    assert kinds(tested) == ["BeginTest", "EndTest", "Pass", "Iteration"]
+    assert tested[1].outputs == ()
+
+
+@pytest.mark.parametrize(("limit", "clipped"), [(0.01, True), (0, True), (100, False), (-1, False)])
+def test_clipped_gradients_are_told(limit, clipped, tmp_path):
+    happened = events(solver(tmp_path, f'net: "net.prototxt" clip_gradients: {limit}'))
+    norm = happened[0].measured.norms.diff_l2
+    assert happened[-1].clip == (Clip(pytest.approx(norm), pytest.approx(limit)) if clipped else None)
+
+
+def test_findings_of_all_nets_are_told_once(tmp_path):
+    strange = NET + 'layer { name: "what" type: "Unheard" bottom: "ip" top: "what" }'
+    made = training(solver(tmp_path, 'net: "net.prototxt" test_iter: 1 test_interval: 1', strange))
+    assert ["unknown layer type" in finding.message for finding in made.findings] == [True]
+
+
+def test_inputs_of_unknown_name(tmp_path):
+    with pytest.raises(InputError, match="--input nothing"):
+        events(solver(tmp_path, 'net: "net.prototxt"'), inputs={"nothing": np.zeros(3)})
+
+
+def test_lines_of_a_test_loss_and_glogs_prefix(tmp_path):
+    made = solver(tmp_path, 'net: "net.prototxt" test_iter: 1 test_interval: 9 test_compute_loss: true display: 20')
+    log = TrainingLog(made, 7, glog=True)
+    lines = [line for event in events(made) for line in log.lines(event)]
+    assert lines[0].endswith("solver.cpp:347] Iteration 0, Testing net (#0)")
+    assert sum("] Test loss: " in line for line in lines) == 1
+    assert sum("s/20 iters), loss = " in line for line in lines) == 1
+    assert all(line[0] in "IE" for line in lines)

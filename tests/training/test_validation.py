@@ -1,0 +1,117 @@
+"""Every fault of a solver, with its place; `train`, `debug` and `check` refuse alike."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+import caffestat
+from caffestat.errors import SolverError
+from caffestat.net import Solver, read_solver
+from caffestat.training import doubts, faults, snapshot_prefix, validate
+
+NET = """layer { name: "data" type: "DummyData" top: "data" top: "label"
+  dummy_data_param { shape { dim: 2 dim: 3 } shape { dim: 2 } } }
+layer { name: "ip" type: "InnerProduct" bottom: "data" top: "ip"
+  inner_product_param { num_output: 4 weight_filler { type: "xavier" } } }
+layer { name: "loss" type: "SoftmaxWithLoss" bottom: "ip" bottom: "label" }
+"""
+GOOD = 'net: "net.prototxt"\nbase_lr: 0.1\nmax_iter: 9\n'
+FIXED = GOOD + 'lr_policy: "fixed"\n'
+
+FAULTS = [
+    (GOOD, 1, "lr_policy is missing; expected one of fixed, step"),
+    (GOOD + 'lr_policy: "stepp"', 4, "unknown lr_policy 'stepp'"),
+    (GOOD + 'lr_policy: "step"\ngamma: 0.1', 4, "lr_policy 'step' needs stepsize, which is missing"),
+    (GOOD + 'lr_policy: "step"\ngamma: 0.1\nstepsize: 0', 6, "stepsize is 0; lr_policy 'step' needs at least 1"),
+    (GOOD + 'lr_policy: "sigmoid"\ngamma: 0.1\nstepsize: -2', 6, "stepsize is -2; lr_policy 'sigmoid' needs"),
+    (GOOD + 'lr_policy: "step"\nstepsize: 5', 4, "lr_policy 'step' needs gamma"),
+    (GOOD + 'lr_policy: "exp"\ngamma: -1', 5, "gamma is -1; lr_policy 'exp' needs 0 or more"),
+    (GOOD + 'lr_policy: "inv"\ngamma: 1', 4, "lr_policy 'inv' needs power"),
+    (GOOD + 'lr_policy: "poly"', 4, "lr_policy 'poly' needs power"),
+    (GOOD + 'lr_policy: "multistep"\ngamma: 0.1\nstepsize: 5', 4, "lr_policy 'multistep' needs stepvalue"),
+    ('net: "net.prototxt"\nbase_lr: 1\nlr_policy: "poly"\npower: 1', 3, "lr_policy 'poly' needs max_iter"),
+    (FIXED + 'type: "Adamm"', 5, "unknown solver type 'Adamm'; expected one of SGD, Nesterov"),
+    (FIXED + 'type: "Adam"\nsolver_type: SGD', 6, "the solver has both: remove one of them"),
+    (FIXED + 'type: "AdaGrad"\nmomentum: 0.9', 6, "AdaGrad takes no momentum, found 0.9"),
+    (FIXED + "solver_type: RMSPROP\nmomentum: 0.9", 6, "RMSProp takes no momentum"),
+    (FIXED + 'type: "RMSProp"\nrms_decay: 1', 6, "rms_decay is 1; expected 0 to 1, without 1"),
+    (FIXED + "iter_size: 0", 5, "iter_size is 0; expected at least 1"),
+    (FIXED + "average_loss: 0", 5, "average_loss is 0; expected at least 1"),
+    ('net: "net.prototxt"\nlr_policy: "fixed"\nbase_lr: -0.1', 3, "base_lr is -0.1; expected 0 or more"),
+    (FIXED + 'weight_decay: 1\nregularization_type: "L3"', 6, "unknown regularization_type 'L3'"),
+    (FIXED + "test_iter: 1", 5, "has test nets, but a test_interval of 0; expected at least 1"),
+    (FIXED + "test_iter: 1\ntest_interval: -3", 6, "a test_interval of -3"),
+    (FIXED + 'test_net: "net.prototxt"\ntest_interval: 1', 5, r"for each test net \(1\), found 0"),
+    (FIXED.replace("net:", "train_net:") + "test_iter: 1\ntest_interval: 1", 5, r"each test net \(0\), found 1"),
+    (
+        FIXED + "test_iter: 1\ntest_iter: 2\ntest_interval: 1\ntest_state { }",
+        8,
+        r"expected no test_state or one for each test net \(2\), found 1",
+    ),
+    (FIXED + "test_iter: -1\ntest_interval: 1", 5, "test_iter is -1"),
+    (FIXED + 'snapshot: 5\nsnapshot_prefix: "no/where"', 6, "to 'no/where_iter_N': there is no folder 'no'"),
+]
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "net.prototxt").write_text(NET)
+    monkeypatch.chdir(tmp_path)
+
+
+def solver(text: str) -> Solver:
+    Path("solver.prototxt").write_text(text)
+    return read_solver("solver.prototxt")
+
+
+@pytest.mark.parametrize(("text", "line", "message"), FAULTS)
+def test_faults(text: str, line: int, message: str) -> None:
+    with pytest.raises(SolverError, match=rf"^solver\.prototxt:{line}(:1)?: .*{message}"):
+        validate(solver(text))
+    with pytest.raises(SolverError, match=message):
+        list(caffestat.debug("solver.prototxt"))
+    with pytest.raises(SolverError, match=message):
+        list(caffestat.train("solver.prototxt"))
+    (found,) = (issue for issue in caffestat.check("solver.prototxt").issues if issue.name == "refused-solver")
+    assert (found.place.line, found.severity) == (line, "error")
+
+
+def test_a_good_solver_has_no_faults() -> None:
+    text = FIXED + 'test_iter: 1\ntest_iter: 2\ntest_interval: 5\nsnapshot: 5\nsnapshot_prefix: "a"\nmomentum: 0.9'
+    made = solver(text)
+    assert [*faults(made), *doubts(made)] == []
+
+
+def test_all_faults_come_in_the_order_of_the_file() -> None:
+    made = solver('net: "net.prototxt"\niter_size: 0\nlr_policy: "x"\ntype: "y"')
+    assert [fault.place.line for fault in faults(made)] == [2, 3, 4]
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "message"),
+    [
+        ('net: "net.prototxt"\nbase_lr: 0.1\nlr_policy: "fixed"', 1, "max_iter is missing"),
+        ('net: "net.prototxt"\nmax_iter: 5\nlr_policy: "fixed"', 3, "base_lr is missing: no weight ever changes"),
+        (FIXED + "momentum: 1.5", 5, "momentum is 1.5: updates grow without end"),
+        (FIXED + "stepsize: 5", 5, "lr_policy 'fixed' has no use for stepsize"),
+        (GOOD + 'lr_policy: "multistep"\ngamma: 1\nstepvalue: 5\nstepvalue: 2', 6, "the stepvalues do not ascend"),
+        (GOOD + 'lr_policy: "exp"\ngamma: 1\nstepsize: 5', 6, "lr_policy 'exp' has no use for stepsize"),
+        (FIXED + "momentum2: 0.9", 5, "solver type 'SGD' has no use for momentum2"),
+        (FIXED + "test_interval: 3", 5, "without test_iter there is no test net"),
+    ],
+)
+def test_doubts(text: str, line: int, message: str) -> None:
+    made = solver(text)
+    assert list(faults(made)) == []
+    (found,) = doubts(made)
+    assert (found.place.line, message in found.message) == (line, True), found.message
+
+
+def test_snapshot_prefixes() -> None:
+    assert snapshot_prefix(solver(FIXED)) == "solver"
+    assert snapshot_prefix(solver(FIXED + 'snapshot_prefix: "some/name"')) == "some/name"
+    os.mkdir("folder")
+    assert snapshot_prefix(solver(FIXED + 'snapshot_prefix: "folder"')) == os.path.join("folder", "solver")
