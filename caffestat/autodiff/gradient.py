@@ -50,6 +50,7 @@ def gradient(
     Raises InputError when the model cannot be used or has no value of a name, GradientError for an op without a rule.
     """
     from caffestat.graph.load import load
+    from caffestat.graph.widen import widened
 
     loaded = load(model, shapes, batch, given=inputs)
     graph = loaded.graph
@@ -70,7 +71,8 @@ def gradient(
         if name not in graph.specs:
             raise InputError(f"the model has no value {name!r} of known shape, so that no gradient can be asked for it")
     append_gradients(graph, chosen, asked)
-    return graph.to_onnx(loaded.arrays)
+    graph.infer()
+    return widened(graph).to_onnx(loaded.arrays)
 
 
 def _refuse_unknown_shapes(graph: Graph, outputs: Collection[str] | None) -> None:

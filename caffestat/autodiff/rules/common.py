@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
+from onnx import TensorProto, helper
 
 from caffestat.errors import GradientError
 from caffestat.graph import Node
@@ -23,12 +25,14 @@ __all__ = [
     "keep_axes",
     "only",
     "scatter",
+    "scatter_add",
     "sum_to",
     "unbroadcast",
 ]
 
 Grads = Sequence[str | None]
 
+_FLOAT = int(TensorProto.FLOAT)
 _SMALL = 1 << 16  # elements of a constant that never matter
 
 
@@ -96,12 +100,24 @@ def scatter(tape: Tape, grad: str, like: str, shape: Sequence[int], positions: s
 
     positions: int64 vector, one position per slice; negative ones count from the end.
     """
-    # ScatterND sums into one place from several threads in onnxruntime's CPU kernel and loses terms; this op does not
     whole = [*shape[:axis], size, *shape[axis + 1 :]]
     column = tape.reshape(positions, *(-1 if i == axis else 1 for i in range(len(shape))))
     zeros = tape.emit("Expand", tape.scalar(0, like=like), tape.ints(*whole))
     index = tape.emit("Expand", column, tape.ints(*shape))
-    return tape.emit("ScatterElements", zeros, index, grad, axis=axis, reduction="add")
+    return scatter_add(tape, zeros, index, grad, axis, tape.specs[like].dtype)
+
+
+def scatter_add(tape: Tape, base: str, index: str, updates: str, axis: int, dtype: Any) -> str:
+    """Add each update to the element of `base` that its index names along an axis; both are of type `dtype`.
+
+    ScatterND sums into one place from several threads in onnxruntime's CPU kernel and loses terms; this op does not. It
+    has no kernel for the narrow floats, which are added as float32.
+    """
+    if np.dtype(dtype).itemsize > 2:
+        return tape.emit("ScatterElements", base, index, updates, axis=axis, reduction="add")
+    base, updates = (tape.emit("Cast", value, to=_FLOAT) for value in (base, updates))
+    wide = tape.emit("ScatterElements", base, index, updates, axis=axis, reduction="add")
+    return tape.emit("Cast", wide, to=int(helper.np_dtype_to_tensor_dtype(np.dtype(dtype))))
 
 
 def is_linear(elements: int, *operands: Sequence[int]) -> bool:
@@ -131,7 +147,7 @@ def interpolate_transposed(
     for tap in range(taps):
         index = tape.emit("Expand", tape.constant(positions[:, tap].reshape(column), np.int64), tape.ints(*shape))
         part = tape.emit("Mul", grad, tape.constant(weights[:, tap].reshape(column), weights.dtype))
-        total = tape.emit("ScatterElements", total, index, part, axis=axis, reduction="add")
+        total = scatter_add(tape, total, index, part, axis, weights.dtype)
     return total
 
 

@@ -328,11 +328,11 @@ def dw_depthwise(tape: Tape, c: Convolution, x: str, dy: str) -> str:
         seen = tape.reshape(seen, c.channels, c.batch * height, win.padded[1])
         sums.append(tape.reshape(tape.fused_matmul(rows, seen, transA=1), c.channels, 1, width * win.padded[1]))
     stacked = tape.emit("Concat", *sums, axis=1) if len(sums) > 1 else sums[0]
-    return tape.reshape(tape.emit("MatMul", stacked, tape.constant(_diagonals(win))), *c.w_shape)
+    return tape.reshape(tape.emit("MatMul", stacked, tape.constant(_diagonals(win), tape.specs[x].dtype)), *c.w_shape)
 
 
 def _diagonals(win: Window) -> np.ndarray:
     """Return 1 where kernel column j meets (place, padded column): [out width · padded width, kernel width]."""
     place, column, tap = np.ogrid[: win.out[1], : win.padded[1], : win.kernel[1]]
     meets = column == place * win.strides[1] + tap * win.dilations[1]
-    return meets.reshape(-1, win.kernel[1]).astype(np.float32)
+    return meets.reshape(-1, win.kernel[1])

@@ -10,7 +10,7 @@ from caffestat.errors import GradientError
 from caffestat.graph import Node
 
 from ..engine import Tape, vjp
-from .common import Grads, only, scatter
+from .common import Grads, only, scatter, scatter_add
 
 
 @vjp("Gather")
@@ -27,7 +27,7 @@ def gather(t: Tape, node: Node, dy: str) -> Grads:
 def gather_elements(t: Tape, node: Node, dy: str) -> Grads:
     x, indices = node.inputs
     axis = node.get("axis", 0)
-    return [t.emit("ScatterElements", t.zeros_like(x), indices, dy, axis=axis, reduction="add"), None]
+    return [scatter_add(t, t.zeros_like(x), indices, dy, axis, t.specs[x].dtype), None]
 
 
 @vjp("GatherND")
@@ -44,7 +44,7 @@ def gather_nd(t: Tape, node: Node, dy: str) -> Grads:
     index = t.emit("Expand", t.reshape(flat, batch, count, 1), t.ints(batch, count, width))
     zeros = t.emit("Expand", t.scalar(0, like=x), t.ints(batch, math.prod(dims), width))
     grad = t.reshape(dy, batch, count, width)
-    return [t.reshape(t.emit("ScatterElements", zeros, index, grad, axis=1, reduction="add"), *shape), None]
+    return [t.reshape(scatter_add(t, zeros, index, grad, 1, t.specs[x].dtype), *shape), None]
 
 
 @vjp("ScatterElements")
@@ -77,7 +77,7 @@ def _adds(node: Node) -> bool:
 def top_k(t: Tape, node: Node, dy: str) -> Grads:
     x = node.inputs[0]
     zeros, axis = t.zeros_like(x), node.get("axis", -1)
-    return only(node, t.emit("ScatterElements", zeros, node.outputs[1], dy, axis=axis, reduction="add"))
+    return only(node, scatter_add(t, zeros, node.outputs[1], dy, axis, t.specs[x].dtype))
 
 
 @vjp("Compress")

@@ -14,7 +14,7 @@ from caffestat.graph import Node
 from caffestat.ops import Window
 
 from ..engine import Tape, vjp
-from .common import Grads, is_linear
+from .common import Grads, is_linear, scatter_add
 from .conv import Convolution, dx_transpose
 
 Ints = tuple[int, ...]
@@ -46,7 +46,7 @@ def _scatter(tape: Tape, dy: str, indices: str, x: str) -> str:
     shape: Ints = tape.shape(x)
     zeros = tape.emit("Expand", tape.scalar(0, like=x), tape.ints(prod(shape)))
     flat = tape.reshape(indices, -1), tape.reshape(dy, -1)
-    return tape.reshape(tape.emit("ScatterElements", zeros, *flat, axis=0, reduction="add"), *shape)
+    return tape.reshape(scatter_add(tape, zeros, *flat, axis=0, dtype=tape.specs[x].dtype), *shape)
 
 
 def _first_largest(tape: Tape, x: str, win: Window) -> str:
