@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
+
+from caffestat.ops import op_info
 
 from .graph import IR_VERSION, OPSET, Graph, Spec
 from .nodes import to_proto
@@ -33,7 +35,24 @@ def _external(name: str, spec: Spec) -> TensorProto:
     return tensor
 
 
-def _model(graph: Graph, inputs: Mapping[str, Spec], tensors: list[TensorProto]) -> onnx.ModelProto:
+def _kernel_opset(nodes: Iterable[onnx.NodeProto]) -> int:
+    """Return the opset for which the stock runtimes have a kernel for every node, those in subgraphs included.
+
+    Between it and OPSET ops have got new element types and nothing else; the shape inference of older ceil-mode pooling
+    is wrong, though, so it is used for models that need it only.
+    """
+    opset = OPSET
+    for node in nodes:
+        opset = min(opset, op_info(node.op_type, node.domain).kernel_opset or OPSET)
+        for attribute in node.attribute:
+            if attribute.HasField("g"):
+                opset = min(opset, _kernel_opset(attribute.g.node))
+    return opset
+
+
+def _model(
+    graph: Graph, inputs: Mapping[str, Spec], tensors: list[TensorProto], opset: int | None = None
+) -> onnx.ModelProto:
     proto = helper.make_graph(
         [to_proto(node) for node in graph.nodes],
         "caffestat",
@@ -41,7 +60,8 @@ def _model(graph: Graph, inputs: Mapping[str, Spec], tensors: list[TensorProto])
         [onnx.ValueInfoProto(name=name) for name in graph.outputs],
         tensors,
     )
-    opsets = [helper.make_opsetid(domain, version) for domain, version in {"": OPSET, **graph.domains}.items()]
+    versions = {"": opset or _kernel_opset(proto.node), **graph.domains}
+    opsets = [helper.make_opsetid(domain, version) for domain, version in versions.items()]
     return helper.make_model(proto, opset_imports=opsets, ir_version=IR_VERSION, producer_name="caffestat")
 
 
@@ -74,7 +94,7 @@ def spec_of(kind: onnx.TypeProto) -> Spec | None:
 
 def infer_specs(graph: Graph) -> dict[str, Spec]:
     """Return shape and type of every value that ONNX shape inference can tell; params count as inputs."""
-    model = _model(graph, {**graph.inputs, **graph.params}, _constants(graph))
+    model = _model(graph, {**graph.inputs, **graph.params}, _constants(graph), OPSET)
     known = (value_info(name, spec) for name, spec in graph.specs.items() if name not in graph.inputs)
     model.graph.value_info.extend(info for info in known if info.name not in graph.params)
     inferred = onnx.shape_inference.infer_shapes(model, data_prop=True)

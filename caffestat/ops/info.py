@@ -134,6 +134,7 @@ class OpInfo:
     macs          multiply-adds of one forward pass, of ops that are counted
     window        how a kernel slides over the image, of ops with a kernel
     limits        for each input of indices: how many different values it may hold
+    kernel_opset  the newest opset for which the stock runtimes have a kernel, where newer ones exist without
     nonlinearity  what an activation does to its input; None where this call is no activation
     """
 
@@ -152,6 +153,7 @@ class OpInfo:
     window: Callable[[Call], Window] | None = None
     limits: Mapping[int, Callable[[Call], int]] = field(default_factory=dict)
     nonlinearity: Callable[[Call], Nonlinearity | None] | None = None
+    kernel_opset: int | None = None
     is_variadic: bool = False
     is_known: bool = True
 

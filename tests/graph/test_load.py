@@ -360,3 +360,29 @@ def test_a_large_constant_is_not_computed_ahead() -> None:
     loaded = load(model(nodes, {"x": (2, 3)}, ["y"]))
     assert loaded.graph.shape("big") == (10**6, 10**6)
     assert "big" not in loaded.graph.constants
+
+
+ROIS = np.array([[0, 0, 3, 3], [1, 1, 4, 4]], np.float32)
+WITHOUT_NEW_KERNELS = [
+    (16, node("RoiAlign", ["x", "rois", "items"], ["y"], output_height=2, output_width=3)),
+    (10, node("RoiAlign", ["x", "rois", "items"], ["y"], output_height=2, output_width=3)),
+    (9, node("MaxRoiPool", ["x", "boxes"], ["y"], pooled_shape=[2, 2])),
+    (13, node("GlobalLpPool", ["x"], ["y"])),
+    (13, node("RandomNormalLike", ["x"], ["y"])),
+    (13, node("RandomUniform", [], ["y"], shape=[2, 3])),
+    (13, node("Multinomial", ["flat"], ["y"], sample_size=3)),
+    (15, node("Bernoulli", ["half"], ["y"])),
+]
+
+
+@pytest.mark.parametrize(("opset", "op"), WITHOUT_NEW_KERNELS, ids=lambda v: getattr(v, "op_type", str(v)))
+def test_ops_without_a_kernel_of_the_newest_opset_run_at_an_older_one(opset: int, op: onnx.NodeProto) -> None:
+    boxes = np.concatenate([np.zeros((2, 1)), ROIS], axis=1).astype(np.float32)
+    arrays = {"rois": ROIS, "items": np.array([0, 1]), "boxes": boxes, "flat": normal(2, 5), "half": normal(2, 5) * 0}
+    used = {name: array for name, array in arrays.items() if name in op.input}
+    proto = model([op, node("Cast", ["y"], ["z"], to=FLOAT)], {"x": X.shape}, ["z"], used, opset)
+    loaded = load(proto)
+    found, expected = loaded_outputs(loaded, {"x": X})[0], run(proto, {"x": X})["z"]
+    assert found.shape == expected.shape
+    if not loaded.graph.nodes[0].info.is_random:
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
