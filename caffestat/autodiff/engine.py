@@ -61,16 +61,19 @@ class Tape:
     The `graph` methods that rules use all the time are on the tape itself.
     """
 
-    def __init__(self, graph: Graph, needed: Collection[str], hidden: Collection[str]) -> None:
+    def __init__(
+        self, graph: Graph, needed: Collection[str], hidden: Collection[str], stored: Mapping[str, str] | None = None
+    ) -> None:
         self.graph = graph
         self.provider = graph.provider
         self.specs, self.constants = graph.specs, graph.constants
-        self.shape, self.stored, self.unique, self.declare = graph.shape, graph.stored, graph.unique, graph.declare
+        self.shape, self.unique, self.declare = graph.shape, graph.unique, graph.declare
         self.emit, self.emit_many, self.constant, self.ints = graph.emit, graph.emit_many, graph.constant, graph.ints
         self.reshape, self.transpose, self.cast = graph.reshape, graph.transpose, graph.cast
         self.fused_matmul = graph.fused_matmul
         self._needed = needed
         self._hidden = hidden
+        self._stored = stored or {}
         self._parts: defaultdict[str, list[str]] = defaultdict(list)
         self._sums: dict[str, str] = {}
         self.unknown: dict[str, int] = {}
@@ -78,6 +81,10 @@ class Tape:
     def needs(self, value: str) -> bool:
         """Tell whether somebody asked for this value's gradient, or for that of something before it."""
         return value in self._needed
+
+    def stored(self, value: str) -> str:
+        """Return what the backward pass finds in the place of a value of the forward pass."""
+        return self._stored.get(value, value)
 
     def accumulate(self, value: str, dy: str | None) -> None:
         """Add one contribution to the value's gradient; it has the value's shape.
@@ -260,7 +267,7 @@ def _step(
         return
     end = len(tape.graph.nodes)
     try:
-        grads = region.backward(tape, dys) if region else _pull(tape, _as_stored(tape.graph, node), dys[0])
+        grads = region.backward(tape, dys) if region else _pull(tape, _as_stored(tape, node), dys[0])
     except GradientError as error:
         if stops is None:
             raise
@@ -278,9 +285,8 @@ def _has_body(node: Node) -> bool:
     return bool(node.captured or subgraphs(node))
 
 
-def _as_stored(graph: Graph, node: Node) -> Node:
-    """Return the node with the inputs that their memory holds in the end."""
-    return replace(node, inputs=tuple(map(graph.stored, node.inputs))) if graph.overwritten else node
+def _as_stored(tape: Tape, node: Node) -> Node:
+    return replace(node, inputs=tuple(map(tape.stored, node.inputs)))
 
 
 def _pull(tape: Tape, node: Node, dy: str | None) -> Sequence[str | None]:
@@ -301,13 +307,19 @@ def _block(tape: Tape, values: Iterable[str], stop: int) -> None:
 
 
 def backward(
-    graph: Graph, seeds: Mapping[str, str], wrt: Collection[str], stops: MutableSequence[Stop] | None = None
+    graph: Graph,
+    seeds: Mapping[str, str],
+    wrt: Collection[str],
+    stops: MutableSequence[Stop] | None = None,
+    stored: Mapping[str, str] | None = None,
 ) -> dict[str, str | None]:
     """Append the backward half to `graph`.
 
     seeds: the gradient (a value's name) of each value to start from, usually a loss and a constant.
     wrt:   the values whose gradients are wanted: inputs, params or anything in between.
     stops: gets the nodes without a rule, instead of an error; values before them are left out of what is returned.
+    stored: what the gradients are computed from in the place of some values: what the memory of these holds by then, in
+            a framework that works in place.
 
     Returns the gradient's name for each value of `wrt`, None where no path leads to a seed.
     Raises GradientError for an op on the path without a rule, and for a value inside a region of `custom_vjp`.
@@ -319,7 +331,7 @@ def backward(
     hidden = _hidden(graph)
     for value in sorted(hidden.intersection(wrt)):
         raise _hidden_error(value)
-    tape = Tape(graph, _needed(graph, wrt), hidden)
+    tape = Tape(graph, _needed(graph, wrt), hidden, stored)
     for value, seed in seeds.items():
         tape.accumulate(value, seed)
     found: list[tuple[Node, str]] | None = None if stops is None else []

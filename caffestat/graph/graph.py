@@ -93,7 +93,6 @@ class Graph:
     updates  params that the graph itself changes (running statistics, states): the value each has afterwards
     states   params that are zero in the first run
     carries  whether states are kept from run to run
-    overwritten  values whose memory a framework that works in place gives to another value: the value it then holds
     specs    shape and type of every value known so far (`infer` completes it)
     domains  versions of the op sets beside ONNX's own
     provider "cpu" or "cuda": which runtime the graph is built for
@@ -112,7 +111,6 @@ class Graph:
         self.updates: dict[str, str] = {}
         self.states: list[str] = []
         self.carries = False
-        self.overwritten: dict[str, str] = {}
         self.domains = {CONTRIB: 1}
         self._constant_names: dict[tuple[str, Shape, bytes], str] = {}
         self._taken: dict[str, int] = {}
@@ -216,9 +214,7 @@ class Graph:
 
     def detach(self, value: str) -> str:
         """Return the same value, through which no gradient flows."""
-        result = self.emit("Identity", value)
-        if value in self.specs:
-            self.specs[result] = self.specs[value]
+        result = self.copy(value)
         self.detached.add(result)
         return result
 
@@ -244,23 +240,12 @@ class Graph:
         self.regions.append(Region(first, len(self.nodes), tuple(inputs), outputs, backward, whole))
         return outputs
 
-    def keep(self, value: str) -> str:
-        """Return a copy of a value that stays what it is when the value is overwritten."""
+    def copy(self, value: str) -> str:
+        """Return the same value under another name."""
         result = self.emit("Identity", value)
         if value in self.specs:
             self.specs[result] = self.specs[value]
         return result
-
-    def overwrite(self, value: str, by: str) -> None:
-        """Record that the framework writes `by` over `value` (in place); the graph itself keeps both."""
-        if by != value:
-            self.overwritten[value] = by
-
-    def stored(self, value: str) -> str:
-        """Return what the memory of `value` holds in the end, which is what an in-place framework's backward reads."""
-        while value in self.overwritten:
-            value = self.overwritten[value]
-        return value
 
     def shape(self, value: str) -> Shape:
         """Return the value's shape; KeyError when it is not known yet (see `infer`)."""

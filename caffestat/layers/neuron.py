@@ -76,7 +76,7 @@ class PReLU(Neuron):
 
     def lower(self, g: Graph, bottoms: Sequence[str], params: Sequence[str]) -> Sequence[str]:
         rank = len(g.shape(bottoms[0]))
-        x = g.keep(bottoms[0]) if self.is_in_place() else bottoms[0]
+        x = g.copy(bottoms[0]) if self.is_in_place() else bottoms[0]  # Caffe keeps a copy
         slope = params[0]
         if not self.proto.prelu_param.channel_shared:
             slope = g.reshape(slope, -1, *(1,) * (rank - 2))

@@ -233,7 +233,7 @@ class MVN(Layer):
         def backward(tape: Tape, dys: Sequence[str | None]) -> Sequence[str | None]:
             dy, graph = dys[0], tape.graph
             assert dy is not None
-            top = graph.stored(y)  # an in-place layer may have written over it
+            top = tape.stored(y)  # an in-place layer may have written over it
             if self.is_in_place():
                 return [self.in_place_gradient(graph, top, dy, spread, axes)]
             along = graph.emit("ReduceMean", graph.emit("Mul", dy, top), axes, keepdims=1)

@@ -62,7 +62,7 @@ class PoolingWindow:
 
     def emit_max(self, g: Graph, x: str, mask: bool = False, hint: str = "") -> list[str]:
         """Emit the maximum of each window and, with `mask`, its index in the image's plane."""
-        x = g.keep(x)  # Caffe stores where the maxima are
+        x = g.copy(x)  # Caffe stores where the maxima are
         if not mask:
             return [g.emit("MaxPool", x, hint=hint, **self.attributes())]
         y, index = g.emit_many("MaxPool", x, count=2, hint=hint, **self.attributes())

@@ -53,7 +53,7 @@ class _Operand(Layer):
     def view(self, g: Graph, bottoms: Sequence[str], operands: Sequence[str]) -> tuple[str, list[str]]:
         """Return the bottom as [outer, D, inner…] and the operands as [D]."""
         shape = g.shape(bottoms[0])
-        x = g.keep(bottoms[0]) if self.is_in_place() else bottoms[0]
+        x = g.copy(bottoms[0]) if self.is_in_place() else bottoms[0]  # Caffe keeps a copy
         axis, covered = self.covered([g.shape(bottom) for bottom in bottoms])
         flat = [g.reshape(operand, prod(covered)) for operand in operands]
         if axis == 1 and len(covered) == 1:

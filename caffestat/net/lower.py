@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from caffestat.autodiff import backward
 from caffestat.errors import NetError
 from caffestat.graph import Graph
 from caffestat.layers import Layer, Unrolled
 
+from .aliasing import Memory, adds_up
 from .model import Net, Node
 from .unroll import build_unrolled
 
@@ -33,6 +33,7 @@ Key = tuple[int, int]
 class Lowered:
     """The forward graph and which value is which blob.
 
+    memory         which values share memory in Caffe
     tops, bottoms  the value of (node, top) and (node, bottom); an in-place blob has one value per writer
     params         the graph's param for each owner, by its index in `Net.params`
     uses           the value that (node, param) reads: its own name for each reader of a shared param
@@ -42,6 +43,7 @@ class Lowered:
     """
 
     graph: Graph
+    memory: Memory
     tops: dict[Key, str] = field(default_factory=dict)
     bottoms: dict[Key, str] = field(default_factory=dict)
     params: dict[int, str] = field(default_factory=dict)
@@ -100,20 +102,19 @@ def lower_decided(
 
     also: tells which of these are emitted nevertheless.
     """
-    lowered = Lowered(Graph(provider))
-    lowered.graph.carries = carries
-    values = _Values(lowered.graph)
+    graph = Graph(provider)
+    memory = Memory(graph, net.nodes)
+    lowered = Lowered(graph, memory)
+    graph.carries = carries
     readers = Counter(net.owner(number) for node in net.nodes for number in node.params)
-    moved = {blob for node in net.nodes if node.layer.replaces_diff and node.need_backward for blob in node.bottoms}
     for node in net.nodes:
-        if node.is_known and all(blob in values for blob in node.bottoms):
+        if node.is_known and all(blob in memory for blob in node.bottoms):
             if node.is_undecided and not also(node.layer):
                 for index, blob in enumerate(node.bottoms):
-                    lowered.bottoms[node.index, index] = values[blob]
-                for blob in node.tops:
-                    values.pop(blob, None)
+                    lowered.bottoms[node.index, index] = memory[blob]
+                memory.forget(node.tops)
             else:
-                _lower_node(net, node, lowered, values, readers, moved)
+                _lower_node(net, node, lowered, memory, readers)
     return lowered
 
 
@@ -124,88 +125,27 @@ def _refuse_nothing(net: Net, lowered: Lowered) -> None:
         raise NetError(f"nothing can be run: {unknown[0].why_unknown}", unknown[0].place)
 
 
-class _Values(dict[int, str]):
-    """The value that each blob holds at the moment, and which blobs are the same memory."""
-
-    def __init__(self, graph: Graph) -> None:
-        super().__init__()
-        self._graph = graph
-        self._memory: dict[int, set[int]] = {}
-
-    def share(self, bottom: int, tops: Iterable[int]) -> None:
-        """Record that the tops are the bottom's memory."""
-        same = self._memory.setdefault(bottom, {bottom})
-        for top in tops:
-            same.add(top)
-            self._memory[top] = same
-
-    def overwrite(self, blob: int, old: str, new: str) -> None:
-        """Let an in-place layer write `new` over `old`: every blob in the same memory reads it from now on."""
-        self._overwrite(old, new)
-        for other in sorted(self._memory.get(blob, {blob}) - {blob}):
-            before = self[other]
-            self[other] = self._seen_through(before, new)
-            self._overwrite(before, self[other])
-
-    def _overwrite(self, old: str, new: str) -> None:
-        """Record that `new` stands in the memory of `old`, and of what layers have read of it in another shape."""
-        g = self._graph
-        views = [node for node in g.nodes if node.inputs[:1] == (old,) and _is_view(g, node)]
-        g.overwrite(old, g.reshape(new, *g.shape(old)))
-        for view in views:
-            self._overwrite(view.outputs[0], g.reshape(new, *g.shape(view.outputs[0])))
-
-    def _seen_through(self, before: str, new: str) -> str:
-        """Return `new` in the shape of `before`; its gradient is that of `before`: diffs are not overwritten."""
-        g = self._graph
-        shape = g.shape(before)
-
-        def forward(_: str) -> list[str]:
-            return [g.emit("Reshape", g.detach(new), g.ints(*shape))]
-
-        (seen,) = g.custom_vjp((before,), forward, lambda tape, dys: dys)
-        return g.declare(seen, shape)
-
-
-def _is_view(g: Graph, node: Any) -> bool:
-    return (node.op == "Reshape" and node.outputs[0] in g.specs) or node.outputs[0] in g.detached
-
-
-def _lower_node(
-    net: Net, node: Node, lowered: Lowered, values: _Values, readers: Counter[int], moved: set[int]
-) -> None:
-    """Emit one layer; `moved` are the blobs whose diffs lie no longer where layers that share memory look for them."""
+def _lower_node(net: Net, node: Node, lowered: Lowered, memory: Memory, readers: Counter[int]) -> None:
     g = lowered.graph
-    bottoms = [_bottom(net, node, index, lowered, values[blob]) for index, blob in enumerate(node.bottoms)]
+    bottoms = [_bottom(net, node, index, lowered, memory[blob]) for index, blob in enumerate(node.bottoms)]
     params = [_param(net, node, index, lowered, readers) for index in range(len(node.params))]
     before, first = len(g.inputs), len(g.nodes)
     unrolled = node.layer.unrolled([g.shape(bottom) for bottom in bottoms])
     tops: Sequence[str]
     if unrolled:
-        lowered.inner[node.index], tops = lower_unrolled(g, node.layer, unrolled, bottoms, params)
+        lowered.inner[node.index], tops = lower_unrolled(memory, node.layer, unrolled, bottoms, params)
     else:
         tops = node.layer.lower(g, bottoms, params)
     if not type(node.layer).__module__.startswith("caffestat."):
         _check_outsider(node, g, first, tops)
     lowered.feeds[node.index] = tuple(g.inputs)[before:]
     lowered.layers[node.index] = first, len(g.nodes)
-    taken = {*values.values(), *bottoms}
-    held = dict(values)
-    for index, (value, blob, shape) in enumerate(zip(tops, node.tops, node.top_shapes, strict=True)):
-        if value in taken or value in g.inputs:  # every top needs a value, and so a gradient, of its own
-            value = g.emit("Identity", value)
-        taken.add(value)
-        if blob in moved and node.layer.shares_diff:
-            value = g.detach(value)
-        lowered.tops[node.index, index] = values[blob] = g.declare(value, shape or ())
-        if blob in node.bottoms:
-            values.overwrite(blob, held[blob], value)
-    if node.layer.shares_memory:
-        values.share(node.bottoms[0], node.tops)
+    for index, value in enumerate(memory.write(node, tops, bottoms)):
+        lowered.tops[node.index, index] = value
 
 
 def lower_unrolled(
-    g: Graph, layer: Layer, unrolled: Unrolled, bottoms: Sequence[str], params: Sequence[str]
+    outer: Memory, layer: Layer, unrolled: Unrolled, bottoms: Sequence[str], params: Sequence[str]
 ) -> tuple[Inner, list[str]]:
     """Emit the net inside of a recurrent layer, between the values of the layer's bottoms and params; return its tops.
 
@@ -213,17 +153,17 @@ def lower_unrolled(
     """
     net = build_unrolled(layer, unrolled)
     owners = [number for number, param in enumerate(net.params) if param.owner is None]
-    part = Lowered(g, params=dict(zip(owners, params, strict=True)))
+    g, memory = outer.graph, outer.inside(net)
+    part = Lowered(g, memory, params=dict(zip(owners, params, strict=True)))
     given = _inner_inputs(g, layer, unrolled, net, bottoms)
-    values = _Values(g)
     readers = Counter(net.owner(number) for node in net.nodes for number in node.params)
     for node in net.nodes[: len(net.nodes) - len(unrolled.outputs)]:  # the last are only there to force backward
         if node.bottoms:
-            _lower_node(net, node, part, values, readers, set())
+            _lower_node(net, node, part, memory, readers)
             continue
         for top, blob in enumerate(node.tops):
-            part.tops[node.index, top] = values[blob] = given[net.blobs[blob].name]
-    last = {net.blobs[blob].name: value for blob, value in values.items()}
+            part.tops[node.index, top] = memory.hold(blob, given[net.blobs[blob].name])
+    last = {blob.name: memory[number] for number, blob in enumerate(net.blobs) if number in memory}
     for first, end in unrolled.states.items():
         g.carry(given[first], last[end])
     tops = [last[name] for name in unrolled.outputs]
@@ -320,7 +260,8 @@ def differentiate(net: Net, lowered: Lowered) -> Gradients:
     shown = [node.index for node in nodes if node.index in lowered.inner and lowered.inner[node.index].prints]
     inner = {index: _Asked.of_inner(lowered.inner[index]) for index in shown}
     wanted = [value for part in (asked, *inner.values()) for value in part.values()]
-    found = backward(lowered.graph, _seeds(net, lowered, nodes), wanted)
+    stored = lowered.memory.all_stored()
+    found = backward(lowered.graph, _seeds(net, lowered, nodes), wanted, stored=stored)
     gradients = _gather(net, lowered, *asked.found(found))
     for index, part in inner.items():
         gradients.inner[index] = _gather(lowered.inner[index].net, lowered.inner[index].lowered, *part.found(found))
@@ -389,7 +330,7 @@ def _gather(net: Net, lowered: Lowered, bottoms: dict[Key, str | None], params: 
         value = params[node, index]
         if value is not None and net.params[number].param.shape != net.params[owner].param.shape:
             value = g.reshape(value, *net.params[owner].param.shape)
-        earlier = None if net.nodes[node].overwrites_diff(index) else owners.get(owner)
+        earlier = owners.get(owner) if adds_up(net.nodes[node], index) else None
         total = g.emit("Add", earlier, value) if earlier and value else earlier or value
         owners[owner] = so_far[node, index] = total
     return Gradients(bottoms, so_far, owners)

@@ -97,7 +97,7 @@ class Runner:
         self._fetched = {key: name for key, name in names.items() if key[0] in kinds}
         self._losses = _weighted_tops(net, self.lowered)
         writers = _last_writers(net, self.lowered, net.outputs)
-        self._results = {blob: graph.stored(self.lowered.tops[key]) for blob, key in writers.items()}
+        self._results = {blob: self.lowered.memory.stored(self.lowered.tops[key]) for blob, key in writers.items()}
         owners = self.gradients.owners if self.gradients else {}
         self._diffs = {number: name for number, name in owners.items() if name}
         self._each = {key: name for key, name in names.items() if key[0] == "param_diff"}

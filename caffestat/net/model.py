@@ -75,10 +75,6 @@ class Node:
         """Where the layer stands in the user's file."""
         return self.layer.place
 
-    def overwrites_diff(self, index: int) -> bool:
-        """Whether the gradient of the param of this index replaces those that earlier layers or passes left."""
-        return self.layer.overwrites_diff(index, [shape or () for shape in self.bottom_shapes])
-
     @property
     def is_known(self) -> bool:
         """Whether the layer can be computed: its type and all its bottoms' shapes are known."""

@@ -11,6 +11,7 @@ import numpy as np
 
 from caffestat.fillers import Stream
 from caffestat.net import Measurement, Net, Norms, Runner
+from caffestat.net.aliasing import adds_up
 from caffestat.net.measure import Feeds, Step
 from caffestat.net.settle import settle
 
@@ -83,7 +84,7 @@ class Sum:
         self.several = passes > 1
         self.diffs: dict[int, np.ndarray] = {}
         nodes = [(node, index) for node in net.nodes for index in range(len(node.params)) if node.need_backward]
-        self._written_over = {net.owner(node.params[index]) for node, index in nodes if node.overwrites_diff(index)}
+        self._written_over = {net.owner(node.params[index]) for node, index in nodes if not adds_up(node, index)}
 
     def add(self, step: Step, runner: Runner | None) -> Measurement | None:
         """Add a pass and return its measurement, with the sums' numbers in the place of its own."""
@@ -102,7 +103,7 @@ class Sum:
         for node, index in sorted(measured.param_diffs, key=lambda key: (-key[0], key[1])):
             owner = net.owner(net.nodes[node].params[index])
             diff = runner.tensors.get(("param_diff", node, index))
-            if net.nodes[node].overwrites_diff(index):
+            if not adds_up(net.nodes[node], index):
                 left.pop(owner, None)
             total = left.get(owner) if diff is None else diff + left[owner] if owner in left else diff
             means[node, index] = 0.0 if total is None else float(np.abs(total).mean(dtype=np.float64))

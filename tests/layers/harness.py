@@ -12,6 +12,7 @@ from caffestat.errors import Place
 from caffestat.fillers import Stream
 from caffestat.graph import Graph
 from caffestat.layers import Layer
+from caffestat.net.aliasing import Memory
 from caffestat.net.dialects import choose
 from caffestat.net.lower import lower_unrolled
 from caffestat.net.upgrade import Entry
@@ -89,19 +90,17 @@ def run(
     assert [p.shape for p in layer.params(shapes)] == [p.shape for p in params]
     before = len(g.inputs)
     unrolled = layer.unrolled(shapes)
-    lowered = lower_unrolled(g, layer, unrolled, names, weights)[1] if unrolled else layer.lower(g, names, weights)
+    memory = Memory(g)
+    lowered = lower_unrolled(memory, layer, unrolled, names, weights)[1] if unrolled else layer.lower(g, names, weights)
     tops = [g.declare(v, s) for v, s in zip(lowered, layer.tops(shapes), strict=True)]
     drawn = dict(zip(list(g.inputs)[before:], layer.draw_feeds(Stream(seed), shapes), strict=True))
-    for i, top in enumerate(tops):
-        if layer.is_in_place(i):
-            g.overwrite(names[i], top)
-    for top, over in zip(tops, later, strict=False):
-        if over is not None:
-            g.overwrite(top, g.constant(over))
+    held = dict(zip(tops, tops, strict=True))
+    held |= {top: g.constant(over) for top, over in zip(tops, later, strict=False) if over is not None}
+    stored = memory.all_stored() | held | {names[i]: held[top] for i, top in enumerate(tops) if layer.is_in_place(i)}
     dys = [np.ones(s, np.float32) for s in layer.tops(shapes)] if dys is None else dys
     seeds = {top: g.constant(dy) for top, dy in zip(tops, dys, strict=True)}
     wanted = [*names, *weights]
-    found = backward(g, seeds, wanted)
+    found = backward(g, seeds, wanted, stored=stored)
     zeros = {v: g.constant(np.zeros(g.shape(v), np.float32)) for v in wanted}
     outputs = [*tops, *(found[v] or zeros[v] for v in wanted)]
     outputs += g.updates.values()
