@@ -38,6 +38,7 @@ MAX_NODES = 50_000
 _MASKED = -65504  # the lowest float16
 
 _WIDE_FLOATS = (TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)
+_LEARNED = (Role.SCALE, Role.SHIFT, Role.STATISTIC)
 _TYPE_ATTRIBUTES = ("to", "dtype", "output_dtype", "stash_type", "softmax_precision")
 
 
@@ -416,15 +417,44 @@ class _Loader:
     def _promote(self) -> None:
         """Make constants that serve as weights params: exporters write weights as Constant nodes, too."""
         graph = self.graph
-        quantized = {node.inputs[0] for node in graph.nodes if node.info.converts}
+        integers = _quantized(graph.nodes)
+        stored = self._stored()
         kept = {
             name
             for name, array in graph.constants.items()
-            if array.ndim and (graph.specs[name].is_float or name in quantized) and not _is_mask(array)
+            if name in stored and (_is_weight(array) or (name in integers and array.ndim))
         }
         shapes = {name: spec.shape for name, spec in graph.specs.items()}
-        for name in kept.intersection(find_uses(graph.nodes, shapes, kept | graph.params.keys())):
+        used = {*find_uses(graph.nodes, shapes, kept | graph.params.keys()), *_of_normalizations(graph.nodes)}
+        for name in kept.intersection(used):
             self.add_param(name, graph.constants.pop(name))
+
+    def _stored(self) -> set[str]:
+        """Return the constants that the model holds, not those that are computed from others, as anchors are."""
+        computed: set[str] = set()
+        for node in self.model.folded:
+            if not node.info.passes_weight or computed.intersection(node.inputs) or not node.inputs:
+                computed.update(node.outputs)
+        return self.graph.constants.keys() - computed
+
+
+def _quantized(nodes: Iterable[Node]) -> set[str]:
+    """Return the values that nodes take for quantized weights."""
+    converted = {node.inputs[0] for node in nodes if node.info.converts}
+    return converted | {
+        node.inputs[position]
+        for node in nodes
+        if node.info.is_product
+        for position in node.info.fans
+        if position < len(node.inputs)
+    }
+
+
+def _of_normalizations(nodes: Iterable[Node]) -> Iterator[str]:
+    """Yield what normalizations scale and shift by, and their statistics; not the scales of quantized values."""
+    for node in nodes:
+        if not node.info.converts:
+            yield from (name for position, name in enumerate(node.inputs) if node.info.role(position) in _LEARNED)
 
 
 class _InnerShop(_Loader):

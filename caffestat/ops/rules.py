@@ -52,12 +52,22 @@ def gate_fans(gates: int) -> Any:
     return lambda attributes, shape: (shape[-1], shape[-2] // gates)
 
 
+def turned_gate_fans(gates: int) -> Any:
+    """[directions, inputs, gates · H]: the quantized op has its weights the other way round."""
+    return lambda attributes, shape: (shape[-2], shape[-1] // gates)
+
+
 # ---- multiply-adds ----
 
 
 def conv_macs(call: Call) -> int:
     """One per output element and tap."""
     return prod(call.output()) * prod(call.input(1)[1:])
+
+
+def quantized_conv_macs(call: Call) -> int:
+    """One per output element and tap; scales and zero points stand between the operands."""
+    return prod(call.output()) * prod(call.input(3)[1:])
 
 
 def conv_transpose_macs(call: Call) -> int:

@@ -143,9 +143,40 @@ for _op, _gates, _inputs in (("RNN", 1, _RECURRENT), ("GRU", 3, _RECURRENT), ("L
         macs=rules.recurrent_macs,
     )
 _enter(Elements.MIXED, "Einsum", is_variadic=True, macs=rules.einsum_macs)
-_enter(Elements.MIXED, "ConvInteger", "MatMulInteger", inputs=(DATA, DATA, SETTING))
-_enter(Elements.MIXED, "QLinearConv", inputs=(DATA, SETTING, SETTING, DATA, SETTING))
-_enter(Elements.MIXED, "QLinearMatMul", inputs=(DATA, SETTING, SETTING, DATA, SETTING))
+_enter(
+    Elements.MIXED,
+    "ConvInteger",
+    inputs=(DATA, WEIGHT, SETTING),
+    is_product=True,
+    fans={1: rules.conv_fans},
+    macs=rules.conv_macs,
+)
+_enter(Elements.MIXED, "MatMulInteger", "MatMulIntegerToFloat", inputs=(DATA, DATA, SETTING), **_PRODUCT)
+_enter(Elements.MIXED, "DynamicQuantizeMatMul", inputs=(DATA, DATA, SETTING, SETTING, BIAS), **_PRODUCT)
+_enter(
+    Elements.MIXED,
+    "QLinearConv",
+    inputs=(DATA, SETTING, SETTING, WEIGHT, SETTING, SETTING, SETTING, SETTING, BIAS),
+    is_product=True,
+    fans={3: rules.conv_fans},
+    macs=rules.quantized_conv_macs,
+)
+_enter(
+    Elements.MIXED,
+    "QGemm",
+    "QLinearMatMul",
+    inputs=(DATA, SETTING, SETTING, DATA, SETTING, SETTING, BIAS),
+    is_product=True,
+    fans={0: rules.left_fans, 3: rules.right_fans},
+    macs=rules.matmul_macs,
+)
+_enter(
+    Elements.MIXED,
+    "DynamicQuantizeLSTM",
+    inputs=(DATA, WEIGHT, WEIGHT, BIAS, SETTING, DATA, DATA, WEIGHT, SETTING),
+    fans={1: rules.turned_gate_fans(4), 2: rules.turned_gate_fans(4)},
+    macs=rules.recurrent_macs,
+)
 _enter(Elements.MIXED, "DeformConv", inputs=(DATA, DATA, DATA, DATA, DATA))
 
 _enter(Elements.MIXED, "AveragePool", sign=KEPT, window=windows.pool_window)

@@ -97,12 +97,20 @@ def test_what_is_added_to_a_product_of_two_signals_is_no_bias() -> None:
 def test_ops_with_rules() -> None:
     assert tuple(op for op in ops() if op_info(op).fans) == (
         "Conv",
+        "ConvInteger",
         "ConvTranspose",
+        "DynamicQuantizeLSTM",
+        "DynamicQuantizeMatMul",
         "FusedMatMul",
         "GRU",
         "Gather",
         "Gemm",
         "LSTM",
         "MatMul",
+        "MatMulInteger",
+        "MatMulIntegerToFloat",
+        "QGemm",
+        "QLinearConv",
+        "QLinearMatMul",
         "RNN",
     )
