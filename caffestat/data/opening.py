@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 from .reader import AbsentError, Reader
@@ -10,7 +11,15 @@ from .reader import AbsentError, Reader
 if TYPE_CHECKING:
     from caffestat.layers import Layer
 
-__all__ = ["open_reader"]
+__all__ = ["KINDS", "open_reader"]
+
+KINDS = {
+    "database": ("database", "DatumReader"),
+    "hdf5": ("hdf5", "HDF5Reader"),
+    "images": ("image_list", "ImageReader"),
+    "windows": ("windows", "WindowReader"),
+}
+"""The module and the class of each kind of reader, by what `Layer.data_kind` names."""
 
 
 def open_reader(layer: Layer) -> Reader | None:
@@ -19,8 +28,7 @@ def open_reader(layer: Layer) -> Reader | None:
     Raises AbsentError when the data is not at hand, or of other shapes than the user asked for; NetError when it is
     damaged.
     """
-    kind = _kind(layer.proto.type)
-    reader = kind(layer) if kind else None
+    reader = _reader(layer.data_kind)(layer) if layer.data_kind else None
     for name, shape in zip(layer.proto.top, reader.shapes if reader else (), strict=False):
         asked = layer.shape_overrides.get(name, shape)
         if asked != shape:
@@ -28,22 +36,8 @@ def open_reader(layer: Layer) -> Reader | None:
     return reader
 
 
-def _kind(type: str) -> Callable[[Layer], Reader] | None:
+def _reader(kind: str) -> Callable[[Layer], Reader]:
     # imported only here: most nets that are looked at have no such layer
-    if type == "Data":
-        from .database import DatumReader
-
-        return DatumReader
-    if type == "HDF5Data":
-        from .hdf5 import HDF5Reader
-
-        return HDF5Reader
-    if type == "ImageData":
-        from .image_list import ImageReader
-
-        return ImageReader
-    if type == "WindowData":
-        from .windows import WindowReader
-
-        return WindowReader
-    return None
+    module, name = KINDS[kind]
+    reader: Callable[[Layer], Reader] = getattr(import_module(f".{module}", __package__), name)
+    return reader

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from caffestat.errors import NetError, Place
 from caffestat.fillers import Filler, Stream, fill
+from caffestat.ops import Nonlinearity
 from caffestat.prototext import Message, Scalar
 from caffestat.schema import FillerParameter, from_message
 
@@ -24,6 +25,7 @@ __all__ = [
     "Param",
     "Shape",
     "Unrolled",
+    "default_filler",
     "layer",
     "layer_class",
     "layer_dialects",
@@ -102,6 +104,14 @@ class Layer:
     passes_values: ClassVar[bool] = (
         False  # its tops hold its bottoms' values, in another shape or order: Split, Reshape, …
     )
+    passes_signal: ClassVar[bool] = False  # it keeps the sign and the rough shape of the distribution: Pooling, Scale
+    normalizes: ClassVar[bool] = False  # it gives its top a mean and a variance of its own
+    is_recurrent: ClassVar[bool] = False  # weights act once per timestep
+    upsamples: ClassVar[bool] = False  # a bilinear filler makes it interpolate
+    copies: ClassVar[bool] = False  # each top is the bottom: Split
+    reads_pixels: ClassVar[bool] = False  # its first top holds images, 0 to 255 unless its transform_param says else
+    data_kind: ClassVar[str] = ""  # the reader of the data that it names, one of `data.KINDS`
+    filler_fields: ClassVar[Mapping[str, str]] = {}  # the role of what each filler fills, by "message.field"
     is_external: ClassVar[bool] = False  # its tops are data from outside: `lower` declares one graph input per top
     decides: ClassVar[bool] = False  # it computes in numpy what its bottoms' values decide, before the graph runs
     decisive: ClassVar[slice] = slice(None)  # the bottoms whose values it then looks at
@@ -240,6 +250,18 @@ class Layer:
         """Return the fillers that draw each graph input, where fillers do."""
         return ()
 
+    def nonlinearity(self) -> Nonlinearity | None:
+        """Return what kind of activation the layer is, None for any other layer."""
+        return None
+
+    def passes(self) -> bool:
+        """Tell whether a nonlinearity behind the layer decides about the weights in front of it."""
+        return self.passes_signal or self.passes_values or self.is_in_place()
+
+    def multiplies(self) -> bool:
+        """Tell whether the top is a product of bottoms: what is a gate then scales the others."""
+        return False
+
     def classes(self, bottom: int, bottoms: Sequence[Shape]) -> int | None:
         """Return how many integer values (0, 1, …) a bottom takes, like a loss's labels; None for real values."""
         return None
@@ -351,6 +373,15 @@ def layer_types() -> tuple[str, ...]:
     return tuple(sorted(_TYPES))
 
 
+DEFAULT_FILLERS = {"scale": Filler(value=1.0), "slope": Filler(value=0.25)}
+"""What Caffe fills a param of a role with when no filler is written; constant 0 for any other role."""
+
+
+def default_filler(role: str) -> Filler:
+    """Return what Caffe fills a param of this role with when no filler is written."""
+    return DEFAULT_FILLERS.get(role, Filler())
+
+
 def to_filler(proto: Any) -> Filler:
     """Return the Filler that a FillerParameter message describes."""
     return Filler(
@@ -366,5 +397,7 @@ def to_filler(proto: Any) -> Filler:
 
 
 def read_param(role: str, shape: Shape, message: Any, field: str, fan_in: int, fan_out: int) -> Param:
-    """Return the Param that `message.field` fills: Caffe's default, constant 0, when the file leaves the field out."""
-    return Param(role, shape, to_filler(getattr(message, field)), message.HasField(field), fan_in, fan_out)
+    """Return the Param that `message.field` fills: with Caffe's default for the role when the file leaves it out."""
+    written = message.HasField(field)
+    filler = to_filler(getattr(message, field)) if written else default_filler(role)
+    return Param(role, shape, filler, written, fan_in, fan_out)

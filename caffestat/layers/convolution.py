@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -102,6 +102,10 @@ class _Filters(_Sliding):
 
     num_bottoms = (1, None)
     num_tops = (1, None)
+    filler_fields: ClassVar[Mapping[str, str]] = {
+        "convolution_param.weight_filler": "weight",
+        "convolution_param.bias_filler": "bias",
+    }
 
     def geometry(self, bottoms: Sequence[Shape]) -> _Geometry:
         at = super().geometry(bottoms)
@@ -170,6 +174,8 @@ class Deconvolution(_Filters):
     Bottoms [N, C, spatial…] (C at `axis`); tops [N, num_output, stride (size - 1) + extent - 2 pad…]. Weights
     [C, num_output / group, kernel…]. (deconv_layer.cpp, base_conv_layer.cpp)
     """
+
+    upsamples = True
 
     def params(self, bottoms: Sequence[Shape]) -> tuple[Param, ...]:
         at = self.geometry(bottoms)

@@ -124,6 +124,7 @@ class Images(Source):
     """Images (batch, channels, height, width) and, with a second top, a label for each. (base_data_layer.cpp)"""
 
     num_tops = (2, 2)
+    reads_pixels = True
     message = "data_param"  # the layer's own parameters
 
     def written_shape(self, index: int) -> Shape | None:
@@ -168,6 +169,7 @@ class Data(Images):
     """Records of an LMDB or LevelDB: crop_size of side and, unless the file tells, 3 channels. (data_layer.cpp)"""
 
     num_tops = (1, 2)
+    data_kind = "database"
 
     def image_shape(self) -> Shape | None:
         crop = self.proto.transform_param.crop_size
@@ -182,6 +184,7 @@ class ImageData(Images):
     """Image files, resized to new_height x new_width, then cut to crop_size, 3 channels or 1. (image_data_layer.cpp)"""
 
     message = "image_data_param"
+    data_kind = "images"
 
     def image_shape(self) -> Shape | None:
         proto, crop = self.proto.image_data_param, self.proto.transform_param.crop_size
@@ -207,6 +210,7 @@ class WindowData(Images):
     """Windows of images, warped to crop_size, of 3 channels unless the file tells. (window_data_layer.cpp)"""
 
     message = "window_data_param"
+    data_kind = "windows"
 
     def image_shape(self) -> Shape:
         crop = self.proto.transform_param.crop_size
@@ -224,6 +228,7 @@ class MemoryData(Images):
     """Arrays that a program hands over, of batch_size x channels x height x width. (memory_data_layer.cpp)"""
 
     message = "memory_data_param"
+    reads_pixels = False
 
     def image_shape(self) -> Shape:
         proto = self.proto.memory_data_param
@@ -236,6 +241,8 @@ class MemoryData(Images):
 @layer("HDF5Data")
 class HDF5Data(Source):
     """Rows of HDF5 files: each top is the data set of its name, batch_size rows at a time. (hdf5_data_layer.cpp)"""
+
+    data_kind = "hdf5"
 
     def tops(self, bottoms: Sequence[Shape]) -> tuple[Shape | None, ...]:
         if self.proto.HasField("transform_param"):

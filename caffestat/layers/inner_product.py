@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from math import prod
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
@@ -23,6 +23,11 @@ class InnerProduct(Layer):
     Bottom [leading axes…, the K numbers' axes…]; top [leading axes…, num_output]. Weights [num_output, K], or with
     `transpose` [K, num_output]. (inner_product_layer.cpp)
     """
+
+    filler_fields: ClassVar[Mapping[str, str]] = {
+        "inner_product_param.weight_filler": "weight",
+        "inner_product_param.bias_filler": "bias",
+    }
 
     def params(self, bottoms: Sequence[Shape]) -> tuple[Param, ...]:
         param = self.proto.inner_product_param
@@ -62,6 +67,11 @@ class Embed(Layer):
 
     Bottom of any shape; top [bottom's axes…, num_output]. Weights [input_dim, num_output]. (embed_layer.cpp)
     """
+
+    filler_fields: ClassVar[Mapping[str, str]] = {
+        "embed_param.weight_filler": "weight",
+        "embed_param.bias_filler": "bias",
+    }
 
     def params(self, bottoms: Sequence[Shape]) -> tuple[Param, ...]:
         param = self.proto.embed_param

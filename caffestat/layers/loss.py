@@ -17,6 +17,7 @@ from google.protobuf.message import DecodeError
 
 from caffestat.errors import InputError
 from caffestat.files import read_regular
+from caffestat.ops import Nonlinearity, activations
 
 from .base import Layer, Shape, layer
 from .math import emit_softmax
@@ -139,6 +140,9 @@ class SoftmaxWithLoss(Normalized):
 
     num_tops = (1, 2)
 
+    def nonlinearity(self) -> Nonlinearity:
+        return activations.SOFTMAX
+
     def axis(self, shape: Shape) -> int:
         """Return the class axis, counted from the front."""
         return self.canonical_axis(self.proto.softmax_param.axis, len(shape))
@@ -214,6 +218,9 @@ class SigmoidCrossEntropyLoss(Normalized):
     """
 
     default_normalization = BATCH_SIZE
+
+    def nonlinearity(self) -> Nonlinearity:
+        return activations.SOFTMAX  # the loss's gradient σ(x) - t is flat nowhere
 
     def check(self, bottoms: Sequence[Shape]) -> None:
         if math.prod(bottoms[0]) != math.prod(bottoms[1]):

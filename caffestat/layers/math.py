@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from functools import reduce
 from typing import TYPE_CHECKING
 
+from caffestat.ops import Nonlinearity, activations
+
 from .base import Layer, Shape, layer
 from .reread import emit_closed, emit_reread
 
@@ -30,6 +32,9 @@ class Eltwise(Layer):
     """
 
     num_bottoms = (2, None)
+
+    def multiplies(self) -> bool:
+        return bool(self.proto.eltwise_param.operation == PROD)
 
     def tops(self, bottoms: Sequence[Shape]) -> tuple[Shape, ...]:
         proto = self.proto.eltwise_param
@@ -128,6 +133,9 @@ def emit_softmax(g: Graph, x: str, axis: int) -> str:
 @layer("Softmax")
 class Softmax(Layer):
     """y = e^x / Σ e^x along `axis`; dx = y · (dy - Σ dy·y). (softmax_layer.cpp)"""
+
+    def nonlinearity(self) -> Nonlinearity:
+        return activations.SOFTMAX
 
     def tops(self, bottoms: Sequence[Shape]) -> tuple[Shape, ...]:
         self.canonical_axis(self.proto.softmax_param.axis, len(bottoms[0]))

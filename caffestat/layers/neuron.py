@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from caffestat.fillers import Filler, Stream, bernoulli
+from caffestat.fillers import Stream, bernoulli, density, problem
 from caffestat.graph import Node
+from caffestat.ops import Nonlinearity, activations
 
-from .base import Layer, Param, Shape, layer, to_filler
+from .base import Layer, Param, Shape, default_filler, layer, read_param, to_filler
 from .reread import BOTTOM, TOP, emit_pulled, emit_reread, without_gradient
 
 if TYPE_CHECKING:
@@ -51,6 +52,9 @@ class Neuron(Layer):
 class ReLU(Neuron):
     """y = max(x, 0) + negative_slope · min(x, 0); dx = dy · (1 if x > 0 else negative_slope). (relu_layer.cpp)"""
 
+    def nonlinearity(self) -> Nonlinearity:
+        return activations.leaky(self.proto.relu_param.negative_slope)
+
     def lower(self, g: Graph, bottoms: Sequence[str], params: Sequence[str]) -> Sequence[str]:
         slope = self.proto.relu_param.negative_slope
         if not slope:
@@ -67,12 +71,20 @@ class PReLU(Neuron):
             raise self.error(f"expected a bottom of 2 to 4 axes (N, C, …), found shape {bottoms[0]}")
         return (bottoms[0],)
 
+    filler_fields: ClassVar[Mapping[str, str]] = {"prelu_param.filler": "slope"}
+
+    def nonlinearity(self) -> Nonlinearity:
+        proto = self.proto.prelu_param
+        filler = to_filler(proto.filler) if proto.HasField("filler") else default_filler("slope")
+        if problem(filler, (1,)):
+            return activations.RELU
+        slope = density(filler, (1,))
+        return activations.leaky(slope.mean, slope.mean**2 + slope.variance)
+
     def params(self, bottoms: Sequence[Shape]) -> tuple[Param, ...]:
         proto = self.proto.prelu_param
-        written = proto.HasField("filler")
-        filler = to_filler(proto.filler) if written else Filler(value=0.25)
         shape = () if proto.channel_shared else (bottoms[0][1],)
-        return (Param("slope", shape, filler, written, fan_in=1, fan_out=1),)
+        return (read_param("slope", shape, proto, "filler", fan_in=1, fan_out=1),)
 
     def lower(self, g: Graph, bottoms: Sequence[str], params: Sequence[str]) -> Sequence[str]:
         rank = len(g.shape(bottoms[0]))
@@ -86,6 +98,9 @@ class PReLU(Neuron):
 @layer("Sigmoid")
 class Sigmoid(Neuron):
     """y = 1 / (1 + e⁻ˣ); dx = dy · y · (1 - y). (sigmoid_layer.cpp)"""
+
+    def nonlinearity(self) -> Nonlinearity:
+        return activations.SIGMOID
 
     def lower(self, g: Graph, bottoms: Sequence[str], params: Sequence[str]) -> Sequence[str]:
         def backward(tape: Tape, dys: Sequence[str | None]) -> Sequence[str | None]:
@@ -109,6 +124,9 @@ def emit_sigmoid(g: Graph, x: str) -> str:
 class TanH(Neuron):
     """y = tanh(x); dx = dy · (1 - y²). (tanh_layer.cpp)"""
 
+    def nonlinearity(self) -> Nonlinearity:
+        return activations.TANH
+
     def lower(self, g: Graph, bottoms: Sequence[str], params: Sequence[str]) -> Sequence[str]:
         return (emit_pulled(g, "Tanh", bottoms[0], TOP),)
 
@@ -116,6 +134,9 @@ class TanH(Neuron):
 @layer("ELU")
 class ELU(Neuron):
     """y = x if x > 0 else α(eˣ - 1); dx = dy · (1 if x > 0 else α + y). (elu_layer.cpp)"""
+
+    def nonlinearity(self) -> Nonlinearity:
+        return activations.elu(self.proto.elu_param.alpha)
 
     def lower(self, g: Graph, bottoms: Sequence[str], params: Sequence[str]) -> Sequence[str]:
         alpha = self.proto.elu_param.alpha
@@ -132,6 +153,8 @@ class ELU(Neuron):
 class Dropout(Neuron):
     """TRAIN: y = x · mask / (1 - dropout_ratio), each mask bit 1 with probability 1 - dropout_ratio; TEST: y = x.
     (dropout_layer.cpp)"""
+
+    passes_signal = True
 
     def tops(self, bottoms: Sequence[Shape]) -> tuple[Shape, ...]:
         ratio = self.proto.dropout_param.dropout_ratio
@@ -170,6 +193,9 @@ class AbsVal(Neuron):
 class BNLL(Neuron):
     """y = log(1 + eˣ); dx = dy · σ(x). (bnll_layer.cpp)"""
 
+    def nonlinearity(self) -> Nonlinearity:
+        return activations.SOFTPLUS
+
     def lower(self, g: Graph, bottoms: Sequence[str], params: Sequence[str]) -> Sequence[str]:
         def forward(x: str) -> Sequence[str]:
             # in double precision, as in Caffe, 1 + eˣ is 1 where eˣ is below 2⁻⁵³
@@ -184,6 +210,9 @@ class BNLL(Neuron):
 @layer("Clip")
 class Clip(Neuron):
     """y = max(min, min(x, max)); dx = dy where min ≤ x ≤ max, else 0. (clip_layer.cpp)"""
+
+    def nonlinearity(self) -> Nonlinearity:
+        return activations.clip(self.proto.clip_param.min, self.proto.clip_param.max)
 
     def lower(self, g: Graph, bottoms: Sequence[str], params: Sequence[str]) -> Sequence[str]:
         proto = self.proto.clip_param
@@ -310,6 +339,9 @@ class Power(Neuron):
 @layer("Swish")
 class Swish(Neuron):
     """y = x · σ(βx); dx = dy · (βy + σ(βx) · (1 - βy)). (swish_layer.cpp)"""
+
+    def nonlinearity(self) -> Nonlinearity:
+        return activations.swish(self.proto.swish_param.beta)
 
     def lower(self, g: Graph, bottoms: Sequence[str], params: Sequence[str]) -> Sequence[str]:
         beta = self.proto.swish_param.beta

@@ -102,6 +102,9 @@ class BatchNorm(Layer):
     variance [C], and the factor [1] that both are to be divided by. Bottom and top [N, C, …]. (batch_norm_layer.cpp)
     """
 
+    passes_signal = True
+    normalizes = True
+
     def params(self, bottoms: Sequence[Shape]) -> tuple[Param, ...]:
         channels = bottoms[0][1]
         shapes = {"mean": (channels,), "variance": (channels,), "factor": (1,)}
@@ -208,6 +211,9 @@ class MVN(Layer):
     dx = (dy - mean(dy) - y · mean(dy · y)) / (deviation + eps), or dy - mean(dy): Caffe takes eps for zero here.
     Bottom of up to 4 axes, top [N, C, H, W], absent axes 1. (mvn_layer.cpp)
     """
+
+    passes_signal = True
+    normalizes = True
 
     def tops(self, bottoms: Sequence[Shape]) -> tuple[Shape, ...]:
         if len(bottoms[0]) > 4:

@@ -88,6 +88,8 @@ class PoolingWindow:
 class _Pool(Layer):
     """What pooling and its pyramid share: checks, and the choice of method."""
 
+    passes_signal = True
+
     def image(self, bottoms: Sequence[Shape]) -> Shape:
         """Return (H, W) of a bottom of four axes."""
         if len(bottoms[0]) != 4:

@@ -30,6 +30,11 @@ class _Recurrent(Layer):
 
     num_bottoms = (2, None)
     num_tops = (1, None)
+    is_recurrent = True
+    filler_fields: ClassVar[Mapping[str, str]] = {
+        "recurrent_param.weight_filler": "weight",
+        "recurrent_param.bias_filler": "bias",
+    }
     first_states: ClassVar[tuple[str, ...]]  # blobs that a timestep hands to the next, before the first
     output: ClassVar[str]  # the blob that is the top
     gates: ClassVar[int]  # hidden vectors that the products give: num_output times this

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
 from math import prod
-from typing import TYPE_CHECKING, Any
-
-from caffestat.fillers import Filler
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from .base import Layer, Param, Shape, layer, read_param
 from .channels import channel_affine, channel_column, channel_dot, channel_sum
@@ -23,6 +20,7 @@ class _Operand(Layer):
     """What both share: which axes of the bottom the other operand covers."""
 
     num_bottoms = (1, 2)
+    passes_signal = True
     field: str
 
     @property
@@ -71,13 +69,16 @@ class Scale(_Operand):
     """
 
     field = "scale_param"
+    filler_fields: ClassVar[Mapping[str, str]] = {"scale_param.filler": "scale", "scale_param.bias_filler": "bias"}
+
+    def multiplies(self) -> bool:
+        return len(self.proto.bottom) > 1
 
     def params(self, bottoms: Sequence[Shape]) -> tuple[Param, ...]:
         _, shape = self.covered(bottoms)
         params = []
         if len(bottoms) == 1:
-            scale = read_param("scale", shape, self.param, "filler", 1, 1)
-            params.append(scale if scale.written else replace(scale, filler=Filler(value=1)))
+            params.append(read_param("scale", shape, self.param, "filler", 1, 1))
         if self.param.bias_term:
             params.append(read_param("bias", shape, self.param, "bias_filler", 1, 1))
         return tuple(params)
@@ -122,6 +123,7 @@ class Bias(_Operand):
     """
 
     field = "bias_param"
+    filler_fields: ClassVar[Mapping[str, str]] = {"bias_param.filler": "bias"}
 
     def params(self, bottoms: Sequence[Shape]) -> tuple[Param, ...]:
         _, shape = self.covered(bottoms)

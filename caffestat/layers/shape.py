@@ -131,6 +131,7 @@ class Split(Layer):
 
     num_tops = (1, None)
     passes_values = True
+    copies = True
     shares_memory = True
 
     def tops(self, bottoms: Sequence[Shape]) -> tuple[Shape, ...]:

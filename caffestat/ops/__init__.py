@@ -3,9 +3,9 @@
 Knows neither graphs nor Caffe: the rules see attributes, shapes and constants. Importing the package fills the table.
 """
 
-from . import table  # noqa: F401  registers the ops
+from . import activations, table  # noqa: F401  registers the ops
+from .activations import LINEAR, Nonlinearity
 from .info import CONTRIB, Call, Combines, Elements, OpInfo, Role, Sign, UnknownShapeError, op_info, ops, register
-from .nonlinearity import LINEAR, Nonlinearity
 from .window import Window, window
 
 __all__ = [
@@ -20,6 +20,7 @@ __all__ = [
     "Sign",
     "UnknownShapeError",
     "Window",
+    "activations",
     "op_info",
     "ops",
     "register",

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from .nonlinearity import Nonlinearity
+from .activations import Nonlinearity
 from .window import Window
 
 __all__ = [
@@ -126,6 +126,8 @@ class OpInfo:
     is_variadic   any number of inputs
     combines      how several data inputs meet at one place, of arithmetic ops
     is_product    a sum of products of the data and a weight, and nothing else
+    is_recurrent  weights act once per timestep
+    upsamples     a bilinear kernel makes it interpolate
     converts      changes the element type, not the values (apart from rounding)
     normalizes    gives its output a mean and a variance of its own
     is_random     the outputs differ from run to run
@@ -144,6 +146,8 @@ class OpInfo:
     sign: Sign = Sign.ANY
     combines: Combines | None = None
     is_product: bool = False
+    is_recurrent: bool = False
+    upsamples: bool = False
     converts: bool = False
     normalizes: bool = False
     is_random: bool = False
@@ -215,7 +219,7 @@ def register(info: OpInfo) -> OpInfo:
 
 def op_info(op: str, domain: str = "") -> OpInfo:
     """Return the facts about an op of ONNX or of the runtime's own; `is_known` is false for any other."""
-    found = _OPS.get(op) if domain in ("", CONTRIB) else None
+    found = _OPS.get(op) if domain in ("", "ai.onnx", CONTRIB) else None
     return found or OpInfo(op, Elements.MIXED, (Role.SETTING,), is_known=False)
 
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from . import nonlinearity
+from . import activations
+from .activations import Nonlinearity
 from .info import Call, Fans, Shape
-from .nonlinearity import Nonlinearity
 
 Attributes = Mapping[str, Any]
 
@@ -132,22 +132,22 @@ def depth_limit(call: Call) -> int:
 
 def leaky_relu(call: Call) -> Nonlinearity:
     """max(x, 0) + alpha · min(x, 0)"""
-    return nonlinearity.leaky(call.get("alpha", 0.01))
+    return activations.leaky(call.get("alpha", 0.01))
 
 
 def prelu(call: Call) -> Nonlinearity:
     """max(x, 0) + slope · min(x, 0), the slopes as they are stored."""
     slopes = call.value(1)
     if slopes is None or not slopes.size:
-        return nonlinearity.RELU
+        return activations.RELU
     exact = slopes.astype(np.float64)
-    return nonlinearity.leaky(float(exact.mean()), float(np.mean(exact**2)))
+    return activations.leaky(float(exact.mean()), float(np.mean(exact**2)))
 
 
 def clip(call: Call) -> Nonlinearity:
     """min(max(x, low), high), the bounds inputs or (before opset 11) attributes; a computed one counts for none."""
     low, high = (_bound(call, position, name) for position, name in ((1, "min"), (2, "max")))
-    return nonlinearity.clip(-np.inf if low is None else low, np.inf if high is None else high)
+    return activations.clip(-np.inf if low is None else low, np.inf if high is None else high)
 
 
 def _bound(call: Call, position: int, name: str) -> float | None:
@@ -157,33 +157,33 @@ def _bound(call: Call, position: int, name: str) -> float | None:
 
 def elu(call: Call) -> Nonlinearity:
     """x, or alpha · (eˣ - 1) below 0"""
-    return nonlinearity.elu(call.get("alpha", 1.0))
+    return activations.elu(call.get("alpha", 1.0))
 
 
 def selu(call: Call) -> Nonlinearity:
     """gamma · x, or gamma · alpha · (eˣ - 1) below 0"""
-    return nonlinearity.selu(call.get("alpha", 1.6732632), call.get("gamma", 1.0507010))
+    return activations.selu(call.get("alpha", 1.6732632), call.get("gamma", 1.0507010))
 
 
 def celu(call: Call) -> Nonlinearity:
     """x, or alpha · (e^(x / alpha) - 1) below 0"""
-    return nonlinearity.celu(call.get("alpha", 1.0))
+    return activations.celu(call.get("alpha", 1.0))
 
 
 def hard_sigmoid(call: Call) -> Nonlinearity:
     """min(max(alpha · x + beta, 0), 1)"""
-    return nonlinearity.hard_sigmoid(call.get("alpha", 0.2), call.get("beta", 0.5))
+    return activations.hard_sigmoid(call.get("alpha", 0.2), call.get("beta", 0.5))
 
 
 def thresholded_relu(call: Call) -> Nonlinearity:
     """x above alpha, else 0"""
     alpha = call.get("alpha", 1.0)
-    return nonlinearity.rectifier(lambda x: float(x > alpha))
+    return activations.rectifier(lambda x: float(x > alpha))
 
 
 def swish(call: Call) -> Nonlinearity:
     """x · sigmoid(alpha · x)"""
-    return nonlinearity.swish(call.get("alpha", 1.0))
+    return activations.swish(call.get("alpha", 1.0))
 
 
 def always(found: Nonlinearity) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from . import nonlinearity, rules, windows
+from . import activations, rules, windows
 from .info import Combines, Elements, OpInfo, Role, Sign, register
 
 DATA, WEIGHT, BIAS, SCALE, SHIFT = Role.DATA, Role.WEIGHT, Role.BIAS, Role.SCALE, Role.SHIFT
@@ -90,20 +90,20 @@ _enter(
 _enter(Elements.EACH, "Celu", nonlinearity=rules.celu)
 _enter(Elements.EACH, "Clip", inputs=(DATA, SETTING), nonlinearity=rules.clip)
 _enter(Elements.EACH, "Elu", nonlinearity=rules.elu)
-_enter(Elements.EACH, "Gelu", nonlinearity=rules.always(nonlinearity.GELU))
+_enter(Elements.EACH, "Gelu", nonlinearity=rules.always(activations.GELU))
 _enter(Elements.EACH, "HardSigmoid", sign=NON_NEGATIVE, nonlinearity=rules.hard_sigmoid)
-_enter(Elements.EACH, "HardSwish", nonlinearity=rules.always(nonlinearity.HARD_SWISH))
+_enter(Elements.EACH, "HardSwish", nonlinearity=rules.always(activations.HARD_SWISH))
 _enter(Elements.EACH, "LeakyRelu", nonlinearity=rules.leaky_relu)
-_enter(Elements.EACH, "Mish", nonlinearity=rules.always(nonlinearity.MISH))
+_enter(Elements.EACH, "Mish", nonlinearity=rules.always(activations.MISH))
 _enter(Elements.EACH, "PRelu", inputs=(DATA, WEIGHT), nonlinearity=rules.prelu)
-_enter(Elements.EACH, "Relu", sign=NON_NEGATIVE, nonlinearity=rules.always(nonlinearity.RELU))
+_enter(Elements.EACH, "Relu", sign=NON_NEGATIVE, nonlinearity=rules.always(activations.RELU))
 _enter(Elements.EACH, "Selu", nonlinearity=rules.selu)
 _enter(Elements.EACH, "Shrink")
-_enter(Elements.EACH, "Sigmoid", sign=NON_NEGATIVE, nonlinearity=rules.always(nonlinearity.SIGMOID))
-_enter(Elements.EACH, "Softplus", sign=NON_NEGATIVE, nonlinearity=rules.always(nonlinearity.SOFTPLUS))
-_enter(Elements.EACH, "Softsign", nonlinearity=rules.always(nonlinearity.SOFTSIGN))
+_enter(Elements.EACH, "Sigmoid", sign=NON_NEGATIVE, nonlinearity=rules.always(activations.SIGMOID))
+_enter(Elements.EACH, "Softplus", sign=NON_NEGATIVE, nonlinearity=rules.always(activations.SOFTPLUS))
+_enter(Elements.EACH, "Softsign", nonlinearity=rules.always(activations.SOFTSIGN))
 _enter(Elements.EACH, "Swish", nonlinearity=rules.swish)
-_enter(Elements.EACH, "Tanh", nonlinearity=rules.always(nonlinearity.TANH))
+_enter(Elements.EACH, "Tanh", nonlinearity=rules.always(activations.TANH))
 _enter(Elements.EACH, "ThresholdedRelu", nonlinearity=rules.thresholded_relu)
 
 # ---- mixed: sums over several places ----
@@ -122,6 +122,7 @@ _enter(
     "ConvTranspose",
     inputs=(DATA, WEIGHT, BIAS),
     is_product=True,
+    upsamples=True,
     fans={1: rules.conv_transpose_fans},
     macs=rules.conv_transpose_macs,
     window=windows.conv_transpose_window,
@@ -139,6 +140,7 @@ for _op, _gates, _inputs in (("RNN", 1, _RECURRENT), ("GRU", 3, _RECURRENT), ("L
         Elements.MIXED,
         _op,
         inputs=_inputs,
+        is_recurrent=True,
         fans=dict.fromkeys((1, 2), rules.gate_fans(_gates)),
         macs=rules.recurrent_macs,
     )
@@ -206,8 +208,8 @@ _enter(Elements.MIXED, "LpNormalization", sign=KEPT, normalizes=True)
 _enter(Elements.MIXED, "LRN", sign=KEPT)
 
 _enter(Elements.MIXED, "Hardmax", sign=NON_NEGATIVE)
-_enter(Elements.MIXED, "LogSoftmax", nonlinearity=rules.always(nonlinearity.SOFTMAX))
-_enter(Elements.MIXED, "Softmax", sign=NON_NEGATIVE, nonlinearity=rules.always(nonlinearity.SOFTMAX))
+_enter(Elements.MIXED, "LogSoftmax", nonlinearity=rules.always(activations.SOFTMAX))
+_enter(Elements.MIXED, "Softmax", sign=NON_NEGATIVE, nonlinearity=rules.always(activations.SOFTMAX))
 _enter(
     Elements.MIXED,
     "NegativeLogLikelihoodLoss",

@@ -5,10 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from caffestat.errors import Finding
-from caffestat.fillers import Filler
-from caffestat.layers import to_filler
 from caffestat.net import Net, Node
-from caffestat.rewriting.caffe_steps import caffe_step
 from caffestat.rewriting.follow import Step, follow
 from caffestat.rewriting.policy import Site, Undecided, Wanted
 from caffestat.rewriting.selection import Change, Place
@@ -49,10 +46,11 @@ def place_of(net: Net, number: int) -> Place:
     """The place of `net.params[number]`."""
     entry = net.params[number]
     node = net.nodes[entry.node]
-    return Place(node.name, node.type, entry.param.role, entry.lr_mult == 0)
+    is_frozen, layer = entry.lr_mult == 0, node.layer
+    return Place(
+        node.name, node.type, entry.param.role, is_frozen, is_recurrent=layer.is_recurrent, upsamples=layer.upsamples
+    )
 
 
 def _step(node: Node) -> Step:
-    proto = node.layer.proto
-    slopes: Filler | None = to_filler(proto.prelu_param.filler) if proto.prelu_param.HasField("filler") else None
-    return caffe_step(node.type, node.bottoms, node.tops, proto.relu_param.negative_slope, slopes)
+    return Step(node.bottoms, node.tops, node.layer.passes(), node.layer.nonlinearity())

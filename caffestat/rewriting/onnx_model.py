@@ -118,7 +118,11 @@ class _Job:
                 yield from self.choose(name, tensor, uses[name])
 
     def choose(self, name: str, tensor: TensorProto, use: Use) -> Iterator[tuple[TensorProto, Place, Wanted]]:
-        place = Place(name, self.nodes[use.node].op, use.role, other_name=self.model.graph.node[use.node].name)
+        node = self.nodes[use.node]
+        other, info = self.model.graph.node[use.node].name, node.info
+        place = Place(
+            name, node.op, use.role, other_name=other, is_recurrent=info.is_recurrent, upsamples=info.upsamples
+        )
         policy = self.change.policy(place, None)
         if policy is None:
             return

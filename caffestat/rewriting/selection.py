@@ -7,14 +7,10 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 from caffestat.fillers import Filler, filler_type
+from caffestat.layers import default_filler
 from caffestat.rewriting.policy import Policy, parse_policy, same_effect
 
 __all__ = ["Change", "Place", "change_of", "is_changed"]
-
-_RECURRENT = frozenset(["LSTM", "RNN", "GRU"])
-
-# what Caffe fills a param with when no filler is written, by role; constant 0 for any other
-_DEFAULTS = {"scale": Filler(value=1.0), "slope": Filler(value=0.25)}
 
 
 @dataclass(frozen=True)
@@ -29,6 +25,8 @@ class Place:
     role: str
     is_frozen: bool = False
     other_name: str = ""
+    is_recurrent: bool = False
+    upsamples: bool = False  # a bilinear filler makes the layer interpolate
 
     def __str__(self) -> str:
         return f"{self.layer} ({self.type}) {self.role}"
@@ -85,8 +83,8 @@ def _matches(place: Place, globs: Sequence[str]) -> bool:
 def _is_delicate(place: Place, current: Filler | None, policy: Policy) -> bool:
     """Whether a param has a filler for a reason of its own, or the policy is for another type of layer."""
     upsamples = current is not None and _upsamples(current.type)
-    misplaced = _upsamples(policy.type) and place.type not in ("Deconvolution", "ConvTranspose")
-    return place.is_frozen or place.type in _RECURRENT or upsamples or misplaced
+    misplaced = _upsamples(policy.type) and not place.upsamples
+    return place.is_frozen or place.is_recurrent or upsamples or misplaced
 
 
 def _upsamples(name: str) -> bool:
@@ -96,7 +94,7 @@ def _upsamples(name: str) -> bool:
 
 def is_changed(place: Place, current: Filler | None, filler: Filler) -> bool:
     """Whether `filler` gives other values than the param has now."""
-    return not same_effect(current or _DEFAULTS.get(place.role, Filler()), filler)
+    return not same_effect(current or default_filler(place.role), filler)
 
 
 def change_of(

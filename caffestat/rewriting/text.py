@@ -24,7 +24,6 @@ from caffestat.prototext import (
     replace_field,
     replace_value,
 )
-from caffestat.rewriting.caffe_steps import caffe_step
 from caffestat.rewriting.follow import Step, follow
 from caffestat.rewriting.net_fans import TextFans
 from caffestat.rewriting.policy import Policy, Site, Undecided, Wanted
@@ -94,7 +93,7 @@ class _Job:
 
     def net(self, net: Document | Message) -> Iterator[Edit]:
         layers = text_layers(net)
-        steps = [_step(layer) for layer in layers]
+        steps = [step_of(layer) for layer in layers]
         models = [f.field for layer in layers for f in layer.fillers() if f.field and message_of(f.field).fields]
         for index, layer in enumerate(layers):
             for filler in layer.fillers():
@@ -103,7 +102,7 @@ class _Job:
     def filler(
         self, layer: TextLayer, filler: FillerText, steps: Sequence[Step], index: int, models: Sequence[Field]
     ) -> list[Edit]:
-        place = Place(layer.name, layer.type, filler.role, layer.is_frozen(filler.role))
+        place = _place(layer, filler.role)
         policy = self.change.policy(place, filler.current)
         site = Site(filler.current, lambda: follow(steps, index), lambda: self.fans(layer, filler.role))
         wanted = self.choose(policy, site, layer, place) if policy else None
@@ -153,10 +152,18 @@ class _Job:
         return [*edits, insert(self.document, owner, *added)] if added else edits
 
 
-def _step(layer: TextLayer) -> Step:
-    slopes = next((f.current for f in layer.fillers() if f.role == "slope"), None)
-    slope = layer.number("relu_param", "negative_slope", 0.0)
-    return caffe_step(layer.type, layer.bottoms, layer.tops, slope, slopes)
+def _place(layer: TextLayer, role: str) -> Place:
+    known = layer.layer
+    recurs, upsamples = (known.is_recurrent, known.upsamples) if known else (False, False)
+    return Place(layer.name, layer.type, role, layer.is_frozen(role), is_recurrent=recurs, upsamples=upsamples)
+
+
+def step_of(layer: TextLayer) -> Step:
+    """The step of a layer; one of an unknown type that works in place passes its input on."""
+    known = layer.layer
+    in_place = not set(layer.bottoms).isdisjoint(layer.tops)
+    nonlinearity = known.nonlinearity() if known else None
+    return Step(layer.bottoms, layer.tops, known.passes() if known else in_place, nonlinearity)
 
 
 def _nearest(owner: Field, models: Sequence[Field]) -> Field | None:

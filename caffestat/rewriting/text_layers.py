@@ -6,13 +6,18 @@ Reads the text tree and no schema: forks' layers, fields and enum values do not 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, fields
-from functools import cached_property
+from functools import cache, cached_property
+from typing import Any
 
-from caffestat.errors import InputError
+from caffestat.errors import InputError, SchemaError
 from caffestat.fillers import VARIANCE_NORMS, Filler
+from caffestat.layers import Layer, layer_class, layer_dialects, layer_types
+from caffestat.net import TRAIN
 from caffestat.net.upgrade import current_type
 from caffestat.prototext import Document, Field, Message, Scalar
+from caffestat.schema import LayerParameter, from_message
 
 __all__ = ["FILLER_FIELDS", "FillerText", "TextLayer", "message_of", "nets", "scalar_texts", "text_layers"]
 
@@ -21,25 +26,24 @@ FILLER_FIELDS = {field.name for field in fields(Filler)}
 
 _NETS = ("net_param", "train_net_param", "test_net_param")
 _ROLES = {"weight_filler": "weight", "bias_filler": "bias"}
-_ROLES_OF = {
-    "scale_param": {"filler": "scale", "bias_filler": "bias"},
-    "bias_param": {"filler": "bias"},
-    "prelu_param": {"filler": "slope"},
-}
-_BIAS_IS_OFF_BY_DEFAULT = frozenset(["scale_param"])
 
-# where a filler may be added; Im2col, too, has a convolution_param, and no weights
-_WEIGHTED = {
-    "convolution_param": "num_output",
-    "inner_product_param": "num_output",
-    "embed_param": "num_output",
-    "recurrent_param": "num_output",
-    "scale_param": "",
-    "bias_param": "",
-    "prelu_param": "",
-}
-_UNWEIGHTED_TYPES = frozenset(["Im2col", "IM2COL", "im2col"])
-_WEIGHTED_V0 = frozenset(["Convolution", "InnerProduct"])
+
+@cache
+def _stated_roles(owner: str) -> dict[str, str]:
+    """The roles of the fillers in a layer's parameter message, by field, as the layer types state them."""
+    fields = (pair for name in layer_types() for cls in layer_dialects(name) for pair in cls.filler_fields.items())
+    paths = ((path.partition("."), role) for path, role in fields)
+    return {name: role for (message, _, name), role in paths if message == owner}
+
+
+def _roles_of(owner: str) -> dict[str, str]:
+    return _stated_roles(owner) or _ROLES
+
+
+def _descriptor(owner: str) -> Any:
+    """The descriptor of a layer's parameter message, None for one that Caffe's schema lacks."""
+    field = LayerParameter.DESCRIPTOR.fields_by_name.get(owner)
+    return field.message_type if field else None
 
 
 @dataclass(frozen=True)
@@ -94,19 +98,29 @@ class TextLayer:
     def tops(self) -> tuple[str, ...]:
         return tuple(texts(self.message, "top"))
 
-    def number(self, owner: str, name: str, default: float) -> float:
-        """A number of the layer's `owner` message."""
-        field = self._core.first(owner)
-        return next(iter(_numbers(message_of(field), name)), default) if field else default
+    @cached_property
+    def layer(self) -> Layer | None:
+        """The layer, with the parameters that can be read; None for an unknown type."""
+        cls = layer_class(self.type)
+        if cls is None:
+            return None
+        proto = LayerParameter(name=self.name, type=self.type, bottom=self.bottoms, top=self.tops)
+        for field in self._core.fields:
+            value = field.values[0] if field.values else None
+            if field.name.endswith("_param") and _descriptor(field.name) and isinstance(value, Message):
+                target = getattr(proto, field.name)
+                with suppress(SchemaError):
+                    target.CopyFrom(from_message(value, type(target), self.field.place.file))
+        return cls(proto, TRAIN, self.field.place)
 
     def fillers(self) -> Iterator[FillerText]:
         """Every filler that is written, and every place where one may be added."""
         if self.old:
-            yield from self._in(self.old, _ROLES, self.type in _WEIGHTED_V0)
+            yield from self._in(self.old, _ROLES, "weight" in self._own_roles.values())
             return
         for owner in self.message.fields:
             if owner.name.endswith("_param") and len(owner.values) == 1 and isinstance(owner.values[0], Message):
-                yield from self._in(owner, _ROLES_OF.get(owner.name, _ROLES), self._may_add(owner))
+                yield from self._in(owner, _roles_of(owner.name), self._may_add(owner))
 
     def _in(self, owner: Field, roles: dict[str, str], may_add: bool) -> Iterator[FillerText]:
         message = message_of(owner)
@@ -117,16 +131,24 @@ class TextLayer:
             if found or (may_add and (role != "bias" or _has_bias(owner))):
                 yield FillerText(owner, name, role, found[0] if found else None)
 
+    @cached_property
+    def _own_roles(self) -> dict[str, str]:
+        """The roles of the layer's params that a filler fills, by field; nothing for an unknown type."""
+        roles = dict(self.layer.filler_fields) if self.layer else {}
+        return {path: role for path, role in roles.items() if not (role == "scale" and len(self.bottoms) > 1)}
+
     def _may_add(self, owner: Field) -> bool:
-        size = _WEIGHTED.get(owner.name)
-        if size is None or self.type in _UNWEIGHTED_TYPES:
+        descriptor = _descriptor(owner.name)
+        is_own = not self.layer or any(path.startswith(f"{owner.name}.") for path in self.layer.filler_fields)
+        if descriptor is None or not is_own or not _stated_roles(owner.name):
             return False
-        return not size or message_of(owner).first(size) is not None
+        is_sized = "num_output" in descriptor.fields_by_name
+        return not is_sized or message_of(owner).first("num_output") is not None
 
     def is_frozen(self, role: str) -> bool:
         """Whether the learning rate of the param with this role is 0."""
-        stands_alone = self.type == "Bias" or (self.type == "Scale" and len(self.bottoms) > 1)
-        index = int(role == "bias" and not stands_alone)
+        roles = list(dict.fromkeys(self._own_roles.values())) or list(_ROLES.values())
+        index = roles.index(role) if role in roles else 0
         rates = list(_numbers(self._core, "blobs_lr"))
         for spec in self.message.find("param"):
             rates += [next(iter(_numbers(v, "lr_mult")), 1.0) for v in spec.values if isinstance(v, Message)]
@@ -170,9 +192,11 @@ def _number(value: Scalar) -> float:
 def _has_bias(owner: Field) -> bool:
     message = message_of(owner)
     written = next((text for name in ("bias_term", "biasterm") for text in texts(message, name)), None)
-    if written is None:
-        return owner.name not in _BIAS_IS_OFF_BY_DEFAULT
-    return written not in ("false", "False", "f", "0")
+    if written is not None:
+        return written not in ("false", "False", "f", "0")
+    descriptor = _descriptor(owner.name)
+    term = descriptor.fields_by_name.get("bias_term") if descriptor else None
+    return term is None or bool(term.default_value)
 
 
 def read_filler(message: Message) -> Filler:

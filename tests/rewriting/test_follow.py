@@ -4,21 +4,29 @@ from __future__ import annotations
 
 import pytest
 
-from caffestat.fillers import Filler
 from caffestat.ops import LINEAR, Nonlinearity
-from caffestat.rewriting.caffe_steps import caffe_step
+from caffestat.prototext import parse
 from caffestat.rewriting.follow import Step, follow
+from caffestat.rewriting.text import step_of
+from caffestat.rewriting.text_layers import text_layers
 
 RELU = Nonlinearity(True)
+
+
+def layer(kind: str, bottoms: str, tops: str, params: str = "") -> str:
+    names = [f'bottom: "{name}"' for name in bottoms.split(",") if name]
+    names += [f'top: "{name}"' for name in tops.split(",") if name]
+    return f'layer {{ type: "{kind}" {" ".join(names)} {params} }}'
+
+
+def read(text: str) -> list[Step]:
+    return [step_of(found) for found in text_layers(parse(text.encode()))]
 
 
 def steps(text: str) -> list[Step]:
     """Read "Type bottom,bottom>top,top; …"."""
     lines = (line.split() for line in text.split(";"))
-    return [
-        caffe_step(kind, *(tuple(name for name in side.split(",") if name) for side in flow.split(">")))
-        for kind, flow in lines
-    ]
+    return read("\n".join(layer(kind, *flow.split(">")) for kind, flow in lines))
 
 
 @pytest.mark.parametrize(
@@ -45,11 +53,22 @@ def test_finds_the_first_nonlinearity_that_reads_the_output(net: str, follower: 
     assert follow(steps(net), 0) == follower
 
 
-def test_slopes_count_as_their_mean_square() -> None:
-    def slope(*arguments: object) -> Nonlinearity | None:
-        return caffe_step(*arguments).nonlinearity  # type: ignore[arg-type]
+@pytest.mark.parametrize(
+    ("text", "slope_square"),
+    [
+        (layer("ReLU", "a", "a", "relu_param { negative_slope: 0.5 }"), 0.25),
+        ('layers { type: RELU bottom: "a" top: "a" relu_param { negative_slope: 0.5 } }', 0.25),
+        (layer("PReLU", "a", "a"), 0.0625),
+        (layer("PReLU", "a", "a", 'prelu_param { filler { type: "uniform" min: 0 max: 3 } }'), 3.0),
+        (layer("PReLU", "a", "a", 'prelu_param { filler { type: "gaussian" mean: 3 std: 4 } }'), 25.0),
+        (layer("PReLU", "a", "a", 'prelu_param { filler { type: "ours" } unknown: 3 }'), 0.0),
+    ],
+)
+def test_slopes_count_as_their_mean_square(text: str, slope_square: float) -> None:
+    assert read(text)[0].nonlinearity == Nonlinearity(True, slope_square)
 
-    assert slope("ReLU", ("a",), ("a",), 0.5) == Nonlinearity(True, 0.25)
-    assert slope("PReLU", ("a",), ("a",)) == Nonlinearity(True, 0.0625)
-    assert slope("PReLU", ("a",), ("a",), 0.0, Filler("uniform", min=0.0, max=3.0)) == Nonlinearity(True, 3.0)
-    assert slope("PReLU", ("a",), ("a",), 0.0, Filler("gaussian", mean=3.0, std=4.0)) == Nonlinearity(True, 25.0)
+
+def test_a_clip_is_a_rectifier_when_it_cuts_at_zero() -> None:
+    texts = (layer("Clip", "a", "a", f"clip_param {{ min: {low} max: 6 }}") for low in (0, -6))
+    first, second = read("".join(texts))
+    assert (first.nonlinearity, second.nonlinearity) == (Nonlinearity(True), Nonlinearity(False))

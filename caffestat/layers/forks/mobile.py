@@ -7,6 +7,7 @@ from copy import deepcopy
 from typing import TYPE_CHECKING, Any
 
 from caffestat.errors import Place
+from caffestat.ops import Nonlinearity, activations
 
 from ..base import Shape, layer
 from ..convolution import Convolution
@@ -67,6 +68,9 @@ class ReLU6(Neuron):
     """y = min(max(x, 0), 6); dx = dy where 0 < x < 6, else 0. (chuanqi305/ssd, relu6_layer.cpp)"""
 
     read_as = "Clip from 0 to 6"
+
+    def nonlinearity(self) -> Nonlinearity:
+        return activations.clip(0.0, 6.0)
 
     def lower(self, g: Graph, bottoms: Sequence[str], params: Sequence[str]) -> Sequence[str]:
         low, high = g.constant(0), g.constant(6)

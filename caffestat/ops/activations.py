@@ -136,6 +136,7 @@ RELU = leaky(0.0)
 SIGMOID = squashing(_d_sigmoid)
 TANH = squashing(lambda x: 1 - math.tanh(x) ** 2)
 SOFTMAX = squashing(None)
+"""No rectifier, and no function of one element: softmax, and losses that hold their activation."""
 SOFTPLUS = rectifier(sigmoid)
 SOFTSIGN = squashing(lambda x: 1 / (1 + abs(x)) ** 2)
 GELU = rectifier(lambda x: (1 + math.erf(x / math.sqrt(2))) / 2 + x * _normal(x))
