@@ -178,7 +178,7 @@ class SoftmaxWithLoss(Normalized):
                 "Mul", tape.emit("ScatterElements", made["p"], made["index"], less_one, axis=axis), scale
             ), None
 
-        whole = {"axis": axis, "normalizer": self.most(outer, inner)}
+        whole = {"axis": axis, "normalizer": self.most(outer, inner), "floor": FLT_MIN}
         return g.custom_vjp(bottoms, forward, backward, "SoftmaxCrossEntropyLoss", **whole)
 
 

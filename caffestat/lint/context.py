@@ -115,7 +115,8 @@ class Context:
         """Return √E[x²] in front of the next layer with weights as a share of that in front of this one; 0: unknown."""
         node, tops = self.built.nodes[gain.node], self.prediction.tops
         before, own = tops.get(self.read_by(node)), tops.get((node.index, 0))
-        return math.sqrt(own.second / before.second * gain.kept) if own and before and before.second > 0 else 0.0
+        kept = gain.kept or 0.0
+        return math.sqrt(own.second / before.second * kept) if own and before and before.second > 0 else 0.0
 
     @cached_property
     def trains(self) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Iterator, Mapping, MutableSequence, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -13,7 +13,7 @@ from caffestat.graph import CONTRIB, Graph, Node
 from .quadrature import NODES, quantiles
 from .signal import UNKNOWN, Gradient, Moments, Signal
 
-__all__ = ["Walk", "backward_moments", "has_rule", "moments", "propagate", "said_by", "unpredicted"]
+__all__ = ["Gap", "Walk", "backward_moments", "has_rule", "moments", "propagate", "said_by", "unpredicted"]
 
 Shape = tuple[int, ...]
 Forward = Callable[["Walk", Node], "Sequence[Signal | None]"]
@@ -102,6 +102,18 @@ def has_rule(op: str) -> bool:
     return op in _FORWARD or op in _SAID_BY or op in _UNPREDICTED
 
 
+@dataclass(frozen=True)
+class Gap:
+    """A node at which the prediction stops: what it reads is known, what it computes is not.
+
+    node    of the graph as it was given
+    reason  why, as a sentence without a full stop
+    """
+
+    node: Node
+    reason: str
+
+
 class Walk:
     """What is known while a graph is walked: the signals of its values, and afterwards the gradients."""
 
@@ -109,7 +121,8 @@ class Walk:
         self.graph = graph
         self.signals: dict[str, Signal | None] = {name: _in_range(signal) for name, signal in inputs.items()}
         self.gradients: dict[str, Gradient] = {}
-        self.steps = [inner for node in _steps(graph) for inner in _spelled(graph, node)]
+        self.gaps: list[Gap] = []
+        self.steps = [(inner, node) for node in _steps(graph) for inner in _spelled(graph, node)]
 
     def shape(self, value: str) -> Shape:
         """Return the value's shape; () when nobody knows it."""
@@ -195,26 +208,24 @@ def propagate(
     inputs: the signals of the graph's inputs and params; what is missing is unknown, and so is what depends on it
     seeds:  the gradients to start from, by value
     stop:   values whose gradient nobody wants, so that the walk need not go past them
-    gaps:   gets the nodes at which knowledge ends: their inputs are known, and what comes out is not. Any op may come
-            then, as in a stranger's graph; one that has no rule is a gap
+    gaps:   gets the nodes of `Walk.gaps`
 
-    Raises KeyError, unless `gaps` are asked for, for an op that has no rule and is not declared unpredicted.
+    Where the prediction stops, and why, is in the walk's `gaps`.
     """
     from . import rules  # noqa: F401  registers the rules; imported here because they import this module
 
     graph.infer()
     walk = Walk(graph, inputs)
-    for node in walk.steps:
-        if gaps is None and not has_rule(node.op):
-            where = f"op {node.op} (value {node.outputs[0]})"
-            raise KeyError(f"no moments rule for {where}: register one with @moments, or declare it unpredicted")
+    for node, origin in walk.steps:
         signals = _forward(walk, node)
         walk.signals.update(zip(node.outputs, signals, strict=False))
-        if gaps is not None and signals[:1] == [None] and walk.knows(*node.inputs):
-            gaps.append(node)
+        if signals[:1] == [None] and walk.knows(*node.inputs):
+            walk.gaps.append(Gap(origin, _reason(walk, node)))
+    if gaps is not None:
+        gaps.extend(gap.node for gap in walk.gaps)
     for value, seed in seeds.items():
         walk.accumulate(value, seed)
-    for node in reversed(walk.steps):
+    for node, _ in reversed(walk.steps):
         for value, dx in zip(node.inputs, _backward(walk, node, stop), strict=True):
             if value not in stop:
                 walk.accumulate(value, dx)
@@ -227,6 +238,20 @@ def _is_predictable(walk: Walk, node: Node) -> bool:
     return is_known and (node.op not in _WINDOWED or _is_short(walk, node))
 
 
+def _reason(walk: Walk, node: Node) -> str:
+    """Say why nothing is known of what a node computes, although all that it reads is known."""
+    op = node.op if node.domain in ("", CONTRIB) else f"{node.domain}.{node.op}"
+    if op != node.op or not has_rule(node.op):
+        return f"there is no moments rule for op {op}"
+    if node.op in _UNPREDICTED:
+        return f"the values of op {op} are not predicted"
+    if not _has_shapes(walk.graph, node):
+        return f"op {op} reads or computes a value without elements or of unknown shape"
+    if not _is_predictable(walk, node):
+        return f"the axes of op {op} are too long for sums over its windows"
+    return f"op {op} is not predicted with these settings, or its values are not finite"
+
+
 def _is_short(walk: Walk, node: Node) -> bool:
     """Tell whether the windows of a node are few enough; those of a sound, say, are not."""
     axes = zip(walk.shape(node.inputs[0])[2:], walk.shape(node.outputs[0])[2:], strict=False)
@@ -234,9 +259,20 @@ def _is_short(walk: Walk, node: Node) -> bool:
 
 
 def _forward(walk: Walk, node: Node) -> list[Signal | None]:
+    branch = _branch(walk, node)
+    if branch:
+        return [walk.signal(branch)]
     if not _is_predictable(walk, node) or not walk.knows(*node.inputs):
         return [None] * len(node.outputs)
     return [_with_evenness(walk, node, _in_range(signal)) for signal in _FORWARD[node.op](walk, node)]
+
+
+def _branch(walk: Walk, node: Node) -> str:
+    """Return the input that a Where takes everywhere, whatever the other one is: 1 / 0 behind a guard; else ""."""
+    condition = walk.signal(node.inputs[0]) if node.op == "Where" else None
+    if condition is None or not condition.is_constant:
+        return ""
+    return node.inputs[1 if condition.mean else 2]
 
 
 def _in_range(signal: Signal | None) -> Signal | None:

@@ -38,21 +38,26 @@ class Step:
     is_backward: bool
 
     @property
-    def kept(self) -> float:
-        """The share of the second moment that what follows leaves of the top."""
-        return _ratio(self.read.second, self.top.second) if self.top and self.read else 1.0
+    def kept(self) -> float | None:
+        """The share of the second moment that what follows leaves of the top; 1 behind the last layer with weights."""
+        if not self.readers:
+            return 1.0
+        return _ratio(self.read.second, self.top.second) if self.top and self.read else None
 
     @property
-    def forward(self) -> float:
+    def forward(self) -> float | None:
         """n·Var(w)·kept"""
-        return self.fans[0] * self.weight.second * self.kept
+        kept = self.kept
+        return None if kept is None else self.fans[0] * self.weight.second * kept
 
     @property
     def kept_backward(self) -> float | None:
         """The share that what follows leaves of the gradient."""
         if not self.is_backward:
             return None
-        return _ratio(self.arriving.second, self.leaving.second) if self.arriving and self.leaving else 1.0
+        if not self.readers:
+            return 1.0
+        return _ratio(self.arriving.second, self.leaving.second) if self.arriving and self.leaving else None
 
     @property
     def backward(self) -> float | None:
@@ -68,8 +73,8 @@ class Gain:
     fan_in, fan_out  n and m: what one output sums over, what one input feeds
     variance         of the weights, around 0
     kept             the share of the second moment that what follows (nonlinearity, pooling) leaves of the top
-    forward          n·Var(w)·kept
-    product          of `forward` over this layer and all before it on the way from the data
+    forward          n·Var(w)·kept; None, as `kept`, where what follows is not predicted
+    product          of `forward` over this layer and all before it on the way from the data; None behind an unknown one
     kept_backward    the share that what follows leaves of the gradient on its way back to the top
     backward         m·Var(w)·kept_backward; None where no gradient is predicted
     product_backward of `backward` over this layer and all after it, to where the loss begins
@@ -80,9 +85,9 @@ class Gain:
     fan_in: int
     fan_out: int
     variance: float
-    kept: float
-    forward: float
-    product: float
+    kept: float | None
+    forward: float | None
+    product: float | None
     kept_backward: float | None
     backward: float | None
     product_backward: float | None
@@ -116,18 +121,28 @@ def _ratio(part: float, whole: float) -> float:
     return part / whole if whole > 0 else 0.0
 
 
-def _products(steps: Sequence[Step]) -> dict[int, float]:
-    products: dict[int, float] = {}
-    before: dict[int, float] = {}
+def _products(steps: Sequence[Step]) -> dict[int, float | None]:
+    products: dict[int, float | None] = {}
+    before: dict[int, float | None] = {}
     for step in steps:
-        product = products[step.index] = step.forward * before.get(step.index, 1.0)
-        before |= {reader: max(product, before.get(reader, product)) for reader in step.readers}
+        product = products[step.index] = _times(step.forward, before.get(step.index, 1.0))
+        before |= {reader: _strongest([product, before.get(reader, product)]) for reader in step.readers}
     return products
+
+
+def _times(gain: float | None, product: float | None) -> float | None:
+    return None if gain is None or product is None else gain * product
+
+
+def _strongest(products: Sequence[float | None]) -> float | None:
+    """Return the largest; None when one of them is unknown, for that may be larger."""
+    known = [product for product in products if product is not None]
+    return max(known) if len(known) == len(products) else None
 
 
 def _products_backward(steps: Sequence[Step]) -> dict[int, float | None]:
     products: dict[int, float | None] = {}
     for step in reversed(steps):
-        after = [product for product in map(products.get, step.readers) if product is not None]
-        products[step.index] = None if step.backward is None else step.backward * max(after, default=1.0)
+        after = [products[reader] for reader in step.readers if reader in products]
+        products[step.index] = _times(step.backward, _strongest(after) if after else 1.0)
     return products

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
@@ -20,7 +20,7 @@ Gradients = Sequence[Gradient | None]
 
 _SAMPLED = 200_000
 _LOWEST = float(np.finfo(np.float32).min)
-_HIDDEN = -1e4  # logits below are those that a mask hides
+_HIDDEN = -1e4  # logits that a mask hides are below, and far below all others
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,8 @@ class Softmax:
     """Of p = softmax(z), C independent logits, by sampling.
 
     values, logs  the distributions of p and of log p
-    loss          E[-log p]
+    loss          E[-log p], p no less than the floor
+    floored       P(p < floor)
     cross         E[p p'] of two samples as correlated as two places, and as two samples are
     slope         √E[dz²] and E|dz| / E|dy| of dz = p · (dy - Σ p·dy), all dy alike
     """
@@ -36,15 +37,19 @@ class Softmax:
     values: Array
     logs: Array
     loss: float
+    floored: float
     cross: tuple[float, float]
     slope: tuple[float, float]
 
 
 @lru_cache(maxsize=32)
-def softmax_of(classes: int, deviation: float, rho_space: float, rho_batch: float, shown: float = 1.0) -> Softmax:
+def softmax_of(
+    classes: int, deviation: float, rho_space: float, rho_batch: float, shown: float = 1.0, floor: float = 0.0
+) -> Softmax:
     """Sample p for normal logits of a standard deviation; always the same samples.
 
     shown: the share of logits that no mask hides; as under a causal mask, all numbers of them are equally frequent.
+    floor: the least p that the loss takes the logarithm of.
     """
     random = np.random.default_rng(0)
     rows = max(_SAMPLED // classes, 64)
@@ -59,11 +64,13 @@ def softmax_of(classes: int, deviation: float, rho_space: float, rho_batch: floa
         crosses.append(float((first * second).mean()))
     shares = np.full(p.shape, 1 / p.size)
     logs = np.maximum(log_p, _LOWEST)
+    least = math.log(floor) if floor > 0 else _LOWEST
     slope = p * np.sqrt(np.maximum(1 - 2 * p + (p**2).sum(axis=1, keepdims=True), 0.0))
     return Softmax(
         quantiles(p, shares),
         quantiles(logs, shares),
-        float(-logs.mean()),
+        float(-np.maximum(logs, least).mean()),
+        float((logs < least).mean()),
         (crosses[0], crosses[1]),
         (math.sqrt(float((slope**2).mean())), float(slope.mean())),
     )
@@ -83,19 +90,28 @@ def _softmax(z: Array) -> tuple[Array, Array]:
 
 
 def _is_shown(z: Signal) -> Array:
-    """Return 1 at the nodes of logits that no mask hides, else 0."""
-    return (z.values > _HIDDEN).astype(np.float64)
+    """Return 1 at the nodes of logits that no mask hides, else 0: hidden ones lie further from the others than these
+    from one another, which tells them from logits that are merely large.
+    """
+    is_shown = z.values > _HIDDEN
+    shown, hidden = z.values[is_shown], z.values[~is_shown]
+    is_masked = shown.size and hidden.size and shown.min() - hidden.max() > max(float(np.ptp(shown)), 1.0)
+    return is_shown.astype(np.float64) if is_masked else np.ones_like(NODES)
 
 
 def _of(walk: Walk, node: Node, axis: int = -1) -> tuple[Softmax, int]:
-    z = known(walk.signal(node.inputs[0]))
-    shape = walk.shape(node.inputs[0])
+    z, shape = known(walk.signal(node.inputs[0])), walk.shape(node.inputs[0])
     classes = shape[node.get("axis", axis)] if shape else 1
+    return softmax_for(z, classes, node.get("floor", 0.0)), classes
+
+
+def softmax_for(z: Signal, classes: int, floor: float = 0.0) -> Softmax:
+    """Return the Softmax of so many logits with the distribution of z."""
     is_shown = _is_shown(z)
     shown, seen = expect(is_shown), np.where(is_shown > 0, z.values, 0.0)
     deviation = math.sqrt(max(expect(seen**2) / shown - (expect(seen) / shown) ** 2, 0.0)) if shown > 0 else 0.0
-    told = (deviation, z.rho_space, z.rho_batch, shown)
-    return softmax_of(classes, *(float(f"{value:.6g}") for value in told)), classes
+    facts = (deviation, z.rho_space, z.rho_batch, shown)
+    return softmax_of(classes, *(float(f"{value:.6g}") for value in facts), floor=floor)
 
 
 def _signal(found: Softmax) -> Signal:
@@ -154,7 +170,14 @@ def softmax_loss(walk: Walk, node: Node) -> Sequence[Signal | None]:
     labels = math.prod(walk.shape(node.inputs[0])) / max(classes, 1)
     sums = 1.0 if node.get("reduction") == "none" else labels / _normalizer(node, labels)
     p = _signal(found) if "normalizer" in node.attributes else None
-    return [Signal(np.full_like(NODES, found.loss * sums), 1.0, 1.0), p][: len(node.outputs)]
+    z = known(walk.signal(node.inputs[0]))
+    loss = expected_loss(z, classes, node.get("floor", 0.0)).loss * sums
+    return [Signal(np.full_like(NODES, loss), 1.0, 1.0, evenness=1.0), p][: len(node.outputs)]
+
+
+def expected_loss(z: Signal, classes: int, floor: float = 0.0) -> Softmax:
+    """Return the Softmax of logits of the size that an average draw has: large ones count as they are, not squared."""
+    return softmax_for(replace(z, values=z.values * (1.0 if z.evenness is None else z.evenness)), classes, floor)
 
 
 @backward_moments("SoftmaxCrossEntropyLoss")
