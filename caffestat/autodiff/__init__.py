@@ -1,7 +1,7 @@
 """Reverse-mode differentiation of ONNX graphs: a table of rules keyed by op, and the walk that uses it."""
 
 from .engine import Stop, Tape, backward, differentiable, gradient_free, vjp
-from .gradient import COTANGENT, append_gradients, gradient
+from .gradient import COTANGENT, append_gradients, gradient, hessian_product, jvp
 
 __all__ = [
     "COTANGENT",
@@ -12,5 +12,7 @@ __all__ = [
     "differentiable",
     "gradient",
     "gradient_free",
+    "hessian_product",
+    "jvp",
     "vjp",
 ]

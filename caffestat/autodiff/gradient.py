@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from caffestat.errors import GradientError, InputError
+from caffestat.graph import Node
 
 from .engine import backward, reach
 
@@ -17,31 +19,49 @@ if TYPE_CHECKING:
     from caffestat.graph import Graph
     from caffestat.graph.load import Model
 
-__all__ = ["COTANGENT", "GRAD", "append_gradients", "gradient"]
+__all__ = ["COTANGENT", "GRAD", "append_gradients", "gradient", "hessian_product", "jvp"]
 
-COTANGENT, GRAD = "cotangent/", "grad/"
+COTANGENT, GRAD, TANGENT, VECTOR, HESSIAN = "cotangent/", "grad/", "tangent/", "vector/", "hessian/"
+
+
+@dataclass(frozen=True)
+class _Question:
+    """A loaded model, the outputs y to differentiate, and the values x to differentiate by."""
+
+    model: Model
+    outputs: list[str]
+    wrt: list[str]
+
+    @property
+    def graph(self) -> Graph:
+        return self.model.graph
+
+    def answer(self) -> onnx.ModelProto:
+        """Return the model with what was appended to its graph."""
+        from caffestat.graph.widen import widened
+
+        self.graph.infer()
+        return widened(self.graph).to_onnx(self.model.arrays)
 
 
 def gradient(
     model: onnx.ModelProto | str | Path,
     outputs: Collection[str] | None = None,
     wrt: Collection[str] | None = None,
-    *,
-    shapes: Mapping[str, Sequence[int]] | None = None,
-    batch: int | None = None,
-    inputs: Mapping[str, np.ndarray] | None = None,
-    settle: Callable[[Model], None] | None = None,
+    **options: Any,
 ) -> onnx.ModelProto:
     """Return a model that computes what `model` does and its vector-Jacobian products: grad/x = Σ cotangent/y · ∂y/∂x.
 
     model:   an onnx.ModelProto, or the path of one, which external data needs
     outputs: names of the outputs y to start from; all floating-point ones by default
     wrt:     names of the values x; all floating-point inputs and weights by default, in the model's order
-    shapes:  shapes of inputs by name, where the model leaves sizes open
-    batch:   the first axis of inputs that leave it open; 1 by default
-    inputs:  values of inputs by name. One that decides which branch of an If is taken becomes a constant
-    settle:  completes `model.graph.specs` where shape inference cannot tell a shape (`caffestat.gradient` runs the
-             model for it); without it such a shape is an error
+    options: of every function of this module:
+        shapes  shapes of inputs by name, where the model leaves sizes open
+        batch   the first axis of inputs that leave it open; 1 by default
+        inputs  values of inputs by name. One that decides which branch of an If is taken becomes a constant
+        settle  completes `model.graph.specs` where shape inference cannot tell a shape (`caffestat.gradient` runs the
+                model for it); without it such a shape is an error
+        straight_through  let gradients pass pairs of QuantizeLinear and DequantizeLinear as if nothing was rounded
 
     Its inputs are the model's own, then one `cotangent/<output>` per chosen output, of its shape and type. Its
     outputs are the model's own, then one `grad/<name>` per value of `wrt`, zeros where no output depends on it; a name
@@ -49,8 +69,91 @@ def gradient(
 
     Raises InputError when the model cannot be used or has no value of a name, GradientError for an op without a rule.
     """
+    question = _ask(model, outputs, wrt, **options)
+    append_gradients(question.graph, question.outputs, question.wrt)
+    return question.answer()
+
+
+def jvp(
+    model: onnx.ModelProto | str | Path,
+    outputs: Collection[str] | None = None,
+    wrt: Collection[str] | None = None,
+    **options: Any,
+) -> onnx.ModelProto:
+    """Return a model that computes what `model` does and Jacobian-vector products: tangent/y = Σ ∂y/∂x · tangent/x.
+
+    The parameters are those of `gradient`. The inputs are the model's own, then one `tangent/<name>` per value of
+    `wrt`; the outputs the model's own, then one `tangent/<output>` per chosen output. The reverse-mode rules give
+    forward mode, too: the gradient of Σ grad/x · tangent/x by the cotangents, in which it is linear.
+    """
+    question = _ask(model, outputs, wrt, **options)
+    graph = question.graph
+    seeds = {name: graph.input(COTANGENT + name, *_of(graph, name)) for name in question.outputs}
+    found = backward(graph, seeds, question.wrt)
+    tangents = {name: graph.input(TANGENT + name, *_of(graph, name)) for name in question.wrt}
+    # a value of its own for each gradient: that of both terms of a sum is one
+    reached = {graph.emit("Identity", grad): tangents[name] for name, grad in found.items() if grad}
+    moved = backward(graph, reached, list(seeds.values()))
+    for name, seed in seeds.items():
+        graph.outputs.append(_named(graph, name, moved[seed], TANGENT))
+    _drop_inputs(graph, seeds.values())
+    return question.answer()
+
+
+def hessian_product(
+    model: onnx.ModelProto | str | Path,
+    outputs: Collection[str] | None = None,
+    wrt: Collection[str] | None = None,
+    **options: Any,
+) -> onnx.ModelProto:
+    """Return a model that computes what `gradient` does, and second derivatives of Σ cotangent/y · y along a vector.
+
+    The parameters are those of `gradient`. After its inputs come one `vector/<name>` per value of `wrt`, after its
+    outputs one `hessian/<name>`: Σ over x' of ∂²(Σ cotangent/y · y)/∂x∂x' · vector/x'.
+    """
+    question = _ask(model, outputs, wrt, **options)
+    graph = question.graph
+    grads = append_gradients(graph, question.outputs, question.wrt)
+    vectors = {name: graph.input(VECTOR + name, *_of(graph, name)) for name in question.wrt}
+    found = backward(graph, {grads[name]: vector for name, vector in vectors.items()}, question.wrt)
+    for name in question.wrt:
+        graph.outputs.append(_named(graph, name, found[name], HESSIAN))
+    return question.answer()
+
+
+def _of(graph: Graph, name: str) -> tuple[tuple[int, ...], Any]:
+    return graph.specs[name].shape, graph.specs[name].dtype
+
+
+def _drop_inputs(graph: Graph, names: Iterable[str]) -> None:
+    """Drop nodes that no output needs, and make zeros of inputs whose values then do not matter."""
+    needed, live = set(graph.outputs), []
+    for node in reversed(graph.nodes):
+        if not needed.isdisjoint(node.outputs):
+            needed.update((*node.inputs, *node.captured))
+            live.append(node)
+    graph.nodes[:] = reversed(live)
+    for name in names:
+        spec = graph.inputs.pop(name)
+        if name in needed:
+            zero = graph.constant(0, spec.dtype)
+            graph.nodes.insert(0, Node("Expand", (zero, graph.ints(*spec.shape)), (name,)))
+
+
+def _ask(
+    model: onnx.ModelProto | str | Path,
+    outputs: Collection[str] | None,
+    wrt: Collection[str] | None,
+    *,
+    shapes: Mapping[str, Sequence[int]] | None = None,
+    batch: int | None = None,
+    inputs: Mapping[str, np.ndarray] | None = None,
+    settle: Callable[[Model], None] | None = None,
+    straight_through: bool = False,
+) -> _Question:
+    """Load a model and find out which outputs and values are meant."""
     from caffestat.graph.load import load
-    from caffestat.graph.widen import widened
+    from caffestat.graph.straight import pass_straight_through
 
     loaded = load(model, shapes, batch, given=inputs)
     graph = loaded.graph
@@ -61,6 +164,8 @@ def gradient(
     if settle is not None:
         settle(loaded)
     _refuse_unknown_shapes(graph, outputs)
+    if straight_through:
+        pass_straight_through(graph)
     floats = [name for name in graph.outputs if name in graph.specs and graph.specs[name].is_float]
     chosen = floats if outputs is None else _names(outputs)
     for name in chosen:
@@ -70,9 +175,7 @@ def gradient(
     for name in asked:
         if name not in graph.specs:
             raise InputError(f"the model has no value {name!r} of known shape, so that no gradient can be asked for it")
-    append_gradients(graph, chosen, asked)
-    graph.infer()
-    return widened(graph).to_onnx(loaded.arrays)
+    return _Question(loaded, chosen, asked)
 
 
 def _refuse_unknown_shapes(graph: Graph, outputs: Collection[str] | None) -> None:
@@ -111,24 +214,23 @@ def _unfold(loaded: Model, wrt: Sequence[str]) -> None:
     graph.nodes[:0] = back
 
 
-def append_gradients(graph: Graph, outputs: Sequence[str], wrt: Sequence[str]) -> None:
-    """Append cotangent inputs for `outputs`, the backward half, and outputs `grad/<name>` for `wrt`."""
-    seeds = {}
-    for name in outputs:
-        spec = graph.specs[name]
-        seeds[name] = graph.input(COTANGENT + name, spec.shape, spec.dtype)
+def append_gradients(graph: Graph, outputs: Sequence[str], wrt: Sequence[str]) -> dict[str, str]:
+    """Append cotangent inputs for `outputs`, the backward half, and outputs for `wrt`; return the names of these."""
+    seeds = {name: graph.input(COTANGENT + name, *_of(graph, name)) for name in outputs}
     found = backward(graph, seeds, wrt)
-    for name in wrt:
-        graph.outputs.append(_named(graph, name, found[name]))
+    grads = {name: _named(graph, name, found[name], GRAD) for name in wrt}
+    graph.outputs += grads.values()
+    return grads
 
 
-def _named(graph: Graph, name: str, grad: str | None) -> str:
+def _named(graph: Graph, name: str, value: str | None, prefix: str) -> str:
+    """Return a derivative that belongs to a value of the model under its name; zeros where there is none."""
     spec = graph.specs[name]
     if not spec.is_float:
         raise GradientError(f"value {name!r} holds {spec.dtype}: only floating-point values have gradients")
-    if grad is None:
+    if value is None:
         shape = graph.ints(*spec.shape)
-        result = graph.emit("Expand", graph.constant(0, spec.dtype), shape, hint=GRAD + name)
+        result = graph.emit("Expand", graph.constant(0, spec.dtype), shape, hint=prefix + name)
     else:
-        result = graph.emit("Identity", grad, hint=GRAD + name)
+        result = graph.emit("Identity", value, hint=prefix + name)
     return graph.declare(result, spec.shape, spec.dtype)

@@ -129,6 +129,7 @@ class OpInfo:
     is_recurrent  weights act once per timestep
     upsamples     a bilinear kernel makes it interpolate
     converts      changes the element type, not the values (apart from rounding)
+    rounds        makes integers of floats: its derivative is 0 almost everywhere
     normalizes    gives its output a mean and a variance of its own
     is_random     the outputs differ from run to run
     has_bodies    its attributes hold graphs: branches, the body of a loop
@@ -149,6 +150,7 @@ class OpInfo:
     is_recurrent: bool = False
     upsamples: bool = False
     converts: bool = False
+    rounds: bool = False
     normalizes: bool = False
     is_random: bool = False
     has_bodies: bool = False
