@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["analyze", "analyze_file"]
 
+SAMPLES = 4096  # elements of each value that a detailed report's histograms show
 _NAMED = 5  # layers that a warning names one by one
 
 
@@ -27,6 +28,7 @@ def analyze(
     *,
     static: bool = False,
     predict: bool = False,
+    detail: bool = False,
     phase: str | None = None,
     level: int | None = None,
     stages: Sequence[str] = (),
@@ -51,6 +53,7 @@ def analyze(
     path:    the file, "-" for the standard input
     static:  do not run the net; measured values are then None
     predict: add what theory expects beside what is measured, and the gain of every layer with weights
+    detail:  add histograms of values and params, f and f' of the activations, the source's text and what `check` finds
     phase, level, stages, shapes, batch, dialect, data: see `caffestat.options.NetOptions`
     seed, weights, assume_filler: see `caffestat.options.ValueOptions`
     device, inputs, inputs_hold, loss, forward_only: see `caffestat.options.RunOptions`
@@ -63,8 +66,8 @@ def analyze(
     values = ValueOptions(seed, weights, assume_filler)
     run = RunOptions(device, inputs or {}, inputs_hold, loss, forward_only)
     if is_onnx(str(path)):
-        return _analyze_onnx(str(path), net, values, run, static, predict)
-    return analyze_file(open_file(str(path)), net, values, run, static, predict)
+        return _analyze_onnx(str(path), net, values, run, static, predict, detail)
+    return analyze_file(open_file(str(path)), net, values, run, static, predict, detail)
 
 
 def analyze_file(
@@ -74,6 +77,7 @@ def analyze_file(
     run: RunOptions,
     static: bool = False,
     predict: bool = False,
+    detail: bool = False,
 ) -> Report:
     """Return what `analyze` does, of an opened prototxt."""
     from caffestat import report
@@ -84,18 +88,24 @@ def analyze_file(
     unfilled = [] if values.weights or values.assume_filler else _unfilled(net)
     net.findings = (*file.findings, *net.findings, *unfilled)
     notes: list[str] = []
-    measured = None if static else _measure(net, seed, values, run, notes)
+    measured = None if static else _measure(net, seed, values, run, SAMPLES if detail else 0, notes)
     result = report.build(
         net, measured, source=file.source.name, seed=seed, assume_filler=values.assume_filler, notes=notes
     )
-    if not predict:
-        return result
-    from caffestat.report.predicted import with_prediction
+    if predict:
+        from caffestat.report.predicted import with_prediction
 
-    return with_prediction(result, net, _predict(net, seed, values))
+        result = with_prediction(result, net, _predict(net, seed, values))
+    if detail:
+        from caffestat.report.detail import with_detail
+
+        result = with_detail(result, file, options, values)
+    return result
 
 
-def _measure(net: Net, seed: int, values: ValueOptions, run: RunOptions, notes: list[str]) -> Measurement:
+def _measure(
+    net: Net, seed: int, values: ValueOptions, run: RunOptions, samples: int, notes: list[str]
+) -> Measurement:
     from caffestat.net import TEST, measure
 
     return measure(
@@ -107,6 +117,7 @@ def _measure(net: Net, seed: int, values: ValueOptions, run: RunOptions, notes: 
         inputs_hold=run.inputs_hold,
         assume_filler=values.assume_filler,
         forward_only=run.forward_only or net.phase == TEST,  # Caffe runs no backward pass there
+        samples=samples,
         notes=notes,
     )
 
@@ -141,7 +152,7 @@ def _unfilled(net: Net) -> list[Finding]:
 
 
 def _analyze_onnx(
-    path: str, options: NetOptions, values: ValueOptions, run: RunOptions, static: bool, predict: bool
+    path: str, options: NetOptions, values: ValueOptions, run: RunOptions, static: bool, predict: bool, detail: bool
 ) -> Report:
     from caffestat import onnx_models
     from caffestat.graph.load import load

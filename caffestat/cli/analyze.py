@@ -20,15 +20,16 @@ __all__ = ["analyze"]
 @click.option("--predict", is_flag=True, help="Show what theory expects beside what is measured, and gains.")
 @click.option(
     "--format",
-    type=click.Choice(["table", "json", "csv", "markdown"]),
+    type=click.Choice(["table", "json", "csv", "markdown", "html"]),
     default="table",
     show_default=True,
-    help="How to show it; docs/json.md describes the JSON.",
+    help="How to show it; docs/json.md describes the JSON, docs/html.md the page.",
 )
+@click.option("--open", "opens", is_flag=True, help="Open the page in the browser; goes with --format html.")
 @options.output
 @options.common
 @options.inputs_hold("noise")
-def analyze(path: str, format: str, output: Path | None, **settings: Any) -> None:
+def analyze(path: str, format: str, opens: bool, output: Path | None, **settings: Any) -> None:
     """Show each layer's shapes, fans, filler and xavier values, and mean |x| of every blob and gradient.
 
     NET is a net or a solver prototxt, or an .onnx model; - is the standard input.
@@ -40,14 +41,21 @@ def analyze(path: str, format: str, output: Path | None, **settings: Any) -> Non
       caffestat analyze --predict models/experiments/relu_xavier.prototxt
       caffestat analyze --static --predict --loss cross-entropy model.onnx
       caffestat analyze --format json -o lenet.json models/lenet.prototxt
+      caffestat analyze --predict --format html -o lenet.html models/lenet.prototxt
+      caffestat analyze --predict --open models/lenet.prototxt
       caffestat analyze --assume-filler xavier models/deploy/lenet_deploy.prototxt
       caffestat analyze --phase test --weights lenet.caffemodel lenet.prototxt
       caffestat analyze --input data=images.npy --shape data=8,1,28,28 net.prototxt
     """
     from caffestat import api, report
 
+    format = "html" if opens else format
+    page = terminal.page_file(format, output, opens)
     refuse_inputs(output, [path, *settings["weights"]])
     with terminal.progress(f"analyzing {path}"):
-        result = api.analyze(path, **settings)
+        result = api.analyze(path, detail=format == "html", **settings)
+        text = report.render(result, format, terminal.width(output))
     terminal.tell(result)
-    terminal.write(report.render(result, format, terminal.width(output)), output)
+    terminal.write(text, page)
+    if opens and page:
+        terminal.open_page(page)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import shutil
 import sys
+import tempfile
 import threading
 import time
+import webbrowser
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from caffestat.errors import InputError
 from caffestat.escape import visible
 from caffestat.files import replace_file
 
@@ -20,7 +23,7 @@ if TYPE_CHECKING:
     from caffestat.api import DebugLog
     from caffestat.report import Report
 
-__all__ = ["diff", "line", "progress", "tell", "width", "write"]
+__all__ = ["diff", "line", "open_page", "page_file", "progress", "tell", "width", "write"]
 
 _PIPED_WIDTH = 120
 _QUIET_SECONDS = 2.0
@@ -57,6 +60,29 @@ def write(text: str, output: Path | None) -> None:
         click.echo(text, nl=False)
     else:
         replace_file(output, text.encode("utf-8", "backslashreplace"))
+
+
+def page_file(format: str, output: Path | None, opens: bool = False) -> Path | None:
+    """Return where a result goes: `output`, or a temporary file for a page that is to be opened.
+
+    Raises InputError for a page without the libraries that make it, or with no place but the terminal.
+    """
+    if format != "html":
+        return output
+    from caffestat.report.html import require_extra
+
+    require_extra()
+    if output is None and opens:
+        return Path(tempfile.mkdtemp(prefix="caffestat-")) / "report.html"
+    if output is None and sys.stdout.isatty():
+        raise InputError("--format html: expected -o FILE or --open, found the terminal as the only place for the page")
+    return output
+
+
+def open_page(page: Path) -> None:
+    """Open a page in the user's browser, and say where it is."""
+    line(page, err=True)
+    webbrowser.open(page.resolve().as_uri())
 
 
 @contextmanager

@@ -141,6 +141,11 @@ class Layer:
         """Return (to raise) an error about this layer, with the place it stands at."""
         return NetError(f"layer {self.name!r} ({self.proto.type}): {message}", self.place)
 
+    @property
+    def last_line(self) -> int:
+        """The line at which the layer's text ends; 0 for one that is in no text."""
+        return self.text.last_line if self.text else 0
+
     def is_in_place(self, index: int = 0) -> bool:
         """Tell whether the top of this index is written over the bottom of the same index."""
         tops, bottoms = self.proto.top, self.proto.bottom

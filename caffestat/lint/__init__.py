@@ -3,12 +3,12 @@
 from .baseline import Baseline, read_baseline, refuse_other, to_baseline
 from .config import Config, find_config, read_config
 from .context import Limits
-from .fix import Fixed, fix_file
+from .fix import Fixed, diff_of, fix_file
 from .formats import FORMATS, render
 from .issue import SEVERITIES, Issue
 from .pages import all_pages, page
 from .registry import Check, all_checks, find_check, selected
-from .run import Checked, Job, Unchecked, check_file, check_files, find_nets
+from .run import Checked, Job, Unchecked, check_file, check_files, check_opened, find_nets
 
 __all__ = [
     "FORMATS",
@@ -26,6 +26,8 @@ __all__ = [
     "all_pages",
     "check_file",
     "check_files",
+    "check_opened",
+    "diff_of",
     "find_check",
     "find_config",
     "find_nets",

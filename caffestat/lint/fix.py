@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from caffestat.errors import InputError
 from caffestat.files import Version, replace_file
 from caffestat.net.source import STDIN, read_bytes
-from caffestat.prototext import Edit, parse, replace
+from caffestat.prototext import Document, Edit, parse, replace
 
 from .issue import Issue
 from .run import Job, check_file
 
-__all__ = ["Fixed", "fix_file"]
+__all__ = ["Fixed", "diff_of", "fix_file"]
 
 
 @dataclass(frozen=True)
@@ -29,13 +29,23 @@ class Fixed:
     @property
     def diff(self) -> str:
         """The change as a unified diff, "" when there is none."""
-        old, new = (text.decode(errors="replace").splitlines(keepends=True) for text in (self.before, self.after))
-        return "".join(difflib.unified_diff(old, new, self.path, self.path))
+        return _diff(self.before, self.after, self.path)
 
     def write(self) -> None:
         """Replace the file, where something is fixed. Raises InputError, also when it was changed since it was read."""
         if self.issues:
             replace_file(self.path, self.after, self.since)
+
+
+def _diff(before: bytes, after: bytes, path: str) -> str:
+    old, new = (text.decode(errors="replace").splitlines(keepends=True) for text in (before, after))
+    return "".join(difflib.unified_diff(old, new, path, path))
+
+
+def diff_of(issue: Issue, document: Document) -> str:
+    """Return what the fix of a finding changes in its text, as a unified diff; "" where a person must decide."""
+    edits = list(issue.edits(document)) if issue.edits else []
+    return _diff(bytes(document), replace(document, edits), document.name) if edits else ""
 
 
 def fix_file(path: str, job: Job) -> Fixed:

@@ -30,7 +30,7 @@ from .issue import SEVERITIES, Issue
 from .registry import Check, Needs
 from .suppress import suppressions, without_suppressed
 
-__all__ = ["Checked", "Job", "Unchecked", "check_file", "check_files", "find_nets"]
+__all__ = ["Checked", "Job", "Unchecked", "check_file", "check_files", "check_opened", "find_nets"]
 
 _PATTERNS = ("*.prototxt", "*.pbtxt")
 _USUAL_IMAGES = ((None, 224, 224), (1, 28, 28))  # channels (None: what the file tells), height, width
@@ -116,7 +116,7 @@ def check_files(paths: Iterable[str], job: Job) -> Checked:
             if path in given or not _is_foreign(file.source):
                 files.append(file.text.name)
                 blobs.update(top for entry in file.source.layers for top in entry.proto.top)
-                issues += _check(file, job)
+                issues += check_opened(file, job)
         except CaffestatError as error:
             files.append("<stdin>" if path == STDIN else path)
             errors.append(Unchecked(files[-1], error))
@@ -160,7 +160,7 @@ def check_file(path: str, job: Job) -> list[Issue]:
     Of a solver, the net that it trains is checked too. Raises a CaffestatError when the file cannot be read or its text
     is broken.
     """
-    return _check(_open(path), job)
+    return check_opened(_open(path), job)
 
 
 def _open(path: str) -> NetFile:
@@ -172,7 +172,8 @@ def _open(path: str) -> NetFile:
     return open_file(path)
 
 
-def _check(file: NetFile, job: Job) -> list[Issue]:
+def check_opened(file: NetFile, job: Job) -> list[Issue]:
+    """Return what the checks find in an opened prototxt; see `check_file`."""
     context = _context(file, job)
     issues = [issue for check in job.checks if _can(check, context) for issue in check.issues(context)]
     least = SEVERITIES.index(job.severity)

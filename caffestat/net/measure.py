@@ -11,9 +11,11 @@ import numpy as np
 
 from caffestat.data import synthetic_tops
 from caffestat.engine import CPU, Compiled, Device, Statistics, choose_device
+from caffestat.engine.histogram import Samples, histogram
 from caffestat.errors import InputError, RunError
 from caffestat.fillers import Stream
 
+from .flow import Flow
 from .initial import copy_weights, draw_params
 from .measurement import Measurement, Norms
 from .memory import check_run
@@ -21,6 +23,8 @@ from .model import Net, Node
 from .settle import settle
 
 if TYPE_CHECKING:
+    from caffestat.engine.histogram import Histogram
+
     from .lower import Gradients, Inner, Lowered
 
 __all__ = ["Feeds", "Runner", "Step", "draw_feeds", "measure"]
@@ -53,6 +57,7 @@ class Runner:
     values:   one array per param of the net (`draw_params`); changed in place by layers that update their statistics
     fetch:    return every tensor too, not only statistics, or those of some kinds (see `tensors`)
     changing: the values may be others in every run; without it only those that layers update, and a run is faster
+    samples:  about how many elements of each top to return as a histogram; 0 for none
     """
 
     def __init__(
@@ -63,6 +68,7 @@ class Runner:
         forward_only: bool = False,
         fetch: bool | Container[str] = False,
         changing: bool = False,
+        samples: int = 0,
     ) -> None:
         from .lower import differentiate, lower
 
@@ -92,6 +98,10 @@ class Runner:
         for number, name in self._inputs.items():
             _ask_sums(self._statistics, ("data", number), self._updates.get(number, name))
         self._statistics.finish()
+        self._samples: Samples[tuple[int, int]] = Samples(graph, samples)
+        for key, value in self.lowered.tops.items() if samples else ():
+            self._samples.ask(key, value)
+        graph.outputs += self._samples.outputs
         kinds: Container[str] = _KINDS if fetch is True else fetch or ()
         names = _tensor_names(self.lowered, self.gradients)
         self._fetched = {key: name for key, name in names.items() if key[0] in kinds}
@@ -138,6 +148,7 @@ class Runner:
         measured = Measurement(device=str(self.device))
         measured.outputs = {blob: tuple(outputs[name].ravel().tolist()) for blob, name in self._results.items()}
         measured.loss = sum(weight * float(outputs[name].sum()) for name, weight in self._losses.items())
+        measured.top_samples = self._samples.read(outputs)
         measured.params = self._param_means(found)
         _fill(measured, self.lowered, self.gradients, found)
         if not self.forward_only:
@@ -411,6 +422,7 @@ def measure(
     inputs_hold: str = "noise",
     assume_filler: str | None = None,
     forward_only: bool = False,
+    samples: int = 0,
     notes: MutableSequence[str] | None = None,
 ) -> Measurement:
     """Run one forward and backward pass of a net and return the mean |x| of every blob, param and gradient.
@@ -421,6 +433,8 @@ def measure(
     inputs:        arrays for data blobs, by blob name
     inputs_hold:   what Input layers hold: "noise" (N(0, 1)) or "zeros" (as under `caffe train`)
     assume_filler: the filler type of weights that have none written
+    samples:       about how many elements of each top to return as histograms, with those of the params and the curves
+                   of the activations; 0 for none of these
     notes:         lines worth telling (device, weights, data that is not at hand) are appended to it
 
     Raises InputError, DeviceError, NetError or GradientError.
@@ -434,7 +448,29 @@ def measure(
     stream = Stream(seed)
     values = draw_params(net, stream, assume_filler)
     notes.extend(synthetic_layers(net, inputs or {}))
-    notes.extend(copy_weights(net, values, weights))
+    given: set[int] = set()
+    notes.extend(copy_weights(net, values, weights, given))
     feeds = Feeds(stream, np.random.default_rng(seed), inputs, inputs_hold == "zeros")
-    runner = Runner(settle(net, values, chosen, feeds, notes), values, chosen, forward_only)
-    return runner.run(feeds.of(runner.net, runner.lowered))
+    runner = Runner(settle(net, values, chosen, feeds, notes), values, chosen, forward_only, samples=samples)
+    started = _param_samples(net, values) if samples else {}
+    measured = runner.run(feeds.of(runner.net, runner.lowered))
+    if samples:
+        from .curves import curves  # imports the gradient rules
+
+        measured.param_samples, measured.given = started, frozenset(given)
+        measured.curves = curves(net, values, _bottom_samples(net, measured))
+    return measured
+
+
+def _param_samples(net: Net, values: Sequence[np.ndarray]) -> dict[tuple[int, int], Histogram]:
+    """Return the distribution of each param, by node and index."""
+    used = [(node.index, index, net.owner(number)) for node in net.nodes for index, number in enumerate(node.params)]
+    by_owner = {owner: histogram(values[owner]) for owner in {owner for _, _, owner in used}}
+    found = {(node, index): by_owner[owner] for node, index, owner in used}
+    return {key: one for key, one in found.items() if one is not None}
+
+
+def _bottom_samples(net: Net, measured: Measurement) -> dict[int, Histogram]:
+    """Return the distribution of each layer's first bottom, by node index."""
+    sources = {node: source for (node, bottom), source in Flow(net).sources.items() if bottom == 0}
+    return {node: measured.top_samples[key] for node, key in sources.items() if key in measured.top_samples}

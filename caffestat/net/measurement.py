@@ -6,6 +6,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from caffestat.engine.histogram import Histogram
+
+    from .curves import Curve
     from .model import Net
 
 __all__ = ["Measurement", "Norms"]
@@ -36,6 +39,12 @@ class Measurement:
     outputs       the values of the net's output blobs, flattened, by blob index
     device        what ran it: "cpu" or "cuda"
     inner         the nets inside of recurrent layers that Caffe prints, by node, and what was measured of them
+
+    Only where they were asked for:
+
+    top_samples, param_samples  the distribution of each top and each param
+    curves        f and f' of the activations, by node
+    given         the params with values that weights files hold, by index in `Net.params`
     """
 
     tops: dict[Key, float] = field(default_factory=dict)
@@ -47,3 +56,7 @@ class Measurement:
     outputs: dict[int, tuple[float, ...]] = field(default_factory=dict)
     device: str = "cpu"
     inner: dict[int, tuple[Net, Measurement]] = field(default_factory=dict)
+    top_samples: dict[Key, Histogram] = field(default_factory=dict)
+    param_samples: dict[Key, Histogram] = field(default_factory=dict)
+    curves: dict[int, Curve] = field(default_factory=dict)
+    given: frozenset[int] = frozenset()

@@ -43,6 +43,10 @@ class _Node:
         return self._source.line(self._source.starts[self._start])
 
     @property
+    def last_line(self) -> int:
+        return self._source.line(self.span[1] - 1)
+
+    @property
     def column(self) -> int:
         return self.place.column
 

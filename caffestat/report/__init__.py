@@ -15,6 +15,8 @@ from .debug_info import render as debug_lines
 from .model import (
     FORMAT_VERSION,
     BottomDiff,
+    Detail,
+    IssueRow,
     LayerGain,
     LayerRow,
     ParamRow,
@@ -29,6 +31,8 @@ __all__ = [
     "FORMATS",
     "FORMAT_VERSION",
     "BottomDiff",
+    "Detail",
+    "IssueRow",
     "LayerGain",
     "LayerRow",
     "ParamRow",
@@ -47,6 +51,7 @@ FORMATS: dict[str, Callable[[Report, int], str]] = {
     "table": table.render,
     "json": lambda report, _: json_format.render(report),
     "csv": lambda report, _: csv_format.render(report),
+    "html": lambda report, _: report.to_html(),
     "markdown": lambda report, _: markdown.render(report),
 }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -16,10 +17,14 @@ from caffestat.fillers import (
     msra_std,
     xavier_spread,
 )
+from caffestat.fillers.expected import expected_counts
 from caffestat.net import Measurement, Net, NetParam, Node, with_assumed_filler
 from caffestat.schema import caffe_pb2
 
 from .model import BottomDiff, LayerRow, ParamRow, Report, Spread, TopRow, Totals
+
+if TYPE_CHECKING:
+    from caffestat.engine.histogram import Histogram
 
 __all__ = ["build"]
 
@@ -81,7 +86,13 @@ def _layer(net: Net, node: Node, measured: Measurement, assume_filler: str | Non
         bottoms=tuple(net.blobs[blob].name for blob in node.bottoms),
         reads=ids.reads[node.index],
         tops=tuple(
-            TopRow(net.blobs[blob].name, shape, number, measured.tops.get((node.index, index)))
+            TopRow(
+                net.blobs[blob].name,
+                shape,
+                number,
+                measured.tops.get((node.index, index)),
+                histogram=measured.top_samples.get((node.index, index)),
+            )
             for index, (blob, shape, number) in enumerate(
                 zip(node.tops, node.top_shapes, ids.tops[node.index], strict=True)
             )
@@ -95,6 +106,8 @@ def _layer(net: Net, node: Node, measured: Measurement, assume_filler: str | Non
         macs=_macs(node),
         need_backward=node.need_backward,
         inserted=_is_inserted(net, node),
+        last_line=node.layer.last_line,
+        curve=measured.curves.get(node.index),
     )
 
 
@@ -120,6 +133,8 @@ def _param(net: Net, node: Node, entry: NetParam, measured: Measurement, assume_
     fan_in, fan_out = caffe_fans(shape) if shape else (None, None)
     key = (node.index, entry.index)
     gets_diff = node.need_backward and node.param_propagate_down[entry.index]
+    found = measured.param_samples.get(key)
+    is_filled = found is not None and net.owner(node.params[entry.index]) not in measured.given
     return ParamRow(
         index=entry.index,
         name=entry.display_name,
@@ -144,7 +159,13 @@ def _param(net: Net, node: Node, entry: NetParam, measured: Measurement, assume_
         mean_abs=measured.params.get(key),
         diff_mean_abs=measured.param_diffs.get(key),
         diff_is_unknown=gets_diff and measured.norms is not None and key not in measured.param_diffs,
+        histogram=found,
+        expected=_expected(filler, shape, found) if found and is_filled else (),
     )
+
+
+def _expected(filler: Filler, shape: tuple[int, ...], found: Histogram) -> tuple[float, ...]:
+    return tuple(expected_counts(filler, shape, found.low, found.high, len(found.counts), found.sampled))
 
 
 def _owner(net: Net, number: int) -> str:

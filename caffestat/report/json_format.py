@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from caffestat.escape import json_text
 
-from .model import LayerRow, ParamRow, Report, Spread, TopRow
+from .model import Detail, LayerRow, ParamRow, Report, Spread, TopRow
 
-__all__ = ["render", "to_dict"]
+if TYPE_CHECKING:
+    from caffestat.engine.histogram import Histogram
+    from caffestat.net.curves import Curve
+
+__all__ = ["number", "render", "to_dict"]
 
 _DIGITS = 9  # enough to give back every float32
 
@@ -38,10 +42,16 @@ def to_dict(report: Report) -> dict[str, Any]:
             "activations": totals.activations,
             "is_complete": totals.is_complete,
         },
-        "norms": norms and {name: _number(value) for name, value in vars(norms).items()},
+        "norms": norms and {name: number(value) for name, value in vars(norms).items()},
         "findings": [{"file": f.place.file, "line": f.place.line, "message": f.message} for f in report.findings],
         "notes": list(report.notes),
+        **({"detail": _detail(report.detail)} if report.detail else {}),
     }
+
+
+def _detail(detail: Detail) -> dict[str, Any]:
+    issues = None if detail.issues is None else [vars(issue) for issue in detail.issues]
+    return {"file": detail.file, "text": detail.text, "issues": issues}
 
 
 def _layer(layer: LayerRow) -> dict[str, Any]:
@@ -60,14 +70,32 @@ def _layer(layer: LayerRow) -> dict[str, Any]:
         ],
         "params": [_param(param) for param in layer.params],
         "macs": layer.macs,
-        **({"gain": {name: _number(value) for name, value in vars(layer.gain).items()}} if layer.gain else {}),
+        **({"gain": {name: number(value) for name, value in vars(layer.gain).items()}} if layer.gain else {}),
         **({"followed_by": layer.followed_by} if layer.followed_by else {}),
+        **({"last_line": layer.last_line} if layer.last_line else {}),
+        **({"curve": _curve(layer.curve)} if layer.curve else {}),
     }
 
 
 def _top(top: TopRow) -> dict[str, Any]:
     forward = _mean_abs(top.mean_abs, top.predicted)
-    return {"id": top.id, "name": top.name, "shape": _shape(top.shape), "forward": forward}
+    shown = _histogram(top.histogram)
+    return {"id": top.id, "name": top.name, "shape": _shape(top.shape), "forward": forward, **shown}
+
+
+def _histogram(found: Histogram | None, expected: tuple[float, ...] = ()) -> dict[str, Any]:
+    """Return the histogram of a detailed report, nothing without one."""
+    if found is None:
+        return {}
+    told = {"expected": [number(count) for count in expected]} if expected else {}
+    numbers = {"low": number(found.low), "high": number(found.high), "counts": list(found.counts)}
+    sizes = {name: getattr(found, name) for name in ("zeros", "not_finite", "sampled", "total")}
+    return {"histogram": {**numbers, **sizes, **told}}
+
+
+def _curve(curve: Curve) -> dict[str, Any]:
+    points = {name: [number(value) for value in getattr(curve, name)] for name in ("x", "f", "slope")}
+    return {**points, "mean_slope": number(curve.mean_slope), "flat": number(curve.flat)}
 
 
 def _param(param: ParamRow) -> dict[str, Any]:
@@ -79,35 +107,36 @@ def _param(param: ParamRow) -> dict[str, Any]:
         "count": param.count,
         "owner": param.owner,
         "is_statistic": param.is_statistic,
-        "lr_mult": _number(param.lr_mult),
-        "decay_mult": _number(param.decay_mult),
+        "lr_mult": number(param.lr_mult),
+        "decay_mult": number(param.decay_mult),
         "filler": {"type": param.filler_type, **_settings(param), "origin": param.filler_origin},
         "caffe_fan_in": param.caffe_fan_in,
         "caffe_fan_out": param.caffe_fan_out,
         "fan_in": param.fan_in,
         "fan_out": param.fan_out,
         "xavier": {norm.lower(): _xavier(spread) for norm, spread in param.spreads.items()},
-        "msra": {norm.lower(): {"std": _number(spread.msra_std)} for norm, spread in param.spreads.items()},
+        "msra": {norm.lower(): {"std": number(spread.msra_std)} for norm, spread in param.spreads.items()},
         "forward": _mean_abs(param.mean_abs, param.predicted),
         "backward": _mean_abs(param.diff_mean_abs, param.diff_predicted),
+        **_histogram(param.histogram, param.expected),
     }
 
 
 def _settings(param: ParamRow) -> dict[str, Any]:
     settings = param.filler_settings.items()
-    return {name: _number(value) if isinstance(value, float) else value for name, value in settings}
+    return {name: number(value) if isinstance(value, float) else value for name, value in settings}
 
 
 def _xavier(spread: Spread) -> dict[str, Any]:
-    return {"n": _number(spread.n), "scale": _number(spread.scale), "std": _number(spread.std)}
+    return {"n": number(spread.n), "scale": number(spread.scale), "std": number(spread.std)}
 
 
 def _mean_abs(value: float | None, predicted: float | None) -> dict[str, Any]:
     """Return the mean |x|, and what was predicted of it, where it was."""
-    return {"mean_abs": _number(value), **({} if predicted is None else {"predicted": _number(predicted)})}
+    return {"mean_abs": number(value), **({} if predicted is None else {"predicted": number(predicted)})}
 
 
-def _number(value: float | None) -> float | str | None:
+def number(value: float | None) -> float | str | None:
     """JSON has no nan and no infinity: they become the strings "nan", "inf" and "-inf"."""
     if value is None or math.isfinite(value):
         return value if value is None else float(f"{value:.{_DIGITS}g}")

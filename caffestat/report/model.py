@@ -8,11 +8,15 @@ from typing import TYPE_CHECKING
 from caffestat.errors import Finding
 
 if TYPE_CHECKING:
+    from caffestat.engine.histogram import Histogram
     from caffestat.net import Norms
+    from caffestat.net.curves import Curve
 
 __all__ = [
     "FORMAT_VERSION",
     "BottomDiff",
+    "Detail",
+    "IssueRow",
     "LayerGain",
     "LayerRow",
     "ParamRow",
@@ -49,6 +53,7 @@ class TopRow:
     shape      None behind a layer of unknown type
     mean_abs   None when not measured
     predicted  what theory expects mean_abs to be, None when nobody asked or it cannot tell
+    histogram  of a sample of its elements, only in detailed reports
     """
 
     name: str
@@ -56,6 +61,7 @@ class TopRow:
     id: int
     mean_abs: float | None = None
     predicted: float | None = None
+    histogram: Histogram | None = None
 
 
 @dataclass(frozen=True)
@@ -103,6 +109,8 @@ class ParamRow:
     gets_diff        whether the backward pass writes its gradient
     predicted, diff_predicted  as in TopRow
     diff_is_unknown  as in BottomDiff
+    histogram        of its values before the run, only in detailed reports
+    expected         of each bin of the histogram, the count that the filler's density gives; empty where there is none
     """
 
     index: int
@@ -130,6 +138,8 @@ class ParamRow:
     predicted: float | None = None
     diff_predicted: float | None = None
     diff_is_unknown: bool = False
+    histogram: Histogram | None = None
+    expected: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -141,6 +151,8 @@ class LayerRow:
     inserted  whether Caffe adds it by itself: the Splits
     followed_by  of ONNX models: the nonlinearity that the output of a node with weights meets
     gain      of layers with weights, when a prediction was asked for
+    last_line where the layer's text ends; 0 when it is not known
+    curve     f and f' of an activation, only in detailed reports
     """
 
     name: str
@@ -156,6 +168,8 @@ class LayerRow:
     inserted: bool = False
     followed_by: str | None = None
     gain: LayerGain | None = None
+    last_line: int = 0
+    curve: Curve | None = None
 
 
 @dataclass(frozen=True)
@@ -177,6 +191,35 @@ class Totals:
 
 
 @dataclass(frozen=True)
+class IssueRow:
+    """What a check finds; `row` is the index of the layer that it is about, `diff` its fix as a unified diff, or ""."""
+
+    code: str
+    name: str
+    severity: str
+    file: str
+    line: int
+    layer: str
+    message: str
+    fix: str
+    diff: str = ""
+    row: int | None = None
+
+
+@dataclass(frozen=True)
+class Detail:
+    """What a page shows beside the numbers.
+
+    file    the name of the file that describes the layers, and `text` what is in it
+    issues  what `check` finds in it; None when it was not asked
+    """
+
+    file: str
+    text: str
+    issues: tuple[IssueRow, ...] | None = None
+
+
+@dataclass(frozen=True)
 class Report:
     """A net, its sizes and what was measured of it.
 
@@ -185,6 +228,7 @@ class Report:
     device  "cpu" or "cuda"; None when the net was not run
     norms   None without a backward pass
     notes   what the reader should know about the run, in sentences
+    detail  the source's text and what `check` finds in it, only in detailed reports
     """
 
     source: str
@@ -198,4 +242,17 @@ class Report:
     norms: Norms | None = None
     findings: tuple[Finding, ...] = ()
     notes: tuple[str, ...] = ()
+    detail: Detail | None = None
     format_version: int = FORMAT_VERSION
+
+    def to_html(self) -> str:
+        """Return the report as one self-contained page. Raises InputError without the extra `caffestat[report]`."""
+        from .html import render
+
+        return render(self)
+
+    def _repr_html_(self) -> str | None:
+        """Return the page in a frame, for notebooks; None where it cannot be made, and the notebook shows the repr."""
+        from .html import in_frame, is_available
+
+        return in_frame(self.to_html()) if is_available() else None

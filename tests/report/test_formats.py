@@ -24,7 +24,7 @@ def with_loss(report: Report, value: float) -> Report:
     return replace(report, layers=(*others, replace(loss, tops=(replace(loss.tops[0], mean_abs=value),))))
 
 
-@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("format", sorted(set(FORMATS) - {"html"}))  # html: the tests in the browser
 def test_expected_output(check_output: Check, format: str) -> None:
     check_output(f"tiny.{format}.txt", render(tiny_report(), format))
 

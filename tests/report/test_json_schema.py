@@ -35,6 +35,7 @@ def test_reports_fit_the_schema(schema: Any, root: Path) -> None:
         tiny_report(),
         tiny_report(measured=False, text='layer { name: "x" type: "Mystery" top: "x" }'),
         caffestat.analyze(path, static=True, predict=True),
+        caffestat.analyze(path, detail=True, batch=2, device="cpu"),
     ):
         assert faults(schema, report) == []
 

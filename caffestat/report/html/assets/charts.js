@@ -1,0 +1,88 @@
+// Bokeh's charts: embedded with the page, coloured as the page is, and linked with the drawing in both ways.
+
+const CHARTS = { figures: [] };
+
+function startCharts() {
+  const { docs, items, figures } = JSON.parse(byId("charts").textContent);
+  if (!figures.length) return;
+  figures.forEach(placeFigure);
+  const shown = Bokeh.embed.embed_items(docs, items);
+  Promise.resolve(shown).then(() => {
+    CHARTS.document = Bokeh.documents[Bokeh.documents.length - 1];
+    linkCharts(figures);
+    colourCharts();
+    document.body.dataset.charts = "ready";
+  });
+  listen("theme", colourCharts);
+  listen("hover", (row) => showSpan("hover_span", row));
+  listen("choose", (row) => showSpan("chosen_span", row));
+}
+
+function placeFigure({ element, root, title, section, heading, note }) {
+  const place = byId(section);
+  if (!place.querySelector("h2")) place.append(make("h2", {}, heading));
+  if (!place.querySelector(".figures")) place.append(make("div", { class: "figures" }));
+  const plot = make("div", { class: "plot", id: element, "data-root-id": root });
+  const button = (kind) => make("button", { type: "button", "aria-label": `Save ${title} as ${kind.toUpperCase()}`, onclick: () => saveChart(root, title, kind) }, kind.toUpperCase());
+  place.querySelector(".figures").append(make("figure", { role: "group", "aria-label": title }, make("figcaption", {}, make("span", {}, title), make("span", { class: "save" }, button("svg"), button("png"))), plot, note ? make("p", { class: "hint" }, note) : null));
+}
+
+const model = (id) => CHARTS.document.get_model_by_id(id);
+
+// Which row is under the mouse: Bokeh tells the indices of the points that its hover tool found.
+function linkCharts(figures) {
+  figures.forEach(({ root, sources, spans }) => {
+    CHARTS.figures.push({ root: model(root), spans });
+    sources.forEach((id) => {
+      const source = model(id);
+      source.inspected.change.connect(() => tellHovered(source));
+      source.connect(source.inspect, () => tellHovered(source));
+      source.selected.change.connect(() => tellChosen(source));
+    });
+  });
+}
+
+function tellHovered(source) {
+  const index = source.inspected.indices[0] ?? source.inspected.line_indices[0];
+  const row = index === undefined ? null : source.data.row[index];
+  if (row !== NET.state.hovered) tell("hover", row);
+}
+
+function tellChosen(source) {
+  const index = source.selected.indices[0];
+  if (index === undefined) return;
+  tell("choose", source.data.row[index]);
+}
+
+function showSpan(which, row) {
+  CHARTS.figures.forEach(({ spans }) => {
+    if (!spans[which]) return;
+    const span = model(spans[which]);
+    if (row === null) span.visible = false;
+    else span.setv({ location: row, visible: true });
+  });
+}
+
+function colourCharts() {
+  if (!CHARTS.document) return;
+  const { back, ink, soft, line } = palette(), grid = themeColour("grid");
+  CHARTS.figures.forEach(({ root }) => {
+    root.setv({ background_fill_color: back, border_fill_color: back, outline_line_color: line });
+    [...root.below, ...root.left].forEach((axis) => axis.setv({ axis_label_text_color: ink, major_label_text_color: ink, axis_line_color: soft, major_tick_line_color: soft, minor_tick_line_color: line }));
+    [...root.center].forEach((part) => {
+      if ("grid_line_color" in part) part.grid_line_color = grid;
+      if ("label_text_color" in part) part.setv({ label_text_color: ink, background_fill_color: back, background_fill_alpha: 0.8, border_line_color: line });
+    });
+    [...root.right, ...root.above].forEach((part) => {
+      if ("label_text_color" in part) part.setv({ label_text_color: ink, background_fill_color: back });
+      if ("major_label_text_color" in part) part.setv({ major_label_text_color: ink, background_fill_color: back, title_text_color: ink });
+    });
+  });
+}
+
+async function saveChart(root, title, kind) {
+  const view = Object.values(Bokeh.index).find((v) => v.model.id === root) ?? Bokeh.index.get_by_id(root);
+  const layer = view.export(kind === "svg" ? "svg" : "png");
+  const name = `${fileStem()}_${title.replace(/[^\w.-]+/g, "_")}.${kind}`;
+  save(name, kind === "svg" ? "image/svg+xml" : "image/png", await layer.to_blob());
+}

@@ -1,0 +1,46 @@
+// Starts the parts of the page, the drawing first.
+
+function startTheme() {
+  const button = byId("theme"), root = document.documentElement;
+  const set = (dark) => {
+    root.classList.toggle("dark", dark);
+    button.setAttribute("aria-pressed", String(dark));
+    tell("theme");
+  };
+  button.addEventListener("click", () => set(!root.classList.contains("dark")));
+  if (window.matchMedia("(prefers-color-scheme: dark)").matches) set(true);
+}
+
+function startHeader() {
+  byId("title").textContent = DATA.title;
+  byId("about").textContent = DATA.about.join(" · ");
+  byId("notes").append(...DATA.notes.map((note) => make("li", {}, note)));
+  byId("save-json").addEventListener("click", () => save(`${fileStem()}.json`, "application/json", JSON.stringify(DATA.report ?? DATA.json, null, 2)));
+  byId("save-csv").hidden = !DATA.csv;
+}
+
+function startSections() {
+  const named = [...document.querySelectorAll(".content > section[id]")].filter((section) => section.querySelector("h2") && section.id !== "layer");
+  byId("sections").append(...named.map((section) => make("a", { href: `#${section.id}` }, section.querySelector("h2").textContent)));
+}
+
+function start() {
+  startHeader();
+  startTheme();
+  startNet();
+  startPanel();
+  startFindings();
+  // the drawing is on the screen before the rest is made
+  requestAnimationFrame(() => setTimeout(() => {
+    startTraining();
+    startCharts();
+    startActivations();
+    startLayers();
+    startComparison();
+    startSource();
+    startSections();
+    document.body.dataset.ready = "true";
+  }));
+}
+
+start();
