@@ -24,10 +24,11 @@ from caffestat.ops import Role
 from .bodies import computed_names, renamed, scan_body, with_captured
 from .external import read_model
 from .fans import find_uses
-from .graph import OPSET, Graph, Node, Shape, Spec
+from .graph import OPSET, Graph, Node, Spec
 from .infer import FOLDED, infer_node
 from .nodes import default_of, expand_function, from_proto, given_names, to_proto
 from .sequences import Sequences, whole_sequences
+from .sizes import fixed_shapes
 from .tensors import read_tensor
 from .upgrade import OLDEST, upgrade
 
@@ -92,6 +93,7 @@ def load(
     batch: int | None = None,
     as_float32: bool = False,
     given: Mapping[str, np.ndarray] | None = None,
+    dims: Mapping[str, int] | None = None,
 ) -> Model:
     """Return a model of opset 7 or newer as a Graph of opset 22 whose inputs have fixed shapes.
 
@@ -100,13 +102,14 @@ def load(
     as_float32: compute in float32 what the model computes in float16, bfloat16 or float64
     given:      values of inputs by name. One on which the branch of an If or the trip count of a Loop depends becomes
                 a constant; the others change nothing
+    dims:       sizes by the names that the model has for them
 
     Raises InputError when the model cannot be read, is damaged, or leaves sizes open.
     """
     proto, folder = _proto(source)
     try:
         loader = _Loader(_inlined(proto), folder, as_float32)
-        loader.declare_inputs(dict(shapes or {}), batch)
+        loader.declare_inputs(shapes or {}, batch, dims or {})
         loader.pin(given or {})
         loader.declare_initializers()
         loader.add_nodes()
@@ -175,19 +178,16 @@ class _Loader:
     def spec(self, value: str) -> Spec | None:
         return self.graph.specs.get(value)
 
-    def declare_inputs(self, shapes: dict[str, Sequence[int]], batch: int | None) -> None:
+    def declare_inputs(
+        self, shapes: Mapping[str, Sequence[int]], batch: int | None, dims: Mapping[str, int]
+    ) -> None:
         """Give every input its type and a fixed shape; a symbol has the same size wherever it stands."""
-        initializers = {tensor.name for tensor in self.proto.graph.initializer}
-        inputs = [value for value in self.proto.graph.input if value.name not in initializers]
-        for name in shapes:
-            if name not in {value.name for value in inputs}:
-                found = ", ".join(value.name for value in inputs)
-                raise InputError(f"--shape {name}: the model has no input of that name; expected one of {found}")
-        symbols = _symbols(inputs, shapes)
-        for value in inputs:
-            shape = _fixed_shape(value, shapes.get(value.name), symbols, batch)
-            dtype = helper.tensor_dtype_to_np_dtype(self.type(value.type.tensor_type.elem_type))
-            self.graph.inputs[value.name] = self.graph.specs[value.name] = Spec(shape, np.dtype(dtype))
+        found = fixed_shapes(self.proto, shapes, batch, dims)
+        for value in self.proto.graph.input:
+            if value.name in found:
+                dtype = helper.tensor_dtype_to_np_dtype(self.type(value.type.tensor_type.elem_type))
+                self.graph.inputs[value.name] = Spec(found[value.name], np.dtype(dtype))
+        self.graph.specs |= self.graph.inputs
 
     def pin(self, given: Mapping[str, np.ndarray]) -> None:
         """Make constants of the given inputs that decide which nodes run."""
@@ -323,7 +323,21 @@ class _Loader:
         elif infer_node(self.graph, node):
             self.model.folded.append(node)
         else:
+            self.check_sizes(node)
             self.graph.nodes.append(node)
+
+    def check_sizes(self, node: Node) -> None:
+        """Raise InputError when an image is too small for the kernel that slides over it."""
+        if node.info.window is None:
+            return
+        specs = self.graph.specs
+        image, result = (specs.get(name) for name in (node.inputs[0], node.outputs[0]))
+        if image and result and min(image.shape, default=1) > 0 and min(result.shape, default=1) < 1:
+            given = ", ".join(f"{name} {'x'.join(map(str, s.shape))}" for name, s in self.graph.inputs.items())
+            raise InputError(
+                f"{node.op} (value {node.outputs[0]}): an image of {image.shape} is too small for the kernel; "
+                f"the inputs are {given}: make them larger with --shape"
+            )
 
     def current(self, node: Node) -> Iterable[Node]:
         """Return the node as nodes of opset 22."""
@@ -562,60 +576,3 @@ def _check_values(graph: onnx.GraphProto, nodes: Sequence[Node]) -> None:
     for name in (*read, *(value.name for value in graph.output)):
         if name and name not in computed and name not in given:
             raise InputError(f"value {name!r} is read, but nothing computes it: the model is damaged")
-
-
-def _symbols(inputs: Iterable[onnx.ValueInfoProto], shapes: Mapping[str, Sequence[int]]) -> dict[str, int]:
-    """Return the sizes of the symbols in the shapes of inputs that were said."""
-    symbols = {}
-    for value in inputs:
-        dims = value.type.tensor_type.shape.dim
-        for dim, size in zip(dims, shapes.get(value.name, ()), strict=False):
-            if dim.dim_param:
-                symbols[dim.dim_param] = size
-    return symbols
-
-
-def _fixed_shape(
-    value: onnx.ValueInfoProto, said: Sequence[int] | None, symbols: Mapping[str, int], batch: int | None
-) -> Shape:
-    if not value.type.HasField("tensor_type"):
-        raise InputError(f"input {value.name!r} is a {value.type.WhichOneof('value')}; only tensors can be fed")
-    kind = value.type.tensor_type
-    if said is None and not kind.HasField("shape"):
-        raise InputError(f"input {value.name!r} has no shape in the model: say it with --shape {value.name}=…")
-    if said is None:
-        said = [_size(value, axis, dim, symbols, batch) for axis, dim in enumerate(kind.shape.dim)]
-    elif kind.HasField("shape"):
-        _check_said(value, said)
-    return tuple(said)
-
-
-def _size(value: onnx.ValueInfoProto, axis: int, dim: Any, symbols: Mapping[str, int], batch: int | None) -> int:
-    if dim.HasField("dim_value") and dim.dim_value >= 0:
-        return int(dim.dim_value)
-    if dim.dim_param in symbols:
-        return symbols[dim.dim_param]
-    if axis == 0:
-        return batch or 1
-    example = f"--shape {value.name}={_example(value)}"
-    raise InputError(f"input {value.name!r} leaves sizes open ({_words(value)}): say them with {example}")
-
-
-def _words(value: onnx.ValueInfoProto) -> str:
-    dims = value.type.tensor_type.shape.dim
-    return "x".join(str(dim.dim_value) if dim.HasField("dim_value") else dim.dim_param or "?" for dim in dims)
-
-
-def _example(value: onnx.ValueInfoProto) -> str:
-    dims = value.type.tensor_type.shape.dim
-    return ",".join(str(dim.dim_value) if dim.HasField("dim_value") else "1" for dim in dims)
-
-
-def _check_said(value: onnx.ValueInfoProto, said: Sequence[int]) -> None:
-    dims = value.type.tensor_type.shape.dim
-    fits = len(dims) == len(said) and all(
-        axis == 0 or not dim.HasField("dim_value") or dim.dim_value == size
-        for axis, (dim, size) in enumerate(zip(dims, said, strict=True))
-    )
-    if not fits:
-        raise InputError(f"--shape {value.name}: {tuple(said)} does not fit the model, which says {_words(value)}")

@@ -124,7 +124,7 @@ def test_open_sizes() -> None:
     loaded = load(proto, {"a": (3, 7, 4)})
     assert loaded.graph.shape("b") == (3, 7, 4)  # the same symbols
     assert load(shape_arithmetic(), {"x": (5, 6, 1, 5)}, batch=9).graph.shape("y") == (5, 30)
-    with pytest.raises(InputError, match=r"'a' leaves sizes open .NxTx4.: say them with --shape a=1,1,4"):
+    with pytest.raises(InputError, match=r"'a' leaves sizes open .NxTx4.: for example --shape a=1,224,4"):
         load(proto)
     with pytest.raises(InputError, match="does not fit the model, which says NxTx4"):
         load(proto, {"a": (3, 7, 5)})

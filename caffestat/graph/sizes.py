@@ -1,0 +1,171 @@
+"""The shapes of a model's inputs: those in the file, what the user says of open sizes, and sizes that would work."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from math import prod
+from typing import Any
+
+import onnx
+from onnx import helper, shape_inference
+
+from caffestat.errors import InputError
+
+from .graph import Shape
+
+__all__ = ["fixed_shapes"]
+
+_TRIED = (224, 64, 32, 128, 256, 16, 8, 299, 320, 512, 640, 1024, 4, 1, 16000)
+_CHANNELS = (3, 1)
+_SMALL = 1 << 12  # elements of an initializer that may say a shape
+
+
+def fixed_shapes(
+    proto: onnx.ModelProto, shapes: Mapping[str, Sequence[int]], batch: int | None, dims: Mapping[str, int]
+) -> dict[str, Shape]:
+    """Return the shape of every input of a model.
+
+    shapes: of inputs by name; batch: the first axis of inputs that leave it open, 1 by default
+    dims:   sizes by the name that the model has for them; a named size is the same wherever it stands
+
+    Raises InputError for a name that the model lacks, a shape that does not fit, and sizes left open: then with sizes
+    that the model can take, where any are found.
+    """
+    given = {tensor.name for tensor in proto.graph.initializer}
+    inputs = [value for value in proto.graph.input if value.name not in given]
+    _check_names("--shape", shapes, [value.name for value in inputs], "input")
+    known = [dim.dim_param for value in inputs for dim in value.type.tensor_type.shape.dim if dim.dim_param]
+    _check_names("--dim", dims, known, "size")
+    symbols = {**_symbols(inputs, shapes), **dims}
+    found = {value.name: _shape(value, shapes.get(value.name), symbols, batch) for value in inputs}
+    for value in inputs:
+        if None in found[value.name]:
+            raise _open_error(proto, inputs, found, value)
+    return {name: tuple(size or 0 for size in shape) for name, shape in found.items()}
+
+
+def _check_names(option: str, given: Iterable[str], known: Sequence[str], what: str) -> None:
+    for name in given:
+        if name not in known:
+            expected = f"expected one of {', '.join(dict.fromkeys(known))}" if known else "it has none"
+            raise InputError(f"{option} {name}: the model has no {what} of that name; {expected}")
+
+
+def _symbols(inputs: Iterable[onnx.ValueInfoProto], shapes: Mapping[str, Sequence[int]]) -> dict[str, int]:
+    """Return the sizes of the named sizes in the shapes that the user gave."""
+    symbols = {}
+    for value in inputs:
+        for dim, size in zip(value.type.tensor_type.shape.dim, shapes.get(value.name, ()), strict=False):
+            if dim.dim_param:
+                symbols[dim.dim_param] = size
+    return symbols
+
+
+def _shape(
+    value: onnx.ValueInfoProto, said: Sequence[int] | None, symbols: Mapping[str, int], batch: int | None
+) -> list[int | None]:
+    """Return the shape of an input, None for a size that is open."""
+    if not value.type.HasField("tensor_type"):
+        raise InputError(f"input {value.name!r} is a {value.type.WhichOneof('value')}; only tensors can be fed")
+    kind = value.type.tensor_type
+    if said is None and not kind.HasField("shape"):
+        raise InputError(f"input {value.name!r} has no shape in the model: give it with --shape {value.name}=…")
+    if said is None:
+        return [_size(axis, dim, symbols, batch) for axis, dim in enumerate(kind.shape.dim)]
+    if kind.HasField("shape"):
+        _check_said(value, said)
+    return list(said)
+
+
+def _is_fixed(dim: Any) -> bool:
+    """Tell whether a size is a number; some exporters write -1 for an open one."""
+    return bool(dim.HasField("dim_value") and dim.dim_value >= 0)
+
+
+def _size(axis: int, dim: Any, symbols: Mapping[str, int], batch: int | None) -> int | None:
+    if _is_fixed(dim):
+        return int(dim.dim_value)
+    if dim.dim_param in symbols:
+        return symbols[dim.dim_param]
+    return (batch or 1) if axis == 0 else None
+
+
+def _check_said(value: onnx.ValueInfoProto, said: Sequence[int]) -> None:
+    dims = value.type.tensor_type.shape.dim
+    fits = len(dims) == len(said) and all(
+        axis == 0 or not _is_fixed(dim) or dim.dim_value == size
+        for axis, (dim, size) in enumerate(zip(dims, said, strict=True))
+    )
+    if not fits:
+        raise InputError(f"--shape {value.name}: {tuple(said)} does not fit the model, which says {_words(value)}")
+
+
+def _words(value: onnx.ValueInfoProto) -> str:
+    dims = value.type.tensor_type.shape.dim
+    return "x".join(str(dim.dim_value) if _is_fixed(dim) else dim.dim_param or "?" for dim in dims)
+
+
+def _open_error(
+    proto: onnx.ModelProto,
+    inputs: Sequence[onnx.ValueInfoProto],
+    found: Mapping[str, Sequence[int | None]],
+    value: onnx.ValueInfoProto,
+) -> InputError:
+    works = next((shapes for shapes in _candidates(inputs, found) if _infers(proto, shapes)), None)
+    advice = "no sizes were found that the model can take; give them with --shape"
+    if works is not None:
+        open_ones = [name for name, shape in found.items() if None in shape]
+        advice = "for example " + " ".join(f"--shape {name}={','.join(map(str, works[name]))}" for name in open_ones)
+        dims = zip(value.type.tensor_type.shape.dim, found[value.name], strict=True)
+        named = dict.fromkeys(dim.dim_param for dim, size in dims if size is None and dim.dim_param)
+        advice += f" (or {' '.join(f'--dim {name}=…' for name in named)})" if named else ""
+    return InputError(f"input {value.name!r} leaves sizes open ({_words(value)}): {advice}")
+
+
+def _candidates(
+    inputs: Sequence[onnx.ValueInfoProto], found: Mapping[str, Sequence[int | None]]
+) -> Iterator[dict[str, Shape]]:
+    """Yield shapes with sizes in the place of open ones; the second of four axes is taken for channels."""
+    has_channels = any(len(found[value.name]) == 4 and found[value.name][1] is None for value in inputs)
+    for channels in _CHANNELS if has_channels else _CHANNELS[:1]:
+        for size in _TRIED:
+            yield {
+                name: tuple(
+                    (channels if axis == 1 and len(shape) == 4 else size) if known is None else known
+                    for axis, known in enumerate(shape)
+                )
+                for name, shape in found.items()
+            }
+
+
+def _infers(proto: onnx.ModelProto, shapes: Mapping[str, Shape]) -> bool:
+    """Tell whether shape inference finds no fault with inputs of these shapes, and no value without elements."""
+    bare = onnx.ModelProto(ir_version=proto.ir_version, opset_import=proto.opset_import, functions=proto.functions)
+    bare.graph.CopyFrom(_without_weights(proto.graph))
+    for value in bare.graph.input:
+        if value.name in shapes:
+            value.CopyFrom(helper.make_tensor_value_info(value.name, _type_of(value), shapes[value.name]))
+    try:
+        inferred = shape_inference.infer_shapes(bare, strict_mode=True, data_prop=True)
+    except (shape_inference.InferenceError, RuntimeError, ValueError):
+        return False
+    values = (*inferred.graph.value_info, *inferred.graph.output)
+    dims = (dim for value in values for dim in value.type.tensor_type.shape.dim)
+    return all(not dim.HasField("dim_value") or dim.dim_value > 0 for dim in dims)
+
+
+def _type_of(value: onnx.ValueInfoProto) -> int:
+    return int(value.type.tensor_type.elem_type)
+
+
+def _without_weights(graph: onnx.GraphProto) -> onnx.GraphProto:
+    """Return the graph with its large initializers as inputs: only their shapes matter."""
+    bare = onnx.GraphProto(name=graph.name, node=graph.node, input=graph.input)
+    bare.output.extend(onnx.ValueInfoProto(name=value.name) for value in graph.output)
+    declared = {value.name for value in graph.input}
+    for tensor in graph.initializer:
+        if prod(tensor.dims) <= _SMALL and not tensor.external_data:
+            bare.initializer.append(tensor)
+        elif tensor.name not in declared:
+            bare.input.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
+    return bare

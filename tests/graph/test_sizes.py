@@ -1,0 +1,72 @@
+"""Open sizes of inputs: by input, by name, and suggestions that the model can run."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import onnx
+import pytest
+from onnx import helper
+
+from caffestat.errors import InputError
+from caffestat.graph.load import load
+
+from .models import model, normal, run
+
+node = helper.make_node
+
+
+def classifier(shape: list[int | str], width: int = 64) -> onnx.ModelProto:
+    """A 7x7 convolution, pooling, and an inner product that wants 4 x 4 places: images of 29 to 34 pixels."""
+    nodes = [
+        node("Conv", ["x", "w"], ["c"], strides=[2, 2]),
+        node("MaxPool", ["c"], ["p"], kernel_shape=[3, 3], strides=[3, 3]),
+        node("Flatten", ["p"], ["f"]),
+        node("Gemm", ["f", "v"], ["y"], transB=1),
+    ]
+    return model(nodes, {"x": shape}, ["y"], {"w": normal(4, 3, 7, 7), "v": normal(5, width)})
+
+
+@pytest.mark.parametrize("shape", [["n", 3, "height", "width"], [-1, 3, -1, -1], ["n", "c", "h", "w"]])
+def test_a_suggestion_is_a_shape_that_the_model_runs_with(shape: list[int | str]) -> None:
+    proto = classifier(shape)
+    with pytest.raises(InputError) as caught:
+        load(proto)
+    suggested = re.search(r"--shape x=([\d,]+)", str(caught.value))
+    assert suggested
+    sizes = [int(size) for size in suggested[1].split(",")]
+    assert run(proto, {"x": normal(*sizes)})["y"].shape == (1, 5)
+    assert load(proto, {"x": sizes}).graph.shape("y") == (1, 5)
+
+
+def test_no_suggestion_where_none_is_found() -> None:
+    with pytest.raises(InputError, match="no sizes were found that the model can take"):
+        load(classifier(["n", 3, "h", "w"], width=63))
+
+
+def test_sizes_by_name() -> None:
+    proto = classifier(["n", 3, "height", "width"])
+    assert load(proto, dims={"height": 30, "width": 33}, batch=2).graph.inputs["x"].shape == (2, 3, 30, 33)
+    assert load(proto, dims={"height": 30, "width": 33, "n": 3}).graph.inputs["x"].shape == (3, 3, 30, 33)
+    with pytest.raises(InputError, match=r"leaves sizes open .*\(or --dim width=…\)"):
+        load(proto, dims={"height": 30})
+    with pytest.raises(InputError, match="--dim depth: the model has no size of that name; expected one of n, height"):
+        load(proto, dims={"depth": 3})
+
+
+def test_a_named_size_is_the_same_in_all_inputs() -> None:
+    proto = model([node("Add", ["a", "b"], ["y"])], {"a": ["n", "t"], "b": [1, "t"]}, ["y"])
+    assert load(proto, dims={"t": 6}).graph.shape("y") == (1, 6)
+
+
+def test_an_image_that_is_too_small_is_a_message() -> None:
+    with pytest.raises(InputError, match=r"Conv \(value c\): an image of \(1, 3, 5, 6\) is too small .* x 1x3x5x6"):
+        load(classifier([1, 3, "h", "w"]), {"x": (1, 3, 5, 6)})
+
+
+def test_shapes_behind_large_weights_are_checked_without_them() -> None:
+    weights = {"w": np.zeros((300, 4000), np.float32)}
+    proto = model([node("MatMul", ["x", "w"], ["y"])], {"x": ["n", "t", 300]}, ["y"], weights)
+    with pytest.raises(InputError, match="--shape x=1,224,300"):
+        load(proto)
