@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os.path
-from collections.abc import Iterable
+from bisect import bisect_right
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -111,13 +112,23 @@ def inline_source(name: str, message: Any, owner: Field, findings: Iterable[Find
     """
     text = owner.values[0]
     assert isinstance(text, Message)  # from_document has read a message there
-    return _source(name, message, text, owner.place, (f for f in findings if is_inside(f, [owner])))
+    return _source(name, message, text, owner.place, filter(inside([owner]), findings))
 
 
-def is_inside(finding: Finding, owners: Iterable[Field]) -> bool:
-    """Tell whether a finding is about something inside one of the fields."""
-    where = (finding.place.line, finding.place.column)
-    return any((o.line, o.column) <= where < (o.tokens[-1].line, o.tokens[-1].column) for o in owners)
+def inside(owners: Iterable[Field]) -> Callable[[Finding], bool]:
+    """Return a function that tells whether a finding is about something inside one of the fields."""
+    spans = sorted((_position(o.place), _position(o.last_place)) for o in owners)
+
+    def is_inside(finding: Finding) -> bool:
+        where = _position(finding.place)
+        index = bisect_right(spans, where, key=lambda span: span[0])
+        return index > 0 and where < spans[index - 1][1]
+
+    return is_inside
+
+
+def _position(place: Place) -> tuple[int, int]:
+    return place.line, place.column
 
 
 def is_solver(document: Document) -> bool:
@@ -157,10 +168,11 @@ def _solver(document: Document) -> Solver:
     owner = document.first(named[0])
     assert owner is not None
     inline = [f for name in ("net_param", "train_net_param", "test_net_param") for f in document.find(name)]
-    inside = tuple(f for f in findings if is_inside(f, inline))
+    is_inline = inside(inline)
+    theirs = tuple(filter(is_inline, findings))
     value = getattr(message, named[0])
-    net = _named_net(value, owner) if isinstance(value, str) else inline_source(document.name, value, owner, inside)
-    return Solver(document.name, message, net, document, tuple(f for f in findings if f not in inside), inside)
+    net = _named_net(value, owner) if isinstance(value, str) else inline_source(document.name, value, owner, theirs)
+    return Solver(document.name, message, net, document, tuple(f for f in findings if not is_inline(f)), theirs)
 
 
 def _named_net(path: str, owner: Field) -> NetSource:

@@ -67,6 +67,7 @@ class Source:
         self._skipped = len(_BOM) if data.startswith(_BOM) else 0
         self.texts: list[str] = []
         self.starts: list[int] = []
+        self._known = (-1, 0)  # an offset and its column
         for match in _TOKEN.finditer(data.decode("latin-1") + _END, self._skipped):
             self.texts.append(match[1])
             self.starts.append(match.start(1))
@@ -120,10 +121,13 @@ class Source:
     def position(self, offset: int) -> tuple[int, int]:
         """Line and column, both from 1; the column counts characters of the text decoded as UTF-8."""
         line = self.line(offset)
-        start = self._line_starts[line - 1]
+        start, column = self._line_starts[line - 1], 1
         if self._is_ascii:
             return line, offset - start + 1
-        return line, len(decode(self.data[start:offset])) + 1
+        if start <= self._known[0] <= offset:  # all of a text may stand in one line
+            start, column = self._known
+        self._known = offset, column + len(decode(self.data[start:offset]))
+        return line, self._known[1]
 
     def place(self, offset: int) -> Place:
         return Place(self.name, *self.position(offset))

@@ -54,6 +54,11 @@ class _Node:
     def place(self) -> Place:
         return self._source.place(self._source.starts[self._start])
 
+    @property
+    def last_place(self) -> Place:
+        """Where the last token begins."""
+        return self._source.place(self._source.starts[self._stop - 1])
+
 
 class Scalar(_Node):
     """A string (of one part or several), a number or an identifier."""

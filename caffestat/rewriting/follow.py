@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 from caffestat.ops import LINEAR, Nonlinearity
 
-__all__ = ["Step", "follow"]
+__all__ = ["Flow", "Step"]
 
 
 @dataclass(frozen=True)
@@ -20,18 +21,41 @@ class Step:
     nonlinearity: Nonlinearity | None = None
 
 
-def follow(steps: Sequence[Step], index: int) -> Nonlinearity:
-    """The first nonlinearity that reads what step `index` writes, straight or through steps that pass it on.
+class Flow:
+    """Steps in the order in which they run; one that writes over a value in place is read by those after it."""
 
-    Steps stand in the order in which they run; one that writes over a value in place is read by those after it.
-    """
-    values = set(steps[index].tops)
-    for step in steps[index + 1 :]:
-        reads = not values.isdisjoint(step.bottoms)
-        if reads and step.nonlinearity is not None:
-            return step.nonlinearity
-        if reads and step.passes:
-            values.update(step.tops)
-        else:
-            values.difference_update(step.tops)
-    return LINEAR
+    def __init__(self, steps: Sequence[Step]) -> None:
+        self._steps = steps
+        self._touching: dict[Hashable, list[int]] = {}  # by value, the steps that read or write it
+        for index, step in enumerate(steps):
+            for value in {*step.bottoms, *step.tops}:
+                self._touching.setdefault(value, []).append(index)
+        self._found: dict[tuple[int, frozenset[Hashable]], Nonlinearity] = {}  # what values meet behind a step
+
+    def follow(self, index: int) -> Nonlinearity:
+        """Return the first nonlinearity that reads what a step writes, straight or through steps that pass it on."""
+        values = frozenset(self._steps[index].tops)
+        states = []
+        found = None
+        while found is None:
+            states.append((index, values))
+            found = self._found.get(states[-1])
+            index = min((self._next(value, index) for value in values), default=len(self._steps))
+            if found is None and index == len(self._steps):
+                found = LINEAR
+            elif found is None:
+                found, values = self._after(self._steps[index], values)
+        self._found.update(dict.fromkeys(states, found))
+        return found
+
+    def _after(self, step: Step, values: frozenset[Hashable]) -> tuple[Nonlinearity | None, frozenset[Hashable]]:
+        """Return the nonlinearity that the values meet in a step, and what holds them behind it."""
+        if values.isdisjoint(step.bottoms):
+            return None, values.difference(step.tops)
+        return step.nonlinearity, values.union(step.tops) if step.passes else values.difference(step.tops)
+
+    def _next(self, value: Hashable, index: int) -> int:
+        """Return the next step that touches a value; the number of steps when there is none."""
+        touching = self._touching[value]
+        place = bisect_right(touching, index)
+        return touching[place] if place < len(touching) else len(self._steps)

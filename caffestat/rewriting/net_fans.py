@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 
-from caffestat.errors import CaffestatError
+from caffestat.errors import CaffestatError, Place
 from caffestat.net import TEST, TRAIN, Net, NetSource, build, state_of
 from caffestat.net.source import inline_source, is_solver, net_source
 from caffestat.options import NetOptions
@@ -27,12 +27,7 @@ class TextFans:
 
     def __call__(self, layer: TextLayer, role: str) -> Fans:
         """The true fans of a layer's param. Raises Undecided when no net that holds the layer can be built."""
-        found = [
-            (net, index)
-            for net in self._nets
-            for index, node in enumerate(net.nodes)
-            if node.name == layer.name and node.place == layer.field.place
-        ]
+        found = self._nodes.get((layer.name, layer.field.place), [])
         for net, index in found:
             if net.nodes[index].params:
                 return fans_of(net, index, role)
@@ -42,6 +37,15 @@ class TextFans:
         for net, index in found:
             return _why_unknown(net, index)
         return self._problems[0] if self._problems else "it is in neither the TRAIN nor the TEST net"
+
+    @cached_property
+    def _nodes(self) -> dict[tuple[str, Place], list[tuple[Net, int]]]:
+        """The nodes of all nets by the names and places of their layers."""
+        found: dict[tuple[str, Place], list[tuple[Net, int]]] = {}
+        for net in self._nets:
+            for index, node in enumerate(net.nodes):
+                found.setdefault((node.name, node.place), []).append((net, index))
+        return found
 
     @cached_property
     def _nets(self) -> list[Net]:

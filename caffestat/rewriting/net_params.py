@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from caffestat.errors import Finding
 from caffestat.net import Net, Node
-from caffestat.rewriting.follow import Step, follow
+from caffestat.rewriting.follow import Flow, Step
 from caffestat.rewriting.policy import Site, Undecided, Wanted
 from caffestat.rewriting.selection import Change, Place
 
@@ -20,7 +20,7 @@ def refill(net: Net, change: Change) -> tuple[dict[int, Wanted], list[Finding]]:
     """
     chosen: dict[int, Wanted] = {}
     notes = []
-    steps = [_step(node) for node in net.nodes]
+    flow = Flow([_step(node) for node in net.nodes])
     for number, entry in enumerate(net.params):
         node, param = net.nodes[entry.node], entry.param
         place = place_of(net, number)
@@ -28,7 +28,7 @@ def refill(net: Net, change: Change) -> tuple[dict[int, Wanted], list[Finding]]:
         policy = change.policy(place, current)
         site = Site(
             current,
-            lambda node=node: follow(steps, node.index),  # type: ignore[misc]
+            lambda node=node: flow.follow(node.index),  # type: ignore[misc]
             lambda param=param: (param.fan_in, param.fan_out),  # type: ignore[misc]
         )
         try:

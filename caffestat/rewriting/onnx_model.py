@@ -21,7 +21,7 @@ from caffestat.graph import Node
 from caffestat.graph.external import external_entry, external_path, read_model, save
 from caffestat.graph.fans import Use, find_uses
 from caffestat.graph.tensors import encode, read_tensor
-from caffestat.rewriting.follow import Step, follow
+from caffestat.rewriting.follow import Flow
 from caffestat.rewriting.onnx_steps import onnx_step
 from caffestat.rewriting.policy import Policy, Site, Undecided, Wanted
 from caffestat.rewriting.selection import Change, Place
@@ -126,7 +126,7 @@ class _Job:
         policy = self.change.policy(place, None)
         if policy is None:
             return
-        site = Site(None, lambda: follow(self.steps, use.node), lambda: (use.fan_in, use.fan_out))
+        site = Site(None, lambda: self.flow.follow(use.node), lambda: (use.fan_in, use.fan_out))
         try:
             # as numbers: Caffe's xavier and msra take the fans from the shape, and ONNX orders the axes otherwise
             wanted = Policy("explicit", base=policy).choose(site)
@@ -137,11 +137,11 @@ class _Job:
             yield tensor, place, wanted
 
     @cached_property
-    def steps(self) -> list[Step]:
+    def flow(self) -> Flow:
         constants = {
             name: _read(t, self.path) if np.prod(t.dims) <= _SMALL else np.zeros(0) for name, t in self.floats.items()
         }
-        return [onnx_step(node, constants) for node in self.nodes]
+        return Flow([onnx_step(node, constants) for node in self.nodes])
 
 
 def _tensors(model: onnx.ModelProto) -> dict[str, TensorProto]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,7 +25,7 @@ from caffestat.prototext import (
     replace_field,
     replace_value,
 )
-from caffestat.rewriting.follow import Step, follow
+from caffestat.rewriting.follow import Flow, Step
 from caffestat.rewriting.net_fans import TextFans
 from caffestat.rewriting.policy import Policy, Site, Undecided, Wanted
 from caffestat.rewriting.selection import Change, Place, is_changed
@@ -93,18 +94,18 @@ class _Job:
 
     def net(self, net: Document | Message) -> Iterator[Edit]:
         layers = text_layers(net)
-        steps = [step_of(layer) for layer in layers]
-        models = [f.field for layer in layers for f in layer.fillers() if f.field and message_of(f.field).fields]
+        flow = Flow([step_of(layer) for layer in layers])
+        models = _Models(f.field for layer in layers for f in layer.fillers() if f.field and message_of(f.field).fields)
         for index, layer in enumerate(layers):
             for filler in layer.fillers():
-                yield from self.filler(layer, filler, steps, index, models)
+                yield from self.filler(layer, filler, flow, index, models)
 
     def filler(
-        self, layer: TextLayer, filler: FillerText, steps: Sequence[Step], index: int, models: Sequence[Field]
+        self, layer: TextLayer, filler: FillerText, flow: Flow, index: int, models: _Models
     ) -> list[Edit]:
         place = _place(layer, filler.role)
         policy = self.change.policy(place, filler.current)
-        site = Site(filler.current, lambda: follow(steps, index), lambda: self.fans(layer, filler.role))
+        site = Site(filler.current, lambda: flow.follow(index), lambda: self.fans(layer, filler.role))
         wanted = self.choose(policy, site, layer, place) if policy else None
         if wanted is None or not is_changed(place, filler.current, wanted.filler):
             return []
@@ -121,10 +122,10 @@ class _Job:
             self.notes.append(Finding(layer.field.place, f"{place} left alone: {error}"))
             return None
 
-    def add(self, filler: FillerText, wanted: Wanted, models: Sequence[Field]) -> Edit:
+    def add(self, filler: FillerText, wanted: Wanted, models: _Models) -> Edit:
         """Put in a new filler, written like the nearest one; weights stand before biases."""
         fields = message_of(filler.owner).fields
-        like = _nearest(filler.owner, models)
+        like = models.nearest(filler.owner)
         quote = _quote(like)
         item: Item = (filler.name, [("type", quote + wanted.type + quote), *wanted.fields])
         bias = next((i for i, f in enumerate(fields) if f.name == "bias_filler"), 0)
@@ -166,11 +167,17 @@ def step_of(layer: TextLayer) -> Step:
     return Step(layer.bottoms, layer.tops, known.passes() if known else in_place, nonlinearity)
 
 
-def _nearest(owner: Field, models: Sequence[Field]) -> Field | None:
-    """The filler that stands nearest before the end of `owner`, else the first one behind it."""
-    end = owner.span[1]
-    before = [model for model in models if model.span[0] < end]
-    return before[-1] if before else models[0] if models else None
+class _Models:
+    """Fillers of the text, after which new ones are written."""
+
+    def __init__(self, fields: Iterable[Field]) -> None:
+        self._fields = sorted(fields, key=lambda field: field.span[0])
+        self._starts = [field.span[0] for field in self._fields]
+
+    def nearest(self, owner: Field) -> Field | None:
+        """Return the filler that stands nearest before the end of `owner`, else the first one behind it."""
+        before = bisect_left(self._starts, owner.span[1])
+        return self._fields[max(before - 1, 0)] if self._fields else None
 
 
 def _quote(filler: Field | None) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 from caffestat.errors import Finding, NetError
 from caffestat.net import NetSource
-from caffestat.net.source import inline_source, is_inside, is_solver, net_source
+from caffestat.net.source import inline_source, inside, is_solver, net_source
 from caffestat.prototext import Document, Edit, Field, Message, parse, replace, replace_field
 from caffestat.schema import SolverParameter, UnknownField, V1LayerParameter, from_document, to_text
 from caffestat.schema.slots import slots
@@ -135,9 +135,9 @@ class _Part:
 
     def findings(self) -> Iterator[Finding]:
         """Yield what is strange about the layers that are written anew, but for what they keep."""
-        kept = [field for old in self.layers for value in old.values for field in _own_fields(value)]
-        for finding in self.source.findings:
-            if is_inside(finding, self.layers) and not (isinstance(finding, UnknownField) and finding.field in kept):
+        kept = {id(field) for old in self.layers for value in old.values for field in _own_fields(value)}
+        for finding in filter(inside(self.layers), self.source.findings):
+            if not (isinstance(finding, UnknownField) and id(finding.field) in kept):
                 yield finding
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import random
+
 import pytest
 
 from caffestat.ops import LINEAR, Nonlinearity
 from caffestat.prototext import parse
-from caffestat.rewriting.follow import Step, follow
+from caffestat.rewriting.follow import Flow, Step
 from caffestat.rewriting.text import step_of
 from caffestat.rewriting.text_layers import text_layers
 
@@ -50,7 +52,26 @@ def steps(text: str) -> list[Step]:
     ],
 )
 def test_finds_the_first_nonlinearity_that_reads_the_output(net: str, follower: Nonlinearity) -> None:
-    assert follow(steps(net), 0) == follower
+    assert Flow(steps(net)).follow(0) == follower
+
+
+def test_agrees_with_a_walk_over_all_steps() -> None:
+    rng = random.Random(4)
+    kinds = ("Convolution", "ReLU", "Dropout", "Pooling", "TanH", "Split", "Concat")
+    for _ in range(300):
+        text = "; ".join(f"{rng.choice(kinds)} {rng.choice('abcd')}>{rng.choice('abcd')}" for _ in range(9))
+        for index in range(9):
+            assert Flow(steps(text)).follow(index) == walked(steps(text), index), (text, index)
+
+
+def walked(steps: list[Step], index: int) -> Nonlinearity:
+    values = set(steps[index].tops)
+    for step in steps[index + 1 :]:
+        reads = not values.isdisjoint(step.bottoms)
+        if reads and step.nonlinearity is not None:
+            return step.nonlinearity
+        values = values | set(step.tops) if reads and step.passes else values - set(step.tops)
+    return LINEAR
 
 
 @pytest.mark.parametrize(
