@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 if TYPE_CHECKING:
+    from caffestat.layers import Layer, Shape
     from caffestat.net import Net, Node
 
 __all__ = ["classes_of", "synthetic_tops"]
@@ -15,17 +16,19 @@ __all__ = ["classes_of", "synthetic_tops"]
 
 def classes_of(net: Net, blob: int, start: int) -> int | None:
     """Return how many classes the readers of a blob index, followed through layers that only pass values on."""
+    found = (layer.classes(index, shapes) for layer, index, shapes in _readers(net, blob, start))
+    return next((count for count in found if count is not None), None)
+
+
+def _readers(net: Net, blob: int, start: int) -> Iterator[tuple[Layer, int, list[Shape]]]:
+    """Yield the layers that read a blob, by which bottom and all bottoms' shapes; see `classes_of`."""
     blobs = {blob}
     for node in net.nodes[start:]:
         for index, bottom in enumerate(node.bottoms):
-            if bottom not in blobs or None in node.bottom_shapes:
-                continue
-            count = node.layer.classes(index, [shape for shape in node.bottom_shapes if shape is not None])
-            if count is not None:
-                return count
-            if node.layer.passes_values:
-                blobs.update(node.tops)
-    return None
+            if bottom in blobs and None not in node.bottom_shapes:
+                yield node.layer, index, [shape for shape in node.bottom_shapes if shape is not None]
+                if node.layer.passes_values:
+                    blobs.update(node.tops)
 
 
 def synthetic_tops(net: Net, node: Node, random: np.random.Generator) -> Sequence[np.ndarray]:
@@ -34,8 +37,12 @@ def synthetic_tops(net: Net, node: Node, random: np.random.Generator) -> Sequenc
 
 
 def _synthetic(net: Net, node: Node, index: int, random: np.random.Generator) -> np.ndarray:
-    shape = node.top_shapes[index] or ()
-    classes = classes_of(net, node.tops[index], node.index + 1)
+    shape, blob = node.top_shapes[index] or (), node.tops[index]
+    for layer, bottom, shapes in _readers(net, blob, node.index + 1):
+        values = layer.stand_in(bottom, shapes, random)
+        if values is not None:
+            return np.asarray(values, np.float32).reshape(shape)
+    classes = classes_of(net, blob, node.index + 1)
     if classes is None:
         return random.standard_normal(shape, np.float32)
     return random.integers(0, classes, shape).astype(np.float32)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
@@ -205,8 +205,11 @@ class Layer:
         return None
 
     @classmethod
-    def fits(cls, proto: Any) -> bool:
-        """Tell whether a layer can be of this dialect; by default, by its numbers of bottoms and tops."""
+    def fits(cls, proto: Any, types: Collection[str]) -> bool:
+        """Tell whether a layer can be of this dialect, by default by its numbers of bottoms and tops.
+
+        types: those of all layers of the net; a type that only one fork has may tell which fork it is.
+        """
         return _within(len(proto.bottom), cls.num_bottoms) and (cls.auto_tops or _within(len(proto.top), cls.num_tops))
 
     def decide(self, bottoms: Sequence[np.ndarray], random: np.random.Generator) -> Sequence[np.ndarray]:
@@ -269,6 +272,10 @@ class Layer:
 
     def classes(self, bottom: int, bottoms: Sequence[Shape]) -> int | None:
         """Return how many integer values (0, 1, …) a bottom takes, like a loss's labels; None for real values."""
+        return None
+
+    def stand_in(self, bottom: int, bottoms: Sequence[Shape], random: np.random.Generator) -> np.ndarray | None:
+        """Return plausible values of a bottom for a run without data, such as boxes; None where noise serves."""
         return None
 
     @property

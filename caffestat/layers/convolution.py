@@ -100,8 +100,8 @@ class _Sliding(Layer):
 class _Filters(_Sliding):
     """What convolution and its transpose share: groups and params."""
 
-    num_bottoms = (1, None)
-    num_tops = (1, None)
+    num_bottoms: ClassVar[tuple[int, int | None]] = (1, None)
+    num_tops: ClassVar[tuple[int, int | None]] = (1, None)
     filler_fields: ClassVar[Mapping[str, str]] = {
         "convolution_param.weight_filler": "weight",
         "convolution_param.bias_filler": "bias",

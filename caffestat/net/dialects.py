@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
 from caffestat.errors import InputError, SchemaError
@@ -44,7 +44,7 @@ def known_dialects() -> tuple[str, ...]:
     return tuple(sorted({cls.dialect for name in layer_types() for cls in layer_dialects(name)} - {""}))
 
 
-def choose(layers: Iterable[Entry], unknown: Sequence[UnknownField], dialect: str | None = None) -> dict[int, Choice]:
+def choose(layers: Collection[Entry], unknown: Sequence[UnknownField], dialect: str | None = None) -> dict[int, Choice]:
     """Return the choices by the id of the layer's text; types that nobody knows have none.
 
     A layer is of the dialect that is asked for, if its type has it; else of the one that knows most of the fields that
@@ -55,15 +55,18 @@ def choose(layers: Iterable[Entry], unknown: Sequence[UnknownField], dialect: st
     """
     if dialect is not None and dialect not in known_dialects():
         raise InputError(f"unknown dialect {dialect!r}; expected one of {', '.join(known_dialects())}")
-    best = {id(entry.text): _best(entry, entry.text, unknown, dialect) for entry in layers if entry.text}
+    types = {entry.proto.type for entry in layers}
+    best = {id(entry.text): _best(entry, entry.text, types, unknown, dialect) for entry in layers if entry.text}
     votes = Counter(choices[0].cls.dialect for choices in best.values() if len(choices) == 1)
     return {key: _elected(choices, votes) for key, choices in best.items() if choices}
 
 
-def _best(entry: Entry, text: Message, unknown: Sequence[UnknownField], dialect: str | None) -> list[Choice]:
+def _best(
+    entry: Entry, text: Message, types: Collection[str], unknown: Sequence[UnknownField], dialect: str | None
+) -> list[Choice]:
     """Return the choices that leave the fewest fields of a layer unexplained."""
     classes = layer_dialects(type_name(entry.proto))
-    classes = tuple(cls for cls in classes if cls.fits(entry.proto)) or classes
+    classes = tuple(cls for cls in classes if cls.fits(entry.proto, types)) or classes
     classes = tuple(cls for cls in classes if cls.dialect == dialect) or classes
     start, end = text.span
     fields = [found.field for found in unknown if start <= found.field.span[0] < end]

@@ -3,4 +3,4 @@
 Each class is of one dialect: the fork whose fields and meaning it has.
 """
 
-from . import mobile, rcnn, segmentation, ssd  # noqa: F401  registers their layer types
+from . import cascade, deformable, mobile, proposals, rcnn, rois, segmentation, ssd  # noqa: F401  registers their layer types

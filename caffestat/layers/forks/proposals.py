@@ -1,0 +1,489 @@
+"""Layers around region proposals: anchors at each place of a map, their targets, and what is left of their predictions.
+
+The well-known Python layers of py-faster-rcnn are built in, with the settings of its fast_rcnn/config.py.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Collection, Sequence
+from itertools import islice
+from typing import Any, ClassVar
+
+import numpy as np
+
+from caffestat.errors import Place
+from caffestat.schema.forks import rcnn_pb2
+
+from ..base import Layer, Shape, layer
+from ..data import Python
+from .boxes import overlaps, suppress
+from .rois import random_boxes
+from .staged import Computed
+
+__all__ = [
+    "AnchorTargetLayer",
+    "FrcnnAnchorTarget",
+    "FrcnnProposal",
+    "FrcnnProposalTarget",
+    "FrcnnRoiData",
+    "Proposal",
+    "ProposalLayer",
+    "ProposalTargetLayer",
+    "RoIDataLayer",
+    "anchors",
+    "from_deltas",
+    "to_deltas",
+]
+
+TRAIN = 0
+Settings = dict[str, Any]
+
+
+def anchors(base: int, ratios: Sequence[float], scales: Sequence[float], half_up: bool = False) -> np.ndarray:
+    """Return the boxes [ratios · scales, 4] around a square of side `base` at the origin.
+
+    half_up: round halves up, as C does, not to even. (rbgirshick/py-faster-rcnn, lib/rpn/generate_anchors.py)
+    """
+
+    def nearest(x: np.ndarray) -> np.ndarray:
+        return np.floor(x + 0.5) if half_up else np.round(x)
+
+    ratio = np.asarray(ratios, np.float64)
+    width = nearest(np.sqrt(base * base / ratio))
+    height = nearest(width * ratio)
+    size = np.stack([width, height], 1)[:, None] * np.asarray(scales, np.float64)[:, None]
+    half = (size.reshape(-1, 2) - 1) / 2
+    center = (base - 1) / 2
+    return np.concatenate([center - half, center + half], 1)
+
+
+def at_places(boxes: np.ndarray, height: int, width: int, stride: int) -> np.ndarray:
+    """Return the boxes at each place of a map, rows before columns before boxes: [H · W · boxes, 4]."""
+    y, x = np.indices((height, width)) * stride
+    shifts = np.stack([x, y, x, y], -1).reshape(-1, 1, 4)
+    return (boxes + shifts).reshape(-1, 4)
+
+
+def _centers(boxes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    size = boxes[:, 2:] - boxes[:, :2] + 1
+    return boxes[:, :2] + size / 2, size
+
+
+def to_deltas(boxes: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    """Return what moves boxes to targets, [N, 4]: shifts of the center in sizes, logarithms of the sizes' ratios."""
+    (center, size), (wanted, wanted_size) = _centers(boxes), _centers(targets)
+    return np.concatenate([(wanted - center) / size, np.log(wanted_size / size)], 1)
+
+
+def from_deltas(boxes: np.ndarray, deltas: np.ndarray) -> np.ndarray:
+    """Return the boxes moved by deltas: the inverse of `to_deltas`, but that the lower right corner is one more."""
+    center, size = _centers(boxes)
+    moved = deltas[:, :2] * size + center
+    with np.errstate(over="ignore"):
+        half = np.exp(deltas[:, 2:]) * size / 2
+    return np.concatenate([moved - half, moved + half], 1)
+
+
+def clipped(boxes: np.ndarray, image: np.ndarray) -> np.ndarray:
+    """Return the boxes within an image of (height, width)."""
+    most = np.array([image[1], image[0], image[1], image[0]], boxes.dtype) - 1
+    return np.maximum(np.minimum(boxes, most), 0)
+
+
+def large(boxes: np.ndarray, least: float) -> np.ndarray:
+    """Tell which boxes have at least that width and height."""
+    return np.all(boxes[:, 2:] - boxes[:, :2] + 1 >= least, 1)
+
+
+def by_place(values: np.ndarray, width: int) -> np.ndarray:
+    """Return a map [1, A · width, H, W] as [H · W · A, width]."""
+    return values[0].transpose(1, 2, 0).reshape(-1, width)
+
+
+class _Regions(Layer):
+    """A layer on the anchors of a map; `settings` has what configures it."""
+
+    config: ClassVar[Settings] = {}
+
+    @property
+    def settings(self) -> Settings:
+        """The settings by name: what is written, else the reference's defaults."""
+        return {**self.config, **self.written_settings()}
+
+    def written_settings(self) -> Settings:
+        """Return the settings that the layer states itself: of a Python layer, those in its param_str."""
+        return _parsed(self.proto.python_param.param_str)
+
+    def anchors(self) -> np.ndarray:
+        """Return the anchors at the map's first place."""
+        s = self.settings
+        try:
+            return anchors(s["base_size"], s["ratios"], s["scales"])
+        except (TypeError, ValueError) as error:
+            raise self.error(f"expected numbers as ratios and scales, found {s['ratios']} and {s['scales']}") from error
+
+    def stand_in(self, bottom: int, bottoms: Sequence[Shape], random: np.random.Generator) -> np.ndarray | None:
+        name = self.bottom_kinds()[bottom] if bottom < len(self.bottom_kinds()) else ""
+        height, width = (size * self.settings["feat_stride"] for size in bottoms[0][2:4])
+        if name == "image":
+            return np.array([height, width, 1, 1, 1][: bottoms[bottom][-1]], np.float32)
+        if name == "boxes":
+            return random_truth(bottoms[bottom][0], height, width, self.settings.get("num_classes", 2), random)
+        return None
+
+    def bottom_kinds(self) -> tuple[str, ...]:
+        """Return what each bottom holds: "image" (height, width, scale), "boxes" (true ones), or "" for the rest."""
+        return ()
+
+
+def random_truth(count: int, height: float, width: float, classes: int, random: np.random.Generator) -> np.ndarray:
+    """Return true boxes [count, 5] with labels."""
+    labels = random.integers(1, max(classes, 2), (count, 1))
+    return np.concatenate([random_boxes(count, height, width, random), labels], 1).astype(np.float32)
+
+
+def _parsed(text: str) -> Settings:
+    """Return the settings of a param_str: YAML of one level, as such layers have it."""
+    found: Settings = {}
+    text = re.sub(r"!!\S+", "", text)  # the types that YAML can name
+    for name, value in re.findall(r"['\"]?(\w+)['\"]?\s*:\s*(\[[^\]]*\]|\([^)]*\)|[^,\n}]+)", text):
+        try:
+            found[name] = ast.literal_eval(value.strip())
+        except (SyntaxError, ValueError):
+            words = {"true": True, "false": False}
+            found[name] = words.get(value.strip().lower(), value.strip().strip("'\""))
+    return found
+
+
+_RPN: Settings = {"feat_stride": 16, "base_size": 16, "ratios": (0.5, 1, 2), "scales": (8, 16, 32)}
+
+
+class _Proposals(Computed, _Regions):
+    """Bottoms: scores [1, 2A, H, W], deltas [1, 4A, H, W], image [1, 3]; tops: rows [0, x1, y1, x2, y2], scores."""
+
+    num_bottoms = (3, 3)
+    num_tops = (1, 2)
+    removes_small = True
+
+    def bottom_kinds(self) -> tuple[str, ...]:
+        return ("", "", "image")
+
+    def limits(self) -> tuple[int, int, float, float]:
+        """Return how many boxes go into suppression, how many leave it, its threshold, and the least size."""
+        raise NotImplementedError
+
+    def check(self, bottoms: Sequence[Shape]) -> None:
+        """Raise NetError unless the bottoms fit the anchors."""
+        scores, deltas, count = bottoms[0], bottoms[1], len(self.anchors())
+        if scores[:1] != (1,) or len(scores) != 4:
+            raise self.error(f"expected scores (1, 2 · anchors, H, W), of one image; found shape {scores}")
+        if scores[1] != 2 * count or deltas != (1, 4 * count, *scores[2:]):
+            raise self.error(
+                f"expected {2 * count} scores and {4 * count} deltas per place for {count} anchors, "
+                f"found shapes {scores} and {deltas}"
+            )
+
+    def decide(self, bottoms: Sequence[np.ndarray], random: np.random.Generator) -> Sequence[np.ndarray]:
+        scores, deltas, image = bottoms[0], by_place(bottoms[1], 4), bottoms[2].reshape(-1)
+        base = self.anchors()
+        score = by_place(scores[:, len(base) :], 1)[:, 0]
+        all_anchors = at_places(base, scores.shape[2], scores.shape[3], self.settings["feat_stride"]).astype(np.float32)
+        boxes = clipped(from_deltas(all_anchors, deltas), image)
+        before, after, threshold, least = self.limits()
+        is_large = large(boxes, least * image[2] if image.size > 2 else least)
+        if self.removes_small and is_large.any():
+            boxes, score = boxes[is_large], score[is_large]
+        elif not self.removes_small:
+            score = score * is_large
+        order = np.argsort(-score, kind="stable")[: before if before > 0 else None]
+        kept = list(islice(suppress(boxes, order, threshold, extra=1), after if after > 0 else None))
+        rows = np.concatenate([np.zeros((len(kept), 1)), boxes[kept]], 1)
+        tops = rows.astype(np.float32), score[kept].astype(np.float32)
+        return [top.reshape(-1, *shape[1:]) for top, shape in zip(tops, self.top_layout(), strict=False)]
+
+    def top_layout(self) -> tuple[Shape, ...]:
+        """Return the shapes of the tops for one box."""
+        return ((1, 5), (1, 1))[: self.top_count]
+
+    def summary(self, bottoms: Sequence[Shape]) -> str:
+        assert self.decisions
+        return f"proposes {len(self.decisions[0])} boxes for this batch"
+
+
+@layer("rpn.proposal_layer.ProposalLayer", dialect="rcnn")
+class ProposalLayer(_Proposals):
+    """The best boxes that scores and deltas of anchors describe, after non-maximum suppression.
+
+    param_str: feat_stride, scales; the rest is that of the phase in fast_rcnn/config.py: of 12000 boxes 2000 in TRAIN,
+    of 6000 300 in TEST, threshold 0.7, least size 16. (rbgirshick/py-faster-rcnn, lib/rpn/proposal_layer.py)
+    """
+
+    config = _RPN
+
+    def limits(self) -> tuple[int, int, float, float]:
+        before, after = (12000, 2000) if self.phase == TRAIN else (6000, 300)
+        return before, after, 0.7, 16
+
+    def tops_at_setup(self, bottoms: Sequence[Shape]) -> tuple[Shape, ...]:
+        self.check(bottoms)
+        return ((1, 5), (1, 1, 1, 1))[: self.top_count]
+
+
+@layer("Proposal", dialect="rcnn")
+class Proposal(_Proposals):
+    """ProposalLayer in C++, set by proposal_param; boxes that are too small get score 0.
+
+    (luoyetx/mini-caffe, src/layers/proposal_layer.cpp)
+    """
+
+    adds = rcnn_pb2.LayerParameter
+    removes_small = False
+
+    def written_settings(self) -> Settings:
+        p = self.added.proposal_param
+        return {
+            "feat_stride": p.feat_stride,
+            "base_size": p.base_size,
+            "ratios": tuple(p.ratio),
+            "scales": tuple(p.scale),
+        }
+
+    def anchors(self) -> np.ndarray:
+        s = self.settings
+        return anchors(s["base_size"], s["ratios"], s["scales"], half_up=True)
+
+    def limits(self) -> tuple[int, int, float, float]:
+        p = self.added.proposal_param
+        return p.pre_nms_topn, p.post_nms_topn, p.nms_thresh, p.min_size
+
+    def top_layout(self) -> tuple[Shape, ...]:
+        return ((1, 5), (1,))[: self.top_count]
+
+    def tops_at_setup(self, bottoms: Sequence[Shape]) -> tuple[Shape, ...]:
+        self.check(bottoms)
+        count = bottoms[0][0] * self.added.proposal_param.post_nms_topn
+        return ((count, 5), (count,))[: self.top_count]
+
+
+@layer("FrcnnProposal", dialect="frcnn")
+class FrcnnProposal(_Proposals):
+    """ProposalLayer in C++, with the settings of examples/FRCNN/config/default_config.json.
+
+    (makefile/frcnn, src/caffe/FRCNN/frcnn_proposal_layer.cpp)
+    """
+
+    adds = rcnn_pb2.LayerParameter
+    config = _RPN
+
+    def written_settings(self) -> Settings:
+        stride = self.added.proposal_param.feat_stride
+        return {"feat_stride": stride} if self.added.proposal_param.HasField("feat_stride") else {}
+
+    def limits(self) -> tuple[int, int, float, float]:
+        before, after = (12000, 2000) if self.phase == TRAIN else (6000, 300)
+        return before, after, 0.7, 16
+
+    def top_layout(self) -> tuple[Shape, ...]:
+        return ((1, 5, 1, 1), (1, 1, 1, 1))[: self.top_count]
+
+    def tops_at_setup(self, bottoms: Sequence[Shape]) -> tuple[Shape, ...]:
+        self.check(bottoms)
+        return self.top_layout()
+
+
+@layer("rpn.anchor_target_layer.AnchorTargetLayer", dialect="rcnn")
+class AnchorTargetLayer(Computed, _Regions):
+    """Which anchors are objects (1), background (0) or neither (-1), and how their deltas should be.
+
+    Bottoms: a map [1, ·, H, W], true boxes [G, 5], image [1, 3], data; tops: labels [1, 1, A·H, W], and targets, inside
+    and outside weights [1, 4A, H, W]. An anchor within the image is an object when it overlaps a true box by 0.7 or
+    more than all others do, background below 0.3; 256 are drawn at random, from other numbers than the reference draws.
+    (rbgirshick/py-faster-rcnn, lib/rpn/anchor_target_layer.py)
+    """
+
+    config: ClassVar[Settings] = {**_RPN, "allowed_border": 0}
+    num_bottoms = (3, 4)
+    num_tops = (4, 4)
+    BATCH, OBJECTS, POSITIVE, NEGATIVE = 256, 128, 0.7, 0.3
+
+    def bottom_kinds(self) -> tuple[str, ...]:
+        return ("", "boxes", "image")
+
+    def tops_at_setup(self, bottoms: Sequence[Shape]) -> tuple[Shape, ...]:
+        if len(bottoms[0]) != 4 or bottoms[0][0] != 1:
+            raise self.error(f"expected a map (1, C, H, W), of one image; found shape {bottoms[0]}")
+        count, (height, width) = len(self.anchors()), bottoms[0][2:]
+        return ((1, 1, count * height, width), *[(1, 4 * count, height, width)] * 3)
+
+    def decide(self, bottoms: Sequence[np.ndarray], random: np.random.Generator) -> Sequence[np.ndarray]:
+        truth, image = bottoms[1].reshape(-1, bottoms[1].shape[-1])[:, :4], bottoms[2].reshape(-1)
+        base, (height, width) = self.anchors(), bottoms[0].shape[2:]
+        boxes = at_places(base, height, width, self.settings["feat_stride"])
+        border = self.settings["allowed_border"]
+        low, high = boxes[:, :2] >= -border, boxes[:, 2:] < image[1::-1] + border
+        inside = np.flatnonzero(low.all(1) & high.all(1))
+        label, nearest = self.labels(boxes[inside], truth.astype(np.float64), random)
+        targets = np.zeros((3, len(boxes), 4))
+        targets[0, inside] = to_deltas(boxes[inside], truth[nearest]) if len(truth) else 0
+        targets[1, inside[label == 1]] = 1
+        targets[2, inside[label >= 0]] = 1 / max((label >= 0).sum(), 1)
+        labels = np.full(len(boxes), -1.0)
+        labels[inside] = label
+        maps = [part.reshape(height, width, -1).transpose(2, 0, 1)[None].astype(np.float32) for part in targets]
+        return labels.reshape(height, width, -1).transpose(2, 0, 1).reshape(1, 1, -1, width).astype(np.float32), *maps
+
+    def labels(
+        self, boxes: np.ndarray, truth: np.ndarray, random: np.random.Generator
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return labels of anchors and the true box that each overlaps most."""
+        label = np.full(len(boxes), -1)
+        if not len(truth) or not len(boxes):
+            return label, np.zeros(len(boxes), int)
+        table = overlaps(boxes, truth, 1)
+        most = table.max(1)
+        label[most < self.NEGATIVE] = 0
+        label[(table == table.max(0)).any(1)] = 1
+        label[most >= self.POSITIVE] = 1
+        _thin(label, 1, self.OBJECTS, random)
+        _thin(label, 0, self.BATCH - int((label == 1).sum()), random)
+        return label, table.argmax(1)
+
+
+def _thin(labels: np.ndarray, value: int, most: int, random: np.random.Generator) -> None:
+    """Leave at most so many of a value, drawn at random; the others become -1."""
+    found = np.flatnonzero(labels == value)
+    if len(found) > most:
+        labels[random.choice(found, len(found) - most, replace=False)] = -1
+
+
+@layer("FrcnnAnchorTarget", dialect="frcnn")
+class FrcnnAnchorTarget(AnchorTargetLayer):
+    """AnchorTargetLayer in C++. (makefile/frcnn, src/caffe/FRCNN/frcnn_anchor_target_layer.cpp)"""
+
+    adds = rcnn_pb2.LayerParameter
+
+    def written_settings(self) -> Settings:
+        return {}
+
+
+@layer("rpn.proposal_target_layer.ProposalTargetLayer", dialect="rcnn")
+class ProposalTargetLayer(Computed, _Regions):
+    """128 of the proposals and true boxes, a quarter of them objects, with labels and deltas towards their true boxes.
+
+    Bottoms: regions [R, 5] and true boxes [G, 5]; tops: regions [n, 5], labels [n, 1], and targets, inside and outside
+    weights [n, 4 · num_classes]. Drawn at random, from other numbers than the reference draws.
+    (rbgirshick/py-faster-rcnn, lib/rpn/proposal_target_layer.py)
+    """
+
+    num_bottoms = (2, 2)
+    num_tops = (5, 5)
+    BATCH, SHARE, OBJECT, HIGH, LOW = 128, 0.25, 0.5, 0.5, 0.1
+
+    def stand_in(self, bottom: int, bottoms: Sequence[Shape], random: np.random.Generator) -> np.ndarray | None:
+        classes = self.class_count()
+        return random_truth(bottoms[1][0], 224, 224, classes, random) if bottom == 1 else None
+
+    def class_count(self) -> int:
+        """Return the number of classes, background included."""
+        count = self.settings.get("num_classes")
+        if not isinstance(count, int):
+            raise self.error(f"expected num_classes in param_str, found {self.proto.python_param.param_str!r}")
+        return count
+
+    def tops_at_setup(self, bottoms: Sequence[Shape]) -> tuple[Shape, ...]:
+        width = 4 * self.class_count()
+        return ((1, 5), (1, 1), *[(1, width)] * 3)
+
+    def decide(self, bottoms: Sequence[np.ndarray], random: np.random.Generator) -> Sequence[np.ndarray]:
+        rois, truth = bottoms[0].reshape(-1, 5), bottoms[1].reshape(-1, 5)
+        rois = np.concatenate([rois, np.concatenate([np.zeros((len(truth), 1)), truth[:, :4]], 1)])
+        table = overlaps(rois[:, 1:].astype(np.float64), truth[:, :4].astype(np.float64), 1)
+        most, nearest = table.max(1), table.argmax(1)
+        kept, count = self.sample(most, random)
+        labels = truth[nearest[kept], 4]
+        labels[count:] = 0
+        targets, weights = self.expanded(to_deltas(rois[kept, 1:], truth[nearest[kept], :4]), labels)
+        tops = rois[kept], labels[:, None], targets, weights, weights > 0
+        return [top.astype(np.float32) for top in tops]
+
+    def sample(self, most: np.ndarray, random: np.random.Generator) -> tuple[np.ndarray, int]:
+        """Return the indices that are kept, objects first, and how many objects there are."""
+        objects = np.flatnonzero(most >= self.OBJECT)
+        count = min(round(self.SHARE * self.BATCH), len(objects))
+        background = np.flatnonzero((most < self.HIGH) & (most >= self.LOW))
+        rest = min(self.BATCH - count, len(background))
+        drawn = [random.choice(pool, size, replace=False) for pool, size in ((objects, count), (background, rest))]
+        return np.concatenate(drawn), count
+
+    def expanded(self, deltas: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return deltas and weights [n, 4 · classes], set at the label's place."""
+        targets = np.zeros((len(labels), self.class_count(), 4))
+        weights = np.zeros_like(targets)
+        at = np.flatnonzero(labels > 0)
+        targets[at, labels[at].astype(int)], weights[at, labels[at].astype(int)] = deltas[at], 1
+        return targets.reshape(len(labels), -1), weights.reshape(len(labels), -1)
+
+    @classmethod
+    def fits(cls, proto: Any, types: Collection[str]) -> bool:
+        return super().fits(proto, types) and "PSROIPooling" not in types
+
+
+@layer("rpn.proposal_target_layer.ProposalTargetLayer", dialect="rfcn")
+class ProposalTargetLayerOf4Axes(ProposalTargetLayer):
+    """ProposalTargetLayer with tops of 4 axes, the last two of size 1, as R-FCN has them.
+
+    Taken where the net has PSROIPooling. (orpine/py-R-FCN, lib/rpn/proposal_target_layer.py)
+    """
+
+    @classmethod
+    def fits(cls, proto: Any, types: Collection[str]) -> bool:
+        return "PSROIPooling" in types
+
+    def tops_at_setup(self, bottoms: Sequence[Shape]) -> tuple[Shape, ...]:
+        return tuple((*shape, 1, 1) for shape in super().tops_at_setup(bottoms))
+
+    def decide(self, bottoms: Sequence[np.ndarray], random: np.random.Generator) -> Sequence[np.ndarray]:
+        return [top[:, :, None, None] for top in super().decide(bottoms, random)]
+
+
+@layer("FrcnnProposalTarget", dialect="frcnn")
+class FrcnnProposalTarget(ProposalTargetLayer):
+    """ProposalTargetLayer in C++, of 21 classes. (makefile/frcnn, src/caffe/FRCNN/frcnn_proposal_target_layer.cpp)"""
+
+    adds = rcnn_pb2.LayerParameter
+
+    def written_settings(self) -> Settings:
+        return {"num_classes": 21}
+
+
+@layer("roi_data_layer.layer.RoIDataLayer", dialect="rcnn")
+class RoIDataLayer(Python):
+    """An image, its size (height, width, scale) and its true boxes; or two images and regions with labels and targets.
+
+    Tops of the sizes of fast_rcnn/config.py: images of 600 x 1000; the reference's true boxes are (1, 4) until the
+    first batch, here (1, 5). Its database is not read. (rbgirshick/py-faster-rcnn, lib/roi_data_layer/layer.py)
+    """
+
+    REGIONS = 128
+
+    def written_shape(self, index: int) -> Shape | None:
+        width = 4 * int(_parsed(self.proto.python_param.param_str).get("num_classes", 21))
+        if self.top_count == 3:
+            return ((1, 3, 600, 1000), (1, 3), (1, 5))[index]
+        return ((2, 3, 600, 1000), (self.REGIONS, 5), (self.REGIONS,), *[(self.REGIONS, width)] * 3)[index]
+
+
+@layer("FrcnnRoiData", dialect="frcnn")
+class FrcnnRoiData(RoIDataLayer):
+    """RoIDataLayer in C++. (makefile/frcnn, src/caffe/FRCNN/frcnn_roi_data_layer.cpp)"""
+
+    adds = rcnn_pb2.LayerParameter
+
+    def __init__(self, proto: Any, phase: int, place: Place) -> None:
+        super().__init__(proto, phase, place)
+        self.why_synthetic = "its images are not read"
+
+    def code(self) -> str:
+        return "FrcnnRoiData"

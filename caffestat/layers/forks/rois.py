@@ -1,0 +1,449 @@
+"""Layers that pool features over regions of interest: rows [item, x1, y1, x2, y2] in pixels of the image.
+
+Which places of the features count is worked out in numpy from the rows; the graph gathers them, and the gradient goes
+back there. Rows get none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from caffestat.schema.forks import cascade_pb2, rcnn_pb2
+
+from ..base import Layer, Shape, layer
+
+if TYPE_CHECKING:
+    from caffestat.graph import Graph
+
+__all__ = ["DeformablePSROIPooling", "PSROIPooling", "ROIAlign", "ROIAlignGrid", "ROIPooling"]
+
+
+def rounded(x: np.ndarray) -> np.ndarray:
+    """Return the nearest integers as C's round gives them: halves away from 0."""
+    return np.trunc(x + np.copysign(np.float32(0.5), x))
+
+
+class _Regions(Layer):
+    """Bottoms: features [N, C, H, W] and regions [R, 5]; top [R, channels, pooled_h, pooled_w]."""
+
+    num_bottoms = (2, 2)
+    decides = True
+    adds = rcnn_pb2.LayerParameter
+
+    @property
+    def settings(self) -> Any:
+        """The layer's own parameters."""
+        return self.added.roi_pooling_param
+
+    def pooled(self) -> tuple[int, int]:
+        """Return height and width of the top."""
+        return self.settings.pooled_h, self.settings.pooled_w
+
+    def channels(self, bottoms: Sequence[Shape]) -> int:
+        """Return the top's channels."""
+        return bottoms[0][1]
+
+    def tops(self, bottoms: Sequence[Shape]) -> tuple[Shape, ...]:
+        x, rois = bottoms[:2]
+        if len(x) != 4 or rois[1:2] != (5,) or any(size != 1 for size in rois[2:]):
+            raise self.error(f"expected features (N, C, H, W) and regions (R, 5), found shapes {x} and {rois}")
+        if min(self.pooled()) < 1:
+            raise self.error(f"expected a positive size of the top, found {self.pooled()}")
+        return ((rois[0], self.channels(bottoms), *self.pooled()),)
+
+    def allow_force_backward(self, bottom: int) -> bool:
+        return bottom != 1
+
+    def stand_in(self, bottom: int, bottoms: Sequence[Shape], random: np.random.Generator) -> np.ndarray | None:
+        if bottom != 1:
+            return None
+        n, _, height, width = bottoms[0]
+        scale = self.settings.spatial_scale
+        return random_regions(bottoms[1], n, height / scale, width / scale, random)
+
+    def items(self, rois: np.ndarray, n: int) -> np.ndarray:
+        """Return the item of each region. Raises NetError when the batch has no such."""
+        items = rois[:, 0].astype(int)
+        if items.size and not 0 <= items.min() <= items.max() < n:
+            raise self.error(f"expected regions of items 0 to {n - 1}, found item {items.min()} or {items.max()}")
+        return items
+
+
+def random_regions(shape: Shape, items: int, height: float, width: float, random: np.random.Generator) -> np.ndarray:
+    """Return plausible regions of that shape: boxes of a tenth to a half of the image's size."""
+    rois = np.zeros((shape[0], 5), np.float32)
+    rois[:, 0] = random.integers(0, items, len(rois))
+    rois[:, 1:] = random_boxes(len(rois), height, width, random)
+    return rois.reshape(shape)
+
+
+def random_boxes(count: int, height: float, width: float, random: np.random.Generator) -> np.ndarray:
+    """Return boxes [count, 4] of a tenth to a half of the image's size."""
+    image = np.array([width, height])
+    size = random.uniform(0.1, 0.5, (count, 2)) * image
+    corner = random.uniform(0, 1, (count, 2)) * (image - size)
+    return np.concatenate([corner, corner + size - 1], 1).astype(np.float32)
+
+
+def bins(start: np.ndarray, size: np.ndarray, count: int, most: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return first and last (exclusive) place [R, count] of bins of equal size from `start` on, cut to 0 to most."""
+    step = (size / np.float32(count))[:, None]
+    number = np.arange(count, dtype=np.float32)
+    first, last = np.floor(number * step), np.ceil((number + 1) * step)
+    low, high = ((edge + start[:, None]).clip(0, most).astype(int) for edge in (first, last))
+    return low, high
+
+
+@layer("ROIPooling", dialect="rcnn")
+class ROIPooling(_Regions):
+    """y = max of x over each of pooled_h · pooled_w bins of a region, whose corners are rounded to the features.
+
+    dx goes to the first largest element; an empty bin is 0. pad_ratio of its size is added to each side of a region
+    (zhaoweicai's forks). (rbgirshick/caffe-fast-rcnn, roi_pooling_layer.cpp)
+    """
+
+    def corners(self, rois: np.ndarray) -> np.ndarray:
+        """Return the regions' corners [R, 4] on the features."""
+        return rounded(padded(rois, self.settings.pad_ratio) * np.float32(self.settings.spatial_scale))
+
+    def decide(self, bottoms: Sequence[np.ndarray], random: np.random.Generator) -> Sequence[np.ndarray]:
+        x, rois = bottoms[0], bottoms[1].reshape(-1, 5)
+        n, channels, height, width = x.shape
+        (x1, y1, x2, y2), (rows, columns) = self.corners(rois).T, self.pooled()
+        tall, wide = (np.maximum(last - first + 1, 1) for first, last in ((y1, y2), (x1, x2)))
+        top, bottom = bins(y1, tall, rows, height)
+        left, right = bins(x1, wide, columns, width)
+        index = np.full((len(rois), channels, rows, columns), -1, np.int64)
+        plane = np.arange(channels) * (height * width)
+        for r, item in enumerate(self.items(rois, n)):
+            for row, column in np.ndindex(rows, columns):
+                window = x[item, :, top[r, row] : bottom[r, row], left[r, column] : right[r, column]]
+                if window.size:
+                    y, z = np.divmod(window.reshape(channels, -1).argmax(1), window.shape[2])
+                    place = (y + top[r, row]) * width + z + left[r, column]
+                    index[r, :, row, column] = item * channels * height * width + plane + place
+        return np.maximum(index, 0), (index >= 0).astype(np.float32)
+
+    def lower(self, g: Graph, bottoms: Sequence[str], params: Sequence[str]) -> Sequence[str]:
+        index, is_filled = self.input_decisions(g)
+        return (g.emit("Mul", g.emit("Gather", g.reshape(bottoms[0], -1), index, axis=0), is_filled),)
+
+
+def padded(rois: np.ndarray, ratio: float) -> np.ndarray:
+    """Return the regions' boxes [R, 4] with a margin of a share of their size."""
+    size = (rois[:, 3:5] - rois[:, 1:3] + 1) * np.float32(ratio)
+    return np.concatenate([rois[:, 1:3] - size, rois[:, 3:5] + size], 1)
+
+
+class _Sampled(_Regions):
+    """Pooling that is a weighted sum of features at places that the regions alone decide.
+
+    `decide` returns places [R · bins, K] in the rows that `rows` makes of the features, and their weights.
+    """
+
+    decisive = slice(1, 2)
+
+    def rows(self, g: Graph, x: str) -> str:
+        """Emit the features as [places, channels]."""
+        n, channels, height, width = g.shape(x)
+        return g.reshape(g.declare(g.transpose(x, 0, 2, 3, 1), (n, height, width, channels)), -1, channels)
+
+    def lower(self, g: Graph, bottoms: Sequence[str], params: Sequence[str]) -> Sequence[str]:
+        index, weights = self.input_decisions(g)
+        (top,) = self.tops([g.shape(bottom) for bottom in bottoms])
+        count, channels, rows, columns = top
+        picked = g.emit("Gather", self.rows(g, bottoms[0]), index, axis=0)
+        g.declare(picked, (*g.shape(index), channels))
+        sums = g.emit("MatMul", g.reshape(weights, count * rows * columns, 1, -1), picked)
+        bins = g.reshape(g.declare(sums, (count * rows * columns, 1, channels)), count, rows, columns, channels)
+        return (g.transpose(bins, 0, 3, 1, 2),)
+
+    def decide(self, bottoms: Sequence[np.ndarray], random: np.random.Generator) -> Sequence[np.ndarray]:
+        (rois,) = bottoms
+        index, weights = self.places(rois.reshape(-1, 5), self.features)
+        return index.astype(np.int64), weights.astype(np.float32)
+
+    features: Shape = ()  # the shape of bottom 0, which `tops` has seen
+
+    def tops(self, bottoms: Sequence[Shape]) -> tuple[Shape, ...]:
+        self.features = bottoms[0]
+        return super().tops(bottoms)
+
+    def places(self, rois: np.ndarray, features: Shape) -> tuple[np.ndarray, np.ndarray]:
+        """Return the places [R · bins, K] and their weights."""
+        raise NotImplementedError
+
+
+def bilinear(y: np.ndarray, x: np.ndarray, item: np.ndarray, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the four places around each point and their weights, [..., 4]; points are cut to the features."""
+    y, x = y.clip(0, height - 1), x.clip(0, width - 1)
+    top, left = np.floor(y), np.floor(x)
+    bottom, right = np.minimum(top + 1, height - 1), np.minimum(left + 1, width - 1)
+    down, across = y - top, x - left
+    index = [(item * height + row) * width + column for row in (top, bottom) for column in (left, right)]
+    weights = [a * b for a in (1 - down, down) for b in (1 - across, across)]
+    return np.stack(index, -1).astype(np.int64), np.stack(weights, -1)
+
+
+@layer("ROIAlign", dialect="cascade")
+class ROIAlignGrid(_Sampled):
+    """y = x at the corners of pooled_h · pooled_w bins of a region, by bilinear interpolation; 0 outside of x.
+
+    Top [R, C, pooled_h + 1, pooled_w + 1]. (zhaoweicai/cascade-rcnn, roi_align_layer.cu)
+    """
+
+    adds = cascade_pb2.LayerParameter
+
+    def pooled(self) -> tuple[int, int]:
+        return self.settings.pooled_h + 1, self.settings.pooled_w + 1
+
+    def places(self, rois: np.ndarray, features: Shape) -> tuple[np.ndarray, np.ndarray]:
+        n, _, height, width = features
+        scale, half = np.float32(self.settings.spatial_scale), np.float32(0.5)
+        x1, y1, x2, y2 = (padded(rois, self.settings.pad_ratio) * scale - half).T
+        rows, columns = self.pooled()
+        y = y1[:, None] + np.arange(rows, dtype=np.float32) * ((y2 - y1) / np.float32(rows - 1))[:, None]
+        x = x1[:, None] + np.arange(columns, dtype=np.float32) * ((x2 - x1) / np.float32(columns - 1))[:, None]
+        y, x = np.broadcast_arrays(y[:, :, None], x[:, None, :])
+        inside = (y >= -0.5) & (y <= height - 0.5) & (x >= -0.5) & (x <= width - 0.5)
+        inside &= ((x2 > x1) & (y2 > y1))[:, None, None]
+        index, weights = bilinear(y, x, self.items(rois, n)[:, None, None], height, width)
+        return index.reshape(-1, 4), (weights * inside[..., None]).reshape(-1, 4)
+
+
+@layer("ROIAlign", dialect="maskrcnn")
+class ROIAlign(_Sampled):
+    """y = mean of x at 2 · 2 points of each of pooled_h · pooled_w bins of a region, by bilinear interpolation.
+
+    As in the paper (Mask R-CNN, section 3); the reference takes the largest of four points that it interpolates from
+    elements outside of the bin. (jasjeetIM/Mask-RCNN, external/caffe/src/caffe/layers/roi_align_layer.cu)
+    """
+
+    SAMPLES = 2
+
+    @property
+    def settings(self) -> Any:
+        return self.added.roi_align_param
+
+    def places(self, rois: np.ndarray, features: Shape) -> tuple[np.ndarray, np.ndarray]:
+        n, _, height, width = features
+        x1, y1, x2, y2 = (rois[:, 1:] * np.float32(self.settings.spatial_scale)).T
+        rows, columns = self.pooled()
+        y, x = self.points(y1, y2, rows), self.points(x1, x2, columns)
+        y, x = np.broadcast_arrays(y[:, :, None, :, None], x[:, None, :, None, :])
+        inside = (y >= -1) & (y <= height) & (x >= -1) & (x <= width)
+        item = self.items(rois, n)[:, None, None, None, None]
+        index, weights = bilinear(y, x, item, height, width)
+        count = len(rois) * rows * columns
+        return index.reshape(count, -1), (weights * inside[..., None] / self.SAMPLES**2).reshape(count, -1)
+
+    def points(self, first: np.ndarray, last: np.ndarray, count: int) -> np.ndarray:
+        """Return where the samples of each bin lie on an axis: [R, count, samples]."""
+        step = (np.maximum(last - first, 1) / np.float32(count))[:, None, None]
+        inner = (np.arange(self.SAMPLES, dtype=np.float32) + np.float32(0.5)) / self.SAMPLES
+        return first[:, None, None] + (np.arange(count, dtype=np.float32)[:, None] + inner) * step
+
+
+class _PositionSensitive(_Regions):
+    """Pooling in which each bin reads channels of its own: channel (d · group + row) · group + column for output d."""
+
+    @property
+    def settings(self) -> Any:
+        return self.added.psroi_pooling_param
+
+    def pooled(self) -> tuple[int, int]:
+        return (self.settings.group_size,) * 2
+
+    def channels(self, bottoms: Sequence[Shape]) -> int:
+        p, channels = self.settings, bottoms[0][1]
+        if p.output_dim < 1 or channels != p.output_dim * p.group_size**2:
+            expected = f"output_dim · group_size² = {p.output_dim * p.group_size**2}"
+            raise self.error(f"expected {expected} channels, found {channels}")
+        return int(p.output_dim)
+
+    def rows(self, g: Graph, x: str) -> str:
+        """Emit the features as [item · group² · H · W, output_dim]."""
+        n, _, height, width = g.shape(x)
+        out, group = self.settings.output_dim, self.settings.group_size
+        split = g.reshape(x, n, out, group * group, height * width)
+        return g.reshape(g.declare(g.transpose(split, 0, 2, 3, 1), (n, group**2, height * width, out)), -1, out)
+
+
+@layer("PSROIPooling", dialect="rcnn")
+class PSROIPooling(_PositionSensitive, _Sampled):
+    """y = mean of x over each of group_size² bins of a region, each of output_dim channels of its own.
+
+    (daijifeng001/caffe-rfcn, psroi_pooling_layer.cu)
+    """
+
+    def places(self, rois: np.ndarray, features: Shape) -> tuple[np.ndarray, np.ndarray]:
+        n, _, height, width = features
+        group, scale = self.settings.group_size, np.float32(self.settings.spatial_scale)
+        start, end = rounded(rois[:, 1:3]) * scale, (rounded(rois[:, 3:5]) + 1) * scale
+        size = np.maximum(end - start, np.float32(0.1))
+        left, right = self.edges(start[:, 0], size[:, 0], group, width)
+        top, bottom = self.edges(start[:, 1], size[:, 1], group, height)
+        tall, wide = int((bottom - top).max(initial=1)), int((right - left).max(initial=1))
+        shape = (len(rois), group, group, tall, wide)
+        y = top[:, :, None, None, None] + np.arange(tall)[:, None]
+        x = left[:, None, :, None, None] + np.arange(wide)
+        counts = (y < bottom[:, :, None, None, None]) & (x < right[:, None, :, None, None])
+        area = np.maximum((bottom - top)[:, :, None] * (right - left)[:, None, :], 1)
+        item = self.items(rois, n)[:, None, None, None, None] * group**2
+        channel = item + (np.arange(group)[:, None] * group + np.arange(group))[:, :, None, None]
+        index = (channel * height + y.clip(0, height - 1)) * width + x.clip(0, width - 1)
+        weights = counts / area[..., None, None]
+        count = len(rois) * group**2
+        return np.broadcast_to(index, shape).reshape(count, -1), np.broadcast_to(weights, shape).reshape(count, -1)
+
+    def edges(self, start: np.ndarray, size: np.ndarray, count: int, most: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return first and last (exclusive) place [R, count] of the bins on an axis; bins may overlap by one."""
+        step = (size / np.float32(count))[:, None]
+        number = np.arange(count, dtype=np.float32)
+        first, last = np.floor(number * step + start[:, None]), np.ceil((number + 1) * step + start[:, None])
+        return first.clip(0, most).astype(int), last.clip(0, most).astype(int)
+
+
+@layer("DeformablePSROIPooling", dialect="rcnn")
+class DeformablePSROIPooling(_PositionSensitive):
+    """y = mean of x at sample_per_part² points of each bin, shifted by trans_std · t · size, by bilinear interpolation.
+
+    t is bottom 2 [R, 2 · classes, part_size, part_size], unless no_trans; gradients go to x and t.
+    (makefile/frcnn, deformable_psroi_pooling_layer.cu)
+    """
+
+    num_bottoms = (2, 3)
+    decides = False
+
+    @property
+    def settings(self) -> Any:
+        return self.added.deformable_psroi_pooling_param
+
+    def pooled(self) -> tuple[int, int]:
+        return (self.settings.pooled_size or self.settings.group_size,) * 2
+
+    @property
+    def parts(self) -> int:
+        """How many parts a region has on each axis."""
+        return int(self.settings.part_size or self.pooled()[0])
+
+    def tops(self, bottoms: Sequence[Shape]) -> tuple[Shape, ...]:
+        if len(bottoms) == 3 and not self.settings.no_trans:
+            shape, parts = bottoms[2], self.parts
+            classes = shape[1] // 2 if len(shape) == 4 else 0
+            if shape != (bottoms[1][0], 2 * classes, parts, parts) or self.settings.output_dim % max(classes, 1):
+                raise self.error(f"expected shifts of shape (R, 2 · classes, {parts}, {parts}), found {shape}")
+        return super().tops(bottoms)
+
+    def lower(self, g: Graph, bottoms: Sequence[str], params: Sequence[str]) -> Sequence[str]:
+        shifts = self.shifts(g, bottoms)
+        rows, out = self.rows(g, bottoms[0]), self.settings.output_dim
+        if len(shifts) == 1:
+            return (self.sampled(g, bottoms, rows, shifts[0], out),)
+        parts = g.emit_many("Split", rows, g.ints(*[out // len(shifts)] * len(shifts)), count=len(shifts), axis=1)
+        of_class = [
+            self.sampled(g, bottoms, part, shift, out // len(shifts)) for part, shift in zip(parts, shifts, strict=True)
+        ]
+        return (g.emit("Concat", *of_class, axis=1),)
+
+    def shifts(self, g: Graph, bottoms: Sequence[str]) -> list[str | None]:
+        """Emit the shifts of each class's bins, [R, 2, pooled, pooled] in sizes of the region; None for none."""
+        if len(bottoms) < 3 or self.settings.no_trans:
+            return [None]
+        count, channels, _, _ = g.shape(bottoms[2])
+        (pooled, _), parts = self.pooled(), self.parts
+        of_bin = g.ints(*(int(np.floor(np.float32(bin) / pooled * parts)) for bin in range(pooled)))
+        scaled = g.emit("Mul", bottoms[2], g.constant(self.settings.trans_std))
+        picked = g.emit("Gather", g.emit("Gather", scaled, of_bin, axis=2), of_bin, axis=3)
+        g.declare(picked, (count, channels, pooled, pooled))
+        if channels == 2:
+            return [picked]
+        return list(g.emit_many("Split", picked, g.ints(*[2] * (channels // 2)), count=channels // 2, axis=1))
+
+    def sampled(self, g: Graph, bottoms: Sequence[str], rows: str, shift: str | None, out: int) -> str:
+        """Emit the pooled values of some of the outputs; `rows` has their features."""
+        count, (pooled, _) = g.shape(bottoms[1])[0], self.pooled()
+        height, width = g.shape(bottoms[0])[2:]
+        y, x = (self.points(g, bottoms[1], axis, shift) for axis in (1, 0))  # [R, pooled, pooled, samples²]
+        lies = [self.between(g, place, -0.5, size - 0.5) for place, size in ((y, height), (x, width))]
+        inside = g.cast(g.emit("And", *lies), np.float32)
+        y, x = (g.emit("Clip", place, g.constant(0), g.constant(size - 1)) for place, size in ((y, height), (x, width)))
+        row = self.first_row(g, bottoms[1], height)  # [R, pooled, pooled, 1]
+        total = None
+        for index, weight in corners(g, y, x, row, (height, width)):
+            picked = g.emit("Gather", rows, index, axis=0)  # [R, pooled, pooled, samples², out]
+            part = g.emit("Mul", picked, g.emit("Unsqueeze", g.emit("Mul", weight, inside), g.ints(-1)))
+            total = part if total is None else g.emit("Add", total, part)
+        assert total is not None
+        number = g.emit("Max", g.emit("ReduceSum", inside, g.ints(3), keepdims=1), g.constant(1))
+        mean = g.emit("Div", g.emit("ReduceSum", total, g.ints(3), keepdims=0), number)
+        top = g.transpose(g.declare(mean, (count, pooled, pooled, out)), 0, 3, 1, 2)
+        return g.declare(top, (count, out, pooled, pooled))
+
+    @staticmethod
+    def between(g: Graph, value: str, low: float, high: float) -> str:
+        """Emit whether low ≤ value ≤ high."""
+        ends = (g.emit("GreaterOrEqual", value, g.constant(low)), g.emit("LessOrEqual", value, g.constant(high)))
+        return g.emit("And", *ends)
+
+    def points(self, g: Graph, rois: str, axis: int, shift: str | None) -> str:
+        """Emit where the samples lie on an axis (0: across, 1: down)."""
+        p, (pooled, _), samples = self.settings, self.pooled(), self.settings.sample_per_part
+        regions = g.detach(g.reshape(rois, -1, 5))
+        edges = [g.emit("Slice", regions, g.ints(i + axis), g.ints(i + axis + 1), g.ints(1)) for i in (1, 3)]
+        whole = [_rounded(g, edge) for edge in edges]
+        start = g.emit("Mul", whole[0], g.constant(p.spatial_scale))
+        end = g.emit("Mul", g.emit("Add", whole[1], g.constant(1)), g.constant(p.spatial_scale))
+        size = g.emit("Max", g.emit("Sub", end, start), g.constant(0.1))
+        steps = np.arange(pooled)[:, None, None] / pooled, np.arange(samples) / (samples * pooled)
+        inner = steps[1][:, None] if axis else steps[1][None, :]
+        offset = (steps[0] + np.broadcast_to(inner, (samples, samples))).reshape(pooled, -1)
+        offset = offset[None, :, None] if axis else offset[None, None]
+        first = g.emit("Sub", g.reshape(start, -1, 1, 1, 1), g.constant(0.5))
+        moved = g.constant(offset)
+        if shift:
+            of_axis = g.emit("Slice", shift, g.ints(axis), g.ints(axis + 1), g.ints(1))
+            moved = g.emit("Add", moved, g.emit("Unsqueeze", g.emit("Squeeze", of_axis, g.ints(1)), g.ints(-1)))
+        place = g.emit("Add", first, g.emit("Mul", moved, g.reshape(size, -1, 1, 1, 1)))
+        shape = (g.shape(rois)[0], pooled, pooled, samples**2)
+        return g.declare(g.emit("Expand", place, g.ints(*shape)), shape)
+
+    def first_row(self, g: Graph, rois: str, height: int) -> str:
+        """Emit the line of the features at which those of each bin begin: [R, pooled, pooled, 1]."""
+        group, (pooled, _) = self.settings.group_size, self.pooled()
+        item = g.emit("Slice", g.detach(g.reshape(rois, -1, 5)), g.ints(0), g.ints(1), g.ints(1))
+        of_bin = (np.arange(pooled) * group // pooled).clip(0, group - 1)
+        part = g.constant((of_bin[:, None] * group + of_bin)[None, :, :, None])
+        whole = g.emit("Add", g.emit("Mul", g.reshape(item, -1, 1, 1, 1), g.constant(group**2)), part)
+        return g.emit("Mul", whole, g.constant(height))
+
+
+def _rounded(g: Graph, x: str) -> str:
+    """Emit C's round: halves away from 0."""
+    return g.emit("Mul", g.emit("Sign", x), g.emit("Floor", g.emit("Add", g.emit("Abs", x), g.constant(0.5))))
+
+
+def corners(g: Graph, y: str, x: str, row: str, size: tuple[int, int], ahead: bool = False) -> list[tuple[str, str]]:
+    """Emit index and weight of the four places around each point of lines of a width; `row` is the first line.
+
+    y and x lie within the size (height, width). ahead: at a whole number the slope is that towards the next place.
+    """
+    found = []
+    low = [g.emit("Floor", g.detach(place)) for place in (y, x)]
+    if ahead:
+        next_ = [
+            g.emit("Min", g.emit("Add", at, g.constant(1)), g.constant(most - 1))
+            for at, most in zip(low, size, strict=True)
+        ]
+    else:
+        next_ = [g.emit("Ceil", g.detach(place)) for place in (y, x)]
+    down, across = (g.emit("Sub", place, at) for place, at in zip((y, x), low, strict=True))
+    one = g.constant(1)
+    for line, a in ((low[0], g.emit("Sub", one, down)), (next_[0], down)):
+        for column, b in ((low[1], g.emit("Sub", one, across)), (next_[1], across)):
+            place = g.emit("Add", g.emit("Mul", g.emit("Add", row, line), g.constant(size[1])), column)
+            found.append((g.cast(place, np.int64), g.emit("Mul", a, b)))
+    return found
