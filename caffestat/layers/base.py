@@ -130,6 +130,7 @@ class Layer:
         self.text: Message | None = None  # the layer as it is written; None for one that is in no text
         self.added: Any = self.adds() if self.adds else None  # what the fork's own fields hold
         self.decisions: tuple[np.ndarray, ...] | None = None  # what `decide` returned; None before
+        self.decided_shapes: tuple[Shape, ...] = ()  # those of all bottoms, for which it did
         self.top_count = len(proto.top)
         self.shape_overrides: dict[str, Shape] = {}  # what the user said of the tops' shapes, by blob name
         self.batch_override: int | None = None
@@ -220,10 +221,11 @@ class Layer:
         """
         raise NotImplementedError
 
-    def deciding(self, bottoms: Sequence[np.ndarray], random: np.random.Generator) -> Layer:
-        """Return the layer as it is once `decide` has seen these values."""
+    def deciding(self, bottoms: Sequence[np.ndarray], shapes: Sequence[Shape], random: np.random.Generator) -> Layer:
+        """Return the layer as it is once `decide` has seen these values, of bottoms of these shapes."""
         layer = copy.copy(self)
-        layer.decisions = tuple(self.decide(bottoms, random))
+        layer.decided_shapes = tuple(shapes)
+        layer.decisions = tuple(layer.decide(bottoms, random))
         return layer
 
     def input_decisions(self, g: Graph) -> list[str]:

@@ -37,8 +37,9 @@ def settle(
             break  # the others are behind layers that cannot be computed
         for index in sorted(found):
             node = net.nodes[index]
-            layer = node.layer.deciding(found[index], feeds.random)
-            if notes is not None and (line := layer.summary([shape or () for shape in node.bottom_shapes])):
+            shapes = [shape or () for shape in node.bottom_shapes]
+            layer = node.layer.deciding(found[index], shapes, feeds.random)
+            if notes is not None and (line := layer.summary(shapes)):
                 notes.append(f"{node.place}: layer {node.name!r} {line}")
             net = _with_layer(net, node, layer)
     return net

@@ -83,7 +83,7 @@ def run(
     params = [np.asarray(p, np.float32) for p in params]
     shapes = [b.shape for b in bottoms]
     if layer.decides and not layer.lowers_undecided:
-        layer = layer.deciding(bottoms[layer.decisive], np.random.default_rng(seed))
+        layer = layer.deciding(bottoms[layer.decisive], shapes, np.random.default_rng(seed))
     g = Graph(provider)
     names = [g.input(f"bottom{i}", b.shape) for i, b in enumerate(bottoms)]
     weights = [g.param(f"param{i}", p.shape) for i, p in enumerate(params)]

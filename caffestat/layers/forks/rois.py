@@ -163,14 +163,8 @@ class _Sampled(_Regions):
 
     def decide(self, bottoms: Sequence[np.ndarray], random: np.random.Generator) -> Sequence[np.ndarray]:
         (rois,) = bottoms
-        index, weights = self.places(rois.reshape(-1, 5), self.features)
+        index, weights = self.places(rois.reshape(-1, 5), self.decided_shapes[0])
         return index.astype(np.int64), weights.astype(np.float32)
-
-    features: Shape = ()  # the shape of bottom 0, which `tops` has seen
-
-    def tops(self, bottoms: Sequence[Shape]) -> tuple[Shape, ...]:
-        self.features = bottoms[0]
-        return super().tops(bottoms)
 
     def places(self, rois: np.ndarray, features: Shape) -> tuple[np.ndarray, np.ndarray]:
         """Return the places [R · bins, K] and their weights."""

@@ -1,0 +1,149 @@
+"""Anchors, their targets, and proposals, as py-faster-rcnn has them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from caffestat.errors import NetError
+from caffestat.layers.forks.proposals import anchors, from_deltas, to_deltas
+
+from ..harness import TEST, TRAIN, make, run
+
+RANDOM = np.random.default_rng(12)
+# as the first implementation, in MATLAB, prints them: it counts from 1
+NINE = """-83 -39 100 56  -175 -87 192 104  -359 -183 376 200  -55 -55 72 72  -119 -119 136 136  -247 -247 264 264
+-35 -79 52 96  -79 -167 96 184  -167 -343 184 360"""
+
+
+def python(module: str, layer: str, settings: str, bottoms: int, tops: int) -> str:
+    blobs = "".join(f'bottom: "b{i}" ' for i in range(bottoms)) + "".join(f'top: "t{i}" ' for i in range(tops))
+    return f"""name: "p" type: "Python" {blobs}
+      python_param {{ module: "rpn.{module}" layer: "{layer}" param_str: "{settings}" }}"""
+
+
+def test_anchors_are_those_of_the_reference() -> None:
+    expected = np.array(NINE.split(), float).reshape(9, 4) - 1
+    np.testing.assert_array_equal(anchors(16, (0.5, 1, 2), (8, 16, 32)), expected)
+
+
+def test_deltas_move_boxes_to_their_targets() -> None:
+    boxes, targets = np.array([[0, 0, 9, 19], [5, 5, 24, 14]]), np.array([[2, 1, 21, 30], [4, 4, 8, 44]])
+    moved = from_deltas(boxes.astype(float), to_deltas(boxes, targets))
+    np.testing.assert_allclose(moved, targets + np.array([0, 0, 1, 1]), rtol=1e-12)
+
+
+def overlap(a: np.ndarray, b: np.ndarray) -> float:
+    w, h = min(a[2], b[2]) - max(a[0], b[0]) + 1, min(a[3], b[3]) - max(a[1], b[1]) + 1
+    area = [(x[2] - x[0] + 1) * (x[3] - x[1] + 1) for x in (a, b)]
+    return w * h / (sum(area) - w * h) if min(w, h) > 0 else 0.0
+
+
+def proposed(scores: np.ndarray, deltas: np.ndarray, image: list[float], base: np.ndarray, after: int) -> np.ndarray:
+    """Return rows by a loop over places and anchors."""
+    found = []
+    count, height, width = len(base), *scores.shape[2:]
+    for y, x, a in np.ndindex(height, width, count):
+        box = base[a] + np.array([x, y, x, y]) * 16
+        dx, dy, dw, dh = deltas[0, 4 * a : 4 * a + 4, y, x]
+        w, h = box[2] - box[0] + 1, box[3] - box[1] + 1
+        cx, cy, nw, nh = dx * w + box[0] + w / 2, dy * h + box[1] + h / 2, np.exp(dw) * w, np.exp(dh) * h
+        moved = [cx - nw / 2, cy - nh / 2, cx + nw / 2, cy + nh / 2]
+        moved = [min(max(v, 0), image[1 - i % 2] - 1) for i, v in enumerate(moved)]
+        if moved[2] - moved[0] + 1 >= 16 * image[2] and moved[3] - moved[1] + 1 >= 16 * image[2]:
+            found.append((scores[0, count + a, y, x], moved))
+    kept: list[list[float]] = []
+    for _, box in sorted(found, key=lambda pair: -pair[0]):
+        if len(kept) < after and all(overlap(box, other) <= 0.7 for other in kept):
+            kept.append(box)
+    return np.array([[0, *box] for box in kept])
+
+
+@pytest.mark.parametrize(("phase", "after"), [(TRAIN, 2000), (TEST, 300)])
+def test_proposals_are_the_best_boxes_that_are_left(phase: int, after: int) -> None:
+    base = anchors(16, (0.5, 1, 2), (2, 4))
+    scores, deltas = RANDOM.uniform(size=(1, 12, 9, 11)), RANDOM.normal(0, 0.3, (1, 24, 9, 11))
+    image = [140, 170, 1.5]
+    text = python("proposal_layer", "ProposalLayer", "'feat_stride': 16\\n'scales': !!python/tuple [2, 4]", 3, 2)
+    layer = make(text, phase)
+    assert layer.tops([scores.shape, deltas.shape, (1, 3)]) == ((1, 5), (1, 1, 1, 1))
+    rows = run(layer, [scores, deltas, [image]]).tops[0]
+    np.testing.assert_allclose(rows, proposed(scores, deltas, image, base, after), rtol=1e-4, atol=1e-3)
+
+
+def test_proposals_in_cpp_are_set_by_their_own_fields() -> None:
+    scores, deltas = RANDOM.uniform(size=(1, 6, 5, 7)), RANDOM.normal(0, 0.1, (1, 12, 5, 7))
+    text = """name: "p" type: "Proposal" bottom: "s" bottom: "d" bottom: "i" top: "r" top: "s" proposal_param {
+      ratio: 0.5 ratio: 1 ratio: 2 scale: 2 base_size: 16 feat_stride: 16 pre_nms_topn: 50 post_nms_topn: 7
+      nms_thresh: 0.7 min_size: 4 }"""
+    layer = make(text)
+    assert layer.tops([scores.shape, deltas.shape, (1, 3)]) == ((7, 5), (7,))
+    rows, best = run(layer, [scores, deltas, [[80, 112, 1]]]).tops
+    expected = proposed(scores, deltas, [80, 112, 0.25], anchors(16, (0.5, 1, 2), (2,)), 7)
+    np.testing.assert_allclose(rows, expected, rtol=1e-4, atol=1e-3)
+    assert (np.diff(best) <= 0).all()
+
+
+def test_scores_that_do_not_fit_the_anchors() -> None:
+    layer = make(python("proposal_layer", "ProposalLayer", "'feat_stride': 16", 3, 1))
+    with pytest.raises(NetError, match="expected 18 scores and 36 deltas per place for 9 anchors"):
+        layer.tops([(1, 12, 4, 5), (1, 24, 4, 5), (1, 3)])
+
+
+def test_anchors_are_objects_where_they_meet_a_true_box() -> None:
+    text = python("anchor_target_layer", "AnchorTargetLayer", "{'feat_stride': 16, 'scales': [2]}", 4, 4)
+    truth = np.array([[30, 30, 66, 60, 2], [100, 20, 130, 90, 1]])
+    data = [np.zeros((1, 6, 8, 10)), truth, [[128, 160, 1]], np.zeros((1, 3, 128, 160))]
+    labels, targets, inside, outside = run(make(text), data).tops
+    assert labels.shape == (1, 1, 3 * 8, 10)
+    assert targets.shape == inside.shape == outside.shape == (1, 12, 8, 10)
+    base = anchors(16, (0.5, 1, 2), (2,))
+    table = np.zeros((3, 8, 10, 2))
+    is_inside = np.zeros((3, 8, 10), bool)
+    for a, y, x in np.ndindex(3, 8, 10):
+        box = base[a] + np.array([x, y, x, y]) * 16
+        is_inside[a, y, x] = box[0] >= 0 and box[1] >= 0 and box[2] < 160 and box[3] < 128
+        table[a, y, x] = [overlap(box, true) for true in truth] if is_inside[a, y, x] else -1
+    most = table.max(-1)
+    objects = is_inside & ((most >= 0.7) | (table == table.max((0, 1, 2))).any(-1))
+    label = labels.reshape(3, 8, 10)
+    np.testing.assert_array_equal(label == 1, objects)
+    np.testing.assert_array_equal(label == 0, is_inside & ~objects & (most < 0.3))
+    weights = inside.reshape(3, 4, 8, 10)
+    np.testing.assert_array_equal(weights, np.repeat(objects[:, None], 4, 1))
+    np.testing.assert_allclose(outside.reshape(3, 4, 8, 10)[:, 0], (label >= 0) / (label >= 0).sum(), rtol=1e-6)
+    a, y, x = np.argwhere(objects)[0]
+    box, true = base[a] + np.array([x, y, x, y]) * 16, truth[table[a, y, x].argmax()]
+    found = from_deltas(box[None], targets.reshape(3, 4, 8, 10)[a, :, y, x][None])
+    np.testing.assert_allclose(found[0], true[:4] + np.array([0, 0, 1, 1]), rtol=1e-4)
+
+
+def test_targets_are_a_quarter_objects() -> None:
+    text = python("proposal_target_layer", "ProposalTargetLayer", "'num_classes': 4", 2, 5)
+    truth = np.array([[10, 10, 59, 59, 3], [70, 20, 119, 99, 1]])
+    near = np.concatenate([truth[np.arange(90) % 2, :4] + RANDOM.integers(-3, 4, (90, 4))])
+    far = np.concatenate([truth[np.arange(200) % 2, :4] + RANDOM.integers(24, 30, (200, 1))])
+    rois = np.concatenate([np.zeros((290, 1)), np.concatenate([near, far])], 1)
+    kept, labels, targets, inside, outside = run(make(text), [rois, truth]).tops
+    assert kept.shape == (128, 5)
+    assert targets.shape == (128, 16)
+    np.testing.assert_array_equal(labels[32:], 0)
+    assert set(labels[:32, 0]) == {1, 3}
+    for row, label, target, weight in zip(kept[:32], labels[:32, 0].astype(int), targets, inside, strict=False):
+        expected = np.zeros(16)
+        expected[4 * label : 4 * label + 4] = to_deltas(row[None, 1:], truth[[0 if label == 3 else 1], :4])[0]
+        np.testing.assert_allclose(target, expected, rtol=1e-4, atol=1e-5)
+        np.testing.assert_array_equal(weight, np.repeat(np.arange(4) == label, 4))
+    np.testing.assert_array_equal(outside, inside)
+    assert not targets[32:].any()
+    with pytest.raises(NetError, match="expected num_classes in param_str"):
+        make(python("proposal_target_layer", "ProposalTargetLayer", "", 2, 5)).tops([(3, 5), (2, 5)])
+
+
+def test_the_data_layer_has_the_sizes_of_the_references_config() -> None:
+    text = """name: "d" type: "Python" %s
+      python_param { module: "roi_data_layer.layer" layer: "RoIDataLayer" param_str: "'num_classes': 3" }"""
+    end_to_end = make(text % 'top: "data" top: "im_info" top: "gt_boxes"')
+    assert end_to_end.tops([]) == ((1, 3, 600, 1000), (1, 3), (1, 5))
+    regions = make(text % "".join(f'top: "t{i}" ' for i in range(6)))
+    assert regions.tops([]) == ((2, 3, 600, 1000), (128, 5), (128,), (128, 12), (128, 12), (128, 12))

@@ -1,0 +1,215 @@
+"""Pooling over regions, and convolution with moved taps, against loops over elements."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from caffestat.errors import NetError
+
+from ..harness import make, run
+from .check import check_gradients
+
+RANDOM = np.random.default_rng(7)
+X = RANDOM.normal(0, 1, (2, 3, 6, 9))
+ROIS = np.array([[0, 3, 5, 40, 21], [1, 0, 0, 71, 47], [1, 30, 12, 33, 14], [0, 60, 40, 90, 70]], np.float64)
+TEXT = 'name: "p" type: "%s" bottom: "x" bottom: "r" top: "y" '
+
+
+def nearest(value: float) -> int:
+    return math.floor(abs(value) + 0.5) * (1 if value >= 0 else -1)
+
+
+def pooled(x: np.ndarray, rois: np.ndarray, high: int, wide: int, scale: float, pad: float = 0) -> np.ndarray:
+    top = np.zeros((len(rois), x.shape[1], high, wide))
+    for r, (item, x1, y1, x2, y2) in enumerate(rois):
+        dx, dy = (x2 - x1 + 1) * pad, (y2 - y1 + 1) * pad
+        left, upper, right, lower = (nearest(v * scale) for v in (x1 - dx, y1 - dy, x2 + dx, y2 + dy))
+        tall, broad = max(lower - upper + 1, 1), max(right - left + 1, 1)
+        for i, j in np.ndindex(high, wide):
+            rows = range(max(upper + i * tall // high, 0), min(upper + -(-(i + 1) * tall // high), x.shape[2]))
+            columns = range(max(left + j * broad // wide, 0), min(left + -(-(j + 1) * broad // wide), x.shape[3]))
+            values = [x[int(item), :, row, column] for row in rows for column in columns]
+            top[r, :, i, j] = np.max(values, 0) if values else 0
+    return top
+
+
+@pytest.mark.parametrize("pad", [0, 0.25])
+def test_roi_pooling_takes_the_largest_of_each_bin(pad: float) -> None:
+    text = (
+        TEXT % "ROIPooling" + f"roi_pooling_param {{ pooled_h: 2 pooled_w: 4 spatial_scale: 0.125 pad_ratio: {pad} }}"
+    )
+    check_gradients(make(text), lambda x, r: pooled(x, r, 2, 4, 0.125, pad), [X, ROIS], [0])
+
+
+def test_regions_get_no_gradient_and_must_be_of_the_batch() -> None:
+    text = TEXT % "ROIPooling" + "roi_pooling_param { pooled_h: 2 pooled_w: 2 }"
+    assert not run(make(text), [X, ROIS]).bottoms[1].any()
+    with pytest.raises(NetError, match="regions of items 0 to 1, found item 0 or 2"):
+        run(make(text), [X, np.array([[0, 1, 1, 2, 2], [2, 1, 1, 2, 2]])])
+    with pytest.raises(NetError, match=r"features \(N, C, H, W\) and regions \(R, 5\), found shapes .* and \(3, 4\)"):
+        make(text).tops([X.shape, (3, 4)])
+
+
+def interpolated(x: np.ndarray, y: float, z: float) -> np.ndarray:
+    """Return x [C, H, W] at a point within it."""
+    row, column = min(int(y), x.shape[1] - 1), min(int(z), x.shape[2] - 1)
+    below, right = min(row + 1, x.shape[1] - 1), min(column + 1, x.shape[2] - 1)
+    a, b = y - row, z - column
+    upper = (1 - b) * x[:, row, column] + b * x[:, row, right]
+    return (1 - a) * upper + a * ((1 - b) * x[:, below, column] + b * x[:, below, right])
+
+
+def aligned_grid(x: np.ndarray, rois: np.ndarray, high: int, wide: int, scale: float, pad: float) -> np.ndarray:
+    top = np.zeros((len(rois), x.shape[1], high + 1, wide + 1))
+    height, width = x.shape[2:]
+    for r, (item, x1, y1, x2, y2) in enumerate(rois):
+        dx, dy = (x2 - x1 + 1) * pad, (y2 - y1 + 1) * pad
+        left, upper, right, lower = ((v * scale - 0.5) for v in (x1 - dx, y1 - dy, x2 + dx, y2 + dy))
+        for i, j in np.ndindex(high + 1, wide + 1):
+            y, z = upper + i * (lower - upper) / high, left + j * (right - left) / wide
+            if -0.5 <= y <= height - 0.5 and -0.5 <= z <= width - 0.5:
+                top[r, :, i, j] = interpolated(x[int(item)], min(max(y, 0), height - 1), min(max(z, 0), width - 1))
+    return top
+
+
+def test_roi_align_of_mscnn_samples_the_corners_of_the_bins() -> None:
+    settings = "roi_pooling_param { pooled_h: 2 pooled_w: 3 spatial_scale: 0.125 pad_ratio: 0.1 }"
+    layer = make(TEXT % "ROIAlign" + settings)
+    assert layer.dialect == "cascade"
+    assert layer.tops([X.shape, ROIS.shape]) == ((4, 3, 3, 4),)
+    check_gradients(layer, lambda x, r: aligned_grid(x, r, 2, 3, 0.125, 0.1), [X, ROIS], [0])
+
+
+def aligned(x: np.ndarray, rois: np.ndarray, high: int, wide: int, scale: float) -> np.ndarray:
+    top = np.zeros((len(rois), x.shape[1], high, wide))
+    height, width = x.shape[2:]
+    for r, (item, x1, y1, x2, y2) in enumerate(rois):
+        tall, broad = max((y2 - y1) * scale, 1) / high, max((x2 - x1) * scale, 1) / wide
+        for i, j, k, m in np.ndindex(high, wide, 2, 2):
+            y, z = y1 * scale + (i + (k + 0.5) / 2) * tall, x1 * scale + (j + (m + 0.5) / 2) * broad
+            if -1 <= y <= height and -1 <= z <= width:
+                value = interpolated(x[int(item)], min(max(y, 0), height - 1), min(max(z, 0), width - 1))
+                top[r, :, i, j] += value / 4
+    return top
+
+
+def test_roi_align_of_mask_rcnn_is_the_mean_of_four_points() -> None:
+    layer = make(TEXT % "ROIAlign" + "roi_align_param { pooled_h: 2 pooled_w: 3 spatial_scale: 0.125 }")
+    assert layer.dialect == "maskrcnn"
+    check_gradients(layer, lambda x, r: aligned(x, r, 2, 3, 0.125), [X, ROIS], [0])
+
+
+Y = RANDOM.normal(0, 1, (2, 2 * 9, 6, 7))
+
+
+def position_sensitive(x: np.ndarray, rois: np.ndarray, out: int, group: int, scale: float) -> np.ndarray:
+    top = np.zeros((len(rois), out, group, group))
+    for r, (item, x1, y1, x2, y2) in enumerate(rois):
+        left, upper = nearest(x1) * scale, nearest(y1) * scale
+        broad = max((nearest(x2) + 1) * scale - left, 0.1) / group
+        tall = max((nearest(y2) + 1) * scale - upper, 0.1) / group
+        for d, i, j in np.ndindex(out, group, group):
+            rows = range(max(math.floor(upper + i * tall), 0), min(math.ceil(upper + (i + 1) * tall), x.shape[2]))
+            columns = range(max(math.floor(left + j * broad), 0), min(math.ceil(left + (j + 1) * broad), x.shape[3]))
+            values = [x[int(item), (d * group + i) * group + j, row, column] for row in rows for column in columns]
+            top[r, d, i, j] = np.mean(values) if values else 0
+    return top
+
+
+def test_psroi_pooling_reads_channels_of_its_own_in_each_bin() -> None:
+    settings = "psroi_pooling_param { output_dim: 2 group_size: 3 spatial_scale: 0.125 }"
+    layer = make(TEXT % "PSROIPooling" + settings)
+    check_gradients(layer, lambda x, r: position_sensitive(x, r, 2, 3, 0.125), [Y, ROIS], [0])
+    with pytest.raises(NetError, match=r"output_dim · group_size² = 18 channels, found 17"):
+        layer.tops([(1, 17, 4, 5), (2, 5)])
+
+
+def shifted(
+    x: np.ndarray, rois: np.ndarray, t: np.ndarray | None, out: int, group: int, size: int, samples: int
+) -> np.ndarray:
+    top = np.zeros((len(rois), out, size, size))
+    height, width = x.shape[2:]
+    classes = 1 if t is None else t.shape[1] // 2
+    for r, (item, x1, y1, x2, y2) in enumerate(rois):
+        left, upper = nearest(x1) * 0.125 - 0.5, nearest(y1) * 0.125 - 0.5
+        broad = max((nearest(x2) + 1) * 0.125 - 0.5 - left, 0.1)
+        tall = max((nearest(y2) + 1) * 0.125 - 0.5 - upper, 0.1)
+        for d, i, j in np.ndindex(out, size, size):
+            part = (i * group // size, j * group // size)
+            plane = x[int(item), (d * group + part[0]) * group + part[1]][None]
+            shift = (
+                (0, 0)
+                if t is None
+                else t[r, 2 * (d // (out // classes)) : 2 * (d // (out // classes)) + 2, i // 2, j // 2]
+            )
+            values = []
+            for k, m in np.ndindex(samples, samples):
+                z = left + broad * (j / size + m / (size * samples) + 0.1 * shift[0])
+                y = upper + tall * (i / size + k / (size * samples) + 0.1 * shift[1])
+                if -0.5 <= y <= height - 0.5 and -0.5 <= z <= width - 0.5:
+                    values.append(interpolated(plane, min(max(y, 0), height - 1), min(max(z, 0), width - 1))[0])
+            top[r, d, i, j] = np.mean(values) if values else 0
+    return top
+
+
+@pytest.mark.parametrize("classes", [1, 2, 0])
+def test_deformable_psroi_pooling_moves_its_bins(classes: int) -> None:
+    x, settings = (
+        RANDOM.normal(0, 1, (2, 4 * 4, 6, 7)),
+        "output_dim: 4 group_size: 2 spatial_scale: 0.125 pooled_size: 4",
+    )
+    text = TEXT % "DeformablePSROIPooling" + ('bottom: "t" ' if classes else "")
+    text += f"deformable_psroi_pooling_param {{ {settings} sample_per_part: 2 trans_std: 0.1 part_size: 2 }}"
+    if not classes:
+        layer = make(text.replace("trans_std", "no_trans: true trans_std"))
+        check_gradients(layer, lambda x, r: shifted(x, r, None, 4, 2, 4, 2), [x, ROIS], [0])
+        return
+    t = RANDOM.normal(0, 0.5, (4, 2 * classes, 2, 2))
+    check_gradients(make(text), lambda x, r, t: shifted(x, r, t, 4, 2, 4, 2), [x, ROIS, t], [0, 2])
+
+
+def moved(x: np.ndarray, offsets: np.ndarray, w: np.ndarray, b: np.ndarray, groups: int, group: int) -> np.ndarray:
+    n, channels, height, width = x.shape
+    rows, columns = offsets.shape[2:]
+    top = np.zeros((n, len(w), rows, columns)) + b[:, None, None]
+    for item, c, i, j, k in np.ndindex(n, channels, rows, columns, 6):
+        place = (c // (channels // groups) * 6 + k) * 2
+        y = 2 * i - 1 + k // 3 + offsets[item, place, i, j]
+        z = 2 * j - 1 + k % 3 + offsets[item, place + 1, i, j]
+        if not (0 <= y < height and 0 <= z < width):
+            continue
+        value = interpolated(x[item, c][None], min(y, height - 1), min(z, width - 1))[0]
+        per = channels // group
+        outputs = slice(c // per * (len(w) // group), (c // per + 1) * (len(w) // group))
+        top[item, outputs, i, j] += w[outputs, c % per, k // 3, k % 3] * value
+    return top
+
+
+def test_deformable_convolution_moves_each_tap() -> None:
+    random = np.random.default_rng(3)
+    x, offsets = random.normal(size=(2, 4, 5, 7)), random.normal(0, 0.6, (2, 2 * 2 * 6, 3, 4))
+    w, b = random.normal(size=(6, 2, 2, 3)), random.normal(size=6)
+    text = """name: "d" type: "DeformableConvolution" bottom: "x" bottom: "o" top: "y" deformable_convolution_param {
+      num_output: 6 kernel_h: 2 kernel_w: 3 stride: 2 pad: 1 group: 2 deformable_group: 2
+      weight_filler { type: "xavier" } }"""
+    layer = make(text)
+    assert layer.macs([x.shape, offsets.shape]) == 2 * 6 * 3 * 4 * 2 * 6
+    check_gradients(layer, lambda *a: moved(*a, 2, 2), [x, offsets, w, b], [0, 1, 2, 3], params=2)
+
+
+def test_deformable_convolution_without_offsets_is_a_convolution() -> None:
+    text = """name: "d" type: "%s" bottom: "x" %s top: "y" %s { num_output: 5 kernel_size: 3 pad: 1 dilation: 2 %s }"""
+    x, w, b = X, RANDOM.normal(size=(5, 3, 3, 3)), RANDOM.normal(size=5)
+    deformable = make(
+        text % ("DeformableConvolution", 'bottom: "o"', "deformable_convolution_param", "deformable_group: 1")
+    )
+    plain = make(text % ("Convolution", "", "convolution_param", ""))
+    found = run(deformable, [x, np.zeros((2, 18, 4, 7))], [w, b])
+    expected = run(plain, [x], [w, b])
+    np.testing.assert_allclose(found.tops[0], expected.tops[0], rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(found.bottoms[0], expected.bottoms[0], rtol=1e-4, atol=1e-5)
+    with pytest.raises(NetError, match=r"offsets of shape \(2, 18, 4, 7\), found \(2, 9, 4, 7\)"):
+        deformable.tops([x.shape, (2, 9, 4, 7)])
