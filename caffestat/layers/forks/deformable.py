@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from math import prod
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -33,6 +33,11 @@ class DeformableConvolution(Convolution):
     adds = rcnn_pb2.LayerParameter
     num_bottoms = (2, 2)
     num_tops = (1, 1)
+    filler_fields: ClassVar[Mapping[str, str]] = {
+        f"{message}.{role}_filler": role
+        for message in ("deformable_convolution_param", "convolution_param")
+        for role in ("weight", "bias")
+    }
 
     def __init__(self, proto: Any, phase: int, place: Place) -> None:
         super().__init__(deepcopy(proto), phase, place)

@@ -170,8 +170,9 @@ class BoxAnnotatorOHEM(Computed):
 
     def tops_at_setup(self, bottoms: Sequence[Shape]) -> tuple[Shape, ...]:
         rois, losses, labels, weights = bottoms
-        positions = rois[0] * math.prod(rois[2:])
-        if rois[1:2] != (5,) or not (math.prod(losses) == math.prod(labels) == positions) or weights[0] != rois[0]:
+        positions = math.prod(rois[:1]) * math.prod(rois[2:])
+        fits = math.prod(losses) == math.prod(labels) == positions and weights[:1] == rois[:1] and len(weights) > 1
+        if rois[1:2] != (5,) or not fits:
             raise self.error(f"expected regions (R, 5), and losses, labels and weights of R, found shapes {bottoms}")
         height, width = (*rois[2:4], 1, 1)[:2]
         return ((rois[0], 1, height, width), (rois[0], weights[1], height, width))

@@ -325,12 +325,13 @@ class DeformablePSROIPooling(_PositionSensitive):
         return int(self.settings.part_size or self.pooled()[0])
 
     def tops(self, bottoms: Sequence[Shape]) -> tuple[Shape, ...]:
+        tops = super().tops(bottoms)
         if len(bottoms) == 3 and not self.settings.no_trans:
             shape, parts = bottoms[2], self.parts
             classes = shape[1] // 2 if len(shape) == 4 else 0
             if shape != (bottoms[1][0], 2 * classes, parts, parts) or self.settings.output_dim % max(classes, 1):
                 raise self.error(f"expected shifts of shape (R, 2 · classes, {parts}, {parts}), found {shape}")
-        return super().tops(bottoms)
+        return tops
 
     def lower(self, g: Graph, bottoms: Sequence[str], params: Sequence[str]) -> Sequence[str]:
         shifts = self.shifts(g, bottoms)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -71,6 +71,8 @@ class Normalize(Layer):
     """
 
     adds = ssd_pb2.LayerParameter
+    normalizes = True
+    filler_fields: ClassVar[Mapping[str, str]] = {"norm_param.scale_filler": "scale"}
 
     def params(self, bottoms: Sequence[Shape]) -> tuple[Param, ...]:
         proto = self.added.norm_param
