@@ -103,9 +103,7 @@ def analyze_file(
     return result
 
 
-def _measure(
-    net: Net, seed: int, values: ValueOptions, run: RunOptions, samples: int, notes: list[str]
-) -> Measurement:
+def _measure(net: Net, seed: int, values: ValueOptions, run: RunOptions, samples: int, notes: list[str]) -> Measurement:
     from caffestat.net import TEST, measure
 
     return measure(

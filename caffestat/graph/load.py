@@ -178,9 +178,7 @@ class _Loader:
     def spec(self, value: str) -> Spec | None:
         return self.graph.specs.get(value)
 
-    def declare_inputs(
-        self, shapes: Mapping[str, Sequence[int]], batch: int | None, dims: Mapping[str, int]
-    ) -> None:
+    def declare_inputs(self, shapes: Mapping[str, Sequence[int]], batch: int | None, dims: Mapping[str, int]) -> None:
         """Give every input its type and a fixed shape; a symbol has the same size wherever it stands."""
         found = fixed_shapes(self.proto, shapes, batch, dims)
         for value in self.proto.graph.input:

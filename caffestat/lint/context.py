@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 
@@ -14,10 +14,13 @@ from caffestat.layers import Shape
 from caffestat.net import Measurement, Net, NetParam, NetSource, Node, Prediction, Solver, predict
 from caffestat.net.flow import Flow
 from caffestat.net.gains import Gain, gains
+from caffestat.ops import Nonlinearity
 from caffestat.options import one_of
 from caffestat.prototext import Field, Message
+from caffestat.rewriting.follow import Flow as Signals
+from caffestat.rewriting.net_params import steps_of
 
-__all__ = ["NORMALIZERS", "Context", "Limits", "UnknownShape"]
+__all__ = ["Context", "Limits", "UnknownShape"]
 
 
 @dataclass(frozen=True)
@@ -126,7 +129,7 @@ class Context:
     @cached_property
     def has_batch_norm(self) -> bool:
         """Whether a layer of the net normalizes."""
-        return any(node.type in NORMALIZERS for node in self.built.nodes)
+        return any(node.layer.normalizes for node in self.built.nodes)
 
     @cached_property
     def unfilled(self) -> list[tuple[Node, NetParam]]:
@@ -182,13 +185,27 @@ class Context:
         """Yield who reads the node's tops next; of in-place layers the first."""
         return (reader for reader, _ in self.flow.next(node))
 
+    def until(self, node: Node, stops: Callable[[Node], bool]) -> Iterator[Node]:
+        """Yield the first layers behind a node at which `stops` holds."""
+        return (reader for reader, _ in self.flow.until(node, stops))
+
+    @cached_property
+    def _signal(self) -> Signals:
+        return Signals(steps_of(self.built))
+
     def nonlinearity(self, node: Node) -> Node | None:
-        """Return the activation that follows a layer, with nothing but layers that pass or scale values in between."""
-        reader = next(self.followers(node), None)
-        while reader and reader.type not in ACTIVATIONS:
-            passes = reader.layer.passes_values or reader.type in ("Split", "Scale", "Bias", "Dropout", "Pooling")
-            reader = next(self.followers(reader), None) if passes else None
-        return reader
+        """Return the activation that a layer's top meets, straight or behind layers that pass a signal."""
+        found = self._signal.follower(node.index)
+        return None if found is None else self.built.nodes[found]
+
+    def activation(self, node: Node) -> Nonlinearity:
+        """Return what kind of activation follows a layer: LINEAR for none."""
+        return self._signal.follow(node.index)
+
+    def is_rescaled(self, node: Node) -> bool:
+        """Tell whether a layer behind this one normalizes its top, so that its size does not matter."""
+        readers = self.until(node, lambda reader: reader.layer.normalizes or not reader.layer.passes())
+        return any(reader.layer.normalizes for reader in readers)
 
     def written(self, node: Node, *path: str) -> Place:
         """Return the place of a field of a layer's text, or of the nearest message around it that is written."""
@@ -209,10 +226,6 @@ class Context:
                 return None
             message = _message(found)
         return found
-
-
-ACTIVATIONS = ("ReLU", "ReLU6", "PReLU", "ELU", "Sigmoid", "TanH", "BNLL")
-NORMALIZERS = ("BatchNorm", "BN", "MVN")
 
 
 def _message(field: Field) -> Message | None:

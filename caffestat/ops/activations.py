@@ -41,6 +41,16 @@ class Nonlinearity:
         return (self.derivative(-1e-9) + self.derivative(1e-9)) / 2 if self.derivative else None
 
     @property
+    def cuts(self) -> bool:
+        """Whether it is a rectifier that gives 0 for all of the negative half."""
+        return self.rectifies and self.derivative is not None and not any(map(self.derivative, (-1e-9, -1.0, -30.0)))
+
+    @property
+    def slope_below_zero(self) -> float:
+        """f' just below 0: 1 where a rectifier has no kink; of an activation without a derivative as well."""
+        return self.derivative(-1e-9) if self.derivative else 1.0
+
+    @property
     def squashes(self) -> bool:
         """Whether f is flat on both sides."""
         flat = self.derivative and max(self.derivative(-30.0), self.derivative(30.0))

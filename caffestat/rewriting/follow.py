@@ -30,10 +30,15 @@ class Flow:
         for index, step in enumerate(steps):
             for value in {*step.bottoms, *step.tops}:
                 self._touching.setdefault(value, []).append(index)
-        self._found: dict[tuple[int, frozenset[Hashable]], Nonlinearity] = {}  # what values meet behind a step
+        self._found: dict[tuple[int, frozenset[Hashable]], int] = {}  # the step that values meet behind a step
 
     def follow(self, index: int) -> Nonlinearity:
         """Return the first nonlinearity that reads what a step writes, straight or through steps that pass it on."""
+        found = self.follower(index)
+        return LINEAR if found is None else self._steps[found].nonlinearity or LINEAR
+
+    def follower(self, index: int) -> int | None:
+        """Return the index of that step, None when there is none."""
         values = frozenset(self._steps[index].tops)
         states = []
         found = None
@@ -41,18 +46,19 @@ class Flow:
             states.append((index, values))
             found = self._found.get(states[-1])
             index = min((self._next(value, index) for value in values), default=len(self._steps))
-            if found is None and index == len(self._steps):
-                found = LINEAR
+            if (found is None and index == len(self._steps)) or (
+                found is None and not values.isdisjoint(self._steps[index].bottoms) and self._steps[index].nonlinearity
+            ):
+                found = index
             elif found is None:
-                found, values = self._after(self._steps[index], values)
+                values = self._after(self._steps[index], values)
         self._found.update(dict.fromkeys(states, found))
-        return found
+        return None if found == len(self._steps) else found
 
-    def _after(self, step: Step, values: frozenset[Hashable]) -> tuple[Nonlinearity | None, frozenset[Hashable]]:
-        """Return the nonlinearity that the values meet in a step, and what holds them behind it."""
-        if values.isdisjoint(step.bottoms):
-            return None, values.difference(step.tops)
-        return step.nonlinearity, values.union(step.tops) if step.passes else values.difference(step.tops)
+    def _after(self, step: Step, values: frozenset[Hashable]) -> frozenset[Hashable]:
+        """Return what holds the values behind a step that is no nonlinearity."""
+        passes = step.passes and not values.isdisjoint(step.bottoms)
+        return values.union(step.tops) if passes else values.difference(step.tops)
 
     def _next(self, value: Hashable, index: int) -> int:
         """Return the next step that touches a value; the number of steps when there is none."""

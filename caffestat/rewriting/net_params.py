@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 
 from caffestat.errors import Finding
-from caffestat.net import Net, Node
+from caffestat.net import Net
 from caffestat.rewriting.follow import Flow, Step
 from caffestat.rewriting.policy import Site, Undecided, Wanted
 from caffestat.rewriting.selection import Change, Place
 
-__all__ = ["place_of", "refill"]
+__all__ = ["place_of", "refill", "steps_of"]
 
 
 def refill(net: Net, change: Change) -> tuple[dict[int, Wanted], list[Finding]]:
@@ -20,7 +20,7 @@ def refill(net: Net, change: Change) -> tuple[dict[int, Wanted], list[Finding]]:
     """
     chosen: dict[int, Wanted] = {}
     notes = []
-    flow = Flow([_step(node) for node in net.nodes])
+    flow = Flow(steps_of(net))
     for number, entry in enumerate(net.params):
         node, param = net.nodes[entry.node], entry.param
         place = place_of(net, number)
@@ -52,5 +52,6 @@ def place_of(net: Net, number: int) -> Place:
     )
 
 
-def _step(node: Node) -> Step:
-    return Step(node.bottoms, node.tops, node.layer.passes(), node.layer.nonlinearity())
+def steps_of(net: Net) -> list[Step]:
+    """What each layer of a net does to a signal."""
+    return [Step(node.bottoms, node.tops, node.layer.passes(), node.layer.nonlinearity()) for node in net.nodes]

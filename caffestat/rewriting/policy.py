@@ -52,6 +52,11 @@ class Wanted:
     def __str__(self) -> str:
         return " ".join([self.type, *(f"{name} {text}" for name, text in self.fields)])
 
+    @property
+    def prototxt(self) -> str:
+        """The same as a weight_filler of a prototxt has it."""
+        return " ".join([f'type: "{self.type}"', *(f"{name}: {text}" for name, text in self.fields)])
+
 
 @dataclass(frozen=True)
 class Site:

@@ -82,6 +82,21 @@ def rewrite_text(data: bytes, name: str, change: Change, options: NetOptions | N
     return result
 
 
+def filler_edits(document: Document, layer: FilePlace, role: str, wanted: Wanted) -> list[Edit]:
+    """The edits that give the layer at a place this filler for the param of a role: none where it has no such param.
+
+    Fields that the new type does not read stay.
+    """
+    job = _Job(document, Change(), TextFans(document, NetOptions()))
+    for _, net in nets(document):
+        layers = text_layers(net)
+        found = (f for text in layers if text.field.place == layer for f in text.fillers() if f.role == role)
+        filler = next(found, None)
+        if filler:
+            return job.give(filler, wanted, _models(layers), keep=True)
+    return []
+
+
 class _Job:
     """One document being rewritten."""
 
@@ -95,14 +110,12 @@ class _Job:
     def net(self, net: Document | Message) -> Iterator[Edit]:
         layers = text_layers(net)
         flow = Flow([step_of(layer) for layer in layers])
-        models = _Models(f.field for layer in layers for f in layer.fillers() if f.field and message_of(f.field).fields)
+        models = _models(layers)
         for index, layer in enumerate(layers):
             for filler in layer.fillers():
                 yield from self.filler(layer, filler, flow, index, models)
 
-    def filler(
-        self, layer: TextLayer, filler: FillerText, flow: Flow, index: int, models: _Models
-    ) -> list[Edit]:
+    def filler(self, layer: TextLayer, filler: FillerText, flow: Flow, index: int, models: _Models) -> list[Edit]:
         place = _place(layer, filler.role)
         policy = self.change.policy(place, filler.current)
         site = Site(filler.current, lambda: flow.follow(index), lambda: self.fans(layer, filler.role))
@@ -111,9 +124,11 @@ class _Job:
             return []
         where = (filler.field or layer.field).place
         self.changes.append(Changed(where, place, filler.current.type if filler.current else "no filler", wanted))
-        if filler.field is None:
-            return [self.add(filler, wanted, models)]
-        return self.fit(filler.field, wanted)
+        return self.give(filler, wanted, models)
+
+    def give(self, filler: FillerText, wanted: Wanted, models: _Models, keep: bool = False) -> list[Edit]:
+        """Write a filler where none is, or change the one that is written."""
+        return self.fit(filler.field, wanted, keep) if filler.field else [self.add(filler, wanted, models)]
 
     def choose(self, policy: Policy, site: Site, layer: TextLayer, place: Place) -> Wanted | None:
         try:
@@ -132,8 +147,11 @@ class _Job:
         after = fields[bias - 1] if bias and filler.role != "bias" else None
         return insert(self.document, filler.owner, item, after=after, like=like)
 
-    def fit(self, owner: Field, wanted: Wanted) -> list[Edit]:
-        """Give an existing filler the wanted type and fields, with as few changes as can be."""
+    def fit(self, owner: Field, wanted: Wanted, keep: bool = False) -> list[Edit]:
+        """Give an existing filler the wanted type and fields, with as few changes as can be.
+
+        keep: fields that the type does not read stay
+        """
         quote = _quote(owner)
         values = {"type": quote + wanted.type + quote, **dict(wanted.fields)}
         edits: list[Edit] = []
@@ -143,7 +161,7 @@ class _Job:
                 text = values.pop(old.name)
                 if not _is_written(old, text):
                     edits.append(replace_value(old, text))
-            elif old.name in FILLER_FIELDS and not _is_default(old, wanted.type):
+            elif not keep and old.name in FILLER_FIELDS and not _is_default(old, wanted.type):
                 stale.append(old)
         missing = [(name, text) for name, text in values.items() if (name, wanted.type) != ("type", Filler().type)]
         for old, (name, text) in zip(stale, missing, strict=False):
@@ -165,6 +183,10 @@ def step_of(layer: TextLayer) -> Step:
     in_place = not set(layer.bottoms).isdisjoint(layer.tops)
     nonlinearity = known.nonlinearity() if known else None
     return Step(layer.bottoms, layer.tops, known.passes() if known else in_place, nonlinearity)
+
+
+def _models(layers: Sequence[TextLayer]) -> _Models:
+    return _Models(f.field for layer in layers for f in layer.fillers() if f.field and message_of(f.field).fields)
 
 
 class _Models:

@@ -378,3 +378,18 @@ def test_finite_values_whose_sum_is_not_are_finite(tmp_path: Path) -> None:
     assert [issue.layer for issue in issues(tmp_path, text, "CS021", run=True)] != ["c"]
     (found,) = issues(tmp_path, one(CONV("c", "x", GAUSS.format(8e37))), "CS021", run=True)
     assert (found.layer, "'c'" in found.message) == ("c", True)
+
+
+def test_a_layer_that_passes_nothing_on_is_named(tmp_path: Path) -> None:
+    text = DATA + CONV("c", "x") + ACT("ReLU", "c") + CONV("dead", "c", more="bias_filler { value: -50 }")
+    text += ACT("ReLU", "dead") + FC("fc", "dead") + LOSS.format("fc")
+    (found,) = issues(tmp_path, text, "CS014")
+    assert "layer 'dead' passes nothing on" in found.message
+    assert not found.message.rstrip().endswith(":")
+
+
+def test_a_bias_in_front_of_a_normalizer_is_not_reported(tmp_path: Path) -> None:
+    normalized = 'layer { name: "n" type: "BatchNorm" bottom: "c" top: "c" }\n'
+    text = one(CONV("c", "x", more="bias_filler { value: -4 }"))
+    assert len(issues(tmp_path, text, "CS010")) == 1
+    assert issues(tmp_path, text.replace(ACT("ReLU", "c"), normalized + ACT("ReLU", "c")), "CS010") == []

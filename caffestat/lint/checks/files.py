@@ -7,15 +7,12 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from caffestat.layers import layer_class, layer_types
+from caffestat.layers import Layer, layer_class, layer_types
 from caffestat.schema import UnknownField
 
-from ..context import NORMALIZERS, Context
+from ..context import Context
 from ..registry import Found, Needs, check
 
-_DATA = ("Data", "ImageData", "WindowData")
-_WEIGHTED = ("Convolution", "InnerProduct", "Deconvolution")
-_PASSING = ("Concat", "Crop", "Dropout", "Flatten", "Pooling", "Reshape", "Slice", "Split")
 _QUOTED = re.compile(r"""layer ('|")(.*?)\1""")
 
 
@@ -155,7 +152,7 @@ def unscaled_input(context: Context) -> Iterator[Found]:
     """
     for entry in context.source.layers:
         transform = entry.proto.transform_param
-        if entry.proto.type not in _DATA or transform.HasField("mean_file") or transform.mean_value:
+        if not _traits(entry.proto).reads_pixels or transform.HasField("mean_file") or transform.mean_value:
             continue
         scale = transform.scale if transform.HasField("scale") else 1.0
         if scale > 1 / 16 and entry.proto.top and _meets_weights(context, entry.proto.top[0]):
@@ -169,14 +166,29 @@ def _meets_weights(context: Context, blob: str) -> bool:
     blobs = [blob]
     for name in blobs:
         readers = _readers(context, name)
-        if any(reader.type in _WEIGHTED and not _is_normalized(context, reader) for reader in readers):
+        if any(_has_weights(reader) and not _is_normalized(context, reader) for reader in readers):
             return True
-        blobs += [top for reader in readers if reader.type in _PASSING for top in reader.top if top not in blobs]
+        passing = (reader for reader in readers if _keeps_scale(reader))
+        blobs += [top for reader in passing for top in reader.top if top not in blobs]
     return False
 
 
 def _is_normalized(context: Context, layer: Any) -> bool:
-    return any(reader.type in NORMALIZERS for top in layer.top for reader in _readers(context, top))
+    return any(_traits(reader).normalizes for top in layer.top for reader in _readers(context, top))
+
+
+def _traits(proto: Any) -> type[Layer]:
+    return layer_class(proto.type) or Layer
+
+
+def _has_weights(proto: Any) -> bool:
+    return "weight" in _traits(proto).filler_fields.values()
+
+
+def _keeps_scale(proto: Any) -> bool:
+    """Tell whether a layer passes images as they are: not normalized, and not multiplied by a learned scale."""
+    traits = _traits(proto)
+    return traits.passes_values or (traits.passes_signal and not traits.normalizes and not traits.filler_fields)
 
 
 def _readers(context: Context, blob: str) -> list[Any]:

@@ -8,16 +8,18 @@ from typing import Any
 
 from caffestat.fillers import Constant, Filler, FillerType, Uniform, caffe_fans, density, filler_type, problem
 from caffestat.net import NetParam, Node
-from caffestat.prototext import Document, Edit, Field, insert, remove, replace_value
+from caffestat.ops import Nonlinearity
+from caffestat.prototext import Document, Edit, Field, remove
+from caffestat.rewriting.policy import Site, Wanted, parse_policy
+from caffestat.rewriting.text import filler_edits
 
 from ..context import Context
 from ..registry import Found, Needs, check
 
 _FILLER_FIELDS = ("weight_filler", "bias_filler", "filler")
-_SQUASHING = ("Sigmoid", "TanH")
-_RELUS = ("ReLU", "ReLU6")
-_LEAKY = 0.3  # a negative slope from which on a ReLU leaves clearly more than half
-_PROD = 0  # of EltwiseParameter.EltwiseOp
+_LEAKY = 0.3  # a slope just below 0 from which on a rectifier leaves clearly more than half
+_FLAT = 0.071  # the slope of a sigmoid at 2.5, of tanh at 2
+_OFF = 2.5  # standard deviations below 0: a rectifier is off for nearly every input
 
 
 def _filled(context: Context, role: str = "weight") -> Iterator[tuple[Node, NetParam]]:
@@ -52,25 +54,9 @@ def _place(context: Context, node: Node, role: str) -> Any:
     return field.place if field else node.place
 
 
-def _set_type(context: Context, node: Node, kind: str) -> Callable[[Document], Sequence[Edit]] | None:
-    """Return the edit that gives a layer's weights another filler type, adding one where none is written."""
-    owner, filler = _filler_field(context, node, "weight")
-    if owner is None:
-        return None
-
-    def edits(document: Document) -> Sequence[Edit]:
-        if filler is None:
-            return [insert(document, owner, ("weight_filler", [("type", f'"{kind}"')]))]
-        return [insert_or_replace(document, filler, kind)]
-
-    return edits
-
-
-def insert_or_replace(document: Document, filler: Field, kind: str) -> Edit:
-    """Return the edit that sets a written filler's type."""
-    message = filler.values[0]
-    written = message.first("type") if hasattr(message, "first") else None
-    return replace_value(written, f'"{kind}"') if written else insert(document, filler, ("type", f'"{kind}"'))
+def _give(node: Node, wanted: Wanted | None) -> Callable[[Document], Sequence[Edit]] | None:
+    """Return what gives a layer's weights another filler, None where there is none to give."""
+    return (lambda document: filler_edits(document, node.place, "weight", wanted)) if wanted else None
 
 
 @check("CS005", "missing-filler", "error", Needs.NET)
@@ -98,15 +84,21 @@ def missing_filler(context: Context) -> Iterator[Found]:
         yield Found(trained[0].place, trained[0].name, message, fix, {"layers": len(trained)}, severity="info")
         return
     for node in trained:
-        kind = _suitable(context, node)
-        fix = f'weight_filler {{ type: "{kind}" }}, or --weights FILE for trained ones'
+        wanted = _suitable(context, node)
+        fix = f"{_text(wanted)}, or --weights FILE for trained ones"
         message = "no weight_filler: Caffe starts these weights at zero, and no signal passes"
-        yield Found(node.place, node.name, message, fix, edits=_set_type(context, node, kind), cause="missing")
+        yield Found(node.place, node.name, message, fix, edits=_give(node, wanted), cause="missing")
 
 
-def _suitable(context: Context, node: Node) -> str:
-    follower = context.nonlinearity(node)
-    return "msra" if follower and follower.type in ("ReLU", "ReLU6", "PReLU") else "xavier"
+def _suitable(context: Context, node: Node) -> Wanted | None:
+    """Return the filler that `rewrite --filler auto` writes, for the weights of a layer."""
+    params = [context.built.params[number].param for number in node.params]
+    fans = [(param.fan_in, param.fan_out) for param in params if param.role == "weight"]
+    return parse_policy("auto").choose(Site(None, lambda: context.activation(node), lambda: fans[0]))
+
+
+def _text(wanted: Wanted | None) -> str:
+    return f"weight_filler {{ {wanted.prototxt} }}" if wanted else "a random filler"
 
 
 @check("CS006", "ignored-filler-field", "warning", Needs.TEXT)
@@ -225,7 +217,7 @@ def symmetric_weights(context: Context) -> Iterator[Found]:
         is_last = not _has_weights_after(context, node)
         if filler.value == 0 and is_last:
             continue
-        fix = f'weight_filler {{ type: "{_suitable(context, node)}" }}'
+        fix = _text(_suitable(context, node))
         message = f"all weights start at {filler.value:g}: the {_outputs(node, entry)} outputs start equal"
         numbers, cause = {"value": filler.value}, f"{filler.value:g}"
         severity = "warning" if is_last else None
@@ -342,11 +334,17 @@ def saturating_bias(context: Context) -> Iterator[Found]:
         value, follower = _only_value(entry), context.nonlinearity(node)
         if value is None or follower is None:
             continue
-        flat = {"Sigmoid": abs(value) > 2.5, "TanH": abs(value) > 2.0, "ReLU": value < -2.5, "ReLU6": value < -2.5}
-        if flat.get(follower.type):
+        if _is_flat(follower, value) and not context.is_rescaled(node):
             message = f"a bias of {value:g} puts {follower.type} layer {follower.name!r} where it is flat"
             numbers, cause = {"value": value}, f"{value:g} {follower.type}"
             yield Found(_place(context, node, "bias"), node.name, message, "start the bias at 0", numbers, cause=cause)
+
+
+def _is_flat(activation: Node, value: float) -> bool:
+    kind = activation.layer.nonlinearity()
+    if kind is None:
+        return False
+    return (kind.squashes and kind.is_flat(value, _FLAT)) or (kind.cuts and value < -_OFF)
 
 
 def _only_value(entry: NetParam) -> float | None:
@@ -393,7 +391,7 @@ def _left(context: Context, stack: Sequence[Node]) -> float:
 
 
 def _each_msra(context: Context, stack: Sequence[Node]) -> Callable[[Document], Sequence[Edit]]:
-    makers = [_set_type(context, node, "msra") for node in stack]
+    makers = [_give(node, _suitable(context, node)) for node in stack]
     return lambda document: [edit for maker in makers if maker for edit in maker(document)]
 
 
@@ -413,20 +411,20 @@ def _stacks(context: Context) -> Iterator[list[Node]]:
 
 def _is_xavier_relu(context: Context, node: Node) -> bool:
     weights = [context.built.params[n].param for n in node.params if context.built.params[n].param.role == "weight"]
-    follower = context.nonlinearity(node)
-    is_relu = follower is not None and follower.type in _RELUS and _slope(follower) < _LEAKY
-    return bool(weights) and _gain(weights[0].filler) == 1 and is_relu
+    follower = context.activation(node)
+    return bool(weights) and _gain(weights[0].filler) == 1 and follower.rectifies and _halves(follower)
 
 
-def _slope(relu: Node) -> float:
-    return abs(float(relu.layer.proto.relu_param.negative_slope))
+def _halves(rectifier: Nonlinearity) -> bool:
+    """Tell whether a rectifier has a kink at 0 and leaves little of its negative half."""
+    return abs(rectifier.slope_below_zero) < _LEAKY
 
 
 def _only_successor(context: Context, node: Node) -> Node | None:
     """Return the next layer with weights where nothing branches off on the way."""
     while True:
         readers = list(context.followers(node))
-        if len(readers) != 1 or readers[0].type in ("Split", "Concat", "Eltwise"):
+        if len(readers) != 1 or len(readers[0].tops) > 1 or len(readers[0].bottoms) > 1:
             return None
         node = readers[0]
         if context.flow.has_weights(node):
@@ -447,25 +445,23 @@ def msra_before_squashing(context: Context) -> Iterator[Found]:
     """
     for node, entry in _filled(context):
         follower = context.nonlinearity(node)
-        if _gain(entry.param.filler) != 2 or follower is None or follower.type not in _SQUASHING:
+        if _gain(entry.param.filler) != 2 or follower is None or not context.activation(node).squashes:
             continue
-        if not _is_output_or_gate(context, follower):
+        if not _is_output_or_gate(context, follower) and not context.is_rescaled(node):
             message = (
                 f"msra in front of {follower.type} layer {follower.name!r}: twice the variance that keeps the signal"
             )
-            place, fix = _place(context, node, "weight"), 'weight_filler { type: "xavier" }'
-            edits = _set_type(context, node, "xavier")
-            yield Found(place, node.name, message, fix, edits=edits, cause=follower.type)
+            place, wanted = _place(context, node, "weight"), _suitable(context, node)
+            yield Found(place, node.name, message, _text(wanted), edits=_give(node, wanted), cause=follower.type)
 
 
 def _is_output_or_gate(context: Context, squashing: Node) -> bool:
     """Tell whether what a sigmoid or tanh says goes into no other layer's sum: a probability, a factor."""
     return not _has_weights_after(context, squashing) or all(
-        reader.type == "Scale" or (reader.type == "Eltwise" and reader.layer.proto.eltwise_param.operation == _PROD)
-        for reader in _readers(context, squashing)
+        reader.layer.multiplies() for reader in _readers(context, squashing)
     )
 
 
 def _readers(context: Context, node: Node) -> Iterator[Node]:
     """Yield who reads a node's tops, through the splits that Caffe inserts."""
-    return (reader for reader, _ in context.flow.until(node, lambda reader: reader.type != "Split"))
+    return (reader for reader, _ in context.flow.until(node, lambda reader: not reader.layer.copies))

@@ -5,12 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-from caffestat.net import Measurement
+from caffestat.net import Measurement, Node
 
 from ..context import Context
 from ..registry import Found, Needs, check
-
-_RELUS = ("ReLU", "ReLU6")
 
 
 def _measured(context: Context) -> Measurement:
@@ -32,11 +30,17 @@ def dead_relu(context: Context) -> Iterator[Found]:
     """
     for (index, _), share in context.zeros.items():
         node = context.built.nodes[index]
-        if node.type not in _RELUS or context.zeros.get(context.read_by(node)) == 1.0:
+        if not _cuts(node) or context.zeros.get(context.read_by(node)) == 1.0:
             continue
         if share > context.limits.dead:
             message = f"{share:.0%} of its outputs are zero"
             yield Found(node.place, node.name, message, "raise the bias", {"share": share})
+
+
+def _cuts(node: Node) -> bool:
+    """Tell whether a layer is a rectifier whose negative half is zero."""
+    kind = node.layer.nonlinearity()
+    return kind is not None and kind.cuts
 
 
 @check("CS021", "not-finite", "error", Needs.RUN)

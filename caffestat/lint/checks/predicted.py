@@ -8,10 +8,10 @@ from collections.abc import Iterator
 from caffestat.net import Node
 from caffestat.net.gains import Gain
 
-from ..context import NORMALIZERS, Context
+from ..context import Context
 from ..registry import Found, Needs, check
 
-_FLAT = {"Sigmoid": 4.36, "TanH": 2.18}  # |z| beyond which the slope is below a twentieth of the largest
+_FLAT = 1 / 20  # of the largest slope: what is below counts as flat
 _FEW = 10  # terms of a sum below which it is not taken for normal
 
 
@@ -19,11 +19,16 @@ def _reference(context: Context) -> float:
     """Return the mean |x| that the first layer with weights reads; of an Embed, which reads indexes, that it gives."""
     for gain in context.gains:
         node = context.built.nodes[gain.node]
-        key = (node.index, 0) if node.type == "Embed" else context.read_by(node)
+        key = (node.index, 0) if _reads_indexes(node) else context.read_by(node)
         found = context.prediction.tops.get(key)
         if found is not None:
             return found.mean_abs
     return 1.0
+
+
+def _reads_indexes(node: Node) -> bool:
+    shapes = [shape for shape in node.bottom_shapes if shape is not None]
+    return len(shapes) == len(node.bottoms) and node.layer.classes(0, shapes) is not None
 
 
 def _behind_weights(context: Context) -> Iterator[Node]:
@@ -38,7 +43,7 @@ def _behind_weights(context: Context) -> Iterator[Node]:
 def _is_normalized(context: Context, node: Node) -> bool:
     """Tell whether whoever reads a layer's tops sets their size anew."""
     readers = list(context.followers(node))
-    return bool(readers) and all(reader.type in NORMALIZERS for reader in readers)
+    return bool(readers) and all(reader.layer.normalizes for reader in readers)
 
 
 def _first_top(context: Context, is_out: bool, limit: float) -> tuple[Node, float] | None:
@@ -59,9 +64,20 @@ def _first_top(context: Context, is_out: bool, limit: float) -> tuple[Node, floa
 def _responsible(context: Context, node: Node, is_out: bool) -> str:
     """Say which layers with weights up to a node weaken, or strengthen, the amplitude of the signal most."""
     before = [gain for gain in context.gains if gain.node <= node.index]
+    dead = next((gain.layer for gain in before if _is_dead(context, gain)), None)
+    if dead:
+        return f": layer {dead!r} passes nothing on"
     amplitudes = [(context.amplitude(gain), gain.layer) for gain in before]
     worst = sorted((a for a in amplitudes if a[0] > 0 and (a[0] > 1) == is_out), reverse=is_out)[:3]
-    return ", ".join(f"{layer} ×{amplitude:.3g}" for amplitude, layer in worst)
+    listed = ", ".join(f"{layer} ×{amplitude:.3g}" for amplitude, layer in worst)
+    return f"; amplitude gains: {listed}" if listed else ""
+
+
+def _is_dead(context: Context, gain: Gain) -> bool:
+    """Tell whether a layer with weights gets a signal and gives zeros, or what reads it does."""
+    found = [context.prediction.tops.get((index, 0)) for index in (gain.node, *sorted(_next_nodes(context, gain)))]
+    before = context.prediction.tops.get(context.read_by(context.built.nodes[gain.node]))
+    return before is not None and before.second > 0 and any(top is not None and top.second == 0 for top in found)
 
 
 @check("CS013", "saturated", "warning", Needs.PREDICTION)
@@ -79,7 +95,7 @@ def saturated(context: Context) -> Iterator[Found]:
     fewer than ten terms, whose distribution is not known.
     """
     for node in context.built.nodes if not context.is_silent else ():
-        edge = _FLAT.get(node.type)
+        edge = _flat_beyond(node)
         signal = context.prediction.signals.get(context.read_by(node)) if edge else None
         if edge is None or signal is None or not node.need_backward or _sums_few(context, node):
             continue
@@ -92,6 +108,14 @@ def saturated(context: Context) -> Iterator[Found]:
             )
             numbers = {"share": share, "mean": signal.mean, "spread": spread}
             yield Found(node.place, node.name, message, _unsaturate(context, node, signal.mean, spread), numbers)
+
+
+def _flat_beyond(node: Node) -> float | None:
+    """Return the |x| beyond which a sigmoid or tanh is flat, None for any other layer."""
+    kind = node.layer.nonlinearity()
+    if kind is None or kind.derivative is None:
+        return None
+    return kind.flat_beyond(_FLAT * kind.derivative(0.0))
 
 
 def _unsaturate(context: Context, node: Node, mean: float, spread: float) -> str:
@@ -144,9 +168,7 @@ def signal_vanishes(context: Context) -> Iterator[Found]:
     found = _first_top(context, False, context.limits.vanish)
     if found:
         node, ratio = found
-        message = (
-            f"mean |x| is down to {ratio:.2g} of the input's; amplitude gains: {_responsible(context, node, False)}"
-        )
+        message = f"mean |x| is down to {ratio:.2g} of the input's{_responsible(context, node, False)}"
         yield Found(node.place, node.name, message, "larger weights: msra before ReLU, else xavier", {"ratio": ratio})
 
 
@@ -166,7 +188,7 @@ def signal_explodes(context: Context) -> Iterator[Found]:
     found = _first_top(context, True, context.limits.explode)
     if found:
         node, ratio = found
-        message = f"mean |x| is {ratio:.2g} times the input's; amplitude gains: {_responsible(context, node, True)}"
+        message = f"mean |x| is {ratio:.2g} times the input's{_responsible(context, node, True)}"
         yield Found(node.place, node.name, message, "smaller weights: msra before ReLU, else xavier", {"ratio": ratio})
 
 
