@@ -11,7 +11,7 @@ from typing import Any
 
 from caffestat.errors import PrototextError
 
-__all__ = ["csv_cell", "json_text", "markdown", "shown_error", "visible"]
+__all__ = ["csv_cell", "json_line", "json_text", "markdown", "shown_error", "visible"]
 
 # what the runners of GitHub Actions obey: `::name` at the beginning of a line, and the older `##[name]` anywhere
 _COMMAND = re.compile(r"^(\s*):(?=:)|#(?=#\[)")
@@ -63,6 +63,11 @@ def json_text(data: Any) -> str:
     text = json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False).encode("utf-8", "replace").decode()
     lines = [line if line.isprintable() else "".join(map(_json_character, line)) for line in text.split("\n")]
     return "\n".join(lines) + "\n"
+
+
+def json_line(data: Any) -> str:
+    """Return JSON on one line without its end, as `json_text` but for the layout."""
+    return json.dumps(data, allow_nan=False)
 
 
 def _json_character(character: str) -> str:

@@ -27,6 +27,7 @@ _COMMANDS = (
     "fill",
     "layers",
     "rewrite",
+    "train",
     "upgrade",
 )
 _INTERRUPTED = 130

@@ -24,6 +24,7 @@ __all__ = [
     "seed",
     "shapes",
     "state",
+    "training",
     "weights",
 ]
 
@@ -157,12 +158,7 @@ assume_filler = click.option(
     help="Filler for weights that the file gives none.",
 )
 
-_STATE = (
-    click.option(
-        "--phase",
-        type=click.Choice(PHASES),
-        help="Phase to build the net in.  [default: what the file says, else train]",
-    ),
+_RULES = (
     click.option(
         "--stage",
         "stages",
@@ -175,6 +171,15 @@ _STATE = (
     batch,
     plugin,
     dialect,
+)
+
+_STATE = (
+    click.option(
+        "--phase",
+        type=click.Choice(PHASES),
+        help="Phase to build the net in.  [default: what the file says, else train]",
+    ),
+    *_RULES,
 )
 
 _VALUES = (
@@ -199,8 +204,7 @@ _VALUES = (
     ),
 )
 
-_RUN = (
-    click.option("--forward-only", is_flag=True, help="Leave out the backward pass."),
+_LOSS_AND_DEVICE = (
     click.option(
         "--loss",
         metavar="LOSS",
@@ -215,10 +219,17 @@ _RUN = (
     ),
 )
 
+_RUN = (click.option("--forward-only", is_flag=True, help="Leave out the backward pass."), *_LOSS_AND_DEVICE)
+
 
 def common(function: F) -> F:
     """Add the options that say how a net is built, filled and run."""
     return _add((*_STATE, *_VALUES, *_RUN), function)
+
+
+def training(function: F) -> F:
+    """Add the options that say how a solver's nets are built, filled and run; it decides about phases itself."""
+    return _add((*_RULES, *_VALUES, *_LOSS_AND_DEVICE), function)
 
 
 def state(function: F) -> F:

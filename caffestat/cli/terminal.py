@@ -22,6 +22,7 @@ from caffestat.files import replace_file
 if TYPE_CHECKING:
     from caffestat.api import DebugLog
     from caffestat.report import Report
+    from caffestat.training import Training
 
 __all__ = ["diff", "line", "open_page", "page_file", "progress", "tell", "width", "write"]
 
@@ -46,7 +47,7 @@ def diff(text: str) -> None:
     click.echo(shown, nl=False)
 
 
-def tell(report: Report | DebugLog) -> None:
+def tell(report: Report | DebugLog | Training) -> None:
     """Print findings and notes to the standard error."""
     for finding in report.findings:
         line(f"warning: {finding}", err=True)

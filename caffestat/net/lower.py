@@ -68,6 +68,11 @@ class Inner:
     lowered: Lowered
     prints: bool
 
+    @property
+    def owners(self) -> list[int]:
+        """The inner params that own their values, by index: the params of the layer around, in order."""
+        return [number for number, param in enumerate(self.net.params) if param.owner is None]
+
 
 @dataclass(frozen=True)
 class Gradients:
@@ -264,8 +269,20 @@ def differentiate(net: Net, lowered: Lowered) -> Gradients:
     found = backward(lowered.graph, _seeds(net, lowered, nodes), wanted, stored=stored)
     gradients = _gather(net, lowered, *asked.found(found))
     for index, part in inner.items():
-        gradients.inner[index] = _gather(lowered.inner[index].net, lowered.inner[index].lowered, *part.found(found))
+        inside = lowered.inner[index]
+        before = dict(zip(inside.owners, _gathered_before(net, gradients, index), strict=True))
+        gradients.inner[index] = _gather(inside.net, inside.lowered, *part.found(found), before)
     return gradients
+
+
+def _gathered_before(net: Net, gradients: Gradients, node: int) -> list[str | None]:
+    """Return what stands in the gradient of each param of a node when its backward pass begins."""
+    found = []
+    for number in net.nodes[node].params:
+        owner = net.owner(number)
+        later = [k for k in gradients.params if k[0] > node and net.owner(net.nodes[k[0]].params[k[1]]) == owner]
+        found.append(gradients.params[min(later)] if later else None)
+    return found
 
 
 @dataclass(frozen=True)
@@ -319,10 +336,19 @@ def _seeds(net: Net, lowered: Lowered, nodes: list[Node]) -> dict[str, str]:
     return seeds
 
 
-def _gather(net: Net, lowered: Lowered, bottoms: dict[Key, str | None], params: dict[Key, str | None]) -> Gradients:
-    """Add up the gradients of shared params in the order of the backward pass, but for those that are written over."""
+def _gather(
+    net: Net,
+    lowered: Lowered,
+    bottoms: dict[Key, str | None],
+    params: dict[Key, str | None],
+    before: Mapping[int, str | None] | None = None,
+) -> Gradients:
+    """Add up the gradients of shared params in the order of the backward pass, but for those that are written over.
+
+    before: what they start with, by owner
+    """
     g = lowered.graph
-    owners: dict[int, str | None] = {}
+    owners: dict[int, str | None] = dict(before or {})
     so_far: dict[Key, str | None] = {}
     for node, index in sorted(params, key=lambda key: (-key[0], key[1])):
         number = net.nodes[node].params[index]

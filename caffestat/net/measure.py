@@ -56,6 +56,7 @@ class Runner:
 
     values:   one array per param of the net (`draw_params`); changed in place by layers that update their statistics
     fetch:    return every tensor too, not only statistics, or those of some kinds (see `tensors`)
+    states:   of recurrent layers by name, which runs change; zero where absent
     changing: the values may be others in every run; without it only those that layers update, and a run is faster
     samples:  about how many elements of each top to return as a histogram; 0 for none
     """
@@ -69,6 +70,7 @@ class Runner:
         fetch: bool | Container[str] = False,
         changing: bool = False,
         samples: int = 0,
+        states: dict[str, np.ndarray] | None = None,
     ) -> None:
         from .lower import differentiate, lower
 
@@ -88,7 +90,9 @@ class Runner:
             if value:
                 _ask_sums(self._statistics, ("diff", number), value)
         self._updates = _updates(net, self.lowered)
-        self._states = {name: np.zeros(graph.shape(name), np.float32) for name in graph.states}
+        self._states = {} if states is None else states
+        for name in graph.states:
+            self._states.setdefault(name, np.zeros(graph.shape(name), np.float32))
         self._changed = {name: graph.updates[name] for name in self._states} | {
             self.lowered.params[number]: name for number, name in self._updates.items()
         }
@@ -110,7 +114,9 @@ class Runner:
         self._results = {blob: self.lowered.memory.stored(self.lowered.tops[key]) for blob, key in writers.items()}
         owners = self.gradients.owners if self.gradients else {}
         self._diffs = {number: name for number, name in owners.items() if name}
-        self._each = {key: name for key, name in names.items() if key[0] == "param_diff"}
+        self._each: dict[Key, str] = {key: name for key, name in names.items() if key[0] == "param_diff"}
+        for node, part in (self.gradients.inner if self.gradients else {}).items():
+            self._each |= {("inner_diff", node, *key): name for key, name in part.params.items() if name}
         self._plain = sorted({*self._results.values(), *self._losses, *self._changed.values()})
         self._measured = [*graph.outputs, *self._plain]
         kept = {*self._measured, *self._fetched.values(), *self._diffs.values(), *self._each.values()}
@@ -118,7 +124,7 @@ class Runner:
         constant = {name: values[number] for number, name in self.lowered.params.items() if number not in self._inputs}
         self._compiled = Compiled(graph, device, constant)
         self._constant_sums: dict[int, tuple[float, float]] = {}
-        self.tensors: dict[tuple[str, int, int], np.ndarray] = {}
+        self.tensors: dict[Key, np.ndarray] = {}
 
     def run(self, feeds: Mapping[str, np.ndarray]) -> Measurement:
         """Run one iteration and return what it measured.
@@ -133,7 +139,8 @@ class Runner:
         """Run one pass of a solver.
 
         measure: measure everything too
-        each:    let `tensors` hold the gradient of each param of each layer: ("param_diff", node, index)
+        each:    let `tensors` hold the gradient of each param of each layer: ("param_diff", node, index), and of
+                 recurrent layers that print ("inner_diff", node, inner node, index)
         """
         names = {*(self._measured if measure else self._plain), *self._diffs.values()}
         outputs = self._run(feeds, names | set(self._each.values()) if each else names)
@@ -168,7 +175,7 @@ class Runner:
             raise error if index is None else self.net.nodes[index].layer.error(str(error)) from error
         for number, name in self._updates.items():
             self.values[number][...] = outputs[name].reshape(self.values[number].shape)
-        self._states = {state: outputs[self._changed[state]] for state in self._states}
+        self._states.update({state: outputs[self._changed[state]] for state in self._states})
         return outputs
 
     def _sums_of(self, number: int, found: Mapping[Any, float]) -> tuple[float, float]:
@@ -262,16 +269,14 @@ def _fill(
         if inner.prints:
             part = Measurement(device=measured.device)
             _fill(part, inner.lowered, gradients and gradients.inner.get(number), found, (*within, "inner", number))
-            means = _inner_param_means(inner, number, measured)
-            part.params = means
+            part.params = _inner_param_means(inner, number, measured)
             measured.inner[number] = inner.net, part
 
 
 def _inner_param_means(inner: Inner, number: int, measured: Measurement) -> dict[tuple[int, int], float]:
     """Return mean |x| of the params of an inner net's layers, which are those of the layer around it."""
-    owners = [index for index, param in enumerate(inner.net.params) if param.owner is None]
     return {
-        (node, index): measured.params[number, owners.index(inner.net.owner(inner.net.nodes[node].params[index]))]
+        (node, index): measured.params[number, inner.owners.index(inner.net.owner(inner.net.nodes[node].params[index]))]
         for node, index in inner.lowered.uses
     }
 

@@ -11,6 +11,7 @@ from caffestat.options import one_of
 
 from . import csv_format, json_format, markdown, table
 from .build import build
+from .curve import CSV_HEADER, CURVE_FORMATS
 from .debug_info import render as debug_lines
 from .model import (
     FORMAT_VERSION,
@@ -28,6 +29,8 @@ from .model import (
 from .training_log import TrainingLog, first_iteration_lines
 
 __all__ = [
+    "CSV_HEADER",
+    "CURVE_FORMATS",
     "FORMATS",
     "FORMAT_VERSION",
     "BottomDiff",

@@ -108,7 +108,14 @@ def _layer(net: Net, node: Node, measured: Measurement, assume_filler: str | Non
         inserted=_is_inserted(net, node),
         last_line=node.layer.last_line,
         curve=measured.curves.get(node.index),
+        inner=_inner(*measured.inner[node.index]) if node.index in measured.inner else (),
     )
+
+
+def _inner(net: Net, measured: Measurement) -> tuple[LayerRow, ...]:
+    """Return the rows of the net inside of a recurrent layer, of the layers that ran."""
+    ran, ids = {node for node, _ in measured.tops}, _Ids(net)
+    return tuple(_layer(net, node, measured, None, ids) for node in net.nodes if node.index in ran)
 
 
 def _bottom_diff(name: str, index: int, measured: Measurement, key: tuple[int, int]) -> BottomDiff:

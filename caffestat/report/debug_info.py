@@ -33,12 +33,13 @@ def signed(value: float) -> str:
     return "-nan" if math.isnan(value) else ostream(value)
 
 
-def render(report: Report, glog: bool = False) -> Iterator[str]:
+def render(report: Report, glog: bool = False, inner_only: bool = False) -> Iterator[str]:
     """Yield the lines of one iteration, without line ends; what was not measured has no line, "?" is unknown.
 
-    glog: put a prefix as glog writes it before each line.
+    glog:       put a prefix as glog writes it before each line
+    inner_only: leave out all but the lines of recurrent layers that print their own
     """
-    for place, text in _lines(report):
+    for place, text in _lines(report, inner_only):
         yield prefix(place) + text if glog else text
 
 
@@ -48,34 +49,36 @@ def prefix(place: str) -> str:
     return f"{severity}{datetime.now():%m%d %H:%M:%S.%f} {os.getpid():5d} {place}] "
 
 
-def _lines(report: Report) -> Iterator[Line]:
+def _lines(report: Report, inner_only: bool) -> Iterator[Line]:
     for layer in report.layers:
-        for top in layer.tops:
-            yield from _line(_TOP, "Forward", layer, f"top blob {top.name} data", top.mean_abs)
-        for param in layer.params:
-            yield from _line(_PARAM, "Forward", layer, f"param blob {param.name} data", param.mean_abs)
+        for inner in layer.inner:
+            yield from _forward(inner)
+        yield from () if inner_only else _forward(layer)
     for layer in reversed(report.layers):
-        for bottom in layer.bottom_diffs:
-            yield from _line(
-                _BOTTOM_DIFF,
-                "Backward",
-                layer,
-                f"bottom blob {bottom.name} diff",
-                _diff(bottom.mean_abs, bottom.is_unknown),
-            )
-        for param in layer.params:
-            # the index here, never the name
-            yield from _line(
-                _PARAM_DIFF,
-                "Backward",
-                layer,
-                f"param blob {param.index} diff",
-                _diff(param.diff_mean_abs, param.diff_is_unknown),
-            )
-    if report.norms:
+        for inner in reversed(layer.inner):
+            yield from _backward(inner)
+        yield from () if inner_only else _backward(layer)
+    if report.norms and not inner_only:
         n = report.norms
         l1, l2 = f"{ostream(n.data_l1)}, {_norm(n.diff_l1)}", f"{signed(n.data_l2)}, {_norm(n.diff_l2, signed)}"
         yield _NORMS, f"    [Backward] All net params (data, diff): L1 norm = ({l1}); L2 norm = ({l2})"
+
+
+def _forward(layer: LayerRow) -> Iterator[Line]:
+    for top in layer.tops:
+        yield from _line(_TOP, "Forward", layer, f"top blob {top.name} data", top.mean_abs)
+    for param in layer.params:
+        yield from _line(_PARAM, "Forward", layer, f"param blob {param.name} data", param.mean_abs)
+
+
+def _backward(layer: LayerRow) -> Iterator[Line]:
+    for bottom in layer.bottom_diffs:
+        value = _diff(bottom.mean_abs, bottom.is_unknown)
+        yield from _line(_BOTTOM_DIFF, "Backward", layer, f"bottom blob {bottom.name} diff", value)
+    for param in layer.params:
+        # the index here, never the name
+        value = _diff(param.diff_mean_abs, param.diff_is_unknown)
+        yield from _line(_PARAM_DIFF, "Backward", layer, f"param blob {param.index} diff", value)
 
 
 def _diff(value: float | None, is_unknown: bool) -> float | str | None:

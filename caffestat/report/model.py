@@ -153,6 +153,7 @@ class LayerRow:
     gain      of layers with weights, when a prediction was asked for
     last_line where the layer's text ends; 0 when it is not known
     curve     f and f' of an activation, only in detailed reports
+    inner     of recurrent layers with `debug_info: true` of their own: the layers of the net inside, once measured
     """
 
     name: str
@@ -170,6 +171,7 @@ class LayerRow:
     gain: LayerGain | None = None
     last_line: int = 0
     curve: Curve | None = None
+    inner: tuple[LayerRow, ...] = ()
 
 
 @dataclass(frozen=True)

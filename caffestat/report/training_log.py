@@ -38,7 +38,8 @@ class TrainingLog:
     def lines(self, event: e.Event) -> Iterator[str]:
         """Yield the lines of one event, without line ends."""
         if isinstance(event, e.Pass):
-            yield from render(build(event.net, event.measured, source=self._solver.name, seed=self._seed), self._glog)
+            report = build(event.net, event.measured, source=self._solver.name, seed=self._seed)
+            yield from render(report, self._glog, event.inner_only)
             return
         for place, text in _LINES.get(type(event), _none)(self, event):
             yield prefix(place) + text if self._glog else text

@@ -66,10 +66,14 @@ class BeginTest:
 
 @dataclass(frozen=True)
 class Pass:
-    """One pass of a net whose blobs were measured: forward in TEST, forward and backward in TRAIN."""
+    """One pass of a net whose blobs were measured: forward in TEST, forward and backward in TRAIN.
+
+    inner_only: debug_info is not due; only recurrent layers with `debug_info: true` of their own print
+    """
 
     net: Net
     measured: Measurement
+    inner_only: bool = False
 
 
 @dataclass(frozen=True)

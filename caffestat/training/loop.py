@@ -83,8 +83,8 @@ class Training:
         if snapshot:
             self._restore(snapshot)
         self._first = self.iteration
-        self._end = self.message.max_iter if iterations is None else self.iteration + iterations
-        self._end = max(self._end, 1) if debug else self._end
+        self.last = self.message.max_iter if iterations is None else self.iteration + iterations
+        self.last = max(self.last, 1) if debug else self.last
         self._losses: list[np.float32] = []
         self._smoothed = _F(0)
         self._stopped = False
@@ -129,12 +129,23 @@ class Training:
         check_run(net, not is_test, p.device)
         self.findings.extend(finding for finding in net.findings if finding not in self.findings)
         params = draw_params(net, p.stream, values.assume_filler)
-        self.notes.extend(line for line in synthetic_layers(net, p.inputs) if line not in self.notes)
+        synthetic = synthetic_layers(net, p.inputs)
+        if not self.debug and options.data == "auto":
+            self._refuse_untrainable(net, synthetic)
+        self.notes.extend(line for line in synthetic if line not in self.notes)
         for path in weights:
             copied = copy_file(net, params, path)
             self._prelude.append(e.WeightsLoaded(path, copied.ignored))
             self.notes.extend([str(copied)] if str(copied) not in self.notes else [])
         return Running(net, params, p, is_test)
+
+    def _refuse_untrainable(self, net: Net, synthetic: Sequence[str]) -> None:
+        """Raise InputError for data that is not available, NetError for a layer that cannot be computed."""
+        if synthetic:
+            raise InputError(f"{synthetic[0]}; training takes real data: --data synthetic trains on noise all the same")
+        for node in net.nodes:
+            if not node.is_known and net.phase == TRAIN:
+                raise node.layer.error(f"cannot be trained: {node.layer.why_unknown or 'its bottoms are unknown'}")
 
     def _restore(self, path: str) -> None:
         state = read_state(path, [array.shape for array in self.update.history])
@@ -155,7 +166,7 @@ class Training:
         yield from self._prelude
         yield e.Started(self.train.net.name, m.lr_policy, self.iteration)
         self._shown, self._clock = self.iteration, time.perf_counter()
-        while self.iteration < self._end and not self._stopped:
+        while self.iteration < self.last and not self._stopped:
             yield from self._step()
         if m.snapshot_after_train and not (m.snapshot and self.iteration % m.snapshot == 0):
             yield from self._snapshot()
@@ -173,7 +184,7 @@ class Training:
         """Run one forward pass more, for its loss alone."""
         result = self.train.step(self._measures)
         if result.measured:
-            yield e.Pass(self.train.net, _forward(result.measured))
+            yield e.Pass(self.train.net, _forward(result.measured), not self._measures)
         yield e.FinalLoss(self.iteration, float(result.loss), float(self._smooth(result.loss)))
 
     def _step(self) -> Events:
@@ -186,10 +197,10 @@ class Training:
         self._measures = self.debug or (displayed and m.debug_info)
         total, loss = Sum(self.train.net, m.iter_size), _F(0)
         for _ in range(m.iter_size):
-            result = self.train.step(self._measures, self._measures and total.several)
+            result = self.train.step(self._measures, total.several)
             measured = total.add(result, self.train.runner)
             if measured:
-                yield e.Pass(self.train.net, measured)
+                yield e.Pass(self.train.net, measured, not self._measures)
             loss += result.loss
         loss = loss / _F(m.iter_size)
         yield self._update(total, loss, result, displayed)
@@ -257,9 +268,10 @@ class Training:
             if self._stopped:
                 yield e.StopTest()
                 return
-            result = test.step(self.debug or m.debug_info)
+            measures = self.debug or m.debug_info
+            result = test.step(measures)
             if result.measured:
-                yield e.Pass(test.net, result.measured)
+                yield e.Pass(test.net, result.measured, not measures)
             loss += result.loss
             totals = {blob: totals[blob] + value if totals else value for blob, value in result.outputs.items()}
         if self.debug:

@@ -41,15 +41,20 @@ class Running:
         self._process = process
         self._forward_only = forward_only  # a test net's passes, whatever its phase
         self.runner: Runner | None = None
+        self._states: dict[str, np.ndarray] = {}
 
     def step(self, measure: bool, each: bool = False) -> Step:
-        """Run one pass; see `Runner.step`."""
+        """Run one pass; see `Runner.step`. It is measured too when a recurrent layer prints its own lines.
+
+        each: of measured passes, keep the gradient of each layer's params
+        """
         p = self._process
         feeds = Feeds(p.stream, p.random, p.inputs, p.zeros)
         net = settle(self.net, self.values, p.device, feeds)
         if self.runner is None or self.runner.net is not net:
-            self.runner = Runner(net, self.values, p.device, self._forward_only, changing=True)
-        return self.runner.step(feeds.of(net, self.runner.lowered), measure, each)
+            self.runner = Runner(net, self.values, p.device, self._forward_only, changing=True, states=self._states)
+        measure = measure or any(inner.prints for inner in self.runner.lowered.inner.values())
+        return self.runner.step(feeds.of(net, self.runner.lowered), measure, measure and each)
 
     def take_params(self, other: Running) -> tuple[str, ...]:
         """Let the layers use the params of the other net's layers of the same name; return the names of those it lacks.
@@ -71,6 +76,10 @@ class Running:
             for mine, number in zip(target.params, node.params, strict=True):
                 self.values[mine] = other.values[number]
         return tuple(node.name for node in other.net.nodes if node.name not in by_name)
+
+
+def _mean_abs(array: np.ndarray | None) -> float:
+    return 0.0 if array is None else float(np.abs(array).mean(dtype=np.float64))
 
 
 class Sum:
@@ -106,8 +115,22 @@ class Sum:
             if not adds_up(net.nodes[node], index):
                 left.pop(owner, None)
             total = left.get(owner) if diff is None else diff + left[owner] if owner in left else diff
-            means[node, index] = 0.0 if total is None else float(np.abs(total).mean(dtype=np.float64))
-        return replace(measured, param_diffs=means, norms=self._norms(measured))
+            means[node, index] = _mean_abs(total)
+        inner = {node: self._summed_inside(node, found, before, runner) for node, found in measured.inner.items()}
+        return replace(measured, param_diffs=means, norms=self._norms(measured), inner=inner)
+
+    def _summed_inside(
+        self, node: int, found: tuple[Net, Measurement], before: Mapping[int, np.ndarray], runner: Runner
+    ) -> tuple[Net, Measurement]:
+        """Return what was measured inside of a recurrent layer, the gradients of its params summed up."""
+        net, measured = found
+        params = dict(zip(runner.lowered.inner[node].owners, self._net.nodes[node].params, strict=True))
+        means = {}
+        for key in measured.param_diffs:
+            earlier = before.get(self._net.owner(params[net.owner(net.nodes[key[0]].params[key[1]])]))
+            diff = runner.tensors.get(("inner_diff", node, *key))
+            means[key] = _mean_abs(diff if earlier is None or diff is None else diff + earlier)
+        return net, replace(measured, param_diffs=means)
 
     def _norms(self, measured: Measurement) -> Norms | None:
         if measured.norms is None or measured.norms.diff_l1 is None:

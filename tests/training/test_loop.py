@@ -226,8 +226,10 @@ def test_clipped_gradients_are_told(limit, clipped, tmp_path):
 
 def test_findings_of_all_nets_are_told_once(tmp_path):
     strange = NET + 'layer { name: "what" type: "Unheard" bottom: "ip" top: "what" }'
-    made = training(solver(tmp_path, 'net: "net.prototxt" test_iter: 1 test_interval: 1', strange))
+    made = training(solver(tmp_path, 'net: "net.prototxt" test_iter: 1 test_interval: 1', strange), debug=True)
     assert ["unknown layer type" in finding.message for finding in made.findings] == [True]
+    with pytest.raises(NetError, match=r"net\.prototxt:8.*'what'.*cannot be trained: .*unknown layer type 'Unheard'"):
+        training(solver(tmp_path, 'net: "net.prototxt"', strange))
 
 
 def test_inputs_of_unknown_name(tmp_path):

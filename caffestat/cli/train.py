@@ -1,0 +1,149 @@
+"""`caffestat train`: Caffe's training loop on onnxruntime."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO
+
+import click
+
+from caffestat.errors import InputError
+from caffestat.files import refuse_inputs
+
+from . import options, terminal
+
+if TYPE_CHECKING:
+    from caffestat.training.events import Event
+
+__all__ = ["train"]
+
+_ACTIONS = click.Choice(["snapshot", "stop", "none"])
+
+
+@click.command(short_help="Train a solver's net as `caffe train` does.")
+@click.argument("path", metavar="SOLVER")
+@click.option("--snapshot", metavar="FILE", help="A .solverstate, or .solverstate.h5, to go on from.")
+@click.option("--iterations", type=click.IntRange(min=0), metavar="N", help="How many to run.  [default: to max_iter]")
+@click.option(
+    "--log", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE", help="Write Caffe's log there too."
+)
+@click.option("--glog", is_flag=True, help="Put glog's prefix before each line, for scripts that read Caffe's logs.")
+@click.option(
+    "--format",
+    "kind",
+    type=click.Choice(["log", "csv", "jsonl"]),
+    default="log",
+    show_default=True,
+    help="What goes to the standard output: Caffe's log, or the losses, outputs and rates of every iteration.",
+)
+@click.option("--sigint", type=_ACTIONS, default="stop", show_default=True, help="What an interrupt does.")
+@click.option("--sighup", type=_ACTIONS, default="snapshot", show_default=True, help="What a hang-up signal does.")
+@options.training
+@options.inputs_hold("zeros")
+def train(path: str, log: Path | None, glog: bool, kind: str, sigint: str, sighup: str, **settings: Any) -> None:
+    """Train the net of a solver as `caffe train` does: the same losses, log lines and snapshots.
+
+    SOLVER is a solver prototxt; - is the standard input. An interrupt stops after the current iteration and, unless
+    snapshot_after_train is false, writes a snapshot; a second one ends at once.
+
+    \b
+    Examples:
+      caffestat train models/lenet_solver.prototxt
+      caffestat train solver.prototxt --weights bvlc_alexnet.caffemodel --log train.log
+      caffestat train solver.prototxt --snapshot snap_iter_2000.solverstate
+      caffestat train solver.prototxt --iterations 100 --format csv > curve.csv
+    """
+    from caffestat import report
+    from caffestat.api.train import training_of
+
+    refuse_inputs(log, [path, *settings["weights"]])
+    with ExitStack() as stack:
+        requested = stack.enter_context(_signals(sigint, sighup))
+        with terminal.progress(f"building the nets of {path}"):
+            training, seed = training_of(path, requested=requested, **settings)
+        terminal.tell(training)
+        lines = report.TrainingLog(training.solver, seed, glog)
+        file = stack.enter_context(_opened(log, append=bool(settings["snapshot"]))) if log else None
+        counter = _Counter(training.last)
+        if kind == "csv":
+            click.echo(report.CSV_HEADER)
+        for event in training.events():
+            logged = list(lines.lines(event))
+            for text in logged if file else ():
+                print(text, file=file, flush=True)
+            counter.clear()
+            for text in logged if kind == "log" else report.CURVE_FORMATS[kind](event):
+                click.echo(text)
+            counter.show(event)
+        counter.clear()
+
+
+@contextmanager
+def _opened(path: Path, append: bool) -> Iterator[TextIO]:
+    """Open a log to write it as the run goes on; a run that goes on from a snapshot adds to it."""
+    try:
+        file = path.open("a" if append else "w", encoding="utf-8", errors="backslashreplace")
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written: {error.strerror or error}") from error
+    with file:
+        yield file
+
+
+@contextmanager
+def _signals(sigint: str, sighup: str) -> Iterator[Callable[[], str]]:
+    """Catch the two signals; yield what tells, once for each signal, what it asks for. (util/signal_handler.cpp)"""
+    effects = {signal.SIGINT: sigint} | ({signal.SIGHUP: sighup} if hasattr(signal, "SIGHUP") else {})
+    asked: list[str] = []
+
+    def catch(number: int, frame: object) -> None:
+        if number == signal.SIGINT and "stop" in asked:
+            raise KeyboardInterrupt
+        asked.append(effects[signal.Signals(number)])
+
+    before = {number: signal.signal(number, catch) for number in effects}
+    try:
+        yield lambda: asked.pop(0) if asked else "none"
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+class _Counter:
+    """A line on the terminal with loss, rate, pace and time left, while nothing else is printed."""
+
+    def __init__(self, last: int) -> None:
+        self._last = last
+        self._shown = 0
+        self._is_on = sys.stderr.isatty()
+        self._start: tuple[float, int] | None = None
+        self._printed = 0.0
+
+    def show(self, event: Event) -> None:
+        """Show where the run is, at most five times a second."""
+        from caffestat.training.events import Iteration
+
+        now = time.monotonic()
+        if not self._is_on or not isinstance(event, Iteration):
+            return
+        if self._start is None:
+            self._start = now, event.iteration
+        elif now - self._printed > 0.2:
+            pace = (event.iteration - self._start[1]) / (now - self._start[0])
+            left = (self._last - event.iteration) / pace
+            text = (
+                f"iteration {event.iteration} of {self._last}: loss {event.smoothed:.4g}, lr {event.rate:.4g}, "
+                f"{pace:.3g} iter/s, {left:.0f} s left"
+            )
+            print(f"\r{text:<{self._shown}}", end="", file=sys.stderr, flush=True)
+            self._shown, self._printed = len(text), now
+
+    def clear(self) -> None:
+        """Take the line away."""
+        if self._shown:
+            print(f"\r{' ' * self._shown}\r", end="", file=sys.stderr, flush=True)
+            self._shown = 0
