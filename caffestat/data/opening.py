@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 __all__ = ["KINDS", "open_reader"]
 
 KINDS = {
+    "annotated": ("annotated", "AnnotatedReader"),
     "database": ("database", "DatumReader"),
     "hdf5": ("hdf5", "HDF5Reader"),
     "images": ("image_list", "ImageReader"),

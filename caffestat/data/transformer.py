@@ -55,9 +55,19 @@ class Transformer:
 
     def apply(self, image: NDArray[np.uint8] | NDArray[np.float32]) -> NDArray[np.float32]:
         """Return the float32 array (C, H, W) of an image (C, H, W). Raises NetError when it does not fit the mean."""
+        return self.cut(image, *self.place(image.shape))
+
+    def place(self, image: tuple[int, ...]) -> tuple[bool, int, int]:
+        """Draw whether an image of this shape is mirrored, and the row and the column at which its crop begins."""
+        _, height, width = self.shape(image)
+        mirror = bool(self._param.mirror and self._draw(2))
+        return mirror, *self._offsets(image[1] - height, image[2] - width)
+
+    def cut(
+        self, image: NDArray[np.uint8] | NDArray[np.float32], mirror: bool, top: int, left: int
+    ) -> NDArray[np.float32]:
+        """Return the array of an image, cut and mirrored as told; see `apply`."""
         _, height, width = self.shape(image.shape)
-        mirror = self._param.mirror and self._draw(2)
-        top, left = self._offsets(image.shape[1] - height, image.shape[2] - width)
         window = (slice(None), slice(top, top + height), slice(left, left + width))
         values = image[window].astype(np.float32)
         if self._param.mean_file or self._param.mean_value:

@@ -372,7 +372,7 @@ class Feeds:
 
 
 def _node_feeds(net: Net, node: Node, stream: Stream, random: np.random.Generator, zeros: bool) -> Sequence[np.ndarray]:
-    if not node.layer.is_external:
+    if not node.layer.is_external or node.layer.decisions is not None:
         return node.layer.draw_feeds(stream, [shape for shape in node.bottom_shapes if shape is not None])
     if node.layer.reader:
         return node.layer.reader.next()

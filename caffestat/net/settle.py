@@ -53,7 +53,7 @@ def _stage(net: Net, values: Sequence[np.ndarray], device: Device, feeds: Feeds)
     wanted = {
         node.index: [lowered.bottoms[node.index, index] for index in range(len(node.bottoms))][node.layer.decisive]
         for node in net.nodes
-        if node.is_undecided and (node.index, 0) in lowered.bottoms
+        if node.is_undecided and (not node.bottoms or (node.index, 0) in lowered.bottoms)
     }
     lowered.graph.infer()
     found: dict[str, Any] = dict(feeds.of(net, lowered))

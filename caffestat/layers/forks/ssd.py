@@ -401,6 +401,19 @@ class AnnotatedData(Images):
 
     adds = ssd_pb2.LayerParameter
     num_tops = (1, 2)
+    data_kind = "annotated"
+    lowers_undecided = True
+
+    @property
+    def decides(self) -> bool:  # type: ignore[override]  # how many boxes there are differs from batch to batch
+        return self.reader is not None
+
+    def decide(self, bottoms: Sequence[np.ndarray], random: np.random.Generator) -> Sequence[np.ndarray]:
+        assert self.reader
+        return self.reader.next()
+
+    def tops(self, bottoms: Sequence[Shape]) -> tuple[Shape | None, ...]:
+        return super().tops(bottoms) if self.decisions is None else tuple(array.shape for array in self.decisions)
 
     def written_shape(self, index: int) -> Shape | None:
         return (1, 1, 1, 8) if index else self.image_shape()
