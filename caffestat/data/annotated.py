@@ -163,7 +163,7 @@ class AnnotatedReader(DatumReader):
         ratio = np.float32(min(max(ratio, np.float32(square)), np.float32(1 / square)))
         root = np.sqrt(ratio)
         wide, tall = np.float32(scale * root), np.float32(scale / root)
-        left, top = self._draw(0, float(np.float32(1) - wide)), self._draw(0, float(np.float32(1) - tall))
+        left, top = (self._draw(0, max(float(np.float32(1) - side), 0)) for side in (wide, tall))
         return np.array([left, top, left + wide, top + tall], np.float32)
 
     def _resized(self, image: np.ndarray, is_raw: bool) -> np.ndarray:

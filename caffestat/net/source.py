@@ -5,14 +5,15 @@ from __future__ import annotations
 import os.path
 from bisect import bisect_right
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from caffestat.errors import Finding, InputError, NetError, Place, SourceError
 from caffestat.files import read_regular, read_stdin
 from caffestat.prototext import Document, Field, Message, parse
-from caffestat.schema import NetParameter, SolverParameter, UnknownField, from_document
+from caffestat.schema import NetParameter, SolverParameter, UnknownField, from_document, read_addition
+from caffestat.schema.forks import ssd_pb2
 
 from .spellings import take_spellings
 from .upgrade import Entry, upgrade
@@ -51,6 +52,7 @@ class Solver:
     document: Document
     findings: tuple[Finding, ...] = ()
     inline_findings: tuple[Finding, ...] = ()
+    added: Any = field(default_factory=ssd_pb2.SolverParameter)  # what SSD's Caffe has in a solver beside Caffe's own
 
     def test_nets(self) -> tuple[NetSource, ...]:
         """Return the nets it tests: the inline ones, those in files, then the trained net for what test_iter is left.
@@ -158,6 +160,9 @@ def named_weights(solver: Solver) -> list[str]:
 
 def _solver(document: Document) -> Solver:
     message, findings = from_document(document, SolverParameter)
+    unknown = [finding.field for finding in findings if isinstance(finding, UnknownField)]
+    addition = read_addition(document, ssd_pb2.SolverParameter, document.name, unknown)
+    findings = [f for f in findings if not (isinstance(f, UnknownField) and f.field in addition.fields)]
     named = [name for name in ("net_param", "net", "train_net_param", "train_net") if message.HasField(name)]
     if len(named) != 1:
         found = ", ".join(named) or "none of them"
@@ -172,7 +177,8 @@ def _solver(document: Document) -> Solver:
     theirs = tuple(filter(is_inline, findings))
     value = getattr(message, named[0])
     net = _named_net(value, owner) if isinstance(value, str) else inline_source(document.name, value, owner, theirs)
-    return Solver(document.name, message, net, document, tuple(f for f in findings if not is_inline(f)), theirs)
+    others = tuple(f for f in findings if not is_inline(f))
+    return Solver(document.name, message, net, document, others, theirs, addition.message)
 
 
 def _named_net(path: str, owner: Field) -> NetSource:

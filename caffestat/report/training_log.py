@@ -66,6 +66,8 @@ class TrainingLog:
     def tested(self, event: e.EndTest) -> Iterator[Line]:
         if event.loss is not None:
             yield "solver.cpp:401", f"Test loss: {signed(event.loss)}"
+        for label, precision in event.classes.items():
+            yield "solver.cpp:535", f"class{label}: {ostream(precision)}"
         yield from _outputs(event.outputs, "solver.cpp:414", "Test")
 
     def interrupted(self, event: e.StopTest) -> Iterator[Line]:

@@ -64,7 +64,7 @@ class Addition:
     findings: tuple[Finding, ...] = ()
 
 
-def read_addition(text: Message, cls: type[Any], file: str, unknown: Iterable[Field]) -> Addition:
+def read_addition(text: Message | Document, cls: type[Any], file: str, unknown: Iterable[Field]) -> Addition:
     """Return what a fork adds to a message of Caffe's: its own fields, also those inside of messages that Caffe has.
 
     cls:     a message with the fork's fields alone
@@ -73,7 +73,7 @@ def read_addition(text: Message, cls: type[Any], file: str, unknown: Iterable[Fi
     """
     result = cls()
     reader = _Reader(file)
-    reader.fill(result, text.fields, "LayerParameter")
+    reader.fill(result, text.fields, result.DESCRIPTOR.name)
     added = [field for field in unknown if field in reader.known]
     inside = [field.span for field in added]
     findings = [

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from caffestat.net import Measurement, Net
 
@@ -87,12 +87,16 @@ class Output:
 
 @dataclass(frozen=True)
 class EndTest:
-    """A test net's outputs, and its mean loss where `test_compute_loss` asks for it."""
+    """A test net's outputs, and its mean loss where `test_compute_loss` asks for it.
+
+    classes: with the eval_type "detection" of SSD's Caffe, the average precision by class; the output is their mean
+    """
 
     iteration: int
     number: int
     outputs: tuple[Output, ...]
     loss: float | None
+    classes: Mapping[int, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

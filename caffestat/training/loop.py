@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from caffestat.errors import Finding, InputError, SolverError
+from caffestat.errors import Finding, InputError, Place, SolverError
 from caffestat.fillers import Stream
 from caffestat.net import TEST, TRAIN, Measurement, Net, NetSource, Solver, State, build
 from caffestat.net.initial import copy_file, draw_params
@@ -23,6 +23,7 @@ from caffestat.options import NetOptions, RunOptions, ValueOptions
 from caffestat.schema import NetState
 
 from . import events as e
+from .detection import ROW, Detections
 from .policies import Schedule
 from .running import Process, Running, Sum
 from .snapshot import State as Snapshot
@@ -262,6 +263,7 @@ class Training:
         m, test = self.message, self.tests[number]
         yield e.BeginTest(self.iteration, number, test.take_params(self.train))
         totals: dict[int, np.ndarray] = {}
+        detections = {blob: Detections() for blob in test.net.outputs if self.solver.added.eval_type == "detection"}
         loss = _F(0)
         for _ in range(m.test_iter[number]):
             yield from self._obey_while_testing()
@@ -273,13 +275,47 @@ class Training:
             if result.measured:
                 yield e.Pass(test.net, result.measured, not measures)
             loss += result.loss
-            totals = {blob: totals[blob] + value if totals else value for blob, value in result.outputs.items()}
+            for blob, collected in detections.items():
+                collected.add(self._rows(test, blob, result.outputs))
+            totals = (
+                {}
+                if detections
+                else {blob: totals[blob] + value if totals else value for blob, value in result.outputs.items()}
+            )
         if self.debug:
             test.runner = None  # its memory is needed for the next net
         count = _F(m.test_iter[number])
         means = {blob: total / count for blob, total in totals.items()}
         mean_loss = float(loss / count) if m.test_compute_loss and count else None
-        yield e.EndTest(self.iteration, number, outputs_of(test.net, means), mean_loss)
+        if detections:
+            yield self._detected(number, detections, mean_loss)
+        else:
+            yield e.EndTest(self.iteration, number, outputs_of(test.net, means), mean_loss)
+
+    def _rows(self, test: Running, blob: int, outputs: Mapping[int, np.ndarray]) -> np.ndarray:
+        """Return the rows of an output that DetectionEvaluate made. Raises SolverError for another one."""
+        rows = outputs.get(blob)
+        if rows is None or rows.shape[-1:] != (ROW,):
+            found = "one that cannot be computed" if rows is None else f"shape {rows.shape}"
+            name = test.net.blobs[blob].name
+            message = (
+                f"eval_type 'detection' expects outputs of {ROW} columns, those of DetectionEvaluate; {name!r} has "
+            )
+            raise SolverError(message + found, Place(self.solver.name))
+        return rows
+
+    def _detected(self, number: int, found: Mapping[int, Detections], loss: float | None) -> e.EndTest:
+        """Return what a detector's test net is worth: of each output, the mean over classes of average precisions."""
+        outputs: list[e.Output] = []
+        classes: dict[int, float] = {}
+        for blob, detections in found.items():
+            by_class = detections.by_class(self.solver.added.ap_version)
+            mean = detections.mean(by_class)
+            if mean is not None:
+                classes |= by_class
+                outputs.append(e.Output(self.tests[number].net.blobs[blob].name, mean, 0.0))
+        shown = classes if self.solver.added.show_per_class_result else {}
+        return e.EndTest(self.iteration, number, tuple(outputs), loss, shown)
 
     def _obey_while_testing(self) -> Events:
         while (request := self._requested()) != NONE:

@@ -13,7 +13,7 @@ from caffestat.fillers import Stream
 from caffestat.net import Measurement, Net, Norms, Runner
 from caffestat.net.aliasing import adds_up
 from caffestat.net.measure import Feeds, Step
-from caffestat.net.settle import settle
+from caffestat.net.settle import Settler, decided
 
 if TYPE_CHECKING:
     from caffestat.engine import Device
@@ -42,6 +42,7 @@ class Running:
         self._forward_only = forward_only  # a test net's passes, whatever its phase
         self.runner: Runner | None = None
         self._states: dict[str, np.ndarray] = {}
+        self._settler = Settler(process.device)
 
     def step(self, measure: bool, each: bool = False) -> Step:
         """Run one pass; see `Runner.step`. It is measured too when a recurrent layer prints its own lines.
@@ -50,8 +51,8 @@ class Running:
         """
         p = self._process
         feeds = Feeds(p.stream, p.random, p.inputs, p.zeros)
-        net = settle(self.net, self.values, p.device, feeds)
-        if self.runner is None or self.runner.net is not net:
+        net = self._settler.settle(self.net, self.values, feeds)
+        if self.runner is None or decided(self.runner.net) != decided(net):
             self.runner = Runner(net, self.values, p.device, self._forward_only, changing=True, states=self._states)
         measure = measure or any(inner.prints for inner in self.runner.lowered.inner.values())
         return self.runner.step(feeds.of(net, self.runner.lowered), measure, measure and each)

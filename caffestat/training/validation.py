@@ -11,6 +11,7 @@ from typing import Any
 from caffestat.errors import Finding, Place, SolverError
 from caffestat.net import Solver
 
+from .detection import AP_VERSIONS
 from .policies import POLICIES
 from .solvers import SOLVERS, solver_type
 
@@ -159,7 +160,17 @@ def unwritable(solver: Solver) -> Finds:
     yield f.finding(message, "snapshot_prefix", "snapshot")
 
 
-_RULES: tuple[Callable[[_Fields], Finds], ...] = (_policy, _type, _numbers, _tests, _snapshots)
+def _detection(f: _Fields) -> Finds:
+    """weiliu89/caffe, branch ssd: solver.cpp, TestAll; bbox_util.cpp, ComputeAP"""
+    added = f.solver.added
+    if added.eval_type not in ("classification", "detection"):
+        yield f.finding(f"unknown eval_type {added.eval_type!r}; expected classification or detection", "eval_type")
+    if added.ap_version not in AP_VERSIONS:
+        expected = ", ".join(AP_VERSIONS)
+        yield f.finding(f"unknown ap_version {added.ap_version!r}; expected one of {expected}", "ap_version")
+
+
+_RULES: tuple[Callable[[_Fields], Finds], ...] = (_policy, _type, _numbers, _tests, _snapshots, _detection)
 
 
 def _doubts(f: _Fields) -> Finds:

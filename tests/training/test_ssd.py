@@ -1,0 +1,92 @@
+"""The golden cases of SSD's Caffe, trained to the end: all log lines, average precisions, final params and history."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from caffestat.errors import SolverError
+from caffestat.training.detection import Detections, average_precision
+
+from .test_golden import final, train
+
+SSD = Path(__file__).parents[1] / "golden" / "ssd"
+CASES = sorted(path.parent.name for path in SSD.glob("*/caffe.log"))
+TIMES = re.compile(r" \(.* iter/s, .*s/.* iters\)")  # which this older Caffe does not tell
+NUMBER = re.compile(r"(?<![\w.])-?\d+(?:\.\d+)?(?:e[-+]?\d+)?(?![\w.])|(?<![\w.])-?(?:nan|inf)(?!\w)")
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_training_is_caffes(case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / case
+    shutil.copytree(SSD / case, folder)
+    monkeypatch.chdir(folder)
+    ours = [TIMES.sub("", line) for line in train(["--solver=solver.prototxt"])]
+    caffes = (SSD / case / "caffe.log").read_text().splitlines()
+    assert [NUMBER.sub("#", line) for line in ours] == [NUMBER.sub("#", line) for line in caffes]
+    for our, caffe in zip(ours, caffes, strict=True):
+        numbers = [[float(number) for number in NUMBER.findall(line)] for line in (our, caffe)]
+        assert numbers[0] == pytest.approx(numbers[1], rel=1e-4, abs=1e-9), f"{our}\n{caffe}"
+    found = final(folder, {})
+    with np.load(SSD / case / "params.npz") as wanted:
+        for name in wanted.files:
+            if name not in ("names", "learned_net"):
+                largest = float(np.abs(wanted[name]).max(initial=0.0))
+                np.testing.assert_allclose(found[name], wanted[name], rtol=1e-4, atol=1e-5 * largest, err_msg=name)
+
+
+FOUND = [(0.9, True), (0.8, False), (0.7, True), (0.6, True), (0.5, False)]
+
+
+@pytest.mark.parametrize(
+    ("version", "expected"),
+    [
+        ("Integral", (1 + 2 / 3 + 3 / 4) / 4),
+        ("MaxIntegral", (1 + 3 / 4 + 3 / 4) / 4),
+        ("11point", (3 * 1 + 5 * 3 / 4) / 11),
+    ],
+)
+def test_average_precision_of_four_true_boxes(version: str, expected: float) -> None:
+    assert average_precision(FOUND, 4, version) == pytest.approx(expected, rel=1e-6)
+    assert average_precision([], 4, version) == average_precision(FOUND, 0, version) == 0
+
+
+def test_detections_of_difficult_boxes_do_not_count() -> None:
+    detections = Detections()
+    rows = [[-1, 1, 2, -1, -1], [-1, 2, 3, -1, -1], [0, 1, 0.9, 1, 0], [0, 1, 0.8, 0, 0], [1, 1, 0.7, 0, 1]]
+    detections.add(np.array(rows, np.float32)[None, None])
+    by_class = detections.by_class("Integral")
+    assert by_class == {1: pytest.approx(0.5)}
+    assert detections.mean(by_class) == pytest.approx(0.25)
+    assert Detections().mean({}) is None
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ('eval_type: "detektion"', r"solver.prototxt:\d+:1: unknown eval_type 'detektion'; expected classification or"),
+        ('ap_version: "12point"', r"unknown ap_version '12point'; expected one of 11point, MaxIntegral, Integral"),
+    ],
+)
+def test_settings_of_the_evaluation(
+    settings: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(SSD / "permute", tmp_path / "case")
+    monkeypatch.chdir(tmp_path / "case")
+    with Path("solver.prototxt").open("a") as file:
+        file.write(f"\n{settings}\n")
+    with pytest.raises(SolverError, match=message):
+        train(["--solver=solver.prototxt"])
+
+
+def test_outputs_that_are_no_detections(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copytree(SSD / "permute", tmp_path / "case")
+    monkeypatch.chdir(tmp_path / "case")
+    with Path("solver.prototxt").open("a") as file:
+        file.write('\neval_type: "detection" test_iter: 1 test_interval: 1\n')
+    with pytest.raises(SolverError, match="expects outputs of 5 columns, those of DetectionEvaluate; 'l1' has shape"):
+        train(["--solver=solver.prototxt"])
