@@ -90,6 +90,10 @@ class Accuracy(Layer):
         ignored = g.emit("Equal", g.emit("Cast", labels, to=INT64), g.constant(proto.ignore_label, np.int64))
         return g.emit("Cast", g.emit("Not", ignored), to=FLOAT)
 
+    def is_ignored(self, values: np.ndarray) -> np.ndarray:
+        proto = self.proto.accuracy_param
+        return np.equal(values, proto.ignore_label if proto.HasField("ignore_label") else np.nan)
+
     def share(self, g: Graph, part: str, whole: str) -> str:
         """Emit part / whole, 0 where the whole is 0 and so the part."""
         return g.emit("Div", part, g.emit("Max", whole, g.constant(1)))

@@ -8,6 +8,8 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
+import numpy as np
+
 from caffestat.errors import NetError, Place
 from caffestat.fillers import Filler, Stream, fill
 from caffestat.ops import Nonlinearity
@@ -15,8 +17,6 @@ from caffestat.prototext import Message, Scalar
 from caffestat.schema import FillerParameter, from_message
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from caffestat.data import Reader
     from caffestat.graph import Graph
 
@@ -279,6 +279,10 @@ class Layer:
     def stand_in(self, bottom: int, bottoms: Sequence[Shape], random: np.random.Generator) -> np.ndarray | None:
         """Return plausible values of a bottom for a run without data, such as boxes; None where noise serves."""
         return None
+
+    def is_ignored(self, values: np.ndarray) -> np.ndarray:
+        """Tell which values of a bottom that has `classes` may lie outside of them."""
+        return np.zeros(values.shape, bool)
 
     @property
     def shares_memory(self) -> bool:

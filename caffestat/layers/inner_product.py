@@ -92,6 +92,7 @@ class Embed(Layer):
         return rows
 
     def lower(self, g: Graph, bottoms: Sequence[str], params: Sequence[str]) -> Sequence[str]:
-        index = g.cast(bottoms[0], np.int64)
+        last = g.constant(self.proto.embed_param.input_dim - 1)
+        index = g.cast(g.emit("Clip", bottoms[0], g.constant(0), last), np.int64)
         rows = g.emit("Gather", params[0], index, axis=0, hint=self.name)
         return [g.emit("Add", rows, params[1], hint=self.name)] if len(params) > 1 else [rows]

@@ -1,7 +1,7 @@
 """Loss layers: predictions and labels in, one scalar out, which counts with weight 1 unless the file says otherwise.
 
-Labels are float32 blobs, cut to integers. Where a label lies outside the classes, Caffe reads foreign memory; here the
-nearest class stands in for it.
+Labels are float32 blobs, cut to integers. Where a label lies outside the classes, Caffe reads foreign memory; here a
+run is refused then (`caffestat.net.labels`).
 """
 
 from __future__ import annotations
@@ -101,6 +101,10 @@ class Normalized(Loss):
             "Equal", g.emit("Cast", labels, to=INT64), g.constant(self.proto.loss_param.ignore_label, np.int64)
         )
         return g.emit("Cast", g.emit("Not", ignored), to=FLOAT)
+
+    def is_ignored(self, values: np.ndarray) -> np.ndarray:
+        proto = self.proto.loss_param
+        return np.equal(values, proto.ignore_label if proto.HasField("ignore_label") else np.nan)
 
     def normalizer(self, g: Graph, valid: str | None, outer: int, inner: int) -> str:
         """Emit what the loss is divided by: never below 1, so that a batch without labels gives 0."""
@@ -228,6 +232,9 @@ class SigmoidCrossEntropyLoss(Normalized):
 
     def classes(self, bottom: int, bottoms: Sequence[Shape]) -> int | None:
         return 2 if bottom == 1 else None
+
+    def is_ignored(self, values: np.ndarray) -> np.ndarray:
+        return np.ones(values.shape, bool)  # any target is taken
 
     def lower(self, g: Graph, bottoms: Sequence[str], params: Sequence[str]) -> Sequence[str]:
         shape = g.shape(bottoms[0])

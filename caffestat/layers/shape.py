@@ -349,6 +349,9 @@ class Filter(Layer):
     decisive = slice(-1, None)
     lowers_undecided = True
 
+    def is_ignored(self, values: np.ndarray) -> np.ndarray:
+        return np.ones(values.shape, bool)  # any value but 0 selects
+
     def decide(self, bottoms: Sequence[np.ndarray], random: np.random.Generator) -> Sequence[np.ndarray]:
         (selector,) = bottoms
         return (np.flatnonzero(selector),)

@@ -17,6 +17,7 @@ from caffestat.fillers import Stream
 
 from .flow import Flow
 from .initial import copy_weights, draw_params
+from .labels import Labels
 from .measurement import Measurement, Norms
 from .memory import check_run
 from .model import Net, Node
@@ -118,6 +119,8 @@ class Runner:
         for node, part in (self.gradients.inner if self.gradients else {}).items():
             self._each |= {("inner_diff", node, *key): name for key, name in part.params.items() if name}
         self._plain = sorted({*self._results.values(), *self._losses, *self._changed.values()})
+        self._labels = Labels(net, self.lowered)
+        self._plain += sorted(self._labels.values)
         self._measured = [*graph.outputs, *self._plain]
         kept = {*self._measured, *self._fetched.values(), *self._diffs.values(), *self._each.values()}
         graph.outputs = sorted(kept)
@@ -168,11 +171,13 @@ class Runner:
         Raises NetError, with the layer's place where the runtime says which node fails.
         """
         params = {name: self.values[number] for number, name in self._inputs.items()} | self._states
+        self._labels.check(feeds)
         try:
             outputs = self._compiled.run(feeds, params, sorted(names))
         except RunError as error:
             index = self.lowered.layer_of(error.node)
             raise error if index is None else self.net.nodes[index].layer.error(str(error)) from error
+        self._labels.check(outputs)
         for number, name in self._updates.items():
             self.values[number][...] = outputs[name].reshape(self.values[number].shape)
         self._states.update({state: outputs[self._changed[state]] for state in self._states})
