@@ -1,6 +1,6 @@
 """Variance theory: what a graph will do to its signal and its gradient, without running it. Knows no Caffe."""
 
-from .engine import Gap, Walk, backward_moments, has_rule, moments, propagate, unpredicted
+from .engine import Gap, Walk, backward_moments, has_rule, moments, propagate, unsupported
 from .gains import Gain, Step, gains
 from .signal import Gradient, Moments, Signal, Source, normal
 
@@ -19,5 +19,5 @@ __all__ = [
     "moments",
     "normal",
     "propagate",
-    "unpredicted",
+    "unsupported",
 ]

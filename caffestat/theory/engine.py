@@ -13,19 +13,19 @@ from caffestat.graph import CONTRIB, Graph, Node
 from .quadrature import NODES, quantiles
 from .signal import UNKNOWN, Gradient, Moments, Signal
 
-__all__ = ["Gap", "Walk", "backward_moments", "has_rule", "moments", "propagate", "said_by", "unpredicted"]
+__all__ = ["Gap", "Walk", "backward_moments", "decomposition", "has_rule", "moments", "propagate", "unsupported"]
 
 Shape = tuple[int, ...]
 Forward = Callable[["Walk", Node], "Sequence[Signal | None]"]
-Speller = Callable[[Graph, Node], "Sequence[Node]"]
+Decomposition = Callable[[Graph, Node], "Sequence[Node]"]
 Backward = Callable[["Walk", Node, "Sequence[Gradient | None]"], "Sequence[Gradient | None]"]
 
 _OVERFLOW = float(np.finfo(np.float32).max) ** 2  # the second moment from which on a run holds infinities
 
 _FORWARD: dict[str, Forward] = {}
 _BACKWARD: dict[str, Backward] = {}
-_SAID_BY: dict[str, Speller] = {}
-_UNPREDICTED: set[str] = set()
+_DECOMPOSITIONS: dict[str, Decomposition] = {}
+_UNSUPPORTED: set[str] = set()
 _WINDOWED: set[str] = set()
 
 _LARGEST = 20_000_000  # elements of a matrix of windows
@@ -64,42 +64,42 @@ def backward_moments(*ops: str) -> Callable[[Backward], Backward]:
     return register
 
 
-def said_by(*ops: str) -> Callable[[Speller], Speller]:
-    """Register what ops are made of: `speller(graph, node)` returns nodes that compute the same, themselves not spelled
-    out, or the node as it is for its own rule; shapes of values in between are declared in the graph.
+def decomposition(*ops: str) -> Callable[[Decomposition], Decomposition]:
+    """Register what ops are made of: `decompose(graph, node)` returns nodes that compute the same.
 
-    Raises ValueError when an op is spelled out already.
+    They are not decomposed themselves. It returns the node as it is for its own rule, and declares the shapes of values
+    in between in the graph. Raises ValueError when an op has a decomposition already.
     """
 
-    def register(speller: Speller) -> Speller:
+    def register(decompose: Decomposition) -> Decomposition:
         for op in ops:
-            if op in _SAID_BY:
-                raise ValueError(f"op {op!r} is spelled out already")
-            _SAID_BY[op] = speller
-        return speller
+            if op in _DECOMPOSITIONS:
+                raise ValueError(f"op {op!r} already has a decomposition")
+            _DECOMPOSITIONS[op] = decompose
+        return decompose
 
     return register
 
 
-def unpredicted(*ops: str) -> None:
-    """Declare ops about whose outputs, and about whose inputs' gradients, nothing is said: indices, sorting."""
+def unsupported(*ops: str) -> None:
+    """Declare ops whose outputs, and whose inputs' gradients, are not predicted: indices, sorting."""
     for op in ops:
-        if op in _FORWARD or op in _UNPREDICTED:
+        if op in _FORWARD or op in _UNSUPPORTED:
             raise ValueError(f"op {op!r} is declared already")
-        _UNPREDICTED.add(op)
+        _UNSUPPORTED.add(op)
 
 
 def _enter(
     rules: dict[str, Callable[..., object]] | dict[str, Forward] | dict[str, Backward], op: str, rule: object
 ) -> None:
-    if op in rules or op in _UNPREDICTED:
+    if op in rules or op in _UNSUPPORTED:
         raise ValueError(f"op {op!r} already has a moments rule")
     rules[op] = rule  # type: ignore[assignment]
 
 
 def has_rule(op: str) -> bool:
-    """Tell whether an op has a moments rule or is declared unpredicted."""
-    return op in _FORWARD or op in _SAID_BY or op in _UNPREDICTED
+    """Tell whether an op has a moments rule or is declared unsupported."""
+    return op in _FORWARD or op in _DECOMPOSITIONS or op in _UNSUPPORTED
 
 
 @dataclass(frozen=True)
@@ -122,7 +122,7 @@ class Walk:
         self.signals: dict[str, Signal | None] = {name: _in_range(signal) for name, signal in inputs.items()}
         self.gradients: dict[str, Gradient] = {}
         self.gaps: list[Gap] = []
-        self.steps = [(inner, node) for node in _steps(graph) for inner in _spelled(graph, node)]
+        self.steps = [(inner, node) for node in _steps(graph) for inner in _decomposed(graph, node)]
 
     def shape(self, value: str) -> Shape:
         """Return the value's shape; () when nobody knows it."""
@@ -184,9 +184,9 @@ def _steps(graph: Graph) -> Iterator[Node]:
         position = region.last if region else position + 1
 
 
-def _spelled(graph: Graph, node: Node) -> Sequence[Node]:
-    is_known = node.op in _SAID_BY and node.domain in ("", CONTRIB)
-    return _SAID_BY[node.op](graph, node) if is_known and _has_shapes(graph, node) else (node,)
+def _decomposed(graph: Graph, node: Node) -> Sequence[Node]:
+    is_known = node.op in _DECOMPOSITIONS and node.domain in ("", CONTRIB)
+    return _DECOMPOSITIONS[node.op](graph, node) if is_known and _has_shapes(graph, node) else (node,)
 
 
 def _has_shapes(graph: Graph, node: Node) -> bool:
@@ -243,7 +243,7 @@ def _reason(walk: Walk, node: Node) -> str:
     op = node.op if node.domain in ("", CONTRIB) else f"{node.domain}.{node.op}"
     if op != node.op or not has_rule(node.op):
         return f"there is no moments rule for op {op}"
-    if node.op in _UNPREDICTED:
+    if node.op in _UNSUPPORTED:
         return f"the values of op {op} are not predicted"
     if not _has_shapes(walk.graph, node):
         return f"op {op} reads or computes a value without elements or of unknown shape"
@@ -264,7 +264,7 @@ def _forward(walk: Walk, node: Node) -> list[Signal | None]:
         return [walk.signal(branch)]
     if not _is_predictable(walk, node) or not walk.knows(*node.inputs):
         return [None] * len(node.outputs)
-    return [_with_evenness(walk, node, _in_range(signal)) for signal in _FORWARD[node.op](walk, node)]
+    return [_with_finite_width(walk, node, _in_range(signal)) for signal in _FORWARD[node.op](walk, node)]
 
 
 def _branch(walk: Walk, node: Node) -> str:
@@ -280,23 +280,23 @@ def _in_range(signal: Signal | None) -> Signal | None:
     if signal is None or signal.second < _OVERFLOW:
         return signal
     factor = math.sqrt(_OVERFLOW / signal.second)
-    return replace(signal, values=signal.values * factor, within=None) if factor > 0 else None
+    return replace(signal, values=signal.values * factor, channel_values=None) if factor > 0 else None
 
 
-def _with_evenness(walk: Walk, node: Node, signal: Signal | None) -> Signal | None:
-    """Give a signal the evenness of what it is computed from, where its rule says nothing else.
+def _with_finite_width(walk: Walk, node: Node, signal: Signal | None) -> Signal | None:
+    """Give a signal the finite_width of what it is computed from, where its rule says nothing else.
 
     That of a product is their product, else it is their mean by second moments.
     """
-    if signal is None or signal.evenness is not None:
+    if signal is None or signal.finite_width is not None:
         return signal
     computed = [value for value in node.inputs if value and value not in walk.graph.constants]
     inputs = [x for x in map(walk.signal, computed) if x and not x.is_constant]
     if node.op == "Mul":
-        return replace(signal, evenness=math.prod(x.evenness or 1.0 for x in inputs))
+        return replace(signal, finite_width=math.prod(x.finite_width or 1.0 for x in inputs))
     weight = sum(x.second for x in inputs)
-    even = sum(x.second * (x.evenness or 1.0) for x in inputs) / weight if weight > 0 else 1.0
-    return replace(signal, evenness=even)
+    mean = sum(x.second * (x.finite_width or 1.0) for x in inputs) / weight if weight > 0 else 1.0
+    return replace(signal, finite_width=mean)
 
 
 def _backward(walk: Walk, node: Node, stop: Collection[str]) -> Sequence[Gradient | None]:

@@ -1,7 +1,7 @@
 """Pairs of places by how far they lie apart.
 
 A lag map holds what is known of two places of one channel by their lag (i, j, …), each below `NEAR` or the size of its
-axis; at lag 0 it holds the place itself. For pairs further apart one number stands, `far`. Neighbours are more alike
+axis; at lag 0 it holds the place itself. One number, `far`, is for pairs further apart. Neighbours are more correlated
 than others behind overlapping pooling windows, and behind padding, where border and middle see different taps.
 """
 

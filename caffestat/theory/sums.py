@@ -8,14 +8,15 @@ from typing import Any
 
 import numpy as np
 
+from .heuristics import few_terms, finite_width, one_hot, param_size
 from .lags import Sharing, pair_weights
-from .quadrature import ABS_NORMAL, NODES, WEIGHTS, Array, clip_unit, common_part, cross_moment, expect, variance
-from .signal import Gradient, Signal, Source, flatten, normal
+from .quadrature import ABS_NORMAL, NODES, Array, clip_unit, common_part, expect, variance
+from .signal import Gradient, Signal, Source, normal, normalize_profile
 
 __all__ = [
     "batch_and_places",
     "channel_mean_square",
-    "evenness_of_sum",
+    "finite_width_of_sum",
     "pair_sum",
     "reduced",
     "through_weights",
@@ -23,9 +24,6 @@ __all__ = [
 ]
 
 Shape = tuple[int, ...]
-
-_TAILS = 0.1  # the excess kurtosis from which on a sum is told from a normal variable
-_LARGEST_EXCESS = 15.0
 
 
 def batch_and_places(shape: Shape) -> tuple[int, int]:
@@ -56,14 +54,17 @@ def weighted_sum(
     """Return y = Σ w·x + b over `channels` and the taps of each place.
 
     With weights independent of x: E[y] = n E[w] E[x] + E[b]; Var y = n Var(w) E[x²] + E[w]² Var(Σx) + Var(b), where
-    only elements of one channel are correlated. `taps_at` holds the taps of each place, weighted by the input's relief.
-    `sharing` tells how places share their weights; without, none do. Other `groups` have channels of their own.
+    only elements of one channel are correlated.
+
+    taps_at  the taps of each place, weighted by the input's spatial profile
+    sharing  how places share their weights; without, none do
+    groups   others have channels of their own
     """
     per_channel = float(taps_at.mean())
     n = channels * per_channel
     w_var, b_var = variance(w.values), variance(b.values) if b else 0.0
     mean = n * w.mean * x.mean + (b.mean if b else 0.0)
-    own = max(x.second - x.mean**2 + (per_channel - 1) * (x.cross_space - x.mean**2), 0.0)
+    own = max(x.second - x.mean**2 + (per_channel - 1) * (x.cross_spatial - x.mean**2), 0.0)
     spread = n * w_var * x.second + n * w.mean**2 * own
 
     def shared(cross: Any) -> Any:
@@ -71,49 +72,27 @@ def weighted_sum(
 
     space, near = 0.0, None
     if sharing:
-        space = shared(x.cross_space) * sharing.anywhere + b_var
-        near = sharing.of(shared(x.cross_near(sharing.places)), shared(x.cross_space)) + b_var
-    relief = (mean**2 + b_var + spread * taps_at / per_channel) if per_channel else None
-    y = normal(mean, spread + b_var, space, shared(x.cross_batch) + b_var, relief, near)
-    own_share, rho = min(spread / max(y.second, 1e-300), 1.0), x.rho_far if sharing else 1.0
-    narrow = _narrowness(x.values**2, rho, channels * groups)
-    even = 1 - own_share * (1 - (x.evenness or 1.0) * narrow)
+        space = shared(x.cross_spatial) * sharing.anywhere + b_var
+        near = sharing.of(shared(x.cross_lag(sharing.places)), shared(x.cross_spatial)) + b_var
+    spatial_profile = (mean**2 + b_var + spread * taps_at / per_channel) if per_channel else None
+    y = normal(mean, spread + b_var, space, shared(x.cross_sample) + b_var, spatial_profile, near)
+    own_share, rho = min(spread / max(y.second, 1e-300), 1.0), x.rho_other if sharing else 1.0
+    correction = finite_width.correction(x.values**2, rho, channels * groups)
+    width = 1 - own_share * (1 - (x.finite_width or 1.0) * correction)
     if sharing and n > 0:
-        y = _with_tails(y, own_share**2 * (_kurtosis(x.values) * _kurtosis(w.values) - 3) / n)
-    return replace(y, evenness=even)
-
-
-def _kurtosis(values: Array) -> float:
-    """E[x⁴] / E[x²]²."""
-    return expect(values**4) / max(expect(values**2) ** 2, 1e-300)
+        y = _with_tails(y, own_share**2 * (few_terms.kurtosis(x.values) * few_terms.kurtosis(w.values) - 3) / n)
+    return replace(y, finite_width=width)
 
 
 def _with_tails(y: Signal, excess: float) -> Signal:
-    """Return y as u + b u³, with the E|y| that a sum of this excess kurtosis has: that of few terms.
-
-    It comes from the weights, so it is between channels.
-    """
-    if excess < _TAILS:
+    """Return y with the E|y| of a sum of this excess kurtosis; it comes from the weights, so it is between channels."""
+    if excess < few_terms.TAILS:
         return y
-    ratio = 1 / (1 + min(excess, _LARGEST_EXCESS) / 24) ** 2  # (E|y| / that of a normal variable)², see _shape_of_sum
-    b = max(np.roots([15 * ratio - 4, 6 * ratio - 4, ratio - 1]).real)
     mean, square = expect(y.values), variance(y.values)
-    values = mean + math.sqrt(square / (1 + 6 * b + 15 * b**2)) * (NODES + b * NODES**3)
-    space, batch = (mean**2 + square * rho for rho in (y.rho_space, y.rho_batch))
-    near = None if y.rho_near is None else mean**2 + square * y.rho_near
-    return replace(Signal.of_pairs(values, space, batch, y.relief, near), within=y.values)
-
-
-def _narrowness(squares: Array, rho: float, channels: float, excess: float = 0.0) -> float:
-    """Return E[√S] / √E[S] of the mean square S over some channels, given E[x² | u]; to first order 1 - Var(S) / 8
-    E[S]².
-
-    Elements of one channel are as alike as `rho`: all the same where a channel is one element. `excess` is what the
-    channels' own kurtosis adds.
-    """
-    shared = _unit(common_part(squares, rho))
-    spread = (expect(shared**2) * (1 + excess) - 1) / max(channels, 1.0)
-    return math.exp(-min(max(spread, 0.0), 4.0) / 8)
+    space, batch = (mean**2 + square * rho for rho in (y.rho_spatial, y.rho_sample))
+    lags = None if y.rho_lag is None else mean**2 + square * y.rho_lag
+    tailed = Signal.of_pairs(few_terms.with_excess(y.values, excess), space, batch, y.spatial_profile, lags)
+    return replace(tailed, channel_values=y.values)
 
 
 def through_weights(
@@ -121,71 +100,70 @@ def through_weights(
 ) -> Gradient:
     """Return dx = Σ w·dy over `channels` and the places that read x: E[dx²] = m E[w²] E[dy²].
 
-    `reach` holds, for each place of x, how many places read it, weighted by dy's relief. `sharing` tells how places of
-    x share the weights; without, none do. Other `groups` have channels of their own.
+    reach    for each place of x, how many places read it, weighted by dy's spatial profile
+    sharing  how places of x share the weights; without, none do
+    groups   others have channels of their own
     """
     m = channels * float(reach.mean()) * w.second
-    space, near, far = 0.0, None, 0.0
+    space, lags, other = 0.0, None, 0.0
     if sharing:
-        alike = m * dy.cross_space(y.rho_space)
-        space, near = alike * sharing.anywhere, sharing.of(m * dy.cross_near(y, sharing.places), alike)
-        far = m * dy.cross_far(y.rho_far) * sharing.anywhere
-    batch = m * dy.cross_batch(y.rho_batch)
-    shape = _shape_of_sum(dy, w, channels, reach)
-    even, patchy = evenness_of_sum(dy, y, channels * groups, sharing is None)
-    patchy /= max(float(reach.mean()), 1.0)
-    return Gradient.of(Source(m * dy.second, shape, space, batch, flatten(reach), False, even, patchy, near, far))
+        cross = m * dy.cross_spatial(y.rho_spatial)
+        space, lags = cross * sharing.anywhere, sharing.of(m * dy.cross_lag(y, sharing.places), cross)
+        other = m * dy.cross_other(y.rho_other) * sharing.anywhere
+    width, spread = finite_width_of_sum(dy, y, channels * groups, sharing is None)
+    source = Source(
+        m * dy.second,
+        _shape_of_sum(dy, w, channels, reach),
+        space,
+        m * dy.cross_sample(y.rho_sample),
+        normalize_profile(reach),
+        finite_width=width,
+        spatial_variance=spread / max(float(reach.mean()), 1.0),
+        cross_lag=lags,
+        cross_other=other,
+    )
+    return Gradient.of(source)
 
 
-def evenness_of_sum(dy: Gradient, y: Signal, channels: float, alone: bool) -> tuple[float, float]:
-    """Return how even dx is over samples and draws, and how patchy over places; `alone`: a channel is one element.
+def finite_width_of_sum(dy: Gradient, y: Signal, channels: float, alone: bool) -> tuple[float, float]:
+    """Return the finite-width correction and the spatial variance of dx = Σ w·dy over so many channels.
 
-    Narrow layers add to its unevenness. So does the unit that a lumped gradient stands in, when it is off:
-    everywhere, or, as far as its places differ, here and there.
+    alone: a channel is one element
     """
-    even, patchy = dy.lasting
-    lumps = [term for source, term in dy.terms.items() if source.lumped]
-    if lumps:
-        gate = lumps[0].second
-        off = max(expect(gate) / max(expect(lumps[0].absolute) ** 2, 1e-300) - 1, 0.0)
-        alike = _correlation(gate, y.rho_space)
-        return even / math.sqrt(1 + alike * off), patchy + (1 - alike) * off
+    width, spread = dy.width_and_variance
+    gates = [term for source, term in dy.terms.items() if source.one_hot]
+    if gates:
+        factor, added = one_hot.behind_gate(gates[0].second, gates[0].absolute, y.rho_spatial)
+        return width * factor, spread + added
     if dy.second <= 0:
         return 1.0, 0.0
     if alone:
-        return even * _narrowness(dy.second_at, 1.0, channels, 2.0), patchy
-    coherent = clip_unit(min(dy.cross_space(1.0), dy.cross_batch(1.0)) / dy.second)
-    return even * _narrowness(dy.second_at, y.rho_far, channels, 2 * coherent**2), patchy
-
-
-def _correlation(values: Array, rho: float) -> float:
-    """Return the correlation of f(u) and f(u'), given that of u and u'; 0 where f is all but constant."""
-    spread, square = variance(values), expect(values) ** 2
-    return clip_unit((cross_moment(values, rho) - square) / spread) if spread > 1e-12 * square else 0.0
+        return width * finite_width.correction(dy.second_at, 1.0, channels, 2.0), spread
+    coherent = clip_unit(min(dy.cross_spatial(1.0), dy.cross_sample(1.0)) / dy.second)
+    return width * finite_width.correction(dy.second_at, y.rho_other, channels, 2 * coherent**2), spread
 
 
 def _shape_of_sum(dy: Gradient, w: Signal, channels: float, reach: Array) -> float:
-    """E|Σ w·dy| / √E[(Σ w·dy)²]: that of a normal variable, another one the fewer terms there are.
+    """Return E|Σ w·dy| / √E[(Σ w·dy)²]: that of a normal variable, less the fewer terms there are.
 
-    To first order 1 / (1 + κ / 24n), κ the excess kurtosis of one term; exact to 1 % for one or two products of
-    normals. Of a lumped gradient one term per place counts, and the sum looks like the weights.
+    Of a one-hot gradient one term per place counts, and the sum is distributed like the weights.
     """
     terms = channels * reach
     if dy.second <= 0 or w.second <= 0 or terms.max() <= 0:
         return ABS_NORMAL
-    if dy.lumped:
+    if dy.one_hot:
         alone = expect(np.abs(w.values)) / math.sqrt(w.second)
         return ABS_NORMAL + (alone - ABS_NORMAL) / max(float(reach.mean()), 1.0)
-    excess = _kurtosis(w.values) * dy.kurtosis - 3
-    deviations = np.sqrt(terms)
-    return ABS_NORMAL * float((deviations / (1 + excess / 24 / np.maximum(terms, 1e-9))).sum() / deviations.sum())
+    excess = few_terms.kurtosis(w.values) * dy.kurtosis - 3
+    ratios, deviations = few_terms.abs_ratio(excess / np.maximum(terms, 1e-9)), np.sqrt(terms)
+    return ABS_NORMAL * float((deviations * ratios).sum() / deviations.sum())
 
 
 def reduced(x: Signal | None, dy: Gradient, y: Signal, count: float, shape: Shape, near: Array | None = None) -> Source:
     """Return the gradient of a param: Σ x·dy over `count` places of value `shape`; x None is 1 (a bias).
 
     E[(Σ x·dy)²] = Σ over pairs E[x x'] E[dy dy'], `near` the product of what either has more at a lag than on
-    average. Where samples are alike its size varies from channel to channel with what they share, so E|Σ| is taken
+    average. Where samples are correlated its size varies from channel to channel, so E|Σ| is taken
     given the shared part of both. It never exceeds count·E|x|·E|dy|.
     """
     samples, places = batch_and_places(shape)
@@ -200,24 +178,15 @@ def reduced(x: Signal | None, dy: Gradient, y: Signal, count: float, shape: Shap
     if second == 0:
         return Source(0.0)
     rho_x, rho_y = (
-        ((x.rho_batch if x else 0.0), y.rho_batch) if samples > 1 else ((x.rho_space if x else 0.0), y.rho_space)
+        ((x.rho_sample if x else 0.0), y.rho_sample) if samples > 1 else ((x.rho_spatial if x else 0.0), y.rho_spatial)
     )
-    ratio = _size_ratio(x, rho_x, dy, rho_y, coherent / second)
+    of_dy = common_part(dy.second_at, rho_y), common_part(dy.mean_at, rho_y) ** 2
+    ratio = param_size.size_ratio(_shared(x, rho_x), of_dy, coherent / second)
     return Source(second, min(ABS_NORMAL * ratio, count * abs_x * dy.mean_abs / math.sqrt(second)))
 
 
-def _size_ratio(x: Signal | None, rho_x: float, dy: Gradient, rho_y: float, coherent: float) -> float:
-    """E[√V] / √E[V] of a sum's variance V given what its terms share; `coherent` is the share of pairs in V."""
-    ones = np.ones_like(NODES)
-    alone_x = common_part(x.values**2, rho_x) if x else ones
-    pairs_x = common_part(x.values, rho_x) ** 2 if x else ones
-    alone_y, pairs_y = common_part(dy.second_at, rho_y), common_part(dy.mean_at, rho_y) ** 2
-    variance = (1 - coherent) * np.outer(_unit(alone_x), _unit(alone_y)) + coherent * np.outer(
-        _unit(pairs_x), _unit(pairs_y)
-    )
-    return float(WEIGHTS @ np.sqrt(np.maximum(variance, 0.0)) @ WEIGHTS)
-
-
-def _unit(values: Array) -> Array:
-    mean = expect(values)
-    return values / mean if mean > 0 else np.ones_like(values)
+def _shared(x: Signal | None, rho: float) -> param_size.Shared:
+    """Return E[x² | shared] and E[x | shared]²; x None is 1."""
+    if x is None:
+        return np.ones_like(NODES), np.ones_like(NODES)
+    return common_part(x.values**2, rho), common_part(x.values, rho) ** 2

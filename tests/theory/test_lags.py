@@ -108,7 +108,7 @@ def test_neighbours_are_alike_behind_overlapping_pooling() -> None:
     seed = {y: Gradient.of(Source(1.0))}
     signal = propagate(g, {x: Signal(NODES)}, seed).signal(y)
     assert signal is not None
-    near = signal.cross_near((7, 7)) / signal.second
+    near = signal.cross_lag((7, 7)) / signal.second
     values = np.random.default_rng(2).standard_normal((400, 9, 8))
     windows = np.lib.stride_tricks.sliding_window_view(values, (3, 2), axis=(1, 2)).max(axis=(-1, -2))
     assert near[0, 1] == pytest.approx(_lag_one(windows), abs=0.02)
@@ -120,7 +120,7 @@ def test_the_gradient_of_overlapping_pooling_counts_what_one_element_wins() -> N
     x = g.input("x", (2, 3, 9, 8))
     y = g.emit("MaxPool", x, kernel_shape=[3, 3], strides=[1, 1], pads=[1, 1, 1, 1])
     g.infer()
-    alike = Source(1.0, cross_space=1.0)  # one gradient everywhere, as behind a global average
+    alike = Source(1.0, cross_spatial=1.0)  # one gradient everywhere, as behind a global average
     dx = propagate(g, {x: Signal(NODES)}, {y: Gradient.of(alike)}).gradient(x)
     assert dx is not None
     values = np.pad(np.random.default_rng(3).standard_normal((300, 9, 8)), ((0, 0), (1, 1), (1, 1)), constant_values=-9)
@@ -130,6 +130,6 @@ def test_the_gradient_of_overlapping_pooling_counts_what_one_element_wins() -> N
     for i, j in np.ndindex(3, 3):
         wins[:, i : i + 9, j : j + 8] += won[..., i, j]
     assert dx.second == pytest.approx((wins[:, 1:-1, 1:-1] ** 2).mean(), rel=0.06)
-    assert dx.cross_near(Signal(NODES), (9, 8))[0, 1] == pytest.approx(
+    assert dx.cross_lag(Signal(NODES), (9, 8))[0, 1] == pytest.approx(
         float((wins[:, 1:-1, 1:-2] * wins[:, 1:-1, 2:-1]).mean()), abs=0.15
     )

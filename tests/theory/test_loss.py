@@ -47,6 +47,6 @@ def test_large_logits_are_not_taken_for_masked_ones() -> None:
 
 
 def test_large_logits_of_narrow_nets_count_by_the_size_of_an_average_draw() -> None:
-    wide, narrow = (expected_loss(Signal(20 * NODES, evenness=even), 10, FLT_MIN).loss for even in (1.0, 0.8))
+    wide, narrow = (expected_loss(Signal(20 * NODES, finite_width=width), 10, FLT_MIN).loss for width in (1.0, 0.8))
     assert narrow == pytest.approx(softmax_for(normal(0.0, 16.0**2), 10, FLT_MIN).loss, rel=1e-3)
     assert narrow < wide

@@ -158,12 +158,12 @@ def test_batch_norm_leaves_gradients_that_cancel_over_a_channel() -> None:
     ones, zeros = (g.constant(np.full(5, value)) for value in (1, 0))
     y, *_ = g.emit_many("BatchNormalization", x, ones, zeros, zeros, ones, count=3, training_mode=1, momentum=0.0)
     g.infer()
-    alike = Source(1.0, cross_space=0.6)  # places of a sample are, samples are not
+    alike = Source(1.0, cross_spatial=0.6)  # places of a sample are, samples are not
     signal = normal(0.0, 1.0)
     dx = propagate(g, {x: signal}, {y: Gradient.of(alike)}).gradient(x)
     assert dx is not None
     samples, places = 3, 8
-    space, batch = dx.cross_space(0.0), dx.cross_batch(0.0)
+    space, batch = dx.cross_spatial(0.0), dx.cross_sample(0.0)
     assert batch < 0 < space
     along = dx.second * (1 / samples / places)  # what goes with y is taken out too, of an element by itself
     total = dx.second + (places - 1) * space + (samples - 1) * places * batch
@@ -176,7 +176,7 @@ def test_what_a_label_sends_back_looks_like_the_weights() -> None:
     y = g.emit("Gemm", x, w, transB=1)
     g.infer()
     uniform = Signal(np.sqrt(3) * (2 * cdf(NODES) - 1), 1.0, 1.0)
-    label = Source(1 / 20, 2 / 20 / math.sqrt(1 / 20), lumped=True)
+    label = Source(1 / 20, 2 / 20 / math.sqrt(1 / 20), one_hot=True)
     dx = propagate(g, {x: normal(0.0, 1.0), w: uniform}, {y: Gradient.of(label)}).gradient(x)
     assert dx is not None
     assert dx.shape == pytest.approx(math.sqrt(3) / 2, rel=0.01)  # E|w| / √E[w²] of a uniform w

@@ -16,7 +16,7 @@ from caffestat.theory import Gradient, Signal, Source
 from caffestat.theory.quadrature import NODES, clip_unit, variance
 from caffestat.theory.rules.pooling import positive_or_normal
 from caffestat.theory.signal import Term, factor
-from caffestat.theory.sums import evenness_of_sum
+from caffestat.theory.sums import finite_width_of_sum
 
 from ..net.random_nets import random_net
 
@@ -37,11 +37,11 @@ def assert_in_range(prediction: nets.Prediction) -> None:
 def test_a_gate_that_is_all_but_constant_has_no_correlation() -> None:
     """Of a softmax's gradient behind a dropout and wide maps, rounding made a variance ratio of -2.85."""
     gate = Term(np.ones_like(NODES), 1 + 1e-8 * NODES, np.ones_like(NODES) * math.sqrt(0.5))
-    dy = Gradient({Source(1.0, lumped=True): gate})
+    dy = Gradient({Source(1.0, one_hot=True): gate})
     for rho in (0.1, 0.5, 0.9):
-        even, patchy = evenness_of_sum(dy, Signal(NODES, rho), 128.0, False)
-        assert 0 < even <= 1
-        assert 0 <= patchy <= 1 + 1e-6
+        width, spread = finite_width_of_sum(dy, Signal(NODES, rho), 128.0, False)
+        assert 0 < width <= 1
+        assert 0 <= spread <= 1 + 1e-6
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -64,14 +64,14 @@ def test_batch_norm_of_a_constant_without_eps(eps: str) -> None:
 
 
 def test_what_rounding_carries_out_of_range_is_brought_back() -> None:
-    signal = Signal(NODES, 1 + 1e-12, -1e-12, rho_near=np.array([1.1, math.nan, -0.1]), evenness=1.2)
-    assert (signal.rho_space, signal.rho_batch, signal.evenness) == (1.0, 0.0, 1.0)
-    assert signal.rho_near is not None
-    assert signal.rho_near.tolist() == [1.0, 0.0, 0.0]
-    source = Source(2.0, 1.5, 2.5, -3.0, patchiness=-2.85, cross_near=np.array([2.0, 4.0, -4.0]))
-    assert (source.shape, source.cross_space, source.cross_batch, source.patchiness) == (1.0, 2.0, -2.0, 0.0)
-    assert source.cross_near is not None
-    assert source.cross_near.tolist() == [2.0, 2.0, -2.0]
+    signal = Signal(NODES, 1 + 1e-12, -1e-12, rho_lag=np.array([1.1, math.nan, -0.1]), finite_width=1.2)
+    assert (signal.rho_spatial, signal.rho_sample, signal.finite_width) == (1.0, 0.0, 1.0)
+    assert signal.rho_lag is not None
+    assert signal.rho_lag.tolist() == [1.0, 0.0, 0.0]
+    source = Source(2.0, 1.5, 2.5, -3.0, spatial_variance=-2.85, cross_lag=np.array([2.0, 4.0, -4.0]))
+    assert (source.shape, source.cross_spatial, source.cross_sample, source.spatial_variance) == (1.0, 2.0, -2.0, 0.0)
+    assert source.cross_lag is not None
+    assert source.cross_lag.tolist() == [2.0, 2.0, -2.0]
     assert Source(-1e-18).second == 0.0
 
 

@@ -13,8 +13,9 @@ import numpy as np
 from caffestat.graph import Node
 
 from ..engine import Walk, backward_moments, moments
+from ..heuristics.finite_width import through_function
 from ..quadrature import NODES, WEIGHTS, Array, cdf, expect, quantiles, ranks
-from ..signal import Gradient, Signal, Term, factor, flatten
+from ..signal import Gradient, Signal, Term, factor, normalize_profile
 from ..sums import batch_and_places, reduced
 from .linear import known
 
@@ -239,28 +240,28 @@ def _of_many(node: Node, signals: Sequence[Signal]) -> Signal:
     )
     space, batch = (
         sum(cross - s.mean**2 for s in apart.values() for cross in [getattr(s, name)]) + expect(values) ** 2
-        for name in ("cross_space", "cross_batch")
+        for name in ("cross_spatial", "cross_sample")
     )
     scale = 1 / len(signals) if node.op == "Mean" else 1.0
-    return Signal.of_pairs(scale * values, scale**2 * space, scale**2 * batch, _sum_relief(signals))
+    return Signal.of_pairs(scale * values, scale**2 * space, scale**2 * batch, _profile_of_sum(signals))
 
 
 def _of_one(base: Signal, values: Array, node: Node) -> Signal:
-    """Return a function of the variable behind `base`; weak places stay weak where f(λx) = λ f(x)."""
-    relief = base.relief if node.op not in ("Sigmoid", "Exp", "Where") else None
-    if relief is not None and not _is_homogeneous(base, values):
-        relief = _bent(relief, node, base)
-    even = _evenness(node, base, values)
-    return replace(base, values=values, relief=relief, evenness=even, within=None)
+    """Return a function of the variable behind `base`; its spatial profile is kept where f(λx) = λ f(x)."""
+    spatial_profile = base.spatial_profile if node.op not in ("Sigmoid", "Exp", "Where") else None
+    if spatial_profile is not None and not _is_homogeneous(base, values):
+        spatial_profile = _bent(spatial_profile, node, base)
+    width = _finite_width_of(node, base, values)
+    return replace(base, values=values, spatial_profile=spatial_profile, finite_width=width, channel_values=None)
 
 
-def _evenness(node: Node, base: Signal, values: Array) -> float | None:
-    """Return the evenness to the power of d log E|f(λx)| / d log λ: a squashing function evens out."""
-    if base.evenness is None or base.evenness == 1 or len([name for name in node.inputs if name]) != 1:
+def _finite_width_of(node: Node, base: Signal, values: Array) -> float | None:
+    """Return the finite-width correction behind f, from d log E|f(λx)| / d log λ by differences."""
+    if base.finite_width is None or base.finite_width == 1 or len([name for name in node.inputs if name]) != 1:
         return None
     more, less = (expect(np.abs(_function(node)(base.values * factor))) for factor in (1.05, 0.95))
     elasticity = (more - less) / 0.1 / max(expect(np.abs(values)), 1e-300)
-    return float(base.evenness ** min(max(elasticity, 0.0), 2.0))
+    return through_function(base.finite_width, elasticity)
 
 
 def _is_homogeneous(base: Signal, values: Array) -> bool:
@@ -271,44 +272,49 @@ def _is_homogeneous(base: Signal, values: Array) -> bool:
     return all(side.size == 0 or np.ptp(side) <= 1e-6 * max(np.abs(side).max(), 1e-30) for side in sides)
 
 
-def _bent(relief: Array, node: Node, base: Signal) -> Array | None:
-    """Return the relief of f(x): E[f(√r·x)²] at a few strengths r, interpolated."""
+def _bent(spatial_profile: Array, node: Node, base: Signal) -> Array | None:
+    """Return the spatial_profile of f(x): E[f(√r·x)²] at a few strengths r, interpolated."""
     if len([name for name in node.inputs if name]) != 1:
-        return relief
+        return spatial_profile
     function = _function(node)
-    strengths = np.linspace(float(relief.min()), float(relief.max()), 9)
+    strengths = np.linspace(float(spatial_profile.min()), float(spatial_profile.max()), 9)
     seconds = [expect(function(base.values * math.sqrt(r)) ** 2) for r in strengths]
-    return flatten(np.interp(relief, strengths, seconds))
+    return normalize_profile(np.interp(spatial_profile, strengths, seconds))
 
 
 def _of_two(walk: Walk, node: Node, signals: Sequence[Signal], grid: _Grid, values: Array) -> Signal:
     result = quantiles(values, np.outer(WEIGHTS, WEIGHTS))
     if len(signals) != 2 or node.op not in ("Add", "Sub", "Mul", "Sum"):
         space, batch = (
-            sum(rhos) / len(signals) for rhos in zip(*((s.rho_space, s.rho_batch) for s in signals), strict=True)
+            sum(rhos) / len(signals) for rhos in zip(*((s.rho_spatial, s.rho_sample) for s in signals), strict=True)
         )
-        return Signal(result, space, batch, _sum_relief(signals))
+        return Signal(result, space, batch, _profile_of_sum(signals))
     (a, b), places = signals, walk.shape(node.outputs[0])[2:]
     means = (-2 if node.op == "Sub" else 2) * expect(a.values) * expect(b.values)
 
     def cross(of_a: Any, of_b: Any) -> Any:
         return of_a * of_b if node.op == "Mul" else of_a + of_b + means
 
-    space, batch = cross(a.cross_space, b.cross_space), cross(a.cross_batch, b.cross_batch)
-    near = cross(a.cross_near(places), b.cross_near(places))
-    return Signal.of_pairs(result, space, batch, _sum_relief(signals), near)
+    space, batch = cross(a.cross_spatial, b.cross_spatial), cross(a.cross_sample, b.cross_sample)
+    near = cross(a.cross_lag(places), b.cross_lag(places))
+    return Signal.of_pairs(result, space, batch, _profile_of_sum(signals), near)
 
 
-def _sum_relief(signals: Sequence[Signal]) -> Array | None:
-    maps = [s.relief for s in signals if s.relief is not None]
-    if not maps or any(relief.shape != maps[0].shape for relief in maps):
+def _profile_of_sum(signals: Sequence[Signal]) -> Array | None:
+    maps = [s.spatial_profile for s in signals if s.spatial_profile is not None]
+    if not maps or any(spatial_profile.shape != maps[0].shape for spatial_profile in maps):
         return None
     flat = np.ones_like(maps[0])
-    return flatten(sum((s.second * (flat if s.relief is None else s.relief) for s in signals), np.zeros_like(flat)))
+    return normalize_profile(
+        sum(
+            (s.second * (flat if s.spatial_profile is None else s.spatial_profile) for s in signals),
+            np.zeros_like(flat),
+        )
+    )
 
 
 def _spatial_factor(walk: Walk, node: Node, signals: Sequence[Signal]) -> Signal | None:
-    """Return x times a constant plane [places…], which makes a relief; None for everything else."""
+    """Return x times a constant plane [places…], which makes a spatial_profile; None for everything else."""
     if node.op != "Mul":
         return None
     for index, name in enumerate(node.inputs):
@@ -319,9 +325,15 @@ def _spatial_factor(walk: Walk, node: Node, signals: Sequence[Signal]) -> Signal
             and plane.size > 1
             and plane.shape == walk.shape(node.inputs[1 - index])[-plane.ndim :]
         ):
-            relief = np.asarray(plane, np.float64) ** 2 * (1.0 if x.relief is None else x.relief)
+            spatial_profile = np.asarray(plane, np.float64) ** 2 * (
+                1.0 if x.spatial_profile is None else x.spatial_profile
+            )
             return replace(
-                x, values=x.values * math.sqrt(relief.mean()), relief=flatten(relief), evenness=None, within=None
+                x,
+                values=x.values * math.sqrt(spatial_profile.mean()),
+                spatial_profile=normalize_profile(spatial_profile),
+                finite_width=None,
+                channel_values=None,
             )
     return None
 
@@ -393,7 +405,7 @@ def _unbroadcast(walk: Walk, node: Node, name: str, dy: Gradient, dx: Gradient, 
     window = _shared_places(tops, shape, count)
     if slope.mean.shape[1] > 1:  # the slope is in dx already, which then depends on nothing else
         return Gradient.of(reduced(None, dx, y, count, window))
-    other = Signal(slope.mean[:, 0], y.rho_space, y.rho_batch)
+    other = Signal(slope.mean[:, 0], y.rho_spatial, y.rho_sample)
     return Gradient.of(reduced(other, dy, y, count, window))
 
 

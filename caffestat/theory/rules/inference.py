@@ -9,7 +9,7 @@ import numpy as np
 
 from caffestat.graph import Graph, Node
 
-from ..engine import Walk, backward_moments, moments, said_by
+from ..engine import Walk, backward_moments, decomposition, moments
 from ..quadrature import NODES, cdf, expect
 from ..signal import Gradient, Signal
 from .elementwise import elementwise_backward
@@ -22,7 +22,7 @@ CENTERED = "caffestat.Centered"
 MASKED = "caffestat.Masked"
 
 
-@said_by("BatchNormalization")
+@decomposition("BatchNormalization")
 def batch_normalization(graph: Graph, node: Node) -> Sequence[Node]:
     """y = (x - mean) · scale / √(variance + ε) + bias; in training the op has a rule of its own."""
     if node.get("training_mode", 0):
@@ -50,16 +50,16 @@ def centered(walk: Walk, node: Node) -> Sequence[Signal]:
     """y = x - m, m a stored mean per channel: as far as it can, it is what the elements of a channel have in common."""
     x, m = (known(walk.signal(name)) for name in node.inputs)
     if m.is_constant:
-        return [Signal(x.values - m.mean, x.rho_space, x.rho_batch, x.relief, x.latent)]
-    shared = min(x.cross_space, x.cross_batch) - x.mean**2
+        return [Signal(x.values - m.mean, x.rho_spatial, x.rho_sample, x.spatial_profile, x.latent)]
+    shared = min(x.cross_spatial, x.cross_sample) - x.mean**2
     tracked = (m.second - m.mean**2) - 2 * min(m.second - m.mean**2, shared)
     shift = x.mean - m.mean
     around = x.values - expect(x.values)
     spread = math.sqrt(max(x.second - x.mean**2 + tracked, 0.0) / max(expect(around**2), 1e-300))
     values = shift + spread * around
-    space, batch = (cross - x.mean**2 + tracked + shift**2 for cross in (x.cross_space, x.cross_batch))
+    space, batch = (cross - x.mean**2 + tracked + shift**2 for cross in (x.cross_spatial, x.cross_sample))
     pairs = Signal.of_pairs(values, space, batch)
-    return [Signal(values, pairs.rho_space, pairs.rho_batch, x.relief, x.latent)]
+    return [Signal(values, pairs.rho_spatial, pairs.rho_sample, x.spatial_profile, x.latent)]
 
 
 @backward_moments(CENTERED)
@@ -68,7 +68,7 @@ def centered_backward(walk: Walk, node: Node, dys: Gradients) -> Gradients:
     return [dys[0], elementwise_backward(walk, Node("Sub", node.inputs, node.outputs), dys)[1]]
 
 
-@said_by("Dropout")
+@decomposition("Dropout")
 def dropout(graph: Graph, node: Node) -> Sequence[Node]:
     """y = x; in training x times a mask."""
     ratio, training = (graph.constants.get(name) for name in (*node.inputs[1:], "", "")[:2])

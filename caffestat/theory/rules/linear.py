@@ -32,9 +32,9 @@ def windows(walk: Walk, node: Node) -> list[Axis]:
     return Axis.of(rule(walk.graph.call(node)))
 
 
-def relief_of(relief: Array | None, space: Sequence[int]) -> Array:
-    """Return a relief of the given places, flat where none is known."""
-    return relief if relief is not None and relief.shape == tuple(space) else np.ones(space)
+def profile_of(spatial_profile: Array | None, space: Sequence[int]) -> Array:
+    """Return a spatial_profile of the given places, flat where none is known."""
+    return spatial_profile if spatial_profile is not None and spatial_profile.shape == tuple(space) else np.ones(space)
 
 
 @moments("Conv", windows=True)
@@ -42,7 +42,7 @@ def conv(walk: Walk, node: Node) -> Sequence[Signal]:
     """y = W * x + b."""
     x, w, b = _operands(walk, node)
     axes = windows(walk, node)
-    at = slide([axis.reads for axis in axes], relief_of(x.relief, walk.shape(node.inputs[0])[2:]))
+    at = slide([axis.reads for axis in axes], profile_of(x.spatial_profile, walk.shape(node.inputs[0])[2:]))
     return [weighted_sum(x, w, b, at, walk.shape(node.inputs[1])[1], Sharing.forward(axes), node.get("group", 1))]
 
 
@@ -53,11 +53,11 @@ def conv_backward(walk: Walk, node: Node, dys: Gradients) -> Gradients:
     assert dy is not None
     x, w, _ = _operands(walk, node)
     axes = windows(walk, node)
-    reach = slide([axis.reads.T for axis in axes], relief_of(dy.relief, walk.shape(node.outputs[0])[2:]))
+    reach = slide([axis.reads.T for axis in axes], profile_of(dy.spatial_profile, walk.shape(node.outputs[0])[2:]))
     groups = node.get("group", 1)
     dx = through_weights(dy, y, w, reach, walk.shape(node.inputs[1])[0] / groups, Sharing.backward(axes), groups)
-    space, diffs = dy.cross_space(y.rho_space), dy.cross_near(y, [a.places for a in axes])
-    near = (_strided(axes, x.cross_near([a.size for a in axes]), x.cross_space) - x.cross_space) * (diffs - space)
+    space, diffs = dy.cross_spatial(y.rho_spatial), dy.cross_lag(y, [a.places for a in axes])
+    near = (_strided(axes, x.cross_lag([a.size for a in axes]), x.cross_spatial) - x.cross_spatial) * (diffs - space)
     return [dx, *_param_gradients(walk, node, dy, y, x, node.outputs[0], axes, near)]
 
 
@@ -66,7 +66,7 @@ def conv_transpose(walk: Walk, node: Node) -> Sequence[Signal]:
     """y = Wᵀ * x + b."""
     x, w, b = _operands(walk, node)
     axes = windows(walk, node)
-    at = slide([axis.reads.T for axis in axes], relief_of(x.relief, walk.shape(node.inputs[0])[2:]))
+    at = slide([axis.reads.T for axis in axes], profile_of(x.spatial_profile, walk.shape(node.inputs[0])[2:]))
     groups = node.get("group", 1)
     return [weighted_sum(x, w, b, at, walk.shape(node.inputs[1])[0] / groups, Sharing.backward(axes), groups)]
 
@@ -78,11 +78,11 @@ def conv_transpose_backward(walk: Walk, node: Node, dys: Gradients) -> Gradients
     assert dy is not None
     x, w, _ = _operands(walk, node)
     axes = windows(walk, node)
-    reach = slide([axis.reads for axis in axes], relief_of(dy.relief, walk.shape(node.outputs[0])[2:]))
+    reach = slide([axis.reads for axis in axes], profile_of(dy.spatial_profile, walk.shape(node.outputs[0])[2:]))
     groups = node.get("group", 1)
     dx = through_weights(dy, y, w, reach, walk.shape(node.inputs[1])[1], Sharing.forward(axes), groups)
-    space, diffs = dy.cross_space(y.rho_space), dy.cross_near(y, [a.size for a in axes])
-    near = (x.cross_near([a.places for a in axes]) - x.cross_space) * (_strided(axes, diffs, space) - space)
+    space, diffs = dy.cross_spatial(y.rho_spatial), dy.cross_lag(y, [a.size for a in axes])
+    near = (x.cross_lag([a.places for a in axes]) - x.cross_spatial) * (_strided(axes, diffs, space) - space)
     return [dx, *_param_gradients(walk, node, dy, y, x, node.inputs[0], axes, near)]
 
 
@@ -148,7 +148,7 @@ def gather(walk: Walk, node: Node) -> Sequence[Signal]:
     """Rows of a table: as its elements; two samples have the same row now and then."""
     table = known(walk.signal(node.inputs[0]))
     if not walk.shape(node.inputs[1]) or node.get("axis", 0):
-        return [Signal(table.values, table.rho_space, table.rho_batch)]
+        return [Signal(table.values, table.rho_spatial, table.rho_sample)]
     return [Signal(table.values, 0.0, 1 / max(walk.shape(node.inputs[0])[0], 1))]
 
 

@@ -31,7 +31,7 @@ class Softmax:
     loss          E[-log p], p no less than the floor
     floored       P(p < floor)
     cross         E[p p'] of two samples as correlated as two places, and as two samples are
-    slope         √E[dz²] and E|dz| / E|dy| of dz = p · (dy - Σ p·dy), all dy alike
+    slope         √E[dz²] and E|dz| / E|dy| of dz = p · (dy - Σ p·dy), all dy of one size
     """
 
     values: Array
@@ -44,7 +44,7 @@ class Softmax:
 
 @lru_cache(maxsize=32)
 def softmax_of(
-    classes: int, deviation: float, rho_space: float, rho_batch: float, shown: float = 1.0, floor: float = 0.0
+    classes: int, deviation: float, rho_spatial: float, rho_sample: float, shown: float = 1.0, floor: float = 0.0
 ) -> Softmax:
     """Sample p for normal logits of a standard deviation; always the same samples.
 
@@ -57,7 +57,7 @@ def softmax_of(
     hidden = np.where(np.arange(classes) < _kept(classes, rows, shown)[:, None], 0.0, -np.inf)
     p, log_p = _softmax(deviation * own + hidden)
     crosses = []
-    for rho in (rho_space, rho_batch):
+    for rho in (rho_spatial, rho_sample):
         first, second = (
             _softmax(deviation * (math.sqrt(rho) * shared + math.sqrt(1 - rho) * e) + hidden)[0] for e in (own, other)
         )
@@ -110,7 +110,7 @@ def softmax_for(z: Signal, classes: int, floor: float = 0.0) -> Softmax:
     is_shown = _is_shown(z)
     shown, seen = expect(is_shown), np.where(is_shown > 0, z.values, 0.0)
     deviation = math.sqrt(max(expect(seen**2) / shown - (expect(seen) / shown) ** 2, 0.0)) if shown > 0 else 0.0
-    facts = (deviation, z.rho_space, z.rho_batch, shown)
+    facts = (deviation, z.rho_spatial, z.rho_sample, shown)
     return softmax_of(classes, *(float(f"{value:.6g}") for value in facts), floor=floor)
 
 
@@ -127,7 +127,7 @@ def softmax(walk: Walk, node: Node) -> Sequence[Signal]:
 
 @backward_moments("Softmax")
 def softmax_backward(walk: Walk, node: Node, dys: Gradients) -> Gradients:
-    """dz = p · (dy - Σ p·dy): given p, its variance is E[dy²] · p² · (1 - 2p + Σ p²), all dy alike."""
+    """dz = p · (dy - Σ p·dy): given p, its variance is E[dy²] · p² · (1 - 2p + Σ p²), all dy of one size."""
     dy, (found, _) = dys[0], _of(walk, node)
     assert dy is not None
     root, absolute = found.slope
@@ -140,12 +140,12 @@ def softmax_backward(walk: Walk, node: Node, dys: Gradients) -> Gradients:
 def log_softmax(walk: Walk, node: Node) -> Sequence[Signal]:
     """log p = z - log Σ eᶻ."""
     z, (found, _) = known(walk.signal(node.inputs[0])), _of(walk, node)
-    return [Signal(found.logs, z.rho_space, z.rho_batch)]
+    return [Signal(found.logs, z.rho_spatial, z.rho_sample)]
 
 
 @backward_moments("LogSoftmax")
 def log_softmax_backward(walk: Walk, node: Node, dys: Gradients) -> Gradients:
-    """dz = dy - p · Σ dy: E[dz²] = E[dy²] · (1 - 2 / C + C E[p²]), all dy alike."""
+    """dz = dy - p · Σ dy: E[dz²] = E[dy²] · (1 - 2 / C + C E[p²]), all dy of one size."""
     dy, (found, classes) = dys[0], _of(walk, node)
     assert dy is not None
     second = max(1 - 2 / classes + classes * expect(found.values**2), 0.0)
@@ -172,12 +172,14 @@ def softmax_loss(walk: Walk, node: Node) -> Sequence[Signal | None]:
     p = _signal(found) if "normalizer" in node.attributes else None
     z = known(walk.signal(node.inputs[0]))
     loss = expected_loss(z, classes, node.get("floor", 0.0)).loss * sums
-    return [Signal(np.full_like(NODES, loss), 1.0, 1.0, evenness=1.0), p][: len(node.outputs)]
+    return [Signal(np.full_like(NODES, loss), 1.0, 1.0, finite_width=1.0), p][: len(node.outputs)]
 
 
 def expected_loss(z: Signal, classes: int, floor: float = 0.0) -> Softmax:
     """Return the Softmax of logits of the size that an average draw has: large ones count as they are, not squared."""
-    return softmax_for(replace(z, values=z.values * (1.0 if z.evenness is None else z.evenness)), classes, floor)
+    return softmax_for(
+        replace(z, values=z.values * (1.0 if z.finite_width is None else z.finite_width)), classes, floor
+    )
 
 
 @backward_moments("SoftmaxCrossEntropyLoss")
@@ -197,4 +199,4 @@ def softmax_loss_backward(walk: Walk, node: Node, dys: Gradients) -> Gradients:
         return [None, *zeros]
     space, batch = (scale**2 * max(cross - 1 / classes**2, 0.0) for cross in found.cross)
     shape = 2 * (classes - 1) / classes**2 / math.sqrt(second)
-    return [Gradient.of(Source(scale**2 * second, shape, space, batch, lumped=True)), *zeros]
+    return [Gradient.of(Source(scale**2 * second, shape, space, batch, one_hot=True)), *zeros]

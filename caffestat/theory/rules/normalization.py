@@ -11,6 +11,7 @@ import numpy as np
 from caffestat.graph import Node
 
 from ..engine import Walk, backward_moments, moments
+from ..heuristics.lognormal import lognormal
 from ..lags import Axis
 from ..quadrature import NODES, WEIGHTS, Array, expect
 from ..signal import Gradient, Signal, Source, Term, factor, normal
@@ -38,13 +39,13 @@ def batch_norm(walk: Walk, node: Node) -> Sequence[Signal | None]:
     if not square > 0:
         return [None] * len(node.outputs)
     scale = 1 / math.sqrt(square)
-    values = x.values if x.within is None else x.within
+    values = x.values if x.channel_values is None else x.channel_values
     spread = math.sqrt(max(expect(values**2) - expect(values) ** 2, 1e-300))
     values = (values - expect(values)) / spread * math.sqrt(variance) * scale
     size = max(expect(values**2), 1e-300) / scale**2
-    space, batch = (min(max((cross - shared) / size, 0.0), 1.0) for cross in (x.cross_space, x.cross_batch))
-    near = np.clip((x.cross_near(walk.shape(node.inputs[0])[2:]) - shared) / size, 0.0, 1.0)
-    y = Signal(values, space, batch, x.relief, x.latent, 1.0, near)
+    space, batch = (min(max((cross - shared) / size, 0.0), 1.0) for cross in (x.cross_spatial, x.cross_sample))
+    near = np.clip((x.cross_lag(walk.shape(node.inputs[0])[2:]) - shared) / size, 0.0, 1.0)
+    y = Signal(values, space, batch, x.spatial_profile, x.latent, 1.0, near)
     return [y, normal(x.mean, shared - x.mean**2), Signal(np.full_like(NODES, variance))]
 
 
@@ -63,11 +64,21 @@ def batch_norm_backward(walk: Walk, node: Node, dys: Gradients) -> Gradients:
     left = max(dy.second - shared - along, 0.0)
     variance = max(x.second - channel_mean_square(x.second, *x.crosses, shape), 0.0)
     inverse = 1 / (variance + node.get("epsilon", 1e-5))
-    shared -= along / max(math.prod(batch_and_places(shape)) - 1, 1)  # y sums to 0, so two of it are -1/(n - 1) alike
+    shared -= along / max(
+        math.prod(batch_and_places(shape)) - 1, 1
+    )  # y sums to 0, so the correlation of two of it is -1/(n - 1)
     space, batch, far = ((cross - shared) * inverse for cross in dy.crosses(y))
-    near = (dy.cross_near(y, shape[2:]) - shared) * inverse
-    even = dy.evenness
-    source = Source(left * inverse, dy.shape, space, batch, dy.relief, evenness=even, cross_near=near, cross_far=far)
+    near = (dy.cross_lag(y, shape[2:]) - shared) * inverse
+    source = Source(
+        left * inverse,
+        dy.shape,
+        space,
+        batch,
+        dy.spatial_profile,
+        finite_width=dy.finite_width,
+        cross_lag=near,
+        cross_other=far,
+    )
     return [Gradient.profiled(source, dy.second_at, x, shape[2:]), *rest]
 
 
@@ -82,7 +93,7 @@ def lrn(walk: Walk, node: Node) -> Sequence[Signal]:
     """y = x / (k + α/n Σ x²)^β: E[y² | x] over the other n - 1 channels, which are independent."""
     x = known(walk.signal(node.inputs[0]))
     values = x.values * np.sqrt(_lrn_base(walk, node, x) ** (-2 * node.get("beta", 0.75)) @ WEIGHTS)
-    return [replace(x, values=values, evenness=None, within=None)]
+    return [replace(x, values=values, finite_width=None, channel_values=None)]
 
 
 def _lrn_base(walk: Walk, node: Node, x: Signal) -> Array:
@@ -90,8 +101,7 @@ def _lrn_base(walk: Walk, node: Node, x: Signal) -> Array:
     size, channels, squares = node.get("size"), walk.shape(node.inputs[0])[1], x.values**2
     others = float(Axis(channels, channels, size, pad=(size - 1) // 2).inside.sum()) / channels - 1
     spread = expect(squares**2) / max(expect(squares) ** 2, 1e-300) - 1
-    width = math.sqrt(math.log1p(max(spread, 0.0) / max(others, 1.0)))
-    total = others * expect(squares) * np.exp(width * NODES - width**2 / 2)
+    total = lognormal(others * expect(squares), spread / max(others, 1.0))
     return np.asarray(node.get("bias", 1.0) + node.get("alpha", 1e-4) / size * (squares[:, None] + total))
 
 

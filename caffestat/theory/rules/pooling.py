@@ -5,13 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import lru_cache, reduce
+from functools import reduce
 
 import numpy as np
 
 from caffestat.graph import Node
 
 from ..engine import Walk, backward_moments, moments
+from ..heuristics.lognormal import lognormal
+from ..heuristics.maxima import correlation_of_maxima, excess_of_wins
 from ..lags import lag_map, mixed, mixed_apart, slide
 from ..quadrature import (
     ABS_NORMAL,
@@ -28,8 +30,8 @@ from ..quadrature import (
     quantiles,
     ranks,
 )
-from ..signal import Gradient, Signal, Source, Term, flatten, normal
-from .linear import known, relief_of, windows
+from ..signal import Gradient, Signal, Source, Term, normal, normalize_profile
+from .linear import known, profile_of, windows
 
 Gradients = Sequence[Gradient | None]
 
@@ -59,18 +61,6 @@ def _common(matrices: Sequence[Array], near: Array) -> Array:
     return mixed(matrices, lag_map(near.shape, None, 0.0, 1.0), 0.0)
 
 
-@lru_cache(maxsize=256)
-def _alike(k: float, common: float) -> float:
-    """Return the correlation of the maxima of two windows of k independent normal values, some in common to both."""
-    low, high = np.minimum.outer(cdf(NODES), cdf(NODES)), np.multiply.outer(cdf(NODES), cdf(NODES))
-    joint = low**common * high ** (k - common)
-    mass = np.diff(np.diff(joint, axis=0), axis=1)
-    between = (NODES[1:] + NODES[:-1]) / 2
-    share = mass.sum(axis=1)
-    mean = float(share @ between)
-    return float((between @ mass @ between - mean**2) / (share @ between**2 - mean**2))
-
-
 class _Maximum:
     """The maximum of k values g(u), their u equally correlated."""
 
@@ -79,9 +69,9 @@ class _Maximum:
         self.matrices, self.k = matrices, math.prod(float(m.sum(axis=1).mean()) for m in matrices)
         self.is_rising = bool(np.all(np.diff(x.values) >= 0))
         self.values = x.values if self.is_rising else quantiles(x.values, WEIGHTS)
-        near, far = x.correlations(sizes), x.rho_space
+        near, far = x.correlations(sizes), x.rho_spatial
         if not self.is_rising:
-            near, far = correlations_for(self.values, x.cross_near(sizes)), correlation_for(self.values, x.cross_space)
+            near, far = correlations_for(self.values, x.cross_lag(sizes)), correlation_for(self.values, x.cross_spatial)
         self.between = _between(matrices, near, far)
         self.common = _common(matrices, near)
         self.rho, self.far = clip_unit(float(self.between.flat[0])), far
@@ -118,15 +108,15 @@ def max_pool(walk: Walk, node: Node) -> Sequence[Signal | None]:
     x, matrices = known(walk.signal(node.inputs[0])), _windows(walk, node)
     maximum = _Maximum(x, matrices)
     values, shared = maximum.pooled(), maximum.shared()
-    alike = np.vectorize(_alike, otypes=[float])(maximum.k, np.minimum(maximum.common, maximum.k))
+    overlap = np.vectorize(correlation_of_maxima, otypes=[float])(maximum.k, np.minimum(maximum.common, maximum.k))
     inverse = 1 / maximum.rho if maximum.rho > 0 else 0.0
     space, batch, near = (
-        cross_moments(shared, np.clip(rho * inverse, 0.0, 1.0)) for rho in (maximum.far, x.rho_batch, maximum.between)
+        cross_moments(shared, np.clip(rho * inverse, 0.0, 1.0)) for rho in (maximum.far, x.rho_sample, maximum.between)
     )
-    near += alike * (expect(values**2) - expect(shared**2))
-    relief = slide(matrices, relief_of(x.relief, walk.shape(node.inputs[0])[2:]))
-    relief = relief / slide(matrices, np.ones(walk.shape(node.inputs[0])[2:]))
-    y = Signal.of_pairs(values, float(space), float(batch), flatten(relief), near)
+    near += overlap * (expect(values**2) - expect(shared**2))
+    spatial_profile = slide(matrices, profile_of(x.spatial_profile, walk.shape(node.inputs[0])[2:]))
+    spatial_profile = spatial_profile / slide(matrices, np.ones(walk.shape(node.inputs[0])[2:]))
+    y = Signal.of_pairs(values, float(space), float(batch), normalize_profile(spatial_profile), near)
     return [y, *[None] * (len(node.outputs) - 1)]
 
 
@@ -140,13 +130,13 @@ def max_pool_backward(walk: Walk, node: Node, dys: Gradients) -> Gradients:
     maximum, places = _Maximum(x, matrices), walk.shape(node.outputs[0])[2:]
     u, turned, terms = maximum.rank(), [m.T for m in matrices], {}
     for source, term in dy.terms.items():
-        near = lag_map(places, source.cross_near, source.cross_space, source.second)
-        reach = slide(turned, relief_of(source.relief, places))
+        near = lag_map(places, source.cross_lag, source.cross_spatial, source.second)
+        reach = slide(turned, profile_of(source.spatial_profile, places))
         moved = replace(
             source,
-            relief=flatten(reach),
-            cross_near=_won_apart(turned, near, source.cross_space),
-            cross_far=_won_far(source, math.prod(places), math.prod(m.shape[1] for m in matrices)),
+            spatial_profile=normalize_profile(reach),
+            cross_lag=_won_apart(turned, near, source.cross_spatial),
+            cross_other=_won_far(source, math.prod(places), math.prod(m.shape[1] for m in matrices)),
         )
         here = _won(maximum, term.at(u), near / source.second if source.second else near)
         terms[moved] = here if maximum.is_rising else here.at(ranks(x.values, maximum.values))
@@ -156,7 +146,7 @@ def max_pool_backward(walk: Walk, node: Node, dys: Gradients) -> Gradients:
 def _won(maximum: _Maximum, term: Term, near: Array) -> Term:
     """Return what an element gets from the windows that hold it, of each of which it is the maximum now and then.
 
-    Windows that it wins together add up, all the more the more alike their gradients are, which `near` tells by lag. To
+    Windows that it wins together add up, the more the larger the correlation of their gradients, `near` by lag. To
     win both it has to be larger than the others in either. A window of equals (zeros behind a ReLU) goes to the first
     of them, which is the first of one window only.
     """
@@ -168,9 +158,8 @@ def _won(maximum: _Maximum, term: Term, near: Array) -> Term:
             both = pairs * above * maximum.wins(2 * maximum.k - maximum.common[lag] - 1)
             second += near[lag] * both * term.mean**2
             apart += (1 - near[lag]) * both
-    # an element that wins once wins on average half as many more as E[m²] / E[m] says, if m is geometric;
-    # where windows leave gaps, the relief says that nothing arrives there
-    several = np.sqrt((1 + apart / 2 / np.maximum(won, 1e-300)) * min(covered, 1.0))
+    # where windows leave gaps, the spatial profile holds that nothing arrives there
+    several = excess_of_wins(won, apart) * math.sqrt(min(covered, 1.0))
     return Term(won * term.mean, np.maximum(second, 0.0), won * term.absolute / several)
 
 
@@ -186,8 +175,8 @@ def _won_far(source: Source, windows: int, elements: int) -> float:
     """Return E[dy dy'] of the windows of two places in two samples: as Σ dx = Σ dy says."""
     if elements < 2:
         return 0.0
-    same = source.cross_batch * (1 - windows / elements)
-    return (same + (windows - 1) * source.far) * elements / windows / (elements - 1)
+    same = source.cross_sample * (1 - windows / elements)
+    return (same + (windows - 1) * source.other) * elements / windows / (elements - 1)
 
 
 def _windows_together(matrices: Sequence[Array], lags: Sequence[int]) -> Array:
@@ -208,9 +197,9 @@ def _averaging(walk: Walk, node: Node) -> list[Array]:
     return [m / np.maximum(m.sum(axis=1, keepdims=True), 1) for m in matrices]
 
 
-def spread_sum(matrices: Sequence[Array], second: float, cross: float, relief: Array) -> Array:
+def spread_sum(matrices: Sequence[Array], second: float, cross: float, spatial_profile: Array) -> Array:
     """Return E[(Σ a·x)²] at each place for weights a and x of which pairs have the second moment `cross`."""
-    alone, together = slide([m**2 for m in matrices], relief), slide(matrices, np.sqrt(relief))
+    alone, together = slide([m**2 for m in matrices], spatial_profile), slide(matrices, np.sqrt(spatial_profile))
     return np.maximum((second - cross) * alone + cross * together**2, 0.0)
 
 
@@ -218,24 +207,23 @@ def spread_sum(matrices: Sequence[Array], second: float, cross: float, relief: A
 def average_pool(walk: Walk, node: Node) -> Sequence[Signal]:
     """y = mean over the window: the mean stays, the variance falls by how many values there are that differ."""
     x, matrices = known(walk.signal(node.inputs[0])), _averaging(walk, node)
-    relief = relief_of(x.relief, walk.shape(node.inputs[0])[2:])
-    own = x.cross_near([m.shape[1] for m in matrices])
-    at = spread_sum(matrices, x.second, float(_between(matrices, own, x.cross_space).flat[0]), relief)
-    together = slide(matrices, np.sqrt(relief))
+    spatial_profile = profile_of(x.spatial_profile, walk.shape(node.inputs[0])[2:])
+    own = x.cross_lag([m.shape[1] for m in matrices])
+    at = spread_sum(matrices, x.second, float(_between(matrices, own, x.cross_spatial).flat[0]), spatial_profile)
+    together = slide(matrices, np.sqrt(spatial_profile))
     second, mean = float(at.mean()), expect(x.values) * float(together.mean())
-    flat = flatten(at)
+    flat = normalize_profile(at)
     scale = 1.0 if flat is None else float(np.sqrt(flat).mean())
     values = positive_or_normal(mean / scale, second, bool(np.min(x.values) >= 0))
     kept = float((together**2).mean())
-    near = mixed(matrices, own, x.cross_space)
-    return [Signal.of_pairs(values, kept * x.cross_space, kept * x.cross_batch, flat, near)]
+    near = mixed(matrices, own, x.cross_spatial)
+    return [Signal.of_pairs(values, kept * x.cross_spatial, kept * x.cross_sample, flat, near)]
 
 
 def positive_or_normal(mean: float, second: float, positive: bool) -> Array:
     """Return a distribution of these moments: lognormal for sums of what is never negative, else normal."""
     if positive and 0 < mean**2 < math.inf:
-        spread = math.sqrt(math.log(max(second / mean**2, 1.0)))
-        return np.asarray(mean * np.exp(spread * NODES - spread**2 / 2))
+        return lognormal(mean, second / mean**2 - 1)
     return normal(mean, second - mean**2).values
 
 
@@ -245,15 +233,15 @@ def average_pool_backward(walk: Walk, node: Node, dys: Gradients) -> Gradients:
     dy, y = dys[0], known(walk.signal(node.outputs[0]))
     assert dy is not None
     matrices = _averaging(walk, node)
-    relief = relief_of(dy.relief, walk.shape(node.outputs[0])[2:])
-    cross, batch = dy.cross_space(y.rho_space), dy.cross_batch(y.rho_batch)
-    turned, own = [m.T for m in matrices], dy.cross_near(y, relief.shape)
-    at = spread_sum(turned, dy.second, float(_between(turned, own, cross).flat[0]), relief)
+    spatial_profile = profile_of(dy.spatial_profile, walk.shape(node.outputs[0])[2:])
+    cross, batch = dy.cross_spatial(y.rho_spatial), dy.cross_sample(y.rho_sample)
+    turned, own = [m.T for m in matrices], dy.cross_lag(y, spatial_profile.shape)
+    at = spread_sum(turned, dy.second, float(_between(turned, own, cross).flat[0]), spatial_profile)
     second, reach = float(at.mean()), slide(turned, np.ones(walk.shape(node.outputs[0])[2:]))
     shape = dy.shape if _coverage(_windows(walk, node)) <= 1.001 else ABS_NORMAL
     same = batch * float(reach.mean()) ** 2
     pairs = _pairs(matrices, dy.second, cross, second, at.size)
-    far = _pairs(matrices, batch, dy.cross_far(y.rho_far), same, at.size)
+    far = _pairs(matrices, batch, dy.cross_other(y.rho_other), same, at.size)
     return [
         Gradient.of(
             Source(
@@ -261,11 +249,11 @@ def average_pool_backward(walk: Walk, node: Node, dys: Gradients) -> Gradients:
                 shape,
                 pairs,
                 same,
-                flatten(at),
-                dy.lumped,
-                dy.evenness,
-                cross_near=mixed(turned, own, cross),
-                cross_far=far,
+                normalize_profile(at),
+                dy.one_hot,
+                dy.finite_width,
+                cross_lag=mixed(turned, own, cross),
+                cross_other=far,
             )
         )
     ]

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from caffestat.graph import Node
 
-from ..engine import Walk, backward_moments, moments, unpredicted
+from ..engine import Walk, backward_moments, moments, unsupported
 from ..quadrature import expect
 from ..signal import Gradient, Signal, Source
 from ..sums import pair_sum
@@ -16,7 +16,7 @@ from .pooling import positive_or_normal
 
 Gradients = Sequence[Gradient | None]
 
-unpredicted("ReduceMax", "ReduceMin", "ReduceProd", "ReduceLogSumExp")
+unsupported("ReduceMax", "ReduceMin", "ReduceProd", "ReduceLogSumExp")
 
 
 def _axes(walk: Walk, node: Node) -> set[int]:
@@ -41,7 +41,7 @@ def reduce(walk: Walk, node: Node) -> Sequence[Signal]:
     x = known(walk.signal(node.inputs[0]))
     samples, channels, places = counts(walk, node)
     count, mean = samples * channels * places, expect(x.values)
-    space, batch = x.cross_space - mean**2, x.cross_batch - mean**2
+    space, batch = x.cross_spatial - mean**2, x.cross_sample - mean**2
     spread = count * (x.second - mean**2 + pair_sum(space, batch, min(space, batch), samples, places))
     scale = 1 / count if node.op == "ReduceMean" else 1.0
     total = scale * count * mean
@@ -58,6 +58,9 @@ def reduce_backward(walk: Walk, node: Node, dys: Gradients) -> Gradients:
     samples, channels, places = counts(walk, node)
     scale = 1 / (samples * channels * places) ** 2 if node.op == "ReduceMean" else 1.0
     second = dy.second * scale
-    space = second if places > 1 else scale * dy.cross_space(y.rho_space)
-    batch = second if samples > 1 else scale * dy.cross_batch(y.rho_batch)
-    return [Gradient.of(Source(second, dy.shape, space, batch, evenness=dy.evenness)), *[None] * (len(node.inputs) - 1)]
+    space = second if places > 1 else scale * dy.cross_spatial(y.rho_spatial)
+    batch = second if samples > 1 else scale * dy.cross_sample(y.rho_sample)
+    return [
+        Gradient.of(Source(second, dy.shape, space, batch, finite_width=dy.finite_width)),
+        *[None] * (len(node.inputs) - 1),
+    ]

@@ -10,17 +10,17 @@ import numpy as np
 
 from caffestat.graph import Node
 
-from ..engine import Walk, backward_moments, moments, unpredicted
+from ..engine import Walk, backward_moments, moments, unsupported
 from ..quadrature import WEIGHTS, Array, quantiles, ranks
-from ..signal import ONE, Gradient, Signal, Source, Term, flatten
+from ..signal import ONE, Gradient, Signal, Source, Term, normalize_profile
 from ..sums import reduced
-from .linear import known, relief_of
+from .linear import known, profile_of
 
 Gradients = Sequence[Gradient | None]
 
 _STRENGTHS = 16
 
-unpredicted(
+unsupported(
     "ArgMax", "ArgMin", "ConstantOfShape", "CumSum", "GatherElements", "GatherND", "If", "Loop", "NonZero", "OneHot",
     "Range", "ReverseSequence", "Scan", "ScatterElements", "ScatterND", "Shape", "Size", "TopK", "Trilu",
 )  # fmt: skip
@@ -31,21 +31,21 @@ def _share(walk: Walk, part: str, whole: str) -> float:
 
 
 def in_shape(x: Signal, shape: tuple[int, ...]) -> Signal:
-    """Return the same elements in another shape: the relief of places that are gone goes into the distribution."""
-    if x.relief is None or x.relief.shape == shape[2:]:
+    """Return the same elements in another shape: the profile of places that are gone goes into the distribution."""
+    if x.spatial_profile is None or x.spatial_profile.shape == shape[2:]:
         return x
-    strengths = np.sqrt(np.quantile(x.relief, (np.arange(_STRENGTHS) + 0.5) / _STRENGTHS))
+    strengths = np.sqrt(np.quantile(x.spatial_profile, (np.arange(_STRENGTHS) + 0.5) / _STRENGTHS))
     values = quantiles(np.outer(strengths, x.values), np.broadcast_to(WEIGHTS, (_STRENGTHS, WEIGHTS.size)))
     if not np.any(x.values < 0) or np.all(np.diff(x.values) >= 0):
-        return Signal(values, x.rho_space, x.rho_batch, None, x.latent)
-    return Signal(values, x.rho_space, x.rho_batch)
+        return Signal(values, x.rho_spatial, x.rho_sample, None, x.latent)
+    return Signal(values, x.rho_spatial, x.rho_sample)
 
 
 def gradient_in_shape(dy: Gradient, shape: tuple[int, ...]) -> Gradient:
-    """Return the gradient without the reliefs of other places."""
-    if all(source.relief is None or source.relief.shape == shape[2:] for source in dy.terms):
+    """Return the gradient without the spatial_profiles of other places."""
+    if all(source.spatial_profile is None or source.spatial_profile.shape == shape[2:] for source in dy.terms):
         return dy
-    terms = {replace(source, relief=None): term for source, term in dy.terms.items()}
+    terms = {replace(source, spatial_profile=None): term for source, term in dy.terms.items()}
     return Gradient(terms, dy.known)
 
 
@@ -93,8 +93,8 @@ def cut_backward(walk: Walk, node: Node, dys: Gradients) -> Gradients:
     second = sum(share * dy.second for dy, share in parts)
     if second <= 0:
         return [None] * len(node.inputs)
-    space = sum(share * dy.cross_space(y.rho_space) for dy, share in parts)
-    batch = sum(share * dy.cross_batch(y.rho_batch) for dy, share in parts)
+    space = sum(share * dy.cross_spatial(y.rho_spatial) for dy, share in parts)
+    batch = sum(share * dy.cross_sample(y.rho_sample) for dy, share in parts)
     profile = sum((share * dy.second_at for dy, share in parts), np.zeros_like(WEIGHTS))
     source = Source(second, sum(share * dy.mean_abs for dy, share in parts) / math.sqrt(second), space, batch)
     dx = Gradient.profiled(source, profile, y, walk.shape(node.inputs[0])[2:])
@@ -108,12 +108,12 @@ def concat(walk: Walk, node: Node) -> Sequence[Signal]:
     sizes = np.array([math.prod(walk.shape(value)) for value in node.inputs], np.float64)
     shares = sizes / sizes.sum()
     values = quantiles(np.stack([s.values for s in signals]), np.outer(shares, WEIGHTS))
-    pairs = shares @ np.array([[s.cross_space, s.cross_batch] for s in signals])
+    pairs = shares @ np.array([[s.cross_spatial, s.cross_sample] for s in signals])
     space = walk.shape(node.outputs[0])[2:]
-    parts = [share * s.second * relief_of(s.relief, space) for share, s in zip(shares, signals, strict=True)]
-    relief: Array = sum(parts, np.zeros(space))
-    near: Array = sum((share * s.cross_near(space) for share, s in zip(shares, signals, strict=True)), np.zeros(()))
-    return [Signal.of_pairs(values, pairs[0], pairs[1], flatten(relief), near)]
+    parts = [share * s.second * profile_of(s.spatial_profile, space) for share, s in zip(shares, signals, strict=True)]
+    spatial_profile: Array = sum(parts, np.zeros(space))
+    near: Array = sum((share * s.cross_lag(space) for share, s in zip(shares, signals, strict=True)), np.zeros(()))
+    return [Signal.of_pairs(values, pairs[0], pairs[1], normalize_profile(spatial_profile), near)]
 
 
 @backward_moments("Concat")
@@ -135,7 +135,7 @@ def pad(walk: Walk, node: Node) -> Sequence[Signal]:
     x = in_shape(known(walk.signal(node.inputs[0])), walk.shape(node.outputs[0]))
     share = _share(walk, node.inputs[0], node.outputs[0])
     values = quantiles(np.stack([x.values, np.zeros_like(x.values)]), np.outer([share, 1 - share], WEIGHTS))
-    return [Signal(values, x.rho_space, x.rho_batch)]
+    return [Signal(values, x.rho_spatial, x.rho_sample)]
 
 
 @backward_moments("Pad")

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from caffestat.graph import Graph, Node
 
-from ..engine import Walk, backward_moments, moments, said_by
+from ..engine import Walk, backward_moments, decomposition, moments
 from ..quadrature import expect
 from ..signal import Gradient, Signal, Source, factor
 from ..sums import pair_sum
@@ -26,7 +26,7 @@ def _counts(walk: Walk, node: Node) -> tuple[int, int, int]:
 
 
 def _square_of_mean(x: Signal, sizes: tuple[int, int, int]) -> float:
-    """Return E[m²] of the mean m over the axes: elements of one channel are alike, those of several are not."""
+    """Return E[m²] of the mean m over the axes: elements of one channel are correlated, others are not."""
     square = x.mean**2
     space, batch, far = (cross - square for cross in x.crosses)
     return square + _spread(x.second - square, space, batch, far, sizes)
@@ -51,9 +51,9 @@ def standardize(walk: Walk, node: Node) -> Sequence[Signal | None]:
     around = x.values - expect(x.values)
     values = around * math.sqrt(size / max(expect(around**2), 1e-300))
     space, batch = (
-        min(max((cross - shared) / max(variance, 1e-300), 0.0), 1.0) for cross in (x.cross_space, x.cross_batch)
+        min(max((cross - shared) / max(variance, 1e-300), 0.0), 1.0) for cross in (x.cross_spatial, x.cross_sample)
     )
-    return [Signal(values, space, batch, x.relief, x.latent, 1.0)]
+    return [Signal(values, space, batch, x.spatial_profile, x.latent, 1.0)]
 
 
 @backward_moments(STANDARD)
@@ -69,11 +69,11 @@ def standardize_backward(walk: Walk, node: Node, dys: Gradients) -> Gradients:
     inverse = 1 / (max(x.second - _square_of_mean(x, sizes), 0.0) + node.get("epsilon", 1e-9))
     space, batch, far = ((cross - shared) * inverse for cross in dy.crosses(y))
     left = max(dy.second - taken, 0.0) * inverse
-    source = Source(left, dy.shape, space, batch, dy.relief, evenness=dy.evenness, cross_far=far)
+    source = Source(left, dy.shape, space, batch, dy.spatial_profile, finite_width=dy.finite_width, cross_other=far)
     return [Gradient.profiled(source, dy.second_at, x, walk.shape(node.inputs[0])[2:])]
 
 
-@said_by("LayerNormalization")
+@decomposition("LayerNormalization")
 def layer_normalization(graph: Graph, node: Node) -> list[Node]:
     """y = standardized x · scale + bias, over the last axes."""
     rank = len(graph.shape(node.inputs[0]))
@@ -81,13 +81,13 @@ def layer_normalization(graph: Graph, node: Node) -> list[Node]:
     return _scaled(graph, node, {"axes": axes}, ())
 
 
-@said_by("InstanceNormalization")
+@decomposition("InstanceNormalization")
 def instance_normalization(graph: Graph, node: Node) -> list[Node]:
     """Over the places of one channel."""
     return _scaled(graph, node, {"axes": _places(graph, node)}, _per_channel(graph, node))
 
 
-@said_by("GroupNormalization")
+@decomposition("GroupNormalization")
 def group_normalization(graph: Graph, node: Node) -> list[Node]:
     """Over the places of a group of channels."""
     group = graph.shape(node.inputs[0])[1] // node.attributes["num_groups"]
