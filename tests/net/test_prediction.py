@@ -242,5 +242,5 @@ def test_very_deep_and_narrow_nets_stay_in_range() -> None:
     for index in range(300):
         text += _conv(f"c{index}", f"c{index - 1}" if index else "x", 4, 3) + _relu(f"c{index}")
     prediction = predict(net_of(text + _ending("c299")))
-    assert all(0 <= (signal.evenness or 1) <= 1 for signal in prediction.signals.values())
+    assert all(0 <= (signal.finite_width or 1) <= 1 for signal in prediction.signals.values())
     assert all(math.isfinite(m.mean_abs) for m in (*prediction.tops.values(), *prediction.bottom_diffs.values()))
