@@ -9,30 +9,31 @@ from typing import Any
 
 from caffestat.errors import GradientError
 from caffestat.graph import CONTRIB, OPSET, Graph, Node, Region
+from caffestat.graph.late import LATE, define
 
 __all__ = ["Stop", "Tape", "backward", "differentiable", "gradient_free", "reach", "vjp"]
 
 Rule = Callable[["Tape", Node, str], "Sequence[str | None]"]
 
-_RULES: dict[tuple[str, str], Rule] = {}
+_RULES: dict[str, Rule] = {}
 _FREE: set[str] = set()
 
 
-def vjp(*ops: str, provider: str = "") -> Callable[[Rule], Rule]:
+def vjp(*ops: str) -> Callable[[Rule], Rule]:
     """Register the gradient of ONNX ops: `rule(tape, node, dy)` returns one gradient name, or None for zero, per input.
 
     `dy` is the gradient of the node's first output; `tape.cotangent(name)` gives that of any output. A rule may
-    leave out (return None for) inputs for which `tape.needs(name)` is false. `provider` ("cuda") registers a rule
-    for that runtime only, which then comes before the general one.
+    leave out (return None for) inputs for which `tape.needs(name)` is false. A gradient that is computed differently on
+    CPU and CUDA is a late op (see `graph.late`).
 
-    Raises ValueError when the op already has a rule for that provider.
+    Raises ValueError when the op already has a rule.
     """
 
     def register(rule: Rule) -> Rule:
         for op in ops:
-            if (op, provider) in _RULES or op in _FREE:
-                raise ValueError(f"op {op!r} already has a gradient rule for {provider or 'every provider'}")
-            _RULES[op, provider] = rule
+            if op in _RULES or op in _FREE:
+                raise ValueError(f"op {op!r} already has a gradient rule")
+            _RULES[op] = rule
         return rule
 
     return register
@@ -41,7 +42,7 @@ def vjp(*ops: str, provider: str = "") -> Callable[[Rule], Rule]:
 def gradient_free(*ops: str) -> None:
     """Declare ops through which no gradient flows: their derivative is zero or their outputs are integers."""
     for op in ops:
-        if (op, "") in _RULES or op in _FREE:
+        if op in _RULES or op in _FREE:
             raise ValueError(f"op {op!r} is already declared")
         _FREE.add(op)
 
@@ -65,12 +66,11 @@ class Tape:
         self, graph: Graph, needed: Collection[str], hidden: Collection[str], stored: Mapping[str, str] | None = None
     ) -> None:
         self.graph = graph
-        self.provider = graph.provider
         self.specs, self.constants = graph.specs, graph.constants
         self.shape, self.unique, self.declare = graph.shape, graph.unique, graph.declare
         self.emit, self.emit_many, self.constant, self.ints = graph.emit, graph.emit_many, graph.constant, graph.ints
         self.reshape, self.transpose, self.cast = graph.reshape, graph.transpose, graph.cast
-        self.fused_matmul = graph.fused_matmul
+        self.fused_matmul, self.emit_late = graph.fused_matmul, graph.emit_late
         self._needed = needed
         self._hidden = hidden
         self._stored = stored or {}
@@ -112,7 +112,7 @@ class Tape:
 
     def pull(self, node: Node, dy: str) -> Sequence[str | None]:
         """Apply the rule of the node's op: one gradient name (or None) per input. The node need not be in the graph."""
-        rule = _rule(node, self.provider)
+        rule = _rule(node)
         return rule(self, node, dy) if rule else self.by_definition(node, dy)
 
     def by_definition(self, node: Node, dy: str) -> list[str | None]:
@@ -201,9 +201,11 @@ def _unfolded(graph: Graph, first: int) -> list[Node]:
 
 
 def _by_definition(graph: Graph, node: Node) -> Sequence[str]:
-    """Emit the ops by which ONNX defines this one. Raises GradientError where it does not."""
+    """Emit the ops by which ONNX, or a late op's definition, defines this one. Raises GradientError where none does."""
     from caffestat.graph.nodes import expand_function
 
+    if node.domain == LATE:
+        return define(graph, node)
     outputs = tuple(graph.unique(f"{name}/again") if name else "" for name in node.outputs)
     nodes = expand_function(replace(node, outputs=outputs), graph.specs, graph.unique)
     if nodes is None:
@@ -240,15 +242,14 @@ def differentiable(op: str) -> str:
 
     from . import rules  # noqa: F401  see `backward`
 
-    if (op, "") in _RULES or op in _FREE:
+    if op in _RULES or op in _FREE:
         return "zero" if op in _FREE else "rule"
     schema: Any = onnx.defs.get_schema(op, OPSET)  # its type stubs leave functions out
     return "by definition" if schema.has_function or schema.has_context_dependent_function else ""
 
 
-def _rule(node: Node, provider: str) -> Rule | None:
-    known = node.domain in ("", CONTRIB)
-    return (_RULES.get((node.op, provider)) or _RULES.get((node.op, ""))) if known else None
+def _rule(node: Node) -> Rule | None:
+    return _RULES.get(node.op) if node.domain in ("", CONTRIB) else None
 
 
 def _step(
@@ -286,11 +287,12 @@ def _has_body(node: Node) -> bool:
 
 
 def _as_stored(tape: Tape, node: Node) -> Node:
-    return replace(node, inputs=tuple(map(tape.stored, node.inputs)))
+    inputs = tuple(map(tape.stored, node.inputs))
+    return node if inputs == node.inputs else replace(node, inputs=inputs)  # a rule may ask its node for more outputs
 
 
 def _pull(tape: Tape, node: Node, dy: str | None) -> Sequence[str | None]:
-    if _has_body(node) and _rule(node, tape.provider) is None:
+    if _has_body(node) and _rule(node) is None:
         raise GradientError(f"no gradient flows through the subgraphs of {node.op} (value {node.outputs[0]})")
     try:
         return tape.pull(node, dy or tape.zeros_like(node.outputs[0]))

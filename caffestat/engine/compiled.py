@@ -110,7 +110,7 @@ class _Session:
     ) -> None:
         self._device = device
         self._outputs = list(outputs)
-        live = expand(graph, outputs)
+        live = expand(graph, outputs, device.kind)
         large = large_matrices(live) if device.kind == "cpu" else set()
         held = {name: array for name, array in constant.items() if name in live.params and name not in large}
         self._fed = {name: constant[name] for name in large.intersection(constant)}

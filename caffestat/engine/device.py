@@ -86,7 +86,7 @@ def why_no_cuda(index: int = 0) -> str:
 def _why_not_loaded(ort: Any, device: Device) -> str:
     from caffestat.graph import Graph
 
-    graph = Graph("cuda")
+    graph = Graph()
     graph.outputs.append(graph.emit("Neg", graph.input("x", (1,))))
     options = ort.SessionOptions()
     options.log_severity_level = 4

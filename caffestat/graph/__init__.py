@@ -2,5 +2,6 @@
 
 from .expand import expand
 from .graph import CONTRIB, OPSET, Graph, Node, Region, Spec
+from .late import late
 
-__all__ = ["CONTRIB", "OPSET", "Graph", "Node", "Region", "Spec", "expand"]
+__all__ = ["CONTRIB", "OPSET", "Graph", "Node", "Region", "Spec", "expand", "late"]

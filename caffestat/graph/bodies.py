@@ -12,6 +12,7 @@ from onnx import helper, numpy_helper
 from .convert import spec_of, value_info
 from .graph import Graph, Node, Spec
 from .infer import infer_node
+from .late import for_provider
 from .nodes import captured_by, from_proto, subgraphs, to_proto
 
 __all__ = ["close_body", "computed_names", "open_body", "renamed", "scan_body", "with_captured"]
@@ -51,6 +52,7 @@ def open_body(outer: Graph, body: onnx.GraphProto, inputs: Sequence[Spec | None]
 def close_body(graph: Graph, outer: Graph, inputs: Sequence[str], outputs: Sequence[str], name: str) -> onnx.GraphProto:
     """Return a Graph as a subgraph of `outer`; every output gets a node of its own."""
     ends = [graph.emit("Identity", output) for output in outputs]
+    graph = for_provider(graph)
     read = {name for node in graph.nodes for name in (*node.inputs, *node.captured)}
     own = [found for found in graph.constants if found in read and found not in outer.constants]
     return helper.make_graph(

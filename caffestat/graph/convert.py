@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
+from copy import copy
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 from caffestat.ops import op_info
 
 from .graph import IR_VERSION, OPSET, Graph, Spec
+from .late import LATE
 from .nodes import to_proto
 
 __all__ = ["infer_specs", "spec_of", "to_onnx", "value_info"]
@@ -94,9 +96,12 @@ def spec_of(kind: onnx.TypeProto) -> Spec | None:
 
 def infer_specs(graph: Graph) -> dict[str, Spec]:
     """Return shape and type of every value that ONNX shape inference can tell; params count as inputs."""
-    model = _model(graph, {**graph.inputs, **graph.params}, _constants(graph), OPSET)
+    plain = copy(graph)
+    plain.nodes = [node for node in graph.nodes if node.domain != LATE]
+    late = {name: graph.specs[name] for node in graph.nodes if node.domain == LATE for name in node.outputs}
+    model = _model(plain, {**graph.inputs, **graph.params, **late}, _constants(graph), OPSET)
     known = (value_info(name, spec) for name, spec in graph.specs.items() if name not in graph.inputs)
-    model.graph.value_info.extend(info for info in known if info.name not in graph.params)
+    model.graph.value_info.extend(info for info in known if info.name not in graph.params and info.name not in late)
     inferred = onnx.shape_inference.infer_shapes(model, data_prop=True)
     specs = ((info.name, spec_of(info.type)) for info in inferred.graph.value_info)
     return {name: spec for name, spec in specs if spec is not None}

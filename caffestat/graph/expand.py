@@ -1,13 +1,14 @@
-"""Ops whose kernels in the runtime are slow, said in faster ones when the model is made."""
+"""The graph as the runtime gets it: late ops defined, ops whose kernels are slow or lacking replaced by others."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from copy import copy
 from math import prod
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from .late import Definition, append, branch
 
 if TYPE_CHECKING:
     from .graph import Graph, Node
@@ -57,12 +58,53 @@ def lrn_power(g: Graph, base: str, node: Node, dtype: Any) -> str:
     return g.emit("Mul", root, g.emit("Sqrt", root))
 
 
-def _lrn(g: Graph, node: Node) -> None:
+def _lrn(g: Graph, node: Node, provider: str) -> Sequence[str] | None:
     """y = x / s^β: a sixth of the time of the LRN kernel, and the runtime shares s with the gradient."""
-    spec = g.specs[node.inputs[0]]
+    spec = g.specs.get(node.inputs[0])
+    if spec is None:
+        return None
     power = lrn_power(g, lrn_base(g, node.inputs[0], spec.shape, node, spec.dtype), node, spec.dtype)
     flat = g.reshape(node.inputs[0], *spec.shape[:2], prod(spec.shape[2:]))
-    g.reshape(g.emit("Div", flat, power), *spec.shape)
+    return [g.reshape(g.emit("Div", flat, power), *spec.shape)]
+
+
+def _batch_normalization(g: Graph, node: Node, provider: str) -> Sequence[str] | None:
+    """For CUDA, whose kernel has no training mode and takes no epsilon near zero, in single ops.
+
+    In training the mean is taken off before the squares are, as in Caffe.
+    """
+    epsilon, trains = node.get("epsilon", 1e-5), node.get("training_mode", 0)
+    spec = g.specs.get(node.inputs[0])
+    if provider == "cpu" or spec is None or not (trains or epsilon < _CUDNN_EPSILON):
+        return None
+    x, scale, bias, mean, variance = node.inputs
+    column = (-1, *(1,) * (len(spec.shape) - 2))
+    old = mean, variance
+    centered = x
+    if trains:
+        axes = g.ints(*(axis for axis in range(len(spec.shape)) if axis != 1))
+        mean = g.emit("ReduceMean", x, axes, keepdims=0)
+        centered = g.emit("Sub", x, g.reshape(mean, *column))
+        variance = g.emit("ReduceMean", g.emit("Mul", centered, centered), axes, keepdims=0)
+    root = g.emit("Sqrt", g.emit("Add", variance, g.constant(epsilon, spec.dtype)))
+    slope = g.emit("Div", scale, root)
+    shift = bias if trains else g.emit("Sub", bias, g.emit("Mul", mean, slope))
+    y = g.emit("Add", g.emit("Mul", centered, g.reshape(slope, *column)), g.reshape(shift, *column))
+    return [y, *_running(g, node, old, (mean, variance), spec.dtype)] if trains else [y]
+
+
+def _running(g: Graph, node: Node, old: Sequence[str], new: Sequence[str], dtype: Any) -> list[str]:
+    """Emit momentum · old + (1 - momentum) · new of a batch normalization's statistics."""
+    momentum = node.get("momentum", 0.9)
+    if momentum == 0:
+        return list(new)
+    kept = [g.emit("Mul", value, g.constant(momentum, dtype)) for value in old]
+    added = [g.emit("Mul", value, g.constant(1 - momentum, dtype)) for value in new]
+    return [g.emit("Add", *pair) for pair in zip(kept, added, strict=True)]
+
+
+_CUDNN_EPSILON = 1e-5  # the least that every version of cuDNN takes
+_REWRITES: dict[str, Definition] = {"LRN": _lrn, "BatchNormalization": _batch_normalization}
 
 
 def _live(nodes: Sequence[Node], outputs: Collection[str]) -> list[Node]:
@@ -75,21 +117,17 @@ def _live(nodes: Sequence[Node], outputs: Collection[str]) -> list[Node]:
     return live[::-1]
 
 
-def expand(g: Graph, outputs: Sequence[str]) -> Graph:
-    """Return the graph of some outputs as the runtime should get it; `g` stays as it is.
+def expand(g: Graph, outputs: Sequence[str], provider: str = "cpu") -> Graph:
+    """Return the graph of some outputs as a provider of the runtime should get it; `g` stays as it is.
 
-    Every LRN of known shape is replaced; what no output needs is left out: nodes, params, inputs, constants.
+    Late ops and slow ones are replaced; what no output needs is left out: nodes, params, inputs, constants.
     """
-    result = copy(g)
-    result.nodes, result.outputs = [], list(outputs)
+    result = branch(g)
+    result.outputs = list(outputs)
     for node in _live(g.nodes, outputs):
-        if node.op == "LRN" and node.inputs[0] in g.specs:
-            _lrn(result, node)
-            result.nodes[-1].outputs = node.outputs
-        else:
-            result.nodes.append(node)
+        append(result, node, provider, _REWRITES)
     read = {name for node in result.nodes for name in (*node.inputs, *node.captured)}.union(outputs)
     result.params = {name: spec for name, spec in g.params.items() if name in read}
     result.inputs = {name: spec for name, spec in g.inputs.items() if name in read}
-    result.constants = {name: array for name, array in g.constants.items() if name in read}
+    result.constants = {name: array for name, array in result.constants.items() if name in read}
     return result

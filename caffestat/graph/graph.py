@@ -11,6 +11,8 @@ from numpy.typing import ArrayLike
 
 from caffestat.ops import CONTRIB, Call, OpInfo, op_info
 
+from .late import LATE, for_provider
+
 if TYPE_CHECKING:
     import onnx
 
@@ -95,11 +97,9 @@ class Graph:
     carries  whether states are kept from run to run
     specs    shape and type of every value known so far (`infer` completes it)
     domains  versions of the op sets beside ONNX's own
-    provider "cpu" or "cuda": which runtime the graph is built for
     """
 
-    def __init__(self, provider: str = "cpu") -> None:
-        self.provider = provider
+    def __init__(self) -> None:
         self.nodes: list[Node] = []
         self.inputs: dict[str, Spec] = {}
         self.params: dict[str, Spec] = {}
@@ -117,7 +117,7 @@ class Graph:
 
     def inner(self) -> Graph:
         """Return an empty graph for a subgraph: none of its names will hide one of this graph."""
-        graph = Graph(self.provider)
+        graph = Graph()
         graph.domains, graph._taken = self.domains, self._taken
         return graph
 
@@ -178,6 +178,11 @@ class Graph:
     def emit(self, op: str, *inputs: str, domain: str = "", hint: str = "", **attributes: Any) -> str:
         """Append a node with one output and return its name (`hint` when given and free)."""
         return self.emit_many(op, *inputs, count=1, domain=domain, hint=hint, **attributes)[0]
+
+    def emit_late(self, op: str, *inputs: str, shape: Shape, like: str, **settings: Any) -> str:
+        """Append a late op (see `graph.late`), whose output has the given shape and the element type of `like`."""
+        output = self.emit(op, *inputs, domain=LATE, **settings)
+        return self.declare(output, shape, self.specs[like].dtype)
 
     def reshape(self, value: str, *shape: int) -> str:
         """Emit a Reshape to a fixed shape (one axis may be -1); nothing when it has that shape already."""
@@ -270,8 +275,13 @@ class Graph:
 
         self.specs = {**infer_specs(self), **self.specs}
 
-    def to_onnx(self, arrays: Mapping[str, np.ndarray] | None = None, fed: Collection[str] = ()) -> onnx.ModelProto:
-        """Return the ONNX model: `arrays` are embedded as initializers, params in `fed` are inputs, others external."""
+    def to_onnx(
+        self, arrays: Mapping[str, np.ndarray] | None = None, fed: Collection[str] = (), provider: str = "cpu"
+    ) -> onnx.ModelProto:
+        """Return the ONNX model: `arrays` are embedded as initializers, params in `fed` are inputs, others external.
+
+        provider: for which of the runtime's ("cpu" or "cuda") late ops are defined; any of them runs any definition.
+        """
         from .convert import to_onnx
 
-        return to_onnx(self, arrays or {}, fed)
+        return to_onnx(for_provider(self, provider), arrays or {}, fed)

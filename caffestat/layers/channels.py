@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from math import prod
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-if TYPE_CHECKING:
-    from caffestat.graph import Graph
+from caffestat.graph import Graph, Node, late
 
 __all__ = ["channel_affine", "channel_column", "channel_dot", "channel_sum"]
 
@@ -31,22 +29,23 @@ def channel_sum(g: Graph, x: str) -> str:
 
 def channel_dot(g: Graph, a: str, b: str) -> str:
     """Emit Σ a · b over all axes but the channels': [C]."""
+    return g.emit_late("ChannelDot", a, b, shape=g.shape(a)[1:2], like=a)
+
+
+@late("ChannelDot")
+def _channel_dot(g: Graph, node: Node, provider: str) -> list[str]:
+    a, b = node.inputs
     n, channels, *space = g.shape(a)
     places = prod(space)
-    if g.provider != "cpu" or places < LONG_ROW:
-        return channel_sum(g, g.declare(g.emit("Mul", a, b), g.shape(a)))
+    if provider != "cpu" or places < LONG_ROW:
+        return [channel_sum(g, g.declare(g.emit("Mul", a, b), g.shape(a)))]
     rows = (g.reshape(value, n * channels, 1, places) for value in (a, b))
     dots = g.reshape(g.fused_matmul(*rows, transB=1), n, channels)
-    return channel_sum(g, g.declare(dots, (n, channels)))
+    return [channel_sum(g, g.declare(dots, (n, channels)))]
 
 
 def channel_affine(g: Graph, x: str, scale: str, bias: str, hint: str = "") -> str:
     """Emit scale · x + bias with vectors [C], in one pass over x where the runtime can."""
-    rank = len(g.shape(x))
-    if g.provider != "cpu":  # cuDNN refuses an epsilon of zero
-        scaled = g.emit("Mul", x, channel_column(g, scale, rank))
-        y = g.emit("Add", scaled, channel_column(g, bias, rank), hint=hint)
-    else:
-        zeros, ones = (g.constant(np.full(g.shape(x)[1], value)) for value in (0, 1))
-        y = g.emit("BatchNormalization", x, scale, bias, zeros, ones, epsilon=0.0, hint=hint)
+    zeros, ones = (g.constant(np.full(g.shape(x)[1], value)) for value in (0, 1))
+    y = g.emit("BatchNormalization", x, scale, bias, zeros, ones, epsilon=0.0, hint=hint)
     return g.declare(y, g.shape(x))

@@ -88,26 +88,26 @@ class Gradients:
     inner: dict[int, Gradients] = field(default_factory=dict)
 
 
-def lower(net: Net, provider: str = "cpu", carries: bool = False) -> Lowered:
+def lower(net: Net, carries: bool = False) -> Lowered:
     """Emit the forward pass of every layer that can be computed.
 
     Layers of unknown type, and those behind them, are left out. Raises NetError when that is all of them.
 
     carries: the graph keeps the states of recurrent layers from run to run
     """
-    lowered = lower_decided(net, provider, lambda layer: layer.lowers_undecided, carries)
+    lowered = lower_decided(net, lambda layer: layer.lowers_undecided, carries)
     _refuse_nothing(net, lowered)
     return lowered
 
 
 def lower_decided(
-    net: Net, provider: str = "cpu", also: Callable[[Layer], bool] = lambda layer: False, carries: bool = False
+    net: Net, also: Callable[[Layer], bool] = lambda layer: False, carries: bool = False
 ) -> Lowered:
     """Emit the forward pass of every layer that can be computed, but for those whose decisions are due (`decides`).
 
     also: tells which of these are emitted nevertheless.
     """
-    graph = Graph(provider)
+    graph = Graph()
     memory = Memory(graph, net.nodes)
     lowered = Lowered(graph, memory)
     graph.carries = carries

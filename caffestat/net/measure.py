@@ -78,7 +78,7 @@ class Runner:
         self.net = net
         self.values = values
         self.device = device
-        self.lowered = lower(net, device.kind, carries=changing)
+        self.lowered = lower(net, carries=changing)
         self.forward_only = forward_only
         self.gradients: Gradients | None = None
         if not forward_only and any(node.need_backward for node in net.nodes):

@@ -76,7 +76,7 @@ class _Stage:
     def __init__(self, net: Net, device: Device) -> None:
         from .lower import lower_decided
 
-        self.lowered = lower_decided(net, device.kind)
+        self.lowered = lower_decided(net)
         bottoms = self.lowered.bottoms
         self.wanted = {
             node.index: [bottoms[node.index, index] for index in range(len(node.bottoms))][node.layer.decisive]

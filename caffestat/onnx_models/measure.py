@@ -61,7 +61,6 @@ def measure(
     chosen, why = choose_device(device)
     notes.extend([why] if why else [])
     graph = model.graph
-    graph.provider = chosen.kind
     random = np.random.default_rng(seed)
     _check_memory(model, forward_only, chosen)
     feeds = draw_feeds(graph, random, inputs or {}, notes)

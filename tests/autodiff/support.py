@@ -10,18 +10,22 @@ import onnxruntime
 
 from caffestat.autodiff import backward
 from caffestat.graph import Graph
+from caffestat.graph.late import for_provider
 
 Build = Callable[..., str]
 
 
 def run(
-    graph: Graph, feeds: Mapping[str, np.ndarray], params: Mapping[str, np.ndarray] | None = None
+    graph: Graph,
+    feeds: Mapping[str, np.ndarray],
+    params: Mapping[str, np.ndarray] | None = None,
+    provider: str = "cpu",
 ) -> list[np.ndarray]:
     """Return the graph's outputs, computed on the CPU."""
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
     options.intra_op_num_threads = 1
-    model = graph.to_onnx(params or {}).SerializeToString()
+    model = graph.to_onnx(params or {}, provider=provider).SerializeToString()
     session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     return list(session.run(None, dict(feeds)))
 
@@ -30,7 +34,7 @@ def op_gradients(
     build: Build, inputs: Sequence[np.ndarray], dy: np.ndarray, provider: str = "cpu", constants: Sequence[int] = ()
 ) -> list[np.ndarray]:
     """Return y and the gradient of each input for `y = build(graph, *names)`; those in `constants` are params."""
-    graph = Graph(provider)
+    graph = Graph()
     arrays = {f"x{i}": array for i, array in enumerate(inputs)}
     names = []
     for i, (name, array) in enumerate(arrays.items()):
@@ -41,7 +45,7 @@ def op_gradients(
     graph.outputs = [y, *(grads[name] or "" for name in names)]
     params = {name: array for name, array in arrays.items() if name in graph.params}
     feeds = {name: array for name, array in arrays.items() if name in graph.inputs}
-    return run(graph, {**feeds, "dy": dy}, params)
+    return run(graph, {**feeds, "dy": dy}, params, provider)
 
 
 def largest_constant(build: Build, inputs: Sequence[np.ndarray]) -> int:
@@ -51,7 +55,7 @@ def largest_constant(build: Build, inputs: Sequence[np.ndarray]) -> int:
     y = build(graph, *names)
     graph.infer()
     backward(graph, {y: graph.input("dy", graph.shape(y))}, names)
-    return max(array.size for array in graph.constants.values())
+    return max(array.size for array in for_provider(graph).constants.values())
 
 
 def difference(actual: np.ndarray, expected: Any) -> float:

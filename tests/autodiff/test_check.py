@@ -20,7 +20,7 @@ SQUARE = np.random.default_rng(3).uniform(0.5, 2, (3, 3))
 
 @pytest.fixture
 def use(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
-    yield lambda op, rule: monkeypatch.setitem(engine._RULES, (op, ""), rule)
+    yield lambda op, rule: monkeypatch.setitem(engine._RULES, op, rule)
 
 
 def test_right_rules_pass() -> None:

@@ -12,8 +12,10 @@ from caffestat.autodiff import Tape, backward, engine, gradient_free, vjp
 from caffestat.autodiff import rules as _registered  # noqa: F401
 from caffestat.errors import GradientError
 from caffestat.graph import Graph, Node
+from caffestat.graph.late import _DEFINITIONS, Definition
 
 from .check import evaluator
+from .support import run
 
 X = np.array([[1.0, -2.0, 3.0], [0.5, 4.0, -1.0]], np.float32)
 
@@ -166,11 +168,17 @@ def test_a_second_rule_for_an_op_is_refused(registry: None) -> None:
 
 
 @pytest.mark.parametrize(("provider", "factor"), [("cpu", -1), ("cuda", 5)])
-def test_a_rule_for_one_provider_comes_first(registry: None, provider: str, factor: float) -> None:
-    vjp("Neg", provider="cuda")(lambda tape, node, dy: [tape.emit("Mul", dy, tape.scalar(5, like=dy))])
-    graph = Graph(provider)
-    x = graph.input("x", X.shape)
-    np.testing.assert_array_equal(gradient(graph, graph.emit("Neg", x), x), np.full(X.shape, factor))
+def test_a_gradient_that_is_a_late_op_is_chosen_by_the_provider(
+    registry: None, provider: str, factor: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    factors = {"cpu": -1, "cuda": 5}
+    turn: Definition = lambda g, node, by: [g.emit("Mul", node.inputs[0], g.constant(factors[by]))]  # noqa: E731
+    monkeypatch.setitem(_DEFINITIONS, "Turn", turn)
+    engine._RULES["Neg"] = lambda tape, node, dy: [tape.emit_late("Turn", dy, shape=X.shape, like=dy)]
+    graph, x = start()
+    graph.outputs = [backward(graph, {graph.emit("Neg", x): ones(graph)}, [x])[x] or ""]
+    (dx,) = run(graph, {"x": X}, provider=provider)
+    np.testing.assert_array_equal(dx, np.full(X.shape, factor))
 
 
 def test_a_rule_must_answer_for_every_input(registry: None) -> None:

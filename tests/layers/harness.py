@@ -10,7 +10,7 @@ import numpy as np
 from caffestat.autodiff import backward
 from caffestat.errors import Place
 from caffestat.fillers import Stream
-from caffestat.graph import Graph
+from caffestat.graph import Graph, expand
 from caffestat.layers import Layer
 from caffestat.net.aliasing import Memory
 from caffestat.net.dialects import choose
@@ -56,11 +56,13 @@ def make(text: str, phase: int = TRAIN, dialect: str | None = None) -> Layer:
     return layer
 
 
-def compute(g: Graph, feeds: dict[str, np.ndarray], params: dict[str, np.ndarray]) -> list[np.ndarray]:
+def compute(
+    g: Graph, feeds: dict[str, np.ndarray], params: dict[str, np.ndarray], provider: str = "cpu"
+) -> list[np.ndarray]:
     """Run a graph on the CPU and return its outputs."""
     import onnxruntime
 
-    model = g.to_onnx(params).SerializeToString()
+    model = expand(g, g.outputs, provider).to_onnx(params).SerializeToString()
     session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
     return list(session.run(g.outputs, feeds))
 
@@ -84,7 +86,7 @@ def run(
     shapes = [b.shape for b in bottoms]
     if layer.decides and not layer.lowers_undecided:
         layer = layer.deciding(bottoms[layer.decisive], shapes, np.random.default_rng(seed))
-    g = Graph(provider)
+    g = Graph()
     names = [g.input(f"bottom{i}", b.shape) for i, b in enumerate(bottoms)]
     weights = [g.param(f"param{i}", p.shape) for i, p in enumerate(params)]
     assert [p.shape for p in layer.params(shapes)] == [p.shape for p in params]
@@ -105,7 +107,8 @@ def run(
     outputs = [*tops, *(found[v] or zeros[v] for v in wanted)]
     outputs += g.updates.values()
     g.outputs = [g.emit("Identity", v) for v in outputs]
-    results = compute(g, {**dict(zip(names, bottoms, strict=True)), **drawn}, dict(zip(weights, params, strict=True)))
+    feeds = {**dict(zip(names, bottoms, strict=True)), **drawn}
+    results = compute(g, feeds, dict(zip(weights, params, strict=True)), provider)
     cut, end = len(tops), len(tops) + len(names)
     for result, shape in zip(results, layer.tops(shapes), strict=False):
         assert result.shape == shape, (result.shape, shape)

@@ -2,8 +2,9 @@
 
 A ConvTranspose is a convolution read backwards, so both ops share one description, `Convolution`, in which `x` is
 always the image that the kernel slides over and `y` the smaller side: w is [y channels, x channels / group, kernel…].
-There are several ways to say each gradient as ordinary ops. They give the same numbers at very different speeds, so
-`weight_form` and `image_form` choose, and nothing else in this file does. Measured by benchmarks/gradients.py.
+There are several ways to compute each gradient by ordinary ops. They give the same numbers at very different speeds, so
+the gradients are late ops, for which `weight_form` and `image_form` choose, and nothing else in this file does.
+Measured by benchmarks/gradients.py.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from caffestat.graph import Node
+from caffestat.graph import Graph, Node, late
 from caffestat.ops import Window, window
 
 from ..engine import Tape, vjp
@@ -64,8 +65,8 @@ def conv(tape: Tape, node: Node, dy: str) -> list[str | None]:
     """y = x ∗ w + b: dx = dy ∗ᵀ w, dw[m, c, k] = Σ dy[n, m, p] · x[n, c, p · stride + k], db = Σ dy."""
     x, w, *_ = node.inputs
     shape = _convolution(tape, node, x, node.outputs[0])
-    dx = image_form(tape.provider, shape)(tape, shape, w, dy) if tape.needs(x) else None
-    dw = weight_form(tape.provider, shape)(tape, shape, x, dy) if tape.needs(w) else None
+    dx = tape.emit_late("ConvImage", w, dy, shape=shape.x_shape, like=dy, of=shape) if tape.needs(x) else None
+    dw = tape.emit_late("ConvWeights", x, dy, shape=shape.w_shape, like=dy, of=shape) if tape.needs(w) else None
     return [dx, dw, *_bias_gradients(tape, node, dy)]
 
 
@@ -74,8 +75,8 @@ def conv_transpose(tape: Tape, node: Node, dy: str) -> list[str | None]:
     """y = x ∗ᵀ w + b: dx = dy ∗ w, dw as for Conv with the two images' parts swapped, db = Σ dy."""
     x, w, *_ = node.inputs
     shape = _convolution(tape, node, node.outputs[0], x)
-    dx = _slide(tape, shape, w, dy) if tape.needs(x) else None
-    dw = weight_form(tape.provider, shape)(tape, shape, dy, x) if tape.needs(w) else None
+    dx = _slide(tape.graph, shape, w, dy) if tape.needs(x) else None
+    dw = tape.emit_late("ConvWeights", dy, x, shape=shape.w_shape, like=dy, of=shape) if tape.needs(w) else None
     return [dx, dw, *_bias_gradients(tape, node, dy)]
 
 
@@ -86,13 +87,13 @@ def _bias_gradients(tape: Tape, node: Node, dy: str) -> list[str | None]:
     return [tape.emit("ReduceSum", dy, tape.ints(*axes), keepdims=0) if tape.needs(b) else None for b in biases]
 
 
-def _slide(tape: Tape, c: Convolution, w: str, image: str) -> str:
+def _slide(g: Graph, c: Convolution, w: str, image: str) -> str:
     """Emit the convolution itself: [batch, channels, size…] -> [batch, filters, out…]."""
     attributes = _attributes(c)
     if any(c.window.unread):
         kept = [size - unread for size, unread in zip(c.window.size, c.window.unread, strict=True)]
-        image = _cut(tape, image, [0] * len(kept), kept)
-    return tape.emit("Conv", image, w, pads=[*c.window.begins, *c.window.ends], **attributes)
+        image = _cut(g, image, [0] * len(kept), kept)
+    return g.emit("Conv", image, w, pads=[*c.window.begins, *c.window.ends], **attributes)
 
 
 def _attributes(c: Convolution) -> dict[str, Any]:
@@ -107,8 +108,8 @@ def _attributes(c: Convolution) -> dict[str, Any]:
 
 # ---- the gradient of the image ----
 
-ImageForm = Callable[[Tape, Convolution, str, str], str]
-WeightForm = Callable[[Tape, Convolution, str, str], str]
+ImageForm = Callable[[Graph, Convolution, str, str], str]
+WeightForm = Callable[[Graph, Convolution, str, str], str]
 
 
 def image_form(provider: str, c: Convolution) -> ImageForm:
@@ -118,7 +119,14 @@ def image_form(provider: str, c: Convolution) -> ImageForm:
     return dx_flip
 
 
-def dx_transpose(tape: Tape, c: Convolution, w: str, dy: str) -> str:
+@late("ConvImage")
+def conv_image(g: Graph, node: Node, provider: str) -> list[str]:
+    """dx from w and dy."""
+    shape: Convolution = node.attributes["of"]
+    return [image_form(provider, shape)(g, shape, *node.inputs)]
+
+
+def dx_transpose(g: Graph, c: Convolution, w: str, dy: str) -> str:
     """dx by the op that undoes a convolution; elements that nothing read come back as output_padding.
 
     cuDNN wants the same padding on both sides, so other paddings are cut off afterwards.
@@ -126,9 +134,9 @@ def dx_transpose(tape: Tape, c: Convolution, w: str, dy: str) -> str:
     win = c.window
     extra = [b - tail for b, tail in zip(win.begins, win.tails, strict=True)]
     if all(0 <= e < max(s, 1) for e, s in zip(extra, win.strides, strict=True)):
-        return tape.emit("ConvTranspose", dy, w, pads=[*win.begins] * 2, output_padding=extra, **_attributes(c))
-    whole = tape.emit("ConvTranspose", dy, w, output_padding=list(win.unread), **_attributes(c))
-    return _cut(tape, whole, win.begins, [b + size for b, size in zip(win.begins, win.size, strict=True)])
+        return g.emit("ConvTranspose", dy, w, pads=[*win.begins] * 2, output_padding=extra, **_attributes(c))
+    whole = g.emit("ConvTranspose", dy, w, output_padding=list(win.unread), **_attributes(c))
+    return _cut(g, whole, win.begins, [b + size for b, size in zip(win.begins, win.size, strict=True)])
 
 
 def _flip_pads(c: Convolution) -> list[int]:
@@ -136,14 +144,14 @@ def _flip_pads(c: Convolution) -> list[int]:
     return [span - 1 - pad for span, pad in zip(spans, [*c.window.begins, *c.window.tails], strict=True)]
 
 
-def dx_flip(tape: Tape, c: Convolution, w: str, dy: str) -> str:
+def dx_flip(g: Graph, c: Convolution, w: str, dy: str) -> str:
     """Stride 1: dx as the convolution of dy with the filters turned around, which are folded when the session opens."""
     per_group = (c.filters // c.group, c.channels // c.group)
-    flipped = tape.transpose(tape.reshape(w, c.group, *per_group, c.window.taps), 0, 2, 1, 3)
+    flipped = g.transpose(g.reshape(w, c.group, *per_group, c.window.taps), 0, 2, 1, 3)
     if c.window.taps > 1:
-        flipped = tape.emit("Gather", flipped, tape.ints(*range(c.window.taps)[::-1]), axis=3)
-    flipped = tape.reshape(flipped, c.channels, per_group[0], *c.window.kernel)
-    return tape.emit("Conv", dy, flipped, pads=_flip_pads(c), **_attributes(c))
+        flipped = g.emit("Gather", flipped, g.ints(*range(c.window.taps)[::-1]), axis=3)
+    flipped = g.reshape(flipped, c.channels, per_group[0], *c.window.kernel)
+    return g.emit("Conv", dy, flipped, pads=_flip_pads(c), **_attributes(c))
 
 
 # ---- the gradient of the weights ----
@@ -177,6 +185,13 @@ def weight_form(provider: str, c: Convolution) -> WeightForm:
     return dw_taps if win.places <= 56 * 56 else dw_pitch
 
 
+@late("ConvWeights")
+def conv_weights(g: Graph, node: Node, provider: str) -> list[str]:
+    """dw from x and dy."""
+    shape: Convolution = node.attributes["of"]
+    return [weight_form(provider, shape)(g, shape, *node.inputs)]
+
+
 def _constants_are_linear(c: Convolution) -> bool:
     """Tell whether the index table of `_columns` and the matrix of `_diagonals` are no larger than the two images."""
     win, images = c.window, (c.x_shape, (c.batch, c.filters, *c.window.out))
@@ -187,131 +202,133 @@ def _constants_are_linear(c: Convolution) -> bool:
 
 
 def _cut(
-    tape: Tape, image: str, starts: Sequence[int], ends: Sequence[int], steps: Sequence[int] = (), axis: int = 2
+    g: Graph, image: str, starts: Sequence[int], ends: Sequence[int], steps: Sequence[int] = (), axis: int = 2
 ) -> str:
     """Emit a Slice along the axes from `axis` on."""
     axes = range(axis, axis + len(starts))
-    steps_input = [tape.ints(*steps)] if steps else []
-    return tape.emit("Slice", image, tape.ints(*starts), tape.ints(*ends), tape.ints(*axes), *steps_input)
+    steps_input = [g.ints(*steps)] if steps else []
+    return g.emit("Slice", image, g.ints(*starts), g.ints(*ends), g.ints(*axes), *steps_input)
 
 
-def _pad(tape: Tape, image: str, win: Window, leading: int, trailing: int = 0) -> str:
+def _pad(g: Graph, image: str, win: Window, leading: int, trailing: int = 0) -> str:
     """Emit zeros around the spatial axes, which follow `leading` others and precede `trailing` ones."""
     if not any(win.begins + win.ends):
         return image
     before, after = [0] * leading, [0] * trailing
-    return tape.emit("Pad", image, tape.ints(*before, *win.begins, *after, *before, *win.ends, *after))
+    return g.emit("Pad", image, g.ints(*before, *win.begins, *after, *before, *win.ends, *after))
 
 
-def _sum_batch(tape: Tape, parts: str, batch: int) -> str:
-    return tape.emit("ReduceSum", parts, tape.ints(0), keepdims=0) if batch > 1 else parts
+def _sum_batch(g: Graph, parts: str, batch: int) -> str:
+    return g.emit("ReduceSum", parts, g.ints(0), keepdims=0) if batch > 1 else parts
 
 
-def _taps(tape: Tape, c: Convolution, x: str) -> list[str]:
+def _taps(g: Graph, c: Convolution, x: str) -> list[str]:
     """Emit, for each tap of the kernel, what it sees: [batch, channels, out…]."""
     if c.window.is_pointwise:
         return [x]
-    padded, strides = _pad(tape, x, c.window, 2), c.window.strides
+    padded, strides = _pad(g, x, c.window, 2), c.window.strides
     reach = [(o - 1) * s + 1 for o, s in zip(c.window.out, strides, strict=True)]
     steps = strides if max(strides) > 1 else ()
-    return [_cut(tape, padded, at, [a + r for a, r in zip(at, reach, strict=True)], steps) for at in c.window.offsets()]
+    return [_cut(g, padded, at, [a + r for a, r in zip(at, reach, strict=True)], steps) for at in c.window.offsets()]
 
 
-def _stack(tape: Tape, c: Convolution, per_tap: list[str]) -> str:
+def _stack(g: Graph, c: Convolution, per_tap: list[str]) -> str:
     """Join one [filters, channels / group] matrix per tap to the weights' shape."""
-    columns = [tape.reshape(part, *c.w_shape[:2], 1) for part in per_tap]
-    return tape.reshape(tape.emit("Concat", *columns, axis=2) if len(columns) > 1 else columns[0], *c.w_shape)
+    columns = [g.reshape(part, *c.w_shape[:2], 1) for part in per_tap]
+    return g.reshape(g.emit("Concat", *columns, axis=2) if len(columns) > 1 else columns[0], *c.w_shape)
 
 
-def dw_taps(tape: Tape, c: Convolution, x: str, dy: str) -> str:
+def dw_taps(g: Graph, c: Convolution, x: str, dy: str) -> str:
     """Per tap: what it sees (a slice of x) times dy, one product per image, summed over the batch."""
-    flat = tape.reshape(dy, c.batch, c.group, c.filters // c.group, c.window.places)
-    seen = (tape.reshape(tap, c.batch, c.group, c.channels // c.group, c.window.places) for tap in _taps(tape, c, x))
-    return _stack(tape, c, [_sum_batch(tape, tape.fused_matmul(flat, tap, transB=1), c.batch) for tap in seen])
+    flat = g.reshape(dy, c.batch, c.group, c.filters // c.group, c.window.places)
+    seen = (g.reshape(tap, c.batch, c.group, c.channels // c.group, c.window.places) for tap in _taps(g, c, x))
+    return _stack(g, c, [_sum_batch(g, g.fused_matmul(flat, tap, transB=1), c.batch) for tap in seen])
 
 
-def dw_pitch(tape: Tape, c: Convolution, x: str, dy: str) -> str:
+def dw_pitch(g: Graph, c: Convolution, x: str, dy: str) -> str:
     """Stride 1: like `dw_taps`, but dy's rows get as long as the padded x's: a tap's slice is one stretch of memory."""
     win, per_group = c.window, (c.filters // c.group, c.channels // c.group)
     unfit = [0] + [p - o for p, o in zip(win.padded[1:], win.out[1:], strict=True)]
     flat = np.arange(prod(win.padded)).reshape(win.padded)
     length = int(flat[tuple(o - 1 for o in win.out)]) + 1
-    rows = tape.emit("Pad", dy, tape.ints(*[0] * (4 + len(unfit)), *unfit)) if any(unfit) else dy
-    rows = tape.reshape(rows, c.batch, c.group, per_group[0], -1)
-    rows = _cut(tape, rows, [0], [length], axis=3)
-    image = tape.reshape(_pad(tape, x, win, 2), c.batch, c.group, per_group[1], flat.size)
+    rows = g.emit("Pad", dy, g.ints(*[0] * (4 + len(unfit)), *unfit)) if any(unfit) else dy
+    rows = g.reshape(rows, c.batch, c.group, per_group[0], -1)
+    rows = _cut(g, rows, [0], [length], axis=3)
+    image = g.reshape(_pad(g, x, win, 2), c.batch, c.group, per_group[1], flat.size)
     starts = (int(flat[offset]) for offset in win.offsets())
-    seen = (_cut(tape, image, [start], [start + length], axis=3) for start in starts)
-    return _stack(tape, c, [_sum_batch(tape, tape.fused_matmul(rows, tap, transB=1), c.batch) for tap in seen])
+    seen = (_cut(g, image, [start], [start + length], axis=3) for start in starts)
+    return _stack(g, c, [_sum_batch(g, g.fused_matmul(rows, tap, transB=1), c.batch) for tap in seen])
 
 
-def _columns(tape: Tape, c: Convolution, x: str) -> str:
+def _columns(g: Graph, c: Convolution, x: str) -> str:
     """im2col, channels last so that copies are long: [batch · group, places, taps · channels / group]."""
     win, channels = c.window, c.channels // c.group
-    split = tape.reshape(x, c.batch * c.group, channels, *win.size)
-    last = _pad(tape, tape.transpose(split, 0, *range(2, 2 + len(win.size)), 1), win, 1, 1)
-    rows = tape.reshape(last, c.batch * c.group, prod(win.padded), channels)
+    split = g.reshape(x, c.batch * c.group, channels, *win.size)
+    last = _pad(g, g.transpose(split, 0, *range(2, 2 + len(win.size)), 1), win, 1, 1)
+    rows = g.reshape(last, c.batch * c.group, prod(win.padded), channels)
     if not win.is_pointwise:
-        rows = tape.emit("Gather", rows, tape.constant(win.indices().reshape(-1), np.int64), axis=1)
-    return tape.reshape(rows, c.batch * c.group, win.places, win.taps * channels)
+        rows = g.emit("Gather", rows, g.constant(win.indices().reshape(-1), np.int64), axis=1)
+    return g.reshape(rows, c.batch * c.group, win.places, win.taps * channels)
 
 
-def dw_gather(tape: Tape, c: Convolution, x: str, dy: str) -> str:
+def dw_gather(g: Graph, c: Convolution, x: str, dy: str) -> str:
     """No groups: im2col, then one product over batch and places.
 
     [filters, batch · places] · [batch · places, taps · channels]
     """
-    rows = tape.transpose(tape.reshape(dy, c.batch, c.filters, c.window.places), 1, 0, 2)
-    rows = tape.reshape(rows, c.filters, c.batch * c.window.places)
-    columns = tape.reshape(_columns(tape, c, x), c.batch * c.window.places, c.window.taps * c.channels)
-    return _kernel_last(tape, c, tape.emit("MatMul", rows, columns))
+    rows = g.transpose(g.reshape(dy, c.batch, c.filters, c.window.places), 1, 0, 2)
+    rows = g.reshape(rows, c.filters, c.batch * c.window.places)
+    columns = g.reshape(_columns(g, c, x), c.batch * c.window.places, c.window.taps * c.channels)
+    return _kernel_last(g, c, g.emit("MatMul", rows, columns))
 
 
-def _kernel_last(tape: Tape, c: Convolution, product: str) -> str:
+def _kernel_last(g: Graph, c: Convolution, product: str) -> str:
     """[filters, taps, channels / group] -> the weights' shape."""
-    taps_first = tape.reshape(product, c.filters, c.window.taps, c.channels // c.group)
-    return tape.reshape(tape.transpose(taps_first, 0, 2, 1), *c.w_shape)
+    taps_first = g.reshape(product, c.filters, c.window.taps, c.channels // c.group)
+    return g.reshape(g.transpose(taps_first, 0, 2, 1), *c.w_shape)
 
 
-def dw_gather_images(tape: Tape, c: Convolution, x: str, dy: str) -> str:
+def dw_gather_images(g: Graph, c: Convolution, x: str, dy: str) -> str:
     """im2col, then one product per image and group, and a sum over the batch.
 
     [filters / group, places] · [places, taps · channels / group]
     """
-    rows = tape.reshape(dy, c.batch * c.group, c.filters // c.group, c.window.places)
-    product = tape.reshape(tape.emit("MatMul", rows, _columns(tape, c, x)), c.batch, c.filters, -1)
-    return _kernel_last(tape, c, _sum_batch(tape, product, c.batch))
+    rows = g.reshape(dy, c.batch * c.group, c.filters // c.group, c.window.places)
+    product = g.reshape(g.emit("MatMul", rows, _columns(g, c, x)), c.batch, c.filters, -1)
+    return _kernel_last(g, c, _sum_batch(g, product, c.batch))
 
 
-def dw_split(tape: Tape, c: Convolution, x: str, dy: str) -> str:
+def dw_split(g: Graph, c: Convolution, x: str, dy: str) -> str:
     """A few groups: each by itself. One product over the whole batch beats one per image and group by a quarter."""
     alone = replace(c, group=1, channels=c.channels // c.group, filters=c.filters // c.group)
-    form = weight_form(tape.provider, alone)
-    images = tape.emit_many("Split", x, count=c.group, axis=1, num_outputs=c.group)
-    grads = tape.emit_many("Split", dy, count=c.group, axis=1, num_outputs=c.group)
-    parts = [form(tape, alone, image, grad) for image, grad in zip(images, grads, strict=True)]
-    return tape.emit("Concat", *parts, axis=0)
+    dtype = g.specs[dy].dtype
+    images = g.emit_many("Split", x, count=c.group, axis=1, num_outputs=c.group)
+    images = [g.declare(image, alone.x_shape, dtype) for image in images]
+    grads = g.emit_many("Split", dy, count=c.group, axis=1, num_outputs=c.group)
+    pairs = zip(images, grads, strict=True)
+    parts = [g.emit_late("ConvWeights", *pair, shape=alone.w_shape, like=dy, of=alone) for pair in pairs]
+    return g.emit("Concat", *parts, axis=0)
 
 
-def dw_swap(tape: Tape, c: Convolution, x: str, dy: str) -> str:
+def dw_swap(g: Graph, c: Convolution, x: str, dy: str) -> str:
     """A convolution again, with batch and channels swapped, and stride and dilation too.
 
     Per group, [channels / group, batch, size…] ∗ [filters / group, batch, out…]: [channels / group, filters, kernel…].
     """
     win = c.window
     per_group = c.channels // c.group
-    images = tape.transpose(tape.reshape(x, c.batch, c.group, per_group, prod(win.size)), 2, 1, 0, 3)
-    images = tape.reshape(images, per_group, c.group * c.batch, *win.size)
-    filters = tape.transpose(dy, 1, 0, *range(2, 2 + len(win.size)))
+    images = g.transpose(g.reshape(x, c.batch, c.group, per_group, prod(win.size)), 2, 1, 0, 3)
+    images = g.reshape(images, per_group, c.group * c.batch, *win.size)
+    filters = g.transpose(dy, 1, 0, *range(2, 2 + len(win.size)))
     attributes: dict[str, Any] = {"strides": list(win.dilations), "dilations": list(win.strides), "group": c.group}
     pads = [*win.begins, *win.ends]
-    wide = tape.emit("Conv", images, filters, kernel_shape=list(win.out), pads=pads, **attributes)
+    wide = g.emit("Conv", images, filters, kernel_shape=list(win.out), pads=pads, **attributes)
     if any(win.unread):
-        wide = _cut(tape, wide, [0] * len(win.kernel), win.kernel)
-    return tape.transpose(wide, 1, 0, *range(2, 2 + len(win.size)))
+        wide = _cut(g, wide, [0] * len(win.kernel), win.kernel)
+    return g.transpose(wide, 1, 0, *range(2, 2 + len(win.size)))
 
 
-def dw_depthwise(tape: Tape, c: Convolution, x: str, dy: str) -> str:
+def dw_depthwise(g: Graph, c: Convolution, x: str, dy: str) -> str:
     """One filter per channel: products of rows instead of products of channels.
 
     For kernel row i, S[c] = Σ over images and rows r of dy[r]ᵀ · x[r · stride + i · dilation] is [out width, padded
@@ -320,15 +337,15 @@ def dw_depthwise(tape: Tape, c: Convolution, x: str, dy: str) -> str:
     """
     win = c.window
     height, width = win.out
-    padded = _pad(tape, tape.transpose(x, 1, 0, 2, 3), win, 2)
-    rows = tape.reshape(tape.transpose(dy, 1, 0, 2, 3), c.channels, c.batch * height, width)
+    padded = _pad(g, g.transpose(x, 1, 0, 2, 3), win, 2)
+    rows = g.reshape(g.transpose(dy, 1, 0, 2, 3), c.channels, c.batch * height, width)
     sums = []
     for start in range(0, win.spans[0], win.dilations[0]):
-        seen = _cut(tape, padded, [start], [start + (height - 1) * win.strides[0] + 1], win.strides[:1])
-        seen = tape.reshape(seen, c.channels, c.batch * height, win.padded[1])
-        sums.append(tape.reshape(tape.fused_matmul(rows, seen, transA=1), c.channels, 1, width * win.padded[1]))
-    stacked = tape.emit("Concat", *sums, axis=1) if len(sums) > 1 else sums[0]
-    return tape.reshape(tape.emit("MatMul", stacked, tape.constant(_diagonals(win), tape.specs[x].dtype)), *c.w_shape)
+        seen = _cut(g, padded, [start], [start + (height - 1) * win.strides[0] + 1], win.strides[:1])
+        seen = g.reshape(seen, c.channels, c.batch * height, win.padded[1])
+        sums.append(g.reshape(g.fused_matmul(rows, seen, transA=1), c.channels, 1, width * win.padded[1]))
+    stacked = g.emit("Concat", *sums, axis=1) if len(sums) > 1 else sums[0]
+    return g.reshape(g.emit("MatMul", stacked, g.constant(_diagonals(win), g.specs[x].dtype)), *c.w_shape)
 
 
 def _diagonals(win: Window) -> np.ndarray:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from caffestat.graph import Node
+from caffestat.graph import Graph, Node, Spec, late
 from caffestat.ops import Window
 
 from ..engine import Tape, vjp
@@ -115,24 +115,32 @@ def global_average_pool(tape: Tape, node: Node, dy: str) -> Grads:
 
 @vjp("AveragePool")
 def average_pool(tape: Tape, node: Node, dy: str) -> Grads:
-    """Each element gets the sum of dy / divisor over the windows it lies in.
-
-    One place: Expand. Windows that tile the image: nearest-neighbour Resize. Stride 1: AveragePool again. Everything
-    else, and every case on CUDA but the first: a product with a small band matrix per axis.
-    """
+    """Each element gets the sum of dy / divisor over the windows it lies in."""
     x, win = node.inputs[0], _window(tape, node)
-    counts = _counts(node, win)
-    shares = [1 / count for count in counts]
+    shares = [1 / count for count in _counts(node, win)]
     if win.kernel == win.size and win.places == 1:
         share = tape.scalar(prod(float(share[0]) for share in shares), like=x)
         return [tape.emit("Expand", tape.emit("Mul", dy, share), tape.ints(*tape.shape(x)))]
-    if tape.provider != "cuda" and win.tiles:
-        return [_enlarge(tape, tape.emit("Mul", dy, tape.scalar(1 / win.taps, like=x)), win)]
-    if tape.provider != "cuda" and len(win.size) == 2 and _reflects(win):
-        return [_pool_again(tape, dy, x, win, shares)]
+    return [tape.emit_late("AveragePoolImage", dy, shape=tape.shape(x), like=x, window=win, shares=shares)]
+
+
+@late("AveragePoolImage")
+def average_pool_image(g: Graph, node: Node, provider: str) -> list[str]:
+    """dx from dy; shares: per axis, 1 / divisor of each place.
+
+    Windows that tile the image: nearest-neighbour Resize. Stride 1: AveragePool again. Everything else, and every case
+    on CUDA: a product with a small band matrix per axis.
+    """
+    (dy,), (dx,) = node.inputs, node.outputs
+    win, shares = node.attributes["window"], node.attributes["shares"]
+    spec = g.specs[dx]
+    if provider != "cuda" and win.tiles:
+        return [_enlarge(g, g.emit("Mul", dy, g.constant(1 / win.taps, spec.dtype)), win)]
+    if provider != "cuda" and len(win.size) == 2 and _reflects(win):
+        return [_pool_again(g, dy, spec, win, shares)]
     largest = max(out * size for out, size in zip(win.out, win.size, strict=True))
-    form = _bands if is_linear(largest, tape.shape(x), tape.shape(node.outputs[0])) else _slide_back
-    return [form(tape, dy, x, win, shares)]
+    form = _bands if is_linear(largest, spec.shape, (*spec.shape[:2], *win.out)) else _slide_back
+    return [form(g, dy, spec, win, shares)]
 
 
 def _counts(node: Node, win: Window) -> list[np.ndarray]:
@@ -156,11 +164,11 @@ def _taps(win: Window, axis: int) -> np.ndarray:
     return corners[:, None] + np.arange(win.kernel[axis]) * win.dilations[axis]
 
 
-def _enlarge(tape: Tape, small: str, win: Window) -> str:
+def _enlarge(g: Graph, small: str, win: Window) -> str:
     """Repeat each element over the window it came from."""
-    factors = tape.constant(np.array([1, 1, *win.strides], np.float32))
+    factors = g.constant(np.array([1, 1, *win.strides], np.float32))
     how: dict[str, Any] = {"mode": "nearest", "coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
-    return tape.emit("Resize", small, "", factors, **how)
+    return g.emit("Resize", small, "", factors, **how)
 
 
 def _reflects(win: Window) -> bool:
@@ -172,38 +180,38 @@ def _reflects(win: Window) -> bool:
     return set(win.strides + win.dilations) == {1} and win.begins == win.tails and fits
 
 
-def _pool_again(tape: Tape, dy: str, x: str, win: Window, shares: list[np.ndarray]) -> str:
+def _pool_again(g: Graph, dy: str, spec: Spec, win: Window, shares: list[np.ndarray]) -> str:
     """Stride 1: dx = taps · AveragePool(dy / divisor), padded so that each element sees the windows it lies in."""
     factors = win.taps * np.multiply.outer(*shares)
     factor = factors.ravel()[0] if np.ptp(factors) == 0 else factors
     pads = [k - 1 - pad for k, pad in zip(win.kernel * 2, [*win.begins, *win.tails], strict=True)]
-    scaled = tape.emit("Mul", dy, tape.constant(factor, tape.specs[x].dtype))
-    return tape.emit("AveragePool", scaled, kernel_shape=list(win.kernel), pads=pads, count_include_pad=1)
+    scaled = g.emit("Mul", dy, g.constant(factor, spec.dtype))
+    return g.emit("AveragePool", scaled, kernel_shape=list(win.kernel), pads=pads, count_include_pad=1)
 
 
-def _bands(tape: Tape, dy: str, x: str, win: Window, shares: list[np.ndarray]) -> str:
+def _bands(g: Graph, dy: str, spec: Spec, win: Window, shares: list[np.ndarray]) -> str:
     """dx = dy · B per axis, where B is [out, size]: the share that a place gives to each element."""
-    shape: Ints = tape.shape(x)
+    shape = spec.shape
     for axis in reversed(range(len(win.size))):
         inner, band = prod(shape[3 + axis :]), _band(win, axis, shares[axis])
         if inner == 1:
-            dy = tape.emit("MatMul", tape.reshape(dy, -1, win.out[axis]), tape.constant(band, tape.specs[x].dtype))
+            dy = g.emit("MatMul", g.reshape(dy, -1, win.out[axis]), g.constant(band, spec.dtype))
         else:
-            columns = tape.reshape(dy, -1, win.out[axis], inner)
-            dy = tape.emit("MatMul", tape.constant(band.T, tape.specs[x].dtype), columns)
-    return tape.reshape(dy, *shape)
+            columns = g.reshape(dy, -1, win.out[axis], inner)
+            dy = g.emit("MatMul", g.constant(band.T, spec.dtype), columns)
+    return g.reshape(dy, *shape)
 
 
-def _slide_back(tape: Tape, dy: str, x: str, win: Window, shares: list[np.ndarray]) -> str:
+def _slide_back(g: Graph, dy: str, spec: Spec, win: Window, shares: list[np.ndarray]) -> str:
     """dx = (dy / divisor) ∗ᵀ ones, channel by channel: for axes so long that their band matrices are large."""
-    dtype, shape = tape.specs[x].dtype, tape.shape(x)
+    dtype, shape = spec.dtype, spec.shape
     for axis, share in enumerate(shares):
         along = [-1 if i == axis else 1 for i in range(len(win.size))]
-        dy = tape.emit("Mul", dy, tape.constant(share.reshape(1, 1, *along), dtype))
+        dy = g.emit("Mul", dy, g.constant(share.reshape(1, 1, *along), dtype))
     images = prod(shape[:2])
     alone = Convolution(win, batch=images, group=1, channels=1, filters=1)
-    ones = tape.emit("Expand", tape.constant(1, dtype), tape.ints(1, 1, *win.kernel))
-    return tape.reshape(dx_transpose(tape, alone, ones, tape.reshape(dy, images, 1, *win.out)), *shape)
+    ones = g.emit("Expand", g.constant(1, dtype), g.ints(1, 1, *win.kernel))
+    return g.reshape(dx_transpose(g, alone, ones, g.reshape(dy, images, 1, *win.out)), *shape)
 
 
 def _band(win: Window, axis: int, share: np.ndarray) -> np.ndarray:
