@@ -3,4 +3,16 @@
 Each class is of one dialect: the fork whose fields and meaning it has.
 """
 
-from . import cascade, deformable, mobile, proposals, rcnn, rois, segmentation, ssd  # noqa: F401  registers their layer types
+from . import (  # noqa: F401  registers their layer types
+    cascade,
+    deformable,
+    interpolation,
+    mobile,
+    proposals,
+    quantized,
+    rcnn,
+    rearrange,
+    rois,
+    segmentation,
+    ssd,
+)

@@ -2,23 +2,40 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from copy import deepcopy
 from typing import TYPE_CHECKING, Any
 
-from caffestat.errors import Place
-from caffestat.ops import Nonlinearity, activations
+import numpy as np
 
-from ..base import Shape, layer
+from caffestat.errors import Place
+from caffestat.fillers import Stream, uniform
+from caffestat.ops import Nonlinearity, activations
+from caffestat.schema.forks import mobile_pb2
+
+from ..base import Layer, Shape, layer
 from ..convolution import Convolution
 from ..neuron import Neuron
-from ..reread import emit_reread
+from ..reread import BOTTOM, emit_pulled, emit_reread
 
 if TYPE_CHECKING:
     from caffestat.autodiff import Tape
     from caffestat.graph import Graph
 
-__all__ = ["ConvolutionDepthwise", "DepthwiseConv", "DepthwiseConvolution", "ReLU6"]
+__all__ = [
+    "Axpy",
+    "ConvolutionDepthwise",
+    "DepthwiseConv",
+    "DepthwiseConvolution",
+    "HSigmoid",
+    "HSwish",
+    "Insanity",
+    "Mish",
+    "ReLU6",
+]
+
+TRAIN = 0
 
 
 class _PerChannel(Convolution):
@@ -80,3 +97,102 @@ class ReLU6(Neuron):
             return str(tape.emit("Where", inside, dy, tape.constant(0)))
 
         return (emit_reread(g, bottoms[0], lambda x: g.emit("Clip", x, low, high), gradient),)
+
+
+@layer("HSigmoid")
+class HSigmoid(Neuron):
+    """y = min(max(x + 3, 0), 6) / 6. (Howard et al. 2019, MobileNetV3)"""
+
+    def nonlinearity(self) -> Nonlinearity:
+        return activations.hard_sigmoid(1 / 6, 0.5)
+
+    def lower(self, g: Graph, bottoms: Sequence[str], params: Sequence[str]) -> Sequence[str]:
+        return (emit_pulled(g, "HardSigmoid", bottoms[0], BOTTOM, alpha=1 / 6, beta=0.5),)
+
+
+@layer("HSwish")
+class HSwish(Neuron):
+    """y = x · min(max(x + 3, 0), 6) / 6. (Howard et al. 2019, MobileNetV3)"""
+
+    def nonlinearity(self) -> Nonlinearity:
+        return activations.HARD_SWISH
+
+    def lower(self, g: Graph, bottoms: Sequence[str], params: Sequence[str]) -> Sequence[str]:
+        return (emit_pulled(g, "HardSwish", bottoms[0], BOTTOM),)
+
+
+@layer("Mish")
+class Mish(Neuron):
+    """y = x · tanh(log(1 + eˣ)). (Misra 2019)"""
+
+    def nonlinearity(self) -> Nonlinearity:
+        return activations.MISH
+
+    def lower(self, g: Graph, bottoms: Sequence[str], params: Sequence[str]) -> Sequence[str]:
+        return (emit_pulled(g, "Mish", bottoms[0], BOTTOM),)
+
+
+@layer("Insanity", dialect="happynear")
+class Insanity(Neuron):
+    """y = max(x, 0) + min(x, 0) / a with a drawn from U(lb, ub) for every element (TRAIN), or their mean slope (TEST).
+
+    The mean slope is (ub - lb) / (log |ub| - log |lb|). (happynear/caffe-windows, insanity_layer.cpp; Xu et al. 2015)
+    """
+
+    adds = mobile_pb2.LayerParameter
+
+    def nonlinearity(self) -> Nonlinearity:
+        low, high = self.added.insanity_param.lb, self.added.insanity_param.ub
+        return activations.leaky(1 / self.mean(), 1 / (low * high))
+
+    def mean(self) -> float:
+        """Return what negative values are divided by in TEST."""
+        low, high = self.added.insanity_param.lb, self.added.insanity_param.ub
+        return (high - low) / math.log(abs(high) / abs(low))
+
+    def tops(self, bottoms: Sequence[Shape]) -> tuple[Shape, ...]:
+        low, high = self.added.insanity_param.lb, self.added.insanity_param.ub
+        if not low < high or low * high == 0 or abs(low) == abs(high):
+            raise self.error(f"expected bounds lb < ub, neither of them 0, found {low:g} and {high:g}")
+        if len(bottoms[0]) < 2:
+            raise self.error(f"expected a bottom of at least 2 axes (N, C, …), found shape {bottoms[0]}")
+        return (bottoms[0],)
+
+    def lower(self, g: Graph, bottoms: Sequence[str], params: Sequence[str]) -> Sequence[str]:
+        if self.phase != TRAIN:
+            return (g.emit("LeakyRelu", bottoms[0], alpha=1 / self.mean()),)
+        divisors = g.input(f"{self.name}/divisors", g.shape(bottoms[0]))
+        zero = g.constant(0)
+
+        def gradient(tape: Tape, bottom: str, top: str, dy: str) -> str:
+            below = tape.emit("Div", dy, divisors)
+            return tape.emit("Where", tape.emit("Greater", bottom, zero), dy, below)
+
+        def forward(x: str) -> str:
+            return g.emit("Add", g.emit("Max", x, zero), g.emit("Div", g.emit("Min", x, zero), divisors))
+
+        return (emit_reread(g, bottoms[0], forward, gradient),)
+
+    def draw_feeds(self, stream: Stream, bottoms: Sequence[Shape]) -> Sequence[np.ndarray]:
+        if self.phase != TRAIN:
+            return ()
+        low, high = self.added.insanity_param.lb, self.added.insanity_param.ub
+        return (uniform(stream, math.prod(bottoms[0]), low, high).reshape(bottoms[0]),)
+
+
+@layer("Axpy", dialect="senet")
+class Axpy(Layer):
+    """y = a · x + b for bottoms a [N, C] or [N, C, 1, 1], x and b [N, C, …]. (hujie-frank/SENet, axpy_layer.cpp)"""
+
+    num_bottoms = (3, 3)
+
+    def tops(self, bottoms: Sequence[Shape]) -> tuple[Shape, ...]:
+        a, x, b = bottoms
+        if len(x) < 2 or x != b or a[:2] != x[:2] or math.prod(a) != math.prod(x[:2]):
+            raise self.error(f"expected bottoms (N, C) and twice (N, C, …), found shapes {a}, {x} and {b}")
+        return (x,)
+
+    def lower(self, g: Graph, bottoms: Sequence[str], params: Sequence[str]) -> Sequence[str]:
+        shape = g.shape(bottoms[1])
+        column = g.reshape(bottoms[0], *shape[:2], *(1,) * (len(shape) - 2))
+        return (g.emit("Add", g.emit("Mul", column, bottoms[1]), bottoms[2], hint=self.name),)

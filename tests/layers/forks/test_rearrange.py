@@ -1,0 +1,114 @@
+"""Layers of forks that move elements, against loops over elements."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from caffestat.errors import NetError
+
+from ..harness import make, run
+from .check import check_gradients
+
+RANDOM = np.random.default_rng(3)
+X = RANDOM.normal(0, 1, (2, 12, 4, 6))
+TEXT = 'name: "l" type: "%s" bottom: "x" top: "y" '
+
+
+@pytest.mark.parametrize(
+    ("text", "forward"),
+    [
+        ("Transpose transpose_param { dim: 3 dim: 0 dim: 2 dim: 1 }", lambda x: x.transpose(3, 0, 2, 1)),
+        ("Reverse", lambda x: x[::-1]),
+        ("Reverse reverse_param { axis: -2 }", lambda x: x[:, :, ::-1]),
+        ("Flip", lambda x: x[..., ::-1]),
+        ("Flip flip_param { flip_width: false flip_height: true }", lambda x: x[:, :, ::-1]),
+        ("Flip flip_param { flip_height: true }", lambda x: x[:, :, ::-1, ::-1]),
+        ("Flip flip_param { flip_width: false }", lambda x: x.copy()),
+        ("Gather", lambda x: x.copy()),
+    ],
+)
+def test_orders(text: str, forward: Any) -> None:
+    kind, _, fields = text.partition(" ")
+    check_gradients(make(TEXT % kind + fields), forward, [X], [0])
+
+
+def shuffled(x: np.ndarray, group: int) -> np.ndarray:
+    """The reference's loop: row i, column j of [group, C / group] goes to row j, column i."""
+    y, width = np.zeros_like(x), x.shape[1] // group
+    for i in range(group):
+        for j in range(width):
+            y[:, j * group + i] = x[:, i * width + j]
+    return y
+
+
+@pytest.mark.parametrize("group", [1, 3, 4])
+def test_shuffled_channels(group: int) -> None:
+    layer = make(TEXT % "ShuffleChannel" + f"shuffle_channel_param {{ group: {group} }}")
+    check_gradients(layer, lambda x: shuffled(x, group), [X], [0])
+
+
+def reorganised(x: np.ndarray, s: int, reverse: bool) -> np.ndarray:
+    """The reference's loop over flat memory: without reverse y[bottom index] = x[top index], else the other way."""
+    batch, channels, high, wide = x.shape
+    deep = channels // (s * s)
+    flat, y = x.reshape(-1), np.zeros(x.size)
+    for n, c, h, w in np.ndindex(batch, channels, high, wide):
+        one = w + wide * (h + high * (c + channels * n))
+        offset = c // deep
+        other = w * s + offset % s + wide * s * (h * s + offset // s + high * s * (c % deep + deep * n))
+        if reverse:
+            y[other] = flat[one]
+        else:
+            y[one] = flat[other]
+    if reverse:
+        return y.reshape(batch, deep, high * s, wide * s)
+    return y.reshape(batch, channels * s * s, high // s, wide // s)
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+def test_reorg_follows_darknets_order(reverse: bool) -> None:
+    layer = make(TEXT % "Reorg" + f"reorg_param {{ stride: 2 reverse: {str(reverse).lower()} }}")
+    check_gradients(layer, lambda x: reorganised(x, 2, reverse), [X], [0])
+
+
+PAIR = 'name: "m" type: "MergeCrop" bottom: "a" bottom: "b" top: "y" '
+B = RANDOM.normal(0, 1, (2, 5, 9, 6))
+CENTRE = (slice(None), slice(None), slice(2, 6))  # (9 - 4) / 2 rows from the top
+
+
+def test_merge_crop_stacks_and_passes_the_gradient_to_the_first() -> None:
+    check_gradients(make(PAIR), lambda a, b: np.concatenate([a, b[CENTRE]], 1), [X, B], [0])
+    assert not run(make(PAIR), [X, B]).bottoms[1].any()
+
+
+def test_merge_crop_adds_and_obeys_its_flags() -> None:
+    a = RANDOM.normal(0, 1, (2, 5, 4, 6))
+    both = PAIR + "mergecrop_param { operation: ADD backward: false backward: true }"
+    check_gradients(make(both), lambda a, b: a + b[CENTRE], [a, B], [1])
+    assert not run(make(both), [a, B]).bottoms[0].any()
+    second = make(PAIR + "mergecrop_param { operation: ADD forward: false }")
+    check_gradients(second, lambda a, b: b[CENTRE] + 0 * a, [a, B], [0])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("Transpose transpose_param { dim: 0 dim: 1 dim: 1 dim: 3 }", r"each of the axes 0 to 3 once as dim"),
+        ("Reverse reverse_param { axis: 4 }", "axis 4 is out of range"),
+        ("ShuffleChannel shuffle_channel_param { group: 5 }", "channels in 5 equal groups"),
+        ("Reorg reorg_param { stride: 3 }", "channels that 9 divides"),
+        ("Reorg", "needs a stride of at least 1"),
+    ],
+)
+def test_bottoms_that_do_not_fit(text: str, message: str) -> None:
+    kind, _, fields = text.partition(" ")
+    with pytest.raises(NetError, match=message):
+        make(TEXT % kind + fields).tops([X.shape])
+
+
+def test_merge_crop_needs_a_larger_second_bottom() -> None:
+    with pytest.raises(NetError, match="a second bottom at least as large"):
+        make(PAIR).tops([(2, 3, 5, 5), (2, 3, 5, 4)])
