@@ -24,7 +24,6 @@ _DEEP_NODES = 2_000
 _MANY_NODES = 12_000
 
 _LARGE_MATRIX = 1 << 22  # elements
-_PRODUCTS = {"Gemm", "MatMul", "FusedMatMul"}
 
 
 def _options(graph: Graph) -> Any:
@@ -48,15 +47,8 @@ def large_matrices(graph: Graph) -> set[str]:
     The runtime copies what a session holds, and packs it once more for its kernels: that pays for convolutions and for
     small matrices, not for one that a pass reads twice.
     """
-    readers: dict[str, set[str]] = {}
-    for node in graph.nodes:
-        for name in node.inputs:
-            readers.setdefault(name, set()).add(node.op)
-    return {
-        name
-        for name, spec in graph.params.items()
-        if math.prod(spec.shape) >= _LARGE_MATRIX and readers.get(name, set()) <= _PRODUCTS
-    }
+    others = {name for node in graph.nodes if not node.info.is_matrix_product for name in node.inputs}
+    return {n for n, spec in graph.params.items() if math.prod(spec.shape) >= _LARGE_MATRIX and n not in others}
 
 
 class Compiled:

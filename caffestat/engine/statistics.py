@@ -140,7 +140,7 @@ class Statistics:
     def _thin_product(self, value: str) -> Node | None:
         """Return the node that makes `value` as a product of two thin matrices: an inner product's weight gradient."""
         node = self._producers.get(value)
-        if node is None or node.op != "FusedMatMul" or node.get("alpha", 1.0) != 1.0:
+        if node is None or not node.info.is_matrix_product or len(node.inputs) > 2 or node.get("alpha", 1.0) != 1.0:
             return None
         shapes = [self.graph.shape(name) for name in node.inputs]
         inner = shapes[0][0 if node.get("transA", 0) else -1]

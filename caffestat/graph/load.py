@@ -532,8 +532,9 @@ def _decisive(nodes: Sequence[Node]) -> set[str]:
     """Return the values on which the branches of Ifs and the trip counts of Loops depend."""
     decisive: set[str] = set()
     for node in reversed(nodes):
-        if node.op in ("If", "Loop") and not node.domain:
-            decisive.update(node.inputs[: 1 if node.op == "If" else 2])
+        if node.info.has_bodies:
+            roles = ((node.info.role(position), name) for position, name in enumerate(node.inputs))
+            decisive.update(name for role, name in roles if role is Role.CONDITION)
         if not decisive.isdisjoint(node.outputs):
             decisive.update((*node.inputs, *node.captured))
     return decisive - {""}

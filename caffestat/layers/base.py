@@ -128,6 +128,7 @@ class Layer:
         self.phase = phase
         self.place = place
         self.text: Message | None = None  # the layer as it is written; None for one that is in no text
+        self.is_inserted = False  # Caffe adds the layer itself: a Split behind a blob with several readers
         self.added: Any = self.adds() if self.adds else None  # what the fork's own fields hold
         self.decisions: tuple[np.ndarray, ...] | None = None  # what `decide` returned; None before
         self.decided_shapes: tuple[Shape, ...] = ()  # those of all bottoms, for which it did
@@ -267,6 +268,10 @@ class Layer:
     def passes(self) -> bool:
         """Tell whether a nonlinearity behind the layer decides about the weights in front of it."""
         return self.passes_signal or self.passes_values or self.is_in_place()
+
+    def mixes_channels(self) -> bool:
+        """Tell whether an output sums over several channels of the bottom, of a layer with filters."""
+        return False
 
     def multiplies(self) -> bool:
         """Tell whether the top is a product of bottoms: what is a gate then scales the others."""

@@ -121,6 +121,10 @@ class _Filters(_Sliding):
             )
         return at
 
+    def mixes_channels(self) -> bool:
+        param = self.proto.convolution_param
+        return bool(param.group != param.num_output)
+
     def filters(self, leading: int, inner: int, at: _Geometry, fan_in: int, fan_out: int) -> tuple[Param, ...]:
         """Return the weights, `leading` x `inner` x kernel, and the bias."""
         param = self.proto.convolution_param

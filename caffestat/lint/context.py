@@ -170,12 +170,7 @@ class Context:
 
     def layers(self) -> Iterator[Node]:
         """Yield the layers of the file, without the Split layers that Caffe inserts."""
-        for node in self.built.nodes:
-            if node.type != "Split" or node.layer.text is None or self._writes_split(node):
-                yield node
-
-    def _writes_split(self, node: Node) -> bool:
-        return any(entry.proto.name == node.name for entry in self.source.layers)
+        return (node for node in self.built.nodes if not node.layer.is_inserted)
 
     def read_by(self, node: Node) -> tuple[int, int]:
         """Return the (node, top) that a layer's first bottom holds when the layer runs."""

@@ -121,7 +121,7 @@ class Memory:
         """Note the values that are others in another shape, or cut off from the backward pass."""
         g = self.graph
         for node in g.nodes[self._seen :]:
-            if (node.op == "Reshape" and node.outputs[0] in g.specs) or node.outputs[0] in g.detached:
+            if (node.info.reshapes and node.outputs[0] in g.specs) or node.outputs[0] in g.detached:
                 self._views[node.inputs[0]].append(node.outputs[0])
         self._seen = len(g.nodes)
 

@@ -107,7 +107,7 @@ class _Builder:
         proto = entry.proto
         phase = proto.phase if proto.HasField("phase") else self.state.phase
         layer = cls(proto, phase, entry.place)
-        layer.text = entry.text
+        layer.text, layer.is_inserted = entry.text, entry.is_inserted
         if cls.adds and (choice := self.choices.get(id(entry.text))):
             layer.added = choice.addition.message
         layer.shape_overrides = {top: self.shapes[top] for top in proto.top if top in self.shapes}

@@ -58,7 +58,7 @@ def _outputs(net: Net, lowered: Lowered) -> Iterator[str]:
 
 def _names(net: Net, lowered: Lowered) -> Iterator[tuple[str, str]]:
     """Yield values of the graph and the names that a reader of the model should see."""
-    sources = {node.outputs[0]: node.inputs[0] for node in lowered.graph.nodes if node.op == "Identity"}
+    sources = {node.outputs[0]: node.inputs[0] for node in lowered.graph.nodes if node.info.renames}
     fed = {name for feeds in lowered.feeds.values() for name in feeds}
     for node in net.nodes:
         drawn = lowered.feeds.get(node.index, ())
@@ -117,7 +117,7 @@ def _rename(graph: Graph, names: Mapping[str, str]) -> None:
     final[""] = ""
     for node in graph.nodes:
         node.inputs, node.outputs = (tuple(final[n] for n in values) for values in (node.inputs, node.outputs))
-    graph.nodes = [node for node in graph.nodes if node.op != "Identity" or node.inputs != node.outputs]
+    graph.nodes = [node for node in graph.nodes if not node.info.renames or node.inputs != node.outputs]
     graph.outputs = list(dict.fromkeys(final[name] for name in graph.outputs))
     for table in (graph.inputs, graph.params, graph.constants, graph.specs):
         renamed = {final.get(name, name): value for name, value in table.items()}

@@ -66,7 +66,7 @@ def _split_layer(entry: Entry, top: int, count: int, weight: float) -> Entry:
     split = LayerParameter(name=name, type="Split", bottom=[blob], top=[f"{name}_{k}" for k in range(count)])
     if weight:
         split.loss_weight.extend([weight, *[0.0] * (count - 1)])
-    return Entry(split, None, entry.place)
+    return Entry(split, None, entry.place, is_inserted=True)
 
 
 def insert_splits(layers: Sequence[Entry]) -> list[Entry]:

@@ -18,11 +18,15 @@ __all__ = ["Entry", "current_type", "upgrade"]
 
 @dataclass(frozen=True)
 class Entry:
-    """One layer message (of any generation), the text it was read from (None when there is none), and its place."""
+    """One layer message (of any generation), the text it was read from (None when there is none), and its place.
+
+    is_inserted: Caffe adds the layer itself
+    """
 
     proto: Any
     text: Message | None
     place: Place
+    is_inserted: bool = False
 
 
 _V0_TYPES = {

@@ -68,6 +68,7 @@ class Role(Enum):
     SHIFT = "shift"  # is added after a scale
     STATISTIC = "statistic"  # training tracks it and does not learn it
     INDEX = "index"
+    CONDITION = "condition"  # decides which of the other inputs counts, which branch runs, how often a body runs
     SETTING = "setting"  # a shape, an axis, a bound, a mask: no signal flows through it
     TYPE = "type"  # only its shape and element type matter
 
@@ -126,6 +127,8 @@ class OpInfo:
     is_variadic   any number of inputs
     combines      how several data inputs meet at one place, of arithmetic ops
     is_product    a sum of products of the data and a weight, and nothing else
+    renames       the output is the input
+    reshapes      the output is the input in another shape, the elements in the same order
     is_recurrent  weights act once per timestep
     upsamples     a bilinear kernel makes it interpolate
     converts      changes the element type, not the values (apart from rounding)
@@ -147,6 +150,8 @@ class OpInfo:
     sign: Sign = Sign.ANY
     combines: Combines | None = None
     is_product: bool = False
+    renames: bool = False
+    reshapes: bool = False
     is_recurrent: bool = False
     upsamples: bool = False
     converts: bool = False

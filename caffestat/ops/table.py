@@ -8,7 +8,7 @@ from . import activations, rules, windows
 from .info import Combines, Elements, OpInfo, Role, Sign, register
 
 DATA, WEIGHT, BIAS, SCALE, SHIFT = Role.DATA, Role.WEIGHT, Role.BIAS, Role.SCALE, Role.SHIFT
-STATISTIC, INDEX, SETTING, TYPE = Role.STATISTIC, Role.INDEX, Role.SETTING, Role.TYPE
+STATISTIC, INDEX, CONDITION, SETTING, TYPE = Role.STATISTIC, Role.INDEX, Role.CONDITION, Role.SETTING, Role.TYPE
 KEPT, NON_NEGATIVE = Sign.KEPT, Sign.NON_NEGATIVE
 
 
@@ -19,8 +19,11 @@ def _enter(elements: Elements, *names: str, **facts: Any) -> None:
 
 # ---- moved: each element once ----
 
-_enter(Elements.MOVED, "DepthToSpace", "Flatten", "Identity", "SpaceToDepth", "Transpose", sign=KEPT)
-_enter(Elements.MOVED, "Reshape", "ReverseSequence", "Squeeze", "Unsqueeze", inputs=(DATA, SETTING), sign=KEPT)
+_enter(Elements.MOVED, "DepthToSpace", "SpaceToDepth", "Transpose", sign=KEPT)
+_enter(Elements.MOVED, "Flatten", sign=KEPT, reshapes=True)
+_enter(Elements.MOVED, "Identity", sign=KEPT, renames=True)
+_enter(Elements.MOVED, "Reshape", "Squeeze", "Unsqueeze", inputs=(DATA, SETTING), sign=KEPT, reshapes=True)
+_enter(Elements.MOVED, "ReverseSequence", inputs=(DATA, SETTING), sign=KEPT)
 
 # ---- picked: elements of the input, any number of times ----
 
@@ -30,7 +33,7 @@ _enter(
 )
 _enter(Elements.PICKED, "Pad", inputs=(DATA, SETTING, DATA, SETTING), sign=KEPT)
 _enter(Elements.PICKED, "Trilu", inputs=(DATA, SETTING), sign=KEPT)
-_enter(Elements.PICKED, "Where", inputs=(SETTING, DATA, DATA), sign=KEPT)
+_enter(Elements.PICKED, "Where", inputs=(CONDITION, DATA, DATA), sign=KEPT)
 _enter(
     Elements.PICKED,
     "Gather",
@@ -219,8 +222,8 @@ _enter(
 )
 _enter(Elements.MIXED, "ScatterElements", inputs=(DATA, INDEX, DATA), limits={1: rules.axis_limit})
 _enter(Elements.MIXED, "ScatterND", inputs=(DATA, INDEX, DATA), limits={1: rules.smallest_axis_limit})
-_enter(Elements.MIXED, "If", inputs=(SETTING,), has_bodies=True)
-_enter(Elements.MIXED, "Loop", inputs=(SETTING, SETTING, DATA), has_bodies=True, is_variadic=True)
+_enter(Elements.MIXED, "If", inputs=(CONDITION,), has_bodies=True)
+_enter(Elements.MIXED, "Loop", inputs=(CONDITION, CONDITION, DATA), has_bodies=True, is_variadic=True)
 _enter(Elements.MIXED, "Scan", has_bodies=True, is_variadic=True)
 _enter(Elements.MIXED, "SequenceMap", has_bodies=True)
 

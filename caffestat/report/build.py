@@ -105,7 +105,7 @@ def _layer(net: Net, node: Node, measured: Measurement, assume_filler: str | Non
         params=tuple(_param(net, node, net.params[number], measured, assume_filler) for number in node.params),
         macs=_macs(node),
         need_backward=node.need_backward,
-        inserted=_is_inserted(net, node),
+        inserted=node.layer.is_inserted,
         last_line=node.layer.last_line,
         curve=measured.curves.get(node.index),
         inner=_inner(*measured.inner[node.index]) if node.index in measured.inner else (),
@@ -121,11 +121,6 @@ def _inner(net: Net, measured: Measurement) -> tuple[LayerRow, ...]:
 def _bottom_diff(name: str, index: int, measured: Measurement, key: tuple[int, int]) -> BottomDiff:
     is_unknown = measured.norms is not None and key not in measured.bottom_diffs
     return BottomDiff(name, index, measured.bottom_diffs.get(key), is_unknown=is_unknown)
-
-
-def _is_inserted(net: Net, node: Node) -> bool:
-    """Whether Caffe added the layer itself: such a Split stands where its producer stands."""
-    return node.type == "Split" and node.index > 0 and net.nodes[node.index - 1].place == node.place
 
 
 def _macs(node: Node) -> int | None:
@@ -231,5 +226,5 @@ def _count(entries: Iterable[NetParam]) -> int:
 
 def _activations(net: Net) -> int:
     """Return the numbers in all blobs, those that an inserted Split only copies left out."""
-    blobs = {blob for node in net.nodes if not _is_inserted(net, node) for blob in node.tops}
+    blobs = {blob for node in net.nodes if not node.layer.is_inserted for blob in node.tops}
     return sum(math.prod(shape) for shape in (net.blobs[blob].shape for blob in blobs) if shape is not None)

@@ -30,6 +30,7 @@ def refill(net: Net, change: Change) -> tuple[dict[int, Wanted], list[Finding]]:
             current,
             lambda node=node: flow.follow(node.index),  # type: ignore[misc]
             lambda param=param: (param.fan_in, param.fan_out),  # type: ignore[misc]
+            node.layer.mixes_channels(),
         )
         try:
             wanted = policy.choose(site) if policy else None

@@ -64,12 +64,14 @@ class Site:
 
     current   its filler, None when none is written
     follower  the nonlinearity that its layer's tops meet
+    mixes     whether an output of its layer sums over several channels
     fans      returns the true fans; raises Undecided when they are not known
     """
 
     current: Filler | None
     follower: Callable[[], Nonlinearity] = lambda: LINEAR
     fans: Callable[[], Fans] = lambda: _no_fans()
+    mixes: bool = False
 
 
 def _no_fans() -> Fans:
@@ -94,6 +96,11 @@ class Policy:
             return self._by_follower(site)
         if self.type == "explicit":
             return self._explicit(site)
+        kind = filler_type(self.type)
+        if kind and kind.upsamples and site.mixes:
+            raise Undecided(
+                f"{self.type} would make all of its outputs equal; set group and num_output to the number of channels"
+            )
         norm = [("variance_norm", self.variance_norm)] if self.variance_norm and _is_scaled(self.type) else []
         return Wanted(self.type, (*self.fields, *norm))
 

@@ -118,7 +118,8 @@ class _Job:
     def filler(self, layer: TextLayer, filler: FillerText, flow: Flow, index: int, models: _Models) -> list[Edit]:
         place = _place(layer, filler.role)
         policy = self.change.policy(place, filler.current)
-        site = Site(filler.current, lambda: flow.follow(index), lambda: self.fans(layer, filler.role))
+        mixes = layer.layer is not None and layer.layer.mixes_channels()
+        site = Site(filler.current, lambda: flow.follow(index), lambda: self.fans(layer, filler.role), mixes)
         wanted = self.choose(policy, site, layer, place) if policy else None
         if wanted is None or not is_changed(place, filler.current, wanted.filler):
             return []

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from caffestat.graph import CONTRIB, Graph, Node
+from caffestat.ops import Combines, Role
 
 from .quadrature import NODES, quantiles
 from .signal import UNKNOWN, Gradient, Moments, Signal
@@ -268,8 +269,9 @@ def _forward(walk: Walk, node: Node) -> list[Signal | None]:
 
 
 def _branch(walk: Walk, node: Node) -> str:
-    """Return the input that a Where takes everywhere, whatever the other one is: 1 / 0 behind a guard; else ""."""
-    condition = walk.signal(node.inputs[0]) if node.op == "Where" else None
+    """Return the input that a choice takes everywhere, whatever the other one is: 1 / 0 behind a guard; else ""."""
+    is_choice = node.info.moves and node.info.role(0) is Role.CONDITION
+    condition = walk.signal(node.inputs[0]) if is_choice else None
     if condition is None or not condition.is_constant:
         return ""
     return node.inputs[1 if condition.mean else 2]
@@ -292,7 +294,7 @@ def _with_finite_width(walk: Walk, node: Node, signal: Signal | None) -> Signal 
         return signal
     computed = [value for value in node.inputs if value and value not in walk.graph.constants]
     inputs = [x for x in map(walk.signal, computed) if x and not x.is_constant]
-    if node.op == "Mul":
+    if node.info.combines is Combines.PRODUCT:
         return replace(signal, finite_width=math.prod(x.finite_width or 1.0 for x in inputs))
     weight = sum(x.second for x in inputs)
     mean = sum(x.second * (x.finite_width or 1.0) for x in inputs) / weight if weight > 0 else 1.0

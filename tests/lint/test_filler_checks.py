@@ -65,3 +65,45 @@ def test_a_gaussian_filler_without_std_draws_with_std_1(tmp_path: Path) -> None:
     assert (found.fix, found.edits) == ("state std", None)
     (found,) = issues(tmp_path, net('type: "gaussian" std: 0.01 value: 0'), "CS006")
     assert found.edits is not None
+
+
+UPSAMPLING = """layer {{ name: "up" type: "Deconvolution" bottom: "x" top: "up" {param}
+  convolution_param {{ {size} kernel_size: 4 stride: 2 bias_term: false weight_filler {{ type: "{filler}" }} }} }}
+"""
+
+
+@pytest.mark.parametrize(
+    ("size", "filler", "param", "found"),
+    [
+        ("num_output: 5", "bilinear", "param { lr_mult: 0 }", "stay equal: the layer is frozen"),
+        ("num_output: 5", "bilinear", "", "the 5 outputs start equal"),
+        ("num_output: 3 group: 3", "bilinear", "param { lr_mult: 0 }", ""),
+        ("num_output: 6 group: 3", "bilinear", "", "the 2 outputs start equal"),
+        ("num_output: 1", "bilinear", "", ""),
+        ("num_output: 5", 'gaussian" std: 0.1 sparse: 0 #', "", "all weights start"),
+        ("num_output: 5", "xavier", "", ""),
+    ],
+)
+def test_equal_filters_whatever_the_filler(tmp_path: Path, size: str, filler: str, param: str, found: str) -> None:
+    layer = UPSAMPLING.format(size=size, filler=filler, param=param).replace("# }", "}").replace('#" }', "}")
+    text = DATA + layer + FC("fc", "up") + LOSS.format("fc")
+    issues_found = issues(tmp_path, text, "CS007")
+    assert [found in issue.message for issue in issues_found] == ([True] if found else [])
+    if found and filler == "bilinear":
+        assert issues_found[0].fix.startswith("group: 3 num_output: 3")
+
+
+def test_a_net_without_a_loss_may_hold_constants_but_no_mixing_bilinear_filters(tmp_path: Path) -> None:
+    text = DATA + UPSAMPLING.format(size="num_output: 5", filler="bilinear", param="")
+    assert [issue.layer for issue in issues(tmp_path, text, "CS007")] == ["up"]
+    assert issues(tmp_path, text.replace("bilinear", "constant"), "CS007") == []
+
+
+def test_rewrite_writes_no_bilinear_filler_that_makes_outputs_equal(tmp_path: Path) -> None:
+    path = tmp_path / "net.prototxt"
+    path.write_text(DATA + UPSAMPLING.format(size="num_output: 5", filler="xavier", param="") + LOSS.format("up"))
+    result = CliRunner().invoke(main, ["rewrite", "--filler", "bilinear", "--diff", str(path)])
+    assert "bilinear" not in result.stdout
+    assert "would make all of its outputs equal" in result.stderr
+    path.write_text(path.read_text().replace("num_output: 5", "num_output: 3 group: 3"))
+    assert "bilinear" in CliRunner().invoke(main, ["rewrite", "--filler", "bilinear", "--diff", str(path)]).stdout

@@ -22,12 +22,12 @@ _FLAT = 0.071  # the slope of a sigmoid at 2.5, of tanh at 2
 _OFF = 2.5  # standard deviations below 0: a rectifier is off for nearly every input
 
 
-def _filled(context: Context, role: str = "weight") -> Iterator[tuple[Node, NetParam]]:
+def _filled(context: Context, role: str = "weight", deploy: bool = False) -> Iterator[tuple[Node, NetParam]]:
     """Yield the weights of a net that is trained (what sums over several inputs), or the params of another role.
 
-    Those whose trained values are given are left out: their fillers do not matter.
+    deploy: of a net without a loss, too. Those whose trained values are given are left out: their fillers do not matter
     """
-    for node in context.built.nodes if context.trains else ():
+    for node in context.built.nodes if context.trains or deploy else ():
         for number in node.params:
             entry = context.built.params[number]
             if entry.param.role == role and number not in context.given:
@@ -198,31 +198,57 @@ def unusable_filler(context: Context) -> Iterator[Found]:
 
 @check("CS007", "symmetric-weights", "error", Needs.NET)
 def symmetric_weights(context: Context) -> Iterator[Found]:
-    """All weights of a layer start at the same value.
+    """All filters of a layer start with the same values.
 
-    Units with equal weights compute the same: a layer of any width passes one number on, z = c·Σx, and starts as one
-    unit. What tells its units apart comes from the layer behind it alone, and where that is alike too they stay equal
-    for ever. At zero they pass no gradient down either.
+    Units with equal weights compute the same: a layer of any width passes one number on, z = Σ w·x, and starts as one
+    unit. What tells its units apart comes from the layer behind it alone, and where that is alike too, or where the
+    layer is frozen, they stay equal for ever. At zero they pass no gradient down either.
 
-    Example: `weight_filler { type: "constant" value: 0.01 }` with `num_output: 500`.
+    Example: `weight_filler { type: "constant" value: 0.01 }` with `num_output: 500`. `type: "bilinear"` without
+    `group`: each output of the Deconvolution is the sum of all channels, upsampled; a softmax of equal scores has a
+    loss of ln K and no gradient.
 
-    Fix: a random filler, `"xavier"` or `"msra"`. A layer with one output per group is not reported, nor zeros in the
-    last layer before the loss, which break no symmetry because its outputs differ by their labels; other constants
-    there are a warning, as they too pass no gradient down at first.
+    Fix: a random filler, `"xavier"` or `"msra"`; with `bilinear`, `group` and `num_output` equal to the channels, so
+    that each output upsamples one of them. A layer with one output per group is not reported, nor zeros in the last
+    layer before the loss, which break no symmetry because its outputs differ by their labels; other constants there are
+    a warning, as they too pass no gradient down at first. In nets without a loss only `bilinear` is reported.
     """
-    for node, entry in _filled(context):
-        filler = entry.param.filler
-        if filler.type != "constant" or not entry.param.written or not entry.lr_mult or _outputs(node, entry) < 2:
+    for node, entry in _filled(context, deploy=True):
+        if not entry.param.written or _outputs(node, entry) < 2 or not _is_alike(entry):
             continue
-        is_last = not _has_weights_after(context, node)
-        if filler.value == 0 and is_last:
+        if not context.trains and not _upsamples(entry):
             continue
-        fix = _text(_suitable(context, node))
-        message = f"all weights start at {filler.value:g}: the {_outputs(node, entry)} outputs start equal"
-        numbers, cause = {"value": filler.value}, f"{filler.value:g}"
-        severity = "warning" if is_last else None
-        place = _place(context, node, "weight")
+        value, is_last = _only_value(entry), not _has_weights_after(context, node)
+        if value == 0 and is_last and entry.lr_mult:
+            continue
+        outputs = _outputs(node, entry)
+        same = "with the same values" if value is None else f"at {value:g}"
+        message = f"all weights start {same}: the {outputs} outputs start equal"
+        message += "" if entry.lr_mult else ", and stay equal: the layer is frozen"
+        numbers, cause = {} if value is None else {"value": value}, entry.param.filler.type + same
+        severity = "warning" if is_last and entry.lr_mult and value is not None else None
+        place, fix = _place(context, node, "weight"), _unlike(context, node, entry)
         yield Found(place, node.name, message, fix, numbers, severity=severity, cause=cause)
+
+
+def _is_alike(entry: NetParam) -> bool:
+    """Tell whether the filler gives each filter the same values."""
+    filler, shape = entry.param.filler, entry.param.shape
+    kind = filler_type(filler.type)
+    return kind is not None and not problem(filler, shape) and kind.is_alike(filler, shape)
+
+
+def _upsamples(entry: NetParam) -> bool:
+    kind = filler_type(entry.param.filler.type)
+    return kind is not None and kind.upsamples
+
+
+def _unlike(context: Context, node: Node, entry: NetParam) -> str:
+    """Say what tells the filters of a layer apart."""
+    bottom = node.bottom_shapes[0]
+    if _upsamples(entry) and bottom and len(bottom) > 1:
+        return f"group: {bottom[1]} num_output: {bottom[1]}, which gives each channel its own filter"
+    return _text(_suitable(context, node))
 
 
 def _outputs(node: Node, entry: NetParam) -> int:
