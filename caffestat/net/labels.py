@@ -55,7 +55,7 @@ class Labels:
         """Return the layer and the top that a bottom's values come from, Caffe's Split layers left out."""
         source, top = self._sources[index, bottom]
         node = self._net.nodes[source]
-        return self._source(source, 0) if node.type == "Split" else (node, top)
+        return self._source(source, 0) if node.layer.copies else (node, top)
 
 
 def _count(node: Node, bottom: int) -> int | None:
