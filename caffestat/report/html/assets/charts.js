@@ -1,6 +1,6 @@
 // Bokeh's charts: embedded with the page, coloured as the page is, and linked with the drawing in both ways.
 
-const CHARTS = { figures: [] };
+const CHARTS = { figures: [], hovered: null };
 
 function startCharts() {
   const { docs, items, figures } = JSON.parse(byId("charts").textContent);
@@ -42,9 +42,12 @@ function linkCharts(figures) {
   });
 }
 
+// Each line has a hover tool of its own: a row is left when no line has a point under the mouse any more.
 function tellHovered(source) {
-  const index = source.inspected.indices[0] ?? source.inspected.line_indices[0];
+  const index = source.inspected.indices[0];
   const row = index === undefined ? null : source.data.row[index];
+  if (row === null && CHARTS.hovered !== source) return;
+  CHARTS.hovered = row === null ? null : source;
   if (row !== NET.state.hovered) tell("hover", row);
 }
 

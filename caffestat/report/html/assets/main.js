@@ -43,4 +43,17 @@ function start() {
   }));
 }
 
+// For scripts in the browser's console, and for tests.
+window.caffestat = {
+  data: DATA,
+  state: () => ({ ...NET.state, scale: NET.state.scale?.mode.key ?? null, hits: NET.state.hits ? [...NET.state.hits] : null, open: [...NET.open], zoom: NET.zoom, x: NET.x, y: NET.y, frames: NET.frames, drawTime: NET.drawTime, boxes: NET.scene.boxes.length }),
+  colour: (row) => NET.state.scale.of(row),
+  place: (row) => {
+    const box = NET.scene.boxes[NET.scene.placeOf.get(row)], strip = box.block === undefined ? LAYOUT.boxes[box.box].rows.indexOf(row) : 0;
+    const y = strip ? box.y + BOX_HEAD + STRIP * (strip - 0.5) : box.y + Math.min(box.h, BOX_HEAD) / 2;
+    return [(box.x + box.w / 2 - NET.x) * NET.zoom, (y - NET.y) * NET.zoom];
+  },
+  svg: () => netSvg(),
+};
+
 start();

@@ -1,0 +1,102 @@
+"""Opens pages in Debian's chromium.
+
+Without a chromium these tests are skipped; with CAFFESTAT_BROWSER=required, as in .ci/run, they fail.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+NAMES = ("chromium", "chromium-browser", "google-chrome")
+
+
+@dataclass
+class Opened:
+    """A page in the browser, what went wrong on it, and what it asked the network for."""
+
+    page: Any
+    problems: list[str] = field(default_factory=list)
+    requests: list[str] = field(default_factory=list)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.page, name)
+
+    def wait(self, condition: str, seconds: float = 60) -> None:
+        """Wait until a condition holds; Playwright's own way to wait is not allowed by the page's policy."""
+        end = time.monotonic() + seconds
+        while not self.page.evaluate(condition):
+            assert time.monotonic() < end, f"not within {seconds} s: {condition}; {self.problems}"
+            self.page.wait_for_timeout(50)
+
+    def drawn(self) -> dict[str, Any]:
+        """Return the state of the drawing."""
+        return dict(self.page.evaluate("caffestat.state()"))
+
+    def middle(self, row: int) -> tuple[float, float]:
+        """Return the place of a layer on the screen; it has to be in view."""
+        x, y = self.page.evaluate("row => caffestat.place(row)", row)
+        box = self.page.locator("#canvas").bounding_box()
+        return box["x"] + x, box["y"] + y
+
+
+Open = Callable[..., Opened]
+
+
+@pytest.fixture(scope="session")
+def chromium() -> Iterator[Any]:
+    """The browser, one for all tests."""
+    path = next(filter(None, map(shutil.which, NAMES)), None)
+    if path is None:
+        message = f"no browser: expected one of {', '.join(NAMES)} (Debian: apt-get install chromium)"
+        if os.environ.get("CAFFESTAT_BROWSER") == "required":
+            pytest.fail(message)
+        pytest.skip(message)
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def open_page(chromium: Any, tmp_path: Path) -> Iterator[Open]:
+    """Return `open(html, **context)`: the page, once all its parts are there."""
+    contexts = []
+
+    def open_html(html: str, width: int = 1280, height: int = 900, **options: Any) -> Opened:
+        path = tmp_path / f"page{len(contexts)}.html"
+        path.write_text(html, encoding="utf-8")
+        context = chromium.new_context(viewport={"width": width, "height": height}, **options)
+        contexts.append(context)
+        opened = Opened(context.new_page())
+        watch(opened)
+        opened.page.goto(path.as_uri())
+        opened.wait(READY)
+        return opened
+
+    yield open_html
+    for context in contexts:
+        context.close()
+
+
+READY = "document.body.dataset.ready && (document.body.dataset.charts || !document.querySelector('.plot'))"
+
+
+def watch(opened: Opened) -> None:
+    """Record errors, and every request but the page's own."""
+    page = opened.page
+    page.on("console", lambda message: opened.problems.append(message.text) if message.type in BAD else None)
+    page.on("pageerror", lambda error: opened.problems.append(str(error)))
+    page.on("request", lambda request: opened.requests.append(request.url))
+
+
+BAD = ("error", "warning")
