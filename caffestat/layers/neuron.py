@@ -217,12 +217,13 @@ class Clip(Neuron):
     def lower(self, g: Graph, bottoms: Sequence[str], params: Sequence[str]) -> Sequence[str]:
         proto = self.proto.clip_param
         low, high = g.constant(proto.min), g.constant(proto.max)
+        above = g.constant(max(proto.min, proto.max))  # with min > max, Caffe gives min and ONNX max
 
         def gradient(tape: Tape, bottom: str, top: str, dy: str) -> str:
             inside = tape.emit("And", tape.emit("GreaterOrEqual", bottom, low), tape.emit("LessOrEqual", bottom, high))
             return str(tape.emit("Mul", dy, tape.emit("Cast", inside, to=FLOAT)))  # of an infinite dy not a number
 
-        return (emit_reread(g, bottoms[0], lambda x: g.emit("Clip", x, low, high), gradient),)
+        return (emit_reread(g, bottoms[0], lambda x: g.emit("Clip", x, low, above), gradient),)
 
 
 def scaled(g: Any, value: str, factor: float) -> str:

@@ -24,6 +24,7 @@ from .upgrade import Entry
 __all__ = ["UnknownLayer", "build", "state_of"]
 
 AUTOMATIC = "(automatic)"
+_MOST_AXES, _MOST_ELEMENTS = 32, 2**31 - 1  # of a blob (blob.hpp, blob.cpp)
 
 
 class UnknownLayer(Source):
@@ -257,6 +258,18 @@ def _unknown_type(proto: Any) -> str:
     )
 
 
+def _check_blob(layer: Layer, name: str, shape: Shape) -> None:
+    """Raise NetError for a shape that Caffe's blobs cannot have. (blob.cpp, Reshape)"""
+    if len(shape) > _MOST_AXES:
+        raise layer.error(f"{name} has {len(shape)} axes; expected at most {_MOST_AXES}")
+    count = 1
+    for size in shape:
+        if size < 0 or (count and size > _MOST_ELEMENTS // count):
+            expected = f"sizes of 0 or more and at most {_MOST_ELEMENTS:,} elements"
+            raise layer.error(f"{name} has shape {'x'.join(map(str, shape))}; expected {expected}")
+        count *= size
+
+
 def _given_shapes(layer: Layer) -> tuple[Shape | None, ...]:
     shapes: list[Shape | None] = [layer.shape_overrides.get(name) for name in layer.proto.top]
     return tuple(shapes + [None] * (layer.top_count - len(shapes)))
@@ -270,6 +283,11 @@ def _tops_and_params(layer: Layer, bottoms: list[Shape]) -> tuple[tuple[Shape | 
         raise layer.error(f"its class {type(layer).__qualname__} returns {len(tops)} shapes for {layer.top_count} tops")
     if len(layer.proto.param) > len(params):
         raise layer.error(f"has {len(layer.proto.param)} `param` entries for {len(params)} params; remove the others")
+    for index, shape in enumerate(tops):
+        if shape is not None:
+            _check_blob(layer, f"top {index}", shape)
+    for index, param in enumerate(params):
+        _check_blob(layer, f"param {index}", param.shape)
     return tuple(tops), params
 
 

@@ -46,6 +46,7 @@ CASES = [
         lambda b, t: np.where(b > 0, 1, t - 0.4),
     ),
     ("BNLL", "", lambda x: np.logaddexp(0, x), lambda b, t: 1 / (1 + np.exp(-b))),
+    ("Clip", "clip_param { min: 1 max: -1 }", lambda x: np.full_like(x, 1), lambda b, t: np.zeros_like(b)),
     ("Clip", "clip_param { min: -0.5 max: 0 }", lambda x: np.clip(x, -0.5, 0), lambda b, t: (b >= -0.5) & (b <= 0)),
     ("Exp", "", np.exp, lambda b, t: t),
     (
