@@ -12,7 +12,7 @@ from caffestat.errors import RunError
 from caffestat.graph import Graph, expand
 
 from .device import CPU, Device
-from .runtime import onnxruntime, runtime_errors
+from .runtime import interruptible, onnxruntime, runtime_errors
 
 __all__ = ["Compiled"]
 
@@ -116,7 +116,8 @@ class _Session:
             raise RunError(f"a run needs a value of {', '.join(missing)}")
         with runtime_errors():
             if not keep and all(isinstance(value, np.ndarray) for value in inputs.values()):
-                return dict(zip(self._outputs, self._session.run(self._outputs, inputs), strict=True))
+                found = interruptible(lambda options: self._session.run(self._outputs, inputs, options))
+                return dict(zip(self._outputs, found, strict=True))
             return self._run_bound(inputs, keep)
 
     def _run_bound(self, inputs: Mapping[str, Any], keep: Collection[str]) -> dict[str, Any]:
@@ -128,7 +129,7 @@ class _Session:
                 binding.bind_ortvalue_input(name, value)
         for name in self._outputs:
             binding.bind_output(name, *((self._device.kind, self._device.index) if name in keep else ("cpu", 0)))
-        self._session.run_with_iobinding(binding)
+        interruptible(lambda options: self._session.run_with_iobinding(binding, options))
         found = zip(self._outputs, binding.get_outputs(), strict=True)
         return {name: value if name in keep else value.numpy() for name, value in found}
 

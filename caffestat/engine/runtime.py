@@ -6,12 +6,16 @@ import contextlib
 import importlib
 import os
 import re
-from collections.abc import Iterator
-from typing import Any
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
 
 from caffestat.errors import RunError
 
-__all__ = ["onnxruntime", "runtime_errors"]
+__all__ = ["interruptible", "onnxruntime", "runtime_errors"]
+
+T = TypeVar("T")
 
 _WHERE = re.compile(r"running (\S+) node\. Name:'([^']*)' Status Message: (.*)", re.DOTALL)
 _CODE = re.compile(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ")
@@ -21,6 +25,20 @@ def onnxruntime() -> Any:
     """Return the onnxruntime module, imported with its telemetry, which writes files and looks up a host, off."""
     os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # read once, when the module is loaded
     return importlib.import_module("onnxruntime")
+
+
+def interruptible(run: Callable[[Any], T]) -> T:
+    """Call `run` with the runtime's run options; Ctrl-C ends it at the next node, where it alone would go on."""
+    options = onnxruntime().RunOptions()
+    if threading.current_thread() is not threading.main_thread():
+        return run(options)
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(run, options)
+        try:
+            return running.result()
+        except KeyboardInterrupt:
+            options.terminate = True
+            raise
 
 
 @contextlib.contextmanager

@@ -22,6 +22,7 @@ from caffestat.errors import InputError
 from caffestat.ops import Role
 
 from .bodies import computed_names, renamed, scan_body, with_captured
+from .check import check_model
 from .external import read_model
 from .fans import find_uses
 from .graph import OPSET, Graph, Node, Spec
@@ -33,8 +34,6 @@ from .tensors import read_tensor
 from .upgrade import OLDEST, upgrade
 
 __all__ = ["Model", "ModelNode", "load", "settings_of"]
-
-MAX_NODES = 50_000
 
 _MASKED = -65504  # the lowest float16
 
@@ -108,6 +107,7 @@ def load(
     """
     proto, folder = _proto(source)
     try:
+        check_model(proto)
         loader = _Loader(_inlined(proto), folder, as_float32)
         loader.declare_inputs(shapes or {}, batch, dims or {})
         loader.pin(given or {})
@@ -159,8 +159,6 @@ class _Loader:
         self.graph.domains |= {
             item.domain: item.version for item in proto.opset_import if item.domain not in ("", "ai.onnx")
         }
-        if len(proto.graph.node) > MAX_NODES:
-            raise InputError(f"the model has {len(proto.graph.node):,} nodes; expected at most {MAX_NODES:,}")
         if proto.graph.sparse_initializer:
             raise InputError("the model has sparse initializers, which are not supported: store them as dense ones")
         self.nodes = _sorted([from_proto(node) for node in proto.graph.node])

@@ -18,6 +18,7 @@ from caffestat.errors import Place as FilePlace
 from caffestat.files import Version, replacing
 from caffestat.fillers import Stream, fill
 from caffestat.graph import Node
+from caffestat.graph.check import check_model
 from caffestat.graph.external import external_entry, external_path, read_model, save
 from caffestat.graph.fans import Use, find_uses
 from caffestat.graph.tensors import encode, read_tensor
@@ -82,6 +83,10 @@ def rewrite_onnx(path: Path, change: Change, seed: int) -> OnnxRewrite:
     Raises InputError when the model or its external data cannot be read, and when nothing in it is chosen.
     """
     model = read_model(path)
+    try:
+        check_model(model)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
     if not model.graph.node:
         raise InputError(f"{path}: expected an ONNX model, found one without nodes")
     job = _Job(path, model, change)

@@ -23,7 +23,7 @@ def test_the_largest_blobs_are_taken(sizes: tuple[int, ...]) -> None:
 
 @pytest.mark.parametrize("sizes", [(2**31,), (2**16, 2**15), (2**20, 2**20, 2**20), (1,) * 33])
 def test_larger_blobs_are_refused(sizes: tuple[int, ...]) -> None:
-    with pytest.raises(NetError, match=r"net:1:1: layer 'i' \(Input\): top 0 has (33 axes; expected at most 32|shape )"):
+    with pytest.raises(NetError, match=r"net:1:1: layer .* top 0 has (33 axes; expected at most 32|shape )"):
         built("", *sizes)
 
 

@@ -1,0 +1,131 @@
+"""What an ONNX model's nodes claim, checked before anything uses them: the runtime ends the process at some of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+
+import onnx
+from onnx import AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto
+
+from caffestat.errors import InputError
+
+__all__ = ["MAX_NODES", "check_model"]
+
+MAX_NODES = 50_000
+"""The most nodes of a model, its functions put in the place of their calls."""
+
+_Opsets = dict[str, int]
+
+
+def check_model(model: ModelProto) -> None:
+    """Raise InputError for too many nodes, functions that call themselves, and nodes that do not fit their op's schema.
+
+    Nodes of unknown ops are not looked at.
+    """
+    functions = {(function.domain, function.name): function for function in model.functions}
+    _Sizes(functions).check(model.graph.node)
+    opsets = _opsets(model.opset_import)
+    for node in _all_nodes(model.graph.node):
+        _check_node(node, opsets, model.ir_version)
+    for function in model.functions:
+        for node in _all_nodes(function.node):
+            _check_node(node, _opsets(function.opset_import), model.ir_version)
+
+
+def _opsets(imports: Iterable[onnx.OperatorSetIdProto]) -> _Opsets:
+    return {"" if item.domain == "ai.onnx" else item.domain: item.version for item in imports}
+
+
+def _subgraphs(node: NodeProto) -> Iterator[GraphProto]:
+    for attribute in node.attribute:
+        yield from [attribute.g] if attribute.HasField("g") else attribute.graphs
+
+
+def _all_nodes(nodes: Iterable[NodeProto]) -> Iterator[NodeProto]:
+    """Yield nodes and those of their subgraphs; protobuf limits how deep these are nested."""
+    for node in nodes:
+        yield node
+        for graph in _subgraphs(node):
+            yield from _all_nodes(graph.node)
+
+
+class _Sizes:
+    """Counts nodes with every call of a function replaced by its body."""
+
+    def __init__(self, functions: Mapping[tuple[str, str], FunctionProto]) -> None:
+        self._functions = functions
+        self._counts: dict[tuple[str, str], int] = {}
+        self._open: set[tuple[str, str]] = set()
+
+    def check(self, nodes: Iterable[NodeProto]) -> None:
+        count = self._count(nodes)
+        if count > MAX_NODES:
+            raise InputError(f"the model has {_many(count)} nodes; expected at most {MAX_NODES:,}")
+
+    def _count(self, nodes: Iterable[NodeProto]) -> int:
+        return sum(self._of_call((node.domain, node.op_type)) for node in _all_nodes(nodes))
+
+    def _of_call(self, name: tuple[str, str]) -> int:
+        if name not in self._functions:
+            return 1
+        if name in self._open or len(self._open) > 100:
+            raise InputError(f"the model's function {name[1]!r} calls itself, or calls are nested too deep")
+        if name not in self._counts:
+            self._open.add(name)
+            self._counts[name] = self._count(self._functions[name].node)
+            self._open.remove(name)
+        return self._counts[name]
+
+
+def _many(count: int) -> str:
+    return f"{count:,}" if count < 10**12 else "more than 10^12"
+
+
+def _check_node(node: NodeProto, opsets: _Opsets, ir_version: int) -> None:
+    domain = "" if node.domain == "ai.onnx" else node.domain
+    if domain not in opsets:
+        return
+    try:
+        schema = onnx.defs.get_schema(node.op_type, opsets[domain], domain)
+    except onnx.defs.SchemaError:
+        return
+    if schema.deprecated:
+        return
+    try:
+        context = onnx.checker.C.CheckerContext()
+        context.ir_version = ir_version
+        context.opset_imports = opsets
+        onnx.checker.check_node(_bare(node), context)
+    except Exception as error:  # it raises the checker's own and what its C++ code raises
+        raise InputError(f"{_name(node)} is damaged: {str(error).splitlines()[0]}") from error
+    _check_variadic(node, schema)
+
+
+def _check_variadic(node: NodeProto, schema: onnx.defs.OpSchema) -> None:
+    """Raise InputError for an absent input among those of which there may be many: the runtime reads it."""
+    last = len(schema.inputs) - 1
+    is_variadic = last >= 0 and schema.inputs[last].option == onnx.defs.OpSchema.FormalParameterOption.Variadic
+    if is_variadic and not all(node.input[last:]):
+        raise InputError(f"{_name(node)} is damaged: input {last + list(node.input[last:]).index('')} has no name")
+
+
+def _name(node: NodeProto) -> str:
+    return f"node {node.name or next(iter(node.output), '')!r} ({node.op_type})"
+
+
+def _bare(node: NodeProto) -> NodeProto:
+    """Return the node without the contents of tensors and graphs, which are checked where they are used."""
+    if not any(a.type in (AttributeProto.TENSOR, AttributeProto.GRAPH, AttributeProto.GRAPHS) for a in node.attribute):
+        return node
+    bare = NodeProto(op_type=node.op_type, domain=node.domain, name=node.name)
+    bare.input.extend(node.input)
+    bare.output.extend(node.output)
+    for attribute in node.attribute:
+        kept = bare.attribute.add(name=attribute.name, type=attribute.type, ref_attr_name=attribute.ref_attr_name)
+        if attribute.type == AttributeProto.TENSOR and attribute.HasField("t"):
+            kept.t.CopyFrom(onnx.TensorProto(data_type=onnx.TensorProto.FLOAT, raw_data=bytes(4)))
+        elif attribute.type == AttributeProto.GRAPH and attribute.HasField("g"):
+            kept.g.name = "bare"
+        else:
+            kept.CopyFrom(attribute)
+    return bare

@@ -1,0 +1,146 @@
+"""Models whose nodes claim what their ops do not know, or that grow without bound."""
+
+from __future__ import annotations
+
+import itertools
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from caffestat import api
+from caffestat.errors import InputError
+from caffestat.graph.load import load
+
+X, Y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [3, 4]) for name in "xy")
+
+
+def model(
+    nodes: Sequence[onnx.NodeProto], functions: Sequence[onnx.FunctionProto] = (), opset: int = 18
+) -> onnx.ModelProto:
+    opsets = [helper.make_opsetid("", opset), helper.make_opsetid("own", 1)]
+    return helper.make_model(helper.make_graph(nodes, "g", [X], [Y]), opset_imports=opsets, functions=functions)
+
+
+def node(op: str, inputs: Sequence[str], **attributes: object) -> onnx.NodeProto:
+    return helper.make_node(op, inputs, ["y"], name="bad", **attributes)
+
+
+DAMAGED = {
+    "an absent input among many": node("Min", ["x", ""]),
+    "no inputs of many": node("Max", []),
+    "too few inputs": node("Add", ["x"]),
+    "too many inputs": node("Relu", ["x", "x"]),
+    "no name for a needed input": node("MatMul", ["x", ""]),
+    "ints for an int": node("Split", ["x"], num_outputs=[1]),
+    "a float for an int": node("Softmax", ["x"], axis=0.5),
+    "a text for ints": node("Transpose", ["x"], perm="ab"),
+    "an unknown attribute": node("Relu", ["x"], slope=1.0),
+    "a needed attribute is absent": node("Cast", ["x"]),
+    "in a branch": helper.make_node(
+        "If",
+        ["x"],
+        ["y"],
+        then_branch=helper.make_graph([node("Min", ["x", ""])], "t", [], [Y]),
+        else_branch=helper.make_graph([node("Min", ["x"])], "e", [], [Y]),
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", DAMAGED)
+@pytest.mark.parametrize("verb", ["analyze", "convert", "rewrite"])
+def test_a_node_that_does_not_fit_its_op_is_refused(kind: str, verb: str, tmp_path: Path) -> None:
+    path = tmp_path / "net.onnx"
+    path.write_bytes(model([DAMAGED[kind]]).SerializeToString())
+    message = r"net.onnx: node 'bad' \(\w+\) is damaged: "
+    if verb == "rewrite":
+        (outcome,) = api.rewrite(path, filler="xavier")
+        assert "node 'bad' (" in (outcome.error or "")
+        return
+    with pytest.raises(InputError, match=message):
+        if verb == "convert":
+            api.convert(path, tmp_path / "out.onnx", backward=True)
+        else:
+            api.analyze(path, device="cpu")
+
+
+def nested(depth: int, calls: int) -> onnx.ModelProto:
+    """Return a model of functions that call the one before several times."""
+    functions = []
+    for level in range(depth):
+        names = ["a", *(f"t{call}" for call in range(calls - 1)), "b"]
+        domain, op = ("own", f"f{level - 1}") if level else ("", "Neg")
+        body = [helper.make_node(op, [a], [b], domain=domain) for a, b in itertools.pairwise(names)]
+        opsets = [helper.make_opsetid("", 18), helper.make_opsetid("own", 1)]
+        functions.append(helper.make_function("own", f"f{level}", ["a"], ["b"], body, opsets))
+    return model([helper.make_node(f"f{depth - 1}", ["x"], ["y"], domain="own")], functions)
+
+
+def test_functions_are_counted_before_they_replace_their_calls() -> None:
+    assert len(load(nested(10, 2)).graph.nodes) == 1024
+    started = time.monotonic()
+    for depth, calls, count in ((30, 2, "1,073,741,824"), (90, 9, "more than 10^12")):
+        with pytest.raises(InputError, match=f"the model has {count.replace('^', '.')} nodes; expected at most 50,000"):
+            load(nested(depth, calls))
+    assert time.monotonic() - started < 2
+
+
+def test_functions_that_call_themselves_are_refused() -> None:
+    proto = nested(2, 1)
+    proto.functions[0].node[0].op_type, proto.functions[0].node[0].domain = "f1", "own"
+    with pytest.raises(InputError, match=r"'f[01]' calls itself"):
+        load(proto)
+
+
+def endless() -> onnx.ModelProto:
+    values = [
+        helper.make_tensor_value_info(*value)
+        for value in (("c", TensorProto.BOOL, []), ("v", TensorProto.FLOAT, [3, 4]))
+    ]
+    outputs = [
+        helper.make_tensor_value_info(*value)
+        for value in (("d", TensorProto.BOOL, []), ("w", TensorProto.FLOAT, [3, 4]))
+    ]
+    nodes = [helper.make_node("Identity", ["c"], ["d"]), helper.make_node("Neg", ["v"], ["w"])]
+    body = helper.make_graph(nodes, "b", [helper.make_tensor_value_info("i", TensorProto.INT64, []), *values], outputs)
+    nodes = [
+        helper.make_node("ReduceMax", ["x"], ["m"], keepdims=0),
+        helper.make_node("Equal", ["m", "m"], ["true"]),
+        helper.make_node("Loop", ["", "true", "x"], ["y"], body=body),
+    ]
+    return model(nodes)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX signals")
+def test_ctrl_c_ends_an_endless_loop(tmp_path: Path, root: Path) -> None:
+    (tmp_path / "net.onnx").write_bytes(endless().SerializeToString())
+    command = [sys.executable, "-c", CALL, str(tmp_path / "net.onnx")]
+    with subprocess.Popen(command, cwd=root, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout and process.stdout.readline() == "running\n"
+        time.sleep(0.5)
+        process.send_signal(signal.SIGINT)
+        assert process.communicate(timeout=20) == ("", "")
+        assert process.returncode == 130
+
+
+CALL = """
+import sys
+from caffestat.cli import main
+from caffestat.engine import runtime
+
+ask = runtime.interruptible
+
+def told(run):
+    print("running", flush=True)
+    return ask(run)
+
+import caffestat.engine.compiled as compiled
+compiled.interruptible = told
+main(["analyze", "--forward-only", "--device", "cpu", sys.argv[1]])
+"""
