@@ -26,8 +26,10 @@ from pathlib import Path
 import numpy as np
 
 from caffestat import net
+from caffestat.analysis import Runner, draw_feeds
 from caffestat.engine import choose_device
 from caffestat.fillers import Stream
+from caffestat.program import from_net
 
 MODELS = Path(__file__).parent.parent / "models"
 BATCHES = {"alexnet": 16, "googlenet": 8, "resnet50": 8, "vgg16": 4, "mobilenet": 8}
@@ -47,8 +49,8 @@ def load(name: str) -> tuple[net.Net, list[np.ndarray], Stream]:
 def ours(name: str, device: str, changing: bool = False) -> tuple[Pass, Change]:
     """Return functions that run our pass once and return the loss, and that change the params."""
     built, values, stream = load(name)
-    runner = net.Runner(built, values, choose_device(device)[0], changing=changing)
-    feeds = net.draw_feeds(runner, stream, np.random.default_rng(1))
+    runner = Runner(from_net(built), values, choose_device(device)[0], changing=changing)
+    feeds = draw_feeds(runner, stream, np.random.default_rng(1))
 
     def change(factor: np.float32) -> None:
         for value in values:

@@ -1,4 +1,4 @@
-"""How near the predictions of `caffestat.net.predict` come to what runs measure: the table in docs/theory.md.
+"""How near the predictions of `caffestat.analysis.predict` come to what runs measure: the table in docs/theory.md.
 
 python benchmarks/prediction.py            the plain stacks and the small nets, 20 seeds
 python benchmarks/prediction.py --large    the large nets of models/ as well: some minutes
@@ -13,9 +13,11 @@ from pathlib import Path
 
 import numpy as np
 
+from caffestat.analysis import Measurement, Runner, draw_feeds, predict
 from caffestat.fillers import Stream
-from caffestat.net import Measurement, Net, NetSource, Runner, build, draw_feeds, draw_params, predict, read_net
+from caffestat.net import Net, NetSource, build, draw_params, read_net
 from caffestat.net.source import net_source
+from caffestat.program import from_net
 from caffestat.prototext import parse
 
 MODELS = Path(__file__).parent.parent / "models"
@@ -70,7 +72,7 @@ def measured(net: Net, seeds: int) -> Mapping[Kind, float]:
     found: dict[Kind, list[float]] = defaultdict(list)
     for seed in range(1, seeds + 1):
         stream = Stream(seed)
-        runner = Runner(net, draw_params(net, stream))
+        runner = Runner(from_net(net), draw_params(net, stream))
         result: Measurement = runner.run(draw_feeds(runner, stream, np.random.default_rng(seed)))
         for kind in ("tops", "bottom_diffs", "param_diffs"):
             for key, value in getattr(result, kind).items():
@@ -80,7 +82,7 @@ def measured(net: Net, seeds: int) -> Mapping[Kind, float]:
 
 def errors(net: Net, seeds: int) -> dict[str, list[float]]:
     """Return |predicted / measured - 1| by kind; data, zeros and rounding noise are left out."""
-    prediction, runs = predict(net), measured(net, seeds)
+    prediction, runs = predict(from_net(net)), measured(net, seeds)
     noise = {"param_diffs": NOISE * max(value for (kind, _), value in runs.items() if kind == "param_diffs")}
     result: dict[str, list[float]] = defaultdict(list)
     for (kind, key), value in runs.items():

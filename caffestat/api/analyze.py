@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from caffestat.errors import Finding
 from caffestat.options import DEFAULT_SEED, NetOptions, RunOptions, ValueOptions
@@ -12,12 +13,11 @@ from caffestat.options import DEFAULT_SEED, NetOptions, RunOptions, ValueOptions
 if TYPE_CHECKING:
     import numpy as np
 
-    from caffestat.net import Measurement, Net
-    from caffestat.net.prediction import Prediction
-    from caffestat.program import NetFile
+    from caffestat.net import Net
+    from caffestat.program import NetFile, Program
     from caffestat.report import Report
 
-__all__ = ["analyze", "analyze_file"]
+__all__ = ["analyze", "analyze_file", "analyze_model"]
 
 SAMPLES = 4096  # elements of each value that a detailed report's histograms show
 _NAMED = 5  # layers that a warning names one by one
@@ -66,13 +66,13 @@ def analyze(
     values = ValueOptions(seed, weights, assume_filler)
     run = RunOptions(device, inputs or {}, inputs_hold, loss, forward_only)
     if is_onnx(str(path)):
-        return _analyze_onnx(str(path), net, values, run, static, predict, detail)
+        return analyze_model(str(path), net, values, run, static, predict, detail)
     return analyze_file(open_file(str(path)), net, values, run, static, predict, detail)
 
 
 def analyze_file(
     file: NetFile,
-    options: NetOptions,
+    net: NetOptions,
     values: ValueOptions,
     run: RunOptions,
     static: bool = False,
@@ -80,57 +80,54 @@ def analyze_file(
     detail: bool = False,
 ) -> Report:
     """Return what `analyze` does, of an opened prototxt."""
-    from caffestat import report
     from caffestat.program.opening import refuse_loss
 
     refuse_loss(run)
-    net, seed = file.build(options), file.seed(values.seed)
-    unfilled = [] if values.weights or values.assume_filler else _unfilled(net)
-    net.findings = (*file.findings, *net.findings, *unfilled)
+    program = file.program(net, values)
+    if not (values.weights or values.assume_filler):
+        program.findings = (*program.findings, *_unfilled(program.net))
+    # Caffe runs no backward pass in the test phase
+    run = replace(run, forward_only=run.forward_only or program.phase == "TEST")
+    report = _analyze(program, file.source.name, file.seed(values.seed), run, static, predict, detail)
+    if not detail:
+        return report
+    from caffestat.report.detail import with_detail
+
+    return with_detail(report, file, net, values)
+
+
+def analyze_model(
+    path: str, net: NetOptions, values: ValueOptions, run: RunOptions, static: bool, predict: bool, detail: bool = False
+) -> Report:
+    """Return what `analyze` does, of an ONNX model."""
+    from caffestat.program.opening import open_model
+
+    backward = not run.forward_only and (predict or not static)
+    program, run = open_model(path, net, values, run, backward)
+    seed = DEFAULT_SEED if values.seed is None else values.seed
+    return _analyze(program, path, seed, run, static, predict, detail)
+
+
+def _analyze(
+    program: Program, source: str, seed: int, run: RunOptions, static: bool, predict: bool, detail: bool
+) -> Report:
+    from caffestat import analysis, report
+
     notes: list[str] = []
-    measured = None if static else _measure(net, seed, values, run, SAMPLES if detail else 0, notes)
-    result = report.build(
-        net, measured, source=file.source.name, seed=seed, assume_filler=values.assume_filler, notes=notes
-    )
-    if predict:
-        from caffestat.report.predicted import with_prediction
-
-        result = with_prediction(result, net, _predict(net, seed, values))
-    if detail:
-        from caffestat.report.detail import with_detail
-
-        result = with_detail(result, file, options, values)
-    return result
+    predicted = analysis.predict(program, **_given(program, seed, run)) if predict else None
+    measured = None
+    if not static:
+        program, measured = analysis.measure(program, seed, run, notes, SAMPLES if detail else 0)
+    notes = [*(predicted.notes if predicted else ()), *notes]
+    return report.build(program, measured, predicted, source=source, seed=seed, notes=notes)
 
 
-def _measure(net: Net, seed: int, values: ValueOptions, run: RunOptions, samples: int, notes: list[str]) -> Measurement:
-    from caffestat.net import TEST, measure
-
-    return measure(
-        net,
-        seed=seed,
-        device=run.device,
-        weights=values.weights,
-        inputs=run.inputs,
-        inputs_hold=run.inputs_hold,
-        assume_filler=values.assume_filler,
-        forward_only=run.forward_only or net.phase == TEST,  # Caffe runs no backward pass there
-        samples=samples,
-        notes=notes,
-    )
-
-
-def _predict(net: Net, seed: int, options: ValueOptions) -> Prediction:
-    """Predict from the fillers or, where there are trained weights, from the values."""
-    from caffestat import net as nets
+def _given(program: Program, seed: int, run: RunOptions) -> dict[str, Any]:
+    """Return what is known before the prediction: arrays for data and, where there are trained weights, the params."""
     from caffestat.fillers import Stream
-    from caffestat.net.prediction import predict
 
-    if not options.weights:
-        return predict(net, assume_filler=options.assume_filler)
-    values = nets.draw_params(net, Stream(seed), options.assume_filler)
-    nets.copy_weights(net, values, options.weights)
-    return predict(net, values=values)
+    values = program.values(Stream(seed), []) if program.is_trained else None
+    return {"values": values, "inputs": run.inputs}
 
 
 def _unfilled(net: Net) -> list[Finding]:
@@ -147,21 +144,3 @@ def _unfilled(net: Net) -> list[Finding]:
         "use --assume-filler xavier, or --weights FILE for trained ones"
     )
     return [Finding(nodes[0].place, message)]
-
-
-def _analyze_onnx(
-    path: str, options: NetOptions, values: ValueOptions, run: RunOptions, static: bool, predict: bool, detail: bool
-) -> Report:
-    from caffestat import onnx_models
-    from caffestat.graph.load import load
-    from caffestat.program.opening import refuse_caffe_options
-
-    refuse_caffe_options(options, values)
-    seed = DEFAULT_SEED if values.seed is None else values.seed
-    model = load(path, options.shapes, options.batch, as_float32=True, given=run.inputs)
-    notes: list[str] = []
-    inputs = model.unpinned(run.inputs)
-    told = {"inputs": inputs, "loss": run.loss or "noise", "forward_only": run.forward_only, "notes": notes}
-    predicted = onnx_models.predict(model, **told) if predict else None  # type: ignore[arg-type]
-    measured = None if static else onnx_models.measure(model, seed=seed, device=run.device, **told)  # type: ignore[arg-type]
-    return onnx_models.build(model, measured, predicted, source=path, seed=seed, notes=list(dict.fromkeys(notes)))

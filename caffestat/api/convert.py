@@ -30,7 +30,7 @@ def convert(
     dialect: str | None = None,
     assume_filler: str | None = None,
 ) -> None:
-    """Write a Caffe net as an ONNX model; see `caffestat.net.export` for its inputs, outputs and names.
+    """Write a Caffe net as an ONNX model; see `caffestat.program.export` for its inputs, outputs and names.
 
     path:     a net or solver prototxt, "-" for the standard input; or, with `backward`, an .onnx model, which gets the
               gradients of its inputs and initializers (`caffestat.gradient`)
@@ -67,13 +67,10 @@ def _with_gradient(path: str, net: NetOptions, values: ValueOptions, backward: b
 
 
 def _converted(path: str, options: NetOptions, given: ValueOptions, backward: bool) -> onnx.ModelProto:
-    from caffestat import net as nets
     from caffestat.fillers import Stream
-    from caffestat.net.export import to_onnx
     from caffestat.program import open_file
+    from caffestat.program.export import to_onnx
 
     file = open_file(path)
-    net = file.build(options)
-    values = nets.draw_params(net, Stream(file.seed(given.seed)), given.assume_filler)
-    nets.copy_weights(net, values, given.weights)
-    return to_onnx(net, values, backward)
+    program = file.program(options, given)
+    return to_onnx(program.net, program.values(Stream(file.seed(given.seed)), []), backward)

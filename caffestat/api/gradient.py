@@ -38,7 +38,7 @@ def gradient(
     Source: `caffestat.autodiff.gradient` describes names and shapes of the result.
     """
     from caffestat import autodiff
-    from caffestat.onnx_models import settle_drawn
+    from caffestat.program.from_onnx import settle_drawn
 
     settle = partial(settle_drawn, inputs=inputs or {})
     return autodiff.gradient(model, outputs, wrt, shapes=shapes, batch=batch, inputs=inputs, settle=settle)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -120,6 +121,14 @@ class Graph:
         graph = Graph()
         graph.domains, graph._taken = self.domains, self._taken
         return graph
+
+    def fork(self) -> Graph:
+        """Return a graph of the same nodes and arrays that can grow by itself."""
+        result = copy(self)
+        for name, value in vars(self).items():
+            if isinstance(value, (dict, list, set)):
+                setattr(result, name, value.copy())
+        return result
 
     def unique(self, hint: str) -> str:
         """Return `hint`, or `hint_2`, `hint_3`, … when that name is taken; the name is taken from then on."""

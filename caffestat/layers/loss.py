@@ -1,7 +1,7 @@
 """Loss layers: predictions and labels in, one scalar out, which counts with weight 1 unless the file says otherwise.
 
 Labels are float32 blobs, cut to integers. Where a label lies outside the classes, Caffe reads foreign memory; here a
-run is refused then (`caffestat.net.labels`).
+run is refused then (`caffestat.program.labels`).
 """
 
 from __future__ import annotations

@@ -9,13 +9,13 @@ from functools import cached_property
 
 import numpy as np
 
+from caffestat.analysis import Gain, Measurement, Prediction, gains, predict
 from caffestat.errors import Finding, NetError, Place
 from caffestat.layers import Shape
-from caffestat.net import Measurement, Net, NetParam, NetSource, Node, Prediction, Solver, predict
-from caffestat.net.flow import Flow
-from caffestat.net.gains import Gain, gains
+from caffestat.net import Net, NetParam, NetSource, Node, Solver
 from caffestat.ops import Nonlinearity
 from caffestat.options import one_of
+from caffestat.program import Dataflow, NetProgram, from_net
 from caffestat.prototext import Field, Message
 from caffestat.rewriting.follow import Flow as Signals
 from caffestat.rewriting.net_params import steps_of
@@ -97,22 +97,27 @@ class Context:
         return self.net
 
     @cached_property
-    def flow(self) -> Flow:
+    def program(self) -> NetProgram:
+        """The net as a program."""
+        return from_net(self.built)
+
+    @property
+    def flow(self) -> Dataflow:
         """Who writes and who reads each value."""
-        return Flow(self.built)
+        return self.program.flow
 
     @cached_property
     def prediction(self) -> Prediction:
         """What is predicted of the net; nothing when no layer of it can be computed."""
         try:
-            return predict(self.built, values=self.values)
+            return predict(self.program, values=self.values)
         except NetError:
             return Prediction()
 
     @cached_property
     def gains(self) -> list[Gain]:
         """The gains of its layers."""
-        return gains(self.built, self.prediction)
+        return gains(self.program, self.prediction)
 
     def amplitude(self, gain: Gain) -> float:
         """Return √E[x²] in front of the next layer with weights as a share of that in front of this one; 0: unknown."""
@@ -174,15 +179,20 @@ class Context:
 
     def read_by(self, node: Node) -> tuple[int, int]:
         """Return the (node, top) that a layer's first bottom holds when the layer runs."""
-        return self.flow.sources[node.index, 0]
+        return self.flow.source((node.index, 0))
 
     def followers(self, node: Node) -> Iterator[Node]:
         """Yield who reads the node's tops next; of in-place layers the first."""
-        return (reader for reader, _ in self.flow.next(node))
+        return (self.built.nodes[reader] for reader, _ in self.flow.users(node.index))
 
     def until(self, node: Node, stops: Callable[[Node], bool]) -> Iterator[Node]:
         """Yield the first layers behind a node at which `stops` holds."""
-        return (reader for reader, _ in self.flow.until(node, stops))
+        nodes = self.built.nodes
+        return (nodes[reader] for reader, _ in self.flow.until(node.index, lambda index: stops(nodes[index])))
+
+    def has_weights(self, node: Node) -> bool:
+        """Tell whether a layer has weights of its own."""
+        return self.program.weight(self.program.rows[node.index]) is not None
 
     @cached_property
     def _signal(self) -> Signals:

@@ -9,20 +9,20 @@ from pathlib import Path
 
 import numpy as np
 
+from caffestat.analysis import Runner
 from caffestat.engine import CPU, Device
 from caffestat.errors import CaffestatError, InputError, NetError, Place, SourceError
 from caffestat.files import search
 from caffestat.fillers import Stream
 from caffestat.layers import Layer, Shape, Source
 from caffestat.layers.data import Images
-from caffestat.net import Net, NetSource, Node, Runner, copy_weights, draw_params
+from caffestat.net import Net, NetSource, Node, copy_weights, draw_params
 from caffestat.net.build import UnknownLayer
-from caffestat.net.measure import Feeds
 from caffestat.net.rules import filter_layers
-from caffestat.net.settle import settle
 from caffestat.net.source import STDIN, named_weights, read_document
 from caffestat.options import NetOptions, ValueOptions, one_of
 from caffestat.program import NetFile, is_onnx, open_file
+from caffestat.program.feeds import Feeds
 from caffestat.schema import UnknownField
 
 from .context import Context, Limits, UnknownShape
@@ -272,8 +272,8 @@ def _run(context: Context, net: Net, values: list[np.ndarray], device: Device, s
     draw_params(net, stream)
     values = [value.copy() for value in values]
     feeds = Feeds(stream, np.random.default_rng(seed))
-    runner = Runner(settle(net, values, device, feeds), values, device, fetch=True)
-    context.measured = runner.run(feeds.of(runner.net, runner.lowered))
+    runner = Runner(context.program.settle(values, device, feeds), values, device, fetch=True)
+    context.measured = runner.run(feeds.of(runner.forward))
     tops = {key[1:]: array for key, array in runner.tensors.items() if key[0] == "top"}
     context.zeros = {key: float(np.mean(array == 0)) for key, array in tops.items() if array.size}
     context.finite = {key: bool(np.isfinite(array).all()) for key, array in tops.items()}

@@ -7,8 +7,9 @@ from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TypeVar
 
+from caffestat.analysis import Prediction
 from caffestat.errors import Place
-from caffestat.net import Net, Prediction
+from caffestat.program import Program
 
 from .losses import LossWatch, Signature
 from .reader import Key, Pass, Unread
@@ -99,22 +100,18 @@ def _can_die(key: Key) -> bool:
     return key.role == "top" and not any(word in key.blob.lower() for word in ("loss", "acc", "label"))
 
 
-def expected_values(net: Net, prediction: Prediction) -> dict[Key, float]:
+def expected_values(program: Program, prediction: Prediction) -> dict[Key, float]:
     """Return what is predicted at initialisation, by the keys of a log."""
     found: dict[Key, float] = {}
-    for node in net.nodes:
-        for index, blob in enumerate(node.tops):
-            _put(
-                found, Key("forward", node.name, "top", net.blobs[blob].name), prediction.tops.get((node.index, index))
-            )
-        for index, blob in enumerate(node.bottoms):
-            key = Key("backward", node.name, "bottom", net.blobs[blob].name)
-            _put(found, key, prediction.bottom_diffs.get((node.index, index)))
-        for index, number in enumerate(node.params):
-            name = net.params[number].display_name
-            _put(found, Key("forward", node.name, "param", name), prediction.params.get((node.index, index)))
-            key = Key("backward", node.name, "param", str(index))
-            _put(found, key, prediction.param_diffs.get((node.index, index)))
+    for row in program.rows:
+        for index, name in enumerate(row.tops):
+            _put(found, Key("forward", row.name, "top", name), prediction.tops.get((row.index, index)))
+        for index, name in enumerate(row.bottoms):
+            _put(found, Key("backward", row.name, "bottom", name), prediction.bottom_diffs.get((row.index, index)))
+        for index, number in enumerate(row.params):
+            key, name = (row.index, index), program.params[number].name
+            _put(found, Key("forward", row.name, "param", name), prediction.params.get(key))
+            _put(found, Key("backward", row.name, "param", str(index)), prediction.param_diffs.get(key))
     return found
 
 

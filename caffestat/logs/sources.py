@@ -7,10 +7,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from itertools import chain
 
+from caffestat.analysis import predict
 from caffestat.data.synthetic import classes_of
 from caffestat.errors import CaffestatError
-from caffestat.net import Net, predict
-from caffestat.options import NetOptions
+from caffestat.net import Net
+from caffestat.options import NetOptions, ValueOptions
 from caffestat.program import NetFile, open_file
 
 from .diagnose import GROWTH, Diagnosis, diagnose, expected_values
@@ -72,8 +73,8 @@ def at_start(
 
     Raises a CaffestatError when the net cannot be built.
     """
-    net = file.build(replace(options or NetOptions(), data="synthetic"))
-    return expected_values(net, predict(net, input_std=_input_std(net, logged or {})))
+    program = file.program(replace(options or NetOptions(), data="synthetic"), ValueOptions())
+    return expected_values(program, predict(program, input_std=_input_std(program.net, logged or {})))
 
 
 def _input_std(net: Net, logged: Mapping[Key, float]) -> float:

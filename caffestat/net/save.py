@@ -1,4 +1,4 @@
-"""A net's params as files: Caffe's binary and HDF5 weights, numpy archives, ONNX models."""
+"""A net's params as files: Caffe's binary and HDF5 weights, numpy archives."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from caffestat.schema.blobs import set_diffs, set_values
 
 from .model import Net, Node
 
-__all__ = ["FORMATS", "open_hdf5", "save", "to_caffemodel", "write_hdf5"]
+__all__ = ["WRITERS", "Values", "Writer", "open_hdf5", "to_caffemodel", "write_hdf5"]
 
 Values = Sequence[np.ndarray]  # of each param, by its index in `net.params`
 
@@ -129,35 +129,11 @@ def _refuse_twice(path: Path, nodes: Sequence[Node]) -> None:
             raise InputError(f"{path}: two layers are called {node.name!r}, {places}; rename one or write .caffemodel")
 
 
-def _save_onnx(path: Path, net: Net, values: Sequence[np.ndarray], nodes: Sequence[Node]) -> None:
-    """The whole net, whatever `nodes`."""
-    from caffestat.graph.external import save as save_model
-
-    from .export import to_onnx
-
-    save_model(to_onnx(net, values), path)
-
-
 Writer = Callable[[Path, Net, Sequence[np.ndarray], Sequence[Node]], None]
 
-FORMATS: dict[str, Writer] = {
+WRITERS: dict[str, Writer] = {
     ".caffemodel": _save_caffemodel,
     ".npz": _save_npz,
     ".h5": _save_hdf5,
-    ".onnx": _save_onnx,
 }
 """How each kind of file is written, by the end of its name."""
-
-
-def save(net: Net, values: Sequence[np.ndarray], path: str | Path, nodes: Sequence[Node] | None = None) -> None:
-    """Write the params of `nodes` (default: all) in the format that the end of the file's name says.
-
-    values: float32 arrays by index in `net.params`. Raises InputError for an unknown format, for what the format cannot
-    hold, and when the file cannot be written.
-    """
-    path = Path(path)
-    writer = FORMATS.get(path.suffix)
-    if writer is None:
-        expected, found = ", ".join(FORMATS), path.suffix or "none"
-        raise InputError(f"{path}: expected a name that ends in one of {expected}, found {found}")
-    writer(path, net, values, net.nodes if nodes is None else nodes)

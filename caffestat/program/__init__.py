@@ -1,5 +1,21 @@
-"""Opening of files: path and options in, net, seed and state out."""
+"""Programs: the one object behind Caffe nets and ONNX models; and the opening of files."""
 
+from .dataflow import Dataflow
+from .from_net import NetProgram, from_net
 from .opening import NetFile, is_onnx, open_file
+from .program import Forward, Inner, Key, Program, Row, RowParam
 
-__all__ = ["NetFile", "is_onnx", "open_file"]
+__all__ = [
+    "Dataflow",
+    "Forward",
+    "Inner",
+    "Key",
+    "NetFile",
+    "NetProgram",
+    "Program",
+    "Row",
+    "RowParam",
+    "from_net",
+    "is_onnx",
+    "open_file",
+]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from caffestat.errors import Finding, InputError
 from caffestat.net import TEST, TRAIN, Net, NetSource, Solver, State, build, state_of
@@ -10,7 +10,10 @@ from caffestat.net.source import read_document, source_of
 from caffestat.options import DEFAULT_SEED, NetOptions, RunOptions, ValueOptions
 from caffestat.prototext import Document
 
-__all__ = ["NetFile", "is_onnx", "open_file", "refuse_caffe_options", "refuse_loss"]
+from .from_net import NetProgram, from_net
+from .program import Program
+
+__all__ = ["NetFile", "is_onnx", "open_file", "open_model", "refuse_caffe_options", "refuse_loss"]
 
 _PHASES = {None: None, "train": TRAIN, "test": TEST}
 
@@ -61,6 +64,12 @@ class NetFile:
         """Return the net. Raises NetError where Caffe would stop."""
         return build(self.source, self.state(options), options.shapes, options.batch, options.data, options.dialect)
 
+    def program(self, options: NetOptions, values: ValueOptions) -> NetProgram:
+        """Return the program of the net, with what is strange about the file."""
+        net = self.build(options)
+        net.findings = (*self.findings, *net.findings)
+        return from_net(net, values)
+
 
 def open_file(path: str) -> NetFile:
     """Read a net or solver prototxt, and the net that a solver names; "-" is the standard input.
@@ -70,6 +79,24 @@ def open_file(path: str) -> NetFile:
     text = read_document(path)
     found = source_of(text)
     return NetFile(text, found.net, found) if isinstance(found, Solver) else NetFile(text, found)
+
+
+def open_model(
+    path: str, options: NetOptions, values: ValueOptions, run: RunOptions, backward: bool
+) -> tuple[Program, RunOptions]:
+    """Read an ONNX model for a pass with `run.loss` or, without `backward`, a forward pass alone.
+
+    Returns the program, and the options without the inputs that decided which nodes run.
+    Raises InputError when it cannot be read or an option does not apply to it.
+    """
+    from caffestat.graph.load import load
+
+    from .from_onnx import from_onnx
+
+    refuse_caffe_options(options, values)
+    model = load(path, options.shapes, options.batch, as_float32=True, given=run.inputs)
+    loss = (run.loss or "noise") if backward else None
+    return from_onnx(model, path, loss), replace(run, inputs=model.unpinned(run.inputs))
 
 
 def is_onnx(path: str) -> bool:

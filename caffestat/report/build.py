@@ -1,193 +1,223 @@
-"""From a Net and what was measured of it to a Report: everything a renderer shows is worked out here."""
+"""From a Program, what was measured and what is predicted of it to a Report: all that a renderer shows."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from caffestat.fillers import (
-    VARIANCE_NORMS,
-    Filler,
-    caffe_fans,
-    fan,
-    filler_type,
-    msra_std,
-    xavier_spread,
-)
+from caffestat.analysis import Measurement
+from caffestat.fillers import VARIANCE_NORMS, Filler, filler_type, msra_std, xavier_spread
 from caffestat.fillers.expected import expected_counts
-from caffestat.net import Measurement, Net, NetParam, Node, with_assumed_filler
-from caffestat.schema import caffe_pb2
+from caffestat.program import Key, Program, Row, RowParam
 
-from .model import BottomDiff, LayerRow, ParamRow, Report, Spread, TopRow, Totals
+from .model import BottomDiff, LayerGain, LayerRow, ParamRow, Report, Spread, TopRow, Totals
 
 if TYPE_CHECKING:
-    from caffestat.engine.histogram import Histogram
+    from caffestat.analysis import Prediction
+    from caffestat.theory import Moments
 
 __all__ = ["build"]
 
+_CHUNK = 1 << 18
+
 
 def build(
-    net: Net,
+    program: Program,
     measured: Measurement | None = None,
+    predicted: Prediction | None = None,
     *,
     source: str,
     seed: int,
-    assume_filler: str | None = None,
     notes: Sequence[str] = (),
 ) -> Report:
-    """Return the Report of a net; without a measurement its measured values are None.
+    """Return the Report of a program; without a measurement its measured values are None, without a prediction its
+    predicted ones.
 
     source: the file's name, as messages print it
     seed:   the random seed that the values were drawn with
-    assume_filler: the filler type that weights without a written one were given
     """
-    ids = _Ids(net)
-    layers = tuple(_layer(net, node, measured or Measurement(), assume_filler, ids) for node in net.nodes)
+    view = _View(program, measured or Measurement(), predicted, _gains(program, predicted))
+    rows = [row for row in program.rows if not row.is_input]
+    read = {key for row in rows for key in row.reads}
     return Report(
         source=source,
-        net=net.name,
-        phase=caffe_pb2.Phase.Name(net.phase),
+        net=program.name,
+        phase=program.phase,
         seed=seed,
         device=measured.device if measured else None,
-        layers=layers,
-        totals=_totals(net),
+        layers=tuple(view.layer(row) for row in rows),
+        inputs=tuple(view.top(row, 0) for row in program.rows if row.is_input and (row.index, 0) in read),
+        totals=_totals(program),
         norms=measured.norms if measured else None,
-        findings=net.findings,
-        notes=tuple(notes),
+        findings=(*program.findings, *(measured.findings if measured else ())),
+        notes=tuple(dict.fromkeys(notes)),
     )
 
 
-class _Ids:
-    """The number of every value: tops in net order, so that a blob has one per writer.
+def _gains(program: Program, predicted: Prediction | None) -> dict[int, LayerGain]:
+    if predicted is None:
+        return {}
+    from caffestat.analysis.layer_gains import gains
 
-    tops, reads  by node index
-    """
-
-    def __init__(self, net: Net) -> None:
-        self.tops: list[tuple[int, ...]] = []
-        self.reads: list[tuple[int, ...]] = []
-        holds: dict[int, int] = {}  # by blob
-        count = 0
-        for node in net.nodes:
-            self.reads.append(tuple(holds[blob] for blob in node.bottoms))
-            self.tops.append(tuple(range(count, count + len(node.tops))))
-            holds.update(zip(node.tops, self.tops[-1], strict=True))
-            count += len(node.tops)
+    found = gains(program, predicted)
+    return {gain.node: LayerGain(gain.forward, gain.product, gain.backward, gain.product_backward) for gain in found}
 
 
-def _layer(net: Net, node: Node, measured: Measurement, assume_filler: str | None, ids: _Ids) -> LayerRow:
-    return LayerRow(
-        name=node.name,
-        type=node.type,
-        line=node.place.line,
-        bottoms=tuple(net.blobs[blob].name for blob in node.bottoms),
-        reads=ids.reads[node.index],
-        tops=tuple(
-            TopRow(
-                net.blobs[blob].name,
-                shape,
-                number,
-                measured.tops.get((node.index, index)),
-                histogram=measured.top_samples.get((node.index, index)),
-            )
-            for index, (blob, shape, number) in enumerate(
-                zip(node.tops, node.top_shapes, ids.tops[node.index], strict=True)
-            )
-        ),
-        bottom_diffs=tuple(
-            _bottom_diff(net.blobs[blob].name, index, measured, (node.index, index))
-            for index, blob in enumerate(node.bottoms)
-            if node.need_backward and node.bottom_need_backward[index]
-        ),
-        params=tuple(_param(net, node, net.params[number], measured, assume_filler) for number in node.params),
-        macs=_macs(node),
-        need_backward=node.need_backward,
-        inserted=node.layer.is_inserted,
-        last_line=node.layer.last_line,
-        curve=measured.curves.get(node.index),
-        inner=_inner(*measured.inner[node.index]) if node.index in measured.inner else (),
-    )
+@dataclass(frozen=True)
+class _View:
+    """What the rows are made from; `predicted` holds nothing when nobody asked."""
+
+    program: Program
+    measured: Measurement
+    predicted: Prediction | None
+    gains: Mapping[int, LayerGain]
+
+    def layer(self, row: Row) -> LayerRow:
+        """Return a layer or node."""
+        return LayerRow(
+            name=row.name,
+            type=row.type,
+            line=row.place.line,
+            bottoms=row.bottoms,
+            reads=tuple(self.program.ids[key] for key in row.reads),
+            tops=tuple(self.top(row, index) for index in range(len(row.tops))),
+            bottom_diffs=tuple(self._diff(row, bottom) for bottom in row.diffs if self._has_diff((row.index, bottom))),
+            params=tuple(self._param(self.program.params[number]) for number in row.params),
+            macs=row.macs,
+            need_backward=row.need_backward,
+            inserted=row.inserted,
+            followed_by=self.program.followed_by(row),
+            gain=self.gains.get(row.index),
+            last_line=row.last_line,
+            curve=self.measured.curves.get(row.index),
+            inner=_inner(*self.measured.inner[row.index]) if row.index in self.measured.inner else (),
+        )
+
+    def top(self, row: Row, index: int) -> TopRow:
+        """Return a value."""
+        key = row.index, index
+        return TopRow(
+            row.tops[index],
+            row.shapes[index],
+            self.program.ids[key],
+            self.measured.tops.get(key),
+            self._expected("tops", key),
+            self.measured.top_samples.get(key),
+        )
+
+    def _has_diff(self, key: Key) -> bool:
+        """Tell whether a bottom's gradient is listed: of a model only one that is known."""
+        found = (self.measured.bottom_diffs, self.predicted.bottom_diffs if self.predicted else ())
+        return self.program.is_caffe or any(key in known for known in found)
+
+    def _diff(self, row: Row, bottom: int) -> BottomDiff:
+        key = row.index, bottom
+        expected = self._expected("bottom_diffs", key)
+        is_unknown = self._measured_back and key not in self.measured.bottom_diffs
+        return BottomDiff(row.bottoms[bottom], bottom, self.measured.bottom_diffs.get(key), expected, is_unknown)
+
+    @property
+    def _measured_back(self) -> bool:
+        """Whether there was a backward pass."""
+        return self.measured.norms is not None
+
+    def _param(self, param: RowParam) -> ParamRow:
+        key = param.row, param.index
+        fans = param.caffe_fans
+        return ParamRow(
+            index=param.index,
+            name=param.name,
+            role=param.role,
+            shape=param.shape,
+            count=math.prod(param.shape),
+            **_filler(param),
+            filler_origin=param.origin,
+            caffe_fan_in=fans[0] if fans else None,
+            caffe_fan_out=fans[1] if fans else None,
+            fan_in=param.fan_in,
+            fan_out=param.fan_out,
+            spreads=_spreads(*fans) if fans else {},
+            lr_mult=param.lr_mult,
+            decay_mult=param.decay_mult,
+            owner=None if param.owner is None else self._owner(self.program.params[param.owner]),
+            is_statistic=param.is_statistic,
+            gets_diff=param.gets_diff,
+            mean_abs=self.measured.params.get(key),
+            diff_mean_abs=self.measured.param_diffs.get(key),
+            diff_is_unknown=param.gets_diff and self._measured_back and key not in self.measured.param_diffs,
+            predicted=self._expected("params", key),
+            diff_predicted=self._expected("param_diffs", key),
+            histogram=self.measured.param_samples.get(key),
+            expected=self._counts(param),
+        )
+
+    def _counts(self, param: RowParam) -> tuple[float, ...]:
+        """Return what the filler's density gives in each bin of the histogram; nothing for other values."""
+        found = self.measured.param_samples.get((param.row, param.index))
+        owner = self.program.owner(self.program.rows[param.row].params[param.index])
+        if found is None or param.filler is None or owner in self.measured.given:
+            return ()
+        return tuple(
+            expected_counts(param.filler, param.shape, found.low, found.high, len(found.counts), found.sampled)
+        )
+
+    def _owner(self, param: RowParam) -> str:
+        return f"{self.program.rows[param.row].name}/{param.index}"
+
+    def _expected(self, kind: str, key: Key) -> float | None:
+        found: Mapping[Key, Moments] = getattr(self.predicted, kind) if self.predicted else {}
+        return found[key].mean_abs if key in found else None
 
 
-def _inner(net: Net, measured: Measurement) -> tuple[LayerRow, ...]:
+def _inner(program: Program, measured: Measurement) -> tuple[LayerRow, ...]:
     """Return the rows of the net inside of a recurrent layer, of the layers that ran."""
-    ran, ids = {node for node, _ in measured.tops}, _Ids(net)
-    return tuple(_layer(net, node, measured, None, ids) for node in net.nodes if node.index in ran)
+    view, ran = _View(program, measured, None, {}), {row for row, _ in measured.tops}
+    return tuple(view.layer(row) for row in program.rows if row.index in ran)
 
 
-def _bottom_diff(name: str, index: int, measured: Measurement, key: tuple[int, int]) -> BottomDiff:
-    is_unknown = measured.norms is not None and key not in measured.bottom_diffs
-    return BottomDiff(name, index, measured.bottom_diffs.get(key), is_unknown=is_unknown)
+def _filler(param: RowParam) -> dict[str, Any]:
+    """Return what fills a param, in words and settings; of stored values their mean and standard deviation."""
+    filler = param.filler
+    if filler is None:
+        stored = _moments_of(param.stored)
+        words = f"std {stored['std']:.3g}"
+        return {"filler_type": "stored", "filler": words, "filler_settings": stored, "variance_norm": "FAN_IN"}
+    return {
+        "filler_type": filler.type,
+        "filler": _words(filler),
+        "filler_settings": {name: _plain(getattr(filler, name)) for name in _read_by(filler)},
+        "variance_norm": filler.variance_norm if "variance_norm" in _read_by(filler) else "FAN_IN",
+    }
 
 
-def _macs(node: Node) -> int | None:
-    if not node.is_known:
-        return None
-    return node.layer.macs([shape for shape in node.bottom_shapes if shape is not None])
+def _moments_of(array: np.ndarray | None) -> dict[str, float]:
+    """Return mean and standard deviation, chunk by chunk so that no large temporary is made."""
+    flat = np.zeros(0) if array is None else array.reshape(-1)
+    total = square = 0.0
+    for first in range(0, flat.size, _CHUNK):
+        chunk = flat[first : first + _CHUNK].astype(np.float64)
+        total += float(chunk.sum())
+        square += float(np.dot(chunk, chunk))
+    mean = total / max(flat.size, 1)
+    return {"mean": mean, "std": math.sqrt(max(square / max(flat.size, 1) - mean * mean, 0.0))}
 
 
-def _param(net: Net, node: Node, entry: NetParam, measured: Measurement, assume_filler: str | None) -> ParamRow:
-    param = with_assumed_filler(entry.param, assume_filler)
-    shape, filler = param.shape, param.filler
-    fan_in, fan_out = caffe_fans(shape) if shape else (None, None)
-    key = (node.index, entry.index)
-    gets_diff = node.need_backward and node.param_propagate_down[entry.index]
-    found = measured.param_samples.get(key)
-    is_filled = found is not None and net.owner(node.params[entry.index]) not in measured.given
-    return ParamRow(
-        index=entry.index,
-        name=entry.display_name,
-        role=param.role,
-        shape=shape,
-        count=math.prod(shape),
-        filler_type=filler.type,
-        filler=_words(filler),
-        filler_settings={name: _plain(getattr(filler, name)) for name in _read_by(filler)},
-        filler_origin="file" if param.written else "default" if param is entry.param else "option",
-        caffe_fan_in=fan_in,
-        caffe_fan_out=fan_out,
-        fan_in=param.fan_in,
-        fan_out=param.fan_out,
-        variance_norm=filler.variance_norm if "variance_norm" in _read_by(filler) else "FAN_IN",
-        spreads={norm: _spread(shape, norm) for norm in VARIANCE_NORMS} if shape else {},
-        lr_mult=_short(entry.lr_mult),
-        decay_mult=_short(entry.decay_mult),
-        owner=None if entry.owner is None else _owner(net, entry.owner),
-        is_statistic=param.is_statistic,
-        gets_diff=gets_diff,
-        mean_abs=measured.params.get(key),
-        diff_mean_abs=measured.param_diffs.get(key),
-        diff_is_unknown=gets_diff and measured.norms is not None and key not in measured.param_diffs,
-        histogram=found,
-        expected=_expected(filler, shape, found) if found and is_filled else (),
-    )
+def _spreads(fan_in: int, fan_out: int) -> dict[str, Spread]:
+    sizes = dict(zip(VARIANCE_NORMS, (fan_in, fan_out, (fan_in + fan_out) / 2), strict=True))
+    return {norm: _spread(np.float32(max(n, 1))) for norm, n in sizes.items()}
 
 
-def _expected(filler: Filler, shape: tuple[int, ...], found: Histogram) -> tuple[float, ...]:
-    return tuple(expected_counts(filler, shape, found.low, found.high, len(found.counts), found.sampled))
-
-
-def _owner(net: Net, number: int) -> str:
-    owner = net.params[number]
-    return f"{net.nodes[owner.node].name}/{owner.index}"
-
-
-def _spread(shape: tuple[int, ...], variance_norm: str) -> Spread:
-    n = fan(shape, variance_norm)
+def _spread(n: np.float32) -> Spread:
     scale, std = xavier_spread(n)
     return Spread(float(n), float(scale), std, float(msra_std(n)))
 
 
-def _short(value: float) -> float:
-    """Return the float64 with the shortest decimals that is this float32: 0.01, not 0.009999999776."""
-    return float(str(np.float32(value)))
-
-
 def _plain(value: float | str) -> float | int | str:
-    return _short(value) if isinstance(value, float) else value
+    return float(str(np.float32(value))) if isinstance(value, float) else value
 
 
 def _read_by(filler: Filler) -> tuple[str, ...]:
@@ -207,24 +237,20 @@ def _words(filler: Filler) -> str:
     return " ".join([filler.type, *words])
 
 
-def _totals(net: Net) -> Totals:
-    owners = [entry for entry in net.params if entry.owner is None]
-    statistics = [entry for entry in owners if entry.param.is_statistic]
-    counted = _count(owners), _count(statistics)
+def _totals(program: Program) -> Totals:
+    owners = [param for param in program.params if param.owner is None]
+    rows = [row for row in program.rows if not row.is_input]
+    blobs = {
+        number: shape for row in rows if not row.inserted for number, shape in zip(row.memory, row.shapes, strict=True)
+    }
     return Totals(
-        params=counted[0] - counted[1],
-        statistics=counted[1],
-        macs=sum(_macs(node) or 0 for node in net.nodes),
-        activations=_activations(net),
-        is_complete=all(node.is_known for node in net.nodes),
+        params=_count(param.shape for param in owners if not param.is_statistic),
+        statistics=_count(param.shape for param in owners if param.is_statistic),
+        macs=sum(row.macs or 0 for row in rows),
+        activations=_count(blobs.values()),
+        is_complete=all(row.macs is not None and None not in row.shapes for row in rows),
     )
 
 
-def _count(entries: Iterable[NetParam]) -> int:
-    return sum(math.prod(entry.param.shape) for entry in entries)
-
-
-def _activations(net: Net) -> int:
-    """Return the numbers in all blobs, those that an inserted Split only copies left out."""
-    blobs = {blob for node in net.nodes if not node.layer.is_inserted for blob in node.tops}
-    return sum(math.prod(shape) for shape in (net.blobs[blob].shape for blob in blobs) if shape is not None)
+def _count(shapes: Iterable[tuple[int, ...] | None]) -> int:
+    return sum(math.prod(shape) for shape in shapes if shape is not None)

@@ -10,8 +10,8 @@ from caffestat.escape import json_text
 from .model import Detail, LayerRow, ParamRow, Report, Spread, TopRow
 
 if TYPE_CHECKING:
+    from caffestat.analysis.curves import Curve
     from caffestat.engine.histogram import Histogram
-    from caffestat.net.curves import Curve
 
 __all__ = ["number", "render", "to_dict"]
 

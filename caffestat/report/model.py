@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 from caffestat.errors import Finding
 
 if TYPE_CHECKING:
+    from caffestat.analysis import Norms
+    from caffestat.analysis.curves import Curve
     from caffestat.engine.histogram import Histogram
-    from caffestat.net import Norms
-    from caffestat.net.curves import Curve
 
 __all__ = [
     "FORMAT_VERSION",

@@ -38,7 +38,7 @@ class TrainingLog:
     def lines(self, event: e.Event) -> Iterator[str]:
         """Yield the lines of one event, without line ends."""
         if isinstance(event, e.Pass):
-            report = build(event.net, event.measured, source=self._solver.name, seed=self._seed)
+            report = build(event.program, event.measured, source=self._solver.name, seed=self._seed)
             yield from render(report, self._glog, event.inner_only)
             return
         for place, text in _LINES.get(type(event), _none)(self, event):

@@ -13,7 +13,7 @@ from caffestat.errors import Finding, InputError
 from caffestat.escape import visible
 from caffestat.fillers import Filler, Normal, Stream, Uniform, density, fan, filler_type
 from caffestat.net import Net, Node, draw_params
-from caffestat.net.save import save
+from caffestat.program.save import save
 from caffestat.rewriting.net_params import place_of, refill
 from caffestat.rewriting.selection import Change
 
@@ -80,7 +80,7 @@ class Filled:
                 yield FilledParam(node.name, node.type, index, param.role, param.filler, self.values[number])
 
     def save(self, path: str | Path) -> None:
-        """Write a .caffemodel, .npz, .h5 or .onnx; see `net.save`."""
+        """Write a .caffemodel, .npz, .h5 or .onnx; see `program.save`."""
         save(self.net, self.values, path, self.nodes)
 
     def __str__(self) -> str:

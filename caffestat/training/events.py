@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from caffestat.net import Measurement, Net
+from caffestat.analysis import Measurement
+from caffestat.program import Program
 
 __all__ = [
     "BeginTest",
@@ -71,7 +72,7 @@ class Pass:
     inner_only: debug_info is not due; only recurrent layers with `debug_info: true` of their own print
     """
 
-    net: Net
+    program: Program
     measured: Measurement
     inner_only: bool = False
 

@@ -11,15 +11,17 @@ from typing import Any
 
 import numpy as np
 
+from caffestat.analysis import Measurement, Step
 from caffestat.errors import Finding, InputError, Place, SolverError
 from caffestat.fillers import Stream
-from caffestat.net import TEST, TRAIN, Measurement, Net, NetSource, Solver, State, build
+from caffestat.net import TEST, TRAIN, Net, NetSource, Solver, State, build
 from caffestat.net.initial import copy_file, draw_params
-from caffestat.net.measure import Step, check_inputs, synthetic_layers
-from caffestat.net.memory import check_run
 from caffestat.net.rules import filter_layers
 from caffestat.net.source import named_weights
 from caffestat.options import NetOptions, RunOptions, ValueOptions
+from caffestat.program import from_net
+from caffestat.program.feeds import check_given
+from caffestat.program.memory import check_run
 from caffestat.schema import NetState
 
 from . import events as e
@@ -125,12 +127,13 @@ class Training:
         p = self.process
         shapes = {n: shape for n, shape in options.shapes.items() if not is_test or _has_top(source, state, n)}
         net = build(source, state, shapes, options.batch, options.data, options.dialect)
+        program = from_net(net)
         if not is_test:
-            check_inputs(net, p.inputs)
-        check_run(net, not is_test, p.device)
+            check_given(program, p.inputs)
+        check_run(program, not is_test, p.device)
         self.findings.extend(finding for finding in net.findings if finding not in self.findings)
         params = draw_params(net, p.stream, values.assume_filler)
-        synthetic = synthetic_layers(net, p.inputs)
+        synthetic = program.synthetic(p.inputs)
         if not self.debug and options.data == "auto":
             self._refuse_untrainable(net, synthetic)
         self.notes.extend(line for line in synthetic if line not in self.notes)
@@ -138,7 +141,7 @@ class Training:
             copied = copy_file(net, params, path)
             self._prelude.append(e.WeightsLoaded(path, copied.ignored))
             self.notes.extend([str(copied)] if str(copied) not in self.notes else [])
-        return Running(net, params, p, is_test)
+        return Running(program, params, p, is_test)
 
     def _refuse_untrainable(self, net: Net, synthetic: Sequence[str]) -> None:
         """Raise InputError for data that is not available, NetError for a layer that cannot be computed."""
@@ -185,7 +188,7 @@ class Training:
         """Run one forward pass more, for its loss alone."""
         result = self.train.step(self._measures)
         if result.measured:
-            yield e.Pass(self.train.net, _forward(result.measured), not self._measures)
+            yield e.Pass(self.train.program, _forward(result.measured), not self._measures)
         yield e.FinalLoss(self.iteration, float(result.loss), float(self._smooth(result.loss)))
 
     def _step(self) -> Events:
@@ -201,7 +204,7 @@ class Training:
             result = self.train.step(self._measures, total.several)
             measured = total.add(result, self.train.runner)
             if measured:
-                yield e.Pass(self.train.net, measured, not self._measures)
+                yield e.Pass(self.train.program, measured, not self._measures)
             loss += result.loss
         loss = loss / _F(m.iter_size)
         yield self._update(total, loss, result, displayed)
@@ -273,7 +276,7 @@ class Training:
             measures = self.debug or m.debug_info
             result = test.step(measures)
             if result.measured:
-                yield e.Pass(test.net, result.measured, not measures)
+                yield e.Pass(test.program, result.measured, not measures)
             loss += result.loss
             for blob, collected in detections.items():
                 collected.add(self._rows(test, blob, result.outputs))

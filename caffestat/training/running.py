@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from caffestat.analysis import Measurement, Norms, Runner, Step
 from caffestat.fillers import Stream
-from caffestat.net import Measurement, Net, Norms, Runner
+from caffestat.net import Net
 from caffestat.net.aliasing import adds_up
-from caffestat.net.measure import Feeds, Step
-from caffestat.net.settle import Settler, decided
+from caffestat.program import NetProgram, Program, from_net
+from caffestat.program.feeds import Feeds
+from caffestat.program.settle import Settler, decided
 
 if TYPE_CHECKING:
     from caffestat.engine import Device
@@ -35,14 +37,16 @@ class Process:
 class Running:
     """A net and its params' values; it is compiled when the first pass is due, and again when its shapes change."""
 
-    def __init__(self, net: Net, values: list[np.ndarray], process: Process, forward_only: bool) -> None:
-        self.net = net
+    def __init__(self, program: NetProgram, values: list[np.ndarray], process: Process, forward_only: bool) -> None:
+        self.net = program.net
+        self.program = program
         self.values = values
         self._process = process
         self._forward_only = forward_only  # a test net's passes, whatever its phase
         self.runner: Runner | None = None
         self._states: dict[str, np.ndarray] = {}
         self._settler = Settler(process.device)
+        self._settled = program.net
 
     def step(self, measure: bool, each: bool = False) -> Step:
         """Run one pass; see `Runner.step`. It is measured too when a recurrent layer prints its own lines.
@@ -52,10 +56,11 @@ class Running:
         p = self._process
         feeds = Feeds(p.stream, p.random, p.inputs, p.zeros)
         net = self._settler.settle(self.net, self.values, feeds)
-        if self.runner is None or decided(self.runner.net) != decided(net):
-            self.runner = Runner(net, self.values, p.device, self._forward_only, changing=True, states=self._states)
-        measure = measure or any(inner.prints for inner in self.runner.lowered.inner.values())
-        return self.runner.step(feeds.of(net, self.runner.lowered), measure, measure and each)
+        if self.runner is None or decided(self._settled) != decided(net):
+            self._settled, program = net, self.program if net is self.net else from_net(net)
+            self.runner = Runner(program, self.values, p.device, self._forward_only, changing=True, states=self._states)
+        measure = measure or any(inner.prints for inner in self.runner.forward.inner.values())
+        return self.runner.step(feeds.of(self.runner.forward, net), measure, measure and each)
 
     def take_params(self, other: Running) -> tuple[str, ...]:
         """Let the layers use the params of the other net's layers of the same name; return the names of those it lacks.
@@ -121,17 +126,17 @@ class Sum:
         return replace(measured, param_diffs=means, norms=self._norms(measured), inner=inner)
 
     def _summed_inside(
-        self, node: int, found: tuple[Net, Measurement], before: Mapping[int, np.ndarray], runner: Runner
-    ) -> tuple[Net, Measurement]:
+        self, node: int, found: tuple[Program, Measurement], before: Mapping[int, np.ndarray], runner: Runner
+    ) -> tuple[Program, Measurement]:
         """Return what was measured inside of a recurrent layer, the gradients of its params summed up."""
-        net, measured = found
-        params = dict(zip(runner.lowered.inner[node].owners, self._net.nodes[node].params, strict=True))
+        program, measured = found
+        params = dict(zip(runner.forward.inner[node].owners, self._net.nodes[node].params, strict=True))
         means = {}
         for key in measured.param_diffs:
-            earlier = before.get(self._net.owner(params[net.owner(net.nodes[key[0]].params[key[1]])]))
+            earlier = before.get(self._net.owner(params[program.owner(program.rows[key[0]].params[key[1]])]))
             diff = runner.tensors.get(("inner_diff", node, *key))
             means[key] = _mean_abs(diff if earlier is None or diff is None else diff + earlier)
-        return net, replace(measured, param_diffs=means)
+        return program, replace(measured, param_diffs=means)
 
     def _norms(self, measured: Measurement) -> Norms | None:
         if measured.norms is None or measured.norms.diff_l1 is None:

@@ -11,8 +11,9 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from caffestat.net import Measurement, Net, Prediction, build, measure, predict, read_net
-from caffestat.net.gains import gains
+from caffestat.analysis import Measurement, Prediction, gains, measure, predict
+from caffestat.net import build, read_net
+from caffestat.program import Program, from_net
 
 HERE = Path(__file__).parent
 EXPERIMENTS = ("relu_xavier", "relu_gaussian", "sigmoid_gaussian")
@@ -24,12 +25,12 @@ HEADER = (
 )
 
 
-def table(net: Net, prediction: Prediction, measured: Measurement) -> Iterator[str]:
+def table(program: Program, prediction: Prediction, measured: Measurement) -> Iterator[str]:
     """Yield a line for each layer with weights: what enters the next one, and the gradient that leaves it below."""
     yield HEADER
-    last = {blob: (node.index, top) for node in net.nodes for top, blob in enumerate(node.tops)}
-    for gain in gains(net, prediction):
-        top, bottom = last[net.nodes[gain.node].tops[0]], (gain.node, 0)
+    last = {blob: (row.index, top) for row in program.rows for top, blob in enumerate(row.memory)}
+    for gain in gains(program, prediction):
+        top, bottom = last[program.rows[gain.node].memory[0]], (gain.node, 0)
         pairs = [(prediction.tops[top].mean_abs, measured.tops[top])]
         if bottom in prediction.bottom_diffs:
             pairs.append((prediction.bottom_diffs[bottom].mean_abs, measured.bottom_diffs[bottom]))
@@ -45,9 +46,9 @@ def table(net: Net, prediction: Prediction, measured: Measurement) -> Iterator[s
 def main(paths: list[str]) -> None:
     """Print one table per net."""
     for path in paths or [str(HERE / f"{name}.prototxt") for name in EXPERIMENTS]:
-        net = build(read_net(path))
+        program = from_net(build(read_net(path)))
         print(f"{Path(path).name}")
-        print("\n".join(table(net, predict(net), measure(net, seed=SEED))))
+        print("\n".join(table(program, predict(program), measure(program, SEED)[1])))
         print()
 
 

@@ -16,9 +16,9 @@ from onnx import TensorProto, helper
 
 from caffestat.cli import main
 
+from ..analysis.test_onnx_measure import image_net
 from ..graph.models import run
 from ..graph.test_load import external
-from ..onnx_models.test_measure import image_net
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 

@@ -9,8 +9,11 @@ import numpy as np
 import pytest
 
 from caffestat import net
+from caffestat.analysis import measure
 from caffestat.data import reader
 from caffestat.errors import NetError
+from caffestat.options import RunOptions
+from caffestat.program import from_net
 from caffestat.schema import Datum
 
 from .support import SEED, datum, encoded, picture, write_lmdb
@@ -36,8 +39,8 @@ def build(folder: Path, **options) -> net.Net:
     return net.build(net.read_net(str(folder / "net.prototxt")), **options)
 
 
-def top_mean(built: net.Net, **options) -> float:
-    return net.measure(built, seed=SEED, device="cpu", **options).tops[0, 0]
+def top_mean(built: net.Net, notes: list[str] | None = None, **options) -> float:
+    return measure(from_net(built), SEED, RunOptions("cpu", **options), notes)[1].tops[0, 0]
 
 
 def mean_of(*numbers: int) -> float:

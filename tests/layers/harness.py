@@ -14,8 +14,8 @@ from caffestat.graph import Graph, expand
 from caffestat.layers import Layer
 from caffestat.net.aliasing import Memory
 from caffestat.net.dialects import choose
-from caffestat.net.lower import lower_unrolled
 from caffestat.net.upgrade import Entry
+from caffestat.program.lowering import lower_unrolled
 from caffestat.prototext import parse
 from caffestat.schema import UnknownField, caffe_pb2, from_document
 

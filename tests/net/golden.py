@@ -12,8 +12,10 @@ import numpy as np
 import pytest
 
 from caffestat import layers, net
+from caffestat.analysis import Measurement, Runner, draw_feeds
 from caffestat.engine import choose_device
 from caffestat.fillers import Stream
+from caffestat.program import from_net
 
 FOLDER = Path(__file__).parent.parent / "golden"
 DEVICE = os.environ.get("CAFFESTAT_TEST_DEVICE", "cpu")
@@ -46,14 +48,14 @@ def built(case: str) -> net.Net:
 
 
 @functools.cache
-def run(case: str) -> tuple[net.Net, list[np.ndarray], net.Runner, net.Measurement]:
+def run(case: str) -> tuple[net.Net, list[np.ndarray], Runner, Measurement]:
     """Return the net, its initial params, and one iteration of it with all tensors fetched."""
     graph_net = built(case)
     stream = Stream(SEED)
     values = net.draw_params(graph_net, stream)
     initial = [array.copy() for array in values]
-    runner = net.Runner(graph_net, values, choose_device(DEVICE)[0], fetch=True)
-    feeds = net.draw_feeds(runner, stream, np.random.default_rng(SEED), zeros=True)
+    runner = Runner(from_net(graph_net), values, choose_device(DEVICE)[0], fetch=True)
+    feeds = draw_feeds(runner, stream, np.random.default_rng(SEED), zeros=True)
     return graph_net, initial, runner, runner.run(feeds)
 
 

@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 
 from caffestat import net
+from caffestat.analysis import Runner, draw_feeds
 from caffestat.fillers import Stream
 from caffestat.net.source import net_source
+from caffestat.program import from_net
 from caffestat.prototext import parse
 
 DATA = """layer { name: "x" type: "DummyData" top: "x" dummy_data_param {
@@ -29,8 +31,8 @@ class Ran:
         self.net = net.build(net_source(parse((DATA + "".join(layers)).encode(), "net")))
         stream = Stream(7)
         self.params = net.draw_params(self.net, stream)
-        self.runner = net.Runner(self.net, self.params, fetch=True)
-        self.measured = self.runner.run(net.draw_feeds(self.runner, stream, np.random.default_rng(7)))
+        self.runner = Runner(from_net(self.net), self.params, fetch=True)
+        self.measured = self.runner.run(draw_feeds(self.runner, stream, np.random.default_rng(7)))
         self.numbers = {node.name: node.index for node in self.net.nodes}
 
     def top(self, name: str) -> np.ndarray:

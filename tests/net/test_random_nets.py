@@ -15,10 +15,12 @@ from onnx import TensorProto, numpy_helper
 from onnxruntime.capi import onnxruntime_pybind11_state as state
 
 from caffestat import net
+from caffestat.analysis import Runner, draw_feeds
 from caffestat.fillers import Stream
 from caffestat.layers import layer_types
-from caffestat.net.lower import Gradients, Lowered, differentiate, lower
 from caffestat.net.source import net_source
+from caffestat.program import Forward, from_net
+from caffestat.program.gradients import Gradients, differentiate
 from caffestat.prototext import parse
 
 from .random_nets import DIFFERENTIABLE, random_net
@@ -33,10 +35,10 @@ def build(text: str) -> net.Net:
     return net.build(net_source(parse(text.encode(), "random")))
 
 
-def run(built: net.Net, seed: int) -> net.Runner:
+def run(built: net.Net, seed: int) -> Runner:
     stream = Stream(seed)
-    runner = net.Runner(built, net.draw_params(built, stream), fetch=True)
-    runner.run(net.draw_feeds(runner, stream, np.random.default_rng(seed)))
+    runner = Runner(from_net(built), net.draw_params(built, stream), fetch=True)
+    runner.run(draw_feeds(runner, stream, np.random.default_rng(seed)))
     return runner
 
 
@@ -46,7 +48,7 @@ def test_what_is_built_runs(seed, layers):
     """The graph is valid ONNX, and every tensor has the shape that building the net gave it."""
     built = build(random_net(Random(seed), layers))
     runner = run(built, seed % 1000)
-    graph = runner.lowered.graph
+    graph = runner.forward.graph
     graph.infer()
     # an output without a type is not valid ONNX, and none is known behind the runtime's own ops
     graph.outputs = [name for name in graph.outputs if name in graph.specs]
@@ -85,33 +87,34 @@ class Function:
 
     def __init__(self, text: str, seed: int) -> None:
         built = build(text)
-        lowered, stream = lower(built), Stream(seed)
+        program = from_net(built)
+        forward, stream = program.forward(), Stream(seed)
         values = net.draw_params(built, stream)
         # away from where the fillers leave them: at 0 many functions have a kink
         shift = np.random.default_rng(seed)
         self.params: Arrays = {
             name: values[number] + 0.05 * shift.standard_normal(values[number].shape)
-            for number, name in lowered.params.items()
+            for number, name in forward.params.items()
         }
-        runner = SimpleNamespace(net=built, lowered=lowered)
-        self.feeds: Arrays = net.draw_feeds(runner, stream, np.random.default_rng(seed))
-        self.names = self.emit(built, lowered, differentiate(built, lowered))
-        model = lowered.graph.to_onnx()
+        runner = SimpleNamespace(forward=forward)
+        self.feeds: Arrays = draw_feeds(runner, stream, np.random.default_rng(seed))
+        self.names = self.emit(built, forward, differentiate(program, forward))
+        model = forward.graph.to_onnx()
         try:
             self.session, self.dtype = session(in_double(model)), np.float64
         except (state.NotImplemented, state.InvalidGraph, state.Fail):
             self.session, self.dtype = session(model), np.float32
 
-    def emit(self, built: net.Net, lowered: Lowered, gradients: Gradients) -> list[str]:
+    def emit(self, built: net.Net, forward: Forward, gradients: Gradients) -> list[str]:
         """Emit the loss and the gradients as outputs, take params for inputs, and return those with a gradient."""
-        g = lowered.graph
+        g = forward.graph
         parts = []
         for node in built.nodes:
             for top, weight in enumerate(node.loss_weights):
                 if weight:
-                    total = g.emit("ReduceSum", g.reshape(lowered.tops[node.index, top], -1), keepdims=0)
+                    total = g.emit("ReduceSum", g.reshape(forward.tops[node.index, top], -1), keepdims=0)
                     parts.append(g.emit("Mul", total, g.constant(weight)))
-        found = {lowered.params[number]: diff for number, diff in gradients.owners.items() if diff}
+        found = {forward.params[number]: diff for number, diff in gradients.owners.items() if diff}
         g.inputs.update(g.params)
         g.params.clear()
         g.outputs = [g.emit("Identity", value) for value in (g.emit("Sum", *parts), *found.values())]

@@ -14,7 +14,8 @@ from caffestat.errors import InputError
 from caffestat.fillers import Stream
 from caffestat.net import Net, build, draw_params, load
 from caffestat.net import save as save_module
-from caffestat.net.save import save, to_caffemodel
+from caffestat.net.save import to_caffemodel
+from caffestat.program.save import save
 from caffestat.schema import NetParameter, read_binary
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden"

@@ -8,9 +8,12 @@ import numpy as np
 import pytest
 
 from caffestat import net as nets
+from caffestat.analysis import measure
 from caffestat.errors import InputError, NetError, SchemaError
 from caffestat.fillers import Stream
 from caffestat.net.source import net_source
+from caffestat.options import RunOptions
+from caffestat.program import from_net
 from caffestat.prototext import parse
 
 INPUT = 'layer { name: "in" type: "Input" top: "x" input_param { shape { dim: 2 dim: 4 dim: 9 dim: 11 } } }\n'
@@ -54,13 +57,13 @@ def test_all_tops_of_a_layer_share_one_warning() -> None:
 def test_running_what_needs_an_unknown_shape_is_refused() -> None:
     net = build(DATA + FC % ("a", "data", "a"))
     with pytest.raises(NetError, match=r"net.prototxt:1:1: nothing can be run: layer 'd' .*--shape data=N,C,H,W"):
-        nets.measure(net, seed=1, device="cpu")
+        measure(from_net(net), 1, RunOptions("cpu"))[1]
 
 
 def test_what_needs_no_unknown_shape_is_run() -> None:
     python = 'layer { name: "p" type: "Python" bottom: "x" top: "rois" python_param { module: "m" layer: "L" } }\n'
     net = build(INPUT + python + FC % ("a", "x", "a") + FC % ("b", "rois", "b"))
-    measured = nets.measure(net, seed=1, device="cpu")
+    measured = measure(from_net(net), 1, RunOptions("cpu"))[1]
     names = {net.nodes[node].name for node, _ in measured.tops}
     assert {"in", "a"} <= names
     assert names.isdisjoint({"p", "b"})
@@ -70,7 +73,7 @@ def test_an_unknown_type_with_a_given_shape_is_data() -> None:
     text = INPUT + 'layer { name: "n" type: "Novel" bottom: "x" top: "y" }\n' + FC % ("a", "y", "a")
     net = build(text, shapes={"y": (2, 5)})
     assert shapes(net)["a"] == (2, 3)
-    measured = nets.measure(net, seed=1, device="cpu")
+    measured = measure(from_net(net), 1, RunOptions("cpu"))[1]
     assert measured.tops[1, 0] > 0
     assert "unknown layer type 'Novel'" in messages(net)[0]
     assert shapes(build(text))["a"] is None

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from caffestat import net
-from caffestat.net import Measurement, Norms
+from caffestat.analysis import Measurement, Norms
+from caffestat.program import from_net
 from caffestat.prototext import parse
 from caffestat.report import Report, build
 
@@ -54,4 +55,4 @@ def measurement(built: net.Net) -> Measurement:
 def tiny_report(measured: bool = True, text: str = TEXT) -> Report:
     """Return the report of the tiny net."""
     built = tiny_net(text)
-    return build(built, measurement(built) if measured else None, source="tiny.prototxt", seed=7)
+    return build(from_net(built), measurement(built) if measured else None, source="tiny.prototxt", seed=7)

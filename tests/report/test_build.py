@@ -6,6 +6,8 @@ import math
 
 import pytest
 
+from caffestat.options import ValueOptions
+from caffestat.program import from_net
 from caffestat.report import LayerRow, Report, build
 
 from .reports import tiny_net, tiny_report
@@ -70,7 +72,7 @@ def test_settings_are_as_written() -> None:
 
 
 def test_assumed_filler_is_for_weights_without_one() -> None:
-    report = build(tiny_net(), source="tiny.prototxt", seed=7, assume_filler="xavier")
+    report = build(from_net(tiny_net(), ValueOptions(assume_filler="xavier")), source="tiny.prototxt", seed=7)
     weight, bias = layer(report, "two").params
     assert (weight.filler, weight.filler_origin) == ("xavier", "option")
     assert (bias.filler, bias.filler_origin) == ("constant 0", "default")

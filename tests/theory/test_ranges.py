@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from caffestat import net as nets
-from caffestat.net.gains import gains
+from caffestat.analysis import Prediction, gains, predict
 from caffestat.net.source import net_source
+from caffestat.program import Program, from_net
 from caffestat.prototext import parse
 from caffestat.theory import Gradient, Signal, Source
 from caffestat.theory.quadrature import NODES, clip_unit, variance
@@ -21,12 +22,12 @@ from caffestat.theory.sums import finite_width_of_sum
 from ..net.random_nets import random_net
 
 
-def predicted(text: str) -> tuple[nets.Net, nets.Prediction]:
-    net = nets.build(net_source(parse(text.encode(), "net.prototxt")))
-    return net, nets.predict(net)
+def predicted(text: str) -> tuple[Program, Prediction]:
+    program = from_net(nets.build(net_source(parse(text.encode(), "net.prototxt"))))
+    return program, predict(program)
 
 
-def assert_in_range(prediction: nets.Prediction) -> None:
+def assert_in_range(prediction: Prediction) -> None:
     for found in (prediction.tops, prediction.params, prediction.bottom_diffs, prediction.param_diffs):
         for key, moments in found.items():
             size = math.sqrt(moments.second)

@@ -55,7 +55,7 @@ def events(made: net.Solver, **options) -> list:
 
 
 def layers_of(event: Pass) -> list[str]:
-    return [node.name for node in event.net.nodes]
+    return [node.name for node in event.program.rows]
 
 
 def kinds(happened: list) -> list[str]:
@@ -89,7 +89,7 @@ def test_a_test_net_that_is_not_there(tmp_path):
 def test_test_nets_take_the_train_nets_params(tmp_path):
     happened = events(solver(tmp_path, 'net: "net.prototxt" test_iter: 1 test_interval: 1'))
     test, train = (event.measured for event in happened if isinstance(event, Pass))
-    ip = [node.name for node in happened[1].net.nodes].index("ip")
+    ip = [node.name for node in happened[1].program.rows].index("ip")
     assert test.params[ip, 0] == train.params[ip, 0]
     assert test.norms is None
     assert not test.param_diffs

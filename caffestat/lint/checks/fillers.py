@@ -259,7 +259,7 @@ def _outputs(node: Node, entry: NetParam) -> int:
 
 
 def _has_weights_after(context: Context, node: Node) -> bool:
-    return any(True for _ in context.flow.until(node, context.flow.has_weights))
+    return any(True for _ in context.until(node, context.has_weights))
 
 
 @check("CS008", "fan-differs", "warning", Needs.NET)
@@ -453,7 +453,7 @@ def _only_successor(context: Context, node: Node) -> Node | None:
         if len(readers) != 1 or len(readers[0].tops) > 1 or len(readers[0].bottoms) > 1:
             return None
         node = readers[0]
-        if context.flow.has_weights(node):
+        if context.has_weights(node):
             return node
 
 
@@ -490,4 +490,4 @@ def _is_output_or_gate(context: Context, squashing: Node) -> bool:
 
 def _readers(context: Context, node: Node) -> Iterator[Node]:
     """Yield who reads a node's tops, through the splits that Caffe inserts."""
-    return (reader for reader, _ in context.flow.until(node, lambda reader: not reader.layer.copies))
+    return context.until(node, lambda reader: not reader.layer.copies)

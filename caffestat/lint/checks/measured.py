@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-from caffestat.net import Measurement, Node
+from caffestat.analysis import Measurement
+from caffestat.net import Node
 
 from ..context import Context
 from ..registry import Found, Needs, check

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
+from caffestat.analysis import Gain
 from caffestat.net import Node
-from caffestat.net.gains import Gain
 
 from ..context import Context
 from ..registry import Found, Needs, check

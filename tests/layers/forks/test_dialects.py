@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 
 from caffestat import net as nets
+from caffestat.analysis import Runner, draw_feeds
 from caffestat.errors import SourceError
 from caffestat.fillers import Stream
 from caffestat.net.source import net_source
+from caffestat.program import from_net
 from caffestat.prototext import parse
 
 from ..harness import TEST, TRAIN, make, run
@@ -28,8 +30,8 @@ def measure(layers: str, phase: int = TRAIN):
     """Return the top `y`, the gradients of the layers' params by order, and the params after the pass."""
     net = build(layers, phase)
     params = nets.draw_params(net, Stream(7))
-    runner = nets.Runner(net, params, fetch=True)
-    feeds = nets.draw_feeds(runner, Stream(7), np.random.default_rng(0), {"x": X})
+    runner = Runner(from_net(net), params, fetch=True)
+    feeds = draw_feeds(runner, Stream(7), np.random.default_rng(0), {"x": X})
     runner.run(feeds)
     tops = {(node.name, 0): runner.tensors["top", node.index, 0] for node in net.nodes}
     last = next(node for node in reversed(net.nodes) if "y" in [net.blobs[blob].name for blob in node.tops])
@@ -102,8 +104,8 @@ OLD_DATA = 'input: "x" input_dim: 2 input_dim: 4 input_dim: 5 input_dim: 7\n'
 
 
 def forward(net: nets.Net) -> np.ndarray:
-    runner = nets.Runner(net, nets.draw_params(net, Stream(7)), forward_only=True, fetch=True)
-    runner.run(nets.draw_feeds(runner, Stream(7), np.random.default_rng(0), {"x": X}))
+    runner = Runner(from_net(net), nets.draw_params(net, Stream(7)), forward_only=True, fetch=True)
+    runner.run(draw_feeds(runner, Stream(7), np.random.default_rng(0), {"x": X}))
     return runner.tensors["top", len(net.nodes) - 1, 0]
 
 

@@ -1,0 +1,66 @@
+"""What a run measures of a program: the numbers behind Caffe's debug_info lines."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from caffestat.errors import Finding
+
+if TYPE_CHECKING:
+    from caffestat.engine.histogram import Histogram
+    from caffestat.program import Program
+
+    from .curves import Curve
+
+__all__ = ["Measurement", "Norms"]
+
+Key = tuple[int, int]  # row, and which top, bottom or param of it
+
+
+@dataclass(frozen=True)
+class Norms:
+    """Of all learnable params together: sums of |x|, and Euclidean norms; None where a gradient is unknown."""
+
+    data_l1: float
+    diff_l1: float | None
+    data_l2: float
+    diff_l2: float | None
+
+
+@dataclass
+class Measurement:
+    """Mean absolute values (sum |x| / count) after one iteration; a key that is absent was not measured.
+
+    tops          of each top, after its layer ran: (row, top)
+    params        of each param, after the forward pass of its layer: (row, param)
+    bottom_diffs  of the gradient of each bottom that needs it: (row, bottom)
+    param_diffs   of the gradient of each param; a shared one as accumulated so far in the backward pass: (row, param)
+    norms         the "All net params" line; None after a forward pass alone
+    loss          the weighted sum of everything that has a loss weight
+    outputs       the values of the net's output blobs, flattened, by blob index
+    device        what ran it: "cpu" or "cuda"
+    findings      what went wrong without stopping it
+    inner         the nets inside of recurrent layers that Caffe prints, by row, and what was measured of them
+
+    Only where they were asked for:
+
+    top_samples, param_samples  the distribution of each top and each param
+    curves        f and f' of the activations, by row
+    given         the params with values that weights files hold, by number
+    """
+
+    tops: dict[Key, float] = field(default_factory=dict)
+    params: dict[Key, float] = field(default_factory=dict)
+    bottom_diffs: dict[Key, float] = field(default_factory=dict)
+    param_diffs: dict[Key, float] = field(default_factory=dict)
+    norms: Norms | None = None
+    loss: float = 0.0
+    outputs: dict[int, tuple[float, ...]] = field(default_factory=dict)
+    device: str = "cpu"
+    findings: tuple[Finding, ...] = ()
+    inner: dict[int, tuple[Program, Measurement]] = field(default_factory=dict)
+    top_samples: dict[Key, Histogram] = field(default_factory=dict)
+    param_samples: dict[Key, Histogram] = field(default_factory=dict)
+    curves: dict[int, Curve] = field(default_factory=dict)
+    given: frozenset[int] = frozenset()

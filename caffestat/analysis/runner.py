@@ -1,0 +1,354 @@
+"""One iteration of a program, and the mean |x| of everything: what Caffe's debug_info prints."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Container, Mapping, MutableSequence, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from caffestat.engine import CPU, Compiled, Device, Statistics, choose_device
+from caffestat.engine.histogram import Histogram, Samples, histogram
+from caffestat.errors import RunError
+from caffestat.fillers import Stream
+from caffestat.options import RunOptions
+from caffestat.program import Forward, Inner, Program
+from caffestat.program.feeds import Feeds, check_given
+from caffestat.program.gradients import Gradients, differentiate
+from caffestat.program.labels import Labels
+from caffestat.program.memory import check_run
+
+from .curves import curves
+from .measurement import Measurement, Norms
+
+__all__ = ["Runner", "Step", "draw_feeds", "measure"]
+
+Key = tuple[Any, ...]  # of what the statistics are asked for
+_LARGEST = float(np.finfo(np.float32).max)
+_KINDS = ("top", "bottom_diff", "param_diff")  # of tensors that a run can return
+
+
+@dataclass
+class Step:
+    """What one pass gives a solver.
+
+    loss      the weighted sum of the losses, float32
+    outputs   the values of the net's output blobs that could be computed, by blob index
+    diffs     the gradients of the owner params by number, in arrays of their own; an absent one is zero
+    measured  where asked for
+    """
+
+    loss: np.float32
+    outputs: dict[int, np.ndarray]
+    diffs: dict[int, np.ndarray]
+    measured: Measurement | None
+
+
+class Runner:
+    """A program compiled once, whose passes may be run many times.
+
+    values:   one array per param of the program; changed in place by rows that update their statistics
+    fetch:    return every tensor too, not only statistics, or those of some kinds (see `tensors`)
+    changing: the values may be others in every run; without it only those that rows update, and a run is faster
+    states:   of recurrent layers by name, which runs change; zero where absent
+    samples:  about how many elements of each top to return as a histogram; 0 for none
+    """
+
+    def __init__(
+        self,
+        program: Program,
+        values: Sequence[np.ndarray],
+        device: Device = CPU,
+        forward_only: bool = False,
+        fetch: bool | Container[str] = False,
+        changing: bool = False,
+        samples: int = 0,
+        states: dict[str, np.ndarray] | None = None,
+    ) -> None:
+        self.program = program
+        self.values = values
+        self.device = device
+        self.forward = program.forward(carries=changing)
+        self.forward_only = forward_only
+        self.gradients: Gradients | None = None
+        if not forward_only and any(row.need_backward for row in program.rows):
+            self.gradients = differentiate(program, self.forward)
+        graph = self.forward.graph
+        graph.infer()
+        graph.outputs = []
+        self._statistics = Statistics(graph)
+        _ask(self.forward, self.gradients, self._statistics)
+        owners = self.gradients.owners if self.gradients else {}
+        self._diffs = {number: name for number, name in owners.items() if name}
+        for number, value in self._diffs.items():
+            _ask_sums(self._statistics, ("diff", number), value)
+        self._updates = _updates(program, self.forward)
+        self._states = {} if states is None else states
+        for name in graph.states:
+            self._states.setdefault(name, np.zeros(graph.shape(name), np.float32))
+        self._changed = {name: graph.updates[name] for name in self._states} | {
+            self.forward.params[number]: name for number, name in self._updates.items()
+        }
+        self._inputs = {
+            number: name for number, name in self.forward.params.items() if changing or number in self._updates
+        }
+        for number, name in self._inputs.items():
+            _ask_sums(self._statistics, ("data", number), self._updates.get(number, name))
+        self._statistics.finish()
+        self._samples: Samples[tuple[int, int]] = Samples(graph, samples)
+        for key, value in self.forward.tops.items() if samples else ():
+            self._samples.ask(key, value)
+        graph.outputs += self._samples.outputs
+        kinds: Container[str] = _KINDS if fetch is True else fetch or ()
+        names = _tensor_names(self.forward, self.gradients)
+        self._fetched = {key: name for key, name in names.items() if key[0] in kinds}
+        self._each: dict[Key, str] = {key: name for key, name in names.items() if key[0] == "param_diff"}
+        for row, part in (self.gradients.inner if self.gradients else {}).items():
+            self._each |= {("inner_diff", row, *key): name for key, name in part.params.items() if name}
+        self._plain = sorted({*self.forward.outputs.values(), *self.forward.losses, *self._changed.values()})
+        self._labels = Labels(program, self.forward)
+        self._plain += sorted(self._labels.values)
+        self._measured = [*graph.outputs, *self._plain]
+        kept = {*self._measured, *self._fetched.values(), *self._diffs.values(), *self._each.values()}
+        graph.outputs = sorted(kept)
+        constant = {name: values[number] for number, name in self.forward.params.items() if number not in self._inputs}
+        self._compiled = Compiled(graph, device, constant)
+        self._constant_sums: dict[int, tuple[float, float]] = {}
+        self.tensors: dict[Key, np.ndarray] = {}
+
+    def run(self, feeds: Mapping[str, np.ndarray]) -> Measurement:
+        """Run one iteration and return what it measured.
+
+        With `fetch`, `tensors` then holds arrays by ("top" | "bottom_diff" | "param_diff", row, index).
+        """
+        outputs = self._run(feeds, {*self._measured, *self._fetched.values()})
+        self.tensors = {key: outputs[name] for key, name in self._fetched.items()}
+        return self._measurement(outputs)
+
+    def step(self, feeds: Mapping[str, np.ndarray], measure: bool, each: bool = False) -> Step:
+        """Run one pass of a solver.
+
+        measure: measure everything too
+        each:    let `tensors` hold the gradient of each param of each row: ("param_diff", row, index), and of recurrent
+                 layers that print ("inner_diff", row, inner row, index)
+        """
+        names = {*(self._measured if measure else self._plain), *self._diffs.values()}
+        outputs = self._run(feeds, names | set(self._each.values()) if each else names)
+        self.tensors = {key: outputs[name] for key, name in self._each.items()} if each else {}
+        weighted = (np.float32(weight) * outputs[name].sum() for name, weight in self.forward.losses.items())
+        results = {blob: outputs[name] for blob, name in self.forward.outputs.items()}
+        diffs = {number: outputs[name] for number, name in self._diffs.items()}
+        measured = self._measurement(outputs) if measure else None
+        return Step(np.float32(sum(weighted, np.float32(0))), results, diffs, measured)
+
+    def _measurement(self, outputs: Mapping[str, np.ndarray]) -> Measurement:
+        found: dict[Any, float] = self._statistics.read(outputs)
+        measured = Measurement(device=str(self.device))
+        measured.outputs = {blob: tuple(outputs[name].ravel().tolist()) for blob, name in self.forward.outputs.items()}
+        measured.loss = sum(weight * float(outputs[name].sum()) for name, weight in self.forward.losses.items())
+        measured.top_samples = self._samples.read(outputs)
+        measured.params = self._param_means(found)
+        _fill(measured, self.forward, self.gradients, found)
+        if self.gradients:
+            measured.findings = tuple(self.program.stopped(self.forward, self.gradients.stops))
+        if not self.forward_only:
+            measured.norms = self._norms(found)
+        return measured
+
+    def _run(self, feeds: Mapping[str, np.ndarray], names: Collection[str]) -> dict[str, np.ndarray]:
+        """Run the graph and store what rows change: their statistics and states.
+
+        Raises a RunError, or the NetError of the layer that fails where the runtime names it.
+        """
+        if not names:
+            return {}
+        params = {name: self.values[number] for number, name in self._inputs.items()} | self._states
+        self._labels.check(feeds)
+        try:
+            outputs = self._compiled.run(feeds, params, sorted(names))
+        except RunError as error:
+            raise self.program.at(self.forward.row_of(error.node), error) from error
+        self._labels.check(outputs)
+        for number, name in self._updates.items():
+            self.values[number][...] = outputs[name].reshape(self.values[number].shape)
+        self._states.update({state: outputs[self._changed[state]] for state in self._states})
+        return outputs
+
+    def _sums_of(self, number: int, found: Mapping[Any, float]) -> tuple[float, float]:
+        """Return (sum |x|, sum x²) of a param: what the run computed, or of a constant one those of its value."""
+        if number in self._inputs:
+            return found["l1", "data", number], found["l2", "data", number]
+        if number not in self._constant_sums:
+            self._constant_sums[number] = _sums(self.values[number])
+        return self._constant_sums[number]
+
+    def _param_means(self, found: Mapping[Any, float]) -> dict[tuple[int, int], float]:
+        """Mean |x| of every param of the rows that ran."""
+        result = {}
+        for row, index in self.forward.uses:
+            owner = self.program.owner(self.program.rows[row].params[index])
+            result[row, index] = self._sums_of(owner, found)[0] / max(self.values[owner].size, 1)
+        return result
+
+    def _norms(self, found: Mapping[Any, float]) -> Norms:
+        owners = [n for n, param in enumerate(self.program.params) if param.owner is None and _is_float(self.values[n])]
+        data = [self._sums_of(number, found) for number in owners]
+        data_l1, data_l2 = _in_range(sum(l1 for l1, _ in data)), _in_range(sum(l2 for _, l2 in data)) ** 0.5
+        if not self._knows_gradients():
+            return Norms(data_l1, None, data_l2, None)
+        diff_l1 = sum(found.get(("l1", "diff", number), 0.0) for number in owners)
+        diff_l2 = sum(found.get(("l2", "diff", number), 0.0) for number in owners)
+        return Norms(data_l1, _in_range(diff_l1), data_l2, _in_range(diff_l2) ** 0.5)
+
+    def _knows_gradients(self) -> bool:
+        """Tell whether the gradient of every param that gets one is known."""
+        known = self.gradients.params if self.gradients else {}
+        return all((param.row, param.index) in known for param in self.program.params if param.gets_diff)
+
+
+def _in_range(total: float) -> float:
+    """Return a sum as Caffe has it, in float32: infinite beyond its range."""
+    return math.inf if total > _LARGEST else total
+
+
+def _is_float(array: np.ndarray) -> bool:
+    return array.dtype == np.float32
+
+
+def _sums(array: np.ndarray) -> tuple[float, float]:
+    """Return (sum |x|, sum x²), chunk by chunk so that no large temporary is made."""
+    flat = array.reshape(-1)
+    l1 = l2 = 0.0
+    for start in range(0, flat.size, 1 << 18):
+        chunk = np.abs(flat[start : start + (1 << 18)])
+        l1 += float(chunk.sum())
+        l2 += float(np.dot(chunk, chunk))
+    return l1, l2
+
+
+def _ask(forward: Forward, gradients: Gradients | None, statistics: Statistics, within: Key = ()) -> None:
+    """Ask for mean |x| of all values of a net, and of the nets inside of its layers that Caffe prints.
+
+    within: what keys begin with
+    """
+    for key, value in forward.tops.items():
+        statistics.mean_abs((*within, "top", *key), value)
+    for (row, index), diff in (gradients.bottoms if gradients else {}).items():
+        if diff:
+            statistics.mean_abs((*within, "bottom", row, index), diff)
+    for (row, index), diff in (gradients.params if gradients else {}).items():
+        if diff:
+            statistics.mean_abs((*within, "param", row, index), diff)
+    for number, inner in forward.inner.items():
+        if inner.prints:
+            found = gradients.inner.get(number) if gradients else None
+            _ask(inner.forward, found, statistics, (*within, "inner", number))
+
+
+def _fill(
+    measured: Measurement, forward: Forward, gradients: Gradients | None, found: Mapping[Any, float], within: Key = ()
+) -> None:
+    """Put what `_ask` asked for into a measurement, and the values inside of layers into measurements of their own."""
+    for key in forward.tops:
+        top = (*within, "top", *key)
+        measured.tops[key] = found[top]
+    if gradients:
+        # a gradient that nothing reaches is zero: Caffe prints it as such
+        measured.bottom_diffs = {key: found.get((*within, "bottom", *key), 0.0) for key in gradients.bottoms}
+        measured.param_diffs = {key: found.get((*within, "param", *key), 0.0) for key in gradients.params}
+    for number, inner in forward.inner.items():
+        if inner.prints:
+            part = Measurement(device=measured.device)
+            _fill(part, inner.forward, gradients and gradients.inner.get(number), found, (*within, "inner", number))
+            part.params = _inner_param_means(inner, number, measured)
+            measured.inner[number] = inner.program, part
+
+
+def _inner_param_means(inner: Inner, number: int, measured: Measurement) -> dict[tuple[int, int], float]:
+    """Return mean |x| of the params of an inner net's layers, which are those of the layer around it."""
+    program, owners = inner.program, inner.owners
+    return {
+        (row, index): measured.params[number, owners.index(program.owner(program.rows[row].params[index]))]
+        for row, index in inner.forward.uses
+    }
+
+
+def _ask_sums(statistics: Statistics, key: tuple[str, int], value: str) -> None:
+    statistics.sum_abs(("l1", *key), value)
+    statistics.sum_squares(("l2", *key), value)
+
+
+def _updates(program: Program, forward: Forward) -> dict[int, str]:
+    """Return the value that each param has after the pass, of those that their layers change: the last layer's."""
+    updates = forward.graph.updates
+    used = [(program.rows[row].params[index], value) for (row, index), value in forward.uses.items()]
+    return {program.owner(number): updates[value] for number, value in used if value in updates}
+
+
+def _tensor_names(forward: Forward, gradients: Gradients | None) -> dict[tuple[str, int, int], str]:
+    names = {("top", *key): value for key, value in forward.tops.items()}
+    if gradients:
+        names |= {("bottom_diff", *key): value for key, value in gradients.bottoms.items() if value}
+        names |= {("param_diff", *key): value for key, value in gradients.params.items() if value}
+    return names
+
+
+def draw_feeds(
+    runner: Runner,
+    stream: Stream,
+    random: np.random.Generator,
+    inputs: Mapping[str, np.ndarray] | None = None,
+    zeros: bool = False,
+) -> dict[str, np.ndarray]:
+    """Return the graph's inputs for one iteration; see `Feeds`."""
+    return Feeds(stream, random, inputs or {}, zeros).of(runner.forward)
+
+
+def measure(
+    program: Program,
+    seed: int,
+    options: RunOptions | None = None,
+    notes: MutableSequence[str] | None = None,
+    samples: int = 0,
+) -> tuple[Program, Measurement]:
+    """Run one forward and backward pass and return the mean |x| of every value, param and gradient.
+
+    seed:    Caffe's random_seed: the same seed gives the same params, masks and dummy data, bit for bit
+    notes:   gets lines worth telling: device, weights, data that is not available
+    samples: about how many elements of each top to return as histograms, with those of the params and the curves of a
+             net's activations; 0 for none of these
+
+    The program that is returned has the shapes that the data decides.
+    Raises InputError, DeviceError, NetError or GradientError.
+    """
+    options = options or RunOptions()
+    notes = notes if notes is not None else []
+    device, why = choose_device(options.device)
+    notes.extend([why] if why else [])
+    check_given(program, options.inputs)
+    check_run(program, not options.forward_only, device)
+    stream = Stream(seed)
+    taken: set[int] = set()
+    values = program.values(stream, notes, taken)
+    notes.extend(program.synthetic(options.inputs))
+    feeds = Feeds(stream, np.random.default_rng(seed), options.inputs, options.inputs_hold == "zeros", notes)
+    program = program.settle(values, device, feeds, notes)
+    runner = Runner(program, values, device, options.forward_only, samples=samples)
+    arrays = feeds.of(runner.forward)
+    notes.extend(runner.forward.notes)
+    started = _param_samples(program, values) if samples else {}
+    measured = runner.run(arrays)
+    if samples:
+        measured.param_samples, measured.given = started, frozenset(taken)
+        measured.curves = curves(program, values, measured.top_samples)
+    return program, measured
+
+
+def _param_samples(program: Program, values: Sequence[np.ndarray]) -> dict[tuple[int, int], Histogram]:
+    """Return the distribution of each param."""
+    owners = {program.owner(number) for number in range(len(program.params))}
+    by_owner = {owner: histogram(values[owner]) for owner in owners if _is_float(values[owner])}
+    found = {(p.row, p.index): by_owner.get(program.owner(number)) for number, p in enumerate(program.params)}
+    return {key: one for key, one in found.items() if one is not None}

@@ -1,0 +1,224 @@
+"""What the inputs of a program's graph hold: data, labels, what layers draw; or noise in their place."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable, Iterator, Mapping, MutableSequence, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+
+from caffestat.data import synthetic_tops
+from caffestat.data.synthetic import classes_of
+from caffestat.errors import InputError
+from caffestat.fillers import Filler, Stream
+from caffestat.graph import Graph, Node
+from caffestat.net import Net
+from caffestat.net import Node as LayerNode
+from caffestat.ops import Role
+from caffestat.theory import Signal
+from caffestat.theory.sources import data, of_array, of_filler, uniform_integers
+
+from .program import Forward, Program
+
+__all__ = ["Feed", "Feeds", "InputFeed", "LayerFeed", "check_given", "fitting"]
+
+_DRAWN = 20_000  # elements of a layer's own draws that are looked at, at least
+
+
+@dataclass
+class Feeds:
+    """What the graph inputs of one pass hold, drawn in Caffe's order. What is drawn stays drawn.
+
+    stream  the net's own random stream, which DummyData and Dropout draw from
+    random  for data that is not available
+    given   arrays that the user gives, by name
+    zeros   Input layers hold 0, as under `caffe train`
+    notes   gets what is worth knowing about the values
+    """
+
+    stream: Stream
+    random: np.random.Generator
+    given: Mapping[str, np.ndarray] = field(default_factory=dict)
+    zeros: bool = False
+    notes: MutableSequence[str] = field(default_factory=list)
+    _drawn: dict[Hashable, Sequence[np.ndarray]] = field(default_factory=dict)
+
+    def of(self, forward: Forward, net: Net | None = None) -> dict[str, np.ndarray]:
+        """Return the inputs of a program's graph, or of its beginning.
+
+        net: whose layers draw, where it is another one of the same shapes as the graph's
+
+        Raises InputError when a given array does not fit.
+        """
+        arrays: dict[str, np.ndarray] = {}
+        for feed in forward.feeds:
+            if feed.key not in self._drawn:
+                self._drawn[feed.key] = feed.draw(self, net)
+            arrays.update(zip(feed.names, self._drawn[feed.key], strict=True))
+        return arrays | fitting(forward.graph, forward.feeds, self.given)
+
+
+class Feed(Protocol):
+    """Some inputs of a graph that are drawn together.
+
+    key     the same for the same data in all graphs of a program
+    names   the graph's inputs
+    given   the names by which a user can give their values; "" for what nobody can give
+    source  what makes them, for messages
+    row     of the program; None for the inputs of a loss
+    """
+
+    key: Hashable
+    names: tuple[str, ...]
+    given: tuple[str, ...]
+    source: str
+    row: int | None
+
+    def draw(self, feeds: Feeds, net: Net | None) -> Sequence[np.ndarray]:
+        """Return an array for each input, by the layers of `net` where it is given."""
+        ...
+
+    def signals(self, mean: float, std: float) -> Sequence[Signal | None]:
+        """Return the distribution of each input; mean and std are those of data from outside."""
+        ...
+
+
+class LayerFeed:
+    """What a layer of a net declared: data from outside, or its own random numbers."""
+
+    def __init__(self, net: Net, node: LayerNode, names: tuple[str, ...]) -> None:
+        self.names = names
+        self.given = tuple("" if node.bottoms else net.blobs[blob].name for blob in node.tops)
+        self.source = f"layer {node.name!r} at {node.place}"
+        self.key: Hashable = node.index
+        self.row: int | None = node.index
+        self._net, self._node = net, node
+
+    def draw(self, feeds: Feeds, net: Net | None) -> Sequence[np.ndarray]:
+        """Return the next batch of the layer's data, noise in its place, or what the layer draws itself."""
+        node = self._node if net is None else net.nodes[self._node.index]
+        layer = node.layer
+        if not layer.is_external or layer.decisions is not None:
+            return layer.draw_feeds(feeds.stream, [shape for shape in node.bottom_shapes if shape is not None])
+        if layer.reader:
+            return layer.reader.next()
+        if feeds.zeros and layer.starts_at_zero:
+            return [np.zeros(shape or (), np.float32) for shape in node.top_shapes]
+        return synthetic_tops(net or self._net, node, feeds.random)
+
+    def signals(self, mean: float, std: float) -> Sequence[Signal | None]:
+        """Return normal data, uniform labels, or the distribution of what the layer draws."""
+        if not self._node.layer.is_external:
+            return self._drawn()
+        classes = [classes_of(self._net, blob, self._node.index + 1) for blob in self._node.tops]
+        return [data(mean, std) if count is None else uniform_integers(count) for count in classes]
+
+    def _drawn(self) -> list[Signal | None]:
+        """Return the distributions of what the layer draws: of its fillers, else of what it draws (masks)."""
+        fillers = self._node.layer.feed_fillers()
+        if fillers:
+            shapes = [shape or () for shape in self._node.top_shapes]
+            return [_independent(self._of_filler(f, shape)) for f, shape in zip(fillers, shapes, strict=True)]
+        bottoms = [shape for shape in self._node.bottom_shapes if shape is not None]
+        stream = Stream(0)
+        drawn: list[list[np.ndarray]] = []
+        count = 0
+        while count < _DRAWN:
+            drawn.append(list(self._node.layer.draw_feeds(stream, bottoms)))
+            count += max(sum(array.size for array in drawn[-1]), 1)
+        arrays = (np.concatenate([np.ravel(a) for a in column]) for column in zip(*drawn, strict=True))
+        return [_independent(of_array(array)) for array in arrays]
+
+    def _of_filler(self, filler: Filler, shape: tuple[int, ...]) -> Signal | None:
+        """Return what a filler draws from. Raises NetError where Caffe refuses it."""
+        try:
+            return of_filler(filler, shape)
+        except InputError as error:
+            raise self._node.layer.error(str(error)) from error
+
+
+def _independent(signal: Signal | None) -> Signal | None:
+    """Return the distribution of values of which no two have anything in common."""
+    return signal if signal is None or signal.is_constant else Signal(signal.values)
+
+
+class InputFeed:
+    """An input of a model: N(0, 1), indices in the range that their readers allow, or ones.
+
+    Integers that index nothing are 1, booleans true: masks that hide nothing.
+    """
+
+    def __init__(self, graph: Graph, name: str, row: int | None) -> None:
+        self.key: Hashable = name
+        self.names: tuple[str, ...] = (name,)
+        self.given: tuple[str, ...] = ("" if row is None else name,)
+        self.row = row
+        self.source = "the model"
+        self._name, self._spec, self._rows = name, graph.inputs[name], _rows_of(graph, name)
+
+    def draw(self, feeds: Feeds, net: Net | None) -> Sequence[np.ndarray]:
+        """Return noise, indices or ones. Raises InputError for a type that cannot be drawn."""
+        name, spec = self._name, self._spec
+        if spec.is_float:
+            return [feeds.random.standard_normal(spec.shape).astype(spec.dtype)]
+        if spec.dtype.kind not in "iub":
+            raise InputError(f"input {name!r} holds {spec.dtype}, which cannot be drawn: use --input {name}=FILE.npy")
+        if self._rows is not None:
+            return [feeds.random.integers(0, self._rows, spec.shape).astype(spec.dtype)]
+        what = "true" if spec.dtype.kind == "b" else "ones"
+        feeds.notes.append(f"input {name} is all {what}; --input {name}=FILE.npy gives it other values")
+        return [np.ones(spec.shape, spec.dtype)]
+
+    def signals(self, mean: float, std: float) -> Sequence[Signal | None]:
+        """Return the distribution of what is drawn."""
+        if self._spec.is_float:
+            return [data(mean, std)]
+        return [uniform_integers(self._rows) if self._rows is not None else of_array(np.ones(1))]
+
+
+def _rows_of(graph: Graph, name: str) -> int | None:
+    """Return how many rows an input of integers may choose from; None when it indexes nothing."""
+    limit = min(_limits(graph, name), default=None)
+    return None if limit is None else max(limit, 1)
+
+
+def _limits(graph: Graph, name: str) -> Iterator[int]:
+    """Yield how many rows the readers of an index have, followed through ops that move it."""
+    values = {name}
+    for node in graph.nodes:
+        for position, value in enumerate(node.inputs):
+            if value in values:
+                limit = node.info.limits.get(position)
+                if limit:
+                    yield limit(graph.call(node))
+                elif _moves(node, position):
+                    values.update(node.outputs)
+
+
+def _moves(node: Node, position: int) -> bool:
+    return node.info.moves and node.info.role(position) is Role.DATA
+
+
+def check_given(program: Program, given: Iterable[str]) -> None:
+    """Raise InputError for an array whose name no data of the program has."""
+    known = [name for row in program.rows if row.is_data for name in row.tops]
+    for name in given:
+        if name not in known:
+            raise InputError(f"--input {name}: there is no data of that name; expected one of {', '.join(known)}")
+
+
+def fitting(graph: Graph, feeds: Sequence[Feed], given: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Return the arrays that the user gives for the feeds, by the names of the graph's inputs and in their types.
+
+    Raises InputError when one does not fit.
+    """
+    known = {own: (name, feed) for feed in feeds for own, name in zip(feed.given, feed.names, strict=False) if own}
+    return {known[own][0]: _fit(own, array, graph, *known[own]) for own, array in given.items() if own in known}
+
+
+def _fit(own: str, array: np.ndarray, graph: Graph, name: str, feed: Feed) -> np.ndarray:
+    spec = graph.inputs[name]
+    if array.shape != spec.shape:
+        raise InputError(f"--input {own}: has shape {array.shape}; {feed.source} takes {spec.shape} (see --shape)")
+    return np.asarray(array, spec.dtype, order="C")

@@ -1,0 +1,148 @@
+"""A Caffe net as a Program. Imports neither onnx nor what predictions take before the graph is asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, MutableSequence, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from caffestat.errors import CaffestatError
+from caffestat.fillers import Stream, caffe_fans
+from caffestat.net import Net, NetParam, Node, copy_weights, draw_params, with_assumed_filler
+from caffestat.net.aliasing import adds_up
+from caffestat.options import ValueOptions
+from caffestat.schema import caffe_pb2
+
+from .program import Forward, Key, Program, Row, RowParam
+
+if TYPE_CHECKING:
+    from caffestat.engine import Device
+
+    from .feeds import Feeds
+
+__all__ = ["NetProgram", "from_net"]
+
+
+@dataclass
+class NetProgram(Program):
+    """A Caffe net.
+
+    options: what its params hold
+    """
+
+    net: Net = field(kw_only=True)
+    options: ValueOptions = field(kw_only=True)
+
+    is_caffe = True
+
+    def forward(self, carries: bool = False) -> Forward:
+        """Return the forward graph of the layers that can be computed. See `Program.forward`."""
+        from .lowering import lower
+
+        return lower(self.net, carries)
+
+    def values(self, stream: Stream, notes: MutableSequence[str], taken: set[int] | None = None) -> list[np.ndarray]:
+        """Draw the params as Caffe does, then copy trained weights. See `Program.values`."""
+        values = draw_params(self.net, stream, self.options.assume_filler)
+        notes.extend(copy_weights(self.net, values, self.options.weights, taken))
+        return values
+
+    def settle(
+        self, values: Sequence[np.ndarray], device: Device, feeds: Feeds, notes: MutableSequence[str] | None = None
+    ) -> Program:
+        """Compute how many items its layers select. See `Program.settle`."""
+        from .settle import settle
+
+        net = settle(self.net, values, device, feeds, notes)
+        return self if net is self.net else from_net(net, self.options)
+
+    @property
+    def is_trained(self) -> bool:
+        """Whether there are trained weights. See `Program.is_trained`."""
+        return bool(self.options.weights)
+
+    def synthetic(self, given: Collection[str]) -> list[str]:
+        """Return a line about each layer whose data is not available. See `Program.synthetic`."""
+        return [
+            f"{node.place}: layer {node.name!r} is given synthetic data: {node.layer.why_synthetic}"
+            for node in self.net.nodes
+            if node.layer.why_synthetic and any(self.net.blobs[blob].name not in given for blob in node.tops)
+        ]
+
+    def at(self, row: int | None, error: CaffestatError) -> CaffestatError:
+        """Return an error with the place of the layer that it is about. See `Program.at`."""
+        return error if row is None else self.net.nodes[row].layer.error(str(error))
+
+
+def from_net(net: Net, options: ValueOptions | None = None) -> NetProgram:
+    """Return the program of a net."""
+    options = options or ValueOptions()
+    return NetProgram(
+        name=net.name,
+        phase=caffe_pb2.Phase.Name(net.phase),
+        rows=list(_rows(net)),
+        params=[_param(net, entry, options.assume_filler) for entry in net.params],
+        findings=net.findings,
+        net=net,
+        options=options,
+    )
+
+
+def _rows(net: Net) -> Iterator[Row]:
+    holds: dict[int, Key] = {}  # by blob
+    for node in net.nodes:
+        reads = tuple(holds[blob] for blob in node.bottoms)
+        holds.update({blob: (node.index, top) for top, blob in enumerate(node.tops)})
+        yield Row(
+            index=node.index,
+            name=node.name,
+            type=node.type,
+            place=node.place,
+            bottoms=tuple(net.blobs[blob].name for blob in node.bottoms),
+            reads=reads,
+            tops=tuple(net.blobs[blob].name for blob in node.tops),
+            shapes=tuple(node.top_shapes),
+            memory=node.tops,
+            params=node.params,
+            diffs=tuple(i for i, needed in enumerate(node.bottom_need_backward) if needed and node.need_backward),
+            macs=_macs(node),
+            need_backward=node.need_backward,
+            is_data=not node.bottoms,
+            inserted=node.layer.is_inserted,
+            last_line=node.layer.last_line,
+        )
+
+
+def _macs(node: Node) -> int | None:
+    if not node.is_known:
+        return None
+    return node.layer.macs([shape for shape in node.bottom_shapes if shape is not None])
+
+
+def _param(net: Net, entry: NetParam, assume_filler: str | None) -> RowParam:
+    node, param = net.nodes[entry.node], with_assumed_filler(entry.param, assume_filler)
+    return RowParam(
+        row=node.index,
+        index=entry.index,
+        name=entry.display_name,
+        role=param.role,
+        shape=param.shape,
+        fan_in=param.fan_in,
+        fan_out=param.fan_out,
+        caffe_fans=caffe_fans(param.shape) if param.shape else None,
+        filler=param.filler,
+        origin="file" if param.written else "default" if param is entry.param else "option",
+        lr_mult=_short(entry.lr_mult),
+        decay_mult=_short(entry.decay_mult),
+        owner=entry.owner,
+        is_statistic=param.is_statistic,
+        gets_diff=node.need_backward and node.param_propagate_down[entry.index],
+        adds_up=adds_up(node, entry.index),
+    )
+
+
+def _short(value: float) -> float:
+    """Return the float64 with the shortest decimals that is this float32: 0.01, not 0.009999999776."""
+    return float(str(np.float32(value)))

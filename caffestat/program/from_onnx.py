@@ -1,0 +1,277 @@
+"""An ONNX model as a Program: a row per input, then one per node of its file."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, MutableSequence, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from caffestat.autodiff import Stop
+from caffestat.engine import CPU, Compiled, Device
+from caffestat.errors import Finding, Place
+from caffestat.fillers import Stream
+from caffestat.graph import Node, Spec
+from caffestat.graph.costs import macs
+from caffestat.graph.fans import Use, find_uses
+from caffestat.graph.load import Model, ModelNode
+from caffestat.ops import Role
+
+from .feeds import Feeds, InputFeed
+from .losses import start
+from .program import Forward, Key, Program, Row, RowParam
+from .traits import activation_of, passes_signal
+
+__all__ = ["ModelProgram", "from_onnx", "settle_drawn"]
+
+FLOAT = np.dtype(np.float32)
+
+
+@dataclass
+class ModelProgram(Program):
+    """An ONNX model; `loss` is where its backward pass starts, None for a forward pass alone."""
+
+    layout: _Layout = field(kw_only=True)
+    loss: str | None = field(kw_only=True)
+
+    is_caffe = False
+
+    def forward(self, carries: bool = False) -> Forward:
+        """Return a copy of the model's graph, with its loss. See `Program.forward`."""
+        return _forward(self.layout, self.loss)
+
+    def values(self, stream: Stream, notes: MutableSequence[str], taken: set[int] | None = None) -> list[np.ndarray]:
+        """Return the values that are stored. See `Program.values`."""
+        return [self.layout.model.arrays[param.name] for param in self.params]
+
+    def settle(
+        self, values: Sequence[np.ndarray], device: Device, feeds: Feeds, notes: MutableSequence[str] | None = None
+    ) -> Program:
+        """Run the model for the shapes that inference cannot tell: behind subgraphs, custom ops, and data.
+
+        See `Program.settle`.
+        """
+        found = _missing_specs(self.layout, feeds)
+        if not found:
+            return self
+        model = replace(self.layout.model, graph=self.layout.graph.fork())
+        model.graph.specs |= found
+        return from_onnx(model, self.layout.source, self.loss)
+
+    def stopped(self, forward: Forward, stops: Sequence[Stop]) -> list[Finding]:
+        """Return a warning about each node that no gradient passes. See `Program.stopped`."""
+        return [Finding(Place(self.layout.source), self._line(forward, stop)) for stop in stops]
+
+    def _line(self, forward: Forward, stop: Stop) -> str:
+        index = forward.row_of(stop.node.outputs[0])
+        name = "" if index is None else f" at node {self.rows[index].name!r}"
+        return f"the gradient stops{name}: {stop.reason}; that of {stop.behind} values before it is unknown"
+
+
+def from_onnx(model: Model, source: str, loss: str | None = None) -> ModelProgram:
+    """Return the program of a model.
+
+    source: the file's name, for messages
+    loss:   where the backward pass starts, see `losses.start`; None for a forward pass alone
+    """
+    layout = _Layout(model, source)
+    rows = [*layout.inputs(), *(layout.row(node, loss is not None) for node in model.nodes)]
+    return ModelProgram(
+        name=model.name,
+        phase="TRAIN" if any(node.get("training_mode") for node in model.graph.nodes) else "TEST",
+        rows=rows,
+        params=layout.params,
+        layout=layout,
+        loss=loss,
+    )
+
+
+def settle_drawn(model: Model, inputs: Mapping[str, np.ndarray]) -> None:
+    """Complete the specs of a model's graph from a run with the given inputs; the others are drawn.
+
+    Raises InputError when the model cannot be run.
+    """
+    feeds = Feeds(Stream(0), np.random.default_rng(0), model.unpinned(inputs))
+    model.graph.specs |= _missing_specs(_Layout(model, ""), feeds)
+
+
+def _missing_specs(layout: _Layout, feeds: Feeds) -> dict[str, Spec]:
+    """Run a model for the specs that inference cannot tell; nothing is run when all are known."""
+    graph = layout.graph
+    unknown = [name for node in graph.nodes for name in node.outputs if name and name not in graph.specs]
+    if not unknown:
+        return {}
+    forward = _forward(layout, None)
+    arrays = Compiled(forward.graph, CPU, layout.model.arrays).run(feeds.of(forward), outputs=unknown)
+    return {name: Spec(a.shape, a.dtype) for name, a in arrays.items() if isinstance(a, np.ndarray)}
+
+
+class _Layout:
+    """Which node of a model owns which params, and who reads which value.
+
+    keys     the (row, top) of every value that is fed or computed, by name
+    params   of all rows
+    """
+
+    def __init__(self, model: Model, source: str) -> None:
+        self.model, self.graph, self.source = model, model.graph, source
+        self.node_of = {i: index for index, node in enumerate(model.nodes) for i in range(node.first, node.last)}
+        self.fed = list(model.graph.inputs)
+        self.keys: dict[str, Key] = {name: (index, 0) for index, name in enumerate(self.fed)}
+        for index, node in enumerate(model.nodes, len(self.fed)):
+            self.keys |= {name: (index, top) for top, name in enumerate(_named(node.outputs)) if name not in self.keys}
+        self.numbers = {key: number for number, key in enumerate(self.keys.values())}
+        shapes = {name: spec.shape for name, spec in self.graph.specs.items()}
+        self.uses: dict[str, Use] = find_uses(self.graph.nodes, shapes, self.graph.params)
+        self.readers: dict[str, list[int]] = defaultdict(list)
+        self.statistics: set[str] = set()
+        for index, inner in enumerate(self.graph.nodes):
+            self._enter(index, inner)
+        self.owned: dict[int, list[str]] = defaultdict(list)
+        for name in self.graph.params:
+            place = self.uses[name].node if name in self.uses else self._first_reader(name)
+            if place is not None:
+                self.owned[self.node_of[place]].append(name)
+        self.stored = {**self.graph.constants, **model.arrays}
+        self.params: list[RowParam] = []
+
+    def _enter(self, index: int, node: Node) -> None:
+        for position, name in enumerate(node.inputs):
+            self.readers[name].append(index)
+            if node.info.role(position) is Role.STATISTIC:
+                self.statistics.add(name)
+        for name in node.captured:
+            self.readers[name].append(index)
+
+    def _first_reader(self, name: str) -> int | None:
+        """Return the first node that does more with a value than to hand it on."""
+        place = None
+        while self.readers[name]:
+            place = self.readers[name][0]
+            node = self.graph.nodes[place]
+            if not node.info.passes_weight or node.inputs[0] != name:
+                break
+            name = node.outputs[0]
+        return place
+
+    def role(self, name: str) -> str:
+        """Return what a param is: weight, bias, statistic or, where no rule knows it, param."""
+        if name in self.uses:
+            return self.uses[name].role
+        return "statistic" if name in self.statistics else "param"
+
+    def is_measured(self, name: str) -> bool:
+        """Tell whether a value is one of numbers of float32 that are not known beforehand."""
+        spec = self.graph.specs.get(name)
+        return spec is not None and name not in self.graph.constants and spec.dtype == FLOAT
+
+    def bottoms(self, node: ModelNode) -> list[str]:
+        """Return what a node reads that is computed or fed: its inputs, then what its subgraphs read."""
+        inner = (name for n in self.graph.nodes[node.first : node.last] for name in (*n.inputs, *n.captured))
+        hidden = dict.fromkeys(name for name in inner if name not in (*node.inputs, *node.outputs))
+        return [name for name in (*node.inputs, *hidden) if name in self.keys and name not in self.stored]
+
+    def inputs(self) -> Iterator[Row]:
+        """Yield a row for each input."""
+        for index, name in enumerate(self.fed):
+            yield Row(
+                index=index,
+                name=name,
+                type="",
+                place=Place(self.source),
+                bottoms=(),
+                reads=(),
+                tops=(name,),
+                shapes=(self._shape(name),),
+                memory=(self._number(name),),
+                is_data=True,
+                is_input=True,
+            )
+
+    def row(self, node: ModelNode, has_loss: bool) -> Row:
+        """Return the row of a node."""
+        index = self.node_of[node.first] + len(self.fed)
+        bottoms, tops = self.bottoms(node), _named(node.outputs)
+        costs = [macs(self.graph, inner) for inner in self.graph.nodes[node.first : node.last]]
+        return Row(
+            index=index,
+            name=node.name,
+            type=node.op,
+            place=Place(self.source),
+            bottoms=tuple(bottoms),
+            reads=tuple(self.keys[name] for name in bottoms),
+            tops=tuple(tops),
+            shapes=tuple(self._shape(name) for name in tops),
+            memory=tuple(self._number(name) for name in tops),
+            params=tuple(self._add_params(index, has_loss)),
+            diffs=tuple(i for i, name in enumerate(bottoms) if has_loss and self.is_measured(name)),
+            macs=None if None in costs else sum(cost or 0 for cost in costs),
+            need_backward=has_loss,
+            passes=passes_signal(self._whole(node), self.stored),
+            activation=activation_of(self._whole(node), self.stored),
+        )
+
+    def _whole(self, node: ModelNode) -> Node:
+        """Return the node that says what a node of the file does: its own or, where several do, its op."""
+        first = self.graph.nodes[node.first]
+        return first if node.last - node.first == 1 else Node(node.op, node.inputs, node.outputs)
+
+    def _shape(self, name: str) -> tuple[int, ...] | None:
+        return self.graph.specs[name].shape if name in self.graph.specs else None
+
+    def _number(self, name: str) -> int:
+        return self.numbers[self.keys[name]]
+
+    def _add_params(self, row: int, has_loss: bool) -> Iterator[int]:
+        """Add the params of a row, weights first, and yield their numbers."""
+        names = sorted(self.owned.get(row - len(self.fed), ()), key=lambda name: self.role(name) != "weight")
+        for index, name in enumerate(names):
+            yield len(self.params)
+            self.params.append(self._param(name, row, index, has_loss))
+
+    def _param(self, name: str, row: int, index: int, has_loss: bool) -> RowParam:
+        use = self.uses.get(name)
+        fans = (use.fan_in, use.fan_out) if use and use.role == "weight" else None
+        return RowParam(
+            row=row,
+            index=index,
+            name=name,
+            role=self.role(name),
+            shape=self.graph.shape(name),
+            fan_in=fans[0] if fans else 0,
+            fan_out=fans[1] if fans else 0,
+            caffe_fans=fans,
+            is_statistic=name in self.statistics,
+            gets_diff=has_loss and self.is_measured(name),
+            stored=self.model.arrays[name],
+        )
+
+
+def _named(names: tuple[str, ...]) -> list[str]:
+    return [name for name in names if name]
+
+
+def _forward(layout: _Layout, loss: str | None) -> Forward:
+    graph = layout.graph.fork()
+    size = len(graph.nodes)
+    beginning = start(graph, loss) if loss else None
+    graph.infer()
+    rows = list(enumerate(layout.model.nodes, len(layout.fed)))
+    rows_of = {name: index for index, name in enumerate(layout.fed)}
+    read = {(row, bottom): name for row, node in rows for bottom, name in enumerate(layout.bottoms(node))}
+    forward = Forward(
+        graph,
+        tops={key: name for name, key in layout.keys.items() if layout.is_measured(name)},
+        bottoms={key: name for key, name in read.items() if layout.is_measured(name)},
+        params={number: param.name for number, param in enumerate(layout.params)},
+        uses={(p.row, p.index): p.name for p in layout.params if layout.is_measured(p.name)},
+        feeds=[InputFeed(graph, name, rows_of.get(name)) for name in graph.inputs],
+        spans={row: (node.first, node.last) for row, node in rows},
+        seeds=beginning.seeds if beginning else {},
+        loss_nodes=graph.nodes[size:],
+        notes=(beginning.words,) if beginning else (),
+    )
+    if loss:
+        forward.wanted, forward.wanted_params = dict(forward.bottoms), dict(forward.uses)
+    return forward

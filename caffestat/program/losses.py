@@ -1,0 +1,64 @@
+"""Where the backward pass of a model without a loss starts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from caffestat.autodiff import COTANGENT
+from caffestat.errors import InputError
+from caffestat.graph import Graph
+
+__all__ = ["LOSSES", "Start", "start"]
+
+LOSSES = ("noise", "ones", "cross-entropy")
+"""The losses that need no value's name."""
+
+
+@dataclass
+class Start:
+    """The gradient of each value to start from, a number or the input that holds it, and a sentence about it."""
+
+    words: str
+    seeds: dict[str, float | str] = field(default_factory=dict)
+
+
+def start(graph: Graph, loss: str) -> Start:
+    """Emit what the backward pass starts from.
+
+    loss: "noise" (the gradient of every output is N(0, 1)), "ones" (it is 1), "cross-entropy" (the mean softmax cross
+    entropy of the first output, with random labels), or the name of a value whose sum is the loss.
+
+    Raises InputError when the model has no such value.
+    """
+    outputs = [name for name in graph.outputs if name in graph.specs and graph.specs[name].is_float]
+    if loss in LOSSES and not outputs:
+        raise InputError("the model has no floating-point output to start a backward pass from: use --forward-only")
+    if loss == "noise":
+        words = "the gradient of every output is N(0, 1) noise; --loss says another loss"
+        specs = {name: graph.specs[name] for name in outputs}
+        return Start(words, {n: graph.input(COTANGENT + n, spec.shape, spec.dtype) for n, spec in specs.items()})
+    if loss == "ones":
+        return Start("the gradient of every output is 1", dict.fromkeys(outputs, 1.0))
+    if loss == "cross-entropy":
+        return _cross_entropy(graph, outputs[0])
+    if loss not in graph.specs or not graph.specs[loss].is_float:
+        known = ", ".join((*LOSSES, *outputs))
+        raise InputError(f"--loss {loss}: the model has no such value; expected one of its values or {known}")
+    return Start(f"the loss is the sum of {loss}", {loss: 1.0})
+
+
+def _cross_entropy(graph: Graph, logits: str) -> Start:
+    """Classes lie on the last axis of [N, C] and [N, T, C], on the second of images [N, C, H, W]."""
+    shape = graph.shape(logits)
+    if len(shape) < 2:
+        raise InputError(f"--loss cross-entropy: output {logits!r} of shape {shape} has no axis of classes")
+    scores, dtype = logits, graph.specs[logits].dtype
+    if len(shape) == 3:
+        scores = graph.declare(graph.transpose(logits, 0, 2, 1), (shape[0], shape[2], shape[1]), dtype)
+    batch, _, *places = graph.shape(scores)
+    labels = graph.input("labels", (batch, *places), np.int64)
+    loss = graph.emit("SoftmaxCrossEntropyLoss", scores, labels, reduction="mean", hint="loss")
+    graph.declare(loss, (), dtype)
+    return Start(f"the loss is the mean softmax cross entropy of {logits} with random labels", {loss: 1.0})

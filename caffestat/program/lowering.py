@@ -1,0 +1,226 @@
+"""A Net in ONNX, node by node: its forward graph, and the gradients that are wanted of it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
+from caffestat.errors import NetError
+from caffestat.graph import Graph
+from caffestat.layers import Layer, Unrolled
+from caffestat.net import Net, Node
+from caffestat.net.aliasing import Memory
+
+from .feeds import LayerFeed
+from .from_net import from_net
+from .program import Forward, Inner, Key
+from .unroll import build_unrolled
+
+__all__ = ["lower", "lower_decided", "lower_unrolled"]
+
+
+def lower(net: Net, carries: bool = False) -> Forward:
+    """Emit the forward pass of every layer that can be computed.
+
+    Layers of unknown type, and those behind them, are left out. Raises NetError when that is all of them.
+
+    carries: the graph keeps the states of recurrent layers from run to run
+    """
+    forward = lower_decided(net, lambda layer: layer.lowers_undecided, carries)
+    _refuse_nothing(net, forward)
+    _complete(net, forward)
+    return forward
+
+
+def lower_decided(net: Net, also: Callable[[Layer], bool] = lambda layer: False, carries: bool = False) -> Forward:
+    """Emit the forward pass of every layer that can be computed, but for those whose decisions are due (`decides`).
+
+    also: tells which of these are emitted nevertheless.
+    """
+    graph = Graph()
+    graph.carries = carries
+    memory, forward = Memory(graph, net.nodes), Forward(graph)
+    readers = Counter(net.owner(number) for node in net.nodes for number in node.params)
+    for node in net.nodes:
+        if node.is_known and all(blob in memory for blob in node.bottoms):
+            if node.is_undecided and not also(node.layer):
+                for index, blob in enumerate(node.bottoms):
+                    forward.bottoms[node.index, index] = memory[blob]
+                memory.forget(node.tops)
+            else:
+                _lower_node(net, node, forward, memory, readers)
+    forward.stored = memory.all_stored()
+    return forward
+
+
+def _refuse_nothing(net: Net, forward: Forward) -> None:
+    """Raise NetError when every layer that has bottoms is behind an unknown shape."""
+    unknown = [node.layer for node in net.nodes if node.layer.why_unknown]
+    if unknown and all(net.nodes[index].bottoms == () for index, _ in forward.tops):
+        raise NetError(f"nothing can be run: {unknown[0].why_unknown}", unknown[0].place)
+
+
+def _lower_node(net: Net, node: Node, forward: Forward, memory: Memory, readers: Counter[int]) -> None:
+    g = forward.graph
+    bottoms = [_bottom(net, node, index, forward, memory[blob]) for index, blob in enumerate(node.bottoms)]
+    params = [_param(net, node, index, forward, readers) for index in range(len(node.params))]
+    before, first = len(g.inputs), len(g.nodes)
+    unrolled = node.layer.unrolled([g.shape(bottom) for bottom in bottoms])
+    tops: Sequence[str]
+    if unrolled:
+        forward.inner[node.index], tops = lower_unrolled(memory, node.layer, unrolled, bottoms, params)
+    else:
+        tops = node.layer.lower(g, bottoms, params)
+    if not type(node.layer).__module__.startswith("caffestat."):
+        _check_outsider(node, g, first, tops)
+    names = tuple(g.inputs)[before:]
+    if names:
+        forward.feeds.append(LayerFeed(net, node, names))
+    forward.spans[node.index] = first, len(g.nodes)
+    for index, value in enumerate(memory.write(node, tops, bottoms)):
+        forward.tops[node.index, index] = value
+
+
+def lower_unrolled(
+    outer: Memory, layer: Layer, unrolled: Unrolled, bottoms: Sequence[str], params: Sequence[str]
+) -> tuple[Inner, list[str]]:
+    """Emit the net inside of a recurrent layer, between the values of the layer's bottoms and params; return its tops.
+
+    Source: recurrent_layer.cpp, Forward.
+    """
+    net = build_unrolled(layer, unrolled)
+    owners = [number for number, param in enumerate(net.params) if param.owner is None]
+    g, memory = outer.graph, outer.inside(net)
+    part = Forward(g, params=dict(zip(owners, params, strict=True)))
+    given = _inner_inputs(g, layer, unrolled, net, bottoms)
+    readers = Counter(net.owner(number) for node in net.nodes for number in node.params)
+    for node in net.nodes[: len(net.nodes) - len(unrolled.outputs)]:  # the last are only there to force backward
+        if node.bottoms:
+            _lower_node(net, node, part, memory, readers)
+            continue
+        for top, blob in enumerate(node.tops):
+            part.tops[node.index, top] = memory.hold(blob, given[net.blobs[blob].name])
+    last = {blob.name: memory[number] for number, blob in enumerate(net.blobs) if number in memory}
+    for first, end in unrolled.states.items():
+        g.carry(given[first], last[end])
+    tops = [last[name] for name in unrolled.outputs]
+    if unrolled.exposed:
+        tops += [g.detach(last[end]) for end in unrolled.states.values()]
+    return Inner(from_net(net), part, unrolled.debug_info), tops
+
+
+def _inner_inputs(g: Graph, layer: Layer, unrolled: Unrolled, net: Net, bottoms: Sequence[str]) -> dict[str, str]:
+    """Return the values of the inner net's inputs; no gradient leaves by those that it needs none of."""
+    needed = {
+        net.blobs[blob].name
+        for node in net.nodes
+        for blob, needed in zip(node.bottoms, node.bottom_need_backward, strict=True)
+        if needed
+    }
+    given = {}
+    for name, value in zip(unrolled.inputs, bottoms, strict=True):
+        given[name] = g.emit("Identity", value) if name in needed else g.detach(value)
+        g.declare(given[name], g.shape(value))
+    shapes = {net.blobs[blob].name: net.blobs[blob].shape or () for node in net.nodes for blob in node.tops}
+    for name in unrolled.states:
+        if name not in given:
+            given[name] = g.state(f"{layer.name}/{name}", shapes[name])
+    return given
+
+
+def _check_outsider(node: Node, g: Graph, first: int, tops: Sequence[str]) -> None:
+    """Raise NetError when a layer type from a plugin emits what cannot be computed, or not of the shapes it says."""
+    from caffestat.graph.faults import find_fault  # imports onnx
+
+    fault = find_fault(g, g.nodes[first:])
+    if not fault and len(tops) != len(node.tops):
+        fault = f"it returns {len(tops)} values for {len(node.tops)} tops"
+    fault = fault or _shape_fault(node, g, tops)
+    if fault:
+        raise node.layer.error(f"`lower` of its class {type(node.layer).__qualname__}: {fault}")
+
+
+def _shape_fault(node: Node, g: Graph, tops: Sequence[str]) -> str | None:
+    g.infer()
+    for value, shape in zip(tops, node.top_shapes, strict=True):
+        found = g.specs.get(value)
+        if found is None or found.shape != shape:
+            made = f"a value of shape {found.shape}" if found else f"{value!r}, which nothing computes"
+            return f"it returns {made} for a top of shape {shape} by its `tops`"
+    return None
+
+
+def _bottom(net: Net, node: Node, index: int, forward: Forward, value: str) -> str:
+    """Return the value a bottom reads; cut off from the backward pass where Caffe does not propagate down."""
+    flows = node.need_backward and node.bottom_need_backward[index]
+    if net.blobs[node.bottoms[index]].need_backward and not flows:
+        value = forward.graph.detach(value)
+    forward.bottoms[node.index, index] = value
+    return value
+
+
+def _param(net: Net, node: Node, index: int, forward: Forward, readers: Counter[int]) -> str:
+    """Return the value a layer reads its param from: the owner's, under a name of its own when several read it."""
+    g = forward.graph
+    owner = net.owner(node.params[index])
+    shape = net.params[node.params[index]].param.shape
+    if owner not in forward.params:
+        first = net.params[owner]
+        forward.params[owner] = g.param(f"{net.nodes[first.node].name}/{first.index}", first.param.shape)
+    value = forward.params[owner]
+    if readers[owner] > 1:
+        value = g.emit("Identity", value) if g.shape(value) == shape else g.reshape(value, *shape)
+        g.declare(value, shape)
+    forward.uses[node.index, index] = value
+    return value
+
+
+def _complete(net: Net, forward: Forward) -> None:
+    """Record where the backward pass starts, which gradients Caffe computes, and what a run returns."""
+    tops = [(node, top, forward.tops.get((node.index, top))) for node in net.nodes for top in range(len(node.tops))]
+    computed = [(node, top, value) for node, top, value in tops if value]
+    for node, top, value in computed:
+        weight = node.loss_weights[top]
+        if weight:
+            forward.losses[value] = weight
+        if node.need_backward and (weight or node.layer.ignores_dy):
+            forward.seeds[value] = weight
+    forward.unwanted.update(value for node, top, value in computed if not net.blobs[node.tops[top]].need_backward)
+    writers = {node.tops[top]: value for node, top, value in computed}
+    forward.outputs = {
+        blob: forward.stored.get(writers[blob], writers[blob]) for blob in net.outputs if blob in writers
+    }
+    unknown = _behind_unknown(net, forward)
+    nodes = [node for node in net.nodes if node.need_backward and unknown.isdisjoint(node.tops)]
+    nodes = [node for node in nodes if _is_computed(node, forward)]
+    _want(forward, nodes)
+    shown = (forward.inner[node.index] for node in nodes if node.index in forward.inner)
+    for inner in (inner for inner in shown if inner.prints):
+        ran = {index for index, _ in inner.forward.bottoms}
+        _want(inner.forward, [node for node in inner.program.net.nodes if node.need_backward and node.index in ran])
+
+
+def _is_computed(node: Node, forward: Forward) -> bool:
+    return all((node.index, top) in forward.tops for top in range(len(node.tops)))
+
+
+def _behind_unknown(net: Net, forward: Forward) -> set[int]:
+    """Return the blobs whose gradient depends on a layer that cannot be computed."""
+    unknown: set[int] = set()
+    for node in reversed(net.nodes):
+        if node.need_backward and not (_is_computed(node, forward) and unknown.isdisjoint(node.tops)):
+            unknown.update(node.bottoms, node.tops)
+    return unknown
+
+
+def _want(forward: Forward, nodes: Iterable[Node]) -> None:
+    for node in nodes:
+        bottoms, params = (
+            list(_flagged(node, flags)) for flags in (node.bottom_need_backward, node.param_propagate_down)
+        )
+        forward.wanted.update({key: forward.bottoms[key] for key in bottoms})
+        forward.wanted_params.update({key: forward.uses[key] for key in params})
+
+
+def _flagged(node: Node, flags: Sequence[bool]) -> Iterator[Key]:
+    return ((node.index, index) for index, flag in enumerate(flags) if flag)

@@ -1,0 +1,76 @@
+"""The curves of activations, found without knowing their types."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from caffestat import net as nets
+from caffestat.analysis import measure
+from caffestat.analysis.curves import Curve
+from caffestat.net.source import net_source
+from caffestat.options import RunOptions
+from caffestat.program import from_net
+from caffestat.prototext import parse
+
+DATA = 'layer { name: "d" type: "Input" top: "d" input_param { shape { dim: 5 dim: 3 dim: 6 dim: 2 } } }\n'
+
+
+def curve_of(layer: str) -> Curve | None:
+    text = DATA + f'layer {{ name: "f" bottom: "d" top: "f" {layer} }}\n'
+    net = nets.build(net_source(parse(text.encode(), "n.prototxt")))
+    return measure(from_net(net), 1, RunOptions("cpu"), samples=100)[1].curves.get(1)
+
+
+@pytest.mark.parametrize(
+    ("layer", "f", "slope"),
+    [
+        ('type: "ReLU"', lambda x: max(x, 0.0), lambda x: float(x > 0)),
+        (
+            'type: "ReLU" relu_param { negative_slope: 0.25 }',
+            lambda x: x if x > 0 else x / 4,
+            lambda x: 1 if x > 0 else 0.25,
+        ),
+        ('type: "PReLU"', lambda x: x if x > 0 else x / 4, lambda x: 1 if x > 0 else 0.25),
+        ('type: "TanH"', math.tanh, lambda x: 1 - math.tanh(x) ** 2),
+        ('type: "ELU" elu_param { alpha: 2 }', lambda x: x if x > 0 else 2 * math.expm1(x), None),
+        ('type: "BNLL"', lambda x: math.log1p(math.exp(x)), lambda x: 1 / (1 + math.exp(-x))),
+        ('type: "AbsVal"', abs, None),
+        ('type: "Power" power_param { power: 2 scale: 3 }', lambda x: 9 * x * x, lambda x: 18 * x),
+    ],
+)
+def test_activations_are_computed_by_their_layers(layer: str, f: object, slope: object) -> None:
+    found = curve_of(layer)
+    assert found is not None
+    points = [(x, y, s) for x, y, s in zip(found.x, found.f, found.slope, strict=True) if x != 0]
+    assert [y for _, y, _ in points] == pytest.approx([f(x) for x, _, _ in points], rel=1e-5, abs=1e-6)  # type: ignore[operator]
+    if slope:
+        expected = [slope(x) for x, _, _ in points]  # type: ignore[operator]
+        assert [s for _, _, s in points] == pytest.approx(expected, rel=1e-4, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        'type: "Power" power_param { scale: 3 shift: 1 }',
+        'type: "Dropout"',
+        'type: "LRN"',
+        'type: "Softmax"',
+        'type: "BatchNorm"',
+        'type: "Pooling" pooling_param { kernel_size: 1 }',
+        'type: "Scale"',
+    ],
+)
+def test_what_is_linear_or_mixes_elements_has_no_curve(layer: str) -> None:
+    assert curve_of(layer) is None
+
+
+def test_slopes_are_weighted_by_the_inputs() -> None:
+    half = curve_of('type: "ReLU"')
+    assert half is not None
+    assert half.mean_slope == pytest.approx(0.5, abs=0.1)
+    assert half.flat == pytest.approx(0.5, abs=0.1)
+    assert max(half.x) == 4.0
+    assert np.allclose(np.diff(half.x), 0.05)
