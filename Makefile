@@ -15,8 +15,8 @@ help:  ## list the targets
 demo: $(VENV)/.test  ## install and analyze models/lenet.prototxt
 	$(BIN)/caffestat analyze models/lenet.prototxt
 
-experiments: $(VENV)/.test  ## predict and measure three nets that differ in their fillers only
-	$(RUN) models/experiments/show.py
+experiments: $(VENV)/.experiments  ## train one net four times, from other initialisations, and write a page about it
+	$(RUN) models/experiments/train.py
 
 test: $(VENV)/.test  ## install and run the tests
 	$(RUN) -m pytest
@@ -55,7 +55,7 @@ clean:  ## remove what the other targets made
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # .test has what runs and tests the package, .dev all of it; the stamps make later runs quick
-$(VENV)/.test $(VENV)/.dev: $(VENV)/.%: setup.cfg pyproject.toml
+$(VENV)/.test $(VENV)/.dev $(VENV)/.experiments: $(VENV)/.%: setup.cfg pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "caffestat needs Python 3.10 or newer; say which: make PYTHON=python3.12")'
 	@test -x $(RUN) || $(PYTHON) -m venv $(VENV) >/dev/null || $(PYTHON) -m venv --without-pip $(VENV)
 	@export PYTHONWARNINGS=ignore; \

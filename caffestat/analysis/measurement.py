@@ -42,6 +42,8 @@ class Measurement:
     device        what ran it: "cpu" or "cuda"
     findings      what went wrong without stopping it
     inner         the nets inside of recurrent layers that Caffe prints, by row, and what was measured of them
+    zeros         of tops of ReLUs, the share of zeros; where asked for
+    saturated     of tops of sigmoids and tanhs, the share whose slope is below a twentieth of the largest; likewise
 
     Only where they were asked for:
 
@@ -60,6 +62,8 @@ class Measurement:
     device: str = "cpu"
     findings: tuple[Finding, ...] = ()
     inner: dict[int, tuple[Program, Measurement]] = field(default_factory=dict)
+    zeros: dict[Key, float] = field(default_factory=dict)
+    saturated: dict[Key, float] = field(default_factory=dict)
     top_samples: dict[Key, Histogram] = field(default_factory=dict)
     param_samples: dict[Key, Histogram] = field(default_factory=dict)
     curves: dict[int, Curve] = field(default_factory=dict)

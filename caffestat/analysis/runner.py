@@ -53,6 +53,7 @@ class Runner:
     fetch:    return every tensor too, not only statistics, or those of some kinds (see `tensors`)
     changing: the values may be others in every run; without it only those that rows update, and a run is faster
     states:   of recurrent layers by name, which runs change; zero where absent
+    activity: measure the share of dead and of saturated units too
     samples:  about how many elements of each top to return as a histogram; 0 for none
     """
 
@@ -66,6 +67,7 @@ class Runner:
         changing: bool = False,
         samples: int = 0,
         states: dict[str, np.ndarray] | None = None,
+        activity: bool = False,
     ) -> None:
         self.program = program
         self.values = values
@@ -96,6 +98,8 @@ class Runner:
         }
         for number, name in self._inputs.items():
             _ask_sums(self._statistics, ("data", number), self._updates.get(number, name))
+        if activity:
+            _ask_activity(self.forward, self._statistics)
         self._statistics.finish()
         self._samples: Samples[tuple[int, int]] = Samples(graph, samples)
         for key, value in self.forward.tops.items() if samples else ():
@@ -151,6 +155,8 @@ class Runner:
         measured.top_samples = self._samples.read(outputs)
         measured.params = self._param_means(found)
         _fill(measured, self.forward, self.gradients, found)
+        measured.zeros = {key[1:]: 1 - value for key, value in found.items() if key[0] == "nonzero"}
+        measured.saturated = {key[1:]: value for key, value in found.items() if key[0] == "saturated"}
         if self.gradients:
             measured.findings = tuple(self.program.stopped(self.forward, self.gradients.stops))
         if not self.forward_only:
@@ -273,6 +279,26 @@ def _inner_param_means(inner: Inner, number: int, measured: Measurement) -> dict
         (row, index): measured.params[number, owners.index(program.owner(program.rows[row].params[index]))]
         for row, index in inner.forward.uses
     }
+
+
+def _ask_activity(forward: Forward, statistics: Statistics) -> None:
+    """Ask for the share of units of each ReLU that pass something, and of each sigmoid and tanh that are saturated.
+
+    Saturated: the slope y (1 - y), or 1 - y², is below a twentieth of its largest value.
+    """
+    g = forward.graph
+    wholes = [region.whole for region in g.regions if region.whole]
+    ops = {name: node.op for node in (*g.nodes, *wholes) for name in node.outputs}
+    limits = {"Sigmoid": (0.5, math.sqrt(0.25 - 0.0125)), "Tanh": (0.0, math.sqrt(0.95))}
+    for key, value in forward.tops.items():
+        op, shape = ops.get(value, ""), g.shape(value)
+        if op == "Relu":
+            statistics.mean_abs(("nonzero", *key), g.declare(g.emit("Sign", value), shape))
+        elif op in limits:
+            middle, limit = limits[op]
+            distance = g.emit("Abs", g.emit("Sub", value, g.constant(middle)))
+            beyond = g.cast(g.emit("Greater", distance, g.constant(limit)), np.float32)
+            statistics.mean_abs(("saturated", *key), g.declare(beyond, shape))
 
 
 def _ask_sums(statistics: Statistics, key: tuple[str, int], value: str) -> None:

@@ -24,6 +24,7 @@ def train(path: str | Path, *, inputs_hold: str = "zeros", **options: Any) -> It
     Nets are built, and the solver is refused, before the first event; closing the iterator ends the training.
 
     snapshot:    a .solverstate to go on from
+    stats:       every how many iterations to yield `Statistics`: the signals of each layer; 0 for never
     iterations:  how many to run, instead of up to the solver's max_iter
     inputs_hold: what Input layers hold: "zeros", as under `caffe train`, or "noise"
     options:     `level`, `stages`, `shapes`, `batch`, `data`, `seed`, `weights`, `device`, `inputs` of `analyze`
@@ -39,6 +40,7 @@ def training_of(
     *,
     snapshot: str | Path | None = None,
     iterations: int | None = None,
+    stats: int = 0,
     requested: Callable[[], str] | None = None,
     **options: Any,
 ) -> tuple[Training, int]:
@@ -65,6 +67,7 @@ def training_of(
         seed=seed,
         snapshot=None if snapshot is None else str(snapshot),
         iterations=iterations,
+        stats=stats,
         requested=requested or (lambda: NONE),
     )
     return training, seed

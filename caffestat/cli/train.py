@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import signal
 import sys
 import time
@@ -18,14 +19,30 @@ from caffestat.files import refuse_inputs
 from . import options, terminal
 
 if TYPE_CHECKING:
+    from caffestat.training import Training
     from caffestat.training.events import Event
+    from caffestat.training.statistics import SignalFile
 
 __all__ = ["train"]
 
+_WATCHED = 10  # iterations between two whose signals are watched, without --stats
 _ACTIONS = click.Choice(["snapshot", "stop", "none"])
 
 
-@click.command(short_help="Train a solver's net as `caffe train` does.")
+class _Command(click.Command):
+    """A command whose --watch may stand without a value."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        following = [*args[1:], ""]
+        is_bare = [
+            arg == "--watch" and after not in ("stop", "report") for arg, after in zip(args, following, strict=True)
+        ]
+        return super().parse_args(
+            ctx, ["--watch=stop" if bare else arg for arg, bare in zip(args, is_bare, strict=True)]
+        )
+
+
+@click.command(cls=_Command, short_help="Train a solver's net as `caffe train` does.")
 @click.argument("path", metavar="SOLVER")
 @click.option("--snapshot", metavar="FILE", help="A .solverstate, or .solverstate.h5, to go on from.")
 @click.option("--iterations", type=click.IntRange(min=0), metavar="N", help="How many to run.  [default: to max_iter]")
@@ -43,9 +60,31 @@ _ACTIONS = click.Choice(["snapshot", "stop", "none"])
 )
 @click.option("--sigint", type=_ACTIONS, default="stop", show_default=True, help="What an interrupt does.")
 @click.option("--sighup", type=_ACTIONS, default="snapshot", show_default=True, help="What a hang-up signal does.")
+@click.option("--stats", type=click.IntRange(min=1), metavar="N", help="Record the signals of every Nth iteration.")
+@click.option(
+    "--stats-file",
+    metavar="FILE",
+    help="Where to: .npz or .parquet.  [default: the snapshot prefix and _stats.parquet, .npz without pyarrow]",
+)
+@click.option(
+    "--watch",
+    type=click.Choice(["stop", "report"]),
+    help="Apply rules as it runs, and end with 1 at the first that fires, or only report.  [without a value: stop]",
+)
 @options.training
 @options.inputs_hold("zeros")
-def train(path: str, log: Path | None, glog: bool, kind: str, sigint: str, sighup: str, **settings: Any) -> None:
+def train(
+    path: str,
+    log: Path | None,
+    glog: bool,
+    kind: str,
+    sigint: str,
+    sighup: str,
+    stats: int | None,
+    stats_file: str | None,
+    watch: str | None,
+    **settings: Any,
+) -> None:
     """Train the net of a solver as `caffe train` does: the same losses, log lines and snapshots.
 
     SOLVER is a solver prototxt; - is the standard input. An interrupt stops after the current iteration and, unless
@@ -60,16 +99,20 @@ def train(path: str, log: Path | None, glog: bool, kind: str, sigint: str, sighu
     """
     from caffestat import report
     from caffestat.api.train import training_of
+    from caffestat.logs import Watch
+    from caffestat.training.events import Statistics
 
     refuse_inputs(log, [path, *settings["weights"]])
     with ExitStack() as stack:
         requested = stack.enter_context(_signals(sigint, sighup))
+        interval = stats or (_WATCHED if watch else 0)
         with terminal.progress(f"building the nets of {path}"):
-            training, seed = training_of(path, requested=requested, **settings)
+            training, seed = training_of(path, requested=requested, stats=interval, **settings)
         terminal.tell(training)
         lines = report.TrainingLog(training.solver, seed, glog)
         file = stack.enter_context(_opened(log, append=bool(settings["snapshot"]))) if log else None
-        counter = _Counter(training.last)
+        signals = stack.enter_context(_recorded(stats_file, training)) if stats else None
+        counter, rules = _Counter(training.last), Watch() if watch else None
         if kind == "csv":
             click.echo(report.CSV_HEADER)
         for event in training.events():
@@ -80,7 +123,27 @@ def train(path: str, log: Path | None, glog: bool, kind: str, sigint: str, sighu
             for text in logged if kind == "log" else report.CURVE_FORMATS[kind](event):
                 click.echo(text)
             counter.show(event)
+            if signals is not None and isinstance(event, Statistics):
+                signals.add(event.iteration, event.values)
+            for alert in rules.see(event) if rules else ():
+                counter.clear()
+                terminal.line(f"watch: {alert}", err=True)
+                if watch == "stop":
+                    sys.exit(1)
         counter.clear()
+
+
+@contextmanager
+def _recorded(path: str | None, training: Training) -> Iterator[SignalFile]:
+    """Yield what takes the signals; they are written at the end, however it comes."""
+    from caffestat.training.statistics import SignalFile
+
+    kind = "parquet" if importlib.util.find_spec("pyarrow") else "npz"
+    file = SignalFile(path or f"{training.prefix}_stats.{kind}")
+    try:
+        yield file
+    finally:
+        file.save()
 
 
 @contextmanager

@@ -4,11 +4,15 @@ from .compare import Difference, compare
 from .diagnose import Diagnosis, Event, Trend, diagnose, expected_values
 from .losses import CAP, LossWatch, Signature
 from .reader import Key, Output, Pass, Unread, read_log, read_passes
+from .rules import RULES, Alert, Rule, rule
 from .show import diagnosis_lines
 from .sources import at_start, diagnose_log
+from .watch import Watch
 
 __all__ = [
     "CAP",
+    "RULES",
+    "Alert",
     "Diagnosis",
     "Difference",
     "Event",
@@ -16,9 +20,11 @@ __all__ = [
     "LossWatch",
     "Output",
     "Pass",
+    "Rule",
     "Signature",
     "Trend",
     "Unread",
+    "Watch",
     "at_start",
     "compare",
     "diagnose",
@@ -27,4 +33,5 @@ __all__ = [
     "expected_values",
     "read_log",
     "read_passes",
+    "rule",
 ]

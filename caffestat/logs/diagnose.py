@@ -13,10 +13,11 @@ from caffestat.program import Program
 
 from .losses import LossWatch, Signature
 from .reader import Key, Pass, Unread
+from .rules import RULES, Alert
 
 Name = TypeVar("Name", bound=Hashable)
 
-__all__ = ["Diagnosis", "Event", "Trend", "diagnose", "expected_values"]
+__all__ = ["Diagnoser", "Diagnosis", "Event", "Trend", "diagnose", "expected_values"]
 
 GROWTH = 1e3  # a blob that is this many times its first value has exploded
 FADED = 1e-6  # of the largest gradient of a param: what is below has vanished
@@ -65,6 +66,7 @@ class Diagnosis:
     events   the first of each kind, by kind
     outputs  trends of the train net's loss and outputs, by name
     losses   the losses whose value tells what went wrong
+    alerts   rules that fired over the passes
     unread   debug_info lines that could not be read
     warnings what was said of the net and could not be used
     trends   of the train net's numbers, in the order of the log
@@ -79,6 +81,7 @@ class Diagnosis:
     trends: dict[Key, Trend] = field(default_factory=dict)
     outputs: dict[str, Trend] = field(default_factory=dict)
     losses: list[Signature] = field(default_factory=list)
+    alerts: list[Alert] = field(default_factory=list)
     unread: Unread = field(default_factory=Unread)
     warnings: list[str] = field(default_factory=list)
 
@@ -90,7 +93,7 @@ class Diagnosis:
     @property
     def is_healthy(self) -> bool:
         """Whether nothing bad was found."""
-        return not self.events and not self.dead and not self.losses
+        return not self.events and not self.dead and not self.losses and not self.alerts
 
 
 def _can_die(key: Key) -> bool:
@@ -135,20 +138,47 @@ def diagnose(
     growth:           how many times its first value a blob must be to count as exploded
     unread:           what `read_log` could not read
     """
-    result = Diagnosis(unread=Unread() if unread is None else unread)
-    watch = LossWatch()
+    diagnoser = Diagnoser(places, growth, unread)
     for one in passes:
+        diagnoser.add(one)
+    return diagnoser.finish(expected)
+
+
+class Diagnoser:
+    """Looks at passes as they come; the options are those of `diagnose`. window: see `LossWatch`."""
+
+    def __init__(
+        self,
+        places: Mapping[str, Place] | None = None,
+        growth: float = GROWTH,
+        unread: Unread | None = None,
+        window: int | None = None,
+    ) -> None:
+        self.result = Diagnosis(unread=Unread() if unread is None else unread)
+        self.losses = LossWatch() if window is None else LossWatch(window)
+        self._places, self._growth = places or {}, growth
+        self._rules = [kind() for kind in RULES.values()]
+
+    def add(self, one: Pass) -> list[Alert]:
+        """Look at a pass; return the alerts of the rules that fire."""
+        result = self.result
         if one.test_net is not None:
             result.tests += 1
         else:
             _count(result, one)
-            watch.add(one)
+            self.losses.add(one)
             _follow_outputs(result.outputs, one)
-        _look(result, one, places or {}, growth)
-    result.losses = watch.signatures()
-    for key, trend in result.trends.items():
-        trend.expected = (expected or {}).get(key)
-    return result
+        _look(result, one, self._places, self._growth)
+        alerts = [alert for each in self._rules for alert in each.alerts(one)]
+        result.alerts += alerts
+        return alerts
+
+    def finish(self, expected: Mapping[Key, float] | None = None) -> Diagnosis:
+        """Return what was found."""
+        self.result.losses = self.losses.signatures()
+        for key, trend in self.result.trends.items():
+            trend.expected = (expected or {}).get(key)
+        return self.result
 
 
 def _count(result: Diagnosis, one: Pass) -> None:

@@ -61,9 +61,13 @@ _NOT_FINITE = "training has diverged; lower base_lr, or set clip_gradients"
 
 
 class LossWatch:
-    """Looks at the losses of the train net's passes as they come, and keeps the first of each kind by name."""
+    """Looks at the losses of the train net's passes as they come, and keeps the first of each kind by name.
 
-    def __init__(self) -> None:
+    window: passes that a loss must stand still for
+    """
+
+    def __init__(self, window: int = _WINDOW) -> None:
+        self._window = window
         self.found: dict[tuple[str, str], Signature] = {}
         self._first: dict[str, float] = {}
         self._recent: dict[str, deque[float]] = {}
@@ -87,7 +91,7 @@ class LossWatch:
             count = multiple_of_cap(value)
             return "cap", f"{'' if count == 1 else f'{count} · '}87.3365 = -ln(smallest float): {_AT_CAP}"
         self._first.setdefault(name, value)
-        self._recent.setdefault(name, deque(maxlen=_WINDOW)).append(value)
+        self._recent.setdefault(name, deque(maxlen=self._window)).append(value)
         if not self._stands_still(name):
             return "", ""
         meaning = describe_constant(value)
@@ -104,7 +108,7 @@ class LossWatch:
 
     def _stands_still(self, name: str) -> bool:
         recent = self._recent.get(name, ())
-        if len(recent) < _WINDOW or min(recent) <= 0:
+        if len(recent) < self._window or min(recent) <= 0:
             return False
         return max(recent) - min(recent) <= _STILL * max(recent)
 

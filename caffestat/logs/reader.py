@@ -66,6 +66,7 @@ class Pass:
     lines      where each of the values stands in the log, from 1, in their order
     norms      of all params: data L1, diff L1, data L2, diff L2
     line       where the pass begins in the log, from 1
+    signals    of a run, not of a log: by a direction "update_ratio", "zeros" or "saturated"
     """
 
     line: int
@@ -76,6 +77,7 @@ class Pass:
     values: dict[Key, float] = field(default_factory=dict)
     lines: list[int] = field(default_factory=list)
     norms: tuple[float, float, float, float] | None = None
+    signals: dict[Key, float] = field(default_factory=dict)
 
 
 @dataclass

@@ -29,6 +29,8 @@ def diagnosis_lines(found: Diagnosis, all_trends: bool = False) -> Iterator[str]
         yield _event(event)
     for one in found.losses:
         yield _signature(one)
+    for alert in found.alerts:
+        yield str(alert)
     for key in found.dead:
         yield f"dead: {key} is zero at the end ({found.trends[key].zeros} of {found.trends[key].count} passes)"
     if found.is_healthy:

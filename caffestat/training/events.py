@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from caffestat.analysis import Measurement
 from caffestat.program import Program
 
+from .statistics import Signal
+
 __all__ = [
     "BeginTest",
     "Clip",
@@ -141,10 +143,10 @@ class Iteration:
 
 @dataclass(frozen=True)
 class Statistics:
-    """Signals of one iteration by name of the quantity ("top", "bottom_diff", …), then by layer and blob."""
+    """Signals of one iteration, see `caffestat.training.statistics`."""
 
     iteration: int
-    values: Mapping[str, Mapping[tuple[str, str], float]]
+    values: Mapping[Signal, float]
 
 
 @dataclass(frozen=True)

@@ -30,6 +30,7 @@ from .policies import Schedule
 from .running import Process, Running, Sum
 from .snapshot import State as Snapshot
 from .snapshot import file_names, read_state, write_model, write_state
+from .statistics import signals_of
 from .update import Update
 from .validation import snapshot_prefix, unwritable, validate
 
@@ -46,6 +47,7 @@ class Training:
 
     debug:     measure every pass and display every iteration, as if the solver had `debug_info: true`
     snapshot:  a .solverstate to go on from
+    stats:     every how many iterations to yield signals (`Statistics`); 0 for never
     iterations: how many to run, instead of up to the solver's max_iter
     requested: called after each iteration and each test batch; returns NONE, SNAPSHOT or STOP
     findings, notes: what is strange about the solver and its nets, and lines worth telling
@@ -65,6 +67,7 @@ class Training:
         saves: bool = True,
         snapshot: str | None = None,
         iterations: int | None = None,
+        stats: int = 0,
         requested: Callable[[], str] = lambda: NONE,
     ) -> None:
         validate(solver)
@@ -73,7 +76,8 @@ class Training:
         self.findings: list[Finding] = list(solver.findings)
         self.notes: list[str] = []
         self._requested = requested
-        self._prefix = snapshot_prefix(solver)
+        self._stats = stats
+        self.prefix = snapshot_prefix(solver)
         self._saves = saves
         self._prelude: list[e.Event] = []
         if snapshot and values.weights:
@@ -141,7 +145,7 @@ class Training:
             copied = copy_file(net, params, path)
             self._prelude.append(e.WeightsLoaded(path, copied.ignored))
             self.notes.extend([str(copied)] if str(copied) not in self.notes else [])
-        return Running(program, params, p, is_test)
+        return Running(program, params, p, is_test, bool(self._stats) and not is_test)
 
     def _refuse_untrainable(self, net: Net, synthetic: Sequence[str]) -> None:
         """Raise InputError for data that is not available, NetError for a layer that cannot be computed."""
@@ -199,15 +203,19 @@ class Training:
                 return
         displayed = self.debug or bool(m.display and iteration % m.display == 0)
         self._measures = self.debug or (displayed and m.debug_info)
+        collects = bool(self._stats) and iteration % self._stats == 0
         total, loss = Sum(self.train.net, m.iter_size), _F(0)
         for _ in range(m.iter_size):
-            result = self.train.step(self._measures, total.several)
+            result = self.train.step(self._measures or collects, total.several)
             measured = total.add(result, self.train.runner)
-            if measured:
+            if measured and (self._measures or measured.inner):
                 yield e.Pass(self.train.program, measured, not self._measures)
             loss += result.loss
         loss = loss / _F(m.iter_size)
         yield self._update(total, loss, result, displayed)
+        if collects and measured:
+            signals = signals_of(self.train.net, measured, self.train.values, self._diffs)
+            yield e.Statistics(iteration, signals)
         yield from self._obey()
 
     def _update(self, total: Sum, loss: np.float32, result: Step, displayed: bool) -> e.Iteration:
@@ -331,7 +339,7 @@ class Training:
     def _snapshot(self) -> Events:
         if not self._saves:
             return
-        model, state = file_names(self.message, self._prefix, self.iteration)
+        model, state = file_names(self.message, self.prefix, self.iteration)
         diffs = self._diffs_of_params() if self.message.snapshot_diff else None
         write_model(model, self.train.net, self.train.values, diffs)
         write_state(state, Snapshot(self.iteration, self.schedule.current_step, model, self.update.history))

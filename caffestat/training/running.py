@@ -37,11 +37,19 @@ class Process:
 class Running:
     """A net and its params' values; it is compiled when the first pass is due, and again when its shapes change."""
 
-    def __init__(self, program: NetProgram, values: list[np.ndarray], process: Process, forward_only: bool) -> None:
+    def __init__(
+        self,
+        program: NetProgram,
+        values: list[np.ndarray],
+        process: Process,
+        forward_only: bool,
+        activity: bool = False,
+    ) -> None:
         self.net = program.net
         self.program = program
         self.values = values
         self._process = process
+        self._activity = activity
         self._forward_only = forward_only  # a test net's passes, whatever its phase
         self.runner: Runner | None = None
         self._states: dict[str, np.ndarray] = {}
@@ -58,7 +66,15 @@ class Running:
         net = self._settler.settle(self.net, self.values, feeds)
         if self.runner is None or decided(self._settled) != decided(net):
             self._settled, program = net, self.program if net is self.net else from_net(net)
-            self.runner = Runner(program, self.values, p.device, self._forward_only, changing=True, states=self._states)
+            self.runner = Runner(
+                program,
+                self.values,
+                p.device,
+                self._forward_only,
+                changing=True,
+                states=self._states,
+                activity=self._activity,
+            )
         measure = measure or any(inner.prints for inner in self.runner.forward.inner.values())
         return self.runner.step(feeds.of(self.runner.forward, net), measure, measure and each)
 

@@ -1,6 +1,6 @@
 """Prints prediction and measurement of nets side by side: `python models/experiments/show.py [NET…]`.
 
-Without arguments the three experiments of this folder. Every number is a mean absolute value, as Caffe's debug_info
+Without arguments the four experiments of this folder. Every number is a mean absolute value, as Caffe's debug_info
 prints it; gains are of amplitudes.
 """
 
@@ -16,7 +16,8 @@ from caffestat.net import build, read_net
 from caffestat.program import Program, from_net
 
 HERE = Path(__file__).parent
-EXPERIMENTS = ("relu_xavier", "relu_gaussian", "sigmoid_gaussian")
+EXPERIMENTS = ("relu_xavier", "relu_gaussian", "sigmoid_gaussian", "tanh_xavier")
+DIGITS = {"data": (32, 1, 28, 28)}  # their shape; without the digits (see digits.py) noise takes their place
 SEED = 1701
 
 HEADER = (
@@ -46,7 +47,7 @@ def table(program: Program, prediction: Prediction, measured: Measurement) -> It
 def main(paths: list[str]) -> None:
     """Print one table per net."""
     for path in paths or [str(HERE / f"{name}.prototxt") for name in EXPERIMENTS]:
-        program = from_net(build(read_net(path)))
+        program = from_net(build(read_net(path), shapes=DIGITS if Path(path).stem in EXPERIMENTS else {}))
         print(f"{Path(path).name}")
         print("\n".join(table(program, predict(program), measure(program, SEED)[1])))
         print()

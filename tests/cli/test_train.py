@@ -14,6 +14,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
@@ -126,3 +127,20 @@ def wait_for(path: Path, text: str) -> None:
             return
         time.sleep(0.05)
     raise AssertionError(f"{text!r} never came")
+
+
+def test_signals_and_rules() -> None:
+    result = caffestat_(
+        "train", "solver.prototxt", "--iterations", "5", "--stats", "2", "--stats-file", "s.npz", "--watch", "report"
+    )
+    assert (result.exit_code, "watch: " in result.stderr) == (0, False)
+    with np.load("s.npz") as arrays:
+        assert arrays["iteration"].tolist() == [0, 2, 4]
+    Path("fast.prototxt").write_text(
+        re.sub("base_lr: .*", "base_lr: 1e8", Path("solver.prototxt").read_text()).replace("multistep", "fixed")
+    )
+    for args in (["--watch", "fast.prototxt"], ["fast.prototxt", "--watch=stop"]):
+        result = caffestat_("train", *args)
+        assert result.exit_code == 1
+        assert re.fullmatch(r"watch: [\w-]+ at iteration \d+: .*", result.stderr.splitlines()[-1])
+        assert "Optimization Done." not in result.stdout

@@ -34,8 +34,8 @@ def test_reports_fit_the_schema(schema: Any, root: Path) -> None:
     for report in (
         tiny_report(),
         tiny_report(measured=False, text='layer { name: "x" type: "Mystery" top: "x" }'),
-        caffestat.analyze(path, static=True, predict=True),
-        caffestat.analyze(path, detail=True, batch=2, device="cpu"),
+        caffestat.analyze(path, static=True, predict=True, shapes={"data": (2, 1, 28, 28)}),
+        caffestat.analyze(path, detail=True, shapes={"data": (2, 1, 28, 28)}, data="synthetic", device="cpu"),
     ):
         assert faults(schema, report) == []
 

@@ -1,0 +1,146 @@
+"""Signals of a training run: mean |x| of blobs, gradients, weights and updates, and the file that keeps them."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from caffestat.analysis import Measurement
+from caffestat.errors import InputError
+from caffestat.files import replacing
+from caffestat.net import Net
+
+__all__ = ["QUANTITIES", "Signal", "SignalFile", "signals_of"]
+
+QUANTITIES = {
+    "top": "mean |x| of a top blob",
+    "bottom_diff": "mean |dx| of a bottom blob",
+    "param": "mean |w| of a param",
+    "param_diff": "mean |dw| of a param, before clipping, averaging and weight decay",
+    "update": "mean |update| of a param: what was subtracted",
+    "update_ratio": "mean |update| / mean |w|",
+    "zeros": "share of zeros in the top of a ReLU",
+    "saturated": "share of the top of a sigmoid or tanh where the slope is below a twentieth of the largest",
+}
+"""What is recorded."""
+
+
+class Signal(NamedTuple):
+    """Which number: a quantity of QUANTITIES, a layer, and a blob's name or a param's index."""
+
+    quantity: str
+    layer: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.quantity}/{self.layer}/{self.name}"
+
+
+def signals_of(
+    net: Net, measured: Measurement, values: Sequence[np.ndarray], updates: Mapping[int, np.ndarray | None]
+) -> dict[Signal, float]:
+    """Return the signals of one iteration; an in-place layer's top replaces the one that it works on.
+
+    values:  the params after the update
+    updates: what was subtracted, by owner param
+    """
+    found: dict[Signal, float] = {}
+    for node in net.nodes:
+        for top, blob in enumerate(node.tops):
+            name = net.blobs[blob].name
+            for quantity, source in (
+                ("top", measured.tops),
+                ("zeros", measured.zeros),
+                ("saturated", measured.saturated),
+            ):
+                _put(found, Signal(quantity, node.name, name), source.get((node.index, top)))
+        for index, blob in enumerate(node.bottoms):
+            _put(
+                found,
+                Signal("bottom_diff", node.name, net.blobs[blob].name),
+                measured.bottom_diffs.get((node.index, index)),
+            )
+        for index, number in enumerate(node.params):
+            _put(found, Signal("param", node.name, str(index)), measured.params.get((node.index, index)))
+            if not net.params[number].param.is_statistic:  # which has no gradient
+                _put(found, Signal("param_diff", node.name, str(index)), measured.param_diffs.get((node.index, index)))
+            _put_update(found, net, node.name, index, number, values, updates)
+    return found
+
+
+def _put(found: dict[Signal, float], signal: Signal, value: float | None) -> None:
+    if value is not None:
+        found[signal] = value
+
+
+def _put_update(
+    found: dict[Signal, float],
+    net: Net,
+    layer: str,
+    index: int,
+    number: int,
+    values: Sequence[np.ndarray],
+    updates: Mapping[int, np.ndarray | None],
+) -> None:
+    update = updates.get(number)
+    if update is None or net.params[number].owner is not None or net.params[number].param.is_statistic:
+        return
+    size, weight = (float(np.abs(array).mean()) for array in (update, values[number]))
+    found[Signal("update", layer, str(index))] = size
+    if weight:
+        found[Signal("update_ratio", layer, str(index))] = size / weight
+
+
+class SignalFile:
+    """Signals by iteration, written as one table: Parquet when the file's name says so, else a NumPy archive.
+
+    The archive holds `iteration` [R], `quantity`, `layer` and `name` [S], and `values` [R, S], NaN where a signal was
+    not measured. The Parquet table has a column `iteration` and one called quantity/layer/name for each signal.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        if self.path.suffix == ".parquet":
+            _pyarrow(self.path)
+        elif self.path.suffix != ".npz":
+            raise InputError(f"{path}: expected a name that ends in .npz or .parquet")
+        self._iterations: list[int] = []
+        self._rows: list[Mapping[Signal, float]] = []
+        self._signals: dict[Signal, int] = {}
+
+    def add(self, iteration: int, values: Mapping[Signal, float]) -> None:
+        """Add the signals of one iteration."""
+        for signal in values:
+            self._signals.setdefault(signal, len(self._signals))
+        self._iterations.append(iteration)
+        self._rows.append(values)
+
+    def save(self) -> None:
+        """Write all that was added; the file is replaced atomically. Raises InputError when it cannot be written."""
+        table = np.full((len(self._rows), len(self._signals)), np.nan, np.float32)
+        for row, values in enumerate(self._rows):
+            table[row, [self._signals[signal] for signal in values]] = list(values.values())
+        with replacing(self.path) as fresh:
+            (self._save_parquet if self.path.suffix == ".parquet" else self._save_npz)(fresh, table)
+
+    def _save_npz(self, path: Path, table: np.ndarray) -> None:
+        with path.open("wb") as file:
+            columns = {field: np.array([getattr(s, field) for s in self._signals], str) for field in Signal._fields}
+            np.savez_compressed(file, iteration=np.array(self._iterations), values=table, **columns)  # type: ignore[arg-type]
+
+    def _save_parquet(self, path: Path, table: np.ndarray) -> None:
+        arrow = _pyarrow(self.path)
+        columns = {"iteration": np.array(self._iterations, np.int64)}
+        columns |= {str(signal): table[:, column] for signal, column in self._signals.items()}
+        importlib.import_module("pyarrow.parquet").write_table(arrow.table(columns), str(path))
+
+
+def _pyarrow(path: Path) -> Any:
+    try:
+        return importlib.import_module("pyarrow")
+    except ImportError as error:
+        raise InputError(f"{path}: Parquet takes pyarrow: pip install 'caffestat[parquet]', or write .npz") from error
