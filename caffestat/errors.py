@@ -5,6 +5,7 @@ CaffestatError                 the base; the command line prints its message and
 │   ├── PrototextError         the text does not follow the protobuf text format
 │   ├── SchemaError            the text parses, but a value does not fit Caffe's schema
 │   ├── NetError               the net does not fit together: unknown bottom, duplicate top, wrong shape
+│   │   └── RefusedError       the same, with the Report of what stands before and beside the faults
 │   └── SolverError            a solver that Caffe refuses: unknown policy, missing field, contradiction
 ├── InputError                 a file, an option or an array that the user gave cannot be used
 │   └── RunError               the runtime cannot compile or run what the file describes
@@ -14,7 +15,9 @@ CaffestatError                 the base; the command line prints its message and
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 __all__ = [
     "CaffestatError",
@@ -25,6 +28,7 @@ __all__ = [
     "NetError",
     "Place",
     "PrototextError",
+    "RefusedError",
     "RunError",
     "SchemaError",
     "SolverError",
@@ -82,6 +86,19 @@ class SchemaError(SourceError):
 
 class NetError(SourceError):
     """The layers do not fit together."""
+
+
+class RefusedError(NetError):
+    """A net that Caffe refuses, of which a part can be told nevertheless.
+
+    errors: all that it would stop at, the first of which this is
+    report: the `caffestat.report.Report` of the rest
+    """
+
+    def __init__(self, errors: Sequence[NetError], report: Any) -> None:
+        super().__init__(errors[0].message, errors[0].place)
+        self.errors = tuple(errors)
+        self.report = report
 
 
 class SolverError(SourceError):

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from caffestat.errors import Finding
+from caffestat.errors import CaffestatError, Finding, NetError, RefusedError
 from caffestat.options import DEFAULT_SEED, NetOptions, RunOptions, ValueOptions
 
 if TYPE_CHECKING:
@@ -58,7 +58,8 @@ def analyze(
     seed, weights, assume_filler: see `caffestat.options.ValueOptions`
     device, inputs, inputs_hold, loss, forward_only: see `caffestat.options.RunOptions`
 
-    Raises a CaffestatError when the file, the net or an option cannot be used.
+    Raises a CaffestatError when the file, the net or an option cannot be used. For a net that Caffe refuses it is a
+    RefusedError with the `report` of what stands before and beside the faults.
     """
     from caffestat.program import is_onnx, open_file
 
@@ -79,21 +80,30 @@ def analyze_file(
     predict: bool = False,
     detail: bool = False,
 ) -> Report:
-    """Return what `analyze` does, of an opened prototxt."""
+    """Return what `analyze` does, of an opened prototxt; raise what it raises."""
     from caffestat.program.opening import refuse_loss
 
     refuse_loss(run)
-    program = file.program(net, values)
+    faults: list[NetError] = []
+    program = file.program(net, values, faults)
     if not (values.weights or values.assume_filler):
         program.findings = (*program.findings, *_unfilled(program.net))
     # Caffe runs no backward pass in the test phase
     run = replace(run, forward_only=run.forward_only or program.phase == "TEST")
-    report = _analyze(program, file.source.name, file.seed(values.seed), run, static, predict, detail)
-    if not detail:
-        return report
-    from caffestat.report.detail import with_detail
+    try:
+        report = _analyze(program, file.source.name, file.seed(values.seed), run, static, predict, detail)
+    except CaffestatError as error:
+        if not faults:
+            raise
+        report = _analyze(program, file.source.name, file.seed(values.seed), run, True, False, False)
+        report = replace(report, notes=(*report.notes, f"the net was not run: {error}"))
+    if detail:
+        from caffestat.report.detail import with_detail
 
-    return with_detail(report, file, net, values)
+        report = with_detail(report, file, net, values)
+    if faults:
+        raise RefusedError(faults, replace(report, errors=tuple(Finding(e.place, e.message) for e in faults)))
+    return report
 
 
 def analyze_model(

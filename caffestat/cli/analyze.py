@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from caffestat.errors import RefusedError
 from caffestat.files import refuse_inputs
 
 from . import options, terminal
@@ -53,9 +54,15 @@ def analyze(path: str, format: str, opens: bool, output: Path | None, **settings
     page = terminal.page_file(format, output, opens)
     refuse_inputs(output, [path, *settings["weights"]])
     with terminal.progress(f"analyzing {path}"):
-        result = api.analyze(path, detail=format == "html", **settings)
+        refused = None
+        try:
+            result = api.analyze(path, detail=format == "html", **settings)
+        except RefusedError as error:
+            refused, result = error, error.report
         text = report.render(result, format, terminal.width(output))
     terminal.tell(result)
     terminal.write(text, page)
     if opens and page:
         terminal.open_page(page)
+    if refused:
+        raise refused

@@ -94,5 +94,5 @@ def main() -> None:
       caffestat rewrite --filler auto *.prototxt  better fillers, and nothing else changed
 
     Exit codes: 0; 1 when `rewrite --check` finds something to change; 2 when the file, the net or an option cannot
-    be used.
+    be used; of a net that Caffe refuses `analyze` still shows what stands before and beside the fault.
     """

@@ -53,6 +53,8 @@ def tell(report: Report | DebugLog | Training) -> None:
         line(f"warning: {finding}", err=True)
     for note in report.notes:
         line(f"note: {note}", err=True)
+    for error in getattr(report, "errors", ())[1:]:  # the first one is what the command ends with
+        line(f"error: {error}", err=True)
 
 
 def write(text: str, output: Path | None) -> None:

@@ -13,12 +13,13 @@ from caffestat.errors import Finding, NetError, Place
 from caffestat.layers import Layer, Param, Shape, Source, layer_class, layer_types, type_name
 from caffestat.schema import UnknownField, caffe_pb2
 
+from .assumed import only_fits
 from .backprop import mark_backward
 from .dialects import Choice, choose
 from .model import Blob, Net, NetParam, Node
 from .rules import State, filter_layers
 from .source import NetSource
-from .splits import insert_splits
+from .splits import insert_splits, without_unknown_bottoms
 from .upgrade import Entry
 
 __all__ = ["UnknownLayer", "build", "state_of"]
@@ -58,6 +59,7 @@ class _Builder:
     data: str
     unknown_fields: list[tuple[str, int]]  # that the source has, for its dialects too: name and offset
     choices: Mapping[int, Choice]  # by the id of the layer's text
+    faults: list[NetError] | None = None  # what Caffe would stop at; None to stop there as well
     nodes: list[Node] = field(default_factory=list)
     blobs: list[Blob] = field(default_factory=list)
     params: list[NetParam] = field(default_factory=list)
@@ -66,6 +68,7 @@ class _Builder:
     available: set[str] = field(default_factory=set)
     owners: dict[str, int] = field(default_factory=dict)
     stated: dict[tuple[int, str], tuple[float, Layer]] = field(default_factory=dict)
+    readers: dict[str, list[tuple[Entry, str]]] = field(default_factory=dict)  # see `_readers`
     findings: list[Finding] = field(default_factory=list)
     told: set[str] = field(default_factory=set)
 
@@ -82,12 +85,14 @@ class _Builder:
     def create(self, entry: Entry) -> Layer:
         """Return the layer of an entry, its phase set and its bottoms and tops counted."""
         proto = entry.proto
-        choice = self.choices.get(id(entry.text))
-        cls = choice.cls if choice else layer_class(proto.type)
+        choice, cls = self.choices.get(id(entry.text)), self.class_of(entry)
         if cls is None:
             layer = self.create_as(UnknownLayer, entry)
             layer.why_unknown = _unknown_type(proto)
-            self.findings.append(Finding(entry.place, layer.why_unknown))
+            return layer
+        if entry.fault:
+            layer = self.create_as(UnknownLayer, entry)
+            layer.why_unknown = entry.fault
             return layer
         if choice and choice.note:
             self.tell_once(entry.place, f"type {type_name(proto)!r} {choice.note}")
@@ -95,6 +100,8 @@ class _Builder:
             layer = self.create_as(cls, entry)
         except NetError as error:
             why = self.forgive(entry, error)
+            if len(entry.proto.propagate_down) != len(entry.proto.bottom):
+                entry.proto.ClearField("propagate_down")
             layer = self.create_as(UnknownLayer, entry)
             layer.why_unknown = why
         return layer
@@ -127,16 +134,23 @@ class _Builder:
     def forgive(self, entry: Entry, error: NetError) -> str:
         """Tell of an error as a finding, and return it, when the layer has fields that Caffe lacks: they may be why.
 
-        Raises the error again when it has none.
+        When it has none, the error is a fault.
         """
         start, end = entry.text.span if entry.text else (0, 0)
         unknown = [name for name, offset in self.unknown_fields if start <= offset < end]
         if not unknown or entry.text is None:
-            raise error
+            self.fault(error)
+            return error.message
         named = ", ".join(dict.fromkeys(unknown))
         why = f"{error.message}; but it has fields that Caffe lacks ({named}): its tops are taken as unknown"
         self.findings.append(Finding(error.place, why))
         return why
+
+    def fault(self, error: NetError) -> None:
+        """Keep an error that Caffe would stop at, and go on; raise it where the net is wanted whole."""
+        if self.faults is None:
+            raise error
+        self.faults.append(error)
 
     def attach_reader(self, layer: Layer) -> None:
         """Open the data that the layer names, if it names any and it is at hand."""
@@ -156,9 +170,11 @@ class _Builder:
         in_place = index < len(proto.bottom) and proto.bottom[index] == name
         if name in self.by_name and not in_place:
             other = self.writers[name]
-            raise layer.error(
-                f"top blob {name!r} is already produced by layer {other.name!r} at {other.place}; "
-                "give one of them another name"
+            self.fault(
+                layer.error(
+                    f"top blob {name!r} is already produced by layer {other.name!r} at {other.place}; "
+                    "give one of them another name"
+                )
             )
         if not in_place:
             self.by_name[name] = self.new_blob(name)
@@ -175,6 +191,8 @@ class _Builder:
         layer = node.layer
         known = [shape for shape in node.bottom_shapes if shape is not None]
         node.top_shapes = _given_shapes(layer)
+        if self.class_of(entry) is None:
+            self.tell_unknown_type(node)
         if len(known) == len(node.bottoms) and not layer.why_unknown:
             try:
                 node.top_shapes, params = _tops_and_params(layer, known)
@@ -184,7 +202,59 @@ class _Builder:
                 layer.why_unknown = self.forgive(entry, error)
         for blob, shape in zip(node.tops, node.top_shapes, strict=True):
             self.blobs[blob].shape = shape
-        node.loss_weights = _loss_weights(layer)
+        try:
+            node.loss_weights = _loss_weights(layer)
+        except NetError as error:
+            self.fault(error)
+            node.loss_weights = (0.0,) * layer.top_count
+
+    def class_of(self, entry: Entry) -> type[Layer] | None:
+        choice = self.choices.get(id(entry.text))
+        return choice.cls if choice else layer_class(entry.proto.type)
+
+    def tell_unknown_type(self, node: Node) -> None:
+        """Warn of a type that nobody has, and give its top the bottom's shape where nothing else fits."""
+        layer, message = node.layer, node.layer.why_unknown
+        if None in node.top_shapes:
+            if why := self.keeps_shape(node):
+                [shape] = node.bottom_shapes
+                node.top_shapes = (shape,)
+                message += f"; top {layer.proto.top[0]!r} is taken to have its bottom's shape {shape}, {why}"
+            else:
+                message += (
+                    "; its tops have unknown shapes, what depends on them is left out "
+                    "(--shape NAME=N,C,H,W gives one a shape)"
+                )
+            layer.why_unknown = message
+        self.findings.append(Finding(node.place, message))
+
+    def keeps_shape(self, node: Node) -> str:
+        """Return why the one top of a layer must have the shape of its one bottom; "" where it need not."""
+        if len(node.bottoms) != 1 or len(node.tops) != 1 or None in node.bottom_shapes:
+            return ""
+        if node.bottoms == node.tops:
+            return "as it works in place"
+        [name], [shape] = node.layer.proto.top, node.bottom_shapes
+        for reader, read in self.readers.get(name, []):
+            if self.needs(reader, read, shape):
+                return f"which alone fits layer {reader.proto.name!r} ({reader.proto.type})"
+        return ""
+
+    def needs(self, reader: Entry, name: str, shape: Shape | None) -> bool:
+        """Tell whether a layer that stands later takes a blob in this shape alone."""
+        cls = self.class_of(reader)
+        bottoms = [shape if bottom == name else self.shape_of(bottom) for bottom in reader.proto.bottom]
+        known = [found for found in bottoms if found is not None]
+        if cls is None or len(known) < len(bottoms) or len(bottoms) < 2:
+            return False
+        try:
+            return only_fits(self.create_as(cls, reader), known, list(reader.proto.bottom).index(name))
+        except NetError:
+            return False
+
+    def shape_of(self, name: str) -> Shape | None:
+        number = self.by_name.get(name)
+        return None if number is None else self.blobs[number].shape
 
     def tell_unknown(self, node: Node) -> None:
         """Warn of tops whose shapes stand neither in the file nor with the user."""
@@ -219,15 +289,18 @@ class _Builder:
         return number
 
     def check_sharing(self, layer: Layer, sharer: NetParam, spec: Any) -> None:
-        """Raise NetError unless the sharer's shape fits its owner's: the same, or the same count when PERMISSIVE."""
+        """See that the sharer's shape fits its owner's: the same, or the same count when PERMISSIVE."""
         owner = self.params[sharer.owner or 0]
         mine, other = sharer.param.shape, owner.param.shape
         permissive = spec.share_mode == caffe_pb2.ParamSpec.PERMISSIVE
         if mine != other and not (permissive and math.prod(mine) == math.prod(other)):
             owning = self.nodes[owner.node]
-            raise layer.error(
-                f"param {spec.name!r} of shape {mine} cannot share the values of layer {owning.name!r} "
-                f"at {owning.place}, which have shape {other}; give it a name of its own"
+            sharer.owner = None
+            self.fault(
+                layer.error(
+                    f"param {spec.name!r} of shape {mine} cannot share the values of layer {owning.name!r} "
+                    f"at {owning.place}, which have shape {other}; give it a name of its own"
+                )
             )
 
     def state_multiplier(self, layer: Layer, owner: int, spec: Any, name: str) -> None:
@@ -237,9 +310,11 @@ class _Builder:
         value = getattr(spec, name)
         first = self.stated.setdefault((owner, name), (value, layer))
         if first[0] != value:
-            raise layer.error(
-                f"shared param {spec.name!r} has {name} {value:g}, but {first[0]:g} at {first[1].place}; "
-                "make them equal"
+            self.fault(
+                layer.error(
+                    f"shared param {spec.name!r} has {name} {value:g}, but {first[0]:g} at {first[1].place}; "
+                    "make them equal"
+                )
             )
         setattr(self.params[owner], name, value)
 
@@ -252,10 +327,7 @@ def _unknown_type(proto: Any) -> str:
     known = {name.lower(): name for name in layer_types()}
     close = difflib.get_close_matches(proto.type.lower(), known, n=1)
     hint = f" (did you mean {known[close[0]]!r}?)" if close else ""
-    return (
-        f"layer {proto.name!r}: unknown layer type {proto.type!r}{hint}; its tops have unknown shapes, "
-        "what depends on them is left out (--shape NAME=N,C,H,W gives one a shape)"
-    )
+    return f"layer {proto.name!r}: unknown layer type {proto.type!r}{hint}"
 
 
 def _check_blob(layer: Layer, name: str, shape: Shape) -> None:
@@ -312,6 +384,7 @@ def build(
     batch: int | None = None,
     data: str = "auto",
     dialect: str | None = None,
+    faults: list[NetError] | None = None,
 ) -> Net:
     """Return the net that a source describes in a state.
 
@@ -319,7 +392,8 @@ def build(
     batch:  replaces the first axis of every data blob.
     data:   what data layers read: "auto" (what they name, where it is at hand), "real" (that or an error), "synthetic".
     dialect: the fork whose layer types are meant where forks of Caffe have different ones of one name.
-    Raises NetError (file:line) where Caffe would stop.
+    faults:  takes the errors at which Caffe would stop; what depends on them is then unknown.
+    Raises NetError (file:line) where Caffe would stop, the first time, unless there are `faults` to take it.
     """
     state = state or state_of(source)
     if not source.layers:
@@ -330,12 +404,14 @@ def build(
     findings = [f for f in source.findings if not (isinstance(f, UnknownField) and f.field in own)]
     findings += [finding for choice in choices.values() for finding in choice.addition.findings]
     unknown = [(f.field.name, f.field.span[0]) for f in findings if isinstance(f, UnknownField)]
-    builder = _Builder(state, shapes or {}, batch, data, unknown, choices)
-    layers = insert_splits(filter_layers(source.layers, state))
+    builder = _Builder(state, shapes or {}, batch, data, unknown, choices, faults)
+    kept = filter_layers(source.layers, state)
+    layers = insert_splits(kept if faults is None else without_unknown_bottoms(kept, faults))
     if not layers:
         raise NetError(
             "no layer is left in this phase (check include/exclude rules, --phase, --stage)", _first_place(source)
         )
+    builder.readers = _readers(layers)
     for entry in layers:
         builder.add(entry)
     unused = set(builder.shapes) - set(builder.by_name)
@@ -348,6 +424,19 @@ def build(
     net.findings = (*findings, *builder.findings)
     mark_backward(net, bool(source.header.force_backward))
     return net
+
+
+def _readers(layers: Sequence[Entry]) -> dict[str, list[tuple[Entry, str]]]:
+    """Return the layers that read each blob, and the name by which they do: that of a Split's top where one is between.
+
+    A Split itself does not count.
+    """
+    readers: dict[str, list[tuple[Entry, str]]] = {}
+    for entry in reversed(layers):
+        for bottom in entry.proto.bottom:
+            found = [reader for top in entry.proto.top for reader in readers.get(top, [])]
+            readers.setdefault(bottom, []).extend(found if entry.proto.type == "Split" else [(entry, bottom)])
+    return readers
 
 
 def _first_place(source: NetSource) -> Place:

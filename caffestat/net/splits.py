@@ -12,7 +12,7 @@ from caffestat.schema import LayerParameter
 
 from .upgrade import Entry
 
-__all__ = ["insert_splits"]
+__all__ = ["insert_splits", "without_unknown_bottoms"]
 
 Top = tuple[int, int]  # layer index, top index
 
@@ -41,7 +41,10 @@ def _unknown_bottom(entry: Entry, bottom: str, layers: Sequence[Entry], known: d
 
 
 def _sources(layers: Sequence[Entry]) -> tuple[list[list[Top]], Counter[Top], dict[Top, float]]:
-    """Return the top that each bottom reads, how often each top is used, and the loss weights, which count as a use."""
+    """Return the top that each bottom reads, how often each top is used, and the loss weights, which count as a use.
+
+    Raises NetError for a bottom that no earlier layer produces.
+    """
     last: dict[str, Top] = {}
     sources: list[list[Top]] = []
     uses: Counter[Top] = Counter()
@@ -67,6 +70,30 @@ def _split_layer(entry: Entry, top: int, count: int, weight: float) -> Entry:
     if weight:
         split.loss_weight.extend([weight, *[0.0] * (count - 1)])
     return Entry(split, None, entry.place, is_inserted=True)
+
+
+def without_unknown_bottoms(layers: Sequence[Entry], faults: list[NetError]) -> list[Entry]:
+    """Return the layers without the bottoms that no earlier layer produces; a blob that is missing is one fault.
+
+    A layer that lacks one says so in `fault`.
+    """
+    known: dict[str, Top] = {}
+    told: set[str] = set()
+    result = []
+    for index, entry in enumerate(layers):
+        missing = [name for name in dict.fromkeys(entry.proto.bottom) if name not in known]
+        if missing:
+            errors = [_unknown_bottom(entry, name, layers, known) for name in missing]
+            faults += [error for name, error in zip(missing, errors, strict=True) if name not in told]
+            told.update(missing)
+            proto = LayerParameter()
+            proto.CopyFrom(entry.proto)
+            proto.ClearField("propagate_down")
+            proto.bottom[:] = [name for name in proto.bottom if name in known]
+            entry = replace(entry, proto=proto, fault=errors[0].message)
+        known.update((top, (index, position)) for position, top in enumerate(entry.proto.top))
+        result.append(entry)
+    return result
 
 
 def insert_splits(layers: Sequence[Entry]) -> list[Entry]:

@@ -21,12 +21,14 @@ class Entry:
     """One layer message (of any generation), the text it was read from (None when there is none), and its place.
 
     is_inserted: Caffe adds the layer itself
+    fault: why it cannot be computed, where that is known before its class is asked
     """
 
     proto: Any
     text: Message | None
     place: Place
     is_inserted: bool = False
+    fault: str = ""
 
 
 _V0_TYPES = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from caffestat.errors import Finding, InputError
+from caffestat.errors import Finding, InputError, NetError
 from caffestat.net import TEST, TRAIN, Net, NetSource, Solver, State, build, state_of
 from caffestat.net.source import read_document, source_of
 from caffestat.options import DEFAULT_SEED, NetOptions, RunOptions, ValueOptions
@@ -60,13 +60,16 @@ class NetFile:
             level = state.level if level is None and state.HasField("level") else level
         return state_of(self.source, TEST, level, stages)
 
-    def build(self, options: NetOptions) -> Net:
-        """Return the net. Raises NetError where Caffe would stop."""
-        return build(self.source, self.state(options), options.shapes, options.batch, options.data, options.dialect)
+    def build(self, options: NetOptions, faults: list[NetError] | None = None) -> Net:
+        """Return the net. Raises NetError where Caffe would stop, unless there are `faults` to take it."""
+        o = options
+        return build(self.source, self.state(o), o.shapes, o.batch, o.data, o.dialect, faults)
 
-    def program(self, options: NetOptions, values: ValueOptions) -> NetProgram:
-        """Return the program of the net, with what is strange about the file."""
-        net = self.build(options)
+    def program(
+        self, options: NetOptions, values: ValueOptions, faults: list[NetError] | None = None
+    ) -> NetProgram:
+        """Return the program of the net, with what is strange about the file; see `build`."""
+        net = self.build(options, faults)
         net.findings = (*self.findings, *net.findings)
         return from_net(net, values)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
+from caffestat.errors import Finding
 from caffestat.escape import json_text
 
 from .model import Detail, LayerRow, ParamRow, Report, Spread, TopRow
@@ -43,10 +44,15 @@ def to_dict(report: Report) -> dict[str, Any]:
             "is_complete": totals.is_complete,
         },
         "norms": norms and {name: number(value) for name, value in vars(norms).items()},
-        "findings": [{"file": f.place.file, "line": f.place.line, "message": f.message} for f in report.findings],
+        "findings": [_finding(finding) for finding in report.findings],
+        "errors": [_finding(error) for error in report.errors],
         "notes": list(report.notes),
         **({"detail": _detail(report.detail)} if report.detail else {}),
     }
+
+
+def _finding(finding: Finding) -> dict[str, Any]:
+    return {"file": finding.place.file, "line": finding.place.line, "message": finding.message}
 
 
 def _detail(detail: Detail) -> dict[str, Any]:

@@ -229,6 +229,7 @@ class Report:
     inputs  of ONNX models: the values that come from outside and that a layer reads
     device  "cpu" or "cuda"; None when the net was not run
     norms   None without a backward pass
+    errors  what Caffe refuses the net for; what depends on it has no shapes
     notes   what the reader should know about the run, in sentences
     detail  the source's text and what `check` finds in it, only in detailed reports
     """
@@ -243,6 +244,7 @@ class Report:
     inputs: tuple[TopRow, ...] = ()
     norms: Norms | None = None
     findings: tuple[Finding, ...] = ()
+    errors: tuple[Finding, ...] = ()
     notes: tuple[str, ...] = ()
     detail: Detail | None = None
     format_version: int = FORMAT_VERSION
