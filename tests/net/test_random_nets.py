@@ -76,7 +76,7 @@ def type_is_caffes(name: str) -> bool:
     from caffestat.layers import layer_class
 
     cls = layer_class(name)
-    return cls is not None and not cls.read_as and not cls.dialect
+    return cls is not None and not cls.read_as and ".forks" not in cls.__module__
 
 
 # ---- gradients -------------------------------------------------------------------------------------------------------
