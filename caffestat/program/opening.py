@@ -65,9 +65,7 @@ class NetFile:
         o = options
         return build(self.source, self.state(o), o.shapes, o.batch, o.data, o.dialect, faults)
 
-    def program(
-        self, options: NetOptions, values: ValueOptions, faults: list[NetError] | None = None
-    ) -> NetProgram:
+    def program(self, options: NetOptions, values: ValueOptions, faults: list[NetError] | None = None) -> NetProgram:
         """Return the program of the net, with what is strange about the file; see `build`."""
         net = self.build(options, faults)
         net.findings = (*self.findings, *net.findings)
