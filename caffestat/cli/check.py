@@ -20,6 +20,7 @@ _LIMITS = {
     "explode": "The same above which it explodes.",
     "saturated": "Share of flat inputs from which a sigmoid or tanh is saturated.",
     "dead": "Share of zeros from which a ReLU is dead.",
+    "high-loss": "Multiple of ln K from which an initial softmax loss is high.",
     "deep": "Layers in a row from which a stack is deep.",
     "uneven": "Ratio of the largest to the smallest relative step.",
     "fan-factor": "Factor by which a filler's n differs from the true one.",

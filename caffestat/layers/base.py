@@ -257,6 +257,20 @@ class Layer:
         """Return what each forward pass draws: one array per graph input that `lower` declared, in order."""
         return self.decisions or ()
 
+    @property
+    def reads_statistics(self) -> bool:
+        """Whether it normalizes by stored statistics in place of the batch's."""
+        return False
+
+    @property
+    def eps(self) -> float:
+        """What is added to the variance that it divides by; 0 where there is none."""
+        return 0.0
+
+    def uninformed_loss(self, bottoms: Sequence[Shape]) -> float | None:
+        """Return the loss of a prediction that knows nothing, such as ln K for K classes; None where nobody can say."""
+        return None
+
     def feed_fillers(self) -> Sequence[Filler]:
         """Return the fillers that draw each graph input, where fillers do."""
         return ()

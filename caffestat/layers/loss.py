@@ -157,6 +157,11 @@ class SoftmaxWithLoss(Normalized):
     def classes(self, bottom: int, bottoms: Sequence[Shape]) -> int | None:
         return bottoms[0][self.axis(bottoms[0])] if bottom == 1 else None
 
+    def uninformed_loss(self, bottoms: Sequence[Shape]) -> float | None:
+        shape, axis = bottoms[0], self.axis(bottoms[0])
+        outer, inner = math.prod(shape[:axis]), math.prod(shape[axis + 1 :])
+        return math.log(max(shape[axis], 1)) * outer * inner / self.most(outer, inner)
+
     def lower(self, g: Graph, bottoms: Sequence[str], params: Sequence[str]) -> Sequence[str]:
         shape = g.shape(bottoms[0])
         axis = self.axis(shape)

@@ -118,14 +118,17 @@ class BatchNorm(Layer):
         return (bottoms[0],)
 
     def lower(self, g: Graph, bottoms: Sequence[str], params: Sequence[str]) -> Sequence[str]:
-        param = self.proto.batch_norm_param
-        stored = param.use_global_stats if param.HasField("use_global_stats") else self.phase == TEST
-        if not stored:
+        if not self.reads_statistics:
             return [self.lower_batch(g, bottoms[0], params)]
         mean, variance, factor = params
         inverse = g.emit("Where", g.emit("Equal", factor, g.constant(0)), g.constant(0), g.emit("Reciprocal", factor))
         mean, variance = (g.declare(g.emit("Mul", p, inverse), g.shape(p)) for p in (mean, variance))
         return [self.lower_stored(g, bottoms[0], mean, variance)]
+
+    @property
+    def reads_statistics(self) -> bool:
+        param = self.proto.batch_norm_param
+        return param.use_global_stats if param.HasField("use_global_stats") else self.phase == TEST
 
     @property
     def eps(self) -> float:

@@ -31,6 +31,7 @@ class Limits:
     saturated          share of the inputs of a sigmoid or tanh at which its slope is below a twentieth of the largest
     dead               share of zeros in what comes out of a ReLU
     deep               layers with weights in one line from which on a lost factor per layer matters
+    high_loss          an initial softmax loss as a multiple of ln K, K the number of classes
     uneven             ratio between the largest and the smallest gradient-to-weight ratio of two layers
     fan_factor         factor between the n of a filler and the true one
     """
@@ -40,6 +41,7 @@ class Limits:
     saturated: float = 0.5
     dead: float = 0.9
     deep: float = 8
+    high_loss: float = 3
     uneven: float = 1e7
     fan_factor: float = 1.5
 
@@ -134,7 +136,11 @@ class Context:
     @cached_property
     def has_batch_norm(self) -> bool:
         """Whether a layer of the net normalizes."""
-        return any(node.layer.normalizes for node in self.built.nodes)
+        return any(self.normalizes(node) for node in self.built.nodes)
+
+    def normalizes(self, node: Node) -> bool:
+        """Tell whether a layer gives its top a size of its own; not by statistics that nobody has stored yet."""
+        return node.layer.normalizes and (not node.layer.reads_statistics or self.given.issuperset(node.params))
 
     @cached_property
     def unfilled(self) -> list[tuple[Node, NetParam]]:
@@ -209,8 +215,8 @@ class Context:
 
     def is_rescaled(self, node: Node) -> bool:
         """Tell whether a layer behind this one normalizes its top, so that its size does not matter."""
-        readers = self.until(node, lambda reader: reader.layer.normalizes or not reader.layer.passes())
-        return any(reader.layer.normalizes for reader in readers)
+        readers = self.until(node, lambda reader: self.normalizes(reader) or not reader.layer.passes())
+        return any(self.normalizes(reader) for reader in readers)
 
     def written(self, node: Node, *path: str) -> Place:
         """Return the place of a field of a layer's text, or of the nearest message around it that is written."""

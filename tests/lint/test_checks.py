@@ -28,6 +28,11 @@ def one(conv: str) -> str:
     return DATA + conv + ACT("ReLU", "c") + FC("fc", "c") + LOSS.format("fc")
 
 
+def normalized(batch_norm: str) -> str:
+    norm = f'layer {{ name: "bn" type: "BatchNorm" bottom: "c" top: "b" batch_norm_param {{ {batch_norm} }} }}\n'
+    return DATA + CONV("c", "x") + norm + FC("fc", "b") + LOSS.format("fc")
+
+
 DECONV = """layer {{ name: "up" type: "Deconvolution" bottom: "x" top: "up"
   convolution_param {{ num_output: 12 kernel_size: 4 stride: 2 weight_filler {{ type: "xavier" {} }} }} }}
 """
@@ -83,6 +88,8 @@ TRIGGERS = {
         IMAGES.format("") + FC("fc", "x") + LOSS.format("fc"),
         IMAGES.format("transform_param { mean_value: 104 }") + FC("fc", "x") + LOSS.format("fc"),
     ),
+    "CS024": (normalized("use_global_stats: true"), normalized("use_global_stats: true eps: 1")),
+    "CS025": (deep(GAUSS.format(0.5), "ReLU", 3), deep(GAUSS.format(0.04), "ReLU", 3)),
     "CS032": (
         one(CONV("c", "x", 'weight_filler { type: "Xavier" }')),
         one(CONV("c", "x", 'weight_filler { type: "xavier" std: inf }')),

@@ -47,6 +47,10 @@ class BN(BatchNorm):
         return 1e-9 if self.is_segnets else float(self.setting("eps", float, 1e-5))
 
     @property
+    def reads_statistics(self) -> bool:
+        return not self.is_segnets and (self.is_frozen or self.phase == TEST)
+
+    @property
     def is_frozen(self) -> bool:
         """Whether all params stay as they are, and the running statistics count in TRAIN too."""
         return bool(self.setting("frozen", bool, False))
@@ -86,7 +90,7 @@ class BN(BatchNorm):
         if self.is_segnets:
             infers = any(bytes(mode) == b"INFERENCE" for mode in self.written("bn_param.bn_mode"))
             return x if infers else self.lower_batch(g, x, ())
-        if self.is_frozen or self.phase == TEST:
+        if self.reads_statistics:
             return self.lower_stored(g, x, *statistics)
         return self.lower_batch(g, x, params)
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 
 from caffestat.analysis import Gain
 from caffestat.net import Node
@@ -12,17 +13,42 @@ from ..context import Context
 from ..registry import Found, Needs, check
 
 _FLAT = 1 / 20  # of the largest slope: what is below counts as flat
+Key = tuple[int, int]  # node index, and which top or bottom of it
+
 _FEW = 10  # terms of a sum below which it is not taken for normal
 
 
-def _reference(context: Context) -> float:
+@dataclass(frozen=True)
+class Sizes:
+    """Mean absolute values by (node, top) and (node, bottom): predicted, or measured (`--run`)."""
+
+    tops: Mapping[Key, float]
+    bottom_diffs: Mapping[Key, float]
+    how: str
+
+    @classmethod
+    def of(cls, context: Context) -> list[Sizes]:
+        """Return what is predicted and, where the net was run, what was measured."""
+        tops, diffs = context.prediction.tops, context.prediction.bottom_diffs
+        found = [cls({k: m.mean_abs for k, m in tops.items()}, {k: m.mean_abs for k, m in diffs.items()}, "predicted")]
+        if context.measured:
+            found.append(cls(_finite(context.measured.tops), _finite(context.measured.bottom_diffs), "measured"))
+        return found
+
+
+def _finite(values: Mapping[Key, float]) -> dict[Key, float]:
+    """Leave out what is no number: `not-finite` reports it."""
+    return {key: value for key, value in values.items() if math.isfinite(value)}
+
+
+def _reference(context: Context, sizes: Sizes) -> float:
     """Return the mean |x| that the first layer with weights reads; of an Embed, which reads indexes, that it gives."""
     for gain in context.gains:
         node = context.built.nodes[gain.node]
         key = (node.index, 0) if _reads_indexes(node) else context.read_by(node)
-        found = context.prediction.tops.get(key)
+        found = sizes.tops.get(key)
         if found is not None:
-            return found.mean_abs
+            return found
     return 1.0
 
 
@@ -43,22 +69,29 @@ def _behind_weights(context: Context) -> Iterator[Node]:
 def _is_normalized(context: Context, node: Node) -> bool:
     """Tell whether whoever reads a layer's tops sets their size anew."""
     readers = list(context.followers(node))
-    return bool(readers) and all(reader.layer.normalizes for reader in readers)
+    return bool(readers) and all(context.normalizes(reader) for reader in readers)
 
 
-def _first_top(context: Context, is_out: bool, limit: float) -> tuple[Node, float] | None:
-    """Return the first layer whose mean |x|, as a share of the input's, is below (`is_out`: above) the limit."""
-    reference = _reference(context)
-    if reference <= 0:
-        return None
-    for node in _behind_weights(context):
-        found = context.prediction.tops.get((node.index, 0))
-        if found is None or not node.top_shapes[0] or _is_normalized(context, node):
-            continue
-        ratio = found.mean_abs / reference
-        if (ratio > limit) if is_out else (ratio < limit):
-            return node, ratio
+def _first_top(context: Context, is_out: bool, limit: float) -> tuple[Node, float, str] | None:
+    """Return the first layer whose mean |x|, as a share of the input's, is below (`is_out`: above) the limit.
+
+    With it the share, and whether it is predicted or measured.
+    """
+    for sizes in Sizes.of(context):
+        reference = _reference(context, sizes)
+        for node in _behind_weights(context) if reference > 0 else ():
+            found = sizes.tops.get((node.index, 0))
+            if found is None or not node.top_shapes[0] or _is_normalized(context, node):
+                continue
+            ratio = found / reference
+            if (ratio > limit) if is_out else (ratio < limit):
+                return node, ratio, sizes.how
     return None
+
+
+def _said(how: str) -> str:
+    """Return what a message adds to a number that a run measured."""
+    return " (measured)" if how == "measured" else ""
 
 
 def _responsible(context: Context, node: Node, is_out: bool) -> str:
@@ -137,8 +170,13 @@ def _sums_few(context: Context, node: Node) -> bool:
 
 def _weights_before(context: Context, node: Node) -> Gain | None:
     """Return the last layer with weights in front of a layer."""
-    before = [gain for gain in context.gains if node.index in _next_nodes(context, gain)]
-    return before[-1] if before else None
+    weighted = {gain.node: gain for gain in context.gains}
+    last: dict[int, int] = {}  # by blob: the last layer with weights in front of it
+    for other in context.built.nodes[: node.index]:
+        before = max((last[blob] for blob in other.bottoms if blob in last), default=None)
+        found = other.index if other.index in weighted else before
+        last.update({} if found is None else dict.fromkeys(other.tops, found))
+    return weighted.get(max((last[blob] for blob in node.bottoms if blob in last), default=-1))
 
 
 def _next_nodes(context: Context, gain: Gain) -> set[int]:
@@ -167,8 +205,8 @@ def signal_vanishes(context: Context) -> Iterator[Found]:
         return
     found = _first_top(context, False, context.limits.vanish)
     if found:
-        node, ratio = found
-        message = f"mean |x| is down to {ratio:.2g} of the input's{_responsible(context, node, False)}"
+        node, ratio, how = found
+        message = f"mean |x| is down to {ratio:.2g} of the input's{_said(how)}{_responsible(context, node, False)}"
         yield Found(node.place, node.name, message, "larger weights: msra before ReLU, else xavier", {"ratio": ratio})
 
 
@@ -187,22 +225,44 @@ def signal_explodes(context: Context) -> Iterator[Found]:
         return
     found = _first_top(context, True, context.limits.explode)
     if found:
-        node, ratio = found
-        message = f"mean |x| is {ratio:.2g} times the input's{_responsible(context, node, True)}"
+        node, ratio, how = found
+        message = f"mean |x| is {ratio:.2g} times the input's{_said(how)}{_responsible(context, node, True)}"
         yield Found(node.place, node.name, message, "smaller weights: msra before ReLU, else xavier", {"ratio": ratio})
 
 
-def _gradient_range(context: Context) -> list[tuple[Node, float]]:
+Kept = tuple[Node, float, str]
+
+
+def _gradient_range(context: Context) -> list[Kept]:
     """Return, from the loss down, each layer with weights and the amplitude its gradient has kept on the way to it.
 
-    Layers in front of one that cannot be computed are left out: not all of their gradient is known.
+    First what is predicted, then, where the net was run, what was measured. Layers in front of one that cannot be
+    computed are left out: not all of their gradient is known.
     """
+    return [*_predicted_range(context), *(_measured_range(context) if context.measured else ())]
+
+
+def _measured_range(context: Context) -> Iterator[Kept]:
+    """Yield the mean |dx| of each layer's top as a share of that of the last layer with weights."""
+    measured = Sizes.of(context)[-1].bottom_diffs
+    last = None
+    for gain in reversed(context.gains):
+        node = context.built.nodes[gain.node]
+        reader = next(iter(context.followers(node)), None)
+        diff = measured.get((reader.index, reader.bottoms.index(node.tops[0]))) if reader else None
+        if diff is not None and node.index not in context.behind_unknown:
+            last = diff if last is None else last
+            yield node, diff / last if last > 0 else 0.0, "measured"
+
+
+def _predicted_range(context: Context) -> list[Kept]:
     gains = [gain for gain in context.gains if gain.product_backward is not None and gain.backward is not None]
     found = []
     for gain in reversed([gain for gain in gains if gain.node not in context.behind_unknown]):
         own = gain.backward or 0.0
         arriving = (gain.product_backward or 0.0) / own if own > 0 else 0.0
-        found.append((context.built.nodes[gain.node], math.sqrt(arriving * (gain.kept_backward or 0.0))))
+        kept = math.sqrt(arriving * (gain.kept_backward or 0.0))
+        found.append((context.built.nodes[gain.node], kept, "predicted"))
     return found
 
 
@@ -220,9 +280,9 @@ def gradient_vanishes(context: Context) -> Iterator[Found]:
     """
     if context.is_silent:
         return
-    for node, kept in _gradient_range(context):
+    for node, kept, how in _gradient_range(context):
         if kept < context.limits.vanish:
-            message = f"{kept:.2g} of the gradient's amplitude is left here on its way from the loss"
+            message = f"{kept:.2g} of the gradient's amplitude is left here on its way from the loss{_said(how)}"
             yield Found(node.place, node.name, message, "ReLU with msra, or BatchNorm", {"kept": kept})
             return
 
@@ -234,19 +294,34 @@ def gradient_explodes(context: Context) -> Iterator[Found]:
     As for `gradient-vanishes`, with gains above 1: the first layers get steps a million times (`--explode`) larger
     than the last ones.
 
+    With `--run` the gradient's L2 norm is compared with the params' too.
+
     Example: `gaussian` with std 0.1 in ten convolutions of 256 channels.
 
     Fix: smaller weights: `"msra"` in front of ReLU, `"xavier"` otherwise.
     """
     if context.is_silent:
         return
-    for node, kept in _gradient_range(context):
+    for node, kept, how in _gradient_range(context):
         if kept > context.limits.explode:
             message = f"the gradient's amplitude is multiplied by {kept:.2g} on its way from the loss to this layer"
+            message += _said(how)
             yield Found(
                 node.place, node.name, message, "smaller weights: msra before ReLU, else xavier", {"kept": kept}
             )
             return
+    yield from _large_norm(context)
+
+
+def _large_norm(context: Context) -> Iterator[Found]:
+    norms = context.measured.norms if context.measured else None
+    if norms is None or norms.diff_l2 is None or not math.isfinite(norms.diff_l2):
+        return
+    if norms.diff_l2 > context.limits.explode * norms.data_l2 > 0:
+        node = context.built.nodes[-1]
+        ratio = norms.diff_l2 / norms.data_l2
+        message = f"the gradient's L2 norm, {norms.diff_l2:.3g}, is {ratio:.2g} times that of the params (measured)"
+        yield Found(node.place, node.name, message, "smaller weights: msra before ReLU, else xavier", {"ratio": ratio})
 
 
 @check("CS018", "uneven-steps", "warning", Needs.PREDICTION)
@@ -274,7 +349,7 @@ def _leaves_range(context: Context) -> bool:
     low, high = context.limits.vanish, context.limits.explode
     if _first_top(context, False, low) or _first_top(context, True, high):
         return True
-    return any(not low <= kept <= high for _, kept in _gradient_range(context))
+    return any(not low <= kept <= high for _, kept, _ in _gradient_range(context))
 
 
 def _step_ratios(context: Context) -> Iterator[tuple[float, Node]]:

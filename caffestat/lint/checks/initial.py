@@ -1,0 +1,97 @@
+"""Checks of the state that a net starts in: statistics that nobody has stored, and the loss of the first iteration."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+from caffestat.net import TRAIN, Node
+
+from ..context import Context
+from ..registry import Found, Needs, check
+
+_HARMLESS = 10.0  # the factor up to which a layer on statistics of zero changes little
+_FLOORED = 0.01  # the share of samples at the cap of the loss that is worth telling
+_FLT_MIN = 1.1754943508222875e-38
+_CAP = -math.log(_FLT_MIN)  # Caffe's softmax loss is never larger, per sample
+
+
+@check("CS024", "stored-statistics", "error", Needs.NET)
+def stored_statistics(context: Context) -> Iterator[Found]:
+    """A layer normalizes by stored statistics, and nobody has stored any.
+
+    With `use_global_stats: true` BatchNorm divides by √(variance + eps) of the variance that is stored. Without trained
+    weights that is 0, so the layer multiplies by 1 / √eps: 316 for eps 1e-5. Ten such layers overflow.
+
+    Example: `batch_norm_param { use_global_stats: true }` in a net that is trained from its fillers.
+
+    Fix: remove `use_global_stats`, so that TRAIN uses the batch's statistics and TEST the stored ones; or give the
+    trained weights (`--weights`). Not reported for nets that freeze weights without a filler: they wait for weights.
+    """
+    if not context.trains or context.awaits_weights:
+        return
+    for node in context.built.nodes:
+        factor = _factor(context, node)
+        if factor > _HARMLESS:
+            message = f"the statistics that it reads start at zero: it multiplies its input by {factor:.3g}"
+            fix = "remove use_global_stats, or give trained weights (--weights)"
+            yield Found(node.place, node.name, message, fix, {"factor": factor}, cause=f"{factor:.3g}")
+
+
+def _factor(context: Context, node: Node) -> float:
+    """Return what a layer multiplies its input by, reading statistics that no file gives; 0 for every other layer."""
+    if context.built.phase != TRAIN or not node.layer.reads_statistics or not node.params:
+        return 0.0
+    if context.given.issuperset(node.params):
+        return 0.0
+    params = [context.built.params[number].param for number in node.params]
+    variances = [param.filler.value for param in params if param.role == "variance"]
+    square = (variances[0] if variances else 0.0) + node.layer.eps
+    return 1 / math.sqrt(square) if square > 0 else math.inf
+
+
+@check("CS025", "high-loss", "warning", Needs.PREDICTION)
+def high_loss(context: Context) -> Iterator[Found]:
+    """A softmax loss starts far above ln K.
+
+    A net that knows nothing gives K classes the same probability: the loss is ln K. A loss of several times that
+    (`--high-loss`) means that large logits make it certain of wrong classes. Caffe caps the loss of a sample at
+    87.3365, where its gradient says nothing about the logits' size; a share of samples at the cap is reported too. The
+    loss is the predicted one, with `--run` the measured one as well.
+
+    Example: `gaussian` with std 1 in LeNet: the logits are around 50,000, the loss is 78 where ln 10 = 2.3.
+
+    Fix: smaller weights: `"xavier"` or `"msra"` throughout; inputs of spread 1.
+    """
+    if context.is_silent or context.given:
+        return
+    for node in context.built.nodes:
+        known = node.layer.uninformed_loss([s for s in node.bottom_shapes if s is not None]) if node.is_known else None
+        if known is None or known <= 0:
+            continue
+        loss, how = _loss(context, node)
+        share = _floored(context, node)
+        if loss > context.limits.high_loss * known or share > _FLOORED:
+            message = (
+                f"the loss starts at {loss:.3g}{how}, {loss / known:.2g} times the {known:.3g} of equal probabilities"
+            )
+            message += f"; {share:.0%} of the samples are at Caffe's cap of {_CAP:.6g}" if share > _FLOORED else ""
+            fix = "smaller weights: xavier or msra throughout, and inputs of spread 1"
+            yield Found(node.place, node.name, message, fix, {"loss": loss, "expected": known, "capped": share})
+
+
+def _loss(context: Context, node: Node) -> tuple[float, str]:
+    """Return the larger of predicted and measured loss, and what a message adds to it; 0 where neither is known."""
+    predicted, measured = context.prediction.tops.get((node.index, 0)), context.measured
+    found = measured.tops.get((node.index, 0), 0.0) if measured else 0.0
+    expected = predicted.mean_abs if predicted else 0.0
+    return (found, " (measured)") if math.isfinite(found) and found > expected else (expected, "")
+
+
+def _floored(context: Context, node: Node) -> float:
+    """Return the share of samples whose loss is predicted to be at the cap."""
+    from caffestat.theory.rules.loss import softmax_for
+
+    z = context.prediction.signals.get(context.read_by(node))
+    classes = node.layer.classes(1, [shape for shape in node.bottom_shapes if shape is not None])
+    return softmax_for(z, classes, _FLT_MIN).floored if z and classes else 0.0
