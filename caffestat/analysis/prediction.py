@@ -2,19 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from caffestat.errors import InputError
-from caffestat.graph import Node
 from caffestat.program import Forward, Key, Program, RowParam
 from caffestat.program.feeds import fitting
-from caffestat.theory import Gradient, Moments, Signal, Source, Walk, has_rule, propagate
+from caffestat.theory import Gradient, Moments, Signal, Source, Walk, propagate
 from caffestat.theory.sources import of_array, of_data, of_filler
 
-__all__ = ["Prediction", "predict"]
+__all__ = ["Prediction", "Stop", "predict"]
+
+_NAMED = 3  # rows that a note names one by one
+
+
+@dataclass(frozen=True)
+class Stop:
+    """A row at which the prediction stops: what it reads is predicted, what it computes is not, and something reads it.
+
+    row     its place in `Program.rows`
+    name    of the layer or node
+    type    of the layer, or the op
+    reason  why
+    """
+
+    row: int
+    name: str
+    type: str
+    reason: str
 
 
 @dataclass
@@ -23,7 +40,7 @@ class Prediction:
 
     tops, params, bottom_diffs, param_diffs  as in Measurement, mean, second moment and mean |x| of each
     signals  the Signal behind each top: its distribution and correlations
-    gaps     the ops that are not predicted
+    stops    the rows at which it stops, and why
     notes    what the reader should know, in sentences
     """
 
@@ -32,7 +49,7 @@ class Prediction:
     bottom_diffs: dict[Key, Moments] = field(default_factory=dict)
     param_diffs: dict[Key, Moments] = field(default_factory=dict)
     signals: dict[Key, Signal] = field(default_factory=dict)
-    gaps: tuple[str, ...] = ()
+    stops: tuple[Stop, ...] = ()
     notes: tuple[str, ...] = ()
 
 
@@ -50,8 +67,8 @@ def predict(
     inputs:  arrays for data, by name; other data is taken for independent normal values of input_mean and input_std,
              labels for uniform over their classes
 
-    An op without a moments rule is a gap. Raises InputError when a given array does not fit, NetError when nothing can
-    be computed.
+    `stops` says where an op ends the prediction. Raises InputError when a given array does not fit, NetError when
+    nothing can be computed.
     """
     forward = program.forward()
     graph = forward.graph
@@ -62,25 +79,41 @@ def predict(
     for feed in forward.feeds:
         signals.update(zip(feed.names, feed.signals(input_mean, input_std), strict=True))
     signals |= {name: of_data(array) for name, array in fitting(graph, forward.feeds, inputs or {}).items()}
-    gaps: list[Node] = []
-    walk = propagate(
-        graph, signals, {v: _seed(seed) for v, seed in forward.seeds.items() if seed}, forward.unwanted, gaps
-    )
+    seeds = {value: _seed(seed) for value, seed in forward.seeds.items() if seed}
+    walk = propagate(graph, signals, seeds, forward.unwanted)
     found = _collect(forward, walk)
-    found.gaps = tuple(dict.fromkeys(node.op for node in gaps if _is_gap(program, forward, node)))
-    lines = (f"not predicted, nor what depends on it: {', '.join(found.gaps)}",) if found.gaps else ()
-    found.notes = (*forward.notes, *lines)
+    found.stops = tuple(_stops(program, forward, walk))
+    found.notes = (*forward.notes, *_lines(found.stops))
     return found
 
 
-def _is_gap(program: Program, forward: Forward, node: Node) -> bool:
-    """Tell whether a reader should know of an op that is not predicted.
+def _stops(program: Program, forward: Forward, walk: Walk) -> Iterator[Stop]:
+    """Yield each row that the prediction does not get past; one whose values nothing reads (Accuracy) is none."""
+    nodes = forward.graph.nodes
+    rows = {v: row for row, (first, last) in forward.spans.items() for node in nodes[first:last] for v in node.outputs}
+    reads = {key for row in program.rows for key in row.reads}
+    read = {value for key, value in forward.tops.items() if key in reads} | forward.seeds.keys()
+    told = set[int]()
+    for gap in walk.gaps:
+        index = rows.get(gap.node.outputs[0])
+        if index is None or index in told:
+            continue
+        row = program.rows[index]
+        tops = [forward.tops[key] for key in ((index, top) for top in range(len(row.tops))) if key in forward.tops]
+        if any(value in read and walk.signal(value) is None for value in tops):
+            told.add(index)
+            yield Stop(index, row.name, row.type, gap.reason)
 
-    The ops of a Caffe layer are our own: those that are declared unpredicted belong to layers that have no signal.
-    """
-    if program.is_caffe:
-        return not has_rule(node.op)
-    return node not in forward.loss_nodes
+
+def _lines(stops: Sequence[Stop]) -> Iterator[str]:
+    """Yield a sentence for the rows of one type that have one reason."""
+    groups: dict[tuple[str, str], list[str]] = {}
+    for stop in stops:
+        groups.setdefault((stop.type, stop.reason), []).append(stop.name)
+    for (kind, reason), names in groups.items():
+        named, more = ", ".join(map(repr, names[:_NAMED])), len(names) - _NAMED
+        where = f"{named} and {more} more" if more > 0 else named
+        yield f"the prediction stops at {where} ({kind}): {reason}; what depends on it is not predicted"
 
 
 def _signal(program: Program, param: RowParam, given: np.ndarray | None) -> Signal | None:

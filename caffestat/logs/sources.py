@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, MutableSequence
 from dataclasses import replace
 from itertools import chain
 
@@ -40,10 +40,10 @@ def diagnose_log(
     file = open_file(net)
     skipped: list[Pass] = []
     first = _first_with_values(passes, skipped)
-    warnings = []
+    warnings: list[str] = []
     expected: dict[Key, float] = {}
     try:
-        expected = at_start(file, first.values if first else {}, options)
+        expected = at_start(file, first.values if first else {}, options, warnings)
     except CaffestatError as error:
         warnings.append(f"nothing is predicted, for the net cannot be used: {error}")
     places = {entry.proto.name: entry.place for entry in file.source.layers}
@@ -64,17 +64,24 @@ def _first_with_values(passes: Iterator[Pass], skipped: list[Pass]) -> Pass | No
 
 
 def at_start(
-    file: NetFile, logged: Mapping[Key, float] | None = None, options: NetOptions | None = None
+    file: NetFile,
+    logged: Mapping[Key, float] | None = None,
+    options: NetOptions | None = None,
+    notes: MutableSequence[str] | None = None,
 ) -> dict[Key, float]:
     """Return what a net is predicted to do at initialisation.
 
     logged:  values of the log's first pass. Data has the size that is logged; it is standard normal where none is
     options: how the net is built
+    notes:   gets a line about where the prediction stops
 
     Raises a CaffestatError when the net cannot be built.
     """
     program = file.program(replace(options or NetOptions(), data="synthetic"), ValueOptions())
-    return expected_values(program, predict(program, input_std=_input_std(program.net, logged or {})))
+    prediction = predict(program, input_std=_input_std(program.net, logged or {}))
+    if notes is not None:
+        notes.extend(prediction.notes)
+    return expected_values(program, prediction)
 
 
 def _input_std(net: Net, logged: Mapping[Key, float]) -> float:

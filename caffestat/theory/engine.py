@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterator, Mapping, MutableSequence, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -202,15 +202,12 @@ def propagate(
     inputs: Mapping[str, Signal | None],
     seeds: Mapping[str, Gradient],
     stop: Collection[str] = (),
-    gaps: MutableSequence[Node] | None = None,
 ) -> Walk:
     """Walk the graph forward, then backward from the seeds, and return what is known of every value.
 
     inputs: the signals of the graph's inputs and params; what is missing is unknown, and so is what depends on it
     seeds:  the gradients to start from, by value
     stop:   values whose gradient nobody wants, so that the walk need not go past them
-    gaps:   gets the nodes of `Walk.gaps`
-
     Where the prediction stops, and why, is in the walk's `gaps`.
     """
     from . import rules  # noqa: F401  registers the rules; imported here because they import this module
@@ -222,8 +219,6 @@ def propagate(
         walk.signals.update(zip(node.outputs, signals, strict=False))
         if signals[:1] == [None] and walk.knows(*node.inputs):
             walk.gaps.append(Gap(origin, _reason(walk, node)))
-    if gaps is not None:
-        gaps.extend(gap.node for gap in walk.gaps)
     for value, seed in seeds.items():
         walk.accumulate(value, seed)
     for node, _ in reversed(walk.steps):

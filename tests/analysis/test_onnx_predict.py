@@ -127,7 +127,8 @@ def test_ops_that_are_not_predicted_are_named_once_and_leave_what_follows_blank(
         node("Abs", ["a"], ["z"], name="beside"),
     ]
     report = predicted(model(nodes, {"x": (2, 3, 3)}, ["y", "z"]), tmp_path, static=False, device="cpu")
-    assert report.notes[1:] == ("not predicted, nor what depends on it: Det",)
+    reason = "there is no moments rule for op Det; what depends on it is not predicted"
+    assert report.notes[1:] == (f"the prediction stops at 'Det_0', 'Det_1' (Det): {reason}",)
     assert row(report, "before").tops[0].predicted is not None
     assert row(report, "behind").tops[0].predicted is None
     assert row(report, "beside").tops[0].predicted is not None
@@ -137,7 +138,8 @@ def test_ops_that_are_not_predicted_are_named_once_and_leave_what_follows_blank(
 def test_nodes_of_the_loss_are_not_named(tmp_path: Path) -> None:
     proto = model([node("Det", ["x"], ["y"])], {"x": (3, 3)}, ["y"])
     report = predicted(proto, tmp_path, loss="ones")
-    assert report.notes[1:] == ("not predicted, nor what depends on it: Det",)
+    [note] = [note for note in report.notes if "stops at" in note]
+    assert note.startswith("the prediction stops at 'Det_0' (Det): there is no moments rule for op Det")
 
 
 def test_weights_that_are_not_finite_are_unknown(tmp_path: Path) -> None:

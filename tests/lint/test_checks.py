@@ -90,6 +90,10 @@ TRIGGERS = {
     ),
     "CS024": (normalized("use_global_stats: true"), normalized("use_global_stats: true eps: 1")),
     "CS025": (deep(GAUSS.format(0.5), "ReLU", 3), deep(GAUSS.format(0.04), "ReLU", 3)),
+    "CS026": (
+        one(CONV("c", "x")).replace("dim: 9 dim: 7", "dim: 3 dim: 5000"),
+        one(CONV("c", "x")).replace("dim: 9 dim: 7", "dim: 3 dim: 50"),
+    ),
     "CS032": (
         one(CONV("c", "x", 'weight_filler { type: "Xavier" }')),
         one(CONV("c", "x", 'weight_filler { type: "xavier" std: inf }')),

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from caffestat.graph import Graph, Node
+from caffestat.graph import Graph
 from caffestat.theory import Gradient, Source, Walk, normal, propagate
 
 
@@ -20,12 +20,12 @@ def graph() -> Graph:
     return g
 
 
-def walk(g: Graph, gaps: list[Node] | None) -> Walk:
-    return propagate(g, {"x": normal(0, 1)}, {"y": Gradient.of(Source(1.0))}, gaps=gaps)
+def walk(g: Graph) -> Walk:
+    return propagate(g, {"x": normal(0, 1)}, {"y": Gradient.of(Source(1.0))})
 
 
 def test_a_gap_says_where_and_why() -> None:
-    [gap] = walk(graph(), None).gaps
+    [gap] = walk(graph()).gaps
     assert (gap.node.op, gap.reason) == ("Frobnicate", "there is no moments rule for op Frobnicate")
 
 
@@ -44,9 +44,10 @@ def test_a_guard_that_is_known_takes_one_branch_whatever_the_other_is() -> None:
 
 
 def test_a_gap_leaves_unknown_what_depends_on_it() -> None:
-    gaps: list[Node] = []
-    found = walk(graph(), gaps)
-    assert [node.op for node in gaps] == ["Frobnicate"]  # not the Tanh behind it, whose input is unknown already
+    found = walk(graph())
+    assert [gap.node.op for gap in found.gaps] == [
+        "Frobnicate"
+    ]  # not the Tanh behind it, whose input is unknown already
     assert [found.knows(name) for name in ("r", "beside", "f", "t", "y")] == [True, True, False, False, False]
     assert found.gradient_moments("x") is None
     assert found.gradient_moments("nobody reads it") is not None
@@ -56,26 +57,26 @@ def test_an_op_of_another_domain_is_not_ours() -> None:
     g = Graph()
     g.domains["org.other"] = 1
     g.declare(g.emit("Relu", g.input("x", (3, 5)), domain="org.other", hint="y"), (3, 5))
-    gaps: list[Node] = []
-    assert not walk(g, gaps).knows("y")
-    assert [node.domain for node in gaps] == ["org.other"]
+    found = walk(g)
+    assert not found.knows("y")
+    assert [gap.node.domain for gap in found.gaps] == ["org.other"]
 
 
 def test_values_of_unknown_shape_or_without_elements_are_gaps() -> None:
     g = Graph()
     g.emit("Relu", g.input("x", (0, 5)), hint="y")
-    gaps: list[Node] = []
-    assert not walk(g, gaps).knows("y")
-    assert len(gaps) == 1
+    found = walk(g)
+    assert not found.knows("y")
+    assert len(found.gaps) == 1
 
 
 def test_what_is_declared_unpredicted_is_a_gap_and_no_error() -> None:
     g = Graph()
     g.emit("CumSum", g.input("x", (3, 5)), g.constant(1, np.int64), hint="y")
-    gaps: list[Node] = []
-    assert not walk(g, gaps).knows("y")
-    assert [node.op for node in gaps] == ["CumSum"]
-    assert [gap.reason for gap in walk(g, None).gaps] == ["the values of op CumSum are not predicted"]
+    found = walk(g)
+    assert not found.knows("y")
+    assert [gap.node.op for gap in found.gaps] == ["CumSum"]
+    assert [gap.reason for gap in found.gaps] == ["the values of op CumSum are not predicted"]
 
 
 @pytest.mark.parametrize("op", ["Conv", "MaxPool", "AveragePool"])
@@ -84,9 +85,8 @@ def test_windows_over_very_long_axes_are_gaps(op: str) -> None:
     g = Graph()
     weights = [g.param("w", (2, 1, 9))] if op == "Conv" else []
     g.emit(op, g.input("x", (1, 1, 10_000_000)), *weights, kernel_shape=[9], hint="y")
-    gaps: list[Node] = []
-    found = propagate(g, {"x": normal(0, 1), "w": normal(0, 1)}, {"y": Gradient.of(Source(1.0))}, gaps=gaps)
-    assert [node.op for node in gaps] == [op]
+    found = propagate(g, {"x": normal(0, 1), "w": normal(0, 1)}, {"y": Gradient.of(Source(1.0))})
+    assert [gap.node.op for gap in found.gaps] == [op]
     assert [gap.reason for gap in found.gaps] == [f"the axes of op {op} are too long for sums over its windows"]
     assert found.gradient_moments("x") is None
 

@@ -95,3 +95,20 @@ def _floored(context: Context, node: Node) -> float:
     z = context.prediction.signals.get(context.read_by(node))
     classes = node.layer.classes(1, [shape for shape in node.bottom_shapes if shape is not None])
     return softmax_for(z, classes, _FLT_MIN).floored if z and classes else 0.0
+
+
+@check("CS026", "prediction-stops", "info", Needs.PREDICTION)
+def prediction_stops(context: Context) -> Iterator[Found]:
+    """The prediction does not get past a layer.
+
+    What is computed from this layer's top, and the gradient in front of it, is not predicted. Checks of the signal and
+    the gradient look at the rest only. Layers of unknown type are `unknown-type`.
+
+    Example: a layer of a plugin whose op has no moments rule; axes that are too long for sums over windows.
+
+    Fix: `--run` measures what is not predicted; a plugin can register a moments rule.
+    """
+    for stop in context.prediction.stops if context.trains else ():
+        node = context.built.nodes[stop.row]
+        message = f"the prediction stops here: {stop.reason}; what depends on its top is not predicted"
+        yield Found(node.place, node.name, message, "measure it with --run", cause=stop.reason)
