@@ -122,10 +122,13 @@ def _analyze(
     program: Program, source: str, seed: int, run: RunOptions, static: bool, predict: bool, detail: bool
 ) -> Report:
     from caffestat import analysis, report
+    from caffestat.fillers import Stream
 
     notes: list[str] = []
     predicted = analysis.predict(program, **_given(program, seed, run)) if predict else None
     measured = None
+    if static and program.is_caffe and program.is_trained:  # the weights must fit, though nothing runs
+        program.values(Stream(seed), notes)
     if not static:
         program, measured = analysis.measure(program, seed, run, notes, SAMPLES if detail else 0)
     notes = [*(predicted.notes if predicted else ()), *notes]

@@ -213,6 +213,15 @@ class Context:
         """Return what kind of activation follows a layer: LINEAR for none."""
         return self._signal.follow(node.index)
 
+    def before(self, node: Node) -> set[int]:
+        """Return the indexes of the layers that a layer depends on."""
+        blobs, found = set(node.bottoms), set[int]()
+        for other in reversed(self.built.nodes[: node.index]):
+            if not blobs.isdisjoint(other.tops):
+                found.add(other.index)
+                blobs.update(other.bottoms)
+        return found
+
     def is_rescaled(self, node: Node) -> bool:
         """Tell whether a layer behind this one normalizes its top, so that its size does not matter."""
         readers = self.until(node, lambda reader: self.normalizes(reader) or not reader.layer.passes())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -126,16 +127,26 @@ def _hdf5_layer(name: str, group: Any) -> Any:
     return message
 
 
+_NAMED = 5  # layers that a line names one by one
+
+
 @dataclass(frozen=True)
 class Copied:
-    """What was taken from a file of weights: by how many layers, and the names of its layers that the net lacks."""
+    """What was taken from a file of weights.
+
+    layers   how many layers took theirs
+    ignored  the names of its layers that the net lacks
+    lacking  the names of the net's layers with params that it has none for
+    """
 
     path: str
     layers: int
     ignored: tuple[str, ...]
+    lacking: tuple[str, ...]
 
     def __str__(self) -> str:
-        return f"{self.path}: weights of {self.layers} layers taken"
+        names = ", ".join(self.lacking[:_NAMED]) + (", …" if len(self.lacking) > _NAMED else "")
+        return f"{self.path}: weights of {self.layers} layers taken" + (f", none for {names}" if names else "")
 
 
 def copy_weights(net: Net, values: list[np.ndarray], paths: Sequence[str], taken: set[int] | None = None) -> list[str]:
@@ -151,9 +162,10 @@ def copy_weights(net: Net, values: list[np.ndarray], paths: Sequence[str], taken
 def copy_file(net: Net, values: list[np.ndarray], path: str, taken: set[int] | None = None) -> Copied:
     """Overwrite values by those of one file, a .caffemodel or HDF5 (.h5); see `copy_weights`."""
     by_name = {node.name: node for node in reversed(net.nodes)}
-    ignored, count = [], 0
+    ignored, count, found = [], 0, set()
     for source in read_layers(path):
         node = by_name.get(source.name)
+        found.add(source.name)
         if node is None:
             ignored.append(source.name)
         elif source.blobs or node.params:
@@ -164,7 +176,8 @@ def copy_file(net: Net, values: list[np.ndarray], path: str, taken: set[int] | N
         raise InputError(
             f"{path}: no layer of the net has the name of one in this file; Caffe matches weights by layer name"
         )
-    return Copied(path, count, tuple(ignored))
+    lacking = (node.name for node in net.nodes if node.params and node.name not in found)
+    return Copied(path, count, tuple(ignored), tuple(lacking))
 
 
 def _copy_layer(net: Net, values: list[np.ndarray], node: Node, source: Any, path: str) -> None:
@@ -189,10 +202,13 @@ def _copy_blob(net: Net, values: list[np.ndarray], node: Node, index: int, blob:
     number = node.params[index]
     shape = net.params[number].param.shape
     if not fits(blob, shape):
+        found = blob_shape(blob)
+        advice = "rename the layer in the net to leave its weights out"
+        if math.prod(found) == math.prod(shape):
+            advice = f"both hold {math.prod(shape)} values: reshape the blob in the file (net surgery) to keep them"
         raise InputError(
-            f"{path}: layer {node.name!r}, param {index} has shape {blob_shape(blob)}; "
-            f"the net at {node.place} wants {shape}; "
-            "rename the layer in the net to leave its weights out"
+            f"{path}: layer {node.name!r}, param {index} has shape {found}; "
+            f"the net at {node.place} wants {shape}; {advice}"
         )
     data = blob.double_data if len(blob.double_data) else blob.data
     array = np.array(data, np.float32)

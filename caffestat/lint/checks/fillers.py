@@ -61,33 +61,76 @@ def _give(node: Node, wanted: Wanted | None) -> Callable[[Document], Sequence[Ed
 
 @check("CS005", "missing-filler", "error", Needs.NET)
 def missing_filler(context: Context) -> Iterator[Found]:
-    """A layer that is to be trained has no weight_filler.
+    """A layer of a net that is trained has no weight_filler.
 
     Caffe's default is the constant 0. With all weights at zero every output is its bias, and the gradient of everything
-    below is dx = Wᵀ·dy = 0: the layer and all layers under it learn nothing, or all of their units learn the same.
+    below is dx = Wᵀ·dy = 0: the layer and all layers under it learn nothing, or all of their units learn the same. A
+    frozen layer (`lr_mult: 0`) never leaves that state.
 
-    Example: `inner_product_param { num_output: 10 }` in a net with a loss.
+    Example: `inner_product_param { num_output: 10 }` in a net with a loss; a frozen Deconvolution for upsampling, which
+    no classifier's caffemodel holds.
 
-    Fix: `weight_filler { type: "msra" }` in front of ReLU, `"xavier"` in front of anything else. Deploy nets, which
-    have no loss, are not reported, nor layers that are frozen (`lr_mult: 0`), nor those whose weights are given, by
-    `--weights` or by `weights` in the solver: new layers that a caffemodel lacks are. A net that also freezes layers
-    without a filler can only be meant for trained weights, and is told of once, as info.
+    Fix: `weight_filler { type: "msra" }` in front of ReLU, `"xavier"` in front of anything else; in a Deconvolution
+    that upsamples, `"bilinear"` with `group` and `num_output` equal to the channels. Not reported: deploy nets, which
+    have no loss; layers whose weights are given, by `--weights` or by `weights` in the solver; frozen layers in front
+    of which nothing learns from a filler of its own, unless weights are given that lack them. A net that freezes layers
+    without a filler expects pretrained weights: its other layers without one are reported once, as info.
     """
     if not context.trains:
         return
-    trained = [node for node, entry in context.unfilled if entry.lr_mult]
-    if context.awaits_weights and trained:
+    frozen = [(node, entry) for node, entry in context.unfilled if not entry.lr_mult and _starves(context, node)]
+    for node, entry in frozen:
         message = (
-            f"{len(trained)} layers have no weight_filler, nor have frozen ones: the net waits for trained weights"
+            "no weight_filler, and frozen: these weights are zero for ever, and so is the gradient of all before it"
+        )
+        fix = _fix_missing(context, node, entry)
+        yield Found(node.place, node.name, _lacking(context, message), fix, cause="frozen")
+    trained = [(node, entry) for node, entry in context.unfilled if entry.lr_mult]
+    if context.awaits_weights and trained and not frozen:
+        message = (
+            f"{len(trained)} layers have no weight_filler, and neither do frozen layers: "
+            "the net expects pretrained weights"
         )
         fix = "--weights FILE tells which layers do not get any"
-        yield Found(trained[0].place, trained[0].name, message, fix, {"layers": len(trained)}, severity="info")
+        node = trained[0][0]
+        yield Found(node.place, node.name, message, fix, {"layers": len(trained)}, severity="info")
         return
-    for node in trained:
-        wanted = _suitable(context, node)
-        fix = f"{_text(wanted)}, or --weights FILE for trained ones"
+    for node, entry in trained:
         message = "no weight_filler: Caffe starts these weights at zero, and no signal passes"
-        yield Found(node.place, node.name, message, fix, edits=_give(node, wanted), cause="missing")
+        fix = f"{_fix_missing(context, node, entry)}, or --weights FILE for trained ones"
+        edits = None if _interpolates(node) else _give(node, _suitable(context, node))
+        yield Found(node.place, node.name, _lacking(context, message), fix, edits=edits, cause="missing")
+
+
+def _lacking(context: Context, message: str) -> str:
+    return f"{message} (the given weights have none for this layer)" if context.given else message
+
+
+def _starves(context: Context, node: Node) -> bool:
+    """Tell whether zeros in a frozen layer keep others from learning: those before it that have fillers of their own.
+
+    Where weights are given, and this layer is not among them, it is meant to have some.
+    """
+    if context.given:
+        return True
+    params = context.built.params
+    learning = {
+        entry.node for entry in params if entry.param.role == "weight" and entry.lr_mult and entry.param.written
+    }
+    return any(node.bottom_need_backward) and not learning.isdisjoint(context.before(node))
+
+
+def _interpolates(node: Node) -> bool:
+    """Tell whether a layer looks like upsampling: a stride, and as many outputs as channels."""
+    return node.layer.upsamples and max(node.layer.proto.convolution_param.stride, default=1) > 1
+
+
+def _fix_missing(context: Context, node: Node, entry: NetParam) -> str:
+    """Say which filler a layer should have."""
+    bottom = node.bottom_shapes[0]
+    if _interpolates(node) and bottom and len(bottom) > 1:
+        return f'weight_filler {{ type: "bilinear" }} with group: {bottom[1]} num_output: {bottom[1]}'
+    return _text(_suitable(context, node))
 
 
 def _suitable(context: Context, node: Node) -> Wanted | None:

@@ -70,6 +70,29 @@ def not_finite(context: Context) -> Iterator[Found]:
             return
 
 
+@check("CS033", "no-gradient", "error", Needs.RUN)
+def no_gradient(context: Context) -> Iterator[Found]:
+    """No weight gets a gradient.
+
+    The gradient of every weight that is to be learned is exactly 0 after one iteration: training changes nothing.
+    Zeros in the weights of a layer behind them, or a constant loss, do this. The message names the layer nearest to the
+    loss whose bottom gets none. Needs `--run`.
+
+    Example: a frozen Deconvolution without a filler behind all layers that learn.
+
+    Fix: give that layer weights that are not zero.
+    """
+    learned = [e for e in context.built.params if e.param.role == "weight" and e.lr_mult and e.owner is None]
+    diffs = _measured(context).param_diffs
+    keys = [(e.node, e.index) for e in learned if (e.node, e.index) in diffs]
+    if not keys or any(diffs[key] != 0 for key in keys):
+        return
+    zeros = {index for (index, _), value in _measured(context).bottom_diffs.items() if value == 0}
+    node = context.built.nodes[max(zeros, default=keys[-1][0])]
+    message = f"the gradients of all {len(keys)} weights that are learned are exactly 0; they end at this layer"
+    yield Found(node.place, node.name, message, "weights here that are not zero", {"weights": len(keys)})
+
+
 @check("CS022", "unlike-prediction", "info", Needs.RUN)
 def unlike_prediction(context: Context) -> Iterator[Found]:
     """What was measured is far from what the theory predicts.
