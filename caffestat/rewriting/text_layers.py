@@ -17,7 +17,7 @@ from caffestat.layers import Layer, layer_class, layer_dialects, layer_types
 from caffestat.net import TRAIN
 from caffestat.net.upgrade import current_type
 from caffestat.prototext import Document, Field, Message, Scalar
-from caffestat.schema import LayerParameter, from_message
+from caffestat.schema import LayerParameter, from_message, read_addition
 
 __all__ = ["FILLER_FIELDS", "FillerText", "TextLayer", "message_of", "nets", "scalar_texts", "text_layers"]
 
@@ -111,7 +111,11 @@ class TextLayer:
                 target = getattr(proto, field.name)
                 with suppress(SchemaError):
                     target.CopyFrom(from_message(value, type(target), self.field.place.file))
-        return cls(proto, TRAIN, self.field.place)
+        layer = cls(proto, TRAIN, self.field.place)
+        if cls.adds:
+            with suppress(SchemaError):
+                layer.added = read_addition(self._core, cls.adds, self.field.place.file, ()).message
+        return layer
 
     def fillers(self) -> Iterator[FillerText]:
         """Every filler that is written, and every place where one may be added."""

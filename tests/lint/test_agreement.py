@@ -12,7 +12,9 @@ from caffestat.rewriting import change_of, rewrite_text
 
 from .nets import ACT, CONV, DATA, FC, LOSS
 
+QUANT = 'quant_param {{ forward_func: "{0}" backward_func: "{0}" }}'
 PARAMS = {
+    "Quant": [QUANT.format("relu"), QUANT.format("hard_tanh")],
     "Clip": ["clip_param { min: 0 max: 6 }", "clip_param { min: -1 max: 1 }"],
     "ELU": ["", "elu_param { alpha: 0.3 }"],
     "PReLU": ["", 'prelu_param { filler { type: "uniform" min: 0 max: 0.5 } }'],

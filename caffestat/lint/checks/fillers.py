@@ -80,9 +80,7 @@ def missing_filler(context: Context) -> Iterator[Found]:
         return
     frozen = [(node, entry) for node, entry in context.unfilled if not entry.lr_mult and _starves(context, node)]
     for node, entry in frozen:
-        message = (
-            "no weight_filler, and frozen: these weights are zero for ever, and so is the gradient of all before it"
-        )
+        message = "no weight_filler, and frozen: these weights stay zero, and so does the gradient of all before it"
         fix = _fix_missing(context, node, entry)
         yield Found(node.place, node.name, _lacking(context, message), fix, cause="frozen")
     trained = [(node, entry) for node, entry in context.unfilled if entry.lr_mult]
