@@ -284,21 +284,21 @@ def _inner_param_means(inner: Inner, number: int, measured: Measurement) -> dict
 def _ask_activity(forward: Forward, statistics: Statistics) -> None:
     """Ask for the share of units of each ReLU that pass something, and of each sigmoid and tanh that are saturated.
 
-    Saturated: the slope y (1 - y), or 1 - y², is below a twentieth of its largest value.
+    Saturated: the slope is below a twentieth of its largest value.
     """
     g = forward.graph
     wholes = [region.whole for region in g.regions if region.whole]
-    ops = {name: node.op for node in (*g.nodes, *wholes) for name in node.outputs}
-    limits = {"Sigmoid": (0.5, math.sqrt(0.25 - 0.0125)), "Tanh": (0.0, math.sqrt(0.95))}
+    producers = {name: node for node in (*g.nodes, *wholes) for name in node.outputs}
     for key, value in forward.tops.items():
-        op, shape = ops.get(value, ""), g.shape(value)
-        if op == "Relu":
-            statistics.mean_abs(("nonzero", *key), g.declare(g.emit("Sign", value), shape))
-        elif op in limits:
-            middle, limit = limits[op]
-            distance = g.emit("Abs", g.emit("Sub", value, g.constant(middle)))
+        node = producers.get(value)
+        kind = node.info.nonlinearity(g.call(node)) if node and node.info.nonlinearity else None
+        limit = kind.saturates_beyond if kind else None
+        if kind and kind.cuts:
+            statistics.mean_abs(("nonzero", *key), g.declare(g.emit("Sign", value), g.shape(value)))
+        elif node and limit:
+            distance = g.emit("Abs", node.inputs[0])
             beyond = g.cast(g.emit("Greater", distance, g.constant(limit)), np.float32)
-            statistics.mean_abs(("saturated", *key), g.declare(beyond, shape))
+            statistics.mean_abs(("saturated", *key), g.declare(beyond, g.shape(value)))
 
 
 def _ask_sums(statistics: Statistics, key: tuple[str, int], value: str) -> None:

@@ -435,8 +435,13 @@ def _readers(layers: Sequence[Entry]) -> dict[str, list[tuple[Entry, str]]]:
     for entry in reversed(layers):
         for bottom in entry.proto.bottom:
             found = [reader for top in entry.proto.top for reader in readers.get(top, [])]
-            readers.setdefault(bottom, []).extend(found if entry.proto.type == "Split" else [(entry, bottom)])
+            readers.setdefault(bottom, []).extend(found if _copies(entry) else [(entry, bottom)])
     return readers
+
+
+def _copies(entry: Entry) -> bool:
+    cls = layer_class(entry.proto.type)
+    return cls is not None and cls.copies
 
 
 def _first_place(source: NetSource) -> Place:

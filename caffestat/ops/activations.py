@@ -61,6 +61,11 @@ class Nonlinearity:
         """n · Var(w) that keeps the second moment: 2 / (1 + slope²) in front of a rectifier, else 1."""
         return 2 / (1 + self.slope_square) if self.rectifies else 1.0
 
+    @property
+    def saturates_beyond(self) -> float | None:
+        """The |x| of a squashing function beyond which the slope is below a twentieth of that at 0; None for others."""
+        return self.flat_beyond(self.derivative(0.0) / 20) if self.derivative else None
+
     def is_flat(self, x: float, level: float) -> bool:
         """Tell whether the slope at x is below `level`."""
         return self.derivative is not None and abs(self.derivative(x)) < level

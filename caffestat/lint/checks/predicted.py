@@ -12,7 +12,6 @@ from caffestat.net import Node
 from ..context import Context
 from ..registry import Found, Needs, check
 
-_FLAT = 1 / 20  # of the largest slope: what is below counts as flat
 Key = tuple[int, int]  # node index, and which top or bottom of it
 
 _FEW = 10  # terms of a sum below which it is not taken for normal
@@ -128,7 +127,8 @@ def saturated(context: Context) -> Iterator[Found]:
     fewer than ten terms, whose distribution is not known.
     """
     for node in context.built.nodes if not context.is_silent else ():
-        edge = _flat_beyond(node)
+        kind = node.layer.nonlinearity()
+        edge = kind.saturates_beyond if kind else None
         signal = context.prediction.signals.get(context.read_by(node)) if edge else None
         if edge is None or signal is None or not node.need_backward or _sums_few(context, node):
             continue
@@ -141,14 +141,6 @@ def saturated(context: Context) -> Iterator[Found]:
             )
             numbers = {"share": share, "mean": signal.mean, "spread": spread}
             yield Found(node.place, node.name, message, _unsaturate(context, node, signal.mean, spread), numbers)
-
-
-def _flat_beyond(node: Node) -> float | None:
-    """Return the |x| beyond which a sigmoid or tanh is flat, None for any other layer."""
-    kind = node.layer.nonlinearity()
-    if kind is None or kind.derivative is None:
-        return None
-    return kind.flat_beyond(_FLAT * kind.derivative(0.0))
 
 
 def _unsaturate(context: Context, node: Node, mean: float, spread: float) -> str:
