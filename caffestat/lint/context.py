@@ -17,8 +17,6 @@ from caffestat.ops import Nonlinearity
 from caffestat.options import one_of
 from caffestat.program import Dataflow, NetProgram, from_net
 from caffestat.prototext import Field, Message
-from caffestat.rewriting.follow import Flow as Signals
-from caffestat.rewriting.net_params import steps_of
 
 __all__ = ["Context", "Limits", "UnknownShape"]
 
@@ -167,13 +165,7 @@ class Context:
     @cached_property
     def behind_unknown(self) -> set[int]:
         """The layers in front of one that cannot be computed: not all of their gradient is known."""
-        open_ends = {blob for node in self.built.nodes if not self._is_computed(node) for blob in node.bottoms}
-        found: set[int] = set()
-        for node in reversed(self.built.nodes):
-            if open_ends & set(node.tops):
-                found.add(node.index)
-                open_ends.update(node.bottoms)
-        return found
+        return self.flow.in_front(node.index for node in self.built.nodes if not self._is_computed(node))
 
     @staticmethod
     def _is_computed(node: Node) -> bool:
@@ -200,18 +192,14 @@ class Context:
         """Tell whether a layer has weights of its own."""
         return self.program.weight(self.program.rows[node.index]) is not None
 
-    @cached_property
-    def _signal(self) -> Signals:
-        return Signals(steps_of(self.built))
-
     def nonlinearity(self, node: Node) -> Node | None:
         """Return the activation that a layer's top meets, straight or behind layers that pass a signal."""
-        found = self._signal.follower(node.index)
+        found = self.flow.activation(node.index)
         return None if found is None else self.built.nodes[found]
 
     def activation(self, node: Node) -> Nonlinearity:
         """Return what kind of activation follows a layer: LINEAR for none."""
-        return self._signal.follow(node.index)
+        return self.flow.nonlinearity(node.index)
 
     def before(self, node: Node) -> set[int]:
         """Return the indexes of the layers that a layer depends on."""

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
-from caffestat.ops import Nonlinearity
+from caffestat.ops import LINEAR, Nonlinearity
 
-__all__ = ["Dataflow"]
+__all__ = ["Dataflow", "NamedStep"]
 
 Key = tuple[int, int]  # row, and which top or bottom of it
 
@@ -29,6 +30,23 @@ class Step(Protocol):
     def activation(self) -> Nonlinearity | None: ...
 
 
+@dataclass(frozen=True)
+class NamedStep:
+    """A layer of a text, or a node of a file, that reads and writes values by name."""
+
+    bottoms: Sequence[Hashable]
+    tops: Sequence[Hashable]
+    passes: bool = False
+    activation: Nonlinearity | None = None
+
+
+@dataclass(frozen=True)
+class _Resolved:
+    reads: tuple[Key, ...]
+    passes: bool
+    activation: Nonlinearity | None
+
+
 class Dataflow:
     """The values of a program, each written once: a blob that rows overwrite in place is a value per writer.
 
@@ -45,6 +63,17 @@ class Dataflow:
                     self._tops[source[0]].append(source[1])
                 self._readers[source].append((index, bottom))
         self._first_activation = self._activations()
+
+    @classmethod
+    def of_names(cls, steps: Sequence[NamedStep]) -> Dataflow:
+        """Return the index of steps in the order in which they run; one that writes a name again makes a new value."""
+        holds: dict[Hashable, Key] = {}
+        resolved = []
+        for index, step in enumerate(steps):
+            reads = tuple(holds[name] for name in step.bottoms if name in holds)
+            resolved.append(_Resolved(reads, step.passes, step.activation))
+            holds.update({name: (index, top) for top, name in enumerate(step.tops)})
+        return cls(resolved)
 
     def source(self, bottom: Key) -> Key:
         """Return the (row, top) that a (row, bottom) reads."""
@@ -77,9 +106,45 @@ class Dataflow:
                 else:
                     waiting.append(self.users(reader))
 
+    def before(self, row: int, stops: Callable[[int], bool]) -> set[int]:
+        """Return the nearest rows in front of a row at which `stops` holds."""
+        return {other for other in self._walk([row], self._writers, stops) if stops(other)}
+
+    def in_front(self, rows: Iterable[int]) -> set[int]:
+        """Return the rows on which some rows depend."""
+        return self._walk(rows, self._writers)
+
+    def behind(self, rows: Iterable[int], stops: Callable[[int], bool] = lambda row: False) -> set[int]:
+        """Return the rows that depend on some rows, up to the first at which `stops` holds."""
+        return self._walk(rows, lambda row: (reader for reader, _ in self.users(row)), stops)
+
+    def _writers(self, row: int) -> Iterator[int]:
+        return (writer for writer, _ in self._steps[row].reads)
+
+    @staticmethod
+    def _walk(
+        rows: Iterable[int],
+        neighbours: Callable[[int], Iterable[int]],
+        stops: Callable[[int], bool] = lambda row: False,
+    ) -> set[int]:
+        """Return the rows that are reached from some; the walk ends where `stops` holds."""
+        waiting = list(rows)
+        seen: set[int] = set()
+        for row in waiting:
+            for other in neighbours(row):
+                if other not in seen:
+                    seen.add(other)
+                    waiting += [] if stops(other) else [other]
+        return seen
+
     def activation(self, row: int) -> int | None:
         """Return the first row in order that is a nonlinearity and that a row's signal meets, straight or passed on."""
         return self._first_activation[row]
+
+    def nonlinearity(self, row: int) -> Nonlinearity:
+        """Return what `activation` finds: LINEAR for none."""
+        found = self._first_activation[row]
+        return LINEAR if found is None else self._steps[found].activation or LINEAR
 
     def _activations(self) -> list[int | None]:
         """Return the row of the first nonlinearity behind each row, from the last row to the first."""

@@ -109,6 +109,8 @@ def _rows(net: Net) -> Iterator[Row]:
             diffs=tuple(i for i, needed in enumerate(node.bottom_need_backward) if needed and node.need_backward),
             macs=_macs(node),
             need_backward=node.need_backward,
+            passes=node.layer.passes(),
+            activation=node.layer.nonlinearity(),
             is_data=not node.bottoms,
             inserted=node.layer.is_inserted,
             last_line=node.layer.last_line,

@@ -6,11 +6,11 @@ from dataclasses import replace
 
 from caffestat.errors import Finding
 from caffestat.net import Net
-from caffestat.rewriting.follow import Flow, Step
+from caffestat.program import from_net
 from caffestat.rewriting.policy import Site, Undecided, Wanted
 from caffestat.rewriting.selection import Change, Place
 
-__all__ = ["place_of", "refill", "steps_of"]
+__all__ = ["place_of", "refill"]
 
 
 def refill(net: Net, change: Change) -> tuple[dict[int, Wanted], list[Finding]]:
@@ -20,7 +20,7 @@ def refill(net: Net, change: Change) -> tuple[dict[int, Wanted], list[Finding]]:
     """
     chosen: dict[int, Wanted] = {}
     notes = []
-    flow = Flow(steps_of(net))
+    flow = from_net(net).flow
     for number, entry in enumerate(net.params):
         node, param = net.nodes[entry.node], entry.param
         place = place_of(net, number)
@@ -28,7 +28,7 @@ def refill(net: Net, change: Change) -> tuple[dict[int, Wanted], list[Finding]]:
         policy = change.policy(place, current)
         site = Site(
             current,
-            lambda node=node: flow.follow(node.index),  # type: ignore[misc]
+            lambda node=node: flow.nonlinearity(node.index),  # type: ignore[misc]
             lambda param=param: (param.fan_in, param.fan_out),  # type: ignore[misc]
             node.layer.mixes_channels(),
         )
@@ -51,8 +51,3 @@ def place_of(net: Net, number: int) -> Place:
     return Place(
         node.name, node.type, entry.param.role, is_frozen, is_recurrent=layer.is_recurrent, upsamples=layer.upsamples
     )
-
-
-def steps_of(net: Net) -> list[Step]:
-    """What each layer of a net does to a signal."""
-    return [Step(node.bottoms, node.tops, node.layer.passes(), node.layer.nonlinearity()) for node in net.nodes]

@@ -22,8 +22,8 @@ from caffestat.graph.check import check_model
 from caffestat.graph.external import external_entry, external_path, read_model, save
 from caffestat.graph.fans import Use, find_uses
 from caffestat.graph.tensors import encode, read_tensor
-from caffestat.rewriting.follow import Flow
-from caffestat.rewriting.onnx_steps import onnx_step
+from caffestat.program import Dataflow, NamedStep
+from caffestat.program.traits import activation_of, passes_signal
 from caffestat.rewriting.policy import Policy, Site, Undecided, Wanted
 from caffestat.rewriting.selection import Change, Place
 from caffestat.rewriting.text import Changed
@@ -131,7 +131,7 @@ class _Job:
         policy = self.change.policy(place, None)
         if policy is None:
             return
-        site = Site(None, lambda: self.flow.follow(use.node), lambda: (use.fan_in, use.fan_out))
+        site = Site(None, lambda: self.flow.nonlinearity(use.node), lambda: (use.fan_in, use.fan_out))
         try:
             # as numbers: Caffe's xavier and msra take the fans from the shape, and ONNX orders the axes otherwise
             wanted = Policy("explicit", base=policy).choose(site)
@@ -142,11 +142,21 @@ class _Job:
             yield tensor, place, wanted
 
     @cached_property
-    def flow(self) -> Flow:
+    def flow(self) -> Dataflow:
         constants = {
             name: _read(t, self.path) if np.prod(t.dims) <= _SMALL else np.zeros(0) for name, t in self.floats.items()
         }
-        return Flow([onnx_step(node, constants) for node in self.nodes])
+        return Dataflow.of_names(
+            [
+                NamedStep(
+                    [name for name in n.inputs if name],
+                    [name for name in n.outputs if name],
+                    passes_signal(n, constants),
+                    activation_of(n, constants),
+                )
+                for n in self.nodes
+            ]
+        )
 
 
 def _tensors(model: onnx.ModelProto) -> dict[str, TensorProto]:

@@ -12,6 +12,7 @@ from caffestat.errors import Place as FilePlace
 from caffestat.fillers import Filler, filler_type
 from caffestat.net.source import is_solver
 from caffestat.options import NetOptions
+from caffestat.program import Dataflow, NamedStep
 from caffestat.prototext import (
     Document,
     Edit,
@@ -25,7 +26,6 @@ from caffestat.prototext import (
     replace_field,
     replace_value,
 )
-from caffestat.rewriting.follow import Flow, Step
 from caffestat.rewriting.net_fans import TextFans
 from caffestat.rewriting.policy import Policy, Site, Undecided, Wanted
 from caffestat.rewriting.selection import Change, Place, is_changed
@@ -109,17 +109,17 @@ class _Job:
 
     def net(self, net: Document | Message) -> Iterator[Edit]:
         layers = text_layers(net)
-        flow = Flow([step_of(layer) for layer in layers])
+        flow = Dataflow.of_names([step_of(layer) for layer in layers])
         models = _models(layers)
         for index, layer in enumerate(layers):
             for filler in layer.fillers():
                 yield from self.filler(layer, filler, flow, index, models)
 
-    def filler(self, layer: TextLayer, filler: FillerText, flow: Flow, index: int, models: _Models) -> list[Edit]:
+    def filler(self, layer: TextLayer, filler: FillerText, flow: Dataflow, index: int, models: _Models) -> list[Edit]:
         place = _place(layer, filler.role)
         policy = self.change.policy(place, filler.current)
         mixes = layer.layer is not None and layer.layer.mixes_channels()
-        site = Site(filler.current, lambda: flow.follow(index), lambda: self.fans(layer, filler.role), mixes)
+        site = Site(filler.current, lambda: flow.nonlinearity(index), lambda: self.fans(layer, filler.role), mixes)
         wanted = self.choose(policy, site, layer, place) if policy else None
         if wanted is None or not is_changed(place, filler.current, wanted.filler):
             return []
@@ -178,12 +178,12 @@ def _place(layer: TextLayer, role: str) -> Place:
     return Place(layer.name, layer.type, role, layer.is_frozen(role), is_recurrent=recurs, upsamples=upsamples)
 
 
-def step_of(layer: TextLayer) -> Step:
+def step_of(layer: TextLayer) -> NamedStep:
     """The step of a layer; one of an unknown type that works in place passes its input on."""
     known = layer.layer
     in_place = not set(layer.bottoms).isdisjoint(layer.tops)
     nonlinearity = known.nonlinearity() if known else None
-    return Step(layer.bottoms, layer.tops, known.passes() if known else in_place, nonlinearity)
+    return NamedStep(layer.bottoms, layer.tops, known.passes() if known else in_place, nonlinearity)
 
 
 def _models(layers: Sequence[TextLayer]) -> _Models:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from caffestat import net as nets
 from caffestat.analysis import gains, predict
 from caffestat.net.source import net_source
-from caffestat.program import Program, from_net
+from caffestat.ops import LINEAR, Nonlinearity
+from caffestat.program import Dataflow, NamedStep, Program, from_net
 from caffestat.prototext import parse
 
 INPUT = 'layer { name: "in" type: "Input" top: "x" input_param { shape { dim: 2 dim: 3 dim: 5 dim: 7 } } }\n'
@@ -60,3 +61,26 @@ def test_gains_reach_over_many_diamonds() -> None:
     first, second = gains(program, predict(program))
     assert (first.layer, second.layer) == ("c", "d")
     assert second.product == second.forward * first.product
+
+
+def test_activations_are_found_behind_thousands_of_diamonds_in_linear_time() -> None:
+    steps = [NamedStep(["x"], ["y0"])]
+    for index in range(3000):
+        steps.append(NamedStep([f"y{index}"], [f"a{index}"], passes=True))
+        steps.append(NamedStep([f"y{index}", f"a{index}"], [f"y{index + 1}"], passes=True))
+    steps.append(NamedStep(["y3000"], ["z"], activation=Nonlinearity(True, 0.25)))
+    flow = Dataflow.of_names(steps)
+    assert flow.activation(0) == 6001
+    assert flow.nonlinearity(0).slope_square == 0.25
+    assert list(flow.until(0, lambda index: index > 6000)) == [(6001, 0)]
+    assert flow.nonlinearity(6001) == LINEAR
+
+
+def test_rows_in_front_and_behind() -> None:
+    names = [("", "x"), ("x", "a"), ("x", "b"), ("a", "a"), ("ab", "s"), ("b", "t"), ("", "u")]
+    flow = Dataflow.of_names([NamedStep(list(bottoms), [top]) for bottoms, top in names])
+    assert flow.in_front([4]) == {0, 1, 2, 3}
+    assert flow.behind([2]) == {4, 5}
+    assert flow.behind([6]) == set()
+    assert flow.before(4, lambda row: row in (0, 1)) == {0, 1}
+    assert flow.before(4, lambda row: row in (0, 1, 2)) == {1, 2}

@@ -7,8 +7,8 @@ import random
 import pytest
 
 from caffestat.ops import LINEAR, Nonlinearity
+from caffestat.program import Dataflow, NamedStep
 from caffestat.prototext import parse
-from caffestat.rewriting.follow import Flow, Step
 from caffestat.rewriting.text import step_of
 from caffestat.rewriting.text_layers import text_layers
 
@@ -21,11 +21,11 @@ def layer(kind: str, bottoms: str, tops: str, params: str = "") -> str:
     return f'layer {{ type: "{kind}" {" ".join(names)} {params} }}'
 
 
-def read(text: str) -> list[Step]:
+def read(text: str) -> list[NamedStep]:
     return [step_of(found) for found in text_layers(parse(text.encode()))]
 
 
-def steps(text: str) -> list[Step]:
+def steps(text: str) -> list[NamedStep]:
     """Read "Type bottom,bottom>top,top; …"."""
     lines = (line.split() for line in text.split(";"))
     return read("\n".join(layer(kind, *flow.split(">")) for kind, flow in lines))
@@ -52,7 +52,7 @@ def steps(text: str) -> list[Step]:
     ],
 )
 def test_finds_the_first_nonlinearity_that_reads_the_output(net: str, follower: Nonlinearity) -> None:
-    assert Flow(steps(net)).follow(0) == follower
+    assert Dataflow.of_names(steps(net)).nonlinearity(0) == follower
 
 
 def test_agrees_with_a_walk_over_all_steps() -> None:
@@ -61,15 +61,15 @@ def test_agrees_with_a_walk_over_all_steps() -> None:
     for _ in range(300):
         text = "; ".join(f"{rng.choice(kinds)} {rng.choice('abcd')}>{rng.choice('abcd')}" for _ in range(9))
         for index in range(9):
-            assert Flow(steps(text)).follow(index) == walked(steps(text), index), (text, index)
+            assert Dataflow.of_names(steps(text)).nonlinearity(index) == walked(steps(text), index), (text, index)
 
 
-def walked(steps: list[Step], index: int) -> Nonlinearity:
+def walked(steps: list[NamedStep], index: int) -> Nonlinearity:
     values = set(steps[index].tops)
     for step in steps[index + 1 :]:
         reads = not values.isdisjoint(step.bottoms)
-        if reads and step.nonlinearity is not None:
-            return step.nonlinearity
+        if reads and step.activation is not None:
+            return step.activation
         values = values | set(step.tops) if reads and step.passes else values - set(step.tops)
     return LINEAR
 
@@ -86,10 +86,10 @@ def walked(steps: list[Step], index: int) -> Nonlinearity:
     ],
 )
 def test_slopes_count_as_their_mean_square(text: str, slope_square: float) -> None:
-    assert read(text)[0].nonlinearity == Nonlinearity(True, slope_square)
+    assert read(text)[0].activation == Nonlinearity(True, slope_square)
 
 
 def test_a_clip_is_a_rectifier_when_it_cuts_at_zero() -> None:
     texts = (layer("Clip", "a", "a", f"clip_param {{ min: {low} max: 6 }}") for low in (0, -6))
     first, second = read("".join(texts))
-    assert (first.nonlinearity, second.nonlinearity) == (Nonlinearity(True), Nonlinearity(False))
+    assert (first.activation, second.activation) == (Nonlinearity(True), Nonlinearity(False))

@@ -58,11 +58,8 @@ def _reads_indexes(node: Node) -> bool:
 
 def _behind_weights(context: Context) -> Iterator[Node]:
     """Yield the layers with weights, and what depends on them."""
-    weighted, blobs = {gain.node for gain in context.gains}, set[int]()
-    for node in context.built.nodes:
-        if node.index in weighted or blobs & set(node.bottoms):
-            blobs.update(node.tops)
-            yield node
+    weighted = {gain.node for gain in context.gains}
+    return (context.built.nodes[index] for index in sorted(weighted | context.flow.behind(weighted)))
 
 
 def _is_normalized(context: Context, node: Node) -> bool:
@@ -107,7 +104,9 @@ def _responsible(context: Context, node: Node, is_out: bool) -> str:
 
 def _is_dead(context: Context, gain: Gain) -> bool:
     """Tell whether a layer with weights gets a signal and gives zeros, or what reads it does."""
-    found = [context.prediction.tops.get((index, 0)) for index in (gain.node, *sorted(_next_nodes(context, gain)))]
+    weighted = {one.node for one in context.gains}
+    behind = sorted(context.flow.behind([gain.node], weighted.__contains__))
+    found = [context.prediction.tops.get((index, 0)) for index in (gain.node, *behind)]
     before = context.prediction.tops.get(context.read_by(context.built.nodes[gain.node]))
     return before is not None and before.second > 0 and any(top is not None and top.second == 0 for top in found)
 
@@ -162,23 +161,9 @@ def _sums_few(context: Context, node: Node) -> bool:
 
 def _weights_before(context: Context, node: Node) -> Gain | None:
     """Return the last layer with weights in front of a layer."""
-    weighted = {gain.node: gain for gain in context.gains}
-    last: dict[int, int] = {}  # by blob: the last layer with weights in front of it
-    for other in context.built.nodes[: node.index]:
-        before = max((last[blob] for blob in other.bottoms if blob in last), default=None)
-        found = other.index if other.index in weighted else before
-        last.update({} if found is None else dict.fromkeys(other.tops, found))
-    return weighted.get(max((last[blob] for blob in node.bottoms if blob in last), default=-1))
-
-
-def _next_nodes(context: Context, gain: Gain) -> set[int]:
-    """Return who reads a layer's top, up to the next layers with weights."""
-    found, blobs, weighted = set[int](), set(context.built.nodes[gain.node].tops), {g.node for g in context.gains}
-    for node in context.built.nodes[gain.node + 1 :]:
-        if blobs & set(node.bottoms):
-            found.add(node.index)
-            blobs.update(() if node.index in weighted else node.tops)
-    return found
+    gains = {gain.node: gain for gain in context.gains}
+    before = context.flow.before(node.index, gains.__contains__)
+    return gains[max(before)] if before else None
 
 
 @check("CS014", "signal-vanishes", "warning", Needs.PREDICTION)
