@@ -38,6 +38,8 @@ def synthetic_tops(net: Net, node: Node, random: np.random.Generator) -> Sequenc
 
 def _synthetic(net: Net, node: Node, index: int, random: np.random.Generator) -> np.ndarray:
     shape, blob = node.top_shapes[index] or (), node.tops[index]
+    if (own := node.layer.example(index, shape, random)) is not None:
+        return np.asarray(own, np.float32).reshape(shape)
     for layer, bottom, shapes in _readers(net, blob, node.index + 1):
         values = layer.stand_in(bottom, shapes, random)
         if values is not None:

@@ -299,6 +299,10 @@ class Layer:
         """Return plausible values of a bottom for a run without data, such as boxes; None where noise serves."""
         return None
 
+    def example(self, top: int, shape: Shape, random: np.random.Generator) -> np.ndarray | None:
+        """Return plausible values of a data layer's top for a run without data; None where its readers know better."""
+        return None
+
     def is_ignored(self, values: np.ndarray) -> np.ndarray:
         """Tell which values of a bottom that has `classes` may lie outside of them."""
         return np.zeros(values.shape, bool)

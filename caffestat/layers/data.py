@@ -123,7 +123,7 @@ class DummyData(Source):
 class Images(Source):
     """Images (batch, channels, height, width) and, with a second top, a label for each. (base_data_layer.cpp)"""
 
-    num_tops = (2, 2)
+    num_tops: ClassVar[Count] = (2, 2)
     reads_pixels = True
     message = "data_param"  # the layer's own parameters
 

@@ -15,13 +15,13 @@ from .boxes import overlaps, suppress
 from .rois import random_boxes
 from .staged import Computed
 
-__all__ = ["BboxAccuracy", "BoxGroupOutput", "DecodeBBox", "ProposalTarget"]
+__all__ = ["BboxAccuracy", "BoxGroupOutput", "DecodeBBox", "ProposalTarget", "Regression"]
 
 TRAIN = 0
 IGNORED_OVERLAP = 0.975  # a region that overlaps its true box more is that box
 
 
-class _Regression(Layer):
+class Regression(Layer):
     """A layer that reads the deltas of boxes, whose means and deviations bbox_reg_param states."""
 
     adds = cascade_pb2.LayerParameter
@@ -47,7 +47,7 @@ class _Regression(Layer):
 
 
 @layer("DecodeBBox", dialect="cascade")
-class DecodeBBox(Computed, _Regression):
+class DecodeBBox(Computed, Regression):
     """The regions moved by the deltas of class 1: [R, 8, …] and [R, 5] give [n, 5].
 
     In TRAIN those that end before they begin are left out and, with true boxes as third bottom, those that overlap
@@ -79,7 +79,7 @@ class DecodeBBox(Computed, _Regression):
 
 
 @layer("BboxAccuracy", dialect="cascade")
-class BboxAccuracy(Computed, _Regression):
+class BboxAccuracy(Computed, Regression):
     """Mean overlap of moved regions with their true boxes and, as second top, of the regions themselves; -1 for none.
 
     Bottoms: deltas [R, 4 · classes], regions [R, 5], true boxes [R, 6] of label, box and overlap.
@@ -110,7 +110,7 @@ def _mean_overlap(boxes: np.ndarray, truth: np.ndarray) -> float:
 
 
 @layer("BoxGroupOutput", dialect="cascade")
-class BoxGroupOutput(Computed, _Regression):
+class BoxGroupOutput(Computed, Regression):
     """Proposals [n, 5] (and with scores [n, 6]) out of maps of probabilities and deltas, after suppression.
 
     Bottoms in pairs: probabilities [N · fields, classes, H, W] and deltas [N · fields, 4, H, W], one field of
@@ -186,7 +186,7 @@ class BoxGroupOutput(Computed, _Regression):
 
 
 @layer("ProposalTarget", dialect="cascade")
-class ProposalTarget(Computed, _Regression):
+class ProposalTarget(Computed, Regression):
     """Some of the regions, objects first, with labels, deltas towards their true boxes, weights, and those boxes.
 
     Bottoms: regions [R, 5], true boxes [G, 7 or 8] of item, box, label, ignored; tops: [n, 5], [n, 1], three of
