@@ -20,6 +20,7 @@ from caffestat.api import (
     list_layers,
     load_plugin,
     rewrite,
+    sweep,
     train,
     upgrade,
 )
@@ -41,6 +42,7 @@ __all__ = [
     "list_layers",
     "load_plugin",
     "rewrite",
+    "sweep",
     "train",
     "upgrade",
 ]

@@ -15,6 +15,7 @@ from .gradient import gradient
 from .layers import list_layers
 from .plugin import load_plugin
 from .rewrite import rewrite
+from .sweep import sweep
 from .train import train
 from .upgrade import upgrade
 
@@ -34,6 +35,7 @@ __all__ = [
     "list_layers",
     "load_plugin",
     "rewrite",
+    "sweep",
     "train",
     "upgrade",
 ]

@@ -27,6 +27,7 @@ _COMMANDS = (
     "fill",
     "layers",
     "rewrite",
+    "sweep",
     "train",
     "upgrade",
 )

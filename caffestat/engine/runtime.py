@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from caffestat.errors import RunError
 
-__all__ = ["interruptible", "onnxruntime", "runtime_errors"]
+__all__ = ["interruptible", "onnxruntime", "runtime_errors", "thread_count", "use_threads"]
 
 T = TypeVar("T")
 
@@ -25,6 +25,22 @@ def onnxruntime() -> Any:
     """Return the onnxruntime module, imported with its telemetry, which writes files and looks up a host, off."""
     os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # read once, when the module is loaded
     return importlib.import_module("onnxruntime")
+
+
+_threads = [0]
+
+
+def use_threads(count: int) -> None:
+    """Let graphs that are compiled from now on run on so many threads; 0 for one per core.
+
+    Several processes that share a machine are faster with one thread each.
+    """
+    _threads[0] = count
+
+
+def thread_count() -> int:
+    """Return what `use_threads` has set."""
+    return _threads[0]
 
 
 def interruptible(run: Callable[[Any], T]) -> T:

@@ -1,0 +1,108 @@
+"""`sweep`: many variants of nets, over seeds, fillers, fields, widths and learning rates."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from caffestat.errors import InputError
+
+if TYPE_CHECKING:
+    from caffestat.sweeps import Trial
+    from caffestat.sweeps.rows import Row
+    from caffestat.sweeps.summary import Summary
+
+__all__ = ["sweep"]
+
+_STORED = 256  # trials that are written together
+
+
+def sweep(
+    nets: str | Path | Sequence[str | Path],
+    *,
+    seeds: Iterable[int] = (1701,),
+    fillers: Sequence[str] = ("",),
+    changes: Mapping[str, Sequence[Any]] | None = None,
+    widths: Sequence[float] = (1.0,),
+    rates: Sequence[float | None] = (None,),
+    solvers: Sequence[str] = ("",),
+    iterations: int = 0,
+    shapes: Mapping[str, Sequence[int]] | None = None,
+    batch: int | None = None,
+    workers: int = 1,
+    client: Any = None,
+    resources: Mapping[str, float] | None = None,
+    output: str | Path | None = None,
+    resume: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+) -> Summary:
+    """Run every combination of the values given, and return what the trials say together.
+
+    nets:       files of nets or solvers
+    seeds:      values of Caffe's random_seed
+    fillers:    of all weights: "xavier", "gaussian:std=0.01", …; "" for those of the file
+    changes:    values by LAYERS.FIELD, such as {"conv*.weight_filler.std": [0.01, 0.02]}
+    widths:     times num_output of the hidden layers
+    rates:      base_lr; solvers: types; both in the place of the solver file's
+    iterations: of training, each measured; 0 for the first pass alone
+    shapes, batch: of data blobs, which hold N(0, 1) noise
+    workers:    processes of this machine; 1 runs the trials in this one
+    client:     a `distributed.Client`: the trials run on its cluster
+    resources:  that a worker of the cluster must have, such as {"GPU": 1}
+    output:     a folder, to which the results are appended as they come, as a Parquet data set
+    resume:     go on with a folder that holds results: trials that are finished there are not run again
+    progress:   called with the numbers of finished and of all trials
+
+    A trial that fails is in the summary's `errors`. Raises a CaffestatError when a net cannot be read, an option cannot
+    be used, or the cluster is lost.
+    """
+    from caffestat.sweeps import Sweep
+    from caffestat.sweeps.spec import settings_of
+    from caffestat.sweeps.store import Store
+    from caffestat.sweeps.summary import Summary
+
+    names = [nets] if isinstance(nets, (str, Path)) else list(nets)
+    values = {path: tuple(map(str, values)) for path, values in (changes or {}).items()}
+    plan = Sweep(
+        list(map(str, names)), tuple(seeds), fillers, values, widths, rates, solvers, iterations, shapes or {}, batch
+    )
+    settings = settings_of(plan)
+    store = Store(Path(output), resume) if output is not None else None
+    done = store.finished() if store else set()
+    summary = Summary()
+    for trial, rows in store.results() if store else ():
+        summary.add(trial, rows)
+    left = (trial for trial in plan.trials() if trial.id not in done)
+    for results in _chunks(_run(settings, left, workers, client, resources), 1 if store is None else _STORED):
+        if store:
+            store.append(results)
+        for trial, rows in results:
+            summary.add(trial, rows)
+        if progress:
+            progress(summary.trials, plan.count)
+    return summary
+
+
+def _run(
+    settings: Any, trials: Iterator[Trial], workers: int, client: Any, resources: Mapping[str, float] | None
+) -> Iterator[tuple[Trial, list[Row]]]:
+    import uuid
+
+    from caffestat.sweeps import executors
+
+    if workers < 1:
+        raise InputError(f"workers: expected 1 or more, found {workers}")
+    if client is not None:
+        return executors.on_cluster(client, settings, trials, uuid.uuid4().hex[:12], dict(resources or {}) or None)
+    if workers > 1:
+        return executors.on_processes(settings, trials, workers)
+    return executors.one_by_one(settings, trials)
+
+
+def _chunks(
+    results: Iterator[tuple[Trial, list[Row]]], size: int
+) -> Iterator[list[tuple[Trial, list[Row]]]]:
+    while chunk := list(islice(results, size)):
+        yield chunk

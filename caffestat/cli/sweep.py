@@ -1,0 +1,200 @@
+"""`caffestat sweep`: many variants of nets, here or on a Dask cluster."""
+
+from __future__ import annotations
+
+import csv
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from caffestat.errors import InputError
+
+from . import options
+
+if TYPE_CHECKING:
+    from caffestat.sweeps.summary import Summary
+
+__all__ = ["sweep"]
+
+
+def _commas(ctx: click.Context, param: click.Parameter, value: tuple[str, ...]) -> list[str]:
+    return [part for text in value for part in text.split(",") if part]
+
+
+def _numbers(ctx: click.Context, param: click.Parameter, value: tuple[str, ...]) -> list[float]:
+    try:
+        return [float(part) for part in _commas(ctx, param, value)]
+    except ValueError:
+        raise click.BadParameter(f"expected numbers with commas between them, found {','.join(value)!r}") from None
+
+
+def _fillers(ctx: click.Context, param: click.Parameter, value: tuple[str, ...]) -> list[str]:
+    """Split "xavier,gaussian:std=0.01,mean=1" at the commas that a filler's name follows."""
+    found: list[str] = []
+    for part in _commas(ctx, param, value):
+        if "=" in part and ":" not in part and found:
+            found[-1] += f",{part}"
+        else:
+            found.append(part)
+    return found
+
+
+def _changes(ctx: click.Context, param: click.Parameter, value: tuple[str, ...]) -> dict[str, list[str]]:
+    changes = {}
+    for text in value:
+        path, equals, values = text.partition("=")
+        if not (path and equals and values):
+            raise click.BadParameter(f"expected LAYERS.FIELD=VALUE,VALUE, found {text!r}")
+        changes[path] = values.split(",")
+    return changes
+
+
+@click.command(short_help="Run many variants of nets: seeds, fillers, fields, widths, rates.")
+@click.argument("paths", metavar="NET|SWEEP.toml...", nargs=-1, required=True)
+@click.option("--seeds", metavar="0:20|1,2,7", help="Values of random_seed.  [default: 1701]")
+@click.option(
+    "--filler", "fillers", multiple=True, callback=_fillers, metavar="TYPE[:FIELD=VALUE],…", help="Of all weights."
+)
+@click.option(
+    "--set",
+    "changes",
+    multiple=True,
+    callback=_changes,
+    metavar="LAYERS.FIELD=VALUE,…",
+    help="Values of a field of the layers that a pattern matches; repeatable.",
+)
+@click.option("--width", "widths", multiple=True, callback=_numbers, metavar="N,…", help="Times the hidden num_output.")
+@click.option("--lr", "rates", multiple=True, callback=_numbers, metavar="N,…", help="Learning rates.")
+@click.option("--solver", "solvers", multiple=True, callback=_commas, metavar="TYPE,…", help="Solver types.")
+@click.option("--iterations", type=click.IntRange(min=0), metavar="N", help="Train so long.  [default: 0, first pass]")
+@click.option("--workers", type=click.IntRange(min=1), metavar="N", help="Processes.  [default: one per core]")
+@click.option("--scheduler", metavar="ADDRESS", help="A Dask scheduler, such as tcp://host:8786, to run on.")
+@click.option("--local-cluster", type=click.IntRange(min=1), metavar="N", help="Start N Dask workers here.")
+@click.option("--tls-ca-file", metavar="FILE", help="For a scheduler at tls://.")
+@click.option("--tls-client-cert", metavar="FILE", help="For a scheduler at tls://.")
+@click.option("--tls-client-key", metavar="FILE", help="For a scheduler at tls://.")
+@click.option("--resource", multiple=True, metavar="NAME=N", help="That a Dask worker must have, such as GPU=1.")
+@click.option("-o", "--output", type=click.Path(file_okay=False, path_type=Path), metavar="FOLDER", help="Store rows.")
+@click.option("--resume", is_flag=True, help="Go on with FOLDER; finished trials are not run again.")
+@click.option(
+    "--format",
+    "kind",
+    type=click.Choice(["table", "csv"]),
+    default="table",
+    show_default=True,
+    help="How the summary is printed.",
+)
+@options.shapes
+@options.batch
+def sweep(paths: tuple[str, ...], kind: str, **settings: Any) -> None:
+    """Run every combination of seeds, fillers, fields, widths and learning rates, and say what the trials say together.
+
+    NET is a net or solver prototxt; a SWEEP.toml holds the same settings as keys (nets, seeds, filler, set, width, lr,
+    solver, iterations, batch, shapes), and options replace its values. The summary has each layer's spread over the
+    seeds, the variants in order, and how the signal goes with the width. With -o all numbers are stored as Parquet.
+
+    \b
+    Examples:
+      caffestat sweep net.prototxt --seeds 0:20 --filler xavier,msra,gaussian:std=0.01
+      caffestat sweep net.prototxt --seeds 0:5 --width 0.5,1,2,4
+      caffestat sweep net.prototxt --set 'conv*.weight_filler.std=0.01,0.02,0.05' -o results
+      caffestat sweep solver.prototxt --lr 0.1,0.01,0.001 --iterations 50 --workers 4
+      caffestat sweep sweep.toml --scheduler tcp://host:8786 -o results --resume
+    """
+    from caffestat import api
+
+    with ExitStack() as stack:
+        given = _given(paths, settings, stack)
+        progress = stack.enter_context(_progress())
+        summary = api.sweep(**given, progress=progress)
+    _print(summary, kind)
+
+
+def _given(paths: tuple[str, ...], settings: dict[str, Any], stack: ExitStack) -> dict[str, Any]:
+    """Return the arguments of `api.sweep`: those of the file, replaced by those of the options."""
+    from caffestat.sweeps import as_seeds
+    from caffestat.sweeps.spec import read_sweep
+
+    files = [path for path in paths if path.endswith(".toml")]
+    if files and len(paths) > 1:
+        raise InputError("expected one SWEEP.toml or nets, found both or several")
+    given: dict[str, Any] = read_sweep(files[0]) if files else {"nets": list(paths)}
+    names = ("fillers", "changes", "widths", "rates", "solvers", "iterations", "shapes", "batch")
+    given |= {name: settings[name] for name in names if settings[name]}
+    if settings["seeds"]:
+        given["seeds"] = as_seeds(settings["seeds"])
+    if "nets" not in given:
+        raise InputError(f"{files[0]}: expected nets = [\"net.prototxt\"], found none")
+    if settings["resume"] and settings["output"] is None:
+        raise InputError("--resume goes on with a folder of results: name it with -o FOLDER")
+    client = _client(settings, stack)
+    return given | {
+        "client": client,
+        "workers": 1 if client else settings["workers"] or _cores(),
+        "resources": _resources(settings["resource"]),
+        "output": settings["output"],
+        "resume": settings["resume"],
+    }
+
+
+def _cores() -> int:
+    import os
+
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _resources(texts: tuple[str, ...]) -> dict[str, float]:
+    pairs = (text.partition("=") for text in texts)
+    try:
+        return {name: float(number) for name, _, number in pairs}
+    except ValueError:
+        raise InputError(f"--resource: expected NAME=N, such as GPU=1, found {', '.join(texts)}") from None
+
+
+def _client(settings: dict[str, Any], stack: ExitStack) -> Any:
+    from caffestat.sweeps.executors import connect, local_cluster
+
+    security = {name: settings[name] for name in ("tls_ca_file", "tls_client_cert", "tls_client_key")}
+    if settings["scheduler"] and settings["local_cluster"]:
+        raise InputError("give --scheduler or --local-cluster, not both")
+    if settings["scheduler"]:
+        return stack.enter_context(connect(settings["scheduler"], **security))
+    if settings["local_cluster"]:
+        return stack.enter_context(local_cluster(settings["local_cluster"]))
+    return None
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[int, int], None]]:
+    """Show on a terminal how many trials are finished, and for how long the others will take."""
+    is_shown, started = sys.stderr.isatty(), time.monotonic()
+
+    def progress(done: int, count: int) -> None:
+        left = (time.monotonic() - started) / done * (count - done) if done else 0.0
+        if is_shown:
+            click.echo(f"\r{done} of {count} trials, {left:.0f} s left \x1b[K", err=True, nl=False)
+
+    try:
+        yield progress
+    finally:
+        if is_shown:
+            click.echo("\r\x1b[K", err=True, nl=False)
+
+
+def _print(summary: Summary, kind: str) -> None:
+    from caffestat.sweeps.summary import lines
+
+    if kind == "table":
+        for line in lines(summary):
+            click.echo(line)
+        return
+    table = csv.writer(sys.stdout, lineterminator="\n")
+    table.writerow(["variant", "iteration", "depth", "layer", "name", "kind", "mean", "deviation", "least", "most"])
+    for value, spread in summary.values.items():
+        where = (value.variant.variant, value.iteration, value.depth, value.layer, value.name, value.kind)
+        table.writerow([*where, spread.mean, spread.deviation, spread.least, spread.most])

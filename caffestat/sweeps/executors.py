@@ -1,0 +1,228 @@
+"""Where trials run: here, in processes of this machine, or on a Dask cluster. Results come as they are finished."""
+
+from __future__ import annotations
+
+import itertools
+import multiprocessing
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from threading import Lock
+from typing import Any
+
+from caffestat.errors import InputError, RunError
+
+from .bench import Bench, Settings
+from .rows import Row
+from .trial import Trial
+
+__all__ = ["connect", "local_cluster", "on_cluster", "on_processes", "one_by_one"]
+
+Result = tuple[Trial, list[Row]]
+Batch = tuple[Trial, ...]
+
+_BATCH = 16  # trials that travel together: what a trial costs beside its work is divided by it
+_WAITING = 4  # batches per worker that wait for it; no more of them are made, whatever the number of trials
+_ATTEMPTS = 10  # to reach workers that come and go
+_DEATHS = 3  # of workers, after which the trial that they ran is taken for the cause
+
+_benches: dict[str, Bench] = {}  # of this process, by the sweep
+_one_at_a_time = Lock()  # a compiled net holds the params of one trial
+
+
+def one_by_one(settings: Settings, trials: Iterable[Trial]) -> Iterator[Result]:
+    """Run trials in this process."""
+    bench = Bench(settings)
+    for trial in trials:
+        yield trial, bench.run(trial)
+
+
+def _batches(trials: Iterable[Trial], size: int) -> Iterator[Batch]:
+    rest = iter(trials)
+    while batch := tuple(itertools.islice(rest, size)):
+        yield batch
+
+
+def _prepare(token: str, settings: Settings) -> None:
+    """Make this process ready for a sweep: what is compiled stays for all of its trials."""
+    from caffestat.engine.runtime import use_threads
+
+    use_threads(1)
+    _benches[token] = Bench(settings)
+
+
+def _run_batch(token: str, batch: Batch) -> list[Result]:
+    with _one_at_a_time:
+        return [(trial, _benches[token].run(trial)) for trial in batch]
+
+
+def _killed(trial: Trial) -> Result:
+    text = f"the worker that ran this trial died {_DEATHS} times"
+    end = Row(0, -1, "", "", "seconds", 0.0)
+    return trial, [Row(0, -1, "", "", "error", float("nan"), text), end]
+
+
+class _Queue:
+    """Batches that are to be run, and how often the workers that had them have died."""
+
+    def __init__(self, trials: Iterable[Trial], size: int) -> None:
+        self._new = _batches(trials, size)
+        self._again: deque[Batch] = deque()
+        self._deaths: dict[str, int] = {}
+
+    def take(self) -> Batch | None:
+        """Return the next batch, None when there is no more."""
+        return self._again.popleft() if self._again else next(self._new, None)
+
+    def give_back(self, batch: Batch) -> list[Result]:
+        """Take the batch of a worker that died; return the trials that are given up, as errors."""
+        if len(batch) > 1:
+            self._again.extend((trial,) for trial in batch)
+            return []
+        (trial,) = batch
+        deaths = self._deaths[trial.id] = self._deaths.get(trial.id, 0) + 1
+        if deaths >= _DEATHS:
+            return [_killed(trial)]
+        self._again.append(batch)
+        return []
+
+
+def on_processes(settings: Settings, trials: Iterable[Trial], workers: int) -> Iterator[Result]:
+    """Run trials in processes of this machine. The trials of a process that dies are run again in another one."""
+    queue = _Queue(trials, _BATCH)
+    while True:
+        context = multiprocessing.get_context("spawn")
+        pool = ProcessPoolExecutor(workers, context, _prepare, ("here", settings))
+        running: dict[Future[list[Result]], Batch] = {}
+        try:
+            yield from _drain(pool, queue, running, workers)
+            return
+        except BrokenProcessPool:
+            for future, batch in running.items():
+                lost = not future.done() or future.cancelled() or future.exception() is not None
+                yield from queue.give_back(batch) if lost else future.result()
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _drain(
+    pool: ProcessPoolExecutor, queue: _Queue, running: dict[Future[list[Result]], Batch], workers: int
+) -> Iterator[Result]:
+    while True:
+        while len(running) < workers * _WAITING and (batch := queue.take()):
+            running[pool.submit(_run_batch, "here", batch)] = batch
+        if not running:
+            return
+        done, _ = wait(running, return_when=FIRST_COMPLETED)
+        for future in done:
+            results = future.result()
+            del running[future]
+            yield from results
+
+
+def connect(scheduler: str, **security: Any) -> Any:
+    """Return a client of a Dask scheduler. Raises InputError when dask is not installed or nobody answers.
+
+    security: paths of `tls_ca_file`, `tls_client_cert`, `tls_client_key`, for a scheduler at tls://
+    """
+    try:
+        from distributed import Client
+        from distributed.security import Security
+    except ImportError as error:
+        raise InputError("a Dask cluster needs dask: pip install 'caffestat[sweep]'") from error
+    given = {name: value for name, value in security.items() if value}
+    try:
+        return Client(scheduler, security=Security(**given) if given else None, timeout=10)
+    except (OSError, TimeoutError, ValueError) as error:
+        raise InputError(f"--scheduler {scheduler}: cannot connect: {error}") from error
+
+
+def local_cluster(workers: int) -> Any:
+    """Return a client of a Dask cluster of processes on this machine. Raises InputError when dask is not installed."""
+    try:
+        from distributed import Client
+    except ImportError as error:
+        raise InputError("a Dask cluster needs dask: pip install 'caffestat[sweep]'") from error
+    return Client(n_workers=workers, threads_per_worker=1, processes=True, dashboard_address=None)
+
+
+def on_cluster(
+    client: Any, settings: Settings, trials: Iterable[Trial], token: str, resources: dict[str, float] | None = None
+) -> Iterator[Result]:
+    """Run trials on a Dask cluster. The nets travel once to each worker, also to those that join later.
+
+    token:     names the sweep on the workers
+    resources: that a worker must have, such as {"GPU": 1}
+
+    Raises RunError when the scheduler is lost; what was finished before has been yielded.
+    """
+    _prepare_workers(client, token, settings)
+    queue = _Queue(trials, _BATCH)
+    running: dict[Any, Batch] = {}
+    numbers = itertools.count()
+
+    def fill() -> None:
+        window = max(sum(client.nthreads().values()), 1) * _WAITING
+        while len(running) < window and (batch := queue.take()):
+            name = f"caffestat-trials-{token}-{next(numbers)}"
+            future = client.submit(_run_batch, token, batch, key=name, pure=False, resources=resources)
+            running[future] = batch
+
+    try:
+        yield from _collect(client, queue, running, fill)
+    except (OSError, TimeoutError) as error:
+        raise _lost(error) from error
+
+
+def _lost(error: Exception) -> RunError:
+    return RunError(f"the Dask scheduler is lost: {error}; --resume goes on with the unfinished trials")
+
+
+def _prepare_workers(client: Any, token: str, settings: Settings) -> None:
+    """Register what prepares the workers; one that dies meanwhile breaks this, so it is tried again."""
+    for attempt in range(_ATTEMPTS):
+        try:
+            client.register_plugin(_plugin(token, settings))
+            return
+        except (OSError, TimeoutError) as error:
+            if attempt == _ATTEMPTS - 1 or client.status != "running":
+                raise _lost(error) from error
+            time.sleep(1)
+
+
+def _plugin(token: str, settings: Settings) -> Any:
+    from distributed import WorkerPlugin
+
+    class Nets(WorkerPlugin):  # type: ignore[misc,unused-ignore]  # dask may ship no types
+        """Prepares every worker, those that join later or start anew too."""
+
+        name = f"caffestat-{token}"
+
+        def setup(self, worker: Any) -> None:
+            _prepare(token, settings)
+
+    return Nets()
+
+
+def _collect(client: Any, queue: _Queue, running: dict[Any, Batch], fill: Callable[[], None]) -> Iterator[Result]:
+    from distributed import wait as wait_for
+
+    fill()
+    while running:
+        done = wait_for(list(running), return_when="FIRST_COMPLETED").done
+        for future in done:
+            batch = running.pop(future)
+            yield from _results(future, queue, batch)
+            future.release()
+        if client.status != "running":
+            raise OSError("the connection has ended")
+        fill()
+
+
+def _results(future: Any, queue: _Queue, batch: Batch) -> Sequence[Result]:
+    if future.status == "finished":
+        found: list[Result] = future.result()
+        return found
+    return queue.give_back(batch)

@@ -1,0 +1,73 @@
+"""What trials find, as the rows of one table."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from .trial import Trial
+
+__all__ = ["COLUMNS", "KINDS", "Row", "columns_of"]
+
+KINDS = ("x", "dx", "w", "dw", "loss", "seconds", "error")
+
+COLUMNS: Mapping[str, str] = {
+    "trial": "string",
+    "net": "string",
+    "seed": "int64",
+    "filler": "string",
+    "changes": "string",
+    "width": "float64",
+    "rate": "float64",
+    "solver": "string",
+    "iterations": "int64",
+    "iteration": "int64",
+    "depth": "int64",
+    "layer": "string",
+    "name": "string",
+    "kind": "string",
+    "value": "float64",
+    "text": "string",
+}
+"""The table's columns and their types. A trial's last row has kind "seconds"; a trial without it is not finished."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One number of a trial: mean |x|, |dx|, |w| or |dw| of a layer, the loss, the seconds, or an error's text.
+
+    iteration  0 for the first pass
+    depth      the layer's index in the net; -1 for what belongs to no layer
+    name       of the blob, or the index of the param
+    """
+
+    iteration: int
+    depth: int
+    layer: str
+    name: str
+    kind: str
+    value: float
+    text: str = ""
+
+
+def columns_of(results: Iterable[tuple[Trial, Sequence[Row]]]) -> dict[str, list[Any]]:
+    """Return the rows of some trials as columns."""
+    table: dict[str, list[Any]] = {name: [] for name in COLUMNS}
+    for trial, rows in results:
+        fixed = {
+            "trial": trial.id,
+            "net": trial.net,
+            "seed": trial.seed,
+            "filler": trial.filler,
+            "changes": json.dumps(dict(trial.changes)),
+            "width": trial.width,
+            "rate": float("nan") if trial.rate is None else trial.rate,
+            "solver": trial.solver,
+            "iterations": trial.iterations,
+        }
+        for row in rows:
+            for name, column in table.items():
+                column.append(fixed[name] if name in fixed else getattr(row, name))
+    return table

@@ -1,0 +1,115 @@
+"""Trials: plain data that says which variant of a net is run, and the product that makes many of them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from itertools import product
+
+from caffestat.errors import InputError
+
+__all__ = ["Sweep", "Trial", "as_seeds"]
+
+Change = tuple[str, str]  # which fields ("conv*.weight_filler.std"), and the value as prototxt spells it
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One variant of a net, and how it is run. It pickles, and says the same in every process.
+
+    net         the net's or solver's file, as the sweep names it
+    seed        Caffe's random_seed
+    filler      of all weights: "xavier", "gaussian:std=0.01"; "" leaves those of the file
+    changes     of fields, by layers and path
+    width       times num_output of the hidden layers
+    rate        base_lr in the place of the solver's; None leaves it
+    solver      type in the place of the solver's; "" leaves it
+    iterations  of training; 0 for the first pass alone
+    """
+
+    net: str
+    seed: int
+    filler: str = ""
+    changes: tuple[Change, ...] = ()
+    width: float = 1.0
+    rate: float | None = None
+    solver: str = ""
+    iterations: int = 0
+
+    @property
+    def id(self) -> str:
+        """A name that depends on nothing but the trial's own data."""
+        text = json.dumps(asdict(self), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    @property
+    def variant(self) -> str:
+        """All but the seed, in words: trials of one variant differ in their draws alone."""
+        parts = [self.net, *filter(None, (self.filler, self.solver))]
+        parts += [f"{path}={value}" for path, value in self.changes]
+        parts += [f"width {self.width:g}"] if self.width != 1 else []
+        parts += [f"lr {self.rate:g}"] if self.rate is not None else []
+        return " · ".join(parts)
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """What is swept: each trial takes one value of every list.
+
+    nets     files of nets or solvers
+    changes  values by path, as in `Trial.changes`
+    shapes, batch  of data blobs, of every trial
+    """
+
+    nets: Sequence[str]
+    seeds: Sequence[int] = (0,)
+    fillers: Sequence[str] = ("",)
+    changes: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    widths: Sequence[float] = (1.0,)
+    rates: Sequence[float | None] = (None,)
+    solvers: Sequence[str] = ("",)
+    iterations: int = 0
+    shapes: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    batch: int | None = None
+
+    def __post_init__(self) -> None:
+        """Raise InputError for an empty list, and for numbers that no trial can have."""
+        for name in ("nets", "seeds", "fillers", "widths", "rates", "solvers"):
+            if not getattr(self, name):
+                raise InputError(f"sweep: {name} is empty; expected at least one value")
+        for path, values in self.changes.items():
+            if not values:
+                raise InputError(f"sweep: no values for {path!r}; expected at least one")
+        if min(self.widths) <= 0 or self.iterations < 0:
+            raise InputError("sweep: expected widths above 0 and 0 or more iterations")
+
+    @property
+    def count(self) -> int:
+        """The number of trials."""
+        lists = (self.nets, self.seeds, self.fillers, self.widths, self.rates, self.solvers, *self.changes.values())
+        count = 1
+        for values in lists:
+            count *= len(values)
+        return count
+
+    def trials(self) -> Iterator[Trial]:
+        """Yield every combination; the seeds go fastest."""
+        changes = [[(path, value) for value in values] for path, values in self.changes.items()]
+        outer = product(self.nets, self.fillers, product(*changes), self.widths, self.rates, self.solvers)
+        for net, filler, changed, width, rate, solver in outer:
+            for seed in self.seeds:
+                yield Trial(net, seed, filler, tuple(changed), width, rate, solver, self.iterations)
+
+
+def as_seeds(text: str) -> tuple[int, ...]:
+    """Return the seeds of "0:20" (0 to 19), "0:20:5" (each fifth) or "1,2,7". Raises InputError for other texts."""
+    try:
+        numbers = [int(part) for part in text.replace(",", ":").split(":")]
+    except ValueError:
+        raise InputError(f"seeds: expected 0:20 or 1,2,7, found {text!r}") from None
+    found = tuple(numbers) if ":" not in text else tuple(range(*numbers[:3]))
+    if not found or min(found) < 0 or max(found) >= 2**32 or (len(numbers) > 3 and ":" in text):
+        raise InputError(f"seeds: expected numbers from 0 to 2**32 - 1, as 0:20 or 1,2,7, found {text!r}")
+    return found

@@ -1,0 +1,131 @@
+"""Sweeps on a real Dask scheduler with real workers, all of them processes, which are killed."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+
+import caffestat
+from caffestat.errors import InputError, RunError
+from caffestat.sweeps.executors import connect
+from caffestat.sweeps.store import Store
+
+from .nets import NET
+from .test_sweep import kill_some
+
+pytest.importorskip("pyarrow")
+pytest.importorskip("distributed")
+
+ROOT = Path(__file__).resolve().parents[2]
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "DASK_DISTRIBUTED__COMM__TIMEOUTS__CONNECT": "5s"}
+
+
+def start(module: str, *arguments: str, log: Path | None = None) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", f"distributed.cli.{module}", "--no-dashboard", *arguments]
+    with open(log or os.devnull, "wb") as file:
+        return subprocess.Popen(command, stderr=file, stdout=subprocess.DEVNULL, env=ENVIRONMENT)
+
+
+@pytest.fixture
+def scheduler(tmp_path: Path) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+    log = tmp_path / "scheduler.log"
+    process = start("dask_scheduler", "--host", "127.0.0.1", "--port", "0", log=log)
+    while not (found := re.search(r"Scheduler at: *(tcp://[\d.]+:\d+)", log.read_text())):
+        assert process.poll() is None, log.read_text()
+        time.sleep(0.1)
+    yield found[1], process
+    process.kill()
+    process.wait()
+
+
+def workers(address: str, count: int) -> list[subprocess.Popen[bytes]]:
+    """Start workers that a nanny starts anew when they die."""
+    arguments = (address, "--nthreads", "1", "--nworkers", "1", "--host", "127.0.0.1", "--death-timeout", "20")
+    return [start("dask_worker", *arguments) for _ in range(count)]
+
+
+def stop(processes: Sequence[subprocess.Popen[bytes]]) -> None:
+    for process in processes:
+        process.terminate()
+    for process in processes:
+        try:
+            process.wait(timeout=10)
+        except subprocess.TimeoutExpired:
+            process.kill()
+
+
+def grandchildren(processes: Sequence[subprocess.Popen[bytes]]) -> list[int]:
+    """Return the processes of the workers themselves, which the nannies have started."""
+    nannies, found = {process.pid for process in processes}, []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            parent = int(path.read_text().rsplit(")", 1)[1].split()[1])
+            command = (path.parent / "cmdline").read_bytes()
+        except (OSError, ValueError):
+            continue
+        if parent in nannies and b"spawn_main" in command:
+            found.append(int(path.parent.name))
+    return found
+
+
+@pytest.fixture
+def net(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    (tmp_path / "tiny.prototxt").write_text(NET)
+    monkeypatch.chdir(tmp_path)
+    return "tiny.prototxt"
+
+
+needs_proc = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="finds processes in /proc")
+
+
+@needs_proc
+def test_workers_that_die_lose_no_trial(net: str, scheduler: tuple[str, subprocess.Popen[bytes]]) -> None:
+    found = workers(scheduler[0], 2)
+    try:
+        with connect(scheduler[0]) as client:
+            client.wait_for_workers(1, timeout=60)
+            thread = kill_some(lambda: grandchildren(found), 3)
+            summary = caffestat.sweep(net, seeds=range(200), fillers=["xavier", "msra"], client=client, output="out")
+            thread.join()
+    finally:
+        stop(found)
+    assert (summary.trials, summary.errors) == (400, [])
+    names = [trial.id for trial, _ in Store(Path("out"), resume=True).results()]
+    assert len(names) == len(set(names)) == 400
+
+
+@needs_proc
+def test_a_scheduler_that_dies_is_told_and_the_sweep_goes_on_later(
+    net: str, scheduler: tuple[str, subprocess.Popen[bytes]]
+) -> None:
+    address, process = scheduler
+    found = workers(address, 1)
+
+    def progress(done: int, count: int) -> None:
+        os.kill(process.pid, signal.SIGKILL)
+
+    try:
+        with connect(address) as client, pytest.raises(RunError, match=r"the Dask scheduler is lost: .*--resume"):
+            client.wait_for_workers(1, timeout=60)
+            caffestat.sweep(net, seeds=range(5000), client=client, output="out", progress=progress)
+    finally:
+        stop(found)
+    done = len(Store(Path("out"), resume=True).finished())
+    assert 0 < done < 5000
+    summary = caffestat.sweep(net, seeds=range(done + 20), output="out", resume=True)
+    assert summary.trials == done + 20
+
+
+def test_a_scheduler_that_nobody_started() -> None:
+    started = time.monotonic()
+    with pytest.raises(InputError, match=r"--scheduler tcp://127\.0\.0\.1:9: cannot connect"):
+        connect("tcp://127.0.0.1:9")
+    assert time.monotonic() - started < 60

@@ -1,0 +1,208 @@
+"""Running trials: their numbers, what is stored and resumed, and processes that die."""
+
+from __future__ import annotations
+
+import math
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import caffestat
+from caffestat.errors import InputError
+from caffestat.sweeps import Sweep, Trial
+from caffestat.sweeps.bench import Bench, Settings
+from caffestat.sweeps.executors import on_processes
+from caffestat.sweeps.rows import Row
+from caffestat.sweeps.store import Store
+from caffestat.sweeps.summary import Summary, lines
+
+from .nets import NET, SOLVER
+
+pytest.importorskip("pyarrow")
+
+SETTINGS = Settings({"tiny": (NET.encode(),)})
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    (tmp_path / "tiny.prototxt").write_text(NET)
+    (tmp_path / "solver.prototxt").write_text(SOLVER)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def numbers(rows: list[Row]) -> list[tuple[Any, ...]]:
+    return [(row.layer, row.name, row.kind, row.value) for row in rows if row.kind != "seconds"]
+
+
+def test_a_trials_numbers_are_those_of_analyze(folder: Path) -> None:
+    rows = Bench(SETTINGS).run(Trial("tiny", 5))
+    report = caffestat.analyze("tiny.prototxt", seed=5, device="cpu")
+    tops = {(layer.name, top.name): top.mean_abs for layer in report.layers for top in layer.tops}
+    assert {(r.layer, r.name): r.value for r in rows if r.kind == "x"} == pytest.approx(tops, rel=1e-5)
+    diffs = {(layer.name, str(p.index)): p.diff_mean_abs for layer in report.layers for p in layer.params}
+    assert {(r.layer, r.name): r.value for r in rows if r.kind == "dw"} == pytest.approx(diffs, rel=1e-4)
+
+
+def test_what_is_compiled_serves_other_seeds_and_fillers_alike() -> None:
+    trials = [Trial("tiny", 1), Trial("tiny", 2, "msra"), Trial("tiny", 1), Trial("tiny", 1, width=2)]
+    shared = Bench(SETTINGS)
+    for trial in trials:
+        assert numbers(shared.run(trial)) == numbers(Bench(SETTINGS).run(trial))
+    assert len(shared._runners) == 2
+
+
+def test_a_trial_that_fails_is_a_row(folder: Path) -> None:
+    *_, error, seconds = Bench(SETTINGS).run(Trial("tiny", 1, "gaussian:std=-1"))
+    assert (error.kind, seconds.kind) == ("error", "seconds")
+    assert "std" in error.text
+    summary = caffestat.sweep("tiny.prototxt", seeds=[1, 2], fillers=["xavier", "gaussian:std=-1"])
+    assert (summary.trials, len(summary.errors)) == (4, 2)
+
+
+def test_training_trials(folder: Path) -> None:
+    summary = caffestat.sweep("solver.prototxt", seeds=[3], rates=[0.1, 0.0], iterations=4)
+    assert summary.errors == []
+    losses: dict[float | None, list[float]] = {0.1: [], 0.0: []}
+    weights = []
+    for value, spread in summary.values.items():
+        if value.kind == "loss":
+            losses[value.variant.rate].append(spread.mean)
+        if (value.variant.rate, value.layer, value.kind, value.name) == (0.1, "fc", "w", "0"):
+            weights.append(spread.mean)
+    assert len(losses[0.1]) == len(losses[0.0]) == len(set(weights)) == 4
+    assert losses[0.1][-1] < losses[0.1][0]
+    assert summary.choices()[0].variant.rate == 0.1
+
+
+def test_a_net_needs_a_rate_to_train(folder: Path) -> None:
+    summary = caffestat.sweep("tiny.prototxt", seeds=[3], iterations=2)
+    assert "needs a learning rate: --lr 0.01" in summary.errors[0][1]
+    assert caffestat.sweep("tiny.prototxt", seeds=[3], iterations=2, rates=[0.1]).errors == []
+
+
+def test_spreads_over_the_seeds(folder: Path) -> None:
+    summary = caffestat.sweep("tiny.prototxt", seeds=range(6))
+    drawn = [numbers(Bench(SETTINGS).run(Trial("tiny", seed))) for seed in range(6)]
+    fc = [value for rows in drawn for layer, name, kind, value in rows if (layer, name, kind) == ("fc", "fc", "x")]
+    (spread,) = (s for v, s in summary.values.items() if (v.layer, v.name, v.kind) == ("fc", "fc", "x"))
+    assert (spread.count, spread.least, spread.most) == (6, min(fc), max(fc))
+    assert spread.mean == pytest.approx(np.mean(fc))
+    assert spread.deviation == pytest.approx(np.std(fc, ddof=1))
+
+
+def test_the_filler_that_keeps_the_signal_comes_first(folder: Path) -> None:
+    summary = caffestat.sweep("tiny.prototxt", seeds=range(3), fillers=["gaussian:std=0.001", "msra"])
+    best, worst = summary.choices()
+    assert (best.variant.filler, worst.variant.filler) == ("msra", "gaussian:std=0.001")
+    text = "\n".join(lines(summary))
+    assert "6 trials" in text
+    assert text.index("tiny.prototxt · msra: mean |x| changes") < text.index("gaussian:std=0.001: mean |x| changes")
+
+
+def test_the_signal_against_the_width(folder: Path) -> None:
+    """Weights of constant size make the last layer grow with the number of its inputs; xavier's do not."""
+    changes = {"fc.weight_filler.type": ["gaussian"], "fc.weight_filler.std": ["0.1"]}
+    grows = caffestat.sweep("tiny.prototxt", seeds=range(8), widths=[1, 4, 16], changes=changes)
+    slopes = {slope.layer: slope for slope in grows.slopes()}
+    assert slopes["fc"].slope == pytest.approx(0.5, abs=0.15)
+    assert slopes["fc"].moves
+    assert not slopes["conv1"].moves
+    (line,) = (line for line in lines(grows) if ": fc " in line)
+    assert line.endswith("<- depends on the width")
+
+
+def test_results_are_stored_and_finished_trials_not_run_again(folder: Path) -> None:
+    first = caffestat.sweep("tiny.prototxt", seeds=range(4), output="out")
+    (folder / "out" / "part-000007.unfinished").write_bytes(b"half of a file")
+    with pytest.raises(InputError, match="holds results already; --resume"):
+        caffestat.sweep("tiny.prototxt", seeds=range(4), output="out")
+    ran: list[int] = []
+    again = caffestat.sweep(
+        "tiny.prototxt", seeds=range(6), output="out", resume=True, progress=lambda done, count: ran.append(done)
+    )
+    assert (first.trials, again.trials, ran) == (4, 6, [6])
+    store = Store(folder / "out", resume=True)
+    assert sorted(trial.seed for trial, _ in store.results()) == list(range(6))
+    assert len(store.finished()) == 6
+    assert not list((folder / "out").glob("*.unfinished"))
+    whole = caffestat.sweep("tiny.prototxt", seeds=range(6))
+    for value, spread in whole.values.items():
+        assert again.values[value].mean == pytest.approx(spread.mean)
+
+
+def test_stored_trials_come_back_as_they_were(tmp_path: Path) -> None:
+    trial = Trial("n", 3, "msra", (("a.b", "1"),), 0.5, None, "Adam", 7)
+    end = Row(0, -1, "", "", "seconds", 1.5)
+    rows = [Row(2, 4, "conv", "c", "x", 0.25), Row(0, -1, "", "", "error", math.nan, "why"), end]
+    store = Store(tmp_path / "s")
+    store.append([(trial, rows)])
+    ((found, back),) = store.results()
+    assert found == trial
+    assert (back[0], back[1].text, back[2]) == (rows[0], "why", end)
+
+
+def kill_some(pids: Callable[[], Sequence[int]], kills: int) -> threading.Thread:
+    """Kill random processes, one after the other, as long as there are some."""
+
+    def run() -> None:
+        random = np.random.default_rng(1)
+        for _ in range(kills):
+            time.sleep(0.5)
+            found = pids()
+            if found:
+                os.kill(int(random.choice(found)), signal.SIGKILL)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    return thread
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="finds processes in /proc")
+def test_no_trial_is_lost_or_counted_twice_when_processes_die() -> None:
+    sweep = Sweep(["tiny"], tuple(range(150)), ("xavier", "msra"))
+    before = set(children())
+    thread = kill_some(lambda: [pid for pid in children() if pid not in before], 4)
+    results = list(on_processes(SETTINGS, sweep.trials(), 2))
+    thread.join()
+    assert sorted(trial.id for trial, _ in results) == sorted(trial.id for trial in sweep.trials())
+    assert all(row.kind != "error" for _, rows in results for row in rows)
+
+
+def children() -> Iterator[int]:
+    """Yield the processes that this one has started and that run trials."""
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            parent = int(path.read_text().rsplit(")", 1)[1].split()[1])
+            command = (path.parent / "cmdline").read_bytes()
+        except (OSError, ValueError):
+            continue
+        if parent == os.getpid() and b"spawn_main" in command:
+            yield int(path.parent.name)
+
+
+def test_empty_sweeps_are_refused(folder: Path) -> None:
+    with pytest.raises(InputError, match="seeds is empty"):
+        caffestat.sweep("tiny.prototxt", seeds=[])
+    with pytest.raises(InputError, match="widths above 0"):
+        caffestat.sweep("tiny.prototxt", widths=[0])
+    with pytest.raises(InputError, match=r"none\.prototxt"):
+        caffestat.sweep("none.prototxt")
+    with pytest.raises(InputError, match="workers: expected 1 or more"):
+        caffestat.sweep("tiny.prototxt", workers=0)
+
+
+def test_summaries_count_what_is_not_finite() -> None:
+    summary = Summary()
+    for seed, value in enumerate((1.0, math.inf, 3.0)):
+        summary.add(Trial("n", seed), [Row(0, 1, "a", "a", "x", value), Row(0, 1, "a", "0", "w", 1.0)])
+    (spread,) = (s for v, s in summary.values.items() if v.kind == "x")
+    assert (spread.count, spread.lost, spread.mean) == (2, 1, 2.0)
+    assert summary.choices()[0].forward == math.inf

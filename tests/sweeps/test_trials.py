@@ -1,0 +1,120 @@
+"""Trials, and the variants of nets that they are."""
+
+from __future__ import annotations
+
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from caffestat.errors import InputError
+from caffestat.net.source import net_source
+from caffestat.prototext import parse
+from caffestat.sweeps import Sweep, Trial, as_seeds
+from caffestat.sweeps.spec import read_sweep
+from caffestat.sweeps.variants import variant_of
+
+from .nets import NET
+
+
+def layers(**changes: Any) -> dict[str, Any]:
+    found = variant_of(net_source(parse(NET.encode(), "tiny.prototxt")), Trial("tiny", 1, **changes))
+    return {entry.proto.name: entry.proto for entry in found.layers}
+
+
+def test_every_combination_once_and_the_seeds_fastest() -> None:
+    sweep = Sweep(["a", "b"], (1, 2), ("xavier", "msra"), {"conv*.bias_term": ["true", "false"]}, widths=(1, 2))
+    trials = list(sweep.trials())
+    assert len(trials) == sweep.count == 2 * 2 * 2 * 2 * 2
+    assert len({trial.id for trial in trials}) == sweep.count
+    assert [trial.seed for trial in trials[:4]] == [1, 2, 1, 2]
+    assert trials[0].variant == "a · xavier · conv*.bias_term=true"
+    assert trials[-1] == Trial("b", 2, "msra", (("conv*.bias_term", "false"),), 2)
+
+
+def test_a_trials_name_is_the_same_in_every_process() -> None:
+    trial = Trial("net.prototxt", 7, "gaussian:std=0.01", (("c.d", "1"),), 0.5, 0.1, "Adam", 3)
+    assert pickle.loads(pickle.dumps(trial)) == trial
+    code = f"from caffestat.sweeps import Trial; print({trial!r}.id)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == trial.id
+    assert trial.id != Trial("net.prototxt", 8, "gaussian:std=0.01", (("c.d", "1"),), 0.5, 0.1, "Adam", 3).id
+
+
+@pytest.mark.parametrize(
+    ("text", "seeds"), [("0:4", (0, 1, 2, 3)), ("2:9:3", (2, 5, 8)), ("1,2,7", (1, 2, 7)), ("5", (5,))]
+)
+def test_seeds(text: str, seeds: tuple[int, ...]) -> None:
+    assert as_seeds(text) == seeds
+
+
+@pytest.mark.parametrize("text", ["", "a", "3:3", "-1", "0:1:2:3", str(2**32)])
+def test_seeds_that_are_none(text: str) -> None:
+    with pytest.raises(InputError, match="seeds: expected"):
+        as_seeds(text)
+
+
+def test_a_filler_for_all_weights() -> None:
+    found = layers(filler="gaussian:std=0.25,mean=1")
+    for name in ("conv1", "dw"):
+        filler = found[name].convolution_param.weight_filler
+        assert (filler.type, filler.std, filler.mean) == ("gaussian", 0.25, 1)
+    assert not found["conv1"].convolution_param.HasField("bias_filler")
+    assert found["data"].dummy_data_param.data_filler[0].std == 1
+
+
+def test_fields_by_layer() -> None:
+    found = layers(changes=(("conv*.weight_filler.type", "msra"), ("fc.bias_term", "false"), ("relu1.name", 'a "b"')))
+    assert found["conv1"].convolution_param.weight_filler.type == "msra"
+    assert not found["fc"].inner_product_param.bias_term
+    assert 'a "b"' in found
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"filler": "xaver"}, "filler 'xaver': expected one of"),
+        ({"filler": "gaussian:st=1"}, "filler 'gaussian:st=1'"),
+        ({"changes": (("conv9.num_output", "1"),)}, "no layer is named 'conv9'"),
+        ({"changes": (("conv1.numoutput", "1"),)}, "none of the layers has a field 'numoutput'"),
+        ({"changes": (("conv1.weight_filler.sdt", "1"),)}, "FillerParameter has no field 'sdt'"),
+        ({"changes": (("conv1.num_output", "many"),)}, "conv1.num_output"),
+        ({"changes": (("conv1", "1"),)}, "expected LAYERS.FIELD"),
+    ],
+)
+def test_changes_that_fit_nothing(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        layers(**changes)
+
+
+def test_hidden_layers_get_wider_and_classes_stay() -> None:
+    found = layers(width=1.5)
+    assert found["conv1"].convolution_param.num_output == 12
+    assert (found["dw"].convolution_param.num_output, found["dw"].convolution_param.group) == (12, 12)
+    assert found["fc"].inner_product_param.num_output == 3
+    assert layers()["conv1"].convolution_param.num_output == 8
+
+
+def test_sweep_files(tmp_path: Path) -> None:
+    path = tmp_path / "sweep.toml"
+    path.write_text(
+        'nets = ["a.prototxt"]\nseeds = "0:3"\nfiller = "msra"\nwidth = [1, 2]\n[set]\n"conv*.std" = [0.1, 0.2]\n'
+    )
+    assert read_sweep(str(path)) == {
+        "nets": [str(tmp_path / "a.prototxt")],
+        "seeds": (0, 1, 2),
+        "fillers": ["msra"],
+        "widths": [1, 2],
+        "changes": {"conv*.std": ["0.1", "0.2"]},
+    }
+    path.write_text("sedes = 3")
+    with pytest.raises(InputError, match=r"sweep\.toml: unknown key 'sedes'; expected one of nets, seeds"):
+        read_sweep(str(path))
+    path.write_text("nets = [")
+    with pytest.raises(InputError, match=r"sweep\.toml: "):
+        read_sweep(str(path))
+    with pytest.raises(InputError, match="cannot be read"):
+        read_sweep(str(tmp_path / "none.toml"))
