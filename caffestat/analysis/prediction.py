@@ -13,7 +13,7 @@ from caffestat.program.feeds import fitting
 from caffestat.theory import Gradient, Moments, Signal, Source, Walk, propagate
 from caffestat.theory.sources import of_array, of_data, of_filler
 
-__all__ = ["Prediction", "Stop", "predict"]
+__all__ = ["Prediction", "Stop", "predict", "starting_signals"]
 
 _NAMED = 3  # rows that a note names one by one
 
@@ -71,20 +71,32 @@ def predict(
     nothing can be computed.
     """
     forward = program.forward()
-    graph = forward.graph
+    signals = starting_signals(program, forward, values, inputs or {}, input_mean, input_std)
+    seeds = {value: _seed(seed) for value, seed in forward.seeds.items() if seed}
+    walk = propagate(forward.graph, signals, seeds, forward.unwanted)
+    found = _collect(forward, walk)
+    found.stops = tuple(_stops(program, forward, walk))
+    found.notes = (*forward.notes, *_lines(found.stops))
+    return found
+
+
+def starting_signals(
+    program: Program,
+    forward: Forward,
+    values: Sequence[np.ndarray] | None = None,
+    inputs: Mapping[str, np.ndarray] | None = None,
+    mean: float = 0.0,
+    std: float = 1.0,
+) -> dict[str, Signal | None]:
+    """Return the signals of a graph's params and inputs; the arguments are those of `predict`."""
     signals: dict[str, Signal | None] = {
         name: _signal(program, program.params[number], None if values is None else values[number])
         for number, name in forward.params.items()
     }
     for feed in forward.feeds:
-        signals.update(zip(feed.names, feed.signals(input_mean, input_std), strict=True))
-    signals |= {name: of_data(array) for name, array in fitting(graph, forward.feeds, inputs or {}).items()}
-    seeds = {value: _seed(seed) for value, seed in forward.seeds.items() if seed}
-    walk = propagate(graph, signals, seeds, forward.unwanted)
-    found = _collect(forward, walk)
-    found.stops = tuple(_stops(program, forward, walk))
-    found.notes = (*forward.notes, *_lines(found.stops))
-    return found
+        signals.update(zip(feed.names, feed.signals(mean, std), strict=True))
+    given = fitting(forward.graph, forward.feeds, inputs or {})
+    return signals | {name: of_data(array) for name, array in given.items()}
 
 
 def _stops(program: Program, forward: Forward, walk: Walk) -> Iterator[Stop]:

@@ -1,6 +1,6 @@
 """Variance theory: what a graph will do to its signal and its gradient, without running it. Knows no Caffe."""
 
-from .engine import Gap, Walk, backward_moments, has_rule, moments, propagate, unsupported
+from .engine import Gap, Walk, advance, backward_moments, begin, has_rule, moments, propagate, unsupported
 from .gains import Gain, Step, gains
 from .signal import Gradient, Moments, Signal, Source, normal
 
@@ -13,7 +13,9 @@ __all__ = [
     "Source",
     "Step",
     "Walk",
+    "advance",
     "backward_moments",
+    "begin",
     "gains",
     "has_rule",
     "moments",

@@ -14,7 +14,18 @@ from caffestat.ops import Combines, Role
 from .quadrature import NODES, quantiles
 from .signal import UNKNOWN, Gradient, Moments, Signal
 
-__all__ = ["Gap", "Walk", "backward_moments", "decomposition", "has_rule", "moments", "propagate", "unsupported"]
+__all__ = [
+    "Gap",
+    "Walk",
+    "advance",
+    "backward_moments",
+    "begin",
+    "decomposition",
+    "has_rule",
+    "moments",
+    "propagate",
+    "unsupported",
+]
 
 Shape = tuple[int, ...]
 Forward = Callable[["Walk", Node], "Sequence[Signal | None]"]
@@ -196,6 +207,24 @@ def _has_shapes(graph: Graph, node: Node) -> bool:
     return all(value in graph.specs and 0 not in graph.shape(value) for value in values)
 
 
+def begin(graph: Graph, inputs: Mapping[str, Signal | None]) -> Walk:
+    """Return a walk that has not taken a step; the arguments are those of `propagate`."""
+    from . import rules  # noqa: F401  registers the rules; imported here because they import this module
+
+    graph.infer()
+    return Walk(graph, inputs)
+
+
+@np.errstate(all="ignore")
+def advance(walk: Walk, step: tuple[Node, Node]) -> None:
+    """Take one of the walk's steps forward; a step may be taken again after a change of what it reads."""
+    node, origin = step
+    signals = _forward(walk, node)
+    walk.signals.update(zip(node.outputs, signals, strict=False))
+    if signals[:1] == [None] and walk.knows(*node.inputs):
+        walk.gaps.append(Gap(origin, _reason(walk, node)))
+
+
 @np.errstate(all="ignore")  # what overflows is taken care of, signal by signal
 def propagate(
     graph: Graph,
@@ -210,15 +239,9 @@ def propagate(
     stop:   values whose gradient nobody wants, so that the walk need not go past them
     Where the prediction stops, and why, is in the walk's `gaps`.
     """
-    from . import rules  # noqa: F401  registers the rules; imported here because they import this module
-
-    graph.infer()
-    walk = Walk(graph, inputs)
-    for node, origin in walk.steps:
-        signals = _forward(walk, node)
-        walk.signals.update(zip(node.outputs, signals, strict=False))
-        if signals[:1] == [None] and walk.knows(*node.inputs):
-            walk.gaps.append(Gap(origin, _reason(walk, node)))
+    walk = begin(graph, inputs)
+    for step in walk.steps:
+        advance(walk, step)
     for value, seed in seeds.items():
         walk.accumulate(value, seed)
     for node, _ in reversed(walk.steps):

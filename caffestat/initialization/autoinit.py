@@ -1,0 +1,103 @@
+"""AutoInit: the std of each layer, solved from the predicted moments of what it reads.
+
+G. Bingham, R. Miikkulainen, *AutoInit: Analytic Signal-Preserving Weight Initialization for Neural Networks*, 2021,
+propagate mean and variance through every layer type and choose each layer's weights so that its output has mean 0 and
+variance 1: for a sum over n inputs, Var(w) = 1 / (n (μ² + ν)), μ and ν mean and variance of what it reads (their
+equation for convolutions and dense layers). Here E[x²] = μ² + ν comes from this package's theory, which also knows
+padding, pooling, branches that meet and concatenations, so every graph that it can predict is solved, in one walk.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterator
+
+from caffestat.analysis.prediction import starting_signals
+from caffestat.errors import InputError
+from caffestat.graph import Node
+from caffestat.program import Forward, Program
+from caffestat.theory import Signal, Walk, advance, begin
+from caffestat.theory.quadrature import NODES
+
+__all__ = ["Unsolved", "solve"]
+
+_CLOSE = 1e-6
+_TRIES = 60
+
+Step = tuple[Node, Node]
+
+
+class Unsolved(InputError):
+    """No std gives a layer the wanted second moment; the message says why."""
+
+
+def solve(program: Program, numbers: Collection[int], target: float = 1.0) -> dict[int, float | Unsolved]:
+    """Return the std of each of the params, by number, with which the value behind its row has E[x²] = target.
+
+    numbers  of the weights to solve for; the other params keep their fillers or values
+    target   the second moment
+
+    A weight of mean 0 is assumed. Where a row is not predicted, or its bias alone exceeds the target, the entry is an
+    Unsolved. A row with several of the weights is solved for the first of them.
+    """
+    forward = program.forward()
+    signals = starting_signals(program, forward)
+    for number in numbers:
+        if number in forward.params:
+            signals[forward.params[number]] = _normal(1.0)
+    walk, found = begin(forward.graph, signals), dict[int, float | Unsolved]()
+    for row, steps in _by_row(forward, walk):
+        weight = _weight(program, row, numbers, found)
+        _take(walk, steps)
+        if weight is not None:
+            found[weight] = _fit(walk, steps, forward, row, weight, target)
+    return found
+
+
+def _normal(std: float) -> Signal:
+    return Signal(std * NODES, 1.0, 1.0)
+
+
+def _by_row(forward: Forward, walk: Walk) -> Iterator[tuple[int, list[Step]]]:
+    """Yield the steps of each row, those that only prepare its params included; -1 for what belongs to none."""
+    nodes = forward.graph.nodes
+    rows = {v: row for row, (first, last) in forward.spans.items() for node in nodes[first:last] for v in node.outputs}
+    pending: list[Step] = []
+    row = -1
+    for step in walk.steps:
+        here = rows.get(step[1].outputs[0], -1)
+        if here != row and row >= 0:
+            yield row, pending
+            pending = []
+        row = here
+        pending.append(step)
+    if pending:
+        yield row, pending
+
+
+def _weight(program: Program, row: int, numbers: Collection[int], found: Collection[int]) -> int | None:
+    """Return the first weight of a row that is its own and wanted."""
+    params = program.rows[row].params if row >= 0 else ()
+    return next((n for n in params if n in numbers and n not in found and program.params[n].owner is None), None)
+
+
+def _take(walk: Walk, steps: list[Step]) -> None:
+    for step in steps:
+        advance(walk, step)
+
+
+def _fit(walk: Walk, steps: list[Step], forward: Forward, row: int, number: int, target: float) -> float | Unsolved:
+    """Scale a weight until the value behind its row has the target's second moment: E[x²] = a std² + b."""
+    top, weight, std = forward.tops.get((row, 0)), forward.params[number], 1.0
+    for _ in range(_TRIES):
+        signal = walk.signal(top) if top else None
+        if signal is None:
+            return Unsolved("what comes out of it is not predicted")
+        if signal.second <= 0:
+            return Unsolved("nothing but zeros comes out of it")
+        if abs(signal.second / target - 1) < _CLOSE:
+            return std
+        std *= math.sqrt(target / signal.second)
+        walk.signals[weight] = _normal(std)
+        _take(walk, steps)
+    return Unsolved(f"its bias alone has a second moment of more than {target:g}")

@@ -1,0 +1,85 @@
+"""Variance 1 behind every layer on the data, found in one pass."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from caffestat.engine import Compiled
+from caffestat.fillers import Stream
+from caffestat.initialization import lsuv, orthogonal
+from caffestat.program import Program
+from caffestat.program.feeds import Feeds
+
+from .nets import DATA, ENDING, conv, program_of, residual, stack, variances, weights
+
+SEED = 3
+
+
+def scaled(program: Program, numbers: list[int] | None = None) -> tuple[list[np.ndarray], dict[int, float]]:
+    values = [value.copy() for value in program.values(Stream(SEED), [])]
+    for number in weights(program):
+        values[number] = orthogonal(values[number].shape, np.random.default_rng(number))
+    forward = program.forward()
+    feeds = Feeds(Stream(SEED), np.random.default_rng(SEED)).of(forward)
+    return values, lsuv(program, values, weights(program) if numbers is None else numbers, feeds, forward)
+
+
+@pytest.mark.parametrize("text", [stack("ReLU"), stack("TanH", 12), residual()], ids=["relu", "tanh", "residual"])
+def test_the_variance_behind_every_layer_is_1(text: str) -> None:
+    program = program_of(text)
+    values, scales = scaled(program)
+    assert scales.keys() == set(weights(program))
+    for name, (variance, _) in variances(program, values, SEED).items():
+        assert variance == pytest.approx(1.0, abs=1e-3), name
+
+
+def test_one_pass_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    runs = []
+    run = Compiled.run
+    monkeypatch.setattr(Compiled, "run", lambda self, *given, **more: runs.append(1) or run(self, *given, **more))
+    scaled(program_of(stack(depth=12)))
+    assert len(runs) == 1
+
+
+@pytest.mark.parametrize("bias", ['type: "constant" value: 0.7', 'type: "gaussian" std: 0.5'])
+def test_biases_stay_and_count(bias: str) -> None:
+    """W is scaled, b is not: the variance of W∘x + b is 1 for a constant b, whose own variance is 0."""
+    program = program_of(stack(more=f"bias_filler {{ {bias} }}"))
+    before = program.values(Stream(SEED), [])
+    values, _ = scaled(program)
+    for number, param in enumerate(program.params):
+        if param.role == "bias":
+            assert np.array_equal(values[number], before[number])
+    found = [variance for variance, _ in variances(program, values, SEED).values()]
+    assert found == pytest.approx([1.0] * len(found), abs=2e-3 if "constant" in bias else 0.5)
+
+
+def test_only_the_asked_weights_are_scaled() -> None:
+    program = program_of(stack())
+    first, second, *_ = weights(program)
+    values, scales = scaled(program, [second])
+    assert scales.keys() == {second}
+    assert np.array_equal(values[first], orthogonal(values[first].shape, np.random.default_rng(first)))
+
+
+def test_a_shared_weight_is_scaled_by_the_first_layer_that_reads_it() -> None:
+    shared = (
+        'layer {{ name: "{1}" type: "Convolution" bottom: "{0}" top: "{1}" param {{ name: "w" }} convolution_param {{ '
+        'num_output: 5 kernel_size: 1 bias_term: false weight_filler {{ type: "xavier" }} }} }}\n'
+    )
+    text = DATA + shared.format("x", "a") + shared.format("a", "b")
+    program = program_of(text + ENDING.format("b"))
+    values, scales = scaled(program)
+    owners = [number for number in weights(program) if program.params[number].owner is None]
+    assert scales.keys() == set(owners)
+    found = variances(program, values, SEED)
+    assert found["a"][0] == pytest.approx(1.0, abs=1e-3)
+    assert found["fc"][0] == pytest.approx(1.0, abs=1e-3)  # behind b, as it will be
+
+
+def test_a_layer_that_gives_a_constant_is_left_alone() -> None:
+    zero = 'layer { name: "p" type: "Power" bottom: "x" top: "p" power_param { scale: 0 } }\n'
+    program = program_of(DATA + zero + conv("c", "p") + ENDING.format("c"))
+    _, scales = scaled(program)
+    assert scales[weights(program)[0]] == 1.0
