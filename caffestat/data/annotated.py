@@ -168,9 +168,12 @@ class AnnotatedReader(DatumReader):
 
     def _resized(self, image: np.ndarray, is_raw: bool) -> np.ndarray:
         """Return the image in the size of resize_param: an encoded one only."""
-        p = self._settings.resize_param
-        if is_raw or not self._settings.HasField("resize_param"):
+        settings = self._settings.resize_param
+        if is_raw or not settings:
             return image
+        p = settings[0]
+        if len(settings) > 1:
+            raise AbsentError("it has several resize_param, one of which is drawn for each batch")
         if p.resize_mode != ssd_pb2.ResizeParameter.WARP or set(p.interp_mode) - {ssd_pb2.ResizeParameter.LINEAR}:
             raise AbsentError("its resize_param is not reproduced: only WARP with LINEAR is")
         return resize(image, p.height, p.width)

@@ -212,7 +212,8 @@ class Layer:
 
         types: those of all layers of the net; a type that only one fork has may tell which fork it is.
         """
-        return _within(len(proto.bottom), cls.num_bottoms) and (cls.auto_tops or _within(len(proto.top), cls.num_tops))
+        tops = max(len(proto.top), cls.num_tops[0]) if cls.auto_tops else len(proto.top)
+        return _within(len(proto.bottom), cls.num_bottoms) and _within(tops, cls.num_tops)
 
     def decide(self, bottoms: Sequence[np.ndarray], random: np.random.Generator) -> Sequence[np.ndarray]:
         """Return what the values of the `decisive` bottoms decide, of a layer that `decides`.

@@ -21,7 +21,14 @@ if TYPE_CHECKING:
     from caffestat.autodiff import Tape
     from caffestat.graph import Graph
 
-__all__ = ["BoxAnnotatorOHEM", "Nms", "SmoothL1Loss", "SmoothL1LossOHEM", "SoftmaxWithLossOHEM"]
+__all__ = [
+    "BoxAnnotatorOHEM",
+    "Nms",
+    "SmoothL1Loss",
+    "SmoothL1LossOHEM",
+    "SoftmaxWithLossOHEM",
+    "SoftmaxWithLossPerLabel",
+]
 
 
 @layer("SmoothL1Loss", dialect="rcnn")
@@ -29,14 +36,20 @@ class SmoothL1Loss(Loss):
     """y = Σ w_out · f(d) / N, d = w_in · (x₀ - x₁), f(d) = (σd)² / 2 below |d| = 1 / σ², above |d| - ½ / σ².
 
     Bottoms: x₀, x₁, then w_in and w_out, or w_in alone as SSD has it. dx₀ = -dx₁ = w_in · w_out · f'(d) / N; with three
-    bottoms the factor w_in is missing, as in the reference. (rbgirshick/caffe-fast-rcnn, smooth_L1_loss_layer.cu)
+    bottoms the factor w_in is missing, as in the reference. A second top [N, 1, H, W] has the loss of each region.
+    (rbgirshick/caffe-fast-rcnn, smooth_L1_loss_layer.cu; zhaoweicai/cascade-rcnn)
     """
 
     adds = rcnn_pb2.LayerParameter
     num_bottoms = (2, 4)
+    num_tops = (1, 2)
 
     def allow_force_backward(self, bottom: int) -> bool:
         return True
+
+    def tops(self, bottoms: Sequence[Shape]) -> tuple[Shape, ...]:
+        height, width = (*bottoms[0][2:4], 1, 1)[:2]
+        return (super().tops(bottoms)[0], (bottoms[0][0], 1, height, width))[: self.top_count]
 
     def check(self, bottoms: Sequence[Shape]) -> None:
         for index, shape in enumerate(bottoms[1:], 1):
@@ -47,9 +60,12 @@ class SmoothL1Loss(Loss):
         """Return what the sum is divided by."""
         return shape[0]
 
-    def further_tops(self, g: Graph, losses: str, loss: str) -> list[str]:
-        """Emit the tops behind the first."""
-        return [loss] * (self.top_count - 1)
+    def sums(self, g: Graph, losses: str) -> list[str]:
+        """Emit the second top, where there is one: the loss of each region."""
+        shape = g.shape(losses)
+        sums = g.emit("ReduceSum", losses, g.ints(1), keepdims=1)
+        height, width = (*shape[2:4], 1, 1)[:2]
+        return [g.reshape(sums, shape[0], 1, height, width)][: self.top_count - 1]
 
     def lower(self, g: Graph, bottoms: Sequence[str], params: Sequence[str]) -> Sequence[str]:
         shapes = [g.shape(bottom) for bottom in bottoms]
@@ -67,7 +83,7 @@ class SmoothL1Loss(Loss):
                 loss, slope = g.emit("Mul", loss, outside), g.emit("Mul", g.emit("Mul", slope, weights[0]), outside)
             made["slope"] = slope
             y = g.emit("Div", total(g, loss), g.constant(divisor))
-            return [y, *self.further_tops(g, g.declare(loss, shape), y)]
+            return [y, *self.sums(g, g.declare(loss, shape))]
 
         def backward(tape: Tape, dys: Sequence[str | None]) -> Sequence[str | None]:
             if dys[0] is None:
@@ -100,23 +116,12 @@ class SmoothL1LossOHEM(_Mined, SmoothL1Loss):
     """
 
     num_bottoms = (2, 3)
-    num_tops = (1, 2)
-
-    def tops(self, bottoms: Sequence[Shape]) -> tuple[Shape, ...]:
-        height, width = (*bottoms[0][2:4], 1, 1)[:2]
-        return (super().tops(bottoms)[0], (bottoms[0][0], 1, height, width))[: self.top_count]
 
     def divisor(self, shape: Shape) -> float:
         positions = shape[0] * math.prod(shape[2:])
         fixed = float(self.added.loss_param.pre_fixed_normalizer)
         counts = {"FULL": positions, "VALID": positions, "BATCH_SIZE": shape[0], "PRE_FIXED": fixed, "NONE": 1}
         return max(counts[self.mode()], 1.0)
-
-    def further_tops(self, g: Graph, losses: str, loss: str) -> list[str]:
-        shape = g.shape(losses)
-        sums = g.emit("ReduceSum", losses, g.ints(1), keepdims=1)
-        height, width = (*shape[2:4], 1, 1)[:2]
-        return [g.reshape(sums, shape[0], 1, height, width)][: self.top_count - 1]
 
 
 @layer("SoftmaxWithLossOHEM", dialect="rcnn")
@@ -154,6 +159,14 @@ class SoftmaxWithLossOHEM(_Mined, SoftmaxWithLoss):
         chosen = g.emit("GatherElements", emit_softmax(g, scores, axis), index, axis=axis)
         logs = g.emit("Neg", g.emit("Log", g.emit("Max", chosen, g.constant(FLT_MIN))))
         return g.reshape(weigh(g, logs, self.valid(g, aligned)), *of_labels)
+
+
+@layer("SoftmaxWithLoss", dialect="rcnn")
+class SoftmaxWithLossPerLabel(SoftmaxWithLossOHEM):
+    """SoftmaxWithLossOHEM by its older name, with three tops. (zhaoweicai/cascade-rcnn, softmax_loss_layer.cpp)"""
+
+    num_tops = (3, 3)
+    auto_tops = False
 
 
 @layer("BoxAnnotatorOHEM", dialect="rcnn")

@@ -427,7 +427,7 @@ class AnnotatedData(Images):
         transform, added = self.proto.transform_param, self.added.transform_param
         size = (transform.crop_size,) * 2 if transform.crop_size else (added.crop_h, added.crop_w)
         if not all(size):
-            size = (added.resize_param.height, added.resize_param.width)
+            size = next(((resize.height, resize.width) for resize in added.resize_param), (0, 0))
         return (self.batch_size(), self.channels(), *size) if all(size) else None
 
     def shapes_stand(self) -> str:

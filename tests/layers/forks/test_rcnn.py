@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 
@@ -99,3 +101,23 @@ def test_peaks_are_counted_and_refined() -> None:
     assert top.shape == (1, 2, 2, 3)
     np.testing.assert_allclose(top[0, 0], [[1, 0, 0], [(6 + 3.5) / 1.5, 4, 1]], rtol=1e-6)
     np.testing.assert_allclose(top[0, 1], [[2, 0, 0], [3, 2, 0.8]], rtol=1e-6)
+
+
+def test_the_loss_of_each_region_is_a_further_top_of_older_names_too() -> None:
+    random = np.random.default_rng(31)
+    scores, labels = random.normal(size=(5, 3)), random.integers(0, 3, 5).astype(float)
+    text = 'name: "l" type: "SoftmaxWithLoss" bottom: "x" bottom: "t" top: "y" top: "p" top: "each"'
+    layer = make(text)
+    assert layer.dialect == "rcnn"
+    y, p, each = run(layer, [scores, labels]).tops
+    expected = [-math.log(p[index, int(label)]) for index, label in enumerate(labels)]
+    np.testing.assert_allclose(each, expected, rtol=1e-5)
+    assert y == pytest.approx(np.mean(expected))
+    x, target, inside, outside = (random.normal(size=(5, 4)) for _ in range(4))
+    text = 'name: "l" type: "SmoothL1Loss" bottom: "x" bottom: "t" bottom: "i" bottom: "o" top: "y" top: "each"'
+    y, each = run(make(text), [x, target, inside, outside]).tops
+    d = inside * (x - target)
+    losses = (outside * np.where(abs(d) < 1, d * d / 2, abs(d) - 0.5)).sum(1)
+    np.testing.assert_allclose(each.ravel(), losses, rtol=1e-4)
+    assert y == pytest.approx(losses.sum() / 5, rel=1e-4)
+    assert make('name: "l" type: "SoftmaxWithLoss" bottom: "x" bottom: "t" top: "y"').dialect == ""
