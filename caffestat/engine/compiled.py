@@ -12,6 +12,7 @@ from caffestat.errors import RunError
 from caffestat.graph import Graph, expand
 
 from .device import CPU, Device
+from .parts import cut
 from .runtime import interruptible, onnxruntime, runtime_errors, thread_count
 
 __all__ = ["Compiled"]
@@ -20,24 +21,26 @@ __all__ = ["Compiled"]
 # MobileNet. On nets of few, large layers (AlexNet, VGG-16) it costs time, and memory too.
 _DEEP_NODES = 2_000
 
-# The runtime's optimizers take a time that grows faster than the square of the nodes: 30 s for 16,000 of them.
+# From here on set-up counts more than what the runtime's optimizers win: they take two thirds of it, and the order that
+# saves memory takes half of the rest.
 _MANY_NODES = 12_000
 
 _LARGE_MATRIX = 1 << 22  # elements
 
 
-def _options(graph: Graph) -> Any:
+def _options(nodes: int) -> Any:
+    """Return the settings of a session for (a part of) a graph of so many nodes."""
     ort = onnxruntime()
     options = ort.SessionOptions()
     options.log_severity_level = 4
     level = ort.GraphOptimizationLevel
-    options.graph_optimization_level = level.ORT_ENABLE_ALL if len(graph.nodes) < _MANY_NODES else level.ORT_DISABLE_ALL
+    options.graph_optimization_level = level.ORT_ENABLE_ALL if nodes < _MANY_NODES else level.ORT_DISABLE_ALL
     options.intra_op_num_threads = thread_count()
     options.enable_mem_pattern = False  # on, it takes 45 to 75 % more memory and no less time
     options.add_session_config_entry("session.force_spinning_stop", "1")
     # from opset 21 on, moving a Transpose past an int8 DequantizeLinear makes a node that the runtime itself refuses
     options.add_session_config_entry("session.disable_quant_qdq", "1")
-    if len(graph.nodes) > _DEEP_NODES:
+    if _DEEP_NODES < nodes < _MANY_NODES:
         options.execution_order = ort.ExecutionOrder.PRIORITY_BASED
     return options
 
@@ -66,7 +69,7 @@ class Compiled:
         self.graph = graph
         self.device = device
         self.constant = dict(constant or {})
-        self._sessions: dict[tuple[str, ...], _Session] = {}
+        self._chains: dict[tuple[str, ...], _Chain] = {}
 
     def run(
         self,
@@ -84,9 +87,9 @@ class Compiled:
         Raises RunError when an input is missing, or the runtime cannot compile or run the graph.
         """
         names = tuple(dict.fromkeys(self.graph.outputs if outputs is None else outputs))
-        if names not in self._sessions:
-            self._sessions[names] = _Session(self.graph, self.device, self.constant, names)
-        return self._sessions[names].run({**feeds, **(params or {})}, keep)
+        if names not in self._chains:
+            self._chains[names] = _Chain(self.graph, self.device, self.constant, names)
+        return self._chains[names].run({**feeds, **(params or {})}, keep)
 
     def put(self, array: np.ndarray) -> Any:
         """Return an array on the device, to be fed without another copy."""
@@ -95,20 +98,43 @@ class Compiled:
             return onnxruntime().OrtValue.ortvalue_from_numpy(value, self.device.kind, self.device.index)
 
 
-class _Session:
-    """The runtime's session for one set of outputs."""
+class _Chain:
+    """What is compiled for one set of outputs: the parts of the graph, which run one after the other."""
 
     def __init__(
         self, graph: Graph, device: Device, constant: Mapping[str, np.ndarray], outputs: Sequence[str]
     ) -> None:
+        self._outputs = outputs
+        whole = expand(graph, outputs, device.kind)
+        parts = cut(whole)
+        self._sessions = [_Session(part, device, constant, len(whole.nodes)) for part in parts]
+        last = {name: number for number, part in enumerate(parts) for name in part.inputs}
+        self._read_last: list[list[str]] = [[] for _ in parts]
+        for name in last.keys() - set(outputs):
+            self._read_last[last[name]].append(name)
+
+    def run(self, given: Mapping[str, Any], keep: Collection[str]) -> dict[str, Any]:
+        if len(self._sessions) == 1:
+            return self._sessions[0].run(given, keep)
+        values = dict(given)
+        for session, read in zip(self._sessions, self._read_last, strict=True):
+            values |= session.run(values, session.outputs)
+            for name in read:
+                del values[name]
+        return {name: values[name] if name in keep else values[name].numpy() for name in self._outputs}
+
+
+class _Session:
+    """The runtime's session for one part."""
+
+    def __init__(self, graph: Graph, device: Device, constant: Mapping[str, np.ndarray], nodes: int) -> None:
         self._device = device
-        self._outputs = list(outputs)
-        live = expand(graph, outputs, device.kind)
-        large = large_matrices(live) if device.kind == "cpu" else set()
-        held = {name: array for name, array in constant.items() if name in live.params and name not in large}
+        self.outputs = list(graph.outputs)
+        large = large_matrices(graph) if device.kind == "cpu" else set()
+        held = {name: array for name, array in constant.items() if name in graph.params and name not in large}
         self._fed = {name: constant[name] for name in large.intersection(constant)}
-        self._inputs = [*live.inputs, *(name for name in live.params if name not in held)]
-        self._session, self._values = _open(live, held, device)
+        self._inputs = [*graph.inputs, *(name for name in graph.params if name not in held)]
+        self._session, self._values = _open(graph, held, device, _options(nodes))
 
     def run(self, given: Mapping[str, Any], keep: Collection[str]) -> dict[str, Any]:
         inputs = {name: self._fed[name] if name in self._fed else given.get(name) for name in self._inputs}
@@ -117,8 +143,8 @@ class _Session:
             raise RunError(f"a run needs a value of {', '.join(missing)}")
         with runtime_errors():
             if not keep and all(isinstance(value, np.ndarray) for value in inputs.values()):
-                found = interruptible(lambda options: self._session.run(self._outputs, inputs, options))
-                return dict(zip(self._outputs, found, strict=True))
+                found = interruptible(lambda options: self._session.run(self.outputs, inputs, options))
+                return dict(zip(self.outputs, found, strict=True))
             return self._run_bound(inputs, keep)
 
     def _run_bound(self, inputs: Mapping[str, Any], keep: Collection[str]) -> dict[str, Any]:
@@ -128,17 +154,16 @@ class _Session:
                 binding.bind_cpu_input(name, np.asarray(value, order="C"))
             else:
                 binding.bind_ortvalue_input(name, value)
-        for name in self._outputs:
+        for name in self.outputs:
             binding.bind_output(name, *((self._device.kind, self._device.index) if name in keep else ("cpu", 0)))
         interruptible(lambda options: self._session.run_with_iobinding(binding, options))
-        found = zip(self._outputs, binding.get_outputs(), strict=True)
+        found = zip(self.outputs, binding.get_outputs(), strict=True)
         return {name: value if name in keep else value.numpy() for name, value in found}
 
 
-def _open(graph: Graph, held: Mapping[str, np.ndarray], device: Device) -> tuple[Any, Any]:
+def _open(graph: Graph, held: Mapping[str, np.ndarray], device: Device, options: Any) -> tuple[Any, Any]:
     """Return a session, and the params' values that it reads as long as it lives."""
     ort = onnxruntime()
-    options = _options(graph)
     values = {name: ort.OrtValue.ortvalue_from_numpy(np.asarray(array, order="C")) for name, array in held.items()}
     if values:
         options.add_external_initializers(list(values), list(values.values()))

@@ -51,6 +51,7 @@ class Statistics:
 
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
+        self._first = len(graph.nodes)
         self._producers: dict[str, Node] = {name: node for node in graph.nodes for name in node.outputs}
         self._sums: dict[tuple[str, str], str] = {}
         self._scalars: dict[str, int] = {}  # one element each, and of how many axes
@@ -77,9 +78,14 @@ class Statistics:
             same = [name for name, found in self._scalars.items() if found == rank]
             self._order += same
             # one node of thousands of inputs makes the runtime's set-up slow
-            parts += [g.reshape(g.emit("Concat", *chunk, axis=0), -1) for chunk in _chunks(same, 64)]
+            parts += [self._joined(chunk) for chunk in _chunks(same, 64)]
         if parts:
             g.outputs.append(g.emit("Concat", *parts, axis=0, hint=self.OUTPUT))
+        g.soon.update(name for node in g.nodes[self._first :] for name in node.outputs)
+
+    def _joined(self, scalars: Sequence[str]) -> str:
+        g = self.graph
+        return g.declare(g.reshape(g.emit("Concat", *scalars, axis=0), -1), (len(scalars),))
 
     def read(self, outputs: Mapping[str, np.ndarray]) -> dict[Hashable, float]:
         """Return each key's number from the outputs of a run."""
@@ -157,11 +163,12 @@ class Statistics:
     def _sum_directly(self, op: str, value: str) -> str:
         rank = len(self.graph.shape(value))
         result = self.graph.emit(op, value if rank else self.graph.reshape(value, 1), keepdims=1)
-        self._scalars[result] = max(rank, 1)
-        return result
+        return self._scalar(result, max(rank, 1))
 
     def _sum_rows(self, op: str, rows: str) -> str:
         partial = self.graph.emit(op, rows, self.graph.ints(1), keepdims=0)
-        result = self.graph.emit("ReduceSum", partial, self.graph.ints(0), keepdims=1)
-        self._scalars[result] = 1
-        return result
+        return self._scalar(self.graph.emit("ReduceSum", partial, self.graph.ints(0), keepdims=1), 1)
+
+    def _scalar(self, value: str, rank: int) -> str:
+        self._scalars[value] = rank
+        return self.graph.declare(value, (1,) * rank)

@@ -1,0 +1,71 @@
+"""Long graphs are cut into parts that run one after the other: the runtime's set-up is quadratic in the nodes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from copy import copy
+
+from caffestat.graph import Graph, Node
+
+__all__ = ["cut"]
+
+_LONG = 3_000  # nodes; from here on parts are set up in half of the time or less
+_PART = 2_000
+
+
+def cut(g: Graph) -> list[Graph]:
+    """Return the parts of a graph in the order in which they run, the graph itself when it is short.
+
+    A part's outputs are what later parts read and what the graph returns; its inputs, beside those of the graph, are
+    what earlier parts computed.
+    """
+    return [g] if len(g.nodes) <= _LONG else _parts(g, _chunks(g, _in_order(g)))
+
+
+def _in_order(g: Graph) -> list[Node]:
+    """Return the nodes with those that compute values of `Graph.soon` right behind what they read.
+
+    Else all activations would live until the statistics at the end are computed.
+    """
+    turn: dict[str, int] = {}  # of each value: the node in whose turn it is computed
+    turns = []
+    for index, node in enumerate(g.nodes):
+        before = [turn[name] for name in (*node.inputs, *node.captured) if name in turn]
+        mine = max(before) if before and node.outputs[0] in g.soon else index
+        turn.update(dict.fromkeys(node.outputs, mine))
+        turns.append(mine)
+    return [g.nodes[index] for index in sorted(range(len(turns)), key=lambda index: (turns[index], index))]
+
+
+def _chunks(g: Graph, nodes: Sequence[Node]) -> list[list[Node]]:
+    """Cut a list of nodes where every value that crosses has a known shape: it becomes an input of a part."""
+    last = {name: index for index, node in enumerate(nodes) for name in (*node.inputs, *node.captured)}
+    chunks: list[list[Node]] = [[]]
+    unknown: set[str] = set()
+    for index, node in enumerate(nodes):
+        if len(chunks[-1]) >= _PART and not unknown:
+            chunks.append([])
+        chunks[-1].append(node)
+        unknown.update(name for name in node.outputs if name not in g.specs and last.get(name, index) > index)
+        unknown -= {name for name in (*node.inputs, *node.captured) if last[name] == index}
+    return chunks
+
+
+def _parts(g: Graph, chunks: Sequence[Sequence[Node]]) -> list[Graph]:
+    reads = [{name for node in nodes for name in (*node.inputs, *node.captured)} for nodes in chunks]
+    passed = set(g.outputs) - {name for node in g.nodes for name in node.outputs}  # the first part returns them
+    reads[0] |= passed
+    wanted, parts = set(g.outputs), []
+    for nodes, read in zip(reversed(chunks), reversed(reads), strict=True):
+        computed = [name for node in nodes for name in node.outputs if name]
+        part = copy(g)
+        part.nodes, part.outputs = list(nodes), [name for name in computed if name in wanted]
+        outside = read.difference(computed)
+        part.params = {name: spec for name, spec in g.params.items() if name in read}
+        part.constants = {name: array for name, array in g.constants.items() if name in read}
+        known = g.params.keys() | g.constants.keys() | {""}
+        part.inputs = {name: g.specs[name] for name in sorted(outside - known)}
+        wanted |= outside
+        parts.append(part)
+    parts[-1].outputs += sorted(passed)
+    return parts[::-1]

@@ -1,0 +1,91 @@
+"""Long graphs, cut into parts: they compute what the whole does, and let go of what is no longer read."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from caffestat.autodiff import backward
+from caffestat.engine import CPU, Compiled, Statistics, compiled, parts
+from caffestat.graph import Graph, expand
+
+X = np.random.default_rng(2).standard_normal((2, 3), np.float32)
+
+
+def chain(length: int) -> tuple[Graph, Statistics, list[str]]:
+    """w · tanh(w · tanh(… x)), its gradients, and the mean |x| of every value."""
+    g = Graph()
+    y, w = g.input("x", X.shape), g.param("w", (3,))
+    values = []
+    for _ in range(length):
+        y = g.declare(g.emit("Mul", g.declare(g.emit("Tanh", y), X.shape), w), X.shape)
+        values.append(y)
+    found = backward(g, {y: g.constant(np.ones(X.shape))}, [*values, w])
+    g.infer()
+    statistics = Statistics(g)
+    for name in (*values, *(grad for grad in found.values() if grad)):
+        statistics.mean_abs(name, name)
+    g.outputs = [y, found[w] or ""]
+    statistics.finish()
+    return g, statistics, values
+
+
+@pytest.fixture
+def short(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parts, "_LONG", 50)
+    monkeypatch.setattr(parts, "_PART", 40)
+
+
+@pytest.mark.usefixtures("short")
+@pytest.mark.parametrize("constant", [True, False])
+def test_parts_compute_what_the_whole_does(constant: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    g, statistics, values = chain(30)
+    opened = []
+    before = compiled._open
+    monkeypatch.setattr(compiled, "_open", lambda *given: opened.append(given) or before(*given))
+    params = {"w": np.float32([1.1, -0.9, 1.3])}
+    found = Compiled(g, CPU, params if constant else None).run({"x": X}, params)
+    assert len(opened) > 4
+    monkeypatch.setattr(parts, "_LONG", 10_000)
+    expected = Compiled(g, CPU, params if constant else None).run({"x": X}, params)
+    for name in g.outputs:
+        np.testing.assert_allclose(found[name], expected[name], rtol=1e-6, atol=1e-7)
+    assert len(statistics.read(found)) == 2 * len(values) + 1
+
+
+@pytest.mark.usefixtures("short")
+def test_what_is_asked_for_crosses_parts_and_may_stay_on_the_device() -> None:
+    g, _, values = chain(30)
+    params = {"w": np.float32([1, 2, 3])}
+    found = Compiled(g).run({"x": X}, params, [values[2], values[-1]], keep=[values[2]])
+    np.testing.assert_allclose(found[values[2]].numpy(), Compiled(g).run({"x": X}, params, values[2:3])[values[2]])
+    assert isinstance(found[values[-1]], np.ndarray)
+
+
+@pytest.mark.usefixtures("short")
+def test_no_activation_waits_for_the_statistics_at_the_end() -> None:
+    g, _, values = chain(30)
+    last = parts.cut(expand(g, g.outputs))[-1]
+    assert not set(values[:20]) & set(last.inputs)
+
+
+@pytest.mark.usefixtures("short")
+def test_values_of_unknown_shape_cross_no_cut() -> None:
+    g = Graph()
+    y = g.input("x", X.shape)
+    for number in range(90):
+        y = g.emit("Tanh", y)
+        if number in (5, 60):
+            g.declare(y, X.shape)
+    g.outputs = [y]
+    assert [len(part.nodes) for part in parts.cut(g)] == [61, 29]
+    same = [y, "x", g.constant([7])]  # what no node computes, too
+    found = Compiled(g).run({"x": X}, outputs=same)
+    assert list(found) == same
+    np.testing.assert_array_equal(found["x"], X)
+    assert found[y].shape == X.shape
+
+
+def test_short_graphs_stay_whole() -> None:
+    g, _, _ = chain(10)
+    assert parts.cut(g) == [g]
