@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Hashable, Mapping, Sequence
+from typing import TypeVar
 
 import numpy as np
 
-from caffestat.graph import Graph, Node
+from caffestat.graph import Graph, Node, Spec
 from caffestat.ops import Elements, Role, Sign
 
 __all__ = ["Statistics"]
 
+# Up to here values of the same shape are summed up together: the nodes cost more than the copies.
+_TINY = 4_096
 # Up to here one sum over all elements is exact enough; over 6 M elements it would be off by 4e-5.
 _DIRECT = 20_000
 # Above it |x| no longer fits the caches, and ReduceL1, which does not write it down, is the faster one.
@@ -21,7 +25,13 @@ _CACHED = 1 << 21
 _THIN = 128
 
 
-def _chunks(items: Sequence[str], size: int) -> list[Sequence[str]]:
+_DIRECTLY = {"abs": "ReduceL1", "squares": "ReduceSumSquare"}
+
+Sum = tuple[str, str]  # "abs" or "squares", and of which value
+T = TypeVar("T")
+
+
+def _chunks(items: Sequence[T], size: int) -> list[Sequence[T]]:
     return [items[start : start + size] for start in range(0, len(items), size)]
 
 
@@ -53,10 +63,11 @@ class Statistics:
         self.graph = graph
         self._first = len(graph.nodes)
         self._producers: dict[str, Node] = {name: node for node in graph.nodes for name in node.outputs}
-        self._sums: dict[tuple[str, str], str] = {}
-        self._scalars: dict[str, int] = {}  # one element each, and of how many axes
-        self._order: list[str] = []
-        self._keys: dict[Hashable, tuple[str, float]] = {}
+        self._scalars: dict[Sum, str] = {}  # one element each
+        self._tiny: defaultdict[tuple[str, Spec], list[Sum]] = defaultdict(list)  # to be summed up together
+        self._asked: set[Sum] = set()
+        self._order: list[Sum] = []
+        self._keys: dict[Hashable, tuple[Sum, float]] = {}
 
     def mean_abs(self, key: Hashable, value: str) -> None:
         """Ask for mean |x|."""
@@ -73,33 +84,54 @@ class Statistics:
     def finish(self) -> None:
         """Emit the output vector; nothing when no one asked."""
         g = self.graph
-        parts = []
-        for rank in sorted(set(self._scalars.values())):
-            same = [name for name, found in self._scalars.items() if found == rank]
-            self._order += same
-            # one node of thousands of inputs makes the runtime's set-up slow
+        # one node of thousands of inputs makes the runtime's set-up slow
+        parts = [part for sums in self._tiny.values() for chunk in _chunks(sums, 64) for part in self._sum_tiny(chunk)]
+        for rank in sorted({len(g.shape(scalar)) for scalar in self._scalars.values()}):
+            same = [wanted for wanted, scalar in self._scalars.items() if len(g.shape(scalar)) == rank]
             parts += [self._joined(chunk) for chunk in _chunks(same, 64)]
         if parts:
             g.outputs.append(g.emit("Concat", *parts, axis=0, hint=self.OUTPUT))
         g.soon.update(name for node in g.nodes[self._first :] for name in node.outputs)
 
-    def _joined(self, scalars: Sequence[str]) -> str:
+    def _joined(self, sums: Sequence[Sum]) -> str:
         g = self.graph
-        return g.declare(g.reshape(g.emit("Concat", *scalars, axis=0), -1), (len(scalars),))
+        self._order += sums
+        scalars = [self._scalars[wanted] for wanted in sums]
+        return g.declare(g.reshape(g.emit("Concat", *scalars, axis=0), -1), (len(sums),))
+
+    def _sum_tiny(self, sums: Sequence[Sum]) -> list[str]:
+        """Emit sums of the same kind over values of the same shape: [sums]."""
+        g = self.graph
+        kind, first = sums[0]
+        if len(sums) == 1:
+            self._scalars[sums[0]] = self._sum_directly(_DIRECTLY[kind], first)
+            return []
+        self._order += sums
+        rows = g.emit("Reshape", g.emit("Concat", *(value for _, value in sums), axis=0), g.ints(len(sums), -1))
+        return [g.declare(g.emit(_DIRECTLY[kind], rows, g.ints(1), keepdims=0), (len(sums),))]
 
     def read(self, outputs: Mapping[str, np.ndarray]) -> dict[Hashable, float]:
         """Return each key's number from the outputs of a run."""
         if not self._keys:
             return {}
         found = dict(zip(self._order, outputs[self.OUTPUT].tolist(), strict=True))
-        return {key: found[name] / divisor for key, (name, divisor) in self._keys.items()}
+        return {key: found[wanted] / divisor for key, (wanted, divisor) in self._keys.items()}
 
     def _add(self, key: Hashable, kind: str, value: str, divisor: float) -> None:
-        root = self._root(value)
-        if (kind, root) not in self._sums:
+        wanted = kind, self._root(value)
+        self._keys[key] = wanted, divisor
+        if wanted not in self._asked:
+            self._asked.add(wanted)
+            self._ask(*wanted)
+
+    def _ask(self, kind: str, value: str) -> None:
+        spec = self.graph.specs[value]
+        count = math.prod(spec.shape)
+        if spec.shape and 0 < count <= _TINY:
+            self._tiny[kind, spec].append((kind, value))
+        else:
             sum_up = self._sum_abs if kind == "abs" else self._sum_squares
-            self._sums[kind, root] = sum_up(root, math.prod(self.graph.shape(value)))
-        self._keys[key] = self._sums[kind, root], divisor
+            self._scalars[kind, value] = sum_up(value, count)
 
     def _root(self, value: str) -> str:
         """Return the value that this one only renames, reshapes or transposes."""
@@ -126,7 +158,7 @@ class Statistics:
         """Emit sum |x|, one element."""
         g = self.graph
         if count <= _DIRECT:
-            return self._sum_directly("ReduceL1", value)
+            return self._sum_directly(_DIRECTLY["abs"], value)
         rows = _in_rows(g, value, count)
         if self._is_non_negative(value):
             return self._sum_rows("ReduceSum", rows)
@@ -137,7 +169,7 @@ class Statistics:
     def _sum_squares(self, value: str, count: int) -> str:
         """Emit sum x², one element."""
         if count <= _DIRECT:
-            return self._sum_directly("ReduceSumSquare", value)
+            return self._sum_directly(_DIRECTLY["squares"], value)
         if product := self._thin_product(value):
             return self._sum_directly("ReduceSum", self._gram_product(product))
         rows = _in_rows(self.graph, value, count)
@@ -170,5 +202,4 @@ class Statistics:
         return self._scalar(self.graph.emit("ReduceSum", partial, self.graph.ints(0), keepdims=1), 1)
 
     def _scalar(self, value: str, rank: int) -> str:
-        self._scalars[value] = rank
         return self.graph.declare(value, (1,) * rank)

@@ -93,3 +93,25 @@ def test_what_is_not_finite_stays_so(bad: float) -> None:
     x = values((40, 600))
     x[3, 4] = bad
     assert str(run(x, lambda g, value: g.emit("Relu", value))[0]) == str(bad)
+
+
+def test_small_values_of_one_shape_are_summed_up_together() -> None:
+    random = np.random.default_rng(6)
+    g = Graph()
+    feeds = {}
+    statistics = Statistics(g)
+    for number in range(150):
+        shape = [(3, 4), (4, 3), (7,)][number % 3]
+        name = g.input(f"x{number}", shape)
+        feeds[name] = random.standard_normal(shape).astype(np.float32)
+        statistics.mean_abs(("mean", name), name)
+        statistics.sum_squares(("squares", name), name)
+    statistics.mean_abs("alone", g.input("alone", (5, 1)))
+    feeds["alone"] = np.float32([[1], [-2], [3], [4], [5]])
+    statistics.finish()
+    assert len(g.nodes) < 40
+    found = statistics.read(Compiled(g).run(feeds))
+    assert found["alone"] == 3
+    for name, x in list(feeds.items())[:-1]:
+        assert found["mean", name] == pytest.approx(np.abs(x).mean(), rel=1e-6)
+        assert found["squares", name] == pytest.approx((x.astype(np.float64) ** 2).sum(), rel=1e-6)
