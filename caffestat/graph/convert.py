@@ -12,7 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from caffestat.ops import op_info
 
-from .graph import IR_VERSION, OPSET, Graph, Spec
+from .graph import IR_VERSION, OPSET, Graph, Node, Spec
 from .late import LATE
 from .nodes import to_proto
 
@@ -95,13 +95,24 @@ def spec_of(kind: onnx.TypeProto) -> Spec | None:
 
 
 def infer_specs(graph: Graph) -> dict[str, Spec]:
-    """Return shape and type of every value that ONNX shape inference can tell; params count as inputs."""
-    plain = copy(graph)
-    plain.nodes = [node for node in graph.nodes if node.domain != LATE]
-    late = {name: graph.specs[name] for node in graph.nodes if node.domain == LATE for name in node.outputs}
-    model = _model(plain, {**graph.inputs, **graph.params, **late}, _constants(graph), OPSET)
-    known = (value_info(name, spec) for name, spec in graph.specs.items() if name not in graph.inputs)
-    model.graph.value_info.extend(info for info in known if info.name not in graph.params and info.name not in late)
+    """Return shape and type of every value that ONNX shape inference can tell and nobody has declared.
+
+    Params count as inputs, and so does what is known already; integers may be shapes, which inference computes anew.
+    """
+    open_ends = copy(graph)
+    open_ends.nodes = [node for node in graph.nodes if node.domain != LATE and _is_open(graph, node)]
+    computed = {name for node in open_ends.nodes for name in node.outputs}
+    read = {name for node in open_ends.nodes for name in (*node.inputs, *node.captured)}
+    open_ends.constants = {name: array for name, array in graph.constants.items() if name in read}
+    open_ends.outputs = []
+    known = {name: graph.specs[name] for name in read - computed - graph.constants.keys() if name in graph.specs}
+    model = _model(open_ends, known, _constants(open_ends), OPSET)
+    model.graph.value_info.extend(value_info(name, graph.specs[name]) for name in computed if name in graph.specs)
     inferred = onnx.shape_inference.infer_shapes(model, data_prop=True)
     specs = ((info.name, spec_of(info.type)) for info in inferred.graph.value_info)
     return {name: spec for name, spec in specs if spec is not None}
+
+
+def _is_open(graph: Graph, node: Node) -> bool:
+    specs = [graph.specs.get(name) for name in node.outputs if name]
+    return any(spec is None or spec.dtype.kind in "iu" for spec in specs)
