@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -23,22 +22,13 @@ def floors() -> dict[str, int]:
     return {name.strip(): n for n, floor in enumerate(match[1].split("·")) for name in floor.split(",")}
 
 
-def imports(tree: ast.Module) -> Iterator[ast.ImportFrom]:
-    """Yield the imports that are executed, those inside functions as well."""
-    unseen: list[ast.AST] = [tree]
-    while unseen:
-        found = unseen.pop()
-        if isinstance(found, ast.ImportFrom):
-            yield found
-        elif not (isinstance(found, ast.If) and ast.unparse(found.test) == "TYPE_CHECKING"):
-            unseen.extend(ast.iter_child_nodes(found))
-
-
 def imported_parts(path: Path) -> set[str]:
-    """Return the parts of the package that a file imports."""
+    """Return the parts of the package that a file imports, inside functions and for type checkers as well."""
     found = set()
     package = path.relative_to(ROOT).parts[:-1]
-    for node in imports(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if not isinstance(node, ast.ImportFrom):
+            continue
         base = package[: len(package) - node.level + 1] if node.level else ()
         module = (*base, *(node.module or "").split(".")) if node.module else base
         if module[0] == "caffestat":

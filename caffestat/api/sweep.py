@@ -101,8 +101,6 @@ def _run(
     return executors.one_by_one(settings, trials)
 
 
-def _chunks(
-    results: Iterator[tuple[Trial, list[Row]]], size: int
-) -> Iterator[list[tuple[Trial, list[Row]]]]:
+def _chunks(results: Iterator[tuple[Trial, list[Row]]], size: int) -> Iterator[list[tuple[Trial, list[Row]]]]:
     while chunk := list(islice(results, size)):
         yield chunk

@@ -129,7 +129,7 @@ def _given(paths: tuple[str, ...], settings: dict[str, Any], stack: ExitStack) -
     if settings["seeds"]:
         given["seeds"] = as_seeds(settings["seeds"])
     if "nets" not in given:
-        raise InputError(f"{files[0]}: expected nets = [\"net.prototxt\"], found none")
+        raise InputError(f'{files[0]}: expected nets = ["net.prototxt"], found none')
     if settings["resume"] and settings["output"] is None:
         raise InputError("--resume goes on with a folder of results: name it with -o FOLDER")
     client = _client(settings, stack)

@@ -1,10 +1,9 @@
-"""Where the values of data blobs come from: the files that a layer names, or stand-ins for them.
+"""Where the values of data blobs come from: the files that a layer names.
 
 Packages that read files are imported when a file of their kind is opened.
 """
 
 from .opening import open_reader
 from .reader import AbsentError, Reader
-from .synthetic import synthetic_tops
 
-__all__ = ["AbsentError", "Reader", "open_reader", "synthetic_tops"]
+__all__ = ["AbsentError", "Reader", "open_reader"]

@@ -17,8 +17,6 @@ from .late import LATE, for_provider
 if TYPE_CHECKING:
     import onnx
 
-    from caffestat.autodiff import Tape
-
 __all__ = ["CONTRIB", "OPSET", "Graph", "Node", "Region", "Spec"]
 
 OPSET = 22  # below it the onnx package infers wrong shapes for ceil-mode MaxPool; every runtime since 1.20 runs it
@@ -27,7 +25,7 @@ IR_VERSION = 10
 FLOAT = np.dtype(np.float32)
 
 Shape = tuple[int, ...]
-Backward = Callable[["Tape", "tuple[str | None, ...]"], "Sequence[str | None]"]
+Backward = Callable[[Any, "tuple[str | None, ...]"], "Sequence[str | None]"]  # of the reverse walk's tape
 
 
 @dataclass(frozen=True)

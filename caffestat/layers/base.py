@@ -6,7 +6,7 @@ import copy
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
 
 import numpy as np
 
@@ -17,7 +17,6 @@ from caffestat.prototext import Message, Scalar
 from caffestat.schema import FillerParameter, from_message
 
 if TYPE_CHECKING:
-    from caffestat.data import Reader
     from caffestat.graph import Graph
 
 __all__ = [
@@ -89,6 +88,20 @@ class Unrolled:
     debug_info: bool
 
 
+class Batches(Protocol):
+    """The data that a layer names, batch by batch; `shapes` are those of the tops. See `data.Reader`."""
+
+    shapes: tuple[Shape, ...]
+
+    def start(self, words: Mapping[str, int], stream: Stream) -> None:
+        """Go to the first record."""
+        ...
+
+    def next(self) -> Sequence[np.ndarray]:
+        """Return the next batch."""
+        ...
+
+
 class Layer:
     """One layer as its prototxt message describes it; subclasses are registered with `@layer("Type")`.
 
@@ -135,7 +148,7 @@ class Layer:
         self.top_count = len(proto.top)
         self.shape_overrides: dict[str, Shape] = {}  # what the user said of the tops' shapes, by blob name
         self.batch_override: int | None = None
-        self.reader: Reader | None = None  # of the data that an external layer names
+        self.reader: Batches | None = None  # of the data that an external layer names
         self.why_synthetic = ""  # why there is no reader, of a layer that names its data
         self.why_unknown = ""  # why a top has no shape although all bottoms have
 

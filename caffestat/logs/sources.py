@@ -8,11 +8,11 @@ from dataclasses import replace
 from itertools import chain
 
 from caffestat.analysis import predict
-from caffestat.data.synthetic import classes_of
 from caffestat.errors import CaffestatError
 from caffestat.net import Net
 from caffestat.options import NetOptions, ValueOptions
 from caffestat.program import NetFile, open_file
+from caffestat.program.synthetic import classes_of
 
 from .diagnose import GROWTH, Diagnosis, diagnose, expected_values
 from .reader import Key, Pass, Unread, read_log

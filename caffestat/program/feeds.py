@@ -8,8 +8,6 @@ from typing import Protocol
 
 import numpy as np
 
-from caffestat.data import synthetic_tops
-from caffestat.data.synthetic import classes_of
 from caffestat.errors import InputError
 from caffestat.fillers import Filler, Stream
 from caffestat.graph import Graph, Node
@@ -20,6 +18,7 @@ from caffestat.theory import Signal
 from caffestat.theory.sources import data, of_array, of_filler, uniform_integers
 
 from .program import Forward, Program
+from .synthetic import classes_of, synthetic_tops
 
 __all__ = ["Feed", "Feeds", "InputFeed", "LayerFeed", "check_given", "fitting"]
 

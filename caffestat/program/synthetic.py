@@ -1,15 +1,13 @@
-"""Stand-ins for data that is not at hand: N(0, 1) values, and labels drawn from the classes that their reader sees."""
+"""What stands in for data that is not available: N(0, 1) values, and labels drawn from their reader's classes."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-if TYPE_CHECKING:
-    from caffestat.layers import Layer, Shape
-    from caffestat.net import Net, Node
+from caffestat.layers import Layer, Shape
+from caffestat.net import Net, Node
 
 __all__ = ["classes_of", "synthetic_tops"]
 
