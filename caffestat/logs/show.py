@@ -8,7 +8,7 @@ from .diagnose import UNLIKE, Diagnosis, Event, Trend
 from .losses import Signature
 from .reader import Key
 
-__all__ = ["diagnosis_lines"]
+__all__ = ["diagnosis_lines", "event_text", "loss_text"]
 
 _TELL = {
     "nan": "is not a number",
@@ -26,9 +26,9 @@ def diagnosis_lines(found: Diagnosis, all_trends: bool = False) -> Iterator[str]
     span = "" if found.first_iteration is None else f", iterations {found.first_iteration} to {found.last_iteration}"
     yield f"{found.passes} passes of the train net{span}; {found.tests} of test nets"
     for event in sorted(found.events.values(), key=lambda event: event.line):
-        yield _event(event)
+        yield event_text(event)
     for one in found.losses:
-        yield _signature(one)
+        yield loss_text(one)
     for alert in found.alerts:
         yield str(alert)
     for key in found.dead:
@@ -44,7 +44,8 @@ def diagnosis_lines(found: Diagnosis, all_trends: bool = False) -> Iterator[str]
         yield from (_trend(_name(key), trend) for key, trend in shown.items())
 
 
-def _event(event: Event) -> str:
+def event_text(event: Event) -> str:
+    """Say an event in words: when, which number, and how bad."""
     when = "" if event.iteration is None else f" at iteration {event.iteration}"
     where = f" ({event.place})" if event.place else ""
     before = (
@@ -56,7 +57,8 @@ def _event(event: Event) -> str:
     return f"{what}: {event.key}{where} {_TELL[event.kind]}: {event.value:g}{before}"
 
 
-def _signature(one: Signature) -> str:
+def loss_text(one: Signature) -> str:
+    """Say what a loss gives away."""
     when = "" if one.iteration is None else f" at iteration {one.iteration}"
     return f"loss{when}, line {one.line}: {one.name} {_LOSS[one.kind]} {one.value:g}: {one.meaning}"
 

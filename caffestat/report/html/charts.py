@@ -6,9 +6,10 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
-__all__ = ["Chart", "Line", "embed"]
+__all__ = ["Chart", "HeatMap", "Line", "by_depth", "embed"]
 
 Values = Sequence["float | None"]
 
@@ -18,19 +19,22 @@ _COLOURS = {"measured": "#2166ac", "predicted": "#d6604d", "limit": "#b2182b", "
 
 @dataclass(frozen=True)
 class Line:
-    """One series: a value per row of `Chart.rows`. `style` names its colour and dash."""
+    """One series: a value per row, or per `x` where that is given. `style` names its colour and dash."""
 
     title: str
     values: Values
     style: str
+    x: Sequence[float] | None = None
 
 
 @dataclass(frozen=True)
 class Chart:
-    """A chart over depth.
+    """A chart over depth, or over the iterations.
 
     section  id and heading of the page's section that it stands in
     limits   levels to be drawn: (value, what it means)
+    marks    places on the axis to be drawn
+    x_title  what the axis is; "" for the layers
     """
 
     title: str
@@ -39,8 +43,20 @@ class Chart:
     note: str = ""
     limits: Sequence[tuple[float, str]] = ()
     is_log: bool = True
-    x: Sequence[float] | None = None
     x_title: str = ""
+    marks: Sequence[float] = ()
+
+
+@dataclass(frozen=True)
+class HeatMap:
+    """A quantity by layer and iteration, in colours; `values` by iteration and layer."""
+
+    title: str
+    iterations: Sequence[int]
+    layers: Sequence[str]
+    values: Sequence[Values]
+    section: tuple[str, str]
+    note: str = ""
 
 
 @dataclass
@@ -56,7 +72,7 @@ class _Embedded:
         return vars(self)
 
 
-def embed(charts: Sequence[Chart], names: Sequence[str], rows: Sequence[int]) -> dict[str, Any]:
+def embed(charts: Sequence[Chart | HeatMap], names: Sequence[str], rows: Sequence[int]) -> dict[str, Any]:
     """Return the charts as plain data for `Bokeh.embed.embed_items`; charts without a number are left out.
 
     names: what is at each point of the axis; rows: the indices of the report's layers there
@@ -67,7 +83,11 @@ def embed(charts: Sequence[Chart], names: Sequence[str], rows: Sequence[int]) ->
     embedded, document, ranges = _Embedded(), Document(), dict[str, Any]()
     roots: dict[str, str] = {}
     for index, chart in enumerate(chart for chart in charts if _has_numbers(chart)):
-        figure, sources, spans = _figure(chart, names, rows, ranges)
+        figure, sources, spans = (
+            (_heat_map(chart), [], {})
+            if isinstance(chart, HeatMap)
+            else _figure(chart, names, rows, ranges)
+        )
         document.add_root(figure)
         roots[figure.id] = element = f"chart-{index}"
         place = {"section": chart.section[0], "heading": chart.section[1], "title": chart.title, "note": chart.note}
@@ -78,7 +98,9 @@ def embed(charts: Sequence[Chart], names: Sequence[str], rows: Sequence[int]) ->
     return embedded.plain
 
 
-def _has_numbers(chart: Chart) -> bool:
+def _has_numbers(chart: Chart | HeatMap) -> bool:
+    if isinstance(chart, HeatMap):
+        return any(_drawable(value, True) for values in chart.values for value in values)
     return any(_drawable(value, chart.is_log) is not None for line in chart.lines for value in line.values)
 
 
@@ -108,7 +130,7 @@ def _figure(
     plot.toolbar.autohide = True
     plot.min_border = 4
     ranges.setdefault(chart.x_title, plot.x_range)
-    by_depth = chart.x is None
+    by_depth = not chart.x_title
     if by_depth:
         _name_axis(plot, names, rows)
     else:
@@ -118,8 +140,10 @@ def _figure(
         _place_legend(plot)
     for value, meaning in chart.limits:
         _limit(plot, value, meaning)
+    for place in chart.marks:
+        plot.add_layout(Span(location=place, dimension="height", line_color=_COLOURS["third"], line_dash="dotted"))
     if not by_depth:
-        return plot, [], {}
+        return plot, [], {"slider_span": _slider_span(plot)}
     spans = {
         "hover_span": Span(dimension="height", line_color="#bf3989", line_width=1, visible=False, location=0),
         "chosen_span": Span(dimension="height", line_color="#bf3989", line_width=3, line_alpha=0.5, visible=False),
@@ -147,15 +171,16 @@ def _draw(plot: Any, line: Line, chart: Chart, names: Sequence[str], rows: Seque
     """Draw a line with its points, and return the id of their source."""
     from bokeh.models import ColumnDataSource, HoverTool
 
-    x = list(rows if chart.x is None else chart.x)
+    by_depth = line.x is None
+    x = list(rows if line.x is None else line.x)
     points = [(place, value, index) for index, (place, value) in enumerate(zip(x, line.values, strict=True))]
     known = [(p, _drawable(v, chart.is_log), i) for p, v, i in points if _drawable(v, chart.is_log) is not None]
     source = ColumnDataSource(
         {
             "x": [p for p, _, _ in known],
             "y": [v for _, v, _ in known],
-            "row": [rows[i] if chart.x is None else i for _, _, i in known],
-            "name": [names[i] if chart.x is None else str(x[i]) for _, _, i in known],
+            "row": [rows[i] if by_depth else i for _, _, i in known],
+            "name": [names[i] if by_depth else str(x[i]) for _, _, i in known],
             "shown": [f"{v:.4g}" for _, v, _ in known],
         }
     )
@@ -167,7 +192,7 @@ def _draw(plot: Any, line: Line, chart: Chart, names: Sequence[str], rows: Seque
     dots = plot.scatter(
         "x", "y", source=source, size=size, color=colour, marker="diamond" if is_dashed else "circle", **title
     )
-    what = "layer" if chart.x is None else chart.x_title
+    what = "layer" if by_depth else chart.x_title
     plot.add_tools(HoverTool(renderers=[dots], tooltips=[(what, "@name"), (line.title, "@shown")], mode="mouse"))
     return str(source.id)
 
@@ -179,6 +204,65 @@ def _place_legend(plot: Any) -> None:
     plot.add_layout(legend, "above")
     legend.update(click_policy="hide", orientation="horizontal", label_text_font_size="11px", padding=0, margin=0)
     legend.update(spacing=10, glyph_height=14, border_line_color=None)
+
+
+def _slider_span(plot: Any) -> str:
+    """Add the line that shows where the slider stands, and return its id."""
+    from bokeh.models import Span
+
+    span = Span(dimension="height", line_color="#bf3989", line_width=2, line_alpha=0.6, visible=False, location=0)
+    plot.add_layout(span)
+    return str(span.id)
+
+
+def _heat_map(chart: HeatMap) -> Any:
+    """Return a figure of iterations by layers, the first layer on top; a value of 0 or below has no colour."""
+    from bokeh.models import ColorBar, HoverTool, LogColorMapper
+    from bokeh.palettes import Viridis256
+    from bokeh.plotting import figure
+
+    cells = _cells(chart)
+    mapper = LogColorMapper(Viridis256, low=min(cells["value"]), high=max(cells["value"]))
+    count = len(chart.layers)
+    plot = figure(
+        height=max(min(14 * count + 90, 700), 250),
+        sizing_mode="stretch_width",
+        tools="xpan,xwheel_zoom,box_zoom,reset",
+        toolbar_location="right",
+        toolbar_inner=True,
+    )
+    plot.toolbar.logo, plot.toolbar.autohide, plot.grid.visible = None, True, False
+    colour = {"field": "value", "transform": mapper}
+    drawn = plot.rect("x", "y", "width", 1, source=cells, fill_color=colour, line_color=None)
+    tips = [("layer", "@layer"), ("iteration", "@iteration"), ("value", "@value{0.000e}")]
+    plot.add_tools(HoverTool(renderers=[drawn], tooltips=tips))
+    plot.add_layout(ColorBar(color_mapper=mapper, width=10), "right")
+    plot.xaxis.axis_label = "iteration"
+    plot.yaxis.ticker = [-row for row in range(count)] if count <= _NAMED else []
+    plot.yaxis.major_label_overrides = {-row: _short(name) for row, name in enumerate(chart.layers)}
+    plot.x_range.range_padding = plot.y_range.range_padding = 0
+    return plot
+
+
+def _cells(chart: HeatMap) -> dict[str, list[Any]]:
+    """Return the cells that have a colour, column by column of Bokeh's source."""
+    edges = _edges(chart.iterations)
+    cells: dict[str, list[Any]] = {name: [] for name in ("x", "width", "y", "value", "layer", "iteration")}
+    for column, values in enumerate(chart.values):
+        low, high = edges[column], edges[column + 1]
+        for row, value in enumerate(values):
+            if _drawable(value, True) is not None:
+                place = ((low + high) / 2, high - low, -row, value, chart.layers[row], chart.iterations[column])
+                for name, part in zip(cells, place, strict=True):
+                    cells[name].append(part)
+    return cells
+
+
+def _edges(places: Sequence[int]) -> list[float]:
+    """Return where the cells of places begin and end: halfway between them."""
+    inner = [(a + b) / 2 for a, b in pairwise(places)]
+    first, last = (inner[0], inner[-1]) if inner else (places[0] + 0.5, places[0] - 0.5)
+    return [2 * places[0] - first, *inner, 2 * places[-1] - last]
 
 
 def _limit(plot: Any, value: float, meaning: str) -> None:

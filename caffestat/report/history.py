@@ -1,0 +1,159 @@
+"""How a training run went, as plain data: curves, signals by layer and iteration, events; from logs and from runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from caffestat.logs import Diagnosis, Pass
+from caffestat.logs.show import event_text, loss_text
+from caffestat.training.events import EndTest, Event, Iteration, Saved
+
+from .model import IssueRow
+
+__all__ = ["QUANTITIES", "History", "Mark", "Quantity", "diagnosis_rows"]
+
+_LONGEST = 400  # iterations of a heat map; of longer runs every second one is left out until they fit
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """What a heat map shows."""
+
+    key: str
+    title: str
+    unit: str
+
+
+QUANTITIES = (
+    Quantity("top", "mean |x| of the tops", "mean |x| of the layer's first top"),
+    Quantity("bottom_diff", "mean |dx| of the bottoms", "mean |dx| of the layer's first bottom with a gradient"),
+    Quantity("update_ratio", "mean |update| ÷ mean |w|", "of the layer's weights, per iteration"),
+    Quantity("diff_ratio", "mean |dw| ÷ mean |w|", "of the layer's weights, before the learning rate"),
+)
+
+
+class Mark(NamedTuple):
+    """An event: when, of what kind, and in words."""
+
+    iteration: int
+    kind: str
+    text: str
+
+
+@dataclass
+class Curve:
+    """A value over the iterations."""
+
+    iterations: list[int] = field(default_factory=list)
+    values: list[float] = field(default_factory=list)
+
+    def add(self, iteration: int, value: float) -> None:
+        """Add a point, and drop every second one of a long curve."""
+        self.iterations.append(iteration)
+        self.values.append(value)
+        if len(self.values) > 10 * _LONGEST:
+            del self.iterations[1::2], self.values[1::2]
+
+
+@dataclass
+class History:
+    """A training run.
+
+    curves   loss, rate and outputs, by name; those of tests begin with "test "
+    signals  by iteration: (key of a quantity, layer) -> value; of a run longer than 400 iterations some
+    layers   in the order in which they came
+    marks    events
+    """
+
+    curves: dict[str, Curve] = field(default_factory=dict)
+    signals: dict[int, dict[tuple[str, str], float]] = field(default_factory=dict)
+    layers: dict[str, None] = field(default_factory=dict)
+    marks: list[Mark] = field(default_factory=list)
+    _count: int = 0
+    _every: int = 1
+
+    def point(self, name: str, iteration: int, value: float | None) -> None:
+        """Add a point to a curve; None is none."""
+        if value is not None:
+            self.curves.setdefault(name, Curve()).add(iteration, value)
+
+    def record(self, iteration: int, values: Mapping[tuple[str, str], float]) -> None:
+        """Add the signals of an iteration. Of a long run, every second, fourth, … is kept."""
+        if not values:
+            return
+        if self._count % self._every == 0:
+            self.signals[iteration] = dict(values)
+            self.layers.update((layer, None) for _, layer in values)
+        self._count += 1
+        if len(self.signals) > _LONGEST:
+            self.signals = dict(list(self.signals.items())[::2])
+            self._every *= 2
+
+    def follow_log(self, passes: Iterable[Pass]) -> Iterator[Pass]:
+        """Yield the passes of a log as they are, and record them on the way."""
+        last = -1
+        for one in passes:
+            last = one.iteration if one.iteration is not None else last if one.test_net is not None else last + 1
+            prefix = "" if one.test_net is None else "test "
+            self.point(f"{prefix}loss", last, one.loss)
+            for output in one.outputs:
+                self.point(f"{prefix}{output.name}", last, output.value)
+            if one.test_net is None:
+                self.record(last, _signals(one))
+            yield one
+
+    def follow_run(self, events: Iterable[Event]) -> Iterator[Event]:
+        """Yield the events of a training run as they are, and record them on the way."""
+        for event in events:
+            self._enter(event)
+            yield event
+
+    def _enter(self, event: Event) -> None:
+        match event:
+            case Iteration():
+                self.point("loss", event.iteration, event.loss)
+                self.point("rate", event.iteration, event.rate)
+                for output in event.outputs:
+                    self.point(output.name, event.iteration, output.value)
+                if event.clip:
+                    words = f"gradients clipped: L2 norm {event.clip.norm:.4g} > {event.clip.limit:g}"
+                    self.marks.append(Mark(event.iteration, "clip", words))
+            case EndTest():
+                self.point("test loss", event.iteration, event.loss)
+                for output in event.outputs:
+                    self.point(f"test {output.name}", event.iteration, output.value)
+            case Saved():
+                self.marks.append(Mark(event.iteration, "snapshot", str(event.model)))
+
+    def matrix(self, key: str, layers: Sequence[str]) -> list[list[float | None]]:
+        """Return a quantity by iteration and layer, None where it was not measured."""
+        return [[values.get((key, layer)) for layer in layers] for values in self.signals.values()]
+
+
+def _signals(one: Pass) -> dict[tuple[str, str], float]:
+    """Return the signals of a pass of a log: of each layer the first top, the first bottom's gradient, the weights."""
+    found: dict[tuple[str, str], float] = {}
+    weights: dict[str, float] = {}
+    for key, value in one.values.items():
+        if key.role == "param" and key.direction == "forward":
+            weights.setdefault(key.layer, value)
+        elif key.role == "param":
+            if key.blob == "0" and weights.get(key.layer):
+                found["diff_ratio", key.layer] = value / weights[key.layer]
+        else:
+            found.setdefault(("top" if key.direction == "forward" else "bottom_diff", key.layer), value)
+    return found
+
+
+def diagnosis_rows(found: Diagnosis, log: str) -> Iterator[IssueRow]:
+    """Yield what is bad in a log, in the order of its lines."""
+    for event in sorted(found.events.values(), key=lambda event: event.line):
+        yield IssueRow("", f"first {event.kind}", "error", log, event.line, event.key.layer, event_text(event), "")
+    for one in found.losses:
+        yield IssueRow("", f"loss-{one.kind}", "error", log, one.line, "", loss_text(one), "")
+    for key in found.dead:
+        trend = found.trends[key]
+        words = f"{key} is zero at the end ({trend.zeros} of {trend.count} passes)"
+        yield IssueRow("", "dead", "warning", log, 0, key.layer, words, "")
