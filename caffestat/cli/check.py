@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -12,6 +12,9 @@ from caffestat.escape import shown_error
 from caffestat.files import refuse_inputs
 
 from . import options, terminal
+
+if TYPE_CHECKING:
+    from caffestat.lint import Checked
 
 __all__ = ["check"]
 
@@ -38,7 +41,7 @@ def _limits(function: Any) -> Any:
 @click.option("--predict/--run", "predict", default=True, help="Predict the signal, or run one iteration as well.")
 @click.option(
     "--format",
-    type=click.Choice(["text", "json", "github", "sarif", "junit"]),
+    type=click.Choice(["text", "json", "github", "sarif", "junit", "html"]),
     default="text",
     show_default=True,
     help="How to write the findings.",
@@ -71,10 +74,12 @@ def check(
       caffestat check models/lenet.prototxt
       caffestat check --format github --severity warning nets/*.prototxt
       caffestat check --run --ignore CS018 net.prototxt
+      caffestat check --format html -o net.html net.prototxt
       caffestat check --write-baseline known.json nets/
     """
     from caffestat import api, lint
 
+    output = terminal.page_file(format, output)
     refuse_inputs(output, [*paths, *settings["weights"]])
     if write_baseline:
         lint.refuse_other(write_baseline)
@@ -83,7 +88,14 @@ def check(
     if write_baseline:
         terminal.write(lint.to_baseline(checked.issues), Path(write_baseline))
         return
-    terminal.write(lint.render(checked, format), output)
+    net = {name: settings[name] for name in ("phase", "level", "stages", "shapes", "batch", "dialect")}
+    terminal.write(_page(checked, net) if format == "html" else lint.render(checked, format), output)
     for unchecked in checked.errors:
         click.echo(f"error: {shown_error(unchecked.error)}", err=True)
     sys.exit(2 if checked.errors else 1 if checked.is_bad else 0)
+
+
+def _page(checked: Checked, net: dict[str, Any]) -> str:
+    from caffestat.api.pages import check_page
+
+    return check_page(checked, **net)

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import sys
 from itertools import islice
+from pathlib import Path
 
 import click
 
-from . import terminal
+from caffestat.files import refuse_inputs
+
+from . import options, terminal
 
 __all__ = ["compare"]
 
@@ -18,7 +21,9 @@ __all__ = ["compare"]
 @click.option("--rtol", type=float, default=1e-3, show_default=True, help="Relative tolerance.")
 @click.option("--atol", type=float, default=1e-9, show_default=True, help="Absolute tolerance.")
 @click.option("--limit", type=click.IntRange(min=1), default=20, show_default=True, help="Differences to print.")
-def compare(a: str, b: str, rtol: float, atol: float, limit: int) -> None:
+@options.page
+@options.output
+def compare(a: str, b: str, rtol: float, atol: float, limit: int, format: str, output: Path | None) -> None:
     """Compare the debug_info numbers of A and B, and exit with 1 when they differ.
 
     A and B are logs or, when they end with .prototxt, nets and solvers, which are run as `caffestat debug` does.
@@ -27,16 +32,20 @@ def compare(a: str, b: str, rtol: float, atol: float, limit: int) -> None:
     Examples:
       caffestat compare before.log after.log
       caffestat compare --rtol 0.05 caffe.log net.prototxt
+      caffestat compare --format html -o compare.html before.log after.log
     """
     from caffestat import api
+    from caffestat.api.pages import compare_page
 
+    target = terminal.page_file(format, output)
+    refuse_inputs(target, [a, b])
+    if format == "html":
+        comparison, page = compare_page(a, b, rtol=rtol, atol=atol)
+        terminal.write(page, target)
+        sys.exit(1 if comparison.count else 0)
     found = api.compare(a, b, rtol=rtol, atol=atol)
     shown = list(islice(found, limit))
-    for difference in shown:
-        terminal.line(difference)
     more = sum(1 for _ in found)
-    if more:
-        click.echo(f"… and {more} more")
-    if not shown:
-        click.echo("no differences")
+    rest = [f"… and {more} more"] if more else []
+    terminal.write_lines([*shown, *rest] if shown else ["no differences"], target)
     sys.exit(1 if shown else 0)

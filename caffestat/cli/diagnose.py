@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import sys
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from caffestat.files import refuse_inputs
+
 from . import options, terminal
+
+if TYPE_CHECKING:
+    from caffestat.logs import Diagnosis
 
 __all__ = ["diagnose"]
 
@@ -19,8 +25,10 @@ __all__ = ["diagnose"]
 @click.option(
     "--growth", type=float, default=1e3, show_default=True, help="Factor over its first value at which a blob explodes."
 )
+@options.page
+@options.output
 @options.state
-def diagnose(log: str, all_trends: bool, **settings: Any) -> None:
+def diagnose(log: str, all_trends: bool, format: str, output: Path | None, **settings: Any) -> None:
     """Read a training log and tell what went wrong: the first bad blob, the trend of each, dead layers, losses that
     give away their cause.
 
@@ -32,13 +40,22 @@ def diagnose(log: str, all_trends: bool, **settings: Any) -> None:
       caffestat diagnose train.log
       caffestat diagnose --net train_val.prototxt train.log
       caffestat diagnose train.log.gz
+      caffestat diagnose --net train_val.prototxt --format html -o train.html train.log
       ssh trainer cat train.log | caffestat diagnose -
     """
     from caffestat import api, logs
 
-    found = api.diagnose(log, **settings)
+    target = terminal.page_file(format, output)
+    refuse_inputs(target, [log, settings["net"] or ""])
+    found, text = _page(log, **settings) if format == "html" else (api.diagnose(log, **settings), None)
     for warning in found.warnings:
         terminal.line(f"warning: {warning}", err=True)
-    for line in logs.diagnosis_lines(found, all_trends):
-        terminal.line(line)
+    terminal.write_lines(logs.diagnosis_lines(found, all_trends) if text is None else text, target)
     sys.exit(0 if found.is_healthy else 1)
+
+
+def _page(log: str, **settings: Any) -> tuple[Diagnosis, str]:
+    from caffestat.api.pages import diagnose_page
+
+    with terminal.progress(f"reading {log}"):
+        return diagnose_page(log, **settings)

@@ -21,6 +21,7 @@ __all__ = [
     "inputs_hold",
     "net_argument",
     "output",
+    "page",
     "seed",
     "shapes",
     "state",
@@ -107,6 +108,14 @@ output = click.option(
     type=click.Path(dir_okay=False, path_type=Path),
     callback=_report,
     help="Write to FILE instead of the standard output; it is replaced atomically.",
+)
+
+page = click.option(
+    "--format",
+    type=click.Choice(["text", "html"]),
+    default="text",
+    show_default=True,
+    help="Lines of text, or a page to look at.",
 )
 
 shapes = click.option(

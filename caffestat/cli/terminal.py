@@ -8,7 +8,7 @@ import tempfile
 import threading
 import time
 import webbrowser
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from caffestat.report import Report
     from caffestat.training import Training
 
-__all__ = ["diff", "line", "open_page", "page_file", "progress", "tell", "width", "write"]
+__all__ = ["diff", "line", "open_page", "page_file", "progress", "tell", "width", "write", "write_lines"]
 
 _PIPED_WIDTH = 120
 _QUIET_SECONDS = 2.0
@@ -63,6 +63,17 @@ def write(text: str, output: Path | None) -> None:
         click.echo(text, nl=False)
     else:
         replace_file(output, text.encode("utf-8", "backslashreplace"))
+
+
+def write_lines(text: str | Iterable[object], output: Path | None) -> None:
+    """Write a whole text as it is or, line by line, lines in which nothing is obeyed by the terminal."""
+    if isinstance(text, str):
+        write(text, output)
+    elif output is None:
+        for one in text:
+            line(one)
+    else:
+        write("".join(f"{visible(str(one))}\n" for one in text), output)
 
 
 def page_file(format: str, output: Path | None, opens: bool = False) -> Path | None:

@@ -19,6 +19,7 @@ from caffestat.files import refuse_inputs
 from . import options, terminal
 
 if TYPE_CHECKING:
+    from caffestat.report.history import History
     from caffestat.training import Training
     from caffestat.training.events import Event
     from caffestat.training.statistics import SignalFile
@@ -58,6 +59,13 @@ class _Command(click.Command):
     show_default=True,
     help="What goes to the standard output: Caffe's log, or the losses, outputs and rates of every iteration.",
 )
+@click.option(
+    "--report",
+    "page",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="Write a page about the run there when it ends: curves, signals by layer, events.",
+)
 @click.option("--sigint", type=_ACTIONS, default="stop", show_default=True, help="What an interrupt does.")
 @click.option("--sighup", type=_ACTIONS, default="snapshot", show_default=True, help="What a hang-up signal does.")
 @click.option("--stats", type=click.IntRange(min=1), metavar="N", help="Record the signals of every Nth iteration.")
@@ -78,6 +86,7 @@ def train(
     log: Path | None,
     glog: bool,
     kind: str,
+    page: Path | None,
     sigint: str,
     sighup: str,
     stats: int | None,
@@ -96,22 +105,26 @@ def train(
       caffestat train solver.prototxt --weights bvlc_alexnet.caffemodel --log train.log
       caffestat train solver.prototxt --snapshot snap_iter_2000.solverstate
       caffestat train solver.prototxt --iterations 100 --format csv > curve.csv
+      caffestat train solver.prototxt --report train.html
     """
     from caffestat import report
     from caffestat.api.train import training_of
     from caffestat.logs import Watch
     from caffestat.training.events import Statistics
 
-    refuse_inputs(log, [path, *settings["weights"]])
+    for target in (log, page):
+        refuse_inputs(target, [path, *settings["weights"]])
+    terminal.page_file("html" if page else "log", page)
     with ExitStack() as stack:
         requested = stack.enter_context(_signals(sigint, sighup))
-        interval = stats or (_WATCHED if watch else 0)
+        interval = stats or (_WATCHED if watch or page else 0)
         with terminal.progress(f"building the nets of {path}"):
             training, seed = training_of(path, requested=requested, stats=interval, **settings)
         terminal.tell(training)
         lines = report.TrainingLog(training.solver, seed, glog)
         file = stack.enter_context(_opened(log, append=bool(settings["snapshot"]))) if log else None
         signals = stack.enter_context(_recorded(stats_file, training)) if stats else None
+        history = stack.enter_context(_paged(page, path, settings)) if page else None
         counter, rules = _Counter(training.last), Watch() if watch else None
         if kind == "csv":
             click.echo(report.CSV_HEADER)
@@ -123,14 +136,32 @@ def train(
             for text in logged if kind == "log" else report.CURVE_FORMATS[kind](event):
                 click.echo(text)
             counter.show(event)
+            if history:
+                history.enter(event)
             if signals is not None and isinstance(event, Statistics):
                 signals.add(event.iteration, event.values)
             for alert in rules.see(event) if rules else ():
                 counter.clear()
+                if history:
+                    history.alert(alert)
                 terminal.line(f"watch: {alert}", err=True)
                 if watch == "stop":
                     sys.exit(1)
         counter.clear()
+
+
+@contextmanager
+def _paged(page: Path, path: str, settings: dict[str, Any]) -> Iterator[History]:
+    """Yield what follows the run; the page about it is written at the end, however it comes."""
+    from caffestat.api.pages import training_page
+    from caffestat.report.history import History
+
+    history = History()
+    try:
+        yield history
+    finally:
+        net = {name: settings[name] for name in ("level", "stages", "shapes", "batch", "dialect")}
+        terminal.write(training_page(history, path, **net), page)
 
 
 @contextmanager

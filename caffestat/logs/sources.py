@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, MutableSequence
+from collections.abc import Callable, Iterator, Mapping, MutableSequence
 from dataclasses import replace
 from itertools import chain
 
@@ -23,18 +23,23 @@ _SKIPPED = 1000  # passes without debug_info that are read ahead to find the siz
 
 
 def diagnose_log(
-    path: str, net: str | None = None, growth: float = GROWTH, options: NetOptions | None = None
+    path: str,
+    net: str | None = None,
+    growth: float = GROWTH,
+    options: NetOptions | None = None,
+    watch: Callable[[Iterator[Pass]], Iterator[Pass]] = iter,
 ) -> Diagnosis:
     """Return what a log says, beside what its net is predicted to do.
 
     net:     the net's or the solver's file. When the net cannot be built, a warning of the result says why
     growth:  as in `diagnose`
     options: how the net is built
+    watch:   sees the passes on their way: it is called with them and yields them
 
     Raises InputError when a file cannot be read.
     """
     unread = Unread()
-    passes = read_log(path, unread)
+    passes = watch(read_log(path, unread))
     if net is None:
         return diagnose(passes, growth=growth, unread=unread)
     file = open_file(net)

@@ -7,8 +7,10 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from caffestat.logs import Diagnosis, Pass
+from caffestat.logs.rules import Alert
 from caffestat.logs.show import event_text, loss_text
-from caffestat.training.events import EndTest, Event, Iteration, Saved
+from caffestat.training.events import EndTest, Event, Iteration, Saved, Statistics
+from caffestat.training.statistics import Signal
 
 from .model import IssueRow
 
@@ -30,6 +32,8 @@ QUANTITIES = (
     Quantity("top", "mean |x| of the tops", "mean |x| of the layer's first top"),
     Quantity("bottom_diff", "mean |dx| of the bottoms", "mean |dx| of the layer's first bottom with a gradient"),
     Quantity("update_ratio", "mean |update| ÷ mean |w|", "of the layer's weights, per iteration"),
+    Quantity("zeros", "share of zeros of the ReLUs", "of the layer's outputs"),
+    Quantity("saturated", "saturated share of the sigmoids", "of the layer's outputs"),
     Quantity("diff_ratio", "mean |dw| ÷ mean |w|", "of the layer's weights, before the learning rate"),
 )
 
@@ -104,13 +108,13 @@ class History:
                 self.record(last, _signals(one))
             yield one
 
-    def follow_run(self, events: Iterable[Event]) -> Iterator[Event]:
-        """Yield the events of a training run as they are, and record them on the way."""
-        for event in events:
-            self._enter(event)
-            yield event
+    def alert(self, alert: Alert) -> None:
+        """Add a rule that fired."""
+        words = f"{alert.subject} {alert.message}"
+        self.marks.append(Mark(-1 if alert.iteration is None else alert.iteration, alert.rule, words))
 
-    def _enter(self, event: Event) -> None:
+    def enter(self, event: Event) -> None:
+        """Add an event of a training run."""
         match event:
             case Iteration():
                 self.point("loss", event.iteration, event.loss)
@@ -126,6 +130,8 @@ class History:
                     self.point(f"test {output.name}", event.iteration, output.value)
             case Saved():
                 self.marks.append(Mark(event.iteration, "snapshot", str(event.model)))
+            case Statistics():
+                self.record(event.iteration, _first_of_each(event.values))
 
     def matrix(self, key: str, layers: Sequence[str]) -> list[list[float | None]]:
         """Return a quantity by iteration and layer, None where it was not measured."""
@@ -147,12 +153,22 @@ def _signals(one: Pass) -> dict[tuple[str, str], float]:
     return found
 
 
+def _first_of_each(values: Mapping[Signal, float]) -> dict[tuple[str, str], float]:
+    """Return, of each quantity and layer, the value of the first blob or param."""
+    found: dict[tuple[str, str], float] = {}
+    for signal, value in values.items():
+        found.setdefault((signal.quantity, signal.layer), value)
+    return found
+
+
 def diagnosis_rows(found: Diagnosis, log: str) -> Iterator[IssueRow]:
     """Yield what is bad in a log, in the order of its lines."""
     for event in sorted(found.events.values(), key=lambda event: event.line):
         yield IssueRow("", f"first {event.kind}", "error", log, event.line, event.key.layer, event_text(event), "")
     for one in found.losses:
         yield IssueRow("", f"loss-{one.kind}", "error", log, one.line, "", loss_text(one), "")
+    for alert in found.alerts:
+        yield IssueRow("", alert.rule, "warning", log, 0, alert.subject, str(alert), "")
     for key in found.dead:
         trend = found.trends[key]
         words = f"{key} is zero at the end ({trend.zeros} of {trend.count} passes)"

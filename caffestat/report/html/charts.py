@@ -34,7 +34,8 @@ class Chart:
     section  id and heading of the page's section that it stands in
     limits   levels to be drawn: (value, what it means)
     marks    places on the axis to be drawn
-    x_title  what the axis is; "" for the layers
+    x_title  what the axis is; "" for the layers. Charts with the same one share their range
+    names    of the points of an axis of its own
     """
 
     title: str
@@ -45,6 +46,7 @@ class Chart:
     is_log: bool = True
     x_title: str = ""
     marks: Sequence[float] = ()
+    names: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -133,6 +135,8 @@ def _figure(
     by_depth = not chart.x_title
     if by_depth:
         _name_axis(plot, names, rows)
+    elif chart.names:
+        _name_axis(plot, chart.names, range(len(chart.names)))
     else:
         plot.xaxis.axis_label = chart.x_title
     sources = [_draw(plot, line, chart, names, rows) for line in chart.lines if any(v is not None for v in line.values)]
@@ -180,7 +184,7 @@ def _draw(plot: Any, line: Line, chart: Chart, names: Sequence[str], rows: Seque
             "x": [p for p, _, _ in known],
             "y": [v for _, v, _ in known],
             "row": [rows[i] if by_depth else i for _, _, i in known],
-            "name": [names[i] if by_depth else str(x[i]) for _, _, i in known],
+            "name": [names[i] if by_depth else chart.names[i] if chart.names else str(x[i]) for _, _, i in known],
             "shown": [f"{v:.4g}" for _, v, _ in known],
         }
     )
@@ -192,7 +196,7 @@ def _draw(plot: Any, line: Line, chart: Chart, names: Sequence[str], rows: Seque
     dots = plot.scatter(
         "x", "y", source=source, size=size, color=colour, marker="diamond" if is_dashed else "circle", **title
     )
-    what = "layer" if by_depth else chart.x_title
+    what = "layer" if by_depth or chart.names else chart.x_title
     plot.add_tools(HoverTool(renderers=[dots], tooltips=[(what, "@name"), (line.title, "@shown")], mode="mouse"))
     return str(source.id)
 

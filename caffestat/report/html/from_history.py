@@ -49,7 +49,7 @@ def render_history(
 
 def bare_page() -> Page:
     """Return the data of a page without a net."""
-    nothing: Page = {"report": None, "csv": None, "layout": None, "source": None, "checked": False}
+    nothing: Page = {"report": None, "csv": None, "layout": None, "sources": [], "checked": False}
     return nothing | {"title": "", "about": [], "notes": [], "modes": [], "scales": {}, "issues": []}
 
 

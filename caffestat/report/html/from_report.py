@@ -41,7 +41,7 @@ def page_of(report: Report) -> Page:
         "layout": layout(drawing(report)),
         "issues": [vars(issue) for issue in issues],
         "checked": report.detail is not None and report.detail.issues is not None,
-        "source": source_of(report.detail, report) if report.detail else None,
+        "sources": [source_of(report.detail, report)] if report.detail else [],
     }
 
 

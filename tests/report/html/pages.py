@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from functools import cache
 from pathlib import Path
 
@@ -13,11 +14,41 @@ MODELS = Path(__file__).resolve().parents[3] / "models"
 HOSTILE = ("</script><img src=x onerror=alert(1)>", "<!--<script>", "&lt;b&gt;\\u2028\\\\", "{{data}}", "a'b`${1}`")
 
 
+def chain(nonlinearity: str, filler: str) -> str:
+    """Return a net of ten convolutions, each with a nonlinearity in place, an inner product and a loss."""
+    fill = f"weight_filler {{ {filler} }}"
+    lines = [
+        'layer { name: "data" type: "DummyData" top: "data" top: "label" dummy_data_param {',
+        "  shape { dim: 2 dim: 3 dim: 11 dim: 9 } shape { dim: 2 }",
+        '  data_filler { type: "gaussian" std: 1 } data_filler { type: "uniform" min: 0 max: 9.99 } } }',
+    ]
+    bottom, kind = "data", nonlinearity.lower()
+    for number in range(1, 11):
+        name = f"conv{number}"
+        param = f"convolution_param {{ num_output: 32 kernel_size: 3 pad: 1 {fill} }}"
+        lines += [
+            f'layer {{ name: "{name}" type: "Convolution" bottom: "{bottom}" top: "{name}"',
+            f"  {param} }}",
+            f'layer {{ name: "{kind}{number}" type: "{nonlinearity}" bottom: "{name}" top: "{name}" }}',
+        ]
+        bottom = name
+    product = f'type: "InnerProduct" bottom: "{bottom}" top: "fc" inner_product_param {{ num_output: 10 {fill} }}'
+    lines += [f'layer {{ name: "fc" {product} }}']
+    lines += ['layer { name: "loss" type: "SoftmaxWithLoss" bottom: "fc" bottom: "label" top: "loss" }']
+    return "\n".join(lines)
+
+
+RELU_XAVIER = chain("ReLU", 'type: "xavier"')
+SIGMOID_GAUSSIAN = chain("Sigmoid", 'type: "gaussian" std: 0.01')
+
+
 @cache
 def experiment() -> Report:
     """Return ten convolutions with xavier before ReLU, measured and predicted, with all detail."""
-    path = MODELS / "experiments" / "relu_xavier.prototxt"
-    return caffestat.analyze(path, predict=True, detail=True, batch=2, device="cpu")
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "relu_xavier.prototxt"
+        path.write_text(RELU_XAVIER)
+        return caffestat.analyze(path, predict=True, detail=True, device="cpu")
 
 
 @cache
@@ -34,7 +65,6 @@ def deep(layers: int) -> str:
     while len(text) + 8 <= layers:
         block += 1
         text += _block(block)
-    text += [f'layer {{ name: "t{n}" type: "Silence" bottom: "x0_t" }}' for n in range(0)]
     end = f"x{block}"
     while len(text) < layers:
         name = f"end{len(text)}"

@@ -15,7 +15,7 @@ function startHeader() {
   byId("title").textContent = DATA.title;
   byId("about").textContent = DATA.about.join(" · ");
   byId("notes").append(...DATA.notes.map((note) => make("li", {}, note)));
-  byId("save-json").addEventListener("click", () => save(`${fileStem()}.json`, "application/json", JSON.stringify(DATA.report ?? DATA.json, null, 2)));
+  byId("save-json").addEventListener("click", () => save(`${fileStem()}.json`, "application/json", JSON.stringify(DATA.history || DATA.comparison || !DATA.report ? DATA : DATA.report, null, 2)));
   byId("save-csv").hidden = !DATA.csv;
 }
 

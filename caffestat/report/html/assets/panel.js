@@ -82,9 +82,10 @@ function histogramsOf(layer) {
 }
 
 function linesOf(layer) {
-  if (!DATA.source || !layer.line || layer.inserted) return null;
-  const end = DATA.source.ends[layer.line] ?? layer.line;
-  return make("section", {}, make("h3", {}, `${DATA.source.name}:${layer.line}`), sourceLines(layer.line, end));
+  const source = DATA.sources[0];
+  if (!source || !layer.line || layer.inserted) return null;
+  const end = source.ends[layer.line] ?? layer.line;
+  return make("section", {}, make("h3", {}, `${source.name}:${layer.line}`), sourceLines(source, layer.line, end));
 }
 
 function startPanel() {

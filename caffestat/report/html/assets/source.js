@@ -16,15 +16,15 @@ function coloured(text) {
 
 const SIGNS = { error: "✖", warning: "▲", info: "●" };
 
-// Lines first to last (from 1) of the file.
-function sourceLines(first, last) {
-  const issues = DATA.issues.filter((issue) => issue.file === DATA.source.name);
-  const element = make("div", { class: "lines code", tabindex: "0", role: "region", "aria-label": `Lines ${first} to ${last} of ${DATA.source.name}` });
+// Lines first to last (from 1) of a file.
+function sourceLines(source, first, last) {
+  const issues = DATA.issues.filter((issue) => issue.file === source.name);
+  const element = make("div", { class: "lines code", tabindex: "0", role: "region", "aria-label": `Lines ${first} to ${last} of ${source.name}` });
   for (let n = first; n <= last; n++) {
     const here = issues.filter((issue) => issue.line === n), sign = here[0];
     const mark = make("span", { class: `sign ${sign?.severity ?? ""}`, title: sign?.message ?? "" }, sign ? SIGNS[sign.severity] : "");
     const remarks = here.map((issue) => make("span", { class: `remark ${issue.severity}` }, `${issue.code} ${issue.message}`));
-    element.append(make("div", { class: "line", "data-line": n }, make("span", { class: "n" }, String(n)), mark, make("span", {}, ...coloured(DATA.source.lines[n - 1] ?? "")), ...remarks));
+    element.append(make("div", { class: "line", "data-line": n }, make("span", { class: "n" }, String(n)), mark, make("span", {}, ...coloured(source.lines[n - 1] ?? "")), ...remarks));
   }
   return element;
 }
@@ -32,19 +32,20 @@ function sourceLines(first, last) {
 const FIRST_LINES = 2000;
 
 function startSource() {
-  if (!DATA.source) return;
-  const { lines, name } = DATA.source;
-  let view = sourceLines(1, Math.min(lines.length, FIRST_LINES));
   const section = byId("source");
-  section.append(make("h2", {}, name), view);
-  if (lines.length > FIRST_LINES) section.append(make("button", { type: "button", class: "more", onclick: (event) => (view.replaceWith((view = sourceLines(1, lines.length))), event.target.remove()) }, `Show all ${lines.length} lines`));
-  listen("choose", (row) => markLines(view, ROWS[row]));
+  DATA.sources.forEach((source, index) => {
+    let view = sourceLines(source, 1, Math.min(source.lines.length, FIRST_LINES));
+    const heading = index ? make("h3", {}, source.name) : make("h2", {}, source.name);
+    section.append(heading, view);
+    if (source.lines.length > FIRST_LINES) section.append(make("button", { type: "button", class: "more", onclick: (event) => (view.replaceWith((view = sourceLines(source, 1, source.lines.length))), event.target.remove()) }, `Show all ${source.lines.length} lines`));
+    if (!index) listen("choose", (row) => markLines(view, source, ROWS[row]));
+  });
 }
 
-function markLines(view, layer) {
+function markLines(view, source, layer) {
   view.querySelectorAll(".marked").forEach((line) => line.classList.remove("marked"));
-  const end = DATA.source.ends[layer.line] ?? layer.line;
   if (layer.inserted) return;
+  const end = source.ends[layer.line] ?? layer.line;
   for (let n = layer.line; n && n <= end; n++) view.querySelector(`[data-line="${n}"]`)?.classList.add("marked");
   const first = view.querySelector(".marked");
   if (first) view.scrollTop += first.getBoundingClientRect().top - view.getBoundingClientRect().top - 40;

@@ -57,6 +57,8 @@ class Table {
 
   cell(column, item, row) {
     const value = column.get(item);
+    const back = column.colour?.(item);
+    if (back) return make("td", { class: "number", style: `background: ${back}; color: ${inkOn(back)}` }, number(value));
     if (column.number) return make("td", { class: "number" }, value === null || value === undefined ? "" : number(value));
     const text = cellText(column, item);
     return make("td", {}, column.link && row !== null ? make("a", { class: "name", href: "#layer", title: text, onclick: (event) => event.preventDefault() }, text) : make("span", { class: "name", title: text }, text));

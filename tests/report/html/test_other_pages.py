@@ -1,0 +1,180 @@
+"""The pages of `diagnose`, `train`, `compare` and `check`, in the browser."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+import caffestat
+from caffestat.cli import main
+from caffestat.logs import Key
+from caffestat.report.comparison import Pair
+from caffestat.report.history import Curve, History
+from caffestat.report.html import page as html_page
+
+from .conftest import Open
+from .pages import RELU_XAVIER, SIGMOID_GAUSSIAN
+
+SOLVER = """\
+net: "{net}"
+base_lr: 0.05 lr_policy: "step" gamma: 0.5 stepsize: 3 max_iter: 6 display: 1 debug_info: true random_seed: 3
+snapshot_after_train: false
+"""
+NET = """\
+name: "small"
+layer { name: "data" type: "DummyData" top: "data" top: "label" dummy_data_param {
+  shape { dim: 5 dim: 3 } shape { dim: 5 }
+  data_filler { type: "gaussian" } data_filler { type: "constant" value: 1 } } }
+layer { name: "fc1" type: "InnerProduct" bottom: "data" top: "fc1"
+  inner_product_param { num_output: 4 weight_filler { type: "xavier" } } }
+layer { name: "tanh" type: "TanH" bottom: "fc1" top: "fc1" }
+layer { name: "fc2" type: "InnerProduct" bottom: "fc1" top: "fc2"
+  inner_product_param { num_output: 2 weight_filler { type: "xavier" } } }
+layer { name: "loss" type: "SoftmaxWithLoss" bottom: "fc2" bottom: "label" top: "loss" }
+"""
+
+Run = Callable[..., Result]
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Return `run(*arguments)`, in a folder with a net, its solver, and the log of its training."""
+    monkeypatch.chdir(tmp_path)
+    Path("net.prototxt").write_text(NET)
+    Path("solver.prototxt").write_text(SOLVER.format(net="net.prototxt"))
+    runner = CliRunner()
+    return lambda *arguments: runner.invoke(main, list(arguments), catch_exceptions=False)
+
+
+def test_train_writes_a_page_with_curves(run: Run, open_page: Open) -> None:
+    settings = ("--data", "synthetic", "--stats", "2", "--stats-file", "s.npz", "--report", "train.html")
+    result = run("train", "solver.prototxt", *settings)
+    assert result.exit_code == 0, result.output
+    page = open_page(Path("train.html").read_text())
+    assert page.problems == []
+    titles = page.locator("#training figcaption > span:first-child").all_text_contents()
+    assert titles[:4] == ["loss", "learning rate", "mean |x| of the tops", "mean |dx| of the bottoms"]
+    assert "mean |update| ÷ mean |w|" in titles
+    assert page.evaluate("caffestat.data.history.iterations") == [0, 2, 4]
+    curves = page.evaluate("caffestat.data.history.curves")
+    assert curves["rate"]["values"] == pytest.approx([0.05] * 3 + [0.025] * 3)
+    assert page.locator("#source").count() == 1
+
+
+def test_diagnose_shows_heat_maps_and_a_slider(run: Run, open_page: Open) -> None:
+    Path("train.log").write_text(run("train", "solver.prototxt", "--data", "synthetic").stdout)
+    result = run("diagnose", "--net", "net.prototxt", "--format", "html", "-o", "d.html", "train.log")
+    assert result.exit_code == 0, result.output
+    page = open_page(Path("d.html").read_text())
+    assert page.problems == []
+    titles = page.locator("#training figcaption > span:first-child").all_text_contents()
+    assert titles == ["loss", "mean |x| of the tops", "mean |dx| of the bottoms", "mean |dw| ÷ mean |w|"]
+    history = page.evaluate("caffestat.data.history")
+    assert history["iterations"][:3] == [0, 1, 2]
+    assert page.locator("#slider-at").text_content() == "0"
+    row = 3  # fc2, whose signal grows as it learns
+    before = page.evaluate(f"caffestat.colour({row})")
+    page.locator("#slider").fill(str(len(history["iterations"]) - 2))
+    assert page.locator("#slider-at").text_content() == str(history["iterations"][-2])
+    assert page.evaluate(f"caffestat.colour({row})") != before
+    assert page.evaluate("caffestat.data.scales.forward") == history["scales"]["forward"][-2]
+    page.select_option("#mode", "backward")
+    assert page.evaluate("caffestat.data.scales.backward") == history["scales"]["backward"][-2]
+
+
+def test_compare_shows_both_sides_and_the_differences(run: Run, open_page: Open) -> None:
+    log = run("debug", "net.prototxt").stdout
+    Path("a.log").write_text(log)
+    Path("b.log").write_text(run("debug", "--seed", "9", "net.prototxt").stdout)
+    assert run("compare", "--format", "html", "-o", "same.html", "a.log", "a.log").exit_code == 0
+    assert run("compare", "--format", "html", "-o", "c.html", "net.prototxt", "b.log").exit_code == 1
+    same = open_page(Path("same.html").read_text())
+    assert "No number differs" in same.locator("#comparison").text_content()
+    page = open_page(Path("c.html").read_text())
+    assert (page.problems, same.problems) == ([], [])
+    found = page.evaluate("caffestat.data.comparison")
+    shown = page.locator("#comparison tbody tr").count()
+    assert shown == found["count"] == len(found["differences"]) > 5
+    ratios = page.locator("#comparison tbody td:last-child span").evaluate_all("all => all.map(e => +e.dataset.value)")
+    assert ratios == pytest.approx([d["b"] / d["a"] for d in found["differences"] if d["a"]], rel=1e-8)
+    assert page.locator("#mode").evaluate("e => e.value") == "ratio"
+    assert page.locator("#depth figure").count() == 4
+
+
+def test_check_shows_findings_and_texts_of_all_files(run: Run, open_page: Open) -> None:
+    files = ["relu.prototxt", "sigmoid.prototxt"]
+    for file, text in zip(files, (RELU_XAVIER, SIGMOID_GAUSSIAN), strict=True):
+        Path(file).write_text(text)
+    result = run("check", "--severity", "warning", "--format", "html", "-o", "many.html", *files)
+    assert result.exit_code == 1
+    page = open_page(Path("many.html").read_text())
+    assert page.problems == []
+    codes = page.locator("#findings .finding .head").all_text_contents()
+    assert [code.split()[2] for code in codes] == ["CS011", "CS016"]
+    assert page.locator("#source .lines").count() == 2
+    assert page.locator("#source .sign.warning").count() == 2
+    assert page.locator("#net").is_hidden()
+    run("check", "--severity", "warning", "--format", "html", "-o", "one.html", files[1])
+    page = open_page(Path("one.html").read_text())
+    page.locator("#findings button").click()
+    assert page.locator("#layer-name").text_content() == "conv7"
+
+
+def test_without_the_extra_one_line_says_what_to_install(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(html_page, "missing", lambda: "graphlay")
+    for arguments in (
+        ("analyze", "net.prototxt", "--format", "html", "-o", "x.html"),
+        ("check", "net.prototxt", "--format", "html", "-o", "x.html"),
+        ("train", "solver.prototxt", "--report", "x.html"),
+    ):
+        result = run(*arguments)
+        assert result.exit_code == 2
+        assert result.stderr.splitlines() == [
+            "error: an HTML report needs graphlay, which is not installed: pip install 'caffestat[report]'"
+        ]
+    assert caffestat.analyze("net.prototxt", static=True)._repr_html_() is None
+
+
+def test_a_notebook_gets_a_frame_that_sees_nothing_else(run: Run) -> None:
+    frame = caffestat.analyze("net.prototxt", static=True)._repr_html_()
+    assert frame is not None and frame.startswith("<iframe ")
+    assert 'sandbox="allow-scripts allow-downloads"' in frame
+    assert frame.count("<") == 2
+
+
+def test_analyze_opens_a_page(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[Any] = []
+    monkeypatch.setattr("webbrowser.open", opened.append)
+    assert run("analyze", "--static", "--open", "-o", "x.html", "net.prototxt").exit_code == 0
+    assert opened == [Path("x.html").resolve().as_uri()]
+    assert Path("x.html").read_text().startswith("<!DOCTYPE html>")
+
+
+def test_long_runs_keep_their_beginning_and_end_thinned() -> None:
+    history = History()
+    for iteration in range(5000):
+        history.record(iteration, {("top", "a"): float(iteration)})
+    kept = list(history.signals)
+    assert 200 <= len(kept) <= 400
+    assert (kept[0], kept[-1]) == (0, 4992)
+    assert {b - a for a, b in pairwise(kept)} == {16}
+
+
+def test_long_curves_are_thinned() -> None:
+    curve = Curve()
+    for iteration in range(10_000):
+        curve.add(iteration, 1.0)
+    assert len(curve.values) <= 4001
+    assert curve.iterations[0] == 0
+    assert curve.iterations[-1] == 9999
+
+
+def test_a_ratio_needs_both_sides() -> None:
+    key = Key("forward", "l", "top", "b")
+    assert Pair(key, 2.0, 3.0).ratio == 1.5
+    assert [Pair(key, a, b).ratio for a, b in ((None, 1.0), (0.0, 1.0), (1.0, None))] == [None] * 3
