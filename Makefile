@@ -7,7 +7,7 @@ RUN := $(BIN)/python
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo experiments test check lint types proto golden docs bench gpu-check wheel clean
+.PHONY: help demo experiments test fuzz kill-test check lint types proto golden docs bench gpu-check wheel clean
 
 help:  ## list the targets
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
@@ -20,6 +20,12 @@ experiments: $(VENV)/.experiments  ## train one net four times, from other initi
 
 test: $(VENV)/.test  ## install and run the tests
 	$(RUN) -m pytest
+
+fuzz: $(VENV)/.test  ## run damaged and hostile files through every command, for SECONDS=60
+	$(RUN) -m tests.fuzz --seconds $(or $(SECONDS),60) $(if $(SEED),--seed $(SEED))
+
+kill-test: $(VENV)/.test  ## kill writers 1,000 times (KILLS) and look for damage
+	$(RUN) -m tests.fuzz.kill --kills $(or $(KILLS),1000)
 
 check: lint types test  ## the one gate: lint, types, tests, documentation
 

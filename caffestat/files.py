@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from caffestat.errors import InputError
 
@@ -26,6 +26,7 @@ except ImportError:  # not on Windows, where files that are open cannot be remov
 __all__ = [
     "LARGEST_TEXT",
     "Version",
+    "check_strings",
     "create_file",
     "open_regular",
     "read_regular",
@@ -74,6 +75,19 @@ def read_regular(path: str | Path, limit: int = LARGEST_TEXT) -> bytes:
     if len(data) > limit:
         raise InputError(f"{path}: expected at most {limit:,} bytes, found more")
     return data
+
+
+def check_strings(path: str | Path, message: Any) -> None:
+    """Raise InputError when a text in a protobuf message is not UTF-8: it comes as bytes then, not as str."""
+    waiting = [message]
+    while waiting:
+        for descriptor, value in waiting.pop().ListFields():
+            if descriptor.message_type is not None:
+                waiting.extend([value] if hasattr(value, "ListFields") else value)
+            elif descriptor.type == descriptor.TYPE_STRING:
+                texts = [value] if isinstance(value, (str, bytes)) else value
+                if any(isinstance(text, bytes) for text in texts):
+                    raise InputError(f"{path}: its field {descriptor.full_name} holds bytes that are not UTF-8")
 
 
 def search(folder: str | Path, patterns: Iterable[str], links: bool = False) -> list[Path]:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from caffestat.errors import InputError
+from caffestat.errors import CaffestatError, InputError
+from caffestat.files import open_regular
 from caffestat.options import ASSUMED_FILLERS, DATA, DEVICES, INPUTS_HOLD, PHASES
 
 if TYPE_CHECKING:
@@ -63,13 +65,18 @@ def _array(text: str) -> np.ndarray:
     import numpy as np
 
     try:
-        array: Any = np.load(text, allow_pickle=False)
+        os.close(open_regular(text))
+        array: Any = np.load(text, allow_pickle=False, mmap_mode="r")  # mapped: nothing is held of what is only claimed
     except OSError as error:
         raise InputError(f"{text}: cannot be read: {error.strerror or error}; expected a .npy file") from error
-    except (ValueError, EOFError) as error:  # numpy's own words recommend to load it unsafely
+    except CaffestatError:
+        raise
+    except Exception as error:  # of damaged files it raises almost any, and recommends to load them unsafely
         raise InputError(f"{text}: expected an array of numbers as numpy.save writes it, found another file") from error
     if not isinstance(array, np.ndarray):
         raise InputError(f"{text}: expected a .npy file with one array, found an archive of several")
+    if array.dtype.kind not in "biuf":
+        raise InputError(f"{text}: expected an array of numbers, found one of {array.dtype}")
     return array
 
 

@@ -3,18 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 
 import onnx
 from onnx import AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto
 
-from caffestat.errors import InputError
+from caffestat.errors import CaffestatError, InputError
 
-__all__ = ["MAX_NODES", "check_model"]
+__all__ = ["MAX_NODES", "as_damage", "check_model"]
 
 MAX_NODES = 50_000
 """The most nodes of a model, its functions put in the place of their calls."""
 
 _Opsets = dict[str, int]
+
+
+@contextmanager
+def as_damage() -> Iterator[None]:
+    """Raise InputError for whatever a damaged model makes the onnx package and what uses it raise."""
+    try:
+        yield
+    except CaffestatError:
+        raise
+    except Exception as error:
+        reason = (str(error).splitlines() or [""])[0]
+        raise InputError(f"the model is damaged, or cannot be used: {type(error).__name__}: {reason}") from error
 
 
 def check_model(model: ModelProto) -> None:
@@ -87,7 +100,7 @@ def _check_node(node: NodeProto, opsets: _Opsets, ir_version: int) -> None:
         return
     try:
         schema = onnx.defs.get_schema(node.op_type, opsets[domain], domain)
-    except onnx.defs.SchemaError:
+    except (onnx.defs.SchemaError, TypeError):  # TypeError: a version that no int of C++ holds
         return
     if schema.deprecated:
         return

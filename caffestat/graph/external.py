@@ -12,7 +12,7 @@ from google.protobuf.message import DecodeError
 from onnx import TensorProto
 
 from caffestat.errors import InputError
-from caffestat.files import Version, create_file, read_regular, replace_file
+from caffestat.files import Version, check_strings, create_file, read_regular, replace_file
 
 __all__ = ["LARGEST", "external_entry", "external_path", "read_model", "save"]
 
@@ -37,6 +37,7 @@ def read_model(path: str | Path) -> onnx.ModelProto:
         raise InputError(f"{path}: expected an ONNX model, found other or incomplete data") from error
     if not model.HasField("graph"):
         raise InputError(f"{path}: expected an ONNX model, found one without a graph")
+    check_strings(path, model)
     return model
 
 

@@ -5,6 +5,7 @@ A model is a stranger's file: what it claims is checked before memory is spent o
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -22,7 +23,7 @@ from caffestat.errors import InputError
 from caffestat.ops import Role
 
 from .bodies import computed_names, renamed, scan_body, with_captured
-from .check import check_model
+from .check import as_damage, check_model
 from .external import read_model
 from .fans import find_uses
 from .graph import OPSET, Graph, Node, Spec
@@ -35,6 +36,7 @@ from .upgrade import OLDEST, upgrade
 
 __all__ = ["Model", "ModelNode", "load", "settings_of"]
 
+_MOST_ELEMENTS = 1 << 42
 _MASKED = -65504  # the lowest float16
 
 _WIDE_FLOATS = (TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)
@@ -107,15 +109,16 @@ def load(
     """
     proto, folder = _proto(source)
     try:
-        check_model(proto)
-        loader = _Loader(_inlined(proto), folder, as_float32)
-        loader.declare_inputs(shapes or {}, batch, dims or {})
-        loader.pin(given or {})
-        loader.declare_initializers()
-        loader.add_nodes()
+        with as_damage():
+            check_model(proto)
+            loader = _Loader(_inlined(proto), folder, as_float32)
+            loader.declare_inputs(shapes or {}, batch, dims or {})
+            loader.pin(given or {})
+            loader.declare_initializers()
+            loader.add_nodes()
+            return loader.finish()
     except InputError as error:
         raise error if folder is None else InputError(f"{source}: {error}") from error
-    return loader.finish()
 
 
 def _proto(source: str | Path | onnx.ModelProto) -> tuple[onnx.ModelProto, Path | None]:
@@ -234,6 +237,9 @@ class _Loader:
         self.sequences = Sequences(self.graph, whole_sequences(self.nodes, outputs))
         for node in self.nodes:
             self.append(node)
+        for value, spec in self.graph.specs.items():
+            if math.prod(spec.shape) > _MOST_ELEMENTS:
+                raise InputError(f"value {value!r} has shape {spec.shape}, which no machine can hold")
 
     def append(self, original: Node) -> None:
         """Append what a node says in opset 22; of an If whose condition is known, what the taken branch says."""

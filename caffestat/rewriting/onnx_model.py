@@ -18,7 +18,7 @@ from caffestat.errors import Place as FilePlace
 from caffestat.files import Version, replacing
 from caffestat.fillers import Stream, fill
 from caffestat.graph import Node
-from caffestat.graph.check import check_model
+from caffestat.graph.check import as_damage, check_model
 from caffestat.graph.external import external_entry, external_path, read_model, save
 from caffestat.graph.fans import Use, find_uses
 from caffestat.graph.tensors import encode, read_tensor
@@ -83,24 +83,24 @@ def rewrite_onnx(path: Path, change: Change, seed: int) -> OnnxRewrite:
     Raises InputError when the model or its external data cannot be read, and when nothing in it is chosen.
     """
     model = read_model(path)
-    try:
-        check_model(model)
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from error
     if not model.graph.node:
         raise InputError(f"{path}: expected an ONNX model, found one without nodes")
-    job = _Job(path, model, change)
+    try:
+        with as_damage():
+            check_model(model)
+            job = _Job(path, model, change)
+            drawn = list(job.chosen())
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
     result = OnnxRewrite(path, model, notes=job.notes)  # remembers what the model refers to before it changes
     stream = Stream(seed)
-    chosen = False
-    for tensor, place, wanted in job.chosen():
-        chosen = True
+    for tensor, place, wanted in drawn:
         values = fill(stream, wanted.filler, tuple(tensor.dims))
         was_external = tensor.data_location == TensorProto.EXTERNAL
         if _replace_values(tensor, values, path):
             result.changes.append(Changed(FilePlace(str(path)), place, "stored values", wanted))
             result.moved += [tensor] if was_external else []
-    if not chosen and not job.notes:
+    if not drawn and not job.notes:
         raise InputError(f"{path}: no weight in it is chosen; see --layer and --type")
     return result
 

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 from google.protobuf.message import DecodeError
 
 from caffestat.errors import InputError
-from caffestat.files import read_regular
+from caffestat.files import check_strings, read_regular
 
 __all__ = ["read_binary"]
 
@@ -31,6 +31,7 @@ def read_binary(path: str | Path, cls: type[M]) -> M:
         raise InputError(_mismatch(path, cls, data)) from error
     if not message.ListFields():
         raise InputError(_mismatch(path, cls, data))
+    check_strings(path, message)
     return message
 
 

@@ -1,0 +1,137 @@
+"""Minimal files that fuzzing found: one message each, no traceback."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from click.testing import CliRunner, Result
+from onnx import TensorProto, helper
+
+from caffestat.cli import main
+
+NET = """\
+layer { name: "d" type: "Input" top: "x" input_param { shape { dim: 2 dim: 3 } } }
+layer { name: "f" type: "InnerProduct" bottom: "x" top: "f" inner_product_param { num_output: 4
+  weight_filler { type: "xavier" } } }
+"""
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "n.prototxt").write_text(NET)
+    return tmp_path
+
+
+def run(*arguments: str) -> Result:
+    return CliRunner().invoke(main, arguments)
+
+
+def message(*arguments: str) -> str:
+    result = run(*arguments)
+    assert isinstance(result.exception, SystemExit), result.exception
+    assert result.exit_code == 2
+    (line,) = (line for line in result.stderr.splitlines() if line.startswith("error: "))
+    return line
+
+
+@pytest.mark.parametrize(
+    "header", [b"{'descr': '<f4', 'shape': (", b"{'descr': 'O', 'shape': (2,3)}", b"{'descr': '<U3'", b""]
+)
+def test_arrays_that_are_none(folder: Path, header: bytes) -> None:
+    (folder / "a.npy").write_bytes(b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header + bytes(24))
+    assert message("analyze", "--input", "x=a.npy", "n.prototxt").startswith(
+        "error: a.npy: expected an array of numbers"
+    )
+
+
+def test_arrays_of_texts_and_larger_than_their_file(folder: Path) -> None:
+    np.save("a.npy", np.array([["a", "b", "c"]] * 2))
+    assert message("analyze", "--input", "x=a.npy", "n.prototxt").endswith(
+        "expected an array of numbers, found one of <U1"
+    )
+    np.save("a.npy", np.zeros((2, 3), np.float32))
+    (folder / "a.npy").write_bytes((folder / "a.npy").read_bytes().replace(b"(2, 3)", b"(2000000000000, 3)"))
+    assert message("analyze", "--input", "x=a.npy", "n.prototxt").startswith("error: a.npy: ")
+    os.mkfifo("pipe")
+    assert "expected a regular file" in message("analyze", "--input", "x=pipe", "n.prototxt")
+
+
+@pytest.mark.parametrize(
+    "command", [("rewrite", "--filler", "msra"), ("analyze", "--static", "n.prototxt", "--predict", "--weights")]
+)
+def test_texts_of_a_model_that_are_not_utf_8(folder: Path, command: tuple[str, ...]) -> None:
+    assert run("fill", "n.prototxt", "-o", "w.caffemodel").exit_code == 0
+    data = (folder / "w.caffemodel").read_bytes()
+    (folder / "w.caffemodel").write_bytes(data.replace(b"InnerProduct", b"Inner\xff\xfeoduct"))
+    result = run(*command, "w.caffemodel")
+    assert result.exit_code == 2
+    assert "w.caffemodel: its field caffe.LayerParameter.type holds bytes that are not UTF-8" in result.stderr
+
+
+def model(**changes: object) -> onnx.ModelProto:
+    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [2, n]) for name, n in (("x", 3), ("y", 4)))
+    weight = helper.make_tensor("w", TensorProto.FLOAT, [3, 4], range(12))
+    graph = helper.make_graph([helper.make_node("MatMul", ["x", "w"], ["y"])], "g", [x], [y], [weight])
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)])
+
+
+def no_opsets(proto: onnx.ModelProto) -> None:
+    proto.opset_import[0].domain = "other"
+
+
+def huge_opset(proto: onnx.ModelProto) -> None:
+    proto.opset_import[0].version = 2**62
+
+
+def no_element_type(proto: onnx.ModelProto) -> None:
+    proto.graph.input[0].type.tensor_type.elem_type = 0
+
+
+def huge_shape(proto: onnx.ModelProto) -> None:
+    proto.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 2**62
+
+
+def negative_size(proto: onnx.ModelProto) -> None:
+    proto.graph.initializer[0].dims[0] = -(2**62)
+
+
+def unknown_type(proto: onnx.ModelProto) -> None:
+    proto.graph.initializer[0].data_type = 99
+
+
+def no_shape(proto: onnx.ModelProto) -> None:
+    proto.graph.input[0].type.ClearField("tensor_type")
+
+
+DAMAGES = (no_opsets, huge_opset, no_element_type, huge_shape, negative_size, unknown_type, no_shape)
+COMMANDS = (
+    ("analyze", "--static", "--predict"),
+    ("analyze", "--device", "cpu"),
+    ("convert", "--backward", "-o", "out.onnx"),
+    ("rewrite", "--filler", "auto"),
+)
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+def test_damaged_models(folder: Path, damage, command: tuple[str, ...]) -> None:
+    proto = model()
+    damage(proto)
+    (folder / "m.onnx").write_bytes(proto.SerializeToString())
+    result = run(*command, "m.onnx")
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+    assert result.exit_code == 0 or "error: m.onnx: " in result.stderr
+
+
+def test_names_of_a_model_that_are_not_utf_8(folder: Path) -> None:
+    proto = model()
+    proto.graph.node[0].name = "NAME"
+    (folder / "m.onnx").write_bytes(proto.SerializeToString().replace(b"NAME", b"\xff\xfe\xfd\xfc"))
+    for command in COMMANDS:
+        result = run(*command, "m.onnx")
+        assert "m.onnx: its field onnx.NodeProto.name holds bytes that are not UTF-8" in result.stderr
