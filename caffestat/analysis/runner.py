@@ -122,6 +122,11 @@ class Runner:
         self._constant_sums: dict[int, tuple[float, float]] = {}
         self.tensors: dict[Key, np.ndarray] = {}
 
+    @property
+    def diffs(self) -> Collection[int]:
+        """The numbers of the params that a gradient reaches."""
+        return self._diffs.keys()
+
     def run(self, feeds: Mapping[str, np.ndarray]) -> Measurement:
         """Run one iteration and return what it measured.
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from caffestat.errors import InputError
-from caffestat.options import options_of
+from caffestat.options import DEFAULT_SEED, NetOptions, RunOptions, ValueOptions, options_of
 
 if TYPE_CHECKING:
     from caffestat.training import Training
@@ -17,7 +17,7 @@ __all__ = ["train", "training_of"]
 
 
 def train(path: str | Path, *, inputs_hold: str = "zeros", **options: Any) -> Iterator[Event]:
-    """Train a solver's net as `caffe train` does, and yield what happens as it happens.
+    """Train a solver's net as `caffe train` does, or an ONNX model, and yield what happens as it happens.
 
     The events are those of `caffestat.training.events`: an `Iteration` has the number, the loss, the outputs and the
     rate; `EndTest`, `Saved` and the others come in between, in Caffe's order. Snapshots are written as the solver says.
@@ -26,6 +26,8 @@ def train(path: str | Path, *, inputs_hold: str = "zeros", **options: Any) -> It
     snapshot:    a .solverstate to go on from
     stats:       every how many iterations to yield `Statistics`: the signals of each layer; 0 for never
     iterations:  how many to run, instead of up to the solver's max_iter
+    solver:      of an .onnx model, the solver prototxt; `loss` and `inputs` are then needed too
+    freeze:      of an .onnx model, patterns of the names of initializers that stay as they are
     inputs_hold: what Input layers hold: "zeros", as under `caffe train`, or "noise"
     options:     `level`, `stages`, `shapes`, `batch`, `data`, `seed`, `weights`, `device`, `inputs` of `analyze`
 
@@ -41,33 +43,71 @@ def training_of(
     snapshot: str | Path | None = None,
     iterations: int | None = None,
     stats: int = 0,
+    solver: str | Path | None = None,
+    freeze: Sequence[str] = (),
     requested: Callable[[], str] | None = None,
     **options: Any,
 ) -> tuple[Training, int]:
     """Return the training run of a solver, ready to start, and its random seed."""
-    from caffestat.program import open_file
-    from caffestat.program.opening import refuse_loss
-    from caffestat.training import NONE, Training
+    from caffestat.program import is_onnx
 
     net, values, run = options_of(**options)
-    refuse_loss(run)
     if iterations is not None and iterations < 0:
         raise InputError(f"iterations: expected 0 or more, found {iterations}")
     if net.phase or run.forward_only:
         raise InputError("training has no phase and no forward pass alone: it runs the solver's nets as Caffe does")
-    file = open_file(str(path))
-    if file.solver is None:
-        raise InputError(f"{path}: expected a solver prototxt, found a net")
-    seed = file.seed(values.seed)
-    training = Training(
-        file.solver,
-        net,
-        values,
-        run,
-        seed=seed,
+    how = _How(
+        seed=DEFAULT_SEED if values.seed is None else values.seed,
         snapshot=None if snapshot is None else str(snapshot),
         iterations=iterations,
         stats=stats,
-        requested=requested or (lambda: NONE),
+        requested=requested or (lambda: "none"),
     )
-    return training, seed
+    if is_onnx(str(path)):
+        return _of_model(str(path), solver, freeze, net, values, run, how)
+    if solver is not None or freeze:
+        raise InputError("--solver and --freeze are for .onnx models; of a Caffe net, give the solver itself")
+    return _of_solver(str(path), net, values, run, how)
+
+
+class _How(TypedDict):
+    """How long a run goes on, and what it yields."""
+
+    seed: int
+    snapshot: str | None
+    iterations: int | None
+    stats: int
+    requested: Callable[[], str]
+
+
+def _of_solver(path: str, net: NetOptions, values: ValueOptions, run: RunOptions, how: _How) -> tuple[Training, int]:
+    from caffestat.program import open_file
+    from caffestat.program.opening import refuse_loss
+    from caffestat.training import Training
+
+    refuse_loss(run)
+    file = open_file(path)
+    if file.solver is None:
+        raise InputError(f"{path}: expected a solver prototxt, found a net")
+    seed = how["seed"] = file.seed(values.seed)
+    return Training(file.solver, net, values, run, **how), seed
+
+
+def _of_model(
+    path: str,
+    solver: str | Path | None,
+    freeze: Sequence[str],
+    net: NetOptions,
+    values: ValueOptions,
+    run: RunOptions,
+    how: _How,
+) -> tuple[Training, int]:
+    from caffestat.net.source import read_settings
+    from caffestat.program.opening import refuse_caffe_options
+    from caffestat.training.models import ModelTraining
+
+    refuse_caffe_options(net, values)
+    if solver is None:
+        raise InputError(f"{path}: training an ONNX model takes a solver prototxt: --solver FILE")
+    settings = read_settings(str(solver))
+    return ModelTraining(path, settings, run, net, freeze, **how), how["seed"]

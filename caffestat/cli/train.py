@@ -68,6 +68,8 @@ class _Command(click.Command):
 )
 @click.option("--sigint", type=_ACTIONS, default="stop", show_default=True, help="What an interrupt does.")
 @click.option("--sighup", type=_ACTIONS, default="snapshot", show_default=True, help="What a hang-up signal does.")
+@click.option("--solver", metavar="SOLVER", help="Of an .onnx model: the solver prototxt.")
+@click.option("--freeze", multiple=True, metavar="GLOB", help="Of an .onnx model: initializers that stay as they are.")
 @click.option("--stats", type=click.IntRange(min=1), metavar="N", help="Record the signals of every Nth iteration.")
 @click.option(
     "--stats-file",
@@ -96,8 +98,9 @@ def train(
 ) -> None:
     """Train the net of a solver as `caffe train` does: the same losses, log lines and snapshots.
 
-    SOLVER is a solver prototxt; - is the standard input. An interrupt stops after the current iteration and, unless
-    snapshot_after_train is false, writes a snapshot; a second one ends at once.
+    SOLVER is a solver prototxt; - is the standard input. An .onnx model is trained by the solver that --solver names,
+    with a --loss and arrays for its inputs; snapshots are models. An interrupt stops after the current iteration and,
+    unless snapshot_after_train is false, writes a snapshot; a second one ends at once.
 
     \b
     Examples:
@@ -106,6 +109,7 @@ def train(
       caffestat train solver.prototxt --snapshot snap_iter_2000.solverstate
       caffestat train solver.prototxt --iterations 100 --format csv > curve.csv
       caffestat train solver.prototxt --report train.html
+      caffestat train model.onnx --solver solver.prototxt --loss cross-entropy --input data=x.npy --input label=y.npy
     """
     from caffestat import report
     from caffestat.api.train import training_of

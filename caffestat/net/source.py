@@ -18,7 +18,17 @@ from caffestat.schema.forks import ssd_pb2
 from .spellings import take_spellings
 from .upgrade import Entry, upgrade
 
-__all__ = ["STDIN", "NetSource", "Solver", "load", "read_document", "read_net", "read_solver", "source_of"]
+__all__ = [
+    "STDIN",
+    "NetSource",
+    "Solver",
+    "load",
+    "read_document",
+    "read_net",
+    "read_settings",
+    "read_solver",
+    "source_of",
+]
 
 STDIN = "-"
 _SUFFIXES = {".prototxt", ".pbtxt", ".prototext", ".txt"}
@@ -179,6 +189,18 @@ def _solver(document: Document) -> Solver:
     net = _named_net(value, owner) if isinstance(value, str) else inline_source(document.name, value, owner, theirs)
     others = tuple(f for f in findings if not is_inline(f))
     return Solver(document.name, message, net, document, others, theirs, addition.message)
+
+
+def read_settings(path: str) -> Solver:
+    """Read a solver prototxt for its settings alone: the net that it names, if any, is not read.
+
+    Raises InputError when the file cannot be read or is no solver, SchemaError (file:line:column).
+    """
+    document = read_document(path)
+    if not is_solver(document):
+        raise InputError(f"{path}: expected a solver prototxt, found a net")
+    message, findings = from_document(document, SolverParameter)
+    return Solver(document.name, message, NetSource(document.name, NetParameter(), ()), document, tuple(findings))
 
 
 def _named_net(path: str, owner: Field) -> NetSource:

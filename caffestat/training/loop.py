@@ -27,10 +27,9 @@ from caffestat.schema import NetState
 from . import events as e
 from .detection import ROW, Detections
 from .policies import Schedule
-from .running import Process, Running, Sum
+from .running import PlainSum, Process, Running, Sum
 from .snapshot import State as Snapshot
-from .snapshot import file_names, read_state, write_model, write_state
-from .statistics import signals_of
+from .snapshot import file_names, read_state, write_state
 from .update import Update
 from .validation import snapshot_prefix, unwritable, validate
 
@@ -85,7 +84,7 @@ class Training:
         self._check_prefix()
         self._open_nets(net, values, run, seed, () if snapshot else (*(values.weights or named_weights(solver)),))
         self.schedule = Schedule(self.message)
-        self.update = Update(self.message, self.train.net)
+        self.update = Update(self.message, self.train.learnable)
         self.iteration = 0
         if snapshot:
             self._restore(snapshot)
@@ -160,7 +159,7 @@ class Training:
         ignored: tuple[str, ...] = ()
         if state.model:
             model = state.model if os.path.exists(state.model) else str(Path(path).parent / Path(state.model).name)
-            ignored = copy_file(self.train.net, self.train.values, model).ignored
+            ignored = self.train.load(model)
         for mine, array in zip(self.update.history, state.history, strict=True):
             mine[...] = array
         self.iteration, self.schedule.current_step = state.iteration, state.current_step
@@ -172,7 +171,7 @@ class Training:
         """Run the iterations; yield what happens."""
         m = self.message
         yield from self._prelude
-        yield e.Started(self.train.net.name, m.lr_policy, self.iteration)
+        yield e.Started(self.train.name, m.lr_policy, self.iteration)
         self._shown, self._clock = self.iteration, time.perf_counter()
         while self.iteration < self.last and not self._stopped:
             yield from self._step()
@@ -204,7 +203,7 @@ class Training:
         displayed = self.debug or bool(m.display and iteration % m.display == 0)
         self._measures = self.debug or (displayed and m.debug_info)
         collects = bool(self._stats) and iteration % self._stats == 0
-        total, loss = Sum(self.train.net, m.iter_size), _F(0)
+        total, loss = self.train.sum(m.iter_size), _F(0)
         for _ in range(m.iter_size):
             result = self.train.step(self._measures or collects, total.several)
             measured = total.add(result, self.train.runner)
@@ -214,11 +213,10 @@ class Training:
         loss = loss / _F(m.iter_size)
         yield self._update(total, loss, result, displayed)
         if collects and measured:
-            signals = signals_of(self.train.net, measured, self.train.values, self._diffs)
-            yield e.Statistics(iteration, signals)
+            yield e.Statistics(iteration, self.train.signals(measured, self._diffs))
         yield from self._obey()
 
-    def _update(self, total: Sum, loss: np.float32, result: Step, displayed: bool) -> e.Iteration:
+    def _update(self, total: Sum | PlainSum, loss: np.float32, result: Step, displayed: bool) -> e.Iteration:
         smoothed = self._smooth(loss)
         lapse, since = time.perf_counter() - self._clock, self.iteration - self._shown
         if displayed:
@@ -233,7 +231,7 @@ class Training:
             self.iteration - 1,
             float(loss),
             float(smoothed),
-            outputs_of(self.train.net, result.outputs),
+            self.train.outputs(result.outputs),
             float(rate),
             self.schedule.current_step if steps else None,
             clip,
@@ -301,7 +299,7 @@ class Training:
         if detections:
             yield self._detected(number, detections, mean_loss)
         else:
-            yield e.EndTest(self.iteration, number, outputs_of(test.net, means), mean_loss)
+            yield e.EndTest(self.iteration, number, test.outputs(means), mean_loss)
 
     def _rows(self, test: Running, blob: int, outputs: Mapping[int, np.ndarray]) -> np.ndarray:
         """Return the rows of an output that DetectionEvaluate made. Raises SolverError for another one."""
@@ -339,38 +337,20 @@ class Training:
     def _snapshot(self) -> Events:
         if not self._saves:
             return
-        model, state = file_names(self.message, self.prefix, self.iteration)
-        diffs = self._diffs_of_params() if self.message.snapshot_diff else None
-        write_model(model, self.train.net, self.train.values, diffs)
+        model, state = self.file_names()
+        self.train.write(model, self._diffs if self.message.snapshot_diff else None)
         write_state(state, Snapshot(self.iteration, self.schedule.current_step, model, self.update.history))
         yield e.Saved(self.iteration, model, state)
 
-    def _diffs_of_params(self) -> list[np.ndarray]:
-        """Return the update just applied, by param; a shared one's is its owner's."""
-        net, values = self.train.net, self.train.values
-        found = [self._diffs.get(net.owner(number)) for number in range(len(net.params))]
-        return [
-            np.zeros_like(value) if diff is None else diff.reshape(value.shape)
-            for diff, value in zip(found, values, strict=True)
-        ]
+    def file_names(self) -> tuple[str, str]:
+        """Return the names of a snapshot's two files: the weights and the solver's state."""
+        return file_names(self.message, self.prefix, self.iteration)
 
 
 def _forward(measured: Measurement) -> Measurement:
     """Return what was measured in the forward pass."""
     inner = {node: (net, _forward(part)) for node, (net, part) in measured.inner.items()}
     return replace(measured, bottom_diffs={}, param_diffs={}, norms=None, inner=inner)
-
-
-def outputs_of(net: Net, outputs: Mapping[int, np.ndarray]) -> tuple[e.Output, ...]:
-    """Return the elements of the output blobs that could be computed, in Caffe's order."""
-    # a blob's weight is that of the layer that wrote it last, in place or not
-    weights = {blob: weight for node in net.nodes for blob, weight in zip(node.tops, node.loss_weights, strict=True)}
-    return tuple(
-        e.Output(net.blobs[blob].name, value, weights[blob])
-        for blob in net.outputs
-        if blob in outputs
-        for value in outputs[blob].ravel().tolist()
-    )
 
 
 def _nets(solver: Solver, options: NetOptions) -> Iterator[tuple[NetSource, State]]:

@@ -13,14 +13,20 @@ from caffestat.analysis import Measurement, Norms, Runner, Step
 from caffestat.fillers import Stream
 from caffestat.net import Net
 from caffestat.net.aliasing import adds_up
+from caffestat.net.initial import copy_file
 from caffestat.program import NetProgram, Program, from_net
 from caffestat.program.feeds import Feeds
 from caffestat.program.settle import Settler, decided
 
+from .events import Output
+from .snapshot import write_model
+from .statistics import Signal, signals_of
+from .update import Learnable, learnable
+
 if TYPE_CHECKING:
     from caffestat.engine import Device
 
-__all__ = ["Process", "Running", "Sum"]
+__all__ = ["PlainSum", "Process", "Running", "Sum"]
 
 
 @dataclass(frozen=True)
@@ -78,6 +84,52 @@ class Running:
         measure = measure or any(inner.prints for inner in self.runner.forward.inner.values())
         return self.runner.step(feeds.of(self.runner.forward, net), measure, measure and each)
 
+    @property
+    def name(self) -> str:
+        """The net's name."""
+        return self.net.name
+
+    @property
+    def learnable(self) -> list[Learnable]:
+        """The params that a solver updates."""
+        return learnable(self.net)
+
+    def sum(self, passes: int) -> Sum:
+        """Return what adds up the gradients of some passes."""
+        return Sum(self.net, passes)
+
+    def outputs(self, values: Mapping[int, np.ndarray]) -> tuple[Output, ...]:
+        """Return the elements of the output blobs that could be computed, in Caffe's order."""
+        # a blob's weight is that of the layer that wrote it last, in place or not
+        pairs = ((blob, w) for node in self.net.nodes for blob, w in zip(node.tops, node.loss_weights, strict=True))
+        weights = dict(pairs)
+        return tuple(
+            Output(self.net.blobs[blob].name, value, weights[blob])
+            for blob in self.net.outputs
+            if blob in values
+            for value in values[blob].ravel().tolist()
+        )
+
+    def signals(self, measured: Measurement, updates: Mapping[int, np.ndarray | None]) -> dict[Signal, float]:
+        """Return the signals of one iteration."""
+        return signals_of(self.net, measured, self.values, updates)
+
+    def write(self, path: str, updates: Mapping[int, np.ndarray | None] | None) -> None:
+        """Write the weights; updates: what was just applied, by owner, is stored beside them where given."""
+        write_model(path, self.net, self.values, None if updates is None else self._diffs(updates))
+
+    def _diffs(self, updates: Mapping[int, np.ndarray | None]) -> list[np.ndarray]:
+        """Return the update of each param; a shared one's is its owner's."""
+        found = [updates.get(self.net.owner(number)) for number in range(len(self.net.params))]
+        return [
+            np.zeros_like(value) if diff is None else diff.reshape(value.shape)
+            for diff, value in zip(found, self.values, strict=True)
+        ]
+
+    def load(self, path: str) -> tuple[str, ...]:
+        """Take the weights of a snapshot; return the names of its layers that the net lacks."""
+        return copy_file(self.net, self.values, path).ignored
+
     def take_params(self, other: Running) -> tuple[str, ...]:
         """Let the layers use the params of the other net's layers of the same name; return the names of those it lacks.
 
@@ -102,6 +154,20 @@ class Running:
 
 def _mean_abs(array: np.ndarray | None) -> float:
     return 0.0 if array is None else float(np.abs(array).mean(dtype=np.float64))
+
+
+class PlainSum:
+    """The gradients of some passes added up, of a program in which no row writes over another's."""
+
+    def __init__(self) -> None:
+        self.several = False
+        self.diffs: dict[int, np.ndarray] = {}
+
+    def add(self, step: Step, runner: Runner | None) -> Measurement | None:
+        """Add a pass and return its measurement."""
+        for number, diff in step.diffs.items():
+            self.diffs[number] = self.diffs[number] + diff if number in self.diffs else diff
+        return step.measured
 
 
 class Sum:

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -17,15 +17,28 @@ from caffestat.net import Net
 from .events import Clip
 from .solvers import BLOCK, Scratch, fma, rule_of
 
-__all__ = ["Update", "learnable", "sum_squares"]
+__all__ = ["Learnable", "Update", "learnable", "sum_squares"]
 
 _THREADS = min(os.cpu_count() or 1, 4)
 _LARGE = 1 << 18  # elements from which on several threads share the work
 
 
-def learnable(net: Net) -> list[int]:
+class Learnable(NamedTuple):
+    """A param that a solver updates: its number, shape and multipliers."""
+
+    number: int
+    shape: tuple[int, ...]
+    lr_mult: float
+    decay_mult: float
+
+
+def learnable(net: Net) -> list[Learnable]:
     """Return the params that a solver updates, by index in `net.params`: the owners, statistics included."""
-    return [number for number, param in enumerate(net.params) if param.owner is None]
+    return [
+        Learnable(number, param.param.shape, param.lr_mult, param.decay_mult)
+        for number, param in enumerate(net.params)
+        if param.owner is None
+    ]
 
 
 @dataclass(frozen=True)
@@ -50,13 +63,12 @@ class Update:
     keeps two.
     """
 
-    def __init__(self, message: Any, net: Net) -> None:
+    def __init__(self, message: Any, params: Sequence[Learnable]) -> None:
         self._rule = rule_of(message)
         self._message = message
-        self._net = net
-        self.numbers = learnable(net)
-        shapes = [net.params[number].param.shape for number in self.numbers]
-        self.history = [np.zeros(shape, np.float32) for _ in range(self._rule.histories) for shape in shapes]
+        self._params = params
+        self.numbers = [param.number for param in params]
+        self.history = [np.zeros(param.shape, np.float32) for _ in range(self._rule.histories) for param in params]
         self._scratch = threading.local()
         self._pool: ThreadPoolExecutor | None = None
 
@@ -100,8 +112,8 @@ class Update:
         iteration: int,
     ) -> Iterator[_Plan]:
         count, decay = len(self.numbers), np.float32(self._message.weight_decay)
-        for index, number in enumerate(self.numbers):
-            param, found = self._net.params[number], diffs.get(number)
+        for index, param in enumerate(self._params):
+            number, found = param.number, diffs.get(param.number)
             diff = diffs[number] = np.zeros_like(values[number]) if found is None else found
             own = self._rule.factor(np.float32(rate * np.float32(param.lr_mult)), iteration)
             yield _Plan(

@@ -1,0 +1,145 @@
+"""One training iteration (forward, backward, update), caffestat against torch eager, side by side.
+
+    python benchmarks/train.py [--net alexnet] [--rounds 7] [--tuned]
+
+SGD with momentum 0.9 and weight decay 0.0005, the same net, weights and data on both sides, nothing measured on the
+way. Torch's optimizer is torch.optim.SGD, foreach and fused; the faster one counts. Rounds alternate; medians and their
+ratio are printed. `--parts` times our pass and our update apart. Needs torch.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import sys
+import time
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from debug_pass import BATCHES, TUNED, load
+from torch import Tensor
+from torch_net import TorchNet
+
+from caffestat.analysis import Runner, draw_feeds
+from caffestat.engine import CPU
+from caffestat.program import from_net
+from caffestat.schema import SolverParameter
+from caffestat.training.update import Update, learnable
+
+NETS = ("alexnet", "googlenet", "resnet50", "mobilenet")
+RATE, MOMENTUM, DECAY = 1e-4, 0.9, 0.0005
+
+Iteration = Callable[[], None]
+
+
+class Plain(TorchNet):
+    """A torch net without hooks, and its optimizer."""
+
+    def __init__(self, name: str, kind: str) -> None:
+        net, values, stream = load(name)
+        super().__init__(net, values, stream, "cpu")
+        learned = [param for param in self.params if param.requires_grad]
+        settings = {"lr": RATE, "momentum": MOMENTUM, "weight_decay": DECAY, kind: True}
+        self.optimizer = torch.optim.SGD(learned, **settings)  # type: ignore[arg-type]
+
+    def note(self, value: Tensor) -> Tensor:
+        return value
+
+    def iterate(self) -> None:
+        """Run one iteration."""
+        self.optimizer.zero_grad(set_to_none=True)
+        blobs = dict(self.data)
+        loss = torch.zeros(())
+        for node in self.net.nodes:
+            if not node.bottoms:
+                continue
+            tops = getattr(self, f"_{node.type.lower()}")(node, [blobs[b] for b in node.bottoms])
+            for blob, value, weight in zip(node.tops, tops, node.loss_weights, strict=True):
+                blobs[blob] = value
+                loss = loss + weight * value if weight else loss
+        loss.backward()
+        self.optimizer.step()
+
+
+class Ours:
+    """Our compiled pass and update."""
+
+    def __init__(self, name: str) -> None:
+        net, self.values, stream = load(name)
+        message = SolverParameter(momentum=MOMENTUM, weight_decay=DECAY)
+        started = time.perf_counter()
+        self.runner = Runner(from_net(net), self.values, CPU, changing=True)
+        self.feeds = draw_feeds(self.runner, stream, np.random.default_rng(1))
+        self.update = Update(message, learnable(net))
+        self.iterate()
+        self.compile_seconds = time.perf_counter() - started
+
+    def iterate(self) -> None:
+        """Run one iteration."""
+        self.apply(self.compute())
+
+    def compute(self) -> dict[int, np.ndarray | None]:
+        """Run one pass and return the gradients."""
+        return dict.fromkeys(self.update.numbers) | self.runner.step(self.feeds, False).diffs
+
+    def apply(self, diffs: dict[int, np.ndarray | None]) -> None:
+        """Update the params."""
+        self.update.apply(self.values, diffs, np.float32(RATE), 0, None)
+
+
+def seconds(run: Iteration) -> float:
+    """Return what one call takes."""
+    start = time.perf_counter()
+    run()
+    return time.perf_counter() - start
+
+
+def compare(name: str, rounds: int, parts: bool) -> None:
+    """Time both sides in turn and print a row."""
+    ours = Ours(name)
+    sides = {"ours": ours.iterate, "foreach": Plain(name, "foreach").iterate, "fused": Plain(name, "fused").iterate}
+    times: dict[str, list[float]] = {side: [] for side in sides}
+    for number in range(rounds + 1):
+        for side, run in sides.items():
+            found = seconds(run)
+            times[side] += [found] if number else []  # the first round warms up
+    median = {side: 1000 * statistics.median(found) for side, found in times.items()}
+    torchs = min(median["foreach"], median["fused"])
+    print(
+        f"{name:<10} {BATCHES[name]:>5} {median['ours']:>10.0f} {median['foreach']:>9.0f} {median['fused']:>9.0f} "
+        f"{median['ours'] / torchs:>6.2f} {ours.compile_seconds:>9.1f}",
+        flush=True,
+    )
+    if parts:
+        passes, updates = [], []
+        for _ in range(rounds):
+            start = time.perf_counter()
+            diffs = ours.compute()
+            passes.append(time.perf_counter() - start)
+            updates.append(seconds(lambda found=diffs: ours.apply(found)))  # type: ignore[misc]
+        apart = [1000 * statistics.median(found) for found in (passes, updates)]
+        print(f"{'':<16} pass {apart[0]:.0f} ms, update {apart[1]:.0f} ms")
+
+
+def main() -> None:
+    """Measure the nets that were asked for."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--net", choices=BATCHES, action="append")
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--parts", action="store_true")
+    args = parser.parse_args()
+    tuned = "tuned malloc" if all(os.environ.get(k) == v for k, v in TUNED.items()) else "malloc as it comes"
+    head = f"{'net':<10} {'batch':>5} {'caffestat':>10} {'foreach':>9} {'fused':>9} {'ratio':>6} {'compile s':>9}"
+    print(f"{head}   (ms; {tuned})")
+    for name in args.net or NETS:
+        compare(name, args.rounds, args.parts)
+
+
+if __name__ == "__main__":
+    if "--tuned" in sys.argv:
+        sys.argv.remove("--tuned")
+        os.environ.update(TUNED)
+        os.execv(sys.executable, [sys.executable, *sys.argv])
+    main()

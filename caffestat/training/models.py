@@ -1,0 +1,220 @@
+"""ONNX models trained by Caffe's solvers: batches out of given arrays, a loss, and the model's file as a snapshot."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from caffestat.analysis import Runner, Step
+from caffestat.errors import InputError
+from caffestat.graph.external import read_model, save
+from caffestat.net import Solver
+from caffestat.options import NetOptions, RunOptions, ValueOptions
+from caffestat.program.from_onnx import ModelProgram, from_onnx
+
+from .events import Output
+from .loop import Training
+from .running import PlainSum
+from .snapshot import file_names
+from .statistics import Signal
+from .update import Learnable
+
+if TYPE_CHECKING:
+    import onnx
+
+    from caffestat.analysis import Measurement
+    from caffestat.engine import Device
+    from caffestat.program import Forward
+
+__all__ = ["Batches", "ModelRunning", "ModelTraining"]
+
+Arrays = Mapping[str, np.ndarray]
+_LABELS = "labels"  # the graph input that a cross entropy reads
+_LABEL_NAMES = ("label", "labels")
+
+
+class Batches:
+    """Consecutive batches out of arrays of one length; after the last sample comes the first."""
+
+    def __init__(self, arrays: Arrays, shapes: Mapping[str, tuple[int, ...]]) -> None:
+        self._arrays, self._shapes, self._next = arrays, shapes, 0
+        counts = {name: len(array) for name, array in arrays.items()}
+        if len(set(counts.values())) > 1:
+            found = ", ".join(f"{name} {count}" for name, count in counts.items())
+            raise InputError(f"the inputs have different numbers of samples: {found}")
+        self._count = next(iter(counts.values()), 1)
+        for name, array in arrays.items():
+            if array.shape[1:] != shapes[name][1:]:
+                raise InputError(f"--input {name}: has shape {array.shape}; the model takes {shapes[name]} at a time")
+
+    def next(self) -> dict[str, np.ndarray]:
+        """Return the next batch of each array."""
+        size = max((shape[0] for shape in self._shapes.values() if shape), default=1)
+        rows = np.arange(self._next, self._next + size) % self._count
+        self._next = (self._next + size) % self._count
+        return {name: array[rows] for name, array in self._arrays.items()}
+
+
+class _Trained(ModelProgram):
+    """A model whose loss a run returns."""
+
+    def forward(self, carries: bool = False) -> Forward:
+        forward = super().forward(carries)
+        forward.losses = {name: weight for name, weight in forward.seeds.items() if isinstance(weight, float)}
+        forward.outputs = dict(enumerate(forward.losses))
+        return forward
+
+
+class ModelRunning:
+    """A model and its initializers' values. See `Running`, which does the same for nets."""
+
+    def __init__(
+        self, path: str, options: NetOptions, run: RunOptions, device: Device, freeze: Sequence[str], activity: bool
+    ) -> None:
+        from caffestat.graph.load import load
+
+        if run.loss in (None, "noise", "ones"):
+            raise InputError(
+                "training takes a loss: --loss cross-entropy, or the name of a value whose sum is the loss"
+            )
+        self.path = path
+        self.model: onnx.ModelProto = read_model(path)
+        loaded = load(path, options.shapes, options.batch, as_float32=True)
+        made = from_onnx(loaded, path, run.loss)
+        self.program = _Trained(**vars(made))
+        self.values = [np.array(array, np.float32, order="C") for array in map(self._stored, self.program.params)]
+        self.runner: Runner | None = Runner(self.program, self.values, device, changing=True, activity=activity)
+        self._freeze = freeze
+        self._batches = self._open(run.inputs)
+        self.learnable = self._learnable()
+
+    def _stored(self, param: Any) -> np.ndarray:
+        assert param.stored is not None  # as of all params of models
+        return np.asarray(param.stored)
+
+    def _open(self, given: Arrays) -> Batches:
+        """Return the batches of the given arrays, by the graph's inputs. Raises InputError when one is missing."""
+        assert self.runner is not None
+        wanted = {name: spec.shape for name, spec in self.runner.forward.graph.inputs.items()}
+        named = {_LABELS if n in _LABEL_NAMES and n not in wanted else n: array for n, array in given.items()}
+        unknown, missing = sorted(set(named) - set(wanted)), sorted(set(wanted) - set(named))
+        if unknown or missing:
+            what = f"the model has no input {unknown[0]!r}" if unknown else f"input {missing[0]!r} is missing"
+            raise InputError(f"--input: {what}; expected NAME=FILE.npy for each of {', '.join(wanted)}")
+        kinds = {name: spec.dtype for name, spec in self.runner.forward.graph.inputs.items()}
+        return Batches({name: np.asarray(array, kinds[name]) for name, array in named.items()}, wanted)
+
+    def _learnable(self) -> list[Learnable]:
+        """Return the initializers that a gradient reaches and nobody freezes. Raises InputError when there is none."""
+        initializers = {tensor.name for tensor in self.model.graph.initializer}
+        reached = self.runner.diffs if self.runner else ()
+        found = [
+            Learnable(number, param.shape, 1.0, 1.0)
+            for number, param in enumerate(self.program.params)
+            if number in reached
+            and param.name in initializers
+            and not param.is_statistic
+            and not any(fnmatch(param.name, pattern) for pattern in self._freeze)
+        ]
+        if not found:
+            raise InputError(f"{self.path}: no gradient reaches an initializer that is not frozen: nothing to train")
+        return found
+
+    @property
+    def name(self) -> str:
+        """The model's name."""
+        return self.program.name
+
+    def step(self, measure: bool, each: bool = False) -> Step:
+        """Run one pass of the next batch."""
+        assert self.runner is not None
+        return self.runner.step(self._batches.next(), measure)
+
+    def sum(self, passes: int) -> PlainSum:
+        """Return what adds up the gradients of some passes."""
+        return PlainSum()
+
+    def outputs(self, values: Mapping[int, np.ndarray]) -> tuple[Output, ...]:
+        """Return the loss."""
+        assert self.runner is not None
+        names = list(self.runner.forward.losses.items())
+        return tuple(Output(names[n][0], float(value.sum()), names[n][1]) for n, value in values.items())
+
+    def signals(self, measured: Measurement, updates: Mapping[int, np.ndarray | None]) -> dict[Signal, float]:
+        """Return the signals of one iteration by node and value."""
+        rows, found = self.program.rows, dict[Signal, float]()
+        for quantity, source in (("top", measured.tops), ("zeros", measured.zeros), ("saturated", measured.saturated)):
+            found |= {Signal(quantity, rows[r].name, rows[r].tops[top]): v for (r, top), v in source.items()}
+        found |= {
+            Signal("bottom_diff", rows[r].name, rows[r].bottoms[i]): v for (r, i), v in measured.bottom_diffs.items()
+        }
+        for quantity, source in (("param", measured.params), ("param_diff", measured.param_diffs)):
+            found |= {Signal(quantity, rows[r].name, str(i)): v for (r, i), v in source.items()}
+        for number, update in updates.items():
+            if update is not None:
+                param = self.program.params[number]
+                size, weight = (float(np.abs(array).mean()) for array in (update, self.values[number]))
+                found[Signal("update", rows[param.row].name, str(param.index))] = size
+                if weight:
+                    found[Signal("update_ratio", rows[param.row].name, str(param.index))] = size / weight
+        return found
+
+    def write(self, path: str, updates: Mapping[int, np.ndarray | None] | None) -> None:
+        """Write the model with the params as they are; it is replaced atomically."""
+        from onnx import external_data_helper, numpy_helper
+
+        external_data_helper.load_external_data_for_model(self.model, str(Path(self.path).parent))
+        values = {self.program.params[one.number].name: self.values[one.number] for one in self.learnable}
+        for tensor in self.model.graph.initializer:
+            if tensor.name in values:
+                kind = numpy_helper.to_array(tensor).dtype
+                tensor.CopyFrom(numpy_helper.from_array(values[tensor.name].astype(kind), tensor.name))
+        save(self.model, path)
+
+    def load(self, path: str) -> tuple[str, ...]:
+        """Take the params of a model that `write` wrote."""
+        from onnx import numpy_helper
+
+        stored = {tensor.name: tensor for tensor in read_model(path).graph.initializer}
+        for one in self.learnable:
+            name = self.program.params[one.number].name
+            if name not in stored:
+                raise InputError(f"{path}: has no initializer {name!r}; it is a snapshot of another model")
+            self.values[one.number][...] = numpy_helper.to_array(stored[name], str(Path(path).parent))
+        return ()
+
+
+class ModelTraining(Training):
+    """A solver about to train an ONNX model.
+
+    freeze: patterns of the names of initializers that stay as they are
+
+    The solver's own net, where it names one, is not looked at. For the other arguments see `Training`.
+    """
+
+    def __init__(
+        self, path: str, solver: Solver, run: RunOptions, options: NetOptions, freeze: Sequence[str] = (), **more: Any
+    ):
+        self._path, self._freeze = path, freeze
+        super().__init__(solver, options, ValueOptions(), run, **more)
+
+    def _open_nets(
+        self, options: NetOptions, values: ValueOptions, run: RunOptions, seed: int, weights: Sequence[str]
+    ) -> None:
+        from caffestat.engine import choose_device
+
+        if self.message.test_iter:
+            raise InputError(f"{self.solver.name}: test nets are Caffe's; remove test_iter to train an ONNX model")
+        device, why = choose_device(run.device)
+        self.notes.extend([why] if why else [])
+        self.train = ModelRunning(self._path, options, run, device, self._freeze, bool(self._stats))  # type: ignore[assignment]
+        self.tests = []
+
+    def file_names(self) -> tuple[str, str]:
+        """Return the names of a snapshot's two files: the model and the solver's state."""
+        model, state = file_names(self.message, self.prefix, self.iteration)
+        return model.removesuffix(".h5").removesuffix(".caffemodel") + ".onnx", state

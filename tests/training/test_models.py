@@ -1,0 +1,148 @@
+"""ONNX models trained by Caffe's solvers, against numpy in double precision; batches, frozen params, snapshots."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+import caffestat
+from caffestat.errors import InputError
+from caffestat.training.events import Iteration, Saved, Statistics
+from caffestat.training.statistics import Signal
+
+SAMPLES, BATCH, INPUTS, CLASSES = 10, 4, 5, 3
+SOLVER = (
+    'base_lr: 0.5 lr_policy: "fixed" momentum: 0.9 weight_decay: 0.01 max_iter: 7 snapshot: 4 snapshot_prefix: "m" '
+)
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    random = np.random.default_rng(1)
+    weights = {"w": random.normal(size=(INPUTS, CLASSES)), "b": random.normal(size=CLASSES), "unused": np.ones(2)}
+    graph = helper.make_graph(
+        [helper.make_node("MatMul", ["x", "w"], ["product"]), helper.make_node("Add", ["product", "b"], ["logits"])],
+        "linear",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", INPUTS])],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", CLASSES])],
+        [numpy_helper.from_array(array.astype(np.float32), name) for name, array in weights.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)])
+    model.ir_version = 8
+    monkeypatch.chdir(tmp_path)
+    onnx.save(model, "model.onnx")
+    Path("solver.prototxt").write_text(SOLVER)
+
+
+def inputs() -> dict[str, np.ndarray]:
+    random = np.random.default_rng(2)
+    return {"x": random.normal(size=(SAMPLES, INPUTS)), "label": random.integers(0, CLASSES, SAMPLES)}
+
+
+def train(**more) -> list:
+    options = {
+        "solver": "solver.prototxt",
+        "loss": "cross-entropy",
+        "inputs": inputs(),
+        "batch": BATCH,
+        "device": "cpu",
+    }
+    return list(caffestat.train("model.onnx", **{**options, **more}))
+
+
+def stored(path: str) -> dict[str, np.ndarray]:
+    return {tensor.name: numpy_helper.to_array(tensor) for tensor in onnx.load(path).graph.initializer}
+
+
+def reference(iterations: int) -> tuple[list[float], dict[str, np.ndarray]]:
+    """Return the losses and the params of softmax regression, batch by batch round the samples."""
+    params = {name: array.astype(np.float64) for name, array in stored("model.onnx").items()}
+    history = {name: np.zeros_like(array) for name, array in params.items()}
+    data, losses = inputs(), []
+    for iteration in range(iterations):
+        rows = np.arange(iteration * BATCH, (iteration + 1) * BATCH) % SAMPLES
+        x, label = data["x"][rows].astype(np.float32).astype(np.float64), data["label"][rows]
+        scores = x @ params["w"] + params["b"]
+        share = np.exp(scores - scores.max(1, keepdims=True))
+        share /= share.sum(1, keepdims=True)
+        losses.append(-np.log(share[np.arange(BATCH), label]).mean())
+        share[np.arange(BATCH), label] -= 1
+        for name, gradient in {"w": x.T @ share / BATCH, "b": share.sum(0) / BATCH}.items():
+            history[name] = 0.5 * (gradient + 0.01 * params[name]) + 0.9 * history[name]
+            params[name] -= history[name]
+    return losses, params
+
+
+def test_losses_and_params_are_those_of_the_formulas() -> None:
+    losses, params = reference(7)
+    found = train()
+    assert [event.loss for event in found if isinstance(event, Iteration)] == pytest.approx(losses, rel=1e-5)
+    assert [event.model for event in found if isinstance(event, Saved)] == ["m_iter_4.onnx", "m_iter_7.onnx"]
+    for name, array in stored("m_iter_7.onnx").items():
+        np.testing.assert_allclose(array, params[name], rtol=1e-4, atol=1e-6)
+    assert stored("m_iter_7.onnx")["unused"].tolist() == [1, 1]  # weight decay leaves alone what no gradient reaches
+
+
+def test_a_run_that_goes_on() -> None:
+    train()
+    (first,) = (event for event in train(iterations=1) if isinstance(event, Iteration))
+    again = [event for event in train(snapshot="m_iter_4.solverstate") if isinstance(event, Iteration)]
+    assert [event.iteration for event in again] == [4, 5, 6]
+    assert again[0].loss < first.loss  # the same batch, as the data begin anew
+
+
+def test_frozen_params_stay() -> None:
+    train(freeze=["w*"])
+    before, after = stored("model.onnx"), stored("m_iter_7.onnx")
+    np.testing.assert_array_equal(after["w"], before["w"])
+    assert (after["b"] != before["b"]).all()
+    with pytest.raises(InputError, match="nothing to train"):
+        train(freeze=["*"])
+
+
+def test_signals_by_node_and_value() -> None:
+    (event,) = (event for event in train(iterations=1, stats=1) if isinstance(event, Statistics))
+    names = {signal.name for signal in event.values if signal.quantity == "top"}
+    assert {"product", "logits"} <= names
+    (ratio,) = (
+        v for s, v in event.values.items() if s.quantity == "update_ratio" and s.name == "0" and "MatMul" in s.layer
+    )
+    assert 0 < ratio < 1
+    assert Signal("top", "x", "x") in event.values
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ({"solver": None}, "takes a solver prototxt: --solver FILE"),
+        ({"loss": None}, "training takes a loss: --loss cross-entropy"),
+        ({"loss": "nothing"}, "the model has no such value"),
+        (
+            {"inputs": {"x": np.zeros((4, INPUTS))}},
+            "input 'labels' is missing; expected NAME=FILE.npy for each of x, labels",
+        ),
+        ({"inputs": {"x": np.zeros((4, INPUTS)), "y": np.zeros(4)}}, "the model has no input 'y'"),
+        (
+            {"inputs": {"x": np.zeros((4, 6)), "label": np.zeros(4)}},
+            r"--input x: has shape \(4, 6\); the model takes \(4, 5\)",
+        ),
+        ({"inputs": {"x": np.zeros((4, 5)), "label": np.zeros(3)}}, "different numbers of samples: x 4, labels 3"),
+        ({"weights": ["a.caffemodel"]}, "an .onnx model has none"),
+    ],
+)
+def test_what_cannot_be_used(more: dict, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        train(**more)
+
+
+def test_a_solver_that_is_refused_and_one_with_test_nets() -> None:
+    Path("solver.prototxt").write_text(SOLVER.replace("fixed", "step"))
+    with pytest.raises(caffestat.CaffestatError, match=r"solver\.prototxt:1:.*needs gamma"):
+        train()
+    Path("solver.prototxt").write_text('net: "gone.prototxt" test_iter: 1 test_interval: 1 ' + SOLVER)
+    with pytest.raises(InputError, match="remove test_iter"):
+        train()
