@@ -7,7 +7,7 @@ RUN := $(BIN)/python
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo experiments test fuzz kill-test check lint types proto golden docs bench gpu-check wheel clean
+.PHONY: help demo experiments test quick fuzz kill-test check lint types proto golden docs bench gpu-check wheel clean
 
 help:  ## list the targets
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
@@ -18,8 +18,11 @@ demo: $(VENV)/.test  ## install and analyze models/lenet.prototxt
 experiments: $(VENV)/.experiments  ## train one net four times, from other initialisations, and write a page about it
 	$(RUN) models/experiments/train.py
 
-test: $(VENV)/.test  ## install and run the tests
-	$(RUN) -m pytest
+test: $(VENV)/.test  ## install and run the tests, on all cores
+	$(RUN) -m pytest -n auto
+
+quick: $(VENV)/.test  ## run the tests that take less than a minute together
+	$(RUN) -m pytest -n auto -m "not slow"
 
 fuzz: $(VENV)/.test  ## run damaged and hostile files through every command, for SECONDS=60
 	$(RUN) -m tests.fuzz --seconds $(or $(SECONDS),60) $(if $(SEED),--seed $(SEED))

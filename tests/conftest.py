@@ -17,13 +17,35 @@ Check = Callable[[str, str], None]
 NEEDS = {"hdf5data": "h5py", "lmdb": "lmdb", "lmdb_aug": "lmdb", "lmdb_float": "lmdb"}
 
 
+# each takes more than a few seconds; `make quick` leaves them out
+SLOW = {
+    "analysis/test_onnx_accuracy.py",
+    "analysis/test_prediction.py",
+    "autodiff/test_conv.py",
+    "autodiff/test_node_models.py",
+    "cli/test_deep_nets.py",
+    "lint/test_checks.py",
+    "net/test_any_bottoms.py",
+    "net/test_random_nets.py",
+    "prototext/test_roundtrip.py",
+    "report/html/test_browser.py",
+    "rewriting/test_real_files.py",
+    "rewriting/test_upgraded.py",
+    "sweeps/test_cluster.py",
+    "test_docs.py",
+}
+HERE = Path(__file__).parent
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--refresh", action="store_true", help="write the expected outputs anew instead of comparing")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip the golden cases whose data nothing here can read."""
+    """Skip the golden cases whose data nothing here can read, and mark what is slow."""
     for item in items:
+        if item.path.relative_to(HERE).as_posix() in SLOW:
+            item.add_marker(pytest.mark.slow)
         call = getattr(item, "callspec", None)  # of a test with parameters
         case = call.params.get("case") if call else None
         package = NEEDS.get(case) if isinstance(case, str) else None
