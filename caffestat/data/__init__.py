@@ -4,6 +4,7 @@ Packages that read files are imported when a file of their kind is opened.
 """
 
 from .opening import open_reader
+from .prefetch import Prefetch
 from .reader import AbsentError, Reader
 
-__all__ = ["AbsentError", "Reader", "open_reader"]
+__all__ = ["AbsentError", "Prefetch", "Reader", "open_reader"]

@@ -48,6 +48,8 @@ class _Item:
 class AnnotatedReader(DatumReader):
     """Images (N, C, H, W) and boxes (1, 1, boxes, 8), whose number differs from batch to batch."""
 
+    is_independent = False  # its layer asks for more than the next batch
+
     def __init__(self, layer: Layer) -> None:
         self._settings = layer.added.transform_param
         self._samplers = layer.added.annotated_data_param.batch_sampler

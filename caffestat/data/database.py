@@ -27,6 +27,8 @@ __all__ = ["DatumReader"]
 class DatumReader(Reader):
     """The records of an LMDB in the order of their keys; tops: images (N, C, H, W), labels (N)."""
 
+    is_independent = True
+
     def __init__(self, layer: Layer) -> None:
         param = layer.proto.data_param
         super().__init__(layer, param.batch_size)

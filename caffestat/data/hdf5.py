@@ -39,6 +39,7 @@ class HDF5Reader(Reader):
             for number, name in enumerate(names, 1)
         ]
         self._random: CRandom | None = None
+        self.is_independent = not param.shuffle
         self._order = list(range(len(self._paths)))
         self._columns: list[np.ndarray] = []
         self._file = self._row = 0

@@ -25,6 +25,8 @@ T = TypeVar("T")
 class ImageReader(Reader):
     """The images of a list in its order, or shuffled each time it begins; tops: images (N, C, H, W), labels (N)."""
 
+    is_independent = True
+
     def __init__(self, layer: Layer) -> None:
         param = layer.proto.image_data_param
         super().__init__(layer, param.batch_size)

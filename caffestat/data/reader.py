@@ -35,6 +35,7 @@ class Reader:
     """
 
     shapes: tuple[Shape, ...]
+    is_independent = False  # draws from no generator that others draw from too: may be read ahead of its turn
 
     def __init__(self, layer: Layer, batch: int) -> None:
         self.layer = layer

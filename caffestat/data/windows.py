@@ -45,6 +45,8 @@ class WindowReader(Reader):
     Tops: images (N, C, H, W), labels (N).
     """
 
+    is_independent = True
+
     def __init__(self, layer: Layer) -> None:
         param = layer.proto.window_data_param
         super().__init__(layer, param.batch_size)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -169,6 +170,12 @@ class Training:
 
     def events(self) -> Events:
         """Run the iterations; yield what happens."""
+        with ExitStack() as stack:
+            for net in () if self.debug else (self.train, *self.tests):
+                stack.enter_context(net.reading_ahead())
+            yield from self._events()
+
+    def _events(self) -> Events:
         m = self.message
         yield from self._prelude
         yield e.Started(self.train.name, m.lr_policy, self.iteration)

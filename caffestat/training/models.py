@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -123,6 +124,11 @@ class ModelRunning:
         if not found:
             raise InputError(f"{self.path}: no gradient reaches an initializer that is not frozen: nothing to train")
         return found
+
+    @contextmanager
+    def reading_ahead(self) -> Iterator[None]:
+        """The arrays are in memory: there is nothing to read."""
+        yield
 
     @property
     def name(self) -> str:

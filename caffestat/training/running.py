@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from caffestat.analysis import Measurement, Norms, Runner, Step
+from caffestat.data import Prefetch, Reader
 from caffestat.fillers import Stream
 from caffestat.net import Net
 from caffestat.net.aliasing import adds_up
@@ -58,6 +60,7 @@ class Running:
         self._activity = activity
         self._forward_only = forward_only  # a test net's passes, whatever its phase
         self.runner: Runner | None = None
+        self.readers: list[Prefetch] = []
         self._states: dict[str, np.ndarray] = {}
         self._settler = Settler(process.device)
         self._settled = program.net
@@ -83,6 +86,21 @@ class Running:
             )
         measure = measure or any(inner.prints for inner in self.runner.forward.inner.values())
         return self.runner.step(feeds.of(self.runner.forward, net), measure, measure and each)
+
+    @contextmanager
+    def reading_ahead(self) -> Iterator[None]:
+        """Let threads read the next batches of the net's data layers, in order, as far as no other draws with them."""
+        pairs = [(node.layer, node.layer.reader) for node in self.net.nodes]
+        with ExitStack() as stack:
+            for layer, reader in pairs:
+                if not isinstance(reader, Reader) or not reader.is_independent:
+                    continue
+                ahead = Prefetch(reader)
+                stack.callback(setattr, layer, "reader", reader)
+                stack.callback(ahead.close)
+                layer.reader = ahead
+                self.readers.append(ahead)
+            yield
 
     @property
     def name(self) -> str:
