@@ -96,7 +96,8 @@ def analyze_file(
         if not faults:
             raise
         report = _analyze(program, file.source.name, file.seed(values.seed), run, True, False, False)
-        report = replace(report, notes=(*report.notes, f"the net was not run: {error}"))
+        if not any(fault.message in str(error) for fault in faults):
+            report = replace(report, notes=(*report.notes, f"the net was not run: {error}"))
     if detail:
         from caffestat.report.detail import with_detail
 
