@@ -116,7 +116,7 @@ def _figure(
     chart: Chart, names: Sequence[str], rows: Sequence[int], ranges: dict[str, Any]
 ) -> tuple[Any, list[str], dict[str, str]]:
     """Return a figure, the ids of its sources, and of the lines that mark the hovered and the chosen layer."""
-    from bokeh.models import Span
+    from bokeh.models import LogTicker, Span
     from bokeh.plotting import figure
 
     plot = figure(
@@ -140,8 +140,10 @@ def _figure(
     else:
         plot.xaxis.axis_label = chart.x_title
     sources = [_draw(plot, line, chart, names, rows) for line in chart.lines if any(v is not None for v in line.values)]
-    if len(sources) > 1:
+    if len(chart.lines) > 1:
         _place_legend(plot)
+    if chart.is_log:
+        plot.yaxis.ticker = LogTicker(desired_num_ticks=5, mantissas=[1, 2, 5], num_minor_ticks=0)
     for value, meaning in chart.limits:
         _limit(plot, value, meaning)
     for place in chart.marks:
@@ -305,7 +307,7 @@ def by_depth(series: Mapping[str, Values], limits: tuple[float, float]) -> list[
                 Line("gain, backward", series["gain_backward"], "predicted"),
                 Line("product, backward", series["product_backward"], "fourth"),
             ],
-            note=f"of E[x²]; `check` warns where its square root leaves {low:g} to {high:g}",
+            note=f"of E[x²]; check warns where the square root of a product leaves {low:g} to {high:g}",
             limits=[(low**2, "vanishes"), (high**2, "explodes")] if _near(series, low, high) else [],
         ),
         Chart(

@@ -110,7 +110,7 @@ function paintBox(pen, box, state, detail, isMarked) {
 
 function paintInput(pen, box, name, state, detail) {
   pen.rect(box.x, box.y, box.w, box.h, state.colours.box);
-  if (detail) pen.text(fitted(name, box.w - 16, 12), box.x + 8, box.y + 17, 12, state.colours.ink, true);
+  if (detail) pen.text(fitted(name, box.w - 16, 13.5), box.x + 8, box.y + 17, 12, state.colours.ink, true);
   if (detail > 1) pen.text("input", box.x + 8, box.y + 32, 11, state.colours.ink);
 }
 
@@ -121,7 +121,7 @@ function paintRow(pen, box, row, index, state, detail) {
   if (!detail) return;
   const layer = ROWS[row];
   if (index) return detail > 1 ? pen.text(fitted(`${layer.name} · ${layer.type}`, box.w - 16, 10.5), box.x + 8, y + 13, 10.5, ink) : undefined;
-  pen.text(fitted(layer.name, box.w - 16, 12), box.x + 8, y + 16, 12, ink, true);
+  pen.text(fitted(layer.name, box.w - 16, 13.5), box.x + 8, y + 16, 12, ink, true);
   if (detail > 1) pen.text(fitted([layer.type, ...layer.tops.slice(0, 1).map((top) => shapeText(top.shape))].join(" · "), box.w - 16, 10.5), box.x + 8, y + 32, 10.5, ink);
 }
 
@@ -130,7 +130,7 @@ function paintClosed(pen, box, state, detail) {
   const rows = boxRows(box), block = LAYOUT.blocks[box.block];
   pen.rect(box.x, box.y, box.w, box.h, state.colours.panel);
   rows.forEach((row, i) => pen.rect(box.x + (i * box.w) / rows.length, box.y + box.h - 14, box.w / rows.length, 14, state.scale?.of(row) ?? state.colours.box));
-  if (detail) pen.text(fitted(`+ ${block.name} (${rows.length} layers)`, box.w - 12, 12), box.x + 8, box.y + 19, 12, state.colours.ink, true);
+  if (detail) pen.text(fitted(`+ ${block.name} (${rows.length} layers)`, box.w - 12, 13.5), box.x + 8, box.y + 19, 12, state.colours.ink, true);
 }
 
 const boxRows = (box) => (box.block === undefined ? LAYOUT.boxes[box.box].rows : LAYOUT.blocks[box.block].boxes.flatMap((b) => LAYOUT.boxes[b].rows));
