@@ -82,7 +82,7 @@ class Ours:
 
     def compute(self) -> dict[int, np.ndarray | None]:
         """Run one pass and return the gradients."""
-        return dict.fromkeys(self.update.numbers) | self.runner.step(self.feeds, False).diffs
+        return dict.fromkeys(self.update.numbers) | self.runner.step(self.feeds, False, reuse=True).diffs
 
     def apply(self, diffs: dict[int, np.ndarray | None]) -> None:
         """Update the params."""

@@ -121,6 +121,7 @@ class Runner:
         self._compiled = Compiled(graph, device, constant)
         self._constant_sums: dict[int, tuple[float, float]] = {}
         self.tensors: dict[Key, np.ndarray] = {}
+        self._arrays: dict[str, np.ndarray] = {}
 
     @property
     def diffs(self) -> Collection[int]:
@@ -136,21 +137,33 @@ class Runner:
         self.tensors = {key: outputs[name] for key, name in self._fetched.items()}
         return self._measurement(outputs)
 
-    def step(self, feeds: Mapping[str, np.ndarray], measure: bool, each: bool = False) -> Step:
+    def step(self, feeds: Mapping[str, np.ndarray], measure: bool, each: bool = False, reuse: bool = False) -> Step:
         """Run one pass of a solver.
 
         measure: measure everything too
+        reuse:   write the gradients into the arrays of the last pass, which may be changed in between
         each:    let `tensors` hold the gradient of each param of each row: ("param_diff", row, index), and of recurrent
                  layers that print ("inner_diff", row, inner row, index)
         """
         names = {*(self._measured if measure else self._plain), *self._diffs.values()}
-        outputs = self._run(feeds, names | set(self._each.values()) if each else names)
+        outputs = self._run(feeds, names | set(self._each.values()) if each else names, self._gradient_arrays(reuse))
         self.tensors = {key: outputs[name] for key, name in self._each.items()} if each else {}
         weighted = (np.float32(weight) * outputs[name].sum() for name, weight in self.forward.losses.items())
         results = {blob: outputs[name] for blob, name in self.forward.outputs.items()}
-        diffs = {number: outputs[name] for number, name in self._diffs.items()}
+        first = {name: number for number, name in reversed(self._diffs.items())}
+        diffs = {
+            number: outputs[name] if first[name] == number else outputs[name].copy()  # each may be changed in place
+            for number, name in self._diffs.items()
+        }
         measured = self._measurement(outputs) if measure else None
         return Step(np.float32(sum(weighted, np.float32(0))), results, diffs, measured)
+
+    def _gradient_arrays(self, reuse: bool) -> dict[str, np.ndarray]:
+        """Return the arrays that the gradients are written to; none without `reuse`."""
+        if reuse and not self._arrays and self.device.kind == "cpu":
+            graph = self.forward.graph
+            self._arrays = {name: np.empty(graph.shape(name), np.float32) for name in self._diffs.values()}
+        return self._arrays if reuse else {}
 
     def _measurement(self, outputs: Mapping[str, np.ndarray]) -> Measurement:
         found: dict[Any, float] = self._statistics.read(outputs)
@@ -168,7 +181,9 @@ class Runner:
             measured.norms = self._norms(found)
         return measured
 
-    def _run(self, feeds: Mapping[str, np.ndarray], names: Collection[str]) -> dict[str, np.ndarray]:
+    def _run(
+        self, feeds: Mapping[str, np.ndarray], names: Collection[str], into: Mapping[str, np.ndarray] | None = None
+    ) -> dict[str, np.ndarray]:
         """Run the graph and store what rows change: their statistics and states.
 
         Raises a RunError, or the NetError of the layer that fails where the runtime names it.
@@ -178,7 +193,7 @@ class Runner:
         params = {name: self.values[number] for number, name in self._inputs.items()} | self._states
         self._labels.check(feeds)
         try:
-            outputs = self._compiled.run(feeds, params, sorted(names))
+            outputs = self._compiled.run(feeds, params, sorted(names), into=into)
         except RunError as error:
             raise self.program.at(self.forward.row_of(error.node), error) from error
         self._labels.check(outputs)

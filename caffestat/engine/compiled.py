@@ -77,19 +77,21 @@ class Compiled:
         params: Mapping[str, Any] | None = None,
         outputs: Sequence[str] | None = None,
         keep: Collection[str] = (),
+        into: Mapping[str, np.ndarray] | None = None,
     ) -> dict[str, Any]:
         """Run once and return every output by name, as an array.
 
         feeds, params: arrays, or what `put` and `keep` returned; those that the outputs do not depend on may be absent
         outputs:       the values that are wanted; default: all outputs of the graph
         keep:          outputs that stay on the device, to be fed again; their `numpy()` copies them to the host
+        into:          arrays of the outputs' shapes and types that these are written to, which saves new memory
 
         Raises RunError when an input is missing, or the runtime cannot compile or run the graph.
         """
         names = tuple(dict.fromkeys(self.graph.outputs if outputs is None else outputs))
         if names not in self._chains:
             self._chains[names] = _Chain(self.graph, self.device, self.constant, names)
-        return self._chains[names].run({**feeds, **(params or {})}, keep)
+        return self._chains[names].run({**feeds, **(params or {})}, keep, into or {})
 
     def put(self, array: np.ndarray) -> Any:
         """Return an array on the device, to be fed without another copy."""
@@ -113,15 +115,16 @@ class _Chain:
         for name in last.keys() - set(outputs):
             self._read_last[last[name]].append(name)
 
-    def run(self, given: Mapping[str, Any], keep: Collection[str]) -> dict[str, Any]:
+    def run(self, given: Mapping[str, Any], keep: Collection[str], into: Mapping[str, np.ndarray]) -> dict[str, Any]:
         if len(self._sessions) == 1:
-            return self._sessions[0].run(given, keep)
+            return self._sessions[0].run(given, keep, into)
         values = dict(given)
         for session, read in zip(self._sessions, self._read_last, strict=True):
-            values |= session.run(values, session.outputs)
+            values |= session.run(values, [name for name in session.outputs if name not in into], into)
             for name in read:
                 del values[name]
-        return {name: values[name] if name in keep else values[name].numpy() for name in self._outputs}
+        as_it_is = {*keep, *into}
+        return {name: values[name] if name in as_it_is else values[name].numpy() for name in self._outputs}
 
 
 class _Session:
@@ -136,18 +139,20 @@ class _Session:
         self._inputs = [*graph.inputs, *(name for name in graph.params if name not in held)]
         self._session, self._values = _open(graph, held, device, _options(nodes))
 
-    def run(self, given: Mapping[str, Any], keep: Collection[str]) -> dict[str, Any]:
+    def run(self, given: Mapping[str, Any], keep: Collection[str], into: Mapping[str, np.ndarray]) -> dict[str, Any]:
         inputs = {name: self._fed[name] if name in self._fed else given.get(name) for name in self._inputs}
         missing = [name for name, value in inputs.items() if value is None]
         if missing:
             raise RunError(f"a run needs a value of {', '.join(missing)}")
         with runtime_errors():
-            if not keep and all(isinstance(value, np.ndarray) for value in inputs.values()):
+            if not keep and not into and all(isinstance(value, np.ndarray) for value in inputs.values()):
                 found = interruptible(lambda options: self._session.run(self.outputs, inputs, options))
                 return dict(zip(self.outputs, found, strict=True))
-            return self._run_bound(inputs, keep)
+            return self._run_bound(inputs, keep, into)
 
-    def _run_bound(self, inputs: Mapping[str, Any], keep: Collection[str]) -> dict[str, Any]:
+    def _run_bound(
+        self, inputs: Mapping[str, Any], keep: Collection[str], into: Mapping[str, np.ndarray]
+    ) -> dict[str, Any]:
         binding = self._session.io_binding()
         for name, value in inputs.items():
             if isinstance(value, np.ndarray):
@@ -155,10 +160,14 @@ class _Session:
             else:
                 binding.bind_ortvalue_input(name, value)
         for name in self.outputs:
-            binding.bind_output(name, *((self._device.kind, self._device.index) if name in keep else ("cpu", 0)))
+            if name in into:
+                array = into[name]
+                binding.bind_output(name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)
+            else:
+                binding.bind_output(name, *((self._device.kind, self._device.index) if name in keep else ("cpu", 0)))
         interruptible(lambda options: self._session.run_with_iobinding(binding, options))
         found = zip(self.outputs, binding.get_outputs(), strict=True)
-        return {name: value if name in keep else value.numpy() for name, value in found}
+        return {n: into[n] if n in into else value if n in keep else value.numpy() for n, value in found}
 
 
 def _open(graph: Graph, held: Mapping[str, np.ndarray], device: Device, options: Any) -> tuple[Any, Any]:

@@ -138,11 +138,11 @@ class ModelRunning:
     def step(self, measure: bool, each: bool = False) -> Step:
         """Run one pass of the next batch."""
         assert self.runner is not None
-        return self.runner.step(self._batches.next(), measure)
+        return self.runner.step(self._batches.next(), measure, reuse=not each)
 
     def sum(self, passes: int) -> PlainSum:
         """Return what adds up the gradients of some passes."""
-        return PlainSum()
+        return PlainSum(passes)
 
     def outputs(self, values: Mapping[int, np.ndarray]) -> tuple[Output, ...]:
         """Return the loss."""

@@ -85,7 +85,7 @@ class Running:
                 activity=self._activity,
             )
         measure = measure or any(inner.prints for inner in self.runner.forward.inner.values())
-        return self.runner.step(feeds.of(self.runner.forward, net), measure, measure and each)
+        return self.runner.step(feeds.of(self.runner.forward, net), measure, measure and each, reuse=not each)
 
     @contextmanager
     def reading_ahead(self) -> Iterator[None]:
@@ -177,8 +177,8 @@ def _mean_abs(array: np.ndarray | None) -> float:
 class PlainSum:
     """The gradients of some passes added up, of a program in which no row writes over another's."""
 
-    def __init__(self) -> None:
-        self.several = False
+    def __init__(self, passes: int) -> None:
+        self.several = passes > 1
         self.diffs: dict[int, np.ndarray] = {}
 
     def add(self, step: Step, runner: Runner | None) -> Measurement | None:

@@ -105,3 +105,17 @@ def test_an_error_of_a_run_tells_the_node() -> None:
     with pytest.raises(RunError, match=r"Gather: .*out of") as caught:
         Compiled(g).run({"table": np.zeros((3, 2), np.float32), "index": np.int64([7])})
     assert caught.value.node == "rows"
+
+
+def test_outputs_written_into_given_arrays() -> None:
+    g = Graph()
+    x = g.input("x", (2, 3))
+    double, total = g.emit("Add", x, x, hint="double"), g.emit("ReduceSum", x, keepdims=0, hint="total")
+    g.outputs = [double, total]
+    compiled, array = Compiled(g), np.zeros((2, 3), np.float32)
+    for factor in (1, 2):
+        x_ = np.arange(6, dtype=np.float32).reshape(2, 3) * factor
+        found = compiled.run({"x": x_}, into={double: array})
+        assert found[double] is array
+        np.testing.assert_array_equal(array, 2 * x_)
+        assert found[total] == x_.sum()

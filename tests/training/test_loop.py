@@ -245,3 +245,22 @@ def test_lines_of_a_test_loss_and_glogs_prefix(tmp_path):
     assert sum("] Test loss: " in line for line in lines) == 1
     assert sum("s/20 iters), loss = " in line for line in lines) == 1
     assert all(line[0] in "IE" for line in lines)
+
+
+def test_params_with_one_gradient_are_updated_apart(tmp_path):
+    """Two biases that are added up get the same gradient; the rate of one must not touch the other."""
+    net_text = (
+        DATA
+        + """layer { name: "a" type: "InnerProduct" bottom: "data" top: "a" param { lr_mult: 1 } param { lr_mult: 3 }
+  inner_product_param { num_output: 4 weight_filler { type: "xavier" } } }
+layer { name: "b" type: "InnerProduct" bottom: "data" top: "b" param { lr_mult: 1 } param { lr_mult: 1 }
+  inner_product_param { num_output: 4 weight_filler { type: "xavier" } } }
+layer { name: "sum" type: "Eltwise" bottom: "a" bottom: "b" top: "sum" }
+layer { name: "loss" type: "SoftmaxWithLoss" bottom: "sum" bottom: "label" }
+"""
+    )
+    made = training(solver(tmp_path, 'net: "net.prototxt" max_iter: 1 snapshot_after_train: false', net_text))
+    list(made.events())
+    first, second = made.train.values[1], made.train.values[3]
+    assert np.abs(second).max() > 0
+    np.testing.assert_allclose(first, 3 * second, rtol=1e-5)
