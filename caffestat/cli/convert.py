@@ -20,7 +20,7 @@ __all__ = ["convert"]
     metavar="FILE",
     required=True,
     type=click.Path(dir_okay=False, path_type=Path),
-    help="The .onnx file to write; it is replaced in one step, when everything is there.",
+    help="The .onnx file, written atomically.",
 )
 @click.option("--backward", is_flag=True, help="Compute the gradients of all params too.")
 @options.state

@@ -171,7 +171,7 @@ weights = click.option(
 assume_filler = click.option(
     "--assume-filler",
     type=click.Choice(ASSUMED_FILLERS),
-    help="Filler for weights that the file gives none.",
+    help="Filler for weights without a weight_filler.",
 )
 
 _RULES = (
@@ -216,7 +216,7 @@ _VALUES = (
         type=click.Choice(DATA),
         default="auto",
         show_default=True,
-        help="What data layers read: the files they name where these are at hand, those or an error, or noise.",
+        help="Data source: auto (files if available, else noise), real (files or fail), synthetic (noise).",
     ),
 )
 

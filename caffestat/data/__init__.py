@@ -5,6 +5,6 @@ Packages that read files are imported when a file of their kind is opened.
 
 from .opening import open_reader
 from .prefetch import Prefetch
-from .reader import AbsentError, Reader
+from .reader import DataUnavailableError, Reader
 
-__all__ = ["AbsentError", "Prefetch", "Reader", "open_reader"]
+__all__ = ["DataUnavailableError", "Prefetch", "Reader", "open_reader"]

@@ -18,7 +18,7 @@ from caffestat.schema.forks import ssd_pb2
 
 from .database import DatumReader
 from .images import resize
-from .reader import AbsentError
+from .reader import DataUnavailableError
 
 if TYPE_CHECKING:
     from caffestat.layers import Layer
@@ -60,7 +60,7 @@ class AnnotatedReader(DatumReader):
         self._has_boxes = record.HasField("type") or layer.added.annotated_data_param.HasField("anno_type")
         item = self._item(record)
         if self._settings.HasField("distort_param") and not item.is_raw:
-            raise AbsentError("its distort_param is not reproduced")
+            raise DataUnavailableError("its distort_param is not reproduced")
         count = max(len(item.boxes), 1)
         image = self._transformer.shape(self._resized(item.image, item.is_raw).shape)
         labels = (1, 1, count, 8) if self._has_boxes else (self.batch,)
@@ -175,9 +175,9 @@ class AnnotatedReader(DatumReader):
             return image
         p = settings[0]
         if len(settings) > 1:
-            raise AbsentError("it has several resize_param, one of which is drawn for each batch")
+            raise DataUnavailableError("it has several resize_param, one of which is drawn for each batch")
         if p.resize_mode != ssd_pb2.ResizeParameter.WARP or set(p.interp_mode) - {ssd_pb2.ResizeParameter.LINEAR}:
-            raise AbsentError("its resize_param is not reproduced: only WARP with LINEAR is")
+            raise DataUnavailableError("its resize_param is not reproduced: only WARP with LINEAR is")
         return resize(image, p.height, p.width)
 
     def _transformed(self, item: _Item) -> tuple[np.ndarray, list[_Annotation]]:

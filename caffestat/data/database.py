@@ -14,7 +14,7 @@ from caffestat.schema import Datum, caffe_pb2
 
 from .images import decode
 from .lmdb_file import LmdbError, LmdbFile
-from .reader import AbsentError, Reader, find
+from .reader import DataUnavailableError, Reader, find
 from .transformer import Transformer
 
 if TYPE_CHECKING:
@@ -34,7 +34,9 @@ class DatumReader(Reader):
         super().__init__(layer, param.batch_size)
         self._path = find(param.source, layer)
         if param.backend != caffe_pb2.DataParameter.LMDB:
-            raise AbsentError(f"{str(self._path)!r} is said to be a LevelDB (the default backend); only LMDB is read")
+            raise DataUnavailableError(
+                f"{str(self._path)!r} is said to be a LevelDB (the default backend); only LMDB is read"
+            )
         self._transformer = Transformer(layer)
         self._values: Iterator[bytes] = iter(())
         first = self._image(self._record())

@@ -11,7 +11,7 @@ import numpy as np
 from caffestat.fillers import Stream
 
 from .images import LARGEST, decode, resize
-from .reader import AbsentError, Reader, find, quoted, read, text_lines
+from .reader import DataUnavailableError, Reader, find, quoted, read, text_lines
 from .transformer import Transformer
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ class ImageReader(Reader):
             name, label, number = self._lines[self._place]
             try:
                 image = self._transformer.apply(self._image(name, number))
-            except AbsentError as error:
+            except DataUnavailableError as error:
                 raise self.layer.error(str(error)) from error
             if image.shape != data.shape[1:]:
                 sizes = f"has shape {image.shape}, the first one {data.shape[1:]}"

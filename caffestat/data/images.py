@@ -34,7 +34,8 @@ def decode(data: bytes, colour: bool | None) -> Image:
     """Return the image (C, H, W) in the bytes of a file of one of the allowed kinds.
 
     colour: True for three channels, False for one, None for those that the file has.
-    Raises ValueError when it cannot be decoded, AbsentError without Pillow. Source: util/io.cpp, OpenCV's imread.
+    Raises ValueError when it cannot be decoded, DataUnavailableError without Pillow.
+    Source: util/io.cpp, OpenCV's imread.
     """
     pillow, ops = require("PIL.Image", "images"), require("PIL.ImageOps", "images")
     try:

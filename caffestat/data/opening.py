@@ -6,7 +6,7 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from .reader import AbsentError, Reader
+from .reader import DataUnavailableError, Reader
 
 if TYPE_CHECKING:
     from caffestat.layers import Layer
@@ -26,14 +26,14 @@ KINDS = {
 def open_reader(layer: Layer) -> Reader | None:
     """Return the reader of the data that a layer names; None for a layer whose type names none.
 
-    Raises AbsentError when the data is not at hand, or of other shapes than the user asked for; NetError when it is
-    damaged.
+    Raises DataUnavailableError when the data is not available, or of other shapes than the user asked for; NetError
+    when it is damaged.
     """
     reader = _reader(layer.data_kind)(layer) if layer.data_kind else None
     for name, shape in zip(layer.proto.top, reader.shapes if reader else (), strict=False):
         asked = layer.shape_overrides.get(name, shape)
         if asked != shape:
-            raise AbsentError(f"blob {name!r} has shape {shape} in the data, not {asked} as asked for")
+            raise DataUnavailableError(f"blob {name!r} has shape {shape} in the data, not {asked} as asked for")
     return reader
 
 

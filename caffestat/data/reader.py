@@ -17,21 +17,22 @@ if TYPE_CHECKING:
     from caffestat.fillers import Stream
     from caffestat.layers import Layer, Shape
 
-__all__ = ["AbsentError", "Reader", "find", "quoted", "read", "require", "text_lines"]
+__all__ = ["DataUnavailableError", "Reader", "find", "quoted", "read", "require", "text_lines"]
 
 
 _SUFFIXES = {".bmp", ".h5", ".hdf5", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 
 
-class AbsentError(Exception):
-    """The data is not at hand: a file or an optional package is missing. The message says which, not for whom."""
+class DataUnavailableError(Exception):
+    """The data is not available: a file or an optional package is missing. The message says which, not for whom."""
 
 
 class Reader:
     """The data that a layer reads, batch by batch; subclasses read one kind of file.
 
     shapes: of each top, batch axis first.
-    Opening raises AbsentError when the data is not at hand, NetError when it is damaged or does not fit the layer.
+    Opening raises DataUnavailableError when the data is not available, NetError when it is damaged or does not fit the
+    layer.
     """
 
     shapes: tuple[Shape, ...]
@@ -62,25 +63,25 @@ def find(path: str, layer: Layer, *folders: Path, said: str = "") -> Path:
     folders: other places to look in, tried last
     said:    how messages call it; by default the path in quotation marks
 
-    Raises AbsentError when it is in none.
+    Raises DataUnavailableError when it is in none.
     """
     if not path:
-        raise AbsentError("it names no source")
+        raise DataUnavailableError("it names no source")
     beside = Path(layer.place.file).parent
     for folder in (Path(), beside, *folders):
         if os.path.exists(folder / path):  # unlike Path's, no error for a name that no file can have
             return folder / path
     also = "" if beside.resolve() == Path().resolve() else f" or in {str(beside)!r}"
-    raise AbsentError(f"there is no {said or repr(path)} in the working directory{also}")
+    raise DataUnavailableError(f"there is no {said or repr(path)} in the working directory{also}")
 
 
 def require(name: str, what: str) -> Any:
-    """Return an optional module that reading `what` takes. Raises AbsentError when it is not installed."""
+    """Return an optional module that reading `what` takes. Raises DataUnavailableError when it is not installed."""
     try:
         return importlib.import_module(name)
     except ImportError as error:
         message = f"reading {what} takes a package that is not installed: pip install 'caffestat[data]'"
-        raise AbsentError(message) from error
+        raise DataUnavailableError(message) from error
 
 
 def quoted(name: str, number: int, source: str) -> str:

@@ -23,7 +23,7 @@ class Transformer:
     """y = (x - mean) · scale over a crop of the image, mirrored or not.
 
     The crop is random in TRAIN and central in TEST; both draw from a generator of the layer's own.
-    Raises AbsentError when mean_file is not at hand, NetError when the settings contradict each other.
+    Raises DataUnavailableError when mean_file is not available, NetError when the settings contradict each other.
     """
 
     def __init__(self, layer: Layer) -> None:
@@ -104,7 +104,7 @@ class Transformer:
 def read_mean(layer: Layer, path: str) -> NDArray[np.float32]:
     """Return the mean image (C, H, W) of a binary BlobProto.
 
-    Raises AbsentError when there is no such file, NetError when it is something else.
+    Raises DataUnavailableError when there is no such file, NetError when it is something else.
     """
     try:
         blob = read_binary(find(path, layer), BlobProto)

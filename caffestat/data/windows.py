@@ -12,7 +12,7 @@ import numpy as np
 from caffestat.fillers import Stream
 
 from .images import LARGEST, decode, resize
-from .reader import AbsentError, Reader, find, quoted, read, text_lines
+from .reader import DataUnavailableError, Reader, find, quoted, read, text_lines
 from .transformer import read_mean
 
 if TYPE_CHECKING:
@@ -131,7 +131,7 @@ class WindowReader(Reader):
     def _image(self, path: Path) -> np.ndarray:
         try:
             return decode(read(path, self.layer, LARGEST), True)
-        except (ValueError, AbsentError) as error:
+        except (ValueError, DataUnavailableError) as error:
             raise self.layer.error(f"{str(path)!r}: {error}") from error
 
     def _mean_at(self, shape: tuple[int, ...], rows: slice, columns: slice) -> np.ndarray:

@@ -152,7 +152,7 @@ def _opset(proto: onnx.ModelProto) -> int:
 
 
 class _Loader:
-    """A graph under construction from a model; the Workshop of its upgrades."""
+    """A graph under construction from a model; the AdapterContext of its upgrades."""
 
     def __init__(self, proto: onnx.ModelProto, folder: Path | None, as_float32: bool) -> None:
         self.proto, self.folder, self.as_float32 = proto, folder, as_float32
@@ -399,7 +399,7 @@ class _Loader:
                 if value.type.HasField("tensor_type"):
                     value.type.tensor_type.elem_type = self.type(value.type.tensor_type.elem_type)
         result.initializer.extend(numpy_helper.from_array(self.array(t), t.name) for t in graph.initializer)
-        inner = _InnerShop(self)
+        inner = _InnerLoader(self)
         for node in _sorted([from_proto(proto) for proto in graph.node]):
             current = list(inner.current(self.typed(node)))
             result.node.extend(map(to_proto, (*inner.take(), *current)))
@@ -473,7 +473,7 @@ def _of_normalizations(nodes: Iterable[Node]) -> Iterator[str]:
             yield from (name for position, name in enumerate(node.inputs) if node.info.role(position) in _LEARNED)
 
 
-class _InnerShop(_Loader):
+class _InnerLoader(_Loader):
     """Upgrades nodes of a subgraph: constants become Constant nodes, and shapes are not known."""
 
     def __init__(self, outer: _Loader) -> None:

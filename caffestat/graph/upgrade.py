@@ -13,12 +13,12 @@ from caffestat.errors import InputError
 
 from .graph import OPSET, Node, Spec
 
-__all__ = ["OLDEST", "Workshop", "upgrade"]
+__all__ = ["OLDEST", "AdapterContext", "upgrade"]
 
 OLDEST = 7  # before it, broadcasting was another
 
 
-class Workshop(Protocol):
+class AdapterContext(Protocol):
     """Where adapters get new values from, and what is known of the old ones."""
 
     def constant(self, value: ArrayLike, dtype: Any) -> str:
@@ -31,7 +31,7 @@ class Workshop(Protocol):
         """Return shape and type of a value, where they are known."""
 
 
-Adapter = Callable[[Workshop, Node], "Iterable[Node]"]
+Adapter = Callable[[AdapterContext, Node], "Iterable[Node]"]
 
 _ADAPTERS: dict[tuple[str, int], Adapter] = {}
 
@@ -49,20 +49,20 @@ def _adapter(version: int, *ops: str) -> Callable[[Adapter], Adapter]:
     return register
 
 
-def upgrade(shop: Workshop, node: Node, opset: int) -> list[Node]:
+def upgrade(context: AdapterContext, node: Node, opset: int) -> list[Node]:
     """Return the node of an older opset as nodes of opset 22, which compute the same values.
 
     Raises InputError for the few forms that nothing newer can say.
     """
     nodes = [node]
     for version in range(opset + 1, OPSET + 1):
-        nodes = [new for old in nodes for new in _step(shop, old, version)]
+        nodes = [new for old in nodes for new in _step(context, old, version)]
     return nodes
 
 
-def _step(shop: Workshop, node: Node, version: int) -> Iterable[Node]:
+def _step(context: AdapterContext, node: Node, version: int) -> Iterable[Node]:
     adapter = None if node.domain else _ADAPTERS.get((node.op, version))
-    return adapter(shop, node) if adapter else (node,)
+    return adapter(context, node) if adapter else (node,)
 
 
 def _without(node: Node, *names: str) -> dict[str, Any]:
@@ -81,58 +81,58 @@ def _to_inputs(node: Node, *attributes: str, inputs: Sequence[str]) -> list[Node
     return [replace(node, inputs=tuple(given), attributes=_without(node, *attributes))]
 
 
-def _ints(shop: Workshop, node: Node, attribute: str) -> str:
+def _ints(context: AdapterContext, node: Node, attribute: str) -> str:
     value = node.get(attribute)
-    return "" if value is None else shop.constant(np.atleast_1d(value), np.int64)
+    return "" if value is None else context.constant(np.atleast_1d(value), np.int64)
 
 
-def _number(shop: Workshop, node: Node, attribute: str) -> str:
+def _number(context: AdapterContext, node: Node, attribute: str) -> str:
     """Return a constant of no axes, of the type of the node's first input; "" for an absent attribute."""
     value = node.get(attribute)
-    spec = shop.spec(node.inputs[0])
-    return "" if value is None else shop.constant(value, spec.dtype if spec else np.float32)
+    spec = context.spec(node.inputs[0])
+    return "" if value is None else context.constant(value, spec.dtype if spec else np.float32)
 
 
 @_adapter(9, "BatchNormalization")
-def _batch_normalization_9(shop: Workshop, node: Node) -> list[Node]:
+def _batch_normalization_9(context: AdapterContext, node: Node) -> list[Node]:
     if node.get("spatial", 1) != 1:
         raise _refuse(node, "spatial=0 normalizes every place by itself, which opset 9 dropped")
     return [replace(node, attributes=_without(node, "spatial"))]
 
 
 @_adapter(9, "Upsample")
-def _upsample_9(shop: Workshop, node: Node) -> list[Node]:
-    return _to_inputs(node, "scales", inputs=[shop.constant(node.get("scales"), np.float32)])
+def _upsample_9(context: AdapterContext, node: Node) -> list[Node]:
+    return _to_inputs(node, "scales", inputs=[context.constant(node.get("scales"), np.float32)])
 
 
 @_adapter(10, "Upsample")
-def _upsample_10(shop: Workshop, node: Node) -> list[Node]:
+def _upsample_10(context: AdapterContext, node: Node) -> list[Node]:
     return [replace(node, op="Resize")]
 
 
 @_adapter(10, "Slice")
-def _slice_10(shop: Workshop, node: Node) -> list[Node]:
+def _slice_10(context: AdapterContext, node: Node) -> list[Node]:
     names = ("starts", "ends", "axes")
-    return _to_inputs(node, *names, inputs=[_ints(shop, node, name) for name in names])
+    return _to_inputs(node, *names, inputs=[_ints(context, node, name) for name in names])
 
 
 @_adapter(10, "TopK")
-def _top_k_10(shop: Workshop, node: Node) -> list[Node]:
-    return _to_inputs(node, "k", inputs=[_ints(shop, node, "k")])
+def _top_k_10(context: AdapterContext, node: Node) -> list[Node]:
+    return _to_inputs(node, "k", inputs=[_ints(context, node, "k")])
 
 
 @_adapter(11, "Clip")
-def _clip_11(shop: Workshop, node: Node) -> list[Node]:
-    return _to_inputs(node, "min", "max", inputs=[_number(shop, node, "min"), _number(shop, node, "max")])
+def _clip_11(context: AdapterContext, node: Node) -> list[Node]:
+    return _to_inputs(node, "min", "max", inputs=[_number(context, node, "min"), _number(context, node, "max")])
 
 
 @_adapter(11, "Pad")
-def _pad_11(shop: Workshop, node: Node) -> list[Node]:
-    return _to_inputs(node, "pads", "value", inputs=[_ints(shop, node, "pads"), _number(shop, node, "value")])
+def _pad_11(context: AdapterContext, node: Node) -> list[Node]:
+    return _to_inputs(node, "pads", "value", inputs=[_ints(context, node, "pads"), _number(context, node, "value")])
 
 
 @_adapter(11, "Resize")
-def _resize_11(shop: Workshop, node: Node) -> list[Node]:
+def _resize_11(context: AdapterContext, node: Node) -> list[Node]:
     mode = "linear" if node.get("mode") == "bilinear" else node.get("mode", "nearest")
     rounding = {"coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
     x, scales = node.inputs
@@ -140,28 +140,28 @@ def _resize_11(shop: Workshop, node: Node) -> list[Node]:
 
 
 @_adapter(11, "Scatter")
-def _scatter_11(shop: Workshop, node: Node) -> list[Node]:
+def _scatter_11(context: AdapterContext, node: Node) -> list[Node]:
     return [replace(node, op="ScatterElements")]
 
 
 @_adapter(9, "Scan")
-def _scan_9(shop: Workshop, node: Node) -> list[Node]:
+def _scan_9(context: AdapterContext, node: Node) -> list[Node]:
     raise _refuse(node, "the Scan of opset 8, which has a batch axis of its own, is not supported")
 
 
 @_adapter(12, "Dropout")
-def _dropout_12(shop: Workshop, node: Node) -> list[Node]:
-    return _to_inputs(node, "ratio", inputs=[_number(shop, node, "ratio")])
+def _dropout_12(context: AdapterContext, node: Node) -> list[Node]:
+    return _to_inputs(node, "ratio", inputs=[_number(context, node, "ratio")])
 
 
 @_adapter(13, "Softmax", "LogSoftmax", "Hardmax")
-def _softmax_13(shop: Workshop, node: Node) -> list[Node]:
+def _softmax_13(context: AdapterContext, node: Node) -> list[Node]:
     """Before opset 13 all axes from `axis` on were one."""
     x, axis = node.inputs[0], node.get("axis", 1)
-    spec = shop.spec(x)
+    spec = context.spec(x)
     if axis == -1 or (spec and axis % len(spec.shape) == len(spec.shape) - 1):
         return [replace(node, attributes={"axis": -1})]
-    flat, soft, shape = (shop.unique(f"{node.outputs[0]}/{part}") for part in ("flat", node.op, "shape"))
+    flat, soft, shape = (context.unique(f"{node.outputs[0]}/{part}") for part in ("flat", node.op, "shape"))
     return [
         Node("Shape", (x,), (shape,)),
         Node("Flatten", (x,), (flat,), {"axis": axis}),
@@ -170,8 +170,8 @@ def _softmax_13(shop: Workshop, node: Node) -> list[Node]:
     ]
 
 
-def _axes_to_input(shop: Workshop, node: Node) -> list[Node]:
-    return _to_inputs(node, "axes", inputs=[_ints(shop, node, "axes")])
+def _axes_to_input(context: AdapterContext, node: Node) -> list[Node]:
+    return _to_inputs(node, "axes", inputs=[_ints(context, node, "axes")])
 
 
 _adapter(13, "ReduceSum", "Squeeze", "Unsqueeze")(_axes_to_input)
@@ -180,19 +180,19 @@ _adapter(18, *(f"Reduce{kind}" for kind in _REDUCTIONS))(_axes_to_input)
 
 
 @_adapter(13, "Split")
-def _split_13(shop: Workshop, node: Node) -> list[Node]:
-    return _to_inputs(node, "split", inputs=[_ints(shop, node, "split")])
+def _split_13(context: AdapterContext, node: Node) -> list[Node]:
+    return _to_inputs(node, "split", inputs=[_ints(context, node, "split")])
 
 
 @_adapter(18, "Split")
-def _split_18(shop: Workshop, node: Node) -> list[Node]:
+def _split_18(context: AdapterContext, node: Node) -> list[Node]:
     if len(node.inputs) > 1 and node.inputs[1]:
         return [node]
     return [replace(node, attributes={**node.attributes, "num_outputs": len(node.outputs)})]
 
 
 @_adapter(14, "BatchNormalization")
-def _batch_normalization_14(shop: Workshop, node: Node) -> list[Node]:
+def _batch_normalization_14(context: AdapterContext, node: Node) -> list[Node]:
     """Before opset 14, a node with further outputs was in training; the saved statistics have no successor."""
     if not any(node.outputs[1:]):
         return [replace(node, outputs=node.outputs[:1])]
@@ -200,39 +200,39 @@ def _batch_normalization_14(shop: Workshop, node: Node) -> list[Node]:
 
 
 @_adapter(16, "RoiAlign")
-def _roi_align_16(shop: Workshop, node: Node) -> list[Node]:
+def _roi_align_16(context: AdapterContext, node: Node) -> list[Node]:
     mode = {"coordinate_transformation_mode": "output_half_pixel"}
     return [replace(node, attributes={**node.attributes, **mode})]
 
 
 @_adapter(20, "GridSample")
-def _grid_sample_20(shop: Workshop, node: Node) -> list[Node]:
+def _grid_sample_20(context: AdapterContext, node: Node) -> list[Node]:
     names = {"bilinear": "linear", "bicubic": "cubic"}
     mode = node.get("mode", "bilinear")
     return [replace(node, attributes={**node.attributes, "mode": names.get(mode, mode)})]
 
 
 @_adapter(20, "DFT")
-def _dft_20(shop: Workshop, node: Node) -> list[Node]:
+def _dft_20(context: AdapterContext, node: Node) -> list[Node]:
     length = node.inputs[1] if len(node.inputs) > 1 else ""
-    axis = shop.constant(node.get("axis", 1), np.int64)
+    axis = context.constant(node.get("axis", 1), np.int64)
     return [replace(node, inputs=(node.inputs[0], length, axis), attributes=_without(node, "axis"))]
 
 
 @_adapter(21, "GroupNormalization")
-def _group_normalization_21(shop: Workshop, node: Node) -> list[Node]:
+def _group_normalization_21(context: AdapterContext, node: Node) -> list[Node]:
     """Before opset 21, scale and bias had one number per group."""
-    spec = shop.spec(node.inputs[0])
+    spec = context.spec(node.inputs[0])
     if spec is None:
         raise _refuse(node, "the number of channels is not known")
     groups, channels = node.get("num_groups"), spec.shape[1]
     nodes, inputs = [], [node.inputs[0]]
     for value in node.inputs[1:]:
-        column, wide, flat = (shop.unique(f"{value}/{part}") for part in ("column", "wide", "channels"))
+        column, wide, flat = (context.unique(f"{value}/{part}") for part in ("column", "wide", "channels"))
         nodes += [
-            Node("Reshape", (value, shop.constant([groups, 1], np.int64)), (column,)),
-            Node("Expand", (column, shop.constant([groups, channels // groups], np.int64)), (wide,)),
-            Node("Reshape", (wide, shop.constant([channels], np.int64)), (flat,)),
+            Node("Reshape", (value, context.constant([groups, 1], np.int64)), (column,)),
+            Node("Expand", (column, context.constant([groups, channels // groups], np.int64)), (wide,)),
+            Node("Reshape", (wide, context.constant([channels], np.int64)), (flat,)),
         ]
         inputs.append(flat)
     return [*nodes, replace(node, inputs=tuple(inputs))]

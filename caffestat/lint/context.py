@@ -72,7 +72,7 @@ class Context:
     findings        what reading and building found strange, in the solver's text too
     unknown_shapes  the layers whose shapes stand outside of the file; `findings` leaves them out
     given           the numbers of the params whose trained values are given, so that their fillers do not matter
-    values          the params with those of `given` filled in; None without any, or where they are not at hand
+    values          the params with those of `given` filled in; None without any, or where they are not available
     measured        what a run measured; None without one
     zeros, finite   by (node, top), of the run: the share of zeros, and whether all elements are finite
     """

@@ -253,7 +253,7 @@ def _is_source(node: Node) -> bool:
 def _fill(context: Context, net: Net, weights: Sequence[str], job: Job, seed: int) -> None:
     """Give the params their values, and run one iteration where that is asked for.
 
-    Weights that only the solver names, and that are not at hand, leave the values unknown.
+    Weights that only the solver names, and that are not available, leave the values unknown.
     """
     missing = [path for path in weights if path not in job.values.weights and not Path(path).exists()]
     if missing and not job.run:

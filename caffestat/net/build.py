@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from caffestat.data import AbsentError, open_reader
+from caffestat.data import DataUnavailableError, open_reader
 from caffestat.errors import Finding, NetError, Place
 from caffestat.layers import Layer, Param, Shape, Source, layer_class, layer_types, type_name
 from caffestat.schema import UnknownField, caffe_pb2
@@ -153,10 +153,10 @@ class _Builder:
         self.faults.append(error)
 
     def attach_reader(self, layer: Layer) -> None:
-        """Open the data that the layer names, if it names any and it is at hand."""
+        """Open the data that the layer names, if it names any and it is available."""
         try:
             layer.reader = open_reader(layer)
-        except AbsentError as error:
+        except DataUnavailableError as error:
             if self.data == "real":
                 raise layer.error(f"real data was asked for, but {error}") from error
             layer.why_synthetic = str(error)
@@ -390,7 +390,7 @@ def build(
 
     shapes: the shape of data blobs by name, for sources whose file does not say it, or to replace it.
     batch:  replaces the first axis of every data blob.
-    data:   what data layers read: "auto" (what they name, where it is at hand), "real" (that or an error), "synthetic".
+    data:   source of data layers: "auto" (files if available, else noise), "real" (files or fail), "synthetic" (noise).
     dialect: the fork whose layer types are meant where forks of Caffe have different ones of one name.
     faults:  takes the errors at which Caffe would stop; what depends on them is then unknown.
     Raises NetError (file:line) where Caffe would stop, the first time, unless there are `faults` to take it.

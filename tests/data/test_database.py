@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from caffestat.data import AbsentError, open_reader
+from caffestat.data import DataUnavailableError, open_reader
 from caffestat.errors import NetError
 from caffestat.schema import Datum
 
@@ -92,12 +92,12 @@ def test_two_layers_read_one_database_and_leave_nothing_behind(tmp_path):
 def test_a_leveldb_is_not_read(tmp_path):
     (tmp_path / "db").mkdir()
     layer = make('type: "Data" top: "data" data_param { source: "db" batch_size: 2 }', tmp_path)
-    with pytest.raises(AbsentError, match="is said to be a LevelDB"):
+    with pytest.raises(DataUnavailableError, match="is said to be a LevelDB"):
         open_reader(layer)
 
 
 def test_a_database_that_is_not_there(tmp_path):
-    with pytest.raises(AbsentError, match="there is no 'db' in the working directory or in "):
+    with pytest.raises(DataUnavailableError, match="there is no 'db' in the working directory or in "):
         open_reader(data_layer(tmp_path))
 
 

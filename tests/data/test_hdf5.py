@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from caffestat.data import AbsentError, open_reader
+from caffestat.data import DataUnavailableError, open_reader
 from caffestat.errors import NetError
 from caffestat.fillers import CRandom
 
@@ -121,10 +121,10 @@ def test_what_is_no_hdf5_file(tmp_path):
 
 
 def test_missing_lists_and_files(tmp_path):
-    with pytest.raises(AbsentError, match=r"there is no 'list'"):
+    with pytest.raises(DataUnavailableError, match=r"there is no 'list'"):
         open_reader(hdf5_layer(tmp_path))
     (tmp_path / "list").write_text("a.h5")
-    with pytest.raises(AbsentError, match=r"there is no 'a.h5'"):
+    with pytest.raises(DataUnavailableError, match=r"there is no 'a.h5'"):
         open_reader(hdf5_layer(tmp_path))
     (tmp_path / "list").write_text("\n")
     with pytest.raises(NetError, match=r"list: lists nothing"):

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from caffestat.data import AbsentError, open_reader
+from caffestat.data import DataUnavailableError, open_reader
 from caffestat.errors import NetError
 from caffestat.fillers import Stream
 
@@ -115,7 +115,7 @@ def test_images_that_are_missing_or_damaged(five_images):
     with pytest.raises(NetError, match=r"image 0.png' cannot be decoded as an image"):
         open_reader(image_layer(five_images))
     (five_images / "image 0.png").unlink()
-    with pytest.raises(AbsentError, match=r"there is no 'image 0.png'"):
+    with pytest.raises(DataUnavailableError, match=r"there is no 'image 0.png'"):
         open_reader(image_layer(five_images))
 
 

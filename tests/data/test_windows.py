@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from caffestat.data import AbsentError, open_reader
+from caffestat.data import DataUnavailableError, open_reader
 from caffestat.data.images import resize
 from caffestat.errors import NetError
 
@@ -117,5 +117,5 @@ def test_lists_that_do_not_fit(text, message, folder):
 
 def test_missing_images(folder):
     (folder / "two.png").unlink()
-    with pytest.raises(AbsentError, match=r"there is no 'two.png'"):
+    with pytest.raises(DataUnavailableError, match=r"there is no 'two.png'"):
         open_reader(window_layer(folder))

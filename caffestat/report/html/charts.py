@@ -86,9 +86,7 @@ def embed(charts: Sequence[Chart | HeatMap], names: Sequence[str], rows: Sequenc
     roots: dict[str, str] = {}
     for index, chart in enumerate(chart for chart in charts if _has_numbers(chart)):
         figure, sources, spans = (
-            (_heat_map(chart), [], {})
-            if isinstance(chart, HeatMap)
-            else _figure(chart, names, rows, ranges)
+            (_heat_map(chart), [], {}) if isinstance(chart, HeatMap) else _figure(chart, names, rows, ranges)
         )
         document.add_root(figure)
         roots[figure.id] = element = f"chart-{index}"
