@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import io
+import os
 import sys
 from typing import Any
 
@@ -47,10 +48,20 @@ class _Commands(click.Group):
     """A group that imports a command's module only when that command is asked for."""
 
     def main(self, *arguments: Any, **settings: Any) -> Any:
+        sys.stdout, sys.stderr = (stream or _nothing() for stream in (sys.stdout, sys.stderr))
         for stream in (sys.stdout, sys.stderr):
             if isinstance(stream, io.TextIOWrapper):  # whose encoding may lack what is shown
                 stream.reconfigure(errors="backslashreplace")
-        return super().main(*arguments, **settings)
+        try:
+            try:
+                return super().main(*arguments, **settings)
+            finally:
+                sys.stdout.flush()  # here, where a full disk can still be told of
+        except OSError as error:
+            click.echo(visible(f"error: {error.filename or '<stdout>'}: {error.strerror or error}"), err=True)
+            if not error.filename:
+                sys.stdout = _nothing()  # the old one would be written to once more at the end
+            sys.exit(_Failure.exit_code)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(_COMMANDS)
@@ -73,6 +84,11 @@ class _Commands(click.Group):
             raise
         except KeyboardInterrupt:
             ctx.exit(_INTERRUPTED)
+
+
+def _nothing() -> io.TextIOWrapper:
+    """Return a stream for what nobody can read: that of the process was closed."""
+    return open(os.devnull, "w", encoding="utf-8")
 
 
 def _blame_plugin(error: Exception) -> str | None:

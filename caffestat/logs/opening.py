@@ -45,6 +45,8 @@ def log_lines(path: str) -> Iterator[bytes]:
 
 def _open(path: str, name: str) -> BinaryIO:
     if path == STDIN:
+        if sys.stdin is None:
+            raise InputError(f"{name}: is closed")
         return sys.stdin.buffer
     mode = os.stat(path).st_mode
     if not (stat.S_ISREG(mode) or stat.S_ISFIFO(mode)):

@@ -75,3 +75,60 @@ def test_output_to_a_pipe_is_plain_and_stable(root: Path) -> None:
     assert first.stdout == second.stdout
     assert first.stderr == ""
     assert "\x1b" not in first.stdout
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+@pytest.mark.parametrize("arguments", [["--help"], ["explain"], ["analyze", "--static", "models/lenet.prototxt"]])
+def test_a_full_disk_is_told_of(root: Path, arguments: list[str]) -> None:
+    with open("/dev/full", "w") as full:
+        command = [sys.executable, "-m", "caffestat", *arguments]
+        done = subprocess.run(command, cwd=root, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert (done.returncode, done.stderr) == (2, "error: <stdout>: No space left on device\n")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs a shell")
+@pytest.mark.parametrize(
+    ("command", "code", "shown"),
+    [
+        ("analyze --static models/lenet.prototxt >&-", 0, ""),
+        ("analyze --static models/lenet.prototxt 2>&- >/dev/null", 0, ""),
+        ("analyze --static absent.prototxt >&-", 2, "error: absent.prototxt: cannot be read"),
+        ("analyze --static - <&-", 2, "error: <stdin>: is closed"),
+        ("diagnose - <&-", 2, "error: <stdin>: is closed"),
+    ],
+)
+def test_closed_streams(root: Path, command: str, code: int, shown: str) -> None:
+    line = f"{sys.executable} -m caffestat {command}"
+    done = subprocess.run(line, shell=True, cwd=root, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr[: len(shown)], done.stderr.count("\n")) == (code, shown, int(bool(shown)))
+
+
+def test_without_home_in_a_narrow_terminal_in_the_c_locale(root: Path) -> None:
+    environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(root), "LANG": "C", "LC_ALL": "C", "COLUMNS": "40"}
+    for arguments in (
+        ["analyze", "--device", "cpu", "--batch", "1", "models/lenet.prototxt"],
+        ["check", "models/lenet.prototxt"],
+    ):
+        command = [sys.executable, "-m", "caffestat", *arguments]
+        done = subprocess.run(command, cwd=root, env=environment, capture_output=True, check=True)
+        assert "conv1" in done.stdout.decode() or "1 file checked" in done.stdout.decode()
+        assert b"Traceback" not in done.stderr
+
+
+@pytest.mark.skipif(os.name != "posix", reason="names of bytes")
+def test_names_that_are_no_utf_8_and_begin_with_a_dash(root: Path, tmp_path: Path) -> None:
+    text = (root / "models" / "lenet.prototxt").read_bytes()
+    environment = {**os.environ, "PYTHONPATH": str(root)}
+    for name in (b"\xff\xfe.prototxt", b"-o.prototxt"):
+        (tmp_path / os.fsdecode(name)).write_bytes(text)
+        output = b"out-" + name.replace(b"prototxt", b"txt")
+        for arguments in (
+            [b"analyze", b"--static", b"-o", output],
+            [b"check", b"-o", output],
+            [b"rewrite", b"--filler", b"msra"],
+        ):
+            command = [os.fsencode(sys.executable), b"-m", b"caffestat", *arguments, b"--", name]
+            done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, check=False)
+            assert done.returncode in (0, 1), done.stderr
+            assert b"Traceback" not in done.stderr
+        assert (tmp_path / os.fsdecode(output)).stat().st_size > 20
