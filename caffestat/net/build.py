@@ -11,7 +11,7 @@ from typing import Any
 from caffestat.data import DataUnavailableError, open_reader
 from caffestat.errors import Finding, NetError, Place
 from caffestat.layers import Layer, Param, Shape, Source, layer_class, layer_types, type_name
-from caffestat.schema import UnknownField, caffe_pb2
+from caffestat.schema import UnknownField, UnknownValue, caffe_pb2
 
 from .assumed import only_fits
 from .backprop import mark_backward
@@ -401,7 +401,13 @@ def build(
         raise NetError(f"no layer is in the file: expected a net or solver prototxt, {found}", Place(source.name))
     choices = choose(source.layers, [f for f in source.findings if isinstance(f, UnknownField)], dialect)
     own = {field for choice in choices.values() for field in choice.addition.fields}
-    findings = [f for f in source.findings if not (isinstance(f, UnknownField) and f.field in own)]
+    read = {value for choice in choices.values() for value in choice.addition.values}
+    findings = [
+        f
+        for f in source.findings
+        if not (isinstance(f, UnknownField) and f.field in own)
+        and not (isinstance(f, UnknownValue) and f.place in read)
+    ]
     findings += [finding for choice in choices.values() for finding in choice.addition.findings]
     unknown = [(f.field.name, f.field.span[0]) for f in findings if isinstance(f, UnknownField)]
     builder = _Builder(state, shapes or {}, batch, data, unknown, choices, faults)

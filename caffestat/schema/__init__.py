@@ -21,7 +21,7 @@ from caffestat.schema.caffe_pb2 import (
     V0LayerParameter,
     V1LayerParameter,
 )
-from caffestat.schema.reader import Addition, UnknownField, from_document, from_message, read_addition
+from caffestat.schema.reader import Addition, UnknownField, UnknownValue, from_document, from_message, read_addition
 from caffestat.schema.writer import to_text
 
 __all__ = [
@@ -40,6 +40,7 @@ __all__ = [
     "SolverState",
     "TransformationParameter",
     "UnknownField",
+    "UnknownValue",
     "V0LayerParameter",
     "V1LayerParameter",
     "caffe_pb2",

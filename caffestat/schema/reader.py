@@ -12,7 +12,7 @@ from caffestat.errors import Finding, Place, SchemaError
 from caffestat.prototext import Document, Field, Message, Scalar
 from caffestat.schema.slots import Slot, slots
 
-__all__ = ["Addition", "UnknownField", "from_document", "from_message", "read_addition"]
+__all__ = ["Addition", "UnknownField", "UnknownValue", "from_document", "from_message", "read_addition"]
 
 M = TypeVar("M", bound=Any)
 _LONGEST_QUOTE = 60
@@ -23,6 +23,11 @@ class UnknownField(Finding):
     """A field that the schema does not know, and that was left out."""
 
     field: Field
+
+
+@dataclass(frozen=True)
+class UnknownValue(Finding):
+    """A value that the schema does not know, of a field that it knows, and that was left out."""
 
 
 def from_document(document: Document, cls: type[M]) -> tuple[M, list[Finding]]:
@@ -57,11 +62,13 @@ class Addition:
     """What the text of a message holds of a fork's own fields.
 
     message: of the class that has the fork's fields. fields: those that it knows. findings: what is strange in them.
+    values: where those stand that it reads, also of fields that Caffe has.
     """
 
     message: Any
     fields: frozenset[Field] = frozenset()
     findings: tuple[Finding, ...] = ()
+    values: frozenset[Place] = frozenset()
 
 
 def read_addition(text: Message | Document, cls: type[Any], file: str, unknown: Iterable[Field]) -> Addition:
@@ -81,7 +88,8 @@ def read_addition(text: Message | Document, cls: type[Any], file: str, unknown: 
         for finding in reader.findings
         if not isinstance(finding, UnknownField) or any(a <= finding.field.span[0] < b for a, b in inside)
     ]
-    return Addition(result, frozenset(added), tuple(findings))
+    read = {value.place for field in reader.known for value in field.values if isinstance(value, Scalar)}
+    return Addition(result, frozenset(added), tuple(findings), frozenset(read - {f.place for f in reader.findings}))
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,7 +184,8 @@ class _Reader:
         if is_string or not (slot.is_open or is_new):
             raise self.misfit(slot, found, where) from cause
         if slot.name != "type":
-            self.find(f"unknown value {found} of {slot.name} in {self.owner}, left out", where)
+            text = f"unknown value {found} of {slot.name} in {self.owner}, left out"
+            self.findings.append(UnknownValue(where.place, text))
 
     @property
     def owner(self) -> str:

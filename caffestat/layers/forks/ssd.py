@@ -18,6 +18,7 @@ from ..reread import emit_closed, without_gradient
 from .boxes import decode
 from .detections import FAKE_ROW, detect, evaluate
 from .multibox import Matches, match
+from .rois import random_boxes
 from .staged import Computed
 
 if TYPE_CHECKING:
@@ -429,6 +430,14 @@ class AnnotatedData(Images):
         if not all(size):
             size = next(((resize.height, resize.width) for resize in added.resize_param), (0, 0))
         return (self.batch_size(), self.channels(), *size) if all(size) else None
+
+    def example(self, top: int, shape: Shape, random: np.random.Generator) -> np.ndarray | None:
+        if not top:
+            return None
+        boxes = np.zeros((math.prod(shape) // 8, 8), np.float32)
+        boxes[:, 1] = 1
+        boxes[:, 3:7] = random_boxes(len(boxes), 1, 1, random) + np.array([0, 0, 1, 1], np.float32)
+        return boxes
 
     def shapes_stand(self) -> str:
         return f"in the records of {self.proto.data_param.source!r}"
