@@ -44,6 +44,9 @@ def suppress(
     A box goes when it overlaps a kept one by more than the threshold, which `eta` lowers with each kept one, down to
     0.5. (weiliu89/caffe, bbox_util.cpp ApplyNMSFast)
     """
+    if eta >= 1:
+        yield from _suppress_at_once(boxes, np.asarray(order, int), np.float32(threshold), extra)
+        return
     kept: list[int] = []
     limit = np.float32(threshold)
     for index in order:
@@ -53,6 +56,25 @@ def suppress(
         if eta < 1 and limit > 0.5:
             limit = limit * np.float32(eta)
         yield int(index)
+
+
+def _suppress_at_once(boxes: np.ndarray, order: np.ndarray, limit: np.float32, extra: float) -> Iterator[int]:
+    """Do what `suppress` does with one threshold: each box that is kept takes all those away that overlap it."""
+    left = np.ascontiguousarray(boxes[order].T)
+    size = areas(boxes[order], extra)
+    while len(order):
+        yield int(order[0])
+        wide, high = (
+            np.minimum(left[axis + 2, 1:], left[axis + 2, 0])
+            - np.maximum(left[axis, 1:], left[axis, 0])
+            + np.float32(extra)
+            for axis in range(2)
+        )
+        shared = np.where((wide > 0) & (high > 0), wide * high, np.float32(0))
+        with np.errstate(invalid="ignore", divide="ignore"):
+            goes = (shared > 0) & (shared / (size[1:] + size[0] - shared) > limit)
+        stays = np.flatnonzero(~goes) + 1
+        order, left, size = order[stays], left[:, stays], size[stays]
 
 
 def _centers(boxes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
