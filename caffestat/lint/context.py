@@ -14,7 +14,7 @@ from caffestat.errors import Finding, NetError, Place
 from caffestat.layers import Shape
 from caffestat.net import Net, NetParam, NetSource, Node, Solver
 from caffestat.ops import Nonlinearity
-from caffestat.options import one_of
+from caffestat.options import ValueOptions, one_of
 from caffestat.program import Dataflow, NetProgram, from_net
 from caffestat.prototext import Field, Message
 
@@ -71,6 +71,7 @@ class Context:
     net             None when it cannot be built, `error` then says why
     findings        what reading and building found strange, in the solver's text too
     unknown_shapes  the layers whose shapes stand outside of the file; `findings` leaves them out
+    weights         the files whose values the params get
     given           the numbers of the params whose trained values are given, so that their fillers do not matter
     values          the params with those of `given` filled in; None without any, or where they are not available
     measured        what a run measured; None without one
@@ -84,6 +85,7 @@ class Context:
     error: NetError | None = None
     findings: tuple[Finding, ...] = ()
     unknown_shapes: tuple[UnknownShape, ...] = ()
+    weights: tuple[str, ...] = ()
     given: frozenset[int] = frozenset()
     values: list[np.ndarray] | None = None
     measured: Measurement | None = None
@@ -99,7 +101,7 @@ class Context:
     @cached_property
     def program(self) -> NetProgram:
         """The net as a program."""
-        return from_net(self.built)
+        return from_net(self.built, ValueOptions(weights=self.weights))
 
     @property
     def flow(self) -> Dataflow:

@@ -16,7 +16,7 @@ from caffestat.files import search
 from caffestat.fillers import Stream
 from caffestat.layers import Layer, Shape, Source
 from caffestat.layers.data import Images
-from caffestat.net import Net, NetSource, Node, copy_weights, draw_params
+from caffestat.net import Net, NetSource, Node
 from caffestat.net.build import UnknownLayer
 from caffestat.net.rules import filter_layers
 from caffestat.net.source import STDIN, named_weights, read_document
@@ -259,19 +259,15 @@ def _fill(context: Context, net: Net, weights: Sequence[str], job: Job, seed: in
     if missing and not job.run:
         context.given = frozenset(range(len(net.params)))
         return
-    values, taken = draw_params(net, Stream(seed)), set[int]()
-    copy_weights(net, values, weights, taken)
+    context.weights, stream, taken = tuple(weights), Stream(seed), set[int]()
+    values = context.program.values(stream, [], taken)
     context.given, context.values = frozenset(taken), values if weights else None
     if job.run and any(node.bottoms and node.is_known for node in net.nodes):
-        _run(context, net, values, job.device, seed)
+        _run(context, [value.copy() for value in values], job.device, Feeds(stream, np.random.default_rng(seed)))
 
 
-def _run(context: Context, net: Net, values: list[np.ndarray], device: Device, seed: int) -> None:
+def _run(context: Context, values: list[np.ndarray], device: Device, feeds: Feeds) -> None:
     """Measure one iteration, and look at every element of every top."""
-    stream = Stream(seed)
-    draw_params(net, stream)
-    values = [value.copy() for value in values]
-    feeds = Feeds(stream, np.random.default_rng(seed))
     runner = Runner(context.program.settle(values, device, feeds), values, device, fetch=True)
     context.measured = runner.run(feeds.of(runner.forward))
     tops = {key[1:]: array for key, array in runner.tensors.items() if key[0] == "top"}
