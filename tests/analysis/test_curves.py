@@ -74,3 +74,30 @@ def test_slopes_are_weighted_by_the_inputs() -> None:
     assert half.flat == pytest.approx(0.5, abs=0.1)
     assert max(half.x) == 4.0
     assert np.allclose(np.diff(half.x), 0.05)
+
+
+def test_activations_of_models_have_curves() -> None:
+    from onnx import helper
+
+    from caffestat.graph.load import load
+    from caffestat.program.from_onnx import from_onnx
+
+    from ..graph.models import model
+
+    nodes = [
+        helper.make_node("LeakyRelu", ["x"], ["l"], alpha=0.25),
+        helper.make_node("PRelu", ["l", "slope"], ["p"]),
+        helper.make_node("Mul", ["p", "p"], ["m"]),
+        helper.make_node("Clip", ["m", "low", "high"], ["c"]),
+        helper.make_node("Softmax", ["c"], ["y"]),
+    ]
+    slope = np.array([0.5, 0.1, 0.2], np.float32).reshape(3, 1, 1)
+    arrays = {"slope": slope, "low": np.array(0, np.float32), "high": np.array(1, np.float32)}
+    program = from_onnx(load(model(nodes, {"x": [5, 3, 4, 2]}, ["y"], arrays), as_float32=True), "m.onnx")
+    found = measure(program, 1, RunOptions("cpu"), samples=100)[1].curves
+    by_name = {program.rows[index].type: one for index, one in found.items()}
+    assert set(by_name) == {"LeakyRelu", "PRelu", "Clip"}
+    for name, low in (("LeakyRelu", 0.25), ("PRelu", 0.5)):
+        one = by_name[name]
+        assert one.f == pytest.approx([x if x > 0 else low * x for x in one.x], abs=1e-6)
+    assert by_name["Clip"].f == pytest.approx([min(max(x, 0), 1) for x in by_name["Clip"].x])

@@ -56,7 +56,9 @@ def _fold(report: Report) -> tuple[list[Box], list[tuple[int, int]]]:
     makers = {value.id: index for index, value in enumerate(report.inputs)}  # the box of each value
     edges: dict[tuple[int, int], None] = {}
     for index, row in enumerate(report.layers):
-        sources = [makers[value] for value in row.reads]
+        sources = [makers[value] for value in row.reads if value in makers]
+        if report.inputs and not sources:  # a node of a model that hands on what is stored: no signal passes it
+            continue
         if row.inserted:
             makers.update((top.id, sources[0]) for top in row.tops)
             continue

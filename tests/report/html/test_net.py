@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import caffestat
 from caffestat.report.html.net import drawing
 
+from ...graph.models import model, normal
 from ..reports import tiny_report
 
 
@@ -52,3 +56,17 @@ def test_two_blocks_that_read_each_other_are_not_both_closed() -> None:
     text = DATA + power("a1/x", "data") + power("b1/x", "a1/x") + power("b1/y", "data") + power("a1/y", "b1/y")
     text += power("a1/z", "a1/x") + power("b1/z", "data")
     assert len(names(text)[2]) == 1
+
+
+def test_nodes_that_hand_on_stored_values_are_left_out(tmp_path: Path) -> None:
+    from onnx import helper
+
+    nodes = [
+        helper.make_node("Transpose", ["w"], ["wt"], perm=[1, 0]),
+        helper.make_node("MatMul", ["x", "wt"], ["y"]),
+    ]
+    path = tmp_path / "m.onnx"
+    path.write_bytes(model(nodes, {"x": [3, 5]}, ["y"], {"w": normal(2, 5)}).SerializeToString())
+    found = drawing(caffestat.analyze(path, static=True))
+    assert [(box.name, len(box.rows)) for box in found.boxes] == [("x", 0), ("MatMul_0", 1)]
+    assert found.edges == ((0, 1),)

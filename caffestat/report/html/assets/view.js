@@ -192,7 +192,7 @@ function tipParts(row) {
 function startKeys() {
   const moves = { ArrowDown: () => step(1, true), ArrowUp: () => step(-1, true), ArrowRight: () => step(1), ArrowLeft: () => step(-1) };
   const pans = { ArrowDown: [0, 1], ArrowUp: [0, -1], ArrowRight: [1, 0], ArrowLeft: [-1, 0] };
-  const others = { "+": () => zoomCentre(1.3), "=": () => zoomCentre(1.3), "-": () => zoomCentre(1 / 1.3), 0: fitView, Home: () => choose(0), End: () => choose(ROWS.length - 1), Enter: toggleChosen, " ": toggleChosen };
+  const others = { "+": () => zoomCentre(1.3), "=": () => zoomCentre(1.3), "-": () => zoomCentre(1 / 1.3), 0: fitView, Home: () => choose(firstShown(0, 1)), End: () => choose(firstShown(ROWS.length - 1, -1)), Enter: toggleChosen, " ": toggleChosen };
   NET.canvas.addEventListener("keydown", (event) => {
     const pan = event.shiftKey && pans[event.key], act = !event.shiftKey && moves[event.key];
     const other = others[event.key];
@@ -216,7 +216,7 @@ function step(direction, along = false) {
 }
 
 function firstShown(row, direction) {
-  while (row >= 0 && row < ROWS.length && ROWS[row].inserted) row += direction;
+  while (row >= 0 && row < ROWS.length && !NET.scene.placeOf.has(row)) row += direction;
   return row >= 0 && row < ROWS.length ? row : null;
 }
 
@@ -256,7 +256,7 @@ function startSearch() {
 
 function searchRows(text) {
   const wanted = text.trim().toLowerCase();
-  return wanted ? ROWS.map((_, row) => row).filter((row) => !ROWS[row].inserted && `${ROWS[row].name} ${ROWS[row].type}`.toLowerCase().includes(wanted)) : [];
+  return wanted ? ROWS.map((_, row) => row).filter((row) => NET.scene.placeOf.has(row) && `${ROWS[row].name} ${ROWS[row].type}`.toLowerCase().includes(wanted)) : [];
 }
 
 function startViewButtons() {
