@@ -16,6 +16,7 @@ from caffestat.net.initial import blob_shape, fits
 from caffestat.net.upgrade import Entry, upgrade
 from caffestat.options import NetOptions
 from caffestat.program import NetFile
+from caffestat.rewriting.methods import apply_methods
 from caffestat.rewriting.net_params import place_of, refill
 from caffestat.rewriting.policy import Wanted
 from caffestat.rewriting.selection import Change
@@ -48,6 +49,7 @@ def rewrite_caffemodel(
     chosen, notes = refill(net, change)
     _with_biases(net, chosen)
     values = draw_params(net, Stream(seed))
+    chosen |= {number: Wanted(policy.type) for number, policy in apply_methods(net, change, values, seed).items()}
     blobs = {number: blob for number, blob in _blobs(message, net, str(path)) if _owner(net, number) in chosen}
     if not blobs:
         raise InputError(f"{path}: no layer in it is chosen; see --layer, --type and --net")

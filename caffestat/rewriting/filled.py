@@ -11,9 +11,10 @@ import numpy as np
 
 from caffestat.errors import Finding, InputError
 from caffestat.escape import visible
-from caffestat.fillers import Filler, Normal, Stream, Uniform, density, fan, filler_type
+from caffestat.fillers import Density, Filler, Normal, Stream, Uniform, density, fan, filler_type
 from caffestat.net import Net, Node, draw_params
 from caffestat.program.save import save
+from caffestat.rewriting.methods import apply_methods
 from caffestat.rewriting.net_params import place_of, refill
 from caffestat.rewriting.selection import Change
 
@@ -45,15 +46,20 @@ class FilledParam:
         return float(fan(self.values.shape, self.filler.variance_norm)) if kind and kind.by_fan else None
 
     @property
+    def _density(self) -> Density | None:
+        """What the filler draws from; None for methods that are no filler of Caffe's."""
+        return density(self.filler, self.values.shape) if filler_type(self.filler.type) else None
+
+    @property
     def scale(self) -> float | None:
-        found = density(self.filler, self.values.shape)
+        found = self._density
         return found.scale if isinstance(found, Uniform) and found.is_exact else None
 
     @property
     def std(self) -> float:
         if self.scale is not None:
             return self.scale / math.sqrt(3)
-        found = density(self.filler, self.values.shape)
+        found = self._density
         if isinstance(found, Normal) and found.kept == 1:
             return found.std
         return float(np.std(self.values, dtype=np.float64))
@@ -122,7 +128,9 @@ def fill_net(net: Net, change: Change, seed: int, assume_filler: str | None = No
     nodes = net.nodes if not change.is_selective else [node for node in net.nodes if _is_wanted(net, node, change)]
     if not nodes:
         raise InputError("no layer with params is selected; see --layer, --type and --exclude")
-    return Filled(net, draw_params(net, Stream(seed), assume_filler), nodes, notes)
+    values = draw_params(net, Stream(seed), assume_filler)
+    apply_methods(net, change, values, seed)
+    return Filled(net, values, nodes, notes)
 
 
 def _is_wanted(net: Net, node: Node, change: Change) -> bool:

@@ -10,7 +10,9 @@ from caffestat.net import TEST, TRAIN, Net, NetSource, build, state_of
 from caffestat.net.source import inline_source, is_solver, net_source
 from caffestat.options import NetOptions
 from caffestat.prototext import Document
+from caffestat.rewriting.methods import SolvedStds
 from caffestat.rewriting.policy import Fans, Undecided
+from caffestat.rewriting.selection import Change
 from caffestat.rewriting.text_layers import TextLayer, nets
 from caffestat.schema import SolverParameter, from_document
 
@@ -20,7 +22,9 @@ __all__ = ["TextFans", "fans_of"]
 class TextFans:
     """Finds fans by layer and role; nothing is built before somebody asks."""
 
-    def __init__(self, document: Document, options: NetOptions) -> None:
+    def __init__(self, document: Document, options: NetOptions, change: Change | None = None) -> None:
+        self._change = change or Change()
+        self._solved: dict[int, SolvedStds] = {}  # by the id of a net
         self._document = document
         self._options = options
         self._problems: list[str] = []
@@ -32,6 +36,16 @@ class TextFans:
             if net.nodes[index].params:
                 return fans_of(net, index, role)
         raise Undecided(f"its fans are not known: {self._reason(found)}")
+
+    def std(self, layer: TextLayer, role: str, target: float) -> float:
+        """Return the std that `autoinit` solves for a layer's param. Raises Undecided."""
+        found = self._nodes.get((layer.name, layer.field.place), [])
+        for net, index in found:
+            for number in net.nodes[index].params:
+                if net.params[number].param.role == role:
+                    solved = self._solved.setdefault(id(net), SolvedStds(net, self._change))
+                    return solved(number, target)
+        raise Undecided(f"its net is not known: {self._reason(found)}")
 
     def _reason(self, found: Sequence[tuple[Net, int]]) -> str:
         for net, index in found:

@@ -18,19 +18,24 @@ def refill(net: Net, change: Change) -> tuple[dict[int, Wanted], list[Finding]]:
 
     Returns the new fillers by index, those that stay the same included, and what could not be decided.
     """
+    from caffestat.rewriting.methods import SolvedStds  # imports this module
+
     chosen: dict[int, Wanted] = {}
     notes = []
-    flow = from_net(net).flow
+    flow, solved = from_net(net).flow, SolvedStds(net, change)
     for number, entry in enumerate(net.params):
         node, param = net.nodes[entry.node], entry.param
         place = place_of(net, number)
         current = param.filler if param.written else None
         policy = change.policy(place, current)
+        if policy is not None and policy.draws_values:
+            continue
         site = Site(
             current,
             lambda node=node: flow.nonlinearity(node.index),  # type: ignore[misc]
             lambda param=param: (param.fan_in, param.fan_out),  # type: ignore[misc]
             node.layer.mixes_channels(),
+            lambda target, number=number: solved(number, target),  # type: ignore[misc]
         )
         try:
             wanted = policy.choose(site) if policy else None

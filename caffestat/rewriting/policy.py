@@ -26,7 +26,13 @@ from caffestat.ops import LINEAR, Nonlinearity
 
 __all__ = ["Fans", "Policy", "Site", "Undecided", "Wanted", "parse_policy", "same_effect"]
 
-_CHOOSERS = ("auto", "explicit")
+_CHOOSERS = ("auto", "explicit", "autoinit", "orthogonal", "lsuv")
+_METHODS: dict[str, tuple[str, ...]] = {  # their fields
+    "autoinit": ("target", "distribution"),
+    "orthogonal": ("gain",),
+    "lsuv": (),
+}
+_DISTRIBUTIONS = ("gaussian", "uniform")
 _PLAIN_NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]*)?(?:[eE][+-]?[0-9]+)?")
 
 Fans = tuple[int, int]  # true fan-in and fan-out
@@ -65,6 +71,7 @@ class Site:
     current   its filler, None when none is written
     follower  the nonlinearity that its layer's tops meet
     mixes     whether an output of its layer sums over several channels
+    solve     returns the std with which the predicted second moment behind the layer is a number; raises Undecided
     fans      returns the true fans; raises Undecided when they are not known
     """
 
@@ -72,6 +79,11 @@ class Site:
     follower: Callable[[], Nonlinearity] = lambda: LINEAR
     fans: Callable[[], Fans] = lambda: _no_fans()
     mixes: bool = False
+    solve: Callable[[float], float] = lambda target: _no_std()
+
+
+def _no_std() -> float:
+    raise Undecided("autoinit solves the nets of prototxt files and caffemodels only")
 
 
 def _no_fans() -> Fans:
@@ -82,6 +94,8 @@ def _no_fans() -> Fans:
 class Policy:
     """What to fill with: a filler type and its fields, "auto", or "explicit" of another policy (`base`).
 
+    "autoinit" solves the std of a layer; "orthogonal" and "lsuv" draw values that no filler states.
+
     variance_norm is None where the user did not say one.
     """
 
@@ -90,12 +104,36 @@ class Policy:
     variance_norm: str | None = None
     base: Policy | None = None
 
+    @property
+    def is_solved(self) -> bool:
+        """Whether the std is solved from the net's predicted moments."""
+        return self.type == "autoinit" or (self.base is not None and self.base.is_solved)
+
+    @property
+    def draws_values(self) -> bool:
+        """Whether it is a method that draws values, and no filler."""
+        return self.type in ("orthogonal", "lsuv")
+
+    @property
+    def states_numbers(self) -> bool:
+        """Whether it is a filler type by itself, the same for every param."""
+        return filler_type(self.type) is not None
+
+    @property
+    def filler(self) -> Filler:
+        """The filler of a policy that states its numbers."""
+        return Wanted(self.type, self.fields).filler
+
     def choose(self, site: Site) -> Wanted | None:
         """The filler for a param, None for one that the policy does not concern. Raises Undecided."""
         if self.type == "auto":
             return self._by_follower(site)
         if self.type == "explicit":
             return self._explicit(site)
+        if self.type == "autoinit":
+            return self._solved(site)
+        if self.draws_values:
+            raise Undecided(f"{self.type} draws values, which no filler states: use `caffestat fill`")
         kind = filler_type(self.type)
         if kind and kind.upsamples and site.mixes:
             raise Undecided(
@@ -111,6 +149,13 @@ class Policy:
             return Policy(kind, variance_norm=self.variance_norm).choose(site)
         n = _n(site.fans(), self.variance_norm or Filler().variance_norm)
         return _numbers(Normal(0.0, math.sqrt(gain / n)))
+
+    def _solved(self, site: Site) -> Wanted:
+        fields = dict(self.fields)
+        std = site.solve(float(fields.get("target", 1)))
+        half = _rounded(math.sqrt(3) * std)
+        is_uniform = fields.get("distribution") == "uniform"
+        return _numbers(Uniform(-half, half) if is_uniform else Normal(0.0, _rounded(std)))
 
     def _explicit(self, site: Site) -> Wanted | None:
         wanted = self.base.choose(site) if self.base else _written(site, self.variance_norm)
@@ -153,6 +198,11 @@ def _n(fans: Fans, variance_norm: str) -> float:
     return {"FAN_IN": fans[0], "FAN_OUT": fans[1], "AVERAGE": sum(fans) / 2}[variance_norm]
 
 
+def _rounded(value: float) -> float:
+    """Return a number that was solved for to five digits: it is an expectation, and is written into a text."""
+    return float(f"{value:.5g}")
+
+
 def _number(value: float | np.floating) -> str:
     """The shortest text that reads back as the same float32."""
     return str(np.float32(value))
@@ -171,6 +221,8 @@ def parse_policy(text: str, variance_norm: str | None = None) -> Policy:
     if kind == "explicit":
         return Policy("explicit", variance_norm=norm, base=parse_policy(rest, variance_norm) if rest else None)
     known = filler_type(kind)
+    if kind in _METHODS:
+        return Policy(kind, tuple(_method_field(kind, part) for part in rest.split(",") if part))
     if known is None and kind != "auto":
         raise InputError(f"unknown filler policy {text!r}; expected one of {', '.join((*filler_types(), *_CHOOSERS))}")
     fields = dict(_field(known, part) for part in rest.split(",") if part)
@@ -180,6 +232,21 @@ def parse_policy(text: str, variance_norm: str | None = None) -> Policy:
     policy = Policy(kind, tuple(fields.items()), None if "variance_norm" in fields else norm)
     _check_range(policy, text)
     return policy
+
+
+def _method_field(kind: str, text: str) -> tuple[str, str]:
+    name, _, value = text.partition("=")
+    if name not in _METHODS[kind]:
+        expected = f"expected {', '.join(_METHODS[kind])}" if _METHODS[kind] else "it takes none"
+        raise InputError(f"{kind} has no field {name!r}; {expected}")
+    if name == "distribution":
+        if value not in _DISTRIBUTIONS:
+            raise InputError(f"distribution of {kind}: expected {' or '.join(_DISTRIBUTIONS)}, found {value!r}")
+        return name, value
+    number = _checked(kind, name, value)
+    if float(number) <= 0:
+        raise InputError(f"{name} of {kind}: expected a number above 0, found {value!r}")
+    return name, number
 
 
 def _check_range(policy: Policy, text: str) -> None:

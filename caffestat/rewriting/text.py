@@ -74,7 +74,7 @@ def rewrite_text(data: bytes, name: str, change: Change, options: NetOptions | N
     Raises PrototextError when the text does not parse.
     """
     document = parse(data, name)
-    job = _Job(document, change, TextFans(document, options or NetOptions()))
+    job = _Job(document, change, TextFans(document, options or NetOptions(), change))
     edits = [edit for _, net in nets(document) for edit in job.net(net)]
     result = Rewritten(replace(document, edits), job.changes, job.notes)
     if edits:
@@ -119,7 +119,13 @@ class _Job:
         place = _place(layer, filler.role)
         policy = self.change.policy(place, filler.current)
         mixes = layer.layer is not None and layer.layer.mixes_channels()
-        site = Site(filler.current, lambda: flow.nonlinearity(index), lambda: self.fans(layer, filler.role), mixes)
+        site = Site(
+            filler.current,
+            lambda: flow.nonlinearity(index),
+            lambda: self.fans(layer, filler.role),
+            mixes,
+            lambda target: self.fans.std(layer, filler.role, target),
+        )
         wanted = self.choose(policy, site, layer, place) if policy else None
         if wanted is None or not is_changed(place, filler.current, wanted.filler):
             return []
