@@ -41,7 +41,7 @@ def suppressions(document: Document) -> Iterator[Suppression]:
     last_line = data.count(b"\n") + 1
     for found in _COMMENT.finditer(data):
         line = data.count(b"\n", 0, found.start()) + 1
-        codes = tuple(code.strip() for code in (found[2] or b"").decode().split(",") if code.strip())
+        codes = tuple(code.strip() for code in (found[2] or b"").decode(errors="replace").split(",") if code.strip())
         first, last = (0, last_line) if found[1] == b"ignore-file" else _block(line, blocks)
         yield Suppression(codes, found[3].decode(errors="replace").strip(), first, last)
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from caffestat.engine.need import check_memory, need_of_draws
 from caffestat.errors import InputError, Place
 from caffestat.fillers import Stream
 from caffestat.layers import Param
@@ -30,6 +31,8 @@ __all__ = [
     "with_assumed_filler",
 ]
 
+_FLOAT = 4  # bytes
+
 
 def with_assumed_filler(param: Param, filler_type: str | None) -> Param:
     """Return the param, a weight without a written filler given the assumed one."""
@@ -42,8 +45,10 @@ def draw_params(net: Net, stream: Stream, assume_filler: str | None = None) -> l
     """Return the initial values of every param by its index in `net.params`, bit for bit as Caffe draws them.
 
     A sharer draws too, then holds its owner's values. `assume_filler` is the type for weights that have none written.
-    Raises NetError for a filler that cannot fill its blob.
+    Raises NetError for a filler that cannot fill its blob, InputError when the memory that is free cannot hold them.
     """
+    sizes = [math.prod(entry.param.shape) * _FLOAT for entry in net.params]  # a sharer draws an array of its own
+    check_memory(need_of_draws(sizes), "drawing the params")
     values: list[np.ndarray] = []
     for node in net.nodes:
         if not node.is_known:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, fields
 from functools import cache, cached_property
 from typing import Any
 
-from caffestat.errors import InputError, SchemaError
+from caffestat.errors import InputError, NetError, SchemaError
 from caffestat.fillers import VARIANCE_NORMS, Filler
 from caffestat.layers import Layer, layer_class, layer_dialects, layer_types
 from caffestat.net import TRAIN
@@ -160,9 +160,10 @@ class TextLayer:
 
 
 def message_of(field: Field) -> Message:
-    """The message of a field that is known to have one."""
-    value = field.values[0]
-    assert isinstance(value, Message)
+    """The message of a field. Raises NetError when it holds something else."""
+    value = field.values[0] if field.values else None
+    if not isinstance(value, Message):
+        raise NetError(f"{field.name}: expected a message in braces, found a list or a value", field.place)
     return value
 
 

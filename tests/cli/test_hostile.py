@@ -135,3 +135,44 @@ def test_names_of_a_model_that_are_not_utf_8(folder: Path) -> None:
     for command in COMMANDS:
         result = run(*command, "m.onnx")
         assert "m.onnx: its field onnx.NodeProto.name holds bytes that are not UTF-8" in result.stderr
+
+
+def test_a_comment_that_is_not_utf_8(folder: Path) -> None:
+    (folder / "n.prototxt").write_bytes(b"# caffestat: ignore[\xff]\n" + NET.encode())
+    assert run("check", "n.prototxt").exit_code in (0, 1)
+
+
+@pytest.mark.parametrize(
+    "filler", ["weight_filler []", "weight_filler: 3", 'weight_filler: "b"', "weight_filler: [1, 2]"]
+)
+def test_a_filler_that_is_no_message_stops_no_other_file(folder: Path, filler: str) -> None:
+    (folder / "a.prototxt").write_text(NET.replace('weight_filler { type: "xavier" }', filler))
+    result = run("rewrite", "-r", "--filler", "msra", ".")
+    assert isinstance(result.exception, SystemExit) or result.exception is None, result.exception
+    if filler.endswith("[]"):
+        assert "a.prototxt:3:3: weight_filler: expected a message in braces" in result.stderr
+    assert 'type: "msra"' in (folder / "n.prototxt").read_text()
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("fill", "--print"),
+        ("convert", "-o", "out.onnx"),
+        ("check", "--run"),
+        ("analyze", "--device", "cpu"),
+        ("debug", "--device", "cpu"),
+    ],
+    ids=" ".join,
+)
+def test_params_that_do_not_fit_into_memory_are_refused(
+    folder: Path, command: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("caffestat.engine.memory.host_bytes", lambda: 2**30)
+    dense = (
+        "layer { name: 'f%d' type: 'InnerProduct' bottom: 'x' top: 'f%d' inner_product_param { num_output: 90000000 } }"
+    )
+    (folder / "n.prototxt").write_text(NET + dense % (1, 1) + dense % (2, 2))
+    result = run(*command, "n.prototxt")
+    assert result.exit_code == 2
+    assert "GiB" in result.stderr and "only 1.0 GiB of memory is free" in result.stderr
