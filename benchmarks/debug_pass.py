@@ -7,7 +7,7 @@ every param's gradient. Rounds alternate; medians and their ratio are printed. `
 each side in a process of its own. `--tuned` tells malloc to keep its pages, for both sides (half of torch's time on
 AlexNet and VGG-16 is page faults). `--repeat-params` changes every param between the rounds, on both sides; what is
 timed is the pass. `--single` times our whole process instead: set-up and one pass, params constant against params as
-inputs. Needs torch.
+inputs. `--clock cpu` counts the CPU time of one thread on each side, which is steadier on a busy machine. Needs torch.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ import numpy as np
 from caffestat import net
 from caffestat.analysis import Runner, draw_feeds
 from caffestat.engine import choose_device
+from caffestat.engine.runtime import use_threads
 from caffestat.fillers import Stream
 from caffestat.program import from_net
 
@@ -68,7 +69,7 @@ def torchs(name: str, device: str) -> tuple[Pass, Change]:
     return runner.run, runner.scale_params
 
 
-def time_pair(name: str, device: str, rounds: int, changing: bool) -> tuple[float, float]:
+def time_pair(name: str, device: str, rounds: int, changing: bool, clock: Callable[[], float]) -> tuple[float, float]:
     """Return the median seconds of (ours, torch's), measured in turn; changing: other params in every round."""
     sides = [ours(name, device, changing), torchs(name, device)]
     for run, _ in sides:
@@ -78,10 +79,19 @@ def time_pair(name: str, device: str, rounds: int, changing: bool) -> tuple[floa
         for (run, change), found in zip(sides, times, strict=True):
             if changing:
                 change(np.float32(0.99 if number % 2 else 1 / 0.99))
-            start = time.perf_counter()
+            start = clock()
             run()
-            found.append(time.perf_counter() - start)
+            found.append(clock() - start)
     return statistics.median(times[0]), statistics.median(times[1])
+
+
+def one_thread() -> Callable[[], float]:
+    """Let both sides run on one thread, and return the clock of this process's CPU time."""
+    import torch
+
+    torch.set_num_threads(1)
+    use_threads(1)
+    return time.process_time
 
 
 def time_single(name: str, device: str, rounds: int) -> tuple[float, float]:
@@ -120,12 +130,14 @@ def main() -> None:
     what.add_argument("--memory", action="store_true")
     what.add_argument("--repeat-params", action="store_true")
     what.add_argument("--single", action="store_true")
+    parser.add_argument("--clock", choices=("wall", "cpu"), default="wall")
     parser.add_argument("--side", choices=("ours", "inputs", "torch"), help=argparse.SUPPRESS)
     args = parser.parse_args()
     names = args.net or list(BATCHES)
     if args.side:
         run_side(names[0], args.device, args.side, args.rounds)
         return
+    clock = time.perf_counter if args.clock == "wall" else one_thread()
     tuned = "tuned malloc" if all(os.environ.get(k) == v for k, v in TUNED.items()) else "malloc as it comes"
     print(
         f"{'net':<10} {'batch':>5} {'constant' if args.single else 'caffestat':>10} "
@@ -136,7 +148,7 @@ def main() -> None:
         if args.memory:
             a, b = (peak_memory(name, args.device, side) for side in ("ours", "torch"))
         else:
-            timed = time_single if args.single else partial(time_pair, changing=args.repeat_params)
+            timed = time_single if args.single else partial(time_pair, changing=args.repeat_params, clock=clock)
             a, b = (1000 * seconds for seconds in timed(name, args.device, args.rounds))
         print(f"{name:<10} {BATCHES[name]:>5} {a:>10.0f} {b:>10.0f} {a / b:>6.2f}", flush=True)
 
