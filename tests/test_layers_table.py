@@ -31,7 +31,7 @@ def test_the_table_of_layers_is_current() -> None:
     [
         ("BatchNorm", ["`batch_norm_param`", "differ", "own", "batchnorm, inplace"]),
         ("SoftmaxWithLoss", ["`loss_param`, `softmax_param`", "same", "own"]),
-        ("ImageData", ["`image_data_param`, `transform_param`", "differ", "—", "—"]),
+        ("ImageData", ["`image_data_param`, `transform_param`, `image_data_param.label_dim` (own)", "differ", "—"]),
         ("Data", ["`data_param`, `transform_param`", "differ", "—", "lmdb, lmdb_aug, lmdb_float"]),
         ("ArgMax", ["`argmax_param`", "same", "none", "accuracy_argmax"]),
         ("Silence", ["—", "same", "none"]),

@@ -27,6 +27,7 @@ from .base import (
     layer_types,
     read_param,
     reference_of,
+    similar_type,
     to_filler,
     type_name,
 )
@@ -47,6 +48,7 @@ __all__ = [
     "load_plugin",
     "read_param",
     "reference_of",
+    "similar_type",
     "to_filler",
     "type_name",
 ]

@@ -31,6 +31,7 @@ __all__ = [
     "layer_types",
     "read_param",
     "reference_of",
+    "similar_type",
     "to_filler",
     "type_name",
 ]
@@ -112,6 +113,7 @@ class Layer:
     type: ClassVar[str]
     num_bottoms: ClassVar[tuple[int, int | None]] = (1, 1)
     num_tops: ClassVar[tuple[int, int | None]] = (1, 1)
+    fork_bottoms: ClassVar[tuple[int, int | None] | None] = None  # how many bottoms a fork allows, computed as it does
     auto_tops: ClassVar[bool] = False  # Caffe adds missing tops itself: the losses
     starts_at_zero: ClassVar[bool] = False  # `caffe train` leaves its tops at zero: Input
     passes_values: ClassVar[bool] = (
@@ -130,7 +132,8 @@ class Layer:
     decisive: ClassVar[slice] = slice(None)  # the bottoms whose values it then looks at
     lowers_undecided: ClassVar[bool] = False  # `lower` also emits the layer while nothing is decided
     replaces_diff: ClassVar[bool] = False  # its backward pass gives the bottom other memory for the diff: Flatten
-    own_fields: ClassVar[tuple[str, ...]] = ()  # of the layer, which Caffe's schema lacks and `own` reads
+    own_fields: ClassVar[tuple[str, ...]] = ()  # by path, which Caffe's schema lacks and `own` reads
+    foreign_fields: ClassVar[tuple[str, ...]] = ()  # by path, of forks, which change shapes or values in unknown ways
     adds: ClassVar[Any] = None  # the message class of a fork's LayerParameter: its own fields, which `added` holds
     dialect: ClassVar[str] = ""  # the fork whose type it is; "" for Caffe's own and those of plugins
     read_as: ClassVar[str] = ""  # of a type that Caffe lacks: what it is taken for, and whose it is
@@ -421,6 +424,31 @@ def reference_of(cls: type[Layer]) -> str:
     """Return the repository and the file that a fork's class is written after, as its docstring names them."""
     found = _REFERENCE.search(" ".join((cls.__doc__ or "").split()))
     return f"{found[1]}, {found[2]}" if found else ""
+
+
+def similar_type(name: str) -> str | None:
+    """Return the type that a misspelled name means: at most two letters off, and not in upper and lower case alone."""
+    plain = {known.lower().replace("_", ""): known for known in layer_types()}
+    written = name.lower().replace("_", "")
+    if written in plain:  # a fork's own, such as Lstm beside LSTM, when only the case differs
+        return None if plain[written].lower() == name.lower() else plain[written]
+    most = min(2, len(written) // 4)
+    close = min(plain, key=lambda known: _distance(written, known, most), default="")
+    return plain[close] if close and _distance(written, close, most) <= most else None
+
+
+def _distance(one: str, other: str, most: int) -> int:
+    """Return how many letters are to be added, dropped, changed or swapped with a neighbour; most + 1 for more."""
+    if abs(len(one) - len(other)) > most:
+        return most + 1
+    before, row = list[int](), list(range(len(other) + 1))
+    for i, a in enumerate(one, 1):
+        older, before, row = before, row, [i]
+        for j, b in enumerate(other, 1):
+            row.append(min(before[j] + 1, row[j - 1] + 1, before[j - 1] + (a != b)))
+            if i > 1 and j > 1 and a == other[j - 2] and one[i - 2] == b:
+                row[j] = min(row[j], older[j - 2] + 1)
+    return row[-1]
 
 
 def layer_types() -> tuple[str, ...]:

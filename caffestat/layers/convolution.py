@@ -100,6 +100,15 @@ class _Sliding(Layer):
 class _Filters(_Sliding):
     """What convolution and its transpose share: groups and params."""
 
+    foreign_fields = (
+        "convolution_param.kernel_d",
+        "convolution_param.stride_d",
+        "convolution_param.pad_d",
+        "convolution_param.dilation_d",
+        "convolution_param.kernel_depth",
+        "convolution_param.temporal_stride",
+        "convolution_param.temporal_pad",
+    )
     num_bottoms: ClassVar[tuple[int, int | None]] = (1, None)
     num_tops: ClassVar[tuple[int, int | None]] = (1, None)
     filler_fields: ClassVar[Mapping[str, str]] = {

@@ -186,6 +186,13 @@ class ImageData(Images):
     message = "image_data_param"
     data_kind = "images"
 
+    own_fields = ("image_data_param.label_dim",)
+
+    def written_shape(self, index: int) -> Shape | None:
+        """HashNet's label_dim: several labels for each image."""
+        dims = self.own("image_data_param.label_dim", int)
+        return (self.batch_size(), *dims[:1]) if index and dims else super().written_shape(index)
+
     def image_shape(self) -> Shape | None:
         proto, crop = self.proto.image_data_param, self.proto.transform_param.crop_size
         height, width = proto.new_height, proto.new_width

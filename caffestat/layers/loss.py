@@ -82,6 +82,13 @@ class Loss(Layer):
 class Normalized(Loss):
     """A loss that loss_param normalizes: divided by all positions, those not ignored, the batch, or nothing."""
 
+    foreign_fields = (
+        "loss_param.class_weighting",
+        "loss_param.class_weight",
+        "loss_param.weights",
+        "loss_param.pre_fixed_normalizer",
+    )
+
     default_normalization = VALID
 
     def normalization(self) -> int:

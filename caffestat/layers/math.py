@@ -32,6 +32,7 @@ class Eltwise(Layer):
     """
 
     num_bottoms = (2, None)
+    fork_bottoms = (1, None)  # FlowNet's Caffe scales one bottom by its coeff
 
     def multiplies(self) -> bool:
         return bool(self.proto.eltwise_param.operation == PROD)

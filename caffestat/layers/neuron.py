@@ -154,6 +154,7 @@ class Dropout(Neuron):
     """TRAIN: y = x · mask / (1 - dropout_ratio), each mask bit 1 with probability 1 - dropout_ratio; TEST: y = x.
     (dropout_layer.cpp)"""
 
+    foreign_fields = ("dropout_param.sample_weights_test",)
     passes_signal = True
 
     def tops(self, bottoms: Sequence[Shape]) -> tuple[Shape, ...]:

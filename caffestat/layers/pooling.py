@@ -138,6 +138,15 @@ class Pooling(_Pool):
     (pooling_layer.cpp)
     """
 
+    foreign_fields = (
+        "pooling_param.dilation",
+        "pooling_param.kernel_d",
+        "pooling_param.stride_d",
+        "pooling_param.pad_d",
+        "pooling_param.kernel_depth",
+        "pooling_param.temporal_stride",
+        "pooling_param.temporal_pad",
+    )
     num_tops = (1, 2)
 
     def tops(self, bottoms: Sequence[Shape]) -> tuple[Shape, ...]:

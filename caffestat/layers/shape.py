@@ -405,9 +405,13 @@ class Filter(Layer):
 
 @layer("Parameter")
 class Parameter(Layer):
-    """y = a learnable blob of the given shape, which Caffe leaves at zero. (parameter_layer.hpp)"""
+    """y = a learnable blob of the given shape, which Caffe leaves at zero. (parameter_layer.hpp)
+
+    Forks fill it: NormFace by blob_filler, OpenVINO's by filler.
+    """
 
     num_bottoms = (0, 0)
+    own_fields = ("parameter_param.blob_filler", "parameter_param.filler")
 
     shares_diff = True
 
@@ -416,7 +420,9 @@ class Parameter(Layer):
         return tuple(self.proto.parameter_param.shape.dim)
 
     def params(self, bottoms: Sequence[Shape]) -> tuple[Param, ...]:
-        return (Param("value", self.shape(), Filler(), False, fan_in=1, fan_out=1),)
+        written = [self.own_filler(f"parameter_param.{name}") for name in ("blob_filler", "filler")]
+        filler = next((found for found in written if found), None)
+        return (Param("value", self.shape(), filler or Filler(), filler is not None, fan_in=1, fan_out=1),)
 
     def tops(self, bottoms: Sequence[Shape]) -> tuple[Shape, ...]:
         if min(self.shape(), default=1) < 1:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,8 +9,8 @@ from typing import Any
 
 from caffestat.data import DataUnavailableError, open_reader
 from caffestat.errors import Finding, NetError, Place
-from caffestat.layers import Layer, Param, Shape, Source, layer_class, layer_types, type_name
-from caffestat.schema import UnknownField, UnknownValue, caffe_pb2
+from caffestat.layers import Layer, Param, Shape, Source, layer_class, similar_type, type_name
+from caffestat.schema import ForkValue, UnknownField, UnknownValue, caffe_pb2
 
 from .assumed import only_fits
 from .backprop import mark_backward
@@ -25,6 +24,7 @@ from .upgrade import Entry
 __all__ = ["UnknownLayer", "build", "state_of"]
 
 AUTOMATIC = "(automatic)"
+_HARMLESS = ("backend", "engine", "phase")  # fields whose value changes no number
 _MOST_AXES, _MOST_ELEMENTS = 32, 2**31 - 1  # of a blob (blob.hpp, blob.cpp)
 
 
@@ -59,6 +59,7 @@ class _Builder:
     data: str
     unknown_fields: list[tuple[str, int]]  # that the source has, for its dialects too: name and offset
     choices: Mapping[int, Choice]  # by the id of the layer's text
+    fork_values: Sequence[tuple[str, int]] = ()  # fields whose value only a fork knows: name and offset
     faults: list[NetError] | None = None  # what Caffe would stop at; None to stop there as well
     nodes: list[Node] = field(default_factory=list)
     blobs: list[Blob] = field(default_factory=list)
@@ -97,7 +98,9 @@ class _Builder:
         if choice and choice.note:
             self.tell_once(entry.place, f"type {type_name(proto)!r} {choice.note}")
         try:
+            self.refuse_fork_values(cls, entry)
             layer = self.create_as(cls, entry)
+            _refuse_foreign_fields(layer)
         except NetError as error:
             why = self.forgive(entry, error)
             if len(entry.proto.propagate_down) != len(entry.proto.bottom):
@@ -105,6 +108,16 @@ class _Builder:
             layer = self.create_as(UnknownLayer, entry)
             layer.why_unknown = why
         return layer
+
+    def refuse_fork_values(self, cls: type[Layer], entry: Entry) -> None:
+        """Raise NetError when a field of the layer that changes numbers has a value that only a fork knows."""
+        start, end = entry.text.span if entry.text else (0, 0)
+        names = [name for name, offset in self.fork_values if start <= offset < end and name not in _HARMLESS]
+        if names and not cls.dialect:
+            found = ", ".join(dict.fromkeys(names))
+            raise NetError(
+                f"layer {entry.proto.name!r} ({entry.proto.type}): what {found} does is not known", entry.place
+            )
 
     def tell_once(self, place: Place, message: str) -> None:
         if message not in self.told:
@@ -122,7 +135,7 @@ class _Builder:
         layer.batch_override = self.batch
         if self.data != "synthetic":
             self.attach_reader(layer)
-        _check_count(layer, "bottom", len(proto.bottom), layer.num_bottoms)
+        _check_count(layer, "bottom", len(proto.bottom), layer.fork_bottoms or layer.num_bottoms)
         if layer.auto_tops:
             layer.top_count = max(layer.top_count, layer.num_tops[0])
         _check_count(layer, "top", layer.top_count, layer.num_tops)
@@ -323,10 +336,18 @@ class _Builder:
         return tuple(self.by_name[name] for name in sorted(self.available))
 
 
+def _refuse_foreign_fields(layer: Layer) -> None:
+    """Raise NetError for a field of a fork that changes what the layer computes."""
+    found = [path for path in layer.foreign_fields if layer.written(path)]
+    if found:
+        raise layer.error(f"what {', '.join(found)} does is not known")
+
+
 def _unknown_type(proto: Any) -> str:
-    known = {name.lower(): name for name in layer_types()}
-    close = difflib.get_close_matches(proto.type.lower(), known, n=1)
-    hint = f" (did you mean {known[close[0]]!r}?)" if close else ""
+    if not proto.type:
+        return f"layer {proto.name!r} has no type"
+    close = similar_type(proto.type)
+    hint = f" (did you mean {close!r}?)" if close else ""
     return f"layer {proto.name!r}: unknown layer type {proto.type!r}{hint}"
 
 
@@ -372,6 +393,8 @@ def _check_count(layer: Layer, kind: str, found: int, allowed: tuple[int, int | 
 
 def _loss_weights(layer: Layer) -> tuple[float, ...]:
     written = len(layer.proto.loss_weight)
+    if isinstance(layer, UnknownLayer) and written > layer.top_count:  # some forks add the tops of all their losses
+        written = 0
     if written not in (0, layer.top_count):
         raise layer.error(f"loss_weight is given {written} times; expected none or one per top ({layer.top_count})")
     return tuple(layer.loss_weight(top) for top in range(layer.top_count))
@@ -399,20 +422,24 @@ def build(
     if not source.layers:
         found = f"found the fields {', '.join(dict.fromkeys(source.fields))}" if source.fields else "it is empty"
         raise NetError(f"no layer is in the file: expected a net or solver prototxt, {found}", Place(source.name))
-    choices = choose(source.layers, [f for f in source.findings if isinstance(f, UnknownField)], dialect)
+    fields = [f for f in source.findings if isinstance(f, UnknownField) and not isinstance(f, ForkValue)]
+    choices = choose(source.layers, fields, dialect)
     own = {field for choice in choices.values() for field in choice.addition.fields}
     read = {value for choice in choices.values() for value in choice.addition.values}
     findings = [
         f
         for f in source.findings
         if not (isinstance(f, UnknownField) and f.field in own)
-        and not (isinstance(f, UnknownValue) and f.place in read)
+        and not (isinstance(f, (UnknownValue, ForkValue)) and f.place in read)
     ]
     findings += [finding for choice in choices.values() for finding in choice.addition.findings]
     unknown = [(f.field.name, f.field.span[0]) for f in findings if isinstance(f, UnknownField)]
-    builder = _Builder(state, shapes or {}, batch, data, unknown, choices, faults)
+    forks = [(f.field.name, f.field.span[0]) for f in findings if isinstance(f, ForkValue)]
+    builder = _Builder(state, shapes or {}, batch, data, unknown, choices, forks, faults)
     kept = filter_layers(source.layers, state)
-    layers = insert_splits(kept if faults is None else without_unknown_bottoms(kept, faults))
+    layers = insert_splits(
+        kept if faults is None else without_unknown_bottoms(kept, faults, source.layers), source.layers
+    )
     if not layers:
         raise NetError(
             "no layer is left in this phase (check include/exclude rules, --phase, --stage)", _first_place(source)

@@ -85,7 +85,8 @@ def _best(
 def _read(cls: type[Layer], text: Message, fields: Sequence[Field], file: str) -> Addition:
     if cls.adds:
         return read_addition(text, cls.adds, file, fields)
-    return Addition(None, frozenset(field for field in fields if field.name in cls.own_fields))
+    own = {path.rpartition(".")[2] for path in cls.own_fields}
+    return Addition(None, frozenset(field for field in fields if field.name in own))
 
 
 def _unexplained(choice: Choice, fields: Sequence[Field]) -> int:

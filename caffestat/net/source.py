@@ -5,14 +5,14 @@ from __future__ import annotations
 import os.path
 from bisect import bisect_right
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass, field, replace
+from pathlib import Path, PureWindowsPath
 from typing import Any
 
 from caffestat.errors import Finding, InputError, NetError, Place, SourceError
 from caffestat.files import read_regular, read_stdin
 from caffestat.prototext import Document, Field, Message, parse
-from caffestat.schema import NetParameter, SolverParameter, UnknownField, from_document, read_addition
+from caffestat.schema import ForkValue, NetParameter, SolverParameter, UnknownField, from_document, read_addition
 from caffestat.schema.forks import ssd_pb2
 
 from .spellings import take_spellings
@@ -104,6 +104,8 @@ def _entries(messages: Any, owner: Document | Message, name: str) -> list[Entry]
 def _source(name: str, message: Any, text: Document | Message, place: Place, findings: Iterable[Finding]) -> NetSource:
     old, new = _entries(message.layers, text, "layers"), _entries(message.layer, text, "layer")
     header, layers, strange = upgrade(message, old, new, place)
+    findings = list(findings)
+    _bar_unknown_phases(layers, findings)
     notes, understood = take_spellings(layers)
     left = [finding for finding in findings if not (isinstance(finding, UnknownField) and finding.field in understood)]
     return NetSource(name, header, tuple(layers), (*left, *strange, *notes), tuple(f.name for f in text.fields))
@@ -141,6 +143,17 @@ def inside(owners: Iterable[Field]) -> Callable[[Finding], bool]:
 
 def _position(place: Place) -> tuple[int, int]:
     return place.line, place.column
+
+
+def _bar_unknown_phases(entries: Iterable[Entry], findings: Iterable[Finding]) -> None:
+    """Make rules for a phase that only a fork has hold in no state."""
+    unknown = {id(f.field) for f in findings if isinstance(f, ForkValue) and f.field.name == "phase"}
+    for entry in entries if unknown else ():
+        for name in ("include", "exclude"):
+            texts = [value for field in (entry.text.find(name) if entry.text else ()) for value in field.values]
+            for rule, text in zip(getattr(entry.proto, name), texts, strict=False):
+                if isinstance(text, Message) and any(id(field) in unknown for field in text.find("phase")):
+                    rule.min_level = 2**31 - 1
 
 
 def is_solver(document: Document) -> bool:
@@ -206,10 +219,19 @@ def read_settings(path: str) -> Solver:
 def _named_net(path: str, owner: Field) -> NetSource:
     """Read the net that a field of a solver names."""
     found = beside(path, owner.place.file)
+    namesake = Path(owner.place.file).parent / PureWindowsPath(path).name
+    if not os.path.exists(found) and namesake.is_file():
+        source = _read_named(str(namesake), path, owner)
+        note = f"{owner.name}: file not found: {path!r}; took {namesake.name!r} beside the solver"
+        return replace(source, findings=(*source.findings, Finding(owner.place, note)))
     if not os.path.exists(found):
         above = " and in the folders above it" if len(Path(path).parts) > 1 else ""
         places = f"looked for from the working directory, beside the solver{above}"
         raise NetError(f"{owner.name}: {path!r} is not there; {places}", owner.place)
+    return _read_named(found, path, owner)
+
+
+def _read_named(found: str, path: str, owner: Field) -> NetSource:
     try:
         return read_net(found)
     except SourceError as error:

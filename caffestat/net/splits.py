@@ -9,6 +9,7 @@ from dataclasses import replace
 
 from caffestat.errors import NetError
 from caffestat.schema import LayerParameter
+from caffestat.schema.caffe_pb2 import Phase
 
 from .upgrade import Entry
 
@@ -21,11 +22,18 @@ def _split_name(blob: str, producer: str, top: int) -> str:
     return f"{blob}_{producer}_{top}_split"
 
 
-def _unknown_bottom(entry: Entry, bottom: str, layers: Sequence[Entry], known: dict[str, Top]) -> NetError:
+def _unknown_bottom(
+    entry: Entry, bottom: str, layers: Sequence[Entry], known: dict[str, Top], everything: Sequence[Entry]
+) -> NetError:
     """Return the error for a bottom that no layer before this one produces, with the likeliest cause."""
     later = next((e for e in layers if bottom in e.proto.top), None)
+    present = {id(e.text) for e in layers}
+    absent = (e for e in everything if bottom in e.proto.top and id(e.text) not in present)
+    excluded = next((e for e in absent if bottom not in e.proto.bottom), None)
     close = difflib.get_close_matches(bottom, known, n=1)
-    if later is entry:
+    if excluded is not None and later in (None, entry):
+        hint = f"layer {excluded.proto.name!r} at {excluded.place} produces it, but {_when(excluded)}"
+    elif later is entry:
         hint = "the layer itself produces it: give the top another name or name an earlier blob as bottom"
     elif later is not None:
         hint = (
@@ -40,7 +48,21 @@ def _unknown_bottom(entry: Entry, bottom: str, layers: Sequence[Entry], known: d
     return NetError(f"layer {entry.proto.name!r}: unknown bottom blob {bottom!r} (bottom {index}): {hint}", entry.place)
 
 
-def _sources(layers: Sequence[Entry]) -> tuple[list[list[Top]], Counter[Top], dict[Top, float]]:
+def _when(entry: Entry) -> str:
+    """Say in which state the rules of a layer hold, and how to ask for it."""
+    rules = list(entry.proto.include or entry.proto.exclude)
+    phases = sorted({Phase.Name(rule.phase) for rule in rules if rule.HasField("phase")})
+    stages = sorted({stage for rule in rules for stage in rule.stage})
+    wanted = phases + [f"stage {stage!r}" for stage in stages]
+    if not entry.proto.include:
+        return f"not in {' or '.join(wanted) or 'this state'}, where its exclude rules hold"
+    options = [f"--phase {phase.lower()}" for phase in phases] + [f"--stage {stage}" for stage in stages]
+    return f"only in {' with '.join(wanted) or 'another state'}: use {' '.join(options) or '--stage or --level'}"
+
+
+def _sources(
+    layers: Sequence[Entry], everything: Sequence[Entry]
+) -> tuple[list[list[Top]], Counter[Top], dict[Top, float]]:
     """Return the top that each bottom reads, how often each top is used, and the loss weights, which count as a use.
 
     Raises NetError for a bottom that no earlier layer produces.
@@ -53,7 +75,7 @@ def _sources(layers: Sequence[Entry]) -> tuple[list[list[Top]], Counter[Top], di
         proto = entry.proto
         for bottom in proto.bottom:
             if bottom not in last:
-                raise _unknown_bottom(entry, bottom, layers, last)
+                raise _unknown_bottom(entry, bottom, layers, last, everything)
         sources.append([last[bottom] for bottom in proto.bottom])
         uses.update(sources[-1])
         last.update((top, (index, position)) for position, top in enumerate(proto.top))
@@ -72,7 +94,9 @@ def _split_layer(entry: Entry, top: int, count: int, weight: float) -> Entry:
     return Entry(split, None, entry.place, is_inserted=True)
 
 
-def without_unknown_bottoms(layers: Sequence[Entry], faults: list[NetError]) -> list[Entry]:
+def without_unknown_bottoms(
+    layers: Sequence[Entry], faults: list[NetError], everything: Sequence[Entry] = ()
+) -> list[Entry]:
     """Return the layers without the bottoms that no earlier layer produces; a blob that is missing is one fault.
 
     A layer that lacks one says so in `fault`.
@@ -83,7 +107,7 @@ def without_unknown_bottoms(layers: Sequence[Entry], faults: list[NetError]) -> 
     for index, entry in enumerate(layers):
         missing = [name for name in dict.fromkeys(entry.proto.bottom) if name not in known]
         if missing:
-            errors = [_unknown_bottom(entry, name, layers, known) for name in missing]
+            errors = [_unknown_bottom(entry, name, layers, known, everything) for name in missing]
             faults += [error for name, error in zip(missing, errors, strict=True) if name not in told]
             told.update(missing)
             proto = LayerParameter()
@@ -96,12 +120,13 @@ def without_unknown_bottoms(layers: Sequence[Entry], faults: list[NetError]) -> 
     return result
 
 
-def insert_splits(layers: Sequence[Entry]) -> list[Entry]:
+def insert_splits(layers: Sequence[Entry], everything: Sequence[Entry] = ()) -> list[Entry]:
     """Return the layers with Split layers behind every top that is used more than once; the input stays as it is.
 
-    A Split stands at its producer's place. Raises NetError for a bottom that no earlier layer produces.
+    A Split stands at its producer's place. everything: the layers of all states, for messages
+    Raises NetError for a bottom that no earlier layer produces.
     """
-    sources, uses, weights = _sources(layers)
+    sources, uses, weights = _sources(layers, everything)
     handed_out: Counter[Top] = Counter()
     result = []
     for index, entry in enumerate(layers):

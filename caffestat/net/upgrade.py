@@ -268,7 +268,7 @@ def _freeze_old_batch_norm(entry: Entry) -> None:
             spec.lr_mult = spec.decay_mult = 0.0
 
 
-def _input_layer(net: Any, place: Place, entries: Sequence[Entry]) -> list[Entry]:
+def _input_layer(net: Any, place: Place, entries: Sequence[Entry], findings: list[Finding]) -> list[Entry]:
     """Return the Input layer that stands for `input` with `input_shape` or `input_dim`; none without inputs.
 
     Caffe drops inputs that have neither; those that no layer produces are kept here, for the user to give their shapes.
@@ -280,8 +280,12 @@ def _input_layer(net: Any, place: Place, entries: Sequence[Entry]) -> list[Entry
         return []
     layer = LayerParameter(name="input", type="Input", top=names)
     dims = list(net.input_dim)
-    shapes = [list(shape.dim) for shape in net.input_shape] or [dims[i : i + 4] for i in range(0, len(dims), 4)]
-    if shapes and (len(shapes) < len(net.input) or (not net.input_shape and len(dims) != 4 * len(net.input))):
+    each = len(dims) // len(net.input) if dims and len(dims) % len(net.input) == 0 else 4
+    if dims and each != 4:
+        found = f"{len(dims)} input_dim for {len(net.input)} input(s)"
+        findings.append(Finding(place, f"{found}: Caffe takes 4 for each, forks for volumes {each}; taken as theirs"))
+    shapes = [list(shape.dim) for shape in net.input_shape] or [dims[i : i + each] for i in range(0, len(dims), each)]
+    if shapes and (len(shapes) < len(net.input) or (not net.input_shape and len(dims) != each * len(net.input))):
         expected = f"{len(net.input)} input_shape, or {4 * len(net.input)} input_dim"
         raise NetError(f"{len(net.input)} inputs need {expected}; found {len(net.input_shape)} and {len(dims)}", place)
     for shape in shapes[: len(net.input)]:
@@ -319,4 +323,4 @@ def upgrade(
     head.CopyFrom(net)
     for name in ("layer", "layers", "input", "input_shape", "input_dim"):
         head.ClearField(name)
-    return head, _input_layer(net, input_place, entries) + entries, findings
+    return head, _input_layer(net, input_place, entries, findings) + entries, findings

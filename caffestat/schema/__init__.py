@@ -21,7 +21,15 @@ from caffestat.schema.caffe_pb2 import (
     V0LayerParameter,
     V1LayerParameter,
 )
-from caffestat.schema.reader import Addition, UnknownField, UnknownValue, from_document, from_message, read_addition
+from caffestat.schema.reader import (
+    Addition,
+    ForkValue,
+    UnknownField,
+    UnknownValue,
+    from_document,
+    from_message,
+    read_addition,
+)
 from caffestat.schema.writer import to_text
 
 __all__ = [
@@ -31,6 +39,7 @@ __all__ = [
     "BlobShape",
     "Datum",
     "FillerParameter",
+    "ForkValue",
     "LayerParameter",
     "NetParameter",
     "NetState",

@@ -12,7 +12,7 @@ from caffestat.errors import Finding, Place, SchemaError
 from caffestat.prototext import Document, Field, Message, Scalar
 from caffestat.schema.slots import Slot, slots
 
-__all__ = ["Addition", "UnknownField", "UnknownValue", "from_document", "from_message", "read_addition"]
+__all__ = ["Addition", "ForkValue", "UnknownField", "UnknownValue", "from_document", "from_message", "read_addition"]
 
 M = TypeVar("M", bound=Any)
 _LONGEST_QUOTE = 60
@@ -27,7 +27,12 @@ class UnknownField(Finding):
 
 @dataclass(frozen=True)
 class UnknownValue(Finding):
-    """A value that the schema does not know, of a field that it knows, and that was left out."""
+    """A value that the schema does not know, of a field that it knows, and that was left out: it changes no number."""
+
+
+@dataclass(frozen=True)
+class ForkValue(UnknownField):
+    """A field that the schema knows, with a value that only a fork can have given it; it was left out."""
 
 
 def from_document(document: Document, cls: type[M]) -> tuple[M, list[Finding]]:
@@ -116,6 +121,7 @@ class _Reader:
         self.findings: list[Finding] = []
         self.known: set[Field] = set()
         self.path: list[_Level] = []
+        self.field: Field | None = None  # the singular one that is read
 
     def fill(self, message: Any, fields: Sequence[Field], name: str) -> None:
         """Set the fields of a message. No message of the schema holds itself, so the recursion ends by itself."""
@@ -133,7 +139,12 @@ class _Reader:
             if slot.repeated:
                 self.extend(getattr(message, slot.name), slot, field)
             elif first.setdefault(slot.name, field) is field:
+                self.field = field
                 self.set(message, slot, field)
+            elif slot.is_list_of_forks:
+                text = f"{field.name} in {self.owner}: given several times, as only forks allow; left out"
+                self.findings.append(ForkValue(field.place, text, field))
+                message.ClearField(slot.name)
             else:
                 raise self.twice(first[slot.name], field)
         self.check_required(message, fields)
@@ -183,8 +194,12 @@ class _Reader:
         is_new = slot.is_extended and not _hint(found.upper(), slot.choices)
         if is_string or not (slot.is_open or is_new):
             raise self.misfit(slot, found, where) from cause
-        if slot.name != "type":
-            text = f"unknown value {found} of {slot.name} in {self.owner}, left out"
+        if slot.name == "type":
+            return
+        text = f"unknown value {found} of {slot.name} in {self.owner}, left out"
+        if slot.is_extended and not slot.is_open and self.field:
+            self.findings.append(ForkValue(where.place, text, self.field))
+        else:
             self.findings.append(UnknownValue(where.place, text))
 
     @property

@@ -23,16 +23,18 @@ _INTEGERS = {
 # Forks added their own layer types, and ways to compute (`engine`, several devices) that change no number. The rest of
 # such a file is still worth reading.
 _OPEN_FIELDS = frozenset(["caffe.V1LayerParameter.type", "caffe.SolverParameter.device_id"])
-# They change the loss, but no shape: left out, unless the value looks like a known one misspelled.
-_EXTENDED_ENUMS = frozenset(["caffe.LossParameter.normalization"])
+# Forks give most enums values of their own; a solver's decide what Caffe does, and stay closed.
+_CLOSED_ENUMS = ("caffe.SolverParameter.", "caffe.LayerParameter.", "caffe.V0LayerParameter.", "caffe.FillerParameter.")
+# Forks pool over any number of axes.
+_LISTS_OF_FORKS = frozenset(f"caffe.PoolingParameter.{name}" for name in ("kernel_size", "stride", "pad"))
 
 
 @dataclass(frozen=True)
 class Slot:
     """A field of a message; `read` raises ValueError for a misfit, and is None where the field holds a message.
 
-    An open field may hold what the schema does not know, an extended enum values unlike the known ones; it is then left
-    unset.
+    An open field may hold what the schema does not know, an extended enum values unlike the known ones, and a field
+    that is a list in forks several values; it is then left unset.
     """
 
     name: str
@@ -41,6 +43,7 @@ class Slot:
     choices: tuple[str, ...]
     is_open: bool
     is_extended: bool
+    is_list_of_forks: bool
     read: Callable[[Scalar], Any] | None
 
 
@@ -59,7 +62,8 @@ def _slot(field: FieldDescriptor) -> Slot:
         expected=expected,
         choices=tuple(_numbers(field.enum_type)) if field.enum_type else (),
         is_open=field.name == "engine" or field.full_name in _OPEN_FIELDS,
-        is_extended=field.full_name in _EXTENDED_ENUMS,
+        is_extended=field.enum_type is not None and not field.full_name.startswith(_CLOSED_ENUMS),
+        is_list_of_forks=field.full_name in _LISTS_OF_FORKS,
         read=read,
     )
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from caffestat.layers import Layer, layer_class, layer_types
+from caffestat.layers import Layer, layer_class, similar_type
 from caffestat.schema import UnknownField
 
 from ..context import Context
@@ -69,13 +68,13 @@ def _is_within(finding: UnknownField, file: str, spans: Iterable[tuple[int, int]
     return finding.place.file == file and any(start <= offset < end for start, end in spans)
 
 
-@check("CS003", "unknown-type", "error", Needs.TEXT)
+@check("CS003", "unknown-type", "warning", Needs.TEXT)
 def unknown_type(context: Context) -> Iterator[Found]:
     """A layer type that nobody knows.
 
-    Caffe stops at it. Its tops have no known shape, so whatever depends on them is left out of every other check. It is
-    an error where the type looks like a known one misspelled, and a warning where it can only be one that a fork of
-    Caffe has. A type that many layers have is told once.
+    Caffe stops at it, unless it is a fork that has the type. Its tops have no known shape, so whatever depends on them
+    is left out of every other check. A known type that is at most two letters off is suggested. A type that many layers
+    have is told once.
 
     Example: `type: "Convolutions"`.
 
@@ -85,17 +84,12 @@ def unknown_type(context: Context) -> Iterator[Found]:
     for entry in context.source.layers:
         kind, name = entry.proto.type, entry.proto.name
         if layer_class(kind) is None:
-            close = _similar(kind)
+            close = similar_type(kind) if kind else None
             hint = f"; did you mean {close!r}?" if close else ""
-            message = f"unknown layer type {kind!r}{hint}; what depends on its tops is not checked"
+            what = f"unknown layer type {kind!r}{hint}" if kind else "the layer has no type"
+            message = f"{what}; what depends on its tops is not checked"
             fix = f'type: "{close}"' if close else "if it is a fork's own type, describe it in a plugin or ignore it"
-            yield Found(entry.place, name, message, fix, severity=None if close else "warning", cause=kind)
-
-
-def _similar(kind: str) -> str | None:
-    known = {name.lower().replace("_", ""): name for name in layer_types()}
-    found = difflib.get_close_matches(kind.lower().replace("_", ""), known, n=1, cutoff=0.9)
-    return known[found[0]] if found else None
+            yield Found(entry.place, name, message, fix, cause=kind)
 
 
 @check("CS004", "odd-text", "info", Needs.TEXT)
