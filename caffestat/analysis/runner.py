@@ -98,6 +98,8 @@ class Runner:
         }
         for number, name in self._inputs.items():
             _ask_sums(self._statistics, ("data", number), self._updates.get(number, name))
+        for key, value in _shared_updates(program, self.forward).items():
+            self._statistics.mean_abs(("left", *key), value)
         if activity:
             _ask_activity(self.forward, self._statistics)
         self._statistics.finish()
@@ -215,7 +217,8 @@ class Runner:
         result = {}
         for row, index in self.forward.uses:
             owner = self.program.owner(self.program.rows[row].params[index])
-            result[row, index] = self._sums_of(owner, found)[0] / max(self.values[owner].size, 1)
+            whole = self._sums_of(owner, found)[0] / max(self.values[owner].size, 1)
+            result[row, index] = found.get(("left", row, index), whole)
         return result
 
     def _norms(self, found: Mapping[Any, float]) -> Norms:
@@ -331,6 +334,15 @@ def _updates(program: Program, forward: Forward) -> dict[int, str]:
     updates = forward.graph.updates
     used = [(program.rows[row].params[index], value) for (row, index), value in forward.uses.items()]
     return {program.owner(number): updates[value] for number, value in used if value in updates}
+
+
+def _shared_updates(program: Program, forward: Forward) -> dict[Key, str]:
+    """Return what each row leaves in the params that it shares with others and that one of them updates."""
+    updates = forward.graph.updates
+    owners = {key: program.owner(program.rows[key[0]].params[key[1]]) for key in forward.uses}
+    changed = {owners[key] for key, value in forward.uses.items() if value in updates}
+    several = {owner for owner in changed if list(owners.values()).count(owner) > 1}
+    return {key: updates.get(value, value) for key, value in forward.uses.items() if owners[key] in several}
 
 
 def _tensor_names(forward: Forward, gradients: Gradients | None) -> dict[tuple[str, int, int], str]:

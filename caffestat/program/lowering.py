@@ -160,19 +160,33 @@ def _bottom(net: Net, node: Node, index: int, forward: Forward, value: str) -> s
 
 
 def _param(net: Net, node: Node, index: int, forward: Forward, readers: Counter[int]) -> str:
-    """Return the value a layer reads its param from: the owner's, under a name of its own when several read it."""
+    """Return the value a layer reads its param from: the owner's, under a name of its own when several read it.
+
+    Statistics that a layer in front shares and has updated are read as that one left them.
+    """
     g = forward.graph
     owner = net.owner(node.params[index])
     shape = net.params[node.params[index]].param.shape
     if owner not in forward.params:
         first = net.params[owner]
         forward.params[owner] = g.param(f"{net.nodes[first.node].name}/{first.index}", first.param.shape)
-    value = forward.params[owner]
+    value = _left(net, owner, forward) or forward.params[owner]
     if readers[owner] > 1:
         value = g.emit("Identity", value) if g.shape(value) == shape else g.reshape(value, *shape)
         g.declare(value, shape)
     forward.uses[node.index, index] = value
     return value
+
+
+def _left(net: Net, owner: int, forward: Forward) -> str | None:
+    """Return what the last layer so far that updates a param has left in it, None when none does."""
+    updates = forward.graph.updates
+    left = [
+        updates[value]
+        for (row, index), value in forward.uses.items()
+        if value in updates and net.owner(net.nodes[row].params[index]) == owner
+    ]
+    return left[-1] if left else None
 
 
 def _complete(net: Net, forward: Forward) -> None:
