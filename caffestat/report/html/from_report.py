@@ -56,8 +56,8 @@ def _totals(report: Report) -> list[str]:
 
 
 def charts_of(report: Report) -> dict[str, Any]:
-    """Return the charts over depth; inserted layers have no place on their axis."""
-    rows = [index for index, row in enumerate(report.layers) if not row.inserted]
+    """Return the charts over depth; layers that are not drawn have no place on their axis."""
+    rows = sorted(row for box in drawing(report).boxes for row in box.rows)
     series = {name: [values[row] for row in rows] for name, values in depth_series(report).items()}
     return embed(by_depth(series, LIMITS), [report.layers[row].name for row in rows], rows)
 

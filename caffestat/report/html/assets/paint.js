@@ -60,7 +60,7 @@ class SvgPen {
 
 // The middle of a long text gives way to dots; widths are estimated, which is exact enough for a box.
 function fitted(text, width, size) {
-  const most = Math.max(Math.floor(width / (size * 0.56)), 4);
+  const most = Math.max(Math.floor(width / (size * 0.6)), 4);
   if (text.length <= most) return text;
   const head = Math.ceil((most - 1) / 2);
   return `${text.slice(0, head)}…${text.slice(text.length - (most - 1 - head))}`;
@@ -119,10 +119,19 @@ function paintRow(pen, box, row, index, state, detail) {
   const y = index ? box.y + BOX_HEAD + STRIP * (index - 1) : box.y, h = index ? STRIP : BOX_HEAD;
   pen.rect(box.x, y, box.w, h, fill, index ? state.colours.edge : null, 0.6);
   if (!detail) return;
-  const layer = ROWS[row];
-  if (index) return detail > 1 ? pen.text(fitted(`${layer.name} · ${layer.type}`, box.w - 16, 10.5), box.x + 8, y + 13, 10.5, ink) : undefined;
-  pen.text(fitted(layer.name, box.w - 16, 13.5), box.x + 8, y + 16, 12, ink, true);
+  const layer = ROWS[row], name = nameIn(box, layer.name);
+  if (index) return detail > 1 ? pen.text(fitted(`${name} · ${layer.type}`, box.w - 16, 10.5), box.x + 8, y + 13, 10.5, ink) : undefined;
+  pen.text(fitted(name, box.w - 16, 13.5), box.x + 8, y + 16, 12, ink, true);
   if (detail > 1) pen.text(fitted([layer.type, ...layer.tops.slice(0, 1).map((top) => shapeText(top.shape))].join(" · "), box.w - 16, 10.5), box.x + 8, y + 32, 10.5, ink);
+}
+
+const BLOCK_NAMES = new Map((LAYOUT?.blocks ?? []).flatMap((block) => block.boxes.map((box) => [box, block.name])));
+
+// The name of a layer without the beginning that the frame of its block shows.
+function nameIn(box, name) {
+  const block = BLOCK_NAMES.get(box.box);
+  const rest = block && name.startsWith(block) ? name.slice(block.length).replace(/^[/_.:-]/, "") : "";
+  return rest || name;
 }
 
 // A closed block shows each of its layers as a stripe, so that its colours are seen.
