@@ -7,6 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from caffestat.errors import CaffestatError
+from caffestat.escape import shown_error
 from caffestat.options import NetOptions, ValueOptions, texts
 
 if TYPE_CHECKING:
@@ -81,7 +83,8 @@ def fix(
     dry_run:        write nothing
     shapes, batch:  see `caffestat.options.NetOptions`
 
-    Raises a CaffestatError when a file cannot be read or written, or an option cannot be used.
+    Of several files, one that cannot be read or written stays as it is, which its `error` says. Raises a CaffestatError
+    when that is the only one, or an option cannot be used.
     """
     from caffestat import lint
 
@@ -89,10 +92,17 @@ def fix(
     chosen = lint.selected(_commas(select) or config.select, _commas(ignore) or config.ignore)
     job = lint.Job(chosen, config.limits, net=NetOptions(shapes=shapes or {}, batch=batch))
     done = []
-    for path in lint.find_nets(texts(paths), links=False):
-        done.append(lint.fix_file(path, job))
-        if not dry_run:
-            done[-1].write()
+    given = texts(paths)
+    for path in lint.find_nets(given, links=False):
+        try:
+            fixed = lint.fix_file(path, job)
+            if not dry_run:
+                fixed.write()
+        except CaffestatError as error:
+            if list(given) == [path]:
+                raise
+            fixed = lint.Fixed(path, error=shown_error(error))
+        done.append(fixed)
     return done
 
 

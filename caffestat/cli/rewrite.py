@@ -75,13 +75,15 @@ def _fix(paths: tuple[str, ...], diff: bool, check: bool, settings: dict[str, An
         raise click.UsageError("--fix-check goes with --diff, --check, --shape and --batch only")
     done = api.fix(paths, dry_run=diff or check, **given)
     for fixed in done:
+        if fixed.error:
+            click.echo(f"error: {fixed.error}", err=True)
         if diff:
             terminal.diff(fixed.diff)
         for issue in () if diff else fixed.issues:
             terminal.line(f"{issue.place}: {issue.code} {issue.layer}: {issue.fix}")
     count = sum(len(fixed.issues) for fixed in done)
     click.echo(f"{_number_of(len(done), 'file')}: {count} fix{'es' * (count != 1)}", err=True)
-    return _CHANGED if check and count else 0
+    return _FAILED if any(fixed.error for fixed in done) else _CHANGED if check and count else 0
 
 
 class _Show:

@@ -18,13 +18,14 @@ __all__ = ["Fixed", "diff_of", "fix_file"]
 
 @dataclass(frozen=True)
 class Fixed:
-    """A file's text before and after, and the findings that were dealt with."""
+    """A file's text before and after, and the findings that were dealt with; `error` is why it is left as it is."""
 
     path: str
-    before: bytes
-    after: bytes
-    issues: tuple[Issue, ...]
-    since: Version
+    before: bytes = b""
+    after: bytes = b""
+    issues: tuple[Issue, ...] = ()
+    since: Version | None = None
+    error: str | None = None
 
     @property
     def diff(self) -> str:

@@ -176,3 +176,14 @@ def test_params_that_do_not_fit_into_memory_are_refused(
     result = run(*command, "n.prototxt")
     assert result.exit_code == 2
     assert "GiB" in result.stderr and "only 1.0 GiB of memory is free" in result.stderr
+
+
+def test_a_broken_file_stops_no_fix_of_the_others(folder: Path) -> None:
+    (folder / "a.prototxt").write_text("layer {")
+    (folder / "n.prototxt").write_text(NET.replace('"xavier"', '"xavier" std: 0.1'))
+    result = run("rewrite", "--fix-check", ".")
+    assert result.exit_code == 2
+    assert "error: a.prototxt:1:8: " in result.stderr
+    assert "2 files: " in result.stderr
+    assert "std" not in (folder / "n.prototxt").read_text()
+    assert run("rewrite", "--fix-check", "a.prototxt").stderr.startswith("error: a.prototxt:1:8: ")
