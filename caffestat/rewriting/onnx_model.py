@@ -95,9 +95,10 @@ def rewrite_onnx(path: Path, change: Change, seed: int) -> OnnxRewrite:
     result = OnnxRewrite(path, model, notes=job.notes)  # remembers what the model refers to before it changes
     stream = Stream(seed)
     for tensor, place, wanted in drawn:
+        before = _read(tensor, path)  # first: a shape that the data do not fill is refused before as much is drawn
         values = fill(stream, wanted.filler, tuple(tensor.dims))
         was_external = tensor.data_location == TensorProto.EXTERNAL
-        if _replace_values(tensor, values, path):
+        if _replace_values(tensor, before, values, path):
             result.changes.append(Changed(FilePlace(str(path)), place, "stored values", wanted))
             result.moved += [tensor] if was_external else []
     if not drawn and not job.notes:
@@ -201,9 +202,8 @@ def _locations(model: onnx.ModelProto) -> set[str]:
     return {external_entry(tensor, "location") for tensor in _external(model)}
 
 
-def _replace_values(tensor: TensorProto, values: np.ndarray, path: Path) -> bool:
+def _replace_values(tensor: TensorProto, before: np.ndarray, values: np.ndarray, path: Path) -> bool:
     """Put the values into a tensor, in its own type; return whether they are others than before."""
-    before = _read(tensor, path)
     kept = TensorProto()
     kept.CopyFrom(tensor)
     for name in ("float_data", "int32_data", "double_data", "external_data", "data_location"):

@@ -100,6 +100,10 @@ def negative_size(proto: onnx.ModelProto) -> None:
     proto.graph.initializer[0].dims[0] = -(2**62)
 
 
+def claimed_size(proto: onnx.ModelProto) -> None:
+    proto.graph.initializer[0].dims[0] = 2**33
+
+
 def unknown_type(proto: onnx.ModelProto) -> None:
     proto.graph.initializer[0].data_type = 99
 
@@ -108,7 +112,7 @@ def no_shape(proto: onnx.ModelProto) -> None:
     proto.graph.input[0].type.ClearField("tensor_type")
 
 
-DAMAGES = (no_opsets, huge_opset, no_element_type, huge_shape, negative_size, unknown_type, no_shape)
+DAMAGES = (no_opsets, huge_opset, no_element_type, huge_shape, negative_size, claimed_size, unknown_type, no_shape)
 COMMANDS = (
     ("analyze", "--static", "--predict"),
     ("analyze", "--device", "cpu"),
