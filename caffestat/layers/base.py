@@ -300,6 +300,10 @@ class Layer:
         """Tell whether a nonlinearity behind the layer decides about the weights in front of it."""
         return self.passes_signal or self.passes_values or self.is_in_place()
 
+    def rounding(self) -> str:
+        """Return how the layer rounds the number of its windows: "up", "down" or "" for a layer without any."""
+        return ""
+
     def mixes_channels(self) -> bool:
         """Tell whether an output sums over several channels of the bottom, of a layer with filters."""
         return False

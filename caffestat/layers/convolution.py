@@ -50,6 +50,9 @@ class _Geometry:
 class _Sliding(Layer):
     """What the layers with a `convolution_param` share: the channel axis and the window."""
 
+    def rounding(self) -> str:
+        return "down"
+
     def geometry(self, bottoms: Sequence[Shape]) -> _Geometry:
         """Return the first bottom's geometry. Raises NetError when another bottom differs or the window is wrong."""
         shape = bottoms[0]

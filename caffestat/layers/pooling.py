@@ -149,6 +149,9 @@ class Pooling(_Pool):
     )
     num_tops = (1, 2)
 
+    def rounding(self) -> str:
+        return "down" if self.proto.pooling_param.round_mode == FLOOR else "up"
+
     def tops(self, bottoms: Sequence[Shape]) -> tuple[Shape, ...]:
         window = self.window(self.image(bottoms))
         if self.top_count > 1 and self.proto.pooling_param.pool != MAX:

@@ -16,6 +16,7 @@ from .assumed import only_fits
 from .backprop import mark_backward
 from .dialects import Choice, choose
 from .model import Blob, Net, NetParam, Node
+from .parting import explained
 from .rules import State, filter_layers
 from .source import NetSource
 from .splits import insert_splits, without_unknown_bottoms
@@ -212,7 +213,8 @@ class _Builder:
                 node.params = tuple(self.add_param(node, index, param) for index, param in enumerate(params))
                 self.tell_unknown(node)
             except NetError as error:
-                layer.why_unknown = self.forgive(entry, error)
+                message = explained(error.message, self.nodes, self.blobs)
+                layer.why_unknown = self.forgive(entry, NetError(message, error.place))
         for blob, shape in zip(node.tops, node.top_shapes, strict=True):
             self.blobs[blob].shape = shape
         try:
