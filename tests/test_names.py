@@ -32,7 +32,11 @@ REGISTRIES = (
     "rewriting/onnx_model.py",  # where ONNX files keep constants
     "theory/rules/",  # moments per op
 )
-OTHERS = {"logs/losses.py": {"constant"}, "logs/show.py": {"constant"}}  # a kind of loss that does not change
+OTHERS = {
+    "logs/losses.py": {"constant"},  # a kind of loss that does not change
+    "logs/show.py": {"constant"},
+    "rewriting/policy.py": {"gaussian", "uniform"},  # distributions of policies
+}
 
 
 def named(node: ast.expr) -> Iterator[str]:

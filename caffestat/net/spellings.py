@@ -24,6 +24,13 @@ def _round_mode(param: Any, value: Any) -> None:
     param.round_mode = modes[value.text]
 
 
+def _round_below(param: Any, value: Any) -> None:
+    modes = {"true": caffe_pb2.PoolingParameter.FLOOR, "false": caffe_pb2.PoolingParameter.CEIL}
+    if value.text not in modes:
+        raise ValueError("true or false")
+    param.round_mode = modes[value.text]
+
+
 def _dilation(param: Any, value: Any) -> None:
     param.dilation.append(value.as_int())
 
@@ -31,6 +38,7 @@ def _dilation(param: Any, value: Any) -> None:
 # (message of the layer, field) -> what it means in Caffe, and how it is set
 _SPELLINGS: dict[tuple[str, str], tuple[str, Callable[[Any, Any], None]]] = {
     ("pooling_param", "ceil_mode"): ("round_mode: CEIL for true, FLOOR for false", _round_mode),
+    ("pooling_param", "round_below"): ("round_mode: FLOOR for true, CEIL for false", _round_below),
     ("convolution_param", "hole"): ("dilation", _dilation),  # DeepLab's Caffe
 }
 

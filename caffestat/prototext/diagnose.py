@@ -114,7 +114,8 @@ def _found_string(data: bytes, start: int, head: re.Pattern[bytes]) -> tuple[str
     assert match is not None
     stop = match.end()
     if data[stop : stop + 1] == b"\\" and data[stop + 1 : stop + 2] not in (b"", b"\n"):
-        return f"a string with the invalid escape {quote(data[stop : stop + 2])}", stop
+        hint = " (a backslash begins an escape: use / in paths)" if b":\\" in data[: stop + 1].splitlines()[-1] else ""
+        return f"a string with the invalid escape {quote(data[stop : stop + 2])}{hint}", stop
     return "a string that is not closed before the end of its line", start
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -16,6 +17,8 @@ __all__ = ["Addition", "ForkValue", "UnknownField", "UnknownValue", "from_docume
 
 M = TypeVar("M", bound=Any)
 _LONGEST_QUOTE = 60
+_DRIVE = re.compile(r"""["'][A-Za-z]:\\""")
+_MEANT = {"iter_step": "iter_size"}  # what is often written for another field, spelled too differently to be guessed
 
 
 @dataclass(frozen=True)
@@ -180,7 +183,11 @@ class _Reader:
             raise self.misfit(slot, "a message in braces", value)
         assert slot.read is not None
         try:
-            return slot.read(value)
+            read = slot.read(value)
+            if isinstance(read, str) and _is_broken_path(value.text, read):
+                text = f"the backslashes of {_shortened(value.text)} begin escapes: use / in paths"
+                self.find(f"{slot.name} in {self.owner}: {text}", value)
+            return read
         except UnicodeDecodeError:
             self.find(f"{slot.name} in {self.owner}: expected UTF-8, found other bytes, now written \\xNN", value)
             return value.as_bytes().decode(errors="backslashreplace")
@@ -217,6 +224,9 @@ class _Reader:
 
     def misfit(self, slot: Slot, found: str, where: Field | Scalar | Message) -> SchemaError:
         hint = _hint(found.strip("\"'").upper(), slot.choices)
+        if slot.name == "type" and slot.choices and isinstance(where, Scalar) and where.kind == "string":
+            text = f"type in {self.owner}: found {found} in quotes, which belongs to `layer`"
+            return SchemaError(f"{text}: rename `layers` to `layer`, or write a name without quotes{hint}", where.place)
         return SchemaError(f"{slot.name} in {self.owner}: expected {slot.expected}, found {found}{hint}", where.place)
 
     def twice(self, first: Field, second: Field) -> SchemaError:
@@ -231,8 +241,15 @@ class _Reader:
         raise SchemaError(f"{self.owner}: expected {missing}, found nothing of that name", place)
 
 
+def _is_broken_path(written: str, read: str) -> bool:
+    """Tell whether a Windows path lost a backslash: what is read of it has control characters."""
+    return _DRIVE.match(written) is not None and any(ord(letter) < 32 for letter in read)
+
+
 @lru_cache(maxsize=1024)
 def _hint(name: str, choices: tuple[str, ...]) -> str:
+    if _MEANT.get(name) in choices:
+        return f"; did you mean {_MEANT[name]}?"
     close = difflib.get_close_matches(name, choices, n=1, cutoff=0.8)
     return f"; did you mean {close[0]}?" if close else ""
 

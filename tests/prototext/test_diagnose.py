@@ -38,7 +38,12 @@ MESSAGES = {
     b"a: 'b\\": (1, 4, 'expected a value for "a", found a string that is not closed before the end of its line'),
     b"a: 'b' 'c": (1, 8, "expected a field name, found a string that is not closed before the end of its line"),
     b"a: 'b\\q'": (1, 6, 'expected a value for "a", found a string with the invalid escape "\\q"'),
-    b"a: 'C:\\xampp\\u12'": (1, 13, 'expected a value for "a", found a string with the invalid escape "\\u"'),
+    b"a: 'C:\\xampp\\u12'": (
+        1,
+        13,
+        'expected a value for "a", found a string with the invalid escape "\\u" '
+        "(a backslash begins an escape: use / in paths)",
+    ),
     b"a: 09": (1, 4, 'expected a value for "a", found "09", which is not a number (a leading 0 means octal)'),
     b"a: 1.2.3": (1, 4, 'expected a value for "a", found "1.2.3", which is not a number'),
     b"a: 3x3": (1, 4, 'expected a value for "a", found "3x3", which is not a number'),
