@@ -232,6 +232,18 @@ def test_charts_drawing_and_data_can_be_saved(page: Opened, tmp_path: Path) -> N
     assert data == json.loads(json.dumps(shown))
 
 
+def test_a_printed_page_has_the_whole_drawing(page: Opened) -> None:
+    page.evaluate("window.dispatchEvent(new Event('beforeprint'))")
+    page.page.emulate_media(media="print")
+    assert page.locator("#printed svg").is_visible()
+    assert page.locator("#canvas").is_hidden()
+    left, top, width, height = map(float, page.locator("#printed svg").get_attribute("viewBox").split())
+    lines = page.locator("#printed polyline").evaluate_all("all => all.map(e => e.getAttribute('points'))")
+    points = [tuple(map(float, point.split(","))) for line in lines for point in line.split()]
+    assert len(points) > 20
+    assert all(left < x < left + width and top < y < top + height for x, y in points)
+
+
 def test_activations_show_where_inputs_lie(page: Opened) -> None:
     figures = page.locator("#activations figure")
     assert figures.count() == 10

@@ -98,14 +98,17 @@ function addOpen(scene, index, [left, top]) {
   });
 }
 
+// The extent of the scene and of each edge.
 function measured(scene) {
-  const all = [...scene.boxes, ...scene.frames];
-  const least = (get) => all.reduce((m, b) => Math.min(m, get(b)), Infinity), most = (get) => all.reduce((m, b) => Math.max(m, get(b)), -Infinity);
-  scene.left = least((b) => b.x), scene.top = least((b) => b.y);
-  scene.width = most((b) => b.x + b.w) - scene.left, scene.height = most((b) => b.y + b.h) - scene.top;
   scene.edges.forEach((edge) => {
     const xs = edge.points.map((p) => p[0]), ys = edge.points.map((p) => p[1]);
     edge.bounds = [Math.min(...xs), Math.min(...ys), Math.max(...xs), Math.max(...ys)];
   });
+  const boxes = [...scene.boxes, ...scene.frames].map((b) => [b.x, b.y, b.x + b.w, b.y + b.h]);
+  const all = [...boxes, ...scene.edges.map((edge) => edge.bounds)];
+  const least = (side) => all.reduce((m, bounds) => Math.min(m, bounds[side]), Infinity);
+  const most = (side) => all.reduce((m, bounds) => Math.max(m, bounds[side]), -Infinity);
+  scene.left = least(0), scene.top = least(1);
+  scene.width = most(2) - scene.left, scene.height = most(3) - scene.top;
   return scene;
 }
