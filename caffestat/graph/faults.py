@@ -18,6 +18,8 @@ def find_fault(g: Graph, nodes: Iterable[Node]) -> str | None:
         unknown = [name for name in node.inputs if name not in known]
         if unknown:
             return f"op {node.op} reads {unknown[0]!r}, which nothing computes"
+        if node.domain and node.domain not in g.domains:
+            return f"op {node.op} is of domain {node.domain!r}, which the runtime lacks"
         if not node.domain and (fault := _schema_fault(node)):
             return fault
     return None

@@ -377,10 +377,11 @@ def layer(*names: str, dialect: str = "") -> Callable[[type[Layer]], type[Layer]
     """Register a Layer class for a type name as prototxt spells it, or for several names of one type.
 
     dialect: the fork that the type is of; a name may have one class per dialect. A class from outside without one
-    replaces those of forks. Raises ValueError when the name is taken.
+    replaces those of forks. Raises ValueError when the name is taken, and for a class without `tops` or `lower`.
     """
 
     def register(cls: type[Layer]) -> type[Layer]:
+        _check_complete(cls, names[0])
         cls.type, cls.dialect = names[0], dialect
         for name in names:
             others = _TYPES.get(name, ())
@@ -393,6 +394,15 @@ def layer(*names: str, dialect: str = "") -> Callable[[type[Layer]], type[Layer]
         return cls
 
     return register
+
+
+def _check_complete(cls: type[Layer], name: str) -> None:
+    """Raise ValueError for a class that lacks what every layer needs."""
+    is_lowered = cls.lower is not Layer.lower or cls.unrolled is not Layer.unrolled
+    missing = [] if cls.tops is not Layer.tops else ["tops"]
+    missing += [] if is_lowered else ["lower"]
+    if missing:
+        raise ValueError(f"layer type {name!r}: class {cls.__qualname__} does not define {' and '.join(missing)}")
 
 
 def _is_outside(cls: type) -> bool:
