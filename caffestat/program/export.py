@@ -40,7 +40,10 @@ def to_onnx(net: Net, values: Sequence[np.ndarray], backward: bool = False) -> o
     graph.outputs = list(dict.fromkeys(_outputs(net, forward)))
     if not graph.outputs:
         name = net.name or "the net"
-        raise InputError(f"{name}: no output can be computed: its layers' types or shapes are not known")
+        why = "its layers' types or shapes are not known"
+        if staged := next((node for node in net.nodes if node.is_undecided), None):
+            why = f"the data decides what comes out of layer {staged.name!r} ({staged.type}), which no one graph holds"
+        raise InputError(f"{name}: no output can be computed: {why}")
     names = dict(_names(net, forward))
     graph.outputs += list(graph.updates.values())
     if backward:

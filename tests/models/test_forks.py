@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import caffestat
+from caffestat.errors import InputError
 from caffestat.training.events import Iteration
 
 FORKS = Path(__file__).parents[2] / "models" / "forks"
@@ -37,3 +38,8 @@ def test_a_fork_s_net_is_analyzed_trained_and_drawn(path: Path, tmp_path: Path) 
     ]
     assert losses and all(map(math.isfinite, losses))
     assert "</html>" in caffestat.analyze(path, static=True, detail=True).to_html()
+
+
+def test_a_net_whose_outputs_the_data_decides_is_not_converted(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"the data decides what comes out of layer 'rpn_loss' \(DetectionGroupLoss\)"):
+        caffestat.convert(FORKS / "cascade_rcnn.prototxt", tmp_path / "net.onnx")

@@ -32,6 +32,7 @@ __all__ = [
     "EvalData",
     "FrcnnOutput",
     "GroupDetectionEvaluate",
+    "HardMining",
     "ImageGtData",
 ]
 
@@ -653,6 +654,41 @@ class FrcnnOutput(Computed, Regression):
             best = sorted(range(len(rows)), key=lambda row: -rows[row][6])[: p.max_det_num]
             rows = sorted((rows[row] for row in best), key=lambda row: row[5])
         return (np.array([(0, -1, -1, -1, -1, -1, -1), *rows], np.float32)[:, :, None, None],)
+
+
+@layer("HardMining", dialect="cascade")
+class HardMining(Computed):
+    """The rows of the bottoms behind the first whose score, bottom 0, is largest: num_roi_per_image of each image.
+
+    Where an image has fewer, the best of the others' rest fill up num_image times as many.
+    (zhaoweicai/cascade-rcnn, hard_mining_layer.cpp)
+    """
+
+    adds = cascade_pb2.LayerParameter
+    num_bottoms = (2, None)
+    num_tops = (1, None)
+
+    def tops_at_setup(self, bottoms: Sequence[Shape]) -> tuple[Shape, ...]:
+        p, count = self.added.hard_mining_param, bottoms[0][0]
+        if len(bottoms) != self.top_count + 1 or {shape[0] for shape in bottoms} != {count} or bottoms[1][1:2] != (5,):
+            raise self.error(
+                f"expected scores (R), regions (R, 5) and one top for each bottom but the first: {bottoms}"
+            )
+        if not p.num_roi_per_image or not p.num_image:
+            raise self.error("expected num_roi_per_image and num_image in hard_mining_param")
+        kept = min(p.num_roi_per_image * p.num_image, count)
+        return tuple((kept, *(*shape[1:], 1, 1, 1)[:3]) for shape in bottoms[1:])
+
+    def decide(self, bottoms: Sequence[np.ndarray], random: np.random.Generator) -> Sequence[np.ndarray]:
+        p = self.added.hard_mining_param
+        shapes = self.tops_at_setup([bottom.shape for bottom in bottoms])
+        image = bottoms[1].reshape(len(bottoms[1]), -1)[:, 0].astype(int)
+        at = np.arange(len(image))[::-1]  # of two with one score the later one goes first
+        order = at[np.argsort(-bottoms[0].ravel()[at], kind="stable")]
+        first = np.concatenate([order[image[order] == item][: p.num_roi_per_image] for item in range(p.num_image)])
+        rest = order[~np.isin(order, first)]
+        kept = np.sort(np.concatenate([first, rest[: shapes[0][0] - len(first)]]))
+        return [bottom[kept].reshape(shape) for bottom, shape in zip(bottoms[1:], shapes, strict=True)]
 
 
 @layer("DetectionEvaluate", dialect="cascade")

@@ -300,6 +300,22 @@ def test_images_come_with_maps_of_labels(kind: str, text: str, expected: list[tu
     assert larger.tops([])[0] == (1, 3, 33, 49)
 
 
+@pytest.mark.parametrize(("first", "expected"), [(4, [1, 2, 4, 5]), (1, [0, 1, 4, 5])])
+def test_the_hardest_regions_of_each_image_are_kept(first: int, expected: list[int]) -> None:
+    scores = np.array([0.3, 0.9, 0.5, 0.1, 0.8, 0.7])
+    rois = np.zeros((6, 5))
+    rois[first:, 0] = 1  # an image of one region, or of few, is filled up with the other's
+    labels = np.arange(6.0)
+    text = (
+        'name: "h" type: "HardMining" bottom: "s" bottom: "r" bottom: "l" top: "rois" top: "labels" '
+        "hard_mining_param { num_roi_per_image: 2 num_image: 2 }"
+    )
+    kept, chosen = run(make(text), [scores, rois, labels]).tops
+    assert kept.shape == (4, 5, 1, 1)
+    assert chosen.ravel().tolist() == expected
+    np.testing.assert_array_equal(kept[:, :, 0, 0], rois[expected])
+
+
 def test_what_does_not_fit_is_refused() -> None:
     scores, deltas, maps = (2, 3, 4, 5), (2, 4, 4, 5), (2, 6, 4, 5)
     with pytest.raises(NetError, match="expected bottoms of 3, 4, 6 channels"):
