@@ -171,6 +171,40 @@ class LossNotDecreasing(Rule):
             )
 
 
+@rule("uniform-guess")
+class UniformGuess(Rule):
+    """The train loss stays around ln K, with the noise of batches but no trend: the net guesses."""
+
+    REPORTS, SPAN = 20, 100  # how many, and over how many iterations at least
+    NEAR, SPREAD, CLASSES = 0.003, 0.04, (*range(2, 21), 100, 1000)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._recent: deque[tuple[int, float]] = deque()
+
+    def look(self, one: Pass) -> Iterator[tuple[str, str]]:
+        loss = _train_loss(one)
+        if one.test_net is not None or one.iteration is None or loss is None or not math.isfinite(loss):
+            return
+        self._recent.append((one.iteration, loss))
+        while len(self._recent) > self.REPORTS and one.iteration - self._recent[1][0] >= self.SPAN:
+            self._recent.popleft()
+        if len(self._recent) < self.REPORTS or one.iteration - self._recent[0][0] < self.SPAN:
+            return
+        losses = [value for _, value in self._recent]
+        mean, half = sum(losses) / len(losses), len(losses) // 2
+        classes = min(self.CLASSES, key=lambda count: abs(math.log(count) - mean))
+        limit = self.NEAR * mean
+        halves = (sum(part) / len(part) for part in (losses[:half], losses[half:]))
+        is_near = all(abs(value - math.log(classes)) <= limit for value in halves)
+        if is_near and max(losses) - min(losses) <= self.SPREAD * mean:
+            value = f"ln {classes} = {math.log(classes):.4f}"
+            yield (
+                "the loss",
+                f"has stayed at {value} for {self.SPAN} iterations or more: a guess among {classes} classes",
+            )
+
+
 @rule("overfitting")
 class Overfitting(Rule):
     """The test loss rises, test after test, while the train loss falls."""

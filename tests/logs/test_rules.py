@@ -78,3 +78,14 @@ def test_diagnose_applies_the_rules() -> None:
     found = diagnose(losses([2.4 + 0.02 * (n % 7) for n in range(400)]))
     assert [alert.rule for alert in found.alerts] == ["loss-not-decreasing"]
     assert not found.is_healthy
+
+
+def test_a_net_that_guesses() -> None:
+    noise = [0.02 * (n % 5 - 2) for n in range(400)]
+    (text,) = fired("uniform-guess", losses([math.log(10) + value for value in noise]))
+    assert "at iteration 100: the loss has stayed at ln 10 = 2.3026 for 100 iterations" in text
+    every_tenth = [Pass(1, None, 10 * n, loss=math.log(10) + value) for n, value in enumerate(noise[:20])]
+    assert len(fired("uniform-guess", every_tenth)) == 1
+    assert fired("uniform-guess", every_tenth[:19]) == []
+    assert fired("uniform-guess", losses([math.log(10) * 0.9995**n for n in range(400)])) == []  # it learns
+    assert fired("uniform-guess", losses([2.25 + value for value in noise])) == []  # between ln 9 and ln 10
