@@ -137,6 +137,12 @@ class _Builder:
         if self.data != "synthetic":
             self.attach_reader(layer)
         _check_count(layer, "bottom", len(proto.bottom), layer.fork_bottoms or layer.num_bottoms)
+        least, _ = layer.num_bottoms
+        if len(proto.bottom) < least:
+            found = (
+                f"layer {proto.name!r} ({proto.type}): has {len(proto.bottom)} bottom, and Caffe takes {least} or more"
+            )
+            self.findings.append(Finding(entry.place, f"{found}; computed as a fork does"))
         if layer.auto_tops:
             layer.top_count = max(layer.top_count, layer.num_tops[0])
         _check_count(layer, "top", layer.top_count, layer.num_tops)

@@ -30,7 +30,7 @@ def shapes(net: Net) -> list[tuple[int, ...] | None]:
 @pytest.mark.parametrize(
     ("layer", "shape", "words"),
     [
-        ('type: "Eltwise" eltwise_param { coeff: 0.5 }', (2, 3, 12, 9), None),
+        ('type: "Eltwise" eltwise_param { coeff: 0.5 }', (2, 3, 12, 9), "computed as a fork does"),
         ('type: "Pooling" pooling_param { kernel_size: 2 dilation: 2 }', None, "pooling_param.dilation"),
         ('type: "Pooling" pooling_param { kernel_size: 1 kernel_size: 2 }', None, "kernel_size"),
         ('type: "Pooling" pooling_param { pool: L2NORM kernel_size: 2 }', None, "pool does is not known"),
