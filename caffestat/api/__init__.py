@@ -5,7 +5,7 @@ Importing this package imports neither numpy nor a runtime: each verb takes what
 
 from .analyze import analyze
 from .check import check, fix
-from .compare import compare
+from .compare import compare, compare_values
 from .convert import convert
 from .debug import DebugLog, debug, debug_log
 from .diagnose import diagnose
@@ -24,6 +24,7 @@ __all__ = [
     "analyze",
     "check",
     "compare",
+    "compare_values",
     "convert",
     "debug",
     "debug_log",

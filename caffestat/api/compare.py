@@ -1,17 +1,23 @@
-"""`compare`: two logs or runs, number by number."""
+"""`compare`: two logs or runs number by number, two models value by value."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from caffestat.options import NetOptions, ValueOptions, device_of
 
 from .debug import debug
 
 if TYPE_CHECKING:
+    import numpy as np
+
+    from caffestat.analysis.values import ValueDifference
+    from caffestat.graph.load import Model
     from caffestat.logs import Difference, Pass
 
-__all__ = ["compare", "passes_of"]
+__all__ = ["compare", "compare_values", "passes_of"]
 
 _NETS = (".prototxt", ".pbtxt")
 
@@ -36,3 +42,50 @@ def passes_of(path: str) -> Iterator[Pass]:
     if path.endswith(_NETS):
         return logs.read_passes(line.encode() for line in debug(path))
     return logs.read_log(path)
+
+
+def compare_values(
+    a: str | Path,
+    b: str | Path,
+    *,
+    rtol: float = 1e-3,
+    atol: float = 1e-6,
+    shapes: Mapping[str, Sequence[int]] | None = None,
+    batch: int | None = None,
+    inputs: Mapping[str, np.ndarray] | None = None,
+    seed: int | None = None,
+    weights: Sequence[str] = (),
+    device: str = "auto",
+) -> list[ValueDifference]:
+    """Run two models on the same inputs, and return how far each value of b is from that of a, in a's order.
+
+    A value parts (`ValueDifference.parts`) where max |a - b| > atol + rtol·max |a|. Each model computes in its own
+    types; data that is not given is drawn. See `caffestat.analysis.values` for how values are matched.
+
+    a, b:    .onnx models, or nets (.prototxt), which are taken in the test phase with the given weights
+    shapes, batch, inputs: of the inputs of a; shapes and batch hold for b too where it has such inputs
+    weights, seed: of nets; see `caffestat.options.ValueOptions`
+
+    Raises a CaffestatError when a file cannot be used, or the models do not take the same data.
+    """
+    from caffestat.analysis.values import compare_models
+    from caffestat.engine import choose_device
+    from caffestat.options import DEFAULT_SEED
+
+    device_of(device)
+    net, values = NetOptions("test", shapes=shapes or {}, batch=batch, data="synthetic"), ValueOptions(seed, weights)
+    given = dict(inputs or {})
+    first, second = (_model(str(path), net, values, given) for path in (a, b))
+    drawn = DEFAULT_SEED if seed is None else seed
+    return compare_models(first, second, given, rtol, atol, drawn, choose_device(device)[0])
+
+
+def _model(path: str, net: NetOptions, values: ValueOptions, given: Mapping[str, np.ndarray]) -> Model:
+    from caffestat.graph.load import load
+    from caffestat.program import is_onnx
+
+    from .convert import converted
+
+    if not is_onnx(path):
+        return load(converted(path, net, values, False))
+    return load(path, net.shapes, net.batch, given=given)

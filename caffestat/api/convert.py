@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from caffestat.errors import InputError
 from caffestat.options import NetOptions, ValueOptions
@@ -12,7 +13,7 @@ from caffestat.options import NetOptions, ValueOptions
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["convert"]
+__all__ = ["convert", "converted"]
 
 
 def convert(
@@ -29,6 +30,9 @@ def convert(
     batch: int | None = None,
     dialect: str | None = None,
     assume_filler: str | None = None,
+    outputs: Sequence[str] | None = None,
+    wrt: Sequence[str] | None = None,
+    straight_through: bool = False,
 ) -> None:
     """Write a Caffe net as an ONNX model; see `caffestat.program.export` for its inputs, outputs and names.
 
@@ -37,6 +41,8 @@ def convert(
     output:   the .onnx file; what makes it larger than 2 GiB goes to a file beside it
     backward: compute gradients too
     phase, level, stages, shapes, batch, dialect: see `caffestat.options.NetOptions`
+    outputs, wrt, straight_through: of the gradients of an .onnx model; see `caffestat.gradient`. Each name of `wrt` may
+              be a pattern (`*.weight`), for all values that a file's names match
     seed, weights, assume_filler: what the params hold; see `caffestat.options.ValueOptions`
 
     Raises a CaffestatError when the file, the net or an option cannot be used.
@@ -51,22 +57,50 @@ def convert(
     net = NetOptions(phase, level, stages, shapes or {}, batch, "synthetic", dialect)
     values = ValueOptions(seed, weights, assume_filler)
     if is_onnx(str(path)):
-        save(_with_gradient(str(path), net, values, backward), output)
+        ask = partial(_with_gradient, outputs=outputs or None, straight_through=straight_through)
+        save(ask(str(path), net, values, backward, wrt or None), output)
     else:
-        save(_converted(str(path), net, values, backward), output)
+        if outputs or wrt or straight_through:
+            raise InputError("--outputs, --wrt and --ste are for .onnx models; a Caffe net says its losses itself")
+        save(converted(str(path), net, values, backward), output)
 
 
-def _with_gradient(path: str, net: NetOptions, values: ValueOptions, backward: bool) -> onnx.ModelProto:
+def _with_gradient(
+    path: str, net: NetOptions, values: ValueOptions, backward: bool, wrt: Sequence[str] | None, **asked: Any
+) -> onnx.ModelProto:
     from caffestat.api.gradient import gradient
     from caffestat.program.opening import refuse_caffe_options
 
     refuse_caffe_options(net, values)
     if not backward:
         raise InputError(f"{path}: is an ONNX model already; --backward would add its gradients")
-    return gradient(path, shapes=net.shapes, batch=net.batch)
+    names = None if wrt is None else _matching(path, wrt)
+    return gradient(path, wrt=names, shapes=net.shapes, batch=net.batch, **asked)
 
 
-def _converted(path: str, options: NetOptions, given: ValueOptions, backward: bool) -> onnx.ModelProto:
+def _matching(path: str, patterns: Sequence[str]) -> list[str]:
+    """Return the names that the patterns match among a model's inputs, weights and computed values.
+
+    Raises InputError for a pattern that matches none.
+    """
+    from fnmatch import fnmatchcase
+
+    from caffestat.graph.external import read_model
+
+    graph = read_model(path).graph
+    known = [*(value.name for value in graph.input), *(tensor.name for tensor in graph.initializer)]
+    known += [name for node in graph.node for name in node.output if name]
+    found: dict[str, None] = {}
+    for pattern in patterns:
+        matched = [name for name in known if name == pattern or fnmatchcase(name, pattern)]
+        if not matched:
+            raise InputError(f"--wrt {pattern}: no input, weight or value of {path} has such a name")
+        found |= dict.fromkeys(matched)
+    return list(found)
+
+
+def converted(path: str, options: NetOptions, given: ValueOptions, backward: bool) -> onnx.ModelProto:
+    """Return a Caffe net as an ONNX model; see `convert`."""
     from caffestat.fillers import Stream
     from caffestat.program import open_file
     from caffestat.program.export import to_onnx

@@ -22,6 +22,7 @@ def gradient(
     shapes: Mapping[str, Sequence[int]] | None = None,
     batch: int | None = None,
     inputs: Mapping[str, np.ndarray] | None = None,
+    straight_through: bool = False,
 ) -> onnx.ModelProto:
     """Return a model that computes what `model` does and grad/x = Σ cotangent/y · ∂y/∂x for values x and outputs y.
 
@@ -33,6 +34,7 @@ def gradient(
     wrt:     names of the values x; all floating-point inputs and weights by default
     shapes, batch: see `caffestat.options.NetOptions`
     inputs:  values of inputs by name, for the run, and for conditions of Ifs, whose branch is then taken for good
+    straight_through: let gradients pass pairs of QuantizeLinear and DequantizeLinear as if nothing was rounded
 
     Raises InputError when the model cannot be used or has no value of a name, GradientError for an op without a rule.
     Source: `caffestat.autodiff.gradient` describes names and shapes of the result.
@@ -41,4 +43,13 @@ def gradient(
     from caffestat.program.from_onnx import settle_drawn
 
     settle = partial(settle_drawn, inputs=inputs or {})
-    return autodiff.gradient(model, outputs, wrt, shapes=shapes, batch=batch, inputs=inputs, settle=settle)
+    return autodiff.gradient(
+        model,
+        outputs,
+        wrt,
+        shapes=shapes,
+        batch=batch,
+        inputs=inputs,
+        settle=settle,
+        straight_through=straight_through,
+    )

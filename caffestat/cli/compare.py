@@ -1,44 +1,89 @@
-"""`caffestat compare`: two logs, or runs, line by line."""
+"""`caffestat compare`: two logs or runs line by line, two models value by value."""
 
 from __future__ import annotations
 
 import sys
 from itertools import islice
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from caffestat.errors import InputError
 from caffestat.files import refuse_inputs
 
 from . import options, terminal
 
+if TYPE_CHECKING:
+    from caffestat.analysis.values import ValueDifference
+
 __all__ = ["compare"]
 
 
-@click.command(short_help="Compare two logs or runs, number by number.")
+@click.command(short_help="Compare two logs or runs number by number, two models value by value.")
 @click.argument("a", metavar="A")
 @click.argument("b", metavar="B")
 @click.option("--rtol", type=float, default=1e-3, show_default=True, help="Relative tolerance.")
-@click.option("--atol", type=float, default=1e-9, show_default=True, help="Absolute tolerance.")
+@click.option("--atol", type=float, help="Absolute tolerance.  [default: 1e-9; of models 1e-6]")
 @click.option("--limit", type=click.IntRange(min=1), default=20, show_default=True, help="Differences to print.")
+@click.option("--all", "everything", is_flag=True, help="Of models: print the values within the tolerance too.")
+@options.shapes
+@options.batch
+@options.arrays
+@options.seed
+@options.weights
+@options.device
 @options.page
 @options.output
-def compare(a: str, b: str, rtol: float, atol: float, limit: int, format: str, output: Path | None) -> None:
-    """Compare the debug_info numbers of A and B, and exit with 1 when they differ.
+def compare(
+    a: str,
+    b: str,
+    rtol: float,
+    atol: float | None,
+    limit: int,
+    everything: bool,
+    format: str,
+    output: Path | None,
+    **settings: Any,
+) -> None:
+    """Compare A and B, and exit with 1 when they differ.
 
-    A and B are logs or, when they end with .prototxt, nets and solvers, which are run as `caffestat debug` does.
+    Of two logs the debug_info numbers are compared. A net or solver (.prototxt) stands for the log that `caffestat
+    debug` prints.
+
+    When A or B is an .onnx model, both are run on the same inputs, each in its own types, and compared value by value:
+    a model before and after quantization, a change of type or an optimizer; a net and its conversion. A net is taken in
+    the test phase. Values are matched by name, the rest by position. A value differs when the largest error exceeds
+    atol + rtol·max |a|. The options --shape, --batch, --input, --seed, --weights, --device and --all are for models.
 
     \b
     Examples:
       caffestat compare before.log after.log
       caffestat compare --rtol 0.05 caffe.log net.prototxt
       caffestat compare --format html -o compare.html before.log after.log
+      caffestat compare --rtol 0.01 model.onnx model_fp16.onnx
+      caffestat compare --weights lenet.caffemodel lenet.prototxt lenet.onnx
     """
+    target = terminal.page_file(format, output)
+    refuse_inputs(target, [a, b])
+    if any(path.endswith(".onnx") for path in (a, b)):
+        _compare_models(
+            a, b, limit, everything, format, target, rtol=rtol, atol=1e-6 if atol is None else atol, **settings
+        )
+    else:
+        _refuse_model_options(everything, **settings)
+        _compare_logs(a, b, limit, format, target, rtol, 1e-9 if atol is None else atol)
+
+
+def _refuse_model_options(everything: bool, *, device: str, **settings: Any) -> None:
+    if everything or device != "auto" or any(value not in (None, (), {}) for value in settings.values()):
+        raise InputError("only a comparison with an .onnx model takes options of a run; logs are compared as they are")
+
+
+def _compare_logs(a: str, b: str, limit: int, format: str, target: Path | None, rtol: float, atol: float) -> None:
     from caffestat import api
     from caffestat.api.pages import compare_page
 
-    target = terminal.page_file(format, output)
-    refuse_inputs(target, [a, b])
     if format == "html":
         comparison, page = compare_page(a, b, rtol=rtol, atol=atol)
         terminal.write(page, target)
@@ -49,3 +94,48 @@ def compare(a: str, b: str, rtol: float, atol: float, limit: int, format: str, o
     rest = [f"… and {more} more"] if more else []
     terminal.write_lines([*shown, *rest] if shown else ["no differences"], target)
     sys.exit(1 if shown else 0)
+
+
+def _compare_models(
+    a: str, b: str, limit: int, everything: bool, format: str, target: Path | None, **settings: Any
+) -> None:
+    from caffestat import api
+
+    if format == "html":
+        raise InputError("--format html: a comparison of models is text only")
+    with terminal.progress(f"running {a} and {b}"):
+        found = api.compare_values(a, b, **settings)
+    parted = [one for one in found if one.parts]
+    rows = found if everything else parted
+    shown = rows[:limit]
+    more = [f"… and {len(rows) - limit} more"] if len(rows) > limit else []
+    terminal.write_lines([*_table(shown), *more, *_summary(found, parted)], target)
+    sys.exit(1 if parted else 0)
+
+
+_TITLES = ("value", "op", "shape", "max error", "mean error", "cosine", "SQNR dB", "")
+
+
+def _table(rows: list[ValueDifference]) -> list[str]:
+    """Return aligned lines, none without rows."""
+    cells = [_TITLES, *(_cells(row) for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    lines = ("  ".join(map(str.ljust, line, widths)).rstrip() for line in cells)
+    return list(lines) if rows else []
+
+
+def _cells(row: ValueDifference) -> tuple[str, ...]:
+    name = row.name if row.name == row.other else f"{row.name} = {row.other}"
+    shape = "x".join(map(str, row.shape)) or "scalar"
+    errors = (f"{row.max_error:.3g}", f"{row.mean_error:.3g}", f"{row.cosine:.6f}", f"{row.sqnr:.1f}")
+    return name, row.op, shape, *errors, "differs" if row.parts else ""
+
+
+def _summary(found: list[ValueDifference], parted: list[ValueDifference]) -> list[str]:
+    by_name = sum(one.matched == "name" for one in found)
+    lines = [f"{len(found)} values compared, {by_name} matched by name, {len(found) - by_name} by position"]
+    if not parted:
+        return [*lines, "no differences"]
+    first = parted[0]
+    words = f"max error {first.max_error:.3g}, limit {first.limit:.3g}"
+    return [*lines, f"{len(parted)} differ; the first: {first.name} ({first.op}): {words}"]

@@ -23,13 +23,26 @@ __all__ = ["convert"]
     help="The .onnx file, written atomically.",
 )
 @click.option("--backward", is_flag=True, help="Compute the gradients of all params too.")
-@options.state
 @click.option(
-    "--seed",
-    type=click.IntRange(0, 2**32 - 1),
-    metavar="N",
-    help="Caffe's random_seed.  [default: the solver's, else 1701]",
+    "--wrt",
+    multiple=True,
+    metavar="PATTERN",
+    help="Of an .onnx model: gradients of these values, such as '*.weight'; repeatable.  [default: inputs, weights]",
 )
+@click.option(
+    "--outputs",
+    multiple=True,
+    metavar="NAME",
+    help="Of an .onnx model: the outputs that gradients start from; repeatable.  [default: all of floats]",
+)
+@click.option(
+    "--ste",
+    "straight_through",
+    is_flag=True,
+    help="Of a quantized .onnx model: gradients pass QuantizeLinear and DequantizeLinear as if nothing was rounded.",
+)
+@options.state
+@options.seed
 @options.weights
 @options.assume_filler
 def convert(path: str, output: Path, **settings: Any) -> None:
@@ -45,6 +58,8 @@ def convert(path: str, output: Path, **settings: Any) -> None:
       caffestat convert models/lenet.prototxt --backward -o lenet_backward.onnx
       caffestat convert --phase test --weights lenet.caffemodel lenet.prototxt -o lenet.onnx
       caffestat convert --backward resnet.onnx -o resnet_backward.onnx
+      caffestat convert --backward --outputs logits --wrt image resnet.onnx -o saliency.onnx
+      caffestat convert --backward --ste --wrt '*.weight' int8.onnx -o int8_backward.onnx
     """
     from caffestat import api
 

@@ -17,9 +17,11 @@ if TYPE_CHECKING:
     import numpy as np
 
 __all__ = [
+    "arrays",
     "assume_filler",
     "batch",
     "common",
+    "device",
     "inputs_hold",
     "net_argument",
     "output",
@@ -174,6 +176,16 @@ assume_filler = click.option(
     help="Filler for weights without a weight_filler.",
 )
 
+arrays = click.option(
+    "--input",
+    "inputs",
+    multiple=True,
+    type=_Named("file.npy", _array),
+    metavar="NAME=FILE.npy",
+    callback=_pairs,
+    help="Array for a data blob, in the blob's shape; repeatable.",
+)
+
 _RULES = (
     click.option(
         "--stage",
@@ -202,15 +214,7 @@ _VALUES = (
     seed,
     weights,
     assume_filler,
-    click.option(
-        "--input",
-        "inputs",
-        multiple=True,
-        type=_Named("file.npy", _array),
-        metavar="NAME=FILE.npy",
-        callback=_pairs,
-        help="Array for a data blob, in the blob's shape; repeatable.",
-    ),
+    arrays,
     click.option(
         "--data",
         type=click.Choice(DATA),
@@ -220,19 +224,21 @@ _VALUES = (
     ),
 )
 
+device = click.option(
+    "--device",
+    metavar=f"[{'|'.join(DEVICES)}]",
+    default="auto",
+    show_default=True,
+    help="Where to run: auto takes CUDA if it works, cuda:N the GPU of that index.",
+)
+
 _LOSS_AND_DEVICE = (
     click.option(
         "--loss",
         metavar="LOSS",
         help="Of an .onnx model: noise, ones, cross-entropy, or a value to be summed.  [default: noise]",
     ),
-    click.option(
-        "--device",
-        metavar=f"[{'|'.join(DEVICES)}]",
-        default="auto",
-        show_default=True,
-        help="Where to run: auto takes CUDA if it works, cuda:N the GPU of that index.",
-    ),
+    device,
 )
 
 _RUN = (click.option("--forward-only", is_flag=True, help="Leave out the backward pass."), *_LOSS_AND_DEVICE)

@@ -159,3 +159,28 @@ def test_hostile_models(folder: Path, spoil: object) -> None:
     assert result.exit_code == 2, result.output
     assert result.stderr.startswith("error: model.onnx: ")
     assert len(result.stderr.splitlines()) == 1
+
+def test_compare_a_net_with_its_conversion(tmp_path: Path) -> None:
+    net, model = str(ROOT / "models/lenet.prototxt"), str(tmp_path / "lenet.onnx")
+    assert caffestat("convert", "--phase", "test", "--seed", "5", "--batch", "2", net, "-o", model).exit_code == 0
+    same = caffestat("compare", "--seed", "5", "--batch", "2", net, model)
+    assert (same.exit_code, same.stdout.splitlines()[-1]) == (0, "no differences")
+    other = caffestat("compare", "--seed", "6", "--batch", "2", net, model)
+    assert other.exit_code == 1
+    assert "the first: conv1 (Conv): max error" in other.stdout
+
+
+def test_logs_take_no_options_of_models(tmp_path: Path) -> None:
+    result = caffestat("compare", "--all", "a.log", "b.log")
+    assert result.exit_code == 2 and "logs are compared as they are" in result.stderr
+
+
+def test_gradients_of_the_weights_that_a_pattern_matches(tmp_path: Path) -> None:
+    model, target = str(tmp_path / "lenet.onnx"), tmp_path / "backward.onnx"
+    caffestat("convert", "--phase", "test", "--batch", "2", str(ROOT / "models/lenet.prototxt"), "-o", model)
+    found = caffestat("convert", "--backward", model, "-o", str(target), "--wrt", "conv?/0")
+    assert found.exit_code == 0, found.stderr
+    names = [value.name for value in onnx.load(target).graph.output]
+    assert [name for name in names if name.startswith("grad/")] == ["grad/conv1/0", "grad/conv2/0"]
+    missing = caffestat("convert", "--backward", model, "-o", str(target), "--wrt", "fc*")
+    assert missing.exit_code == 2 and "--wrt fc*: no input, weight or value" in missing.stderr

@@ -1,0 +1,165 @@
+"""Two ONNX models on the same inputs, value by value: where the second parts from the first, and by how much."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from difflib import SequenceMatcher
+
+import numpy as np
+
+from caffestat.engine import CPU, Compiled, Device
+from caffestat.errors import InputError
+from caffestat.fillers import Stream
+from caffestat.graph.load import Model
+from caffestat.program.feeds import Feeds
+from caffestat.program.from_onnx import from_onnx, settle_drawn
+
+__all__ = ["ValueDifference", "compare_models"]
+
+
+@dataclass(frozen=True)
+class ValueDifference:
+    """How far a value of model b is from that of model a. NaN at the same place in both is no difference.
+
+    name, other  the value's name in a and in b
+    op           what computes it in a
+    matched      "name" or "position"
+    largest      max |a|
+    max_error    max |a - b|, infinite where only one is NaN or infinite
+    mean_error   mean |a - b|
+    cosine       a·b / (|a| |b|); 1 where both are 0
+    sqnr         10 log10(Σ a² / Σ (a - b)²), in dB; infinite where nothing differs
+    limit        atol + rtol · max |a|
+    """
+
+    name: str
+    other: str
+    op: str
+    matched: str
+    shape: tuple[int, ...]
+    largest: float
+    max_error: float
+    mean_error: float
+    cosine: float
+    sqnr: float
+    limit: float
+
+    @property
+    def parts(self) -> bool:
+        """Whether the largest error exceeds the limit."""
+        return not self.max_error <= self.limit
+
+
+def compare_models(
+    a: Model, b: Model, inputs: Mapping[str, np.ndarray], rtol: float, atol: float, seed: int, device: Device = CPU
+) -> list[ValueDifference]:
+    """Run two models on the same inputs and compare the floating-point values that both compute, in a's order.
+
+    Values are matched by name; the outputs without a match, and values between matched ones whose op and shape agree,
+    by position. Inputs that are not given are drawn for a, and fed to b by name, else by position.
+
+    inputs: arrays by a's names
+
+    Raises InputError when b's inputs do not take a's data or no value can be matched.
+    """
+    fed = _draw(a, inputs, seed)
+    sides = [_Side(a, fed, device), _Side(b, _same_inputs(a, b, fed), device)]
+    pairs = list(_pairs(*sides))
+    if not pairs:
+        raise InputError("the models have no value in common, neither by name nor by position")
+    results = [side.run(names) for side, names in zip(sides, zip(*pairs, strict=True), strict=True)]
+    return [_difference(sides[0], one, other, results[0][one], results[1][other], rtol, atol) for one, other in pairs]
+
+
+def _draw(model: Model, given: Mapping[str, np.ndarray], seed: int) -> dict[str, np.ndarray]:
+    """Return what the inputs of a model hold."""
+    forward = from_onnx(model, "").forward()
+    return Feeds(Stream(seed), np.random.default_rng(seed), model.unpinned(given)).of(forward)
+
+
+def _same_inputs(a: Model, b: Model, fed: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Return the data of a's inputs by b's names and in b's types."""
+    names = list(b.graph.inputs)
+    sources = [name if name in fed else None for name in names]
+    rest = iter([name for name in a.graph.inputs if name not in names])
+    arrays = {}
+    for name, source in zip(names, sources, strict=True):
+        spec, source = b.graph.inputs[name], source or next(rest, None)
+        if source is None:
+            raise InputError(f"the second model has an input {name!r} that the first lacks: {len(fed)} inputs there")
+        if fed[source].shape != spec.shape:
+            shapes = f"{fed[source].shape} in the first model, {spec.shape} in the second"
+            raise InputError(f"input {source!r} has the shape {shapes}: use --shape")
+        arrays[name] = fed[source].astype(spec.dtype)
+    return arrays
+
+
+class _Side:
+    """One model with its data.
+
+    ops  what computes each floating-point value, by name, in the file's order
+    """
+
+    def __init__(self, model: Model, fed: Mapping[str, np.ndarray], device: Device) -> None:
+        settle_drawn(model, fed)
+        self.model, self._fed, self._device = model, fed, device
+        computed = {name for node in model.graph.nodes for name in node.outputs if name}
+        named = ((name, n.op) for n in model.nodes if n.op != "Identity" for name in n.outputs if name in computed)
+        self.ops = {name: op for name, op in named if self._is_float(name)}
+
+    def _is_float(self, name: str) -> bool:
+        spec = self.model.graph.specs.get(name)
+        return spec is not None and spec.is_float
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return self.model.graph.shape(name)
+
+    def run(self, names: Sequence[str]) -> dict[str, np.ndarray]:
+        return Compiled(self.model.graph, self._device, self.model.arrays).run(self._fed, outputs=names)
+
+
+def _pairs(a: _Side, b: _Side) -> list[tuple[str, str]]:
+    """Return the values of both that belong together, in a's order."""
+    found = {name: name for name in a.ops if name in b.ops}
+    outputs = zip(a.model.graph.outputs, b.model.graph.outputs, strict=False)
+    found |= {one: other for one, other in outputs if _are_free(one, other, a, b, found)}
+    found |= dict(_aligned(a, b, found))
+    return [(one, found[one]) for one in a.ops if one in found and a.shape(one) == b.shape(found[one])]
+
+
+def _are_free(one: str, other: str, a: _Side, b: _Side, found: Mapping[str, str]) -> bool:
+    return one in a.ops and other in b.ops and one not in found and other not in found.values()
+
+
+def _aligned(a: _Side, b: _Side, found: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    """Yield the unmatched values that stand in the same order in both models, of the same op and shape."""
+    taken = set(found.values())
+    ones, others = [n for n in a.ops if n not in found], [n for n in b.ops if n not in taken]
+    keys = [[(side.ops[n], side.shape(n)) for n in names] for side, names in ((a, ones), (b, others))]
+    for i, j, count in SequenceMatcher(a=keys[0], b=keys[1], autojunk=False).get_matching_blocks():
+        yield from zip(ones[i : i + count], others[j : j + count], strict=True)
+
+
+def _difference(
+    side: _Side, name: str, other: str, one: np.ndarray, two: np.ndarray, rtol: float, atol: float
+) -> ValueDifference:
+    x, y = (np.ravel(array).astype(np.float64) for array in (one, two))
+    with np.errstate(all="ignore"):
+        error = np.where((x == y) | (np.isnan(x) & np.isnan(y)), 0.0, np.abs(x - y))
+        error[np.isnan(error)] = np.inf
+        largest = float(np.abs(x).max(initial=0.0, where=np.isfinite(x)))
+        signal, noise, norms = float(x @ x), float(error @ error), float(np.linalg.norm(x) * np.linalg.norm(y))
+        return ValueDifference(
+            name=name,
+            other=other,
+            op=side.ops[name],
+            matched="name" if name == other else "position",
+            shape=tuple(one.shape),
+            largest=largest,
+            max_error=float(error.max(initial=0.0)),
+            mean_error=float(error.mean()) if error.size else 0.0,
+            cosine=float(x @ y) / norms if norms else float(not noise),
+            sqnr=float(10 * np.log10(np.float64(signal) / noise)) if noise else np.inf,
+            limit=atol + rtol * largest,
+        )
