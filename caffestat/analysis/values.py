@@ -104,8 +104,8 @@ class _Side:
     def __init__(self, model: Model, fed: Mapping[str, np.ndarray], device: Device) -> None:
         settle_drawn(model, fed)
         self.model, self._fed, self._device = model, fed, device
-        computed = {name for node in model.graph.nodes for name in node.outputs if name}
-        named = ((name, n.op) for n in model.nodes if n.op != "Identity" for name in n.outputs if name in computed)
+        computed = {name for node in model.graph.nodes if not node.info.renames for name in node.outputs if name}
+        named = ((name, n.op) for n in model.nodes for name in n.outputs if name in computed)
         self.ops = {name: op for name, op in named if self._is_float(name)}
 
     def _is_float(self, name: str) -> bool:
