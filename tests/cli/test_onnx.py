@@ -160,6 +160,7 @@ def test_hostile_models(folder: Path, spoil: object) -> None:
     assert result.stderr.startswith("error: model.onnx: ")
     assert len(result.stderr.splitlines()) == 1
 
+
 def test_compare_a_net_with_its_conversion(tmp_path: Path) -> None:
     net, model = str(ROOT / "models/lenet.prototxt"), str(tmp_path / "lenet.onnx")
     assert caffestat("convert", "--phase", "test", "--seed", "5", "--batch", "2", net, "-o", model).exit_code == 0

@@ -222,8 +222,9 @@ class _Fields(Regression):
 
     def check_maps(self, maps: Sequence[Shape], channels: Sequence[int]) -> None:
         p, count = self.settings, len(self.settings.field_w)
-        wanted = [(shape, (maps[0][0], width, *maps[0][2:])) for shape, width in zip(maps, channels, strict=True)]
-        if len(maps[0]) != 4 or any(shape != other for shape, other in wanted):
+        first = maps[0]
+        wanted = [(*first[:1], width, *first[2:]) for width in channels]
+        if len(first) != 4 or list(maps) != wanted:
             raise self.error(f"expected bottoms of {', '.join(map(str, channels))} channels, found shapes {maps}")
         if not count or len(p.field_h) != count or maps[0][0] % count:
             raise self.error(f"expected as many field_h as field_w ({count}) and a multiple of them as first axis")
@@ -628,6 +629,8 @@ class FrcnnOutput(Computed, Regression):
 
     def tops_at_setup(self, bottoms: Sequence[Shape]) -> tuple[Shape, ...]:
         scores, deltas, rois, _ = bottoms
+        if min(map(len, (scores, deltas, rois))) < 2:
+            raise self.error(f"expected probabilities, deltas and regions of 2 axes or more, found shapes {bottoms}")
         width = 4 * scores[1] if self.added.bbox_reg_param.cls_aware else 8
         if deltas[:2] != (scores[0], width) or rois[0] != scores[0] or rois[1] not in (5, 6):
             raise self.error(f"expected probabilities, deltas of width {width} and regions, found shapes {bottoms}")
@@ -669,14 +672,14 @@ class HardMining(Computed):
     num_tops = (1, None)
 
     def tops_at_setup(self, bottoms: Sequence[Shape]) -> tuple[Shape, ...]:
-        p, count = self.added.hard_mining_param, bottoms[0][0]
-        if len(bottoms) != self.top_count + 1 or {shape[0] for shape in bottoms} != {count} or bottoms[1][1:2] != (5,):
+        p, counts = self.added.hard_mining_param, {shape[:1] for shape in bottoms}
+        if len(bottoms) != self.top_count + 1 or len(counts) != 1 or bottoms[1][1:2] != (5,):
             raise self.error(
                 f"expected scores (R), regions (R, 5) and one top for each bottom but the first: {bottoms}"
             )
         if not p.num_roi_per_image or not p.num_image:
             raise self.error("expected num_roi_per_image and num_image in hard_mining_param")
-        kept = min(p.num_roi_per_image * p.num_image, count)
+        kept = min(p.num_roi_per_image * p.num_image, bottoms[0][0])
         return tuple((kept, *(*shape[1:], 1, 1, 1)[:3]) for shape in bottoms[1:])
 
     def decide(self, bottoms: Sequence[np.ndarray], random: np.random.Generator) -> Sequence[np.ndarray]:
