@@ -102,7 +102,7 @@ def read_addition(text: Message | Document, cls: type[Any], file: str, unknown: 
 
 @dataclass(frozen=True, slots=True)
 class _Level:
-    """A message around the field at hand: the name it goes by, its type and its fields."""
+    """A message around one field: the name it goes by, its type and its fields."""
 
     name: str
     type: str
@@ -211,7 +211,7 @@ class _Reader:
 
     @property
     def owner(self) -> str:
-        """The message at hand in words, with the layer that it belongs to."""
+        """The message in words, with the layer that it belongs to."""
         inner = self.path[-1]
         layer = next((level for level in reversed(self.path) if level.is_layer), None)
         if layer is inner:

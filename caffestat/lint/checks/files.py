@@ -110,7 +110,7 @@ def odd_text(context: Context) -> Iterator[Found]:
 def unknown_shape(context: Context) -> Iterator[Found]:
     """The shape of the data does not stand in the file.
 
-    It stands in a database, in image files or in Python code, none of which is at hand. What depends on it cannot be
+    It stands in a database, in image files or in Python code, none of which is available. What depends on it cannot be
     checked. Images are taken for 224 x 224, or 28 x 28 where that fits better, so that most can: gains do not depend on
     the size up to the first inner product, whose fan-in does. Deploy nets are not reported.
 
@@ -124,7 +124,7 @@ def unknown_shape(context: Context) -> Iterator[Found]:
         tops = [blob.name for blob in blobs if blob.shape is None or blob.shape == unknown.taken]
         rest = f"is taken for {'x'.join(map(str, unknown.taken))}" if unknown.taken else "is not checked"
         what = ", ".join(map(repr, tops)) if unknown.taken else f"what depends on {', '.join(map(repr, tops))}"
-        message = f"the shape stands {layer.shapes_stand()}, which is not at hand: {what} {rest}"
+        message = f"the shape stands {layer.shapes_stand()}, which is not available: {what} {rest}"
         fix = " ".join(f"--shape {top}=N,C,H,W" for top in tops)
         yield Found(unknown.node.place, unknown.node.name, message, fix)
 
