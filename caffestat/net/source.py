@@ -220,7 +220,7 @@ def _named_net(path: str, owner: Field) -> NetSource:
     """Read the net that a field of a solver names."""
     found = beside(path, owner.place.file)
     namesake = Path(owner.place.file).parent / PureWindowsPath(path).name
-    if not os.path.exists(found) and namesake.is_file():
+    if not os.path.exists(found) and os.path.isfile(namesake):
         source = _read_named(str(namesake), path, owner)
         note = f"{owner.name}: file not found: {path!r}; took {namesake.name!r} beside the solver"
         return replace(source, findings=(*source.findings, Finding(owner.place, note)))

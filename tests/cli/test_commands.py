@@ -148,7 +148,7 @@ def test_assumed_filler_fills() -> None:
 
 
 def test_unknown_fields_and_types_are_warnings(folder: Path) -> None:
-    (folder / "net.prototxt").write_text(NET + 'layer { name: "m" type: "Relu" bottom: "out" top: "m" colour: 3 }\n')
+    (folder / "net.prototxt").write_text(NET + 'layer { name: "m" type: "Rellu" bottom: "out" top: "m" colour: 3 }\n')
     result = caffestat_("analyze", "--static", "net.prototxt")
     assert result.exit_code == 0
     field, kind = result.stderr.splitlines()
