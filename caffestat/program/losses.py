@@ -34,7 +34,7 @@ def start(graph: Graph, loss: str) -> Start:
     """
     outputs = [name for name in graph.outputs if name in graph.specs and graph.specs[name].is_float]
     if loss in LOSSES and not outputs:
-        raise InputError("the model has no floating-point output to start a backward pass from: use --forward-only")
+        raise InputError(_no_start(graph))
     if loss == "noise":
         words = "the gradient of every output is N(0, 1) noise; --loss says another loss"
         specs = {name: graph.specs[name] for name in outputs}
@@ -47,6 +47,13 @@ def start(graph: Graph, loss: str) -> Start:
         known = ", ".join((*LOSSES, *outputs))
         raise InputError(f"--loss {loss}: the model has no such value; expected one of its values or {known}")
     return Start(f"the loss is the sum of {loss}", {loss: 1.0})
+
+
+def _no_start(graph: Graph) -> str:
+    unknown = [name for name in graph.outputs if name not in graph.specs]
+    if unknown:
+        return f"the shape of output {unknown[0]!r} is unknown without a run: leave out --static, or use --forward-only"
+    return "the model has no floating-point output to start a backward pass from: use --forward-only"
 
 
 def _cross_entropy(graph: Graph, logits: str) -> Start:

@@ -185,3 +185,15 @@ def test_gradients_of_the_weights_that_a_pattern_matches(tmp_path: Path) -> None
     assert [name for name in names if name.startswith("grad/")] == ["grad/conv1/0", "grad/conv2/0"]
     missing = caffestat("convert", "--backward", model, "-o", str(target), "--wrt", "fc*")
     assert missing.exit_code == 2 and "--wrt fc*: no input, weight or value" in missing.stderr
+
+
+def test_a_prediction_of_an_output_of_unknown_shape_says_so(tmp_path: Path) -> None:
+    nodes = [helper.make_node("NonZero", ["x"], ["i"]), helper.make_node("Cast", ["i"], ["y"], to=TensorProto.FLOAT)]
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, (3, 4))
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, None)
+    graph = helper.make_graph(nodes, "g", [x], [y])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), tmp_path / "n.onnx")
+    result = caffestat("analyze", "--static", "--predict", str(tmp_path / "n.onnx"))
+    assert result.exit_code == 2
+    assert "the shape of output 'y' is unknown without a run" in result.stderr
+    assert caffestat("analyze", "--static", "--predict", "--forward-only", str(tmp_path / "n.onnx")).exit_code == 0
