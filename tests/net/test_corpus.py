@@ -22,7 +22,7 @@ BROKEN = {
     "mnist/mnist_autoencoder_solver_adagrad.prototxt": (":17:1: ", CONFLICT),
     "@blob-c498db6fe1ea/models/gan/generator_mnist.prototxt": (":8:1: ", "unknown bottom blob 'feat'"),
     "@blob-cf6fc638fd45/examples/hdf5_classification/train_val.prototxt": (":2:1: ", CONFLICT),
-    "TVG_CRFRNN_new_traintest.prototxt": (":4:9: ", 'rename `layers` to `layer`'),
+    "TVG_CRFRNN_new_traintest.prototxt": (":4:9: ", "rename `layers` to `layer`"),
     "cifar10/cifar10_quick_solver.prototxt": (":4:1: ", "is not there"),
     "SSD_300x300/solver.prototxt": (":1:1: ", "train_net: "),
     "bvlc_alexnet/solver_larc_turbo.prototxt": (":1:1: ", "is not there"),
