@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from caffestat.errors import InputError
+from caffestat.files import refuse_inputs
 
-from . import options
+from . import options, terminal
 
 if TYPE_CHECKING:
     from caffestat.sweeps.summary import Summary
@@ -89,9 +90,16 @@ def _changes(ctx: click.Context, param: click.Parameter, value: tuple[str, ...])
     show_default=True,
     help="How the summary is printed.",
 )
+@click.option(
+    "--report",
+    "page",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="Write a page about the sweep too: the variants over depth, with their spread.",
+)
 @options.shapes
 @options.batch
-def sweep(paths: tuple[str, ...], kind: str, **settings: Any) -> None:
+def sweep(paths: tuple[str, ...], kind: str, page: Path | None, **settings: Any) -> None:
     """Run every combination of seeds, fillers, fields, widths and learning rates, and say what the trials say together.
 
     NET is a net or solver prototxt; a SWEEP.toml holds the same settings as keys (nets, seeds, filler, set, width, lr,
@@ -104,15 +112,22 @@ def sweep(paths: tuple[str, ...], kind: str, **settings: Any) -> None:
       caffestat sweep net.prototxt --seeds 0:5 --width 0.5,1,2,4
       caffestat sweep net.prototxt --set 'conv*.weight_filler.std=0.01,0.02,0.05' -o results
       caffestat sweep solver.prototxt --lr 0.1,0.01,0.001 --iterations 50 --workers 4
+      caffestat sweep net.prototxt --filler xavier,msra --seeds 0:5 --report sweep.html
       caffestat sweep sweep.toml --scheduler tcp://host:8786 -o results --resume
     """
     from caffestat import api
 
+    terminal.page_file("html" if page else "text", page)  # before the work: the page needs an extra
+    refuse_inputs(page, list(paths))
     with ExitStack() as stack:
         given = _given(paths, settings, stack)
         progress = stack.enter_context(_progress())
         summary = api.sweep(**given, progress=progress)
     _print(summary, kind)
+    if page:
+        from caffestat.report.html.from_sweep import render_sweep
+
+        terminal.write(render_sweep(summary, ", ".join(paths)), page)
 
 
 def _given(paths: tuple[str, ...], settings: dict[str, Any], stack: ExitStack) -> dict[str, Any]:

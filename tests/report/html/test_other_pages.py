@@ -16,6 +16,7 @@ from caffestat.logs import Key
 from caffestat.report.comparison import Pair
 from caffestat.report.history import Curve, History
 from caffestat.report.html import page as html_page
+from caffestat.report.html.from_sweep import _charts
 
 from .conftest import Open
 from .pages import RELU_XAVIER, SIGMOID_GAUSSIAN
@@ -178,3 +179,27 @@ def test_a_ratio_needs_both_sides() -> None:
     key = Key("forward", "l", "top", "b")
     assert Pair(key, 2.0, 3.0).ratio == 1.5
     assert [Pair(key, a, b).ratio for a, b in ((None, 1.0), (0.0, 1.0), (1.0, None))] == [None] * 3
+
+
+def test_sweep_writes_a_page_with_its_variants(run: Run, open_page: Open) -> None:
+    settings = ("--seeds", "0:3", "--filler", "xavier,msra", "--workers", "1", "--report", "sweep.html")
+    result = run("sweep", "net.prototxt", *settings)
+    assert result.exit_code == 0, result.output
+    page = open_page(Path("sweep.html").read_text())
+    assert page.problems == []
+    titles = page.locator("#depth figcaption > span:first-child").all_text_contents()
+    kinds = ["mean |x| of the tops", "mean |dx| of the bottoms", "mean |w| of the params", "mean |dw| of the params"]
+    assert titles == kinds
+    about = page.evaluate("caffestat.data.about")
+    assert about[0].startswith("6 trials, ") and len(about) == 3
+    assert {line.split(": ")[0][3:] for line in about[1:]} == {"net.prototxt · msra", "net.prototxt · xavier"}
+
+
+def test_the_charts_of_a_sweep_hold_the_means_and_the_spread_over_seeds(run: Run) -> None:
+    summary = caffestat.sweep("net.prototxt", seeds=range(3))
+    chart = next(iter(_charts(summary, summary.variants())))
+    assert chart.names == ["data/data", "data/label", "fc1/fc1", "tanh/fc1", "fc2/fc2", "loss/loss"]
+    spreads = {value.layer: spread for value, spread in summary.values.items() if value.kind == "x"}
+    mean, least, most = (line.values[4] for line in chart.lines)
+    assert (mean, least, most) == (spreads["fc2"].mean, spreads["fc2"].least, spreads["fc2"].most)
+    assert least is not None and mean is not None and most is not None and least < mean < most
