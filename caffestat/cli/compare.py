@@ -101,11 +101,14 @@ def _compare_models(
 ) -> None:
     from caffestat import api
 
-    if format == "html":
-        raise InputError("--format html: a comparison of models is text only")
     with terminal.progress(f"running {a} and {b}"):
         found = api.compare_values(a, b, **settings)
     parted = [one for one in found if one.parts]
+    if format == "html":
+        from caffestat.report.html.from_values import render_values
+
+        terminal.write(render_values(found, a, b, _summary(found, parted)), target)
+        sys.exit(1 if parted else 0)
     rows = found if everything else parted
     shown = rows[:limit]
     more = [f"… and {len(rows) - limit} more"] if len(rows) > limit else []

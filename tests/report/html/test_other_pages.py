@@ -203,3 +203,19 @@ def test_the_charts_of_a_sweep_hold_the_means_and_the_spread_over_seeds(run: Run
     mean, least, most = (line.values[4] for line in chart.lines)
     assert (mean, least, most) == (spreads["fc2"].mean, spreads["fc2"].least, spreads["fc2"].most)
     assert least is not None and mean is not None and most is not None and least < mean < most
+
+
+def test_compare_models_on_a_page(run: Run, open_page: Open) -> None:
+    for seed in ("1", "2"):
+        caffestat.convert("net.prototxt", f"{seed}.onnx", seed=int(seed), phase="test")
+    result = run("compare", "1.onnx", "2.onnx", "--format", "html", "-o", "values.html")
+    assert result.exit_code == 1, result.output
+    page = open_page(Path("values.html").read_text())
+    assert page.problems == []
+    titles = page.locator("#depth figcaption > span:first-child").all_text_contents()
+    assert titles == [
+        "values and their errors",
+        "signal to quantization noise, dB",
+        "cosine of the angle between a and b",
+    ]
+    assert "the first: fc1 (Gemm)" in page.evaluate("caffestat.data.about").pop()
