@@ -133,7 +133,7 @@ class Policy:
         if self.type == "autoinit":
             return self._solved(site)
         if self.draws_values:
-            raise Undecided(f"{self.type} draws values, which no filler states: use `caffestat fill`")
+            raise Undecided(f"{self.type} draws values, which no filler states: use `caffestat fill` on a prototxt")
         kind = filler_type(self.type)
         if kind and kind.upsamples and site.mixes:
             raise Undecided(
