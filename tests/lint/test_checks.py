@@ -43,6 +43,12 @@ IMAGES = """layer {{ name: "images" type: "ImageData" top: "x" top: "label" {}
 NO_SHAPE = 'layer { name: "d" type: "Data" top: "x" top: "label" data_param { source: "db" batch_size: 4 } }'
 SHARED = 'param { name: "w" }'
 
+
+def named(*names: str) -> str:
+    """Return the params of a layer, each with a name."""
+    return " ".join(f'param {{ name: "{name}" }}' for name in names)
+
+
 TRIGGERS = {
     "CS001": (DATA + CONV("c", "y"), one(CONV("c", "x"))),
     "CS002": (one(CONV("c", "x", more="num_outputs: 3")), one(CONV("c", "x", more="bias_term: false"))),
@@ -97,6 +103,12 @@ TRIGGERS = {
     "CS032": (
         one(CONV("c", "x", 'weight_filler { type: "Xavier" }')),
         one(CONV("c", "x", 'weight_filler { type: "xavier" std: inf }')),
+    ),
+    "CS034": (
+        DATA + CONV("a", "x", param=named("w", "b")) + CONV("b", "x", param=named("w", "bb"))
+        + 'layer { name: "sum" type: "Eltwise" bottom: "a" bottom: "b" top: "c" }' + FC("fc", "c") + LOSS.format("fc"),
+        DATA + CONV("a", "x", param=named("w", "b")) + CONV("b", "x", param=named("w"))
+        + 'layer { name: "sum" type: "Eltwise" bottom: "a" bottom: "b" top: "c" }' + FC("fc", "c") + LOSS.format("fc"),
     ),
     "CS023": (NO_SHAPE + FC("fc", "x") + LOSS.format("fc"), NO_SHAPE + FC("fc", "x")),
 }  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -377,6 +378,36 @@ def shared_fillers_differ(context: Context) -> Iterator[Found]:
             )
             place = _place(context, node, entry.param.role)
             yield Found(place, node.name, message, "write the same filler in both layers")
+
+
+@check("CS034", "unshared-param", "warning", Needs.NET)
+def unshared_param(context: Context) -> Iterator[Found]:
+    """Two layers share one param by name, and each names another one that nobody else has.
+
+    Names make params shared. Where two layers have the same name for their weights but different ones for their biases,
+    one of these is mostly a slip: the biases are apart, and go apart in training.
+
+    Example: `param { name: "w" } param { name: "b" }` in one layer, `param { name: "w" } param { name: "bb" }` in the
+    other.
+
+    Fix: write the same name in both layers, or no name where a param is meant to be the layer's own.
+    """
+    net = context.built
+    uses = Counter(entry.name for entry in net.params)
+    places = {(entry.node, entry.index): entry for entry in net.params}
+    for entry in net.params:
+        if not entry.name or uses[entry.name] > 1:
+            continue
+        siblings = (net.params[e.owner].node for e in net.params if e.node == entry.node and e.owner is not None)
+        others = (places.get((node, entry.index)) for node in siblings)
+        other = next((o for o in others if o and o.name and uses[o.name] == 1), None)
+        if other:
+            node, first = net.nodes[entry.node], net.nodes[other.node]
+            message = (
+                f"only this layer has a param {entry.name!r}; layer {first.name!r}, with which it shares others, has"
+            )
+            message += f" {other.name!r} in its place (at {first.place})"
+            yield Found(node.place, node.name, message, f'param {{ name: "{other.name}" }} if both are to be one')
 
 
 def _what_is_read(filler: Filler) -> dict[str, Any]:
