@@ -65,7 +65,7 @@ def compare_models(
     """
     fed = _draw(a, inputs, seed)
     sides = [_Side(a, fed, device), _Side(b, _same_inputs(a, b, fed), device)]
-    pairs = list(_pairs(*sides))
+    pairs = _pairs(*sides)
     if not pairs:
         raise InputError("the models have no value in common, neither by name nor by position")
     results = [side.run(names) for side, names in zip(sides, zip(*pairs, strict=True), strict=True)]
@@ -80,12 +80,10 @@ def _draw(model: Model, given: Mapping[str, np.ndarray], seed: int) -> dict[str,
 
 def _same_inputs(a: Model, b: Model, fed: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Return the data of a's inputs by b's names and in b's types."""
-    names = list(b.graph.inputs)
-    sources = [name if name in fed else None for name in names]
-    rest = iter([name for name in a.graph.inputs if name not in names])
+    rest = (name for name in a.graph.inputs if name not in b.graph.inputs)
     arrays = {}
-    for name, source in zip(names, sources, strict=True):
-        spec, source = b.graph.inputs[name], source or next(rest, None)
+    for name, spec in b.graph.inputs.items():
+        source = name if name in fed else next(rest, None)
         if source is None:
             raise InputError(f"the second model has an input {name!r} that the first lacks: {len(fed)} inputs there")
         if fed[source].shape != spec.shape:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from caffestat.options import NetOptions, ValueOptions, device_of
+from caffestat.options import DEFAULT_SEED, NetOptions, ValueOptions
 
 from .debug import debug
 
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     from caffestat.graph.load import Model
     from caffestat.logs import Difference, Pass
 
-__all__ = ["compare", "compare_values", "passes_of"]
+__all__ = ["NETS", "compare", "compare_values", "passes_of"]
 
-_NETS = (".prototxt", ".pbtxt")
+NETS = (".prototxt", ".pbtxt")
 
 
 def compare(a: str | Path, b: str | Path, *, rtol: float = 1e-3, atol: float = 1e-9) -> Iterator[Difference]:
@@ -39,7 +39,7 @@ def passes_of(path: str) -> Iterator[Pass]:
     """Yield the passes of a log or, of a net or solver, of the iteration that `debug` runs."""
     from caffestat import logs
 
-    if path.endswith(_NETS):
+    if path.endswith(NETS):
         return logs.read_passes(line.encode() for line in debug(path))
     return logs.read_log(path)
 
@@ -70,14 +70,13 @@ def compare_values(
     """
     from caffestat.analysis.values import compare_models
     from caffestat.engine import choose_device
-    from caffestat.options import DEFAULT_SEED
 
-    device_of(device)
+    chosen, _ = choose_device(device)
     net, values = NetOptions("test", shapes=shapes or {}, batch=batch, data="synthetic"), ValueOptions(seed, weights)
     given = dict(inputs or {})
     first, second = (_model(str(path), net, values, given) for path in (a, b))
     drawn = DEFAULT_SEED if seed is None else seed
-    return compare_models(first, second, given, rtol, atol, drawn, choose_device(device)[0])
+    return compare_models(first, second, given, rtol, atol, drawn, chosen)
 
 
 def _model(path: str, net: NetOptions, values: ValueOptions, given: Mapping[str, np.ndarray]) -> Model:

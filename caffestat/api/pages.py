@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from caffestat.errors import CaffestatError
 
 from .analyze import analyze
-from .compare import passes_of
+from .compare import NETS, passes_of
 
 if TYPE_CHECKING:
     from caffestat.lint import Checked
@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from caffestat.report.history import History
 
 __all__ = ["check_page", "compare_page", "diagnose_page", "training_page"]
-
-_NETS = (".prototxt", ".pbtxt")
 
 
 def check_page(checked: Checked, **options: Any) -> str:
@@ -100,5 +98,5 @@ def compare_page(a: str | Path, b: str | Path, *, rtol: float = 1e-3, atol: floa
 
 def _net_of(*paths: str) -> str | None:
     """Return the first that is a net."""
-    nets: Sequence[str] = [path for path in paths if path.endswith(_NETS)]
+    nets: Sequence[str] = [path for path in paths if path.endswith(NETS)]
     return nets[0] if nets else None

@@ -28,6 +28,7 @@ __all__ = [
     "page",
     "seed",
     "shapes",
+    "split_commas",
     "state",
     "training",
     "weights",
@@ -92,8 +93,9 @@ def _report(ctx: click.Context, param: click.Parameter, value: Path | None) -> P
     return value
 
 
-def _split_commas(ctx: click.Context, param: click.Parameter, value: tuple[str, ...]) -> tuple[str, ...]:
-    return tuple(path for text in value for path in text.split(",") if path)
+def split_commas(ctx: click.Context, param: click.Parameter, value: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the parts of repeated texts with commas between them."""
+    return tuple(part for text in value for part in text.split(",") if part)
 
 
 def _pairs(ctx: click.Context, param: click.Parameter, value: tuple[tuple[str, Any], ...]) -> dict[str, Any]:
@@ -166,7 +168,7 @@ weights = click.option(
     "--weights",
     multiple=True,
     metavar="FILE",
-    callback=_split_commas,
+    callback=split_commas,
     help="A .caffemodel with trained weights, layers matched by name; repeatable, or FILE,FILE.",
 )
 

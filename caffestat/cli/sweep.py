@@ -23,13 +23,9 @@ if TYPE_CHECKING:
 __all__ = ["sweep"]
 
 
-def _commas(ctx: click.Context, param: click.Parameter, value: tuple[str, ...]) -> list[str]:
-    return [part for text in value for part in text.split(",") if part]
-
-
 def _numbers(ctx: click.Context, param: click.Parameter, value: tuple[str, ...]) -> list[float]:
     try:
-        return [float(part) for part in _commas(ctx, param, value)]
+        return [float(part) for part in options.split_commas(ctx, param, value)]
     except ValueError:
         raise click.BadParameter(f"expected numbers with commas between them, found {','.join(value)!r}") from None
 
@@ -37,7 +33,7 @@ def _numbers(ctx: click.Context, param: click.Parameter, value: tuple[str, ...])
 def _fillers(ctx: click.Context, param: click.Parameter, value: tuple[str, ...]) -> list[str]:
     """Split "xavier,gaussian:std=0.01,mean=1" at the commas that a filler's name follows."""
     found: list[str] = []
-    for part in _commas(ctx, param, value):
+    for part in options.split_commas(ctx, param, value):
         if "=" in part and ":" not in part and found:
             found[-1] += f",{part}"
         else:
@@ -71,7 +67,9 @@ def _changes(ctx: click.Context, param: click.Parameter, value: tuple[str, ...])
 )
 @click.option("--width", "widths", multiple=True, callback=_numbers, metavar="N,…", help="Times the hidden num_output.")
 @click.option("--lr", "rates", multiple=True, callback=_numbers, metavar="N,…", help="Learning rates.")
-@click.option("--solver", "solvers", multiple=True, callback=_commas, metavar="TYPE,…", help="Solver types.")
+@click.option(
+    "--solver", "solvers", multiple=True, callback=options.split_commas, metavar="TYPE,…", help="Solver types."
+)
 @click.option("--iterations", type=click.IntRange(min=0), metavar="N", help="Train so long.  [default: 0, first pass]")
 @click.option("--workers", type=click.IntRange(min=1), metavar="N", help="Processes.  [default: one per core]")
 @click.option("--scheduler", metavar="ADDRESS", help="A Dask scheduler, such as tcp://host:8786, to run on.")
