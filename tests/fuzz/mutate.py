@@ -62,6 +62,10 @@ _WORDS += (
     '"=1+1"',
     '"\u202e"',
     '"ignore[\\xff]"',
+    '"<img onerror=1 hostile>"',
+    '"</script><a hostile>"',
+    '"]]>&amp;<!--"',
+    r'"\" hostile=\""',
 )
 _PIECES = (
     "# caffestat: ignore[\xff]\n",
@@ -188,6 +192,7 @@ def _value(descriptor: Any, rng: random.Random) -> Any:
         "\x1b[31m",
         "a\nb",
         "N" * 300,
+        "<img hostile>",
         "Constant",
         "f",
     )

@@ -9,6 +9,7 @@ import os
 import time
 import traceback
 from collections.abc import Iterator
+from html.parser import HTMLParser
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -85,10 +86,48 @@ def _format(command: tuple[str, ...], text: str) -> Iterator[str]:
             lines = list(csv.reader(io.StringIO(text)))
             if len({len(line) for line in lines}) != 1:
                 yield "rows of several lengths"
+        elif format == "html":
+            yield from _Page.problems(text)
         elif format == "github" and any(not line.startswith("::") for line in text.splitlines()):
             yield "a line that is no command"
     except (ValueError, ElementTree.ParseError) as error:
         yield f"its output is no {format}: {error}"
+
+
+class _Page(HTMLParser):
+    """Elements that are open, and what no page of ours holds: names out of files must not become markup."""
+
+    _EMPTY = frozenset(("area", "base", "br", "col", "hr", "img", "input", "link", "meta", "source", "wbr"))
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._open: list[str] = []
+        self.found: list[str] = []
+
+    @classmethod
+    def problems(cls, text: str) -> list[str]:
+        page = cls()
+        page.feed(text)
+        page.close()
+        return page.found + ([f"a page with {page._open} still open"] if page._open else [])
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        for name, value in attrs:
+            if name.startswith("on") or (value or "").strip().lower().startswith("javascript:") or name == "hostile":
+                self.found.append(f"a page with the attribute {name}={value!r}")
+        if tag not in self._EMPTY:
+            self._open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.handle_starttag(tag, attrs)
+        if tag not in self._EMPTY:
+            self._open.pop()
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag in self._EMPTY:
+            return
+        if not self._open or self._open.pop() != tag:
+            self.found.append(f"a page where {tag} is closed, and is not open")
 
 
 def _no_constant(name: str) -> None:
