@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from caffestat.errors import NetError
-from caffestat.files import open_regular
+from caffestat.errors import InputError, NetError
 from caffestat.fillers import CRandom
 
+from .hdf5_file import read_array, reading
 from .reader import Reader, find, quoted, require, text_lines
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ class HDF5Reader(Reader):
     def __init__(self, layer: Layer) -> None:
         param = layer.proto.hdf5_data_param
         super().__init__(layer, param.batch_size)
-        self._h5py = require("h5py", "HDF5")
+        require("h5py", "HDF5")
         source = find(param.source, layer)
         names = [name for line in text_lines(source, layer) for name in line.split()]
         self._paths = [
@@ -82,14 +82,8 @@ class HDF5Reader(Reader):
         """Read the file of this number in the order of reading, and go to its first row."""
         self._file, self._row = number, 0
         path = self._paths[self._order[number]]
-        try:
-            os.close(open_regular(path))
-            with self._h5py.File(path, "r", locking=False) as file:
-                columns = [self._column(file, name, path) for name in self.layer.proto.top]
-        except NetError:
-            raise
-        except Exception as error:  # of damaged files the library raises almost any
-            raise self._error(path, f"cannot be read: {error}") from error
+        with reading(path, partial(self._error, path)) as file:
+            columns = [_column(file, name) for name in self.layer.proto.top]
         before = self._columns or columns
         if [data.shape[1:] for data in columns] != [data.shape[1:] for data in before]:
             raise self._error(path, "has rows of other shapes than the first file")
@@ -99,17 +93,9 @@ class HDF5Reader(Reader):
             raise self._error(path, f"has {sorted(counts)} rows in its data sets; expected one number, at least 1")
         self._rows = self._shuffled(list(range(counts.pop())))
 
-    def _column(self, file: Any, name: str, path: Path) -> np.ndarray:
-        if name.strip("/") not in file or "/" in name.strip("/"):
-            raise self._error(path, f"has no data set {name!r}; it has {', '.join(sorted(file)) or 'none'}")
-        if not isinstance(file.get(name, getlink=True), self._h5py.HardLink):
-            raise self._error(path, f"has in the place of data set {name!r} a link, which is not followed")
-        data = file[name]
-        if not isinstance(data, self._h5py.Dataset):
-            raise self._error(path, f"has a group {name!r}; expected a data set")
-        if data.external or data.is_virtual:
-            raise self._error(path, f"keeps data set {name!r} in other files, which are not read")
-        if data.dtype.kind not in "fiu" or not data.shape:
-            found = f"type {data.dtype} and shape {data.shape}"
-            raise self._error(path, f"has in data set {name!r} {found}; expected rows of numbers")
-        return np.asarray(data, np.float32)
+
+def _column(file: Any, name: str) -> np.ndarray:
+    bare = name.strip("/")
+    if "/" in bare:
+        raise InputError(f"has no data set {name!r}; expected one at the top of the file")
+    return read_array(file, bare, axes=1)

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from caffestat.data.hdf5_file import member, read_array, reading
 from caffestat.engine.need import check_memory, need_of_draws
 from caffestat.errors import InputError, Place
 from caffestat.fillers import Stream
@@ -32,6 +33,7 @@ __all__ = [
 ]
 
 _FLOAT = 4  # bytes
+_MOST_PARAMS = 1000  # of a layer in HDF5
 
 
 def with_assumed_filler(param: Param, filler_type: str | None) -> Param:
@@ -112,21 +114,20 @@ def _hdf5_layers(path: str) -> list[Any]:
 
     Source: net.cpp, CopyTrainedLayersFromHDF5.
     """
-    from .save import open_hdf5
-
-    try:
-        with open_hdf5(path, "r") as file:
-            return [_hdf5_layer(name, group) for name, group in sorted(file["data"].items())]
-    except (OSError, KeyError, AttributeError, ValueError) as error:
-        raise InputError(f"{path}: cannot be read as weights in HDF5: {error}") from error
+    with reading(path, lambda reason: InputError(f"{path}: as weights in HDF5, {reason}")) as file:
+        data = member(file, "data")
+        return [_hdf5_layer(name, member(data, name)) for name in sorted(data)]
 
 
 def _hdf5_layer(name: str, group: Any) -> Any:
     message = LayerParameter(name=name)
-    for index in range(max((int(key) + 1 for key in group), default=0)):
+    indices = sorted(map(int, group))
+    if indices and indices[-1] >= _MOST_PARAMS:
+        raise InputError(f"has in layer {name!r} a data set {indices[-1]}; expected the index of a param")
+    for index in range(max(indices, default=-1) + 1):
         blob = message.blobs.add()
-        if str(index) in group:
-            array = np.asarray(group[str(index)], np.float32)
+        if index in indices:
+            array = read_array(group, str(index))
             blob.shape.dim.extend(array.shape)
             set_values(blob, array)
     return message

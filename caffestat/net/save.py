@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from caffestat.data.hdf5_file import open_hdf5
 from caffestat.errors import InputError
 from caffestat.files import replace_file, replacing
 from caffestat.schema import LayerParameter, NetParameter
@@ -17,7 +17,7 @@ from caffestat.schema.blobs import set_diffs, set_values
 
 from .model import Net, Node
 
-__all__ = ["WRITERS", "Values", "Writer", "open_hdf5", "to_caffemodel", "write_hdf5"]
+__all__ = ["WRITERS", "Values", "Writer", "to_caffemodel", "write_hdf5"]
 
 Values = Sequence[np.ndarray]  # of each param, by its index in `net.params`
 
@@ -82,16 +82,6 @@ def _save_npz(path: Path, net: Net, values: Sequence[np.ndarray], nodes: Sequenc
 
 def _save_hdf5(path: Path, net: Net, values: Sequence[np.ndarray], nodes: Sequence[Node]) -> None:
     write_hdf5(path, net, values, nodes)
-
-
-def open_hdf5(path: str | Path, mode: str) -> Any:
-    """Open an HDF5 file. Raises InputError without h5py, OSError when it cannot be opened."""
-    try:
-        h5py: Any = importlib.import_module("h5py")
-    except ImportError as error:
-        what = "reading" if mode == "r" else "writing"
-        raise InputError(f"{path}: {what} HDF5 takes h5py: pip install 'caffestat[data]'") from error
-    return h5py.File(path, mode, locking=False)
 
 
 def write_hdf5(path: Path, net: Net, values: Values, nodes: Sequence[Node], diffs: Values | None = None) -> None:

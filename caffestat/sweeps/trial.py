@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import product
@@ -82,7 +83,7 @@ class Sweep:
         for path, values in self.changes.items():
             if not values:
                 raise InputError(f"sweep: no values for {path!r}; expected at least one")
-        if min(self.widths) <= 0 or self.iterations < 0:
+        if not all(0 < width < math.inf for width in self.widths) or self.iterations < 0:
             raise InputError("sweep: expected widths above 0 and 0 or more iterations")
 
     @property
@@ -103,13 +104,15 @@ class Sweep:
                 yield Trial(net, seed, filler, tuple(changed), width, rate, solver, self.iterations)
 
 
-def as_seeds(text: str) -> tuple[int, ...]:
+def as_seeds(text: str) -> Sequence[int]:
     """Return the seeds of "0:20" (0 to 19), "0:20:5" (each fifth) or "1,2,7". Raises InputError for other texts."""
     try:
-        numbers = [int(part) for part in text.replace(",", ":").split(":")]
-    except ValueError:
-        raise InputError(f"seeds: expected 0:20 or 1,2,7, found {text!r}") from None
-    found = tuple(numbers) if ":" not in text else tuple(range(*numbers[:3]))
-    if not found or min(found) < 0 or max(found) >= 2**32 or (len(numbers) > 3 and ":" in text):
+        found: Sequence[int] = (
+            range(*map(int, text.split(":"))) if ":" in text else tuple(int(part) for part in text.split(","))
+        )
+    except (ValueError, TypeError):  # no numbers, a step of 0, more than three
+        found = ()
+    ends = (found[0], found[-1]) if isinstance(found, range) and found else found
+    if not ends or min(ends) < 0 or max(ends) >= 2**32:
         raise InputError(f"seeds: expected numbers from 0 to 2**32 - 1, as 0:20 or 1,2,7, found {text!r}")
     return found

@@ -10,11 +10,12 @@ from typing import Any
 
 import numpy as np
 
+from caffestat.data.hdf5_file import member, open_hdf5, read_array, reading
 from caffestat.errors import InputError
 from caffestat.files import replace_file, replacing
 from caffestat.net import Net
 from caffestat.net.initial import blob_shape
-from caffestat.net.save import open_hdf5, to_caffemodel, write_hdf5
+from caffestat.net.save import to_caffemodel, write_hdf5
 from caffestat.schema import SolverState, caffe_pb2, read_binary
 from caffestat.schema.binary import LARGEST
 from caffestat.schema.blobs import set_values
@@ -134,11 +135,15 @@ def _read_binary(path: str) -> State:
 
 
 def _read_hdf5(path: str) -> State:
-    try:
-        with open_hdf5(path, "r") as file:
-            model = file["learned_net"][()] if "learned_net" in file else b""
-            history = [np.asarray(file["history"][str(n)], np.float32) for n in range(len(file["history"]))]
-            iteration, step = (int(np.ravel(file[name])[0]) for name in ("iter", "current_step"))
-            return State(iteration, step, model.decode() if isinstance(model, bytes) else str(model), history)
-    except (OSError, KeyError, AttributeError, ValueError, IndexError) as error:
-        raise InputError(f"{path}: cannot be read as a solver state in HDF5: {error}") from error
+    with reading(path, lambda reason: InputError(f"{path}: as a solver state in HDF5, {reason}")) as file:
+        history = member(file, "history")
+        arrays = [read_array(history, str(number)) for number in range(len(history))]
+        iteration, step = (int(np.ravel(read_array(file, name, np.int64))[0]) for name in ("iter", "current_step"))
+        return State(iteration, step, _read_string(file, "learned_net"), arrays)
+
+
+def _read_string(file: Any, name: str) -> str:
+    if name not in file:
+        return ""
+    text = member(file, name)[()]
+    return os.fsdecode(text) if isinstance(text, bytes) else str(text)

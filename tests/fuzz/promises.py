@@ -23,7 +23,7 @@ from .corpus import Case
 
 __all__ = ["broken"]
 
-SECONDS = 20.0  # for one command on a small file, on a busy machine
+SECONDS = 20.0  # of the processors, for one command on a small file
 
 
 def broken(case: Case, folder: Path) -> Iterator[str]:
@@ -35,11 +35,11 @@ def broken(case: Case, folder: Path) -> Iterator[str]:
     if text and (found := _round_trip(text)):
         yield found
     for command in case.commands:
-        started = time.monotonic()
+        started = time.process_time()
         result = CliRunner().invoke(main, command)
         yield from (f"{' '.join(command)}: {problem}" for problem in _problems(command, result))
-        if time.monotonic() - started > SECONDS:
-            yield f"{' '.join(command)}: took {time.monotonic() - started:.0f} s"
+        if time.process_time() - started > SECONDS:
+            yield f"{' '.join(command)}: took {time.process_time() - started:.0f} s"
         if command[0] == "rewrite" and result.exit_code == 0 and "--diff" not in command and "-o" not in command:
             yield from _second_run(command)
     if text:
@@ -147,7 +147,7 @@ def _upgrade(name: str) -> Iterator[str]:
     """Yield what an upgrade changes of a net's meaning."""
     original = CliRunner().invoke(main, ("analyze", "--static", "--format", "json", name))
     upgraded = CliRunner().invoke(main, ("upgrade", name, "-o", "upgraded.prototxt"))
-    if original.exit_code or upgraded.exit_code:
+    if original.exit_code or upgraded.exit_code or "left out" in upgraded.stderr:
         return
     again = CliRunner().invoke(main, ("analyze", "--static", "--format", "json", "upgraded.prototxt"))
     if again.exit_code:

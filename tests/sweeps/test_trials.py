@@ -48,7 +48,7 @@ def test_a_trials_name_is_the_same_in_every_process() -> None:
     ("text", "seeds"), [("0:4", (0, 1, 2, 3)), ("2:9:3", (2, 5, 8)), ("1,2,7", (1, 2, 7)), ("5", (5,))]
 )
 def test_seeds(text: str, seeds: tuple[int, ...]) -> None:
-    assert as_seeds(text) == seeds
+    assert tuple(as_seeds(text)) == seeds
 
 
 @pytest.mark.parametrize("text", ["", "a", "3:3", "-1", "0:1:2:3", str(2**32)])
@@ -105,7 +105,7 @@ def test_sweep_files(tmp_path: Path) -> None:
     )
     assert read_sweep(str(path)) == {
         "nets": [str(tmp_path / "a.prototxt")],
-        "seeds": (0, 1, 2),
+        "seeds": range(3),
         "fillers": ["msra"],
         "widths": [1, 2],
         "changes": {"conv*.std": ["0.1", "0.2"]},
@@ -118,3 +118,41 @@ def test_sweep_files(tmp_path: Path) -> None:
         read_sweep(str(path))
     with pytest.raises(InputError, match="cannot be read"):
         read_sweep(str(tmp_path / "none.toml"))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("nets = [0]", r"nets: expected names of nets or solvers, found \[0\]"),
+        ("filler = [true]", "filler: expected names of fillers"),
+        ('width = "2"', "width: expected numbers, found '2'"),
+        ("lr = [[1]]", "lr: expected numbers"),
+        ("seeds = [1, -1]", "seeds: expected .*numbers from 0"),
+        ("seeds = 1.5", "seeds: expected"),
+        ('iterations = "3"', "iterations: expected a whole number"),
+        ("iterations = 3.0", "iterations: expected a whole number"),
+        ("batch = 0", "batch: expected a whole number of 1 or more"),
+        ("shapes = [2, 3]", "shapes: expected a table"),
+        ("shapes = { x = [2, 0] }", "shapes: expected a table"),
+        ("[set]\nfc.num_output = [1, 2]", "set: expected a table of values by path"),
+        ("set = 3", "set: expected a table"),
+    ],
+)
+def test_values_of_sweep_files_that_no_key_takes(text: str, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "sweep.toml"
+    path.write_text(text)
+    with pytest.raises(InputError, match=rf"sweep\.toml: {message}"):
+        read_sweep(str(path))
+
+
+def test_seeds_without_end_take_no_memory(tmp_path: Path) -> None:
+    assert len(as_seeds("0:4000000000")) == 4_000_000_000
+    for text in ("0:99999999999", "3:1:0", "1:2:3:4", "5:5"):
+        with pytest.raises(InputError, match="seeds: expected numbers from 0"):
+            as_seeds(text)
+
+
+def test_fields_take_truth_values_of_sweep_files(tmp_path: Path) -> None:
+    path = tmp_path / "sweep.toml"
+    path.write_text('[set]\n"fc.bias_term" = [true, false]\n"fc.num_output" = 3\n')
+    assert read_sweep(str(path))["changes"] == {"fc.bias_term": ["true", "false"], "fc.num_output": ["3"]}

@@ -1,0 +1,73 @@
+"""HDF5 files of any origin: no byte of another file is read, and nothing larger than the free memory."""
+
+from __future__ import annotations
+
+import importlib
+import math
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from caffestat.engine.need import Need, check_memory
+from caffestat.errors import CaffestatError, InputError
+from caffestat.files import open_regular
+
+__all__ = ["member", "open_hdf5", "read_array", "reading"]
+
+
+def open_hdf5(path: str | Path, mode: str) -> Any:
+    """Open an HDF5 file. Raises InputError without h5py, OSError when it cannot be opened."""
+    try:
+        h5py: Any = importlib.import_module("h5py")
+    except ImportError as error:
+        what = "reading" if mode == "r" else "writing"
+        raise InputError(f"{path}: {what} HDF5 takes h5py: pip install 'caffestat[data]'") from error
+    return h5py.File(path, mode, locking=False)
+
+
+@contextmanager
+def reading(path: str | Path, fail: Callable[[str], CaffestatError]) -> Iterator[Any]:
+    """Open a file for reading; raise what `fail` makes of the reason, for whatever goes wrong with it."""
+    try:
+        os.close(open_regular(path))
+        with open_hdf5(path, "r") as file:
+            yield file
+    except InputError as error:
+        raise fail(str(error)) from error
+    except Exception as error:  # of damaged files the library raises almost any
+        raise fail(f"cannot be read: {error}") from error
+
+
+def member(group: Any, name: str) -> Any:
+    """Return what a group holds under a name. Raises InputError when it holds nothing, or a link."""
+    import h5py
+
+    if not isinstance(group, h5py.Group) or name not in group:
+        known = ", ".join(sorted(group)) if isinstance(group, h5py.Group) else ""
+        raise InputError(f"has no data set {name!r}; it has {known or 'none'}")
+    if not isinstance(group.get(name, getlink=True), h5py.HardLink):
+        raise InputError(f"has in the place of data set {name!r} a link, which is not followed")
+    return group[name]
+
+
+def read_array(group: Any, name: str, kind: type = np.float32, axes: int = 0) -> np.ndarray:
+    """Return a data set of numbers. Raises InputError for what is none, is stored elsewhere or is too large.
+
+    axes: the least number of them
+    """
+    import h5py
+
+    data = member(group, name)
+    if not isinstance(data, h5py.Dataset):
+        raise InputError(f"has a group {name!r}; expected a data set")
+    if data.external or data.is_virtual:
+        raise InputError(f"keeps data set {name!r} in other files, which are not read")
+    if data.dtype.kind not in "fiu" or data.shape is None or len(data.shape) < axes:
+        what = "rows of numbers" if axes else "numbers"
+        raise InputError(f"has in data set {name!r} type {data.dtype} and shape {data.shape}; expected {what}")
+    check_memory(Need(math.prod(data.shape) * (data.dtype.itemsize + 4)), f"reading the data set {name!r}")
+    return np.asarray(data, kind)
