@@ -5,6 +5,7 @@ Each class is of one dialect: the fork whose fields and meaning it has.
 
 from . import (  # noqa: F401  registers their layer types
     cascade,
+    ctc,
     deformable,
     fields,
     interpolation,
@@ -15,5 +16,6 @@ from . import (  # noqa: F401  registers their layer types
     rearrange,
     rois,
     segmentation,
+    sequences,
     ssd,
 )
