@@ -275,6 +275,11 @@ class Layer:
         return self.decisions or ()
 
     @property
+    def left_out(self) -> str:
+        """What the layer's reference does and this class does not, in words for the user; "" for nothing."""
+        return ""
+
+    @property
     def reads_statistics(self) -> bool:
         """Whether it normalizes by stored statistics in place of the batch's."""
         return False
