@@ -17,6 +17,7 @@ __all__ = [
     "DEVICES",
     "INPUTS_HOLD",
     "PHASES",
+    "STATS",
     "NetOptions",
     "RunOptions",
     "ValueOptions",
@@ -31,6 +32,7 @@ Shape = tuple[int, ...]
 PHASES = ("train", "test")
 DATA = ("auto", "real", "synthetic")
 INPUTS_HOLD = ("noise", "zeros")
+STATS = ("mean", "max", "min", "std", "zeros", "inf", "nan")
 DEVICES = ("auto", "cpu", "cuda", "cuda:N")
 ASSUMED_FILLERS = ("gaussian", "msra", "positive_unitball", "uniform", "xavier")
 
@@ -134,6 +136,7 @@ class RunOptions:
     inputs_hold   what Input layers hold: "noise" (N(0, 1)) or "zeros" (as under `caffe train`)
     loss          of an ONNX model: "noise" (also when None), "ones", "cross-entropy" or the name of a value to sum
     forward_only  no backward pass
+    stats         statistics of the elements of every value, beside mean |x|: some of STATS
     """
 
     device: str = "auto"
@@ -141,11 +144,15 @@ class RunOptions:
     inputs_hold: str = "noise"
     loss: str | None = None
     forward_only: bool = False
+    stats: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         device_of(self.device)
         one_of("inputs_hold", self.inputs_hold, INPUTS_HOLD)
         object.__setattr__(self, "inputs", dict(self.inputs or {}))
+        object.__setattr__(self, "stats", texts(self.stats))
+        for name in self.stats:
+            one_of("stats", name, STATS)
 
 
 def options_of(**given: Any) -> tuple[NetOptions, ValueOptions, RunOptions]:

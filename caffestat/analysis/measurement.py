@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from caffestat.errors import Finding
 
 if TYPE_CHECKING:
+    from caffestat.engine.elements import ElementStats
     from caffestat.engine.histogram import Histogram
     from caffestat.program import Program
 
@@ -47,6 +48,7 @@ class Measurement:
 
     Only where they were asked for:
 
+    stats         of the elements of each value: ("top" | "param" | "bottom_diff" | "param_diff", row, index)
     top_samples, param_samples  the distribution of each top and each param
     curves        f and f' of the activations, by row
     given         the params with values that weights files hold, by number
@@ -64,6 +66,7 @@ class Measurement:
     inner: dict[int, tuple[Program, Measurement]] = field(default_factory=dict)
     zeros: dict[Key, float] = field(default_factory=dict)
     saturated: dict[Key, float] = field(default_factory=dict)
+    stats: dict[tuple[str, int, int], ElementStats] = field(default_factory=dict)
     top_samples: dict[Key, Histogram] = field(default_factory=dict)
     param_samples: dict[Key, Histogram] = field(default_factory=dict)
     curves: dict[int, Curve] = field(default_factory=dict)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Container, Mapping, MutableSequence, Sequence
+from collections.abc import Collection, Container, Iterator, Mapping, MutableSequence, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from caffestat.engine import CPU, Compiled, Device, Statistics, choose_device
+from caffestat.engine.elements import ElementStatistics, ElementStats, of_array, of_zeros
 from caffestat.engine.histogram import Histogram, Samples, histogram
 from caffestat.errors import RunError
 from caffestat.fillers import Stream
@@ -55,6 +56,7 @@ class Runner:
     states:   of recurrent layers by name, which runs change; zero where absent
     activity: measure the share of dead and of saturated units too
     samples:  about how many elements of each top to return as a histogram; 0 for none
+    stats:    names of statistics of the elements of every value, see `caffestat.options.STATS`
     """
 
     def __init__(
@@ -68,6 +70,7 @@ class Runner:
         samples: int = 0,
         states: dict[str, np.ndarray] | None = None,
         activity: bool = False,
+        stats: Collection[str] = (),
     ) -> None:
         self.program = program
         self.values = values
@@ -107,8 +110,13 @@ class Runner:
         for key, value in self.forward.tops.items() if samples else ():
             self._samples.ask(key, value)
         graph.outputs += self._samples.outputs
-        kinds: Container[str] = _KINDS if fetch is True else fetch or ()
         names = _tensor_names(self.forward, self.gradients)
+        self._elements: ElementStatistics[tuple[str, int, int]] = ElementStatistics(graph, stats)
+        for tensor, value in names.items():
+            self._elements.ask(tensor, value)
+        self._elements.finish()
+        graph.outputs += self._elements.outputs
+        kinds: Container[str] = _KINDS if fetch is True else fetch or ()
         self._fetched = {key: name for key, name in names.items() if key[0] in kinds}
         self._each: dict[Key, str] = {key: name for key, name in names.items() if key[0] == "param_diff"}
         for row, part in (self.gradients.inner if self.gradients else {}).items():
@@ -177,11 +185,27 @@ class Runner:
         _fill(measured, self.forward, self.gradients, found)
         measured.zeros = {key[1:]: 1 - value for key, value in found.items() if key[0] == "nonzero"}
         measured.saturated = {key[1:]: value for key, value in found.items() if key[0] == "saturated"}
+        measured.stats = self._stats(outputs)
         if self.gradients:
             measured.findings = tuple(self.program.stopped(self.forward, self.gradients.stops))
         if not self.forward_only:
             measured.norms = self._norms(found)
         return measured
+
+    def _stats(self, outputs: Mapping[str, np.ndarray]) -> dict[tuple[str, int, int], ElementStats]:
+        """Return the statistics of all values; those of params are taken of their arrays."""
+        wanted = self._elements.wanted
+        if not wanted:
+            return {}
+        arrays = {number: self.values[number] for number in self.forward.params if _is_float(self.values[number])}
+        owned = {number: of_array(array, wanted) for number, array in arrays.items()}
+        params = {("param", *key): owned.get(self._owner(key)) for key in self.forward.uses}
+        zeros = dict(_without_gradient(self.forward, self.gradients))
+        found = self._elements.read(outputs) | params | {key: of_zeros(n, wanted) for key, n in zeros.items()}
+        return {key: one for key, one in found.items() if one is not None}
+
+    def _owner(self, key: tuple[int, int]) -> int:
+        return self.program.owner(self.program.rows[key[0]].params[key[1]])
 
     def _run(
         self, feeds: Mapping[str, np.ndarray], names: Collection[str], into: Mapping[str, np.ndarray] | None = None
@@ -216,7 +240,7 @@ class Runner:
         """Mean |x| of every param of the rows that ran."""
         result = {}
         for row, index in self.forward.uses:
-            owner = self.program.owner(self.program.rows[row].params[index])
+            owner = self._owner((row, index))
             whole = self._sums_of(owner, found)[0] / max(self.values[owner].size, 1)
             result[row, index] = found.get(("left", row, index), whole)
         return result
@@ -353,6 +377,19 @@ def _tensor_names(forward: Forward, gradients: Gradients | None) -> dict[tuple[s
     return names
 
 
+def _without_gradient(forward: Forward, gradients: Gradients | None) -> Iterator[tuple[tuple[str, int, int], int]]:
+    """Yield the gradients that are zero because nothing reaches them, and how many elements they have."""
+    if gradients is None:
+        return
+    kinds = {
+        "bottom_diff": (gradients.bottoms, forward.wanted),
+        "param_diff": (gradients.params, forward.wanted_params),
+    }
+    for kind, (found, wanted) in kinds.items():
+        for key in (key for key, value in found.items() if not value):
+            yield (kind, *key), math.prod(forward.graph.shape(wanted[key]))
+
+
 def draw_feeds(
     runner: Runner,
     stream: Stream,
@@ -393,7 +430,7 @@ def measure(
     notes.extend(program.synthetic(options.inputs))
     feeds = Feeds(stream, np.random.default_rng(seed), options.inputs, options.inputs_hold == "zeros", notes)
     program = program.settle(values, device, feeds, notes)
-    runner = Runner(program, values, device, options.forward_only, samples=samples)
+    runner = Runner(program, values, device, options.forward_only, samples=samples, stats=options.stats)
     arrays = feeds.of(runner.forward)
     notes.extend(runner.forward.notes)
     started = _param_samples(program, values) if samples else {}

@@ -9,6 +9,7 @@ import click
 
 from caffestat.errors import RefusedError
 from caffestat.files import refuse_inputs
+from caffestat.options import STATS
 
 from . import options, terminal
 
@@ -18,6 +19,13 @@ __all__ = ["analyze"]
 @click.command(short_help="Shapes, fans, fillers and measured means of a net.")
 @options.net_argument
 @click.option("--static", is_flag=True, help="Do not run the net: sizes, fans and fillers only.")
+@click.option(
+    "--stats",
+    multiple=True,
+    metavar="NAMES",
+    callback=options.split_commas,
+    help=f"Statistics of the elements too, such as max,nan: some of {', '.join(STATS)}.",
+)
 @click.option("--predict", is_flag=True, help="Show what theory expects beside what is measured, and gains.")
 @click.option(
     "--format",
@@ -41,6 +49,7 @@ def analyze(path: str, format: str, opens: bool, output: Path | None, **settings
       caffestat analyze --static --batch 1 models/alexnet.prototxt
       caffestat analyze --predict models/experiments/relu_xavier.prototxt
       caffestat analyze --static --predict --loss cross-entropy model.onnx
+      caffestat analyze --stats max,min,zeros,nan models/lenet.prototxt
       caffestat analyze --format json -o lenet.json models/lenet.prototxt
       caffestat analyze --predict --format html -o lenet.html models/lenet.prototxt
       caffestat analyze --predict --open models/lenet.prototxt

@@ -23,7 +23,7 @@ def cut(g: Graph) -> list[Graph]:
 
 
 def _in_order(g: Graph) -> list[Node]:
-    """Return the nodes with those that compute values of `Graph.soon` right behind what they read.
+    """Return the nodes with those that compute values of `Graph.statistics` right behind what they read.
 
     Else all activations would live until the statistics at the end are computed.
     """
@@ -31,7 +31,7 @@ def _in_order(g: Graph) -> list[Node]:
     turns = []
     for index, node in enumerate(g.nodes):
         before = [turn[name] for name in (*node.inputs, *node.captured) if name in turn]
-        mine = max(before) if before and node.outputs[0] in g.soon else index
+        mine = max(before) if before and node.outputs[0] in g.statistics else index
         turn.update(dict.fromkeys(node.outputs, mine))
         turns.append(mine)
     return [g.nodes[index] for index in sorted(range(len(turns)), key=lambda index: (turns[index], index))]

@@ -12,10 +12,10 @@ import numpy as np
 from caffestat.graph import Graph, Node, Spec
 from caffestat.ops import Elements, Role, Sign
 
-__all__ = ["Statistics"]
+__all__ = ["TINY", "Roots", "Statistics", "chunks", "rows_of"]
 
 # Up to here values of the same shape are summed up together: the nodes cost more than the copies.
-_TINY = 4_096
+TINY = 4_096
 # Up to here one sum over all elements is exact enough; over 6 M elements it would be off by 4e-5.
 _DIRECT = 20_000
 # Above it |x| no longer fits the caches, and ReduceL1, which does not write it down, is the faster one.
@@ -31,18 +31,38 @@ Sum = tuple[str, str]  # "abs" or "squares", and of which value
 T = TypeVar("T")
 
 
-def _chunks(items: Sequence[T], size: int) -> list[Sequence[T]]:
+def chunks(items: Sequence[T], size: int) -> list[Sequence[T]]:
     return [items[start : start + size] for start in range(0, len(items), size)]
 
 
-def _rows(count: int) -> int:
+def rows_of(count: int) -> int:
     """Return the divisor of `count` nearest below 1024: how many partial sums to take."""
     return next(rows for rows in range(min(1024, count), 0, -1) if count % rows == 0)
 
 
+class Roots:
+    """Which value another one only renames, reshapes or transposes."""
+
+    def __init__(self, graph: Graph) -> None:
+        self._specs = graph.specs
+        self._producers = {name: node for node in graph.nodes for name in node.outputs}
+
+    def of(self, value: str) -> str:
+        """Return the first value of known shape with the same elements."""
+        root = value
+        while (node := self.producer(value)) and node.info.elements is Elements.MOVED:
+            value = node.inputs[0]
+            root = value if value in self._specs else root
+        return root
+
+    def producer(self, value: str) -> Node | None:
+        """Return the node that computes a value, None for an input."""
+        return self._producers.get(value)
+
+
 def _in_rows(g: Graph, value: str, count: int) -> str:
     """Return the flat value as [rows, columns], zeros added at the end where `count` has no good divisor."""
-    rows = _rows(count)
+    rows = rows_of(count)
     flat = g.reshape(value, count)
     if rows < 64:
         rows = 1024
@@ -62,7 +82,7 @@ class Statistics:
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
         self._first = len(graph.nodes)
-        self._producers: dict[str, Node] = {name: node for node in graph.nodes for name in node.outputs}
+        self._roots = Roots(graph)
         self._scalars: dict[Sum, str] = {}  # one element each
         self._tiny: defaultdict[tuple[str, Spec], list[Sum]] = defaultdict(list)  # to be summed up together
         self._asked: set[Sum] = set()
@@ -85,13 +105,13 @@ class Statistics:
         """Emit the output vector; nothing when no one asked."""
         g = self.graph
         # one node of thousands of inputs makes the runtime's set-up slow
-        parts = [part for sums in self._tiny.values() for chunk in _chunks(sums, 64) for part in self._sum_tiny(chunk)]
+        parts = [part for sums in self._tiny.values() for chunk in chunks(sums, 64) for part in self._sum_tiny(chunk)]
         for rank in sorted({len(g.shape(scalar)) for scalar in self._scalars.values()}):
             same = [wanted for wanted, scalar in self._scalars.items() if len(g.shape(scalar)) == rank]
-            parts += [self._joined(chunk) for chunk in _chunks(same, 64)]
+            parts += [self._joined(chunk) for chunk in chunks(same, 64)]
         if parts:
             g.outputs.append(g.emit("Concat", *parts, axis=0, hint=self.OUTPUT))
-        g.soon.update(name for node in g.nodes[self._first :] for name in node.outputs)
+        g.statistics.update(name for node in g.nodes[self._first :] for name in node.outputs)
 
     def _joined(self, sums: Sequence[Sum]) -> str:
         g = self.graph
@@ -118,7 +138,7 @@ class Statistics:
         return {key: found[wanted] / divisor for key, (wanted, divisor) in self._keys.items()}
 
     def _add(self, key: Hashable, kind: str, value: str, divisor: float) -> None:
-        wanted = kind, self._root(value)
+        wanted = kind, self._roots.of(value)
         self._keys[key] = wanted, divisor
         if wanted not in self._asked:
             self._asked.add(wanted)
@@ -127,25 +147,17 @@ class Statistics:
     def _ask(self, kind: str, value: str) -> None:
         spec = self.graph.specs[value]
         count = math.prod(spec.shape)
-        if spec.shape and 0 < count <= _TINY:
+        if spec.shape and 0 < count <= TINY:
             self._tiny[kind, spec].append((kind, value))
         else:
             sum_up = self._sum_abs if kind == "abs" else self._sum_squares
             self._scalars[kind, value] = sum_up(value, count)
 
-    def _root(self, value: str) -> str:
-        """Return the value that this one only renames, reshapes or transposes."""
-        root = value
-        while (node := self._producers.get(value)) and node.info.elements is Elements.MOVED:
-            value = node.inputs[0]
-            root = value if value in self.graph.specs else root
-        return root
-
     def _is_non_negative(self, value: str) -> bool:
         """Tell whether the ops in front leave no negative element."""
         values, seen = [value], {value}
         while values:
-            node = self._producers.get(self._root(values.pop()))
+            node = self._roots.producer(self._roots.of(values.pop()))
             if node is None or node.info.sign is Sign.ANY:
                 return False
             if node.info.sign is Sign.KEPT:
@@ -177,7 +189,7 @@ class Statistics:
 
     def _thin_product(self, value: str) -> Node | None:
         """Return the node that makes `value` as a product of two thin matrices: an inner product's weight gradient."""
-        node = self._producers.get(value)
+        node = self._roots.producer(value)
         if node is None or not node.info.is_matrix_product or len(node.inputs) > 2 or node.get("alpha", 1.0) != 1.0:
             return None
         shapes = [self.graph.shape(name) for name in node.inputs]

@@ -94,7 +94,7 @@ class Graph:
     updates  params that the graph itself changes (running statistics, states): the value each has afterwards
     states   params that are zero in the first run
     carries  whether states are kept from run to run
-    soon     values to be computed as soon as what they are computed from is there: small ones of large ones
+    statistics  values that are statistics of others: computed right behind these, and in float32 whatever they are in
     specs    shape and type of every value known so far (`infer` completes it)
     domains  versions of the op sets beside ONNX's own
     """
@@ -109,7 +109,7 @@ class Graph:
         self.regions: list[Region] = []
         self.detached: set[str] = set()
         self.updates: dict[str, str] = {}
-        self.soon: set[str] = set()
+        self.statistics: set[str] = set()
         self.states: list[str] = []
         self.carries = False
         self.domains = {CONTRIB: 1}

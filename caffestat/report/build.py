@@ -55,6 +55,7 @@ def build(
         norms=measured.norms if measured else None,
         findings=(*program.findings, *(measured.findings if measured else ())),
         notes=tuple(dict.fromkeys(notes)),
+        stats=next((one.wanted for one in measured.stats.values()), ()) if measured else (),
     )
 
 
@@ -107,6 +108,7 @@ class _View:
             self.measured.tops.get(key),
             self._expected("tops", key),
             self.measured.top_samples.get(key),
+            self.measured.stats.get(("top", *key)),
         )
 
     def _has_diff(self, key: Key) -> bool:
@@ -118,7 +120,8 @@ class _View:
         key = row.index, bottom
         expected = self._expected("bottom_diffs", key)
         is_unknown = self._measured_back and key not in self.measured.bottom_diffs
-        return BottomDiff(row.bottoms[bottom], bottom, self.measured.bottom_diffs.get(key), expected, is_unknown)
+        mean_abs, stats = self.measured.bottom_diffs.get(key), self.measured.stats.get(("bottom_diff", *key))
+        return BottomDiff(row.bottoms[bottom], bottom, mean_abs, expected, is_unknown, stats)
 
     @property
     def _measured_back(self) -> bool:
@@ -153,6 +156,8 @@ class _View:
             diff_predicted=self._expected("param_diffs", key),
             histogram=self.measured.param_samples.get(key),
             expected=self._counts(param),
+            stats=self.measured.stats.get(("param", *key)),
+            diff_stats=self.measured.stats.get(("param_diff", *key)),
         )
 
     def _counts(self, param: RowParam) -> tuple[float, ...]:

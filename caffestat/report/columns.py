@@ -6,8 +6,9 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from caffestat.escape import visible
+from caffestat.options import STATS
 
-from .model import ParamRow, Report, TopRow
+from .model import BottomDiff, ParamRow, Report, TopRow
 from .rows import Row
 
 __all__ = ["COLUMNS", "Column", "footer", "heading", "shape_text", "used"]
@@ -20,7 +21,7 @@ _UNITS = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 class Column:
     """A column: `text(row, exact)` is its cell, where counts are exact or shortened; names can be shortened as well.
 
-    is_size: it makes room for predictions when these are shown.
+    is_size: it makes room for predictions or statistics when these are shown.
     """
 
     title: str
@@ -87,6 +88,32 @@ def _gain(row: Row, name: str) -> str:
     return "" if value is None else f"{value:.2g}"
 
 
+def _stat(value: TopRow | BottomDiff | None, name: str) -> str:
+    """Return a statistic: of zeros the share, of what is not finite the count."""
+    stats = value.stats if value else None
+    if stats is None or name not in stats.wanted:
+        return ""
+    number = getattr(stats, name)
+    if name == "zeros":
+        return f"{number / stats.count:.3g}"
+    return f"{number:,}" if isinstance(number, int) else f"{number:.3g}"
+
+
+def _float16(value: TopRow | BottomDiff | None) -> str:
+    stats = value.stats if value else None
+    if stats is None or not stats.float16:
+        return ""
+    return stats.float16 if stats.float16 == "overflow" else f"underflow {stats.small_share:.0%}"
+
+
+def _of_top(name: str) -> Column:
+    return Column(name, lambda row, _: _stat(row.top, name), is_number=True)
+
+
+def _of_diff(name: str) -> Column:
+    return Column(f"{name} dx", lambda row, _: _stat(row.diff, name), is_number=True)
+
+
 COLUMNS = (
     Column("layer", lambda row, _: row.name, is_name=True),
     Column("type", lambda row, _: row.type, is_name=True),
@@ -99,10 +126,14 @@ COLUMNS = (
     Column("then", lambda row, _: (row.layer.followed_by or "") if row.is_first else "", is_name=True),
     Column("mean|x|", lambda row, _: _measured(row.top.mean_abs if row.top else None), is_number=True),
     Column("predicted", lambda row, _: _measured(row.top.predicted if row.top else None), is_number=True),
+    *map(_of_top, STATS),
+    Column("float16", lambda row, _: _float16(row.top)),
     Column(
         "mean|dx|", lambda row, _: _measured(row.diff.mean_abs, row.diff.is_unknown) if row.diff else "", is_number=True
     ),
     Column("predicted", lambda row, _: _measured(row.diff.predicted if row.diff else None), is_number=True),
+    *map(_of_diff, STATS),
+    Column("float16 dx", lambda row, _: _float16(row.diff)),
     Column("gain", lambda row, _: _gain(row, "forward"), is_number=True),
     Column("so far", lambda row, _: _gain(row, "product"), is_number=True),
     Column("back", lambda row, _: _gain(row, "backward"), is_number=True),
@@ -115,8 +146,8 @@ COLUMNS = (
 def used(table: Iterable[Row]) -> tuple[Column, ...]:
     """Return the columns that have something to show."""
     lines = list(table)
-    is_predicted = any(row.layer.gain for row in lines)
-    columns = [column for column in COLUMNS if not (is_predicted and column.is_size)]
+    is_wide = any(row.layer.gain or (row.top and row.top.stats) for row in lines)
+    columns = [column for column in COLUMNS if not (is_wide and column.is_size)]
     return tuple(column for column in columns if any(column.text(row, True) for row in lines))
 
 
@@ -146,6 +177,9 @@ def footer(report: Report, table: Iterable[Row]) -> Iterator[str]:
         yield "fan-in, fan-out: as Caffe's fillers count them, in parentheses the true number where it differs."
     if any(layer.gain for layer in report.layers):
         yield "gain, back: of E[x²] and E[dx²], with what the nonlinearity leaves; so far: their products over depth."
+    if report.stats:
+        yield "zeros: their share; inf, nan: how many; max and min: of what is not NaN; dx: of the gradient."
+        yield "float16: overflow: max |x| > 65504; underflow: that share of the nonzero |x| is below 2⁻¹⁴ = 6.1e-05."
     if any(p.filler_origin == "default" for p in params):
         yield "(filler): the file has none, this is Caffe's default."
     if any(p.filler_origin == "option" for p in params):

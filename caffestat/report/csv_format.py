@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+from typing import TYPE_CHECKING
 
 from caffestat.escape import csv_cell
 
@@ -11,13 +12,17 @@ from .columns import shape_text
 from .model import Report
 from .rows import Row, rows
 
-__all__ = ["COLUMNS", "PREDICTED", "render"]
+if TYPE_CHECKING:
+    from caffestat.engine.elements import ElementStats
+
+__all__ = ["COLUMNS", "PREDICTED", "render", "stats_columns"]
 
 COLUMNS = (
     *("layer", "type", "line", "top", "top_shape", "param", "param_shape", "filler", "filler_origin"),
     *("caffe_fan_in", "caffe_fan_out", "fan_in", "fan_out", "xavier_norm", "xavier_n", "xavier_scale"),
     *("mean_abs", "diff_blob", "diff_mean_abs", "params", "macs"),
 )
+_VALUES = ("", "diff_", "param_", "param_diff_")  # what the columns of statistics begin with
 PREDICTED = ("predicted", "diff_predicted", "gain", "gain_backward")  # only when predictions were asked for
 
 Cells = dict[str, str | int | None]
@@ -27,11 +32,34 @@ def render(report: Report) -> str:
     """Return the report's lines as CSV with a header; a layer's counts stand on its first line only, to be summed."""
     out = io.StringIO()
     is_predicted = any(top.predicted is not None for layer in report.layers for top in layer.tops)
-    columns = (*COLUMNS, *PREDICTED) if is_predicted else COLUMNS
+    columns = (*COLUMNS, *(PREDICTED if is_predicted else ()), *stats_columns(report))
     writer = csv.DictWriter(out, columns, restval="", extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
-    writer.writerows({**_layer(row), **_top(row), **_param(row), **_diff(row), **_gain(row)} for row in rows(report))
+    cells = (_layer, _top, _param, _diff, _gain, _stats)
+    writer.writerows({name: cell for part in cells for name, cell in part(row).items()} for row in rows(report))
     return out.getvalue()
+
+
+def stats_columns(report: Report) -> list[str]:
+    """Return the columns of the statistics of tops, gradients of bottoms, params and their gradients."""
+    names = (*report.stats, "float16") if report.stats else ()
+    return [f"{value}{name}" for value in _VALUES for name in names]
+
+
+def _stats(row: Row) -> Cells:
+    values = (row.top, row.diff, row.param)
+    found = [*(value.stats if value else None for value in values), row.param.diff_stats if row.param else None]
+    return {
+        f"{prefix}{name}": number
+        for prefix, stats in zip(_VALUES, found, strict=True)
+        for name, number in (_stats_of(stats) if stats else {}).items()
+    }
+
+
+def _stats_of(stats: ElementStats) -> Cells:
+    numbers = {name: getattr(stats, name) for name in stats.wanted}
+    cells: Cells = {name: n if isinstance(n, int) else _number(n) for name, n in numbers.items()}
+    return {**cells, "float16": stats.float16}
 
 
 def _layer(row: Row) -> Cells:

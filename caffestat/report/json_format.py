@@ -12,6 +12,7 @@ from .model import Detail, LayerRow, ParamRow, Report, Spread, TopRow
 
 if TYPE_CHECKING:
     from caffestat.analysis.curves import Curve
+    from caffestat.engine.elements import ElementStats
     from caffestat.engine.histogram import Histogram
 
 __all__ = ["number", "render", "to_dict"]
@@ -71,7 +72,7 @@ def _layer(layer: LayerRow) -> dict[str, Any]:
         "reads": list(layer.reads),
         "tops": [_top(top) for top in layer.tops],
         "bottom_diffs": [
-            {"name": diff.name, "bottom": diff.bottom, **_mean_abs(diff.mean_abs, diff.predicted)}
+            {"name": diff.name, "bottom": diff.bottom, **_mean_abs(diff.mean_abs, diff.predicted, diff.stats)}
             for diff in layer.bottom_diffs
         ],
         "params": [_param(param) for param in layer.params],
@@ -84,7 +85,7 @@ def _layer(layer: LayerRow) -> dict[str, Any]:
 
 
 def _top(top: TopRow) -> dict[str, Any]:
-    forward = _mean_abs(top.mean_abs, top.predicted)
+    forward = _mean_abs(top.mean_abs, top.predicted, top.stats)
     shown = _histogram(top.histogram)
     return {"id": top.id, "name": top.name, "shape": _shape(top.shape), "forward": forward, **shown}
 
@@ -122,8 +123,8 @@ def _param(param: ParamRow) -> dict[str, Any]:
         "fan_out": param.fan_out,
         "xavier": {norm.lower(): _xavier(spread) for norm, spread in param.spreads.items()},
         "msra": {norm.lower(): {"std": number(spread.msra_std)} for norm, spread in param.spreads.items()},
-        "forward": _mean_abs(param.mean_abs, param.predicted),
-        "backward": _mean_abs(param.diff_mean_abs, param.diff_predicted),
+        "forward": _mean_abs(param.mean_abs, param.predicted, param.stats),
+        "backward": _mean_abs(param.diff_mean_abs, param.diff_predicted, param.diff_stats),
         **_histogram(param.histogram, param.expected),
     }
 
@@ -137,9 +138,16 @@ def _xavier(spread: Spread) -> dict[str, Any]:
     return {"n": number(spread.n), "scale": number(spread.scale), "std": number(spread.std)}
 
 
-def _mean_abs(value: float | None, predicted: float | None) -> dict[str, Any]:
-    """Return the mean |x|, and what was predicted of it, where it was."""
-    return {"mean_abs": number(value), **({} if predicted is None else {"predicted": number(predicted)})}
+def _mean_abs(value: float | None, predicted: float | None, stats: ElementStats | None) -> dict[str, Any]:
+    """Return the mean |x|, what was predicted of it, and the statistics of the elements, where there are any."""
+    expected = {} if predicted is None else {"predicted": number(predicted)}
+    return {"mean_abs": number(value), **expected, **({"stats": _stats(stats)} if stats else {})}
+
+
+def _stats(stats: ElementStats) -> dict[str, Any]:
+    numbers = {name: getattr(stats, name) for name in stats.wanted}
+    shown = {name: n if isinstance(n, int) else number(n) for name, n in numbers.items()}
+    return {**shown, "below_normal": stats.below_normal, "float16": stats.float16 or None}
 
 
 def number(value: float | None) -> float | str | None:

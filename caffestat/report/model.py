@@ -10,6 +10,7 @@ from caffestat.errors import Finding
 if TYPE_CHECKING:
     from caffestat.analysis import Norms
     from caffestat.analysis.curves import Curve
+    from caffestat.engine.elements import ElementStats
     from caffestat.engine.histogram import Histogram
 
 __all__ = [
@@ -54,6 +55,7 @@ class TopRow:
     mean_abs   None when not measured
     predicted  what theory expects mean_abs to be, None when nobody asked or it cannot tell
     histogram  of a sample of its elements, only in detailed reports
+    stats      of its elements, where they were asked for
     """
 
     name: str
@@ -62,6 +64,7 @@ class TopRow:
     mean_abs: float | None = None
     predicted: float | None = None
     histogram: Histogram | None = None
+    stats: ElementStats | None = None
 
 
 @dataclass(frozen=True)
@@ -70,6 +73,7 @@ class BottomDiff:
 
     bottom: the index of the bottom in its layer
     is_unknown: the net was run, but the gradient depends on a layer that cannot be computed
+    stats: as in TopRow
     """
 
     name: str
@@ -77,6 +81,7 @@ class BottomDiff:
     mean_abs: float | None = None
     predicted: float | None = None
     is_unknown: bool = False
+    stats: ElementStats | None = None
 
 
 @dataclass(frozen=True)
@@ -110,6 +115,7 @@ class ParamRow:
     predicted, diff_predicted  as in TopRow
     diff_is_unknown  as in BottomDiff
     histogram        of its values before the run, only in detailed reports
+    stats, diff_stats  as in TopRow
     expected         of each bin of the histogram, the count that the filler's density gives; empty where there is none
     """
 
@@ -140,6 +146,8 @@ class ParamRow:
     diff_is_unknown: bool = False
     histogram: Histogram | None = None
     expected: tuple[float, ...] = ()
+    stats: ElementStats | None = None
+    diff_stats: ElementStats | None = None
 
 
 @dataclass(frozen=True)
@@ -231,6 +239,7 @@ class Report:
     norms   None without a backward pass
     errors  what Caffe refuses the net for; what depends on it has no shapes
     notes   what the reader should know about the run, in sentences
+    stats   the names of the statistics of elements that were asked for
     detail  the source's text and what `check` finds in it, only in detailed reports
     """
 
@@ -246,6 +255,7 @@ class Report:
     findings: tuple[Finding, ...] = ()
     errors: tuple[Finding, ...] = ()
     notes: tuple[str, ...] = ()
+    stats: tuple[str, ...] = ()
     detail: Detail | None = None
     format_version: int = FORMAT_VERSION
 

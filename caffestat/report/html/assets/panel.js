@@ -36,15 +36,18 @@ function layerFacts(row) {
   const links = (rows) => rows.flatMap((r, i) => [i ? ", " : "", make("a", { href: "#layer", onclick: (e) => (e.preventDefault(), tell("choose", r)) }, ROWS[r].name)]);
   const facts = [fact("type", layer.type), layer.line ? fact("line", number(layer.line)) : null];
   layer.tops.forEach((top) => {
-    facts.push(fact(`top ${top.name}`, shapeText(top.shape)), numberFact("mean |x|", top.forward.mean_abs), numberFact("predicted mean |x|", top.forward.predicted));
+    facts.push(fact(`top ${top.name}`, shapeText(top.shape)), numberFact("mean |x|", top.forward.mean_abs), numberFact("predicted mean |x|", top.forward.predicted), ...statsFacts("x", top.forward.stats));
   });
-  layer.bottom_diffs.forEach((diff) => facts.push(numberFact(`mean |dx| of ${diff.name}`, diff.mean_abs), numberFact(`predicted mean |dx| of ${diff.name}`, diff.predicted)));
+  layer.bottom_diffs.forEach((diff) => facts.push(numberFact(`mean |dx| of ${diff.name}`, diff.mean_abs), numberFact(`predicted mean |dx| of ${diff.name}`, diff.predicted), ...statsFacts(`dx of ${diff.name}`, diff.stats)));
   facts.push(numberFact("multiply-adds", layer.macs || null), layer.followed_by ? fact("then", layer.followed_by) : null);
   if (layer.gain) Object.entries({ forward: "gain", product: "gain so far", backward: "gain of the gradient", product_backward: "gain of the gradient so far" }).forEach(([key, title]) => facts.push(numberFact(title, layer.gain[key])));
   if (sourceRows(row).length) facts.push(fact("reads", ...links(sourceRows(row))));
   if (nextRows(row).length) facts.push(fact("read by", ...links(nextRows(row))));
   return facts.filter(Boolean);
 }
+
+/* Return the statistics of a value's elements as facts: none where they were not asked for. */
+const statsFacts = (value, stats) => Object.entries(stats ?? {}).map(([name, found]) => (found === null ? null : name === "float16" ? fact(`float16 of ${value}`, found) : numberFact(`${name.replace("_", " ")} of ${value}`, found)));
 
 const NORMS = { fan_in: "FAN_IN", fan_out: "FAN_OUT", average: "AVERAGE" };
 
@@ -55,8 +58,8 @@ function paramPart(param) {
   const facts = [
     fact("shape", shapeText(param.shape)), numberFact("count", param.count), fact("filler", words + origins[origin]),
     param.owner ? fact("shares the values of", param.owner) : null,
-    numberFact("mean |w|", param.forward.mean_abs), numberFact("predicted mean |w|", param.forward.predicted),
-    numberFact("mean |dw|", param.backward.mean_abs), numberFact("predicted mean |dw|", param.backward.predicted),
+    numberFact("mean |w|", param.forward.mean_abs), numberFact("predicted mean |w|", param.forward.predicted), ...statsFacts("w", param.forward.stats),
+    numberFact("mean |dw|", param.backward.mean_abs), numberFact("predicted mean |dw|", param.backward.predicted), ...statsFacts("dw", param.backward.stats),
     ...(param.shape.length > 1 ? fanFacts(param, norm) : []),
     param.lr_mult === 1 ? null : numberFact("lr_mult", param.lr_mult), param.decay_mult === 1 ? null : numberFact("decay_mult", param.decay_mult),
   ];

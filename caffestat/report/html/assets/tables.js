@@ -85,6 +85,11 @@ function compareCells(a, b, down) {
   return down ? -order : order;
 }
 
+const STATS = ["mean", "max", "min", "std", "zeros", "inf", "nan", "float16"];
+
+/* Return columns of the statistics of a value's elements, where there are any. */
+const statsColumns = (suffix, value) => STATS.map((name) => ({ title: name + suffix, number: name !== "float16", get: (item) => value(ROWS[item.row])?.stats?.[name] }));
+
 function layerColumns() {
   const layer = (item) => ROWS[item.row];
   const weight = (item) => layer(item).params.find((param) => param.role === "weight") ?? null;
@@ -101,8 +106,10 @@ function layerColumns() {
     { title: "msra std", number: true, get: (i) => weight(i)?.msra[norm(weight(i))]?.std },
     { title: "mean |x|", number: true, get: (i) => layer(i).tops[0]?.forward.mean_abs },
     { title: "predicted", number: true, get: (i) => layer(i).tops[0]?.forward.predicted },
+    ...statsColumns("", (row) => row.tops[0]?.forward),
     { title: "mean |dx|", number: true, get: (i) => layer(i).bottom_diffs[0]?.mean_abs },
     { title: "predicted |dx|", number: true, get: (i) => layer(i).bottom_diffs[0]?.predicted },
+    ...statsColumns(" of dx", (row) => row.bottom_diffs[0]),
     { title: "gain", number: true, get: (i) => layer(i).gain?.forward },
     { title: "gain so far", number: true, get: (i) => layer(i).gain?.product },
     { title: "params", number: true, get: (i) => DATA.scales.params?.[i.row] },
