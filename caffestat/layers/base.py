@@ -25,6 +25,7 @@ __all__ = [
     "Shape",
     "Unrolled",
     "default_filler",
+    "fork_type",
     "layer",
     "layer_class",
     "layer_dialects",
@@ -443,6 +444,12 @@ def reference_of(cls: type[Layer]) -> str:
     """Return the repository and the file that a fork's class is written after, as its docstring names them."""
     found = _REFERENCE.search(" ".join((cls.__doc__ or "").split()))
     return f"{found[1]}, {found[2]}" if found else ""
+
+
+def fork_type(old: str) -> str | None:
+    """Return the type of a fork that a V1 name in capitals means: IMAGE_SEG_DATA is ImageSegData; None for no such."""
+    known = {name.lower(): name for name, classes in _TYPES.items() if all(cls.dialect for cls in classes)}
+    return known.get(old.replace("_", "").lower()) if old.isupper() and old not in _TYPES else None
 
 
 def similar_type(name: str) -> str | None:

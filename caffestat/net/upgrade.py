@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from caffestat.errors import Finding, NetError, Place
+from caffestat.layers import fork_type
 from caffestat.prototext import Message
 from caffestat.schema import LayerParameter, NetParameter, V1LayerParameter, caffe_pb2
 
@@ -202,11 +203,12 @@ def current_type(old: str) -> str:
 
 
 def _v1_type(entry: Entry) -> str:
-    """Return the current spelling of a V1 layer's type; a fork's own spelling is kept as it was written."""
+    """Return the current spelling of a V1 layer's type; of a type that nobody knows the written one."""
     proto = entry.proto
     if proto.HasField("type"):
         return current_type(V1LayerParameter.LayerType.Name(proto.type))
-    return _raw_type(entry.text)
+    written = _raw_type(entry.text)
+    return fork_type(written) or written
 
 
 def _raw_type(text: Message | None) -> str:

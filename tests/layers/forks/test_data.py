@@ -1,0 +1,216 @@
+"""Data layers of forks: the shapes of their tops, and what stands in for the values."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from caffestat.errors import NetError
+from caffestat.layers import Layer, fork_type
+from caffestat.net import build
+from caffestat.net.source import net_source
+from caffestat.prototext import parse
+
+from ..harness import make
+
+TOPS = ("x", "y", "z", "u")
+
+
+def written(kind: str, tops: int, fields: str, dialect: str | None = None, bottoms: str = "") -> Layer:
+    named = " ".join(f'top: "{name}"' for name in TOPS[:tops])
+    return make(f'name: "d" type: "{kind}" {bottoms} {named} {fields}', dialect=dialect)
+
+
+VIDEO = "video_data_param { batch_size: 4 new_height: 12 new_width: 17 new_length: 5 %s }"
+IMAGES = 'image_data_param { source: "list.txt" batch_size: 4 %s }'
+CROP = "transform_param { crop_size: 11 }"
+POSES = 'source: "l" root_folder: "r" label_num: 28 batch_size: 4 max_size: 96 min_size: 80 is_scale_image: true'
+
+
+@pytest.mark.parametrize(
+    ("kind", "fields", "shapes"),
+    [
+        ("VideoData", VIDEO % 'root_folder: "r"', [(4, 3, 5, 12, 17), (4,)]),
+        ("VideoData", VIDEO % 'root_folder: "r" is_color: false' + CROP, [(4, 1, 5, 11, 11), (4,)]),
+        ("VideoData", VIDEO % "num_segments: 2 encoded: true", [(4, 20, 12, 17), (4, 1, 1, 1)]),
+        ("VideoData", VIDEO % "modality: RGB grayscale: false num_segments: 3" + CROP, [(4, 45, 11, 11), (4, 1, 1, 1)]),
+        ("VideoData", VIDEO % "modality: RGB grayscale: true", [(4, 5, 12, 17), (4, 1, 1, 1)]),
+        (
+            "VideoData",
+            VIDEO % 'name_pattern: "%d"' + "transform_param { crop_height: 7 crop_width: 9 fix_crop: true }",
+            [(4, 10, 7, 9), (4, 1, 1, 1)],
+        ),
+        ("VideoData", VIDEO % "rep_label: 1 num_segments: 2" + CROP, [(4, 10, 11, 11), (2, 1, 1, 1)]),
+        ("VideoData", VIDEO % "rep_label: 1 is_color: true modality: RGB", [(4, 15, 12, 17), (4, 1, 1, 1)]),
+        (
+            "VideoData",
+            "video_data_param { video_type: WEBCAM } data_param { batch_size: 2 } "
+            "transform_param { resize_param { height: 30 width: 40 } }",
+            [(2, 3, 30, 40), (2,)],
+        ),
+        (
+            "VideoDataRNN",
+            VIDEO % "seq_length: 6 modality: RGB is_color: true num_segments: 2",
+            [(48, 15, 12, 17), (6, 8, 1), (6, 8, 1)],
+        ),
+        ("FileData", VIDEO % "do_squeeze: true", [None]),
+        ("ImageSegData", IMAGES % "label_type: PIXEL" + CROP, [(4, 3, 11, 11), (4, 1, 11, 11), (4, 1, 1, 2)]),
+        ("ImageSegData", IMAGES % "new_height: 8 new_width: 9 is_color: false", [(4, 1, 8, 9), (4, 1, 8, 9)]),
+        (
+            "ImageSegData",
+            IMAGES % "" + "transform_param { crop_width: 7 crop_height: 6 scale_factors: 2 }",
+            [(4, 3, 6, 7), (4, 1, 6, 7)],
+        ),
+        ("ImageSegData", IMAGES % "label_type: NONE", [None, None]),
+        ("WindowSegData", IMAGES % "new_height: 20 new_width: 20" + CROP, [(4, 3, 11, 11), (4, 1, 11, 11)]),
+        ("ImageLabelmapData", IMAGES % "new_height: 8 new_width: 9", [(4, 3, 8, 9), (4, 1, 8, 9)]),
+        (
+            "DenseImageData",
+            "dense_image_data_param { batch_size: 4 new_height: 12 new_width: 20 label_divide_factor: 4 }",
+            [(4, 3, 12, 20), (4, 1, 3, 5)],
+        ),
+        (
+            "DenseImageData",
+            "dense_image_data_param { batch_size: 4 crop_height: 6 crop_width: 8 label_divide_factor: 2 }",
+            [(4, 3, 6, 8), (4, 1, 6, 8)],
+        ),
+        ("SegData", "seg_data_param { balance: true }", [None, None]),
+        (
+            "ImageLabelData",
+            "image_label_data_param { batch_size: 4 num_channels: 5 label_slice { dim: 6 dim: 7 } pad_centre: true }"
+            + CROP,
+            [(4, 3, 11, 11), (4, 1, 6, 7)],
+        ),
+        (
+            "ImageLabelDataClass",
+            "image_label_data_param { batch_size: 4 num_channels: 5 label_slice { dim: 6 dim: 7 } label_space: 9 }"
+            + CROP,
+            [(4, 3, 11, 11), (4, 5, 6, 7), (4, 1, 1, 8)],
+        ),
+        (
+            "ImageLabelDataIndexDet",
+            "image_label_data_param { batch_size: 4 label_slice { dim: 6 dim: 7 } init_num_dets: 10 }" + CROP,
+            [(4, 3, 11, 11), (4, 1, 6, 7), (4, 1, 1, 1), (4, 10, 1, 6)],
+        ),
+        (
+            "ImageLabelData",
+            "image_label_data_param { batch_size: 4 crop_size_h: 5 crop_size_w: 9 crop_size_d: 7 out_label_size: 2 }",
+            [(4, 1, 5, 9, 7), (4, 1, 2, 2, 2), (4, 1, 1, 1, 1)],
+        ),
+        ("BoxData", "data_param { batch_size: 4 side: 3 side: 5 }" + CROP, [(4, 3, 11, 11), (4, 63), (4, 175)]),
+        ("BoxData", "data_param { batch_size: 4 }" + CROP, [(4, 3, 11, 11), (4, 343)]),
+        ("CPMData", "data_param { batch_size: 4 } cpm_transform_param { stride: 8 }", [None, None]),
+        (
+            "RandomImageData2",
+            f"random_image_data2_param {{ {POSES} always_max_size: true }}",
+            [(4, 3, 96, 96), (4, 28, 1, 1), (4, 5, 1, 1)],
+        ),
+        ("RandomImageData2", f"random_image_data2_param {{ {POSES} }}", [None, None, None]),
+        (
+            "MultiSourcesImagesData",
+            f"multi_sources_images_data_param {{ {POSES} always_max_size: true is_colors: true is_colors: false }}",
+            [(4, 4, 96, 96), (4, 28, 1, 1), (4, 5, 1, 1)],
+        ),
+        ("GenericWindowData", "generic_window_data_param { batch_size: 4 crop_size: 9 }", [None, None]),
+        ("SquareBoxData", "square_box_data_param { batch_size: 4 crop_size: 9 }", [(4, 3, 9, 9), (4, 1, 1, 1)]),
+        ("CustomData", "data_param { batch_size: 4 slice_point: 3 slice_point: 6 }", [None, None, None]),
+    ],
+)
+def test_shapes(kind: str, fields: str, shapes: list[tuple[int, ...] | None]) -> None:
+    layer = written(kind, len(shapes), fields)
+    assert list(layer.tops([])) == shapes
+    random = np.random.default_rng(1)
+    for index, shape in enumerate(shapes):
+        if shape and (example := layer.example(index, shape, random)) is not None:
+            assert example.reshape(shape).shape == shape
+
+
+@pytest.mark.parametrize(
+    ("kind", "fields", "given", "shapes"),
+    [
+        (
+            "CustomData",
+            "data_param { slice_point: 3 slice_point: 7 encoding: UINT8 encoding: UINT8 encoding: UINT16FLOW }",
+            (2, 3, 8, 9),
+            [(2, 3, 8, 9), (2, 4, 8, 9), (2, 2, 8, 9), (2, 1, 1, 1)],
+        ),
+        ("CPMData", "cpm_transform_param { num_parts: 9 stride: 4 }", (2, 6, 16, 24), [(2, 6, 16, 24), (2, 20, 4, 6)]),
+        ("SegData", "seg_data_param { }", (1, 3, 64, 96), [(1, 3, 64, 96), (1, 1, 64, 96)]),
+        ("ImageSegData", IMAGES % "", (2, 3, 8, 9), [(2, 3, 8, 9), (2, 1, 8, 9), (2, 1, 1, 2)]),
+    ],
+)
+def test_what_follows_from_the_images_shape(
+    kind: str, fields: str, given: tuple[int, ...], shapes: list[tuple[int, ...]]
+) -> None:
+    layer = written(kind, len(shapes), fields)
+    layer.shape_overrides = {"x": given}
+    assert list(layer.tops([])) == shapes
+
+
+@pytest.mark.parametrize(
+    ("kind", "fields", "expected"),
+    [
+        ("VideoData", VIDEO % "rep_label: 1 num_segments: 2", [(4, 10, 12, 17), (2, 1, 1, 1)]),
+        ("VideoData", VIDEO % 'root_folder: "r"', [(2, 3, 5, 12, 17), (2,)]),
+        ("VideoDataRNN", VIDEO % "seq_length: 6 num_segments: 3", [(36, 10, 12, 17), (6, 6, 1), (6, 6, 1)]),
+        (
+            "DenseImageData",
+            "dense_image_data_param { batch_size: 8 new_height: 8 new_width: 6 }",
+            [(2, 3, 8, 6), (2, 1, 8, 6)],
+        ),
+    ],
+)
+def test_another_batch(kind: str, fields: str, expected: list[tuple[int, ...]]) -> None:
+    layer = written(kind, len(expected), fields.replace("batch_size: 4", "batch_size: 8"))
+    layer.batch_override = 2
+    assert list(layer.tops([])) == expected
+
+
+@pytest.mark.parametrize(
+    ("kind", "tops", "fields", "message"),
+    [
+        ("VideoData", 2, VIDEO % "rep_label: 1 num_segments: 3", "that num_segments .3. divides, found 4"),
+        ("VideoDataRNN", 3, VIDEO % "seq_length: 0", "positive seq_length"),
+        ("ImageSegData", 2, IMAGES % "new_height: 8", "new_height and new_width together"),
+        ("DenseImageData", 2, "dense_image_data_param { batch_size: 4 crop_width: 3 }", "crop_height and crop_width"),
+        ("BoxData", 3, "data_param { batch_size: 4 side: 3 }" + CROP, "one side for each top but the first"),
+        ("SquareBoxData", 2, "square_box_data_param { batch_size: 4 }", "positive crop_size"),
+        ("ImageLabelData", 2, "image_label_data_param { pad_centre: true }" + CROP, "two values of dim"),
+        ("ImageSegData", 2, "image_data_param { label_type: PIXEL batch_size: 0 }" + CROP, "expected positive sizes"),
+    ],
+)
+def test_what_does_not_fit(kind: str, tops: int, fields: str, message: str) -> None:
+    with pytest.raises(NetError, match=message):
+        written(kind, tops, fields).tops([])
+
+
+def test_the_sizes_of_images_and_the_starts_of_sequences() -> None:
+    random = np.random.default_rng(1)
+    maps = written("ImageSegData", 3, IMAGES % "new_height: 8 new_width: 9")
+    assert maps.example(2, (4, 1, 1, 2), random).tolist() == [[[[8, 9]]]] * 4
+    assert maps.example(1, (4, 1, 8, 9), random) is None
+    frames = written("VideoDataRNN", 3, VIDEO % "seq_length: 3")
+    assert frames.example(2, (3, 4, 1), random)[..., 0].tolist() == [[0] * 4, [1] * 4, [1] * 4]
+    poses = written("RandomImageData2", 3, f"random_image_data2_param {{ {POSES} always_max_size: true }}")
+    assert poses.example(2, (4, 5, 1, 1), random)[1].ravel().tolist() == [1, 96, 96, 1, 0]
+
+
+def test_other_layers_of_a_net_tell_whose_a_data_layer_is() -> None:
+    data = 'layer { name: "d" type: "BoxData" top: "x" top: "y" data_param { batch_size: 2 } ' + CROP + "}\n"
+    other = 'layer { name: "r" type: "%s" bottom: "x" top: "z" reorg_param { stride: 1 } }'
+    shapes = {}
+    for kind in ("Reorg", "ReLU"):
+        net = build(net_source(parse((data + other % kind).encode(), "net")), data="synthetic")
+        shapes[kind] = net.nodes[0].top_shapes[1]
+    assert shapes == {"Reorg": (2, 150), "ReLU": (2, 343)}
+
+
+def test_old_names_of_forks_types() -> None:
+    assert fork_type("IMAGE_SEG_DATA") == "ImageSegData"
+    assert fork_type("IMAGE_LABEL_DATA") == "ImageLabelData"
+    assert [fork_type(name) for name in ("CROP", "ImageSegData", "NOTHING", "IMAGE_DATA")] == [None] * 4
+    text = f'layers {{ name: "d" type: IMAGE_SEG_DATA top: "x" top: "y" {IMAGES % "label_type: PIXEL"} {CROP} }}'
+    net = build(net_source(parse(text.encode(), "net")), data="synthetic")
+    assert net.nodes[0].type == "ImageSegData"
+    assert net.nodes[0].top_shapes == ((4, 3, 11, 11), (4, 1, 11, 11))
+    assert [finding.message.partition(",")[0] for finding in net.findings] == ["type 'ImageSegData' is a fork's"]
