@@ -12,6 +12,8 @@ from caffestat.escape import shown_error
 from caffestat.options import NetOptions, ValueOptions, texts
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from caffestat.lint import Checked, Fixed
 
 __all__ = ["check", "fix"]
@@ -34,16 +36,19 @@ def check(
     batch: int | None = None,
     dialect: str | None = None,
     seed: int | None = None,
+    inputs: Mapping[str, np.ndarray] | None = None,
 ) -> Checked:
     """Return what is wrong with nets and solvers, from their texts, from what is predicted of them and from runs.
 
-    paths:    prototxt files, "-" for the standard input, or folders in which all of them are checked
+    paths:    prototxt files, "-" for the standard input, or folders in which all of them are checked; with `run` .onnx
+              models too
     run:      run one iteration of each as well
     select, ignore: codes of checks, beginnings of codes or names; default: all
     severity: the least severity that is reported: "info", "warning" or "error"
     baseline: a file of known findings, which are left out
     limits:   see `caffestat.lint.Limits`; None for the default
     phase, level, stages, shapes, batch, dialect: see `caffestat.options.NetOptions`
+    inputs:   with `run`: arrays for data, by name
     weights, seed: see `caffestat.options.ValueOptions`
 
     What is not given comes from the project's caffestat.cfg or setup.cfg. A file that cannot be read is listed in the
@@ -59,6 +64,7 @@ def check(
         severity or config.severity or "info",
         NetOptions(phase, level, stages, shapes or {}, batch, dialect=dialect),
         ValueOptions(seed, weights),
+        inputs=inputs or {},
     )
     checked = lint.check_files(texts(paths), job)
     known = baseline or config.baseline

@@ -59,21 +59,24 @@ def _limits(function: Any) -> Any:
 @options.state
 @options.weights
 @options.seed
+@options.arrays
 @options.output
 def check(
     paths: tuple[str, ...], format: str, write_baseline: str | None, output: Path | None, **settings: Any
 ) -> None:
     """Check nets and solvers, and exit with 1 when a warning or an error is found.
 
-    FILES are prototxt files, - for the standard input, or folders, in which all of them are checked. `caffestat explain
-    CODE` tells more about a finding. `# caffestat: ignore[CODE] reason` in a layer silences it there. Settings can
-    stand in `[caffestat]` of a caffestat.cfg, or `[caffestat:check]` of a setup.cfg.
+    FILES are prototxt files, - for the standard input, or folders, in which all of them are checked; with --run also
+    .onnx models, for NaN, infinity and the range of float16. `caffestat explain CODE` tells more about a finding.
+    `# caffestat: ignore[CODE] reason` in a layer silences it there. Settings can stand in `[caffestat]` of a
+    caffestat.cfg, or `[caffestat:check]` of a setup.cfg.
 
     \b
     Examples:
       caffestat check models/lenet.prototxt
       caffestat check --format github --severity warning nets/*.prototxt
       caffestat check --run --ignore CS018 net.prototxt
+      caffestat check --run --input data=images.npy model.onnx
       caffestat check --format html -o net.html net.prototxt
       caffestat check --write-baseline known.json nets/
     """

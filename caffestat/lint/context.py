@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
+from typing import Protocol
 
 import numpy as np
 
@@ -15,10 +16,10 @@ from caffestat.layers import Shape
 from caffestat.net import Net, NetParam, NetSource, Node, Solver
 from caffestat.ops import Nonlinearity
 from caffestat.options import ValueOptions, one_of
-from caffestat.program import Dataflow, NetProgram, from_net
+from caffestat.program import Dataflow, NetProgram, Program, from_net
 from caffestat.prototext import Field, Message
 
-__all__ = ["Context", "Limits", "UnknownShape"]
+__all__ = ["Context", "Limits", "ModelRun", "Ran", "UnknownShape"]
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,26 @@ class UnknownShape:
     taken: Shape | None
 
 
+class Ran(Protocol):
+    """A program, and what a run measured of it: all that the checks of any program look at."""
+
+    @property
+    def program(self) -> Program:
+        """The net or model."""
+
+    @property
+    def measured(self) -> Measurement | None:
+        """What the run measured, with the statistics of all elements; None without one."""
+
+
+@dataclass(frozen=True)
+class ModelRun:
+    """An ONNX model that was run."""
+
+    program: Program
+    measured: Measurement | None
+
+
 @dataclass
 class Context:
     """One net of one file.
@@ -75,7 +96,7 @@ class Context:
     given           the numbers of the params whose trained values are given, so that their fillers do not matter
     values          the params with those of `given` filled in; None without any, or where they are not available
     measured        what a run measured; None without one
-    zeros, finite   by (node, top), of the run: the share of zeros, and whether all elements are finite
+    zeros           by (node, top), of the run: the share of zeros
     """
 
     source: NetSource
@@ -90,7 +111,6 @@ class Context:
     values: list[np.ndarray] | None = None
     measured: Measurement | None = None
     zeros: dict[tuple[int, int], float] = field(default_factory=dict)
-    finite: dict[tuple[int, int], bool] = field(default_factory=dict)
 
     @property
     def built(self) -> Net:

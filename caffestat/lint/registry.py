@@ -5,14 +5,14 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from caffestat.errors import InputError, Place
 
 from .issue import SEVERITIES, Edits, Issue
 
 if TYPE_CHECKING:
-    from .context import Context
+    from .context import Ran
 
 __all__ = ["Check", "Needs", "all_checks", "check", "find_check", "selected"]
 
@@ -41,13 +41,17 @@ class Needs:
 
 @dataclass(frozen=True)
 class Check:
-    """One check: its stable code, its name, how bad what it finds is, and its page in the documentation."""
+    """One check: its stable code, its name, how bad what it finds is, and its page in the documentation.
+
+    of_models: it looks at any program that was run, so that it takes ONNX models too
+    """
 
     code: str
     name: str
     severity: str
     needs: int
-    find: Callable[[Context], Finds]
+    find: Callable[[Any], Finds]
+    of_models: bool = False
 
     @property
     def page(self) -> str:
@@ -59,7 +63,7 @@ class Check:
         """The first line of its page."""
         return self.page.partition("\n")[0]
 
-    def issues(self, context: Context) -> Iterator[Issue]:
+    def issues(self, context: Ran) -> Iterator[Issue]:
         """Yield what it finds."""
         for found in self.find(context):
             severity = found.severity or self.severity
@@ -70,15 +74,17 @@ class Check:
 _CHECKS: dict[str, Check] = {}
 
 
-def check(code: str, name: str, severity: str, needs: int) -> Callable[[Callable[[Context], Finds]], Check]:
+def check(
+    code: str, name: str, severity: str, needs: int, of_models: bool = False
+) -> Callable[[Callable[[Any], Finds]], Check]:
     """Register a check; the function's docstring is its page. Raises ValueError when code or name are taken."""
 
-    def register(find: Callable[[Context], Finds]) -> Check:
+    def register(find: Callable[[Any], Finds]) -> Check:
         if code in _CHECKS or any(other.name == name for other in _CHECKS.values()):
             raise ValueError(f"check {code} or the name {name!r} is registered already")
         if severity not in SEVERITIES:
             raise ValueError(f"unknown severity {severity!r}")
-        _CHECKS[code] = Check(code, name, severity, needs, find)
+        _CHECKS[code] = Check(code, name, severity, needs, find, of_models)
         return _CHECKS[code]
 
     return register

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os.path
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
-from caffestat.analysis import Runner
+from caffestat.analysis import Runner, measure
 from caffestat.engine import CPU, Device
 from caffestat.errors import CaffestatError, InputError, NetError, Place, SourceError
 from caffestat.files import search
@@ -20,12 +20,13 @@ from caffestat.net import Net, NetSource, Node
 from caffestat.net.build import UnknownLayer
 from caffestat.net.rules import filter_layers
 from caffestat.net.source import STDIN, named_weights, read_document
-from caffestat.options import NetOptions, ValueOptions, one_of
+from caffestat.options import DEFAULT_SEED, STATS, NetOptions, RunOptions, ValueOptions, one_of
 from caffestat.program import NetFile, is_onnx, open_file
-from caffestat.program.feeds import Feeds
+from caffestat.program.feeds import Feeds, check_given
+from caffestat.program.opening import open_model
 from caffestat.schema import UnknownField
 
-from .context import Context, Limits, UnknownShape
+from .context import Context, Limits, ModelRun, UnknownShape
 from .issue import SEVERITIES, Issue
 from .registry import Check, Needs
 from .suppress import suppressions, without_suppressed
@@ -44,6 +45,7 @@ class Job:
     severity  the least severity that is reported
     net       how nets are built; their phase is train when none is given
     values    what their params hold
+    inputs    of the run: arrays for data, by name
     """
 
     checks: Sequence[Check]
@@ -53,6 +55,7 @@ class Job:
     net: NetOptions = field(default_factory=NetOptions)
     values: ValueOptions = field(default_factory=ValueOptions)
     device: Device = CPU
+    inputs: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         one_of("severity", self.severity, SEVERITIES)
@@ -112,6 +115,10 @@ def check_files(paths: Iterable[str], job: Job) -> Checked:
     issues, errors, blobs = list[Issue](), list[Unchecked](), set[str]()
     for path in find_nets(given):
         try:
+            if job.run and is_onnx(path):
+                issues += check_model(path, job)
+                files.append(path)
+                continue
             file = _open(path)
             if path in given or not _is_foreign(file.source):
                 files.append(file.text.name)
@@ -166,8 +173,8 @@ def check_file(path: str, job: Job) -> list[Issue]:
 def _open(path: str) -> NetFile:
     if is_onnx(path):
         raise InputError(
-            f"{path}: the checks are about Caffe's nets; `caffestat analyze --predict {path}` shows where signal and "
-            "gradient of an ONNX model grow or fade"
+            f"{path}: without --run the checks are about Caffe's nets; `caffestat analyze --predict {path}` shows "
+            "where signal and gradient of an ONNX model grow or fade"
         )
     return open_file(path)
 
@@ -182,6 +189,19 @@ def check_opened(file: NetFile, job: Job) -> list[Issue]:
     for document in {net.name: text if net.name == text.name else read_document(net.name), text.name: text}.values():
         left = without_suppressed(left, document.name, suppressions(document))
     return sorted(left, key=lambda issue: (issue.place.file, issue.place.line, issue.place.column, issue.code))
+
+
+def check_model(path: str, job: Job) -> list[Issue]:
+    """Run one iteration of an ONNX model, and return what the checks of any program find.
+
+    Raises a CaffestatError when the model cannot be read or run, or an option has no meaning for it.
+    """
+    run = RunOptions(str(job.device), job.inputs, stats=STATS)
+    program, run = open_model(path, job.net, job.values, run, backward=True)
+    seed = DEFAULT_SEED if job.values.seed is None else job.values.seed
+    ran = ModelRun(*measure(program, seed, run))
+    found = [issue for check in job.checks if check.of_models for issue in check.issues(ran)]
+    return [issue for issue in found if SEVERITIES.index(issue.severity) >= SEVERITIES.index(job.severity)]
 
 
 def _can(check: Check, context: Context) -> bool:
@@ -263,13 +283,14 @@ def _fill(context: Context, net: Net, weights: Sequence[str], job: Job, seed: in
     values = context.program.values(stream, [], taken)
     context.given, context.values = frozenset(taken), values if weights else None
     if job.run and any(node.bottoms and node.is_known for node in net.nodes):
-        _run(context, [value.copy() for value in values], job.device, Feeds(stream, np.random.default_rng(seed)))
+        feeds = Feeds(stream, np.random.default_rng(seed), job.inputs)
+        _run(context, [value.copy() for value in values], job.device, feeds)
 
 
 def _run(context: Context, values: list[np.ndarray], device: Device, feeds: Feeds) -> None:
-    """Measure one iteration, and look at every element of every top."""
-    runner = Runner(context.program.settle(values, device, feeds), values, device, fetch=True)
+    """Measure one iteration, with the statistics of all elements."""
+    check_given(context.program, feeds.given)
+    runner = Runner(context.program.settle(values, device, feeds), values, device, stats=STATS)
     context.measured = runner.run(feeds.of(runner.forward))
-    tops = {key[1:]: array for key, array in runner.tensors.items() if key[0] == "top"}
-    context.zeros = {key: float(np.mean(array == 0)) for key, array in tops.items() if array.size}
-    context.finite = {key: bool(np.isfinite(array).all()) for key, array in tops.items()}
+    stats = context.measured.stats.items()
+    context.zeros = {key[1:]: one.zeros / one.count for key, one in stats if key[0] == "top"}

@@ -44,32 +44,6 @@ def _cuts(node: Node) -> bool:
     return kind is not None and kind.cuts
 
 
-@check("CS021", "not-finite", "error", Needs.RUN)
-def not_finite(context: Context) -> Iterator[Found]:
-    """A blob or gradient is not a number, or infinite.
-
-    Only the first one is named, in Caffe's order: forward from the data, then backward from the loss. What comes after
-    it is its consequence. Needs `--run`.
-
-    Example: Log or Power with a negative exponent at 0; weights so large that a softmax overflows.
-
-    Fix: look at the layer's input: a shift inside `log_param` or `power_param`, or smaller weights before it.
-    """
-    measured = _measured(context)
-    forward = [(key, "top", value) for key, value in sorted(measured.tops.items())]
-    backward = [(key, "gradient of bottom", value) for key, value in measured.bottom_diffs.items()]
-    backward += [(key, "gradient of param", value) for key, value in measured.param_diffs.items()]
-    for (index, position), what, value in [*forward, *sorted(backward, key=lambda found: -found[0][0])]:
-        is_sum = what == "top" and context.finite.get((index, position))  # finite elements may add up to infinity
-        if not math.isfinite(value) and not is_sum:
-            node = context.built.nodes[index]
-            blobs = {"top": node.tops, "gradient of bottom": node.bottoms}.get(what)
-            name = repr(context.built.blobs[blobs[position]].name) if blobs else str(position)
-            message = f"{what} {name} is the first that is {value}"
-            yield Found(node.place, node.name, message, "look at its input")
-            return
-
-
 @check("CS033", "no-gradient", "error", Needs.RUN)
 def no_gradient(context: Context) -> Iterator[Found]:
     """No weight gets a gradient.
