@@ -66,6 +66,12 @@ def _shape(name: str, axes: Sequence[int]) -> Shape:
     return shape
 
 
+def _size(option: str, value: Any) -> int:
+    if not (isinstance(value, Integral) and int(value) > 0):
+        raise InputError(f"{option}: expected an integer of 1 or more, found {value!r}")
+    return int(value)
+
+
 @dataclass(frozen=True)
 class NetOptions:
     """How a net is built from its file. Raises InputError for a value that is not allowed.
@@ -77,6 +83,7 @@ class NetOptions:
     data           source of data layers: "auto" (files if available, else noise), "real" (files or an error) or
                    "synthetic" (noise)
     dialect        the fork whose layer types are meant where forks have different ones of one name ("ssd", …)
+    dims           of an .onnx model: sizes by the names that it has for them ("batch", "width")
     """
 
     phase: str | None = None
@@ -86,15 +93,18 @@ class NetOptions:
     batch: int | None = None
     data: str = "auto"
     dialect: str | None = None
+    dims: Mapping[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         one_of("phase", self.phase, PHASES)
         one_of("data", self.data, DATA)
-        if self.batch is not None and not (isinstance(self.batch, Integral) and self.batch > 0):
-            raise InputError(f"batch: expected an integer of 1 or more, found {self.batch!r}")
+        if self.batch is not None:
+            _size("batch", self.batch)
         object.__setattr__(self, "stages", texts(self.stages))
         shapes = {name: _shape(name, axes) for name, axes in (self.shapes or {}).items()}
         object.__setattr__(self, "shapes", shapes)
+        dims = {name: _size(f"dims: {name}", size) for name, size in (self.dims or {}).items()}
+        object.__setattr__(self, "dims", dims)
 
     @property
     def caffe_only(self) -> tuple[object, ...]:

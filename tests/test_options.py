@@ -19,6 +19,7 @@ from caffestat.options import ASSUMED_FILLERS, NetOptions, RunOptions, ValueOpti
         (NetOptions, {"data": "bogus"}, "data: expected one of auto, real, synthetic, found 'bogus'"),
         (NetOptions, {"batch": 0}, "batch: expected an integer of 1 or more, found 0"),
         (NetOptions, {"batch": "2"}, "batch: expected an integer of 1 or more, found '2'"),
+        (NetOptions, {"dims": {"width": 0}}, "dims: width: expected an integer of 1 or more, found 0"),
         (NetOptions, {"shapes": {"x": "23"}}, "sizes of 1 or more for 'x', found '23'"),
         (NetOptions, {"shapes": {"x": (2, -1)}}, "sizes of 1 or more for 'x'"),
         (ValueOptions, {"seed": -1}, "seed: expected an integer from 0 to 4294967295, found -1"),
@@ -45,8 +46,8 @@ def test_numbers_of_numpy_are_taken() -> None:
 
 
 def test_keywords_find_their_kind() -> None:
-    net, values, run = options_of(phase="test", seed=7, device="cpu")
-    assert (net.phase, values.seed, run.device) == ("test", 7, "cpu")
+    net, values, run = options_of(phase="test", dims={"n": 5}, seed=7, device="cpu")
+    assert (net.phase, net.dims, values.seed, run.device) == ("test", {"n": 5}, 7, "cpu")
     with pytest.raises(TypeError, match="unknown option 'sead'"):
         options_of(sead=7)
 

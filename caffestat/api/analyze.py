@@ -45,6 +45,7 @@ def analyze(
     inputs_hold: str = "noise",
     loss: str | None = None,
     stats: Sequence[str] = (),
+    dims: Mapping[str, int] | None = None,
 ) -> Report:
     """Return what a net or solver prototxt will do to its signal: shapes, fans, fillers, and mean |x| of every blob.
 
@@ -55,7 +56,7 @@ def analyze(
     static:  do not run the net; measured values are then None
     predict: add what theory expects beside what is measured, and the gain of every layer with weights
     detail:  add histograms of values and params, f and f' of the activations, the source's text and what `check` finds
-    phase, level, stages, shapes, batch, dialect, data: see `caffestat.options.NetOptions`
+    phase, level, stages, shapes, batch, dialect, data, dims: see `caffestat.options.NetOptions`
     seed, weights, assume_filler: see `caffestat.options.ValueOptions`
     device, inputs, inputs_hold, loss, forward_only, stats: see `caffestat.options.RunOptions`
 
@@ -64,7 +65,7 @@ def analyze(
     """
     from caffestat.program import is_onnx, open_file
 
-    net = NetOptions(phase, level, stages, shapes or {}, batch, data, dialect)
+    net = NetOptions(phase, level, stages, shapes or {}, batch, data, dialect, dims or {})
     values = ValueOptions(seed, weights, assume_filler)
     run = RunOptions(device, inputs or {}, inputs_hold, loss, forward_only, stats)
     if is_onnx(str(path)):

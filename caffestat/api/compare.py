@@ -56,6 +56,7 @@ def compare_values(
     seed: int | None = None,
     weights: Sequence[str] = (),
     device: str = "auto",
+    dims: Mapping[str, int] | None = None,
 ) -> list[ValueDifference]:
     """Run two models on the same inputs, and return how far each value of b is from that of a, in a's order.
 
@@ -63,7 +64,7 @@ def compare_values(
     types; data that is not given is drawn. See `caffestat.analysis.values` for how values are matched.
 
     a, b:    .onnx models, or nets (.prototxt), which are taken in the test phase with the given weights
-    shapes, batch, inputs: of the inputs of a; shapes and batch hold for b too where it has such inputs
+    shapes, batch, dims, inputs: of the inputs of a; sizes hold for b too where it has such inputs
     weights, seed: of nets; see `caffestat.options.ValueOptions`
 
     Raises a CaffestatError when a file cannot be used, or the models do not take the same data.
@@ -72,7 +73,8 @@ def compare_values(
     from caffestat.engine import choose_device
 
     chosen, _ = choose_device(device)
-    net, values = NetOptions("test", shapes=shapes or {}, batch=batch, data="synthetic"), ValueOptions(seed, weights)
+    net = NetOptions("test", shapes=shapes or {}, batch=batch, data="synthetic", dims=dims or {})
+    values = ValueOptions(seed, weights)
     given = dict(inputs or {})
     first, second = (_model(str(path), net, values, given) for path in (a, b))
     drawn = DEFAULT_SEED if seed is None else seed
@@ -87,4 +89,4 @@ def _model(path: str, net: NetOptions, values: ValueOptions, given: Mapping[str,
 
     if not is_onnx(path):
         return load(converted(path, net, values, False))
-    return load(path, net.shapes, net.batch, given=given)
+    return load(path, net.shapes, net.batch, given=given, dims=net.dims)

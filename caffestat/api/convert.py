@@ -33,6 +33,8 @@ def convert(
     outputs: Sequence[str] | None = None,
     wrt: Sequence[str] | None = None,
     straight_through: bool = False,
+    dims: Mapping[str, int] | None = None,
+    loss: str | None = None,
 ) -> None:
     """Write a Caffe net as an ONNX model; see `caffestat.program.export` for its inputs, outputs and names.
 
@@ -40,9 +42,9 @@ def convert(
               gradients of its inputs and initializers (`caffestat.gradient`)
     output:   the .onnx file; what makes it larger than 2 GiB goes to a file beside it
     backward: compute gradients too
-    phase, level, stages, shapes, batch, dialect: see `caffestat.options.NetOptions`
-    outputs, wrt, straight_through: of the gradients of an .onnx model; see `caffestat.gradient`. Each name of `wrt` may
-              be a pattern (`*.weight`), for all values that a file's names match
+    phase, level, stages, shapes, batch, dialect, dims: see `caffestat.options.NetOptions`
+    outputs, wrt, straight_through, loss: of the gradients of an .onnx model; see `caffestat.gradient`. Each name of
+              `wrt` may be a pattern (`*.weight`), for all values that a file's names match
     seed, weights, assume_filler: what the params hold; see `caffestat.options.ValueOptions`
 
     Raises a CaffestatError when the file, the net or an option cannot be used.
@@ -54,14 +56,16 @@ def convert(
     if not is_onnx(str(output)):
         raise InputError(f"{output}: expected a name that ends in .onnx")
     refuse_inputs(output, [path])
-    net = NetOptions(phase, level, stages, shapes or {}, batch, "synthetic", dialect)
+    net = NetOptions(phase, level, stages, shapes or {}, batch, "synthetic", dialect, dims or {})
     values = ValueOptions(seed, weights, assume_filler)
     if is_onnx(str(path)):
-        ask = partial(_with_gradient, outputs=outputs or None, straight_through=straight_through)
+        ask = partial(_with_gradient, outputs=outputs or None, straight_through=straight_through, loss=loss)
         save(ask(str(path), net, values, backward, wrt or None), output)
     else:
-        if outputs or wrt or straight_through:
-            raise InputError("--outputs, --wrt and --ste are for .onnx models; a Caffe net says its losses itself")
+        if outputs or wrt or straight_through or loss:
+            raise InputError(
+                "--outputs, --wrt, --loss and --ste are for .onnx models; a Caffe net says its losses itself"
+            )
         save(converted(str(path), net, values, backward), output)
 
 
@@ -75,7 +79,7 @@ def _with_gradient(
     if not backward:
         raise InputError(f"{path}: is an ONNX model already; --backward would add its gradients")
     names = None if wrt is None else _matching(path, wrt)
-    return gradient(path, wrt=names, shapes=net.shapes, batch=net.batch, **asked)
+    return gradient(path, wrt=names, shapes=net.shapes, batch=net.batch, dims=net.dims, **asked)
 
 
 def _matching(path: str, patterns: Sequence[str]) -> list[str]:

@@ -29,7 +29,8 @@ def train(path: str | Path, *, inputs_hold: str = "zeros", **options: Any) -> It
     solver:      of an .onnx model, the solver prototxt; `loss` and `inputs` are then needed too
     freeze:      of an .onnx model, patterns of the names of initializers that stay as they are
     inputs_hold: what Input layers hold: "zeros", as under `caffe train`, or "noise"
-    options:     `level`, `stages`, `shapes`, `batch`, `data`, `seed`, `weights`, `device`, `inputs` of `analyze`
+    options:     `level`, `stages`, `shapes`, `batch`, `dims`, `data`, `seed`, `weights`, `device` and `inputs` of
+                 `analyze`
 
     Raises SolverError (file:line) for a solver that Caffe refuses, and other CaffestatErrors when the file, its nets,
     its data or an option cannot be used.

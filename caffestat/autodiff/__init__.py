@@ -1,14 +1,14 @@
 """Reverse-mode differentiation of ONNX graphs: a table of rules keyed by op, and the walk that uses it."""
 
 from .engine import Stop, Tape, backward, differentiable, gradient_free, vjp
-from .gradient import COTANGENT, append_gradients, gradient, hessian_product, jvp
+from .gradient import COTANGENT, cotangents, gradient, hessian_product, jvp
 
 __all__ = [
     "COTANGENT",
     "Stop",
     "Tape",
-    "append_gradients",
     "backward",
+    "cotangents",
     "differentiable",
     "gradient",
     "gradient_free",

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from caffestat.graph import Graph
     from caffestat.graph.load import Model
 
-__all__ = ["COTANGENT", "GRAD", "append_gradients", "gradient", "hessian_product", "jvp"]
+__all__ = ["COTANGENT", "GRAD", "cotangents", "gradient", "hessian_product", "jvp"]
 
 COTANGENT, GRAD, TANGENT, VECTOR, HESSIAN = "cotangent/", "grad/", "tangent/", "vector/", "hessian/"
 
@@ -48,6 +48,7 @@ def gradient(
     model: onnx.ModelProto | str | Path,
     outputs: Collection[str] | None = None,
     wrt: Collection[str] | None = None,
+    start: Callable[[Graph, Sequence[str]], Mapping[str, str]] | None = None,
     **options: Any,
 ) -> onnx.ModelProto:
     """Return a model that computes what `model` does and its vector-Jacobian products: grad/x = Σ cotangent/y · ∂y/∂x.
@@ -55,9 +56,12 @@ def gradient(
     model:   an onnx.ModelProto, or the path of one, which external data needs
     outputs: names of the outputs y to start from; all floating-point ones by default
     wrt:     names of the values x; all floating-point inputs and weights by default, in the model's order
+    start:   emits what the gradients start from, given the graph and the chosen outputs, and returns the name of the
+             gradient for each value to start from; default: a `cotangent/<output>` input per chosen output
     options: of every function of this module:
         shapes  shapes of inputs by name, where the model leaves sizes open
         batch   the first axis of inputs that leave it open; 1 by default
+        dims    sizes by the names that the model has for them
         inputs  values of inputs by name. One that decides which branch of an If is taken becomes a constant
         settle  completes `model.graph.specs` where shape inference cannot tell a shape (`caffestat.gradient` runs the
                 model for it); without it such a shape is an error
@@ -70,7 +74,7 @@ def gradient(
     Raises InputError when the model cannot be used or has no value of a name, GradientError for an op without a rule.
     """
     question = _ask(model, outputs, wrt, **options)
-    append_gradients(question.graph, question.outputs, question.wrt)
+    append_gradients(question.graph, (start or cotangents)(question.graph, question.outputs), question.wrt)
     return question.answer()
 
 
@@ -88,7 +92,7 @@ def jvp(
     """
     question = _ask(model, outputs, wrt, **options)
     graph = question.graph
-    seeds = {name: graph.input(COTANGENT + name, *_of(graph, name)) for name in question.outputs}
+    seeds = cotangents(graph, question.outputs)
     found = backward(graph, seeds, question.wrt)
     tangents = {name: graph.input(TANGENT + name, *_of(graph, name)) for name in question.wrt}
     # a value of its own for each gradient: that of both terms of a sum is one
@@ -113,7 +117,7 @@ def hessian_product(
     """
     question = _ask(model, outputs, wrt, **options)
     graph = question.graph
-    grads = append_gradients(graph, question.outputs, question.wrt)
+    grads = append_gradients(graph, cotangents(graph, question.outputs), question.wrt)
     vectors = {name: graph.input(VECTOR + name, *_of(graph, name)) for name in question.wrt}
     found = backward(graph, {grads[name]: vector for name, vector in vectors.items()}, question.wrt)
     for name in question.wrt:
@@ -147,6 +151,7 @@ def _ask(
     *,
     shapes: Mapping[str, Sequence[int]] | None = None,
     batch: int | None = None,
+    dims: Mapping[str, int] | None = None,
     inputs: Mapping[str, np.ndarray] | None = None,
     settle: Callable[[Model], None] | None = None,
     straight_through: bool = False,
@@ -155,7 +160,7 @@ def _ask(
     from caffestat.graph.load import load
     from caffestat.graph.straight import pass_straight_through
 
-    loaded = load(model, shapes, batch, given=inputs)
+    loaded = load(model, shapes, batch, given=inputs, dims=dims)
     graph = loaded.graph
     floating = [name for name, spec in graph.inputs.items() if spec.is_float]
     asked = [*floating, *loaded.weights] if wrt is None else _names(wrt)
@@ -214,9 +219,13 @@ def _unfold(loaded: Model, wrt: Sequence[str]) -> None:
     graph.nodes[:0] = back
 
 
-def append_gradients(graph: Graph, outputs: Sequence[str], wrt: Sequence[str]) -> dict[str, str]:
-    """Append cotangent inputs for `outputs`, the backward half, and outputs for `wrt`; return the names of these."""
-    seeds = {name: graph.input(COTANGENT + name, *_of(graph, name)) for name in outputs}
+def cotangents(graph: Graph, outputs: Sequence[str]) -> dict[str, str]:
+    """Append a cotangent input for each output, and return their names."""
+    return {name: graph.input(COTANGENT + name, *_of(graph, name)) for name in outputs}
+
+
+def append_gradients(graph: Graph, seeds: Mapping[str, str], wrt: Sequence[str]) -> dict[str, str]:
+    """Append the backward half from the gradients of `seeds` on, and outputs for `wrt`; return the names of these."""
     found = backward(graph, seeds, wrt)
     grads = {name: _named(graph, name, found[name], GRAD) for name in wrt}
     graph.outputs += grads.values()

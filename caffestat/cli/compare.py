@@ -28,6 +28,7 @@ __all__ = ["compare"]
 @click.option("--limit", type=click.IntRange(min=1), default=20, show_default=True, help="Differences to print.")
 @click.option("--all", "everything", is_flag=True, help="Of models: print the values within the tolerance too.")
 @options.shapes
+@options.dims
 @options.batch
 @options.arrays
 @options.seed
@@ -54,7 +55,8 @@ def compare(
     When A or B is an .onnx model, both are run on the same inputs, each in its own types, and compared value by value:
     a model before and after quantization, a change of type or an optimizer; a net and its conversion. A net is taken in
     the test phase. Values are matched by name, the rest by position. A value differs when the largest error exceeds
-    atol + rtol·max |a|. The options --shape, --batch, --input, --seed, --weights, --device and --all are for models.
+    atol + rtol·max |a|. The options --shape, --dim, --batch, --input, --seed, --weights, --device and --all are for
+    models.
 
     \b
     Examples:

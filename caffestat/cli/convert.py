@@ -36,12 +36,18 @@ __all__ = ["convert"]
     help="Of an .onnx model: the outputs that gradients start from; repeatable.  [default: all of floats]",
 )
 @click.option(
+    "--loss",
+    metavar="LOSS",
+    help="Of an .onnx model: ones, cross-entropy, or a value to be summed.  [default: an input for each gradient]",
+)
+@click.option(
     "--ste",
     "straight_through",
     is_flag=True,
     help="Of a quantized .onnx model: gradients pass QuantizeLinear and DequantizeLinear as if nothing was rounded.",
 )
 @options.state
+@options.dims
 @options.seed
 @options.weights
 @options.assume_filler
@@ -50,7 +56,8 @@ def convert(path: str, output: Path, **settings: Any) -> None:
 
     NET is a net or a solver prototxt; - is the standard input. Inputs and values carry the names of blobs, params those
     of their layers: conv1/0. With --backward the model also returns grad/conv1/0 and so on, the gradients of the net's
-    losses. An .onnx model in the place of NET gets its gradients: a cotangent/NAME input per output, grad/NAME outputs.
+    losses. An .onnx model in the place of NET gets its gradients: a cotangent/NAME input per output, grad/NAME outputs;
+    with --loss those of a loss, cross-entropy with an input for the labels.
 
     \b
     Examples:
@@ -59,6 +66,7 @@ def convert(path: str, output: Path, **settings: Any) -> None:
       caffestat convert --phase test --weights lenet.caffemodel lenet.prototxt -o lenet.onnx
       caffestat convert --backward resnet.onnx -o resnet_backward.onnx
       caffestat convert --backward --outputs logits --wrt image resnet.onnx -o saliency.onnx
+      caffestat convert --backward --loss cross-entropy --outputs logits --wrt '*.weight' resnet.onnx -o train.onnx
       caffestat convert --backward --ste --wrt '*.weight' int8.onnx -o int8_backward.onnx
     """
     from caffestat import api

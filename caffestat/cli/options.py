@@ -22,6 +22,7 @@ __all__ = [
     "batch",
     "common",
     "device",
+    "dims",
     "inputs_hold",
     "net_argument",
     "output",
@@ -62,6 +63,12 @@ def _shape(text: str) -> tuple[int, ...]:
     if not shape or min(shape) < 1:
         raise ValueError("expected sizes of 1 or more with commas between them, such as 2,3,224,224")
     return shape
+
+
+def _size(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and int(text)):
+        raise ValueError("expected a size of 1 or more")
+    return int(text)
 
 
 def _array(text: str) -> np.ndarray:
@@ -137,6 +144,16 @@ shapes = click.option(
     metavar="NAME=2,3,224,224",
     callback=_pairs,
     help="Shape of a data blob, for a file that does not say it or to replace it; repeatable.",
+)
+
+dims = click.option(
+    "--dim",
+    "dims",
+    multiple=True,
+    type=_Named("n", _size),
+    metavar="NAME=N",
+    callback=_pairs,
+    help="Of an .onnx model: the size that it has a name for, wherever it stands; repeatable.",
 )
 
 batch = click.option("--batch", type=click.IntRange(min=1), metavar="N", help="Batch size of all data blobs.")
@@ -248,12 +265,12 @@ _RUN = (click.option("--forward-only", is_flag=True, help="Leave out the backwar
 
 def common(function: F) -> F:
     """Add the options that say how a net is built, filled and run."""
-    return _add((*_STATE, *_VALUES, *_RUN), function)
+    return _add((*_STATE, dims, *_VALUES, *_RUN), function)
 
 
 def training(function: F) -> F:
     """Add the options that say how a solver's nets are built, filled and run; it decides about phases itself."""
-    return _add((*_RULES, *_VALUES, *_LOSS_AND_DEVICE), function)
+    return _add((*_RULES, dims, *_VALUES, *_LOSS_AND_DEVICE), function)
 
 
 def state(function: F) -> F:

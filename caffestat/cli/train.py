@@ -164,7 +164,7 @@ def _paged(page: Path, path: str, settings: dict[str, Any]) -> Iterator[History]
     try:
         yield history
     finally:
-        net = {name: settings[name] for name in ("level", "stages", "shapes", "batch", "dialect")}
+        net = {name: settings[name] for name in ("level", "stages", "shapes", "batch", "dialect", "dims")}
         terminal.write(training_page(history, path, **net), page)
 
 

@@ -28,15 +28,15 @@ def fixed_shapes(
     shapes: of inputs by name; batch: the first axis of inputs that leave it open, 1 by default
     dims:   sizes by the name that the model has for them; a named size is the same wherever it stands
 
-    Raises InputError for a name that the model lacks, a shape that does not fit, and sizes left open: then with sizes
-    that the model can take, where any are found.
+    Raises InputError for a name that the model lacks, a shape that does not fit, a name with two sizes, and sizes left
+    open: then with sizes that the model can take, where any are found.
     """
     given = {tensor.name for tensor in proto.graph.initializer}
     inputs = [value for value in proto.graph.input if value.name not in given]
     _check_names("--shape", shapes, [value.name for value in inputs], "input")
     known = [dim.dim_param for value in inputs for dim in value.type.tensor_type.shape.dim if dim.dim_param]
     _check_names("--dim", dims, known, "size")
-    symbols = {**_symbols(inputs, shapes), **dims}
+    symbols = {**_symbols(inputs, shapes, dims), **dims}
     found = {value.name: _shape(value, shapes.get(value.name), symbols, batch) for value in inputs}
     for value in inputs:
         if None in found[value.name]:
@@ -51,11 +51,16 @@ def _check_names(option: str, given: Iterable[str], known: Sequence[str], what: 
             raise InputError(f"{option} {name}: the model has no {what} of that name; {expected}")
 
 
-def _symbols(inputs: Iterable[onnx.ValueInfoProto], shapes: Mapping[str, Sequence[int]]) -> dict[str, int]:
+def _symbols(
+    inputs: Iterable[onnx.ValueInfoProto], shapes: Mapping[str, Sequence[int]], dims: Mapping[str, int]
+) -> dict[str, int]:
     """Return the sizes of the named sizes in the shapes that the user gave."""
-    symbols = {}
+    symbols: dict[str, int] = {}
     for value in inputs:
         for dim, size in zip(value.type.tensor_type.shape.dim, shapes.get(value.name, ()), strict=False):
+            said = dims.get(dim.dim_param, size)
+            if said != size:
+                raise InputError(f"--dim {dim.dim_param}={said}: --shape {value.name} gives {size} for it")
             if dim.dim_param:
                 symbols[dim.dim_param] = size
     return symbols
@@ -116,10 +121,22 @@ def _open_error(
     if works is not None:
         open_ones = [name for name, shape in found.items() if None in shape]
         advice = "for example " + " ".join(f"--shape {name}={','.join(map(str, works[name]))}" for name in open_ones)
-        dims = zip(value.type.tensor_type.shape.dim, found[value.name], strict=True)
-        named = dict.fromkeys(dim.dim_param for dim, size in dims if size is None and dim.dim_param)
-        advice += f" (or {' '.join(f'--dim {name}=…' for name in named)})" if named else ""
+        named = _by_name(inputs, found, works)
+        advice += f" (or {' '.join(f'--dim {name}={size}' for name, size in named.items())})" if named else ""
     return InputError(f"input {value.name!r} leaves sizes open ({_words(value)}): {advice}")
+
+
+def _by_name(
+    inputs: Sequence[onnx.ValueInfoProto], found: Mapping[str, Sequence[int | None]], works: Mapping[str, Shape]
+) -> dict[str, int]:
+    """Return the open sizes by their names; {} where one has no name, or the same name stands for two sizes."""
+    named: dict[str, int] = {}
+    for value in inputs:
+        sizes = zip(value.type.tensor_type.shape.dim, found[value.name], works[value.name], strict=True)
+        for dim, known, size in sizes:
+            if known is None and (not dim.dim_param or named.setdefault(dim.dim_param, size) != size):
+                return {}
+    return named
 
 
 def _candidates(

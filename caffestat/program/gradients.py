@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from caffestat.autodiff import Stop, backward
-from caffestat.graph import Graph
 
+from .losses import seed_values
 from .program import Forward, Key, Program
 
 __all__ = ["Gradients", "differentiate"]
@@ -37,9 +37,7 @@ def differentiate(program: Program, forward: Forward) -> Gradients:
     Raises GradientError for an op of a Caffe net without a rule.
     """
     graph = forward.graph
-    seeds = {
-        value: seed if isinstance(seed, str) else _full(graph, value, seed) for value, seed in forward.seeds.items()
-    }
+    seeds = seed_values(graph, forward.seeds)
     inner = {row: part for row, part in forward.inner.items() if part.forward.wanted or part.forward.wanted_params}
     parts = [forward, *(part.forward for part in inner.values())]
     asked = [value for part in parts for value in (*part.wanted.values(), *part.wanted_params.values())]
@@ -59,15 +57,6 @@ def _gathered_before(program: Program, gradients: Gradients, row: int) -> list[s
         later = [k for k in gradients.params if k[0] > row and program.owner(program.rows[k[0]].params[k[1]]) == owner]
         found.append(gradients.params[min(later)] if later else None)
     return found
-
-
-def _full(graph: Graph, value: str, number: float) -> str:
-    """Emit a value of the same shape and type that holds a number everywhere."""
-    spec = graph.specs[value]
-    scalar = graph.constant(number, spec.dtype)
-    if not spec.shape:
-        return scalar
-    return graph.declare(graph.emit("Expand", scalar, graph.ints(*spec.shape)), spec.shape, spec.dtype)
 
 
 def _gathered(

@@ -1,16 +1,17 @@
-"""Where the backward pass of a model without a loss starts."""
+"""The losses of ONNX models, and where the backward pass starts."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from caffestat.autodiff import COTANGENT
+from caffestat.autodiff import cotangents
 from caffestat.errors import InputError
 from caffestat.graph import Graph
 
-__all__ = ["LOSSES", "Start", "start"]
+__all__ = ["LOSSES", "Start", "seed_values", "start"]
 
 LOSSES = ("noise", "ones", "cross-entropy")
 """The losses that need no value's name."""
@@ -24,29 +25,45 @@ class Start:
     seeds: dict[str, float | str] = field(default_factory=dict)
 
 
-def start(graph: Graph, loss: str) -> Start:
+def start(graph: Graph, loss: str, outputs: Sequence[str] | None = None) -> Start:
     """Emit what the backward pass starts from.
 
     loss: "noise" (the gradient of every output is N(0, 1)), "ones" (it is 1), "cross-entropy" (the mean softmax cross
     entropy of the first output, with random labels), or the name of a value whose sum is the loss.
 
+    outputs: the outputs that count; all floating-point ones by default
+
     Raises InputError when the model has no such value.
     """
-    outputs = [name for name in graph.outputs if name in graph.specs and graph.specs[name].is_float]
+    if outputs is None:
+        outputs = [name for name in graph.outputs if name in graph.specs and graph.specs[name].is_float]
     if loss in LOSSES and not outputs:
         raise InputError(_no_start(graph))
     if loss == "noise":
         words = "the gradient of every output is N(0, 1) noise; --loss says another loss"
-        specs = {name: graph.specs[name] for name in outputs}
-        return Start(words, {n: graph.input(COTANGENT + n, spec.shape, spec.dtype) for n, spec in specs.items()})
+        return Start(words, {**cotangents(graph, outputs)})
     if loss == "ones":
         return Start("the gradient of every output is 1", dict.fromkeys(outputs, 1.0))
     if loss == "cross-entropy":
         return _cross_entropy(graph, outputs[0])
     if loss not in graph.specs or not graph.specs[loss].is_float:
-        known = ", ".join((*LOSSES, *outputs))
+        known = ", ".join((*LOSSES, *(outputs or graph.outputs)))
         raise InputError(f"--loss {loss}: the model has no such value; expected one of its values or {known}")
     return Start(f"the loss is the sum of {loss}", {loss: 1.0})
+
+
+def seed_values(graph: Graph, seeds: Mapping[str, float | str]) -> dict[str, str]:
+    """Return the gradient's name for each value to start from; emit those that are the same number everywhere."""
+    return {value: seed if isinstance(seed, str) else _full(graph, value, seed) for value, seed in seeds.items()}
+
+
+def _full(graph: Graph, value: str, number: float) -> str:
+    """Emit a value of the same shape and type that holds a number everywhere."""
+    spec = graph.specs[value]
+    scalar = graph.constant(number, spec.dtype)
+    if not spec.shape:
+        return scalar
+    return graph.declare(graph.emit("Expand", scalar, graph.ints(*spec.shape)), spec.shape, spec.dtype)
 
 
 def _no_start(graph: Graph) -> str:

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 from caffestat.engine.device import CPU, Device
 from caffestat.engine.need import Need, check_memory, need_of_draws, need_of_run
 
 from .program import Program
 
-__all__ = ["check_draws", "check_run", "run_need"]
+if TYPE_CHECKING:
+    from caffestat.graph import Spec
+    from caffestat.graph.load import Model
+
+__all__ = ["check_draws", "check_gradient", "check_run", "run_need"]
 
 _FLOAT = 4
 
@@ -30,12 +35,30 @@ def check_run(program: Program, backward: bool, device: Device) -> None:
         check_draws(program)
 
 
+def check_gradient(model: Model) -> None:
+    """Raise InputError, with the estimate, when writing a model with its gradients needs more memory than is free.
+
+    The params are held as they are read, in the result, and once more in its bytes. Where shapes are unknown, the model
+    is run as well.
+    """
+    graph = model.graph
+    params = sum(_bytes(spec) for spec in graph.params.values())
+    names = [name for node in graph.nodes for name in node.outputs if name]
+    is_run = any(name not in graph.specs for name in names)
+    blobs = sum(_bytes(graph.specs[name]) for name in names if name in graph.specs) if is_run else 0
+    check_memory(Need(3 * params, blobs), "writing the gradients", CPU, "use a smaller --batch or --shape")
+
+
 def check_draws(program: Program, params: bool = True, data: bool = True) -> None:
     """Raise InputError when the values of all params, or those of the data, do not fit into memory."""
     blobs = _sizes(shape for row in program.rows if row.is_data for shape in row.shapes)
     drawn = {"params": _params(program) * params, "data": blobs * data}
     for what, sizes in drawn.items():
         check_memory(need_of_draws(sizes), f"drawing the {what}", CPU)
+
+
+def _bytes(spec: Spec) -> int:
+    return math.prod(spec.shape) * spec.dtype.itemsize
 
 
 def _params(program: Program) -> list[int]:

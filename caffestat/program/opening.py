@@ -61,8 +61,13 @@ class NetFile:
         return state_of(self.source, TEST, level, stages)
 
     def build(self, options: NetOptions, faults: list[NetError] | None = None) -> Net:
-        """Return the net. Raises NetError where Caffe would stop, unless there are `faults` to take it."""
+        """Return the net. Raises NetError where Caffe would stop, unless there are `faults` to take it.
+
+        Raises InputError for sizes by name, which only models have.
+        """
         o = options
+        for name in o.dims:
+            raise InputError(f"--dim {name}: sizes have names in .onnx models only; use --shape or --batch")
         return build(self.source, self.state(o), o.shapes, o.batch, o.data, o.dialect, faults)
 
     def program(self, options: NetOptions, values: ValueOptions, faults: list[NetError] | None = None) -> NetProgram:
@@ -95,7 +100,7 @@ def open_model(
     from .from_onnx import from_onnx
 
     refuse_caffe_options(options, values)
-    model = load(path, options.shapes, options.batch, as_float32=True, given=run.inputs)
+    model = load(path, options.shapes, options.batch, as_float32=True, given=run.inputs, dims=options.dims)
     loss = (run.loss or "noise") if backward else None
     return from_onnx(model, path, loss), replace(run, inputs=model.unpinned(run.inputs))
 

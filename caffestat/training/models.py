@@ -84,7 +84,7 @@ class ModelRunning:
             )
         self.path = path
         self.model: onnx.ModelProto = read_model(path)
-        loaded = load(path, options.shapes, options.batch, as_float32=True)
+        loaded = load(path, options.shapes, options.batch, as_float32=True, dims=options.dims)
         made = from_onnx(loaded, path, run.loss)
         self.program = _Trained(**vars(made))
         self.values = [np.array(array, np.float32, order="C") for array in map(self._stored, self.program.params)]

@@ -15,6 +15,7 @@ from click.testing import CliRunner, Result
 from onnx import TensorProto, helper
 
 from caffestat.cli import main
+from caffestat.engine import Device
 
 from ..analysis.test_onnx_measure import image_net
 from ..graph.models import run
@@ -106,6 +107,39 @@ def test_convert_a_model() -> None:
 
 
 @pytest.mark.parametrize(
+    "arguments",
+    [
+        ("analyze", "model.onnx", "--static", "--format", "json"),
+        ("debug", "model.onnx"),
+        ("compare", "model.onnx", "model.onnx"),
+        ("convert", "model.onnx", "--backward", "-o", "backward.onnx"),
+    ],
+)
+def test_sizes_by_name(arguments: tuple[str, ...]) -> None:
+    result = caffestat(*arguments, "--dim", "N=7")
+    assert result.exit_code == 0, result.output
+    if arguments[0] == "analyze":
+        assert json.loads(result.stdout)["inputs"][0]["shape"] == [7, 3, 9, 8]
+    if arguments[0] == "convert":
+        assert onnx.load("backward.onnx").graph.output[0].type.tensor_type.shape.dim[0].dim_value == 7
+    unknown = caffestat(*arguments, "--dim", "M=7")
+    assert unknown.exit_code == 2
+    assert "--dim M: the model has no size of that name; expected one of N" in unknown.stderr
+
+
+@pytest.mark.parametrize("command", ["analyze", "debug"])
+def test_nets_have_no_names_for_sizes(command: str) -> None:
+    result = caffestat(command, "net.prototxt", "--dim", "N=7")
+    assert result.exit_code == 2
+    assert "--dim N: sizes have names in .onnx models only; use --shape or --batch" in result.stderr
+
+
+@pytest.mark.parametrize("text", ["N", "N=0", "N=x", "=3"])
+def test_a_size_by_name_is_a_number(text: str) -> None:
+    assert caffestat("analyze", "model.onnx", "--dim", text).exit_code == 2
+
+
+@pytest.mark.parametrize(
     ("arguments", "words"),
     [
         (("convert", "model.onnx", "-o", "out.onnx"), "is an ONNX model already"),
@@ -114,6 +148,15 @@ def test_convert_a_model() -> None:
         (("analyze", "model.onnx", "--shape", "y=1"), "model.onnx: --shape y: the model has no input of that name"),
         (("analyze", "none.onnx"), "none.onnx: cannot be read: No such file"),
         (("debug", "model.onnx", "--loss", "ghost"), "--loss ghost"),
+        (("convert", "net.prototxt", "-o", "out.onnx", "--loss", "ones"), "--loss and --ste are for .onnx models"),
+        (
+            ("convert", "model.onnx", "--backward", "-o", "out.onnx", "--loss", "ghost"),
+            "--loss ghost: the model has no",
+        ),
+        (
+            ("convert", "model.onnx", "--backward", "-o", "out.onnx", "--loss", "c", "--outputs", "y"),
+            "the loss is the sum of c: choose no outputs beside it",
+        ),
     ],
 )
 def test_what_cannot_be_used(arguments: tuple[str, ...], words: str) -> None:
@@ -185,6 +228,62 @@ def test_gradients_of_the_weights_that_a_pattern_matches(tmp_path: Path) -> None
     assert [name for name in names if name.startswith("grad/")] == ["grad/conv1/0", "grad/conv2/0"]
     missing = caffestat("convert", "--backward", model, "-o", str(target), "--wrt", "fc*")
     assert missing.exit_code == 2 and "--wrt fc*: no input, weight or value" in missing.stderr
+
+
+def cross_entropy(x: np.ndarray, labels: np.ndarray) -> float:
+    """The mean softmax cross entropy of `image_net`, in float64."""
+    out = run(image_net(), {"x": x})["y"].astype(np.float64)
+    return float(np.mean(np.log(np.exp(out).sum(1)) - out[np.arange(len(out)), labels]))
+
+
+def test_gradients_of_a_cross_entropy() -> None:
+    result = caffestat(
+        *("convert", "model.onnx", "--backward", "--loss", "cross-entropy", "--dim", "N=3", "-o", "backward.onnx"),
+        *("--outputs", "y", "--wrt", "x"),
+    )
+    assert result.exit_code == 0, result.output
+    proto = onnx.load("backward.onnx")
+    assert [value.name for value in proto.graph.input] == ["x", "labels"]
+    assert [value.name for value in proto.graph.output] == ["y", "loss", "grad/x"]
+    random = np.random.default_rng(3)
+    x, labels = random.standard_normal((3, 3, 9, 8)).astype(np.float32), np.array([4, 0, 2])
+    found = run(proto, {"x": x, "labels": labels})
+    assert found["loss"] == pytest.approx(cross_entropy(x, labels), rel=1e-5)
+    step = random.standard_normal(x.shape).astype(np.float32) / 64
+    slope = cross_entropy(x + step, labels) - cross_entropy(x - step, labels)
+    assert 2 * np.sum(found["grad/x"] * step) == pytest.approx(slope, rel=1e-2)
+
+
+@pytest.mark.parametrize(("loss", "output"), [("ones", "y"), ("c", "c")])
+def test_gradients_of_a_sum(loss: str, output: str) -> None:
+    for path, more in (("sum.onnx", ("--loss", loss)), ("vjp.onnx", ())):
+        result = caffestat("convert", "model.onnx", "--backward", "--batch", "2", "--wrt", "x", "-o", path, *more)
+        assert result.exit_code == 0, result.output
+    x = np.random.default_rng(4).standard_normal((2, 3, 9, 8)).astype(np.float32)
+    proto = onnx.load("sum.onnx")
+    assert [value.name for value in proto.graph.input] == ["x"]
+    found = run(proto, {"x": x})
+    if loss == "ones":
+        expected = run(onnx.load("vjp.onnx"), {"x": x, "cotangent/y": np.ones((2, 5), np.float32)})["grad/x"]
+        np.testing.assert_allclose(found["grad/x"], expected, rtol=1e-6)
+    else:
+        changed = run(proto, {"x": x + np.eye(8, dtype=np.float32)[3] / 4})["c"]
+        slope = 4 * (changed.astype(np.float64).sum() - found["c"].astype(np.float64).sum())
+        assert found["grad/x"][..., 3].sum() == pytest.approx(slope, rel=1e-4)  # a convolution is linear
+
+
+def test_noise_is_the_default_of_gradients() -> None:
+    for path, more in (("a.onnx", ("--loss", "noise")), ("b.onnx", ())):
+        assert caffestat("convert", "model.onnx", "--backward", "-o", path, *more).exit_code == 0
+    assert Path("a.onnx").read_bytes() == Path("b.onnx").read_bytes()
+
+
+def test_gradients_that_do_not_fit_into_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Device, "available_bytes", lambda device: 1000)
+    result = caffestat("convert", "model.onnx", "--backward", "-o", "backward.onnx")
+    assert result.exit_code == 2
+    assert "writing the gradients needs about" in result.stderr and "of memory is free" in result.stderr
+    assert not Path("backward.onnx").exists()
 
 
 def test_a_prediction_of_an_output_of_unknown_shape_says_so(tmp_path: Path) -> None:

@@ -49,10 +49,32 @@ def test_sizes_by_name() -> None:
     proto = classifier(["n", 3, "height", "width"])
     assert load(proto, dims={"height": 30, "width": 33}, batch=2).graph.inputs["x"].shape == (2, 3, 30, 33)
     assert load(proto, dims={"height": 30, "width": 33, "n": 3}).graph.inputs["x"].shape == (3, 3, 30, 33)
-    with pytest.raises(InputError, match=r"leaves sizes open .*\(or --dim width=…\)"):
+    with pytest.raises(InputError, match=r"leaves sizes open .* --shape x=1,3,30,32 \(or --dim width=32\)"):
         load(proto, dims={"height": 30})
     with pytest.raises(InputError, match="--dim depth: the model has no size of that name; expected one of n, height"):
         load(proto, dims={"depth": 3})
+
+
+def test_suggested_sizes_by_name_run() -> None:
+    proto = classifier(["n", 3, "height", "width"])
+    with pytest.raises(InputError) as caught:
+        load(proto)
+    named = {name: int(size) for name, size in re.findall(r"--dim (\w+)=(\d+)", str(caught.value))}
+    assert named.keys() == {"height", "width"}
+    assert load(proto, dims=named).graph.shape("y") == (1, 5)
+
+
+@pytest.mark.parametrize("shape", [["n", 3, "height", -1], ["n", "s", "s", 32]])
+def test_no_names_are_suggested_where_they_do_not_say_all(shape: list[int | str]) -> None:
+    with pytest.raises(InputError, match=r"--shape x=1,3,\d+,\d+$"):
+        load(classifier(shape))
+
+
+def test_one_size_is_given_once() -> None:
+    proto = classifier(["n", 3, "height", "width"])
+    with pytest.raises(InputError, match="--dim width=31: --shape x gives 32 for it"):
+        load(proto, {"x": (2, 3, 30, 32)}, dims={"width": 31})
+    assert load(proto, {"x": (2, 3, 30, 32)}, dims={"width": 32}).graph.inputs["x"].shape == (2, 3, 30, 32)
 
 
 def test_a_named_size_is_the_same_in_all_inputs() -> None:

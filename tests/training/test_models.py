@@ -54,6 +54,12 @@ def train(**more) -> list:
     return list(caffestat.train("model.onnx", **{**options, **more}))
 
 
+def test_the_batch_by_its_name() -> None:
+    assert [e.loss for e in train(batch=None, dims={"batch": BATCH}) if isinstance(e, Iteration)] == [
+        e.loss for e in train() if isinstance(e, Iteration)
+    ]
+
+
 def stored(path: str) -> dict[str, np.ndarray]:
     return {tensor.name: numpy_helper.to_array(tensor) for tensor in onnx.load(path).graph.initializer}
 
