@@ -8,6 +8,7 @@ from . import (  # noqa: F401  registers their layer types
     ctc,
     data,
     deformable,
+    faces,
     fields,
     flow,
     interpolation,
