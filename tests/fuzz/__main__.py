@@ -17,6 +17,7 @@ import sys
 import tempfile
 import time
 import warnings
+from contextlib import suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -25,12 +26,13 @@ from .corpus import KINDS, case
 from .promises import broken
 
 _MEMORY = 8 << 30  # of the child's address space
-_STUCK = 90.0  # seconds after which a child that says nothing is ended
+_STUCK = 300.0  # seconds after which a child that says nothing is ended; a busy machine may stop it for a while
 _CASES = 400  # after which a child makes place for a new one
 
 
 def _work(pipe: Connection, folder: str) -> None:
     """Run the cases that come through the pipe; answer with what is broken."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends this process
     resource.setrlimit(resource.RLIMIT_AS, (_MEMORY, _MEMORY))
     warnings.simplefilter("ignore")
     null = os.open(os.devnull, os.O_WRONLY)
@@ -85,17 +87,18 @@ def main() -> int:
     child = _Child(folder)
     kinds = options.kind or list(KINDS)
     seed = options.seed
-    while cases or (not options.case and time.monotonic() - started < options.seconds):
-        order = cases.pop() if cases else (kinds[count % len(kinds)], seed)
-        seed += not options.case and count % len(kinds) == len(kinds) - 1
-        problems = child.run(*order)
-        count += 1
-        for problem in problems:
-            found += 1
-            print(f"--case {order[0]}:{order[1]}\n{problem}\n", flush=True)
-        if not child.process.is_alive() or child.count >= _CASES:
-            child.end()
-            child = _Child(folder)
+    with suppress(KeyboardInterrupt):  # which ends it early
+        while cases or (not options.case and time.monotonic() - started < options.seconds):
+            order = cases.pop() if cases else (kinds[count % len(kinds)], seed)
+            seed += not options.case and count % len(kinds) == len(kinds) - 1
+            problems = child.run(*order)
+            count += 1
+            for problem in problems:
+                found += 1
+                print(f"--case {order[0]}:{order[1]}\n{problem}\n", flush=True)
+            if not child.process.is_alive() or child.count >= _CASES:
+                child.end()
+                child = _Child(folder)
     child.end()
     seconds = time.monotonic() - started
     print(
