@@ -11,7 +11,7 @@ from typing import Any
 
 from caffestat.errors import PrototextError
 
-__all__ = ["csv_cell", "json_line", "json_text", "markdown", "shown_error", "visible"]
+__all__ = ["csv_cell", "json_compact", "json_line", "json_text", "markdown", "shown_error", "visible"]
 
 # what the runners of GitHub Actions obey: `::name` at the beginning of a line, and the older `##[name]` anywhere
 _COMMAND = re.compile(r"^(\s*):(?=:)|#(?=#\[)")
@@ -60,15 +60,20 @@ def markdown(text: str) -> str:
 
 def json_text(data: Any) -> str:
     """Return JSON whose strings hold no unprintable character as it is; bytes that are no UTF-8 become `?`."""
-    text = json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False).encode("utf-8", "replace").decode()
-    lines = [line if line.isprintable() else "".join(map(_json_character, line)) for line in text.split("\n")]
-    return "\n".join(lines) + "\n"
+    text = json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False)
+    return "\n".join(map(_json_visible, text.split("\n"))) + "\n"
+
+
+def json_compact(data: Any) -> str:
+    """Return JSON on one line without spaces, as `json_text` but for the layout."""
+    return _json_visible(json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":")))
 
 
 def json_line(data: Any) -> str:
-    """Return JSON on one line without its end, as `json_text` but for the layout."""
+    """Return JSON on one line, in ASCII."""
     return json.dumps(data, allow_nan=False)
 
 
-def _json_character(character: str) -> str:
-    return character if character.isprintable() else json.dumps(character)[1:-1]
+def _json_visible(text: str) -> str:
+    text = text.encode("utf-8", "replace").decode()
+    return text if text.isprintable() else "".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in text)

@@ -6,14 +6,16 @@ import csv
 import io
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
 
 from caffestat.cli import main
 from caffestat.errors import InputError, Place, PrototextError
-from caffestat.escape import csv_cell, json_text, markdown, shown_error, visible
+from caffestat.escape import csv_cell, json_compact, json_text, markdown, shown_error, visible
 
 HOSTILE = {
     "escape sequence": r"\033]0;owned\007\033[31m",
@@ -145,8 +147,9 @@ def test_csv_cells() -> None:
     assert [csv_cell(text) for text in ("conv", "=1", "-a", "\t=1", "'=")] == ["conv", "'=1", "'-a", r"\t=1", "'="]
 
 
-def test_json_is_the_same_data() -> None:
+@pytest.mark.parametrize("write", [json_text, json_compact])
+def test_json_is_the_same_data(write: Callable[[Any], str]) -> None:
     data = {"a\x7f\u2028": ["\x00\u202e\U000e0041", 1.5, None, "ü"]}
-    text = json_text(data)
+    text = write(data)
     assert json.loads(text) == data
     assert "ü" in text and all(c.isprintable() or c == "\n" for c in text)

@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
+import google.protobuf.message
 import onnx
 from onnx import AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto
 
-from caffestat.errors import CaffestatError, InputError
+from caffestat.errors import InputError
 
-__all__ = ["MAX_NODES", "as_damage", "check_model"]
+from .graph import OPSET
+
+__all__ = ["MAX_NODES", "as_damage", "check_model", "infer_shapes"]
 
 MAX_NODES = 50_000
 """The most nodes of a model, its functions put in the place of their calls."""
@@ -18,27 +21,42 @@ MAX_NODES = 50_000
 _Opsets = dict[str, int]
 
 
+_DAMAGE = (
+    onnx.checker.ValidationError,
+    onnx.defs.SchemaError,
+    onnx.shape_inference.InferenceError,
+    google.protobuf.message.Error,
+)
+
+
 @contextmanager
 def as_damage() -> Iterator[None]:
-    """Raise InputError for whatever a damaged model makes the onnx package and what uses it raise."""
+    """Raise InputError for what the onnx and protobuf packages raise of a damaged model."""
     try:
         yield
-    except CaffestatError:
-        raise
-    except Exception as error:
+    except _DAMAGE as error:
         reason = (str(error).splitlines() or [""])[0]
         raise InputError(f"the model is damaged, or cannot be used: {type(error).__name__}: {reason}") from error
+
+
+def infer_shapes(model: ModelProto) -> ModelProto:
+    """Return the model with the shapes and types that ONNX can tell. Raises InputError for a damaged model."""
+    try:
+        return onnx.shape_inference.infer_shapes(model, data_prop=True)
+    except Exception as error:  # what its C++ code raises comes as any of Python's
+        raise InputError(f"the model is damaged: {(str(error).splitlines() or [''])[0]}") from error
 
 
 def check_model(model: ModelProto) -> None:
     """Raise InputError for too many nodes, functions that call themselves, and nodes that do not fit their op's schema.
 
-    Nodes of unknown ops are not looked at.
+    Nodes of unknown ops are not looked at, but their domains must be known.
     """
     functions = {(function.domain, function.name): function for function in model.functions}
     _Sizes(functions).check(model.graph.node)
     opsets = _opsets(model.opset_import)
     for node in _all_nodes(model.graph.node):
+        _check_references(node)
         _check_node(node, opsets, model.ir_version)
     for function in model.functions:
         for node in _all_nodes(function.node):
@@ -46,7 +64,15 @@ def check_model(model: ModelProto) -> None:
 
 
 def _opsets(imports: Iterable[onnx.OperatorSetIdProto]) -> _Opsets:
-    return {"" if item.domain == "ai.onnx" else item.domain: item.version for item in imports}
+    return {"": OPSET, **{"" if item.domain == "ai.onnx" else item.domain: item.version for item in imports}}
+
+
+def _check_references(node: NodeProto) -> None:
+    """Raise InputError for an attribute that stands for one of a function, outside of any."""
+    for attribute in node.attribute:
+        if attribute.ref_attr_name:
+            what = f"attribute {attribute.name!r} refers to {attribute.ref_attr_name!r} of a function, but is in none"
+            raise InputError(f"{_name(node)} is damaged: {what}")
 
 
 def _subgraphs(node: NodeProto) -> Iterator[GraphProto]:
@@ -97,7 +123,7 @@ def _many(count: int) -> str:
 def _check_node(node: NodeProto, opsets: _Opsets, ir_version: int) -> None:
     domain = "" if node.domain == "ai.onnx" else node.domain
     if domain not in opsets:
-        return
+        raise InputError(f"{_name(node)} is damaged: the model does not import its domain {domain!r}")
     try:
         schema = onnx.defs.get_schema(node.op_type, opsets[domain], domain)
     except (onnx.defs.SchemaError, TypeError):  # TypeError: a version that no int of C++ holds
@@ -112,6 +138,27 @@ def _check_node(node: NodeProto, opsets: _Opsets, ir_version: int) -> None:
     except Exception as error:  # it raises the checker's own and what its C++ code raises
         raise InputError(f"{_name(node)} is damaged: {str(error).splitlines()[0]}") from error
     _check_variadic(node, schema)
+    if (domain, node.op_type) == ("", "Split"):
+        _check_split(node)
+    if (domain, node.op_type) == ("", "If"):
+        _check_branches(node)
+
+
+def _check_branches(node: NodeProto) -> None:
+    """Raise InputError when an If has another number of outputs than one of its branches."""
+    for graph in _subgraphs(node):
+        if len(graph.output) != len(node.output):
+            what = f"branch {graph.name!r} has {len(graph.output)} outputs, and it has {len(node.output)}"
+            raise InputError(f"{_name(node)} is damaged: {what}")
+
+
+def _check_split(node: NodeProto) -> None:
+    """Raise InputError when a Split counts other outputs than it has: shape inference would end the process."""
+    for attribute in node.attribute:
+        count = attribute.i if attribute.name == "num_outputs" else len(attribute.ints)
+        if attribute.name in ("num_outputs", "split") and count != len(node.output):
+            what = f"{attribute.name} is for {count} outputs, and it has {len(node.output)}"
+            raise InputError(f"{_name(node)} is damaged: {what}")
 
 
 def _check_variadic(node: NodeProto, schema: onnx.defs.OpSchema) -> None:

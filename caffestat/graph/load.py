@@ -31,7 +31,7 @@ from .infer import FOLDED, infer_node
 from .nodes import default_of, expand_function, from_proto, given_names, to_proto
 from .sequences import Sequences, whole_sequences
 from .sizes import fixed_shapes
-from .tensors import read_tensor
+from .tensors import dtype_of, read_tensor
 from .upgrade import OLDEST, upgrade
 
 __all__ = ["Model", "ModelNode", "load", "settings_of"]
@@ -184,8 +184,8 @@ class _Loader:
         found = fixed_shapes(self.proto, shapes, batch, dims)
         for value in self.proto.graph.input:
             if value.name in found:
-                dtype = helper.tensor_dtype_to_np_dtype(self.type(value.type.tensor_type.elem_type))
-                self.graph.inputs[value.name] = Spec(found[value.name], np.dtype(dtype))
+                dtype = dtype_of(self.type(value.type.tensor_type.elem_type), f"input {value.name!r}")
+                self.graph.inputs[value.name] = Spec(found[value.name], dtype)
         self.graph.specs |= self.graph.inputs
 
     def pin(self, given: Mapping[str, np.ndarray]) -> None:
@@ -325,8 +325,18 @@ class _Loader:
         elif infer_node(self.graph, node):
             self.model.folded.append(node)
         else:
+            self.check_axis(node)
             self.check_sizes(node)
             self.graph.nodes.append(node)
+
+    def check_axis(self, node: Node) -> None:
+        """Raise InputError when a node's axis is none of its input's."""
+        spec, axis = self.graph.specs.get(next(iter(node.inputs), "")), node.attributes.get("axis")
+        if spec is None or not spec.shape or not isinstance(axis, int) or node.domain or node.info.converts:
+            return
+        rank = len(spec.shape)
+        if not -rank <= axis < rank + (node.op == "Flatten"):
+            raise InputError(f"{node.op} (value {node.outputs[0]}): axis {axis} is none of its input's {rank}")
 
     def check_sizes(self, node: Node) -> None:
         """Raise InputError when an image is too small for the kernel that slides over it."""

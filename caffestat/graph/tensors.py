@@ -14,7 +14,7 @@ from caffestat.errors import InputError
 
 from .external import external_entry, external_path
 
-__all__ = ["encode", "read_tensor"]
+__all__ = ["dtype_of", "encode", "read_tensor"]
 
 _FIELDS = ("float_data", "int32_data", "int64_data", "double_data", "uint64_data")
 _FLOATS: dict[int, str] = {TensorProto.FLOAT: "<f4", TensorProto.DOUBLE: "<f8", TensorProto.FLOAT16: "<f2"}
@@ -67,18 +67,28 @@ def _check(tensor: TensorProto, found: int, expected: int, unit: str) -> None:
         raise _error(tensor, f"of shape {shape} needs {expected:,} {unit}, but the file holds {found:,}: it is damaged")
 
 
+def dtype_of(elem_type: int, of: str) -> np.dtype[Any]:
+    """Return the numpy type of an ONNX element type. Raises InputError, about `of`, for one that is none."""
+    try:
+        return np.dtype(helper.tensor_dtype_to_np_dtype(elem_type))
+    except KeyError:
+        raise InputError(f"{of} has an unknown element type {elem_type}") from None
+
+
+def _dtype(tensor: TensorProto) -> np.dtype[Any]:
+    return dtype_of(tensor.data_type, f"initializer {tensor.name!r}")
+
+
 def _bits(tensor: TensorProto) -> int:
     name = _type_name(tensor)
     if name in _PACKED:
         return 2 if name.endswith("INT2") else 4
-    return np.dtype(helper.tensor_dtype_to_np_dtype(tensor.data_type)).itemsize * 8
+    return _dtype(tensor).itemsize * 8
 
 
 def _type_name(tensor: TensorProto) -> str:
-    try:
-        return str(TensorProto.DataType.Name(tensor.data_type))
-    except ValueError:
-        raise _error(tensor, f"has an unknown element type {tensor.data_type}") from None
+    _dtype(tensor)
+    return str(TensorProto.DataType.Name(tensor.data_type))
 
 
 def _bytes(tensor: TensorProto) -> int:
@@ -110,7 +120,7 @@ def _external(tensor: TensorProto, folder: Path | None) -> np.ndarray:
 
 
 def _mapped(tensor: TensorProto, path: Path, offset: int, length: int) -> np.ndarray:
-    dtype: np.dtype[Any] = np.dtype(helper.tensor_dtype_to_np_dtype(tensor.data_type))
+    dtype = _dtype(tensor)
     if not length:
         return np.zeros(tuple(tensor.dims), dtype)
     data = np.memmap(path, np.uint8, "r", offset, (length,))

@@ -98,8 +98,7 @@ def einsum_macs(call: Call) -> int:
 
 def recurrent_macs(call: Call) -> int:
     """One per element of the weights, step and sample."""
-    steps, batch = call.input(0)[:2]
-    return steps * batch * (prod(call.input(1)) + prod(call.input(2)))
+    return prod(call.input(0)[:2]) * (prod(call.input(1)) + prod(call.input(2)))
 
 
 # ---- ranges of indices ----

@@ -17,10 +17,10 @@ from caffestat.errors import Finding, InputError
 from caffestat.errors import Place as FilePlace
 from caffestat.files import Version, replacing
 from caffestat.fillers import Stream, fill
-from caffestat.graph import Node
-from caffestat.graph.check import as_damage, check_model
+from caffestat.graph.check import as_damage, check_model, infer_shapes
 from caffestat.graph.external import external_entry, external_path, read_model, save
 from caffestat.graph.fans import Use, find_uses
+from caffestat.graph.nodes import from_proto
 from caffestat.graph.tensors import encode, read_tensor
 from caffestat.program import Dataflow, NamedStep
 from caffestat.program.traits import activation_of, passes_signal
@@ -114,7 +114,7 @@ class _Job:
         self.model = model
         self.change = change
         self.notes: list[Finding] = []
-        self.nodes = [_node(proto) for proto in model.graph.node]
+        self.nodes = [from_proto(proto) for proto in model.graph.node]
         self.floats = {name: t for name, t in _tensors(model).items() if t.data_type in _FLOATS}
 
     def chosen(self) -> Iterator[tuple[TensorProto, Place, Wanted]]:
@@ -167,11 +167,6 @@ def _tensors(model: onnx.ModelProto) -> dict[str, TensorProto]:
     return {**stated, **{tensor.name: tensor for tensor in model.graph.initializer}}
 
 
-def _node(proto: onnx.NodeProto) -> Node:
-    attributes = {a.name: helper.get_attribute_value(a) for a in proto.attribute}
-    return Node(proto.op_type, tuple(proto.input), tuple(proto.output), attributes, proto.domain)
-
-
 def _shapes(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
     """The shapes of all values that ONNX can infer, from a copy of the model without its large constants."""
     bare = onnx.ModelProto(ir_version=max(model.ir_version, 4), opset_import=model.opset_import)
@@ -184,7 +179,7 @@ def _shapes(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
             bare.graph.initializer.append(tensor)
         elif tensor.name not in inputs:
             bare.graph.input.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
-    inferred = onnx.shape_inference.infer_shapes(bare, data_prop=True)
+    inferred = infer_shapes(bare)
     shapes = {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer}
     for info in inferred.graph.value_info:
         dims = info.type.tensor_type.shape.dim

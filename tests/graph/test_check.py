@@ -43,6 +43,16 @@ DAMAGED = {
     "a text for ints": node("Transpose", ["x"], perm="ab"),
     "an unknown attribute": node("Relu", ["x"], slope=1.0),
     "a needed attribute is absent": node("Cast", ["x"]),
+    "a domain that is not imported": helper.make_node("Relu", ["x"], ["y"], name="bad", domain="ai.unknown"),
+    "another count than its outputs": node("Split", ["x"], num_outputs=2),
+    "a branch of more outputs": helper.make_node(
+        "If",
+        ["x"],
+        ["y"],
+        name="bad",
+        then_branch=helper.make_graph([], "t", [], [Y, X]),
+        else_branch=helper.make_graph([], "e", [], [Y]),
+    ),
     "in a branch": helper.make_node(
         "If",
         ["x"],
@@ -68,6 +78,53 @@ def test_a_node_that_does_not_fit_its_op_is_refused(kind: str, verb: str, tmp_pa
             api.convert(path, tmp_path / "out.onnx", backward=True)
         else:
             api.analyze(path, device="cpu")
+
+
+def test_an_attribute_of_no_function_is_refused(tmp_path: Path) -> None:
+    damaged = node("Softmax", ["x"])
+    damaged.attribute.add(name="axis", type=onnx.AttributeProto.INT, ref_attr_name="axis")
+    with pytest.raises(InputError, match=r"node 'bad' .*attribute 'axis' refers to 'axis' of a function"):
+        load(model([damaged]))
+
+
+def test_models_without_an_import_are_checked_as_the_newest() -> None:
+    proto = model([node("Min", ["x", ""])])
+    del proto.opset_import[:]
+    with pytest.raises(InputError, match=r"node 'bad' .*is damaged"):
+        load(proto)
+
+
+@pytest.mark.parametrize(("op", "axis"), [("Softmax", 2), ("Softmax", -3), ("Flatten", 3), ("ArgMax", 2)])
+def test_an_axis_that_its_input_lacks_is_refused(op: str, axis: int) -> None:
+    with pytest.raises(InputError, match=rf"{op} \(value y\): axis {axis} is none of its input's 2"):
+        load(model([node(op, ["x"], axis=axis)]))
+
+
+def test_axes_from_the_end_and_behind_the_last() -> None:
+    assert load(model([node("Softmax", ["x"], axis=-2)])).graph.nodes
+    assert load(model([node("Flatten", ["x"], axis=2)])).graph.nodes
+
+
+@pytest.mark.parametrize("elem_type", [99, -1])
+def test_unknown_types_of_elements_are_refused(elem_type: int, tmp_path: Path) -> None:
+    proto = model([node("Relu", ["x"])])
+    proto.graph.input[0].type.tensor_type.elem_type = elem_type
+    with pytest.raises(InputError, match=f"input 'x' has an unknown element type {elem_type}"):
+        load(proto)
+    proto = model([helper.make_node("Gemm", ["x", "w"], ["y"])])
+    proto.graph.initializer.add(name="w", dims=(4, 5), data_type=elem_type, raw_data=bytes(80))
+    with pytest.raises(InputError, match=f"initializer 'w' has an unknown element type {elem_type}"):
+        load(proto)
+    proto = model([helper.make_node("Reshape", ["x", "s"], ["y"])])
+    proto.graph.initializer.add(name="s", dims=(2,), data_type=elem_type, raw_data=bytes(16))
+    (tmp_path / "m.onnx").write_bytes(proto.SerializeToString())
+    assert "the model is damaged" in (api.rewrite(tmp_path / "m.onnx", filler="xavier")[0].error or "")
+
+
+def test_errors_of_ours_are_no_damage(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("caffestat.graph.load._Loader.finish", lambda _: {}["bug"])
+    with pytest.raises(KeyError, match="bug"):
+        load(model([node("Relu", ["x"])]))
 
 
 def nested(depth: int, calls: int) -> onnx.ModelProto:

@@ -6,12 +6,12 @@ import base64
 import hashlib
 import html
 import importlib.util
-import json
 from pathlib import Path
 from typing import Any
 
 from caffestat import __version__
 from caffestat.errors import InputError
+from caffestat.escape import json_compact
 
 __all__ = ["Page", "in_frame", "is_available", "require_extra", "write"]
 
@@ -93,9 +93,8 @@ def _embedded(value: Any) -> str:
 
     Bytes of a name that are no UTF-8 become the replacement character.
     """
-    text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-    text = text.encode("utf-8", "replace").decode()
-    for char in "<>&\u2028\u2029":
+    text = json_compact(value)
+    for char in "<>&":
         text = text.replace(char, f"\\u{ord(char):04x}")
     return text
 
