@@ -11,8 +11,10 @@ from . import (  # noqa: F401  registers their layer types
     faces,
     fields,
     flow,
+    geometry,
     interpolation,
     mobile,
+    pose,
     proposals,
     quantized,
     rcnn,
@@ -22,5 +24,6 @@ from . import (  # noqa: F401  registers their layer types
     segmentation,
     sequences,
     ssd,
+    steganalysis,
     warping,
 )
