@@ -145,6 +145,7 @@ class Layer:
         self.phase = phase
         self.place = place
         self.text: Message | None = None  # the layer as it is written; None for one that is in no text
+        self.is_forks = False  # its bottoms are such that Caffe would stop, and forks go on: see `departs`
         self.is_inserted = False  # Caffe adds the layer itself: a Split behind a blob with several readers
         self.added: Any = self.adds() if self.adds else None  # what the fork's own fields hold
         self.decisions: tuple[np.ndarray, ...] | None = None  # what `decide` returned; None before
@@ -254,6 +255,10 @@ class Layer:
 
     def summary(self, bottoms: Sequence[Shape]) -> str:
         """Return a line for the user about what was decided; "" for none."""
+        return ""
+
+    def departs(self, bottoms: Sequence[Shape]) -> str:
+        """Return at what of these bottoms Caffe would stop and forks go on, as `is_forks` then says; "" for nothing."""
         return ""
 
     def shapes_stand(self) -> str:

@@ -103,7 +103,7 @@ class _Sliding(Layer):
 class _Filters(_Sliding):
     """What convolution and its transpose share: groups and params."""
 
-    foreign_fields = (
+    foreign_fields: ClassVar[tuple[str, ...]] = (
         "convolution_param.kernel_d",
         "convolution_param.stride_d",
         "convolution_param.pad_d",

@@ -67,11 +67,14 @@ class PReLU(Neuron):
     """y = max(x, 0) + a · min(x, 0), one a per channel or one for all; da = Σ dy · min(x, 0). (prelu_layer.cpp)"""
 
     def tops(self, bottoms: Sequence[Shape]) -> tuple[Shape, ...]:
-        if not 2 <= len(bottoms[0]) <= 4:
+        if len(bottoms[0]) < 2 or (len(bottoms[0]) > 4 and not self.is_forks):
             raise self.error(f"expected a bottom of 2 to 4 axes (N, C, …), found shape {bottoms[0]}")
         return (bottoms[0],)
 
     filler_fields: ClassVar[Mapping[str, str]] = {"prelu_param.filler": "slope"}
+
+    def departs(self, bottoms: Sequence[Shape]) -> str:
+        return f"its bottom has {len(bottoms[0])} axes, and Caffe takes 2 to 4" if len(bottoms[0]) > 4 else ""
 
     def nonlinearity(self) -> Nonlinearity:
         proto = self.proto.prelu_param

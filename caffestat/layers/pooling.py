@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -22,27 +22,33 @@ FLOOR = 1
 
 @dataclass(frozen=True)
 class PoolingWindow:
-    """How Caffe slides a pooling window over an image of `size`: (vertical, horizontal) in each field."""
+    """How Caffe slides a pooling window over an image of `size`: one number per spatial axis in each field.
+
+    drops: of which axes the last window is dropped when it would start in the padding: with padding on "any" axis on
+           all of them, on each axis with padding of its "own", or on "none"
+    """
 
     size: Shape
     kernel: Shape
     stride: Shape
     pad: Shape
     floor: bool = False
+    drops: str = "any"
 
     @property
     def places(self) -> Shape:
         """How many windows there are: (size + 2 pad - kernel) / stride + 1, rounded up unless `floor`.
 
-        The last window is dropped when it would start in the padding, but only where there is padding on either axis.
+        The last window is dropped when it would start in the padding, where `drops` says so.
         """
-        return tuple(self._places(axis) for axis in (0, 1))
+        return tuple(self._places(axis) for axis in range(len(self.size)))
 
     def _places(self, axis: int) -> int:
         size, stride, pad = self.size[axis], self.stride[axis], self.pad[axis]
         slack = size + 2 * pad - self.kernel[axis]
         places = (slack // stride if self.floor else -(-slack // stride)) + 1
-        return places - (any(self.pad) and (places - 1) * stride >= size + pad)
+        drops = {"any": any(self.pad), "own": pad > 0, "none": False}[self.drops]
+        return places - (drops and (places - 1) * stride >= size + pad)
 
     def attributes(self) -> dict[str, Any]:
         """Return the window in ONNX's terms; the end is padded so that the last window just fits."""
@@ -66,7 +72,7 @@ class PoolingWindow:
         if not mask:
             return [g.emit("MaxPool", x, hint=hint, **self.attributes())]
         y, index = g.emit_many("MaxPool", x, count=2, hint=hint, **self.attributes())
-        plane = g.constant(self.size[0] * self.size[1], np.int64)  # the runtime counts on over samples and channels
+        plane = g.constant(math.prod(self.size), np.int64)  # the runtime counts on over samples and channels
         return [y, g.cast(g.emit("Mod", index, plane), np.float32)]
 
     def emit_average(self, g: Graph, x: str, hint: str = "") -> str:
@@ -74,15 +80,16 @@ class PoolingWindow:
         clipped = self._clip()
         # count_include_pad is not used: with uneven padding, onnxruntime before 1.26 does not count all of it
         y = g.emit("AveragePool", x, hint=hint, **clipped.attributes())
-        rows, columns = (clipped.inside(axis) / clipped.divisors(axis) for axis in (0, 1))
-        factor = rows[:, None] * columns
+        factor: np.ndarray = np.ones(())
+        for axis in range(len(self.size)):
+            factor = np.multiply.outer(factor, clipped.inside(axis) / clipped.divisors(axis))
         return y if np.all(factor == 1) else g.emit("Mul", y, g.constant(factor), hint=hint)
 
     def _clip(self) -> PoolingWindow:
         """Return the same windows, a kernel that overhangs the only place cut back to the image."""
         axes = zip(self.kernel, self.size, self.places, self.pad, strict=True)
         kernel = tuple(min(k, size) if places == 1 and not pad else k for k, size, places, pad in axes)
-        return PoolingWindow(self.size, kernel, self.stride, self.pad, self.floor)
+        return replace(self, kernel=kernel)
 
 
 class _Pool(Layer):
@@ -138,7 +145,7 @@ class Pooling(_Pool):
     (pooling_layer.cpp)
     """
 
-    foreign_fields = (
+    foreign_fields: ClassVar[tuple[str, ...]] = (
         "pooling_param.dilation",
         "pooling_param.kernel_d",
         "pooling_param.stride_d",

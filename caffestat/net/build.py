@@ -9,7 +9,7 @@ from typing import Any
 
 from caffestat.data import DataUnavailableError, open_reader
 from caffestat.errors import Finding, NetError, Place
-from caffestat.layers import Layer, Param, Shape, Source, layer_class, similar_type, type_name
+from caffestat.layers import Layer, Param, Shape, Source, layer_class, layer_dialects, similar_type, type_name
 from caffestat.schema import ForkValue, UnknownField, UnknownValue, caffe_pb2
 
 from .assumed import only_fits
@@ -156,10 +156,13 @@ class _Builder:
     def forgive(self, entry: Entry, error: NetError) -> str:
         """Tell of an error as a finding, and return it, when the layer has fields that Caffe lacks: they may be why.
 
-        When it has none, the error is a fault.
+        So may those that made a layer of Caffe's own type one of a fork. When it has none, the error is a fault.
         """
         start, end = entry.text.span if entry.text else (0, 0)
         unknown = [name for name, offset in self.unknown_fields if start <= offset < end]
+        choice = self.choices.get(id(entry.text))
+        if choice and choice.cls.dialect and not layer_dialects(entry.proto.type)[0].dialect:
+            unknown += sorted(field.name for field in choice.addition.fields)
         if not unknown or entry.text is None:
             self.fault(error)
             return error.message
@@ -217,6 +220,7 @@ class _Builder:
             self.tell_unknown_type(node)
         if len(known) == len(node.bottoms) and not layer.why_unknown:
             try:
+                self.tell_departure(layer, known)
                 node.top_shapes, params = _tops_and_params(layer, known)
                 node.params = tuple(self.add_param(node, index, param) for index, param in enumerate(params))
                 self.tell_unknown(node)
@@ -230,6 +234,13 @@ class _Builder:
         except NetError as error:
             self.fault(error)
             node.loss_weights = (0.0,) * layer.top_count
+
+    def tell_departure(self, layer: Layer, bottoms: Sequence[Shape]) -> None:
+        """Tell of bottoms that Caffe would stop at and forks do not, and let the layer take them."""
+        if departs := layer.departs(bottoms):
+            layer.is_forks = True
+            said = f"layer {layer.name!r} ({layer.proto.type}): {departs}; computed as a fork does"
+            self.findings.append(Finding(layer.place, said))
 
     def class_of(self, entry: Entry) -> type[Layer] | None:
         choice = self.choices.get(id(entry.text))
@@ -432,7 +443,7 @@ def build(
     if not source.layers:
         found = f"found the fields {', '.join(dict.fromkeys(source.fields))}" if source.fields else "it is empty"
         raise NetError(f"no layer is in the file: expected a net or solver prototxt, {found}", Place(source.name))
-    fields = [f for f in source.findings if isinstance(f, UnknownField) and not isinstance(f, ForkValue)]
+    fields = [f for f in source.findings if isinstance(f, UnknownField)]
     choices = choose(source.layers, fields, dialect)
     own = {field for choice in choices.values() for field in choice.addition.fields}
     read = {value for choice in choices.values() for value in choice.addition.values}

@@ -32,7 +32,9 @@ def shapes(net: Net) -> list[tuple[int, ...] | None]:
     [
         ('type: "Eltwise" eltwise_param { coeff: 0.5 }', (2, 3, 12, 9), "computed as a fork does"),
         ('type: "Pooling" pooling_param { kernel_size: 2 dilation: 2 }', None, "pooling_param.dilation"),
-        ('type: "Pooling" pooling_param { kernel_size: 1 kernel_size: 2 }', None, "kernel_size"),
+        ('type: "Pooling" pooling_param { kernel_size: 1 kernel_size: 2 }', (2, 3, 12, 8), "of dialect c3d"),
+        ('type: "Pooling" pooling_param { kernel_size: 1 kernel_size: 2 kernel_d: 1 }', None, "kernel_d"),
+        ('type: "Convolution" convolution_param { num_output: 4 kernel_d: 3 dilation_d: 1 }', None, "dilation_d"),
         ('type: "Pooling" pooling_param { pool: L2NORM kernel_size: 2 }', None, "pool does is not known"),
         ('type: "Convolution" convolution_param { num_output: 4 kernel_size: 3 pad_d: 1 }', None, "pad_d"),
         ('type: "InnerProduct" inner_product_param { num_output: 4 normalize: true }', None, "normalize"),

@@ -25,5 +25,6 @@ from . import (  # noqa: F401  registers their layer types
     sequences,
     ssd,
     steganalysis,
+    volumes,
     warping,
 )
