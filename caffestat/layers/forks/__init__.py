@@ -11,6 +11,7 @@ from . import (  # noqa: F401  registers their layer types
     faces,
     fields,
     flow,
+    fpga,
     geometry,
     interpolation,
     mobile,
