@@ -15,6 +15,7 @@ from . import (  # noqa: F401  registers their layer types
     geometry,
     interpolation,
     mobile,
+    octree,
     pose,
     proposals,
     quantized,

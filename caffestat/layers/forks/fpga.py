@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from caffestat.ops import Nonlinearity, activations
 from caffestat.schema.forks import fpga_pb2
@@ -136,56 +136,80 @@ class _Turned(Layer):
 
     adds = fpga_pb2.LayerParameter
     left_out = FORMAT
+    kind: ClassVar[type[Layer]]  # Caffe's own
+
+    @property
+    def plain(self) -> Layer:
+        """The layer with axes in Caffe's order."""
+        return self.kind(self.proto, self.phase, self.place)
+
+    def turned(self, bottoms: Sequence[Shape]) -> list[Shape]:
+        """Return the shapes of the bottoms in Caffe's order."""
+        return [moved(check_images(self, shape), TO_NCHW) for shape in bottoms]
+
+    def back(self, top: Shape | None) -> Shape:
+        """Return the shape of a top from that in Caffe's order."""
+        return moved(top or (), TO_HWCN)
 
     def nonlinearity(self) -> Nonlinearity | None:
         return activations.RELU if self.added.cr_param.relu else None
 
-    def turned(self, bottoms: Sequence[Shape]) -> list[Shape]:
-        return [moved(check_images(self, shape), TO_NCHW) for shape in bottoms]
+    def mixes_channels(self) -> bool:
+        return self.plain.mixes_channels()
+
+    def rounding(self) -> str:
+        return self.plain.rounding()
 
     def params(self, bottoms: Sequence[Shape]) -> tuple[Param, ...]:
-        return super().params(self.turned(bottoms))
+        return self.plain.params(self.turned(bottoms))
 
     def macs(self, bottoms: Sequence[Shape]) -> int:
-        weights = [math.prod(param.shape) for param in self.params(bottoms) if param.role == "weight"]
-        (top,) = self.tops(bottoms)
-        outputs = top[0] if len(top) == 2 else top[2]
-        return sum(weights) * math.prod(top) // outputs
+        return self.plain.macs(self.turned(bottoms))
 
     def tops(self, bottoms: Sequence[Shape]) -> tuple[Shape, ...]:
-        (top,) = super().tops(self.turned(bottoms))
-        assert top is not None
-        return (moved(top, TO_HWCN),)
+        return tuple(map(self.back, self.plain.tops(self.turned(bottoms))))
 
     def lower(self, g: Graph, bottoms: Sequence[str], params: Sequence[str]) -> Sequence[str]:
-        (top,) = super().tops(self.turned([g.shape(bottoms[0])]))
-        (y,) = super().lower(g, [emit_moved(g, bottoms[0], TO_NCHW)], params)
-        assert top is not None
-        y = g.declare(g.emit("Relu", y), top) if self.added.cr_param.relu else g.declare(y, top)
-        return (emit_moved(g, y, TO_HWCN),)
+        shapes = self.turned([g.shape(bottoms[0])])
+        (top,), x = self.plain.tops(shapes), self.emit_turned(g, bottoms[0])
+        (y,) = self.plain.lower(g, [g.declare(x, shapes[0])], params)
+        y = g.emit("Relu", y) if self.added.cr_param.relu else y
+        return (self.emit_back(g, g.declare(y, top or ())),)
+
+    def emit_turned(self, g: Graph, x: str) -> str:
+        """Emit a bottom with axes in Caffe's order."""
+        return emit_moved(g, x, TO_NCHW)
+
+    def emit_back(self, g: Graph, y: str) -> str:
+        """Emit a top from that with axes in Caffe's order."""
+        return emit_moved(g, y, TO_HWCN)
 
 
 @layer("OCLCRHWCN", dialect="fpga")
-class OCLConvolution(_Turned, Convolution):
+class OCLConvolution(_Turned):
     """Convolution, and max(0, ·) where cr_param.relu is 1. (dicecco1/fpga_caffe, ocl_cr_hwcn_layer.cpp)"""
 
-    num_bottoms = (1, 1)
-    num_tops = (1, 1)
+    kind = Convolution
+    filler_fields = Convolution.filler_fields
 
 
 @layer("OCLPoolingHWCN", dialect="fpga")
-class OCLPooling(_Turned, Pooling):
+class OCLPooling(_Turned):
     """Pooling. (dicecco1/fpga_caffe, ocl_pooling_hwcn_layer.cpp)"""
 
-    num_tops = (1, 1)
+    kind = Pooling
+    passes_signal = True
 
 
 @layer("OCLHWCNInnerProduct", dialect="fpga")
-class OCLInnerProduct(_Turned, InnerProduct):
+class OCLInnerProduct(_Turned):
     """y = W · x + b, x [K, N] or [H, W, C, N], y [num_output, N], and max(0, ·) where cr_param.relu is 1.
 
     (dicecco1/fpga_caffe, ocl_inner_product_hwcn_layer.cpp)
     """
+
+    kind = InnerProduct
+    filler_fields = InnerProduct.filler_fields
 
     def turned(self, bottoms: Sequence[Shape]) -> list[Shape]:
         shape = bottoms[0]
@@ -193,13 +217,12 @@ class OCLInnerProduct(_Turned, InnerProduct):
             raise self.error(f"expected a bottom (K, N) or (H, W, C, N), found shape {shape}")
         return [(shape[-1], math.prod(shape[:-1]))]
 
-    def tops(self, bottoms: Sequence[Shape]) -> tuple[Shape, ...]:
-        ((batch, _),) = self.turned(bottoms)
-        return ((self.proto.inner_product_param.num_output, batch),)
+    def back(self, top: Shape | None) -> Shape:
+        return moved(top or (), (1, 0))
 
-    def lower(self, g: Graph, bottoms: Sequence[str], params: Sequence[str]) -> Sequence[str]:
-        ((batch, inner),) = self.turned([g.shape(bottoms[0])])
-        columns = g.declare(g.transpose(g.reshape(bottoms[0], inner, batch), 1, 0), (batch, inner))
-        (y,) = InnerProduct.lower(self, g, [columns], params)
-        y = g.emit("Relu", y) if self.added.cr_param.relu else y
-        return (g.transpose(y, 1, 0),)
+    def emit_turned(self, g: Graph, x: str) -> str:
+        ((batch, inner),) = self.turned([g.shape(x)])
+        return g.transpose(g.reshape(x, inner, batch), 1, 0)
+
+    def emit_back(self, g: Graph, y: str) -> str:
+        return g.transpose(y, 1, 0)
