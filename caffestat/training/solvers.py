@@ -17,7 +17,7 @@ __all__ = ["BLOCK", "LEGACY_TYPES", "SOLVERS", "Rule", "Scratch", "fma", "rule_o
 
 Array = NDArray[np.float32]
 
-BLOCK = 1 << 14  # elements worked on at a time: gradient, history, weights and temporaries of a block stay in the cache
+BLOCK = 1 << 17  # elements worked on at a time: few enough for the cache, so many that threads seldom wait for Python
 
 LEGACY_TYPES = ("SGD", "Nesterov", "AdaGrad", "RMSProp", "AdaDelta", "Adam")
 """The solver types by the numbers of the former enum `solver_type`."""
@@ -46,7 +46,8 @@ def fma(a: np.float32, x: Array, y: Array, scratch: Scratch) -> None:
     differs from one rounding for about one in 10^9 elements, by the last bit.
     """
     wide = scratch.wide(x.size)
-    np.multiply(x, np.float64(a), out=wide)
+    wide[...] = x  # numpy is faster with a conversion of its own than with operands of two types
+    np.multiply(wide, np.float64(a), out=wide)
     np.add(wide, y, out=wide)
     y[...] = wide
 
