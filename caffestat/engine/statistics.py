@@ -19,7 +19,7 @@ TINY = 4_096
 # Up to here one sum over all elements is exact enough; over 6 M elements it would be off by 4e-5.
 _DIRECT = 20_000
 # Above it |x| no longer fits the caches, and ReduceL1, which does not write it down, is the faster one.
-_CACHED = 1 << 21
+_CACHED = 1 << 23
 
 # Up to this inner size the squares of a matrix product are cheaper to add up from its factors' Gram matrices.
 _THIN = 128
