@@ -13,7 +13,7 @@ from caffestat.graph import Graph, expand
 
 from .device import CPU, Device
 from .parts import cut
-from .runtime import interruptible, onnxruntime, runtime_errors, thread_count
+from .runtime import channel_block, interruptible, onnxruntime, runtime_errors, thread_count
 
 __all__ = ["Compiled"]
 
@@ -107,7 +107,8 @@ class _Chain:
         self, graph: Graph, device: Device, constant: Mapping[str, np.ndarray], outputs: Sequence[str]
     ) -> None:
         self._outputs = outputs
-        whole = expand(graph, outputs, device.kind)
+        block = channel_block() if device.kind == "cpu" else 0
+        whole = expand(graph, outputs, device.kind, block, graph.params.keys() - constant.keys())
         parts = cut(whole)
         self._sessions = [_Session(part, device, constant, len(whole.nodes)) for part in parts]
         last = {name: number for number, part in enumerate(parts) for name in part.inputs}

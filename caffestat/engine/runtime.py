@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib
 import os
 import re
@@ -11,9 +12,11 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
+import numpy as np
+
 from caffestat.errors import RunError
 
-__all__ = ["interruptible", "onnxruntime", "runtime_errors", "thread_count", "use_threads"]
+__all__ = ["channel_block", "interruptible", "onnxruntime", "runtime_errors", "thread_count", "use_threads"]
 
 T = TypeVar("T")
 
@@ -68,3 +71,26 @@ def runtime_errors() -> Iterator[None]:
         op, node, text = where.groups() if where else ("", "", text)
         reason = (text.splitlines() or [type(error).__name__])[0]
         raise RunError(f"onnxruntime cannot run the model: {f'{op}: ' * bool(op)}{reason}", node) from error
+
+
+@functools.cache
+def channel_block() -> int:
+    """Return the channels per block of the layout that convolutions on the CPU are fastest in; 0 when there is none.
+
+    A one-node model tells it: the layout pads four channels to a block. (onnxruntime, nchwc_ops.cc)
+    """
+    from caffestat.graph import Graph, blocked
+
+    graph = Graph()
+    graph.domains[blocked.NCHWC] = 1
+    graph.outputs.append(graph.emit("ReorderInput", graph.input("x", (1, 4, 1, 1)), domain=blocked.NCHWC))
+    options = onnxruntime().SessionOptions()
+    options.log_severity_level = 4
+    try:
+        model = graph.to_onnx().SerializeToString()
+        session = onnxruntime().InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        (image,) = session.run(None, {"x": np.zeros((1, 4, 1, 1), np.float32)})
+    except Exception:  # the runtime raises several private types; without the layout Conv serves
+        return 0
+    channels: int = image.shape[1]
+    return channels if channels > 4 else 0

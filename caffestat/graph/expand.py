@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from . import blocked
 from .late import Definition, append, branch
 
 if TYPE_CHECKING:
@@ -104,7 +105,11 @@ def _running(g: Graph, node: Node, old: Sequence[str], new: Sequence[str], dtype
 
 
 _CUDNN_EPSILON = 1e-5  # the least that every version of cuDNN takes
-_REWRITES: dict[str, Definition] = {"LRN": _lrn, "BatchNormalization": _batch_normalization}
+_REWRITES: dict[str, Definition] = {
+    "LRN": _lrn,
+    "BatchNormalization": _batch_normalization,
+    "Conv": blocked.convolution,
+}
 
 
 def _live(nodes: Sequence[Node], outputs: Collection[str]) -> list[Node]:
@@ -117,14 +122,20 @@ def _live(nodes: Sequence[Node], outputs: Collection[str]) -> list[Node]:
     return live[::-1]
 
 
-def expand(g: Graph, outputs: Sequence[str], provider: str = "cpu") -> Graph:
+def expand(g: Graph, outputs: Sequence[str], provider: str = "cpu", block: int = 0, fed: Collection[str] = ()) -> Graph:
     """Return the graph of some outputs as a provider of the runtime should get it; `g` stays as it is.
 
     Late ops and slow ones are replaced; what no output needs is left out: nodes, params, inputs, constants.
+
+    block: of the provider's blocked layout, 0 when it has none
+    fed:   params that are inputs of every run
     """
     result = branch(g)
-    result.outputs = list(outputs)
+    result.outputs, result.domains = list(outputs), dict(g.domains)
+    result.block, result.changing = block, set(fed)
     for node in _live(g.nodes, outputs):
+        if not result.changing.isdisjoint((*node.inputs, *node.captured)):
+            result.changing.update(node.outputs)
         append(result, node, provider, _REWRITES)
     read = {name for node in result.nodes for name in (*node.inputs, *node.captured)}.union(outputs)
     result.params = {name: spec for name, spec in g.params.items() if name in read}

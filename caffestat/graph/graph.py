@@ -97,6 +97,10 @@ class Graph:
     statistics  values that are statistics of others: computed right behind these, and in float32 whatever they are in
     specs    shape and type of every value known so far (`infer` completes it)
     domains  versions of the op sets beside ONNX's own
+
+    Of the graph that the runtime gets (see `expand`):
+    block    how many channels stand side by side in the blocked layout of its kernels; 0: they have none
+    changing values that differ from run to run
     """
 
     def __init__(self) -> None:
@@ -113,6 +117,8 @@ class Graph:
         self.states: list[str] = []
         self.carries = False
         self.domains = {CONTRIB: 1}
+        self.block = 0
+        self.changing: set[str] = set()
         self._constant_names: dict[tuple[str, Shape, bytes], str] = {}
         self._taken: dict[str, int] = {}
 

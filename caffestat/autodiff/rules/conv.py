@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from caffestat.graph import Graph, Node, late
+from caffestat.graph import Graph, Node, blocked, late
 from caffestat.ops import Window, window
 
 from ..engine import Tape, vjp
@@ -123,7 +123,16 @@ def image_form(provider: str, c: Convolution) -> ImageForm:
 def conv_image(g: Graph, node: Node, provider: str) -> list[str]:
     """dx from w and dy."""
     shape: Convolution = node.attributes["of"]
-    return [image_form(provider, shape)(g, shape, *node.inputs)]
+    form = dx_blocked if _is_blocked(g, shape, node.inputs[0]) else image_form(provider, shape)
+    return [form(g, shape, *node.inputs)]
+
+
+def _is_blocked(g: Graph, c: Convolution, w: str) -> bool:
+    """Tell whether dx has a blocked form, and this is faster: all but 1x1 on many places."""
+    if max(c.window.strides) > 1 or len(c.window.size) != 2 or min(_flip_pads(c)) < 0:
+        return False
+    few = c.batch * c.window.places < 20_000
+    return (c.window.taps > 1 or few) and c.channels >= g.block and blocked.fits(g, w, c.group, c.x_shape)
 
 
 def dx_transpose(g: Graph, c: Convolution, w: str, dy: str) -> str:
@@ -154,6 +163,12 @@ def dx_flip(g: Graph, c: Convolution, w: str, dy: str) -> str:
     return g.emit("Conv", dy, flipped, pads=_flip_pads(c), **_attributes(c))
 
 
+def dx_blocked(g: Graph, c: Convolution, w: str, dy: str) -> str:
+    """Stride 1: like `dx_flip`, in the runtime's blocked layout, which filters that change do not get by themselves."""
+    turned = blocked.turned_depthwise(g, w) if c.is_depthwise else blocked.turned(g, w, c.group)
+    return blocked.slide(g, dy, *turned, (), {"pads": _flip_pads(c), **_attributes(c)})
+
+
 # ---- the gradient of the weights ----
 
 
@@ -161,7 +176,7 @@ def weight_form(provider: str, c: Convolution) -> WeightForm:
     """Choose how to compute dw from x and dy.
 
     On the CPU, ÷ torch's time: 1x1 0.4 to 0.7; 3x3 1.1 to 1.4, 0.8 on 7x7 images, 0.9 on 224x224; 3x3 stride 2 1.1
-    to 1.3; two groups 1.3; few channels 0.5 (3x3) to 1.6 (7x7); depthwise 2.5 to 5, of little work.
+    to 1.3; two groups 1.3; few channels 0.5 (3x3) to 1.6 (7x7); depthwise 2.5 to 5, where `dw_blocked` cannot serve.
     Tried and slower: slices with channels last, im2col by slices, in cache-sized chunks or in two steps, products with
     the operands' roles swapped, Einsum, the swapped convolution for more than a few channels, and for depthwise sums of
     elementwise products, one group per image and channel, and blocks of columns (a tenth faster at best).
@@ -189,7 +204,10 @@ def weight_form(provider: str, c: Convolution) -> WeightForm:
 def conv_weights(g: Graph, node: Node, provider: str) -> list[str]:
     """dw from x and dy."""
     shape: Convolution = node.attributes["of"]
-    return [weight_form(provider, shape)(g, shape, *node.inputs)]
+    x, dy = node.inputs
+    can_block = shape.is_depthwise and blocked.fits_images(g, x, shape.batch * shape.channels)
+    form = dw_blocked if can_block else weight_form(provider, shape)
+    return [form(g, shape, x, dy)]
 
 
 def _constants_are_linear(c: Convolution) -> bool:
@@ -346,6 +364,21 @@ def dw_depthwise(g: Graph, c: Convolution, x: str, dy: str) -> str:
         sums.append(g.reshape(g.fused_matmul(rows, seen, transA=1), c.channels, 1, width * win.padded[1]))
     stacked = g.emit("Concat", *sums, axis=1) if len(sums) > 1 else sums[0]
     return g.reshape(g.emit("MatMul", stacked, g.constant(_diagonals(win), g.specs[x].dtype)), *c.w_shape)
+
+
+def dw_blocked(g: Graph, c: Convolution, x: str, dy: str) -> str:
+    """One filter per channel: each channel of each image by itself, dy its filter, in the runtime's blocked layout.
+
+    A fifth of the time of `dw_depthwise` and `dw_pitch`. [1, batch · channels, size…] ∗ [batch · channels, 1, out…].
+    """
+    win, images = c.window, c.batch * c.channels
+    swapped = {"strides": list(win.dilations), "dilations": list(win.strides), "pads": [*win.begins, *win.ends]}
+    filters = blocked.reorder(g, g.reshape(dy, 1, images, *win.out))  # a filter per channel has an image's layout
+    image = g.reshape(x, 1, images, *win.size)
+    wide = blocked.slide(g, image, filters, (images, 1, *win.out), (), {**swapped, "group": images})
+    if any(win.unread):
+        wide = _cut(g, wide, [0] * len(win.kernel), win.kernel)
+    return g.reshape(_sum_batch(g, g.reshape(wide, c.batch, c.channels, *win.kernel), c.batch), *c.w_shape)
 
 
 def _diagonals(win: Window) -> np.ndarray:

@@ -1,0 +1,99 @@
+"""Convolutions in the runtime's blocked layout give the numbers of Conv, whether filters are fed or constant."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pytest
+
+from caffestat.autodiff import backward
+from caffestat.engine import CPU, Compiled
+from caffestat.engine.runtime import channel_block
+from caffestat.graph import Graph, expand
+from caffestat.graph.blocked import NCHWC
+
+pytestmark = pytest.mark.skipif(not channel_block(), reason="the runtime has no blocked layout on this processor")
+
+BLOCK = 16  # a multiple of the channels per block of every processor
+Case = tuple[int, int, int, int, tuple[int, int], dict[str, Any]]
+
+CASES: dict[str, Case] = {
+    # batch, channels, filters, group, kernel, attributes
+    "3x3": (3, BLOCK, 2 * BLOCK, 1, (3, 3), {"pads": [1, 1, 1, 1]}),
+    "uneven": (2, 2 * BLOCK, BLOCK, 1, (2, 5), {"pads": [1, 0, 0, 3]}),
+    "groups": (2, 4 * BLOCK, 6 * BLOCK, 2, (3, 2), {"pads": [0, 1, 2, 1]}),
+    "dilated": (2, BLOCK, 3 * BLOCK, 1, (3, 3), {"pads": [2, 2, 2, 2], "dilations": [2, 1]}),
+    "stride": (2, BLOCK, BLOCK, 1, (3, 4), {"pads": [1, 1, 1, 2], "strides": [2, 3]}),
+    "1x1": (2, 2 * BLOCK, 3 * BLOCK, 1, (1, 1), {}),
+    "first": (2, 3, BLOCK, 1, (7, 7), {"pads": [3, 2, 1, 3], "strides": [2, 1]}),
+    "depthwise": (3, 2 * BLOCK, 2 * BLOCK, 2 * BLOCK, (3, 2), {"pads": [1, 1, 1, 0]}),
+    "depthwise stride": (2, BLOCK, BLOCK, BLOCK, (3, 3), {"pads": [1, 0, 1, 1], "strides": [2, 3]}),
+    "depthwise dilated": (2, BLOCK, BLOCK, BLOCK, (2, 3), {"pads": [2, 3, 0, 3], "dilations": [2, 3]}),
+    "odd channels": (2, 6, 5, 1, (3, 3), {"pads": [1, 1, 1, 1]}),
+}
+
+
+def build(case: Case) -> tuple[Graph, dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Return the graph of y, dx, dw and db, its feeds and its params."""
+    batch, channels, filters, group, kernel, attributes = case
+    random = np.random.default_rng(5)
+    g = Graph()
+    x = g.input("x", (batch, channels, 13, 11))
+    w, b = g.param("w", (filters, channels // group, *kernel)), g.param("b", (filters,))
+    y = g.emit("Conv", x, w, b, kernel_shape=list(kernel), group=group, **attributes)
+    g.infer()
+    dy = g.input("dy", g.shape(y))
+    grads = backward(g, {y: dy}, [x, w, b])
+    g.outputs = [y, *(grads[name] or "" for name in (x, w, b))]
+    arrays = {name: random.normal(size=spec.shape).astype(np.float32) for name, spec in (g.inputs | g.params).items()}
+    return g, {name: arrays[name] for name in g.inputs}, {name: arrays[name] for name in g.params}
+
+
+def blocked_ops(g: Graph, fed: Mapping[str, Any]) -> int:
+    """Return how many convolutions run in the blocked layout."""
+    nodes = expand(g, g.outputs, "cpu", channel_block(), fed.keys()).nodes
+    return sum(node.domain == NCHWC and node.op == "Conv" for node in nodes)
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
+def test_fed_filters_give_the_numbers_of_the_plain_ops(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    g, feeds, params = build(case)
+    ours = Compiled(g).run(feeds, params)
+    monkeypatch.setattr("caffestat.engine.compiled.channel_block", lambda: 0)
+    plain = Compiled(g, CPU, params).run(feeds)
+    for name in g.outputs:
+        np.testing.assert_allclose(ours[name], plain[name], rtol=0, atol=2e-6 * np.abs(plain[name]).max())
+
+
+@pytest.mark.parametrize(
+    ("name", "fed", "constant"),
+    [("3x3", 2, 0), ("stride", 1, 0), ("1x1", 1, 0), ("first", 1, 0), ("depthwise", 3, 1), ("odd channels", 0, 0)],
+)
+def test_which_convolutions_are_blocked(name: str, fed: int, constant: int) -> None:
+    """Of y, dx and dw: the runtime itself lays constant filters out; dw of a filter per channel is blocked always."""
+    g, _, params = build(CASES[name])
+    assert blocked_ops(g, params) == fed
+    assert blocked_ops(g, {}) == constant
+
+
+def test_an_exported_model_has_no_blocked_ops() -> None:
+    g, _, params = build(CASES["depthwise"])
+    assert {node.domain for node in g.to_onnx(params).graph.node} <= {"", "com.microsoft"}
+
+
+def test_filters_made_of_fed_params_are_blocked_too() -> None:
+    g = Graph()
+    x, w = g.input("x", (1, BLOCK, 5, 6)), g.param("w", (BLOCK, BLOCK, 3, 3))
+    doubled = g.declare(g.emit("Add", w, w), g.shape(w))
+    g.outputs = [g.emit("Conv", x, doubled)]
+    assert blocked_ops(g, {"w": None}) == 1
+
+
+def test_float64_and_empty_images_keep_the_plain_op() -> None:
+    for shape, dtype in (((2, BLOCK, 5, 6), np.float64), ((0, BLOCK, 5, 6), np.float32)):
+        g = Graph()
+        x, w = g.input("x", shape, dtype), g.param("w", (BLOCK, BLOCK, 3, 3), dtype)
+        g.outputs = [g.emit("Conv", x, w)]
+        assert blocked_ops(g, {"w": None}) == 0
