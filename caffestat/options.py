@@ -12,6 +12,7 @@ from caffestat.errors import InputError
 
 __all__ = [
     "ASSUMED_FILLERS",
+    "COMPUTE",
     "DATA",
     "DEFAULT_SEED",
     "DEVICES",
@@ -33,6 +34,7 @@ PHASES = ("train", "test")
 DATA = ("auto", "real", "synthetic")
 INPUTS_HOLD = ("noise", "zeros")
 STATS = ("mean", "max", "min", "std", "zeros", "inf", "nan")
+COMPUTE = ("float32", "float16")
 DEVICES = ("auto", "cpu", "cuda", "cuda:N")
 ASSUMED_FILLERS = ("gaussian", "msra", "positive_unitball", "uniform", "xavier")
 
@@ -147,6 +149,7 @@ class RunOptions:
     loss          of an ONNX model: "noise" (also when None), "ones", "cross-entropy" or the name of a value to sum
     forward_only  no backward pass
     stats         statistics of the elements of every value, beside mean |x|: some of STATS
+    compute       the type in which everything but statistics is computed, one of COMPUTE
     """
 
     device: str = "auto"
@@ -155,10 +158,12 @@ class RunOptions:
     loss: str | None = None
     forward_only: bool = False
     stats: Sequence[str] = ()
+    compute: str = "float32"
 
     def __post_init__(self) -> None:
         device_of(self.device)
         one_of("inputs_hold", self.inputs_hold, INPUTS_HOLD)
+        one_of("compute", self.compute, COMPUTE)
         object.__setattr__(self, "inputs", dict(self.inputs or {}))
         object.__setattr__(self, "stats", texts(self.stats))
         for name in self.stats:

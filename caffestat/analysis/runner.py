@@ -57,6 +57,7 @@ class Runner:
     activity: measure the share of dead and of saturated units too
     samples:  about how many elements of each top to return as a histogram; 0 for none
     stats:    names of statistics of the elements of every value, see `caffestat.options.STATS`
+    compute:  "float16" rounds every value to float16, see `graph.narrow`
     """
 
     def __init__(
@@ -71,6 +72,7 @@ class Runner:
         states: dict[str, np.ndarray] | None = None,
         activity: bool = False,
         stats: Collection[str] = (),
+        compute: str = "float32",
     ) -> None:
         self.program = program
         self.values = values
@@ -128,7 +130,7 @@ class Runner:
         kept = {*self._measured, *self._fetched.values(), *self._diffs.values(), *self._each.values()}
         graph.outputs = sorted(kept)
         constant = {name: values[number] for number, name in self.forward.params.items() if number not in self._inputs}
-        self._compiled = Compiled(graph, device, constant)
+        self._compiled = Compiled(graph, device, constant, compute)
         self._constant_sums: dict[int, tuple[float, float]] = {}
         self.tensors: dict[Key, np.ndarray] = {}
         self._arrays: dict[str, np.ndarray] = {}
@@ -137,6 +139,11 @@ class Runner:
     def diffs(self) -> Collection[int]:
         """The numbers of the params that a gradient reaches."""
         return self._diffs.keys()
+
+    @property
+    def widened(self) -> list[str]:
+        """The ops that were computed in float32 though float16 was asked for, once it has run."""
+        return sorted(self._compiled.widened)
 
     def run(self, feeds: Mapping[str, np.ndarray]) -> Measurement:
         """Run one iteration and return what it measured.
@@ -430,15 +437,30 @@ def measure(
     notes.extend(program.synthetic(options.inputs))
     feeds = Feeds(stream, np.random.default_rng(seed), options.inputs, options.inputs_hold == "zeros", notes)
     program = program.settle(values, device, feeds, notes)
-    runner = Runner(program, values, device, options.forward_only, samples=samples, stats=options.stats)
+    runner = Runner(
+        program, values, device, options.forward_only, samples=samples, stats=options.stats, compute=options.compute
+    )
     arrays = feeds.of(runner.forward)
     notes.extend(runner.forward.notes)
     started = _param_samples(program, values) if samples else {}
     measured = runner.run(arrays)
+    notes.extend(_precision_notes(program, runner, options.compute))
     if samples:
         measured.param_samples, measured.given = started, frozenset(taken)
         measured.curves = curves(program, values, measured.top_samples)
     return program, measured
+
+
+def _precision_notes(program: Program, runner: Runner, compute: str) -> Iterator[str]:
+    """Yield what is worth knowing of the types that were computed in."""
+    if compute == "float16":
+        yield "computed in float16: every value is rounded to it; statistics and the data itself are float32"
+        if runner.widened:
+            ops = ", ".join(runner.widened)
+            yield f"{runner.device} has no float16 kernels for {ops}: computed in float32, results rounded to float16"
+    elif program.narrow:
+        hint = "; --compute float16 rounds every value to float16" if "float16" in program.narrow else ""
+        yield f"{' and '.join(program.narrow)} of the model is computed in float32{hint}"
 
 
 def _param_samples(program: Program, values: Sequence[np.ndarray]) -> dict[tuple[int, int], Histogram]:

@@ -46,6 +46,7 @@ def analyze(
     loss: str | None = None,
     stats: Sequence[str] = (),
     dims: Mapping[str, int] | None = None,
+    compute: str = "float32",
 ) -> Report:
     """Return what a net or solver prototxt will do to its signal: shapes, fans, fillers, and mean |x| of every blob.
 
@@ -58,7 +59,7 @@ def analyze(
     detail:  add histograms of values and params, f and f' of the activations, the source's text and what `check` finds
     phase, level, stages, shapes, batch, dialect, data, dims: see `caffestat.options.NetOptions`
     seed, weights, assume_filler: see `caffestat.options.ValueOptions`
-    device, inputs, inputs_hold, loss, forward_only, stats: see `caffestat.options.RunOptions`
+    device, inputs, inputs_hold, loss, forward_only, stats, compute: see `caffestat.options.RunOptions`
 
     Raises a CaffestatError when the file, the net or an option cannot be used. For a net that Caffe refuses it is a
     RefusedError with the `report` of what stands before and beside the faults.
@@ -67,7 +68,7 @@ def analyze(
 
     net = NetOptions(phase, level, stages, shapes or {}, batch, data, dialect, dims or {})
     values = ValueOptions(seed, weights, assume_filler)
-    run = RunOptions(device, inputs or {}, inputs_hold, loss, forward_only, stats)
+    run = RunOptions(device, inputs or {}, inputs_hold, loss, forward_only, stats, compute)
     if is_onnx(str(path)):
         return analyze_model(str(path), net, values, run, static, predict, detail)
     return analyze_file(open_file(str(path)), net, values, run, static, predict, detail)

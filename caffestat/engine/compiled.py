@@ -12,6 +12,7 @@ from caffestat.errors import RunError
 from caffestat.graph import Graph, expand
 
 from .device import CPU, Device
+from .kernels import Kernels
 from .parts import cut
 from .runtime import channel_block, interruptible, onnxruntime, runtime_errors, thread_count
 
@@ -59,17 +60,30 @@ class Compiled:
     """A graph compiled once and run many times, with other feeds and other params.
 
     graph:    it must not change afterwards; its inputs are what every run feeds
+    compute:  the type in which it is computed, "float32" or "float16"; see `graph.narrow`
     constant: values of params that are the same in every run: the runtime lays them out for its kernels, which makes
               convolutions faster and compiling slower. All other params are inputs of every run
 
     A set of outputs is compiled when it is first asked for.
     """
 
-    def __init__(self, graph: Graph, device: Device = CPU, constant: Mapping[str, np.ndarray] | None = None) -> None:
+    def __init__(
+        self,
+        graph: Graph,
+        device: Device = CPU,
+        constant: Mapping[str, np.ndarray] | None = None,
+        compute: str = "float32",
+    ) -> None:
         self.graph = graph
         self.device = device
         self.constant = dict(constant or {})
         self._chains: dict[tuple[str, ...], _Chain] = {}
+        self._kernels = Kernels(device) if compute == "float16" else None
+
+    @property
+    def widened(self) -> set[str]:
+        """The ops that were computed in float32, of those that were to be computed in float16."""
+        return {op for chain in self._chains.values() for op in chain.widened}
 
     def run(
         self,
@@ -90,7 +104,7 @@ class Compiled:
         """
         names = tuple(dict.fromkeys(self.graph.outputs if outputs is None else outputs))
         if names not in self._chains:
-            self._chains[names] = _Chain(self.graph, self.device, self.constant, names)
+            self._chains[names] = _Chain(self.graph, self.device, self.constant, names, self._kernels)
         return self._chains[names].run({**feeds, **(params or {})}, keep, into or {})
 
     def put(self, array: np.ndarray) -> Any:
@@ -104,9 +118,17 @@ class _Chain:
     """What is compiled for one set of outputs: the parts of the graph, which run one after the other."""
 
     def __init__(
-        self, graph: Graph, device: Device, constant: Mapping[str, np.ndarray], outputs: Sequence[str]
+        self,
+        graph: Graph,
+        device: Device,
+        constant: Mapping[str, np.ndarray],
+        outputs: Sequence[str],
+        kernels: Kernels | None,
     ) -> None:
         self._outputs = outputs
+        self.widened: set[str] = set()
+        if kernels:
+            graph, self.widened = kernels.narrowed(graph, outputs)
         block = channel_block() if device.kind == "cpu" else 0
         whole = expand(graph, outputs, device.kind, block, graph.params.keys() - constant.keys())
         parts = cut(whole)

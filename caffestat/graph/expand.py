@@ -14,7 +14,7 @@ from .late import Definition, append, branch
 if TYPE_CHECKING:
     from .graph import Graph, Node
 
-__all__ = ["expand", "lrn_base", "lrn_power", "sum_channels"]
+__all__ = ["DECOMPOSED", "expand", "live", "lrn_base", "lrn_power", "sum_channels"]
 
 _SMALL = 1 << 16  # elements of a band matrix that never matter
 
@@ -105,14 +105,13 @@ def _running(g: Graph, node: Node, old: Sequence[str], new: Sequence[str], dtype
 
 
 _CUDNN_EPSILON = 1e-5  # the least that every version of cuDNN takes
-_REWRITES: dict[str, Definition] = {
-    "LRN": _lrn,
-    "BatchNormalization": _batch_normalization,
-    "Conv": blocked.convolution,
-}
+_DECOMPOSED: dict[str, Definition] = {"LRN": _lrn, "BatchNormalization": _batch_normalization}
+_REWRITES: dict[str, Definition] = {**_DECOMPOSED, "Conv": blocked.convolution}
+DECOMPOSED = frozenset(_DECOMPOSED)
+"""Ops that become several, whose values in between need the range of float32."""
 
 
-def _live(nodes: Sequence[Node], outputs: Collection[str]) -> list[Node]:
+def live(nodes: Sequence[Node], outputs: Collection[str]) -> list[Node]:
     """Return the nodes that the outputs depend on: the runtime would compute the others too."""
     needed, live = set(outputs), []
     for node in reversed(nodes):
@@ -133,7 +132,7 @@ def expand(g: Graph, outputs: Sequence[str], provider: str = "cpu", block: int =
     result = branch(g)
     result.outputs, result.domains = list(outputs), dict(g.domains)
     result.block, result.changing = block, set(fed)
-    for node in _live(g.nodes, outputs):
+    for node in live(g.nodes, outputs):
         if not result.changing.isdisjoint((*node.inputs, *node.captured)):
             result.changing.update(node.outputs)
         append(result, node, provider, _REWRITES)

@@ -67,6 +67,7 @@ class Model:
     initializers  names of the file's floating-point initializers, in its order
     pinned        inputs whose given values became constants, because they decide which nodes run
     folded        the nodes whose values have become constants
+    replaced      names of the types that are computed in float32 in their place
     """
 
     name: str
@@ -76,6 +77,7 @@ class Model:
     initializers: tuple[str, ...] = ()
     pinned: set[str] = field(default_factory=set)
     folded: list[Node] = field(default_factory=list)
+    replaced: set[str] = field(default_factory=set)
 
     def unpinned(self, given: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Return the given values of inputs that a run still has to be fed."""
@@ -214,8 +216,7 @@ class _Loader:
 
     def array(self, tensor: TensorProto) -> np.ndarray:
         array = read_tensor(tensor, self.folder)
-        narrow = self.as_float32 and tensor.data_type in _WIDE_FLOATS
-        return array.astype(np.float32) if narrow else array
+        return array if self.type(tensor.data_type) == tensor.data_type else array.astype(np.float32)
 
     def add_param(self, name: str, array: np.ndarray) -> None:
         self.graph.params[name] = self.graph.specs[name] = Spec(array.shape, array.dtype)
@@ -227,7 +228,10 @@ class _Loader:
 
     def type(self, elem_type: int) -> int:
         """Return the element type that the graph computes a value of the model in."""
-        return TensorProto.FLOAT if self.as_float32 and elem_type in _WIDE_FLOATS else elem_type
+        if not (self.as_float32 and elem_type in _WIDE_FLOATS):
+            return elem_type
+        self.model.replaced.add(helper.tensor_dtype_to_np_dtype(elem_type).name)
+        return TensorProto.FLOAT
 
     def add_nodes(self) -> None:
         """Append what each node of the model says in opset 22, except what is a constant."""

@@ -82,6 +82,7 @@ def from_onnx(model: Model, source: str, loss: str | None = None) -> ModelProgra
         phase="TRAIN" if any(node.get("training_mode") for node in model.graph.nodes) else "TEST",
         rows=rows,
         params=layout.params,
+        narrow=tuple(sorted(model.replaced)),
         layout=layout,
         loss=loss,
     )

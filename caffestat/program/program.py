@@ -173,6 +173,7 @@ class Program:
     rows      in the order in which they run
     params    one per (row, param)
     findings  what is strange about it
+    narrow    the types of its file that are computed in float32 in their place
     is_caffe  whether it is a Caffe net: its file tells which gradients there are
     """
 
@@ -181,6 +182,7 @@ class Program:
     rows: list[Row]
     params: list[RowParam]
     findings: tuple[Finding, ...] = ()
+    narrow: tuple[str, ...] = ()
 
     is_caffe: ClassVar[bool]
 
