@@ -155,21 +155,23 @@ class BatchNorm(Layer):
     def lower_batch(self, g: Graph, x: str, params: Sequence[str]) -> str:
         """Emit (x - mean) / √(variance + eps) with the batch's statistics, and record what they make of `params`."""
         shape = g.shape(x)
-        count = prod(shape) // shape[1]
 
         def backward(tape: Tape, dys: Sequence[str | None]) -> Sequence[str | None]:
-            dy, graph = dys[0], tape.graph
-            assert dy is not None
-            slope = self.inverse_deviation(graph, variance)
-            shares = graph.emit("Mul", slope, graph.constant(-1 / count))
-            along = graph.emit("Mul", channel_dot(graph, dy, y), shares)
-            shift = graph.emit("Mul", channel_sum(graph, dy), shares)
-            straight = graph.emit("Mul", dy, channel_column(graph, slope, len(shape)))
-            return [graph.emit("Add", straight, channel_affine(graph, y, along, shift))]
+            assert dys[0] is not None
+            return [self.batch_gradient(tape.graph, dys[0], y, self.inverse_deviation(tape.graph, variance))]
 
         y, mean, variance = g.custom_vjp([x], lambda value: self.emit_batch(g, value), backward)
-        self.update(g, params, mean, variance, count)
+        self.update(g, params, mean, variance, prod(shape) // shape[1])
         return y
+
+    def batch_gradient(self, g: Graph, dy: str, y: str, slope: str) -> str:
+        """Emit (dy - mean(dy) - y · mean(dy · y)) · slope, slope [C] being 1 / deviation."""
+        shape = g.shape(y)
+        shares = g.emit("Mul", slope, g.constant(-shape[1] / prod(shape)))
+        along = g.emit("Mul", channel_dot(g, dy, y), shares)
+        shift = g.emit("Mul", channel_sum(g, dy), shares)
+        straight = g.emit("Mul", dy, channel_column(g, slope, len(shape)))
+        return g.emit("Add", straight, channel_affine(g, y, along, shift))
 
     def emit_batch(self, g: Graph, x: str) -> Sequence[str]:
         """Emit (y, mean, variance) of the batch by the runtime's own training mode: a third of the time of single ops.

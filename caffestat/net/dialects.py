@@ -76,9 +76,9 @@ def _best(
             choices.append(Choice(cls, _read(cls, text, fields, entry.place.file)))
         except SchemaError as error:
             errors.append(error)
-    if errors and not choices:
-        raise errors[0]
     left = [_unexplained(choice, fields) for choice in choices]
+    if errors and (not choices or min(left)):  # it is not that another dialect has these fields
+        raise errors[0]
     return [choice for choice, count in zip(choices, left, strict=True) if count == min(left)]
 
 

@@ -3,102 +3,288 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from caffestat.fillers import Filler
+import numpy as np
 
-from ..base import Param, Shape, layer
-from ..normalization import BatchNorm
-from ..scale import emit_affine
+from caffestat.errors import Place
+from caffestat.schema.forks import segmentation_pb2
+
+from ..base import Layer, Shape, layer
+from ..data import Count, Source
+from ..loss import FLOAT, class_index
+from ..reread import emit_closed, without_gradient
+from .interpolation import Unpool
 
 if TYPE_CHECKING:
+    from caffestat.autodiff import Tape
     from caffestat.graph import Graph
 
-__all__ = ["BN"]
+__all__ = ["EltwiseAccuracy", "MatRead", "MatWrite", "Padding", "SegAccuracy", "Unpooling"]
 
-TEST = 1
+MAX, AVE, TILE = segmentation_pb2.UnpoolingParameter.UnpoolMethod.values()
 
 
-@layer("BN")
-class BN(BatchNorm):
-    """y = s · (x - mean) / √(variance + eps) + b per channel: BatchNorm and Scale with bias in one. Bottom [N, C, …].
+class _PerPixel(Layer):
+    """A layer that compares the scores of each pixel [N, C, H, W] with its label [N, 1, H, W]; no gradient passes."""
 
-    With slope_filler, bias_filler, momentum, eps and frozen it is that of yjxiong/caffe (bn_layer.cpp): params s, b and
-    running mean and variance [1, C]; the statistics are the batch's in TRAIN unless frozen, which also keeps s and b as
-    they are. With scale_filler, shift_filler and bn_mode it is that of alexgkendall/caffe-segnet (bn_layer.cpp): params
-    s and b [1, C, 1, 1], statistics always the batch's; bn_mode INFERENCE is s · x + b.
+    adds = segmentation_pb2.LayerParameter
+    num_bottoms = (2, 2)
+
+    def check(self, bottoms: Sequence[Shape]) -> None:
+        """Raise NetError unless scores and labels fit."""
+        scores, labels = bottoms
+        if len(scores) != 4 or labels != (scores[0], 1, *scores[2:]):
+            raise self.error(
+                f"expected scores (N, C, H, W) and labels (N, 1, H, W), found shapes {scores} and {labels}"
+            )
+
+    def ignored_labels(self) -> Sequence[int]:
+        """Return the labels that count nowhere."""
+        raise NotImplementedError
+
+    def classes(self, bottom: int, bottoms: Sequence[Shape]) -> int | None:
+        return bottoms[0][1] if bottom == 1 else None
+
+    def is_ignored(self, values: np.ndarray) -> np.ndarray:
+        return np.isin(values, list(self.ignored_labels()))
+
+    def counts(self, g: Graph, labels: str) -> str:
+        """Emit 1 for each label that counts, else 0."""
+        counts = g.constant(np.ones(g.shape(labels), np.float32))
+        for ignored in self.ignored_labels():
+            differs = g.emit("Not", g.emit("Equal", labels, g.constant(ignored)))
+            counts = g.emit("Mul", counts, g.emit("Cast", differs, to=FLOAT))
+        return counts
+
+
+@layer("SegAccuracy", dialect="deeplab")
+class SegAccuracy(_PerPixel):
+    """y = [share of pixels that are right, mean share per class, mean intersection over union]: [1, 1, 1, 3].
+
+    Of equal scores the later class counts. Classes that no label has count in the last mean only, as 1 where nothing
+    is taken for them. (TheLegendAli/DeepLab-Context, seg_accuracy_layer.cpp and util/confusion_matrix.cpp)
     """
 
-    read_as = "BatchNorm and Scale in one, of yjxiong/caffe or, with scale_filler, alexgkendall/caffe-segnet"
-    own_fields = ("bn_param",)
-
-    @property
-    def is_segnets(self) -> bool:
-        """Whether the layer is written for SegNet's Caffe."""
-        names = ("scale_filler", "shift_filler", "bn_mode")
-        return any(self.written(f"bn_param.{name}") for name in names)
-
-    def setting(self, name: str, kind: Any, default: Any) -> Any:
-        """Return a field of bn_param."""
-        return (self.own(f"bn_param.{name}", kind) or [default])[0]
-
-    @property
-    def eps(self) -> float:
-        return 1e-9 if self.is_segnets else float(self.setting("eps", float, 1e-5))
-
-    @property
-    def reads_statistics(self) -> bool:
-        return not self.is_segnets and (self.is_frozen or self.phase == TEST)
-
-    @property
-    def is_frozen(self) -> bool:
-        """Whether all params stay as they are, and the running statistics count in TRAIN too."""
-        return bool(self.setting("frozen", bool, False))
-
-    def params(self, bottoms: Sequence[Shape]) -> tuple[Param, ...]:
-        channels = bottoms[0][1]
-        shape = (1, channels, 1, 1) if self.is_segnets else (1, channels)
-        names = ("scale_filler", "shift_filler") if self.is_segnets else ("slope_filler", "bias_filler")
-        fillers = [self.own_filler(f"bn_param.{name}") for name in names]
-        scale, bias = (
-            Param(role, shape, filler or Filler(), filler is not None, 1, 1, self.is_frozen)
-            for role, filler in zip(("scale", "bias"), fillers, strict=True)
-        )
-        if self.is_segnets:
-            return scale, bias
-        mean = Param("mean", shape, Filler(), False, 1, 1, is_statistic=True)
-        variance = Param("variance", shape, Filler(value=float(self.is_frozen)), False, 1, 1, is_statistic=True)
-        return scale, bias, mean, variance
+    def ignored_labels(self) -> Sequence[int]:
+        return tuple(self.added.seg_accuracy_param.ignore_label)
 
     def tops(self, bottoms: Sequence[Shape]) -> tuple[Shape, ...]:
-        if len(bottoms[0]) < 2:
-            raise self.error(f"expected a bottom of at least 2 axes (N, C, …), found shape {bottoms[0]}")
-        for name in ("eps", "momentum"):
-            self.own(f"bn_param.{name}", float)
-        return (bottoms[0],)
+        self.check(bottoms)
+        return ((1, 1, 1, 3),)
 
     def lower(self, g: Graph, bottoms: Sequence[str], params: Sequence[str]) -> Sequence[str]:
-        channels = g.shape(bottoms[0])[1]
-        scale, bias, *statistics = (g.reshape(param, channels) for param in params)
-        if self.is_frozen:
-            scale, bias = g.detach(scale), g.detach(bias)
-        y = self.normalized(g, bottoms[0], params[2:], statistics)
-        return [emit_affine(g, y, scale, bias, self.name)]
+        return without_gradient(g, bottoms, lambda scores, labels: (self.shares(g, scores, labels),))
 
-    def normalized(self, g: Graph, x: str, params: Sequence[str], statistics: Sequence[str]) -> str:
-        """Emit x, its mean taken off and divided by its deviation; `statistics` are the running ones as [C]."""
-        if self.is_segnets:
-            infers = any(bytes(mode) == b"INFERENCE" for mode in self.written("bn_param.bn_mode"))
-            return x if infers else self.lower_batch(g, x, ())
-        if self.reads_statistics:
-            return self.lower_stored(g, x, *statistics)
-        return self.lower_batch(g, x, params)
+    def shares(self, g: Graph, scores: str, labels: str) -> str:
+        """Emit the three numbers."""
+        classes = g.constant(np.arange(g.shape(scores)[1]).reshape(1, -1, 1, 1), np.int64)
+        best = g.emit("ArgMax", scores, axis=1, keepdims=1, select_last_index=1)
+        counts, one = self.counts(g, labels), g.constant(1)
+        actual, found = (
+            g.emit("Mul", g.emit("Cast", g.emit("Equal", index, classes), to=FLOAT), counts)
+            for index in (class_index(g, labels, g.shape(scores)[1]), best)
+        )
+        right, row, column = (
+            g.emit("ReduceSum", value, g.ints(0, 2, 3), keepdims=0)
+            for value in (g.emit("Mul", actual, found), actual, found)
+        )
+        there = g.emit("Cast", g.emit("Greater", row, g.constant(0)), to=FLOAT)
+        union = g.emit("Sub", g.emit("Add", row, column), right)
+        empty = g.emit("Cast", g.emit("Equal", union, g.constant(0)), to=FLOAT)
+        parts = [
+            (g.emit("ReduceSum", right, keepdims=1), g.emit("ReduceSum", row, keepdims=1)),
+            (self.sum_of(g, right, row), g.emit("ReduceSum", there, keepdims=1)),
+            (
+                g.emit("Add", self.sum_of(g, right, union), g.emit("ReduceSum", empty, keepdims=1)),
+                g.constant([g.shape(scores)[1]]),
+            ),
+        ]
+        shares = [g.emit("Div", part, g.emit("Max", whole, one)) for part, whole in parts]
+        return g.emit("Reshape", g.emit("Concat", *shares, axis=0), g.ints(1, 1, 1, 3))
 
-    def update(self, g: Graph, params: Sequence[str], mean: str, variance: str, count: int) -> None:
-        """Record the running statistics after the pass: momentum · old + (1 - momentum) · the batch's."""
-        momentum = self.setting("momentum", float, 0.9)
-        for param, new in zip(params, (mean, variance), strict=False):
-            shape = g.shape(param)
-            kept = g.emit("Mul", param, g.constant(momentum))
-            added = g.emit("Mul", g.reshape(new, *shape), g.constant(1 - momentum))
-            g.updates[param] = g.declare(g.emit("Add", kept, added, hint=f"{self.name}_statistics"), shape)
+    def sum_of(self, g: Graph, part: str, whole: str) -> str:
+        """Emit Σ part / whole over classes, 0 where the whole is 0."""
+        return g.emit("ReduceSum", g.emit("Div", part, g.emit("Max", whole, g.constant(1))), keepdims=1)
+
+
+@layer("EltwiseAccuracy", dialect="deconvnet")
+class EltwiseAccuracy(_PerPixel):
+    """y = share of the pixels whose label is among the top_k scores, of equal ones the later: [1, 1, 1, 1].
+
+    (HyeonwooNoh/caffe, eltwise_accuracy_layer.cpp)
+    """
+
+    def ignored_labels(self) -> Sequence[int]:
+        p = self.added.eltwise_accuracy_param
+        return (p.ignore_label,) if p.HasField("ignore_label") else ()
+
+    def tops(self, bottoms: Sequence[Shape]) -> tuple[Shape, ...]:
+        self.check(bottoms)
+        top_k = self.added.eltwise_accuracy_param.top_k
+        if not 1 <= top_k <= bottoms[0][1]:
+            raise self.error(f"expected top_k from 1 to {bottoms[0][1]}, the number of classes, found {top_k}")
+        return ((1, 1, 1, 1),)
+
+    def lower(self, g: Graph, bottoms: Sequence[str], params: Sequence[str]) -> Sequence[str]:
+        return without_gradient(g, bottoms, lambda scores, labels: (self.share(g, scores, labels),))
+
+    def share(self, g: Graph, scores: str, labels: str) -> str:
+        """Emit the top."""
+        size = g.shape(scores)[1]
+        classes = g.constant(np.arange(size).reshape(1, -1, 1, 1), np.int64)
+        index, counts = class_index(g, labels, size), self.counts(g, labels)
+        truth = g.emit("GatherElements", scores, index, axis=1)
+        later = g.emit("And", g.emit("Equal", scores, truth), g.emit("Greater", classes, index))
+        better = g.emit("Cast", g.emit("Or", g.emit("Greater", scores, truth), later), to=FLOAT)
+        rank = g.emit("ReduceSum", better, g.ints(1), keepdims=1)
+        top_k = g.constant(self.added.eltwise_accuracy_param.top_k)
+        hits = g.emit("Mul", g.emit("Cast", g.emit("Less", rank, top_k), to=FLOAT), counts)
+        sums = [g.emit("ReduceSum", value, keepdims=0) for value in (hits, counts)]
+        return g.emit("Reshape", g.emit("Div", *sums), g.ints(1, 1, 1, 1))
+
+
+@layer("MatWrite", dialect="deeplab")
+class MatWrite(Layer):
+    """No top: Caffe writes each bottom to a .mat file named by prefix and source, which is not done here.
+
+    (TheLegendAli/DeepLab-Context, mat_write_layer.cpp)
+    """
+
+    adds = segmentation_pb2.LayerParameter
+    num_bottoms = (1, None)
+    num_tops = (0, 0)
+
+    def tops(self, bottoms: Sequence[Shape]) -> tuple[Shape, ...]:
+        if self.added.mat_write_param.period < 1:
+            raise self.error(
+                f"expected a positive period in mat_write_param, found {self.added.mat_write_param.period}"
+            )
+        return ()
+
+    def lower(self, g: Graph, bottoms: Sequence[str], params: Sequence[str]) -> Sequence[str]:
+        return ()
+
+
+@layer("MatRead", dialect="deeplab")
+class MatRead(Source):
+    """Blobs that .mat files named by prefix and source hold, which are not read.
+
+    (TheLegendAli/DeepLab-Context, mat_read_layer.cpp)
+    """
+
+    adds = segmentation_pb2.LayerParameter
+    num_tops: ClassVar[Count] = (1, None)
+
+    def __init__(self, proto: Any, phase: int, place: Place) -> None:
+        super().__init__(proto, phase, place)
+        self.why_synthetic = "its .mat files are not read"
+
+    def shapes_stand(self) -> str:
+        return f"in the .mat files {self.added.mat_read_param.prefix!r} names"
+
+
+@layer("Padding", dialect="deeplab")
+class Padding(Layer):
+    """Zeros around images, pad_beg before and pad_end behind rows and columns; negative ones cut.
+
+    (TheLegendAli/DeepLab-Context, padding_layer.cpp)
+    """
+
+    adds = segmentation_pb2.LayerParameter
+
+    def ends(self) -> tuple[int, int]:
+        """Return how much is added before and behind."""
+        first, last = self.added.padding_param.pad_beg, self.added.padding_param.pad_end
+        if first * last < 0:
+            raise self.error(f"pad_beg and pad_end must not differ in sign, found {first} and {last}")
+        return first, last
+
+    def tops(self, bottoms: Sequence[Shape]) -> tuple[Shape, ...]:
+        if len(bottoms[0]) != 4:
+            raise self.error(f"expected a bottom (N, C, H, W), found shape {bottoms[0]}")
+        size = tuple(size + sum(self.ends()) for size in bottoms[0][2:])
+        if min(size) < 1:
+            raise self.error(f"nothing is left of a bottom of shape {bottoms[0]}")
+        return ((*bottoms[0][:2], *size),)
+
+    def lower(self, g: Graph, bottoms: Sequence[str], params: Sequence[str]) -> Sequence[str]:
+        first, last = self.ends()
+        if max(first, last) > 0:
+            return (g.emit("Pad", bottoms[0], g.ints(0, 0, first, first, 0, 0, last, last)),)
+        ends = [size + last for size in g.shape(bottoms[0])[2:]]
+        return (g.emit("Slice", bottoms[0], g.ints(-first, -first), g.ints(*ends), g.ints(2, 3)),)
+
+
+@layer("Unpooling", dialect="deconvnet")
+class Unpooling(Unpool):
+    """Each element of bottom 0 put where bottom 1 (the mask of a MAX pooling) names, or at the start of its window.
+
+    AVE spreads it evenly over its window, TILE repeats it there, and the gradient of both is the mean over the window.
+    The size is unpool_size (unpool_h, unpool_w), else the larger of stride · (H - 1) + kernel and stride · H + 1.
+    (HyeonwooNoh/caffe, unpooling_layer.cpp)
+    """
+
+    adds = segmentation_pb2.LayerParameter
+    num_bottoms = (1, 2)
+
+    def pair(self, name: str, stem: str) -> tuple[int, int] | None:
+        """Return a setting that is given once for both, or for height and width; None when it is not given."""
+        p, pair = self.added.unpooling_param, (f"{stem}_h", f"{stem}_w")
+        given = [p.HasField(field) for field in pair]
+        if any(given) and (not all(given) or p.HasField(name)):
+            raise self.error(f"give {name}, or both {pair[0]} and {pair[1]}")
+        if all(given):
+            return getattr(p, pair[0]), getattr(p, pair[1])
+        return (getattr(p, name),) * 2 if p.HasField(name) else None
+
+    def window(self) -> tuple[tuple[int, int], tuple[int, int]]:
+        """Return kernel and stride."""
+        kernel, stride = self.pair("kernel_size", "kernel"), self.pair("stride", "stride") or (1, 1)
+        if not kernel or min(*kernel, *stride) < 1:
+            raise self.error(f"expected a positive kernel and stride in unpooling_param, found {kernel} and {stride}")
+        if any(self.pair("pad", "pad") or ()):
+            raise self.error("only a pad of 0 is allowed in unpooling_param")
+        return kernel, stride
+
+    def size(self, shape: Shape) -> tuple[int, int]:
+        kernel, stride = self.window()
+        axes = zip(shape[2:], kernel, stride, strict=True)
+        high, wide = (max((n - 1) * step + k, n * step + 1) for n, k, step in axes)
+        return self.pair("unpool_size", "unpool") or (high, wide)
+
+    def tops(self, bottoms: Sequence[Shape]) -> tuple[Shape, ...]:
+        shapes = super().tops([bottoms[0], bottoms[-1]])
+        starts = [(n - 1) * step for n, step in zip(bottoms[0][2:], self.window()[1], strict=True)]
+        if self.spreads(len(bottoms)) and any(a >= b for a, b in zip(starts, shapes[0][2:], strict=True)):
+            raise self.error(f"windows start at {starts}, outside of a top of shape {shapes[0]}; use a larger one")
+        return shapes
+
+    def spreads(self, bottoms: int) -> bool:
+        """Tell whether the place of an element alone says where it goes."""
+        return bool(self.added.unpooling_param.unpool != MAX or bottoms == 1)
+
+    def classes(self, bottom: int, bottoms: Sequence[Shape]) -> int | None:
+        return None if self.spreads(len(bottoms)) else super().classes(bottom, bottoms)
+
+    def lower(self, g: Graph, bottoms: Sequence[str], params: Sequence[str]) -> Sequence[str]:
+        if not self.spreads(len(bottoms)):
+            return super().lower(g, bottoms, params)
+        shape, method = g.shape(bottoms[0]), self.added.unpooling_param.unpool
+        axes = list(zip(shape[2:], *self.window(), self.size(shape), strict=True))
+        there = [_spread(*axis, method) for axis in axes]
+        back = [_spread(*axis, MAX if method == MAX else AVE).T for axis in axes]
+
+        def gradient(tape: Tape, dy: str) -> Sequence[str | None]:
+            return (self.resampled(tape.graph, dy, back), *(None,) * (len(bottoms) - 1))
+
+        return (emit_closed(g, bottoms, lambda x, *_: self.resampled(g, x, there), gradient),)
+
+
+def _spread(length: int, kernel: int, stride: int, out: int, method: int) -> np.ndarray:
+    """Return [out, length]: where each element goes along an axis, and with what weight."""
+    starts, places = np.arange(length) * stride, np.arange(out)[:, None]
+    if method == MAX:
+        return (places == starts).astype(np.float32)
+    inside = (places >= starts) & (places < starts + kernel)
+    return (inside / inside.sum(0) if method == AVE else inside).astype(np.float32)

@@ -146,8 +146,8 @@ def test_relu6_passes_gradients_strictly_inside() -> None:
 @pytest.mark.parametrize(
     ("setting", "expected"),
     [
-        ("frozen: 2", "3:22: bn_param.frozen of layer 'bn': expected true or false, found 2"),
-        ("eps: 'a'", "3:19: bn_param.eps of layer 'bn': expected a number, found 'a'"),
+        ("frozen: 2", '3:22: frozen in bn_param (TsnBNParameter) of layer "bn": expected true or false, found 2'),
+        ("eps: 'a'", "3:19: eps in bn_param (TsnBNParameter) of layer \"bn\": expected a number, found 'a'"),
         ("momentum { }", "found a message in braces"),
         ("bias_filler { sparse: 0.5 }", "expected an integer"),
     ],

@@ -1,0 +1,273 @@
+"""Batch normalization of forks: BatchNorm and Scale in one layer."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from caffestat.fillers import Filler
+from caffestat.schema.forks import segmentation_pb2
+
+from ..base import Param, Shape, layer, to_filler
+from ..channels import channel_affine
+from ..convolution import Convolution
+from ..normalization import BatchNorm
+from ..scale import emit_affine
+
+if TYPE_CHECKING:
+    from caffestat.autodiff import Tape
+    from caffestat.graph import Graph
+
+__all__ = ["BN", "ActionBN", "ActionBNData", "BNData", "ConvolutionData", "CuDNNBatchNorm", "SegnetBN"]
+
+TEST = 1
+LEAST_EPS = 1e-5  # CUDNN_BN_MIN_EPSILON
+
+
+class _ScaledNorm(BatchNorm):
+    """y = s · (x - mean) / √(variance + eps) + b per channel."""
+
+    roles: ClassVar[tuple[str, str]] = ("scale_filler", "shift_filler")
+    extra_axes: ClassVar[int] = 2  # of the params, behind [1, C]
+    keeps_statistics: ClassVar[bool] = True
+
+    @property
+    def settings(self) -> Any:
+        """The layer's own parameters."""
+        return self.added.bn_param
+
+    @property
+    def is_frozen(self) -> bool:
+        """Whether all params stay as they are, and the running statistics count in TRAIN too."""
+        return False
+
+    @property
+    def kept(self) -> float:
+        """How much of the running statistics each pass keeps."""
+        return float(self.settings.momentum)
+
+    @property
+    def eps(self) -> float:
+        return float(self.settings.eps)
+
+    @property
+    def reads_statistics(self) -> bool:
+        return self.is_frozen or self.phase == TEST
+
+    def params(self, bottoms: Sequence[Shape]) -> tuple[Param, ...]:
+        shape = (1, bottoms[0][1], *(1,) * self.extra_axes)
+        scale, bias = (
+            Param(role, shape, self.filler(name), self.settings.HasField(name), 1, 1, self.is_frozen)
+            for role, name in zip(("scale", "bias"), self.roles, strict=True)
+        )
+        if not self.keeps_statistics:
+            return scale, bias
+        mean = Param("mean", shape, Filler(), False, 1, 1, is_statistic=True)
+        variance = Param("variance", shape, Filler(value=float(self.is_frozen)), False, 1, 1, is_statistic=True)
+        return scale, bias, mean, variance
+
+    def filler(self, name: str) -> Filler:
+        """Return what fills a param: zeros where nothing is written."""
+        return to_filler(getattr(self.settings, name)) if self.settings.HasField(name) else Filler()
+
+    def tops(self, bottoms: Sequence[Shape]) -> tuple[Shape, ...]:
+        if len(bottoms[0]) < 2:
+            raise self.error(f"expected a bottom of at least 2 axes (N, C, …), found shape {bottoms[0]}")
+        return (bottoms[0],)
+
+    def lower(self, g: Graph, bottoms: Sequence[str], params: Sequence[str]) -> Sequence[str]:
+        channels = g.shape(bottoms[0])[1]
+        scale, bias, *statistics = (g.reshape(param, channels) for param in params)
+        if self.is_frozen:
+            scale, bias = g.detach(scale), g.detach(bias)
+        y = self.normalized(g, bottoms[0], params[2:], statistics)
+        return [emit_affine(g, y, scale, bias, self.name)]
+
+    def normalized(self, g: Graph, x: str, params: Sequence[str], statistics: Sequence[str]) -> str:
+        """Emit x, its mean taken off and divided by its deviation; `statistics` are the running ones as [C]."""
+        if self.reads_statistics:
+            return self.lower_stored(g, x, *statistics)
+        return self.lower_batch(g, x, params)
+
+    def running(self, g: Graph, mean: str, variance: str, count: int) -> tuple[str, str]:
+        """Return what goes into the running statistics: mean and variance [C] of the batch."""
+        return mean, variance
+
+    def update(self, g: Graph, params: Sequence[str], mean: str, variance: str, count: int) -> None:
+        """Record the running statistics after the pass: kept · old + (1 - kept) · the batch's."""
+        for param, new in zip(params, self.running(g, mean, variance, count), strict=False):
+            shape = g.shape(param)
+            old = g.emit("Mul", param, g.constant(self.kept))
+            added = g.emit("Mul", g.reshape(new, *shape), g.constant(1 - self.kept))
+            g.updates[param] = g.declare(g.emit("Add", old, added, hint=f"{self.name}_statistics"), shape)
+
+
+@layer("BN", dialect="tsn")
+class BN(_ScaledNorm):
+    """y = s · (x - mean) / √(variance + eps) + b per channel: BatchNorm and Scale with bias in one. Bottom [N, C, …].
+
+    Params [1, C]: s (slope_filler), b (bias_filler), running mean and variance. Statistics are the batch's in TRAIN,
+    unless `frozen`, which also keeps s and b as they are. (yjxiong/caffe, bn_layer.cpp)
+    """
+
+    adds = segmentation_pb2.TsnLayerParameter
+    foreign_fields = ("bn_param.rebn",)
+    roles = ("slope_filler", "bias_filler")
+    extra_axes = 0
+    filler_fields: ClassVar[Mapping[str, str]] = {"bn_param.slope_filler": "scale", "bn_param.bias_filler": "bias"}
+
+    @property
+    def is_frozen(self) -> bool:
+        return bool(self.settings.frozen)
+
+
+@layer("BN", dialect="segnet")
+class SegnetBN(_ScaledNorm):
+    """y = s · (x - mean) / √(variance + 1e-9) + b per channel, statistics always the batch's. Bottom [N, C, …].
+
+    Params [1, C, 1, 1]: s (scale_filler) and b (shift_filler). bn_mode INFERENCE is s · x + b. Tops 1 and 2 hold mean
+    and variance of the batch. (alexgkendall/caffe-segnet, bn_layer.cpp)
+    """
+
+    adds = segmentation_pb2.SegnetLayerParameter
+    num_tops = (1, 3)
+    keeps_statistics = False
+    eps = 1e-9
+    reads_statistics = False
+    filler_fields: ClassVar[Mapping[str, str]] = {"bn_param.scale_filler": "scale", "bn_param.shift_filler": "bias"}
+
+    @classmethod
+    def fits(cls, proto: Any, types: Collection[str]) -> bool:
+        return super().fits(proto, types) and len(proto.param) <= 2
+
+    @property
+    def infers(self) -> bool:
+        """Whether nothing is normalized."""
+        return bool(self.settings.bn_mode)
+
+    def tops(self, bottoms: Sequence[Shape]) -> tuple[Shape, ...]:
+        if self.infers and self.top_count > 1:
+            raise self.error("bn_mode: INFERENCE gives neither mean nor variance; remove these tops")
+        statistics = (1, *super().tops(bottoms)[0][1:2], 1, 1)
+        return (bottoms[0], statistics, statistics)[: self.top_count]
+
+    def lower(self, g: Graph, bottoms: Sequence[str], params: Sequence[str]) -> Sequence[str]:
+        (y,) = super().lower(g, bottoms, params)
+        if self.top_count == 1:
+            return [y]
+        shape = g.shape(bottoms[0])
+        x, axes = g.detach(bottoms[0]), g.ints(0, *range(2, len(shape)))
+        mean = g.emit("ReduceMean", x, axes, keepdims=1)
+        centered = g.emit("Sub", x, mean)
+        variance = g.emit("ReduceMean", g.emit("Mul", centered, centered), axes, keepdims=1)
+        return [y, *(g.reshape(value, 1, shape[1], 1, 1) for value in (mean, variance))][: self.top_count]
+
+    def normalized(self, g: Graph, x: str, params: Sequence[str], statistics: Sequence[str]) -> str:
+        return x if self.infers else self.lower_batch(g, x, ())
+
+
+class _Moving(_ScaledNorm):
+    """Statistics are the running ones in TEST with moving_average only; the gradient is that of the batch's anyway."""
+
+    @property
+    def reads_statistics(self) -> bool:
+        return bool(self.phase == TEST and self.settings.moving_average)
+
+    def lower_stored(self, g: Graph, x: str, mean: str, variance: str) -> str:
+        slope = self.inverse_deviation(g, variance)
+        shift = g.emit("Neg", g.emit("Mul", mean, slope))
+
+        def backward(tape: Tape, dys: Sequence[str | None]) -> Sequence[str | None]:
+            assert dys[0] is not None
+            return [self.batch_gradient(tape.graph, dys[0], y, slope)]
+
+        (y,) = g.custom_vjp([x], lambda value: [channel_affine(g, value, slope, shift, self.name)], backward)
+        return y
+
+    def update(self, g: Graph, params: Sequence[str], mean: str, variance: str, count: int) -> None:
+        if self.phase != TEST:
+            super().update(g, params, mean, variance, count)
+
+
+@layer("BN", dialect="action")
+class ActionBN(_Moving):
+    """y = s · (x - mean) / √(variance + var_eps) + b per channel. Bottom [N, C, …].
+
+    Params [1, C, 1, 1]: s (scale_filler), b (shift_filler), running mean and variance: (1 - decay) · old + decay · the
+    batch's. In TEST they count only with moving_average. (Lyp100208/Caffe_action, bn_layer.cpp)
+    """
+
+    adds = segmentation_pb2.ActionLayerParameter
+    filler_fields: ClassVar[Mapping[str, str]] = {"bn_param.scale_filler": "scale", "bn_param.shift_filler": "bias"}
+
+    @classmethod
+    def fits(cls, proto: Any, types: Collection[str]) -> bool:
+        return super().fits(proto, types) and len(proto.param) not in (1, 2)
+
+    @property
+    def eps(self) -> float:
+        return float(self.settings.var_eps)
+
+    @property
+    def kept(self) -> float:
+        return 1 - float(self.settings.decay)
+
+
+@layer("BNData", dialect="action")
+class ActionBNData(ActionBN):
+    """BN, its batch spread over processes; here there is one. (Lyp100208/Caffe_action, bn_data_layer.cpp)"""
+
+
+@layer("BNData", dialect="tsn")
+class BNData(_Moving):
+    """BN with running statistics that count in TEST only with moving_average; momentum is 0.95 where none is written.
+
+    (lxx1991/caffe_mpi, bn_data_layer.cpp)
+    """
+
+    adds = segmentation_pb2.TsnLayerParameter
+    foreign_fields = ("bn_param.rebn",)
+    roles = ("slope_filler", "bias_filler")
+    extra_axes = 0
+    filler_fields = BN.filler_fields
+
+    @property
+    def kept(self) -> float:
+        return float(self.settings.momentum) if self.settings.HasField("momentum") else 0.95
+
+
+@layer("CuDNNBatchNorm", dialect="senet")
+class CuDNNBatchNorm(_ScaledNorm):
+    """y = s · (x - mean) / √(variance + eps) + b per channel; eps is 1e-5 at least. Bottom [N, C, …].
+
+    Params [1, C, 1, 1]: s (scale_filler), b (bias_filler), running mean and variance, the latter unbiased. Statistics
+    are the batch's in TRAIN, unless `frozen`, which also keeps s and b as they are.
+    (hujie-frank/GENet, cudnn_batch_norm_layer.cpp and .cu)
+    """
+
+    adds = segmentation_pb2.LayerParameter
+    roles = ("scale_filler", "bias_filler")
+    filler_fields: ClassVar[Mapping[str, str]] = {
+        "cudnn_batch_norm_param.scale_filler": "scale",
+        "cudnn_batch_norm_param.bias_filler": "bias",
+    }
+
+    @property
+    def settings(self) -> Any:
+        return self.added.cudnn_batch_norm_param
+
+    @property
+    def is_frozen(self) -> bool:
+        return bool(self.settings.frozen)
+
+    @property
+    def eps(self) -> float:
+        return max(super().eps, LEAST_EPS)
+
+    def running(self, g: Graph, mean: str, variance: str, count: int) -> tuple[str, str]:
+        return mean, g.emit("Mul", variance, g.constant(count / (count - 1) if count > 1 else 1))
+
+
+@layer("ConvolutionData", dialect="action")
+class ConvolutionData(Convolution):
+    """Convolution, its batch spread over processes; here there is one. (Lyp100208/Caffe_action, conv_data_layer.cpp)"""
