@@ -23,6 +23,7 @@ from . import (  # noqa: F401  registers their layer types
     quantized,
     rcnn,
     rearrange,
+    regions,
     resampling,
     rois,
     segmentation,

@@ -1,0 +1,97 @@
+"""Further layers for regions, against loops; gradients against differences."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from caffestat.errors import NetError
+
+from ..harness import make, run
+from .check import check_gradients
+
+RANDOM = np.random.default_rng(71)
+X = RANDOM.normal(size=(2, 3, 7, 9))
+ROIS = np.array([[0, 3, 5, 40, 38], [1, 20, 0, 21, 90], [0, 60, 10, 20, 30]], float)
+TWO = 'name: "l" type: "%s" bottom: "x" bottom: "r" top: "y" '
+
+
+def test_one_sample_in_the_middle_of_each_bin() -> None:
+    layer = make(TWO % "ROIAlignment" + "roi_alignment_param { pooled_h: 2 pooled_w: 3 spatial_scale: 0.125 }")
+
+    def forward(x: np.ndarray, rois: np.ndarray) -> np.ndarray:
+        y = np.zeros((3, 3, 2, 3))
+        for r, (item, *corners) in enumerate(rois):
+            x1, y1, x2, y2 = (value * 0.125 for value in corners)
+            high, wide = max(y2 - y1 + 1, 1) / 2, max(x2 - x1 + 1, 1) / 3
+            for i, j in np.ndindex(2, 3):
+                v = sum(min(max(y1 + high * (i + k), 0), 6) for k in (0, 1)) / 2
+                u = sum(min(max(x1 + wide * (j + k), 0), 8) for k in (0, 1)) / 2
+                for row, column in np.ndindex(7, 9):
+                    weight = max(0, 1 - abs(v - row)) * max(0, 1 - abs(u - column))
+                    y[r, :, i, j] += weight * x[int(item), :, row, column]
+        return y
+
+    check_gradients(layer, forward, [X, ROIS], [0])
+
+
+def test_spans_of_videos() -> None:
+    x = RANDOM.normal(size=(2, 3, 6, 8, 9))
+    spans = np.array([[0, 5, 30], [1, 16, 17], [1, 60, 70]], float)
+    fields = "pooled_l: 2 pooled_h: 3 pooled_w: 2 temporal_scale: 0.125"
+    layer = make(TWO % "ROIPooling" + f"roi_pooling_param {{ {fields} }}")
+    assert type(layer).dialect == "r-c3d"
+
+    def forward(x: np.ndarray, spans: np.ndarray) -> np.ndarray:
+        y = np.zeros((3, 3, 2, 3, 2))
+        for r, (item, first, last) in enumerate(spans):
+            start, end = math.floor(first / 8 + 0.5), math.floor(last / 8 + 0.5)
+            length = max(end - start + 1, 1)
+            for i, j, k in np.ndindex(2, 3, 2):
+                low = [math.floor(i * length / 2) + start, math.floor(j * 7 / 3), math.floor(k * 7 / 2)]
+                high = [math.ceil((i + 1) * length / 2) + start, math.ceil((j + 1) * 7 / 3), math.ceil((k + 1) * 7 / 2)]
+                window = x[int(item), :, low[0] : min(high[0], 6), low[1] : high[1], low[2] : high[2]]
+                if window.size:
+                    y[r, :, i, j, k] = window.reshape(3, -1).max(1)
+        return y
+
+    check_gradients(layer, forward, [x, spans], [0])
+    with pytest.raises(NetError, match=r"expected features \(N, C, L, H, W\) and spans \(R, 3\)"):
+        layer.tops([(2, 3, 6, 8), (3, 3)])
+
+
+ROUTE = 'name: "l" type: "ScaleRoute" bottom: "r" bottom: "x" top: "a" top: "b" scale_route_param { %s }'
+
+
+@pytest.mark.parametrize(
+    ("fields", "chosen"),
+    [
+        ("low_scale: 20 high_scale: 50", [0, 3]),
+        ("high_scale: 20", [1, 2]),
+        ("low_scale: 64", [4]),
+        ("low_scale: 60 high_scale: 62", [4]),
+        ("low_scale: 200 high_scale: 300", [4]),
+    ],
+)
+def test_regions_of_a_scale(fields: str, chosen: list[int]) -> None:
+    boxes = [(0, 0, 19, 19), (3, 4, 12, 13), (50, 5, 40, 9), (1, 1, 40, 40), (0, 0, 63, 63)]
+    rois = np.array([(0, *box) for box in boxes], float)
+    x = RANDOM.normal(size=(5, 2, 3, 4))
+    layer = make(ROUTE % fields)
+    assert layer.tops([(5, 5), x.shape]) == ((1, 5, 1, 1), (1, 2, 3, 4))
+    a, b = run(layer, [rois, x], dys=None).tops
+    np.testing.assert_array_equal(a.reshape(-1, 5), rois[chosen])
+    np.testing.assert_array_equal(b, x[chosen].astype(np.float32))
+
+
+def test_what_maskyolo_decodes_is_data_of_known_shapes() -> None:
+    tops = " ".join(f'top: "t{index}"' for index in range(7))
+    fields = "decode_rois_param { num_class: 3 prop_num: 6 target_size: 5 sigma: 1 }"
+    layer = make(f'name: "l" type: "DecodeRois" bottom: "x" bottom: "g" {tops} {fields}')
+    assert layer.tops([(1, 30, 7, 7), (1, 9)]) == (
+        (6, 5), (6,), (6, 12), (6, 12), (6, 12), (6, 5, 5), (6, 18, 5, 5)
+    )  # fmt: skip
+    rois = layer.example(0, (6, 5), RANDOM)
+    assert rois is not None and (rois[:, 3:] > rois[:, 1:3]).all() and rois.max() < 224
