@@ -34,13 +34,13 @@ def fixed_shapes(
     given = {tensor.name for tensor in proto.graph.initializer}
     inputs = [value for value in proto.graph.input if value.name not in given]
     _check_names("--shape", shapes, [value.name for value in inputs], "input")
-    known = [dim.dim_param for value in inputs for dim in value.type.tensor_type.shape.dim if dim.dim_param]
+    known = [_name(dim) for value in inputs for dim in value.type.tensor_type.shape.dim if _name(dim)]
     _check_names("--dim", dims, known, "size")
-    symbols = {**_symbols(inputs, shapes, dims), **dims}
+    symbols = {**_batches(inputs, batch or 1), **_symbols(inputs, shapes, dims), **dims}
     found = {value.name: _shape(value, shapes.get(value.name), symbols, batch) for value in inputs}
     for value in inputs:
         if None in found[value.name]:
-            raise _open_error(proto, inputs, found, value)
+            raise _open_error(proto, inputs, found, value, batch or 1)
     return {name: tuple(size or 0 for size in shape) for name, shape in found.items()}
 
 
@@ -58,12 +58,23 @@ def _symbols(
     symbols: dict[str, int] = {}
     for value in inputs:
         for dim, size in zip(value.type.tensor_type.shape.dim, shapes.get(value.name, ()), strict=False):
-            said = dims.get(dim.dim_param, size)
+            said = dims.get(_name(dim), size)
             if said != size:
-                raise InputError(f"--dim {dim.dim_param}={said}: --shape {value.name} gives {size} for it")
-            if dim.dim_param:
-                symbols[dim.dim_param] = size
+                raise InputError(f"--dim {_name(dim)}={said}: --shape {value.name} gives {size} for it")
+            if _name(dim):
+                symbols[_name(dim)] = size
     return symbols
+
+
+def _batches(inputs: Iterable[onnx.ValueInfoProto], batch: int) -> dict[str, int]:
+    """Return the batch by the names that open first axes have: these stand elsewhere, too, as in recurrent states."""
+    firsts = (value.type.tensor_type.shape.dim[:1] for value in inputs)
+    return {_name(dim): batch for dims in firsts for dim in dims if _name(dim)}
+
+
+def _name(dim: Any) -> str:
+    """Return the name of an open size; "?" is none, which some exporters write for all of them."""
+    return "" if _is_fixed(dim) or dim.dim_param == "?" else str(dim.dim_param)
 
 
 def _shape(
@@ -90,8 +101,8 @@ def _is_fixed(dim: Any) -> bool:
 def _size(axis: int, dim: Any, symbols: Mapping[str, int], batch: int | None) -> int | None:
     if _is_fixed(dim):
         return int(dim.dim_value)
-    if dim.dim_param in symbols:
-        return symbols[dim.dim_param]
+    if _name(dim) in symbols:
+        return symbols[_name(dim)]
     return (batch or 1) if axis == 0 else None
 
 
@@ -115,8 +126,9 @@ def _open_error(
     inputs: Sequence[onnx.ValueInfoProto],
     found: Mapping[str, Sequence[int | None]],
     value: onnx.ValueInfoProto,
+    batch: int,
 ) -> InputError:
-    works = next((shapes for shapes in _candidates(inputs, found) if _infers(proto, shapes)), None)
+    works = next((shapes for shapes in _candidates(inputs, found, batch) if _infers(proto, shapes)), None)
     advice = "no sizes were found that the model can take; give them with --shape"
     if works is not None:
         open_ones = [name for name, shape in found.items() if None in shape]
@@ -134,29 +146,33 @@ def _by_name(
     for value in inputs:
         sizes = zip(value.type.tensor_type.shape.dim, found[value.name], works[value.name], strict=True)
         for dim, known, size in sizes:
-            if known is None and (not dim.dim_param or named.setdefault(dim.dim_param, size) != size):
+            if known is None and (not _name(dim) or named.setdefault(_name(dim), size) != size):
                 return {}
     return named
 
 
 def _candidates(
-    inputs: Sequence[onnx.ValueInfoProto], found: Mapping[str, Sequence[int | None]]
+    inputs: Sequence[onnx.ValueInfoProto], found: Mapping[str, Sequence[int | None]], batch: int
 ) -> Iterator[dict[str, Shape]]:
-    """Yield shapes with sizes in the place of open ones; the second of four axes is taken for channels."""
+    """Yield shapes with sizes in the place of open ones.
+
+    The second of four axes is taken for channels; that between two fixed ones, as in recurrent states, for the batch.
+    """
     has_channels = any(len(found[value.name]) == 4 and found[value.name][1] is None for value in inputs)
     for channels in _CHANNELS if has_channels else _CHANNELS[:1]:
         for size in _TRIED:
-            yield {
-                name: tuple(
-                    (channels if axis == 1 and len(shape) == 4 else size) if known is None else known
-                    for axis, known in enumerate(shape)
-                )
-                for name, shape in found.items()
-            }
+            yield {name: _filled(shape, batch, channels, size) for name, shape in found.items()}
+
+
+def _filled(shape: Sequence[int | None], batch: int, channels: int, size: int) -> Shape:
+    if len(shape) == 3 and shape[1] is None and None not in (shape[0], shape[2]) and shape[0] != 1:
+        return tuple(batch if known is None else known for known in shape)
+    others = [channels if axis == 1 and len(shape) == 4 else size for axis in range(len(shape))]
+    return tuple(other if known is None else known for known, other in zip(shape, others, strict=True))
 
 
 def _infers(proto: onnx.ModelProto, shapes: Mapping[str, Shape]) -> bool:
-    """Tell whether shape inference finds no fault with inputs of these shapes, and no value without elements."""
+    """Tell whether shape inference finds no fault with inputs of these shapes, and no computed value is empty."""
     bare = onnx.ModelProto(ir_version=proto.ir_version, opset_import=proto.opset_import, functions=proto.functions)
     bare.graph.CopyFrom(_without_weights(proto.graph))
     for value in bare.graph.input:
@@ -166,7 +182,8 @@ def _infers(proto: onnx.ModelProto, shapes: Mapping[str, Shape]) -> bool:
         inferred = shape_inference.infer_shapes(bare, strict_mode=True, data_prop=True)
     except (shape_inference.InferenceError, RuntimeError, ValueError):
         return False
-    values = (*inferred.graph.value_info, *inferred.graph.output)
+    constants = {name for node in inferred.graph.node if node.op_type == "Constant" for name in node.output}
+    values = [v for v in (*inferred.graph.value_info, *inferred.graph.output) if v.name not in constants]
     dims = (dim for value in values for dim in value.type.tensor_type.shape.dim)
     return all(not dim.HasField("dim_value") or dim.dim_value > 0 for dim in dims)
 

@@ -70,6 +70,37 @@ def test_no_names_are_suggested_where_they_do_not_say_all(shape: list[int | str]
         load(classifier(shape))
 
 
+def test_the_batch_has_the_same_name_in_recurrent_states() -> None:
+    proto = model([node("MatMul", ["x", "s"], ["y"])], {"x": ["batch", 3, 5], "s": [2, 1, "batch", 5, 4]}, ["y"])
+    assert load(proto, batch=3).graph.shape("y") == (2, 1, 3, 3, 4)
+    assert load(proto, {"x": (7, 3, 5)}).graph.inputs["s"].shape == (2, 1, 7, 5, 4)
+
+
+def test_states_without_names_get_the_batch() -> None:
+    weights = {"w": normal(1, 16, 3), "r": normal(1, 16, 4)}
+    nodes = [
+        node("Split", ["states"], ["h", "c"], axis=0, num_outputs=2),
+        node("LSTM", ["x", "w", "r", "", "", "h", "c"], ["y"], hidden_size=4),
+    ]
+    proto = model(nodes, {"x": ["", 6, 3], "states": [2, -1, 4]}, ["y"], weights)
+    proto.graph.input[0].type.tensor_type.shape.dim[1].dim_param = "?"
+    with pytest.raises(InputError) as caught:
+        load(proto, batch=7)
+    assert re.search(r"--shape x=7,\d+,3 --shape states=2,7,4$", str(caught.value))
+
+
+def test_constants_without_elements_do_not_matter_to_suggestions() -> None:
+    empty = helper.make_tensor("empty", onnx.TensorProto.FLOAT, [0], [])
+    nodes = [
+        node("Constant", [], ["roi"], value=empty),
+        node("Resize", ["x", "roi", "scales"], ["r"]),
+        node("Relu", ["r"], ["y"]),
+    ]
+    proto = model(nodes, {"x": [1, 3, "h", "w"]}, ["y"], {"scales": np.array([1, 1, 2, 2], np.float32)})
+    with pytest.raises(InputError, match="--shape x=1,3,224,224"):
+        load(proto)
+
+
 def test_one_size_is_given_once() -> None:
     proto = classifier(["n", 3, "height", "width"])
     with pytest.raises(InputError, match="--dim width=31: --shape x gives 32 for it"):
