@@ -216,7 +216,7 @@ def _unfold(loaded: Model, wrt: Sequence[str]) -> None:
             for table in (graph.constants, graph.params, loaded.arrays):
                 for name in computed:
                     table.pop(name, None)
-    graph.nodes[:0] = back
+    loaded.put_first(back)
 
 
 def cotangents(graph: Graph, outputs: Sequence[str]) -> dict[str, str]:

@@ -83,6 +83,14 @@ class Model:
         """Return the given values of inputs that a run still has to be fed."""
         return {name: array for name, array in given.items() if name not in self.pinned}
 
+    def put_first(self, nodes: Sequence[Node]) -> None:
+        """Put nodes before those of the graph, each as a node of the file."""
+        count = len(nodes)
+        self.graph.nodes[:0] = nodes
+        moved = (replace(node, first=node.first + count, last=node.last + count) for node in self.nodes)
+        added = (ModelNode(n.outputs[0], n.op, n.inputs, n.outputs, i, i + 1) for i, n in enumerate(nodes))
+        self.nodes = [*added, *moved]
+
     @property
     def weights(self) -> list[str]:
         """The floating-point initializers, then weights that stand in Constant nodes or in subgraphs."""

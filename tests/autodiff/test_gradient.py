@@ -7,6 +7,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
+from caffestat import api
 from caffestat.autodiff import gradient
 from caffestat.errors import GradientError, InputError
 
@@ -91,6 +92,24 @@ def test_a_scalar_has_a_gradient_through_what_is_computed_from_it_alone() -> Non
     out = run(found, {"x": x, "cotangent/y": dy})
     np.testing.assert_allclose(out["grad/f"], dy.sum() * x[0], rtol=1e-5)
     np.testing.assert_allclose(out["grad/s"], dy.sum() * x[0] * np.exp(1.2) * 2.2, rtol=1e-5)
+
+
+def test_a_run_for_shapes_takes_nodes_that_were_put_back() -> None:
+    """`e` is computed ahead, and again once its scalar has a gradient; the shape of `m` is known from a run only."""
+    nodes = [
+        node("Exp", ["s"], ["e"]),
+        node("Relu", ["x"], ["r"]),
+        node("NonZero", ["r"], ["i"]),
+        node("Transpose", ["i"], ["t"]),
+        node("GatherND", ["r", "t"], ["m"]),
+        node("Mul", ["m", "e"], ["h"]),
+        node("MatMul", ["h", "w"], ["y"]),
+    ]
+    weights = {"s": np.array(0.5, np.float32), "w": normal(4, 3)}
+    proto = model(nodes, {"x": (4,)}, ["y"], weights)
+    x = np.abs(normal(4)) + 1
+    out = run(api.gradient(proto, inputs={"x": x}), {"x": x, "cotangent/y": np.ones(3, np.float32)})
+    np.testing.assert_allclose(out["grad/s"], (np.exp(0.5) * x) @ weights["w"] @ np.ones(3), rtol=1e-5)
 
 
 def test_scales_computed_from_a_scalar_stay_constants() -> None:
