@@ -103,7 +103,7 @@ def scatter(tape: Tape, grad: str, like: str, shape: Sequence[int], positions: s
     whole = [*shape[:axis], size, *shape[axis + 1 :]]
     column = tape.reshape(positions, *(-1 if i == axis else 1 for i in range(len(shape))))
     zeros = tape.emit("Expand", tape.scalar(0, like=like), tape.ints(*whole))
-    index = tape.emit("Expand", column, tape.ints(*shape))
+    index = column if math.prod(shape) == shape[axis] else tape.emit("Expand", column, tape.ints(*shape))
     return scatter_add(tape, zeros, index, grad, axis, tape.specs[like].dtype)
 
 

@@ -32,10 +32,14 @@ def gather_elements(t: Tape, node: Node, dy: str) -> Grads:
 
 @vjp("GatherND")
 def gather_nd(t: Tape, node: Node, dy: str) -> Grads:
-    """One scatter along the indexed axes, flattened into one."""
+    """One scatter along the indexed axes, flattened into one; along one axis, as masks pick, it is that of Gather."""
     x, indices = node.inputs
     shape, picked, lead = t.shape(x), t.shape(indices), node.get("batch_dims", 0)
     depth = picked[-1]
+    if depth == 1 and not lead:
+        count = math.prod(picked)
+        slices = t.reshape(dy, count, *shape[1:])
+        return [scatter(t, slices, x, [count, *shape[1:]], t.reshape(indices, count), 0, shape[0]), None]
     dims, rest = shape[lead : lead + depth], shape[lead + depth :]
     batch, count, width = math.prod(shape[:lead]), math.prod(picked[lead:-1]), math.prod(rest)
     strides = t.ints(*(math.prod(dims[i + 1 :]) for i in range(depth)))
