@@ -35,6 +35,7 @@ __all__ = [
     "NormalizeOfSamples",
     "NormalizedInnerProduct",
     "SimpleNormalize",
+    "UnitLength",
     "WholeNormalization",
 ]
 
@@ -650,7 +651,7 @@ class CenterLossOfHappynear(CenterLoss):
 # ---- unit length -----------------------------------------------------------------------------------------------------
 
 
-class _UnitLength(Layer):
+class UnitLength(Layer):
     """y = x / √(Σ x² + eps), Σ over some axes."""
 
     normalizes = True
@@ -688,12 +689,12 @@ class _UnitLength(Layer):
 
 
 @layer("Normalize", dialect="mpi")
-class NormalizeOfSamples(_UnitLength):
+class NormalizeOfSamples(UnitLength):
     """y = x / √(Σ x²), Σ over all of a sample; top [N, C, H, W]. (yjxiong/caffe, normalize_layer.cpp)"""
 
 
 @layer("Normalize", dialect="happynear")
-class NormalizeOfChannels(_UnitLength):
+class NormalizeOfChannels(UnitLength):
     """y = x / √(Σ x² + 1e-6), or with normalize_type "L1" y = x / (Σ |x| + 1e-6), Σ over the channels.
 
     Top [N, C, H, W]; top 1 is what is divided by, [N, 1, H, W], which has a gradient only with bp_norm.
@@ -732,26 +733,26 @@ class NormalizeOfChannels(_UnitLength):
 
 
 @layer("SimpleNormalize", dialect="caffe-train")
-class SimpleNormalize(_UnitLength):
+class SimpleNormalize(UnitLength):
     """y = x / √(Σ x²), Σ over all of a sample; top [N, C, H, W]. (yuqj1991/caffe_train, simplenormalize_layer.cpp)"""
 
 
 @layer("NormL2", dialect="arcface")
-class NormL2(_UnitLength):
+class NormL2(UnitLength):
     """y = x / √(Σ x² + 1e-7), Σ over all of a sample; top [N, C, H, W]. (xialuxi/arcface-caffe, normL2_layer.cpp)"""
 
     eps_of = 1e-7
 
 
 @layer("Normalization", dialect="hdc")
-class WholeNormalization(_UnitLength):
+class WholeNormalization(UnitLength):
     """y = x / √(Σ x²), Σ over all of a sample. (PkuRainBow/HDC.caffe, normalization_layer.cpp)"""
 
     has_four_axes = False
 
 
-@layer("Norm", "NORM", dialect="video-triplet")
-class Norm(_UnitLength):
+@layer("Norm", dialect="video-triplet")
+class Norm(UnitLength):
     """y = x / (√s + 1e-6), s = Σ x² over the channels; dx = (s · dy - x · Σ x·dy) / (s √s + 1e-6). Top [N, C, H, W].
 
     (xiaolonw/caffe-video_triplet, norm_layer.cpp)

@@ -285,7 +285,7 @@ IMAGES = RANDOM.normal(size=(2, 3, 4, 5))
         ("SimpleNormalize", None, (1, 2, 3), 0),
         ("NormL2", None, (1, 2, 3), 1e-7),
         ("Normalization", None, (1, 2, 3), 0),
-        ("NORM", None, (1,), 0),
+        ("Norm", None, (1,), 0),
     ],
 )
 def test_unit_lengths(kind: str, dialect: str | None, axes: Sequence[int], eps: float) -> None:
