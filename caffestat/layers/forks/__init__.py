@@ -27,6 +27,7 @@ from . import (  # noqa: F401  registers their layer types
     rearrange,
     regions,
     resampling,
+    ristretto,
     rois,
     segmentation,
     sequences,

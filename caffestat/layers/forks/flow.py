@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from caffestat.graph import Graph
 
 __all__ = [
+    "AbsLoss",
     "ChannelNorm",
     "Correlation",
     "Correlation1D",
@@ -264,6 +265,36 @@ class L1Loss(Loss):
         if prescales:
             made["slope"] = g.emit("Div", made["slope"], g.constant(channels))
         return losses
+
+
+@layer("AbsLoss", dialect="depth")
+class AbsLoss(Loss):
+    """y = Σ |a - b| / N; da = -db = dy / N where a > b, else -dy / N.
+
+    (panzhenfu/caffe_Unsupervised_Depth_Estimation, abs_loss_layer.cpp)
+    """
+
+    def allow_force_backward(self, bottom: int) -> bool:
+        return True
+
+    def check(self, bottoms: Sequence[Shape]) -> None:
+        if math.prod(bottoms[0]) != math.prod(bottoms[1]):
+            raise self.error(f"expected two bottoms of the same count, found shapes {bottoms[0]} and {bottoms[1]}")
+
+    def lower(self, g: Graph, bottoms: Sequence[str], params: Sequence[str]) -> Sequence[str]:
+        shape, other = g.shape(bottoms[0]), g.shape(bottoms[1])
+        made: dict[str, str] = {}
+
+        def forward(a: str, b: str) -> str:
+            d = g.emit("Sub", a, g.reshape(b, *shape))
+            made["sign"] = g.emit("Where", g.emit("Greater", d, g.constant(0)), g.constant(1), g.constant(-1))
+            return g.emit("Div", total(g, g.emit("Abs", d)), g.constant(shape[0]))
+
+        def gradient(tape: Tape, dy: str) -> Sequence[str | None]:
+            da = tape.emit("Mul", made["sign"], tape.emit("Div", dy, tape.constant(shape[0])))
+            return da, tape.reshape(tape.emit("Neg", da), *other)
+
+        return (emit_closed(g, bottoms, forward, gradient),)
 
 
 @layer("ChannelNorm", dialect="flownet")

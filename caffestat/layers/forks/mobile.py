@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from caffestat.errors import Place
-from caffestat.fillers import Stream, uniform
+from caffestat.fillers import Filler, Stream, uniform
 from caffestat.ops import Nonlinearity, activations
 from caffestat.schema.forks import mobile_pb2
 
-from ..base import Layer, Shape, layer
+from ..base import Layer, Param, Shape, layer, to_filler
 from ..convolution import Convolution
 from ..neuron import Neuron
 from ..reread import BOTTOM, emit_pulled, emit_reread
+from ..scale import emit_affine
 
 if TYPE_CHECKING:
     from caffestat.autodiff import Tape
@@ -28,9 +29,11 @@ __all__ = [
     "ConvolutionDepthwise",
     "DepthwiseConv",
     "DepthwiseConvolution",
+    "EltwiseAffine",
     "HSigmoid",
     "HSwish",
     "Insanity",
+    "Maxout",
     "Mish",
     "ReLU6",
 ]
@@ -196,3 +199,66 @@ class Axpy(Layer):
         shape = g.shape(bottoms[1])
         column = g.reshape(bottoms[0], *shape[:2], *(1,) * (len(shape) - 2))
         return (g.emit("Add", g.emit("Mul", column, bottoms[1]), bottoms[2], hint=self.name),)
+
+
+@layer("EltwiseAffine", dialect="happynear")
+class EltwiseAffine(Neuron):
+    """y = a · x + b, one a and one b for each channel [C], or one of both with channel_shared.
+
+    (happynear/caffe-windows, eltwise_affine_layer.cpp)
+    """
+
+    adds = mobile_pb2.LayerParameter
+    passes_signal = True
+    filler_fields: ClassVar[Mapping[str, str]] = {
+        "eltwise_affine_param.slope_filler": "scale",
+        "eltwise_affine_param.bias_filler": "bias",
+    }
+
+    def overwrites_diff(self, param: int, bottoms: Sequence[Shape]) -> bool:
+        return True
+
+    def params(self, bottoms: Sequence[Shape]) -> tuple[Param, ...]:
+        p = self.added.eltwise_affine_param
+        shape = () if p.channel_shared else bottoms[0][1:2]
+        usual = (("scale", "slope_filler", 1.0001), ("bias", "bias_filler", 0.0001))
+        fillers = [
+            (role, to_filler(getattr(p, field)) if p.HasField(field) else Filler(value=value), p.HasField(field))
+            for role, field, value in usual
+        ]
+        return tuple(Param(role, shape, filler, written, 1, 1) for role, filler, written in fillers)
+
+    def tops(self, bottoms: Sequence[Shape]) -> tuple[Shape, ...]:
+        if len(bottoms[0]) < 2:
+            raise self.error(f"expected a bottom of at least 2 axes (N, C, …), found shape {bottoms[0]}")
+        return (bottoms[0],)
+
+    def lower(self, g: Graph, bottoms: Sequence[str], params: Sequence[str]) -> Sequence[str]:
+        if not self.added.eltwise_affine_param.channel_shared:
+            return (emit_affine(g, bottoms[0], params[0], params[1], self.name),)
+        return (g.emit("Add", g.emit("Mul", bottoms[0], params[0]), params[1], hint=self.name),)
+
+
+@layer("Maxout", dialect="maxout")
+class Maxout(Layer):
+    """y = max of each group of chgroup_sz channels, [N, C, H, W] -> [N, C / chgroup_sz, H, W]; dx to the first largest.
+
+    With minout the reference's y is -FLT_MAX, as nothing is below what it starts with: refused.
+    (nyamnyam7/private-caffe, maxout_layer.cpp)
+    """
+
+    adds = mobile_pb2.LayerParameter
+
+    def tops(self, bottoms: Sequence[Shape]) -> tuple[Shape, ...]:
+        p, shape = self.added.maxout_param, bottoms[0]
+        if len(shape) != 4 or p.chgroup_sz < 1 or shape[1] % p.chgroup_sz or p.minout:
+            raise self.error(f"expected chgroup_sz that divides the channels, and no minout, found a bottom of {shape}")
+        return ((shape[0], shape[1] // p.chgroup_sz, *shape[2:]),)
+
+    def lower(self, g: Graph, bottoms: Sequence[str], params: Sequence[str]) -> Sequence[str]:
+        n, channels, height, width = g.shape(bottoms[0])
+        size = self.added.maxout_param.chgroup_sz
+        groups = g.reshape(bottoms[0], n, channels // size, size, height, width)
+        index = g.emit("ArgMax", g.detach(groups), axis=2, keepdims=1)
+        largest = g.declare(g.emit("GatherElements", groups, index, axis=2), (n, channels // size, 1, height, width))
+        return (g.reshape(largest, n, channels // size, height, width),)

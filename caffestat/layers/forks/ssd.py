@@ -241,10 +241,12 @@ class _Predictions(Layer):
 class DetectionOutput(Computed, _Predictions):
     """The boxes that predictions describe and that suppression leaves: rows [image, label, score, x1, y1, x2, y2].
 
-    Top [1, 1, boxes, 7]; one row of -1 per image where none is left. (weiliu89/caffe, detection_output_layer.cpp)
+    Top [1, 1, boxes, 7]; one row of -1 per image where none is left. RefineDet's has bottoms 3 and 4: scores of object
+    or not, below objectness_score of which a prior is background, and locations that move the priors first.
+    (weiliu89/caffe, detection_output_layer.cpp; sfzhang15/RefineDet, the same file and bbox_util.cpp)
     """
 
-    num_bottoms = (3, 4)
+    num_bottoms = (3, 5)
 
     @property
     def settings(self) -> Any:
@@ -252,15 +254,31 @@ class DetectionOutput(Computed, _Predictions):
 
     def tops_at_setup(self, bottoms: Sequence[Shape]) -> tuple[Shape, ...]:
         self.check_predictions(bottoms)
+        n, priors = bottoms[0][0], bottoms[2][2] // 4
+        counts = [2 * priors, math.prod(bottoms[0][1:])]
+        for shape, count in zip(bottoms[3:] if self.refines(len(bottoms)) else (), counts, strict=False):
+            if shape[:1] != (n,) or math.prod(shape[1:]) != count:
+                raise self.error(f"expected {count} values per image of the first stage, found a bottom of {shape}")
         return ((1, 1, 1, FAKE_ROW),)
+
+    def refines(self, count: int) -> bool:
+        """Tell whether bottoms 3 and 4 are those of RefineDet's first stage; else bottom 3 is an image."""
+        return count == 5 or (count == 4 and self.settings.HasField("objectness_score"))
 
     def decide(self, bottoms: Sequence[np.ndarray], random: np.random.Generator) -> Sequence[np.ndarray]:
         loc, conf, prior = bottoms[:3]
         p, n = self.settings, len(bottoms[0])
         boxes, variances = prior.reshape(2, -1, 4)
-        offsets = loc.reshape(n, len(boxes), -1, 4).transpose(0, 2, 1, 3)
         scores = conf.reshape(n, len(boxes), -1).transpose(0, 2, 1)
-        found = decode(offsets, boxes, None if p.variance_encoded_in_target else variances, p.code_type)
+        first = bottoms[3:] if self.refines(len(bottoms)) else ()
+        if first:
+            is_background = first[0].reshape(n, 1, len(boxes), 2)[..., 1] < np.float32(p.objectness_score)
+            empty = (np.arange(scores.shape[1]) == 0).astype(np.float32)[:, None]
+            scores = np.where(is_background, empty, scores)
+        found = boxes
+        for moves in (*first[1:], loc):
+            offsets = moves.reshape(n, len(boxes), -1, 4).transpose(0, 2, 1, 3)
+            found = decode(offsets, found, None if p.variance_encoded_in_target else variances, p.code_type)
         return (detect(found, scores, p),)
 
     def summary(self, bottoms: Sequence[Shape]) -> str:

@@ -249,6 +249,15 @@ def test_l1_loss_of_one_bottom() -> None:
     np.testing.assert_array_equal(result.bottoms[0], np.where(x > 0, 0.5, -0.5).astype(np.float32))
 
 
+def test_abs_loss() -> None:
+    a, b = RANDOM.normal(size=(2, 3, 4, 5))
+    a[0, 0, :2] = b[0, 0, :2]
+    result = run(make(TWO % "AbsLoss"), [a, b], dys=[np.array(0.6, np.float32)])
+    np.testing.assert_allclose(result.tops[0], abs(a - b).sum() / 3, rtol=1e-5)
+    np.testing.assert_allclose(result.bottoms[0], np.where(a > b, 0.2, -0.2), rtol=1e-6)
+    np.testing.assert_array_equal(result.bottoms[1], -result.bottoms[0])
+
+
 def test_channel_norm() -> None:
     layer = make(TEXT % "ChannelNorm")
     check_gradients(layer, lambda x: np.sqrt((x * x).sum(1, keepdims=True)), [IMAGES], [0])

@@ -146,3 +146,72 @@ def test_weights_that_are_not_made_binary() -> None:
     )
     w = RANDOM.normal(size=(4, 60))
     check_gradients(layer, lambda x, w, b: x.reshape(2, -1) @ w.T + b, [X, w, BIAS], [0, 1, 2], params=2)
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_eltwise_affine(shared: bool) -> None:
+    layer = make(TEXT % "EltwiseAffine" + f"eltwise_affine_param {{ channel_shared: {str(shared).lower()} }}")
+    a, b = (RANDOM.normal(size=() if shared else 3) for _ in range(2))
+
+    def forward(x: np.ndarray, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        return x * a.reshape(-1, 1, 1) + b.reshape(-1, 1, 1)
+
+    check_gradients(layer, forward, [X, a, b], [0, 1, 2], params=2)
+    assert [param.filler.value for param in layer.params([X.shape])] == [1.0001, 0.0001]
+
+
+def test_maxout() -> None:
+    x = RANDOM.normal(size=(2, 6, 4, 5))
+    layer = make(TEXT % "Maxout" + "maxout_param { chgroup_sz: 3 }")
+    check_gradients(layer, lambda x: x.reshape(2, 2, 3, 4, 5).max(2), [x], [0])
+    with pytest.raises(NetError, match="chgroup_sz that divides the channels"):
+        layer.tops([(2, 5, 4, 5)])
+
+
+FIXED = "bw_layer_in: 4 fl_layer_in: 1 bw_layer_out: 6 fl_layer_out: 2 bw_params: 5 fl_params: 3"
+
+
+def fixed(x: np.ndarray, bits: int, fraction: int) -> np.ndarray:
+    most = 2 ** (bits - 1)
+    return np.rint(np.clip(x * 2**fraction, -most, most - 1)) / 2**fraction
+
+
+def test_ristretto_rounds_what_goes_in_and_out() -> None:
+    inner = "inner_product_param { num_output: 4 }"
+    layer = make(TEXT % "FcRistretto" + inner + f" quantization_param {{ {FIXED} }}", TEST)
+    w, dy = RANDOM.normal(size=(4, 60)), RANDOM.normal(size=(2, 4)).astype(np.float32)
+    result = run(layer, [X], [w, BIAS], [dy])
+    x, weights = fixed(X.reshape(2, -1), 4, 1), fixed(w, 5, 3)
+    np.testing.assert_allclose(result.tops[0], fixed(x @ weights.T + fixed(BIAS, 5, 3), 6, 2), atol=1e-6)
+    np.testing.assert_allclose(result.bottoms[0].reshape(2, -1), dy @ weights, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(result.params[0], dy.T @ x, rtol=1e-4, atol=1e-5)
+
+
+def test_ristretto_rounds_weights_at_random_when_it_trains() -> None:
+    window = "convolution_param { num_output: 4 kernel_h: 2 kernel_w: 3 pad_w: 1 }"
+    layer = make(TEXT % "ConvolutionRistretto" + window + f" quantization_param {{ {FIXED} }}", TRAIN)
+    assert "not reproduced" in layer.left_out
+    result = run(layer, [X], [W, BIAS])
+    noise = result.feeds
+    weights, bias = (
+        np.floor(np.clip(x.astype(np.float32) * 8, -16, 15) + u) / 8 for x, u in zip((W, BIAS), noise, strict=True)
+    )
+    assert_same(result, run(make(TEXT % "Convolution" + window), [X], [weights, bias]))
+
+
+def test_ristretto_with_powers_of_two() -> None:
+    fields = (
+        "precision: INTEGER_POWER_OF_2_WEIGHTS exp_min: -3 exp_max: 0 bw_layer_in: 16 fl_layer_in: 8 fl_layer_out: 8"
+    )
+    layer = make(
+        TEXT % "FcRistretto" + "inner_product_param { num_output: 4 }" + f" quantization_param {{ {fields} }}", TEST
+    )
+    w = RANDOM.normal(size=(4, 60))
+    powers = np.where(w >= 0, 1, -1) * 2.0 ** np.rint(np.log2(abs(w))).clip(-3, 0)
+    y = run(layer, [X], [w, BIAS]).tops[0]
+    np.testing.assert_allclose(y, fixed(fixed(X.reshape(2, -1), 16, 8) @ powers.T + BIAS, 32, 8), atol=5e-3)
+
+
+def test_ristretto_s_small_floats_are_refused() -> None:
+    with pytest.raises(NetError, match="MINIFLOAT is not supported"):
+        make(TEXT % "FcRistretto" + "quantization_param { precision: MINIFLOAT }").tops([X.shape])

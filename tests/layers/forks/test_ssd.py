@@ -119,6 +119,25 @@ def test_detections_are_suppressed_and_sorted_by_class() -> None:
     np.testing.assert_array_equal(none, [[0, -1, -1, -1, -1, -1, -1]])
 
 
+def test_refinedet_moves_priors_and_drops_background_first() -> None:
+    priors = np.array([[0.1, 0.2, 0.4, 0.6], [0.5, 0.5, 0.9, 0.8]], np.float32)
+    prior = np.stack([priors.ravel(), np.tile([0.1, 0.1, 0.2, 0.2], 2).astype(np.float32)])[None]
+    scores = np.array([[0.1, 0.7, 0.2], [0.1, 0.8, 0.1]], np.float32).reshape(1, -1)
+    moves = np.random.default_rng(3).normal(0, 0.5, (2, 1, 8)).astype(np.float32)
+    objects = np.array([[0.4, 0.6, 0.995, 0.005]], np.float32)
+    ends = 'bottom: "l" bottom: "c" bottom: "p" bottom: "o" bottom: "a" top: "y"'
+    fields = "num_classes: 3 code_type: CENTER_SIZE objectness_score: 0.01 confidence_threshold: 0.15"
+    layer = make(f'name: "d" type: "DetectionOutput" {ends} detection_output_param {{ {fields} }}')
+    (top,) = run(layer, [moves[1], scores, prior, objects, moves[0]]).tops
+    center, size = (priors[0, :2] + priors[0, 2:]) / 2, priors[0, 2:] - priors[0, :2]
+    for move in moves[:, 0, :4]:
+        center, size = center + 0.1 * move[:2] * size, size * np.exp(0.2 * move[2:])
+    box = [*(center - size / 2), *(center + size / 2)]
+    np.testing.assert_allclose(top[0, 0], [[0, 1, 0.7, *box], [0, 2, 0.2, *box]], rtol=1e-4)
+    with pytest.raises(NetError, match="expected 4 values per image of the first stage"):
+        layer.tops([(1, 8), (1, 6), (1, 2, 8), (1, 6), (1, 8)])
+
+
 def test_evaluation_counts_each_true_box_once() -> None:
     found = [
         [0, 1, 0.9, 0, 0, 0.5, 0.5],
