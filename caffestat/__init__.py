@@ -8,6 +8,7 @@ The verbs are described in `caffestat.api`, the Report in `caffestat.report`, al
 
 from caffestat.api import (
     analyze,
+    calibrate,
     check,
     compare,
     compare_values,
@@ -31,6 +32,7 @@ __all__ = [
     "CaffestatError",
     "__version__",
     "analyze",
+    "calibrate",
     "check",
     "compare",
     "compare_values",

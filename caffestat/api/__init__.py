@@ -4,6 +4,7 @@ Importing this package imports neither numpy nor a runtime: each verb takes what
 """
 
 from .analyze import analyze
+from .calibrate import calibrate
 from .check import check, fix
 from .compare import compare, compare_values
 from .convert import convert
@@ -22,6 +23,7 @@ from .upgrade import upgrade
 __all__ = [
     "DebugLog",
     "analyze",
+    "calibrate",
     "check",
     "compare",
     "compare_values",

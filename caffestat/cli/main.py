@@ -19,6 +19,7 @@ __all__ = ["main"]
 # each is a module of this package that holds a command of the same name
 _COMMANDS = (
     "analyze",
+    "calibrate",
     "check",
     "compare",
     "convert",

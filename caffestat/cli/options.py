@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from caffestat.errors import CaffestatError, InputError
-from caffestat.files import open_regular
 from caffestat.options import ASSUMED_FILLERS, DATA, DEVICES, INPUTS_HOLD, PHASES
 
 if TYPE_CHECKING:
@@ -29,6 +26,7 @@ __all__ = [
     "page",
     "seed",
     "shapes",
+    "sources",
     "split_commas",
     "state",
     "training",
@@ -72,22 +70,9 @@ def _size(text: str) -> int:
 
 
 def _array(text: str) -> np.ndarray:
-    import numpy as np
+    from caffestat.data.batches import read_array
 
-    try:
-        os.close(open_regular(text))
-        array: Any = np.load(text, allow_pickle=False, mmap_mode="r")  # mapped: nothing is held of what is only claimed
-    except OSError as error:
-        raise InputError(f"{text}: cannot be read: {error.strerror or error}; expected a .npy file") from error
-    except CaffestatError:
-        raise
-    except Exception as error:  # of damaged files it raises almost any, and recommends to load them unsafely
-        raise InputError(f"{text}: expected an array of numbers as numpy.save writes it, found another file") from error
-    if not isinstance(array, np.ndarray):
-        raise InputError(f"{text}: expected a .npy file with one array, found an archive of several")
-    if array.dtype.kind not in "biuf":
-        raise InputError(f"{text}: expected an array of numbers, found one of {array.dtype}")
-    return array
+    return read_array(text)
 
 
 _MODELS = (".prototxt", ".pbtxt", ".prototext", ".caffemodel", ".solverstate", ".binaryproto", ".h5", ".npz", ".onnx")
@@ -203,6 +188,17 @@ arrays = click.option(
     metavar="NAME=FILE.npy",
     callback=_pairs,
     help="Array for a data blob, in the blob's shape; repeatable.",
+)
+
+sources = click.option(
+    "--input",
+    "inputs",
+    multiple=True,
+    required=True,
+    type=_Named("path", str),
+    metavar="NAME=PATH",
+    callback=_pairs,
+    help="Batches for an input: a folder of .npy and .npz files, or one of these; repeatable.",
 )
 
 _RULES = (

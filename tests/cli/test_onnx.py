@@ -18,7 +18,7 @@ from caffestat.cli import main
 from caffestat.engine import Device
 
 from ..analysis.test_onnx_measure import image_net
-from ..graph.models import run
+from ..graph.models import model, run
 from ..graph.test_load import external
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -296,3 +296,22 @@ def test_a_prediction_of_an_output_of_unknown_shape_says_so(tmp_path: Path) -> N
     assert result.exit_code == 2
     assert "the shape of output 'y' is unknown without a run" in result.stderr
     assert caffestat("analyze", "--static", "--predict", "--forward-only", str(tmp_path / "n.onnx")).exit_code == 0
+
+
+def test_calibrate_writes_ranges(tmp_path: Path) -> None:
+    node = helper.make_node("Neg", ["x"], ["y"])
+    (tmp_path / "model.onnx").write_bytes(model([node], {"x": ["N", 3]}, ["y"]).SerializeToString())
+    (tmp_path / "data").mkdir()
+    np.save(tmp_path / "data" / "a.npy", np.float32([[1, 2, 3], [4, 5, 6]]))
+    np.save(tmp_path / "data" / "b.npy", np.float32([7, -8, 9]))
+    path, output = str(tmp_path / "model.onnx"), tmp_path / "ranges.json"
+    arguments = ["calibrate", "--input", f"x={tmp_path / 'data'}", "--device", "cpu", path]
+    printed = CliRunner().invoke(main, arguments)
+    assert (printed.exit_code, printed.stderr) == (0, "")
+    assert CliRunner().invoke(main, [*arguments, "-o", str(output)]).exit_code == 0
+    assert output.read_text(encoding="utf-8") == printed.stdout
+    values = json.loads(printed.stdout)["caffestat"]["values"]
+    assert {name: (one["min"], one["max"]) for name, one in values.items()} == {"x": (-8, 9), "y": (-9, 8)}
+    refused = CliRunner().invoke(main, ["calibrate", path])
+    assert refused.exit_code == 2
+    assert "--input" in refused.stderr

@@ -1,0 +1,64 @@
+"""`caffestat calibrate`: the ranges of a model's values, for onnxruntime's quantization tools."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from caffestat.files import refuse_inputs
+
+from . import options, terminal
+
+__all__ = ["calibrate"]
+
+
+@click.command(short_help="Ranges of values over batches of data, for quantization.")
+@options.net_argument
+@options.sources
+@click.option(
+    "--method",
+    type=click.Choice(["minmax", "percentile"]),
+    default="minmax",
+    show_default=True,
+    help="What becomes the range: the extremes, or all but the outermost elements.",
+)
+@click.option(
+    "--percentile",
+    type=click.FloatRange(0, 100),
+    default=99.999,
+    show_default=True,
+    metavar="P",
+    help="Share of the elements that --method percentile keeps, in percent.",
+)
+@click.option("--symmetric", is_flag=True, help="Ranges from -a to a.")
+@options.shapes
+@options.batch
+@options.dims
+@options.weights
+@options.seed
+@options.device
+@options.output
+def calibrate(path: str, output: Path | None, inputs: dict[str, str], **settings: Any) -> None:
+    """Run a model on batches of data, and write the range of each value as JSON.
+
+    NET is an .onnx model, or a net in the test phase, whose values are then called as `convert` calls them. The file is
+    what quantize_static of onnxruntime takes as calibration_cache_path; it has percentiles too. Of arrays with more
+    samples than a batch the parts are run one after the other.
+
+    \b
+    Examples:
+      caffestat calibrate --input data=images/ -o ranges.json model.onnx
+      caffestat calibrate --input data=images.npz --method percentile --percentile 99.99 -o ranges.json model.onnx
+      caffestat calibrate --input data=images.npy --weights lenet.caffemodel -o ranges.json lenet.prototxt
+    """
+    from caffestat import api
+    from caffestat.report.calibration import render_calibration
+
+    refuse_inputs(output, [path, *settings["weights"], *inputs.values()])
+    with terminal.progress(f"calibrating {path}"):
+        found = api.calibrate(path, inputs=inputs, **settings)
+    for note in found.notes:
+        terminal.line(f"note: {note}", err=True)
+    terminal.write(render_calibration(found), output)
