@@ -17,6 +17,7 @@ from . import (  # noqa: F401  registers their layer types
 )
 from .base import (
     Layer,
+    Move,
     Param,
     Shape,
     Unrolled,
@@ -37,6 +38,7 @@ from .plugins import load_plugin
 
 __all__ = [
     "Layer",
+    "Move",
     "Param",
     "Shape",
     "Source",

@@ -6,6 +6,7 @@ import copy
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
 
 import numpy as np
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Layer",
+    "Move",
     "Param",
     "Shape",
     "Unrolled",
@@ -38,6 +40,8 @@ __all__ = [
 ]
 
 Shape = tuple[int, ...]
+Move = tuple[tuple[Fraction, Fraction], ...]
+"""Where a place of the bottom goes along height and width: to factor · place + shift of the top."""
 Own = TypeVar("Own", int, float, bool, str)
 Kind = type[Own]
 
@@ -125,6 +129,8 @@ class Layer:
     is_recurrent: ClassVar[bool] = False  # weights act once per timestep
     upsamples: ClassVar[bool] = False  # a bilinear filler makes it interpolate
     copies: ClassVar[bool] = False  # each top is the bottom: Split
+    keeps_places: ClassVar[bool] = False  # each pixel of its first top belongs to the same one of its first bottom
+    aligns: ClassVar[bool] = False  # where one bottom lies on the other (`cut_before`) follows from the net
     reads_pixels: ClassVar[bool] = False  # its first top holds images, 0 to 255 unless its transform_param says else
     data_kind: ClassVar[str] = ""  # the reader of the data that it names, one of `data.KINDS`
     filler_fields: ClassVar[Mapping[str, str]] = {}  # the role of what each filler fills, by "message.field"
@@ -145,6 +151,8 @@ class Layer:
         self.phase = phase
         self.place = place
         self.text: Message | None = None  # the layer as it is written; None for one that is in no text
+        self.cut_before: tuple[int, int] | None = None  # what of bottom 0 lies before bottom 1, if it `aligns`
+        self.why_uncomputed = ""  # why its tops have shapes but no values
         self.is_forks = False  # its bottoms are such that Caffe would stop, and forks go on: see `departs`
         self.is_inserted = False  # Caffe adds the layer itself: a Split behind a blob with several readers
         self.added: Any = self.adds() if self.adds else None  # what the fork's own fields hold
@@ -256,6 +264,10 @@ class Layer:
     def summary(self, bottoms: Sequence[Shape]) -> str:
         """Return a line for the user about what was decided; "" for none."""
         return ""
+
+    def place_map(self, bottoms: Sequence[Shape]) -> Move | None:
+        """Return where the places of an image (bottom 0) go in the first top; None where nobody can say."""
+        return ((Fraction(1), Fraction(0)),) * 2 if self.keeps_places else None
 
     def departs(self, bottoms: Sequence[Shape]) -> str:
         """Return at what of these bottoms Caffe would stop and forks go on, as `is_forks` then says; "" for nothing."""

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from math import prod
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from .base import Layer, Param, Shape, layer, read_param
+from .base import Layer, Move, Param, Shape, layer, read_param
 
 if TYPE_CHECKING:
     from caffestat.graph import Graph
@@ -30,6 +31,11 @@ class _Window:
     def extent(self) -> Shape:
         """Input elements from the kernel's first tap to its last, both included."""
         return tuple(d * (k - 1) + 1 for k, d in zip(self.kernel, self.dilation, strict=True))
+
+    def move(self) -> Move | None:
+        """Return where the places of an image go when the window slides over it."""
+        axes = list(zip(self.extent, self.stride, self.pad, strict=True))
+        return tuple((Fraction(1, s), -(Fraction(e - 1, 2) - p) / s) for e, s, p in axes) if len(axes) == 2 else None
 
     def attributes(self) -> dict[str, Any]:
         """Return the window in ONNX's terms."""
@@ -175,6 +181,9 @@ class Convolution(_Filters):
         at = self.geometry(bottoms)
         return ((*at.outer, self.proto.convolution_param.num_output, *self.slide(at)),) * len(bottoms)
 
+    def place_map(self, bottoms: Sequence[Shape]) -> Move | None:
+        return self.geometry(bottoms).window.move()
+
     def lower(self, g: Graph, bottoms: Sequence[str], params: Sequence[str]) -> Sequence[str]:
         return self.emit("Conv", g, bottoms, params)
 
@@ -211,6 +220,10 @@ class Deconvolution(_Filters):
                 f"pad {list(window.pad)} cuts the whole top away, leaving {list(spatial)}; use less padding"
             )
         return ((*at.outer, self.proto.convolution_param.num_output, *spatial),) * len(bottoms)
+
+    def place_map(self, bottoms: Sequence[Shape]) -> Move | None:
+        move = self.geometry(bottoms).window.move()
+        return tuple((1 / factor, -shift / factor) for factor, shift in move) if move else None
 
     def lower(self, g: Graph, bottoms: Sequence[str], params: Sequence[str]) -> Sequence[str]:
         return self.emit("ConvTranspose", g, bottoms, params)

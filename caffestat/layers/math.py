@@ -31,6 +31,7 @@ class Eltwise(Layer):
     bottom the square of the slope, and the others their slopes times that.
     """
 
+    keeps_places = True
     num_bottoms = (2, None)
     fork_bottoms = (1, None)  # FlowNet's Caffe scales one bottom by its coeff
 
@@ -134,6 +135,8 @@ def emit_softmax(g: Graph, x: str, axis: int) -> str:
 @layer("Softmax")
 class Softmax(Layer):
     """y = e^x / Σ e^x along `axis`; dx = y · (dy - Σ dy·y). (softmax_layer.cpp)"""
+
+    keeps_places = True
 
     def nonlinearity(self) -> Nonlinearity:
         return activations.SOFTMAX

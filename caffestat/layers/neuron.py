@@ -44,6 +44,8 @@ FLOAT = 1  # onnx element type
 class Neuron(Layer):
     """y = f(x), of x's shape. (neuron_layer.cpp)"""
 
+    keeps_places = True
+
     def tops(self, bottoms: Sequence[Shape]) -> tuple[Shape, ...]:
         return (bottoms[0],)
 

@@ -35,6 +35,8 @@ class LRN(Layer):
     Across channels and in place Caffe writes s^-β over x before it multiplies the two, and over dy likewise: y = s^-2β.
     """
 
+    keeps_places = True
+
     def tops(self, bottoms: Sequence[Shape]) -> tuple[Shape, ...]:
         size = self.proto.lrn_param.local_size
         if size % 2 == 0:
@@ -102,6 +104,7 @@ class BatchNorm(Layer):
     variance [C], and the factor [1] that both are to be divided by. Bottom and top [N, C, …]. (batch_norm_layer.cpp)
     """
 
+    keeps_places = True
     passes_signal = True
     normalizes = True
 
@@ -205,6 +208,7 @@ class MVN(Layer):
     Bottom of up to 4 axes, top [N, C, H, W], absent axes 1. (mvn_layer.cpp)
     """
 
+    keeps_places = True
     passes_signal = True
     normalizes = True
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from .base import Layer, Shape, layer
+from .base import Layer, Move, Shape, layer
 
 if TYPE_CHECKING:
     from caffestat.graph import Graph
@@ -164,6 +165,11 @@ class Pooling(_Pool):
         if self.top_count > 1 and self.proto.pooling_param.pool != MAX:
             raise self.error("only pool: MAX has a second top, the mask; remove it")
         return ((*bottoms[0][:2], *self.places(window)),) * self.top_count
+
+    def place_map(self, bottoms: Sequence[Shape]) -> Move | None:
+        window = self.window(self.image(bottoms))
+        axes = list(zip(window.kernel, window.stride, window.pad, strict=True))
+        return tuple((Fraction(1, s), -(Fraction(k - 1, 2) - p) / s) for k, s, p in axes) if len(axes) == 2 else None
 
     def lower(self, g: Graph, bottoms: Sequence[str], params: Sequence[str]) -> Sequence[str]:
         window = self.window(g.shape(bottoms[0])[2:])

@@ -19,6 +19,7 @@ __all__ = ["Bias", "Scale", "emit_affine"]
 class _Operand(Layer):
     """What both share: which axes of the bottom the other operand covers."""
 
+    keeps_places = True
     num_bottoms = (1, 2)
     passes_signal = True
     field: str

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from fractions import Fraction
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
@@ -11,7 +12,7 @@ import numpy as np
 
 from caffestat.fillers import Filler
 
-from .base import Layer, Param, Shape, layer
+from .base import Layer, Move, Param, Shape, layer
 
 if TYPE_CHECKING:
     from caffestat.fillers import Stream
@@ -39,6 +40,7 @@ FLOAT, INT64, BOOL = 1, 7, 9  # onnx element types
 class Concat(Layer):
     """y = the bottoms one after the other along `axis` (of old: concat_dim). (concat_layer.cpp)"""
 
+    keeps_places = True
     num_bottoms = (1, None)
     passes_values = True
 
@@ -79,6 +81,7 @@ class Concat(Layer):
 class Slice(Layer):
     """yᵢ = x from slice_point i - 1 to i along `axis` (of old: slice_dim); or equal parts. (slice_layer.cpp)"""
 
+    keeps_places = True
     num_tops = (1, None)
     passes_values = True
 
@@ -129,6 +132,7 @@ class Slice(Layer):
 class Split(Layer):
     """yᵢ = x for every top; dx = Σ dyᵢ. Caffe puts one behind each blob with several readers. (split_layer.cpp)"""
 
+    keeps_places = True
     num_tops = (1, None)
     passes_values = True
     copies = True
@@ -270,6 +274,11 @@ class Crop(Layer):
                 f"expected one offset, or one for each of the {count} axes that are cut, found {len(offsets)}"
             )
         return offsets * count if len(offsets) == 1 else offsets
+
+    def place_map(self, bottoms: Sequence[Shape]) -> Move | None:
+        shape = bottoms[0]
+        starts = ([0] * self.axis(shape) + self.offsets(shape))[2:]
+        return tuple((Fraction(1), Fraction(-start)) for start in starts) if len(shape) == 4 else None
 
     def tops(self, bottoms: Sequence[Shape]) -> tuple[Shape, ...]:
         shape, reference = bottoms

@@ -12,6 +12,7 @@ from caffestat.errors import Finding, NetError, Place
 from caffestat.layers import Layer, Param, Shape, Source, layer_class, layer_dialects, similar_type, type_name
 from caffestat.schema import ForkValue, UnknownField, UnknownValue, caffe_pb2
 
+from .alignment import cut_of
 from .assumed import only_fits
 from .backprop import mark_backward
 from .dialects import Choice, choose
@@ -73,6 +74,7 @@ class _Builder:
     readers: dict[str, list[tuple[Entry, str]]] = field(default_factory=dict)  # see `_readers`
     findings: list[Finding] = field(default_factory=list)
     told: set[str] = field(default_factory=set)
+    uncomputed: set[int] = field(default_factory=set)  # blobs with shapes but no values
 
     def add(self, entry: Entry) -> None:
         layer = self.create(entry)
@@ -221,9 +223,12 @@ class _Builder:
         if len(known) == len(node.bottoms) and not layer.why_unknown:
             try:
                 self.tell_departure(layer, known)
+                if layer.aligns:
+                    layer.cut_before = cut_of(node, self.nodes)
                 node.top_shapes, params = _tops_and_params(layer, known)
                 node.params = tuple(self.add_param(node, index, param) for index, param in enumerate(params))
                 self.tell_unknown(node)
+                self.tell_uncomputed(node)
             except NetError as error:
                 message = explained(error.message, self.nodes, self.blobs)
                 layer.why_unknown = self.forgive(entry, NetError(message, error.place))
@@ -234,6 +239,17 @@ class _Builder:
         except NetError as error:
             self.fault(error)
             node.loss_weights = (0.0,) * layer.top_count
+
+    def tell_uncomputed(self, node: Node) -> None:
+        """Warn of a layer whose values are not computed; those of what is behind it are not either."""
+        layer = node.layer
+        node.is_computed = not layer.why_uncomputed and self.uncomputed.isdisjoint(node.bottoms)
+        if not node.is_computed:
+            self.uncomputed.update(node.tops)
+        if layer.why_uncomputed:
+            said = f"layer {layer.name!r} ({layer.proto.type}): {layer.why_uncomputed}"
+            layer.why_unknown = f"{said}; its values, and those of what depends on it, are left out"
+            self.findings.append(Finding(node.place, layer.why_unknown))
 
     def tell_departure(self, layer: Layer, bottoms: Sequence[Shape]) -> None:
         """Tell of bottoms that Caffe would stop at and forks do not, and let the layer take them."""
@@ -395,7 +411,7 @@ def _tops_and_params(layer: Layer, bottoms: list[Shape]) -> tuple[tuple[Shape | 
         raise layer.error(f"its class {type(layer).__qualname__} returns {tops!r} for the shapes of its tops")
     if len(tops) != layer.top_count:
         raise layer.error(f"its class {type(layer).__qualname__} returns {len(tops)} shapes for {layer.top_count} tops")
-    if len(layer.proto.param) > len(params):
+    if len(layer.proto.param) > len(params) and not layer.why_uncomputed:
         raise layer.error(f"has {len(layer.proto.param)} `param` entries for {len(params)} params; remove the others")
     for index, shape in enumerate(tops):
         if shape is not None:

@@ -53,7 +53,7 @@ def draw_params(net: Net, stream: Stream, assume_filler: str | None = None) -> l
     check_memory(need_of_draws(sizes), "drawing the params")
     values: list[np.ndarray] = []
     for node in net.nodes:
-        if not node.is_known:
+        if not node.has_shapes:
             continue
         bottoms = [shape for shape in node.bottom_shapes if shape is not None]
         declared = [with_assumed_filler(net.params[number].param, assume_filler) for number in node.params]

@@ -57,6 +57,7 @@ class Node:
     params: tuple[int, ...] = ()
     loss_weights: tuple[float, ...] = ()
     need_backward: bool = False
+    is_computed: bool = True  # its tops have values; false behind a layer that states a shape only
     bottom_need_backward: list[bool] = field(default_factory=list)
     param_propagate_down: list[bool] = field(default_factory=list)
 
@@ -76,9 +77,14 @@ class Node:
         return self.layer.place
 
     @property
-    def is_known(self) -> bool:
-        """Whether the layer can be computed: its type and all its bottoms' shapes are known."""
+    def has_shapes(self) -> bool:
+        """Whether the shapes of all bottoms and tops are known."""
         return None not in self.bottom_shapes and None not in self.top_shapes
+
+    @property
+    def is_known(self) -> bool:
+        """Whether the layer can be computed: its type and all its bottoms' shapes and values are known."""
+        return self.is_computed and self.has_shapes
 
     @property
     def is_undecided(self) -> bool:

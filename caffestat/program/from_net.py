@@ -118,7 +118,7 @@ def _rows(net: Net) -> Iterator[Row]:
 
 
 def _macs(node: Node) -> int | None:
-    if not node.is_known:
+    if not node.has_shapes:
         return None
     return node.layer.macs([shape for shape in node.bottom_shapes if shape is not None])
 

@@ -110,7 +110,7 @@ def _with_layer(net: Net, changed: Node, layer: Layer) -> Net:
     for node in net.nodes[changed.index :]:
         bottoms = [blobs[blob].shape for blob in node.bottoms]
         new = replace(node, layer=layer if node is changed else node.layer, bottom_shapes=tuple(bottoms))
-        if node.is_known:
+        if node.has_shapes:
             known = [shape for shape in bottoms if shape is not None]
             new.top_shapes = new.layer.tops(known)
             _check_params(net, new, known)

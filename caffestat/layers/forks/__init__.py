@@ -7,6 +7,7 @@ from . import (  # noqa: F401  registers their layer types
     batch_norm,
     capsules,
     cascade,
+    crf,
     ctc,
     data,
     deformable,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from fractions import Fraction
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -10,7 +11,7 @@ import numpy as np
 from caffestat.errors import Place
 from caffestat.schema.forks import segmentation_pb2
 
-from ..base import Layer, Shape, layer
+from ..base import Layer, Move, Shape, layer
 from ..data import Count, Source
 from ..loss import FLOAT, class_index
 from ..reread import emit_closed, without_gradient
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from caffestat.autodiff import Tape
     from caffestat.graph import Graph
 
-__all__ = ["EltwiseAccuracy", "MatRead", "MatWrite", "Padding", "SegAccuracy", "Unpooling"]
+__all__ = ["AutoCrop", "EltwiseAccuracy", "MatRead", "MatWrite", "Padding", "SegAccuracy", "Unpooling"]
 
 MAX, AVE, TILE = segmentation_pb2.UnpoolingParameter.UnpoolMethod.values()
 
@@ -214,6 +215,44 @@ class Padding(Layer):
             return (g.emit("Pad", bottoms[0], g.ints(0, 0, first, first, 0, 0, last, last)),)
         ends = [size + last for size in g.shape(bottoms[0])[2:]]
         return (g.emit("Slice", bottoms[0], g.ints(-first, -first), g.ints(*ends), g.ints(2, 3)),)
+
+
+@layer("AutoCrop", "CROP", dialect="autocrop")
+class AutoCrop(Layer):
+    """The part of bottom 0 that lies on bottom 1: [N, C, H, W] cut to the height and width of bottom 1.
+
+    Where it begins follows from the kernels, strides and paddings between both and the blob that they come from.
+    (yun-liu/rcf, auto_crop_layer.cpp)
+    """
+
+    num_bottoms = (2, 2)
+    aligns = True
+    passes_values = True
+
+    def allow_force_backward(self, bottom: int) -> bool:
+        return bottom == 0
+
+    def starts(self) -> tuple[int, int]:
+        """Return the first row and column."""
+        if self.cut_before is None:
+            raise self.error("where its bottoms lie on each other stands in the net, and there is none")
+        return self.cut_before
+
+    def place_map(self, bottoms: Sequence[Shape]) -> Move | None:
+        return tuple((Fraction(1), Fraction(-start)) for start in self.starts())
+
+    def tops(self, bottoms: Sequence[Shape]) -> tuple[Shape, ...]:
+        shape, other = bottoms
+        if len(shape) != 4 or len(other) != 4:
+            raise self.error(f"expected two bottoms (N, C, H, W), found shapes {shape} and {other}")
+        if any(start + size > whole for start, size, whole in zip(self.starts(), other[2:], shape[2:], strict=True)):
+            raise self.error(f"cannot cut {other[2:]} at {self.starts()} out of a bottom of shape {shape}")
+        return ((*shape[:2], *other[2:]),)
+
+    def lower(self, g: Graph, bottoms: Sequence[str], params: Sequence[str]) -> Sequence[str]:
+        starts, sizes = self.starts(), g.shape(bottoms[1])[2:]
+        ends = [start + size for start, size in zip(starts, sizes, strict=True)]
+        return (g.emit("Slice", bottoms[0], g.ints(*starts), g.ints(*ends), g.ints(2, 3)),)
 
 
 @layer("Unpooling", dialect="deconvnet")

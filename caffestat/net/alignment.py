@@ -1,0 +1,63 @@
+"""Where a blob lies on another: what AutoCrop cuts. (yun-liu/rcf, auto_crop_layer.cpp and util/coords.hpp)"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from fractions import Fraction
+
+from caffestat.layers import Move
+
+from .model import Node
+
+__all__ = ["cut_of"]
+
+_UNMOVED: Move = ((Fraction(1), Fraction(0)),) * 2
+
+
+def cut_of(node: Node, before: Sequence[Node]) -> tuple[int, int]:
+    """Return how many rows and columns of bottom 0 lie before the first of bottom 1, along the way to a common blob.
+
+    before: the nodes of the net up to this one
+    Raises NetError where the bottoms have no common source, differ in scale, or lie between pixels.
+    """
+    makers: dict[int, Node] = {}
+    for other in before:
+        for top in other.tops:
+            makers.setdefault(top, other)  # that of an in-place layer counts, not the layer
+    own, theirs = (list(_path(blob, makers)) for blob in node.bottoms)
+    common = next((blob for blob in theirs if blob in own), None)
+    if common is None:
+        raise node.layer.error("its bottoms come from different data: nothing says where one lies on the other")
+    moves = [_move(node, path[: path.index(common)], makers) for path in (own, theirs)]
+    cuts = []
+    for (scale, shift), (other_scale, other_shift) in zip(*moves, strict=True):
+        cut = shift * other_scale / scale - other_shift
+        if scale != other_scale or cut < 0 or cut.denominator != 1:
+            raise node.layer.error(
+                f"bottom 0 is scaled by {float(scale):g} and bottom 1 by {float(other_scale):g}, with {float(cut):g} "
+                "pixels to cut; expected equal scales and a whole number of 0 or more: pad or crop differently"
+            )
+        cuts.append(int(cut))
+    return cuts[0], cuts[1]
+
+
+def _path(blob: int, makers: dict[int, Node]) -> Iterator[int]:
+    """Yield a blob, and what it is made of by way of first bottoms."""
+    yield blob
+    while blob in makers and makers[blob].bottoms:
+        blob = makers[blob].bottoms[0]
+        yield blob
+
+
+def _move(node: Node, blobs: Sequence[int], makers: dict[int, Node]) -> Move:
+    """Return where the places of a blob go that the first of these is made of."""
+    found = _UNMOVED
+    for blob in blobs:
+        maker = makers[blob]
+        move = maker.layer.place_map([shape or () for shape in maker.bottom_shapes])
+        if move is None:
+            raise node.layer.error(
+                f"nothing says where layer {maker.name!r} ({maker.type}) puts the places of its bottom"
+            )
+        found = tuple((a * b, a * c + d) for (a, d), (b, c) in zip(found, move, strict=True))
+    return found
