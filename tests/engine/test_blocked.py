@@ -28,9 +28,11 @@ CASES: dict[str, Case] = {
     "stride": (2, BLOCK, BLOCK, 1, (3, 4), {"pads": [1, 1, 1, 2], "strides": [2, 3]}),
     "1x1": (2, 2 * BLOCK, 3 * BLOCK, 1, (1, 1), {}),
     "first": (2, 3, BLOCK, 1, (7, 7), {"pads": [3, 2, 1, 3], "strides": [2, 1]}),
+    "first, whole blocks of images": (2 * BLOCK, 2, BLOCK, 1, (3, 2), {"pads": [1, 0, 1, 1], "strides": [2, 3]}),
     "depthwise": (3, 2 * BLOCK, 2 * BLOCK, 2 * BLOCK, (3, 2), {"pads": [1, 1, 1, 0]}),
     "depthwise stride": (2, BLOCK, BLOCK, BLOCK, (3, 3), {"pads": [1, 0, 1, 1], "strides": [2, 3]}),
     "depthwise dilated": (2, BLOCK, BLOCK, BLOCK, (2, 3), {"pads": [2, 3, 0, 3], "dilations": [2, 3]}),
+    "depthwise odd channels": (8, 6, 6, 6, (3, 2), {"pads": [0, 1, 1, 1]}),
     "odd channels": (2, 6, 5, 1, (3, 3), {"pads": [1, 1, 1, 1]}),
 }
 
@@ -69,10 +71,18 @@ def test_fed_filters_give_the_numbers_of_the_plain_ops(case: Case, monkeypatch: 
 
 @pytest.mark.parametrize(
     ("name", "fed", "constant"),
-    [("3x3", 2, 0), ("stride", 1, 0), ("1x1", 1, 0), ("first", 1, 0), ("depthwise", 3, 1), ("odd channels", 0, 0)],
+    [
+        ("3x3", 2, 0),
+        ("stride", 1, 0),
+        ("1x1", 1, 0),
+        ("first", 2, 1),
+        ("depthwise", 3, 1),
+        ("depthwise odd channels", 1, 1),
+        ("odd channels", 0, 0),
+    ],
 )
 def test_which_convolutions_are_blocked(name: str, fed: int, constant: int) -> None:
-    """Of y, dx and dw: the runtime itself lays constant filters out; dw of a filter per channel is blocked always."""
+    """Of y, dx and dw: the runtime itself lays constant filters out; dw of few channels is blocked always."""
     g, _, params = build(CASES[name])
     assert blocked_ops(g, params) == fed
     assert blocked_ops(g, {}) == constant
