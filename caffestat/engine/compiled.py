@@ -14,7 +14,7 @@ from caffestat.graph import Graph, expand
 from .device import CPU, Device
 from .kernels import Kernels
 from .parts import cut
-from .runtime import channel_block, interruptible, onnxruntime, runtime_errors, thread_count
+from .runtime import channel_block, interruptible, onnxruntime, runtime_errors, share_memory, thread_count
 
 __all__ = ["Compiled"]
 
@@ -132,7 +132,7 @@ class _Chain:
         block = channel_block() if device.kind == "cpu" else 0
         whole = expand(graph, outputs, device.kind, block, graph.params.keys() - constant.keys())
         parts = cut(whole)
-        self._sessions = [_Session(part, device, constant, len(whole.nodes)) for part in parts]
+        self._sessions = [_Session(part, device, constant, len(whole.nodes), len(parts) > 1) for part in parts]
         last = {name: number for number, part in enumerate(parts) for name in part.inputs}
         self._read_last: list[list[str]] = [[] for _ in parts]
         for name in last.keys() - set(outputs):
@@ -153,14 +153,19 @@ class _Chain:
 class _Session:
     """The runtime's session for one part."""
 
-    def __init__(self, graph: Graph, device: Device, constant: Mapping[str, np.ndarray], nodes: int) -> None:
+    def __init__(
+        self, graph: Graph, device: Device, constant: Mapping[str, np.ndarray], nodes: int, is_part: bool
+    ) -> None:
         self._device = device
         self.outputs = list(graph.outputs)
         large = large_matrices(graph) if device.kind == "cpu" else set()
         held = {name: array for name, array in constant.items() if name in graph.params and name not in large}
         self._fed = {name: constant[name] for name in large.intersection(constant)}
         self._inputs = [*graph.inputs, *(name for name in graph.params if name not in held)]
-        self._session, self._values = _open(graph, held, device, _options(nodes))
+        options = _options(nodes)
+        if is_part:
+            share_memory(options)
+        self._session, self._values = _open(graph, held, device, options)
 
     def run(self, given: Mapping[str, Any], keep: Collection[str], into: Mapping[str, np.ndarray]) -> dict[str, Any]:
         inputs = {name: self._fed[name] if name in self._fed else given.get(name) for name in self._inputs}

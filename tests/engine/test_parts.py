@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -30,6 +32,14 @@ def chain(length: int) -> tuple[Graph, Statistics, list[str]]:
     return g, statistics, values
 
 
+def shares_memory(given: Any) -> bool:
+    """Tell whether a session's settings, the last of what `_open` is given, let it share memory with others."""
+    try:
+        return bool(given[-1].get_session_config_entry("session.use_env_allocators") == "1")
+    except RuntimeError:  # never set
+        return False
+
+
 @pytest.fixture
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(parts, "_LONG", 50)
@@ -46,8 +56,10 @@ def test_parts_compute_what_the_whole_does(constant: bool, monkeypatch: pytest.M
     params = {"w": np.float32([1.1, -0.9, 1.3])}
     found = Compiled(g, CPU, params if constant else None).run({"x": X}, params)
     assert len(opened) > 4
+    assert all(shares_memory(given) for given in opened)
     monkeypatch.setattr(parts, "_LONG", 10_000)
     expected = Compiled(g, CPU, params if constant else None).run({"x": X}, params)
+    assert not shares_memory(opened[-1])
     for name in g.outputs:
         np.testing.assert_allclose(found[name], expected[name], rtol=1e-6, atol=1e-7)
     assert len(statistics.read(found)) == 2 * len(values) + 1
