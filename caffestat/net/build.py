@@ -111,7 +111,7 @@ class _Builder:
             layer = self.create_as(UnknownLayer, entry)
             layer.why_unknown = why
         if layer.left_out:
-            self.findings.append(Finding(entry.place, f"layer {layer.name!r} ({proto.type}): {layer.left_out}"))
+            self.tell_once(entry.place, f"type {type_name(proto)!r}: {layer.left_out}")
         return layer
 
     def refuse_fork_values(self, cls: type[Layer], entry: Entry) -> None:

@@ -113,7 +113,7 @@ class Pad(Layer):
         return (g.emit("Pad", bottoms[0], g.ints(*ends), g.constant(0)),)
 
 
-@layer("CPFPConversion", dialect="fpga")
+@layer("CPFPConversion", "HalfConversion", dialect="fpga")
 class CPFPConversion(Layer):
     """y = x: the reference changes to or from numbers of 12 bits, which are not simulated.
 

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import math
+import os.path
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from caffestat.errors import InputError
+from caffestat.files import read_regular
 from caffestat.schema.forks import geometry_pb2
 
 from ..base import Layer, Shape, layer
+from ..loss import Loss, total
 from ..reread import without_gradient
 from .flow import check_images
 from .sampling import emit_sampled
@@ -18,7 +23,7 @@ from .sampling import emit_sampled
 if TYPE_CHECKING:
     from caffestat.graph import Graph
 
-__all__ = ["ImResize", "SpatialTransformer"]
+__all__ = ["ImResize", "LocLoss", "PowerFile", "STLoss", "SpatialTransformer"]
 
 THETAS = [f"theta_{row}_{column}" for row in (1, 2) for column in (1, 2, 3)]
 
@@ -76,9 +81,8 @@ class SpatialTransformer(Layer):
     def lower(self, g: Graph, bottoms: Sequence[str], params: Sequence[str]) -> Sequence[str]:
         n, _, height, width = g.shape(bottoms[0])
         rows, columns = self.tops([g.shape(bottom) for bottom in bottoms])[0][2:]
-        v, u = np.indices((rows, columns), np.float32)
-        grid = np.stack([v / rows * 2 - 1, u / columns * 2 - 1, np.ones_like(v)]).reshape(3, -1)
-        places = g.emit("MatMul", self.theta(g, bottoms[1], n), g.constant(grid))  # [N, 2, places]
+        grid = g.constant(_grid(rows, columns))
+        places = g.emit("MatMul", self.theta(g, bottoms[1], n), grid)  # [N, 2, places]
         points = []
         for axis, size in enumerate((height, width)):
             place = g.emit("Gather", places, g.constant(axis, np.int64), axis=1)
@@ -86,6 +90,94 @@ class SpatialTransformer(Layer):
             points.append(g.reshape(g.declare(moved, (n, rows * columns)), n, rows, columns))
         image = bottoms[0] if self.settings.to_compute_dU else g.detach(bottoms[0])
         return (emit_sampled(g, image, points[0], points[1]),)
+
+
+@layer("PowerFile", dialect="stn")
+class PowerFile(Layer):
+    """y = x + the values of a text file, one for each value of an item; missing ones are 0.
+
+    (daerduoCarey/SpatialTransformerLayer, power_file_layer.cu)
+    """
+
+    adds = geometry_pb2.LayerParameter
+    passes_signal = True
+
+    def tops(self, bottoms: Sequence[Shape]) -> tuple[Shape, ...]:
+        return (bottoms[0],)
+
+    @property
+    def left_out(self) -> str:
+        path = self.added.power_file_param.shift_file
+        return f"cannot read shift_file {path!r}: zeros are added, as the reference does" if not self.values() else ""
+
+    def values(self) -> list[float]:
+        """Return the numbers in the file, its path taken from the working directory, else from the net's folder."""
+        path = self.added.power_file_param.shift_file
+        found = path if os.path.exists(path) else Path(self.place.file).parent / path
+        try:
+            return [float(word) for word in read_regular(found).split()]
+        except (OSError, ValueError, InputError):
+            return []
+
+    def lower(self, g: Graph, bottoms: Sequence[str], params: Sequence[str]) -> Sequence[str]:
+        shape = g.shape(bottoms[0])
+        values = np.zeros(math.prod(shape[1:]), np.float32)
+        read = self.values()[: len(values)]
+        values[: len(read)] = read
+        return (g.emit("Add", bottoms[0], g.constant(values.reshape(1, *shape[1:])), hint=self.name),)
+
+
+class _Outside(Loss):
+    """A loss of how far values lie outside of a range: half of the mean square of the distance."""
+
+    adds = geometry_pb2.LayerParameter
+    num_bottoms = (1, 1)
+
+    def mean_square(self, g: Graph, x: str, limit: float, count: int) -> str:
+        """Emit Σ max(|x| - limit, 0)² / 2 count."""
+        far = g.emit("Relu", g.emit("Sub", g.emit("Abs", x), g.constant(limit)))
+        return g.emit("Div", total(g, g.emit("Mul", far, far)), g.constant(2 * count))
+
+
+@layer("LocLoss", dialect="stn")
+class LocLoss(_Outside):
+    """y = Σ max(|x| - threshold, 0)² / 2 count. (daerduoCarey/SpatialTransformerLayer, loc_loss_layer.cu)"""
+
+    def tops(self, bottoms: Sequence[Shape]) -> tuple[Shape, ...]:
+        if not self.added.loc_loss_param.threshold > 0 or not math.prod(bottoms[0]):
+            raise self.error(f"expected a threshold above 0 and a bottom of values, found shape {bottoms[0]}")
+        return ((),)
+
+    def lower(self, g: Graph, bottoms: Sequence[str], params: Sequence[str]) -> Sequence[str]:
+        count = math.prod(g.shape(bottoms[0]))
+        flat = g.reshape(bottoms[0], count)
+        return (self.mean_square(g, flat, self.added.loc_loss_param.threshold, count),)
+
+
+@layer("STLoss", dialect="stn")
+class STLoss(_Outside):
+    """y = Σ max(|θ · (v, u, 1)| - 1, 0)² / 2 count over the places that θ [N, 6] leads to, outside of the image.
+
+    (daerduoCarey/SpatialTransformerLayer, st_loss_layer.cu)
+    """
+
+    def tops(self, bottoms: Sequence[Shape]) -> tuple[Shape, ...]:
+        p = self.added.st_loss_param
+        if len(bottoms[0]) < 2 or math.prod(bottoms[0][1:]) != 6 or min(p.output_H, p.output_W) < 1:
+            raise self.error(f"expected θ (N, 6), output_H and output_W, found a bottom of shape {bottoms[0]}")
+        return ((),)
+
+    def lower(self, g: Graph, bottoms: Sequence[str], params: Sequence[str]) -> Sequence[str]:
+        p, n = self.added.st_loss_param, g.shape(bottoms[0])[0]
+        theta = g.reshape(bottoms[0], n, 2, 3)
+        places = g.emit("MatMul", theta, g.constant(_grid(p.output_H, p.output_W)))
+        return (self.mean_square(g, places, 1, n * p.output_H * p.output_W),)
+
+
+def _grid(rows: int, columns: int) -> np.ndarray:
+    """Return v, u and 1 of each place [3, rows · columns], from -1 on in steps of 2 / size."""
+    v, u = np.indices((rows, columns), np.float32)
+    return np.stack([v / rows * 2 - 1, u / columns * 2 - 1, np.ones_like(v)]).reshape(3, -1)
 
 
 @layer("ImResize", dialect="rtpose")

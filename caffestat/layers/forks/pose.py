@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 __all__ = [
     "CoordsFromHeatMaps",
     "CoordsToBboxesMasks",
+    "CrossBlobsSum",
     "HeatMapsFromCoordsOrigin",
     "PoseHeatMapLoss",
     "PosePDJAccuracy",
@@ -119,6 +120,21 @@ class SpatialDropout(Neuron):
         keep = 1.0 - float(np.float32(self.added.spatial_dropout_param.dropout_ratio))
         bits = bernoulli(stream, math.prod(bottoms[0][:2]), keep, np.float64)
         return ((bits * np.float32(1 / keep)).astype(np.float32).reshape(*bottoms[0][:2], 1, 1),)
+
+
+@layer("CrossBlobsSum", dialect="pose")
+class CrossBlobsSum(Layer):
+    """y = the sum of all bottoms, of one shape. (zimenglan-sysu-512/pose_action_caffe, cross_blobs_sum_layer.cpp)"""
+
+    num_bottoms = (1, None)
+
+    def tops(self, bottoms: Sequence[Shape]) -> tuple[Shape, ...]:
+        if any(shape != bottoms[0] for shape in bottoms):
+            raise self.error(f"expected bottoms of one shape, found {', '.join(map(str, bottoms))}")
+        return (bottoms[0],)
+
+    def lower(self, g: Graph, bottoms: Sequence[str], params: Sequence[str]) -> Sequence[str]:
+        return (g.emit("Sum", *bottoms, hint=self.name),)
 
 
 @layer("CoordsFromHeatMaps", dialect="pose")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,7 +11,7 @@ from caffestat.errors import Place
 from caffestat.schema.forks import regions_pb2
 
 from ..base import Shape, layer
-from ..data import Source
+from ..data import Python, Source
 from .boxes import areas
 from .rois import _Regions, _Sampled, bins, random_boxes, random_regions, rounded
 from .staged import Computed
@@ -19,7 +19,7 @@ from .staged import Computed
 if TYPE_CHECKING:
     from caffestat.graph import Graph
 
-__all__ = ["DecodeRois", "ROIAlignment", "ROIPoolingOfVideos", "ScaleRoute"]
+__all__ = ["DecodeRois", "OfVideos", "ROIAlignment", "ROIPoolingOfVideos", "ScaleRoute"]
 
 SIDE = 7  # R-C3D's regions are all of 7 x 7 elements
 
@@ -116,6 +116,29 @@ class ROIPoolingOfVideos(_Regions):
     def lower(self, g: Graph, bottoms: Sequence[str], params: Sequence[str]) -> Sequence[str]:
         index, is_filled = self.input_decisions(g)
         return (g.emit("Mul", g.emit("Gather", g.reshape(bottoms[0], -1), index, axis=0), is_filled),)
+
+
+@layer(
+    "roi_data_layer.layer.RoIDataLayer",
+    "rpn.anchor_target_layer.AnchorTargetLayer",
+    "rpn.proposal_layer.ProposalLayer",
+    "rpn.proposal_target_layer.ProposalTargetLayer",
+    dialect="r-c3d",
+)
+class OfVideos(Python):
+    """What R-C3D's Python code makes of videos and spans: taken as data of given shapes.
+
+    It has fewer bottoms, and its data layer fewer tops, than the code of this name for images has.
+    (VisionLearningGroup/R-C3D, lib/rpn and lib/roi_data_layer)
+    """
+
+    @classmethod
+    def fits(cls, proto: Any, types: Collection[str]) -> bool:
+        ends = {"RoIDataLayer": (0, 2), "AnchorTargetLayer": (3, 4), "ProposalTargetLayer": (2, 5)}
+        count = len(proto.bottom)
+        if proto.python_param.layer == "ProposalLayer":
+            return count == 2
+        return (count, len(proto.top)) == ends[proto.python_param.layer] and "ROIAlign" not in types
 
 
 @layer("ScaleRoute", dialect="cascade")

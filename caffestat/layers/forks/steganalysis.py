@@ -12,6 +12,7 @@ from caffestat.fillers import Filler
 from caffestat.schema.forks import geometry_pb2
 
 from ..base import Layer, Param, Shape, layer
+from ..data import Source
 from ..neuron import Neuron, ReLU
 from ..normalization import BatchNorm
 from ..reread import without_gradient
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from caffestat.autodiff import Tape
     from caffestat.graph import Graph
 
-__all__ = ["BNConv", "BdctToSpatial", "QuantTruncAbs", "ReLURecover"]
+__all__ = ["BNConv", "BdctToSpatial", "JpegCoefficients", "QuantTruncAbs", "ReLURecover"]
 
 TRAIN = 0
 STANDARD = """
@@ -42,6 +43,30 @@ def _cosines() -> np.ndarray:
     u = np.arange(8)
     basis = np.cos((2 * u + 1) * u[:, None] * np.pi / 16) / 2
     return np.asarray(np.where(u[:, None] == 0, np.sqrt(1 / 8), basis))
+
+
+@layer("ImageDataSteganalysisJpegDct", dialect="steganalysis")
+class JpegCoefficients(Source):
+    """Quantized DCT coefficients of images and of their twins with a message, in turn, and which is which.
+
+    (GuanshuoXu/caffe_deep_learning_for_steganalysis, image_data_steganalysis_jpeg_dct_layer.cpp)
+    """
+
+    adds = geometry_pb2.LayerParameter
+    num_tops = (2, 2)
+
+    def written_shape(self, index: int) -> Shape | None:
+        return (self.added.image_data_steganalysis_jpeg_dct_param.batch_size,) if index else None
+
+    def top_shape(self, index: int, name: str) -> Shape | None:
+        images = self.shape_overrides.get(self.proto.top[0])
+        return images[:1] if index and images else super().top_shape(index, name)
+
+    def shapes_stand(self) -> str:
+        return f"in the images that {self.added.image_data_steganalysis_jpeg_dct_param.source!r} lists"
+
+    def example(self, index: int, shape: Shape, random: np.random.Generator) -> np.ndarray | None:
+        return (np.arange(shape[0]) % 2).astype(np.float32) if index else None
 
 
 @layer("BdctToSpatial", dialect="steganalysis")

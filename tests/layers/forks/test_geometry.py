@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -54,6 +55,27 @@ def test_theta_that_the_file_fixes_and_images_without_gradient() -> None:
     assert not run(layer, [X, given]).bottoms[0].any()
     with pytest.raises(NetError, match="expected 3 values of θ for each of 2 items"):
         layer.tops([X.shape, (2, 6)])
+
+
+def far(x: np.ndarray, limit: float) -> np.ndarray:
+    return np.array((np.maximum(abs(x) - limit, 0) ** 2).sum() / 2)
+
+
+def test_losses_of_places_outside() -> None:
+    layer = make(ONE % "LocLoss" + "loc_loss_param { threshold: 0.5 }")
+    check_gradients(layer, lambda x: far(x, 0.5) / x.size, [X], [0])
+    grid = np.array([[i / 4 * 2 - 1, j / 3 * 2 - 1, 1] for i, j in np.ndindex(4, 3)])
+    places = make(ONE % "STLoss" + "st_loss_param { output_H: 4 output_W: 3 }")
+    check_gradients(places, lambda t: far(t.reshape(2, 2, 3) @ grid.T, 1) / 24, [2 * THETA], [0])
+
+
+def test_values_of_a_file_are_added(tmp_path: Path) -> None:
+    (tmp_path / "shift.txt").write_text("1 0 0\n0 -2.5")
+    layer = make(ONE % "PowerFile" + f'power_file_param {{ shift_file: "{tmp_path}/shift.txt" }}')
+    check_gradients(layer, lambda x: x + np.array([1, 0, 0, 0, -2.5, 0]), [THETA], [0])
+    none = make(ONE % "PowerFile" + 'power_file_param { shift_file: "none.txt" }')
+    assert "cannot read shift_file 'none.txt'" in none.left_out and not layer.left_out
+    np.testing.assert_array_equal(run(none, [THETA]).tops[0], THETA.astype(np.float32))
 
 
 def keys(v: list[float], d: float) -> float:
@@ -180,3 +202,12 @@ def test_bn_conv_with_stored_statistics(phase: int, fields: str) -> None:
     wanted = (inner - inner.mean((0, 2, 3), keepdims=True) - plain * along) / np.sqrt(VARIANCE)
     np.testing.assert_allclose(result.bottoms[0], wanted, rtol=1e-3, atol=1e-4)
     assert result.updates == {}
+
+
+def test_coefficients_of_images_are_data() -> None:
+    own = "image_data_steganalysis_jpeg_dct_param { batch_size: 6 }"
+    layer = make(f'name: "l" type: "ImageDataSteganalysisJpegDct" top: "x" top: "label" {own}')
+    assert layer.tops([]) == (None, (6,))
+    layer.shape_overrides = {"x": (4, 64, 3, 5)}
+    assert layer.tops([]) == ((4, 64, 3, 5), (4,))
+    np.testing.assert_array_equal(layer.example(1, (4,), RANDOM), [0, 1, 0, 1])

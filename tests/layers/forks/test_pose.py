@@ -42,6 +42,11 @@ def test_spatial_dropout_drops_planes() -> None:
     np.testing.assert_array_equal(run(make(text, TEST), [x]).tops[0], x.astype(np.float32))
 
 
+def test_sums_of_blobs() -> None:
+    layer = make('name: "l" type: "CrossBlobsSum" bottom: "a" bottom: "b" bottom: "c" top: "y"')
+    check_gradients(layer, lambda a, b, c: a + b + c, [X, 2 * X, X - 1], [0, 1, 2])
+
+
 @pytest.mark.parametrize("count", [0, 3])
 def test_coordinates_of_the_largest(count: int) -> None:
     fields = f"heat_map_a: 4 heat_map_b: 25 top_k: {count}"

@@ -8,6 +8,9 @@ import numpy as np
 import pytest
 
 from caffestat.errors import NetError
+from caffestat.net import build
+from caffestat.net.source import net_source
+from caffestat.prototext import parse
 
 from ..harness import make, run
 from .check import check_gradients
@@ -95,3 +98,28 @@ def test_what_maskyolo_decodes_is_data_of_known_shapes() -> None:
     )  # fmt: skip
     rois = layer.example(0, (6, 5), RANDOM)
     assert rois is not None and (rois[:, 3:] > rois[:, 1:3]).all() and rois.max() < 224
+
+
+PYTHON = (
+    'layer {{ name: "{0}" type: "Python" {1} {2} python_param {{ module: "{3}" layer: "{4}" param_str: "{5}" }} }}\n'
+)
+
+
+@pytest.mark.parametrize(
+    ("info", "dialect"), [("", "r-c3d"), ("im_info", "rcnn")], ids=["spans of videos", "boxes of images"]
+)
+def test_python_code_of_one_name_for_images_or_videos(info: str, dialect: str) -> None:
+    layers = [
+        ("data", "", f"data {info} gt", "roi_data_layer.layer", "RoIDataLayer"),
+        ("targets", f"data gt {info} data", "labels t i o", "rpn.anchor_target_layer", "AnchorTargetLayer"),
+        ("rois", f"data data {info}", "rois", "rpn.proposal_layer", "ProposalLayer"),
+    ]
+    text = ""
+    for name, bottoms, tops, module, kind in layers:
+        ends = [
+            " ".join(f'{end}: "{blob}"' for blob in blobs.split())
+            for end, blobs in (("bottom", bottoms), ("top", tops))
+        ]
+        text += PYTHON.format(name, *ends, module, kind, "'feat_stride': 16")
+    net = build(net_source(parse(text.encode(), "net")), faults=[])
+    assert {node.layer.dialect for node in net.nodes if node.type == "Python"} == {dialect}
