@@ -10,7 +10,7 @@ import numpy as np
 from caffestat.errors import Place
 from caffestat.schema.forks import regions_pb2
 
-from ..base import Shape, layer
+from ..base import Shape, layer, type_name
 from ..data import Python, Source
 from .boxes import areas
 from .rois import _Regions, _Sampled, bins, random_boxes, random_regions, rounded
@@ -134,11 +134,13 @@ class OfVideos(Python):
 
     @classmethod
     def fits(cls, proto: Any, types: Collection[str]) -> bool:
-        ends = {"RoIDataLayer": (0, 2), "AnchorTargetLayer": (3, 4), "ProposalTargetLayer": (2, 5)}
-        count = len(proto.bottom)
-        if proto.python_param.layer == "ProposalLayer":
-            return count == 2
-        return (count, len(proto.top)) == ends[proto.python_param.layer] and "ROIAlign" not in types
+        ends = {
+            "RoIDataLayer": (0, 2),
+            "AnchorTargetLayer": (3, 4),
+            "ProposalLayer": (2, 1),
+            "ProposalTargetLayer": (2, 5),
+        }
+        return (len(proto.bottom), len(proto.top)) == ends.get(type_name(proto).rpartition(".")[2])
 
 
 @layer("ScaleRoute", dialect="cascade")
