@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from caffestat.layers import Layer, Source, layer_dialects, layer_types, reference_of
+from caffestat.layers.fork_fields import FORK_FIELDS, ForkField
 from caffestat.layers.forks.staged import Computed
 from caffestat.net import read_net
 from caffestat.net.spellings import MEANINGS
@@ -55,6 +56,16 @@ SPELLINGS = """
 | field | taken as |
 |---|---|
 """
+LEFT_OUT = """
+## Fields of forks that are not computed
+
+In layers of Caffe's own types. What any other field that Caffe lacks does is not known: of a data layer it makes the
+data synthetic; of a layer whose tops keep a bottom's shape, and of a filler, it makes the values unknown (`?`); of any
+other layer the shapes as well. Those of `ParamSpec`, `NetStateRule` and of the net change no number of a pass.
+
+| message | fields | what they are | changes | for example |
+|---|---|---|---|---|
+"""
 _EMPTY = '""'
 _OWN = re.compile(r"\b(?:custom_vjp|emit_closed|emit_pulled|emit_reread)\(")
 
@@ -66,7 +77,9 @@ def page() -> str:
     own = LayerParameter.DESCRIPTOR.fields_by_name
     messages = {message: own[message].message_type for _, cls in classes for message in _messages(cls, own)}
     fields = "".join(f"| `{name}` | {_fields(kind)} |\n" for name, kind in sorted(messages.items()))
-    return HEAD + rows + FIELDS_HEAD + fields + FORKS_HEAD + _fork_fields(classes) + SPELLINGS + _spellings()
+    return (
+        HEAD + rows + FIELDS_HEAD + fields + FORKS_HEAD + _fork_fields(classes) + SPELLINGS + _spellings() + _left_out()
+    )
 
 
 def _row(name: str, cls: type[Layer]) -> tuple[str, ...]:
@@ -162,6 +175,16 @@ def _field(field: Any) -> str:
 
 def _spellings() -> str:
     return "".join(f"| `{field}` in `{message}` | {meaning} |\n" for (message, field), meaning in MEANINGS.items())
+
+
+def _left_out() -> str:
+    groups: dict[tuple[str, ForkField], list[str]] = {}
+    for (message, name), found in sorted(FORK_FIELDS.items(), key=lambda item: item[0][0]):
+        groups.setdefault((message, found), []).append(f"`{name}`")
+    return LEFT_OUT + "".join(
+        f"| `{message}` | {', '.join(names)} | {found.what} | {found.effect.value} | {found.origin} |\n"
+        for (message, found), names in groups.items()
+    )
 
 
 def main() -> int:

@@ -23,7 +23,10 @@ T = TypeVar("T")
 
 
 class ImageReader(Reader):
-    """The images of a list in its order, or shuffled each time it begins; tops: images (N, C, H, W), labels (N)."""
+    """The images of a list in its order, or shuffled each time it begins; tops: images (N, C, H, W), labels (N).
+
+    With HashNet's label_dim the labels are (N, label_dim). (thuml/HashNet, image_data_layer.cpp)
+    """
 
     is_independent = True
 
@@ -31,13 +34,19 @@ class ImageReader(Reader):
         param = layer.proto.image_data_param
         super().__init__(layer, param.batch_size)
         self._folder = find(param.source, layer).parent
+        dims = layer.own("image_data_param.label_dim", int)[:1]
         listed = enumerate(text_lines(find(param.source, layer), layer), 1)
-        self._listed = [(*_split(line), number) for number, line in listed]
+        self._listed = [(*(_split_all(line, dims[0]) if dims else _split(line)), number) for number, line in listed]
+        for _, labels, number in self._listed if dims else ():
+            if len(labels) < dims[0]:
+                found = f"line {number} of {param.source!r} has {len(labels)}"
+                raise layer.error(f"expected {dims[0]} labels behind each name, as label_dim says; {found}")
         self._transformer = Transformer(layer)
         self._shuffle: Stream | None = None
         self._lines = self._listed
         self._place = 0
-        self.shapes = ((self.batch, *self._transformer.shape(self._image(*self._lines[0][::2]).shape)), (self.batch,))
+        size = self._transformer.shape(self._image(*self._lines[0][::2]).shape)
+        self.shapes = ((self.batch, *size), (self.batch, *dims))
 
     def start(self, words: Mapping[str, int], stream: Stream) -> None:
         self._transformer.start(words.get("transformer"))
@@ -85,10 +94,21 @@ class ImageReader(Reader):
 
 
 def _split(line: str) -> tuple[str, int]:
-    """Return the file's name, and the label behind the last space: 0 where there is no number, as C's atoi has it."""
+    """Return the file's name, and the label behind the last space."""
     name, space, label = line.rpartition(" ")
-    number = re.match(r"\s*[+-]?\d+", label)
-    return (name if space else line), int(number[0]) if number else 0
+    return (name if space else line), _number(label)
+
+
+def _split_all(line: str, count: int) -> tuple[str, list[int]]:
+    """Return the file's name, in front of the first space, and at most `count` labels behind it."""
+    name, *labels = line.split(" ")
+    return name, [_number(label) for label in labels[:count]]
+
+
+def _number(text: str) -> int:
+    """Return the integer that a text begins with, 0 where there is none, as C's atoi has it."""
+    found = re.match(r"\s*[+-]?\d+", text)
+    return int(found[0]) if found else 0
 
 
 def _shuffled(stream: Stream, items: Sequence[T]) -> list[T]:

@@ -28,13 +28,15 @@ class Accuracy(Layer):
 
     num_bottoms = (2, 2)
     num_tops = (1, 2)
+    foreign_tops = (3, None)
+    keeps_shapes = True
 
     def axis(self, shape: Shape) -> int:
         """Return the class axis, counted from the front."""
         return self.canonical_axis(self.proto.accuracy_param.axis, len(shape))
 
     def tops(self, bottoms: Sequence[Shape]) -> tuple[Shape, ...]:
-        scores, labels = bottoms
+        scores, labels = bottoms[:2]
         axis = self.axis(scores)
         expected = math.prod(scores) // max(scores[axis], 1)
         if math.prod(labels) != expected:
@@ -53,24 +55,24 @@ class Accuracy(Layer):
         return bottoms[0][self.axis(bottoms[0])] if bottom == 1 else None
 
     def lower(self, g: Graph, bottoms: Sequence[str], params: Sequence[str]) -> Sequence[str]:
-        return without_gradient(g, bottoms, lambda scores, labels: self.shares(g, scores, labels))
+        return without_gradient(g, bottoms, lambda *values: self.shares(g, *values))
 
-    def shares(self, g: Graph, scores: str, labels: str) -> Sequence[str]:
+    def shares(self, g: Graph, scores: str, labels: str, *others: str) -> Sequence[str]:
         """Emit the tops."""
         shape = g.shape(scores)
         axis = self.axis(shape)
         labels = g.reshape(labels, *shape[:axis], 1, *shape[axis + 1 :])
         index = class_index(g, labels, shape[axis])
-        counts = self.counts(g, labels)
+        counts = self.counts(g, labels, *others)
         hits = weigh(g, self.hits(g, scores, index, axis), counts)
         if self.top_count == 1:
             return (self.share(g, total(g, hits), total(g, counts)),)
         column = [1] * axis + [shape[axis]] + [1] * (len(shape) - axis - 1)
         is_class = g.emit("Equal", index, g.constant(np.arange(shape[axis]).reshape(column), np.int64))
         member = g.emit("Cast", is_class, to=FLOAT)
-        others = g.ints(*(i for i in range(len(shape)) if i != axis))
+        outside = g.ints(*(i for i in range(len(shape)) if i != axis))
         per_class = [
-            g.emit("ReduceSum", g.emit("Mul", member, v), others, keepdims=0, noop_with_empty_axes=1)
+            g.emit("ReduceSum", g.emit("Mul", member, v), outside, keepdims=0, noop_with_empty_axes=1)
             for v in (hits, counts)
         ]
         return self.share(g, total(g, hits), total(g, counts)), self.share(g, *per_class)
@@ -82,7 +84,7 @@ class Accuracy(Layer):
         rank = g.emit("ReduceSum", not_worse, g.ints(axis), keepdims=1)
         return g.emit("Cast", g.emit("LessOrEqual", rank, g.constant(self.proto.accuracy_param.top_k)), to=FLOAT)
 
-    def counts(self, g: Graph, labels: str) -> str:
+    def counts(self, g: Graph, labels: str, *others: str) -> str:
         """Emit 1 for each label that counts, else 0."""
         proto = self.proto.accuracy_param
         if not proto.HasField("ignore_label"):

@@ -119,6 +119,9 @@ class Layer:
     num_bottoms: ClassVar[tuple[int, int | None]] = (1, 1)
     num_tops: ClassVar[tuple[int, int | None]] = (1, 1)
     fork_bottoms: ClassVar[tuple[int, int | None] | None] = None  # how many bottoms a fork allows, computed as it does
+    foreign_bottoms: ClassVar[tuple[int, int | None]] = (0, 0)  # how many some fork takes, for what is not known here
+    foreign_tops: ClassVar[tuple[int, int | None]] = (0, 0)  # likewise
+    keeps_shapes: ClassVar[bool] = False  # its tops' shapes depend on none of its fields that Caffe lacks
     auto_tops: ClassVar[bool] = False  # Caffe adds missing tops itself: the losses
     starts_at_zero: ClassVar[bool] = False  # `caffe train` leaves its tops at zero: Input
     passes_values: ClassVar[bool] = (
@@ -140,7 +143,7 @@ class Layer:
     lowers_undecided: ClassVar[bool] = False  # `lower` also emits the layer while nothing is decided
     replaces_diff: ClassVar[bool] = False  # its backward pass gives the bottom other memory for the diff: Flatten
     own_fields: ClassVar[tuple[str, ...]] = ()  # by path, which Caffe's schema lacks and `own` reads
-    foreign_fields: ClassVar[tuple[str, ...]] = ()  # by path, of forks, which change shapes or values in unknown ways
+    own_values: ClassVar[Mapping[str, tuple[str, ...]]] = {}  # by field, values that Caffe's enum lacks, which it reads
     adds: ClassVar[Any] = None  # the message class of a fork's LayerParameter: its own fields, which `added` holds
     dialect: ClassVar[str] = ""  # the fork whose type it is; "" for Caffe's own and those of plugins
     read_as: ClassVar[str] = ""  # of a type that Caffe lacks: what it is taken for, and whose it is
@@ -239,7 +242,7 @@ class Layer:
         types: those of all layers of the net; a type that only one fork has may tell which fork it is.
         """
         tops = max(len(proto.top), cls.num_tops[0]) if cls.auto_tops else len(proto.top)
-        return _within(len(proto.bottom), cls.num_bottoms) and _within(tops, cls.num_tops)
+        return within(len(proto.bottom), cls.num_bottoms) and within(tops, cls.num_tops)
 
     def decide(self, bottoms: Sequence[np.ndarray], random: np.random.Generator) -> Sequence[np.ndarray]:
         """Return what the values of the `decisive` bottoms decide, of a layer that `decides`.
@@ -387,7 +390,19 @@ class Layer:
         return True
 
 
-def _within(count: int, allowed: tuple[int, int | None]) -> bool:
+def of_four_axes(shape: Shape) -> Shape:
+    """Return the shape that a blob has in the first versions of Caffe, and in forks of them: 1 for missing axes."""
+    return shape + (1,) * (4 - len(shape))
+
+
+def tell_axes(bottoms: Sequence[Shape]) -> str:
+    """Return what to tell the user of bottoms that differ in missing axes alone."""
+    shapes = " and ".join(map(str, dict.fromkeys(bottoms)))
+    return f"Caffe takes the shapes {shapes} for different, and forks whose blobs all have 4 axes do not"
+
+
+def within(count: int, allowed: tuple[int, int | None]) -> bool:
+    """Tell whether a count is from the least to the most, None for no limit."""
     least, most = allowed
     return count >= least and (most is None or count <= most)
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from fractions import Fraction
+from dataclasses import dataclass, replace
 from math import prod
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
+
+from caffestat.ops import Window
 
 from .base import Layer, Move, Param, Shape, layer, read_param
 
@@ -19,38 +20,13 @@ __all__ = ["Convolution", "Deconvolution", "Im2col"]
 
 
 @dataclass(frozen=True)
-class _Window:
-    """How the kernel slides: one number per spatial axis in each field."""
-
-    kernel: Shape
-    stride: Shape
-    pad: Shape
-    dilation: Shape
-
-    @property
-    def extent(self) -> Shape:
-        """Input elements from the kernel's first tap to its last, both included."""
-        return tuple(d * (k - 1) + 1 for k, d in zip(self.kernel, self.dilation, strict=True))
-
-    def move(self) -> Move | None:
-        """Return where the places of an image go when the window slides over it."""
-        axes = list(zip(self.extent, self.stride, self.pad, strict=True))
-        return tuple((Fraction(1, s), -(Fraction(e - 1, 2) - p) / s) for e, s, p in axes) if len(axes) == 2 else None
-
-    def attributes(self) -> dict[str, Any]:
-        """Return the window in ONNX's terms."""
-        lists = {"kernel_shape": self.kernel, "strides": self.stride, "dilations": self.dilation}
-        return {name: list(values) for name, values in lists.items()} | {"pads": [*self.pad, *self.pad]}
-
-
-@dataclass(frozen=True)
 class _Geometry:
     """A bottom's shape as the layer sees it: `outer` samples of channels x spatial axes, under a window."""
 
     outer: Shape
     channels: int
     spatial: Shape
-    window: _Window
+    window: Window
 
 
 class _Sliding(Layer):
@@ -69,12 +45,11 @@ class _Sliding(Layer):
                 )
         axis = self.canonical_axis(self.proto.convolution_param.axis, len(shape))
         spatial = shape[axis + 1 :]
-        window = _Window(
-            self._per_axis("kernel_size", "kernel", len(spatial), None),
-            self._per_axis("stride", "stride", len(spatial), 1),
-            self._per_axis("pad", "pad", len(spatial), 0),
-            self._per_axis("dilation", "", len(spatial), 1),
-        )
+        kernel = self._per_axis("kernel_size", "kernel", len(spatial), None)
+        strides = self._per_axis("stride", "stride", len(spatial), 1)
+        pads = self._per_axis("pad", "pad", len(spatial), 0)
+        dilations = self._per_axis("dilation", "", len(spatial), 1)
+        window = self.slide(Window(spatial, spatial, kernel, strides, dilations, pads))
         return _Geometry(shape[:axis], shape[axis], spatial, window)
 
     def _per_axis(self, name: str, stem: str, axes: int, default: int | None) -> Shape:
@@ -94,30 +69,27 @@ class _Sliding(Layer):
             raise self.error(f"{name} must be positive on every spatial axis; found {list(values)}")
         return values
 
-    def slide(self, at: _Geometry) -> Shape:
-        """Return how many places the window stops at: (size + 2 pad - extent) / stride + 1, rounded down."""
-        window = at.window
-        padded = tuple(size + 2 * pad for size, pad in zip(at.spatial, window.pad, strict=True))
-        if any(extent > size for extent, size in zip(window.extent, padded, strict=True)):
+    def slide(self, window: Window) -> Window:
+        """Return the window with the places that it stops at: (size + 2 pad - extent) / stride + 1, rounded down."""
+        padded = tuple(size + 2 * pad for size, pad in zip(window.size, window.begins, strict=True))
+        if any(span > size for span, size in zip(window.spans, padded, strict=True)):
             raise self.error(
-                f"the kernel covers {list(window.extent)} elements, more than the padded bottom's {list(padded)}; "
+                f"the kernel covers {list(window.spans)} elements, more than the padded bottom's {list(padded)}; "
                 "use a smaller kernel, less dilation, or more padding"
             )
-        return tuple((n - e) // s + 1 for n, e, s in zip(padded, window.extent, window.stride, strict=True))
+        out = ((n - span) // s + 1 for n, span, s in zip(padded, window.spans, window.strides, strict=True))
+        return replace(window, out=tuple(out))
+
+
+def _attributes(window: Window) -> dict[str, Any]:
+    """Return the window in ONNX's terms, with the padding on both sides that Caffe has."""
+    lists = {"kernel_shape": window.kernel, "strides": window.strides, "dilations": window.dilations}
+    return {name: list(values) for name, values in lists.items()} | {"pads": [*window.begins, *window.begins]}
 
 
 class _Filters(_Sliding):
     """What convolution and its transpose share: groups and params."""
 
-    foreign_fields: ClassVar[tuple[str, ...]] = (
-        "convolution_param.kernel_d",
-        "convolution_param.stride_d",
-        "convolution_param.pad_d",
-        "convolution_param.dilation_d",
-        "convolution_param.kernel_depth",
-        "convolution_param.temporal_stride",
-        "convolution_param.temporal_pad",
-    )
     num_bottoms: ClassVar[tuple[int, int | None]] = (1, None)
     num_tops: ClassVar[tuple[int, int | None]] = (1, None)
     filler_fields: ClassVar[Mapping[str, str]] = {
@@ -153,10 +125,10 @@ class _Filters(_Sliding):
     def emit(self, op: str, g: Graph, bottoms: Sequence[str], params: Sequence[str]) -> Sequence[str]:
         """Emit one node per bottom, between reshapes where the runtime wants another number of axes."""
         at = self.geometry([g.shape(bottom) for bottom in bottoms])
-        window = at.window if at.spatial else _Window((1,), (1,), (0,), (1,))
+        window = at.window if at.spatial else Window((1,), (1,), (1,), (1,), (1,), (0,))
         shape = (prod(at.outer), at.channels, *(at.spatial or (1,)))
         weight = g.reshape(params[0], *g.shape(params[0])[:2], *window.kernel)
-        attributes: dict[str, Any] = {"group": self.proto.convolution_param.group, **window.attributes()}
+        attributes: dict[str, Any] = {"group": self.proto.convolution_param.group, **_attributes(window)}
         values = [g.emit(op, g.reshape(b, *shape), weight, *params[1:], hint=self.name, **attributes) for b in bottoms]
         top = self.tops([g.shape(bottom) for bottom in bottoms])[0] or ()
         plain = (prod(at.outer), top[len(at.outer)], *(top[len(at.outer) + 1 :] or (1,)))
@@ -179,10 +151,10 @@ class Convolution(_Filters):
 
     def tops(self, bottoms: Sequence[Shape]) -> tuple[Shape, ...]:
         at = self.geometry(bottoms)
-        return ((*at.outer, self.proto.convolution_param.num_output, *self.slide(at)),) * len(bottoms)
+        return ((*at.outer, self.proto.convolution_param.num_output, *at.window.out),) * len(bottoms)
 
     def place_map(self, bottoms: Sequence[Shape]) -> Move | None:
-        return self.geometry(bottoms).window.move()
+        return self.geometry(bottoms).window.moves()
 
     def lower(self, g: Graph, bottoms: Sequence[str], params: Sequence[str]) -> Sequence[str]:
         return self.emit("Conv", g, bottoms, params)
@@ -207,22 +179,24 @@ class Deconvolution(_Filters):
         param = self.proto.convolution_param
         taps, inner = prod(at.window.kernel), param.num_output // param.group
         # the kernels of neighbouring inputs overlap on a stride-th of the taps per axis, on average
-        fan_in = round(at.channels // param.group * taps / prod(at.window.stride))
+        fan_in = round(at.channels // param.group * taps / prod(at.window.strides))
         return self.filters(at.channels, inner, at, max(fan_in, 1), inner * taps)
 
     def tops(self, bottoms: Sequence[Shape]) -> tuple[Shape, ...]:
         at = self.geometry(bottoms)
-        window = at.window
-        placed = zip(at.spatial, window.stride, window.extent, window.pad, strict=True)
-        spatial = tuple(stride * (size - 1) + extent - 2 * pad for size, stride, extent, pad in placed)
+        return ((*at.outer, self.proto.convolution_param.num_output, *at.window.size),) * len(bottoms)
+
+    def slide(self, window: Window) -> Window:
+        """Return the window from an image as large as the top to one of the bottom's size."""
+        spatial = tuple(n - 2 * pad for n, pad in zip(window.needed, window.begins, strict=True))
         if any(size <= 0 for size in spatial):
             raise self.error(
-                f"pad {list(window.pad)} cuts the whole top away, leaving {list(spatial)}; use less padding"
+                f"pad {list(window.begins)} cuts the whole top away, leaving {list(spatial)}; use less padding"
             )
-        return ((*at.outer, self.proto.convolution_param.num_output, *spatial),) * len(bottoms)
+        return replace(window, size=spatial)
 
     def place_map(self, bottoms: Sequence[Shape]) -> Move | None:
-        move = self.geometry(bottoms).window.move()
+        move = self.geometry(bottoms).window.moves()
         return tuple((1 / factor, -shift / factor) for factor, shift in move) if move else None
 
     def lower(self, g: Graph, bottoms: Sequence[str], params: Sequence[str]) -> Sequence[str]:
@@ -244,7 +218,7 @@ class Im2col(_Sliding):
         at = self.geometry(bottoms)
         if not at.spatial:
             raise self.error(f"needs a spatial axis after axis {len(at.outer)}; found a bottom of shape {bottoms[0]}")
-        return ((*at.outer, at.channels * prod(at.window.kernel), *self.slide(at)),)
+        return ((*at.outer, at.channels * prod(at.window.kernel), *at.window.out),)
 
     def lower(self, g: Graph, bottoms: Sequence[str], params: Sequence[str]) -> Sequence[str]:
         """Emit a convolution of each channel with one unit kernel per tap: it copies."""
@@ -252,5 +226,5 @@ class Im2col(_Sliding):
         taps = prod(at.window.kernel)
         units = np.tile(np.eye(taps, dtype=np.float32), (at.channels, 1)).reshape(-1, 1, *at.window.kernel)
         x = g.reshape(bottoms[0], prod(at.outer), at.channels, *at.spatial)
-        columns = g.emit("Conv", x, g.constant(units), group=at.channels, hint=self.name, **at.window.attributes())
+        columns = g.emit("Conv", x, g.constant(units), group=at.channels, hint=self.name, **_attributes(at.window))
         return [g.reshape(columns, *self.tops([g.shape(bottoms[0])])[0])]

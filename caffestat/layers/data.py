@@ -169,6 +169,7 @@ class Data(Images):
     """Records of an LMDB or LevelDB: crop_size of side and, unless the file tells, 3 channels. (data_layer.cpp)"""
 
     num_tops = (1, 2)
+    foreign_tops = (3, None)
     data_kind = "database"
 
     def image_shape(self) -> Shape | None:
@@ -185,7 +186,7 @@ class ImageData(Images):
 
     message = "image_data_param"
     data_kind = "images"
-
+    foreign_tops = (1, None)
     own_fields = ("image_data_param.label_dim",)
 
     def written_shape(self, index: int) -> Shape | None:

@@ -24,7 +24,7 @@ class InnerProduct(Layer):
     `transpose` [K, num_output]. (inner_product_layer.cpp)
     """
 
-    foreign_fields: ClassVar[tuple[str, ...]] = ("inner_product_param.normalize",)
+    keeps_shapes = True
     filler_fields: ClassVar[Mapping[str, str]] = {
         "inner_product_param.weight_filler": "weight",
         "inner_product_param.bias_filler": "bias",

@@ -52,6 +52,7 @@ class Loss(Layer):
 
     num_bottoms = (2, 2)
     auto_tops = True
+    keeps_shapes = True
 
     def loss_weight(self, top: int) -> float:
         return super().loss_weight(top) if self.proto.loss_weight else float(top == 0)
@@ -81,13 +82,6 @@ class Loss(Layer):
 
 class Normalized(Loss):
     """A loss that loss_param normalizes: divided by all positions, those not ignored, the batch, or nothing."""
-
-    foreign_fields = (
-        "loss_param.class_weighting",
-        "loss_param.class_weight",
-        "loss_param.weights",
-        "loss_param.pre_fixed_normalizer",
-    )
 
     default_normalization = VALID
 
@@ -120,7 +114,7 @@ class Normalized(Loss):
             return g.emit("Max", total(g, valid), g.constant(1))
         return g.constant(self.most(outer, inner))
 
-    def most(self, outer: int, inner: int) -> int:
+    def most(self, outer: int, inner: int) -> float:
         """Return the normalizer when every label counts."""
         count = {FULL: outer * inner, VALID: outer * inner, BATCH_SIZE: outer, NONE: 1}[self.normalization()]
         return max(count, 1)
@@ -149,10 +143,17 @@ class SoftmaxWithLoss(Normalized):
     Labels that equal ignore_label count nowhere. A second top is p, without gradient. (softmax_loss_layer.cpp)
     """
 
+    whole = "SoftmaxCrossEntropyLoss"  # the op that the emitted nodes are as a whole
     num_tops = (1, 2)
+    foreign_tops = (3, None)
 
     def nonlinearity(self) -> Nonlinearity:
         return activations.SOFTMAX
+
+    def weights(self, g: Graph, labels: str, classes: int, others: Sequence[str]) -> tuple[str | None, str | None]:
+        """Emit what each label's loss is multiplied by, and how much each counts in the normalizer; None for 1."""
+        valid = self.valid(g, labels)
+        return valid, valid
 
     def axis(self, shape: Shape) -> int:
         """Return the class axis, counted from the front."""
@@ -175,27 +176,28 @@ class SoftmaxWithLoss(Normalized):
         outer, inner = math.prod(shape[:axis]), math.prod(shape[axis + 1 :])
         made: dict[str, Any] = {}  # what the backward pass shares with the forward pass
 
-        def forward(scores: str, labels: str) -> Sequence[str]:
+        def forward(scores: str, labels: str, *others: str) -> Sequence[str]:
             labels = g.reshape(labels, *shape[:axis], 1, *shape[axis + 1 :])
             p, index = emit_softmax(g, scores, axis), class_index(g, labels, shape[axis])
-            chosen, valid = g.emit("GatherElements", p, index, axis=axis), self.valid(g, labels)
-            normalizer = self.normalizer(g, valid, outer, inner)
+            chosen = g.emit("GatherElements", p, index, axis=axis)
+            weights, counts = self.weights(g, labels, shape[axis], others)
+            normalizer = self.normalizer(g, counts, outer, inner)
             logs = g.emit("Log", g.emit("Max", chosen, g.constant(FLT_MIN)))
-            loss = g.emit("Neg", g.emit("Div", total(g, weigh(g, logs, valid)), normalizer))
-            made.update(p=p, index=index, chosen=chosen, valid=valid, normalizer=normalizer)
+            loss = g.emit("Neg", g.emit("Div", total(g, weigh(g, logs, weights)), normalizer))
+            made.update(p=p, index=index, chosen=chosen, weights=weights, normalizer=normalizer)
             return [loss, p][: self.top_count]
 
         def backward(tape: Tape, dys: Sequence[str | None]) -> Sequence[str | None]:
+            others = [None] * (len(bottoms) - 1)
             if dys[0] is None:
-                return None, None
-            scale = weigh(tape, tape.emit("Div", dys[0], made["normalizer"]), made["valid"])
+                return [None, *others]
+            scale = weigh(tape, tape.emit("Div", dys[0], made["normalizer"]), made["weights"])
             less_one = tape.emit("Sub", made["chosen"], tape.constant(1))
-            return tape.emit(
-                "Mul", tape.emit("ScatterElements", made["p"], made["index"], less_one, axis=axis), scale
-            ), None
+            slope = tape.emit("ScatterElements", made["p"], made["index"], less_one, axis=axis)
+            return [tape.emit("Mul", slope, scale), *others]
 
         whole = {"axis": axis, "normalizer": self.most(outer, inner), "floor": FLT_MIN}
-        return g.custom_vjp(bottoms, forward, backward, "SoftmaxCrossEntropyLoss", **whole)
+        return g.custom_vjp(bottoms, forward, backward, self.whole, **whole)
 
 
 @layer("EuclideanLoss")
@@ -213,14 +215,17 @@ class EuclideanLoss(Loss):
         shape, other = g.shape(bottoms[0]), g.shape(bottoms[1])
         differences: list[str] = []
 
-        def forward(a: str, b: str) -> str:
+        def forward(a: str, b: str, *weights: str) -> str:
             difference = g.emit("Sub", a, g.reshape(b, *shape))
+            for weight in weights:
+                difference = g.emit("Mul", difference, g.reshape(weight, *shape))
             differences.append(difference)
             return g.emit("Div", total(g, g.emit("Mul", difference, difference)), g.constant(2 * shape[0]))
 
         def gradient(tape: Tape, dy: str) -> Sequence[str | None]:
             dx = tape.emit("Mul", differences[0], tape.emit("Div", dy, tape.constant(shape[0])))
-            return dx, tape.reshape(tape.emit("Neg", dx), *other) if tape.needs(bottoms[1]) else None
+            db = tape.reshape(tape.emit("Neg", dx), *other) if tape.needs(bottoms[1]) else None
+            return [dx, db, *[None] * (len(bottoms) - 2)]
 
         return (emit_closed(g, bottoms, forward, gradient),)
 
@@ -234,6 +239,7 @@ class SigmoidCrossEntropyLoss(Normalized):
     """
 
     default_normalization = BATCH_SIZE
+    foreign_bottoms = (3, 3)
 
     def nonlinearity(self) -> Nonlinearity:
         return activations.SOFTMAX  # the loss's gradient σ(x) - t is flat nowhere
@@ -336,6 +342,7 @@ class ContrastiveLoss(Loss):
     """
 
     num_bottoms = (3, 3)
+    foreign_bottoms = (4, 4)
 
     def allow_force_backward(self, bottom: int) -> bool:
         return bottom != 2
@@ -393,6 +400,7 @@ class InfogainLoss(Normalized):
 
     num_bottoms = (2, 3)
     num_tops = (1, 2)
+    foreign_bottoms = (4, 10)
 
     def axis(self, shape: Shape) -> int:
         """Return the class axis, counted from the front."""

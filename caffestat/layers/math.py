@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from caffestat.ops import Nonlinearity, activations
 
-from .base import Layer, Shape, layer
+from .base import Layer, Shape, layer, of_four_axes, tell_axes
 from .reread import emit_closed, emit_reread
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ class Eltwise(Layer):
     keeps_places = True
     num_bottoms = (2, None)
     fork_bottoms = (1, None)  # FlowNet's Caffe scales one bottom by its coeff
+    keeps_shapes = True
 
     def multiplies(self) -> bool:
         return bool(self.proto.eltwise_param.operation == PROD)
@@ -41,7 +42,7 @@ class Eltwise(Layer):
     def tops(self, bottoms: Sequence[Shape]) -> tuple[Shape, ...]:
         proto = self.proto.eltwise_param
         for index, shape in enumerate(bottoms):
-            if shape != bottoms[0]:
+            if of_four_axes(shape) != of_four_axes(bottoms[0]):
                 raise self.error(
                     f"bottom {index} ({self.proto.bottom[index]!r}) has shape {shape}; "
                     f"expected that of bottom 0, {bottoms[0]}"
@@ -56,7 +57,11 @@ class Eltwise(Layer):
             )
         return (bottoms[0],)
 
+    def departs(self, bottoms: Sequence[Shape]) -> str:
+        return tell_axes(bottoms) if len(set(bottoms)) > 1 else ""
+
     def lower(self, g: Graph, bottoms: Sequence[str], params: Sequence[str]) -> Sequence[str]:
+        bottoms = [bottoms[0], *(g.reshape(bottom, *g.shape(bottoms[0])) for bottom in bottoms[1:])]
         operation = {PROD: self.product, SUM: self.sum, MAX: self.maximum}[self.proto.eltwise_param.operation]
         return (operation(g, bottoms),)
 
@@ -137,6 +142,7 @@ class Softmax(Layer):
     """y = e^x / Σ e^x along `axis`; dx = y · (dy - Σ dy·y). (softmax_layer.cpp)"""
 
     keeps_places = True
+    keeps_shapes = True
 
     def nonlinearity(self) -> Nonlinearity:
         return activations.SOFTMAX

@@ -45,6 +45,7 @@ class Neuron(Layer):
     """y = f(x), of x's shape. (neuron_layer.cpp)"""
 
     keeps_places = True
+    keeps_shapes = True
 
     def tops(self, bottoms: Sequence[Shape]) -> tuple[Shape, ...]:
         return (bottoms[0],)
@@ -159,27 +160,40 @@ class Dropout(Neuron):
     """TRAIN: y = x · mask / (1 - dropout_ratio), each mask bit 1 with probability 1 - dropout_ratio; TEST: y = x.
     (dropout_layer.cpp)"""
 
-    foreign_fields = ("dropout_param.sample_weights_test",)
     passes_signal = True
+
+    @property
+    def drops(self) -> bool:
+        """Whether a mask is drawn."""
+        return self.phase == TRAIN
+
+    @property
+    def keep(self) -> float:
+        """The probability of a mask bit."""
+        return 1.0 - float(np.float32(self.proto.dropout_param.dropout_ratio))
+
+    @property
+    def factor(self) -> float:
+        """What the bits of the mask are multiplied by."""
+        return 1 / self.keep
 
     def tops(self, bottoms: Sequence[Shape]) -> tuple[Shape, ...]:
         ratio = self.proto.dropout_param.dropout_ratio
-        if self.phase == TRAIN and not 0 <= ratio < 1:
+        if self.drops and not 0 <= ratio < 1:
             raise self.error(f"expected a dropout_ratio of at least 0 and below 1, found {ratio:g}")
         return (bottoms[0],)
 
     def lower(self, g: Graph, bottoms: Sequence[str], params: Sequence[str]) -> Sequence[str]:
-        if self.phase != TRAIN:
+        if not self.drops:
             return (bottoms[0],)
         mask = g.input(f"{self.name}/mask", g.shape(bottoms[0]))
         return (g.emit("Mul", bottoms[0], mask),)
 
     def draw_feeds(self, stream: Stream, bottoms: Sequence[Shape]) -> Sequence[np.ndarray]:
-        if self.phase != TRAIN:
+        if not self.drops:
             return ()
-        keep = 1.0 - float(np.float32(self.proto.dropout_param.dropout_ratio))
-        bits = bernoulli(stream, int(np.prod(bottoms[0])), keep, np.float64)
-        return ((bits * np.float32(1 / keep)).reshape(bottoms[0]),)
+        bits = bernoulli(stream, int(np.prod(bottoms[0])), self.keep, np.float64)
+        return ((bits * np.float32(self.factor)).reshape(bottoms[0]),)
 
 
 @layer("AbsVal")

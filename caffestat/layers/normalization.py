@@ -12,7 +12,7 @@ from caffestat.fillers import Filler
 
 from .base import Layer, Param, Shape, layer
 from .channels import channel_affine, channel_column, channel_dot, channel_sum
-from .pooling import PoolingWindow
+from .pooling import emit_average, pooling_window
 from .reread import TOP, emit_closed, emit_pulled
 
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ class LRN(Layer):
     """
 
     keeps_places = True
+    keeps_shapes = True
 
     def tops(self, bottoms: Sequence[Shape]) -> tuple[Shape, ...]:
         size = self.proto.lrn_param.local_size
@@ -89,8 +90,8 @@ class LRN(Layer):
     def lower_within(self, g: Graph, x: str) -> str:
         param = self.proto.lrn_param
         size, pad = param.local_size, (param.local_size - 1) // 2
-        window = PoolingWindow(g.shape(x)[2:], (size, size), (1, 1), (pad, pad))
-        mean = window.emit_average(g, g.emit("Mul", x, x))
+        window = pooling_window(g.shape(x)[2:], (size, size), (1, 1), (pad, pad))
+        mean = emit_average(g, g.emit("Mul", x, x), window)
         base = g.emit("Add", g.emit("Mul", mean, g.constant(param.alpha)), g.constant(1))
         return g.emit("Mul", x, g.emit("Pow", base, g.constant(-param.beta)), hint=self.name)
 
@@ -107,6 +108,7 @@ class BatchNorm(Layer):
     keeps_places = True
     passes_signal = True
     normalizes = True
+    keeps_shapes = True
 
     def params(self, bottoms: Sequence[Shape]) -> tuple[Param, ...]:
         channels = bottoms[0][1]
@@ -211,6 +213,7 @@ class MVN(Layer):
     keeps_places = True
     passes_signal = True
     normalizes = True
+    keeps_shapes = True
 
     def tops(self, bottoms: Sequence[Shape]) -> tuple[Shape, ...]:
         if len(bottoms[0]) > 4:

@@ -4,93 +4,111 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
-from fractions import Fraction
-from typing import TYPE_CHECKING, Any, ClassVar
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from caffestat.ops import Window
 
 from .base import Layer, Move, Shape, layer
 
 if TYPE_CHECKING:
     from caffestat.graph import Graph
 
-__all__ = ["SPP", "Pooling", "PoolingWindow"]
+__all__ = ["SPP", "Pooling", "emit_average", "pooling_window"]
 
 MAX, AVE, STOCHASTIC = 0, 1, 2  # the same numbers in PoolingParameter and SPPParameter
 FLOOR = 1
 
 
-@dataclass(frozen=True)
-class PoolingWindow:
-    """How Caffe slides a pooling window over an image of `size`: one number per spatial axis in each field.
+def pooling_window(
+    size: Shape,
+    kernel: Shape,
+    strides: Shape,
+    pads: Shape,
+    floor: bool = False,
+    dilations: Shape = (),
+    drops: str = "any",
+) -> Window:
+    """Return how Caffe slides a pooling window over an image of `size`; every argument has a number per spatial axis.
 
-    drops: of which axes the last window is dropped when it would start in the padding: with padding on "any" axis on
-           all of them, on each axis with padding of its "own", or on "none"
+    There are (size + 2 pad - extent) / stride + 1 places, rounded up unless `floor`. The last one is dropped when it
+    would start in the padding. (pooling_layer.cpp)
+
+    drops: of which axes it is: with padding on "any" axis of all, of each axis with padding of its "own", or of "none"
     """
+    at = Window(size, size, kernel, strides, dilations or (1,) * len(size), pads)
+    slack = [n + 2 * pad - span for n, pad, span in zip(size, pads, at.spans, strict=True)]
+    out = [(n // stride if floor else -(-n // stride)) + 1 for n, stride in zip(slack, strides, strict=True)]
+    beyond = [n + pad for n, pad in zip(size, pads, strict=True)]
+    may = [{"any": any(pads), "own": pad > 0, "none": False}[drops] for pad in pads]
+    late = [m and (n - 1) * s >= end for m, n, s, end in zip(may, out, strides, beyond, strict=True)]
+    return replace(at, out=tuple(n - drop for n, drop in zip(out, late, strict=True)))
 
-    size: Shape
-    kernel: Shape
-    stride: Shape
-    pad: Shape
-    floor: bool = False
-    drops: str = "any"
 
-    @property
-    def places(self) -> Shape:
-        """How many windows there are: (size + 2 pad - kernel) / stride + 1, rounded up unless `floor`.
+def _attributes(window: Window) -> dict[str, Any]:
+    """Return the window in ONNX's terms; the end is padded so that the last window just fits."""
+    found = {"kernel_shape": window.kernel, "strides": window.strides, "pads": window.begins + window.ends}
+    if set(window.dilations) != {1}:
+        found["dilations"] = window.dilations
+    return {name: list(values) for name, values in found.items()}
 
-        The last window is dropped when it would start in the padding, where `drops` says so.
-        """
-        return tuple(self._places(axis) for axis in range(len(self.size)))
 
-    def _places(self, axis: int) -> int:
-        size, stride, pad = self.size[axis], self.stride[axis], self.pad[axis]
-        slack = size + 2 * pad - self.kernel[axis]
-        places = (slack // stride if self.floor else -(-slack // stride)) + 1
-        drops = {"any": any(self.pad), "own": pad > 0, "none": False}[self.drops]
-        return places - (drops and (places - 1) * stride >= size + pad)
+def emit_max(g: Graph, x: str, window: Window, mask: bool = False, hint: str = "") -> list[str]:
+    """Emit the maximum of each window and, with `mask`, its index in the image's plane."""
+    x, used = _padded(g, g.copy(x), window)  # a copy: Caffe stores where the maxima are
+    if not mask:
+        return [g.emit("MaxPool", x, hint=hint, **_attributes(used))]
+    y, index = g.emit_many("MaxPool", x, count=2, hint=hint, **_attributes(used))
+    plane = g.constant(math.prod(used.size), np.int64)  # the runtime counts on over samples and channels
+    index = g.emit("Mod", index, plane)
+    if used is not window:
+        axes = [np.arange(n) - begin for n, begin in zip(used.size, window.begins, strict=True)]
+        flat = np.ravel_multi_index(np.meshgrid(*axes, indexing="ij"), window.size, mode="clip")
+        index = g.emit("Gather", g.constant(flat.ravel(), np.int64), index)
+    return [y, g.cast(index, np.float32)]
 
-    def attributes(self) -> dict[str, Any]:
-        """Return the window in ONNX's terms; the end is padded so that the last window just fits."""
-        axes = zip(self.places, self.size, self.kernel, self.stride, self.pad, strict=True)
-        ends = [max((n - 1) * stride + kernel - pad - size, 0) for n, size, kernel, stride, pad in axes]
-        return {"kernel_shape": list(self.kernel), "strides": list(self.stride), "pads": [*self.pad, *ends]}
 
-    def divisors(self, axis: int) -> np.ndarray:
-        """Return the length Caffe divides each window by: the part of it that lies in the padded image."""
-        starts = np.arange(self.places[axis]) * self.stride[axis] - self.pad[axis]
-        return np.minimum(starts + self.kernel[axis], self.size[axis] + self.pad[axis]) - starts
+def _padded(g: Graph, x: str, window: Window) -> tuple[str, Window]:
+    """Return the image and the window, the image padded itself where the runtime's pooling cannot."""
+    if not _is_wide(window):
+        return x, window
+    padded = g.emit("Pad", x, g.ints(0, 0, *window.begins, 0, 0, *window.ends), g.constant(-math.inf))
+    g.declare(padded, (*g.shape(x)[:2], *window.padded))
+    return padded, replace(window, size=window.padded, begins=(0,) * len(window.size))
 
-    def inside(self, axis: int) -> np.ndarray:
-        """Return the length of each window's part that lies in the image."""
-        starts = np.arange(self.places[axis]) * self.stride[axis] - self.pad[axis]
-        return np.minimum(starts + self.kernel[axis], self.size[axis]) - np.maximum(starts, 0)
 
-    def emit_max(self, g: Graph, x: str, mask: bool = False, hint: str = "") -> list[str]:
-        """Emit the maximum of each window and, with `mask`, its index in the image's plane."""
-        x = g.copy(x)  # Caffe stores where the maxima are
-        if not mask:
-            return [g.emit("MaxPool", x, hint=hint, **self.attributes())]
-        y, index = g.emit_many("MaxPool", x, count=2, hint=hint, **self.attributes())
-        plane = g.constant(math.prod(self.size), np.int64)  # the runtime counts on over samples and channels
-        return [y, g.cast(g.emit("Mod", index, plane), np.float32)]
+def _is_wide(window: Window) -> bool:
+    """Tell whether a padding is as wide as the kernel or wider, which the runtime's pooling refuses."""
+    return any(max(ends) >= k for *ends, k in zip(window.begins, window.ends, window.kernel, strict=True))
 
-    def emit_average(self, g: Graph, x: str, hint: str = "") -> str:
-        """Emit the sum over each window divided by its part of the padded image."""
-        clipped = self._clip()
-        # count_include_pad is not used: with uneven padding, onnxruntime before 1.26 does not count all of it
-        y = g.emit("AveragePool", x, hint=hint, **clipped.attributes())
-        factor: np.ndarray = np.ones(())
-        for axis in range(len(self.size)):
-            factor = np.multiply.outer(factor, clipped.inside(axis) / clipped.divisors(axis))
-        return y if np.all(factor == 1) else g.emit("Mul", y, g.constant(factor), hint=hint)
 
-    def _clip(self) -> PoolingWindow:
-        """Return the same windows, a kernel that overhangs the only place cut back to the image."""
-        axes = zip(self.kernel, self.size, self.places, self.pad, strict=True)
-        kernel = tuple(min(k, size) if places == 1 and not pad else k for k, size, places, pad in axes)
-        return replace(self, kernel=kernel)
+def emit_average(g: Graph, x: str, window: Window, hint: str = "") -> str:
+    """Emit the sum over each window divided by the taps in its part of the padded image."""
+    used = _clip(window)
+    is_wide = _is_wide(used)
+    if is_wide:  # the runtime would merge a Pad into an AveragePool
+        channels = g.shape(x)[1]
+        ones = g.constant(np.ones((channels, 1, *used.kernel)))
+        y = g.emit("Conv", x, ones, group=channels, hint=hint, **_attributes(used))
+    else:  # without count_include_pad: with uneven padding, onnxruntime before 1.26 does not count all of it
+        y = g.emit("AveragePool", x, hint=hint, **_attributes(used))
+    factor: np.ndarray = np.ones(())
+    for axis, size in enumerate(window.size):
+        taps = used.taps_along(axis)
+        counted = 1 if is_wide else ((taps >= 0) & (taps < size)).sum(1)
+        divisors = (window.taps_along(axis) < size + window.begins[axis]).sum(1)
+        factor = factor[..., None] * (counted / divisors)
+    return y if np.all(factor == 1) else g.emit("Mul", y, g.constant(factor), hint=hint)
+
+
+def _clip(window: Window) -> Window:
+    """Return the same windows, a kernel that overhangs the only place cut back to the image."""
+    fields = (window.kernel, window.size, window.out, window.begins, window.dilations)
+    axes = zip(*fields, strict=True)
+    cut = tuple(min(k, (size - 1) // d + 1) if out == 1 and not pad else k for k, size, out, pad, d in axes)
+    return replace(window, kernel=cut)
 
 
 class _Pool(Layer):
@@ -104,38 +122,35 @@ class _Pool(Layer):
             raise self.error(f"expected a bottom of 4 axes (N, C, H, W), found shape {bottoms[0]}")
         return bottoms[0][2:]
 
-    def places(self, window: PoolingWindow) -> Shape:
-        """Return the top's size. Raises NetError for windows that hold nothing: there Caffe gives noise or aborts."""
-        given = f"kernel {list(window.kernel)}, stride {list(window.stride)}, pad {list(window.pad)}"
-        if min(*window.kernel, *window.stride) == 0:
+    def slide(self, size: Shape, kernel: Shape, strides: Shape, pads: Shape, **settings: Any) -> Window:
+        """Return `pooling_window`. Raises NetError for windows that hold nothing: there Caffe gives noise or aborts."""
+        given = f"kernel {list(kernel)}, stride {list(strides)}, pad {list(pads)}"
+        if min(*kernel, *strides) == 0:
             raise self.error(f"kernel and stride must be positive; found {given}")
-        if any(pad >= kernel for pad, kernel in zip(window.pad, window.kernel, strict=True)):
+        if any(pad >= k for pad, k in zip(pads, kernel, strict=True)):
             raise self.error(f"pad must be smaller than the kernel, or a window holds padding only; found {given}")
-        for n, stride, size, pad in zip(window.places, window.stride, window.size, window.pad, strict=True):
+        window = pooling_window(size, kernel, strides, pads, **settings)
+        for n, stride, length, pad in zip(window.out, strides, size, pads, strict=True):
             if n <= 0:
                 raise self.error(
-                    f"the kernel does not fit into the padded bottom: {given} on {list(window.size)}; "
-                    "use a smaller kernel"
+                    f"the kernel does not fit into the padded bottom: {given} on {list(size)}; use a smaller kernel"
                 )
-            if (n - 1) * stride >= size + pad:
+            if (n - 1) * stride >= length + pad:
                 raise self.error(
-                    f"the last window lies wholly outside the bottom: {given} on {list(window.size)}; "
+                    f"the last window lies wholly outside the bottom: {given} on {list(size)}; "
                     "use a stride no larger than the kernel, or round_mode: FLOOR"
                 )
-        return window.places
+        return window
 
-    def emit(self, g: Graph, x: str, method: int, window: PoolingWindow, mask: bool = False) -> list[str]:
+    def emit(self, g: Graph, x: str, method: int, window: Window, mask: bool = False) -> list[str]:
         """Emit one pooling. Raises NetError for stochastic pooling."""
         if method == STOCHASTIC:
             raise self.error(
                 "stochastic pooling runs on GPUs only, on the CPU Caffe aborts; use pool: MAX or pool: AVE"
             )
-        if method == AVE:
-            return [self.emit_declared(g, window.emit_average(g, x, self.name), x, window)]
-        return [self.emit_declared(g, value, x, window) for value in window.emit_max(g, x, mask, self.name)]
-
-    def emit_declared(self, g: Graph, value: str, x: str, window: PoolingWindow) -> str:
-        return g.declare(value, (*g.shape(x)[:2], *window.places))
+        average = [emit_average(g, x, window, self.name)] if method == AVE else None
+        values = average or emit_max(g, x, window, mask, self.name)
+        return [g.declare(value, (*g.shape(x)[:2], *window.out)) for value in values]
 
 
 @layer("Pooling")
@@ -146,15 +161,6 @@ class Pooling(_Pool):
     (pooling_layer.cpp)
     """
 
-    foreign_fields: ClassVar[tuple[str, ...]] = (
-        "pooling_param.dilation",
-        "pooling_param.kernel_d",
-        "pooling_param.stride_d",
-        "pooling_param.pad_d",
-        "pooling_param.kernel_depth",
-        "pooling_param.temporal_stride",
-        "pooling_param.temporal_pad",
-    )
     num_tops = (1, 2)
 
     def rounding(self) -> str:
@@ -164,23 +170,26 @@ class Pooling(_Pool):
         window = self.window(self.image(bottoms))
         if self.top_count > 1 and self.proto.pooling_param.pool != MAX:
             raise self.error("only pool: MAX has a second top, the mask; remove it")
-        return ((*bottoms[0][:2], *self.places(window)),) * self.top_count
+        return ((*bottoms[0][:2], *window.out),) * self.top_count
 
     def place_map(self, bottoms: Sequence[Shape]) -> Move | None:
-        window = self.window(self.image(bottoms))
-        axes = list(zip(window.kernel, window.stride, window.pad, strict=True))
-        return tuple((Fraction(1, s), -(Fraction(k - 1, 2) - p) / s) for k, s, p in axes) if len(axes) == 2 else None
+        return self.window(self.image(bottoms)).moves()
 
     def lower(self, g: Graph, bottoms: Sequence[str], params: Sequence[str]) -> Sequence[str]:
         window = self.window(g.shape(bottoms[0])[2:])
         return self.emit(g, bottoms[0], self.proto.pooling_param.pool, window, self.top_count > 1)
 
-    def window(self, size: Shape) -> PoolingWindow:
+    def dilation(self, axes: int) -> Shape:
+        """Return how far apart the taps of a window lie on each spatial axis; () for neighbours."""
+        return ()
+
+    def window(self, size: Shape) -> Window:
         """Return the window as the file describes it, for an image of (H, W)."""
         param = self.proto.pooling_param
         stride, pad = self._pair("stride", 1), self._pair("pad", 0)
         if not param.global_pooling:
-            return PoolingWindow(size, self._kernel(), stride, pad, param.round_mode == FLOOR)
+            floor, apart = param.round_mode == FLOOR, self.dilation(len(size))
+            return self.slide(size, self._kernel(), stride, pad, floor=floor, dilations=apart)
         if any(param.HasField(field) for field in ("kernel_size", "kernel_h", "kernel_w")):
             raise self.error(
                 "global_pooling takes the whole plane as its kernel; remove kernel_size, kernel_h and kernel_w"
@@ -189,7 +198,7 @@ class Pooling(_Pool):
             raise self.error(
                 f"global_pooling has no padding and stride 1; found pad {list(pad)}, stride {list(stride)}"
             )
-        return PoolingWindow(size, size, stride, pad)
+        return self.slide(size, size, stride, pad)
 
     def _kernel(self) -> Shape:
         param = self.proto.pooling_param
@@ -216,21 +225,24 @@ class SPP(_Pool):
     Bottom [N, C, H, W]; top [N, C · (number of all bins)], or [N, C, 1, 1] when pyramid_height is 1. (spp_layer.cpp)
     """
 
+    foreign_bottoms = (2, 2)
+    foreign_tops = (2, 2)
+
     def tops(self, bottoms: Sequence[Shape]) -> tuple[Shape, ...]:
         size = self.image(bottoms)
         if self.proto.spp_param.pyramid_height == 0:
             raise self.error("pyramid_height must be positive; found 0 or none")
-        levels = [self.places(window) for window in self.windows(size)]
+        levels = [window.out for window in self.windows(size)]
         if len(levels) == 1:
             return ((*bottoms[0][:2], *levels[0]),)
         return ((bottoms[0][0], bottoms[0][1] * sum(math.prod(level) for level in levels)),)
 
-    def windows(self, size: Shape) -> Iterator[PoolingWindow]:
+    def windows(self, size: Shape) -> Iterator[Window]:
         """Yield each level's window: as many bins as fit, the remainder padded on both sides, rounded up."""
         for bins in (2**level for level in range(self.proto.spp_param.pyramid_height)):
             kernel = tuple(-(-n // bins) for n in size)
             pad = tuple((k * bins - n + 1) // 2 for k, n in zip(kernel, size, strict=True))
-            yield PoolingWindow(size, kernel, kernel, pad)
+            yield self.slide(size, kernel, kernel, pad)
 
     def lower(self, g: Graph, bottoms: Sequence[str], params: Sequence[str]) -> Sequence[str]:
         shape = g.shape(bottoms[0])

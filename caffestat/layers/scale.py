@@ -22,6 +22,7 @@ class _Operand(Layer):
     keeps_places = True
     num_bottoms = (1, 2)
     passes_signal = True
+    keeps_shapes = True
     field: str
 
     @property

@@ -12,7 +12,7 @@ import numpy as np
 
 from caffestat.fillers import Filler
 
-from .base import Layer, Move, Param, Shape, layer
+from .base import Layer, Move, Param, Shape, layer, of_four_axes, tell_axes
 
 if TYPE_CHECKING:
     from caffestat.fillers import Stream
@@ -60,21 +60,31 @@ class Concat(Layer):
         return self.canonical_axis(proto.concat_dim if proto.HasField("concat_dim") else proto.axis, rank)
 
     def tops(self, bottoms: Sequence[Shape]) -> tuple[Shape, ...]:
-        first = bottoms[0]
+        shapes = self.aligned(bottoms)
+        first = shapes[0]
         axis = self.axis(len(first))
-        for index, shape in enumerate(bottoms):
+        for index, shape in enumerate(shapes):
             if len(shape) != len(first) or shape[:axis] + shape[axis + 1 :] != first[:axis] + first[axis + 1 :]:
                 raise self.error(
-                    f"bottom {index} ({self.proto.bottom[index]!r}) has shape {shape}; "
-                    f"expected that of bottom 0, {first}, "
+                    f"bottom {index} ({self.proto.bottom[index]!r}) has shape {bottoms[index]}; "
+                    f"expected that of bottom 0, {bottoms[0]}, "
                     f"with another size on axis {axis} at most"
                 )
-        return ((*first[:axis], sum(shape[axis] for shape in bottoms), *first[axis + 1 :]),)
+        return ((*first[:axis], sum(shape[axis] for shape in shapes), *first[axis + 1 :]),)
+
+    def aligned(self, bottoms: Sequence[Shape]) -> Sequence[Shape]:
+        """Return the shapes, where their numbers of axes differ those of forks whose blobs all have 4 axes."""
+        return [of_four_axes(shape) for shape in bottoms] if len(set(map(len, bottoms))) > 1 else bottoms
+
+    def departs(self, bottoms: Sequence[Shape]) -> str:
+        return tell_axes(bottoms) if len(set(map(len, bottoms))) > 1 else ""
 
     def lower(self, g: Graph, bottoms: Sequence[str], params: Sequence[str]) -> Sequence[str]:
         if len(bottoms) == 1:
             return bottoms
-        return (g.emit("Concat", *bottoms, axis=self.axis(len(g.shape(bottoms[0])))),)
+        shapes = self.aligned([g.shape(bottom) for bottom in bottoms])
+        aligned = [g.reshape(bottom, *shape) for bottom, shape in zip(bottoms, shapes, strict=True)]
+        return (g.emit("Concat", *aligned, axis=self.axis(len(shapes[0]))),)
 
 
 @layer("Slice")
@@ -230,6 +240,7 @@ class Silence(Layer):
 
     num_bottoms = (1, None)
     num_tops = (0, 0)
+    foreign_tops = (1, None)
 
     def tops(self, bottoms: Sequence[Shape]) -> tuple[Shape, ...]:
         return ()
@@ -260,6 +271,7 @@ class Crop(Layer):
     (crop_layer.cpp)"""
 
     num_bottoms = (2, 2)
+    foreign_bottoms = (1, 1)
     passes_values = True
 
     def axis(self, shape: Shape) -> int:

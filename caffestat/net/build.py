@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from bisect import bisect_left
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from caffestat.data import DataUnavailableError, open_reader
 from caffestat.errors import Finding, NetError, Place
 from caffestat.layers import Layer, Param, Shape, Source, layer_class, layer_dialects, similar_type, type_name
+from caffestat.layers.base import within
+from caffestat.layers.fork_fields import FORK_FIELDS, Effect, effect_of
 from caffestat.schema import ForkValue, UnknownField, UnknownValue, caffe_pb2
 
 from .alignment import cut_of
@@ -51,6 +55,10 @@ def state_of(
     return State(default, written.level if level is None else level, (*written.stage, *stages))
 
 
+class _ForkUsage(NetError):
+    """What Caffe refuses and forks take, in ways that are not known here."""
+
+
 @dataclass
 class _Builder:
     """The lists that grow layer by layer."""
@@ -59,9 +67,8 @@ class _Builder:
     shapes: Mapping[str, Shape]
     batch: int | None
     data: str
-    unknown_fields: list[tuple[str, int]]  # that the source has, for its dialects too: name and offset
+    unknown: Sequence[UnknownField]  # the fields of the source that nobody reads, and those with a value of a fork
     choices: Mapping[int, Choice]  # by the id of the layer's text
-    fork_values: Sequence[tuple[str, int]] = ()  # fields whose value only a fork knows: name and offset
     faults: list[NetError] | None = None  # what Caffe would stop at; None to stop there as well
     nodes: list[Node] = field(default_factory=list)
     blobs: list[Blob] = field(default_factory=list)
@@ -75,6 +82,7 @@ class _Builder:
     findings: list[Finding] = field(default_factory=list)
     told: set[str] = field(default_factory=set)
     uncomputed: set[int] = field(default_factory=set)  # blobs with shapes but no values
+    shapeless: dict[Layer, str] = field(default_factory=dict)  # why what Caffe says of a layer's shapes does not hold
 
     def add(self, entry: Entry) -> None:
         layer = self.create(entry)
@@ -91,45 +99,55 @@ class _Builder:
         proto = entry.proto
         choice, cls = self.choices.get(id(entry.text)), self.class_of(entry)
         if cls is None:
-            layer = self.create_as(UnknownLayer, entry)
-            layer.why_unknown = _unknown_type(proto)
-            return layer
+            return self.create_unknown(entry, _unknown_type(proto))
         if entry.fault:
-            layer = self.create_as(UnknownLayer, entry)
-            layer.why_unknown = entry.fault
-            return layer
+            return self.create_unknown(entry, entry.fault)
         if choice and choice.note:
             self.tell_once(entry.place, f"type {type_name(proto)!r} {choice.note}")
         try:
-            self.refuse_fork_values(cls, entry)
-            layer = self.create_as(cls, entry)
-            _refuse_foreign_fields(layer)
+            changes = self.changes(cls, entry)
+            layer = self.create_as(cls, entry, changes[Effect.DATA])
+            if names := changes[Effect.SHAPES]:
+                self.shapeless[layer] = _not_known(names)
+            elif names := changes[Effect.VALUES]:
+                layer.why_uncomputed = _not_known(names)
         except NetError as error:
             why = self.forgive(entry, error)
             if len(entry.proto.propagate_down) != len(entry.proto.bottom):
                 entry.proto.ClearField("propagate_down")
-            layer = self.create_as(UnknownLayer, entry)
-            layer.why_unknown = why
+            layer = self.create_unknown(entry, why)
         if layer.left_out:
             self.tell_once(entry.place, f"type {type_name(proto)!r}: {layer.left_out}")
         return layer
 
-    def refuse_fork_values(self, cls: type[Layer], entry: Entry) -> None:
-        """Raise NetError when a field of the layer that changes numbers has a value that only a fork knows."""
+    def create_unknown(self, entry: Entry, why: str) -> Layer:
+        """Return a layer that cannot be computed; its tops are data where the user gives the shapes of all."""
+        layer = self.create_as(UnknownLayer, entry)
+        layer.why_unknown = why
+        layer.why_uncomputed = "" if set(entry.proto.top) <= set(layer.shape_overrides) else why
+        return layer
+
+    def changes(self, cls: type[Layer], entry: Entry) -> Mapping[Effect, Collection[str]]:
+        """Return the fields of a layer that its class does not read, by what they change."""
+        found: dict[Effect, dict[str, None]] = defaultdict(dict)
+        is_caffes = _is_caffes(entry.proto.type, cls)
+        for finding in self.foreign(entry):
+            found[_effect(finding, cls, is_caffes)][finding.field.name] = None
+        return found
+
+    def foreign(self, entry: Entry) -> Sequence[UnknownField]:
+        """Return what is unknown in the text of a layer."""
         start, end = entry.text.span if entry.text else (0, 0)
-        names = [name for name, offset in self.fork_values if start <= offset < end and name not in _HARMLESS]
-        if names and not cls.dialect:
-            found = ", ".join(dict.fromkeys(names))
-            raise NetError(
-                f"layer {entry.proto.name!r} ({entry.proto.type}): what {found} does is not known", entry.place
-            )
+        first, last = (bisect_left(self.unknown, offset, key=_offset) for offset in (start, end))
+        return self.unknown[first:last]
 
     def tell_once(self, place: Place, message: str) -> None:
         if message not in self.told:
             self.told.add(message)
             self.findings.append(Finding(place, message))
 
-    def create_as(self, cls: type[Layer], entry: Entry) -> Layer:
+    def create_as(self, cls: type[Layer], entry: Entry, unread: Collection[str] = ()) -> Layer:
+        """Return the layer as one of a class; unread: fields that change the data that it reads."""
         proto = entry.proto
         phase = proto.phase if proto.HasField("phase") else self.state.phase
         layer = cls(proto, phase, entry.place)
@@ -139,8 +157,8 @@ class _Builder:
         layer.shape_overrides = {top: self.shapes[top] for top in proto.top if top in self.shapes}
         layer.batch_override = self.batch
         if self.data != "synthetic":
-            self.attach_reader(layer)
-        _check_count(layer, "bottom", len(proto.bottom), layer.fork_bottoms or layer.num_bottoms)
+            self.attach_reader(layer, unread)
+        _check_count(layer, "bottom", len(proto.bottom), layer.fork_bottoms or layer.num_bottoms, layer.foreign_bottoms)
         least, _ = layer.num_bottoms
         if len(proto.bottom) < least:
             found = (
@@ -149,7 +167,7 @@ class _Builder:
             self.findings.append(Finding(entry.place, f"{found}; computed as a fork does"))
         if layer.auto_tops:
             layer.top_count = max(layer.top_count, layer.num_tops[0])
-        _check_count(layer, "top", layer.top_count, layer.num_tops)
+        _check_count(layer, "top", layer.top_count, layer.num_tops, layer.foreign_tops)
         if len(proto.propagate_down) not in (0, len(proto.bottom)):
             expected = f"none or one per bottom ({len(proto.bottom)})"
             raise layer.error(f"propagate_down is given {len(proto.propagate_down)} times; expected {expected}")
@@ -158,18 +176,19 @@ class _Builder:
     def forgive(self, entry: Entry, error: NetError) -> str:
         """Tell of an error as a finding, and return it, when the layer has fields that Caffe lacks: they may be why.
 
-        So may those that made a layer of Caffe's own type one of a fork. When it has none, the error is a fault.
+        So may those that made a layer of Caffe's own type one of a fork. Else the error is a fault, unless forks take
+        what Caffe refuses.
         """
-        start, end = entry.text.span if entry.text else (0, 0)
-        unknown = [name for name, offset in self.unknown_fields if start <= offset < end]
+        unknown = [finding.field.name for finding in self.foreign(entry)]
         choice = self.choices.get(id(entry.text))
         if choice and choice.cls.dialect and not layer_dialects(entry.proto.type)[0].dialect:
             unknown += sorted(field.name for field in choice.addition.fields)
-        if not unknown or entry.text is None:
+        named = ", ".join(dict.fromkeys(unknown))
+        if not named and not isinstance(error, _ForkUsage):
             self.fault(error)
             return error.message
-        named = ", ".join(dict.fromkeys(unknown))
-        why = f"{error.message}; but it has fields that Caffe lacks ({named}): its tops are taken as unknown"
+        but = f"but it has fields that Caffe lacks ({named})" if named else "but forks of Caffe take it"
+        why = f"{error.message}; {but}: its tops are taken as unknown"
         self.findings.append(Finding(error.place, why))
         return why
 
@@ -179,9 +198,11 @@ class _Builder:
             raise error
         self.faults.append(error)
 
-    def attach_reader(self, layer: Layer) -> None:
-        """Open the data that the layer names, if it names any and it is available."""
+    def attach_reader(self, layer: Layer, unread: Collection[str]) -> None:
+        """Open the data that the layer names, if it names any, it is available, and all is known of how it is read."""
         try:
+            if unread:
+                raise DataUnavailableError(_not_known(unread))
             layer.reader = open_reader(layer)
         except DataUnavailableError as error:
             if self.data == "real":
@@ -226,26 +247,30 @@ class _Builder:
                 if layer.aligns:
                     layer.cut_before = cut_of(node, self.nodes)
                 node.top_shapes, params = _tops_and_params(layer, known)
+                if why := self.shapeless.get(layer):
+                    raise layer.error(why)
                 node.params = tuple(self.add_param(node, index, param) for index, param in enumerate(params))
                 self.tell_unknown(node)
                 self.tell_uncomputed(node)
             except NetError as error:
                 message = explained(error.message, self.nodes, self.blobs)
-                layer.why_unknown = self.forgive(entry, NetError(message, error.place))
+                node.layer = self.create_unknown(entry, self.forgive(entry, NetError(message, error.place)))
+                node.layer.top_count = len(node.tops)
+                node.top_shapes = _given_shapes(node.layer)
+        node.is_computed = not node.layer.why_uncomputed and self.uncomputed.isdisjoint(node.bottoms)
+        if not node.is_computed:
+            self.uncomputed.update(node.tops)
         for blob, shape in zip(node.tops, node.top_shapes, strict=True):
             self.blobs[blob].shape = shape
         try:
-            node.loss_weights = _loss_weights(layer)
+            node.loss_weights = _loss_weights(node.layer)
         except NetError as error:
             self.fault(error)
             node.loss_weights = (0.0,) * layer.top_count
 
     def tell_uncomputed(self, node: Node) -> None:
-        """Warn of a layer whose values are not computed; those of what is behind it are not either."""
+        """Warn of a layer whose values are not computed."""
         layer = node.layer
-        node.is_computed = not layer.why_uncomputed and self.uncomputed.isdisjoint(node.bottoms)
-        if not node.is_computed:
-            self.uncomputed.update(node.tops)
         if layer.why_uncomputed:
             said = f"layer {layer.name!r} ({layer.proto.type}): {layer.why_uncomputed}"
             layer.why_unknown = f"{said}; its values, and those of what depends on it, are left out"
@@ -373,11 +398,37 @@ class _Builder:
         return tuple(self.by_name[name] for name in sorted(self.available))
 
 
-def _refuse_foreign_fields(layer: Layer) -> None:
-    """Raise NetError for a field of a fork that changes what the layer computes."""
-    found = [path for path in layer.foreign_fields if layer.written(path)]
-    if found:
-        raise layer.error(f"what {', '.join(found)} does is not known")
+def _offset(finding: UnknownField) -> int:
+    return finding.field.span[0]
+
+
+def _is_caffes(name: str, cls: type[Layer]) -> bool:
+    """Tell whether a type is Caffe's own, taken as it is or as a fork's variant of it, and not a plugin's."""
+    own = layer_class(name)
+    if own is None or own.dialect or own.read_as:
+        return False
+    return all(each.__module__.startswith("caffestat.") for each in (own, cls))
+
+
+def _effect(finding: UnknownField, cls: type[Layer], is_caffes: bool) -> Effect:
+    """Return what a field changes; a value that only a fork has changes everything, of most fields."""
+    if not isinstance(finding, ForkValue):
+        return effect_of(finding.owner, finding.field.name, cls, is_caffes)
+    name, texts = finding.field.name, {getattr(value, "text", "") for value in finding.field.values}
+    is_read = not is_caffes or texts <= set(cls.own_values.get(name, ()))
+    return Effect.NONE if is_read or name in _HARMLESS else Effect.SHAPES
+
+
+def _not_known(names: Iterable[str]) -> str:
+    return f"what {', '.join(names)} does is not known"
+
+
+def _with_effect(finding: Finding) -> Finding:
+    """Return a finding about a field, which says so when the field changes no number."""
+    found = FORK_FIELDS.get((finding.owner, finding.field.name)) if isinstance(finding, UnknownField) else None
+    if found is None or found.effect is not Effect.NONE:
+        return finding
+    return replace(finding, message=f"{finding.message}; it changes no number of a pass ({found.what})")
 
 
 def _unknown_type(proto: Any) -> str:
@@ -421,11 +472,15 @@ def _tops_and_params(layer: Layer, bottoms: list[Shape]) -> tuple[tuple[Shape | 
     return tuple(tops), params
 
 
-def _check_count(layer: Layer, kind: str, found: int, allowed: tuple[int, int | None]) -> None:
+def _check_count(
+    layer: Layer, kind: str, found: int, allowed: tuple[int, int | None], foreign: tuple[int, int | None]
+) -> None:
+    """Raise NetError for a number of bottoms or tops that is not allowed: a _ForkUsage for one that forks take."""
     least, most = allowed
-    if found < least or (most is not None and found > most):
+    if not within(found, allowed):
         expected = str(least) if least == most else f"at least {least}" if most is None else f"{least} to {most}"
-        raise layer.error(f"takes {expected} {kind} blobs, found {found}")
+        message = layer.error(f"takes {expected} {kind} blobs, found {found}").message
+        raise (_ForkUsage if within(found, foreign) else NetError)(message, layer.place)
 
 
 def _loss_weights(layer: Layer) -> tuple[float, ...]:
@@ -470,9 +525,9 @@ def build(
         and not (isinstance(f, (UnknownValue, ForkValue)) and f.place in read)
     ]
     findings += [finding for choice in choices.values() for finding in choice.addition.findings]
-    unknown = [(f.field.name, f.field.span[0]) for f in findings if isinstance(f, UnknownField)]
-    forks = [(f.field.name, f.field.span[0]) for f in findings if isinstance(f, ForkValue)]
-    builder = _Builder(state, shapes or {}, batch, data, unknown, choices, forks, faults)
+    unknown = sorted((f for f in findings if isinstance(f, UnknownField)), key=_offset)
+    findings = [_with_effect(finding) for finding in findings]
+    builder = _Builder(state, shapes or {}, batch, data, unknown, choices, faults)
     kept = filter_layers(source.layers, state)
     layers = insert_splits(
         kept if faults is None else without_unknown_bottoms(kept, faults, source.layers), source.layers

@@ -13,39 +13,47 @@ __all__ = ["explained"]
 
 def explained(message: str, nodes: Sequence[Node], blobs: Sequence[Blob]) -> str:
     """Return the message of a shape error of the last node, with the file's blob names and where the sizes parted."""
-    node = nodes[-1]
+    node, writers = nodes[-1], _Writers(nodes)
     for bottom, name in zip(node.bottoms, node.layer.proto.bottom, strict=False):
-        message = message.replace(repr(name), repr(_written(bottom, nodes, blobs)))
+        message = message.replace(repr(name), repr(blobs[writers.written(bottom)].name))
     first = node.bottom_shapes[0] if node.bottom_shapes else None
     for index, shape in enumerate(node.bottom_shapes[1:], 1):
         if first and shape and len(first) == len(shape) > 2 and first[2:] != shape[2:]:
-            return message + _parting(*(_changes(node, bottom, nodes) for bottom in (0, index)))
+            return message + _parting(*(writers.changes(node, bottom) for bottom in (0, index)))
     return message
-
-
-def _written(blob: int, nodes: Sequence[Node], blobs: Sequence[Blob]) -> str:
-    """Return the name in the file of a blob: that in front of the Split layers that Caffe inserts."""
-    for node in reversed(nodes):
-        if blob in node.tops and node.layer.is_inserted:
-            return _written(node.bottoms[0], nodes, blobs)
-    return blobs[blob].name
 
 
 Change = tuple[Node, Shape, Shape]  # a layer, and the sizes that it makes of others
 
 
-def _changes(node: Node, bottom: int, nodes: Sequence[Node]) -> list[Change]:
-    """Return the layers on the way to a bottom that change the size of images, the first one first."""
-    found: list[Change] = []
-    blob, before = node.bottoms[bottom], node.index
-    while True:
-        writer = next((n for n in reversed(nodes[:before]) if blob in n.tops), None)
-        if writer is None or not writer.bottoms:
-            return found[::-1]
-        sizes = [shape[2:] for shape in (writer.bottom_shapes[0], writer.top_shapes[writer.tops.index(blob)]) if shape]
-        if len(sizes) == 2 and sizes[0] != sizes[1]:
-            found.append((writer, sizes[0], sizes[1]))
-        blob, before = writer.bottoms[0], writer.index
+class _Writers:
+    """The layer that each bottom of a net holds the top of."""
+
+    def __init__(self, nodes: Sequence[Node]) -> None:
+        self._copied = {top: node.bottoms[0] for node in nodes if node.layer.is_inserted for top in node.tops}
+        self._sources: dict[tuple[int, int], Node | None] = {}
+        latest: dict[int, Node] = {}
+        for node in nodes:
+            self._sources.update({(node.index, blob): latest.get(blob) for blob in node.bottoms})
+            latest.update(dict.fromkeys(node.tops, node))
+
+    def written(self, blob: int) -> int:
+        """Return the blob of the file behind one: that in front of the Split layers that Caffe inserts."""
+        while blob in self._copied:
+            blob = self._copied[blob]
+        return blob
+
+    def changes(self, node: Node, bottom: int) -> list[Change]:
+        """Return the layers on the way to a bottom that change the size of images, the first one first."""
+        found: list[Change] = []
+        blob = node.bottoms[bottom]
+        while (writer := self._sources.get((node.index, blob))) and writer.bottoms:
+            shapes = writer.bottom_shapes[0], writer.top_shapes[writer.tops.index(blob)]
+            sizes = [shape[2:] for shape in shapes if shape]
+            if len(sizes) == 2 and sizes[0] != sizes[1]:
+                found.append((writer, sizes[0], sizes[1]))
+            node, blob = writer, writer.bottoms[0]
+        return found[::-1]
 
 
 def _parting(one: Sequence[Change], other: Sequence[Change]) -> str:

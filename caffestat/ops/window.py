@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from itertools import product
 from math import prod
 from typing import Any
@@ -81,6 +82,17 @@ class Window:
         """Whether the places cover the image exactly, without overlap."""
         covers = all(o * s == size for o, s, size in zip(self.out, self.strides, self.size, strict=True))
         return covers and self.kernel == self.strides and set(self.dilations) == {1} and not any(self.begins)
+
+    def moves(self) -> tuple[tuple[Fraction, Fraction], ...] | None:
+        """Return where the places of an image of two axes go: to factor · place + shift of the window's places."""
+        axes = zip(self.strides, self.spans, self.begins, strict=True)
+        found = tuple((Fraction(1, s), -(Fraction(span - 1, 2) - begin) / s) for s, span, begin in axes)
+        return found if len(found) == 2 else None
+
+    def taps_along(self, axis: int) -> np.ndarray:
+        """Return the positions in the image that each place's taps have along an axis: [out, kernel]."""
+        corners = np.arange(self.out[axis]) * self.strides[axis] - self.begins[axis]
+        return np.asarray(corners[:, None] + np.arange(self.kernel[axis]) * self.dilations[axis])
 
     def offsets(self) -> list[Ints]:
         """Return where each tap of the first place stands in the padded image, in scan order."""

@@ -49,13 +49,15 @@ def lower_decided(net: Net, also: Callable[[Layer], bool] = lambda layer: False,
                 memory.forget(node.tops)
             else:
                 _lower_node(net, node, forward, memory, readers)
+        else:
+            memory.forget(node.tops)
     forward.stored = memory.all_stored()
     return forward
 
 
 def _refuse_nothing(net: Net, forward: Forward) -> None:
     """Raise NetError when every layer that has bottoms is behind an unknown shape."""
-    unknown = [node.layer for node in net.nodes if node.layer.why_unknown]
+    unknown = [node.layer for node in net.nodes if node.layer.why_unknown and not node.layer.why_uncomputed]
     if unknown and all(net.nodes[index].bottoms == () for index, _ in forward.tops):
         raise NetError(f"nothing can be run: {unknown[0].why_unknown}", unknown[0].place)
 

@@ -109,6 +109,7 @@ class _View:
             self._expected("tops", key),
             self.measured.top_samples.get(key),
             self.measured.stats.get(("top", *key)),
+            bool(self.measured.tops) and key not in self.measured.tops,
         )
 
     def _has_diff(self, key: Key) -> bool:

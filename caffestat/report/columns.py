@@ -124,7 +124,9 @@ COLUMNS = (
     Column("filler", lambda row, _: _filler(row.param), is_name=True),
     Column("xavier ±a, n", lambda row, _: _xavier(row), is_size=True),
     Column("then", lambda row, _: (row.layer.followed_by or "") if row.is_first else "", is_name=True),
-    Column("mean|x|", lambda row, _: _measured(row.top.mean_abs if row.top else None), is_number=True),
+    Column(
+        "mean|x|", lambda row, _: _measured(row.top.mean_abs, row.top.is_unknown) if row.top else "", is_number=True
+    ),
     Column("predicted", lambda row, _: _measured(row.top.predicted if row.top else None), is_number=True),
     *map(_of_top, STATS),
     Column("float16", lambda row, _: _float16(row.top)),
@@ -169,6 +171,8 @@ def footer(report: Report, table: Iterable[Row]) -> Iterator[str]:
         yield f"L2 norm of all params {norms.data_l2:.6g}, of their gradients {_norm(norms.diff_l2)}"
         if norms.diff_l1 is None:
             yield "?: depends on the gradient of a layer that cannot be computed."
+    if any(top.is_unknown for layer in report.layers for top in layer.tops):
+        yield "mean|x| ?: the value of a layer that cannot be computed, or one that depends on it."
     if not totals.is_complete:
         yield "Layers of unknown shape (?) and what depends on them are left out of the totals."
     params = [row.fans for row in table if row.fans]

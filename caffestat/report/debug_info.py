@@ -66,22 +66,22 @@ def _lines(report: Report, inner_only: bool) -> Iterator[Line]:
 
 def _forward(layer: LayerRow) -> Iterator[Line]:
     for top in layer.tops:
-        yield from _line(_TOP, "Forward", layer, f"top blob {top.name} data", top.mean_abs)
+        yield from _line(_TOP, "Forward", layer, f"top blob {top.name} data", _shown(top.mean_abs, top.is_unknown))
     for param in layer.params:
         yield from _line(_PARAM, "Forward", layer, f"param blob {param.name} data", param.mean_abs)
 
 
 def _backward(layer: LayerRow) -> Iterator[Line]:
     for bottom in layer.bottom_diffs:
-        value = _diff(bottom.mean_abs, bottom.is_unknown)
+        value = _shown(bottom.mean_abs, bottom.is_unknown)
         yield from _line(_BOTTOM_DIFF, "Backward", layer, f"bottom blob {bottom.name} diff", value)
     for param in layer.params:
         # the index here, never the name
-        value = _diff(param.diff_mean_abs, param.diff_is_unknown)
+        value = _shown(param.diff_mean_abs, param.diff_is_unknown)
         yield from _line(_PARAM_DIFF, "Backward", layer, f"param blob {param.index} diff", value)
 
 
-def _diff(value: float | None, is_unknown: bool) -> float | str | None:
+def _shown(value: float | None, is_unknown: bool) -> float | str | None:
     return _UNKNOWN if is_unknown else value
 
 

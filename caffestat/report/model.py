@@ -65,6 +65,7 @@ class TopRow:
     predicted: float | None = None
     histogram: Histogram | None = None
     stats: ElementStats | None = None
+    is_unknown: bool = False
 
 
 @dataclass(frozen=True)

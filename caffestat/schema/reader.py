@@ -23,9 +23,10 @@ _MEANT = {"iter_step": "iter_size"}  # what is often written for another field, 
 
 @dataclass(frozen=True)
 class UnknownField(Finding):
-    """A field that the schema does not know, and that was left out."""
+    """A field that the schema does not know, and that was left out; owner: the type of the message it stands in."""
 
     field: Field
+    owner: str
 
 
 @dataclass(frozen=True)
@@ -136,7 +137,7 @@ class _Reader:
             slot = known.get(field.name)
             if slot is None:
                 text = f"unknown field '{field.name}' in {self.owner}, left out{_hint(field.name, tuple(known))}"
-                self.findings.append(UnknownField(field.place, text, field))
+                self.findings.append(UnknownField(field.place, text, field, descriptor.name))
                 continue
             self.known.add(field)
             if slot.repeated:
@@ -146,7 +147,7 @@ class _Reader:
                 self.set(message, slot, field)
             elif slot.is_list_of_forks:
                 text = f"{field.name} in {self.owner}: given several times, as only forks allow; left out"
-                self.findings.append(ForkValue(field.place, text, field))
+                self.findings.append(ForkValue(field.place, text, field, descriptor.name))
                 message.ClearField(slot.name)
             else:
                 raise self.twice(first[slot.name], field)
@@ -205,7 +206,7 @@ class _Reader:
             return
         text = f"unknown value {found} of {slot.name} in {self.owner}, left out"
         if slot.is_extended and not slot.is_open and self.field:
-            self.findings.append(ForkValue(where.place, text, self.field))
+            self.findings.append(ForkValue(where.place, text, self.field, self.path[-1].type))
         else:
             self.findings.append(UnknownValue(where.place, text))
 

@@ -153,7 +153,8 @@ class Training:
             raise InputError(f"{synthetic[0]}; training takes real data: --data synthetic trains on noise all the same")
         for node in net.nodes:
             if not node.is_known and net.phase == TRAIN:
-                raise node.layer.error(f"cannot be trained: {node.layer.why_unknown or 'its bottoms are unknown'}")
+                why = node.layer.why_unknown or node.layer.why_uncomputed or "its bottoms are unknown"
+                raise node.layer.error(f"cannot be trained: {why}")
 
     def _restore(self, path: str) -> None:
         state = read_state(path, [array.shape for array in self.update.history])

@@ -26,7 +26,7 @@ layer { name: "c" type: "InnerProduct" bottom: "f" top: "c"
   inner_product_param { num_output: 3 weight_filler { type: "xavier" } } }
 layer { name: "loss" type: "SoftmaxWithLoss" bottom: "c" bottom: "y" top: "loss" }
 """
-CENTER = 'layer { name: "center" type: "CenterLoss" bottom: "f" bottom: "y" top: "center" %s }\n'
+CENTER = 'layer { name: "center" type: "UnheardLoss" bottom: "f" bottom: "y" top: "center" %s }\n'
 MONITOR = 'layer { name: "m" type: "Monitor" bottom: "f" top: "m" }\n'
 
 

@@ -10,6 +10,7 @@ import pytest
 from caffestat.data import DataUnavailableError, open_reader
 from caffestat.errors import NetError
 from caffestat.fillers import Stream
+from caffestat.net import build, read_net
 
 from .support import TRAIN, encoded, make, opened, picture, words
 
@@ -124,3 +125,23 @@ def test_skipping_all_there_is(five_images):
     assert words(1)[0] % 100000 >= 5
     with pytest.raises(NetError, match=r"but only 5 are listed"):
         opened(layer)
+
+
+def test_several_labels_for_each_image(five_images):
+    lines = [f"image{number}.png {number} {10 + number} 7x" for number in range(5)]
+    for number in range(5):
+        (five_images / f"image {number}.png").rename(five_images / f"image{number}.png")
+    (five_images / "list").write_text("\n".join(lines) + "\n")
+    (five_images / "net.prototxt").write_text(
+        'layer { name: "d" type: "ImageData" top: "x" top: "t" '
+        'image_data_param { source: "list" batch_size: 2 label_dim: 3 } }'
+    )
+    net = build(read_net(str(five_images / "net.prototxt")))
+    assert net.nodes[0].top_shapes == ((2, 3, 5, 7), (2, 3))
+    reader = net.nodes[0].layer.reader
+    data, labels = reader.next()
+    np.testing.assert_array_equal(labels, [[0, 10, 7], [1, 11, 7]])
+    np.testing.assert_array_equal(data[1], picture(1))
+    (five_images / "list").write_text("image0.png 1 2 3\nimage1.png 1 2\n")
+    with pytest.raises(NetError, match=r"expected 3 labels behind each name, .* line 2 of 'list' has 2"):
+        build(read_net(str(five_images / "net.prototxt")))

@@ -63,7 +63,7 @@ def test_against_torch(type_name, params, shape, extra):
     flat = leaves[0].reshape(-1, *shape[axis:])
     bias = leaves[2] if len(leaves) > 2 else None
     group = it.proto.convolution_param.group
-    y = function(flat, leaves[1], bias, stride=at.stride, padding=at.pad, dilation=at.dilation, groups=group)
+    y = function(flat, leaves[1], bias, stride=at.strides, padding=at.begins, dilation=at.dilations, groups=group)
     dy = values(*it.tops([shape])[0], seed=9)
     y.backward(torch.tensor(dy).reshape(y.shape))
     result = run(it, [x], weights, [dy])

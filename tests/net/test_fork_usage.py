@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from caffestat.api import analyze
 from caffestat.errors import NetError
 from caffestat.layers import similar_type
 from caffestat.net import TEST, TRAIN, Net, build, load, state_of
 from caffestat.net.source import NetSource, Solver
+from caffestat.report import debug_lines
 
 INPUT = 'layer { name: "x" type: "Input" top: "x" input_param { shape { %s } } }\n'
 IMAGE = INPUT % "dim: 2 dim: 3 dim: 12 dim: 9"
@@ -31,14 +34,20 @@ def shapes(net: Net) -> list[tuple[int, ...] | None]:
     ("layer", "shape", "words"),
     [
         ('type: "Eltwise" eltwise_param { coeff: 0.5 }', (2, 3, 12, 9), "computed as a fork does"),
-        ('type: "Pooling" pooling_param { kernel_size: 2 dilation: 2 }', None, "pooling_param.dilation"),
+        ('type: "Pooling" pooling_param { kernel_size: 2 dilation: 2 }', (2, 3, 10, 7), "naibaf7/caffe"),
+        ('type: "Pooling" pooling_param { kernel_size: 2 anchors: 2 }', None, "what anchors does is not known"),
+        ('type: "Pooling" pooling_param { kernel_size: 2 dilation: 2 anchors: 2 }', None, "what anchors does"),
+        ('type: "Pooling" pooling_param { pool: L2NORM kernel_size: 2 dilation: 2 }', None, "pool does is not known"),
+        ('type: "Pooling" pooling_param { pool: L2NORM kernel_size: 1 kernel_size: 2 }', None, "pool does is not"),
         ('type: "Pooling" pooling_param { kernel_size: 1 kernel_size: 2 }', (2, 3, 12, 8), "of dialect c3d"),
         ('type: "Pooling" pooling_param { kernel_size: 1 kernel_size: 2 kernel_d: 1 }', None, "kernel_d"),
         ('type: "Convolution" convolution_param { num_output: 4 kernel_d: 3 dilation_d: 1 }', None, "dilation_d"),
         ('type: "Pooling" pooling_param { pool: L2NORM kernel_size: 2 }', None, "pool does is not known"),
         ('type: "Convolution" convolution_param { num_output: 4 kernel_size: 3 pad_d: 1 }', None, "pad_d"),
-        ('type: "InnerProduct" inner_product_param { num_output: 4 normalize: true }', None, "normalize"),
-        ('type: "Dropout" dropout_param { sample_weights_test: true }', None, "sample_weights_test"),
+        ('type: "InnerProduct" inner_product_param { num_output: 4 normalize: true }', (2, 4), "happynear"),
+        ('type: "Dropout" dropout_param { sample_weights_test: true }', (2, 3, 12, 9), "caffe-segnet"),
+        ('type: "ReLU" device: 1', (2, 3, 12, 9), "it changes no number of a pass (which device computes the layer)"),
+        ('type: "BatchNorm" batch_norm_param { use_weight_bias: true }', None, "use_weight_bias does is not known"),
         (
             'type: "Convolution" convolution_param { num_output: 4 kernel_size: 3 engine: MKL }',
             (2, 4, 10, 7),
@@ -52,12 +61,123 @@ def test_computed_or_unknown(tmp_path: Path, layer: str, shape: tuple[int, ...] 
     assert any(words in finding.message for finding in net.findings) if words else net.findings == ()
 
 
-@pytest.mark.parametrize("field", ["class_weighting: 0.5", "pre_fixed_normalizer: 7", "normalization: PRE_FIXED"])
-def test_a_loss_that_a_fork_weighs_is_unknown(tmp_path: Path, field: str) -> None:
-    label = INPUT.replace('"x"', '"y"') % "dim: 2"
-    loss = 'layer { name: "l" type: "SoftmaxWithLoss" bottom: "x" bottom: "y" top: "l" loss_param { %s } }'
-    net = made(tmp_path, INPUT % "dim: 2 dim: 5" + label + loss % field)
-    assert shapes(net) == [None]
+LABEL = INPUT.replace('"x"', '"t"')
+LOSS = 'layer { name: "l" type: "SoftmaxWithLoss" bottom: "x" bottom: "t" top: "l" loss_param { %s } }'
+
+
+@pytest.mark.parametrize(
+    ("fields", "dialect", "is_known"),
+    [
+        ("class_weighting: 0.5", "segnet", True),
+        ("pre_fixed_normalizer: 7", "intel", True),
+        ("pre_fixed_normalizer: 7 normalization: PRE_FIXED", "intel", True),
+        ("normalization: PRE_FIXED", "", False),
+        ("class_weighting: 0.5 normalization: PRE_FIXED", "", False),
+        ("focus: 2", "", False),
+    ],
+)
+def test_a_loss_that_a_fork_weighs_is_computed_or_unknown(
+    tmp_path: Path, fields: str, dialect: str, is_known: bool
+) -> None:
+    net = made(tmp_path, INPUT % "dim: 2 dim: 5" + LABEL % "dim: 2" + LOSS % fields)
+    assert (net.nodes[-1].layer.dialect, net.nodes[-1].is_known) == (dialect, is_known)
+    assert shapes(net) == [None if "PRE_FIXED" in fields and not is_known else ()]
+
+
+IMAGES = (
+    'layer { name: "d" type: "%s" top: "x" top: "t" %s { source: "none" batch_size: 2 %s } transform_param { %s } }\n'
+)
+
+
+@pytest.mark.parametrize("kind", [("Data", "data_param"), ("ImageData", "image_data_param")])
+def test_fields_that_change_the_data_make_them_synthetic(tmp_path: Path, kind: tuple[str, str]) -> None:
+    net = made(tmp_path, IMAGES % (*kind, "", "crop_size: 5 distort_param { hue_prob: 0.5 }"))
+    assert net.nodes[0].top_shapes == ((2, 3, 5, 5), (2,))
+    assert net.nodes[0].layer.why_synthetic == "what distort_param does is not known"
+    net = made(tmp_path, IMAGES % (*kind, "colours: 4", "crop_size: 5"))
+    assert net.nodes[0].layer.why_synthetic == "what colours does is not known"
+    net = made(tmp_path, IMAGES % (*kind, "", "crop_size: 5 resize_param { height: 3 }"))
+    assert net.nodes[0].top_shapes == (None, None)
+    assert "what resize_param does is not known" in net.findings[-1].message
+
+
+def test_values_that_a_fork_changes_are_unknown_and_shapes_stay(tmp_path: Path) -> None:
+    text = IMAGE + (
+        'layer { name: "n" type: "BatchNorm" bottom: "x" top: "x" batch_norm_param { disable_mean: true } }\n'
+        'layer { name: "ip" type: "InnerProduct" bottom: "x" top: "ip" inner_product_param { num_output: 4 } }\n'
+    )
+    (tmp_path / "net.prototxt").write_text(text)
+    report = analyze(str(tmp_path / "net.prototxt"))
+    (x,), (n,), (ip,) = (layer.tops for layer in report.layers)
+    assert [(top.shape, top.mean_abs is None, top.is_unknown) for top in (x, n, ip)] == [
+        ((2, 3, 12, 9), False, False),
+        ((2, 3, 12, 9), True, True),
+        ((2, 4), True, True),
+    ]
+    assert [len(layer.params) for layer in report.layers] == [0, 3, 2]
+    assert report.totals.macs == 2 * 4 * 324
+    lines = [line for line in debug_lines(report) if "top blob" in line]
+    assert [line.rpartition(": ")[2] == "?" for line in lines] == [False, True, True]
+
+
+@pytest.mark.parametrize(
+    ("layer", "computed"),
+    [
+        ('type: "Accuracy" bottom: "x" bottom: "t" top: "l" top: "m" top: "n"', False),
+        ('type: "SoftmaxWithLoss" bottom: "x" bottom: "t" bottom: "x" bottom: "t" top: "l"', None),
+        ('type: "SoftmaxWithLoss" bottom: "x" bottom: "t" bottom: "t" top: "l"', True),
+        ('type: "SoftmaxWithLoss" bottom: "x" bottom: "t" top: "l" top: "m" top: "n" top: "o"', False),
+        ('type: "SoftmaxWithLoss" bottom: "x" bottom: "t" top: "l" top: "m" top: "n"', True),
+        ('type: "EuclideanLoss" bottom: "x" bottom: "x" bottom: "x" top: "l"', True),
+        ('type: "SigmoidCrossEntropyLoss" bottom: "x" bottom: "x" bottom: "x" top: "l"', False),
+        ('type: "Crop" bottom: "x" top: "l"', False),
+        ('type: "Data" top: "a" top: "b" top: "c" data_param { source: "none" batch_size: 2 }', False),
+        ('type: "ReLU" bottom: "x" bottom: "t" top: "l"', None),
+    ],
+)
+def test_numbers_of_bottoms_and_tops_that_only_forks_take(tmp_path: Path, layer: str, computed: bool | None) -> None:
+    text = INPUT % "dim: 2 dim: 5" + LABEL % "dim: 2" + f'layer {{ name: "l" {layer} }}'
+    if computed is None:
+        with pytest.raises(NetError, match=r"takes .* bottom blobs, found"):
+            made(tmp_path, text)
+        return
+    net = made(tmp_path, text)
+    words = "is a fork's" if computed else "but forks of Caffe take it: its tops are taken as unknown"
+    assert net.nodes[-1].is_known is computed
+    assert any(words in finding.message for finding in net.findings)
+
+
+@pytest.mark.parametrize(
+    ("layer", "shape", "last"),
+    [
+        ('type: "Eltwise" bottom: "x" bottom: "t"', (2, 5), "dim: 2 dim: 5 dim: 1 dim: 1"),
+        (
+            'type: "Eltwise" bottom: "t" bottom: "x" eltwise_param { operation: MAX }',
+            (2, 5, 1, 1),
+            "dim: 2 dim: 5 dim: 1 dim: 1",
+        ),
+        ('type: "Concat" bottom: "x" bottom: "t"', (2, 8, 1, 1), "dim: 2 dim: 3 dim: 1 dim: 1"),
+        ('type: "EuclideanLoss" bottom: "x" bottom: "t"', (), "dim: 2 dim: 5 dim: 1 dim: 1"),
+    ],
+)
+def test_vectors_beside_blobs_of_four_axes(tmp_path: Path, layer: str, shape: tuple[int, ...], last: str) -> None:
+    text = INPUT % "dim: 2 dim: 5" + LABEL % last + f'layer {{ name: "l" top: "l" {layer} }}'
+    net = made(tmp_path, text)
+    assert shapes(net) == [shape]
+    told = [finding.message for finding in net.findings]
+    assert len(told) == bool(shape)
+    assert all("forks whose blobs all have 4 axes do not; computed as a fork does" in message for message in told)
+    x, t = (np.random.default_rng(1).normal(size=node.top_shapes[0]).astype(np.float32) for node in net.nodes[:2])
+    measured = analyze(str(tmp_path / "net.prototxt"), inputs={"x": x, "t": t})
+    flat = x.reshape(2, -1), t.reshape(2, -1)
+    expected = {
+        "Eltwise": lambda: np.maximum(*flat) if "MAX" in layer else flat[0] + flat[1],
+        "Concat": lambda: np.concatenate(flat, 1),
+        "EuclideanLoss": lambda: ((flat[0] - flat[1]) ** 2).sum() / 4,
+    }[layer.split('"')[1]]()
+    assert measured.layers[-1].tops[0].mean_abs == pytest.approx(float(np.abs(expected).mean()), rel=1e-5)
+    with pytest.raises(NetError, match=r"expected that of bottom 0|expected two bottoms"):
+        made(tmp_path, text.replace(last, "dim: 2 dim: 5 dim: 2 dim: 1"))
 
 
 def test_a_loss_of_unknown_type_may_have_no_top(tmp_path: Path) -> None:

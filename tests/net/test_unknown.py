@@ -154,7 +154,7 @@ def test_a_net_inside_a_solver_gets_the_findings_about_it(tmp_path: Path) -> Non
     assert [message.partition(" in ")[0] for message in said] == [
         "4 unknown field 'odd'",
         "5 ceil_mode",
-        "4 type 'BN' is a fork's, taken as BatchNorm and Scale",
+        "4 type 'BN' is a fork's, taken as that of dialect tsn (yjxiong/caffe, bn_layer.cpp)",
     ]
 
 

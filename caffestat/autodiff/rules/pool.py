@@ -171,16 +171,10 @@ def _counts(node: Node, win: Window) -> list[np.ndarray]:
     pads = node.get("pads", [0] * 2 * rank) if node.get("auto_pad", "NOTSET") == "NOTSET" else [*win.begins, *win.ends]
     counts = []
     for axis, size in enumerate(win.size):
-        taps = _taps(win, axis)
+        taps = win.taps_along(axis)
         before, after = (pads[axis], pads[axis + rank]) if node.get("count_include_pad", 0) else (0, 0)
         counts.append(((taps >= -before) & (taps < size + after)).sum(1))
     return counts
-
-
-def _taps(win: Window, axis: int) -> np.ndarray:
-    """Return the positions in the image that each place's taps have along an axis: [out, kernel]."""
-    corners = np.arange(win.out[axis]) * win.strides[axis] - win.begins[axis]
-    return corners[:, None] + np.arange(win.kernel[axis]) * win.dilations[axis]
 
 
 def _enlarge(g: Graph, small: str, win: Window) -> str:
@@ -235,7 +229,7 @@ def _slide_back(g: Graph, dy: str, spec: Spec, win: Window, shares: list[np.ndar
 
 def _band(win: Window, axis: int, share: np.ndarray) -> np.ndarray:
     band = np.zeros((win.out[axis], win.size[axis]))
-    for place, taps in enumerate(_taps(win, axis)):
+    for place, taps in enumerate(win.taps_along(axis)):
         inside = taps[(taps >= 0) & (taps < win.size[axis])]
         band[place, inside] = share[place]
     return band

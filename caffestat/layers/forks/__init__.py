@@ -34,6 +34,7 @@ from . import (  # noqa: F401  registers their layer types
     sequences,
     ssd,
     steganalysis,
+    variants,
     volumes,
     warping,
 )

@@ -73,6 +73,8 @@ class _ScaledNorm(BatchNorm):
     def tops(self, bottoms: Sequence[Shape]) -> tuple[Shape, ...]:
         if len(bottoms[0]) < 2:
             raise self.error(f"expected a bottom of at least 2 axes (N, C, …), found shape {bottoms[0]}")
+        if getattr(self.settings, "rebn", False):
+            raise self.error("what bn_param.rebn does is not known")
         return (bottoms[0],)
 
     def lower(self, g: Graph, bottoms: Sequence[str], params: Sequence[str]) -> Sequence[str]:
@@ -111,7 +113,6 @@ class BN(_ScaledNorm):
     """
 
     adds = segmentation_pb2.TsnLayerParameter
-    foreign_fields = ("bn_param.rebn",)
     roles = ("slope_filler", "bias_filler")
     extra_axes = 0
     filler_fields: ClassVar[Mapping[str, str]] = {"bn_param.slope_filler": "scale", "bn_param.bias_filler": "bias"}
@@ -226,7 +227,6 @@ class BNData(_Moving):
     """
 
     adds = segmentation_pb2.TsnLayerParameter
-    foreign_fields = ("bn_param.rebn",)
     roles = ("slope_filler", "bias_filler")
     extra_axes = 0
     filler_fields = BN.filler_fields

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from caffestat.errors import Place
+from caffestat.ops import Window
 from caffestat.schema.forks import rcnn_pb2
 
 from ..base import Shape, layer
@@ -87,11 +88,11 @@ class DeformableConvolution(Convolution):
     def columns(self, g: Graph, x: str, offsets: str, shapes: Sequence[Shape]) -> str:
         """Emit x [N, H, W, C] at the moved taps: [N, taps, H', W', C]; offsets [N, taps, 2, H', W']."""
         n, _, height, width = shapes[0]
-        window, places = self.geometry(shapes).window, shapes[1][2:]
+        window = self.geometry(shapes).window
         lines, inside = [], []
         for axis, most in enumerate((height, width)):
             moved = g.emit("Gather", offsets, g.constant(axis, np.int64), axis=2)
-            place = g.emit("Add", moved, g.constant(_taps(window, places, axis)))
+            place = g.emit("Add", moved, g.constant(_taps(window, axis)))
             inside += [g.emit("GreaterOrEqual", place, g.constant(0)), g.emit("Less", place, g.constant(most))]
             lines.append(g.emit("Clip", place, g.constant(0), g.constant(most - 1)))
         shown = g.cast(g.emit("And", g.emit("And", *inside[:2]), g.emit("And", *inside[2:])), np.float32)
@@ -105,9 +106,9 @@ class DeformableConvolution(Convolution):
         return total
 
 
-def _taps(window: Any, places: Shape, axis: int) -> np.ndarray:
+def _taps(window: Window, axis: int) -> np.ndarray:
     """Return where the taps lie on an axis without offsets: [1, taps, H' or 1, W' or 1]."""
-    start = np.arange(places[axis]) * window.stride[axis] - window.pad[axis]
-    tap = np.indices(window.kernel)[axis].ravel() * window.dilation[axis]
+    start = np.arange(window.out[axis]) * window.strides[axis] - window.begins[axis]
+    tap = np.indices(window.kernel)[axis].ravel() * window.dilations[axis]
     lies = tap[:, None] + start
     return lies[None, :, :, None] if axis == 0 else lies[None, :, None, :]

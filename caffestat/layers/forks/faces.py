@@ -79,7 +79,6 @@ class NormalizedInnerProduct(InnerProduct):
 
     adds = faces_pb2.LayerParameter
     num_bottoms = (1, 3)
-    foreign_fields: ClassVar[tuple[str, ...]] = ()
 
     def outputs(self, bottoms: Sequence[Shape]) -> int:
         """Return how many outputs there are: as many as bottom 1 has rows, if there is one."""

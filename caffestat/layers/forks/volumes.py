@@ -7,11 +7,12 @@ from copy import deepcopy
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from caffestat.errors import Place
+from caffestat.ops import Window
 from caffestat.schema.forks import volumes_pb2
 
 from ..base import Shape, layer
 from ..convolution import Convolution
-from ..pooling import AVE, MAX, Pooling, PoolingWindow
+from ..pooling import AVE, MAX, Pooling
 
 if TYPE_CHECKING:
     from caffestat.graph import Graph
@@ -29,14 +30,6 @@ __all__ = [
 ]
 
 MOST_AXES = 3  # over which the runtime pools
-
-
-def _left(fields: Sequence[str], adds: Any) -> tuple[str, ...]:
-    """Return the fields of forks, by path, that none of the messages that a fork adds to a layer has."""
-    known = {
-        f"{message.name}.{field.name}" for message in adds.DESCRIPTOR.fields for field in message.message_type.fields
-    }
-    return tuple(path for path in fields if path not in known)
 
 
 # ---- convolution -----------------------------------------------------------------------------------------------------
@@ -82,7 +75,6 @@ class NdConvolution(_Volumes):
     """
 
     adds = volumes_pb2.ClipLayerParameter
-    foreign_fields = _left(Convolution.foreign_fields, volumes_pb2.ClipLayerParameter)
     spatial = None
 
     def sizes(self) -> Mapping[str, Sequence[int]]:
@@ -104,7 +96,6 @@ class DepthConvolution(_Volumes):
     """
 
     adds = volumes_pb2.VolumeLayerParameter
-    foreign_fields = _left(Convolution.foreign_fields, volumes_pb2.VolumeLayerParameter)
 
     def sizes(self) -> Mapping[str, Sequence[int]]:
         names = {"kernel": "kernel_size", "stride": "stride", "pad": "pad"}
@@ -128,7 +119,6 @@ class Convolution3D(_Volumes):
     """
 
     adds = volumes_pb2.DepthLayerParameter
-    foreign_fields = _left(Convolution.foreign_fields, volumes_pb2.DepthLayerParameter)
     filler_fields: ClassVar[Mapping[str, str]] = {
         "convolution_param.weight_filler": "weight",
         "convolution_param.bias_filler": "bias",
@@ -190,17 +180,17 @@ class _Pooling(Pooling):
         window = self.window(self.image(bottoms))
         if self.top_count > 1 and self.method != MAX:
             raise self.error("only pool: MAX has a second top, the mask; remove it")
-        return ((*bottoms[0][:2], *self.places(window)),) * self.top_count
+        return ((*bottoms[0][:2], *window.out),) * self.top_count
 
     def lower(self, g: Graph, bottoms: Sequence[str], params: Sequence[str]) -> Sequence[str]:
         window = self.window(g.shape(bottoms[0])[2:])
         return self.emit(g, bottoms[0], self.method, window, self.top_count > 1)
 
-    def whole(self, size: Shape, kernel: Sequence[int], stride: Sequence[int], pad: Sequence[int]) -> PoolingWindow:
+    def whole(self, size: Shape, kernel: Sequence[int], stride: Sequence[int], pad: Sequence[int]) -> Window:
         """Return the window of global_pooling, which has neither kernel, padding nor stride."""
         if any(kernel) or any(pad) or any(step != 1 for step in stride):
             raise self.error("global_pooling takes the whole bottom: remove kernel, pad and stride")
-        return PoolingWindow(size, size, (1,) * len(size), (0,) * len(size))
+        return self.slide(size, size, (1,) * len(size), (0,) * len(size))
 
 
 @layer("NdPooling", dialect="c3d")
@@ -212,15 +202,14 @@ class NdPooling(_Pooling):
     """
 
     adds = volumes_pb2.ClipLayerParameter
-    foreign_fields = _left(Pooling.foreign_fields, volumes_pb2.ClipLayerParameter)
     num_tops = (1, 1)
     spatial = None
 
-    def window(self, size: Shape) -> PoolingWindow:
+    def window(self, size: Shape) -> Window:
         p = self.added.pooling_param
         kernel = tuple(p.kernel_shape.dim)
         if self.proto.pooling_param.global_pooling:
-            return PoolingWindow(size, size, (1,) * len(size), (0,) * len(size))
+            return self.slide(size, size, (1,) * len(size), (0,) * len(size))
         stride = tuple(p.stride_shape.dim) or (1,) * len(kernel)
         pad = tuple(p.pad_shape.dim) or (0,) * len(kernel)
         if not len(kernel) == len(stride) == len(pad) == len(size):
@@ -228,7 +217,7 @@ class NdPooling(_Pooling):
                 f"expected {len(size)} values in kernel_shape, stride_shape and pad_shape, "
                 f"found {list(kernel)}, {list(stride)} and {list(pad)}"
             )
-        return PoolingWindow(size, kernel, stride, pad, drops="own")
+        return self.slide(size, kernel, stride, pad, drops="own")
 
 
 @layer("Pooling", dialect="c3d")
@@ -240,16 +229,15 @@ class NdSizedPooling(_Pooling):
     """
 
     adds = volumes_pb2.ClipLayerParameter
-    foreign_fields = _left(Pooling.foreign_fields, volumes_pb2.ClipLayerParameter)
     spatial = None
 
-    def window(self, size: Shape) -> PoolingWindow:
+    def window(self, size: Shape) -> Window:
         if self.proto.pooling_param.global_pooling:
             p = self.added.pooling_param
             return self.whole(size, p.kernel_size, p.stride, p.pad)
         kernel = self.per_axis("kernel_size", "kernel", len(size), None)
         stride, pad = self.per_axis("stride", "stride", len(size), 1), self.per_axis("pad", "pad", len(size), 0)
-        return PoolingWindow(size, kernel, stride, pad, drops="own")
+        return self.slide(size, kernel, stride, pad, drops="own")
 
     def per_axis(self, name: str, stem: str, axes: int, default: int | None) -> Shape:
         """Return a field of the window, one value per spatial axis."""
@@ -273,12 +261,11 @@ class DepthPooling(_Pooling):
     """
 
     adds = volumes_pb2.VolumeLayerParameter
-    foreign_fields = _left(Pooling.foreign_fields, volumes_pb2.VolumeLayerParameter)
     num_tops = (1, 1)
 
-    def window(self, size: Shape) -> PoolingWindow:
+    def window(self, size: Shape) -> Window:
         kernel, stride = self.per_axis("kernel_size", "kernel", 0), self.per_axis("stride", "stride", 1)
-        return PoolingWindow(size, kernel, stride, self.per_axis("pad", "pad", 0), drops="own")
+        return self.slide(size, kernel, stride, self.per_axis("pad", "pad", 0), drops="own")
 
     def per_axis(self, name: str, stem: str, default: int) -> Shape:
         """Return a field of the window along height, width and depth."""
@@ -297,7 +284,6 @@ class Pooling3D(_Pooling):
     """
 
     adds: ClassVar[Any] = volumes_pb2.LengthLayerParameter
-    foreign_fields = _left(Pooling.foreign_fields, volumes_pb2.LengthLayerParameter)
     num_tops = (1, 2)
 
     @property
@@ -309,12 +295,12 @@ class Pooling3D(_Pooling):
     def method(self) -> int:
         return int(self.settings.pool)
 
-    def window(self, size: Shape) -> PoolingWindow:
+    def window(self, size: Shape) -> Window:
         p = self.settings
         sizes = self.per_axis("kernel_size", "kernel"), self.per_axis("stride", "stride"), self.per_axis("pad", "pad")
         if p.global_pooling:
             return self.whole(size, *sizes)
-        return PoolingWindow(size, *sizes)
+        return self.slide(size, *sizes)
 
     def per_axis(self, name: str, stem: str) -> Shape:
         """Return a field of the window along length, height and width."""
@@ -335,7 +321,6 @@ class CubicPooling3D(Pooling3D):
     """
 
     adds = volumes_pb2.CubicLayerParameter
-    foreign_fields = _left(Pooling.foreign_fields, volumes_pb2.CubicLayerParameter)
 
     @property
     def settings(self) -> Any:
@@ -362,7 +347,6 @@ class DepthPooling3D(_Pooling):
     """
 
     adds = volumes_pb2.DepthLayerParameter
-    foreign_fields = _left(Pooling.foreign_fields, volumes_pb2.DepthLayerParameter)
     num_tops = (1, 1)
 
     @property
@@ -375,10 +359,10 @@ class DepthPooling3D(_Pooling):
     def method(self) -> int:
         return int(self.settings.pool)
 
-    def window(self, size: Shape) -> PoolingWindow:
+    def window(self, size: Shape) -> Window:
         p = self.settings
         times = p if self.added.HasField("pooling3d_param") else self.added.pooling_param
         if p.pad and self.method != AVE:
             raise self.error("only pool: AVE takes padding; remove pad")
         kernel, stride = (times.kernel_depth, *(p.kernel_size,) * 2), (times.temporal_stride, *(p.stride,) * 2)
-        return PoolingWindow(size, kernel, stride, (0, p.pad, p.pad), drops="none")
+        return self.slide(size, kernel, stride, (0, p.pad, p.pad), drops="none")
