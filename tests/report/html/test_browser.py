@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import caffestat
@@ -339,3 +340,21 @@ def test_axe_finds_no_serious_violation(page: Opened) -> None:
         bad = {v["id"]: [n["html"][:100] for n in v["nodes"]] for v in found if v["impact"] in ("serious", "critical")}
         assert bad == {}
         page.click("#theme")
+
+
+def test_statistics_are_columns_and_facts(open_page: Open, tmp_path: Path) -> None:
+    path = tmp_path / "net.prototxt"
+    data = 'layer { name: "data" type: "Input" top: "x" input_param { shape { dim: 2 dim: 3 } } }\n'
+    big = 'layer { name: "big" type: "Power" bottom: "x" top: "big" power_param { scale: 1e6 } }\n'
+    path.write_text(data + big + 'layer { name: "log" type: "Log" bottom: "big" top: "log" }')
+    inputs = {"x": np.float32([[1, 0, -2], [3, 4, -5]])}
+    report = caffestat.analyze(path, stats=("max", "zeros", "nan"), inputs=inputs, detail=True, device="cpu")
+    page = open_page(report.to_html())
+    assert page.problems == []
+    assert [t for t in page.locator("#layers th").all_text_contents() if t in ("max", "nan", "std", "float16")] == [
+        "max", "nan", "float16"
+    ]  # fmt: skip
+    page.locator("#layers a", has_text=re.compile("^big$")).click()
+    facts = page.locator("#layer dl").first.evaluate("d => [...d.children].map(e => e.innerText.split(/\\n+/))")
+    assert {"max of x", "zeros of x", "nan of x", "below normal of x"} <= {fact[0] for fact in facts}
+    assert ["float16 of x", "overflow"] in facts

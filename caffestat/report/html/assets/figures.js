@@ -68,7 +68,7 @@ function curveFigure(row) {
   if (inputs) picture.append(...bars({ ...inputs, expected: null }, x, base, (base - FIG.top) * 0.8).rects);
   const all = [...f, ...slope, 0].map(numeric).filter(Number.isFinite), low = Math.min(...all), high = Math.max(...all);
   const y = (value) => base - 4 - ((value - low) / (high - low || 1)) * (base - FIG.top - 8);
-  const line = (values) => values.map((value, i) => `${x(xs[i])},${y(numeric(value))}`).join(" ");
+  const line = (values) => values.map(numeric).flatMap((value, i) => (Number.isFinite(value) ? [`${x(xs[i])},${y(value)}`] : [])).join(" ");
   picture.append(svg("line", { class: "axis", x1: FIG.left, x2: FIG.width - FIG.right, y1: y(0), y2: y(0), "stroke-dasharray": "2 3" }), svg("polyline", { class: "curve", points: line(f) }), svg("polyline", { class: "slope", points: line(slope) }), ...parts);
   [low, high].forEach((value) => {
     const label = svg("text", { x: FIG.width - FIG.right, y: y(value) + (value === high ? 10 : -3), "text-anchor": "end" });
