@@ -45,6 +45,7 @@ class Signal:
     rho_lag          lag correlation: of u by the lag of two places (see lags.py); None when all equal rho_spatial
     spatial_profile  second moment at each place relative to their mean, where it varies: padding makes borders weaker
     channel_values   x at the nodes in a channel of average size, where channels differ in size; None where they do not
+    kinds            the share and the signal of each kind of channels, where a Concat has put several side by side
     latent           which u: signals computed element by element from one value share it
     finite_width     finite-width correction E[√S] / √E[S], S the second moment of one draw of the weights: below 1 in
                      narrow nets, where draws differ; None until the walk has computed it
@@ -58,6 +59,7 @@ class Signal:
     finite_width: float | None = None
     rho_lag: Array | None = None
     channel_values: Array | None = None
+    kinds: tuple[tuple[float, Signal], ...] = ()
 
     def __post_init__(self) -> None:
         """Keep correlations within 0 to 1, from wherever they are computed."""

@@ -194,3 +194,18 @@ def test_the_mean_size_of_a_sparse_and_a_dense_gradient_together() -> None:
     ) * random.standard_normal(400_000)
     assert gradient.second == pytest.approx((drawn**2).mean(), rel=0.02)
     assert gradient.mean_abs == pytest.approx(np.abs(drawn).mean(), rel=0.01)
+
+
+@pytest.mark.parametrize("rho", [0.5, 0.95])
+def test_kinds_of_channels_are_pooled_one_by_one(rho: float) -> None:
+    """A maximum of correlated values is smaller: the mean of both kinds' maxima, not the maximum at a mean correlation."""
+    g = Graph()
+    a, b = g.input("a", (2, 3, 12, 10)), g.input("b", (2, 6, 12, 10))
+    pools = [g.emit("MaxPool", v, kernel_shape=[3, 3]) for v in (a, b, g.emit("Concat", a, b, axis=1))]
+    signals = {"a": normal(0.0, 1.0, rho), "b": normal(0.0, 4.0)}
+    walk = propagate(g, signals, {})
+    one, other, both = (walk.signal(v) for v in pools)
+    assert one is not None and other is not None and both is not None
+    assert both.second == pytest.approx((one.second + 2 * other.second) / 3, rel=1e-3)
+    assert both.cross_spatial == pytest.approx((one.cross_spatial + 2 * other.cross_spatial) / 3, rel=1e-3)
+    assert one.second < 0.8 * other.second / 4

@@ -32,6 +32,7 @@ from ..quadrature import (
 )
 from ..signal import Gradient, Signal, Source, Term, normal, normalize_profile
 from .linear import known, profile_of, windows
+from .shape import mixture
 
 Gradients = Sequence[Gradient | None]
 
@@ -104,8 +105,18 @@ class _Maximum:
 
 @moments("MaxPool", "GlobalMaxPool", windows=True)
 def max_pool(walk: Walk, node: Node) -> Sequence[Signal | None]:
-    """y = max over the window: P(y ≤ v) = E[P(x ≤ v | c)^k]."""
+    """y = max over the window: P(y ≤ v) = E[P(x ≤ v | c)^k].
+
+    Kinds of channels are pooled one by one: the maximum of correlated values is smaller, and not in proportion.
+    """
     x, matrices = known(walk.signal(node.inputs[0])), _windows(walk, node)
+    space, to = walk.shape(node.inputs[0])[2:], walk.shape(node.outputs[0])[2:]
+    kinds = [(share, _largest(kind, matrices, space)) for share, kind in x.kinds]
+    return [mixture(kinds, to) if kinds else _largest(x, matrices, space), *[None] * (len(node.outputs) - 1)]
+
+
+def _largest(x: Signal, matrices: Sequence[Array], places: Sequence[int]) -> Signal:
+    """Return the maximum of each window over such places."""
     maximum = _Maximum(x, matrices)
     values, shared = maximum.pooled(), maximum.shared()
     overlap = np.vectorize(correlation_of_maxima, otypes=[float])(maximum.k, np.minimum(maximum.common, maximum.k))
@@ -114,10 +125,8 @@ def max_pool(walk: Walk, node: Node) -> Sequence[Signal | None]:
         cross_moments(shared, np.clip(rho * inverse, 0.0, 1.0)) for rho in (maximum.far, x.rho_sample, maximum.between)
     )
     near += overlap * (expect(values**2) - expect(shared**2))
-    spatial_profile = slide(matrices, profile_of(x.spatial_profile, walk.shape(node.inputs[0])[2:]))
-    spatial_profile = spatial_profile / slide(matrices, np.ones(walk.shape(node.inputs[0])[2:]))
-    y = Signal.of_pairs(values, float(space), float(batch), normalize_profile(spatial_profile), near)
-    return [y, *[None] * (len(node.outputs) - 1)]
+    spatial_profile = slide(matrices, profile_of(x.spatial_profile, places)) / slide(matrices, np.ones(places))
+    return Signal.of_pairs(values, float(space), float(batch), normalize_profile(spatial_profile), near)
 
 
 @backward_moments("MaxPool", "GlobalMaxPool")

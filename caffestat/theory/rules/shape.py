@@ -104,16 +104,29 @@ def cut_backward(walk: Walk, node: Node, dys: Gradients) -> Gradients:
 @moments("Concat")
 def concat(walk: Walk, node: Node) -> Sequence[Signal]:
     """y = one of the inputs, each as often as it is large."""
-    signals = [known(walk.signal(value)) for value in node.inputs]
     sizes = np.array([math.prod(walk.shape(value)) for value in node.inputs], np.float64)
-    shares = sizes / sizes.sum()
+    kinds = [
+        (float(share * part), kind)
+        for share, value in zip(sizes / sizes.sum(), node.inputs, strict=True)
+        for part, kind in _kinds(known(walk.signal(value)))
+    ]
+    return [mixture(kinds, walk.shape(node.outputs[0])[2:])]
+
+
+def _kinds(x: Signal) -> Sequence[tuple[float, Signal]]:
+    return x.kinds or ((1.0, x),)
+
+
+def mixture(kinds: Sequence[tuple[float, Signal]], space: Sequence[int]) -> Signal:
+    """Return a value of which each channel is of one of some kinds: its moments are the means of theirs."""
+    shares, signals = np.array([share for share, _ in kinds]), [signal for _, signal in kinds]
     values = quantiles(np.stack([s.values for s in signals]), np.outer(shares, WEIGHTS))
     pairs = shares @ np.array([[s.cross_spatial, s.cross_sample] for s in signals])
-    space = walk.shape(node.outputs[0])[2:]
-    parts = [share * s.second * profile_of(s.spatial_profile, space) for share, s in zip(shares, signals, strict=True)]
+    parts = [share * s.second * profile_of(s.spatial_profile, space) for share, s in kinds]
     spatial_profile: Array = sum(parts, np.zeros(space))
-    near: Array = sum((share * s.cross_lag(space) for share, s in zip(shares, signals, strict=True)), np.zeros(()))
-    return [Signal.of_pairs(values, pairs[0], pairs[1], normalize_profile(spatial_profile), near)]
+    near: Array = sum((share * s.cross_lag(space) for share, s in kinds), np.zeros(()))
+    y = Signal.of_pairs(values, pairs[0], pairs[1], normalize_profile(spatial_profile), near)
+    return replace(y, kinds=tuple(kinds))
 
 
 @backward_moments("Concat")
