@@ -10,6 +10,7 @@ from caffestat.options import NetOptions, ValueOptions
 
 if TYPE_CHECKING:
     from caffestat.rewriting import Filled
+    from caffestat.rewriting.filled_model import FilledModel
 
 __all__ = ["fill"]
 
@@ -32,12 +33,13 @@ def fill(
     batch: int | None = None,
     dialect: str | None = None,
     assume_filler: str | None = None,
-) -> Filled:
+) -> Filled | FilledModel:
     """Return the values that a net's params start with, bit for bit those of Caffe, and write them when asked to.
 
-    path:          a net or solver prototxt, "-" for the standard input
-    output:        a .caffemodel, .npz, .h5 or .onnx file to write
-    filler, bias:  policies that replace the file's fillers of weights and biases, as in `rewrite`
+    path:          a net or solver prototxt, "-" for the standard input, or an .onnx model whose weights are to be drawn
+    output:        a .caffemodel, .npz, .h5 or .onnx file to write; of an .onnx model .onnx or .npz
+    filler, bias:  policies that replace the file's fillers of weights and biases, as in `rewrite`; an .onnx model has
+                   none of its own
     layers, types, excludes: the wanted layers, by globs over their names and by types; default: all. The values are
                    drawn for the whole net, so they do not depend on the selection; an .onnx holds the whole net
     phase, level, stages, shapes, batch, dialect: see `caffestat.options.NetOptions`
@@ -46,15 +48,24 @@ def fill(
     Raises a CaffestatError when the file, the net or an option cannot be used.
     """
     from caffestat.files import refuse_inputs
+    from caffestat.options import DEFAULT_SEED
     from caffestat.program import open_file
+    from caffestat.program.opening import is_onnx, refuse_caffe_options
     from caffestat.rewriting import change_of, fill_net
 
     refuse_inputs(output, [path])
     change = change_of(filler, bias, variance_norm, layers, types, excludes)
     options = NetOptions(phase, level, stages, shapes or {}, batch, dialect=dialect)
     values = ValueOptions(seed, assume_filler=assume_filler)
-    file = open_file(str(path))
-    filled = fill_net(file.build(options), change, file.seed(values.seed), values.assume_filler)
+    filled: Filled | FilledModel
+    if is_onnx(str(path)):
+        from caffestat.rewriting.filled_model import fill_model
+
+        refuse_caffe_options(options, values)
+        filled = fill_model(str(path), change, DEFAULT_SEED if values.seed is None else values.seed, options)
+    else:
+        file = open_file(str(path))
+        filled = fill_net(file.build(options), change, file.seed(values.seed), values.assume_filler)
     if output is not None:
         filled.save(output)
     return filled

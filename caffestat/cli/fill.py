@@ -31,13 +31,17 @@ def fill(path: str, output: Path | None, show: bool, **settings: Any) -> None:
     """Draw the initial values of a net's params, bit for bit as Caffe does with the same random_seed.
 
     NET is a net or a solver prototxt; - is the standard input. A .caffemodel holds what Caffe would snapshot before the
-    first iteration, an .onnx the net itself with these weights.
+    first iteration, an .onnx the net itself with these weights. NET may also be an .onnx model, whose weights --filler
+    draws. Methods that look at the whole net (autoinit, orthogonal, lsuv, krahenbuhl) print signal and gradient before
+    and after.
 
     \b
     Examples:
       caffestat fill models/lenet.prototxt --print
       caffestat fill models/lenet.prototxt -o lenet.caffemodel --seed 7
       caffestat fill models/lenet.prototxt -o lenet.npz --filler msra --layer 'ip*'
+      caffestat fill models/lenet.prototxt -o lenet.caffemodel --filler lsuv:tolerance=0.02
+      caffestat fill model.onnx -o new.onnx --filler autoinit
     """
     from caffestat import api
 
@@ -49,3 +53,5 @@ def fill(path: str, output: Path | None, show: bool, **settings: Any) -> None:
         terminal.line(f"note: {note}", err=True)
     if show:
         click.echo(str(filled), nl=False)
+    for line in filled.curves.lines() if filled.curves else ():
+        terminal.line(line)

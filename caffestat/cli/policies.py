@@ -17,7 +17,7 @@ _POLICIES = (
         metavar="POLICY",
         help="Filler for weights: xavier, msra, gaussian:std=0.01, uniform:min=-0.1,max=0.1, constant:value=0, "
         "bilinear, positive_unitball, auto (by the nonlinearity that follows), explicit or explicit:POLICY (numbers), "
-        "autoinit (std solved from the predicted moments); weights only: orthogonal, lsuv (scaled on data).",
+        "autoinit (std solved from predicted moments); weights only: orthogonal, lsuv, krahenbuhl (scaled on data).",
     ),
     click.option("--bias", metavar="POLICY", help="Filler for biases, for example constant:0."),
     click.option(

@@ -102,6 +102,8 @@ class _Show:
         else:
             for change in outcome.changes:
                 terminal.line(change)
+        for text in outcome.curves.lines() if outcome.curves else ():
+            terminal.line(text, err=self.diff)  # a diff is to be applied
         for note in outcome.notes:
             terminal.line(f"note: {note}", err=True)
         if outcome.error:

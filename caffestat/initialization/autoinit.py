@@ -5,6 +5,8 @@ propagate mean and variance through every layer type and choose each layer's wei
 variance 1: for a sum over n inputs, Var(w) = 1 / (n (μ² + ν)), μ and ν mean and variance of what it reads (their
 equation for convolutions and dense layers). Here E[x²] = μ² + ν comes from this package's theory, which also knows
 padding, pooling, branches that meet and concatenations, so every graph that it can predict is solved, in one walk.
+
+With `fixup`, residual branches start as in `fixup`.
 """
 
 from __future__ import annotations
@@ -19,6 +21,8 @@ from caffestat.program import Forward, Program
 from caffestat.theory import Signal, Walk, advance, begin
 from caffestat.theory.quadrature import NODES
 
+from .fixup import shares
+
 __all__ = ["Unsolved", "solve"]
 
 _CLOSE = 1e-6
@@ -31,27 +35,42 @@ class Unsolved(InputError):
     """No std gives a layer the wanted second moment; the message says why."""
 
 
-def solve(program: Program, numbers: Collection[int], target: float = 1.0) -> dict[int, float | Unsolved]:
+def solve(
+    program: Program, numbers: Collection[int], target: float | str = 1.0, fixup: bool = False
+) -> dict[int, float | Unsolved]:
     """Return the std of each of the params, by number, with which the value behind its row has E[x²] = target.
 
     numbers  of the weights to solve for; the other params keep their fillers or values
-    target   the second moment
+    target   the second moment, or "input" for that of the data in front of the layer
+    fixup    start residual branches as Zhang et al. 2019 do: the entries of their last layers are 0
 
     A weight of mean 0 is assumed. Where a row is not predicted, or its bias alone exceeds the target, the entry is an
-    Unsolved. A row with several of the weights is solved for the first of them.
+    Unsolved. A row with several of the weights is solved for the first of them. Raises InputError for `fixup` in a net
+    without residual branches.
     """
     forward = program.forward()
     signals = starting_signals(program, forward)
     for number in numbers:
         if number in forward.params:
             signals[forward.params[number]] = _normal(1.0)
+    left = shares(program, forward) if fixup else {}
     walk, found = begin(forward.graph, signals), dict[int, float | Unsolved]()
     for row, steps in _by_row(forward, walk):
         weight = _weight(program, row, numbers, found)
         _take(walk, steps)
         if weight is not None:
-            found[weight] = _fit(walk, steps, forward, row, weight, target)
+            wanted = _of_data(program, forward, walk, row) if isinstance(target, str) else target
+            again = [*_moves(walk, forward.params[weight]), *steps]
+            found[weight] = _fit(walk, again, forward, row, weight, wanted * left.get(row, 1.0))
     return found
+
+
+def _of_data(program: Program, forward: Forward, walk: Walk, row: int) -> float:
+    """Return the second moment of the first data in front of a row; 1 where none is predicted."""
+    in_front = program.flow.in_front([row])
+    tops = (forward.tops.get((data.index, 0)) for data in program.rows if data.is_data and data.index in in_front)
+    known = (walk.signal(top) for top in tops if top)
+    return next((signal.second for signal in known if signal and signal.second > 0), 1.0)
 
 
 def _normal(std: float) -> Signal:
@@ -81,6 +100,16 @@ def _weight(program: Program, row: int, numbers: Collection[int], found: Collect
     return next((n for n in params if n in numbers and n not in found and program.params[n].owner is None), None)
 
 
+def _moves(walk: Walk, param: str) -> list[Step]:
+    """Return the steps that only move or reshape a param, which belong to other rows of a model."""
+    names, steps = {param}, []
+    for step in walk.steps:
+        if step[0].info.passes_weight and step[0].inputs[0] in names:
+            names.update(step[0].outputs)
+            steps.append(step)
+    return steps
+
+
 def _take(walk: Walk, steps: list[Step]) -> None:
     for step in steps:
         advance(walk, step)
@@ -89,6 +118,10 @@ def _take(walk: Walk, steps: list[Step]) -> None:
 def _fit(walk: Walk, steps: list[Step], forward: Forward, row: int, number: int, target: float) -> float | Unsolved:
     """Scale a weight until the value behind its row has the target's second moment: E[x²] = a std² + b."""
     top, weight, std = forward.tops.get((row, 0)), forward.params[number], 1.0
+    if target == 0:
+        walk.signals[weight] = _normal(0.0)
+        _take(walk, steps)
+        return 0.0
     for _ in range(_TRIES):
         signal = walk.signal(top) if top else None
         if signal is None:

@@ -117,7 +117,9 @@ def _first(
         params = {param: values[number] for number, param in forward.params.items()}
         x = feeds[data] if data in feeds else Compiled(graph, device, params).run(feeds, outputs=[data])[data]
         patches = patches_of(graph, linear, np.asarray(x), random)
-        filters = None if patches is None else [_MAKERS[first](part, _outputs(linear, values), random) for part in patches]
+        filters = (
+            None if patches is None else [_MAKERS[first](part, _outputs(linear, values), random) for part in patches]
+        )
         if filters is None or any(part is None for part in filters):
             notes.append(f"{name}: there is too little data for {first}, or no window: it starts from gaussian weights")
             continue
@@ -204,7 +206,7 @@ def _statistics(graph: Graph, z: str, linear: Linear, top: Sequence[int]) -> tup
 
 @dataclass(frozen=True)
 class _Measured:
-    """Rates by weight, mean |x| of what each layer reads, the biases that follow it, and the deviation of the outputs."""
+    """Rates by weight, mean |x| of what each layer reads, the biases that follow it, the deviation of the outputs."""
 
     rates: dict[int, float]
     reads: dict[int, float]
@@ -237,7 +239,9 @@ class _Rates:
             for number, name in diffs.items()
             if name and number in owners
         }
-        self._biases = {l.bias: self.forward.uses[l.bias_use] for l in self.linears if l.bias is not None and l.bias_use}
+        self._biases = {
+            one.bias: self.forward.uses[one.bias_use] for one in self.linears if one.bias is not None and one.bias_use
+        }
         graph.outputs = sorted({*self._squares.values(), *self._reads.values(), *self._biases.values(), *self._ends})
         self._compiled = Compiled(graph, device)
 

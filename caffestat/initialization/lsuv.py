@@ -118,7 +118,9 @@ def _scale(
         nonlocal found
         z, bias = without_bias(graph, forward, linear)
         varies = bias is not None and linear.bias is not None and np.ptp(values[linear.bias]) > 0
-        scale, variance = (found.scale, found.variance) if found else _solve(graph, z, bias if varies else None, options)
+        scale, variance = (
+            (found.scale, found.variance) if found else _solve(graph, z, bias if varies else None, options)
+        )
         scaled = graph.emit("Div", z, scale)
         top = graph.emit("Add", scaled, bias) if bias else scaled
         shift = found.shift if found else _mean(graph, top) if bias and options.mean else None

@@ -8,9 +8,13 @@ ones.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+
 import numpy as np
 
 from caffestat.graph import Graph
+from caffestat.ops import Window
 
 from .linear import Linear
 
@@ -27,40 +31,33 @@ def patches_of(graph: Graph, linear: Linear, x: np.ndarray, random: np.random.Ge
     x: what the row's node reads as its data
     """
     node, info = linear.layout.node, linear.layout.node.info
-    if info.upsamples:
+    if info.upsamples or (info.window is None and (linear.layout.position == 0 or node.get("transA", 0))):
         return None
     if info.window is None:
-        if linear.layout.position == 0 or node.get("transA", 0):
-            return None
-        return _some(x.reshape(1, -1, x.shape[-1]), random)
+        rows = x.reshape(-1, x.shape[-1])
+        return rows[None, _chosen(len(rows), random)]
     window, groups = info.window(graph.call(node)), node.get("group", 1)
-    ends = [
-        max(0, (out - 1) * stride + (kernel - 1) * step + 1 - size - begin)
-        for size, out, kernel, stride, begin, step in zip(
-            window.size, window.out, window.kernel, window.strides, window.begins, window.dilations, strict=True
-        )
-    ]
-    padded = np.pad(x, [(0, 0), (0, 0), *zip(map(int, window.begins), map(int, ends), strict=True)])
-    reach = [(kernel - 1) * step + 1 for kernel, step in zip(window.kernel, window.dilations, strict=True)]
-    axes = tuple(range(2, x.ndim))
-    views = np.lib.stride_tricks.sliding_window_view(padded, reach, axes)
-    steps = [slice(None, (out - 1) * stride + 1, stride) for out, stride in zip(window.out, window.strides, strict=True)]
-    taps = [slice(None, None, step) for step in window.dilations]
-    views = views[(slice(None), slice(None), *steps, *taps)]  # [N, C, places…, taps…]
-    places = len(axes)
-    order = (1, 0, *range(2, 2 + places), *range(2 + places, 2 + 2 * places))
-    channels = views.transpose(order).reshape(x.shape[1], -1, int(np.prod(views.shape[2 + places :])))
-    split = channels.reshape(groups, x.shape[1] // groups, *channels.shape[1:])
-    chosen = _places(split.shape[2], random)
-    return np.ascontiguousarray(split[:, :, chosen].swapaxes(1, 2)).reshape(groups, len(chosen), -1)
+    sample, *places = np.unravel_index(_chosen(x.shape[0] * math.prod(window.out), random), (x.shape[0], *window.out))
+    found = _windows(x, window, sample, places)
+    return found.reshape(len(sample), groups, -1).swapaxes(0, 1)
 
 
-def _places(count: int, random: np.random.Generator) -> np.ndarray:
+def _chosen(count: int, random: np.random.Generator) -> np.ndarray:
     return np.sort(random.permutation(count)[:_MOST])
 
 
-def _some(patches: np.ndarray, random: np.random.Generator) -> np.ndarray:
-    return patches[:, _places(patches.shape[1], random)]
+def _windows(x: np.ndarray, window: Window, sample: np.ndarray, places: Sequence[np.ndarray]) -> np.ndarray:
+    """Return what windows at some places hold: [windows, channels, taps…], 0 beyond the border."""
+    space = len(window.kernel)
+    reach = [kernel * step for kernel, step in zip(window.kernel, window.dilations, strict=True)]
+    pads = [(begin, end) for begin, end in zip(window.begins, reach, strict=True)]
+    padded = np.pad(x, [(0, 0), (0, 0), *pads])
+    taps = []
+    for axis, kernel in enumerate(window.kernel):
+        at = places[axis][:, None] * window.strides[axis] + window.dilations[axis] * np.arange(kernel)
+        taps.append(at.reshape(-1, *(kernel if other == axis else 1 for other in range(space))))
+    found = padded[(sample.reshape(-1, *[1] * space), slice(None), *taps)]  # [windows, taps…, channels]
+    return np.ascontiguousarray(np.moveaxis(found, -1, 1))
 
 
 def pca_filters(patches: np.ndarray, count: int, random: np.random.Generator) -> np.ndarray | None:

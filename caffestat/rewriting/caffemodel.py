@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from caffestat.errors import InputError
+from caffestat.errors import Finding, InputError
 from caffestat.errors import Place as FilePlace
 from caffestat.fillers import Stream
 from caffestat.net import Net, NetSource, build, draw_params
@@ -16,7 +16,7 @@ from caffestat.net.initial import blob_shape, fits
 from caffestat.net.upgrade import Entry, upgrade
 from caffestat.options import NetOptions
 from caffestat.program import NetFile
-from caffestat.rewriting.methods import apply_methods
+from caffestat.rewriting.methods import apply_to_net
 from caffestat.rewriting.net_params import place_of, refill
 from caffestat.rewriting.policy import Wanted
 from caffestat.rewriting.selection import Change
@@ -46,14 +46,17 @@ def rewrite_caffemodel(
     message = read_binary(path, NetParameter)
     options = options or NetOptions()
     net = file.build(options) if file else build(_own_source(message, str(path)), None, options.shapes, options.batch)
-    chosen, notes = refill(net, change)
+    refilled, lines = refill(net, change), list[str]()
+    chosen = refilled.chosen
     _with_biases(net, chosen)
     values = draw_params(net, Stream(seed))
-    chosen |= {number: Wanted(policy.type) for number, policy in apply_methods(net, change, values, seed).items()}
+    applied = apply_to_net(net, change, values, seed, lines)
+    chosen |= {number: Wanted(method.name) for number, method in applied.filled.items()}
     blobs = {number: blob for number, blob in _blobs(message, net, str(path)) if _owner(net, number) in chosen}
     if not blobs:
         raise InputError(f"{path}: no layer in it is chosen; see --layer, --type and --net")
-    result = Rewritten(b"", notes=notes)
+    notes = [*refilled.notes, *(Finding(FilePlace(str(path)), line) for line in lines)]
+    result = Rewritten(b"", notes=notes, curves=applied.curves or refilled.curves)
     for number, blob in blobs.items():
         if _redraw(blob, values[number]):
             after = chosen.get(number, chosen[_owner(net, number)])

@@ -23,6 +23,7 @@ from caffestat.rewriting.selection import Change
 from caffestat.rewriting.text import Changed, Rewritten, rewrite_text
 
 if TYPE_CHECKING:
+    from caffestat.initialization.curves import Curves
     from caffestat.rewriting.onnx_model import OnnxRewrite
 
 __all__ = ["Job", "Outcome", "find_files", "rewrite_file", "targets"]
@@ -38,6 +39,7 @@ class Outcome:
     notes    params that were left alone because a policy could not decide
     error    why the file was left as it is, None when all went well
     diff     a unified diff of the text; empty for binary models
+    curves   signal and gradient before and after, where a method chose fillers or weights
     """
 
     path: str
@@ -46,6 +48,7 @@ class Outcome:
     notes: tuple[Finding, ...] = ()
     error: str | None = None
     diff: str = ""
+    curves: Curves | None = None
 
 
 @dataclass(frozen=True)
@@ -124,7 +127,8 @@ class _Task:
             raise InputError(f"{error.filename}: cannot be made: {error.strerror or error}") from error
 
     def outcome(self, result: Rewritten | OnnxRewrite, diff: str = "") -> Outcome:
-        return Outcome(str(self.path), str(self.target), tuple(result.changes), tuple(result.notes), diff=diff)
+        changes, notes = tuple(result.changes), tuple(result.notes)
+        return Outcome(str(self.path), str(self.target), changes, notes, diff=diff, curves=result.curves)
 
 
 def rewrite_file(path: Path, target: Path, job: Job) -> Outcome:
@@ -157,7 +161,7 @@ def _caffemodel(task: _Task) -> Outcome:
 def _onnx(task: _Task) -> Outcome:
     from caffestat.rewriting.onnx_model import rewrite_onnx  # the onnx package takes a while to import
 
-    result = rewrite_onnx(task.path, task.job.change, task.job.seed)
+    result = rewrite_onnx(task.path, task.job.change, task.job.seed, task.job.net)
     if task.is_due(bool(result.changes)):
         task.prepare()
         result.write(task.target, task.since)

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -14,11 +15,14 @@ from caffestat.escape import visible
 from caffestat.fillers import Density, Filler, Normal, Stream, Uniform, density, fan, filler_type
 from caffestat.net import Net, Node, draw_params
 from caffestat.program.save import save
-from caffestat.rewriting.methods import apply_methods
+from caffestat.rewriting.methods import apply_to_net
 from caffestat.rewriting.net_params import place_of, refill
 from caffestat.rewriting.selection import Change
 
-__all__ = ["Filled", "FilledParam", "fill_net"]
+if TYPE_CHECKING:
+    from caffestat.initialization.curves import Curves
+
+__all__ = ["Filled", "FilledParam", "fill_net", "table"]
 
 _SHOWN = 4
 _HEADER = ("layer", "type", "param", "shape", "filler", "n", "scale", "std", "first values")
@@ -67,12 +71,18 @@ class FilledParam:
 
 @dataclass(frozen=True)
 class Filled:
-    """A net and its values by index in `net.params`; `nodes` are the layers that were asked for."""
+    """A net and its values by index in `net.params`.
+
+    nodes   the layers that were asked for
+    notes   what could not be decided or done
+    curves  signal and gradient before and after, where a method chose the weights
+    """
 
     net: Net
     values: Sequence[np.ndarray]
     nodes: Sequence[Node]
-    notes: Sequence[Finding]
+    notes: Sequence[Finding | str]
+    curves: Curves | None = None
 
     @property
     def params(self) -> list[FilledParam]:
@@ -90,10 +100,15 @@ class Filled:
         save(self.net, self.values, path, self.nodes)
 
     def __str__(self) -> str:
-        rows = [_HEADER, *(_row(param) for param in self.params)]
-        widths = [max(len(row[column]) for row in rows) for column in range(len(_HEADER))]
-        lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
-        return "".join(f"{line.rstrip()}\n" for line in lines)
+        return table(self.params)
+
+
+def table(params: Sequence[FilledParam]) -> str:
+    """Return the params as text: a line each."""
+    rows = [_HEADER, *(_row(param) for param in params)]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(_HEADER))]
+    lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
+    return "".join(f"{line.rstrip()}\n" for line in lines)
 
 
 def _row(param: FilledParam) -> tuple[str, ...]:
@@ -124,13 +139,14 @@ def fill_net(net: Net, change: Change, seed: int, assume_filler: str | None = No
 
     Raises InputError when no layer is selected, NetError when a filler cannot fill its blob.
     """
-    _, notes = refill(net, change)
+    refilled = refill(net, change)
+    notes: list[str] = []
     nodes = net.nodes if not change.is_selective else [node for node in net.nodes if _is_wanted(net, node, change)]
     if not nodes:
         raise InputError("no layer with params is selected; see --layer, --type and --exclude")
     values = draw_params(net, Stream(seed), assume_filler)
-    apply_methods(net, change, values, seed)
-    return Filled(net, values, nodes, notes)
+    applied = apply_to_net(net, change, values, seed, notes)
+    return Filled(net, values, nodes, [*refilled.notes, *notes], applied.curves or refilled.curves)
 
 
 def _is_wanted(net: Net, node: Node, change: Change) -> bool:

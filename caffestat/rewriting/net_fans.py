@@ -4,17 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 from caffestat.errors import CaffestatError, Place
 from caffestat.net import TEST, TRAIN, Net, NetSource, build, state_of
 from caffestat.net.source import inline_source, is_solver, net_source
 from caffestat.options import NetOptions
+from caffestat.program import from_net
 from caffestat.prototext import Document
-from caffestat.rewriting.methods import SolvedStds
+from caffestat.rewriting.methods import SolvedStds, policies_of
 from caffestat.rewriting.policy import Fans, Undecided
 from caffestat.rewriting.selection import Change
 from caffestat.rewriting.text_layers import TextLayer, nets
 from caffestat.schema import SolverParameter, from_document
+
+if TYPE_CHECKING:
+    from caffestat.initialization.curves import Curves
+    from caffestat.initialization.methods import Method
 
 __all__ = ["TextFans", "fans_of"]
 
@@ -37,15 +43,20 @@ class TextFans:
                 return fans_of(net, index, role)
         raise Undecided(f"its fans are not known: {self._reason(found)}")
 
-    def std(self, layer: TextLayer, role: str, target: float) -> float:
+    def std(self, layer: TextLayer, role: str, method: Method) -> float:
         """Return the std that `autoinit` solves for a layer's param. Raises Undecided."""
         found = self._nodes.get((layer.name, layer.field.place), [])
         for net, index in found:
             for number in net.nodes[index].params:
                 if net.params[number].param.role == role:
-                    solved = self._solved.setdefault(id(net), SolvedStds(net, self._change))
-                    return solved(number, target)
+                    if id(net) not in self._solved:
+                        self._solved[id(net)] = SolvedStds(from_net(net), policies_of(net, self._change))
+                    return self._solved[id(net)](number, method)
         raise Undecided(f"its net is not known: {self._reason(found)}")
+
+    def curves(self) -> Curves | None:
+        """Return what is predicted of the first net with solved stds, before and after; None without."""
+        return next((found for solved in self._solved.values() if (found := solved.curves())), None)
 
     def _reason(self, found: Sequence[tuple[Net, int]]) -> str:
         for net, index in found:

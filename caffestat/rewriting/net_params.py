@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from caffestat.errors import Finding
 from caffestat.net import Net
@@ -10,19 +11,32 @@ from caffestat.program import from_net
 from caffestat.rewriting.policy import Site, Undecided, Wanted
 from caffestat.rewriting.selection import Change, Place
 
-__all__ = ["place_of", "refill"]
+if TYPE_CHECKING:
+    from caffestat.initialization.curves import Curves
+
+__all__ = ["Refilled", "place_of", "refill"]
 
 
-def refill(net: Net, change: Change) -> tuple[dict[int, Wanted], list[Finding]]:
+@dataclass(frozen=True)
+class Refilled:
+    """The new fillers by number, what could not be decided, and the curves of what was solved."""
+
+    chosen: dict[int, Wanted]
+    notes: list[Finding]
+    curves: Curves | None = None
+
+
+def refill(net: Net, change: Change) -> Refilled:
     """Change the fillers in `net.params` by the policies; a sharer's too.
 
-    Returns the new fillers by index, those that stay the same included, and what could not be decided.
+    Those that stay the same are among the new ones.
     """
-    from caffestat.rewriting.methods import SolvedStds  # imports this module
+    from caffestat.rewriting.methods import SolvedStds, policies_of  # imports this module
 
     chosen: dict[int, Wanted] = {}
     notes = []
-    flow, solved = from_net(net).flow, SolvedStds(net, change)
+    program = from_net(net)
+    flow, solved = program.flow, SolvedStds(program, policies_of(net, change))
     for number, entry in enumerate(net.params):
         node, param = net.nodes[entry.node], entry.param
         place = place_of(net, number)
@@ -35,7 +49,7 @@ def refill(net: Net, change: Change) -> tuple[dict[int, Wanted], list[Finding]]:
             lambda node=node: flow.nonlinearity(node.index),  # type: ignore[misc]
             lambda param=param: (param.fan_in, param.fan_out),  # type: ignore[misc]
             node.layer.mixes_channels(),
-            lambda target, number=number: solved(number, target),  # type: ignore[misc]
+            lambda method, number=number: solved(number, method),  # type: ignore[misc]
         )
         try:
             wanted = policy.choose(site) if policy else None
@@ -45,7 +59,7 @@ def refill(net: Net, change: Change) -> tuple[dict[int, Wanted], list[Finding]]:
         if wanted is not None:
             chosen[number] = wanted
             net.params[number].param = replace(param, filler=wanted.filler, written=True)
-    return chosen, notes
+    return Refilled(chosen, notes, solved.curves())
 
 
 def place_of(net: Net, number: int) -> Place:

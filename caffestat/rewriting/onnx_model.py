@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx
@@ -22,11 +23,16 @@ from caffestat.graph.external import external_entry, external_path, read_model, 
 from caffestat.graph.fans import Use, find_uses
 from caffestat.graph.nodes import from_proto
 from caffestat.graph.tensors import encode, read_tensor
+from caffestat.options import NetOptions
 from caffestat.program import Dataflow, NamedStep
 from caffestat.program.traits import activation_of, passes_signal
 from caffestat.rewriting.policy import Policy, Site, Undecided, Wanted
 from caffestat.rewriting.selection import Change, Place
 from caffestat.rewriting.text import Changed
+from caffestat.rewriting.whole_model import WholeModel
+
+if TYPE_CHECKING:
+    from caffestat.initialization.curves import Curves
 
 __all__ = ["OnnxRewrite", "rewrite_onnx"]
 
@@ -36,13 +42,20 @@ _SMALL = 4096  # elements of constants that shapes or slopes may depend on
 
 @dataclass
 class OnnxRewrite:
-    """A model with new initializers in memory; `moved` are those whose old values stand in files of their own."""
+    """A model with new initializers in memory.
+
+    moved   those whose old values stand in files of their own
+    values  the new values by the initializer's name
+    curves  signal and gradient before and after, where a method chose the weights
+    """
 
     path: Path
     model: onnx.ModelProto
     changes: list[Changed] = field(default_factory=list)
     notes: list[Finding] = field(default_factory=list)
     moved: list[TensorProto] = field(default_factory=list)
+    values: dict[str, np.ndarray] = field(default_factory=dict)
+    curves: Curves | None = None
 
     def __post_init__(self) -> None:
         self._locations = _locations(self.model)
@@ -76,19 +89,23 @@ class OnnxRewrite:
         return Finding(FilePlace(str(where)), f"{self.path.name} uses it no longer; remove it unless a backup needs it")
 
 
-def rewrite_onnx(path: Path, change: Change, seed: int) -> OnnxRewrite:
+def rewrite_onnx(path: Path, change: Change, seed: int, options: NetOptions | None = None) -> OnnxRewrite:
     """The model with chosen weights drawn by the policy, in the order in which it lists them; biases by theirs.
 
     Weights are initializers and the values of Constant nodes.
+
+    options  shapes and batch of the inputs, for methods that look at the whole model
+
     Raises InputError when the model or its external data cannot be read, and when nothing in it is chosen.
     """
     model = read_model(path)
     if not model.graph.node:
         raise InputError(f"{path}: expected an ONNX model, found one without nodes")
+    whole = WholeModel(path, options or NetOptions())
     try:
         with as_damage():
             check_model(model)
-            job = _Job(path, model, change)
+            job = _Job(path, model, change, whole)
             drawn = list(job.chosen())
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
@@ -96,43 +113,67 @@ def rewrite_onnx(path: Path, change: Change, seed: int) -> OnnxRewrite:
     stream = Stream(seed)
     for tensor, place, wanted in drawn:
         before = _read(tensor, path)  # first: a shape that the data do not fill is refused before as much is drawn
-        values = fill(stream, wanted.filler, tuple(tensor.dims))
-        was_external = tensor.data_location == TensorProto.EXTERNAL
-        if _replace_values(tensor, before, values, path):
-            result.changes.append(Changed(FilePlace(str(path)), place, "stored values", wanted))
-            result.moved += [tensor] if was_external else []
-    if not drawn and not job.notes:
+        _put(result, tensor, place, wanted, before, fill(stream, wanted.filler, tuple(tensor.dims)))
+    if whole.draws:
+        for name, values, method in whole.drawn(result.values, seed, job.notes):
+            tensor = job.floats[name]
+            _put(result, tensor, job.place(name), Wanted(method.name), _read(tensor, path), values)
+    result.curves = whole.curves
+    if not drawn and not whole.draws and not job.notes:
         raise InputError(f"{path}: no weight in it is chosen; see --layer and --type")
     return result
+
+
+def _put(
+    result: OnnxRewrite, tensor: TensorProto, place: Place, wanted: Wanted, before: np.ndarray, values: np.ndarray
+) -> None:
+    """Put new values into a tensor, and remember the change where they are others than before."""
+    was_external = tensor.data_location == TensorProto.EXTERNAL
+    result.values[place.layer] = values
+    if _replace_values(tensor, before, values, result.path):
+        result.changes.append(Changed(FilePlace(str(result.path)), place, "stored values", wanted))
+        result.moved += [tensor] if was_external else []
 
 
 class _Job:
     """What is to be drawn, and how."""
 
-    def __init__(self, path: Path, model: onnx.ModelProto, change: Change) -> None:
+    def __init__(self, path: Path, model: onnx.ModelProto, change: Change, whole: WholeModel) -> None:
         self.path = path
         self.model = model
         self.change = change
+        self.whole = whole
         self.notes: list[Finding] = []
         self.nodes = [from_proto(proto) for proto in model.graph.node]
         self.floats = {name: t for name, t in _tensors(model).items() if t.data_type in _FLOATS}
 
-    def chosen(self) -> Iterator[tuple[TensorProto, Place, Wanted]]:
-        uses = find_uses(self.nodes, _shapes(self.model), self.floats)
-        for name, tensor in self.floats.items():
-            if name in uses:
-                yield from self.choose(name, tensor, uses[name])
+    @cached_property
+    def uses(self) -> dict[str, Use]:
+        return find_uses(self.nodes, _shapes(self.model), self.floats)
 
-    def choose(self, name: str, tensor: TensorProto, use: Use) -> Iterator[tuple[TensorProto, Place, Wanted]]:
-        node = self.nodes[use.node]
-        other, info = self.model.graph.node[use.node].name, node.info
-        place = Place(
-            name, node.op, use.role, other_name=other, is_recurrent=info.is_recurrent, upsamples=info.upsamples
+    def place(self, name: str) -> Place:
+        use = self.uses[name]
+        node, other = self.nodes[use.node], self.model.graph.node[use.node].name
+        recurs, upsamples = node.info.is_recurrent, node.info.upsamples
+        return Place(name, node.op, use.role, other_name=other, is_recurrent=recurs, upsamples=upsamples)
+
+    def chosen(self) -> Iterator[tuple[TensorProto, Place, Wanted]]:
+        """Yield what fillers draw; what methods choose is given to the whole model first."""
+        places = {name: self.place(name) for name in self.floats if name in self.uses}
+        policies = {name: self.change.policy(place, None) for name, place in places.items()}
+        self.whole.policies = {name: policy for name, policy in policies.items() if policy}
+        for name, policy in self.whole.policies.items():
+            if not policy.draws_values:
+                yield from self.choose(name, places[name], policy)
+
+    def choose(self, name: str, place: Place, policy: Policy) -> Iterator[tuple[TensorProto, Place, Wanted]]:
+        use = self.uses[name]
+        site = Site(
+            None,
+            lambda: self.flow.nonlinearity(use.node),
+            lambda: (use.fan_in, use.fan_out),
+            solve=lambda method: self.whole.std(name, method),
         )
-        policy = self.change.policy(place, None)
-        if policy is None:
-            return
-        site = Site(None, lambda: self.flow.nonlinearity(use.node), lambda: (use.fan_in, use.fan_out))
         try:
             # as numbers: Caffe's xavier and msra take the fans from the shape, and ONNX orders the axes otherwise
             wanted = Policy("explicit", base=policy).choose(site)
@@ -140,7 +181,7 @@ class _Job:
             self.notes.append(Finding(FilePlace(str(self.path)), f"{place} left alone: {error}"))
             return
         if wanted is not None:
-            yield tensor, place, wanted
+            yield self.floats[name], place, wanted
 
     @cached_property
     def flow(self) -> Dataflow:

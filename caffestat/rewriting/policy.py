@@ -22,17 +22,12 @@ from caffestat.fillers import (
     filler_types,
     type_of_gain,
 )
+from caffestat.initialization.methods import METHODS, Method, parse_method
 from caffestat.ops import LINEAR, Nonlinearity
 
 __all__ = ["Fans", "Policy", "Site", "Undecided", "Wanted", "parse_policy", "same_effect"]
 
-_CHOOSERS = ("auto", "explicit", "autoinit", "orthogonal", "lsuv")
-_METHODS: dict[str, tuple[str, ...]] = {  # their fields
-    "autoinit": ("target", "distribution"),
-    "orthogonal": ("gain",),
-    "lsuv": (),
-}
-_DISTRIBUTIONS = ("gaussian", "uniform")
+_CHOOSERS = ("auto", "explicit", *METHODS)
 _PLAIN_NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]*)?(?:[eE][+-]?[0-9]+)?")
 
 Fans = tuple[int, int]  # true fan-in and fan-out
@@ -71,7 +66,7 @@ class Site:
     current   its filler, None when none is written
     follower  the nonlinearity that its layer's tops meet
     mixes     whether an output of its layer sums over several channels
-    solve     returns the std with which the predicted second moment behind the layer is a number; raises Undecided
+    solve     returns the std that a method such as autoinit solves for it; raises Undecided
     fans      returns the true fans; raises Undecided when they are not known
     """
 
@@ -79,11 +74,11 @@ class Site:
     follower: Callable[[], Nonlinearity] = lambda: LINEAR
     fans: Callable[[], Fans] = lambda: _no_fans()
     mixes: bool = False
-    solve: Callable[[float], float] = lambda target: _no_std()
+    solve: Callable[[Method], float] = lambda method: _no_std()
 
 
 def _no_std() -> float:
-    raise Undecided("autoinit solves the nets of prototxt files and caffemodels only")
+    raise Undecided("no net is known that it could be solved in")
 
 
 def _no_fans() -> Fans:
@@ -92,9 +87,9 @@ def _no_fans() -> Fans:
 
 @dataclass(frozen=True)
 class Policy:
-    """What to fill with: a filler type and its fields, "auto", or "explicit" of another policy (`base`).
+    """What to fill with: a filler type and its fields, "auto", "explicit" of another policy (`base`), or a method.
 
-    "autoinit" solves the std of a layer; "orthogonal" and "lsuv" draw values that no filler states.
+    Of the methods "autoinit" solves the std of a layer; the others draw values that no filler states.
 
     variance_norm is None where the user did not say one.
     """
@@ -103,16 +98,24 @@ class Policy:
     fields: tuple[tuple[str, str], ...] = ()
     variance_norm: str | None = None
     base: Policy | None = None
+    method: Method | None = None
 
     @property
     def is_solved(self) -> bool:
         """Whether the std is solved from the net's predicted moments."""
-        return self.type == "autoinit" or (self.base is not None and self.base.is_solved)
+        return self.solves is not None
+
+    @property
+    def solves(self) -> Method | None:
+        """The method that solves the std, its own or that of its base; None where nothing is solved."""
+        if self.base is not None:
+            return self.base.solves
+        return self.method if self.method and self.method.is_solved else None
 
     @property
     def draws_values(self) -> bool:
         """Whether it is a method that draws values, and no filler."""
-        return self.type in ("orthogonal", "lsuv")
+        return self.method is not None and not self.method.is_solved
 
     @property
     def states_numbers(self) -> bool:
@@ -130,8 +133,8 @@ class Policy:
             return self._by_follower(site)
         if self.type == "explicit":
             return self._explicit(site)
-        if self.type == "autoinit":
-            return self._solved(site)
+        if self.method and self.method.is_solved:
+            return _solved(self.method, site)
         if self.draws_values:
             raise Undecided(f"{self.type} draws values, which no filler states: use `caffestat fill` on a prototxt")
         kind = filler_type(self.type)
@@ -150,19 +153,21 @@ class Policy:
         n = _n(site.fans(), self.variance_norm or Filler().variance_norm)
         return _numbers(Normal(0.0, math.sqrt(gain / n)))
 
-    def _solved(self, site: Site) -> Wanted:
-        fields = dict(self.fields)
-        std = site.solve(float(fields.get("target", 1)))
-        half = _rounded(math.sqrt(3) * std)
-        is_uniform = fields.get("distribution") == "uniform"
-        return _numbers(Uniform(-half, half) if is_uniform else Normal(0.0, _rounded(std)))
-
     def _explicit(self, site: Site) -> Wanted | None:
         wanted = self.base.choose(site) if self.base else _written(site, self.variance_norm)
         by_fan = _type_of(wanted.type).by_fan if wanted else None
         if wanted is None or by_fan is None:
             return wanted
         return _numbers(by_fan(np.float32(_n(site.fans(), wanted.filler.variance_norm))))
+
+
+def _solved(method: Method, site: Site) -> Wanted:
+    std = site.solve(method)
+    if std == 0:
+        return Wanted("constant", (("value", "0"),))
+    half = _rounded(math.sqrt(3) * std)
+    is_uniform = method["distribution"] == "uniform"
+    return _numbers(Uniform(-half, half) if is_uniform else Normal(0.0, _rounded(std)))
 
 
 def _type_of(name: str) -> FillerType:
@@ -220,9 +225,10 @@ def parse_policy(text: str, variance_norm: str | None = None) -> Policy:
     kind, _, rest = text.partition(":")
     if kind == "explicit":
         return Policy("explicit", variance_norm=norm, base=parse_policy(rest, variance_norm) if rest else None)
+    method = parse_method(text)
+    if method is not None:
+        return Policy(kind, method=method)
     known = filler_type(kind)
-    if kind in _METHODS:
-        return Policy(kind, tuple(_method_field(kind, part) for part in rest.split(",") if part))
     if known is None and kind != "auto":
         raise InputError(f"unknown filler policy {text!r}; expected one of {', '.join((*filler_types(), *_CHOOSERS))}")
     fields = dict(_field(known, part) for part in rest.split(",") if part)
@@ -232,21 +238,6 @@ def parse_policy(text: str, variance_norm: str | None = None) -> Policy:
     policy = Policy(kind, tuple(fields.items()), None if "variance_norm" in fields else norm)
     _check_range(policy, text)
     return policy
-
-
-def _method_field(kind: str, text: str) -> tuple[str, str]:
-    name, _, value = text.partition("=")
-    if name not in _METHODS[kind]:
-        expected = f"expected {', '.join(_METHODS[kind])}" if _METHODS[kind] else "it takes none"
-        raise InputError(f"{kind} has no field {name!r}; {expected}")
-    if name == "distribution":
-        if value not in _DISTRIBUTIONS:
-            raise InputError(f"distribution of {kind}: expected {' or '.join(_DISTRIBUTIONS)}, found {value!r}")
-        return name, value
-    number = _checked(kind, name, value)
-    if float(number) <= 0:
-        raise InputError(f"{name} of {kind}: expected a number above 0, found {value!r}")
-    return name, number
 
 
 def _check_range(policy: Policy, text: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from caffestat.errors import Finding, InputError, SchemaError
 from caffestat.errors import Place as FilePlace
@@ -40,6 +40,9 @@ from caffestat.rewriting.text_layers import (
 )
 from caffestat.schema import NetParameter, SolverParameter, from_document
 
+if TYPE_CHECKING:
+    from caffestat.initialization.curves import Curves
+
 __all__ = ["Changed", "Rewritten", "rewrite_text"]
 
 
@@ -58,11 +61,12 @@ class Changed:
 
 @dataclass
 class Rewritten:
-    """The new bytes, what changed in them, and what could not be decided."""
+    """The new bytes, what changed in them, what could not be decided, and the curves of what a method chose."""
 
     data: bytes
     changes: list[Changed] = field(default_factory=list)
     notes: list[Finding] = field(default_factory=list)
+    curves: Curves | None = None
 
 
 def rewrite_text(data: bytes, name: str, change: Change, options: NetOptions | None = None) -> Rewritten:
@@ -74,11 +78,13 @@ def rewrite_text(data: bytes, name: str, change: Change, options: NetOptions | N
     Raises PrototextError when the text does not parse.
     """
     document = parse(data, name)
-    job = _Job(document, change, TextFans(document, options or NetOptions(), change))
+    fans = TextFans(document, options or NetOptions(), change)
+    job = _Job(document, change, fans)
     edits = [edit for _, net in nets(document) for edit in job.net(net)]
     result = Rewritten(replace(document, edits), job.changes, job.notes)
     if edits:
         _verify(document, result.data)
+        result.curves = fans.curves()
     return result
 
 
@@ -124,7 +130,7 @@ class _Job:
             lambda: flow.nonlinearity(index),
             lambda: self.fans(layer, filler.role),
             mixes,
-            lambda target: self.fans.std(layer, filler.role, target),
+            lambda method: self.fans.std(layer, filler.role, method),
         )
         wanted = self.choose(policy, site, layer, place) if policy else None
         if wanted is None or not is_changed(place, filler.current, wanted.filler):

@@ -7,10 +7,11 @@ import math
 import numpy as np
 import pytest
 
+from caffestat.errors import InputError
 from caffestat.initialization import Unsolved, solve
 from caffestat.program import Program
 
-from .nets import ENDING, conv, program_of, residual, stack, variances, weights
+from .nets import DATA, ENDING, act, conv, program_of, residual, stack, variances, weights
 
 
 def drawn(program: Program, found: dict[int, float | Unsolved], seed: int) -> list[np.ndarray]:
@@ -78,7 +79,81 @@ def test_a_bias_above_the_target_is_unsolved() -> None:
 
 def test_zeros_and_what_is_not_predicted_are_unsolved() -> None:
     zero = 'layer { name: "p" type: "Power" bottom: "x" top: "p" power_param { scale: 0 } }\n'
-    from .nets import DATA
 
     program = program_of(DATA + zero + conv("c", "p") + ENDING.format("c"))
     assert "nothing but zeros" in str(solve(program, weights(program))[weights(program)[0]])
+
+
+def test_the_input_s_second_moment_as_the_target() -> None:
+    data = (
+        'layer { name: "data" type: "DummyData" top: "x" dummy_data_param { shape { dim: 8 dim: 5 dim: 9 dim: 7 } '
+        'data_filler { type: "gaussian" std: 3 mean: 4 } } }\n'
+    )
+    program = program_of(data + conv("a", "x") + conv("b", "a"))
+    found, ones = solve(program, weights(program), "input"), solve(program, weights(program))
+    first, second = weights(program)
+    assert found[first] == pytest.approx(5 * ones[first], rel=1e-3)  # E[x²] = 16 + 9
+    assert found[second] == pytest.approx(ones[second], rel=1e-3)
+
+
+def block_net(blocks: int, convolutions: int = 2) -> str:
+    text, blob = DATA + conv("s", "x", more="bias_term: false"), "s"
+    for index in range(blocks):
+        inner = blob
+        for number in range(convolutions):
+            name = f"c{index}_{number}"
+            text += conv(name, inner, more="bias_term: false") + (
+                act("ReLU", name) if number < convolutions - 1 else ""
+            )
+            inner = name
+        text += f'layer {{ name: "e{index}" type: "Eltwise" bottom: "{blob}" bottom: "{inner}" top: "e{index}" }}\n'
+        blob = f"e{index}"
+    return text + ENDING.format(blob)
+
+
+@pytest.mark.parametrize(("blocks", "convolutions"), [(3, 2), (5, 3)])
+def test_fixup_scales_branches_as_zhang_et_al_do(blocks: int, convolutions: int) -> None:
+    """L^(-1 / (2m - 2)) times He's std; 0 for the last layers of branches and for the classifier."""
+    program = program_of(
+        block_net(blocks, convolutions).replace("pad: 1", "").replace("kernel_size: 3", "kernel_size: 1")
+    )
+    found = solve(program, weights(program), fixup=True)
+    by_layer = {program.rows[program.params[n].row].name: std for n, std in found.items()}
+    factor = blocks ** (-1 / (2 * convolutions - 2))
+    for index in range(blocks):
+        assert by_layer[f"c{index}_0"] == pytest.approx(factor / math.sqrt(48), rel=1e-3)  # it reads N(0, 1), no ReLU
+        for number in range(1, convolutions - 1):
+            assert by_layer[f"c{index}_{number}"] == pytest.approx(factor * math.sqrt(2 / 48), rel=1e-3)
+        assert by_layer[f"c{index}_{convolutions - 1}"] == 0
+    assert by_layer["fc"] == 0
+    assert by_layer["s"] == pytest.approx(1 / math.sqrt(5), rel=1e-3)
+
+
+@pytest.mark.parametrize("blocks", [3, 8])
+def test_fixup_keeps_the_signal_over_blocks(blocks: int) -> None:
+    """Each block begins as the identity, so that what the net has behind its first layer is what the last one reads."""
+    program = program_of(block_net(blocks))
+    found = solve(program, weights(program), fixup=True)
+    values = drawn(program, found, 1)
+    from caffestat.analysis import Runner
+    from caffestat.fillers import Stream
+    from caffestat.program.feeds import Feeds
+
+    runner = Runner(program, values, forward_only=True, fetch=("top",))
+    runner.run(Feeds(Stream(1), np.random.default_rng(1)).of(runner.forward))
+    rows = {row.name: row.index for row in program.rows}
+    assert np.array_equal(runner.tensors["top", rows[f"e{blocks - 1}"], 0], runner.tensors["top", rows["s"], 0])
+
+
+def test_a_net_without_residual_branches_has_no_fixup() -> None:
+    program = program_of(stack())
+    with pytest.raises(InputError, match="no residual branch without normalisation"):
+        solve(program, weights(program), fixup=True)
+    normalized = block_net(2).replace('name: "e0"', 'name: "e0"')
+    for index in range(2):
+        name = f"c{index}_1"
+        norm = f'layer {{ name: "n{index}" type: "BatchNorm" bottom: "{name}" top: "{name}" }}\n'
+        normalized = normalized.replace(f'layer {{ name: "e{index}"', norm + f'layer {{ name: "e{index}"')
+    program = program_of(normalized)
+    with pytest.raises(InputError, match="no residual branch without normalisation"):
+        solve(program, weights(program), fixup=True)

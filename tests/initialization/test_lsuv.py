@@ -7,7 +7,7 @@ import pytest
 
 from caffestat.engine import Compiled
 from caffestat.fillers import Stream
-from caffestat.initialization import lsuv, orthogonal
+from caffestat.initialization import LsuvOptions, lsuv, orthogonal
 from caffestat.program import Program
 from caffestat.program.feeds import Feeds
 
@@ -83,3 +83,49 @@ def test_a_layer_that_gives_a_constant_is_left_alone() -> None:
     program = program_of(DATA + zero + conv("c", "p") + ENDING.format("c"))
     _, scales = scaled(program)
     assert scales[weights(program)[0]] == 1.0
+
+
+def with_options(text: str, options: LsuvOptions) -> tuple[Program, list[np.ndarray], dict[int, float], list[str]]:
+    program = program_of(text)
+    values, notes = [value.copy() for value in program.values(Stream(SEED), [])], list[str]()
+    forward = program.forward()
+    feeds = Feeds(Stream(SEED), np.random.default_rng(SEED)).of(forward)
+    scales = lsuv(program, values, weights(program), feeds, forward, options=options, notes=notes)
+    return program, values, scales, notes
+
+
+def test_a_layer_within_the_tolerance_is_left_as_it_is() -> None:
+    _, _, exact, _ = with_options(stack(), LsuvOptions())
+    bound = sorted(abs(scale**2 - 1) for scale in exact.values())[2] * 1.01
+    program, values, scales, _ = with_options(stack(), LsuvOptions(tolerance=bound))
+    assert any(scale == 1 for scale in scales.values())
+    for variance, _ in variances(program, values, SEED).values():
+        assert abs(variance - 1) <= bound * 1.001
+
+
+def test_iterations_find_the_scale_beside_a_bias_that_varies() -> None:
+    """Var(Z / σ + b) = 1 has no closed form that one division by √Var finds."""
+    text = stack(more='bias_filler { type: "gaussian" std: 0.5 }')
+    found = {}
+    for iterations in (1, 20):
+        program, values, _, notes = with_options(text, LsuvOptions(iterations=iterations))
+        found[iterations] = [variance for variance, _ in variances(program, values, SEED).values()]
+        assert bool(notes) == (iterations == 1)
+    assert found[20] == pytest.approx([1.0] * len(found[20]), abs=2e-3)
+    assert max(abs(variance - 1) for variance in found[1]) > 0.02
+
+
+def test_a_variance_that_cannot_be_reached_is_told() -> None:
+    _, _, _, notes = with_options(stack(depth=1, more='bias_filler { type: "gaussian" std: 2 }'), LsuvOptions())
+    assert "c0: lsuv leaves a variance of" in notes[0]
+
+
+def test_the_mean_is_corrected_through_the_bias() -> None:
+    text = stack(depth=4, more='bias_filler { type: "constant" value: 0.7 }')
+    program, values, _, notes = with_options(text, LsuvOptions(mean=True))
+    for name, (variance, second) in variances(program, values, SEED).items():
+        assert variance == pytest.approx(1.0, abs=2e-3), name
+        assert second - variance == pytest.approx(0.0, abs=1e-4), name
+    assert not notes
+    _, _, _, notes = with_options(stack(depth=2, more="bias_term: false"), LsuvOptions(mean=True))
+    assert "c1: lsuv leaves the mean behind it as it is" in notes[1]

@@ -131,10 +131,61 @@ def test_methods_that_draw_values_are_for_files_of_weights(tmp_path: Path, metho
         ("autoinit:foo=1", "autoinit has no field 'foo'; expected target, distribution"),
         ("autoinit:target=-1", "target of autoinit: expected a number above 0"),
         ("autoinit:distribution=normal", "expected gaussian or uniform, found 'normal'"),
-        ("lsuv:gain=2", "lsuv has no field 'gain'; it takes none"),
-        ("orthogonal:gain=x", "gain of a orthogonal filler: expected a number"),
+        ("autoinit:target=data", "target of autoinit: expected a number above 0, or input, found 'data'"),
+        ("autoinit:fixup=yes", "fixup of autoinit: expected 0 or 1, found 'yes'"),
+        ("lsuv:gain=2", "lsuv has no field 'gain'; expected tolerance, iterations, mean, start"),
+        ("lsuv:iterations=0", "iterations of lsuv: expected a count of 1 or more, found '0'"),
+        ("lsuv:tolerance=-1", "tolerance of lsuv: expected a number of 0 or more"),
+        ("krahenbuhl:first=zca", "first of krahenbuhl: expected gaussian, pca or kmeans, found 'zca'"),
+        ("krahenbuhl:bias=nan", "bias of krahenbuhl: expected a number"),
+        ("orthogonal:gain=x", "gain of orthogonal: expected a number above 0, found 'x'"),
     ],
 )
 def test_policies_that_cannot_be_read(text: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
         parse_policy(text)
+
+
+@pytest.mark.parametrize("method", ["orthogonal", "lsuv", "krahenbuhl", "autoinit"])
+def test_fill_tells_signal_and_gradient_before_and_after(method: str) -> None:
+    found = fill_net(built(), change_of(method), 5)
+    assert found.curves is not None
+    lines = list(found.curves.lines())
+    assert lines[0].split() == [found.curves.kind, "mean", "|x|", "before", "after", "mean", "|dx|", "before", "after"]
+    assert [line.split()[0] for line in lines[1:]] == ["c", "d", "fc"]
+    assert found.curves.kind == ("measured" if method in ("lsuv", "krahenbuhl") else "predicted")
+    x, dx = found.curves.after.points["fc"]
+    assert x == pytest.approx(0.8, abs=0.35)
+    assert dx is not None
+    assert dx > 0
+    assert fill_net(built(), change_of("msra"), 5).curves is None
+
+
+def test_rewrite_tells_what_is_predicted_before_and_after() -> None:
+    result = rewrite_text(TEXT.encode(), "net.prototxt", change_of("autoinit"))
+    assert result.curves is not None
+    assert result.curves.before.points["d"][0] == 0.0  # no filler is written
+    assert result.curves.after.points["d"][0] == pytest.approx(np.sqrt(2 / np.pi), rel=0.3)  # few channels
+    assert rewrite_text(result.data, "net.prototxt", change_of("autoinit")).curves is None
+
+
+def test_lsuv_may_start_from_the_file_s_own_weights() -> None:
+    own, found = filled("explicit"), filled("lsuv:start=file")
+    for layer in ("c", "fc"):
+        ratio = found[layer] / own[layer]
+        assert ratio == pytest.approx(np.full(ratio.shape, ratio.flat[0]), rel=1e-4)
+
+
+def test_autoinit_with_fixup_writes_constant_zeros() -> None:
+    block = (
+        'layer { name: "e" type: "Convolution" bottom: "d" top: "e" '
+        "convolution_param { num_output: 9 kernel_size: 1 } }\n"
+        'layer { name: "sum" type: "Eltwise" bottom: "d" bottom: "e" top: "sum" }\n'
+    )
+    text = TEXT.replace('layer { name: "fc"', block + 'layer { name: "fc"').replace(
+        'bottom: "d" top: "fc"', 'bottom: "sum" top: "fc"'
+    )
+    result = rewrite_text(text.encode(), "net.prototxt", change_of("autoinit:fixup=1")).data.decode()
+    assert 'inner_product_param { num_output: 3 weight_filler { type: "constant"' in result
+    assert 'weight_filler { type: "gaussian" std: 0.57735 }' in result
+    assert filled("autoinit:target=4")["c"] == pytest.approx(2 * filled("autoinit")["c"], rel=1e-3)

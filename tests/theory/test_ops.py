@@ -198,7 +198,7 @@ def test_the_mean_size_of_a_sparse_and_a_dense_gradient_together() -> None:
 
 @pytest.mark.parametrize("rho", [0.5, 0.95])
 def test_kinds_of_channels_are_pooled_one_by_one(rho: float) -> None:
-    """A maximum of correlated values is smaller: the mean of both kinds' maxima, not the maximum at a mean correlation."""
+    """The maximum of correlated values is smaller: moments are the means of both kinds', not those at a mean rho."""
     g = Graph()
     a, b = g.input("a", (2, 3, 12, 10)), g.input("b", (2, 6, 12, 10))
     pools = [g.emit("MaxPool", v, kernel_shape=[3, 3]) for v in (a, b, g.emit("Concat", a, b, axis=1))]
