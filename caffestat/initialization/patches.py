@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -56,7 +57,8 @@ def _windows(x: np.ndarray, window: Window, sample: np.ndarray, places: Sequence
     for axis, kernel in enumerate(window.kernel):
         at = places[axis][:, None] * window.strides[axis] + window.dilations[axis] * np.arange(kernel)
         taps.append(at.reshape(-1, *(kernel if other == axis else 1 for other in range(space))))
-    found = padded[(sample.reshape(-1, *[1] * space), slice(None), *taps)]  # [windows, taps…, channels]
+    at_all: tuple[Any, ...] = (sample.reshape(-1, *[1] * space), slice(None), *taps)
+    found = padded[at_all]  # [windows, taps…, channels]
     return np.ascontiguousarray(np.moveaxis(found, -1, 1))
 
 
