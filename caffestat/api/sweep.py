@@ -36,13 +36,15 @@ def sweep(
     resources: Mapping[str, float] | None = None,
     output: str | Path | None = None,
     resume: bool = False,
+    predict: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> Summary:
     """Run every combination of the values given, and return what the trials say together.
 
     nets:       files of nets or solvers
     seeds:      values of Caffe's random_seed
-    fillers:    of all weights: "xavier", "gaussian:std=0.01", …; "" for those of the file
+    fillers:    of all weights: "xavier", "gaussian:std=0.01", …, methods as "lsuv" and "autoinit"; "" for those of the
+                file
     changes:    values by LAYERS.FIELD, such as {"conv*.weight_filler.std": [0.01, 0.02]}
     widths:     times num_output of the hidden layers
     rates:      base_lr; solvers: types; both in the place of the solver file's
@@ -53,6 +55,7 @@ def sweep(
     resources:  that a worker of the cluster must have, such as {"GPU": 1}
     output:     a folder, to which the results are appended as they come, as a Parquet data set
     resume:     go on with a folder that holds results: trials that are finished there are not run again
+    predict:    say in the summary's `bands` what is predicted of each variant's first pass
     progress:   called with the numbers of finished and of all trials
 
     A trial that fails is in the summary's `errors`. Raises a CaffestatError when a net cannot be read, an option cannot
@@ -82,6 +85,10 @@ def sweep(
             summary.add(trial, rows)
         if progress:
             progress(summary.trials, plan.count)
+    if predict:
+        from caffestat.sweeps.predicted import bands
+
+        summary.bands = bands(settings, summary.variants())
     return summary
 
 

@@ -55,7 +55,12 @@ def _changes(ctx: click.Context, param: click.Parameter, value: tuple[str, ...])
 @click.argument("paths", metavar="NET|SWEEP.toml...", nargs=-1, required=True)
 @click.option("--seeds", metavar="0:20|1,2,7", help="Values of random_seed.  [default: 1701]")
 @click.option(
-    "--filler", "fillers", multiple=True, callback=_fillers, metavar="TYPE[:FIELD=VALUE],…", help="Of all weights."
+    "--filler",
+    "fillers",
+    multiple=True,
+    callback=_fillers,
+    metavar="TYPE[:FIELD=VALUE],…",
+    help="Of all weights; also autoinit, orthogonal, lsuv and krahenbuhl.",
 )
 @click.option(
     "--set",
@@ -94,6 +99,9 @@ def _changes(ctx: click.Context, param: click.Parameter, value: tuple[str, ...])
     type=click.Path(dir_okay=False, path_type=Path),
     metavar="FILE",
     help="Write a page about the sweep too: the variants over depth, with their spread.",
+)
+@click.option(
+    "--predict/--no-predict", default=True, help="Say what is predicted of each variant's first pass.  [default: yes]"
 )
 @options.shapes
 @options.batch
@@ -152,6 +160,7 @@ def _given(paths: tuple[str, ...], settings: dict[str, Any], stack: ExitStack) -
         "resources": _resources(settings["resource"]),
         "output": settings["output"],
         "resume": settings["resume"],
+        "predict": settings["predict"],
     }
 
 
@@ -207,7 +216,10 @@ def _print(summary: Summary, kind: str) -> None:
             click.echo(line)
         return
     table = csv.writer(sys.stdout, lineterminator="\n")
-    table.writerow(["variant", "iteration", "depth", "layer", "name", "kind", "mean", "deviation", "least", "most"])
+    head = ["variant", "iteration", "depth", "layer", "name", "kind", "mean", "deviation", "least", "most"]
+    table.writerow([*head, "predicted", "predicted_deviation"])
     for value, spread in summary.values.items():
         where = (value.variant.variant, value.iteration, value.depth, value.layer, value.name, value.kind)
-        table.writerow([*where, spread.mean, spread.deviation, spread.least, spread.most])
+        band = summary.bands.get(value)
+        predicted = (band.mean, band.deviation) if band else (None, None)
+        table.writerow([*where, spread.mean, spread.deviation, spread.least, spread.most, *predicted])

@@ -16,7 +16,7 @@ from caffestat.program import Program
 if TYPE_CHECKING:
     from caffestat.program.feeds import Feeds
 
-__all__ = ["METHODS", "Method", "draw", "parse_method"]
+__all__ = ["METHODS", "Method", "draw", "filler_of", "parse_method"]
 
 Reader = Callable[[str], Any]
 
@@ -124,6 +124,16 @@ def _field(kind: str, text: str) -> tuple[str, Any]:
         return name, read(value)
     except (ValueError, KeyError):
         raise InputError(f"{name} of {kind}: expected {read.__doc__}, found {value!r}") from None
+
+
+def filler_of(std: float, method: Method) -> str:
+    """Return the filler that states a solved std, as prototxt has it: five digits of an expectation."""
+    if std == 0:
+        return 'type: "constant" value: 0'
+    if method["distribution"] == "uniform":
+        half = f"{math.sqrt(3) * std:.5g}"
+        return f'type: "uniform" min: -{half} max: {half}'
+    return f'type: "gaussian" std: {std:.5g}'
 
 
 def draw(

@@ -31,11 +31,9 @@ class FilledModel:
     @property
     def params(self) -> list[FilledParam]:
         """The new params, in the order in which the model lists them: each goes by its initializer's name."""
+        found = ((change.place, change.after.filler) for change in self.rewritten.changes)
         values = self.rewritten.values
-        return [
-            FilledParam(c.place.layer, c.place.type, 0, c.place.role, c.after.filler, values[c.place.layer])
-            for c in self.rewritten.changes
-        ]
+        return [FilledParam(p.layer, p.type, 0, p.role, filler, values(p.layer)) for p, filler in found]
 
     @property
     def notes(self) -> Sequence[Finding]:

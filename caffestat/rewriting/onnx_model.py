@@ -45,7 +45,6 @@ class OnnxRewrite:
     """A model with new initializers in memory.
 
     moved   those whose old values stand in files of their own
-    values  the new values by the initializer's name
     curves  signal and gradient before and after, where a method chose the weights
     """
 
@@ -54,11 +53,14 @@ class OnnxRewrite:
     changes: list[Changed] = field(default_factory=list)
     notes: list[Finding] = field(default_factory=list)
     moved: list[TensorProto] = field(default_factory=list)
-    values: dict[str, np.ndarray] = field(default_factory=dict)
     curves: Curves | None = None
 
     def __post_init__(self) -> None:
         self._locations = _locations(self.model)
+
+    def values(self, name: str) -> np.ndarray:
+        """Return what an initializer, or a Constant node of that output, holds now."""
+        return _read(_tensors(self.model)[name], self.path)
 
     def write(self, target: Path, since: Version | None = None) -> None:
         """Write the model; its external files follow it to another folder. `since`: as in `files.replacing`.
@@ -115,7 +117,8 @@ def rewrite_onnx(path: Path, change: Change, seed: int, options: NetOptions | No
         before = _read(tensor, path)  # first: a shape that the data do not fill is refused before as much is drawn
         _put(result, tensor, place, wanted, before, fill(stream, wanted.filler, tuple(tensor.dims)))
     if whole.draws:
-        for name, values, method in whole.drawn(result.values, seed, job.notes):
+        given = {place.layer: result.values(place.layer) for _, place, _ in drawn}
+        for name, values, method in whole.drawn(given, seed, job.notes):
             tensor = job.floats[name]
             _put(result, tensor, job.place(name), Wanted(method.name), _read(tensor, path), values)
     result.curves = whole.curves
@@ -129,7 +132,6 @@ def _put(
 ) -> None:
     """Put new values into a tensor, and remember the change where they are others than before."""
     was_external = tensor.data_location == TensorProto.EXTERNAL
-    result.values[place.layer] = values
     if _replace_values(tensor, before, values, result.path):
         result.changes.append(Changed(FilePlace(str(result.path)), place, "stored values", wanted))
         result.moved += [tensor] if was_external else []

@@ -15,18 +15,19 @@ from caffestat.analysis import Measurement, Runner
 from caffestat.engine import CPU, Device
 from caffestat.errors import CaffestatError, InputError
 from caffestat.fillers import Stream
+from caffestat.initialization.methods import Method, draw, filler_of, parse_method
 from caffestat.net import NetSource, Solver
 from caffestat.net.source import source_of
 from caffestat.options import NetOptions, RunOptions, ValueOptions
-from caffestat.program import NetProgram, from_net
+from caffestat.program import NetProgram, Program, from_net
 from caffestat.program.feeds import Feeds
 from caffestat.program.opening import NetFile
 from caffestat.prototext import Document, parse
 from caffestat.schema import SolverParameter
 
-from .rows import Row
+from .rows import Row, rows_of
 from .trial import Trial
-from .variants import variant_of
+from .variants import variant_of, with_stds
 
 __all__ = ["Bench", "Settings"]
 
@@ -59,6 +60,7 @@ class Bench:
         self._device = device
         self._files: dict[str, NetFile] = {}
         self._runners: OrderedDict[bytes, Runner] = OrderedDict()
+        self._solved: OrderedDict[Trial, dict[str, str]] = OrderedDict()
 
     def run(self, trial: Trial) -> list[Row]:
         """Return what a trial finds; an error is a row, too. The last row says how long it took."""
@@ -76,15 +78,26 @@ class Bench:
             self._files[name] = _opened(name, self._settings.nets[name])
         return self._files[name]
 
-    def _variant(self, trial: Trial) -> NetFile:
+    def variant(self, trial: Trial) -> NetFile:
+        """Return the file that a trial runs; stds that autoinit solves are its fillers."""
         file = self._file(trial.net)
-        return replace(file, source=variant_of(file.source, trial))
+        varied = replace(file, source=variant_of(file.source, trial))
+        method = parse_method(trial.filler)
+        if method is None or not method.is_solved:
+            return varied
+        key = replace(trial, seed=0)
+        if key not in self._solved:
+            self._solved[key] = _solve(from_net(varied.build(self._settings.options)), method)
+        while len(self._solved) > _KEPT:
+            self._solved.popitem(last=False)
+        return replace(varied, source=with_stds(varied.source, self._solved[key]))
 
     def _first_pass(self, trial: Trial) -> Iterator[Row]:
-        file = self._variant(trial)
+        file = self.variant(trial)
         program = from_net(file.build(self._settings.options))
         stream = Stream(trial.seed)
         values = program.values(stream, [])
+        _draw(program, trial, values)
         runner = self._runner(file.source, program, values)
         feeds = Feeds(stream, np.random.default_rng(trial.seed))
         measured = runner.run(feeds.of(runner.forward, program.net))
@@ -106,13 +119,14 @@ class Bench:
     def _train(self, trial: Trial) -> Iterator[Row]:
         from caffestat.training import Training, events
 
-        file = self._variant(trial)
+        file = self.variant(trial)
         solver = _solver_of(file, trial)
         run, values = RunOptions(device=self._settings.device), ValueOptions()
         training = Training(
             solver, self._settings.options, values, run,
             seed=trial.seed, debug=True, saves=False, iterations=trial.iterations,
         )  # fmt: skip
+        _draw(training.train.program, trial, training.train.values)
         key = _structure(file.source)
         if key in self._runners and not self._runners[key].forward.graph.states:
             training.train.runner = self._runners[key]
@@ -125,6 +139,32 @@ class Bench:
                 yield Row(event.iteration, -1, "", "", "loss", event.loss)
         if training.train.runner is not None:
             self._runners[key] = training.train.runner
+
+
+def _weights(program: Program) -> list[int]:
+    return [n for n, param in enumerate(program.params) if param.role == "weight" and param.owner is None]
+
+
+def _draw(program: Program, trial: Trial, values: list[np.ndarray]) -> None:
+    """Overwrite the weights where the trial's filler is a method that draws values; its data is noise of the seed."""
+    method = parse_method(trial.filler)
+    if method is None or method.is_solved:
+        return
+    feeds = Feeds(Stream(trial.seed), np.random.default_rng(trial.seed))
+    draw(program, dict.fromkeys(_weights(program), method), values, feeds, trial.seed, [])
+
+
+def _solve(program: Program, method: Method) -> dict[str, str]:
+    """Return the fillers that autoinit gives layers, by name. Raises the reason where a layer has none."""
+    from caffestat.initialization import solve
+
+    fillers = {}
+    for number, std in solve(program, _weights(program), method["target"], method["fixup"]).items():
+        name = program.rows[program.params[number].row].name
+        if not isinstance(std, float):
+            raise InputError(f"layer {name!r}: no std is solved for it: {std}")
+        fillers[name] = filler_of(std, method)
+    return fillers
 
 
 def _error(text: str) -> Row:
@@ -193,13 +233,5 @@ def _clear_fillers(message: Any) -> None:
 
 
 def _rows(iteration: int, program: NetProgram, measured: Measurement) -> Iterator[Row]:
-    for kind, means in (
-        ("x", measured.tops),
-        ("dx", measured.bottom_diffs),
-        ("w", measured.params),
-        ("dw", measured.param_diffs),
-    ):
-        for (index, number), value in means.items():
-            row = program.rows[index]
-            names = {"x": row.tops, "dx": row.bottoms}.get(kind)
-            yield Row(iteration, index, row.name, names[number] if names else str(number), kind, value)
+    means = {"x": measured.tops, "dx": measured.bottom_diffs, "w": measured.params, "dw": measured.param_diffs}
+    return (row for _, row in rows_of(iteration, program, means))

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .trial import Trial
 
-__all__ = ["COLUMNS", "KINDS", "Row", "columns_of"]
+if TYPE_CHECKING:
+    from caffestat.program import Program
+
+__all__ = ["COLUMNS", "KINDS", "Row", "columns_of", "rows_of"]
 
 KINDS = ("x", "dx", "w", "dw", "loss", "seconds", "error")
 
@@ -71,3 +74,14 @@ def columns_of(results: Iterable[tuple[Trial, Sequence[Row]]]) -> dict[str, list
             for name, column in table.items():
                 column.append(fixed[name] if name in fixed else getattr(row, name))
     return table
+
+
+def rows_of(
+    iteration: int, program: Program, means: Mapping[str, Mapping[tuple[int, int], float]]
+) -> Iterator[tuple[tuple[int, int], Row]]:
+    """Yield the key and the row of each number; means: by kind, and by the row and which of its blobs or params."""
+    for kind, values in means.items():
+        for (index, number), value in values.items():
+            row = program.rows[index]
+            names = {"x": row.tops, "dx": row.bottoms}.get(kind)
+            yield (index, number), Row(iteration, index, row.name, names[number] if names else str(number), kind, value)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from .rows import Row
 from .trial import Trial
 
-__all__ = ["Choice", "Slope", "Spread", "Summary", "Value", "lines"]
+__all__ = ["Band", "Choice", "Slope", "Spread", "Summary", "Value", "lines"]
 
 _SIGNALS = ("x", "dx")
 _MOVES = 0.1  # slope of log mean |x| over log width from which a layer depends on the width
@@ -26,6 +26,17 @@ class Value:
     layer: str
     name: str
     kind: str
+
+
+@dataclass(frozen=True)
+class Band:
+    """What is predicted of one number: its mean over draws and, of the signal, how far a draw lies around it."""
+
+    mean: float
+    deviation: float | None = None
+
+    def __str__(self) -> str:
+        return f"{self.mean:.4g}" + ("" if self.deviation is None else f" ±{self.deviation:.2g}")
 
 
 @dataclass
@@ -107,12 +118,14 @@ class Summary:
 
     values  the spread of each number over the seeds
     errors  the trials that failed, and why
+    bands   what is predicted of the first pass, where it was asked for
     """
 
     values: dict[Value, Spread] = field(default_factory=dict)
     trials: int = 0
     seconds: float = 0.0
     errors: list[tuple[Trial, str]] = field(default_factory=list)
+    bands: Mapping[Value, Band] = field(default_factory=dict)
 
     def add(self, trial: Trial, rows: Iterable[Row]) -> None:
         """Count one trial."""
@@ -182,7 +195,7 @@ def _slope(points: Sequence[tuple[float, float]]) -> float:
     return sum((a - x) * (b - y) for a, b in points) / sum((a - x) ** 2 for a, _ in points)
 
 
-def lines(summary: Summary, predicted: Mapping[Value, float] | None = None) -> Iterator[str]:
+def lines(summary: Summary) -> Iterator[str]:
     """Yield the report as text: each variant's layers, then the order of the variants, then the widths."""
     yield f"{summary.trials} trials, {summary.seconds:.1f} s of work, {len(summary.errors)} failed"
     for trial, text in summary.errors[:5]:
@@ -190,7 +203,7 @@ def lines(summary: Summary, predicted: Mapping[Value, float] | None = None) -> I
     for variant in summary.variants():
         yield ""
         yield variant.variant
-        yield from _table(summary.of(variant), predicted or {})
+        yield from _table(summary.of(variant), summary.bands)
     choices = summary.choices()
     if len(choices) > 1:
         yield ""
@@ -199,22 +212,22 @@ def lines(summary: Summary, predicted: Mapping[Value, float] | None = None) -> I
     yield from _widths(summary.slopes())
 
 
-_HEAD = f"{'layer':<24}{'of':<14}{'mean':>11}{'over seeds ±':>14}{'least':>11}{'most':>11}{'predicted':>11}"
+_HEAD = f"{'layer':<24}{'of':<14}{'mean':>11}{'over seeds ±':>14}{'least':>11}{'most':>11}{'predicted':>18}"
 
 
-def _table(values: Mapping[Value, Spread], predicted: Mapping[Value, float]) -> Iterator[str]:
+def _table(values: Mapping[Value, Spread], bands: Mapping[Value, Band]) -> Iterator[str]:
     yield _HEAD
     for value, spread in values.items():
-        expected = predicted.get(replace(value, iteration=0)) if value.iteration == 0 else None
+        band = bands.get(value)
         what = {"x": "mean|x|", "dx": "mean|dx|", "w": "mean|w|", "dw": "mean|dw|"}.get(value.kind, value.kind)
-        shown = "" if expected is None else f"{expected:.4g}"
+        shown = "" if band is None else str(band)
         name = value.layer if len(value.layer) < 24 else value.layer[:22] + "…"
         numbers = (spread.mean, spread.deviation, spread.least, spread.most)
         if not spread.count:
             yield f"{name:<24}{what:<14}{'not finite':>11}"
             continue
         a, b, c, d = (f"{number:.4g}" for number in numbers)
-        yield f"{name:<24}{what:<14}{a:>11}{b:>14}{c:>11}{d:>11}{shown:>11}".rstrip()
+        yield f"{name:<24}{what:<14}{a:>11}{b:>14}{c:>11}{d:>11}{shown:>18}".rstrip()
 
 
 def _widths(slopes: Sequence[Slope]) -> Iterator[str]:

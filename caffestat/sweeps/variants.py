@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import replace
 from fnmatch import fnmatchcase
@@ -12,19 +12,20 @@ from google.protobuf import text_format
 
 from caffestat.errors import InputError
 from caffestat.fillers import filler_type, filler_types
+from caffestat.initialization.methods import METHODS, parse_method
 from caffestat.layers import layer_class
 from caffestat.net import NetSource
 from caffestat.net.upgrade import Entry
 
 from .trial import Change, Trial
 
-__all__ = ["filler_fields", "variant_of"]
+__all__ = ["filler_fields", "variant_of", "with_stds"]
 
 
 def variant_of(source: NetSource, trial: Trial) -> NetSource:
     """Return the net that a trial runs. Raises InputError for a change that fits no layer or no field."""
     layers = tuple(replace(entry, proto=deepcopy(entry.proto)) for entry in source.layers)
-    if trial.filler:
+    if trial.filler and parse_method(trial.filler) is None:
         _fill(layers, trial.filler)
     for change in trial.changes:
         _change(layers, change)
@@ -49,7 +50,7 @@ def _fill(layers: Sequence[Entry], text: str) -> None:
     """Give all weights a filler: "type" or "type:field=value,field=value"."""
     kind, _, settings = text.partition(":")
     if filler_type(kind) is None:
-        raise InputError(f"filler {kind!r}: expected one of {', '.join(filler_types())}")
+        raise InputError(f"filler {kind!r}: expected one of {', '.join((*filler_types(), *METHODS))}")
     written = f"type: {_quoted(kind)} " + " ".join(part.replace("=", ": ", 1) for part in settings.split(",") if part)
     filled = 0
     for entry in layers:
@@ -60,6 +61,17 @@ def _fill(layers: Sequence[Entry], text: str) -> None:
             filled += 1
     if not filled:
         raise InputError(f"filler {text!r}: the net has no layer with weights to fill")
+
+
+def with_stds(source: NetSource, fillers: Mapping[str, str]) -> NetSource:
+    """Return the net with these weight fillers, as texts by the names of layers."""
+    layers = tuple(replace(entry, proto=deepcopy(entry.proto)) for entry in source.layers)
+    for entry in layers:
+        for message, field in filler_fields(entry) if entry.proto.name in fillers else ():
+            filler = getattr(message, field)
+            filler.Clear()
+            _parse(fillers[entry.proto.name], filler, f"layer {entry.proto.name!r}")
+    return replace(source, layers=layers)
 
 
 def _quoted(text: str) -> str:

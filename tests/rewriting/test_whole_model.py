@@ -92,7 +92,8 @@ def test_autoinit_solves_the_stds(path: Path) -> None:
 
 
 def test_orthogonal_is_orthogonal_as_the_node_reads_it(path: Path) -> None:
-    drawn = rewrite_onnx(path, change_of("orthogonal:gain=1"), 3).values
+    values = rewrite_onnx(path, change_of("orthogonal:gain=1"), 3).values
+    drawn = {name: values(name) for name in ("w1", "w2", "w4")}
     w2 = drawn["w2"].transpose(3, 2, 0, 1).reshape(24, -1)
     assert w2 @ w2.T == pytest.approx(np.eye(24), abs=1e-5)
     for block in drawn["w1"].reshape(2, 10, -1):

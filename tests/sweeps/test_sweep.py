@@ -206,3 +206,49 @@ def test_summaries_count_what_is_not_finite() -> None:
     (spread,) = (s for v, s in summary.values.items() if v.kind == "x")
     assert (spread.count, spread.lost, spread.mean) == (2, 1, 2.0)
     assert summary.choices()[0].forward == math.inf
+
+
+@pytest.mark.parametrize("method", ["orthogonal", "lsuv", "krahenbuhl:between=0", "autoinit"])
+def test_methods_as_fillers(folder: Path, method: str) -> None:
+    """A trial's weights are those that the method gives with its seed."""
+    summary = caffestat.sweep("tiny.prototxt", seeds=range(3), fillers=["xavier", method])
+    assert not summary.errors
+    weights = {
+        (value.variant.filler, value.layer): spread.mean
+        for value, spread in summary.values.items()
+        if (value.kind, value.name) == ("w", "0")
+    }
+    assert len(weights) == 6
+    filled = caffestat.fill("tiny.prototxt", filler=method, seed=0)
+    expected = {p.layer: float(np.abs(p.values).mean()) for p in filled.params if p.role == "weight"}
+    for layer, value in expected.items():
+        assert weights[method, layer] == pytest.approx(value, rel=0.3), layer
+    assert any(abs(weights[method, layer] / weights["xavier", layer] - 1) > 0.05 for layer in expected)
+
+
+def test_methods_start_the_training(folder: Path) -> None:
+    rows = Bench(Settings({"s": (SOLVER.encode(), NET.encode())})).run(Trial("s", 3, "lsuv", iterations=1))
+    first = {row.layer: row.value for row in rows if (row.kind, row.name, row.iteration) == ("x", "conv1", 0)}
+    assert first["conv1"] == pytest.approx(0.8, abs=0.05)  # E|x| of N(0, 1)
+
+
+def test_a_method_that_cannot_be_read_is_an_error_of_its_trial(folder: Path) -> None:
+    [error, _] = Bench(SETTINGS).run(Trial("tiny", 1, "lsuv:gain=2"))
+    assert "lsuv has no field 'gain'" in error.text
+
+
+def test_the_prediction_s_band_stands_beside_the_spread(folder: Path) -> None:
+    summary = caffestat.sweep("tiny.prototxt", seeds=range(40), fillers=["msra"], predict=True)
+    inside = []
+    for value, band in summary.bands.items():
+        spread = summary.values[value]
+        if value.kind == "x" and value.layer in ("conv1", "dw", "fc"):
+            assert band.deviation is not None
+            inside.append(abs(spread.mean - band.mean) < 3 * band.deviation)
+            assert 0.3 < spread.deviation / band.deviation < 3, value
+    assert inside == [True] * len(inside)
+    assert len(inside) >= 3
+    head, *_ = (line for line in lines(summary) if line.startswith("layer"))
+    assert head.endswith("predicted")
+    assert any("±" in line for line in lines(summary) if line.startswith("conv1"))
+    assert not caffestat.sweep("tiny.prototxt", seeds=range(2), fillers=["lsuv"], predict=True).bands

@@ -1,0 +1,62 @@
+"""What is predicted of the first pass of variants: a mean, and how far draws of the weights lie around it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+
+from caffestat.analysis.prediction import Prediction, predict
+from caffestat.errors import CaffestatError
+from caffestat.initialization.methods import parse_method
+from caffestat.program import NetProgram, from_net
+from caffestat.theory import Signal
+
+from .bench import Bench, Settings
+from .rows import Row, rows_of
+from .summary import Band, Value
+from .trial import Trial
+
+__all__ = ["bands"]
+
+
+def bands(settings: Settings, variants: Iterable[Trial]) -> dict[Value, Band]:
+    """Return the band of each number of the first pass.
+
+    Those of methods that draw values (orthogonal, lsuv, krahenbuhl) and of nets that cannot be predicted have none.
+    """
+    bench = Bench(settings)
+    return {value: band for variant in variants for value, band in _of_variant(bench, settings, variant)}
+
+
+def _of_variant(bench: Bench, settings: Settings, variant: Trial) -> Iterator[tuple[Value, Band]]:
+    method = parse_method(variant.filler)
+    if method and not method.is_solved:
+        return
+    try:
+        program = from_net(bench.variant(variant).build(settings.options))
+        found = predict(program)
+    except CaffestatError:  # the trials say it as their errors
+        return
+    for row, deviation in _rows(program, found):
+        where = Value(replace(variant, seed=0), 0, row.depth, row.layer, row.name, row.kind)
+        yield where, Band(row.value, deviation)
+
+
+def _rows(program: NetProgram, found: Prediction) -> Iterator[tuple[Row, float | None]]:
+    parts = {"x": found.tops, "dx": found.bottom_diffs, "w": found.params, "dw": found.param_diffs}
+    means = {kind: {key: m.mean_abs for key, m in moments.items()} for kind, moments in parts.items()}
+    for key, row in rows_of(0, program, means):
+        signal = found.signals.get(key) if row.kind == "x" else None
+        shape = program.rows[key[0]].shapes[key[1]] if signal else None
+        yield row, None if signal is None or shape is None else _deviation(signal, math.prod(shape))
+
+
+def _deviation(x: Signal, elements: int) -> float:
+    """Return how far mean |x| of one draw lies around the mean over draws.
+
+    E[√S] / √E[S], S the second moment of one draw of the weights, is exp(-v / 8) to first order, v = Var(S) / E[S]²,
+    and √S deviates by √v / 2. The elements of one draw, taken for independent, add Var(|x|) / elements.
+    """
+    of_weights = -2 * math.log(max(x.finite_width or 1.0, 1e-9)) * x.mean_abs**2
+    return math.sqrt(of_weights + max(x.second - x.mean_abs**2, 0.0) / max(elements, 1))
