@@ -66,7 +66,10 @@ def _best(
 ) -> list[Choice]:
     """Return the choices that leave the fewest fields of a layer unexplained."""
     classes = layer_dialects(type_name(entry.proto))
-    classes = tuple(cls for cls in classes if cls.fits(entry.proto, types)) or classes
+    fitting = tuple(cls for cls in classes if cls.fits(entry.proto, types))
+    if not fitting and entry.proto.type == "Python":  # code of the same name that somebody else wrote
+        fitting = layer_dialects("Python")
+    classes = fitting or classes
     classes = tuple(cls for cls in classes if cls.dialect == dialect) or classes
     start, end = text.span
     fields = [found.field for found in unknown if start <= found.field.span[0] < end]

@@ -165,3 +165,10 @@ def test_a_type_of_a_fork_is_told_of_once() -> None:
     assert [str(finding) for finding in net.findings] == [
         "net.prototxt:2:1: type 'ReLU6' is a fork's, taken as Clip from 0 to 6"
     ]
+
+
+def test_python_code_of_a_known_name_that_takes_other_blobs_is_any_code() -> None:
+    code = 'python_param { module: "rpn.proposal_layer" layer: "ProposalLayer" }'
+    net = build(f'layer {{ name: "p" type: "Python" top: "y" {code} }}')
+    assert net.nodes[1].top_shapes == (None,)
+    assert type(net.nodes[1].layer).__name__ == "Python"
