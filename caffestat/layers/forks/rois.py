@@ -217,6 +217,10 @@ class ROIAlign(_Sampled):
     """
 
     SAMPLES = 2
+    left_out = (
+        "it takes the mean of four points, as the paper says; the reference's code takes the largest, and reads "
+        "elements outside of the features"
+    )
 
     @property
     def settings(self) -> Any:
