@@ -210,39 +210,100 @@ class ROIAlignGrid(_Sampled):
 
 @layer("ROIAlign", dialect="maskrcnn")
 class ROIAlign(_Sampled):
-    """y = mean of x at 2 · 2 points of each of pooled_h · pooled_w bins of a region, by bilinear interpolation.
+    """y = the largest of four sums over the first four elements in each of pooled_h · pooled_w bins of a region.
 
-    As in the paper (Mask R-CNN, section 3); the reference takes the largest of four points that it interpolates from
-    elements outside of the bin. (jasjeetIM/Mask-RCNN, external/caffe/src/caffe/layers/roi_align_layer.cu)
+    The sums weigh elements by their distance to four points of the region, in halves of its size: not by those of the
+    bin as in the paper (He et al. 2017). Elements one line or column behind the features count too: those that follow
+    in memory, 0 behind the last. Gradients go to elements within the region.
+    (jasjeetIM/Mask-RCNN, external/caffe/src/caffe/layers/roi_align_layer.cu)
     """
 
-    SAMPLES = 2
-    left_out = (
-        "it takes the mean of four points, as the paper says; the reference's code takes the largest, and reads "
-        "elements outside of the features"
-    )
+    POINTS = ((-0.5, -0.5), (-0.5, 0.5), (0.5, -0.5), (0.5, 0.5))  # x, y
 
     @property
     def settings(self) -> Any:
         return self.added.roi_align_param
 
-    def places(self, rois: np.ndarray, features: Shape) -> tuple[np.ndarray, np.ndarray]:
-        n, _, height, width = features
+    def decide(self, bottoms: Sequence[np.ndarray], random: np.random.Generator) -> Sequence[np.ndarray]:
+        rois, (n, _, height, width) = bottoms[0].reshape(-1, 5), self.decided_shapes[0]
         x1, y1, x2, y2 = (rois[:, 1:] * np.float32(self.settings.spatial_scale)).T
         rows, columns = self.pooled()
-        y, x = self.points(y1, y2, rows), self.points(x1, x2, columns)
-        y, x = np.broadcast_arrays(y[:, :, None, :, None], x[:, None, :, None, :])
-        inside = (y >= -1) & (y <= height) & (x >= -1) & (x <= width)
-        item = self.items(rois, n)[:, None, None, None, None]
-        index, weights = bilinear(y, x, item, height, width)
+        high, wide = self.ranges(y1, y2, rows, height), self.ranges(x1, x2, columns, width)
+        (top, tall, no_height), (left, broad, no_width) = (
+            (part[:, :, None] for part in high),
+            (part[:, None] for part in wide),
+        )
+        k = np.arange(4)
+        line, column = (
+            np.broadcast_to(part, (len(rois), rows, columns, 4))
+            for part in (
+                top[..., None] + k // np.maximum(broad, 1)[..., None],
+                left[..., None] + k % np.maximum(broad, 1)[..., None],
+            )
+        )
+        is_there = k < (tall * broad)[..., None]
+        weights = self.weights(line, column, (x1, y1, x2, y2)) * is_there[..., None, :]
+        y, x = np.divmod(line * width + column, width)  # where the element really stands
+        first, last = np.ceil([x1, y1])[..., None, None, None], np.floor([x2, y2])[..., None, None, None]
+        learns = is_there & (y < height) & (x >= first[0]) & (x <= last[0]) & (y >= first[1]) & (y <= last[1])
+        place = self.items(rois, n)[:, None, None, None] * self.length(height, width) + line * width + column
+        least = np.where(no_height | no_width, 0, np.finfo(np.float32).min)
         count = len(rois) * rows * columns
-        return index.reshape(count, -1), (weights * inside[..., None] / self.SAMPLES**2).reshape(count, -1)
+        return (
+            np.where(is_there, place, 0).reshape(count, 4).astype(np.int64),
+            weights.reshape(count, 4, 4).astype(np.float32),
+            learns.reshape(count, 4, 1).astype(np.float32),
+            np.broadcast_to(least, (len(rois), rows, columns)).reshape(count, 1).astype(np.float32),
+        )
 
-    def points(self, first: np.ndarray, last: np.ndarray, count: int) -> np.ndarray:
-        """Return where the samples of each bin lie on an axis: [R, count, samples]."""
-        step = (np.maximum(last - first, 1) / np.float32(count))[:, None, None]
-        inner = (np.arange(self.SAMPLES, dtype=np.float32) + np.float32(0.5)) / self.SAMPLES
-        return first[:, None, None] + (np.arange(count, dtype=np.float32)[:, None] + inner) * step
+    @staticmethod
+    def length(height: int, width: int) -> int:
+        """Return how many elements of a plane and behind it may be read."""
+        return height * width + width + 1
+
+    def ranges(self, start: np.ndarray, end: np.ndarray, count: int, most: int) -> tuple[np.ndarray, ...]:
+        """Return the first element of each bin on an axis, how many it has, and whether it is empty: [R, count]."""
+        step = (np.maximum(end - start + 1, 1) / np.float32(count))[:, None]
+        edges = (np.arange(count + 1, dtype=np.float32) * step + start[:, None]).clip(0, most)
+        first = np.ceil(edges[:, :-1])
+        number = np.floor(edges[:, 1:]) - first + 1
+        return first.astype(int), np.maximum(number, 0).astype(int), edges[:, 1:] <= edges[:, :-1]
+
+    def weights(self, line: np.ndarray, column: np.ndarray, corners: Sequence[np.ndarray]) -> np.ndarray:
+        """Return the weights [R, rows, columns, points, elements] of elements at each of the points."""
+        x1, y1, x2, y2 = (corner[:, None, None, None] for corner in corners)
+        factors = []
+        for at, low, high, axis in ((column, x1, x2, 0), (line, y1, y2, 1)):
+            with np.errstate(divide="ignore", invalid="ignore"):
+                relative = np.nan_to_num((2 * (at - low) / (high - low) - 1).clip(-1, 1), nan=-1)
+            point = np.array(self.POINTS)[:, axis, None]
+            factors.append(np.maximum(0, 1 - abs(point - relative[..., None, :])))
+        return np.asarray(factors[0] * factors[1])
+
+    def rows(self, g: Graph, x: str) -> str:
+        """Emit the features, and behind each plane what follows in memory, as [places, channels]."""
+        n, channels, height, width = g.shape(x)
+        planes, more = g.reshape(x, n * channels, height * width), width + 1
+        ends = g.emit("Slice", planes, g.ints(1, 0), g.ints(n * channels, more), g.ints(0, 1))
+        missing = more - min(more, height * width)
+        behind = g.emit("Pad", ends, g.ints(0, 0, 1, missing), g.constant(0))
+        length = self.length(height, width)
+        whole = g.declare(g.emit("Concat", planes, behind, axis=1), (n * channels, length))
+        return g.reshape(
+            g.declare(g.transpose(g.reshape(whole, n, channels, length), 0, 2, 1), (n, length, channels)), -1, channels
+        )
+
+    def lower(self, g: Graph, bottoms: Sequence[str], params: Sequence[str]) -> Sequence[str]:
+        index, weights, learns, least = self.input_decisions(g)
+        (top,) = self.tops([g.shape(bottom) for bottom in bottoms])
+        count, channels, rows, columns = top
+        picked = g.declare(g.emit("Gather", self.rows(g, bottoms[0]), index, axis=0), (*g.shape(index), channels))
+        fixed = g.emit("Mul", g.detach(picked), g.emit("Sub", g.constant(1), learns))
+        sums = g.emit("MatMul", weights, g.emit("Add", g.emit("Mul", picked, learns), fixed))
+        g.declare(sums, (count * rows * columns, len(self.POINTS), channels))
+        largest = g.emit("Max", g.emit("ReduceMax", sums, g.ints(1), keepdims=0), least)
+        bins = g.reshape(g.declare(largest, (count * rows * columns, channels)), count, rows, columns, channels)
+        return (g.transpose(bins, 0, 3, 1, 2),)
 
 
 class _PositionSensitive(_Regions):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
@@ -84,23 +85,51 @@ def test_roi_align_of_mscnn_samples_the_corners_of_the_bins() -> None:
 
 
 def aligned(x: np.ndarray, rois: np.ndarray, high: int, wide: int, scale: float) -> np.ndarray:
-    top = np.zeros((len(rois), x.shape[1], high, wide))
-    height, width = x.shape[2:]
-    for r, (item, x1, y1, x2, y2) in enumerate(rois):
-        tall, broad = max((y2 - y1) * scale, 1) / high, max((x2 - x1) * scale, 1) / wide
-        for i, j, k, m in np.ndindex(high, wide, 2, 2):
-            y, z = y1 * scale + (i + (k + 0.5) / 2) * tall, x1 * scale + (j + (m + 0.5) / 2) * broad
-            if -1 <= y <= height and -1 <= z <= width:
-                value = interpolated(x[int(item)], min(max(y, 0), height - 1), min(max(z, 0), width - 1))
-                top[r, :, i, j] += value / 4
+    """The loops of Mask R-CNN's code, over the memory of x."""
+    memory, (_, channels, height, width) = np.append(x.ravel(), np.zeros(x.shape[3] + 1)), x.shape
+    top = np.zeros((len(rois), channels, high, wide))
+    for (r, (item, *corners)), c in itertools.product(enumerate(rois), range(channels)):
+        x1, y1, x2, y2 = (corner * scale for corner in corners)
+        tall, broad = max(y2 - y1 + 1, 1) / high, max(x2 - x1 + 1, 1) / wide
+        for i, j in np.ndindex(high, wide):
+            ys = [min(max(y1 + tall * k, 0), height) for k in (i, i + 1)]
+            xs = [min(max(x1 + broad * k, 0), width) for k in (j, j + 1)]
+            best = 0.0 if ys[1] <= ys[0] or xs[1] <= xs[0] else -np.inf
+            lines, columns = (range(math.ceil(a), math.floor(b) + 1) for a, b in (ys, xs))
+            seen = list(itertools.product(lines, columns))[:4]
+            for px, py in itertools.product((-0.5, 0.5), (-0.5, 0.5)):
+                total = 0.0
+                for row, column in seen:
+                    v = min(max(2 * (row - y1) / (y2 - y1) - 1, -1), 1)
+                    u = min(max(2 * (column - x1) / (x2 - x1) - 1, -1), 1)
+                    value = memory[((int(item) * channels + c) * height + row) * width + column]
+                    total += max(0, 1 - abs(px - u)) * max(0, 1 - abs(py - v)) * value
+                best = max(best, total)
+            top[r, c, i, j] = best
     return top
 
 
-def test_roi_align_of_mask_rcnn_is_the_mean_of_four_points() -> None:
+def test_roi_align_of_mask_rcnn_is_the_largest_of_four_sums() -> None:
     layer = make(TEXT % "ROIAlign" + "roi_align_param { pooled_h: 2 pooled_w: 3 spatial_scale: 0.125 }")
     assert layer.dialect == "maskrcnn"
-    assert "the reference's code takes the largest" in layer.left_out
-    check_gradients(layer, lambda x, r: aligned(x, r, 2, 3, 0.125), [X, ROIS], [0])
+    inner = np.array([[0, 4, 5, 29, 37], [1, 9, 2, 30, 39]], float)  # with the last of its size
+    full = np.concatenate([ROIS, inner, [[1, 20, 10, 200, 90]]])
+    result = run(layer, [X, full])
+    np.testing.assert_allclose(result.tops[0], aligned(X, full, 2, 3, 0.125), rtol=1e-4, atol=1e-5)
+
+
+def test_gradients_of_roi_align_of_mask_rcnn_stay_within_the_region() -> None:
+    layer = make(TEXT % "ROIAlign" + "roi_align_param { pooled_h: 2 pooled_w: 2 spatial_scale: 0.125 }")
+    roi = np.array([[0, 8, 8, 24, 24]], float)  # elements 1 to 3; bins reach up to 4
+    x = np.abs(X) + 0.1
+    result = run(layer, [x, roi])
+    reached = np.argwhere(result.bottoms[0][0].any(0))
+    assert reached.size and reached.min() >= 1 and reached.max() <= 3
+    assert not result.bottoms[0][1].any()
+    moved = x.copy()
+    moved[0, :, 2, 2] += 1e-3
+    slope = (aligned(moved, roi, 2, 2, 0.125) - aligned(x, roi, 2, 2, 0.125)).sum() / 1e-3
+    np.testing.assert_allclose(result.bottoms[0][0, :, 2, 2].sum(), slope, rtol=1e-2)
 
 
 Y = RANDOM.normal(0, 1, (2, 2 * 9, 6, 7))
