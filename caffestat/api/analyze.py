@@ -7,8 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from caffestat.errors import CaffestatError, Finding, NetError, RefusedError
-from caffestat.options import DEFAULT_SEED, NetOptions, RunOptions, ValueOptions
+from caffestat.errors import CaffestatError, Finding, InputError, NetError, RefusedError
+from caffestat.options import COMPUTE, DEFAULT_SEED, NetOptions, RunOptions, ValueOptions
 
 if TYPE_CHECKING:
     import numpy as np
@@ -69,6 +69,8 @@ def analyze(
     net = NetOptions(phase, level, stages, shapes or {}, batch, data, dialect, dims or {})
     values = ValueOptions(seed, weights, assume_filler)
     run = RunOptions(device, inputs or {}, inputs_hold, loss, forward_only, stats, compute)
+    if static and (run.stats or run.compute != COMPUTE[0]):
+        raise InputError("static: nothing is run, so that stats and compute have no meaning; leave one of them out")
     if is_onnx(str(path)):
         return analyze_model(str(path), net, values, run, static, predict, detail)
     return analyze_file(open_file(str(path)), net, values, run, static, predict, detail)

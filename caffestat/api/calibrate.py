@@ -102,7 +102,7 @@ class _Opened:
 
         shapes = {**self.options.shapes, **{name: array.shape for name, array in batch.items()}}
         if is_onnx(self.path):
-            return load(self.path, shapes, self.options.batch, given=batch, dims=self.options.dims)
+            return load(self.path, shapes, self.options.batch, dims=self.options.dims)
         return load(converted(self.path, replace(self.options, shapes=shapes), self.values, False))
 
     @cached_property

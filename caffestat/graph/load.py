@@ -558,11 +558,12 @@ def _decisive(nodes: Sequence[Node]) -> set[str]:
     """Return the values on which the branches of Ifs and the trip counts of Loops depend."""
     decisive: set[str] = set()
     for node in reversed(nodes):
+        roles = [(node.info.role(position), name) for position, name in enumerate(node.inputs)]
         if node.info.has_bodies:
-            roles = ((node.info.role(position), name) for position, name in enumerate(node.inputs))
             decisive.update(name for role, name in roles if role is Role.CONDITION)
         if not decisive.isdisjoint(node.outputs):
-            decisive.update((*node.inputs, *node.captured))
+            read = (name for role, name in roles if role is not Role.TYPE)  # the shape is known without the values
+            decisive.update((*read, *node.captured))
     return decisive - {""}
 
 

@@ -340,3 +340,18 @@ def test_subgraphs_read_values_of_the_graph_around_them(tmp_path: Path) -> None:
     names = {value.id: value.name for value in (*report.inputs, *(t for layer in report.layers for t in layer.tops))}
     assert [names[number] for number in choice.reads] == list(choice.bottoms)
     assert len(choice.reads) > 1
+
+
+def test_data_whose_shape_alone_decides_stays_data(tmp_path: Path) -> None:
+    """An If on the size of x takes its branch; the values of x, given or not, go through the net."""
+    nodes = [node("Shape", ["x"], ["s"]), node("Gather", ["s", "zero"], ["n"]), node("Equal", ["n", "two"], ["c"])]
+    branches = {}
+    for name, op in (("then_branch", "Tanh"), ("else_branch", "Neg")):
+        body = [node(op, ["x"], [f"of_{op}"])]
+        branches[name] = helper.make_graph(body, name, [], [value(f"of_{op}", None)])
+    nodes += [node("If", ["c"], ["z"], name="if", **branches), node("Mul", ["z", "x"], ["y"], name="mul")]
+    arrays = {"zero": np.array(0), "two": np.array(2)}
+    x = normal(2, 5)
+    report = analyzed(model(nodes, {"x": [2, 5]}, ["y"], arrays), tmp_path, inputs={"x": x}, forward_only=True)
+    assert report.inputs[0].mean_abs == pytest.approx(np.abs(x).mean(), rel=1e-6)
+    assert row(report, "mul").tops[0].mean_abs == pytest.approx(np.abs(np.tanh(x) * x).mean(), rel=1e-5)

@@ -146,3 +146,9 @@ def test_statistics_do_not_change_the_means(net: Path) -> None:
 def test_unknown_statistics_are_refused(net: Path) -> None:
     with pytest.raises(InputError, match="expected one of mean, max, min, std, zeros, inf, nan, found 'median'"):
         caffestat.analyze(net, stats=["max", "median"])
+
+
+@pytest.mark.parametrize("options", [{"stats": "max"}, {"compute": "float16"}])
+def test_what_needs_a_run_is_refused_without_one(net: Path, options: dict[str, str]) -> None:
+    with pytest.raises(InputError, match="static: nothing is run"):
+        caffestat.analyze(net, static=True, **options)

@@ -173,6 +173,23 @@ def test_a_net_has_the_names_of_its_conversion(root: Path, tmp_path: Path) -> No
     assert found.ranges["data"].high == images.max()
 
 
+def test_data_that_decides_by_its_shape_alone_is_data(tmp_path: Path) -> None:
+    size = [
+        node("Shape", ["x"], ["s"]),
+        node("ReduceSum", ["s"], ["n"], keepdims=0),
+        node("Equal", ["n", "five"], ["c"]),
+    ]
+    inner = [node("Neg", ["x"], ["inner"])]
+    branch = helper.make_graph(inner, "branch", [], [value("inner", None)])
+    nodes = [*size, node("If", ["c"], ["y"], then_branch=branch, else_branch=branch)]
+    path = tmp_path / "model.onnx"
+    path.write_bytes(model(nodes, {"x": [2, 3]}, ["y"], {"five": np.array(5)}).SerializeToString())
+    first, second = normal(2, 3), normal(2, 3, seed=7) * np.float32(9)
+    found = caffestat.calibrate(path, inputs={"x": [first, second]}, device="cpu").ranges
+    assert found["x"].high == max(first.max(), second.max())
+    assert found["y"].low == -found["x"].high
+
+
 def test_float16_values_keep_their_type(tmp_path: Path) -> None:
     path, output = tmp_path / "model.onnx", tmp_path / "ranges.json"
     proto = model([node("Neg", ["x"], ["y"])], [value("x", (2, 3), onnx.TensorProto.FLOAT16)], ["y"])

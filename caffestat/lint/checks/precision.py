@@ -139,7 +139,8 @@ def _out_of_range(values: _Values, row: Row) -> Iterator[Found]:
     computed = (found for found in values.tops(row) if found[1].float16 not in read)
     for what, stats in (*values.params(row), *computed):
         if stats.float16 == "overflow" and _is_finite(stats):
-            message = f"{what}: max |x| is {stats.largest:.3g}, which overflows in float16{_read(values, row)}"
+            told = "" if what.startswith("param") else _read(values, row)
+            message = f"{what}: max |x| is {stats.largest:.3g}, which overflows in float16{told}"
             yield Found(row.place, row.name, message, _KEEP, {"max_abs": stats.largest})
         elif stats.float16 == "underflow":
             message = f"{what}: {stats.small_share:.0%} of the nonzero elements are below 6.1e-05, which float16 loses"
