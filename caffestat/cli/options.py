@@ -113,6 +113,13 @@ output = click.option(
     help="Write to FILE instead of the standard output; it is replaced atomically.",
 )
 
+
+def report_page(text: str) -> Callable[[Any], Any]:
+    """Return the option that names a page about a run; text: what the page has."""
+    path = click.Path(dir_okay=False, path_type=Path)
+    return click.option("--report", "page", type=path, callback=_report, metavar="FILE", help=text)
+
+
 page = click.option(
     "--format",
     type=click.Choice(["text", "html"]),

@@ -92,11 +92,11 @@ class _Show:
     def __init__(self, diff: bool) -> None:
         self.diff = diff
         self.done = 0
-        self.has_counter = sys.stderr.isatty()
+        self.status = terminal.StatusLine()
 
     def __call__(self, outcome: Outcome, total: int) -> None:
         self.done += 1
-        self._count("")
+        self.status.clear()
         if self.diff and outcome.diff:
             terminal.diff(outcome.diff)
         else:
@@ -109,11 +109,7 @@ class _Show:
         if outcome.error:
             click.echo(f"error: {outcome.error}", err=True)
         if self.done < total:
-            self._count(f"{self.done} of {total} files")
-
-    def _count(self, text: str) -> None:
-        if self.has_counter:
-            click.echo(f"\r\033[K{text}", nl=False, err=True)
+            self.status.show(f"{self.done} of {total} files")
 
     def summary(self, outcomes: Sequence[Outcome], dry_run: bool) -> None:
         changed = [outcome for outcome in outcomes if outcome.changes]

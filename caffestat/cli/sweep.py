@@ -93,13 +93,7 @@ def _changes(ctx: click.Context, param: click.Parameter, value: tuple[str, ...])
     show_default=True,
     help="How the summary is printed.",
 )
-@click.option(
-    "--report",
-    "page",
-    type=click.Path(dir_okay=False, path_type=Path),
-    metavar="FILE",
-    help="Write a page about the sweep too: the variants over depth, with their spread.",
-)
+@options.report_page("Write a page about the sweep too: the variants over depth, with their spread.")
 @click.option(
     "--predict/--no-predict", default=True, help="Say what is predicted of each variant's first pass.  [default: yes]"
 )
@@ -194,18 +188,16 @@ def _client(settings: dict[str, Any], stack: ExitStack) -> Any:
 @contextmanager
 def _progress() -> Iterator[Callable[[int, int], None]]:
     """Show on a terminal how many trials are finished, and for how long the others will take."""
-    is_shown, started = sys.stderr.isatty(), time.monotonic()
+    status, started = terminal.StatusLine(), time.monotonic()
 
     def progress(done: int, count: int) -> None:
         left = (time.monotonic() - started) / done * (count - done) if done else 0.0
-        if is_shown:
-            click.echo(f"\r{done} of {count} trials, {left:.0f} s left \x1b[K", err=True, nl=False)
+        status.show(f"{done} of {count} trials, {left:.0f} s left")
 
     try:
         yield progress
     finally:
-        if is_shown:
-            click.echo("\r\x1b[K", err=True, nl=False)
+        status.clear()
 
 
 def _print(summary: Summary, kind: str) -> None:

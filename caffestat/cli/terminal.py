@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from caffestat.report import Report
     from caffestat.training import Training
 
-__all__ = ["diff", "line", "open_page", "page_file", "progress", "tell", "width", "write", "write_lines"]
+__all__ = ["StatusLine", "diff", "line", "open_page", "page_file", "progress", "tell", "width", "write", "write_lines"]
 
 _PIPED_WIDTH = 120
 _QUIET_SECONDS = 2.0
@@ -99,14 +99,35 @@ def open_page(page: Path) -> None:
     webbrowser.open(page.resolve().as_uri())
 
 
+class StatusLine:
+    """A line at the end of the standard error that is written over; none where that is no terminal."""
+
+    def __init__(self) -> None:
+        self.is_on = sys.stderr.isatty()
+        self._is_shown = False
+
+    def show(self, text: str) -> None:
+        """Put a text in place of the last one."""
+        if self.is_on:
+            print(f"\r\x1b[K{visible(text)}", end="", file=sys.stderr, flush=True)
+            self._is_shown = True
+
+    def clear(self) -> None:
+        """Take the line away, before something else is printed."""
+        if self._is_shown:
+            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+            self._is_shown = False
+
+
 @contextmanager
 def progress(what: str) -> Iterator[None]:
     """Say on a terminal what takes so long, and for how many seconds, once it takes more than two."""
-    if not sys.stderr.isatty():
+    status = StatusLine()
+    if not status.is_on:
         yield
         return
     done = threading.Event()
-    ticker = threading.Thread(target=_tick, args=(visible(what), done), daemon=True)
+    ticker = threading.Thread(target=_tick, args=(what, status, done), daemon=True)
     ticker.start()
     try:
         yield
@@ -115,11 +136,10 @@ def progress(what: str) -> Iterator[None]:
         ticker.join()
 
 
-def _tick(what: str, done: threading.Event) -> None:
+def _tick(what: str, status: StatusLine, done: threading.Event) -> None:
     start = time.monotonic()
     if done.wait(_QUIET_SECONDS):
         return
     while not done.wait(1.0):
-        line = f"{what}: {time.monotonic() - start:.0f} s"
-        print(f"\r{line}", end="", file=sys.stderr, flush=True)
-    print(f"\r{' ' * (len(what) + 12)}\r", end="", file=sys.stderr, flush=True)
+        status.show(f"{what}: {time.monotonic() - start:.0f} s")
+    status.clear()

@@ -59,13 +59,7 @@ class _Command(click.Command):
     show_default=True,
     help="What goes to the standard output: Caffe's log, or the losses, outputs and rates of every iteration.",
 )
-@click.option(
-    "--report",
-    "page",
-    type=click.Path(dir_okay=False, path_type=Path),
-    metavar="FILE",
-    help="Write a page about the run there when it ends: curves, signals by layer, events.",
-)
+@options.report_page("Write a page about the run there when it ends: curves, signals by layer, events.")
 @click.option("--sigint", type=_ACTIONS, default="stop", show_default=True, help="What an interrupt does.")
 @click.option("--sighup", type=_ACTIONS, default="snapshot", show_default=True, help="What a hang-up signal does.")
 @click.option("--solver", metavar="SOLVER", help="Of an .onnx model: the solver prototxt.")
@@ -216,8 +210,7 @@ class _Counter:
 
     def __init__(self, last: int) -> None:
         self._last = last
-        self._shown = 0
-        self._is_on = sys.stderr.isatty()
+        self._status = terminal.StatusLine()
         self._start: tuple[float, int] | None = None
         self._printed = 0.0
 
@@ -226,22 +219,19 @@ class _Counter:
         from caffestat.training.events import Iteration
 
         now = time.monotonic()
-        if not self._is_on or not isinstance(event, Iteration):
+        if not self._status.is_on or not isinstance(event, Iteration):
             return
         if self._start is None:
             self._start = now, event.iteration
         elif now - self._printed > 0.2:
             pace = (event.iteration - self._start[1]) / (now - self._start[0])
             left = (self._last - event.iteration) / pace
-            text = (
+            self._status.show(
                 f"iteration {event.iteration} of {self._last}: loss {event.smoothed:.4g}, lr {event.rate:.4g}, "
                 f"{pace:.3g} iter/s, {left:.0f} s left"
             )
-            print(f"\r{text:<{self._shown}}", end="", file=sys.stderr, flush=True)
-            self._shown, self._printed = len(text), now
+            self._printed = now
 
     def clear(self) -> None:
         """Take the line away."""
-        if self._shown:
-            print(f"\r{' ' * self._shown}\r", end="", file=sys.stderr, flush=True)
-            self._shown = 0
+        self._status.clear()

@@ -13,6 +13,7 @@ from caffestat.training.events import EndTest, Event, Iteration, Saved, Statisti
 from caffestat.training.statistics import Signal
 
 from .model import IssueRow
+from .scales import TITLES
 
 __all__ = ["QUANTITIES", "History", "Mark", "Quantity", "diagnosis_rows"]
 
@@ -29,8 +30,8 @@ class Quantity:
 
 
 QUANTITIES = (
-    Quantity("top", "mean |x| of the tops", "mean |x| of the layer's first top"),
-    Quantity("bottom_diff", "mean |dx| of the bottoms", "mean |dx| of the layer's first bottom with a gradient"),
+    Quantity("top", TITLES["x"], "mean |x| of the layer's first top"),
+    Quantity("bottom_diff", TITLES["dx"], "mean |dx| of the layer's first bottom with a gradient"),
     Quantity("update_ratio", "mean |update| ÷ mean |w|", "of the layer's weights, per iteration"),
     Quantity("zeros", "share of zeros of the ReLUs", "of the layer's outputs"),
     Quantity("saturated", "saturated share of the sigmoids", "of the layer's outputs"),

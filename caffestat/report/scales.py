@@ -8,9 +8,17 @@ from dataclasses import dataclass
 
 from .model import LayerRow, Report
 
-__all__ = ["MODES", "Mode", "depth_series", "scales"]
+__all__ = ["MODES", "TITLES", "Mode", "depth_series", "scales"]
 
 Values = list["float | None"]
+
+TITLES = {
+    "x": "mean |x| of the tops",
+    "dx": "mean |dx| of the bottoms",
+    "w": "mean |w| of the params",
+    "dw": "mean |dw| of the params",
+}
+"""What charts over depth are called, by the kind of their numbers."""
 
 
 @dataclass(frozen=True)

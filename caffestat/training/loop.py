@@ -16,7 +16,7 @@ from caffestat.analysis import Measurement, Step
 from caffestat.errors import Finding, InputError, Place, SolverError
 from caffestat.fillers import Stream
 from caffestat.net import TEST, TRAIN, Net, NetSource, Solver, State, build
-from caffestat.net.initial import copy_file, draw_params
+from caffestat.net.initial import copy_file
 from caffestat.net.rules import filter_layers
 from caffestat.net.source import named_weights
 from caffestat.options import NetOptions, RunOptions, ValueOptions
@@ -131,12 +131,12 @@ class Training:
         p = self.process
         shapes = {n: shape for n, shape in options.shapes.items() if not is_test or _has_top(source, state, n)}
         net = build(source, state, shapes, options.batch, options.data, options.dialect)
-        program = from_net(net)
+        program = from_net(net, replace(values, weights=()))
         if not is_test:
             check_given(program, p.inputs)
         check_run(program, not is_test, p.device)
         self.findings.extend(finding for finding in net.findings if finding not in self.findings)
-        params = draw_params(net, p.stream, values.assume_filler)
+        params = program.values(p.stream, [])
         synthetic = program.synthetic(p.inputs)
         if not self.debug and options.data == "auto":
             self._refuse_untrainable(net, synthetic)

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
+from ..scales import TITLES
+
 __all__ = ["Chart", "HeatMap", "Line", "by_depth", "embed"]
 
 Values = Sequence["float | None"]
@@ -284,14 +286,14 @@ def by_depth(series: Mapping[str, Values], limits: tuple[float, float]) -> list[
     low, high = limits
     return [
         Chart(
-            "mean |x| of the tops",
+            TITLES["x"],
             [
                 Line("measured", series["forward"], "measured"),
                 Line("predicted", series["forward_predicted"], "predicted"),
             ],
         ),
         Chart(
-            "mean |dx| of the bottoms",
+            TITLES["dx"],
             [
                 Line("measured", series["backward"], "measured"),
                 Line("predicted", series["backward_predicted"], "predicted"),

@@ -10,7 +10,7 @@ from caffestat.logs import Key
 from ..comparison import Comparison, Pair
 from ..json_format import number
 from ..model import Report
-from ..scales import Mode
+from ..scales import TITLES, Mode
 from .charts import Chart, Line, embed
 from .from_history import bare_page
 from .from_report import page_of
@@ -20,13 +20,12 @@ __all__ = ["render_comparison"]
 
 _MODE = Mode("ratio", "mean |x|: B ÷ A", "B's mean |x| over A's", True)
 _DIFF_MODE = Mode("diff_ratio", "mean |dx|: B ÷ A", "B's mean |dx| over A's", True)
-_SECTION = ("depth", "Over depth")
 
 _PARTS: tuple[tuple[str, Callable[[Key], bool]], ...] = (
-    ("mean |x| of the tops", lambda key: key.direction == "forward" and key.role == "top"),
-    ("mean |dx| of the bottoms", lambda key: key.direction == "backward" and key.role == "bottom"),
-    ("mean |w| of the params", lambda key: key.direction == "forward" and key.role == "param"),
-    ("mean |dw| of the params", lambda key: key.direction == "backward" and key.role == "param"),
+    (TITLES["x"], lambda key: key.direction == "forward" and key.role == "top"),
+    (TITLES["dx"], lambda key: key.direction == "backward" and key.role == "bottom"),
+    (TITLES["w"], lambda key: key.direction == "forward" and key.role == "param"),
+    (TITLES["dw"], lambda key: key.direction == "backward" and key.role == "param"),
 )
 
 
@@ -74,7 +73,7 @@ def _charts(found: Comparison) -> list[Chart]:
             Line("B", [pair.b for pair in pairs], "predicted", range(len(pairs))),
         ]
         names = [f"{pair.key.layer}/{pair.key.blob}" for pair in pairs]
-        charts.append(Chart(title, lines, _SECTION, x_title=title, names=names))
+        charts.append(Chart(title, lines, x_title=title, names=names))
     return charts
 
 

@@ -7,20 +7,14 @@ from collections.abc import Callable, Iterator
 from caffestat.sweeps import Trial
 from caffestat.sweeps.summary import Spread, Summary
 
+from ..scales import TITLES
 from .charts import Chart, Line, embed
 from .from_history import bare_page
 from .page import require_extra, write
 
 __all__ = ["render_sweep"]
 
-_SECTION = ("depth", "Over depth")
 _STYLES = ("measured", "predicted", "third", "fourth", "limit")
-_PARTS = {
-    "x": "mean |x| of the tops",
-    "dx": "mean |dx| of the bottoms",
-    "w": "mean |w| of the params",
-    "dw": "mean |dw| of the params",
-}
 _LEGEND = 16  # letters
 _Key = tuple[int, str, str]
 
@@ -47,7 +41,7 @@ def _about(summary: Summary) -> Iterator[str]:
 
 def _charts(summary: Summary, variants: list[Trial]) -> Iterator[Chart]:
     """Yield a chart for each kind of number, of the last iteration."""
-    for kind, title in _PARTS.items():
+    for kind, title in TITLES.items():
         found = [_numbers(summary, variant, kind) for variant in variants]
         keys = sorted({key for numbers in found for key in numbers})
         lines = [
@@ -56,7 +50,7 @@ def _charts(summary: Summary, variants: list[Trial]) -> Iterator[Chart]:
         ]
         if len(found) == 1:
             lines += _band(found[0], keys)
-        yield Chart(title, lines, _SECTION, x_title=title, names=[f"{layer}/{name}" for _, layer, name in keys])
+        yield Chart(title, lines, x_title=title, names=[f"{layer}/{name}" for _, layer, name in keys])
 
 
 def _short(names: list[str]) -> list[str]:
