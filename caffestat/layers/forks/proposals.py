@@ -485,5 +485,10 @@ class FrcnnRoiData(RoIDataLayer):
         super().__init__(proto, phase, place)
         self.why_synthetic = "its images are not read"
 
+    @property
+    def left_out(self) -> str:
+        names = self.own("window_data_param.config", str)
+        return f"the settings in {names[0]!r} are not read: those of default_config.json count" if names else ""
+
     def code(self) -> str:
         return "FrcnnRoiData"

@@ -147,3 +147,10 @@ def test_the_data_layer_has_the_sizes_of_the_references_config() -> None:
     assert end_to_end.tops([]) == ((1, 3, 600, 1000), (1, 3), (1, 5))
     regions = make(text % "".join(f'top: "t{i}" ' for i in range(6)))
     assert regions.tops([]) == ((2, 3, 600, 1000), (128, 5), (128,), (128, 12), (128, 12), (128, 12))
+
+
+def test_settings_of_frcnn_that_stand_in_another_file_are_announced() -> None:
+    tops = 'top: "data" top: "im_info" top: "gt_boxes"'
+    layer = make(f'name: "l" type: "FrcnnRoiData" {tops} window_data_param {{ config: "voc.json" }}')
+    assert layer.left_out == "the settings in 'voc.json' are not read: those of default_config.json count"
+    assert not make(f'name: "l" type: "FrcnnRoiData" {tops}').left_out
