@@ -52,7 +52,10 @@ def open_regular(path: str | Path) -> int:
 
     A named pipe or a device could block or never end.
     """
-    handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    try:
+        handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    except ValueError as error:  # a NUL in the name
+        raise OSError(errno.EINVAL, str(error), str(path)) from error
     mode = os.fstat(handle).st_mode
     if stat.S_ISREG(mode):
         return handle

@@ -12,6 +12,7 @@ import pytest
 
 from caffestat.errors import InputError
 from caffestat.files import LARGEST_TEXT, Version, create_file, read_regular, replace_file, replacing
+from caffestat.schema import NetParameter, read_binary
 
 OLD, NEW = b"old\n" * 50_000, b"new!" * 90_000
 
@@ -198,6 +199,13 @@ def test_new_files_never_replace_others(tmp_path: Path) -> None:
     assert [name.read_bytes() for name in names] == [b"a", b"b", b"c"]
     assert {stat.S_IMODE(name.stat().st_mode) for name in names} == {0o600}
     assert len(os.listdir(tmp_path)) == 4
+
+
+def test_a_name_that_no_file_can_have_is_an_error_of_the_system() -> None:
+    with pytest.raises(OSError, match="embedded null"):
+        read_regular("a\0b")
+    with pytest.raises(InputError, match="cannot be read as a binary"):
+        read_binary("a\0b", NetParameter)
 
 
 @pytest.mark.parametrize("kind", ["pipe", "device", "large"])

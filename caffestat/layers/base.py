@@ -182,6 +182,11 @@ class Layer:
         tops, bottoms = self.proto.top, self.proto.bottom
         return index < min(len(tops), len(bottoms)) and tops[index] == bottoms[index]
 
+    def refuse_in_place(self) -> None:
+        """Raise NetError when the first top has the first bottom's name."""
+        if self.is_in_place():
+            raise self.error(f"cannot work in place; give the top another name than {self.proto.bottom[0]!r}")
+
     def canonical_axis(self, axis: int, rank: int) -> int:
         """Return `axis` counted from the front; a negative one counts from the end.
 

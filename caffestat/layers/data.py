@@ -29,6 +29,7 @@ class Source(Layer):
     num_bottoms: ClassVar[Count] = (0, 0)
     num_tops: ClassVar[Count] = (1, None)
     is_external = True
+    may_be_empty: ClassVar[bool] = False  # sizes of 0 are taken
 
     def tops(self, bottoms: Sequence[Shape]) -> tuple[Shape | None, ...]:
         return tuple(self.top_shape(index, name) for index, name in enumerate(self.proto.top))
@@ -42,7 +43,7 @@ class Source(Layer):
         shape = self.written_shape(index)
         if shape is None:
             return None
-        if min(shape, default=1) < 1:
+        if min(shape, default=1) < (0 if self.may_be_empty else 1):
             raise self.error(f"expected positive sizes for top {name!r}, found shape {shape}")
         return shape if self.batch_override is None or not shape else (self.batch_override, *shape[1:])
 
@@ -66,7 +67,11 @@ class Source(Layer):
             self.reader.start(words, stream)
 
     def lower(self, g: Graph, bottoms: Sequence[str], params: Sequence[str]) -> Sequence[str]:
-        return [g.input(name, shape or ()) for name, shape in zip(self.proto.top, self.tops([]), strict=True)]
+        shapes = dict(zip(self.proto.top, self.tops([]), strict=True))
+        for name, shape in shapes.items():
+            if 0 in (shape or ()):
+                raise self.error(f"top {name!r} of shape {shape} holds nothing to run with; give sizes with --shape")
+        return [g.input(name, shape or ()) for name, shape in shapes.items()]
 
 
 @layer("Input")
@@ -74,6 +79,7 @@ class Input(Source):
     """Tops of the shapes given once or per top; `caffe train` leaves them at zero. (input_layer.cpp)"""
 
     starts_at_zero = True
+    may_be_empty = True
 
     def written_shape(self, index: int) -> Shape | None:
         shapes = self.proto.input_param.shape

@@ -349,7 +349,7 @@ class ContrastiveLoss(Loss):
 
     def check(self, bottoms: Sequence[Shape]) -> None:
         a, b, similar = bottoms
-        if a[:2] != b[:2] or any(size != 1 for size in (*a[2:], *b[2:])):
+        if a[:2] != b[:2] or any(size != 1 for size in (*a[2:], *b[2:])) or max(len(a), len(b)) > 4:
             raise self.error(f"expected two bottoms of one shape (N, C) or (N, C, 1, 1), found {a} and {b}")
         if math.prod(similar) != a[0]:
             raise self.error(f"expected one similarity for each of {a[0]} pairs, found shape {similar}")

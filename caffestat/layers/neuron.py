@@ -201,8 +201,7 @@ class AbsVal(Neuron):
     """y = |x|; dx = dy · sign(x). Never in place. (absval_layer.cpp)"""
 
     def tops(self, bottoms: Sequence[Shape]) -> tuple[Shape, ...]:
-        if self.is_in_place():
-            raise self.error(f"cannot work in place; give the top another name than {self.proto.bottom[0]!r}")
+        self.refuse_in_place()
         return (bottoms[0],)
 
     def lower(self, g: Graph, bottoms: Sequence[str], params: Sequence[str]) -> Sequence[str]:

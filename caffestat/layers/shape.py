@@ -119,9 +119,11 @@ class Slice(Layer):
             return [size // self.top_count] * self.top_count
         if len(points) != self.top_count - 1:
             raise self.error(f"expected {self.top_count - 1} slice_point, one fewer than tops, found {len(points)}")
+        if self.top_count > size:
+            raise self.error(f"cannot cut axis of size {size} into {self.top_count} tops")
         sizes = [after - before for before, after in pairwise([0, *points, size])]
-        if min(sizes) < 1:
-            raise self.error(f"expected slice_point rising within 1 to {size - 1}, found {points}")
+        if min(sizes[:-1], default=1) < 1 or sizes[-1] < 0:  # the last top may be empty
+            raise self.error(f"expected slice_point rising within 1 to {size}, found {points}")
         return sizes
 
     def tops(self, bottoms: Sequence[Shape]) -> tuple[Shape, ...]:
@@ -149,6 +151,7 @@ class Split(Layer):
     shares_memory = True
 
     def tops(self, bottoms: Sequence[Shape]) -> tuple[Shape, ...]:
+        self.refuse_in_place()
         return tuple(bottoms) * self.top_count
 
     def lower(self, g: Graph, bottoms: Sequence[str], params: Sequence[str]) -> Sequence[str]:
@@ -160,11 +163,6 @@ class Reshaping(Layer):
 
     passes_values = True
     shares_memory = True
-
-    def refuse_in_place(self) -> None:
-        """Raise NetError when the top has the bottom's name."""
-        if self.is_in_place():
-            raise self.error(f"cannot work in place; give the top another name than {self.proto.bottom[0]!r}")
 
     def lower(self, g: Graph, bottoms: Sequence[str], params: Sequence[str]) -> Sequence[str]:
         return (g.reshape(bottoms[0], *self.tops([g.shape(bottoms[0])])[0] or ()),)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -37,12 +38,13 @@ def read_binary(path: str | Path, cls: type[M]) -> M:
 
 def _read(path: Path, cls: type[Any]) -> bytes:
     try:
-        size = path.stat().st_size
+        size = os.path.getsize(path)
         if size > LARGEST:
             raise InputError(f"{path}: expected at most {LARGEST} bytes, which is protobuf's limit, found {size}")
         return read_regular(path, LARGEST)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read as a binary {_name(cls)}: {error.strerror or error}") from error
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"{path}: cannot be read as a binary {_name(cls)}: {reason}") from error
 
 
 def _mismatch(path: str | Path, cls: type[Any], data: bytes) -> str:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import torch
 
 from caffestat.errors import NetError
 
 from ..harness import make, run
+
+torch = pytest.importorskip("torch")
 
 RANDOM = np.random.default_rng(8)
 STEPS, ROWS, CLASSES = 9, 4, 5
