@@ -22,6 +22,7 @@ REGISTRIES = (
     "graph/bodies.py",  # how the bodies of ONNX's control flow are read
     "graph/expand.py",  # ops with slow kernels, and what replaces them
     "graph/infer.py",  # shapes that onnx does not infer
+    "graph/check.py",  # what the schema of an op does not say
     "graph/load.py",  # constants, branches and loops of ONNX files
     "graph/sequences.py",  # a rule per op of sequences
     "graph/upgrade.py",  # an adapter per op and opset
@@ -33,6 +34,7 @@ REGISTRIES = (
     "theory/rules/",  # moments per op
 )
 OTHERS = {
+    "graph/sizes.py": {"Constant"},  # is empty where it says so
     "logs/losses.py": {"constant"},  # a kind of loss that does not change
     "logs/show.py": {"constant"},
     "rewriting/policy.py": {"gaussian", "uniform"},  # distributions of policies

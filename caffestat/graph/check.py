@@ -138,10 +138,8 @@ def _check_node(node: NodeProto, opsets: _Opsets, ir_version: int) -> None:
     except Exception as error:  # it raises the checker's own and what its C++ code raises
         raise InputError(f"{_name(node)} is damaged: {str(error).splitlines()[0]}") from error
     _check_variadic(node, schema)
-    if (domain, node.op_type) == ("", "Split"):
-        _check_split(node)
-    if (domain, node.op_type) == ("", "If"):
-        _check_branches(node)
+    if not domain and node.op_type in _MORE:
+        _MORE[node.op_type](node)
 
 
 def _check_branches(node: NodeProto) -> None:
@@ -159,6 +157,9 @@ def _check_split(node: NodeProto) -> None:
         if attribute.name in ("num_outputs", "split") and count != len(node.output):
             what = f"{attribute.name} is for {count} outputs, and it has {len(node.output)}"
             raise InputError(f"{_name(node)} is damaged: {what}")
+
+
+_MORE = {"Split": _check_split, "If": _check_branches}  # what the schema of an op does not say
 
 
 def _check_variadic(node: NodeProto, schema: onnx.defs.OpSchema) -> None:
