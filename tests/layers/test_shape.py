@@ -80,7 +80,7 @@ def test_slice_into_one():
         ("", "axis of size 5 into 3 equal tops"),
         ("slice_param { slice_point: 1 }", "expected 2 slice_point"),
         ("slice_param { slice_point: 3 slice_point: 3 }", "rising within 1 to 5, found .3, 3."),
-        ("slice_param { slice_point: 3 slice_point: 7 }", "rising within 1 to 4, found .3, 7."),
+        ("slice_param { slice_point: 3 slice_point: 7 }", "rising within 1 to 5, found .3, 7."),
         ("slice_param { axis: 1 slice_dim: 1 }", "both axis and slice_dim"),
     ],
 )
