@@ -7,7 +7,7 @@ RUN := $(BIN)/python
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo experiments test quick fuzz kill-test check lint types proto golden docs bench gpu-check wheel clean
+.PHONY: help demo experiments test test-oldest quick fuzz kill-test check lint types proto golden docs bench gpu-check wheel clean
 
 help:  ## list the targets
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
@@ -23,6 +23,10 @@ test: $(VENV)/.test  ## install and run the tests, on all cores
 
 quick: $(VENV)/.test  ## run the tests that take less than a minute together
 	$(RUN) -m pytest -n auto -m "not slow"
+
+test-oldest:  ## run the tests with the lowest versions that setup.cfg allows, in .venv-oldest (Python 3.11)
+	$(MAKE) VENV=.venv-oldest .venv-oldest/.oldest
+	.venv-oldest/bin/python -m pytest -n auto -m "not slow"
 
 fuzz: $(VENV)/.test  ## run damaged and hostile files through every command, for SECONDS=60
 	$(RUN) -m tests.fuzz --seconds $(or $(SECONDS),60) $(if $(SEED),--seed $(SEED))
@@ -59,8 +63,14 @@ gpu-check: $(VENV)/.dev  ## golden cases and benchmark on the GPU
 wheel: $(VENV)/.dev  ## build dist/*.whl
 	$(RUN) -m pip wheel --no-deps --wheel-dir dist .
 
+# the lower bound of every requirement of setup.cfg, as a version to install
+%/.oldest: %/.test
+	$*/bin/python tests/oldest.py > $*/oldest.txt
+	$*/bin/python -m pip install -q -r $*/oldest.txt
+	@touch $@
+
 clean:  ## remove what the other targets made
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-oldest build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # .test has what runs and tests the package, .dev all of it; the stamps make later runs quick

@@ -10,6 +10,7 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Lock
 
 from caffestat.files import open_regular
 
@@ -43,13 +44,14 @@ class LmdbFile:
     """
 
     def __init__(self, path: Path) -> None:
-        self._handle = open_regular(path / "data.mdb" if path.is_dir() else path)
-        self._size = os.fstat(self._handle).st_size
+        self._file = open(open_regular(path / "data.mdb" if path.is_dir() else path), "rb", buffering=0)  # noqa: SIM115
+        self._lock = Lock()  # batches are read ahead in another thread
+        self._size = os.fstat(self._file.fileno()).st_size
         self._meta = self._newest()
 
     def __del__(self) -> None:
-        if hasattr(self, "_handle"):
-            os.close(self._handle)
+        if hasattr(self, "_file"):
+            self._file.close()
 
     def values(self) -> Iterator[bytes]:
         """Yield every value once."""
@@ -77,7 +79,9 @@ class LmdbFile:
     def _read(self, start: int, size: int) -> bytes:
         if start + size > self._size:
             raise LmdbError(f"it is cut off: {start + size:,} bytes are needed, and it has {self._size:,}")
-        return os.pread(self._handle, size, start)
+        with self._lock:
+            self._file.seek(start)
+            return self._file.read(size)
 
     def _values(self, number: int, seen: set[int], levels: int) -> Iterator[bytes]:
         """Yield the values below a page.

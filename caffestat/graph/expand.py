@@ -104,8 +104,22 @@ def _running(g: Graph, node: Node, old: Sequence[str], new: Sequence[str], dtype
     return [g.emit("Add", *pair) for pair in zip(kept, added, strict=True)]
 
 
+def _lp_normalization(g: Graph, node: Node, *_: Any) -> Sequence[str] | None:
+    """y = x / ‖x‖ₚ, 0 where that is 0: onnxruntime 1.24 has no kernel for the op of this opset."""
+    x, spec = node.inputs[0], g.specs.get(node.inputs[0])
+    if spec is None:
+        return None
+    zero, one = (g.constant(value, spec.dtype) for value in (0, 1))
+    norm = g.emit("ReduceL2" if node.get("p", 2) == 2 else "ReduceL1", x, g.ints(node.get("axis", -1)), keepdims=1)
+    return [g.emit("Div", x, g.emit("Where", g.emit("Equal", norm, zero), one, norm))]
+
+
 _CUDNN_EPSILON = 1e-5  # the least that every version of cuDNN takes
-_DECOMPOSED: dict[str, Definition] = {"LRN": _lrn, "BatchNormalization": _batch_normalization}
+_DECOMPOSED: dict[str, Definition] = {
+    "LRN": _lrn,
+    "BatchNormalization": _batch_normalization,
+    "LpNormalization": _lp_normalization,
+}
 _REWRITES: dict[str, Definition] = {**_DECOMPOSED, "Conv": blocked.convolution}
 DECOMPOSED = frozenset(_DECOMPOSED)
 """Ops that become several, whose values in between need the range of float32."""
