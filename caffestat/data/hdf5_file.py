@@ -1,4 +1,4 @@
-"""HDF5 files of any origin: no byte of another file is read, and nothing larger than the free memory."""
+"""HDF5 files: written atomically; read from anybody, no byte of another file, nothing larger than the free memory."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ import numpy as np
 
 from caffestat.engine.need import Need, check_memory
 from caffestat.errors import CaffestatError, InputError
-from caffestat.files import open_regular
+from caffestat.files import open_regular, replacing
 
-__all__ = ["member", "open_hdf5", "read_array", "reading"]
+__all__ = ["member", "read_array", "reading", "writing"]
 
 
 def open_hdf5(path: str | Path, mode: str) -> Any:
@@ -40,6 +40,16 @@ def reading(path: str | Path, fail: Callable[[str], CaffestatError]) -> Iterator
         raise fail(str(error)) from error
     except Exception as error:  # of damaged files the library raises almost any
         raise fail(f"cannot be read: {error}") from error
+
+
+@contextmanager
+def writing(path: str | Path) -> Iterator[Any]:
+    """Open a new file that replaces `path` when all went well. Raises InputError when it cannot be written."""
+    try:
+        with replacing(path) as fresh, open_hdf5(fresh, "w") as file:
+            yield file
+    except RuntimeError as error:  # what the library raises of a full disk
+        raise InputError(f"{path}: cannot be written: {error}") from error
 
 
 def member(group: Any, name: str) -> Any:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from caffestat.data.hdf5_file import open_hdf5
+from caffestat.data.hdf5_file import writing
 from caffestat.errors import InputError
 from caffestat.files import replace_file, replacing
 from caffestat.schema import LayerParameter, NetParameter
@@ -98,7 +98,7 @@ def write_hdf5(path: Path, net: Net, values: Values, nodes: Sequence[Node], diff
     unfit = next((node.name for node in nodes if node.name in ("", ".") or "\0" in node.name), None)
     if unfit is not None:
         raise InputError(f"{path}: HDF5 has no group of the name {unfit!r}, that of a layer; write .caffemodel")
-    with replacing(path) as fresh, open_hdf5(fresh, "w") as file:
+    with writing(path) as file:
         data = file.create_group("data")
         for node in nodes:
             group = data.create_group(node.name)

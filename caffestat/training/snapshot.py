@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from caffestat.data.hdf5_file import member, open_hdf5, read_array, reading
+from caffestat.data.hdf5_file import member, read_array, reading, writing
 from caffestat.errors import InputError
-from caffestat.files import replace_file, replacing
+from caffestat.files import replace_file
 from caffestat.net import Net
 from caffestat.net.initial import blob_shape
 from caffestat.net.save import to_caffemodel, write_hdf5
@@ -78,7 +78,7 @@ def write_state(path: str, state: State) -> None:
 
 
 def _write_hdf5(path: str, state: State) -> None:
-    with replacing(path) as fresh, open_hdf5(fresh, "w") as file:
+    with writing(path) as file:
         file.create_dataset("iter", data=np.array([state.iteration], np.int32))
         _write_string(file, "learned_net", state.model)
         file.create_dataset("current_step", data=np.array([state.current_step], np.int32))
