@@ -170,8 +170,8 @@ class Pooling(_Pool):
         window = self.window(self.image(bottoms))
         if self.top_count > 1 and self.proto.pooling_param.pool != MAX:
             raise self.error("only pool: MAX has a second top, the mask; remove it")
-        if self.proto.pooling_param.pool == STOCHASTIC and any(window.pad):
-            raise self.error(f"only pool: MAX and pool: AVE have padding; found pad {list(window.pad)}")
+        if self.proto.pooling_param.pool == STOCHASTIC and any(window.begins):
+            raise self.error(f"only pool: MAX and pool: AVE have padding; found pad {list(window.begins)}")
         return ((*bottoms[0][:2], *window.out),) * self.top_count
 
     def place_map(self, bottoms: Sequence[Shape]) -> Move | None:

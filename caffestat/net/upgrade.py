@@ -182,16 +182,27 @@ def _drop_padding(entries: Sequence[Entry]) -> list[Entry]:
             padding = producers.get(bottom)
             if is_padding or padding is None:
                 continue
-            if proto.layer.type not in ("conv", "pool"):
-                found = proto.layer.type
-                message = f"layer {proto.layer.name!r}: only conv and pool may follow a padding layer, found {found!r}"
-                raise NetError(message, entry.place)
+            _check_padding(padding, entry)
             proto.layer.pad = padding.layer.pad
             proto.bottom[index] = padding.bottom[0]
         producers.update((top, proto if is_padding else None) for top in proto.top)
         if not is_padding:
             kept.append(entry)
     return kept
+
+
+def _check_padding(padding: Any, entry: Entry) -> None:
+    """Raise NetError for a V0 `padding` layer, or one behind it, of which the other's pad makes no sense."""
+    found = entry.proto.layer
+    if found.type not in ("conv", "pool"):
+        message = f"layer {found.name!r}: only conv and pool may follow a padding layer, found {found.type!r}"
+        raise NetError(message, entry.place)
+    if len(entry.proto.bottom) != 1:
+        message = f"layer {found.name!r}: takes 1 bottom behind a padding layer, found {len(entry.proto.bottom)}"
+        raise NetError(message, entry.place)
+    if (len(padding.bottom), len(padding.top)) != (1, 1):
+        counts = f"{len(padding.bottom)} bottoms and {len(padding.top)} tops"
+        raise NetError(f"layer {padding.layer.name!r}: padding has 1 bottom and 1 top, found {counts}", entry.place)
 
 
 def current_type(old: str) -> str:

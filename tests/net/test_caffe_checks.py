@@ -439,6 +439,30 @@ LAYERS = [
 ]
 
 
+def _padded(padding: str, layer: str) -> str:
+    return f"""input: "x" input_dim: 2 input_dim: 3 input_dim: 6 input_dim: 5
+layers {{ layer {{ name: "p" type: "padding" pad: 1 }} {padding} }}
+layers {{ layer {{ name: "c" num_output: 4 kernelsize: 3 {layer} }} bottom: "p" top: "c" }}"""
+
+
+WHOLE = {
+    "upgrade_proto.cpp: padding": (_padded('bottom: "x" top: "p"', 'type: "conv"'), TAKEN),
+    "upgrade_proto.cpp: padding before relu": (_padded('bottom: "x" top: "p"', 'type: "relu"'), REFUSED),
+    "upgrade_proto.cpp: padding without a bottom": (_padded('top: "p"', 'type: "conv"'), REFUSED),
+    "upgrade_proto.cpp: padding of two": (_padded('bottom: "x" bottom: "x" top: "p"', 'type: "conv"'), REFUSED),
+    "upgrade_proto.cpp: padding with two tops": (_padded('bottom: "x" top: "p" top: "q"', 'type: "conv"'), REFUSED),
+    "upgrade_proto.cpp: a second bottom": (
+        _padded('bottom: "x" top: "p"', 'type: "conv"').replace('bottom: "p"', 'bottom: "p" bottom: "x"'),
+        REFUSED,
+    ),
+    "upgrade_proto.cpp: old and new layers": (
+        'layer { name: "r" type: "ReLU" bottom: "x" top: "y" }\nlayers { name: "s" type: RELU bottom: "y" top: "z" }',
+        REFUSED,
+    ),
+    "insert_splits.cpp: an unknown bottom": ('layer { name: "r" type: "ReLU" bottom: "x" top: "y" }', REFUSED),
+}
+
+
 def judged(text: str) -> str:
     """Return what becomes of a net: read, built, and its values drawn, which Caffe does when it sets it up."""
     try:
@@ -456,6 +480,12 @@ def judged(text: str) -> str:
 @pytest.mark.parametrize("case", LAYERS, ids=str)
 def test_layers(case: Case) -> None:
     assert judged(case.text) == case.verdict, case.source
+
+
+@pytest.mark.parametrize("name", WHOLE)
+def test_whole_nets(name: str) -> None:
+    text, verdict = WHOLE[name]
+    assert judged(text) == verdict
 
 
 def test_an_empty_input_is_built_and_not_run(tmp_path: Path) -> None:
