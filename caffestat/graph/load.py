@@ -26,7 +26,7 @@ from .bodies import computed_names, renamed, scan_body, with_captured
 from .check import as_damage, check_model
 from .external import read_model
 from .fans import find_uses
-from .graph import OPSET, Graph, Node, Spec
+from .graph import OPSET, Graph, Node, Shape, Spec
 from .infer import FOLDED, infer_node
 from .nodes import default_of, expand_function, from_proto, given_names, to_proto
 from .sequences import Sequences, whole_sequences
@@ -191,12 +191,23 @@ class _Loader:
 
     def declare_inputs(self, shapes: Mapping[str, Sequence[int]], batch: int | None, dims: Mapping[str, int]) -> None:
         """Give every input its type and a fixed shape; a symbol has the same size wherever it stands."""
-        found = fixed_shapes(self.proto, shapes, batch, dims)
+        found = fixed_shapes(self.proto, shapes, batch, dims, self.fits)
         for value in self.proto.graph.input:
             if value.name in found:
                 dtype = dtype_of(self.type(value.type.tensor_type.elem_type), f"input {value.name!r}")
                 self.graph.inputs[value.name] = Spec(found[value.name], dtype)
         self.graph.specs |= self.graph.inputs
+
+    def fits(self, shapes: Mapping[str, Shape]) -> bool:
+        """Tell whether the model loads with inputs of these shapes."""
+        other = _Loader(self.proto, self.folder, self.as_float32)
+        try:
+            other.declare_inputs(shapes, None, {})
+            other.declare_initializers()
+            other.add_nodes()
+        except InputError:
+            return False
+        return True
 
     def pin(self, given: Mapping[str, np.ndarray]) -> None:
         """Make constants of the given inputs that decide which nodes run."""
@@ -351,17 +362,25 @@ class _Loader:
             raise InputError(f"{node.op} (value {node.outputs[0]}): axis {axis} is none of its input's {rank}")
 
     def check_sizes(self, node: Node) -> None:
-        """Raise InputError when an image is too small for the kernel that slides over it."""
+        """Raise InputError where an image is too small for its kernel, or the parts of a Concat do not fit together."""
+        specs = self.graph.specs
+        if node.op == "Concat" and not node.domain:
+            parts = [specs[name].shape for name in node.inputs if name in specs and prod(specs[name].shape)]
+            if len({_without_axis(shape, node.get("axis")) for shape in parts}) > 1:
+                words = f"{', '.join(map(str, parts))} do not fit together; {self.given_sizes()}"
+                raise InputError(f"Concat (value {node.outputs[0]}): {words}")
         if node.info.window is None:
             return
-        specs = self.graph.specs
         image, result = (specs.get(name) for name in (node.inputs[0], node.outputs[0]))
         if image and result and min(image.shape, default=1) > 0 and min(result.shape, default=1) < 1:
-            given = ", ".join(f"{name} {'x'.join(map(str, s.shape))}" for name, s in self.graph.inputs.items())
             raise InputError(
                 f"{node.op} (value {node.outputs[0]}): an image of {image.shape} is too small for the kernel; "
-                f"the inputs are {given}: make them larger with --shape"
+                f"{self.given_sizes()}: make them larger with --shape"
             )
+
+    def given_sizes(self) -> str:
+        given = ", ".join(f"{name} {'x'.join(map(str, s.shape))}" for name, s in self.graph.inputs.items())
+        return f"the inputs are {given}"
 
     def current(self, node: Node) -> Iterable[Node]:
         """Return the node as nodes of opset 22."""
@@ -514,6 +533,11 @@ class _InnerLoader(_Loader):
     def take(self) -> list[Node]:
         taken, self._pending = self._pending, []
         return taken
+
+
+def _without_axis(shape: Shape, axis: int) -> Shape:
+    axis %= max(len(shape), 1)
+    return (*shape[:axis], *shape[axis + 1 :])
 
 
 def _newer(node: Node, what: str) -> InputError:

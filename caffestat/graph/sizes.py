@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from math import prod
 from typing import Any
 
@@ -15,18 +15,23 @@ from .graph import Shape
 
 __all__ = ["fixed_shapes"]
 
-_TRIED = (224, 64, 32, 128, 256, 16, 8, 299, 320, 512, 640, 1024, 4, 1, 16000)
+_TRIED = (224, 64, 32, 48, 128, 256, 16, 8, 299, 320, 512, 640, 1024, 4, 1, 16000)
 _CHANNELS = (3, 1)
 _SMALL = 1 << 12  # elements of an initializer that may say a shape
 
 
 def fixed_shapes(
-    proto: onnx.ModelProto, shapes: Mapping[str, Sequence[int]], batch: int | None, dims: Mapping[str, int]
+    proto: onnx.ModelProto,
+    shapes: Mapping[str, Sequence[int]],
+    batch: int | None,
+    dims: Mapping[str, int],
+    fits: Callable[[Mapping[str, Shape]], bool],
 ) -> dict[str, Shape]:
     """Return the shape of every input of a model.
 
     shapes: of inputs by name; batch: the first axis of inputs that leave it open, 1 by default
     dims:   sizes by the name that the model has for them; a named size is the same wherever it stands
+    fits:   tells whether the model loads with inputs of some shapes, for suggestions
 
     Raises InputError for a name that the model lacks, a shape that does not fit, a name with two sizes, and sizes left
     open: then with sizes that the model can take, where any are found.
@@ -40,7 +45,7 @@ def fixed_shapes(
     found = {value.name: _shape(value, shapes.get(value.name), symbols, batch) for value in inputs}
     for value in inputs:
         if None in found[value.name]:
-            raise _open_error(proto, inputs, found, value, batch or 1)
+            raise _open_error(proto, inputs, found, value, batch or 1, fits)
     return {name: tuple(size or 0 for size in shape) for name, shape in found.items()}
 
 
@@ -127,8 +132,10 @@ def _open_error(
     found: Mapping[str, Sequence[int | None]],
     value: onnx.ValueInfoProto,
     batch: int,
+    fits: Callable[[Mapping[str, Shape]], bool],
 ) -> InputError:
-    works = next((shapes for shapes in _candidates(inputs, found, batch) if _infers(proto, shapes)), None)
+    tried = _candidates(inputs, found, batch)
+    works = next((shapes for shapes in tried if _infers(proto, shapes) and fits(shapes)), None)
     advice = "no sizes were found that the model can take; give them with --shape"
     if works is not None:
         open_ones = [name for name, shape in found.items() if None in shape]

@@ -89,6 +89,23 @@ def test_states_without_names_get_the_batch() -> None:
     assert re.search(r"--shape x=7,\d+,3 --shape states=2,7,4$", str(caught.value))
 
 
+def test_parts_that_do_not_fit_together_are_a_message_and_no_suggestion() -> None:
+    pool = {"kernel_shape": [1, 2], "strides": [1, 32]}
+    nodes = [
+        node("MaxPool", ["x"], ["p"], **pool),
+        node("Shape", ["p"], ["s"]),
+        node("Gather", ["s", "two"], ["t"]),
+        node("Reshape", ["row", "t"], ["r"]),
+        node("Concat", ["r", "v"], ["y"], axis=0),
+    ]
+    arrays = {"two": np.array([2, 3]), "row": normal(8), "v": normal(3, 2)}
+    proto = model(nodes, {"x": [1, 3, 4, "width"]}, ["y"], arrays)
+    with pytest.raises(InputError, match="--dim width=64"):
+        load(proto)
+    with pytest.raises(InputError, match=r"Concat \(value y\): \(2, 4\), \(3, 2\) do not fit together; .* x 1x3x2x128"):
+        load(model(nodes, {"x": [1, 3, 2, "width"]}, ["y"], arrays), dims={"width": 128})
+
+
 def test_constants_without_elements_do_not_matter_to_suggestions() -> None:
     empty = helper.make_tensor("empty", onnx.TensorProto.FLOAT, [0], [])
     nodes = [
