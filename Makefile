@@ -7,7 +7,7 @@ RUN := $(BIN)/python
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo experiments test test-oldest quick fuzz kill-test check lint types proto golden docs bench gpu-check wheel clean
+.PHONY: help demo experiments test test-oldest quick fuzz kill-test onnx-zoo check lint types proto golden docs bench gpu-check wheel clean
 
 help:  ## list the targets
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
@@ -33,6 +33,9 @@ fuzz: $(VENV)/.test  ## run damaged and hostile files through every command, for
 
 kill-test: $(VENV)/.test  ## kill writers 1,000 times (KILLS) and look for damage
 	$(RUN) -m tests.fuzz.kill --kills $(or $(KILLS),1000)
+
+onnx-zoo: $(VENV)/.test  ## try the ONNX models of packages, which are downloaded, and write the table in docs/onnx.md
+	$(RUN) -m tests.zoo $(if $(ONLY),--only $(ONLY))
 
 check: lint types test  ## the one gate: lint, types, tests, documentation
 

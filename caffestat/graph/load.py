@@ -365,7 +365,7 @@ class _Loader:
         """Raise InputError where an image is too small for its kernel, or the parts of a Concat do not fit together."""
         specs = self.graph.specs
         if node.op == "Concat" and not node.domain:
-            parts = [specs[name].shape for name in node.inputs if name in specs and prod(specs[name].shape)]
+            parts = [specs[name].shape for name in node.inputs if name in specs and 0 not in specs[name].shape]
             if len({_without_axis(shape, node.get("axis")) for shape in parts}) > 1:
                 words = f"{', '.join(map(str, parts))} do not fit together; {self.given_sizes()}"
                 raise InputError(f"Concat (value {node.outputs[0]}): {words}")
