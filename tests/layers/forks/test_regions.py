@@ -112,9 +112,10 @@ def test_python_code_of_one_name_for_images_or_videos(info: str, dialect: str) -
     layers = [
         ("data", "", f"data {info} gt", "roi_data_layer.layer", "RoIDataLayer"),
         ("targets", f"data gt {info} data", "labels t i o", "rpn.anchor_target_layer", "AnchorTargetLayer"),
-        ("rois", f"data data {info}", "rois", "rpn.proposal_layer", "ProposalLayer"),
+        ("rois", f"scores deltas {info}", "rois", "rpn.proposal_layer", "ProposalLayer"),
     ]
-    text = ""
+    shapes = "shape { dim: 1 dim: 18 dim: 4 dim: 5 } shape { dim: 1 dim: 36 dim: 4 dim: 5 }"
+    text = f'layer {{ name: "i" type: "Input" top: "scores" top: "deltas" input_param {{ {shapes} }} }}\n'
     for name, bottoms, tops, module, kind in layers:
         ends = [
             " ".join(f'{end}: "{blob}"' for blob in blobs.split())
