@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -80,6 +80,9 @@ def calibrate(
         DEFAULT_SEED if seed is None else seed,
         choose_device(device)[0],
     )
+    found = replace(found, notes=tuple(dict.fromkeys((*found.notes, *opened.notes))))
+    if not found.batches:
+        raise InputError(f"--input: {', '.join(inputs)}: expected at least one batch, found none")
     if output is not None:
         replace_file(output, render_calibration(found).encode())
     return found
@@ -92,6 +95,7 @@ class _Opened:
     path: str
     options: NetOptions
     values: ValueOptions
+    notes: list[str] = field(default_factory=list)
 
     def load(self, batch: Mapping[str, np.ndarray]) -> Model:
         """Return the model for batches of the shapes of one."""
@@ -140,14 +144,33 @@ class _Opened:
 
         sizes = self.declared[name]
         fixed = sizes[0] if sizes else None
+        arrays = (self._whole(name, array) for array in read_arrays(source, name))
+        if not sizes:
+            yield from arrays
+            return
         rows = fixed or self.options.batch or _ROWS
-        for array in read_arrays(source, name):
-            whole = array[None] if array.ndim == len(sizes) - 1 else array
-            if whole.ndim != len(sizes):
-                shown = "x".join(str(size or "?") for size in sizes)
-                raise InputError(f"--input {name}: expected arrays of shape {shown}, found one of {array.shape}")
-            if fixed and len(whole) % fixed:
-                raise InputError(f"--input {name}: the model takes batches of {fixed}, found {len(whole)} samples")
-            if not sizes:
-                yield whole
-            yield from (whole[start : start + rows] for start in range(0, len(whole) if sizes else 0, rows))
+        for whole in self._filled(name, arrays, fixed) if fixed else arrays:
+            yield from (whole[start : start + rows] for start in range(0, len(whole), rows))
+
+    def _whole(self, name: str, array: np.ndarray) -> np.ndarray:
+        """Return an array with as many axes as the input has; a sample becomes a batch of one."""
+        sizes = self.declared[name]
+        whole = array[None] if array.ndim == len(sizes) - 1 else array
+        if whole.ndim != len(sizes):
+            shown = "x".join(str(size or "?") for size in sizes)
+            raise InputError(f"--input {name}: expected arrays of shape {shown}, found one of {array.shape}")
+        return whole
+
+    def _filled(self, name: str, arrays: Iterable[np.ndarray], fixed: int) -> Iterator[np.ndarray]:
+        """Yield the same samples in arrays that are whole batches of a fixed size; note those that fill none."""
+        import numpy as np
+
+        rest: np.ndarray | None = None
+        for array in arrays:
+            joined = np.concatenate([rest, array]) if rest is not None and len(rest) else array
+            end = len(joined) - len(joined) % fixed
+            rest = joined[end:]
+            yield joined[:end]
+        if rest is not None and len(rest):
+            left = f"--input {name}: the model takes batches of {fixed}; the last {len(rest)} samples fill none"
+            self.notes.append(f"{left} and are left out")

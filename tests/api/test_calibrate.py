@@ -142,6 +142,18 @@ def test_large_arrays_are_run_in_batches(path: Path, tmp_path: Path) -> None:
     assert caffestat.calibrate(path, inputs={"x": x}, device="cpu").batches == 1
 
 
+def test_samples_are_put_together_to_batches_of_a_fixed_size(tmp_path: Path) -> None:
+    path = tmp_path / "model.onnx"
+    path.write_bytes(model([node("Neg", ["x"], ["y"])], {"x": [4, 3]}, ["y"]).SerializeToString())
+    x = normal(11, 3)
+    found = caffestat.calibrate(path, inputs={"x": [*x[:3], x[3:9], *x[9:]]}, device="cpu")
+    assert found.batches == 2
+    assert found.notes == ("--input x: the model takes batches of 4; the last 3 samples fill none and are left out",)
+    assert (found.ranges["x"].low, found.ranges["x"].high) == (x[:8].min(), x[:8].max())
+    x[10] = 50
+    assert caffestat.calibrate(path, inputs={"x": x}, device="cpu").ranges["y"].low == -x[:8].max()
+
+
 def test_what_is_not_finite_is_left_out(tmp_path: Path) -> None:
     nodes = [node("Log", ["x"], ["l"]), node("Div", ["z", "z"], ["n"]), node("Add", ["l", "n"], ["y"])]
     path = tmp_path / "model.onnx"
@@ -222,7 +234,7 @@ def test_what_cannot_be_used_is_refused(path: Path, inputs: object, settings: di
 def test_batches_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
     path.write_bytes(model([node("Add", ["x", "z"], ["y"])], {"x": [2, 3], "z": [2, 3]}, ["y"]).SerializeToString())
-    with pytest.raises(InputError, match="takes batches of 2, found 5 samples"):
-        caffestat.calibrate(path, inputs={"x": normal(5, 3)}, device="cpu")
+    with pytest.raises(InputError, match="x: expected at least one batch, found none"):
+        caffestat.calibrate(path, inputs={"x": normal(1, 3)}, device="cpu")
     with pytest.raises(InputError, match="x, z have different numbers of batches"):
         caffestat.calibrate(path, inputs={"x": normal(4, 3), "z": normal(2, 3)}, device="cpu")
