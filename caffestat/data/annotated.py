@@ -54,6 +54,8 @@ class AnnotatedReader(DatumReader):
         self._settings = layer.added.transform_param
         self._samplers = layer.added.annotated_data_param.batch_sampler
         self._stream = Stream(0)
+        if layer.added.annotated_data_param.yolo_data_type == 1:
+            raise DataUnavailableError("boxes as its yolo_data_type asks for are not read")
         super().__init__(layer)
         record = self._record()
         self._values = iter(())

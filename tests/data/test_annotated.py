@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from caffestat.data.annotated import AnnotatedReader, _satisfies
+from caffestat.data.reader import DataUnavailableError
 from caffestat.fillers import Stream
 from caffestat.schema.forks import ssd_pb2
 from tests.layers.harness import TRAIN, make
@@ -127,3 +128,8 @@ def test_boxes_whose_center_is_cut_off_are_not_emitted(database: Path) -> None:
     for _ in range(6):
         all_rows, rows = (found.next()[1][0, 0] for found in (every, centered))
         assert {tuple(row) for row in rows if row[0] >= 0} <= {tuple(row) for row in all_rows}
+
+
+def test_boxes_of_yolo_are_not_read(database: Path) -> None:
+    with pytest.raises(DataUnavailableError, match="as its yolo_data_type asks for"):
+        reader(database, sampler="yolo_data_type: 1")

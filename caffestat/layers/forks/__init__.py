@@ -39,4 +39,5 @@ from . import (  # noqa: F401  registers their layer types
     variants,
     volumes,
     warping,
+    yolo,
 )

@@ -415,13 +415,18 @@ def _score_loss(g: Graph, scores: str, labels: str, weights: str, kind: int) -> 
 @layer("AnnotatedData", dialect="ssd")
 class AnnotatedData(Images):
     """Images of a database of AnnotatedDatum, and their true boxes [1, 1, boxes, 8]: [item, label, instance, x1, y1,
-    x2, y2, difficult]. (weiliu89/caffe, annotated_data_layer.cpp)
+    x2, y2, difficult]; with yolo_data_type: 1 [N, 1, 300, 5]: label, x, y, width, height, which is not read.
+    (weiliu89/caffe, annotated_data_layer.cpp; eric612/MobileNet-YOLO)
     """
 
     adds = ssd_pb2.LayerParameter
     num_tops = (1, 2)
     data_kind = "annotated"
     lowers_undecided = True
+
+    def is_of_yolo(self) -> bool:
+        """Tell whether the boxes are to be YOLO's."""
+        return bool(self.added.annotated_data_param.yolo_data_type == 1)
 
     @property
     def decides(self) -> bool:  # type: ignore[override]  # how many boxes there are differs from batch to batch
@@ -435,7 +440,9 @@ class AnnotatedData(Images):
         return super().tops(bottoms) if self.decisions is None else tuple(array.shape for array in self.decisions)
 
     def written_shape(self, index: int) -> Shape | None:
-        return (1, 1, 1, 8) if index else self.image_shape()
+        if not index:
+            return self.image_shape()
+        return (self.batch_size(), 1, 300, 5) if self.is_of_yolo() else (1, 1, 1, 8)
 
     def top_shape(self, index: int, name: str) -> Shape | None:
         if index and not self.reader:
@@ -450,7 +457,7 @@ class AnnotatedData(Images):
         return (self.batch_size(), self.channels(), *size) if all(size) else None
 
     def example(self, top: int, shape: Shape, random: np.random.Generator) -> np.ndarray | None:
-        if not top:
+        if not top or self.is_of_yolo():
             return None
         boxes = np.zeros((math.prod(shape) // 8, 8), np.float32)
         boxes[:, 1] = 1
