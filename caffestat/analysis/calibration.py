@@ -92,7 +92,7 @@ def calibrate(
     seed: int,
     device: Device = CPU,
 ) -> Calibration:
-    """Run a model on all batches twice, for the extremes of its values and for what lies between them.
+    """Run a model on all batches, for the extremes of its values, and again for what lies between where that is asked.
 
     load:    returns the model for batches of the shapes of the one that it is given
     batches: yields the same batches, arrays by names of inputs, whenever it is called; other inputs are drawn once
@@ -107,7 +107,7 @@ def calibrate(
         for name, (dtype, low, high) in models.of(batch).extremes(batch).items():
             found.setdefault(name, _Found(dtype)).widen(low, high)
     limits = {name: one.limit for name, one in found.items() if one.limit}
-    for batch in batches():
+    for batch in batches() if method.percentiles or method.name == "percentile" else ():
         for name, counts in models.of(batch).histograms(batch, limits).items():
             found[name].counts += counts
     ranges = {name: _range(one, method) for name, one in found.items() if one.low <= one.high}

@@ -48,7 +48,7 @@ def calibrate(
             model fixes, else of `batch` or up to 32 samples. Inputs without data are drawn once
     method: "minmax", or "percentile": the range leaves out (100 - percentile) / 2 % of the elements on either side
     symmetric:   ranges from -a to a
-    percentiles: that the file tells beside, in percent
+    percentiles: that the file tells beside, in percent; without any, "minmax" runs each batch once and not twice
     shapes, batch, dims: see `caffestat.options.NetOptions`; weights, seed: of nets, see `ValueOptions`
 
     The file is JSON as `onnxruntime.quantization.load_tensors_data` reads it and `quantize_static` takes it in

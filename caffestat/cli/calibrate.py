@@ -14,6 +14,13 @@ from . import options, terminal
 __all__ = ["calibrate"]
 
 
+def _numbers(ctx: click.Context, param: click.Parameter, value: str) -> tuple[float, ...]:
+    try:
+        return () if value == "none" else tuple(map(float, value.split(",")))
+    except ValueError:
+        raise click.BadParameter(f"expected numbers with commas between them or none, found {value!r}") from None
+
+
 @click.command(short_help="Ranges of values over batches of data, for quantization.")
 @options.net_argument
 @options.sources
@@ -31,6 +38,14 @@ __all__ = ["calibrate"]
     show_default=True,
     metavar="P",
     help="Share of the elements that --method percentile keeps, in percent.",
+)
+@click.option(
+    "--percentiles",
+    default="0.1,1,50,99,99.9",
+    show_default=True,
+    metavar="P,P,…",
+    callback=_numbers,
+    help="Percentiles that the file tells beside the ranges; none saves a second run with --method minmax.",
 )
 @click.option("--symmetric", is_flag=True, help="Ranges from -a to a.")
 @options.shapes

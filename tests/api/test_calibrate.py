@@ -132,6 +132,12 @@ def test_percentiles_stand_in_the_file(path: Path, folder: Path, tmp_path: Path)
     np.testing.assert_allclose([found["5"], found["50"]], np.percentile(x, [5, 50]), atol=2 * np.abs(x).max() / 1024)
 
 
+def test_without_percentiles_each_batch_is_run_once(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("caffestat.analysis.calibration.Histograms", None)
+    found = caffestat.calibrate(path, inputs={"x": BATCHES}, percentiles=(), device="cpu").ranges
+    assert (found["x"].highest, found["x"].percentiles) == (max(one.max() for one in BATCHES), {})
+
+
 def test_large_arrays_are_run_in_batches(path: Path, tmp_path: Path) -> None:
     x = np.concatenate(BATCHES)
     np.savez(tmp_path / "x.npz", first=x[:5], second=x[5:])

@@ -312,6 +312,10 @@ def test_calibrate_writes_ranges(tmp_path: Path) -> None:
     assert output.read_text(encoding="utf-8") == printed.stdout
     values = json.loads(printed.stdout)["caffestat"]["values"]
     assert {name: (one["min"], one["max"]) for name, one in values.items()} == {"x": (-8, 9), "y": (-9, 8)}
+    without = json.loads(CliRunner().invoke(main, [*arguments, "--percentiles", "none"]).stdout)["caffestat"]["values"]
+    assert without["x"] == {"min": -8, "max": 9, "percentiles": {}}
+    refused = CliRunner().invoke(main, [*arguments, "--percentiles", "many"])
+    assert "expected numbers with commas between them or none, found 'many'" in refused.stderr
     refused = CliRunner().invoke(main, ["calibrate", path])
     assert refused.exit_code == 2
     assert "--input" in refused.stderr
