@@ -176,6 +176,15 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
 }
 
 
+def spread(module: nn.Module) -> None:
+    """Give each BatchNorm numbers of its own: equal ones would become one shared weight in the ONNX file."""
+    for part in module.modules():
+        if isinstance(part, nn.BatchNorm2d):
+            for values in (part.weight.data, part.bias.data, part.running_mean, part.running_var):
+                assert isinstance(values, torch.Tensor)
+                values.uniform_(0.5, 1.5)
+
+
 def exported(module: nn.Module, x: Tensor) -> onnx.ModelProto:
     """Return a module in evaluation mode as an ONNX model; BatchNorm stays a node."""
     file: Any = io.BytesIO()
@@ -273,6 +282,7 @@ def row(name: str, options: argparse.Namespace, clock: Callable[[], float]) -> s
     torch.manual_seed(1)
     x = torch.randn(shape)
     module = make().eval()
+    spread(module)
     model = exported(module, x)
     dy = torch.randn_like(module(x)).numpy()
     steps: dict[str, Step] = {}
