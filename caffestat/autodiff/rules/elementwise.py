@@ -220,9 +220,8 @@ def clip(t: Tape, node: Node, dy: str) -> Grads:
     low, high = input_of(node, 1), input_of(node, 2)
     below = t.emit("Less", x, low) if low else ""
     above = t.emit("Greater", x, high) if high else ""
-    dx = dy
-    for outside in filter(None, (below, above)):
-        dx = t.emit("Where", outside, zero, dx)
+    outside = t.emit("Or", below, above) if below and above else below or above
+    dx = t.emit("Where", outside, zero, dy) if outside else dy
     bounds = zip(node.inputs[1:], (below, above), strict=False)
     held = [unbroadcast(t, t.emit("Where", o, dy, zero), x, b) if t.needs(b) else None for b, o in bounds]
     return [dx, *held]
