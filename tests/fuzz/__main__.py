@@ -81,6 +81,8 @@ def main() -> int:
     parser.add_argument("--kind", action="append", choices=KINDS, help="default: all")
     parser.add_argument("--case", action="append", help="KIND:SEED, to show one again; its files stay")
     options = parser.parse_args()
+    for number in (signal.SIGINT, signal.SIGTERM):  # a shell's background jobs ignore the first
+        signal.signal(number, signal.default_int_handler)
     cases = [(kind, int(seed)) for kind, _, seed in (text.partition(":") for text in options.case or ())]
     started, count, found = time.monotonic(), 0, 0
     folder = tempfile.mkdtemp(prefix="caffestat-fuzz-")
