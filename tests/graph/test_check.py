@@ -187,7 +187,8 @@ def test_ctrl_c_ends_an_endless_loop(tmp_path: Path, root: Path) -> None:
 
 
 CALL = """
-import sys
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
 from caffestat.cli import main
 from caffestat.engine import runtime
 
