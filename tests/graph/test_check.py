@@ -115,7 +115,9 @@ def test_unknown_types_of_elements_are_refused(elem_type: int, tmp_path: Path) -
     proto.graph.initializer.add(name="w", dims=(4, 5), data_type=elem_type, raw_data=bytes(80))
     with pytest.raises(InputError, match=f"initializer 'w' has an unknown element type {elem_type}"):
         load(proto)
-    proto = model([helper.make_node("Reshape", ["x", "s"], ["y"])])
+    nodes = [helper.make_node("Gemm", ["x", "w"], ["h"]), helper.make_node("Reshape", ["h", "s"], ["y"])]
+    proto = model(nodes)
+    proto.graph.initializer.add(name="w", dims=(4, 5), data_type=TensorProto.FLOAT, raw_data=bytes(80))
     proto.graph.initializer.add(name="s", dims=(2,), data_type=elem_type, raw_data=bytes(16))
     (tmp_path / "m.onnx").write_bytes(proto.SerializeToString())
     assert "the model is damaged" in (api.rewrite(tmp_path / "m.onnx", filler="xavier")[0].error or "")
