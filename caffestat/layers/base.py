@@ -121,6 +121,7 @@ class Layer:
     fork_bottoms: ClassVar[tuple[int, int | None] | None] = None  # how many bottoms a fork allows, computed as it does
     foreign_bottoms: ClassVar[tuple[int, int | None]] = (0, 0)  # how many some fork takes, for what is not known here
     foreign_tops: ClassVar[tuple[int, int | None]] = (0, 0)  # likewise
+    takes_targets: ClassVar[bool] = False  # bottom 1 holds a number for each of bottom 0's, not classes
     keeps_shapes: ClassVar[bool] = False  # its tops' shapes depend on none of its fields that Caffe lacks
     auto_tops: ClassVar[bool] = False  # Caffe adds missing tops itself: the losses
     starts_at_zero: ClassVar[bool] = False  # `caffe train` leaves its tops at zero: Input

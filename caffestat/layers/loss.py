@@ -204,6 +204,8 @@ class SoftmaxWithLoss(Normalized):
 class EuclideanLoss(Loss):
     """y = Σ (x₀ - x₁)² / 2N; dx₀ = -dx₁ = (x₀ - x₁) · dy / N. (euclidean_loss_layer.cpp)"""
 
+    takes_targets = True
+
     def allow_force_backward(self, bottom: int) -> bool:
         return True
 
@@ -240,6 +242,7 @@ class SigmoidCrossEntropyLoss(Normalized):
 
     default_normalization = BATCH_SIZE
     foreign_bottoms = (3, 3)
+    takes_targets = True
 
     def nonlinearity(self) -> Nonlinearity:
         return activations.SOFTMAX  # the loss's gradient σ(x) - t is flat nowhere

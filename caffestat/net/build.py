@@ -13,6 +13,7 @@ from caffestat.data import DataUnavailableError, open_reader
 from caffestat.errors import Finding, NetError, Place
 from caffestat.layers import Layer, Param, Shape, Source, layer_class, layer_dialects, similar_type, type_name
 from caffestat.layers.base import within
+from caffestat.layers.data import Images
 from caffestat.layers.fork_fields import FORK_FIELDS, Effect, effect_of
 from caffestat.schema import ForkValue, UnknownField, UnknownValue, caffe_pb2
 
@@ -254,7 +255,8 @@ class _Builder:
                 self.tell_uncomputed(node)
             except NetError as error:
                 message = explained(error.message, self.nodes, self.blobs)
-                node.layer = self.create_unknown(entry, self.forgive(entry, NetError(message, error.place)))
+                told = self.about_vectors(node, message) or NetError(message, error.place)
+                node.layer = self.create_unknown(entry, self.forgive(entry, told))
                 node.layer.top_count = len(node.tops)
                 node.top_shapes = _given_shapes(node.layer)
         node.is_computed = not node.layer.why_uncomputed and self.uncomputed.isdisjoint(node.bottoms)
@@ -267,6 +269,21 @@ class _Builder:
         except NetError as error:
             self.fault(error)
             node.loss_weights = (0.0,) * layer.top_count
+
+    def about_vectors(self, node: Node, message: str) -> NetError | None:
+        """Return the error of a loss whose targets are labels of images: vectors in some forks. None for others."""
+        if not node.layer.takes_targets:
+            return None
+        blob, shapes = node.bottoms[1], node.bottom_shapes
+        source = next(other for other in reversed(self.nodes[: node.index]) if blob in other.tops)
+        while source.layer.copies:
+            blob = source.bottoms[0]
+            source = next(other for other in reversed(self.nodes[: source.index]) if blob in other.tops)
+        if not isinstance(source.layer, Images) or source.layer.reader or source.tops.index(blob) == 0:
+            return None
+        wanted = ",".join(map(str, shapes[0] or ()))
+        hint = f"the data layers of some forks give vectors of labels: --shape {self.blobs[blob].name}={wanted}"
+        return _ForkUsage(f"{message}; {hint}", node.place)
 
     def tell_uncomputed(self, node: Node) -> None:
         """Warn of a layer whose values are not computed."""

@@ -180,6 +180,23 @@ def test_vectors_beside_blobs_of_four_axes(tmp_path: Path, layer: str, shape: tu
         made(tmp_path, text.replace(last, "dim: 2 dim: 5 dim: 2 dim: 1"))
 
 
+def test_labels_of_images_may_be_vectors(tmp_path: Path) -> None:
+    text = (
+        IMAGES % ("Data", "data_param", "", "crop_size: 4")
+        + 'layer { name: "a" type: "Softmax" bottom: "t" top: "a" softmax_param { axis: 0 } }\n'
+        + 'layer { name: "ip" type: "InnerProduct" bottom: "x" top: "ip" inner_product_param { num_output: 3 } }\n'
+        + 'layer { name: "l" type: "SigmoidCrossEntropyLoss" bottom: "ip" bottom: "t" top: "l" }\n'
+    )
+    net = made(tmp_path, text)
+    assert shapes(net) == [None]
+    assert "vectors of labels: --shape t=2,3; but forks of Caffe take it" in net.findings[-1].message
+    source = load(str(tmp_path / "net.prototxt"))
+    assert isinstance(source, NetSource)
+    assert shapes(build(source, shapes={"t": (2, 3)})) == [()]
+    with pytest.raises(NetError, match="expected one target per value"):
+        made(tmp_path, text.replace('bottom: "ip" bottom: "t"', 'bottom: "ip" bottom: "x"'))
+
+
 def test_a_loss_of_unknown_type_may_have_no_top(tmp_path: Path) -> None:
     net = made(tmp_path, IMAGE + 'layer { name: "l" type: "MarginRankLoss" bottom: "x" loss_weight: 0.5 }')
     assert net.nodes[-1].loss_weights == ()
