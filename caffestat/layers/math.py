@@ -58,7 +58,8 @@ class Eltwise(Layer):
         return (bottoms[0],)
 
     def departs(self, bottoms: Sequence[Shape]) -> str:
-        return tell_axes(bottoms) if len(set(bottoms)) > 1 else ""
+        same = len(set(map(of_four_axes, bottoms))) == 1
+        return tell_axes(bottoms) if same and len(set(bottoms)) > 1 else ""
 
     def lower(self, g: Graph, bottoms: Sequence[str], params: Sequence[str]) -> Sequence[str]:
         bottoms = [bottoms[0], *(g.reshape(bottom, *g.shape(bottoms[0])) for bottom in bottoms[1:])]

@@ -77,7 +77,10 @@ class Concat(Layer):
         return [of_four_axes(shape) for shape in bottoms] if len(set(map(len, bottoms))) > 1 else bottoms
 
     def departs(self, bottoms: Sequence[Shape]) -> str:
-        return tell_axes(bottoms) if len(set(map(len, bottoms))) > 1 else ""
+        shapes = self.aligned(bottoms)
+        axis = self.axis(len(shapes[0]))
+        fits = len({(*shape[:axis], *shape[axis + 1 :]) for shape in shapes}) == 1
+        return tell_axes(bottoms) if fits and shapes is not bottoms else ""
 
     def lower(self, g: Graph, bottoms: Sequence[str], params: Sequence[str]) -> Sequence[str]:
         if len(bottoms) == 1:

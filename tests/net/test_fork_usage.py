@@ -176,8 +176,14 @@ def test_vectors_beside_blobs_of_four_axes(tmp_path: Path, layer: str, shape: tu
         "EuclideanLoss": lambda: ((flat[0] - flat[1]) ** 2).sum() / 4,
     }[layer.split('"')[1]]()
     assert measured.layers[-1].tops[0].mean_abs == pytest.approx(float(np.abs(expected).mean()), rel=1e-5)
-    with pytest.raises(NetError, match=r"expected that of bottom 0|expected two bottoms"):
-        made(tmp_path, text.replace(last, "dim: 2 dim: 5 dim: 2 dim: 1"))
+    wrong: list[NetError] = []
+    (tmp_path / "net.prototxt").write_text(text.replace(last, "dim: 2 dim: 5 dim: 2 dim: 1"))
+    source = load(str(tmp_path / "net.prototxt"))
+    assert isinstance(source, NetSource)
+    found = build(source, faults=wrong)
+    assert len(wrong) == 1
+    assert "expected that of bottom 0" in str(wrong[0]) or "expected two bottoms" in str(wrong[0])
+    assert found.findings == ()
 
 
 def test_labels_of_images_may_be_vectors(tmp_path: Path) -> None:
