@@ -16,7 +16,7 @@ from .base import Layer, Move, Shape, layer
 if TYPE_CHECKING:
     from caffestat.graph import Graph
 
-__all__ = ["SPP", "Pooling", "emit_average", "pooling_window"]
+__all__ = ["SPP", "Pooling", "emit_average", "emit_max", "pooling_window"]
 
 MAX, AVE, STOCHASTIC = 0, 1, 2  # the same numbers in PoolingParameter and SPPParameter
 FLOOR = 1

@@ -22,6 +22,7 @@ from . import (  # noqa: F401  registers their layer types
     metric,
     mobile,
     octree,
+    parallel,
     pixelwise,
     pose,
     proposals,

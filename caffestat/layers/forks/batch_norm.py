@@ -10,7 +10,6 @@ from caffestat.schema.forks import segmentation_pb2
 
 from ..base import Param, Shape, layer, to_filler
 from ..channels import channel_affine
-from ..convolution import Convolution
 from ..normalization import BatchNorm
 from ..scale import emit_affine
 
@@ -18,7 +17,7 @@ if TYPE_CHECKING:
     from caffestat.autodiff import Tape
     from caffestat.graph import Graph
 
-__all__ = ["BN", "ActionBN", "ActionBNData", "BNData", "ConvolutionData", "CuDNNBatchNorm", "SegnetBN"]
+__all__ = ["BN", "ActionBN", "ActionBNData", "BNData", "CuDNNBatchNorm", "SegnetBN"]
 
 TEST = 1
 LEAST_EPS = 1e-5  # CUDNN_BN_MIN_EPSILON
@@ -266,8 +265,3 @@ class CuDNNBatchNorm(_ScaledNorm):
 
     def running(self, g: Graph, mean: str, variance: str, count: int) -> tuple[str, str]:
         return mean, g.emit("Mul", variance, g.constant(count / (count - 1) if count > 1 else 1))
-
-
-@layer("ConvolutionData", dialect="action")
-class ConvolutionData(Convolution):
-    """Convolution, its batch spread over processes; here there is one. (Lyp100208/Caffe_action, conv_data_layer.cpp)"""

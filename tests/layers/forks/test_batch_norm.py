@@ -161,11 +161,3 @@ def test_momentum_of_0_95_where_nothing_is_written() -> None:
     layer = make(TEXT % ("BNData", "bn_param { slope_filler { value: 1 } }"))
     result = run(layer, [X], [value.reshape(1, 4) for value in (S, B, MEAN, VARIANCE)])
     np.testing.assert_allclose(result.updates[2].ravel(), 0.95 * MEAN + 0.05 * X.mean((0, 2, 3)), rtol=1e-5)
-
-
-def test_convolution_data_is_a_convolution() -> None:
-    fields = 'convolution_param { num_output: 6 group: 2 kernel_size: 3 weight_filler { type: "xavier" } }'
-    ours, theirs = (make(TEXT % (kind, fields)) for kind in ("ConvolutionData", "Convolution"))
-    assert ours.params([X.shape]) == theirs.params([X.shape])
-    w, b = RANDOM.normal(size=(6, 2, 3, 3)), RANDOM.normal(size=6)
-    np.testing.assert_array_equal(run(ours, [X], [w, b]).tops[0], run(theirs, [X], [w, b]).tops[0])
