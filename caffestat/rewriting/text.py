@@ -33,6 +33,7 @@ from caffestat.rewriting.text_layers import (
     FILLER_FIELDS,
     FillerText,
     TextLayer,
+    filler_names,
     message_of,
     nets,
     scalar_texts,
@@ -258,7 +259,7 @@ def _outline(fields: Sequence[Field]) -> list[Any]:
 
 
 def _is_filler(field: Field) -> bool:
-    return field.name in ("weight_filler", "bias_filler", "filler")
+    return field.name in filler_names()
 
 
 def _same_message(before: Document, after: Document) -> bool:

@@ -19,7 +19,16 @@ from caffestat.net.upgrade import current_type
 from caffestat.prototext import Document, Field, Message, Scalar
 from caffestat.schema import LayerParameter, from_message, read_addition
 
-__all__ = ["FILLER_FIELDS", "FillerText", "TextLayer", "message_of", "nets", "scalar_texts", "text_layers"]
+__all__ = [
+    "FILLER_FIELDS",
+    "FillerText",
+    "TextLayer",
+    "filler_names",
+    "message_of",
+    "nets",
+    "scalar_texts",
+    "text_layers",
+]
 
 FILLER_FIELDS = {field.name for field in fields(Filler)}
 """The fields of a FillerParameter."""
@@ -34,6 +43,14 @@ def _stated_roles(owner: str) -> dict[str, str]:
     fields = (pair for name in layer_types() for cls in layer_dialects(name) for pair in cls.filler_fields.items())
     paths = ((path.partition("."), role) for path, role in fields)
     return {name: role for (message, _, name), role in paths if message == owner}
+
+
+@cache
+def filler_names() -> frozenset[str]:
+    """Return the names of all fields that hold fillers, those of forks too."""
+    classes = (cls for name in layer_types() for cls in layer_dialects(name))
+    stated = {path.rpartition(".")[2] for cls in classes for path in cls.filler_fields}
+    return frozenset({*_ROLES, *stated})
 
 
 def _roles_of(owner: str) -> dict[str, str]:
