@@ -25,6 +25,7 @@ from onnx import numpy_helper
 
 from caffestat import api, files
 from caffestat.schema import NetParameter, read_binary
+from caffestat.training.snapshot import State, read_state, write_state
 
 NET = """\
 layer { name: "d" type: "Input" top: "x" top: "y" input_param { shape { dim: 2 dim: 300 } shape { dim: 2 } } }
@@ -34,6 +35,8 @@ layer { name: "g" type: "InnerProduct" bottom: "f" top: "g" inner_product_param 
   weight_filler { type: "xavier" } } }
 """
 FILLERS = ("xavier", "msra")
+KINDS = ("prototxt", "caffemodel", "onnx", "fill", "solverstate", "solverstate.h5")
+HISTORY = (300, 900)
 
 
 def write(kind: str, folder: Path, number: int) -> None:
@@ -43,6 +46,10 @@ def write(kind: str, folder: Path, number: int) -> None:
         outcome = api.rewrite(folder / "n.prototxt", filler=filler)[0]
     elif kind == "fill":
         api.fill(folder / "n.prototxt", folder / "w.npz", seed=seed)
+        return
+    elif kind.startswith("solverstate"):
+        history = [np.full(HISTORY, seed, np.float32)]
+        write_state(str(folder / f"s.{kind}"), State(seed, seed, "w.caffemodel", history))
         return
     else:
         outcome = api.rewrite(folder / f"m.{kind}", filler="xavier", seed=seed)[0]
@@ -59,6 +66,9 @@ def read(kind: str, folder: Path) -> bytes:
     if kind == "caffemodel":
         model = read_binary(folder / "m.caffemodel", NetParameter)
         return b"".join(np.array(blob.data, np.float32).tobytes() for layer in model.layer for blob in layer.blobs)
+    if kind.startswith("solverstate"):
+        state = read_state(str(folder / f"s.{kind}"), [HISTORY])
+        return bytes([state.iteration, state.current_step]) + state.history[0].tobytes()
     tensors = onnx.load(str(folder / "m.onnx")).graph.initializer  # with its external data
     return b"".join(numpy_helper.to_array(tensor).tobytes() for tensor in tensors)
 
@@ -94,7 +104,7 @@ def main() -> int:
     rng = random.Random(options.seed)
     damaged: list[str] = []
     counts: Counter[str] = Counter()
-    for kind in ("prototxt", "caffemodel", "onnx", "fill"):
+    for kind in KINDS:
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
             prepare(kind, folder)
@@ -102,7 +112,7 @@ def main() -> int:
             for number in (0, 1, 0):
                 write(kind, folder, number)
                 good.add(read(kind, folder))
-            for index in range(options.kills // 4):
+            for index in range(options.kills // len(KINDS)):
                 counts[kind] += kill(lambda number: write(kind, folder, number), rng.random() * 0.05)  # noqa: B023
                 try:
                     found = read(kind, folder)
