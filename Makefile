@@ -7,7 +7,7 @@ RUN := $(BIN)/python
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo experiments test test-oldest quick fuzz kill-test onnx-zoo check lint types proto golden docs bench gpu-check wheel clean
+.PHONY: help demo experiments test test-oldest quick fuzz kill-test onnx-zoo check lint types proto golden docs bench gpu-check gpu-bundle wheel clean
 
 help:  ## list the targets
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
@@ -62,6 +62,9 @@ bench: $(VENV)/.dev  ## time the debug pass against torch, which has to be insta
 
 gpu-check: $(VENV)/.dev  ## golden cases and benchmark on the GPU
 	$(RUN) benchmarks/gpu_check.py
+
+gpu-bundle: $(VENV)/.test  ## write onnxruntime-gpu in pieces for a GPU machine without a network
+	$(RUN) benchmarks/gpu_bundle.py make
 
 wheel: $(VENV)/.dev  ## build dist/*.whl
 	$(RUN) -m pip wheel --no-deps --wheel-dir dist .

@@ -1,42 +1,80 @@
-"""The golden cases and the benchmark on the GPU; says so and does nothing where there is none.
+"""The golden cases and the benchmarks on the GPU; says so and does nothing where there is none.
 
-    python benchmarks/gpu_check.py
+    python benchmarks/gpu_check.py [--rounds 20]
 
 Needs onnxruntime-gpu with CUDA and cuDNN (`pip install caffestat[cuda]` brings the libraries). Torch is optional:
-without it the benchmark is left out.
+without it the benchmarks are left out. What ran on the CPU all the same is listed by op; a short table comes last.
 """
 
 from __future__ import annotations
 
+import argparse
 import importlib.util
 import os
 import subprocess
 import sys
+import time
+from collections import Counter
 from pathlib import Path
+
+from debug_pass import GPU_BATCHES
+from profile_pass import events_of
 
 from caffestat.engine import choose_device
 from caffestat.errors import DeviceError
 
 ROOT = Path(__file__).resolve().parent.parent
+GOLDEN = ["tests/net/test_golden.py", "tests/net/test_random_nets.py", "tests/report/test_debug_golden.py"]
+TRAINING = ["tests/training"]
 
 
-def run(*arguments: str) -> int:
-    """Run Python with these arguments and CUDA as the tests' device; return its exit code."""
+def run(*arguments: str) -> tuple[int, str]:
+    """Run Python with these arguments and CUDA as the tests' device; return its exit code and last line."""
     print("+ python", *arguments, flush=True)
-    return subprocess.call([sys.executable, *arguments], cwd=ROOT, env={**os.environ, "CAFFESTAT_TEST_DEVICE": "cuda"})
+    environment = {**os.environ, "CAFFESTAT_TEST_DEVICE": "cuda"}
+    started = time.perf_counter()
+    lines = []
+    with subprocess.Popen([sys.executable, *arguments], cwd=ROOT, env=environment, stdout=-1, text=True) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            print(line, end="", flush=True)
+            lines.append(line.strip())
+    return process.returncode, f"{' | '.join(lines[-1:])} ({time.perf_counter() - started:.0f} s)"
+
+
+def on_cpu(name: str) -> str:
+    """Return the ops of a net's pass that ran on the CPU, and how often values were copied between the devices."""
+    events = events_of(name, 1, False, "cuda")
+    placed = Counter(e["args"]["op_name"] for e in events if e["args"]["provider"] == "CPUExecutionProvider")
+    copies = sum(e["args"]["op_name"].startswith("Memcpy") for e in events)
+    found = ", ".join(f"{op} {count}" for op, count in placed.most_common()) or "none"
+    return f"on the CPU: {found}; {copies} copies between the devices; {len(events)} nodes"
 
 
 def main() -> int:
+    """Check, measure, and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", default="20")
+    args = parser.parse_args()
     try:
-        choose_device("cuda")
+        device, _ = choose_device("cuda")
     except DeviceError as error:
         print(f"gpu-check: NOT RUN, there is no usable GPU: {error}")
         return 0
-    failed = run("-m", "pytest", "tests/net", "tests/layers")
+    table = [("device", str(device))]
+    failed = 0
+    for title, files in (("golden", GOLDEN), ("training", TRAINING)):
+        code, last = run("-m", "pytest", "-q", *files)
+        failed, table = failed or code, [*table, (title, last)]
+    table += [(name, on_cpu(name)) for name in GPU_BATCHES]
     if importlib.util.find_spec("torch") is None:
-        print("gpu-check: no benchmark, torch is not installed")
-        return failed
-    return run("benchmarks/debug_pass.py", "--device", "cuda") or failed
+        table.append(("benchmarks", "none, torch is not installed"))
+    else:
+        for script in ("debug_pass.py", "train.py"):
+            code, last = run(f"benchmarks/{script}", "--device", "cuda", "--rounds", args.rounds)
+            failed, table = failed or code, [*table, (script, last)]
+    print("\n".join(f"{title:<14} {found}" for title, found in table))
+    return failed
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ import numpy as np
 from debug_pass import BATCHES, load
 
 from caffestat.analysis import Runner, draw_feeds
-from caffestat.engine import compiled
+from caffestat.engine import choose_device, compiled
 from caffestat.program import from_net
 
 _PRODUCTS = {"Conv", "FusedConv", "ConvTranspose", "Gemm", "MatMul", "FusedMatMul", "FusedGemm"}
@@ -90,7 +90,7 @@ def multiply_adds(op: str, inputs: Sequence[Any], outputs: Sequence[Any]) -> flo
     return batch * math.prod(out[-2:]) * inner
 
 
-def events_of(name: str, rounds: int, changing: bool) -> list[dict[str, Any]]:
+def events_of(name: str, rounds: int, changing: bool, device: str = "cpu") -> list[dict[str, Any]]:
     """Return what the runtime's profiler says of the nodes of some passes, the first one left out."""
     before = compiled._options
 
@@ -102,8 +102,8 @@ def events_of(name: str, rounds: int, changing: bool) -> list[dict[str, Any]]:
 
     with TemporaryDirectory() as folder:
         compiled._options = profiled  # type: ignore[assignment]
-        built, values, stream = load(name)
-        runner = Runner(from_net(built), values, changing=changing)
+        built, values, stream = load(name, device)
+        runner = Runner(from_net(built), values, choose_device(device)[0], changing=changing)
         feeds = draw_feeds(runner, stream, np.random.default_rng(1))
         for _ in range(rounds + 1):
             runner.run(feeds)

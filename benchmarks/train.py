@@ -1,6 +1,6 @@
 """One training iteration (forward, backward, update), caffestat against torch eager, side by side.
 
-    python benchmarks/train.py [--net alexnet] [--rounds 7] [--tuned]
+    python benchmarks/train.py [--net alexnet] [--rounds 7] [--device cpu] [--tuned]
 
 SGD with momentum 0.9 and weight decay 0.0005, the same net, weights and data on both sides, nothing measured on the
 way. Torch's optimizer is torch.optim.SGD, foreach and fused; the faster one counts. Rounds alternate; medians and their
@@ -18,12 +18,12 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from debug_pass import BATCHES, TUNED, load
+from debug_pass import BATCHES, TUNED, batch_of, load
 from torch import Tensor
 from torch_net import TorchNet
 
 from caffestat.analysis import Runner, draw_feeds
-from caffestat.engine import CPU
+from caffestat.engine import choose_device
 from caffestat.program import from_net
 from caffestat.schema import SolverParameter
 from caffestat.training.update import Update, learnable
@@ -37,9 +37,9 @@ Iteration = Callable[[], None]
 class Plain(TorchNet):
     """A torch net without hooks, and its optimizer."""
 
-    def __init__(self, name: str, kind: str) -> None:
-        net, values, stream = load(name)
-        super().__init__(net, values, stream, "cpu")
+    def __init__(self, name: str, kind: str, device: str) -> None:
+        net, values, stream = load(name, device)
+        super().__init__(net, values, stream, device)
         learned = [param for param in self.params if param.requires_grad]
         settings = {"lr": RATE, "momentum": MOMENTUM, "weight_decay": DECAY, kind: True}
         self.optimizer = torch.optim.SGD(learned, **settings)  # type: ignore[arg-type]
@@ -51,7 +51,7 @@ class Plain(TorchNet):
         """Run one iteration."""
         self.optimizer.zero_grad(set_to_none=True)
         blobs = dict(self.data)
-        loss = torch.zeros(())
+        loss = torch.zeros((), device=self.device)
         for node in self.net.nodes:
             if not node.bottoms:
                 continue
@@ -61,16 +61,17 @@ class Plain(TorchNet):
                 loss = loss + weight * value if weight else loss
         loss.backward()
         self.optimizer.step()
+        loss.item()  # waits for the device
 
 
 class Ours:
     """Our compiled pass and update."""
 
-    def __init__(self, name: str) -> None:
-        net, self.values, stream = load(name)
+    def __init__(self, name: str, device: str) -> None:
+        net, self.values, stream = load(name, device)
         message = SolverParameter(momentum=MOMENTUM, weight_decay=DECAY)
         started = time.perf_counter()
-        self.runner = Runner(from_net(net), self.values, CPU, changing=True)
+        self.runner = Runner(from_net(net), self.values, choose_device(device)[0], changing=True)
         self.feeds = draw_feeds(self.runner, stream, np.random.default_rng(1))
         self.update = Update(message, learnable(net))
         self.iterate()
@@ -96,10 +97,10 @@ def seconds(run: Iteration) -> float:
     return time.perf_counter() - start
 
 
-def compare(name: str, rounds: int, parts: bool) -> None:
+def compare(name: str, rounds: int, parts: bool, device: str) -> None:
     """Time both sides in turn and print a row."""
-    ours = Ours(name)
-    sides = {"ours": ours.iterate, "foreach": Plain(name, "foreach").iterate, "fused": Plain(name, "fused").iterate}
+    ours = Ours(name, device)
+    sides = {"ours": ours.iterate} | {kind: Plain(name, kind, device).iterate for kind in ("foreach", "fused")}
     times: dict[str, list[float]] = {side: [] for side in sides}
     for number in range(rounds + 1):
         for side, run in sides.items():
@@ -108,7 +109,8 @@ def compare(name: str, rounds: int, parts: bool) -> None:
     median = {side: 1000 * statistics.median(found) for side, found in times.items()}
     torchs = min(median["foreach"], median["fused"])
     print(
-        f"{name:<10} {BATCHES[name]:>5} {median['ours']:>10.0f} {median['foreach']:>9.0f} {median['fused']:>9.0f} "
+        f"{name:<10} {batch_of(name, device):>5} {median['ours']:>10.0f} "
+        f"{median['foreach']:>9.0f} {median['fused']:>9.0f} "
         f"{median['ours'] / torchs:>6.2f} {ours.compile_seconds:>9.1f}",
         flush=True,
     )
@@ -128,13 +130,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--net", choices=BATCHES, action="append")
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--parts", action="store_true")
     args = parser.parse_args()
     tuned = "tuned malloc" if all(os.environ.get(k) == v for k, v in TUNED.items()) else "malloc as it comes"
     head = f"{'net':<10} {'batch':>5} {'caffestat':>10} {'foreach':>9} {'fused':>9} {'ratio':>6} {'compile s':>9}"
     print(f"{head}   (ms; {tuned})")
     for name in args.net or NETS:
-        compare(name, args.rounds, args.parts)
+        compare(name, args.rounds, args.parts, args.device)
 
 
 if __name__ == "__main__":
