@@ -177,12 +177,12 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
 
 
 def spread(module: nn.Module) -> None:
-    """Give each BatchNorm numbers of its own: equal ones would become one shared weight in the ONNX file."""
+    """Give each normalization numbers of its own: equal ones would become one shared weight in the ONNX file."""
     for part in module.modules():
-        if isinstance(part, nn.BatchNorm2d):
-            for values in (part.weight.data, part.bias.data, part.running_mean, part.running_var):
-                assert isinstance(values, torch.Tensor)
-                values.uniform_(0.5, 1.5)
+        if isinstance(part, (nn.BatchNorm2d, nn.LayerNorm)):
+            for values in part.state_dict().values():
+                if values.dim():
+                    values.uniform_(0.5, 1.5)
 
 
 def exported(module: nn.Module, x: Tensor) -> onnx.ModelProto:
@@ -228,7 +228,10 @@ def with_torch(own: nn.Module, model: onnx.ModelProto, x: np.ndarray, dy: np.nda
         module = convert(model).eval()
     except NotImplementedError:
         module = own
-    params = {name: param for name, param in module.named_parameters() if param.requires_grad}
+    params: dict[str, Tensor] = dict(module.named_parameters())
+    for name, buffer in module.named_buffers():  # onnx2torch keeps the weights of MatMul and Add so
+        if buffer.is_floating_point() and buffer.dim() and "running_" not in name:
+            params[name] = buffer.requires_grad_()
     image, grad = torch.from_numpy(x), torch.from_numpy(dy)
 
     def step() -> dict[str, np.ndarray]:
