@@ -35,6 +35,7 @@ REGISTRIES = (
 )
 OTHERS = {
     "graph/sizes.py": {"Constant"},  # is empty where it says so
+    "initialization/methods.py": {"uniform"},  # distributions of methods
     "logs/losses.py": {"constant"},  # a kind of loss that does not change
     "logs/show.py": {"constant"},
     "rewriting/policy.py": {"gaussian", "uniform"},  # distributions of policies

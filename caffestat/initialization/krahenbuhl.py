@@ -79,7 +79,7 @@ def krahenbuhl(
         values[linear.weight][...] = random.standard_normal(values[linear.weight].shape)
         if linear.bias is not None:
             values[linear.bias][...] = 0
-    if options.first != "gaussian":
+    if options.first in _MAKERS:
         _first(program, forward, _owners(linears), values, feeds, random, device, options.first, notes)
     _within(forward, linears, values, feeds, device, options.bias)
     if options.between:

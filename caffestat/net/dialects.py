@@ -67,8 +67,8 @@ def _best(
     """Return the choices that leave the fewest fields of a layer unexplained."""
     classes = layer_dialects(type_name(entry.proto))
     fitting = tuple(cls for cls in classes if cls.fits(entry.proto, types))
-    if not fitting and entry.proto.type == "Python":  # code of the same name that somebody else wrote
-        fitting = layer_dialects("Python")
+    if not fitting and type_name(entry.proto) != entry.proto.type:  # code of the same name that somebody else wrote
+        fitting = layer_dialects(entry.proto.type)
     classes = fitting or classes
     classes = tuple(cls for cls in classes if cls.dialect == dialect) or classes
     start, end = text.span
