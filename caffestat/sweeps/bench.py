@@ -225,10 +225,10 @@ def _clear_fillers(message: Any) -> None:
         if descriptor.message_type is None:
             continue
         if descriptor.message_type.name == "FillerParameter":
-            if not descriptor.is_repeated:
+            if descriptor.has_presence:
                 message.ClearField(descriptor.name)
         else:
-            for inner in value if descriptor.is_repeated else [value]:
+            for inner in [value] if descriptor.has_presence else value:
                 _clear_fillers(inner)
 
 

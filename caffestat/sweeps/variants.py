@@ -108,7 +108,7 @@ def _holder(entry: Entry, field: str) -> Any:
     if first in names:
         return entry.proto
     for descriptor, message in entry.proto.ListFields():
-        if descriptor.message_type and not descriptor.is_repeated and first in message.DESCRIPTOR.fields_by_name:
+        if descriptor.message_type and descriptor.has_presence and first in message.DESCRIPTOR.fields_by_name:
             return message
     return None
 
@@ -150,7 +150,7 @@ def _widen(layers: Sequence[Entry], factor: float) -> None:
 def _outputs(entry: Entry) -> Any:
     """Return the parameter of a layer that has num_output, None without."""
     for descriptor, message in entry.proto.ListFields():
-        if descriptor.message_type and not descriptor.is_repeated and "num_output" in message.DESCRIPTOR.fields_by_name:
+        if descriptor.message_type and descriptor.has_presence and "num_output" in message.DESCRIPTOR.fields_by_name:
             return message if message.num_output else None
     return None
 
