@@ -20,9 +20,10 @@ PARAMS = {
     "PReLU": ["", 'prelu_param { filler { type: "uniform" min: 0 max: 0.5 } }'],
     "ReLU": ["", "relu_param { negative_slope: 0.5 }"],
 }
+FUSED = {"OCLCRHWCN", "OCLHWCNInnerProduct", "OCLPoolingHWCN"}  # another layer with a ReLU behind it
 ACTIVATIONS = [
     (name, params)
-    for name in layer_types()
+    for name in sorted({*layer_types()} - FUSED)
     if (cls := layer_class(name)) and cls.nonlinearity is not Layer.nonlinearity and not cls.auto_tops
     for params in PARAMS.get(name, [""])
 ]
