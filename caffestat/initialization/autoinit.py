@@ -49,10 +49,8 @@ def solve(
     without residual branches.
     """
     forward = program.forward()
-    signals = starting_signals(program, forward)
-    for number in numbers:
-        if number in forward.params:
-            signals[forward.params[number]] = _normal(1.0)
+    own = starting_signals(program, forward)
+    signals = own | {forward.params[number]: _normal(1.0) for number in numbers if number in forward.params}
     left = shares(program, forward) if fixup else {}
     walk, found = begin(forward.graph, signals), dict[int, float | Unsolved]()
     for row, steps in _by_row(forward, walk):
@@ -62,6 +60,9 @@ def solve(
             wanted = _of_data(program, forward, walk, row) if isinstance(target, str) else target
             again = [*_moves(walk, forward.params[weight]), *steps]
             found[weight] = _fit(walk, again, forward, row, weight, wanted * left.get(row, 1.0))
+            if isinstance(found[weight], Unsolved):  # what is behind it reads what its own filler gives
+                walk.signals[forward.params[weight]] = own[forward.params[weight]]
+                _take(walk, again)
     return found
 
 

@@ -157,3 +157,12 @@ def test_a_net_without_residual_branches_has_no_fixup() -> None:
     program = program_of(normalized)
     with pytest.raises(InputError, match="no residual branch without normalisation"):
         solve(program, weights(program), fixup=True)
+
+
+def test_layers_behind_an_unsolved_one_read_what_its_filler_gives() -> None:
+    text = stack(depth=2).replace("std: 0.3 }", 'std: 0.3 } bias_filler { type: "constant" value: 2 }', 1)
+    program = program_of(text.replace("pad: 1", ""))
+    first, *others = weights(program)
+    whole, rest = solve(program, weights(program)), solve(program, others)
+    assert isinstance(whole[first], Unsolved)
+    assert [whole[number] for number in others] == pytest.approx([rest[number] for number in others], rel=1e-3)
