@@ -25,7 +25,7 @@ from caffestat.program.feeds import Feeds
 from caffestat.prototext import parse
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "models" / "experiments"))
-import digits
+import digits  # type: ignore[import-not-found]
 
 BATCH, WIDTH, MOMENTUM = 32, 64, 0.9
 DEPTH, BLOCKS = 30, 20

@@ -49,8 +49,8 @@ def saturation(net: str, seconds: float) -> None:
         time.sleep(seconds * len(batch))
         return [(trial, rows) for trial in batch]
 
-    executors._run_batch = sleep  # type: ignore[assignment]
-    executors._prepare = lambda token, settings: None  # type: ignore[assignment]
+    executors._run_batch = sleep
+    executors._prepare = lambda token, settings: None
     print(f"{len(rows)} rows and {1e3 * seconds:g} ms per trial")
     print("workers  trials/s  of what they could")
     for workers in (1, 4, 16, 64, 128, 256):
