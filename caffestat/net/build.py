@@ -177,19 +177,24 @@ class _Builder:
     def forgive(self, entry: Entry, error: NetError) -> str:
         """Tell of an error as a finding, and return it, when the layer has fields that Caffe lacks: they may be why.
 
-        So may those that made a layer of Caffe's own type one of a fork. Else the error is a fault, unless forks take
-        what Caffe refuses.
+        So may those that made a layer of Caffe's own type one of a fork, and a dialect that the file does not decide.
+        Else the error is a fault, unless forks take what Caffe refuses.
         """
         unknown = [finding.field.name for finding in self.foreign(entry)]
         choice = self.choices.get(id(entry.text))
         if choice and choice.cls.dialect and not layer_dialects(entry.proto.type)[0].dialect:
             unknown += sorted(field.name for field in choice.addition.fields)
         named = ", ".join(dict.fromkeys(unknown))
-        if not named and not isinstance(error, _ForkUsage):
+        if named:
+            but = f"it has fields that Caffe lacks ({named})"
+        elif isinstance(error, _ForkUsage):
+            but = "forks of Caffe take it"
+        elif choice and choice.others:
+            but = f"it may be that of {' or '.join(choice.others)}"
+        else:
             self.fault(error)
             return error.message
-        but = f"but it has fields that Caffe lacks ({named})" if named else "but forks of Caffe take it"
-        why = f"{error.message}; {but}: its tops are taken as unknown"
+        why = f"{error.message}; but {but}: its tops are taken as unknown"
         self.findings.append(Finding(error.place, why))
         return why
 

@@ -285,3 +285,13 @@ def test_a_net_of_another_machine_is_taken_from_beside_the_solver(tmp_path: Path
             1,
             f"net: file not found: {named!r}; took 'train_val.prototxt' beside the solver",
         )
+
+
+def test_a_dialect_that_the_file_does_not_decide_is_no_fault(tmp_path: Path) -> None:
+    """Two forks have a CenterLoss, and both want a num_output: this may be a third one's."""
+    text = IMAGE + 'layer { name: "y" type: "Input" top: "y" input_param { shape { dim: 2 } } }\n'
+    net = made(tmp_path, text + 'layer { name: "l" type: "CenterLoss" bottom: "x" bottom: "y" top: "l" }\n')
+    assert shapes(net) == [None]
+    assert any("may be that of" in finding.message for finding in net.findings)
+    with pytest.raises(NetError, match="num_output"):
+        made(tmp_path, text + 'layer { name: "l" type: "MarginInnerProduct" bottom: "x" bottom: "y" top: "l" }\n')
