@@ -178,7 +178,7 @@ weights = click.option(
     multiple=True,
     metavar="FILE",
     callback=split_commas,
-    help="A .caffemodel with trained weights, layers matched by name; repeatable, or FILE,FILE.",
+    help="A .caffemodel, .h5 or .npz with trained weights, layers matched by name; repeatable, or FILE,FILE.",
 )
 
 assume_filler = click.option(

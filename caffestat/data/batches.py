@@ -12,7 +12,7 @@ import numpy as np
 from caffestat.errors import CaffestatError, InputError
 from caffestat.files import open_regular
 
-__all__ = ["Source", "read_array", "read_arrays"]
+__all__ = ["Source", "read_archive", "read_array", "read_arrays"]
 
 Source = str | Path | np.ndarray | Sequence[np.ndarray]
 
@@ -23,6 +23,16 @@ def read_array(path: str | Path) -> np.ndarray:
     if not isinstance(found, np.ndarray):
         raise InputError(f"{path}: expected a .npy file with one array, found an archive of several")
     return _numbers(path, found)
+
+
+def read_archive(path: str | Path) -> Iterator[tuple[str, np.ndarray]]:
+    """Yield the arrays of a .npz file with their names. Raises InputError for anything else."""
+    found = _load(path)
+    if isinstance(found, np.ndarray):
+        raise InputError(f"{path}: expected a .npz file, found one array without a name")
+    with found as archive:
+        for key in archive.files:
+            yield key, _numbers(path, _member(path, archive, key))
 
 
 def read_arrays(source: Source, name: str) -> Iterator[np.ndarray]:
@@ -65,7 +75,7 @@ def _load(path: str | Path) -> Any:
         raise InputError(f"{path}: expected an array of numbers as numpy.save writes it, found another file") from error
 
 
-def _member(path: Path, archive: Any, key: str) -> np.ndarray:
+def _member(path: str | Path, archive: Any, key: str) -> np.ndarray:
     try:
         return np.asarray(archive[key])
     except Exception as error:  # damaged archives raise almost any

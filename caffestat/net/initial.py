@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
+from caffestat.data.batches import read_archive
 from caffestat.data.hdf5_file import member, read_array, reading
 from caffestat.engine.need import check_memory, need_of_draws
 from caffestat.errors import InputError, Place
@@ -97,9 +98,11 @@ def fits(blob: Any, shape: tuple[int, ...]) -> bool:
 
 
 def read_layers(path: str) -> Iterable[Any]:
-    """Return the layers of a .caffemodel, or of weights in HDF5 as LayerParameters with a blob for each data set."""
+    """Return the layers of a .caffemodel, or of a .h5 or .npz file as LayerParameters with a blob for each array."""
     if path.endswith(".h5"):
         return _hdf5_layers(path)
+    if path.endswith(".npz"):
+        return _npz_layers(path)
     message = read_binary(path, NetParameter)
     place = Place(path)
     old = [Entry(layer, None, place) for layer in message.layers]
@@ -120,16 +123,31 @@ def _hdf5_layers(path: str) -> list[Any]:
 
 
 def _hdf5_layer(name: str, group: Any) -> Any:
-    message = LayerParameter(name=name)
     indices = sorted(map(int, group))
     if indices and indices[-1] >= _MOST_PARAMS:
         raise InputError(f"has in layer {name!r} a data set {indices[-1]}; expected the index of a param")
-    for index in range(max(indices, default=-1) + 1):
+    return _layer(name, {index: read_array(group, str(index)) for index in indices})
+
+
+def _npz_layers(path: str) -> list[Any]:
+    """Return the layers of arrays called layer/index, as `fill` writes them."""
+    layers: dict[str, dict[int, np.ndarray]] = {}
+    for key, array in read_archive(path):
+        name, _, index = key.rpartition("/")
+        if not name or not index.isascii() or not index.isdigit() or int(index) >= _MOST_PARAMS:
+            raise InputError(f"{path}: has an array {key!r}; expected a layer and the index of a param, like conv1/0")
+        layers.setdefault(name, {})[int(index)] = array
+    return [_layer(name, arrays) for name, arrays in layers.items()]
+
+
+def _layer(name: str, arrays: Mapping[int, np.ndarray]) -> Any:
+    """Return a LayerParameter with the arrays as its blobs, empty ones where an index is absent."""
+    message = LayerParameter(name=name)
+    for index in range(max(arrays, default=-1) + 1):
         blob = message.blobs.add()
-        if index in indices:
-            array = read_array(group, str(index))
-            blob.shape.dim.extend(array.shape)
-            set_values(blob, array)
+        if index in arrays:
+            blob.shape.dim.extend(arrays[index].shape)
+            set_values(blob, arrays[index])
     return message
 
 
@@ -166,7 +184,7 @@ def copy_weights(net: Net, values: list[np.ndarray], paths: Sequence[str], taken
 
 
 def copy_file(net: Net, values: list[np.ndarray], path: str, taken: set[int] | None = None) -> Copied:
-    """Overwrite values by those of one file, a .caffemodel or HDF5 (.h5); see `copy_weights`."""
+    """Overwrite values by those of one file, a .caffemodel, .h5 or .npz; see `copy_weights`."""
     by_name = {node.name: node for node in reversed(net.nodes)}
     ignored, count, found = [], 0, set()
     for source in read_layers(path):

@@ -12,7 +12,7 @@ import pytest
 from caffestat.api import fill
 from caffestat.errors import InputError
 from caffestat.fillers import Stream
-from caffestat.net import Net, build, draw_params, load
+from caffestat.net import Net, build, copy_weights, draw_params, load
 from caffestat.net import save as save_module
 from caffestat.net.save import to_caffemodel
 from caffestat.program.save import save
@@ -184,3 +184,22 @@ def test_hdf5_refuses_names_that_would_nest(small: tuple[Net, list[np.ndarray]],
     with pytest.raises(InputError, match="group of layer 'block/a', and Caffe reads no nested ones"):
         save(net, values, tmp_path / "out.h5")
     assert [path.name for path in tmp_path.iterdir()] == ["small.prototxt"]
+
+
+@pytest.mark.parametrize("suffix", [".npz", ".h5", ".caffemodel"])
+def test_what_is_written_can_be_read_as_weights(
+    tmp_path: Path, small: tuple[Net, list[np.ndarray]], suffix: str
+) -> None:
+    net, values = small
+    save(net, values, tmp_path / f"w{suffix}")
+    others = draw_params(net, Stream(SEED + 1))
+    copy_weights(net, others, [str(tmp_path / f"w{suffix}")])
+    for found, expected in zip(others, values, strict=True):
+        np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize("name", ["a", "a/b", "/0", "a/-1", "a/1000"])
+def test_arrays_of_other_names_are_no_weights(tmp_path: Path, small: tuple[Net, list[np.ndarray]], name: str) -> None:
+    np.savez(tmp_path / "w.npz", **{name: np.zeros(3)})
+    with pytest.raises(InputError, match="expected a layer and the index of a param"):
+        copy_weights(*small, [str(tmp_path / "w.npz")])
