@@ -69,6 +69,19 @@ FORK_FIELDS: Mapping[tuple[str, str], ForkField] = {
     **_fields(Effect.NONE, "of the old format, for training", "HazyResearch/CaffeConTroll", _LAYER, "blobs_lr"),
     **_fields(Effect.NONE, "of the old format, for training", "HazyResearch/CaffeConTroll", _LAYER, "weight_decay"),
     **_fields(Effect.NONE, "lets images change their size", "TheLegendAli/DeepLab-Context", _LAYER, "strict_dim"),
+    **_fields(Effect.NONE, "which library computes", "intel/caffe", "NetParameter", "engine"),
+    **_fields(Effect.NONE, "which library computes", "intel/caffe", _LAYER, "engine"),
+    **_fields(Effect.NONE, "how layers are joined", "intel/caffe", "ConcatParameter", "per_fla_fuse"),
+    **_fields(
+        Effect.NONE,
+        "integers of 8 bits, which one library computes with in TEST; computed in float32 here",
+        "intel/caffe",
+        _LAYER,
+        "quantization_param",
+    ),
+    **_fields(
+        Effect.NONE, "which weights are copied", "zimenglan-sysu-512/pose_action_caffe", _LAYER, "copy_postfix_name"
+    ),
     **_fields(Effect.NONE, "debug output", "zimenglan-sysu-512/pose_action_caffe", _LAYER, "is_disp_info"),
     **_fields(
         Effect.NONE,

@@ -69,7 +69,7 @@ class _Builder:
     batch: int | None
     data: str
     unknown: Sequence[UnknownField]  # the fields of the source that nobody reads, and those with a value of a fork
-    choices: Mapping[int, Choice]  # by the id of the layer's text
+    choices: dict[int, Choice]  # by the id of the layer's text
     faults: list[NetError] | None = None  # what Caffe would stop at; None to stop there as well
     nodes: list[Node] = field(default_factory=list)
     blobs: list[Blob] = field(default_factory=list)
@@ -259,6 +259,9 @@ class _Builder:
                 self.tell_unknown(node)
                 self.tell_uncomputed(node)
             except NetError as error:
+                if other := self.of_another_dialect(entry, known):
+                    node.layer = other
+                    return self.set_up(node, entry)
                 message = explained(error.message, self.nodes, self.blobs)
                 told = self.about_vectors(node, message) or NetError(message, error.place)
                 node.layer = self.create_unknown(entry, self.forgive(entry, told))
@@ -274,6 +277,23 @@ class _Builder:
         except NetError as error:
             self.fault(error)
             node.loss_weights = (0.0,) * layer.top_count
+
+    def of_another_dialect(self, entry: Entry, bottoms: Sequence[Shape]) -> Layer | None:
+        """Return the layer as one of another dialect that its text fits as well, and that takes bottoms like these."""
+        first = self.choices.get(id(entry.text))
+        for choice in first.others if first else ():
+            self.choices[id(entry.text)] = replace(choice, others=())
+            try:
+                layer = self.create_as(choice.cls, entry)
+                layer.tops(bottoms)
+            except NetError:
+                continue
+            said = f"taken as that of dialect {choice.cls.dialect}, the only one that takes bottoms of these shapes"
+            self.findings.append(Finding(entry.place, f"layer {layer.name!r} ({layer.proto.type}) is {said}"))
+            return layer
+        if first:
+            self.choices[id(entry.text)] = first
+        return None
 
     def about_vectors(self, node: Node, message: str) -> NetError | None:
         """Return the error of a loss whose targets are labels of images: vectors in some forks. None for others."""

@@ -21,12 +21,12 @@ class Choice:
     """The class that a layer is taken for, and what its text holds for it.
 
     addition: what the class reads beside Caffe's own fields
-    others:   the dialects that the text fits as well
+    others:   the choices of the dialects that the text fits as well
     """
 
     cls: type[Layer]
     addition: Addition
-    others: tuple[str, ...] = ()
+    others: tuple[Choice, ...] = ()
 
     @property
     def note(self) -> str:
@@ -35,7 +35,7 @@ class Choice:
         if not (cls.dialect or cls.read_as):
             return ""
         taken = cls.read_as or f"that of dialect {cls.dialect} ({reference_of(cls)})"
-        also = f"; it may be that of {' or '.join(self.others)}: choose with --dialect" if self.others else ""
+        also = f"; it may be that of {' or '.join(other.cls.dialect for other in self.others)}: choose with --dialect" if self.others else ""
         return f"is a fork's, taken as {taken}{also}"
 
 
@@ -102,4 +102,4 @@ def _elected(choices: list[Choice], votes: Counter[str]) -> Choice:
     first, *others = sorted(choices, key=lambda choice: (bool(choice.cls.dialect), -votes[choice.cls.dialect]))
     if not first.cls.dialect or not others or votes[first.cls.dialect] > votes[others[0].cls.dialect]:
         return first
-    return replace(first, others=tuple(choice.cls.dialect for choice in others))
+    return replace(first, others=tuple(others))

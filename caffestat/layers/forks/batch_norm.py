@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from caffestat.autodiff import Tape
     from caffestat.graph import Graph
 
-__all__ = ["BN", "ActionBN", "ActionBNData", "BNData", "CuDNNBatchNorm", "SegnetBN"]
+__all__ = ["BN", "ActionBN", "ActionBNData", "BNData", "CuDNNBatchNorm", "SegnetBN", "ZXYBN"]
 
 TEST = 1
 LEAST_EPS = 1e-5  # CUDNN_BN_MIN_EPSILON
@@ -119,6 +119,24 @@ class BN(_ScaledNorm):
     @property
     def is_frozen(self) -> bool:
         return bool(self.settings.frozen)
+
+
+@layer("ZXYBN", dialect="cervix")
+class ZXYBN(BN):
+    """Computed as BN of yjxiong/caffe, whose fields it has: what else it does is not public.
+
+    (dypromise/cervix_caffe_dingyang, prototxt files alone)
+    """
+
+    read_as = "BN of yjxiong/caffe, whose fields it has: its source is not public"
+    filler_fields: ClassVar[Mapping[str, str]] = {
+        "zxybn_param.slope_filler": "scale",
+        "zxybn_param.bias_filler": "bias",
+    }
+
+    @property
+    def settings(self) -> Any:
+        return self.added.zxybn_param
 
 
 @layer("BN", dialect="segnet")

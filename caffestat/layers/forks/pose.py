@@ -21,6 +21,7 @@ from ..neuron import Neuron
 from ..reread import emit_closed, without_gradient
 from .flow import check_images
 from .interpolation import Resize
+from .proposals import read_settings
 
 if TYPE_CHECKING:
     from caffestat.autodiff import Tape
@@ -36,6 +37,7 @@ __all__ = [
     "PoseResize",
     "RescaledPoseCoords",
     "SpatialDropout",
+    "SpatialDropoutOfEnet",
     "Visualized",
 ]
 
@@ -102,24 +104,68 @@ class SpatialDropout(Neuron):
     adds = pose_pb2.LayerParameter
     passes_signal = True
 
-    def tops(self, bottoms: Sequence[Shape]) -> tuple[Shape, ...]:
+    def ratio(self) -> float:
+        """Return the share of planes that are dropped. Raises NetError for one that no dropout can have."""
         ratio = self.added.spatial_dropout_param.dropout_ratio
         if not 0 <= ratio < 1:
             raise self.error(f"expected a dropout_ratio of at least 0 and below 1, found {ratio:g}")
+        return float(np.float32(ratio))
+
+    def drops(self) -> bool:
+        """Tell whether planes are dropped in this phase."""
+        return self.phase == TRAIN
+
+    def tops(self, bottoms: Sequence[Shape]) -> tuple[Shape, ...]:
+        self.ratio()
         return (check_images(self, bottoms[0]),)
 
     def lower(self, g: Graph, bottoms: Sequence[str], params: Sequence[str]) -> Sequence[str]:
-        if self.phase != TRAIN:
+        if not self.drops():
             return (bottoms[0],)
         mask = g.input(f"{self.name}/mask", (*g.shape(bottoms[0])[:2], 1, 1))
         return (g.emit("Mul", bottoms[0], mask),)
 
     def draw_feeds(self, stream: Stream, bottoms: Sequence[Shape]) -> Sequence[np.ndarray]:
-        if self.phase != TRAIN:
+        if not self.drops():
             return ()
-        keep = 1.0 - float(np.float32(self.added.spatial_dropout_param.dropout_ratio))
+        keep = 1.0 - self.ratio()
         bits = bernoulli(stream, math.prod(bottoms[0][:2]), keep, np.float64)
         return ((bits * np.float32(1 / keep)).astype(np.float32).reshape(*bottoms[0][:2], 1, 1),)
+
+
+@layer("spatial_dropout.SpatialDropoutLayer", dialect="enet")
+class SpatialDropoutOfEnet(SpatialDropout):
+    """y = x · mask / (1 - p), one mask bit for each plane, with 'phase': 'TRAIN' in param_str; else y = x / (1 - p).
+
+    What numpy draws is not reproduced. (TimoSaemann/caffe-enet, spatial_dropout.py)
+    """
+
+    adds = None
+
+    def settings(self) -> dict[str, Any]:
+        """Return the settings of param_str."""
+        return read_settings(self.proto.python_param.param_str)
+
+    def ratio(self) -> float:
+        try:
+            ratio = float(self.settings()["p"])
+        except (KeyError, TypeError, ValueError):
+            ratio = -1.0
+        if not 0 < ratio < 1:
+            raise self.error("expected a param_str with 'p' between 0 and 1")
+        return ratio
+
+    def drops(self) -> bool:
+        return self.settings().get("phase") == "TRAIN"
+
+    @property
+    def left_out(self) -> str:
+        return "the planes that numpy drops at random are not reproduced: others are" if self.drops() else ""
+
+    def lower(self, g: Graph, bottoms: Sequence[str], params: Sequence[str]) -> Sequence[str]:
+        if self.drops():
+            return super().lower(g, bottoms, params)
+        return (g.emit("Mul", bottoms[0], g.constant(1 / (1 - self.ratio()))),)
 
 
 @layer("CrossBlobsSum", dialect="pose")

@@ -32,6 +32,7 @@ __all__ = [
     "ProposalLayer",
     "ProposalTargetLayer",
     "RoIDataLayer",
+    "read_settings",
     "anchors",
     "from_deltas",
     "to_deltas",
@@ -114,7 +115,7 @@ class _Regions(Layer):
 
     def written_settings(self) -> Settings:
         """Return the settings that the layer states itself: of a Python layer, those in its param_str."""
-        return _parsed(self.proto.python_param.param_str)
+        return read_settings(self.proto.python_param.param_str)
 
     def anchors(self) -> np.ndarray:
         """Return the anchors at the map's first place."""
@@ -144,7 +145,7 @@ def random_truth(count: int, height: float, width: float, classes: int, random: 
     return np.concatenate([random_boxes(count, height, width, random), labels], 1).astype(np.float32)
 
 
-def _parsed(text: str) -> Settings:
+def read_settings(text: str) -> Settings:
     """Return the settings of a param_str: YAML of one level, as such layers have it."""
     found: Settings = {}
     text = re.sub(r"!!\S+", "", text)  # the types that YAML can name
@@ -467,9 +468,10 @@ class RoIDataLayer(Python):
     """
 
     REGIONS = 128
+    num_tops = (3, 6)
 
     def written_shape(self, index: int) -> Shape | None:
-        width = 4 * int(_parsed(self.proto.python_param.param_str).get("num_classes", 21))
+        width = 4 * int(read_settings(self.proto.python_param.param_str).get("num_classes", 21))
         if self.top_count == 3:
             return ((1, 3, 600, 1000), (1, 3), (1, 5))[index]
         return ((2, 3, 600, 1000), (self.REGIONS, 5), (self.REGIONS,), *[(self.REGIONS, width)] * 3)[index]

@@ -416,11 +416,13 @@ def _score_loss(g: Graph, scores: str, labels: str, weights: str, kind: int) -> 
 class AnnotatedData(Images):
     """Images of a database of AnnotatedDatum, and their true boxes [1, 1, boxes, 8]: [item, label, instance, x1, y1,
     x2, y2, difficult]; with yolo_data_type: 1 [N, 1, 300, 5]: label, x, y, width, height, which is not read.
+    Top 2 [N, 1, H / seg_scales, W / seg_scales] or of seg_resize_width x seg_resize_height marks objects; it is not
+    read either, nor known for several classes, whose number is that of the label map.
     (weiliu89/caffe, annotated_data_layer.cpp; eric612/MobileNet-YOLO)
     """
 
     adds = ssd_pb2.LayerParameter
-    num_tops = (1, 2)
+    num_tops = (1, 3)
     data_kind = "annotated"
     lowers_undecided = True
 
@@ -442,11 +444,15 @@ class AnnotatedData(Images):
     def written_shape(self, index: int) -> Shape | None:
         if not index:
             return self.image_shape()
+        if index == 2:
+            return self.mask_shape()
         return (self.batch_size(), 1, 300, 5) if self.is_of_yolo() else (1, 1, 1, 8)
 
     def top_shape(self, index: int, name: str) -> Shape | None:
         if index and not self.reader:
-            return self.shape_overrides.get(name, self.written_shape(index))
+            shape = self.shape_overrides.get(name, self.written_shape(index))
+            counts = name not in self.shape_overrides and (self.is_of_yolo() or index == 2)
+            return (self.batch_override, *shape[1:]) if counts and shape and self.batch_override else shape
         return super().top_shape(index, name)
 
     def image_shape(self) -> Shape | None:
@@ -456,7 +462,17 @@ class AnnotatedData(Images):
             size = next(((resize.height, resize.width) for resize in added.resize_param), (0, 0))
         return (self.batch_size(), self.channels(), *size) if all(size) else None
 
+    def mask_shape(self) -> Shape | None:
+        """Return the shape of the masks of objects; the reference takes the width for the height."""
+        p, images = self.added.annotated_data_param, self.image_shape()
+        if not p.single_class or images is None:
+            return None
+        size = (p.seg_resize_width, p.seg_resize_height)
+        return (images[0], 1, *(size if all(size) else (length // p.seg_scales for length in images[2:])))
+
     def example(self, top: int, shape: Shape, random: np.random.Generator) -> np.ndarray | None:
+        if top == 2:
+            return random.integers(0, 2, shape).astype(np.float32)
         if not top or self.is_of_yolo():
             return None
         boxes = np.zeros((math.prod(shape) // 8, 8), np.float32)

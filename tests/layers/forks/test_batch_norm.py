@@ -21,6 +21,7 @@ FOUR = "param { lr_mult: 1 } param { lr_mult: 1 } param { lr_mult: 0 } param { l
 TSN = 'bn_param { slope_filler { type: "constant" value: 2 } bias_filler { } eps: 0.25 momentum: 0.7 %s }'
 SEGNET = "bn_param { scale_filler { value: 2 } shift_filler { } %s }"
 ACTION = FOUR + "bn_param { scale_filler { value: 2 } shift_filler { } var_eps: 0.25 decay: 0.3 %s }"
+ZXY = TSN.replace("bn_param", "zxybn_param")
 CUDNN = "cudnn_batch_norm_param { eps: 0.25 momentum: 0.7 scale_filler { value: 2 } %s }"
 
 
@@ -42,6 +43,7 @@ KINDS = {
     "action": ("BN", ACTION % "", (1, 4, 1, 1), 0.25),
     "data": ("BNData", ACTION % "", (1, 4, 1, 1), 0.25),
     "mpi": ("BNData", TSN % "", (1, 4), 0.25),
+    "zxy": ("ZXYBN", ZXY % "", (1, 4), 0.25),
     "cudnn": ("CuDNNBatchNorm", CUDNN % "", (1, 4, 1, 1), 0.25),
 }
 

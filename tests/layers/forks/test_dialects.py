@@ -172,3 +172,24 @@ def test_python_code_of_a_known_name_that_takes_other_blobs_is_any_code() -> Non
     net = build(f'layer {{ name: "p" type: "Python" top: "y" {code} }}')
     assert net.nodes[1].top_shapes == (None,)
     assert type(net.nodes[1].layer).__name__ == "Python"
+
+
+LSTM = """layer { name: "sum" type: "InnerProduct" bottom: "x" top: "s" inner_product_param { num_output: 3 %s } }
+layer { name: "l" type: "Lstm" bottom: "s" top: "y" lstm_param { num_output: 2 } }"""
+
+
+@pytest.mark.parametrize(("axis", "dialect", "top"), [("", "junhyukoh", (2, 2)), ("axis: 2", "ocr", (2, 4, 2))])
+def test_shapes_tell_dialects_apart_where_fields_do_not(axis: str, dialect: str, top: tuple[int, ...]) -> None:
+    net = build(LSTM % axis)
+    node = net.nodes[2]
+    assert type(node.layer).dialect == dialect
+    assert node.top_shapes == (top,)
+    said = [finding.message for finding in net.findings if "bottoms of these shapes" in finding.message]
+    assert len(said) == (dialect == "junhyukoh")
+
+
+def test_a_layer_that_fits_no_dialect_is_refused_as_of_the_first() -> None:
+    text = """layer { name: "p" type: "Reduction" bottom: "x" top: "p" reduction_param { axis: 0 } }
+layer { name: "l" type: "Lstm" bottom: "p" top: "y" lstm_param { num_output: 0 } }"""
+    with pytest.raises(SourceError, match="at least 3 axes"):
+        build(text)

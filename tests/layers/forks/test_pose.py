@@ -42,6 +42,23 @@ def test_spatial_dropout_drops_planes() -> None:
     np.testing.assert_array_equal(run(make(text, TEST), [x]).tops[0], x.astype(np.float32))
 
 
+ENET = """name: "l" type: "Python" bottom: "x" top: "y"
+  python_param { module: "spatial_dropout" layer: "SpatialDropoutLayer" param_str: "%s" }"""
+
+
+def test_enets_spatial_dropout_scales_where_it_drops_nothing() -> None:
+    dy = RANDOM.normal(size=X.shape).astype(np.float32)
+    kept = run(make(ENET % "{'phase': 'TEST', 'p': '0.2'}", TRAIN), [X], dys=[dy])
+    np.testing.assert_allclose(kept.tops[0], X / 0.8, rtol=1e-6)
+    np.testing.assert_allclose(kept.bottoms[0], dy / 0.8, rtol=1e-6)
+    dropped = run(make(ENET % "{'phase': 'TRAIN', 'p': '0.2'}", TEST), [X], dys=[dy])
+    (mask,) = dropped.feeds
+    assert mask.shape == (2, 3, 1, 1)
+    np.testing.assert_allclose(dropped.tops[0], X * mask, rtol=1e-6)
+    with pytest.raises(NetError, match="'p' between 0 and 1"):
+        make(ENET % "{'phase': 'TRAIN', 'p': '1'}").tops([X.shape])
+
+
 def test_sums_of_blobs() -> None:
     layer = make('name: "l" type: "CrossBlobsSum" bottom: "a" bottom: "b" bottom: "c" top: "y"')
     check_gradients(layer, lambda a, b, c: a + b + c, [X, 2 * X, X - 1], [0, 1, 2])

@@ -124,3 +124,11 @@ def test_python_code_of_one_name_for_images_or_videos(info: str, dialect: str) -
         text += PYTHON.format(name, *ends, module, kind, "'feat_stride': 16")
     net = build(net_source(parse(text.encode(), "net")), faults=[])
     assert {node.layer.dialect for node in net.nodes if node.type == "Python"} == {dialect}
+
+
+def test_two_tops_of_the_data_layer_are_those_of_videos() -> None:
+    text = 'name: "l" type: "Python" %s python_param { module: "roi_data_layer.layer" layer: "RoIDataLayer" }'
+    videos = make(text % 'top: "data" top: "gt_boxes"')
+    assert type(videos).dialect == "r-c3d"
+    assert videos.tops([]) == (None, None)
+    assert type(make(text % 'top: "data" top: "im_info" top: "gt_boxes"')).dialect == "rcnn"

@@ -216,3 +216,20 @@ def test_a_true_box_of_the_background_is_an_error() -> None:
     bottoms[3][..., 1] = 0
     with pytest.raises(NetError, match="hold the background's label, 0"):
         run(make(LOSS % ("", "")), bottoms)
+
+
+SEGMENTED = """name: "l" type: "AnnotatedData" top: "x" top: "y" top: "z" data_param { batch_size: 6 source: "none" }
+  transform_param { resize_param { height: 40 width: 72 } } annotated_data_param { yolo_data_type: 1 %s }"""
+
+
+@pytest.mark.parametrize(
+    ("fields", "mask"),
+    [("", (5, 9)), ("seg_scales: 4", (10, 18)), ("seg_resize_width: 7 seg_resize_height: 3", (7, 3))],
+)
+def test_masks_of_objects_follow_the_batch(fields: str, mask: tuple[int, int]) -> None:
+    layer = make(SEGMENTED % fields)
+    layer.batch_override = 2
+    assert layer.tops([]) == ((2, 3, 40, 72), (2, 1, 300, 5), (2, 1, *mask))
+    layer.shape_overrides = {"y": (4, 1, 300, 5)}
+    assert layer.tops([])[1] == (4, 1, 300, 5)
+    assert make(SEGMENTED % "single_class: false").tops([])[2] is None
