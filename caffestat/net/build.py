@@ -190,7 +190,7 @@ class _Builder:
         elif isinstance(error, _ForkUsage):
             but = "forks of Caffe take it"
         elif choice and choice.others:
-            but = f"it may be that of {' or '.join(choice.others)}"
+            but = f"it may be that of {' or '.join(other.cls.dialect for other in choice.others)}"
         else:
             self.fault(error)
             return error.message

@@ -35,7 +35,8 @@ class Choice:
         if not (cls.dialect or cls.read_as):
             return ""
         taken = cls.read_as or f"that of dialect {cls.dialect} ({reference_of(cls)})"
-        also = f"; it may be that of {' or '.join(other.cls.dialect for other in self.others)}: choose with --dialect" if self.others else ""
+        others = " or ".join(other.cls.dialect for other in self.others)
+        also = f"; it may be that of {others}: choose with --dialect" if others else ""
         return f"is a fork's, taken as {taken}{also}"
 
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from caffestat.autodiff import Tape
     from caffestat.graph import Graph
 
-__all__ = ["BN", "ActionBN", "ActionBNData", "BNData", "CuDNNBatchNorm", "SegnetBN", "ZXYBN"]
+__all__ = ["BN", "ZXYBN", "ActionBN", "ActionBNData", "BNData", "CuDNNBatchNorm", "SegnetBN"]
 
 TEST = 1
 LEAST_EPS = 1e-5  # CUDNN_BN_MIN_EPSILON

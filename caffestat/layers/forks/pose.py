@@ -140,7 +140,7 @@ class SpatialDropoutOfEnet(SpatialDropout):
     What numpy draws is not reproduced. (TimoSaemann/caffe-enet, spatial_dropout.py)
     """
 
-    adds = None
+    adds = None  # type: ignore[assignment]  # python_param holds all
 
     def settings(self) -> dict[str, Any]:
         """Return the settings of param_str."""

@@ -6,6 +6,7 @@ The well-known Python layers of py-faster-rcnn are built in, with the settings o
 from __future__ import annotations
 
 import ast
+import math
 import re
 from collections.abc import Collection, Sequence
 from itertools import islice
@@ -32,9 +33,9 @@ __all__ = [
     "ProposalLayer",
     "ProposalTargetLayer",
     "RoIDataLayer",
-    "read_settings",
     "anchors",
     "from_deltas",
+    "read_settings",
     "to_deltas",
 ]
 
@@ -129,7 +130,7 @@ class _Regions(Layer):
         name = self.bottom_kinds()[bottom] if bottom < len(self.bottom_kinds()) else ""
         height, width = (size * self.settings["feat_stride"] for size in bottoms[0][2:4])
         if name == "image":
-            return np.array([height, width, 1, 1, 1][: bottoms[bottom][-1]], np.float32)
+            return image_rows(bottoms[bottom], height, width)
         if name == "boxes":
             return random_truth(bottoms[bottom][0], height, width, self.settings.get("num_classes", 2), random)
         return None
@@ -137,6 +138,13 @@ class _Regions(Layer):
     def bottom_kinds(self) -> tuple[str, ...]:
         """Return what each bottom holds: "image" (height, width, scale), "boxes" (true ones), or "" for the rest."""
         return ()
+
+
+def image_rows(shape: Shape, height: float, width: float) -> np.ndarray:
+    """Return a row for each image: height, width, and 1 for scales and the rest."""
+    rows = np.ones((shape[0], math.prod(shape[1:])) if len(shape) > 1 else (1, *shape), np.float32)
+    rows[:, :1], rows[:, 1:2] = height, width
+    return rows.reshape(shape)
 
 
 def random_truth(count: int, height: float, width: float, classes: int, random: np.random.Generator) -> np.ndarray:
@@ -468,7 +476,10 @@ class RoIDataLayer(Python):
     """
 
     REGIONS = 128
-    num_tops = (3, 6)
+
+    @classmethod
+    def fits(cls, proto: Any, types: Collection[str]) -> bool:
+        return len(proto.top) >= 3
 
     def written_shape(self, index: int) -> Shape | None:
         width = 4 * int(read_settings(self.proto.python_param.param_str).get("num_classes", 21))

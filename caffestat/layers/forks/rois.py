@@ -93,7 +93,7 @@ def bins(start: np.ndarray, size: np.ndarray, count: int, most: int) -> tuple[np
     step = (size / np.float32(count))[:, None]
     number = np.arange(count, dtype=np.float32)
     first, last = np.floor(number * step), np.ceil((number + 1) * step)
-    low, high = ((edge + start[:, None]).clip(0, most).astype(int) for edge in (first, last))
+    low, high = (np.nan_to_num(edge + start[:, None]).clip(0, most).astype(int) for edge in (first, last))
     return low, high
 
 

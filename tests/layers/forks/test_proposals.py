@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from caffestat.errors import NetError
-from caffestat.layers.forks.proposals import anchors, from_deltas, to_deltas
+from caffestat.layers.forks.proposals import anchors, from_deltas, image_rows, to_deltas
 
 from ..harness import TEST, TRAIN, make, run
 
@@ -154,3 +154,10 @@ def test_settings_of_frcnn_that_stand_in_another_file_are_announced() -> None:
     layer = make(f'name: "l" type: "FrcnnRoiData" {tops} window_data_param {{ config: "voc.json" }}')
     assert layer.left_out == "the settings in 'voc.json' are not read: those of default_config.json count"
     assert not make(f'name: "l" type: "FrcnnRoiData" {tops}').left_out
+
+
+@pytest.mark.parametrize("shape", [(1, 3), (1, 3, 1, 1), (3,), (2, 5)])
+def test_what_stands_in_for_the_size_of_images(shape: tuple[int, ...]) -> None:
+    rows = image_rows(shape, 90, 70).reshape(shape[0] if len(shape) > 1 else 1, -1)
+    assert image_rows(shape, 90, 70).shape == shape
+    assert (rows[:, 0] == 90).all() and (rows[:, 1] == 70).all() and (rows[:, 2:] == 1).all()
