@@ -343,6 +343,7 @@ class ContinuationIndicator(Layer):
 
     adds = sequences_pb2.LayerParameter
     num_bottoms = (0, 0)
+    foreign_bottoms = (1, 1)  # some forks read flags or the batch size from one
 
     def tops(self, bottoms: Sequence[Shape]) -> tuple[Shape, ...]:
         p = self.added.continuation_indicator_param
