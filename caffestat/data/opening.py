@@ -29,6 +29,8 @@ def open_reader(layer: Layer) -> Reader | None:
     Raises DataUnavailableError when the data is not available, or of other shapes than the user asked for; NetError
     when it is damaged.
     """
+    if layer.why_unread:
+        raise DataUnavailableError(layer.why_unread)
     reader = _reader(layer.data_kind)(layer) if layer.data_kind else None
     for name, shape in zip(layer.proto.top, reader.shapes if reader else (), strict=False):
         asked = layer.shape_overrides.get(name, shape)

@@ -169,6 +169,11 @@ class Layer:
         self.why_synthetic = ""  # why there is no reader, of a layer that names its data
         self.why_unknown = ""  # why a top has no shape although all bottoms have
 
+    @property
+    def why_unread(self) -> str:
+        """Why the data that the layer names is not read although it may be available, "" where it is."""
+        return ""
+
     def error(self, message: str) -> NetError:
         """Return (to raise) an error about this layer, with the place it stands at."""
         return NetError(f"layer {self.name!r} ({self.proto.type}): {message}", self.place)

@@ -172,15 +172,28 @@ class Images(Source):
 
 @layer("Data")
 class Data(Images):
-    """Records of an LMDB or LevelDB: crop_size of side and, unless the file tells, 3 channels. (data_layer.cpp)"""
+    """Records of an LMDB or LevelDB: crop_size of side and, unless the file tells, 3 channels. (data_layer.cpp)
+
+    crop_height and crop_width of a fork tell the size as well; its records are not read. (Cysu/dgd_person_reid)
+    """
 
     num_tops = (1, 2)
     foreign_tops = (3, None)
     data_kind = "database"
+    own_fields = ("transform_param.crop_height", "transform_param.crop_width")
+
+    @property
+    def why_unread(self) -> str:
+        return "how crop_height and crop_width cut images is not known" if self.sides() else ""
+
+    def sides(self) -> tuple[int, ...]:
+        """Return height and width where a fork's fields tell them."""
+        return tuple(self.own(path, int)[-1] for path in self.own_fields if self.own(path, int))
 
     def image_shape(self) -> Shape | None:
-        crop = self.proto.transform_param.crop_size
-        return (self.batch_size(), self.channels(), crop, crop) if crop else None
+        crop, sides = self.proto.transform_param.crop_size, self.sides()
+        size = sides if len(sides) == 2 and not crop else (crop, crop)
+        return (self.batch_size(), self.channels(), *size) if all(size) else None
 
     def shapes_stand(self) -> str:
         return f"in the records of {self.proto.data_param.source!r}"

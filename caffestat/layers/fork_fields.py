@@ -125,7 +125,7 @@ FORK_FIELDS: Mapping[tuple[str, str], ForkField] = {
     ),
     **_fields(
         Effect.SHAPES,
-        "the size of images",
+        "the size of images, of Data alone computed",
         "Cysu/dgd_person_reid",
         "TransformationParameter",
         *("crop_height", "crop_width"),

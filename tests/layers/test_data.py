@@ -31,6 +31,7 @@ SHAPES = [
         "data_param { batch_size: 4 } transform_param { crop_size: 7 mean_value: 1 mean_value: 2 }",
         [(4, 2, 7, 7), (4,)],
     ),
+    ("Data", "data_param { batch_size: 4 } transform_param { crop_height: 7 crop_width: 5 }", [(4, 3, 7, 5), (4,)]),
     ("ImageData", "image_data_param { batch_size: 4 new_height: 8 new_width: 9 }", [(4, 3, 8, 9), (4,)]),
     (
         "ImageData",
@@ -171,3 +172,9 @@ def test_words_drawn_at_set_up(type_name, params, phase, words):
 def test_python_says_that_its_code_is_not_run():
     python = make('name: "p" type: "Python" top: "x" python_param { module: "m" layer: "L" }')
     assert python.why_synthetic == "its own comes from Python code (m.L), which is not run"
+
+
+def test_one_side_of_a_cut_tells_no_size():
+    data = layer("Data", "data_param { batch_size: 4 } transform_param { crop_height: 7 }")
+    assert data.tops([])[0] is None
+    assert "crop_height" in data.why_unread
