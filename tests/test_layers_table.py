@@ -13,6 +13,9 @@ ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "layers.md"
 
 
+CUT = "`transform_param.crop_height` (own), `transform_param.crop_width` (own)"
+
+
 def rows() -> dict[str, list[str]]:
     """Return the cells of the table by type."""
     row = r"^\| `(\w+)` \| (.*) \| (same|differ) \| (.*) \| (.*) \|$"
@@ -32,7 +35,7 @@ def test_the_table_of_layers_is_current() -> None:
         ("BatchNorm", ["`batch_norm_param`", "differ", "own", "batchnorm, inplace"]),
         ("SoftmaxWithLoss", ["`loss_param`, `softmax_param`", "same", "own"]),
         ("ImageData", ["`image_data_param`, `transform_param`, `image_data_param.label_dim` (own)", "differ", "—"]),
-        ("Data", ["`data_param`, `transform_param`", "differ", "—", "lmdb, lmdb_aug, lmdb_float"]),
+        ("Data", [f"`data_param`, `transform_param`, {CUT}", "differ", "—", "lmdb, lmdb_aug, lmdb_float"]),
         ("ArgMax", ["`argmax_param`", "same", "none", "accuracy_argmax"]),
         ("Silence", ["—", "same", "none"]),
         ("Concat", ["`concat_param`", "same", "ops", "shape_ops"]),

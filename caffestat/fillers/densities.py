@@ -48,11 +48,12 @@ class Uniform:
 
 @dataclass(frozen=True)
 class Normal:
-    """N(center, std²), of which a share is `kept`; the rest is 0."""
+    """N(center, std²), of which a share is `kept`; the rest is 0. is_exact: false where this is an approximation."""
 
     center: float
     std: float
     kept: float = 1.0
+    is_exact: bool = True
 
     @property
     def mean(self) -> float:

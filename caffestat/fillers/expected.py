@@ -16,7 +16,7 @@ Shape = tuple[int, ...]
 def expected_counts(filler: Filler, shape: Shape, low: float, high: float, bins: int, count: int) -> list[float]:
     """Return how many of `count` values are expected in each of `bins` bins from low to high.
 
-    Empty for a filler without a density that is smooth and exact: constant, bilinear, positive_unitball, sparse ones.
+    Empty for a filler without a density that is smooth and exact: constant, bilinear, the unit balls, sparse ones.
     """
     found = density(filler, shape)
     edges = [low + (high - low) * index / bins for index in range(bins + 1)]
@@ -24,7 +24,7 @@ def expected_counts(filler: Filler, shape: Shape, low: float, high: float, bins:
         return []
     if isinstance(found, Uniform) and found.is_exact:
         below = [_uniform(edge, found.low, found.high) for edge in edges]
-    elif isinstance(found, Normal) and found.kept == 1:
+    elif isinstance(found, Normal) and found.kept == 1 and found.is_exact:
         below = [_normal(edge, found.center, found.std) for edge in edges]
     else:
         return []

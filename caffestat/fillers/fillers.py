@@ -1,4 +1,6 @@
-"""Fillers: what a blob holds before the first iteration. One FillerType per type; `types` registers Caffe's."""
+"""Fillers: what a blob holds before the first iteration. One FillerType per type; `types` registers Caffe's,
+`forks` those of its forks.
+"""
 
 from __future__ import annotations
 
@@ -58,6 +60,7 @@ class FillerType:
     by_fan     what it draws from by the fan n, of a type that derives its spread from one; it reads variance_norm
     is_random  whether it draws at all; what it fills is the same every time where not
     upsamples  it makes a Deconvolution interpolate: replaced only by who names the layer
+    origin     the fork that has it, and its source; "" for Caffe's own
     """
 
     name: str
@@ -68,6 +71,7 @@ class FillerType:
     by_fan: Callable[[np.float32], Density] | None = None
     is_random: bool = True
     upsamples: bool = False
+    origin: str = ""
 
     def __post_init__(self) -> None:
         """Raise ValueError for facts that contradict each other."""
@@ -109,8 +113,8 @@ def register(kind: FillerType) -> FillerType:
 
 
 def filler_types() -> tuple[str, ...]:
-    """The names of all filler types, sorted."""
-    return tuple(sorted(_TYPES))
+    """The names of Caffe's own filler types, sorted, and of those that were registered without an origin."""
+    return tuple(sorted(name for name, kind in _TYPES.items() if not kind.origin))
 
 
 def filler_type(name: str) -> FillerType | None:

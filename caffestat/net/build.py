@@ -11,6 +11,7 @@ from typing import Any
 
 from caffestat.data import DataUnavailableError, open_reader
 from caffestat.errors import Finding, NetError, Place
+from caffestat.fillers import filler_type
 from caffestat.layers import Layer, Param, Shape, Source, layer_class, layer_dialects, similar_type, type_name
 from caffestat.layers.base import within
 from caffestat.layers.data import Images
@@ -397,6 +398,9 @@ class _Builder:
             node.index, index, param, spec.name, lr_mult, spec.decay_mult, None if owner == number else owner
         )
         self.params.append(entry)
+        kind = filler_type(param.filler.type)
+        if kind and kind.origin:
+            self.tell_once(node.place, f"filler type {kind.name!r} is a fork's ({kind.origin})")
         if owner != number:
             self.check_sharing(node.layer, entry, spec)
         if not param.is_statistic:

@@ -1,0 +1,48 @@
+"""Fillers that forks of Caffe add."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+from caffestat.errors import InputError
+from caffestat.fillers.densities import Density, Normal, Sample
+from caffestat.fillers.fillers import Filler, FillerType, register
+from caffestat.fillers.gaussian import gaussian
+from caffestat.fillers.stream import Stream
+
+Shape = tuple[int, ...]
+
+# ---- gaussian_unitball ----
+
+
+def _draw_gaussian_unitball(stream: Stream, filler: Filler, shape: Shape) -> NDArray[np.float32]:
+    """Rows over axis 0 of N(0, 1) values, each divided by its Euclidean norm."""
+    _check_rows(shape)
+    rows = gaussian(stream, math.prod(shape), 0.0, 1.0).reshape(shape[0], -1)
+    squares = np.sum(np.square(rows, dtype=np.float64), axis=1, keepdims=True) + 1e-12
+    return rows * (np.float32(1) / np.sqrt(squares.astype(np.float32)))
+
+
+def _gaussian_unitball_density(filler: Filler, shape: Shape) -> Density:
+    """The variance is exact; the form is nearly normal for long rows."""
+    _check_rows(shape)
+    size = math.prod(shape[1:])
+    return Normal(0.0, size**-0.5, is_exact=False) if size > 1 else Sample(np.array([-1, 1], np.float32))
+
+
+def _check_rows(shape: Shape) -> None:
+    if not 1 <= len(shape) <= 4:
+        raise InputError(f"a gaussian_unitball filler needs a blob of 1 to 4 axes, found shape {shape}")
+
+
+register(
+    FillerType(
+        "gaussian_unitball",
+        _draw_gaussian_unitball,
+        _gaussian_unitball_density,
+        origin="happynear/caffe-windows, filler.hpp",
+    )
+)

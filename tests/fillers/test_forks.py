@@ -1,0 +1,48 @@
+"""Fillers of forks, against their definitions."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from caffestat import net as nets
+from caffestat.errors import InputError
+from caffestat.fillers import Filler, Stream, density, fill, filler_types, gaussian
+from caffestat.fillers.expected import expected_counts
+from caffestat.net.source import net_source
+from caffestat.prototext import parse
+
+BALL = Filler("gaussian_unitball")
+
+
+def test_rows_of_a_unit_ball_are_gaussian_ones_of_length_1() -> None:
+    values = fill(Stream(5), BALL, (4, 30, 2, 5))
+    rows = gaussian(Stream(5), 4 * 300, 0.0, 1.0).reshape(4, 300)
+    expected = rows / np.linalg.norm(rows.astype(float), axis=1, keepdims=True)
+    np.testing.assert_allclose(values.reshape(4, 300), expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(900, 7), (9000,), (500, 3, 2, 4)])
+def test_the_density_has_the_variance_of_the_values(shape: tuple[int, ...]) -> None:
+    values, found = fill(Stream(2), BALL, shape), density(BALL, shape)
+    assert found.mean == 0
+    np.testing.assert_allclose(np.square(values).mean(), found.variance, rtol=1e-5)
+    assert expected_counts(BALL, shape, -1, 1, 5, 100) == []
+
+
+@pytest.mark.parametrize("shape", [(), (2, 2, 2, 2, 2)])
+def test_shapes_that_the_filler_refuses(shape: tuple[int, ...]) -> None:
+    with pytest.raises(InputError, match="1 to 4 axes"):
+        fill(Stream(1), BALL, shape)
+
+
+def test_a_fillers_fork_is_told_once_and_not_among_caffes() -> None:
+    text = """layer { name: "x" type: "Input" top: "x" input_param { shape { dim: 2 dim: 3 } } }
+layer { name: "%s" type: "InnerProduct" bottom: "x" top: "%s"
+  inner_product_param { num_output: 4 weight_filler { type: "gaussian_unitball" } } }"""
+    two = text % ("a", "y") + "\n" + text[text.index("\n") :] % ("b", "z")
+    net = nets.build(net_source(parse(two.encode(), "net.prototxt")), nets.State(0))
+    assert [f.message for f in net.findings if "filler type" in f.message] == [
+        "filler type 'gaussian_unitball' is a fork's (happynear/caffe-windows, filler.hpp)"
+    ]
+    assert "gaussian_unitball" not in filler_types()
