@@ -8,6 +8,7 @@ import numpy as np
 import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper
+from onnxruntime.capi.onnxruntime_pybind11_state import NotImplemented as NoKernel
 
 from caffestat.ops import Elements, Sign, op_info, ops
 
@@ -71,7 +72,11 @@ def test_signs(op: str) -> None:
     sign = op_info(op).sign
     assert sign is not Sign.ANY
     values = signed if sign is Sign.NON_NEGATIVE and op != "Sqrt" else [np.abs(value) for value in signed]
-    assert run(op, values).min() >= 0
+    try:
+        y = run(op, values)
+    except NoKernel:
+        pytest.skip("this onnxruntime has no kernel of the op")
+    assert y.min() >= 0
 
 
 @pytest.mark.parametrize("op", [op for op in SIGNED if op_info(op).elements in (Elements.MOVED, Elements.PICKED)])
