@@ -46,3 +46,36 @@ register(
         origin="happynear/caffe-windows, filler.hpp",
     )
 )
+
+# ---- diagonal ----
+
+
+def _draw_diagonal(stream: Stream, filler: Filler, shape: Shape) -> NDArray[np.float32]:
+    """1 / kernel area in the kernel of each filter's own channel, 0 in the others; its diag_val is not read."""
+    values = np.zeros(shape, np.float32)
+    own = np.arange(min(_legacy(shape)[:2]))
+    values.reshape(*_legacy(shape)[:2], -1)[own, own] = _share(shape)
+    return values
+
+
+def _diagonal_density(filler: Filler, shape: Shape) -> Density:
+    """One value per kernel, all of whose elements are equal."""
+    filters, channels = _legacy(shape)[:2]
+    return Sample(np.eye(filters, channels, dtype=np.float32).ravel() * _share(shape))
+
+
+def _legacy(shape: Shape) -> Shape:
+    if not 1 <= len(shape) <= 4:
+        raise InputError(f"a diagonal filler needs a blob of 1 to 4 axes, found shape {shape}")
+    return (*shape, *[1] * (4 - len(shape)))
+
+
+def _share(shape: Shape) -> np.float32:
+    return np.float32(1) / np.float32(math.prod(_legacy(shape)[2:]))
+
+
+register(
+    FillerType(
+        "diagonal", _draw_diagonal, _diagonal_density, is_random=False, origin="lmb-freiburg/flownet2, filler.hpp"
+    )
+)

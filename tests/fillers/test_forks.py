@@ -46,3 +46,21 @@ layer { name: "%s" type: "InnerProduct" bottom: "x" top: "%s"
         "filler type 'gaussian_unitball' is a fork's (happynear/caffe-windows, filler.hpp)"
     ]
     assert "gaussian_unitball" not in filler_types()
+
+
+def test_a_diagonal_gives_each_filter_its_own_channel() -> None:
+    values = fill(Stream(1), Filler("diagonal"), (3, 4, 5, 2))
+    assert all(np.all(values[n, n] == np.float32(0.1)) for n in range(3))
+    assert np.count_nonzero(values) == 3 * 10
+    np.testing.assert_array_equal(fill(Stream(1), Filler("diagonal"), (4, 2)), np.eye(4, 2))
+
+
+@pytest.mark.parametrize("shape", [(3, 4, 5, 2), (4, 2), (6,)])
+def test_the_density_of_a_diagonal_has_the_moments_of_its_values(shape: tuple[int, ...]) -> None:
+    values, found = fill(Stream(1), Filler("diagonal"), shape), density(Filler("diagonal"), shape)
+    np.testing.assert_allclose((found.mean, found.variance), (values.mean(), values.var()), rtol=1e-5)
+
+
+def test_a_diagonal_is_not_sparse() -> None:
+    with pytest.raises(InputError, match="sparse is for gaussian fillers only"):
+        fill(Stream(1), Filler("diagonal", sparse=2), (3, 4))
