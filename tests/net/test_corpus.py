@@ -33,8 +33,8 @@ BROKEN = {
 }
 
 
-def name(path: Path) -> str:
-    return str(path.relative_to(ROOT))
+def name(path: object) -> str:
+    return str(path.relative_to(ROOT)) if isinstance(path, Path) else ""  # without a corpus there is no path
 
 
 def broken(path: Path) -> tuple[str, str] | None:
