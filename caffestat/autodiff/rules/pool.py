@@ -69,7 +69,7 @@ def _first_largest(tape: Tape, x: str, win: Window) -> str:
 
 def _offset(tape: Tape, tap: str | None, win: Window, axis: int, dtype: Any) -> str:
     """Emit what the tap of each place adds to its flat index, along an axis; padding wins only where all is NaN."""
-    corners = np.arange(win.out[axis]) * win.strides[axis] - win.begins[axis]
+    corners = win.taps_along(axis)[:, 0]
     along = corners.reshape([-1 if i == axis else 1 for i in range(len(win.size))])[None, None]
     place = tape.constant(along, dtype)
     if tap is not None:
