@@ -379,15 +379,23 @@ def dw_blocked(g: Graph, c: Convolution, x: str, dy: str) -> str:
 
     A fifth of the time of `dw_depthwise` and `dw_pitch`. [1, batch · channels, size…] ∗ [batch · channels, 1, out…].
     """
-    win, images = c.window, c.batch * c.channels
-    if c.channels % g.block == 0:  # as the forward convolution and dx reorder them, so that it is done once
-        image, filters = (g.reshape(blocked.reorder(g, v), 1, images, *n) for v, n in ((x, win.size), (dy, win.out)))
-    else:
-        image, filters = (blocked.reorder(g, g.reshape(v, 1, images, *n)) for v, n in ((x, win.size), (dy, win.out)))
+    images = c.batch * c.channels
+    image, filters = _one_image(g, c, x), _one_image(g, c, dy)
     # a filter per channel has an image's layout
-    settings = {**_swapped(c), "group": images}
-    wide = _read(g, c, blocked.slide(g, image, filters, (images, 1, *win.out), (), settings, reorders=False))
-    return g.reshape(_sum_batch(g, g.reshape(wide, c.batch, c.channels, *win.kernel), c.batch), *c.w_shape)
+    shape, settings = (images, 1, *c.window.out), {**_swapped(c), "group": images}
+    wide = _read(g, c, blocked.slide(g, image, filters, shape, (), settings, reorders=False))
+    return g.reshape(_sum_batch(g, g.reshape(wide, c.batch, c.channels, *c.window.kernel), c.batch), *c.w_shape)
+
+
+def _one_image(g: Graph, c: Convolution, value: str) -> str:
+    """Emit [batch, channels, …] as blocked [1, batch · channels, …].
+
+    Where channels fill blocks it is reordered as the forward convolution and dx do it, so that it is done once.
+    """
+    size = g.shape(value)[2:]
+    if c.channels % g.block == 0:
+        return g.reshape(blocked.reorder(g, value), 1, c.batch * c.channels, *size)
+    return blocked.reorder(g, g.reshape(value, 1, c.batch * c.channels, *size))
 
 
 def dw_blocked_swap(g: Graph, c: Convolution, x: str, dy: str) -> str:
