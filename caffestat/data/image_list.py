@@ -1,10 +1,10 @@
-"""ImageData layers: image files that a text file lists. (image_data_layer.cpp)"""
+"""Image files that a text file lists, of ImageData layers and others. (image_data_layer.cpp)"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import numpy as np
 
@@ -17,101 +17,148 @@ from .transformer import Transformer
 if TYPE_CHECKING:
     from caffestat.layers import Layer
 
-__all__ = ["ImageReader"]
+__all__ = ["ImageReader", "ListReader", "atoi", "shuffled"]
 
 T = TypeVar("T")
 
 
-class ImageReader(Reader):
-    """The images of a list in its order, or shuffled each time it begins; tops: images (N, C, H, W), labels (N).
+class ListReader(Reader, Generic[T]):
+    """What a text file lists, in its order, or shuffled each time it begins.
 
-    With HashNet's label_dim the labels are (N, label_dim). (thuml/HashNet, image_data_layer.cpp)
+    settings: the message with source, root_folder, batch_size, new_height, new_width, is_color, shuffle and rand_skip
     """
 
     is_independent = True
 
-    def __init__(self, layer: Layer) -> None:
-        param = layer.proto.image_data_param
-        super().__init__(layer, param.batch_size)
-        self._folder = find(param.source, layer).parent
-        dims = layer.own("image_data_param.label_dim", int)[:1]
-        listed = enumerate(text_lines(find(param.source, layer), layer), 1)
-        self._listed = [(*(_split_all(line, dims[0]) if dims else _split(line)), number) for number, line in listed]
-        for _, labels, number in self._listed if dims else ():
-            if len(labels) < dims[0]:
-                found = f"line {number} of {param.source!r} has {len(labels)}"
-                raise layer.error(f"expected {dims[0]} labels behind each name, as label_dim says; {found}")
-        self._transformer = Transformer(layer)
+    def __init__(self, layer: Layer, settings: Any) -> None:
+        super().__init__(layer, settings.batch_size)
+        self.settings = settings
+        self.transformer = Transformer(layer)
+        path = find(settings.source, layer)
+        self._folder = path.parent
+        self.listed = [self.entry(line, number) for number, line in enumerate(text_lines(path, layer), 1)]
         self._shuffle: Stream | None = None
-        self._lines = self._listed
+        self._entries = self.listed
         self._place = 0
-        size = self._transformer.shape(self._image(*self._lines[0][::2]).shape)
-        self.shapes = ((self.batch, *size), (self.batch, *dims))
+
+    def entry(self, line: str, number: int) -> T:
+        """Return what a line lists. number: that of the line, for `quoted`"""
+        raise NotImplementedError
 
     def start(self, words: Mapping[str, int], stream: Stream) -> None:
-        self._transformer.start(words.get("transformer"))
+        self.transformer.start(words.get("transformer"))
         self._shuffle = Stream(words["shuffle"]) if "shuffle" in words else None
-        self._lines = _shuffled(self._shuffle, self._listed) if self._shuffle else self._listed
-        skip = words["skip"] % self.layer.proto.image_data_param.rand_skip if "skip" in words else 0
-        if skip >= len(self._lines):
-            raise self.layer.error(f"rand_skip passes over {skip} images, but only {len(self._lines)} are listed")
+        self._entries = shuffled(self._shuffle, self.listed) if self._shuffle else self.listed
+        skip = words["skip"] % self.settings.rand_skip if "skip" in words else 0
+        if skip >= len(self._entries):
+            raise self.layer.error(f"rand_skip passes over {skip} images, but only {len(self._entries)} are listed")
         self._place = skip
 
     def next(self) -> Sequence[np.ndarray]:
-        data, labels = (np.empty(shape, np.float32) for shape in self.shapes)
+        tops = [np.empty(shape, np.float32) for shape in self.shapes]
         for index in range(self.batch):
-            name, label, number = self._lines[self._place]
+            entry = self._entries[self._place]
             try:
-                image = self._transformer.apply(self._image(name, number))
+                values = self.read(entry)
             except DataUnavailableError as error:
                 raise self.layer.error(str(error)) from error
-            if image.shape != data.shape[1:]:
-                sizes = f"has shape {image.shape}, the first one {data.shape[1:]}"
-                said = self._said(name, number)
-                raise self.layer.error(f"image {said} {sizes}; give new_height and new_width, or crop_size")
-            data[index], labels[index] = image, label
+            for top, value in zip(tops, values, strict=True):
+                self._put(top, index, np.asarray(value), entry)
             self._step()
-        return data, labels
+        return tops
+
+    def read(self, entry: T) -> Sequence[np.ndarray | int]:
+        """Return the values of each top for an entry, as the net gets them."""
+        raise NotImplementedError
+
+    def said(self, entry: T) -> str:
+        """Return how messages call an entry."""
+        raise NotImplementedError
+
+    def _put(self, top: np.ndarray, index: int, value: np.ndarray, entry: T) -> None:
+        if value.shape != top.shape[1:]:
+            sizes = f"has shape {value.shape}, the first one {top.shape[1:]}"
+            raise self.layer.error(f"image {self.said(entry)} {sizes}; give new_height and new_width, or crop_size")
+        top[index] = value
 
     def _step(self) -> None:
         self._place += 1
-        if self._place == len(self._lines):
+        if self._place == len(self._entries):
             self._place = 0
-            self._lines = _shuffled(self._shuffle, self._lines) if self._shuffle else self._lines
+            self._entries = shuffled(self._shuffle, self._entries) if self._shuffle else self._entries
 
-    def _said(self, name: str, number: int) -> str:
-        return quoted(name, number, self.layer.proto.image_data_param.source)
+    def named(self, name: str, number: int) -> str:
+        """Return how messages call a file of the list."""
+        return quoted(name, number, self.settings.source)
 
-    def _image(self, name: str, number: int) -> np.ndarray:
-        """Return the image (C, H, W) of this number in the list, resized when the layer says so."""
-        param = self.layer.proto.image_data_param
-        path = find(param.root_folder + name, self.layer, self._folder, said=self._said(name, number))
+    def image(
+        self,
+        name: str,
+        number: int,
+        colour: bool,
+        size: tuple[int, int] | None = None,
+        resized: Callable[[np.ndarray, int, int], np.ndarray] = resize,
+    ) -> np.ndarray:
+        """Return an image (C, H, W) of the list in a size, by default new_height x new_width; (0, 0) is its own."""
+        height, width = size or (self.settings.new_height, self.settings.new_width)
+        said = self.named(name, number)
+        path = find(self.settings.root_folder + name, self.layer, self._folder, said=said)
         try:
-            image = decode(read(path, self.layer, LARGEST), param.is_color)
+            image = decode(read(path, self.layer, LARGEST), colour)
         except ValueError as error:
-            raise self.layer.error(f"{self._said(name, number)} {error}") from error
-        return resize(image, param.new_height, param.new_width) if param.new_height and param.new_width else image
+            raise self.layer.error(f"{said} {error}") from error
+        return resized(image, height, width) if height and width else image
+
+
+Labelled = tuple[str, Any, int]  # a file, its label or labels, and the number of its line
+
+
+class ImageReader(ListReader[Labelled]):
+    """Images (N, C, H, W) and labels (N), with label_dim (N, label_dim). (thuml/HashNet, image_data_layer.cpp)"""
+
+    def __init__(self, layer: Layer) -> None:
+        self._dims = layer.own("image_data_param.label_dim", int)[:1]
+        super().__init__(layer, layer.proto.image_data_param)
+        name, _, number = self.listed[0]
+        size = self.transformer.shape(self.image(name, number, self.settings.is_color).shape)
+        self.shapes = ((self.batch, *size), (self.batch, *self._dims))
+
+    def entry(self, line: str, number: int) -> Labelled:
+        if not self._dims:
+            return (*_split(line), number)
+        name, labels = _split_all(line, self._dims[0])
+        if len(labels) < self._dims[0]:
+            found = f"line {number} of {self.settings.source!r} has {len(labels)}"
+            raise self.layer.error(f"expected {self._dims[0]} labels behind each name, as label_dim says; {found}")
+        return name, labels, number
+
+    def said(self, entry: Labelled) -> str:
+        return self.named(entry[0], entry[2])
+
+    def read(self, entry: Labelled) -> Sequence[np.ndarray | int]:
+        name, label, number = entry
+        return self.transformer.apply(self.image(name, number, self.settings.is_color)), label
 
 
 def _split(line: str) -> tuple[str, int]:
     """Return the file's name, and the label behind the last space."""
     name, space, label = line.rpartition(" ")
-    return (name if space else line), _number(label)
+    return (name if space else line), atoi(label)
 
 
 def _split_all(line: str, count: int) -> tuple[str, list[int]]:
     """Return the file's name, in front of the first space, and at most `count` labels behind it."""
     name, *labels = line.split(" ")
-    return name, [_number(label) for label in labels[:count]]
+    return name, [atoi(label) for label in labels[:count]]
 
 
-def _number(text: str) -> int:
+def atoi(text: str) -> int:
     """Return the integer that a text begins with, 0 where there is none, as C's atoi has it."""
     found = re.match(r"\s*[+-]?\d+", text)
     return int(found[0]) if found else 0
 
 
-def _shuffled(stream: Stream, items: Sequence[T]) -> list[T]:
+def shuffled(stream: Stream, items: Sequence[T]) -> list[T]:
     """Return the items in another order: Fisher-Yates from the back, on Boost's uniform integers. (util/rng.hpp)"""
     result = list(items)
     for last in range(len(result) - 1, 0, -1):

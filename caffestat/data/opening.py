@@ -15,6 +15,9 @@ __all__ = ["KINDS", "open_reader"]
 
 KINDS = {
     "annotated": ("annotated", "AnnotatedReader"),
+    "dense": ("label_maps", "DenseReader"),
+    "edges": ("label_maps", "EdgeReader"),
+    "segments": ("label_maps", "SegReader"),
     "database": ("database", "DatumReader"),
     "hdf5": ("hdf5", "HDF5Reader"),
     "images": ("image_list", "ImageReader"),

@@ -16,7 +16,7 @@ from .reader import find
 if TYPE_CHECKING:
     from caffestat.layers import Layer
 
-__all__ = ["Transformer", "read_mean"]
+__all__ = ["Transformer", "mean_values", "read_mean"]
 
 
 class Transformer:
@@ -57,11 +57,14 @@ class Transformer:
         """Return the float32 array (C, H, W) of an image (C, H, W). Raises NetError when it does not fit the mean."""
         return self.cut(image, *self.place(image.shape))
 
-    def place(self, image: tuple[int, ...]) -> tuple[bool, int, int]:
-        """Draw whether an image of this shape is mirrored, and the row and the column at which its crop begins."""
+    def place(self, image: tuple[int, ...], is_random: bool = False) -> tuple[bool, int, int]:
+        """Draw whether an image of this shape is mirrored, and the row and the column at which its crop begins.
+
+        is_random: crops are random in TEST too
+        """
         _, height, width = self.shape(image)
-        mirror = bool(self._param.mirror and self._draw(2))
-        return mirror, *self._offsets(image[1] - height, image[2] - width)
+        mirror = bool(self._param.mirror and self.draw(2))
+        return mirror, *self._offsets(image[1] - height, image[2] - width, is_random)
 
     def cut(
         self, image: NDArray[np.uint8] | NDArray[np.float32], mirror: bool, top: int, left: int
@@ -75,16 +78,17 @@ class Transformer:
         values *= np.float32(self._param.scale)
         return values[:, :, ::-1] if mirror else values
 
-    def _draw(self, n: int) -> int:
+    def draw(self, n: int) -> int:
+        """Return a number from 0 to n - 1 of the generator."""
         assert self._random is not None, "start comes first"
         return self._random.word() % n
 
-    def _offsets(self, down: int, right: int) -> tuple[int, int]:
+    def _offsets(self, down: int, right: int, is_random: bool) -> tuple[int, int]:
         """Return where the crop begins, given the most that it can be moved."""
         if not self._param.crop_size:
             return 0, 0
-        if self._layer.phase == caffe_pb2.TRAIN:
-            return self._draw(down + 1), self._draw(right + 1)
+        if is_random or self._layer.phase == caffe_pb2.TRAIN:
+            return self.draw(down + 1), self.draw(right + 1)
         return down // 2, right // 2
 
     def _mean_of(self, shape: tuple[int, ...]) -> NDArray[np.float32]:
@@ -94,11 +98,15 @@ class Transformer:
                 found = f"the mean in {self._param.mean_file!r} has shape {self._mean.shape}"
                 raise self._layer.error(f"{found}, but an image has {shape}")
             return self._mean
-        values = np.array(self._param.mean_value, np.float32)
-        if values.size not in (1, shape[0]):
-            expected = f"expected once, or once per channel ({shape[0]})"
-            raise self._layer.error(f"mean_value is given {values.size} times; {expected}")
-        return np.broadcast_to(values.reshape(-1, 1, 1), shape)
+        return np.broadcast_to(mean_values(self._layer, shape[0]), shape)
+
+
+def mean_values(layer: Layer, channels: int) -> NDArray[np.float32]:
+    """Return the mean of each channel (C, 1, 1) as mean_value gives it, 0 without one. Raises NetError for others."""
+    values = np.array(layer.proto.transform_param.mean_value or [0], np.float32)
+    if values.size not in (1, channels):
+        raise layer.error(f"mean_value is given {values.size} times; expected once, or once per channel ({channels})")
+    return np.broadcast_to(values, channels).reshape(-1, 1, 1)
 
 
 def read_mean(layer: Layer, path: str) -> NDArray[np.float32]:

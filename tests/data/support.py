@@ -13,6 +13,7 @@ from caffestat.data import Reader, open_reader
 from caffestat.errors import Place
 from caffestat.fillers import Stream
 from caffestat.layers import Layer, layer_class
+from caffestat.net import State, build, read_net
 from caffestat.schema import BlobProto, Datum, LayerParameter, caffe_pb2
 
 TRAIN, TEST = caffe_pb2.TRAIN, caffe_pb2.TEST
@@ -36,9 +37,22 @@ def opened(layer: Layer) -> Reader:
     return layer.reader
 
 
+def started(folder: Path, text: str, phase: int = TRAIN, data: str = "real") -> Layer:
+    """Return the only layer of folder/net.prototxt, set up with the words of SEED; text: what is in `layer {}`."""
+    (folder / "net.prototxt").write_text(f'layer {{ name: "d" {text} }}')
+    layer = build(read_net(str(folder / "net.prototxt")), State(phase), data=data).nodes[0].layer
+    layer.draw_setup(Stream(SEED))
+    return layer
+
+
+def draws(seed: int, count: int = 60) -> list[int]:
+    """Return the first words of a seed's stream."""
+    return [int(word) for word in np.random.RandomState(seed).randint(0, 1 << 32, count, np.uint32)]
+
+
 def words(count: int) -> list[int]:
     """Return the first words of SEED's stream."""
-    return [int(word) for word in np.random.RandomState(SEED).randint(0, 1 << 32, count, np.uint32)]
+    return draws(SEED, count)
 
 
 def picture(seed: int, channels: int = 3, height: int = 5, width: int = 7) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Data layers of forks: videos, maps of labels, boxes, windows. What their files hold is not read: noise stands in."""
+"""Data layers of forks: videos, maps of labels, boxes, windows."""
 
 from __future__ import annotations
 
@@ -55,14 +55,24 @@ class _Files(Images):
     adds: ClassVar[Any] = data_pb2.LayerParameter
     num_tops: ClassVar[Count] = (2, 2)
 
-    def __init__(self, proto: Any, phase: int, place: Place) -> None:
-        super().__init__(proto, phase, place)
-        self.why_synthetic = "what its files hold is not read"
+    seeds_thread: ClassVar[bool] = True  # the reference gives the thread that reads a seed; older ones do not
+
+    @property
+    def why_unread(self) -> str:
+        return "" if self.data_kind else "what its files hold is not read"
 
     @property
     def settings(self) -> Any:
         """The message that holds batch_size and source."""
         return self.proto.image_data_param
+
+    def setup_words(self) -> tuple[str, ...]:
+        words = super().setup_words()
+        return words if self.seeds_thread else words[:-1]
+
+    def own_words(self) -> tuple[str, ...]:
+        shuffle, skip = (getattr(self.settings, name, 0) for name in ("shuffle", "rand_skip"))
+        return ("shuffle",) * bool(shuffle) + ("skip",) * (skip > 0)
 
     def batch_size(self) -> int:
         return int(self.settings.batch_size)
@@ -87,6 +97,8 @@ class _Files(Images):
         return size if all(size) else None
 
     def top_shape(self, index: int, name: str) -> Shape | None:
+        if self.reader:
+            return self.reader.shapes[index]
         images = super(Images, self).top_shape(0, self.proto.top[0])
         if not index or name in self.shape_overrides:
             return self.shape_overrides.get(name, images)
@@ -331,10 +343,19 @@ class ImageSegData(_Maps):
     """
 
     num_tops = (2, 3)
+    data_kind = "segments"
+
+    def crop(self) -> tuple[int, int]:
+        """Return height and width that images are cut to, zeros without."""
+        p, side = self.added.transform_param, self.proto.transform_param.crop_size
+        return (p.crop_height, p.crop_width) if p.crop_height and p.crop_width else (side, side)
 
     def size(self) -> tuple[int, int] | None:
-        p = self.added.transform_param
-        return (p.crop_height, p.crop_width) if p.crop_height and p.crop_width else super().size()
+        return self.crop() if all(self.crop()) else super().size()
+
+    def is_random(self) -> bool:
+        is_cut = self.phase == TRAIN and all(self.crop())
+        return bool(self.proto.transform_param.mirror or is_cut or self.added.transform_param.scale_factors)
 
 
 @layer("WindowSegData", "WindowInstSegData", dialect="deconvnet")
@@ -353,6 +374,12 @@ class DenseImageData(_Maps):
 
     (alexgkendall/caffe-segnet, dense_image_data_layer.cpp; the cuts are TimoSaemann/ENet's)
     """
+
+    data_kind = "dense"
+    seeds_thread = False
+
+    def own_words(self) -> tuple[str, ...]:
+        return super().own_words() + ("cuts",) * bool(self.settings.mirror or self.cut())
 
     @property
     def settings(self) -> Any:
@@ -377,6 +404,11 @@ class DenseImageData(_Maps):
 @layer("ImageLabelmapData", dialect="hed")
 class ImageLabelmapData(_Maps):
     """Images, and a map of labels for each [N, 1, H, W]. (yun-liu/rcf, image_labelmap_data_layer.cpp)"""
+
+    data_kind = "edges"
+
+    def is_random(self) -> bool:
+        return bool(self.proto.transform_param.mirror or self.proto.transform_param.crop_size)
 
 
 @layer("SegData", dialect="tsn")
