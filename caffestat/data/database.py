@@ -48,15 +48,17 @@ class DatumReader(Reader):
         self._transformer.start(words.get("transformer"))
 
     def next(self) -> Sequence[np.ndarray]:
-        data = np.empty(self.shapes[0], np.float32)
-        labels = np.empty(self.batch, np.float32)
+        tops = [np.empty(shape, np.float32) for shape in self.shapes]
         for index in range(self.batch):
-            datum = self._record()
-            image = self._transformer.apply(self._image(datum))
-            if image.shape != data.shape[1:]:
-                raise self._error(f"holds an image of shape {image.shape}; the first one has {data.shape[1:]}")
-            data[index], labels[index] = image, datum.label
-        return (data, labels)[: len(self.shapes)]
+            for top, value in zip(tops, self._read(self._record()), strict=False):
+                if value.shape != top.shape[1:]:
+                    raise self._error(f"holds an image of shape {value.shape}; the first one has {top.shape[1:]}")
+                top[index] = value
+        return tops
+
+    def _read(self, record: Any) -> Sequence[np.ndarray]:
+        """Return the values of each top for a record, as the net gets them."""
+        return self._transformer.apply(self._image(record)), np.float32(record.label)
 
     def _error(self, message: str) -> NetError:
         return self.layer.error(f"the LMDB {str(self._path)!r} {message}")

@@ -15,6 +15,8 @@ __all__ = ["KINDS", "open_reader"]
 
 KINDS = {
     "annotated": ("annotated", "AnnotatedReader"),
+    "boxes": ("boxes", "BoxReader"),
+    "grids": ("boxes", "GridReader"),
     "dense": ("label_maps", "DenseReader"),
     "edges": ("label_maps", "EdgeReader"),
     "segments": ("label_maps", "SegReader"),

@@ -37,10 +37,10 @@ def opened(layer: Layer) -> Reader:
     return layer.reader
 
 
-def started(folder: Path, text: str, phase: int = TRAIN, data: str = "real") -> Layer:
+def started(folder: Path, text: str, phase: int = TRAIN, data: str = "real", dialect: str | None = None) -> Layer:
     """Return the only layer of folder/net.prototxt, set up with the words of SEED; text: what is in `layer {}`."""
     (folder / "net.prototxt").write_text(f'layer {{ name: "d" {text} }}')
-    layer = build(read_net(str(folder / "net.prototxt")), State(phase), data=data).nodes[0].layer
+    layer = build(read_net(str(folder / "net.prototxt")), State(phase), data=data, dialect=dialect).nodes[0].layer
     layer.draw_setup(Stream(SEED))
     return layer
 

@@ -558,6 +558,12 @@ class _Boxed(_Files):
     def settings(self) -> Any:
         return self.proto.data_param
 
+    def is_random(self) -> bool:
+        return bool(self.phase == TRAIN or self.proto.transform_param.mirror)
+
+    def own_words(self) -> tuple[str, ...]:
+        return ()
+
     def channels(self) -> int:
         return Images.channels(self)
 
@@ -582,6 +588,8 @@ class BoxData(_Boxed):
     The four parts are side² values each, but the boxes 4 · side². (yeahkun/caffe-yolo, box_data_layer.cpp)
     """
 
+    data_kind = "grids"
+
     @classmethod
     def fits(cls, proto: Any, types: Collection[str]) -> bool:
         return super().fits(proto, types) and {"RegionLoss", "Reorg"}.isdisjoint(types)
@@ -605,6 +613,8 @@ class YoloBoxData(_Boxed):
 
     (gklz1982/caffe-yolov2, box_data_layer.cpp)
     """
+
+    data_kind = "boxes"
 
     @classmethod
     def fits(cls, proto: Any, types: Collection[str]) -> bool:
