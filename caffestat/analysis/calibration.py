@@ -91,15 +91,17 @@ def calibrate(
     method: CalibrationMethod,
     seed: int,
     device: Device = CPU,
+    compute: str = "float32",
 ) -> Calibration:
     """Run a model on all batches, for the extremes of its values, and again for what lies between where that is asked.
 
     load:    returns the model for batches of the shapes of the one that it is given
+    compute: the type to compute in, see `engine.Compiled`
     batches: yields the same batches, arrays by names of inputs, whenever it is called; other inputs are drawn once
 
     Values are the float32 and float16 inputs and results of nodes, by name, constants that are computed among them.
     """
-    models = _Models(load, seed, device)
+    models = _Models(load, seed, device, compute)
     found: dict[str, _Found] = {}
     count = 0
     for batch in batches():
@@ -117,8 +119,8 @@ def calibrate(
 class _Models:
     """The model for each set of shapes that batches have."""
 
-    def __init__(self, load: Callable[[Batch], Model], seed: int, device: Device) -> None:
-        self._load, self._seed, self._device = load, seed, device
+    def __init__(self, load: Callable[[Batch], Model], seed: int, device: Device, compute: str) -> None:
+        self._load, self._seed, self._device, self._compute = load, seed, device, compute
         self._known: dict[Sequence[object], _Run] = {}
         self.notes: list[str] = []
 
@@ -126,19 +128,19 @@ class _Models:
         """Return what runs batches of the shapes of one."""
         key = tuple((name, array.shape) for name, array in sorted(batch.items()))
         if key not in self._known:
-            self._known[key] = _Run(self._load(batch), batch, self._seed, self._device, self.notes)
+            self._known[key] = _Run(self._load(batch), batch, self._seed, self._device, self._compute, self.notes)
         return self._known[key]
 
 
 class _Run:
     """A model whose inputs have fixed shapes, and its values."""
 
-    def __init__(self, model: Model, batch: Batch, seed: int, device: Device, notes: list[str]) -> None:
+    def __init__(self, model: Model, batch: Batch, seed: int, device: Device, compute: str, notes: list[str]) -> None:
         forward = from_onnx(model, "").forward()
         feeds = Feeds(Stream(seed), np.random.default_rng(seed), model.unpinned(batch), notes=notes)
         self._drawn = feeds.of(forward)
         settle_drawn(model, self._drawn)
-        self._model, self._device = model, device
+        self._model, self._device, self._compute = model, device, compute
         values, roots = list(_values(model)), Roots(model.graph)
         self._roots = {name: roots.of(name) for name in values}
         self._constants = dict(_constants(model))
@@ -147,7 +149,7 @@ class _Run:
 
     def _compiled(self, graph: Graph, outputs: Sequence[str]) -> Compiled:
         graph.outputs = list(outputs)
-        return Compiled(graph, self._device, self._model.arrays)
+        return Compiled(graph, self._device, self._model.arrays, self._compute)
 
     def _feeds(self, batch: Batch) -> dict[str, np.ndarray]:
         given = self._model.unpinned(batch)

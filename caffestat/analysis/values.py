@@ -52,19 +52,27 @@ class ValueDifference:
 
 
 def compare_models(
-    a: Model, b: Model, inputs: Mapping[str, np.ndarray], rtol: float, atol: float, seed: int, device: Device = CPU
+    a: Model,
+    b: Model,
+    inputs: Mapping[str, np.ndarray],
+    rtol: float,
+    atol: float,
+    seed: int,
+    device: Device = CPU,
+    compute: str = "float32",
 ) -> list[ValueDifference]:
     """Run two models on the same inputs and compare the floating-point values that both compute, in a's order.
 
     Values are matched by name; the outputs without a match, and values between matched ones whose op and shape agree,
     by position. Inputs that are not given are drawn for a, and fed to b by name, else by position.
 
-    inputs: arrays by a's names
+    inputs:  arrays by a's names
+    compute: the type that b is computed in, see `engine.Compiled`
 
     Raises InputError when b's inputs do not take a's data or no value can be matched.
     """
     fed = _draw(a, inputs, seed)
-    sides = [_Side(a, fed, device), _Side(b, _same_inputs(a, b, fed), device)]
+    sides = [_Side(a, fed, device), _Side(b, _same_inputs(a, b, fed), device, compute)]
     pairs = _pairs(*sides)
     if not pairs:
         raise InputError("the models have no value in common, neither by name nor by position")
@@ -99,9 +107,9 @@ class _Side:
     ops  what computes each floating-point value, by name, in the file's order
     """
 
-    def __init__(self, model: Model, fed: Mapping[str, np.ndarray], device: Device) -> None:
+    def __init__(self, model: Model, fed: Mapping[str, np.ndarray], device: Device, compute: str = "float32") -> None:
         settle_drawn(model, fed)
-        self.model, self._fed, self._device = model, fed, device
+        self.model, self._fed, self._device, self._compute = model, fed, device, compute
         computed = {name for node in model.graph.nodes if not node.info.renames for name in node.outputs if name}
         named = ((name, n.op) for n in model.nodes for name in n.outputs if name in computed)
         self.ops = {name: op for name, op in named if self._is_float(name)}
@@ -114,7 +122,8 @@ class _Side:
         return self.model.graph.shape(name)
 
     def run(self, names: Sequence[str]) -> dict[str, np.ndarray]:
-        return Compiled(self.model.graph, self._device, self.model.arrays).run(self._fed, outputs=names)
+        compiled = Compiled(self.model.graph, self._device, self.model.arrays, self._compute)
+        return compiled.run(self._fed, outputs=names)
 
 
 def _pairs(a: _Side, b: _Side) -> list[tuple[str, str]]:

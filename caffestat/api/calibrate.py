@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from caffestat.errors import InputError
-from caffestat.options import DEFAULT_SEED, NetOptions, ValueOptions, one_of
+from caffestat.options import DEFAULT_SEED, NetOptions, RunOptions, ValueOptions, one_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -39,6 +39,7 @@ def calibrate(
     weights: Sequence[str] = (),
     seed: int | None = None,
     device: str = "auto",
+    compute: str = "float32",
 ) -> Calibration:
     """Return the ranges of all float values of a model over batches of data, and write them to `output` where given.
 
@@ -50,6 +51,7 @@ def calibrate(
     symmetric:   ranges from -a to a
     percentiles: that the file tells beside, in percent; without any, "minmax" runs each batch once and not twice
     shapes, batch, dims: see `caffestat.options.NetOptions`; weights, seed: of nets, see `ValueOptions`
+    device, compute: see `caffestat.options.RunOptions`
 
     The file is JSON as `onnxruntime.quantization.load_tensors_data` reads it and `quantize_static` takes it in
     `calibration_cache_path`. Raises a CaffestatError when a file or an option cannot be used.
@@ -68,7 +70,7 @@ def calibrate(
     if not inputs:
         raise InputError("calibrate: expected data for an input: --input NAME=FOLDER, FILE.npz or FILE.npy")
     options = NetOptions("test", shapes=shapes or {}, batch=batch, data="synthetic", dims=dims or {})
-    values = ValueOptions(seed, weights)
+    values, run = ValueOptions(seed, weights), RunOptions(device, compute=compute)
     if is_onnx(str(path)):
         refuse_caffe_options(NetOptions(), values)
     opened = _Opened(str(path), options, values)
@@ -78,7 +80,8 @@ def calibrate(
         lambda: opened.batches(inputs),
         chosen,
         DEFAULT_SEED if seed is None else seed,
-        choose_device(device)[0],
+        choose_device(run.device)[0],
+        run.compute,
     )
     found = replace(found, notes=tuple(dict.fromkeys((*found.notes, *opened.notes))))
     if not found.batches:

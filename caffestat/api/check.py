@@ -37,6 +37,7 @@ def check(
     dialect: str | None = None,
     seed: int | None = None,
     inputs: Mapping[str, np.ndarray] | None = None,
+    compute: str = "float32",
 ) -> Checked:
     """Return what is wrong with nets and solvers, from their texts, from what is predicted of them and from runs.
 
@@ -48,7 +49,7 @@ def check(
     baseline: a file of known findings, which are left out
     limits:   see `caffestat.lint.Limits`; None for the default
     phase, level, stages, shapes, batch, dialect: see `caffestat.options.NetOptions`
-    inputs:   with `run`: arrays for data, by name
+    inputs, compute: of the run; see `caffestat.options.RunOptions`
     weights, seed: see `caffestat.options.ValueOptions`
 
     What is not given comes from the project's caffestat.cfg or setup.cfg. A file that cannot be read is listed in the
@@ -65,6 +66,7 @@ def check(
         NetOptions(phase, level, stages, shapes or {}, batch, dialect=dialect),
         ValueOptions(seed, weights),
         inputs=inputs or {},
+        compute=compute,
     )
     checked = lint.check_files(texts(paths), job)
     known = baseline or config.baseline

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from caffestat.options import DEFAULT_SEED, NetOptions, ValueOptions
+from caffestat.options import DEFAULT_SEED, NetOptions, RunOptions, ValueOptions
 
 from .debug import debug
 
@@ -57,6 +57,7 @@ def compare_values(
     weights: Sequence[str] = (),
     device: str = "auto",
     dims: Mapping[str, int] | None = None,
+    compute: str = "float32",
 ) -> list[ValueDifference]:
     """Run two models on the same inputs, and return how far each value of b is from that of a, in a's order.
 
@@ -66,19 +67,21 @@ def compare_values(
     a, b:    .onnx models, or nets (.prototxt), which are taken in the test phase with the given weights
     shapes, batch, dims, inputs: of the inputs of a; sizes hold for b too where it has such inputs
     weights, seed: of nets; see `caffestat.options.ValueOptions`
+    compute: "float16" computes b in float16, see `caffestat.options.RunOptions`; a is computed in its own types
 
     Raises a CaffestatError when a file cannot be used, or the models do not take the same data.
     """
     from caffestat.analysis.values import compare_models
     from caffestat.engine import choose_device
 
-    chosen, _ = choose_device(device)
+    run = RunOptions(device, compute=compute)
+    chosen, _ = choose_device(run.device)
     net = NetOptions("test", shapes=shapes or {}, batch=batch, data="synthetic", dims=dims or {})
     values = ValueOptions(seed, weights)
     given = dict(inputs or {})
     first, second = (_model(str(path), net, values, given) for path in (a, b))
     drawn = DEFAULT_SEED if seed is None else seed
-    return compare_models(first, second, given, rtol, atol, drawn, chosen)
+    return compare_models(first, second, given, rtol, atol, drawn, chosen, run.compute)
 
 
 def _model(path: str, net: NetOptions, values: ValueOptions, given: Mapping[str, np.ndarray]) -> Model:

@@ -9,7 +9,7 @@ import click
 
 from caffestat.errors import RefusedError
 from caffestat.files import refuse_inputs
-from caffestat.options import COMPUTE, STATS
+from caffestat.options import STATS
 
 from . import options, terminal
 
@@ -25,13 +25,6 @@ __all__ = ["analyze"]
     metavar="NAMES",
     callback=options.split_commas,
     help=f"Statistics of the elements too, such as max,nan: some of {', '.join(STATS)}.",
-)
-@click.option(
-    "--compute",
-    type=click.Choice(COMPUTE),
-    default="float32",
-    show_default=True,
-    help="Type to compute in; float16 rounds every value, and statistics stay float32.",
 )
 @click.option("--predict", is_flag=True, help="Show what theory expects beside what is measured, and gains.")
 @click.option(

@@ -54,6 +54,7 @@ def _numbers(ctx: click.Context, param: click.Parameter, value: str) -> tuple[fl
 @options.weights
 @options.seed
 @options.device
+@options.compute
 @options.output
 def calibrate(path: str, output: Path | None, inputs: dict[str, str], **settings: Any) -> None:
     """Run a model on batches of data, and write the range of each value as JSON.

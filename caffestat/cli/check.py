@@ -60,6 +60,7 @@ def _limits(function: Any) -> Any:
 @options.weights
 @options.seed
 @options.arrays
+@options.compute
 @options.output
 def check(
     paths: tuple[str, ...], format: str, write_baseline: str | None, output: Path | None, **settings: Any
@@ -77,6 +78,7 @@ def check(
       caffestat check --format github --severity warning nets/*.prototxt
       caffestat check --run --ignore CS018 net.prototxt
       caffestat check --run --input data=images.npy model.onnx
+      caffestat check --run --compute float16 --select CS021 net.prototxt
       caffestat check --format html -o net.html net.prototxt
       caffestat check --write-baseline known.json nets/
     """

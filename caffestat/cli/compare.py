@@ -11,6 +11,7 @@ import click
 
 from caffestat.errors import InputError
 from caffestat.files import refuse_inputs
+from caffestat.options import COMPUTE
 
 from . import options, terminal
 
@@ -34,6 +35,7 @@ __all__ = ["compare"]
 @options.seed
 @options.weights
 @options.device
+@options.compute
 @options.page
 @options.output
 def compare(
@@ -55,8 +57,8 @@ def compare(
     When A or B is an .onnx model, both are run on the same inputs, each in its own types, and compared value by value:
     a model before and after quantization, a change of type or an optimizer; a net and its conversion. A net is taken in
     the test phase. Values are matched by name, the rest by position. A value differs when the largest error exceeds
-    atol + rtol·max |a|. The options --shape, --dim, --batch, --input, --seed, --weights, --device and --all are for
-    models.
+    atol + rtol·max |a|. The options --shape, --dim, --batch, --input, --seed, --weights, --device, --compute and
+    --all are for models. With --compute float16 the values of B are computed in float16, those of A are not.
 
     \b
     Examples:
@@ -64,6 +66,7 @@ def compare(
       caffestat compare --rtol 0.05 caffe.log net.prototxt
       caffestat compare --format html -o compare.html before.log after.log
       caffestat compare --rtol 0.01 model.onnx model_fp16.onnx
+      caffestat compare --rtol 0.01 --compute float16 model.onnx model.onnx
       caffestat compare --weights lenet.caffemodel lenet.prototxt lenet.onnx
     """
     target = terminal.page_file(format, output)
@@ -77,8 +80,9 @@ def compare(
         _compare_logs(a, b, limit, format, target, rtol, 1e-9 if atol is None else atol)
 
 
-def _refuse_model_options(everything: bool, *, device: str, **settings: Any) -> None:
-    if everything or device != "auto" or any(value not in (None, (), {}) for value in settings.values()):
+def _refuse_model_options(everything: bool, *, device: str, compute: str, **settings: Any) -> None:
+    changed = everything or device != "auto" or compute != COMPUTE[0]
+    if changed or any(value not in (None, (), {}) for value in settings.values()):
         raise InputError("only a comparison with an .onnx model takes options of a run; logs are compared as they are")
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from caffestat.options import ASSUMED_FILLERS, DATA, DEVICES, INPUTS_HOLD, PHASES
+from caffestat.options import ASSUMED_FILLERS, COMPUTE, DATA, DEVICES, INPUTS_HOLD, PHASES
 
 if TYPE_CHECKING:
     import numpy as np
@@ -18,6 +18,7 @@ __all__ = [
     "assume_filler",
     "batch",
     "common",
+    "compute",
     "device",
     "dims",
     "inputs_hold",
@@ -254,6 +255,14 @@ device = click.option(
     help="Where to run: auto takes CUDA if it works, cuda:N the GPU of that index.",
 )
 
+compute = click.option(
+    "--compute",
+    type=click.Choice(COMPUTE),
+    default=COMPUTE[0],
+    show_default=True,
+    help="Type to compute in; float16 rounds every value, and statistics stay float32.",
+)
+
 _LOSS_AND_DEVICE = (
     click.option(
         "--loss",
@@ -263,7 +272,7 @@ _LOSS_AND_DEVICE = (
     device,
 )
 
-_RUN = (click.option("--forward-only", is_flag=True, help="Leave out the backward pass."), *_LOSS_AND_DEVICE)
+_RUN = (click.option("--forward-only", is_flag=True, help="Leave out the backward pass."), *_LOSS_AND_DEVICE, compute)
 
 
 def common(function: F) -> F:

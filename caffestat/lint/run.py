@@ -20,7 +20,7 @@ from caffestat.net import Net, NetSource, Node
 from caffestat.net.build import UnknownLayer
 from caffestat.net.rules import filter_layers
 from caffestat.net.source import STDIN, named_weights, read_document
-from caffestat.options import DEFAULT_SEED, STATS, NetOptions, RunOptions, ValueOptions, one_of
+from caffestat.options import COMPUTE, DEFAULT_SEED, STATS, NetOptions, RunOptions, ValueOptions, one_of
 from caffestat.program import NetFile, is_onnx, open_file
 from caffestat.program.feeds import Feeds, check_given
 from caffestat.program.opening import open_model
@@ -46,6 +46,7 @@ class Job:
     net       how nets are built; their phase is train when none is given
     values    what their params hold
     inputs    of the run: arrays for data, by name
+    compute   of the run: the type in which everything is computed, one of COMPUTE
     """
 
     checks: Sequence[Check]
@@ -56,9 +57,13 @@ class Job:
     values: ValueOptions = field(default_factory=ValueOptions)
     device: Device = CPU
     inputs: Mapping[str, np.ndarray] = field(default_factory=dict)
+    compute: str = COMPUTE[0]
 
     def __post_init__(self) -> None:
         one_of("severity", self.severity, SEVERITIES)
+        one_of("compute", self.compute, COMPUTE)
+        if self.compute != COMPUTE[0] and not self.run:
+            raise InputError("compute: without a run (--run) nothing is computed; leave one of them out")
 
 
 @dataclass(frozen=True)
@@ -196,7 +201,7 @@ def check_model(path: str, job: Job) -> list[Issue]:
 
     Raises a CaffestatError when the model cannot be read or run, or an option has no meaning for it.
     """
-    run = RunOptions(str(job.device), job.inputs, stats=STATS)
+    run = RunOptions(str(job.device), job.inputs, stats=STATS, compute=job.compute)
     program, run = open_model(path, job.net, job.values, run, backward=True)
     seed = DEFAULT_SEED if job.values.seed is None else job.values.seed
     ran = ModelRun(*measure(program, seed, run))
@@ -284,13 +289,14 @@ def _fill(context: Context, net: Net, weights: Sequence[str], job: Job, seed: in
     context.given, context.values = frozenset(taken), values if weights else None
     if job.run and any(node.bottoms and node.is_known for node in net.nodes):
         feeds = Feeds(stream, np.random.default_rng(seed), job.inputs)
-        _run(context, [value.copy() for value in values], job.device, feeds)
+        _run(context, [value.copy() for value in values], job, feeds)
 
 
-def _run(context: Context, values: list[np.ndarray], device: Device, feeds: Feeds) -> None:
+def _run(context: Context, values: list[np.ndarray], job: Job, feeds: Feeds) -> None:
     """Measure one iteration, with the statistics of all elements."""
     check_given(context.program, feeds.given)
-    runner = Runner(context.program.settle(values, device, feeds), values, device, stats=STATS)
+    program = context.program.settle(values, job.device, feeds)
+    runner = Runner(program, values, job.device, stats=STATS, compute=job.compute)
     context.measured = runner.run(feeds.of(runner.forward))
     stats = context.measured.stats.items()
     context.zeros = {key[1:]: one.zeros / one.count for key, one in stats if key[0] == "top"}

@@ -113,7 +113,8 @@ class Training:
         device, why = choose_device(run.device)
         self.notes.extend([why] if why else [])
         stream = Stream(seed)
-        self.process = Process(stream, np.random.default_rng(seed), device, run.inputs, run.inputs_hold == "zeros")
+        random, zeros = np.random.default_rng(seed), run.inputs_hold == "zeros"
+        self.process = Process(stream, random, device, run.inputs, zeros, run.compute)
         nets: list[Running] = []
         for source, state in _nets(self.solver, options):
             nets.append(self._open_net(source, state, options, values, weights, bool(nets)))

@@ -40,6 +40,7 @@ class Process:
     device: Device
     inputs: Mapping[str, np.ndarray]
     zeros: bool
+    compute: str
 
 
 class Running:
@@ -83,6 +84,7 @@ class Running:
                 changing=True,
                 states=self._states,
                 activity=self._activity,
+                compute=p.compute,
             )
         measure = measure or any(inner.prints for inner in self.runner.forward.inner.values())
         return self.runner.step(feeds.of(self.runner.forward, net), measure, measure and each, reuse=not each)

@@ -103,6 +103,61 @@ def test_a_model_of_float16_is_computed_as_the_runtime_does(tmp_path: Path) -> N
     assert note == "float16 of the model is computed in float32; --compute float16 rounds every value to float16"
 
 
+def test_a_model_compared_with_itself_parts_where_float16_overflows(tmp_path: Path) -> None:
+    nodes = [
+        node("MatMul", ["x", "w"], ["h"]),
+        node("Mul", ["h", "c"], ["big"]),
+        node("Tanh", ["big"], ["y"]),
+    ]
+    proto = model(nodes, {"x": (3, 5)}, ["h", "y"], {"w": normal(5, 7), "c": np.full(7, 1e5, np.float32)})
+    path = tmp_path / "wide.onnx"
+    path.write_bytes(proto.SerializeToString())
+    given = {"x": normal(3, 5, seed=2)}
+    assert not any(one.max_error for one in caffestat.compare_values(path, path, inputs=given))
+    found = {one.name: one for one in caffestat.compare_values(path, path, inputs=given, compute="float16", rtol=0.01)}
+    assert [name for name, one in found.items() if one.parts] == ["big"]
+    assert found["big"].max_error == math.inf
+    assert 1e-5 < found["h"].max_error / found["h"].largest < 2e-3
+
+
+def test_calibration_in_float16_leaves_out_what_overflows(tmp_path: Path) -> None:
+    nodes = [node("Mul", ["x", "c"], ["big"]), node("Mul", ["big", "d"], ["y"])]
+    arrays = {"c": np.full(5, 3e4, np.float32), "d": np.full(5, 1e-4, np.float32)}
+    path = tmp_path / "wide.onnx"
+    path.write_bytes(model(nodes, {"x": (3, 5)}, ["y"], arrays).SerializeToString())
+    x = np.linspace(-3, 3.1, 15, dtype=np.float32).reshape(3, 5)
+    ranges = {
+        compute: caffestat.calibrate(path, inputs={"x": x}, compute=compute, device="cpu").ranges for compute in COMPUTE
+    }
+    assert ranges["float32"]["big"].high == pytest.approx(9.3e4)
+    held = x[np.abs(x) * 3e4 < 65504]
+    for end, extreme in (("low", held.min()), ("high", held.max())):
+        assert getattr(ranges["float16"]["big"], end) == pytest.approx(extreme * 3e4, rel=1e-3)
+        assert getattr(ranges["float16"]["y"], end) == pytest.approx(extreme * 3, rel=2e-3)
+
+
+def test_check_finds_what_overflows_in_float16_alone(net: Path) -> None:
+    wide, half = (caffestat.check(net, run=True, select=["CS021"], compute=compute).issues for compute in COMPUTE)
+    assert wide == ()
+    assert [issue.layer for issue in half] == ["big"]
+    with pytest.raises(InputError, match="compute: without a run"):
+        caffestat.check(net, compute="float16")
+
+
+def test_debug_of_a_solver_computes_in_float16(net: Path) -> None:
+    solver = net.with_name("solver.prototxt")
+    solver.write_text(
+        'net: "net.prototxt" base_lr: 0.1 lr_policy: "fixed" max_iter: 1 random_seed: 3 debug_info: true',
+        encoding="utf-8",
+    )
+    lines = {
+        compute: list(caffestat.debug(solver, device="cpu", inputs_hold="noise", compute=compute))
+        for compute in COMPUTE
+    }
+    big = {c: next(line for line in found if "Layer big, top blob big" in line) for c, found in lines.items()}
+    assert "inf" in big["float16"] and "inf" not in big["float32"]
+
+
 def test_an_unknown_type_is_refused(net: Path) -> None:
     with pytest.raises(InputError, match="compute: expected one of float32, float16, found 'int8'"):
         caffestat.analyze(net, compute="int8")
