@@ -11,6 +11,8 @@ CaffestatError                 the base; the command line prints its message and
 │   └── RunError               the runtime cannot compile or run what the file describes
 ├── GradientError              an ONNX op has no gradient rule
 └── DeviceError                the device that was asked for cannot be used
+
+GradientWarning, a UserWarning: gradients are zero for a reason that the caller should know
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ __all__ = [
     "DeviceError",
     "Finding",
     "GradientError",
+    "GradientWarning",
     "InputError",
     "NetError",
     "Place",
@@ -119,6 +122,10 @@ class RunError(InputError):
 
 class GradientError(CaffestatError):
     """An ONNX op on the way from a loss has no gradient rule."""
+
+
+class GradientWarning(UserWarning):
+    """Gradients are zero because a model rounds values to integers."""
 
 
 class DeviceError(CaffestatError):

@@ -194,7 +194,7 @@ class Runner:
         measured.saturated = {key[1:]: value for key, value in found.items() if key[0] == "saturated"}
         measured.stats = self._stats(outputs)
         if self.gradients:
-            measured.findings = tuple(self.program.stopped(self.forward, self.gradients.stops))
+            measured.findings = tuple(self.program.stopped(self.forward, self.gradients.stops, self.gradients.rounds))
         if not self.forward_only:
             measured.norms = self._norms(found)
         return measured

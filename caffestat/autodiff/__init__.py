@@ -2,6 +2,7 @@
 
 from .engine import Stop, Tape, backward, differentiable, gradient_free, vjp
 from .gradient import COTANGENT, cotangents, gradient, hessian_product, jvp
+from .rounding import rounding, rounding_words
 
 __all__ = [
     "COTANGENT",
@@ -14,5 +15,7 @@ __all__ = [
     "gradient_free",
     "hessian_product",
     "jvp",
+    "rounding",
+    "rounding_words",
     "vjp",
 ]

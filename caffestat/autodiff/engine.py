@@ -11,7 +11,7 @@ from caffestat.errors import GradientError
 from caffestat.graph import CONTRIB, OPSET, Graph, Node, Region
 from caffestat.graph.late import LATE, define
 
-__all__ = ["Stop", "Tape", "backward", "differentiable", "gradient_free", "reach", "vjp"]
+__all__ = ["Stop", "Tape", "backward", "differentiable", "gradient_free", "needed", "reach", "vjp"]
 
 Rule = Callable[["Tape", Node, str], "Sequence[str | None]"]
 
@@ -223,17 +223,17 @@ def reach(nodes: Iterable[Node], wrt: Iterable[str]) -> set[str]:
     return needed
 
 
-def _needed(graph: Graph, wrt: Collection[str]) -> set[str]:
+def needed(graph: Graph, wrt: Collection[str]) -> set[str]:
     """Return `wrt` and every value computed from it without a detach or a gradient-free op in between."""
-    needed = set(wrt)
+    found = set(wrt)
     for first, last, region in reversed(list(_steps(graph))):
         node = graph.nodes[first]
         inputs = region.inputs if region else (*node.inputs, *node.captured)
-        if (region is None and node.op in _FREE) or needed.isdisjoint(inputs):
+        if (region is None and node.op in _FREE) or found.isdisjoint(inputs):
             continue
         computed = (name for inner in graph.nodes[first:last] for name in inner.outputs)
-        needed.update(name for name in computed if name and name not in graph.detached)
-    return needed
+        found.update(name for name in computed if name and name not in graph.detached)
+    return found
 
 
 def differentiable(op: str) -> str:
@@ -333,7 +333,7 @@ def backward(
     hidden = _hidden(graph)
     for value in sorted(hidden.intersection(wrt)):
         raise _hidden_error(value)
-    tape = Tape(graph, _needed(graph, wrt), hidden, stored)
+    tape = Tape(graph, needed(graph, wrt), hidden, stored)
     for value, seed in seeds.items():
         tape.accumulate(value, seed)
     found: list[tuple[Node, str]] | None = None if stops is None else []

@@ -11,6 +11,7 @@ from caffestat.errors import GradientError, InputError
 from caffestat.graph import Node
 
 from .engine import backward, reach
+from .rounding import warn_of_rounding
 
 if TYPE_CHECKING:
     import numpy as np
@@ -71,10 +72,13 @@ def gradient(
     outputs are the model's own, then one `grad/<name>` per value of `wrt`, zeros where no output depends on it; a name
     that the model has already gets a number: `grad/<name>_2`. It is of opset 22 and runs in stock onnxruntime.
 
+    Issues a GradientWarning where gradients are zero because the model rounds to integers.
     Raises InputError when the model cannot be used or has no value of a name, GradientError for an op without a rule.
     """
     question = _ask(model, outputs, wrt, **options)
-    append_gradients(question.graph, (start or cotangents)(question.graph, question.outputs), question.wrt)
+    seeds = (start or cotangents)(question.graph, question.outputs)
+    warn_of_rounding(question.graph, question.wrt, seeds)
+    append_gradients(question.graph, seeds, question.wrt)
     return question.answer()
 
 
@@ -93,6 +97,7 @@ def jvp(
     question = _ask(model, outputs, wrt, **options)
     graph = question.graph
     seeds = cotangents(graph, question.outputs)
+    warn_of_rounding(graph, question.wrt, seeds)
     found = backward(graph, seeds, question.wrt)
     tangents = {name: graph.input(TANGENT + name, *_of(graph, name)) for name in question.wrt}
     # a value of its own for each gradient: that of both terms of a sum is one
@@ -117,7 +122,9 @@ def hessian_product(
     """
     question = _ask(model, outputs, wrt, **options)
     graph = question.graph
-    grads = append_gradients(graph, cotangents(graph, question.outputs), question.wrt)
+    seeds = cotangents(graph, question.outputs)
+    warn_of_rounding(graph, question.wrt, seeds)
+    grads = append_gradients(graph, seeds, question.wrt)
     vectors = {name: graph.input(VECTOR + name, *_of(graph, name)) for name in question.wrt}
     found = backward(graph, {grads[name]: vector for name, vector in vectors.items()}, question.wrt)
     for name in question.wrt:

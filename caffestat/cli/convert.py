@@ -71,5 +71,5 @@ def convert(path: str, output: Path, **settings: Any) -> None:
     """
     from caffestat import api
 
-    with terminal.progress(f"converting {path}"):
+    with terminal.warnings_told(path), terminal.progress(f"converting {path}"):
         api.convert(path, output, **settings)

@@ -7,6 +7,7 @@ import sys
 import tempfile
 import threading
 import time
+import warnings
 import webbrowser
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from caffestat.errors import InputError
+from caffestat.errors import GradientWarning, InputError
 from caffestat.escape import visible
 from caffestat.files import replace_file
 
@@ -24,7 +25,19 @@ if TYPE_CHECKING:
     from caffestat.report import Report
     from caffestat.training import Training
 
-__all__ = ["StatusLine", "diff", "line", "open_page", "page_file", "progress", "tell", "width", "write", "write_lines"]
+__all__ = [
+    "StatusLine",
+    "diff",
+    "line",
+    "open_page",
+    "page_file",
+    "progress",
+    "tell",
+    "warnings_told",
+    "width",
+    "write",
+    "write_lines",
+]
 
 _PIPED_WIDTH = 120
 _QUIET_SECONDS = 2.0
@@ -55,6 +68,17 @@ def tell(report: Report | DebugLog | Training) -> None:
         line(f"note: {note}", err=True)
     for error in getattr(report, "errors", ())[1:]:  # the first one is what the command ends with
         line(f"error: {error}", err=True)
+
+
+@contextmanager
+def warnings_told(path: str) -> Iterator[None]:
+    """Print what the verbs warn of about a file to the standard error, as lines."""
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always", GradientWarning)
+        yield
+    for one in found:
+        if issubclass(one.category, GradientWarning):
+            line(f"warning: {path}: {one.message}", err=True)
 
 
 def write(text: str, output: Path | None) -> None:

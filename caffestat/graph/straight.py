@@ -6,39 +6,51 @@ through, the gradient of y is that of x, as far as x lies within the range of th
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
 
 from .graph import Graph, Node
 
-__all__ = ["pass_straight_through"]
+__all__ = ["pass_straight_through", "quantized_pairs"]
 
 
 def pass_straight_through(graph: Graph) -> int:
     """Let gradients pass the graph's pairs of QuantizeLinear and DequantizeLinear; return how many there are.
 
-    y becomes c + (y - c), the bracket without a gradient, where c is x clipped to the range of the integers.
+    y becomes c + (y - c), the bracket without a gradient, where c is x, outside of the range of the integers y itself:
+    the gradient passes at the range's ends, too.
     """
-    makers = {name: node for node in graph.nodes for name in node.outputs}
+    pairs = {back.outputs: quantize for quantize, back in quantized_pairs(graph)}
     nodes, graph.nodes = graph.nodes, []
-    passed: dict[str, str] = {}
     for node in nodes:
-        graph.nodes.append(replace(node, inputs=tuple(passed.get(name, name) for name in node.inputs)))
-        quantize = makers.get(node.inputs[0]) if node.info.converts and len(node.inputs) > 1 else None
-        if quantize is not None and quantize.info.rounds:
-            passed[node.outputs[0]] = _straight(graph, quantize, node)
-    graph.outputs = [passed.get(name, name) for name in graph.outputs]
-    return len(passed)
+        if node.outputs in pairs:
+            _emit_straight(graph, pairs[node.outputs], node)
+        else:
+            graph.nodes.append(node)
+    return len(pairs)
 
 
-def _straight(graph: Graph, quantize: Node, dequantize: Node) -> str:
-    x, y = quantize.inputs[0], dequantize.outputs[0]
-    low, high = _range(graph, quantize)
-    clipped = graph.emit("Min", graph.emit("Max", x, low), high)
-    rest = graph.emit("Sub", y, clipped)
-    result = graph.emit("Add", clipped, graph.detach(rest))
-    return graph.declare(result, graph.shape(x), graph.specs[x].dtype)
+def quantized_pairs(graph: Graph) -> Iterator[tuple[Node, Node]]:
+    """Yield the nodes that round to integers, each with one that makes floats of them again."""
+    makers = {name: node for node in graph.nodes for name in node.outputs if node.info.rounds}
+    for node in graph.nodes:
+        if node.info.converts and len(node.inputs) > 1 and node.inputs[0] in makers:
+            yield makers[node.inputs[0]], node
+
+
+def _emit_straight(graph: Graph, quantize: Node, dequantize: Node) -> None:
+    (x, *_), (y,) = quantize.inputs, dequantize.outputs
+    spec, rounded = graph.specs[x], graph.unique(f"{y}/rounded")
+    graph.nodes.append(replace(dequantize, outputs=(graph.declare(rounded, spec.shape, spec.dtype),)))
+    within = x
+    if len(quantize.outputs) == 1:  # a range that is found for each batch holds all values
+        low, high = _range(graph, quantize)
+        outside = graph.emit("Or", graph.emit("Less", x, low), graph.emit("Greater", x, high))
+        within = graph.emit("Where", outside, graph.detach(rounded), x)
+    rest = graph.detach(graph.emit("Sub", rounded, within))
+    graph.nodes.append(Node("Add", (within, rest), (y,)))
 
 
 def _range(graph: Graph, quantize: Node) -> tuple[str, str]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from caffestat.autodiff import Stop
+from caffestat.autodiff import Stop, rounding_words
 from caffestat.engine import CPU, Compiled, Device
 from caffestat.errors import Finding, Place
 from caffestat.fillers import Stream
@@ -59,9 +59,11 @@ class ModelProgram(Program):
         model.graph.specs |= found
         return from_onnx(model, self.layout.source, self.loss)
 
-    def stopped(self, forward: Forward, stops: Sequence[Stop]) -> list[Finding]:
-        """Return a warning about each node that no gradient passes. See `Program.stopped`."""
-        return [Finding(Place(self.layout.source), self._line(forward, stop)) for stop in stops]
+    def stopped(self, forward: Forward, stops: Sequence[Stop], rounds: Sequence[Node]) -> list[Finding]:
+        """Return a warning about each node that no gradient passes, and one about rounding. See `Program.stopped`."""
+        lines = [self._line(forward, stop) for stop in stops]
+        lines += [rounding_words(forward.graph, rounds)] if rounds else []
+        return [Finding(Place(self.layout.source), line) for line in lines]
 
     def _line(self, forward: Forward, stop: Stop) -> str:
         index = forward.row_of(stop.node.outputs[0])

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from caffestat.autodiff import Stop, backward
+from caffestat.autodiff import Stop, backward, rounding
+from caffestat.graph import Node
 
 from .losses import seed_values
 from .program import Forward, Key, Program
@@ -21,6 +22,7 @@ class Gradients:
 
     owners  the whole gradients, by number in `Program.params`
     stops   the nodes of a model that no gradient passes, for want of a rule
+    rounds  those behind which it is zero, because they round to integers
     inner   the gradients inside of recurrent layers whose lines Caffe prints, by row
     """
 
@@ -28,6 +30,7 @@ class Gradients:
     params: dict[Key, str | None]
     owners: dict[int, str | None]
     stops: tuple[Stop, ...] = ()
+    rounds: tuple[Node, ...] = ()
     inner: dict[int, Gradients] = field(default_factory=dict)
 
 
@@ -42,12 +45,13 @@ def differentiate(program: Program, forward: Forward) -> Gradients:
     parts = [forward, *(part.forward for part in inner.values())]
     asked = [value for part in parts for value in (*part.wanted.values(), *part.wanted_params.values())]
     stops: list[Stop] | None = None if program.is_caffe else []
+    rounds = () if program.is_caffe else rounding(graph, asked, seeds)
     found = backward(graph, seeds, asked, stops, forward.stored)
     result = _gathered(program, forward, found)
     for row, part in inner.items():
         before = dict(zip(part.owners, _gathered_before(program, result, row), strict=True))
         result.inner[row] = _gathered(part.program, part.forward, found, before)
-    return replace(result, stops=tuple(stops or ()))
+    return replace(result, stops=tuple(stops or ()), rounds=tuple(rounds))
 
 
 def _gathered_before(program: Program, gradients: Gradients, row: int) -> list[str | None]:

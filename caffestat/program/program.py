@@ -226,8 +226,8 @@ class Program:
         """Return an error with the place of the row that it is about, where that is known."""
         return error
 
-    def stopped(self, forward: Forward, stops: Sequence[Stop]) -> list[Finding]:
-        """Return a warning about each node that no gradient passes."""
+    def stopped(self, forward: Forward, stops: Sequence[Stop], rounds: Sequence[Node]) -> list[Finding]:
+        """Return a warning about each node that no gradient passes, and one about those that round."""
         return []
 
     @cached_property
