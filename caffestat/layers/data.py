@@ -252,10 +252,20 @@ class WindowData(Images):
 
 @layer("MemoryData")
 class MemoryData(Images):
-    """Arrays that a program hands over, of batch_size x channels x height x width. (memory_data_layer.cpp)"""
+    """Arrays that a program hands over, of batch_size x channels x height x width. (memory_data_layer.cpp)
+
+    `dim` of a fork gives any shape, and labels as many axes. (naibaf7/caffe)
+    """
 
     message = "memory_data_param"
     reads_pixels = False
+    own_fields = ("memory_data_param.dim",)
+
+    def written_shape(self, index: int) -> Shape | None:
+        """Return the shape of a top: by `dim` where it is written."""
+        if not (sizes := self.own("memory_data_param.dim", int)):
+            return super().written_shape(index)
+        return (sizes[0], *(1,) * (len(sizes) - 1)) if index else tuple(sizes)
 
     def image_shape(self) -> Shape:
         proto = self.proto.memory_data_param

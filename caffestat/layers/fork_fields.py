@@ -66,6 +66,19 @@ FORK_FIELDS: Mapping[tuple[str, str], ForkField] = {
         *("global_grad_scale", "global_grad_scale_adaptive", "default_conv_algos_override", "reduce_buckets"),
     ),
     **_fields(Effect.NONE, "which device computes the layer", "naibaf7/caffe", _LAYER, "device", "param_bottoms"),
+    **_fields(
+        Effect.NONE,
+        "which share of the batch each device computes",
+        "HazyResearch/CaffeConTroll",
+        _LAYER,
+        *(f"gpu_{device}_batch_proportion" for device in range(4)),
+    ),
+    **_fields(
+        Effect.NONE, "which program of the FPGA computes", "dicecco1/fpga_caffe", _LAYER, "xcl_name", "kernel_name"
+    ),
+    **_fields(
+        Effect.NONE, "how memory is used", "MyCaffe/MyCaffe", "ConvolutionParameter", "cudnn_worspace_allow_on_groups"
+    ),
     **_fields(Effect.NONE, "of the old format, for training", "HazyResearch/CaffeConTroll", _LAYER, "blobs_lr"),
     **_fields(Effect.NONE, "of the old format, for training", "HazyResearch/CaffeConTroll", _LAYER, "weight_decay"),
     **_fields(Effect.NONE, "lets images change their size", "TheLegendAli/DeepLab-Context", _LAYER, "strict_dim"),
@@ -132,7 +145,6 @@ FORK_FIELDS: Mapping[tuple[str, str], ForkField] = {
     ),
     **_fields(Effect.SHAPES, "images come in pairs", "xiaolonw/caffe-video_triplet", "ImageDataParameter", "pair_size"),
     **_fields(Effect.SHAPES, "the shape of labels", "HyeonwooNoh/DeconvNet", "ImageDataParameter", "label_type"),
-    **_fields(Effect.SHAPES, "a shape of any axes", "naibaf7/caffe", "MemoryDataParameter", "dim"),
     # ---- layers
     **_fields(Effect.SHAPES, "a third spatial axis", "facebook/C3D", "ConvolutionParameter", *_THIRD_AXIS),
     **_fields(Effect.SHAPES, "a third spatial axis", "facebook/C3D", "PoolingParameter", *_THIRD_AXIS),
@@ -146,13 +158,6 @@ FORK_FIELDS: Mapping[tuple[str, str], ForkField] = {
         *("relu", "negative_slope"),
     ),
     **_fields(Effect.VALUES, "an activation computed with the layer", "intel/caffe", "BatchNormParameter", "relu"),
-    **_fields(
-        Effect.SHAPES,
-        "learned scale and bias",
-        "intel/caffe",
-        "BatchNormParameter",
-        *("use_weight_bias", "bias_term", "filler"),
-    ),
     **_fields(
         Effect.VALUES,
         "parts of the statistics",

@@ -118,7 +118,7 @@ class BatchNorm(Layer):
     def tops(self, bottoms: Sequence[Shape]) -> tuple[Shape, ...]:
         if len(bottoms[0]) < 2:
             raise self.error(f"expected a bottom of at least 2 axes (N, C, …), found shape {bottoms[0]}")
-        if any(spec.lr_mult != 0 for spec in self.proto.param):
+        if any(spec.lr_mult != 0 for spec in self.proto.param[:3]):
             raise self.error("its params are statistics, not learned: set lr_mult: 0 in every `param`, or remove them")
         return (bottoms[0],)
 

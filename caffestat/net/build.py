@@ -253,11 +253,14 @@ class _Builder:
                 self.tell_departure(layer, known)
                 if layer.aligns:
                     layer.cut_before = cut_of(node, self.nodes)
+                if layer.sized_by_images:
+                    layer.image_size = self.size_of_images()
                 node.top_shapes, params = _tops_and_params(layer, known)
                 if why := self.shapeless.get(layer):
                     raise layer.error(why)
                 node.params = tuple(self.add_param(node, index, param) for index, param in enumerate(params))
                 self.tell_unknown(node)
+                self.tell_assumed(node)
                 self.tell_uncomputed(node)
             except NetError as error:
                 if other := self.of_another_dialect(entry, known):
@@ -278,6 +281,12 @@ class _Builder:
         except NetError as error:
             self.fault(error)
             node.loss_weights = (0.0,) * layer.top_count
+
+    def size_of_images(self) -> tuple[int, int] | None:
+        """Return height and width of the images that the net reads; None where they are unknown."""
+        images = (node.top_shapes[0] for node in self.nodes if isinstance(node.layer, Images) and node.top_shapes)
+        shape = next(images, None)
+        return (shape[2], shape[3]) if shape is not None and len(shape) == 4 else None
 
     def of_another_dialect(self, entry: Entry, bottoms: Sequence[Shape]) -> Layer | None:
         """Return the layer as one of another dialect that its text fits as well, and that takes bottoms like these."""
@@ -386,6 +395,14 @@ class _Builder:
                 + " ".join(f"--shape {name}=N,C,H,W" for name in names)
             )
             self.findings.append(Finding(node.place, node.layer.why_unknown))
+
+    def tell_assumed(self, node: Node) -> None:
+        """Tell of tops that are taken to be as large as the images."""
+        layer, shape = node.layer, node.top_shapes[0] if node.top_shapes else None
+        if layer.image_size and shape and layer.proto.top[0] not in layer.shape_overrides:
+            said = f"top {layer.proto.top[0]!r} is taken to have shape {shape}, as large as the images"
+            stand = f"the size stands {layer.shapes_stand()}"
+            self.findings.append(Finding(node.place, f"layer {layer.name!r} ({layer.proto.type}): {said}: {stand}"))
 
     def add_param(self, node: Node, index: int, param: Param) -> int:
         """Add one param and return its number; a name seen before makes it share the owner's values."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from caffestat.errors import NetError
 from caffestat.layers import Layer, Shape
 from caffestat.net import Net, Node
 
@@ -36,13 +38,37 @@ def synthetic_tops(net: Net, node: Node, random: np.random.Generator) -> Sequenc
 
 def _synthetic(net: Net, node: Node, index: int, random: np.random.Generator) -> np.ndarray:
     shape, blob = node.top_shapes[index] or (), node.tops[index]
-    if (own := node.layer.example(index, shape, random)) is not None:
-        return np.asarray(own, np.float32).reshape(shape)
+    if (own := _example(node, index, shape, random)) is not None:
+        return own
     for layer, bottom, shapes in _readers(net, blob, node.index + 1):
         values = layer.stand_in(bottom, shapes, random)
         if values is not None:
-            return np.asarray(values, np.float32).reshape(shape)
+            return _shaped(node, index, values, shape)
     classes = classes_of(net, blob, node.index + 1)
     if classes is None:
         return random.standard_normal(shape, np.float32)
     return random.integers(0, classes, shape).astype(np.float32)
+
+
+def _example(node: Node, index: int, shape: Shape, random: np.random.Generator) -> np.ndarray | None:
+    """Return the values that a data layer gives itself; a shape that the user gives may be none of its own."""
+    try:
+        own = node.layer.example(index, shape, random)
+    except (IndexError, ValueError) as error:
+        raise _unfit(node, index, shape) from error
+    return None if own is None else _shaped(node, index, own, shape)
+
+
+def _shaped(node: Node, index: int, values: np.ndarray, shape: Shape) -> np.ndarray:
+    """Return values in the shape of a top. Raises NetError for a shape that cannot hold them."""
+    array = np.asarray(values, np.float32)
+    if array.size != math.prod(shape):
+        raise _unfit(node, index, shape)
+    return array.reshape(shape)
+
+
+def _unfit(node: Node, index: int, shape: Shape) -> NetError:
+    name = node.layer.proto.top[index]
+    return node.layer.error(
+        f"top {name!r} of shape {shape} cannot hold what the layer makes; leave --shape {name}=… out, or correct it"
+    )

@@ -45,6 +45,7 @@ SHAPES = [
     ),
     ("WindowData", "window_data_param { batch_size: 4 } transform_param { crop_size: 7 }", [(4, 3, 7, 7), (4,)]),
     ("MemoryData", "memory_data_param { batch_size: 4 channels: 2 height: 5 width: 6 }", [(4, 2, 5, 6), (4,)]),
+    ("MemoryData", "memory_data_param { dim: 4 dim: 2 dim: 7 dim: 5 dim: 6 }", [(4, 2, 7, 5, 6), (4, 1, 1, 1, 1)]),
 ]
 
 

@@ -4,6 +4,7 @@ Each class is of one dialect: the fork whose fields and meaning it has.
 """
 
 from . import (  # noqa: F401  registers their layer types
+    actions,
     batch_norm,
     capsules,
     cascade,

@@ -630,7 +630,7 @@ class YoloBoxData(_Boxed):
         rows = np.zeros((shape[0], MOST_BOXES, 5), np.float32)
         rows[:, :2, 1:3] = random.uniform(0.2, 0.8, (shape[0], 2, 2))
         rows[:, :2, 3:] = random.uniform(0.1, 0.4, (shape[0], 2, 2))
-        return rows.reshape(shape)
+        return rows.reshape(shape[0], MOST_BOXES * 5)
 
 
 @layer("CPMData", dialect="rtpose")

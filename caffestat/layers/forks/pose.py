@@ -38,6 +38,7 @@ __all__ = [
     "RescaledPoseCoords",
     "SpatialDropout",
     "SpatialDropoutOfEnet",
+    "TorsoMaskFromCoords",
     "Visualized",
 ]
 
@@ -274,6 +275,7 @@ class _Sized(Layer):
     adds = pose_pb2.LayerParameter
     num_bottoms = (2, 2)
     decides = True
+    sized_by_images = True
 
     def shapes_stand(self) -> str:
         return f"in the values of {self.proto.bottom[1]!r}"
@@ -283,11 +285,16 @@ class _Sized(Layer):
         check_info(self, bottoms[1], n)
         if self.decisions is not None:
             return tuple(array.shape for array in self.decisions)[: self.top_count]
-        maps = self.shape_overrides.get(self.proto.top[0])
         wanted = (n, self.maps(bottoms[0]))
+        maps = self.map_shape(wanted)
         if maps is not None and (len(maps) != 4 or maps[:2] != wanted):
             raise self.error(f"expected shape {(*wanted, 'height', 'width')} for its top, found {maps}")
         return (maps, *self.others(bottoms[0]))[: self.top_count]
+
+    def map_shape(self, wanted: Shape) -> Shape | None:
+        """Return the shape of top 0 until it is decided: the user's, else that of maps as large as the images."""
+        assumed = (*wanted, *self.image_size) if self.image_size else None
+        return self.shape_overrides.get(self.proto.top[0], assumed)
 
     def maps(self, points: Shape) -> int:
         """Return how many maps each item has."""
@@ -301,7 +308,7 @@ class _Sized(Layer):
         return self.input_decisions(g)[: self.top_count]
 
     def stand_in(self, bottom: int, bottoms: Sequence[Shape], random: np.random.Generator) -> np.ndarray | None:
-        maps = self.shape_overrides.get(self.proto.top[0])
+        maps = self.map_shape((1, 1))
         if maps is None:
             return None
         if bottom == 0:
@@ -438,6 +445,23 @@ class CoordsToBboxesMasks(_Sized):
         return np.array(more[(kind - 11) // 2]) if 11 <= kind <= 18 else np.zeros(4)
 
 
+@layer("TorsoMaskFromCoords", dialect="pose")
+class TorsoMaskFromCoords(CoordsToBboxesMasks):
+    """CoordsToBboxesMasks whose corners all move, each by up to perb_num, where that is written and above 1.
+
+    (zimenglan-sysu-512/pose_action_caffe, torso_mask_from_coords.cpp)
+    """
+
+    @property
+    def settings(self) -> Any:
+        return self.added.torso_mask_from_coords_param
+
+    def moves(self, random: np.random.Generator) -> np.ndarray:
+        p = self.settings
+        most = p.perb_num if p.HasField("perb_num") and p.perb_num > 1 else 0
+        return random.integers(-most, most + 1, 4)
+
+
 @layer("PoseHeatMapLoss", dialect="pose")
 class PoseHeatMapLoss(Loss):
     """y = Σ d², d = w · (a - b); da = -db = d · dy / N, times the mask of bottom 2 [N, joints, 1, 1].
@@ -527,12 +551,12 @@ class PoseHeatMapLoss(Loss):
         return (emit_closed(g, bottoms, forward, gradient),)
 
 
-@layer("PosePDJAccuracy", dialect="pose")
+@layer("PosePDJAccuracy", "PoseEuDistAccuracy", dialect="pose")
 class PosePDJAccuracy(Layer):
     """y = Σ (a - b)² / N of coordinates, [1, 1, 1, 1]; no gradient.
 
     The reference also writes shares of detected joints to a file, this does not.
-    (zimenglan-sysu-512/pose_action_caffe, pose_pdj_accuracy_layer.cpp)
+    (zimenglan-sysu-512/pose_action_caffe, pose_pdj_accuracy_layer.cpp and pose_eudist_accuracy_layer.cpp)
     """
 
     adds = pose_pb2.LayerParameter

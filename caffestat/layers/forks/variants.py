@@ -23,6 +23,7 @@ __all__ = [
     "ClassWeightedSoftmaxWithLoss",
     "DilatedPooling",
     "FixedSoftmaxWithLoss",
+    "LearnedBatchNorm",
     "ScaledBatchNorm",
     "TestedDropout",
     "UnscaledDropout",
@@ -271,3 +272,40 @@ class ScaledBatchNorm(BatchNorm):
             value = g.emit("Where", is_early, new, averaged, hint=f"{self.name}_statistics")
             g.updates[param] = g.declare(value, g.shape(param))
         g.carry(passes, g.emit("Add", passes, g.constant(1)))
+
+
+@layer("BatchNorm", dialect="intel")
+class LearnedBatchNorm(BatchNorm):
+    """BatchNorm, followed by a learned scale (filler, else 1) and bias (bias_filler, else 0) per channel.
+
+    use_weight_bias: false leaves both out, bias_term: false the bias. Params: BatchNorm's three, scale, bias.
+    (intel/caffe, mkldnn_batch_norm_layer.cpp)
+    """
+
+    own_fields = tuple(f"batch_norm_param.{name}" for name in ("use_weight_bias", "bias_term", "filler", "bias_filler"))
+    filler_fields: ClassVar[Mapping[str, str]] = {
+        "batch_norm_param.filler": "scale",
+        "batch_norm_param.bias_filler": "bias",
+    }
+
+    def learned(self) -> list[str]:
+        """Return the fields of what is learned."""
+        if self.own("batch_norm_param.use_weight_bias", bool)[-1:] == [False]:
+            return []
+        has_bias = self.own("batch_norm_param.bias_term", bool)[-1:] != [False]
+        return list(self.filler_fields)[: 1 + has_bias]
+
+    def params(self, bottoms: Sequence[Shape]) -> tuple[Param, ...]:
+        statistics = super().params(bottoms)
+        made = []
+        for field in self.learned():
+            role, filler = self.filler_fields[field], self.own_filler(field)
+            made.append(Param(role, bottoms[0][1:2], filler or default_filler(role), filler is not None, 1, 1))
+        return (*statistics, *made)
+
+    def lower(self, g: Graph, bottoms: Sequence[str], params: Sequence[str]) -> Sequence[str]:
+        (y,) = super().lower(g, bottoms, params[:3])
+        if not params[3:]:
+            return [y]
+        bias = params[4] if params[4:] else g.constant(np.zeros(g.shape(params[3])))
+        return [emit_affine(g, y, params[3], bias, self.name)]

@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 
+from caffestat.api import analyze
 from caffestat.errors import NetError
 
 from ..harness import TEST, TRAIN, make, run
@@ -136,6 +137,33 @@ def test_masks_of_boxes() -> None:
     whole = make(text % "top_id: -1 bottom_id: 1 top_id2: 0 bottom_id2: 1 value: 9")
     expected[0, 0, 4:11, 1:30], expected[1, 0, 2:10, 5:17] = 9, 9
     np.testing.assert_array_equal(run(whole, [points, INFO]).tops[0], expected)
+
+    fields = "top_id: 0 bottom_id: 1 top_id2: 0 bottom_id2: 1 perb_num: 1 value: 9"
+    torso = make(TWO % "TorsoMaskFromCoords" + f"torso_mask_from_coords_param {{ {fields} }}")
+    expected[0, 0], expected[1, 0] = 0, 0
+    expected[0, 0, 6:11, 3:30] = 9
+    expected[1, 0, 3:10, 5:13] = 9
+    np.testing.assert_array_equal(run(torso, [points, INFO]).tops[0], expected)
+
+
+POSES = """
+layer { name: "data" type: "RandomImageData2" top: "data" top: "points" top: "info" random_image_data2_param {
+  batch_size: 2 label_num: 6 max_size: 24 is_scale_image: true always_max_size: true } }
+layer { name: "maps" type: "HeatMapsFromCoordsOrigin" bottom: "points" bottom: "info" top: "maps" top: "seen"
+  heat_maps_from_coords_origin_param { radius: 2 is_binary: true } }
+layer { name: "loss" type: "Reduction" bottom: "maps" top: "loss" loss_weight: 1 }
+"""
+
+
+def test_maps_are_taken_to_be_as_large_as_the_images_until_data_tell(tmp_path) -> None:
+    path = tmp_path / "poses.prototxt"
+    path.write_text(POSES)
+    report = analyze(path, device="cpu")
+    assert report.layers[1].tops[0].shape == (2, 3, 24, 24)
+    assert report.layers[1].tops[0].mean_abs is not None
+    assert any("is taken to have shape (2, 3, 24, 24), as large as the images" in str(f) for f in report.findings)
+    given = analyze(path, device="cpu", shapes={"maps": (2, 3, 11, 13)})
+    assert given.layers[1].tops[0].shape == (2, 3, 24, 24)  # the data decide
 
 
 LOSS = 'name: "l" type: "PoseHeatMapLoss" bottom: "a" bottom: "b" %s top: "y" pose_heat_map_loss_param { %s } '

@@ -194,3 +194,28 @@ def test_batch_norm_with_scale_and_bias() -> None:
     tested = run(make(text.format("scale_bias: true"), TEST), [x], [zeros + 1, zeros + 4, ones * 9, scale, bias])
     expected = (x - 1) / np.sqrt(4 + 1e-5) * scale[:, None] + bias[:, None]
     np.testing.assert_allclose(tested.tops[0], expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(("fields", "learned"), [("bias_filler { value: 0.5 }", 2), ("bias_term: false", 1)])
+def test_intels_batch_norm_learns_a_scale_and_a_bias(fields: str, learned: int) -> None:
+    text = 'name: "n" type: "BatchNorm" bottom: "x" top: "y" batch_norm_param { filler { value: 3 } eps: 0.01 %s }'
+    layer = make(text % fields, TRAIN)
+    assert type(layer).dialect == "intel"
+    x, dy = (RANDOM.normal(size=(4, 3, 2, 5)) for _ in "ab")
+    params = layer.params([x.shape])
+    assert [param.shape for param in params] == [(3,), (3,), (1,), (3,), (3,)][: 3 + learned]
+    assert [param.filler.value for param in params[3:]] == [3, 0.5][:learned]
+    scale, bias = RANDOM.normal(size=(2, 3, 1, 1))
+    values = [np.zeros(3), np.zeros(3), np.zeros(1), scale.ravel(), bias.ravel()][: 3 + learned]
+    found = run(layer, [x], values, [dy.astype(np.float32)])
+    deviation = np.sqrt(x.var((0, 2, 3), keepdims=True) + 0.01)
+    y = (x - x.mean((0, 2, 3), keepdims=True)) / deviation
+    np.testing.assert_allclose(found.tops[0], y * scale + (bias if learned == 2 else 0), rtol=1e-4, atol=1e-5)
+    d = dy * scale
+    dx = d - d.mean((0, 2, 3), keepdims=True) - y * (d * y).mean((0, 2, 3), keepdims=True)
+    np.testing.assert_allclose(found.bottoms[0], dx / deviation, rtol=1e-3, atol=1e-5)
+    np.testing.assert_allclose(found.params[3], (dy * y).sum((0, 2, 3)), rtol=1e-4, atol=1e-5)
+    if learned == 2:
+        np.testing.assert_allclose(found.params[4], dy.sum((0, 2, 3)), rtol=1e-4, atol=1e-5)
+    without = make(text.replace("filler", "bias_filler", 1) % "use_weight_bias: false", TRAIN)
+    assert len(without.params([x.shape])) == 3
