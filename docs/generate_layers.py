@@ -9,12 +9,13 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from caffestat.layers import Layer, Source, layer_dialects, layer_types, reference_of
+from caffestat.layers import Layer, Source, layer_class, layer_dialects, layer_types, reference_of
 from caffestat.layers.fork_fields import FORK_FIELDS, ForkField
 from caffestat.layers.forks.staged import Computed
 from caffestat.net import read_net
+from caffestat.net.dialects import choose
 from caffestat.net.spellings import MEANINGS
-from caffestat.schema import LayerParameter
+from caffestat.schema import LayerParameter, UnknownField
 
 ROOT = Path(__file__).resolve().parent.parent
 TARGET = ROOT / "docs" / "layers.md"
@@ -87,7 +88,7 @@ def _row(name: str, cls: type[Layer]) -> tuple[str, ...]:
     messages = sorted({*_messages(cls, LayerParameter.DESCRIPTOR.fields_by_name), *_messages(cls, _added(cls))})
     phases = "differ" if "self.phase" in _source(cls) else "same"
     folders = "*/*" if cls.dialect else "*"
-    said = [", ".join(_cases(folders).get(name, []))]
+    said = [", ".join(_cases(folders).get(cls, []))]
     said += [f"dialect {cls.dialect}: {reference_of(cls)}"] if cls.dialect else []
     said += [f"taken as {cls.read_as}"] if cls.read_as else []
     cases = "; ".join(filter(None, said)) or "—"
@@ -148,12 +149,16 @@ def _is_ours(called: Any) -> bool:
 
 
 @cache
-def _cases(folders: str) -> dict[str, list[str]]:
-    """Return the golden cases in some folders by the types that they have."""
-    found: dict[str, list[str]] = {}
+def _cases(folders: str) -> dict[type[Layer] | None, list[str]]:
+    """Return the golden cases in some folders by the classes of their layers."""
+    found: dict[type[Layer] | None, list[str]] = {}
     for path in sorted(ROOT.glob(f"tests/golden/{folders}/net.prototxt")):
-        for name in {entry.proto.type for entry in read_net(str(path)).layers}:
-            found.setdefault(name, []).append(path.parent.name)
+        source = read_net(str(path))
+        unknown = [finding for finding in source.findings if isinstance(finding, UnknownField)]
+        choices = choose(source.layers, unknown)
+        chosen = [(entry, choices.get(id(entry.text))) for entry in source.layers]
+        for cls in {choice.cls if choice else layer_class(entry.proto.type) for entry, choice in chosen}:
+            found.setdefault(cls, []).append(path.parent.name)
     return found
 
 

@@ -186,7 +186,7 @@ class ScenePooling(Layer):
     def places(self, height: int, width: int) -> np.ndarray:
         """Return the places of each bin [pooled_h · pooled_w, most]; a bin's first stands for those that it lacks."""
         sides = zip((height, width), (self.settings.pooled_h, self.settings.pooled_w), strict=True)
-        edges = [bins(np.zeros(1, np.float32), np.float32([size]), count, size) for size, count in sides]
+        edges = [bins(np.zeros(1, np.float32), np.array([size], np.float32), count, size) for size, count in sides]
         (tops, bottoms), (lefts, rights) = ((low[0], high[0]) for low, high in edges)
         found = [
             (np.arange(a, b)[:, None] * width + np.arange(c, d)).ravel()
