@@ -11,6 +11,7 @@ from caffestat.analysis import Prediction
 from caffestat.errors import Place
 from caffestat.program import Program
 
+from .clues import Background, signals_of, without_statistics
 from .losses import LossWatch, Signature
 from .reader import Key, Pass, Unread
 from .rules import RULES, Alert
@@ -130,6 +131,7 @@ def diagnose(
     places: Mapping[str, Place] | None = None,
     growth: float = GROWTH,
     unread: Unread | None = None,
+    background: Background | None = None,
 ) -> Diagnosis:
     """Read passes to the end and return what they say; memory does not grow with their number.
 
@@ -137,8 +139,9 @@ def diagnose(
     places:           where each layer stands in the net's file
     growth:           how many times its first value a blob must be to count as exploded
     unread:           what `read_log` could not read
+    background:       what the net tells of its layers and params, when it is known
     """
-    diagnoser = Diagnoser(places, growth, unread)
+    diagnoser = Diagnoser(places, growth, unread, background=background)
     for one in passes:
         diagnoser.add(one)
     return diagnoser.finish(expected)
@@ -153,15 +156,20 @@ class Diagnoser:
         growth: float = GROWTH,
         unread: Unread | None = None,
         window: int | None = None,
+        background: Background | None = None,
     ) -> None:
         self.result = Diagnosis(unread=Unread() if unread is None else unread)
         self.losses = LossWatch() if window is None else LossWatch(window)
         self._places, self._growth = places or {}, growth
+        self._background = background or Background()
         self._rules = [kind() for kind in RULES.values()]
 
     def add(self, one: Pass) -> list[Alert]:
         """Look at a pass; return the alerts of the rules that fire."""
         result = self.result
+        if one.values and not one.signals:  # a pass of a log, not of a run
+            without_statistics(one, self._background)
+            one.signals = signals_of(one, self._background)
         if one.test_net is not None:
             result.tests += 1
         else:

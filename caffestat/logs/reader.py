@@ -24,6 +24,9 @@ _NORMS = re.compile(
 _ITERATION = re.compile(
     rb"Iteration (\d{1,18})(?: \([^)]{0,200}\))?, (Testing net|loss)(?: = (\S+))?(?: \(#(\d{1,9})\))?"
 )
+_RATE = re.compile(rb"Iteration (\d{1,18}), lr = (\S+)")
+_CLIP = re.compile(rb"Gradient clipping: .{0,100}\(L2 norm (\S+) > \S+\) by scale factor (\S+)")
+_UPDATE = re.compile(rb"\[Update\] Layer (.{1,1000}), param (.{1,1000}) data: (.{1,100}); diff: (.{1,100})")
 _OUTPUT = re.compile(rb"(Train|Test) net output #\d+: ([^=]{1,1000}) = (\S+)(?: \(\* (\S+) = (\S+) loss\))?")
 _SCORE = re.compile(rb"Test score #(\d{1,9}): (\S+)")  # of Caffe 1.0-rc1
 _FINITE = re.compile(rb"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
@@ -66,7 +69,12 @@ class Pass:
     lines      where each of the values stands in the log, from 1, in their order
     norms      of all params: data L1, diff L1, data L2, diff L2
     line       where the pass begins in the log, from 1
-    signals    of a run, not of a log: by a direction "update_ratio", "zeros" or "saturated"
+    rate       the learning rate, where it is said
+    clip       the norm of the gradients, and what clipping multiplied them by: of this pass or one that is not logged
+    updates    what older versions log of params in the update, by (backward, layer, param, index): |w|, |update|
+    solver     its type, where the log begins with the solver's settings
+    accumulated  how many passes of the iteration the gradients of params are added up over
+    signals    by a direction of its own: what a run measures, or `clues` tell
     """
 
     line: int
@@ -77,6 +85,11 @@ class Pass:
     values: dict[Key, float] = field(default_factory=dict)
     lines: list[int] = field(default_factory=list)
     norms: tuple[float, float, float, float] | None = None
+    rate: float | None = None
+    clip: tuple[float, float] | None = None
+    updates: dict[Key, tuple[float, float]] = field(default_factory=dict)
+    solver: str = ""
+    accumulated: int = 1
     signals: dict[Key, float] = field(default_factory=dict)
 
 
@@ -132,6 +145,13 @@ def read_passes(lines: Iterable[bytes], unread: Unread | None = None) -> Iterato
             reader.debug(line, number)
         elif b"Iteration " in line:
             reader.iteration(line, number)
+            reader.rate(line)
+        elif b"Gradient clipping: " in line:
+            reader.clip(line)
+        elif b"[Update] " in line:
+            reader.update(line)
+        elif line.startswith((b"base_lr: ", b"type: ", b"solver_type: ")):
+            reader.setting(line)
         elif b" net output #" in line:
             reader.output(line)
         elif b"Test score #" in line:
@@ -156,6 +176,7 @@ class _Reader:
         self._repeats: dict[Key, int] = {}
         self._reported: Pass | None = None  # whose losses and outputs are being read
         self._unread = unread
+        self.solver = ""
 
     def debug(self, line: bytes, number: int) -> None:
         start = line.find(b"[Forward] ")
@@ -228,10 +249,35 @@ class _Reader:
         if not waiting:
             waiting = [Pass(number)]
             self.pending.extend(waiting)
-        for one in waiting:
-            one.iteration, one.loss = int(at), parse_number(loss)
+        for count, one in enumerate(waiting, 1):
+            one.iteration, one.loss, one.solver, one.accumulated = int(at), parse_number(loss), self.solver, count
         self._reported = waiting[-1]
         self.test_net = self.test_iteration = None
+
+    def setting(self, line: bytes) -> None:
+        """Take the type out of the solver's settings, in their order; SGD is not written. A layer's are indented."""
+        name, _, value = line.partition(b": ")
+        self.solver = "SGD" if name == b"base_lr" else value.strip(b'" \r').decode(errors="replace")
+
+    def rate(self, line: bytes) -> None:
+        found = _RATE.search(line)
+        if found and self._reported is not None and self._reported.iteration == int(found[1]):
+            self._reported.rate = parse_number(found[2])
+
+    def clip(self, line: bytes) -> None:
+        found = _CLIP.search(line)
+        norm, scale = (parse_number(text) for text in found.groups()) if found else (None, None)
+        if self._reported is not None and self._reported.clip is None and norm is not None and scale is not None:
+            self._reported.clip = norm, scale
+
+    def update(self, line: bytes) -> None:
+        found = _UPDATE.search(line)
+        if found is None or self._reported is None:
+            return
+        layer, param = (found[group].decode(errors="replace") for group in (1, 2))
+        data, diff = _mean(found[3]), _mean(found[4])
+        if data is not None and diff is not None:
+            self._reported.updates[Key("backward", layer, "param", param)] = data, diff
 
     def output(self, line: bytes) -> None:
         found = _OUTPUT.search(line)

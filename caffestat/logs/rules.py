@@ -79,7 +79,7 @@ def _train_loss(one: Pass) -> float | None:
 
 @rule("dead-relu")
 class DeadRelu(Rule):
-    """Nearly all outputs of a ReLU are zero."""
+    """Nearly all outputs of a ReLU are zero or, in a log, it stops nearly all of the gradient."""
 
     SHARE = 0.98
 
@@ -87,25 +87,37 @@ class DeadRelu(Rule):
         for key, value in one.signals.items():
             if key.direction == "zeros" and value > self.SHARE:
                 yield key.layer, f"lets nothing through: {value:.1%} of its outputs are zero"
+            elif key.direction == "open" and value < 1 - self.SHARE:
+                yield key.layer, f"lets nothing through: {value:.1%} of the gradient passes it"
 
 
 @rule("saturated")
 class Saturated(Rule):
-    """Most units of a sigmoid or tanh lie where the slope is below a twentieth of the largest."""
+    """Most units of a sigmoid or tanh lie where the slope is below a twentieth of the largest.
 
-    SHARE = 0.8
+    A log shows the mean slope that the gradient meets. SLOPE of that at 0 is what normal inputs have of which SHARE lie
+    so far out.
+    """
+
+    SHARE, SLOPE = 0.8, 0.094
 
     def look(self, one: Pass) -> Iterator[tuple[str, str]]:
         for key, value in one.signals.items():
             if key.direction == "saturated" and value > self.SHARE:
                 yield key.layer, f"is saturated: {value:.1%} of its units have a slope near 0"
+            elif key.direction == "slope" and value < self.SLOPE:
+                yield key.layer, f"is saturated: the gradient meets {value:.1%} of its slope at 0"
 
 
 @rule("update-ratio")
 class UpdateRatio(Rule):
-    """The update of a layer's weights is out of proportion to them, time after time: outside of 1e-5 to 1e-1."""
+    """The update of a layer's weights is out of proportion to them, time after time: outside of 1e-5 to 1e-1.
 
-    LEAST, MOST, TIMES = 1e-5, 1e-1, 5
+    Of most logs only the step of one gradient is known: momentum makes it up to MOMENTUM times as large.
+    """
+
+    LEAST, MOST, TIMES, MOMENTUM = 1e-5, 1e-1, 5, 10
+    LEASTS: ClassVar = {"update_ratio": LEAST, "step_ratio": LEAST / MOMENTUM, "step_bound": 0.0}
 
     def __init__(self) -> None:
         super().__init__()
@@ -113,13 +125,14 @@ class UpdateRatio(Rule):
 
     def look(self, one: Pass) -> Iterator[tuple[str, str]]:
         for key, value in one.signals.items():
-            if key.direction != "update_ratio" or not _is_weight(key):
+            if key.direction not in self.LEASTS or not _is_weight(key):
                 continue
-            is_outside = not self.LEAST <= value <= self.MOST
+            is_outside = not self.LEASTS[key.direction] <= value <= self.MOST
             self._outside[key.layer] = self._outside.get(key.layer, 0) + 1 if is_outside else 0
             if self._outside[key.layer] >= self.TIMES:
                 what = "too large: lower base_lr or its lr_mult" if value > self.MOST else "too small: it hardly learns"
-                yield key.layer, f"is updated by {value:.2g} of its weights' size, {what}"
+                how = "is updated by" if key.direction == "update_ratio" else "takes steps of"
+                yield key.layer, f"{how} {value:.2g} of its weights' size, {what}"
 
 
 @rule("still-weights")
@@ -136,8 +149,10 @@ class StillWeights(Rule):
         if one.test_net is not None:
             return
         diffs = {k.layer: v for k, v in one.values.items() if k.direction == "backward" and _is_weight(k)}
-        for key, value in one.values.items():
-            if key.direction == "forward" and key.role == "param" and diffs.get(key.layer) == 0:
+        params = [item for item in one.values.items() if item[0].direction == "forward" and item[0].role == "param"]
+        weights = {key.layer: (key, value) for key, value in reversed(params)}  # the first param of each layer
+        for key, value in weights.values():
+            if diffs.get(key.layer) == 0:
                 before, count = self._last.get(key.layer, (math.nan, 0))
                 self._last[key.layer] = value, count + 1 if value == before else 0
                 if self._last[key.layer][1] >= self.TIMES:

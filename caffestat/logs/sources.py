@@ -11,9 +11,10 @@ from caffestat.analysis import predict
 from caffestat.errors import CaffestatError
 from caffestat.net import Net
 from caffestat.options import NetOptions, ValueOptions
-from caffestat.program import NetFile, open_file
+from caffestat.program import NetFile, NetProgram, open_file
 from caffestat.program.synthetic import classes_of
 
+from .clues import Background, background_of
 from .diagnose import GROWTH, Diagnosis, diagnose, expected_values
 from .reader import Key, Pass, Unread, read_log
 
@@ -47,12 +48,15 @@ def diagnose_log(
     first = _first_with_values(passes, skipped)
     warnings: list[str] = []
     expected: dict[Key, float] = {}
+    background: Background | None = None
     try:
-        expected = at_start(file, first.values if first else {}, options, warnings)
+        program = _program(file, options)
+        background = background_of(program, file.solver)
+        expected = _predicted(program, first.values if first else {}, warnings)
     except CaffestatError as error:
         warnings.append(f"nothing is predicted, for the net cannot be used: {error}")
     places = {entry.proto.name: entry.place for entry in file.source.layers}
-    found = diagnose(chain(skipped, passes), expected, places, growth, unread)
+    found = diagnose(chain(skipped, passes), expected, places, growth, unread, background)
     found.warnings = warnings
     return found
 
@@ -82,10 +86,17 @@ def at_start(
 
     Raises a CaffestatError when the net cannot be built.
     """
-    program = file.program(replace(options or NetOptions(), data="synthetic"), ValueOptions())
-    prediction = predict(program, input_std=_input_std(program.net, logged or {}))
-    if notes is not None:
-        notes.extend(prediction.notes)
+    notes = [] if notes is None else notes
+    return _predicted(_program(file, options), logged or {}, notes)
+
+
+def _program(file: NetFile, options: NetOptions | None) -> NetProgram:
+    return file.program(replace(options or NetOptions(), data="synthetic"), ValueOptions())
+
+
+def _predicted(program: NetProgram, logged: Mapping[Key, float], notes: MutableSequence[str]) -> dict[Key, float]:
+    prediction = predict(program, input_std=_input_std(program.net, logged))
+    notes.extend(prediction.notes)
     return expected_values(program, prediction)
 
 
