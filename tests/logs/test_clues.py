@@ -110,7 +110,9 @@ def test_running_statistics_are_not_dead(tmp_path: Path) -> None:
 
 
 def test_three_params_of_a_layer_that_passes_no_gradient_are_dead() -> None:
-    lines = log(0.5).replace(b"[Backward] Layer norm, param blob 0", b"[Backward] Layer norm, bottom blob x diff: 0\n%s")
+    lines = log(0.5).replace(
+        b"[Backward] Layer norm, param blob 0", b"[Backward] Layer norm, bottom blob x diff: 0\n%s"
+    )
     found = diagnose(read_passes((lines % ((b"[Backward] Layer norm, param blob 0",) * 6)).split(b"\n")))
     assert Key("backward", "norm", "param", "0") in found.dead
 
