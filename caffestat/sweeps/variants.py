@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import math
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from copy import deepcopy
 from dataclasses import replace
 from fnmatch import fnmatchcase
@@ -22,13 +24,17 @@ from .trial import Change, Trial
 __all__ = ["filler_fields", "variant_of", "with_stds"]
 
 
-def variant_of(source: NetSource, trial: Trial) -> NetSource:
-    """Return the net that a trial runs. Raises InputError for a change that fits no layer or no field."""
+def variant_of(source: NetSource, trial: Trial, partly: bool = False) -> NetSource:
+    """Return the net that a trial runs. Raises InputError for a change that fits no layer or no field.
+
+    partly: leave out the changes whose layers the net lacks, as test nets of their own do
+    """
     layers = tuple(replace(entry, proto=deepcopy(entry.proto)) for entry in source.layers)
     if trial.filler and parse_method(trial.filler) is None:
         _fill(layers, trial.filler)
     for change in trial.changes:
-        _change(layers, change)
+        if not partly or any(_holders(layers, change)):
+            _change(layers, change)
     if trial.width != 1:
         _widen(layers, trial.width)
     return replace(source, layers=layers)
@@ -91,14 +97,21 @@ def _change(layers: Sequence[Entry], change: Change) -> None:
     pattern, _, field = path.partition(".")
     if not field:
         raise InputError(f"{path!r}: expected LAYERS.FIELD, such as 'conv*.weight_filler.std'")
-    chosen = [entry for entry in layers if fnmatchcase(entry.proto.name, pattern)]
-    holders = [holder for entry in chosen if (holder := _holder(entry, field)) is not None]
+    holders = list(_holders(layers, change))
     if not holders:
         names = ", ".join(entry.proto.name for entry in layers[:8])
+        chosen = any(fnmatchcase(entry.proto.name, pattern) for entry in layers)
         what = f"none of the layers has a field {field!r}" if chosen else f"no layer is named {pattern!r}: {names}, …"
         raise InputError(f"{path!r} changes nothing: {what}")
     for message in holders:
         _set(message, field, value, path)
+
+
+def _holders(layers: Sequence[Entry], change: Change) -> Iterator[Any]:
+    pattern, _, field = change[0].partition(".")
+    for entry in layers:
+        if fnmatchcase(entry.proto.name, pattern) and (holder := _holder(entry, field)) is not None:
+            yield holder
 
 
 def _holder(entry: Entry, field: str) -> Any:
@@ -107,18 +120,22 @@ def _holder(entry: Entry, field: str) -> Any:
     names = {descriptor.name for descriptor in entry.proto.DESCRIPTOR.fields}
     if first in names:
         return entry.proto
-    for descriptor, message in entry.proto.ListFields():
-        if descriptor.message_type and descriptor.has_presence and first in message.DESCRIPTOR.fields_by_name:
-            return message
+    own = entry.proto.type.lower() + "param"  # relu_param of a ReLU that has none yet
+    for descriptor in entry.proto.DESCRIPTOR.fields:
+        kind = descriptor.message_type
+        if not (kind and descriptor.has_presence and first in kind.fields_by_name):
+            continue
+        if entry.proto.HasField(descriptor.name) or descriptor.name.replace("_", "") == own:
+            return getattr(entry.proto, descriptor.name)
     return None
 
 
 def _set(message: Any, field: str, value: str, path: str) -> None:
-    *outer, last = field.split(".")
-    for name in outer:
-        if name not in message.DESCRIPTOR.fields_by_name:
-            raise InputError(f"{path!r}: {message.DESCRIPTOR.name} has no field {name!r}")
-        message = getattr(message, name)
+    """Set a field by its path; the parts of a repeated message have a number: param.0.lr_mult."""
+    *outer, last = re.sub(r"\.(\d+)(?=\.)", r"#\1", field).split(".")
+    for part in outer:
+        name, _, number = part.partition("#")
+        message = _inner(message, name, number, path)
     descriptor = message.DESCRIPTOR.fields_by_name.get(last)
     if descriptor is None:
         raise InputError(f"{path!r}: {message.DESCRIPTOR.name} has no field {last!r}")
@@ -127,24 +144,47 @@ def _set(message: Any, field: str, value: str, path: str) -> None:
     _parse(f"{last}: {_quoted(value) if is_text else value}", message, path)
 
 
-def _widen(layers: Sequence[Entry], factor: float) -> None:
-    """Multiply the outputs of hidden layers; groups of depthwise layers, one per channel, grow with them.
+def _inner(message: Any, name: str, number: str, path: str) -> Any:
+    """Return a message inside of another, of a repeated one the part of that number, made where there is none yet."""
+    descriptor = message.DESCRIPTOR.fields_by_name.get(name)
+    if descriptor is None or descriptor.message_type is None:
+        raise InputError(f"{path!r}: {message.DESCRIPTOR.name} has no field {name!r} with fields of its own")
+    found = getattr(message, name)
+    if descriptor.has_presence:
+        if number:
+            raise InputError(f"{path!r}: {name} is not repeated; expected no number")
+        return found
+    if not number or int(number) > len(found):
+        raise InputError(f"{path!r}: {name} is repeated ({len(found)} here); expected {name}.0.FIELD or a later number")
+    return found.add() if int(number) == len(found) else found[int(number)]
 
-    The layers behind which no other has weights keep their outputs: these are classes, or images.
+
+def _widen(layers: Sequence[Entry], factor: float) -> None:
+    """Multiply the outputs of hidden layers, and what follows them: groups of depthwise layers, places of slices.
+
+    Layers whose outputs reach a loss, or nothing, through no other such layer keep them: these are classes or images.
+    Layers of as many outputs get as many again, so that sums of them stay possible; groups divide what they must.
     """
-    sized = [entry for entry in layers if _outputs(entry) is not None]
-    last = _last(layers)
-    for entry in sized:
-        if entry.proto.name in last:
-            continue
-        message = _outputs(entry)
-        before = message.num_output
-        message.num_output = max(round(before * factor), 1)
-        group = getattr(message, "group", 1)
-        if group == before and group > 1:
-            message.group = message.num_output
-        elif message.num_output % max(group, 1):
-            message.num_output += group - message.num_output % group
+    outputs = {id(entry): message.num_output for entry in layers if (message := _outputs(entry)) is not None}
+    kept, makers = _kept(layers), _makers(layers)
+    sources = {layer: {outputs[maker] for maker in read - kept} for layer, read in makers.items()}
+    units = _units(layers, outputs.keys() - kept, sources)
+
+    def after(count: int) -> int:
+        unit = units.get(count, 1)
+        return max(-(-round(count * factor) // unit), 1) * unit
+
+    for entry in layers:
+        message, read = _outputs(entry), sources[id(entry)]
+        if message is None:
+            _move_slices(entry, read, after)
+        elif _is_depthwise(message, read):
+            if read or id(entry) not in kept:
+                per_group = message.num_output // message.group
+                message.group = after(message.group)
+                message.num_output = per_group * message.group
+        elif id(entry) not in kept:
+            message.num_output = after(message.num_output)
 
 
 def _outputs(entry: Entry) -> Any:
@@ -155,17 +195,60 @@ def _outputs(entry: Entry) -> Any:
     return None
 
 
-def _last(layers: Sequence[Entry]) -> set[str]:
-    """Return the names of the layers with outputs behind which no other has any."""
-    behind: set[str] = set()  # blobs that some such layer reads, straight or through others
+def _group(message: Any) -> int:
+    return int(getattr(message, "group", 1)) or 1
+
+
+def _is_depthwise(message: Any, sources: Set[int]) -> bool:
+    """Tell whether each channel is a group of its own; sources: the numbers of channels that the layer reads."""
+    group = _group(message)
+    return group > 1 and (group == message.num_output or sources == {group})
+
+
+def _kept(layers: Sequence[Entry]) -> set[int]:
+    """Return the ids of the layers that keep their outputs. A depthwise layer hands on what it reads."""
+    read = {blob for entry in layers for blob in entry.proto.bottom}
+    ends: set[str] = set()  # blobs that reach the end of the net through no layer with outputs of its own
     found = set()
     for entry in reversed(layers):
-        tops, bottoms = list(entry.proto.top), list(entry.proto.bottom)
-        reads_on = not behind.isdisjoint(tops)
-        if _outputs(entry) is not None:
-            if not reads_on:
-                found.add(entry.proto.name)
-            behind.update(bottoms)
-        elif reads_on:
-            behind.update(bottoms)
+        tops, message = list(entry.proto.top), _outputs(entry)
+        if not tops or (read.issuperset(tops) and ends.isdisjoint(tops)):
+            continue
+        if message is not None:
+            found.add(id(entry))
+        if message is None or _is_depthwise(message, set()):
+            ends.update(entry.proto.bottom)
     return found
+
+
+def _makers(layers: Sequence[Entry]) -> dict[int, set[int]]:
+    """Return, by the id of each layer, the ids of the layers with outputs that made what it reads."""
+    made: dict[str, set[int]] = {}
+    found = {}
+    for entry in layers:
+        found[id(entry)] = read = {maker for blob in entry.proto.bottom for maker in made.get(blob, ())}
+        message = _outputs(entry)
+        is_own = message is not None and not _is_depthwise(message, set())
+        for blob in entry.proto.top:
+            made[blob] = {id(entry)} if is_own else read | ({id(entry)} if message is not None and not read else set())
+    return found
+
+
+def _units(layers: Sequence[Entry], hidden: Set[int], sources: Mapping[int, Set[int]]) -> dict[int, int]:
+    """Return what must divide the new numbers of outputs, by the old ones: the groups that make or read them."""
+    units: dict[int, int] = {}
+    for entry in layers:
+        message, read = _outputs(entry), sources[id(entry)]
+        if message is None or _is_depthwise(message, read):
+            continue
+        for count in read | ({message.num_output} if id(entry) in hidden else set()):
+            units[count] = math.lcm(units.get(count, 1), _group(message))
+    return units
+
+
+def _move_slices(entry: Entry, sources: Set[int], after: Callable[[int], int]) -> None:
+    """Let a layer that slices hidden channels slice them in the same proportions."""
+    if len(sources) == 1 and entry.proto.slice_param.axis == 1:
+        (count,) = sources
+        points = [point * after(count) // count for point in entry.proto.slice_param.slice_point]
+        entry.proto.slice_param.slice_point[:] = points

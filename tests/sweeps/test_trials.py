@@ -12,9 +12,11 @@ import pytest
 
 from caffestat.errors import InputError
 from caffestat.net.source import net_source
+from caffestat.options import NetOptions
 from caffestat.prototext import parse
 from caffestat.sweeps import Sweep, Trial, as_seeds
-from caffestat.sweeps.spec import read_sweep
+from caffestat.sweeps.bench import Bench
+from caffestat.sweeps.spec import read_sweep, settings_of
 from caffestat.sweeps.variants import variant_of
 
 from .nets import NET
@@ -156,3 +158,104 @@ def test_fields_take_truth_values_of_sweep_files(tmp_path: Path) -> None:
     path = tmp_path / "sweep.toml"
     path.write_text('[set]\n"fc.bias_term" = [true, false]\n"fc.num_output" = 3\n')
     assert read_sweep(str(path))["changes"] == {"fc.bias_term": ["true", "false"], "fc.num_output": ["3"]}
+
+
+def widened(text: str, factor: float) -> dict[str, Any]:
+    """Return num_output and group of the layers of a net of another width, by name."""
+    source = variant_of(net_source(parse(text.encode(), "n.prototxt")), Trial("n", 1, width=factor))
+    found = {}
+    for entry in source.layers:
+        for name in ("convolution_param", "inner_product_param"):
+            if entry.proto.HasField(name):
+                param = getattr(entry.proto, name)
+                found[entry.proto.name] = (param.num_output, getattr(param, "group", 1))
+        if entry.proto.HasField("slice_param"):
+            found[entry.proto.name] = list(entry.proto.slice_param.slice_point)
+    return found
+
+
+def conv(name: str, bottom: str, outputs: int, group: int = 1, more: str = "") -> str:
+    param = f"convolution_param {{ num_output: {outputs} kernel_size: 1 group: {group} }}"
+    return f'layer {{ name: "{name}" type: "Convolution" bottom: "{bottom}" top: "{name}" {param} {more} }}\n'
+
+
+def layer(name: str, kind: str, *bottoms: str, more: str = "") -> str:
+    reads = " ".join(f'bottom: "{bottom}"' for bottom in bottoms)
+    return f'layer {{ name: "{name}" type: "{kind}" {reads} top: "{name}" {more} }}\n'
+
+
+INPUT = 'layer { name: "x" type: "Input" top: "x" input_param { shape { dim: 1 dim: 6 dim: 5 dim: 5 } } }\n'
+
+
+def test_groups_divide_what_they_read_and_make() -> None:
+    """AlexNet's conv2 reads two halves of conv1."""
+    found = widened(INPUT + conv("a", "x", 10) + conv("b", "a", 14, 2) + conv("end", "b", 5), 0.5)
+    assert found == {"a": (6, 1), "b": (8, 2), "end": (5, 1)}
+
+
+def test_sums_of_layers_stay_possible() -> None:
+    text = (
+        INPUT + conv("a", "x", 10, 2) + conv("b", "a", 10) + layer("sum", "Eltwise", "a", "b") + conv("end", "sum", 3)
+    )
+    found = widened(text, 0.5)
+    assert found["a"] == (6, 2) and found["b"] == (6, 1)
+
+
+def test_depthwise_layers_follow_what_they_read() -> None:
+    text = INPUT + conv("a", "x", 8) + conv("dw", "a", 8, 8) + conv("wide", "dw", 16, 8) + conv("end", "wide", 5)
+    assert widened(text, 1.5) == {"a": (12, 1), "dw": (12, 12), "wide": (24, 12), "end": (5, 1)}
+
+
+def test_depthwise_layers_of_classes_keep_them() -> None:
+    """The upsampling of FCN has a group per class."""
+    text = (
+        INPUT + conv("a", "x", 8) + conv("score", "a", 4) + conv("up", "score", 4, 4) + layer("prob", "Softmax", "up")
+    )
+    assert widened(text, 2) == {"a": (16, 1), "score": (4, 1), "up": (4, 4)}
+
+
+def test_slices_of_hidden_channels_keep_their_proportions() -> None:
+    two = 'slice_param { slice_point: 3 } top: "second"'
+    text = INPUT + conv("a", "x", 12) + layer("cut", "Slice", "a", more=two) + layer("sum", "Concat", "cut", "second")
+    assert widened(text + conv("end", "sum", 5), 2)["cut"] == [6]
+    assert widened(INPUT + layer("cut", "Slice", "x", more=two) + conv("end", "cut", 5), 2)["cut"] == [3]
+
+
+def test_heads_whose_outputs_decide_regions_keep_them() -> None:
+    """Region proposals are read by layers with weights, and by a loss."""
+    pooled = layer("pool", "Eltwise", "a", "rpn") + conv("end", "pool", 5)
+    text = INPUT + conv("a", "x", 8) + conv("rpn", "a", 8) + layer("l", "Reduction", "rpn", more="loss_weight: 1")
+    assert widened(text + pooled, 2)["rpn"] == (8, 1)
+
+
+@pytest.mark.parametrize("width", [0.25, 0.3, 1.3, 2])
+@pytest.mark.parametrize("name", ["alexnet", "googlenet", "mobilenet", "resnet50", "squeezenet", "cifar10_full"])
+def test_nets_of_other_widths_can_be_built(name: str, width: float) -> None:
+    path = str(Path(__file__).resolve().parents[2] / "models" / f"{name}.prototxt")
+    bench = Bench(settings_of(Sweep([path], batch=1)))
+    built = bench.variant(Trial(path, 1, width=width)).build(NetOptions(batch=1, data="synthetic"))
+    whole = bench.variant(Trial(path, 1)).build(NetOptions(batch=1, data="synthetic"))
+    assert [blob.shape for blob in (built.blobs[n] for n in built.outputs)] == [
+        blob.shape for blob in (whole.blobs[n] for n in whole.outputs)
+    ]
+
+
+def test_parts_of_repeated_fields_have_a_number() -> None:
+    found = layers(
+        changes=(("conv1.param.0.lr_mult", "0"), ("conv1.param.1.decay_mult", "3"), ("fc.param.0.name", "w"))
+    )
+    assert [param.lr_mult for param in found["conv1"].param] == [0, 1]
+    assert found["conv1"].param[1].decay_mult == 3
+    assert found["fc"].param[0].name == "w"
+    for path, message in (
+        ("conv1.param.lr_mult", r"param is repeated \(0 here\)"),
+        ("conv1.param.1.lr_mult", r"expected param\.0\.FIELD"),
+        ("conv1.weight_filler.0.std", "weight_filler is not repeated"),
+        ("conv1.num_output.std", "no field 'num_output' with fields of its own"),
+    ):
+        with pytest.raises(InputError, match=message):
+            layers(changes=((path, "1"),))
+
+
+def test_parameters_that_a_layer_does_not_write_can_be_set() -> None:
+    assert layers(changes=(("relu1.negative_slope", "0.25"),))["relu1"].relu_param.negative_slope == 0.25
