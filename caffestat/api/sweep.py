@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
 __all__ = ["sweep"]
 
-_STORED = 256  # trials that are written together
+_STORED = 256  # trials that are written together, at most
+_SECONDS = 5.0  # for which a result is not stored, at most until the next one comes
 
 
 def sweep(
@@ -31,6 +32,8 @@ def sweep(
     iterations: int = 0,
     shapes: Mapping[str, Sequence[int]] | None = None,
     batch: int | None = None,
+    data: str = "auto",
+    device: str = "cpu",
     workers: int = 1,
     client: Any = None,
     resources: Mapping[str, float] | None = None,
@@ -49,7 +52,10 @@ def sweep(
     widths:     times num_output of the hidden layers
     rates:      base_lr; solvers: types; both in the place of the solver file's
     iterations: of training, each measured; 0 for the first pass alone
-    shapes, batch: of data blobs, which hold N(0, 1) noise
+    shapes, batch: of data blobs
+    data:       what data layers hold: "real" (their files), "synthetic" (N(0, 1) noise), or "auto": the files of the
+                nets that have them all
+    device:     one of "auto", "cpu", "cuda" and "cuda:N", which each process chooses for itself
     workers:    processes of this machine; 1 runs the trials in this one
     client:     a `distributed.Client`: the trials run on its cluster
     resources:  that a worker of the cluster must have, such as {"GPU": 1}
@@ -58,8 +64,8 @@ def sweep(
     predict:    say in the summary's `bands` what is predicted of each variant's first pass
     progress:   called with the numbers of finished and of all trials
 
-    A trial that fails is in the summary's `errors`. Raises a CaffestatError when a net cannot be read, an option cannot
-    be used, or the cluster is lost.
+    A trial that fails is a row with its error; the summary says how many failed, and has the first errors. Raises a
+    CaffestatError when a net cannot be read, an option cannot be used, or the cluster is lost.
     """
     from caffestat.sweeps import Sweep
     from caffestat.sweeps.spec import settings_of
@@ -71,13 +77,13 @@ def sweep(
     plan = Sweep(
         list(map(str, names)), tuple(seeds), fillers, values, widths, rates, solvers, iterations, shapes or {}, batch
     )
-    settings = settings_of(plan)
+    settings = settings_of(plan, device, data)
     store = Store(Path(output), resume) if output is not None else None
-    done = store.finished() if store else set()
-    summary = Summary()
+    done = store.finished() if store else ()
+    summary = Summary(seeds=len(plan.seeds))
     for trial, rows in store.results() if store else ():
         summary.add(trial, rows)
-    left = (trial for trial in plan.trials() if trial.id not in done)
+    left = (trial for trial in plan.trials() if not (done and trial.id in done))
     for results in _chunks(_run(settings, left, workers, client, resources), 1 if store is None else _STORED):
         if store:
             store.append(results)
@@ -109,5 +115,13 @@ def _run(
 
 
 def _chunks(results: Iterator[tuple[Trial, list[Row]]], size: int) -> Iterator[list[tuple[Trial, list[Row]]]]:
-    while chunk := list(islice(results, size)):
+    """Yield results together: as many as `size`, or those of a few seconds."""
+    chunk: list[tuple[Trial, list[Row]]] = []
+    started = time.monotonic()
+    for result in results:
+        chunk.append(result)
+        if len(chunk) >= size or time.monotonic() - started > _SECONDS:
+            yield chunk
+            chunk, started = [], time.monotonic()
+    if chunk:
         yield chunk

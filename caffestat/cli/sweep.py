@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -14,6 +13,7 @@ import click
 
 from caffestat.errors import InputError
 from caffestat.files import refuse_inputs
+from caffestat.options import DATA, DEVICES
 
 from . import options, terminal
 
@@ -88,23 +88,30 @@ def _changes(ctx: click.Context, param: click.Parameter, value: tuple[str, ...])
 @click.option(
     "--format",
     "kind",
-    type=click.Choice(["table", "csv"]),
+    type=click.Choice(["table", "csv", "html"]),
     default="table",
     show_default=True,
     help="How the summary is printed.",
 )
-@options.report_page("Write a page about the sweep too: the variants over depth, with their spread.")
+@options.report_page("Write a page about the sweep too: spreads, order, coordinate check, heat maps.")
 @click.option(
     "--predict/--no-predict", default=True, help="Say what is predicted of each variant's first pass.  [default: yes]"
 )
 @options.shapes
 @options.batch
+@click.option(
+    "--data",
+    type=click.Choice(DATA),
+    help="What data layers hold: their files, or N(0, 1) noise.  [default: auto, files where they are]",
+)
+@click.option("--device", metavar="|".join(DEVICES), help="Of each process.  [default: cpu]")
 def sweep(paths: tuple[str, ...], kind: str, page: Path | None, **settings: Any) -> None:
     """Run every combination of seeds, fillers, fields, widths and learning rates, and say what the trials say together.
 
     NET is a net or solver prototxt; a SWEEP.toml holds the same settings as keys (nets, seeds, filler, set, width, lr,
-    solver, iterations, batch, shapes), and options replace its values. The summary has each layer's spread over the
-    seeds, the variants in order, and how the signal goes with the width. With -o all numbers are stored as Parquet.
+    solver, iterations, batch, shapes, data), and options replace its values. The summary has each layer's spread over
+    the seeds, the variants in order, how the signal goes with the width, and what two parameters do together. With -o
+    all numbers are stored as Parquet.
 
     \b
     Examples:
@@ -117,17 +124,38 @@ def sweep(paths: tuple[str, ...], kind: str, page: Path | None, **settings: Any)
     """
     from caffestat import api
 
-    terminal.page_file("html" if page else "text", page)  # before the work: the page needs an extra
+    _check_page(kind, page)  # before the work
     refuse_inputs(page, list(paths))
     with ExitStack() as stack:
         given = _given(paths, settings, stack)
         progress = stack.enter_context(_progress())
         summary = api.sweep(**given, progress=progress)
-    _print(summary, kind)
+    title = ", ".join(paths)
     if page:
-        from caffestat.report.html.from_sweep import render_sweep
+        terminal.write_lines(_shown(summary, "html", title), page)
+    terminal.write_lines(_shown(summary, kind, title), None)
 
-        terminal.write(render_sweep(summary, ", ".join(paths)), page)
+
+def _check_page(kind: str, page: Path | None) -> None:
+    """Raise InputError where a page cannot be made, or has no place but the terminal."""
+    from caffestat.report.html import require_extra
+
+    if page or kind == "html":
+        require_extra()
+    if kind == "html" and sys.stdout.isatty():
+        raise InputError("--format html: expected --report FILE, found the terminal as the only place for the page")
+
+
+def _shown(summary: Summary, kind: str, title: str) -> str | Iterator[str]:
+    from caffestat.report import sweep_text
+
+    if kind == "table":
+        return sweep_text.lines(summary)
+    if kind == "csv":
+        return sweep_text.render_csv(summary)
+    from caffestat.report.html.from_sweep import render_sweep
+
+    return render_sweep(summary, title)
 
 
 def _given(paths: tuple[str, ...], settings: dict[str, Any], stack: ExitStack) -> dict[str, Any]:
@@ -139,7 +167,7 @@ def _given(paths: tuple[str, ...], settings: dict[str, Any], stack: ExitStack) -
     if files and len(paths) > 1:
         raise InputError("expected one SWEEP.toml or nets, found both or several")
     given: dict[str, Any] = read_sweep(files[0]) if files else {"nets": list(paths)}
-    names = ("fillers", "changes", "widths", "rates", "solvers", "iterations", "shapes", "batch")
+    names = ("fillers", "changes", "widths", "rates", "solvers", "iterations", "shapes", "batch", "data", "device")
     given |= {name: settings[name] for name in names if settings[name]}
     if settings["seeds"]:
         given["seeds"] = as_seeds(settings["seeds"])
@@ -188,30 +216,16 @@ def _client(settings: dict[str, Any], stack: ExitStack) -> Any:
 @contextmanager
 def _progress() -> Iterator[Callable[[int, int], None]]:
     """Show on a terminal how many trials are finished, and for how long the others will take."""
-    status, started = terminal.StatusLine(), time.monotonic()
+    status = terminal.StatusLine()
+    first: list[tuple[int, float]] = []  # when the first results came: stored ones took no time
 
     def progress(done: int, count: int) -> None:
-        left = (time.monotonic() - started) / done * (count - done) if done else 0.0
-        status.show(f"{done} of {count} trials, {left:.0f} s left")
+        first.append((done, time.monotonic())) if not first else None
+        (before, then), now = first[0], time.monotonic()
+        left = f", {(now - then) / (done - before) * (count - done):.0f} s left" if done > before else ""
+        status.show(f"{done} of {count} trials{left}")
 
     try:
         yield progress
     finally:
         status.clear()
-
-
-def _print(summary: Summary, kind: str) -> None:
-    from caffestat.sweeps.summary import lines
-
-    if kind == "table":
-        for line in lines(summary):
-            click.echo(line)
-        return
-    table = csv.writer(sys.stdout, lineterminator="\n")
-    head = ["variant", "iteration", "depth", "layer", "name", "kind", "mean", "deviation", "least", "most"]
-    table.writerow([*head, "predicted", "predicted_deviation"])
-    for value, spread in summary.values.items():
-        where = (value.variant.variant, value.iteration, value.depth, value.layer, value.name, value.kind)
-        band = summary.bands.get(value)
-        predicted = (band.mean, band.deviation) if band else (None, None)
-        table.writerow([*where, spread.mean, spread.deviation, spread.least, spread.most, *predicted])

@@ -65,23 +65,27 @@ class Solver:
     added: Any = field(default_factory=ssd_pb2.SolverParameter)  # what SSD's Caffe has in a solver beside Caffe's own
 
     def test_nets(self) -> tuple[NetSource, ...]:
-        """Return the nets it tests: the inline ones, those in files, then the trained net for what test_iter is left.
+        """Return the nets it tests: those of `named_tests`, then the trained net for what test_iter is left.
 
         (solver.cpp, InitTestNets)
         """
-        m = self.message
-        named = [
-            *(
-                inline_source(self.name, message, owner, self.inline_findings)
-                for message, owner in zip(m.test_net_param, self.document.find("test_net_param"), strict=True)
-            ),
-            *(_named_net(path, owner) for path, owner in zip(m.test_net, self._named_tests(), strict=True)),
-        ]
-        generic = len(m.test_iter) - len(named)
-        return (*named, *[self.net] * generic)
+        named = self.named_tests()
+        return (*named, *[self.net] * (len(self.message.test_iter) - len(named)))
 
-    def _named_tests(self) -> list[Field]:
-        return [field for field in self.document.find("test_net") for _ in field.values]
+    def named_tests(self) -> tuple[NetSource, ...]:
+        """Return the test nets that stand inside of it, then those in files."""
+        return (*self.inline_tests(), *self.file_tests())
+
+    def inline_tests(self) -> tuple[NetSource, ...]:
+        """Return the test nets that stand inside of it (`test_net_param`)."""
+        owners = self.document.find("test_net_param")
+        pairs = zip(self.message.test_net_param, owners, strict=True)
+        return tuple(inline_source(self.name, message, owner, self.inline_findings) for message, owner in pairs)
+
+    def file_tests(self) -> tuple[NetSource, ...]:
+        """Return the test nets that it names (`test_net`). Raises what reading them raises."""
+        owners = [field for field in self.document.find("test_net") for _ in field.values]
+        return tuple(_named_net(path, owner) for path, owner in zip(self.message.test_net, owners, strict=True))
 
 
 def read_bytes(path: str) -> bytes:

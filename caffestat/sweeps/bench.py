@@ -7,27 +7,28 @@ from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from caffestat.analysis import Measurement, Runner
-from caffestat.engine import CPU, Device
+from caffestat.engine import choose_device
 from caffestat.errors import CaffestatError, InputError
 from caffestat.fillers import Stream
 from caffestat.initialization.methods import Method, draw, filler_of, parse_method
-from caffestat.net import NetSource, Solver
-from caffestat.net.source import source_of
+from caffestat.net import NetSource
 from caffestat.options import NetOptions, RunOptions, ValueOptions
 from caffestat.program import NetProgram, Program, from_net
 from caffestat.program.feeds import Feeds
 from caffestat.program.opening import NetFile
-from caffestat.prototext import Document, parse
-from caffestat.schema import SolverParameter
 
-from .rows import Row, rows_of
+from .rows import Row, outputs_of, rows_of, test_name
+from .shipped import opened, solver_of
 from .trial import Trial
 from .variants import variant_of, with_stds
+
+if TYPE_CHECKING:
+    from caffestat.training.running import Running
 
 __all__ = ["Bench", "Settings"]
 
@@ -38,26 +39,27 @@ _KEPT = 8  # compiled nets of one process
 class Settings:
     """What all trials of a sweep share; it pickles.
 
-    nets  the texts of nets and solvers by the names that trials use; a solver's is followed by its net's
+    nets    the texts of nets and solvers by the names that trials use, see `shipped`
+    real    the nets whose data layers read their files; those of others hold noise
+    device  one of `options.DEVICES`; each process chooses its own
     """
 
     nets: Mapping[str, tuple[bytes, ...]]
     shapes: Mapping[str, Sequence[int]] = field(default_factory=dict)
     batch: int | None = None
     device: str = "cpu"
+    real: frozenset[str] = frozenset()
 
-    @property
-    def options(self) -> NetOptions:
-        """How the nets are built."""
-        return NetOptions(shapes=self.shapes, batch=self.batch, data="synthetic")
+    def options(self, net: str) -> NetOptions:
+        """Return how a net is built."""
+        return NetOptions(shapes=self.shapes, batch=self.batch, data="real" if net in self.real else "synthetic")
 
 
 class Bench:
     """Runs trials; what is compiled is kept for the next ones of the same structure."""
 
-    def __init__(self, settings: Settings, device: Device = CPU) -> None:
+    def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._device = device
         self._files: dict[str, NetFile] = {}
         self._runners: OrderedDict[bytes, Runner] = OrderedDict()
         self._solved: OrderedDict[Trial, dict[str, str]] = OrderedDict()
@@ -69,13 +71,13 @@ class Bench:
             rows = list(self._train(trial) if trial.iterations else self._first_pass(trial))
         except CaffestatError as error:
             rows = [_error(str(error))]
-        except (ArithmeticError, MemoryError, RuntimeError, ValueError) as error:  # one trial must not end the sweep
+        except Exception as error:  # one trial must not end the sweep
             rows = [_error(f"{type(error).__name__}: {error}")]
         return [*rows, Row(0, -1, "", "", "seconds", time.perf_counter() - started)]
 
     def _file(self, name: str) -> NetFile:
         if name not in self._files:
-            self._files[name] = _opened(name, self._settings.nets[name])
+            self._files[name] = opened(name, self._settings.nets[name])
         return self._files[name]
 
     def variant(self, trial: Trial) -> NetFile:
@@ -87,29 +89,30 @@ class Bench:
             return varied
         key = replace(trial, seed=0)
         if key not in self._solved:
-            self._solved[key] = _solve(from_net(varied.build(self._settings.options)), method)
+            self._solved[key] = _solve(from_net(varied.build(self._settings.options(trial.net))), method)
         while len(self._solved) > _KEPT:
             self._solved.popitem(last=False)
         return replace(varied, source=with_stds(varied.source, self._solved[key]))
 
     def _first_pass(self, trial: Trial) -> Iterator[Row]:
         file = self.variant(trial)
-        program = from_net(file.build(self._settings.options))
+        program = from_net(file.build(self._settings.options(trial.net)))
         stream = Stream(trial.seed)
         values = program.values(stream, [])
         _draw(program, trial, values)
-        runner = self._runner(file.source, program, values)
+        runner = self._runner(trial.net, file.source, program, values)
         feeds = Feeds(stream, np.random.default_rng(trial.seed))
         measured = runner.run(feeds.of(runner.forward, program.net))
         yield from _rows(0, program, measured)
         yield Row(0, -1, "", "", "loss", measured.loss)
 
-    def _runner(self, source: NetSource, program: NetProgram, values: list[np.ndarray]) -> Runner:
+    def _runner(self, name: str, source: NetSource, program: NetProgram, values: list[np.ndarray]) -> Runner:
         """Return a compiled net of the program's structure that holds the values."""
-        key = _structure(source)
+        key = _structure(name, source)
         runner = self._runners.pop(key, None)
         if runner is None or runner.forward.graph.states:
-            runner = Runner(program, values, self._device, changing=True)
+            device, _ = choose_device(self._settings.device)
+            runner = Runner(program, values, device, changing=True)
         runner.values = values
         self._runners[key] = runner
         while len(self._runners) > _KEPT:
@@ -120,25 +123,41 @@ class Bench:
         from caffestat.training import Training, events
 
         file = self.variant(trial)
-        solver = _solver_of(file, trial)
-        run, values = RunOptions(device=self._settings.device), ValueOptions()
+        options, run = self._settings.options(trial.net), RunOptions(device=self._settings.device)
         training = Training(
-            solver, self._settings.options, values, run,
+            solver_of(file, trial), options, ValueOptions(), run,
             seed=trial.seed, debug=True, saves=False, iterations=trial.iterations,
         )  # fmt: skip
         _draw(training.train.program, trial, training.train.values)
-        key = _structure(file.source)
-        if key in self._runners and not self._runners[key].forward.graph.states:
-            training.train.runner = self._runners[key]
-            training.train.runner.values = training.train.values
+        layers = _structure(trial.net, file.source)
+        nets = {layers + bytes([number]): net for number, net in enumerate([training.train, *training.tests])}
+        for key, net in nets.items():
+            self._lend(key, net)
+        measured = Measurement()
         for event in training.events():
-            if isinstance(event, events.Pass) and event.program.phase == "TRAIN":
-                measured = event.measured
+            if isinstance(event, events.Pass):
+                for key, net in nets.items():
+                    self._take_back(key, net)
+                measured = event.measured if event.program.phase == "TRAIN" else measured
             elif isinstance(event, events.Iteration):
                 yield from _rows(event.iteration, training.train.program, measured)
-                yield Row(event.iteration, -1, "", "", "loss", event.loss)
-        if training.train.runner is not None:
-            self._runners[key] = training.train.runner
+                yield from outputs_of(event.iteration, "", event.loss, event.outputs)
+            elif isinstance(event, events.EndTest):
+                yield from outputs_of(event.iteration, test_name(event.number), event.loss, event.outputs)
+
+    def _lend(self, key: bytes, net: Running) -> None:
+        """Let a net that is about to train run what is compiled of its structure."""
+        runner = self._runners.get(key)
+        if runner is not None and not runner.forward.graph.states:
+            net.runner = runner
+            runner.values = net.values
+
+    def _take_back(self, key: bytes, net: Running) -> None:
+        if net.runner is not None:
+            self._runners[key] = net.runner
+            self._runners.move_to_end(key)
+            while len(self._runners) > _KEPT:
+                self._runners.popitem(last=False)
 
 
 def _weights(program: Program) -> list[int]:
@@ -171,48 +190,9 @@ def _error(text: str) -> Row:
     return Row(0, -1, "", "", "error", float("nan"), text)
 
 
-def _opened(name: str, texts: Sequence[bytes]) -> NetFile:
-    """Return a net or a solver from its text; a solver's net comes as a text of its own."""
-    document = parse(texts[0], name)
-    if len(texts) == 1:
-        found = source_of(document)
-        return NetFile(document, found.net, found) if isinstance(found, Solver) else NetFile(document, found)
-    net = source_of(parse(texts[1], name))
-    if isinstance(net, Solver):
-        raise InputError(f"{name}: its net is a solver")
-    return NetFile(document, net, _bare_solver(name, document, net))
-
-
-def _bare_solver(name: str, document: Document, net: NetSource) -> Solver:
-    from caffestat.schema import from_document
-
-    message, findings = from_document(document, SolverParameter)
-    return Solver(name, message, net, document, tuple(findings))
-
-
-def _solver_of(file: NetFile, trial: Trial) -> Solver:
-    """Return the solver that a trial trains with: the file's own, or plain SGD at a fixed rate."""
-    solver = file.solver
-    if solver is None:
-        if trial.rate is None:
-            raise InputError(f"{trial.net}: training a net without a solver needs a learning rate: --lr 0.01")
-        document = parse(b'base_lr: 0 lr_policy: "fixed" max_iter: 0', trial.net)
-        solver = _bare_solver(trial.net, document, file.source)
-    message = deepcopy(solver.message)
-    for name in ("test_iter", "test_interval", "test_net", "test_net_param", "test_state", "snapshot", "display"):
-        message.ClearField(name)
-    message.snapshot_after_train = False
-    message.max_iter = trial.iterations
-    if trial.rate is not None:
-        message.base_lr = trial.rate
-    if trial.solver:
-        message.type = trial.solver
-    return replace(solver, message=message, net=file.source)
-
-
-def _structure(source: NetSource) -> bytes:
-    """Return what makes two variants one graph: their layers without fillers and names of nothing else."""
-    parts = []
+def _structure(name: str, source: NetSource) -> bytes:
+    """Return what makes two variants of a net one graph: their layers without fillers."""
+    parts = [name.encode()]
     for entry in source.layers:
         proto = deepcopy(entry.proto)
         _clear_fillers(proto)

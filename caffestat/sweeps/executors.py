@@ -9,6 +9,8 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
+from pathlib import PurePath
 from threading import Lock
 from typing import Any
 
@@ -23,10 +25,13 @@ __all__ = ["connect", "local_cluster", "on_cluster", "on_processes", "one_by_one
 Result = tuple[Trial, list[Row]]
 Batch = tuple[Trial, ...]
 
-_BATCH = 16  # trials that travel together: what a trial costs beside its work is divided by it
+_BATCH = 16  # trials that travel together at most: what a trial costs beside its work is divided by it
+_SECONDS = 0.5  # that a batch takes, when its trials are short enough
 _WAITING = 4  # batches per worker that wait for it; no more of them are made, whatever the number of trials
 _ATTEMPTS = 10  # to reach workers that come and go
 _DEATHS = 3  # of workers, after which the trial that they ran is taken for the cause
+
+_DIED = "the worker that ran this trial died"
 
 _benches: dict[str, Bench] = {}  # of this process, by the sweep
 _one_at_a_time = Lock()  # a compiled net holds the params of one trial
@@ -37,12 +42,6 @@ def one_by_one(settings: Settings, trials: Iterable[Trial]) -> Iterator[Result]:
     bench = Bench(settings)
     for trial in trials:
         yield trial, bench.run(trial)
-
-
-def _batches(trials: Iterable[Trial], size: int) -> Iterator[Batch]:
-    rest = iter(trials)
-    while batch := tuple(itertools.islice(rest, size)):
-        yield batch
 
 
 def _prepare(token: str, settings: Settings) -> None:
@@ -58,25 +57,35 @@ def _run_batch(token: str, batch: Batch) -> list[Result]:
         return [(trial, _benches[token].run(trial)) for trial in batch]
 
 
-def _killed(trial: Trial) -> Result:
-    text = f"the worker that ran this trial died {_DEATHS} times"
+def _failed(trial: Trial, text: str) -> Result:
     end = Row(0, -1, "", "", "seconds", 0.0)
     return trial, [Row(0, -1, "", "", "error", float("nan"), text), end]
 
 
 class _Queue:
-    """Batches that are to be run, and how often the workers that had them have died."""
+    """Batches that are to be run, and how often the workers that had them have died.
 
-    def __init__(self, trials: Iterable[Trial], size: int) -> None:
-        self._new = _batches(trials, size)
+    Those of workers that died come last: what is about to be killed again and again takes no other trials with it.
+    The first batches are single trials; how long trials take tells how many of the next ones travel together.
+    """
+
+    def __init__(self, trials: Iterable[Trial]) -> None:
+        self._new = iter(trials)
+        self._size = 1
         self._again: deque[Batch] = deque()
         self._deaths: dict[str, int] = {}
 
     def take(self) -> Batch | None:
         """Return the next batch, None when there is no more."""
-        return self._again.popleft() if self._again else next(self._new, None)
+        batch = tuple(itertools.islice(self._new, self._size))
+        return batch or (self._again.popleft() if self._again else None)
 
-    def give_back(self, batch: Batch) -> list[Result]:
+    def learn(self, results: Sequence[Result]) -> None:
+        """Take note of how long the trials of a batch took."""
+        seconds = sum(row.value for _, rows in results for row in rows if row.kind == "seconds")
+        self._size = max(min(int(_SECONDS * len(results) / max(seconds, 1e-9)), _BATCH), 1)
+
+    def give_back(self, batch: Batch, why: str) -> list[Result]:
         """Take the batch of a worker that died; return the trials that are given up, as errors."""
         if len(batch) > 1:
             self._again.extend((trial,) for trial in batch)
@@ -84,14 +93,14 @@ class _Queue:
         (trial,) = batch
         deaths = self._deaths[trial.id] = self._deaths.get(trial.id, 0) + 1
         if deaths >= _DEATHS:
-            return [_killed(trial)]
+            return [_failed(trial, f"{why}; tried {_DEATHS} times")]
         self._again.append(batch)
         return []
 
 
 def on_processes(settings: Settings, trials: Iterable[Trial], workers: int) -> Iterator[Result]:
     """Run trials in processes of this machine. The trials of a process that dies are run again in another one."""
-    queue = _Queue(trials, _BATCH)
+    queue = _Queue(trials)
     while True:
         context = multiprocessing.get_context("spawn")
         pool = ProcessPoolExecutor(workers, context, _prepare, ("here", settings))
@@ -102,7 +111,7 @@ def on_processes(settings: Settings, trials: Iterable[Trial], workers: int) -> I
         except BrokenProcessPool:
             for future, batch in running.items():
                 lost = not future.done() or future.cancelled() or future.exception() is not None
-                yield from queue.give_back(batch) if lost else future.result()
+                yield from queue.give_back(batch, _DIED) if lost else future.result()
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
 
@@ -118,6 +127,7 @@ def _drain(
         done, _ = wait(running, return_when=FIRST_COMPLETED)
         for future in done:
             results = future.result()
+            queue.learn(results)
             del running[future]
             yield from results
 
@@ -159,21 +169,29 @@ def on_cluster(
     Raises RunError when the scheduler is lost; what was finished before has been yielded.
     """
     _prepare_workers(client, token, settings)
-    queue = _Queue(trials, _BATCH)
+    queue = _Queue(trials)
     running: dict[Any, Batch] = {}
     numbers = itertools.count()
 
     def fill() -> None:
         window = max(sum(client.nthreads().values()), 1) * _WAITING
         while len(running) < window and (batch := queue.take()):
-            name = f"caffestat-trials-{token}-{next(numbers)}"
-            future = client.submit(_run_batch, token, batch, key=name, pure=False, resources=resources)
+            key = (_task_name(batch[0]), token, next(numbers))
+            future = client.submit(_run_batch, token, batch, key=key, pure=False, resources=resources)
             running[future] = batch
 
     try:
         yield from _collect(client, queue, running, fill)
     except (OSError, TimeoutError) as error:
         raise _lost(error) from error
+    finally:
+        _dismiss_workers(client, token)
+
+
+def _task_name(trial: Trial) -> str:
+    """Return what Dask's dashboard calls the tasks of a net, a filler and their like, whatever the seed."""
+    kind = "train" if trial.iterations else "first pass"
+    return f"{kind} {PurePath(trial.net).name}{trial.variant[len(trial.net) :]}"
 
 
 def _lost(error: Exception) -> RunError:
@@ -192,16 +210,29 @@ def _prepare_workers(client: Any, token: str, settings: Settings) -> None:
             time.sleep(1)
 
 
+def _dismiss_workers(client: Any, token: str) -> None:
+    """Let the workers forget the sweep; those that cannot be reached any more have forgotten it."""
+    with suppress(Exception):
+        client.unregister_worker_plugin(_plugin_name(token))
+
+
+def _plugin_name(token: str) -> str:
+    return f"caffestat-{token}"
+
+
 def _plugin(token: str, settings: Settings) -> Any:
     from distributed import WorkerPlugin
 
     class Nets(WorkerPlugin):  # type: ignore[misc,unused-ignore]  # dask may ship no types
         """Prepares every worker, those that join later or start anew too."""
 
-        name = f"caffestat-{token}"
+        name = _plugin_name(token)
 
         def setup(self, worker: Any) -> None:
             _prepare(token, settings)
+
+        def teardown(self, worker: Any) -> None:
+            _benches.pop(token, None)
 
     return Nets()
 
@@ -224,5 +255,14 @@ def _collect(client: Any, queue: _Queue, running: dict[Any, Batch], fill: Callab
 def _results(future: Any, queue: _Queue, batch: Batch) -> Sequence[Result]:
     if future.status == "finished":
         found: list[Result] = future.result()
+        queue.learn(found)
         return found
-    return queue.give_back(batch)
+    return queue.give_back(batch, _why(future))
+
+
+def _why(future: Any) -> str:
+    """Return why a task has no result: what its code raised, or that its workers died."""
+    from distributed.scheduler import KilledWorker
+
+    error = future.exception() if future.status == "error" else None
+    return _DIED if error is None or isinstance(error, KilledWorker) else f"{type(error).__name__}: {error}"

@@ -6,15 +6,19 @@ import math
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
+import numpy as np
+
 from caffestat.analysis.prediction import Prediction, predict
 from caffestat.errors import CaffestatError
+from caffestat.fillers import Stream
 from caffestat.initialization.methods import parse_method
 from caffestat.program import NetProgram, from_net
+from caffestat.program.feeds import Feeds
 from caffestat.theory import Signal
 
 from .bench import Bench, Settings
 from .rows import Row, rows_of
-from .summary import Band, Value
+from .spread import Band, Value
 from .trial import Trial
 
 __all__ = ["bands"]
@@ -34,13 +38,22 @@ def _of_variant(bench: Bench, settings: Settings, variant: Trial) -> Iterator[tu
     if method and not method.is_solved:
         return
     try:
-        program = from_net(bench.variant(variant).build(settings.options))
-        found = predict(program)
+        program = from_net(bench.variant(variant).build(settings.options(variant.net)))
+        found = predict(program, inputs=_first_batch(program) if variant.net in settings.real else None)
     except CaffestatError:  # the trials say it as their errors
         return
     for row, deviation in _rows(program, found):
         where = Value(replace(variant, seed=0), 0, row.depth, row.layer, row.name, row.kind)
         yield where, Band(row.value, deviation)
+
+
+def _first_batch(program: NetProgram) -> dict[str, np.ndarray]:
+    """Return what the data layers read first, by the names of their tops."""
+    feeds = Feeds(Stream(0), np.random.default_rng(0))
+    nodes = program.net.nodes
+    read = [feed for feed in program.forward().feeds if feed.row is not None and nodes[feed.row].layer.reader]
+    pairs = (pair for feed in read for pair in zip(feed.given, feed.draw(feeds, None), strict=True))
+    return {name: array for name, array in pairs if name}
 
 
 def _rows(program: NetProgram, found: Prediction) -> Iterator[tuple[Row, float | None]]:

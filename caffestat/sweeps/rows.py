@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -11,10 +12,11 @@ from .trial import Trial
 
 if TYPE_CHECKING:
     from caffestat.program import Program
+    from caffestat.training.events import Output
 
-__all__ = ["COLUMNS", "KINDS", "Row", "columns_of", "rows_of"]
+__all__ = ["COLUMNS", "KINDS", "Row", "columns_of", "outputs_of", "rows_of", "test_name"]
 
-KINDS = ("x", "dx", "w", "dw", "loss", "seconds", "error")
+KINDS = ("x", "dx", "w", "dw", "loss", "output", "seconds", "error")
 
 COLUMNS: Mapping[str, str] = {
     "trial": "string",
@@ -37,12 +39,13 @@ COLUMNS: Mapping[str, str] = {
 """The table's columns and their types. A trial's last row has kind "seconds"; a trial without it is not finished."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Row:
-    """One number of a trial: mean |x|, |dx|, |w| or |dw| of a layer, the loss, the seconds, or an error's text.
+    """One number of a trial: mean |x|, |dx|, |w| or |dw| of a layer, a loss, an output, its seconds, or an error.
 
-    iteration  0 for the first pass
+    iteration  0 for the first pass; of test nets, how many updates the params have had
     depth      the layer's index in the net; -1 for what belongs to no layer
+    layer      of losses and outputs: "" for the train net, "test", "test 1", … for test nets
     name       of the blob, or the index of the param
     """
 
@@ -53,6 +56,25 @@ class Row:
     kind: str
     value: float
     text: str = ""
+
+
+def test_name(number: int) -> str:
+    """Return what stands as the layer of the losses and outputs of a test net, counted from 0."""
+    return f"test {number}" if number else "test"
+
+
+def outputs_of(iteration: int, net: str, loss: float | None, outputs: Sequence[Output]) -> Iterator[Row]:
+    """Yield the loss of a net's outputs, then each output that is one number, such as the accuracy.
+
+    An output that is the whole loss is not told twice.
+    """
+    if loss is not None:
+        yield Row(iteration, -1, net, "", "loss", loss)
+    counts = Counter(output.name for output in outputs)
+    parts = [output for output in outputs if output.weight]
+    for output in outputs:
+        if counts[output.name] == 1 and not (parts == [output] and loss is not None):
+            yield Row(iteration, -1, net, output.name, "output", output.value)
 
 
 def columns_of(results: Iterable[tuple[Trial, Sequence[Row]]]) -> dict[str, list[Any]]:

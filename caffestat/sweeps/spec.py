@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from caffestat.errors import InputError
 from caffestat.files import read_regular
-from caffestat.program import open_file
+from caffestat.options import DATA, NetOptions, RunOptions, ValueOptions
+from caffestat.program import NetProgram, open_file
 
 from .bench import Settings
+from .shipped import texts_of
 from .trial import Sweep, as_seeds
 
 __all__ = ["read_sweep", "settings_of"]
 
 _LISTS = {"filler": "fillers", "width": "widths", "lr": "rates", "solver": "solvers"}
-_PLAIN = ("iterations", "batch", "shapes")
+_PLAIN = ("iterations", "batch", "shapes", "data")
 _TEXT, _WHOLE, _NUMBER = (str,), (int,), (int, float)
 _VALUES: dict[str, tuple[tuple[type, ...], str]] = {
     "nets": (_TEXT, "names of nets or solvers"),
@@ -66,6 +68,7 @@ def _check(data: Mapping[str, Any], path: str) -> None:
     expect("seeds", isinstance(seeds, str) or all(map(_is_seed, _list(seeds))), '"0:20" or numbers from 0 to 2**32 - 1')
     expect("iterations", _is_a(data.get("iterations", 0), _WHOLE), "a whole number")
     expect("batch", _is_size(data.get("batch", 1)), "a whole number of 1 or more")
+    expect("data", data.get("data", "real") in DATA, f"one of {', '.join(DATA)}")
     is_table = isinstance(shapes, dict) and all(map(_is_shape, shapes.values()))
     expect("shapes", is_table, "a table of blobs, each with its sizes, such as { data = [2, 3, 8, 8] }")
     is_table = isinstance(changes, dict) and all(map(_is_plain, changes.values()))
@@ -115,17 +118,21 @@ def _list(value: Any) -> list[Any]:
     return list(value) if isinstance(value, (list, tuple)) else [value]
 
 
-def settings_of(sweep: Sweep, device: str = "cpu") -> Settings:
-    """Read the nets of a sweep. Raises a CaffestatError when one cannot be read or is broken."""
-    return Settings({name: _texts(name) for name in sweep.nets}, _shapes(sweep.shapes), sweep.batch, device)
+def settings_of(sweep: Sweep, device: str = "cpu", data: str = "synthetic") -> Settings:
+    """Read the nets of a sweep. Raises a CaffestatError when one cannot be read or is broken, or an option is wrong.
+
+    data: one of `options.DATA`; with "auto" the nets all of whose data layers have files here read them everywhere
+    """
+    RunOptions(device=device)
+    options = NetOptions(shapes=sweep.shapes, batch=sweep.batch, data=data)
+    real = frozenset(name for name in sweep.nets if data != "synthetic" and _has_files(name, options))
+    return Settings({name: texts_of(name) for name in sweep.nets}, options.shapes, sweep.batch, device, real)
 
 
-def _texts(path: str) -> tuple[bytes, ...]:
-    file = open_file(path)
-    texts = [bytes(file.text)]
-    named: Iterable[str] = (file.source.name,) if file.solver is not None else ()
-    return (*texts, *(read_regular(name) for name in named if name != path))
+def _has_files(name: str, options: NetOptions) -> bool:
+    program = open_file(name).program(options, ValueOptions())
+    return options.data == "real" or (_reads(program) and not program.synthetic(()))
 
 
-def _shapes(shapes: Mapping[str, Sequence[int]]) -> dict[str, tuple[int, ...]]:
-    return {name: tuple(shape) for name, shape in shapes.items()}
+def _reads(program: NetProgram) -> bool:
+    return any(node.layer.reader for node in program.net.nodes)

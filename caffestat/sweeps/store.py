@@ -11,6 +11,8 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from caffestat.errors import InputError
 
 from .rows import COLUMNS, Row, columns_of
@@ -27,6 +29,21 @@ def need_arrow() -> Any:
     except ImportError as error:
         raise InputError("sweeps store their results through pyarrow: pip install 'caffestat[sweep]'") from error
     return pyarrow
+
+
+class Finished:
+    """A set of the ids of trials, in eight bytes each."""
+
+    def __init__(self, ids: np.ndarray) -> None:
+        self._ids = ids
+
+    def __len__(self) -> int:
+        return len(self._ids)
+
+    def __contains__(self, trial: str) -> bool:
+        wanted = np.uint64(int(trial, 16))
+        at = int(np.searchsorted(self._ids, wanted))
+        return at < len(self._ids) and bool(self._ids[at] == wanted)
 
 
 class Store:
@@ -49,14 +66,15 @@ class Store:
             raise InputError(f"{folder}: holds results already; --resume goes on with them, or name another folder")
         self._next = 1 + max((int(path.stem.split("-")[1]) for path in self.files), default=-1)
 
-    def finished(self) -> set[str]:
+    def finished(self) -> Finished:
         """Return the ids of the trials that are stored whole."""
-        done: set[str] = set()
+        found = [np.empty(0, np.uint64)]
         for path in self.files:
             table = self._arrow.parquet.read_table(path, columns=["trial", "kind"])
             kinds = table["kind"].to_pylist()
-            done.update(name for name, kind in zip(table["trial"].to_pylist(), kinds, strict=True) if kind == "seconds")
-        return done
+            names = [n for n, kind in zip(table["trial"].to_pylist(), kinds, strict=True) if kind == "seconds"]
+            found.append(np.array([int(name, 16) for name in names], np.uint64))
+        return Finished(np.unique(np.concatenate(found)))
 
     def append(self, results: Sequence[tuple[Trial, Sequence[Row]]]) -> None:
         """Write the rows of some trials: all of them, or after a crash none."""

@@ -1,240 +1,125 @@
-"""What the trials of a sweep say together: the spread over seeds, the best filler, and the signal against the width."""
+"""What the trials of a sweep say together: the spread of every number over the seeds, and what is best."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
+from .findings import Choice, Grid, Slope, choice_of, grids, slopes
 from .rows import Row
+from .spread import Band, Spread, Value
 from .trial import Trial
 
-__all__ = ["Band", "Choice", "Slope", "Spread", "Summary", "Value", "lines"]
+__all__ = ["Summary"]
 
-_SIGNALS = ("x", "dx")
-_MOVES = 0.1  # slope of log mean |x| over log width from which a layer depends on the width
-_FEW = 2  # widths, below which there is no slope
+_DETAILED = 100  # variants of which every number is kept
+_RANKED = 10_000  # variants that are kept in the order
+_ERRORS = 100
 
-
-@dataclass(frozen=True)
-class Value:
-    """Which number: of a variant (a trial without its seed), an iteration and a layer."""
-
-    variant: Trial
-    iteration: int
-    depth: int
-    layer: str
-    name: str
-    kind: str
-
-
-@dataclass(frozen=True)
-class Band:
-    """What is predicted of one number: its mean over draws and, of the signal, how far a draw lies around it."""
-
-    mean: float
-    deviation: float | None = None
-
-    def __str__(self) -> str:
-        return f"{self.mean:.4g}" + ("" if self.deviation is None else f" ±{self.deviation:.2g}")
-
-
-@dataclass
-class Spread:
-    """Mean, deviation and range of one number over the seeds. (Welford 1962)
-
-    lost: how often it was not finite
-    """
-
-    count: int = 0
-    mean: float = 0.0
-    squares: float = 0.0
-    least: float = math.inf
-    most: float = -math.inf
-    lost: int = 0
-
-    def add(self, value: float) -> None:
-        """Count one seed's value."""
-        if not math.isfinite(value):
-            self.lost += 1
-            return
-        self.count += 1
-        step = value - self.mean
-        self.mean += step / self.count
-        self.squares += step * (value - self.mean)
-        self.least, self.most = min(self.least, value), max(self.most, value)
-
-    @property
-    def deviation(self) -> float:
-        """The standard deviation over the seeds, 0 for a single one."""
-        return math.sqrt(self.squares / (self.count - 1)) if self.count > 1 else 0.0
-
-
-@dataclass(frozen=True)
-class Choice:
-    """How well a variant keeps its signal.
-
-    forward, backward  the factor between the largest and the smallest mean |x|, and |dx|, of the layers with weights
-    loss  the mean last loss of trained variants; None of a first pass
-    """
-
-    variant: Trial
-    forward: float
-    backward: float
-    loss: float | None
-
-    @property
-    def cost(self) -> float:
-        """What makes a variant worse than another: its loss, or how much signal and gradient change with depth."""
-        return self.loss if self.loss is not None else math.log(self.forward) + math.log(self.backward)
-
-    @property
-    def reason(self) -> str:
-        """Why the variant is better or worse than others, in words."""
-        if self.loss is not None:
-            return f"mean loss {self.loss:.4g} at the end"
-        return f"mean |x| changes {self.forward:.3g} times with depth, mean |dx| {self.backward:.3g} times"
-
-
-@dataclass(frozen=True)
-class Slope:
-    """How mean |x| of a layer goes with the width: it is proportional to width to the power of `slope`."""
-
-    variant: Trial
-    iteration: int
-    depth: int
-    layer: str
-    slope: float
-
-    @property
-    def moves(self) -> bool:
-        """Whether the layer's signal depends on the width, as it should not. (Yang et al. 2022, coordinate check)"""
-        return abs(self.slope) > _MOVES
+_Number = tuple[int, int, str, str, str]  # a Value without its variant
 
 
 @dataclass
 class Summary:
-    """The results of all trials; memory does not grow with the number of seeds.
+    """The results of all trials; memory grows neither with the number of seeds nor, above 10,000, of variants.
 
-    values  the spread of each number over the seeds
-    errors  the trials that failed, and why
-    bands   what is predicted of the first pass, where it was asked for
+    seeds     how many trials a variant has; of variants that have had so many, the best 100 keep all their numbers
+    trials    how many there were
+    dropped   of how many variants the numbers of layers are not kept
+    failed    how many trials failed
+    errors    the first 100 of these, and why
+    bands     what is predicted of the first pass, where it was asked for
     """
 
-    values: dict[Value, Spread] = field(default_factory=dict)
+    seeds: int | None = None
     trials: int = 0
     seconds: float = 0.0
+    dropped: int = 0
+    failed: int = 0
     errors: list[tuple[Trial, str]] = field(default_factory=list)
     bands: Mapping[Value, Band] = field(default_factory=dict)
+    _numbers: dict[Trial, dict[_Number, Spread]] = field(default_factory=dict)
+    _counts: dict[Trial, int] = field(default_factory=dict)
+    _whole: dict[Trial, Choice] = field(default_factory=dict)  # the complete variants among those of _numbers
+    _ranked: dict[Trial, Choice] = field(default_factory=dict)  # those whose numbers are not kept
 
     def add(self, trial: Trial, rows: Iterable[Row]) -> None:
         """Count one trial."""
         self.trials += 1
         variant = replace(trial, seed=0)
+        known = variant not in self._ranked
+        numbers = self._numbers.setdefault(variant, {}) if known else {}
         for row in rows:
             if row.kind == "error":
-                self.errors.append((trial, row.text))
+                self._fail(trial, row.text)
             elif row.kind == "seconds":
                 self.seconds += row.value
-            else:
-                key = Value(variant, row.iteration, row.depth, row.layer, row.name, row.kind)
-                self.values.setdefault(key, Spread()).add(row.value)
+            elif known:
+                key = (row.iteration, row.depth, row.layer, row.name, row.kind)
+                numbers.setdefault(key, Spread()).add(row.value)
+        if known:
+            self._complete(variant)
+
+    def _fail(self, trial: Trial, text: str) -> None:
+        self.failed += 1
+        if len(self.errors) < _ERRORS:
+            self.errors.append((trial, text))
+
+    def _complete(self, variant: Trial) -> None:
+        """Count a variant's trial; once it is complete, the worst of the complete ones may lose its numbers."""
+        count = self._counts[variant] = self._counts.get(variant, 0) + 1
+        if self.seeds is None or count < self.seeds:
+            return
+        if not self._numbers[variant]:  # all have failed
+            del self._numbers[variant], self._counts[variant]
+            return
+        self._whole[variant] = self._choice(variant)
+        if len(self._whole) > _DETAILED:
+            worst = max(self._whole.values(), key=lambda choice: choice.cost)
+            self._drop(worst)
+
+    def _drop(self, choice: Choice) -> None:
+        self.dropped += 1
+        for known in (self._whole, self._numbers, self._counts):
+            del known[choice.variant]
+        self._ranked[choice.variant] = choice
+        if len(self._ranked) > 2 * _RANKED:
+            best = sorted(self._ranked.values(), key=lambda choice: choice.cost)[:_RANKED]
+            self._ranked = {choice.variant: choice for choice in best}
+
+    @property
+    def values(self) -> dict[Value, Spread]:
+        """The spread of each number over the seeds."""
+        return {value: spread for variant in self._numbers for value, spread in self._all(variant)}
+
+    def _all(self, variant: Trial) -> Iterator[tuple[Value, Spread]]:
+        return ((Value(variant, *number), spread) for number, spread in self._numbers[variant].items())
 
     def variants(self) -> list[Trial]:
-        """Return the variants in the order in which they came."""
-        return list(dict.fromkeys(value.variant for value in self.values))
+        """Return the variants whose numbers are kept, in the order in which they came."""
+        return [variant for variant, numbers in self._numbers.items() if numbers]
 
     def of(self, variant: Trial, iteration: int | None = None) -> dict[Value, Spread]:
-        """Return the numbers of a variant at an iteration, the last one by default."""
-        last = max((value.iteration for value in self.values if value.variant == variant), default=0)
-        at = last if iteration is None else iteration
-        return {v: spread for v, spread in self.values.items() if v.variant == variant and v.iteration == at}
+        """Return the numbers of a variant at an iteration, by default each at the last one that has it."""
+        if iteration is not None:
+            return {value: spread for value, spread in self._all(variant) if value.iteration == iteration}
+        last: dict[tuple[int, str, str, str], int] = {}
+        for value, _ in self._all(variant):
+            last[value[2:]] = max(value.iteration, last.get(value[2:], 0))
+        return {value: spread for value, spread in self._all(variant) if last[value[2:]] == value.iteration}
 
     def choices(self) -> list[Choice]:
         """Return the variants, the one that keeps its signal best first; those whose signal is lost come last."""
-        return sorted(map(self._choice, self.variants()), key=lambda choice: choice.cost)
+        found = [*map(self._choice, self.variants()), *self._ranked.values()]
+        return sorted(found, key=lambda choice: choice.cost)[:_RANKED]
 
     def _choice(self, variant: Trial) -> Choice:
-        first = self.of(variant, 0)
-        forward, backward = (_range(first, kind) for kind in _SIGNALS)
-        loss = None
-        if variant.iterations:
-            losses = [spread for value, spread in self.of(variant).items() if value.kind == "loss"]
-            loss = math.inf if any(s.lost for s in losses) or not losses else losses[0].mean
-        return Choice(variant, forward, backward, loss)
+        return choice_of(variant, self.of(variant, 0), self.of(variant))
 
     def slopes(self) -> list[Slope]:
         """Return how each layer's mean |x| goes with the width, for variants that differ in it alone."""
-        points: dict[tuple[Trial, int, int, str, str], list[tuple[float, float]]] = {}
-        for value, spread in self.values.items():
-            if value.kind == "x" and spread.count and spread.mean > 0:
-                key = (replace(value.variant, width=1.0), value.iteration, value.depth, value.layer, value.name)
-                points.setdefault(key, []).append((math.log(value.variant.width), math.log(spread.mean)))
-        return [
-            Slope(variant, iteration, depth, layer, _slope(found))
-            for (variant, iteration, depth, layer, _), found in points.items()
-            if len({width for width, _ in found}) >= _FEW
-        ]
+        return slopes(self.values)
 
-
-def _range(values: Mapping[Value, Spread], kind: str) -> float:
-    """Return the largest ÷ the smallest mean of a kind; infinite where one is 0 or not finite."""
-    weighted = {value.depth for value in values if value.kind == "w"}
-    chosen = [spread for value, spread in values.items() if value.kind == kind and value.depth in weighted]
-    means = [spread.mean if spread.count else 0.0 for spread in chosen]
-    lost = any(spread.lost for spread in chosen)
-    if lost or not means or min(means) <= 0:
-        return math.inf if means else 1.0
-    return max(means) / min(means)
-
-
-def _slope(points: Sequence[tuple[float, float]]) -> float:
-    """Return the slope of the line of least squares."""
-    count = len(points)
-    x, y = (sum(point[axis] for point in points) / count for axis in (0, 1))
-    return sum((a - x) * (b - y) for a, b in points) / sum((a - x) ** 2 for a, _ in points)
-
-
-def lines(summary: Summary) -> Iterator[str]:
-    """Yield the report as text: each variant's layers, then the order of the variants, then the widths."""
-    yield f"{summary.trials} trials, {summary.seconds:.1f} s of work, {len(summary.errors)} failed"
-    for trial, text in summary.errors[:5]:
-        yield f"failed: {trial.variant} · seed {trial.seed}: {text}"
-    for variant in summary.variants():
-        yield ""
-        yield variant.variant
-        yield from _table(summary.of(variant), summary.bands)
-    choices = summary.choices()
-    if len(choices) > 1:
-        yield ""
-        yield "best first:"
-        yield from (f"  {choice.variant.variant}: {choice.reason}" for choice in choices)
-    yield from _widths(summary.slopes())
-
-
-_HEAD = f"{'layer':<24}{'of':<14}{'mean':>11}{'over seeds ±':>14}{'least':>11}{'most':>11}{'predicted':>18}"
-
-
-def _table(values: Mapping[Value, Spread], bands: Mapping[Value, Band]) -> Iterator[str]:
-    yield _HEAD
-    for value, spread in values.items():
-        band = bands.get(value)
-        what = {"x": "mean|x|", "dx": "mean|dx|", "w": "mean|w|", "dw": "mean|dw|"}.get(value.kind, value.kind)
-        shown = "" if band is None else str(band)
-        name = value.layer if len(value.layer) < 24 else value.layer[:22] + "…"
-        numbers = (spread.mean, spread.deviation, spread.least, spread.most)
-        if not spread.count:
-            yield f"{name:<24}{what:<14}{'not finite':>11}"
-            continue
-        a, b, c, d = (f"{number:.4g}" for number in numbers)
-        yield f"{name:<24}{what:<14}{a:>11}{b:>14}{c:>11}{d:>11}{shown:>18}".rstrip()
-
-
-def _widths(slopes: Sequence[Slope]) -> Iterator[str]:
-    if not slopes:
-        return
-    yield ""
-    yield "mean |x| goes with width to the power of (0: it does not depend on it):"
-    for slope in slopes:
-        mark = "  <- depends on the width" if slope.moves else ""
-        yield f"  {slope.variant.variant}, iteration {slope.iteration}: {slope.layer} {slope.slope:+.2f}{mark}"
+    def grids(self) -> list[Grid]:
+        """Return what the variants are judged by over each two swept parameters."""
+        return list(grids(self.choices()))

@@ -16,7 +16,10 @@ __all__ = ["Sweep", "Trial", "as_seeds"]
 Change = tuple[str, str]  # which fields ("conv*.weight_filler.std"), and the value as prototxt spells it
 
 
-@dataclass(frozen=True)
+_OF_FILE = "of the file"
+
+
+@dataclass(frozen=True, slots=True)
 class Trial:
     """One variant of a net, and how it is run. It pickles, and says the same in every process.
 
@@ -53,6 +56,18 @@ class Trial:
         parts += [f"width {self.width:g}"] if self.width != 1 else []
         parts += [f"lr {self.rate:g}"] if self.rate is not None else []
         return " · ".join(parts)
+
+    @property
+    def parameters(self) -> dict[str, str]:
+        """All but the seed and the iterations, by the names of the options, in words."""
+        return {
+            "net": self.net,
+            "filler": self.filler or _OF_FILE,
+            **dict(self.changes),
+            "width": f"{self.width:g}",
+            "lr": _OF_FILE if self.rate is None else f"{self.rate:g}",
+            "solver": self.solver or _OF_FILE,
+        }
 
 
 @dataclass(frozen=True)

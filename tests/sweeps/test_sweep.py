@@ -16,12 +16,14 @@ import pytest
 
 import caffestat
 from caffestat.errors import InputError
+from caffestat.report.sweep_text import lines
 from caffestat.sweeps import Sweep, Trial
 from caffestat.sweeps.bench import Bench, Settings
+from caffestat.sweeps.executors import _Queue as Queue
 from caffestat.sweeps.executors import on_processes
 from caffestat.sweeps.rows import Row
 from caffestat.sweeps.store import Store
-from caffestat.sweeps.summary import Summary, lines
+from caffestat.sweeps.summary import Summary
 
 from .nets import NET, SOLVER
 
@@ -65,6 +67,54 @@ def test_a_trial_that_fails_is_a_row(folder: Path) -> None:
     assert "std" in error.text
     summary = caffestat.sweep("tiny.prototxt", seeds=[1, 2], fillers=["xavier", "gaussian:std=-1"])
     assert (summary.trials, len(summary.errors)) == (4, 2)
+
+
+def test_what_no_one_expected_is_a_row_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*args: object) -> None:
+        raise KeyError("lost")
+
+    monkeypatch.setattr("caffestat.sweeps.bench.from_net", fail)
+    error, seconds = Bench(SETTINGS).run(Trial("tiny", 1))
+    assert (error.kind, error.text, seconds.kind) == ("error", "KeyError: 'lost'", "seconds")
+
+
+def test_a_device_that_is_not_there_is_told_for_each_trial(folder: Path) -> None:
+    summary = caffestat.sweep("tiny.prototxt", seeds=[1, 2], device="cuda:99")
+    assert summary.failed == 2
+    assert "cuda" in summary.errors[0][1]
+    with pytest.raises(InputError, match="device: expected one of"):
+        caffestat.sweep("tiny.prototxt", device="gpu")
+
+
+def test_quick_trials_travel_together_and_slow_ones_alone() -> None:
+    def results(seconds: float, count: int) -> list[Any]:
+        return [(Trial("n", n), [Row(0, -1, "", "", "seconds", seconds)]) for n in range(count)]
+
+    queue = Queue(Trial("n", seed) for seed in range(60))
+    sizes = []
+    for seconds in (0.001, 0.125, 30.0, 0.0):
+        batch = queue.take()
+        assert batch is not None
+        sizes.append(len(batch))
+        queue.learn(results(seconds, len(batch)))
+    assert sizes == [1, 16, 4, 1]
+    batch = queue.take()
+    assert batch is not None and len(batch) == 16
+    assert queue.give_back(batch, "died") == []
+    rest: list[int] = []
+    while batch := queue.take():
+        rest += [trial.seed for trial in batch]
+    assert sorted(rest) == list(range(22, 60))
+    assert rest[-16:] == list(range(22, 38))  # what was given back comes last
+
+
+def test_a_trial_whose_workers_die_is_an_error_that_says_why() -> None:
+    trial = Trial("n", 3)
+    queue = Queue([trial])
+    for _ in range(2):
+        assert queue.give_back((trial,), "the worker died") == []
+    ((found, (error, seconds)),) = queue.give_back((trial,), "the worker died")
+    assert (found, error.text, seconds.kind) == (trial, "the worker died; tried 3 times", "seconds")
 
 
 def test_training_trials(folder: Path) -> None:
@@ -115,7 +165,7 @@ def test_the_signal_against_the_width(folder: Path) -> None:
     assert slopes["fc"].slope == pytest.approx(0.5, abs=0.15)
     assert slopes["fc"].moves
     assert not slopes["conv1"].moves
-    (line,) = (line for line in lines(grows) if ": fc " in line)
+    (line,) = (line for line in lines(grows) if line.startswith("fc ") and line.endswith("depends on the width"))
     assert line.endswith("<- depends on the width")
 
 

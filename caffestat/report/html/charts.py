@@ -11,10 +11,11 @@ from typing import Any
 
 from ..scales import TITLES
 
-__all__ = ["Chart", "HeatMap", "Line", "by_depth", "embed"]
+__all__ = ["Area", "Chart", "Curve", "Fan", "HeatMap", "Line", "by_depth", "embed"]
 
 Values = Sequence["float | None"]
 
+_LEGEND = 4  # entries beside each other
 _NAMED = 45  # points up to which an axis shows the layers' names
 _COLOURS = {"measured": "#2166ac", "predicted": "#d6604d", "limit": "#b2182b", "third": "#4d9221", "fourth": "#762a83"}
 
@@ -30,6 +31,17 @@ class Line:
 
 
 @dataclass(frozen=True)
+class Area:
+    """The values between two series, as an area; None where there are none."""
+
+    title: str
+    low: Values
+    high: Values
+    style: str
+    x: Sequence[float]
+
+
+@dataclass(frozen=True)
 class Chart:
     """A chart over depth, or over the iterations.
 
@@ -38,10 +50,11 @@ class Chart:
     marks    places on the axis to be drawn
     x_title  what the axis is; "" for the layers. Charts with the same one share their range
     names    of the points of an axis of its own
+    others   lines and areas that the reader can choose in the place of the first ones, by what they are called
     """
 
     title: str
-    lines: Sequence[Line]
+    lines: Sequence[Line | Area]
     section: tuple[str, str] = ("depth", "Over depth")
     note: str = ""
     limits: Sequence[tuple[float, str]] = ()
@@ -49,6 +62,25 @@ class Chart:
     x_title: str = ""
     marks: Sequence[float] = ()
     names: Sequence[str] = ()
+    others: Mapping[str, Sequence[Line | Area]] = field(default_factory=dict)
+
+
+Curve = tuple[str, Sequence[float], Sequence[float], str]
+
+
+@dataclass(frozen=True)
+class Fan:
+    """Many curves on logarithmic axes, in the colours of their order: of each its name, x, y and a text about it.
+
+    others  curves that the reader can choose in the place of the first ones, by what they are called
+    """
+
+    title: str
+    x_title: str
+    curves: Sequence[Curve]
+    section: tuple[str, str]
+    note: str = ""
+    others: Mapping[str, Sequence[Curve]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -76,7 +108,21 @@ class _Embedded:
         return vars(self)
 
 
-def embed(charts: Sequence[Chart | HeatMap], names: Sequence[str], rows: Sequence[int]) -> dict[str, Any]:
+@dataclass
+class _Drawn:
+    """A figure, the ids of its sources and of the lines that mark layers, and other data of its sources by name.
+
+    linked  whether the points of the sources are layers
+    """
+
+    figure: Any
+    sources: list[str] = field(default_factory=list)
+    spans: dict[str, str] = field(default_factory=dict)
+    others: dict[str, list[Any]] = field(default_factory=dict)
+    linked: bool = False
+
+
+def embed(charts: Sequence[Chart | Fan | HeatMap], names: Sequence[str], rows: Sequence[int]) -> dict[str, Any]:
     """Return the charts as plain data for `Bokeh.embed.embed_items`; charts without a number are left out.
 
     names: what is at each point of the axis; rows: the indices of the report's layers there
@@ -87,23 +133,31 @@ def embed(charts: Sequence[Chart | HeatMap], names: Sequence[str], rows: Sequenc
     embedded, document, ranges = _Embedded(), Document(), dict[str, Any]()
     roots: dict[str, str] = {}
     for index, chart in enumerate(chart for chart in charts if _has_numbers(chart)):
-        figure, sources, spans = (
-            (_heat_map(chart), [], {}) if isinstance(chart, HeatMap) else _figure(chart, names, rows, ranges)
-        )
-        document.add_root(figure)
-        roots[figure.id] = element = f"chart-{index}"
+        drawn = _drawn(chart, names, rows, ranges)
+        document.add_root(drawn.figure)
+        roots[drawn.figure.id] = element = f"chart-{index}"
         place = {"section": chart.section[0], "heading": chart.section[1], "title": chart.title, "note": chart.note}
-        embedded.figures.append({"element": element, "root": figure.id, "sources": sources, "spans": spans, **place})
+        parts = {name: value for name, value in vars(drawn).items() if name != "figure"}
+        embedded.figures.append({"element": element, "root": drawn.figure.id, **parts, **place})
     if roots:
         embedded.docs["report"] = json.loads(serialize_json(document.to_json()))
         embedded.items.append({"docid": "report", "roots": roots, "root_ids": list(roots)})
     return embedded.plain
 
 
-def _has_numbers(chart: Chart | HeatMap) -> bool:
+def _drawn(chart: Chart | Fan | HeatMap, names: Sequence[str], rows: Sequence[int], ranges: dict[str, Any]) -> _Drawn:
+    if isinstance(chart, HeatMap):
+        return _Drawn(_heat_map(chart))
+    return _fan(chart) if isinstance(chart, Fan) else _figure(chart, names, rows, ranges)
+
+
+def _has_numbers(chart: Chart | Fan | HeatMap) -> bool:
     if isinstance(chart, HeatMap):
         return any(_drawable(value, True) for values in chart.values for value in values)
-    return any(_drawable(value, chart.is_log) is not None for line in chart.lines for value in line.values)
+    if isinstance(chart, Fan):
+        return bool(chart.curves)
+    lines = (line for line in chart.lines if isinstance(line, Line))
+    return any(_drawable(value, chart.is_log) is not None for line in lines for value in line.values)
 
 
 def _drawable(value: float | None, is_log: bool) -> float | None:
@@ -112,10 +166,8 @@ def _drawable(value: float | None, is_log: bool) -> float | None:
     return value
 
 
-def _figure(
-    chart: Chart, names: Sequence[str], rows: Sequence[int], ranges: dict[str, Any]
-) -> tuple[Any, list[str], dict[str, str]]:
-    """Return a figure, the ids of its sources, and of the lines that mark the hovered and the chosen layer."""
+def _figure(chart: Chart, names: Sequence[str], rows: Sequence[int], ranges: dict[str, Any]) -> _Drawn:
+    """Return a figure with lines that mark the hovered and the chosen layer."""
     from bokeh.models import LogTicker, Span
     from bokeh.plotting import figure
 
@@ -139,7 +191,9 @@ def _figure(
         _name_axis(plot, chart.names, range(len(chart.names)))
     else:
         plot.xaxis.axis_label = chart.x_title
-    sources = [_draw(plot, line, chart, names, rows) for line in chart.lines if any(v is not None for v in line.values)]
+    data = _Data(chart, names, rows)
+    shown = [line for line in chart.lines if chart.others or data.of(line)["x"]]
+    sources = [_draw(plot, line, data) for line in shown]
     if len(chart.lines) > 1:
         _place_legend(plot)
     if chart.is_log:
@@ -148,15 +202,16 @@ def _figure(
         _limit(plot, value, meaning)
     for place in chart.marks:
         plot.add_layout(Span(location=place, dimension="height", line_color=_COLOURS["third"], line_dash="dotted"))
+    others = {name: [data.of(line) for line in lines] for name, lines in chart.others.items()}
     if not by_depth:
-        return plot, [], {"slider_span": _slider_span(plot)}
+        return _Drawn(plot, sources, {"slider_span": _slider_span(plot)}, others)
     spans = {
         "hover_span": Span(dimension="height", line_color="#bf3989", line_width=1, visible=False, location=0),
         "chosen_span": Span(dimension="height", line_color="#bf3989", line_width=3, line_alpha=0.5, visible=False),
     }
     for span in spans.values():
         plot.add_layout(span)
-    return plot, sources, {name: span.id for name, span in spans.items()}
+    return _Drawn(plot, sources, {name: span.id for name, span in spans.items()}, linked=True)
 
 
 def _name_axis(plot: Any, names: Sequence[str], rows: Sequence[int]) -> None:
@@ -173,34 +228,90 @@ def _short(name: str) -> str:
     return name if len(name) <= 16 else f"{name[:8]}…{name[-7:]}"
 
 
-def _draw(plot: Any, line: Line, chart: Chart, names: Sequence[str], rows: Sequence[int]) -> str:
-    """Draw a line with its points, and return the id of their source."""
+@dataclass(frozen=True)
+class _Data:
+    """What the sources of a chart's lines and areas hold; names and rows: of the axis over depth."""
+
+    chart: Chart
+    names: Sequence[str]
+    rows: Sequence[int]
+
+    def of(self, line: Line | Area) -> dict[str, list[Any]]:
+        """Return the columns of a source: the points that can be drawn."""
+        return self._area(line) if isinstance(line, Area) else self._line(line)
+
+    def _line(self, line: Line) -> dict[str, list[Any]]:
+        x = list(self.rows if line.x is None else line.x)
+        values = [_drawable(value, self.chart.is_log) for value in line.values]
+        known = [(place, value, i) for i, (place, value) in enumerate(zip(x, values, strict=True)) if value is not None]
+        return {
+            "x": [place for place, _, _ in known],
+            "y": [value for _, value, _ in known],
+            "row": [self.rows[i] if line.x is None else i for _, _, i in known],
+            "name": [self._name(line, x, i) for _, _, i in known],
+            "shown": [f"{value:.4g}" for _, value, _ in known],
+        }
+
+    def _name(self, line: Line, x: Sequence[float], index: int) -> str:
+        names = self.names if line.x is None else self.chart.names
+        return names[index] if names else str(x[index])
+
+    def _area(self, area: Area) -> dict[str, list[Any]]:
+        sides = [[_drawable(value, self.chart.is_log) for value in side] for side in (area.low, area.high)]
+        known = [(x, a, b) for x, a, b in zip(area.x, *sides, strict=True) if a is not None and b is not None]
+        return {name: [point[i] for point in known] for i, name in enumerate(("x", "low", "high"))}
+
+
+def _draw(plot: Any, line: Line | Area, data: _Data) -> str:
+    """Draw a line with its points, or an area, and return the id of the source."""
     from bokeh.models import ColumnDataSource, HoverTool
 
-    by_depth = line.x is None
-    x = list(rows if line.x is None else line.x)
-    points = [(place, value, index) for index, (place, value) in enumerate(zip(x, line.values, strict=True))]
-    known = [(p, _drawable(v, chart.is_log), i) for p, v, i in points if _drawable(v, chart.is_log) is not None]
-    source = ColumnDataSource(
-        {
-            "x": [p for p, _, _ in known],
-            "y": [v for _, v, _ in known],
-            "row": [rows[i] if by_depth else i for _, _, i in known],
-            "name": [names[i] if by_depth else chart.names[i] if chart.names else str(x[i]) for _, _, i in known],
-            "shown": [f"{v:.4g}" for _, v, _ in known],
-        }
-    )
+    chart, source = data.chart, ColumnDataSource(data.of(line))
     colour, is_dashed = _COLOURS[line.style], line.style == "predicted"
     title = {"legend_label": line.title} if len(chart.lines) > 1 else {}
+    if isinstance(line, Area):
+        plot.varea("x", "low", "high", source=source, fill_color=colour, fill_alpha=0.2, **title)
+        return str(source.id)
     dash = [5, 3] if is_dashed else []
     plot.line("x", "y", source=source, line_color=colour, line_width=1.5, line_dash=dash, **title)
-    size = 7 if len(known) <= _NAMED * 4 else 4
+    size = 7 if len(source.data["x"]) <= _NAMED * 4 else 4
     dots = plot.scatter(
         "x", "y", source=source, size=size, color=colour, marker="diamond" if is_dashed else "circle", **title
     )
-    what = "layer" if by_depth or chart.names else chart.x_title
+    what = "layer" if line.x is None or chart.names else chart.x_title
     plot.add_tools(HoverTool(renderers=[dots], tooltips=[(what, "@name"), (line.title, "@shown")], mode="mouse"))
     return str(source.id)
+
+
+def _fan(chart: Fan) -> _Drawn:
+    """Return a figure of many curves, the first ones dark, the last ones light."""
+    from bokeh.models import ColumnDataSource, HoverTool
+    from bokeh.plotting import figure
+
+    plot = figure(
+        height=250,
+        sizing_mode="stretch_width",
+        x_axis_type="log",
+        y_axis_type="log",
+        tools="pan,wheel_zoom,box_zoom,reset",
+        toolbar_location="right",
+        toolbar_inner=True,
+    )
+    plot.toolbar.logo, plot.toolbar.autohide, plot.min_border = None, True, 4
+    plot.xaxis.axis_label = chart.x_title
+    source = ColumnDataSource(_curves(chart.curves))
+    drawn = plot.multi_line("xs", "ys", source=source, line_color="colour", line_width=2)
+    plot.add_tools(HoverTool(renderers=[drawn], tooltips=[("layer", "@name"), ("", "@about")], line_policy="nearest"))
+    return _Drawn(plot, [str(source.id)], others={name: [_curves(curves)] for name, curves in chart.others.items()})
+
+
+def _curves(curves: Sequence[Curve]) -> dict[str, list[Any]]:
+    from bokeh.palettes import Viridis256
+
+    last = max(len(curves) - 1, 1)
+    colours = [Viridis256[round(220 * i / last)] for i in range(len(curves))]  # the palest ones cannot be seen on white
+    names, xs, ys, about = (list(column) for column in zip(*curves, strict=True)) if curves else ([], [], [], [])
+    return {"name": names, "xs": list(map(list, xs)), "ys": list(map(list, ys)), "about": about, "colour": colours}
 
 
 def _place_legend(plot: Any) -> None:
@@ -209,7 +320,7 @@ def _place_legend(plot: Any) -> None:
     plot.center.remove(legend)
     plot.add_layout(legend, "above")
     legend.update(click_policy="hide", orientation="horizontal", label_text_font_size="11px", padding=0, margin=0)
-    legend.update(spacing=10, glyph_height=14, border_line_color=None)
+    legend.update(spacing=10, glyph_height=14, border_line_color=None, nrows=-(-len(legend.items) // _LEGEND))
 
 
 def _slider_span(plot: Any) -> str:

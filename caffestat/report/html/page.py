@@ -20,7 +20,7 @@ ASSETS = Path(__file__).parent / "assets"
 # in the order in which they build on each other
 SCRIPTS = (
     *("data", "colours", "scene", "paint", "view", "figures", "panel", "tables", "source", "charts"),
-    *("training", "comparison", "main"),
+    *("training", "comparison", "sweep", "main"),
 )
 
 Page = dict[str, Any]

@@ -1,6 +1,6 @@
 // Bokeh's charts: embedded with the page, coloured as the page is, and linked with the drawing in both ways.
 
-const CHARTS = { figures: [], hovered: null };
+const CHARTS = { figures: [], hovered: null, shown: {} };
 
 function startCharts() {
   const { docs, items, figures } = JSON.parse(byId("charts").textContent);
@@ -11,6 +11,7 @@ function startCharts() {
     CHARTS.document = Bokeh.documents[Bokeh.documents.length - 1];
     linkCharts(figures);
     colourCharts();
+    Object.entries(CHARTS.shown).forEach(([section, name]) => showOthers(section, name));
     document.body.dataset.charts = "ready";
   });
   listen("theme", colourCharts);
@@ -27,13 +28,21 @@ function placeFigure({ element, root, title, section, heading, note }) {
   place.querySelector(".figures").append(make("figure", { role: "group", "aria-label": title }, make("figcaption", {}, make("span", {}, title), make("span", { class: "save" }, button("svg"), button("png"))), plot, note ? make("p", { class: "hint" }, note) : null));
 }
 
+// Let the charts of a section show other data; a chart without data of this name stays empty.
+function showOthers(section, name) {
+  CHARTS.shown[section] = name;
+  CHARTS.figures.filter((figure) => figure.section === section && Object.keys(figure.others).length).forEach(({ sources, others }) => {
+    sources.forEach((source, i) => (source.data = others[name]?.[i] ?? Object.fromEntries(Object.keys(source.data).map((column) => [column, []]))));
+  });
+}
+
 const model = (id) => CHARTS.document.get_model_by_id(id);
 
 // Which row is under the mouse: Bokeh tells the indices of the points that its hover tool found.
 function linkCharts(figures) {
-  figures.forEach(({ root, sources, spans }) => {
-    CHARTS.figures.push({ root: model(root), spans });
-    sources.forEach((id) => {
+  figures.forEach(({ root, sources, spans, linked, section, others }) => {
+    CHARTS.figures.push({ root: model(root), spans, section, others, sources: sources.map(model) });
+    if (linked) sources.forEach((id) => {
       const source = model(id);
       source.inspected.change.connect(() => tellHovered(source));
       source.connect(source.inspect, () => tellHovered(source));

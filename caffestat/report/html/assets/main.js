@@ -17,6 +17,7 @@ function startHeader() {
   byId("notes").append(...DATA.notes.map((note) => make("li", {}, note)));
   byId("save-json").addEventListener("click", () => save(`${fileStem()}.json`, "application/json", JSON.stringify(DATA.history || DATA.comparison || !DATA.report ? DATA : DATA.report, null, 2)));
   byId("save-csv").hidden = !DATA.csv;
+  byId("save-csv").addEventListener("click", () => save(`${fileStem()}.csv`, "text/csv", DATA.csv));
 }
 
 function startSections() {
@@ -33,6 +34,7 @@ function start() {
   // the drawing is on the screen before the rest is made
   requestAnimationFrame(() => setTimeout(() => {
     startTraining();
+    startSweep();
     startCharts();
     startActivations();
     startLayers();

@@ -127,5 +127,4 @@ function startLayers() {
   const table = new Table("Layers", layerColumns(), layerItems(), { row: (item) => item.row });
   byId("layers").append(make("h2", {}, "Layers"), table.element);
   listen("choose", (row) => table.mark(row));
-  byId("save-csv").addEventListener("click", () => save(`${fileStem()}.csv`, "text/csv", DATA.csv));
 }
