@@ -16,7 +16,7 @@ __all__ = ["csv_cell", "json_compact", "json_line", "json_text", "markdown", "sh
 # what the runners of GitHub Actions obey: `::name` at the beginning of a line, and the older `##[name]` anywhere
 _COMMAND = re.compile(r"^(\s*):(?=:)|#(?=#\[)")
 _FORMULA = ("=", "+", "-", "@")  # what begins a formula in spreadsheets (OWASP, CSV injection)
-_MARKUP = re.compile(r"[\\`*_|<>\[\]~&$]|:(?=//)|(?<=\bwww)\.", re.IGNORECASE)
+_MARKUP = r"(?i)[\\`*_|<>\[\]~&$]|:(?=//)|(?<=\bwww)\."
 
 
 def visible(text: str, keep: str = "") -> str:
@@ -55,7 +55,7 @@ def csv_cell(text: str) -> str:
 
 def markdown(text: str) -> str:
     """Return the text so that a name like `a_b` or `![x](y)` is not read as markup, nor an address as a link."""
-    return _MARKUP.sub(r"\\\g<0>", visible(text))
+    return re.sub(_MARKUP, r"\\\g<0>", visible(text))
 
 
 def json_text(data: Any) -> str:

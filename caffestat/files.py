@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import fnmatch
-import hashlib
 import os
 import re
 import stat
@@ -41,7 +40,7 @@ LARGEST_TEXT = 64 << 20
 """The most bytes of a text: a prototxt, a list of files, settings, a baseline."""
 
 _CHUNK = 1 << 20
-_TEMPORARY = re.compile(r"\..+\.[0-9a-f]{8}\.caffestat\.tmp")
+_TEMPORARY = r"\..+\.[0-9a-f]{8}\.caffestat\.tmp"
 
 
 # Reading
@@ -139,6 +138,8 @@ class Version:
     @classmethod
     def of(cls, path: str | Path) -> Version:
         """Return the present state. Raises InputError when the file cannot be read."""
+        import hashlib  # here, for most runs write nothing
+
         digest = hashlib.blake2b()
         try:
             with open(open_regular(path), "rb") as file:
@@ -259,7 +260,7 @@ def _remove_stale(folder: Path) -> None:
     if fcntl is None:
         return
     for name in os.listdir(folder):
-        if _TEMPORARY.fullmatch(name):
+        if re.fullmatch(_TEMPORARY, name):
             with suppress(OSError):
                 _remove_unlocked(folder / name)
 

@@ -4,8 +4,9 @@ Importing this package imports neither onnx nor onnxruntime nor the theory: what
 for.
 """
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from caffestat.lazy import lazily
 
 from .measurement import Measurement, Norms
 
@@ -27,14 +28,11 @@ __all__ = [
     "predict",
 ]
 
-_LATE = {  # name: its module
-    **dict.fromkeys(["Runner", "Step", "draw_feeds", "measure"], "runner"),
-    **dict.fromkeys(["Prediction", "predict"], "prediction"),
-    **dict.fromkeys(["Gain", "gains"], "layer_gains"),
-}
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _LATE:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f".{_LATE[name]}", __package__), name)
+__getattr__ = lazily(
+    __name__,
+    {
+        "layer_gains": ["Gain", "gains"],
+        "prediction": ["Prediction", "predict"],
+        "runner": ["Runner", "Step", "draw_feeds", "measure"],
+    },
+)

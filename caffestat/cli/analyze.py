@@ -16,7 +16,7 @@ from . import options, terminal
 __all__ = ["analyze"]
 
 
-@click.command(short_help="Shapes, fans, fillers and measured means of a net.")
+@click.command()
 @options.net_argument
 @click.option("--static", is_flag=True, help="Do not run the net: sizes, fans and fillers only.")
 @click.option(

@@ -21,7 +21,7 @@ def _numbers(ctx: click.Context, param: click.Parameter, value: str) -> tuple[fl
         raise click.BadParameter(f"expected numbers with commas between them or none, found {value!r}") from None
 
 
-@click.command(short_help="Ranges of values over batches of data, for quantization.")
+@click.command()
 @options.net_argument
 @options.sources
 @click.option(

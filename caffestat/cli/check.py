@@ -36,7 +36,7 @@ def _limits(function: Any) -> Any:
     return function
 
 
-@click.command(short_help="Find what is wrong with nets; for CI.")
+@click.command()
 @click.argument("paths", metavar="FILES…", nargs=-1, required=True)
 @click.option("--predict/--run", "predict", default=True, help="Predict the signal, or run one iteration as well.")
 @click.option(

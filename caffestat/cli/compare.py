@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["compare"]
 
 
-@click.command(short_help="Compare two logs or runs number by number, two models value by value.")
+@click.command()
 @click.argument("a", metavar="A")
 @click.argument("b", metavar="B")
 @click.option("--rtol", type=float, default=1e-3, show_default=True, help="Relative tolerance.")

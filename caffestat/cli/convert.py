@@ -12,7 +12,7 @@ from . import options, terminal
 __all__ = ["convert"]
 
 
-@click.command(short_help="Write a net as an ONNX model, its backward pass included if asked.")
+@click.command()
 @options.net_argument
 @click.option(
     "-o",

@@ -14,7 +14,7 @@ from . import options, terminal
 __all__ = ["debug"]
 
 
-@click.command(short_help="The lines of Caffe's debug_info for one iteration.")
+@click.command()
 @options.net_argument
 @click.option("--glog", is_flag=True, help="Put glog's prefix before each line, for scripts that read Caffe's logs.")
 @options.output

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["diagnose"]
 
 
-@click.command(short_help="Find what went wrong in a training log.")
+@click.command()
 @click.argument("log", metavar="LOG")
 @click.option("--net", metavar="NET", help="The net or solver, for its lines and what it should do at the start.")
 @click.option("--all", "all_trends", is_flag=True, help="Show params too.")

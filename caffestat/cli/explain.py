@@ -7,7 +7,7 @@ import click
 __all__ = ["explain"]
 
 
-@click.command(short_help="What a check looks for, why, and what to do.")
+@click.command()
 @click.argument("codes", metavar="[CODES]…", nargs=-1)
 def explain(codes: tuple[str, ...]) -> None:
     """Print the pages of checks: what each looks for, why, an example and the fix; without CODES, a list of all.

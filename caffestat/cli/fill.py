@@ -13,7 +13,7 @@ from .policies import policies
 __all__ = ["fill"]
 
 
-@click.command(short_help="A net's initial weights, as Caffe draws them.")
+@click.command()
 @options.net_argument
 @click.option(
     "-o",

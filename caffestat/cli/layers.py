@@ -9,7 +9,7 @@ from . import options
 __all__ = ["layers"]
 
 
-@click.command(short_help="The layer types that are known, and whose they are.")
+@click.command()
 @click.argument("types", metavar="[TYPES]…", nargs=-1)
 @options.plugin
 def layers(types: tuple[str, ...]) -> None:

@@ -16,23 +16,23 @@ from caffestat.escape import shown_error, visible
 
 __all__ = ["main"]
 
-# each is a module of this package that holds a command of the same name
-_COMMANDS = (
-    "analyze",
-    "calibrate",
-    "check",
-    "compare",
-    "convert",
-    "debug",
-    "diagnose",
-    "explain",
-    "fill",
-    "layers",
-    "rewrite",
-    "sweep",
-    "train",
-    "upgrade",
-)
+# each is a module of this package that holds a command of the same name; what it does, for the list of them
+_COMMANDS = {
+    "analyze": "Shapes, fans, fillers and measured means of a net.",
+    "calibrate": "Ranges of values over batches of data, for quantization.",
+    "check": "Find what is wrong with nets; for CI.",
+    "compare": "Compare two logs or runs number by number, two models value by value.",
+    "convert": "Write a net as an ONNX model, its backward pass included if asked.",
+    "debug": "The lines of Caffe's debug_info for one iteration.",
+    "diagnose": "Find what went wrong in a training log.",
+    "explain": "What a check looks for, why, and what to do.",
+    "fill": "A net's initial weights, as Caffe draws them.",
+    "layers": "The layer types that are known, and whose they are.",
+    "rewrite": "Change fillers in prototxt files, or draw weights of models anew.",
+    "sweep": "Run many variants of nets: seeds, fillers, fields, widths, rates.",
+    "train": "Train a solver's net as `caffe train` does.",
+    "upgrade": "Write a prototxt in Caffe's current format.",
+}
 _INTERRUPTED = 130
 
 
@@ -66,6 +66,10 @@ class _Commands(click.Group):
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(_COMMANDS)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(_COMMANDS.items()))
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in _COMMANDS:

@@ -19,7 +19,7 @@ __all__ = ["rewrite"]
 _CHANGED, _FAILED = 1, 2
 
 
-@click.command(short_help="Change fillers in prototxt files, or draw weights of models anew.")
+@click.command()
 @click.argument("paths", metavar="FILES…", nargs=-1, required=True)
 @policies
 @click.option("--fix-check", is_flag=True, help="Apply the fixes of `caffestat check` instead of a policy.")

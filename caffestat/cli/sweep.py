@@ -51,7 +51,7 @@ def _changes(ctx: click.Context, param: click.Parameter, value: tuple[str, ...])
     return changes
 
 
-@click.command(short_help="Run many variants of nets: seeds, fillers, fields, widths, rates.")
+@click.command()
 @click.argument("paths", metavar="NET|SWEEP.toml...", nargs=-1, required=True)
 @click.option("--seeds", metavar="0:20|1,2,7", help="Values of random_seed.  [default: 1701]")
 @click.option(

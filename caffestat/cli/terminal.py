@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import shutil
 import sys
-import tempfile
 import threading
 import time
 import warnings
-import webbrowser
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -45,6 +42,8 @@ _QUIET_SECONDS = 2.0
 
 def width(output: Path | None) -> int:
     """Return how wide a table may be: the terminal's width, 120 when it goes elsewhere."""
+    import shutil
+
     to_terminal = output is None and sys.stdout.isatty()
     return shutil.get_terminal_size((_PIPED_WIDTH, 24)).columns if to_terminal else _PIPED_WIDTH
 
@@ -111,6 +110,8 @@ def page_file(format: str, output: Path | None, opens: bool = False) -> Path | N
 
     require_extra()
     if output is None and opens:
+        import tempfile
+
         return Path(tempfile.mkdtemp(prefix="caffestat-")) / "report.html"
     if output is None and sys.stdout.isatty():
         raise InputError("--format html: expected -o FILE or --open, found the terminal as the only place for the page")
@@ -119,6 +120,8 @@ def page_file(format: str, output: Path | None, opens: bool = False) -> Path | N
 
 def open_page(page: Path) -> None:
     """Open a page in the user's browser, and say where it is."""
+    import webbrowser
+
     line(page, err=True)
     webbrowser.open(page.resolve().as_uri())
 

@@ -43,7 +43,7 @@ class _Command(click.Command):
         )
 
 
-@click.command(cls=_Command, short_help="Train a solver's net as `caffe train` does.")
+@click.command(cls=_Command)
 @click.argument("path", metavar="SOLVER")
 @click.option("--snapshot", metavar="FILE", help="A .solverstate, or .solverstate.h5, to go on from.")
 @click.option("--iterations", type=click.IntRange(min=0), metavar="N", help="How many to run.  [default: to max_iter]")

@@ -11,7 +11,7 @@ from . import options, terminal
 __all__ = ["upgrade"]
 
 
-@click.command(short_help="Write a prototxt in Caffe's current format.")
+@click.command()
 @options.net_argument
 @click.option(
     "-o",

@@ -27,8 +27,16 @@ A loop with changing params compiles once. Params, feeds and states are inputs; 
     ['loss']
 """
 
-from .compiled import Compiled
+from typing import TYPE_CHECKING
+
+from caffestat.lazy import lazily
+
 from .device import CPU, Device, choose_device
-from .statistics import Statistics
+
+if TYPE_CHECKING:
+    from .compiled import Compiled
+    from .statistics import Statistics
 
 __all__ = ["CPU", "Compiled", "Device", "Statistics", "choose_device"]
+
+__getattr__ = lazily(__name__, {"compiled": ["Compiled"], "statistics": ["Statistics"]})

@@ -9,7 +9,6 @@ import os
 import re
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 import numpy as np
@@ -77,6 +76,8 @@ def _register_pool() -> bool:
 
 def interruptible(run: Callable[[Any], T]) -> T:
     """Call `run` with the runtime's run options; Ctrl-C ends it at the next node, where it alone would go on."""
+    from concurrent.futures import ThreadPoolExecutor
+
     options = onnxruntime().RunOptions()
     if threading.current_thread() is not threading.main_thread():
         return run(options)

@@ -1,10 +1,12 @@
-"""Caffe's layer types: one class each, one file per family. Importing this package registers them all."""
+"""Caffe's layer types: one class each, one file per family. Importing this package registers them all.
+
+Those of `forks` are imported when a net, a plugin or a list asks for more than Caffe's own.
+"""
 
 from . import (  # noqa: F401  registers their layer types
     accuracy,
     convolution,
     data,
-    forks,
     inner_product,
     loss,
     math,
@@ -27,6 +29,7 @@ from .base import (
     layer_class,
     layer_dialects,
     layer_types,
+    own_class,
     read_param,
     reference_of,
     similar_type,
@@ -50,6 +53,7 @@ __all__ = [
     "layer_dialects",
     "layer_types",
     "load_plugin",
+    "own_class",
     "read_param",
     "reference_of",
     "similar_type",

@@ -32,6 +32,7 @@ __all__ = [
     "layer_class",
     "layer_dialects",
     "layer_types",
+    "own_class",
     "read_param",
     "reference_of",
     "similar_type",
@@ -421,7 +422,7 @@ def within(count: int, allowed: tuple[int, int | None]) -> bool:
 
 
 _TYPES: dict[str, tuple[type[Layer], ...]] = {}
-_REFERENCE = re.compile(r"\(([\w.-]+/[\w.-]+), ([^()]+)\)")
+_REFERENCE = r"\(([\w.-]+/[\w.-]+), ([^()]+)\)"
 
 
 def layer(*names: str, dialect: str = "") -> Callable[[type[Layer]], type[Layer]]:
@@ -433,6 +434,8 @@ def layer(*names: str, dialect: str = "") -> Callable[[type[Layer]], type[Layer]
 
     def register(cls: type[Layer]) -> type[Layer]:
         _check_complete(cls, names[0])
+        if _is_outside(cls):
+            _load_forks()
         cls.type, cls.dialect = names[0], dialect
         for name in names:
             others = _TYPES.get(name, ())
@@ -460,9 +463,19 @@ def _is_outside(cls: type) -> bool:
     return not cls.__module__.startswith("caffestat.")
 
 
+def _load_forks() -> None:
+    """Import the types of forks: most nets have none, and the import takes longer than these take to be read."""
+    from . import forks  # noqa: F401  registers them
+
+
+def own_class(name: str) -> type[Layer] | None:
+    """Return the class of a type name that is Caffe's own, or a plugin's; None for types of forks."""
+    return next((cls for cls in _TYPES.get(name, ()) if not cls.dialect), None)
+
+
 def layer_class(name: str) -> type[Layer] | None:
     """Return the class registered for a type name, the first of several dialects, None for an unknown one."""
-    return next(iter(layer_dialects(name)), None)
+    return own_class(name) or next(iter(layer_dialects(name)), None)
 
 
 def layer_dialects(name: str) -> tuple[type[Layer], ...]:
@@ -470,6 +483,7 @@ def layer_dialects(name: str) -> tuple[type[Layer], ...]:
 
     What installed packages announce is imported when a type is not known without.
     """
+    _load_forks()
     if name not in _TYPES:
         from .plugins import load_entry_points
 
@@ -480,6 +494,7 @@ def layer_dialects(name: str) -> tuple[type[Layer], ...]:
 def type_name(proto: Any) -> str:
     """Return the name that a layer's type is registered by: of a known Python layer, its module and class."""
     if proto.type == "Python":
+        _load_forks()
         code = f"{proto.python_param.module}.{proto.python_param.layer}"
         return code if code in _TYPES else "Python"
     return str(proto.type)
@@ -487,14 +502,17 @@ def type_name(proto: Any) -> str:
 
 def reference_of(cls: type[Layer]) -> str:
     """Return the repository and the file that a fork's class is written after, as its docstring names them."""
-    found = _REFERENCE.search(" ".join((cls.__doc__ or "").split()))
+    found = re.search(_REFERENCE, " ".join((cls.__doc__ or "").split()))
     return f"{found[1]}, {found[2]}" if found else ""
 
 
 def fork_type(old: str) -> str | None:
     """Return the type of a fork that a V1 name in capitals means: IMAGE_SEG_DATA is ImageSegData; None for no such."""
+    if not old.isupper() or old in _TYPES:
+        return None
+    _load_forks()
     known = {name.lower(): name for name, classes in _TYPES.items() if all(cls.dialect for cls in classes)}
-    return known.get(old.replace("_", "").lower()) if old.isupper() and old not in _TYPES else None
+    return known.get(old.replace("_", "").lower())
 
 
 def similar_type(name: str) -> str | None:
@@ -524,6 +542,7 @@ def _distance(one: str, other: str, most: int) -> int:
 
 def layer_types() -> tuple[str, ...]:
     """Return all registered type names, sorted."""
+    _load_forks()
     return tuple(sorted(_TYPES))
 
 

@@ -7,7 +7,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
 from caffestat.errors import InputError, SchemaError
-from caffestat.layers import Layer, layer_dialects, layer_types, reference_of, type_name
+from caffestat.layers import Layer, layer_dialects, layer_types, own_class, reference_of, type_name
 from caffestat.prototext import Field, Message
 from caffestat.schema import Addition, UnknownField, read_addition
 
@@ -66,14 +66,17 @@ def _best(
     entry: Entry, text: Message, types: Collection[str], unknown: Sequence[UnknownField], dialect: str | None
 ) -> list[Choice]:
     """Return the choices that leave the fewest fields of a layer unexplained."""
+    start, end = text.span
+    fields = [found.field for found in unknown if start <= found.field.span[0] < end]
+    own = own_class(type_name(entry.proto))
+    if own and own.fits(entry.proto, types) and not (own.adds or fields or dialect):
+        return [Choice(own, Addition(None, frozenset()))]
     classes = layer_dialects(type_name(entry.proto))
     fitting = tuple(cls for cls in classes if cls.fits(entry.proto, types))
     if not fitting and type_name(entry.proto) != entry.proto.type:  # code of the same name that somebody else wrote
         fitting = layer_dialects(entry.proto.type)
     classes = fitting or classes
     classes = tuple(cls for cls in classes if cls.dialect == dialect) or classes
-    start, end = text.span
-    fields = [found.field for found in unknown if start <= found.field.span[0] < end]
     choices, errors = [], []
     for cls in classes:
         try:

@@ -13,7 +13,6 @@ from caffestat.errors import Finding, InputError, NetError, Place, SourceError
 from caffestat.files import read_regular, read_stdin
 from caffestat.prototext import Document, Field, Message, parse
 from caffestat.schema import ForkValue, NetParameter, SolverParameter, UnknownField, from_document, read_addition
-from caffestat.schema.forks import ssd_pb2
 
 from .spellings import take_spellings
 from .upgrade import Entry, upgrade
@@ -62,7 +61,7 @@ class Solver:
     document: Document
     findings: tuple[Finding, ...] = ()
     inline_findings: tuple[Finding, ...] = ()
-    added: Any = field(default_factory=ssd_pb2.SolverParameter)  # what SSD's Caffe has in a solver beside Caffe's own
+    added: Any = field(default_factory=lambda: _ssd_solver()())  # what SSD's Caffe has in a solver beside Caffe's own
 
     def test_nets(self) -> tuple[NetSource, ...]:
         """Return the nets it tests: those of `named_tests`, then the trained net for what test_iter is left.
@@ -185,10 +184,17 @@ def named_weights(solver: Solver) -> list[str]:
     return [beside(name, solver.name) for name in names]
 
 
+def _ssd_solver() -> Any:
+    """Return the class of the messages with what SSD's Caffe has in a solver beside Caffe's own."""
+    from caffestat.schema.forks import ssd_pb2  # here, for most runs read nets alone
+
+    return ssd_pb2.SolverParameter
+
+
 def _solver(document: Document) -> Solver:
     message, findings = from_document(document, SolverParameter)
     unknown = [finding.field for finding in findings if isinstance(finding, UnknownField)]
-    addition = read_addition(document, ssd_pb2.SolverParameter, document.name, unknown)
+    addition = read_addition(document, _ssd_solver(), document.name, unknown)
     findings = [f for f in findings if not (isinstance(f, UnknownField) and f.field in addition.fields)]
     named = [name for name in ("net_param", "net", "train_net_param", "train_net") if message.HasField(name)]
     if len(named) != 1:

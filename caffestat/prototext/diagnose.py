@@ -12,10 +12,11 @@ __all__ = ["binary_error", "error", "quote", "unexpected"]
 _WIDTH = 100  # characters of an offending line that are shown
 _QUOTED = 40  # characters of a token that are shown
 
-_STRING_HEAD = {q: re.compile(rf"{q}[^{q}\\\n]*(?:{ESCAPE}[^{q}\\\n]*)*".encode()) for q in "\"'"}
-_NUMBER_LIKE = re.compile(rb"\.?[0-9](?:[eE][+-]|[\w.])*")
-_CONFLICT = re.compile(r"(?:<{7}|>{7}|={7}|\|{7})(?: |$)")
-_PLACEHOLDER = re.compile(
+# compiled when they are used: no run without a mistake needs them
+_STRING_HEAD = {q: rf"{q}[^{q}\\\n]*(?:{ESCAPE}[^{q}\\\n]*)*".encode() for q in "\"'"}
+_NUMBER_LIKE = rb"\.?[0-9](?:[eE][+-]|[\w.])*"
+_CONFLICT = r"(?:<{7}|>{7}|={7}|\|{7})(?: |$)"
+_PLACEHOLDER = (
     r"\$\{[^}]*\}?|\$\(?\w+\)?|\{\{.*?(?:\}\}|$)|\{%.*?(?:%\}|$)|\{\w+\}|%\(\w+\)\w?|%[sdifgr]\b|<%.*?(?:%>|$)|@\w+@"
 )
 
@@ -76,9 +77,9 @@ def _printable(text: str) -> str:
 
 
 def _hints(text: str, column: int) -> list[str]:
-    if _CONFLICT.match(text):
+    if re.match(_CONFLICT, text):
         return ["hint: this is the marker of an unresolved merge conflict; resolve the conflict first"]
-    for match in _PLACEHOLDER.finditer(text):
+    for match in re.finditer(_PLACEHOLDER, text):
         if match.start() < column <= match.end():
             return [f"hint: {quote(match[0])} looks like a placeholder of a template; fill in the template first"]
     return []
@@ -97,8 +98,8 @@ def _found(source: Source, index: int) -> tuple[str, int]:
 def _found_no_token(data: bytes, start: int) -> tuple[str, int]:
     first = chr(data[start])
     if first in _STRING_HEAD:
-        return _found_string(data, start, _STRING_HEAD[first])
-    number = _NUMBER_LIKE.match(data, start)
+        return _found_string(data, start, re.compile(_STRING_HEAD[first]))
+    number = re.compile(_NUMBER_LIKE).match(data, start)
     if number:
         octal = " (a leading 0 means octal)" if re.match(rb"0[0-9]", number[0]) else ""
         return f"{quote(number[0])}, which is not a number{octal}", start

@@ -14,7 +14,7 @@ _FLOAT = re.compile(rf"-?{DECIMAL}")
 _FLOAT_NAME = re.compile(r"-?(?:inf|infinity|nan)", re.IGNORECASE)
 
 _HEX = rb"[0-9a-fA-F]"
-_ESCAPE = re.compile(
+_ESCAPE = (
     rb"\\(?:([0-7]{1,3})"
     rb"|[xX](%(hex)b{1,2})"
     rb"|(?:u|U0000)([dD][89abAB]%(hex)b{2})\\u([dD][c-fC-F]%(hex)b{2})"  # a UTF-16 pair makes one character
@@ -49,7 +49,11 @@ def read_float(text: str) -> float:
 
 def read_string(parts: Iterable[str]) -> bytes:
     """The bytes of adjacent quoted strings, each of whose characters stands for one byte."""
-    return b"".join(_ESCAPE.sub(_unescape, part[1:-1].encode("latin-1")) for part in parts)
+    return b"".join(_unescaped(part[1:-1].encode("latin-1")) for part in parts)
+
+
+def _unescaped(text: bytes) -> bytes:
+    return re.sub(_ESCAPE, _unescape, text) if b"\\" in text else text
 
 
 def _unescape(match: re.Match[bytes]) -> bytes:

@@ -21,10 +21,8 @@ _QUOTES = ('"', "'")
 _DIGITS = frozenset("0123456789.")
 
 # [type.googleapis.com/pkg.Type] or [pkg.extension], blanks and comments taken out
-_BRACKETED = re.compile(
-    r"\[(?:(?!/)(?:[\w\-.~!$&()*+,;=/]|%[0-9a-fA-F]{2})*/)?[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*\]", re.ASCII
-)
-_BRACKETED_TRIVIA = re.compile(r"#[^\n]*|\s+", re.ASCII)
+_BRACKETED = r"\[(?:(?!/)(?:[\w\-.~!$&()*+,;=/]|%[0-9a-fA-F]{2})*/)?[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*\]"
+_BRACKETED_TRIVIA = r"#[^\n]*|\s+"
 
 _Value = Scalar | Message
 
@@ -165,8 +163,8 @@ class _Parser:
         text = self.texts[name]
         if text[0] != "[":
             return text
-        text = _BRACKETED_TRIVIA.sub("", text)
-        if not _BRACKETED.fullmatch(text):
+        text = re.sub(_BRACKETED_TRIVIA, "", text, flags=re.ASCII)
+        if not re.fullmatch(_BRACKETED, text, re.ASCII):
             raise error(self.source, name, f"{quote(text)} is not the name of an extension or of a type")
         return text
 

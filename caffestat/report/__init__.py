@@ -5,13 +5,14 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
+from caffestat.lazy import lazily
 from caffestat.options import one_of
 
-from . import csv_format, json_format, markdown, table
 from .build import build
-from .curve import CSV_HEADER, CURVE_FORMATS
 from .debug_info import render as debug_lines
 from .model import (
     FORMAT_VERSION,
@@ -26,7 +27,10 @@ from .model import (
     TopRow,
     Totals,
 )
-from .training_log import TrainingLog, first_iteration_lines
+
+if TYPE_CHECKING:
+    from .curve import CSV_HEADER, CURVE_FORMATS
+    from .training_log import TrainingLog, first_iteration_lines
 
 __all__ = [
     "CSV_HEADER",
@@ -50,12 +54,17 @@ __all__ = [
     "render",
 ]
 
+__getattr__ = lazily(
+    __name__,
+    {"curve": ["CSV_HEADER", "CURVE_FORMATS"], "training_log": ["TrainingLog", "first_iteration_lines"]},
+)
+
 FORMATS: dict[str, Callable[[Report, int], str]] = {
-    "table": table.render,
-    "json": lambda report, _: json_format.render(report),
-    "csv": lambda report, _: csv_format.render(report),
+    "table": lambda report, width: str(_module("table").render(report, width)),
+    "json": lambda report, _: str(_module("json_format").render(report)),
+    "csv": lambda report, _: str(_module("csv_format").render(report)),
     "html": lambda report, _: report.to_html(),
-    "markdown": lambda report, _: markdown.render(report),
+    "markdown": lambda report, _: str(_module("markdown").render(report)),
 }
 
 
@@ -63,3 +72,7 @@ def render(report: Report, format: str = "table", width: int = 120) -> str:
     """Return the report in one of `FORMATS`; `width` is for the table alone. Raises InputError for another format."""
     one_of("format", format, tuple(FORMATS))
     return FORMATS[format](report, width)
+
+
+def _module(name: str) -> Any:
+    return importlib.import_module(f".{name}", __package__)

@@ -3,8 +3,9 @@
 Importing this package imports neither onnx nor onnxruntime, nor the loop, which comes when it is asked for.
 """
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from caffestat.lazy import lazily
 
 from . import events
 from .policies import POLICIES, Schedule
@@ -30,10 +31,4 @@ __all__ = [
     "validate",
 ]
 
-_LATE = ("NONE", "SNAPSHOT", "STOP", "Training")
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _LATE:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(".loop", __package__), name)
+__getattr__ = lazily(__name__, {"loop": ["NONE", "SNAPSHOT", "STOP", "Training"]})

@@ -23,7 +23,7 @@ layer { name: "loss" type: "SoftmaxWithLoss" bottom: "o" bottom: "y" top: "l" }
 
 @pytest.fixture(autouse=True)
 def registry(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(base, "_TYPES", dict(base._TYPES))
+    monkeypatch.setattr(base, "_TYPES", {name: base.layer_dialects(name) for name in base.layer_types()})
     yield
 
 

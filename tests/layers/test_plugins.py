@@ -28,7 +28,7 @@ HEAD = ROOT / "models" / "plugins" / "ssd_head.prototxt"
 @pytest.fixture(autouse=True)
 def registry(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Forget what a test registers."""
-    monkeypatch.setattr(base, "_TYPES", dict(base._TYPES))
+    monkeypatch.setattr(base, "_TYPES", {name: base.layer_dialects(name) for name in base.layer_types()})
     monkeypatch.setattr(plugins, "_places", {})
     plugins.load_plugin.cache_clear()
     plugins.load_entry_points.cache_clear()
