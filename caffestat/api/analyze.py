@@ -92,7 +92,7 @@ def analyze_file(
     faults: list[NetError] = []
     program = file.program(net, values, faults)
     if not (values.weights or values.assume_filler):
-        program.findings = (*program.findings, *_unfilled(program.net))
+        program.findings = (*program.findings, *_unfilled(program.net), *_unusable(program.net))
     # Caffe runs no backward pass in the test phase
     run = replace(run, forward_only=run.forward_only or program.phase == "TEST")
     try:
@@ -163,3 +163,15 @@ def _unfilled(net: Net) -> list[Finding]:
         "use --assume-filler xavier, or --weights FILE for trained ones"
     )
     return [Finding(nodes[0].place, message)]
+
+
+def _unusable(net: Net) -> list[Finding]:
+    """Return a warning for each filler that gives no numbers; a run stops at the first of them."""
+    from caffestat.fillers import problem
+
+    found = [(entry, problem(entry.param.filler, entry.param.shape)) for entry in net.params]
+    return [
+        Finding(net.nodes[entry.node].place, f"layer {net.nodes[entry.node].name!r}: its {entry.param.role}: {why}")
+        for entry, why in found
+        if why
+    ]

@@ -49,6 +49,15 @@ def test_an_unknown_filler_is_an_error_that_names_it_wherever_values_are_needed(
         assert f"{path}:3" in result.stderr
 
 
+def test_an_unknown_filler_is_a_warning_where_nothing_is_drawn(tmp_path: Path) -> None:
+    path = tmp_path / "net.prototxt"
+    path.write_text(net('type: "he"'))
+    result = CliRunner().invoke(main, ["analyze", str(path), "--static"])
+    assert result.exit_code == 0
+    (line,) = result.stderr.splitlines()
+    assert line.startswith(f"warning: {path}:3:1: layer 'c': its weight: unknown filler type \"he\"; Caffe knows")
+
+
 def test_an_infinite_filler_is_predicted_as_unknown(tmp_path: Path) -> None:
     path = tmp_path / "net.prototxt"
     path.write_text(net('type: "gaussian" std: inf'))
