@@ -13,15 +13,15 @@ import numpy as np
 from google.protobuf.message import DecodeError
 
 from caffestat.fillers import Stream
-from caffestat.fillers.distributions import uniform
 from caffestat.schema.forks import ssd_pb2
 
 from .database import DatumReader
-from .images import resize
+from .distortion import Draws, add_noise, distort, fitted_box, new_size, resized
+from .images import recompressed
 from .reader import DataUnavailableError
 
 if TYPE_CHECKING:
-    from caffestat.layers import Layer
+    from caffestat.layers import Layer, Shape
 
 __all__ = ["AnnotatedReader"]
 
@@ -46,27 +46,61 @@ class _Item:
 
 
 class AnnotatedReader(DatumReader):
-    """Images (N, C, H, W) and boxes (1, 1, boxes, 8), whose number differs from batch to batch."""
+    """Images (N, C, H, W) and boxes (1, 1, boxes, 8), whose number differs from batch to batch.
+
+    What is made of an encoded image before it is cut goes through a JPEG file each time, as in the reference.
+    """
 
     is_independent = False  # its layer asks for more than the next batch
 
     def __init__(self, layer: Layer) -> None:
         self._settings = layer.added.transform_param
         self._samplers = layer.added.annotated_data_param.batch_sampler
-        self._stream = Stream(0)
+        self._draws = Draws(Stream(0), Stream(0))
         if layer.added.annotated_data_param.yolo_data_type == 1:
             raise DataUnavailableError("boxes as its yolo_data_type asks for are not read")
         super().__init__(layer)
-        record = self._record()
-        self._values = iter(())
-        self._has_boxes = record.HasField("type") or layer.added.annotated_data_param.HasField("anno_type")
+
+    def _shapes(self, record: Any) -> tuple[Shape, ...]:
+        self._has_boxes = record.HasField("type") or self.layer.added.annotated_data_param.HasField("anno_type")
         item = self._item(record)
-        if self._settings.HasField("distort_param") and not item.is_raw:
-            raise DataUnavailableError("its distort_param is not reproduced")
-        count = max(len(item.boxes), 1)
-        image = self._transformer.shape(self._resized(item.image, item.is_raw).shape)
-        labels = (1, 1, count, 8) if self._has_boxes else (self.batch,)
-        self.shapes = ((self.batch, *image), labels)[: layer.top_count]
+        self._check(item)
+        labels = (1, 1, max(len(item.boxes), 1), 8) if self._has_boxes else (self.batch,)
+        return (self.batch, *self._shape(item)), labels
+
+    def _check(self, item: _Item) -> None:
+        """Raise DataUnavailableError for what is not reproduced, NetError for what the reference refuses."""
+        p, channels = self._settings, len(item.image)
+        if len(p.resize_param) > 1:
+            raise DataUnavailableError("it has several resize_param, one of which is drawn for each batch")
+        for what, values in (
+            ("pad_value", p.resize_param[0].pad_value if p.resize_param else ()),
+            ("value of saltpepper_param", p.noise_param.saltpepper_param.value),
+        ):
+            if len(values) not in (0, 1, channels):
+                found = f"found {len(values)} for {channels} channels"
+                raise self.layer.error(f"expected {what} once or once per channel, {found}")
+        if self._is_fitted_small() and self.batch != 1:
+            raise self.layer.error(f"resize_mode FIT_SMALL_SIZE takes batch_size 1, found {self.batch}")
+        transform = self.layer.proto.transform_param
+        if transform.mean_file and not item.is_raw and (transform.mirror or any(self._crop())):
+            raise DataUnavailableError(
+                "how its mean_file goes with mirror and crops of encoded images is not reproduced"
+            )
+
+    def _is_fitted_small(self) -> bool:
+        return any(p.resize_mode == ssd_pb2.ResizeParameter.FIT_SMALL_SIZE for p in self._settings.resize_param)
+
+    def _crop(self) -> tuple[int, int]:
+        """Return height and width of the crop, zeros without one."""
+        side, p = self.layer.proto.transform_param.crop_size, self._settings
+        return (side, side) if side else (p.crop_h, p.crop_w) if p.crop_h and p.crop_w else (0, 0)
+
+    def _shape(self, item: _Item) -> tuple[int, int, int]:
+        """Return the shape (C, H, W) that the net gets an image in, without a draw."""
+        is_resized = self._settings.resize_param and not item.is_raw
+        size = new_size(self._settings.resize_param[0], item.image.shape) if is_resized else item.image.shape[1:]
+        return self._transformer.shape((len(item.image), *size))
 
     def _parse(self, value: bytes) -> Any:
         datum = ssd_pb2.AnnotatedDatum()
@@ -81,21 +115,21 @@ class AnnotatedReader(DatumReader):
 
     def start(self, words: Mapping[str, int], stream: Stream) -> None:
         super().start(words, stream)
-        self._stream = Stream(words["thread"])
+        self._draws = Draws(Stream(words["thread"]), stream)
 
     def next(self) -> Sequence[np.ndarray]:
-        data, labels = np.empty(self.shapes[0], np.float32), []
+        images, labels = [], []
         rows: list[tuple[float, ...]] = []
         for index in range(self.batch):
             record = self._record()
-            image, boxes = self._transformed(self._sampled(self._expanded(self._item(record))))
-            if image.shape != data.shape[1:]:
-                raise self._error(f"holds an image of shape {image.shape}; the first one has {data.shape[1:]}")
-            data[index] = image
+            image, boxes = self._transformed(self._sampled(self._expanded(self._distorted(self._item(record)))))
+            if image.shape != self.shapes[0][1:] and not self._is_fitted_small():
+                raise self._error(f"holds an image of shape {image.shape}; the first one has {self.shapes[0][1:]}")
+            images.append(image)
             labels.append(record.datum.label)
             rows += [(index, a.label, a.instance, *a.box, a.difficult) for a in boxes]
         found = np.array(rows or [(-1,) * 8], np.float32)[None, None]
-        return (data, found if self._has_boxes else np.array(labels, np.float32))[: len(self.shapes)]
+        return (np.stack(images), found if self._has_boxes else np.array(labels, np.float32))[: len(self.shapes)]
 
     def _item(self, record: Any) -> _Item:
         boxes = tuple(
@@ -110,30 +144,39 @@ class AnnotatedReader(DatumReader):
         )
         return _Item(self._image(record), boxes, not record.datum.encoded)
 
-    def _draw(self, low: float, high: float) -> np.float32:
-        """Return a number of the prefetching thread's own stream."""
-        return np.float32(uniform(self._stream, 1, low, high)[0])
+    def _recompressed(self, item: _Item) -> _Item:
+        return item if item.is_raw else replace(item, image=recompressed(item.image))
+
+    def _distorted(self, item: _Item) -> _Item:
+        """Return the item with other colours, an encoded one only. (DistortImage)"""
+        if item.is_raw or not self._settings.HasField("distort_param"):
+            return item
+        changed = distort(item.image, self._settings.distort_param, self._draws)
+        return self._recompressed(replace(item, image=changed))
 
     def _expanded(self, item: _Item) -> _Item:
         """Return the item in the middle of a larger image, or as it is. (ExpandImage)"""
         p = self._settings.expand_param
-        if not self._settings.HasField("expand_param") or self._draw(0, 1) > np.float32(p.prob):
+        if not self._settings.HasField("expand_param") or self._draws.between(0, 1) > np.float32(p.prob):
             return item
         if abs(p.max_expand_ratio - 1) < 1e-2:
             return item
-        ratio, (channels, height, width) = self._draw(1, p.max_expand_ratio), item.image.shape
+        ratio, (channels, height, width) = self._draws.between(1, p.max_expand_ratio), item.image.shape
         tall, wide = int(height * ratio), int(width * ratio)
-        top, left = (int(np.floor(self._draw(0, large - size))) for large, size in ((tall, height), (wide, width)))
+        top, left = (
+            int(np.floor(self._draws.between(0, large - size))) for large, size in ((tall, height), (wide, width))
+        )
         image = np.full((channels, tall, wide), 0, item.image.dtype)
         image[...] = UNFILLED if item.is_raw else self._surround(channels)
         image[:, top : top + height, left : left + width] = item.image
         corners = [-left / width, -top / height, (wide - left) / width, (tall - top) / height]
-        return replace(item, image=image, boxes=tuple(_projected(item.boxes, np.array(corners, np.float32))))
+        boxes = self._cut_boxes(item.boxes, np.array(corners, np.float32))
+        return self._recompressed(replace(item, image=image, boxes=tuple(boxes)))
 
     def _surround(self, channels: int) -> np.ndarray:
         """Return what stands around an encoded image that is made larger: the mean of each channel."""
         means = np.array(self.layer.proto.transform_param.mean_value or [0], np.float32)
-        return np.broadcast_to(means, channels).reshape(-1, 1, 1).astype(np.uint8)
+        return np.clip(np.rint(np.broadcast_to(means, channels)), 0, 255).reshape(-1, 1, 1).astype(np.uint8)
 
     def _sampled(self, item: _Item) -> _Item:
         """Return a part of the image with its boxes, or all of it. (GenerateBatchSamples, CropImage)"""
@@ -142,11 +185,11 @@ class AnnotatedReader(DatumReader):
         ]
         if not found:
             return item
-        box = np.clip(found[self._stream.word() % len(found)], np.float32(0), np.float32(1))
+        box = np.clip(found[self._draws.below(len(found))], np.float32(0), np.float32(1))
         (left, top), (right, bottom) = (box.reshape(2, 2) * np.array(item.image.shape[:0:-1], np.float32)).tolist()
         tall, wide = int(np.float32(bottom) - np.float32(top)), int(np.float32(right) - np.float32(left))
         image = item.image[:, int(top) : int(top) + tall, int(left) : int(left) + wide]
-        return replace(item, image=image, boxes=tuple(_projected(item.boxes, box)))
+        return self._recompressed(replace(item, image=image, boxes=tuple(self._cut_boxes(item.boxes, box))))
 
     def _samples(self, sampler: Any, item: _Item) -> Iterator[Any]:
         """Yield the boxes that a sampler finds. (GenerateSamples)"""
@@ -161,40 +204,60 @@ class AnnotatedReader(DatumReader):
 
     def _sample(self, p: Any) -> Any:
         """Return a random box. (SampleBBox)"""
-        scale = self._draw(p.min_scale, p.max_scale)
-        ratio = self._draw(p.min_aspect_ratio, p.max_aspect_ratio)
+        scale = self._draws.between(p.min_scale, p.max_scale)
+        ratio = self._draws.between(p.min_aspect_ratio, p.max_aspect_ratio)
         square = float(scale) ** 2
         ratio = np.float32(min(max(ratio, np.float32(square)), np.float32(1 / square)))
         root = np.sqrt(ratio)
         wide, tall = np.float32(scale * root), np.float32(scale / root)
-        left, top = (self._draw(0, max(float(np.float32(1) - side), 0)) for side in (wide, tall))
+        left, top = (self._draws.between(0, max(float(np.float32(1) - side), 0)) for side in (wide, tall))
         return np.array([left, top, left + wide, top + tall], np.float32)
-
-    def _resized(self, image: np.ndarray, is_raw: bool) -> np.ndarray:
-        """Return the image in the size of resize_param: an encoded one only."""
-        settings = self._settings.resize_param
-        if is_raw or not settings:
-            return image
-        p = settings[0]
-        if len(settings) > 1:
-            raise DataUnavailableError("it has several resize_param, one of which is drawn for each batch")
-        if p.resize_mode != ssd_pb2.ResizeParameter.WARP or set(p.interp_mode) - {ssd_pb2.ResizeParameter.LINEAR}:
-            raise DataUnavailableError("its resize_param is not reproduced: only WARP with LINEAR is")
-        return resize(image, p.height, p.width)
 
     def _transformed(self, item: _Item) -> tuple[np.ndarray, list[_Annotation]]:
         """Return the image as the net gets it, with its boxes. (Transform, TransformAnnotation)"""
-        image = self._resized(item.image, item.is_raw)
-        mirror, top, left = self._transformer.place(image.shape)
-        height, width = self._transformer.shape(image.shape)[1:]
+        image, shape = item.image, item.image.shape
+        mirror = bool(self.layer.proto.transform_param.mirror and self._transformer.draw(2))
+        for p in self._settings.resize_param if not item.is_raw else ():
+            image = resized(image, p, self._draws)
+        if self._settings.HasField("noise_param") and not item.is_raw:
+            image = add_noise(image, self._settings.noise_param, self._draws)
+        _, height, width = self._transformer.shape(image.shape)
+        top, left = self._transformer.offsets(image.shape)
         down, across = np.float32(image.shape[1]), np.float32(image.shape[2])
         corners = [left / across, top / down, (left + width) / across, (top + height) / down]
-        cut = np.array(corners, np.float32)
-        boxes = list(_projected([a for a in item.boxes if self._is_emitted(cut, a.box)], cut))
-        if mirror:
-            turned = [np.array([1 - a.box[2], a.box[1], 1 - a.box[0], a.box[3]], np.float32) for a in boxes]
-            boxes = [replace(a, box=box) for a, box in zip(boxes, turned, strict=True)]
+        boxes = self._boxes_of_net(item.boxes, shape, np.array(corners, np.float32), mirror)
         return self._transformer.cut(image, mirror, top, left), boxes
+
+    def _boxes_of_net(
+        self, boxes: Sequence[_Annotation], image: Sequence[int], cut: Any, mirror: bool
+    ) -> list[_Annotation]:
+        """Return the boxes of an image (C, H, W) as they lie once it is resized, cut and mirrored."""
+        for p in self._settings.resize_param:
+            boxes = [replace(a, box=fitted_box(a.box, p, image)) for a in boxes]
+        found = list(self._cut_boxes(boxes, cut))
+        if mirror:
+            turned = [np.array([1 - a.box[2], a.box[1], 1 - a.box[0], a.box[3]], np.float32) for a in found]
+            found = [replace(a, box=box) for a, box in zip(found, turned, strict=True)]
+        for p in self._settings.resize_param:
+            found = [replace(a, box=self._scaled_box(a.box, p, image, cut)) for a in found]
+        return found
+
+    def _scaled_box(self, box: Any, p: Any, image: Sequence[int], cut: Any) -> Any:
+        """Return a box in units of width_scale and height_scale, where FIT_SMALL_SIZE has them. (ExtrapolateBBox)"""
+        if not self._is_fitted_small() or not p.height_scale or not p.width_scale:
+            return box
+        aspect, size = np.float32(image[2]) / np.float32(image[1]), np.array([p.width, p.height], np.float32)
+        size = np.array([size[0], size[0] / aspect] if aspect < size[0] / size[1] else [size[1] * aspect, size[1]])
+        size = size.astype(np.float32) * (cut[2:] - cut[:2])
+        scale = np.array([p.width_scale, p.height_scale], np.float32)
+        if (size < scale).any():
+            found = f"the crop is {size[0]:g} x {size[1]:g}"
+            raise self.layer.error(f"width_scale and height_scale {scale.tolist()} exceed it: {found}")
+        return box * np.tile(size, 2) / np.tile(scale, 2)
+
+    def _cut_boxes(self, boxes: Sequence[_Annotation], cut: Any) -> Iterator[_Annotation]:
+        """Return the boxes that a part of the image keeps, as they lie in it. (TransformAnnotation)"""
+        return _projected([a for a in boxes if self._is_emitted(cut, a.box)], cut)
 
     def _is_emitted(self, cut: Any, box: Any) -> bool:
         """Tell whether a box is kept when the image is cut. (MeetEmitConstraint)"""

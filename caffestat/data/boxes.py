@@ -18,7 +18,7 @@ from .database import DatumReader
 from .images import resize
 
 if TYPE_CHECKING:
-    from caffestat.layers import Layer
+    from caffestat.layers import Shape
 
 __all__ = ["BoxReader", "GridReader"]
 
@@ -29,11 +29,10 @@ MOST_TRIALS = 10_000  # the reference draws for ever
 class BoxReader(DatumReader):
     """Images (N, C, H, W) and, for each further top, boxes (N, most · 5): class, centre, width, height; then zeros."""
 
-    def __init__(self, layer: Layer) -> None:
-        super().__init__(layer)
-        images = self.shapes[0]
+    def _shapes(self, record: Any) -> tuple[Shape, ...]:
+        (images, _), layer = super()._shapes(record), self.layer
         further = [layer.further_shape(top, images) for top in range(1, layer.top_count)]  # type: ignore[attr-defined]
-        self.shapes = (images, *further)
+        return (images, *further)
 
     def _read(self, record: Any) -> Sequence[np.ndarray]:
         image, boxes = self._image(record), self._boxes(record)

@@ -19,7 +19,7 @@ from .transformer import Transformer
 
 if TYPE_CHECKING:
     from caffestat.fillers import Stream
-    from caffestat.layers import Layer
+    from caffestat.layers import Layer, Shape
 
 __all__ = ["DatumReader"]
 
@@ -37,11 +37,19 @@ class DatumReader(Reader):
             raise DataUnavailableError(
                 f"{str(self._path)!r} is said to be a LevelDB (the default backend); only LMDB is read"
             )
-        self._transformer = Transformer(layer)
+        self._transformer = Transformer(layer, self._crop())
         self._values: Iterator[bytes] = iter(())
-        first = self._image(self._record())
+        first = self._record()
         self._values = iter(())
-        self.shapes = ((self.batch, *self._transformer.shape(first.shape)), (self.batch,))[: layer.top_count]
+        self.shapes = self._shapes(first)[: layer.top_count]
+
+    def _crop(self) -> tuple[int, int] | None:
+        """Return height and width of the crop; None for crop_size."""
+        return None
+
+    def _shapes(self, record: Any) -> tuple[Shape, ...]:
+        """Return the shapes of the tops, as the first record has them."""
+        return (self.batch, *self._transformer.shape(self._image(record).shape)), (self.batch,)
 
     def start(self, words: Mapping[str, int], stream: Stream) -> None:
         self._values = iter(())

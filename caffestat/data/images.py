@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from .reader import require
 
-__all__ = ["LARGEST", "decode", "nearest", "resize"]
+__all__ = ["LARGEST", "decode", "nearest", "recompressed", "resize"]
 
 Image = NDArray[np.uint8]
 
@@ -46,6 +46,15 @@ def decode(data: bytes, colour: bool | None) -> Image:
         kinds = ", ".join(_FORMATS)
         raise ValueError(f"cannot be decoded as an image of one of the kinds {kinds}: {error}") from error
     return np.ascontiguousarray(pixels.transpose(2, 0, 1))
+
+
+def recompressed(image: Image) -> Image:
+    """Return an image (C, H, W) as it comes out of a JPEG file of quality 95, which OpenCV writes by default."""
+    pillow = require("PIL.Image", "images")
+    buffer = io.BytesIO()
+    pixels = image[0] if len(image) == 1 else np.ascontiguousarray(image[::-1].transpose(1, 2, 0))
+    pillow.fromarray(pixels).save(buffer, "JPEG", quality=95, subsampling="4:2:0")
+    return decode(buffer.getvalue(), None)
 
 
 def _decoded(image: Any, ops: Any, colour: bool | None) -> Image:

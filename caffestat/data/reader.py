@@ -75,12 +75,15 @@ def find(path: str, layer: Layer, *folders: Path, said: str = "") -> Path:
     raise DataUnavailableError(f"there is no {said or repr(path)} in the working directory{also}")
 
 
-def require(name: str, what: str) -> Any:
-    """Return an optional module that reading `what` takes. Raises DataUnavailableError when it is not installed."""
+def require(name: str, what: str, extra: str = "data") -> Any:
+    """Return an optional module that reading `what` takes. Raises DataUnavailableError when it is not installed.
+
+    extra: the extra of caffestat that installs it
+    """
     try:
         return importlib.import_module(name)
     except ImportError as error:
-        message = f"reading {what} takes a package that is not installed: pip install 'caffestat[data]'"
+        message = f"reading {what} takes a package that is not installed: pip install 'caffestat[{extra}]'"
         raise DataUnavailableError(message) from error
 
 

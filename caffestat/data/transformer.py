@@ -26,9 +26,11 @@ class Transformer:
     Raises DataUnavailableError when mean_file is not available, NetError when the settings contradict each other.
     """
 
-    def __init__(self, layer: Layer) -> None:
+    def __init__(self, layer: Layer, crop: tuple[int, int] | None = None) -> None:
+        """Read the mean. crop: height and width of the crop, by default crop_size; zeros for none."""
         self._layer = layer
         self._param = layer.proto.transform_param
+        self._crop = crop or (self._param.crop_size,) * 2
         self._random: Stream | None = None
         self._mean: NDArray[np.float32] | None = None
         if self._param.mean_file and self._param.mean_value:
@@ -48,10 +50,10 @@ class Transformer:
         Raises NetError when it is smaller than the crop.
         """
         channels, height, width = image
-        crop = self._param.crop_size
-        if min(height, width) < crop:
+        if height < self._crop[0] or width < self._crop[1]:
+            crop = " x ".join(map(str, dict.fromkeys(self._crop)))
             raise self._layer.error(f"crop_size is {crop}, but an image is {height} x {width}")
-        return (channels, crop or height, crop or width)
+        return (channels, self._crop[0] or height, self._crop[1] or width)
 
     def apply(self, image: NDArray[np.uint8] | NDArray[np.float32]) -> NDArray[np.float32]:
         """Return the float32 array (C, H, W) of an image (C, H, W). Raises NetError when it does not fit the mean."""
@@ -62,9 +64,18 @@ class Transformer:
 
         is_random: crops are random in TEST too
         """
+        self.shape(image)
+        return bool(self._param.mirror and self.draw(2)), *self.offsets(image, is_random)
+
+    def offsets(self, image: tuple[int, ...], is_random: bool = False) -> tuple[int, int]:
+        """Draw the row and the column at which the crop of an image of this shape begins."""
         _, height, width = self.shape(image)
-        mirror = bool(self._param.mirror and self.draw(2))
-        return mirror, *self._offsets(image[1] - height, image[2] - width, is_random)
+        down, right = image[1] - height, image[2] - width
+        if not any(self._crop):
+            return 0, 0
+        if is_random or self._layer.phase == caffe_pb2.TRAIN:
+            return self.draw(down + 1), self.draw(right + 1)
+        return down // 2, right // 2
 
     def cut(
         self, image: NDArray[np.uint8] | NDArray[np.float32], mirror: bool, top: int, left: int
@@ -82,14 +93,6 @@ class Transformer:
         """Return a number from 0 to n - 1 of the generator."""
         assert self._random is not None, "start comes first"
         return self._random.word() % n
-
-    def _offsets(self, down: int, right: int, is_random: bool) -> tuple[int, int]:
-        """Return where the crop begins, given the most that it can be moved."""
-        if not self._param.crop_size:
-            return 0, 0
-        if is_random or self._layer.phase == caffe_pb2.TRAIN:
-            return self.draw(down + 1), self.draw(right + 1)
-        return down // 2, right // 2
 
     def _mean_of(self, shape: tuple[int, ...]) -> NDArray[np.float32]:
         """Return the mean as an array of the whole image's shape."""

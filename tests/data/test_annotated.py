@@ -9,10 +9,15 @@ import numpy as np
 import pytest
 
 from caffestat.data.annotated import AnnotatedReader, _satisfies
+from caffestat.data.distortion import Draws, distort
+from caffestat.data.images import recompressed, resize
 from caffestat.data.reader import DataUnavailableError
+from caffestat.errors import NetError
 from caffestat.fillers import Stream
 from caffestat.schema.forks import ssd_pb2
-from tests.layers.harness import TRAIN, make
+from tests.layers.harness import TEST, TRAIN, make
+
+from .support import encoded, picture, write_mean
 
 RANDOM = np.random.default_rng(21)
 IMAGES = RANDOM.integers(40, 250, (3, 2, 20, 30)).astype(np.uint8)
@@ -128,6 +133,75 @@ def test_boxes_whose_center_is_cut_off_are_not_emitted(database: Path) -> None:
     for _ in range(6):
         all_rows, rows = (found.next()[1][0, 0] for found in (every, centered))
         assert {tuple(row) for row in rows if row[0] >= 0} <= {tuple(row) for row in all_rows}
+
+
+def encoded_database(folder: Path, sizes: list[tuple[int, int]]) -> list[np.ndarray]:
+    """Make an LMDB of PNG files, one box each, and return the images."""
+    images = [picture(number, 3, *size) for number, size in enumerate(sizes)]
+    with lmdb.open(str(folder / "db"), map_size=1 << 22) as env, env.begin(write=True) as transaction:
+        for number, image in enumerate(images):
+            record = ssd_pb2.AnnotatedDatum(type=ssd_pb2.AnnotatedDatum.BBOX)
+            record.datum.data, record.datum.encoded, record.datum.label = encoded(image), True, number
+            bbox = record.annotation_group.add(group_label=1).annotation.add().bbox
+            bbox.xmin, bbox.ymin, bbox.xmax, bbox.ymax = 0.25, 0.5, 0.75, 1
+            transaction.put(f"{number:08d}".encode(), record.SerializeToString())
+    return images
+
+
+def test_encoded_images_are_resized_padded_and_cut_with_their_boxes(tmp_path: Path) -> None:
+    (image,) = encoded_database(tmp_path, [(8, 20)])
+    resizing = "resize_param { resize_mode: FIT_LARGE_SIZE_AND_PAD height: 12 width: 15 pad_value: 9 }"
+    found = reader(tmp_path / "db", resizing + " crop_h: 10 crop_w: 13", batch=2, phase=TEST)
+    assert found.shapes == ((2, 3, 10, 13), (1, 1, 1, 8))
+    images, rows = found.next()
+    expected = np.full((3, 12, 15), 9)
+    expected[:, 3:9] = resize(image, 6, 15)
+    np.testing.assert_array_equal(images, np.stack([expected[:, 1:11, 1:14]] * 2))
+    at = (np.array([0.25 * 15, 6, 0.75 * 15, 9]) - 1) / [13, 10, 13, 10]  # in pixels, then in the crop
+    np.testing.assert_allclose(rows[0, 0, :, 3:7], [at, at], rtol=1e-5)
+
+
+def test_small_sides_give_each_image_its_own_size(tmp_path: Path) -> None:
+    encoded_database(tmp_path, [(8, 20), (18, 8)])
+    small = "resize_param { resize_mode: FIT_SMALL_SIZE height: 12 width: 15 %s }"
+    found = reader(tmp_path / "db", small % "", batch=1)
+    assert [found.next()[0].shape for _ in range(2)] == [(1, 3, 12, 30), (1, 3, 33, 15)]
+    scaled = reader(tmp_path / "db", small % "height_scale: 6 width_scale: 10", batch=1)
+    np.testing.assert_allclose(scaled.next()[1][0, 0, 0, 3:7], [0.75, 1, 2.25, 2], rtol=1e-5)
+    with pytest.raises(NetError, match="takes batch_size 1, found 2"):
+        reader(tmp_path / "db", small % "", batch=2)
+    with pytest.raises(NetError, match="expected pad_value once or once per channel"):
+        reader(tmp_path / "db", small % "pad_value: 1 pad_value: 2", batch=1)
+
+
+def test_encoded_images_are_recompressed_where_the_reference_does(tmp_path: Path) -> None:
+    (image,) = encoded_database(tmp_path, [(16, 24)])
+    distorting = "distort_param { brightness_prob: 1 brightness_delta: 30 }"
+    found = reader(tmp_path / "db", distorting, batch=1)
+    draws = Draws(Stream(9), Stream(0))
+    p = ssd_pb2.DistortionParameter(brightness_prob=1, brightness_delta=30)
+    np.testing.assert_array_equal(found.next()[0][0], recompressed(distort(image, p, draws)))
+    enlarged = reader(tmp_path / "db", "mean_value: 50 expand_param { prob: 1 max_expand_ratio: 2 }", batch=1)
+    item = enlarged._expanded(enlarged._item(enlarged._record()))
+    assert abs(item.image[:, 0, 0].astype(int) - 50).max() < 20
+    assert not (item.image == 50).all(axis=0)[0].all()
+    with pytest.raises(DataUnavailableError, match="how its mean_file goes with mirror"):
+        write_mean(tmp_path / "mean", np.zeros((1, 3, 16, 24), np.float32))
+        reader(tmp_path / "db", f'mirror: true mean_file: "{tmp_path}/mean"', batch=1)
+
+
+def test_boxes_whose_center_a_sample_cuts_off_are_gone(tmp_path: Path) -> None:
+    encoded_database(tmp_path, [(40, 40)])
+    sampler = "batch_sampler { max_sample: 1 max_trials: 1 sampler { min_scale: 0.5 max_scale: 0.5 } }"
+    emitted = reader(tmp_path / "db", "emit_constraint { emit_type: CENTER }", sampler, batch=1)
+    every = reader(tmp_path / "db", "", sampler, batch=1)
+    kept = []
+    for _ in range(12):
+        item, same = (found._sampled(found._item(found._record())) for found in (emitted, every))
+        np.testing.assert_array_equal(item.image, same.image)
+        kept.append((len(item.boxes), len(same.boxes)))
+    assert (0, 1) in kept
+    assert (1, 1) in kept
 
 
 def test_boxes_of_yolo_are_not_read(database: Path) -> None:
