@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -117,7 +118,9 @@ def _numbers(f: _Fields) -> Finds:
             yield f.finding(f"{name} is {value}; expected at least 1", name)
     for name in ("base_lr", "weight_decay", "momentum"):
         value = getattr(f.message, name)
-        if value < 0:
+        if not math.isfinite(value):
+            yield f.finding(f"{name} is {value:g}; expected a finite number", name)
+        elif value < 0:
             yield f.finding(f"{name} is {value:g}; expected 0 or more", name)
     kind = f.message.regularization_type
     if kind not in ("L1", "L2") and f.message.weight_decay:
@@ -145,7 +148,7 @@ def _tests(f: _Fields) -> Finds:
 
 def _snapshots(f: _Fields) -> Finds:
     """solver.cpp, CheckSnapshotWritePermissions"""
-    if f.message.snapshot > 0:
+    if f.message.snapshot:
         yield from unwritable(f.solver)
 
 
@@ -182,6 +185,11 @@ def _doubts(f: _Fields) -> Finds:
         yield f.finding(f"base_lr {how}: no weight ever changes", "base_lr", "lr_policy")
     if m.momentum >= 1:
         yield f.finding(f"momentum is {m.momentum:g}: updates grow without end; expected less than 1", "momentum")
+    if m.clip_gradients == 0:
+        message = "clip_gradients is 0: every gradient is scaled down to nothing; to clip none, leave it out"
+        yield f.finding(message, "clip_gradients")
+    if m.snapshot_after_train and not m.snapshot and f.has("snapshot_prefix"):
+        yield from unwritable(f.solver)
     if list(m.stepvalue) != sorted(m.stepvalue):
         message = "the stepvalues do not ascend: one that comes late holds up all that follow"
         yield f.finding(message, "stepvalue")

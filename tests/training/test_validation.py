@@ -41,6 +41,8 @@ FAULTS = [
     (FIXED + "iter_size: 0", 5, "iter_size is 0; expected at least 1"),
     (FIXED + "average_loss: 0", 5, "average_loss is 0; expected at least 1"),
     ('net: "net.prototxt"\nlr_policy: "fixed"\nbase_lr: -0.1', 3, "base_lr is -0.1; expected 0 or more"),
+    ('net: "net.prototxt"\nlr_policy: "fixed"\nbase_lr: nan', 3, "base_lr is nan; expected a finite number"),
+    (FIXED + "momentum: inf", 5, "momentum is inf; expected a finite number"),
     (FIXED + 'weight_decay: 1\nregularization_type: "L3"', 6, "unknown regularization_type 'L3'"),
     (FIXED + "test_iter: 1", 5, "has test nets, but a test_interval of 0; expected at least 1"),
     (FIXED + "test_iter: 1\ntest_interval: -3", 6, "a test_interval of -3"),
@@ -52,6 +54,7 @@ FAULTS = [
         r"expected no test_state or one for each test net \(2\), found 1",
     ),
     (FIXED + "test_iter: -1\ntest_interval: 1", 5, "test_iter is -1"),
+    (FIXED + 'snapshot: -1\nsnapshot_prefix: "no/where"', 6, "there is no folder 'no'"),
     (FIXED + 'snapshot: 5\nsnapshot_prefix: "no/where"', 6, "to 'no/where_iter_N': there is no folder 'no'"),
 ]
 
@@ -100,6 +103,8 @@ def test_all_faults_come_in_the_order_of_the_file() -> None:
         (GOOD + 'lr_policy: "multistep"\ngamma: 1\nstepvalue: 5\nstepvalue: 2', 6, "the stepvalues do not ascend"),
         (GOOD + 'lr_policy: "exp"\ngamma: 1\nstepsize: 5', 6, "lr_policy 'exp' has no use for stepsize"),
         (FIXED + "momentum2: 0.9", 5, "solver type 'SGD' has no use for momentum2"),
+        (FIXED + "clip_gradients: 0", 5, "every gradient is scaled down to nothing"),
+        (FIXED + 'snapshot_prefix: "no/where"', 5, "no snapshot can be written to 'no/where_iter_N'"),
         (FIXED + "test_interval: 3", 5, "without test_iter there is no test net"),
     ],
 )
