@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from caffestat.analysis import Measurement
     from caffestat.engine import Device
+    from caffestat.graph import Graph
     from caffestat.program import Forward
 
 __all__ = ["Batches", "ModelRunning", "ModelTraining"]
@@ -67,7 +68,18 @@ class _Trained(ModelProgram):
         forward = super().forward(carries)
         forward.losses = {name: weight for name, weight in forward.seeds.items() if isinstance(weight, float)}
         forward.outputs = dict(enumerate(forward.losses))
+        if carries:
+            forward.graph.updates |= _running_statistics(forward.graph)
         return forward
+
+
+def _running_statistics(graph: Graph) -> dict[str, str]:
+    """Return what the running means and variances of batch normalizations in training become, by their names."""
+    pairs: dict[str, str] = {}
+    for node in graph.nodes:
+        if node.op == "BatchNormalization" and node.get("training_mode", 0):
+            pairs |= {old: new for old, new in zip(node.inputs[3:], node.outputs[1:], strict=False) if new}
+    return {old: new for old, new in pairs.items() if old in graph.params}
 
 
 class ModelRunning:
@@ -119,7 +131,7 @@ class ModelRunning:
             if number in reached
             and param.name in initializers
             and not param.is_statistic
-            and not any(fnmatch(param.name, pattern) for pattern in self._freeze)
+            and not self._is_frozen(number)
         ]
         if not found:
             raise InputError(f"{self.path}: no gradient reaches an initializer that is not frozen: nothing to train")
@@ -174,7 +186,7 @@ class ModelRunning:
         from onnx import external_data_helper, numpy_helper
 
         external_data_helper.load_external_data_for_model(self.model, str(Path(self.path).parent))
-        values = {self.program.params[one.number].name: self.values[one.number] for one in self.learnable}
+        values = {self.program.params[number].name: self.values[number] for number in self._changing()}
         for tensor in self.model.graph.initializer:
             if tensor.name in values:
                 kind = numpy_helper.to_array(tensor).dtype
@@ -186,12 +198,22 @@ class ModelRunning:
         from onnx import numpy_helper
 
         stored = {tensor.name: tensor for tensor in read_model(path).graph.initializer}
-        for one in self.learnable:
-            name = self.program.params[one.number].name
+        for number in self._changing():
+            name = self.program.params[number].name
             if name not in stored:
                 raise InputError(f"{path}: has no initializer {name!r}; it is a snapshot of another model")
-            self.values[one.number][...] = numpy_helper.to_array(stored[name], str(Path(path).parent))
+            self.values[number][...] = numpy_helper.to_array(stored[name], str(Path(path).parent))
         return ()
+
+    def _changing(self) -> list[int]:
+        """Return the params that training changes: those that a solver updates, and running statistics."""
+        assert self.runner is not None
+        forward = self.runner.forward
+        updated = [number for number, name in forward.params.items() if name in forward.graph.updates]
+        return [one.number for one in self.learnable] + [n for n in updated if not self._is_frozen(n)]
+
+    def _is_frozen(self, number: int) -> bool:
+        return any(fnmatch(self.program.params[number].name, pattern) for pattern in self._freeze)
 
 
 class ModelTraining(Training):

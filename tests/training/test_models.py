@@ -152,3 +152,53 @@ def test_a_solver_that_is_refused_and_one_with_test_nets() -> None:
     Path("solver.prototxt").write_text('net: "gone.prototxt" test_iter: 1 test_interval: 1 ' + SOLVER)
     with pytest.raises(InputError, match="remove test_iter"):
         train()
+
+
+def normalizing_model() -> None:
+    """Write a model whose BatchNormalization, in training mode, keeps running statistics."""
+    random = np.random.default_rng(3)
+    arrays = {
+        "scale": np.ones(INPUTS),
+        "shift": np.zeros(INPUTS),
+        "mean": np.zeros(INPUTS),
+        "variance": np.ones(INPUTS),
+    }
+    arrays["w"] = random.normal(size=(INPUTS, CLASSES))
+    graph = helper.make_graph(
+        [
+            helper.make_node(
+                "BatchNormalization",
+                ["x", "scale", "shift", "mean", "variance"],
+                ["y", "new_mean", "new_variance"],
+                training_mode=1,
+                momentum=0.75,
+            ),
+            helper.make_node("MatMul", ["y", "w"], ["logits"]),
+        ],
+        "normalizing",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", INPUTS])],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", CLASSES])],
+        [numpy_helper.from_array(array.astype(np.float32), name) for name, array in arrays.items()],
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), "model.onnx")
+
+
+def test_running_statistics_are_kept_and_resumed_unless_they_are_frozen() -> None:
+    normalizing_model()
+    mean, variance = np.zeros(INPUTS), np.ones(INPUTS)
+    for iteration in range(7):
+        x = inputs()["x"][np.arange(iteration * BATCH, (iteration + 1) * BATCH) % SAMPLES]
+        mean, variance = 0.75 * mean + 0.25 * x.mean(0), 0.75 * variance + 0.25 * x.var(0)
+        if iteration == 3:
+            middle = mean
+    train(freeze=["varia*"])
+    saved = stored("m_iter_7.onnx")
+    np.testing.assert_allclose(saved["mean"], mean, rtol=1e-5, atol=1e-6)
+    np.testing.assert_array_equal(saved["variance"], np.ones(INPUTS))
+    assert not np.array_equal(saved["scale"], np.ones(INPUTS))
+    train()
+    np.testing.assert_allclose(stored("m_iter_7.onnx")["variance"], variance, rtol=1e-5)
+    np.testing.assert_allclose(stored("m_iter_4.onnx")["mean"], middle, rtol=1e-5, atol=1e-6)
+    train(snapshot="m_iter_4.solverstate", iterations=1)
+    x = inputs()["x"][:BATCH]  # batches start over
+    np.testing.assert_allclose(stored("m_iter_5.onnx")["mean"], 0.75 * middle + 0.25 * x.mean(0), rtol=1e-5, atol=1e-6)
