@@ -186,9 +186,10 @@ class Training:
             yield from self._step()
         if m.snapshot_after_train and not (m.snapshot and self.iteration % m.snapshot == 0):
             yield from self._snapshot()
-        if not self._stopped:
+        stopped = self._stopped  # a signal in the last test stops nothing else
+        if not stopped:
             yield from self._finish()
-        yield e.Done(self.iteration, self._stopped)
+        yield e.Done(self.iteration, stopped)
 
     def _finish(self) -> Events:
         if self.message.display and self.iteration % self.message.display == 0:

@@ -12,8 +12,8 @@ from caffestat.errors import InputError, NetError
 from caffestat.net.source import named_weights
 from caffestat.options import NetOptions, RunOptions, ValueOptions
 from caffestat.report import TrainingLog
-from caffestat.training import Training
-from caffestat.training.events import BeginTest, Clip, EndTest, Iteration, Output, Pass
+from caffestat.training import NONE, STOP, Training
+from caffestat.training.events import BeginTest, Clip, Done, EndTest, Iteration, Output, Pass, StopTest
 
 DATA = """layer { name: "data" type: "DummyData" top: "data" top: "label" dummy_data_param {
   shape { dim: 5 dim: 3 } shape { dim: 5 } data_filler { type: "gaussian" std: 1 } data_filler { type: "constant" } } }
@@ -264,3 +264,14 @@ layer { name: "loss" type: "SoftmaxWithLoss" bottom: "sum" bottom: "label" }
     first, second = made.train.values[1], made.train.values[3]
     assert np.abs(second).max() > 0
     np.testing.assert_allclose(first, 3 * second, rtol=1e-5)
+
+
+def test_a_signal_in_the_last_test_interrupts_it_alone(tmp_path):
+    text = 'net: "net.prototxt" test_iter: 1 test_interval: 1 test_initialization: false max_iter: 1 display: 0'
+    made = solver(tmp_path, text)
+    requests = iter([NONE, STOP])  # after the iteration, before the test's batch
+    run = training(made, saves=False, requested=lambda: next(requests, NONE))
+    happened = list(run.events())
+    assert isinstance(happened[-2], StopTest)
+    assert happened[-1] == Done(1, stopped=False)
+    assert list(TrainingLog(made, 7).lines(happened[-1])) == ["Optimization Done."] * 2
