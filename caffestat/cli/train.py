@@ -108,7 +108,7 @@ def train(
     from caffestat import report
     from caffestat.api.train import training_of
     from caffestat.logs import Watch
-    from caffestat.training.events import Statistics
+    from caffestat.training.events import Saved, Statistics
 
     for target in (log, page):
         refuse_inputs(target, [path, *settings["weights"]])
@@ -138,6 +138,8 @@ def train(
                 history.enter(event)
             if signals is not None and isinstance(event, Statistics):
                 signals.add(event.iteration, event.values)
+            elif signals is not None and isinstance(event, Saved):
+                signals.save()  # a run that is killed leaves them as far as its last snapshot
             for alert in rules.see(event) if rules else ():
                 counter.clear()
                 if history:
@@ -168,7 +170,8 @@ def _recorded(path: str | None, training: Training) -> Iterator[SignalFile]:
     from caffestat.training.statistics import SignalFile
 
     kind = "parquet" if importlib.util.find_spec("pyarrow") else "npz"
-    file = SignalFile(path or f"{training.prefix}_stats.{kind}")
+    since = f"_from_{training.iteration}" if training.iteration else ""  # of a run that goes on
+    file = SignalFile(path or f"{training.prefix}_stats{since}.{kind}")
     try:
         yield file
     finally:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -108,22 +109,26 @@ class SignalFile:
             _pyarrow(self.path)
         elif self.path.suffix != ".npz":
             raise InputError(f"{path}: expected a name that ends in .npz or .parquet")
+        if not os.access(self.path.parent, os.W_OK | os.X_OK):
+            raise InputError(f"{path}: cannot be written: there is no folder {str(self.path.parent)!r} to write to")
         self._iterations: list[int] = []
-        self._rows: list[Mapping[Signal, float]] = []
+        self._rows: list[np.ndarray] = []  # each as long as there were signals by then
         self._signals: dict[Signal, int] = {}
 
     def add(self, iteration: int, values: Mapping[Signal, float]) -> None:
         """Add the signals of one iteration."""
         for signal in values:
             self._signals.setdefault(signal, len(self._signals))
+        row = np.full(len(self._signals), np.nan, np.float32)
+        row[[self._signals[signal] for signal in values]] = list(values.values())
         self._iterations.append(iteration)
-        self._rows.append(values)
+        self._rows.append(row)
 
     def save(self) -> None:
         """Write all that was added; the file is replaced atomically. Raises InputError when it cannot be written."""
         table = np.full((len(self._rows), len(self._signals)), np.nan, np.float32)
-        for row, values in enumerate(self._rows):
-            table[row, [self._signals[signal] for signal in values]] = list(values.values())
+        for number, row in enumerate(self._rows):
+            table[number, : len(row)] = row
         with replacing(self.path) as fresh:
             (self._save_parquet if self.path.suffix == ".parquet" else self._save_npz)(fresh, table)
 

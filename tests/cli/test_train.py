@@ -144,3 +144,15 @@ def test_signals_and_rules() -> None:
         assert result.exit_code == 1
         assert re.fullmatch(r"watch: [\w-]+ at iteration \d+: .*", result.stderr.splitlines()[-1])
         assert "Optimization Done." not in result.stdout
+
+
+def test_signals_are_written_with_snapshots_and_by_each_part_of_a_run() -> None:
+    pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    text = re.sub("snapshot.*", "", Path("solver.prototxt").read_text())
+    Path("saves.prototxt").write_text(text + "\nsnapshot: 2 snapshot_after_train: false\n")
+    caffestat_("train", "saves.prototxt", "--iterations", "3", "--stats", "1")
+    caffestat_("train", "saves.prototxt", "--snapshot", "saves_iter_2.solverstate", "--iterations", "2", "--stats", "1")
+    for since, iterations in {"": [0, 1, 2], "_from_2": [2, 3]}.items():
+        assert parquet.read_table(f"saves_stats{since}.parquet")["iteration"].to_pylist() == iterations

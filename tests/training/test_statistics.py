@@ -119,6 +119,11 @@ def test_other_names_are_refused() -> None:
         SignalFile("signals.txt")
 
 
+def test_a_folder_that_is_not_there_is_refused_at_once() -> None:
+    with pytest.raises(InputError, match=r"no/signals\.npz: cannot be written: there is no folder 'no' to write to"):
+        SignalFile("no/signals.npz")
+
+
 def alerts(found: list[Event]) -> dict[str, logs.Alert]:
     watch = logs.Watch()
     return {alert.rule: alert for event in found for alert in watch.see(event)}
