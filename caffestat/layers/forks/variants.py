@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from caffestat.graph import Graph
 
 __all__ = [
+    "BatchNormScale",
     "ClassWeightedSoftmaxWithLoss",
     "DilatedPooling",
     "FixedSoftmaxWithLoss",
@@ -288,20 +289,18 @@ class LearnedBatchNorm(BatchNorm):
         "batch_norm_param.bias_filler": "bias",
     }
 
-    def learned(self) -> list[str]:
-        """Return the fields of what is learned."""
+    def learned(self, shape: Shape) -> Sequence[Param]:
+        """Return the params that are learned, of this shape each."""
         if self.own("batch_norm_param.use_weight_bias", bool)[-1:] == [False]:
             return []
         has_bias = self.own("batch_norm_param.bias_term", bool)[-1:] != [False]
-        return list(self.filler_fields)[: 1 + has_bias]
+        fillers = [(role, self.own_filler(field)) for field, role in self.filler_fields.items()][: 1 + has_bias]
+        return [
+            Param(role, shape, filler or default_filler(role), filler is not None, 1, 1) for role, filler in fillers
+        ]
 
     def params(self, bottoms: Sequence[Shape]) -> tuple[Param, ...]:
-        statistics = super().params(bottoms)
-        made = []
-        for field in self.learned():
-            role, filler = self.filler_fields[field], self.own_filler(field)
-            made.append(Param(role, bottoms[0][1:2], filler or default_filler(role), filler is not None, 1, 1))
-        return (*statistics, *made)
+        return (*super().params(bottoms), *self.learned(bottoms[0][1:2]))
 
     def lower(self, g: Graph, bottoms: Sequence[str], params: Sequence[str]) -> Sequence[str]:
         (y,) = super().lower(g, bottoms, params[:3])
@@ -309,3 +308,17 @@ class LearnedBatchNorm(BatchNorm):
             return [y]
         bias = params[4] if params[4:] else g.constant(np.zeros(g.shape(params[3])))
         return [emit_affine(g, y, params[3], bias, self.name)]
+
+
+@layer("BatchNormScale", dialect="caffe-train")
+class BatchNormScale(LearnedBatchNorm):
+    """BatchNorm, followed by a learned scale, 1 at first, and bias, 0 at first, per channel.
+
+    (yuqj1991/caffe_train, batch_norm_scale_layer.cpp)
+    """
+
+    own_fields = ()
+    filler_fields: ClassVar[Mapping[str, str]] = {}
+
+    def learned(self, shape: Shape) -> Sequence[Param]:
+        return [Param(role, shape, default_filler(role), False, 1, 1) for role in ("scale", "bias")]

@@ -219,3 +219,15 @@ def test_intels_batch_norm_learns_a_scale_and_a_bias(fields: str, learned: int) 
         np.testing.assert_allclose(found.params[4], dy.sum((0, 2, 3)), rtol=1e-4, atol=1e-5)
     without = make(text.replace("filler", "bias_filler", 1) % "use_weight_bias: false", TRAIN)
     assert len(without.params([x.shape])) == 3
+
+
+def test_batch_norm_scale_learns_a_scale_of_1_and_a_bias_of_0() -> None:
+    layer = make('name: "n" type: "BatchNormScale" bottom: "x" top: "y" batch_norm_param { eps: 0.01 }', TEST)
+    x = RANDOM.normal(size=(4, 3, 2, 5))
+    params = layer.params([x.shape])
+    assert [param.filler.value for param in params] == [0, 0, 0, 1, 0]
+    assert [param.is_statistic for param in params] == [True] * 3 + [False] * 2
+    mean, variance, scale, bias = RANDOM.uniform(0.5, 2, size=(4, 3))
+    found = run(layer, [x], [mean, variance, np.array([2.0]), scale, bias])
+    m, v, s, b = (array[:, None, None] for array in (mean / 2, variance / 2, scale, bias))
+    np.testing.assert_allclose(found.tops[0], (x - m) / np.sqrt(v + 0.01) * s + b, rtol=1e-4, atol=1e-5)
