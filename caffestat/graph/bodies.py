@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import onnx
@@ -15,7 +16,9 @@ from .infer import infer_node
 from .late import for_provider
 from .nodes import captured_by, from_proto, subgraphs, to_proto
 
-__all__ = ["close_body", "computed_names", "open_body", "renamed", "scan_body", "with_captured"]
+__all__ = ["close_body", "computed_names", "open_body", "renamed", "scan_body", "trip_count", "with_captured"]
+
+_MOST_TRIPS = 1 << 14  # of a loop whose end is worked out by running what decides about it
 
 
 def with_captured(node: Node) -> Node:
@@ -73,11 +76,12 @@ def computed_names(body: onnx.GraphProto) -> list[str]:
     return [*computed, *(tensor.name for tensor in body.initializer)]
 
 
-def scan_body(loop: onnx.GraphProto) -> onnx.GraphProto | None:
-    """Return the body of a Loop as that of a Scan over the trip's number, None where its condition may become false."""
+def scan_body(loop: onnx.GraphProto) -> onnx.GraphProto:
+    """Return the body of a Loop as that of a Scan over the trip's number; its condition holds in every trip.
+
+    Outputs that no node of the body computes get one: the runtime's Scan leaves their memory as it is.
+    """
     trip, condition, *states = loop.input
-    if not _stays_true(loop, loop.output[0].name, condition.name):
-        return None
     body = onnx.GraphProto()
     body.CopyFrom(loop)
     del body.input[:], body.output[:]
@@ -85,11 +89,97 @@ def scan_body(loop: onnx.GraphProto) -> onnx.GraphProto | None:
     body.output.extend(loop.output[1:])
     true = numpy_helper.from_array(np.array(True), condition.name)
     body.initializer.append(true)
+    computed = {name for node in body.node for name in node.output}
+    for index, value in enumerate(body.output):
+        if value.name not in computed:
+            body.node.append(helper.make_node("Identity", [value.name], [f"{value.name}/passed_{index}"]))
+            value.name = body.node[-1].output[0]
     return body
 
 
-def _stays_true(loop: onnx.GraphProto, name: str, given: str) -> bool:
-    """Tell whether a value of a Loop's body is true whenever the condition that it is given is."""
+def trip_count(
+    loop: onnx.GraphProto, states: Sequence[str], constants: Mapping[str, np.ndarray], most: int | None, opset: int
+) -> int | None:
+    """Return how many trips a Loop takes whose condition holds at first; None where that is not known.
+
+    states:    the names of what its states hold at first
+    constants: the values that are known; most: the count that the node is given
+
+    The part of the body that decides about the next trip is run until it ends the loop.
+    """
+    if _stays_true(loop):
+        return most
+    decisive = _decisive_part(loop)
+    own = {value.name for value in loop.input}
+    given = dict(zip((value.name for value in loop.input[2:]), states, strict=True))
+    first = {name: constants.get(given.get(name, name)) for name in decisive.read if name != loop.input[0].name}
+    first[loop.input[1].name] = np.array(True)
+    if any(array is None for array in first.values()):
+        return None
+    step = decisive.evaluator(first, opset)
+    values: dict[str, Any] = {name: array for name, array in first.items() if name in own}
+    for trip in range(_MOST_TRIPS if most is None else min(most, _MOST_TRIPS)):
+        values[loop.input[0].name] = np.array(trip, np.int64)
+        goes_on, *after = step(values)
+        if not np.all(goes_on):
+            return trip + 1
+        values |= dict(zip(decisive.states, after, strict=True))
+    return most if most is not None and most <= _MOST_TRIPS else None
+
+
+@dataclass(frozen=True)
+class _DecisivePart:
+    """The nodes of a Loop's body that its condition follows from.
+
+    read     the names of what they read from elsewhere: states, the trip's number, values from outside
+    states   those of states; `results` has the condition, then what the states become
+    """
+
+    body: onnx.GraphProto
+    nodes: Sequence[onnx.NodeProto]
+    read: set[str]
+    states: Sequence[str]
+    results: Sequence[str]
+
+    def evaluator(self, given: Mapping[str, Any], opset: int) -> Callable[[Mapping[str, Any]], Any]:
+        """Return what computes the results of one trip; values that are no inputs of the body stay as given."""
+        from onnx.reference import ReferenceEvaluator
+
+        own = {value.name for value in self.body.input}
+        outside = [numpy_helper.from_array(np.asarray(a), name) for name, a in given.items() if name not in own]
+        graph = onnx.GraphProto(name="trip", node=self.nodes, initializer=[*self.body.initializer, *outside])
+        graph.input.extend(value for value in self.body.input if value.name in self.read)
+        graph.output.extend(onnx.ValueInfoProto(name=name) for name in self.results)
+        runner = ReferenceEvaluator(helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)]))
+        wanted = {value.name for value in graph.input}
+        return lambda values: runner.run(None, {name: a for name, a in values.items() if name in wanted})
+
+
+def _decisive_part(loop: onnx.GraphProto) -> _DecisivePart:
+    becomes = dict(zip((v.name for v in loop.input[2:]), (v.name for v in loop.output[1:]), strict=False))
+    producers = {name: index for index, node in enumerate(loop.node) for name in node.output}
+    stored = {tensor.name for tensor in loop.initializer}
+    pending, nodes, read, states = [loop.output[0].name], set[int](), set[str](), list[str]()
+    seen = set(pending)
+    while pending:
+        name = pending.pop()
+        if name in producers:
+            index = producers[name]
+            nodes.add(index)
+            found = {*loop.node[index].input, *captured_by(subgraphs(from_proto(loop.node[index])))}
+        else:
+            found = {becomes[name]} if name in becomes else set()
+            read |= {name} - stored
+            states += [name] if name in becomes else []
+        pending += found - seen - {""}
+        seen |= found
+    results = [loop.output[0].name, *(becomes[name] for name in states)]
+    return _DecisivePart(loop, [loop.node[index] for index in sorted(nodes)], read, states, results)
+
+
+def _stays_true(loop: onnx.GraphProto) -> bool:
+    """Tell whether the condition of a Loop's body is true whenever the one that it is given is."""
+    name, given = loop.output[0].name, loop.input[1].name
     producers = {output: node for node in loop.node for output in node.output}
     while name != given:
         node = producers.get(name)

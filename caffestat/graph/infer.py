@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ from .convert import spec_of
 from .graph import CONTRIB, IR_VERSION, OPSET, Graph, Node, Spec, fused_shape
 from .nodes import expand_function, subgraphs, to_proto, type_of
 
-__all__ = ["FOLDED", "infer_node", "infer_nodes"]
+__all__ = ["FOLDED", "branch_taken", "infer_node", "infer_nodes"]
 
 FOLDED = 1 << 16
 """The most elements of a value that is computed ahead of a run."""
@@ -44,8 +44,8 @@ def infer_node(graph: Graph, node: Node) -> bool:
 
 
 def _output_specs(graph: Graph, node: Node) -> dict[str, Spec]:
-    if node.op == "If" and not node.domain:
-        return _branch_specs(node)
+    if not node.domain and node.op in _BY_BODIES:
+        return _BY_BODIES[node.op](graph, node)
     if (node.op, node.domain) == ("FusedMatMul", CONTRIB) and all(name in graph.specs for name in node.inputs):
         a, b = (graph.specs[name] for name in node.inputs)
         shape = fused_shape(a.shape, b.shape, node.get("transA", 0), node.get("transB", 0))
@@ -69,11 +69,49 @@ def _output_specs(graph: Graph, node: Node) -> dict[str, Spec]:
     return {name: spec for name, spec in found if spec is not None}
 
 
-def _branch_specs(node: Node) -> dict[str, Spec]:
-    """Return what both branches of an If say of their outputs."""
-    branches = [[spec_of(value.type) for value in graph.output] for graph in subgraphs(node)]
-    outputs = zip(node.outputs, *branches, strict=False)
+def _branch_specs(graph: Graph, node: Node) -> dict[str, Spec]:
+    """Return what both branches of an If make alike; where its condition is known, what the taken branch makes."""
+    taken = branch_taken(graph, node)
+    outputs = zip(node.outputs, *(_made(graph, body) for body in ([taken] if taken else subgraphs(node))), strict=False)
     return {name: specs[0] for name, *specs in outputs if specs[0] is not None and len(set(specs)) == 1}
+
+
+def branch_taken(graph: Graph, node: Node) -> onnx.GraphProto | None:
+    """Return the branch that an If takes, None where that depends on data."""
+    condition = graph.constants.get(node.inputs[0])
+    return None if condition is None else node.get("then_branch" if condition.item() else "else_branch")
+
+
+def _scan_specs(graph: Graph, node: Node) -> dict[str, Spec]:
+    """Return the states as they are at first, and the body's other outputs stacked."""
+    if any(name not in graph.specs for name in node.inputs):
+        return {}
+    count = node.get("num_scan_inputs")
+    specs = [graph.specs[name] for name in node.inputs]
+    states, scanned = specs[:-count], specs[-count:]
+    axes = [axis % len(s.shape) for axis, s in zip(node.get("scan_input_axes") or [0] * count, scanned, strict=True)]
+    steps = scanned[0].shape[axes[0]]
+    slices = [Spec((*s.shape[:axis], *s.shape[axis + 1 :]), s.dtype) for axis, s in zip(axes, scanned, strict=True)]
+    made = _made(graph, node.get("body"), [*states, *slices])[len(states) :]
+    along = node.get("scan_output_axes") or [0] * len(made)
+    stacked = [spec and _stacked(spec, axis, steps) for spec, axis in zip(made, along, strict=True)]
+    return {name: spec for name, spec in zip(node.outputs, [*states, *stacked], strict=False) if name and spec}
+
+
+def _stacked(spec: Spec, axis: int, steps: int) -> Spec:
+    axis %= len(spec.shape) + 1
+    return Spec((*spec.shape[:axis], steps, *spec.shape[axis:]), spec.dtype)
+
+
+def _made(graph: Graph, body: onnx.GraphProto, inputs: Sequence[Spec] = ()) -> list[Spec | None]:
+    """Return the specs of a subgraph's outputs: those that its nodes make, else those that the file says."""
+    from .bodies import open_body  # which imports this module
+
+    inner = open_body(graph, body, inputs)
+    return [inner.specs.get(value.name) or spec_of(value.type) for value in body.output]
+
+
+_BY_BODIES = {"If": _branch_specs, "Scan": _scan_specs}
 
 
 def _specs_by_definition(graph: Graph, node: Node) -> dict[str, Spec]:

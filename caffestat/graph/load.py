@@ -22,12 +22,12 @@ from onnx import TensorProto, helper, numpy_helper
 from caffestat.errors import InputError
 from caffestat.ops import Role
 
-from .bodies import computed_names, renamed, scan_body, with_captured
+from .bodies import computed_names, renamed, scan_body, trip_count, with_captured
 from .check import as_damage, check_model
 from .external import read_model
 from .fans import find_uses
 from .graph import OPSET, Graph, Node, Shape, Spec
-from .infer import FOLDED, infer_node
+from .infer import FOLDED, branch_taken, infer_node
 from .nodes import default_of, expand_function, from_proto, given_names, to_proto
 from .sequences import Sequences, whole_sequences
 from .sizes import fixed_shapes
@@ -41,6 +41,7 @@ _MASKED = -65504  # the lowest float16
 
 _WIDE_FLOATS = (TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)
 _LEARNED = (Role.SCALE, Role.SHIFT, Role.STATISTIC)
+_SAID = {"STFT": {"onesided": 1}}  # defaults that shape inference takes for 0 where a node does not say them
 _TYPE_ATTRIBUTES = ("to", "dtype", "output_dtype", "stash_type", "softmax_precision")
 
 
@@ -295,23 +296,29 @@ class _Loader:
 
     def taken(self, node: Node) -> onnx.GraphProto | None:
         """Return the branch that an If takes, None where that depends on data."""
-        if node.op != "If" or node.domain or node.inputs[0] not in self.graph.constants:
-            return None
-        return node.get("then_branch" if self.graph.constants[node.inputs[0]].item() else "else_branch")
+        return None if node.op != "If" or node.domain else branch_taken(self.graph, node)
 
     def scanned(self, node: Node) -> Node:
         """Return a Loop with a fixed trip count as a Scan over the numbers of its trips."""
         if node.op != "Loop" or node.domain:
             return node
-        count, *condition = (self.graph.constants.get(name) for name in node.inputs[:2])
-        if count is None or (node.inputs[1:2] not in ((), ("",)) and (condition[0] is None or not condition[0].item())):
+        count = self.trips(node)
+        if not count:
             return node
-        body = scan_body(node.attributes["body"])
-        if body is None:
-            return node
-        trips = self.graph.constant(np.arange(count.item()), np.int64)
-        attributes = {"body": body, "num_scan_inputs": 1}
+        trips = self.graph.constant(np.arange(count), np.int64)
+        attributes = {"body": scan_body(node.attributes["body"]), "num_scan_inputs": 1}
         return with_captured(Node("Scan", (*node.inputs[2:], trips), node.outputs, attributes))
+
+    def trips(self, node: Node) -> int | None:
+        """Return how many trips a Loop takes, None where that depends on data."""
+        constants = self.graph.constants
+        most, condition = (*node.inputs[:2], "", "")[:2]
+        if (most and most not in constants) or (condition and condition not in constants):
+            return None
+        if condition and not constants[condition].item():
+            return 0
+        count = int(constants[most].item()) if most else None
+        return trip_count(node.attributes["body"], node.inputs[2:], constants, count, self.opset)
 
     def inlined(self, node: Node, branch: onnx.GraphProto) -> list[Node]:
         """Return the nodes of a branch with names that nothing else has, then those that give the If its outputs."""
@@ -418,7 +425,7 @@ class _Loader:
     def typed(self, node: Node) -> Node:
         """Return the node with its subgraphs in opset 22, and what it says of types as the graph computes them."""
         kept = {name: value for name, value in node.attributes.items() if not _is_empty(value)}
-        attributes = {name: self.attribute(name, value) for name, value in kept.items()}
+        attributes = _SAID.get(node.op, {}) | {name: self.attribute(name, value) for name, value in kept.items()}
         return with_captured(replace(node, attributes=attributes))
 
     def attribute(self, name: str, value: Any) -> Any:

@@ -13,6 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 import caffestat
 from caffestat.autodiff import gradient
 from caffestat.errors import GradientError, InputError
+from caffestat.graph.load import load
 from tests.graph.models import model, normal, run, value
 
 node = helper.make_node
@@ -174,6 +175,8 @@ def a_loop(count: np.ndarray | None = None, condition: str = "cond") -> onnx.Mod
             node("Add", ["p", "fi"], ["next"]),
             node("Tanh", ["next"], ["each"]),
             node("Less", ["fi", "limit"], ["few"]),
+            node("ReduceMax", ["next"], ["top"], keepdims=0),
+            node("Less", ["top", "limit"], ["small"]),
         ],
         [value("i", [], INT), value("cond_in", [], BOOL), value("v", [2, 3])],
         [value(condition, [], BOOL), value("next", [2, 3]), value("each", [2, 3])],
@@ -188,8 +191,76 @@ def test_a_loop_with_a_fixed_trip_count() -> None:
     check_differences(a_loop(np.array(3, np.int64)), {"v0": normal(2, 3)}, ["v0", "w"])
 
 
+@pytest.mark.parametrize(("most", "trips"), [(7, 3), (2, 2)])
+def test_a_loop_whose_condition_counts_trips(most: int, trips: int) -> None:
+    """It ends when i >= 1.5: after three trips, or after fewer where the node says so."""
+    proto = a_loop(np.array(most, np.int64), "few")
+    x = {"v0": normal(2, 3)}
+    assert run(proto, x)["ys"].shape == (trips, 2, 3)
+    check_differences(proto, x, ["v0", "w"])
+
+
+def a_while(step: float = 1.0) -> onnx.ModelProto:
+    """What TensorFlow exports: no trip count, n and a matrix are states that pass through, k < n is computed."""
+    inner = body(
+        [
+            node("Add", ["k", "one"], ["k_next"]),
+            node("Less", ["k_next", "n"], ["goes_on"]),
+            node("MatMul", ["v", "m"], ["p"]),
+            node("Tanh", ["p"], ["next"]),
+            node("Identity", ["next"], ["each"]),
+        ],
+        [
+            value("i", [], INT),
+            value("cond_in", [], BOOL),
+            value("k", []),
+            value("v", [2, 3]),
+            value("n", []),
+            value("m", [3, 3]),
+        ],
+        [
+            value("goes_on", [], BOOL),
+            value("k_next", []),
+            value("next", [2, 3]),
+            value("n", []),
+            value("m", [3, 3]),
+            value("each", [2, 3]),
+        ],
+        one=np.array(step, np.float32),
+    )
+    nodes = [
+        node("Shape", ["xs"], ["shape"], start=0, end=1),
+        node("Squeeze", ["shape"], ["size"]),
+        node("Cast", ["size"], ["n0"], to=TensorProto.FLOAT),
+        node("Less", ["k0", "n0"], ["begins"]),
+        node("ReduceSum", ["xs", "first"], ["v0"], keepdims=0),
+        node("Loop", ["", "begins", "k0", "v0", "n0", "w"], ["k_last", "last", "n_last", "w_last", "ys"], body=inner),
+    ]
+    arrays = {"w": normal(3, 3) / 2, "k0": np.array(0, np.float32), "first": np.array([0])}
+    return model(nodes, {"xs": (4, 2, 3)}, ["last", "ys", "w_last", "n_last"], arrays)
+
+
+def test_a_loop_that_counts_up_to_a_size() -> None:
+    proto, x = a_while(), {"xs": normal(4, 2, 3)}
+    assert run(proto, x)["ys"].shape == (4, 2, 3)
+    graph = load(proto).graph
+    assert [node.op for node in graph.nodes if node.captured or node.op == "Scan"] == ["Scan"]
+    assert graph.shape("ys") == (4, 2, 3)
+    check_differences(proto, x, ["xs", "w"])
+    made = caffestat.gradient(proto, outputs=["w_last"], wrt=["w"])
+    found = run(made, {**x, "cotangent/w_last": normal(3, 3, seed=4)})
+    for name, expected in run(proto, x).items():
+        np.testing.assert_allclose(found[name], expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_array_equal(found["grad/w"], normal(3, 3, seed=4))
+
+
+def test_a_loop_without_an_end_in_sight_is_no_scan() -> None:
+    with pytest.raises(GradientError, match=r"Loop \(value k_last\)"):
+        caffestat.gradient(a_while(step=1e-5), outputs=["last"], wrt=["w"])
+
+
 def test_a_loop_whose_end_depends_on_data_is_refused() -> None:
-    for proto in (a_loop(), a_loop(np.array(3, np.int64), "few")):
+    for proto in (a_loop(), a_loop(np.array(3, np.int64), "small")):
         with pytest.raises(GradientError, match=r"Loop \(value last\)"):
             caffestat.gradient(proto, outputs=["last"], wrt=["v0"])
 
@@ -219,3 +290,39 @@ def test_outputs_that_a_recurrent_node_leaves_out() -> None:
     nodes = [node("LSTM", ["x", "w", "r"], ["", "h"], hidden_size=3), node("Neg", ["h"], ["y"])]
     proto = model(nodes, {"x": (4, 2, 3)}, ["y"], {"w": w, "r": r})
     check_differences(proto, {"x": normal(4, 2, 3)}, ["x", "w", "r"])
+
+
+def test_a_branch_that_is_never_taken_does_not_matter() -> None:
+    """Inside an If on data another one asks for the size of x: only what it takes has a shape, and a gradient."""
+    zeros = np.zeros(2, np.int64)
+    odd = body([node("NonZero", ["x"], ["where"]), node("Cast", ["where"], ["y"], to=1)], [], [value("y", None)])
+    mean = body(
+        [node("ReduceMean", ["x"], ["m"], axes=[1], keepdims=0), node("Exp", ["m"], ["z"])], [], [value("z", None)]
+    )
+    deep = body(
+        [
+            node("Shape", ["x"], ["shape"]),
+            node("Size", ["shape"], ["rank"]),
+            node("Equal", ["rank", "three"], ["is_three"]),
+            node("If", ["is_three"], ["inner"], then_branch=odd, else_branch=mean),
+            node("Unsqueeze", ["inner", "front"], ["a"]),
+        ],
+        [],
+        [value("a", None)],
+        three=np.array(3),
+        front=zeros[:1],
+    )
+    plain = body(
+        [node("ReduceMean", ["x"], ["s"], axes=[1], keepdims=0), node("Unsqueeze", ["s", "front2"], ["b"])],
+        [],
+        [value("b", None)],
+        front2=zeros[:1],
+    )
+    nodes = [
+        node("ReduceMax", ["x"], ["top"], keepdims=0),
+        node("Greater", ["top", "limit"], ["c"]),
+        node("If", ["c"], ["y"], then_branch=deep, else_branch=plain),
+    ]
+    proto = model(nodes, {"x": (4, 5)}, ["y"], {"limit": np.array(0.5, np.float32)}, opset=17)
+    for sign in (1, -1):
+        check_differences(proto, {"x": sign * np.abs(normal(4, 5))}, ["x"])

@@ -187,3 +187,64 @@ def _spread(dy: np.ndarray, size: int, kernel: int, stride: int, pad: int) -> np
         first, last = max(place * stride - pad, 0), min(place * stride - pad + kernel, size)
         dx[:, :, first:last] += dy[:, :, place : place + 1] / (last - first)
     return dx
+
+
+@pytest.mark.parametrize("p", [1, 2, 3])
+@pytest.mark.parametrize(
+    "how",
+    [
+        {"kernel_shape": [2, 3]},
+        {"kernel_shape": [2, 3], "strides": [2, 3]},
+        {"kernel_shape": [3, 2], "strides": [2, 1], "pads": [1, 0, 2, 1]},
+        {"kernel_shape": [3, 3], "strides": [2, 2], "ceil_mode": 1},
+        {"kernel_shape": [2, 2], "dilations": [2, 3]},
+    ],
+    ids=str,
+)
+def test_pooling_by_a_norm(p: int, how: dict[str, Any]) -> None:
+    x = RANDOM.normal(size=(2, 3, 8, 9)).astype(np.float32)
+    x[0, 1, :4, :5] = 0  # windows of zeros have no slope
+    dy = RANDOM.normal(size=forward("LpPool", x, {**how, "p": p}).shape).astype(np.float32)
+    y, dx = op_gradients(lambda g, name: g.emit("LpPool", name, p=p, **how), [x], dy)
+    where = windows(x.shape, how, y.shape)
+    parts = [np.where(w >= 0, x.reshape(6, -1)[:, np.maximum(w, 0)], 0) for w in where]
+    norms = np.stack([(np.abs(part) ** p).sum(1) ** (1 / p) for part in parts], 1)
+    np.testing.assert_allclose(y.reshape(norms.shape), norms, rtol=1e-4, atol=1e-5)
+    expected = np.zeros((6, 72))
+    for number, (w, part) in enumerate(zip(where, parts, strict=True)):
+        norm = norms[:, number, None]
+        slope = np.sign(part) * np.abs(part) ** (p - 1) / np.where(norm, norm, 1) ** (p - 1)
+        for row in range(6):
+            np.add.at(expected[row], np.maximum(w, 0), slope[row] * (w >= 0) * dy.reshape(6, -1)[row, number])
+    np.testing.assert_allclose(dx.reshape(6, -1), expected, rtol=1e-3, atol=1e-4)
+
+
+def windows(image: tuple[int, ...], how: dict[str, Any], out: tuple[int, ...]) -> list[np.ndarray]:
+    """Return the flat positions that each place's taps have in the image, -1 outside of it."""
+    found = []
+    pads, strides, dilations = how.get("pads", [0] * 4), how.get("strides", [1, 1]), how.get("dilations", [1, 1])
+    for row in range(out[2]):
+        for column in range(out[3]):
+            at = [
+                start * stride - pad + dilation * np.arange(k)
+                for start, stride, pad, dilation, k in zip(
+                    (row, column), strides, pads, dilations, how["kernel_shape"], strict=False
+                )
+            ]
+            inside = [(a >= 0) & (a < size) for a, size in zip(at, image[2:], strict=True)]
+            flat = at[0][:, None] * image[3] + at[1]
+            found.append(np.where(np.outer(*inside), flat, -1).ravel())
+    return found
+
+
+@pytest.mark.parametrize("p", [1, 2, 3])
+def test_the_norm_of_a_whole_image(p: int) -> None:
+    x, dy = RANDOM.normal(size=(2, 3, 4, 5)), RANDOM.normal(size=(2, 3, 1, 1))
+    x[1, 2] = 0
+    y, dx = op_gradients(
+        lambda g, name: g.emit("GlobalLpPool", name, p=p), [x.astype(np.float32)], dy.astype(np.float32)
+    )
+    norm = (np.abs(x) ** p).sum((2, 3), keepdims=True) ** (1 / p)
+    np.testing.assert_allclose(y, norm, rtol=1e-5)
+    slope = np.sign(x) * np.abs(x) ** (p - 1) / np.where(norm, norm, 1) ** (p - 1)
+    np.testing.assert_allclose(dx, dy * slope, rtol=1e-4, atol=1e-5)

@@ -386,3 +386,11 @@ def test_ops_without_a_kernel_of_the_newest_opset_run_at_an_older_one(opset: int
     assert found.shape == expected.shape
     if not loaded.graph.nodes[0].info.is_random:
         np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_a_spectrogram_is_one_sided_unless_it_says_otherwise() -> None:
+    """Shape inference takes the absent attribute for 0; the default is 1."""
+    nodes = [node("STFT", ["x", "step", "window"], ["y"])]
+    proto = model(nodes, {"x": (2, 30)}, ["y"], {"step": np.array(5), "window": normal(8)})
+    assert load(proto).graph.shape("y") == (2, 5, 5, 2)
+    assert run(proto, {"x": normal(2, 30)})["y"].shape == (2, 5, 5, 2)

@@ -19,6 +19,7 @@ from . import (
     resample,
     shape,
     softmax,
+    spectral,
 )
 
 __all__ = [
@@ -40,4 +41,5 @@ __all__ = [
     "resample",
     "shape",
     "softmax",
+    "spectral",
 ]

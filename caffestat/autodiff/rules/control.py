@@ -14,6 +14,7 @@ import onnx
 
 from caffestat.graph import Graph, Node, Spec
 from caffestat.graph.bodies import close_body, open_body, with_captured
+from caffestat.graph.infer import branch_taken
 
 from ..engine import Tape, backward, vjp
 from .common import Grads
@@ -21,12 +22,17 @@ from .common import Grads
 
 @vjp("If")
 def branch(t: Tape, node: Node, dy: str) -> Grads:
-    """Take, in an If of the same condition, the gradients of what the branch reads; those of the other are zero."""
+    """Take, in an If of the same condition, the gradients of what the branch reads; those of the other are zero.
+
+    Of a branch that is never taken they are zero, whatever it computes.
+    """
     wanted = _wanted(t, node)
     dys = [dy, *map(t.cotangent, node.outputs[1:])]
-    bodies: dict[str, Any] = {
-        name: _branch_gradient(t, node.attributes[name], dys, wanted) for name in ("then_branch", "else_branch")
-    }
+    taken = branch_taken(t.graph, node)
+    bodies: dict[str, Any] = {}
+    for name in ("then_branch", "else_branch"):
+        body = node.attributes[name]
+        bodies[name] = _branch_gradient(t, body, dys if taken in (None, body) else [None] * len(dys), wanted)
     grads = t.emit_many("If", node.inputs[0], count=len(wanted), **bodies)
     t.graph.nodes[-1] = with_captured(t.graph.nodes[-1])
     for name, grad in zip(wanted, grads, strict=True):

@@ -1,4 +1,4 @@
-"""Ops through which no gradient flows: piecewise constant, integer or boolean outputs, random numbers, shapes."""
+"""Ops through which no gradient flows: piecewise constant, integer, boolean or text outputs, random numbers, shapes."""
 
 from __future__ import annotations
 
@@ -9,5 +9,7 @@ gradient_free("Equal", "Greater", "GreaterOrEqual", "IsInf", "IsNaN", "Less", "L
 gradient_free("And", "Not", "Or", "Xor")
 gradient_free("BitShift", "BitwiseAnd", "BitwiseNot", "BitwiseOr", "BitwiseXor")
 gradient_free("ArgMax", "ArgMin", "NonZero", "OneHot")
-gradient_free("Constant", "ConstantOfShape", "EyeLike", "Range", "Shape", "Size")
+gradient_free("NonMaxSuppression", "OptionalHasElement", "SequenceLength", "TfIdfVectorizer")
+gradient_free("ImageDecoder", "RegexFullMatch", "StringConcat", "StringNormalizer", "StringSplit")
+gradient_free("Constant", "ConstantOfShape", "EyeLike", "MelWeightMatrix", "Range", "Shape", "Size")
 gradient_free("Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike")

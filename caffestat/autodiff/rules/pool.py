@@ -233,3 +233,42 @@ def _band(win: Window, axis: int, share: np.ndarray) -> np.ndarray:
         inside = taps[(taps >= 0) & (taps < win.size[axis])]
         band[place, inside] = share[place]
     return band
+
+
+# ---- norms: y = (Σ |x|ᵖ)^(1/p), so that dx = sign(x) |x|ᵖ⁻¹ Σ dy y¹⁻ᵖ over the windows that x lies in ----
+
+
+@vjp("GlobalLpPool")
+def global_lp_pool(tape: Tape, node: Node, dy: str) -> Grads:
+    """The one window is the whole image."""
+    return [tape.emit("Mul", _power_slope(tape, node), _norm_share(tape, node, dy))]
+
+
+@vjp("LpPool")
+def lp_pool(tape: Tape, node: Node, dy: str) -> Grads:
+    """The sums over windows are those of AveragePool, all of whose divisors are the number of taps."""
+    x, win = node.inputs[0], _window(tape, node)
+    share = tape.emit("Mul", _norm_share(tape, node, dy), tape.scalar(win.taps, like=x))
+    tape.declare(share, tape.shape(node.outputs[0]), tape.specs[x].dtype)
+    shares = [np.full(places, 1 / taps) for places, taps in zip(win.out, win.kernel, strict=True)]
+    summed = tape.emit_late("AveragePoolImage", share, shape=tape.shape(x), like=x, window=win, shares=shares)
+    return [tape.emit("Mul", _power_slope(tape, node), summed)]
+
+
+def _power_slope(tape: Tape, node: Node) -> str:
+    """Emit sign(x) |x|ᵖ⁻¹."""
+    x, p = node.inputs[0], node.get("p", 2)
+    if p == 2:
+        return x
+    sign = tape.emit("Sign", x)
+    return sign if p == 1 else tape.emit("Mul", sign, tape.emit("Pow", tape.emit("Abs", x), tape.scalar(p - 1, like=x)))
+
+
+def _norm_share(tape: Tape, node: Node, dy: str) -> str:
+    """Emit dy y¹⁻ᵖ, 0 where y is: there x is 0, too."""
+    y, p = node.outputs[0], node.get("p", 2)
+    if p == 1:
+        return dy
+    zero = tape.scalar(0, like=y)
+    share = tape.emit("Div", dy, y if p == 2 else tape.emit("Pow", y, tape.scalar(p - 1, like=y)))
+    return tape.emit("Where", tape.emit("Equal", y, zero), zero, share)

@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 
-from caffestat.errors import GradientError
 from caffestat.graph import Node
 
 from ..engine import Tape, vjp
@@ -92,15 +91,14 @@ def _pads(t: Tape, node: Node) -> dict[int, list[int]]:
 
 
 def _copying_pad(t: Tape, node: Node, dy: str, mode: Any) -> Grads:
-    """Modes reflect, edge and wrap pad with copies of elements: a 0/1 matrix along each axis."""
+    """Modes reflect, edge and wrap pad with copies of elements, what is cropped aside: a 0/1 matrix along each axis."""
     x = node.inputs[0]
     shape, dtype = list(t.shape(node.outputs[0])), t.specs[x].dtype
-    for axis, widths in _pads(t, node).items():
-        if min(widths) < 0:
-            raise GradientError(f"Pad (value {node.outputs[0]}): negative pads in mode {mode} have no gradient rule")
+    for axis, (before, after) in _pads(t, node).items():
         size = t.shape(x)[axis]
-        if any(widths):
-            copied = np.pad(np.arange(size), widths, mode)[:, None]
+        if before or after:
+            kept = np.arange(max(-before, 0), size + min(after, 0))
+            copied = np.pad(kept, (max(before, 0), max(after, 0)), mode)[:, None]
             dy = interpolate_transposed(t, dy, shape, copied, np.ones(copied.shape, dtype), axis, size)
             shape[axis] = size
     return only(node, dy)
@@ -136,3 +134,9 @@ def depth_to_space(t: Tape, node: Node, dy: str) -> Grads:
     n, c, h, w = t.shape(node.outputs[0])
     tiles = t.transpose(t.reshape(dy, n, c, h // block, block, w // block, block), 0, 1, 3, 5, 2, 4)
     return [t.reshape(tiles, *t.shape(node.inputs[0]))]
+
+
+@vjp("ReverseSequence")
+def reverse_sequence(t: Tape, node: Node, dy: str) -> Grads:
+    """Reversing the same part again puts every element back."""
+    return only(node, t.emit("ReverseSequence", dy, node.inputs[1], **node.attributes))
