@@ -17,7 +17,7 @@ from typing import Any
 from caffestat.errors import InputError, RunError
 
 from .bench import Bench, Settings
-from .rows import Row
+from .rows import Packed, Row, pack, unpack
 from .trial import Trial
 
 __all__ = ["connect", "local_cluster", "on_cluster", "on_processes", "one_by_one"]
@@ -52,9 +52,13 @@ def _prepare(token: str, settings: Settings) -> None:
     _benches[token] = Bench(settings)
 
 
-def _run_batch(token: str, batch: Batch) -> list[Result]:
+def _forget(token: str) -> None:
+    _benches.pop(token, None)
+
+
+def _run_batch(token: str, batch: Batch) -> Packed:
     with _one_at_a_time:
-        return [(trial, _benches[token].run(trial)) for trial in batch]
+        return pack((trial, _benches[token].run(trial)) for trial in batch)
 
 
 def _failed(trial: Trial, text: str) -> Result:
@@ -104,20 +108,20 @@ def on_processes(settings: Settings, trials: Iterable[Trial], workers: int) -> I
     while True:
         context = multiprocessing.get_context("spawn")
         pool = ProcessPoolExecutor(workers, context, _prepare, ("here", settings))
-        running: dict[Future[list[Result]], Batch] = {}
+        running: dict[Future[Packed], Batch] = {}
         try:
             yield from _drain(pool, queue, running, workers)
             return
         except BrokenProcessPool:
             for future, batch in running.items():
                 lost = not future.done() or future.cancelled() or future.exception() is not None
-                yield from queue.give_back(batch, _DIED) if lost else future.result()
+                yield from queue.give_back(batch, _DIED) if lost else unpack(future.result())
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
 
 
 def _drain(
-    pool: ProcessPoolExecutor, queue: _Queue, running: dict[Future[list[Result]], Batch], workers: int
+    pool: ProcessPoolExecutor, queue: _Queue, running: dict[Future[Packed], Batch], workers: int
 ) -> Iterator[Result]:
     while True:
         while len(running) < workers * _WAITING and (batch := queue.take()):
@@ -126,7 +130,7 @@ def _drain(
             return
         done, _ = wait(running, return_when=FIRST_COMPLETED)
         for future in done:
-            results = future.result()
+            results = unpack(future.result())
             queue.learn(results)
             del running[future]
             yield from results
@@ -145,7 +149,7 @@ def connect(scheduler: str, **security: Any) -> Any:
     given = {name: value for name, value in security.items() if value}
     try:
         return Client(scheduler, security=Security(**given) if given else None, timeout=10)
-    except (OSError, TimeoutError, ValueError) as error:
+    except (OSError, TimeoutError, TypeError, ValueError) as error:  # TypeError: a tls:// address without certificates
         raise InputError(f"--scheduler {scheduler}: cannot connect: {error}") from error
 
 
@@ -232,7 +236,7 @@ def _plugin(token: str, settings: Settings) -> Any:
             _prepare(token, settings)
 
         def teardown(self, worker: Any) -> None:
-            _benches.pop(token, None)
+            _forget(token)
 
     return Nets()
 
@@ -254,7 +258,7 @@ def _collect(client: Any, queue: _Queue, running: dict[Any, Batch], fill: Callab
 
 def _results(future: Any, queue: _Queue, batch: Batch) -> Sequence[Result]:
     if future.status == "finished":
-        found: list[Result] = future.result()
+        found = unpack(future.result())
         queue.learn(found)
         return found
     return queue.give_back(batch, _why(future))

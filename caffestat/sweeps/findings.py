@@ -130,7 +130,7 @@ class Grid:
 
 
 def swept(choices: Sequence[Choice]) -> dict[str, tuple[str, ...]]:
-    """Return the parameters of which there are several values, with the values: numbers by size, words as they came."""
+    """Return the parameters of which there are several values, with them: numbers by size, words as the choices."""
     found: dict[str, dict[str, None]] = {}
     for choice in choices:
         for name, value in choice.variant.parameters.items():

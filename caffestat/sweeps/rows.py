@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from array import array
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
     from caffestat.program import Program
     from caffestat.training.events import Output
 
-__all__ = ["COLUMNS", "KINDS", "Row", "columns_of", "outputs_of", "rows_of", "test_name"]
+__all__ = ["COLUMNS", "KINDS", "Packed", "Row", "columns_of", "outputs_of", "pack", "rows_of", "test_name", "unpack"]
 
 KINDS = ("x", "dx", "w", "dw", "loss", "output", "seconds", "error")
 
@@ -75,6 +76,32 @@ def outputs_of(iteration: int, net: str, loss: float | None, outputs: Sequence[O
     for output in outputs:
         if counts[output.name] == 1 and not (parts == [output] and loss is not None):
             yield Row(iteration, -1, net, output.name, "output", output.value)
+
+
+Packed = list[tuple[Trial, tuple[tuple[int, int, str, str, str, str], ...], bytes]]
+"""Results as they travel: of each trial what its rows are about, the same object for trials alike, and the values."""
+
+
+def pack(results: Iterable[tuple[Trial, Sequence[Row]]]) -> Packed:
+    """Return results in a form that is small when it is pickled."""
+    known: dict[Any, Any] = {}
+    packed = []
+    for trial, rows in results:
+        about = tuple((row.iteration, row.depth, row.layer, row.name, row.kind, row.text) for row in rows)
+        packed.append((trial, known.setdefault(about, about), array("d", (row.value for row in rows)).tobytes()))
+    return packed
+
+
+def unpack(packed: Packed) -> list[tuple[Trial, list[Row]]]:
+    """Return the results of `pack`."""
+    results = []
+    for trial, about, values in packed:
+        pairs = zip(about, array("d", values), strict=True)
+        rows = [
+            Row(step, depth, layer, name, kind, value, text) for (step, depth, layer, name, kind, text), value in pairs
+        ]
+        results.append((trial, rows))
+    return results
 
 
 def columns_of(results: Iterable[tuple[Trial, Sequence[Row]]]) -> dict[str, list[Any]]:

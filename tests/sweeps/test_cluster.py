@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,8 +13,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 import caffestat
+from caffestat.cli import main
 from caffestat.errors import InputError, RunError
 from caffestat.sweeps.executors import connect
 from caffestat.sweeps.store import Store
@@ -28,28 +31,36 @@ ROOT = Path(__file__).resolve().parents[2]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "DASK_DISTRIBUTED__COMM__TIMEOUTS__CONNECT": "5s"}
 
 
+TLS = ("tls-ca-file", "tls-client-cert", "tls-client-key")  # the options of a client
+
+
 def start(module: str, *arguments: str, log: Path | None = None) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", f"distributed.cli.{module}", "--no-dashboard", *arguments]
     with open(log or os.devnull, "wb") as file:
         return subprocess.Popen(command, stderr=file, stdout=subprocess.DEVNULL, env=ENVIRONMENT)
 
 
-@pytest.fixture
-def scheduler(tmp_path: Path) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
-    log = tmp_path / "scheduler.log"
-    process = start("dask_scheduler", "--host", "127.0.0.1", "--port", "0", log=log)
-    while not (found := re.search(r"Scheduler at: *(tcp://[\d.]+:\d+)", log.read_text())):
+def started_scheduler(log: Path, *arguments: str) -> tuple[str, subprocess.Popen[bytes]]:
+    """Start a scheduler, and return its address too."""
+    process = start("dask_scheduler", "--host", "127.0.0.1", "--port", "0", *arguments, log=log)
+    while not (found := re.search(r"Scheduler at: *(\w+://[\d.]+:\d+)", log.read_text())):
         assert process.poll() is None, log.read_text()
         time.sleep(0.1)
-    yield found[1], process
+    return found[1], process
+
+
+@pytest.fixture
+def scheduler(tmp_path: Path) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+    address, process = started_scheduler(tmp_path / "scheduler.log")
+    yield address, process
     process.kill()
     process.wait()
 
 
-def workers(address: str, count: int) -> list[subprocess.Popen[bytes]]:
+def workers(address: str, count: int, *more: str) -> list[subprocess.Popen[bytes]]:
     """Start workers that a nanny starts anew when they die."""
     arguments = (address, "--nthreads", "1", "--nworkers", "1", "--host", "127.0.0.1", "--death-timeout", "20")
-    return [start("dask_worker", *arguments) for _ in range(count)]
+    return [start("dask_worker", *arguments, *more) for _ in range(count)]
 
 
 def stop(processes: Sequence[subprocess.Popen[bytes]]) -> None:
@@ -129,3 +140,75 @@ def test_a_scheduler_that_nobody_started() -> None:
     with pytest.raises(InputError, match=r"--scheduler tcp://127\.0\.0\.1:9: cannot connect"):
         connect("tcp://127.0.0.1:9")
     assert time.monotonic() - started < 60
+
+
+def test_trials_run_where_the_resource_is_under_names_that_say_what_they_are(
+    net: str, scheduler: tuple[str, subprocess.Popen[bytes]]
+) -> None:
+    found = workers(scheduler[0], 1, "--name", "plain") + workers(
+        scheduler[0], 1, "--name", "gpu", "--resources", "GPU=1"
+    )
+    try:
+        with connect(scheduler[0]) as client:
+            client.wait_for_workers(2, timeout=60)
+            options = {"fillers": ["xavier", "msra"], "client": client, "resources": {"GPU": 1}}
+            assert caffestat.sweep(net, seeds=range(8), **options).trials == 16
+            ran = client.run(lambda dask_worker: (dask_worker.name, dask_worker.state.executed_count))
+            names = client.run_on_scheduler(lambda dask_scheduler: list(dask_scheduler.task_prefixes))
+            left = client.run(_sweeps)
+    finally:
+        stop(found)
+    counts = dict(ran.values())
+    assert [counts[name] for name in sorted(counts) if name.startswith("plain")] == [0]
+    assert sum(counts.values()) >= 2
+    assert {"first pass tiny.prototxt · xavier", "first pass tiny.prototxt · msra"} <= set(names)
+    assert set(left.values()) == {0}
+
+
+def _sweeps() -> int:
+    """Return how many sweeps a worker is prepared for."""
+    from caffestat.sweeps import executors
+
+    return len(executors._benches)
+
+
+def test_tls_options_reach_the_scheduler(net: str, tmp_path: Path) -> None:
+    if shutil.which("openssl") is None:
+        pytest.skip("needs openssl to make a certificate")
+    make = "openssl req -x509 -newkey rsa:2048 -nodes -keyout key.pem -out cert.pem -subj /CN=x -days 1"
+    subprocess.run(make.split(), check=True, capture_output=True)
+    theirs = ("--tls-ca-file", "cert.pem", "--tls-cert", "cert.pem", "--tls-key", "key.pem")
+    address, process = started_scheduler(tmp_path / "tls.log", "--protocol", "tls", *theirs)
+    assert address.startswith("tls://")
+    found = workers(address, 1, *theirs)
+    mine = [
+        part
+        for name, file in zip(TLS, ("cert.pem", "cert.pem", "key.pem"), strict=True)
+        for part in (f"--{name}", file)
+    ]
+    try:
+        arguments = ["sweep", net, "--seeds", "0:3", "--scheduler", address, "--format", "csv", "--no-predict"]
+        result = CliRunner().invoke(main, [*arguments, *mine], catch_exceptions=False)
+        refused = CliRunner().invoke(main, arguments)
+    finally:
+        stop([*found, process])
+    assert result.exit_code == 0, result.output
+    assert result.stdout.startswith("variant,")
+    assert refused.exit_code == 2
+    assert f"--scheduler {address}: cannot connect" in refused.stderr
+
+
+def test_errors_of_a_worker_s_code_are_told(
+    net: str, scheduler: tuple[str, subprocess.Popen[bytes]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker that was never prepared, such as one of another version, knows no sweep."""
+    monkeypatch.setattr("caffestat.sweeps.executors._prepare_workers", lambda *args: None)
+    found = workers(scheduler[0], 1)
+    try:
+        with connect(scheduler[0]) as client:
+            client.wait_for_workers(1, timeout=60)
+            summary = caffestat.sweep(net, seeds=[1], client=client)
+    finally:
+        stop(found)
+    ((_, text),) = summary.errors
+    assert text.startswith("KeyError: ") and text.endswith("tried 3 times")

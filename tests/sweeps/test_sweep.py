@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import pickle
 import signal
 import threading
 import time
@@ -21,7 +22,7 @@ from caffestat.sweeps import Sweep, Trial
 from caffestat.sweeps.bench import Bench, Settings
 from caffestat.sweeps.executors import _Queue as Queue
 from caffestat.sweeps.executors import on_processes
-from caffestat.sweeps.rows import Row
+from caffestat.sweeps.rows import Row, pack, unpack
 from caffestat.sweeps.store import Store
 from caffestat.sweeps.summary import Summary
 
@@ -197,6 +198,15 @@ def test_stored_trials_come_back_as_they_were(tmp_path: Path) -> None:
     ((found, back),) = store.results()
     assert found == trial
     assert (back[0], back[1].text, back[2]) == (rows[0], "why", end)
+
+
+def test_results_travel_in_a_small_form_and_come_back_as_they_were() -> None:
+    rows = [Row(0, n, f"layer {n}", "x", "x", n / 3) for n in range(30)] + [Row(0, -1, "", "", "error", 1.5, "why")]
+    results = [(Trial("n", seed), rows) for seed in range(16)] + [(Trial("m", 1), rows[:2])]
+    travelled = pickle.dumps(pack(results))
+    assert unpack(pickle.loads(travelled)) == results
+    assert len(travelled) < 16 * 8 * len(rows) + 4000
+    assert math.isnan(unpack(pack([(Trial("n", 1), [Row(0, 0, "", "", "x", math.nan)])]))[0][1][0].value)
 
 
 def kill_some(pids: Callable[[], Sequence[int]], kills: int) -> threading.Thread:

@@ -60,7 +60,7 @@ function startWidths(widths) {
   choiceOf("widths", "Variant", widths.map((width) => width.title), (index) => {
     const { steps, layers, moves } = widths[index];
     const slopes = steps.map((step, i) => ({ title: `slope, iteration ${step}`, number: true, get: (l) => l.slopes[i], colour: (l) => (l.slopes[i] === null ? null : scale.colour(10 ** numeric(l.slopes[i]))) }));
-    const columns = [{ title: "layer", get: (l) => l.layer }, { title: "blob", get: (l) => l.name }, ...slopes, { title: "", get: (l) => (l.moves ? "depends on the width" : "") }];
+    const columns = [{ title: "layer", get: (l) => l.layer }, { title: "blob", get: (l) => l.name }, ...slopes, { title: "check", get: (l) => (l.moves ? "depends on the width" : "") }];
     const text = moves.length ? `The slope of these layers is not 0: ${moves.join(", ")}.` : "No layer's slope differs from 0 by more than 0.1.";
     holder.replaceChildren(make("p", { class: "moves" }, text), new Table("Slopes", columns, layers).element);
     showOthers("widths", widths[index].title);
