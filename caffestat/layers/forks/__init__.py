@@ -21,6 +21,7 @@ from . import (  # noqa: F401  registers their layer types
     interpolation,
     local,
     losses,
+    maskyolo,
     metric,
     mobile,
     octree,

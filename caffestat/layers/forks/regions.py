@@ -7,19 +7,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from caffestat.errors import Place
 from caffestat.schema.forks import regions_pb2
 
 from ..base import Shape, layer, type_name
-from ..data import Python, Source
+from ..data import Python
 from .boxes import areas
-from .rois import _Regions, _Sampled, bins, random_boxes, random_regions, rounded
+from .rois import _Regions, _Sampled, bins, random_regions, rounded
 from .staged import Computed
 
 if TYPE_CHECKING:
     from caffestat.graph import Graph
 
-__all__ = ["DecodeRois", "OfVideos", "ROIAlignment", "ROIPoolingOfVideos", "ScaleRoute"]
+__all__ = ["OfVideos", "ROIAlignment", "ROIPoolingOfVideos", "ScaleRoute"]
 
 SIDE = 7  # R-C3D's regions are all of 7 x 7 elements
 
@@ -186,33 +185,3 @@ class ScaleRoute(Computed):
                 chosen = abs(np.log2(scales / np.float32(middle))).argmin(keepdims=True)
         shapes = [(*rows.shape, 1, 1, 1)[:4] for rows in bottoms]
         return [rows.reshape(shape)[chosen] for rows, shape in zip(bottoms, shapes, strict=True)]
-
-
-@layer("DecodeRois", dialect="maskyolo")
-class DecodeRois(Source):
-    """Regions [R, 5] of a YOLO's boxes, and what is to be learned of them: taken as data, with R as prop_num.
-
-    Tops: regions, labels, targets of boxes and two weights [R, 4 · classes], masks, key points; no gradient.
-    (leon-liangwu/MaskYolo_Caffe, caffe-maskyolo/src/caffe/layers/decode_rois_layer.cpp)
-    """
-
-    adds = regions_pb2.LayerParameter
-    num_bottoms = (2, 2)
-    num_tops = (7, 7)
-
-    def __init__(self, proto: Any, phase: int, place: Place) -> None:
-        super().__init__(proto, phase, place)
-        self.why_synthetic = "the boxes of its bottoms are not decoded"
-
-    def written_shape(self, index: int) -> Shape | None:
-        p = self.added.decode_rois_param
-        square, boxes = (p.target_size, p.target_size), (p.prop_num, 4 * max(p.num_class, 1))
-        points = (p.prop_num, 18, *square) if p.sigma > 0 else (p.prop_num, *square)
-        return ((p.prop_num, 5), (p.prop_num,), boxes, boxes, boxes, (p.prop_num, *square), points)[index]
-
-    def example(self, index: int, shape: Shape, random: np.random.Generator) -> np.ndarray | None:
-        p = self.added.decode_rois_param
-        if index == 0:
-            boxes = random_boxes(p.prop_num, p.net_h, p.net_w, random)
-            return np.concatenate([np.zeros((p.prop_num, 1), np.float32), boxes], 1)
-        return None if index == 2 else random.integers(0, 2, shape).astype(np.float32)

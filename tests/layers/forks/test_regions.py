@@ -89,17 +89,6 @@ def test_regions_of_a_scale(fields: str, chosen: list[int]) -> None:
     np.testing.assert_array_equal(b, x[chosen].astype(np.float32))
 
 
-def test_what_maskyolo_decodes_is_data_of_known_shapes() -> None:
-    tops = " ".join(f'top: "t{index}"' for index in range(7))
-    fields = "decode_rois_param { num_class: 3 prop_num: 6 target_size: 5 sigma: 1 }"
-    layer = make(f'name: "l" type: "DecodeRois" bottom: "x" bottom: "g" {tops} {fields}')
-    assert layer.tops([(1, 30, 7, 7), (1, 9)]) == (
-        (6, 5), (6,), (6, 12), (6, 12), (6, 12), (6, 5, 5), (6, 18, 5, 5)
-    )  # fmt: skip
-    rois = layer.example(0, (6, 5), RANDOM)
-    assert rois is not None and (rois[:, 3:] > rois[:, 1:3]).all() and rois.max() < 224
-
-
 PYTHON = (
     'layer {{ name: "{0}" type: "Python" {1} {2} python_param {{ module: "{3}" layer: "{4}" param_str: "{5}" }} }}\n'
 )
