@@ -119,7 +119,7 @@ def analyze_model(
     from caffestat.program.opening import open_model
 
     backward = not run.forward_only and (predict or not static)
-    program, run = open_model(path, net, values, run, backward)
+    program, run = open_model(path, net, values, run, backward, static)
     seed = DEFAULT_SEED if values.seed is None else values.seed
     return _analyze(program, path, seed, run, static, predict, detail)
 

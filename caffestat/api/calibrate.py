@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -104,12 +104,14 @@ class _Opened:
         """Return the model for batches of the shapes of one."""
         from caffestat.graph.load import load
         from caffestat.program import is_onnx
+        from caffestat.program.from_onnx import can_run
 
         from .convert import converted
 
         shapes = {**self.options.shapes, **{name: array.shape for name, array in batch.items()}}
         if is_onnx(self.path):
-            return load(self.path, shapes, self.options.batch, dims=self.options.dims)
+            runs = partial(can_run, inputs=batch)
+            return load(self.path, shapes, self.options.batch, given=batch, dims=self.options.dims, runs=runs)
         return load(converted(self.path, replace(self.options, shapes=shapes), self.values, False))
 
     @cached_property

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -87,9 +88,10 @@ def compare_values(
 def _model(path: str, net: NetOptions, values: ValueOptions, given: Mapping[str, np.ndarray]) -> Model:
     from caffestat.graph.load import load
     from caffestat.program import is_onnx
+    from caffestat.program.from_onnx import can_run
 
     from .convert import converted
 
     if not is_onnx(path):
         return load(converted(path, net, values, False))
-    return load(path, net.shapes, net.batch, given=given, dims=net.dims)
+    return load(path, net.shapes, net.batch, given=given, dims=net.dims, runs=partial(can_run, inputs=given))

@@ -51,6 +51,7 @@ def gradient(
     Source: `caffestat.autodiff.gradient` describes names and shapes of the result.
     """
     from caffestat import autodiff
+    from caffestat.program.from_onnx import can_run
     from caffestat.program.losses import LOSSES
 
     if loss is not None and loss not in LOSSES:
@@ -66,6 +67,7 @@ def gradient(
         batch=batch,
         inputs=inputs,
         settle=partial(_settle, inputs=inputs or {}),
+        runs=partial(can_run, inputs=inputs or {}),
         straight_through=straight_through,
         dims=dims,
     )

@@ -66,6 +66,7 @@ def gradient(
         inputs  values of inputs by name. One that decides which branch of an If is taken becomes a constant
         settle  completes `model.graph.specs` where shape inference cannot tell a shape (`caffestat.gradient` runs the
                 model for it); without it such a shape is an error
+        runs    tells whether a model can be run, for the suggestion of sizes
         straight_through  let gradients pass pairs of QuantizeLinear and DequantizeLinear as if nothing was rounded
 
     Its inputs are the model's own, then one `cotangent/<output>` per chosen output, of its shape and type. Its
@@ -161,13 +162,14 @@ def _ask(
     dims: Mapping[str, int] | None = None,
     inputs: Mapping[str, np.ndarray] | None = None,
     settle: Callable[[Model], None] | None = None,
+    runs: Callable[[Model], bool] | None = None,
     straight_through: bool = False,
 ) -> _Question:
     """Load a model and find out which outputs and values are meant."""
     from caffestat.graph.load import load
     from caffestat.graph.straight import pass_straight_through
 
-    loaded = load(model, shapes, batch, given=inputs, dims=dims)
+    loaded = load(model, shapes, batch, given=inputs, dims=dims, runs=runs)
     graph = loaded.graph
     floating = [name for name, spec in graph.inputs.items() if spec.is_float]
     asked = [*floating, *loaded.weights] if wrt is None else _names(wrt)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import prod
 from pathlib import Path
@@ -30,7 +30,7 @@ from .graph import OPSET, Graph, Node, Shape, Spec
 from .infer import FOLDED, branch_taken, infer_node
 from .nodes import default_of, expand_function, from_proto, given_names, to_proto
 from .sequences import Sequences, whole_sequences
-from .sizes import fixed_shapes
+from .sizes import Trial, fixed_shapes, infers
 from .tensors import dtype_of, read_tensor
 from .upgrade import OLDEST, upgrade
 
@@ -106,6 +106,7 @@ def load(
     as_float32: bool = False,
     given: Mapping[str, np.ndarray] | None = None,
     dims: Mapping[str, int] | None = None,
+    runs: Callable[[Model], bool] | None = None,
 ) -> Model:
     """Return a model of opset 7 or newer as a Graph of opset 22 whose inputs have fixed shapes.
 
@@ -113,18 +114,19 @@ def load(
     batch:      the first axis of every input that leaves it open; 1 by default
     as_float32: compute in float32 what the model computes in float16, bfloat16 or float64
     given:      values of inputs by name. One on which the branch of an If or the trip count of a Loop depends becomes
-                a constant; the others change nothing
+                a constant; the others say the sizes that their inputs leave open
     dims:       sizes by the names that the model has for them
+    runs:       tells whether a model can be run, for the suggestion of sizes; without it these are such that it loads
 
-    Raises InputError when the model cannot be read, is damaged, or leaves sizes open.
+    Raises InputError when the model cannot be read, is damaged, or leaves sizes open; then it suggests some.
     """
     proto, folder = _proto(source)
     try:
         with as_damage():
             check_model(proto)
-            loader = _Loader(_inlined(proto), folder, as_float32)
+            loader = _Loader(_inlined(proto), folder, as_float32, given or {}, runs)
             loader.declare_inputs(shapes or {}, batch, dims or {})
-            loader.pin(given or {})
+            loader.pin()
             loader.declare_initializers()
             loader.add_nodes()
             return loader.finish()
@@ -165,8 +167,15 @@ def _opset(proto: onnx.ModelProto) -> int:
 class _Loader:
     """A graph under construction from a model; the AdapterContext of its upgrades."""
 
-    def __init__(self, proto: onnx.ModelProto, folder: Path | None, as_float32: bool) -> None:
-        self.proto, self.folder, self.as_float32 = proto, folder, as_float32
+    def __init__(
+        self,
+        proto: onnx.ModelProto,
+        folder: Path | None,
+        as_float32: bool,
+        given: Mapping[str, np.ndarray],
+        runs: Callable[[Model], bool] | None,
+    ) -> None:
+        self.proto, self.folder, self.as_float32, self.given, self.runs = proto, folder, as_float32, given, runs
         self.opset = _opset(proto)
         self.graph = Graph()
         self.model = Model(proto.graph.name, self.graph)
@@ -192,31 +201,37 @@ class _Loader:
 
     def declare_inputs(self, shapes: Mapping[str, Sequence[int]], batch: int | None, dims: Mapping[str, int]) -> None:
         """Give every input its type and a fixed shape; a symbol has the same size wherever it stands."""
-        found = fixed_shapes(self.proto, shapes, batch, dims, self.fits)
+        found = fixed_shapes(self.proto, shapes, batch, dims, self.given, self.tried)
         for value in self.proto.graph.input:
             if value.name in found:
                 dtype = dtype_of(self.type(value.type.tensor_type.elem_type), f"input {value.name!r}")
                 self.graph.inputs[value.name] = Spec(found[value.name], dtype)
         self.graph.specs |= self.graph.inputs
 
-    def fits(self, shapes: Mapping[str, Shape]) -> bool:
-        """Tell whether the model loads with inputs of these shapes."""
-        other = _Loader(self.proto, self.folder, self.as_float32)
+    def tried(self, shapes: Mapping[str, Shape]) -> Trial:
+        """Load the model with inputs of these shapes, and run it where that can be done.
+
+        Where not, shape inference tells more than loading. It is mistaken about some ops.
+        """
+        if self.runs is None and not infers(self.proto, shapes):
+            return Trial.FAILS
+        other = _Loader(self.proto, self.folder, self.as_float32, self.given, self.runs)
         try:
             other.declare_inputs(shapes, None, {})
+            other.pin()
             other.declare_initializers()
             other.add_nodes()
         except InputError:
-            return False
-        return True
+            return Trial.FAILS
+        return Trial.RUNS if self.runs is None or self.runs(other.finish()) else Trial.LOADS
 
-    def pin(self, given: Mapping[str, np.ndarray]) -> None:
+    def pin(self) -> None:
         """Make constants of the given inputs that decide which nodes run."""
         decisive = _decisive(self.nodes)
-        for name in decisive.intersection(given, self.graph.inputs):
+        for name in decisive.intersection(self.given, self.graph.inputs):
             spec = self.graph.inputs.pop(name)
             self.model.pinned.add(name)
-            array = np.asarray(given[name], spec.dtype)
+            array = np.asarray(self.given[name], spec.dtype)
             self.add_constant(name, array.reshape(spec.shape) if array.size == prod(spec.shape) else array)
 
     def declare_initializers(self) -> None:

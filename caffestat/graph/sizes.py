@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from enum import Enum
 from math import prod
 from typing import Any
 
@@ -13,11 +14,19 @@ from caffestat.errors import InputError
 
 from .graph import Shape
 
-__all__ = ["fixed_shapes"]
+__all__ = ["Trial", "fixed_shapes", "infers"]
 
 _TRIED = (224, 64, 32, 48, 128, 256, 16, 8, 299, 320, 512, 640, 1024, 4, 1, 16000)
 _CHANNELS = (3, 1)
 _SMALL = 1 << 12  # elements of an initializer that may say a shape
+
+
+class Trial(Enum):
+    """What became of a model with inputs of some shapes."""
+
+    FAILS = 0
+    LOADS = 1
+    RUNS = 2
 
 
 def fixed_shapes(
@@ -25,28 +34,39 @@ def fixed_shapes(
     shapes: Mapping[str, Sequence[int]],
     batch: int | None,
     dims: Mapping[str, int],
-    fits: Callable[[Mapping[str, Shape]], bool],
+    given: Mapping[str, Any],
+    trial: Callable[[Mapping[str, Shape]], Trial],
 ) -> dict[str, Shape]:
     """Return the shape of every input of a model.
 
     shapes: of inputs by name; batch: the first axis of inputs that leave it open, 1 by default
     dims:   sizes by the name that the model has for them; a named size is the same wherever it stands
-    fits:   tells whether the model loads with inputs of some shapes, for suggestions
+    given:  arrays of inputs by name: they say sizes that are open
+    trial:  tries the model with inputs of some shapes, for suggestions
 
     Raises InputError for a name that the model lacks, a shape that does not fit, a name with two sizes, and sizes left
     open: then with sizes that the model can take, where any are found.
     """
-    given = {tensor.name for tensor in proto.graph.initializer}
-    inputs = [value for value in proto.graph.input if value.name not in given]
+    stored = {tensor.name for tensor in proto.graph.initializer}
+    inputs = [value for value in proto.graph.input if value.name not in stored]
     _check_names("--shape", shapes, [value.name for value in inputs], "input")
     known = [_name(dim) for value in inputs for dim in value.type.tensor_type.shape.dim if _name(dim)]
     _check_names("--dim", dims, known, "size")
+    shapes = {**{value.name: given[value.name].shape for value in inputs if _takes(value, given)}, **shapes}
     symbols = {**_batches(inputs, batch or 1), **_symbols(inputs, shapes, dims), **dims}
     found = {value.name: _shape(value, shapes.get(value.name), symbols, batch) for value in inputs}
     for value in inputs:
         if None in found[value.name]:
-            raise _open_error(proto, inputs, found, value, batch or 1, fits)
+            raise _open_error(inputs, found, value, batch or 1, trial)
     return {name: tuple(size or 0 for size in shape) for name, shape in found.items()}
+
+
+def _takes(value: onnx.ValueInfoProto, given: Mapping[str, Any]) -> bool:
+    """Tell whether an input leaves sizes open, and its given array fits the others."""
+    dims = value.type.tensor_type.shape.dim
+    shape = given[value.name].shape if value.name in given else ()
+    said = [(dim.dim_value, size) for dim, size in zip(dims, shape, strict=False) if _is_fixed(dim)]
+    return len(dims) == len(shape) > len(said) and all(one == other for one, other in said)
 
 
 def _check_names(option: str, given: Iterable[str], known: Sequence[str], what: str) -> None:
@@ -127,22 +147,43 @@ def _words(value: onnx.ValueInfoProto) -> str:
 
 
 def _open_error(
-    proto: onnx.ModelProto,
     inputs: Sequence[onnx.ValueInfoProto],
     found: Mapping[str, Sequence[int | None]],
     value: onnx.ValueInfoProto,
     batch: int,
-    fits: Callable[[Mapping[str, Shape]], bool],
+    trial: Callable[[Mapping[str, Shape]], Trial],
 ) -> InputError:
-    tried = _candidates(inputs, found, batch)
-    works = next((shapes for shapes in tried if _infers(proto, shapes) and fits(shapes)), None)
     advice = "no sizes were found that the model can take; give them with --shape"
-    if works is not None:
-        open_ones = [name for name, shape in found.items() if None in shape]
-        advice = "for example " + " ".join(f"--shape {name}={','.join(map(str, works[name]))}" for name in open_ones)
-        named = _by_name(inputs, found, works)
-        advice += f" (or {' '.join(f'--dim {name}={size}' for name, size in named.items())})" if named else ""
+    best, shapes = _best(_candidates(inputs, found, batch), trial)
+    if best is Trial.RUNS:
+        advice = f"for example {_options(inputs, found, shapes)}"
+    elif best is Trial.LOADS:
+        advice = f"no sizes were found that it runs with; it loads with {_options(inputs, found, shapes)}"
     return InputError(f"input {value.name!r} leaves sizes open ({_words(value)}): {advice}")
+
+
+def _best(
+    tried: Iterable[dict[str, Shape]], trial: Callable[[Mapping[str, Shape]], Trial]
+) -> tuple[Trial, dict[str, Shape]]:
+    """Return the first shapes with which the model does best."""
+    best: tuple[Trial, dict[str, Shape]] = (Trial.FAILS, {})
+    for shapes in tried:
+        found = trial(shapes)
+        if found is Trial.RUNS:
+            return found, shapes
+        if found.value > best[0].value:
+            best = found, shapes
+    return best
+
+
+def _options(
+    inputs: Sequence[onnx.ValueInfoProto], found: Mapping[str, Sequence[int | None]], shapes: Mapping[str, Shape]
+) -> str:
+    """Return the options that say the open sizes: by input and, where all of them have names, by name."""
+    open_ones = [name for name, shape in found.items() if None in shape]
+    words = " ".join(f"--shape {name}={','.join(map(str, shapes[name]))}" for name in open_ones)
+    named = _by_name(inputs, found, shapes)
+    return words + (f" (or {' '.join(f'--dim {name}={size}' for name, size in named.items())})" if named else "")
 
 
 def _by_name(
@@ -178,7 +219,7 @@ def _filled(shape: Sequence[int | None], batch: int, channels: int, size: int) -
     return tuple(other if known is None else known for known, other in zip(shape, others, strict=True))
 
 
-def _infers(proto: onnx.ModelProto, shapes: Mapping[str, Shape]) -> bool:
+def infers(proto: onnx.ModelProto, shapes: Mapping[str, Shape]) -> bool:
     """Tell whether shape inference finds no fault with inputs of these shapes, and no computed value is empty."""
     bare = onnx.ModelProto(ir_version=proto.ir_version, opset_import=proto.opset_import, functions=proto.functions)
     bare.graph.CopyFrom(_without_weights(proto.graph))

@@ -10,7 +10,7 @@ import numpy as np
 
 from caffestat.autodiff import Stop, rounding_words
 from caffestat.engine import CPU, Compiled, Device
-from caffestat.errors import Finding, Place
+from caffestat.errors import CaffestatError, Finding, Place
 from caffestat.fillers import Stream
 from caffestat.graph import Node, Spec
 from caffestat.graph.costs import macs
@@ -20,10 +20,11 @@ from caffestat.ops import Role
 
 from .feeds import Feeds, InputFeed
 from .losses import start
+from .memory import check_run
 from .program import Forward, Key, Program, Row, RowParam
 from .traits import activation_of, passes_signal
 
-__all__ = ["ModelProgram", "from_onnx", "settle_drawn"]
+__all__ = ["ModelProgram", "can_run", "from_onnx", "settle_drawn"]
 
 FLOAT = np.dtype(np.float32)
 
@@ -97,6 +98,19 @@ def settle_drawn(model: Model, inputs: Mapping[str, np.ndarray]) -> None:
     """
     feeds = Feeds(Stream(0), np.random.default_rng(0), model.unpinned(inputs))
     model.graph.specs |= _missing_specs(_Layout(model, ""), feeds)
+
+
+def can_run(model: Model, inputs: Mapping[str, np.ndarray]) -> bool:
+    """Tell whether a model runs in the memory that is free, with the given inputs and others drawn, and has results."""
+    feeds = Feeds(Stream(0), np.random.default_rng(0), model.unpinned(inputs))
+    try:
+        check_run(from_onnx(model, ""), False, CPU)
+        forward = _forward(_Layout(model, ""), None)
+        fed = feeds.of(forward)
+        found = Compiled(forward.graph, CPU, model.arrays).run(fed)
+    except CaffestatError:
+        return False
+    return all(array.size for array in found.values() if isinstance(array, np.ndarray))
 
 
 def _missing_specs(layout: _Layout, feeds: Feeds) -> dict[str, Spec]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 
 from caffestat.errors import Finding, InputError, NetError
 from caffestat.net import TEST, TRAIN, Net, NetSource, Solver, State, build, state_of
@@ -88,19 +89,22 @@ def open_file(path: str) -> NetFile:
 
 
 def open_model(
-    path: str, options: NetOptions, values: ValueOptions, run: RunOptions, backward: bool
+    path: str, options: NetOptions, values: ValueOptions, run: RunOptions, backward: bool, static: bool = False
 ) -> tuple[Program, RunOptions]:
     """Read an ONNX model for a pass with `run.loss` or, without `backward`, a forward pass alone.
+
+    static: nothing is run, not even for the suggestion of sizes
 
     Returns the program, and the options without the inputs that decided which nodes run.
     Raises InputError when it cannot be read or an option does not apply to it.
     """
     from caffestat.graph.load import load
 
-    from .from_onnx import from_onnx
+    from .from_onnx import can_run, from_onnx
 
     refuse_caffe_options(options, values)
-    model = load(path, options.shapes, options.batch, as_float32=True, given=run.inputs, dims=options.dims)
+    runs = None if static else partial(can_run, inputs=run.inputs)
+    model = load(path, options.shapes, options.batch, as_float32=True, given=run.inputs, dims=options.dims, runs=runs)
     loss = (run.loss or "noise") if backward else None
     return from_onnx(model, path, loss), replace(run, inputs=model.unpinned(run.inputs))
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import re
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
 from onnx import helper
 
+import caffestat
 from caffestat.errors import InputError
 from caffestat.graph.load import load
 
@@ -140,3 +143,37 @@ def test_shapes_behind_large_weights_are_checked_without_them() -> None:
     proto = model([node("MatMul", ["x", "w"], ["y"])], {"x": ["n", "t", 300]}, ["y"], weights)
     with pytest.raises(InputError, match="--shape x=1,224,300"):
         load(proto)
+
+
+def picking(index: int) -> onnx.ModelProto:
+    """A model that loads with any size, and runs where the last axis has that index."""
+    return model([node("Gather", ["x", "i"], ["y"], axis=2)], {"x": ["n", 3, "width"]}, ["y"], {"i": np.array([index])})
+
+
+def test_a_suggestion_is_run_where_that_can_be_done(tmp_path: Path) -> None:
+    path = tmp_path / "picking.onnx"
+    onnx.save(picking(300), path)
+    with pytest.raises(InputError, match=r"for example --shape x=1,3,224 \(or --dim width=224\)$"):
+        load(path)
+    for verb in (partial(caffestat.analyze, device="cpu"), caffestat.gradient):
+        with pytest.raises(InputError, match=r"for example --shape x=1,3,320 \(or --dim width=320\)$"):
+            verb(path)
+    caffestat.analyze(path, dims={"width": 320}, device="cpu")
+    with pytest.raises(InputError, match="--shape x=1,3,224"):
+        caffestat.analyze(path, static=True)
+
+
+def test_sizes_that_load_are_told_where_none_run(tmp_path: Path) -> None:
+    path = tmp_path / "picking.onnx"
+    onnx.save(picking(20_000), path)
+    with pytest.raises(InputError, match="no sizes were found that it runs with; it loads with --shape x=1,3,224"):
+        caffestat.analyze(path, device="cpu")
+
+
+def test_a_given_array_says_the_sizes_of_its_input(tmp_path: Path) -> None:
+    path = tmp_path / "picking.onnx"
+    onnx.save(picking(30), path)
+    report = caffestat.analyze(path, inputs={"x": normal(2, 3, 33)}, device="cpu")
+    assert report.layers[0].tops[0].shape == (2, 3, 1)
+    with pytest.raises(InputError, match="leaves sizes open"):  # four channels are not what the model says
+        caffestat.analyze(path, inputs={"x": normal(2, 4, 33)}, device="cpu")
