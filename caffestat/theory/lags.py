@@ -130,14 +130,31 @@ def _meetings(matrix: Array, common: bool = False) -> Array:
 
     With `common`, of the elements that both windows hold.
     """
-    places, size = matrix.shape
-    apart = np.abs(np.subtract.outer(np.arange(size), np.arange(size))).ravel()
+    places = len(matrix)
     found = []
     for lag in near_lags([places])[0]:
         one, other = matrix[: places - lag], matrix[lag:]
-        pairs = (one * other).T @ (one * other) if common else one.T @ other
-        found.append(np.bincount(apart, weights=pairs.ravel(), minlength=size) / (places - lag))
+        pairs = (one * other, one * other) if common else (one, other)
+        found.append(_products_by_distance(*pairs) / (places - lag))
     return np.stack(found)
+
+
+def _products_by_distance(one: Array, other: Array) -> Array:
+    """Return Σ one[i, a] · other[i, b] by |a - b|. A window holds few elements, so few distances are looked at."""
+    size = one.shape[1]
+    found = np.zeros(size)
+    (first, last), (others_first, others_last) = _ends(one), _ends(other)
+    for shift in range(int((others_first - last).min()), int((others_last - first).max()) + 1):
+        a, b = slice(max(0, -shift), size - max(0, shift)), slice(max(0, shift), size - max(0, -shift))
+        found[abs(shift)] += np.einsum("ia,ia->", one[:, a], other[:, b])
+    return found
+
+
+def _ends(rows: Array) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return where the numbers of each row that are not 0 begin and end; of a row of zeros its first place."""
+    held = rows != 0
+    first = held.argmax(axis=1)
+    return first, np.where(held.any(axis=1), rows.shape[1] - 1 - held[:, ::-1].argmax(axis=1), first)
 
 
 @dataclass(frozen=True)
