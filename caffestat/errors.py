@@ -78,6 +78,9 @@ class SourceError(CaffestatError):
         self.message = message
         self.place = place
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.message, self.place)
+
 
 class PrototextError(SourceError):
     """The text does not follow the protobuf text format."""
@@ -102,6 +105,9 @@ class RefusedError(NetError):
         super().__init__(errors[0].message, errors[0].place)
         self.errors = tuple(errors)
         self.report = report
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.errors, self.report)
 
 
 class SolverError(SourceError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -82,6 +83,8 @@ def check(
       caffestat check --format html -o net.html net.prototxt
       caffestat check --write-baseline known.json nets/
     """
+    # before numpy comes: the matrices are small, and many files are checked side by side
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     from caffestat import api, lint
 
     output = terminal.page_file(format, output)

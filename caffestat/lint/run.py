@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os.path
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -24,10 +25,12 @@ from caffestat.options import COMPUTE, DEFAULT_SEED, STATS, NetOptions, RunOptio
 from caffestat.program import NetFile, is_onnx, open_file
 from caffestat.program.feeds import Feeds, check_given
 from caffestat.program.opening import open_model
+from caffestat.prototext import Document, Edit
 from caffestat.schema import UnknownField
 
 from .context import Context, Limits, ModelRun, UnknownShape
 from .issue import SEVERITIES, Issue
+from .processes import each
 from .registry import Check, Needs
 from .suppress import suppressions, without_suppressed
 
@@ -110,32 +113,63 @@ def find_nets(paths: Iterable[str], links: bool = True) -> list[str]:
 
 
 def check_files(paths: Iterable[str], job: Job) -> Checked:
-    """Check files one by one; one that cannot be read does not keep the others from it.
+    """Check files, many of them in several processes; one that cannot be read does not keep the others from it.
 
     A file of a folder that has nothing of Caffe's in it (a label map, another program's graph) is left out. A net that
     several solvers name is told of once, under the name that `paths` gives it.
     Raises InputError for a shape of a blob that none of the nets has.
     """
-    given, files = list(paths), list[str]()
-    issues, errors, blobs = list[Issue](), list[Unchecked](), set[str]()
-    for path in find_nets(given):
-        try:
-            if job.run and is_onnx(path):
-                issues += check_model(path, job)
-                files.append(path)
-                continue
-            file = _open(path)
-            if path in given or not _is_foreign(file.source):
-                files.append(file.text.name)
-                blobs.update(top for entry in file.source.layers for top in entry.proto.top)
-                issues += check_opened(file, job)
-        except CaffestatError as error:
-            files.append("<stdin>" if path == STDIN else path)
-            errors.append(Unchecked(files[-1], error))
+    given = list(paths)
+    found = find_nets(given)
+    work = partial(_outcome, given=frozenset(given), job=job)
+    # a run takes all cores by itself, and the standard input is read once
+    outcomes = [one for one in (map(work, found) if job.run or STDIN in found else each(work, found)) if one.file]
+    files = [one.file for one in outcomes]
+    errors = [Unchecked(one.file, one.error) for one in outcomes if one.error]
     if not errors:
-        _refuse_unknown(job.net.shapes, blobs)
-    unique = {(issue.place, issue.code, issue.message): issue for issue in _respelled(issues, files)}
+        _refuse_unknown(job.net.shapes, {blob for one in outcomes for blob in one.blobs})
+    issues = _respelled((issue for one in outcomes for issue in one.issues), files)
+    unique = {(issue.place, issue.code, issue.message): issue for issue in issues}
     return Checked(tuple(files), tuple(unique.values()), tuple(errors))
+
+
+@dataclass(frozen=True)
+class _Outcome:
+    """What came of a path: the name of the file, "" for one that is left out, what it says, and its blobs."""
+
+    file: str = ""
+    issues: tuple[Issue, ...] = ()
+    blobs: frozenset[str] = frozenset()
+    error: CaffestatError | None = None
+
+
+def _outcome(path: str, given: Collection[str], job: Job) -> _Outcome:
+    """Check a file, and return what can be sent to another process."""
+    try:
+        if job.run and is_onnx(path):
+            return _Outcome(path, tuple(check_model(path, job)))
+        file = _open(path)
+        if path not in given and _is_foreign(file.source):
+            return _Outcome()
+        blobs = frozenset(top for entry in file.source.layers for top in entry.proto.top)
+        texts = {file.text.name: file.text}
+        return _Outcome(file.text.name, tuple(_sent(issue, texts) for issue in check_opened(file, job)), blobs)
+    except CaffestatError as error:
+        return _Outcome("<stdin>" if path == STDIN else path, error=error)
+
+
+def _sent(issue: Issue, texts: dict[str, Document]) -> Issue:
+    """Return the issue with its edits made, for functions cannot be sent; texts: those that are known by now."""
+    if issue.edits is None:
+        return issue
+    name = issue.place.file
+    if name not in texts:
+        texts[name] = read_document(name)
+    return replace(issue, edits=partial(_made, edits=tuple(issue.edits(texts[name]))))
+
+
+def _made(document: Document, edits: tuple[Edit, ...]) -> tuple[Edit, ...]:
+    return edits
 
 
 def _is_foreign(net: NetSource) -> bool:

@@ -1,0 +1,59 @@
+"""One function over many files, in one process per core."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import get_context
+from typing import Any, TypeVar
+
+from caffestat.errors import RunError
+
+__all__ = ["each"]
+
+T = TypeVar("T")
+
+_FEW = 8  # files for which no process is worth it
+_CHUNK = 4  # files that a process is given at once
+
+
+def each(work: Callable[[str], T], files: Sequence[str]) -> Iterator[T]:
+    """Yield what a function makes of each file, in their order.
+
+    Of many files all but the first, which brings the imports, are worked on in forked processes; the results are
+    pickled. Raises RunError when a process is killed, as for its memory.
+    """
+    count = min(len(os.sched_getaffinity(0)), len(files) // _FEW) if _can_fork() else 1
+    yield from map(work, files[:1] if count > 1 else files)
+    if count < 2:
+        return
+    with ProcessPoolExecutor(count, get_context("fork"), _begin, (work,)) as pool:
+        try:
+            yield from pool.map(_work, files[1:], chunksize=_CHUNK)
+        except BrokenProcessPool as error:
+            raise RunError("a process that checks files was killed, as happens when the memory is short") from error
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+def _can_fork() -> bool:
+    """Tell whether a fork is safe: other systems forbid it, and the locks of other threads would stay locked."""
+    return sys.platform == "linux" and threading.active_count() == 1 and "onnxruntime" not in sys.modules
+
+
+_given: list[Callable[[str], Any]] = []  # what a process was forked for
+
+
+def _begin(work: Callable[[str], Any]) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
+    _given.append(work)
+
+
+def _work(file: str) -> Any:
+    return _given[0](file)

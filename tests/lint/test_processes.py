@@ -1,0 +1,60 @@
+"""Many files are checked in several processes: the same is found, in the same order."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from .nets import CONV, DATA, FC, LOSS
+
+CODE = """
+import os, signal, sys
+from caffestat import lint
+from caffestat.errors import RunError
+from caffestat.lint import processes
+
+os.sched_getaffinity = lambda _: {0, 1}
+"""
+ORDER = """
+found = list(processes.each(lambda file: (file, os.getpid()), [f"f{n}" for n in range(21)]))
+assert [file for file, _ in found] == [f"f{n}" for n in range(21)]
+own = [pid == os.getpid() for _, pid in found]
+assert own == [True] + [False] * 20, own
+"""
+KILLED = """
+try:
+    end = lambda file: file == "f9" and os.kill(os.getpid(), signal.SIGKILL)
+    list(processes.each(end, [f"f{n}" for n in range(16)]))
+except RunError as error:
+    assert "was killed" in str(error)
+else:
+    raise AssertionError("no error")
+"""
+SAME = """
+job = lint.Job(lint.selected((), ()))
+many = lint.check_files(["."], job)
+processes._can_fork = lambda: False
+one = lint.check_files(["."], job)
+assert lint.render(many, "json") == lint.render(one, "json")
+edits = [[issue.edits(None) for issue in checked.issues if issue.edits] for checked in (many, one)]
+assert edits[0] == edits[1] and len(edits[0]) >= 15, edits
+assert [error.file for error in many.errors] == ["n5.prototxt", "n8.prototxt"], many.errors
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere no process is forked")
+@pytest.mark.parametrize("code", [ORDER, KILLED, SAME])
+def test_processes(tmp_path: Path, root: Path, code: str) -> None:
+    bad = CONV("c", "x", 'weight_filler { type: "xavier" std: 0.1 }')
+    for number in range(17):
+        text = DATA.replace('"data"', f'"data{number}"') + bad + FC("fc", "c") + LOSS.format("fc")
+        (tmp_path / f"n{number}.prototxt").write_text(text)
+    (tmp_path / "n5.prototxt").write_text("layer {")
+    (tmp_path / "n8.prototxt").write_bytes(b"\0")
+    done = subprocess.run(
+        [sys.executable, "-c", CODE + code], cwd=tmp_path, env={"PYTHONPATH": str(root)}, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stderr) == (0, "")
