@@ -19,26 +19,20 @@ NAMES = frozenset((*filler_types(), *layer_types(), *ops()))
 REGISTRIES = (
     "autodiff/rules/",  # a gradient per op
     "fillers/types.py",  # a filler type each
-    "graph/bodies.py",  # how the bodies of ONNX's control flow are read
     "graph/expand.py",  # ops with slow kernels, and what replaces them
     "graph/infer.py",  # shapes that onnx does not infer
     "graph/check.py",  # what the schema of an op does not say
-    "graph/load.py",  # constants, branches and loops of ONNX files
     "graph/sequences.py",  # a rule per op of sequences
     "graph/upgrade.py",  # an adapter per op and opset
-    "graph/widen.py",  # casts of element types
     "layers/",  # a class per type
     "net/upgrade.py",  # upgrade_proto.cpp: the names of old formats
     "ops/",  # an OpInfo per op
-    "rewriting/onnx_model.py",  # where ONNX files keep constants
     "theory/rules/",  # moments per op
 )
 OTHERS = {
-    "graph/sizes.py": {"Constant"},  # is empty where it says so
-    "initialization/methods.py": {"uniform"},  # distributions of methods
+    "graph/load.py": {"If", "Loop"},  # of ONNX files: an If becomes a branch, a Loop a Scan
     "logs/losses.py": {"constant"},  # a kind of loss that does not change
     "logs/show.py": {"constant"},
-    "rewriting/policy.py": {"gaussian", "uniform"},  # distributions of policies
 }
 
 

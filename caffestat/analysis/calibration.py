@@ -10,7 +10,7 @@ import numpy as np
 
 from caffestat.engine import CPU, Compiled, Device
 from caffestat.engine.ranges import BINS, Extremes, Histograms
-from caffestat.engine.statistics import Roots
+from caffestat.engine.statistics import origins
 from caffestat.fillers import Stream
 from caffestat.graph import Graph
 from caffestat.graph.load import Model
@@ -141,8 +141,8 @@ class _Run:
         self._drawn = feeds.of(forward)
         settle_drawn(model, self._drawn)
         self._model, self._device, self._compute = model, device, compute
-        values, roots = list(_values(model)), Roots(model.graph)
-        self._roots = {name: roots.of(name) for name in values}
+        found = origins(model.graph, model.graph.flow())
+        self._origins = {name: found.get(name, name) for name in _values(model)}
         self._constants = dict(_constants(model))
         self._extremes: tuple[Extremes, Compiled] | None = None
         self._histograms: tuple[Histograms, Compiled] | None = None
@@ -163,11 +163,11 @@ class _Run:
         """Return the type, the smallest and the largest finite element of each value."""
         if self._extremes is None:
             graph = self._model.graph.fork()
-            asked = Extremes(graph, dict.fromkeys(self._roots.values()))
+            asked = Extremes(graph, dict.fromkeys(self._origins.values()))
             self._extremes = asked, self._compiled(graph, asked.outputs)
         asked, compiled = self._extremes
         found = asked.read(compiled.run(self._feeds(batch)))
-        own = {name: (self._dtype(name), *found[root]) for name, root in self._roots.items()}
+        own = {name: (self._dtype(name), *found[root]) for name, root in self._origins.items()}
         finite = {name: array[np.isfinite(array)] for name, array in self._constants.items()}
         return own | {
             name: (array.dtype.name, float(array.min(initial=math.inf)), float(array.max(initial=-math.inf)))
@@ -176,7 +176,7 @@ class _Run:
 
     def histograms(self, batch: Batch, limits: Mapping[str, float]) -> dict[str, np.ndarray]:
         """Return the counts of each value that has a limit."""
-        names = {name: root for name, root in self._roots.items() if name in limits}
+        names = {name: root for name, root in self._origins.items() if name in limits}
         if self._histograms is None:
             graph = self._model.graph.fork()
             asked = Histograms(graph, {root: limits[name] for name, root in names.items()})

@@ -101,8 +101,7 @@ def starting_signals(
 
 def _stops(program: Program, forward: Forward, walk: Walk) -> Iterator[Stop]:
     """Yield each row that the prediction does not get past; one whose values nothing reads (Accuracy) is none."""
-    nodes = forward.graph.nodes
-    rows = {v: row for row, (first, last) in forward.spans.items() for node in nodes[first:last] for v in node.outputs}
+    rows = forward.value_rows()
     reads = {key for row in program.rows for key in row.reads}
     read = {value for key, value in forward.tops.items() if key in reads} | forward.seeds.keys()
     told = set[int]()

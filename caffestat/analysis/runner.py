@@ -14,6 +14,7 @@ from caffestat.engine.elements import ElementStatistics, ElementStats, of_array,
 from caffestat.engine.histogram import Histogram, Samples, histogram
 from caffestat.errors import RunError
 from caffestat.fillers import Stream
+from caffestat.graph.graph import flow_of
 from caffestat.options import RunOptions
 from caffestat.program import Forward, Inner, Program
 from caffestat.program.feeds import Feeds, check_given
@@ -228,7 +229,7 @@ class Runner:
         try:
             outputs = self._compiled.run(feeds, params, sorted(names), into=into)
         except RunError as error:
-            raise self.program.at(self.forward.row_of(error.node), error) from error
+            raise self.program.at(self.forward.value_rows().get(error.node), error) from error
         self._labels.check(outputs)
         for number, name in self._updates.items():
             self.values[number][...] = outputs[name].reshape(self.values[number].shape)
@@ -341,10 +342,11 @@ def _ask_activity(forward: Forward, statistics: Statistics) -> None:
     Saturated: the slope is below a twentieth of its largest value.
     """
     g = forward.graph
-    wholes = [region.whole for region in g.regions if region.whole]
-    producers = {name: node for node in (*g.nodes, *wholes) for name in node.outputs}
+    nodes = [*(region.whole for region in g.regions if region.whole), *g.nodes]  # wholes are found first
+    flow = flow_of(nodes)
     for key, value in forward.tops.items():
-        node = producers.get(value)
+        maker = flow.writer(value)
+        node = None if maker is None else nodes[maker]
         kind = node.info.nonlinearity(g.call(node)) if node and node.info.nonlinearity else None
         limit = kind.saturates_beyond if kind else None
         if kind and kind.cuts:

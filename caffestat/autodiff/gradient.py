@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from caffestat.errors import GradientError, InputError
 from caffestat.graph import Node
+from caffestat.graph.expand import live
 
 from .engine import backward, reach
 from .rounding import warn_of_rounding
@@ -139,12 +140,8 @@ def _of(graph: Graph, name: str) -> tuple[tuple[int, ...], Any]:
 
 def _drop_inputs(graph: Graph, names: Iterable[str]) -> None:
     """Drop nodes that no output needs, and make zeros of inputs whose values then do not matter."""
-    needed, live = set(graph.outputs), []
-    for node in reversed(graph.nodes):
-        if not needed.isdisjoint(node.outputs):
-            needed.update((*node.inputs, *node.captured))
-            live.append(node)
-    graph.nodes[:] = reversed(live)
+    graph.nodes[:] = live(graph.nodes, graph.outputs)
+    needed = {name for node in graph.nodes for name in (*node.inputs, *node.captured)}.union(graph.outputs)
     for name in names:
         spec = graph.inputs.pop(name)
         if name in needed:

@@ -16,7 +16,7 @@ import numpy as np
 from caffestat.graph import Graph, Spec
 from caffestat.options import STATS
 
-from .statistics import TINY, Roots, chunks, rows_of
+from .statistics import TINY, chunks, origins, rows_of
 
 __all__ = ["FLOAT16_MAX", "FLOAT16_NORMAL", "ElementStatistics", "ElementStats", "of_array", "of_zeros"]
 
@@ -102,14 +102,14 @@ class ElementStatistics(Generic[K]):
         self.wanted = _in_order(wanted)
         optional = {"inf": "inf" in wanted, "mean": "mean" in wanted or "std" in wanted, "std": "std" in wanted}
         self._columns = (*_ALWAYS, *(name for name, asked in optional.items() if asked))
-        self._roots = Roots(graph)
+        self._origins = origins(graph, graph.flow())
         self._keys: dict[K, str] = {}
         self._blocks: list[tuple[str, list[_Block]]] = []
 
     def ask(self, key: K, value: str) -> None:
         """Ask for the statistics of a float value of known shape; one without elements has none."""
         if self.wanted and 0 not in self.graph.shape(value):
-            self._keys[key] = self._roots.of(value)
+            self._keys[key] = self._origins.get(value, value)
 
     def finish(self) -> None:
         """Emit the statistics; `outputs` are the values that a run has to return."""

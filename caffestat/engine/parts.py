@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from copy import copy
 
 from caffestat.graph import Graph, Node
+from caffestat.graph.graph import flow_of
 
 __all__ = ["cut"]
 
@@ -39,15 +40,15 @@ def _in_order(g: Graph) -> list[Node]:
 
 def _chunks(g: Graph, nodes: Sequence[Node]) -> list[list[Node]]:
     """Cut a list of nodes where every value that crosses has a known shape: it becomes an input of a part."""
-    last = {name: index for index, node in enumerate(nodes) for name in (*node.inputs, *node.captured)}
+    flow = flow_of(nodes)
     chunks: list[list[Node]] = [[]]
     unknown: set[str] = set()
     for index, node in enumerate(nodes):
         if len(chunks[-1]) >= _PART and not unknown:
             chunks.append([])
         chunks[-1].append(node)
-        unknown.update(name for name in node.outputs if name not in g.specs and last.get(name, index) > index)
-        unknown -= {name for name in (*node.inputs, *node.captured) if last[name] == index}
+        unknown.update(name for name in node.outputs if name and name not in g.specs and flow.readers(name))
+        unknown -= {name for name in flow.reads(index) if flow.readers(name)[-1][0] == index}
     return chunks
 
 

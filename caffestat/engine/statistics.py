@@ -10,9 +10,10 @@ from typing import TypeVar
 import numpy as np
 
 from caffestat.graph import Graph, Node, Spec
+from caffestat.graph.flow import Flow
 from caffestat.ops import Elements, Role, Sign
 
-__all__ = ["TINY", "Roots", "Statistics", "chunks", "rows_of"]
+__all__ = ["TINY", "Statistics", "chunks", "origins", "rows_of"]
 
 # Up to here values of the same shape are summed up together: the nodes cost more than the copies.
 TINY = 4_096
@@ -40,24 +41,23 @@ def rows_of(count: int) -> int:
     return next(rows for rows in range(min(1024, count), 0, -1) if count % rows == 0)
 
 
-class Roots:
-    """Which value another one only renames, reshapes or transposes."""
+def origins(graph: Graph, flow: Flow[str]) -> dict[str, str]:
+    """Return the first value of known shape with the same elements as each computed one: renamed, in another order.
 
-    def __init__(self, graph: Graph) -> None:
-        self._specs = graph.specs
-        self._producers = {name: node for node in graph.nodes for name in node.outputs}
+    flow: the graph's index
+    """
+    nodes = graph.nodes
+    return flow.origins(lambda index: nodes[index].info.elements is Elements.MOVED, graph.specs.__contains__)
 
-    def of(self, value: str) -> str:
-        """Return the first value of known shape with the same elements."""
-        root = value
-        while (node := self.producer(value)) and node.info.elements is Elements.MOVED:
-            value = node.inputs[0]
-            root = value if value in self._specs else root
-        return root
 
-    def producer(self, value: str) -> Node | None:
-        """Return the node that computes a value, None for an input."""
-        return self._producers.get(value)
+def _non_negative(nodes: Sequence[Node]) -> set[str]:
+    """Return the values of which the ops in front leave no negative element."""
+    found: set[str] = set()
+    for node in nodes:
+        data = (name for index, name in enumerate(node.inputs) if node.info.role(index) is Role.DATA)
+        if node.info.sign is Sign.NON_NEGATIVE or (node.info.sign is Sign.KEPT and found.issuperset(data)):
+            found.update(node.outputs)
+    return found
 
 
 def _in_rows(g: Graph, value: str, count: int) -> str:
@@ -82,7 +82,8 @@ class Statistics:
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
         self._first = len(graph.nodes)
-        self._roots = Roots(graph)
+        self._flow, self._nodes = graph.flow(), tuple(graph.nodes)
+        self._origins, self._non_negative = origins(graph, self._flow), _non_negative(graph.nodes)
         self._scalars: dict[Sum, str] = {}  # one element each
         self._tiny: defaultdict[tuple[str, Spec], list[Sum]] = defaultdict(list)  # to be summed up together
         self._asked: set[Sum] = set()
@@ -138,7 +139,7 @@ class Statistics:
         return {key: found[wanted] / divisor for key, (wanted, divisor) in self._keys.items()}
 
     def _add(self, key: Hashable, kind: str, value: str, divisor: float) -> None:
-        wanted = kind, self._roots.of(value)
+        wanted = kind, self._origins.get(value, value)
         self._keys[key] = wanted, divisor
         if wanted not in self._asked:
             self._asked.add(wanted)
@@ -153,26 +154,13 @@ class Statistics:
             sum_up = self._sum_abs if kind == "abs" else self._sum_squares
             self._scalars[kind, value] = sum_up(value, count)
 
-    def _is_non_negative(self, value: str) -> bool:
-        """Tell whether the ops in front leave no negative element."""
-        values, seen = [value], {value}
-        while values:
-            node = self._roots.producer(self._roots.of(values.pop()))
-            if node is None or node.info.sign is Sign.ANY:
-                return False
-            if node.info.sign is Sign.KEPT:
-                data = {name for index, name in enumerate(node.inputs) if node.info.role(index) is Role.DATA} - seen
-                seen |= data
-                values.extend(data)
-        return True
-
     def _sum_abs(self, value: str, count: int) -> str:
         """Emit sum |x|, one element."""
         g = self.graph
         if count <= _DIRECT:
             return self._sum_directly(_DIRECTLY["abs"], value)
         rows = _in_rows(g, value, count)
-        if self._is_non_negative(value):
+        if value in self._non_negative:
             return self._sum_rows("ReduceSum", rows)
         return (
             self._sum_rows("ReduceSum", g.emit("Abs", rows)) if count <= _CACHED else self._sum_rows("ReduceL1", rows)
@@ -189,7 +177,8 @@ class Statistics:
 
     def _thin_product(self, value: str) -> Node | None:
         """Return the node that makes `value` as a product of two thin matrices: an inner product's weight gradient."""
-        node = self._roots.producer(value)
+        writer = self._flow.writer(value)
+        node = None if writer is None else self._nodes[writer]
         if node is None or not node.info.is_matrix_product or len(node.inputs) > 2 or node.get("alpha", 1.0) != 1.0:
             return None
         shapes = [self.graph.shape(name) for name in node.inputs]

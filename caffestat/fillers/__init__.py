@@ -18,6 +18,7 @@ from caffestat.fillers.fillers import (
 )
 from caffestat.fillers.gaussian import gaussian
 from caffestat.fillers.stream import Stream
+from caffestat.fillers.types import stated
 
 __all__ = [
     "VARIANCE_NORMS",
@@ -42,6 +43,7 @@ __all__ = [
     "msra_std",
     "problem",
     "register",
+    "stated",
     "type_of_gain",
     "uniform",
     "xavier_spread",

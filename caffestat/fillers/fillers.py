@@ -58,6 +58,7 @@ class FillerType:
     reads      the fields of a Filler that it looks at
     required   those without which it makes no sense to choose the type
     by_fan     what it draws from by the fan n, of a type that derives its spread from one; it reads variance_norm
+    of_std     what it draws from with a mean of 0 and a given standard deviation, of a type whose fields can state that
     is_random  whether it draws at all; what it fills is the same every time where not
     upsamples  it makes a Deconvolution interpolate: replaced only by who names the layer
     origin     the fork that has it, and its source; "" for Caffe's own
@@ -69,6 +70,7 @@ class FillerType:
     reads: tuple[str, ...] = ()
     required: tuple[str, ...] = ()
     by_fan: Callable[[np.float32], Density] | None = None
+    of_std: Callable[[float], Density] | None = None
     is_random: bool = True
     upsamples: bool = False
     origin: str = ""

@@ -15,6 +15,8 @@ from caffestat.fillers.fillers import Filler, FillerType, register
 from caffestat.fillers.gaussian import check_std, gaussian
 from caffestat.fillers.stream import Stream
 
+__all__ = ["stated"]
+
 Shape = tuple[int, ...]
 Values = NDArray[np.float32]
 
@@ -48,7 +50,20 @@ def _uniform_density(filler: Filler, shape: Shape) -> Density:
     return Uniform(filler.min, filler.max)
 
 
-register(FillerType("uniform", _draw_uniform, _uniform_density, reads=("min", "max"), required=("min", "max")))
+def _uniform_of_std(std: float) -> Uniform:
+    return Uniform(-math.sqrt(3) * std, math.sqrt(3) * std)
+
+
+register(
+    FillerType(
+        "uniform",
+        _draw_uniform,
+        _uniform_density,
+        reads=("min", "max"),
+        required=("min", "max"),
+        of_std=_uniform_of_std,
+    )
+)
 
 # ---- gaussian ----
 
@@ -78,7 +93,16 @@ def _sparse_probability(sparse: int, shape: Shape) -> np.float32 | None:
     return np.float32(sparse) / np.float32(shape[0])
 
 
-register(FillerType("gaussian", _draw_gaussian, _gaussian_density, reads=("mean", "std", "sparse"), required=("std",)))
+register(
+    FillerType(
+        "gaussian",
+        _draw_gaussian,
+        _gaussian_density,
+        reads=("mean", "std", "sparse"),
+        required=("std",),
+        of_std=lambda std: Normal(0.0, std),
+    )
+)
 
 # ---- positive_unitball ----
 
@@ -157,3 +181,12 @@ def _bilinear_density(filler: Filler, shape: Shape) -> Density:
 
 
 register(FillerType("bilinear", _draw_bilinear, _bilinear_density, is_random=False, upsamples=True))
+
+
+def stated(density: Density) -> tuple[str, dict[str, float]]:
+    """Return the type and the fields of a Caffe filler that draws from a density. Raises InputError where none does."""
+    if isinstance(density, Normal) and density.kept == 1:
+        return "gaussian", {"mean": density.center, "std": density.std} if density.center else {"std": density.std}
+    if isinstance(density, Uniform):
+        return "uniform", {"min": density.low, "max": density.high}
+    raise InputError(f"no filler of Caffe draws from {density}: expected a uniform or a normal distribution")

@@ -11,7 +11,8 @@ import onnx
 from onnx import helper, numpy_helper
 
 from .convert import spec_of, value_info
-from .graph import Graph, Node, Spec
+from .flow import Flow
+from .graph import Graph, Node, Spec, flow_of, steps_of
 from .infer import infer_node
 from .late import for_provider
 from .nodes import captured_by, from_proto, subgraphs, to_proto
@@ -156,41 +157,31 @@ class _DecisivePart:
 
 
 def _decisive_part(loop: onnx.GraphProto) -> _DecisivePart:
+    nodes = [from_proto(proto) for proto in loop.node]
     becomes = dict(zip((v.name for v in loop.input[2:]), (v.name for v in loop.output[1:]), strict=False))
-    producers = {name: index for index, node in enumerate(loop.node) for name in node.output}
+    condition = loop.output[0].name
+    turns = [((after,), (state,)) for state, after in becomes.items()]  # of a trip to the next one
+    flow = Flow([*steps_of(nodes), *turns, ((condition,), ())])
+    before = flow.in_front([len(nodes) + len(turns)])
+    inner = sorted(index for index in before if index < len(nodes))
+    states = [state for index, state in enumerate(becomes, len(nodes)) if index in before]
+    results = [condition, *(becomes[state] for state in states)]
+    made = {name for index in inner for name in nodes[index].outputs}
+    read = {*results, *(name for index in inner for name in flow.reads(index))}
     stored = {tensor.name for tensor in loop.initializer}
-    pending, nodes, read, states = [loop.output[0].name], set[int](), set[str](), list[str]()
-    seen = set(pending)
-    while pending:
-        name = pending.pop()
-        if name in producers:
-            index = producers[name]
-            nodes.add(index)
-            found = {*loop.node[index].input, *captured_by(subgraphs(from_proto(loop.node[index])))}
-        else:
-            found = {becomes[name]} if name in becomes else set()
-            read |= {name} - stored
-            states += [name] if name in becomes else []
-        pending += found - seen - {""}
-        seen |= found
-    results = [loop.output[0].name, *(becomes[name] for name in states)]
-    return _DecisivePart(loop, [loop.node[index] for index in sorted(nodes)], read, states, results)
+    return _DecisivePart(loop, [loop.node[i] for i in inner], read - made - stored - {""}, states, results)
 
 
 def _stays_true(loop: onnx.GraphProto) -> bool:
     """Tell whether the condition of a Loop's body is true whenever the one that it is given is."""
-    name, given = loop.output[0].name, loop.input[1].name
-    producers = {output: node for node in loop.node for output in node.output}
-    while name != given:
-        node = producers.get(name)
-        if node is None:
-            return any(t.name == name and bool(numpy_helper.to_array(t).all()) for t in loop.initializer)
-        if node.op_type == "Constant":
-            return bool(numpy_helper.to_array(node.attribute[0].t).all())
-        if node.op_type not in ("Identity", "Cast"):
-            return False
-        name = node.input[0]
-    return True
+    nodes = [from_proto(proto) for proto in loop.node]
+    flow = flow_of(nodes)
+    *_, root = flow.chain(loop.output[0].name, lambda index: nodes[index].info.renames or nodes[index].info.converts)
+    maker = flow.writer(root)
+    stated = [tensor for tensor in loop.initializer if tensor.name == root]
+    if maker is not None and nodes[maker].info.is_constant:
+        stated.append(loop.node[maker].attribute[0].t)
+    return root == loop.input[1].name or any(bool(numpy_helper.to_array(tensor).all()) for tensor in stated)
 
 
 def renamed(body: onnx.GraphProto, names: Mapping[str, str]) -> onnx.GraphProto:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from caffestat.ops import Combines, Role
 
-from .graph import Node, Shape
+from .graph import Node, Shape, flow_of
 
 __all__ = ["Use", "find_uses"]
 
@@ -27,39 +27,42 @@ def find_uses(nodes: Sequence[Node], shapes: Mapping[str, Shape], values: Collec
 
     shapes: of the values, and of what Reshape, Transpose and the like make of them; a use of unknown shape is left out.
     """
-    producers = {output: node for node in nodes for output in node.outputs}
-    uses: dict[str, Use] = {}
-    for index, node in enumerate(nodes):
-        for value, use in _uses_by(index, node, producers, shapes, values):
-            root = _root(value, producers)
-            if root in values:
-                uses.setdefault(root, use)
-    return uses
+    return _Uses(nodes, shapes, values).found()
 
 
-def _uses_by(
-    index: int, node: Node, producers: Mapping[str, Node], shapes: Mapping[str, Shape], values: Collection[str]
-) -> Iterator[tuple[str, Use]]:
-    info = node.info
-    for position, value in enumerate(node.inputs):
-        if position in info.fans and len(shapes.get(value, ())) > 1:
-            yield value, Use(index, "weight", *info.fans[position](node.attributes, shapes[value]))
-        elif info.role(position) is Role.BIAS or _is_added(node, position, producers, values):
-            yield value, Use(index, "bias", 1, 1)
+class _Uses:
+    def __init__(self, nodes: Sequence[Node], shapes: Mapping[str, Shape], values: Collection[str]) -> None:
+        self._nodes, self._shapes, self._values = nodes, shapes, values
+        self._flow = flow_of(nodes)
+        self._origins = self._flow.origins(lambda index: nodes[index].info.passes_weight)
 
+    def found(self) -> dict[str, Use]:
+        uses: dict[str, Use] = {}
+        for index, node in enumerate(self._nodes):
+            for value, use in self._by(index, node):
+                if self._origin(value) in self._values:
+                    uses.setdefault(self._origin(value), use)
+        return uses
 
-def _is_added(node: Node, position: int, producers: Mapping[str, Node], values: Collection[str]) -> bool:
-    """Whether the other term of a sum is what a layer with a weight made: then this one is its bias."""
-    if node.info.combines is not Combines.SUM or len(node.inputs) != 2:
-        return False
-    producer = producers.get(_root(node.inputs[1 - position], producers))
-    if producer is None or not producer.info.is_product:
-        return False
-    return any(_root(name, producers) in values for name in producer.inputs)  # a mask is added to a product of two
+    def _by(self, index: int, node: Node) -> Iterator[tuple[str, Use]]:
+        info = node.info
+        for position, value in enumerate(node.inputs):
+            shape = self._shapes.get(value, ())
+            if position in info.fans and len(shape) > 1:
+                yield value, Use(index, "weight", *info.fans[position](node.attributes, shape))
+            elif info.role(position) is Role.BIAS or self._is_added(node, position):
+                yield value, Use(index, "bias", 1, 1)
 
+    def _is_added(self, node: Node, position: int) -> bool:
+        """Tell whether the other term of a sum is what a layer with a weight made: then this one is its bias."""
+        if node.info.combines is not Combines.SUM or len(node.inputs) != 2:
+            return False
+        writer = self._flow.writer(self._origin(node.inputs[1 - position]))
+        if writer is None or not self._nodes[writer].info.is_product:
+            return False
+        # a mask is added to a product of two
+        return any(self._origin(name) in self._values for name in self._nodes[writer].inputs)
 
-def _root(value: str, producers: Mapping[str, Node]) -> str:
-    """Where a value comes from, behind what only changes its shape."""
-    while value in producers and producers[value].info.passes_weight:
-        value = producers[value].inputs[0]
-    return value
+    def _origin(self, value: str) -> str:
+        """Return the value of which this one is all or a part."""
+        return self._origins.get(value, value)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -12,12 +12,13 @@ from numpy.typing import ArrayLike
 
 from caffestat.ops import CONTRIB, Call, OpInfo, op_info
 
+from .flow import Flow
 from .late import LATE, for_provider
 
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["CONTRIB", "OPSET", "Graph", "Node", "Region", "Spec"]
+__all__ = ["CONTRIB", "OPSET", "Graph", "Node", "Region", "Spec", "flow_of", "steps_of"]
 
 OPSET = 22  # below it the onnx package infers wrong shapes for ceil-mode MaxPool; every runtime since 1.20 runs it
 IR_VERSION = 10
@@ -63,6 +64,16 @@ class Node:
     def info(self) -> OpInfo:
         """The facts about the node's op."""
         return op_info(self.op, self.domain)
+
+
+def steps_of(nodes: Iterable[Node]) -> Iterator[tuple[Sequence[str], Sequence[str]]]:
+    """Yield the values that each node reads, those of its subgraphs behind its inputs, and those that it computes."""
+    return (((*node.inputs, *node.captured), [name for name in node.outputs if name]) for node in nodes)
+
+
+def flow_of(nodes: Iterable[Node]) -> Flow[str]:
+    """Return the index of the values of some nodes."""
+    return Flow(steps_of(nodes))
 
 
 @dataclass(frozen=True)
@@ -270,6 +281,10 @@ class Graph:
     def shape(self, value: str) -> Shape:
         """Return the value's shape; KeyError when it is not known yet (see `infer`)."""
         return self.specs[value].shape
+
+    def flow(self) -> Flow[str]:
+        """Return who computes and who reads each value, of the nodes so far."""
+        return flow_of(self.nodes)
 
     def call(self, node: Node) -> Call:
         """Return what is known of a node's use of its op: shapes and constants."""

@@ -26,7 +26,7 @@ from .bodies import computed_names, renamed, scan_body, trip_count, with_capture
 from .check import as_damage, check_model
 from .external import read_model
 from .fans import find_uses
-from .graph import OPSET, Graph, Node, Shape, Spec
+from .graph import OPSET, Graph, Node, Shape, Spec, flow_of
 from .infer import FOLDED, branch_taken, infer_node
 from .nodes import default_of, expand_function, from_proto, given_names, to_proto
 from .sequences import Sequences, whole_sequences
@@ -362,7 +362,7 @@ class _Loader:
 
     def add(self, node: Node) -> None:
         """Append a node, unless its value is a constant."""
-        tensor = node.get("value") if node.op == "Constant" and not node.domain else None
+        tensor = node.get("value") if node.info.is_constant else None
         if isinstance(tensor, TensorProto):
             array = self.array(tensor)
             place = self.add_constant if array.size <= FOLDED else self.add_param
@@ -380,17 +380,17 @@ class _Loader:
         if spec is None or not spec.shape or not isinstance(axis, int) or node.domain or node.info.converts:
             return
         rank = len(spec.shape)
-        if not -rank <= axis < rank + (node.op == "Flatten"):
+        if not -rank <= axis < rank + node.info.reshapes:
             raise InputError(f"{node.op} (value {node.outputs[0]}): axis {axis} is none of its input's {rank}")
 
     def check_sizes(self, node: Node) -> None:
         """Raise InputError where an image is too small for its kernel, or the parts of a Concat do not fit together."""
         specs = self.graph.specs
-        if node.op == "Concat" and not node.domain:
+        if node.info.concatenates:
             parts = [specs[name].shape for name in node.inputs if name in specs and 0 not in specs[name].shape]
             if len({_without_axis(shape, node.get("axis")) for shape in parts}) > 1:
                 words = f"{', '.join(map(str, parts))} do not fit together; {self.given_sizes()}"
-                raise InputError(f"Concat (value {node.outputs[0]}): {words}")
+                raise InputError(f"{node.op} (value {node.outputs[0]}): {words}")
         if node.info.window is None:
             return
         image, result = (specs.get(name) for name in (node.inputs[0], node.outputs[0]))
@@ -615,24 +615,11 @@ def _decisive(nodes: Sequence[Node]) -> set[str]:
 
 def _sorted(nodes: list[Node]) -> list[Node]:
     """Return the nodes in an order in which they can run, the file's where it is one. Raises InputError for a cycle."""
-    producers = {name: index for index, node in enumerate(nodes) for name in node.outputs if name}
-    needs = [{producers[name] for name in (*node.inputs, *node.captured) if name in producers} for node in nodes]
-    readers: dict[int, list[int]] = {}
-    for index, wanted in enumerate(needs):
-        for other in wanted:
-            readers.setdefault(other, []).append(index)
-    missing = [len(wanted) for wanted in needs]
-    order = [index for index, count in enumerate(missing) if not count]
-    for index in order:
-        for reader in readers.get(index, ()):
-            missing[reader] -= 1
-            if not missing[reader]:
-                order.append(reader)
+    order = flow_of(nodes).order()
     if len(order) < len(nodes):
-        stuck = next(index for index, count in enumerate(missing) if count)
-        raise InputError(f"the graph has a cycle: {nodes[stuck].op} computes {nodes[stuck].outputs[0]} from itself")
-    is_runnable = all(other < index for index, wanted in enumerate(needs) for other in wanted)
-    return nodes if is_runnable else [nodes[index] for index in order]
+        stuck = nodes[min({*range(len(nodes))}.difference(order))]
+        raise InputError(f"the graph has a cycle: {stuck.op} computes {stuck.outputs[0]} from itself")
+    return [nodes[index] for index in order]
 
 
 def _check_values(graph: onnx.GraphProto, nodes: Sequence[Node]) -> None:

@@ -11,6 +11,7 @@ import onnx
 from onnx import helper, shape_inference
 
 from caffestat.errors import InputError
+from caffestat.ops import op_info
 
 from .graph import Shape
 
@@ -230,7 +231,9 @@ def infers(proto: onnx.ModelProto, shapes: Mapping[str, Shape]) -> bool:
         inferred = shape_inference.infer_shapes(bare, strict_mode=True, data_prop=True)
     except (shape_inference.InferenceError, RuntimeError, ValueError):
         return False
-    constants = {name for node in inferred.graph.node if node.op_type == "Constant" for name in node.output}
+    constants = {
+        name for node in inferred.graph.node if op_info(node.op_type, node.domain).is_constant for name in node.output
+    }
     values = [v for v in (*inferred.graph.value_info, *inferred.graph.output) if v.name not in constants]
     dims = (dim for value in values for dim in value.type.tensor_type.shape.dim)
     return all(not dim.HasField("dim_value") or dim.dim_value > 0 for dim in dims)

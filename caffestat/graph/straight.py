@@ -34,10 +34,11 @@ def pass_straight_through(graph: Graph) -> int:
 
 def quantized_pairs(graph: Graph) -> Iterator[tuple[Node, Node]]:
     """Yield the nodes that round to integers, each with one that makes floats of them again."""
-    makers = {name: node for node in graph.nodes for name in node.outputs if node.info.rounds}
-    for node in graph.nodes:
-        if node.info.converts and len(node.inputs) > 1 and node.inputs[0] in makers:
-            yield makers[node.inputs[0]], node
+    flow, nodes = graph.flow(), graph.nodes
+    for node in nodes:
+        maker = flow.writer(node.inputs[0]) if node.info.converts and len(node.inputs) > 1 else None
+        if maker is not None and nodes[maker].info.rounds:
+            yield nodes[maker], node
 
 
 def _emit_straight(graph: Graph, quantize: Node, dequantize: Node) -> None:

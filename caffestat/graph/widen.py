@@ -26,7 +26,8 @@ def widened(graph: Graph) -> Graph:
     result.nodes, result.specs = [], dict(graph.specs)
     wide: dict[str, str] = {}
     for node in graph.nodes:
-        if node.op == "Cast" or node.captured or narrow.isdisjoint((*node.inputs, *node.outputs)):
+        is_cast = node.info.converts and len(node.inputs) == 1
+        if is_cast or node.captured or narrow.isdisjoint((*node.inputs, *node.outputs)):
             result.nodes.append(node)
         else:
             _wrap(result, node, narrow, wide)

@@ -80,8 +80,7 @@ def _normal(std: float) -> Signal:
 
 def _by_row(forward: Forward, walk: Walk) -> Iterator[tuple[int, list[Step]]]:
     """Yield the steps of each row, those that only prepare its params included; -1 for what belongs to none."""
-    nodes = forward.graph.nodes
-    rows = {v: row for row, (first, last) in forward.spans.items() for node in nodes[first:last] for v in node.outputs}
+    rows = forward.value_rows()
     pending: list[Step] = []
     row = -1
     for step in walk.steps:

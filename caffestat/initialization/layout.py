@@ -10,6 +10,7 @@ import numpy as np
 from caffestat.engine import CPU, Compiled
 from caffestat.graph import Graph, Node
 from caffestat.graph.fans import find_uses
+from caffestat.graph.flow import Flow
 from caffestat.program import Forward
 
 __all__ = ["Layout", "layouts"]
@@ -77,20 +78,19 @@ def layouts(forward: Forward, numbers: Collection[int]) -> dict[int, Layout]:
     graph.infer()
     shapes = {name: spec.shape for name, spec in graph.specs.items()}
     uses = find_uses(graph.nodes, shapes, graph.params)
-    found = {}
+    flow, found = graph.flow(), {}
     for number in numbers:
         use = uses.get(forward.params.get(number, ""))
         if use is not None and use.role == "weight":
-            found[number] = _layout(graph, graph.nodes[use.node], forward.params[number])
+            found[number] = _layout(graph, flow, use.node, forward.params[number])
     return found
 
 
-def _layout(graph: Graph, node: Node, param: str) -> Layout:
-    behind = {param}
-    for other in graph.nodes:
-        if other.info.passes_weight and other.inputs[0] in behind:
-            behind.update(other.outputs)
-    position = next(i for i, name in enumerate(node.inputs) if name in behind and i in node.info.fans)
+def _layout(graph: Graph, flow: Flow[str], index: int, param: str) -> Layout:
+    nodes = graph.nodes
+    uses = flow.through(param, lambda other, position: nodes[other].info.passes_weight and position == 0)
+    node = nodes[index]
+    position = next(position for other, position in uses if other == index and position in node.info.fans)
     read = node.inputs[position]
     order = None if read == param else _order(graph, param, read)
     return Layout(node, position, graph.shape(read), order)

@@ -11,6 +11,7 @@ import numpy as np
 
 from caffestat.engine import CPU
 from caffestat.errors import InputError
+from caffestat.fillers import Density, filler_type, filler_types, stated
 from caffestat.program import Program
 
 if TYPE_CHECKING:
@@ -41,6 +42,10 @@ class Method:
     def __getitem__(self, name: str) -> Any:
         """Return a field."""
         return dict(self.fields)[name]
+
+    def density(self, std: float) -> Density:
+        """Return the distribution that a solved std gives."""
+        return _OF_STD[self["distribution"]](std)
 
 
 def _number(least: float, is_open: bool, words: str) -> Reader:
@@ -84,10 +89,12 @@ def _target(text: str) -> float | str:
 _positive = _number(0.0, True, "a number above 0")
 _any = _number(-math.inf, False, "a number")
 
+_OF_STD = {name: kind.of_std for name in filler_types() if (kind := filler_type(name)) and kind.of_std}
+
 METHODS: Mapping[str, Mapping[str, tuple[Reader, Any]]] = {
     "autoinit": {
         "target": (_target, 1.0),
-        "distribution": (_choice("gaussian", "uniform"), "gaussian"),
+        "distribution": (_choice(*_OF_STD), "gaussian"),
         "fixup": (_yes, False),
     },
     "orthogonal": {"gain": (_positive, None)},
@@ -130,10 +137,8 @@ def filler_of(std: float, method: Method) -> str:
     """Return the filler that states a solved std, as prototxt has it: five digits of an expectation."""
     if std == 0:
         return 'type: "constant" value: 0'
-    if method["distribution"] == "uniform":
-        half = f"{math.sqrt(3) * std:.5g}"
-        return f'type: "uniform" min: -{half} max: {half}'
-    return f'type: "gaussian" std: {std:.5g}'
+    kind, fields = stated(method.density(std))
+    return " ".join([f'type: "{kind}"', *(f"{name}: {value:.5g}" for name, value in fields.items())])
 
 
 def draw(

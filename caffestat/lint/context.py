@@ -225,12 +225,7 @@ class Context:
 
     def before(self, node: Node) -> set[int]:
         """Return the indexes of the layers that a layer depends on."""
-        blobs, found = set(node.bottoms), set[int]()
-        for other in reversed(self.built.nodes[: node.index]):
-            if not blobs.isdisjoint(other.tops):
-                found.add(other.index)
-                blobs.update(other.bottoms)
-        return found
+        return self.flow.in_front([node.index])
 
     def is_rescaled(self, node: Node) -> bool:
         """Tell whether a layer behind this one normalizes its top, so that its size does not matter."""

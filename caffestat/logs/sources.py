@@ -106,6 +106,6 @@ def _input_std(net: Net, logged: Mapping[Key, float]) -> float:
     for node in net.nodes:
         for index, blob in enumerate(node.tops if node.layer.is_external else ()):
             mean = logged.get(Key("forward", node.name, "top", net.blobs[blob].name))
-            if mean and math.isfinite(mean) and classes_of(net, blob, node.index + 1) is None:
+            if mean and math.isfinite(mean) and classes_of(net, (node.index, index)) is None:
                 sizes[mean] = math.prod(node.top_shapes[index] or ())
     return max(sizes, key=lambda mean: sizes[mean]) * math.sqrt(math.pi / 2) if sizes else 1.0

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from fractions import Fraction
 
+from caffestat.graph.flow import Flow
 from caffestat.layers import Move
 
 from .model import Node
@@ -20,15 +21,13 @@ def cut_of(node: Node, before: Sequence[Node]) -> tuple[int, int]:
     before: the nodes of the net up to this one
     Raises NetError where the bottoms have no common source, differ in scale, or lie between pixels.
     """
-    makers: dict[int, Node] = {}
-    for other in before:
-        for top in other.tops:
-            makers.setdefault(top, other)  # that of an in-place layer counts, not the layer
-    own, theirs = (list(_path(blob, makers)) for blob in node.bottoms)
+    flow = Flow((other.bottoms, other.tops) for other in before)  # a blob's first writer counts, no in-place layer
+    own, theirs = (list(flow.chain(blob, lambda index: True)) for blob in node.bottoms)
     common = next((blob for blob in theirs if blob in own), None)
     if common is None:
         raise node.layer.error("its bottoms come from different data: nothing says where one lies on the other")
-    moves = [_move(node, path[: path.index(common)], makers) for path in (own, theirs)]
+    makers = [[before[flow.writer(blob) or 0] for blob in path[: path.index(common)]] for path in (own, theirs)]
+    moves = [_move(node, layers) for layers in makers]
     cuts = []
     for (scale, shift), (other_scale, other_shift) in zip(*moves, strict=True):
         cut = shift * other_scale / scale - other_shift
@@ -41,19 +40,10 @@ def cut_of(node: Node, before: Sequence[Node]) -> tuple[int, int]:
     return cuts[0], cuts[1]
 
 
-def _path(blob: int, makers: dict[int, Node]) -> Iterator[int]:
-    """Yield a blob, and what it is made of by way of first bottoms."""
-    yield blob
-    while blob in makers and makers[blob].bottoms:
-        blob = makers[blob].bottoms[0]
-        yield blob
-
-
-def _move(node: Node, blobs: Sequence[int], makers: dict[int, Node]) -> Move:
-    """Return where the places of a blob go that the first of these is made of."""
+def _move(node: Node, makers: Sequence[Node]) -> Move:
+    """Return where the places of a blob go by way of some layers, the last one first."""
     found = _UNMOVED
-    for blob in blobs:
-        maker = makers[blob]
+    for maker in makers:
         move = maker.layer.place_map([shape or () for shape in maker.bottom_shapes])
         if move is None:
             raise node.layer.error(

@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from caffestat.data import DataUnavailableError, open_reader
 from caffestat.errors import Finding, NetError, Place
 from caffestat.fillers import filler_type
+from caffestat.graph.flow import Flow
 from caffestat.layers import Layer, Param, Shape, Source, layer_class, layer_dialects, similar_type, type_name
 from caffestat.layers.base import within
 from caffestat.layers.data import Images
@@ -22,7 +23,7 @@ from .alignment import cut_of
 from .assumed import only_fits
 from .backprop import mark_backward
 from .dialects import Choice, choose
-from .model import Blob, Net, NetParam, Node
+from .model import Blob, Net, NetParam, Node, flow_of
 from .parting import explained
 from .rules import State, filter_layers
 from .source import NetSource
@@ -80,7 +81,7 @@ class _Builder:
     available: set[str] = field(default_factory=set)
     owners: dict[str, int] = field(default_factory=dict)
     stated: dict[tuple[int, str], tuple[float, Layer]] = field(default_factory=dict)
-    readers: dict[str, list[tuple[Entry, str]]] = field(default_factory=dict)  # see `_readers`
+    readers: Callable[[str], Iterable[tuple[Entry, str]]] = lambda name: ()  # see `_readers`
     findings: list[Finding] = field(default_factory=list)
     told: set[str] = field(default_factory=set)
     uncomputed: set[int] = field(default_factory=set)  # blobs with shapes but no values
@@ -309,14 +310,12 @@ class _Builder:
         """Return the error of a loss whose targets are labels of images: vectors in some forks. None for others."""
         if not node.layer.takes_targets:
             return None
-        blob, shapes = node.bottoms[1], node.bottom_shapes
-        source = next(other for other in reversed(self.nodes[: node.index]) if blob in other.tops)
-        while source.layer.copies:
-            blob = source.bottoms[0]
-            source = next(other for other in reversed(self.nodes[: source.index]) if blob in other.tops)
-        if not isinstance(source.layer, Images) or source.layer.reader or source.tops.index(blob) == 0:
+        flow = flow_of(self.nodes)
+        *_, (index, top) = flow.chain(flow.source((node.index, 1)), lambda index: self.nodes[index].layer.copies)
+        source = self.nodes[index]
+        if not isinstance(source.layer, Images) or source.layer.reader or top == 0:
             return None
-        wanted = ",".join(map(str, shapes[0] or ()))
+        wanted, blob = ",".join(map(str, node.bottom_shapes[0] or ())), source.tops[top]
         hint = f"the data layers of some forks give vectors of labels: --shape {self.blobs[blob].name}={wanted}"
         return _ForkUsage(f"{message}; {hint}", node.place)
 
@@ -362,7 +361,7 @@ class _Builder:
         if node.bottoms == node.tops:
             return "as it works in place"
         [name], [shape] = node.layer.proto.top, node.bottom_shapes
-        for reader, read in self.readers.get(name, []):
+        for reader, read in self.readers(name):
             if self.needs(reader, read, shape):
                 return f"which alone fits layer {reader.proto.name!r} ({reader.proto.type})"
         return ""
@@ -614,16 +613,17 @@ def build(
     return net
 
 
-def _readers(layers: Sequence[Entry]) -> dict[str, list[tuple[Entry, str]]]:
-    """Return the layers that read each blob, and the name by which they do: that of a Split's top where one is between.
+def _readers(layers: Sequence[Entry]) -> Callable[[str], Iterable[tuple[Entry, str]]]:
+    """Return what says which layers read a blob, and by which name: that of a Split's top where one is between.
 
     A Split itself does not count.
     """
-    readers: dict[str, list[tuple[Entry, str]]] = {}
-    for entry in reversed(layers):
-        for bottom in entry.proto.bottom:
-            found = [reader for top in entry.proto.top for reader in readers.get(top, [])]
-            readers.setdefault(bottom, []).extend(found if _copies(entry) else [(entry, bottom)])
+    flow = Flow((entry.proto.bottom, entry.proto.top) for entry in layers)
+
+    def readers(name: str) -> Iterable[tuple[Entry, str]]:
+        uses = flow.through(name, lambda index, bottom: _copies(layers[index]))
+        return ((layers[use[0]], flow.source(use)) for use in uses if not _copies(layers[use[0]]))
+
     return readers
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from caffestat.errors import Finding, Place
+from caffestat.graph.flow import Flow, Key, resolved
 from caffestat.layers import Layer, Param, Shape
 
-__all__ = ["Blob", "Net", "NetParam", "Node"]
+__all__ = ["Blob", "Net", "NetParam", "Node", "flow_of"]
 
 
 @dataclass
@@ -21,7 +24,7 @@ class Blob:
 
 @dataclass
 class NetParam:
-    """A parameter in its place: which node's how-manyth, its ParamSpec, and who owns the values.
+    """A parameter in its place: its node, its index within the node, its ParamSpec, and who owns the values.
 
     owner is the index (in `Net.params`) of the param whose values this one shares, None for an owner.
     """
@@ -92,6 +95,11 @@ class Node:
         return self.layer.decides and self.layer.decisions is None
 
 
+def flow_of(nodes: Sequence[Node]) -> Flow[Key]:
+    """Return the index of the (node, top) that some nodes read and write; a blob has one value per writer."""
+    return Flow(resolved((node.bottoms, node.tops) for node in nodes))
+
+
 @dataclass
 class Net:
     """A net as Caffe builds it: rules applied, splits inserted, backward flags worked out."""
@@ -103,6 +111,11 @@ class Net:
     params: list[NetParam]
     outputs: tuple[int, ...]
     findings: tuple[Finding, ...] = ()
+
+    @cached_property
+    def flow(self) -> Flow[Key]:
+        """Who writes and who reads each value."""
+        return flow_of(self.nodes)
 
     def owner(self, number: int) -> int:
         """Return the number of the param that owns the values of a param: its own unless it shares another's."""

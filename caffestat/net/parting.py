@@ -4,56 +4,44 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from caffestat.graph.flow import Flow, Key
 from caffestat.layers import Shape
 
-from .model import Blob, Node
+from .model import Blob, Node, flow_of
 
 __all__ = ["explained"]
 
 
 def explained(message: str, nodes: Sequence[Node], blobs: Sequence[Blob]) -> str:
     """Return the message of a shape error of the last node, with the file's blob names and where the sizes parted."""
-    node, writers = nodes[-1], _Writers(nodes)
-    for bottom, name in zip(node.bottoms, node.layer.proto.bottom, strict=False):
-        message = message.replace(repr(name), repr(blobs[writers.written(bottom)].name))
+    node, flow = nodes[-1], flow_of(nodes)
+    for bottom, name in enumerate(node.layer.proto.bottom[: len(node.bottoms)]):
+        message = message.replace(repr(name), repr(blobs[_written(nodes, flow, (node.index, bottom))].name))
     first = node.bottom_shapes[0] if node.bottom_shapes else None
     for index, shape in enumerate(node.bottom_shapes[1:], 1):
         if first and shape and len(first) == len(shape) > 2 and first[2:] != shape[2:]:
-            return message + _parting(*(writers.changes(node, bottom) for bottom in (0, index)))
+            return message + _parting(*(_changes(nodes, flow, (node.index, bottom)) for bottom in (0, index)))
     return message
 
 
 Change = tuple[Node, Shape, Shape]  # a layer, and the sizes that it makes of others
 
 
-class _Writers:
-    """The layer that each bottom of a net holds the top of."""
+def _written(nodes: Sequence[Node], flow: Flow[Key], bottom: Key) -> int:
+    """Return the blob of the file behind a bottom: that in front of the Split layers that Caffe inserts."""
+    *_, (node, top) = flow.chain(flow.source(bottom), lambda node: nodes[node].layer.is_inserted)
+    return nodes[node].tops[top]
 
-    def __init__(self, nodes: Sequence[Node]) -> None:
-        self._copied = {top: node.bottoms[0] for node in nodes if node.layer.is_inserted for top in node.tops}
-        self._sources: dict[tuple[int, int], Node | None] = {}
-        latest: dict[int, Node] = {}
-        for node in nodes:
-            self._sources.update({(node.index, blob): latest.get(blob) for blob in node.bottoms})
-            latest.update(dict.fromkeys(node.tops, node))
 
-    def written(self, blob: int) -> int:
-        """Return the blob of the file behind one: that in front of the Split layers that Caffe inserts."""
-        while blob in self._copied:
-            blob = self._copied[blob]
-        return blob
-
-    def changes(self, node: Node, bottom: int) -> list[Change]:
-        """Return the layers on the way to a bottom that change the size of images, the first one first."""
-        found: list[Change] = []
-        blob = node.bottoms[bottom]
-        while (writer := self._sources.get((node.index, blob))) and writer.bottoms:
-            shapes = writer.bottom_shapes[0], writer.top_shapes[writer.tops.index(blob)]
-            sizes = [shape[2:] for shape in shapes if shape]
-            if len(sizes) == 2 and sizes[0] != sizes[1]:
-                found.append((writer, sizes[0], sizes[1]))
-            node, blob = writer, writer.bottoms[0]
-        return found[::-1]
+def _changes(nodes: Sequence[Node], flow: Flow[Key], bottom: Key) -> list[Change]:
+    """Return the layers on the way to a bottom that change the size of images, the first one first."""
+    found: list[Change] = []
+    for index, top in flow.chain(flow.source(bottom), lambda node: True):
+        node = nodes[index]
+        sizes = [shape[2:] for shape in (*node.bottom_shapes[:1], node.top_shapes[top]) if shape]
+        if len(sizes) == 2 and sizes[0] != sizes[1]:
+            found.append((node, sizes[0], sizes[1]))
+    return found[::-1]
 
 
 def _parting(one: Sequence[Change], other: Sequence[Change]) -> str:

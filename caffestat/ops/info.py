@@ -135,6 +135,7 @@ class OpInfo:
     rounds        makes integers of floats: its derivative is 0 almost everywhere
     normalizes    gives its output a mean and a variance of its own
     is_random     the outputs differ from run to run
+    is_constant   the output is stated in an attribute
     has_bodies    its attributes hold graphs: branches, the body of a loop
     fans          for each input that can be a weight: `rule(attributes, shape)` -> true fan-in and fan-out
     macs          multiply-adds of one forward pass, of ops that are counted
@@ -158,6 +159,7 @@ class OpInfo:
     rounds: bool = False
     normalizes: bool = False
     is_random: bool = False
+    is_constant: bool = False
     has_bodies: bool = False
     fans: Mapping[int, FanRule] = field(default_factory=dict)
     macs: Callable[[Call], int] | None = None
@@ -191,6 +193,11 @@ class OpInfo:
     def moves(self) -> bool:
         """Whether every output element is an element of an input, as it is or converted."""
         return self.elements in (Elements.MOVED, Elements.PICKED) or self.converts
+
+    @property
+    def concatenates(self) -> bool:
+        """Whether the output is the inputs side by side."""
+        return self.elements is Elements.PICKED and self.is_variadic
 
     @property
     def passes_weight(self) -> bool:

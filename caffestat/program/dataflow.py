@@ -1,29 +1,30 @@
-"""Who writes and who reads each value of a program: one index, made in one pass over its rows."""
+"""Who writes and who reads each value of a program, and which nonlinearity follows a row."""
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from caffestat.graph.flow import Flow, Key, resolved
 from caffestat.ops import LINEAR, Nonlinearity
 
 __all__ = ["Dataflow", "NamedStep"]
-
-Key = tuple[int, int]  # row, and which top or bottom of it
 
 
 class Step(Protocol):
     """What the index needs to know of a row.
 
     reads       the (row, top) that each bottom holds
+    tops        the names of what it writes
     passes      whether the sign and the rough shape of the signal's distribution are kept
     activation  the nonlinearity that the row is, None for any other
     """
 
     @property
     def reads(self) -> Sequence[Key]: ...
+    @property
+    def tops(self) -> Sequence[Hashable]: ...
     @property
     def passes(self) -> bool: ...
     @property
@@ -42,100 +43,25 @@ class NamedStep:
 
 @dataclass(frozen=True)
 class _Resolved:
-    reads: tuple[Key, ...]
+    reads: Sequence[Key]
+    tops: Sequence[Hashable]
     passes: bool
     activation: Nonlinearity | None
 
 
-class Dataflow:
-    """The values of a program, each written once: a blob that rows overwrite in place is a value per writer.
-
-    Every walk visits a row once.
-    """
+class Dataflow(Flow[Key]):
+    """The values of a program, each written once: a blob that rows overwrite in place is a value per writer."""
 
     def __init__(self, steps: Sequence[Step]) -> None:
+        super().__init__((step.reads, [(row, top) for top in range(len(step.tops))]) for row, step in enumerate(steps))
         self._steps = steps
-        self._readers: dict[Key, list[Key]] = defaultdict(list)
-        self._tops: dict[int, list[int]] = defaultdict(list)
-        for index, step in enumerate(steps):
-            for bottom, source in enumerate(step.reads):
-                if source not in self._readers:
-                    self._tops[source[0]].append(source[1])
-                self._readers[source].append((index, bottom))
         self._first_activation = self._activations()
 
     @classmethod
     def of_names(cls, steps: Sequence[NamedStep]) -> Dataflow:
         """Return the index of steps in the order in which they run; one that writes a name again makes a new value."""
-        holds: dict[Hashable, Key] = {}
-        resolved = []
-        for index, step in enumerate(steps):
-            reads = tuple(holds[name] for name in step.bottoms if name in holds)
-            resolved.append(_Resolved(reads, step.passes, step.activation))
-            holds.update({name: (index, top) for top, name in enumerate(step.tops)})
-        return cls(resolved)
-
-    def source(self, bottom: Key) -> Key:
-        """Return the (row, top) that a (row, bottom) reads."""
-        return self._steps[bottom[0]].reads[bottom[1]]
-
-    def readers(self, top: Key) -> Sequence[Key]:
-        """Return each (row, bottom) that reads a (row, top), in order."""
-        return self._readers.get(top, ())
-
-    def users(self, row: int) -> Iterator[Key]:
-        """Yield each (row, bottom) that reads what a row writes, top by top."""
-        for top in sorted(self._tops.get(row, ())):
-            yield from self._readers[row, top]
-
-    def until(self, row: int, stops: Callable[[int], bool]) -> Iterator[Key]:
-        """Yield the first rows behind a row at which `stops` holds, and the bottom by which each is reached first.
-
-        In depth-first order.
-        """
-        seen: set[int] = set()
-        waiting = [self.users(row)]
-        while waiting:
-            reader, bottom = next(waiting[-1], (None, 0))
-            if reader is None:
-                waiting.pop()
-            elif reader not in seen:
-                seen.add(reader)
-                if stops(reader):
-                    yield reader, bottom
-                else:
-                    waiting.append(self.users(reader))
-
-    def before(self, row: int, stops: Callable[[int], bool]) -> set[int]:
-        """Return the nearest rows in front of a row at which `stops` holds."""
-        return {other for other in self._walk([row], self._writers, stops) if stops(other)}
-
-    def in_front(self, rows: Iterable[int]) -> set[int]:
-        """Return the rows on which some rows depend."""
-        return self._walk(rows, self._writers)
-
-    def behind(self, rows: Iterable[int], stops: Callable[[int], bool] = lambda row: False) -> set[int]:
-        """Return the rows that depend on some rows, up to the first at which `stops` holds."""
-        return self._walk(rows, lambda row: (reader for reader, _ in self.users(row)), stops)
-
-    def _writers(self, row: int) -> Iterator[int]:
-        return (writer for writer, _ in self._steps[row].reads)
-
-    @staticmethod
-    def _walk(
-        rows: Iterable[int],
-        neighbours: Callable[[int], Iterable[int]],
-        stops: Callable[[int], bool] = lambda row: False,
-    ) -> set[int]:
-        """Return the rows that are reached from some; the walk ends where `stops` holds."""
-        waiting = list(rows)
-        seen: set[int] = set()
-        for row in waiting:
-            for other in neighbours(row):
-                if other not in seen:
-                    seen.add(other)
-                    waiting += [] if stops(other) else [other]
-        return seen
+        reads = resolved((step.bottoms, step.tops) for step in steps)
+        return cls([_Resolved(r, s.tops, s.passes, s.activation) for s, (r, _) in zip(steps, reads, strict=True)])
 
     def activation(self, row: int) -> int | None:
         """Return the first row in order that is a nonlinearity and that a row's signal meets, straight or passed on."""

@@ -9,6 +9,7 @@ import numpy as np
 
 from caffestat.errors import InputError
 from caffestat.graph import Graph
+from caffestat.graph.flow import resolved
 from caffestat.net import Net, Node
 
 from .from_net import from_net
@@ -56,15 +57,15 @@ def to_onnx(net: Net, values: Sequence[np.ndarray], backward: bool = False) -> o
 
 def _outputs(net: Net, forward: Forward) -> Iterator[str]:
     """Yield the values of the blobs that nobody reads, as their last writers leave them, and of the losses."""
-    writers = {blob: (node.index, top) for node in net.nodes for top, blob in enumerate(node.tops)}
-    keys = [writers[blob] for blob in net.outputs if blob in writers]
+    *_, (read, _) = resolved([*((node.bottoms, node.tops) for node in net.nodes), (net.outputs, ())])
+    keys = list(read)
     keys += [(node.index, top) for node in net.nodes for top, weight in enumerate(node.loss_weights) if weight]
     return (forward.tops[key] for key in keys if key in forward.tops)
 
 
 def _names(net: Net, forward: Forward) -> Iterator[tuple[str, str]]:
     """Yield values of the graph and the names that a reader of the model should see."""
-    sources = {node.outputs[0]: node.inputs[0] for node in forward.graph.nodes if node.info.renames}
+    nodes, flow = forward.graph.nodes, forward.graph.flow()
     fed = {name: feed.row for feed in forward.feeds for name in feed.names}
     for node in net.nodes:
         drawn = (name for name, row in fed.items() if row == node.index)
@@ -74,8 +75,9 @@ def _names(net: Net, forward: Forward) -> Iterator[tuple[str, str]]:
             if value is not None:
                 name = _value_name(net, node, blob)
                 yield value, name
-                if sources.get(value) in fed:
-                    yield sources[value], name
+                maker = flow.writer(value)
+                if maker is not None and nodes[maker].info.renames and nodes[maker].inputs[0] in fed:
+                    yield nodes[maker].inputs[0], name
     for value, updated in forward.graph.updates.items():
         yield updated, f"{_param_name(net, forward, value)}/updated"
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Iterator, Mapping, MutableSequence, Sequence
+from collections.abc import Hashable, Iterable, Mapping, MutableSequence, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -11,6 +11,7 @@ import numpy as np
 from caffestat.errors import InputError
 from caffestat.fillers import Filler, Stream
 from caffestat.graph import Graph, Node
+from caffestat.graph.flow import Flow
 from caffestat.net import Net
 from caffestat.net import Node as LayerNode
 from caffestat.ops import Role
@@ -110,7 +111,7 @@ class LayerFeed:
         """Return normal data, uniform labels, or the distribution of what the layer draws."""
         if not self._node.layer.is_external:
             return self._drawn()
-        classes = [classes_of(self._net, blob, self._node.index + 1) for blob in self._node.tops]
+        classes = [classes_of(self._net, (self._node.index, top)) for top in range(len(self._node.tops))]
         return [data(mean, std) if count is None else uniform_integers(count) for count in classes]
 
     def _drawn(self) -> list[Signal | None]:
@@ -148,13 +149,13 @@ class InputFeed:
     Integers that index nothing are 1, booleans true: masks that hide nothing.
     """
 
-    def __init__(self, graph: Graph, name: str, row: int | None) -> None:
+    def __init__(self, graph: Graph, flow: Flow[str], name: str, row: int | None) -> None:
         self.key: Hashable = name
         self.names: tuple[str, ...] = (name,)
         self.given: tuple[str, ...] = ("" if row is None else name,)
         self.row = row
         self.source = "the model"
-        self._name, self._spec, self._rows = name, graph.inputs[name], _rows_of(graph, name)
+        self._name, self._spec, self._rows = name, graph.inputs[name], _rows_of(graph, flow, name)
 
     def draw(self, feeds: Feeds, net: Net | None) -> Sequence[np.ndarray]:
         """Return noise, indices or ones. Raises InputError for a type that cannot be drawn."""
@@ -176,23 +177,13 @@ class InputFeed:
         return [uniform_integers(self._rows) if self._rows is not None else of_array(np.ones(1))]
 
 
-def _rows_of(graph: Graph, name: str) -> int | None:
-    """Return how many rows an input of integers may choose from; None when it indexes nothing."""
-    limit = min(_limits(graph, name), default=None)
+def _rows_of(graph: Graph, flow: Flow[str], name: str) -> int | None:
+    """Return how many rows an input of integers may choose from, behind ops that move it; None: it indexes nothing."""
+    nodes = graph.nodes
+    uses = flow.through(name, lambda index, position: _moves(nodes[index], position))
+    rules = ((nodes[index], nodes[index].info.limits.get(position)) for index, position in uses)
+    limit = min((rule(graph.call(node)) for node, rule in rules if rule), default=None)
     return None if limit is None else max(limit, 1)
-
-
-def _limits(graph: Graph, name: str) -> Iterator[int]:
-    """Yield how many rows the readers of an index have, followed through ops that move it."""
-    values = {name}
-    for node in graph.nodes:
-        for position, value in enumerate(node.inputs):
-            if value in values:
-                limit = node.info.limits.get(position)
-                if limit:
-                    yield limit(graph.call(node))
-                elif _moves(node, position):
-                    values.update(node.outputs)
 
 
 def _moves(node: Node, position: int) -> bool:

@@ -15,7 +15,7 @@ from caffestat.net.aliasing import adds_up
 from caffestat.options import ValueOptions
 from caffestat.schema import caffe_pb2
 
-from .program import Forward, Key, Program, Row, RowParam
+from .program import Forward, Program, Row, RowParam
 
 if TYPE_CHECKING:
     from caffestat.engine import Device
@@ -91,17 +91,14 @@ def from_net(net: Net, options: ValueOptions | None = None) -> NetProgram:
 
 
 def _rows(net: Net) -> Iterator[Row]:
-    holds: dict[int, Key] = {}  # by blob
     for node in net.nodes:
-        reads = tuple(holds[blob] for blob in node.bottoms)
-        holds.update({blob: (node.index, top) for top, blob in enumerate(node.tops)})
         yield Row(
             index=node.index,
             name=node.name,
             type=node.type,
             place=node.place,
             bottoms=tuple(net.blobs[blob].name for blob in node.bottoms),
-            reads=reads,
+            reads=tuple(net.flow.reads(node.index)),
             tops=tuple(net.blobs[blob].name for blob in node.tops),
             shapes=tuple(node.top_shapes),
             memory=node.tops,

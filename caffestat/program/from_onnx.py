@@ -15,6 +15,7 @@ from caffestat.fillers import Stream
 from caffestat.graph import Node, Spec
 from caffestat.graph.costs import macs
 from caffestat.graph.fans import Use, find_uses
+from caffestat.graph.flow import Flow
 from caffestat.graph.load import Model, ModelNode
 from caffestat.ops import Role
 
@@ -62,12 +63,13 @@ class ModelProgram(Program):
 
     def stopped(self, forward: Forward, stops: Sequence[Stop], rounds: Sequence[Node]) -> list[Finding]:
         """Return a warning about each node that no gradient passes, and one about rounding. See `Program.stopped`."""
-        lines = [self._line(forward, stop) for stop in stops]
+        rows = forward.value_rows()
+        lines = [self._line(rows, stop) for stop in stops]
         lines += [rounding_words(forward.graph, rounds)] if rounds else []
         return [Finding(Place(self.layout.source), line) for line in lines]
 
-    def _line(self, forward: Forward, stop: Stop) -> str:
-        index = forward.row_of(stop.node.outputs[0])
+    def _line(self, rows: Mapping[str, int], stop: Stop) -> str:
+        index = rows.get(stop.node.outputs[0])
         name = "" if index is None else f" at node {self.rows[index].name!r}"
         return f"the gradient stops{name}: {stop.reason}; that of {stop.behind} values before it is unknown"
 
@@ -141,36 +143,29 @@ class _Layout:
         self.numbers = {key: number for number, key in enumerate(self.keys.values())}
         shapes = {name: spec.shape for name, spec in self.graph.specs.items()}
         self.uses: dict[str, Use] = find_uses(self.graph.nodes, shapes, self.graph.params)
-        self.readers: dict[str, list[int]] = defaultdict(list)
-        self.statistics: set[str] = set()
-        for index, inner in enumerate(self.graph.nodes):
-            self._enter(index, inner)
+        self.statistics = {
+            name
+            for node in self.graph.nodes
+            for position, name in enumerate(node.inputs)
+            if node.info.role(position) is Role.STATISTIC
+        }
+        flow = self.graph.flow()
         self.owned: dict[int, list[str]] = defaultdict(list)
         for name in self.graph.params:
-            place = self.uses[name].node if name in self.uses else self._first_reader(name)
+            place = self.uses[name].node if name in self.uses else self._first_reader(flow, name)
             if place is not None:
                 self.owned[self.node_of[place]].append(name)
         self.stored = {**self.graph.constants, **model.arrays}
         self.params: list[RowParam] = []
 
-    def _enter(self, index: int, node: Node) -> None:
-        for position, name in enumerate(node.inputs):
-            self.readers[name].append(index)
-            if node.info.role(position) is Role.STATISTIC:
-                self.statistics.add(name)
-        for name in node.captured:
-            self.readers[name].append(index)
+    def _first_reader(self, flow: Flow[str], name: str) -> int | None:
+        """Return the first node that does more with a value than to hand it on; the last that hands it on for none."""
+        uses = flow.through(name, self._hands_on)
+        last = uses[-1][0] if uses else None
+        return next((index for index, position in uses if not self._hands_on(index, position)), last)
 
-    def _first_reader(self, name: str) -> int | None:
-        """Return the first node that does more with a value than to hand it on."""
-        place = None
-        while self.readers[name]:
-            place = self.readers[name][0]
-            node = self.graph.nodes[place]
-            if not node.info.passes_weight or node.inputs[0] != name:
-                break
-            name = node.outputs[0]
-        return place
+    def _hands_on(self, index: int, position: int) -> bool:
+        return self.graph.nodes[index].info.passes_weight and position == 0
 
     def role(self, name: str) -> str:
         """Return what a param is: weight, bias, statistic or, where no rule knows it, param."""
@@ -276,6 +271,7 @@ def _forward(layout: _Layout, loss: str | None) -> Forward:
     graph.infer()
     rows = list(enumerate(layout.model.nodes, len(layout.fed)))
     rows_of = {name: index for index, name in enumerate(layout.fed)}
+    flow = graph.flow()
     read = {(row, bottom): name for row, node in rows for bottom, name in enumerate(layout.bottoms(node))}
     forward = Forward(
         graph,
@@ -283,7 +279,7 @@ def _forward(layout: _Layout, loss: str | None) -> Forward:
         bottoms={key: name for key, name in read.items() if layout.is_measured(name)},
         params={number: param.name for number, param in enumerate(layout.params)},
         uses={(p.row, p.index): p.name for p in layout.params if layout.is_measured(p.name)},
-        feeds=[InputFeed(graph, name, rows_of.get(name)) for name in graph.inputs],
+        feeds=[InputFeed(graph, flow, name, rows_of.get(name)) for name in graph.inputs],
         spans={row: (node.first, node.last) for row, node in rows},
         seeds=beginning.seeds if beginning else {},
         loss_nodes=graph.nodes[size:],

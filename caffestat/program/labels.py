@@ -25,7 +25,8 @@ class Labels:
     def __init__(self, program: Program, forward: Forward) -> None:
         self._counts: dict[tuple[int, int], tuple[str, int]] = {}
         if isinstance(program, NetProgram):
-            self._net, self._flow = program.net, program.flow
+            self._net, net = program.net, program.net
+            self._origins = net.flow.origins(lambda index: net.nodes[index].layer.copies)
             self._find(forward)
         self.values = {value for value, _ in self._counts.values()} - forward.graph.inputs.keys()
 
@@ -58,9 +59,9 @@ class Labels:
 
     def _source(self, index: int, bottom: int) -> tuple[Node, int]:
         """Return the layer and the top that a bottom's values come from, Caffe's Split layers left out."""
-        source, top = self._flow.source((index, bottom))
-        node = self._net.nodes[source]
-        return self._source(source, 0) if node.layer.copies else (node, top)
+        source = self._net.flow.source((index, bottom))
+        node, top = self._origins.get(source, source)
+        return self._net.nodes[node], top
 
 
 def _count(node: Node, bottom: int) -> int | None:

@@ -142,12 +142,10 @@ class Forward:
     inner: dict[int, Inner] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
-    def row_of(self, value: str) -> int | None:
-        """Return the row whose forward pass computes a value, None for other values."""
-        for index, (first, last) in self.spans.items():
-            if any(value in node.outputs for node in self.graph.nodes[first:last]):
-                return index
-        return None
+    def value_rows(self) -> dict[str, int]:
+        """Return the row whose forward pass computes each value."""
+        nodes = self.graph.nodes
+        return {v: row for row, (first, last) in self.spans.items() for node in nodes[first:last] for v in node.outputs}
 
 
 @dataclass(frozen=True)

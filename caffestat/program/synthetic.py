@@ -8,27 +8,29 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from caffestat.errors import NetError
+from caffestat.graph.flow import Key
 from caffestat.layers import Layer, Shape
 from caffestat.net import Net, Node
 
 __all__ = ["classes_of", "synthetic_tops"]
 
 
-def classes_of(net: Net, blob: int, start: int) -> int | None:
-    """Return how many classes the readers of a blob index, followed through layers that only pass values on."""
-    found = (layer.classes(index, shapes) for layer, index, shapes in _readers(net, blob, start))
+def classes_of(net: Net, top: Key) -> int | None:
+    """Return how many classes the readers of a (node, top) index, also behind layers that only pass values on."""
+    found = (layer.classes(index, shapes) for layer, index, shapes in _readers(net, top))
     return next((count for count in found if count is not None), None)
 
 
-def _readers(net: Net, blob: int, start: int) -> Iterator[tuple[Layer, int, list[Shape]]]:
-    """Yield the layers that read a blob, by which bottom and all bottoms' shapes; see `classes_of`."""
-    blobs = {blob}
-    for node in net.nodes[start:]:
-        for index, bottom in enumerate(node.bottoms):
-            if bottom in blobs and None not in node.bottom_shapes:
-                yield node.layer, index, [shape for shape in node.bottom_shapes if shape is not None]
-                if node.layer.passes_values:
-                    blobs.update(node.tops)
+def _readers(net: Net, top: Key) -> Iterator[tuple[Layer, int, list[Shape]]]:
+    """Yield the layers that read a (node, top), by which bottom and all bottoms' shapes; see `classes_of`."""
+
+    def passes(index: int, bottom: int) -> bool:
+        return net.nodes[index].layer.passes_values and None not in net.nodes[index].bottom_shapes
+
+    for index, bottom in net.flow.through(top, passes):
+        shapes = [shape for shape in net.nodes[index].bottom_shapes if shape is not None]
+        if len(shapes) == len(net.nodes[index].bottoms):
+            yield net.nodes[index].layer, bottom, shapes
 
 
 def synthetic_tops(net: Net, node: Node, random: np.random.Generator) -> Sequence[np.ndarray]:
@@ -37,14 +39,14 @@ def synthetic_tops(net: Net, node: Node, random: np.random.Generator) -> Sequenc
 
 
 def _synthetic(net: Net, node: Node, index: int, random: np.random.Generator) -> np.ndarray:
-    shape, blob = node.top_shapes[index] or (), node.tops[index]
+    shape = node.top_shapes[index] or ()
     if (own := _example(node, index, shape, random)) is not None:
         return own
-    for layer, bottom, shapes in _readers(net, blob, node.index + 1):
+    for layer, bottom, shapes in _readers(net, (node.index, index)):
         values = layer.stand_in(bottom, shapes, random)
         if values is not None:
             return _shaped(node, index, values, shape)
-    classes = classes_of(net, blob, node.index + 1)
+    classes = classes_of(net, (node.index, index))
     if classes is None:
         return random.standard_normal(shape, np.float32)
     return random.integers(0, classes, shape).astype(np.float32)

@@ -94,13 +94,9 @@ class TextFans:
 
 def _why_unknown(net: Net, index: int) -> str:
     """Why a node's shapes are not known: what is said of the last layer of those it depends on that has a reason."""
-    needed = {*net.nodes[index].tops}
-    for node in reversed(net.nodes[: index + 1]):
-        if not needed.isdisjoint(node.tops):
-            if node.layer.why_unknown:
-                return node.layer.why_unknown
-            needed.update(node.bottoms)
-    return "its type has no params that caffestat knows"
+    depends = sorted({index, *net.flow.in_front([index])}, reverse=True)
+    reasons = (net.nodes[other].layer.why_unknown for other in depends)
+    return next(filter(None, reasons), "its type has no params that caffestat knows")
 
 
 def _sources(document: Document) -> Iterator[NetSource]:

@@ -21,8 +21,10 @@ from caffestat.fillers import Stream, fill
 from caffestat.graph.check import as_damage, check_model, infer_shapes
 from caffestat.graph.external import external_entry, external_path, read_model, save
 from caffestat.graph.fans import Use, find_uses
+from caffestat.graph.graph import flow_of
 from caffestat.graph.nodes import from_proto
 from caffestat.graph.tensors import encode, read_tensor
+from caffestat.ops import op_info
 from caffestat.options import NetOptions
 from caffestat.program import Dataflow, NamedStep
 from caffestat.program.traits import activation_of, passes_signal
@@ -146,7 +148,10 @@ class _Job:
         self.change = change
         self.whole = whole
         self.notes: list[Finding] = []
-        self.nodes = [from_proto(proto) for proto in model.graph.node]
+        nodes = [from_proto(proto) for proto in model.graph.node]
+        order = flow_of(nodes).order()
+        self.nodes = [nodes[index] for index in order]
+        self.names = [model.graph.node[index].name for index in order]
         self.floats = {name: t for name, t in _tensors(model).items() if t.data_type in _FLOATS}
 
     @cached_property
@@ -155,7 +160,7 @@ class _Job:
 
     def place(self, name: str) -> Place:
         use = self.uses[name]
-        node, other = self.nodes[use.node], self.model.graph.node[use.node].name
+        node, other = self.nodes[use.node], self.names[use.node]
         recurs, upsamples = node.info.is_recurrent, node.info.upsamples
         return Place(name, node.op, use.role, other_name=other, is_recurrent=recurs, upsamples=upsamples)
 
@@ -205,7 +210,7 @@ class _Job:
 
 def _tensors(model: onnx.ModelProto) -> dict[str, TensorProto]:
     """The constants that the model holds, by the names of their values: initializers, and what Constant nodes say."""
-    nodes = [node for node in model.graph.node if node.op_type == "Constant"]
+    nodes = [node for node in model.graph.node if op_info(node.op_type, node.domain).is_constant]
     stated = {node.output[0]: a.t for node in nodes for a in node.attribute if a.name == "value"}
     return {**stated, **{tensor.name: tensor for tensor in model.graph.initializer}}
 

@@ -17,9 +17,9 @@ from caffestat.fillers import (
     Filler,
     FillerType,
     Normal,
-    Uniform,
     filler_type,
     filler_types,
+    stated,
     type_of_gain,
 )
 from caffestat.initialization.methods import METHODS, Method, parse_method
@@ -151,23 +151,21 @@ class Policy:
         if kind is not None:
             return Policy(kind, variance_norm=self.variance_norm).choose(site)
         n = _n(site.fans(), self.variance_norm or Filler().variance_norm)
-        return _numbers(Normal(0.0, math.sqrt(gain / n)))
+        return _numbers(Normal(0.0, math.sqrt(gain / n)), _number)
 
     def _explicit(self, site: Site) -> Wanted | None:
         wanted = self.base.choose(site) if self.base else _written(site, self.variance_norm)
         by_fan = _type_of(wanted.type).by_fan if wanted else None
         if wanted is None or by_fan is None:
             return wanted
-        return _numbers(by_fan(np.float32(_n(site.fans(), wanted.filler.variance_norm))))
+        return _numbers(by_fan(np.float32(_n(site.fans(), wanted.filler.variance_norm))), _number)
 
 
 def _solved(method: Method, site: Site) -> Wanted:
     std = site.solve(method)
     if std == 0:
         return Wanted("constant", (("value", "0"),))
-    half = _rounded(math.sqrt(3) * std)
-    is_uniform = method["distribution"] == "uniform"
-    return _numbers(Uniform(-half, half) if is_uniform else Normal(0.0, _rounded(std)))
+    return _numbers(method.density(std), lambda value: _number(_rounded(value)))
 
 
 def _type_of(name: str) -> FillerType:
@@ -178,13 +176,10 @@ def _type_of(name: str) -> FillerType:
     return kind
 
 
-def _numbers(density: Density) -> Wanted:
-    """A filler that states the numbers which another derives from a fan."""
-    if isinstance(density, Normal):
-        return Wanted("gaussian", (("std", _number(density.std)),))
-    assert isinstance(density, Uniform)
-    scale = _number(density.scale)
-    return Wanted("uniform", (("min", f"-{scale}"), ("max", scale)))
+def _numbers(density: Density, text: Callable[[float], str]) -> Wanted:
+    """Return a filler that states the numbers which another derives from a fan; `text` writes one."""
+    kind, fields = stated(density)
+    return Wanted(kind, tuple((name, text(value)) for name, value in fields.items()))
 
 
 def _is_scaled(name: str) -> bool:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from caffestat.graph.flow import Flow
 from caffestat.layers import Layer, layer_class, similar_type
 from caffestat.schema import UnknownField
 
@@ -144,31 +145,24 @@ def unscaled_input(context: Context) -> Iterator[Found]:
     Scale layer that reads the data, or a BatchNorm right behind the first layer with weights, does as well, and is not
     reported.
     """
+    flow = Flow((entry.proto.bottom, entry.proto.top) for entry in context.source.layers)  # of all phases
     for entry in context.source.layers:
         transform = entry.proto.transform_param
         if not _traits(entry.proto).reads_pixels or transform.HasField("mean_file") or transform.mean_value:
             continue
         scale = transform.scale if transform.HasField("scale") else 1.0
-        if scale > 1 / 16 and entry.proto.top and _meets_weights(context, entry.proto.top[0]):
+        if scale > 1 / 16 and entry.proto.top and _meets_weights(context, flow, entry.proto.top[0]):
             message = f"images go in as 0 to {255 * scale:g}: no scale and no mean in transform_param"
             fix = "add transform_param { scale: 0.00390625 } or a mean"
             yield Found(entry.place, entry.proto.name, message, fix, cause=f"{scale:g}")
 
 
-def _meets_weights(context: Context, blob: str) -> bool:
+def _meets_weights(context: Context, flow: Flow[str], blob: str) -> bool:
     """Tell whether a layer with weights reads images as they are, no BatchNorm behind it to make up for it."""
-    blobs = [blob]
-    for name in blobs:
-        readers = _readers(context, name)
-        if any(_has_weights(reader) and not _is_normalized(context, reader) for reader in readers):
-            return True
-        passing = (reader for reader in readers if _keeps_scale(reader))
-        blobs += [top for reader in passing for top in reader.top if top not in blobs]
-    return False
-
-
-def _is_normalized(context: Context, layer: Any) -> bool:
-    return any(_traits(reader).normalizes for top in layer.top for reader in _readers(context, top))
+    layers = [entry.proto for entry in context.source.layers]
+    readers = {reader for reader, _ in flow.through(blob, lambda layer, bottom: _keeps_scale(layers[layer]))}
+    weighted = (reader for reader in readers if _has_weights(layers[reader]))
+    return not all(any(_traits(layers[user]).normalizes for user, _ in flow.users(reader)) for reader in weighted)
 
 
 def _traits(proto: Any) -> type[Layer]:
@@ -183,7 +177,3 @@ def _keeps_scale(proto: Any) -> bool:
     """Tell whether a layer passes images as they are: not normalized, and not multiplied by a learned scale."""
     traits = _traits(proto)
     return traits.passes_values or (traits.passes_signal and not traits.normalizes and not traits.filler_fields)
-
-
-def _readers(context: Context, blob: str) -> list[Any]:
-    return [entry.proto for entry in context.source.layers if blob in entry.proto.bottom]
