@@ -28,7 +28,7 @@ from torch import nn
 from torch.nn import functional
 
 import caffestat
-from caffestat.engine.runtime import onnxruntime
+from caffestat.engine.runtime import open_session, session_options
 
 Step = Callable[[], dict[str, np.ndarray]]
 Tensor = torch.Tensor
@@ -196,13 +196,12 @@ def exported(module: nn.Module, x: Tensor) -> onnx.ModelProto:
 
 def session(model: onnx.ModelProto, threads: int, **settings: Any) -> Any:
     """Return a session of the stock runtime."""
-    options = onnxruntime().SessionOptions()
-    options.log_severity_level = 4
+    options = session_options()
     options.intra_op_num_threads = threads
     options.enable_mem_pattern = False
     for name, value in settings.items():
         setattr(options, name, value)
-    return onnxruntime().InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    return open_session(model, options)
 
 
 def weights_of(model: onnx.ModelProto) -> list[str]:

@@ -22,7 +22,7 @@ import torch
 from torch.nn import functional
 
 from caffestat.autodiff import backward
-from caffestat.engine.runtime import onnxruntime
+from caffestat.engine.runtime import open_session, session_options
 from caffestat.graph import Graph, expand
 
 Step = Callable[[], object]
@@ -76,13 +76,11 @@ class Case:
 
 def session(graph: Graph, params: Mapping[str, np.ndarray], feeds: Mapping[str, np.ndarray], threads: int) -> Step:
     """Return a function that runs the graph once, with the settings of caffestat.engine."""
-    options = onnxruntime().SessionOptions()
-    options.log_severity_level = 4
+    options = session_options()
     options.intra_op_num_threads = threads
     options.enable_mem_pattern = False
     options.add_session_config_entry("session.force_spinning_stop", "1")
-    model = expand(graph, graph.outputs).to_onnx(params).SerializeToString()
-    runner = onnxruntime().InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    runner = open_session(expand(graph, graph.outputs).to_onnx(params), options)
     return partial(runner.run, None, dict(feeds))
 
 

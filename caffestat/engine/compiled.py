@@ -14,7 +14,16 @@ from caffestat.graph import Graph, expand
 from .device import CPU, Device
 from .kernels import Kernels
 from .parts import cut
-from .runtime import channel_block, interruptible, onnxruntime, runtime_errors, share_memory, thread_count
+from .runtime import (
+    channel_block,
+    interruptible,
+    onnxruntime,
+    open_session,
+    runtime_errors,
+    session_options,
+    share_memory,
+    thread_count,
+)
 
 __all__ = ["Compiled"]
 
@@ -32,8 +41,7 @@ _LARGE_MATRIX = 1 << 22  # elements
 def _options(nodes: int) -> Any:
     """Return the settings of a session for (a part of) a graph of so many nodes."""
     ort = onnxruntime()
-    options = ort.SessionOptions()
-    options.log_severity_level = 4
+    options = session_options()
     level = ort.GraphOptimizationLevel
     options.graph_optimization_level = level.ORT_ENABLE_ALL if nodes < _MANY_NODES else level.ORT_DISABLE_ALL
     options.intra_op_num_threads = thread_count()
@@ -208,4 +216,4 @@ def _open(graph: Graph, held: Mapping[str, np.ndarray], device: Device, options:
     for proto in model.graph.node:
         proto.name = next(filter(None, proto.output), "")  # the runtime's errors tell it
     with runtime_errors():
-        return ort.InferenceSession(model.SerializeToString(), options, providers=device.providers), values
+        return open_session(model, options, device.providers), values

@@ -14,7 +14,7 @@ from caffestat.errors import DeviceError
 from caffestat.options import device_of
 
 from . import memory
-from .runtime import onnxruntime
+from .runtime import onnxruntime, open_session, session_options
 
 __all__ = ["CPU", "Device", "choose_device"]
 
@@ -88,14 +88,11 @@ def _why_not_loaded(ort: Any, device: Device) -> str:
 
     graph = Graph()
     graph.outputs.append(graph.emit("Neg", graph.input("x", (1,))))
-    options = ort.SessionOptions()
-    options.log_severity_level = 4
     with quiet():
         if hasattr(ort, "preload_dlls"):
             ort.preload_dlls()  # finds the CUDA and cuDNN libraries that pip installed
         try:
-            model = graph.to_onnx().SerializeToString()
-            session = ort.InferenceSession(model, options, providers=device.providers[:1])
+            session = open_session(graph.to_onnx(), session_options(), device.providers[:1])
         except Exception as error:  # the runtime raises several private types here
             return f"the CUDA provider does not start: {str(error).splitlines()[0]}"
     if CUDA in session.get_providers():

@@ -12,7 +12,7 @@ from caffestat.graph.expand import DECOMPOSED, live
 from caffestat.graph.late import branch, for_provider
 
 from .device import Device
-from .runtime import onnxruntime, runtime_errors
+from .runtime import onnxruntime, open_session, runtime_errors, session_options
 
 __all__ = ["Kernels"]
 
@@ -50,13 +50,12 @@ class Kernels:
         ort = onnxruntime()
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "model.onnx"
-            options = ort.SessionOptions()
-            options.log_severity_level = 4
+            options = session_options()
             options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
             options.optimized_model_filepath = str(path)
             try:
                 with runtime_errors():
-                    ort.InferenceSession(graph.to_onnx().SerializeToString(), options, providers=self._device.providers)
+                    open_session(graph.to_onnx(), options, self._device.providers)
             except RunError:
                 return False
             return b"InsertedPrecisionFreeCast" not in path.read_bytes()

@@ -8,18 +8,23 @@ import importlib
 import os
 import re
 import threading
-from collections.abc import Callable, Iterator
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
 from caffestat.errors import RunError
 
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
 __all__ = [
     "channel_block",
     "interruptible",
     "onnxruntime",
+    "open_session",
     "runtime_errors",
+    "session_options",
     "share_memory",
     "thread_count",
     "use_threads",
@@ -35,6 +40,18 @@ def onnxruntime() -> Any:
     """Return the onnxruntime module, imported with its telemetry, which writes files and looks up a host, off."""
     os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # read once, when the module is loaded
     return importlib.import_module("onnxruntime")
+
+
+def session_options() -> Any:
+    """Return settings of a session that logs nothing: what the runtime refuses, it raises."""
+    options = onnxruntime().SessionOptions()
+    options.log_severity_level = 4
+    return options
+
+
+def open_session(model: ModelProto, options: Any, providers: Sequence[Any] = ("CPUExecutionProvider",)) -> Any:
+    """Return a session of a model. Raises what the runtime raises (see `runtime_errors`)."""
+    return onnxruntime().InferenceSession(model.SerializeToString(), options, providers=list(providers))
 
 
 _threads = [0]
@@ -114,11 +131,8 @@ def channel_block() -> int:
     graph = Graph()
     graph.domains[blocked.NCHWC] = 1
     graph.outputs.append(graph.emit("ReorderInput", graph.input("x", (1, 4, 1, 1)), domain=blocked.NCHWC))
-    options = onnxruntime().SessionOptions()
-    options.log_severity_level = 4
     try:
-        model = graph.to_onnx().SerializeToString()
-        session = onnxruntime().InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        session = open_session(graph.to_onnx(), session_options())
         (image,) = session.run(None, {"x": np.zeros((1, 4, 1, 1), np.float32)})
     except Exception:  # the runtime raises several private types; without the layout Conv serves
         return 0
