@@ -30,6 +30,7 @@ def vjp(*ops: str) -> Callable[[Rule], Rule]:
     """
 
     def register(rule: Rule) -> Rule:
+        _register_own()
         for op in ops:
             if op in _RULES or op in _FREE:
                 raise ValueError(f"op {op!r} already has a gradient rule")
@@ -41,10 +42,16 @@ def vjp(*ops: str) -> Callable[[Rule], Rule]:
 
 def gradient_free(*ops: str) -> None:
     """Declare ops through which no gradient flows: their derivative is zero or their outputs are integers."""
+    _register_own()
     for op in ops:
         if op in _RULES or op in _FREE:
             raise ValueError(f"op {op!r} is already declared")
         _FREE.add(op)
+
+
+def _register_own() -> None:
+    """Register the package's own rules, so that one from outside of the same op is the one that is refused."""
+    from . import rules  # noqa: F401  imported here because they import this module
 
 
 @dataclass(frozen=True)
@@ -240,8 +247,7 @@ def differentiable(op: str) -> str:
     """Return how an op's gradient is known: "rule", "zero", "by definition" (ONNX defines it by other ops) or ""."""
     import onnx
 
-    from . import rules  # noqa: F401  see `backward`
-
+    _register_own()
     if op in _RULES or op in _FREE:
         return "zero" if op in _FREE else "rule"
     schema: Any = onnx.defs.get_schema(op, OPSET)  # its type stubs leave functions out
@@ -276,6 +282,9 @@ def _step(
         _block(tape, reads, len(stops))
         stops.append((node, str(error)))
         return
+    if len(grads) != len(inputs):
+        what = "of a custom_vjp" if region else f"rule of op {node.op}"
+        raise GradientError(f"the gradient {what} returns {len(grads)} values for {len(inputs)} inputs")
     for name, grad in zip(inputs, grads, strict=True):
         tape.accumulate(name, grad)
 
@@ -326,8 +335,7 @@ def backward(
     Returns the gradient's name for each value of `wrt`, None where no path leads to a seed.
     Raises GradientError for an op on the path without a rule, and for a value inside a region of `custom_vjp`.
     """
-    from . import rules  # noqa: F401  registers the rules; imported here because they import this module
-
+    _register_own()
     graph.infer()
     steps = list(_steps(graph))
     hidden = _hidden(graph)

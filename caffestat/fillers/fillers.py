@@ -76,7 +76,10 @@ class FillerType:
     origin: str = ""
 
     def __post_init__(self) -> None:
-        """Raise ValueError for facts that contradict each other."""
+        """Raise ValueError for facts that contradict each other or are missing."""
+        for name in ("draw", "density"):
+            if not callable(getattr(self, name)):
+                raise ValueError(f"filler {self.name!r} needs a function for {name}, found {getattr(self, name)!r}")
         foreign = set(self.reads) - _FIELDS
         if foreign:
             raise ValueError(f"filler {self.name!r} reads {', '.join(sorted(foreign))}; a Filler has {sorted(_FIELDS)}")
@@ -95,11 +98,26 @@ class FillerType:
         """n · Var(w), of a type that derives its spread from a fan n."""
         return round(self.by_fan(np.float32(1)).variance, 5) if self.by_fan else None
 
+    def density_of(self, filler: Filler, shape: Shape) -> Density:
+        """Return what it draws from. Raises InputError where it draws nothing, or does not say what."""
+        found = self.density(filler, shape)
+        if not isinstance(found, Density):
+            raise InputError(f'the density of filler "{self.name}": expected a Density, found {found!r}')
+        return found
+
+    def values(self, stream: Stream, filler: Filler, shape: Shape) -> NDArray[np.float32]:
+        """Return what it draws for a blob. Raises InputError where it draws nothing, or something else."""
+        found = self.draw(stream, filler, shape)
+        if not isinstance(found, np.ndarray) or found.dtype != np.float32 or found.size != math.prod(shape):
+            what = f"{found.dtype} of shape {found.shape}" if isinstance(found, np.ndarray) else repr(found)
+            raise InputError(f'filler "{self.name}" draws {what}; expected an array of float32 of shape {shape}')
+        return found.reshape(shape)
+
     def is_alike(self, filler: Filler, shape: Shape) -> bool:
         """Tell whether every filter of the blob (along axis 0) gets the same values."""
         if self.is_random:
-            return self.density(filler, shape).variance == 0
-        pair = self.draw(Stream(0), filler, (2, *shape[1:]))
+            return self.density_of(filler, shape).variance == 0
+        pair = self.values(Stream(0), filler, (2, *shape[1:]))
         return bool((pair[0] == pair[1]).all())
 
 
@@ -149,14 +167,14 @@ def fill(stream: Stream, filler: Filler, shape: Shape) -> NDArray[np.float32]:
     """
     kind = _checked_type(filler)
     _check_elements(shape)
-    return kind.draw(stream, filler, shape).reshape(shape)
+    return kind.values(stream, filler, shape)
 
 
 def density(filler: Filler, shape: Shape) -> Density:
     """Return what a filler draws from for a blob of `shape`. Raises InputError where `fill` does."""
     kind = _checked_type(filler)
     _check_elements(shape)
-    return kind.density(filler, shape)
+    return kind.density_of(filler, shape)
 
 
 def _check_elements(shape: Shape) -> None:

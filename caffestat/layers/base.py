@@ -452,6 +452,8 @@ def layer(*names: str, dialect: str = "") -> Callable[[type[Layer]], type[Layer]
 
 def _check_complete(cls: type[Layer], name: str) -> None:
     """Raise ValueError for a class that lacks what every layer needs."""
+    if not issubclass(cls, Layer):
+        raise ValueError(f"layer type {name!r}: class {cls.__qualname__} does not derive from Layer")
     is_lowered = cls.lower is not Layer.lower or cls.unrolled is not Layer.unrolled
     missing = [] if cls.tops is not Layer.tops else ["tops"]
     missing += [] if is_lowered else ["lower"]

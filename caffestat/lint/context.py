@@ -129,12 +129,21 @@ class Context:
         return self.program.flow
 
     @cached_property
-    def prediction(self) -> Prediction:
-        """What is predicted of the net; nothing when no layer of it can be computed."""
+    def _predicted(self) -> tuple[Prediction, NetError | None]:
         try:
-            return predict(self.program, values=self.values)
-        except NetError:
-            return Prediction()
+            return predict(self.program, values=self.values), None
+        except NetError as error:
+            return Prediction(), error
+
+    @property
+    def prediction(self) -> Prediction:
+        """What is predicted of the net; nothing when it has a layer that cannot be computed as its class says."""
+        return self._predicted[0]
+
+    @property
+    def prediction_error(self) -> NetError | None:
+        """Why nothing is predicted, None where something is."""
+        return self._predicted[1]
 
     @cached_property
     def gains(self) -> list[Gain]:

@@ -530,6 +530,10 @@ def _tops_and_params(layer: Layer, bottoms: list[Shape]) -> tuple[tuple[Shape | 
         if shape is not None:
             _check_blob(layer, f"top {index}", shape)
     for index, param in enumerate(params):
+        if not isinstance(param, Param):
+            raise layer.error(
+                f"its class {type(layer).__qualname__} returns {param!r} as param {index}; expected a Param"
+            )
         _check_blob(layer, f"param {index}", param.shape)
     return tuple(tops), params
 

@@ -100,7 +100,7 @@ class LayerFeed:
         node = self._node if net is None else net.nodes[self._node.index]
         layer = node.layer
         if not layer.is_external or layer.decisions is not None:
-            return layer.draw_feeds(feeds.stream, [shape for shape in node.bottom_shapes if shape is not None])
+            return self._draws(node, feeds.stream)
         if layer.reader:
             return layer.reader.next()
         if feeds.zeros and layer.starts_at_zero:
@@ -120,15 +120,22 @@ class LayerFeed:
         if fillers:
             shapes = [shape or () for shape in self._node.top_shapes]
             return [_independent(self._of_filler(f, shape)) for f, shape in zip(fillers, shapes, strict=True)]
-        bottoms = [shape for shape in self._node.bottom_shapes if shape is not None]
         stream = Stream(0)
         drawn: list[list[np.ndarray]] = []
         count = 0
         while count < _DRAWN:
-            drawn.append(list(self._node.layer.draw_feeds(stream, bottoms)))
+            drawn.append(list(self._draws(self._node, stream)))
             count += max(sum(array.size for array in drawn[-1]), 1)
         arrays = (np.concatenate([np.ravel(a) for a in column]) for column in zip(*drawn, strict=True))
         return [_independent(of_array(array)) for array in arrays]
+
+    def _draws(self, node: LayerNode, stream: Stream) -> Sequence[np.ndarray]:
+        """Return what a layer draws for one pass. Raises NetError where that is not an array per input."""
+        found = node.layer.draw_feeds(stream, [shape for shape in node.bottom_shapes if shape is not None])
+        if len(found) != len(self.names):
+            words = f"draws {len(found)} arrays for the {len(self.names)} inputs that its `lower` declares"
+            raise node.layer.error(f"its class {type(node.layer).__qualname__} {words}")
+        return found
 
     def _of_filler(self, filler: Filler, shape: tuple[int, ...]) -> Signal | None:
         """Return what a filler draws from. Raises NetError where Caffe refuses it."""

@@ -12,6 +12,7 @@ from caffestat.errors import CaffestatError
 from caffestat.fillers import Stream, caffe_fans
 from caffestat.net import Net, NetParam, Node, copy_weights, draw_params, with_assumed_filler
 from caffestat.net.aliasing import adds_up
+from caffestat.ops import Nonlinearity
 from caffestat.options import ValueOptions
 from caffestat.schema import caffe_pb2
 
@@ -107,7 +108,7 @@ def _rows(net: Net) -> Iterator[Row]:
             macs=_macs(node),
             need_backward=node.need_backward,
             passes=node.layer.passes(),
-            activation=node.layer.nonlinearity(),
+            activation=_activation(node),
             is_data=not node.bottoms,
             inserted=node.layer.is_inserted,
             last_line=node.layer.last_line,
@@ -117,7 +118,22 @@ def _rows(net: Net) -> Iterator[Row]:
 def _macs(node: Node) -> int | None:
     if not node.has_shapes:
         return None
-    return node.layer.macs([shape for shape in node.bottom_shapes if shape is not None])
+    found = node.layer.macs([shape for shape in node.bottom_shapes if shape is not None])
+    if not isinstance(found, (int, np.integer)):
+        raise _misstated(node, "macs", found, "an int")
+    return int(found)
+
+
+def _activation(node: Node) -> Nonlinearity | None:
+    found = node.layer.nonlinearity()
+    if found is not None and not isinstance(found, Nonlinearity):
+        raise _misstated(node, "nonlinearity", found, "a Nonlinearity or None")
+    return found
+
+
+def _misstated(node: Node, method: str, found: object, expected: str) -> CaffestatError:
+    cls = type(node.layer).__qualname__
+    return node.layer.error(f"`{method}` of its class {cls} returns {found!r}; expected {expected}")
 
 
 def _param(net: Net, entry: NetParam, assume_filler: str | None) -> RowParam:

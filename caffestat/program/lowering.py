@@ -135,6 +135,8 @@ def _check_outsider(node: Node, g: Graph, first: int, tops: Sequence[str]) -> No
     from caffestat.graph.faults import find_fault  # imports onnx
 
     fault = find_fault(g, g.nodes[first:])
+    if not fault and (not isinstance(tops, Sequence) or isinstance(tops, str)):
+        fault = f"it returns {tops!r}, not a sequence of values"
     if not fault and len(tops) != len(node.tops):
         fault = f"it returns {len(tops)} values for {len(node.tops)} tops"
     fault = fault or _shape_fault(node, g, tops)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from caffestat.errors import InputError
 from caffestat.graph import CONTRIB, Graph, Node
 from caffestat.ops import Combines, Role
 
@@ -84,6 +85,7 @@ def decomposition(*ops: str) -> Callable[[Decomposition], Decomposition]:
     """
 
     def register(decompose: Decomposition) -> Decomposition:
+        _register_own()
         for op in ops:
             if op in _DECOMPOSITIONS:
                 raise ValueError(f"op {op!r} already has a decomposition")
@@ -95,15 +97,22 @@ def decomposition(*ops: str) -> Callable[[Decomposition], Decomposition]:
 
 def unsupported(*ops: str) -> None:
     """Declare ops whose outputs, and whose inputs' gradients, are not predicted: indices, sorting."""
+    _register_own()
     for op in ops:
         if op in _FORWARD or op in _UNSUPPORTED:
             raise ValueError(f"op {op!r} is declared already")
         _UNSUPPORTED.add(op)
 
 
+def _register_own() -> None:
+    """Register the package's own rules, so that one from outside of the same op is the one that is refused."""
+    from . import rules  # noqa: F401  imported here because they import this module
+
+
 def _enter(
     rules: dict[str, Callable[..., object]] | dict[str, Forward] | dict[str, Backward], op: str, rule: object
 ) -> None:
+    _register_own()
     if op in rules or op in _UNSUPPORTED:
         raise ValueError(f"op {op!r} already has a moments rule")
     rules[op] = rule  # type: ignore[assignment]
@@ -209,8 +218,7 @@ def _has_shapes(graph: Graph, node: Node) -> bool:
 
 def begin(graph: Graph, inputs: Mapping[str, Signal | None]) -> Walk:
     """Return a walk that has not taken a step; the arguments are those of `propagate`."""
-    from . import rules  # noqa: F401  registers the rules; imported here because they import this module
-
+    _register_own()
     graph.infer()
     return Walk(graph, inputs)
 
@@ -221,8 +229,8 @@ def advance(walk: Walk, step: tuple[Node, Node]) -> None:
     node, origin = step
     signals = _forward(walk, node)
     walk.signals.update(zip(node.outputs, signals, strict=False))
-    if signals[:1] == [None] and walk.knows(*node.inputs):
-        walk.gaps.append(Gap(origin, _reason(walk, node)))
+    if signals[:1] in ([], [None]) and walk.knows(*node.inputs):
+        walk.gaps.append(Gap(origin, _reason(walk, node, signals)))
 
 
 @np.errstate(all="ignore")  # what overflows is taken care of, signal by signal
@@ -257,7 +265,7 @@ def _is_predictable(walk: Walk, node: Node) -> bool:
     return is_known and (node.op not in _WINDOWED or _is_short(walk, node))
 
 
-def _reason(walk: Walk, node: Node) -> str:
+def _reason(walk: Walk, node: Node, signals: Sequence[Signal | None]) -> str:
     """Say why nothing is known of what a node computes, although all that it reads is known."""
     op = node.op if node.domain in ("", CONTRIB) else f"{node.domain}.{node.op}"
     if op != node.op or not has_rule(node.op):
@@ -268,6 +276,8 @@ def _reason(walk: Walk, node: Node) -> str:
         return f"op {op} reads or computes a value without elements or of unknown shape"
     if not _is_predictable(walk, node):
         return f"the axes of op {op} are too long for sums over its windows"
+    if not signals:
+        return f"the moments rule of op {op} says nothing of its outputs"
     return f"op {op} is not predicted with these settings, or its values are not finite"
 
 
@@ -330,4 +340,10 @@ def _backward(walk: Walk, node: Node, stop: Collection[str]) -> Sequence[Gradien
     if node.op not in _BACKWARD:
         return zeros
     is_known = all(dy is None or dy.known for dy in dys) and walk.knows(*node.inputs, *node.outputs)
-    return _BACKWARD[node.op](walk, node, dys) if is_known else [UNKNOWN] * len(node.inputs)
+    if not is_known:
+        return [UNKNOWN] * len(node.inputs)
+    found = _BACKWARD[node.op](walk, node, dys)
+    if len(found) != len(node.inputs):
+        what = f"{len(found)} gradients for {len(node.inputs)} inputs"
+        raise InputError(f"the backward moments rule of op {node.op} returns {what}")
+    return found

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -167,6 +169,22 @@ def test_a_second_rule_for_an_op_is_refused(registry: None) -> None:
         gradient_free("Sign")
 
 
+def test_a_rule_from_outside_is_the_one_that_is_refused() -> None:
+    """It may be registered before the package's own rules are needed."""
+    code = (
+        "from caffestat.autodiff import vjp\n"
+        "try:\n    vjp('Relu')(print)\nexcept ValueError as error:\n    print(error)\n"
+        "from caffestat.theory import backward_moments, moments\n"
+        "for register in moments, backward_moments:\n"
+        "    try:\n        register('Relu')(print)\n    except ValueError as error:\n        print(error)\n"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.splitlines() == [
+        "op 'Relu' already has a gradient rule",
+        *["op 'Relu' already has a moments rule"] * 2,
+    ]
+
+
 @pytest.mark.parametrize(("provider", "factor"), [("cpu", -1), ("cuda", 5)])
 def test_a_gradient_that_is_a_late_op_is_chosen_by_the_provider(
     registry: None, provider: str, factor: float, monkeypatch: pytest.MonkeyPatch
@@ -186,7 +204,7 @@ def test_a_rule_must_answer_for_every_input(registry: None) -> None:
     graph, x = start()
     y = graph.emit("Det", x)
     graph.declare(y, ())
-    with pytest.raises(ValueError, match="zip"):
+    with pytest.raises(GradientError, match="gradient rule of op Det returns 0 values for 1 inputs"):
         backward(graph, {y: graph.constant(1.0)}, [x])
 
 

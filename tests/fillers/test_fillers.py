@@ -9,7 +9,9 @@ from caffestat.fillers import (
     Constant,
     Filler,
     FillerType,
+    Normal,
     Stream,
+    Uniform,
     bernoulli,
     density,
     fill,
@@ -18,6 +20,7 @@ from caffestat.fillers import (
     gaussian,
     problem,
     register,
+    stated,
     type_of_gain,
     uniform,
 )
@@ -145,6 +148,8 @@ def zeros(stream, filler, shape):
         ({"required": ("std",)}, "requires a field that it does not read"),
         ({"reads": ("variance_norm",)}, "by_fan and variance_norm"),
         ({"by_fan": lambda n: Constant(0.0)}, "by_fan and variance_norm"),
+        ({"draw": None}, "'own' needs a function for draw, found None"),
+        ({"density": 1.5}, "'own' needs a function for density, found 1.5"),
     ],
 )
 def test_an_incomplete_or_second_type_is_refused(facts, message):
@@ -153,6 +158,33 @@ def test_an_incomplete_or_second_type_is_refused(facts, message):
     with pytest.raises(TypeError):
         FillerType("own", zeros)
     assert filler_type("own") is None
+
+
+@pytest.mark.parametrize(
+    ("drawn", "message"),
+    [
+        (lambda stream, filler, shape: np.zeros((3, 2), np.float32), r"draws float32 of shape \(3, 2\)"),
+        (lambda stream, filler, shape: np.zeros(shape), "draws float64 of shape"),
+        (lambda stream, filler, shape: None, "draws None"),
+    ],
+)
+def test_a_type_that_draws_something_else_is_an_error_that_names_it(drawn, message):
+    kind = FillerType("own", drawn, lambda filler, shape: 0.5)
+    with pytest.raises(InputError, match=f'"own" {message}.*; expected an array of float32 of shape'):
+        kind.values(Stream(1), Filler("own"), (3, 4))
+    with pytest.raises(InputError, match='density of filler "own": expected a Density, found'):
+        kind.density_of(Filler("own"), (3, 4))
+
+
+def test_uniform_and_normal_densities_are_stated_by_fillers():
+    assert stated(Normal(0.0, 0.25)) == ("gaussian", {"std": 0.25})
+    assert stated(Normal(1.5, 0.25)) == ("gaussian", {"mean": 1.5, "std": 0.25})
+    assert stated(Uniform(-0.5, 2.0)) == ("uniform", {"min": -0.5, "max": 2.0})
+    for unstated in (Constant(2.0), Normal(0.0, 1.0, kept=0.5)):
+        with pytest.raises(InputError, match="no filler of Caffe draws from"):
+            stated(unstated)
+    for name in ("gaussian", "uniform"):
+        assert filler_type(name).of_std(0.3).variance == pytest.approx(0.09)
 
 
 DENSITIES = [

@@ -187,9 +187,27 @@ SAME = "(bottoms[0],)"
             ODD.format(SAME, "(g.emit('Concat', 'x'),)"),
             LOWER + "op Concat needs the attribute 'axis'",
         ),
+        (ODD.format("None", "0"), LINE + "its class Odd returns None for the shapes of its tops"),
         (
-            ODD.format("None", "0"),
-            "error: net.prototxt:2:1: layer 'o' (Odd): its class Odd returns None for the shapes of its tops",
+            ODD.format("0", "0").replace("(Layer)", "(object)"),
+            "error: odd.py:3: in <module>: ValueError: layer type 'Odd': class Odd does not derive from Layer",
+        ),
+        (ODD.format(SAME, "None"), LOWER + "it returns None, not a sequence of values"),
+        (
+            ODD.format(SAME, "0") + "    def params(self, bottoms): return [(3, 4)]",
+            LINE + "its class Odd returns (3, 4) as param 0; expected a Param",
+        ),
+        (
+            ODD.format(SAME, "0") + "    def macs(self, bottoms): return 'many'",
+            LINE + "`macs` of its class Odd returns 'many'; expected an int",
+        ),
+        (
+            ODD.format(SAME, "0") + "    def nonlinearity(self): return 'relu'",
+            LINE + "`nonlinearity` of its class Odd returns 'relu'; expected a Nonlinearity or None",
+        ),
+        (
+            ODD.format(SAME, "(g.emit('Mul', 'x', g.input('mask', (2, 3))),)"),
+            LINE + "its class Odd draws 0 arrays for the 1 inputs that its `lower` declares",
         ),
     ],
 )
@@ -197,6 +215,13 @@ def test_faults_of_a_plugin(folder: Path, source: str, message: str) -> None:
     result = analyze(folder, source)
     assert result.exit_code == 2, result.output
     assert any(line.startswith(message) for line in result.stderr.splitlines()), result.stderr
+
+
+def test_check_tells_what_a_layer_cannot_be_predicted_for(folder: Path) -> None:
+    (folder / "net.prototxt").write_text(NET)
+    (folder / "odd.py").write_text(ODD.format(SAME, "(g.emit('Nope', 'x'),)"))
+    result = CliRunner().invoke(main, ["check", "--plugin", "odd.py", "net.prototxt"])
+    assert "net.prototxt:2:1: CS026 info: o: nothing is predicted: layer 'o' (Odd): `lower` of its" in result.stdout
 
 
 @pytest.mark.parametrize("path", ["absent.py", ".", "odd.txt"])

@@ -7,8 +7,9 @@ import math
 import numpy as np
 import pytest
 
+from caffestat.errors import InputError
 from caffestat.graph import Graph
-from caffestat.theory import Gradient, Source, Walk, normal, propagate
+from caffestat.theory import Gradient, Source, Walk, engine, normal, propagate
 
 
 def graph() -> Graph:
@@ -41,6 +42,16 @@ def test_a_guard_that_is_known_takes_one_branch_whatever_the_other_is() -> None:
         signal = found.signal(y)
         assert signal is not None
         assert signal.mean == pytest.approx(expected)
+
+
+def test_rules_that_return_too_little_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(engine._FORWARD, "Frobnicate", lambda walk, node: [])
+    [gap] = walk(graph()).gaps
+    assert gap.reason == "the moments rule of op Frobnicate says nothing of its outputs"
+    monkeypatch.setitem(engine._FORWARD, "Frobnicate", lambda walk, node: [normal(0, 1)])
+    monkeypatch.setitem(engine._BACKWARD, "Frobnicate", lambda walk, node, dys: [])
+    with pytest.raises(InputError, match="backward moments rule of op Frobnicate returns 0 gradients for 1 inputs"):
+        walk(graph())
 
 
 def test_a_gap_leaves_unknown_what_depends_on_it() -> None:

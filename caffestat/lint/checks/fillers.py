@@ -176,7 +176,7 @@ def _ignored(part: Field, layer: str, text: str, kind: FillerType, message: Any)
     if not _lacks_all(message, kind):
         fix = f"remove {part.name}, or take the type that reads it"
         return Found(part.place, layer, text, fix, edits=_removing(part), cause=text)
-    found = kind.density(Filler(kind.name), (1,))
+    found = kind.density_of(Filler(kind.name), (1,))
     spread = (
         f"from {found.low:g} to {found.high:g}" if isinstance(found, Uniform) else f"with std {found.variance**0.5:g}"
     )
@@ -229,13 +229,19 @@ def unusable_filler(context: Context) -> Iterator[Found]:
 
     Fix: as the message says.
     """
+    for entry, reason in unusable(context):
+        node = context.built.nodes[entry.node]
+        message = f"the filler of param {entry.index} ({entry.param.role}) gives no values: {reason}"
+        place = _place(context, node, entry.param.role)
+        yield Found(place, node.name, message, "correct the filler", cause=reason)
+
+
+def unusable(context: Context) -> Iterator[tuple[NetParam, str]]:
+    """Yield the params whose values are not given and whose filler gives none, and why."""
     for number, entry in enumerate(context.built.params):
-        reason = problem(entry.param.filler, entry.param.shape)
-        if reason and number not in context.given:
-            node = context.built.nodes[entry.node]
-            message = f"the filler of param {entry.index} ({entry.param.role}) gives no values: {reason}"
-            place = _place(context, node, entry.param.role)
-            yield Found(place, node.name, message, "correct the filler", cause=reason)
+        reason = "" if number in context.given else problem(entry.param.filler, entry.param.shape)
+        if reason:
+            yield entry, reason
 
 
 @check("CS007", "symmetric-weights", "error", Needs.NET)

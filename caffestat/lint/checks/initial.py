@@ -9,6 +9,7 @@ from caffestat.net import TRAIN, Node
 
 from ..context import Context
 from ..registry import Found, Needs, check
+from .fillers import unusable
 
 _HARMLESS = 10.0  # the factor up to which a layer on statistics of zero changes little
 _FLOORED = 0.01  # the share of samples at the cap of the loss that is worth telling
@@ -102,12 +103,18 @@ def prediction_stops(context: Context) -> Iterator[Found]:
     """The prediction does not get past a layer.
 
     What is computed from this layer's top, and the gradient in front of it, is not predicted. Checks of the signal and
-    the gradient look at the rest only. Layers of unknown type are `unknown-type`.
+    the gradient look at the rest only. Layers of unknown type are `unknown-type`, fillers without values
+    `unusable-filler`.
 
-    Example: a layer of a plugin whose op has no moments rule; axes that are too long for sums over windows.
+    Example: a layer of a plugin whose op has no moments rule, or whose class emits an op that ONNX lacks; axes that are
+    too long for sums over windows.
 
     Fix: `--run` measures what is not predicted; a plugin can register a moments rule.
     """
+    error = context.prediction_error
+    if error and not any(node.layer.why_unknown for node in context.built.nodes) and not any(unusable(context)):
+        name = next((node.name for node in context.built.nodes if node.place == error.place), "")
+        yield Found(error.place, name, f"nothing is predicted: {error.message}", "see the message", cause=error.message)
     for stop in context.prediction.stops if context.trains else ():
         node = context.built.nodes[stop.row]
         message = f"the prediction stops here: {stop.reason}; what depends on its top is not predicted"
