@@ -218,7 +218,7 @@ def replacing(path: str | Path, since: Version | None = None) -> Iterator[Path]:
                 yield fresh
                 _flush(fresh)
                 if since is not None and Version.of(target) != since:
-                    raise InputError(f"{path}: was changed by somebody else in the meantime; it is left as it is")
+                    raise InputError(f"{path}: was changed by another program in the meantime; it is left as it is")
                 os.replace(fresh, target)
             if os.name == "posix":  # elsewhere a folder cannot be opened, and the rename is safe without
                 _flush(target.parent)

@@ -49,7 +49,7 @@ def calibrate(
             model fixes, else of `batch` or up to 32 samples. Inputs without data are drawn once
     method: "minmax", or "percentile": the range leaves out (100 - percentile) / 2 % of the elements on either side
     symmetric:   ranges from -a to a
-    percentiles: that the file tells beside, in percent; without any, "minmax" runs each batch once and not twice
+    percentiles: to write beside the ranges, in percent; without any, "minmax" runs each batch once and not twice
     shapes, batch, dims: see `caffestat.options.NetOptions`; weights, seed: of nets, see `ValueOptions`
     device, compute: see `caffestat.options.RunOptions`
 

@@ -64,7 +64,7 @@ def convert(
     else:
         if outputs or wrt or straight_through or loss:
             raise InputError(
-                "--outputs, --wrt, --loss and --ste are for .onnx models; a Caffe net says its losses itself"
+                "--outputs, --wrt, --loss and --ste are for .onnx models; a Caffe net states its own losses"
             )
         save(converted(str(path), net, values, backward), output)
 

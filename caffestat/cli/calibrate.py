@@ -45,7 +45,7 @@ def _numbers(ctx: click.Context, param: click.Parameter, value: str) -> tuple[fl
     show_default=True,
     metavar="P,P,…",
     callback=_numbers,
-    help="Percentiles that the file tells beside the ranges; none saves a second run with --method minmax.",
+    help="Percentiles to write beside the ranges; none saves a second run with --method minmax.",
 )
 @click.option("--symmetric", is_flag=True, help="Ranges from -a to a.")
 @options.shapes

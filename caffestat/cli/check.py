@@ -54,7 +54,7 @@ def _limits(function: Any) -> Any:
 @click.option(
     "--severity", type=click.Choice(["info", "warning", "error"]), help="Report nothing below.  [default: info]"
 )
-@click.option("--baseline", metavar="FILE", help="Leave out the findings that this file knows.")
+@click.option("--baseline", metavar="FILE", help="Leave out the findings that this file lists.")
 @click.option("--write-baseline", metavar="FILE", help="Write a baseline of all findings and exit with 0.")
 @_limits
 @options.state
@@ -69,8 +69,8 @@ def check(
     """Check nets and solvers, and exit with 1 when a warning or an error is found.
 
     FILES are prototxt files, - for the standard input, or folders, in which all of them are checked; with --run also
-    .onnx models, for NaN, infinity and the range of float16. `caffestat explain CODE` tells more about a finding.
-    `# caffestat: ignore[CODE] reason` in a layer silences it there. Settings can stand in `[caffestat]` of a
+    .onnx models, for NaN, infinity and the range of float16. `caffestat explain CODE` explains a finding.
+    `# caffestat: ignore[CODE] reason` in a layer silences it there. Settings can be in `[caffestat]` of a
     caffestat.cfg, or `[caffestat:check]` of a setup.cfg.
 
     \b

@@ -20,7 +20,7 @@ __all__ = ["diagnose"]
 
 @click.command()
 @click.argument("log", metavar="LOG")
-@click.option("--net", metavar="NET", help="The net or solver, for its lines and what it should do at the start.")
+@click.option("--net", metavar="NET", help="The net or solver: adds line numbers, and what is expected at the start.")
 @click.option("--all", "all_trends", is_flag=True, help="Show params too.")
 @click.option(
     "--growth", type=float, default=1e3, show_default=True, help="Factor over its first value at which a blob explodes."
@@ -29,8 +29,8 @@ __all__ = ["diagnose"]
 @options.output
 @options.state
 def diagnose(log: str, all_trends: bool, format: str, output: Path | None, **settings: Any) -> None:
-    """Read a training log and tell what went wrong: the first bad blob, the trend of each, dead layers, losses that
-    give away their cause.
+    """Read a training log and tell what went wrong: the first bad blob, the trend of each, dead layers, losses whose
+    value shows the cause.
 
     LOG is what Caffe of any version wrote, of any size, as text or compressed with gzip, bzip2 or xz; - is the standard
     input. Without debug_info lines only the losses are judged. Exits with 1 when something is bad.

@@ -27,7 +27,7 @@ _COMMANDS = {
     "diagnose": "Find what went wrong in a training log.",
     "explain": "What a check looks for, why, and what to do.",
     "fill": "A net's initial weights, as Caffe draws them.",
-    "layers": "The layer types that are known, and whose they are.",
+    "layers": "The known layer types, and the forks that define them.",
     "rewrite": "Change fillers in prototxt files, or draw weights of models anew.",
     "sweep": "Run many variants of nets: seeds, fillers, fields, widths, rates.",
     "train": "Train a solver's net as `caffe train` does.",
@@ -113,8 +113,8 @@ def main() -> None:
       caffestat analyze --static net.prototxt     the same without running the net
       caffestat debug solver.prototxt             the debug_info lines that Caffe would print
       caffestat fill net.prototxt -o w.caffemodel the weights that Caffe would start with
-      caffestat rewrite --filler auto *.prototxt  better fillers, and nothing else changed
+      caffestat rewrite --filler auto *.prototxt  better fillers; nothing else changes
 
     Exit codes: 0; 1 when `rewrite --check` finds something to change; 2 when the file, the net or an option cannot
-    be used; of a net that Caffe refuses `analyze` still shows what stands before and beside the fault.
+    be used; of a net that Caffe refuses `analyze` still shows the layers that can be built.
     """

@@ -146,7 +146,7 @@ dims = click.option(
     type=_Named("n", _size),
     metavar="NAME=N",
     callback=_pairs,
-    help="Of an .onnx model: the size that it has a name for, wherever it stands; repeatable.",
+    help="Of an .onnx model: the size of a named dimension, wherever it occurs; repeatable.",
 )
 
 batch = click.option("--batch", type=click.IntRange(min=1), metavar="N", help="Batch size of all data blobs.")

@@ -40,7 +40,7 @@ _CHANGED, _FAILED = 1, 2
 @options.batch
 @options.plugin
 def rewrite(paths: tuple[str, ...], fix_check: bool, diff: bool, check: bool, **settings: Any) -> None:
-    """Change the fillers of nets and solvers in place, and not one byte else.
+    """Change the fillers of nets and solvers in place, and change no other byte.
 
     FILES are prototxt files of any age, .caffemodel or .onnx models whose weights are drawn anew, or with --recursive
     folders. Frozen params, bilinear upsampling and recurrent layers are left alone unless --layer or --type names them.

@@ -70,19 +70,30 @@ def _changes(ctx: click.Context, param: click.Parameter, value: tuple[str, ...])
     metavar="LAYERS.FIELD=VALUE,…",
     help="Values of a field of the layers that a pattern matches; repeatable.",
 )
-@click.option("--width", "widths", multiple=True, callback=_numbers, metavar="N,…", help="Times the hidden num_output.")
+@click.option(
+    "--width",
+    "widths",
+    multiple=True,
+    callback=_numbers,
+    metavar="N,…",
+    help="Factors for num_output of hidden layers.",
+)
 @click.option("--lr", "rates", multiple=True, callback=_numbers, metavar="N,…", help="Learning rates.")
 @click.option(
     "--solver", "solvers", multiple=True, callback=options.split_commas, metavar="TYPE,…", help="Solver types."
 )
-@click.option("--iterations", type=click.IntRange(min=0), metavar="N", help="Train so long.  [default: 0, first pass]")
+@click.option(
+    "--iterations", type=click.IntRange(min=0), metavar="N", help="Iterations to train.  [default: 0, first pass]"
+)
 @click.option("--workers", type=click.IntRange(min=1), metavar="N", help="Processes.  [default: one per core]")
 @click.option("--scheduler", metavar="ADDRESS", help="A Dask scheduler, such as tcp://host:8786, to run on.")
 @click.option("--local-cluster", type=click.IntRange(min=1), metavar="N", help="Start N Dask workers here.")
 @click.option("--tls-ca-file", metavar="FILE", help="For a scheduler at tls://.")
 @click.option("--tls-client-cert", metavar="FILE", help="For a scheduler at tls://.")
 @click.option("--tls-client-key", metavar="FILE", help="For a scheduler at tls://.")
-@click.option("--resource", multiple=True, metavar="NAME=N", help="That a Dask worker must have, such as GPU=1.")
+@click.option(
+    "--resource", multiple=True, metavar="NAME=N", help="Resource that each Dask worker must have, such as GPU=1."
+)
 @click.option("-o", "--output", type=click.Path(file_okay=False, path_type=Path), metavar="FOLDER", help="Store rows.")
 @click.option("--resume", is_flag=True, help="Go on with FOLDER; finished trials are not run again.")
 @click.option(
@@ -110,7 +121,7 @@ def sweep(paths: tuple[str, ...], kind: str, page: Path | None, **settings: Any)
 
     NET is a net or solver prototxt; a SWEEP.toml holds the same settings as keys (nets, seeds, filler, set, width, lr,
     solver, iterations, batch, shapes, data), and options replace its values. The summary has each layer's spread over
-    the seeds, the variants in order, how the signal goes with the width, and what two parameters do together. With -o
+    the seeds, the variants in order, how the signal depends on the width, and what two parameters do together. With -o
     all numbers are stored as Parquet.
 
     \b

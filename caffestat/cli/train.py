@@ -50,7 +50,7 @@ class _Command(click.Command):
 @click.option(
     "--log", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE", help="Write Caffe's log there too."
 )
-@click.option("--glog", is_flag=True, help="Put glog's prefix before each line, for scripts that read Caffe's logs.")
+@click.option("--glog", is_flag=True, help="Print glog's prefix before each line, for scripts that read Caffe's logs.")
 @click.option(
     "--format",
     "kind",
@@ -68,7 +68,7 @@ class _Command(click.Command):
 @click.option(
     "--stats-file",
     metavar="FILE",
-    help="Where to: .npz or .parquet.  [default: the snapshot prefix and _stats.parquet, .npz without pyarrow]",
+    help="File for --stats: .npz or .parquet.  [default: the snapshot prefix and _stats.parquet, .npz without pyarrow]",
 )
 @click.option(
     "--watch",
@@ -94,7 +94,7 @@ def train(
 
     SOLVER is a solver prototxt; - is the standard input. An .onnx model is trained by the solver that --solver names,
     with a --loss and arrays for its inputs; snapshots are models. An interrupt stops after the current iteration and,
-    unless snapshot_after_train is false, writes a snapshot; a second one ends at once.
+    unless snapshot_after_train is false, writes a snapshot; a second one ends immediately.
 
     \b
     Examples:

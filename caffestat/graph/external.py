@@ -102,7 +102,7 @@ def external_path(tensor: TensorProto, folder: Path | None) -> Path:
     if not is_inside:
         raise InputError(f"{said}, outside the model's folder: this is refused")
     if not is_file:
-        raise InputError(f"{said}, which is not there: put it beside the model")
+        raise InputError(f"{said}, which was not found: put it beside the model")
     return path
 
 

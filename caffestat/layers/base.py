@@ -290,8 +290,8 @@ class Layer:
         """Return at what of these bottoms Caffe would stop and forks go on, as `is_forks` then says; "" for nothing."""
         return ""
 
-    def shapes_stand(self) -> str:
-        """Return where the shapes stand that `tops` does not know, in words."""
+    def shape_source(self) -> str:
+        """Return where the shapes are that `tops` does not know, in words."""
         return "elsewhere"
 
     def lower(self, g: Graph, bottoms: Sequence[str], params: Sequence[str]) -> Sequence[str]:

@@ -48,7 +48,7 @@ class Source(Layer):
         return shape if self.batch_override is None or not shape else (self.batch_override, *shape[1:])
 
     def written_shape(self, index: int) -> Shape | None:
-        """Return the shape of a top as the file has it, None when it stands elsewhere."""
+        """Return the shape of a top as the file has it, None when it is elsewhere."""
         return None
 
     def once_or_per_top(self, values: Sequence[Any], index: int, what: str) -> Any:
@@ -85,7 +85,7 @@ class Input(Source):
         shapes = self.proto.input_param.shape
         return tuple(self.once_or_per_top(shapes, index, "shape").dim) if shapes else None
 
-    def shapes_stand(self) -> str:
+    def shape_source(self) -> str:
         return "where the net is used"
 
 
@@ -143,7 +143,7 @@ class Images(Source):
         return super().top_shape(index, name)
 
     def image_shape(self) -> Shape | None:
-        """Return the shape of the image top, None when it stands elsewhere."""
+        """Return the shape of the image top, None when it is elsewhere."""
         raise NotImplementedError
 
     def batch_size(self) -> int:
@@ -195,7 +195,7 @@ class Data(Images):
         size = sides if len(sides) == 2 and not crop else (crop, crop)
         return (self.batch_size(), self.channels(), *size) if all(size) else None
 
-    def shapes_stand(self) -> str:
+    def shape_source(self) -> str:
         return f"in the records of {self.proto.data_param.source!r}"
 
 
@@ -224,7 +224,7 @@ class ImageData(Images):
             raise self.error(f"crop_size {crop} exceeds the image of new_height {height} and new_width {width}")
         return self.batch_size(), 3 if proto.is_color else 1, crop or height, crop or width
 
-    def shapes_stand(self) -> str:
+    def shape_source(self) -> str:
         return f"in the images that {self.proto.image_data_param.source!r} lists"
 
     def own_words(self) -> tuple[str, ...]:
@@ -286,7 +286,7 @@ class HDF5Data(Source):
             raise self.error("HDF5Data transforms nothing; remove transform_param")
         return super().tops(bottoms)
 
-    def shapes_stand(self) -> str:
+    def shape_source(self) -> str:
         return f"in the files that {self.proto.hdf5_data_param.source!r} lists"
 
 
@@ -305,5 +305,5 @@ class Python(Source):
         """Return the name of the class that computes the tops."""
         return f"{self.proto.python_param.module}.{self.proto.python_param.layer}"
 
-    def shapes_stand(self) -> str:
+    def shape_source(self) -> str:
         return f"in Python code ({self.code()})"

@@ -383,14 +383,14 @@ class _Builder:
         return None if number is None else self.blobs[number].shape
 
     def tell_unknown(self, node: Node) -> None:
-        """Warn of tops whose shapes stand neither in the file nor with the user."""
+        """Warn of tops whose shapes are given neither in the file nor by the user."""
         names = [self.blobs[blob].name for blob, shape in zip(node.tops, node.top_shapes, strict=True) if shape is None]
         if names:
             said = "shape of top " if len(names) == 1 else "shapes of tops "
-            verb = "stands" if len(names) == 1 else "stand"
+            verb = "is" if len(names) == 1 else "are"
             node.layer.why_unknown = (
                 f"layer {node.name!r} ({node.type}): the {said}{', '.join(map(repr, names))} {verb} "
-                f"{node.layer.shapes_stand()}, not in this file; what depends on it is left out. Give it as "
+                f"{node.layer.shape_source()}, not in this file; what depends on it is left out. Give it as "
                 + " ".join(f"--shape {name}=N,C,H,W" for name in names)
             )
             self.findings.append(Finding(node.place, node.layer.why_unknown))
@@ -400,7 +400,7 @@ class _Builder:
         layer, shape = node.layer, node.top_shapes[0] if node.top_shapes else None
         if layer.image_size and shape and layer.proto.top[0] not in layer.shape_overrides:
             said = f"top {layer.proto.top[0]!r} is taken to have shape {shape}, as large as the images"
-            stand = f"the size stands {layer.shapes_stand()}"
+            stand = f"the size is {layer.shape_source()}"
             self.findings.append(Finding(node.place, f"layer {layer.name!r} ({layer.proto.type}): {said}: {stand}"))
 
     def add_param(self, node: Node, index: int, param: Param) -> int:

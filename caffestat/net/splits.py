@@ -37,7 +37,7 @@ def _unknown_bottom(
         hint = "the layer itself produces it: give the top another name or name an earlier blob as bottom"
     elif later is not None:
         hint = (
-            f"layer {later.proto.name!r} at {later.place} produces it, but stands later: "
+            f"layer {later.proto.name!r} at {later.place} produces it, but comes later: "
             "a layer can only read blobs made above it"
         )
     elif close:

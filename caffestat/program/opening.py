@@ -123,4 +123,4 @@ def refuse_caffe_options(net: NetOptions, values: ValueOptions) -> None:
 def refuse_loss(run: RunOptions) -> None:
     """Raise InputError for a loss: that of a Caffe net is in its file."""
     if run.loss is not None:
-        raise InputError("--loss is for .onnx models; a Caffe net says its losses itself (loss_weight)")
+        raise InputError("--loss is for .onnx models; a Caffe net states its own losses (loss_weight)")

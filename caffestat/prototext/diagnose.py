@@ -125,5 +125,5 @@ def _found_character(data: bytes, start: int) -> tuple[str, int]:
     if character.isascii():
         return quote(character), start
     if "\udc80" <= character <= "\udcff":
-        return f"the byte 0x{data[start]:02X}, which may only stand in strings and comments", start
-    return f"U+{ord(character):04X} {quote(character)}, which may only stand in strings and comments", start
+        return f"the byte 0x{data[start]:02X}, which is allowed in strings and comments only", start
+    return f"U+{ord(character):04X} {quote(character)}, which is allowed in strings and comments only", start

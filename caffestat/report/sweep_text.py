@@ -90,7 +90,7 @@ def _widths(slopes: Sequence[Slope]) -> Iterator[str]:
         found = list(group)
         shown = steps(slope.iteration for slope in found)
         yield ""
-        yield f"{variant.variant}: mean |x| goes with width to the power of (0: it does not depend on it)"
+        yield f"{variant.variant}: power of the width that mean |x| is proportional to (0: it does not depend on it)"
         yield f"{'layer':<24}" + "".join(f"{f'iteration {step}':>14}" for step in shown)
         by_place = {(slope.depth, slope.layer, slope.name): dict[int, Slope]() for slope in found}
         for slope in found:

@@ -85,7 +85,7 @@ UNKNOWN = [
 def test_unknown_shape(type_name, params, shapes, where):
     data = layer(type_name, params)
     assert data.tops([]) == shapes
-    assert data.shapes_stand() == where
+    assert data.shape_source() == where
     data.shape_overrides = {"data": (2, 3), "label": (2,)}
     assert data.tops([]) == ((2, 3), (2,))
 

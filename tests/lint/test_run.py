@@ -100,9 +100,10 @@ def test_images_of_unknown_size_are_taken_for_usual_ones(tmp_path: Path) -> None
     net = CONV("c", "x", 'weight_filler { type: "msra" }') + ACT("TanH", "c") + FC("fc", "c") + LOSS.format("fc")
     found = issues(tmp_path, RECORDS + net)
     assert [issue.code for issue in found] == ["CS019", "CS023", "CS012"]
-    assert "'x' is taken for 4x3x224x224" in found[1].message
+    assert "assuming 4x3x224x224" in found[1].message
     flat = RECORDS + 'layer { name: "f" type: "Flatten" bottom: "x" top: "f" }\n'
     flat += FC("fc", "f", outputs=784) + 'layer { name: "l" type: "EuclideanLoss" bottom: "fc" bottom: "f" top: "l" }\n'
-    assert "'x' is taken for 4x1x28x28" in issues(tmp_path, flat, "CS023")[0].message
+    assert "'x' is only in the records of " in issues(tmp_path, flat, "CS023")[0].message
+    assert "assuming 4x1x28x28" in issues(tmp_path, flat, "CS023")[0].message
     assert "is not checked" in issues(tmp_path, flat.replace("784", "785"), "CS023")[0].message
     assert issues(tmp_path, flat, "CS023", run=True)[0].message.endswith("is not checked")

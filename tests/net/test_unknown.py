@@ -40,7 +40,7 @@ def test_a_shape_that_stands_elsewhere_is_one_warning() -> None:
     net = build(DATA + FC % ("a", "data", "a") + RELU)
     assert shapes(net) == {"data": None, "label": (6,), "a": None, "r": (6,)}
     assert messages(net) == [
-        "net.prototxt:1:1: layer 'd' (Data): the shape of top 'data' stands in the records of 'db', not in this file; "
+        "net.prototxt:1:1: layer 'd' (Data): the shape of top 'data' is in the records of 'db', not in this file; "
         "what depends on it is left out. Give it as --shape data=N,C,H,W"
     ]
     given = build(DATA + FC % ("a", "data", "a"), shapes={"data": (6, 2, 5, 7)})
@@ -50,7 +50,7 @@ def test_a_shape_that_stands_elsewhere_is_one_warning() -> None:
 def test_all_tops_of_a_layer_share_one_warning() -> None:
     net = build('layer { name: "d" type: "HDF5Data" top: "u" top: "v" hdf5_data_param { source: "h" batch_size: 3 } }')
     [message] = messages(net)
-    assert "the shapes of tops 'u', 'v' stand in the files that 'h' lists" in message
+    assert "the shapes of tops 'u', 'v' are in the files that 'h' lists" in message
     assert message.endswith("--shape u=N,C,H,W --shape v=N,C,H,W")
 
 
@@ -136,7 +136,7 @@ def test_a_spelling_with_another_value_is_an_error(mode: str, found: str) -> Non
 def test_inputs_without_shapes_are_those_that_no_layer_produces() -> None:
     net = build('input: "x" input: "z"\n' + INPUT.strip() + FC % ("a", "z", "a"))
     assert shapes(net) == {"z": None, "x": (2, 4, 9, 11), "a": None}
-    assert "1:1: layer 'input' (Input): the shape of top 'z' stands where the net is used" in messages(net)[0]
+    assert "1:1: layer 'input' (Input): the shape of top 'z' is where the net is used" in messages(net)[0]
 
 
 def test_a_file_that_is_no_net_says_so() -> None:

@@ -61,10 +61,10 @@ MESSAGES = {
     "a: “b”".encode(): (
         1,
         4,
-        'expected a value for "a", found U+201C "“", which may only stand in strings and comments',
+        'expected a value for "a", found U+201C "“", which is allowed in strings and comments only',
     ),
-    b"a: \xff": (1, 4, 'expected a value for "a", found the byte 0xFF, which may only stand in strings and comments'),
-    b"\n\xc3\xa9: 1": (2, 1, 'expected a field name, found U+00E9 "é", which may only stand in strings and comments'),
+    b"a: \xff": (1, 4, 'expected a value for "a", found the byte 0xFF, which is allowed in strings and comments only'),
+    b"\n\xc3\xa9: 1": (2, 1, 'expected a field name, found U+00E9 "é", which is allowed in strings and comments only'),
     b"a: 1 5: 2": (1, 6, 'expected a field name, found "5"'),
     b"# c\nabc\0\n": (
         2,

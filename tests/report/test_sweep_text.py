@@ -35,7 +35,7 @@ def summary(fillers: tuple[str, ...] = ("a", "b"), iterations: int = 2) -> Summa
 
 def test_the_coordinate_check_has_a_line_per_layer_and_a_column_per_step() -> None:
     text = list(lines(summary()))
-    at = text.index("n · b · lr 0.1: mean |x| goes with width to the power of (0: it does not depend on it)")
+    at = text.index("n · b · lr 0.1: power of the width that mean |x| is proportional to (0: it does not depend on it)")
     assert text[at + 1].split() == ["layer", "iteration", "0", "iteration", "1"]
     assert text[at + 2].split() == ["data", "+0.00", "+0.00"]
     assert text[at + 3].split() == ["grows", "+0.00", "+0.50", "<-", "depends", "on", "the", "width"]

@@ -111,7 +111,7 @@ class _Files(Images):
         """Return the shape of a top behind the images: by default a label for each."""
         return images[:1]
 
-    def shapes_stand(self) -> str:
+    def shape_source(self) -> str:
         return f"in the files that {self.settings.source!r} lists"
 
 
@@ -249,7 +249,7 @@ class StreamVideoData(AnnotatedData):
     def example(self, top: int, shape: Shape, random: np.random.Generator) -> np.ndarray | None:
         return None
 
-    def shapes_stand(self) -> str:
+    def shape_source(self) -> str:
         p = self.added.video_data_param
         return f"in the video {p.video_file!r}" if p.video_file else "in the camera's images"
 
@@ -459,7 +459,7 @@ class _Tvg(_Files):
         """Return the shape of a top behind the labels: the image's number in the list."""
         return (images[0], 1, 1, 1)
 
-    def shapes_stand(self) -> str:
+    def shape_source(self) -> str:
         return f"in the files that {self.settings.image_list_path!r} lists"
 
 
@@ -577,7 +577,7 @@ class _Boxed(_Files):
             raise self.error(f"expected one side for each top but the first ({self.top_count - 1}), found {len(sides)}")
         return sides
 
-    def shapes_stand(self) -> str:
+    def shape_source(self) -> str:
         return f"in the records of {self.settings.source!r}"
 
 
@@ -656,7 +656,7 @@ class CPMData(_Files):
             raise self.error("expected a positive stride in cpm_transform_param, found 0")
         return (images[0], 2 * (p.num_parts + 1), images[2] // p.stride, images[3] // p.stride)
 
-    def shapes_stand(self) -> str:
+    def shape_source(self) -> str:
         return f"in the records of {self.settings.source!r}"
 
 
@@ -731,7 +731,7 @@ class LoadImageData(_Files):
     def image_shape(self) -> Shape | None:
         return None
 
-    def shapes_stand(self) -> str:
+    def shape_source(self) -> str:
         return f"in the images of {self.settings.root_folder!r}"
 
 
@@ -765,7 +765,7 @@ class GenericWindowData(_Windows):
     def further_shape(self, index: int, images: Shape) -> Shape | None:
         return None
 
-    def shapes_stand(self) -> str:
+    def shape_source(self) -> str:
         return f"at the head of {self.settings.source!r}"
 
 
@@ -816,5 +816,5 @@ class CustomData(_Files):
         is_flow = len(encoding) == len(points) and encoding[-1] == data_pb2.FlowDataParameter.UINT16FLOW
         return (images[0], 2, *images[2:]) if is_flow else None
 
-    def shapes_stand(self) -> str:
+    def shape_source(self) -> str:
         return f"in the records of {self.settings.source!r}"

@@ -117,7 +117,7 @@ class _Fielded(Images):
             maps[item, channel, y, x] = value
         return maps
 
-    def shapes_stand(self) -> str:
+    def shape_source(self) -> str:
         return f"in the images that {self.settings.source!r} lists"
 
 

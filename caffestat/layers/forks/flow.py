@@ -450,7 +450,7 @@ class ImgReader(Source):
         crop, channels = transform.crop_size, 1 if transform.force_gray else 3
         return (self.added.reader_param.num, channels, crop, crop) if crop else None
 
-    def shapes_stand(self) -> str:
+    def shape_source(self) -> str:
         return f"in the image {self.added.reader_param.file!r}"
 
 

@@ -34,7 +34,7 @@ class _Nodes(Source):
         """The layer's own parameters."""
         return self.added.octree_param
 
-    def shapes_stand(self) -> str:
+    def shape_source(self) -> str:
         return "in the octrees of the data"
 
 

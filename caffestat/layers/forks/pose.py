@@ -277,7 +277,7 @@ class _Sized(Layer):
     decides = True
     sized_by_images = True
 
-    def shapes_stand(self) -> str:
+    def shape_source(self) -> str:
         return f"in the values of {self.proto.bottom[1]!r}"
 
     def tops(self, bottoms: Sequence[Shape]) -> tuple[Shape | None, ...]:

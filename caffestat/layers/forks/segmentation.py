@@ -181,7 +181,7 @@ class MatRead(Source):
         super().__init__(proto, phase, place)
         self.why_synthetic = "its .mat files are not read"
 
-    def shapes_stand(self) -> str:
+    def shape_source(self) -> str:
         return f"in the .mat files {self.added.mat_read_param.prefix!r} names"
 
 

@@ -480,7 +480,7 @@ class AnnotatedData(Images):
         boxes[:, 3:7] = random_boxes(len(boxes), 1, 1, random) + np.array([0, 0, 1, 1], np.float32)
         return boxes
 
-    def shapes_stand(self) -> str:
+    def shape_source(self) -> str:
         return f"in the records of {self.proto.data_param.source!r}"
 
     def setup_words(self) -> tuple[str, ...]:

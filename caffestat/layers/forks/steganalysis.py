@@ -62,7 +62,7 @@ class JpegCoefficients(Source):
         images = self.shape_overrides.get(self.proto.top[0])
         return images[:1] if index and images else super().top_shape(index, name)
 
-    def shapes_stand(self) -> str:
+    def shape_source(self) -> str:
         return f"in the images that {self.added.image_data_steganalysis_jpeg_dct_param.source!r} lists"
 
     def example(self, index: int, shape: Shape, random: np.random.Generator) -> np.ndarray | None:

@@ -35,7 +35,7 @@ def net_not_built(context: Context) -> Iterator[Found]:
 
     Example: `bottom: "pool9"` where no layer has the top `pool9`.
 
-    Fix: as the message says. When only the shape of the data is missing because it stands in a database, give it with
+    Fix: as the message says. When only the shape of the data is missing because it is in a database, give it with
     `--shape data=1,3,227,227`.
     """
     if context.error:
@@ -47,10 +47,10 @@ def net_not_built(context: Context) -> Iterator[Found]:
 def unknown_field(context: Context) -> Iterator[Found]:
     """A field that Caffe's schema does not have.
 
-    Caffe refuses the file; other readers drop the field without a word, and with it what was meant. Mostly a typo
-    (`num_outputs`), a field in the wrong message (`lr_mult` beside `param` instead of in it), or a fork's extension.
-    The same field in many layers is told once. Fields of a layer whose type is unknown, or known to be a fork's, are
-    not reported: they belong to the type.
+    Caffe refuses the file; other readers drop the field without a warning. Mostly a typo (`num_outputs`), a field in
+    the wrong message (`lr_mult` beside `param` instead of in it), or a fork's extension. The same field in many layers
+    is reported once. Fields of a layer whose type is unknown, or known to be a fork's, are not reported: they belong to
+    the type.
 
     Example: `convolution_param { num_outputs: 20 }`.
 
@@ -71,11 +71,11 @@ def _is_within(finding: UnknownField, file: str, spans: Iterable[tuple[int, int]
 
 @check("CS003", "unknown-type", "warning", Needs.TEXT)
 def unknown_type(context: Context) -> Iterator[Found]:
-    """A layer type that nobody knows.
+    """An unknown layer type.
 
     Caffe stops at it, unless it is a fork that has the type. Its tops have no known shape, so whatever depends on them
     is left out of every other check. A known type that is at most two letters off is suggested. A type that many layers
-    have is told once.
+    have is reported once.
 
     Example: `type: "Convolutions"`.
 
@@ -109,11 +109,11 @@ def odd_text(context: Context) -> Iterator[Found]:
 
 @check("CS023", "unknown-shape", "info", Needs.NET)
 def unknown_shape(context: Context) -> Iterator[Found]:
-    """The shape of the data does not stand in the file.
+    """The shape of the data is not in the file.
 
-    It stands in a database, in image files or in Python code, none of which is available. What depends on it cannot be
-    checked. Images are taken for 224 x 224, or 28 x 28 where that fits better, so that most can: gains do not depend on
-    the size up to the first inner product, whose fan-in does. Deploy nets are not reported.
+    It is in a database, in image files or in Python code, none of which is available. What depends on it cannot be
+    checked. Images of 224 x 224 are assumed, or of 28 x 28 where that fits better, so that most can: gains do not
+    depend on the size up to the first inner product, whose fan-in does. Deploy nets are not reported.
 
     Example: a `Data` layer without `crop_size` whose LMDB is on another machine.
 
@@ -123,9 +123,9 @@ def unknown_shape(context: Context) -> Iterator[Found]:
         layer = unknown.node.layer
         blobs = [context.built.blobs[top] for top in unknown.node.tops]
         tops = [blob.name for blob in blobs if blob.shape is None or blob.shape == unknown.taken]
-        rest = f"is taken for {'x'.join(map(str, unknown.taken))}" if unknown.taken else "is not checked"
-        what = ", ".join(map(repr, tops)) if unknown.taken else f"what depends on {', '.join(map(repr, tops))}"
-        message = f"the shape stands {layer.shapes_stand()}, which is not available: {what} {rest}"
+        what = ", ".join(map(repr, tops))
+        rest = f"assuming {'x'.join(map(str, unknown.taken))}" if unknown.taken else "what depends on it is not checked"
+        message = f"the shape of {what} is only {layer.shape_source()}, which is not available; {rest}"
         fix = " ".join(f"--shape {top}=N,C,H,W" for top in tops)
         yield Found(unknown.node.place, unknown.node.name, message, fix)
 
@@ -152,7 +152,7 @@ def unscaled_input(context: Context) -> Iterator[Found]:
             continue
         scale = transform.scale if transform.HasField("scale") else 1.0
         if scale > 1 / 16 and entry.proto.top and _meets_weights(context, flow, entry.proto.top[0]):
-            message = f"images go in as 0 to {255 * scale:g}: no scale and no mean in transform_param"
+            message = f"images are read as 0 to {255 * scale:g}: no scale and no mean in transform_param"
             fix = "add transform_param { scale: 0.00390625 } or a mean"
             yield Found(entry.place, entry.proto.name, message, fix, cause=f"{scale:g}")
 

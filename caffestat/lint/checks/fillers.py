@@ -148,7 +148,7 @@ def ignored_filler_field(context: Context) -> Iterator[Found]:
     """A filler has a field that its type does not read.
 
     `std` means nothing to xavier, whose spread follows from the fan alone; `value` means nothing to gaussian. The
-    field is dropped without a word, and the weights are not what the file seems to say.
+    field is dropped without a warning, and the weights are not what the file seems to say.
 
     Example: `weight_filler { type: "xavier" std: 0.01 }` draws from ±sqrt(3/n), whatever n is. `type: "uniform" std:
     0.05` draws from 0 to 1, the defaults of min and max.
@@ -250,7 +250,7 @@ def symmetric_weights(context: Context) -> Iterator[Found]:
 
     Units with equal weights compute the same: a layer of any width passes one number on, z = Σ w·x, and starts as one
     unit. What tells its units apart comes from the layer behind it alone, and where that is alike too, or where the
-    layer is frozen, they stay equal for ever. At zero they pass no gradient down either.
+    layer is frozen, they stay equal throughout training. At zero they pass no gradient down either.
 
     Example: `weight_filler { type: "constant" value: 0.01 }` with `num_output: 500`. `type: "bilinear"` without
     `group`: each output of the Deconvolution is the sum of all channels, upsampled; a softmax of equal scores has a
@@ -388,7 +388,7 @@ def shared_fillers_differ(context: Context) -> Iterator[Found]:
 
 @check("CS034", "unshared-param", "warning", Needs.NET)
 def unshared_param(context: Context) -> Iterator[Found]:
-    """Two layers share one param by name, and each names another one that nobody else has.
+    """Two layers share one param by name, and each names another one that no other layer has.
 
     Names make params shared. Where two layers have the same name for their weights but different ones for their biases,
     one of these is mostly a slip: the biases are apart, and go apart in training.
@@ -537,7 +537,7 @@ def _only_successor(context: Context, node: Node) -> Node | None:
 
 @check("CS012", "msra-before-squashing", "warning", Needs.NET)
 def msra_before_squashing(context: Context) -> Iterator[Found]:
-    """Weights with msra stand in front of a tanh or a sigmoid.
+    """Weights with msra come before a tanh or a sigmoid.
 
     msra doubles the variance, Var(w) = 2 / n, to make up for the half that ReLU takes. tanh and sigmoid take nothing
     for small inputs, so the signal grows by √2 per layer until they saturate, where their slope, and the gradient, is

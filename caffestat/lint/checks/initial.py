@@ -19,7 +19,7 @@ _CAP = -math.log(_FLT_MIN)  # Caffe's softmax loss is never larger, per sample
 
 @check("CS024", "stored-statistics", "error", Needs.NET)
 def stored_statistics(context: Context) -> Iterator[Found]:
-    """A layer normalizes by stored statistics, and nobody has stored any.
+    """A layer normalizes by stored statistics, and none are stored.
 
     With `use_global_stats: true` BatchNorm divides by √(variance + eps) of the variance that is stored. Without trained
     weights that is 0, so the layer multiplies by 1 / √eps: 316 for eps 1e-5. Ten such layers overflow.

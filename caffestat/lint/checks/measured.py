@@ -23,7 +23,7 @@ def dead_relu(context: Context) -> Iterator[Found]:
 
     A unit whose input is negative for every sample gets no gradient and never comes back. At a sound start half of the
     outputs are zero. Needs `--run`; reported when nine in ten are (`--dead`). One that reads nothing but zeros is not
-    reported, be it behind a dead one or behind weights that nobody has filled.
+    reported, be it behind a dead one or behind weights without a filler.
 
     Example: a bias of -3 in front of a ReLU; inputs that are all positive with weights that are mostly negative.
 

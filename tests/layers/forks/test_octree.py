@@ -14,7 +14,7 @@ OWN = 'name: "l" type: "%s" bottom: "x" top: "y" octree_param { %s }'
 def test_shapes_that_stand_in_octrees_are_unknown() -> None:
     layer = make(OWN % ("OctreeConv", "curr_depth: 5") + " convolution_param { num_output: 8 kernel_size: 3 }")
     assert layer.tops([(1, 3, 8, 1)]) == (None,)
-    assert layer.shapes_stand() == "in the octrees of the data"
+    assert layer.shape_source() == "in the octrees of the data"
     layer.shape_overrides = {"y": (1, 8, 64, 1)}
     assert layer.tops([(1, 3, 64, 1)]) == ((1, 8, 64, 1),)
     data = make('name: "l" type: "OctreeDataBase" top: "x" top: "label" data_param { batch_size: 7 }')
