@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from numbers import Integral
+from numbers import Integral, Real
 from typing import Any
 
 from caffestat.errors import InputError
@@ -22,7 +23,9 @@ __all__ = [
     "NetOptions",
     "RunOptions",
     "ValueOptions",
+    "check_seed",
     "device_of",
+    "number",
     "one_of",
     "options_of",
     "texts",
@@ -59,6 +62,26 @@ def device_of(text: str) -> tuple[str, int]:
 def texts(values: object) -> tuple[str, ...]:
     """Return one text, one path or a sequence of them as a tuple of texts."""
     return tuple(map(str, values)) if isinstance(values, (tuple, list)) else (str(values),)
+
+
+def check_seed(seed: object) -> None:
+    """Raise InputError unless the value is one that Caffe's random_seed can have."""
+    if not (isinstance(seed, Integral) and 0 <= int(seed) < _SEEDS):
+        raise InputError(f"seed: expected an integer from 0 to {_SEEDS - 1}, found {seed!r}")
+
+
+def _names(option: str, values: Any) -> tuple[str, ...]:
+    found = (values,) if isinstance(values, str) else values
+    if not (isinstance(found, (tuple, list)) and all(isinstance(name, str) for name in found)):
+        raise InputError(f"{option}: expected names, found {values!r}")
+    return tuple(found)
+
+
+def number(option: str, value: Any, least: float = 0.0) -> float:
+    """Return the value of an option. Raises InputError unless it is a finite number of `least` or more."""
+    if not (isinstance(value, Real) and least <= float(value) < math.inf):
+        raise InputError(f"{option}: expected a number of {least:g} or more, found {value!r}")
+    return float(value)
 
 
 def _shape(name: str, axes: Sequence[int]) -> Shape:
@@ -100,9 +123,11 @@ class NetOptions:
     def __post_init__(self) -> None:
         one_of("phase", self.phase, PHASES)
         one_of("data", self.data, DATA)
+        if self.level is not None and not isinstance(self.level, Integral):
+            raise InputError(f"level: expected an integer, found {self.level!r}")
         if self.batch is not None:
             _size("batch", self.batch)
-        object.__setattr__(self, "stages", texts(self.stages))
+        object.__setattr__(self, "stages", _names("stages", self.stages))
         shapes = {name: _shape(name, axes) for name, axes in (self.shapes or {}).items()}
         object.__setattr__(self, "shapes", shapes)
         dims = {name: _size(f"dims: {name}", size) for name, size in (self.dims or {}).items()}
@@ -129,8 +154,8 @@ class ValueOptions:
 
     def __post_init__(self) -> None:
         one_of("assume_filler", self.assume_filler, ASSUMED_FILLERS)
-        if self.seed is not None and not (isinstance(self.seed, Integral) and 0 <= self.seed < _SEEDS):
-            raise InputError(f"seed: expected an integer from 0 to {_SEEDS - 1}, found {self.seed!r}")
+        if self.seed is not None:
+            check_seed(self.seed)
         object.__setattr__(self, "weights", texts(self.weights))
 
     @property
@@ -165,6 +190,9 @@ class RunOptions:
         one_of("inputs_hold", self.inputs_hold, INPUTS_HOLD)
         one_of("compute", self.compute, COMPUTE)
         object.__setattr__(self, "inputs", dict(self.inputs or {}))
+        for name, array in self.inputs.items():
+            if not (hasattr(array, "shape") and hasattr(array, "dtype")):
+                raise InputError(f"inputs: expected an array for {name!r}, found {array!r:.60}")
         object.__setattr__(self, "stats", texts(self.stats))
         for name in self.stats:
             one_of("stats", name, STATS)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+import caffestat
 from caffestat.errors import InputError
 from caffestat.fillers import Filler, Stream, fill
 from caffestat.options import ASSUMED_FILLERS, NetOptions, RunOptions, ValueOptions, options_of
@@ -22,6 +24,10 @@ from caffestat.options import ASSUMED_FILLERS, NetOptions, RunOptions, ValueOpti
         (NetOptions, {"dims": {"width": 0}}, "dims: width: expected an integer of 1 or more, found 0"),
         (NetOptions, {"shapes": {"x": "23"}}, "sizes of 1 or more for 'x', found '23'"),
         (NetOptions, {"shapes": {"x": (2, -1)}}, "sizes of 1 or more for 'x'"),
+        (NetOptions, {"level": "a"}, "level: expected an integer, found 'a'"),
+        (NetOptions, {"stages": 5}, "stages: expected names, found 5"),
+        (NetOptions, {"stages": ["a", 5]}, "stages: expected names, found"),
+        (RunOptions, {"inputs": {"x": 3}}, "inputs: expected an array for 'x', found 3"),
         (ValueOptions, {"seed": -1}, "seed: expected an integer from 0 to 4294967295, found -1"),
         (ValueOptions, {"seed": 2**32}, "seed: expected an integer"),
         (ValueOptions, {"assume_filler": "xaver"}, "assume_filler: expected one of gaussian, msra, .*, found 'xaver'"),
@@ -32,6 +38,43 @@ from caffestat.options import ASSUMED_FILLERS, NetOptions, RunOptions, ValueOpti
 def test_a_value_that_is_not_allowed_is_refused(kind: Any, given: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         kind(**given)
+
+
+NET = 'layer { name: "x" type: "Input" top: "x" input_param { shape { dim: 2 dim: 3 } } }\n'
+
+
+@pytest.mark.parametrize(
+    ("verb", "given", "message"),
+    [
+        (caffestat.check, {"dialect": "nofork"}, "unknown dialect 'nofork'; expected one of "),
+        (
+            caffestat.fill,
+            {"variance_norm": "fan_inn"},
+            "variance_norm: expected one of fan_in, fan_out, average, found",
+        ),
+        (caffestat.rewrite, {"filler": "msra", "variance_norm": "n"}, "variance_norm: expected one of fan_in"),
+        (caffestat.sweep, {"seeds": ["x"]}, "seed: expected an integer from 0 to 4294967295, found 'x'"),
+        (caffestat.sweep, {"widths": [-1]}, "widths: expected a number of 0 or more, found -1"),
+        (caffestat.sweep, {"rates": ["fast"]}, "rates: expected a number of 0 or more, found 'fast'"),
+        (caffestat.diagnose, {"growth": 0.5}, "growth: expected a number of 1 or more, found 0.5"),
+        (caffestat.train, {"stats": -1}, "stats: expected 0 or more, found -1"),
+    ],
+    ids=lambda value: value.__name__ if callable(value) else "",
+)
+def test_every_verb_refuses_what_it_does_not_know(
+    tmp_path: Path, verb: Any, given: dict[str, Any], message: str
+) -> None:
+    path = tmp_path / "net.prototxt"
+    path.write_text(NET)
+    with pytest.raises(InputError, match=message):
+        verb(path, **given)
+
+
+def test_comparisons_take_tolerances_of_0_or_more(tmp_path: Path) -> None:
+    for verb in (caffestat.compare, caffestat.compare_values):
+        for name, value in (("rtol", -1), ("atol", "x"), ("rtol", float("nan"))):
+            with pytest.raises(InputError, match=f"{name}: expected a number of 0 or more, found"):
+                verb(tmp_path / "a.log", tmp_path / "b.log", **{name: value})
 
 
 def test_one_text_counts_as_a_list_of_one() -> None:

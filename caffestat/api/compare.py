@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from caffestat.options import DEFAULT_SEED, NetOptions, RunOptions, ValueOptions
+from caffestat.options import DEFAULT_SEED, NetOptions, RunOptions, ValueOptions, number
 
 from .debug import debug
 
@@ -33,6 +33,7 @@ def compare(a: str | Path, b: str | Path, *, rtol: float = 1e-3, atol: float = 1
     """
     from caffestat import logs
 
+    rtol, atol = number("rtol", rtol), number("atol", atol)
     return logs.compare(passes_of(str(a)), passes_of(str(b)), rtol, atol)
 
 
@@ -75,6 +76,7 @@ def compare_values(
     from caffestat.analysis.values import compare_models
     from caffestat.engine import choose_device
 
+    rtol, atol = number("rtol", rtol), number("atol", atol)
     run = RunOptions(device, compute=compute)
     chosen, _ = choose_device(run.device)
     net = NetOptions("test", shapes=shapes or {}, batch=batch, data="synthetic", dims=dims or {})

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from caffestat.options import NetOptions
+from caffestat.options import NetOptions, number
 
 if TYPE_CHECKING:
     from caffestat.logs import Diagnosis
@@ -37,5 +37,6 @@ def diagnose(
     """
     from caffestat import logs
 
+    growth = number("growth", growth, 1.0)
     options = NetOptions(phase, level, stages, shapes or {}, batch, dialect=dialect)
     return logs.diagnose_log(str(log), None if net is None else str(net), growth, options)

@@ -55,6 +55,8 @@ def training_of(
     net, values, run = options_of(**options)
     if iterations is not None and iterations < 0:
         raise InputError(f"iterations: expected 0 or more, found {iterations}")
+    if stats < 0:
+        raise InputError(f"stats: expected 0 or more, found {stats}")
     if net.phase or run.forward_only:
         raise InputError("training has no phase and no forward pass alone: it runs the solver's nets as Caffe does")
     how = _How(

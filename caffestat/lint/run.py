@@ -19,6 +19,7 @@ from caffestat.layers import Layer, Shape, Source
 from caffestat.layers.data import Images
 from caffestat.net import Net, NetSource, Node
 from caffestat.net.build import UnknownLayer
+from caffestat.net.dialects import check_dialect
 from caffestat.net.rules import filter_layers
 from caffestat.net.source import STDIN, named_weights, read_document
 from caffestat.options import COMPUTE, DEFAULT_SEED, STATS, NetOptions, RunOptions, ValueOptions, one_of
@@ -117,8 +118,9 @@ def check_files(paths: Iterable[str], job: Job) -> Checked:
 
     A file of a folder that has nothing of Caffe's in it (a label map, another program's graph) is left out. A net that
     several solvers name is told of once, under the name that `paths` gives it.
-    Raises InputError for a shape of a blob that none of the nets has.
+    Raises InputError for an unknown dialect, and for a shape of a blob that none of the nets has.
     """
+    check_dialect(job.net.dialect)
     given = list(paths)
     found = find_nets(given)
     work = partial(_outcome, given=frozenset(given), job=job)

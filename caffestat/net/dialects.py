@@ -45,6 +45,12 @@ def known_dialects() -> tuple[str, ...]:
     return tuple(sorted({cls.dialect for name in layer_types() for cls in layer_dialects(name)} - {""}))
 
 
+def check_dialect(dialect: str | None) -> None:
+    """Raise InputError for a dialect that no type has."""
+    if dialect is not None and dialect not in known_dialects():
+        raise InputError(f"unknown dialect {dialect!r}; expected one of {', '.join(known_dialects())}")
+
+
 def choose(layers: Collection[Entry], unknown: Sequence[UnknownField], dialect: str | None = None) -> dict[int, Choice]:
     """Return the choices by the id of the layer's text; types that nobody knows have none.
 
@@ -54,8 +60,7 @@ def choose(layers: Collection[Entry], unknown: Sequence[UnknownField], dialect: 
     unknown: the fields of the file that Caffe's schema lacks
     Raises InputError for a dialect that no type has, SchemaError for a value that does not fit its field.
     """
-    if dialect is not None and dialect not in known_dialects():
-        raise InputError(f"unknown dialect {dialect!r}; expected one of {', '.join(known_dialects())}")
+    check_dialect(dialect)
     types = {entry.proto.type for entry in layers}
     best = {id(entry.text): _best(entry, entry.text, types, unknown, dialect) for entry in layers if entry.text}
     votes = Counter(choices[0].cls.dialect for choices in best.values() if len(choices) == 1)

@@ -24,6 +24,7 @@ from caffestat.fillers import (
 )
 from caffestat.initialization.methods import METHODS, Method, parse_method
 from caffestat.ops import LINEAR, Nonlinearity
+from caffestat.options import one_of
 
 __all__ = ["Fans", "Policy", "Site", "Undecided", "Wanted", "parse_policy", "same_effect"]
 
@@ -208,15 +209,19 @@ def _number(value: float | np.floating) -> str:
     return str(np.float32(value))
 
 
+def norm_of(text: str | None) -> str | None:
+    """Return a variance_norm, given in any case, as Caffe spells it. Raises InputError for an unknown one."""
+    one_of("variance_norm", text and text.lower(), [name.lower() for name in VARIANCE_NORMS])
+    return text.upper() if text else None
+
+
 def parse_policy(text: str, variance_norm: str | None = None) -> Policy:
     """Read a policy as the command line writes it.
 
     TYPE, TYPE:NAME=VALUE,…, constant:VALUE, gaussian:STD, auto, explicit (of what the file has), explicit:POLICY;
     `variance_norm` is fan_in, fan_out or average, in any case. Raises InputError.
     """
-    norm = variance_norm.upper() if variance_norm else None
-    if norm is not None and norm not in VARIANCE_NORMS:
-        raise InputError(f"variance_norm is one of {', '.join(VARIANCE_NORMS).lower()}; found {variance_norm!r}")
+    norm = norm_of(variance_norm)
     kind, _, rest = text.partition(":")
     if kind == "explicit":
         return Policy("explicit", variance_norm=norm, base=parse_policy(rest, variance_norm) if rest else None)
@@ -254,9 +259,7 @@ def _field(kind: FillerType | None, text: str) -> tuple[str, str]:
         expected = f"expected {', '.join(known)}" if known else "it takes none"
         raise InputError(f"a {kind_name} filler has no field {name!r}; {expected}")
     if name == "variance_norm":
-        if value.upper() not in VARIANCE_NORMS:
-            raise InputError(f"variance_norm is one of {', '.join(VARIANCE_NORMS).lower()}; found {value!r}")
-        return name, value.upper()
+        return name, norm_of(value) or ""
     return name, _checked(kind_name, name, value)
 
 

@@ -8,7 +8,7 @@ from fnmatch import fnmatchcase
 
 from caffestat.fillers import Filler, filler_type
 from caffestat.layers import default_filler
-from caffestat.rewriting.policy import Policy, parse_policy, same_effect
+from caffestat.rewriting.policy import Policy, norm_of, parse_policy, same_effect
 
 __all__ = ["Change", "Place", "change_of", "is_changed"]
 
@@ -107,6 +107,7 @@ def change_of(
     only_missing: bool = False,
 ) -> Change:
     """The Change that options describe. Raises InputError for a policy that cannot be read."""
+    norm_of(variance_norm)
     return Change(
         parse_policy(filler, variance_norm) if filler else None,
         parse_policy(bias) if bias else None,

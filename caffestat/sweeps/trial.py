@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import product
 
 from caffestat.errors import InputError
+from caffestat.options import check_seed, number
 
 __all__ = ["Sweep", "Trial", "as_seeds"]
 
@@ -98,7 +98,13 @@ class Sweep:
         for path, values in self.changes.items():
             if not values:
                 raise InputError(f"sweep: no values for {path!r}; expected at least one")
-        if not all(0 < width < math.inf for width in self.widths) or self.iterations < 0:
+        for seed in self.seeds:
+            check_seed(seed)
+        for rate in self.rates:
+            number("rates", 0.0 if rate is None else rate)
+        for width in self.widths:
+            number("widths", width)
+        if 0 in self.widths or self.iterations < 0:
             raise InputError("sweep: expected widths above 0 and 0 or more iterations")
 
     @property

@@ -44,7 +44,7 @@ def test_reads_plain_policies(text: str, wanted: Wanted) -> None:
         ("uniform:min=2,max=1", "min must not be above max"),
         ("xavier:std=1", "a xavier filler has no field 'std'; expected variance_norm"),
         ("bilinear:value=1", "a bilinear filler has no field 'value'; it takes none"),
-        ("xavier:variance_norm=fan", "variance_norm is one of fan_in, fan_out, average; found 'fan'"),
+        ("xavier:variance_norm=fan", "variance_norm: expected one of fan_in, fan_out, average, found 'fan'"),
         ("explicit:he", "unknown filler policy 'he'"),
     ],
 )
