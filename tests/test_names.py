@@ -30,7 +30,7 @@ REGISTRIES = (
     "theory/rules/",  # moments per op
 )
 OTHERS = {
-    "graph/load.py": {"If", "Loop"},  # of ONNX files: an If becomes a branch, a Loop a Scan
+    "graph/load.py": {"If", "Loop", "STFT"},  # of ONNX files: an If becomes a branch, a Loop a Scan; defaults
     "logs/losses.py": {"constant"},  # a kind of loss that does not change
     "logs/show.py": {"constant"},
 }

@@ -15,6 +15,7 @@ OTHERS = {
     "engine/compiled.py": "which session reads a value last, after which its memory is free",
     "net/splits.py": "insert_splits.cpp, by the names in the file",
     "program/from_onnx.py": "the rows of a model, which the index of a program is made of",
+    "sweeps/variants.py": "which layers with outputs set the channels that a layer reads, through layers without",
     "program/program.py": "which row computes each value of a graph",
 }
 

@@ -14,6 +14,7 @@ from caffestat.analysis import Runner, Step
 from caffestat.errors import InputError
 from caffestat.graph.external import read_model, save
 from caffestat.net import Solver
+from caffestat.ops import Role
 from caffestat.options import NetOptions, RunOptions, ValueOptions
 from caffestat.program.from_onnx import ModelProgram, from_onnx
 
@@ -77,8 +78,9 @@ def _running_statistics(graph: Graph) -> dict[str, str]:
     """Return what the running means and variances of batch normalizations in training become, by their names."""
     pairs: dict[str, str] = {}
     for node in graph.nodes:
-        if node.op == "BatchNormalization" and node.get("training_mode", 0):
-            pairs |= {old: new for old, new in zip(node.inputs[3:], node.outputs[1:], strict=False) if new}
+        if node.get("training_mode", 0):
+            before = (name for i, name in enumerate(node.inputs) if node.info.role(i) is Role.STATISTIC)
+            pairs |= {old: new for old, new in zip(before, node.outputs[1:], strict=False) if new}
     return {old: new for old, new in pairs.items() if old in graph.params}
 
 
