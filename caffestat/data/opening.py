@@ -11,7 +11,7 @@ from .reader import DataUnavailableError, Reader
 if TYPE_CHECKING:
     from caffestat.layers import Layer
 
-__all__ = ["KINDS", "open_reader"]
+__all__ = ["KINDS", "open_reader", "register_reader"]
 
 KINDS = {
     "annotated": ("annotated", "AnnotatedReader"),
@@ -28,6 +28,16 @@ KINDS = {
 """The module and the class of each kind of reader, by what `Layer.data_kind` names."""
 
 
+_ADDED: dict[str, type[Reader]] = {}
+
+
+def register_reader(kind: str, reader: type[Reader]) -> None:
+    """Register a kind of reader from outside of the package. Raises ValueError when the kind is taken."""
+    if kind in KINDS or kind in _ADDED:
+        raise ValueError(f"a reader of kind {kind!r} is registered already")
+    _ADDED[kind] = reader
+
+
 def open_reader(layer: Layer) -> Reader | None:
     """Return the reader of the data that a layer names; None for a layer whose type names none.
 
@@ -36,7 +46,7 @@ def open_reader(layer: Layer) -> Reader | None:
     """
     if layer.why_unread:
         raise DataUnavailableError(layer.why_unread)
-    reader = _reader(layer.data_kind)(layer) if layer.data_kind else None
+    reader = _reader(layer)(layer) if layer.data_kind else None
     for name, shape in zip(layer.proto.top, reader.shapes if reader else (), strict=False):
         asked = layer.shape_overrides.get(name, shape)
         if asked != shape:
@@ -44,7 +54,13 @@ def open_reader(layer: Layer) -> Reader | None:
     return reader
 
 
-def _reader(kind: str) -> Callable[[Layer], Reader]:
+def _reader(layer: Layer) -> Callable[[Layer], Reader]:
+    kind = layer.data_kind
+    if kind in _ADDED:
+        return _ADDED[kind]
+    if kind not in KINDS:
+        known = ", ".join(sorted((*KINDS, *_ADDED)))
+        raise layer.error(f"its class {type(layer).__qualname__} names a reader {kind!r}; expected one of {known}")
     # imported only here: most nets that are looked at have no such layer
     module, name = KINDS[kind]
     reader: Callable[[Layer], Reader] = getattr(import_module(f".{module}", __package__), name)

@@ -138,7 +138,7 @@ class Layer:
     sized_by_images: ClassVar[bool] = False  # its tops' size stands in the data: that of the images (`image_size`)
     aligns: ClassVar[bool] = False  # where one bottom lies on the other (`cut_before`) follows from the net
     reads_pixels: ClassVar[bool] = False  # its first top holds images, 0 to 255 unless its transform_param says else
-    data_kind: ClassVar[str] = ""  # the reader of the data that it names, one of `data.KINDS`
+    data_kind: ClassVar[str] = ""  # the reader of the data that it names, one of `data.KINDS`, or registered
     filler_fields: ClassVar[Mapping[str, str]] = {}  # the role of what each filler fills, by "message.field"
     is_external: ClassVar[bool] = False  # its tops are data from outside: `lower` declares one graph input per top
     decides: ClassVar[bool] = False  # it computes in numpy what its bottoms' values decide, before the graph runs

@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["BLOCK", "LEGACY_TYPES", "SOLVERS", "Rule", "Scratch", "fma", "rule_of", "solver_type"]
+__all__ = ["BLOCK", "LEGACY_TYPES", "SOLVERS", "Rule", "Scratch", "fma", "rule_of", "solver", "solver_type"]
 
 Array = NDArray[np.float32]
 
@@ -89,9 +89,11 @@ SOLVERS: dict[str, type[Rule]] = {}
 
 
 def solver(name: str) -> Callable[[type[Rule]], type[Rule]]:
-    """Register a Rule for a solver type. Raises ValueError when the type is taken."""
+    """Register a Rule for a solver type. Raises ValueError when the type is taken, and for a class without `update`."""
 
     def register(cls: type[Rule]) -> type[Rule]:
+        if not issubclass(cls, Rule) or cls.update is Rule.update:
+            raise ValueError(f"solver type {name!r}: class {cls.__qualname__} is no Rule with an update of its own")
         if name in SOLVERS:
             raise ValueError(f"solver type {name!r} is already registered by {SOLVERS[name].__qualname__}")
         cls.type = name
