@@ -116,7 +116,7 @@ def test_a_disk_that_is_full_when_the_bytes_get_there(folder: Path, monkeypatch:
 def _write(name: str, filler: str, count: int) -> None:
     for _ in range(count):
         outcome = api.rewrite(name, filler=filler)[0]
-        if outcome.error and "changed by somebody else" not in outcome.error:
+        if outcome.error and "changed by another program" not in outcome.error:
             os._exit(7)
 
 

@@ -236,8 +236,8 @@ def _named_net(path: str, owner: Field) -> NetSource:
         return replace(source, findings=(*source.findings, Finding(owner.place, note)))
     if not os.path.exists(found):
         above = " and in the folders above it" if len(Path(path).parts) > 1 else ""
-        places = f"looked for from the working directory, beside the solver{above}"
-        raise NetError(f"{owner.name}: {path!r} is not there; {places}", owner.place)
+        places = f"searched: the working directory, beside the solver{above}"
+        raise NetError(f"{owner.name}: file not found: {path!r} ({places})", owner.place)
     return _read_named(found, path, owner)
 
 

@@ -244,7 +244,7 @@ def test_external_data(tmp_path: Path) -> None:
         ({"location": "../w.bin"}, "outside the model's folder: this is refused"),
         ({"location": "/etc/hostname"}, "outside the model's folder: this is refused"),
         ({"location": ""}, "outside the model's folder"),
-        ({"location": "no.bin"}, "is not there"),
+        ({"location": "no.bin"}, "was not found"),
         ({"offset": "96"}, "needs 48 bytes, but the file holds 16"),
         ({"offset": "-8"}, "negative offset"),
         ({"offset": "many"}, "cannot be read"),

@@ -54,7 +54,7 @@ def test_an_edit_in_the_meantime_is_kept(tmp_path: Path) -> None:
     path.write_text(NETS["CS005"])
     fixed = fix_file(str(path), Job(selected(("CS005",), ())))
     path.write_text("# an edit")
-    with pytest.raises(InputError, match="changed by somebody else"):
+    with pytest.raises(InputError, match="changed by another program"):
         fixed.write()
     assert path.read_text() == "# an edit"
 

@@ -18,18 +18,18 @@ pytestmark = pytest.mark.skipif(not FILES, reason="the corpus is not at hand")
 CONFLICT = "expected a field name, found"
 BROKEN = {
     "elm/elm_classification_ts.prototxt": (":33:1: ", "unknown bottom blob 'labels'"),
-    "triplet_loss/lrfacenet-solver-32.prototxt": (":2:1: ", "net: 'lrfacenet-definition-32.prototxt' is not there"),
+    "triplet_loss/lrfacenet-solver-32.prototxt": (":2:1: ", "net: file not found: 'lrfacenet-definition-32.prototxt'"),
     "mnist/mnist_autoencoder_solver_adagrad.prototxt": (":17:1: ", CONFLICT),
     "@blob-c498db6fe1ea/models/gan/generator_mnist.prototxt": (":8:1: ", "unknown bottom blob 'feat'"),
     "@blob-cf6fc638fd45/examples/hdf5_classification/train_val.prototxt": (":2:1: ", CONFLICT),
     "TVG_CRFRNN_new_traintest.prototxt": (":4:9: ", "rename `layers` to `layer`"),
-    "cifar10/cifar10_quick_solver.prototxt": (":4:1: ", "is not there"),
+    "cifar10/cifar10_quick_solver.prototxt": (":4:1: ", "file not found"),
     "SSD_300x300/solver.prototxt": (":1:1: ", "train_net: "),
-    "bvlc_alexnet/solver_larc_turbo.prototxt": (":1:1: ", "is not there"),
+    "bvlc_alexnet/solver_larc_turbo.prototxt": (":1:1: ", "file not found"),
     "code/labelmap.prototxt": (": ", "no layer is in the file: expected a net or solver prototxt, found"),
     "template/MobileNetSSD_test_template.prototxt": (":2422:17: ", "found cls3x"),
-    "mnist/lenet_stepearly_solver.prototxt": (":2:1: ", "train_net: 'lenet_train.prototxt' is not there"),
-    "ucf101/tsn_bn_inception_rgb_solver.prototxt": (":1:1: ", "is not there"),
+    "mnist/lenet_stepearly_solver.prototxt": (":2:1: ", "train_net: file not found: 'lenet_train.prototxt'"),
+    "ucf101/tsn_bn_inception_rgb_solver.prototxt": (":1:1: ", "file not found"),
 }
 
 

@@ -137,7 +137,7 @@ def test_an_edit_in_the_meantime_is_kept(folder: Path, monkeypatch: pytest.Monke
     path = folder / "a.prototxt"
     monkeypatch.setattr(files, "rewrite_text", partial(edited_meanwhile, path, files.rewrite_text))
     (outcome,) = rewrite(path, filler="msra", backup=True)
-    assert "changed by somebody else" in (outcome.error or "")
+    assert "changed by another program" in (outcome.error or "")
     assert path.read_bytes() == b"# an edit\n" + OLD
 
 

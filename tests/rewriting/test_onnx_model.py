@@ -261,7 +261,7 @@ def test_a_failure_removes_the_data_file_of_this_run_only(external: Path, monkey
     result = rewrite_onnx(external, change_of("xavier", layers=["w3"]), 7)
     external.write_bytes(before["net.onnx"] + b"")  # same bytes, another time of change
     os.utime(external, ns=(0, 0))
-    with pytest.raises(InputError, match="was changed by somebody else"):
+    with pytest.raises(InputError, match="was changed by another program"):
         result.write(external, since)
     assert {file.name: file.read_bytes() for file in external.parent.iterdir()} == before
 

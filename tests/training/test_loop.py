@@ -82,7 +82,7 @@ def test_order_of_events(tmp_path):
 
 def test_a_test_net_that_is_not_there(tmp_path):
     made = solver(tmp_path, 'net: "net.prototxt"\ntest_net: "gone.prototxt" test_iter: 1 test_interval: 1')
-    with pytest.raises(NetError, match=r"solver\.prototxt:3:1: test_net: 'gone\.prototxt' is not there"):
+    with pytest.raises(NetError, match=r"solver\.prototxt:3:1: test_net: file not found: 'gone\.prototxt'"):
         made.test_nets()
 
 
