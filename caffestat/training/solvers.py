@@ -13,20 +13,27 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from caffestat.engine.axpby import axpby as fused_axpby
+
 __all__ = ["BLOCK", "LEGACY_TYPES", "SOLVERS", "Rule", "Scratch", "fma", "rule_of", "solver", "solver_type"]
 
 Array = NDArray[np.float32]
 
-BLOCK = 1 << 17  # elements worked on at a time: few enough for the cache, so many that threads seldom wait for Python
+BLOCK = 1 << 18  # elements worked on at a time: few enough for the cache, so many that threads seldom wait for Python
+_LARGE = 1 << 14  # elements from which on a kernel of the runtime is worth the call
 
 LEGACY_TYPES = ("SGD", "Nesterov", "AdaGrad", "RMSProp", "AdaDelta", "Adam")
 """The solver types by the numbers of the former enum `solver_type`."""
 
 
 class Scratch:
-    """Temporary arrays for blocks of up to BLOCK elements; each thread has its own."""
+    """Temporary arrays for blocks of up to BLOCK elements; each thread has its own.
 
-    def __init__(self) -> None:
+    fused: let the runtime compute the multiply-adds of large blocks, in half of the time; only where its kernel `fuses`
+    """
+
+    def __init__(self, fused: bool = False) -> None:
+        self.fused = fused
         self._wide = np.empty(BLOCK, np.float64)
         self._narrow = [np.empty(BLOCK, np.float32) for _ in range(2)]
 
@@ -40,22 +47,26 @@ class Scratch:
 
 
 def fma(a: np.float32, x: Array, y: Array, scratch: Scratch) -> None:
-    """Compute y = round(a*x + y) in place.
+    """Compute y = round(a*x + y) in place."""
+    axpby(a, x, np.float32(1), y, scratch)
 
-    The product of two float32 numbers is exact in float64; the sum is rounded to float64 and then to float32, which
-    differs from one rounding for about one in 10^9 elements, by the last bit.
+
+def axpby(a: np.float32, x: Array, b: np.float32, y: Array, scratch: Scratch) -> None:
+    """Compute y = round(a*x + round(b*y)) in place as Caffe's caffe_cpu_axpby does.
+
+    In numpy: the product of two float32 numbers is exact in float64; the sum is rounded to float64 and then to float32,
+    which differs from one rounding for about one in 10^9 elements, by the last bit.
     """
+    if scratch.fused and x.size >= _LARGE:
+        fused_axpby(a, x, b, y)
+        return
+    if b != 1:
+        np.multiply(y, b, out=y)
     wide = scratch.wide(x.size)
     wide[...] = x  # numpy is faster with a conversion of its own than with operands of two types
     np.multiply(wide, np.float64(a), out=wide)
     np.add(wide, y, out=wide)
     y[...] = wide
-
-
-def axpby(a: np.float32, x: Array, b: np.float32, y: Array, scratch: Scratch) -> None:
-    """Compute y = a*x + b*y in place as Caffe's caffe_cpu_axpby does."""
-    np.multiply(y, b, out=y)
-    fma(a, x, y, scratch)
 
 
 class Rule:

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from caffestat.engine.axpby import fuses
 from caffestat.net import Net
 
 from .events import Clip
@@ -71,6 +72,7 @@ class Update:
         self.history = [np.zeros(param.shape, np.float32) for _ in range(self._rule.histories) for param in params]
         self._scratch = threading.local()
         self._pool: ThreadPoolExecutor | None = None
+        self._fused = False
 
     def clip(self, diffs: Mapping[int, np.ndarray | None]) -> Clip | None:
         """Return how the gradients are to be scaled down, None when they are not."""
@@ -95,7 +97,9 @@ class Update:
         plans = list(self._plans(values, diffs, rate, iteration))
         blocks = [block for plan in plans for block in plan.blocks()]
         scales = list(self._scales(clip))
-        if sum(plan.diff.size for plan in plans) < _LARGE or _THREADS == 1:
+        is_large = sum(plan.diff.size for plan in plans) >= _LARGE
+        self._fused = is_large and fuses()
+        if not is_large or _THREADS == 1:
             self._run(blocks, scales)
             return
         if self._pool is None:
@@ -134,7 +138,7 @@ class Update:
     def _run(self, blocks: Sequence[tuple[_Plan, slice]], scales: Sequence[np.float32]) -> None:
         scratch = getattr(self._scratch, "arrays", None)
         if scratch is None:
-            scratch = self._scratch.arrays = Scratch()
+            scratch = self._scratch.arrays = Scratch(self._fused)
         with np.errstate(all="ignore"):
             for plan, block in blocks:
                 self._update(plan, block, scales, scratch)

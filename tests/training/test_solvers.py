@@ -9,6 +9,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
+from caffestat.engine.axpby import fuses
 from caffestat.schema import SolverParameter
 from caffestat.training.solvers import BLOCK, SOLVERS, Scratch, fma, rule_of, solver, solver_type
 
@@ -100,6 +101,23 @@ def test_fused_multiply_add_rounds_once() -> None:
     fma(a, x, y, Scratch())
     assert y.tolist() == expected
     assert apart.any()  # a rounded product gives other bits
+
+
+@pytest.mark.parametrize("name", SOLVERS)
+def test_large_blocks_get_the_same_bits(name: str) -> None:
+    if not fuses():
+        pytest.skip("the runtime's kernel does not fuse multiply and add on this processor")
+    random, found = np.random.default_rng(8), []
+    gradients = random.normal(size=(ITERATIONS, 1 << 14)).astype(F)
+    for scratch in (Scratch(), Scratch(fused=True)):
+        rule = rule_of(SolverParameter(type=name, **REFERENCES[name][1]))
+        history = [np.zeros(gradients.shape[1], F) for _ in range(rule.histories)]
+        updates = gradients.copy()
+        for t, update in enumerate(updates):
+            rule.update(update, history, rule.factor(F(0.013) * F(t + 1), t), scratch)
+        found.append([updates, *history])
+    for plain, fused in zip(*found, strict=True):
+        np.testing.assert_array_equal(plain, fused)
 
 
 def test_blocks_are_no_larger_than_the_scratch() -> None:
