@@ -33,6 +33,7 @@ class ListReader(Reader, Generic[T]):
     def __init__(self, layer: Layer, settings: Any) -> None:
         super().__init__(layer, settings.batch_size)
         self.settings = settings
+        self.root: str = getattr(settings, "root_folder", "")
         self.transformer = Transformer(layer)
         path = find(settings.source, layer)
         self._folder = path.parent
@@ -102,7 +103,7 @@ class ListReader(Reader, Generic[T]):
         """Return an image (C, H, W) of the list in a size, by default new_height x new_width; (0, 0) is its own."""
         height, width = size or (self.settings.new_height, self.settings.new_width)
         said = self.named(name, number)
-        path = find(self.settings.root_folder + name, self.layer, self._folder, said=said)
+        path = find(self.root + name, self.layer, self._folder, said=said)
         try:
             image = decode(read(path, self.layer, LARGEST), colour)
         except ValueError as error:

@@ -16,7 +16,7 @@ from .reader import find
 if TYPE_CHECKING:
     from caffestat.layers import Layer
 
-__all__ = ["Transformer", "mean_values", "read_mean"]
+__all__ = ["Transformer", "mean_values", "read_blob", "read_mean"]
 
 
 class Transformer:
@@ -78,14 +78,19 @@ class Transformer:
         return down // 2, right // 2
 
     def cut(
-        self, image: NDArray[np.uint8] | NDArray[np.float32], mirror: bool, top: int, left: int
+        self,
+        image: NDArray[np.uint8] | NDArray[np.float32],
+        mirror: bool,
+        top: int,
+        left: int,
+        mean: NDArray[np.float32] | None = None,
     ) -> NDArray[np.float32]:
-        """Return the array of an image, cut and mirrored as told; see `apply`."""
+        """Return the array of an image, cut and mirrored as told; see `apply`. mean: in place of the transformer's."""
         _, height, width = self.shape(image.shape)
         window = (slice(None), slice(top, top + height), slice(left, left + width))
         values = image[window].astype(np.float32)
         if self._param.mean_file or self._param.mean_value:
-            values -= self._mean_of(image.shape)[window]
+            values -= (self.mean_of(image.shape) if mean is None else mean)[window]
         values *= np.float32(self._param.scale)
         return values[:, :, ::-1] if mirror else values
 
@@ -94,7 +99,7 @@ class Transformer:
         assert self._random is not None, "start comes first"
         return self._random.word() % n
 
-    def _mean_of(self, shape: tuple[int, ...]) -> NDArray[np.float32]:
+    def mean_of(self, shape: tuple[int, ...]) -> NDArray[np.float32]:
         """Return the mean as an array of the whole image's shape."""
         if self._mean is not None:
             if self._mean.shape != shape:
@@ -117,15 +122,21 @@ def read_mean(layer: Layer, path: str) -> NDArray[np.float32]:
 
     Raises DataUnavailableError when there is no such file, NetError when it is something else.
     """
+    shape, values = read_blob(layer, path)
+    image = (*shape, 1, 1, 1, 1)[1:4]  # Caffe reads axes 1 to 3, and those that are not there as 1
+    return values[: np.prod(image)].reshape(image)
+
+
+def read_blob(layer: Layer, path: str) -> tuple[tuple[int, ...], NDArray[np.float32]]:
+    """Return the shape of a mean_file, and its values, as many as the shape says or more; see `read_mean`."""
     try:
         blob = read_binary(find(path, layer), BlobProto)
     except InputError as error:
         raise layer.error(f"mean_file: {error}") from error
     shape = tuple(blob.shape.dim) if blob.HasField("shape") else (blob.num, blob.channels, blob.height, blob.width)
-    image = (*shape, 1, 1, 1, 1)[1:4]  # Caffe reads axes 1 to 3, and those that are not there as 1
     values = np.array(blob.double_data or blob.data, np.float32)
-    if min(image) < 1:
+    if min(shape, default=1) < 1:
         raise layer.error(f"mean_file {path!r} has shape {shape}; expected sizes of 1 or more")
-    if values.size < np.prod(image):
+    if values.size < np.prod(shape):
         raise layer.error(f"mean_file {path!r} holds {values.size} values for shape {shape}")
-    return values[: np.prod(image)].reshape(image)
+    return shape, values

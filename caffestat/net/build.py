@@ -62,6 +62,10 @@ class _ForkUsage(NetError):
     """What Caffe refuses and forks take, in ways that are not known here."""
 
 
+class _DataError(NetError):
+    """Real data that was asked for cannot be read."""
+
+
 @dataclass
 class _Builder:
     """The lists that grow layer by layer."""
@@ -182,6 +186,9 @@ class _Builder:
         So may those that made a layer of Caffe's own type one of a fork, and a dialect that the file does not decide.
         Else the error is a fault, unless forks take what Caffe refuses.
         """
+        if isinstance(error, _DataError):
+            self.fault(error)
+            return error.message
         unknown = [finding.field.name for finding in self.foreign(entry)]
         choice = self.choices.get(id(entry.text))
         if choice and choice.cls.dialect and not layer_dialects(entry.proto.type)[0].dialect:
@@ -214,8 +221,13 @@ class _Builder:
             layer.reader = open_reader(layer)
         except DataUnavailableError as error:
             if self.data == "real":
-                raise layer.error(f"real data was asked for, but {error}") from error
+                told = layer.error(f"real data was asked for, but {error}")
+                raise _DataError(told.message, told.place) from error
             layer.why_synthetic = str(error)
+        except NetError as error:
+            if self.data == "real":
+                raise _DataError(error.message, error.place) from error
+            raise
 
     def add_top(self, layer: Layer, index: int) -> int:
         """Return the blob of a top: its bottom's when in place, else a new one."""

@@ -8,7 +8,6 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from caffestat.errors import Place
 from caffestat.schema.forks import data_pb2
 
 from ..base import Shape, layer
@@ -126,6 +125,7 @@ class ClipVideoData(_Files):
     """
 
     adds = data_pb2.C3dLayerParameter
+    data_kind = "clips"
 
     @classmethod
     def fits(cls, proto: Any, types: Collection[str]) -> bool:
@@ -163,6 +163,17 @@ class SegmentVideoData(_Segments):
     """
 
     adds = data_pb2.TsnLayerParameter
+    data_kind = "snippets"
+    seeds_thread = False
+
+    @property
+    def why_unread(self) -> str:
+        p = self.added.transform_param
+        written = [name for name in ("crop_height", "crop_width", "original_image") if getattr(p, name)]
+        return f"how {' and '.join(written)} cut frames is not known" if written else ""
+
+    def own_words(self) -> tuple[str, ...]:
+        return (*("shuffle",) * bool(self.settings.shuffle), "frames")
 
     @classmethod
     def fits(cls, proto: Any, types: Collection[str]) -> bool:
@@ -235,10 +246,7 @@ class StreamVideoData(AnnotatedData):
     """
 
     data_kind = ""
-
-    def __init__(self, proto: Any, phase: int, place: Place) -> None:
-        super().__init__(proto, phase, place)
-        self.why_synthetic = "no video is read"
+    why_unread = "no video is read"
 
     def written_shape(self, index: int) -> Shape | None:
         return (self.batch_size(),) if index else self.image_shape()
