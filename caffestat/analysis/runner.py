@@ -86,55 +86,73 @@ class Runner:
         graph = self.forward.graph
         graph.infer()
         graph.outputs = []
-        self._statistics = Statistics(graph)
-        _ask(self.forward, self.gradients, self._statistics)
         owners = self.gradients.owners if self.gradients else {}
         self._diffs = {number: name for number, name in owners.items() if name}
-        for number, value in self._diffs.items():
-            _ask_sums(self._statistics, ("diff", number), value)
-        self._updates = _updates(program, self.forward)
-        self._states = {} if states is None else states
-        for name in graph.states:
-            self._states.setdefault(name, np.zeros(graph.shape(name), np.float32))
-        self._changed = {name: graph.updates[name] for name in self._states} | {
-            self.forward.params[number]: name for number, name in self._updates.items()
-        }
-        self._inputs = {
-            number: name for number, name in self.forward.params.items() if changing or number in self._updates
-        }
-        for number, name in self._inputs.items():
-            _ask_sums(self._statistics, ("data", number), self._updates.get(number, name))
-        for key, value in _shared_updates(program, self.forward).items():
-            self._statistics.mean_abs(("left", *key), value)
-        if activity:
-            _ask_activity(self.forward, self._statistics)
-        self._statistics.finish()
+        self._find_changing({} if states is None else states, changing)
+        self._statistics = Statistics(graph)
+        self._ask_means(activity)
         self._samples: Samples[tuple[int, int]] = Samples(graph, samples)
-        for key, value in self.forward.tops.items() if samples else ():
-            self._samples.ask(key, value)
-        graph.outputs += self._samples.outputs
-        names = _tensor_names(self.forward, self.gradients)
         self._elements: ElementStatistics[tuple[str, int, int]] = ElementStatistics(graph, stats)
-        for tensor, value in names.items():
-            self._elements.ask(tensor, value)
-        self._elements.finish()
-        graph.outputs += self._elements.outputs
-        kinds: Container[str] = _KINDS if fetch is True else fetch or ()
-        self._fetched = {key: name for key, name in names.items() if key[0] in kinds}
-        self._each: dict[Key, str] = {key: name for key, name in names.items() if key[0] == "param_diff"}
-        for row, part in (self.gradients.inner if self.gradients else {}).items():
-            self._each |= {("inner_diff", row, *key): name for key, name in part.params.items() if name}
-        self._plain = sorted({*self.forward.outputs.values(), *self.forward.losses, *self._changed.values()})
+        names = _tensor_names(self.forward, self.gradients)
+        self._ask_elements(names, bool(samples))
         self._labels = Labels(program, self.forward)
-        self._plain += sorted(self._labels.values)
-        self._measured = [*graph.outputs, *self._plain]
-        kept = {*self._measured, *self._fetched.values(), *self._diffs.values(), *self._each.values()}
-        graph.outputs = sorted(kept)
+        self._choose_outputs(names, _KINDS if fetch is True else fetch or ())
         constant = {name: values[number] for number, name in self.forward.params.items() if number not in self._inputs}
         self._compiled = Compiled(graph, device, constant, compute)
         self._constant_sums: dict[int, tuple[float, float]] = {}
         self.tensors: dict[Key, np.ndarray] = {}
         self._arrays: dict[str, np.ndarray] = {}
+
+    def _find_changing(self, states: dict[str, np.ndarray], changing: bool) -> None:
+        """Find what a pass changes, and which params are inputs of every pass."""
+        graph = self.forward.graph
+        self._updates = _updates(self.program, self.forward)
+        self._states = states
+        for name in graph.states:
+            states.setdefault(name, np.zeros(graph.shape(name), np.float32))
+        self._changed = {name: graph.updates[name] for name in states} | {
+            self.forward.params[number]: name for number, name in self._updates.items()
+        }
+        self._inputs = {
+            number: name for number, name in self.forward.params.items() if changing or number in self._updates
+        }
+
+    def _ask_means(self, activity: bool) -> None:
+        """Let the graph compute the means and norms that a Measurement has."""
+        _ask(self.forward, self.gradients, self._statistics)
+        for number, value in self._diffs.items():
+            _ask_sums(self._statistics, ("diff", number), value)
+        for number, name in self._inputs.items():
+            _ask_sums(self._statistics, ("data", number), self._updates.get(number, name))
+        for key, value in _shared_updates(self.program, self.forward).items():
+            self._statistics.mean_abs(("left", *key), value)
+        if activity:
+            _ask_activity(self.forward, self._statistics)
+        self._statistics.finish()
+
+    def _ask_elements(self, names: Mapping[tuple[str, int, int], str], has_samples: bool) -> None:
+        """Let the graph compute histograms and the statistics of all elements."""
+        graph = self.forward.graph
+        for key, value in self.forward.tops.items() if has_samples else ():
+            self._samples.ask(key, value)
+        graph.outputs += self._samples.outputs
+        for tensor, value in names.items():
+            self._elements.ask(tensor, value)
+        self._elements.finish()
+        graph.outputs += self._elements.outputs
+
+    def _choose_outputs(self, names: Mapping[tuple[str, int, int], str], kinds: Container[str]) -> None:
+        """Find the values that each kind of pass returns."""
+        graph = self.forward.graph
+        self._fetched = {key: name for key, name in names.items() if key[0] in kinds}
+        self._each: dict[Key, str] = {key: name for key, name in names.items() if key[0] == "param_diff"}
+        for row, part in (self.gradients.inner if self.gradients else {}).items():
+            self._each |= {("inner_diff", row, *key): name for key, name in part.params.items() if name}
+        self._plain = sorted({*self.forward.outputs.values(), *self.forward.losses, *self._changed.values()})
+        self._plain += sorted(self._labels.values)
+        self._measured = [*graph.outputs, *self._plain]
+        kept = {*self._measured, *self._fetched.values(), *self._diffs.values(), *self._each.values()}
+        graph.outputs = sorted(kept)
 
     @property
     def diffs(self) -> Collection[int]:

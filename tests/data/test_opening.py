@@ -10,8 +10,9 @@ import pytest
 
 from caffestat import net
 from caffestat.analysis import measure
-from caffestat.data import reader
+from caffestat.data import opening, reader
 from caffestat.errors import NetError
+from caffestat.layers import layer_class
 from caffestat.options import RunOptions
 from caffestat.program import from_net
 from caffestat.schema import Datum
@@ -129,3 +130,29 @@ def test_names_that_no_file_can_have(folder):
     assert "there is no 'xxx" in build(folder, shapes={"data": (2, 3, 5, 7)}).nodes[0].layer.why_synthetic
     (folder / "net.prototxt").write_text(TEXT.replace('source: "db"', ""))
     assert build(folder, shapes={"data": (2, 3, 5, 7)}).nodes[0].layer.why_synthetic == "it names no source"
+
+
+class Ones(reader.Reader):
+    """Two samples of ones a batch."""
+
+    def __init__(self, layer: Any) -> None:
+        super().__init__(layer, 2)
+        self.shapes = ((2, 3, 5, 7), (2,))
+
+    def start(self, words: Any, stream: Any) -> None:
+        pass
+
+    def next(self) -> list[np.ndarray]:
+        return [np.ones(shape, np.float32) for shape in self.shapes]
+
+
+def test_a_reader_from_outside_is_registered_once_and_read(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(opening, "_ADDED", {})
+    monkeypatch.setattr(layer_class("Data"), "data_kind", "ones")
+    with pytest.raises(NetError, match="its class Data names a reader 'ones'; expected one of annotated, boxes, "):
+        build(folder)
+    opening.register_reader("ones", Ones)
+    assert top_mean(build(folder)) == 1
+    for kind in ("ones", "database"):
+        with pytest.raises(ValueError, match=f"a reader of kind '{kind}' is registered already"):
+            opening.register_reader(kind, Ones)

@@ -11,7 +11,7 @@ import pytest
 
 from caffestat.engine.axpby import fuses
 from caffestat.schema import SolverParameter
-from caffestat.training.solvers import BLOCK, SOLVERS, Scratch, fma, rule_of, solver, solver_type
+from caffestat.training.solvers import BLOCK, SOLVERS, Rule, Scratch, fma, rule_of, solver, solver_type
 
 F = np.float32
 ITERATIONS = 5
@@ -130,3 +130,10 @@ def test_legacy_types_and_a_type_that_is_taken() -> None:
     assert solver_type(SolverParameter()) == "SGD"
     with pytest.raises(ValueError, match="'SGD' is already registered by SGD"):
         solver("SGD")(SOLVERS["Adam"])
+
+
+def test_a_class_that_is_no_complete_rule_is_refused() -> None:
+    for cls in (type("Idle", (Rule,), {}), type("Other", (), {"update": print})):
+        with pytest.raises(ValueError, match=f"class {cls.__name__} is no Rule with an update of its own"):
+            solver("Own")(cls)
+    assert "Own" not in SOLVERS

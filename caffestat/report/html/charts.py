@@ -169,21 +169,8 @@ def _drawable(value: float | None, is_log: bool) -> float | None:
 def _figure(chart: Chart, names: Sequence[str], rows: Sequence[int], ranges: dict[str, Any]) -> _Drawn:
     """Return a figure with lines that mark the hovered and the chosen layer."""
     from bokeh.models import LogTicker, Span
-    from bokeh.plotting import figure
 
-    plot = figure(
-        height=250,
-        sizing_mode="stretch_width",
-        y_axis_type="log" if chart.is_log else "linear",
-        tools="xpan,xwheel_zoom,box_zoom,reset,tap",
-        toolbar_location="right",
-        toolbar_inner=True,
-        **({"x_range": ranges[chart.x_title]} if chart.x_title in ranges else {}),
-    )
-    plot.toolbar.logo = None
-    plot.toolbar.autohide = True
-    plot.min_border = 4
-    ranges.setdefault(chart.x_title, plot.x_range)
+    plot = _empty(chart, ranges)
     by_depth = not chart.x_title
     if by_depth:
         _name_axis(plot, names, rows)
@@ -205,13 +192,40 @@ def _figure(chart: Chart, names: Sequence[str], rows: Sequence[int], ranges: dic
     others = {name: [data.of(line) for line in lines] for name, lines in chart.others.items()}
     if not by_depth:
         return _Drawn(plot, sources, {"slider_span": _slider_span(plot)}, others)
+    return _Drawn(plot, sources, _layer_spans(plot), linked=True)
+
+
+def _empty(chart: Chart, ranges: dict[str, Any]) -> Any:
+    """Return a figure without lines; figures with the same x axis share its range, which `ranges` keeps."""
+    from bokeh.plotting import figure
+
+    plot = figure(
+        height=250,
+        sizing_mode="stretch_width",
+        y_axis_type="log" if chart.is_log else "linear",
+        tools="xpan,xwheel_zoom,box_zoom,reset,tap",
+        toolbar_location="right",
+        toolbar_inner=True,
+        **({"x_range": ranges[chart.x_title]} if chart.x_title in ranges else {}),
+    )
+    plot.toolbar.logo = None
+    plot.toolbar.autohide = True
+    plot.min_border = 4
+    ranges.setdefault(chart.x_title, plot.x_range)
+    return plot
+
+
+def _layer_spans(plot: Any) -> dict[str, str]:
+    """Add the lines that mark the hovered and the chosen layer, and return their ids."""
+    from bokeh.models import Span
+
     spans = {
         "hover_span": Span(dimension="height", line_color="#bf3989", line_width=1, visible=False, location=0),
         "chosen_span": Span(dimension="height", line_color="#bf3989", line_width=3, line_alpha=0.5, visible=False),
     }
     for span in spans.values():
         plot.add_layout(span)
-    return _Drawn(plot, sources, {name: span.id for name, span in spans.items()}, linked=True)
+    return {name: span.id for name, span in spans.items()}
 
 
 def _name_axis(plot: Any, names: Sequence[str], rows: Sequence[int]) -> None:
