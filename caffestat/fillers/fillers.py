@@ -62,6 +62,7 @@ class FillerType:
     is_random  whether it draws at all; what it fills is the same every time where not
     upsamples  it makes a Deconvolution interpolate: replaced only by who names the layer
     origin     the fork that has it, and its source; "" for Caffe's own
+    why_unknown  why its values are not known: they stand in a file; "" for all others, whose values are computed
     """
 
     name: str
@@ -74,6 +75,7 @@ class FillerType:
     is_random: bool = True
     upsamples: bool = False
     origin: str = ""
+    why_unknown: str = ""
 
     def __post_init__(self) -> None:
         """Raise ValueError for facts that contradict each other or are missing."""

@@ -79,3 +79,62 @@ register(
         "diagonal", _draw_diagonal, _diagonal_density, is_random=False, origin="lmb-freiburg/flownet2, filler.hpp"
     )
 )
+
+# ---- identity ----
+
+
+def _draw_identity(stream: Stream, filler: Filler, shape: Shape) -> NDArray[np.float32]:
+    """1 in each filter's own channel, at the centre of the kernel; 0 elsewhere."""
+    filters, channels, height, width = _square(shape)
+    values = np.zeros((filters, channels, height, width), np.float32)
+    own = np.arange(filters)
+    values[own, own, height // 2, width // 2] = 1
+    return values.reshape(shape)
+
+
+def _identity_density(filler: Filler, shape: Shape) -> Density:
+    filters = _square(shape)[0]
+    return Sample(_draw_identity(Stream(0), filler, shape).reshape(filters, -1)[0])
+
+
+def _square(shape: Shape) -> tuple[int, int, int, int]:
+    filters, channels, height, width = _legacy(shape)
+    if len(shape) < 2 or filters != channels:
+        raise InputError(f"an identity filler needs as many filters as channels, found shape {shape}")
+    return filters, channels, height, width
+
+
+register(
+    FillerType(
+        "identity",
+        _draw_identity,
+        _identity_density,
+        is_random=False,
+        origin="torrvision/caffe-tvg, filler.hpp; of kernels of one element that of happynear/caffe-windows too",
+    )
+)
+
+# ---- values in files ----
+
+
+def _no_values(stream: Stream, filler: Filler, shape: Shape) -> NDArray[np.float32]:
+    return np.zeros(shape, np.float32)
+
+
+def _register_unknown(name: str, what: str, origin: str) -> None:
+    """Register a type whose values nobody here knows; layers that it fills show none."""
+
+    def density(filler: Filler, shape: Shape) -> Density:
+        raise InputError(f"a filler of type {name} {what}")
+
+    register(FillerType(name, _no_values, density, is_random=False, origin=origin, why_unknown=what))
+
+
+_register_unknown("file", "copies numbers from a text file", "daerduoCarey/SpatialTransformerLayer, filler.hpp")
+for _number in range(2, 9):
+    _register_unknown(
+        f"dct{_number}",
+        "copies the kernels of a transform from a text file of its authors",
+        "GuanshuoXu/caffe_deep_learning_for_steganalysis, filler.hpp",
+    )
+_register_unknown("gabor", "makes filters by a table that is not reproduced", "intel/caffe, filler.hpp and gabor.hpp")

@@ -272,6 +272,7 @@ class _Builder:
                 if why := self.shapeless.get(layer):
                     raise layer.error(why)
                 node.params = tuple(self.add_param(node, index, param) for index, param in enumerate(params))
+                layer.why_uncomputed = layer.why_uncomputed or _unknown_values(params)
                 self.tell_unknown(node)
                 self.tell_assumed(node)
                 self.tell_uncomputed(node)
@@ -470,6 +471,13 @@ class _Builder:
     def outputs(self) -> tuple[int, ...]:
         """Return the blobs that nobody reads, in alphabetical order, as Caffe lists them."""
         return tuple(self.by_name[name] for name in sorted(self.available))
+
+
+def _unknown_values(params: Sequence[Param]) -> str:
+    """Return why the values of a param are not known; "" where all are."""
+    kinds = (filler_type(param.filler.type) for param in params)
+    why = (f"its filler of type {kind.name} {kind.why_unknown}" for kind in kinds if kind and kind.why_unknown)
+    return next(why, "")
 
 
 def _offset(finding: UnknownField) -> int:

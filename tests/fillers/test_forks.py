@@ -64,3 +64,27 @@ def test_the_density_of_a_diagonal_has_the_moments_of_its_values(shape: tuple[in
 def test_a_diagonal_is_not_sparse() -> None:
     with pytest.raises(InputError, match="sparse is for gaussian fillers only"):
         fill(Stream(1), Filler("diagonal", sparse=2), (3, 4))
+
+
+@pytest.mark.parametrize("shape", [(4, 4), (4, 4, 3, 5)])
+def test_identity_keeps_each_channel(shape: tuple[int, ...]) -> None:
+    values = fill(Stream(1), Filler("identity"), shape).reshape(4, 4, -1)
+    middle = values.shape[2] // 2
+    np.testing.assert_array_equal(values[:, :, middle], np.eye(4))
+    assert values.sum() == 4
+    found = density(Filler("identity"), shape)
+    np.testing.assert_allclose([found.mean, found.variance], [values.mean(), values.var()], rtol=1e-5)
+    with pytest.raises(InputError, match="as many filters as channels"):
+        fill(Stream(1), Filler("identity"), (4, 3, 3, 5))
+
+
+def test_layers_whose_filler_reads_a_file_have_shapes_and_no_values() -> None:
+    text = """layer { name: "x" type: "Input" top: "x" input_param { shape { dim: 2 dim: 3 } } }
+    layer { name: "ip" type: "InnerProduct" bottom: "x" top: "y"
+      inner_product_param { num_output: 4 weight_filler { type: "dct4" } } }"""
+    net = nets.build(net_source(parse(text.encode(), "net.prototxt")))
+    assert net.nodes[1].top_shapes == ((2, 4),)
+    assert not net.nodes[1].is_computed
+    assert "filler of type dct4 copies the kernels" in net.nodes[1].layer.why_uncomputed
+    with pytest.raises(InputError, match="file copies numbers"):
+        density(Filler("file"), (3, 4))

@@ -471,6 +471,7 @@ class FrcnnProposalTarget(ProposalTargetLayer):
 class RoIDataLayer(Python):
     """An image, its size (height, width, scale) and its true boxes; or two images and regions with labels and targets.
 
+    The second is told by more than three tops, or by "roi" in the name of the second top.
     Tops of the sizes of fast_rcnn/config.py: images of 600 x 1000; the reference's true boxes are (1, 4) until the
     first batch, here (1, 5). Its database is not read. (rbgirshick/py-faster-rcnn, lib/roi_data_layer/layer.py)
     """
@@ -483,7 +484,7 @@ class RoIDataLayer(Python):
 
     def written_shape(self, index: int) -> Shape | None:
         width = 4 * int(read_settings(self.proto.python_param.param_str).get("num_classes", 21))
-        if self.top_count == 3:
+        if self.top_count == 3 and "roi" not in self.proto.top[1]:
             return ((1, 3, 600, 1000), (1, 3), (1, 5))[index]
         return ((2, 3, 600, 1000), (self.REGIONS, 5), (self.REGIONS,), *[(self.REGIONS, width)] * 3)[index]
 

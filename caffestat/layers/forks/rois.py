@@ -6,6 +6,7 @@ back there. Rows get none.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -48,7 +49,7 @@ class _Regions(Layer):
 
     def tops(self, bottoms: Sequence[Shape]) -> tuple[Shape, ...]:
         x, rois = bottoms[:2]
-        if len(x) != 4 or rois[1:2] != (5,) or any(size != 1 for size in rois[2:]):
+        if len(x) != 4 or len(rois) < 2 or math.prod(rois[1:]) != 5:
             raise self.error(f"expected features (N, C, H, W) and regions (R, 5), found shapes {x} and {rois}")
         if min(self.pooled()) < 1:
             raise self.error(f"expected a positive size of the top, found {self.pooled()}")

@@ -13,7 +13,6 @@ from ..base import Param, Shape, default_filler, layer
 from ..loss import FLOAT, EuclideanLoss, SoftmaxWithLoss, weigh
 from ..neuron import Dropout
 from ..normalization import TEST, BatchNorm
-from ..pooling import Pooling
 from ..scale import emit_affine
 
 if TYPE_CHECKING:
@@ -22,7 +21,6 @@ if TYPE_CHECKING:
 __all__ = [
     "BatchNormScale",
     "ClassWeightedSoftmaxWithLoss",
-    "DilatedPooling",
     "FixedSoftmaxWithLoss",
     "LearnedBatchNorm",
     "ScaledBatchNorm",
@@ -196,22 +194,6 @@ class UnscaledDropout(Dropout):
         if self.drops or not self.scales_test:
             return super().lower(g, bottoms, params)
         return (g.emit("Mul", bottoms[0], g.constant(self.keep)),)
-
-
-@layer("Pooling", dialect="greentea")
-class DilatedPooling(Pooling):
-    """Pooling over elements `dilation` apart, given once or per axis. (naibaf7/caffe, pooling_layer.cu)
-
-    The reference's CPU code computes the size of the top as here, but pools over neighbours.
-    """
-
-    own_fields = ("pooling_param.dilation",)
-
-    def dilation(self, axes: int) -> Shape:
-        written = self.own("pooling_param.dilation", int)
-        if len(written) not in (1, axes) or min(written) < 1:
-            raise self.error(f"expected a positive dilation, once or once per spatial axis ({axes}), found {written}")
-        return tuple(written) if len(written) == axes else (written[0],) * axes
 
 
 @layer("BatchNorm", dialect="nvidia")

@@ -23,6 +23,7 @@ __all__ = [
     "DepthConvolution",
     "DepthPooling",
     "DepthPooling3D",
+    "DilatedPooling",
     "NdConvolution",
     "NdPooling",
     "NdSizedPooling",
@@ -250,6 +251,27 @@ class NdSizedPooling(_Pooling):
         if len(given) not in (1, axes) and (given or default is None):
             raise self.error(f"{name} is given once, or once per spatial axis ({axes}); found {len(given)} values")
         return given if len(given) == axes else (given or (default or 0,)) * axes
+
+
+@layer("Pooling", dialect="greentea")
+class DilatedPooling(NdSizedPooling):
+    """Pooling over elements `dilation` apart, given once or per spatial axis, of which there may be one to three.
+
+    The last window along an axis is dropped when it starts in that axis's padding. The reference's CPU code pools over
+    neighbours. (naibaf7/caffe, pooling_layer.cpp)
+    """
+
+    adds = volumes_pb2.DilatedLayerParameter
+
+    def slide(self, size: Shape, kernel: Shape, strides: Shape, pads: Shape, **settings: Any) -> Window:
+        apart = tuple(self.added.pooling_param.dilation)
+        if len(apart) not in (1, len(size)) or min(apart) < 1:
+            found = list(apart)
+            raise self.error(
+                f"expected a positive dilation, once or once per spatial axis ({len(size)}), found {found}"
+            )
+        dilations = apart if len(apart) == len(size) else apart * len(size)
+        return super().slide(size, kernel, strides, pads, dilations=dilations, **settings)
 
 
 @layer("Pooling", dialect="volumes")

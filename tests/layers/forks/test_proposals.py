@@ -161,3 +161,9 @@ def test_what_stands_in_for_the_size_of_images(shape: tuple[int, ...]) -> None:
     rows = image_rows(shape, 90, 70).reshape(shape[0] if len(shape) > 1 else 1, -1)
     assert image_rows(shape, 90, 70).shape == shape
     assert (rows[:, 0] == 90).all() and (rows[:, 1] == 70).all() and (rows[:, 2:] == 1).all()
+
+
+def test_regions_in_place_of_true_boxes_are_told_by_their_name() -> None:
+    text = 'name: "l" type: "Python" top: "data" top: "rois" top: "labels" '
+    layer = make(text + 'python_param { module: "roi_data_layer.layer" layer: "RoIDataLayer" }')
+    assert layer.tops([]) == ((2, 3, 600, 1000), (128, 5), (128,))

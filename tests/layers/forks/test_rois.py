@@ -243,3 +243,10 @@ def test_deformable_convolution_without_offsets_is_a_convolution() -> None:
     np.testing.assert_allclose(found.bottoms[0], expected.bottoms[0], rtol=1e-4, atol=1e-5)
     with pytest.raises(NetError, match=r"offsets of shape \(2, 18, 4, 7\), found \(2, 9, 4, 7\)"):
         deformable.tops([x.shape, (2, 9, 4, 7)])
+
+
+def test_regions_may_have_further_axes_of_one_element() -> None:
+    layer = make(
+        'name: "l" type: "ROIPooling" bottom: "x" bottom: "r" top: "y" roi_pooling_param { pooled_h: 2 pooled_w: 3 }'
+    )
+    assert layer.tops([(2, 3, 9, 7), (4, 1, 1, 5)]) == layer.tops([(2, 3, 9, 7), (4, 5)]) == ((4, 3, 2, 3),)

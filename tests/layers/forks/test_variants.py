@@ -231,3 +231,13 @@ def test_batch_norm_scale_learns_a_scale_of_1_and_a_bias_of_0() -> None:
     found = run(layer, [x], [mean, variance, np.array([2.0]), scale, bias])
     m, v, s, b = (array[:, None, None] for array in (mean / 2, variance / 2, scale, bias))
     np.testing.assert_allclose(found.tops[0], (x - m) / np.sqrt(v + 0.01) * s + b, rtol=1e-4, atol=1e-5)
+
+
+def test_pooling_of_volumes_over_elements_apart() -> None:
+    sizes = "kernel_size: 1 kernel_size: 2 kernel_size: 3 stride: 1 stride: 2 stride: 1 pad: 0 dilation: 2"
+    layer = make(f'name: "p" type: "Pooling" bottom: "x" top: "y" pooling_param {{ {sizes} }}')
+    assert type(layer).dialect == "greentea"
+    x = RANDOM.normal(size=(1, 2, 3, 9, 8)).astype(np.float32)
+    expected = np.stack([pooled(plane, "MAX", (2, 3), (2, 1), (0, 0), (2, 2)) for plane in x.reshape(6, 9, 8)])
+    found = run(layer, [x]).tops[0]
+    np.testing.assert_allclose(found.reshape(6, *found.shape[3:]), expected, rtol=1e-6)
