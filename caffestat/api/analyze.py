@@ -98,6 +98,8 @@ def analyze_file(
     try:
         report = _analyze(program, file.source.name, file.seed(values.seed), run, static, predict, detail)
     except CaffestatError as error:
+        if isinstance(error, NetError):  # found by running: a filler that cannot fill, regions that are in no image
+            faults.append(error)
         if not faults:
             raise
         report = _analyze(program, file.source.name, file.seed(values.seed), run, True, False, False)

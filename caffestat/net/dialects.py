@@ -98,7 +98,13 @@ def _read(cls: type[Layer], text: Message, fields: Sequence[Field], file: str) -
     if cls.adds:
         return read_addition(text, cls.adds, file, fields)
     own = {path.rpartition(".")[2] for path in cls.own_fields}
-    return Addition(None, frozenset(field for field in fields if field.name in own))
+    return Addition(None, frozenset(field for field in fields if field.name in own and _takes(cls, field)))
+
+
+def _takes(cls: type[Layer], field: Field) -> bool:
+    """Tell whether a class reads the values of one of its own fields: all, of a field without `own_values`."""
+    known = cls.own_values.get(field.name)
+    return known is None or {getattr(value, "text", "") for value in field.values} <= set(known)
 
 
 def _unexplained(choice: Choice, fields: Sequence[Field]) -> int:

@@ -228,7 +228,9 @@ def test_what_may_be_assumed_are_the_random_types():
     ("filler", "message"),
     [
         (Filler("Xavier"), 'did you mean "xavier"'),
-        (Filler("identity"), "unknown filler type"),
+        (Filler("identify"), "unknown filler type"),
+        (Filler("identity"), "as many filters as channels"),
+        (Filler("dct4"), "copies the kernels of a transform from a text file"),
         (Filler(value=float("inf")), "value of a constant filler is inf"),
         (Filler("gaussian", std=float("nan")), "std of a gaussian filler is nan"),
         (Filler("uniform", max=float("inf")), "max of a uniform filler is inf"),

@@ -21,7 +21,7 @@ def net(filler: str) -> str:
     ("filler", "message"),
     [
         ('type: "Xavier"', 'unknown filler type "Xavier" (did you mean "xavier"?)'),
-        ('type: "identity"', 'unknown filler type "identity"'),
+        ('type: "identify"', 'unknown filler type "identify"'),
         ('type: "gaussian" std: inf', "std of a gaussian filler is inf"),
         ('type: "gaussian" mean: nan std: 0.1', "mean of a gaussian filler is nan"),
         ('type: "constant" value: -inf', "value of a constant filler is -inf"),

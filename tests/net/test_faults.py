@@ -148,3 +148,15 @@ def test_a_given_shape_goes_before_an_assumed_one() -> None:
     net = build(INPUT + NOVEL % ("n", "x", "n") + FC % ("f", "n", "f"), shapes={"n": (6, 5)})
     assert net.nodes[-1].top_shapes == ((6, 4),)
     assert "taken" not in net.findings[0].message
+
+
+def test_a_fault_that_a_run_finds_leaves_what_is_known_without(tmp_path: Path) -> None:
+    path = tmp_path / "net.prototxt"
+    path.write_text(INPUT + FC.replace("num_output: 4", 'num_output: 4 weight_filler { type: "he" }') % ("f", "x", "f"))
+    with pytest.raises(RefusedError, match='unknown filler type "he"') as raised:
+        caffestat.analyze(path, device="cpu")
+    assert [error.place.line for error in raised.value.errors] == [2]
+    assert raised.value.report.layers[1].tops[0].shape == (2, 4)
+    result = CliRunner().invoke(main, ["analyze", str(path)])
+    assert result.exit_code == 2
+    assert "not run" in result.stdout and "4x105" in result.stdout

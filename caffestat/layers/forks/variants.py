@@ -13,6 +13,7 @@ from ..base import Param, Shape, default_filler, layer
 from ..loss import FLOAT, EuclideanLoss, SoftmaxWithLoss, weigh
 from ..neuron import Dropout
 from ..normalization import TEST, BatchNorm
+from ..pooling import Pooling, emit_average
 from ..scale import emit_affine
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 __all__ = [
     "BatchNormScale",
     "ClassWeightedSoftmaxWithLoss",
+    "ExclusivePooling",
     "FixedSoftmaxWithLoss",
     "LearnedBatchNorm",
     "ScaledBatchNorm",
@@ -194,6 +196,27 @@ class UnscaledDropout(Dropout):
         if self.drops or not self.scales_test:
             return super().lower(g, bottoms, params)
         return (g.emit("Mul", bottoms[0], g.constant(self.keep)),)
+
+
+@layer("Pooling", dialect="exclusive")
+class ExclusivePooling(Pooling):
+    """Pooling; pool: AVE_EXC_PAD is the mean of those elements of a window that are not padding."""
+
+    own_fields = ("pooling_param.pool",)
+    own_values: ClassVar[Mapping[str, tuple[str, ...]]] = {"pool": ("AVE_EXC_PAD",)}
+    read_as = "pool: AVE over the elements that are not padding, as the name says: its source is not known"
+
+    def tops(self, bottoms: Sequence[Shape]) -> tuple[Shape, ...]:
+        if self.top_count > 1:
+            raise self.error("only pool: MAX has a second top, the mask; remove it")
+        return super().tops(bottoms)
+
+    def lower(self, g: Graph, bottoms: Sequence[str], params: Sequence[str]) -> Sequence[str]:
+        size = g.shape(bottoms[0])[2:]
+        window = self.window(size)
+        mean = emit_average(g, bottoms[0], window)
+        share = emit_average(g, g.constant(np.ones((1, 1, *size))), window)
+        return (g.emit("Div", mean, share, hint=self.name),)
 
 
 @layer("BatchNorm", dialect="nvidia")

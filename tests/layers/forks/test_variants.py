@@ -241,3 +241,19 @@ def test_pooling_of_volumes_over_elements_apart() -> None:
     expected = np.stack([pooled(plane, "MAX", (2, 3), (2, 1), (0, 0), (2, 2)) for plane in x.reshape(6, 9, 8)])
     found = run(layer, [x]).tops[0]
     np.testing.assert_allclose(found.reshape(6, *found.shape[3:]), expected, rtol=1e-6)
+
+
+def test_a_mean_without_the_padding() -> None:
+    fields = "pool: AVE_EXC_PAD kernel_h: 3 kernel_w: 2 stride: 2 pad: 1"
+    layer = make(f'name: "p" type: "Pooling" bottom: "x" top: "y" pooling_param {{ {fields} }}')
+    assert "AVE over the elements that are not padding" in type(layer).read_as
+    x = RANDOM.normal(size=(2, 3, 7, 6)).astype(np.float32)
+    found = run(layer, [x], dys=[np.ones((2, 3, 4, 4), np.float32)])
+    expected, dx = np.empty((2, 3, 4, 4)), np.zeros(x.shape)
+    for i, j in np.ndindex(4, 4):
+        rows, columns = (slice(max(2 * k - 1, 0), 2 * k - 1 + size) for k, size in ((i, 3), (j, 2)))
+        part = x[:, :, rows, columns]
+        expected[:, :, i, j] = part.mean((2, 3))
+        dx[:, :, rows, columns] += 1 / (part.shape[2] * part.shape[3])
+    np.testing.assert_allclose(found.tops[0], expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(found.bottoms[0], dx, rtol=1e-4, atol=1e-5)
