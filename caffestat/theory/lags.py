@@ -27,6 +27,7 @@ __all__ = [
     "lag_map",
     "mixed",
     "mixed_apart",
+    "mixed_maps",
     "near_lags",
     "pair_weights",
     "slide",
@@ -55,7 +56,7 @@ class Axis:
         return [cls(*axis) for axis in zip(*fields, strict=True)]
 
     @property
-    def _elements(self) -> Array:
+    def elements(self) -> Array:
         """Which element each tap of each place meets: [places, kernel], outside of the image too."""
         return np.asarray(
             np.arange(self.places)[:, None] * self.stride - self.pad + np.arange(self.kernel) * self.dilation
@@ -64,17 +65,17 @@ class Axis:
     @property
     def inside(self) -> Array:
         """Which taps of each place lie inside the image: [places, kernel], 0 or 1."""
-        return ((self._elements >= 0) & (self._elements < self.size)).astype(np.float64)
+        return ((self.elements >= 0) & (self.elements < self.size)).astype(np.float64)
 
     @property
     def reads(self) -> Array:
         """Which elements each place meets: [places, size], 0 or 1."""
-        return np.asarray((self._elements[..., None] == np.arange(self.size)).sum(axis=1), np.float64)
+        return np.asarray((self.elements[..., None] == np.arange(self.size)).sum(axis=1), np.float64)
 
     @property
     def readers(self) -> Array:
         """Through which taps each element is met: [size, kernel], 0 or 1."""
-        return np.asarray((self._elements[..., None] == np.arange(self.size)).sum(axis=0).T, np.float64)
+        return np.asarray((self.elements[..., None] == np.arange(self.size)).sum(axis=0).T, np.float64)
 
 
 def slide(matrices: Sequence[Array], values: Array) -> Array:
@@ -115,8 +116,13 @@ def pair_weights(places: Sequence[int]) -> Array:
 
 def mixed(matrices: Sequence[Array], near: Array, far: float) -> Array:
     """Return the map of y = M x, one matrix per axis, from that of x: Σ M M' E[x x'] over two windows."""
-    whole = at_lags(near, far, [np.arange(m.shape[1]) for m in matrices])
-    return slide([_meetings(m) for m in matrices], whole)
+    return mixed_maps(matrices, [(near, far)])[0]
+
+
+def mixed_maps(matrices: Sequence[Array], maps: Sequence[tuple[Array, float]]) -> list[Array]:
+    """Return the same of several maps, each with what it is beyond its lags."""
+    lags, meetings = [np.arange(m.shape[1]) for m in matrices], [_meetings(m) for m in matrices]
+    return [slide(meetings, at_lags(near, far, lags)) for near, far in maps]
 
 
 def mixed_apart(matrices: Sequence[Array], near: Array, far: float) -> Array:
@@ -165,18 +171,20 @@ class Sharing:
     near      the same by lag
     lags      per axis, how far apart the terms behind two places lie, by the lag of the places
     places    of the terms
+    axes      how windows slide over the terms; () where it is not known
     """
 
     anywhere: float
     near: Array
     lags: Sequence[Lags]
     places: Sequence[int]
+    axes: Sequence[Axis] = ()
 
     @classmethod
     def forward(cls, axes: Sequence[Axis]) -> Sharing:
         """Of windows that slide over x."""
         lags = [lag * axis.stride for lag, axis in zip(near_lags([a.places for a in axes]), axes, strict=True)]
-        return cls._of([axis.inside for axis in axes], lags, [axis.size for axis in axes])
+        return replace(cls._of([axis.inside for axis in axes], lags, [axis.size for axis in axes]), axes=axes)
 
     @classmethod
     def backward(cls, axes: Sequence[Axis]) -> Sharing:

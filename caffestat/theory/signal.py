@@ -9,6 +9,7 @@ from functools import cached_property
 
 import numpy as np
 
+from .borders import correlations_of, later, middle, steady
 from .heuristics.sparse_sums import mean_abs_of_sum
 from .lags import lag_map
 from .quadrature import (
@@ -43,6 +44,7 @@ class Signal:
     rho_spatial      spatial correlation: of u between two places of one channel of one sample
     rho_sample       sample correlation: of u between two samples, same channel
     rho_lag          lag correlation: of u by the lag of two places (see lags.py); None when all equal rho_spatial
+    rho_along        the same by place and lag, one table per axis (see borders.py); () where only lags are known
     spatial_profile  second moment at each place relative to their mean, where it varies: padding makes borders weaker
     channel_values   x at the nodes in a channel of average size, where channels differ in size; None where they do not
     kinds            the share and the signal of each kind of channels, where a Concat has put several side by side
@@ -60,22 +62,33 @@ class Signal:
     rho_lag: Array | None = None
     channel_values: Array | None = None
     kinds: tuple[tuple[float, Signal], ...] = ()
+    rho_along: tuple[Array, ...] = ()
 
     def __post_init__(self) -> None:
         """Keep correlations within 0 to 1, from wherever they are computed."""
         _set(self, rho_spatial=clip_unit(self.rho_spatial), rho_sample=clip_unit(self.rho_sample))
         if self.rho_lag is not None:
             _set(self, rho_lag=np.clip(np.nan_to_num(self.rho_lag), 0.0, 1.0))
+        _set(self, rho_along=tuple(np.clip(np.nan_to_num(table), 0.0, 1.0) for table in self.rho_along))
         if self.finite_width is not None:
             _set(self, finite_width=clip_unit(self.finite_width))
 
     @classmethod
     def of_pairs(
-        cls, values: Array, space: float, batch: float, spatial_profile: Array | None = None, near: Array | None = None
+        cls,
+        values: Array,
+        space: float,
+        batch: float,
+        spatial_profile: Array | None = None,
+        near: Array | None = None,
+        along: Sequence[Array] = (),
     ) -> Signal:
-        """Return a fresh signal of these values, given E[x x'] at two places, in two samples, and by lag."""
+        """Return a fresh signal of these values, given E[x x'] at two places, in two samples, by lag and along axes."""
         rhos = correlation_for(values, space), correlation_for(values, batch)
-        return cls(values, *rhos, spatial_profile, rho_lag=None if near is None else correlations_for(values, near))
+        lags = None if near is None else correlations_for(values, near)
+        second = expect(values**2)
+        tables = tuple(correlations_for(values, second * correlations_of(products)) for products in along)
+        return cls(values, *rhos, spatial_profile, rho_lag=lags, rho_along=tables)
 
     @cached_property
     def mean(self) -> float:
@@ -113,6 +126,27 @@ class Signal:
     def cross_lag(self, places: Sequence[int]) -> Array:
         """E[x x'] by the lag of two of the places."""
         return cross_moments(self.values, self.correlations(places))
+
+    def correlations_along(self, places: Sequence[int]) -> tuple[Array, ...]:
+        """Correlation of u by place and lag along each axis of these places."""
+        usual = steady(self.correlations(places), places)
+        is_fitting = [table.shape for table in self.rho_along] == [table.shape for table in usual]
+        return self.rho_along if is_fitting else usual
+
+    def strengths_along(self, axis: int, places: Sequence[int]) -> Array:
+        """√ of the second moment at each place along an axis, relative to the mean over all places."""
+        profile = self.spatial_profile
+        is_fitting = profile is not None and profile.shape == tuple(places)
+        return np.sqrt(middle(profile, axis)) if profile is not None and is_fitting else np.ones(places[axis])
+
+    def cross_along(self, places: Sequence[int]) -> list[Array]:
+        """E[x x'] by place and lag along each axis, E[x²] at lag 0."""
+        found = []
+        for axis, table in enumerate(self.correlations_along(places)):
+            strengths = self.strengths_along(axis, places)
+            products = strengths[:, None] * later(strengths, table.shape[1]) * cross_moments(self.values, table)
+            found.append(products)
+        return found
 
     @property
     def cross_other(self) -> float:

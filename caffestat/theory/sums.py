@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
+from .borders import correlations_of, slid
 from .heuristics import few_terms, finite_width, one_hot, param_size
 from .lags import Sharing, pair_weights
 from .quadrature import ABS_NORMAL, NODES, Array, clip_unit, common_part, expect, variance
@@ -76,12 +78,24 @@ def weighted_sum(
         near = sharing.of(shared(x.cross_lag(sharing.places)), shared(x.cross_spatial)) + b_var
     spatial_profile = (mean**2 + b_var + spread * taps_at / per_channel) if per_channel else None
     y = normal(mean, spread + b_var, space, shared(x.cross_sample) + b_var, spatial_profile, near)
+    if sharing and per_channel:
+        tables = [correlations_of(shared(terms / per_channel) + b_var) for terms in _terms_along(x, sharing)]
+        y = replace(y, rho_along=tuple(tables))
     own_share, rho = min(spread / max(y.second, 1e-300), 1.0), x.rho_other if sharing else 1.0
     correction = finite_width.correction(x.values**2, rho, channels * groups)
     width = 1 - own_share * (1 - (x.finite_width or 1.0) * correction)
     if sharing and n > 0:
         y = _with_tails(y, own_share**2 * (few_terms.kurtosis(x.values) * few_terms.kurtosis(w.values) - 3) / n)
     return replace(y, finite_width=width)
+
+
+def _terms_along(x: Signal, sharing: Sharing) -> Iterator[Array]:
+    """Yield for each axis Σ E[x x'] over the taps that places along it have in common."""
+    taps = [axis.inside[axis.places // 2].sum() for axis in sharing.axes]
+    for number, (axis, products) in enumerate(zip(sharing.axes, x.cross_along(sharing.places), strict=False)):
+        far = math.sqrt(max(x.cross_spatial, 0.0)) * x.strengths_along(number, sharing.places)
+        others = math.prod(taps[:number] + taps[number + 1 :])
+        yield slid(axis, products, far) * others
 
 
 def _with_tails(y: Signal, excess: float) -> Signal:
@@ -91,7 +105,8 @@ def _with_tails(y: Signal, excess: float) -> Signal:
     mean, square = expect(y.values), variance(y.values)
     space, batch = (mean**2 + square * rho for rho in (y.rho_spatial, y.rho_sample))
     lags = None if y.rho_lag is None else mean**2 + square * y.rho_lag
-    tailed = Signal.of_pairs(few_terms.with_excess(y.values, excess), space, batch, y.spatial_profile, lags)
+    along = [mean**2 + square * table for table in y.rho_along]
+    tailed = Signal.of_pairs(few_terms.with_excess(y.values, excess), space, batch, y.spatial_profile, lags, along)
     return replace(tailed, channel_values=y.values)
 
 

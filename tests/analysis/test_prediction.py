@@ -164,7 +164,7 @@ def narrow() -> str:
 
 @pytest.mark.parametrize(
     ("text", "seeds", "forward", "backward"),
-    [(inception(), 20, 0.1, 0.35), (depthwise(), 8, 0.1, 0.2), (narrow(), 100, 0.1, 0.1)],
+    [(inception(), 60, 0.1, 0.35), (depthwise(), 8, 0.1, 0.2), (narrow(), 100, 0.1, 0.1)],
     ids=["inception", "depthwise", "narrow"],
 )
 def test_what_is_not_a_plain_stack_is_predicted(text: str, seeds: int, forward: float, backward: float) -> None:

@@ -297,7 +297,8 @@ def _of_two(walk: Walk, node: Node, signals: Sequence[Signal], grid: _Grid, valu
 
     space, batch = cross(a.cross_spatial, b.cross_spatial), cross(a.cross_sample, b.cross_sample)
     near = cross(a.cross_lag(places), b.cross_lag(places))
-    return Signal.of_pairs(result, space, batch, _profile_of_sum(signals), near)
+    along = [cross(*products) for products in zip(a.cross_along(places), b.cross_along(places), strict=True)]
+    return Signal.of_pairs(result, space, batch, _profile_of_sum(signals), near, along)
 
 
 def _profile_of_sum(signals: Sequence[Signal]) -> Array | None:

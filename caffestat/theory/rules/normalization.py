@@ -10,6 +10,7 @@ import numpy as np
 
 from caffestat.graph import Node
 
+from ..borders import correlations_of
 from ..engine import Walk, backward_moments, moments
 from ..heuristics.lognormal import lognormal
 from ..lags import Axis
@@ -44,8 +45,10 @@ def batch_norm(walk: Walk, node: Node) -> Sequence[Signal | None]:
     values = (values - expect(values)) / spread * math.sqrt(variance) * scale
     size = max(expect(values**2), 1e-300) / scale**2
     space, batch = (min(max((cross - shared) / size, 0.0), 1.0) for cross in (x.cross_spatial, x.cross_sample))
-    near = np.clip((x.cross_lag(walk.shape(node.inputs[0])[2:]) - shared) / size, 0.0, 1.0)
-    y = Signal(values, space, batch, x.spatial_profile, x.latent, 1.0, near)
+    places = walk.shape(node.inputs[0])[2:]
+    near = np.clip((x.cross_lag(places) - shared) / size, 0.0, 1.0)
+    along = tuple(correlations_of(products - shared) for products in x.cross_along(places))
+    y = Signal(values, space, batch, x.spatial_profile, x.latent, 1.0, near, rho_along=along)
     return [y, normal(x.mean, shared - x.mean**2), Signal(np.full_like(NODES, variance))]
 
 

@@ -14,22 +14,9 @@ from caffestat.graph import Node
 from ..engine import Walk, backward_moments, moments
 from ..heuristics.lognormal import lognormal
 from ..heuristics.maxima import correlation_of_maxima, excess_of_wins
-from ..lags import lag_map, mixed, mixed_apart, slide
-from ..quadrature import (
-    ABS_NORMAL,
-    NODES,
-    WEIGHTS,
-    Array,
-    cdf,
-    clip_unit,
-    correlation_for,
-    correlations_for,
-    cross_moments,
-    expect,
-    inverse_cdf,
-    quantiles,
-    ranks,
-)
+from ..lags import Axis, lag_map, mixed, mixed_apart, slide
+from ..maximum import Maximum, window_pairs
+from ..quadrature import ABS_NORMAL, Array, cross_moments, expect, ranks
 from ..signal import Gradient, Signal, Source, Term, normal, normalize_profile
 from .linear import known, profile_of, windows
 from .shape import mixture
@@ -37,70 +24,9 @@ from .shape import mixture
 Gradients = Sequence[Gradient | None]
 
 
-def _windows(walk: Walk, node: Node) -> list[Array]:
-    """Return per spatial axis which elements each window holds: [windows, elements]."""
-    return [axis.reads for axis in windows(walk, node)]
-
-
 def _coverage(matrices: Sequence[Array]) -> float:
     """Return how many windows an element lies in, on average."""
     return math.prod(float(m.sum()) / m.shape[1] for m in matrices)
-
-
-def _between(matrices: Sequence[Array], near: Array, far: float) -> Array:
-    """Return, by the lag of two windows, the mean over the pairs of different elements in them."""
-    origin = (0,) * near.ndim
-    total, count = (
-        mixed(matrices, lag_map(near.shape, pairs, beyond, 0.0), beyond)
-        for pairs, beyond in ((near, far), (np.ones_like(near), 1.0))
-    )
-    return np.where(count > 0, total / np.maximum(count, 1e-300), near[origin])
-
-
-def _common(matrices: Sequence[Array], near: Array) -> Array:
-    """Return, by the lag of two windows, how many elements lie in both."""
-    return mixed(matrices, lag_map(near.shape, None, 0.0, 1.0), 0.0)
-
-
-class _Maximum:
-    """The maximum of k values g(u), their u equally correlated."""
-
-    def __init__(self, x: Signal, matrices: Sequence[Array]) -> None:
-        sizes = [m.shape[1] for m in matrices]
-        self.matrices, self.k = matrices, math.prod(float(m.sum(axis=1).mean()) for m in matrices)
-        self.is_rising = bool(np.all(np.diff(x.values) >= 0))
-        self.values = x.values if self.is_rising else quantiles(x.values, WEIGHTS)
-        near, far = x.correlations(sizes), x.rho_spatial
-        if not self.is_rising:
-            near, far = correlations_for(self.values, x.cross_lag(sizes)), correlation_for(self.values, x.cross_spatial)
-        self.between = _between(matrices, near, far)
-        self.common = _common(matrices, near)
-        self.rho, self.far = clip_unit(float(self.between.flat[0])), far
-        self.distribution = self._given_common() @ WEIGHTS if self.rho < 1 else cdf(NODES)
-
-    def _given_common(self) -> Array:
-        """P(max u ≤ v | c): [v, c], c what all k share."""
-        return np.asarray(cdf((NODES[:, None] - math.sqrt(self.rho) * NODES) / math.sqrt(1 - self.rho)) ** self.k)
-
-    def pooled(self) -> Array:
-        """The maximum at the nodes of its own u."""
-        return np.interp(np.interp(cdf(NODES), self.distribution, NODES), NODES, self.values)
-
-    def shared(self) -> Array:
-        """E[max | c] at the nodes of c."""
-        if self.rho >= 1:
-            return self.values
-        between = (self.values[1:] + self.values[:-1]) / 2
-        return np.asarray(between @ np.diff(self._given_common(), axis=0))
-
-    def wins(self, others: float) -> Array:
-        """P(a value is larger than so many others | its u)."""
-        below = cdf(math.sqrt(1 - self.rho) * NODES[:, None] - math.sqrt(self.rho) * NODES)
-        return np.asarray(below ** max(others, 0.0) @ WEIGHTS)
-
-    def rank(self) -> Array:
-        """The maximum's own u when it is the value at each node."""
-        return inverse_cdf(self.distribution)
 
 
 @moments("MaxPool", "GlobalMaxPool", windows=True)
@@ -109,24 +35,28 @@ def max_pool(walk: Walk, node: Node) -> Sequence[Signal | None]:
 
     Kinds of channels are pooled one by one: the maximum of correlated values is smaller, and not in proportion.
     """
-    x, matrices = known(walk.signal(node.inputs[0])), _windows(walk, node)
-    space, to = walk.shape(node.inputs[0])[2:], walk.shape(node.outputs[0])[2:]
-    kinds = [(share, _largest(kind, matrices, space)) for share, kind in x.kinds]
-    return [mixture(kinds, to) if kinds else _largest(x, matrices, space), *[None] * (len(node.outputs) - 1)]
+    x, axes = known(walk.signal(node.inputs[0])), windows(walk, node)
+    kinds = [(share, _largest(kind, axes)) for share, kind in x.kinds]
+    y = mixture(kinds, walk.shape(node.outputs[0])[2:]) if kinds else _largest(x, axes)
+    return [y, *[None] * (len(node.outputs) - 1)]
 
 
-def _largest(x: Signal, matrices: Sequence[Array], places: Sequence[int]) -> Signal:
-    """Return the maximum of each window over such places."""
-    maximum = _Maximum(x, matrices)
+def _maximum(x: Signal, axes: Sequence[Axis]) -> Maximum:
+    return Maximum(x, axes, profile_of(x.spatial_profile, [axis.size for axis in axes]))
+
+
+def _largest(x: Signal, axes: Sequence[Axis]) -> Signal:
+    """Return the maximum of each window."""
+    maximum = _maximum(x, axes)
     values, shared = maximum.pooled(), maximum.shared()
     overlap = np.vectorize(correlation_of_maxima, otypes=[float])(maximum.k, np.minimum(maximum.common, maximum.k))
-    inverse = 1 / maximum.rho if maximum.rho > 0 else 0.0
+    inverse = 1 / maximum.rho_of_pairs if maximum.rho_of_pairs > 0 else 0.0
     space, batch, near = (
         cross_moments(shared, np.clip(rho * inverse, 0.0, 1.0)) for rho in (maximum.far, x.rho_sample, maximum.between)
     )
     near += overlap * (expect(values**2) - expect(shared**2))
-    spatial_profile = slide(matrices, profile_of(x.spatial_profile, places)) / slide(matrices, np.ones(places))
-    return Signal.of_pairs(values, float(space), float(batch), normalize_profile(spatial_profile), near)
+    y = Signal.of_pairs(values, float(space), float(batch), maximum.spatial_profile(), near)
+    return replace(y, rho_along=maximum.correlations_along(overlap))
 
 
 @backward_moments("MaxPool", "GlobalMaxPool")
@@ -135,9 +65,9 @@ def max_pool_backward(walk: Walk, node: Node, dys: Gradients) -> Gradients:
     dy = dys[0]
     if dy is None:
         return [None]
-    x, matrices = known(walk.signal(node.inputs[0])), _windows(walk, node)
-    maximum, places = _Maximum(x, matrices), walk.shape(node.outputs[0])[2:]
-    u, turned, terms = maximum.rank(), [m.T for m in matrices], {}
+    x, axes = known(walk.signal(node.inputs[0])), windows(walk, node)
+    maximum, places = _maximum(x, axes), walk.shape(node.outputs[0])[2:]
+    u, turned, terms = maximum.rank(), [m.T for m in maximum.matrices], {}
     for source, term in dy.terms.items():
         near = lag_map(places, source.cross_lag, source.cross_spatial, source.second)
         reach = slide(turned, profile_of(source.spatial_profile, places))
@@ -145,14 +75,14 @@ def max_pool_backward(walk: Walk, node: Node, dys: Gradients) -> Gradients:
             source,
             spatial_profile=normalize_profile(reach),
             cross_lag=_won_apart(turned, near, source.cross_spatial),
-            cross_other=_won_far(source, math.prod(places), math.prod(m.shape[1] for m in matrices)),
+            cross_other=_won_far(source, math.prod(places), math.prod(axis.size for axis in axes)),
         )
         here = _won(maximum, term.at(u), near / source.second if source.second else near)
         terms[moved] = here if maximum.is_rising else here.at(ranks(x.values, maximum.values))
     return [Gradient(terms)]
 
 
-def _won(maximum: _Maximum, term: Term, near: Array) -> Term:
+def _won(maximum: Maximum, term: Term, near: Array) -> Term:
     """Return what an element gets from the windows that hold it, of each of which it is the maximum now and then.
 
     Windows that it wins together add up, the more the larger the correlation of their gradients, `near` by lag. To
@@ -200,7 +130,7 @@ def _windows_together(matrices: Sequence[Array], lags: Sequence[int]) -> Array:
 
 def _averaging(walk: Walk, node: Node) -> list[Array]:
     """Return per axis the weights of each window: 1 / its size, padding counted in when the op says so."""
-    matrices = _windows(walk, node)
+    matrices = [axis.reads for axis in windows(walk, node)]
     if node.get("count_include_pad", 0):
         return [m / k for m, k in zip(matrices, node.get("kernel_shape"), strict=True)]
     return [m / np.maximum(m.sum(axis=1, keepdims=True), 1) for m in matrices]
@@ -218,7 +148,7 @@ def average_pool(walk: Walk, node: Node) -> Sequence[Signal]:
     x, matrices = known(walk.signal(node.inputs[0])), _averaging(walk, node)
     spatial_profile = profile_of(x.spatial_profile, walk.shape(node.inputs[0])[2:])
     own = x.cross_lag([m.shape[1] for m in matrices])
-    at = spread_sum(matrices, x.second, float(_between(matrices, own, x.cross_spatial).flat[0]), spatial_profile)
+    at = spread_sum(matrices, x.second, float(window_pairs(matrices, own, x.cross_spatial)[0].flat[0]), spatial_profile)
     together = slide(matrices, np.sqrt(spatial_profile))
     second, mean = float(at.mean()), expect(x.values) * float(together.mean())
     flat = normalize_profile(at)
@@ -245,9 +175,9 @@ def average_pool_backward(walk: Walk, node: Node, dys: Gradients) -> Gradients:
     spatial_profile = profile_of(dy.spatial_profile, walk.shape(node.outputs[0])[2:])
     cross, batch = dy.cross_spatial(y.rho_spatial), dy.cross_sample(y.rho_sample)
     turned, own = [m.T for m in matrices], dy.cross_lag(y, spatial_profile.shape)
-    at = spread_sum(turned, dy.second, float(_between(turned, own, cross).flat[0]), spatial_profile)
+    at = spread_sum(turned, dy.second, float(window_pairs(turned, own, cross)[0].flat[0]), spatial_profile)
     second, reach = float(at.mean()), slide(turned, np.ones(walk.shape(node.outputs[0])[2:]))
-    shape = dy.shape if _coverage(_windows(walk, node)) <= 1.001 else ABS_NORMAL
+    shape = dy.shape if _coverage([axis.reads for axis in windows(walk, node)]) <= 1.001 else ABS_NORMAL
     same = batch * float(reach.mean()) ** 2
     pairs = _pairs(matrices, dy.second, cross, second, at.size)
     far = _pairs(matrices, batch, dy.cross_other(y.rho_other), same, at.size)

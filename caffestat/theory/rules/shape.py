@@ -125,7 +125,11 @@ def mixture(kinds: Sequence[tuple[float, Signal]], space: Sequence[int]) -> Sign
     parts = [share * s.second * profile_of(s.spatial_profile, space) for share, s in kinds]
     spatial_profile: Array = sum(parts, np.zeros(space))
     near: Array = sum((share * s.cross_lag(space) for share, s in kinds), np.zeros(()))
-    y = Signal.of_pairs(values, pairs[0], pairs[1], normalize_profile(spatial_profile), near)
+    along = [
+        sum((share * products for (share, _), products in zip(kinds, tables, strict=True)), np.zeros(()))
+        for tables in zip(*(s.cross_along(space) for s in signals), strict=True)
+    ]
+    y = Signal.of_pairs(values, pairs[0], pairs[1], normalize_profile(spatial_profile), near, along)
     return replace(y, kinds=tuple(kinds))
 
 

@@ -7,7 +7,16 @@ import math
 import numpy as np
 import pytest
 
-from caffestat.theory.heuristics import few_terms, finite_width, lognormal, maxima, one_hot, param_size, sparse_sums
+from caffestat.theory.heuristics import (
+    few_terms,
+    finite_width,
+    lognormal,
+    maxima,
+    one_hot,
+    param_size,
+    sparse_sums,
+    window_spread,
+)
 from caffestat.theory.quadrature import ABS_NORMAL, NODES, expect, variance
 
 RELU = np.maximum(NODES, 0.0)
@@ -178,3 +187,40 @@ def test_size_with_both_parts() -> None:
     ones = np.ones_like(NODES)
     expected = np.sqrt(0.4 + 0.6 * u**2 * v**2).mean()
     assert param_size.size_ratio((ones, NODES**2), (ones, NODES**2), 0.6) == pytest.approx(expected, rel=0.01)
+
+
+# window spread
+
+
+def _uneven(kind: str) -> np.ndarray:
+    """Covariances of a 3 x 3 window: a smooth slope, an image whose first row is weaker, a mixture of far and near."""
+    rows, columns = (axis.ravel().astype(float) for axis in np.meshgrid(range(3), range(3), indexing="ij"))
+    apart = np.abs(np.subtract.outer(rows, rows)), np.abs(np.subtract.outer(columns, columns))
+    if kind == "slope":
+        return 1 - 0.05 * (apart[0] + apart[1])
+    if kind == "near":
+        return 0.3 + 0.7 * 0.4 ** (apart[0] + apart[1])
+    strengths = np.where(rows == 0, 0.7, 1.0)
+    return np.asarray((0.8 + 0.2 * np.eye(9)) * np.outer(strengths, strengths))
+
+
+@pytest.mark.parametrize("kind", ["slope", "near", "weak row"])
+def test_an_even_correlation_stands_for_uneven_ones(kind: str) -> None:
+    covariance = _uneven(kind)
+    inside = np.ones(9, bool)
+    inside[2] = kind != "near"  # a window that padding cuts
+    spread = float(window_spread.spreads(covariance[None], inside[None], 9.0)[0])
+    drawn = rng().standard_normal((DRAWS, 9)) @ np.linalg.cholesky(covariance + 1e-9 * np.eye(9)).T
+    largest = drawn[:, inside].max(axis=1)
+    variance_within = np.diag(covariance)[inside].mean()
+    even = rng().standard_normal((DRAWS, 10))
+    stand_in = math.sqrt(variance_within) * (math.sqrt(1 - spread**2) * even[:, 0] + spread * even[:, 1:].max(axis=1))
+    assert stand_in.mean() == pytest.approx(largest.mean(), rel=0.08)
+    assert (np.maximum(stand_in, 0) ** 2).mean() == pytest.approx((np.maximum(largest, 0) ** 2).mean(), rel=0.01)
+
+
+def test_even_correlations_stand_for_themselves() -> None:
+    covariance = np.array([(0.6 + 0.4 * np.eye(4)) * 2.5, np.eye(4)])
+    found = window_spread.spreads(covariance, np.ones((2, 4), bool), 4.0)
+    assert found == pytest.approx([math.sqrt(0.4), 1.0], rel=1e-6)
+    assert window_spread.squares_of_maximum(2.0)[-1] == pytest.approx(1 - (1 / 4 - 1 / 2 / math.pi), rel=1e-3)
