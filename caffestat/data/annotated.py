@@ -1,6 +1,7 @@
 """Annotated data layers: images with boxes out of an LMDB of AnnotatedDatum, cut, enlarged and mirrored with them.
 
-(weiliu89/caffe, branch ssd: annotated_data_layer.cpp, data_transformer.cpp, util/sampler.cpp)
+(weiliu89/caffe, branch ssd: annotated_data_layer.cpp, data_transformer.cpp, util/sampler.cpp; eric612/MobileNet-YOLO,
+the same files, where the layer has fields of that fork)
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 
 __all__ = ["AnnotatedReader"]
 
+MOST_BOXES = 300  # in an image, of YOLO's rows
+OF_MOBILENET_YOLO = ("yolo_data_type", "yolo_data_jitter", "train_diffcult", "single_class", "difficult_label_warmup")
 UNFILLED = ord(" ")  # what a larger image holds around the old one, unless it is an encoded one with mean_value
 
 
@@ -57,24 +60,39 @@ class AnnotatedReader(DatumReader):
         self._settings = layer.added.transform_param
         self._samplers = layer.added.annotated_data_param.batch_sampler
         self._draws = Draws(Stream(0), Stream(0))
-        if layer.added.annotated_data_param.yolo_data_type == 1:
-            raise DataUnavailableError("boxes as its yolo_data_type asks for are not read")
+        self._fork = layer.added.annotated_data_param
+        self._is_mobilenets = any(self._fork.HasField(name) for name in OF_MOBILENET_YOLO)
+        self._is_mobilenets |= len(self._settings.resize_param) > 1
+        self._policy = 0  # which resize_param counts
+        self._batches = 0
+        if layer.top_count > 2:
+            raise DataUnavailableError("its masks of objects are not read")
+        if self._fork.difficult_label_warmup:
+            raise DataUnavailableError("difficult_label_warmup depends on the iteration")
         super().__init__(layer)
 
     def _shapes(self, record: Any) -> tuple[Shape, ...]:
         self._has_boxes = record.HasField("type") or self.layer.added.annotated_data_param.HasField("anno_type")
         item = self._item(record)
         self._check(item)
-        labels = (1, 1, max(len(item.boxes), 1), 8) if self._has_boxes else (self.batch,)
-        return (self.batch, *self._shape(item)), labels
+        boxes = (self.batch, 1, MOST_BOXES, 5) if self._is_yolos() else (1, 1, max(len(item.boxes), 1), 8)
+        return (self.batch, *self._shape(item)), boxes if self._has_boxes else (self.batch,)
+
+    def _is_yolos(self) -> bool:
+        return bool(self._fork.yolo_data_type == 1)
+
+    def _resizing(self) -> Sequence[Any]:
+        """Return the resize_param that counts, in a list; an empty one without."""
+        return self._settings.resize_param[self._policy : self._policy + 1]
 
     def _check(self, item: _Item) -> None:
         """Raise DataUnavailableError for what is not reproduced, NetError for what the reference refuses."""
         p, channels = self._settings, len(item.image)
-        if len(p.resize_param) > 1:
-            raise DataUnavailableError("it has several resize_param, one of which is drawn for each batch")
+        if self._is_mobilenets and p.resize_param and abs(sum(one.prob for one in p.resize_param) - 1) > 0.01:
+            found = ", ".join(f"{one.prob:g}" for one in p.resize_param)
+            raise self.layer.error(f"expected prob of all resize_param to sum to 1, found {found}")
         for what, values in (
-            ("pad_value", p.resize_param[0].pad_value if p.resize_param else ()),
+            *(("pad_value", one.pad_value) for one in p.resize_param),
             ("value of saltpepper_param", p.noise_param.saltpepper_param.value),
         ):
             if len(values) not in (0, 1, channels):
@@ -98,8 +116,8 @@ class AnnotatedReader(DatumReader):
 
     def _shape(self, item: _Item) -> tuple[int, int, int]:
         """Return the shape (C, H, W) that the net gets an image in, without a draw."""
-        is_resized = self._settings.resize_param and not item.is_raw
-        size = new_size(self._settings.resize_param[0], item.image.shape) if is_resized else item.image.shape[1:]
+        sizes = [new_size(p, item.image.shape) for p in self._resizing() if not item.is_raw]
+        size = sizes[0] if sizes else item.image.shape[1:]
         return self._transformer.shape((len(item.image), *size))
 
     def _parse(self, value: bytes) -> Any:
@@ -116,20 +134,45 @@ class AnnotatedReader(DatumReader):
     def start(self, words: Mapping[str, int], stream: Stream) -> None:
         super().start(words, stream)
         self._draws = Draws(Stream(words["thread"]), stream)
+        self._policy = self._batches = 0
 
     def next(self) -> Sequence[np.ndarray]:
-        images, labels = [], []
-        rows: list[tuple[float, ...]] = []
-        for index in range(self.batch):
+        self._choose_size()
+        images: list[np.ndarray] = []
+        labels = []
+        found: list[Sequence[_Annotation]] = []
+        for _ in range(self.batch):
             record = self._record()
             image, boxes = self._transformed(self._sampled(self._expanded(self._distorted(self._item(record)))))
-            if image.shape != self.shapes[0][1:] and not self._is_fitted_small():
-                raise self._error(f"holds an image of shape {image.shape}; the first one has {self.shapes[0][1:]}")
+            first = images[0].shape if images else image.shape if self._changes_size() else self.shapes[0][1:]
+            if image.shape != first:
+                raise self._error(f"holds an image of shape {image.shape}; the first one has {first}")
             images.append(image)
             labels.append(record.datum.label)
-            rows += [(index, a.label, a.instance, *a.box, a.difficult) for a in boxes]
-        found = np.array(rows or [(-1,) * 8], np.float32)[None, None]
-        return (np.stack(images), found if self._has_boxes else np.array(labels, np.float32))[: len(self.shapes)]
+            found.append(boxes)
+        tops = (np.stack(images), self._rows(found) if self._has_boxes else np.array(labels, np.float32))
+        return tops[: len(self.shapes)]
+
+    def _changes_size(self) -> bool:
+        return self._is_fitted_small() or len(self._settings.resize_param) > 1
+
+    def _choose_size(self) -> None:
+        """Draw which resize_param counts, for ten batches each; only MobileNet-YOLO draws."""
+        if self._is_mobilenets and self._settings.resize_param and self._batches % 10 == 0:
+            self._policy = self._draws.weighted([one.prob for one in self._settings.resize_param])
+        self._batches += 1
+
+    def _rows(self, found: Sequence[Sequence[_Annotation]]) -> np.ndarray:
+        """Return the boxes of all images of a batch, as its net takes them."""
+        if self._is_yolos():
+            rows = np.zeros((len(found), 1, MOST_BOXES, 5), np.float32)
+            for item, boxes in zip(rows[:, 0], found, strict=True):
+                kept = [a for a in boxes if self._fork.train_diffcult or not a.difficult][:MOST_BOXES]
+                for row, a in zip(item, kept, strict=False):
+                    row[:] = [a.label - 1, *((a.box[:2] + a.box[2:]) / 2), *(a.box[2:] - a.box[:2])]
+            return rows
+        listed = [(i, a.label, a.instance, *a.box, a.difficult) for i, boxes in enumerate(found) for a in boxes]
+        return np.array(listed or [(-1,) * 8], np.float32)[None, None]
 
     def _item(self, record: Any) -> _Item:
         boxes = tuple(
@@ -183,6 +226,8 @@ class AnnotatedReader(DatumReader):
         found = [
             box for sampler in self._samplers if sampler.use_original_image for box in self._samples(sampler, item)
         ]
+        if self._is_mobilenets and not self._samplers and self._fork.yolo_data_jitter:
+            found = [self._jittered()]
         if not found:
             return item
         box = np.clip(found[self._draws.below(len(found))], np.float32(0), np.float32(1))
@@ -190,6 +235,18 @@ class AnnotatedReader(DatumReader):
         tall, wide = int(np.float32(bottom) - np.float32(top)), int(np.float32(right) - np.float32(left))
         image = item.image[:, int(top) : int(top) + tall, int(left) : int(left) + wide]
         return self._recompressed(replace(item, image=image, boxes=tuple(self._cut_boxes(item.boxes, box))))
+
+    def _jittered(self) -> Any:
+        """Return a box of nearly the whole image, which may be narrower by yolo_data_jitter. (GenerateJitterSamples)"""
+        strength = self._draws.weighted([0.2, 0.2, 0.6])
+        if not strength:
+            return np.array([0, 0, 1, 1], np.float32)
+        jitter = np.float32(self._fork.yolo_data_jitter) / np.float32(2 if strength == 1 else 1)
+        wide = self._draws.between(float(np.float32(1) - jitter), 1)
+        keeps_aspect = any(p.resize_mode == ssd_pb2.ResizeParameter.FIT_LARGE_SIZE_AND_PAD for p in self._resizing())
+        tall = wide if keeps_aspect else self._draws.between(float(np.float32(1) - jitter), 1)
+        left, top = (self._draws.between(0, float(np.float32(1) - side)) for side in (wide, tall))
+        return np.array([left, top, left + wide, top + tall], np.float32)
 
     def _samples(self, sampler: Any, item: _Item) -> Iterator[Any]:
         """Yield the boxes that a sampler finds. (GenerateSamples)"""
@@ -217,7 +274,7 @@ class AnnotatedReader(DatumReader):
         """Return the image as the net gets it, with its boxes. (Transform, TransformAnnotation)"""
         image, shape = item.image, item.image.shape
         mirror = bool(self.layer.proto.transform_param.mirror and self._transformer.draw(2))
-        for p in self._settings.resize_param if not item.is_raw else ():
+        for p in self._resizing() if not item.is_raw else ():
             image = resized(image, p, self._draws)
         if self._settings.HasField("noise_param") and not item.is_raw:
             image = add_noise(image, self._settings.noise_param, self._draws)
@@ -232,13 +289,13 @@ class AnnotatedReader(DatumReader):
         self, boxes: Sequence[_Annotation], image: Sequence[int], cut: Any, mirror: bool
     ) -> list[_Annotation]:
         """Return the boxes of an image (C, H, W) as they lie once it is resized, cut and mirrored."""
-        for p in self._settings.resize_param:
+        for p in self._resizing():
             boxes = [replace(a, box=fitted_box(a.box, p, image)) for a in boxes]
         found = list(self._cut_boxes(boxes, cut))
         if mirror:
             turned = [np.array([1 - a.box[2], a.box[1], 1 - a.box[0], a.box[3]], np.float32) for a in found]
             found = [replace(a, box=box) for a, box in zip(found, turned, strict=True)]
-        for p in self._settings.resize_param:
+        for p in self._resizing():
             found = [replace(a, box=self._scaled_box(a.box, p, image, cut)) for a in found]
         return found
 

@@ -46,6 +46,11 @@ class Draws:
         """Return a number from 0 to n - 1."""
         return self._stream.word() % n
 
+    def weighted(self, shares: Sequence[float]) -> int:
+        """Return an index, each as likely as its share says. (roll_weighted_die)"""
+        sums = np.cumsum(np.array(shares, np.float32), dtype=np.float32)
+        return int(np.searchsorted(sums, self.between(0, float(sums[-1]))))
+
     def order(self, n: int) -> list[int]:
         """Return the numbers from 0 to n - 1 in an order of the C library's generator."""
         return self._c_random.shuffled(range(n))
@@ -88,11 +93,11 @@ def _padded(image: Image, p: Any) -> Image:
 
 
 def _interpolation(p: Any, draws: Draws) -> Callable[[Image, int, int], Image]:
-    """Return how an image is resized: of several interp_mode one is drawn, of one too. (roll_weighted_die)"""
+    """Return how an image is resized: of several interp_mode one is drawn, of one too."""
     if not p.interp_mode:
         return resize
-    shares = np.cumsum(np.full(len(p.interp_mode), np.float32(1) / np.float32(len(p.interp_mode))), dtype=np.float32)
-    mode = p.interp_mode[int(np.searchsorted(shares, draws.between(0, float(shares[-1]))))]
+    count = len(p.interp_mode)
+    mode = p.interp_mode[draws.weighted([float(np.float32(1) / np.float32(count))] * count)]
     own = {ResizeParameter.LINEAR: resize, ResizeParameter.NEAREST: nearest}
     return own[mode] if mode in own else _of_opencv(ResizeParameter.Interp_mode.Name(mode))
 

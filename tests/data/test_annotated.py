@@ -14,6 +14,7 @@ from caffestat.data.images import recompressed, resize
 from caffestat.data.reader import DataUnavailableError
 from caffestat.errors import NetError
 from caffestat.fillers import Stream
+from caffestat.fillers.distributions import uniform
 from caffestat.schema.forks import ssd_pb2
 from tests.layers.harness import TEST, TRAIN, make
 
@@ -204,6 +205,54 @@ def test_boxes_whose_center_a_sample_cuts_off_are_gone(tmp_path: Path) -> None:
     assert (1, 1) in kept
 
 
-def test_boxes_of_yolo_are_not_read(database: Path) -> None:
-    with pytest.raises(DataUnavailableError, match="as its yolo_data_type asks for"):
-        reader(database, sampler="yolo_data_type: 1")
+def test_boxes_of_yolo_are_rows_of_centers_and_sizes(tmp_path: Path) -> None:
+    (image, _) = encoded_database(tmp_path, [(8, 20), (8, 20)])
+    found = reader(tmp_path / "db", "", "yolo_data_type: 1 yolo_data_jitter: 0")
+    assert found.shapes == ((2, 3, 8, 20), (2, 1, 300, 5))
+    images, rows = found.next()
+    np.testing.assert_array_equal(images[0], image)
+    np.testing.assert_array_equal(rows[:, 0, 0], [[0, 0.5, 0.75, 0.5, 0.5]] * 2)
+    assert not rows[:, 0, 1:].any()
+    for more, message in (("difficult_label_warmup: true", "depends on the iteration"),):
+        with pytest.raises(DataUnavailableError, match=message):
+            reader(tmp_path / "db", "", f"yolo_data_type: 1 {more}")
+
+
+def test_jitter_takes_parts_of_the_image(tmp_path: Path) -> None:
+    encoded_database(tmp_path, [(40, 60)])
+    found = reader(tmp_path / "db", "", "yolo_data_type: 1", batch=1)
+    stream = Stream(9)
+
+    def draw(low: float, high: float) -> np.float32:
+        return np.float32(uniform(stream, 1, low, high)[0])
+
+    sizes = []
+    for _ in range(8):
+        item = found._sampled(found._item(found._record()))
+        die, jitter = draw(0, 1), np.float32(0.3)
+        wide = tall = np.float32(1)
+        left = top = np.float32(0)
+        if die > np.float32(0.2):
+            low = float(np.float32(1) - (jitter / 2 if die <= np.float32(0.4) else jitter))
+            wide, tall = draw(low, 1), draw(low, 1)
+            left, top = draw(0, float(1 - wide)), draw(0, float(1 - tall))
+        stream.word()
+        expected = (int(np.float32(top + tall) * 40 - np.float32(top) * 40), int((left + wide) * 60 - left * 60))
+        assert item.image.shape[1:] == expected
+        sizes.append(expected)
+    assert len(set(sizes)) > 4
+
+
+def test_one_of_several_sizes_is_drawn_for_ten_batches(tmp_path: Path) -> None:
+    encoded_database(tmp_path, [(16, 16)])
+    two = "resize_param { prob: 0.5 height: 8 width: 9 } resize_param { prob: 0.5 height: 10 width: 12 }"
+    found = reader(tmp_path / "db", two, "yolo_data_jitter: 0", batch=1)
+    assert found.shapes[0] == (1, 3, 8, 9)
+    shapes = [found.next()[0].shape for _ in range(60)]
+    assert all(len(set(shapes[start : start + 10])) == 1 for start in range(0, 60, 10))
+    stream = Stream(9)
+    first = (8, 9) if uniform(stream, 1, 0, 1)[0] <= 0.5 else (10, 12)
+    assert shapes[0] == (1, 3, *first)
+    assert set(shapes) == {(1, 3, 8, 9), (1, 3, 10, 12)}
+    with pytest.raises(NetError, match=r"prob of all resize_param to sum to 1, found 0.5, 0.25"):
+        reader(tmp_path / "db", two.replace("0.5 height: 10", "0.25 height: 10"), "yolo_data_jitter: 0")

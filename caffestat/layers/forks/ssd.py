@@ -415,9 +415,9 @@ def _score_loss(g: Graph, scores: str, labels: str, weights: str, kind: int) -> 
 @layer("AnnotatedData", dialect="ssd")
 class AnnotatedData(Images):
     """Images of a database of AnnotatedDatum, and their true boxes [1, 1, boxes, 8]: [item, label, instance, x1, y1,
-    x2, y2, difficult]; with yolo_data_type: 1 [N, 1, 300, 5]: label, x, y, width, height, which is not read.
+    x2, y2, difficult]; with yolo_data_type: 1 [N, 1, 300, 5]: label, x, y, width, height.
     Top 2 [N, 1, H / seg_scales, W / seg_scales] or of seg_resize_width x seg_resize_height marks objects; it is not
-    read either, nor known for several classes, whose number is that of the label map.
+    read, nor known for several classes, whose number is that of the label map.
     (weiliu89/caffe, annotated_data_layer.cpp; eric612/MobileNet-YOLO)
     """
 
