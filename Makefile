@@ -1,4 +1,4 @@
-# Needs Python 3.10 or newer with pip; everything else goes into .venv. `make help` lists the targets.
+# Needs Python 3.11 or newer with pip; everything else goes into .venv. `make help` lists the targets.
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -81,7 +81,7 @@ clean:  ## remove what the other targets made
 
 # .test has what runs and tests the package, .dev all of it; the stamps make later runs quick
 $(VENV)/.test $(VENV)/.dev $(VENV)/.experiments: $(VENV)/.%: setup.cfg pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "caffestat needs Python 3.10 or newer; say which: make PYTHON=python3.12")'
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "caffestat needs Python 3.11 or newer; say which: make PYTHON=python3.12")'
 	@test -x $(RUN) || $(PYTHON) -m venv $(VENV) >/dev/null || $(PYTHON) -m venv --without-pip $(VENV)
 	@export PYTHONWARNINGS=ignore; \
 	if $(RUN) -m pip --version >/dev/null 2>&1; then $(RUN) -m pip install -q -e '.[$*]'; \

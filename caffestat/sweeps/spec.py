@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import sys
+import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -101,13 +101,6 @@ def _spelled(value: str | float) -> str:
 
 
 def _toml(text: str, path: str) -> dict[str, Any]:
-    if sys.version_info >= (3, 11):
-        import tomllib
-    else:
-        try:
-            import tomli as tomllib
-        except ImportError as error:
-            raise InputError("sweep files need tomli: pip install 'caffestat[sweep]'") from error
     try:
         return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:

@@ -7,7 +7,7 @@ agree: Ant's wants everything that a suite may say, and nothing about all suites
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 from xml.etree import ElementTree
 
@@ -56,7 +56,7 @@ def _facts(tests: int, failures: int, errors: int) -> dict[str, str]:
         "name": "caffestat check",
         "package": "caffestat",
         "hostname": "localhost",
-        "timestamp": datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%S"),
+        "timestamp": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S"),
         **{name: str(count) for name, count in counts.items()},
     }
 
