@@ -31,8 +31,9 @@ test-oldest:  ## run the tests with the lowest versions that setup.cfg allows, i
 fuzz: $(VENV)/.test  ## run damaged and hostile files through every command, for SECONDS=60
 	$(RUN) -m tests.fuzz --seconds $(or $(SECONDS),60) $(if $(SEED),--seed $(SEED))
 
-kill-test: $(VENV)/.test  ## kill writers 1,000 times (KILLS) and look for damage
+kill-test: $(VENV)/.test  ## kill writers 1,000 times (KILLS), training 200 times (TRAIN_KILLS), and look for damage
 	$(RUN) -m tests.fuzz.kill --kills $(or $(KILLS),1000)
+	$(RUN) -m tests.fuzz.kill_training --kills $(or $(TRAIN_KILLS),200)
 
 onnx-zoo: $(VENV)/.test  ## try the ONNX models of packages, which are downloaded, and write the table in docs/onnx.md
 	$(RUN) -m tests.zoo $(if $(ONLY),--only $(ONLY))

@@ -1,6 +1,6 @@
-"""Kills training runs at random moments, and checks that every snapshot can be read and every run be resumed.
+"""Kills `caffestat train` at random moments, and checks that every snapshot can be read and every run be resumed.
 
-    python benchmarks/kill_training.py [--kills 200] [--seed 1]
+    python -m tests.fuzz.kill_training [--kills 200] [--seed 1]
 
 A small net trains on HDF5 data and writes a snapshot every 5 iterations, which is one pass over the data: so a run that
 goes on from a snapshot reads what it would have read. After each SIGKILL all files are read, and the next run goes on
@@ -23,11 +23,13 @@ from typing import Any
 import numpy as np
 
 import caffestat
+from caffestat.cli import main as caffestat_command
+from caffestat.cli.train import train  # noqa: F401  imported before the runs are forked
 from caffestat.net.initial import read_layers
 from caffestat.schema import NetParameter, SolverState, read_binary
-from caffestat.training.snapshot import read_state  # noqa: F401  imported before the runs are forked
+from caffestat.training.snapshot import read_state  # noqa: F401  as well
 
-ITERATIONS, EVERY, ROWS, BATCH = 400, 5, 40, 8
+ITERATIONS, EVERY, ROWS, BATCH = 200, 5, 40, 8
 
 NET = f"""name: "killed"
 layer {{ name: "data" type: "HDF5Data" top: "data" top: "label"
@@ -63,10 +65,13 @@ def start(folder: Path, state: Path | None) -> int:
         return child
     try:
         os.chdir(folder)
-        for _ in caffestat.train("solver.prototxt", device="cpu", snapshot=state and state.name):
-            pass
-    finally:
-        os._exit(0)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        going_on = ["--snapshot", state.name] if state else []
+        caffestat_command(["train", "solver.prototxt", "--device", "cpu", *going_on], standalone_mode=False)
+    except BaseException as error:
+        print(repr(error), file=sys.stderr, flush=True)
+        os._exit(1)
+    os._exit(0)
 
 
 def states(folder: Path) -> list[Path]:
@@ -116,11 +121,13 @@ def main() -> None:
     clean(folder)
     kills = ended = other = 0
     bad: list[str] = []
-    while kills < args.kills:
+    while kills < args.kills and not bad:
         found = states(folder)
         child = start(folder, found[-1] if found else None)
         time.sleep(choose.uniform(0.1, 0.5) * lasts)
-        if os.waitpid(child, os.WNOHANG)[0] == 0:
+        ended_by_itself, status = os.waitpid(child, os.WNOHANG)
+        bad += ["a run ended with an error"] if status else []
+        if not ended_by_itself:
             os.kill(child, signal.SIGKILL)
             os.waitpid(child, 0)
             kills += 1
@@ -130,9 +137,8 @@ def main() -> None:
             ended, other = ended + 1, other + (not same)
             clean(folder)
     shutil.rmtree(folder)
-    print(
-        f"{kills} kills, {len(bad)} unreadable snapshots, {ended} runs resumed to the end, {other} with other weights"
-    )
+    print(f"{kills} kills, {len(bad)} unreadable snapshots or failed runs")
+    print(f"{ended} runs resumed to the end, {other} with other weights")
     print("\n".join(bad[:10]))
     sys.exit(bool(bad or other))
 
