@@ -96,6 +96,8 @@ class DatumReader(Reader):
         """Return the values (C, H, W) that a Datum holds: bytes, floats or a compressed image."""
         if datum.encoded:
             param = self.layer.proto.transform_param
+            if param.force_color and param.force_gray:
+                raise self.layer.error("transform_param has both force_color and force_gray; Caffe takes one of them")
             colour = bool(param.force_color) if param.force_color or param.force_gray else None
             try:
                 return decode(datum.data, colour)

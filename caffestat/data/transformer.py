@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from caffestat.errors import InputError
 from caffestat.fillers import Stream
+from caffestat.layers.data import refuse_two_means
 from caffestat.schema import BlobProto, caffe_pb2, read_binary
 
 from .reader import find
@@ -33,11 +34,8 @@ class Transformer:
         self._crop = crop or (self._param.crop_size,) * 2
         self._random: Stream | None = None
         self._mean: NDArray[np.float32] | None = None
-        if self._param.mean_file and self._param.mean_value:
-            raise layer.error("transform_param has both mean_file and mean_value; Caffe takes one of them")
-        if self._param.force_color and self._param.force_gray:
-            raise layer.error("transform_param has both force_color and force_gray; Caffe takes one of them")
-        if self._param.mean_file:
+        refuse_two_means(layer)
+        if self._param.HasField("mean_file"):
             self._mean = read_mean(layer, self._param.mean_file)
 
     def start(self, seed: int | None) -> None:
@@ -89,7 +87,7 @@ class Transformer:
         _, height, width = self.shape(image.shape)
         window = (slice(None), slice(top, top + height), slice(left, left + width))
         values = image[window].astype(np.float32)
-        if self._param.mean_file or self._param.mean_value:
+        if self._mean is not None or self._param.mean_value:
             values -= (self.mean_of(image.shape) if mean is None else mean)[window]
         values *= np.float32(self._param.scale)
         return values[:, :, ::-1] if mirror else values

@@ -13,7 +13,7 @@ from caffestat.fillers import Stream
 
 from .images import LARGEST, decode, resize
 from .reader import DataUnavailableError, Reader, find, quoted, read, text_lines
-from .transformer import read_mean
+from .transformer import mean_values, read_mean
 
 if TYPE_CHECKING:
     from caffestat.layers import Layer
@@ -54,7 +54,8 @@ class WindowReader(Reader):
         source = find(param.source, layer)
         self._groups: tuple[list[Window], list[Window]] = ([], [])
         channels = self._read(source)
-        self._mean = read_mean(layer, transform.mean_file) if transform.mean_file else None
+        self._mean = read_mean(layer, transform.mean_file) if transform.HasField("mean_file") else None
+        self._mean_values = mean_values(layer, channels)
         self._random: Stream | None = None
         self.shapes = ((self.batch, channels, transform.crop_size, transform.crop_size), (self.batch,))
 
@@ -137,7 +138,7 @@ class WindowReader(Reader):
     def _mean_at(self, shape: tuple[int, ...], rows: slice, columns: slice) -> np.ndarray:
         """Return the mean under a part of the window; the crop lies in the middle of a mean image."""
         if self._mean is None:
-            return np.array(self.layer.proto.transform_param.mean_value or [0], np.float32).reshape(-1, 1, 1)
+            return self._mean_values
         offset = (self._mean.shape[2] - shape[2]) // 2
         return self._mean[:, offset:, offset:][:, rows, columns]
 

@@ -126,12 +126,27 @@ class DummyData(Source):
             raise self.error(f"data_filler: {error}") from error
 
 
+def refuse_two_means(layer: Layer) -> None:
+    """Raise NetError when transform_param has two means. (data_transformer.cpp, DataTransformer)"""
+    transform = layer.proto.transform_param
+    if transform.HasField("mean_file") and transform.mean_value:
+        raise layer.error("transform_param has both mean_file and mean_value; Caffe takes one of them")
+
+
 class Images(Source):
     """Images (batch, channels, height, width) and, with a second top, a label for each. (base_data_layer.cpp)"""
 
     num_tops: ClassVar[Count] = (2, 2)
     reads_pixels = True
     message = "data_param"  # the layer's own parameters
+
+    def tops(self, bottoms: Sequence[Shape]) -> tuple[Shape | None, ...]:
+        self.refuse()
+        return super().tops(bottoms)
+
+    def refuse(self) -> None:
+        """Raise NetError for what Caffe refuses whatever the data are."""
+        refuse_two_means(self)
 
     def written_shape(self, index: int) -> Shape | None:
         return (self.batch_size(),) if index else self.image_shape()
@@ -213,11 +228,15 @@ class ImageData(Images):
         dims = self.own("image_data_param.label_dim", int)
         return (self.batch_size(), *dims[:1]) if index and dims else super().written_shape(index)
 
+    def refuse(self) -> None:
+        super().refuse()
+        height, width = self.proto.image_data_param.new_height, self.proto.image_data_param.new_width
+        if bool(height) != bool(width):
+            raise self.error(f"expected new_height and new_width together, found {height} and {width}")
+
     def image_shape(self) -> Shape | None:
         proto, crop = self.proto.image_data_param, self.proto.transform_param.crop_size
         height, width = proto.new_height, proto.new_width
-        if bool(height) != bool(width):
-            raise self.error(f"expected new_height and new_width together, found {height} and {width}")
         if not height and not crop:
             return None
         if height and crop > min(height, width):
@@ -239,10 +258,13 @@ class WindowData(Images):
     message = "window_data_param"
     data_kind = "windows"
 
+    def refuse(self) -> None:
+        super().refuse()
+        if not self.proto.transform_param.crop_size:
+            raise self.error("expected a positive crop_size in transform_param, found none")
+
     def image_shape(self) -> Shape:
         crop = self.proto.transform_param.crop_size
-        if not crop:
-            raise self.error("expected a positive crop_size in transform_param, found none")
         return self.batch_size(), self.channels(), crop, crop
 
     def own_words(self) -> tuple[str, ...]:

@@ -85,7 +85,6 @@ def test_the_image_is_left_alone(tmp_path):
         ('mean_file: "mean"', r"the mean in 'mean' has shape \(3, 7, 5\), but an image has \(3, 5, 7\)"),
         ('mean_file: "mean" mean_value: 1', "both mean_file and mean_value"),
         ('mean_file: "text"', "expected a binary caffe.BlobProto|expected a binary BlobProto"),
-        ("force_color: true force_gray: true", "both force_color and force_gray"),
     ],
 )
 def test_what_does_not_fit(settings, message, tmp_path):
