@@ -66,7 +66,7 @@ class DatumReader(Reader):
 
     def _read(self, record: Any) -> Sequence[np.ndarray]:
         """Return the values of each top for a record, as the net gets them."""
-        return self._transformer.apply(self._image(record)), np.float32(record.label)
+        return self._transformer.apply(self._image(record)), np.asarray(record.label, np.float32)
 
     def _error(self, message: str) -> NetError:
         return self.layer.error(f"the LMDB {str(self._path)!r} {message}")

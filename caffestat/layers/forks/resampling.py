@@ -127,7 +127,7 @@ class Resample(_Sized):
     def matrices(self, old: Shape, new: Shape) -> list[np.ndarray]:
         """Return the weights of both axes."""
         scales = [np.float32(length) / np.float32(out) for length, out in zip(old, new, strict=True)]
-        p, makes_smaller = self.added.resample_param, max(scales) > 1
+        p, makes_smaller = self.added.resample_param, bool(max(scales) > 1)
         found = []
         for axis, (length, out) in enumerate(zip(old, new, strict=True)):
             at = np.arange(out, dtype=np.float32) * scales[axis] + scales[1 - axis] / np.float32(2) - np.float32(0.5)
@@ -275,7 +275,7 @@ class DataAugmentation(_Augmented):
 def _centre(length: int, out: int) -> np.ndarray:
     """Return the weights [out, length] of linear interpolation in the middle part of an axis."""
     start = np.float32(0.5) * np.float32(length) - np.float32(0.5) * np.float32(out)
-    at = (np.arange(out, dtype=np.float32) + start).clip(0, max(np.float32(length) - np.float32(1.05), 0))
+    at = (np.arange(out, dtype=np.float32) + start).clip(0, max(np.float32(length) - np.float32(1.05), np.float32(0)))
     low = np.floor(at).astype(int)
     matrix, rows = np.zeros((out, length), np.float32), np.arange(out)
     matrix[rows, low] = 1 - (at - low)

@@ -94,7 +94,7 @@ def _won(maximum: Maximum, term: Term, near: Array) -> Term:
     second, apart = won * term.second, np.zeros_like(won)
     for lag, pairs in np.ndenumerate(_windows_together(maximum.matrices, near.shape)):
         if any(lag) and pairs > 0:
-            both = pairs * above * maximum.wins(2 * maximum.k - maximum.common[lag] - 1)
+            both = pairs * above * maximum.wins(2 * maximum.k - float(maximum.common[lag]) - 1)
             second += near[lag] * both * term.mean**2
             apart += (1 - near[lag]) * both
     # where windows leave gaps, the spatial profile holds that nothing arrives there
