@@ -18,7 +18,7 @@ import argparse
 import asyncio
 import contextlib
 import itertools
-import re
+import json
 import resource
 import subprocess
 import sys
@@ -80,8 +80,8 @@ def simulate(net: str, address: str, workers: int, seconds: float) -> None:
 
 
 @contextlib.contextmanager
-def process(*command: str) -> Iterator[subprocess.Popen[str]]:
-    found = subprocess.Popen([sys.executable, *command], stderr=subprocess.PIPE, text=True)
+def process(*command: str) -> Iterator[subprocess.Popen[bytes]]:
+    found = subprocess.Popen([sys.executable, *command], stderr=subprocess.DEVNULL)
     try:
         yield found
     finally:
@@ -89,12 +89,11 @@ def process(*command: str) -> Iterator[subprocess.Popen[str]]:
         found.wait()
 
 
-def scheduler_address(process: subprocess.Popen[str]) -> str:
-    assert process.stderr
-    for line in process.stderr:
-        if found := re.search(r"Scheduler at: *(tcp://\S+)", line):
-            return found[1]
-    raise SystemExit("the scheduler did not start")
+def address_in(path: Path) -> str:
+    """Return the address that a scheduler writes once it is there."""
+    while not path.exists() or not path.read_text().rstrip().endswith("}"):
+        time.sleep(0.1)
+    return str(json.loads(path.read_text())["address"])
 
 
 def saturation(net: str, seconds: float, counts: Sequence[int]) -> None:
@@ -103,13 +102,15 @@ def saturation(net: str, seconds: float, counts: Sequence[int]) -> None:
     print(f"{len(rows)} rows and {1e3 * seconds:g} ms per trial; processor time in cores, and in ms per trial")
     print("workers  trials/s  of what they could  machine  scheduler         client            workers")
     for count in counts:
-        start = ("-m", "distributed.cli.dask_scheduler", "--no-dashboard", "--host", "127.0.0.1", "--port", "0")
-        with process(*start) as scheduler:
-            address = scheduler_address(scheduler)
-            options = ("--simulate", address, "--workers", str(count), "--seconds", str(seconds), "--net", net)
-            with process(__file__, *options) as workers, connect(address) as client:
-                client.wait_for_workers(count, timeout=120)
-                print(_measured(client, net, seconds, count, scheduler.pid, workers.pid), flush=True)
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder) / "scheduler.json"
+            start = ("--no-dashboard", "--host", "127.0.0.1", "--port", "0", "--scheduler-file", str(file))
+            with process("-m", "distributed.cli.dask_scheduler", *start) as scheduler:
+                address = address_in(file)
+                options = ("--simulate", address, "--workers", str(count), "--seconds", str(seconds), "--net", net)
+                with process(__file__, *options) as workers, connect(address) as client:
+                    client.wait_for_workers(count, timeout=120)
+                    print(_measured(client, net, seconds, count, scheduler.pid, workers.pid), flush=True)
 
 
 def _measured(client: Any, net: str, seconds: float, count: int, scheduler: int, workers: int) -> str:
@@ -139,9 +140,7 @@ def _measured(client: Any, net: str, seconds: float, count: int, scheduler: int,
 def memory(net: str) -> None:
     """Print the peak memory of clients of 100 and of 100,000 trials."""
     for variants, seeds in ((1, 100), (100, 1), (100, 1000), (1000, 100)):
-        with process(__file__, "--client", f"{variants},{seeds}", "--net", net) as client:
-            assert client.stderr
-            print(client.stderr.read().strip(), flush=True)
+        subprocess.run([sys.executable, __file__, "--client", f"{variants},{seeds}", "--net", net], check=True)
 
 
 def client_of(net: str, variants: int, seeds: int) -> None:
@@ -159,7 +158,7 @@ def client_of(net: str, variants: int, seeds: int) -> None:
         summary = caffestat.sweep(net, seeds=range(seeds), fillers=fillers, output=folder)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     each = 1e3 * (time.perf_counter() - started) / summary.trials
-    print(f"{summary.trials:7d} trials of {variants:4d} variants: {peak:.0f} MB, {each:.2f} ms each", file=sys.stderr)
+    print(f"{summary.trials:7d} trials of {variants:4d} variants: {peak:.0f} MB, {each:.2f} ms each", flush=True)
 
 
 def throughput(net: str, trials: int) -> None:
@@ -172,12 +171,19 @@ def throughput(net: str, trials: int) -> None:
         with local_cluster(workers) as client:
             found = rate(net, trials, client=client)
         print(f"Dask, {workers} worker(s)      {found:7.1f} trials/s  {found / here:.2f}", flush=True)
+    overhead(5 * trials)
+
+
+def overhead(trials: int) -> None:
+    """Print what a trial costs beside its work: by those of a net that does next to nothing, here and on Dask."""
     with tempfile.TemporaryDirectory() as folder, local_cluster(1) as client:
-        path = Path(folder) / "nothing.prototxt"
-        path.write_text(NOTHING)
-        rate(str(path), trials, client=client)  # the workers have imported what they need
-        alone, far = rate(str(path), trials), rate(str(path), trials, client=client)
-    print(f"overhead per trial     {1e3 * (1 / far - 1 / alone):7.2f} ms on Dask")
+        net = Path(folder) / "nothing.prototxt"
+        net.write_text(NOTHING)
+        for how in ({}, {"client": client}):  # what is imported and compiled first
+            rate(str(net), 50, **how)
+        alone, far = rate(str(net), trials), rate(str(net), trials, client=client)
+    here, there = 1e3 / alone, 1e3 / far
+    print(f"a net of one product   {here:.2f} ms per trial here, {there:.2f} on Dask: {there - here:+.2f} ms")
 
 
 def main() -> None:

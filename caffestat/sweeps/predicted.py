@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -12,9 +12,12 @@ from caffestat.analysis.prediction import Prediction, predict
 from caffestat.errors import CaffestatError
 from caffestat.fillers import Stream
 from caffestat.initialization.methods import parse_method
-from caffestat.program import NetProgram, from_net
+from caffestat.program import NetProgram, RowParam, from_net
 from caffestat.program.feeds import Feeds
 from caffestat.theory import Signal
+from caffestat.theory.heuristics.few_terms import kurtosis
+from caffestat.theory.heuristics.finite_width import correction
+from caffestat.theory.sources import of_filler
 
 from .bench import Bench, Settings
 from .rows import Row, rows_of
@@ -22,6 +25,8 @@ from .spread import Band, Value
 from .trial import Trial
 
 __all__ = ["bands"]
+
+_FEW = 2  # elements, below which nothing is known of how a value deviates
 
 
 def bands(settings: Settings, variants: Iterable[Trial]) -> dict[Value, Band]:
@@ -59,17 +64,44 @@ def _first_batch(program: NetProgram) -> dict[str, np.ndarray]:
 def _rows(program: NetProgram, found: Prediction) -> Iterator[tuple[Row, float | None]]:
     parts = {"x": found.tops, "dx": found.bottom_diffs, "w": found.params, "dw": found.param_diffs}
     means = {kind: {key: m.mean_abs for key, m in moments.items()} for kind, moments in parts.items()}
+    sizes = _sizes(program)
     for key, row in rows_of(0, program, means):
         signal = found.signals.get(key) if row.kind == "x" else None
         shape = program.rows[key[0]].shapes[key[1]] if signal else None
-        yield row, None if signal is None or shape is None else _deviation(signal, math.prod(shape))
+        yield row, None if signal is None or shape is None else _deviation(signal, shape, sizes[key[0]])
 
 
-def _deviation(x: Signal, elements: int) -> float:
-    """Return how far mean |x| of one draw lies around the mean over draws.
+def _deviation(x: Signal, shape: Sequence[int], size: float) -> float | None:
+    """Return how far mean |x| of one draw lies around the mean over draws; None of a single number, such as a loss.
 
     E[√S] / √E[S], S the second moment of one draw of the weights, is exp(-v / 8) to first order, v = Var(S) / E[S]²,
-    and √S deviates by √v / 2. The elements of one draw, taken for independent, add Var(|x|) / elements.
+    and √S deviates by √v / 2. The variances of the layers before, which x.finite_width has, and that of the channels
+    of x itself, which also differ in size, add up. The elements of one draw, taken for independent, add Var(|x|) /
+    elements.
     """
-    of_weights = -2 * math.log(max(x.finite_width or 1.0, 1e-9)) * x.mean_abs**2
-    return math.sqrt(of_weights + max(x.second - x.mean_abs**2, 0.0) / max(elements, 1))
+    elements = math.prod(shape)
+    if elements < _FEW:
+        return None
+    channels = shape[1] if len(shape) > 1 else elements
+    own = correction(x.values**2, x.rho_other, channels, size)
+    of_weights = -2 * math.log(max((x.finite_width or 1.0) * own, 1e-9)) * x.mean_abs**2
+    return math.sqrt(of_weights + max(x.second - x.mean_abs**2, 0.0) / elements)
+
+
+def _sizes(program: NetProgram) -> list[float]:
+    """Return Var(s) / E[s]² of the mean square s of a channel, by row: (k - 1) / n of sums of n terms.
+
+    k is the kurtosis of the weights. Rows without weights keep that of what they read.
+    """
+    sizes: list[float] = []
+    for row in program.rows:
+        params = (program.params[number] for number in row.params)
+        weights = [param for param in params if param.role == "weight" and len(param.shape) > 1]
+        own = (_size(param) for param in weights)
+        sizes.append(max(own if weights else (sizes[source] for source, _ in row.reads), default=0.0))
+    return sizes
+
+
+def _size(weight: RowParam) -> float:
+    w = of_filler(weight.filler, weight.shape) if weight.filler else None
+    return 0.0 if w is None else max(kurtosis(w.values) - 1, 0.0) / weight.fan_in

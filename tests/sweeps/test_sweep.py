@@ -312,3 +312,17 @@ def test_the_prediction_s_band_stands_beside_the_spread(folder: Path) -> None:
     assert head.endswith("predicted")
     assert any("±" in line for line in lines(summary) if line.startswith("conv1"))
     assert not caffestat.sweep("tiny.prototxt", seeds=range(2), fillers=["lsuv"], predict=True).bands
+
+
+def test_the_prediction_s_band_is_as_wide_as_the_spread_of_real_nets() -> None:
+    net = str(Path(__file__).resolve().parents[2] / "models" / "lenet.prototxt")
+    summary = caffestat.sweep(net, seeds=range(24), fillers=["msra"], batch=4, predict=True)
+    ratios = {
+        value.layer: summary.values[value].deviation / band.deviation
+        for value, band in summary.bands.items()
+        if value.kind == "x" and band.deviation is not None
+    }
+    assert set(ratios) == {"data", "conv1", "pool1", "conv2", "pool2", "ip1", "relu1", "ip2"}
+    assert all(0.5 < ratios[layer] < 2 for layer in ("conv1", "pool1", "conv2", "pool2")), ratios
+    assert all(0.3 < ratio < 4 for ratio in ratios.values()), ratios
+    assert [band.deviation for value, band in summary.bands.items() if value.name == "loss"] == [None]
