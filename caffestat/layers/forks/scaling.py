@@ -223,7 +223,7 @@ class ChannelScale(Layer):
 
     def tops(self, bottoms: Sequence[Shape]) -> tuple[Shape, ...]:
         x, scales = bottoms
-        if len(x) < 2 or x[0] != scales[:1][0] or math.prod(x) // max(x[1], 1) != math.prod(scales):
+        if len(x) < 2 or x[:1] != scales[:1] or math.prod(x) // max(x[1], 1) != math.prod(scales):
             raise self.error(f"expected bottoms (N, C, …) and (N, 1, …), found shapes {x} and {scales}")
         if self.top_count == 2 and not self.added.channel_scale_param.global_scale:
             raise self.error("has two tops; the second is for global_scale: true")
