@@ -33,6 +33,7 @@ __all__ = [
 T = TypeVar("T")
 
 _WHERE = re.compile(r"running (\S+) node\. Name:'([^']*)' Status Message: (.*)", re.DOTALL)
+_NAMED = re.compile(r"node (?:\(([^)]*)\)|with name '([^']*)')", re.IGNORECASE)  # of a model that it does not open
 _CODE = re.compile(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ")
 
 
@@ -115,7 +116,8 @@ def runtime_errors() -> Iterator[None]:
     except Exception as error:  # the runtime raises several private types
         text = _CODE.sub("", str(error)).strip()
         where = _WHERE.search(text)
-        op, node, text = where.groups() if where else ("", "", text)
+        named = _NAMED.search(text)
+        op, node, text = where.groups() if where else ("", "".join(filter(None, named.groups())) if named else "", text)
         reason = (text.splitlines() or [type(error).__name__])[0]
         raise RunError(f"onnxruntime cannot run the model: {f'{op}: ' * bool(op)}{reason}", node) from error
 

@@ -98,6 +98,15 @@ def test_an_op_that_the_runtime_lacks_is_an_error_that_names_it() -> None:
         Compiled(g).run({"x": np.zeros(2, np.float32)})
 
 
+def test_an_error_of_a_model_that_is_not_opened_tells_the_node() -> None:
+    g = Graph()
+    x = g.input("x", (2,))
+    g.outputs = [g.emit("StringConcat", x, x, hint="joined")]
+    with pytest.raises(RunError, match=r"onnxruntime cannot run the model: .*StringConcat") as caught:
+        Compiled(g).run({"x": np.zeros(2, np.float32)})
+    assert caught.value.node == "joined"
+
+
 def test_an_error_of_a_run_tells_the_node() -> None:
     g = Graph()
     rows = g.emit("Gather", g.input("table", (3, 2)), g.input("index", (1,), np.int64), hint="rows")
