@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, MutableSequence, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Any
 
 from caffestat.errors import GradientError
@@ -84,6 +85,11 @@ class Tape:
         self._parts: defaultdict[str, list[str]] = defaultdict(list)
         self._sums: dict[str, str] = {}
         self.unknown: dict[str, int] = {}
+        self._forward = len(graph.nodes)
+
+    def forward_nodes(self) -> Iterator[Node]:
+        """Yield the nodes that the walk started with: those of the forward pass."""
+        return islice(self.graph.nodes, self._forward)
 
     def needs(self, value: str) -> bool:
         """Tell whether somebody asked for this value's gradient, or for that of something before it."""
@@ -216,7 +222,10 @@ def _by_definition(graph: Graph, node: Node) -> Sequence[str]:
     outputs = tuple(graph.unique(f"{name}/again") if name else "" for name in node.outputs)
     nodes = expand_function(replace(node, outputs=outputs), graph.specs, graph.unique)
     if nodes is None:
-        raise GradientError(f"no gradient rule for op {node.op} (value {node.outputs[0]}): register one with @vjp")
+        value = next(filter(None, node.outputs), "")
+        if node.domain:
+            raise GradientError(f"no gradient is known of op {node.op} of {node.domain} (value {value})")
+        raise GradientError(f"no gradient rule for op {node.op} (value {value}): register one with @vjp")
     graph.nodes += nodes
     return outputs
 

@@ -174,7 +174,7 @@ def _ask(
     graph.infer()
     if settle is not None:
         settle(loaded)
-    _refuse_unknown_shapes(graph, outputs)
+    _refuse_unknown_shapes(graph, outputs, was_run=settle is not None)
     if straight_through:
         pass_straight_through(graph)
     floats = [name for name in graph.outputs if name in graph.specs and graph.specs[name].is_float]
@@ -189,12 +189,17 @@ def _ask(
     return _Question(loaded, chosen, asked)
 
 
-def _refuse_unknown_shapes(graph: Graph, outputs: Collection[str] | None) -> None:
-    """Raise InputError for a chosen output of unknown shape: that its gradient is zero would be a guess."""
+def _refuse_unknown_shapes(graph: Graph, outputs: Collection[str] | None, was_run: bool) -> None:
+    """Raise InputError for a chosen output of unknown shape: that its gradient is zero would be a guess.
+
+    One that has none though the model was run is no tensor.
+    """
     chosen = graph.outputs if outputs is None else _names(outputs)
     for name in chosen:
         if name in graph.outputs and name not in graph.specs:
             maker = next((node.op for node in graph.nodes if name in node.outputs), "the model")
+            if was_run:
+                raise InputError(f"output {name!r} of {maker} is no tensor: choose other outputs (--outputs NAME)")
             raise InputError(
                 f"the shape of output {name!r} is not known: {maker} decides it when the model runs; "
                 "use caffestat.gradient or `caffestat convert --backward`, which run the model once to find it, "

@@ -170,7 +170,8 @@ class InputFeed:
         if spec.is_float:
             return [feeds.random.standard_normal(spec.shape).astype(spec.dtype)]
         if spec.dtype.kind not in "iub":
-            raise InputError(f"input {name!r} holds {spec.dtype}, which cannot be drawn: use --input {name}=FILE.npy")
+            kind = "text" if spec.dtype.kind in "OSU" else spec.dtype
+            raise InputError(f"input {name!r} holds {kind}, which cannot be drawn: use --input {name}=FILE.npy")
         if self._rows is not None:
             return [feeds.random.integers(0, self._rows, spec.shape).astype(spec.dtype)]
         what = "true" if spec.dtype.kind == "b" else "ones"

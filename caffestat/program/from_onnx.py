@@ -71,7 +71,8 @@ class ModelProgram(Program):
     def _line(self, rows: Mapping[str, int], stop: Stop) -> str:
         index = rows.get(stop.node.outputs[0])
         name = "" if index is None else f" at node {self.rows[index].name!r}"
-        return f"the gradient stops{name}: {stop.reason}; that of {stop.behind} values before it is unknown"
+        values = "1 value" if stop.behind == 1 else f"{stop.behind} values"
+        return f"the gradient stops{name}: {stop.reason}; that of {values} before it is unknown"
 
 
 def from_onnx(model: Model, source: str, loss: str | None = None) -> ModelProgram:

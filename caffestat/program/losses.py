@@ -69,7 +69,11 @@ def _full(graph: Graph, value: str, number: float) -> str:
 def _no_start(graph: Graph) -> str:
     unknown = [name for name in graph.outputs if name not in graph.specs]
     if unknown:
-        return f"the shape of output {unknown[0]!r} is unknown without a run: leave out --static, or use --forward-only"
+        maker = next((f"{node.op} makes it; " for node in graph.nodes if unknown[0] in node.outputs), "")
+        return (
+            f"the shape of output {unknown[0]!r} is unknown without a run, or it is no tensor: {maker}"
+            "leave out --static, start at a value before it (--loss NAME), or use --forward-only"
+        )
     return "the model has no floating-point output to start a backward pass from: use --forward-only"
 
 

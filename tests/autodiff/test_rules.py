@@ -602,6 +602,20 @@ def test_the_clip_lets_the_gradient_pass_at_its_bounds() -> None:
     np.testing.assert_array_equal(found[0], [0, 1, 1, 1, 0])
 
 
+def test_the_clip_in_front_of_a_product_lets_the_same_pass() -> None:
+    """There dy is multiplied by 0 or 1; elsewhere it may be infinite, and is chosen."""
+    weight = np.array([[2, -3], [5, 7]])
+
+    def build(g: Graph, x: str) -> str:
+        return g.emit("MatMul", g.emit("Clip", x, g.constant(-1.0), g.constant(2.0)), g.constant(weight, np.float32))
+
+    (dx,) = gradient(build, [[-1.5, -1], [0.5, 2], [2.5, np.nan]], dy=[[1, 10], [100, 1000], [3, 4]])
+    dy = np.array([[1, 10], [100, 1000], [3, 4]]) @ weight.T
+    np.testing.assert_array_equal(dx, dy * [[0, 1], [1, 1], [0, 0]])
+    (dx,) = gradient(lambda g, x: g.emit("Sqrt", g.emit("Clip", x, g.constant(0.0))), [-1, 4])
+    np.testing.assert_array_equal(dx, [0, 0.25])
+
+
 @pytest.mark.parametrize("op", ["Max", "Min"])
 def test_equal_inputs_share_the_gradient(op: str) -> None:
     a, b, c = gradient(lambda g, *x: g.emit(op, *x), [1, 5], [1, 5], [1, 5], dy=[6, 9])

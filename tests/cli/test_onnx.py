@@ -319,3 +319,34 @@ def test_calibrate_writes_ranges(tmp_path: Path) -> None:
     refused = CliRunner().invoke(main, ["calibrate", path])
     assert refused.exit_code == 2
     assert "--input" in refused.stderr
+
+
+def test_ops_of_classical_machine_learning_are_named(folder: Path) -> None:
+    nodes = [
+        helper.make_node(
+            "LinearClassifier",
+            ["x"],
+            ["label", "scores"],
+            domain="ai.onnx.ml",
+            coefficients=[1.0, 2.0, -1.0, 0.5],
+            intercepts=[0.0, 1.0],
+            classlabels_ints=[0, 1],
+            multi_class=0,
+        ),
+        helper.make_node("ZipMap", ["scores"], ["each"], domain="ai.onnx.ml", classlabels_int64s=[0, 1]),
+    ]
+    inputs = [helper.make_tensor_value_info("x", TensorProto.FLOAT, [3, 2])]
+    each = onnx.ValueInfoProto(name="each")
+    each.type.sequence_type.elem_type.map_type.key_type = TensorProto.INT64
+    each.type.sequence_type.elem_type.map_type.value_type.tensor_type.elem_type = TensorProto.FLOAT
+    outputs = [helper.make_tensor_value_info("scores", TensorProto.FLOAT, [3, 2]), each]
+    sets = [helper.make_opsetid("", 17), helper.make_opsetid("ai.onnx.ml", 3)]
+    onnx.save(
+        helper.make_model(helper.make_graph(nodes, "g", inputs, outputs), opset_imports=sets, ir_version=8), "m.onnx"
+    )
+    result = caffestat("convert", "--backward", "m.onnx", "-o", "out.onnx")
+    assert "output 'each' of ZipMap is no tensor: choose other outputs (--outputs NAME)" in result.stderr
+    result = caffestat("convert", "--backward", "--outputs", "scores", "m.onnx", "-o", "out.onnx")
+    assert "no gradient is known of op LinearClassifier of ai.onnx.ml (value label)" in result.stderr
+    result = caffestat("analyze", "--forward-only", "--device", "cpu", "m.onnx")
+    assert result.exit_code == 0

@@ -52,23 +52,25 @@ def _per_channel(tape: Tape, node: Node) -> tuple[Ints, str]:
 
 
 def _given_grads(tape: Tape, node: Node, dy: str) -> Grads:
-    """With std = √(var + ε): dx = dy · scale / std, dscale = Σ dy · x̂, dbias = Σ dy.
+    """With std = √(var + ε): dx = dy · scale / std, dscale = Σ dy · x̂ = (Σ dy · x - mean · Σ dy) / std, dbias = Σ dy.
 
-    And for the statistics: dmean = -dbias · scale / std, dvar = -dscale · scale / (2 std²).
+    And for the statistics: dmean = -dbias · scale / std, dvar = -dscale · scale / (2 std²). Centering the sums in the
+    place of x saves a third of dscale's time.
     """
-    x, scale, bias, mean, var = node.inputs
+    x, scale, _, mean, var = node.inputs
     column, axes = _per_channel(tape, node)
     std = tape.emit("Sqrt", tape.emit("Add", var, tape.scalar(node.get("epsilon", 1e-5), like=var)))
     slope = tape.emit("Div", scale, std)
     dx = tape.emit("Mul", dy, tape.reshape(slope, *column)) if tape.needs(x) else None
     dscale = dvar = dbias = dmean = None
-    if tape.needs(scale) or tape.needs(var):
-        centered = tape.emit("Sub", x, tape.reshape(mean, *column))
-        dscale = tape.emit("Div", tape.emit("ReduceSum", tape.emit("Mul", dy, centered), axes, keepdims=0), std)
+    if any(map(tape.needs, node.inputs[1:])):
+        dbias = tape.emit("ReduceSum", dy, axes, keepdims=0)
+    if dbias and (tape.needs(scale) or tape.needs(var)):
+        product = tape.emit("ReduceSum", tape.emit("Mul", dy, x), axes, keepdims=0)
+        dscale = tape.emit("Div", tape.emit("Sub", product, tape.emit("Mul", mean, dbias)), std)
         half = tape.emit("Div", tape.emit("Mul", dscale, slope), std)
         dvar = tape.emit("Mul", half, tape.scalar(-0.5, like=x))
-    if tape.needs(bias) or tape.needs(mean):
-        dbias = tape.emit("ReduceSum", dy, axes, keepdims=0)
+    if dbias and tape.needs(mean):
         dmean = tape.emit("Neg", tape.emit("Mul", dbias, slope))
     return [dx, dscale, dbias, dmean, dvar]
 
