@@ -110,7 +110,11 @@ def events_of(name: str, rounds: int, changing: bool, device: str = "cpu") -> li
         compiled._options = before
         chains = runner._compiled._chains.values()
         paths = [session._session.end_profiling() for chain in chains for session in chain._sessions]
-        events = [event for path in paths for event in json.loads(Path(path).read_text())]
+        return [event for path in paths for event in later_rounds(json.loads(Path(path).read_text()), rounds)]
+
+
+def later_rounds(events: list[dict[str, Any]], rounds: int) -> list[dict[str, Any]]:
+    """Return the nodes of a session's profile without those of its first of rounds + 1 runs."""
     nodes = [event for event in events if event["name"].endswith("_kernel_time")]
     return nodes[len(nodes) // (rounds + 1) :]
 

@@ -1,0 +1,118 @@
+"""Convolutions by Winograd's filtering give the numbers of the plain ops."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from caffestat.autodiff import backward
+from caffestat.engine import CPU, Compiled
+from caffestat.engine.runtime import channel_block
+from caffestat.graph import Graph, expand
+from caffestat.graph.winograd import PLACES, POINTS, Tiles, transforms
+from caffestat.ops import Window
+
+runs = pytest.mark.skipif(not channel_block(), reason="the runtime has no blocked layout on this processor")
+
+Case = tuple[int, int, int, int, int, dict[str, Any]]
+
+CASES: dict[str, Case] = {
+    # batch, channels, filters, group, taps, attributes
+    "3x3": (2, 5, 7, 1, 3, {"pads": [1, 1, 1, 1]}),
+    "no pads": (3, 4, 6, 1, 3, {}),
+    "uneven pads": (2, 3, 5, 1, 3, {"pads": [0, 2, 1, 0]}),
+    "groups": (2, 6, 9, 3, 3, {"pads": [2, 1, 2, 1]}),
+    "same": (1, 4, 2, 1, 3, {"auto_pad": "SAME_UPPER"}),
+    "5x5": (2, 3, 4, 1, 5, {"pads": [2, 2, 2, 2]}),
+    "5x5 groups": (3, 4, 6, 2, 5, {"pads": [0, 1, 4, 3]}),
+}
+
+
+def build(case: Case) -> tuple[Graph, dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Return the graph of y, dx, dw and db, its feeds and its params."""
+    batch, channels, filters, group, taps, attributes = case
+    random = np.random.default_rng(7)
+    g = Graph()
+    x = g.input("x", (batch, channels, 13, 10))
+    w, b = g.param("w", (filters, channels // group, taps, taps)), g.param("b", (filters,))
+    y = g.emit("Conv", x, w, b, kernel_shape=[taps, taps], group=group, **attributes)
+    g.infer()
+    dy = g.input("dy", g.shape(y))
+    grads = backward(g, {y: dy}, [x, w, b])
+    g.outputs = [y, *(grads[name] or "" for name in (x, w, b))]
+    arrays = {name: random.normal(size=spec.shape).astype(np.float32) for name, spec in (g.inputs | g.params).items()}
+    return g, {name: arrays[name] for name in g.inputs}, {name: arrays[name] for name in g.params}
+
+
+def choose(monkeypatch: pytest.MonkeyPatch, always: bool) -> None:
+    """Compute all convolutions that have tiles by them, or none."""
+    for rule in ("pays", "pays_for_filters"):
+        monkeypatch.setattr(Tiles, rule, lambda _: always)
+
+
+def tiled(g: Graph, block: int = 16) -> int:
+    """Return how many convolutions and gradients are computed by tiles."""
+    return sum(n.op == "Conv" and n.get("strides") == [PLACES] * 2 for n in expand(g, g.outputs, "cpu", block).nodes)
+
+
+@pytest.mark.parametrize("taps", POINTS)
+def test_the_transforms_filter_exactly(taps: int) -> None:
+    a, g, b = transforms(taps)
+    random = np.random.default_rng(3)
+    x, w = random.normal(size=PLACES + taps - 1), random.normal(size=taps)
+    np.testing.assert_allclose(a @ ((g @ w) * (b @ x)), np.correlate(x, w, "valid"), rtol=1e-12)
+
+
+@runs
+@pytest.mark.parametrize("many", [1, 1000], ids=["images one by one", "all images"])
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
+def test_tiles_give_the_numbers_of_the_plain_ops(case: Case, many: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    g, feeds, params = build(case)
+    choose(monkeypatch, False)
+    plain = Compiled(g, CPU, params).run(feeds)
+    choose(monkeypatch, True)
+    monkeypatch.setattr("caffestat.graph.winograd._MANY_TILES", many)
+    for constant in ({}, params):
+        ours = Compiled(g, CPU, constant).run(feeds, {} if constant else params)
+        for name in g.outputs:
+            limit = 3e-6 if case[4] == 3 else 2e-5
+            np.testing.assert_allclose(ours[name], plain[name], rtol=0, atol=limit * np.abs(plain[name]).max())
+    assert tiled(g) >= 3
+
+
+@pytest.mark.parametrize(
+    "attributes", [{"strides": [1, 2]}, {"dilations": [2, 1]}, {"pads": [3, 0, 0, 0]}], ids=lambda a: next(iter(a))
+)
+def test_other_convolutions_have_no_tiles(attributes: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    choose(monkeypatch, True)
+    g, *_ = build((2, 4, 6, 1, 3, attributes))
+    assert tiled(g) == 0
+
+
+def test_exported_models_and_other_processors_have_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    choose(monkeypatch, True)
+    g, *_ = build(CASES["3x3"])
+    assert tiled(g, block=0) == 0
+    assert all(attribute.ints != [PLACES] * 2 for node in g.to_onnx().graph.node for attribute in node.attribute)
+
+
+@pytest.mark.parametrize(
+    ("batch", "channels", "filters", "group", "taps", "size", "pays", "for_filters"),
+    [
+        (4, 256, 512, 1, 3, 28, True, True),  # VGG-16, conv4_1
+        (4, 64, 64, 1, 3, 224, False, True),
+        (16, 384, 256, 2, 3, 13, False, True),  # AlexNet, conv5: a third of the tiles is not needed
+        (16, 96, 256, 2, 5, 27, False, True),
+        (8, 512, 512, 1, 3, 7, True, False),  # ResNet-50, res5: too few tiles for the filters
+        (1, 8, 8, 1, 3, 28, False, False),
+    ],
+)
+def test_tiles_are_taken_where_they_were_measured_to_be_faster(
+    batch: int, channels: int, filters: int, group: int, taps: int, size: int, pays: bool, for_filters: bool
+) -> None:
+    ones = (1, 1)
+    sliding = Window((size, size), (size, size), (taps, taps), ones, ones, (taps // 2, taps // 2))
+    tiles = Tiles(sliding, batch, group, channels, filters)
+    assert (tiles.pays(), tiles.pays_for_filters()) == (pays, for_filters)
