@@ -165,6 +165,7 @@ class Layer:
         self.added: Any = self.adds() if self.adds else None  # what the fork's own fields hold
         self.decisions: tuple[np.ndarray, ...] | None = None  # what `decide` returned; None before
         self.decided_shapes: tuple[Shape, ...] = ()  # those of all bottoms, for which it did
+        self.peers: Sequence[Layer] = ()  # the net's layers as far as they are made: some state settings for others
         self.top_count = len(proto.top)
         self.shape_overrides: dict[str, Shape] = {}  # what the user said of the tops' shapes, by blob name
         self.batch_override: int | None = None

@@ -78,6 +78,7 @@ class _Builder:
     choices: dict[int, Choice]  # by the id of the layer's text
     faults: list[NetError] | None = None  # what Caffe would stop at; None to stop there as well
     nodes: list[Node] = field(default_factory=list)
+    made: list[Layer] = field(default_factory=list)  # also those that were made of another dialect at first
     blobs: list[Blob] = field(default_factory=list)
     params: list[NetParam] = field(default_factory=list)
     by_name: dict[str, int] = field(default_factory=dict)
@@ -163,6 +164,8 @@ class _Builder:
             layer.added = choice.addition.message
         layer.shape_overrides = {top: self.shapes[top] for top in proto.top if top in self.shapes}
         layer.batch_override = self.batch
+        layer.peers = self.made
+        self.made.append(layer)
         if self.data != "synthetic":
             self.attach_reader(layer, unread)
         _check_count(layer, "bottom", len(proto.bottom), layer.fork_bottoms or layer.num_bottoms, layer.foreign_bottoms)

@@ -6,15 +6,19 @@ The well-known Python layers of py-faster-rcnn are built in, with the settings o
 from __future__ import annotations
 
 import ast
+import json
 import math
+import os.path
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from itertools import islice
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 
-from caffestat.errors import Place
+from caffestat.errors import InputError
+from caffestat.files import read_regular
 from caffestat.schema.forks import rcnn_pb2
 
 from ..base import Layer, Shape, layer
@@ -41,6 +45,45 @@ __all__ = [
 
 TRAIN = 0
 Settings = dict[str, Any]
+
+FRCNN: Mapping[str, Sequence[float]] = {
+    "scales": [600],
+    "max_size": [1000],
+    "im_size_align": [1],
+    "batch_size": [128],
+    "fg_fraction": [0.25],
+    "fg_thresh": [0.5],
+    "bg_thresh_hi": [0.5],
+    "bg_thresh_lo": [0.1],
+    "bbox_normalize_targets": [1],
+    "bbox_inside_weights": [1, 1, 1, 1],
+    "bbox_normalize_means": [0, 0, 0, 0],
+    "bbox_normalize_stds": [0.1, 0.1, 0.2, 0.2],
+    "rpn_positive_overlap": [0.7],
+    "rpn_negative_overlap": [0.3],
+    "rpn_clobber_positives": [0],
+    "rpn_fg_fraction": [0.5],
+    "rpn_batchsize": [256],
+    "rpn_nms_thresh": [0.7],
+    "rpn_pre_nms_top_n": [12000],
+    "rpn_post_nms_top_n": [2000],
+    "rpn_min_size": [16],
+    "rpn_bbox_inside_weights": [1, 1, 1, 1],
+    "rpn_positive_weight": [-1],
+    "rpn_allowed_border": [0],
+    "test_rpn_nms_thresh": [0.7],
+    "test_rpn_pre_nms_top_n": [6000],
+    "test_rpn_post_nms_top_n": [300],
+    "test_rpn_min_size": [16],
+    "feat_stride": [16],
+    "anchors": [
+        *(-84, -40, 100, 56, -176, -88, 192, 104, -360, -184, 376, 200),
+        *(-56, -56, 72, 72, -120, -120, 136, 136, -248, -248, 264, 264),
+        *(-36, -80, 52, 96, -80, -168, 96, 184, -168, -344, 184, 360),
+    ],
+    "n_classes": [21],
+}
+"""The numbers of makefile/frcnn's examples/FRCNN/config/default_config.json that its layers read."""
 
 
 def anchors(base: int, ratios: Sequence[float], scales: Sequence[float], half_up: bool = False) -> np.ndarray:
@@ -276,23 +319,43 @@ class Proposal(_Proposals):
         return ((count, 5), (count,))[: self.top_count]
 
 
-@layer("FrcnnProposal", dialect="frcnn")
-class FrcnnProposal(_Proposals):
-    """ProposalLayer in C++, with the settings of examples/FRCNN/config/default_config.json.
-
-    (makefile/frcnn, src/caffe/FRCNN/frcnn_proposal_layer.cpp)
-    """
+class _OfFrcnn(_Regions):
+    """A layer with the settings that the net's FrcnnRoiData names, else those of default_config.json."""
 
     adds = rcnn_pb2.LayerParameter
     config = _RPN
 
+    def stated(self) -> Mapping[str, Sequence[float]]:
+        """Return all settings by name, each a list of numbers."""
+        named = next((peer.stated() for peer in self.peers if isinstance(peer, FrcnnRoiData)), {})
+        return {**FRCNN, **named}
+
+    def number(self, name: str) -> float:
+        return self.stated()[name][0]
+
+    def anchors(self) -> np.ndarray:
+        numbers = self.stated()["anchors"]
+        if not numbers or len(numbers) % 4:
+            raise self.error(f"expected four numbers for each of the anchors in its settings, found {len(numbers)}")
+        return np.array(numbers, np.float64).reshape(-1, 4)
+
+
+@layer("FrcnnProposal", dialect="frcnn")
+class FrcnnProposal(_OfFrcnn, _Proposals):
+    """ProposalLayer in C++, with the settings that FrcnnRoiData names.
+
+    (makefile/frcnn, src/caffe/FRCNN/frcnn_proposal_layer.cpp)
+    """
+
     def written_settings(self) -> Settings:
-        stride = self.added.proposal_param.feat_stride
-        return {"feat_stride": stride} if self.added.proposal_param.HasField("feat_stride") else {}
+        p = self.added.proposal_param
+        return {"feat_stride": p.feat_stride if p.HasField("feat_stride") else int(self.number("feat_stride"))}
 
     def limits(self) -> tuple[int, int, float, float]:
-        before, after = (12000, 2000) if self.phase == TRAIN else (6000, 300)
-        return before, after, 0.7, 16
+        prefix = "" if self.phase == TRAIN else "test_"
+        names = ("rpn_pre_nms_top_n", "rpn_post_nms_top_n", "rpn_nms_thresh", "rpn_min_size")
+        before, after, overlap, least = (self.number(prefix + name) for name in names)
+        return int(before), int(after), overlap, least
 
     def top_layout(self) -> tuple[Shape, ...]:
         return ((1, 5, 1, 1), (1, 1, 1, 1))[: self.top_count]
@@ -315,7 +378,10 @@ class AnchorTargetLayer(Computed, _Regions):
     config: ClassVar[Settings] = {**_RPN, "allowed_border": 0}
     num_bottoms = (3, 4)
     num_tops = (4, 4)
-    BATCH, OBJECTS, POSITIVE, NEGATIVE = 256, 128, 0.7, 0.3
+
+    def sampling(self) -> tuple[int, int, float, float]:
+        """Return how many anchors and how many objects count at most, and the overlaps of objects and background."""
+        return 256, 128, 0.7, 0.3
 
     def bottom_kinds(self) -> tuple[str, ...]:
         return ("", "boxes", "image")
@@ -352,11 +418,12 @@ class AnchorTargetLayer(Computed, _Regions):
             return label, np.zeros(len(boxes), int)
         table = overlaps(boxes, truth, 1)
         most = table.max(1)
-        label[most < self.NEGATIVE] = 0
+        count, objects, positive, negative = self.sampling()
+        label[most < negative] = 0
         label[(table == table.max(0)).any(1)] = 1
-        label[most >= self.POSITIVE] = 1
-        _thin(label, 1, self.OBJECTS, random)
-        _thin(label, 0, self.BATCH - int((label == 1).sum()), random)
+        label[most >= positive] = 1
+        _thin(label, 1, objects, random)
+        _thin(label, 0, count - int((label == 1).sum()), random)
         return label, table.argmax(1)
 
 
@@ -368,13 +435,25 @@ def _thin(labels: np.ndarray, value: int, most: int, random: np.random.Generator
 
 
 @layer("FrcnnAnchorTarget", dialect="frcnn")
-class FrcnnAnchorTarget(AnchorTargetLayer):
-    """AnchorTargetLayer in C++. (makefile/frcnn, src/caffe/FRCNN/frcnn_anchor_target_layer.cpp)"""
+class FrcnnAnchorTarget(_OfFrcnn, AnchorTargetLayer):
+    """AnchorTargetLayer in C++, with the settings that FrcnnRoiData names.
 
-    adds = rcnn_pb2.LayerParameter
+    (makefile/frcnn, src/caffe/FRCNN/frcnn_anchor_target_layer.cpp)
+    """
 
     def written_settings(self) -> Settings:
-        return {}
+        return {"feat_stride": int(self.number("feat_stride")), "allowed_border": self.number("rpn_allowed_border")}
+
+    def sampling(self) -> tuple[int, int, float, float]:
+        count = int(self.number("rpn_batchsize"))
+        objects = int(np.float32(self.number("rpn_fg_fraction")) * np.float32(count))
+        return count, objects, self.number("rpn_positive_overlap"), self.number("rpn_negative_overlap")
+
+    @property
+    def left_out(self) -> str:
+        kept = ("rpn_clobber_positives", "rpn_bbox_inside_weights", "rpn_positive_weight")
+        other = [name for name in kept if self.stated()[name] != FRCNN[name]]
+        return f"{' and '.join(other)} of its settings count as in default_config.json" if other else ""
 
 
 @layer("rpn.proposal_target_layer.ProposalTargetLayer", dialect="rcnn")
@@ -388,7 +467,10 @@ class ProposalTargetLayer(Computed, _Regions):
 
     num_bottoms = (2, 2)
     num_tops = (5, 5)
-    BATCH, SHARE, OBJECT, HIGH, LOW = 128, 0.25, 0.5, 0.5, 0.1
+
+    def sampling(self) -> tuple[int, int, float, float, float]:
+        """Return how many regions and how many objects count at most, and the overlaps of objects and background."""
+        return 128, 32, 0.5, 0.5, 0.1
 
     def stand_in(self, bottom: int, bottoms: Sequence[Shape], random: np.random.Generator) -> np.ndarray | None:
         classes = self.class_count()
@@ -413,16 +495,21 @@ class ProposalTargetLayer(Computed, _Regions):
         kept, count = self.sample(most, random)
         labels = truth[nearest[kept], 4]
         labels[count:] = 0
-        targets, weights = self.expanded(to_deltas(rois[kept, 1:], truth[nearest[kept], :4]), labels)
+        targets, weights = self.expanded(self.deltas(rois[kept, 1:], truth[nearest[kept], :4]), labels)
         tops = rois[kept], labels[:, None], targets, weights, weights > 0
         return [top.astype(np.float32) for top in tops]
 
+    def deltas(self, boxes: np.ndarray, truth: np.ndarray) -> np.ndarray:
+        """Return the deltas [n, 4] from boxes to true boxes."""
+        return to_deltas(boxes, truth)
+
     def sample(self, most: np.ndarray, random: np.random.Generator) -> tuple[np.ndarray, int]:
         """Return the indices that are kept, objects first, and how many objects there are."""
-        objects = np.flatnonzero(most >= self.OBJECT)
-        count = min(round(self.SHARE * self.BATCH), len(objects))
-        background = np.flatnonzero((most < self.HIGH) & (most >= self.LOW))
-        rest = min(self.BATCH - count, len(background))
+        whole, most_objects, least, high, low = self.sampling()
+        objects = np.flatnonzero(most >= least)
+        count = min(most_objects, len(objects))
+        background = np.flatnonzero((most < high) & (most >= low))
+        rest = min(whole - count, len(background))
         drawn = [random.choice(pool, size, replace=False) for pool, size in ((objects, count), (background, rest))]
         return np.concatenate(drawn), count
 
@@ -458,13 +545,41 @@ class ProposalTargetLayerOf4Axes(ProposalTargetLayer):
 
 
 @layer("FrcnnProposalTarget", dialect="frcnn")
-class FrcnnProposalTarget(ProposalTargetLayer):
-    """ProposalTargetLayer in C++, of 21 classes. (makefile/frcnn, src/caffe/FRCNN/frcnn_proposal_target_layer.cpp)"""
+class FrcnnProposalTarget(_OfFrcnn, ProposalTargetLayer):
+    """ProposalTargetLayer in C++, with the settings that FrcnnRoiData names; deltas are normalized by them.
 
-    adds = rcnn_pb2.LayerParameter
+    Where there are too few regions, background ones count several times.
+    (makefile/frcnn, src/caffe/FRCNN/frcnn_proposal_target_layer.cpp)
+    """
 
     def written_settings(self) -> Settings:
-        return {"num_classes": 21}
+        return {"num_classes": int(self.number("n_classes"))}
+
+    def sampling(self) -> tuple[int, int, float, float, float]:
+        count = int(self.number("batch_size"))
+        objects = int(np.float32(count) * np.float32(self.number("fg_fraction")))
+        low, high = self.number("bg_thresh_lo"), self.number("bg_thresh_hi")
+        return count, objects, self.number("fg_thresh"), high, low
+
+    def deltas(self, boxes: np.ndarray, truth: np.ndarray) -> np.ndarray:
+        found = super().deltas(boxes, truth)
+        if not self.number("bbox_normalize_targets"):
+            return found
+        return (found - self.stated()["bbox_normalize_means"]) / np.array(self.stated()["bbox_normalize_stds"])
+
+    def expanded(self, deltas: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        targets, weights = super().expanded(deltas, labels)
+        return targets, weights * np.tile(self.stated()["bbox_inside_weights"], self.class_count())
+
+    def sample(self, most: np.ndarray, random: np.random.Generator) -> tuple[np.ndarray, int]:
+        kept, count = super().sample(most, random)
+        whole, _, _, high, low = self.sampling()
+        if not len(kept):
+            pool = random.permutation(np.flatnonzero(most < low))
+            return pool[:whole], count
+        pool = kept[count:] if len(kept) > count else np.flatnonzero(most < high)
+        more = np.resize(pool, whole - len(kept)) if len(pool) else pool
+        return np.concatenate([kept, more]), count
 
 
 @layer("roi_data_layer.layer.RoIDataLayer", dialect="rcnn")
@@ -491,18 +606,50 @@ class RoIDataLayer(Python):
 
 @layer("FrcnnRoiData", dialect="frcnn")
 class FrcnnRoiData(RoIDataLayer):
-    """RoIDataLayer in C++. (makefile/frcnn, src/caffe/FRCNN/frcnn_roi_data_layer.cpp)"""
+    """RoIDataLayer in C++; `config` names a JSON file of settings for it and the net's other layers.
+
+    (makefile/frcnn, src/caffe/FRCNN/frcnn_roi_data_layer.cpp)
+    """
 
     adds = rcnn_pb2.LayerParameter
+    why_unread = "its images are not read"
 
-    def __init__(self, proto: Any, phase: int, place: Place) -> None:
-        super().__init__(proto, phase, place)
-        self.why_synthetic = "its images are not read"
+    def config_file(self) -> Path | None:
+        """Return where the settings lie: in the working directory as in Caffe, else beside the net's file."""
+        name = self.added.window_data_param.config
+        places = (Path(), Path(self.place.file).parent)
+        return next((at / name for at in places if name and os.path.isfile(at / name)), None)
+
+    def stated(self) -> Mapping[str, Sequence[float]]:
+        """Return the settings of the file by name, each a list of numbers; none without a file."""
+        path = self.config_file()
+        if path is None:
+            return {}
+        try:
+            found = json.loads(read_regular(path), strict=False)  # the reference's files break lines within strings
+            return {name: _numbers(str(text)) for name, text in found.items()}
+        except (OSError, InputError, ValueError, AttributeError) as error:
+            raise self.error(f"cannot read the settings in {str(path)!r}: {error}") from error
 
     @property
     def left_out(self) -> str:
-        names = self.own("window_data_param.config", str)
-        return f"the settings in {names[0]!r} are not read: those of default_config.json count" if names else ""
+        name = self.added.window_data_param.config
+        is_missing = name and self.config_file() is None
+        return f"there is no {name!r}: the settings of default_config.json count" if is_missing else ""
+
+    def written_shape(self, index: int) -> Shape | None:
+        s = {**FRCNN, **self.stated()}
+        align = int(s["im_size_align"][0])
+        high, wide = (math.ceil(size / align) * align for size in (max(s["scales"]), s["max_size"][0]))
+        return ((1, 3, high, wide), (1, 3), (1, 5))[index] if self.top_count == 3 else super().written_shape(index)
 
     def code(self) -> str:
         return "FrcnnRoiData"
+
+
+def _numbers(text: str) -> Sequence[float]:
+    """Return the numbers that a setting holds, [] for other text."""
+    try:
+        return [float(word) for word in text.replace(",", " ").split()]
+    except ValueError:
+        return []

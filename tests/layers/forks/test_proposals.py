@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from caffestat.errors import NetError
+from caffestat.layers import Layer
 from caffestat.layers.forks.proposals import anchors, from_deltas, image_rows, to_deltas
+from caffestat.net import State, build, read_net
 
 from ..harness import TEST, TRAIN, make, run
 
@@ -152,8 +156,63 @@ def test_the_data_layer_has_the_sizes_of_the_references_config() -> None:
 def test_settings_of_frcnn_that_stand_in_another_file_are_announced() -> None:
     tops = 'top: "data" top: "im_info" top: "gt_boxes"'
     layer = make(f'name: "l" type: "FrcnnRoiData" {tops} window_data_param {{ config: "voc.json" }}')
-    assert layer.left_out == "the settings in 'voc.json' are not read: those of default_config.json count"
+    assert layer.left_out == "there is no 'voc.json': the settings of default_config.json count"
     assert not make(f'name: "l" type: "FrcnnRoiData" {tops}').left_out
+
+
+FRCNN = """layer { name: "d" type: "FrcnnRoiData" top: "data" top: "im_info" top: "gt"
+  window_data_param { config: "voc.json" } }
+layer { name: "c" type: "Convolution" bottom: "data" top: "score" convolution_param { num_output: 4 kernel_size: 1 } }
+layer { name: "a" type: "FrcnnAnchorTarget" bottom: "score" bottom: "gt" bottom: "im_info" bottom: "data"
+  top: "l" top: "t" top: "i" top: "o" }
+layer { name: "m" type: "Convolution" bottom: "data" top: "delta" convolution_param { num_output: 8 kernel_size: 1 } }
+layer { name: "p" type: "FrcnnProposal" bottom: "score" bottom: "delta" bottom: "im_info" top: "rois" }
+layer { name: "s" type: "FrcnnProposalTarget" bottom: "rois" bottom: "gt"
+  top: "r" top: "rl" top: "rt" top: "ri" top: "ro" }
+"""
+
+
+def frcnn(folder: Path, settings: str, phase: int = TRAIN) -> dict[str, Layer]:
+    (folder / "voc.json").write_text(settings)
+    (folder / "net.prototxt").write_text(FRCNN)
+    net = build(read_net(str(folder / "net.prototxt")), State(phase), data="synthetic")
+    return {node.name: node.layer for node in net.nodes}
+
+
+def test_settings_of_frcnn_hold_for_the_layers_behind_its_data(tmp_path: Path) -> None:
+    settings = """{ "scales": "300, 350", "max_size": "500", "im_size_align": "32", "feat_stride": "8",
+      "n_classes": "5", "anchors": "-8, -4, 8, 4,
+                  -4, -8, 4, 8", "rpn_pre_nms_top_n": "70", "rpn_post_nms_top_n": "30", "rpn_nms_thresh": "0.6",
+      "rpn_min_size": "4", "test_rpn_min_size": "3", "rpn_batchsize": "64", "rpn_fg_fraction": "0.25",
+      "rpn_positive_overlap": "0.6", "rpn_negative_overlap": "0.2", "batch_size": "20", "fg_fraction": "0.5",
+      "bg_thresh_lo": "0.0", "bbox_inside_weights": "2, 2, 2, 2", "rpn_positive_weight": "0.5", "eps": "x" }"""
+    layers = frcnn(tmp_path, settings)
+    assert layers["d"].tops([])[0] == (1, 3, 352, 512)
+    assert layers["p"].limits() == (70, 30, 0.6, 4)
+    np.testing.assert_array_equal(layers["p"].anchors(), [[-8, -4, 8, 4], [-4, -8, 4, 8]])
+    assert layers["p"].settings["feat_stride"] == layers["a"].settings["feat_stride"] == 8
+    assert layers["a"].sampling() == (64, 16, 0.6, 0.2)
+    assert layers["a"].left_out == "rpn_positive_weight of its settings count as in default_config.json"
+    assert layers["s"].sampling() == (20, 10, 0.5, 0.5, 0)
+    assert frcnn(tmp_path, settings, TEST)["p"].limits() == (6000, 300, 0.7, 3)
+    rois = np.array([[0, 10, 10, 50, 52], [0, 60, 60, 80, 90]])
+    truth = np.array([[12, 10, 54, 50, 2]])
+    kept, labels, targets, inside, outside = run(layers["s"], [rois, truth]).tops
+    assert kept.shape == (20, 5)  # two near ones, then the far one again and again
+    np.testing.assert_array_equal(labels.ravel(), [2, 2] + [0] * 18)
+    np.testing.assert_array_equal(kept[2:], np.repeat(rois[1:], 18, 0))
+    row = int(np.flatnonzero((kept == rois[0]).all(axis=1))[0])
+    expected = to_deltas(rois[:1, 1:], truth[:, :4])[0] / [0.1, 0.1, 0.2, 0.2]
+    np.testing.assert_allclose(targets[row].reshape(5, 4)[2], expected, rtol=1e-4)
+    np.testing.assert_array_equal(inside[row].reshape(5, 4)[2], [2] * 4)
+    np.testing.assert_array_equal(outside, inside > 0)
+
+
+def test_settings_of_frcnn_that_cannot_be_read(tmp_path: Path) -> None:
+    with pytest.raises(NetError, match=r"cannot read the settings in .*voc.json"):
+        frcnn(tmp_path, "{ no json }")
+    with pytest.raises(NetError, match="expected four numbers for each of the anchors in its settings, found 3"):
+        frcnn(tmp_path, '{ "anchors": "1, 2, 3" }')
 
 
 @pytest.mark.parametrize("shape", [(1, 3), (1, 3, 1, 1), (3,), (2, 5)])
