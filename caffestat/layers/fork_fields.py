@@ -68,10 +68,10 @@ FORK_FIELDS: Mapping[tuple[str, str], ForkField] = {
     **_fields(Effect.NONE, "which device computes the layer", "naibaf7/caffe", _LAYER, "device", "param_bottoms"),
     **_fields(
         Effect.NONE,
-        "which share of the batch each device computes",
+        "which share of the batch or of the outputs each device computes",
         "HazyResearch/CaffeConTroll",
         _LAYER,
-        *(f"gpu_{device}_batch_proportion" for device in range(4)),
+        *(f"gpu_{device}_{axis}_proportion" for device in range(4) for axis in ("batch", "depth")),
     ),
     **_fields(
         Effect.NONE, "which program of the FPGA computes", "dicecco1/fpga_caffe", _LAYER, "xcl_name", "kernel_name"
@@ -103,6 +103,7 @@ FORK_FIELDS: Mapping[tuple[str, str], ForkField] = {
         "ConvolutionParameter",
         *("cudnn_convolution_algo_seeker", "conv_algos_override"),
     ),
+    **_fields(Effect.NONE, "which algorithm convolves", "intel/caffe", "ConvolutionParameter", "conv_algorithm"),
     **_fields(
         Effect.NONE, "how records are read", "NVIDIA/caffe", "DataParameter", *("threads", "parser_threads", "cache")
     ),
@@ -200,6 +201,8 @@ def effect_of(owner: str, name: str, cls: type[Layer], is_caffes: bool = True) -
     is_caffes: the layer's type is one of Caffe's own; fields of other types change nothing unless the table has them
     """
     owner = owner.replace("V1LayerParameter", _LAYER)
+    if owner == "SoftmaxParameter" and not cls.type.startswith("Softmax"):
+        return Effect.NONE  # no other layer reads softmax_param
     if found := FORK_FIELDS.get((owner, name)):
         return found.effect
     if owner in _ASIDE or not is_caffes:

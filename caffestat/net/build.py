@@ -300,10 +300,10 @@ class _Builder:
             node.loss_weights = (0.0,) * layer.top_count
 
     def size_of_images(self) -> tuple[int, int] | None:
-        """Return height and width of the images that the net reads; None where they are unknown."""
-        images = (node.top_shapes[0] for node in self.nodes if isinstance(node.layer, Images) and node.top_shapes)
-        shape = next(images, None)
-        return (shape[2], shape[3]) if shape is not None and len(shape) == 4 else None
+        """Return height and width of the first images of 1 or 3 channels that the net reads; None without any."""
+        tops = (node.top_shapes[0] for node in self.nodes if node.layer.is_external and node.top_shapes)
+        images = (top for top in tops if top is not None and len(top) == 4 and top[1] in (1, 3))
+        return next(((height, width) for _, _, height, width in images), None)
 
     def of_another_dialect(self, entry: Entry, bottoms: Sequence[Shape]) -> Layer | None:
         """Return the layer as one of another dialect that its text fits as well, and that takes bottoms like these."""

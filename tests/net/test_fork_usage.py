@@ -48,7 +48,8 @@ def shapes(net: Net) -> list[tuple[int, ...] | None]:
         ('type: "Dropout" dropout_param { sample_weights_test: true }', (2, 3, 12, 9), "caffe-segnet"),
         ('type: "ReLU" device: 1', (2, 3, 12, 9), "it changes no number of a pass (which device computes the layer)"),
         ('type: "BatchNorm" batch_norm_param { use_weight_bias: true }', (2, 3, 12, 9), "intel/caffe"),
-        ('type: "ReLU" gpu_1_batch_proportion: 0.5', (2, 3, 12, 9), "which share of the batch each device computes"),
+        ('type: "ReLU" softmax_param { normalize_type: "L2" }', (2, 3, 12, 9), "unknown field 'normalize_type'"),
+        ('type: "ReLU" gpu_1_batch_proportion: 0.5', (2, 3, 12, 9), "which share of the batch or of the outputs each"),
         (
             'type: "Convolution" convolution_param { num_output: 4 kernel_size: 3 engine: MKL }',
             (2, 4, 10, 7),
