@@ -85,6 +85,7 @@ class Unrolled:
     states   the blob of each first state, and the one that holds it after the last timestep
     exposed  the states come in as bottoms and go out as tops; else they are kept from pass to pass
     debug_info  Caffe prints the inner net's own lines
+    passes   a gradient goes through the exposed states
     """
 
     net: Any
@@ -93,6 +94,7 @@ class Unrolled:
     states: Mapping[str, str]
     exposed: bool
     debug_info: bool
+    passes: bool = False
 
 
 class Batches(Protocol):

@@ -17,10 +17,10 @@ if TYPE_CHECKING:
     from caffestat.autodiff import Tape
     from caffestat.graph import Graph
 
-__all__ = ["LSTM", "RNN", "LSTMUnit"]
+__all__ = ["LSTM", "RNN", "LSTMUnit", "Recurrent"]
 
 
-class _Recurrent(Layer):
+class Recurrent(Layer):
     """What LSTM and RNN share: bottoms x [T, N, …], cont [T, N], optionally static [N, …], and the exposed state.
 
     Without expose_hidden the state starts at zero, and each pass begins where the one before ended. With it, Caffe
@@ -121,8 +121,8 @@ class _Recurrent(Layer):
         state = (1, streams, self.param.num_output)
         inputs = {"x": bottoms[0], "cont": bottoms[1]} | ({"x_static": bottoms[2]} if self.has_static(bottoms) else {})
         net = NetParameter(name=self.name)
-        _add_input(net, inputs)
-        _add_input(net, dict.fromkeys(reversed(self.first_states), state))
+        add_input(net, inputs)
+        add_input(net, dict.fromkeys(reversed(self.first_states), state))
         self.unroll(net, steps, "x_static" in inputs)
         for inner in net.layer if self.name else ():
             inner.name = f"{self.name}_{inner.name}"
@@ -169,20 +169,20 @@ class _Recurrent(Layer):
             reshape = net.layer.add(name=f"{static}_reshape", type="Reshape", bottom=[f"{static}_preshape"])
             reshape.top.append(static)
             reshape.reshape_param.shape.dim.extend([1, -1, width * self.param.num_output])
-        _add_slice(net, f"{transformed}_slice", transformed, [f"{transformed}_{t}" for t in range(1, steps + 1)])
+        add_slice(net, f"{transformed}_slice", transformed, [f"{transformed}_{t}" for t in range(1, steps + 1)])
 
 
-def _add_input(net: Any, shapes: Mapping[str, Shape]) -> None:
+def add_input(net: Any, shapes: Mapping[str, Shape]) -> None:
     made = net.layer.add(type="Input", top=list(shapes))
     for shape in shapes.values():
         made.input_param.shape.add().dim.extend(shape)
 
 
-def _add_slice(net: Any, name: str, bottom: str, tops: Sequence[str]) -> None:
+def add_slice(net: Any, name: str, bottom: str, tops: Sequence[str]) -> None:
     net.layer.add(name=name, type="Slice", bottom=[bottom], top=list(tops)).slice_param.axis = 0
 
 
-def _add_marked(net: Any, step: int) -> None:
+def add_marked(net: Any, step: int) -> None:
     """Add the layer that flushes the state where a sequence begins: cont_t * h_{t-1}."""
     name = f"h_conted_{step - 1}"
     made = net.layer.add(name=name, type="Scale", bottom=[f"h_{step - 1}", f"cont_{step}"], top=[name])
@@ -190,7 +190,7 @@ def _add_marked(net: Any, step: int) -> None:
 
 
 @layer("RNN")
-class RNN(_Recurrent):
+class RNN(Recurrent):
     """h = tanh(W_hh·(cont · h') + W_xh·x + b_h), top o = tanh(W_ho·h + b_o), h' being h one timestep before.
 
     A static input s adds W_s·s to each timestep. Params: W_xh, b_h, W_s if any, W_hh, W_ho, b_o. (rnn_layer.cpp)
@@ -208,10 +208,10 @@ class RNN(_Recurrent):
         return (f"h_{steps}",)
 
     def unroll(self, net: Any, steps: int, has_static: bool) -> None:
-        _add_slice(net, "cont_slice", "cont", [f"cont_{t}" for t in range(1, steps + 1)])
+        add_slice(net, "cont_slice", "cont", [f"cont_{t}" for t in range(1, steps + 1)])
         self.add_inputs(net, steps, has_static, "W_xh", "b_h", 1)
         for t in range(1, steps + 1):
-            _add_marked(net, t)
+            add_marked(net, t)
             self.add_product(net, f"W_hh_h_{t - 1}", f"h_conted_{t - 1}", f"W_hh_h_{t - 1}", ("W_hh",))
             terms = [f"W_hh_h_{t - 1}", f"W_xh_x_{t}", *["W_xh_x_static"] * has_static]
             net.layer.add(name=f"h_input_sum_{t}", type="Eltwise", bottom=terms, top=[f"h_neuron_input_{t}"])
@@ -223,7 +223,7 @@ class RNN(_Recurrent):
 
 
 @layer("LSTM")
-class LSTM(_Recurrent):
+class LSTM(Recurrent):
     """(i, f, o, g) = W_hc·(cont · h') + W_xc·x + b_c, then LSTMUnit gives c and the top h; h' is h one timestep before.
 
     A static input s adds W_s·s to each timestep. Params: W_xc, b_c, W_s if any, W_hc. (lstm_layer.cpp)
@@ -241,10 +241,10 @@ class LSTM(_Recurrent):
         return f"h_{steps}", "c_T"
 
     def unroll(self, net: Any, steps: int, has_static: bool) -> None:
-        _add_slice(net, "cont_slice", "cont", [f"cont_{t}" for t in range(1, steps + 1)])
+        add_slice(net, "cont_slice", "cont", [f"cont_{t}" for t in range(1, steps + 1)])
         self.add_inputs(net, steps, has_static, "W_xc", "b_c", 4)
         for t in range(1, steps + 1):
-            _add_marked(net, t)
+            add_marked(net, t)
             self.add_product(net, f"transform_{t}", f"h_conted_{t - 1}", f"W_hc_h_{t - 1}", ("W_hc",), width=4)
             terms = [f"W_hc_h_{t - 1}", f"W_xc_x_{t}", *["W_xc_x_static"] * has_static]
             net.layer.add(name=f"gate_input_{t}", type="Eltwise", bottom=terms, top=[f"gate_input_{t}"])

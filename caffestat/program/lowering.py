@@ -107,7 +107,7 @@ def lower_unrolled(
         g.carry(given[first], last[end])
     tops = [last[name] for name in unrolled.outputs]
     if unrolled.exposed:
-        tops += [g.detach(last[end]) for end in unrolled.states.values()]
+        tops += [last[end] if unrolled.passes else g.detach(last[end]) for end in unrolled.states.values()]
     return Inner(from_net(net), part, unrolled.debug_info), tops
 
 
@@ -119,6 +119,7 @@ def _inner_inputs(g: Graph, layer: Layer, unrolled: Unrolled, net: Net, bottoms:
         for blob, needed in zip(node.bottoms, node.bottom_need_backward, strict=True)
         if needed
     }
+    needed.update(unrolled.states if unrolled.passes else ())
     given = {}
     for name, value in zip(unrolled.inputs, bottoms, strict=True):
         given[name] = g.emit("Identity", value) if name in needed else g.detach(value)

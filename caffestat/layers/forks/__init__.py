@@ -8,6 +8,7 @@ from . import (  # noqa: F401  registers their layer types
     batch_norm,
     capsules,
     cascade,
+    conv_lstm,
     crf,
     ctc,
     data,

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["Interp", "Resize", "Unpool", "Upsample"]
 
 
-class _Resampled(Layer):
+class Resampled(Layer):
     """A layer from images [N, C, H, W] to images of another size."""
 
     adds = rearrange_pb2.LayerParameter
@@ -42,7 +42,7 @@ class _Resampled(Layer):
 
 
 @layer("Interp", dialect="deeplab")
-class Interp(_Resampled):
+class Interp(Resampled):
     """Bilinear interpolation with the corners of both images on each other, after a crop by -pad_beg and -pad_end.
 
     The size is (H - 1) / shrink + 1, H + (H - 1) · (zoom - 1), both one after the other, or height and width.
@@ -104,7 +104,7 @@ def _linear(at: np.ndarray, length: int, start: int, used: int) -> np.ndarray:
 
 
 @layer("Resize", dialect="happynear")
-class Resize(_Resampled):
+class Resize(Resampled):
     """Bilinear interpolation at y · H / height, x · W / width; neighbours beyond the last row or column count as 0.
 
     The size is height and width, or out_height_scale and out_width_scale times the bottom's with is_pyramid_test.
@@ -133,7 +133,7 @@ def _scaled(length: int, out: int) -> np.ndarray:
 
 
 @layer("Upsample", dialect="yolo")
-class Upsample(_Resampled):
+class Upsample(Resampled):
     """Each element repeated scale · scale times. (eric612/MobileNet-YOLO, upsample_layer.cpp)"""
 
     def size(self, shape: Shape) -> tuple[int, int]:
@@ -149,7 +149,7 @@ class Upsample(_Resampled):
 
 
 @layer("Upsample", dialect="segnet")
-class Unpool(_Resampled):
+class Unpool(Resampled):
     """Each element of bottom 0 at the place in its channel that bottom 1 (the mask of a MAX pooling) names, else 0.
 
     Of elements with one place the last counts forward, and each gets that place's gradient. The size is upsample_h and

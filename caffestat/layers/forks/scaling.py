@@ -16,7 +16,7 @@ from ..base import Layer, Param, Shape, layer
 from ..neuron import Neuron
 from ..reread import TOP, emit_closed, emit_pulled, without_gradient
 from .flow import check_images
-from .interpolation import _Resampled
+from .interpolation import Resampled
 
 if TYPE_CHECKING:
     from caffestat.autodiff import Tape
@@ -288,7 +288,7 @@ class MaskPooling(Layer):
 
 
 @layer("MaskResize", dialect="sstd")
-class MaskResize(_Resampled):
+class MaskResize(Resampled):
     """Bilinear interpolation at y · H / H', x · W / W', of factor_height · H x factor_width · W or the written size.
 
     dx comes from the two places around each on either axis, as in the reference: not from all where it enlarges.
