@@ -280,8 +280,12 @@ class MemoryData(Images):
     """
 
     message = "memory_data_param"
+    num_tops = (1, 2)
     reads_pixels = False
     own_fields = ("memory_data_param.dim",)
+
+    def departs(self, bottoms: Sequence[Shape]) -> str:
+        return "has 1 top, and Caffe takes 2" if self.top_count == 1 else ""
 
     def written_shape(self, index: int) -> Shape | None:
         """Return the shape of a top: by `dim` where it is written."""

@@ -428,7 +428,7 @@ LAYERS = [
         "MemoryData",
         "",
         "memory_data_param { batch_size: 2 channels: 3 height: 6 width: 5 }",
-        REFUSED,
+        WARNED,
     ),
     # zero sizes: blobs have them, params do not
     Case("blob.cpp", "ReLU", "0,3", "", TAKEN),

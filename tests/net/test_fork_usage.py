@@ -30,6 +30,13 @@ def shapes(net: Net) -> list[tuple[int, ...] | None]:
     return list(net.nodes[-1].top_shapes)
 
 
+def test_memory_data_of_one_top(tmp_path: Path) -> None:
+    sizes = "batch_size: 2 channels: 3 height: 6 width: 5"
+    net = made(tmp_path, f'layer {{ name: "d" type: "MemoryData" top: "x" memory_data_param {{ {sizes} }} }}')
+    assert shapes(net) == [(2, 3, 6, 5)]
+    assert "has 1 top, and Caffe takes 2; computed as a fork does" in net.findings[0].message
+
+
 @pytest.mark.parametrize(
     ("layer", "shape", "words"),
     [
