@@ -76,13 +76,17 @@ class DatumReader(Reader):
         try:
             value = next(self._values, None)
             if value is None:
-                self._values = LmdbFile(self._path).values()
+                self._values = self._records()
                 value = next(self._values, None)
         except (LmdbError, InputError, OSError) as error:
             raise self._error(f"cannot be read: {error}") from error
         if value is None:
             raise self._error("holds no records")
         return self._parse(value)
+
+    def _records(self) -> Iterator[bytes]:
+        """Yield the records of a round."""
+        return LmdbFile(self._path).values()
 
     def _parse(self, value: bytes) -> Any:
         datum = Datum()

@@ -804,6 +804,7 @@ class CustomData(_Files):
 
     adds = data_pb2.FlowLayerParameter
     num_tops = (1, None)
+    data_kind = "flows"
 
     @property
     def settings(self) -> Any:
