@@ -9,7 +9,7 @@ import numpy as np
 
 from caffestat.graph import Graph
 
-from .runtime import onnxruntime, runtime_errors
+from .runtime import onnxruntime, open_session, runtime_errors, session_options
 
 __all__ = ["axpby", "fuses"]
 
@@ -49,13 +49,12 @@ def _session(a: float, b: float) -> tuple[Any, Any, str]:
 
     The matrix product computes alpha · (1 · x) + beta · y: it rounds beta · y, and then once more.
     """
-    graph, ort = Graph(), onnxruntime()
+    graph = Graph()
     inputs = [graph.input(name, shape) for name, shape in (("one", (1, 1)), ("x", (1, _ANY)), ("y", (1, _ANY)))]
     graph.outputs.append(graph.emit("Gemm", *inputs, alpha=a, beta=b))
-    options = ort.SessionOptions()
-    options.log_severity_level = 4
+    options = session_options()
     options.intra_op_num_threads = 1
     with runtime_errors():
-        model = graph.to_onnx().SerializeToString()
-        session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-    return session, ort.OrtValue.ortvalue_from_numpy(np.ones((1, 1), np.float32)), graph.outputs[0]
+        session = open_session(graph.to_onnx(), options)
+        one = onnxruntime().OrtValue.ortvalue_from_numpy(np.ones((1, 1), np.float32))
+    return session, one, graph.outputs[0]

@@ -16,6 +16,8 @@ import numpy as np
 from caffestat.errors import RunError
 
 if TYPE_CHECKING:
+    from concurrent.futures import ThreadPoolExecutor
+
     from onnx import ModelProto
 
 __all__ = [
@@ -94,18 +96,27 @@ def _register_pool() -> bool:
 
 def interruptible(run: Callable[[Any], T]) -> T:
     """Call `run` with the runtime's run options; Ctrl-C ends it at the next node, where it alone would go on."""
-    from concurrent.futures import ThreadPoolExecutor
+    from concurrent.futures import wait
 
     options = onnxruntime().RunOptions()
     if threading.current_thread() is not threading.main_thread():
         return run(options)
-    with ThreadPoolExecutor(1) as pool:
-        running = pool.submit(run, options)
-        try:
-            return running.result()
-        except KeyboardInterrupt:
-            options.terminate = True
-            raise
+    running = []
+    try:
+        running.append(_worker(os.getpid()).submit(run, options))
+        return running[0].result()
+    except KeyboardInterrupt:
+        options.terminate = True
+        wait(running)
+        raise
+
+
+@functools.cache
+def _worker(process: int) -> ThreadPoolExecutor:
+    """Return the thread in which a process runs what can be interrupted; a new one takes longer than a small net."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    return ThreadPoolExecutor(1)
 
 
 @contextlib.contextmanager

@@ -1,12 +1,20 @@
-"""The runtime's telemetry stays switched off."""
+"""The runtime's telemetry stays switched off; an interrupt ends what it runs."""
 
 from __future__ import annotations
 
 import os
 import re
+import signal
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
+from typing import Any
+
+import pytest
+
+from caffestat.engine.runtime import interruptible
 
 
 def test_a_run_leaves_nothing_in_the_home_folder(root: Path, tmp_path: Path) -> None:
@@ -21,3 +29,20 @@ def test_only_one_module_imports_the_runtime(root: Path) -> None:
     pattern = re.compile(r"^\s*import onnxruntime|from onnxruntime|import_module\(.onnxruntime", re.MULTILINE)
     found = [path.name for path in (root / "caffestat").rglob("*.py") if pattern.search(path.read_text())]
     assert found == ["runtime.py"]
+
+
+def test_an_interrupt_ends_a_run_before_it_returns() -> None:
+    ended: list[int] = []
+    interruptible(lambda options: None)
+
+    def run(options: Any) -> None:
+        time.sleep(0.05)  # until the main thread waits
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+        while not options.terminate:
+            time.sleep(0.001)
+        ended.append(threading.get_ident())
+
+    with pytest.raises(KeyboardInterrupt):
+        interruptible(run)
+    assert ended == [interruptible(lambda options: threading.get_ident())]  # the thread lives on
+    assert ended[0] != threading.get_ident()
