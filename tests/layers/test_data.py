@@ -3,8 +3,11 @@
 import numpy as np
 import pytest
 
-from caffestat.errors import NetError
+from caffestat.errors import NetError, Place
 from caffestat.fillers import Stream
+from caffestat.layers import layer_dialects, layer_types
+from caffestat.layers.data import Images
+from caffestat.schema import LayerParameter
 
 from .harness import TEST, TRAIN, make, run
 
@@ -179,3 +182,13 @@ def test_one_side_of_a_cut_tells_no_size():
     data = layer("Data", "data_param { batch_size: 4 } transform_param { crop_height: 7 }")
     assert data.tops([])[0] is None
     assert "crop_height" in data.why_unread
+
+
+IMAGES = [(name, cls) for name in layer_types() for cls in layer_dialects(name) if issubclass(cls, Images)]
+
+
+@pytest.mark.parametrize(("name", "cls"), IMAGES, ids=str)
+def test_every_layer_of_images_tells_its_batch_and_channels(name: str, cls: type[Images]) -> None:
+    made = cls(LayerParameter(name="l", type=name, top=["a", "b"]), TRAIN, Place("net.prototxt", 1))
+    assert made.batch_size() >= 0
+    assert made.channels() >= 0

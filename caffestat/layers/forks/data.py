@@ -74,10 +74,12 @@ class _Files(Images):
         return ("shuffle",) * bool(shuffle) + ("skip",) * (skip > 0)
 
     def batch_size(self) -> int:
-        return int(self.settings.batch_size)
+        """Return the batch size that the file states, 1 for a type whose bottoms or records tell it."""
+        return int(getattr(self.settings, "batch_size", 1))
 
     def channels(self) -> int:
-        return 3 if self.settings.is_color else 1
+        """Return 1 for images that are read in grey, else 3."""
+        return 3 if getattr(self.settings, "is_color", True) else 1
 
     def image_shape(self) -> Shape | None:
         size = self.size()
