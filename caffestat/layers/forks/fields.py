@@ -50,6 +50,7 @@ class _Fielded(Images):
 
     adds = cascade_pb2.LayerParameter
     num_tops: ClassVar[Count] = (1, None)
+    why_unread = "its images are not read"
     width = 8  # of a true box
 
     @property

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
-from caffestat.errors import Place
 from caffestat.schema.forks import octree_pb2
 
 from ..base import Shape, layer
@@ -24,10 +23,7 @@ class _Nodes(Source):
     adds = octree_pb2.LayerParameter
     num_bottoms: ClassVar[Count] = (0, None)
     num_tops: ClassVar[Count] = (1, None)
-
-    def __init__(self, proto: Any, phase: int, place: Place) -> None:
-        super().__init__(proto, phase, place)
-        self.why_synthetic = "octrees are not read"
+    why_unread = "octrees are not read"
 
     @property
     def settings(self) -> Any:

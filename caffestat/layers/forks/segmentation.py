@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from fractions import Fraction
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from caffestat.errors import Place
 from caffestat.schema.forks import segmentation_pb2
 
 from ..base import Layer, Move, Shape, layer
@@ -176,10 +175,7 @@ class MatRead(Source):
 
     adds = segmentation_pb2.LayerParameter
     num_tops: ClassVar[Count] = (1, None)
-
-    def __init__(self, proto: Any, phase: int, place: Place) -> None:
-        super().__init__(proto, phase, place)
-        self.why_synthetic = "its .mat files are not read"
+    why_unread = "its .mat files are not read"
 
     def shape_source(self) -> str:
         return f"in the .mat files {self.added.mat_read_param.prefix!r} names"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 
@@ -214,3 +216,23 @@ def test_old_names_of_forks_types() -> None:
     assert net.nodes[0].type == "ImageSegData"
     assert net.nodes[0].top_shapes == ((4, 3, 11, 11), (4, 1, 11, 11))
     assert [finding.message.partition(",")[0] for finding in net.findings] == ["type 'ImageSegData' is a fork's"]
+
+
+SIZES = {"x": (1, 3, 8, 9)}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('type: "FileData" top: "x" video_data_param { do_squeeze: true }', "what its files hold is not read"),
+        ('type: "ImageGtData" top: "x" image_gt_data_param { batch_size: 1 }', "its images are not read"),
+        ('type: "MatRead" top: "x" mat_read_param { prefix: "p" }', r"its \.mat files are not read"),
+        ('type: "VideoData" top: "x" top: "y" video_data_param { video_type: WEBCAM }', "no video is read"),
+    ],
+)
+def test_real_data_that_no_reader_reads_are_an_error_and_else_a_note(text: str, message: str) -> None:
+    source = net_source(parse(f'layer {{ name: "d" {text} }}'.encode(), "net"))
+    with pytest.raises(NetError, match=f"real data was asked for, but {message}"):
+        build(source, data="real")
+    layers = [node.layer for data in ("auto", "synthetic") for node in build(source, shapes=SIZES, data=data).nodes]
+    assert [bool(re.fullmatch(message, layer.why_synthetic)) for layer in layers] == [True, False]
