@@ -19,14 +19,14 @@ experiments: $(VENV)/.experiments  ## train one net four times, from other initi
 	$(RUN) models/experiments/train.py
 
 test: $(VENV)/.test  ## install and run the tests, on all cores
-	$(RUN) -m pytest -n auto
+	$(RUN) -m pytest -n auto --dist worksteal
 
 quick: $(VENV)/.test  ## run the tests that take less than a minute together
-	$(RUN) -m pytest -n auto -m "not slow"
+	$(RUN) -m pytest -n auto --dist worksteal -m "not slow"
 
 test-oldest:  ## run the tests with the lowest versions that setup.cfg allows, in .venv-oldest (Python 3.11)
 	$(MAKE) VENV=.venv-oldest .venv-oldest/.oldest
-	.venv-oldest/bin/python -m pytest -n auto -m "not slow"
+	.venv-oldest/bin/python -m pytest -n auto --dist worksteal -m "not slow"
 
 fuzz: $(VENV)/.test  ## run damaged and hostile files through every command, for SECONDS=60
 	$(RUN) -m tests.fuzz --seconds $(or $(SECONDS),60) $(if $(SEED),--seed $(SEED))

@@ -126,7 +126,7 @@ def test_blocks_are_no_larger_than_the_scratch() -> None:
 
 def test_legacy_types_and_a_type_that_is_taken() -> None:
     names = [solver_type(SolverParameter(solver_type=number)) for number in range(6)]
-    assert names == list(SOLVERS)
+    assert names == list(SOLVERS)[: len(names)]
     assert solver_type(SolverParameter()) == "SGD"
     with pytest.raises(ValueError, match="'SGD' is already registered by SGD"):
         solver("SGD")(SOLVERS["Adam"])
