@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from caffestat.files import refuse_inputs
+
 from . import options, terminal
 
 __all__ = ["upgrade"]
@@ -37,6 +39,7 @@ def upgrade(path: str, output: Path | None, in_place: bool) -> None:
 
     if in_place and (output or path == "-"):
         raise click.UsageError("--in-place replaces NET, which must be a file; leave out --output")
+    refuse_inputs(output, [path])
     upgraded = api.upgrade(path, path if in_place else output)
     for finding in upgraded.findings:
         terminal.line(f"warning: {finding}", err=True)

@@ -44,7 +44,9 @@ def decode(data: bytes, colour: bool | None) -> Image:
             pixels = _decoded(pillow.open(io.BytesIO(data), formats=_FORMATS), ops, colour)
     except Exception as error:  # of damaged files the decoders raise almost any
         kinds = ", ".join(_FORMATS)
-        raise ValueError(f"cannot be decoded as an image of one of the kinds {kinds}: {error}") from error
+        # the library's words for none of them name an object in memory
+        why = "" if isinstance(error, pillow.UnidentifiedImageError) else f": {error}"
+        raise ValueError(f"cannot be decoded as an image of one of the kinds {kinds}{why}") from error
     return np.ascontiguousarray(pixels.transpose(2, 0, 1))
 
 

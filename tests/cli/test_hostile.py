@@ -191,3 +191,25 @@ def test_a_broken_file_stops_no_fix_of_the_others(folder: Path) -> None:
     assert "2 files: " in result.stderr
     assert "std" not in (folder / "n.prototxt").read_text()
     assert run("rewrite", "--fix-check", "a.prototxt").stderr.startswith("error: a.prototxt:1:8: ")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("analyze", "--static", "n.prototxt"),
+        ("check", "n.prototxt"),
+        ("debug", "n.prototxt"),
+        ("diagnose", "n.prototxt"),
+        ("fill", "n.prototxt"),
+        ("upgrade", "n.prototxt"),
+    ],
+)
+def test_an_output_that_is_an_input_by_another_name_is_refused(arguments: tuple[str, ...], folder: Path) -> None:
+    (folder / "link").symlink_to("n.prototxt")
+    old = 'layers { name: "a" type: RELU bottom: "x" top: "x" }\n'
+    (folder / "n.prototxt").write_text(old)
+    for name in ("n.prototxt", "./n.prototxt", "link"):
+        result = run(*arguments, "-o", name)
+        assert result.exit_code == 2
+        assert ("is an input; writing there would destroy it" in result.stderr) or "name of a net" in result.stderr
+    assert (folder / "n.prototxt").read_text() == old
