@@ -26,7 +26,12 @@ def open_hdf5(path: str | Path, mode: str) -> Any:
     except ImportError as error:
         what = "reading" if mode == "r" else "writing"
         raise InputError(f"{path}: {what} HDF5 takes h5py: pip install 'caffestat[data]'") from error
-    return h5py.File(path, mode, locking=False)
+    try:
+        return h5py.File(path, mode, locking=False)
+    except OSError as error:
+        if "locking flag" not in str(error):
+            raise
+        return h5py.File(path, mode)  # this process has it open, with locks
 
 
 @contextmanager

@@ -57,6 +57,11 @@ def test_rows_of_the_files_in_their_order_and_again(two_files):
     assert all(top.dtype == np.float32 for top in reader.next())
 
 
+def test_files_that_this_process_has_open(two_files):
+    with h5py.File(two_files / "b.h5"), h5py.File(two_files / "a.h5", locking=False):
+        assert take(opened(hdf5_layer(two_files)), 4) == [0, 1, 2, 3, 4, 5, 6, 0]
+
+
 def test_one_file_again_and_again(tmp_path):
     write(tmp_path / "a.h5", x=rows(0, 3), y=np.arange(3))
     (tmp_path / "list").write_text("a.h5")
