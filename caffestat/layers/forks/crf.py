@@ -15,7 +15,7 @@ from caffestat.fillers import Filler, Stream
 from caffestat.schema.forks import segmentation_pb2
 
 from ..base import Layer, Param, Shape, layer
-from .lattice import Lattice, emit_filter
+from .lattice import Filter, Lattice
 
 if TYPE_CHECKING:
     from caffestat.graph import Graph
@@ -121,7 +121,7 @@ class MultiStageMeanfield(Layer):
         n, classes, height, width = scores
         spatial = _joined([Lattice.of(_places(scores, self.settings.theta_gamma))] * n)
         fixed = [g.declare(g.constant(part, part.dtype), part.shape) for part in spatial]
-        lattices = [fixed, self.input_decisions(g)]
+        lattices = [Filter.emit(g, parts, classes) for parts in (fixed, self.input_decisions(g))]
         *filters, compatibility = (
             g.reshape(param, *g.shape(param)[-2:]) for param in self.matrices(g, params, classes)
         )
@@ -129,7 +129,7 @@ class MultiStageMeanfield(Layer):
         for _ in range(self.settings.num_iterations):
             p = g.declare(g.emit("Softmax", q, axis=1), (n * height * width, classes))
             parts = [
-                g.emit("MatMul", emit_filter(g, p, *lattice), g.transpose(weights, 1, 0))
+                g.emit("MatMul", lattice(g, p), g.transpose(weights, 1, 0))
                 for lattice, weights in zip(lattices, filters, strict=True)
             ]
             pairwise = g.emit("MatMul", g.emit("Add", *parts), g.transpose(compatibility, 1, 0))

@@ -7,7 +7,7 @@ src/caffe/util/modified_permutohedral.cpp)
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from caffestat.autodiff import Tape
     from caffestat.graph import Graph
 
-__all__ = ["Lattice", "emit_filter"]
+__all__ = ["Filter", "Lattice"]
 
 TINY = np.float32(1e-20)
 
@@ -68,42 +68,61 @@ class Lattice:
         return weighted.sum(axis=0) * _scale(len(self.places) - 1)
 
 
-def emit_filter(g: Graph, x: str, places: str, shares: str, steps: str, norm: str) -> str:
-    """Emit the normalized filter of values [R, C]; the lattice's parts are values of the graph.
+@dataclass(frozen=True)
+class Filter:
+    """A lattice as values of a graph, for values of so many channels: emitted once, used by every filter.
 
-    The gradient is the filter's transpose: the norm first, and the axes the other way round.
+    index:   the vertex of each element of the parts that are summed [(d + 1) · R, C]
+    weights: of each vertex around each point [d + 1, R, 1]
+    steps:   for each axis the vertices before and behind each vertex
     """
-    axes = g.shape(places)[0]
 
-    def forward(x: str) -> Sequence[str]:
-        return [g.emit("Mul", _emit_sums(g, x, places, shares, steps, range(axes)), norm)]
+    places: str
+    index: str
+    weights: str
+    steps: Sequence[tuple[str, str]]
+    norm: str
+    room: int
 
-    def backward(tape: Tape, dys: Sequence[str | None]) -> Sequence[str | None]:
-        if dys[0] is None:
-            return [None]
-        scaled = g.declare(g.emit("Mul", dys[0], norm), g.shape(x))
-        return [_emit_sums(g, scaled, places, shares, steps, reversed(range(axes)))]
+    @classmethod
+    def emit(cls, g: Graph, lattice: Sequence[str], channels: int) -> Filter:
+        """Emit what all filters of a lattice share. lattice: the values of a `Lattice`'s parts, in order"""
+        places, shares, steps, norm = lattice
+        axes, count = g.shape(places)
+        index = g.emit("Expand", g.reshape(places, axes * count, 1), g.ints(axes * count, channels))
+        weights = g.declare(g.emit("Unsqueeze", shares, g.ints(2)), (axes, count, 1))
+        pairs = [g.emit("Gather", steps, g.constant(axis, np.int64), axis=0) for axis in range(axes)]
+        sides = [[g.emit("Gather", pair, g.constant(side, np.int64), axis=0) for side in (0, 1)] for pair in pairs]
+        return cls(places, index, weights, [(side[0], side[1]) for side in sides], norm, g.shape(steps)[2])
 
-    (y,) = g.custom_vjp([x], forward, backward)
-    return g.declare(y, g.shape(x))
+    def __call__(self, g: Graph, x: str) -> str:
+        """Emit the normalized filter of values [R, C].
 
+        The gradient is the filter's transpose: the norm first, and the axes the other way round.
+        """
 
-def _emit_sums(g: Graph, x: str, places: str, shares: str, steps: str, order: Iterable[int]) -> str:
-    (axes, count), channels, room = g.shape(places), g.shape(x)[1], g.shape(steps)[2]
-    weights = g.emit("Unsqueeze", shares, g.ints(2))
-    parts = g.reshape(g.emit("Mul", weights, x), axes * count, channels)
-    index = g.emit("Expand", g.reshape(places, axes * count, 1), g.ints(axes * count, channels))
-    zeros = g.emit("Expand", g.constant(0), g.ints(room, channels))
-    sums = g.emit("ScatterElements", zeros, index, parts, axis=0, reduction="add")
-    for axis in order:
-        pair = g.emit("Gather", steps, g.constant(axis, np.int64), axis=0)
-        before, behind = (
-            g.emit("Gather", sums, g.emit("Gather", pair, g.constant(side, np.int64), axis=0), axis=0)
-            for side in (0, 1)
-        )
-        sums = g.emit("Add", sums, g.emit("Mul", g.emit("Add", before, behind), g.constant(0.5)))
-    around = g.emit("Mul", g.emit("Gather", sums, places, axis=0), weights)
-    return g.emit("Mul", g.emit("ReduceSum", around, g.ints(0), keepdims=0), g.constant(_scale(axes - 1)))
+        def forward(x: str) -> Sequence[str]:
+            return [g.emit("Mul", self._sums(g, x, self.steps), self.norm)]
+
+        def backward(tape: Tape, dys: Sequence[str | None]) -> Sequence[str | None]:
+            if dys[0] is None:
+                return [None]
+            scaled = g.declare(g.emit("Mul", dys[0], self.norm), g.shape(x))
+            return [self._sums(g, scaled, self.steps[::-1])]
+
+        (y,) = g.custom_vjp([x], forward, backward)
+        return g.declare(y, g.shape(x))
+
+    def _sums(self, g: Graph, x: str, steps: Sequence[tuple[str, str]]) -> str:
+        axes, (count, channels) = len(steps), g.shape(x)
+        parts = g.reshape(g.emit("Mul", self.weights, x), axes * count, channels)
+        zeros = g.emit("Expand", g.constant(0), g.ints(self.room, channels))
+        sums = g.emit("ScatterElements", zeros, self.index, parts, axis=0, reduction="add")
+        for sides in steps:
+            before, behind = (g.emit("Gather", sums, side, axis=0) for side in sides)
+            sums = g.emit("Add", sums, g.emit("Mul", g.emit("Add", before, behind), g.constant(0.5)))
+        around = g.emit("Mul", g.emit("Gather", sums, self.places, axis=0), self.weights)
+        return g.emit("Mul", g.emit("ReduceSum", around, g.ints(0), keepdims=0), g.constant(_scale(axes - 1)))
 
 
 def _scale(d: int) -> np.float32:
