@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from caffestat.net import Solver
@@ -27,13 +27,12 @@ class Background:
     """What a net and a solver tell beside a log.
 
     activations  by layer; None without a net: the layers' names then tell some
-    unlearned    the (layer, index) of params that no gradient updates; None without a net
-    multipliers  the lr_mult of params by (layer, index)
+    multipliers  the lr_mult of params by (layer, index), 0 for those that no gradient updates; of layers whose params
+                 are not known, none
     solver       the solver's type, "" without one
     """
 
     activations: Mapping[str, Nonlinearity] | None = None
-    unlearned: Set[tuple[str, int]] | None = None
     multipliers: Mapping[tuple[str, int], float] = field(default_factory=dict)
     solver: str = ""
 
@@ -45,8 +44,7 @@ def background_of(program: Program, solver: Solver | None) -> Background:
     }
     return Background(
         {row.name: row.activation for row in program.rows if row.activation},
-        {key for key, param in params.items() if param.is_statistic or not param.lr_mult},
-        {key: param.lr_mult for key, param in params.items()},
+        {key: 0.0 if param.is_statistic else param.lr_mult for key, param in params.items()},
         solver_type(solver.message) if solver else "",
     )
 
@@ -62,13 +60,13 @@ def without_statistics(one: Pass, background: Background) -> None:
 def _unlearned(one: Pass, background: Background) -> Iterator[Key]:
     diffs = {key: value for key, value in one.values.items() if key.direction == "backward"}
     params = {key: value for key, value in diffs.items() if key.role == "param"}
-    if background.unlearned is not None:
-        yield from (key for key in params if (key.layer, _index(key)) in background.unlearned)
-        return
+    yield from (key for key in params if background.multipliers.get((key.layer, _index(key))) == 0)
+    known = {layer for layer, _ in background.multipliers}
     blocked = {key.layer for key, value in diffs.items() if key.role == "bottom" and value == 0}
     by_layer: dict[str, list[Key]] = {}
     for key in params:
-        by_layer.setdefault(key.layer, []).append(key)
+        if key.layer not in known:
+            by_layer.setdefault(key.layer, []).append(key)
     for layer, keys in by_layer.items():
         # a layer that passes a gradient on and has none for any of its three params: a BatchNorm
         if len(keys) == _STATISTICS and layer not in blocked and not any(params[key] for key in keys):

@@ -109,6 +109,18 @@ def test_running_statistics_are_not_dead(tmp_path: Path) -> None:
         assert not any(key.layer == "norm" and key.direction == "backward" for key in found.trends)
 
 
+def test_running_statistics_of_a_net_whose_shapes_are_not_known(tmp_path: Path) -> None:
+    net = net_file(tmp_path, "ReLU", "low")
+    text = (tmp_path / "net.prototxt").read_text().replace("Input", "HDF5Data")
+    start, end = text.index("input_param"), text.index("layer", text.index("input_param"))
+    hdf5 = 'hdf5_data_param { source: "gone" batch_size: 5 } }\n'
+    (tmp_path / "net.prototxt").write_text(text[:start] + hdf5 + text[end:])
+    (tmp_path / "train.log").write_bytes(log(0.5))
+    found = diagnose_log(str(tmp_path / "train.log"), net)
+    assert found.is_healthy
+    assert "nothing is predicted" in found.warnings[0]
+
+
 def test_three_params_of_a_layer_that_passes_no_gradient_are_dead() -> None:
     lines = log(0.5).replace(
         b"[Backward] Layer norm, param blob 0", b"[Backward] Layer norm, bottom blob x diff: 0\n%s"
@@ -119,7 +131,7 @@ def test_three_params_of_a_layer_that_passes_no_gradient_are_dead() -> None:
 
 def test_params_that_a_net_does_not_learn_are_left_out() -> None:
     one = Pass(1, values={Key("backward", "a", "param", str(n)): 0.0 for n in range(2)}, lines=[7, 8])
-    without_statistics(one, Background(unlearned={("a", 0), ("b", 1)}))
+    without_statistics(one, Background(multipliers={("a", 0): 0.0, ("a", 1): 2.0, ("b", 1): 0.0}))
     assert (list(one.values), one.lines) == ([Key("backward", "a", "param", "1")], [8])
 
 
