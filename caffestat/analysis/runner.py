@@ -465,6 +465,9 @@ def measure(
     started = _param_samples(program, values) if samples else {}
     measured = runner.run(arrays)
     notes.extend(_precision_notes(program, runner, options.compute))
+    inner = [program.rows[row].name for row, part in runner.forward.inner.items() if part.prints]
+    if options.stats and inner:
+        notes.append(f"--stats leaves out the values inside of {', '.join(inner)}: only mean |x| is known of them")
     if samples:
         measured.param_samples, measured.given = started, frozenset(taken)
         measured.curves = curves(program, values, measured.top_samples)

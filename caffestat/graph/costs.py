@@ -9,6 +9,7 @@ import onnx
 from caffestat.ops import UnknownShapeError
 
 from .graph import Graph, Node, Spec
+from .infer import branch_taken
 from .nodes import subgraphs
 
 __all__ = ["macs"]
@@ -32,7 +33,9 @@ def macs(graph: Graph, node: Node) -> int | None:
 
 def _of_bodies(graph: Graph, node: Node) -> int | None:
     scanned = node.get("num_scan_inputs", 0)
-    costs = {_of_body(graph, body, _slices(graph, node, scanned)) for body in subgraphs(node)}
+    taken = None if node.get("then_branch") is None else branch_taken(graph, node)
+    bodies = [taken] if taken else subgraphs(node)
+    costs = {_of_body(graph, body, _slices(graph, node, scanned)) for body in bodies}
     if len(costs) != 1:
         return 0 if not costs else None
     (cost,) = costs

@@ -152,3 +152,20 @@ def test_unknown_statistics_are_refused(net: Path) -> None:
 def test_what_needs_a_run_is_refused_without_one(net: Path, options: dict[str, str]) -> None:
     with pytest.raises(InputError, match="static: nothing is run"):
         caffestat.analyze(net, static=True, **options)
+
+
+def test_what_is_left_out_inside_of_recurrent_layers_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "net.prototxt"
+    path.write_text(
+        """
+        layer { name: "d" type: "Input" top: "x" top: "cont"
+          input_param { shape { dim: 4 dim: 2 dim: 3 } shape { dim: 4 dim: 2 } } }
+        layer { name: "lstm" type: "LSTM" bottom: "x" bottom: "cont" top: "h"
+          recurrent_param { num_output: 5 debug_info: true weight_filler { type: "xavier" } } }
+        layer { name: "l" type: "Reduction" bottom: "h" top: "l" loss_weight: 1 }
+        """,
+        encoding="utf-8",
+    )
+    words = "--stats leaves out the values inside of lstm: only mean |x| is known of them"
+    assert words in caffestat.analyze(path, stats="max", device="cpu").notes
+    assert words not in caffestat.analyze(path, device="cpu").notes

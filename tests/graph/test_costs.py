@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
@@ -126,3 +127,28 @@ def test_a_transposed_constant_is_still_a_weight() -> None:
     nodes = [constant("stored", normal(4, 3)), node("Transpose", ["stored"], ["w"]), node("MatMul", ["x", "w"], ["y"])]
     loaded = load(model(nodes, {"x": (2, 3)}, ["y"]))
     assert [spec.shape for spec in loaded.graph.params.values()] == [(3, 4)]
+
+
+def test_of_a_branch_whose_condition_is_known_inside_of_a_body_only_that_counts() -> None:
+    def branch(weight: str, name: str) -> onnx.GraphProto:
+        return helper.make_graph([node("MatMul", ["h", weight], [name])], name, [], [value(name, None)])
+
+    deep = helper.make_graph(
+        [
+            node("Constant", [], ["yes"], value=numpy_helper.from_array(np.array(True))),
+            node("If", ["yes"], ["z"], then_branch=branch("w", "a"), else_branch=branch("v", "b")),
+        ],
+        "deep",
+        [],
+        [value("z", None)],
+    )
+    other = helper.make_graph([node("MatMul", ["h", "w"], ["o"])], "other", [], [value("o", None)])
+    nodes = [
+        node("Tanh", ["x"], ["h"]),
+        node("ReduceMax", ["x"], ["top"], keepdims=0),
+        node("Cast", ["top"], ["c"], to=TensorProto.BOOL),
+        node("If", ["c"], ["y"], then_branch=deep, else_branch=other),
+    ]
+    arrays = {"w": normal(5, 7), "v": normal(5, 11)}
+    graph = load(model(nodes, {"x": (3, 5)}, ["y"], arrays, opset=17)).graph
+    assert macs(graph, graph.nodes[-1]) == 3 * 5 * 7
