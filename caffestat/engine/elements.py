@@ -102,7 +102,7 @@ class ElementStatistics(Generic[K]):
         self.wanted = _in_order(wanted)
         optional = {"inf": "inf" in wanted, "mean": "mean" in wanted or "std" in wanted, "std": "std" in wanted}
         self._columns = (*_ALWAYS, *(name for name, asked in optional.items() if asked))
-        self._origins = origins(graph, graph.flow())
+        self._origins = origins(graph, graph.flow()) if self.wanted else {}
         self._keys: dict[K, str] = {}
         self._blocks: list[tuple[str, list[_Block]]] = []
 
