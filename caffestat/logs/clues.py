@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 
-from caffestat.net import Solver
+from caffestat.errors import Place
+from caffestat.layers import layer_class
+from caffestat.net import TRAIN, Solver
 from caffestat.ops import activations
 from caffestat.ops.activations import Nonlinearity
 from caffestat.program import Program
+from caffestat.schema import LayerParameter
 from caffestat.training import solver_type
 
 from .reader import Key, Pass
@@ -26,7 +30,7 @@ _SAME_NORM = 1e-2  # relative: debug_info and the clipping add squares up in ano
 class Background:
     """What a net and a solver tell beside a log.
 
-    activations  by layer; None without a net: the layers' names then tell some
+    activations  by layer; None without a net: the log's own settings, or the layers' names, then tell some
     multipliers  the lr_mult of params by (layer, index), 0 for those that no gradient updates; of layers whose params
                  are not known, none
     solver       the solver's type, "" without one
@@ -100,7 +104,7 @@ def _activity(one: Pass, background: Background) -> Iterator[tuple[Key, float]]:
     diffs: dict[str, float] = {}
     before = 0.0
     for key, value in one.values.items():
-        kind = _activation(key.layer, background)
+        kind = _activation(key.layer, background, one.types)
         if key.direction == "forward" and key.role == "top":
             tops[key.layer] = key.blob, value
             if kind and kind.cuts and value == 0 and signals.get(key.blob, before):
@@ -116,13 +120,22 @@ def _activity(one: Pass, background: Background) -> Iterator[tuple[Key, float]]:
             diffs[key.blob] = value
 
 
-def _activation(layer: str, background: Background) -> Nonlinearity | None:
+def _activation(layer: str, background: Background, types: Mapping[str, str]) -> Nonlinearity | None:
     if background.activations is not None:
         return background.activations.get(layer)
+    if layer in types:
+        return _of_type(types[layer])
     name = layer.lower()
     if any(word in name for word in (*_LEAKY, "loss")):
         return None
     return next((kind for word, kind in _BY_NAME.items() if word in name), None)
+
+
+@cache
+def _of_type(name: str) -> Nonlinearity | None:
+    """Return the nonlinearity of a layer type with its settings as they are by default; None for any other type."""
+    kind = layer_class(name)
+    return kind(LayerParameter(type=name), TRAIN, Place("")).nonlinearity() if kind else None
 
 
 def _steps(one: Pass, background: Background) -> Iterator[tuple[Key, float]]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -73,6 +73,7 @@ class Pass:
     clip       the norm of the gradients, and what clipping multiplied them by: of this pass or one that is not logged
     updates    what older versions log of params in the update, by (backward, layer, param, index): |w|, |update|
     solver     its type, where the log begins with the solver's settings
+    types      the layers' types by name, where the log begins with the net; "" for a ReLU with a slope below 0
     accumulated  how many passes of the iteration the gradients of params are added up over
     signals    by a direction of its own: what a run measures, or `clues` tell
     """
@@ -89,6 +90,7 @@ class Pass:
     clip: tuple[float, float] | None = None
     updates: dict[Key, tuple[float, float]] = field(default_factory=dict)
     solver: str = ""
+    types: Mapping[str, str] = field(default_factory=dict)
     accumulated: int = 1
     signals: dict[Key, float] = field(default_factory=dict)
 
@@ -152,6 +154,8 @@ def read_passes(lines: Iterable[bytes], unread: Unread | None = None) -> Iterato
             reader.update(line)
         elif line.startswith((b"base_lr: ", b"type: ", b"solver_type: ")):
             reader.setting(line)
+        elif line.startswith((b'  name: "', b'  type: "', b"    negative_slope: ")):
+            reader.layer(line)
         elif b" net output #" in line:
             reader.output(line)
         elif b"Test score #" in line:
@@ -177,6 +181,8 @@ class _Reader:
         self._reported: Pass | None = None  # whose losses and outputs are being read
         self._unread = unread
         self.solver = ""
+        self._types: dict[str, str] = {}
+        self._layer = ""  # of the net's settings, the last one named
 
     def debug(self, line: bytes, number: int) -> None:
         start = line.find(b"[Forward] ")
@@ -250,7 +256,8 @@ class _Reader:
             waiting = [Pass(number)]
             self.pending.extend(waiting)
         for count, one in enumerate(waiting, 1):
-            one.iteration, one.loss, one.solver, one.accumulated = int(at), parse_number(loss), self.solver, count
+            one.iteration, one.loss, one.accumulated = int(at), parse_number(loss), count
+            one.solver, one.types = self.solver, self._types
         self._reported = waiting[-1]
         self.test_net = self.test_iteration = None
 
@@ -258,6 +265,15 @@ class _Reader:
         """Take the type out of the solver's settings, in their order; SGD is not written. A layer's are indented."""
         name, _, value = line.partition(b": ")
         self.solver = "SGD" if name == b"base_lr" else value.strip(b'" \r').decode(errors="replace")
+
+    def layer(self, line: bytes) -> None:
+        """Take a layer's name, type or slope out of the net's settings."""
+        name, _, value = line.strip().partition(b": ")
+        text = value.strip(b'"').decode(errors="replace")
+        if name == b"name":
+            self._layer = text
+        elif self._layer:
+            self._types[self._layer] = text if name == b"type" else ""
 
     def rate(self, line: bytes) -> None:
         found = _RATE.search(line)

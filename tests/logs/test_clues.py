@@ -100,6 +100,18 @@ def test_without_a_net_names_tell_activations(tmp_path: Path) -> None:
     assert rules(text.replace(b"bend", b"sigmoid_loss"), tmp_path) == []
 
 
+def test_a_log_that_begins_with_the_net_tells_types(tmp_path: Path) -> None:
+    def head(kind: str, *more: str) -> tuple[str, ...]:
+        return ("layer {", '  name: "bend"', f'  type: "{kind}"', '  bottom: "low"', *more, "}")
+
+    assert rules(log(0.015, head=head("ReLU")), tmp_path)[0].startswith("dead-relu at iteration 0: bend")
+    assert rules(log(0.015, head=head("Sigmoid")), tmp_path)[0].startswith("saturated at iteration 0: bend")
+    leaky = head("ReLU", "  relu_param {", "    negative_slope: 0.01", "  }")
+    assert rules(log(0.015, head=leaky), tmp_path) == []
+    named = log(0.015, head=head("Dropout")).replace(b"bend", b"relu_drop")
+    assert rules(named, tmp_path) == []
+
+
 def test_running_statistics_are_not_dead(tmp_path: Path) -> None:
     net = net_file(tmp_path, "ReLU", "low")
     for path in (net, None):
