@@ -34,6 +34,7 @@ def sweep(
     batch: int | None = None,
     data: str = "auto",
     device: str = "cpu",
+    dialect: str | None = None,
     workers: int = 1,
     client: Any = None,
     resources: Mapping[str, float] | None = None,
@@ -56,6 +57,7 @@ def sweep(
     data:       what data layers hold: "real" (their files), "synthetic" (N(0, 1) noise), or "auto": the files of the
                 nets that have them all
     device:     one of "auto", "cpu", "cuda" and "cuda:N", which each process chooses for itself
+    dialect:    the fork whose layer types are meant where forks have different ones of one name ("ssd", …)
     workers:    processes of this machine; 1 runs the trials in this one
     client:     a `distributed.Client`: the trials run on its cluster
     resources:  that a worker of the cluster must have, such as {"GPU": 1}
@@ -77,7 +79,7 @@ def sweep(
     plan = Sweep(
         list(map(str, names)), tuple(seeds), fillers, values, widths, rates, solvers, iterations, shapes or {}, batch
     )
-    settings = settings_of(plan, device, data)
+    settings = settings_of(plan, device, data, dialect)
     store = Store(Path(output), resume) if output is not None else None
     done = store.finished() if store else ()
     summary = Summary(seeds=len(plan.seeds))

@@ -110,6 +110,8 @@ def _changes(ctx: click.Context, param: click.Parameter, value: tuple[str, ...])
 )
 @options.shapes
 @options.batch
+@options.plugin
+@options.dialect
 @click.option(
     "--data",
     type=click.Choice(DATA),
@@ -178,7 +180,8 @@ def _given(paths: tuple[str, ...], settings: dict[str, Any], stack: ExitStack) -
     if files and len(paths) > 1:
         raise InputError("expected one SWEEP.toml or nets, found both or several")
     given: dict[str, Any] = read_sweep(files[0]) if files else {"nets": list(paths)}
-    names = ("fillers", "changes", "widths", "rates", "solvers", "iterations", "shapes", "batch", "data", "device")
+    names = ["fillers", "changes", "widths", "rates", "solvers", "iterations", "shapes", "batch"]
+    names += ["data", "device", "dialect"]
     given |= {name: settings[name] for name in names if settings[name]}
     if settings["seeds"]:
         given["seeds"] = as_seeds(settings["seeds"])

@@ -37,7 +37,7 @@ from .base import (
     type_name,
 )
 from .data import Source
-from .plugins import load_plugin
+from .plugins import load_plugin, loaded_plugins
 
 __all__ = [
     "Layer",
@@ -53,6 +53,7 @@ __all__ = [
     "layer_dialects",
     "layer_types",
     "load_plugin",
+    "loaded_plugins",
     "own_class",
     "read_param",
     "reference_of",

@@ -9,11 +9,18 @@ from functools import cache
 
 from caffestat.errors import CaffestatError, InputError
 
-__all__ = ["GROUP", "blame", "load_entry_points", "load_plugin"]
+__all__ = ["GROUP", "blame", "load_entry_points", "load_plugin", "loaded_plugins"]
 
 GROUP = "caffestat.layers"
 
 _places: dict[str, str] = {}  # files of plugins, and folders of those that are packages, as the user named them
+
+_files: list[str] = []
+
+
+def loaded_plugins() -> tuple[str, ...]:
+    """Return the files of the plugins that were loaded, for other processes that are to know the same layer types."""
+    return tuple(_files)
 
 
 @cache
@@ -23,11 +30,14 @@ def load_plugin(path: str) -> None:
     Raises InputError with the line that fails.
     """
     place = os.path.realpath(path)
+    if place in _places:
+        return
     name = f"caffestat_plugin_{len(_places)}"
     spec = importlib.util.spec_from_file_location(name, place)
     if spec is None or spec.loader is None or not os.path.isfile(place):
         raise InputError(f"{path}: expected a Python file with layer types, named *.py")
     _places[place] = path
+    _files.append(place)
     sys.modules[name] = module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)

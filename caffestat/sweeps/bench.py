@@ -16,6 +16,7 @@ from caffestat.engine import choose_device
 from caffestat.errors import CaffestatError, InputError
 from caffestat.fillers import Stream
 from caffestat.initialization.methods import Method, draw, filler_of, parse_method
+from caffestat.layers import load_plugin
 from caffestat.net import NetSource
 from caffestat.options import NetOptions, RunOptions, ValueOptions
 from caffestat.program import NetProgram, Program, from_net
@@ -42,6 +43,8 @@ class Settings:
     nets    the texts of nets and solvers by the names that trials use, see `shipped`
     real    the nets whose data layers read their files; those of others hold noise
     device  one of `options.DEVICES`; each process chooses its own
+    dialect the fork whose layer types are meant, see `options.NetOptions`
+    plugins files of layer types, which each process loads
     """
 
     nets: Mapping[str, tuple[bytes, ...]]
@@ -49,16 +52,21 @@ class Settings:
     batch: int | None = None
     device: str = "cpu"
     real: frozenset[str] = frozenset()
+    dialect: str | None = None
+    plugins: tuple[str, ...] = ()
 
     def options(self, net: str) -> NetOptions:
         """Return how a net is built."""
-        return NetOptions(shapes=self.shapes, batch=self.batch, data="real" if net in self.real else "synthetic")
+        data = "real" if net in self.real else "synthetic"
+        return NetOptions(shapes=self.shapes, batch=self.batch, data=data, dialect=self.dialect)
 
 
 class Bench:
     """Runs trials; what is compiled is kept for the next ones of the same structure."""
 
     def __init__(self, settings: Settings) -> None:
+        for path in settings.plugins:
+            load_plugin(path)
         self._settings = settings
         self._files: dict[str, NetFile] = {}
         self._runners: OrderedDict[bytes, Runner] = OrderedDict()

@@ -9,6 +9,7 @@ from typing import Any
 
 from caffestat.errors import InputError
 from caffestat.files import read_regular
+from caffestat.layers import loaded_plugins
 from caffestat.options import DATA, NetOptions, RunOptions, ValueOptions
 from caffestat.program import NetProgram, open_file
 
@@ -111,15 +112,16 @@ def _list(value: Any) -> list[Any]:
     return list(value) if isinstance(value, (list, tuple)) else [value]
 
 
-def settings_of(sweep: Sweep, device: str = "cpu", data: str = "synthetic") -> Settings:
+def settings_of(sweep: Sweep, device: str = "cpu", data: str = "synthetic", dialect: str | None = None) -> Settings:
     """Read the nets of a sweep. Raises a CaffestatError when one cannot be read or is broken, or an option is wrong.
 
     data: one of `options.DATA`; with "auto" the nets all of whose data layers have files here read them everywhere
     """
     RunOptions(device=device)
-    options = NetOptions(shapes=sweep.shapes, batch=sweep.batch, data=data)
+    options = NetOptions(shapes=sweep.shapes, batch=sweep.batch, data=data, dialect=dialect)
     real = frozenset(name for name in sweep.nets if data != "synthetic" and _has_files(name, options))
-    return Settings({name: texts_of(name) for name in sweep.nets}, options.shapes, sweep.batch, device, real)
+    texts = {name: texts_of(name) for name in sweep.nets}
+    return Settings(texts, options.shapes, sweep.batch, device, real, dialect, loaded_plugins())
 
 
 def _has_files(name: str, options: NetOptions) -> bool:

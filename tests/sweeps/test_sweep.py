@@ -326,3 +326,36 @@ def test_the_prediction_s_band_is_as_wide_as_the_spread_of_real_nets() -> None:
     assert all(0.5 < ratios[layer] < 2 for layer in ("conv1", "pool1", "conv2", "pool2")), ratios
     assert all(0.3 < ratio < 4 for ratio in ratios.values()), ratios
     assert [band.deviation for value, band in summary.bands.items() if value.name == "loss"] == [None]
+
+
+PLUGIN = """
+from caffestat.layers import Layer, layer
+
+@layer("SweepDouble")
+class SweepDouble(Layer):
+    \"\"\"y = 2x\"\"\"
+
+    def tops(self, bottoms):
+        return (bottoms[0],)
+
+    def lower(self, g, bottoms, params):
+        return (g.emit("Add", bottoms[0], bottoms[0]),)
+"""
+
+
+def test_other_processes_load_the_plugins_that_this_one_has(folder: Path) -> None:
+    (folder / "double.py").write_text(PLUGIN)
+    caffestat.load_plugin("double.py")
+    double = 'layer { name: "double" type: "SweepDouble" bottom: "fc" top: "double" }\n'
+    (folder / "double.prototxt").write_text(NET + double)
+    for workers in (1, 2):
+        summary = caffestat.sweep("double.prototxt", seeds=[1, 2], workers=workers)
+        assert summary.errors == []
+        means = {value.layer: spread.mean for value, spread in summary.values.items() if value.kind == "x"}
+        assert means["double"] == pytest.approx(2 * means["fc"])
+
+
+def test_the_dialect_decides_what_a_type_of_forks_is(folder: Path) -> None:
+    assert Settings({}, dialect="ssd").options("n").dialect == "ssd"
+    with pytest.raises(InputError, match="dialect"):
+        caffestat.sweep("tiny.prototxt", dialect="none-such")
