@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from copy import copy
 
 from caffestat.graph import Graph, Node
@@ -39,17 +39,36 @@ def _in_order(g: Graph) -> list[Node]:
 
 
 def _chunks(g: Graph, nodes: Sequence[Node]) -> list[list[Node]]:
-    """Cut a list of nodes where every value that crosses has a known shape: it becomes an input of a part."""
+    """Cut a list of nodes where every value that crosses has a known shape: it becomes an input of a part.
+
+    What another part computes in another shape is brought into this shape again: both crossing would be a copy.
+    """
     flow = flow_of(nodes)
     chunks: list[list[Node]] = [[]]
     unknown: set[str] = set()
+    views: dict[str, Node] = {}
+    there: set[str] = set()  # the views of this chunk
     for index, node in enumerate(nodes):
         if len(chunks[-1]) >= _PART and not unknown:
             chunks.append([])
-        chunks[-1].append(node)
+            there = set()
+        chunks[-1] += [*_missing(node, views, there), node]
+        if node.info.reshapes and node.inputs[0] in g.specs and g.constants.keys() >= set(node.inputs[1:]):
+            views[node.outputs[0]] = node
+            there.add(node.outputs[0])
         unknown.update(name for name in node.outputs if name and name not in g.specs and flow.readers(name))
         unknown -= {name for name in flow.reads(index) if flow.readers(name)[-1][0] == index}
     return chunks
+
+
+def _missing(node: Node, views: Mapping[str, Node], there: set[str]) -> list[Node]:
+    """Return the views that a node reads and that its chunk lacks, with those that they are views of."""
+    found = []
+    for name in (*node.inputs, *node.captured):
+        if name in views and name not in there:
+            there.add(name)
+            found += [*_missing(views[name], views, there), views[name]]
+    return found
 
 
 def _parts(g: Graph, chunks: Sequence[Sequence[Node]]) -> list[Graph]:
@@ -66,7 +85,7 @@ def _parts(g: Graph, chunks: Sequence[Sequence[Node]]) -> list[Graph]:
         part.constants = {name: array for name, array in g.constants.items() if name in read}
         known = g.params.keys() | g.constants.keys() | {""}
         part.inputs = {name: g.specs[name] for name in sorted(outside - known)}
-        wanted |= outside
+        wanted = wanted.difference(computed) | outside
         parts.append(part)
     parts[-1].outputs += sorted(passed)
     return parts[::-1]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 from math import prod
 from typing import TYPE_CHECKING, Any
 
@@ -142,6 +143,23 @@ def live(nodes: Sequence[Node], outputs: Collection[str]) -> list[Node]:
     return live[::-1]
 
 
+def _without_copies(nodes: Sequence[Node], outputs: Collection[str]) -> list[Node]:
+    """Return the nodes without those that give a value another name, as far as nobody outside asks for that name.
+
+    The runtime leaves them out too, but not where a graph is cut: both names would cross, and with them a copy.
+    """
+    fixed = {*outputs, *(name for node in nodes for name in node.captured)}
+    names: dict[str, str] = {}
+    kept = []
+    for node in nodes:
+        node = replace(node, inputs=tuple(names.get(name, name) for name in node.inputs))
+        if node.info.renames and node.outputs[0] not in fixed:
+            names[node.outputs[0]] = node.inputs[0]
+        else:
+            kept.append(node)
+    return kept
+
+
 def expand(g: Graph, outputs: Sequence[str], provider: str = "cpu", block: int = 0, fed: Collection[str] = ()) -> Graph:
     """Return the graph of some outputs as a provider of the runtime should get it; `g` stays as it is.
 
@@ -153,7 +171,7 @@ def expand(g: Graph, outputs: Sequence[str], provider: str = "cpu", block: int =
     result = branch(g)
     result.outputs, result.domains = list(outputs), dict(g.domains)
     result.block, result.changing = block, set(fed)
-    for node in live(g.nodes, outputs):
+    for node in _without_copies(live(g.nodes, outputs), outputs):
         if not result.changing.isdisjoint((*node.inputs, *node.captured)):
             result.changing.update(node.outputs)
         append(result, node, provider, _REWRITES)

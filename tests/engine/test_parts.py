@@ -101,3 +101,27 @@ def test_values_of_unknown_shape_cross_no_cut() -> None:
 def test_short_graphs_stay_whole() -> None:
     g, _, _ = chain(10)
     assert parts.cut(g) == [g]
+
+
+@pytest.mark.usefixtures("short")
+def test_no_value_crosses_in_two_shapes_or_under_two_names() -> None:
+    g = Graph()
+    y = x = g.input("x", X.shape)
+    twice = g.reshape(g.copy(x), 3, 2)
+    for _ in range(60):
+        y = g.declare(g.emit("Tanh", y), X.shape)
+    flat, copied = g.reshape(y, 6), g.copy(y)
+    for _ in range(60):
+        y = g.declare(g.emit("Tanh", y), X.shape)
+    g.outputs = [g.emit("Sum", y, copied), g.reshape(flat, 1, 6), g.reshape(flat, 2, 3), twice, g.copy(flat)]
+    g.infer()
+    cut = parts.cut(expand(g, g.outputs))
+    assert len(cut) > 3
+    assert all(len(part.inputs) <= 2 for part in cut)
+    deep = [X]
+    for _ in range(120):
+        deep.append(np.tanh(deep[-1]))
+    found = [Compiled(g).run({"x": X})[name] for name in g.outputs]
+    wanted = [deep[120] + deep[60], deep[60].reshape(1, 6), deep[60], X.reshape(3, 2), deep[60].reshape(6)]
+    for ours, right in zip(found, wanted, strict=True):
+        np.testing.assert_allclose(ours, right, rtol=2e-5)
