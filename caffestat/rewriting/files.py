@@ -140,7 +140,15 @@ def rewrite_file(path: Path, target: Path, job: Job) -> Outcome:
 
 
 def _rewriter(path: Path) -> Callable[[_Task], Outcome]:
-    return {".caffemodel": _caffemodel, ".onnx": _onnx}.get(path.suffix, _text)
+    kinds = {".caffemodel": _caffemodel, ".onnx": _onnx, ".h5": _weights_alone, ".npz": _weights_alone}
+    return kinds.get(path.suffix, _text)
+
+
+def _weights_alone(task: _Task) -> Outcome:
+    raise InputError(
+        f"{task.path}: expected a prototxt, a .caffemodel or an .onnx model, found weights alone: "
+        f"`caffestat fill -o NEW{task.path.suffix} NET` draws weights for a net"
+    )
 
 
 def _text(task: _Task) -> Outcome:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -14,7 +14,7 @@ from caffestat.program import Program, from_net
 from caffestat.program.feeds import Feeds
 from caffestat.prototext import parse
 
-__all__ = ["program_of", "residual", "stack", "variances", "weights"]
+__all__ = ["block_net", "learn", "program_of", "residual", "stack", "variances", "weights"]
 
 DATA = """layer { name: "data" type: "Input" top: "x" top: "label"
   input_param { shape { dim: 16 dim: 5 dim: 9 dim: 7 } shape { dim: 16 } } }
@@ -70,3 +70,32 @@ def variances(program: Program, values: Sequence[np.ndarray], seed: int = 3) -> 
     rows = {program.params[number].row for number in weights(program)}
     tops = {program.rows[row].name: runner.tensors["top", row, 0] for row in rows}
     return {name: (float(top.var()), float((top.astype(np.float64) ** 2).mean())) for name, top in tops.items()}
+
+
+def block_net(blocks: int, convolutions: int = 2) -> str:
+    """Blocks y = x + conv(relu(… conv(x))), of so many convolutions each, without biases."""
+    text, blob = DATA + conv("s", "x", more="bias_term: false"), "s"
+    for index in range(blocks):
+        inner = blob
+        for number in range(convolutions):
+            name = f"c{index}_{number}"
+            text += conv(name, inner, more="bias_term: false") + (
+                act("ReLU", name) if number < convolutions - 1 else ""
+            )
+            inner = name
+        text += f'layer {{ name: "e{index}" type: "Eltwise" bottom: "{blob}" bottom: "{inner}" top: "e{index}" }}\n'
+        blob = f"e{index}"
+    return text + ENDING.format(blob)
+
+
+def learn(
+    program: Program, values: Sequence[np.ndarray], batches: Sequence[Mapping[str, np.ndarray]], rate: float, steps: int
+) -> list[float]:
+    """Return the loss before each step of gradient descent, and behind the last; the values are changed in place."""
+    runner, losses = Runner(program, values, changing=True), []
+    for index in range(steps + 1):
+        step = runner.step(batches[index % len(batches)], measure=False)
+        losses.append(float(step.loss))
+        for number, diff in step.diffs.items():
+            values[number] -= np.float32(rate) * diff
+    return losses

@@ -11,7 +11,7 @@ from caffestat.errors import InputError
 from caffestat.initialization import Unsolved, solve
 from caffestat.program import Program
 
-from .nets import DATA, ENDING, act, conv, program_of, residual, stack, variances, weights
+from .nets import DATA, ENDING, block_net, conv, program_of, residual, stack, variances, weights
 
 
 def drawn(program: Program, found: dict[int, float | Unsolved], seed: int) -> list[np.ndarray]:
@@ -94,21 +94,6 @@ def test_the_input_s_second_moment_as_the_target() -> None:
     first, second = weights(program)
     assert found[first] == pytest.approx(5 * ones[first], rel=1e-3)  # E[x²] = 16 + 9
     assert found[second] == pytest.approx(ones[second], rel=1e-3)
-
-
-def block_net(blocks: int, convolutions: int = 2) -> str:
-    text, blob = DATA + conv("s", "x", more="bias_term: false"), "s"
-    for index in range(blocks):
-        inner = blob
-        for number in range(convolutions):
-            name = f"c{index}_{number}"
-            text += conv(name, inner, more="bias_term: false") + (
-                act("ReLU", name) if number < convolutions - 1 else ""
-            )
-            inner = name
-        text += f'layer {{ name: "e{index}" type: "Eltwise" bottom: "{blob}" bottom: "{inner}" top: "e{index}" }}\n'
-        blob = f"e{index}"
-    return text + ENDING.format(blob)
 
 
 @pytest.mark.parametrize(("blocks", "convolutions"), [(3, 2), (5, 3)])

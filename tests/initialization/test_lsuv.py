@@ -11,7 +11,7 @@ from caffestat.initialization import LsuvOptions, lsuv, orthogonal
 from caffestat.program import Program
 from caffestat.program.feeds import Feeds
 
-from .nets import DATA, ENDING, conv, program_of, residual, stack, variances, weights
+from .nets import DATA, ENDING, act, conv, learn, program_of, residual, stack, variances, weights
 
 SEED = 3
 
@@ -129,3 +129,47 @@ def test_the_mean_is_corrected_through_the_bias() -> None:
     assert not notes
     _, _, _, notes = with_options(stack(depth=2, more="bias_term: false"), LsuvOptions(mean=True))
     assert "c1: lsuv leaves the mean behind it as it is" in notes[1]
+
+
+def fitnet(kind: str = "xavier", layers: int = 17) -> str:
+    """A thin plain net as deep as FitNet-4: 3 x 3 convolutions with ReLU, two maximum pools, a classifier."""
+    text, blob = (
+        (
+            'layer { name: "data" type: "Input" top: "x" top: "label" '
+            "input_param { shape { dim: 16 dim: 3 dim: 8 dim: 8 } shape { dim: 16 } } }\n"
+        ),
+        "x",
+    )
+    for index in range(layers):
+        name = f"c{index}"
+        text += conv(name, blob, 12).replace('type: "gaussian" std: 0.3', f'type: "{kind}"') + act("ReLU", name)
+        blob = name
+        if index in (layers // 3, 2 * layers // 3):
+            blob = f"p{index}"
+            text += (
+                f'layer {{ name: "{blob}" type: "Pooling" bottom: "{name}" top: "{blob}" '
+                "pooling_param { pool: MAX kernel_size: 2 stride: 2 } }\n"
+            )
+    return text + ENDING.format(blob)
+
+
+def test_a_deep_thin_plain_net_learns_with_lsuv_and_not_with_xavier() -> None:
+    """Mishkin and Matas, table 2: FitNet-4 converges from LSUV, and from Xavier's filler with ReLU it does not."""
+    random = np.random.default_rng(5)
+    kinds = random.standard_normal((11, 3, 8, 8))
+    batches = []
+    for _ in range(8):
+        labels = random.integers(0, 11, 16)
+        images = (kinds[labels] + 0.3 * random.standard_normal((16, 3, 8, 8))).astype(np.float32)
+        batches.append({"x": images, "label": labels.astype(np.float32)})
+    program, reached = program_of(fitnet()), {}
+    for name in ("lsuv", "xavier"):
+        values = [value.copy() for value in program.values(Stream(SEED), [])]
+        if name == "lsuv":
+            for number in weights(program):
+                values[number][...] = orthogonal(values[number].shape, np.random.default_rng(number))
+            lsuv(program, values, weights(program), batches[0], program.forward())
+        reached[name] = np.mean(learn(program, values, batches, 0.02, 120)[-8:])
+    chance = np.log(11)
+    assert reached["lsuv"] < 0.6 * chance
+    assert reached["xavier"] == pytest.approx(chance, rel=0.02)

@@ -171,6 +171,16 @@ def test_links_out_of_a_folder_are_not_followed(folder: Path, tmp_path: Path) ->
     assert (outside / "a.prototxt").read_bytes() == NEW
 
 
+@pytest.mark.parametrize("suffix", [".h5", ".npz"])
+def test_weights_alone_are_not_rewritten(folder: Path, suffix: str) -> None:
+    path = folder / f"w{suffix}"
+    path.write_bytes(b"\x89HDF\r\n\0")
+    (outcome,) = rewrite(str(path), filler="msra")
+    assert outcome.error is not None
+    assert "found weights alone" in outcome.error and f"fill -o NEW{suffix} NET" in outcome.error
+    assert path.read_bytes() == b"\x89HDF\r\n\0"
+
+
 def test_a_policy_is_needed(folder: Path) -> None:
     with pytest.raises(InputError, match="say what to fill with"):
         rewrite(folder / "a.prototxt")
