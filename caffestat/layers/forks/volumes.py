@@ -57,6 +57,8 @@ class _Volumes(Convolution):
             param.ClearField(f"{name}_h")
             param.ClearField(f"{name}_w")
         for name, values in self.sizes().items():
+            if any(not 0 <= value < 2**32 for value in values):
+                raise self.error(f"expected {name} of 0 to 4,294,967,295, found {list(values)}")
             param.ClearField(name)
             getattr(param, name).extend(values)
         return super().geometry(bottoms)

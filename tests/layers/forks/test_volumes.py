@@ -255,6 +255,11 @@ def test_superxuangs_pooling_looks_for_its_method_elsewhere() -> None:
             "convolution_param { num_output: 2 kernel_shape { dim: 1 dim: 1 } pad_shape { dim: 1 } }",
             "as many values in stride_shape and pad_shape",
         ),
+        (
+            "NdConvolution",
+            "convolution_param { num_output: 2 kernel_shape { dim: 1 } stride_shape { dim: 1 } pad_shape { dim: -1 } }",
+            "expected pad of 0 to 4,294,967,295, found .-1.",
+        ),
         ("NdPooling", "pooling_param { kernel_shape { dim: 2 dim: 2 } }", "expected 3 values in kernel_shape"),
         ("Pooling", "pooling_param { kernel_size: 2 kernel_size: 3 }", "once per spatial axis .3.; found 2"),
         ("Pooling", "pooling_param { global_pooling: true stride: 2 stride: 1 stride: 1 }", "takes the whole bottom"),
