@@ -300,9 +300,9 @@ class _Builder:
             node.loss_weights = (0.0,) * layer.top_count
 
     def size_of_images(self) -> tuple[int, int] | None:
-        """Return height and width of the first images of 1 or 3 channels that the net reads; None without any."""
+        """Return height and width of the first images that the net reads, of more than one pixel; None without any."""
         tops = (node.top_shapes[0] for node in self.nodes if node.layer.is_external and node.top_shapes)
-        images = (top for top in tops if top is not None and len(top) == 4 and top[1] in (1, 3))
+        images = (top for top in tops if top is not None and len(top) == 4 and min(top[2:]) > 1)
         return next(((height, width) for _, _, height, width in images), None)
 
     def of_another_dialect(self, entry: Entry, bottoms: Sequence[Shape]) -> Layer | None:
