@@ -125,14 +125,14 @@ class Tiles:
         return replace(self, window=back, channels=self.filters, filters=self.channels)
 
 
-def tiles(g: Graph, window: Window, batch: int, group: int, image: str, filters: Ints) -> Tiles | None:
-    """Return the tiles of a convolution that can be computed this way, or None.
+def tiles(provider: str, g: Graph, window: Window, batch: int, group: int, image: str, filters: Ints) -> Tiles | None:
+    """Return the tiles of a convolution that can be computed this way, on the CPU, or None.
 
     image:   a value of the images' element type
     filters: the filters' shape, [filters, channels / group, height, width]
     """
     spec, ones = g.specs.get(image), set(window.strides) == set(window.dilations) == {1}
-    if not (g.block and ones and window.kernel in _KERNELS and spec and spec.dtype == np.float32):
+    if not (provider == "cpu" and ones and window.kernel in _KERNELS and spec and spec.dtype == np.float32):
         return None
     pads = (*window.begins, *window.tails)
     fits = min(batch, *filters, *window.out) > 0 and min(pads) >= 0 and max(pads) < window.kernel[0]
@@ -147,7 +147,7 @@ def convolution(g: Graph, node: Node, provider: str) -> Sequence[str] | None:
         return None
     image, filters, y = (g.shape(value) for value in (x, w, node.outputs[0]))
     sliding = window(node.attributes, image[2:], y[2:], filters[2:])
-    found = tiles(g, sliding, image[0], node.get("group", 1), x, filters)
+    found = tiles(provider, g, sliding, image[0], node.get("group", 1), x, filters)
     return [convolve(g, found, x, w, bias)] if found and found.pays() else None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,8 @@ import pytest
 from caffestat.autodiff import backward
 from caffestat.engine import CPU, Compiled
 from caffestat.engine.runtime import channel_block
-from caffestat.graph import Graph, expand
+from caffestat.graph import Graph, Node, expand
+from caffestat.graph.late import for_provider
 from caffestat.graph.winograd import PLACES, POINTS, Tiles, transforms
 from caffestat.ops import Window
 
@@ -52,9 +54,9 @@ def choose(monkeypatch: pytest.MonkeyPatch, always: bool) -> None:
         monkeypatch.setattr(Tiles, rule, lambda _: always)
 
 
-def tiled(g: Graph, block: int = 16) -> int:
-    """Return how many convolutions and gradients are computed by tiles."""
-    return sum(n.op == "Conv" and n.get("strides") == [PLACES] * 2 for n in expand(g, g.outputs, "cpu", block).nodes)
+def tiled(nodes: Iterable[Node]) -> int:
+    """Return how many images are cut into tiles."""
+    return sum(node.op == "Conv" and node.get("strides") == [PLACES] * 2 for node in nodes)
 
 
 @pytest.mark.parametrize("taps", POINTS)
@@ -79,7 +81,7 @@ def test_tiles_give_the_numbers_of_the_plain_ops(case: Case, many: int, monkeypa
         for name in g.outputs:
             limit = 3e-6 if case[4] == 3 else 2e-5
             np.testing.assert_allclose(ours[name], plain[name], rtol=0, atol=limit * np.abs(plain[name]).max())
-    assert tiled(g) >= 3
+    assert tiled(expand(g, g.outputs).nodes) >= 3
 
 
 @pytest.mark.parametrize(
@@ -88,14 +90,16 @@ def test_tiles_give_the_numbers_of_the_plain_ops(case: Case, many: int, monkeypa
 def test_other_convolutions_have_no_tiles(attributes: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     choose(monkeypatch, True)
     g, *_ = build((2, 4, 6, 1, 3, attributes))
-    assert tiled(g) == 0
+    assert tiled(expand(g, g.outputs).nodes) == 0
 
 
-def test_exported_models_and_other_processors_have_none(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_models_that_leave_keep_their_convolutions_and_cuda_has_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     choose(monkeypatch, True)
     g, *_ = build(CASES["3x3"])
-    assert tiled(g, block=0) == 0
-    assert all(attribute.ints != [PLACES] * 2 for node in g.to_onnx().graph.node for attribute in node.attribute)
+    assert tiled(expand(g, g.outputs).nodes) == 4  # of y, dx, and two of dw
+    assert tiled(expand(g, g.outputs, "cuda").nodes) == 0
+    assert tiled(for_provider(g).nodes) == 3
+    assert g.nodes[0] in for_provider(g).nodes
 
 
 @pytest.mark.parametrize(

@@ -48,9 +48,9 @@ class Convolution:
         """Shape of the weights."""
         return (self.filters, self.channels // self.group, *self.window.kernel)
 
-    def tiles(self, g: Graph, image: str) -> winograd.Tiles | None:
+    def tiles(self, provider: str, g: Graph, image: str) -> winograd.Tiles | None:
         """Return the tiles of Winograd's form, or None where there is none; image: a value of the images' type."""
-        return winograd.tiles(g, self.window, self.batch, self.group, image, self.w_shape)
+        return winograd.tiles(provider, g, self.window, self.batch, self.group, image, self.w_shape)
 
     @property
     def is_depthwise(self) -> bool:
@@ -128,7 +128,7 @@ def conv_image(g: Graph, node: Node, provider: str) -> list[str]:
     """dx from w and dy."""
     shape: Convolution = node.attributes["of"]
     w, dy = node.inputs
-    tiles = shape.tiles(g, dy)
+    tiles = shape.tiles(provider, g, dy)
     if tiles and tiles.turned().pays():
         return [winograd.convolve(g, tiles.turned(), dy, w, turned=True)]
     form = dx_blocked if _is_blocked(g, shape, node.inputs[0]) else image_form(provider, shape)
@@ -213,7 +213,7 @@ def conv_weights(g: Graph, node: Node, provider: str) -> list[str]:
     """dw from x and dy."""
     shape: Convolution = node.attributes["of"]
     x, dy = node.inputs
-    tiles = shape.tiles(g, dy)
+    tiles = shape.tiles(provider, g, dy)
     if tiles and tiles.pays_for_filters():
         return [winograd.filters_gradient(g, tiles, x, dy)]
     form = _blocked_weight_form(g, shape, x) or weight_form(provider, shape)
