@@ -15,7 +15,7 @@ The gradient of the image is the convolution with the filters turned around; tha
 (G ⊗ G)ᵀ Σ over tiles of (A ⊗ A) dy · Vᵀ.
 
 Largest error, ÷ the largest result: 2e-6 with 3x3 taps, where the runtime's convolution has 0.5e-6; 1e-5 with 5x5, for
-which therefore only the gradient of the filters is computed this way. Values beyond 1e36 become NaN instead of Inf.
+which therefore only the gradient of the filters is computed this way. Results beyond 1e38 may become NaN.
 
 Lavin & Gray 2016, "Fast algorithms for convolutional neural networks"; A, B and G by Cook and Toom: Blahut 2010, "Fast
 algorithms for signal processing", section 5. The points are those of the least error that a search over 0, ±a, ±b, …
