@@ -8,17 +8,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from caffestat.autodiff import backward
 from caffestat.engine import CPU, Compiled
 from caffestat.engine.runtime import channel_block
 from caffestat.graph import Graph, expand
 from caffestat.graph.blocked import NCHWC
 
+from .convolutions import Case, build
+
 pytestmark = pytest.mark.skipif(not channel_block(), reason="the runtime has no blocked layout on this processor")
 
 BLOCK = 16  # a multiple of the channels per block of every processor
-Case = tuple[int, int, int, int, tuple[int, int], dict[str, Any]]
-
 CASES: dict[str, Case] = {
     # batch, channels, filters, group, kernel, attributes
     "3x3": (3, BLOCK, 2 * BLOCK, 1, (3, 3), {"pads": [1, 1, 1, 1]}),
@@ -35,22 +34,6 @@ CASES: dict[str, Case] = {
     "depthwise odd channels": (8, 6, 6, 6, (3, 2), {"pads": [0, 1, 1, 1]}),
     "odd channels": (2, 6, 5, 1, (3, 3), {"pads": [1, 1, 1, 1]}),
 }
-
-
-def build(case: Case) -> tuple[Graph, dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """Return the graph of y, dx, dw and db, its feeds and its params."""
-    batch, channels, filters, group, kernel, attributes = case
-    random = np.random.default_rng(5)
-    g = Graph()
-    x = g.input("x", (batch, channels, 13, 11))
-    w, b = g.param("w", (filters, channels // group, *kernel)), g.param("b", (filters,))
-    y = g.emit("Conv", x, w, b, kernel_shape=list(kernel), group=group, **attributes)
-    g.infer()
-    dy = g.input("dy", g.shape(y))
-    grads = backward(g, {y: dy}, [x, w, b])
-    g.outputs = [y, *(grads[name] or "" for name in (x, w, b))]
-    arrays = {name: random.normal(size=spec.shape).astype(np.float32) for name, spec in (g.inputs | g.params).items()}
-    return g, {name: arrays[name] for name in g.inputs}, {name: arrays[name] for name in g.params}
 
 
 def blocked_ops(g: Graph, fed: Mapping[str, Any]) -> int:
