@@ -152,7 +152,8 @@ def _without_copies(nodes: Sequence[Node], outputs: Collection[str]) -> list[Nod
     names: dict[str, str] = {}
     kept = []
     for node in nodes:
-        node = replace(node, inputs=tuple(names.get(name, name) for name in node.inputs))
+        if not names.keys().isdisjoint(node.inputs):
+            node = replace(node, inputs=tuple(names.get(name, name) for name in node.inputs))
         if node.info.renames and node.outputs[0] not in fixed:
             names[node.outputs[0]] = node.inputs[0]
         else:
