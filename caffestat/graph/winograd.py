@@ -109,9 +109,9 @@ class Tiles:
         needed. Where the transformed images are large, memory costs more than the products win.
         """
         used = prod(self.window.out) / (PLACES**2 * prod(self.counts))
-        transforms = self.group / self.channels + self.group / self.filters
+        overhead = self.group / self.channels + self.group / self.filters
         large = self.total * self.points * max(self.channels, self.filters) > _LARGE
-        return self.taps == 3 and self.total >= 32 and not large and 0.3 + 35 * transforms < used
+        return self.taps == 3 and self.total >= 32 and not large and 0.3 + 35 * overhead < used
 
     def pays_for_filters(self) -> bool:
         """Tell whether the gradient of the filters is faster this way: 0.4 to 0.8 times the time of the other forms."""

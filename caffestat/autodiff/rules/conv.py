@@ -3,8 +3,8 @@
 A ConvTranspose is a convolution read backwards, so both ops share one description, `Convolution`, in which `x` is
 always the image that the kernel slides over and `y` the smaller side: w is [y channels, x channels / group, kernel…].
 There are several ways to compute each gradient by ordinary ops. They give the same numbers at very different speeds, so
-the gradients are late ops, for which `weight_form` and `image_form` choose, and nothing else in this file does.
-Measured by benchmarks/gradients.py.
+the gradients are late ops, whose definitions, `conv_image` and `conv_weights`, choose among them, and nothing else in
+this file does. Measured by benchmarks/gradients.py.
 """
 
 from __future__ import annotations
@@ -129,10 +129,10 @@ def conv_image(g: Graph, node: Node, provider: str) -> list[str]:
     shape: Convolution = node.attributes["of"]
     w, dy = node.inputs
     tiles = shape.tiles(provider, g, dy)
-    if tiles and tiles.turned().pays():
-        return [winograd.convolve(g, tiles.turned(), dy, w, turned=True)]
-    form = dx_blocked if _is_blocked(g, shape, node.inputs[0]) else image_form(provider, shape)
-    return [form(g, shape, *node.inputs)]
+    if tiles and (back := tiles.turned()).pays():
+        return [winograd.convolve(g, back, dy, w, turned=True)]
+    form = dx_blocked if _is_blocked(g, shape, w) else image_form(provider, shape)
+    return [form(g, shape, w, dy)]
 
 
 def _is_blocked(g: Graph, c: Convolution, w: str) -> bool:
