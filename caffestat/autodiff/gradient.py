@@ -38,6 +38,13 @@ class _Question:
     def graph(self) -> Graph:
         return self.model.graph
 
+    def prepare(self, seeds: Mapping[str, str]) -> None:
+        """Warn of gradients that rounding makes zero, and make the graph fast to differentiate from `seeds` on."""
+        from caffestat.graph.fold import fold_normalizations
+
+        warn_of_rounding(self.graph, self.wrt, seeds)
+        fold_normalizations(self.graph, {*seeds, *self.wrt})
+
     def answer(self) -> onnx.ModelProto:
         """Return the model with what was appended to its graph."""
         from caffestat.graph.widen import widened
@@ -79,7 +86,7 @@ def gradient(
     """
     question = _ask(model, outputs, wrt, **options)
     seeds = (start or cotangents)(question.graph, question.outputs)
-    warn_of_rounding(question.graph, question.wrt, seeds)
+    question.prepare(seeds)
     append_gradients(question.graph, seeds, question.wrt)
     return question.answer()
 
@@ -99,7 +106,7 @@ def jvp(
     question = _ask(model, outputs, wrt, **options)
     graph = question.graph
     seeds = cotangents(graph, question.outputs)
-    warn_of_rounding(graph, question.wrt, seeds)
+    question.prepare(seeds)
     found = backward(graph, seeds, question.wrt)
     tangents = {name: graph.input(TANGENT + name, *_of(graph, name)) for name in question.wrt}
     # a value of its own for each gradient: that of both terms of a sum is one
@@ -125,7 +132,7 @@ def hessian_product(
     question = _ask(model, outputs, wrt, **options)
     graph = question.graph
     seeds = cotangents(graph, question.outputs)
-    warn_of_rounding(graph, question.wrt, seeds)
+    question.prepare(seeds)
     grads = append_gradients(graph, seeds, question.wrt)
     vectors = {name: graph.input(VECTOR + name, *_of(graph, name)) for name in question.wrt}
     found = backward(graph, {grads[name]: vector for name, vector in vectors.items()}, question.wrt)
