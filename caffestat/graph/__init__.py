@@ -1,7 +1,8 @@
 """One ONNX graph under construction: nodes, constants, and which shape each value has. Knows nothing of Caffe."""
 
+from .convolution import Convolution, convolution_of
 from .expand import expand
 from .graph import CONTRIB, OPSET, Graph, Node, Region, Spec
 from .late import late
 
-__all__ = ["CONTRIB", "OPSET", "Graph", "Node", "Region", "Spec", "expand", "late"]
+__all__ = ["CONTRIB", "OPSET", "Convolution", "Graph", "Node", "Region", "Spec", "convolution_of", "expand", "late"]

@@ -10,58 +10,21 @@ this file does. Measured by benchmarks/gradients.py.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from math import prod
 from typing import Any
 
 import numpy as np
 
-from caffestat.graph import Graph, Node, blocked, late, winograd
-from caffestat.ops import Window, window
+from caffestat.graph import Convolution, Graph, Node, blocked, convolution_of, late, winograd
+from caffestat.ops import Window
 
 from ..engine import Tape, vjp
 from .common import is_linear
 
-Ints = tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class Convolution:
-    """What a convolution computes: y = x ∗ w.
-
-    x is [batch, channels, window.size…], y is [batch, filters, window.out…].
-    """
-
-    window: Window
-    batch: int
-    group: int
-    channels: int
-    filters: int
-
-    @property
-    def x_shape(self) -> Ints:
-        """Shape of the image."""
-        return (self.batch, self.channels, *self.window.size)
-
-    @property
-    def w_shape(self) -> Ints:
-        """Shape of the weights."""
-        return (self.filters, self.channels // self.group, *self.window.kernel)
-
-    def tiles(self, provider: str, g: Graph, image: str) -> winograd.Tiles | None:
-        """Return the tiles of Winograd's form, or None where there is none; image: a value of the images' type."""
-        return winograd.tiles(provider, g, self.window, self.batch, self.group, image, self.w_shape)
-
-    @property
-    def is_depthwise(self) -> bool:
-        """Whether every channel has a filter of its own."""
-        return self.group == self.channels == self.filters
-
 
 def _convolution(tape: Tape, node: Node, x: str, y: str) -> Convolution:
-    x_shape, y_shape, w_shape = tape.shape(x), tape.shape(y), tape.shape(node.inputs[1])
-    sliding = window(node.attributes, x_shape[2:], y_shape[2:], w_shape[2:])
-    return Convolution(sliding, x_shape[0], node.get("group", 1), x_shape[1], y_shape[1])
+    return convolution_of(node, *(tape.shape(value) for value in (x, y, node.inputs[1])))
 
 
 @vjp("Conv")
@@ -128,7 +91,7 @@ def conv_image(g: Graph, node: Node, provider: str) -> list[str]:
     """dx from w and dy."""
     shape: Convolution = node.attributes["of"]
     w, dy = node.inputs
-    tiles = shape.tiles(provider, g, dy)
+    tiles = winograd.tiles(provider, g, shape, dy)
     if tiles and (back := tiles.turned()).pays():
         return [winograd.convolve(g, back, dy, w, turned=True)]
     form = dx_blocked if _is_blocked(g, shape, w) else image_form(provider, shape)
@@ -213,7 +176,7 @@ def conv_weights(g: Graph, node: Node, provider: str) -> list[str]:
     """dw from x and dy."""
     shape: Convolution = node.attributes["of"]
     x, dy = node.inputs
-    tiles = shape.tiles(provider, g, dy)
+    tiles = winograd.tiles(provider, g, shape, dy)
     if tiles and tiles.pays_for_filters():
         return [winograd.filters_gradient(g, tiles, x, dy)]
     form = _blocked_weight_form(g, shape, x) or weight_form(provider, shape)

@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from caffestat.graph import Graph, Node, Spec, late
+from caffestat.graph import Convolution, Graph, Node, Spec, late
 from caffestat.ops import Window
 
 from ..engine import Tape, vjp
 from .common import Grads, is_linear, scatter_add
-from .conv import Convolution, dx_transpose
+from .conv import dx_transpose
 
 Ints = tuple[int, ...]
 
