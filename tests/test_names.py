@@ -19,18 +19,13 @@ NAMES = frozenset((*filler_types(), *layer_types(), *ops()))
 REGISTRIES = (
     "autodiff/rules/",  # a gradient per op
     "fillers/types.py",  # a filler type each
-    "graph/expand.py",  # ops with slow kernels, and what replaces them
-    "graph/infer.py",  # shapes that onnx does not infer
-    "graph/check.py",  # what the schema of an op does not say
-    "graph/sequences.py",  # a rule per op of sequences
-    "graph/upgrade.py",  # an adapter per op and opset
     "layers/",  # a class per type
     "net/upgrade.py",  # upgrade_proto.cpp: the names of old formats
     "ops/",  # an OpInfo per op
     "theory/rules/",  # moments per op
 )
 OTHERS = {
-    "graph/load.py": {"If", "Loop", "STFT"},  # of ONNX files: an If becomes a branch, a Loop a Scan; defaults
+    "graph/upgrade.py": {"bilinear"},  # an old mode of Resize
     "logs/losses.py": {"constant"},  # a kind of loss that does not change
     "logs/show.py": {"constant"},
 }

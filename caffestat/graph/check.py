@@ -10,6 +10,7 @@ import onnx
 from onnx import AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto
 
 from caffestat.errors import InputError
+from caffestat.ops import Bodies, op_info
 
 from .graph import OPSET
 
@@ -138,28 +139,27 @@ def _check_node(node: NodeProto, opsets: _Opsets, ir_version: int) -> None:
     except Exception as error:  # it raises the checker's own and what its C++ code raises
         raise InputError(f"{_name(node)} is damaged: {str(error).splitlines()[0]}") from error
     _check_variadic(node, schema)
-    if not domain and node.op_type in _MORE:
-        _MORE[node.op_type](node)
+    if not domain:
+        _check_branches(node)
+        _check_count(node)
 
 
 def _check_branches(node: NodeProto) -> None:
     """Raise InputError when an If has another number of outputs than one of its branches."""
-    for graph in _subgraphs(node):
+    graphs = _subgraphs(node) if op_info(node.op_type).bodies is Bodies.BRANCHES else ()
+    for graph in graphs:
         if len(graph.output) != len(node.output):
             what = f"branch {graph.name!r} has {len(graph.output)} outputs, and it has {len(node.output)}"
             raise InputError(f"{_name(node)} is damaged: {what}")
 
 
-def _check_split(node: NodeProto) -> None:
-    """Raise InputError when a Split counts other outputs than it has: shape inference would end the process."""
+def _check_count(node: NodeProto) -> None:
+    """Raise InputError when a node counts other outputs than it has: shape inference would end the process."""
     for attribute in node.attribute:
         count = attribute.i if attribute.name == "num_outputs" else len(attribute.ints)
         if attribute.name in ("num_outputs", "split") and count != len(node.output):
             what = f"{attribute.name} is for {count} outputs, and it has {len(node.output)}"
             raise InputError(f"{_name(node)} is damaged: {what}")
-
-
-_MORE = {"Split": _check_split, "If": _check_branches}  # what the schema of an op does not say
 
 
 def _check_variadic(node: NodeProto, schema: onnx.defs.OpSchema) -> None:

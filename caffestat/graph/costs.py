@@ -21,7 +21,7 @@ def macs(graph: Graph, node: Node) -> int | None:
     They are not for ops that the table lacks, unknown shapes, branches of different costs, and loops of unknown length.
     """
     info = node.info
-    if info.has_bodies:
+    if info.bodies:
         return _of_bodies(graph, node)
     if info.macs is None:
         return 0 if info.is_known else None

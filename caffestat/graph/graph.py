@@ -91,12 +91,6 @@ class Region:
     whole: Node | None = None
 
 
-def fused_shape(a: Shape, b: Shape, trans_a: int, trans_b: int) -> Shape:
-    """Return the shape of the runtime's MatMul of matrices [..., m, k] and [..., k, n], or of transposed ones."""
-    batch = np.broadcast_shapes(a[:-2], b[:-2])
-    return (*batch, a[-1 if trans_a else -2], b[-2 if trans_b else -1])
-
-
 class Graph:
     """An ONNX graph under construction; values are names.
 
@@ -237,10 +231,9 @@ class Graph:
     def fused_matmul(self, a: str, b: str, **attributes: Any) -> str:
         """Emit the runtime's MatMul with transposed operands (`transA`, `transB`, `alpha`); CPU and CUDA have it."""
         result = self.emit("FusedMatMul", a, b, domain=CONTRIB, **attributes)
-        if a in self.specs and b in self.specs:
-            turned = (attributes.get("transA", 0), attributes.get("transB", 0))
-            shape = fused_shape(self.shape(a), self.shape(b), *turned)
-            self.declare(result, shape, self.specs[a].dtype)  # shape inference does not know the op
+        node = self.nodes[-1]
+        if node.info.output_shape and a in self.specs and b in self.specs:
+            self.declare(result, node.info.output_shape(self.call(node)), self.specs[a].dtype)
         return result
 
     def detach(self, value: str) -> str:

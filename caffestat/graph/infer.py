@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from caffestat.ops import Role
+from caffestat.ops import Bodies, Call, Role, UnknownShapeError
 
 from .convert import spec_of
-from .graph import CONTRIB, IR_VERSION, OPSET, Graph, Node, Spec, fused_shape
+from .graph import IR_VERSION, OPSET, Graph, Node, Shape, Spec
 from .nodes import expand_function, subgraphs, to_proto, type_of
 
 __all__ = ["FOLDED", "branch_taken", "infer_node", "infer_nodes"]
@@ -44,12 +44,10 @@ def infer_node(graph: Graph, node: Node) -> bool:
 
 
 def _output_specs(graph: Graph, node: Node) -> dict[str, Spec]:
-    if not node.domain and node.op in _BY_BODIES:
-        return _BY_BODIES[node.op](graph, node)
-    if (node.op, node.domain) == ("FusedMatMul", CONTRIB) and all(name in graph.specs for name in node.inputs):
-        a, b = (graph.specs[name] for name in node.inputs)
-        shape = fused_shape(a.shape, b.shape, node.get("transA", 0), node.get("transB", 0))
-        return {node.outputs[0]: Spec(shape, a.dtype)}
+    if not node.domain and node.info.bodies in _BY_BODIES:
+        return _BY_BODIES[node.info.bodies](graph, node)
+    if node.info.output_shape:
+        return _own_specs(graph, node, node.info.output_shape)
     known = {name: type_of(graph.specs[name]) for name in node.inputs if name in graph.specs}
     if node.domain or node.captured or len(known) < len({name for name in node.inputs if name}):
         return {}
@@ -67,6 +65,15 @@ def _output_specs(graph: Graph, node: Node) -> dict[str, Spec]:
         return {}
     found = ((name, spec_of(kind)) for name, kind in types.items())
     return {name: spec for name, spec in found if spec is not None}
+
+
+def _own_specs(graph: Graph, node: Node, rule: Callable[[Call], Shape]) -> dict[str, Spec]:
+    """Return what an op of the runtime's own makes, whose schema ONNX does not have."""
+    try:
+        shape = rule(graph.call(node))
+    except (UnknownShapeError, ValueError):  # operands that do not fit: the runtime says so
+        return {}
+    return {node.outputs[0]: Spec(shape, graph.specs[node.inputs[0]].dtype)}
 
 
 def _branch_specs(graph: Graph, node: Node) -> dict[str, Spec]:
@@ -111,7 +118,7 @@ def _made(graph: Graph, body: onnx.GraphProto, inputs: Sequence[Spec] = ()) -> l
     return [inner.specs.get(value.name) or spec_of(value.type) for value in body.output]
 
 
-_BY_BODIES = {"If": _branch_specs, "Scan": _scan_specs}
+_BY_BODIES = {Bodies.BRANCHES: _branch_specs, Bodies.SCAN: _scan_specs}
 
 
 def _specs_by_definition(graph: Graph, node: Node) -> dict[str, Spec]:

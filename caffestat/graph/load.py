@@ -20,7 +20,7 @@ from numpy.typing import ArrayLike
 from onnx import TensorProto, helper, numpy_helper
 
 from caffestat.errors import InputError
-from caffestat.ops import Role
+from caffestat.ops import Bodies, Role
 
 from .bodies import computed_names, renamed, scan_body, trip_count, with_captured
 from .check import as_damage, check_model
@@ -41,7 +41,6 @@ _MASKED = -65504  # the lowest float16
 
 _WIDE_FLOATS = (TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)
 _LEARNED = (Role.SCALE, Role.SHIFT, Role.STATISTIC)
-_SAID = {"STFT": {"onesided": 1}}  # defaults that shape inference takes for 0 where a node does not say them
 _TYPE_ATTRIBUTES = ("to", "dtype", "output_dtype", "stash_type", "softmax_precision")
 
 
@@ -311,11 +310,11 @@ class _Loader:
 
     def taken(self, node: Node) -> onnx.GraphProto | None:
         """Return the branch that an If takes, None where that depends on data."""
-        return None if node.op != "If" or node.domain else branch_taken(self.graph, node)
+        return branch_taken(self.graph, node) if _runs(node, Bodies.BRANCHES) else None
 
     def scanned(self, node: Node) -> Node:
         """Return a Loop with a fixed trip count as a Scan over the numbers of its trips."""
-        if node.op != "Loop" or node.domain:
+        if not _runs(node, Bodies.LOOP):
             return node
         count = self.trips(node)
         if not count:
@@ -440,7 +439,7 @@ class _Loader:
     def typed(self, node: Node) -> Node:
         """Return the node with its subgraphs in opset 22, and what it says of types as the graph computes them."""
         kept = {name: value for name, value in node.attributes.items() if not _is_empty(value)}
-        attributes = _SAID.get(node.op, {}) | {name: self.attribute(name, value) for name, value in kept.items()}
+        attributes = dict(node.info.defaults) | {name: self.attribute(name, value) for name, value in kept.items()}
         return with_captured(replace(node, attributes=attributes))
 
     def attribute(self, name: str, value: Any) -> Any:
@@ -600,12 +599,16 @@ def _node_names(graph: onnx.GraphProto) -> dict[tuple[str, ...], str]:
     return {tuple(node.output): node.name for node in graph.node}
 
 
+def _runs(node: Node, bodies: Bodies) -> bool:
+    return not node.domain and node.info.bodies is bodies
+
+
 def _decisive(nodes: Sequence[Node]) -> set[str]:
     """Return the values on which the branches of Ifs and the trip counts of Loops depend."""
     decisive: set[str] = set()
     for node in reversed(nodes):
         roles = [(node.info.role(position), name) for position, name in enumerate(node.inputs)]
-        if node.info.has_bodies:
+        if node.info.bodies:
             decisive.update(name for role, name in roles if role is Role.CONDITION)
         if not decisive.isdisjoint(node.outputs):
             read = (name for role, name in roles if role is not Role.TYPE)  # the shape is known without the values

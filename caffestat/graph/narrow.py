@@ -143,7 +143,7 @@ class _Types:
         if not node.domain:
             self._schema = onnx.defs.get_schema(node.op, OPSET, "")
         typed = any(name in node.attributes for name in _TYPED)
-        self.follow_inputs = not (typed or node.info.has_bodies or node.captured or not node.inputs)
+        self.follow_inputs = not (typed or node.info.bodies or node.captured or not node.inputs)
 
     def allow(self, position: int) -> bool:
         """Tell whether an input may be float16."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -11,7 +11,25 @@ from .graph import Graph, Node
 
 __all__ = ["Sequences", "whole_sequences"]
 
-_READERS = frozenset(["ConcatFromSequence", "SequenceAt"])
+Rule = Callable[["Sequences", Node], "list[Node] | None"]
+
+_RULES: dict[str, Rule] = {}
+_READERS: set[str] = set()  # ops that read single elements of a sequence
+
+
+def _rule(op: str, reads: bool = False) -> Callable[[Rule], Rule]:
+    """Register what says an op without sequences, or returns None where a sequence has to stay.
+
+    reads: the op takes elements out of a sequence
+    """
+
+    def register(rule: Rule) -> Rule:
+        _RULES[op] = rule
+        if reads:
+            _READERS.add(op)
+        return rule
+
+    return register
 
 
 def whole_sequences(nodes: Iterable[Node], outputs: Iterable[str]) -> set[str]:
@@ -37,12 +55,14 @@ class Sequences:
         nodes = rule(self, node) if rule else None
         yield from [node] if nodes is None else nodes
 
+    @_rule("SequenceConstruct")
     def _construct(self, node: Node) -> list[Node] | None:
         if node.outputs[0] in self.whole:
             return None
         self.elements[node.outputs[0]] = node.inputs
         return []
 
+    @_rule("SplitToSequence")
     def _split(self, node: Node) -> list[Node] | None:
         """Pieces of given sizes, or of one size, the last of which may be smaller; without any they lose an axis."""
         x, *split = node.inputs
@@ -57,21 +77,15 @@ class Sequences:
         self.elements[node.outputs[0]] = names
         return [Node("Split", (x, self.graph.ints(*sizes.tolist())), names, {"axis": axis})]
 
+    @_rule("SequenceAt", reads=True)
     def _at(self, node: Node) -> list[Node] | None:
         sequence, position = node.inputs
         if sequence not in self.elements or position not in self.graph.constants:
             return None
         return [Node("Identity", (self.elements[sequence][int(self.graph.constants[position])],), node.outputs)]
 
+    @_rule("ConcatFromSequence", reads=True)
     def _concat(self, node: Node) -> list[Node] | None:
         if node.inputs[0] not in self.elements or node.get("new_axis", 0):
             return None
         return [Node("Concat", self.elements[node.inputs[0]], node.outputs, {"axis": node.attributes["axis"]})]
-
-
-_RULES = {
-    "ConcatFromSequence": Sequences._concat,
-    "SequenceAt": Sequences._at,
-    "SequenceConstruct": Sequences._construct,
-    "SplitToSequence": Sequences._split,
-}

@@ -5,12 +5,26 @@ Knows neither graphs nor Caffe: the rules see attributes, shapes and constants. 
 
 from . import activations, table  # noqa: F401  registers the ops
 from .activations import LINEAR, Nonlinearity
-from .info import CONTRIB, Call, Combines, Elements, OpInfo, Role, Sign, UnknownShapeError, op_info, ops, register
+from .info import (
+    CONTRIB,
+    Bodies,
+    Call,
+    Combines,
+    Elements,
+    OpInfo,
+    Role,
+    Sign,
+    UnknownShapeError,
+    op_info,
+    ops,
+    register,
+)
 from .window import Window, window
 
 __all__ = [
     "CONTRIB",
     "LINEAR",
+    "Bodies",
     "Call",
     "Combines",
     "Elements",

@@ -14,6 +14,7 @@ from .window import Window
 
 __all__ = [
     "CONTRIB",
+    "Bodies",
     "Call",
     "Combines",
     "Elements",
@@ -71,6 +72,15 @@ class Role(Enum):
     CONDITION = "condition"  # decides which of the other inputs counts, which branch runs, how often a body runs
     SETTING = "setting"  # a shape, an axis, a bound, a mask: no signal flows through it
     TYPE = "type"  # only its shape and element type matter
+
+
+class Bodies(Enum):
+    """How an op runs the graphs that its attributes hold."""
+
+    BRANCHES = "branches"  # one of them
+    LOOP = "loop"  # again and again, until a count or the graph itself ends it
+    SCAN = "scan"  # once per slice of the inputs
+    MAP = "map"  # once per element of a sequence
 
 
 class UnknownShapeError(KeyError):
@@ -136,11 +146,13 @@ class OpInfo:
     normalizes    gives its output a mean and a variance of its own
     is_random     the outputs differ from run to run
     is_constant   the output is stated in an attribute
-    has_bodies    its attributes hold graphs: branches, the body of a loop
+    bodies        how it runs the graphs that its attributes hold; None where they hold none
     fans          for each input that can be a weight: `rule(attributes, shape)` -> true fan-in and fan-out
     macs          multiply-adds of one forward pass, of ops that are counted
     window        how a kernel slides over the image, of ops with a kernel
     limits        for each input of indices: how many different values it may hold
+    output_shape  `rule(call)` -> shape of the output, of ops of the runtime's own, whose shapes ONNX does not tell
+    defaults      attributes that ONNX takes for others than it states where a node does not have them
     kernel_opset  the newest opset for which the stock runtimes have a kernel, where newer ones exist without
     nonlinearity  what an activation does to its input; None where this call is no activation
     """
@@ -160,12 +172,14 @@ class OpInfo:
     normalizes: bool = False
     is_random: bool = False
     is_constant: bool = False
-    has_bodies: bool = False
+    bodies: Bodies | None = None
     fans: Mapping[int, FanRule] = field(default_factory=dict)
     macs: Callable[[Call], int] | None = None
     window: Callable[[Call], Window] | None = None
     limits: Mapping[int, Callable[[Call], int]] = field(default_factory=dict)
     nonlinearity: Callable[[Call], Nonlinearity | None] | None = None
+    output_shape: Callable[[Call], Shape] | None = None
+    defaults: Mapping[str, Any] = field(default_factory=dict)
     kernel_opset: int | None = None
     is_variadic: bool = False
     is_known: bool = True
@@ -174,7 +188,7 @@ class OpInfo:
         """Raise ValueError for facts that contradict each other or are missing."""
         if self.is_product and not (self.fans and self.macs):
             raise ValueError(f"op {self.name!r}: a product needs the fans of its weights and its multiply-adds")
-        if self.has_bodies and self.elements is not Elements.MIXED:
+        if self.bodies and self.elements is not Elements.MIXED:
             raise ValueError(f"op {self.name!r}: what a graph in an attribute does to elements is not known")
         for position in self.limits:
             if self.role(position) is not Role.INDEX:

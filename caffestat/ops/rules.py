@@ -57,6 +57,21 @@ def turned_gate_fans(gates: int) -> Any:
     return lambda attributes, shape: (shape[-2], shape[-1] // gates)
 
 
+# ---- shapes ----
+
+
+def fused_shape(call: Call) -> Shape:
+    """[..., m, n] of the runtime's product of [..., m, k] and [..., k, n], or of transposed matrices.
+
+    Raises ValueError for operands that do not fit each other.
+    """
+    a, b = call.input(0), call.input(1)
+    (m, k), (inner, n) = a[-2:][:: -1 if call.get("transA") else 1], b[-2:][:: -1 if call.get("transB") else 1]
+    if k != inner:
+        raise ValueError(f"matrices of {k} columns and {inner} rows have no product")
+    return (*np.broadcast_shapes(a[:-2], b[:-2]), m, n)
+
+
 # ---- multiply-adds ----
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from . import activations, rules, windows
-from .info import Combines, Elements, OpInfo, Role, Sign, register
+from .info import Bodies, Combines, Elements, OpInfo, Role, Sign, register
 
 DATA, WEIGHT, BIAS, SCALE, SHIFT = Role.DATA, Role.WEIGHT, Role.BIAS, Role.SCALE, Role.SHIFT
 STATISTIC, INDEX, CONDITION, SETTING, TYPE = Role.STATISTIC, Role.INDEX, Role.CONDITION, Role.SETTING, Role.TYPE
@@ -135,7 +135,8 @@ _PRODUCT: dict[str, Any] = {
     "fans": {0: rules.left_fans, 1: rules.right_fans},
     "macs": rules.matmul_macs,
 }
-_enter(Elements.MIXED, "FusedMatMul", "MatMul", inputs=(DATA, DATA), **_PRODUCT)
+_enter(Elements.MIXED, "FusedMatMul", inputs=(DATA, DATA), output_shape=rules.fused_shape, **_PRODUCT)
+_enter(Elements.MIXED, "MatMul", inputs=(DATA, DATA), **_PRODUCT)
 _enter(Elements.MIXED, "Gemm", inputs=(DATA, DATA, BIAS), **_PRODUCT)
 _RECURRENT = (DATA, WEIGHT, WEIGHT, BIAS, SETTING, DATA)
 for _op, _gates, _inputs in (("RNN", 1, _RECURRENT), ("GRU", 3, _RECURRENT), ("LSTM", 4, (*_RECURRENT, DATA, WEIGHT))):
@@ -202,7 +203,8 @@ _enter(Elements.MIXED, "ReduceL1", "ReduceL2", "ReduceSumSquare", inputs=(DATA, 
 _enter(Elements.MIXED, "ReduceLogSum", "ReduceLogSumExp", inputs=(DATA, SETTING))
 _enter(Elements.MIXED, "CumSum", inputs=(DATA, SETTING), sign=KEPT)
 _enter(Elements.MIXED, "Det")
-_enter(Elements.MIXED, "DFT", "STFT", inputs=(DATA, SETTING))
+_enter(Elements.MIXED, "DFT", inputs=(DATA, SETTING))
+_enter(Elements.MIXED, "STFT", inputs=(DATA, SETTING), defaults={"onesided": 1})
 
 _enter(Elements.MIXED, "GroupNormalization", "InstanceNormalization", inputs=(DATA, SCALE, SHIFT), normalizes=True)
 _enter(Elements.MIXED, "LayerNormalization", inputs=(DATA, SCALE, SHIFT), normalizes=True)
@@ -222,10 +224,10 @@ _enter(
 )
 _enter(Elements.MIXED, "ScatterElements", inputs=(DATA, INDEX, DATA), limits={1: rules.axis_limit})
 _enter(Elements.MIXED, "ScatterND", inputs=(DATA, INDEX, DATA), limits={1: rules.smallest_axis_limit})
-_enter(Elements.MIXED, "If", inputs=(CONDITION,), has_bodies=True)
-_enter(Elements.MIXED, "Loop", inputs=(CONDITION, CONDITION, DATA), has_bodies=True, is_variadic=True)
-_enter(Elements.MIXED, "Scan", has_bodies=True, is_variadic=True)
-_enter(Elements.MIXED, "SequenceMap", has_bodies=True)
+_enter(Elements.MIXED, "If", inputs=(CONDITION,), bodies=Bodies.BRANCHES)
+_enter(Elements.MIXED, "Loop", inputs=(CONDITION, CONDITION, DATA), bodies=Bodies.LOOP, is_variadic=True)
+_enter(Elements.MIXED, "Scan", bodies=Bodies.SCAN, is_variadic=True)
+_enter(Elements.MIXED, "SequenceMap", bodies=Bodies.MAP)
 
 # ---- none: not the elements of the inputs ----
 

@@ -26,6 +26,14 @@ def loaded_outputs(loaded: Model, feeds: dict[str, np.ndarray]) -> list[np.ndarr
     return list(run(loaded.graph.to_onnx(loaded.arrays), feeds).values())
 
 
+@pytest.mark.parametrize(("a", "b"), [((), (3,)), ((2, 3), (5,)), ((2, 3, 4), (5, 4, 6))])
+def test_operands_that_do_not_fit_an_op_of_the_runtime_have_no_shape(a: tuple[int, ...], b: tuple[int, ...]) -> None:
+    """Shape inference of ONNX does not know the op: its own rule has to refuse."""
+    proto = model([node("FusedMatMul", ["a", "b"], ["y"], domain="com.microsoft")], {"a": a, "b": b}, ["y"])
+    proto.opset_import.append(helper.make_opsetid("com.microsoft", 1))
+    assert "y" not in load(proto).graph.specs
+
+
 OLD = [
     (7, node("BatchNormalization", ["x", "s", "b", "m", "v"], ["y"], epsilon=0.01)),
     (8, node("BatchNormalization", ["x", "s", "b", "m", "v"], ["y"], spatial=1)),
