@@ -90,7 +90,7 @@ def analyze_file(
 
     refuse_loss(run)
     faults: list[NetError] = []
-    program = file.program(net, values, faults)
+    program = file.assumed_program(net, values, faults)
     if not (values.weights or values.assume_filler):
         program.findings = (*program.findings, *_unfilled(program.net), *_unusable(program.net))
     # Caffe runs no backward pass in the test phase

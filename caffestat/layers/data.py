@@ -30,6 +30,7 @@ class Source(Layer):
     num_tops: ClassVar[Count] = (1, None)
     is_external = True
     may_be_empty: ClassVar[bool] = False  # sizes of 0 are taken
+    has_usual_shape: ClassVar[bool] = True  # a top whose shape nobody knows may be an image of usual size
 
     def tops(self, bottoms: Sequence[Shape]) -> tuple[Shape | None, ...]:
         return tuple(self.top_shape(index, name) for index, name in enumerate(self.proto.top))
@@ -50,6 +51,19 @@ class Source(Layer):
     def written_shape(self, index: int) -> Shape | None:
         """Return the shape of a top as the file has it, None when it is elsewhere."""
         return None
+
+    def usual_shape(self, index: int, size: tuple[int | None, int, int]) -> Shape:
+        """Return the shape of a top that holds images of a size: channels (None: as usual), height and width."""
+        channels, height, width = size
+        return self.batch_override or max(self.batch_size(), 1), channels or self.channels(), height, width
+
+    def batch_size(self) -> int:
+        """Return how many items a batch has as far as the file tells, else 1."""
+        return 1
+
+    def channels(self) -> int:
+        """Return how many channels images have as far as the file tells, else 3."""
+        return 3
 
     def once_or_per_top(self, values: Sequence[Any], index: int, what: str) -> Any:
         """Return the value for a top of a field that is written once for all tops or once for each."""
@@ -156,6 +170,11 @@ class Images(Source):
         if index and images and name not in self.shape_overrides:
             return images[:1]
         return super().top_shape(index, name)
+
+    def usual_shape(self, index: int, size: tuple[int | None, int, int]) -> Shape:
+        """Return the shape of the images, or of a label for each."""
+        images = super().usual_shape(index, size)
+        return images[:1] if index else images
 
     def image_shape(self) -> Shape | None:
         """Return the shape of the image top, None when it is elsewhere."""
@@ -306,6 +325,10 @@ class HDF5Data(Source):
     """Rows of HDF5 files: each top is the data set of its name, batch_size rows at a time. (hdf5_data_layer.cpp)"""
 
     data_kind = "hdf5"
+
+    def batch_size(self) -> int:
+        """Return the batch size that the file states."""
+        return int(self.proto.hdf5_data_param.batch_size)
 
     def tops(self, bottoms: Sequence[Shape]) -> tuple[Shape | None, ...]:
         if self.proto.HasField("transform_param"):

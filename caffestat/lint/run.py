@@ -15,8 +15,7 @@ from caffestat.engine import CPU, Device
 from caffestat.errors import CaffestatError, InputError, NetError, Place, SourceError
 from caffestat.files import search
 from caffestat.fillers import Stream
-from caffestat.layers import Layer, Shape, Source
-from caffestat.layers.data import Images
+from caffestat.layers import Source
 from caffestat.net import Net, NetSource, Node
 from caffestat.net.build import UnknownLayer
 from caffestat.net.dialects import check_dialect
@@ -38,7 +37,6 @@ from .suppress import suppressions, without_suppressed
 __all__ = ["Checked", "Job", "Unchecked", "check_file", "check_files", "check_opened", "find_nets"]
 
 _PATTERNS = ("*.prototxt", "*.pbtxt")
-_USUAL_IMAGES = ((None, 224, 224), (1, 28, 28))  # channels (None: what the file tells), height, width
 
 
 @dataclass(frozen=True)
@@ -256,7 +254,7 @@ def _can(check: Check, context: Context) -> bool:
 def _context(file: NetFile, job: Job) -> Context:
     """Return what the checks look at.
 
-    Images of unknown size are taken for the size that most nets read, so that what does not depend on it is checked.
+    Data of unknown size are taken for what likely fits, so that what does not depend on it is checked.
     """
     context = Context(file.source, job.limits, file.solver, findings=(*file.source.findings, *file.findings))
     weights = (*(named_weights(file.solver) if file.solver else ()), *job.values.weights)
@@ -274,33 +272,20 @@ def _context(file: NetFile, job: Job) -> Context:
 
 
 def _build(context: Context, job: Job, file: NetFile, sizes: bool) -> Net:
-    """Return the net, built with images of the usual size where nobody knows theirs if `sizes` says so.
+    """Return the net, built with likely sizes of data where nobody knows theirs if `sizes` says so.
 
     Raises NetError where Caffe would stop.
     """
     options = replace(job.net, phase=job.net.phase or "train")
     blobs = {top for entry in filter_layers(file.source.layers, file.state(options)) for top in entry.proto.top}
     shapes = {name: shape for name, shape in options.shapes.items() if name in blobs}
-    net = file.build(replace(options, shapes=shapes))
-    images = [node for node in net.nodes if isinstance(node.layer, Images) and node.layer.why_unknown]
-    if sizes and images:
-        for size in _USUAL_IMAGES:
-            taken = {node.layer.proto.top[0]: _usual_shape(node.layer, size) for node in images}
-            try:
-                built = file.build(replace(options, shapes={**taken, **shapes}))
-            except NetError:  # this size, or these channels, do not fit what follows
-                continue
-            told = [UnknownShape(node, taken[node.layer.proto.top[0]]) for node in images]
-            context.unknown_shapes = (*told, *_unknown(built))
-            return built
-    context.unknown_shapes = _unknown(net)
+    options = replace(options, shapes=shapes)
+    faults: list[NetError] = []
+    net, assumed = file.assuming(options, faults) if sizes else (file.build(options), [])
+    if faults:
+        raise faults[0]
+    context.unknown_shapes = (*(UnknownShape(one.node, one.shape) for one in assumed), *_unknown(net))
     return net
-
-
-def _usual_shape(images: Layer, size: tuple[int | None, int, int]) -> Shape:
-    assert isinstance(images, Images)
-    channels, height, width = size
-    return images.batch_size(), channels or images.channels(), height, width
 
 
 def _unknown(net: Net) -> tuple[UnknownShape, ...]:

@@ -42,6 +42,7 @@ class UnknownLayer(Source):
 
     num_bottoms = (0, None)
     num_tops = (0, None)
+    has_usual_shape = False
 
     def loss_weight(self, top: int) -> float:
         """As written, else 1 for the first top of a fork's loss, whose gradient is then unknown and not zero."""

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 
 from caffestat.errors import Finding, InputError, NetError
+from caffestat.layers import Shape
 from caffestat.net import TEST, TRAIN, Net, NetSource, Solver, State, build, state_of
+from caffestat.net.sizes import Assumed, assume_shapes
 from caffestat.net.source import read_document, source_of
 from caffestat.options import DEFAULT_SEED, NetOptions, RunOptions, ValueOptions
 from caffestat.prototext import Document
@@ -75,6 +78,21 @@ class NetFile:
         """Return the program of the net, with what is strange about the file; see `build`."""
         net = self.build(options, faults)
         net.findings = (*self.findings, *net.findings)
+        return from_net(net, values)
+
+    def assuming(self, options: NetOptions, faults: list[NetError]) -> tuple[Net, list[Assumed]]:
+        """Return the net with likely shapes for data of which none is known, and what was assumed; see `build`."""
+
+        def again(shapes: Mapping[str, Shape], errors: list[NetError]) -> Net:
+            return self.build(replace(options, shapes={**shapes, **options.shapes}), errors)
+
+        net = self.build(options, faults)
+        return (net, []) if options.data == "real" else assume_shapes(net, faults, self.source, again)
+
+    def assumed_program(self, options: NetOptions, values: ValueOptions, faults: list[NetError]) -> NetProgram:
+        """Return the program of the net of `assuming`, with what is strange about the file and what was assumed."""
+        net, assumed = self.assuming(options, faults)
+        net.findings = (*self.findings, *net.findings, *(one.finding for one in assumed))
         return from_net(net, values)
 
 

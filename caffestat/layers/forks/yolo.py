@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,8 +20,10 @@ from .staged import Computed
 __all__ = [
     "DetectionLoss",
     "EvalDetection",
+    "EvalDetectionOfIntel",
     "EvalDetectionOfYolov2",
     "RegionLoss",
+    "RegionLossOfIntel",
     "RegionLossOfMobilenet",
     "YoloDetectionOutput",
     "Yolov3",
@@ -36,6 +38,7 @@ LEAST_SCORE = 0.005  # of what EvalDetection looks at
 FOCAL = 0.5
 MOST_BOXES = 300  # in an image, of MobileNet-YOLO
 FEW_BOXES = 30  # in an image, of caffe-yolov2
+SSD_ROW = 8  # image, label, instance, x1, y1, x2, y2, difficult
 
 
 def _sigmoid(x: np.ndarray) -> np.ndarray:
@@ -109,11 +112,15 @@ class _GridLoss(EvaluatedLoss):
         values = 5 + p.num_class
         if len(x) != 4 or not math.prod(x) or x[1] != p.num * values:
             raise self.error(f"expected a map of {p.num} x {values} channels, found shape {x}")
-        if len(bottoms[1]) < 1 or bottoms[1][0] != x[0] or math.prod(bottoms[1][1:]) != self.most_boxes * (BOX + 1):
-            wanted = f"({x[0]}, {self.most_boxes}, 5)"
-            raise self.error(f"expected true boxes of shape {wanted} or as many values, found {bottoms[1]}")
+        self.check_truth(x, bottoms[1])
         self.check_anchors()
         return ((),) * self.top_count
+
+    def check_truth(self, x: Shape, labels: Shape) -> None:
+        """Raise NetError unless the true boxes have a shape that goes with the map's."""
+        if len(labels) < 1 or labels[0] != x[0] or math.prod(labels[1:]) != self.most_boxes * (BOX + 1):
+            wanted = f"({x[0]}, {self.most_boxes}, 5)"
+            raise self.error(f"expected true boxes of shape {wanted} or as many values, found {labels}")
 
     def check_anchors(self) -> None:
         """Raise NetError unless there are sizes for all anchors."""
@@ -131,22 +138,30 @@ class _GridLoss(EvaluatedLoss):
 
     def truths(self, labels: np.ndarray, cells: tuple[int, int]) -> Iterator[tuple[int, int, np.ndarray, int, int]]:
         """Yield image, label, box and cell (row, column) of each true box, up to the first without a width."""
-        for image, rows in enumerate(labels.reshape(len(labels), -1, BOX + 1)):
-            ends = np.flatnonzero(rows[:, 3] == 0)
-            for row in rows[: ends[0]] if ends.size else rows:
+        for image, rows in self.rows(labels, end=3):
+            for row in rows:
                 column, line = int(row[1] * cells[0]), int(row[2] * cells[1])
                 if not (0 <= column < cells[0] and 0 <= line < cells[1]):
                     raise self.error(f"expected centers of true boxes within the image, found {row[1]:g}, {row[2]:g}")
-                if not 0 <= row[0] < max(self.settings.num_class, 1):
-                    raise self.error(f"expected labels of 0 to {self.settings.num_class - 1}, found {row[0]:g}")
+                self.check_label(row[0])
                 yield image, int(row[0]), row[1:].astype(float), line, column
+
+    def rows(self, labels: np.ndarray, end: int) -> Iterator[tuple[int, np.ndarray]]:
+        """Yield images and their true boxes [n, 5], those before the first whose value at `end` is 0."""
+        for image, rows in enumerate(labels.reshape(len(labels), -1, BOX + 1)):
+            ends = np.flatnonzero(rows[:, end] == 0)
+            yield image, rows[: ends[0]] if ends.size else rows
+
+    def check_label(self, label: float) -> None:
+        """Raise NetError for the label of a true box that is none of the classes."""
+        if not 0 <= label < max(self.settings.num_class, 1):
+            raise self.error(f"expected labels of 0 to {self.settings.num_class - 1}, found {label:g}")
 
     def best(self, boxes: np.ndarray, labels: np.ndarray, kind: int) -> np.ndarray:
         """Return how much predicted boxes [N, anchors, H, W, 4] overlap the true box that they overlap most."""
         found = np.zeros(boxes.shape[:-1])
-        for image, rows in enumerate(labels.reshape(len(labels), -1, BOX + 1)):
-            ends = np.flatnonzero(rows[:, 1] == 0)
-            for row in rows[: ends[0]] if ends.size else rows:
+        for image, rows in self.rows(labels, end=1):
+            for row in rows:
                 found[image] = np.fmax(found[image], overlap(boxes[image], row[1:].astype(float), kind))
         return found
 
@@ -307,10 +322,18 @@ class _EvalDetection(Computed):
         """Return how many values an image has in the map, and how many labels."""
         raise NotImplementedError
 
+    def check(self, bottoms: Sequence[Shape]) -> None:
+        """Raise NetError unless the shapes of predictions and labels fit."""
+        _check_counts(self, bottoms, self.counts())
+
     def tops_at_setup(self, bottoms: Sequence[Shape]) -> tuple[Shape, ...]:
         p = self.settings
-        _check_counts(self, bottoms[:2], self.counts())
+        self.check(bottoms[:2])
         return ((bottoms[0][0], p.num_class + p.side**2 * p.num_object * 4),)
+
+    def by_item(self, labels: np.ndarray, items: int) -> Iterable[np.ndarray]:
+        """Return the values that tell the true boxes of each image."""
+        return labels
 
     def truth(self, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return labels, boxes and which are difficult of the true boxes of an image."""
@@ -324,7 +347,7 @@ class _EvalDetection(Computed):
         p = self.settings
         (shape,) = self.tops_at_setup([bottom.shape for bottom in bottoms])
         top = np.zeros(shape, np.float32)
-        for row, x, labels in zip(top, bottoms[0], bottoms[1], strict=True):
+        for row, x, labels in zip(top, bottoms[0], self.by_item(bottoms[1], len(top)), strict=True):
             label, box, difficult = self.truth(labels.ravel())
             if label.size and not 0 <= label.min() <= label.max() < p.num_class:
                 raise self.error(f"expected labels of 0 to {p.num_class - 1}, found {label.max()}")
@@ -447,16 +470,20 @@ class _RegionLoss(_GridLoss):
             at = (image, self.matched(grid, boxes[image, :, line, column], box), slice(None), line, column)
             n = at[1]
             iou = float(intersection_over_union(boxes[image, n, line, column], box))
-            wanted = np.concatenate(
-                [box[:2] * grid.cells - [column, line], np.log(box[2:] * grid.cells / grid.anchors[n])]
-            )
+            with np.errstate(divide="ignore"):
+                sizes = np.log(box[2:] * grid.cells / grid.anchors[n])
+            wanted = np.concatenate([box[:2] * grid.cells - [column, line], sizes])
             near, scale = centers[at], self.box_scale(box)
-            pull[at][:2] = scale * (near - wanted[:2]) * near * (1 - near)
-            pull[at][2:4] = scale * (x[at][2:4] - wanted[2:])
+            pull[at][:2] = scale * self.limited(near - wanted[:2]) * near * (1 - near)
+            pull[at][2:4] = scale * self.limited(x[at][2:4] - wanted[2:])
             sure = confidence[image, n, line, column]
             pull[at][4] = -p.object_scale * (self.of_object(iou, sure) - sure) * sure * (1 - sure)
             pull[at][5:] = p.class_scale * (classes[at] - (np.arange(p.num_class) == label))
         return [self.loss(pull, len(x))], (pull / len(x)).reshape(bottoms[0].shape)
+
+    def limited(self, apart: np.ndarray) -> np.ndarray:
+        """Return the differences of a box from the true one as they pull it."""
+        return apart
 
     def loss(self, pull: np.ndarray, items: int) -> float:
         return float((pull**2).sum())
@@ -525,6 +552,72 @@ class RegionLossOfMobilenet(_RegionLoss):
         return super().loss(pull, items) / items
 
 
+@layer("RegionLoss", dialect="intel")
+class RegionLossOfIntel(_RegionLoss):
+    """y = Σ pull², dx = pull · dy / N: YOLO's second loss, whose pulls are limited differences times scales and slopes.
+
+    Bottoms: a map [N, num · (5 + num_class), H, W] and SSD's true boxes [1, 1, boxes, 8]. A true box pulls the anchor
+    of its size in its cell: its values by at most their scale, its confidence p by 2 (1 - p)³; other confidences are
+    pulled to 0 unless the box overlaps a true one by more than thresh. (intel/caffe, region_loss_layer.cpp)
+    """
+
+    def tops(self, bottoms: Sequence[Shape]) -> tuple[Shape, ...]:
+        p, x = self.settings, bottoms[0]
+        if len(x) == 4 and (x[2], x[3]) != (p.side, p.side):
+            raise self.error(f"expected a map of {p.side} x {p.side} (side), found shape {x}")
+        return super().tops(bottoms)
+
+    def check_truth(self, x: Shape, labels: Shape) -> None:
+        _check_ssd(self, labels)
+
+    def evaluate(
+        self, bottoms: Sequence[np.ndarray], random: np.random.Generator
+    ) -> tuple[Sequence[np.ndarray | float], np.ndarray]:
+        if bottoms[1].size and (last := bottoms[1].reshape(-1, SSD_ROW)[:, 0].max()) >= len(bottoms[0]):
+            raise self.error(f"expected true boxes of images 0 to {len(bottoms[0]) - 1}, found one of {last:g}")
+        return super().evaluate(bottoms, random)
+
+    def check_label(self, label: float) -> None:
+        """Let all pass: a label that is no class pulls all of them to 0."""
+
+    def rows(self, labels: np.ndarray, end: int) -> Iterator[tuple[int, np.ndarray]]:
+        return _by_image(labels)
+
+    def stand_in(self, bottom: int, bottoms: Sequence[Shape], random: np.random.Generator) -> np.ndarray | None:
+        return _random_ssd(bottoms, self.settings.num_class, random) if bottom else None
+
+    def of_object(self, iou: float, confidence: float) -> float:
+        return confidence + 2 * (1 - confidence) ** 3
+
+    def limited(self, apart: np.ndarray) -> np.ndarray:
+        return np.clip(apart, -1, 1)
+
+
+def _check_ssd(layer: Layer, labels: Shape) -> None:
+    """Raise NetError unless true boxes have the shape of SSD's."""
+    if len(labels) != 4 or labels[:2] != (1, 1) or labels[3] != SSD_ROW:
+        raise layer.error(f"expected true boxes of shape (1, 1, boxes, {SSD_ROW}), found {labels}")
+
+
+def _by_image(labels: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+    """Yield images that have some of SSD's true boxes, and these as rows of label - 1, x, y, width and height."""
+    rows = labels.reshape(-1, SSD_ROW).astype(float)
+    corners = rows[:, 3:5], rows[:, 5:7]
+    boxes = np.concatenate([rows[:, 1:2] - 1, (corners[0] + corners[1]) / 2, corners[1] - corners[0]], 1)
+    for image in np.unique(rows[rows[:, 0] >= 0, 0]).astype(int):
+        yield int(image), boxes[rows[:, 0] == image]
+
+
+def _random_ssd(bottoms: Sequence[Shape], classes: int, random: np.random.Generator) -> np.ndarray:
+    """Return plausible true boxes of SSD, of images in turn."""
+    rows = np.zeros((bottoms[1][2], SSD_ROW), np.float32)
+    rows[:, 0] = np.arange(len(rows)) % bottoms[0][0]
+    rows[:, 1] = random.integers(1, max(classes, 1) + 1, len(rows))
+    rows[:, 3:5] = random.uniform(0.1, 0.4, (len(rows), 2))
+    rows[:, 5:7] = rows[:, 3:5] + random.uniform(0.1, 0.5, (len(rows), 2))
+    return rows.reshape(bottoms[1])
+
+
 @layer("EvalDetection", dialect="yolo")
 class EvalDetectionOfYolov2(_EvalDetection):
     """Verdicts about predictions of YOLO's second version: how many true boxes each class has, then label, score, true
@@ -567,6 +660,30 @@ class EvalDetectionOfYolov2(_EvalDetection):
         found = self.ranked(_Found(label, score, box))
         kept = found.score >= LEAST_SCORE
         return _Found(found.label[kept], found.score[kept], found.box[kept])
+
+
+@layer("EvalDetection", dialect="intel")
+class EvalDetectionOfIntel(EvalDetectionOfYolov2):
+    """Verdicts about predictions of YOLO's second version, as those of dialect yolo, by SSD's true boxes [1, 1, n, 8].
+
+    Boxes of label 0 are left out. (intel/caffe, eval_detection_layer.cpp)
+    """
+
+    def check(self, bottoms: Sequence[Shape]) -> None:
+        _check_counts(self, bottoms[:1], self.counts())
+        _check_ssd(self, bottoms[1])
+
+    def stand_in(self, bottom: int, bottoms: Sequence[Shape], random: np.random.Generator) -> np.ndarray | None:
+        return _random_ssd(bottoms, self.settings.num_class, random) if bottom == 1 else None
+
+    def by_item(self, labels: np.ndarray, items: int) -> Iterable[np.ndarray]:
+        found = dict(_by_image(labels))
+        none = np.zeros((0, BOX + 1))
+        return (rows[rows[:, 0] >= 0] for rows in (found.get(item, none) for item in range(items)))
+
+    def truth(self, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        rows = labels.reshape(-1, BOX + 1)
+        return rows[:, 0].astype(int), rows[:, 1:], np.zeros(len(rows), bool)
 
 
 def _predictions(

@@ -112,8 +112,9 @@ def unknown_shape(context: Context) -> Iterator[Found]:
     """The shape of the data is not in the file.
 
     It is in a database, in image files or in Python code, none of which is available. What depends on it cannot be
-    checked. Images of 224 x 224 are assumed, or of 28 x 28 where that fits better, so that most can: gains do not
-    depend on the size up to the first inner product, whose fan-in does. Deploy nets are not reported.
+    checked. A likely shape is assumed, so that most can: that of a deploy file beside the net, of a data set that the
+    net names, or else images of a usual size that fit, 224 x 224 first; targets are what their layer takes. Gains do
+    not depend on the size up to the first inner product, whose fan-in does. Deploy nets are not reported.
 
     Example: a `Data` layer without `crop_size` whose LMDB is on another machine.
 

@@ -304,9 +304,41 @@ def test_region_loss_of_mobilenet_yolo(rescore: int) -> None:
     check(run(layer, [x, labels.reshape(2, 1, 300, 5)], dys=DY), loss / 2, slope / 2)
 
 
+def of_ssd(labels: np.ndarray) -> np.ndarray:
+    """Return true boxes in rows of SSD's form, the last image's first, and one row of none."""
+    found = [
+        [image, row[0] + 1, 0, *(row[1:3] - row[3:] / 2), *(row[1:3] + row[3:] / 2), 0]
+        for image, rows in reversed(list(enumerate(labels)))
+        for row in rows
+        if row[3]
+    ]
+    return np.array([[[[-1.0] * 8, *found]]])
+
+
+def test_region_loss_of_intel_limits_its_pulls() -> None:
+    x, labels = grid_map(2, 5, 3, 4, 4), truths(30, 3)
+    x.reshape(2, 5, 8, 4, 4)[:, :, 2:4] *= 3  # so that some sizes are further away than 1
+    layer = make(text("RegionLoss", f"side: 4 thresh: 0.3 {REGION}"), dialect="intel")
+    _, slope = region(x, labels, 3, False, True, None)
+    values, pulls = x.reshape(2, 5, 8, 4, 4), slope.reshape(2, 5, 8, 4, 4)
+    limited = 0
+    for i, n, row, column in np.argwhere(pulls[:, :, 5]):
+        at = (i, n, slice(None), row, column)
+        limited += int((abs(pulls[at][2:4]) > 2).sum())
+        pulls[at][2:4] = np.clip(pulls[at][2:4], -2, 2)  # coord_scale
+        sure = sigmoid(values[at][4])
+        pulls[at][4] = -1.5 * 2 * (1 - sure) ** 3 * sure * (1 - sure)
+    assert 0 < limited < 10
+    check(run(layer, [x, of_ssd(labels)], dys=DY), float((slope**2).sum()), slope / 2)
+    with pytest.raises(NetError, match="images 0 to 0, found one of 1"):
+        run(layer, [x[:1], of_ssd(labels)])
+
+
 @pytest.mark.parametrize(
     ("dialect", "fields", "shapes", "message"),
     [
+        ("intel", f"side: 4 {REGION}", [(2, 40, 4, 4), (2, 1, 6, 8)], r"shape \(1, 1, boxes, 8\)"),
+        ("intel", f"side: 4 {REGION}", [(2, 40, 4, 5), (1, 1, 6, 8)], "a map of 4 x 4 .side."),
         ("yolo", f"side: 4 {REGION}", [(2, 40, 4, 5), (2, 150)], "a map of 4 x 4 .side."),
         ("yolo", f"side: 4 {REGION}", [(2, 40, 4, 4), (2, 1500)], r"shape \(2, 30, 5\)"),
         ("yolo", f"side: 4 softmax_tree: 'a' {REGION}", [(2, 40, 4, 4), (2, 150)], "softmax_tree"),
@@ -368,6 +400,17 @@ def test_second_verdicts(kind: str) -> None:
     assert right
     unsuppressed = make(text("EvalDetection", f"{fields.replace('0.5', '-1', 1)} {WRITTEN}"))
     assert not run(unsuppressed, [x, labels]).tops[0][:, 3:].any()
+
+
+def test_second_verdicts_by_the_boxes_of_ssd() -> None:
+    x, labels = grid_map(2, 5, 3, 4, 4), truths(30, 3)
+    x.reshape(2, 5, 8, 4, 4)[1, 1, :, 3, 2] = [-0.2, 0.4, -1, -0.9, 6, 9, 0, 0]
+    fields = text("EvalDetection", f"side: 4 num_class: 3 num_object: 5 nms: 0.5 threshold: 0.35 {WRITTEN}")
+    expected = run(make(fields, dialect="yolo"), [x, labels]).tops[0]
+    assert expected[:, 3:].any()
+    np.testing.assert_allclose(run(make(fields, dialect="intel"), [x, of_ssd(labels)]).tops[0], expected, rtol=1e-6)
+    background = np.array([[[[0.0, 0, 0, 0.1, 0.1, 0.4, 0.4, 0]]]])
+    assert not run(make(fields, dialect="intel"), [x, background]).tops[0][:, :3].any()
 
 
 def rows_of(boxes: list[tuple[int, float, Box]], threshold: float) -> list[list[float]]:

@@ -1,0 +1,115 @@
+"""Shapes that are assumed for data of which no file at hand says them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from caffestat import analyze
+from caffestat.errors import NetError, RefusedError
+from caffestat.options import NetOptions, ValueOptions
+from caffestat.program import open_file
+
+DATA = 'layer { name: "d" type: "Data" top: "data" top: "label" data_param { source: "%s" batch_size: 6 } %s }\n'
+HDF5 = 'layer { name: "h" type: "HDF5Data" top: "data" top: "label" hdf5_data_param { source: "l" batch_size: 5 } }\n'
+CONV = (
+    'layer { name: "c" type: "Convolution" bottom: "%s" top: "c" convolution_param { num_output: 4 kernel_size: 3 } }\n'
+)
+FC = 'layer { name: "f" type: "InnerProduct" bottom: "%s" top: "f" inner_product_param { num_output: %d } }\n'
+LOSS = 'layer { name: "l" type: "%s" bottom: "f" bottom: "label" top: "l" }\n'
+INPUT = 'layer { name: "i" type: "Input" top: "data" input_param { shape { dim: 9 dim: 2 dim: 17 dim: 13 } } }\n'
+
+
+def assumed(folder: Path, text: str, name: str = "net.prototxt", **options: object) -> dict[str, tuple[object, str]]:
+    """Return shape and reason of each blob whose shape was assumed."""
+    (folder / name).write_text(text)
+    faults: list[NetError] = []
+    net, found = open_file(str(folder / name)).assuming(NetOptions(**options), faults)  # type: ignore[arg-type]
+    shapes = {blob.name: blob.shape for blob in net.blobs}
+    assert all(shapes[one.top] == one.shape for one in found)
+    return {one.top: (one.shape, one.why) for one in found}
+
+
+def test_images_are_of_a_usual_size(tmp_path: Path) -> None:
+    net = DATA % ("db", "") + CONV % "data" + FC % ("c", 10) + LOSS % "SoftmaxWithLoss"
+    assert assumed(tmp_path, net) == {"data": ((6, 3, 224, 224), "a usual size")}
+    assert assumed(tmp_path, net, batch=2) == {"data": ((2, 3, 224, 224), "a usual size")}
+    assert assumed(tmp_path, net, shapes={"data": (6, 1, 8, 9)}) == {}
+    grey = DATA % ("db", "transform_param { force_gray: true }") + CONV % "data"
+    assert assumed(tmp_path, grey)["data"][0] == (6, 1, 224, 224)
+
+
+@pytest.mark.parametrize(
+    ("source", "name", "shape", "why"),
+    [
+        ("mnist_train_lmdb", "net.prototxt", (6, 1, 28, 28), "as images of mnist are"),
+        ("db", "CIFAR10_quick.prototxt", (6, 3, 32, 32), "as images of cifar are"),
+    ],
+)
+def test_the_names_of_data_sets_tell_their_size(
+    tmp_path: Path, source: str, name: str, shape: object, why: str
+) -> None:
+    assert assumed(tmp_path, DATA % (source, "") + CONV % "data", name) == {"data": (shape, why)}
+
+
+def test_a_deploy_file_of_the_same_layers_tells_the_size(tmp_path: Path) -> None:
+    (tmp_path / "deploy.prototxt").write_text(INPUT + CONV % "data" + FC % ("c", 10))
+    (tmp_path / "a_deploy.prototxt").write_text(INPUT.replace("17", "19") + CONV.replace('"c"', '"other"', 1) % "data")
+    (tmp_path / "broken_deploy.prototxt").write_text("layer {")
+    net = DATA % ("mnist", "") + CONV % "data" + FC % ("c", 10) + LOSS % "SoftmaxWithLoss"
+    assert assumed(tmp_path, net) == {"data": ((6, 2, 17, 13), "as deploy.prototxt beside it has it")}
+
+
+def test_the_crop_of_the_other_phase_and_other_images_tell_the_size(tmp_path: Path) -> None:
+    crop = "include { phase: TRAIN } transform_param { crop_size: 23 }"
+    other = DATA % ("mnist", crop) + (DATA % ("mnist", "include { phase: TEST }")).replace('"d"', '"e"') + CONV % "data"
+    assert assumed(tmp_path, other) == {}
+    found = assumed(tmp_path, other, phase="test")
+    assert found["data"][0] == (6, 3, 23, 23)
+    assert "the crop_size of layer 'd' at" in found["data"][1]
+    two = 'layer { name: "e" type: "Data" top: "more" data_param { source: "mnist" batch_size: 4 } }\n'
+    assert assumed(tmp_path, INPUT + two)["more"] == ((4, 3, 17, 13), "as large as the images of layer 'i'")
+
+
+def test_targets_are_what_their_layer_takes(tmp_path: Path) -> None:
+    net = HDF5 + FC % ("data", 7)
+    assert assumed(tmp_path, net + LOSS % "SoftmaxWithLoss")["label"] == ((5,), "as layer 'l' takes it")
+    assert assumed(tmp_path, net + LOSS % "EuclideanLoss")["label"] == ((5, 7), "as layer 'l' takes it")
+    pixels = HDF5 + (CONV % "data").replace('top: "c"', 'top: "f"') + LOSS % "SoftmaxWithLoss"
+    assert assumed(tmp_path, pixels)["label"] == ((5, 1, 222, 222), "as layer 'l' takes it")
+
+
+def test_a_size_at_which_a_layer_fails_is_not_taken(tmp_path: Path) -> None:
+    flat = DATA % ("db", "") + 'layer { name: "r" type: "Flatten" bottom: "data" top: "r" }\n' + FC % ("r", 784)
+    same = flat + 'layer { name: "e" type: "EuclideanLoss" bottom: "f" bottom: "r" top: "l" }\n'
+    assert assumed(tmp_path, same)["data"][0] == (6, 1, 28, 28)
+    assert assumed(tmp_path, same.replace("784", "785")) == {}
+
+
+def test_inner_products_get_images_that_keep_them_small(tmp_path: Path) -> None:
+    assert assumed(tmp_path, DATA % ("db", "") + FC % ("data", 2000))["data"][0] == (6, 3, 32, 32)
+
+
+def test_what_was_assumed_is_a_warning_and_real_data_are_not(tmp_path: Path) -> None:
+    net = tmp_path / "net.prototxt"
+    net.write_text(DATA % ("db", "") + CONV % "data")
+    report = analyze(net, static=True)
+    assert [finding.message for finding in report.findings if "assumed" in finding.message] == [
+        "layer 'd' (Data): the shape of top 'data' is in the records of 'db', not in this file; "
+        "assumed 6x3x224x224, a usual size. Give another as --shape data=N,C,H,W"
+    ]
+    with pytest.raises(RefusedError, match="real data was asked for"):
+        analyze(net, static=True, data="real")
+
+
+def test_faults_of_the_file_stay_as_they_are(tmp_path: Path) -> None:
+    net = tmp_path / "net.prototxt"
+    net.write_text(DATA % ("db", "") + CONV % "data" + FC % ("missing", 3))
+    faults: list[NetError] = []
+    program = open_file(str(net)).assumed_program(NetOptions(), ValueOptions(), faults)
+    assert [fault.message for fault in faults] == [
+        "layer 'f': unknown bottom blob 'missing' (bottom 0): no layer of this phase produces it "
+        "(check include/exclude rules)"
+    ]
+    assert program.net.blobs[0].shape == (6, 3, 224, 224)
