@@ -47,10 +47,11 @@ class _Question:
 
     def answer(self) -> onnx.ModelProto:
         """Return the model with what was appended to its graph."""
+        from caffestat.graph.expand import by_fewer_products
         from caffestat.graph.widen import widened
 
         self.graph.infer()
-        return widened(self.graph).to_onnx(self.model.arrays)
+        return by_fewer_products(widened(self.graph)).to_onnx(self.model.arrays)
 
 
 def gradient(

@@ -15,7 +15,7 @@ from .late import Definition, append, branch
 if TYPE_CHECKING:
     from .graph import Graph, Node
 
-__all__ = ["DECOMPOSED", "expand", "live", "lrn_base", "lrn_power", "sum_channels"]
+__all__ = ["DECOMPOSED", "by_fewer_products", "expand", "live", "lrn_base", "lrn_power", "sum_channels"]
 
 _SMALL = 1 << 16  # elements of a band matrix that never matter
 
@@ -129,8 +129,17 @@ def _convolution(g: Graph, node: Node, provider: str) -> Sequence[str] | None:
 
 
 _REWRITES: dict[str, Definition] = {**_DECOMPOSED, "Conv": _convolution}
+_FEWER_PRODUCTS: dict[str, Definition] = {"Conv": winograd.convolution}
 DECOMPOSED = frozenset(_DECOMPOSED)
 """Ops that become several, whose values in between need the range of float32."""
+
+
+def by_fewer_products(g: Graph) -> Graph:
+    """Return the graph with convolutions by minimal filtering where that is faster on the CPU; of plain ops."""
+    result = branch(g)
+    for node in g.nodes:
+        append(result, node, "cpu", _FEWER_PRODUCTS)
+    return result
 
 
 def live(nodes: Sequence[Node], outputs: Collection[str]) -> list[Node]:

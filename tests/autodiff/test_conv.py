@@ -21,6 +21,7 @@ WEIGHT_FORMS = [
     rules.dw_depthwise,
     rules.dw_gather,
     rules.dw_gather_images,
+    rules.dw_phases,
     rules.dw_pitch,
     rules.dw_split,
     rules.dw_swap,
@@ -89,6 +90,7 @@ def suits(form: Any, shape: Any) -> bool:
     channels, filters, group, stride, *_ = shape
     needs = {
         rules.dw_depthwise: group == channels == filters,
+        rules.dw_phases: group == channels == filters,
         rules.dw_pitch: stride == 1,
         rules.dw_gather: group == 1,
         rules.dw_split: group > 1,

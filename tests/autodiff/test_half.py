@@ -86,7 +86,14 @@ def test_gradients_in_float16(name: str) -> None:
     check(half(name), NODES[name][1])
 
 
-FORMS = [rules.dw_depthwise, rules.dw_gather_images, rules.dw_pitch, rules.dw_swap, rules.dw_taps]
+FORMS = [
+    rules.dw_depthwise,
+    rules.dw_gather_images,
+    rules.dw_phases,
+    rules.dw_pitch,
+    rules.dw_swap,
+    rules.dw_taps,
+]
 
 
 @pytest.mark.parametrize("form", FORMS)

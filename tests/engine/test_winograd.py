@@ -7,7 +7,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from onnx import helper
 
+from caffestat.autodiff import gradient
 from caffestat.engine import CPU, Compiled
 from caffestat.engine.runtime import channel_block
 from caffestat.graph import Node, expand
@@ -15,6 +17,7 @@ from caffestat.graph.late import for_provider
 from caffestat.graph.winograd import PLACES, POINTS, Tiles, transforms
 from caffestat.ops import Window
 
+from ..graph.models import model, normal, run
 from .convolutions import Case, build
 
 runs = pytest.mark.skipif(not channel_block(), reason="the runtime has no blocked layout on this processor")
@@ -102,3 +105,15 @@ def test_tiles_are_taken_where_they_were_measured_to_be_faster(
     sliding = Window((size, size), (size, size), (taps, taps), ones, ones, (taps // 2, taps // 2))
     tiles = Tiles(sliding, batch, group, channels, filters)
     assert (tiles.pays(), tiles.pays_for_filters()) == (pays, for_filters)
+
+
+def test_gradient_models_take_it_for_their_own_convolutions(monkeypatch: pytest.MonkeyPatch) -> None:
+    nodes = [helper.make_node("Conv", ["x", "w"], ["c"], pads=[1] * 4), helper.make_node("Relu", ["c"], ["y"])]
+    proto = model(nodes, {"x": (2, 3, 9, 10)}, ["y"], {"w": normal(5, 3, 3, 3)})
+    feeds = {"x": normal(2, 3, 9, 10, seed=1), "cotangent/y": normal(2, 5, 9, 10, seed=2)}
+    plain = run(gradient(proto), feeds)
+    choose(monkeypatch, True)
+    fast = gradient(proto)
+    assert [node.op_type for node in fast.graph.node].count("DepthToSpace") == 2  # of y and dx
+    for name, array in run(fast, feeds).items():
+        np.testing.assert_allclose(array, plain[name], rtol=0, atol=3e-6 * np.abs(plain[name]).max())
