@@ -293,7 +293,7 @@ def dw_phases(g: Graph, c: Convolution, x: str, dy: str) -> str:
 
 
 def _phases(g: Graph, c: Convolution, x: str) -> tuple[list[str], Ints]:
-    """Emit the places of each phase, [batch, channels, rows, 1, columns], and return how many rows and columns it has.
+    """Emit the places of each phase, [batch, channels, rows, 1, columns], and return its number of rows and columns.
 
     A transpose of the last two axes is several times as fast as one that also moves the rows.
     """
