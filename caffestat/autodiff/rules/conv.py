@@ -292,7 +292,7 @@ def dw_phases(g: Graph, c: Convolution, x: str, dy: str) -> str:
     return _stack(g, c, [_sum_batch(g, g.fused_matmul(flat, tap, transB=1), c.batch) for tap in seen])
 
 
-def _phases(g: Graph, c: Convolution, x: str) -> tuple[list[str], Ints]:
+def _phases(g: Graph, c: Convolution, x: str) -> tuple[list[str], tuple[int, ...]]:
     """Emit the places of each phase, [batch, channels, rows, 1, columns], and return its number of rows and columns.
 
     A transpose of the last two axes is several times as fast as one that also moves the rows.
