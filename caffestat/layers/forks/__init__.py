@@ -5,9 +5,11 @@ Each class is of one dialect: the fork whose fields and meaning it has.
 
 from . import (  # noqa: F401  registers their layer types
     actions,
+    attributes,
     batch_norm,
     capsules,
     cascade,
+    centers,
     conv_lstm,
     crf,
     ctc,

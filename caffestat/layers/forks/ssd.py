@@ -40,6 +40,7 @@ SOFTMAX, LOGISTIC = range(2)
 L2 = 0
 FLT_MIN = float(np.finfo(np.float32).tiny)
 FULL, VALID, BATCH_SIZE, NONE = range(4)
+BOX_ROW, POINT_ROW = 8, 11  # values of a true box, and of its five points: whether there are any, x and y of each
 
 
 @layer("Permute", dialect="ssd")
@@ -416,9 +417,10 @@ def _score_loss(g: Graph, scores: str, labels: str, weights: str, kind: int) -> 
 class AnnotatedData(Images):
     """Images of a database of AnnotatedDatum, and their true boxes [1, 1, boxes, 8]: [item, label, instance, x1, y1,
     x2, y2, difficult]; with yolo_data_type: 1 [N, 1, 300, 5]: label, x, y, width, height.
+    yoloformat: [N, 1, boxes, 8]; has_landmarks: 19 values a box, with five points. Neither is read.
     Top 2 [N, 1, H / seg_scales, W / seg_scales] or of seg_resize_width x seg_resize_height marks objects; it is not
     read, nor known for several classes, whose number is that of the label map.
-    (weiliu89/caffe, annotated_data_layer.cpp; eric612/MobileNet-YOLO)
+    (weiliu89/caffe, annotated_data_layer.cpp; eric612/MobileNet-YOLO; yuqj1991/caffe_train)
     """
 
     adds = ssd_pb2.LayerParameter
@@ -429,6 +431,15 @@ class AnnotatedData(Images):
     def is_of_yolo(self) -> bool:
         """Tell whether the boxes are to be YOLO's."""
         return bool(self.added.annotated_data_param.yolo_data_type == 1)
+
+    def counts_images(self) -> bool:
+        """Tell whether the first axis of the boxes is that of the images."""
+        return self.is_of_yolo() or bool(self.added.annotated_data_param.yoloformat)
+
+    @property
+    def why_unread(self) -> str:
+        p = self.added.annotated_data_param
+        return "its boxes are read without yoloformat and has_landmarks only" if p.yoloformat or p.has_landmarks else ""
 
     @property
     def decides(self) -> bool:  # type: ignore[override]  # how many boxes there are differs from batch to batch
@@ -446,12 +457,15 @@ class AnnotatedData(Images):
             return self.image_shape()
         if index == 2:
             return self.mask_shape()
-        return (self.batch_size(), 1, 300, 5) if self.is_of_yolo() else (1, 1, 1, 8)
+        if self.is_of_yolo():
+            return (self.batch_size(), 1, 300, 5)
+        items = self.batch_size() if self.counts_images() else 1
+        return (items, 1, 1, BOX_ROW + POINT_ROW * self.added.annotated_data_param.has_landmarks)
 
     def top_shape(self, index: int, name: str) -> Shape | None:
         if index and not self.reader:
             shape = self.shape_overrides.get(name, self.written_shape(index))
-            counts = name not in self.shape_overrides and (self.is_of_yolo() or index == 2)
+            counts = name not in self.shape_overrides and (self.counts_images() or index == 2)
             return (self.batch_override, *shape[1:]) if counts and shape and self.batch_override else shape
         return super().top_shape(index, name)
 
@@ -475,10 +489,14 @@ class AnnotatedData(Images):
             return random.integers(0, 2, shape).astype(np.float32)
         if not top or self.is_of_yolo():
             return None
-        boxes = np.zeros((math.prod(shape) // 8, 8), np.float32)
+        boxes = np.zeros((math.prod(shape) // shape[-1], shape[-1]), np.float32)
         boxes[:, 1] = 1
         boxes[:, 3:7] = random_boxes(len(boxes), 1, 1, random) + np.array([0, 0, 1, 1], np.float32)
-        return boxes
+        boxes[:, 0] = np.repeat(np.arange(shape[0]), len(boxes) // shape[0])
+        if shape[-1] > BOX_ROW:
+            boxes[:, BOX_ROW] = 1
+            boxes[:, BOX_ROW + 1 :] = np.tile((boxes[:, 3:5] + boxes[:, 5:7]) / 2, POINT_ROW // 2)
+        return boxes.reshape(shape)
 
     def shape_source(self) -> str:
         return f"in the records of {self.proto.data_param.source!r}"
