@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
+from caffestat.fillers import Filler
 from caffestat.schema.forks import capsules_pb2
 
 from ..base import Layer, Param, Shape, layer, read_param
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from caffestat.graph import Graph
 
 __all__ = [
+    "Cap",
     "CapsuleConvRouting",
     "CapsuleConvTransform",
     "CapsuleLen",
@@ -27,11 +29,13 @@ __all__ = [
     "CapsuleReshape",
     "CapsuleRouting",
     "CapsuleTransform",
+    "DynamicRouting",
     "MarginLoss",
     "Squash",
 ]
 
 EPS = 1e-7
+ROUNDS = 3  # of routing, whatever routing_num says
 
 
 class _Capsules(Layer):
@@ -284,6 +288,106 @@ class CapsuleRouting(_Weighted):
         u = g.reshape(bottoms[0], g.shape(bottoms[0])[0], inputs, outputs, size)
         weight = g.emit("Unsqueeze", g.transpose(params[0], 1, 0), g.ints(2))
         return [g.emit("ReduceSum", g.emit("Mul", u, weight), g.ints(1), keepdims=0)]
+
+
+@layer("Cap", dialect="capsnet")
+class Cap(_Weighted):
+    """y[n, o] = Σᵢ c[n, o, i] · x[n, i] · W[i, o] + b[o], c found by three rounds of routing by agreement.
+
+    c is the softmax over o of r, which begins at 0; a round adds the products of squash(y - b) and x[n, i] · W[i, o].
+    Bottom [N, I · input_capsule_dim], top [N, output_capsule_num, output_capsule_dim]; W [I, input_capsule_dim,
+    outputs], b [outputs]. The gradients are those of an inner product of x and W, as in the reference, which also goes
+    on with r from the batch before; here every batch begins at 0. (chenzhenhua986/CAFFE-CapsNet, cap_layer.cu)
+    """
+
+    message = "cap_param"
+    filler_fields: ClassVar[Mapping[str, str]] = {
+        "cap_param.weight_filler": "weight",
+        "cap_param.bias_filler": "bias",
+    }
+
+    def sizes(self, shape: Shape) -> tuple[int, int, int, int]:
+        """Return the number of input capsules, their size, the number of output capsules and theirs."""
+        size, out, outs = self.positive("input_capsule_dim", "output_capsule_dim", "output_capsule_num")
+        return self.parts(shape, size, "input_capsule_dim"), size, outs, out
+
+    def params(self, bottoms: Sequence[Shape]) -> tuple[Param, ...]:
+        count, size, outs, out = self.sizes(bottoms[0])
+        weight = self.filled("weight", (count, size, outs * out), count * size, outs * out)
+        return (weight, self.filled("bias", (outs * out,), 1, 1)) if self.settings.bias_term else (weight,)
+
+    def mixes_channels(self) -> bool:
+        return True
+
+    def tops(self, bottoms: Sequence[Shape]) -> tuple[Shape, ...]:
+        _, _, outs, out = self.sizes(bottoms[0])
+        return ((bottoms[0][0], outs, out),)
+
+    def macs(self, bottoms: Sequence[Shape]) -> int:
+        return bottoms[0][0] * math.prod(self.sizes(bottoms[0]))
+
+    def lower(self, g: Graph, bottoms: Sequence[str], params: Sequence[str]) -> Sequence[str]:
+        shape = g.shape(bottoms[0])
+        count, size, outs, out = self.sizes(shape)
+        flat = (shape[0], count * size)
+
+        def forward(x: str, weight: str, *bias: str) -> str:
+            moved = g.transpose(g.reshape(x, shape[0], count, size), 1, 0, 2)
+            spread = g.declare(g.emit("MatMul", moved, weight, hint=self.name), (count, shape[0], outs * out))
+            votes = g.transpose(g.reshape(spread, count, shape[0], outs, out), 1, 2, 3, 0)
+            routed = self.routed(g, g.declare(votes, (shape[0], outs, out, count)))
+            y = g.reshape(g.declare(routed, (shape[0], outs, out, 1)), shape[0], outs, out)
+            return g.emit("Add", y, g.reshape(bias[0], outs, out)) if bias else y
+
+        def gradient(tape: Tape, dy: str) -> Sequence[str | None]:
+            rows, weight = tape.reshape(dy, shape[0], -1), tape.reshape(params[0], flat[1], -1)
+            dx = tape.reshape(tape.emit("Gemm", rows, weight, transB=1), *shape)
+            dw = tape.emit("Gemm", tape.reshape(bottoms[0], *flat), rows, transA=1)
+            dw = tape.reshape(dw, count, size, outs * out)
+            db = [tape.emit("ReduceSum", rows, tape.ints(0), keepdims=0)] * (len(params) - 1)
+            return [dx, dw, *db]
+
+        return [emit_closed(g, [bottoms[0], *params], forward, gradient)]
+
+    @staticmethod
+    def routed(g: Graph, votes: str) -> str:
+        """Emit the sums of the votes [N, O, size, I] by their agreement, [N, O, size, 1]."""
+        n, outs, _, count = g.shape(votes)
+        logits = g.constant(np.zeros((n, outs, 1, count)))
+        for _ in range(ROUNDS - 1):
+            y = g.emit("MatMul", votes, g.transpose(g.emit("Softmax", logits, axis=1), 0, 1, 3, 2))
+            square = g.emit("ReduceSum", g.emit("Mul", y, y), g.ints(2), keepdims=1)
+            length = g.emit("Sqrt", g.emit("Add", square, g.constant(EPS)))
+            squash = g.emit("Div", g.emit("Div", square, g.emit("Add", square, g.constant(1))), length)
+            agreed = g.emit("MatMul", g.transpose(g.emit("Mul", y, squash), 0, 1, 3, 2), votes)
+            logits = g.declare(g.emit("Add", logits, agreed), (n, outs, 1, count))
+        return g.emit("MatMul", votes, g.transpose(g.emit("Softmax", logits, axis=1), 0, 1, 3, 2))
+
+
+@layer("DynamicRouting", dialect="capsnet")
+class DynamicRouting(_Weighted):
+    """Routing by agreement, whose reference computes nothing: top [N, output_capsule_num, output_capsule_dim].
+
+    A weight [100, output_capsule_num, input_capsule_num] is declared there.
+    (chenzhenhua986/CAFFE-CapsNet, dynamic_routing_layer.cpp)
+    """
+
+    message = "dr_param"
+
+    def sizes(self) -> list[int]:
+        return self.positive("input_capsule_num", "output_capsule_num", "output_capsule_dim")
+
+    def params(self, bottoms: Sequence[Shape]) -> tuple[Param, ...]:
+        count, outs, _ = self.sizes()
+        return (Param("weight", (100, outs, count), Filler(), False, count, outs),)
+
+    def tops(self, bottoms: Sequence[Shape]) -> tuple[Shape, ...]:
+        self.why_uncomputed = "its reference computes nothing"
+        _, outs, out = self.sizes()
+        return ((bottoms[0][0], outs, out),)
+
+    def lower(self, g: Graph, bottoms: Sequence[str], params: Sequence[str]) -> Sequence[str]:
+        raise self.error(self.why_uncomputed)
 
 
 class _Windows(_Weighted):

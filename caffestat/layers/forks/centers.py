@@ -227,9 +227,9 @@ class CenterGridLoss(Normalized):
     """y = (Σ box loss + Σ focal loss of the classes) / normalizer + 0.1 · Σ loss of points / normalizer of these.
 
     Bottoms: a map [N, 4 + classes, H, W], 14 + classes with has_lm, and true boxes [N, 1, boxes, 8], or 19 values each.
-    The places within a box whose larger side in pixels is from low_bbox_scale to below up_bbox_scale learn the distances to
-    its sides, those in no box to be background. SIGMOID has no points. The gradient of the points is multiplied twice
-    by the loss's own, as in the reference. The normalizer VALID counts places within boxes.
+    The places within a box whose larger side in pixels is from low_bbox_scale to below up_bbox_scale learn the
+    distances to its sides, those in no box to be background. SIGMOID has no points. The gradient of the points is
+    multiplied twice by the loss's own, as in the reference. The normalizer VALID counts places within boxes.
     (yuqj1991/caffe_train, CenterGridLossLayer.cpp)
     """
 

@@ -28,6 +28,7 @@ __all__ = [
     "InnerDistance",
     "LabelSpecificAdd",
     "LabelSpecificAddOfOpenvino",
+    "LabelSpecificRescale",
     "MarginInnerProduct",
     "Norm",
     "NormL2",
@@ -454,6 +455,22 @@ class LabelSpecificAddOfOpenvino(_AtLabel):
     def changed(self, g: Graph, x: str) -> str:
         bias = g.constant(abs(self.added.label_specific_add_param.bias))
         return g.emit("Sub", x, g.emit("Where", g.emit("Greater", x, bias), bias, g.constant(0)))
+
+
+@layer("LabelSpecificRescale", dialect="happynear")
+class LabelSpecificRescale(_AtLabel):
+    """Label's scores times positive_weight, others' times negative_weight; TEST: y = x without rescale_test.
+
+    (happynear/caffe-windows, label_specific_rescale_layer.cpp)
+    """
+
+    def lower(self, g: Graph, bottoms: Sequence[str], params: Sequence[str]) -> Sequence[str]:
+        p, shape = self.added.label_specific_rescale_param, g.shape(bottoms[0])
+        if self.phase != TRAIN and not p.rescale_test:
+            return [g.emit("Identity", bottoms[0])]
+        chosen = is_label(g, bottoms[1], math.prod(shape[1:]))
+        weights = g.emit("Where", chosen, g.constant(p.positive_weight), g.constant(p.negative_weight))
+        return [g.reshape(g.emit("Mul", g.reshape(bottoms[0], shape[0], -1), weights), *shape)]
 
 
 class _ArcMargin(_AtLabel):

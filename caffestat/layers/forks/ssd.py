@@ -15,7 +15,7 @@ from ..base import Layer, Param, Shape, layer, to_filler
 from ..data import Images
 from ..loss import Normalized
 from ..reread import emit_closed, without_gradient
-from .boxes import decode
+from .boxes import decode, suppress
 from .detections import FAKE_ROW, detect, evaluate
 from .multibox import Matches, match
 from .rois import random_boxes
@@ -29,6 +29,7 @@ __all__ = [
     "AnnotatedData",
     "DetectionEvaluate",
     "DetectionOutput",
+    "DetectionOutputExtended",
     "MultiBoxLoss",
     "Normalize",
     "Permute",
@@ -38,6 +39,7 @@ __all__ = [
 
 SOFTMAX, LOGISTIC = range(2)
 L2 = 0
+PLACED_ROW = 10  # values of a detection with its anchor, column and row
 FLT_MIN = float(np.finfo(np.float32).tiny)
 FULL, VALID, BATCH_SIZE, NONE = range(4)
 BOX_ROW, POINT_ROW = 8, 11  # values of a true box, and of its five points: whether there are any, x and y of each
@@ -286,6 +288,61 @@ class DetectionOutput(Computed, _Predictions):
         assert self.decisions
         rows = self.decisions[0]
         return f"finds {int((rows[0, 0, :, 1] >= 0).sum())} boxes in this batch"
+
+
+@layer("DetectionOutputExtended", dialect="openvino")
+class DetectionOutputExtended(Computed, _Predictions):
+    """Boxes of one class that suppression leaves: rows [image, 1, score, x1, y1, x2, y2, anchor, column, row].
+
+    Top [1, 1, boxes, 10]; one row of -1 per image where none is left. Locations are [N, H, W, 4 · anchors].
+    (openvinotoolkit/training_toolbox_caffe, detection_output_extended_layer.cpp)
+    """
+
+    num_bottoms = (3, 3)
+
+    @property
+    def settings(self) -> Any:
+        return self.added.detection_output_param
+
+    def check_predictions(self, bottoms: Sequence[Shape]) -> None:
+        p, (loc, conf, prior) = self.settings, bottoms
+        if p.num_classes != 2:
+            raise self.error(f"expected num_classes: 2 in detection_output_param, found {p.num_classes}")
+        priors, classes = prior[2] // 4 if len(prior) > 2 else 0, 1 if p.share_location else 2
+        if len(loc) != 4 or (math.prod(loc[1:]), math.prod(conf[1:])) != (4 * priors * classes, 2 * priors):
+            wanted = f"locations (N, H, W, 4 · anchors) and scores of {priors} priors"
+            raise self.error(f"expected {wanted}, found shapes {list(bottoms)}")
+
+    def tops_at_setup(self, bottoms: Sequence[Shape]) -> tuple[Shape, ...]:
+        self.check_predictions(bottoms)
+        return ((1, 1, 1, PLACED_ROW),)
+
+    def decide(self, bottoms: Sequence[np.ndarray], random: np.random.Generator) -> Sequence[np.ndarray]:
+        loc, conf, prior = bottoms
+        p, n = self.settings, len(loc)
+        boxes, variances = prior.reshape(2, -1, 4)
+        offsets = loc.reshape(n, len(boxes), -1, 4)[:, :, -1]
+        found = decode(offsets, boxes, None if p.variance_encoded_in_target else variances, p.code_type)
+        scores = conf.reshape(n, len(boxes), 2)[..., 1]
+        anchors = loc.shape[3] // 4
+        rows = [
+            (item, 1, scores[item, i], *found[item, i], i % anchors, *divmod(i // anchors, loc.shape[2])[::-1])
+            for item in range(n)
+            for i in self.kept(found[item], scores[item])
+        ]
+        rows = rows or [(item, *(-1,) * (PLACED_ROW - 1)) for item in range(n)]
+        return (np.array(rows, np.float32).reshape(1, 1, -1, PLACED_ROW),)
+
+    def kept(self, boxes: np.ndarray, scores: np.ndarray) -> list[int]:
+        """Return the indices of an image's boxes that are left, the best first."""
+        p = self.settings
+        order = np.argsort(-scores, kind="stable")
+        if p.HasField("confidence_threshold"):
+            order = order[scores[order] > np.float32(p.confidence_threshold)]
+        if p.nms_param.HasField("top_k") and p.nms_param.top_k > -1:
+            order = order[: p.nms_param.top_k]
+        left = list(suppress(boxes, order, p.nms_param.nms_threshold, eta=p.nms_param.eta))
+        return left[: p.keep_top_k] if p.keep_top_k > -1 else left
 
 
 @layer("DetectionEvaluate", dialect="ssd")

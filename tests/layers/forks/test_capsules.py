@@ -164,3 +164,40 @@ def test_bottoms_that_do_not_fit(text: str, shape: tuple[int, ...], message: str
     kind, _, fields = text.partition(" ")
     with pytest.raises(NetError, match=message):
         make(TEXT % kind + fields).tops([shape])
+
+
+def test_cap_routes_by_agreement_with_the_gradients_of_an_inner_product() -> None:
+    layer = make(
+        'name: "l" type: "Cap" bottom: "x" top: "y" '
+        "cap_param { input_capsule_dim: 3 output_capsule_dim: 4 output_capsule_num: 2 }"
+    )
+    random = np.random.default_rng(3)
+    x, w, b = random.normal(size=(2, 5, 3)), random.normal(size=(5, 3, 8)), random.normal(size=8)
+    dy = random.normal(size=(2, 2, 4)).astype(np.float32)
+    expected = np.zeros((2, 2, 4))
+    for n in range(2):
+        votes = np.stack([x[n, i] @ w[i] for i in range(5)]).reshape(5, 2, 4)
+        logits = np.zeros((2, 5))
+        for _ in range(3):
+            c = np.exp(logits) / np.exp(logits).sum(0)
+            s = np.stack([sum(c[o, i] * votes[i, o] for i in range(5)) for o in range(2)])
+            square = (s**2).sum(1)
+            v = s * (square / (1 + square) / np.sqrt(square + 1e-7))[:, None]
+            logits += np.array([[v[o] @ votes[i, o] for i in range(5)] for o in range(2)])
+        expected[n] = s + b.reshape(2, 4)
+    found = run(layer, [x], [w, b], [dy])
+    np.testing.assert_allclose(found.tops[0], expected, rtol=1e-4, atol=1e-5)
+    rows = dy.reshape(2, 8)
+    np.testing.assert_allclose(found.bottoms[0], (rows @ w.reshape(15, 8).T).reshape(2, 5, 3), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(found.params[0], (x.reshape(2, 15).T @ rows).reshape(5, 3, 8), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(found.params[1], rows.sum(0), rtol=1e-4, atol=1e-5)
+
+
+def test_dynamic_routing_has_a_shape_and_no_values() -> None:
+    layer = make(
+        'name: "l" type: "DynamicRouting" bottom: "x" top: "y" '
+        "dr_param { routing_num: 4 input_capsule_num: 6 output_capsule_dim: 3 output_capsule_num: 5 }"
+    )
+    assert layer.tops([(2, 6, 15)]) == ((2, 5, 3),)
+    assert "computes nothing" in layer.why_uncomputed
+    assert [param.shape for param in layer.params([(2, 6, 15)])] == [(100, 5, 6)]

@@ -336,3 +336,20 @@ def test_normalize_and_its_norm(kind: str, bp_norm: bool) -> None:
 def test_bottoms_that_do_not_fit(text: str, shapes: list[tuple[int, ...]], message: str) -> None:
     with pytest.raises(NetError, match=message):
         make(text).tops(shapes)
+
+
+def test_label_specific_rescale_weighs_labels_and_others() -> None:
+    text = (
+        'name: "l" type: "LabelSpecificRescale" bottom: "x" bottom: "t" top: "y" '
+        "label_specific_rescale_param { positive_weight: 0.5 negative_weight: 3 %s }"
+    )
+    x, labels = np.random.default_rng(2).normal(size=(3, 4)), np.array([2, 0, 3])
+    weights = np.full((3, 4), 3.0)
+    weights[np.arange(3), labels] = 0.5
+    found = run(make(text % ""), [x, labels])
+    np.testing.assert_allclose(found.tops[0], x * weights, rtol=1e-6)
+    np.testing.assert_allclose(found.bottoms[0], weights, rtol=1e-6)
+    np.testing.assert_allclose(run(make(text % "", TEST), [x, labels]).tops[0], x, rtol=1e-6)
+    np.testing.assert_allclose(
+        run(make(text % "rescale_test: true", TEST), [x, labels]).tops[0], x * weights, rtol=1e-6
+    )

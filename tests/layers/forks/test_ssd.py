@@ -233,3 +233,38 @@ def test_masks_of_objects_follow_the_batch(fields: str, mask: tuple[int, int]) -
     layer.shape_overrides = {"y": (4, 1, 300, 5)}
     assert layer.tops([])[1] == (4, 1, 300, 5)
     assert make(SEGMENTED % "single_class: false").tops([])[2] is None
+
+
+def test_detection_output_extended_says_which_prior_a_box_is_of() -> None:
+    layer = make(
+        'name: "l" type: "DetectionOutputExtended" bottom: "a" bottom: "b" bottom: "c" top: "y" '
+        "detection_output_param { num_classes: 2 code_type: CENTER_SIZE keep_top_k: 4 confidence_threshold: 0.2 "
+        "nms_param { nms_threshold: 0.4 top_k: 9 } }"
+    )
+    random = np.random.default_rng(9)
+    high, wide, anchors = 2, 3, 2
+    low = random.uniform(0, 0.6, (12, 2))
+    prior = np.concatenate([low, low + random.uniform(0.2, 0.4, (12, 2))], 1)
+    loc, scores = random.normal(0, 0.3, (2, 12, 4)), random.uniform(0, 1, (2, 12))
+    expected = []
+    for n in range(2):
+        center, size = (prior[:, :2] + prior[:, 2:]) / 2, prior[:, 2:] - prior[:, :2]
+        middle, half = center + loc[n, :, :2] * 0.1 * size, np.exp(loc[n, :, 2:] * 0.2) * size / 2
+        boxes = np.concatenate([middle - half, middle + half], 1)
+        kept = []
+        for i in [i for i in np.argsort(-scores[n]) if scores[n, i] > 0.2][:9]:
+            for j in kept:
+                sides = np.minimum(boxes[i, 2:], boxes[j, 2:]) - np.maximum(boxes[i, :2], boxes[j, :2])
+                shared = sides.clip(0).prod()
+                areas = [(boxes[k, 2:] - boxes[k, :2]).prod() for k in (i, j)]
+                if shared / (sum(areas) - shared) > 0.4:
+                    break
+            else:
+                kept.append(i)
+        for i in kept[:4]:
+            row, column = i // anchors // wide, i // anchors % wide
+            expected.append([n, 1, scores[n, i], *boxes[i], i % anchors, column, row])
+    priors = np.stack([prior, np.tile([0.1, 0.1, 0.2, 0.2], (12, 1))]).reshape(1, 2, 48)
+    conf = np.stack([1 - scores, scores], 2).reshape(2, 24)
+    found = run(layer, [loc.reshape(2, high, wide, 8), conf, priors]).tops[0]
+    np.testing.assert_allclose(found[0, 0], expected, rtol=1e-4, atol=1e-5)
