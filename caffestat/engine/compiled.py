@@ -35,6 +35,9 @@ _DEEP_NODES = 2_000
 # saves memory takes half of the rest.
 _MANY_NODES = 12_000
 
+# From here on a graph is cut: the runtime's set-up is quadratic. On CUDA every part has a memory pool of its own.
+_LONG = {"cpu": 3_000, "cuda": _MANY_NODES}
+
 _LARGE_MATRIX = 1 << 22  # elements
 
 
@@ -139,7 +142,7 @@ class _Chain:
             graph, self.widened = kernels.narrowed(graph, outputs)
         block = channel_block() if device.kind == "cpu" else 0
         whole = expand(graph, outputs, device.kind, block, graph.params.keys() - constant.keys())
-        parts = cut(whole)
+        parts = cut(whole, _LONG[device.kind])
         self._sessions = [_Session(part, device, constant, len(whole.nodes), len(parts) > 1) for part in parts]
         last = {name: number for number, part in enumerate(parts) for name in part.inputs}
         self._read_last: list[list[str]] = [[] for _ in parts]
@@ -212,7 +215,7 @@ def _open(graph: Graph, held: Mapping[str, np.ndarray], device: Device, options:
     values = {name: ort.OrtValue.ortvalue_from_numpy(np.asarray(array, order="C")) for name, array in held.items()}
     if values:
         options.add_external_initializers(list(values), list(values.values()))
-    model = graph.to_onnx(fed=[name for name in graph.params if name not in held])
+    model = graph.to_onnx(fed=[name for name in graph.params if name not in held], provider=device.kind)
     for proto in model.graph.node:
         proto.name = next(filter(None, proto.output), "")  # the runtime's errors tell it
     with runtime_errors():

@@ -10,17 +10,16 @@ from caffestat.graph.graph import flow_of
 
 __all__ = ["cut"]
 
-_LONG = 3_000  # nodes; from here on parts are set up in half of the time or less
-_PART = 2_000
+_PART = 2_000  # nodes
 
 
-def cut(g: Graph) -> list[Graph]:
-    """Return the parts of a graph in the order in which they run, the graph itself when it is short.
+def cut(g: Graph, longest: int) -> list[Graph]:
+    """Return the parts of a graph in the order in which they run, the graph itself up to `longest` nodes.
 
     A part's outputs are what later parts read and what the graph returns; its inputs, beside those of the graph, are
     what earlier parts computed.
     """
-    return [g] if len(g.nodes) <= _LONG else _parts(g, _chunks(g, _in_order(g)))
+    return [g] if len(g.nodes) <= longest else _parts(g, _chunks(g, _in_order(g)))
 
 
 def _in_order(g: Graph) -> list[Node]:

@@ -52,9 +52,7 @@ def _kernel_opset(nodes: Iterable[onnx.NodeProto]) -> int:
     return opset
 
 
-def _model(
-    graph: Graph, inputs: Mapping[str, Spec], tensors: list[TensorProto], opset: int | None = None
-) -> onnx.ModelProto:
+def _model(graph: Graph, inputs: Mapping[str, Spec], tensors: list[TensorProto], newest: int) -> onnx.ModelProto:
     proto = helper.make_graph(
         [to_proto(node) for node in graph.nodes],
         "caffestat",
@@ -62,7 +60,7 @@ def _model(
         [onnx.ValueInfoProto(name=name) for name in graph.outputs],
         tensors,
     )
-    versions = {"": opset or _kernel_opset(proto.node), **graph.domains}
+    versions = {"": min(newest, _kernel_opset(proto.node)), **graph.domains}
     opsets = [helper.make_opsetid(domain, version) for domain, version in versions.items()]
     return helper.make_model(proto, opset_imports=opsets, ir_version=IR_VERSION, producer_name="caffestat")
 
@@ -71,13 +69,16 @@ def _constants(graph: Graph) -> list[TensorProto]:
     return [numpy_helper.from_array(array, name) for name, array in graph.constants.items()]
 
 
-def to_onnx(graph: Graph, arrays: Mapping[str, np.ndarray], fed: Collection[str]) -> onnx.ModelProto:
-    """Return the model; params in `arrays` are embedded, those in `fed` are inputs, the others external."""
+def to_onnx(graph: Graph, arrays: Mapping[str, np.ndarray], fed: Collection[str], newest: int) -> onnx.ModelProto:
+    """Return the model; params in `arrays` are embedded, those in `fed` are inputs, the others external.
+
+    newest: the newest opset that serves
+    """
     tensors = _constants(graph)
     held = {name: spec for name, spec in graph.params.items() if name not in fed}
     for name, spec in held.items():
         tensors.append(numpy_helper.from_array(arrays[name], name) if name in arrays else _external(name, spec))
-    model = _model(graph, {**graph.inputs, **{name: graph.params[name] for name in fed}}, tensors)
+    model = _model(graph, {**graph.inputs, **{name: graph.params[name] for name in fed}}, tensors, newest)
     for value in model.graph.output:
         if value.name in graph.specs:
             value.CopyFrom(value_info(value.name, graph.specs[value.name]))

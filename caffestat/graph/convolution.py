@@ -44,6 +44,11 @@ class Convolution:
         """Whether every channel has a filter of its own."""
         return self.group == self.channels == self.filters
 
+    @property
+    def is_product(self) -> bool:
+        """Whether it is one matrix product per image."""
+        return self.group == 1 and self.window.is_pointwise and set(self.window.strides) == {1}
+
     def turned(self) -> Self:
         """Return the convolution of stride 1 that takes gradients back to the image."""
         win = self.window

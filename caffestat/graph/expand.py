@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from . import blocked, winograd
+from . import blocked, cuda, winograd
 from .late import Definition, append, branch
 
 if TYPE_CHECKING:
@@ -70,41 +70,6 @@ def _lrn(g: Graph, node: Node, provider: str) -> Sequence[str] | None:
     return [g.reshape(g.emit("Div", flat, power), *spec.shape)]
 
 
-def _batch_normalization(g: Graph, node: Node, provider: str) -> Sequence[str] | None:
-    """For CUDA, whose kernel has no training mode and takes no epsilon near zero, in single ops.
-
-    In training the mean is taken off before the squares are, as in Caffe.
-    """
-    epsilon, trains = node.get("epsilon", 1e-5), node.get("training_mode", 0)
-    spec = g.specs.get(node.inputs[0])
-    if provider == "cpu" or spec is None or not (trains or epsilon < _CUDNN_EPSILON):
-        return None
-    x, scale, bias, mean, variance = node.inputs
-    column = (-1, *(1,) * (len(spec.shape) - 2))
-    old = mean, variance
-    centered = x
-    if trains:
-        axes = g.ints(*(axis for axis in range(len(spec.shape)) if axis != 1))
-        mean = g.emit("ReduceMean", x, axes, keepdims=0)
-        centered = g.emit("Sub", x, g.reshape(mean, *column))
-        variance = g.emit("ReduceMean", g.emit("Mul", centered, centered), axes, keepdims=0)
-    root = g.emit("Sqrt", g.emit("Add", variance, g.constant(epsilon, spec.dtype)))
-    slope = g.emit("Div", scale, root)
-    shift = bias if trains else g.emit("Sub", bias, g.emit("Mul", mean, slope))
-    y = g.emit("Add", g.emit("Mul", centered, g.reshape(slope, *column)), g.reshape(shift, *column))
-    return [y, *_running(g, node, old, (mean, variance), spec.dtype)] if trains else [y]
-
-
-def _running(g: Graph, node: Node, old: Sequence[str], new: Sequence[str], dtype: Any) -> list[str]:
-    """Emit momentum · old + (1 - momentum) · new of a batch normalization's statistics."""
-    momentum = node.get("momentum", 0.9)
-    if momentum == 0:
-        return list(new)
-    kept = [g.emit("Mul", value, g.constant(momentum, dtype)) for value in old]
-    added = [g.emit("Mul", value, g.constant(1 - momentum, dtype)) for value in new]
-    return [g.emit("Add", *pair) for pair in zip(kept, added, strict=True)]
-
-
 def _lp_normalization(g: Graph, node: Node, *_: Any) -> Sequence[str] | None:
     """y = x / ‖x‖ₚ, 0 where that is 0: onnxruntime 1.24 has no kernel for the op of this opset."""
     x, spec = node.inputs[0], g.specs.get(node.inputs[0])
@@ -115,12 +80,9 @@ def _lp_normalization(g: Graph, node: Node, *_: Any) -> Sequence[str] | None:
     return [g.emit("Div", x, g.emit("Where", g.emit("Equal", norm, zero), one, norm))]
 
 
-_CUDNN_EPSILON = 1e-5  # the least that every version of cuDNN takes
-_DECOMPOSED: dict[str, Definition] = {
-    "LRN": _lrn,
-    "BatchNormalization": _batch_normalization,
-    "LpNormalization": _lp_normalization,
-}
+_REWRITES: dict[str, Definition] = {"LRN": _lrn, "LpNormalization": _lp_normalization}
+DECOMPOSED = frozenset({*_REWRITES, "BatchNormalization"})
+"""Ops that become several, whose values in between need the range of float32."""
 
 
 def _convolution(g: Graph, node: Node, provider: str) -> Sequence[str] | None:
@@ -128,10 +90,11 @@ def _convolution(g: Graph, node: Node, provider: str) -> Sequence[str] | None:
     return winograd.convolution(g, node, provider) or blocked.convolution(g, node, provider)
 
 
-_REWRITES: dict[str, Definition] = {**_DECOMPOSED, "Conv": _convolution}
+_BY_PROVIDER: dict[str, dict[str, Definition]] = {
+    "cpu": {**_REWRITES, "Conv": _convolution},
+    "cuda": {**_REWRITES, **cuda.REWRITES},
+}
 _FEWER_PRODUCTS: dict[str, Definition] = {"Conv": winograd.convolution}
-DECOMPOSED = frozenset(_DECOMPOSED)
-"""Ops that become several, whose values in between need the range of float32."""
 
 
 def by_fewer_products(g: Graph) -> Graph:
@@ -184,7 +147,7 @@ def expand(g: Graph, outputs: Sequence[str], provider: str = "cpu", block: int =
     for node in _without_copies(live(g.nodes, outputs), outputs):
         if not result.changing.isdisjoint((*node.inputs, *node.captured)):
             result.changing.update(node.outputs)
-        append(result, node, provider, _REWRITES)
+        append(result, node, provider, _BY_PROVIDER[provider])
     read = {name for node in result.nodes for name in (*node.inputs, *node.captured)}.union(outputs)
     result.params = {name: spec for name, spec in g.params.items() if name in read}
     result.inputs = {name: spec for name, spec in g.inputs.items() if name in read}

@@ -303,8 +303,11 @@ class Graph:
     ) -> onnx.ModelProto:
         """Return the ONNX model: `arrays` are embedded as initializers, params in `fed` are inputs, others external.
 
-        provider: for which of the runtime's ("cpu" or "cuda") late ops are defined; any of them runs any definition.
+        provider: for which of the runtime's ("cpu" or "cuda") late ops are defined, any of them runs any definition,
+        and the opset is chosen
         """
         from .convert import to_onnx
+        from .cuda import newest_opset
 
-        return to_onnx(for_provider(self, provider), arrays or {}, fed)
+        newest = newest_opset(self.nodes) if provider == "cuda" else OPSET
+        return to_onnx(for_provider(self, provider), arrays or {}, fed, newest)

@@ -13,6 +13,8 @@ from caffestat.graph import Graph, expand
 
 X = np.random.default_rng(2).standard_normal((2, 3), np.float32)
 
+SHORT = 50  # nodes
+
 
 def chain(length: int) -> tuple[Graph, Statistics, list[str]]:
     """w · tanh(w · tanh(… x)), its gradients, and the mean |x| of every value."""
@@ -42,7 +44,7 @@ def shares_memory(given: Any) -> bool:
 
 @pytest.fixture
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(parts, "_LONG", 50)
+    monkeypatch.setitem(compiled._LONG, "cpu", SHORT)
     monkeypatch.setattr(parts, "_PART", 40)
 
 
@@ -57,7 +59,7 @@ def test_parts_compute_what_the_whole_does(constant: bool, monkeypatch: pytest.M
     found = Compiled(g, CPU, params if constant else None).run({"x": X}, params)
     assert len(opened) > 4
     assert all(shares_memory(given) for given in opened)
-    monkeypatch.setattr(parts, "_LONG", 10_000)
+    monkeypatch.setitem(compiled._LONG, "cpu", 10_000)
     expected = Compiled(g, CPU, params if constant else None).run({"x": X}, params)
     assert not shares_memory(opened[-1])
     for name in g.outputs:
@@ -77,7 +79,7 @@ def test_what_is_asked_for_crosses_parts_and_may_stay_on_the_device() -> None:
 @pytest.mark.usefixtures("short")
 def test_no_activation_waits_for_the_statistics_at_the_end() -> None:
     g, _, values = chain(30)
-    last = parts.cut(expand(g, g.outputs))[-1]
+    last = parts.cut(expand(g, g.outputs), SHORT)[-1]
     assert not set(values[:20]) & set(last.inputs)
 
 
@@ -90,7 +92,7 @@ def test_values_of_unknown_shape_cross_no_cut() -> None:
         if number in (5, 60):
             g.declare(y, X.shape)
     g.outputs = [y]
-    assert [len(part.nodes) for part in parts.cut(g)] == [61, 29]
+    assert [len(part.nodes) for part in parts.cut(g, SHORT)] == [61, 29]
     same = [y, "x", g.constant([7])]  # what no node computes, too
     found = Compiled(g).run({"x": X}, outputs=same)
     assert list(found) == same
@@ -100,7 +102,7 @@ def test_values_of_unknown_shape_cross_no_cut() -> None:
 
 def test_short_graphs_stay_whole() -> None:
     g, _, _ = chain(10)
-    assert parts.cut(g) == [g]
+    assert parts.cut(g, 100) == [g]
 
 
 @pytest.mark.usefixtures("short")
@@ -115,7 +117,7 @@ def test_no_value_crosses_in_two_shapes_or_under_two_names() -> None:
         y = g.declare(g.emit("Tanh", y), X.shape)
     g.outputs = [g.emit("Sum", y, copied), g.reshape(flat, 1, 6), g.reshape(flat, 2, 3), twice, g.copy(flat)]
     g.infer()
-    cut = parts.cut(expand(g, g.outputs))
+    cut = parts.cut(expand(g, g.outputs), SHORT)
     assert len(cut) > 3
     assert all(len(part.inputs) <= 2 for part in cut)
     deep = [X]

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from caffestat.graph import Node
+from caffestat.graph import Graph, Node, late
 
 from ..engine import Tape, vjp
 from .common import Grads, unbroadcast
@@ -19,11 +19,18 @@ def _above(t: Tape, value: str, bound: float, there: str, elsewhere: str) -> str
 
 @vjp("Relu")
 def relu(t: Tape, node: Node, dy: str) -> Grads:
-    """dx = dy · [y > 0], the step said as min(3e38·y, 1): one quick op in float32, off only for y below 3.4e-39."""
+    """dx = dy · [y > 0]."""
     y = node.outputs[0]
-    if t.specs[y].dtype == np.float32:
-        return [t.emit("Mul", dy, t.emit("HardSigmoid", y, alpha=3e38, beta=0.0))]
-    return [t.emit("Mul", dy, t.emit("Sign", y))]
+    return [t.emit("Mul", dy, t.emit_late("Step", y, shape=t.shape(y), like=y))]
+
+
+@late("Step")
+def _step(g: Graph, node: Node, provider: str) -> list[str]:
+    """[y > 0] of y ≥ 0; on the CPU min(3e38·y, 1) is the quicker one in float32, off only for y below 3.4e-39."""
+    (y,) = node.inputs
+    if provider == "cpu" and g.specs[y].dtype == np.float32:
+        return [g.emit("HardSigmoid", y, alpha=3e38, beta=0.0)]
+    return [g.emit("Sign", y)]
 
 
 @vjp("LeakyRelu")

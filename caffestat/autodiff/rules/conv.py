@@ -81,6 +81,8 @@ WeightForm = Callable[[Graph, Convolution, str, str], str]
 
 def image_form(provider: str, c: Convolution) -> ImageForm:
     """Choose how to compute dx from w and dy."""
+    if provider == "cuda" and c.is_product:
+        return dx_product
     if provider == "cuda" or max(c.window.strides) > 1 or min(_flip_pads(c)) < 0:
         return dx_transpose
     return dx_flip
@@ -134,6 +136,12 @@ def dx_flip(g: Graph, c: Convolution, w: str, dy: str) -> str:
     return g.emit("Conv", dy, flipped, pads=_flip_pads(c), **_attributes(c))
 
 
+def dx_product(g: Graph, c: Convolution, w: str, dy: str) -> str:
+    """1x1: dx[n] = wᵀ · dy[n]."""
+    rows = g.reshape(dy, c.batch, c.filters, c.window.places)
+    return g.reshape(g.fused_matmul(g.reshape(w, c.filters, c.channels), rows, transA=1), *c.x_shape)
+
+
 def dx_blocked(g: Graph, c: Convolution, w: str, dy: str) -> str:
     """Stride 1: like `dx_flip`, in the runtime's blocked layout, which filters that change do not get by themselves."""
     turned = blocked.turned_depthwise(g, w) if c.is_depthwise else blocked.turned(g, w, c.group)
@@ -159,8 +167,9 @@ def weight_form(provider: str, c: Convolution) -> WeightForm:
         return dw_depthwise if provider == "cuda" else _depthwise_form(win)
     if c.group > 1:
         return dw_split if c.group <= 4 else dw_gather_images
-    if provider == "cuda":
-        return dw_gather  # one large product; the swapped convolution's filters are too large for cuDNN
+    if provider == "cuda":  # the swapped convolution's filters are too large for cuDNN
+        sums_are_small = c.channels * c.filters <= (c.channels + c.filters) * win.places
+        return dw_taps if c.is_product and sums_are_small else dw_gather
     if c.channels <= 4:
         return dw_swap if win.taps >= 49 else dw_gather
     if win.taps == 1:

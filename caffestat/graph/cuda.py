@@ -1,0 +1,225 @@
+"""What the CUDA provider gets in the place of ops that it has no kernels for, or only slow ones.
+
+Measured on an H100: docs/performance.md has the times.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import prod
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .convolution import convolution_of
+from .graph import OPSET
+from .late import Definition
+
+if TYPE_CHECKING:
+    from .graph import Graph, Node, Spec
+
+__all__ = ["REWRITES", "newest_opset"]
+
+_OPSET = 21  # the newest that the provider has kernels of MaxPool, Elu, Selu and others for
+_LARGE = 1 << 14  # elements from which on a kernel costs more than its start
+_FEW_PLACES = 32  # per row; below, rows are too short for a product or a normalization of their own
+_CUDNN_EPSILON = 1e-5  # the least that every version of cuDNN takes
+_TINY = 1e-12  # keeps the deviation of a constant row finite
+
+
+def newest_opset(nodes: Sequence[Node]) -> int:
+    """Return the newest opset to use; in older ones pooling with ceil_mode has wrong shapes."""
+    return OPSET if any(node.get("ceil_mode", 0) for node in nodes) else _OPSET
+
+
+# ---- sums ----
+
+
+def _over_all_but_channels(g: Graph, node: Node) -> Spec | None:
+    """Return the spec of what a node reduces if it is large and only the channels' axis is left."""
+    spec = g.specs.get(node.inputs[0])
+    axes = g.constants.get(node.inputs[1]) if len(node.inputs) > 1 else None
+    if spec is None or axes is None or len(spec.shape) < 3 or spec.dtype != np.float32:
+        return None
+    rank = len(spec.shape)
+    kept = set(range(rank)) - {int(axis) % rank for axis in axes.ravel()}
+    is_long = prod(spec.shape) >= _LARGE and prod(spec.shape[2:]) >= _FEW_PLACES
+    return spec if kept == {1} and is_long else None
+
+
+def _sum(g: Graph, node: Node, provider: str) -> Sequence[str] | None:
+    spec = _over_all_but_channels(g, node)
+    return [_reduced_to_channels(g, node, spec, 1)] if spec else None
+
+
+def _mean(g: Graph, node: Node, provider: str) -> Sequence[str] | None:
+    spec = _over_all_but_channels(g, node)
+    return [_reduced_to_channels(g, node, spec, 1 / prod(spec.shape[2:]))] if spec else None
+
+
+def _reduced_to_channels(g: Graph, node: Node, spec: Spec, share: float) -> str:
+    """Each row by a product with `share`, then over the batch: a seventh of cuDNN's time for both at once."""
+    batch, channels, *space = spec.shape
+    places = prod(space)
+    rows = g.reshape(node.inputs[0], batch * channels, places)
+    sums = g.reshape(g.emit("MatMul", rows, g.constant(np.full((places, 1), share), spec.dtype)), batch, channels)
+    total = g.declare(g.emit(node.op, sums, g.ints(0), keepdims=0), (channels,), spec.dtype)
+    return g.reshape(total, 1, channels, *(1,) * len(space)) if node.get("keepdims", 1) else total
+
+
+# ---- images ----
+
+
+def _pad(g: Graph, node: Node, provider: str) -> Sequence[str] | None:
+    """A Concat per axis: the kernel of Pad moves 0.1 TB/s."""
+    spec, pads = g.specs.get(node.inputs[0]), g.constants.get(node.inputs[1])
+    is_plain = node.get("mode", "constant") == "constant" and len(node.inputs) < 4
+    if spec is None or pads is None or not is_plain or prod(spec.shape) < _LARGE or min(pads) < 0:
+        return None
+    fill = node.inputs[2] if len(node.inputs) > 2 and node.inputs[2] else g.constant(0, spec.dtype)
+    value, shape = node.inputs[0], list(spec.shape)
+    for axis in reversed(range(len(shape))):
+        ends = (int(pads[axis]), int(pads[axis + len(shape)]))
+        value = _extended(g, value, shape, axis, ends, fill)
+        shape[axis] += sum(ends)
+    return [g.declare(value, tuple(shape), spec.dtype)]
+
+
+def _extended(g: Graph, value: str, shape: Sequence[int], axis: int, ends: Sequence[int], fill: str) -> str:
+    """Emit a value with so many elements more at both ends of an axis."""
+    strips = [g.emit("Expand", fill, g.ints(*shape[:axis], n, *shape[axis + 1 :])) if n else "" for n in ends]
+    parts = [part for part in (strips[0], value, strips[1]) if part]
+    return g.emit("Concat", *parts, axis=axis) if len(parts) > 1 else value
+
+
+def _pool(g: Graph, node: Node, provider: str) -> Sequence[str] | None:
+    """Rounding up, for which the opset would be too new for the kernel, said as padding, which is not counted."""
+    rule, known = node.info.window, [g.specs.get(name) for name in (node.inputs[0], node.outputs[0])]
+    if not node.get("ceil_mode", 0) or node.get("count_include_pad", 0) or rule is None or None in known:
+        return None
+    sliding = rule(g.call(node))
+    if any(end >= k for end, k in zip(sliding.ends, sliding.kernel, strict=True)):
+        return None
+    attributes = {k: v for k, v in node.attributes.items() if k not in ("ceil_mode", "auto_pad")}
+    attributes["pads"] = [*sliding.begins, *sliding.ends]
+    return g.emit_many(node.op, *node.inputs, count=len(node.outputs), **attributes)
+
+
+def _convolution(g: Graph, node: Node, provider: str) -> Sequence[str] | None:
+    """1x1 as a product: y[n] = w · x[n]."""
+    x, w, *bias = node.inputs
+    known = [g.specs.get(value) for value in (x, w, node.outputs[0])]
+    if any(spec is None or len(spec.shape) < 3 for spec in known):
+        return None
+    c = convolution_of(node, *(g.shape(value) for value in (x, node.outputs[0], w)))
+    if not c.is_product:
+        return None
+    rows = g.reshape(x, c.batch, c.channels, c.window.places)
+    y = g.reshape(g.emit("MatMul", g.reshape(w, c.filters, c.channels), rows), *g.shape(node.outputs[0]))
+    return [g.emit("Add", y, g.reshape(bias[0], c.filters, *[1] * len(c.window.out))) if any(bias) else y]
+
+
+# ---- normalization ----
+
+
+def _batch_normalization(g: Graph, node: Node, provider: str) -> Sequence[str] | None:
+    """The kernel has no training mode, and takes no epsilon near zero."""
+    epsilon, trains = node.get("epsilon", 1e-5), node.get("training_mode", 0)
+    spec = g.specs.get(node.inputs[0])
+    if spec is None or not (trains or epsilon < _CUDNN_EPSILON):
+        return None
+    x, scale, bias, mean, variance = node.inputs
+    if not trains:
+        return [_normalized(g, x, scale, bias, mean, variance, epsilon)]
+    new = _batch_statistics(g, x, spec)
+    y = _normalized(g, x, scale, bias, *new, epsilon)
+    return [y, *_running(g, node, (mean, variance), new, spec.dtype)]
+
+
+def _normalized(g: Graph, x: str, scale: str, bias: str, mean: str, variance: str, epsilon: float) -> str:
+    """Emit scale · (x - mean) / √(variance + epsilon) + bias; one op where epsilon allows it."""
+    spec, known = g.specs[x], g.constants.get(variance)
+    if epsilon < _CUDNN_EPSILON and known is not None and known.min() + epsilon > 2 * _CUDNN_EPSILON:
+        variance, epsilon = g.constant(known + (epsilon - _CUDNN_EPSILON), spec.dtype), _CUDNN_EPSILON
+    if epsilon >= _CUDNN_EPSILON:
+        y = g.emit("BatchNormalization", x, scale, bias, mean, variance, epsilon=epsilon)
+        return g.declare(y, spec.shape, spec.dtype)
+    column = (-1, *(1,) * (len(spec.shape) - 2))
+    root = g.emit("Sqrt", g.emit("Add", variance, g.constant(epsilon, spec.dtype)))
+    slope = g.emit("Div", scale, root)
+    centered = g.emit("Sub", x, g.reshape(mean, *column))
+    return g.emit("Add", g.emit("Mul", centered, g.reshape(slope, *column)), g.reshape(bias, *column))
+
+
+def _batch_statistics(g: Graph, x: str, spec: Spec) -> tuple[str, str]:
+    """Emit mean and variance [C] of a batch; squares are taken of differences from a mean, as in Caffe."""
+    batch, channels, *space = spec.shape
+    places = prod(space)
+    if places >= _FEW_PLACES and spec.dtype == np.float32:
+        return _statistics_of_rows(g, g.reshape(x, batch * channels, places), (batch, channels, places), spec.dtype)
+    axes = g.ints(*(axis for axis in range(len(spec.shape)) if axis != 1))
+    mean = g.emit("ReduceMean", x, axes, keepdims=1)
+    centered = g.emit("Sub", x, mean)
+    variance = g.emit("ReduceMean", g.emit("Mul", centered, centered), axes, keepdims=0)
+    return g.reshape(mean, channels), g.declare(variance, (channels,), spec.dtype)
+
+
+def _statistics_of_rows(g: Graph, rows: str, sizes: Sequence[int], dtype: Any) -> tuple[str, str]:
+    """Emit mean and variance of a batch by those of each row, which LayerNormalization takes in one pass.
+
+    variance = mean of the rows' variances + variance of the rows' means.
+    """
+    batch, channels, places = sizes
+    ones = g.constant(np.ones(places), dtype)
+    _, *moments = g.emit_many("LayerNormalization", rows, ones, count=3, axis=-1, epsilon=_TINY)
+    means, inverses = (g.reshape(value, batch, channels) for value in moments)
+    mean = g.declare(g.emit("ReduceMean", means, g.ints(0), keepdims=0), (channels,), dtype)
+    deviations = g.emit("Reciprocal", inverses)
+    apart = g.emit("Sub", means, mean)
+    squares = g.emit("Add", g.emit("Mul", deviations, deviations), g.emit("Mul", apart, apart))
+    return mean, g.declare(g.emit("ReduceMean", squares, g.ints(0), keepdims=0), (channels,), dtype)
+
+
+def _running(g: Graph, node: Node, old: Sequence[str], new: Sequence[str], dtype: Any) -> list[str]:
+    """Emit momentum · old + (1 - momentum) · new of a batch normalization's statistics."""
+    momentum = node.get("momentum", 0.9)
+    if momentum == 0:
+        return list(new)
+    kept = [g.emit("Mul", value, g.constant(momentum, dtype)) for value in old]
+    added = [g.emit("Mul", value, g.constant(1 - momentum, dtype)) for value in new]
+    return [g.emit("Add", *pair) for pair in zip(kept, added, strict=True)]
+
+
+# ---- ops without a kernel for a type, or at all ----
+
+
+def _clip(g: Graph, node: Node, provider: str) -> Sequence[str] | None:
+    """There is no kernel for int32."""
+    spec = g.specs.get(node.inputs[0])
+    if spec is None or spec.dtype != np.int32:
+        return None
+    value, *bounds = node.inputs
+    for op, bound in zip(("Max", "Min"), bounds, strict=False):
+        value = g.emit(op, value, bound) if bound else value
+    return [value]
+
+
+def _mean_of_inputs(g: Graph, node: Node, provider: str) -> Sequence[str] | None:
+    """There is no kernel for Mean."""
+    spec = g.specs.get(node.inputs[0])
+    share = spec and g.constant(1 / len(node.inputs), spec.dtype)
+    return [g.emit("Mul", g.emit("Sum", *node.inputs), share)] if share else None
+
+
+REWRITES: dict[str, Definition] = {
+    "AveragePool": _pool,
+    "BatchNormalization": _batch_normalization,
+    "Clip": _clip,
+    "Conv": _convolution,
+    "MaxPool": _pool,
+    "Mean": _mean_of_inputs,
+    "Pad": _pad,
+    "ReduceMean": _mean,
+    "ReduceSum": _sum,
+}
+"""By op of ONNX; beside those that all providers get."""

@@ -1,0 +1,98 @@
+"""What the CUDA provider gets computes what the ops themselves do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+
+from caffestat.engine import Compiled
+from caffestat.graph import OPSET, Graph, expand
+
+Emit = Callable[..., str]
+
+
+def check(emit: Emit, *arrays: np.ndarray, gone: Sequence[str]) -> Graph:
+    """Assert that what CUDA gets computes what `emit(graph, *names)` does, without some ops, and return it."""
+    g = Graph()
+    feeds = {f"x{number}": array for number, array in enumerate(arrays)}
+    y = emit(g, *(g.input(name, array.shape, array.dtype) for name, array in feeds.items()))
+    g.infer()
+    g.outputs = [y]
+    of_cuda = expand(g, [y], "cuda")
+    assert not {node.op for node in of_cuda.nodes}.intersection(gone)
+    expected, found = Compiled(g).run(feeds)[y], Compiled(of_cuda).run(feeds)[y]
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5 * np.abs(expected[np.isfinite(expected)]).max())
+    return of_cuda
+
+
+def normal(*shape: int) -> np.ndarray:
+    return np.asarray(np.random.default_rng(len(shape)).standard_normal(shape, np.float32) + np.float32(0.2))
+
+
+@pytest.mark.parametrize("op", ["ReduceSum", "ReduceMean"])
+@pytest.mark.parametrize("keepdims", [0, 1])
+@pytest.mark.parametrize("axes", [(0, 2, 3), (0, -2, -1)])
+def test_sums_over_all_but_channels(op: str, keepdims: int, axes: Sequence[int]) -> None:
+    of_cuda = check(lambda g, x: g.emit(op, x, g.ints(*axes), keepdims=keepdims), normal(5, 7, 20, 31), gone=())
+    assert "MatMul" in {node.op for node in of_cuda.nodes}
+
+
+@pytest.mark.parametrize("axes", [(0, 1, 3), (2, 3), (0, 1, 2, 3)])
+def test_other_sums_stay(axes: Sequence[int]) -> None:
+    check(lambda g, x: g.emit("ReduceSum", x, g.ints(*axes)), normal(5, 7, 20, 31), gone=["MatMul"])
+
+
+@pytest.mark.parametrize("pads", [(0, 0, 1, 2, 0, 0, 3, 0), (1, 0, 0, 0, 0, 2, 0, 1), (0,) * 8])
+@pytest.mark.parametrize("fill", [None, -np.inf, 2.0])
+def test_padding(pads: Sequence[int], fill: float | None) -> None:
+    def emit(g: Graph, x: str) -> str:
+        more = [] if fill is None else [g.constant(fill)]
+        return g.emit("Abs", g.emit("Pad", x, g.ints(*pads), *more))
+
+    check(emit, normal(3, 7, 29, 31), gone=["Pad"])
+
+
+def test_padding_by_other_rules_stays() -> None:
+    check(lambda g, x: g.emit("Pad", x, g.ints(0, 1, 0, 2), mode="reflect"), normal(130, 140), gone=["Concat"])
+    check(lambda g, x: g.emit("Pad", x, g.ints(0, -1, 0, 2)), normal(130, 140), gone=["Concat"])
+
+
+@pytest.mark.parametrize("op", ["MaxPool", "AveragePool"])
+@pytest.mark.parametrize("pads", [(0, 0, 0, 0), (1, 0, 0, 1)])
+def test_rounding_up_becomes_padding(op: str, pads: Sequence[int]) -> None:
+    how: dict[str, Any] = {"kernel_shape": [3, 2], "strides": [2, 3], "pads": list(pads), "ceil_mode": 1}
+    of_cuda = check(lambda g, x: g.emit(op, x, **how), normal(2, 3, 8, 12), gone=())
+    assert [node.get("ceil_mode", 0) for node in of_cuda.nodes] == [0]
+    assert of_cuda.to_onnx(provider="cuda").opset_import[0].version == 21
+    assert of_cuda.to_onnx().opset_import[0].version == OPSET
+
+
+def test_a_divisor_that_counts_padding_keeps_its_rounding() -> None:
+    how: dict[str, Any] = {"kernel_shape": [3], "strides": [2], "ceil_mode": 1, "count_include_pad": 1}
+    of_cuda = check(lambda g, x: g.emit("AveragePool", x, **how), normal(2, 3, 8), gone=())
+    assert of_cuda.to_onnx(provider="cuda").opset_import[0].version == OPSET
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_pointwise_convolutions_are_products(bias: bool) -> None:
+    arrays = [normal(2, 5, 4, 6), normal(7, 5, 1, 1), normal(7)][: 3 if bias else 2]
+    check(lambda g, *names: g.emit("Conv", *names), *arrays, gone=["Conv"])
+
+
+def test_other_convolutions_stay() -> None:
+    for attributes, channels in (({"strides": [2, 2]}, 5), ({"group": 5}, 1), ({"pads": [0, 1, 1, 0]}, 5)):
+        arrays = normal(2, 5, 4, 6), normal(10, channels, 1, 1)
+        check(lambda g, *names, how=attributes: g.emit("Conv", *names, **how), *arrays, gone=["MatMul"])
+
+
+def test_integers_are_clipped_by_max_and_min() -> None:
+    x = np.arange(-7, 8, dtype=np.int32)
+    check(lambda g, x: g.emit("Clip", x, g.constant(-3, np.int32), g.constant(4, np.int32)), x, gone=["Clip"])
+    check(lambda g, x: g.emit("Clip", x, "", g.constant(4, np.int32)), x, gone=["Clip", "Max"])
+
+
+def test_mean_of_inputs() -> None:
+    check(lambda g, *names: g.emit("Mean", *names), *(normal(3, 4) * k for k in (1, 2, 5)), gone=["Mean"])
