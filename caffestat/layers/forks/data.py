@@ -38,6 +38,8 @@ __all__ = [
     "SquareBoxData",
     "StreamVideoData",
     "VideoDataRNN",
+    "VideoSegmentationData",
+    "VideoWithVoxelTruthData",
     "VolumeLabelData",
     "WindowSegData",
     "YoloBoxData",
@@ -553,6 +555,39 @@ class VolumeLabelData(_Files):
         sizes = (p.out_label_size_h, p.out_label_size_w, p.out_label_size_d)
         sizes = (p.out_label_size,) * 3 if p.HasField("out_label_size") else sizes
         return (images[0], 1, *(sizes if index == 1 else (1, 1, 1)))
+
+
+@layer("VideoSegmentationData", dialect="v2v")
+class VideoSegmentationData(_Files):
+    """Clips [N, C, L, H, W] of binary files, and labels [N, 1, L, H, W].
+
+    (facebookarchive/C3D, video_segmentation_data_layer.cpp)
+    """
+
+    adds = data_pb2.V2vLayerParameter
+
+    @property
+    def labels(self) -> int:
+        """How many channels the labels have."""
+        return 1
+
+    def image_shape(self) -> Shape | None:
+        return None
+
+    def further_shape(self, index: int, images: Shape) -> Shape | None:
+        return (images[0], self.labels, *images[2:])
+
+
+@layer("VideoWithVoxelTruthData", dialect="v2v")
+class VideoWithVoxelTruthData(VideoSegmentationData):
+    """VideoSegmentationData with num_truth_channels of truth.
+
+    (facebookarchive/C3D, video_with_voxel_truth_data_layer.cpp)
+    """
+
+    @property
+    def labels(self) -> int:
+        return int(self.added.image_data_param.num_truth_channels)
 
 
 # ---- boxes and poses -------------------------------------------------------------------------------------------------

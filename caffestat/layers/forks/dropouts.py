@@ -10,6 +10,7 @@ import numpy as np
 
 from caffestat.fillers import Stream
 from caffestat.fillers.distributions import uniform
+from caffestat.fillers.gaussian import gaussian
 from caffestat.schema.forks import dropouts_pb2
 
 from ..base import Layer, Shape, layer
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from caffestat.autodiff import Tape
     from caffestat.graph import Graph
 
-__all__ = ["GuidedDropout", "LabelDropout", "PoseImageData", "SigmoidLoss"]
+__all__ = ["GuidedDropout", "LabelDropout", "PoseImageData", "RandomNoise", "SigmoidLoss"]
 
 TRAIN = 0
 
@@ -83,6 +84,39 @@ class GuidedDropout(Layer):
             return ()
         drawn = uniform(stream, math.prod(bottoms[0]), 0, 1)  # as many as x has values, however few are used
         return (drawn[: math.prod(bottoms[0][:2])].reshape(bottoms[0][:2]),)
+
+
+@layer("RandomNoise", dialect="pulkitag")
+class RandomNoise(Layer):
+    """y = x + mu + sigma · n, n of a normal distribution; dx = dy, in both phases.
+
+    adaptive_sigma: mu is 0, sigma adaptive_factor · |x|, or adaptive_factor · mean |x| where x is 0.
+    (pulkitag/caffe, random_noise_layer.cpp)
+    """
+
+    adds = dropouts_pb2.LayerParameter
+    passes_signal = True
+
+    def tops(self, bottoms: Sequence[Shape]) -> tuple[Shape, ...]:
+        self.refuse_in_place()
+        return (bottoms[0],)
+
+    def lower(self, g: Graph, bottoms: Sequence[str], params: Sequence[str]) -> Sequence[str]:
+        p, shape = self.added.random_noise_param, g.shape(bottoms[0])
+        drawn = g.input(f"{self.name}/noise", shape)
+
+        def forward(x: str) -> str:
+            if not p.adaptive_sigma:
+                return g.emit("Add", x, g.emit("Add", g.emit("Mul", drawn, g.constant(p.sigma)), g.constant(p.mu)))
+            size = g.emit("Abs", x)
+            usual = g.emit("ReduceMean", size, keepdims=0)
+            size = g.emit("Where", g.emit("Equal", size, g.constant(0)), usual, size)
+            return g.emit("Add", x, g.emit("Mul", drawn, g.emit("Mul", size, g.constant(p.adaptive_factor))))
+
+        return [emit_closed(g, [bottoms[0]], forward, lambda tape, dy: [dy])]
+
+    def draw_feeds(self, stream: Stream, bottoms: Sequence[Shape]) -> Sequence[np.ndarray]:
+        return (gaussian(stream, math.prod(bottoms[0]), 0, 1).reshape(bottoms[0]),)
 
 
 @layer("LabelDropout", dialect="joint_pose")

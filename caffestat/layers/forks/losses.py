@@ -386,3 +386,60 @@ class EuclideanLossWithIgnore(Loss):
             return [tape.reshape(tape.declare(dx, (n, size)), *shape), None]
 
         return [emit_closed(g, bottoms, forward, gradient)] * self.top_count
+
+
+@layer("VoxelSoftmaxLoss", dialect="c3d")
+class VoxelSoftmaxLoss(Loss):
+    """y = -Σ log p[label] / places, p = softmax over channels; dx = (p - [label]) / places, whatever dy is.
+
+    Bottoms [N, C, L, H, W] and labels [N, 1, L, H, W]; labels of C and above add nothing to y, and p to dx.
+    (facebookarchive/C3D, voxel_wise_softmax_loss_layer.cpp)
+    """
+
+    @property
+    def ignores_dy(self) -> bool:
+        return True
+
+    def check(self, bottoms: Sequence[Shape]) -> None:
+        x, labels = bottoms
+        if len(x) != 5 or labels != (x[0], 1, *x[2:]):
+            raise self.error(f"expected scores (N, C, L, H, W) and labels (N, 1, L, H, W), found {x} and {labels}")
+
+    def classes(self, bottom: int, bottoms: Sequence[Shape]) -> int | None:
+        return bottoms[0][1] if bottom == 1 else None
+
+    def is_ignored(self, values: np.ndarray) -> np.ndarray:
+        return np.greater_equal(values, 0)
+
+    def lower(self, g: Graph, bottoms: Sequence[str], params: Sequence[str]) -> Sequence[str]:
+        shape = g.shape(bottoms[0])
+        places = math.prod(shape) // shape[1]
+        classes = g.constant(np.arange(shape[1]).reshape(1, -1, 1, 1, 1), np.int64)
+        chosen = g.emit("Equal", g.cast(bottoms[1], np.int64), classes)
+        made: dict[str, str] = {}
+
+        def forward(x: str) -> str:
+            p = made["p"] = g.emit("Softmax", x, axis=1)
+            log = g.emit("Log", g.emit("Max", p, g.constant(FLT_MIN)))
+            losses = g.emit("Where", chosen, log, g.constant(0))
+            return g.emit("Div", g.emit("ReduceSum", losses, keepdims=0), g.constant(-places))
+
+        def gradient(tape: Tape, dy: str) -> Sequence[str | None]:
+            one = tape.emit("Where", chosen, tape.constant(1), tape.constant(0))
+            return [tape.emit("Div", tape.emit("Sub", made["p"], one), tape.constant(places))]
+
+        return [emit_closed(g, [bottoms[0]], forward, gradient)]
+
+
+@layer("MemoryLoss", dialect="mycaffe")
+class MemoryLoss(Loss):
+    """A loss that the application computes: a scalar without values. (MyCaffe/MyCaffe, MemoryLossLayer.cs)"""
+
+    num_bottoms = (1, None)  # type: ignore[assignment]  # most losses have two
+
+    def tops(self, bottoms: Sequence[Shape]) -> tuple[Shape, ...]:
+        self.why_uncomputed = "the application computes its loss"
+        return ((),) * self.top_count
+
+    def lower(self, g: Graph, bottoms: Sequence[str], params: Sequence[str]) -> Sequence[str]:
+        raise self.error(self.why_uncomputed)

@@ -12,12 +12,14 @@ import numpy as np
 from caffestat.schema.forks import yolo_pb2
 
 from ..base import Layer, Shape, layer
+from ..data import Images
 from .darknet import intersection_over_union
+from .data import _Files
 from .evaluated import EvaluatedLoss
 from .staged import Computed
 from .yolo import random_truth
 
-__all__ = ["DecodeRois", "RegionLossOfMaskYolo"]
+__all__ = ["DecodeRois", "KpsBoxData", "MaskBoxData", "RegionLossOfMaskYolo", "RoiGen"]
 
 BOX = 4
 POINTS = 17  # of a person
@@ -111,6 +113,24 @@ class _MaskYolo(Layer):
             sizes = np.exp(x[:, 2:4]) * anchors.swapaxes(0, 1) / np.array([wide, high])[:, None, None]
         places = [(column + _sigmoid(x[:, 0])) / wide, (row + _sigmoid(x[:, 1])) / high, sizes[:, 0], sizes[:, 1]]
         return np.stack(places, -1)
+
+    def found(self, x: np.ndarray) -> np.ndarray:
+        """Return the boxes [·, 4] of one image's map that are likely, by anchor and place; suppressed without classes.
+
+        The reference reads the map as if it had no classes, and suppresses none where it has.
+        """
+        p, (high, wide) = self.settings, x.shape[1:]
+        values = x.astype(float).ravel()[: p.num_object * (BOX + 1) * high * wide]
+        values = values.reshape(p.num_object, BOX + 1, high, wide)
+        boxes, sure = self.boxes(values).reshape(-1, BOX), _sigmoid(values[:, BOX]).ravel()
+        kept = sure > np.float32(p.thresh)
+        if not p.num_class:
+            order = np.argsort(-sure, kind="stable")
+            for place, index in enumerate(order):
+                if kept[index]:
+                    later = order[place + 1 :]
+                    kept[later[intersection_over_union(boxes[index], boxes[later]) > OVERLAP]] = False
+        return boxes[kept]
 
 
 @layer("RegionLoss", dialect="maskyolo")
@@ -283,24 +303,6 @@ class DecodeRois(_MaskYolo, Computed):
                 regions.append((item, box, False))
         return regions
 
-    def found(self, x: np.ndarray) -> np.ndarray:
-        """Return the boxes [·, 4] of one image's map that are likely, by anchor and place; suppressed without classes.
-
-        The reference reads the map as if it had no classes, and suppresses none where it has.
-        """
-        p, (high, wide) = self.settings, x.shape[1:]
-        values = x.astype(float).ravel()[: p.num_object * (BOX + 1) * high * wide]
-        values = values.reshape(p.num_object, BOX + 1, high, wide)
-        boxes, sure = self.boxes(values).reshape(-1, BOX), _sigmoid(values[:, BOX]).ravel()
-        kept = sure > np.float32(p.thresh)
-        if not p.num_class:
-            order = np.argsort(-sure, kind="stable")
-            for place, index in enumerate(order):
-                if kept[index]:
-                    later = order[place + 1 :]
-                    kept[later[intersection_over_union(boxes[index], boxes[later]) > OVERLAP]] = False
-        return boxes[kept]
-
     def draw(
         self, index: int, region: np.ndarray, known: _Labels, truth: np.ndarray, masks: np.ndarray, points: np.ndarray
     ) -> None:
@@ -374,3 +376,93 @@ def _shrunk(image: np.ndarray, side: int) -> np.ndarray:
         after = np.minimum(before + 1, old - 1)
         image = image.take(before, axis) * (1 - share) + image.take(after, axis) * share
     return image
+
+
+@layer("RoiGen", dialect="maskyolo")
+class RoiGen(_MaskYolo, Computed):
+    """Regions [R, 5] of a YOLO's likely boxes, R = prop_num, and whether there is one [R]: 0 behind the last.
+
+    A region is an item and the corners of a box in pixels of net_w x net_h; no gradient.
+    (leon-liangwu/MaskYolo_Caffe, caffe-maskyolo/src/caffe/layers/roi_gen_layer.cpp)
+    """
+
+    num_bottoms = (1, 1)
+    num_tops = (2, 2)
+
+    @property
+    def settings(self) -> Any:
+        return self.added.roi_gen_param
+
+    def tops_at_setup(self, bottoms: Sequence[Shape]) -> tuple[Shape, ...]:
+        p, x = self.settings, bottoms[0]
+        if len(x) != 4 or x[1] != p.num_object * (p.num_coord + 1 + p.num_class) or p.num_coord != BOX:
+            raise self.error(f"expected a map of {p.num_object * (BOX + 1 + p.num_class)} channels, found shape {x}")
+        if not len(p.anchor_x) == len(p.anchor_y) == p.num_object:
+            found = f"found {len(p.anchor_x)} and {len(p.anchor_y)}"
+            raise self.error(f"expected anchor_x and anchor_y num_object times ({p.num_object}), {found}")
+        return (p.prop_num, BOX + 1), (p.prop_num,)
+
+    def decide(self, bottoms: Sequence[np.ndarray], random: np.random.Generator) -> Sequence[np.ndarray]:
+        p, size = self.settings, np.array([self.settings.net_w, self.settings.net_h] * 2)
+        regions, classes = (np.zeros(shape, np.float32) for shape in self.tops_at_setup([bottoms[0].shape]))
+        boxes = [(item, box) for item, x in enumerate(bottoms[0]) for box in self.found(x)]
+        for index, (item, box) in enumerate(boxes[: p.prop_num]):
+            low, high = np.maximum(box[:2] - box[2:] / 2, 0), np.minimum(box[:2] + box[2:] / 2, 1)
+            regions[index] = [item, *(np.concatenate([low, high]) * size)]
+            classes[index] = 1
+        return regions, classes
+
+
+@layer("MaskBoxData", dialect="maskyolo")
+class MaskBoxData(_Files):
+    """Images, and labels [N, 6 · max_box_num + H · W]: rows of x, y, width, height, class and instance, then a mask.
+
+    (leon-liangwu/MaskYolo_Caffe, caffe-maskyolo/src/caffe/layers/mask_box_data_layer.cpp)
+    """
+
+    adds = yolo_pb2.MaskYoloLayerParameter
+    num_tops = (1, 2)
+    points = 0  # values of the key points of an instance
+
+    @property
+    def settings(self) -> Any:
+        return self.proto.data_param
+
+    def size(self) -> tuple[int, int] | None:
+        p = self.added.transform_param
+        return (p.resize_h, p.resize_w) if p.resize_h and p.resize_w else super().size()
+
+    def resized(self) -> tuple[int, int] | None:
+        return None
+
+    def channels(self) -> int:
+        return Images.channels(self)
+
+    def further_shape(self, index: int, images: Shape) -> Shape | None:
+        rows = self.added.data_param.max_box_num
+        return (images[0], rows * (BOX + 2 + self.points) + math.prod(images[2:]))
+
+    def example(self, top: int, shape: Shape, random: np.random.Generator) -> np.ndarray | None:
+        if not top:
+            return None
+        most = self.added.data_param.max_box_num
+        labels = np.zeros(shape, np.float32)
+        rows = labels[:, : most * (BOX + 2)].reshape(shape[0], most, BOX + 2)
+        rows[:, :2, :2] = random.uniform(0.3, 0.7, (shape[0], 2, 2))
+        rows[:, :2, 2:BOX] = random.uniform(0.1, 0.4, (shape[0], 2, 2))
+        rows[:, :2, BOX + 1] = [1, 2]
+        labels[:, : most * (BOX + 2)] = rows.reshape(shape[0], -1)
+        return labels
+
+    def shape_source(self) -> str:
+        return f"in the records of {self.settings.source!r}"
+
+
+@layer("KpsBoxData", dialect="maskyolo")
+class KpsBoxData(MaskBoxData):
+    """MaskBoxData with rows of an instance and x and y of its 17 key points behind the mask, 35 values each.
+
+    (leon-liangwu/MaskYolo_Caffe, caffe-maskyolo/src/caffe/layers/kps_box_data_layer.cpp)
+    """
+
+    points = POINT_ROW

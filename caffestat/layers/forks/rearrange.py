@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING
 from caffestat.schema.forks import rearrange_pb2
 
 from ..base import Layer, Shape, layer
+from ..shape import Crop
 
 if TYPE_CHECKING:
     from caffestat.graph import Graph
 
-__all__ = ["Flip", "Gather", "MergeCrop", "Reorg", "Reverse", "ShuffleChannel", "Transpose"]
+__all__ = ["CropCenter", "DYCrop", "Flip", "Gather", "MergeCrop", "Reorg", "Reverse", "ShuffleChannel", "Transpose"]
 
 STACK = rearrange_pb2.MergeCropParameter.STACK
 
@@ -28,6 +29,46 @@ class _Moved(Layer):
         if len(bottoms[0]) != 4:
             raise self.error(f"expected a bottom (N, C, H, W), found shape {bottoms[0]}")
         return bottoms[0]
+
+
+@layer("DYCrop", dialect="cervix")
+class DYCrop(Crop):
+    """Computed as Crop, whose fields it has: what else it does is not public.
+
+    (dypromise/cervix_caffe_dingyang, prototxt files alone)
+    """
+
+    read_as = "Crop, whose fields it has: its source is not public"
+    adds = rearrange_pb2.LayerParameter
+
+    def axis(self, shape: Shape) -> int:
+        return self.canonical_axis(self.added.dycrop_param.axis, len(shape))
+
+    def offsets(self, shape: Shape) -> list[int]:
+        self.proto.crop_param.ClearField("offset")
+        self.proto.crop_param.offset.extend(self.added.dycrop_param.offset)
+        return super().offsets(shape)
+
+
+@layer("CropCenter", dialect="waifu2x")
+class CropCenter(_Moved):
+    """y = x without the crop_size first and last places of each axis. (lltcggie/caffe, crop_center_layer.cpp)"""
+
+    def cuts(self, shape: Shape) -> list[int]:
+        """Return how much each axis loses at both ends."""
+        cuts = list(self.added.crop_center_param.crop_size)
+        if len(cuts) != len(shape) or any(2 * cut >= size for cut, size in zip(cuts, shape, strict=True)):
+            raise self.error(f"expected a crop_size for each axis, below half of it, of {shape}; found {cuts}")
+        return cuts
+
+    def tops(self, bottoms: Sequence[Shape]) -> tuple[Shape, ...]:
+        return (tuple(size - 2 * cut for size, cut in zip(bottoms[0], self.cuts(bottoms[0]), strict=True)),)
+
+    def lower(self, g: Graph, bottoms: Sequence[str], params: Sequence[str]) -> Sequence[str]:
+        shape = g.shape(bottoms[0])
+        cuts = self.cuts(shape)
+        ends = [size - cut for size, cut in zip(shape, cuts, strict=True)]
+        return (g.emit("Slice", bottoms[0], g.ints(*cuts), g.ints(*ends)),)
 
 
 @layer("Transpose", dialect="ocr")

@@ -35,6 +35,7 @@ __all__ = [
     "Permute",
     "PriorBox",
     "PriorBoxClustered",
+    "YoloAnnotatedData",
 ]
 
 SOFTMAX, LOGISTIC = range(2)
@@ -530,7 +531,8 @@ class AnnotatedData(Images):
         transform, added = self.proto.transform_param, self.added.transform_param
         size = (transform.crop_size,) * 2 if transform.crop_size else (added.crop_h, added.crop_w)
         if not all(size):
-            size = next(((resize.height, resize.width) for resize in added.resize_param), (0, 0))
+            sizes = [*added.resize_param, *added.resize_param_yolo]
+            size = next(((resize.height, resize.width) for resize in sizes), (0, 0))
         return (self.batch_size(), self.channels(), *size) if all(size) else None
 
     def mask_shape(self) -> Shape | None:
@@ -560,3 +562,10 @@ class AnnotatedData(Images):
 
     def setup_words(self) -> tuple[str, ...]:
         return ("reader", *super().setup_words())
+
+
+@layer("YoloAnnotatedData", dialect="yolo")
+class YoloAnnotatedData(AnnotatedData):
+    """Computed as AnnotatedData of eric612/MobileNet-YOLO, whose fields it has. (yuqj1991/caffe_train, nets alone)"""
+
+    read_as = "AnnotatedData of eric612/MobileNet-YOLO, whose fields it has: its source is not public"

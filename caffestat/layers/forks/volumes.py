@@ -11,7 +11,8 @@ from caffestat.ops import Window
 from caffestat.schema.forks import volumes_pb2
 
 from ..base import Shape, layer
-from ..convolution import Convolution
+from ..convolution import Convolution, Deconvolution
+from ..math import Softmax
 from ..pooling import AVE, MAX, Pooling
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Convolution3D",
     "CubicPooling3D",
+    "Deconvolution3D",
     "DepthConvolution",
     "DepthPooling",
     "DepthPooling3D",
@@ -28,6 +30,7 @@ __all__ = [
     "NdPooling",
     "NdSizedPooling",
     "Pooling3D",
+    "VoxelSoftmax",
 ]
 
 MOST_AXES = 3  # over which the runtime pools
@@ -153,6 +156,19 @@ class Convolution3D(_Volumes):
             getattr(param, name).CopyFrom(value)
         else:
             setattr(param, name, value)
+
+
+@layer("Deconvolution3D", dialect="c3d")
+class Deconvolution3D(Deconvolution, Convolution3D):
+    """Deconvolution of clips [N, C, L, H, W], with the fields of Convolution3D.
+
+    (facebookarchive/C3D, deconvolution3d_layer.cpp)
+    """
+
+
+@layer("VoxelSoftmax", dialect="c3d")
+class VoxelSoftmax(Softmax):
+    """Softmax over the channels of clips [N, C, L, H, W]. (facebookarchive/C3D, voxel_wise_softmax_layer.cpp)"""
 
 
 # ---- pooling ---------------------------------------------------------------------------------------------------------

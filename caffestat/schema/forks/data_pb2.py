@@ -38,8 +38,10 @@ __all__ = [
     "TransformationParameter",
     "TsnLayerParameter",
     "TvgLayerParameter",
+    "V2vLayerParameter",
     "VolumeDataParameter",
     "VolumeLayerParameter",
+    "VoxelImageDataParameter",
 ]
 
 _FILE = bytes.fromhex(
@@ -253,7 +255,14 @@ _FILE = bytes.fromhex(
     "697a6518c5172001280d3a013022370a0f4348414e4e454c454e434f44494e4712090a0555494e54381001120e0a0a55"
     "494e543136464c4f57100212090a05424f4f4c311003224b0a0d52414e445045524d4f52444552121c0a184649525354"
     "5f5045524d5554455f5448454e5f52414e47451000121c0a1846495253545f52414e47455f5448454e5f5045524d5554"
-    "451001"
+    "45100122520a115632764c61796572506172616d65746572123d0a10696d6167655f646174615f706172616d180f2001"
+    "280b32232e63616666652e646174612e566f78656c496d61676544617461506172616d657465722284020a17566f7865"
+    "6c496d61676544617461506172616d6574657212150a0a6e65775f6c656e677468180b2001280d3a013012140a097368"
+    "6f775f64617461180c200128053a013012180a097573655f696d616765180d200128083a0566616c736512180a0d7361"
+    "6d706c696e675f72617465180e200128053a013112220a137573655f74656d706f72616c5f6a69747465721810200128"
+    "083a0566616c736512150a0a6d65616e5f76616c75651811200128023a0130121d0a126e756d5f74727574685f636861"
+    "6e6e656c7318122001280d3a013112160a0769735f666c6f771814200128083a0566616c736512160a0b74727574685f"
+    "7363616c651815200128023a0131"
 )
 
 _POOL = caffe_pb2._POOL
@@ -320,9 +329,13 @@ if TYPE_CHECKING:
 
     class TvgLayerParameter(Any): ...
 
+    class V2vLayerParameter(Any): ...
+
     class VolumeDataParameter(Any): ...
 
     class VolumeLayerParameter(Any): ...
+
+    class VoxelImageDataParameter(Any): ...
 
 else:
     ActionDataParameter = _class("caffe.data.ActionDataParameter")
@@ -351,5 +364,7 @@ else:
     TransformationParameter = _class("caffe.data.TransformationParameter")
     TsnLayerParameter = _class("caffe.data.TsnLayerParameter")
     TvgLayerParameter = _class("caffe.data.TvgLayerParameter")
+    V2vLayerParameter = _class("caffe.data.V2vLayerParameter")
     VolumeDataParameter = _class("caffe.data.VolumeDataParameter")
     VolumeLayerParameter = _class("caffe.data.VolumeLayerParameter")
+    VoxelImageDataParameter = _class("caffe.data.VoxelImageDataParameter")

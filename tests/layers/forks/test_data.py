@@ -236,3 +236,38 @@ def test_real_data_that_no_reader_reads_are_an_error_and_else_a_note(text: str, 
         build(source, data="real")
     layers = [node.layer for data in ("auto", "synthetic") for node in build(source, shapes=SIZES, data=data).nodes]
     assert [bool(re.fullmatch(message, layer.why_synthetic)) for layer in layers] == [True, False]
+
+
+def test_clips_with_labels_of_each_place_take_their_shape_from_the_clip() -> None:
+    text = 'name: "l" type: "%s" top: "data" top: "truth" image_data_param { source: "x" batch_size: 2 %s }'
+    for kind, fields, labels in (
+        ("VideoSegmentationData", "crop_size: 112 show_data: 0", 1),
+        ("VideoWithVoxelTruthData", "num_truth_channels: 2 is_flow: true truth_scale: 0.5", 2),
+    ):
+        layer = make(text % (kind, fields))
+        assert layer.tops([]) == (None, None)
+        layer.shape_overrides = {"data": (2, 3, 16, 20, 24)}
+        assert layer.tops([]) == ((2, 3, 16, 20, 24), (2, labels, 16, 20, 24))
+
+
+def test_yolo_annotated_data_has_boxes_of_mobilenet_yolo() -> None:
+    layer = make(
+        'name: "l" type: "YoloAnnotatedData" top: "data" top: "label" data_param { source: "x" batch_size: 2 '
+        "backend: LMDB } annotated_data_param { yolo_data_type: 1 } transform_param { resize_param_yolo { height: 16 width: 24 } "
+        "resize_param_yolo { height: 32 width: 32 } }"
+    )
+    assert layer.tops([]) == ((2, 3, 16, 24), (2, 1, 300, 5))
+
+
+def test_annotated_data_with_points_counts_images() -> None:
+    layer = make(
+        'name: "l" type: "AnnotatedData" top: "data" top: "label" data_param { source: "x" batch_size: 2 '
+        "backend: LMDB } annotated_data_param { yoloformat: true has_landmarks: true crop_type: CROP_JITTER } "
+        "transform_param { resize_param { height: 16 width: 24 } }"
+    )
+    assert layer.tops([])[1] == (2, 1, 1, 19)
+    assert layer.why_unread
+    boxes = layer.example(1, (2, 1, 3, 19), np.random.default_rng(1))
+    np.testing.assert_array_equal(boxes[:, 0, :, 0], [[0] * 3, [1] * 3])
+    assert (boxes[..., 8] == 1).all()
+    np.testing.assert_allclose(boxes[..., 9], (boxes[..., 3] + boxes[..., 5]) / 2)

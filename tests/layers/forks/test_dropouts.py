@@ -93,3 +93,17 @@ def test_pose_image_data_has_maps_of_joints() -> None:
         "new_height: 24 new_width: 20 out_height: 6 out_width: 5 key_point_num: 9 }"
     )
     assert layer.tops([]) == ((3, 3, 24, 20), (3, 9, 6, 5))
+
+
+@pytest.mark.parametrize("adaptive", [False, True])
+def test_random_noise_passes_its_gradient(adaptive) -> None:
+    fields = "adaptive_sigma: true adaptive_factor: 0.5" if adaptive else "mu: 0.25 sigma: 2"
+    layer = make(f'name: "l" type: "RandomNoise" bottom: "x" top: "y" random_noise_param {{ {fields} }}')
+    x = RANDOM.normal(size=(3, 5))
+    x[1, 2] = 0
+    dy = RANDOM.normal(size=x.shape).astype(np.float32)
+    found = run(layer, [x], dys=[dy])
+    (noise,) = found.feeds
+    sigma = 0.5 * np.where(x == 0, abs(x).mean(), abs(x)) if adaptive else 2
+    np.testing.assert_allclose(found.tops[0], x + noise * sigma + (0 if adaptive else 0.25), rtol=1e-5, atol=1e-6)
+    np.testing.assert_array_equal(found.bottoms[0], dy)

@@ -160,3 +160,20 @@ def test_euclidean_loss_leaves_items_without_a_mark_out() -> None:
         return np.array((d[[0, 2]] ** 2).sum() / 4)
 
     check_gradients(make(TWO % "EuclideanLossWithIgnore"), forward, [x, targets], [0])
+
+
+def test_voxel_softmax_loss_skips_labels_beyond_the_classes() -> None:
+    layer = make('name: "l" type: "VoxelSoftmaxLoss" bottom: "x" bottom: "t" top: "y"')
+    random = np.random.default_rng(15)
+    x, labels = random.normal(size=(2, 3, 2, 4, 5)), random.integers(0, 5, (2, 1, 2, 4, 5))
+    p = np.exp(x) / np.exp(x).sum(1, keepdims=True)
+    chosen = np.arange(3).reshape(1, 3, 1, 1, 1) == labels
+    found = run(layer, [x, labels], dys=[np.array(7, np.float32)])
+    np.testing.assert_allclose(found.tops[0], -np.log(p[chosen]).sum() / 80, rtol=1e-5)
+    np.testing.assert_allclose(found.bottoms[0], (p - chosen) / 80, rtol=1e-4, atol=1e-7)
+
+
+def test_memory_loss_has_a_shape_alone() -> None:
+    layer = make('name: "l" type: "MemoryLoss" bottom: "x" top: "y" loss_param { normalization: NONE }')
+    assert layer.tops([(2, 3)]) == ((),)
+    assert "application" in layer.why_uncomputed

@@ -246,3 +246,44 @@ def test_masks_and_key_points_of_a_region() -> None:
 def test_what_does_not_fit(fields: str, shapes: list[tuple[int, ...]], message: str) -> None:
     with pytest.raises(NetError, match=message):
         make(LOSS % fields).tops(shapes)
+
+
+def test_roi_gen_gives_the_likely_boxes() -> None:
+    fields = f"{FIELDS} num_class: 0 prop_num: 5 thresh: 0.6 net_w: 40 net_h: 30"
+    layer = make(f'name: "l" type: "RoiGen" bottom: "x" top: "r" top: "c" roi_gen_param {{ {fields} }}')
+    x = RANDOM.normal(size=(2, ANCHORS * 5, HIGH, WIDE))
+    expected = []
+    for b in range(2):
+        values = x[b].reshape(ANCHORS, 5, HIGH, WIDE)
+        boxes = []
+        for n, j, i in np.ndindex(ANCHORS, HIGH, WIDE):
+            v = values[n, :, j, i]
+            size = (math.exp(v[2]) * SIZES[n][0] / WIDE, math.exp(v[3]) * SIZES[n][1] / HIGH)
+            boxes.append((logistic(v[4]), ((i + logistic(v[0])) / WIDE, (j + logistic(v[1])) / HIGH, *size)))
+        kept = {k for k, (sure, _) in enumerate(boxes) if sure > np.float32(0.6)}
+        for k in sorted(range(len(boxes)), key=lambda k: -boxes[k][0]):
+            if k in kept:
+                kept -= {
+                    m for m in kept if m != k and boxes[m][0] < boxes[k][0] and iou(boxes[k][1], boxes[m][1]) > 0.4
+                }
+        for k in sorted(kept):
+            a, c, w, h = boxes[k][1]
+            corners = [max(a - w / 2, 0) * 40, max(c - h / 2, 0) * 30, min(a + w / 2, 1) * 40, min(c + h / 2, 1) * 30]
+            expected.append([b, *corners])
+    regions, classes = run(layer, [x]).tops
+    count = min(len(expected), 5)
+    assert count > 2
+    np.testing.assert_allclose(regions[:count], expected[:count], rtol=1e-4, atol=1e-5)
+    assert not regions[count:].any()
+    np.testing.assert_array_equal(classes, [1] * count + [0] * (5 - count))
+
+
+def test_labels_of_masks_and_key_points_have_their_sizes() -> None:
+    text = (
+        'name: "l" type: "%s" top: "data" top: "label" transform_param { resize_w: 24 resize_h: 16 jitter: 0.2 } '
+        'data_param { source: "x" batch_size: 3 backend: LMDB max_box_num: 7 min_size_or: 0.1 }'
+    )
+    layer = make(text % "MaskBoxData")
+    assert layer.tops([]) == ((3, 3, 16, 24), (3, 7 * 6 + 16 * 24))
+    assert layer.example(1, (3, 7 * 6 + 16 * 24), RANDOM).shape == (3, 426)
+    assert make(text % "KpsBoxData").tops([])[1] == (3, 7 * 6 + 16 * 24 + 7 * 35)

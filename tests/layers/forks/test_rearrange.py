@@ -112,3 +112,27 @@ def test_bottoms_that_do_not_fit(text: str, message: str) -> None:
 def test_merge_crop_needs_a_larger_second_bottom() -> None:
     with pytest.raises(NetError, match="a second bottom at least as large"):
         make(PAIR).tops([(2, 3, 5, 5), (2, 3, 5, 4)])
+
+
+def test_crop_center_cuts_both_ends_of_each_axis() -> None:
+    layer = make(
+        'name: "l" type: "CropCenter" bottom: "x" top: "y" '
+        "crop_center_param { crop_size: 0 crop_size: 1 crop_size: 2 crop_size: 3 }"
+    )
+    random = np.random.default_rng(4)
+    x, dy = random.normal(size=(2, 4, 7, 9)), random.normal(size=(2, 2, 3, 3)).astype(np.float32)
+    found = run(layer, [x], dys=[dy])
+    np.testing.assert_allclose(found.tops[0], x[:, 1:3, 2:5, 3:6], rtol=1e-6)
+    np.testing.assert_allclose(found.bottoms[0], np.pad(dy, [(0, 0), (1, 1), (2, 2), (3, 3)]))
+    with pytest.raises(NetError, match="below half"):
+        layer.tops([(2, 4, 4, 9)])
+
+
+def test_dycrop_is_taken_for_crop() -> None:
+    layer = make(
+        'name: "l" type: "DYCrop" bottom: "x" bottom: "r" top: "y" dycrop_param { axis: 2 offset: 1 offset: 3 }'
+    )
+    x = np.random.default_rng(4).normal(size=(2, 3, 6, 8))
+    found = run(layer, [x, np.zeros((2, 1, 4, 5))])
+    np.testing.assert_allclose(found.tops[0], x[:, :, 1:5, 3:8], rtol=1e-6)
+    assert "source is not public" in layer.read_as

@@ -308,3 +308,27 @@ def test_old_names() -> None:
           pool: MAX kernel_size: 2 kernel_depth: 1 stride: 2 temporal_stride: 1 } }"""
     net = build(net_source(parse(text.encode(), "net.prototxt")))
     assert [node.top_shapes[0] for node in net.nodes[1:]] == [(1, 2, 8, 6, 5), (1, 2, 8, 3, 3)]
+
+
+def test_deconvolution3d_spreads_each_place_of_a_clip() -> None:
+    layer = make(
+        'name: "l" type: "Deconvolution3D" bottom: "x" top: "y" convolution_param { num_output: 2 kernel_size: 3 '
+        "kernel_depth: 2 pad: 1 temporal_pad: 1 stride: 2 temporal_stride: 3 }"
+    )
+
+    def forward(x, w, b):
+        y = np.zeros((x.shape[0], 2, 3 * 2 + 2, 2 * 3 + 3, 2 * 4 + 3))
+        for l, h, v in np.ndindex(3, 4, 5):
+            part = np.einsum("nc,codhw->nodhw", x[:, :, l, h, v], w)
+            y[:, :, 3 * l : 3 * l + 2, 2 * h : 2 * h + 3, 2 * v : 2 * v + 3] += part
+        return y[:, :, 1:-1, 1:-1, 1:-1] + b.reshape(1, 2, 1, 1, 1)
+
+    random = np.random.default_rng(6)
+    arrays = [random.normal(size=(2, 3, 3, 4, 5)), random.normal(size=(3, 2, 2, 3, 3)), random.normal(size=2)]
+    check_gradients(layer, forward, arrays, [0, 1, 2], 2)
+
+
+def test_voxel_softmax_runs_over_channels() -> None:
+    x = np.random.default_rng(7).normal(size=(1, 3, 2, 4, 5))
+    found = run(make('name: "l" type: "VoxelSoftmax" bottom: "x" top: "y"'), [x])
+    np.testing.assert_allclose(found.tops[0], np.exp(x) / np.exp(x).sum(1, keepdims=True), rtol=1e-5)
