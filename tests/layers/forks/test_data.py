@@ -253,7 +253,8 @@ def test_clips_with_labels_of_each_place_take_their_shape_from_the_clip() -> Non
 def test_yolo_annotated_data_has_boxes_of_mobilenet_yolo() -> None:
     layer = make(
         'name: "l" type: "YoloAnnotatedData" top: "data" top: "label" data_param { source: "x" batch_size: 2 '
-        "backend: LMDB } annotated_data_param { yolo_data_type: 1 } transform_param { resize_param_yolo { height: 16 width: 24 } "
+        "backend: LMDB } annotated_data_param { yolo_data_type: 1 } transform_param { "
+        "resize_param_yolo { height: 16 width: 24 } "
         "resize_param_yolo { height: 32 width: 32 } }"
     )
     assert layer.tops([]) == ((2, 3, 16, 24), (2, 1, 300, 5))

@@ -318,9 +318,9 @@ def test_deconvolution3d_spreads_each_place_of_a_clip() -> None:
 
     def forward(x, w, b):
         y = np.zeros((x.shape[0], 2, 3 * 2 + 2, 2 * 3 + 3, 2 * 4 + 3))
-        for l, h, v in np.ndindex(3, 4, 5):
-            part = np.einsum("nc,codhw->nodhw", x[:, :, l, h, v], w)
-            y[:, :, 3 * l : 3 * l + 2, 2 * h : 2 * h + 3, 2 * v : 2 * v + 3] += part
+        for t, h, v in np.ndindex(3, 4, 5):
+            part = np.einsum("nc,codhw->nodhw", x[:, :, t, h, v], w)
+            y[:, :, 3 * t : 3 * t + 2, 2 * h : 2 * h + 3, 2 * v : 2 * v + 3] += part
         return y[:, :, 1:-1, 1:-1, 1:-1] + b.reshape(1, 2, 1, 1, 1)
 
     random = np.random.default_rng(6)
