@@ -55,6 +55,7 @@ class Maximum:
         self.pairs, self.far = Pairs(tables, near, far), far
         self.between, self.common = window_pairs(self.matrices, near, far)
         self.rho_of_pairs = clip_unit(float(self.between.flat[0]))
+        self._given: dict[float, tuple[Array, Array]] = {}
         self.rho = 1 - self._spread**2
 
     def given_common(self, rho: float) -> Array:
@@ -68,18 +69,23 @@ class Maximum:
 
     def pooled(self, rho: float | None = None) -> Array:
         """The maximum at the nodes of its own u."""
-        if rho is not None and rho >= 1:
-            return self.values
-        distribution = self.distribution if rho is None else self.given_common(rho) @ WEIGHTS
-        return np.interp(np.interp(cdf(NODES), distribution, NODES), NODES, self.values)
+        return self._at(self.rho if rho is None else rho)[0]
 
     def shared(self, rho: float | None = None) -> Array:
         """E[max | c] at the nodes of c."""
-        rho = self.rho if rho is None else rho
-        if rho >= 1:
-            return self.values
+        return self._at(self.rho if rho is None else rho)[1]
+
+    def _at(self, rho: float) -> tuple[Array, Array]:
+        """Return `pooled` and `shared` for a correlation; both axes of a square window ask for the same ones."""
+        if rho not in self._given:
+            self._given[rho] = self._pooled_and_shared(rho) if rho < 1 else (self.values, self.values)
+        return self._given[rho]
+
+    def _pooled_and_shared(self, rho: float) -> tuple[Array, Array]:
+        given = self.given_common(rho)
+        pooled = np.interp(np.interp(cdf(NODES), given @ WEIGHTS, NODES), NODES, self.values)
         middles = (self.values[1:] + self.values[:-1]) / 2
-        return np.asarray(middles @ np.diff(self.given_common(rho), axis=0))
+        return pooled, np.asarray(middles @ np.diff(given, axis=0))
 
     def wins(self, others: float) -> Array:
         """P(a value is larger than so many others | its u)."""
