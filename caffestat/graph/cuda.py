@@ -204,6 +204,17 @@ def _clip(g: Graph, node: Node, provider: str) -> Sequence[str] | None:
     return [value]
 
 
+def _softplus(g: Graph, node: Node, provider: str) -> Sequence[str] | None:
+    """ln(1 + exp x) with the last term in float64, as in Caffe: the kernel is 0 from x = -17 on."""
+    (x,) = node.inputs
+    spec = g.specs.get(x)
+    if spec is None or spec.dtype != np.float32:
+        return None
+    small = g.emit("Exp", g.cast(g.emit("Neg", g.emit("Abs", x)), np.float64))
+    rest = g.emit("Log", g.emit("Add", small, g.constant(1, np.float64)))
+    return [g.emit("Add", g.emit("Relu", x), g.cast(rest, np.float32))]
+
+
 def _mean_of_inputs(g: Graph, node: Node, provider: str) -> Sequence[str] | None:
     """There is no kernel for Mean."""
     spec = g.specs.get(node.inputs[0])
@@ -221,5 +232,6 @@ REWRITES: dict[str, Definition] = {
     "Pad": _pad,
     "ReduceMean": _mean,
     "ReduceSum": _sum,
+    "Softplus": _softplus,
 }
 """By op of ONNX; beside those that all providers get."""

@@ -96,3 +96,12 @@ def test_integers_are_clipped_by_max_and_min() -> None:
 
 def test_mean_of_inputs() -> None:
     check(lambda g, *names: g.emit("Mean", *names), *(normal(3, 4) * k for k in (1, 2, 5)), gone=["Mean"])
+
+
+def test_the_tail_of_softplus() -> None:
+    x = np.float32([-80, -30, -17.5, -5, -0.1, 0, 0.3, 4, 30, 800])
+    check(lambda g, x: g.emit("Softplus", x), x, gone=["Softplus"])
+    g = Graph()
+    g.outputs = [g.emit("Softplus", g.input("x", x.shape))]
+    (found,) = Compiled(expand(g, g.outputs, "cuda")).run({"x": x}).values()
+    np.testing.assert_allclose(found[1:], np.logaddexp(0, x[1:].astype(np.float64)), rtol=2e-3)

@@ -1,0 +1,39 @@
+"""Random nets compute on the device under test what they compute on the CPU; needs CAFFESTAT_TEST_DEVICE."""
+
+from __future__ import annotations
+
+from random import Random
+
+import numpy as np
+import pytest
+
+from caffestat import net
+from caffestat.analysis import Runner, draw_feeds
+from caffestat.engine import CPU, Device, choose_device
+from caffestat.fillers import Stream
+from caffestat.program import from_net
+
+from .golden import DEVICE, assert_close
+from .random_nets import random_net
+from .test_random_nets import build
+
+pytestmark = pytest.mark.skipif(DEVICE == "cpu", reason="no other device than the CPU is under test")
+NETS = 150
+
+
+def run(text: str, seed: int, device: Device) -> Runner:
+    built, stream = build(text), Stream(seed)
+    runner = Runner(from_net(built), net.draw_params(built, stream), device, fetch=True)
+    runner.run(draw_feeds(runner, stream, np.random.default_rng(seed)))
+    return runner
+
+
+@pytest.mark.parametrize("seed", range(NETS))
+def test_devices_agree(seed: int) -> None:
+    text = random_net(Random(seed), 1 + seed % 12)
+    expected, found = run(text, seed, CPU).tensors, run(text, seed, choose_device(DEVICE)[0]).tensors
+    assert expected.keys() == found.keys()
+    around = max((float(np.abs(array).max(initial=0)) for array in expected.values()), default=0.0)
+    for key, array in expected.items():
+        np.testing.assert_array_equal(np.isfinite(found[key]), np.isfinite(array), err_msg=str(key))
+        assert_close(*(np.nan_to_num(tensor, posinf=0, neginf=0) for tensor in (found[key], array)), str(key), around)
