@@ -14,17 +14,18 @@ import os
 import subprocess
 import sys
 import time
-from collections import Counter
 from pathlib import Path
 
-from debug_pass import GPU_BATCHES
-from profile_pass import events_of
+import numpy as np
+from debug_pass import GPU_BATCHES, load
 
+from caffestat.analysis import Runner, draw_feeds
 from caffestat.engine import choose_device
 from caffestat.errors import DeviceError
+from caffestat.program import from_net
 
 ROOT = Path(__file__).resolve().parent.parent
-GOLDEN = ["tests/net/test_golden.py", "tests/net/test_random_nets.py", "tests/report/test_debug_golden.py"]
+GOLDEN = ["tests/net/test_golden.py", "tests/net/test_devices.py", "tests/report/test_debug_golden.py"]
 TRAINING = ["tests/training"]
 
 
@@ -42,13 +43,12 @@ def run(*arguments: str) -> tuple[int, str]:
     return process.returncode, f"{' | '.join(lines[-1:])} ({time.perf_counter() - started:.0f} s)"
 
 
-def on_cpu(name: str) -> str:
-    """Return the ops of a net's pass that ran on the CPU, and how often values were copied between the devices."""
-    events = events_of(name, 1, False, "cuda")
-    placed = Counter(e["args"]["op_name"] for e in events if e["args"]["provider"] == "CPUExecutionProvider")
-    copies = sum(e["args"]["op_name"].startswith("Memcpy") for e in events)
-    found = ", ".join(f"{op} {count}" for op, count in placed.most_common()) or "none"
-    return f"on the CPU: {found}; {copies} copies between the devices; {len(events)} nodes"
+def placed(name: str) -> str:
+    """Return which ops of a net's pass run on the CPU."""
+    built, values, stream = load(name, "cuda")
+    runner = Runner(from_net(built), values, choose_device("cuda")[0])
+    runner.run(draw_feeds(runner, stream, np.random.default_rng(1)))
+    return f"on the CPU: {', '.join(runner.left_to_cpu) or 'none'}"
 
 
 def main() -> int:
@@ -63,10 +63,11 @@ def main() -> int:
         return 0
     table = [("device", str(device))]
     failed = 0
+    workers = ["-n", str(min(os.cpu_count() or 1, 12))] if importlib.util.find_spec("xdist") else []
     for title, files in (("golden", GOLDEN), ("training", TRAINING)):
-        code, last = run("-m", "pytest", "-q", *files)
+        code, last = run("-m", "pytest", "-q", *workers, *files)
         failed, table = failed or code, [*table, (title, last)]
-    table += [(name, on_cpu(name)) for name in GPU_BATCHES]
+    table += [(name, placed(name)) for name in GPU_BATCHES]
     if importlib.util.find_spec("torch") is None:
         table.append(("benchmarks", "none, torch is not installed"))
     else:

@@ -109,7 +109,7 @@ def events_of(name: str, rounds: int, changing: bool, device: str = "cpu") -> li
             runner.run(feeds)
         compiled._options = before
         chains = runner._compiled._chains.values()
-        paths = [session._session.end_profiling() for chain in chains for session in chain._sessions]
+        paths = [session._session.end_profiling() for chain in chains for session in chain.sessions]
         return [event for path in paths for event in later_rounds(json.loads(Path(path).read_text()), rounds)]
 
 

@@ -164,6 +164,11 @@ class Runner:
         """The ops that were computed in float32 though float16 was asked for, once it has run."""
         return sorted(self._compiled.widened)
 
+    @property
+    def left_to_cpu(self) -> list[str]:
+        """The ops for which the device has no kernels, once it has run."""
+        return sorted(self._compiled.left_to_cpu)
+
     def run(self, feeds: Mapping[str, np.ndarray]) -> Measurement:
         """Run one iteration and return what it measured.
 
@@ -465,6 +470,8 @@ def measure(
     started = _param_samples(program, values) if samples else {}
     measured = runner.run(arrays)
     notes.extend(_precision_notes(program, runner, options.compute))
+    if runner.left_to_cpu:
+        notes.append(f"{device} has no kernels for {', '.join(runner.left_to_cpu)}: computed on the CPU")
     inner = [program.rows[row].name for row, part in runner.forward.inner.items() if part.prints]
     if options.stats and inner:
         notes.append(f"--stats leaves out the values inside of {', '.join(inner)}: only mean |x| is known of them")

@@ -19,6 +19,7 @@ from .runtime import (
     interruptible,
     onnxruntime,
     open_session,
+    ops_on_cpu,
     runtime_errors,
     session_options,
     share_memory,
@@ -92,6 +93,11 @@ class Compiled:
         self._kernels = Kernels(device) if compute == "float16" else None
 
     @property
+    def left_to_cpu(self) -> set[str]:
+        """The ops that ran on the CPU though the device is another one, which has no kernels for them."""
+        return {op for chain in self._chains.values() for session in chain.sessions for op in session.left_to_cpu}
+
+    @property
     def widened(self) -> set[str]:
         """The ops that were computed in float32, of those that were to be computed in float16."""
         return {op for chain in self._chains.values() for op in chain.widened}
@@ -143,17 +149,17 @@ class _Chain:
         block = channel_block() if device.kind == "cpu" else 0
         whole = expand(graph, outputs, device.kind, block, graph.params.keys() - constant.keys())
         parts = cut(whole, _LONG[device.kind])
-        self._sessions = [_Session(part, device, constant, len(whole.nodes), len(parts) > 1) for part in parts]
+        self.sessions = [_Session(part, device, constant, len(whole.nodes), len(parts) > 1) for part in parts]
         last = {name: number for number, part in enumerate(parts) for name in part.inputs}
         self._read_last: list[list[str]] = [[] for _ in parts]
         for name in last.keys() - set(outputs):
             self._read_last[last[name]].append(name)
 
     def run(self, given: Mapping[str, Any], keep: Collection[str], into: Mapping[str, np.ndarray]) -> dict[str, Any]:
-        if len(self._sessions) == 1:
-            return self._sessions[0].run(given, keep, into)
+        if len(self.sessions) == 1:
+            return self.sessions[0].run(given, keep, into)
         values = dict(given)
-        for session, read in zip(self._sessions, self._read_last, strict=True):
+        for session, read in zip(self.sessions, self._read_last, strict=True):
             values |= session.run(values, [name for name in session.outputs if name not in into], into)
             for name in read:
                 del values[name]
@@ -176,7 +182,10 @@ class _Session:
         options = _options(nodes)
         if is_part:
             share_memory(options)
+        if device.kind == "cuda":
+            options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
         self._session, self._values = _open(graph, held, device, options)
+        self.left_to_cpu = ops_on_cpu(self._session) if device.kind == "cuda" else set()
 
     def run(self, given: Mapping[str, Any], keep: Collection[str], into: Mapping[str, np.ndarray]) -> dict[str, Any]:
         inputs = {name: self._fed[name] if name in self._fed else given.get(name) for name in self._inputs}

@@ -25,6 +25,7 @@ __all__ = [
     "interruptible",
     "onnxruntime",
     "open_session",
+    "ops_on_cpu",
     "runtime_errors",
     "session_options",
     "share_memory",
@@ -55,6 +56,17 @@ def session_options() -> Any:
 def open_session(model: ModelProto, options: Any, providers: Sequence[Any] = ("CPUExecutionProvider",)) -> Any:
     """Return a session of a model. Raises what the runtime raises (see `runtime_errors`)."""
     return onnxruntime().InferenceSession(model.SerializeToString(), options, providers=list(providers))
+
+
+def ops_on_cpu(session: Any) -> set[str]:
+    """Return the ops of a session that records its assignments which it runs on the CPU.
+
+    onnxruntime before 1.24 records none.
+    """
+    if not hasattr(session, "get_provider_graph_assignment_info"):
+        return set()
+    parts = session.get_provider_graph_assignment_info()
+    return {node.op_type for part in parts if part.ep_name == "CPUExecutionProvider" for node in part.get_nodes()}
 
 
 _threads = [0]

@@ -1,4 +1,4 @@
-"""Random nets compute on the device under test what they compute on the CPU; needs CAFFESTAT_TEST_DEVICE."""
+"""Nets compute on the device under test what they compute on the CPU; needs CAFFESTAT_TEST_DEVICE."""
 
 from __future__ import annotations
 
@@ -13,12 +13,15 @@ from caffestat.engine import CPU, Device, choose_device
 from caffestat.fillers import Stream
 from caffestat.program import from_net
 
-from .golden import DEVICE, assert_close
+from . import golden
+from .golden import CASES, DEVICE, assert_close
 from .random_nets import random_net
 from .test_random_nets import build
 
 pytestmark = pytest.mark.skipif(DEVICE == "cpu", reason="no other device than the CPU is under test")
 NETS = 150
+# what onnxruntime 1.31 has no CUDA kernels for
+WITHOUT_KERNELS: set[str] = set()
 
 
 def run(text: str, seed: int, device: Device) -> Runner:
@@ -31,9 +34,18 @@ def run(text: str, seed: int, device: Device) -> Runner:
 @pytest.mark.parametrize("seed", range(NETS))
 def test_devices_agree(seed: int) -> None:
     text = random_net(Random(seed), 1 + seed % 12)
-    expected, found = run(text, seed, CPU).tensors, run(text, seed, choose_device(DEVICE)[0]).tensors
-    assert expected.keys() == found.keys()
+    found = run(text, seed, choose_device(DEVICE)[0])
+    expected = run(text, seed, CPU).tensors
+    assert expected.keys() == found.tensors.keys()
     around = max((float(np.abs(array).max(initial=0)) for array in expected.values()), default=0.0)
     for key, array in expected.items():
-        np.testing.assert_array_equal(np.isfinite(found[key]), np.isfinite(array), err_msg=str(key))
-        assert_close(*(np.nan_to_num(tensor, posinf=0, neginf=0) for tensor in (found[key], array)), str(key), around)
+        np.testing.assert_array_equal(np.isfinite(found.tensors[key]), np.isfinite(array), err_msg=str(key))
+        pair = (np.nan_to_num(tensor, posinf=0, neginf=0) for tensor in (found.tensors[key], array))
+        assert_close(*pair, str(key), around)
+    assert set(found.left_to_cpu) <= WITHOUT_KERNELS
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_nothing_runs_on_the_cpu_unnoticed(case: str) -> None:
+    _, _, runner, _ = golden.run(case)
+    assert set(runner.left_to_cpu) <= WITHOUT_KERNELS
