@@ -137,6 +137,7 @@ class Layer:
     upsamples: ClassVar[bool] = False  # a bilinear filler makes it interpolate
     copies: ClassVar[bool] = False  # each top is the bottom: Split
     keeps_places: ClassVar[bool] = False  # each pixel of its first top belongs to the same one of its first bottom
+    maps_bottoms: ClassVar[bool] = False  # where bottom 1's places lie on bottom 0 (`bottom_map`) follows from the net
     sized_by_images: ClassVar[bool] = False  # its tops' size stands in the data: that of the images (`image_size`)
     aligns: ClassVar[bool] = False  # where one bottom lies on the other (`cut_before`) follows from the net
     reads_pixels: ClassVar[bool] = False  # its first top holds images, 0 to 255 unless its transform_param says else
@@ -160,6 +161,7 @@ class Layer:
         self.place = place
         self.text: Message | None = None  # the layer as it is written; None for one that is in no text
         self.cut_before: tuple[int, int] | None = None  # what of bottom 0 lies before bottom 1, if it `aligns`
+        self.bottom_map: Move | None = None  # where bottom 1's places lie on bottom 0, if it `maps_bottoms`
         self.image_size: tuple[int, int] | None = None  # height and width of the net's images, if `sized_by_images`
         self.why_uncomputed = ""  # why its tops have shapes but no values
         self.is_forks = False  # its bottoms are such that Caffe would stop, and forks go on: see `departs`

@@ -19,7 +19,7 @@ from caffestat.layers.data import Images
 from caffestat.layers.fork_fields import FORK_FIELDS, Effect, effect_of
 from caffestat.schema import ForkValue, UnknownField, UnknownValue, caffe_pb2
 
-from .alignment import cut_of
+from .alignment import cut_of, map_of
 from .assumed import only_fits
 from .backprop import mark_backward
 from .dialects import Choice, choose
@@ -270,6 +270,8 @@ class _Builder:
                 self.tell_departure(layer, known)
                 if layer.aligns:
                     layer.cut_before = cut_of(node, self.nodes)
+                if layer.maps_bottoms:
+                    layer.bottom_map = map_of(node, self.nodes)
                 if layer.sized_by_images:
                     layer.image_size = self.size_of_images()
                 node.top_shapes, params = _tops_and_params(layer, known)

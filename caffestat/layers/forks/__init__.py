@@ -30,6 +30,7 @@ from . import (  # noqa: F401  registers their layer types
     mobile,
     octree,
     parallel,
+    patches,
     pixelwise,
     pose,
     proposals,

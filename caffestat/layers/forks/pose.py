@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,7 +16,7 @@ import numpy as np
 from caffestat.fillers import Stream, bernoulli
 from caffestat.schema.forks import pose_pb2
 
-from ..base import Layer, Shape, layer
+from ..base import Layer, Move, Shape, layer
 from ..loss import Loss, total
 from ..neuron import Neuron
 from ..reread import emit_closed, without_gradient
@@ -89,6 +90,10 @@ class PoseResize(Resize):
                 raise self.error("a second bottom of four values, which hold the size, is not supported")
             self.like = check_images(self, bottoms[1])
         return super().tops(bottoms[:1])
+
+    def place_map(self, bottoms: Sequence[Shape]) -> Move | None:
+        (out,) = self.tops(bottoms)
+        return tuple((Fraction(new, old), Fraction(0)) for new, old in zip(out[2:], bottoms[0][2:], strict=True))
 
     def lower(self, g: Graph, bottoms: Sequence[str], params: Sequence[str]) -> Sequence[str]:
         self.like = g.shape(bottoms[1]) if len(bottoms) == 2 else None
