@@ -23,7 +23,7 @@ __all__ = ["REWRITES", "newest_opset"]
 _OPSET = 21  # the newest that the provider has kernels of MaxPool, Elu, Selu and others for
 _LARGE = 1 << 14  # elements from which on a kernel costs more than its start
 _FEW_PLACES = 32  # per row; below, rows are too short for a product or a normalization of their own
-_CUDNN_EPSILON = 1e-5  # the least that every version of cuDNN takes
+_CUDNN_EPSILON = float(np.float32(1e-5))  # the least that every version of cuDNN takes
 _TINY = 1e-12  # keeps the deviation of a constant row finite
 
 

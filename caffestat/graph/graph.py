@@ -218,7 +218,10 @@ class Graph:
 
     def transpose(self, value: str, *perm: int) -> str:
         """Emit a Transpose; nothing for the identity permutation."""
-        return value if list(perm) == sorted(perm) else self.emit("Transpose", value, perm=list(perm))
+        if list(perm) == sorted(perm):
+            return value
+        result, spec = self.emit("Transpose", value, perm=list(perm)), self.specs.get(value)
+        return self.declare(result, tuple(spec.shape[axis] for axis in perm), spec.dtype) if spec else result
 
     def cast(self, value: str, dtype: Any) -> str:
         """Emit a Cast to a numpy type; nothing when the value is known to have it."""
