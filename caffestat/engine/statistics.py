@@ -9,7 +9,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from caffestat.graph import Graph, Node, Spec
+from caffestat.graph import Graph, Node, Spec, late
 from caffestat.graph.flow import Flow
 from caffestat.ops import Elements, Role, Sign
 
@@ -19,8 +19,13 @@ __all__ = ["TINY", "Statistics", "chunks", "origins", "rows_of"]
 TINY = 4_096
 # Up to here one sum over all elements is exact enough; over 6 M elements it would be off by 4e-5.
 _DIRECT = 20_000
-# Above it |x| no longer fits the caches, and ReduceL1, which does not write it down, is the faster one.
-_CACHED = 1 << 23
+# Above it |x| no longer fits the caches, and one thread that does not write it down is faster than two that do.
+_CACHED = 1 << 22
+# A slice has at least so many elements: one step of a Scan takes as long as the sum of 2,000.
+_SLICE = 4_000
+
+# A channel of an image has at least so many places where sums over channels are as fast as those over other rows.
+_LONG_ROW = 32
 
 # Up to this inner size the squares of a matrix product are cheaper to add up from its factors' Gram matrices.
 _THIN = 128
@@ -60,15 +65,82 @@ def _non_negative(nodes: Sequence[Node]) -> set[str]:
     return found
 
 
-def _in_rows(g: Graph, value: str, count: int) -> str:
-    """Return the flat value as [rows, columns], zeros added at the end where `count` has no good divisor."""
-    rows = rows_of(count)
+@late("LongSum")
+def _long_sum(g: Graph, node: Node, provider: str) -> list[str]:
+    """Σ |x| or Σ x² over so many elements that sums of parts are summed up, one element."""
+    value, kind = node.inputs[0], node.attributes["kind"]
+    first = len(g.nodes)
+    if kind == "abs" and (scaled := _as_scaled(g, value)):
+        partial = _sum_scaled(g, *scaled)
+    elif node.attributes["non_negative"]:
+        partial = _sum_rows(g, _in_rows(g, value))
+    elif provider == "cpu" and math.prod(g.shape(value)) > _CACHED:
+        partial = _sum_slices(g, _in_slices(g, value), _DIRECTLY[kind])
+    else:
+        rows = _in_rows(g, value)
+        partial = _sum_rows(g, g.emit("Abs", rows) if kind == "abs" else g.emit("Mul", rows, rows))
+    total = g.emit("ReduceSum", partial, g.ints(0), keepdims=1)
+    g.statistics.update(name for emitted in g.nodes[first:] for name in emitted.outputs)
+    return [total]
+
+
+def _as_scaled(g: Graph, value: str) -> tuple[str, str] | None:
+    """Return (other, vector) of a value that is another one times a vector; (value, "") of such another one."""
+    if not g.scaled or not _LONG_ROW <= math.prod(g.shape(value)[2:]) <= _DIRECT:
+        return None
+    return g.scaled.values.get(value) or ((value, "") if value in g.scaled.others else None)
+
+
+def _sum_scaled(g: Graph, value: str, vector: str) -> str:
+    """Emit the sums of |vector · x| per channel, from sums of |x|: [C]."""
+    n, channels, *space = g.shape(value)
+    rows = g.declare(g.emit("Abs", g.reshape(value, n * channels, math.prod(space))), (n * channels, math.prod(space)))
+    sums = g.emit("ReduceSum", g.reshape(_sum_rows(g, rows), n, channels), g.ints(0), keepdims=0)
+    return g.emit("Mul", sums, g.emit("Abs", vector)) if vector else sums
+
+
+def _sum_rows(g: Graph, rows: str) -> str:
+    return g.emit("ReduceSum", rows, g.ints(1), keepdims=0)
+
+
+def _sum_slices(g: Graph, slices: str, op: str) -> str:
+    """Emit the sums of [slices, elements] by an op that takes all elements of a value: [slices].
+
+    It reads each element once and writes nothing down; Abs and ReduceSum take three passes. On one thread, that takes
+    less than half of the time; it is one thread, though. Sums of rows, without a Scan, take five times as long: only
+    those over all of a value use the processor's vectors. The slices of a Scan are no copies.
+    """
+    from caffestat.graph.bodies import close_body
+
+    inner = g.inner()
+    one = inner.input("slice", g.shape(slices)[1:], g.specs[slices].dtype)
+    total = inner.declare(inner.emit(op, one, keepdims=0), (), g.specs[slices].dtype)
+    body = close_body(inner, g, [one], [total], "sum")
+    return g.emit("Scan", slices, body=body, num_scan_inputs=1)
+
+
+def _in_slices(g: Graph, value: str) -> str:
+    """Return the flat value as [slices, elements], zeros added at the end where its size has no good divisor."""
+    count = math.prod(g.shape(value))
+    fewest = -(-count // _DIRECT)
+    fits = (number for number in range(fewest, count // _SLICE + 1) if count % number == 0)
+    return _cut(g, value, next(fits, fewest))
+
+
+def _in_rows(g: Graph, value: str) -> str:
+    """Return the flat value as [rows, columns], zeros added at the end where its size has no good divisor."""
+    rows = rows_of(math.prod(g.shape(value)))
+    return _cut(g, value, rows if rows >= 64 else 1024)
+
+
+def _cut(g: Graph, value: str, rows: int) -> str:
+    """Emit the value as [rows, columns], zeros added at the end of the last row."""
+    count = math.prod(g.shape(value))
+    missing = -count % rows
     flat = g.reshape(value, count)
-    if rows < 64:
-        rows = 1024
-        flat = g.emit("Pad", flat, g.ints(0, -count % rows))
-        count += -count % rows
-    return g.emit("Reshape", flat, g.ints(rows, count // rows))
+    if missing:
+        flat = g.declare(g.emit("Pad", flat, g.ints(0, missing)), (count + missing,), g.specs[value].dtype)
+    return g.reshape(flat, rows, (count + missing) // rows)
 
 
 class Statistics:
@@ -156,15 +228,9 @@ class Statistics:
 
     def _sum_abs(self, value: str, count: int) -> str:
         """Emit sum |x|, one element."""
-        g = self.graph
         if count <= _DIRECT:
             return self._sum_directly(_DIRECTLY["abs"], value)
-        rows = _in_rows(g, value, count)
-        if value in self._non_negative:
-            return self._sum_rows("ReduceSum", rows)
-        return (
-            self._sum_rows("ReduceSum", g.emit("Abs", rows)) if count <= _CACHED else self._sum_rows("ReduceL1", rows)
-        )
+        return self._sum_long("abs", value, value in self._non_negative)
 
     def _sum_squares(self, value: str, count: int) -> str:
         """Emit sum x², one element."""
@@ -172,8 +238,10 @@ class Statistics:
             return self._sum_directly(_DIRECTLY["squares"], value)
         if product := self._thin_product(value):
             return self._sum_directly("ReduceSum", self._gram_product(product))
-        rows = _in_rows(self.graph, value, count)
-        return self._sum_rows("ReduceSum", self.graph.emit("Mul", rows, rows))
+        return self._sum_long("squares", value)
+
+    def _sum_long(self, kind: str, value: str, non_negative: bool = False) -> str:
+        return self.graph.emit_late("LongSum", value, shape=(1,), like=value, kind=kind, non_negative=non_negative)
 
     def _thin_product(self, value: str) -> Node | None:
         """Return the node that makes `value` as a product of two thin matrices: an inner product's weight gradient."""
@@ -197,10 +265,6 @@ class Statistics:
         rank = len(self.graph.shape(value))
         result = self.graph.emit(op, value if rank else self.graph.reshape(value, 1), keepdims=1)
         return self._scalar(result, max(rank, 1))
-
-    def _sum_rows(self, op: str, rows: str) -> str:
-        partial = self.graph.emit(op, rows, self.graph.ints(1), keepdims=0)
-        return self._scalar(self.graph.emit("ReduceSum", partial, self.graph.ints(0), keepdims=1), 1)
 
     def _scalar(self, value: str, rank: int) -> str:
         return self.graph.declare(value, (1,) * rank)

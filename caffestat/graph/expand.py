@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Hashable, Sequence
 from dataclasses import replace
 from math import prod
 from typing import TYPE_CHECKING, Any
@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from . import blocked, cuda, winograd
-from .late import Definition, append, branch
+from .graph import Scaled
+from .late import LATE, Definition, append, branch, late
 
 if TYPE_CHECKING:
     from .graph import Graph, Node
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["DECOMPOSED", "by_fewer_products", "expand", "live", "lrn_base", "lrn_power", "sum_channels"]
 
 _SMALL = 1 << 16  # elements of a band matrix that never matter
+_BLOCK = 16  # channels that are summed up together
 
 
 def _band(channels: int, size: int) -> np.ndarray:
@@ -27,19 +29,42 @@ def _band(channels: int, size: int) -> np.ndarray:
 
 
 def sum_channels(g: Graph, x: str, shape: tuple[int, ...], size: int, factor: float, dtype: Any) -> str:
-    """Emit factor · Σ x over `size` channels around each, for x of [N, C, places].
+    """Emit factor · Σ x over `size` channels around each, for x of [N, C, places]."""
+    return g.declare(g.emit("SumChannels", x, domain=LATE, shape=shape, size=size, factor=factor), shape, dtype)
 
-    A product with a band matrix takes a third of the time of AveragePool with a (size, 1) kernel, which serves where
-    the matrix would be larger than x.
+
+@late("SumChannels")
+def _sum_channels(g: Graph, node: Node, provider: str) -> list[str]:
+    """A product with a band matrix: a third of the time of AveragePool with a (size, 1) kernel.
+
+    On the CPU in blocks of channels where there are many: a third to a half of the time for 192 and 256 channels.
+    AveragePool serves where the matrix would be larger than x.
     """
+    x, dtype = node.inputs[0], g.specs[node.outputs[0]].dtype
+    shape, size, factor = (node.attributes[name] for name in ("shape", "size", "factor"))
     batch, channels, places = shape
-    if channels**2 <= _SMALL + prod(shape):
-        return g.emit("MatMul", g.constant(_band(channels, size) * factor, dtype), x)
     reach = (size - 1) // 2
+    if provider == "cpu" and channels % _BLOCK == 0 and channels >= 4 * (_BLOCK + 2 * reach):
+        return [_sum_blocks(g, x, shape, reach, _band(channels, size) * factor, dtype)]
+    if channels**2 <= _SMALL + prod(shape):
+        return [g.emit("MatMul", g.constant(_band(channels, size) * factor, dtype), x)]
     columns = g.reshape(x, batch, 1, channels, places)
     pads: dict[str, Any] = {"kernel_shape": [size, 1], "pads": [reach, 0, reach, 0], "count_include_pad": 1}
     sums = g.emit("Mul", g.emit("AveragePool", columns, **pads), g.constant(size * factor, dtype))
-    return g.reshape(sums, batch, channels, places)
+    return [g.reshape(sums, batch, channels, places)]
+
+
+def _sum_blocks(g: Graph, x: str, shape: tuple[int, ...], reach: int, band: np.ndarray, dtype: Any) -> str:
+    """Emit band · x by blocks of channels, each of which reads `reach` channels more on both sides."""
+    batch, channels, places = shape
+    starts = np.arange(0, channels, _BLOCK)[:, None]
+    read = starts + np.arange(-reach, _BLOCK + reach)  # [blocks, channels of one and around it]
+    inside = (read >= 0) & (read < channels)
+    read = read.clip(0, channels - 1)
+    matrices = band[(starts + np.arange(_BLOCK))[:, :, None], read[:, None]] * inside[:, None]
+    rows = g.emit("Gather", x, g.constant(read.reshape(-1), np.int32), axis=1)
+    blocks = g.emit("MatMul", g.constant(matrices, dtype), g.reshape(rows, batch, *read.shape, places))
+    return g.reshape(blocks, *shape)
 
 
 def lrn_base(g: Graph, x: str, shape: tuple[int, ...], node: Node, dtype: Any) -> str:
@@ -133,6 +158,35 @@ def _without_copies(nodes: Sequence[Node], outputs: Collection[str]) -> list[Nod
     return kept
 
 
+def _without_repeats(nodes: Sequence[Node], outputs: Collection[str]) -> list[Node]:
+    """Return the nodes without those that compute what an earlier one does, as far as nobody asks for their names.
+
+    The runtime leaves out such nodes of ONNX's own ops, but not of others, and it does not look across parts.
+    """
+    fixed = {*outputs, *(name for node in nodes for name in node.captured)}
+    names: dict[str, str] = {}
+    first: dict[Hashable, Node] = {}
+    kept = []
+    for node in nodes:
+        if not names.keys().isdisjoint(node.inputs):
+            node = replace(node, inputs=tuple(names.get(name, name) for name in node.inputs))
+        same = first.setdefault(_computes(node), node)
+        if same is node or not fixed.isdisjoint(node.outputs):
+            kept.append(node)
+        else:
+            names.update(zip(node.outputs, same.outputs, strict=True))
+    return kept
+
+
+def _computes(node: Node) -> Hashable:
+    """Return a key that two nodes share when their outputs are equal."""
+    info = node.info
+    if not (info.is_known or node.domain == blocked.NCHWC) or info.is_random or info.bodies is not None:
+        return node.outputs
+    settings = tuple(sorted((name, repr(value)) for name, value in node.attributes.items()))
+    return node.op, node.domain, node.inputs, settings, tuple(map(bool, node.outputs))
+
+
 def expand(g: Graph, outputs: Sequence[str], provider: str = "cpu", block: int = 0, fed: Collection[str] = ()) -> Graph:
     """Return the graph of some outputs as a provider of the runtime should get it; `g` stays as it is.
 
@@ -143,11 +197,12 @@ def expand(g: Graph, outputs: Sequence[str], provider: str = "cpu", block: int =
     """
     result = branch(g)
     result.outputs, result.domains = list(outputs), dict(g.domains)
-    result.block, result.changing = block, set(fed)
+    result.block, result.changing, result.scaled = block, set(fed), Scaled()
     for node in _without_copies(live(g.nodes, outputs), outputs):
         if not result.changing.isdisjoint((*node.inputs, *node.captured)):
             result.changing.update(node.outputs)
         append(result, node, provider, _BY_PROVIDER[provider])
+    result.nodes = live(_without_repeats(result.nodes, outputs), outputs)
     read = {name for node in result.nodes for name in (*node.inputs, *node.captured)}.union(outputs)
     result.params = {name: spec for name, spec in g.params.items() if name in read}
     result.inputs = {name: spec for name, spec in g.inputs.items() if name in read}

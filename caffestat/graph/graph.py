@@ -18,7 +18,7 @@ from .late import LATE, for_provider
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["CONTRIB", "OPSET", "Graph", "Node", "Region", "Spec", "flow_of", "steps_of"]
+__all__ = ["CONTRIB", "OPSET", "Graph", "Node", "Region", "Scaled", "Spec", "flow_of", "steps_of"]
 
 OPSET = 22  # below it the onnx package infers wrong shapes for ceil-mode MaxPool; every runtime since 1.20 runs it
 IR_VERSION = 10
@@ -91,6 +91,19 @@ class Region:
     whole: Node | None = None
 
 
+@dataclass
+class Scaled:
+    """Values that are others times a vector per channel, each with (other, vector); and those others."""
+
+    values: dict[str, tuple[str, str]] = field(default_factory=dict)
+    others: set[str] = field(default_factory=set)
+
+    def add(self, value: str, other: str, vector: str) -> None:
+        """Record value = other · vector."""
+        self.values[value] = other, vector
+        self.others.add(other)
+
+
 class Graph:
     """An ONNX graph under construction; values are names.
 
@@ -106,6 +119,7 @@ class Graph:
     Of the graph that the runtime gets (see `expand`):
     block    how many channels stand side by side in the blocked layout of its kernels; 0: they have none
     changing values that differ from run to run
+    scaled   values that are others times a vector; None where each value is computed as it is, for instance rounded
     """
 
     def __init__(self) -> None:
@@ -124,6 +138,7 @@ class Graph:
         self.domains = {CONTRIB: 1}
         self.block = 0
         self.changing: set[str] = set()
+        self.scaled: Scaled | None = None
         self._constant_names: dict[tuple[str, Shape, bytes], str] = {}
         self._taken: dict[str, int] = {}
 

@@ -1,4 +1,8 @@
-"""Sums and affine maps per channel: of values [N, C, …] and vectors [C]."""
+"""Sums and affine maps per channel: of values [N, C, …] and vectors [C].
+
+Where a value is another one times a vector, sums over it are those over the other one times the vector: a pass over the
+vector instead of one over the value. Then often nobody needs the value itself (see `Graph.scaled`).
+"""
 
 from __future__ import annotations
 
@@ -8,7 +12,7 @@ import numpy as np
 
 from caffestat.graph import Graph, Node, late
 
-__all__ = ["channel_affine", "channel_column", "channel_dot", "channel_sum"]
+__all__ = ["channel_affine", "channel_column", "channel_dot", "channel_scale", "channel_sum"]
 
 LONG_ROW = 512  # from this many places per channel on, products of rows beat Mul and ReduceSum on CPUs
 
@@ -22,9 +26,34 @@ def _axes(g: Graph, x: str) -> str:
     return g.ints(*(axis for axis in range(len(g.shape(x))) if axis != 1))
 
 
+def channel_scale(g: Graph, x: str, vector: str) -> str:
+    """Emit vector · x."""
+    return g.emit_late("ChannelScale", x, vector, shape=g.shape(x), like=x)
+
+
+@late("ChannelScale")
+def _channel_scale(g: Graph, node: Node, provider: str) -> list[str]:
+    x, vector = node.inputs
+    if g.scaled:
+        if x in g.scaled.values:
+            x, other = g.scaled.values[x]
+            vector = g.emit("Mul", vector, other)
+        g.scaled.add(node.outputs[0], x, vector)
+    return [g.emit("Mul", x, channel_column(g, vector, len(g.shape(x))))]
+
+
 def channel_sum(g: Graph, x: str) -> str:
     """Emit Σ x over all axes but the channels': [C]."""
-    return g.declare(g.emit("ReduceSum", x, _axes(g, x), keepdims=0), (g.shape(x)[1],))
+    return g.emit_late("ChannelSum", x, shape=g.shape(x)[1:2], like=x)
+
+
+@late("ChannelSum")
+def _channel_sum(g: Graph, node: Node, provider: str) -> list[str]:
+    (x,) = node.inputs
+    if g.scaled and x in g.scaled.values:
+        other, vector = g.scaled.values[x]
+        return [g.emit("Mul", vector, channel_sum(g, other))]
+    return [g.emit("ReduceSum", x, _axes(g, x), keepdims=0)]
 
 
 def channel_dot(g: Graph, a: str, b: str) -> str:
@@ -35,6 +64,9 @@ def channel_dot(g: Graph, a: str, b: str) -> str:
 @late("ChannelDot")
 def _channel_dot(g: Graph, node: Node, provider: str) -> list[str]:
     a, b = node.inputs
+    if g.scaled and a in g.scaled.values:
+        other, vector = g.scaled.values[a]
+        return [g.emit("Mul", vector, channel_dot(g, other, b))]
     n, channels, *space = g.shape(a)
     places = prod(space)
     if provider != "cpu" or places < LONG_ROW:

@@ -11,7 +11,7 @@ import numpy as np
 from caffestat.fillers import Filler
 
 from .base import Layer, Param, Shape, layer
-from .channels import channel_affine, channel_column, channel_dot, channel_sum
+from .channels import channel_affine, channel_column, channel_dot, channel_scale, channel_sum
 from .pooling import emit_average, pooling_window
 from .reread import TOP, emit_closed, emit_pulled
 
@@ -175,8 +175,7 @@ class BatchNorm(Layer):
         shares = g.emit("Mul", slope, g.constant(-shape[1] / prod(shape)))
         along = g.emit("Mul", channel_dot(g, dy, y), shares)
         shift = g.emit("Mul", channel_sum(g, dy), shares)
-        straight = g.emit("Mul", dy, channel_column(g, slope, len(shape)))
-        return g.emit("Add", straight, channel_affine(g, y, along, shift))
+        return g.emit("Add", channel_scale(g, dy, slope), channel_affine(g, y, along, shift))
 
     def emit_batch(self, g: Graph, x: str) -> Sequence[str]:
         """Emit (y, mean, variance) of the batch by the runtime's own training mode: a third of the time of single ops.

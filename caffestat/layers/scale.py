@@ -7,7 +7,7 @@ from math import prod
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from .base import Layer, Param, Shape, layer, read_param
-from .channels import channel_affine, channel_column, channel_dot, channel_sum
+from .channels import channel_affine, channel_column, channel_dot, channel_scale, channel_sum
 
 if TYPE_CHECKING:
     from caffestat.autodiff import Tape
@@ -107,8 +107,7 @@ def emit_affine(g: Graph, x: str, scale: str, bias: str, hint: str) -> str:
     def backward(tape: Tape, dys: Sequence[str | None]) -> Sequence[str | None]:
         dy, graph = dys[0], tape.graph
         assert dy is not None
-        column = channel_column(graph, tape.stored(scale), len(graph.shape(x)))
-        dx = graph.emit("Mul", dy, column) if tape.needs(x) else None
+        dx = channel_scale(graph, dy, tape.stored(scale)) if tape.needs(x) else None
         dscale = channel_dot(graph, dy, tape.stored(x)) if tape.needs(scale) else None
         return [dx, dscale, channel_sum(graph, dy) if tape.needs(bias) else None]
 

@@ -1,0 +1,45 @@
+"""What the runtime gets in the place of ops: sums over channels, values that are computed once."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from caffestat.engine import Compiled
+from caffestat.graph import Graph
+from caffestat.graph.expand import expand, sum_channels
+
+
+@pytest.mark.parametrize("provider", ["cpu", "cuda"])
+@pytest.mark.parametrize(("channels", "size"), [(96, 5), (80, 3), (112, 9), (13, 5), (400, 3)])
+def test_sums_over_channels(provider: str, channels: int, size: int) -> None:
+    x = np.random.default_rng(3).standard_normal((2, channels, 7)).astype(np.float32)
+    g = Graph()
+    g.outputs.append(sum_channels(g, g.input("x", x.shape), x.shape, size, 0.5, np.float32))
+    expected = np.zeros(x.shape)
+    for channel in range(channels):
+        around = slice(max(channel - size // 2, 0), channel + size // 2 + 1)
+        expected[:, channel] = 0.5 * x[:, around].astype(np.float64).sum(1)
+    ordinary = expand(g, g.outputs, provider)
+    (found,) = Compiled(ordinary).run({"x": x}).values()
+    np.testing.assert_allclose(found, expected, atol=2e-6)
+
+
+def test_many_channels_take_few_products() -> None:
+    g = Graph()
+    g.outputs.append(sum_channels(g, g.input("x", (2, 192, 7)), (2, 192, 7), 5, 1.0, np.float32))
+    assert max(array.size for array in expand(g, g.outputs).constants.values()) < 192 * 192 / 4
+
+
+def test_what_is_computed_twice_is_computed_once() -> None:
+    g = Graph()
+    x = g.input("x", (3, 4))
+    halves = [g.emit("Mul", x, g.constant(0.5)) for _ in range(2)]
+    others = [g.emit("Softmax", half, axis=axis) for half in halves for axis in (0, 1)]
+    products = [g.fused_matmul(half, half, transB=1) for half in halves]
+    noise = [g.emit("RandomNormalLike", x) for _ in range(2)]
+    total = g.emit("Concat", *others, *products, *noise, axis=1)
+    asked = g.emit("Mul", x, g.constant(0.5))
+    ops = [node.op for node in expand(g, [total, asked]).nodes]
+    counts = {op: ops.count(op) for op in ops}
+    assert counts == {"Mul": 2, "Softmax": 2, "FusedMatMul": 1, "RandomNormalLike": 2, "Concat": 1}
