@@ -14,7 +14,8 @@ import os
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,6 +27,7 @@ from caffestat.analysis import Runner, draw_feeds
 from caffestat.engine import choose_device
 from caffestat.program import from_net
 from caffestat.schema import SolverParameter
+from caffestat.training.resident import ResidentUpdate
 from caffestat.training.update import Update, learnable
 
 NETS = ("alexnet", "googlenet", "resnet50", "mobilenet")
@@ -65,29 +67,35 @@ class Plain(TorchNet):
 
 
 class Ours:
-    """Our compiled pass and update."""
+    """Our compiled pass and update; on CUDA params, gradients and history stay on the device."""
 
     def __init__(self, name: str, device: str) -> None:
-        net, self.values, stream = load(name, device)
+        net, values, stream = load(name, device)
         message = SolverParameter(momentum=MOMENTUM, weight_decay=DECAY)
         started = time.perf_counter()
-        self.runner = Runner(from_net(net), self.values, choose_device(device)[0], changing=True)
+        chosen = choose_device(device)[0]
+        self.update: Update | ResidentUpdate = Update(message, learnable(net))
+        self.values: Sequence[np.ndarray] = values
+        if chosen.kind == "cuda":
+            self.update = ResidentUpdate(message, self.update, values, chosen)
+            self.values = self.update.values
+        self.runner = Runner(from_net(net), self.values, chosen, changing=True)
         self.feeds = draw_feeds(self.runner, stream, np.random.default_rng(1))
-        self.update = Update(message, learnable(net))
         self.iterate()
         self.compile_seconds = time.perf_counter() - started
 
     def iterate(self) -> None:
-        """Run one iteration."""
+        """Run one iteration; both parts wait for the device."""
         self.apply(self.compute())
 
-    def compute(self) -> dict[int, np.ndarray | None]:
+    def compute(self) -> dict[int, Any]:
         """Run one pass and return the gradients."""
-        return dict.fromkeys(self.update.numbers) | self.runner.step(self.feeds, False, reuse=True).diffs
+        step = self.runner.step(self.feeds, False, reuse=True, into=self.update.gradients(0))
+        return self.update.add({}, step.diffs)
 
-    def apply(self, diffs: dict[int, np.ndarray | None]) -> None:
+    def apply(self, diffs: dict[int, Any]) -> None:
         """Update the params."""
-        self.update.apply(self.values, diffs, np.float32(RATE), 0, None)
+        self.update.apply(self.values, diffs, np.float32(RATE), 0)
 
 
 def seconds(run: Iteration) -> float:

@@ -12,8 +12,10 @@ import numpy as np
 from caffestat.engine import CPU, Compiled, Device, Statistics, choose_device
 from caffestat.engine.elements import ElementStatistics, ElementStats, of_array, of_zeros
 from caffestat.engine.histogram import Histogram, Samples, histogram
+from caffestat.engine.resident import Resident, View, as_array
 from caffestat.errors import RunError
 from caffestat.fillers import Stream
+from caffestat.graph import Graph
 from caffestat.graph.graph import flow_of
 from caffestat.options import RunOptions
 from caffestat.program import Forward, Inner, Program
@@ -38,20 +40,21 @@ class Step:
 
     loss      the weighted sum of the losses, float32
     outputs   the values of the net's output blobs that could be computed, by blob index
-    diffs     the gradients of the owner params by number, in arrays of their own; an absent one is zero
+    diffs     the gradients of the owner params by number, in arrays or views of their own; an absent one is zero
     measured  where asked for
     """
 
     loss: np.float32
     outputs: dict[int, np.ndarray]
-    diffs: dict[int, np.ndarray]
+    diffs: dict[int, Any]
     measured: Measurement | None
 
 
 class Runner:
     """A program compiled once, whose passes may be run many times.
 
-    values:   one array per param of the program; changed in place by rows that update their statistics
+    values:   one array per param of the program; changed in place by rows that update their statistics, or replaced
+              where they are resident: then nothing that a run changes leaves the device
     fetch:    return every tensor too, not only statistics, or those of some kinds (see `tensors`)
     changing: the values may be others in every run; without it only those that rows update, and a run is faster
     states:   of recurrent layers by name, which runs change; zero where absent
@@ -77,6 +80,8 @@ class Runner:
     ) -> None:
         self.program = program
         self.values = values
+        self._shapes = [array.shape for array in values]
+        self._floats = {number for number, array in enumerate(values) if _is_float(array)}
         self.device = device
         self.forward = program.forward(carries=changing)
         self.forward_only = forward_only
@@ -87,7 +92,7 @@ class Runner:
         graph.infer()
         graph.outputs = []
         owners = self.gradients.owners if self.gradients else {}
-        self._diffs = {number: name for number, name in owners.items() if name}
+        self._diffs = _under_own_names(graph, {number: name for number, name in owners.items() if name})
         self._find_changing({} if states is None else states, changing)
         self._statistics = Statistics(graph)
         self._ask_means(activity)
@@ -101,12 +106,13 @@ class Runner:
         self._compiled = Compiled(graph, device, constant, compute)
         self._constant_sums: dict[int, tuple[float, float]] = {}
         self.tensors: dict[Key, np.ndarray] = {}
-        self._arrays: dict[str, np.ndarray] = {}
+        self._arrays: dict[str, Any] = {}
 
     def _find_changing(self, states: dict[str, np.ndarray], changing: bool) -> None:
         """Find what a pass changes, and which params are inputs of every pass."""
         graph = self.forward.graph
-        self._updates = _updates(self.program, self.forward)
+        found = _updates(self.program, self.forward)
+        self._updates = {number: graph.reshape(name, *self._shapes[number]) for number, name in found.items()}
         self._states = states
         for name in graph.states:
             states.setdefault(name, np.zeros(graph.shape(name), np.float32))
@@ -178,28 +184,39 @@ class Runner:
         self.tensors = {key: outputs[name] for key, name in self._fetched.items()}
         return self._measurement(outputs)
 
-    def step(self, feeds: Mapping[str, np.ndarray], measure: bool, each: bool = False, reuse: bool = False) -> Step:
+    def step(
+        self,
+        feeds: Mapping[str, np.ndarray],
+        measure: bool,
+        each: bool = False,
+        reuse: bool = False,
+        into: Mapping[int, View] | None = None,
+    ) -> Step:
         """Run one pass of a solver.
 
         measure: measure everything too
         reuse:   write the gradients into the arrays of the last pass, which may be changed in between
+        into:    write the gradients of these params into views, and return no others
         each:    let `tensors` hold the gradient of each param of each row: ("param_diff", row, index), and of recurrent
                  layers that print ("inner_diff", row, inner row, index)
         """
-        names = {*(self._measured if measure else self._plain), *self._diffs.values()}
-        outputs = self._run(feeds, names | set(self._each.values()) if each else names, self._gradient_arrays(reuse))
-        self.tensors = {key: outputs[name] for key, name in self._each.items()} if each else {}
-        weighted = (np.float32(weight) * outputs[name].sum() for name, weight in self.forward.losses.items())
-        results = {blob: outputs[name] for blob, name in self.forward.outputs.items()}
-        first = {name: number for number, name in reversed(self._diffs.items())}
-        diffs = {
-            number: outputs[name] if first[name] == number else outputs[name].copy()  # each may be changed in place
-            for number, name in self._diffs.items()
-        }
+        diffs = {number: name for number, name in self._diffs.items() if into is None or number in into}
+        names = {*(self._measured if measure else self._plain), *diffs.values()}
+        targets = self._gradient_arrays(reuse) if into is None else self._gradient_views(into)
+        outputs = self._run(feeds, names | set(self._each.values()) if each else names, targets)
+        self.tensors = {key: as_array(outputs[name]) for key, name in self._each.items()} if each else {}
+        weighted = (np.float32(w) * as_array(outputs[name]).sum() for name, w in self.forward.losses.items())
+        results = {blob: as_array(outputs[name]) for blob, name in self.forward.outputs.items()}
         measured = self._measurement(outputs) if measure else None
-        return Step(np.float32(sum(weighted, np.float32(0))), results, diffs, measured)
+        found = {number: outputs[name] for number, name in diffs.items()}
+        return Step(np.float32(sum(weighted, np.float32(0))), results, found, measured)
 
-    def _gradient_arrays(self, reuse: bool) -> dict[str, np.ndarray]:
+    def _gradient_views(self, views: Mapping[int, View]) -> dict[str, Any]:
+        """Return the views that the gradients are written to, by name and in the gradients' shapes."""
+        graph = self.forward.graph
+        return {name: views[n].shaped(graph.shape(name)) for n, name in self._diffs.items() if n in views}
+
+    def _gradient_arrays(self, reuse: bool) -> dict[str, Any]:
         """Return the arrays that the gradients are written to; none without `reuse`."""
         if reuse and not self._arrays and self.device.kind == "cpu":
             graph = self.forward.graph
@@ -209,8 +226,9 @@ class Runner:
     def _measurement(self, outputs: Mapping[str, np.ndarray]) -> Measurement:
         found: dict[Any, float] = self._statistics.read(outputs)
         measured = Measurement(device=str(self.device))
-        measured.outputs = {blob: tuple(outputs[name].ravel().tolist()) for blob, name in self.forward.outputs.items()}
-        measured.loss = sum(weight * float(outputs[name].sum()) for name, weight in self.forward.losses.items())
+        arrays = {name: as_array(outputs[name]) for name in (*self.forward.outputs.values(), *self.forward.losses)}
+        measured.outputs = {blob: tuple(arrays[name].ravel().tolist()) for blob, name in self.forward.outputs.items()}
+        measured.loss = sum(weight * float(arrays[name].sum()) for name, weight in self.forward.losses.items())
         measured.top_samples = self._samples.read(outputs)
         measured.params = self._param_means(found)
         _fill(measured, self.forward, self.gradients, found)
@@ -228,7 +246,7 @@ class Runner:
         wanted = self._elements.wanted
         if not wanted:
             return {}
-        arrays = {number: self.values[number] for number in self.forward.params if _is_float(self.values[number])}
+        arrays = {number: self.values[number] for number in self.forward.params if number in self._floats}
         owned = {number: of_array(array, wanted) for number, array in arrays.items()}
         params = {("param", *key): owned.get(self._owner(key)) for key in self.forward.uses}
         zeros = dict(_without_gradient(self.forward, self.gradients))
@@ -239,23 +257,29 @@ class Runner:
         return self.program.owner(self.program.rows[key[0]].params[key[1]])
 
     def _run(
-        self, feeds: Mapping[str, np.ndarray], names: Collection[str], into: Mapping[str, np.ndarray] | None = None
-    ) -> dict[str, np.ndarray]:
+        self, feeds: Mapping[str, np.ndarray], names: Collection[str], into: Mapping[str, Any] | None = None
+    ) -> dict[str, Any]:
         """Run the graph and store what rows change: their statistics and states.
 
         Raises a RunError, or the NetError of the layer that fails where the runtime names it.
         """
         if not names:
             return {}
-        params = {name: self.values[number] for number, name in self._inputs.items()} | self._states
+        resident = self.values if isinstance(self.values, Resident) else None
+        take = resident.fed if resident else self.values.__getitem__
+        params = {name: take(number) for number, name in self._inputs.items()} | self._states
+        keep = set(self._changed.values()).intersection(names) if resident else set()
         self._labels.check(feeds)
         try:
-            outputs = self._compiled.run(feeds, params, sorted(names), into=into)
+            outputs = self._compiled.run(feeds, params, sorted(names), keep, into)
         except RunError as error:
             raise self.program.at(self.forward.value_rows().get(error.node), error) from error
         self._labels.check(outputs)
         for number, name in self._updates.items():
-            self.values[number][...] = outputs[name].reshape(self.values[number].shape)
+            if resident:
+                resident.place(number, outputs[name])
+            else:
+                self.values[number][...] = outputs[name]
         self._states.update({state: outputs[self._changed[state]] for state in self._states})
         return outputs
 
@@ -272,12 +296,12 @@ class Runner:
         result = {}
         for row, index in self.forward.uses:
             owner = self._owner((row, index))
-            whole = self._sums_of(owner, found)[0] / max(self.values[owner].size, 1)
+            whole = self._sums_of(owner, found)[0] / max(math.prod(self._shapes[owner]), 1)
             result[row, index] = found.get(("left", row, index), whole)
         return result
 
     def _norms(self, found: Mapping[Any, float]) -> Norms:
-        owners = [n for n, param in enumerate(self.program.params) if param.owner is None and _is_float(self.values[n])]
+        owners = [n for n, param in enumerate(self.program.params) if param.owner is None and n in self._floats]
         data = [self._sums_of(number, found) for number in owners]
         data_l1, data_l2 = _in_range(sum(l1 for l1, _ in data)), _in_range(sum(l2 for _, l2 in data)) ** 0.5
         if not self._knows_gradients():
@@ -390,6 +414,16 @@ def _updates(program: Program, forward: Forward) -> dict[int, str]:
     updates = forward.graph.updates
     used = [(program.rows[row].params[index], value) for (row, index), value in forward.uses.items()]
     return {program.owner(number): updates[value] for number, value in used if value in updates}
+
+
+def _under_own_names(graph: Graph, values: Mapping[int, str]) -> dict[int, str]:
+    """Return values of which several may be the same, each under a name of its own: who asks may change one alone."""
+    taken: set[str] = set()
+    result = {}
+    for number, name in values.items():
+        result[number] = graph.copy(name) if name in taken else name
+        taken.add(name)
+    return result
 
 
 def _shared_updates(program: Program, forward: Forward) -> dict[Key, str]:

@@ -14,6 +14,7 @@ from caffestat.graph import Graph, expand
 from .device import CPU, Device
 from .kernels import Kernels
 from .parts import cut
+from .resident import View
 from .runtime import (
     channel_block,
     interruptible,
@@ -108,14 +109,15 @@ class Compiled:
         params: Mapping[str, Any] | None = None,
         outputs: Sequence[str] | None = None,
         keep: Collection[str] = (),
-        into: Mapping[str, np.ndarray] | None = None,
+        into: Mapping[str, Any] | None = None,
     ) -> dict[str, Any]:
         """Run once and return every output by name, as an array.
 
-        feeds, params: arrays, or what `put` and `keep` returned; those that the outputs do not depend on may be absent
+        feeds, params: arrays, views, or what `put` and `keep` returned; absent may be those that no output depends on
         outputs:       the values that are wanted; default: all outputs of the graph
         keep:          outputs that stay on the device, to be fed again; their `numpy()` copies them to the host
-        into:          arrays of the outputs' shapes and types that these are written to, which saves new memory
+        into:          arrays, or views of the device's memory, of the outputs' shapes and types that these are written
+                       to, which saves new memory; a view may be an input too that no node reads after it is written
 
         Raises RunError when an input is missing, or the runtime cannot compile or run the graph.
         """
@@ -155,7 +157,7 @@ class _Chain:
         for name in last.keys() - set(outputs):
             self._read_last[last[name]].append(name)
 
-    def run(self, given: Mapping[str, Any], keep: Collection[str], into: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    def run(self, given: Mapping[str, Any], keep: Collection[str], into: Mapping[str, Any]) -> dict[str, Any]:
         if len(self.sessions) == 1:
             return self.sessions[0].run(given, keep, into)
         values = dict(given)
@@ -187,7 +189,7 @@ class _Session:
         self._session, self._values = _open(graph, held, device, options)
         self.left_to_cpu = ops_on_cpu(self._session) if device.kind == "cuda" else set()
 
-    def run(self, given: Mapping[str, Any], keep: Collection[str], into: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    def run(self, given: Mapping[str, Any], keep: Collection[str], into: Mapping[str, Any]) -> dict[str, Any]:
         inputs = {name: self._fed[name] if name in self._fed else given.get(name) for name in self._inputs}
         missing = [name for name, value in inputs.items() if value is None]
         if missing:
@@ -198,21 +200,25 @@ class _Session:
                 return dict(zip(self.outputs, found, strict=True))
             return self._run_bound(inputs, keep, into)
 
-    def _run_bound(
-        self, inputs: Mapping[str, Any], keep: Collection[str], into: Mapping[str, np.ndarray]
-    ) -> dict[str, Any]:
+    def _run_bound(self, inputs: Mapping[str, Any], keep: Collection[str], into: Mapping[str, Any]) -> dict[str, Any]:
         binding = self._session.io_binding()
+        device = self._device.kind, self._device.index
         for name, value in inputs.items():
             if isinstance(value, np.ndarray):
                 binding.bind_cpu_input(name, np.asarray(value, order="C"))
+            elif isinstance(value, View):
+                binding.bind_input(name, *device, np.float32, value.shape, value.pointer)
             else:
                 binding.bind_ortvalue_input(name, value)
         for name in self.outputs:
-            if name in into:
-                array = into[name]
-                binding.bind_output(name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)
+            target = into.get(name)
+            if isinstance(target, View):
+                target.memory.written()
+                binding.bind_output(name, *device, np.float32, target.shape, target.pointer)
+            elif target is not None:
+                binding.bind_output(name, "cpu", 0, target.dtype.type, target.shape, target.ctypes.data)
             else:
-                binding.bind_output(name, *((self._device.kind, self._device.index) if name in keep else ("cpu", 0)))
+                binding.bind_output(name, *(device if name in keep else ("cpu", 0)))
         interruptible(lambda options: self._session.run_with_iobinding(binding, options))
         found = zip(self.outputs, binding.get_outputs(), strict=True)
         return {n: into[n] if n in into else value if n in keep else value.numpy() for n, value in found}

@@ -173,7 +173,9 @@ class Copied:
         return f"{self.path}: weights of {self.layers} layers taken" + (f", none for {names}" if names else "")
 
 
-def copy_weights(net: Net, values: list[np.ndarray], paths: Sequence[str], taken: set[int] | None = None) -> list[str]:
+def copy_weights(
+    net: Net, values: Sequence[np.ndarray], paths: Sequence[str], taken: set[int] | None = None
+) -> list[str]:
     """Overwrite initial values by those of trained models, layers matched by name as in Caffe.
 
     Later files win. The numbers of the params that were overwritten join `taken`. Returns a line about each file: how
@@ -183,7 +185,7 @@ def copy_weights(net: Net, values: list[np.ndarray], paths: Sequence[str], taken
     return [str(copy_file(net, values, path, taken)) for path in paths]
 
 
-def copy_file(net: Net, values: list[np.ndarray], path: str, taken: set[int] | None = None) -> Copied:
+def copy_file(net: Net, values: Sequence[np.ndarray], path: str, taken: set[int] | None = None) -> Copied:
     """Overwrite values by those of one file, a .caffemodel, .h5 or .npz; see `copy_weights`."""
     by_name = {node.name: node for node in reversed(net.nodes)}
     ignored, count, found = [], 0, set()
@@ -204,7 +206,7 @@ def copy_file(net: Net, values: list[np.ndarray], path: str, taken: set[int] | N
     return Copied(path, count, tuple(ignored), tuple(lacking))
 
 
-def _copy_layer(net: Net, values: list[np.ndarray], node: Node, source: Any, path: str) -> None:
+def _copy_layer(net: Net, values: Sequence[np.ndarray], node: Node, source: Any, path: str) -> None:
     blobs = dict(enumerate(source.blobs))
     if path.endswith(".h5"):  # holds a shared param with its owner only
         blobs = {index: blob for index, blob in blobs.items() if blob.HasField("shape")}
@@ -222,7 +224,7 @@ def _copy_layer(net: Net, values: list[np.ndarray], node: Node, source: Any, pat
         _copy_blob(net, values, node, index, blob, path)
 
 
-def _copy_blob(net: Net, values: list[np.ndarray], node: Node, index: int, blob: Any, path: str) -> None:
+def _copy_blob(net: Net, values: Sequence[np.ndarray], node: Node, index: int, blob: Any, path: str) -> None:
     number = node.params[index]
     shape = net.params[number].param.shape
     if not fits(blob, shape):

@@ -172,7 +172,7 @@ def _weights(program: Program) -> list[int]:
     return [n for n, param in enumerate(program.params) if param.role == "weight" and param.owner is None]
 
 
-def _draw(program: Program, trial: Trial, values: list[np.ndarray]) -> None:
+def _draw(program: Program, trial: Trial, values: Sequence[np.ndarray]) -> None:
     """Overwrite the weights where the trial's filler is a method that draws values; its data is noise of the seed."""
     method = parse_method(trial.filler)
     if method is None or method.is_solved:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from caffestat.analysis import Measurement, Step
+from caffestat.engine.resident import Resident
 from caffestat.errors import Finding, InputError, Place, SolverError
 from caffestat.fillers import Stream
 from caffestat.net import TEST, TRAIN, Net, NetSource, Solver, State, build
@@ -28,9 +29,11 @@ from caffestat.schema import NetState
 from . import events as e
 from .detection import ROW, Detections
 from .policies import Schedule
+from .resident import ResidentUpdate
 from .running import PlainSum, Process, Running, Sum
 from .snapshot import State as Snapshot
 from .snapshot import file_names, read_state, write_state
+from .statistics import Sizes
 from .update import Update
 from .validation import snapshot_prefix, unwritable, validate
 
@@ -49,6 +52,7 @@ class Training:
     snapshot:  a .solverstate to go on from
     stats:     every how many iterations to yield signals (`Statistics`); 0 for never
     iterations: how many to run, instead of up to the solver's max_iter
+    resident:  whether params and history live on the device while it trains; default: on CUDA
     requested: called after each iteration and each test batch; returns NONE, SNAPSHOT or STOP
     findings, notes: what is strange about the solver and its nets, and lines worth telling
 
@@ -68,6 +72,7 @@ class Training:
         snapshot: str | None = None,
         iterations: int | None = None,
         stats: int = 0,
+        resident: bool | None = None,
         requested: Callable[[], str] = lambda: NONE,
     ) -> None:
         validate(solver)
@@ -77,6 +82,7 @@ class Training:
         self.notes: list[str] = []
         self._requested = requested
         self._stats = stats
+        self._resident = resident
         self.prefix = snapshot_prefix(solver)
         self._saves = saves
         self._prelude: list[e.Event] = []
@@ -85,7 +91,7 @@ class Training:
         self._check_prefix()
         self._open_nets(net, values, run, seed, () if snapshot else (*(values.weights or named_weights(solver)),))
         self.schedule = Schedule(self.message)
-        self.update = Update(self.message, self.train.learnable)
+        self.update: Update | ResidentUpdate = Update(self.message, self.train.learnable)
         self.iteration = 0
         if snapshot:
             self._restore(snapshot)
@@ -96,7 +102,6 @@ class Training:
         self._smoothed = _F(0)
         self._stopped = False
         self._measures = debug  # whether the last iteration's passes were measured
-        self._diffs: dict[int, np.ndarray | None] = {}
 
     # ---- set-up
 
@@ -110,11 +115,11 @@ class Training:
     ) -> None:
         from caffestat.engine import choose_device
 
-        device, why = choose_device(run.device)
+        self.device, why = choose_device(run.device)
         self.notes.extend([why] if why else [])
         stream = Stream(seed)
         random, zeros = np.random.default_rng(seed), run.inputs_hold == "zeros"
-        self.process = Process(stream, random, device, run.inputs, zeros, run.compute)
+        self.process = Process(stream, random, self.device, run.inputs, zeros, run.compute)
         nets: list[Running] = []
         for source, state in _nets(self.solver, options):
             nets.append(self._open_net(source, state, options, values, weights, bool(nets)))
@@ -179,6 +184,7 @@ class Training:
 
     def _events(self) -> Events:
         m = self.message
+        self._move_to_device()
         yield from self._prelude
         yield e.Started(self.train.name, m.lr_policy, self.iteration)
         self._shown, self._clock = self.iteration, time.perf_counter()
@@ -191,6 +197,16 @@ class Training:
             yield from self._finish()
         yield e.Done(self.iteration, stopped)
 
+    def _move_to_device(self) -> None:
+        """Let params and history live on the device from now on, where the solver's rule can be compiled for it."""
+        wanted = self.device.kind == "cuda" if self._resident is None else self._resident
+        if not wanted or not isinstance(self.update, Update) or not self.update.rule.is_compilable():
+            return
+        self.update = ResidentUpdate(self.message, self.update, self.train.values, self.device)
+        self.train.hold(self.update.values)
+        for test in self.tests:
+            test.hold(Resident(test.values, self.device))
+
     def _finish(self) -> Events:
         if self.message.display and self.iteration % self.message.display == 0:
             yield from self._last_loss()
@@ -199,7 +215,7 @@ class Training:
 
     def _last_loss(self) -> Events:
         """Run one forward pass more, for its loss alone."""
-        result = self.train.step(self._measures)
+        result = self.train.step(self._measures, into=self.update.gradients(0))
         if result.measured:
             yield e.Pass(self.train.program, _forward(result.measured), not self._measures)
         yield e.FinalLoss(self.iteration, float(result.loss), float(self._smooth(result.loss)))
@@ -213,42 +229,45 @@ class Training:
         displayed = self.debug or bool(m.display and iteration % m.display == 0)
         self._measures = self.debug or (displayed and m.debug_info)
         collects = bool(self._stats) and iteration % self._stats == 0
-        total, loss = self.train.sum(m.iter_size), _F(0)
-        for _ in range(m.iter_size):
-            result = self.train.step(self._measures or collects, total.several)
+        total, loss = self.train.sum(m.iter_size, self.update.add), _F(0)
+        for number in range(m.iter_size):
+            into = self.update.gradients(number)
+            result = self.train.step(self._measures or collects, total.several, into)
             measured = total.add(result, self.train.runner)
             if measured and (self._measures or measured.inner):
                 yield e.Pass(self.train.program, measured, not self._measures)
             loss += result.loss
         loss = loss / _F(m.iter_size)
-        yield self._update(total, loss, result, displayed)
+        event, sizes = self._update(total, loss, result, displayed, collects)
+        yield event
         if collects and measured:
-            yield e.Statistics(iteration, self.train.signals(measured, self._diffs))
+            yield e.Statistics(iteration, self.train.signals(measured, sizes))
         yield from self._obey()
 
-    def _update(self, total: Sum | PlainSum, loss: np.float32, result: Step, displayed: bool) -> e.Iteration:
+    def _update(
+        self, total: Sum | PlainSum, loss: np.float32, result: Step, displayed: bool, collects: bool
+    ) -> tuple[e.Iteration, Sizes]:
         smoothed = self._smooth(loss)
         lapse, since = time.perf_counter() - self._clock, self.iteration - self._shown
         if displayed:
             self._clock, self._shown = time.perf_counter(), self.iteration
         steps = self.schedule.advances(self.iteration)
         rate = self.schedule.rate(self.iteration)
-        self._diffs = dict.fromkeys(self.update.numbers) | total.diffs
-        clip = self.update.clip(self._diffs)
-        self.update.apply(self.train.values, self._diffs, rate, self.iteration, clip)
+        applied = self.update.apply(self.train.values, total.diffs, rate, self.iteration, collects)
         self.iteration += 1
-        return e.Iteration(
+        event = e.Iteration(
             self.iteration - 1,
             float(loss),
             float(smoothed),
             self.train.outputs(result.outputs),
             float(rate),
             self.schedule.current_step if steps else None,
-            clip,
+            applied.clip,
             displayed,
             lapse,
             since,
         )
+        return event, applied.sizes
 
     def _obey(self) -> Events:
         """Write a snapshot when one is due or a signal asks for it, and stop when one asks for that."""
@@ -348,7 +367,7 @@ class Training:
         if not self._saves:
             return
         model, state = self.file_names()
-        self.train.write(model, self._diffs if self.message.snapshot_diff else None)
+        self.train.write(model, self.update.last if self.message.snapshot_diff else None)
         write_state(state, Snapshot(self.iteration, self.schedule.current_step, model, self.update.history))
         yield e.Saved(self.iteration, model, state)
 

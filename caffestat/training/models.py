@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from caffestat.analysis import Runner, Step
+from caffestat.engine.resident import Resident, View
 from caffestat.errors import InputError
 from caffestat.graph.external import read_model, save
 from caffestat.net import Solver
@@ -20,9 +21,9 @@ from caffestat.program.from_onnx import ModelProgram, from_onnx
 
 from .events import Output
 from .loop import Training
-from .running import PlainSum
+from .running import Add, PlainSum
 from .snapshot import file_names
-from .statistics import Signal
+from .statistics import Signal, Sizes, put_update
 from .update import Learnable
 
 if TYPE_CHECKING:
@@ -101,7 +102,8 @@ class ModelRunning:
         loaded = load(path, options.shapes, options.batch, as_float32=True, dims=options.dims)
         made = from_onnx(loaded, path, run.loss)
         self.program = _Trained(**vars(made))
-        self.values = [np.array(array, np.float32, order="C") for array in map(self._stored, self.program.params)]
+        stored = map(self._stored, self.program.params)
+        self.values: Sequence[np.ndarray] = [np.array(array, np.float32, order="C") for array in stored]
         self.runner: Runner | None = Runner(self.program, self.values, device, changing=True, activity=activity)
         self._freeze = freeze
         self._batches = self._open(run.inputs)
@@ -128,7 +130,7 @@ class ModelRunning:
         initializers = {tensor.name for tensor in self.model.graph.initializer}
         reached = self.runner.diffs if self.runner else ()
         found = [
-            Learnable(number, param.shape, 1.0, 1.0)
+            Learnable(number, param.shape)
             for number, param in enumerate(self.program.params)
             if number in reached
             and param.name in initializers
@@ -149,14 +151,19 @@ class ModelRunning:
         """The model's name."""
         return self.program.name
 
-    def step(self, measure: bool, each: bool = False) -> Step:
+    def step(self, measure: bool, each: bool = False, into: Mapping[int, View] | None = None) -> Step:
         """Run one pass of the next batch."""
         assert self.runner is not None
-        return self.runner.step(self._batches.next(), measure, reuse=not each)
+        return self.runner.step(self._batches.next(), measure, reuse=not each, into=into)
 
-    def sum(self, passes: int) -> PlainSum:
+    def hold(self, values: Resident) -> None:
+        """Let the params live on the device from now on."""
+        assert self.runner is not None
+        self.values = self.runner.values = values
+
+    def sum(self, passes: int, add: Add) -> PlainSum:
         """Return what adds up the gradients of some passes."""
-        return PlainSum(passes)
+        return PlainSum(passes, add)
 
     def outputs(self, values: Mapping[int, np.ndarray]) -> tuple[Output, ...]:
         """Return the loss."""
@@ -164,7 +171,7 @@ class ModelRunning:
         names = list(self.runner.forward.losses.items())
         return tuple(Output(names[n][0], float(value.sum()), names[n][1]) for n, value in values.items())
 
-    def signals(self, measured: Measurement, updates: Mapping[int, np.ndarray | None]) -> dict[Signal, float]:
+    def signals(self, measured: Measurement, sizes: Sizes) -> dict[Signal, float]:
         """Return the signals of one iteration by node and value."""
         rows, found = self.program.rows, dict[Signal, float]()
         for quantity, source in (("top", measured.tops), ("zeros", measured.zeros), ("saturated", measured.saturated)):
@@ -174,16 +181,12 @@ class ModelRunning:
         }
         for quantity, source in (("param", measured.params), ("param_diff", measured.param_diffs)):
             found |= {Signal(quantity, rows[r].name, str(i)): v for (r, i), v in source.items()}
-        for number, update in updates.items():
-            if update is not None:
-                param = self.program.params[number]
-                size, weight = (float(np.abs(array).mean()) for array in (update, self.values[number]))
-                found[Signal("update", rows[param.row].name, str(param.index))] = size
-                if weight:
-                    found[Signal("update_ratio", rows[param.row].name, str(param.index))] = size / weight
+        for number, found_sizes in sizes.items():
+            param = self.program.params[number]
+            put_update(found, rows[param.row].name, param.index, *found_sizes)
         return found
 
-    def write(self, path: str, updates: Mapping[int, np.ndarray | None] | None) -> None:
+    def write(self, path: str, updates: Mapping[int, np.ndarray] | None) -> None:
         """Write the model with the params as they are; it is replaced atomically."""
         from onnx import external_data_helper, numpy_helper
 
@@ -239,9 +242,9 @@ class ModelTraining(Training):
 
         if self.message.test_iter:
             raise InputError(f"{self.solver.name}: test nets are Caffe's; remove test_iter to train an ONNX model")
-        device, why = choose_device(run.device)
+        self.device, why = choose_device(run.device)
         self.notes.extend([why] if why else [])
-        self.train = ModelRunning(self._path, options, run, device, self._freeze, bool(self._stats))  # type: ignore[assignment]
+        self.train = ModelRunning(self._path, options, run, self.device, self._freeze, bool(self._stats))  # type: ignore[assignment]
         self.tests = []
 
     def file_names(self) -> tuple[str, str]:

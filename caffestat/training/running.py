@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from caffestat.analysis import Measurement, Norms, Runner, Step
 from caffestat.data import Prefetch, Reader
+from caffestat.engine.resident import Resident, View, as_array
 from caffestat.fillers import Stream
 from caffestat.net import Net
 from caffestat.net.aliasing import adds_up
@@ -22,13 +23,17 @@ from caffestat.program.settle import Settler, decided
 
 from .events import Output
 from .snapshot import write_model
-from .statistics import Signal, signals_of
+from .statistics import Signal, Sizes, signals_of
 from .update import Learnable, learnable
 
 if TYPE_CHECKING:
     from caffestat.engine import Device
 
-__all__ = ["PlainSum", "Process", "Running", "Sum"]
+__all__ = ["Add", "PlainSum", "Process", "Running", "Sum"]
+
+Diffs = dict[int, Any]
+Add = Callable[[Mapping[int, Any], Mapping[int, Any]], Diffs]
+"""What adds the gradients of a pass to those of the passes before it."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +61,7 @@ class Running:
     ) -> None:
         self.net = program.net
         self.program = program
-        self.values = values
+        self.values: Sequence[np.ndarray] = values
         self._process = process
         self._activity = activity
         self._forward_only = forward_only  # a test net's passes, whatever its phase
@@ -66,7 +71,7 @@ class Running:
         self._settler = Settler(process.device)
         self._settled = program.net
 
-    def step(self, measure: bool, each: bool = False) -> Step:
+    def step(self, measure: bool, each: bool = False, into: Mapping[int, View] | None = None) -> Step:
         """Run one pass; see `Runner.step`. It is measured too when a recurrent layer prints its own lines.
 
         each: of measured passes, keep the gradient of each layer's params
@@ -87,7 +92,13 @@ class Running:
                 compute=p.compute,
             )
         measure = measure or any(inner.prints for inner in self.runner.forward.inner.values())
-        return self.runner.step(feeds.of(self.runner.forward, net), measure, measure and each, reuse=not each)
+        return self.runner.step(feeds.of(self.runner.forward, net), measure, measure and each, not each, into)
+
+    def hold(self, values: Resident) -> None:
+        """Let the params live on the device from now on."""
+        self.values = values
+        if self.runner:
+            self.runner.values = values
 
     @contextmanager
     def reading_ahead(self) -> Iterator[None]:
@@ -114,9 +125,9 @@ class Running:
         """The params that a solver updates."""
         return learnable(self.net)
 
-    def sum(self, passes: int) -> Sum:
+    def sum(self, passes: int, add: Add) -> Sum:
         """Return what adds up the gradients of some passes."""
-        return Sum(self.net, passes)
+        return Sum(self.net, passes, add)
 
     def outputs(self, values: Mapping[int, np.ndarray]) -> tuple[Output, ...]:
         """Return the elements of the output blobs that could be computed, in Caffe's order."""
@@ -130,15 +141,15 @@ class Running:
             for value in values[blob].ravel().tolist()
         )
 
-    def signals(self, measured: Measurement, updates: Mapping[int, np.ndarray | None]) -> dict[Signal, float]:
+    def signals(self, measured: Measurement, sizes: Sizes) -> dict[Signal, float]:
         """Return the signals of one iteration."""
-        return signals_of(self.net, measured, self.values, updates)
+        return signals_of(self.net, measured, sizes)
 
-    def write(self, path: str, updates: Mapping[int, np.ndarray | None] | None) -> None:
+    def write(self, path: str, updates: Mapping[int, np.ndarray] | None) -> None:
         """Write the weights; updates: what was just applied, by owner, is stored beside them where given."""
         write_model(path, self.net, self.values, None if updates is None else self._diffs(updates))
 
-    def _diffs(self, updates: Mapping[int, np.ndarray | None]) -> list[np.ndarray]:
+    def _diffs(self, updates: Mapping[int, np.ndarray]) -> list[np.ndarray]:
         """Return the update of each param; a shared one's is its owner's."""
         found = [updates.get(self.net.owner(number)) for number in range(len(self.net.params))]
         return [
@@ -168,8 +179,16 @@ class Running:
                     "and the test net takes its params from there: give one of them another name"
                 )
             for mine, number in zip(target.params, node.params, strict=True):
-                self.values[mine] = other.values[number]
+                self._share(mine, other, number)
         return tuple(node.name for node in other.net.nodes if node.name not in by_name)
+
+    def _share(self, mine: int, other: Running, number: int) -> None:
+        """Let one of the params be the same array as another net's."""
+        if isinstance(self.values, list):
+            self.values[mine] = other.values[number]
+        else:  # the nets of a run move to the device together
+            assert isinstance(self.values, Resident) and isinstance(other.values, Resident)
+            self.values.share(mine, other.values, number)
 
 
 def _mean_abs(array: np.ndarray | None) -> float:
@@ -179,14 +198,14 @@ def _mean_abs(array: np.ndarray | None) -> float:
 class PlainSum:
     """The gradients of some passes added up, of a program in which no row writes over another's."""
 
-    def __init__(self, passes: int) -> None:
+    def __init__(self, passes: int, add: Add) -> None:
         self.several = passes > 1
-        self.diffs: dict[int, np.ndarray] = {}
+        self.diffs: Diffs = {}
+        self._add = add
 
     def add(self, step: Step, runner: Runner | None) -> Measurement | None:
         """Add a pass and return its measurement."""
-        for number, diff in step.diffs.items():
-            self.diffs[number] = self.diffs[number] + diff if number in self.diffs else diff
+        self.diffs = self._add(self.diffs, step.diffs)
         return step.measured
 
 
@@ -196,21 +215,18 @@ class Sum:
     diffs: by owner param; an absent one is zero.
     """
 
-    def __init__(self, net: Net, passes: int) -> None:
+    def __init__(self, net: Net, passes: int, add: Add) -> None:
         self._net = net
+        self._add = add
         self.several = passes > 1
-        self.diffs: dict[int, np.ndarray] = {}
-        nodes = [(node, index) for node in net.nodes for index in range(len(node.params)) if node.need_backward]
-        self._written_over = {net.owner(node.params[index]) for node, index in nodes if not adds_up(node, index)}
+        self.diffs: Diffs = {}
 
     def add(self, step: Step, runner: Runner | None) -> Measurement | None:
         """Add a pass and return its measurement, with the sums' numbers in the place of its own."""
-        before = self.diffs
-        self.diffs = before | step.diffs
-        for number, diff in step.diffs.items():
-            if number in before and number not in self._written_over:
-                self.diffs[number] = before[number] + diff
-        if step.measured is None or runner is None or not self.several:
+        shown = self.several and step.measured is not None
+        before = {number: as_array(diff) for number, diff in self.diffs.items()} if shown else {}
+        self.diffs = self._add(self.diffs, step.diffs)
+        if step.measured is None or runner is None or not shown:
             return step.measured
         return self._summed(step.measured, before, runner)
 
@@ -243,6 +259,7 @@ class Sum:
     def _norms(self, measured: Measurement) -> Norms | None:
         if measured.norms is None or measured.norms.diff_l1 is None:
             return measured.norms
-        l1 = math.fsum(float(np.abs(diff).sum(dtype=np.float64)) for diff in self.diffs.values())
-        l2 = math.fsum(float(np.square(diff, dtype=np.float64).sum()) for diff in self.diffs.values()) ** 0.5
+        diffs = [as_array(diff) for diff in self.diffs.values()]
+        l1 = math.fsum(float(np.abs(diff).sum(dtype=np.float64)) for diff in diffs)
+        l2 = math.fsum(float(np.square(diff, dtype=np.float64).sum()) for diff in diffs) ** 0.5
         return replace(measured.norms, diff_l1=l1, diff_l2=l2)

@@ -8,14 +8,29 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from caffestat.engine.axpby import axpby as fused_axpby
 
-__all__ = ["BLOCK", "LEGACY_TYPES", "SOLVERS", "Rule", "Scratch", "fma", "rule_of", "solver", "solver_type"]
+if TYPE_CHECKING:
+    from caffestat.graph import Graph
+
+__all__ = [
+    "BLOCK",
+    "LEGACY_TYPES",
+    "SOLVERS",
+    "Rule",
+    "Scratch",
+    "emit_sum",
+    "emit_times",
+    "fma",
+    "rule_of",
+    "solver",
+    "solver_type",
+]
 
 Array = NDArray[np.float32]
 
@@ -69,8 +84,23 @@ def axpby(a: np.float32, x: Array, b: np.float32, y: Array, scratch: Scratch) ->
     y[...] = wide
 
 
+def emit_times(g: Graph, factor: np.float32 | str, x: str) -> str:
+    """Emit factor · x; the factor is a number, or a value of one element."""
+    if isinstance(factor, str):
+        return g.emit("Mul", x, factor)
+    return x if factor == 1 else g.emit("Mul", x, g.constant(factor))
+
+
+def emit_sum(g: Graph, a: np.float32 | str, x: str, b: np.float32 | str, y: str) -> str:
+    """Emit a · x + b · y; both products are rounded, where `axpby` rounds one."""
+    return g.emit("Add", emit_times(g, a, x), emit_times(g, b, y))
+
+
 class Rule:
     """What a solver does with the gradient of one param.
+
+    A rule has two forms: `update` works on arrays of the host; `emit`, which a rule may lack, is compiled for devices
+    where the params live. Without it the params are updated on the host on every device.
 
     histories: how many arrays of the param's shape the solver keeps for each param.
     """
@@ -93,6 +123,18 @@ class Rule:
         The arrays are flat blocks of one param; `rate` is what `factor` returned.
         """
         raise NotImplementedError
+
+    def emit(self, g: Graph, gradient: str, history: Sequence[str], rate: str) -> tuple[str, Sequence[str]]:
+        """Emit the same computation and return the update and the new history; the values are flat.
+
+        The new history is written over the old one: the node that computes it must depend on all that read the old one.
+        """
+        raise NotImplementedError
+
+    @classmethod
+    def is_compilable(cls) -> bool:
+        """Tell whether the rule has a form that can be compiled."""
+        return cls.emit is not Rule.emit
 
 
 SOLVERS: dict[str, type[Rule]] = {}
@@ -132,6 +174,10 @@ class SGD(Rule):
         axpby(rate, g, self.momentum, history[0], scratch)
         g[...] = history[0]
 
+    def emit(self, g: Graph, gradient: str, history: Sequence[str], rate: str) -> tuple[str, Sequence[str]]:
+        update = emit_sum(g, rate, gradient, self.momentum, history[0])
+        return update, [update]
+
 
 @solver("Nesterov")
 class Nesterov(Rule):
@@ -143,6 +189,11 @@ class Nesterov(Rule):
         axpby(rate, g, self.momentum, history[0], scratch)
         axpby(np.float32(1) + self.momentum, history[0], -self.momentum, before, scratch)
         g[...] = before
+
+    def emit(self, g: Graph, gradient: str, history: Sequence[str], rate: str) -> tuple[str, Sequence[str]]:
+        kept = emit_times(g, self.momentum, history[0])
+        new = g.emit("Add", emit_times(g, rate, gradient), kept)
+        return g.emit("Sub", emit_times(g, np.float32(1) + self.momentum, new), kept), [new]
 
 
 class _Adaptive(Rule):
@@ -163,6 +214,14 @@ class _Adaptive(Rule):
         """Add the squared gradient to the history in place."""
         raise NotImplementedError
 
+    def emit(self, g: Graph, gradient: str, history: Sequence[str], rate: str) -> tuple[str, Sequence[str]]:
+        new = self.emit_accumulated(g, g.emit("Mul", gradient, gradient), history[0])
+        return emit_times(g, rate, _emit_slope(g, gradient, new, self.delta)), [new]
+
+    def emit_accumulated(self, g: Graph, square: str, history: str) -> str:
+        """Emit the history with the squared gradient added."""
+        raise NotImplementedError
+
 
 @solver("AdaGrad")
 class AdaGrad(_Adaptive):
@@ -170,6 +229,9 @@ class AdaGrad(_Adaptive):
 
     def accumulate(self, square: Array, history: Array, scratch: Scratch) -> None:
         np.add(square, history, out=history)
+
+    def emit_accumulated(self, g: Graph, square: str, history: str) -> str:
+        return g.emit("Add", square, history)
 
 
 @solver("RMSProp")
@@ -182,6 +244,9 @@ class RMSProp(_Adaptive):
 
     def accumulate(self, square: Array, history: Array, scratch: Scratch) -> None:
         axpby(np.float32(1) - self.decay, square, self.decay, history, scratch)
+
+    def emit_accumulated(self, g: Graph, square: str, history: str) -> str:
+        return emit_sum(g, np.float32(1) - self.decay, square, self.decay, history)
 
 
 @solver("AdaDelta")
@@ -208,6 +273,16 @@ class AdaDelta(Rule):
         square = scratch.narrow(values.size)
         np.multiply(values, values, out=square)
         axpby(np.float32(1) - self.momentum, square, self.momentum, history, scratch)
+
+    def emit(self, g: Graph, gradient: str, history: Sequence[str], rate: str) -> tuple[str, Sequence[str]]:
+        gradients, updates = history
+        new = self._emit_accumulated(g, gradient, gradients)
+        above, below = (g.emit("Add", value, g.constant(self.delta)) for value in (updates, new))
+        update = g.emit("Mul", gradient, g.emit("Sqrt", g.emit("Div", above, below)))
+        return emit_times(g, rate, update), [new, self._emit_accumulated(g, update, updates)]
+
+    def _emit_accumulated(self, g: Graph, value: str, history: str) -> str:
+        return emit_sum(g, np.float32(1) - self.momentum, g.emit("Mul", value, value), self.momentum, history)
 
 
 @solver("Adam")
@@ -238,3 +313,14 @@ class Adam(Rule):
         np.add(square, self.delta, out=square)
         np.divide(history[0], square, out=g)
         np.multiply(g, rate, out=g)
+
+    def emit(self, g: Graph, gradient: str, history: Sequence[str], rate: str) -> tuple[str, Sequence[str]]:
+        square = g.emit("Mul", gradient, gradient)
+        first = emit_sum(g, np.float32(1) - self.momentum, gradient, self.momentum, history[0])
+        second = emit_sum(g, np.float32(1) - self.momentum2, square, self.momentum2, history[1])
+        return emit_times(g, rate, _emit_slope(g, first, second, self.delta)), [first, second]
+
+
+def _emit_slope(g: Graph, x: str, squares: str, delta: np.float32) -> str:
+    """Emit x / (√squares + delta)."""
+    return g.emit("Div", x, g.emit("Add", g.emit("Sqrt", squares), g.constant(delta)))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,7 +15,10 @@ from caffestat.errors import InputError
 from caffestat.files import replacing
 from caffestat.net import Net
 
-__all__ = ["QUANTITIES", "Signal", "SignalFile", "signals_of"]
+__all__ = ["QUANTITIES", "Signal", "SignalFile", "Sizes", "put_update", "signals_of"]
+
+Sizes = dict[int, tuple[float, float]]
+"""Mean |update| and mean |w| behind the update, by param."""
 
 QUANTITIES = {
     "top": "mean |x| of a top blob",
@@ -41,13 +44,10 @@ class Signal(NamedTuple):
         return f"{self.quantity}/{self.layer}/{self.name}"
 
 
-def signals_of(
-    net: Net, measured: Measurement, values: Sequence[np.ndarray], updates: Mapping[int, np.ndarray | None]
-) -> dict[Signal, float]:
+def signals_of(net: Net, measured: Measurement, sizes: Sizes) -> dict[Signal, float]:
     """Return the signals of one iteration; an in-place layer's top replaces the one that it works on.
 
-    values:  the params after the update
-    updates: what was subtracted, by owner param
+    sizes: of the updates, by owner param
     """
     found: dict[Signal, float] = {}
     for node in net.nodes:
@@ -67,9 +67,11 @@ def signals_of(
             )
         for index, number in enumerate(node.params):
             _put(found, Signal("param", node.name, str(index)), measured.params.get((node.index, index)))
-            if not net.params[number].param.is_statistic:  # which has no gradient
-                _put(found, Signal("param_diff", node.name, str(index)), measured.param_diffs.get((node.index, index)))
-            _put_update(found, net, node.name, index, number, values, updates)
+            if net.params[number].param.is_statistic:
+                continue  # it has no gradient
+            _put(found, Signal("param_diff", node.name, str(index)), measured.param_diffs.get((node.index, index)))
+            if number in sizes:
+                put_update(found, node.name, index, *sizes[number])
     return found
 
 
@@ -78,19 +80,8 @@ def _put(found: dict[Signal, float], signal: Signal, value: float | None) -> Non
         found[signal] = value
 
 
-def _put_update(
-    found: dict[Signal, float],
-    net: Net,
-    layer: str,
-    index: int,
-    number: int,
-    values: Sequence[np.ndarray],
-    updates: Mapping[int, np.ndarray | None],
-) -> None:
-    update = updates.get(number)
-    if update is None or net.params[number].owner is not None or net.params[number].param.is_statistic:
-        return
-    size, weight = (float(np.abs(array).mean()) for array in (update, values[number]))
+def put_update(found: dict[Signal, float], layer: str, index: int, size: float, weight: float) -> None:
+    """Add the signals of a param's update: mean |update| and its ratio to mean |w|."""
     found[Signal("update", layer, str(index))] = size
     if weight:
         found[Signal("update_ratio", layer, str(index))] = size / weight

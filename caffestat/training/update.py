@@ -14,32 +14,57 @@ import numpy as np
 
 from caffestat.engine.axpby import fuses
 from caffestat.net import Net
+from caffestat.net.aliasing import adds_up
 
 from .events import Clip
 from .solvers import BLOCK, Scratch, fma, rule_of
+from .statistics import Sizes
 
-__all__ = ["Learnable", "Update", "learnable", "sum_squares"]
+__all__ = ["Applied", "Learnable", "Update", "learnable", "sum_squares"]
 
 _THREADS = min(os.cpu_count() or 1, 4)
 _LARGE = 1 << 18  # elements from which on several threads share the work
 
 
 class Learnable(NamedTuple):
-    """A param that a solver updates: its number, shape and multipliers."""
+    """A param that a solver updates: its number, shape and multipliers.
+
+    is_statistic  whether passes change it, and no gradient does
+    adds_up       whether the gradients of an iteration's passes add up; else the last one counts
+    """
 
     number: int
     shape: tuple[int, ...]
-    lr_mult: float
-    decay_mult: float
+    lr_mult: float = 1.0
+    decay_mult: float = 1.0
+    is_statistic: bool = False
+    adds_up: bool = True
 
 
 def learnable(net: Net) -> list[Learnable]:
     """Return the params that a solver updates, by index in `net.params`: the owners, statistics included."""
+    uses = [(node, index) for node in net.nodes for index in range(len(node.params)) if node.need_backward]
+    written_over = {net.owner(node.params[index]) for node, index in uses if not adds_up(node, index)}
     return [
-        Learnable(number, param.param.shape, param.lr_mult, param.decay_mult)
+        Learnable(
+            number,
+            param.param.shape,
+            param.lr_mult,
+            param.decay_mult,
+            param.param.is_statistic,
+            number not in written_over,
+        )
         for number, param in enumerate(net.params)
         if param.owner is None
     ]
+
+
+@dataclass(frozen=True)
+class Applied:
+    """What is known of an update: how the gradients were scaled down, and, where asked for, the sizes."""
+
+    clip: Clip | None
+    sizes: Sizes
 
 
 @dataclass(frozen=True)
@@ -58,45 +83,62 @@ class _Plan:
 
 
 class Update:
-    """The solver's rule, and the history of every learnable param.
+    """The solver's rule, and the history of every learnable param, on the host.
 
+    params:  the learnable ones
     history: a set of one array per learnable param in the order of the net, a second set behind it where the rule
     keeps two.
+    last: what was subtracted last, by param
     """
 
     def __init__(self, message: Any, params: Sequence[Learnable]) -> None:
-        self._rule = rule_of(message)
+        self.rule = rule_of(message)
         self._message = message
-        self._params = params
+        self.params = params
         self.numbers = [param.number for param in params]
-        self.history = [np.zeros(param.shape, np.float32) for _ in range(self._rule.histories) for param in params]
+        self.history = [np.zeros(param.shape, np.float32) for _ in range(self.rule.histories) for param in params]
+        self.last: Mapping[int, np.ndarray] = {}
         self._scratch = threading.local()
         self._pool: ThreadPoolExecutor | None = None
         self._fused = False
 
-    def clip(self, diffs: Mapping[int, np.ndarray | None]) -> Clip | None:
-        """Return how the gradients are to be scaled down, None when they are not."""
-        limit = np.float32(self._message.clip_gradients)
-        if limit < 0:
-            return None
-        norm = norm_of(diffs[number] for number in self.numbers)
-        return Clip(float(norm), float(limit)) if norm > limit else None
+    def gradients(self, number: int) -> None:
+        """Return where the gradients of an iteration's pass of this number go: into arrays of the pass's own."""
+
+    def add(self, before: Mapping[int, np.ndarray], fresh: Mapping[int, np.ndarray]) -> dict[int, np.ndarray]:
+        """Return the gradients that an iteration has added up to, after those of one pass more."""
+        replaced = {param.number for param in self.params if not param.adds_up}
+        return {**before} | {n: before[n] + x if n in before and n not in replaced else x for n, x in fresh.items()}
 
     def apply(
         self,
         values: Sequence[np.ndarray],
-        diffs: dict[int, np.ndarray | None],
+        diffs: Mapping[int, np.ndarray],
         rate: np.float32,
         iteration: int,
-        clip: Clip | None,
-    ) -> None:
+        measure: bool = False,
+    ) -> Applied:
         """Change the params, `diffs` (which then hold the update) and the history in place.
 
-        diffs: the gradients by param, added up over iter_size passes; None is zero and is replaced by an array
+        diffs: the gradients by param, added up over iter_size passes; an absent one is zero
         """
-        plans = list(self._plans(values, diffs, rate, iteration))
+        clip = self._clip(diffs)
+        self.last = {n: diffs[n] if n in diffs else np.zeros_like(values[n]) for n in self.numbers}
+        plans = list(self._plans(values, self.last, rate, iteration))
+        self._run_all(plans, list(self._scales(clip)))
+        sizes = {n: (_mean_abs(diff), _mean_abs(values[n])) for n, diff in self.last.items()} if measure else {}
+        return Applied(clip, sizes)
+
+    def _clip(self, diffs: Mapping[int, np.ndarray]) -> Clip | None:
+        """Return how the gradients are to be scaled down, None when they are not."""
+        limit = np.float32(self._message.clip_gradients)
+        if limit < 0:
+            return None
+        norm = norm_of(diffs.get(number) for number in self.numbers)
+        return Clip(float(norm), float(limit)) if norm > limit else None
+
+    def _run_all(self, plans: Sequence[_Plan], scales: Sequence[np.float32]) -> None:
         blocks = [block for plan in plans for block in plan.blocks()]
-        scales = list(self._scales(clip))
         is_large = sum(plan.diff.size for plan in plans) >= _LARGE
         self._fused = is_large and fuses()
         if not is_large or _THREADS == 1:
@@ -111,18 +153,16 @@ class Update:
     def _plans(
         self,
         values: Sequence[np.ndarray],
-        diffs: dict[int, np.ndarray | None],
+        diffs: Mapping[int, np.ndarray],
         rate: np.float32,
         iteration: int,
     ) -> Iterator[_Plan]:
         count, decay = len(self.numbers), np.float32(self._message.weight_decay)
-        for index, param in enumerate(self._params):
-            number, found = param.number, diffs.get(param.number)
-            diff = diffs[number] = np.zeros_like(values[number]) if found is None else found
-            own = self._rule.factor(np.float32(rate * np.float32(param.lr_mult)), iteration)
+        for index, param in enumerate(self.params):
+            own = self.rule.factor(np.float32(rate * np.float32(param.lr_mult)), iteration)
             yield _Plan(
-                values[number].reshape(-1),
-                diff.reshape(-1),
+                values[param.number].reshape(-1),
+                diffs[param.number].reshape(-1),
                 [array.reshape(-1) for array in self.history[index::count]],
                 own,
                 np.float32(decay * np.float32(param.decay_mult)),
@@ -149,7 +189,7 @@ class Update:
             np.multiply(g, scale, out=g)
         if plan.decay:
             fma(plan.decay, self._decayed(values, scratch), g, scratch)
-        self._rule.update(g, [array[block] for array in plan.history], plan.rate, scratch)
+        self.rule.update(g, [array[block] for array in plan.history], plan.rate, scratch)
         np.subtract(values, g, out=values)
 
     def _decayed(self, values: np.ndarray, scratch: Scratch) -> np.ndarray:
@@ -159,6 +199,10 @@ class Update:
         signs = scratch.narrow(values.size)
         np.sign(values, out=signs)
         return signs
+
+
+def _mean_abs(array: np.ndarray) -> float:
+    return float(np.abs(array).mean())
 
 
 def norm_of(diffs: Any) -> np.float32:

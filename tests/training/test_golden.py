@@ -24,14 +24,18 @@ TOLERANCE = 1e-4
 DEBUG_NOISE = 5e-8  # of gradients that are zero but for rounding: those of a bias in front of BatchNorm
 
 
-def train(args: list[str], seed: int | None = None) -> list[str]:
-    """Run `caffe train` with these arguments in the working directory and return the log's lines."""
+def train(args: list[str], seed: int | None = None, resident: bool | None = None) -> list[str]:
+    """Run `caffe train` with these arguments in the working directory and return the log's lines.
+
+    resident: whether params live on the device; default: where it is a GPU
+    """
     given = dict(arg.removeprefix("--").split("=", 1) for arg in args)
     solver = read_solver(given["solver"])
     seed = solver.message.random_seed if seed is None else seed
     values = ValueOptions(seed=seed, weights=tuple(given.get("weights", "").split(",")) if "weights" in given else ())
     run = RunOptions(device=DEVICE, inputs_hold="zeros")
-    training = Training(solver, NetOptions(data="real"), values, run, seed=seed, snapshot=given.get("snapshot"))
+    how = {"seed": seed, "snapshot": given.get("snapshot"), "resident": resident}
+    training = Training(solver, NetOptions(data="real"), values, run, **how)
     log = TrainingLog(solver, seed)
     return [line for event in training.events() for line in log.lines(event)]
 
@@ -86,16 +90,21 @@ def compare_logs(ours: list[str], log: Path, known: dict) -> None:
 
 def test_params_and_history(case: tuple[str, Path, list]) -> None:
     name, _, logs = case
-    for index, (run, (_, found)) in enumerate(zip(runs(name), logs, strict=True)):
-        noisy = spread(name)["noisy_params"][index]
-        with np.load(FOLDER / name / run["params"]) as archive:
-            expected = {key: archive[key] for key in archive.files if key != "names"}
-        assert found.keys() == expected.keys()
-        for key, value in expected.items():
-            if key == "learned_net":
-                assert str(found[key]) == (value.item().decode() if value.dtype.kind == "S" else value.item())
-            elif key not in noisy:
-                assert off(found[key], value) <= max(TOLERANCE, 2 * spread(name)["params"]), key
+    for index, (_, found) in enumerate(logs):
+        compare_params(found, name, index)
+
+
+def compare_params(found: dict[str, np.ndarray], name: str, index: int) -> None:
+    """Compare the last snapshot of a case's run of this index."""
+    noisy = spread(name)["noisy_params"][index]
+    with np.load(FOLDER / name / runs(name)[index]["params"]) as archive:
+        expected = {key: archive[key] for key in archive.files if key != "names"}
+    assert found.keys() == expected.keys()
+    for key, value in expected.items():
+        if key == "learned_net":
+            assert str(found[key]) == (value.item().decode() if value.dtype.kind == "S" else value.item())
+        elif key not in noisy:
+            assert off(found[key], value) <= max(TOLERANCE, 2 * spread(name)["params"]), key
 
 
 REFERENCES = [name for name in CASES if any((FOLDER / name).glob("ref_*"))]

@@ -1,0 +1,160 @@
+"""Params that live on the device: the compiled update against the one on the host, and Caffe's own runs through it."""
+
+from __future__ import annotations
+
+import shutil
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from caffestat.engine import choose_device
+from caffestat.schema import SolverParameter
+from caffestat.training.resident import ResidentUpdate
+from caffestat.training.solvers import SOLVERS
+from caffestat.training.update import Applied, Learnable, Update
+
+from .golden import CASES, DEVICE, FOLDER, runs, spread
+from .test_golden import compare_logs, compare_params, final, train
+
+ITERATIONS = 4
+PARAMS = (
+    Learnable(0, (7, 5), 1.0, 1.0),
+    Learnable(1, (7,), 2.0, 0.0),
+    Learnable(3, (3, 2, 11), 1.0, 1.0),
+    Learnable(4, (3,), 2.0, 0.0),
+    Learnable(5, (70, 3), 0.0, 1.0, is_statistic=True),
+    Learnable(6, (2,), 1.0, 1.0, adds_up=False),
+    Learnable(7, (13,), 0.5, 3.0),
+)
+STATISTIC, UNREACHED = 5, 7
+
+
+def values_of(random: np.random.Generator) -> list[np.ndarray]:
+    """Return values for the params, and for one that no solver updates."""
+    shapes = {param.number: param.shape for param in PARAMS} | {2: (4,)}
+    return [random.standard_normal(shapes[number]).astype(np.float32) for number in sorted(shapes)]
+
+
+def both(solver: SolverParameter, seed: int = 0) -> tuple[Update, ResidentUpdate, list[np.ndarray]]:
+    """Return the two updates of the same values and history, and the values of the first."""
+    random = np.random.default_rng(seed)
+    host = Update(solver, PARAMS)
+    for array in host.history:
+        array[...] = random.standard_normal(array.shape) ** 2
+    values = values_of(random)
+    return host, ResidentUpdate(solver, host, [array.copy() for array in values], choose_device(DEVICE)[0]), values
+
+
+def write(resident: ResidentUpdate, number: int, diffs: dict[int, np.ndarray]) -> dict:
+    """Write the gradients of a pass where the update wants them, as a pass does, and return the views."""
+    views = {n: view for n, view in resident.gradients(number).items() if n in diffs}
+    for n, view in views.items():
+        memory = view.memory
+        numbers = memory.host().copy()
+        numbers[view.start : view.start + view.size] = diffs[n].ravel()
+        memory._value.update_inplace(numbers)
+        memory.written()
+    return views
+
+
+def iterate(host: Update, resident: ResidentUpdate, values: list[np.ndarray], passes: int, **how) -> list[Applied]:
+    """Run one iteration of both."""
+    seed, iteration, measure = how["seed"], how.get("iteration", 0), how.get("measure", False)
+    random = np.random.default_rng(seed)
+    reached = [param for param in PARAMS if param.number not in (STATISTIC, UNREACHED)]
+    sums: list[dict] = [{}, {}]
+    for number in range(passes):
+        diffs = {p.number: random.standard_normal(p.shape).astype(np.float32) for p in reached}
+        host.gradients(number)
+        sums[1] = resident.add(sums[1], write(resident, number, diffs))
+        sums[0] = host.add(sums[0], diffs)
+    rate = np.float32(0.013 * (iteration + 1))
+    return [
+        update.apply(held, diffs, rate, iteration, measure)
+        for update, held, diffs in ((host, values, sums[0]), (resident, resident.values, sums[1]))
+    ]
+
+
+def assert_equal(host: Update, resident: ResidentUpdate, values: list[np.ndarray]) -> None:
+    for found, expected in zip([*resident.values, *resident.history], [*values, *host.history], strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-6 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize(
+    ("name", "decay", "clip", "passes"), [*product(SOLVERS, ("none", "L2", "L1"), (-1, 2.5, 1e4), (1, 3))]
+)
+def test_the_compiled_update_equals_the_one_on_the_host(name: str, decay: str, clip: float, passes: int) -> None:
+    solver = SolverParameter(
+        type=name, momentum=0.9, delta=1e-3, clip_gradients=clip, iter_size=passes, snapshot_diff=True
+    )
+    if name == "RMSProp":
+        solver.rms_decay = 0.95
+    if decay != "none":
+        solver.weight_decay, solver.regularization_type = 0.04, decay
+    host, resident, values = both(solver)
+    for t in range(ITERATIONS):
+        applied = iterate(host, resident, values, passes, seed=t, iteration=t)
+        clips = [one.clip for one in applied]
+        assert [one is not None for one in clips] == [0 < clip < 1e4] * 2
+        if clips[0] and clips[1]:
+            assert clips[1].norm == pytest.approx(clips[0].norm, rel=1e-6)
+        assert_equal(host, resident, values)
+        for number, update in host.last.items():
+            np.testing.assert_allclose(resident.last[number], update, rtol=1e-5, atol=1e-6 * np.abs(update).max())
+
+
+def test_the_sizes_of_an_update() -> None:
+    host, resident, values = both(SolverParameter(type="Adam", momentum=0.9))
+    expected, found = (one.sizes for one in iterate(host, resident, values, 1, seed=3, measure=True))
+    assert found.keys() == expected.keys() == {param.number for param in PARAMS}
+    for number, sizes in expected.items():
+        assert found[number] == pytest.approx(sizes, rel=1e-5)
+    assert iterate(host, resident, values, 1, seed=4)[1].sizes == {}
+
+
+def test_values_that_a_pass_replaces_are_updated_where_they_are_then() -> None:
+    """A statistic that a pass leaves in memory of its own, as any output that stays on the device."""
+    host, resident, values = both(SolverParameter(type="SGD", momentum=0.9, weight_decay=0.1), seed=2)
+    fresh = np.random.default_rng(9).standard_normal(values[STATISTIC].shape).astype(np.float32)
+    for _ in range(2):
+        values[STATISTIC][...] = fresh
+        resident.values.place(STATISTIC, fresh.copy())
+        iterate(host, resident, values, 1, seed=1)
+        assert_equal(host, resident, values)
+
+
+def test_a_gradient_that_no_longer_comes_is_zero() -> None:
+    solver = SolverParameter(type="SGD", momentum=0.5, iter_size=2)
+    host, resident, values = both(solver)
+    iterate(host, resident, values, 2, seed=1)
+    diffs = {0: np.full(PARAMS[0].shape, 0.5, np.float32)}
+    sums: dict = {}
+    for number in range(2):
+        sums = resident.add(sums, write(resident, number, diffs))
+    host.apply(values, {0: 2 * diffs[0]}, np.float32(0.1), 1)
+    resident.apply(resident.values, sums, np.float32(0.1), 1)
+    assert_equal(host, resident, values)
+
+
+def test_what_is_read_cannot_be_written_to_and_stays_as_it_was() -> None:
+    host, resident, values = both(SolverParameter(type="SGD", momentum=0.9))
+    before = resident.values[0]
+    kept = before.copy()
+    with pytest.raises(ValueError, match="read-only"):
+        before[0, 0] = 1
+    iterate(host, resident, values, 1, seed=1)
+    np.testing.assert_array_equal(before, kept)
+    assert (resident.values[0] != before).any()
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_golden_cases(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / name
+    shutil.copytree(FOLDER / name, folder, ignore=shutil.ignore_patterns("ref_*"))
+    monkeypatch.chdir(folder)
+    monkeypatch.delattr(Update, "apply")  # nothing is updated on the host
+    for index, run in enumerate(runs(name)):
+        compare_logs(train(run["args"], resident=True), FOLDER / name / run["log"], spread(name))
+        compare_params(final(folder, run), name, index)
