@@ -16,7 +16,18 @@ from caffestat.engine.need import Need, check_memory
 from caffestat.errors import CaffestatError, InputError
 from caffestat.files import open_regular, replacing
 
-__all__ = ["member", "read_array", "reading", "writing"]
+__all__ = ["is_hdf5", "member", "read_array", "reading", "writing"]
+
+_SIGNATURE = b"\x89HDF\r\n\x1a\n"
+
+
+def is_hdf5(path: str | Path) -> bool:
+    """Tell by its first bytes whether a file that can be read is in HDF5."""
+    try:
+        with os.fdopen(open_regular(path), "rb") as file:
+            return file.read(len(_SIGNATURE)) == _SIGNATURE
+    except (InputError, OSError, ValueError):
+        return False
 
 
 def open_hdf5(path: str | Path, mode: str) -> Any:

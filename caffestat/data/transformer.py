@@ -11,6 +11,7 @@ from caffestat.errors import InputError
 from caffestat.fillers import Stream
 from caffestat.layers.data import refuse_two_means
 from caffestat.schema import BlobProto, caffe_pb2, read_binary
+from caffestat.schema.blobs import blob_shape
 
 from .reader import find
 
@@ -131,7 +132,7 @@ def read_blob(layer: Layer, path: str) -> tuple[tuple[int, ...], NDArray[np.floa
         blob = read_binary(find(path, layer), BlobProto)
     except InputError as error:
         raise layer.error(f"mean_file: {error}") from error
-    shape = tuple(blob.shape.dim) if blob.HasField("shape") else (blob.num, blob.channels, blob.height, blob.width)
+    shape = blob_shape(blob)
     values = np.array(blob.double_data or blob.data, np.float32)
     if min(shape, default=1) < 1:
         raise layer.error(f"mean_file {path!r} has shape {shape}; expected sizes of 1 or more")

@@ -127,6 +127,7 @@ class Layer:
     takes_targets: ClassVar[bool] = False  # bottom 1 holds a number for each of bottom 0's, not classes
     keeps_shapes: ClassVar[bool] = False  # its tops' shapes depend on none of its fields that Caffe lacks
     auto_tops: ClassVar[bool] = False  # Caffe adds missing tops itself: the losses
+    keeps_blobs: ClassVar[bool] = True  # its params start from the `blobs` that the net holds for it, if any
     starts_at_zero: ClassVar[bool] = False  # `caffe train` leaves its tops at zero: Input
     passes_values: ClassVar[bool] = (
         False  # its tops hold its bottoms' values, in another shape or order: Split, Reshape, …

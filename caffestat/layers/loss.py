@@ -360,6 +360,9 @@ class ContrastiveLoss(Loss):
     def classes(self, bottom: int, bottoms: Sequence[Shape]) -> int | None:
         return 2 if bottom == 2 else None
 
+    def is_ignored(self, values: np.ndarray) -> np.ndarray:
+        return np.ones(values.shape, bool)  # any value is taken
+
     def lower(self, g: Graph, bottoms: Sequence[str], params: Sequence[str]) -> Sequence[str]:
         shapes = [g.shape(bottom) for bottom in bottoms]
         count, margin = shapes[0][0], g.constant(self.proto.contrastive_loss_param.margin)

@@ -39,6 +39,7 @@ class Recurrent(Layer):
     output: ClassVar[str]  # the blob that is the top
     gates: ClassVar[int]  # hidden vectors that the products give: num_output times this
     shares_diff = True
+    keeps_blobs = False  # the unrolled net draws all the same
 
     @property
     def param(self) -> Any:

@@ -10,20 +10,19 @@ from typing import Any
 import numpy as np
 
 from caffestat.data.batches import read_archive
-from caffestat.data.hdf5_file import member, read_array, reading
+from caffestat.data.hdf5_file import is_hdf5, member, read_array, reading
 from caffestat.engine.need import check_memory, need_of_draws
 from caffestat.errors import InputError, Place
 from caffestat.fillers import Stream
 from caffestat.layers import Param
 from caffestat.schema import LayerParameter, NetParameter, read_binary
-from caffestat.schema.blobs import set_values
+from caffestat.schema.blobs import blob_shape, is_legacy, set_shape, set_values
 
 from .model import Net, Node
 from .upgrade import Entry, upgrade
 
 __all__ = [
     "Copied",
-    "blob_shape",
     "copy_file",
     "copy_weights",
     "draw_params",
@@ -58,6 +57,9 @@ def draw_params(net: Net, stream: Stream, assume_filler: str | None = None) -> l
             continue
         bottoms = [shape for shape in node.bottom_shapes if shape is not None]
         declared = [with_assumed_filler(net.params[number].param, assume_filler) for number in node.params]
+        if node.layer.proto.blobs and node.layer.keeps_blobs:
+            values.extend(_written_values(net, node))
+            continue
         try:
             values.extend(node.layer.draw_params(stream, declared, bottoms))
         except InputError as error:
@@ -69,6 +71,19 @@ def draw_params(net: Net, stream: Stream, assume_filler: str | None = None) -> l
     return values
 
 
+def _written_values(net: Net, node: Node) -> list[np.ndarray]:
+    """Return the values of the blobs that the net itself holds for a layer, in place of draws. (layer.hpp, Layer)"""
+    blobs, shapes = node.layer.proto.blobs, [net.params[number].param.shape for number in node.params]
+    if len(blobs) != len(shapes):
+        raise node.layer.error(f"expected a blob for each of its params ({len(shapes)}) or none, found {len(blobs)}")
+    values = [np.array(blob.double_data or blob.data, np.float32) for blob in blobs]
+    for blob, array, shape in zip(blobs, values, shapes, strict=True):
+        if not fits(blob, shape) or array.size != math.prod(shape):
+            found = f"shape {blob_shape(blob)} and {array.size} values"
+            raise node.layer.error(f"expected blobs of its params' shapes; one of shape {shape} has {found}")
+    return [array.reshape(shape) for array, shape in zip(values, shapes, strict=True)]
+
+
 def unfilled(net: Net) -> list[Node]:
     """Return the layers with a weight whose filler nobody wrote: Caffe starts them at zero."""
     return [
@@ -78,28 +93,17 @@ def unfilled(net: Net) -> list[Node]:
     ]
 
 
-def blob_shape(blob: Any) -> tuple[int, ...]:
-    """Return a BlobProto's shape; blobs of old files have four axes."""
-    if blob.HasField("shape"):
-        return tuple(blob.shape.dim)
-    return (blob.num, blob.channels, blob.height, blob.width)
-
-
-def _is_legacy(blob: Any) -> bool:
-    return any(blob.HasField(name) for name in ("num", "channels", "height", "width"))
-
-
 def fits(blob: Any, shape: tuple[int, ...]) -> bool:
     """Tell whether the blob has this shape; a legacy one may have axes of size 1 in front. (blob.cpp, ShapeEquals)"""
     found = blob_shape(blob)
-    if _is_legacy(blob):
+    if is_legacy(blob):
         return len(shape) <= 4 and found == (1,) * (4 - len(shape)) + shape
     return found == shape
 
 
 def read_layers(path: str) -> Iterable[Any]:
-    """Return the layers of a .caffemodel, or of a .h5 or .npz file as LayerParameters with a blob for each array."""
-    if path.endswith(".h5"):
+    """Return the layers of a .caffemodel, or of an HDF5 or .npz file as LayerParameters with a blob for each array."""
+    if _is_hdf5(path):
         return _hdf5_layers(path)
     if path.endswith(".npz"):
         return _npz_layers(path)
@@ -110,6 +114,11 @@ def read_layers(path: str) -> Iterable[Any]:
     message.ClearField("layers")
     message.ClearField("layer")
     return [entry.proto for entry in upgrade(message, old, new, place)[1]]
+
+
+def _is_hdf5(path: str) -> bool:
+    """Tell whether weights are in HDF5: what the file holds decides. (net.cpp, CopyTrainedLayersFrom)"""
+    return path.endswith(".h5") or is_hdf5(path)
 
 
 def _hdf5_layers(path: str) -> list[Any]:
@@ -146,7 +155,7 @@ def _layer(name: str, arrays: Mapping[int, np.ndarray]) -> Any:
     for index in range(max(arrays, default=-1) + 1):
         blob = message.blobs.add()
         if index in arrays:
-            blob.shape.dim.extend(arrays[index].shape)
+            set_shape(blob, arrays[index].shape)
             set_values(blob, arrays[index])
     return message
 
@@ -189,13 +198,14 @@ def copy_file(net: Net, values: Sequence[np.ndarray], path: str, taken: set[int]
     """Overwrite values by those of one file, a .caffemodel, .h5 or .npz; see `copy_weights`."""
     by_name = {node.name: node for node in reversed(net.nodes)}
     ignored, count, found = [], 0, set()
+    owners_only = _is_hdf5(path)
     for source in read_layers(path):
         node = by_name.get(source.name)
         found.add(source.name)
         if node is None:
             ignored.append(source.name)
         elif source.blobs or node.params:
-            _copy_layer(net, values, node, source, path)
+            _copy_layer(net, values, node, source, path, owners_only)
             (set() if taken is None else taken).update(node.params)
             count += 1
     if not count:
@@ -206,10 +216,11 @@ def copy_file(net: Net, values: Sequence[np.ndarray], path: str, taken: set[int]
     return Copied(path, count, tuple(ignored), tuple(lacking))
 
 
-def _copy_layer(net: Net, values: Sequence[np.ndarray], node: Node, source: Any, path: str) -> None:
+def _copy_layer(net: Net, values: Sequence[np.ndarray], node: Node, source: Any, path: str, owners_only: bool) -> None:
+    """Copy a layer's blobs; owners_only: the file, an HDF5 one, has a shared param with its owner alone."""
     blobs = dict(enumerate(source.blobs))
-    if path.endswith(".h5"):  # holds a shared param with its owner only
-        blobs = {index: blob for index, blob in blobs.items() if blob.HasField("shape")}
+    if owners_only:
+        blobs = {index: blob for index, blob in blobs.items() if len(blob.data)}
         absent = [index for index in range(len(node.params)) if index not in blobs]
         fits_net = len(source.blobs) <= len(node.params) and all(
             net.params[node.params[index]].owner is not None for index in absent

@@ -13,7 +13,7 @@ from caffestat.errors import InputError
 from caffestat.files import replace_file, replacing
 from caffestat.schema import LayerParameter, NetParameter
 from caffestat.schema.binary import LARGEST
-from caffestat.schema.blobs import set_diffs, set_values
+from caffestat.schema.blobs import set_diffs, set_shape, set_values
 
 from .model import Net, Node
 
@@ -35,7 +35,7 @@ def to_caffemodel(net: Net, values: Values, diffs: Values | None = None) -> Any:
         layer.CopyFrom(_as_set_up(net, node))
         for number in node.params:
             blob = layer.blobs.add()
-            blob.shape.dim.extend(net.params[number].param.shape)
+            set_shape(blob, net.params[number].param.shape)
             set_values(blob, values[number])
             if diffs is not None:
                 set_diffs(blob, diffs[number])

@@ -1,16 +1,34 @@
-"""Values of BlobProtos, without a Python object for each number."""
+"""Shapes of BlobProtos, and their values without a Python object for each number."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from caffestat.schema.caffe_pb2 import BlobProto
 
-__all__ = ["set_diffs", "set_values"]
+__all__ = ["blob_shape", "is_legacy", "set_diffs", "set_shape", "set_values"]
 
 _LENGTH_DELIMITED = 2
+_LEGACY = ("num", "channels", "height", "width")
+
+
+def is_legacy(blob: Any) -> bool:
+    """Tell whether a BlobProto has the four sizes of old files."""
+    return any(blob.HasField(name) for name in _LEGACY)
+
+
+def blob_shape(blob: Any) -> tuple[int, ...]:
+    """Return a BlobProto's shape: four axes in old files, none when nothing is said. (blob.cpp, FromProto)"""
+    return tuple(getattr(blob, name) for name in _LEGACY) if is_legacy(blob) else tuple(blob.shape.dim)
+
+
+def set_shape(blob: Any, shape: Sequence[int]) -> None:
+    """Give a BlobProto without a shape one; that of no axes is not written. (blob.cpp, ToProto)"""
+    if shape:
+        blob.shape.dim.extend(shape)
 
 
 def set_values(blob: Any, values: np.ndarray) -> None:

@@ -14,11 +14,10 @@ from caffestat.data.hdf5_file import member, read_array, reading, writing
 from caffestat.errors import InputError
 from caffestat.files import replace_file
 from caffestat.net import Net
-from caffestat.net.initial import blob_shape
 from caffestat.net.save import to_caffemodel, write_hdf5
 from caffestat.schema import SolverState, caffe_pb2, read_binary
 from caffestat.schema.binary import LARGEST
-from caffestat.schema.blobs import set_values
+from caffestat.schema.blobs import blob_shape, set_shape, set_values
 
 __all__ = ["State", "file_names", "read_state", "write_model", "write_state"]
 
@@ -72,7 +71,7 @@ def write_state(path: str, state: State) -> None:
     message = SolverState(iter=state.iteration, learned_net=state.model, current_step=state.current_step)
     for array in state.history:
         blob = message.history.add()
-        blob.shape.dim.extend(array.shape)
+        set_shape(blob, array.shape)
         set_values(blob, array)
     replace_file(path, message.SerializeToString())
 

@@ -9,7 +9,10 @@ import numpy as np
 import pytest
 
 from caffestat.errors import InputError
+from caffestat.net import build, copy_weights
 from caffestat.net.initial import read_layers
+from caffestat.net.source import net_source
+from caffestat.prototext import parse
 from caffestat.training.snapshot import read_state
 
 h5py = pytest.importorskip("h5py")
@@ -103,3 +106,21 @@ def test_indices_of_params_are_bounded(tmp_path: Path) -> None:
         file["data/fc/2000000000"] = 1.0
     with pytest.raises(InputError, match="a data set 2000000000; expected the index of a param"):
         read("weights", path)
+
+
+@pytest.mark.parametrize("name", ["a.hdf5", "a.caffemodel"])
+def test_what_the_file_holds_decides(name: str, tmp_path: Path) -> None:
+    weights(tmp_path / name)
+    (layer,) = read("weights", tmp_path / name)
+    assert (layer.name, [tuple(blob.shape.dim) for blob in layer.blobs]) == ("fc", SHAPES)
+
+
+def test_a_param_may_have_no_axes(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["data/p/0"] = np.float32(0.25)
+    text = b"""layer { name: "i" type: "Input" top: "x" input_param { shape { dim: 2 dim: 3 } } }
+layer { name: "p" type: "PReLU" bottom: "x" top: "p" prelu_param { channel_shared: true } }"""
+    net = build(net_source(parse(text, "net")))
+    values = [np.zeros((), np.float32)]
+    copy_weights(net, values, [str(tmp_path / "a.h5")])
+    assert values[0] == 0.25

@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from caffestat.net.initial import blob_shape, read_layers
+from caffestat.net.initial import read_layers
 from caffestat.net.source import read_solver
 from caffestat.options import NetOptions, RunOptions, ValueOptions
 from caffestat.report import TrainingLog
 from caffestat.schema import NetParameter, SolverState, read_binary
+from caffestat.schema.blobs import blob_shape
 from caffestat.training import Training
 from caffestat.training.snapshot import _read_binary, _read_hdf5
 

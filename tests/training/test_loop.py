@@ -38,9 +38,9 @@ def solver(folder: Path, text: str, main: str = NET, **others: str) -> net.Solve
     return net.read_solver(str(folder / "solver.prototxt"))
 
 
-def training(made: net.Solver, inputs=None, level=None, stages=(), seed=7, **options) -> Training:
+def training(made: net.Solver, inputs=None, level=None, stages=(), seed=7, data="auto", **options) -> Training:
     run = RunOptions(device="cpu", inputs=inputs or {}, inputs_hold="zeros")
-    return Training(made, NetOptions(level=level, stages=stages), ValueOptions(), run, seed=seed, **options)
+    return Training(made, NetOptions(level=level, stages=stages, data=data), ValueOptions(), run, seed=seed, **options)
 
 
 def events(made: net.Solver, **options) -> list:
@@ -230,6 +230,13 @@ def test_findings_of_all_nets_are_told_once(tmp_path):
     assert ["unknown layer type" in finding.message for finding in made.findings] == [True]
     with pytest.raises(NetError, match=r"net\.prototxt:8.*'what'.*cannot be trained: .*unknown layer type 'Unheard'"):
         training(solver(tmp_path, 'net: "net.prototxt"', strange))
+
+
+@pytest.mark.parametrize("data", ["auto", "real"])
+def test_a_layer_that_forks_alone_take_cannot_be_trained(data, tmp_path):
+    strange = NET + 'layer { name: "t" type: "TanH" bottom: "ip" }'
+    with pytest.raises(NetError, match=r"'t' \(TanH\): cannot be trained: .*takes 1 top blobs, found 0"):
+        training(solver(tmp_path, 'net: "net.prototxt"', strange), data=data)
 
 
 def test_inputs_of_unknown_name(tmp_path):
