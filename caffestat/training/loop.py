@@ -144,8 +144,8 @@ class Training:
         self.findings.extend(finding for finding in net.findings if finding not in self.findings)
         params = program.values(p.stream, [])
         synthetic = program.synthetic(p.inputs)
-        if not self.debug and options.data == "auto":
-            self._refuse_untrainable(net, synthetic)
+        if not self.debug and options.data != "synthetic":
+            self._refuse_untrainable(net, synthetic if options.data == "auto" else [])
         self.notes.extend(line for line in synthetic if line not in self.notes)
         for path in weights:
             copied = copy_file(net, params, path)
@@ -158,7 +158,7 @@ class Training:
         if synthetic:
             raise InputError(f"{synthetic[0]}; training takes real data: --data synthetic trains on noise all the same")
         for node in net.nodes:
-            if not node.is_known and net.phase == TRAIN:
+            if net.phase == TRAIN and (node.layer.why_unknown or not node.is_known):
                 why = node.layer.why_unknown or node.layer.why_uncomputed or "its bottoms are unknown"
                 raise node.layer.error(f"cannot be trained: {why}")
 
