@@ -16,6 +16,7 @@ from caffestat.fillers import Filler, Stream, fill
 from caffestat.ops import Nonlinearity
 from caffestat.prototext import Message, Scalar
 from caffestat.schema import FillerParameter, from_message
+from caffestat.schema.slots import boolean
 
 if TYPE_CHECKING:
     from caffestat.graph import Graph
@@ -46,11 +47,10 @@ Move = tuple[tuple[Fraction, Fraction], ...]
 Own = TypeVar("Own", int, float, bool, str)
 Kind = type[Own]
 
-_BOOLEANS = {"true": True, "1": True, "false": False, "0": False}
 _READERS: dict[type, tuple[str, Callable[[Scalar], Any]]] = {
     int: ("an integer", Scalar.as_int),
     float: ("a number", Scalar.as_float),
-    bool: ("true or false", lambda scalar: _BOOLEANS[scalar.text]),
+    bool: ("true or false", boolean),
     str: ("a string in quotes", lambda scalar: scalar.as_bytes().decode()),
 }
 
@@ -221,7 +221,7 @@ class Layer:
         for found in self.written(path):
             try:
                 values.append(read(found))  # type: ignore[arg-type]  # a Message has none of the attributes
-            except (AttributeError, KeyError, ValueError) as error:
+            except (AttributeError, ValueError) as error:
                 text = getattr(found, "text", "a message in braces")
                 message = f"{path} of layer {self.name!r}: expected {expected}, found {text}"
                 raise NetError(message, found.place) from error

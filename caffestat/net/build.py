@@ -7,7 +7,7 @@ from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeVar
 
 from caffestat.data import DataUnavailableError, open_reader
 from caffestat.errors import Finding, NetError, Place
@@ -34,6 +34,8 @@ __all__ = ["UnknownLayer", "build", "state_of"]
 
 AUTOMATIC = "(automatic)"
 _HARMLESS = ("backend", "engine", "phase")  # fields whose value changes no number
+L = TypeVar("L", bound=Layer)
+
 _MOST_AXES, _MOST_ELEMENTS = 32, 2**31 - 1  # of a blob (blob.hpp, blob.cpp)
 
 
@@ -43,6 +45,7 @@ class UnknownLayer(Source):
     num_bottoms = (0, None)
     num_tops = (0, None)
     has_usual_shape = False
+    failed: Layer | None = None  # the layer that could not be set up
 
     def loss_weight(self, top: int) -> float:
         """As written, else 1 for the first top of a fork's loss, whose gradient is then unknown and not zero."""
@@ -129,7 +132,7 @@ class _Builder:
             self.tell_once(entry.place, f"type {type_name(proto)!r}: {layer.left_out}")
         return layer
 
-    def create_unknown(self, entry: Entry, why: str) -> Layer:
+    def create_unknown(self, entry: Entry, why: str) -> UnknownLayer:
         """Return a layer that cannot be computed; its tops are data where the user gives the shapes of all."""
         layer = self.create_as(UnknownLayer, entry)
         layer.why_unknown = why
@@ -155,7 +158,7 @@ class _Builder:
             self.told.add(message)
             self.findings.append(Finding(place, message))
 
-    def create_as(self, cls: type[Layer], entry: Entry, unread: Collection[str] = ()) -> Layer:
+    def create_as(self, cls: type[L], entry: Entry, unread: Collection[str] = ()) -> L:
         """Return the layer as one of a class; unread: fields that change the data that it reads."""
         proto = entry.proto
         phase = proto.phase if proto.HasField("phase") else self.state.phase
@@ -289,6 +292,7 @@ class _Builder:
                 message = explained(error.message, self.nodes, self.blobs)
                 told = self.about_vectors(node, message) or NetError(message, error.place)
                 node.layer = self.create_unknown(entry, self.forgive(entry, told))
+                node.layer.failed = layer
                 node.layer.top_count = len(node.tops)
                 node.top_shapes = _given_shapes(node.layer)
         node.is_computed = not node.layer.why_uncomputed and self.uncomputed.isdisjoint(node.bottoms)

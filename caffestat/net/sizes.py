@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from caffestat.errors import CaffestatError, Finding, NetError
-from caffestat.layers import Shape, Source
+from caffestat.layers import Layer, Shape, Source
+from caffestat.layers.data import Images
 
+from .build import UnknownLayer
 from .model import Net, Node
 from .source import NetSource, load
 
@@ -33,6 +36,8 @@ _KNOWN: tuple[tuple[str, Size], ...] = (  # data sets by a part of their names
 _USUAL: tuple[Size, ...] = (
     *((None, side, side) for side in (224, 32, 227, 256, 300, 320, 321)),
     *((channels, side, side) for channels in (1, 2, 6) for side in (28, 224)),
+    (None, 384, 512),
+    (None, 540, 960),
 )
 
 
@@ -59,46 +64,84 @@ def assume_shapes(net: Net, faults: list[NetError], source: NetSource, build: Bu
     """Return the net with shapes for tops of data layers that have none, and what was assumed.
 
     Targets get the shape that their layer takes; images the size of other images of the net, of a deploy file beside
-    it, of a data set that it names, or else a usual one: the first with which no layer fails, if there is any.
+    it, of a data set that it names, or else a usual one: the first with which no layer fails, if there is any, or with
+    which layers fail as with all others.
 
     faults: those of the net; replaced by those of the net that is returned
     build:  builds the net anew, with shapes of tops by name; takes the faults
     """
-    assumed: dict[str, Assumed] = {}
-    while True:
-        for candidate in _candidates(net, source):
-            errors: list[NetError] = []
-            shapes = {top: one.shape for top, one in {**assumed, **candidate}.items()}
-            built = build(shapes, errors)
-            if len(errors) <= len(faults) and _spoilt(built) <= _spoilt(net) and _largest(built) <= _MOST_PARAMS:
-                break
-        else:
-            return net, list(assumed.values())
-        net, faults[:] = built, errors
-        assumed.update(candidate)
+    now = _Trial({}, net, list(faults))
+    while found := _next(now, source, build):
+        now = found
+    faults[:] = now.faults
+    return now.net, list(now.assumed.values())
 
 
-def _spoilt(net: Net) -> int:
-    """Return how many layers fail although their bottoms have shapes."""
-    return sum(None not in node.bottom_shapes and None in node.top_shapes and bool(node.bottoms) for node in net.nodes)
+@dataclass(frozen=True)
+class _Trial:
+    """A net that was built with some shapes assumed, and its faults."""
+
+    assumed: dict[str, Assumed]
+    net: Net
+    faults: list[NetError]
+
+    def is_as_good_as(self, other: _Trial) -> bool:
+        """Tell whether no more layers fail than in another net, and no param is beyond all measure."""
+        largest = max((math.prod(entry.param.shape) for entry in self.net.params), default=0)
+        fewer = len(self.faults) <= len(other.faults) and len(self.failures) <= len(other.failures)
+        return fewer and largest <= _MOST_PARAMS
+
+    @cached_property
+    def failures(self) -> frozenset[str]:
+        """Which layers fail although their bottoms have shapes, and why."""
+        failed = (node.layer for node in self.net.nodes if _has_failed(node))
+        return frozenset((*(layer.why_unknown for layer in failed), *(fault.message for fault in self.faults)))
 
 
-def _largest(net: Net) -> int:
-    """Return how many elements the largest param has."""
-    return max((math.prod(entry.param.shape) for entry in net.params), default=0)
+def _trial(assumed: dict[str, Assumed], build: Build) -> _Trial:
+    faults: list[NetError] = []
+    return _Trial(assumed, build({top: one.shape for top, one in assumed.items()}, faults), faults)
 
 
-def _candidates(net: Net, source: NetSource) -> Iterator[dict[str, Assumed]]:
-    """Yield what tops without shapes may be: what their readers take, where these tell, else images of likely sizes."""
-    unsized = [(node, index) for node in net.nodes for index in _unsized(node)]
-    if found := {one.top: one for one in _by_readers(net, unsized)}:
-        yield found
-    sizes = list(_sizes(net, source)) if unsized else []
+def _next(now: _Trial, source: NetSource, build: Build) -> _Trial | None:
+    """Return the net with more shapes assumed; None where nothing more can be."""
+
+    def attempt(more: dict[str, Assumed]) -> _Trial:
+        return _trial({**now.assumed, **more}, build)
+
+    for candidates in _candidates(now, source):
+        tried: list[_Trial] = []
+        for candidate in candidates:
+            trial = attempt(candidate)
+            if not trial.is_as_good_as(now) and (more := _wanted(trial)):
+                trial = attempt({**candidate, **more})
+            if trial.is_as_good_as(now):
+                return trial
+            tried.append(trial)
+        if len(tried) > 1 and len({trial.failures for trial in tried}) == 1:  # it is not the size that they fail at
+            return tried[0]
+    return None
+
+
+def _candidates(now: _Trial, source: NetSource) -> Iterator[Iterable[dict[str, Assumed]]]:
+    """Yield alternatives of what some tops may be: what their readers take, where these tell, else likely images."""
+    if found := _wanted(now):
+        yield [found]
+    unsized = [(node, index) for node in now.net.nodes for index in _unsized(node)]
+    sizes = list(_sizes(now.net, source)) if unsized else []
     for node, index in {node.index: (node, index) for node, index in reversed(unsized)}.values():
-        layer = node.layer
-        assert isinstance(layer, Source)
-        for size, why in sizes:
-            yield {layer.proto.top[index]: Assumed(node, layer.proto.top[index], layer.usual_shape(index, size), why)}
+        yield _alternatives(node, index, sizes)
+
+
+def _alternatives(node: Node, index: int, sizes: Iterable[tuple[Size, str]]) -> Iterator[dict[str, Assumed]]:
+    """Yield what a top may be that holds images of one of these sizes."""
+    layer = node.layer
+    assert isinstance(layer, Source)
+    shapes: dict[Shape, str] = {}
+    for size, why in sizes:
+        shapes.setdefault(layer.usual_shape(index, size), why)
+    for shape, why in shapes.items():
+        yield {layer.proto.top[index]: Assumed(node, layer.proto.top[index], shape, why)}
 
 
 def _unsized(node: Node) -> Iterator[int]:
@@ -107,15 +150,34 @@ def _unsized(node: Node) -> Iterator[int]:
         yield from (index for index, shape in enumerate(node.top_shapes) if shape is None)
 
 
-def _by_readers(net: Net, unsized: Iterable[tuple[Node, int]]) -> Iterator[Assumed]:
-    """Yield the shapes that layers take beside their other bottoms, whose shapes are known."""
-    for node, index in unsized:
-        uses = net.flow.through((node.index, index), lambda step, _: net.nodes[step].layer.copies)
-        for step, position in uses:
-            reader = net.nodes[step]
-            if shape := _taken(reader, position):
-                yield Assumed(node, node.layer.proto.top[index], shape, f"as layer {reader.name!r} takes it")
-                break
+def _labels(node: Node) -> Iterator[int]:
+    """Yield the tops of a data layer whose labels may have another shape, as those of forks' data layers have."""
+    layer = node.layer
+    if isinstance(layer, Images) and not layer.reader:
+        yield from (index for index, name in enumerate(layer.proto.top) if index and name not in layer.shape_overrides)
+
+
+def _has_failed(node: Node) -> bool:
+    return bool(node.bottoms) and None not in node.bottom_shapes and None in node.top_shapes
+
+
+def _wanted(now: _Trial) -> dict[str, Assumed]:
+    """Return the shapes that layers take beside bottoms of known shapes, where nobody tells them.
+
+    Also those of labels with which a layer fails that takes them in forks.
+    """
+    net, refused = now.net, {fault.message for fault in now.faults}
+    found: dict[str, Assumed] = {}
+    for node in net.nodes:
+        unsized = set(_unsized(node))
+        for index in sorted(unsized.union(_labels(node))):
+            uses = net.flow.through((node.index, index), lambda step, _: net.nodes[step].layer.copies)
+            for reader, at in ((net.nodes[step], position) for step, position in uses):
+                is_wanted = index in unsized or (_has_failed(reader) and reader.layer.why_unknown not in refused)
+                if is_wanted and (shape := _taken(reader, at)):
+                    top, why = node.layer.proto.top[index], f"as layer {reader.name!r} takes it"
+                    found.setdefault(top, Assumed(node, top, shape, why))
+    return found
 
 
 def _taken(reader: Node, position: int) -> Shape | None:
@@ -124,13 +186,21 @@ def _taken(reader: Node, position: int) -> Shape | None:
     known = [shape for shape in others if shape]
     if not known or len(known) < len(others):
         return None
+    layer = reader.layer.failed if isinstance(reader.layer, UnknownLayer) else reader.layer
     first = known[0]
     vector, maps = first[:1], (first[0], 1, *first[2:])
-    for shape in (first, vector, maps) if reader.layer.takes_targets else (vector, maps, first, (first[0], 1)):
-        with suppress(NetError):
-            reader.layer.tops([*known[:position], shape, *known[position:]])
-            return shape
-    return None
+    likely = (first, vector, maps) if layer and layer.takes_targets else (vector, maps, first, (first[0], 1))
+    return next(
+        (shape for shape in likely if layer and _takes(layer, [*known[:position], shape, *known[position:]])), None
+    )
+
+
+def _takes(layer: Layer, bottoms: Sequence[Shape]) -> bool:
+    try:
+        layer.tops(bottoms)
+    except NetError:
+        return False
+    return True
 
 
 def _sizes(net: Net, source: NetSource) -> Iterator[tuple[Size, str]]:

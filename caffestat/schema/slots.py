@@ -11,7 +11,7 @@ from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescript
 
 from caffestat.prototext import Scalar
 
-__all__ = ["Slot", "slots"]
+__all__ = ["Slot", "boolean", "slots"]
 
 _BOOLEANS = {"true": True, "True": True, "t": True, "false": False, "False": False, "f": False}
 _INTEGERS = {
@@ -78,7 +78,7 @@ def _kind(field: FieldDescriptor) -> tuple[str, Callable[[Scalar], Any] | None]:
         low, high = _INTEGERS[field.cpp_type]
         return f"an integer from {low} to {high}", _integer(low, high)
     if field.cpp_type == FieldDescriptor.CPPTYPE_BOOL:
-        return "true or false", _boolean
+        return "true or false", boolean
     if field.cpp_type == FieldDescriptor.CPPTYPE_STRING:
         return "a string in quotes", Scalar.as_bytes if field.type == FieldDescriptor.TYPE_BYTES else _string
     return "a number", Scalar.as_float
@@ -113,7 +113,8 @@ def _enum(numbers: dict[str, int]) -> Callable[[Scalar], int]:
 _bit = _integer(0, 1)
 
 
-def _boolean(scalar: Scalar) -> bool:
+def boolean(scalar: Scalar) -> bool:
+    """Return what a bool field holds. Raises ValueError for another text."""
     value = _BOOLEANS.get(scalar.text) if scalar.kind == "identifier" else bool(_bit(scalar))
     if value is None:
         raise ValueError(f"{scalar.text} is neither true nor false")

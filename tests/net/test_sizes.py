@@ -80,6 +80,26 @@ def test_targets_are_what_their_layer_takes(tmp_path: Path) -> None:
     assert assumed(tmp_path, pixels)["label"] == ((5, 1, 222, 222), "as layer 'l' takes it")
 
 
+def test_labels_that_only_forks_have_are_what_their_loss_takes(tmp_path: Path) -> None:
+    crop = DATA % ("db", "transform_param { crop_size: 9 }") + FC % ("data", 7)
+    assert assumed(tmp_path, crop + LOSS % "SoftmaxWithLoss") == {}
+    assert assumed(tmp_path, crop + LOSS % "EuclideanLoss") == {"label": ((6, 7), "as layer 'l' takes it")}
+    unsized = DATA % ("db", "") + FC % ("data", 7) + LOSS % "EuclideanLoss"
+    assert assumed(tmp_path, unsized)["label"] == ((6, 7), "as layer 'l' takes it")
+    refused = (
+        crop + LOSS % "HingeLoss" + 'layer { name: "a" type: "Accuracy" bottom: "data" bottom: "label" top: "a" }\n'
+    )
+    net = tmp_path / "net.prototxt"
+    net.write_text(refused)
+    with pytest.raises(RefusedError, match="expected 486 labels"):  # Caffe's own check of a file that is wrong
+        analyze(net, static=True)
+
+
+def test_what_fails_at_every_size_alike_does_not_hinder(tmp_path: Path) -> None:
+    odd = (CONV % "data").replace("kernel_size", "kernal_size") + FC % ("data", 3)
+    assert assumed(tmp_path, DATA % ("db", "") + odd)["data"] == ((6, 3, 224, 224), "a usual size")
+
+
 def test_a_size_at_which_a_layer_fails_is_not_taken(tmp_path: Path) -> None:
     flat = DATA % ("db", "") + 'layer { name: "r" type: "Flatten" bottom: "data" top: "r" }\n' + FC % ("r", 784)
     same = flat + 'layer { name: "e" type: "EuclideanLoss" bottom: "f" bottom: "r" top: "l" }\n'

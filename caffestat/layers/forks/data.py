@@ -23,6 +23,7 @@ __all__ = [
     "CustomData",
     "DenseImageData",
     "FileData",
+    "FirstClipVideoData",
     "GenericWindowData",
     "ImageLabelData",
     "ImageLabelDataClass",
@@ -142,6 +143,38 @@ class ClipVideoData(_Files):
     def image_shape(self) -> Shape | None:
         size, length = self.size(), self.settings.new_length
         return (self.batch_size(), self.channels(), length, *size) if size else None
+
+    def usual_shape(self, index: int, size: tuple[int | None, int, int]) -> Shape:
+        n, channels, height, width = super().usual_shape(index, size)
+        return (n, channels, self.settings.new_length, height, width)
+
+
+@layer("VideoData", dialect="c3d-1.0")
+class FirstClipVideoData(_Files):
+    """Clips [N, 3, new_length, H, W] of videos, and a label for each [N, 1, 1, 1, 1].
+
+    (facebookarchive/C3D, C3D-v1.0, video_data_layer.cpp)
+    """
+
+    adds = data_pb2.FirstC3dLayerParameter
+    num_tops = (1, 2)
+
+    @classmethod
+    def fits(cls, proto: Any, types: Collection[str]) -> bool:
+        return super().fits(proto, types) and proto.HasField("image_data_param")
+
+    def image_shape(self) -> Shape | None:
+        size, length = self.size(), self.added.image_data_param.new_length
+        if not length:
+            raise self.error("expected a positive new_length in image_data_param, found 0")
+        return (self.batch_size(), 3, length, *size) if size else None
+
+    def usual_shape(self, index: int, size: tuple[int | None, int, int]) -> Shape:
+        n, channels, height, width = super().usual_shape(index, size)
+        return (n, channels, self.added.image_data_param.new_length, height, width)
+
+    def further_shape(self, index: int, images: Shape) -> Shape:
+        return (images[0], 1, 1, 1, 1)
 
 
 class _Segments(_Files):
@@ -311,6 +344,10 @@ class VideoDataRNN(_Sequences):
     def further_shape(self, index: int, images: Shape) -> Shape:
         return (self.length(), images[0] // self.length(), 1)
 
+    def usual_shape(self, index: int, size: tuple[int | None, int, int]) -> Shape:
+        n, channels, height, width = super().usual_shape(index, size)
+        return (self.length() * self.rows() * n, channels, height, width)
+
     def example(self, top: int, shape: Shape, random: np.random.Generator) -> np.ndarray | None:
         if top != 2:
             return None
@@ -351,10 +388,11 @@ class _Maps(_Files):
 class ImageSegData(_Maps):
     """Images, maps of labels [N, 1, H, W] and sizes [N, 1, 1, 2] of images that a file lists in pairs.
 
+    With has_label: false, of older files, there are images alone.
     (TheLegendAli/DeepLab-Context, image_seg_data_layer.cpp; crop_height and crop_width are hszhao/PSPNet's)
     """
 
-    num_tops = (2, 3)
+    num_tops = (1, 3)
     data_kind = "segments"
 
     def crop(self) -> tuple[int, int]:

@@ -62,6 +62,14 @@ class JpegCoefficients(Source):
         images = self.shape_overrides.get(self.proto.top[0])
         return images[:1] if index and images else super().top_shape(index, name)
 
+    def usual_shape(self, index: int, size: tuple[int | None, int, int]) -> Shape:
+        _, height, width = size
+        return super().usual_shape(index, (64, height // 8, width // 8))
+
+    def batch_size(self) -> int:
+        """Return the batch size that the file states."""
+        return int(self.added.image_data_steganalysis_jpeg_dct_param.batch_size)
+
     def shape_source(self) -> str:
         return f"in the images that {self.added.image_data_steganalysis_jpeg_dct_param.source!r} lists"
 
