@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from caffestat.errors import InputError, Place
@@ -30,7 +30,6 @@ class Source(Layer):
     num_tops: ClassVar[Count] = (1, None)
     is_external = True
     may_be_empty: ClassVar[bool] = False  # sizes of 0 are taken
-    has_usual_shape: ClassVar[bool] = True  # a top whose shape nobody knows may be an image of usual size
 
     def tops(self, bottoms: Sequence[Shape]) -> tuple[Shape | None, ...]:
         return tuple(self.top_shape(index, name) for index, name in enumerate(self.proto.top))
@@ -56,6 +55,10 @@ class Source(Layer):
         """Return the shape of a top that holds images of a size: channels (None: as usual), height and width."""
         channels, height, width = size
         return self.batch_override or max(self.batch_size(), 1), channels or self.channels(), height, width
+
+    def alternatives(self) -> Iterable[tuple[Mapping[int, Shape], str]]:
+        """Yield other shapes that tops, by index, have by settings outside of the file, and which these are."""
+        return ()
 
     def batch_size(self) -> int:
         """Return how many items a batch has as far as the file tells, else 1."""

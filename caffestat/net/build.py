@@ -44,8 +44,13 @@ class UnknownLayer(Source):
 
     num_bottoms = (0, None)
     num_tops = (0, None)
-    has_usual_shape = False
     failed: Layer | None = None  # the layer that could not be set up
+
+    def batch_size(self) -> int:
+        """Return the batch size that a field of Caffe's own states, else 1."""
+        p = self.proto
+        stated = (p.data_param, p.image_data_param, p.hdf5_data_param, p.memory_data_param, p.window_data_param)
+        return max((*(message.batch_size for message in stated), 1))
 
     def loss_weight(self, top: int) -> float:
         """As written, else 1 for the first top of a fork's loss, whose gradient is then unknown and not zero."""
@@ -315,8 +320,8 @@ class _Builder:
     def of_another_dialect(self, entry: Entry, bottoms: Sequence[Shape]) -> Layer | None:
         """Return the layer as one of another dialect that its text fits as well, and that takes bottoms like these."""
         first = self.choices.get(id(entry.text))
-        for choice in first.others if first else ():
-            self.choices[id(entry.text)] = replace(choice, others=())
+        for choice in (first.others or first.outvoted) if first else ():
+            self.choices[id(entry.text)] = replace(choice, others=(), outvoted=())
             try:
                 layer = self.create_as(choice.cls, entry)
                 layer.tops(bottoms)

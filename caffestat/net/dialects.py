@@ -22,11 +22,13 @@ class Choice:
 
     addition: what the class reads beside Caffe's own fields
     others:   the choices of the dialects that the text fits as well
+    outvoted: those that it fits but that the rest of the net tells against
     """
 
     cls: type[Layer]
     addition: Addition
     others: tuple[Choice, ...] = ()
+    outvoted: tuple[Choice, ...] = ()
 
     @property
     def note(self) -> str:
@@ -115,6 +117,8 @@ def _unexplained(choice: Choice, fields: Sequence[Field]) -> int:
 def _elected(choices: list[Choice], votes: Counter[str]) -> Choice:
     """Return the choice that fits the rest of the net: Caffe's own where it is among them."""
     first, *others = sorted(choices, key=lambda choice: (bool(choice.cls.dialect), -votes[choice.cls.dialect]))
-    if not first.cls.dialect or not others or votes[first.cls.dialect] > votes[others[0].cls.dialect]:
+    if not first.cls.dialect or not others:
         return first
+    if votes[first.cls.dialect] > votes[others[0].cls.dialect]:
+        return replace(first, outvoted=tuple(others))
     return replace(first, others=tuple(others))

@@ -34,7 +34,7 @@ _KNOWN: tuple[tuple[str, Size], ...] = (  # data sets by a part of their names
     ("svhn", (3, 32, 32)),
 )
 _USUAL: tuple[Size, ...] = (
-    *((None, side, side) for side in (224, 32, 227, 256, 300, 320, 321)),
+    *((None, side, side) for side in (224, 32, 227, 256, 300, 320, 321, 416, 448, 500)),
     *((channels, side, side) for channels in (1, 2, 6) for side in (28, 224)),
     (None, 384, 512),
     (None, 540, 960),
@@ -91,6 +91,15 @@ class _Trial:
         fewer = len(self.faults) <= len(other.faults) and len(self.failures) <= len(other.failures)
         return fewer and largest <= _MOST_PARAMS
 
+    def refuses(self, node: Node) -> bool:
+        """Tell whether Caffe refuses a layer."""
+        return any(fault.message == node.layer.why_unknown for fault in self.faults)
+
+    def unsized(self, node: Node) -> Iterator[int]:
+        """Yield the tops of a data layer that have no shape."""
+        if isinstance(node.layer, Source) and not node.bottoms and not self.refuses(node):
+            yield from (index for index, shape in enumerate(node.top_shapes) if shape is None)
+
     @cached_property
     def failures(self) -> frozenset[str]:
         """Which layers fail although their bottoms have shapes, and why."""
@@ -109,6 +118,9 @@ def _next(now: _Trial, source: NetSource, build: Build) -> _Trial | None:
     def attempt(more: dict[str, Assumed]) -> _Trial:
         return _trial({**now.assumed, **more}, build)
 
+    for candidate in _alternatives(now.net) if now.faults else ():
+        if len((trial := attempt(candidate)).faults) < len(now.faults):
+            return trial
     for candidates in _candidates(now, source):
         tried: list[_Trial] = []
         for candidate in candidates:
@@ -118,8 +130,8 @@ def _next(now: _Trial, source: NetSource, build: Build) -> _Trial | None:
             if trial.is_as_good_as(now):
                 return trial
             tried.append(trial)
-        if len(tried) > 1 and len({trial.failures for trial in tried}) == 1:  # it is not the size that they fail at
-            return tried[0]
+        if len(tried) > 1 and len({trial.failures for trial in tried}) == 1 and len(tried[0].faults) <= len(now.faults):
+            return tried[0]  # it is not the size that layers fail at
     return None
 
 
@@ -127,13 +139,22 @@ def _candidates(now: _Trial, source: NetSource) -> Iterator[Iterable[dict[str, A
     """Yield alternatives of what some tops may be: what their readers take, where these tell, else likely images."""
     if found := _wanted(now):
         yield [found]
-    unsized = [(node, index) for node in now.net.nodes for index in _unsized(node)]
+    unsized = [(node, index) for node in now.net.nodes for index in now.unsized(node)]
     sizes = list(_sizes(now.net, source)) if unsized else []
     for node, index in {node.index: (node, index) for node, index in reversed(unsized)}.values():
-        yield _alternatives(node, index, sizes)
+        yield _of_sizes(node, index, sizes)
 
 
-def _alternatives(node: Node, index: int, sizes: Iterable[tuple[Size, str]]) -> Iterator[dict[str, Assumed]]:
+def _alternatives(net: Net) -> Iterator[dict[str, Assumed]]:
+    """Yield what tops may be whose shapes are settings outside of the file."""
+    for node in net.nodes:
+        for shapes, why in node.layer.alternatives() if isinstance(node.layer, Source) else ():
+            tops = {index: node.layer.proto.top[index] for index in shapes}
+            if set(tops.values()).isdisjoint(node.layer.shape_overrides):
+                yield {tops[index]: Assumed(node, tops[index], shape, why) for index, shape in shapes.items()}
+
+
+def _of_sizes(node: Node, index: int, sizes: Iterable[tuple[Size, str]]) -> Iterator[dict[str, Assumed]]:
     """Yield what a top may be that holds images of one of these sizes."""
     layer = node.layer
     assert isinstance(layer, Source)
@@ -142,12 +163,6 @@ def _alternatives(node: Node, index: int, sizes: Iterable[tuple[Size, str]]) -> 
         shapes.setdefault(layer.usual_shape(index, size), why)
     for shape, why in shapes.items():
         yield {layer.proto.top[index]: Assumed(node, layer.proto.top[index], shape, why)}
-
-
-def _unsized(node: Node) -> Iterator[int]:
-    """Yield the tops of a data layer that have no shape."""
-    if isinstance(node.layer, Source) and node.layer.has_usual_shape and not node.bottoms:
-        yield from (index for index, shape in enumerate(node.top_shapes) if shape is None)
 
 
 def _labels(node: Node) -> Iterator[int]:
@@ -166,18 +181,25 @@ def _wanted(now: _Trial) -> dict[str, Assumed]:
 
     Also those of labels with which a layer fails that takes them in forks.
     """
-    net, refused = now.net, {fault.message for fault in now.faults}
-    found: dict[str, Assumed] = {}
+    net, found = now.net, dict[str, Assumed]()
     for node in net.nodes:
-        unsized = set(_unsized(node))
+        unsized = set(now.unsized(node))
         for index in sorted(unsized.union(_labels(node))):
             uses = net.flow.through((node.index, index), lambda step, _: net.nodes[step].layer.copies)
             for reader, at in ((net.nodes[step], position) for step, position in uses):
-                is_wanted = index in unsized or (_has_failed(reader) and reader.layer.why_unknown not in refused)
-                if is_wanted and (shape := _taken(reader, at)):
+                is_wanted = index in unsized or (_has_failed(reader) and not now.refuses(reader))
+                shape = _taken(reader, at) or _cut_up(node, index, reader)
+                if is_wanted and shape:
                     top, why = node.layer.proto.top[index], f"as layer {reader.name!r} takes it"
                     found.setdefault(top, Assumed(node, top, shape, why))
     return found
+
+
+def _cut_up(node: Node, index: int, reader: Node) -> Shape | None:
+    """Return the shape of labels that a layer cuts up for several others: one for each; None of no labels."""
+    is_cut = index > 0 and len(reader.bottoms) == 1 and len(reader.tops) > 1 and not reader.layer.copies
+    assert isinstance(node.layer, Source)
+    return (node.layer.usual_shape(0, (None, 1, 1))[0], len(reader.tops)) if is_cut else None
 
 
 def _taken(reader: Node, position: int) -> Shape | None:

@@ -100,6 +100,26 @@ def test_what_fails_at_every_size_alike_does_not_hinder(tmp_path: Path) -> None:
     assert assumed(tmp_path, DATA % ("db", "") + odd)["data"] == ((6, 3, 224, 224), "a usual size")
 
 
+def test_labels_that_are_cut_up_are_one_for_each_part(tmp_path: Path) -> None:
+    cut = 'layer { name: "s" type: "Slice" bottom: "label" top: "u" top: "v" top: "w" slice_param { axis: 1 } }\n'
+    found = assumed(tmp_path, HDF5 + CONV % "data" + cut)
+    assert (found["label"][0], found["data"][0]) == ((5, 3), (5, 3, 224, 224))
+
+
+def test_data_layers_of_unknown_types_hold_images_and_targets_too(tmp_path: Path) -> None:
+    odd = (DATA % ("db", "")).replace('"Data"', '"OddData"') + CONV % "data" + FC % ("c", 7) + LOSS % "SoftmaxWithLoss"
+    assert {top: shape for top, (shape, _) in assumed(tmp_path, odd).items()} == {
+        "data": (6, 3, 224, 224),
+        "label": (6,),
+    }
+
+
+def test_volumes_are_not_assumed(tmp_path: Path) -> None:
+    clips = (CONV % "data").replace("kernel_size: 3", "kernel_size: 3 kernel_size: 3 kernel_size: 2")
+    python = 'layer { name: "p" type: "Python" top: "data" python_param { module: "m" layer: "L" } }\n'
+    assert assumed(tmp_path, python + clips) == {}
+
+
 def test_a_size_at_which_a_layer_fails_is_not_taken(tmp_path: Path) -> None:
     flat = DATA % ("db", "") + 'layer { name: "r" type: "Flatten" bottom: "data" top: "r" }\n' + FC % ("r", 784)
     same = flat + 'layer { name: "e" type: "EuclideanLoss" bottom: "f" bottom: "r" top: "l" }\n'
@@ -133,3 +153,31 @@ def test_faults_of_the_file_stay_as_they_are(tmp_path: Path) -> None:
         "(check include/exclude rules)"
     ]
     assert program.net.blobs[0].shape == (6, 3, 224, 224)
+
+
+ROIS = """layer { name: "r" type: "Python" top: "data" top: "%s" top: "%s" %s
+  python_param { module: "roi_data_layer.layer" layer: "RoIDataLayer" param_str: "'num_classes': 4" } }
+"""
+TARGETS = ("targets", "inside", "outside")
+
+
+def test_settings_outside_of_the_file_change_shapes_where_layers_fail_otherwise(tmp_path: Path) -> None:
+    more = " ".join(f'top: "{name}"' for name in ("labels", *TARGETS))
+    bottoms = " ".join(f'bottom: "{name}"' for name in ("f", *TARGETS))
+    loss = FC.replace("%d", "OUT") % "rois" + f'layer {{ name: "l" type: "SmoothL1Loss" {bottoms} top: "l" }}\n'
+    net = ROIS % ("rois", "labels", more.replace('top: "labels" ', ""))
+    assert assumed(tmp_path, net + loss.replace("OUT", "16")) == {}
+    found = assumed(tmp_path, net + loss.replace("OUT", "8"))
+    assert {top: shape for top, (shape, _) in found.items()} == dict.fromkeys(TARGETS, (128, 8))
+    assert "AGNOSTIC: True" in found["targets"][1]
+    assert assumed(tmp_path, net + loss.replace("OUT", "9")) == {}
+
+
+def test_images_of_detectors_are_of_whole_strides_where_layers_need_that(tmp_path: Path) -> None:
+    stride = "pooling_param { kernel_size: 32 stride: 32 %s }"
+    pool = f'layer {{ name: "%s" type: "Pooling" bottom: "data" top: "%s" {stride} }}\n'
+    add = 'layer { name: "e" type: "Eltwise" bottom: "p" bottom: "q" top: "e" }\n'
+    net = ROIS % ("im_info", "gt_boxes", "") + pool % ("p", "p", "") + pool % ("q", "q", "round_mode: FLOOR")
+    assert assumed(tmp_path, net) == {}
+    assert assumed(tmp_path, net + add)["data"][0] == (1, 3, 576, 992)
+    assert assumed(tmp_path, net + add, shapes={"data": (1, 3, 600, 1000)}) == {}

@@ -10,7 +10,7 @@ import json
 import math
 import os.path
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any, ClassVar
@@ -602,6 +602,16 @@ class RoIDataLayer(Python):
         if self.top_count == 3 and "roi" not in self.proto.top[1]:
             return ((1, 3, 600, 1000), (1, 3), (1, 5))[index]
         return ((2, 3, 600, 1000), (self.REGIONS, 5), (self.REGIONS,), *[(self.REGIONS, width)] * 3)[index]
+
+    def alternatives(self) -> Iterable[tuple[Mapping[int, Shape], str]]:
+        tops = self.tops([])
+        if tops[0] and len(tops[0]) == 4:
+            n, channels, *size = tops[0]
+            whole = (n, channels, *(length // 32 * 32 for length in size))
+            yield {0: whole}, "as SCALE_MULTIPLE_OF: 32 in the configuration makes it (PVANet)"
+        if self.top_count > 3 and tops[3]:
+            targets = dict.fromkeys(range(3, self.top_count), (tops[3][0], 8))
+            yield targets, "as AGNOSTIC: True in the configuration makes it (R-FCN)"
 
 
 @layer("FrcnnRoiData", dialect="frcnn")

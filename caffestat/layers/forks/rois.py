@@ -49,11 +49,20 @@ class _Regions(Layer):
 
     def tops(self, bottoms: Sequence[Shape]) -> tuple[Shape, ...]:
         x, rois = bottoms[:2]
-        if len(x) != 4 or len(rois) < 2 or math.prod(rois[1:]) != 5:
+        if len(x) != 4 or len(rois) < 2 or math.prod(rois[1:]) not in ((4, 5) if self.is_forks else (5,)):
             raise self.error(f"expected features (N, C, H, W) and regions (R, 5), found shapes {x} and {rois}")
         if min(self.pooled()) < 1:
             raise self.error(f"expected a positive size of the top, found {self.pooled()}")
         return ((rois[0], self.channels(bottoms), *self.pooled()),)
+
+    def departs(self, bottoms: Sequence[Shape]) -> str:
+        is_short = len(bottoms[1]) > 1 and math.prod(bottoms[1][1:]) == 4
+        return "regions have 4 numbers, and Caffe's code reads 5: taken for boxes of image 0" if is_short else ""
+
+    def regions(self, rois: np.ndarray) -> np.ndarray:
+        """Return regions as rows of item and box, [R, 5]."""
+        rows = rois.reshape(len(rois), -1)
+        return rows if rows.shape[1] == 5 else np.insert(rows, 0, 0, 1)
 
     def allow_force_backward(self, bottom: int) -> bool:
         return bottom != 1
@@ -78,7 +87,7 @@ def random_regions(shape: Shape, items: int, height: float, width: float, random
     rois = np.zeros((shape[0], 5), np.float32)
     rois[:, 0] = random.integers(0, items, len(rois))
     rois[:, 1:] = random_boxes(len(rois), height, width, random)
-    return rois.reshape(shape)
+    return rois[:, 5 - math.prod(shape[1:]) :].reshape(shape)
 
 
 def random_boxes(count: int, height: float, width: float, random: np.random.Generator) -> np.ndarray:
@@ -111,7 +120,7 @@ class ROIPooling(_Regions):
         return rounded(padded(rois, self.settings.pad_ratio) * np.float32(self.settings.spatial_scale))
 
     def decide(self, bottoms: Sequence[np.ndarray], random: np.random.Generator) -> Sequence[np.ndarray]:
-        x, rois = bottoms[0], bottoms[1].reshape(-1, 5)
+        x, rois = bottoms[0], self.regions(bottoms[1])
         n, channels, height, width = x.shape
         (x1, y1, x2, y2), (rows, columns) = self.corners(rois).T, self.pooled()
         tall, wide = (np.maximum(last - first + 1, 1) for first, last in ((y1, y2), (x1, x2)))
@@ -164,7 +173,7 @@ class _Sampled(_Regions):
 
     def decide(self, bottoms: Sequence[np.ndarray], random: np.random.Generator) -> Sequence[np.ndarray]:
         (rois,) = bottoms
-        index, weights = self.places(rois.reshape(-1, 5), self.decided_shapes[0])
+        index, weights = self.places(self.regions(rois), self.decided_shapes[0])
         return index.astype(np.int64), weights.astype(np.float32)
 
     def places(self, rois: np.ndarray, features: Shape) -> tuple[np.ndarray, np.ndarray]:
@@ -226,7 +235,7 @@ class ROIAlign(_Sampled):
         return self.added.roi_align_param
 
     def decide(self, bottoms: Sequence[np.ndarray], random: np.random.Generator) -> Sequence[np.ndarray]:
-        rois, (n, _, height, width) = bottoms[0].reshape(-1, 5), self.decided_shapes[0]
+        rois, (n, _, height, width) = self.regions(bottoms[0]), self.decided_shapes[0]
         x1, y1, x2, y2 = (rois[:, 1:] * np.float32(self.settings.spatial_scale)).T
         rows, columns = self.pooled()
         high, wide = self.ranges(y1, y2, rows, height), self.ranges(x1, x2, columns, width)

@@ -54,6 +54,20 @@ def test_regions_get_no_gradient_and_must_be_of_the_batch() -> None:
         make(text).tops([X.shape, (3, 4)])
 
 
+@pytest.mark.parametrize(("kind", "param"), [("ROIPooling", "roi_pooling_param"), ("ROIAlign", "roi_align_param")])
+def test_regions_of_four_numbers_are_boxes_of_the_first_image(kind: str, param: str) -> None:
+    text = TEXT % kind + f"{param} {{ pooled_h: 2 pooled_w: 3 spatial_scale: 0.125 }}"
+    whole, short = make(text), make(text)
+    rois = ROIS.copy()
+    rois[:, 0] = 0
+    assert "taken for boxes of image 0" in short.departs([X.shape, (4, 4)])
+    assert not whole.departs([X.shape, ROIS.shape])
+    short.is_forks = True
+    np.testing.assert_array_equal(run(short, [X, rois[:, 1:]]).tops[0], run(whole, [X, rois]).tops[0])
+    stand_in = short.stand_in(1, [X.shape, (4, 4)], np.random.default_rng(1))
+    assert stand_in is not None and stand_in.shape == (4, 4) and (stand_in[:, 2] > stand_in[:, 0]).all()
+
+
 def interpolated(x: np.ndarray, y: float, z: float) -> np.ndarray:
     """Return x [C, H, W] at a point within it."""
     row, column = min(int(y), x.shape[1] - 1), min(int(z), x.shape[2] - 1)
