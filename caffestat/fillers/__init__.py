@@ -1,6 +1,6 @@
 """Caffe's random fillers without Caffe: the mt19937 stream, its distributions, the fillers and the fans they use."""
 
-from caffestat.fillers import forks, types  # noqa: F401  they register the fillers
+from caffestat.fillers import forks, gabor, types  # noqa: F401  they register the fillers
 from caffestat.fillers.c_random import CRandom
 from caffestat.fillers.densities import Constant, Density, Normal, Sample, Uniform
 from caffestat.fillers.distributions import bernoulli, uniform

@@ -41,12 +41,13 @@ class Filler:
     std: float = 1.0
     sparse: int = -1
     variance_norm: str = "FAN_IN"
+    own: tuple[float | str, ...] = ()  # what the `own_field` of its type holds
 
 
 Shape = tuple[int, ...]
 Draw = Callable[[Stream, Filler, Shape], NDArray[np.float32]]
 
-_FIELDS = {field.name for field in fields(Filler)} - {"type"}
+_FIELDS = {field.name for field in fields(Filler)} - {"type", "own"}
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,8 @@ class FillerType:
     is_random  whether it draws at all; what it fills is the same every time where not
     upsamples  it makes a Deconvolution interpolate: replaced only by who names the layer
     origin     the fork that has it, and its source; "" for Caffe's own
-    why_unknown  why its values are not known: they stand in a file; "" for all others, whose values are computed
+    own_field  a field of a fork's that it reads, which Caffe's FillerParameter lacks: numbers, or paths if `reads_file`
+    why_unknown  tells why the values of a filler are not known: they stand in a file, say; "" where they are
     """
 
     name: str
@@ -75,7 +77,9 @@ class FillerType:
     is_random: bool = True
     upsamples: bool = False
     origin: str = ""
-    why_unknown: str = ""
+    own_field: str = ""
+    reads_file: bool = False
+    why_unknown: Callable[[Filler], str] = lambda filler: ""
 
     def __post_init__(self) -> None:
         """Raise ValueError for facts that contradict each other or are missing."""

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+import os
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
 from caffestat.errors import InputError
+from caffestat.files import read_regular
 from caffestat.fillers.densities import Density, Normal, Sample
 from caffestat.fillers.fillers import Filler, FillerType, register
 from caffestat.fillers.gaussian import gaussian
@@ -51,17 +54,23 @@ register(
 
 
 def _draw_diagonal(stream: Stream, filler: Filler, shape: Shape) -> NDArray[np.float32]:
-    """1 / kernel area in the kernel of each filter's own channel, 0 in the others; its diag_val is not read."""
-    values = np.zeros(shape, np.float32)
-    own = np.arange(min(_legacy(shape)[:2]))
-    values.reshape(*_legacy(shape)[:2], -1)[own, own] = _share(shape)
+    """diag_val, or 1, / kernel area in the kernel of each filter's own channel, 0 in the others."""
+    filters, channels = _legacy(shape)[:2]
+    return np.repeat(_diagonal(filler, shape), math.prod(shape) // (filters * channels)).reshape(shape)
+
+
+def _diagonal(filler: Filler, shape: Shape) -> NDArray[np.float32]:
+    """Return the value of each kernel [filters, channels], of equal elements."""
+    filters, channels = _legacy(shape)[:2]
+    values = np.zeros((filters, channels), np.float32)
+    for own in range(min(filters, channels)):
+        values[own, own] = np.float32(filler.own[own] if own < len(filler.own) else 1) / _area(shape)
     return values
 
 
 def _diagonal_density(filler: Filler, shape: Shape) -> Density:
     """One value per kernel, all of whose elements are equal."""
-    filters, channels = _legacy(shape)[:2]
-    return Sample(np.eye(filters, channels, dtype=np.float32).ravel() * _share(shape))
+    return Sample(_diagonal(filler, shape).ravel())
 
 
 def _legacy(shape: Shape) -> Shape:
@@ -70,13 +79,18 @@ def _legacy(shape: Shape) -> Shape:
     return (*shape, *[1] * (4 - len(shape)))
 
 
-def _share(shape: Shape) -> np.float32:
-    return np.float32(1) / np.float32(math.prod(_legacy(shape)[2:]))
+def _area(shape: Shape) -> np.float32:
+    return np.float32(math.prod(_legacy(shape)[2:]))
 
 
 register(
     FillerType(
-        "diagonal", _draw_diagonal, _diagonal_density, is_random=False, origin="lmb-freiburg/flownet2, filler.hpp"
+        "diagonal",
+        _draw_diagonal,
+        _diagonal_density,
+        is_random=False,
+        origin="lmb-freiburg/flownet2, filler.hpp",
+        own_field="diag_val",
     )
 )
 
@@ -114,27 +128,81 @@ register(
     )
 )
 
-# ---- values in files ----
+# ---- DCT ----
 
 
-def _no_values(stream: Stream, filler: Filler, shape: Shape) -> NDArray[np.float32]:
-    return np.zeros(shape, np.float32)
+def _draw_dct(stream: Stream, filler: Filler, shape: Shape, side: int) -> NDArray[np.float32]:
+    """The kernels of the orthonormal DCT-II of side x side values, along diagonals; 0 behind the last.
+
+    The reference reads them from files that have ten decimals.
+    """
+    places = np.arange(side)
+    rows = np.cos(np.pi * places[:, None] * (2 * places + 1) / (2 * side)) * np.sqrt(2 / side)
+    rows[0] = np.sqrt(1 / side)
+    pairs = [(k, s - k) for s in range(2 * side - 1) for k in range(min(s, side - 1), max(0, s - side + 1) - 1, -1)]
+    kernels = np.concatenate([np.outer(rows[k], rows[j]).ravel() for k, j in pairs]).round(10)
+    values = np.zeros(math.prod(shape), np.float32)
+    values[: kernels.size] = kernels[: values.size]
+    return values.reshape(shape)
 
 
-def _register_unknown(name: str, what: str, origin: str) -> None:
-    """Register a type whose values nobody here knows; layers that it fills show none."""
-
-    def density(filler: Filler, shape: Shape) -> Density:
-        raise InputError(f"a filler of type {name} {what}")
-
-    register(FillerType(name, _no_values, density, is_random=False, origin=origin, why_unknown=what))
+def _dct_density(filler: Filler, shape: Shape, side: int) -> Density:
+    return Sample(_draw_dct(Stream(0), filler, shape, side).ravel())
 
 
-_register_unknown("file", "copies numbers from a text file", "daerduoCarey/SpatialTransformerLayer, filler.hpp")
-for _number in range(2, 9):
-    _register_unknown(
-        f"dct{_number}",
-        "copies the kernels of a transform from a text file of its authors",
-        "GuanshuoXu/caffe_deep_learning_for_steganalysis, filler.hpp",
+for _side in range(2, 9):
+    register(
+        FillerType(
+            f"dct{_side}",
+            partial(_draw_dct, side=_side),
+            partial(_dct_density, side=_side),
+            is_random=False,
+            origin="GuanshuoXu/caffe_deep_learning_for_steganalysis, filler.hpp",
+        )
     )
-_register_unknown("gabor", "makes filters by a table that is not reproduced", "intel/caffe, filler.hpp and gabor.hpp")
+
+# ---- numbers of a file ----
+
+
+def _why_no_file(filler: Filler) -> str:
+    """Return why there are no numbers: the file is not at hand."""
+    path = _path(filler)
+    return "" if os.path.exists(path) else f"copies numbers from the text file {path!r}, which is not at hand"
+
+
+def _path(filler: Filler) -> str:
+    return str(filler.own[-1]) if filler.own else ""
+
+
+def _draw_file(stream: Stream, filler: Filler, shape: Shape) -> NDArray[np.float32]:
+    """The numbers of a text file, in order; the last one again where there are too few."""
+    path = _path(filler)
+    try:
+        words = read_regular(path).split()
+        numbers = [float(word) for word in words[: math.prod(shape)]]
+    except OSError as error:
+        raise InputError(f"a file filler cannot read {path!r}: {error.strerror}") from error
+    except ValueError as error:
+        raise InputError(f"a file filler reads numbers, found other text in {path!r}") from error
+    if not numbers:
+        raise InputError(f"a file filler needs at least one number, found none in {path!r}")
+    numbers += [numbers[-1]] * (math.prod(shape) - len(numbers))
+    return np.array(numbers, np.float32).reshape(shape)
+
+
+def _file_density(filler: Filler, shape: Shape) -> Density:
+    return Sample(_draw_file(Stream(0), filler, shape).ravel())
+
+
+register(
+    FillerType(
+        "file",
+        _draw_file,
+        _file_density,
+        is_random=False,
+        origin="daerduoCarey/SpatialTransformerLayer, filler.hpp",
+        own_field="file",
+        reads_file=True,
+        why_unknown=_why_no_file,
+    )
+)

@@ -234,11 +234,7 @@ class Layer:
 
     def written(self, path: str) -> list[Scalar | Message]:
         """Return the values in the text of a field of the layer, by its path: "bn_param.eps"; [] for none."""
-        found: list[Scalar | Message] = [self.text] if self.text else []
-        for name in path.split("."):
-            fields = [field for message in found if isinstance(message, Message) for field in message.find(name)]
-            found = [value for field in fields for value in field.values]
-        return found
+        return self.text.at(path) if self.text else []
 
     def params(self, bottoms: Sequence[Shape]) -> tuple[Param, ...]:
         """Return the learnable blobs, in Caffe's order."""

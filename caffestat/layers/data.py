@@ -84,7 +84,8 @@ class Source(Layer):
             self.reader.start(words, stream)
 
     def lower(self, g: Graph, bottoms: Sequence[str], params: Sequence[str]) -> Sequence[str]:
-        shapes = dict(zip(self.proto.top, self.tops([]), strict=True))
+        tops = self.tops([g.shape(bottom) for bottom in bottoms])
+        shapes = dict(zip(self.proto.top, tops, strict=True))
         for name, shape in shapes.items():
             if 0 in (shape or ()):
                 raise self.error(f"top {name!r} of shape {shape} holds nothing to run with; give sizes with --shape")

@@ -26,7 +26,7 @@ from .dialects import Choice, choose
 from .model import Blob, Net, NetParam, Node, flow_of
 from .parting import explained
 from .rules import State, filter_layers
-from .source import NetSource
+from .source import NetSource, beside
 from .splits import insert_splits, without_unknown_bottoms
 from .upgrade import Entry
 
@@ -490,9 +490,23 @@ class _Builder:
 
 def _unknown_values(params: Sequence[Param]) -> str:
     """Return why the values of a param are not known; "" where all are."""
-    kinds = (filler_type(param.filler.type) for param in params)
-    why = (f"its filler of type {kind.name} {kind.why_unknown}" for kind in kinds if kind and kind.why_unknown)
-    return next(why, "")
+    kinds = ((filler_type(param.filler.type), param.filler) for param in params)
+    whys = ((kind.name, kind.why_unknown(filler)) for kind, filler in kinds if kind)
+    return next((f"its filler of type {name} {why}" for name, why in whys if why), "")
+
+
+def _with_own_field(layer: Layer, param: Param) -> Param:
+    """Return the param with what the text holds for the field that a fork's type of filler adds."""
+    kind = filler_type(param.filler.type)
+    if not (kind and kind.own_field and param.written):
+        return param
+    paths = [f"{path}.{kind.own_field}" for path, role in layer.filler_fields.items() if role == param.role]
+    own: tuple[float | str, ...]
+    if kind.reads_file:
+        own = tuple(beside(value, layer.place.file) for path in paths for value in layer.own(path, str))
+    else:
+        own = tuple(value for path in paths for value in layer.own(path, float))
+    return replace(param, filler=replace(param.filler, own=own))
 
 
 def _offset(finding: UnknownField) -> int:
@@ -570,7 +584,7 @@ def _tops_and_params(layer: Layer, bottoms: list[Shape]) -> tuple[tuple[Shape | 
                 f"its class {type(layer).__qualname__} returns {param!r} as param {index}; expected a Param"
             )
         _check_blob(layer, f"param {index}", param.shape)
-    return tuple(tops), params
+    return tuple(tops), tuple(_with_own_field(layer, param) for param in params)
 
 
 def _check_count(

@@ -7,8 +7,9 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
 from caffestat.errors import InputError, SchemaError
+from caffestat.fillers import filler_type
 from caffestat.layers import Layer, layer_dialects, layer_types, own_class, reference_of, type_name
-from caffestat.prototext import Field, Message
+from caffestat.prototext import Field, Message, Scalar
 from caffestat.schema import Addition, UnknownField, read_addition
 
 from .upgrade import Entry
@@ -97,10 +98,25 @@ def _best(
 
 
 def _read(cls: type[Layer], text: Message, fields: Sequence[Field], file: str) -> Addition:
+    fillers = _fields_of_fillers(cls, text)
     if cls.adds:
-        return read_addition(text, cls.adds, file, fields)
+        addition = read_addition(text, cls.adds, file, [field for field in fields if field not in fillers])
+        return replace(addition, fields=addition.fields | fillers)
     own = {path.rpartition(".")[2] for path in cls.own_fields}
-    return Addition(None, frozenset(field for field in fields if field.name in own and _takes(cls, field)))
+    return Addition(None, fillers.union(field for field in fields if field.name in own and _takes(cls, field)))
+
+
+def _fields_of_fillers(cls: type[Layer], text: Message) -> frozenset[Field]:
+    """Return the fields of a layer's fillers that Caffe lacks and their types read."""
+    fillers = (filler for path in cls.filler_fields for filler in text.at(path) if isinstance(filler, Message))
+    return frozenset(field for filler in fillers for field in filler.find(_own_field(filler)))
+
+
+def _own_field(filler: Message) -> str:
+    """Return the name of the field that a fork's type of filler adds, "" for other types."""
+    values = [value for value in filler.at("type") if isinstance(value, Scalar) and value.kind == "string"]
+    kind = filler_type(values[-1].as_bytes().decode("utf-8", "replace")) if values else None
+    return kind.own_field if kind else ""
 
 
 def _takes(cls: type[Layer], field: Field) -> bool:

@@ -26,6 +26,7 @@ Build = Callable[[Mapping[str, Shape], list[NetError]], Net]
 Size = tuple[int | None, int, int]  # channels (None: what the layer says), height and width of images
 
 _MOST_PARAMS = 2**28  # elements; VGG-16 has half as many
+_REGIONS = 16  # of an image
 _MOST_FILES = 6  # beside a net that are read for its sizes
 _MOST_NAMES = 400  # of files in the net's folder that are looked at
 _KNOWN: tuple[tuple[str, Size], ...] = (  # data sets by a part of their names
@@ -130,7 +131,8 @@ def _next(now: _Trial, source: NetSource, build: Build) -> _Trial | None:
             if trial.is_as_good_as(now):
                 return trial
             tried.append(trial)
-        if len(tried) > 1 and len({trial.failures for trial in tried}) == 1 and len(tried[0].faults) <= len(now.faults):
+        refused = not tried[1:] or len(tried[0].faults) > len(now.faults)
+        if not refused and not any(tried[0].failures - trial.failures for trial in tried):
             return tried[0]  # it is not the size that layers fail at
     return None
 
@@ -141,8 +143,9 @@ def _candidates(now: _Trial, source: NetSource) -> Iterator[Iterable[dict[str, A
         yield [found]
     unsized = [(node, index) for node in now.net.nodes for index in now.unsized(node)]
     sizes = list(_sizes(now.net, source)) if unsized else []
-    for node, index in {node.index: (node, index) for node, index in reversed(unsized)}.values():
-        yield _of_sizes(node, index, sizes)
+    for node, index in unsized:
+        if index == next(now.unsized(node)):
+            yield _of_sizes(node, index, sizes)
 
 
 def _alternatives(net: Net) -> Iterator[dict[str, Assumed]]:
@@ -184,6 +187,8 @@ def _wanted(now: _Trial) -> dict[str, Assumed]:
     net, found = now.net, dict[str, Assumed]()
     for node in net.nodes:
         unsized = set(now.unsized(node))
+        if unsized and isinstance(node.layer, Images) and 0 in unsized:
+            unsized = {0}  # the labels' shapes follow from the images'
         for index in sorted(unsized.union(_labels(node))):
             uses = net.flow.through((node.index, index), lambda step, _: net.nodes[step].layer.copies)
             for reader, at in ((net.nodes[step], position) for step, position in uses):
@@ -211,7 +216,11 @@ def _taken(reader: Node, position: int) -> Shape | None:
     layer = reader.layer.failed if isinstance(reader.layer, UnknownLayer) else reader.layer
     first = known[0]
     vector, maps = first[:1], (first[0], 1, *first[2:])
-    likely = (first, vector, maps) if layer and layer.takes_targets else (vector, maps, first, (first[0], 1))
+    likely = (
+        (first, vector, maps)
+        if layer and layer.takes_targets
+        else (vector, maps, first, (first[0], 1), (_REGIONS * first[0], 5))
+    )
     return next(
         (shape for shape in likely if layer and _takes(layer, [*known[:position], shape, *known[position:]])), None
     )

@@ -113,6 +113,12 @@ class _Fields:
         """All fields of that name, in the order of the text."""
         return [field for field in self.fields if field.name == name]
 
+    def at(self, path: str) -> list[Scalar | Message]:
+        """Return the values of all fields at a path: "bn_param.eps"."""
+        name, _, rest = path.partition(".")
+        values = [value for field in self.find(name) for value in field.values]
+        return [found for value in values if isinstance(value, Message) for found in value.at(rest)] if rest else values
+
     def first(self, name: str) -> Field | None:
         return next((field for field in self.fields if field.name == name), None)
 

@@ -30,7 +30,7 @@ __all__ = [
     "text_layers",
 ]
 
-FILLER_FIELDS = {field.name for field in fields(Filler)}
+FILLER_FIELDS = {field.name for field in fields(Filler)} - {"own"}
 """The fields of a FillerParameter."""
 
 _NETS = ("net_param", "train_net_param", "test_net_param")

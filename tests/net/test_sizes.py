@@ -100,6 +100,24 @@ def test_what_fails_at_every_size_alike_does_not_hinder(tmp_path: Path) -> None:
     assert assumed(tmp_path, DATA % ("db", "") + odd)["data"] == ((6, 3, 224, 224), "a usual size")
 
 
+def test_regions_are_several_to_an_image(tmp_path: Path) -> None:
+    python = 'layer { name: "p" type: "Python" top: "data" top: "rois" python_param { module: "m" layer: "L" } }\n'
+    pool = 'layer { name: "r" type: "ROIPooling" bottom: "c" bottom: "rois" top: "r" roi_pooling_param { %s } }\n'
+    found = assumed(tmp_path, python + CONV % "data" + pool % "pooled_w: 2 pooled_h: 2", batch=2)
+    assert (found["rois"][0], found["data"][0]) == ((32, 5), (2, 3, 224, 224))
+
+
+def test_labels_of_a_database_of_their_own_are_what_their_loss_takes(tmp_path: Path) -> None:
+    labels = 'layer { name: "e" type: "Data" top: "label" data_param { source: "labels" batch_size: 6 } }\n'
+    images = 'layer { name: "d" type: "Data" top: "data" data_param { source: "db" batch_size: 6 } }\n'
+    net = labels + images + CONV % "data" + 'layer { name: "l" type: "SoftmaxWithLoss" bottom: "c" bottom: "label" }\n'
+    found = assumed(tmp_path, images + labels + net.partition(images)[2])
+    assert {top: shape for top, (shape, _) in found.items()} == {
+        "data": (6, 3, 224, 224),
+        "label": (6, 1, 222, 222),
+    }
+
+
 def test_labels_that_are_cut_up_are_one_for_each_part(tmp_path: Path) -> None:
     cut = 'layer { name: "s" type: "Slice" bottom: "label" top: "u" top: "v" top: "w" slice_param { axis: 1 } }\n'
     found = assumed(tmp_path, HDF5 + CONV % "data" + cut)

@@ -806,13 +806,16 @@ class LoadImageData(_Files):
 
     num_bottoms = (1, 1)
     num_tops = (1, 1)
+    sized_by_images = True
 
     @property
     def settings(self) -> Any:
         return self.added.load_data_image_param
 
-    def image_shape(self) -> Shape | None:
-        return None
+    def tops(self, bottoms: Sequence[Shape]) -> tuple[Shape | None, ...]:
+        size = self.image_size
+        images = (bottoms[0][0], self.channels(), *size) if size and bottoms[0] else None
+        return (self.shape_overrides.get(self.proto.top[0], images),)
 
     def shape_source(self) -> str:
         return f"in the images of {self.settings.root_folder!r}"

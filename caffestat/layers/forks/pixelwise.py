@@ -153,6 +153,8 @@ class AngleLoss(_PlaceLoss):
     Bottoms x and t [N, C, H, W]. (xiaolonw/caffe-3dnormal_joint_pose, angle_loss_layer.cpp)
     """
 
+    takes_targets = True
+
     def labels_of(self, shape: Shape) -> int:
         return math.prod(shape)
 
