@@ -10,6 +10,9 @@ from pathlib import Path
 import pytest
 
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # some test modules import onnxruntime themselves
+IS_WORKER = "PYTEST_XDIST_WORKER" in os.environ  # one process per core: more threads only wait for each other
+if IS_WORKER:
+    os.environ["OPENBLAS_NUM_THREADS"] = os.environ["OMP_NUM_THREADS"] = "1"  # read when numpy is imported
 
 Check = Callable[[str, str], None]
 
@@ -51,6 +54,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         package = NEEDS.get(case) if isinstance(case, str) else None
         if package and importlib.util.find_spec(package) is None:
             item.add_marker(pytest.mark.skip(reason=f"{package} is not installed"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> None:
+    """Compute on one thread per worker."""
+    if IS_WORKER:
+        from caffestat.engine.runtime import use_threads
+
+        use_threads(1)
 
 
 @pytest.fixture
