@@ -80,7 +80,7 @@ class Ours:
             self.update = ResidentUpdate(message, self.update, values, chosen)
             self.values = self.update.values
         self.runner = Runner(from_net(net), self.values, chosen, changing=True)
-        self.feeds = draw_feeds(self.runner, stream, np.random.default_rng(1))
+        self.feeds = self.runner.put(draw_feeds(self.runner, stream, np.random.default_rng(1)))
         self.iterate()
         self.compile_seconds = time.perf_counter() - started
 

@@ -175,7 +175,11 @@ class Runner:
         """The ops for which the device has no kernels, once it has run."""
         return sorted(self._compiled.left_to_cpu)
 
-    def run(self, feeds: Mapping[str, np.ndarray]) -> Measurement:
+    def put(self, feeds: Mapping[str, np.ndarray]) -> dict[str, Any]:
+        """Return feeds of many runs on the device; labels, which every run checks, stay on the host."""
+        return {n: array if n in self._labels.fed else self._compiled.put(array) for n, array in feeds.items()}
+
+    def run(self, feeds: Mapping[str, Any]) -> Measurement:
         """Run one iteration and return what it measured.
 
         With `fetch`, `tensors` then holds arrays by ("top" | "bottom_diff" | "param_diff", row, index).
@@ -186,7 +190,7 @@ class Runner:
 
     def step(
         self,
-        feeds: Mapping[str, np.ndarray],
+        feeds: Mapping[str, Any],
         measure: bool,
         each: bool = False,
         reuse: bool = False,
@@ -257,7 +261,7 @@ class Runner:
         return self.program.owner(self.program.rows[key[0]].params[key[1]])
 
     def _run(
-        self, feeds: Mapping[str, np.ndarray], names: Collection[str], into: Mapping[str, Any] | None = None
+        self, feeds: Mapping[str, Any], names: Collection[str], into: Mapping[str, Any] | None = None
     ) -> dict[str, Any]:
         """Run the graph and store what rows change: their statistics and states.
 

@@ -17,9 +17,10 @@ __all__ = ["Labels"]
 
 
 class Labels:
-    """The values of a net's graph that count classes, rows or items from 0; `values` are those that a run computes.
+    """The values of a net's graph that count classes, rows or items from 0. Of a model there are none.
 
-    Of a model there are none.
+    fed:    those that are inputs of a run
+    values: those that a run computes
     """
 
     def __init__(self, program: Program, forward: Forward) -> None:
@@ -28,7 +29,9 @@ class Labels:
             self._net, net = program.net, program.net
             self._origins = net.flow.origins(lambda index: net.nodes[index].layer.copies)
             self._find(forward)
-        self.values = {value for value, _ in self._counts.values()} - forward.graph.inputs.keys()
+        checked = {value for value, _ in self._counts.values()}
+        self.fed = checked.intersection(forward.graph.inputs)
+        self.values = checked - self.fed
 
     def _find(self, forward: Forward) -> None:
         fed = {feed.row: feed.names for feed in forward.feeds}

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from caffestat.engine import Compiled, Statistics
-from caffestat.graph import Graph
+from caffestat.graph import Graph, expand
 
 # small; even rows; a prime; no divisor between 64 and 1024; larger than what is kept as |x|
 SHAPES = [(), (5,), (2, 3, 5, 7), (40, 600), (100_003,), (2, 3, 5003), (3, 1024, 1000)]
@@ -40,6 +40,21 @@ def test_norms(shape: tuple[int, ...]) -> None:
     assert mean == pytest.approx(np.abs(exact).mean(), rel=2e-6)
     assert total == pytest.approx(np.abs(exact).sum(), rel=2e-6)
     assert squares == pytest.approx((exact**2).sum(), rel=2e-6)
+
+
+def test_norms_for_cuda() -> None:
+    x = values((2, 3, 5003))
+    g = Graph()
+    statistics = Statistics(g)
+    y = g.declare(g.emit("Neg", g.input("x", x.shape)), x.shape)
+    statistics.sum_abs("sum", y)
+    statistics.sum_squares("squares", y)
+    statistics.finish()
+    of_cuda = expand(g, g.outputs, "cuda")
+    assert len(of_cuda.nodes) < len(expand(g, g.outputs).nodes)
+    found = statistics.read(Compiled(of_cuda).run({"x": x}))
+    assert found["sum"] == pytest.approx(np.abs(x.astype(np.float64)).sum(), rel=1e-4)  # the CPU's kernel loses digits
+    assert found["squares"] == pytest.approx((x.astype(np.float64) ** 2).sum(), rel=1e-4)
 
 
 def pooled_relu(g: Graph, value: str) -> str:
