@@ -12,7 +12,7 @@ import numpy as np
 from caffestat.engine import CPU, Compiled, Device, Statistics, choose_device
 from caffestat.engine.elements import ElementStatistics, ElementStats, of_array, of_zeros
 from caffestat.engine.histogram import Histogram, Samples, histogram
-from caffestat.engine.resident import Resident, View, as_array
+from caffestat.engine.resident import Resident, View, as_array, specs_of
 from caffestat.errors import RunError
 from caffestat.fillers import Stream
 from caffestat.graph import Graph
@@ -80,8 +80,8 @@ class Runner:
     ) -> None:
         self.program = program
         self.values = values
-        self._shapes = [array.shape for array in values]
-        self._floats = {number for number, array in enumerate(values) if _is_float(array)}
+        self._specs = specs_of(values)
+        self._floats = {number for number, spec in enumerate(self._specs) if spec.dtype == np.float32}
         self.device = device
         self.forward = program.forward(carries=changing)
         self.forward_only = forward_only
@@ -112,7 +112,7 @@ class Runner:
         """Find what a pass changes, and which params are inputs of every pass."""
         graph = self.forward.graph
         found = _updates(self.program, self.forward)
-        self._updates = {number: graph.reshape(name, *self._shapes[number]) for number, name in found.items()}
+        self._updates = {number: graph.reshape(name, *self._specs[number].shape) for number, name in found.items()}
         self._states = states
         for name in graph.states:
             states.setdefault(name, np.zeros(graph.shape(name), np.float32))
@@ -300,7 +300,7 @@ class Runner:
         result = {}
         for row, index in self.forward.uses:
             owner = self._owner((row, index))
-            whole = self._sums_of(owner, found)[0] / max(math.prod(self._shapes[owner]), 1)
+            whole = self._sums_of(owner, found)[0] / max(math.prod(self._specs[owner].shape), 1)
             result[row, index] = found.get(("left", row, index), whole)
         return result
 

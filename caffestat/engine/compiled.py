@@ -202,23 +202,19 @@ class _Session:
 
     def _run_bound(self, inputs: Mapping[str, Any], keep: Collection[str], into: Mapping[str, Any]) -> dict[str, Any]:
         binding = self._session.io_binding()
-        device = self._device.kind, self._device.index
         for name, value in inputs.items():
             if isinstance(value, np.ndarray):
                 binding.bind_cpu_input(name, np.asarray(value, order="C"))
-            elif isinstance(value, View):
-                binding.bind_input(name, *device, np.float32, value.shape, value.pointer)
             else:
-                binding.bind_ortvalue_input(name, value)
+                binding.bind_ortvalue_input(name, value.value if isinstance(value, View) else value)
         for name in self.outputs:
             target = into.get(name)
             if isinstance(target, View):
-                target.memory.written()
-                binding.bind_output(name, *device, np.float32, target.shape, target.pointer)
+                binding.bind_ortvalue_output(name, target.value)
             elif target is not None:
                 binding.bind_output(name, "cpu", 0, target.dtype.type, target.shape, target.ctypes.data)
             else:
-                binding.bind_output(name, *(device if name in keep else ("cpu", 0)))
+                binding.bind_output(name, *((self._device.kind, self._device.index) if name in keep else ("cpu", 0)))
         interruptible(lambda options: self._session.run_with_iobinding(binding, options))
         found = zip(self.outputs, binding.get_outputs(), strict=True)
         return {n: into[n] if n in into else value if n in keep else value.numpy() for n, value in found}

@@ -3,87 +3,83 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
 
-from .device import Device
-from .runtime import onnxruntime, runtime_errors
+from caffestat.graph import Graph, Spec
 
-__all__ = ["Memory", "Resident", "View", "as_array", "pack"]
+from .device import Device
+from .runtime import onnxruntime, open_session, runtime_errors, session_options
+
+__all__ = ["Memory", "Resident", "View", "as_array", "pack", "specs_of"]
 
 _ALIGNED = 64  # elements: every array begins at a multiple of 256 bytes, as the device's own allocations do
 
 
 class Memory:
-    """Float32 numbers in one piece of a device's memory, and a copy on the host that is never older than they are."""
+    """Float32 numbers in one piece of a device's memory, which on the CPU is the array that it begins with."""
 
     def __init__(self, numbers: np.ndarray, device: Device) -> None:
         self.device = device
         self.size = numbers.size
-        self._value = _put(np.array(numbers, np.float32), device)  # a copy: on the CPU the value is the array itself
-        self._host: np.ndarray | None = None
+        self._value = _put(numbers, device)
 
     @property
     def pointer(self) -> int:
         """The address on the device."""
         return int(self._value.data_ptr())
 
-    @property
-    def whole(self) -> View:
-        """All of the numbers."""
-        return View(self, 0, (self.size,))
+    def view(self, start: int, shape: tuple[int, ...]) -> View:
+        """Return a part of the numbers as an array."""
+        binding = _any_session().io_binding()  # it makes values of addresses, which takes no run
+        address = self.pointer + 4 * start
+        binding.bind_output("y", self.device.kind, self.device.index, np.float32, shape, address)
+        return View(self, start, shape, binding.get_outputs()[0])
 
-    def host(self) -> np.ndarray:
-        """Return the numbers as they are now, in an array that cannot be written to."""
-        if self._host is None:
-            with runtime_errors():
-                found = self._value.numpy()
-            self._host = found.copy() if self.device.kind == "cpu" else found
-            self._host.setflags(write=False)
-        return self._host
 
-    def written(self) -> None:
-        """Note that a run has written to the memory."""
-        self._host = None
-
-    def clear(self, views: Iterable[View]) -> None:
-        """Set some of the numbers to zero."""
-        numbers = self.host().copy()
-        for view in views:
-            numbers[view.start : view.start + view.size] = 0
-        with runtime_errors():
-            self._value.update_inplace(numbers)
-        self.written()
+@cache
+def _any_session() -> Any:
+    graph = Graph()
+    graph.outputs.append(graph.emit("Identity", graph.input("x", (1,)), hint="y"))
+    with runtime_errors():
+        return open_session(graph.to_onnx(), session_options())
 
 
 @dataclass(frozen=True)
 class View:
-    """An array that is a part of a device's memory: runs read it and write to it in place."""
+    """An array that is a part of a device's memory: runs read it and write to it in place.
+
+    value: as the runtime takes it; it is good as long as the memory is held
+    """
 
     memory: Memory
     start: int
     shape: tuple[int, ...]
+    value: Any
 
     @property
     def size(self) -> int:
         """How many elements it has."""
         return math.prod(self.shape)
 
-    @property
-    def pointer(self) -> int:
-        """The address of its first element on the device."""
-        return self.memory.pointer + 4 * self.start
-
     def shaped(self, shape: tuple[int, ...]) -> View:
         """Return the same elements in another shape."""
-        return replace(self, shape=shape)
+        return self if shape == self.shape else self.memory.view(self.start, shape)
 
     def numpy(self) -> np.ndarray:
-        """Return the elements as they are now, in an array that cannot be written to."""
-        return self.memory.host()[self.start : self.start + self.size].reshape(self.shape)
+        """Return a copy of the elements on the host."""
+        with runtime_errors():
+            found = self.value.numpy()
+        return np.array(found) if self.memory.device.kind == "cpu" else np.asarray(found)
+
+    def write(self, array: np.ndarray) -> None:
+        """Overwrite the elements."""
+        with runtime_errors():
+            self.value.update_inplace(np.ascontiguousarray(array, np.float32).reshape(self.shape))
 
 
 def pack(arrays: Sequence[np.ndarray], device: Device) -> list[View]:
@@ -93,12 +89,17 @@ def pack(arrays: Sequence[np.ndarray], device: Device) -> list[View]:
     for start, array in zip(starts, arrays, strict=False):
         numbers[start : start + array.size] = array.reshape(-1)
     memory = Memory(numbers, device)
-    return [View(memory, start, array.shape) for start, array in zip(starts, arrays, strict=False)]
+    return [memory.view(start, array.shape) for start, array in zip(starts, arrays, strict=False)]
 
 
 def as_array(value: Any) -> np.ndarray:
     """Return an array, a view or a value of the runtime as an array on the host."""
     return value if isinstance(value, np.ndarray) else np.asarray(value.numpy())
+
+
+def specs_of(arrays: Sequence[np.ndarray]) -> list[Spec]:
+    """Return the shapes and types of arrays; resident ones are not read."""
+    return arrays.specs if isinstance(arrays, Resident) else [Spec(array.shape, array.dtype) for array in arrays]
 
 
 def _put(array: np.ndarray, device: Device) -> Any:
@@ -121,21 +122,23 @@ class _Cell:
 class Resident(Sequence[np.ndarray]):
     """Arrays that runs on a device read and replace, by number. Reading one copies it to the host as it is now.
 
-    Arrays of the same memory are one array in several shapes; the first is what is fed. What is read cannot be written
-    to: `place` replaces it.
+    Arrays of the same memory are one array in several shapes; the first is what is fed. What is read is a copy that
+    cannot be written to: `place` replaces it.
     """
 
     def __init__(self, arrays: Sequence[np.ndarray], device: Device) -> None:
         cells: dict[Any, _Cell] = {}
         self._cells = [cells.setdefault(_identity(array), _Cell(array)) for array in arrays]
-        self._shapes = [array.shape for array in arrays]
+        self.specs = specs_of(arrays)
         self._device = device
 
     def __len__(self) -> int:
         return len(self._cells)
 
     def __getitem__(self, number: Any) -> Any:
-        found = as_array(self._cells[number].value).reshape(self._shapes[number]).view()
+        value = self._cells[number].value
+        found = as_array(value).reshape(self.specs[number].shape)
+        found = found if isinstance(value, View) else found.copy()
         found.setflags(write=False)
         return found
 

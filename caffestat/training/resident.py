@@ -21,6 +21,9 @@ from .update import Applied, Learnable, Update
 
 __all__ = ["ResidentUpdate"]
 
+BLOCK = 1 << 22
+"""Elements that are updated at a time: what is computed on the way is no larger and stays in a GPU's cache."""
+
 _F = np.float32
 
 
@@ -43,10 +46,6 @@ class _Group:
     def numbers(self) -> list[int]:
         return [param.number for param in self.params]
 
-    @property
-    def size(self) -> int:
-        return self.values[0].memory.size
-
 
 class ResidentUpdate:
     """The solver's rule, the params and their history on a device. It stands in for an Update, which see.
@@ -64,7 +63,7 @@ class ResidentUpdate:
         self._pass = 0
         self._reached: dict[bool, set[int]] = {False: set(), True: set()}  # in the gradients and in `more`
         self._compiled: dict[frozenset[int], _Compiled] = {}
-        self._adder: Compiled | None = None
+        self._adder: _Adder | None = None
         self._has_run = False
 
     def _group(self, indexes: Sequence[int], values: Sequence[np.ndarray], history: Sequence[np.ndarray]) -> _Group:
@@ -115,8 +114,8 @@ class ResidentUpdate:
         more = self._pass > 0
         self._clear(more, fresh.keys())
         if more:
-            self._adder = self._adder or Compiled(_sums(self._groups), self._device)
-            self._adder.run(_feeds("g", self._groups) | _feeds("more", self._groups), into=_feeds("sum", self._groups))
+            self._adder = self._adder or _Adder(self._groups, self._device)
+            self._adder.run()
             self._reached[False] |= self._reached[True]
         sums = self._targets(False)
         return {number: sums[number] for number in self._reached[False]}
@@ -125,7 +124,7 @@ class ResidentUpdate:
         """Set to zero what an earlier pass wrote and this one did not: a net's shapes may have changed in between."""
         targets = self._targets(more)
         for number in self._reached[more].difference(written):
-            targets[number].memory.clear([targets[number]])
+            targets[number].write(np.zeros(targets[number].shape, _F))
         self._reached[more] = set(written)
 
     def apply(
@@ -156,20 +155,47 @@ def _alike(params: Sequence[Learnable]) -> list[list[int]]:
     return list(groups.values())
 
 
-def _feeds(name: str, groups: Sequence[_Group]) -> dict[str, View]:
-    """Return each group's memory under a name and the group's number: "g", "more", or "sum", which replaces "g"."""
-    views = ((group.more or group.gradients) if name == "more" else group.gradients for group in groups)
-    return {f"{name}{k}": view[0].memory.whole for k, view in enumerate(views)}
+def _whole(views: Sequence[View]) -> View:
+    """Return all of the memory that packed arrays lie in."""
+    memory = views[0].memory
+    return memory.view(0, (memory.size,))
 
 
-def _sums(groups: Sequence[_Group]) -> Graph:
-    """Return the graph that adds the gradients of one pass more."""
-    g = Graph()
-    for k, group in enumerate(groups):
-        before, fresh = (g.input(f"{name}{k}", (group.size,)) for name in ("g", "more"))
-        added = (fresh,) if not group.params[0].adds_up else (before, fresh)
-        g.outputs.append(g.emit("Sum", *added, hint=f"sum{k}"))
-    return g
+class _Adder:
+    """The graph that adds the gradients of one pass more, in place."""
+
+    def __init__(self, groups: Sequence[_Group], device: Device) -> None:
+        g = Graph()
+        self._feeds: dict[str, View] = {}
+        self._into: dict[str, View] = {}
+        for group in groups:
+            assert group.more
+            sums, more = _whole(group.gradients), _whole(group.more)
+            before, fresh = (g.input(name, sums.shape) for name in ("before", "fresh"))
+            added = g.emit("Add", before, fresh) if group.params[0].adds_up else g.copy(fresh)
+            self._feeds |= {before: sums, fresh: more}
+            self._into[added] = sums
+        g.outputs = list(self._into)
+        self._compiled = Compiled(g, device)
+
+    def run(self) -> None:
+        """Add."""
+        self._compiled.run(self._feeds, into=self._into)
+
+
+@dataclass(frozen=True)
+class _Block:
+    """A part of a group's memory, and its update and new values in the graph."""
+
+    start: int
+    size: int
+    update: str
+    values: str
+
+    def part(self, view: View) -> tuple[int, int]:
+        """Return from where to where a view lies in the block; nothing of it does where the second is no larger."""
+        start = max(view.start - self.start, 0)
+        return start, min(view.start + view.size - self.start, self.size)
 
 
 class _Compiled:
@@ -181,22 +207,39 @@ class _Compiled:
     def __init__(
         self, message: Any, rule: Rule, groups: Sequence[_Group], apart: Collection[int], device: Device
     ) -> None:
-        self._message, self._rule, self._groups, self._apart = message, rule, groups, apart
+        self._message, self._rule, self._groups = message, rule, groups
         self._graph = g = Graph()
+        self._feeds: dict[str, View] = {}
         self._into: dict[str, View] = {}
-        self._parts: dict[int, tuple[str, str]] = {}  # update and new value of each group
-        rates = g.input("rates", (len(groups),))
-        gradients = [g.input(f"g{k}", (group.size,)) for k, group in enumerate(groups)]
-        self._norm = _emit_norm(g, gradients) if message.clip_gradients >= 0 else None
+        self._apart: dict[str, int] = {}  # inputs of params that come one by one
+        rates = _split(g, g.input("rates", (len(groups),)), len(groups))
+        blocks = [_ranges(group, k in apart) for k, group in enumerate(groups)]
+        gradients = [
+            [self._input("g", group.gradients, *block) for block in of_group]
+            for group, of_group in zip(groups, blocks, strict=True)
+        ]
+        self._norm = _emit_norm(g, [x for of_group in gradients for x in of_group]) if self._clips else None
         scale = self._emit_scale()
-        split = g.emit_many("Split", rates, count=len(groups), axis=0, num_outputs=len(groups))
-        for k, gradient in enumerate(gradients):
-            self._emit_group(k, emit_times(g, scale, gradient), split[k])
+        made: list[list[_Block]] = []
+        for k, group in enumerate(groups):
+            scaled = [emit_times(g, scale, gradient) for gradient in gradients[k]]
+            pairs = zip(scaled, blocks[k], strict=True)
+            made.append([self._emit_block(group, x, rates[k], *block, k in apart) for x, block in pairs])
         g.infer()
-        self._statistics = self._emit_statistics()
+        self._statistics = self._emit_statistics(made)
         self._plain = [*self._into, *([self._norm] if self._norm else [])]
         g.outputs = [*self._plain, *g.outputs]
         self._compiled = Compiled(g, device)
+
+    @property
+    def _clips(self) -> bool:
+        return bool(self._message.clip_gradients >= 0)
+
+    def _input(self, name: str, views: Sequence[View], start: int, size: int) -> str:
+        """Return an input that is fed with a part of the memory of packed arrays."""
+        name = self._graph.input(name, (size,))
+        self._feeds[name] = views[0].memory.view(start, (size,))
+        return name
 
     def _emit_scale(self) -> np.float32 | str:
         """Emit what the gradients are multiplied by, to clip and to average them."""
@@ -207,32 +250,32 @@ class _Compiled:
         clipped = g.emit("Where", g.emit("Greater", self._norm, limit), g.emit("Div", limit, self._norm), g.constant(1))
         return emit_times(g, average, clipped)
 
-    def _emit_group(self, k: int, gradient: str, rate: str) -> None:
-        g, group = self._graph, self._groups[k]
-        values = self._emit_values(k)
-        history = [g.input(f"h{k}_{i}", (group.size,)) for i in range(self._rule.histories)]
+    def _emit_block(self, group: _Group, gradient: str, rate: str, start: int, size: int, apart: bool) -> _Block:
+        """Emit the update of a block, which goes where values and history come from."""
+        g = self._graph
+        values = self._emit_values(group) if apart else self._input("w", group.values, start, size)
+        history = [self._input("h", views, start, size) for views in group.history]
         decay = _F(_F(self._message.weight_decay) * _F(group.params[0].decay_mult))
         if decay:
             gradient = emit_sum(g, decay, self._emit_decayed(values), _F(1), gradient)
         update, new = self._rule.emit(g, gradient, history, rate)
         result = g.emit("Sub", values, update)
-        self._parts[k] = update, result
-        self._into[result] = group.values[0].memory.whole
-        self._into |= {name: views[0].memory.whole for name, views in zip(new, group.history, strict=True)}
+        self._into[result] = group.values[0].memory.view(start, (size,))
+        self._into |= {name: self._feeds[old] for name, old in zip(new, history, strict=True)}
         if group.updates:
-            self._into[g.copy(update)] = group.updates[0].memory.whole
+            self._into[g.copy(update)] = group.updates[0].memory.view(start, (size,))
+        return _Block(start, size, update, result)
 
-    def _emit_values(self, k: int) -> str:
-        """Return the group's values in one vector."""
-        g, group = self._graph, self._groups[k]
-        if k not in self._apart:
-            return g.input(f"w{k}", (group.size,))
+    def _emit_values(self, group: _Group) -> str:
+        """Return the values of a group that come one by one in one vector."""
+        g = self._graph
         parts, end = [], 0
         for param, view in zip(group.params, group.values, strict=True):
-            parts += self._gap(view.start - end)
-            parts.append(g.reshape(g.input(f"w{k}_{param.number}", view.shape), view.size))
+            name = g.input("w", view.shape)
+            self._apart[name] = param.number
+            parts += [*self._gap(view.start - end), g.reshape(name, view.size)]
             end = view.start + view.size
-        return g.emit("Concat", *parts, *self._gap(group.size - end), axis=0)
+        return g.emit("Concat", *parts, *self._gap(view.memory.size - end), axis=0)
 
     def _gap(self, size: int) -> list[str]:
         return [self._graph.constant(np.zeros(size))] if size else []
@@ -241,32 +284,26 @@ class _Compiled:
         """Return what weight decay pulls along: the values, for L1 their signs."""
         return values if self._message.regularization_type == "L2" else self._graph.emit("Sign", values)
 
-    def _emit_statistics(self) -> Statistics:
-        """Emit the sizes of the updates and of the new values."""
-        g = self._graph
-        slices = {
-            (param.number, i): g.declare(
-                g.emit("Slice", name, g.ints(view.start), g.ints(view.start + view.size), g.ints(0)), (view.size,)
-            )
-            for k, group in enumerate(self._groups)
-            for param, view in zip(group.params, group.values, strict=True)
-            for i, name in enumerate(self._parts[k])
-        }
-        statistics = Statistics(g)
-        for key, value in slices.items():
-            statistics.mean_abs(key, value)
+    def _emit_statistics(self, made: Sequence[Sequence[_Block]]) -> Statistics:
+        """Emit sum |x| of the updates and of the new values, param by param and block by block."""
+        statistics = Statistics(self._graph)
+        for group, blocks in zip(self._groups, made, strict=True):
+            for param, view in zip(group.params, group.values, strict=True):
+                for block in blocks:
+                    start, end = block.part(view)
+                    for what in ("update", "values") if start < end else ():
+                        key = param.number, what, block.start
+                        statistics.sum_abs(key, self._slice(getattr(block, what), start, end))
         statistics.finish()
         return statistics
 
+    def _slice(self, value: str, start: int, end: int) -> str:
+        g = self._graph
+        return g.declare(g.emit("Slice", value, g.ints(start), g.ints(end), g.ints(0)), (end - start,))
+
     def run(self, rates: np.ndarray, values: Resident, measure: bool) -> Applied:
         """Run one update; rates: what the rule multiplies by, by group."""
-        feeds = {"rates": rates} | _feeds("g", self._groups)
-        for k, group in enumerate(self._groups):
-            feeds |= {f"h{k}_{i}": views[0].memory.whole for i, views in enumerate(group.history)}
-            if k in self._apart:
-                feeds |= {f"w{k}_{number}": values.fed(number) for number in group.numbers}
-            else:
-                feeds[f"w{k}"] = group.values[0].memory.whole
+        feeds = {"rates": rates} | self._feeds | {name: values.fed(number) for name, number in self._apart.items()}
         names = [*self._plain, Statistics.OUTPUT] if measure else self._plain
         found = self._compiled.run(feeds, outputs=names, into=self._into)
         return Applied(self._clip(found), self._sizes(found) if measure else {})
@@ -277,8 +314,25 @@ class _Compiled:
         return Clip(norm, float(limit)) if self._norm and norm > limit else None
 
     def _sizes(self, found: Mapping[str, Any]) -> Sizes:
-        means: dict[Any, float] = self._statistics.read(found)
-        return {number: (means[number, 0], means[number, 1]) for number, i in means if i == 0}
+        sums: defaultdict[tuple[int, str], float] = defaultdict(float)
+        keyed: dict[Any, float] = self._statistics.read(found)
+        for (number, what, _), value in keyed.items():
+            sums[number, what] += value
+        counts = {n: view.size for group in self._groups for n, view in zip(group.numbers, group.values, strict=True)}
+        return {
+            n: (sums[n, "update"] / counts[n], sums[n, "values"] / counts[n]) for n, what in sums if what == "update"
+        }
+
+
+def _split(g: Graph, vector: str, count: int) -> list[str]:
+    """Emit the elements of a vector."""
+    return g.emit_many("Split", vector, count=count, axis=0, num_outputs=count) if count > 1 else [vector]
+
+
+def _ranges(group: _Group, is_one: bool) -> list[tuple[int, int]]:
+    """Return where the blocks of a group begin and how large they are; is_one: it is one block."""
+    size = group.values[0].memory.size
+    return [(start, min(BLOCK, size - start)) for start in range(0, size, BLOCK)] if not is_one else [(0, size)]
 
 
 def _emit_norm(g: Graph, gradients: Sequence[str]) -> str:

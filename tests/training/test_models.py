@@ -11,7 +11,10 @@ from onnx import TensorProto, helper, numpy_helper
 
 import caffestat
 from caffestat.errors import InputError
+from caffestat.net.source import read_settings
+from caffestat.options import NetOptions, RunOptions
 from caffestat.training.events import Iteration, Saved, Statistics
+from caffestat.training.models import ModelTraining
 from caffestat.training.statistics import Signal
 
 SAMPLES, BATCH, INPUTS, CLASSES = 10, 4, 5, 3
@@ -202,3 +205,23 @@ def test_running_statistics_are_kept_and_resumed_unless_they_are_frozen() -> Non
     train(snapshot="m_iter_4.solverstate", iterations=1)
     x = inputs()["x"][:BATCH]  # batches start over
     np.testing.assert_allclose(stored("m_iter_5.onnx")["mean"], 0.75 * middle + 0.25 * x.mean(0), rtol=1e-5, atol=1e-6)
+
+
+def test_params_on_the_device_give_the_same_model() -> None:
+    normalizing_model()
+    settings, given = read_settings("solver.prototxt"), {"x": inputs()["x"], "labels": inputs()["label"]}
+    run = RunOptions(device="cpu", loss="cross-entropy", inputs=given)
+    found = []
+    for resident in (False, True):
+        training = ModelTraining(
+            "model.onnx", settings, run, NetOptions(batch=BATCH), ["shift"], seed=1, stats=2, resident=resident
+        )
+        signals = [event.values for event in training.events() if isinstance(event, Statistics)]
+        found.append((stored("m_iter_7.onnx"), signals))
+    (host, expected), (device, signals) = found
+    for name, array in host.items():
+        np.testing.assert_allclose(device[name], array, rtol=1e-5, atol=1e-6, err_msg=name)
+    assert (device["shift"] == 0).all() and (device["mean"] != 0).all()
+    for mine, other in zip(signals, expected, strict=True):
+        assert mine == pytest.approx(other, rel=1e-4, abs=1e-7)
+        assert {signal.quantity for signal in mine} >= {"update", "update_ratio"}

@@ -10,9 +10,15 @@ import numpy as np
 import pytest
 
 from caffestat.engine import choose_device
+from caffestat.engine.resident import Resident, View
+from caffestat.net import read_solver
+from caffestat.options import NetOptions, RunOptions, ValueOptions
 from caffestat.schema import SolverParameter
+from caffestat.training import Training
+from caffestat.training import resident as module
+from caffestat.training.events import EndTest, Iteration, Statistics
 from caffestat.training.resident import ResidentUpdate
-from caffestat.training.solvers import SOLVERS
+from caffestat.training.solvers import SOLVERS, Rule
 from caffestat.training.update import Applied, Learnable, Update
 
 from .golden import CASES, DEVICE, FOLDER, runs, spread
@@ -29,6 +35,11 @@ PARAMS = (
     Learnable(7, (13,), 0.5, 3.0),
 )
 STATISTIC, UNREACHED = 5, 7
+
+
+@pytest.fixture(autouse=True)
+def blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "BLOCK", 128)  # small ones, whose ends cut through params
 
 
 def values_of(random: np.random.Generator) -> list[np.ndarray]:
@@ -51,11 +62,7 @@ def write(resident: ResidentUpdate, number: int, diffs: dict[int, np.ndarray]) -
     """Write the gradients of a pass where the update wants them, as a pass does, and return the views."""
     views = {n: view for n, view in resident.gradients(number).items() if n in diffs}
     for n, view in views.items():
-        memory = view.memory
-        numbers = memory.host().copy()
-        numbers[view.start : view.start + view.size] = diffs[n].ravel()
-        memory._value.update_inplace(numbers)
-        memory.written()
+        view.write(diffs[n])
     return views
 
 
@@ -147,6 +154,71 @@ def test_what_is_read_cannot_be_written_to_and_stays_as_it_was() -> None:
     iterate(host, resident, values, 1, seed=1)
     np.testing.assert_array_equal(before, kept)
     assert (resident.values[0] != before).any()
+
+
+NET = """layer { name: "data" type: "DummyData" top: "x" top: "label" dummy_data_param {
+  shape { dim: 6 dim: 3 dim: 5 dim: 4 } shape { dim: 6 }
+  data_filler { type: "gaussian" std: 1 } data_filler { type: "uniform" min: 0 max: 2.99 } } }
+layer { name: "conv" type: "Convolution" bottom: "x" top: "conv"
+  convolution_param { num_output: 4 kernel_size: 3 bias_term: false weight_filler { type: "xavier" } } }
+layer { name: "norm" type: "BatchNorm" bottom: "conv" top: "norm" }
+layer { name: "act" type: "ReLU" bottom: "norm" top: "norm" }
+layer { name: "top" type: "InnerProduct" bottom: "norm" top: "top"
+  inner_product_param { num_output: 3 weight_filler { type: "xavier" } } }
+layer { name: "loss" type: "SoftmaxWithLoss" bottom: "top" bottom: "label" top: "loss" }
+"""
+SOLVER = """net: "net.prototxt" base_lr: 0.1 lr_policy: "fixed" momentum: 0.9 weight_decay: 0.01 max_iter: 5 display: 1
+  iter_size: 2 clip_gradients: 1 test_iter: 2 test_interval: 2 snapshot_after_train: false """
+
+
+def trained(folder: Path, resident: bool, **how) -> tuple[Training, list]:
+    """Run a training and return it and its events."""
+    (folder / "net.prototxt").write_text(NET)
+    (folder / "solver.prototxt").write_text(SOLVER)
+    made = read_solver(str(folder / "solver.prototxt"))
+    training = Training(made, NetOptions(), ValueOptions(), RunOptions(device=DEVICE), seed=3, resident=resident, **how)
+    return training, list(training.events())
+
+
+def test_nothing_that_stays_on_the_device_is_read_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise AssertionError("an array was copied to the host")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(View, "numpy", refuse)
+        patch.setattr(Resident, "__getitem__", refuse)
+        patch.setattr("caffestat.analysis.runner.as_array", only_arrays)
+        resident, events = trained(tmp_path, True)
+    host, expected = trained(tmp_path, False)
+    pairs = [[e for e in found if isinstance(e, (Iteration, EndTest))] for found in (events, expected)]
+    assert [type(e) for e in pairs[0]] == [type(e) for e in pairs[1]]
+    for mine, other in zip(*pairs, strict=True):
+        assert [o.value for o in mine.outputs] == pytest.approx([o.value for o in other.outputs], rel=1e-4)
+    for mine, other in zip(resident.train.values, host.train.values, strict=True):
+        np.testing.assert_allclose(mine, other, rtol=1e-4, atol=1e-5 * np.abs(other).max())
+
+
+def only_arrays(value: object) -> np.ndarray:
+    assert isinstance(value, np.ndarray), "a value of the device was copied to the host"
+    return value
+
+
+def test_statistics_of_a_run(tmp_path: Path) -> None:
+    both_events = [trained(tmp_path, resident, stats=2)[1] for resident in (True, False)]
+    found, expected = ([e for e in events if isinstance(e, Statistics)] for events in both_events)
+    assert len(found) == len(expected) == 3
+    for mine, other in zip(found, expected, strict=True):
+        assert mine.values.keys() == other.values.keys()
+        assert any(signal.quantity == "update_ratio" for signal in mine.values)
+        for signal, value in other.values.items():
+            assert mine.values[signal] == pytest.approx(value, rel=1e-3, abs=1e-7), signal
+
+
+def test_a_rule_without_a_compiled_form_works_on_the_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(SOLVERS["SGD"], "emit", Rule.emit)
+    training, events = trained(tmp_path, True)
+    assert isinstance(training.update, Update)
+    assert sum(isinstance(event, Iteration) for event in events) == 5
 
 
 @pytest.mark.parametrize("name", CASES)
