@@ -14,7 +14,7 @@ from caffestat.graph import Convolution, Graph, Node, Spec, late
 from caffestat.ops import Window
 
 from ..engine import Tape, vjp
-from .common import Grads, is_linear, scatter_add
+from .common import Grads, is_linear, only, scatter_add
 from .conv import dx_transpose
 
 Ints = tuple[int, ...]
@@ -39,6 +39,14 @@ def max_pool(tape: Tape, node: Node, dy: str) -> Grads:
     """
     x, win = node.inputs[0], _window(tape, node)
     return [_scatter(tape, dy, _first_largest(tape, x, win), x)]
+
+
+@vjp("MaxUnpool")
+def max_unpool(tape: Tape, node: Node, dy: str) -> Grads:
+    """Each element of x stands at the place of the flat result that its index names: dx is dy there."""
+    x, indices = node.inputs[:2]
+    picked = tape.emit("Gather", tape.emit("Reshape", dy, tape.ints(-1)), tape.reshape(indices, -1), axis=0)
+    return only(node, tape.reshape(picked, *tape.shape(x)))
 
 
 def _scatter(tape: Tape, dy: str, indices: str, x: str) -> str:
