@@ -38,6 +38,7 @@ def check(
     seed: int | None = None,
     inputs: Mapping[str, np.ndarray] | None = None,
     compute: str = "float32",
+    dims: Mapping[str, int] | None = None,
 ) -> Checked:
     """Return what is wrong with nets and solvers, from their texts, from what is predicted of them and from runs.
 
@@ -48,7 +49,7 @@ def check(
     severity: the least severity that is reported: "info", "warning" or "error"
     baseline: a file of known findings, which are left out
     limits:   see `caffestat.lint.Limits`; None for the default
-    phase, level, stages, shapes, batch, dialect: see `caffestat.options.NetOptions`
+    phase, level, stages, shapes, batch, dialect, dims: see `caffestat.options.NetOptions`
     inputs, compute: of the run; see `caffestat.options.RunOptions`
     weights, seed: see `caffestat.options.ValueOptions`
 
@@ -63,7 +64,7 @@ def check(
         config.limits.changed(limits or {}),
         run,
         severity or config.severity or "info",
-        NetOptions(phase, level, stages, shapes or {}, batch, dialect=dialect),
+        NetOptions(phase, level, stages, shapes or {}, batch, dialect=dialect, dims=dims or {}),
         ValueOptions(seed, weights),
         inputs=inputs or {},
         compute=compute,

@@ -25,7 +25,7 @@ __all__ = ["check_page", "compare_page", "diagnose_page", "training_page"]
 def check_page(checked: Checked, **options: Any) -> str:
     """Return what was checked as a page; of a single file with its net drawn, and predictions.
 
-    options: `phase`, `level`, `stages`, `shapes`, `batch` of `analyze`
+    options: `phase`, `level`, `stages`, `shapes`, `batch`, `dialect`, `dims` of `analyze`
     """
     from caffestat.report.detail import issue_rows, text_of
     from caffestat.report.html.from_check import render_check

@@ -58,6 +58,7 @@ def _limits(function: Any) -> Any:
 @click.option("--write-baseline", metavar="FILE", help="Write a baseline of all findings and exit with 0.")
 @_limits
 @options.state
+@options.dims
 @options.weights
 @options.seed
 @options.arrays
@@ -96,7 +97,7 @@ def check(
     if write_baseline:
         terminal.write(lint.to_baseline(checked.issues), Path(write_baseline))
         return
-    net = {name: settings[name] for name in ("phase", "level", "stages", "shapes", "batch", "dialect")}
+    net = {name: settings[name] for name in ("phase", "level", "stages", "shapes", "batch", "dialect", "dims")}
     terminal.write(_page(checked, net) if format == "html" else lint.render(checked, format), output)
     for unchecked in checked.errors:
         click.echo(f"error: {shown_error(unchecked.error)}", err=True)

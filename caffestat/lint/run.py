@@ -147,7 +147,8 @@ def _outcome(path: str, given: Collection[str], job: Job) -> _Outcome:
     """Check a file, and return what can be sent to another process."""
     try:
         if job.run and is_onnx(path):
-            return _Outcome(path, tuple(check_model(path, job)))
+            # a shape of what is no input of the model is an error
+            return _Outcome(path, tuple(check_model(path, job)), frozenset(job.net.shapes))
         file = _open(path)
         if path not in given and _is_foreign(file.source):
             return _Outcome()

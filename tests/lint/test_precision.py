@@ -120,6 +120,17 @@ def test_models_are_checked_with_run(path: Path) -> None:
     assert caffestat.check(path, run=True, inputs={"x": x}, severity="warning").is_bad
 
 
+def test_sizes_that_a_model_leaves_open_are_given_by_name_and_by_shape(tmp_path: Path) -> None:
+    path = tmp_path / "open.onnx"
+    path.write_bytes(model([node("Sqrt", ["x"], ["y"], name="root")], {"x": ["n", "width"]}, ["y"]).SerializeToString())
+    for sizes in ({"dims": {"n": 2, "width": 3}}, {"shapes": {"x": (2, 3)}}):
+        (found,) = caffestat.check(path, run=True, select="CS021", **sizes).issues
+        assert "of 6 elements" in found.message
+    for sizes, words in (({"dims": {"height": 3}}, "--dim height"), ({"shapes": {"z": (2, 3)}}, "--shape z")):
+        (error,) = caffestat.check(path, run=True, **sizes).errors
+        assert words in error.message
+
+
 def test_a_model_that_cannot_be_run_is_an_error_of_its_own(path: Path, tmp_path: Path) -> None:
     (tmp_path / "broken.onnx").write_bytes(b"\x08\x08")
     checked = caffestat.check([tmp_path / "broken.onnx", path], run=True, select="CS035")
