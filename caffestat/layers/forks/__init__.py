@@ -26,6 +26,7 @@ from . import (  # noqa: F401  registers their layer types
     local,
     losses,
     maskyolo,
+    matching,
     metric,
     mobile,
     octree,

@@ -351,7 +351,8 @@ class DetectionEvaluate(Computed):
     """Rows [image, label, score, true, false positive] of detections (bottom 0) against true boxes (bottom 1).
 
     First a row [-1, label, true boxes, -1, -1] per class but the background: top [1, 1, classes + detections, 5].
-    (weiliu89/caffe, detection_evaluate_layer.cpp)
+    has_lm: rows of both bottoms end with five points, which do not count.
+    (weiliu89/caffe, detection_evaluate_layer.cpp; yuqj1991/caffe_train)
     """
 
     adds = ssd_pb2.LayerParameter
@@ -359,7 +360,8 @@ class DetectionEvaluate(Computed):
 
     def tops_at_setup(self, bottoms: Sequence[Shape]) -> tuple[Shape, ...]:
         p = self.added.detection_evaluate_param
-        for shape, width in zip(bottoms, (7, 8), strict=True):
+        widths = (FAKE_ROW + POINT_ROW - 1, BOX_ROW + POINT_ROW) if p.has_lm else (FAKE_ROW, BOX_ROW)
+        for shape, width in zip(bottoms, widths, strict=True):
             if len(shape) != 4 or shape[:2] != (1, 1) or shape[3] != width:
                 raise self.error(f"expected a bottom of shape (1, 1, rows, {width}), found {shape}")
         if not p.HasField("num_classes"):
@@ -368,7 +370,7 @@ class DetectionEvaluate(Computed):
 
     def decide(self, bottoms: Sequence[np.ndarray], random: np.random.Generator) -> Sequence[np.ndarray]:
         detections, truth = (bottom[0, 0] for bottom in bottoms)
-        return (evaluate(detections, truth, self.added.detection_evaluate_param),)
+        return (evaluate(detections[:, :FAKE_ROW], truth[:, :BOX_ROW], self.added.detection_evaluate_param),)
 
 
 @layer("MultiBoxLoss", dialect="ssd")

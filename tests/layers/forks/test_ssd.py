@@ -268,3 +268,18 @@ def test_detection_output_extended_says_which_prior_a_box_is_of() -> None:
     conf = np.stack([1 - scores, scores], 2).reshape(2, 24)
     found = run(layer, [loc.reshape(2, high, wide, 8), conf, priors]).tops[0]
     np.testing.assert_allclose(found[0, 0], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_detection_evaluate_passes_over_points() -> None:
+    text = (
+        'name: "l" type: "DetectionEvaluate" bottom: "a" bottom: "b" top: "y" '
+        "detection_evaluate_param { num_classes: 2 %s }"
+    )
+    random = np.random.default_rng(10)
+    rows, truth = random.uniform(0.1, 0.9, (1, 1, 3, 17)), random.uniform(0.1, 0.9, (1, 1, 2, 19))
+    rows[..., 0], rows[..., 1], truth[..., 0], truth[..., 1] = 0, 1, 0, 1
+    for boxes, first in ((rows, 3), (truth, 3)):
+        boxes[..., first + 2 : first + 4] = boxes[..., first : first + 2] + 0.2
+    truth[..., 7] = 0
+    plain = run(make(text % ""), [rows[..., :7], truth[..., :8]]).tops[0]
+    np.testing.assert_array_equal(run(make(text % "has_lm: true"), [rows, truth]).tops[0], plain)
