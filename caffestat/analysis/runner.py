@@ -12,7 +12,7 @@ import numpy as np
 from caffestat.engine import CPU, Compiled, Device, Statistics, choose_device
 from caffestat.engine.elements import ElementStatistics, ElementStats, of_array, of_zeros
 from caffestat.engine.histogram import Histogram, Samples, histogram
-from caffestat.engine.resident import Resident, View, as_array, specs_of
+from caffestat.engine.resident import Resident, View, as_array, fed, specs_of
 from caffestat.errors import RunError
 from caffestat.fillers import Stream
 from caffestat.graph import Graph
@@ -270,8 +270,7 @@ class Runner:
         if not names:
             return {}
         resident = self.values if isinstance(self.values, Resident) else None
-        take = resident.fed if resident else self.values.__getitem__
-        params = {name: take(number) for number, name in self._inputs.items()} | self._states
+        params = {name: fed(self.values, number) for number, name in self._inputs.items()} | self._states
         keep = set(self._changed.values()).intersection(names) if resident else set()
         self._labels.check(feeds)
         try:

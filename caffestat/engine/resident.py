@@ -15,7 +15,7 @@ from caffestat.graph import Graph, Spec
 from .device import Device
 from .runtime import onnxruntime, open_session, runtime_errors, session_options
 
-__all__ = ["Memory", "Resident", "View", "as_array", "pack", "specs_of"]
+__all__ = ["Memory", "Resident", "View", "as_array", "fed", "pack", "specs_of"]
 
 _ALIGNED = 64  # elements: every array begins at a multiple of 256 bytes, as the device's own allocations do
 
@@ -95,6 +95,11 @@ def pack(arrays: Sequence[np.ndarray], device: Device) -> list[View]:
 def as_array(value: Any) -> np.ndarray:
     """Return an array, a view or a value of the runtime as an array on the host."""
     return value if isinstance(value, np.ndarray) else np.asarray(value.numpy())
+
+
+def fed(arrays: Sequence[np.ndarray], number: int) -> Any:
+    """Return one of some arrays as runs take it: resident ones without a copy."""
+    return arrays.fed(number) if isinstance(arrays, Resident) else arrays[number]
 
 
 def specs_of(arrays: Sequence[np.ndarray]) -> list[Spec]:

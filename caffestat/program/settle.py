@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from caffestat.engine import Compiled, Device
+from caffestat.engine.resident import fed
 from caffestat.layers import Layer
 from caffestat.net import Net, Node
 
@@ -85,12 +86,12 @@ class _Stage:
 
     def run(self, net: Net, values: Sequence[np.ndarray], feeds: Feeds) -> dict[int, list[np.ndarray]]:
         """Return what is wanted, by node."""
-        fed = feeds.of(self._forward, net)
-        found: dict[str, Any] = dict(fed)
-        computed = sorted({name for names in self.wanted.values() for name in names} - set(fed))
+        inputs = feeds.of(self._forward, net)
+        found: dict[str, Any] = dict(inputs)
+        computed = sorted({name for names in self.wanted.values() for name in names} - set(inputs))
         if computed:
-            params = {name: values[number] for number, name in self._forward.params.items()}
-            found |= self._compiled.run(fed, params, computed)
+            params = {name: fed(values, number) for number, name in self._forward.params.items()}
+            found |= self._compiled.run(inputs, params, computed)
         return {index: [found[name] for name in names] for index, names in self.wanted.items()}
 
 

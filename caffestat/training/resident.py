@@ -232,6 +232,11 @@ class _Compiled:
         self._compiled = Compiled(g, device)
 
     @property
+    def left_to_cpu(self) -> set[str]:
+        """The ops for which the device has no kernels, once it has run."""
+        return self._compiled.left_to_cpu
+
+    @property
     def _clips(self) -> bool:
         return bool(self._message.clip_gradients >= 0)
 

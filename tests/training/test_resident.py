@@ -108,6 +108,7 @@ def test_the_compiled_update_equals_the_one_on_the_host(name: str, decay: str, c
         if clips[0] and clips[1]:
             assert clips[1].norm == pytest.approx(clips[0].norm, rel=1e-6)
         assert_equal(host, resident, values)
+        assert not any(one.left_to_cpu for one in resident._compiled.values())
         for number, update in host.last.items():
             np.testing.assert_allclose(resident.last[number], update, rtol=1e-5, atol=1e-6 * np.abs(update).max())
 
