@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import os.path
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,12 +16,14 @@ from caffestat.fillers import Filler, Stream
 from caffestat.schema.forks import segmentation_pb2
 
 from ..base import Layer, Param, Shape, layer
+from ..loss import FLT_MIN
 from .lattice import Filter, Lattice
+from .staged import Computed
 
 if TYPE_CHECKING:
     from caffestat.graph import Graph
 
-__all__ = ["MultiStageMeanfield", "MultiStageMeanfieldOfTvg"]
+__all__ = ["DenseCRF", "MultiStageMeanfield", "MultiStageMeanfieldOfTvg"]
 
 MOST_DETECTIONS = 2 * 100
 PARTS = (("shares", 1), ("norm", 0))  # and the axis of the points
@@ -198,6 +201,80 @@ class MultiStageMeanfieldOfTvg(MultiStageMeanfield):
 
     def lower(self, g: Graph, bottoms: Sequence[str], params: Sequence[str]) -> Sequence[str]:
         return [*super().lower(g, bottoms, params), g.constant(np.zeros((1, 1, 1, MOST_DETECTIONS)))]
+
+
+@layer("DenseCRF", dialect="deeplab")
+class DenseCRF(Computed):
+    """q = softmax(u + Σ w F(q)) again and again, from softmax(u) on: inference in a dense CRF; no gradient.
+
+    Bottoms: scores u [N, C, H, W], height and width of the images, beyond which the top is 0, and images [N, 3, H, W].
+    There are filters F, means on a permutohedral lattice, of weight pos_w over places / pos_xy_std, and of bi_w over
+    places / bi_xy_std and the first image's colours / bi_rgb_std, whichever the item, as in the reference. Top: q, or
+    log(max(q, FLT_MIN)) without output_probability.
+    (siddharthachandra/gcrf, caffe_deeplab2_lightweight/src/caffe/layers/densecrf_layer.cpp)
+    """
+
+    adds = segmentation_pb2.CrfLayerParameter
+    num_bottoms = (2, 3)
+
+    @property
+    def settings(self) -> Any:
+        return self.added.dense_crf_param
+
+    def tops_at_setup(self, bottoms: Sequence[Shape]) -> tuple[Shape, ...]:
+        p, (scores, sizes), images = self.settings, bottoms[:2], bottoms[2:]
+        if len(scores) != 4 or not all(scores) or sizes[:1] != scores[:1] or math.prod(sizes) < 2 * scores[0]:
+            raise self.error(f"expected scores (N, C, H, W) and N sizes, found shapes {scores} and {sizes}")
+        if images and images[0] != (scores[0], 3, *scores[2:]):
+            raise self.error(f"expected images of shape {(scores[0], 3, *scores[2:])}, found {images[0]}")
+        if len(p.pos_w) != len(p.pos_xy_std) or not len(p.bi_w) == len(p.bi_xy_std) == len(p.bi_rgb_std):
+            raise self.error("expected a pos_xy_std for each pos_w, a bi_xy_std and a bi_rgb_std for each bi_w")
+        if images and not p.bi_w:
+            raise self.error("expected bi_w, with images")
+        return (scores,)
+
+    def stand_in(self, bottom: int, bottoms: Sequence[Shape], random: np.random.Generator) -> np.ndarray | None:
+        sizes = np.zeros(bottoms[1], np.float32).reshape(bottoms[1][0], -1)
+        sizes[:, :2] = bottoms[0][2:]
+        return sizes.reshape(bottoms[1]) if bottom == 1 else None
+
+    def decide(self, bottoms: Sequence[np.ndarray], random: np.random.Generator) -> Sequence[np.ndarray]:
+        scores, sizes = bottoms[0], bottoms[1].reshape(len(bottoms[0]), -1)[:, :2].astype(int)
+        tops = np.zeros(scores.shape, np.float32)
+        for top, u, size in zip(tops, scores, sizes, strict=True):
+            high, wide = u.shape[1:] if (size >= u.shape[1:]).all() else size
+            if not (0 < high <= u.shape[1] and 0 < wide <= u.shape[2]):
+                raise self.error(f"expected images of at most {u.shape[1:]} pixels, found {high} x {wide}")
+            q = self.inferred(u[:, :high, :wide], [images[0, :, :high, :wide] for images in bottoms[2:]])
+            top[:, :high, :wide] = q if self.settings.output_probability else np.log(np.maximum(q, FLT_MIN))
+        return (tops,)
+
+    def inferred(self, u: np.ndarray, images: Sequence[np.ndarray]) -> np.ndarray:
+        """Return q [C, H, W] for the scores of an item and the image, if there is one."""
+        lattices, rows = list(self.lattices(u.shape, images)), u.reshape(len(u), -1).T
+        q = _softmax(rows)
+        for _ in range(self.settings.max_iter):
+            parts = [np.float32(weight) * lattice.norm * lattice.filtered(q) for weight, lattice in lattices]
+            q = _softmax(rows + sum(parts))
+        return np.asarray(q.T.reshape(u.shape))
+
+    def lattices(self, shape: Shape, images: Sequence[np.ndarray]) -> Iterator[tuple[float, Lattice]]:
+        """Yield weight and lattice of each filter."""
+        p = self.settings
+        try:
+            for weight, spread in zip(p.pos_w, p.pos_xy_std, strict=True):
+                yield weight, Lattice.of(_places((1, *shape), spread))
+            for image in images:
+                for weight, spread, colour in zip(p.bi_w, p.bi_xy_std, p.bi_rgb_std, strict=True):
+                    colours = image.reshape(3, -1).T / np.float32(colour)
+                    yield weight, Lattice.of(np.concatenate([_places((1, *shape), spread), colours], 1))
+        except InputError as error:
+            raise self.error(str(error)) from error
+
+
+def _softmax(rows: np.ndarray) -> np.ndarray:
+    powers = np.exp(rows - rows.max(1, keepdims=True))
+    return np.asarray(powers / powers.sum(1, keepdims=True))
 
 
 def _places(shape: Shape, spread: float) -> np.ndarray:

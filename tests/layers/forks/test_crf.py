@@ -203,3 +203,27 @@ def test_detections_that_are_not_read_leave_no_values(tmp_path: Path) -> None:
     tops = {layer.name: layer.tops[0] for layer in report.layers}
     assert tops["loss"].mean_abs is None
     assert tops["c"].mean_abs is not None
+
+
+@pytest.mark.parametrize("as_log", [False, True])
+def test_dense_crf_infers_within_the_image(as_log: bool) -> None:
+    fields = "max_iter: 2 pos_w: 3 pos_xy_std: 2 bi_w: 5 bi_xy_std: 4 bi_rgb_std: 90 output_probability: "
+    layer = make(
+        'name: "l" type: "DenseCRF" bottom: "u" bottom: "d" bottom: "x" top: "y" '
+        f"dense_crf_param {{ {fields}{str(not as_log).lower()} }}"
+    )
+    u = RANDOM.normal(size=(2, 4, 5, 6))
+    sizes = np.array([[9, 9], [4, 5]]).reshape(2, 1, 1, 2)
+    expected = np.zeros(u.shape)
+    for n, (high, wide) in enumerate(((5, 6), (4, 5))):
+        image = IMAGES[0][:, :high, :wide]
+        filters = [(3, lattice_filter(features(image, 2))), (5, lattice_filter(features(image, 4, 90)))]
+        scores = u[n][:, :high, :wide].reshape(4, -1).T
+        logits = scores
+        for _ in range(2):
+            q = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+            logits = scores + sum(weight * apply(q) for weight, apply in filters)
+        q = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+        expected[n][:, :high, :wide] = (np.log(q) if as_log else q).T.reshape(4, high, wide)
+    (found,) = run(layer, [u, sizes, IMAGES]).tops
+    np.testing.assert_allclose(found, expected, rtol=2e-4, atol=1e-5)
