@@ -215,6 +215,7 @@ class _Session:
                 binding.bind_output(name, "cpu", 0, target.dtype.type, target.shape, target.ctypes.data)
             else:
                 binding.bind_output(name, *((self._device.kind, self._device.index) if name in keep else ("cpu", 0)))
+        binding.synchronize_inputs()  # an array of the host that is bound has only been queued to be copied
         interruptible(lambda options: self._session.run_with_iobinding(binding, options))
         found = zip(self.outputs, binding.get_outputs(), strict=True)
         return {n: into[n] if n in into else value if n in keep else value.numpy() for n, value in found}

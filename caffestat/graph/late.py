@@ -55,7 +55,8 @@ def append(g: Graph, node: Node, provider: str, rewrites: Mapping[str, Definitio
     emitted = g.nodes[first:]
     del g.nodes[first:]
     for inner in _under_names(g, emitted, dict(zip(outputs, node.outputs, strict=False))):
-        append(g, inner, provider, None if inner.op == node.op else rewrites)
+        is_itself = inner.op == node.op and node.domain != LATE
+        append(g, inner, provider, None if is_itself else rewrites)
 
 
 def _under_names(g: Graph, nodes: Sequence[Node], names: Mapping[str, str]) -> list[Node]:
