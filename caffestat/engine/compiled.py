@@ -13,7 +13,7 @@ from caffestat.graph import Graph, expand
 
 from .device import CPU, Device
 from .kernels import Kernels
-from .parts import cut
+from .parts import cut, in_order
 from .resident import View
 from .runtime import (
     channel_block,
@@ -29,9 +29,9 @@ from .runtime import (
 
 __all__ = ["Compiled"]
 
-# From here on a net is deep, and the order of execution is chosen for memory: it saves 40 % on ResNet-50 and a fifth on
-# MobileNet. On nets of few, large layers (AlexNet, VGG-16) it costs time, and memory too.
-_DEEP_NODES = 2_000
+# Beyond so many nodes a net is deep, and the order of execution is chosen for memory: on the CPU it saves 40 % on
+# ResNet-50 and a fifth on MobileNet; on nets of few, large layers (AlexNet, VGG-16) it costs time and memory there.
+_DEEP_NODES = {"cpu": 2_000, "cuda": 0}
 
 # From here on set-up counts more than what the runtime's optimizers win: they take two thirds of it, and the order that
 # saves memory takes half of the rest.
@@ -43,7 +43,7 @@ _LONG = {"cpu": 3_000, "cuda": _MANY_NODES}
 _LARGE_MATRIX = 1 << 22  # elements
 
 
-def _options(nodes: int) -> Any:
+def _options(nodes: int, device: Device) -> Any:
     """Return the settings of a session for (a part of) a graph of so many nodes."""
     ort = onnxruntime()
     options = session_options()
@@ -54,7 +54,7 @@ def _options(nodes: int) -> Any:
     options.add_session_config_entry("session.force_spinning_stop", "1")
     # from opset 21 on, moving a Transpose past an int8 DequantizeLinear makes a node that the runtime itself refuses
     options.add_session_config_entry("session.disable_quant_qdq", "1")
-    if _DEEP_NODES < nodes < _MANY_NODES:
+    if _DEEP_NODES[device.kind] < nodes < _MANY_NODES:
         options.execution_order = ort.ExecutionOrder.PRIORITY_BASED
     return options
 
@@ -150,6 +150,8 @@ class _Chain:
             graph, self.widened = kernels.narrowed(graph, outputs)
         block = channel_block() if device.kind == "cpu" else 0
         whole = expand(graph, outputs, device.kind, block, graph.params.keys() - constant.keys())
+        if len(whole.nodes) > _DEEP_NODES[device.kind]:
+            whole = in_order(whole)
         parts = cut(whole, _LONG[device.kind])
         self.sessions = [_Session(part, device, constant, len(whole.nodes), len(parts) > 1) for part in parts]
         last = {name: number for number, part in enumerate(parts) for name in part.inputs}
@@ -181,7 +183,7 @@ class _Session:
         held = {name: array for name, array in constant.items() if name in graph.params and name not in large}
         self._fed = {name: constant[name] for name in large.intersection(constant)}
         self._inputs = [*graph.inputs, *(name for name in graph.params if name not in held)]
-        options = _options(nodes)
+        options = _options(nodes, device)
         if is_part:
             share_memory(options)
         if device.kind == "cuda":

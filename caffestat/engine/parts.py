@@ -6,9 +6,8 @@ from collections.abc import Mapping, Sequence
 from copy import copy
 
 from caffestat.graph import Graph, Node
-from caffestat.graph.graph import flow_of
 
-__all__ = ["cut"]
+__all__ = ["cut", "in_order"]
 
 _PART = 2_000  # nodes
 
@@ -19,11 +18,11 @@ def cut(g: Graph, longest: int) -> list[Graph]:
     A part's outputs are what later parts read and what the graph returns; its inputs, beside those of the graph, are
     what earlier parts computed.
     """
-    return [g] if len(g.nodes) <= longest else _parts(g, _chunks(g, _in_order(g)))
+    return [g] if len(g.nodes) <= longest else _parts(g, _chunks(g))
 
 
-def _in_order(g: Graph) -> list[Node]:
-    """Return the nodes with those that compute values of `Graph.statistics` right behind what they read.
+def in_order(g: Graph) -> Graph:
+    """Return the graph with the nodes that compute values of `Graph.statistics` right behind what they read.
 
     Else all activations would live until the statistics at the end are computed.
     """
@@ -34,20 +33,22 @@ def _in_order(g: Graph) -> list[Node]:
         mine = max(before) if before and node.outputs[0] in g.statistics else index
         turn.update(dict.fromkeys(node.outputs, mine))
         turns.append(mine)
-    return [g.nodes[index] for index in sorted(range(len(turns)), key=lambda index: (turns[index], index))]
+    result = copy(g)
+    result.nodes = [g.nodes[index] for index in sorted(range(len(turns)), key=lambda index: (turns[index], index))]
+    return result
 
 
-def _chunks(g: Graph, nodes: Sequence[Node]) -> list[list[Node]]:
-    """Cut a list of nodes where every value that crosses has a known shape: it becomes an input of a part.
+def _chunks(g: Graph) -> list[list[Node]]:
+    """Cut the nodes where every value that crosses has a known shape: it becomes an input of a part.
 
     What another part computes in another shape is brought into this shape again: both crossing would be a copy.
     """
-    flow = flow_of(nodes)
+    flow = g.flow()
     chunks: list[list[Node]] = [[]]
     unknown: set[str] = set()
     views: dict[str, Node] = {}
     there: set[str] = set()  # the views of this chunk
-    for index, node in enumerate(nodes):
+    for index, node in enumerate(g.nodes):
         if len(chunks[-1]) >= _PART and not unknown:
             chunks.append([])
             there = set()

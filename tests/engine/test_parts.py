@@ -45,6 +45,7 @@ def shares_memory(given: Any) -> bool:
 @pytest.fixture
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(compiled._LONG, "cpu", SHORT)
+    monkeypatch.setitem(compiled._DEEP_NODES, "cpu", SHORT)
     monkeypatch.setattr(parts, "_PART", 40)
 
 
@@ -79,7 +80,7 @@ def test_what_is_asked_for_crosses_parts_and_may_stay_on_the_device() -> None:
 @pytest.mark.usefixtures("short")
 def test_no_activation_waits_for_the_statistics_at_the_end() -> None:
     g, _, values = chain(30)
-    last = parts.cut(expand(g, g.outputs), SHORT)[-1]
+    last = parts.cut(parts.in_order(expand(g, g.outputs)), SHORT)[-1]
     assert not set(values[:20]) & set(last.inputs)
 
 
@@ -117,7 +118,7 @@ def test_no_value_crosses_in_two_shapes_or_under_two_names() -> None:
         y = g.declare(g.emit("Tanh", y), X.shape)
     g.outputs = [g.emit("Sum", y, copied), g.reshape(flat, 1, 6), g.reshape(flat, 2, 3), twice, g.copy(flat)]
     g.infer()
-    cut = parts.cut(expand(g, g.outputs), SHORT)
+    cut = parts.cut(parts.in_order(expand(g, g.outputs)), SHORT)
     assert len(cut) > 3
     assert all(len(part.inputs) <= 2 for part in cut)
     deep = [X]

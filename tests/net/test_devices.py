@@ -41,7 +41,7 @@ def test_devices_agree(seed: int) -> None:
     for key, array in expected.items():
         np.testing.assert_array_equal(np.isfinite(found.tensors[key]), np.isfinite(array), err_msg=str(key))
         pair = (np.nan_to_num(tensor, posinf=0, neginf=0) for tensor in (found.tensors[key], array))
-        assert_close(*pair, str(key), around)
+        assert_close(*pair, str(key), 4 * around)  # exp and log of a GPU are off by some last bits
     assert set(found.left_to_cpu) <= WITHOUT_KERNELS
 
 
