@@ -26,6 +26,7 @@ from .bodies import computed_names, renamed, scan_body, trip_count, with_capture
 from .check import as_damage, check_model
 from .external import read_model
 from .fans import find_uses
+from .fused import is_fused, unfused
 from .graph import OPSET, Graph, Node, Shape, Spec, flow_of
 from .infer import FOLDED, branch_taken, infer_node
 from .nodes import default_of, expand_function, from_proto, given_names, to_proto
@@ -288,11 +289,12 @@ class _Loader:
                 self.append(inner)
             return
         name = self.names.get(original.outputs, "") or f"{original.op}_{self.counts[original.op]}"
-        original = self.with_all_outputs(original)
+        original = original if is_fused(original) else self.with_all_outputs(original)
         first = len(self.graph.nodes)
         for node in self.current(self.typed(original)):
             for plain in self.sequences.lower(node):
-                self.add(plain)
+                for single in unfused(self, plain):
+                    self.add(single)
         self.counts[original.op] += 1
         last = len(self.graph.nodes)
         if last > first:
