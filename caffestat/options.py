@@ -175,6 +175,8 @@ class RunOptions:
     forward_only  no backward pass
     stats         statistics of the elements of every value, beside mean |x|: some of STATS
     compute       the type in which everything but statistics is computed, one of COMPUTE
+    straight_through  of an ONNX model: gradients pass pairs of QuantizeLinear and DequantizeLinear as if nothing was
+                  rounded
     """
 
     device: str = "auto"
@@ -184,6 +186,7 @@ class RunOptions:
     forward_only: bool = False
     stats: Sequence[str] = ()
     compute: str = "float32"
+    straight_through: bool = False
 
     def __post_init__(self) -> None:
         device_of(self.device)

@@ -47,6 +47,7 @@ def analyze(
     stats: Sequence[str] = (),
     dims: Mapping[str, int] | None = None,
     compute: str = "float32",
+    straight_through: bool = False,
 ) -> Report:
     """Return what a net or solver prototxt will do to its signal: shapes, fans, fillers, and mean |x| of every blob.
 
@@ -59,7 +60,8 @@ def analyze(
     detail:  add histograms of values and params, f and f' of the activations, the source's text and what `check` finds
     phase, level, stages, shapes, batch, dialect, data, dims: see `caffestat.options.NetOptions`
     seed, weights, assume_filler: see `caffestat.options.ValueOptions`
-    device, inputs, inputs_hold, loss, forward_only, stats, compute: see `caffestat.options.RunOptions`
+    device, inputs, inputs_hold, loss, forward_only, stats, compute, straight_through: see
+             `caffestat.options.RunOptions`
 
     Raises a CaffestatError when the file, the net or an option cannot be used. For a net that Caffe refuses it is a
     RefusedError with the `report` of what stands before and beside the faults.
@@ -68,9 +70,11 @@ def analyze(
 
     net = NetOptions(phase, level, stages, shapes or {}, batch, data, dialect, dims or {})
     values = ValueOptions(seed, weights, assume_filler)
-    run = RunOptions(device, inputs or {}, inputs_hold, loss, forward_only, stats, compute)
+    run = RunOptions(device, inputs or {}, inputs_hold, loss, forward_only, stats, compute, straight_through)
     if static and (run.stats or run.compute != COMPUTE[0]):
         raise InputError("static: nothing is run, so that stats and compute have no meaning; leave one of them out")
+    if run.straight_through and (static or predict):
+        raise InputError("--ste (straight_through) is for measured gradients: leave out --static and --predict")
     if is_onnx(str(path)):
         return analyze_model(str(path), net, values, run, static, predict, detail)
     return analyze_file(open_file(str(path)), net, values, run, static, predict, detail)

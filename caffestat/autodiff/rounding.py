@@ -37,7 +37,7 @@ def rounding_words(graph: Graph, nodes: Sequence[Node]) -> str:
     words = f"no gradient passes the rounding to integers: it is zero in front of {places} ({which})"
     made = {node.outputs[0] for node in nodes}
     if any(quantize.outputs[0] in made for quantize, _ in quantized_pairs(graph)):
-        words += "; straight-through gradients pass it (convert --backward --ste, straight_through=True)"
+        words += "; straight-through gradients pass it (--ste, straight_through=True)"
     ops = ", ".join(sorted(_integer_ops(graph, made)))
     if ops:
         words += f"; no gradient is known of {ops}: differentiate the model as it was before quantization"

@@ -40,12 +40,7 @@ __all__ = ["convert"]
     metavar="LOSS",
     help="Of an .onnx model: ones, cross-entropy, or a value to be summed.  [default: an input for each gradient]",
 )
-@click.option(
-    "--ste",
-    "straight_through",
-    is_flag=True,
-    help="Of a quantized .onnx model: gradients pass QuantizeLinear and DequantizeLinear as if nothing was rounded.",
-)
+@options.ste
 @options.state
 @options.dims
 @options.seed

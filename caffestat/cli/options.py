@@ -30,6 +30,7 @@ __all__ = [
     "sources",
     "split_commas",
     "state",
+    "ste",
     "training",
     "weights",
 ]
@@ -263,6 +264,13 @@ compute = click.option(
     help="Type to compute in; float16 rounds every value, and statistics stay float32.",
 )
 
+ste = click.option(
+    "--ste",
+    "straight_through",
+    is_flag=True,
+    help="Of a quantized .onnx model: gradients pass QuantizeLinear and DequantizeLinear as if nothing was rounded.",
+)
+
 _LOSS_AND_DEVICE = (
     click.option(
         "--loss",
@@ -272,7 +280,12 @@ _LOSS_AND_DEVICE = (
     device,
 )
 
-_RUN = (click.option("--forward-only", is_flag=True, help="Leave out the backward pass."), *_LOSS_AND_DEVICE, compute)
+_RUN = (
+    click.option("--forward-only", is_flag=True, help="Leave out the backward pass."),
+    *_LOSS_AND_DEVICE,
+    compute,
+    ste,
+)
 
 
 def common(function: F) -> F:

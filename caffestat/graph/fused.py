@@ -112,7 +112,8 @@ def _total(w: _Writer, node: Node, *terms: str) -> str:
 
 def _simplified(w: _Writer, node: Node, y: str) -> None:
     """y = scale · x / √(mean x² + ε)."""
-    _by_root_mean_square(w, *node.inputs[:2], y, node.get("axis", -1), node.get("epsilon", 1e-5))
+    x, scale = node.inputs[:2]
+    _by_root_mean_square(w, x, scale, y, node.get("axis", -1), node.get("epsilon", 1e-5))
 
 
 def _by_root_mean_square(w: _Writer, x: str, scale: str, y: str, axis: int, epsilon: float) -> None:

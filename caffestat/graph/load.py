@@ -32,6 +32,7 @@ from .infer import FOLDED, branch_taken, infer_node
 from .nodes import default_of, expand_function, from_proto, given_names, to_proto
 from .sequences import Sequences, whole_sequences
 from .sizes import Trial, fixed_shapes, infers
+from .straight import pass_straight_through
 from .tensors import dtype_of, read_tensor
 from .upgrade import OLDEST, upgrade
 
@@ -91,6 +92,12 @@ class Model:
         moved = (replace(node, first=node.first + count, last=node.last + count) for node in self.nodes)
         added = (ModelNode(n.outputs[0], n.op, n.inputs, n.outputs, i, i + 1) for i, n in enumerate(nodes))
         self.nodes = [*added, *moved]
+
+    def pass_straight_through(self) -> None:
+        """Let gradients pass pairs of QuantizeLinear and DequantizeLinear as if nothing was rounded."""
+        starts = pass_straight_through(self.graph)
+        self.nodes = [replace(node, first=starts[node.first], last=starts[node.last]) for node in self.nodes]
+        self.graph.infer()
 
     @property
     def weights(self) -> list[str]:

@@ -16,20 +16,24 @@ from .graph import Graph, Node
 __all__ = ["pass_straight_through", "quantized_pairs"]
 
 
-def pass_straight_through(graph: Graph) -> int:
-    """Let gradients pass the graph's pairs of QuantizeLinear and DequantizeLinear; return how many there are.
+def pass_straight_through(graph: Graph) -> list[int]:
+    """Let gradients pass the graph's pairs of QuantizeLinear and DequantizeLinear.
+
+    Returns where what stands for each node now begins, and where the last ends.
 
     y becomes c + (y - c), the bracket without a gradient, where c is x, outside of the range of the integers y itself:
     the gradient passes at the range's ends, too.
     """
     pairs = {back.outputs: quantize for quantize, back in quantized_pairs(graph)}
     nodes, graph.nodes = graph.nodes, []
+    starts = [0]
     for node in nodes:
         if node.outputs in pairs:
             _emit_straight(graph, pairs[node.outputs], node)
         else:
             graph.nodes.append(node)
-    return len(pairs)
+        starts.append(len(graph.nodes))
+    return starts
 
 
 def quantized_pairs(graph: Graph) -> Iterator[tuple[Node, Node]]:

@@ -118,11 +118,14 @@ def open_model(
     """
     from caffestat.graph.load import load
 
-    from .from_onnx import can_run, from_onnx
+    from .from_onnx import can_run, from_onnx, settle_drawn
 
     refuse_caffe_options(options, values)
     runs = None if static else partial(can_run, inputs=run.inputs)
     model = load(path, options.shapes, options.batch, as_float32=True, given=run.inputs, dims=options.dims, runs=runs)
+    if run.straight_through:
+        settle_drawn(model, run.inputs)
+        model.pass_straight_through()
     loss = (run.loss or "noise") if backward else None
     return from_onnx(model, path, loss), replace(run, inputs=model.unpinned(run.inputs))
 
@@ -139,6 +142,8 @@ def refuse_caffe_options(net: NetOptions, values: ValueOptions) -> None:
 
 
 def refuse_loss(run: RunOptions) -> None:
-    """Raise InputError for a loss: that of a Caffe net is in its file."""
+    """Raise InputError for a loss, which a Caffe net has in its file, and for quantized values, which it has not."""
     if run.loss is not None:
         raise InputError("--loss is for .onnx models; a Caffe net states its own losses (loss_weight)")
+    if run.straight_through:
+        raise InputError("--ste is for quantized .onnx models")

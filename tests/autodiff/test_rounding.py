@@ -14,7 +14,7 @@ from onnxruntime.quantization import CalibrationDataReader, QuantFormat, quantiz
 
 import caffestat
 from caffestat.cli import main
-from caffestat.errors import GradientWarning
+from caffestat.errors import GradientWarning, InputError
 
 from ..graph.models import model, normal, run
 
@@ -118,6 +118,20 @@ def test_straight_through_gradients_are_torchs(network: Path) -> None:
     found = run(made, {"x": X, "cotangent/y": dy})["grad/x"]
     assert np.abs(found).max() > 1
     np.testing.assert_allclose(found, x.grad.numpy(), atol=2e-5 * float(np.abs(found).max()))
+
+
+def test_analyze_measures_them(network: Path) -> None:
+    path = quantized(network, QuantFormat.QDQ)
+    settings = {"inputs": {"x": X}, "loss": "ones", "straight_through": True}
+    report = caffestat.analyze(path, device="cpu", **settings)
+    assert report.findings == ()
+    expected = run(caffestat.gradient(path, wrt=["x", "p"], loss="ones", straight_through=True), {"x": X})
+    bottoms = {layer.bottoms[diff.bottom]: diff for layer in report.layers for diff in layer.bottom_diffs}
+    for name in ("x", "p"):
+        assert bottoms[name].mean_abs == pytest.approx(np.abs(expected[f"grad/{name}"]).mean(), rel=1e-5)
+        assert bottoms[name].mean_abs > 0
+    with pytest.raises(InputError, match="--ste"):
+        caffestat.analyze(path, static=True, straight_through=True)
 
 
 def test_a_range_found_for_each_batch_lets_all_gradients_pass(tmp_path: Path) -> None:
