@@ -201,6 +201,8 @@ class _Block:
 class _Compiled:
     """One update as a graph, which writes its results over the memory that it reads.
 
+    No shapes are inferred: onnx's inference would take gigabytes for long vectors, whose elements could be a shape.
+
     apart: the groups whose values come one by one: passes have replaced them
     """
 
@@ -225,7 +227,6 @@ class _Compiled:
             scaled = [emit_times(g, scale, gradient) for gradient in gradients[k]]
             pairs = zip(scaled, blocks[k], strict=True)
             made.append([self._emit_block(group, x, rates[k], *block, k in apart) for x, block in pairs])
-        g.infer()
         self._statistics = self._emit_statistics(made)
         self._plain = [*self._into, *([self._norm] if self._norm else [])]
         g.outputs = [*self._plain, *g.outputs]

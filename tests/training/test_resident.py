@@ -181,7 +181,13 @@ def trained(folder: Path, resident: bool, **how) -> tuple[Training, list]:
     return training, list(training.events())
 
 
-def test_nothing_that_stays_on_the_device_is_read_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("longest", [20, 10_000])
+def test_nothing_that_stays_on_the_device_is_read_back(
+    longest: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a net of one part, and in one that is cut into many."""
+    monkeypatch.setattr("caffestat.engine.compiled._LONG", {"cpu": longest, "cuda": longest})
+
     def refuse(*_: object) -> None:
         raise AssertionError("an array was copied to the host")
 
