@@ -14,9 +14,11 @@ from caffestat.net import Net, Node
 
 
 class TorchNet:
-    """Runs a net eagerly; only what the benchmark's nets need is here."""
+    """Runs a net eagerly, in float32 as Caffe does; only what the benchmark's nets need is here."""
 
     def __init__(self, net: Net, values: Sequence[np.ndarray], stream: Stream, device: str) -> None:
+        torch.backends.cudnn.allow_tf32 = False  # torch's own convolutions round factors to ten bits otherwise
+        torch.backends.cuda.matmul.allow_tf32 = False
         self.net = net
         self.device = device
         self.params = [torch.from_numpy(v).to(device).requires_grad_(self._learns(i)) for i, v in enumerate(values)]

@@ -4,7 +4,8 @@
 
 SGD with momentum 0.9 and weight decay 0.0005, the same net, weights and data on both sides, nothing measured on the
 way. Torch's optimizer is torch.optim.SGD, foreach and fused; the faster one counts. Rounds alternate; medians and their
-ratio are printed. `--parts` times our pass and our update apart. Needs torch.
+ratio are printed. Both sides have waited for the device when the clock is read. `--parts` times our pass and our update
+apart. Needs torch.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from debug_pass import BATCHES, TUNED, batch_of, load
+from debug_pass import BATCHES, GPU_BATCHES, TUNED, batch_of, load
 from torch import Tensor
 from torch_net import TorchNet
 
@@ -117,8 +118,8 @@ def compare(name: str, rounds: int, parts: bool, device: str) -> None:
     median = {side: 1000 * statistics.median(found) for side, found in times.items()}
     torchs = min(median["foreach"], median["fused"])
     print(
-        f"{name:<10} {batch_of(name, device):>5} {median['ours']:>10.0f} "
-        f"{median['foreach']:>9.0f} {median['fused']:>9.0f} "
+        f"{name:<10} {batch_of(name, device):>5} {median['ours']:>10.1f} "
+        f"{median['foreach']:>9.1f} {median['fused']:>9.1f} "
         f"{median['ours'] / torchs:>6.2f} {ours.compile_seconds:>9.1f}",
         flush=True,
     )
@@ -130,7 +131,7 @@ def compare(name: str, rounds: int, parts: bool, device: str) -> None:
             passes.append(time.perf_counter() - start)
             updates.append(seconds(lambda found=diffs: ours.apply(found)))  # type: ignore[misc]
         apart = [1000 * statistics.median(found) for found in (passes, updates)]
-        print(f"{'':<16} pass {apart[0]:.0f} ms, update {apart[1]:.0f} ms")
+        print(f"{'':<16} pass {apart[0]:.1f} ms, update {apart[1]:.1f} ms")
 
 
 def main() -> None:
@@ -144,7 +145,7 @@ def main() -> None:
     tuned = "tuned malloc" if all(os.environ.get(k) == v for k, v in TUNED.items()) else "malloc as it comes"
     head = f"{'net':<10} {'batch':>5} {'caffestat':>10} {'foreach':>9} {'fused':>9} {'ratio':>6} {'compile s':>9}"
     print(f"{head}   (ms; {tuned})")
-    for name in args.net or NETS:
+    for name in args.net or (GPU_BATCHES if args.device == "cuda" else NETS):
         compare(name, args.rounds, args.parts, args.device)
 
 
