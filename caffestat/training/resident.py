@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -62,7 +62,7 @@ class ResidentUpdate:
             self._place(group)
         self._pass = 0
         self._reached: dict[bool, set[int]] = {False: set(), True: set()}  # in the gradients and in `more`
-        self._compiled: dict[frozenset[int], _Compiled] = {}
+        self._compiled: dict[frozenset[int], _CompiledUpdate] = {}
         self._adder: _Adder | None = None
         self._has_run = False
 
@@ -133,7 +133,7 @@ class ResidentUpdate:
         """Change the params and the history; values, diffs: `values`, and what `add` returned."""
         apart = frozenset(k for k, group in enumerate(self._groups) if self._is_apart(group))
         if apart not in self._compiled:
-            self._compiled[apart] = _Compiled(self._message, self._rule, self._groups, apart, self._device)
+            self._compiled[apart] = _CompiledUpdate(self._message, self._rule, self._groups, apart, self._device)
         factors = [self._rule.factor(_F(rate * _F(group.params[0].lr_mult)), iteration) for group in self._groups]
         applied = self._compiled[apart].run(np.array(factors, _F), self.values, measure)
         for k in apart:
@@ -185,12 +185,15 @@ class _Adder:
 
 @dataclass(frozen=True)
 class _Block:
-    """A part of a group's memory, and its update and new values in the graph."""
+    """A part of the memory of the group of number k."""
 
+    k: int
     start: int
     size: int
-    update: str
-    values: str
+
+    def view(self, views: Sequence[View]) -> View:
+        """Return the block of the memory that packed arrays lie in."""
+        return views[0].memory.view(self.start, (self.size,))
 
     def part(self, view: View) -> tuple[int, int]:
         """Return from where to where a view lies in the block; nothing of it does where the second is no larger."""
@@ -198,7 +201,15 @@ class _Block:
         return start, min(view.start + view.size - self.start, self.size)
 
 
-class _Compiled:
+def _blocks(groups: Sequence[_Group], apart: Collection[int]) -> Iterator[_Block]:
+    """Yield the blocks of all groups; those in `apart` are one block each."""
+    for k, group in enumerate(groups):
+        size = group.values[0].memory.size
+        step = size if k in apart else BLOCK
+        yield from (_Block(k, start, min(step, size - start)) for start in range(0, size, step))
+
+
+class _CompiledUpdate:
     """One update as a graph, which writes its results over the memory that it reads.
 
     No shapes are inferred: onnx's inference would take gigabytes for long vectors, whose elements could be a shape.
@@ -215,19 +226,14 @@ class _Compiled:
         self._into: dict[str, View] = {}
         self._apart: dict[str, int] = {}  # inputs of params that come one by one
         rates = _split(g, g.input("rates", (len(groups),)), len(groups))
-        blocks = [_ranges(group, k in apart) for k, group in enumerate(groups)]
-        gradients = [
-            [self._input("g", group.gradients, *block) for block in of_group]
-            for group, of_group in zip(groups, blocks, strict=True)
-        ]
-        self._norm = _emit_norm(g, [x for of_group in gradients for x in of_group]) if self._clips else None
+        gradients = {block: self._input("g", block.view(groups[block.k].gradients)) for block in _blocks(groups, apart)}
+        self._norm = _emit_norm(g, [*gradients.values()]) if message.clip_gradients >= 0 else None
         scale = self._emit_scale()
-        made: list[list[_Block]] = []
-        for k, group in enumerate(groups):
-            scaled = [emit_times(g, scale, gradient) for gradient in gradients[k]]
-            pairs = zip(scaled, blocks[k], strict=True)
-            made.append([self._emit_block(group, x, rates[k], *block, k in apart) for x, block in pairs])
-        self._statistics = self._emit_statistics(made)
+        results = {
+            block: self._emit_block(block, emit_times(g, scale, gradient), rates[block.k], block.k in apart)
+            for block, gradient in gradients.items()
+        }
+        self._statistics = self._emit_statistics(results)
         self._plain = [*self._into, *([self._norm] if self._norm else [])]
         g.outputs = [*self._plain, *g.outputs]
         self._compiled = Compiled(g, device)
@@ -237,14 +243,10 @@ class _Compiled:
         """The ops for which the device has no kernels, once it has run."""
         return self._compiled.left_to_cpu
 
-    @property
-    def _clips(self) -> bool:
-        return bool(self._message.clip_gradients >= 0)
-
-    def _input(self, name: str, views: Sequence[View], start: int, size: int) -> str:
-        """Return an input that is fed with a part of the memory of packed arrays."""
-        name = self._graph.input(name, (size,))
-        self._feeds[name] = views[0].memory.view(start, (size,))
+    def _input(self, name: str, view: View) -> str:
+        """Return an input that is fed with a view."""
+        name = self._graph.input(name, view.shape)
+        self._feeds[name] = view
         return name
 
     def _emit_scale(self) -> np.float32 | str:
@@ -256,21 +258,22 @@ class _Compiled:
         clipped = g.emit("Where", g.emit("Greater", self._norm, limit), g.emit("Div", limit, self._norm), g.constant(1))
         return emit_times(g, average, clipped)
 
-    def _emit_block(self, group: _Group, gradient: str, rate: str, start: int, size: int, apart: bool) -> _Block:
-        """Emit the update of a block, which goes where values and history come from."""
-        g = self._graph
-        values = self._emit_values(group) if apart else self._input("w", group.values, start, size)
-        history = [self._input("h", views, start, size) for views in group.history]
+    def _emit_block(self, block: _Block, gradient: str, rate: str, apart: bool) -> tuple[str, str]:
+        """Emit the update of a block and its new values, which go where the values and the history come from."""
+        g, group = self._graph, self._groups[block.k]
+        place = block.view(group.values)
+        values = self._emit_values(group) if apart else self._input("w", place)
+        history = [self._input("h", block.view(views)) for views in group.history]
         decay = _F(_F(self._message.weight_decay) * _F(group.params[0].decay_mult))
         if decay:
             gradient = emit_sum(g, decay, self._emit_decayed(values), _F(1), gradient)
         update, new = self._rule.emit(g, gradient, history, rate)
         result = g.emit("Sub", values, update)
-        self._into[result] = group.values[0].memory.view(start, (size,))
+        self._into[result] = place
         self._into |= {name: self._feeds[old] for name, old in zip(new, history, strict=True)}
         if group.updates:
-            self._into[g.copy(update)] = group.updates[0].memory.view(start, (size,))
-        return _Block(start, size, update, result)
+            self._into[g.copy(update)] = block.view(group.updates)
+        return update, result
 
     def _emit_values(self, group: _Group) -> str:
         """Return the values of a group that come one by one in one vector."""
@@ -290,16 +293,15 @@ class _Compiled:
         """Return what weight decay pulls along: the values, for L1 their signs."""
         return values if self._message.regularization_type == "L2" else self._graph.emit("Sign", values)
 
-    def _emit_statistics(self, made: Sequence[Sequence[_Block]]) -> Statistics:
-        """Emit sum |x| of the updates and of the new values, param by param and block by block."""
+    def _emit_statistics(self, results: Mapping[_Block, tuple[str, str]]) -> Statistics:
+        """Emit sum |x| of the updates (0) and of the new values (1), param by param and block by block."""
         statistics = Statistics(self._graph)
-        for group, blocks in zip(self._groups, made, strict=True):
+        for block, pair in results.items():
+            group = self._groups[block.k]
             for param, view in zip(group.params, group.values, strict=True):
-                for block in blocks:
-                    start, end = block.part(view)
-                    for what in ("update", "values") if start < end else ():
-                        key = param.number, what, block.start
-                        statistics.sum_abs(key, self._slice(getattr(block, what), start, end))
+                start, end = block.part(view)
+                for which, value in enumerate(pair) if start < end else ():
+                    statistics.sum_abs((param.number, which, block), self._slice(value, start, end))
         statistics.finish()
         return statistics
 
@@ -320,25 +322,18 @@ class _Compiled:
         return Clip(norm, float(limit)) if self._norm and norm > limit else None
 
     def _sizes(self, found: Mapping[str, Any]) -> Sizes:
-        sums: defaultdict[tuple[int, str], float] = defaultdict(float)
+        sums: defaultdict[tuple[int, int], float] = defaultdict(float)
         keyed: dict[Any, float] = self._statistics.read(found)
-        for (number, what, _), value in keyed.items():
-            sums[number, what] += value
-        counts = {n: view.size for group in self._groups for n, view in zip(group.numbers, group.values, strict=True)}
-        return {
-            n: (sums[n, "update"] / counts[n], sums[n, "values"] / counts[n]) for n, what in sums if what == "update"
-        }
+        for (number, which, _), value in keyed.items():
+            sums[number, which] += value
+        pairs = (zip(group.numbers, group.values, strict=True) for group in self._groups)
+        counts = {n: max(view.size, 1) for group in pairs for n, view in group}
+        return {n: (sums[n, 0] / count, sums[n, 1] / count) for n, count in counts.items()}
 
 
 def _split(g: Graph, vector: str, count: int) -> list[str]:
     """Emit the elements of a vector."""
     return g.emit_many("Split", vector, count=count, axis=0, num_outputs=count) if count > 1 else [vector]
-
-
-def _ranges(group: _Group, is_one: bool) -> list[tuple[int, int]]:
-    """Return where the blocks of a group begin and how large they are; is_one: it is one block."""
-    size = group.values[0].memory.size
-    return [(start, min(BLOCK, size - start)) for start in range(0, size, BLOCK)] if not is_one else [(0, size)]
 
 
 def _emit_norm(g: Graph, gradients: Sequence[str]) -> str:
