@@ -19,7 +19,7 @@ from .transformer import mean_values
 if TYPE_CHECKING:
     from caffestat.layers import Layer
 
-__all__ = ["DenseReader", "EdgeReader", "SegReader"]
+__all__ = ["DenseReader", "EdgeReader", "SegReader", "WindowSegReader"]
 
 Pair = tuple[str, str, int]  # an image, its map of labels, and the number of their line
 Values = Sequence[np.ndarray | int]
@@ -87,11 +87,12 @@ class SegReader(_PairReader):
         size = np.minimum(image.shape[1:], self.shapes[0][2:]).reshape(1, 1, 2)
         return [*self._transformed(image, labels, entry), size][: len(self.shapes)]
 
-    def _pair(self, entry: Pair) -> tuple[np.ndarray, np.ndarray]:
+    def _pair(self, entry: Pair, size: tuple[int, int] | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """Return an image and its map of labels in a size; None is what the layer states, (0, 0) their own."""
         name, second, number = entry
-        image = self.image(name, number, self.settings.is_color)
+        image = self.image(name, number, self.settings.is_color, size)
         if self._labels.label_type == ImageDataParameter.PIXEL:
-            labels = self.image(second, number, False)
+            labels = self.image(second, number, False, size)
             self.check_sizes(image, labels, entry)
             return image, labels
         label = atoi(second) if self.has_maps() else self._labels.ignore_label
@@ -129,6 +130,74 @@ class SegReader(_PairReader):
             top, left = (size // 2 for size in spare)
         window = (slice(None), slice(top, top + self._crop[0]), slice(left, left + self._crop[1]))
         return values[window], labels[window]
+
+
+class WindowSegReader(SegReader):
+    """Windows of images and of their maps, resized, then cut as SegReader does; tops 2 are the whole images' sizes.
+
+    A line of the list has an image, its map of labels, that of instances where `has_instances`, the window's corners
+    x1, y1, x2, y2, and the window's instance. What lies outside of the image is 0, and ignore_label in the map.
+    (HyeonwooNoh/caffe, window_seg_data_layer.cpp, window_inst_seg_data_layer.cpp)
+    """
+
+    def __init__(self, layer: Layer) -> None:
+        self._has_instances: bool = layer.has_instances  # type: ignore[attr-defined]
+        self._windows: dict[int, tuple[str, list[int]]] = {}  # by line: the map of instances, and the numbers
+        super().__init__(layer)
+
+    def entry(self, line: str, number: int) -> Pair:
+        words = line.split()
+        names = 1 + (1 + self._has_instances) * self.has_maps()
+        wanted = names + 4 + self._has_instances
+        if len(words) < wanted:
+            found = f"line {number} of {self.settings.source!r} has {len(words)}"
+            raise self.layer.error(f"expected {wanted} words, the files and the window, on each line; {found}")
+        self._windows[number] = words[names - 1], [atoi(word) for word in words[names:wanted]]
+        return words[0], words[1] if self.has_maps() else "", number
+
+    def shaped(self, entry: Pair) -> Values:
+        """Return arrays of the shapes of the images, which Caffe takes for those of the windows."""
+        image = self.image(entry[0], entry[2], self.settings.is_color)
+        height, width = self._crop if all(self._crop) else image.shape[1:]
+        return [np.empty((len(image), height, width)), np.empty((1, height, width)), np.empty((1, 1, 2))]
+
+    def read(self, entry: Pair) -> Values:
+        image, labels = self._pair(entry, (0, 0))
+        size = np.minimum(image.shape[1:], self.shapes[0][2:]).reshape(1, 1, 2)
+        part, own = self._windowed(image, entry, 0), self._windowed(labels, entry, self._labels.ignore_label)
+        height, width = self.settings.new_height, self.settings.new_width
+        if height and width:
+            part, own = resize(part, height, width), nearest(own, height, width)
+        if self._has_instances:
+            own = self._of_instance(own, entry, image.shape[1:])
+        return [*self._transformed(part, own, entry), size][: len(self.shapes)]
+
+    def _windowed(self, image: np.ndarray, entry: Pair, fill: int) -> np.ndarray:
+        x1, y1, x2, y2 = self._windows[entry[2]][1][:4]
+        if x2 < x1 or y2 < y1:
+            raise self.layer.error(f"image {self.said(entry)}: expected a window of x1 <= x2 and y1 <= y2")
+        outside = [(max(0, -first), max(0, last - size + 1)) for first, last, size in self._sides(image, entry)]
+        whole = np.pad(image, [(0, 0), *outside], constant_values=fill)
+        (up, _), (left, _) = outside
+        return np.ascontiguousarray(whole[:, y1 + up : y2 + up + 1, x1 + left : x2 + left + 1])
+
+    def _sides(self, image: np.ndarray, entry: Pair) -> list[tuple[int, int, int]]:
+        """Return first and last place of the window, and the image's size, down and across."""
+        x1, y1, x2, y2 = self._windows[entry[2]][1][:4]
+        return [(y1, y2, image.shape[1]), (x1, x2, image.shape[2])]
+
+    def _of_instance(self, labels: np.ndarray, entry: Pair, size: tuple[int, ...]) -> np.ndarray:
+        """Return the labels with other_object_label at other instances; of windows that are resized alone."""
+        height, width = self.settings.new_height, self.settings.new_width
+        instances = np.zeros((1, *size), np.uint8)
+        if self._labels.label_type == ImageDataParameter.PIXEL:
+            instances = self.image(self._windows[entry[2]][0], entry[2], False, (0, 0))
+            self.check_sizes(np.empty((1, *size)), instances, entry)
+        if not (height and width):
+            return labels
+        shown = nearest(self._windowed(instances, entry, 0), height, width)
+        others = ~np.isin(shown, [self._windows[entry[2]][1][4], self._labels.ignore_label, 0])
+        return np.where(others, np.uint8(self._labels.other_object_label & 255), labels)
 
 
 class EdgeReader(_PairReader):

@@ -21,6 +21,7 @@ KINDS = {
     "edges": ("label_maps", "EdgeReader"),
     "snippets": ("videos", "SegmentReader"),
     "segments": ("label_maps", "SegReader"),
+    "window_segments": ("label_maps", "WindowSegReader"),
     "flows": ("flow_records", "FlowReader"),
     "clips": ("videos", "ClipReader"),
     "database": ("database", "DatumReader"),

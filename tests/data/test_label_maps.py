@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from caffestat.data import open_reader
+from caffestat.data.images import nearest, resize
 from caffestat.errors import NetError
 
 from .support import TEST, draws, encoded, picture, started, words
@@ -164,3 +165,70 @@ def test_sizes_that_differ_and_files_that_are_missing(pairs: Path) -> None:
     assert layer.reader is None
     assert "there is no 'l0.png'" in layer.why_synthetic
     assert open_reader(started(pairs, SEG % "label_type: NONE", data="auto")) is not None
+
+
+WINDOWS = 'type: "%s" top: "x" top: "y" top: "z" image_data_param { source: "windows" batch_size: 2 %s }'
+
+
+@pytest.fixture
+def windows(pairs: Path) -> Path:
+    instances = np.arange(9 * 13, dtype=np.uint8).reshape(1, 9, 13) % 4
+    (pairs / "n0.png").write_bytes(encoded(instances))
+    (pairs / "n2.png").write_bytes(encoded(np.zeros((1, 11, 15), np.uint8)))
+    return pairs
+
+
+def test_windows_of_images_and_maps(windows: Path) -> None:
+    (windows / "windows").write_text("i0.png l0.png 2 1 9 7\ni2.png l2.png -3 4 6 12\n")
+    text = WINDOWS % ("WindowSegData", "label_type: PIXEL ignore_label: 250 %s")
+    layer = started(windows, text % "new_height: 12 new_width: 10" + "transform_param { mean_value: 2 }", TEST)
+    assert layer.setup_words() == ()
+    assert layer.reader.shapes == ((2, 3, 12, 10), (2, 1, 12, 10), (2, 1, 1, 2))
+    images, labels, sizes = layer.reader.next()
+    np.testing.assert_array_equal(images[0], resize(IMAGES[0][:, 1:8, 2:10], 12, 10) - 2.0)
+    np.testing.assert_array_equal(labels[0], nearest(LABELS[0][:, 1:8, 2:10], 12, 10))
+    image, labelled = np.zeros((3, 9, 10), np.uint8), np.full((1, 9, 10), 250, np.uint8)
+    image[:, :7, 3:], labelled[:, :7, 3:] = IMAGES[2][:, 4:, :7], LABELS[2][:, 4:, :7]
+    np.testing.assert_array_equal(images[1], resize(image, 12, 10) - 2.0)
+    np.testing.assert_array_equal(labels[1], nearest(labelled, 12, 10))
+    np.testing.assert_array_equal(sizes.reshape(2, 2), [[9, 10], [11, 10]])  # of the whole images
+
+
+def test_windows_are_cut_at_random_in_training(windows: Path) -> None:
+    (windows / "windows").write_text("i0.png 7 2 1 9 7\ni2.png 8 0 0 14 10\n")
+    text = WINDOWS % ("WindowSegData", "new_height: 8 new_width: 9")
+    layer = started(windows, text + "transform_param { crop_size: 5 mirror: true }")
+    assert layer.setup_words() == ("transformer", "transformer")
+    images, labels, _ = layer.reader.next()
+    own = draws(words(2)[1])
+    for number, (image, window) in enumerate([(IMAGES[0], np.s_[:, 1:8, 2:10]), (IMAGES[2], np.s_[:, :11, :15])]):
+        turn, down, right = own.pop(0) % 2, own.pop(0) % 4, own.pop(0) % 5
+        whole = resize(np.ascontiguousarray(image[window]), 8, 9)[:, down : down + 5, right : right + 5]
+        np.testing.assert_array_equal(images[number], whole[..., :: -1 if turn else 1])
+        np.testing.assert_array_equal(labels[number], np.full((1, 5, 5), 7 + number))
+
+
+def test_other_instances_of_a_window_are_left_out(windows: Path) -> None:
+    lines = "i0.png l0.png n0.png 0 0 12 8 2\ni2.png l2.png n2.png 0 0 14 10 1\n"
+    (windows / "windows").write_text(lines)
+    fields = "label_type: PIXEL new_height: 9 new_width: 13 other_object_label: 200"
+    layer = started(windows, WINDOWS % ("WindowInstSegData", fields), TEST)
+    _, labels, _ = layer.reader.next()
+    others = (np.arange(9 * 13).reshape(1, 9, 13) % 4 == 1) | (np.arange(9 * 13).reshape(1, 9, 13) % 4 == 3)
+    np.testing.assert_array_equal(labels[0], np.where(others, 200, LABELS[0]))
+    np.testing.assert_array_equal(labels[1], nearest(LABELS[2], 9, 13))
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("i0.png l0.png 1 2 3", "expected 6 words, the files and the window"),
+        ("i0.png l0.png 4 2 3 5", "expected a window of x1 <= x2"),
+        ("i0.png l1.png 0 0 3 5", "image 'i0.png' is 9 x 13, but its map of labels is 10 x 14"),
+    ],
+)
+def test_windows_that_do_not_fit(windows: Path, line: str, message: str) -> None:
+    (windows / "windows").write_text(line + "\n")
+    text = WINDOWS % ("WindowSegData", "label_type: PIXEL new_height: 9 new_width: 13")
+    with pytest.raises(NetError, match=message):
+        started(windows, text, TEST).reader.next()

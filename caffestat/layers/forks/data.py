@@ -42,6 +42,7 @@ __all__ = [
     "VideoSegmentationData",
     "VideoWithVoxelTruthData",
     "VolumeLabelData",
+    "WindowInstSegData",
     "WindowSegData",
     "YoloBoxData",
 ]
@@ -408,14 +409,32 @@ class ImageSegData(_Maps):
         return bool(self.proto.transform_param.mirror or is_cut or self.added.transform_param.scale_factors)
 
 
-@layer("WindowSegData", "WindowInstSegData", dialect="deconvnet")
+@layer("WindowSegData", dialect="deconvnet")
 class WindowSegData(_Maps):
     """Windows of images, and of their maps of labels, cut to crop_size.
 
-    (HyeonwooNoh/caffe, window_seg_data_layer.cpp and window_inst_seg_data_layer.cpp)
+    (HyeonwooNoh/caffe, window_seg_data_layer.cpp)
     """
 
     num_tops = (2, 3)
+    data_kind = "window_segments"
+    seeds_thread = False
+    has_instances = False  # each line of the list names a map of instances, too
+
+    def crop(self) -> tuple[int, int]:
+        """Return height and width that windows are cut to, zeros without."""
+        side = self.proto.transform_param.crop_size
+        return side, side
+
+
+@layer("WindowInstSegData", dialect="deconvnet")
+class WindowInstSegData(WindowSegData):
+    """Windows of images, and of their maps of labels, other instances of objects left out, cut to crop_size.
+
+    (HyeonwooNoh/caffe, window_inst_seg_data_layer.cpp)
+    """
+
+    has_instances = True
 
 
 @layer("DenseImageData", dialect="segnet")
