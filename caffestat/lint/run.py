@@ -12,7 +12,7 @@ import numpy as np
 
 from caffestat.analysis import Runner, measure
 from caffestat.engine import CPU, Device
-from caffestat.errors import CaffestatError, InputError, NetError, Place, SourceError
+from caffestat.errors import CaffestatError, Finding, InputError, NetError, Place, SourceError
 from caffestat.files import search
 from caffestat.fillers import Stream
 from caffestat.layers import Source
@@ -263,6 +263,7 @@ def _context(file: NetFile, job: Job) -> Context:
         net = _build(context, job, file, sizes=not (job.run or weights))
     except NetError as error:
         context.error = error
+        context.findings = (*_findings(file, job), *file.findings)
         return context
     stated = {shape.node.layer.why_unknown for shape in context.unknown_shapes}
     context.net = net
@@ -272,15 +273,34 @@ def _context(file: NetFile, job: Job) -> Context:
     return context
 
 
+def _findings(file: NetFile, job: Job) -> Sequence[Finding]:
+    """Return what is strange in a net that Caffe refuses, the fields aside that layers of forks read."""
+    try:
+        return file.build(_options(file, job), []).findings
+    except CaffestatError:
+        return file.source.findings
+
+
+def _options(file: NetFile, job: Job) -> NetOptions:
+    """Return how the net is built: in the test phase where it has no data in the other, else to train.
+
+    Shapes are those of its own blobs.
+    """
+    options = replace(job.net, phase=job.net.phase or "train")
+    entries = filter_layers(file.source.layers, file.state(options))
+    if job.net.phase is None and file.solver is None and all(entry.proto.bottom for entry in entries):
+        options = replace(job.net, phase="test")
+        entries = filter_layers(file.source.layers, file.state(options))
+    blobs = {top for entry in entries for top in entry.proto.top}
+    return replace(options, shapes={name: shape for name, shape in options.shapes.items() if name in blobs})
+
+
 def _build(context: Context, job: Job, file: NetFile, sizes: bool) -> Net:
     """Return the net, built with likely sizes of data where nobody knows theirs if `sizes` says so.
 
     Raises NetError where Caffe would stop.
     """
-    options = replace(job.net, phase=job.net.phase or "train")
-    blobs = {top for entry in filter_layers(file.source.layers, file.state(options)) for top in entry.proto.top}
-    shapes = {name: shape for name, shape in options.shapes.items() if name in blobs}
-    options = replace(options, shapes=shapes)
+    options = _options(file, job)
     faults: list[NetError] = []
     net, assumed = file.assuming(options, faults) if sizes else (file.build(options), [])
     if faults:

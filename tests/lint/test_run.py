@@ -107,3 +107,21 @@ def test_images_of_unknown_size_are_taken_for_usual_ones(tmp_path: Path) -> None
     assert "assuming 4x1x28x28" in issues(tmp_path, flat, "CS023")[0].message
     assert "is not checked" in issues(tmp_path, flat.replace("784", "785"), "CS023")[0].message
     assert issues(tmp_path, flat, "CS023", run=True)[0].message.endswith("is not checked")
+
+
+def test_fields_of_forks_are_known_in_nets_that_do_not_build_too(tmp_path: Path) -> None:
+    fields = "roi_pooling_param { pooled_h: 2 odd: 1 }"
+    net = DATA + f'layer {{ name: "r" type: "ROIPooling" bottom: "x" bottom: "nothing" top: "r" {fields} }}'
+    found = issues(tmp_path, net, "CS00")
+    assert {issue.code for issue in found} >= {"CS001", "CS002"}
+    assert ["odd" in issue.message for issue in found if issue.code == "CS002"] == [True]
+
+
+def test_a_net_for_the_test_phase_alone_is_checked_in_it(tmp_path: Path) -> None:
+    data = RECORDS.replace("}\n", "include { phase: TEST } transform_param { crop_size: 9 } }\n")
+    net = data + CONV("c", "x") + FC("fc", "c") + LOSS.format("fc")
+    assert [issue.code for issue in issues(tmp_path, net, "CS001")] == []
+    assert [issue.code for issue in issues(tmp_path, DATA.replace('"x"', '"y"') + net, "CS001")] == ["CS001"]
+    (tmp_path / "net.prototxt").write_text(net)
+    (tmp_path / "solver.prototxt").write_text(SOLVER)
+    assert [issue.code for issue in checked(tmp_path / "solver.prototxt", select="CS001").issues] == ["CS001"]
