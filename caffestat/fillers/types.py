@@ -152,7 +152,12 @@ def _msra_by_fan(n: np.float32) -> Normal:
 
 
 def _msra_density(filler: Filler, shape: Shape) -> Normal:
-    return _msra_by_fan(fan(shape, filler.variance_norm))
+    """With the slope `alpha` of a fork the variance is 2 / (n (1 + alpha²)). (happynear/caffe-windows, filler.hpp)"""
+    n = fan(shape, filler.variance_norm)
+    if not filler.own:
+        return _msra_by_fan(n)
+    alpha = np.float32(filler.own[-1])
+    return Normal(0.0, float(np.sqrt(np.float32(2) / n / (1 + alpha * alpha))))
 
 
 def _draw_msra(stream: Stream, filler: Filler, shape: Shape) -> Values:
@@ -160,7 +165,9 @@ def _draw_msra(stream: Stream, filler: Filler, shape: Shape) -> Values:
 
 
 register(FillerType("xavier", _draw_xavier, _xavier_density, reads=("variance_norm",), by_fan=_xavier_by_fan))
-register(FillerType("msra", _draw_msra, _msra_density, reads=("variance_norm",), by_fan=_msra_by_fan))
+register(
+    FillerType("msra", _draw_msra, _msra_density, reads=("variance_norm",), by_fan=_msra_by_fan, own_field="alpha")
+)
 
 # ---- bilinear ----
 

@@ -130,6 +130,15 @@ def test_a_diagonal_takes_its_values_from_diag_val() -> None:
     np.testing.assert_allclose([found.mean, found.variance], [wide.mean(), wide.var()], rtol=1e-5)
 
 
+def test_the_alpha_of_msra_is_the_slope_behind_it() -> None:
+    net = nets.build(net_source(parse((NET % 'type: "msra" alpha: 0.5').encode(), "net.prototxt")))
+    assert not net.findings
+    found = density(net.params[0].param.filler, (4, 3))
+    np.testing.assert_allclose(found.variance, 2 / 3 / 1.25, rtol=1e-6)
+    weight, plain = (fill(Stream(5), filler, (4, 3)) for filler in (net.params[0].param.filler, Filler("msra")))
+    np.testing.assert_allclose(weight, plain / np.sqrt(1.25), rtol=1e-6)
+
+
 def test_fields_that_no_type_of_filler_reads_still_make_values_unknown() -> None:
     net = nets.build(net_source(parse((NET % 'type: "xavier" diag_val: 0.5').encode(), "net.prototxt")))
     assert "what diag_val does is not known" in net.nodes[1].layer.why_uncomputed

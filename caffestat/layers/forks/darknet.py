@@ -3,10 +3,23 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 
-__all__ = ["DIOU", "MSE", "intersection_over_union", "keep_best", "overlap", "pull_of_overlap"]
+__all__ = [
+    "DIOU",
+    "MSE",
+    "Measure",
+    "intersection_over_union",
+    "keep_best",
+    "overlap",
+    "overlap_within",
+    "pull_of_overlap",
+]
+
+Measure = Callable[[np.ndarray, np.ndarray], np.ndarray]
+"""How much boxes [..., 4] overlap others."""
 
 IOU, GIOU, MSE, DIOU, CIOU = range(5)
 
@@ -21,6 +34,25 @@ def intersection_over_union(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     with np.errstate(divide="ignore", invalid="ignore"):
         inner = np.where((sizes[0] < 0) | (sizes[1] < 0), 0, sizes[0] * sizes[1])
         return np.asarray(inner / (a[..., 2] * a[..., 3] + b[..., 2] * b[..., 3] - inner))
+
+
+def overlap_within(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Return the overlap of what lies of boxes [..., 4] within the image; 0 where they do not meet.
+
+    (gklz1982/caffe-yolov2, bbox_util.hpp, Calc_iou)
+    """
+    low, high = zip(*(_inside(box) for box in (a, b)), strict=True)
+    first, second = (np.where((y < x).any(-1), 0, (y - x).prod(-1)) for x, y in zip(low, high, strict=True))
+    shared = np.minimum(*high) - np.maximum(*low)
+    meets = (shared > 0).all(-1)
+    inner = np.where(meets, shared.prod(-1), 0)
+    return np.where(meets, inner / np.where(meets, first + second - inner, 1), 0)
+
+
+def _inside(boxes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the corners of boxes, moved into the image where they lie outside on their side."""
+    center, half = boxes[..., :2], boxes[..., 2:] / 2
+    return np.maximum(center - half, 0), np.minimum(center + half, 1)
 
 
 def _hull(a: np.ndarray, b: np.ndarray) -> list[np.ndarray]:
@@ -115,11 +147,13 @@ def _pull_of_shape(box: np.ndarray, truth: np.ndarray, iou: float) -> np.ndarray
     return weight * turn * np.array([box[3], -box[2]])
 
 
-def keep_best(boxes: np.ndarray, scores: np.ndarray, threshold: float) -> np.ndarray:
+def keep_best(
+    boxes: np.ndarray, scores: np.ndarray, threshold: float, measure: Measure = intersection_over_union
+) -> np.ndarray:
     """Return the rows left, the best first, when boxes that overlap a better one by `threshold` are dropped."""
     order = np.argsort(-scores, kind="stable")
     kept = []
     while order.size:
         kept.append(order[0])
-        order = order[1:][~(intersection_over_union(boxes[order[0]], boxes[order[1:]]) >= np.float32(threshold))]
+        order = order[1:][~(measure(boxes[order[0]], boxes[order[1:]]) >= np.float32(threshold))]
     return np.array(kept, int)

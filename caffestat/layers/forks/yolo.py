@@ -13,12 +13,14 @@ from caffestat.errors import Place
 from caffestat.schema.forks import yolo_pb2
 
 from ..base import Layer, Shape, layer
-from .darknet import DIOU, MSE, intersection_over_union, keep_best, overlap, pull_of_overlap
+from .darknet import DIOU, MSE, intersection_over_union, keep_best, overlap, overlap_within, pull_of_overlap
 from .evaluated import EvaluatedLoss
 from .staged import Computed
 
 __all__ = [
+    "DetectionEvaluateOfYolov2",
     "DetectionLoss",
+    "DetectionOutputOfYolov2",
     "EvalDetection",
     "EvalDetectionOfIntel",
     "EvalDetectionOfYolov2",
@@ -162,8 +164,12 @@ class _GridLoss(EvaluatedLoss):
         found = np.zeros(boxes.shape[:-1])
         for image, rows in self.rows(labels, end=1):
             for row in rows:
-                found[image] = np.fmax(found[image], overlap(boxes[image], row[1:].astype(float), kind))
+                found[image] = np.fmax(found[image], self.measure(boxes[image], row[1:].astype(float), kind))
         return found
+
+    def measure(self, boxes: np.ndarray, box: np.ndarray, kind: int) -> np.ndarray:
+        """Return how much boxes overlap a true one."""
+        return overlap(boxes, box, kind)
 
 
 # ---- version 1 -------------------------------------------------------------------------------------------------------
@@ -314,6 +320,10 @@ class _EvalDetection(Computed):
     num_bottoms = (2, 3)
     judges_rest = False  # a prediction that overlaps too little is a false positive
 
+    def measure(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        """Return how much boxes overlap others."""
+        return intersection_over_union(a, b)
+
     @property
     def settings(self) -> Any:
         return self.added.eval_detection_param
@@ -365,7 +375,7 @@ class _EvalDetection(Computed):
             of_label = np.flatnonzero(label == found.label[index])
             verdict = (0, 1)
             if of_label.size:
-                ious = np.nan_to_num(intersection_over_union(found.box[index], box[of_label]), nan=-1)
+                ious = np.nan_to_num(self.measure(found.box[index], box[of_label]), nan=-1)
                 best = int(of_label[ious.argmax()])
                 verdict = (0, int(self.judges_rest))
                 if ious.max() >= np.float32(self.settings.threshold):
@@ -377,7 +387,7 @@ class _EvalDetection(Computed):
         """Return the predictions, the best first: those that suppression leaves, or all where it is not asked for."""
         order = np.argsort(-found.score, kind="stable")
         if self.settings.nms >= 0:
-            order = keep_best(found.box, found.score, self.settings.nms)
+            order = keep_best(found.box, found.score, self.settings.nms, self.measure)
         return _Found(found.label[order], found.score[order], found.box[order])
 
     def score(self, confidence: np.ndarray, probability: np.ndarray) -> np.ndarray:
@@ -491,7 +501,7 @@ class _RegionLoss(_GridLoss):
     def matched(self, grid: _Grid, boxes: np.ndarray, box: np.ndarray) -> int:
         """Return the anchor whose size overlaps a true box most; without bias_match the predicted size."""
         shapes = grid.shapes() if self.settings.bias_match else np.concatenate([0 * boxes[:, :2], boxes[:, 2:]], 1)
-        return int(np.nan_to_num(intersection_over_union(shapes, np.array([0, 0, *box[2:]]))).argmax())
+        return int(np.nan_to_num(self.measure(shapes, np.array([0, 0, *box[2:]]), MSE)).argmax())
 
 
 @layer("RegionLoss", dialect="yolo")
@@ -500,8 +510,8 @@ class RegionLoss(_RegionLoss):
 
     Bottoms: a map [N, num · (5 + num_class), H, W] and 30 true boxes an image, rows of label, x, y, width and height,
     up to the first without a width. A true box pulls the anchor of its size in its cell; other confidences are pulled
-    to 0 unless the box overlaps a true one by more than thresh. In the first 12800 images all boxes are pulled to their
-    anchors too. (gklz1982/caffe-yolov2, region_loss_layer.cpp; Redmon, Farhadi 2017)
+    to 0 unless the box overlaps a true one by more than thresh, within the image. In the first 12800 images all boxes
+    are pulled to their anchors too. (gklz1982/caffe-yolov2, region_loss_layer.cpp; Redmon, Farhadi 2017)
     """
 
     most_boxes = FEW_BOXES
@@ -521,6 +531,9 @@ class RegionLoss(_RegionLoss):
         if p.num != 5:
             raise self.error(f"expected num: 5, for which the reference reads whole boxes, found {p.num}")
         return super().tops(bottoms)
+
+    def measure(self, boxes: np.ndarray, box: np.ndarray, kind: int) -> np.ndarray:
+        return overlap_within(boxes, box)
 
     def learns_anchors(self, items: int) -> bool:
         self.earlier[0] += 1
@@ -623,11 +636,14 @@ class EvalDetectionOfYolov2(_EvalDetection):
     """Verdicts about predictions of YOLO's second version: how many true boxes each class has, then label, score, true
     and false positive of each prediction; neither where it overlaps the true boxes of its class too little.
 
-    Without nms nothing is predicted. Top [N, num_class + side² · num_object · 4]; what is not predicted is 0.
-    (gklz1982/caffe-yolov2, eval_detection_layer.cpp)
+    Without nms nothing is predicted. Boxes overlap within the image. Top [N, num_class + side² · num_object · 4]; what
+    is not predicted is 0. (gklz1982/caffe-yolov2, eval_detection_layer.cpp)
     """
 
     adds = yolo_pb2.LayerParameter
+
+    def measure(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        return overlap_within(a, b)
 
     def counts(self) -> tuple[int, int]:
         p = self.settings
@@ -666,8 +682,11 @@ class EvalDetectionOfYolov2(_EvalDetection):
 class EvalDetectionOfIntel(EvalDetectionOfYolov2):
     """Verdicts about predictions of YOLO's second version, as those of dialect yolo, by SSD's true boxes [1, 1, n, 8].
 
-    Boxes of label 0 are left out. (intel/caffe, eval_detection_layer.cpp)
+    Boxes of label 0 are left out; whole boxes overlap. (intel/caffe, eval_detection_layer.cpp)
     """
+
+    def measure(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        return intersection_over_union(a, b)
 
     def check(self, bottoms: Sequence[Shape]) -> None:
         _check_counts(self, bottoms[:1], self.counts())
@@ -697,6 +716,83 @@ def _predictions(
     boxes = np.moveaxis(grid.boxes(_sigmoid(values[:, :, :2])), 1, 3)
     scores = score(confidence, classes.max(-1))
     return classes.argmax(-1).ravel(), scores.ravel(), boxes.reshape(-1, BOX)
+
+
+@layer("DetectionOutput", dialect="yolo")
+class DetectionOutputOfYolov2(Computed):
+    """Detections of YOLO's second version in one image: rows [0, label, score, x, y, width, height].
+
+    The score is confidence times the most likely class's. A box suppresses those of later cells that it overlaps by
+    nms_threshold within the image, whatever their scores. Top [1, 1, rows, 7]; a row [0, -1, …] where nothing is found.
+    (gklz1982/caffe-yolov2, detection_output_layer.cpp)
+    """
+
+    adds = yolo_pb2.LayerParameter
+
+    def tops_at_setup(self, bottoms: Sequence[Shape]) -> tuple[Shape, ...]:
+        p, x = self.added.detection_output_param, bottoms[0]
+        wanted = (1, p.num_box * (5 + p.num_classes), p.side, p.side)
+        if x != wanted or len(p.biases) < 2 * p.num_box:
+            found = f"found {x} and {len(p.biases)}"
+            raise self.error(f"expected a map of shape {wanted}, one image, and {2 * p.num_box} biases, {found}")
+        return ((1, 1, 1, ROW),)
+
+    def decide(self, bottoms: Sequence[np.ndarray], random: np.random.Generator) -> Sequence[np.ndarray]:
+        p = self.added.detection_output_param
+        label, score, box = _predictions(bottoms[0].astype(float), p.num_box, _pairs(p.biases), np.multiply)
+        enough = score >= np.float32(p.confidence_threshold)
+        label, score, box = label[enough], score[enough], box[enough]
+        kept = keep_best(box, np.zeros(len(box)), p.nms_threshold, overlap_within)
+        rows = np.concatenate([0 * score[kept, None], label[kept, None], score[kept, None], box[kept]], 1)
+        found = rows if len(rows) else np.array([[0.0, *[-1] * (ROW - 1)]])
+        return (found.astype(np.float32).reshape(1, 1, -1, ROW),)
+
+    def summary(self, bottoms: Sequence[Shape]) -> str:
+        assert self.decisions
+        return f"finds {int((self.decisions[0][0, 0, :, 1] >= 0).sum())} boxes in this batch"
+
+
+@layer("DetectionEvaluate", dialect="yolo")
+class DetectionEvaluateOfYolov2(Computed):
+    """Rows [0, label, score, true, false positive] of detections [1, 1, n, 7] against 30 true boxes [1, 150].
+
+    First a row [-1, label, true boxes, -1, -1] per class: top [1, 1, classes + detections, 5]. Boxes overlap within the
+    image. (gklz1982/caffe-yolov2, detection_evaluate_layer.cpp)
+    """
+
+    adds = yolo_pb2.LayerParameter
+    num_bottoms = (2, 2)
+
+    def tops_at_setup(self, bottoms: Sequence[Shape]) -> tuple[Shape, ...]:
+        p, (found, labels) = self.added.detection_evaluate_param, bottoms
+        if found[:2] != (1, 1) or found[3:] != (ROW,) or not labels or labels[0] != 1:
+            raise self.error(f"expected detections (1, 1, n, {ROW}) and true boxes of one image, found {bottoms}")
+        if math.prod(labels) != FEW_BOXES * (BOX + 1) or not p.num_classes:
+            raise self.error(f"expected num_classes and {FEW_BOXES} true boxes of 5 values, found shape {labels}")
+        return ((1, 1, p.num_classes + found[2], 5),)
+
+    def stand_in(self, bottom: int, bottoms: Sequence[Shape], random: np.random.Generator) -> np.ndarray | None:
+        if bottom != 1:
+            return None
+        return random_truth(1, FEW_BOXES, self.added.detection_evaluate_param.num_classes, random).reshape(bottoms[1])
+
+    def decide(self, bottoms: Sequence[np.ndarray], random: np.random.Generator) -> Sequence[np.ndarray]:
+        p = self.added.detection_evaluate_param
+        found, true = bottoms[0].reshape(-1, ROW), bottoms[1].reshape(-1, BOX + 1)
+        ends = np.flatnonzero(true[:, 3] == 0)
+        true = true[: ends[0]] if ends.size else true
+        rows: list[tuple[float, ...]] = [(-1, c, (true[:, 0] == c).sum(), -1, -1) for c in range(p.num_classes)]
+        for label in np.unique(found[found[:, 1] != -1, 1]):
+            own, truth = found[found[:, 1] == label], true[true[:, 0] == label, 1:].astype(float)
+            own = own[np.argsort(-own[:, 2], kind="stable")] if len(truth) else own
+            seen: set[int] = set()
+            for row in own:
+                shares = overlap_within(row[3:].astype(float), truth)
+                best = int(shares.argmax()) if len(truth) else -1
+                right = best >= 0 and best not in seen and shares[best] >= np.float32(p.overlap_threshold)
+                seen |= {best} if right else set()
+                rows.append((0, label, row[2], int(right), int(not right)))
+        return (np.array(rows, np.float32).reshape(1, 1, -1, 5),)
 
 
 class _Output(Computed):

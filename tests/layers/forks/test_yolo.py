@@ -32,11 +32,24 @@ def iou(a: Box, b: Box) -> float:
     return 0 if w < 0 or h < 0 else w * h / (a[2] * a[3] + b[2] * b[3] - w * h)
 
 
+def iou_within(a: Box, b: Box) -> float:
+    """The overlap of what lies of two boxes within the image."""
+    a, b = (
+        [*(max(0, c[k] - c[k + 2] / 2) for k in (0, 1)), *(min(1, c[k] + c[k + 2] / 2) for k in (0, 1))] for c in (a, b)
+    )
+    w, h = (min(a[k + 2], b[k + 2]) - max(a[k], b[k]) for k in (0, 1))
+    if w <= 0 or h <= 0:
+        return 0
+    return w * h / ((a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - w * h)
+
+
 def text(kind: str, fields: str, bottoms: int = 2) -> str:
     param = {"Yolov3": "yolov3_param", "RegionLoss": "region_loss_param"}.get(kind)
     names = {
         "DetectionLoss": "detection_loss_param",
         "EvalDetection": "eval_detection_param",
+        "DetectionOutput": "detection_output_param",
+        "DetectionEvaluate": "detection_evaluate_param",
         "YoloDetectionOutput": "yolo_detection_output_param",
         "Yolov3DetectionOutput": "yolov3_detection_output_param",
     }
@@ -139,7 +152,7 @@ def test_no_objects_make_the_first_loss_undefined() -> None:
         make(text("DetectionLoss", fields)).tops([(2, 126), (2, 62)])
 
 
-def suppressed(boxes: list[tuple[int, float, Box]], threshold: float) -> list[tuple[int, float, Box]]:
+def suppressed(boxes: list[tuple[int, float, Box]], threshold: float, iou: Any = iou) -> list[tuple[int, float, Box]]:
     """Drop what overlaps a better box; labels, scores and boxes."""
     boxes = sorted(boxes, key=lambda box: -box[1])
     dropped: set[int] = set()
@@ -150,7 +163,11 @@ def suppressed(boxes: list[tuple[int, float, Box]], threshold: float) -> list[tu
 
 
 def verdicts(
-    boxes: list[tuple[int, float, Box]], truth: list[tuple[int, Box, bool]], threshold: float, judges_rest: bool
+    boxes: list[tuple[int, float, Box]],
+    truth: list[tuple[int, Box, bool]],
+    threshold: float,
+    judges_rest: bool,
+    iou: Any = iou,
 ) -> list[list[float]]:
     rows = []
     seen = set()
@@ -233,7 +250,7 @@ def box_at(x: np.ndarray, anchor: Box, row: int, column: int, cells: tuple[int, 
 
 
 def region(
-    x: np.ndarray, labels: np.ndarray, classes: int, warm: bool, match: bool, rescore: bool | None
+    x: np.ndarray, labels: np.ndarray, classes: int, warm: bool, match: bool, rescore: bool | None, iou: Any = iou
 ) -> tuple[float, np.ndarray]:
     """The loops of RegionLoss: Σ slope², and the slope, not yet divided by the items.
 
@@ -291,7 +308,7 @@ def test_region_loss_pulls_to_anchors_at_first(match: int) -> None:
     layer = make(text("RegionLoss", f"side: 4 thresh: 0.3 bias_match: {match} {REGION}"), dialect="yolo")
     for warm in (True, False):
         found = run(layer, [x, labels.reshape(2, 150)], dys=DY)
-        loss, slope = region(x, labels, 3, warm, bool(match), None)
+        loss, slope = region(x, labels, 3, warm, bool(match), None, iou_within)
         check(found, loss, slope / 2)
         layer.earlier[0] = 6400
 
@@ -389,9 +406,9 @@ def test_second_verdicts(kind: str) -> None:
     assert found.shape == (2, 3 + 16 * 5 * 4)
     right = 0
     for i, row in enumerate(found):
-        boxes = [box for box in suppressed(second_boxes(x[i], 3, kind), 0.5) if box[1] >= 0.005]
+        boxes = [box for box in suppressed(second_boxes(x[i], 3, kind), 0.5, iou_within) if box[1] >= 0.005]
         truth = [(int(box[0]), list(box[1:]), False) for box in labels[i] if box[1]]
-        wanted = verdicts(boxes, truth, 0.35, judges_rest=False)
+        wanted = verdicts(boxes, truth, 0.35, False, iou_within)
         right += sum(verdict[2] for verdict in wanted)
         np.testing.assert_array_equal(row[:3], [sum(label == c for label, _, _ in truth) for c in range(3)])
         rows = row[3:].reshape(-1, 4)
@@ -406,11 +423,66 @@ def test_second_verdicts_by_the_boxes_of_ssd() -> None:
     x, labels = grid_map(2, 5, 3, 4, 4), truths(30, 3)
     x.reshape(2, 5, 8, 4, 4)[1, 1, :, 3, 2] = [-0.2, 0.4, -1, -0.9, 6, 9, 0, 0]
     fields = text("EvalDetection", f"side: 4 num_class: 3 num_object: 5 nms: 0.5 threshold: 0.35 {WRITTEN}")
-    expected = run(make(fields, dialect="yolo"), [x, labels]).tops[0]
-    assert expected[:, 3:].any()
-    np.testing.assert_allclose(run(make(fields, dialect="intel"), [x, of_ssd(labels)]).tops[0], expected, rtol=1e-6)
+    (found,) = run(make(fields, dialect="intel"), [x, of_ssd(labels)]).tops
+    for i, row in enumerate(found):
+        boxes = [box for box in suppressed(second_boxes(x[i], 3), 0.5) if box[1] >= 0.005]
+        wanted = verdicts(boxes, [(int(b[0]), list(b[1:]), False) for b in labels[i] if b[1]], 0.35, False)
+        np.testing.assert_allclose(row[3:].reshape(-1, 4)[: len(wanted)], wanted, rtol=1e-5)
+        assert not row[3 + 4 * len(wanted) :].any()
+    np.testing.assert_array_equal(found[:, :3], [[1, 1, 1], [1, 0, 0]])
     background = np.array([[[[0.0, 0, 0, 0.1, 0.1, 0.4, 0.4, 0]]]])
     assert not run(make(fields, dialect="intel"), [x, background]).tops[0][:, :3].any()
+
+
+DETECTIONS = f"side: 4 num_classes: 3 confidence_threshold: 0.2 nms_threshold: 0.3 {WRITTEN}"
+
+
+def test_detections_of_yolov2_suppress_those_behind_them() -> None:
+    x = grid_map(1, 5, 3, 4, 4)
+    layer = make(text("DetectionOutput", DETECTIONS, bottoms=1))
+    assert layer.dialect == "yolo"
+    boxes = [box for box in second_boxes(x[0], 3) if box[1] >= 0.2]
+    kept: list[tuple[int, float, Box]] = []
+    for box in boxes:  # in the order of cells, not of scores
+        if all(iou_within(other[2], box[2]) < 0.3 for other in kept):
+            kept.append(box)
+    assert 1 < len(kept) < len(boxes)
+    assert kept != sorted(kept, key=lambda box: -box[1])
+    (found,) = run(layer, [x]).tops
+    np.testing.assert_allclose(found[0, 0], [[0, label, score, *box] for label, score, box in kept], rtol=1e-4)
+    x.reshape(5, 8, 4, 4)[:, 4] = -9
+    np.testing.assert_array_equal(
+        run(make(text("DetectionOutput", DETECTIONS, bottoms=1)), [x]).tops[0], [[[[0] + [-1] * 6]]]
+    )
+    with pytest.raises(NetError, match="one image, and 10 biases"):
+        layer.tops([(2, 40, 4, 4)])
+
+
+def test_evaluation_of_detections_of_yolov2() -> None:
+    labels = np.zeros((30, 5))
+    labels[:4] = [[1, 0.5, 0.5, 0.2, 0.2], [1, 0.95, 0.2, 0.2, 0.2], [2, 0.3, 0.3, 0.1, 0.1], [0, 0.1, 0.1, 0.1, 0.1]]
+    labels[5] = [1, 0.5, 0.5, 0.2, 0.2]  # behind the end
+    found = np.array(
+        [
+            [0, 1, 0.6, 0.5, 0.5, 0.2, 0.2],  # the second for its box
+            [0, 1, 0.9, 0.51, 0.5, 0.2, 0.2],
+            [0, 1, 0.7, 1.05, 0.2, 0.5, 0.2],  # right within the image alone
+            [0, 2, 0.4, 0.36, 0.3, 0.1, 0.1],  # too far away
+            [0, 3, 0.2, 0.3, 0.3, 0.1, 0.1],  # of a class without boxes, in the order found
+            [0, 3, 0.8, 0.3, 0.3, 0.1, 0.1],
+            [0, -1, -1, -1, -1, -1, -1],
+        ]
+    )
+    layer = make(text("DetectionEvaluate", "num_classes: 4 overlap_threshold: 0.6"), dialect="yolo")
+    (rows,) = run(layer, [found.reshape(1, 1, 7, 7), labels.reshape(1, 150)]).tops
+    heads = [[-1, 0, 1, -1, -1], [-1, 1, 2, -1, -1], [-1, 2, 1, -1, -1], [-1, 3, 0, -1, -1]]
+    verdict = [
+        [0, 1, 0.9, 1, 0], [0, 1, 0.7, 1, 0], [0, 1, 0.6, 0, 1], [0, 2, 0.4, 0, 1], [0, 3, 0.2, 0, 1], [0, 3, 0.8, 0, 1]
+    ]  # fmt: skip
+    np.testing.assert_allclose(rows[0, 0], heads + verdict, rtol=1e-6)
+    assert iou(found[2, 3:], labels[1, 1:]) < 0.6 < iou_within(found[2, 3:], labels[1, 1:])
+    with pytest.raises(NetError, match="30 true boxes of 5 values"):
+        layer.tops([(1, 1, 7, 7), (1, 30)])
 
 
 def rows_of(boxes: list[tuple[int, float, Box]], threshold: float) -> list[list[float]]:
