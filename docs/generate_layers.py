@@ -131,7 +131,7 @@ def _messages(cls: type[Layer], known: Any) -> list[str]:
 @cache
 def _source(cls: type[Layer]) -> str:
     """Return the code of a type: its classes, and the functions beside them that they call."""
-    texts = {base: inspect.getsource(base) for base in cls.__mro__ if issubclass(base, Layer) and base is not Layer}
+    texts = {base: _code(base) for base in cls.__mro__ if issubclass(base, Layer) and base is not Layer}
     waiting: list[Any] = list(texts)
     while waiting:
         module = sys.modules[waiting[0].__module__]
@@ -139,9 +139,12 @@ def _source(cls: type[Layer]) -> str:
         for called in {getattr(module, name, None) for name in re.findall(r"\b([a-z_]+)\(", text)}:
             # the names of the functions in reread.py say enough
             if _is_ours(called) and called not in texts and not called.__module__.endswith(".reread"):
-                texts[called] = inspect.getsource(called)
+                texts[called] = _code(called)
                 waiting.append(called)
     return "\n".join(texts.values())
+
+
+_code = cache(inspect.getsource)  # which parses the whole module for a class; many types share them
 
 
 def _is_ours(called: Any) -> bool:
