@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -35,24 +36,36 @@ SOLVER = 'net: "net.prototxt" base_lr: 0.05 lr_policy: "fixed" max_iter: 6 test_
 Run = Callable[..., Result]
 
 
+def write_files(folder: Path) -> None:
+    (folder / "net.prototxt").write_text(NET)
+    (folder / "solver.prototxt").write_text(SOLVER)
+
+
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
-    Path("net.prototxt").write_text(NET)
-    Path("solver.prototxt").write_text(SOLVER)
+    write_files(tmp_path)
     return tmp_path
 
 
-@pytest.fixture
-def summary(folder: Path) -> Summary:
+@pytest.fixture(scope="module")
+def summary(tmp_path_factory: pytest.TempPathFactory) -> Summary:
     """Two fillers and two widths over three seeds, trained for two iterations."""
+    folder = tmp_path_factory.mktemp("sweep")
+    write_files(folder)
     options: dict[str, Any] = {"fillers": ["xavier", "gaussian:std=1"], "widths": [1, 8], "iterations": 2}
-    return caffestat.sweep("solver.prototxt", seeds=range(3), predict=True, **options)
+    with contextlib.chdir(folder):
+        return caffestat.sweep("solver.prototxt", seeds=range(3), predict=True, **options)
+
+
+@pytest.fixture(scope="module")
+def text(summary: Summary) -> str:
+    return render_sweep(summary, "solver.prototxt")
 
 
 @pytest.fixture
-def page(summary: Summary, open_page: Open) -> Opened:
-    return open_page(render_sweep(summary, "solver.prototxt"))
+def page(text: str, open_page: Open) -> Opened:
+    return open_page(text)
 
 
 def cells(page: Opened, section: str) -> list[list[str]]:
