@@ -142,7 +142,7 @@ class LpEvaluate(Computed):
     num_bottoms = (2, 2)
 
     def tops_at_setup(self, bottoms: Sequence[Shape]) -> tuple[Shape, ...]:
-        plates = bottoms[0][0]
+        plates = (*bottoms[0], 1)[0]
         if min(math.prod(shape) for shape in bottoms) < plates * SIGNS:
             raise self.error(f"expected {plates} rows of {SIGNS} signs, found shapes {bottoms[0]} and {bottoms[1]}")
         return ((1, 1, plates, 1),)
