@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from caffestat.fillers import Stream, fill
+from caffestat.fillers import Filler, Stream, fill
 from caffestat.schema.forks import sequences_pb2
 
 from ..base import Layer, Param, Shape, layer, read_param
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from caffestat.autodiff import Tape
     from caffestat.graph import Graph
 
-__all__ = ["SLLSTM", "ContinuationIndicator", "Lstm", "LstmOfOcr", "ReverseSequences"]
+__all__ = ["SLLSTM", "ContinuationIndicator", "Lstm", "LstmOfOcr", "LstmSimple", "ReverseSequences"]
 
 
 @dataclass(frozen=True)
@@ -272,6 +272,38 @@ class Lstm(LstmOfOcr):
 
     def top_shape(self, steps: int, rows: int) -> Shape:
         return steps * rows, self.hidden()
+
+
+@layer("LstmSimple", dialect="mycaffe")
+class LstmSimple(Lstm):
+    """Lstm of junhyukoh/caffe-lstm, by lstm_simple_param; fillers: xavier and constant 0.1, unless the file says.
+
+    enable_clockwork_forgetgate_bias: the biases of the forget gates begin at 5. (MyCaffe/MyCaffe, LSTMSimpleLayer.cs)
+    """
+
+    message = "lstm_simple_param"
+    filler_fields: ClassVar[Mapping[str, str]] = {
+        "lstm_simple_param.weight_filler": "weight",
+        "lstm_simple_param.bias_filler": "bias",
+    }
+
+    @property
+    def settings(self) -> Any:
+        return self.added.lstm_simple_param
+
+    def weight(self, inputs: int) -> Param:
+        param = super().weight(inputs)
+        return param if param.written else replace(param, filler=Filler("xavier"))
+
+    def bias(self) -> Param:
+        param = super().bias()
+        return param if param.written else replace(param, filler=Filler(value=0.1))
+
+    def draw_params(self, stream: Stream, params: Sequence[Param], bottoms: Sequence[Shape]) -> list[np.ndarray]:
+        values = super().draw_params(stream, params, bottoms)
+        if self.settings.enable_clockwork_forgetgate_bias:
+            values[2][self.hidden() : 2 * self.hidden()] = 5
+        return values
 
 
 @layer("SLLSTM", dialect="action")

@@ -163,3 +163,20 @@ def test_sequences_backwards() -> None:
     marks[0, 0] = -2
     with pytest.raises(NetError, match="sequence 0 is marked as 2 steps long, found 3"):
         run(layer, [marks, x])
+
+
+def test_lstm_simple_is_lstm_with_fillers_of_its_own() -> None:
+    text = 'name: "l" type: "LstmSimple" bottom: "x" top: "y" lstm_simple_param { num_output: 2 batch_size: 3 %s }'
+    layer = make(text % "enable_clockwork_forgetgate_bias: true")
+    rows = X.reshape(STEPS * ROWS, INPUTS)
+
+    def forward(x: np.ndarray, *params: np.ndarray) -> np.ndarray:
+        return hidden(x.reshape(STEPS, ROWS, INPUTS), *params, FIRST).reshape(STEPS * ROWS, HIDDEN)
+
+    check_gradients(layer, forward, [rows, W, U, B], [0, 1, 2, 3], params=3)
+    params = layer.params([rows.shape])
+    assert [param.filler.type for param in params] == ["xavier", "xavier", "constant"]
+    *_, bias = layer.draw_params(Stream(3), params, [rows.shape])
+    np.testing.assert_allclose(bias, [0.1, 0.1, 5, 5, 0.1, 0.1, 0.1, 0.1], rtol=1e-6)
+    written = make(text % 'weight_filler { type: "msra" } bias_filler { value: 3 }').params([rows.shape])
+    assert [(param.filler.type, param.filler.value) for param in written[1:]] == [("msra", 0), ("constant", 3)]
