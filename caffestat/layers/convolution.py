@@ -70,21 +70,25 @@ class _Sliding(Layer):
         return values
 
     def slide(self, window: Window) -> Window:
-        """Return the window with the places that it stops at: (size + 2 pad - extent) / stride + 1, rounded down."""
+        """Return the window with the places that it stops at: (size + 2 pad - extent) / stride + 1, cut to an integer.
+
+        So a kernel that is larger by less than the stride stops once, and reads zeros behind the padding.
+        """
         padded = tuple(size + 2 * pad for size, pad in zip(window.size, window.begins, strict=True))
-        if any(span > size for span, size in zip(window.spans, padded, strict=True)):
+        if any(span - size >= s for span, size, s in zip(window.spans, padded, window.strides, strict=True)):
             raise self.error(
                 f"the kernel covers {list(window.spans)} elements, more than the padded bottom's {list(padded)}; "
                 "use a smaller kernel, less dilation, or more padding"
             )
-        out = ((n - span) // s + 1 for n, span, s in zip(padded, window.spans, window.strides, strict=True))
+        out = (max(n - span, 0) // s + 1 for n, span, s in zip(padded, window.spans, window.strides, strict=True))
         return replace(window, out=tuple(out))
 
 
 def _attributes(window: Window) -> dict[str, Any]:
-    """Return the window in ONNX's terms, with the padding on both sides that Caffe has."""
+    """Return the window in ONNX's terms, with the padding on both sides that Caffe has, or more where it reads more."""
     lists = {"kernel_shape": window.kernel, "strides": window.strides, "dilations": window.dilations}
-    return {name: list(values) for name, values in lists.items()} | {"pads": [*window.begins, *window.begins]}
+    ends = (max(both, tail) for both, tail in zip(window.begins, window.tails, strict=True))
+    return {name: list(values) for name, values in lists.items()} | {"pads": [*window.begins, *ends]}
 
 
 class _Filters(_Sliding):
