@@ -10,7 +10,7 @@ import numpy as np
 
 from .boxes import areas, decode, encode, overlaps, suppress
 
-__all__ = ["Matches", "match"]
+__all__ = ["HARD_EXAMPLE", "Matches", "match"]
 
 BIPARTITE, PER_PREDICTION = range(2)
 SOFTMAX, LOGISTIC = range(2)
@@ -165,7 +165,8 @@ def _mined(image: _Image, indices: np.ndarray, most: np.ndarray, p: Any) -> tupl
     (index,), (overlap,) = indices, most
     loss = _score_losses(image, index, p)
     eligible = np.flatnonzero((index == FREE) & (overlap < np.float32(p.neg_overlap)))
-    count = min(int(np.float32((index > FREE).sum()) * np.float32(p.neg_pos_ratio)), eligible.size)
+    wanted = int(np.float32((index > FREE).sum()) * np.float32(p.neg_pos_ratio))
+    count = max(min(wanted, eligible.size), 0)
     if p.mining_type == HARD_EXAMPLE:
         loss = loss + _location_losses(image, index, p)
         eligible = np.arange(len(index))

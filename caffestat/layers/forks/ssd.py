@@ -17,7 +17,7 @@ from ..loss import Normalized
 from ..reread import emit_closed, without_gradient
 from .boxes import decode, suppress
 from .detections import FAKE_ROW, detect, evaluate
-from .multibox import Matches, match
+from .multibox import HARD_EXAMPLE, Matches, match
 from .rois import random_boxes
 from .staged import Computed
 
@@ -39,6 +39,7 @@ __all__ = [
 ]
 
 SOFTMAX, LOGISTIC = range(2)
+SHARED = -1  # the label of locations that all classes share
 L2 = 0
 PLACED_ROW = 10  # values of a detection with its anchor, column and row
 FLT_MIN = float(np.finfo(np.float32).tiny)
@@ -258,12 +259,23 @@ class DetectionOutput(Computed, _Predictions):
 
     def tops_at_setup(self, bottoms: Sequence[Shape]) -> tuple[Shape, ...]:
         self.check_predictions(bottoms)
+        self.check_settings()
         n, priors = bottoms[0][0], bottoms[2][2] // 4
         counts = [2 * priors, math.prod(bottoms[0][1:])]
         for shape, count in zip(bottoms[3:] if self.refines(len(bottoms)) else (), counts, strict=False):
             if shape[:1] != (n,) or math.prod(shape[1:]) != count:
                 raise self.error(f"expected {count} values per image of the first stage, found a bottom of {shape}")
         return ((1, 1, 1, FAKE_ROW),)
+
+    def check_settings(self) -> None:
+        """Raise NetError for what Caffe refuses, at set-up or with the first image."""
+        p, nms = self.settings, self.settings.nms_param
+        if not nms.nms_threshold >= 0:
+            raise self.error(f"nms_threshold is {nms.nms_threshold:g}; expected 0 or more")
+        if not 0 < nms.eta <= 1:
+            raise self.error(f"eta is {nms.eta:g}; expected more than 0 and at most 1")
+        if p.share_location and p.background_label_id == SHARED:
+            raise self.error(f"with share_location, background_label_id: {SHARED} leaves no locations; use another")
 
     def refines(self, count: int) -> bool:
         """Tell whether bottoms 3 and 4 are those of RefineDet's first stage; else bottom 3 is an image."""
@@ -366,6 +378,8 @@ class DetectionEvaluate(Computed):
                 raise self.error(f"expected a bottom of shape (1, 1, rows, {width}), found {shape}")
         if not p.HasField("num_classes"):
             raise self.error("expected num_classes in detection_evaluate_param, found none")
+        if not p.overlap_threshold > 0:
+            raise self.error(f"overlap_threshold is {p.overlap_threshold:g}; expected more than 0")
         return ((1, 1, p.num_classes - 1 + bottoms[0][2], 5),)
 
     def decide(self, bottoms: Sequence[np.ndarray], random: np.random.Generator) -> Sequence[np.ndarray]:
@@ -394,12 +408,22 @@ class MultiBoxLoss(Normalized, _Predictions):
 
     def tops(self, bottoms: Sequence[Shape]) -> tuple[Shape, ...]:
         self.check_predictions(bottoms)
-        p = self.settings
-        if p.mining_type and not p.share_location:
-            raise self.error("mining needs share_location; write mining_type: NONE or share_location: true")
+        self.check_settings()
         if len(bottoms[3]) != 4 or bottoms[3][3] != 8:
             raise self.error(f"expected true boxes of shape (1, 1, boxes, 8), found {bottoms[3]}")
         return ((),) * self.top_count
+
+    def check_settings(self) -> None:
+        """Raise NetError for what Caffe refuses. (multibox_loss_layer.cpp and bbox_util.cpp)"""
+        p = self.settings
+        if p.mining_type and not p.share_location:
+            raise self.error("mining needs share_location; write mining_type: NONE or share_location: true")
+        if p.HasField("do_neg_mining") and p.do_neg_mining != bool(p.mining_type):
+            raise self.error("do_neg_mining, an old field, contradicts mining_type, which replaces it; remove it")
+        if p.background_label_id >= p.num_classes and (p.mining_type or p.conf_loss_type != LOGISTIC):
+            raise self.error(f"background_label_id is {p.background_label_id}; expected 0 to {p.num_classes - 1}")
+        if p.mining_type == HARD_EXAMPLE and p.sample_size < 1:
+            raise self.error(f"sample_size is {p.sample_size}; expected at least 1")
 
     def decide(self, bottoms: Sequence[np.ndarray], random: np.random.Generator) -> Sequence[np.ndarray]:
         found = match(bottoms, self.settings, self.error)

@@ -218,6 +218,48 @@ def test_a_true_box_of_the_background_is_an_error() -> None:
         run(make(LOSS % ("", "")), bottoms)
 
 
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ("do_neg_mining: false", "do_neg_mining, an old field, contradicts mining_type"),
+        ("do_neg_mining: true mining_type: NONE", "do_neg_mining, an old field, contradicts mining_type"),
+        ("background_label_id: 3", "background_label_id is 3; expected 0 to 2"),
+        ("background_label_id: 3 conf_loss_type: LOGISTIC", "background_label_id is 3; expected 0 to 2"),
+        ("mining_type: HARD_EXAMPLE sample_size: 0", "sample_size is 0; expected at least 1"),
+    ],
+)
+def test_settings_of_the_loss_that_caffe_refuses(settings: str, message: str) -> None:
+    with pytest.raises(NetError, match=message):
+        make(LOSS % ("", settings)).tops([bottom.shape for bottom in loss_bottoms()])
+
+
+def test_a_negative_ratio_leaves_no_negatives() -> None:
+    settings = "overlap_threshold: 0.9 neg_overlap: 0.9 neg_pos_ratio: %d"
+    losses = [float(run(make(LOSS % ("", settings % ratio)), loss_bottoms()).tops[0]) for ratio in (-1, 0, 1)]
+    assert losses[0] == losses[1] < losses[2]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ("nms_param { nms_threshold: -1 }", "nms_threshold is -1; expected 0 or more"),
+        ("nms_param { eta: 1.5 }", "eta is 1.5; expected more than 0 and at most 1"),
+        ("nms_param { eta: 0 }", "eta is 0; expected more than 0"),
+        ("background_label_id: -1", "background_label_id: -1 leaves no locations"),
+    ],
+)
+def test_settings_of_detections_that_caffe_refuses(settings: str, message: str) -> None:
+    layer = make(f'name: "d" type: "DetectionOutput" detection_output_param {{ num_classes: 3 {settings} }}')
+    with pytest.raises(NetError, match=message):
+        layer.tops([(2, 28), (2, 21), (1, 2, 28)])
+
+
+def test_detections_must_overlap_to_be_true() -> None:
+    layer = make('name: "e" type: "DetectionEvaluate" detection_evaluate_param { num_classes: 3 overlap_threshold: 0 }')
+    with pytest.raises(NetError, match="overlap_threshold is 0; expected more than 0"):
+        layer.tops([(1, 1, 4, 7), (1, 1, 2, 8)])
+
+
 SEGMENTED = """name: "l" type: "AnnotatedData" top: "x" top: "y" top: "z" data_param { batch_size: 6 source: "none" }
   transform_param { resize_param { height: 40 width: 72 } } annotated_data_param { yolo_data_type: 1 %s }"""
 
