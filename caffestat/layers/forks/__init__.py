@@ -7,6 +7,7 @@ from . import (  # noqa: F401  registers their layer types
     actions,
     attributes,
     batch_norm,
+    bits,
     capsules,
     cascade,
     centers,
