@@ -63,7 +63,7 @@ def check_memory(need: Need, task: str, device: Device = CPU, advice: str = "") 
 
 def _advice(need: Need, available: int, advice: str) -> str:
     if not need.batch:
-        return advice or "use a machine with more"
+        return advice or "use a machine with more memory"
     fitting = int(need.batch * max(available * _SLACK - need.params, 0) / max(need.blobs, 1))
     refused = f"not even a batch of 1 would fit; {advice}" if advice else "not even a batch of 1 would fit"
     return f"--batch {fitting} would fit" if fitting else refused

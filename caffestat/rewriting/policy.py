@@ -136,8 +136,6 @@ class Policy:
             return self._explicit(site)
         if self.method and self.method.is_solved:
             return _solved(self.method, site)
-        if self.draws_values:
-            raise Undecided(f"{self.type} draws values, which no filler states: use `caffestat fill` on a prototxt")
         kind = filler_type(self.type)
         if kind and kind.upsamples and site.mixes:
             raise Undecided(
@@ -224,7 +222,10 @@ def parse_policy(text: str, variance_norm: str | None = None) -> Policy:
     norm = norm_of(variance_norm)
     kind, _, rest = text.partition(":")
     if kind == "explicit":
-        return Policy("explicit", variance_norm=norm, base=parse_policy(rest, variance_norm) if rest else None)
+        base = parse_policy(rest, variance_norm) if rest else None
+        if base and base.draws_values:
+            raise InputError(f"filler policy {text!r}: {base.type} draws values, which no filler states; use {rest!r}")
+        return Policy("explicit", variance_norm=norm, base=base)
     method = parse_method(text)
     if method is not None:
         return Policy(kind, method=method)

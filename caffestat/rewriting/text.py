@@ -76,8 +76,14 @@ def rewrite_text(data: bytes, name: str, change: Change, options: NetOptions | N
     name     the file's name, for messages
     options  how nets are built, for policies that need fans: shapes and batch count
 
-    Raises PrototextError when the text does not parse.
+    Raises PrototextError when the text does not parse, InputError for a method that draws values.
     """
+    drawing = next((policy.type for policy in (change.filler, change.bias) if policy and policy.draws_values), None)
+    if drawing:
+        raise InputError(
+            f"{name}: {drawing} draws values, and a prototxt states no values: `caffestat fill --filler {drawing} "
+            "-o WEIGHTS NET` writes weights, and `rewrite` changes those of a .caffemodel or an .onnx model"
+        )
     document = parse(data, name)
     fans = TextFans(document, options or NetOptions(), change)
     job = _Job(document, change, fans)

@@ -110,13 +110,21 @@ def test_lsuv_gives_every_layer_unit_variance_on_its_data() -> None:
     assert [variance for variance, _ in measured.values()] == pytest.approx([1.0] * 3, abs=1e-3)
 
 
+@pytest.mark.parametrize("method", ["orthogonal", "krahenbuhl:bias=0.2"])
+def test_what_a_method_draws_cannot_be_stated_explicitly(method: str) -> None:
+    with pytest.raises(InputError, match=f"draws values, which no filler states; use '{method}'"):
+        parse_policy(f"explicit:{method}")
+
+
 @pytest.mark.parametrize("method", ["orthogonal", "lsuv"])
 def test_methods_that_draw_values_are_for_files_of_weights(tmp_path: Path, method: str) -> None:
-    result = rewrite_text(TEXT.encode(), "net.prototxt", change_of(method))
-    assert result.data == TEXT.encode()
-    assert "draws values, which no filler states: use `caffestat fill`" in str(result.notes[0])
+    with pytest.raises(InputError, match=f"net.prototxt: {method} draws values, .* `caffestat fill --filler {method}"):
+        rewrite_text(TEXT.encode(), "net.prototxt", change_of(method))
     path, model = tmp_path / "net.prototxt", tmp_path / "w.caffemodel"
     path.write_text(TEXT)
+    [refused] = api.rewrite(path, bias=method)
+    assert refused.error and "draws values" in refused.error
+    assert path.read_text() == TEXT
     api.fill(str(path), model)
     before = model.read_bytes()
     [outcome] = api.rewrite(model, filler=method, net=str(path))
