@@ -102,7 +102,8 @@ def find_check(word: str) -> Check:
     for found in all_checks():
         if word.lower() in (found.code.lower(), found.name):
             return found
-    raise InputError(f"{word}: there is no such check; they run from {all_checks()[0].code} to {all_checks()[-1].code}")
+    first, last = all_checks()[0].code, all_checks()[-1].code
+    raise InputError(f"unknown check {word!r}; expected a code from {first} to {last}, or a name")
 
 
 def selected(select: Iterable[str], ignore: Iterable[str]) -> tuple[Check, ...]:

@@ -115,7 +115,7 @@ def test_checks_are_chosen_by_code_beginning_and_name() -> None:
     with pytest.raises(InputError, match="fits no check"):
         selected(("CS9",), ())
     assert find_check("cs012").name == "msra-before-squashing"
-    with pytest.raises(InputError, match="there is no such check"):
+    with pytest.raises(InputError, match="unknown check"):
         find_check("CS99")
 
 

@@ -73,7 +73,7 @@ class DecodeBBox(Computed, Regression):
                 least = np.float32(self.added.decode_bbox_param.gt_iou_thr)
                 kept &= bottoms[2].reshape(len(boxes), -1)[:, -1] < least
         if not kept.any():
-            raise self.error("no box is left; the reference stops here")
+            raise self.error("no box is left after filtering; the reference fails here too")
         rows = np.concatenate([rois[:, :1], boxes], 1)[kept].astype(np.float32)
         return (rows.reshape(-1, 5, 1, 1),)
 

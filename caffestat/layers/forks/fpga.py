@@ -100,7 +100,7 @@ class Pad(Layer):
             raise self.error(f"expected a bottom of 4 axes, an axis from 0 to 3 and a positive pad_val, found {shape}")
         length = self.length(shape)
         if (length < shape[p.axis]) == p.pad and length != shape[p.axis]:
-            raise self.error(f"cannot bring axis {p.axis} of shape {shape} to {length} elements")
+            raise self.error(f"cannot {'pad' if p.pad else 'crop'} axis {p.axis} of shape {shape} to {length} elements")
         return ((*shape[: p.axis], length, *shape[p.axis + 1 :]),)
 
     def lower(self, g: Graph, bottoms: Sequence[str], params: Sequence[str]) -> Sequence[str]:

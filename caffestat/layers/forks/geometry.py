@@ -205,7 +205,7 @@ class ImResize(Layer):
             raise self.error(f"expected a positive height and width of the top, found {size}")
         for axis in (2, 3):
             if not all(0 <= 2 * self.cut(shape[axis], item) < shape[axis] for item in range(shape[0])):
-                raise self.error(f"start_scale and scale_gap leave nothing of a bottom of shape {shape}")
+                raise self.error(f"start_scale and scale_gap leave no element of a bottom of shape {shape}")
         return ((1, shape[1], *size),)
 
     def cut(self, length: int, item: int) -> int:

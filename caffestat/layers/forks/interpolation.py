@@ -56,7 +56,7 @@ class Interp(Resampled):
             raise self.error("pad_beg and pad_end must not be positive: Interp crops, it does not pad")
         high, wide = (size + proto.pad_beg + proto.pad_end for size in shape[2:])
         if min(high, wide) < 1:
-            raise self.error(f"nothing is left of a bottom of shape {shape} after the crop")
+            raise self.error(f"the crop leaves no element of a bottom of shape {shape}")
         return high, wide
 
     def size(self, shape: Shape) -> tuple[int, int]:

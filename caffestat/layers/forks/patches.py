@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["CropPatchFromMaxFeaturePosition", "ResizeWithMap"]
 
-UNKNOWN_MAP = "where its bottoms lie on each other is known only while the net runs, or not at all"
+UNKNOWN_MAP = "the offset between its bottoms is not known before the net runs"
 
 
 class _OnAnother(Layer):

@@ -202,7 +202,7 @@ class Padding(Layer):
             raise self.error(f"expected a bottom (N, C, H, W), found shape {bottoms[0]}")
         size = tuple(size + sum(self.ends()) for size in bottoms[0][2:])
         if min(size) < 1:
-            raise self.error(f"nothing is left of a bottom of shape {bottoms[0]}")
+            raise self.error(f"padding and cropping leave no element of a bottom of shape {bottoms[0]}")
         return ((*bottoms[0][:2], *size),)
 
     def lower(self, g: Graph, bottoms: Sequence[str], params: Sequence[str]) -> Sequence[str]:
@@ -231,7 +231,7 @@ class AutoCrop(Layer):
     def starts(self) -> tuple[int, int]:
         """Return the first row and column."""
         if self.cut_before is None:
-            raise self.error("where its bottoms lie on each other stands in the net, and there is none")
+            raise self.error("its offset follows from the layers before it: expected a whole net, found one layer")
         return self.cut_before
 
     def place_map(self, bottoms: Sequence[Shape]) -> Move | None:

@@ -818,7 +818,7 @@ class _Output(Computed):
     def tops_at_setup(self, bottoms: Sequence[Shape]) -> tuple[Shape, ...]:
         p = self.settings
         if not p.HasField("num_classes"):
-            raise self.error("must specify num_classes")
+            raise self.error("expected num_classes, found none")
         for shape in bottoms:
             if len(shape) != 4 or not math.prod(shape) or shape[1] != p.num_box * (5 + p.num_classes):
                 raise self.error(f"expected a map of {p.num_box} x {5 + p.num_classes} channels, found shape {shape}")

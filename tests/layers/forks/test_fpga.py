@@ -40,7 +40,7 @@ def test_pad(fields: str, forward: object) -> None:
 
 
 def test_pads_that_do_not_fit() -> None:
-    with pytest.raises(NetError, match=r"cannot bring axis 0 of shape \(5, 7, 3, 2\) to 4 elements"):
+    with pytest.raises(NetError, match=r"cannot pad axis 0 of shape \(5, 7, 3, 2\) to 4 elements"):
         make(ONE % "Pad" + "pad_param { axis: 0 pad_to: 4 }").tops([X.shape])
 
 

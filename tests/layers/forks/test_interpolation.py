@@ -114,7 +114,7 @@ def test_unpooling_puts_elements_back_where_they_came_from(fields: str, size: tu
     [
         ("Interp interp_param { pad_beg: 1 height: 3 width: 3 }", "must not be positive"),
         ("Interp", "expected height and width, shrink_factor or zoom_factor"),
-        ("Interp interp_param { zoom_factor: 2 pad_end: -5 }", "nothing is left"),
+        ("Interp interp_param { zoom_factor: 2 pad_end: -5 }", "the crop leaves no element"),
         ("Resize resize_param { height: 3 }", "width is missing"),
     ],
 )

@@ -144,7 +144,7 @@ def test_files_are_neither_read_nor_written() -> None:
     ("text", "shapes", "message"),
     [
         ("Padding padding_param { pad_beg: 1 pad_end: -1 }", [X.shape], "must not differ in sign"),
-        ("Padding padding_param { pad_beg: -2 pad_end: -2 }", [X.shape], "nothing is left"),
+        ("Padding padding_param { pad_beg: -2 pad_end: -2 }", [X.shape], "leave no element"),
         ("Unpooling", [X.shape], "expected a positive kernel and stride"),
         ("Unpooling unpooling_param { kernel_size: 2 pad: 1 }", [X.shape], "only a pad of 0"),
         ("Unpooling unpooling_param { kernel_size: 2 kernel_h: 1 }", [X.shape], "give kernel_size, or both"),

@@ -502,7 +502,7 @@ def test_second_output() -> None:
     np.testing.assert_allclose(found, np.reshape(wanted, (1, 1, -1, 7)), rtol=1e-4, atol=1e-6)
     (nothing,) = run(make(text("YoloDetectionOutput", fields.replace("0.3", "0.99"), 1)), [x]).tops
     np.testing.assert_array_equal(nothing, [[[[0, *[-1] * 6], [1, *[-1] * 6]]]])
-    with pytest.raises(NetError, match="must specify num_classes"):
+    with pytest.raises(NetError, match="expected num_classes, found none"):
         make(text("YoloDetectionOutput", WRITTEN, 1)).tops([x.shape])
 
 
