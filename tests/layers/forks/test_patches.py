@@ -89,4 +89,4 @@ def test_where_bottoms_lie_on_each_other_follows_from_the_net() -> None:
     assert nodes["cut"].top_shapes == ((1, 6, 8, 10),)
     assert nodes["behind"].top_shapes == ((1, 6, 24, 30),)
     assert nodes["behind"].layer.bottom_map is None
-    assert "only while the net runs" in nodes["behind"].layer.why_uncomputed
+    assert "not known before the net runs" in nodes["behind"].layer.why_uncomputed
