@@ -148,7 +148,7 @@ class _Layout:
             name
             for node in self.graph.nodes
             for position, name in enumerate(node.inputs)
-            if node.info.role(position) is Role.STATISTIC
+            if node.info.role(position) is Role.STATISTIC or (position and _quantizes(node))
         }
         flow = self.graph.flow()
         self.owned: dict[int, list[str]] = defaultdict(list)
@@ -259,6 +259,11 @@ class _Layout:
             gets_diff=has_loss and self.is_measured(name),
             stored=self.model.arrays[name],
         )
+
+
+def _quantizes(node: Node) -> bool:
+    """Tell whether a node stands between floats and integers: its scale is found from data, not learned."""
+    return node.info.rounds or (node.info.converts and node.info.role(1) is Role.SCALE)
 
 
 def _named(names: tuple[str, ...]) -> list[str]:

@@ -165,7 +165,7 @@ def footer(report: Report, table: Iterable[Row]) -> Iterator[str]:
     totals, norms = report.totals, report.norms
     yield f"params {totals.params:,} · multiply-adds {totals.macs:,} · activations {totals.activations:,}"
     if totals.statistics:
-        yield f"BatchNorm statistics, not counted as params: {totals.statistics:,}"
+        yield f"BatchNorm statistics and quantization scales, not counted as params: {totals.statistics:,}"
     if norms:
         yield f"L1 norm of all params {norms.data_l1:.6g}, of their gradients {_norm(norms.diff_l1)}"
         yield f"L2 norm of all params {norms.data_l2:.6g}, of their gradients {_norm(norms.diff_l2)}"

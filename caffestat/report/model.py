@@ -111,7 +111,7 @@ class ParamRow:
     variance_norm    the fan that its filler uses, where it is xavier or msra, else FAN_IN
     spreads          by variance norm; empty for a blob without axes
     owner            "layer/index" of the param whose values this one shares, None for an owner
-    is_statistic     not learned: BatchNorm's running sums
+    is_statistic     not learned: BatchNorm's running sums, scales of quantized values
     gets_diff        whether the backward pass writes its gradient
     predicted, diff_predicted  as in TopRow
     diff_is_unknown  as in BottomDiff
@@ -187,8 +187,8 @@ class LayerRow:
 class Totals:
     """Sums over the net.
 
-    params       learnable numbers, shared ones once, BatchNorm's statistics not counted
-    statistics   BatchNorm's statistics
+    params       learnable numbers, shared ones once, statistics not counted
+    statistics   BatchNorm's statistics, and the scales of quantized values
     macs         multiply-adds of convolutions and inner products, one forward pass, whole batch
     activations  numbers in all blobs; an in-place blob once, copies by inserted Split layers not counted
     is_complete  False when layers of unknown type are left out of these sums

@@ -120,6 +120,14 @@ def test_straight_through_gradients_are_torchs(network: Path) -> None:
     np.testing.assert_allclose(found, x.grad.numpy(), atol=2e-5 * float(np.abs(found).max()))
 
 
+@pytest.mark.parametrize("per_channel", [False, True])
+def test_scales_are_no_params(network: Path, per_channel: bool) -> None:
+    target = network.with_name("int8.onnx")
+    quantize_static(network, target, _Batch(), quant_format=QuantFormat.QDQ, per_channel=per_channel)
+    before, after = (caffestat.analyze(path, static=True).totals for path in (network, target))
+    assert (after.params, after.macs) == (before.params, before.macs)
+
+
 def test_analyze_measures_them(network: Path) -> None:
     path = quantized(network, QuantFormat.QDQ)
     settings = {"inputs": {"x": X}, "loss": "ones", "straight_through": True}
