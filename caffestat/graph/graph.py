@@ -80,7 +80,8 @@ def flow_of(nodes: Iterable[Node]) -> Flow[str]:
 class Region:
     """Nodes `first` to `last` (exclusive) whose gradient is given as a whole, instead of node by node.
 
-    `whole` is the one op, where the region has a name for it, that they compute together.
+    `whole` is the one op, where the region has a name for it, that they compute together. `slope` is the op of which
+    the gradient is the derivative, where that is not so of what the nodes compute: of values with few levels, say.
     """
 
     first: int
@@ -89,6 +90,7 @@ class Region:
     outputs: tuple[str, ...]
     backward: Backward
     whole: Node | None = None
+    slope: Node | None = None
 
 
 @dataclass
@@ -266,6 +268,7 @@ class Graph:
         forward: Callable[..., Sequence[str]],
         backward: Backward,
         op: str = "",
+        slope: Sequence[str] = (),
         **attributes: Any,
     ) -> tuple[str, ...]:
         """Emit `forward(*inputs)` as one region whose gradient is `backward`, not that of its nodes.
@@ -273,13 +276,15 @@ class Graph:
         For operations whose gradient in the framework is not the derivative of their nodes (clamps, ties), or for which
         a closed form is cheaper. `backward(tape, dys)` gets one gradient name (or None for zero) per output and returns
         one (or None) per input. `op` and `attributes` name what the region computes as a whole, for those who look at
-        the graph without running it.
+        the graph without running it; `slope` names the op, and its inputs behind the first of the region, of which
+        `backward` is the derivative, where it is not that of the values.
         """
         first = len(self.nodes)
         # the gradient of an input that is passed through as it is must not count for the output too
         outputs = tuple(self.emit("Identity", y) if y in inputs else y for y in forward(*inputs))
         whole = Node(op, tuple(inputs), outputs, attributes) if op else None
-        self.regions.append(Region(first, len(self.nodes), tuple(inputs), outputs, backward, whole))
+        derived = Node(slope[0], (inputs[0], *slope[1:]), outputs[:1], {}) if slope else None
+        self.regions.append(Region(first, len(self.nodes), tuple(inputs), outputs, backward, whole, derived))
         return outputs
 
     def copy(self, value: str) -> str:

@@ -196,7 +196,7 @@ class SoftmaxWithLoss(Normalized):
             slope = tape.emit("ScatterElements", made["p"], made["index"], less_one, axis=axis)
             return [tape.emit("Mul", slope, scale), *others]
 
-        whole = {"axis": axis, "normalizer": self.most(outer, inner), "floor": FLT_MIN}
+        whole: dict[str, Any] = {"axis": axis, "normalizer": self.most(outer, inner), "floor": FLT_MIN}
         return g.custom_vjp(bottoms, forward, backward, self.whole, **whole)
 
 

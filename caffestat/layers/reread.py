@@ -22,15 +22,22 @@ Grads = Sequence[str | None]
 
 
 def emit_closed(
-    g: Graph, inputs: Sequence[str], forward: Callable[..., str], gradient: Callable[[Tape, str], Grads]
+    g: Graph,
+    inputs: Sequence[str],
+    forward: Callable[..., str],
+    gradient: Callable[[Tape, str], Grads],
+    slope: Sequence[str] = (),
 ) -> str:
-    """Emit y = forward(*inputs), its gradient given in closed form: `gradient(tape, dy)` returns one per input."""
+    """Emit y = forward(*inputs), its gradient given in closed form: `gradient(tape, dy)` returns one per input.
+
+    slope: the op of which it is the derivative, where that is not y; see `Graph.custom_vjp`
+    """
 
     def backward(tape: Tape, dys: Grads) -> Grads:
         assert dys[0] is not None  # the reverse walk asks only where a gradient arrived
         return gradient(tape, dys[0])
 
-    (y,) = g.custom_vjp(inputs, lambda *values: (forward(*values),), backward)
+    (y,) = g.custom_vjp(inputs, lambda *values: (forward(*values),), backward, slope=slope)
     return y
 
 
@@ -50,9 +57,18 @@ def emit_pulled(g: Graph, op: str, x: str, reads: str, **attributes: Any) -> str
     return y
 
 
-def emit_reread(g: Graph, x: str, forward: Callable[[str], str], gradient: Callable[[Tape, str, str, str], str]) -> str:
-    """Emit y = forward(x), its gradient given by `gradient(tape, bottom, top, dy)` from what is stored in the end."""
-    y = emit_closed(g, (x,), forward, lambda tape, dy: (gradient(tape, tape.stored(x), tape.stored(y), dy),))
+def emit_reread(
+    g: Graph,
+    x: str,
+    forward: Callable[[str], str],
+    gradient: Callable[[Tape, str, str, str], str],
+    slope: Sequence[str] = (),
+) -> str:
+    """Emit y = forward(x), its gradient given by `gradient(tape, bottom, top, dy)` from what is stored in the end.
+
+    slope: see `emit_closed`
+    """
+    y = emit_closed(g, (x,), forward, lambda tape, dy: (gradient(tape, tape.stored(x), tape.stored(y), dy),), slope)
     return y
 
 

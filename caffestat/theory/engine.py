@@ -252,11 +252,28 @@ def propagate(
         advance(walk, step)
     for value, seed in seeds.items():
         walk.accumulate(value, seed)
-    for node, _ in reversed(walk.steps):
+    for node in _backward_steps(walk):
         for value, dx in zip(node.inputs, _backward(walk, node, stop), strict=True):
             if value not in stop:
                 walk.accumulate(value, dx)
     return walk
+
+
+def _backward_steps(walk: Walk) -> Iterator[Node]:
+    """Yield the steps backward; the op that a region's gradient is the derivative of stands for its nodes."""
+    graph = walk.graph
+    slopes = {
+        id(node): region.slope
+        for region in graph.regions
+        for node in graph.nodes[region.first : region.last]
+        if region.slope
+    }
+    for node, origin in reversed(walk.steps):
+        slope = slopes.get(id(origin))
+        if slope is None:
+            yield node
+        elif set(slope.outputs) & set(node.outputs):
+            yield slope
 
 
 def _is_predictable(walk: Walk, node: Node) -> bool:

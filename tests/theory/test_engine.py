@@ -124,3 +124,25 @@ def test_no_number_is_unknown() -> None:
     walk = propagate(g, {x: normal(0.0, math.inf)}, {})
     assert walk.signal(x) is None
     assert walk.signal(y) is None
+
+
+def test_a_region_is_predicted_backward_by_the_op_of_which_its_gradient_is_the_derivative() -> None:
+    def gradient_of(*slope: str) -> float:
+        g = Graph()
+        x = g.input("x", (64, 5))
+
+        def levels(value: str) -> tuple[str, ...]:
+            above = g.emit("Greater", value, g.constant(0.5))
+            return (g.emit("Where", above, g.constant(1.0), g.constant(0.0)),)
+
+        named = (slope[0], g.constant(0.0), g.constant(1.0)) if slope == ("Clip",) else slope
+        (y,) = g.custom_vjp((x,), levels, lambda tape, dys: dys, slope=named)
+        walk = propagate(g, {x: normal(0.0, 1.0)}, {y: Gradient.of(Source(1.0))})
+        signal, dx = walk.signal(y), walk.gradient_moments(x)
+        assert signal is not None and dx is not None
+        assert signal.mean == pytest.approx(0.3085, abs=0.02)  # of the values, whatever the slope is
+        return dx.second
+
+    assert gradient_of() == 0
+    assert gradient_of("Identity") == pytest.approx(1)
+    assert gradient_of("Clip") == pytest.approx(0.3413, rel=0.03)

@@ -53,7 +53,14 @@ class Quant(Neuron):
         return (bottoms[0],)
 
     def lower(self, g: Graph, bottoms: Sequence[str], params: Sequence[str]) -> Sequence[str]:
-        return (emit_reread(g, bottoms[0], lambda x: self.quantized(g, x), self.gradient),)
+        return (emit_reread(g, bottoms[0], lambda x: self.quantized(g, x), self.gradient, self.slope(g)),)
+
+    def slope(self, g: Graph) -> Sequence[str]:
+        """Return the op of which the gradient is the derivative, a negative_slope aside."""
+        proto = self.added.quant_param
+        most = proto.clip_thr if proto.clip_thr > 0 else float(np.finfo(np.float32).max)
+        least = 0.0 if proto.backward_func == "relu" else -most
+        return ("Clip", g.constant(least), g.constant(most))
 
     def quantized(self, g: Graph, x: str) -> str:
         """Emit q(x)."""
@@ -101,7 +108,7 @@ def _binarized(g: Graph, weight: str, uses_alpha: bool) -> str:
             return sign
         return g.emit("Mul", sign, g.emit("ReduceMean", g.emit("Abs", w), g.ints(*range(1, rank)), keepdims=1))
 
-    binary = emit_closed(g, (weight,), forward, lambda tape, dy: (dy,))
+    binary = emit_closed(g, (weight,), forward, lambda tape, dy: (dy,), ("Identity",))
     return g.declare(binary, g.shape(weight))
 
 

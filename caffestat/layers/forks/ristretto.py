@@ -99,7 +99,7 @@ class _Trimmed(Layer):
     @staticmethod
     def through(g: Graph, x: str, forward: Any) -> str:
         """Emit what `forward` makes of x; the gradient is that of x itself."""
-        y = emit_closed(g, (x,), forward, lambda tape, dy: (dy,))
+        y = emit_closed(g, (x,), forward, lambda tape, dy: (dy,), ("Identity",))
         return g.declare(y, g.shape(x)) if x in g.specs else y
 
     def draw_feeds(self, stream: Stream, bottoms: Sequence[Shape]) -> Sequence[np.ndarray]:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from caffestat import analyze
 from caffestat.errors import NetError
 
 from ..harness import TEST, TRAIN, Result, make, run
@@ -215,3 +217,25 @@ def test_ristretto_with_powers_of_two() -> None:
 def test_ristretto_s_small_floats_are_refused() -> None:
     with pytest.raises(NetError, match="MINIFLOAT is not supported"):
         make(TEXT % "FcRistretto" + "quantization_param { precision: MINIFLOAT }").tops([X.shape])
+
+
+def test_the_gradient_of_few_levels_is_predicted_as_it_passes(tmp_path: Path) -> None:
+    text = """
+    layer { name: "x" type: "Input" top: "x" input_param { shape { dim: 96 dim: 40 } } }
+    layer { name: "a" type: "InnerProduct" bottom: "x" top: "a"
+      inner_product_param { num_output: 300 weight_filler { type: "xavier" } } }
+    layer { name: "q" type: "Quant" bottom: "a" top: "q" quant_param {
+      forward_func: "hwgq" backward_func: "relu" centers: 0.538 centers: 1.076 centers: 1.614 clip_thr: 1.614 } }
+    layer { name: "b" type: "BinaryInnerProduct" bottom: "q" top: "b" binary_inner_product_param { use_alpha: true }
+      inner_product_param { num_output: 200 weight_filler { type: "msra" } } }
+    layer { name: "l" type: "SoftmaxWithLoss" bottom: "b" bottom: "t" top: "l" }
+    layer { name: "t" type: "Input" top: "t" input_param { shape { dim: 96 } } }"""
+    head, last = text.rsplit("layer", 1)
+    (tmp_path / "net.prototxt").write_text(f"layer {last}{head}")
+    layers = {layer.name: layer for layer in analyze(tmp_path / "net.prototxt", predict=True, device="cpu").layers}
+    for name in ("q", "b"):
+        [diff] = layers[name].bottom_diffs
+        assert diff.predicted == pytest.approx(diff.mean_abs, rel=0.25)
+    for name in ("a", "b"):
+        weights = layers[name].params[0]
+        assert weights.diff_predicted == pytest.approx(weights.diff_mean_abs, rel=0.25)
