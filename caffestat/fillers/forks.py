@@ -175,7 +175,12 @@ def _path(filler: Filler) -> str:
 
 
 def _draw_file(stream: Stream, filler: Filler, shape: Shape) -> NDArray[np.float32]:
-    """The numbers of a text file, in order; the last one again where there are too few."""
+    """The numbers of a text file; zeros without the file, for layers that show no values then."""
+    return np.zeros(shape, np.float32) if _why_no_file(filler) else _numbers(filler, shape)
+
+
+def _numbers(filler: Filler, shape: Shape) -> NDArray[np.float32]:
+    """Return the numbers of the file, in order; the last one again where there are too few."""
     path = _path(filler)
     try:
         words = read_regular(path).split()
@@ -191,7 +196,7 @@ def _draw_file(stream: Stream, filler: Filler, shape: Shape) -> NDArray[np.float
 
 
 def _file_density(filler: Filler, shape: Shape) -> Density:
-    return Sample(_draw_file(Stream(0), filler, shape).ravel())
+    return Sample(_numbers(filler, shape).ravel())
 
 
 register(

@@ -94,6 +94,7 @@ def test_layers_whose_filler_reads_a_file_have_shapes_and_no_values_without_it()
     assert not [f for f in net.findings if "unknown field" in f.message]
     with pytest.raises(InputError, match=r"cannot read 'no\.txt'"):
         density(Filler("file", own=("no.txt",)), (3, 4))
+    assert not nets.draw_params(net, Stream(1))[0].any()  # it stops no run of the other layers
 
 
 def test_numbers_of_a_file_lie_beside_the_net_and_the_last_one_is_repeated(tmp_path: Path) -> None:
