@@ -109,7 +109,8 @@ def _sum_scaled(g: Graph, value: str, vector: str) -> str:
     n, channels, *space = g.shape(value)
     rows = g.declare(g.emit("Abs", g.reshape(value, n * channels, math.prod(space))), (n * channels, math.prod(space)))
     sums = g.emit("ReduceSum", g.reshape(_sum_rows(g, rows), n, channels), g.ints(0), keepdims=0)
-    return g.emit("Mul", sums, g.emit("Abs", vector)) if vector else sums
+    g.declare(sums, (channels,), g.specs[value].dtype)
+    return g.emit("Abs", g.emit("Mul", sums, vector)) if vector else sums
 
 
 def _sum_rows(g: Graph, rows: str) -> str:

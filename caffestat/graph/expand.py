@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from . import blocked, cuda, winograd
-from .graph import Scaled
+from .graph import CONTRIB, Scaled
 from .late import LATE, Definition, append, branch, late
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ __all__ = ["DECOMPOSED", "by_fewer_products", "expand", "live", "lrn_base", "lrn
 
 _SMALL = 1 << 16  # elements of a band matrix that never matter
 _BLOCK = 16  # channels that are summed up together
+_NEAR = 100  # nodes between two that compute the same
 
 
 def _band(channels: int, size: int) -> np.ndarray:
@@ -159,29 +160,32 @@ def _without_copies(nodes: Sequence[Node], outputs: Collection[str]) -> list[Nod
 
 
 def _without_repeats(nodes: Sequence[Node], outputs: Collection[str]) -> list[Node]:
-    """Return the nodes without those that compute what an earlier one does, as far as nobody asks for their names.
+    """Return the nodes without those that compute what a near one in front does, unless someone asks for their names.
 
-    The runtime leaves out such nodes of ONNX's own ops, but not of others, and it does not look across parts.
+    The runtime leaves out such nodes of ONNX's own ops, but not of others. What was computed long before is computed
+    again, for it would take memory in between: a third more on GoogLeNet and a fifth more on ResNet-50, measured with
+    equal nodes of all ops.
     """
     fixed = {*outputs, *(name for node in nodes for name in node.captured)}
     names: dict[str, str] = {}
-    first: dict[Hashable, Node] = {}
+    last: dict[Hashable, tuple[int, Node]] = {}
     kept = []
-    for node in nodes:
+    for index, node in enumerate(nodes):
         if not names.keys().isdisjoint(node.inputs):
             node = replace(node, inputs=tuple(names.get(name, name) for name in node.inputs))
-        same = first.setdefault(_computes(node), node)
-        if same is node or not fixed.isdisjoint(node.outputs):
-            kept.append(node)
-        else:
+        key = _computes(node)
+        before, same = last.get(key, (-_NEAR, node))
+        if index - before < _NEAR and fixed.isdisjoint(node.outputs):
             names.update(zip(node.outputs, same.outputs, strict=True))
+        else:
+            last[key] = index, node
+            kept.append(node)
     return kept
 
 
 def _computes(node: Node) -> Hashable:
-    """Return a key that two nodes share when their outputs are equal."""
-    info = node.info
-    if not (info.is_known or node.domain == blocked.NCHWC) or info.is_random or info.bodies is not None:
+    """Return a key that two nodes share when their outputs are equal and the runtime would not tell."""
+    if node.domain not in (CONTRIB, blocked.NCHWC) and not node.info.reshapes:
         return node.outputs
     settings = tuple(sorted((name, repr(value)) for name, value in node.attributes.items()))
     return node.op, node.domain, node.inputs, settings, tuple(map(bool, node.outputs))

@@ -31,15 +31,26 @@ def test_many_channels_take_few_products() -> None:
     assert max(array.size for array in expand(g, g.outputs).constants.values()) < 192 * 192 / 4
 
 
-def test_what_is_computed_twice_is_computed_once() -> None:
+def test_products_of_the_same_views_are_computed_once() -> None:
     g = Graph()
     x = g.input("x", (3, 4))
-    halves = [g.emit("Mul", x, g.constant(0.5)) for _ in range(2)]
-    others = [g.emit("Softmax", half, axis=axis) for half in halves for axis in (0, 1)]
-    products = [g.fused_matmul(half, half, transB=1) for half in halves]
+    products = []
+    for _ in range(2):
+        rows = g.emit("Reshape", x, g.ints(4, 3))
+        products += [g.fused_matmul(rows, rows, transB=turned) for turned in (0, 1)]
     noise = [g.emit("RandomNormalLike", x) for _ in range(2)]
-    total = g.emit("Concat", *others, *products, *noise, axis=1)
-    asked = g.emit("Mul", x, g.constant(0.5))
+    total = g.emit("Concat", *noise, *products, axis=1)
+    asked = g.emit("Reshape", x, g.ints(4, 3))
     ops = [node.op for node in expand(g, [total, asked]).nodes]
     counts = {op: ops.count(op) for op in ops}
-    assert counts == {"Mul": 2, "Softmax": 2, "FusedMatMul": 1, "RandomNormalLike": 2, "Concat": 1}
+    assert counts == {"Reshape": 2, "FusedMatMul": 2, "RandomNormalLike": 2, "Concat": 1}
+
+
+def test_what_was_computed_long_before_is_computed_again() -> None:
+    g = Graph()
+    x = value = g.input("x", (4, 4))
+    first = g.fused_matmul(x, x)
+    for _ in range(200):
+        value = g.emit("Tanh", value)
+    g.outputs.append(g.emit("Sum", first, value, g.fused_matmul(x, x)))
+    assert [node.op for node in expand(g, g.outputs).nodes].count("FusedMatMul") == 2
