@@ -20,36 +20,49 @@ Check = Callable[[str, str], None]
 NEEDS = {"hdf5data": "h5py", "lmdb": "lmdb", "lmdb_aug": "lmdb", "lmdb_float": "lmdb"}
 
 
-# each takes more than a few seconds; `make quick` leaves them out
+# each takes more than a second or two; `make quick` leaves them out
 SLOW = {
     "analysis/test_onnx_accuracy.py",
     "analysis/test_prediction.py",
+    "autodiff/test_control.py",
     "autodiff/test_conv.py",
     "autodiff/test_node_models.py",
     "cli/test_check.py",
     "cli/test_deep_nets.py",
     "cli/test_process.py",
+    "fillers/test_gaussian.py",
     "initialization/test_autoinit.py",
     "initialization/test_fixup.py",
     "initialization/test_lsuv.py",
     "initialization/test_models.py",
     "lint/test_checks.py",
     "lint/test_initial.py",
+    "lint/test_processes.py",
     "models/test_forks.py",
     "net/test_any_bottoms.py",
+    "net/test_corpus.py",
     "net/test_random_nets.py",
     "prototext/test_roundtrip.py",
     "report/html/test_browser.py",
     "report/html/test_other_pages.py",
     "report/html/test_sweep_page.py",
     "rewriting/test_examples.py",
+    "rewriting/test_follow.py",
+    "rewriting/test_methods.py",
     "rewriting/test_real_files.py",
     "rewriting/test_upgraded.py",
+    "schema/test_caffe_pb2.py",
     "sweeps/test_cluster.py",
     "sweeps/test_sweep.py",
     "test_docs.py",
+    "test_escape.py",
     "test_layers_table.py",
     "test_writers.py",
+    "training/test_first_iteration.py",
+    "training/test_golden.py",
+    "training/test_resident.py",
+    "training/test_ssd.py",
+    "training/test_whole_logs.py",
 }
 HERE = Path(__file__).parent
 

@@ -31,7 +31,14 @@ def rng() -> np.random.Generator:
 
 
 @pytest.mark.parametrize(
-    ("channels", "rho", "within"), [(4, 1.0, 0.025), (10, 1.0, 0.01), (16, 1.0, 0.01), (16, 0.5, 0.01), (64, 0.3, 0.01)]
+    ("channels", "rho", "within"),
+    [
+        (4, 1.0, 0.025),
+        (10, 1.0, 0.01),
+        (16, 1.0, 0.01),
+        (16, 0.5, 0.01),
+        pytest.param(64, 0.3, 0.01, marks=pytest.mark.slow),
+    ],
 )
 def test_correction_of_narrow_layers(channels: int, rho: float, within: float) -> None:
     """S is the mean over channels of E[x² | what a channel shares]."""
