@@ -47,7 +47,7 @@ class Convolution:
     @property
     def is_product(self) -> bool:
         """Whether it is one matrix product per image."""
-        return self.group == 1 and self.window.is_pointwise and set(self.window.strides) == {1}
+        return self.group == 1 and self.window.is_pointwise
 
     def turned(self) -> Self:
         """Return the convolution of stride 1 that takes gradients back to the image."""

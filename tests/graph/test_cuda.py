@@ -82,6 +82,11 @@ def test_pointwise_convolutions_are_products(bias: bool) -> None:
     check(lambda g, *names: g.emit("Conv", *names), *arrays, gone=["Conv"])
 
 
+def test_strides_of_a_single_place_do_not_matter() -> None:
+    arrays = normal(2, 5, 1, 1), normal(7, 5, 1, 1)
+    check(lambda g, *names: g.emit("Conv", *names, strides=[2, 3]), *arrays, gone=["Conv"])
+
+
 def test_other_convolutions_stay() -> None:
     for attributes, channels in (({"strides": [2, 2]}, 5), ({"group": 5}, 1), ({"pads": [0, 1, 1, 0]}, 5)):
         arrays = normal(2, 5, 4, 6), normal(10, channels, 1, 1)
