@@ -12,7 +12,6 @@ from typing import Any
 from caffestat.errors import InputError
 
 __all__ = [
-    "ASSUMED_FILLERS",
     "COMPUTE",
     "DATA",
     "DEFAULT_SEED",
@@ -39,7 +38,6 @@ INPUTS_HOLD = ("noise", "zeros")
 STATS = ("mean", "max", "min", "std", "zeros", "inf", "nan")
 COMPUTE = ("float32", "float16")
 DEVICES = ("auto", "cpu", "cuda", "cuda:N")
-ASSUMED_FILLERS = ("gaussian", "msra", "positive_unitball", "uniform", "xavier")
 
 DEFAULT_SEED = 1701  # without a seed from the user or a solver; fixed, so that a run can be repeated
 _SEEDS = 2**32
@@ -82,6 +80,13 @@ def number(option: str, value: Any, least: float = 0.0) -> float:
     if not (isinstance(value, Real) and least <= float(value) < math.inf):
         raise InputError(f"{option}: expected a number of {least:g} or more, found {value!r}")
     return float(value)
+
+
+def _check_filler(name: str | None) -> None:
+    if name is not None:
+        from caffestat.fillers import random_types  # numpy only where a filler is named
+
+        one_of("assume_filler", name, random_types())
 
 
 def _shape(name: str, axes: Sequence[int]) -> Shape:
@@ -145,7 +150,7 @@ class ValueOptions:
 
     seed           Caffe's random_seed; None: the solver's, else DEFAULT_SEED
     weights        caffemodel files that replace the fillers' values, layers matched by name; later files win
-    assume_filler  the filler type of weights without a weight_filler, one of ASSUMED_FILLERS
+    assume_filler  the filler type of weights without a weight_filler, one of `caffestat.fillers.random_types()`
     """
 
     seed: int | None = None
@@ -153,7 +158,7 @@ class ValueOptions:
     assume_filler: str | None = None
 
     def __post_init__(self) -> None:
-        one_of("assume_filler", self.assume_filler, ASSUMED_FILLERS)
+        _check_filler(self.assume_filler)
         if self.seed is not None:
             check_seed(self.seed)
         object.__setattr__(self, "weights", texts(self.weights))

@@ -10,8 +10,8 @@ import pytest
 
 import caffestat
 from caffestat.errors import InputError
-from caffestat.fillers import Filler, Stream, fill
-from caffestat.options import ASSUMED_FILLERS, NetOptions, RunOptions, ValueOptions, options_of
+from caffestat.fillers import Filler, Stream, fill, random_types
+from caffestat.options import NetOptions, RunOptions, ValueOptions, options_of
 
 
 @pytest.mark.parametrize(
@@ -95,6 +95,6 @@ def test_keywords_find_their_kind() -> None:
         options_of(sead=7)
 
 
-@pytest.mark.parametrize("name", ASSUMED_FILLERS)
+@pytest.mark.parametrize("name", random_types())
 def test_every_filler_that_can_be_assumed_exists(name: str) -> None:
     assert fill(Stream(1), Filler(type=name, std=0.1, max=1.0), (3, 4)).any()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from caffestat.options import ASSUMED_FILLERS, COMPUTE, DATA, DEVICES, INPUTS_HOLD, PHASES
+from caffestat.options import COMPUTE, DATA, DEVICES, INPUTS_HOLD, PHASES
 
 if TYPE_CHECKING:
     import numpy as np
@@ -185,8 +185,8 @@ weights = click.option(
 
 assume_filler = click.option(
     "--assume-filler",
-    type=click.Choice(ASSUMED_FILLERS),
-    help="Filler for weights without a weight_filler.",
+    metavar="TYPE",
+    help="Filler type for weights without a weight_filler, such as xavier or msra.",
 )
 
 arrays = click.option(

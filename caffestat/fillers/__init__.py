@@ -13,6 +13,7 @@ from caffestat.fillers.fillers import (
     filler_type,
     filler_types,
     problem,
+    random_types,
     register,
     type_of_gain,
 )
@@ -42,6 +43,7 @@ __all__ = [
     "gaussian",
     "msra_std",
     "problem",
+    "random_types",
     "register",
     "stated",
     "type_of_gain",

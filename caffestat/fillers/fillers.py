@@ -24,6 +24,7 @@ __all__ = [
     "filler_type",
     "filler_types",
     "problem",
+    "random_types",
     "register",
     "type_of_gain",
 ]
@@ -141,6 +142,11 @@ def register(kind: FillerType) -> FillerType:
 def filler_types() -> tuple[str, ...]:
     """The names of Caffe's own filler types, sorted, and of those that were registered without an origin."""
     return tuple(sorted(name for name, kind in _TYPES.items() if not kind.origin))
+
+
+def random_types() -> tuple[str, ...]:
+    """The names of `filler_types()` that draw random numbers: those that weights without a filler may be given."""
+    return tuple(name for name in filler_types() if _TYPES[name].is_random)
 
 
 def filler_type(name: str) -> FillerType | None:

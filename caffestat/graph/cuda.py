@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .convolution import convolution_of
-from .graph import OPSET
+from .graph import OPSET, all_but_channels
 from .late import Definition
 
 if TYPE_CHECKING:
@@ -42,9 +42,9 @@ def _over_all_but_channels(g: Graph, node: Node) -> Spec | None:
     if spec is None or axes is None or len(spec.shape) < 3 or spec.dtype != np.float32:
         return None
     rank = len(spec.shape)
-    kept = set(range(rank)) - {int(axis) % rank for axis in axes.ravel()}
+    reduced = {int(axis) % rank for axis in axes.ravel()}
     is_long = prod(spec.shape) >= _LARGE and prod(spec.shape[2:]) >= _FEW_PLACES
-    return spec if kept == {1} and is_long else None
+    return spec if reduced == set(all_but_channels(rank)) and is_long else None
 
 
 def _sum(g: Graph, node: Node, provider: str) -> Sequence[str] | None:
@@ -157,7 +157,7 @@ def _batch_statistics(g: Graph, x: str, spec: Spec) -> tuple[str, str]:
     places = prod(space)
     if places >= _FEW_PLACES and spec.dtype == np.float32:
         return _statistics_of_rows(g, g.reshape(x, batch * channels, places), (batch, channels, places), spec.dtype)
-    axes = g.ints(*(axis for axis in range(len(spec.shape)) if axis != 1))
+    axes = g.ints(*all_but_channels(len(spec.shape)))
     mean = g.emit("ReduceMean", x, axes, keepdims=1)
     centered = g.emit("Sub", x, mean)
     variance = g.emit("ReduceMean", g.emit("Mul", centered, centered), axes, keepdims=0)

@@ -10,7 +10,7 @@ from math import prod
 
 import numpy as np
 
-from caffestat.graph import Graph, Node, late
+from caffestat.graph import Graph, Node, all_but_channels, late
 
 __all__ = ["channel_affine", "channel_column", "channel_dot", "channel_scale", "channel_sum"]
 
@@ -23,7 +23,7 @@ def channel_column(g: Graph, vector: str, rank: int) -> str:
 
 
 def _axes(g: Graph, x: str) -> str:
-    return g.ints(*(axis for axis in range(len(g.shape(x))) if axis != 1))
+    return g.ints(*all_but_channels(len(g.shape(x))))
 
 
 def channel_scale(g: Graph, x: str, vector: str) -> str:

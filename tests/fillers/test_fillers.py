@@ -19,12 +19,12 @@ from caffestat.fillers import (
     filler_types,
     gaussian,
     problem,
+    random_types,
     register,
     stated,
     type_of_gain,
     uniform,
 )
-from caffestat.options import ASSUMED_FILLERS
 
 SHAPE = (5, 6, 3, 2)
 
@@ -220,8 +220,9 @@ def test_gains_of_the_types_that_read_a_fan():
     assert (type_of_gain(1.0), type_of_gain(2.0), type_of_gain(1.6)) == ("xavier", "msra", None)
 
 
-def test_what_may_be_assumed_are_the_random_types():
-    assert set(ASSUMED_FILLERS) == {name for name in filler_types() if filler_type(name).is_random}
+def test_random_types_draw_and_the_others_do_not():
+    assert random_types() == ("gaussian", "msra", "positive_unitball", "uniform", "xavier")
+    assert set(filler_types()) - set(random_types()) == {"bilinear", "constant"}
 
 
 @pytest.mark.parametrize(

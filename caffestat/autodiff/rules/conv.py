@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from caffestat.graph import Convolution, Graph, Node, blocked, convolution_of, late, winograd
+from caffestat.graph import Convolution, Graph, Node, all_but_channels, blocked, convolution_of, late, winograd
 from caffestat.ops import Window
 
 from ..engine import Tape, vjp
@@ -49,7 +49,7 @@ def conv_transpose(tape: Tape, node: Node, dy: str) -> list[str | None]:
 
 def _bias_gradients(tape: Tape, node: Node, dy: str) -> list[str | None]:
     """Return db for the bias that the node may have: [filters], the sum over batch and places."""
-    axes = [axis for axis in range(len(tape.shape(node.outputs[0]))) if axis != 1]
+    axes = all_but_channels(len(tape.shape(node.outputs[0])))
     biases = node.inputs[2:]
     return [tape.emit("ReduceSum", dy, tape.ints(*axes), keepdims=0) if tape.needs(b) else None for b in biases]
 

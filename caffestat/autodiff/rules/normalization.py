@@ -5,7 +5,7 @@ from __future__ import annotations
 from math import prod
 
 from caffestat.errors import GradientError
-from caffestat.graph import Node
+from caffestat.graph import Node, all_but_channels
 from caffestat.graph.expand import lrn_base, lrn_power, sum_channels
 
 from ..engine import Tape, vjp
@@ -48,7 +48,7 @@ def _per_channel(tape: Tape, node: Node) -> tuple[Ints, str]:
     """Return the shape [1, C, 1, …] and the axes to sum over to get there."""
     rank = len(tape.shape(node.inputs[0]))
     column = (1, -1, *[1] * (rank - 2))
-    return column, tape.ints(*(axis for axis in range(rank) if axis != 1))
+    return column, tape.ints(*all_but_channels(rank))
 
 
 def _given_grads(tape: Tape, node: Node, dy: str) -> Grads:

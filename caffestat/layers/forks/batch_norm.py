@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from caffestat.fillers import Filler
+from caffestat.graph import all_but_channels
 from caffestat.schema.forks import segmentation_pb2
 
 from ..base import Param, Shape, layer, to_filler
@@ -174,7 +175,7 @@ class SegnetBN(_ScaledNorm):
         if self.top_count == 1:
             return [y]
         shape = g.shape(bottoms[0])
-        x, axes = g.detach(bottoms[0]), g.ints(0, *range(2, len(shape)))
+        x, axes = g.detach(bottoms[0]), g.ints(*all_but_channels(len(shape)))
         mean = g.emit("ReduceMean", x, axes, keepdims=1)
         centered = g.emit("Sub", x, mean)
         variance = g.emit("ReduceMean", g.emit("Mul", centered, centered), axes, keepdims=1)

@@ -20,6 +20,7 @@ Gradients = Sequence[Gradient | None]
 
 _STRENGTHS = 16
 
+# GatherElements: what is picked is mostly compared with what it is picked from (Accuracy), and depends on it
 unsupported(
     "ArgMax", "ArgMin", "ConstantOfShape", "CumSum", "GatherElements", "GatherND", "If", "Loop", "NonZero", "OneHot",
     "Range", "ReverseSequence", "Scan", "ScatterElements", "ScatterND", "Shape", "Size", "TopK", "Trilu",
