@@ -356,6 +356,8 @@ def _ask(forward: Forward, gradients: Gradients | None, statistics: Statistics, 
         if inner.prints:
             found = gradients.inner.get(number) if gradients else None
             _ask(inner.forward, found, statistics, (*within, "inner", number))
+            for kept in inner.kept:
+                statistics.mean_abs(("kept", number, kept), inner.forward.params[kept])
 
 
 def _fill(
@@ -373,17 +375,18 @@ def _fill(
         if inner.prints:
             part = Measurement(device=measured.device)
             _fill(part, inner.forward, gradients and gradients.inner.get(number), found, (*within, "inner", number))
-            part.params = _inner_param_means(inner, number, measured)
+            part.params = _inner_param_means(inner, number, measured, found)
             measured.inner[number] = inner.program, part
 
 
-def _inner_param_means(inner: Inner, number: int, measured: Measurement) -> dict[tuple[int, int], float]:
-    """Return mean |x| of the params of an inner net's layers, which are those of the layer around it."""
-    program, owners = inner.program, inner.owners
-    return {
-        (row, index): measured.params[number, owners.index(program.owner(program.rows[row].params[index]))]
-        for row, index in inner.forward.uses
-    }
+def _inner_param_means(
+    inner: Inner, number: int, measured: Measurement, found: Mapping[Any, float]
+) -> dict[tuple[int, int], float]:
+    """Return mean |x| of the params of an inner net's layers: those of the layer around it, or what that one drew."""
+    program = inner.program
+    means = {owner: measured.params[number, index] for index, owner in enumerate(inner.owners)}
+    means |= {kept: found["kept", number, kept] for kept in inner.kept}
+    return {(row, index): means[program.owner(program.rows[row].params[index])] for row, index in inner.forward.uses}
 
 
 def _ask_activity(forward: Forward, statistics: Statistics) -> None:

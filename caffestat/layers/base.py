@@ -127,6 +127,7 @@ class Layer:
     takes_targets: ClassVar[bool] = False  # bottom 1 holds a number for each of bottom 0's, not classes
     keeps_shapes: ClassVar[bool] = False  # its tops' shapes depend on none of its fields that Caffe lacks
     auto_tops: ClassVar[bool] = False  # Caffe adds missing tops itself: the losses
+    keeps_drawn: ClassVar[bool] = False  # it computes with what it drew for params that it shares: LSTM in TRAIN
     keeps_blobs: ClassVar[bool] = True  # its params start from the `blobs` that the net holds for it, if any
     starts_at_zero: ClassVar[bool] = False  # `caffe train` leaves its tops at zero: Input
     passes_values: ClassVar[bool] = (
@@ -168,6 +169,7 @@ class Layer:
         self.is_forks = False  # its bottoms are such that Caffe would stop, and forks go on: see `departs`
         self.is_inserted = False  # Caffe adds the layer itself: a Split behind a blob with several readers
         self.added: Any = self.adds() if self.adds else None  # what the fork's own fields hold
+        self.own_draws: dict[int, np.ndarray] = {}  # what it drew for the params that it shares, if it `keeps_drawn`
         self.decisions: tuple[np.ndarray, ...] | None = None  # what `decide` returned; None before
         self.decided_shapes: tuple[Shape, ...] = ()  # those of all bottoms, for which it did
         self.peers: Sequence[Layer] = ()  # the net's layers as far as they are made: some state settings for others

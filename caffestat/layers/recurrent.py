@@ -40,6 +40,7 @@ class Recurrent(Layer):
     gates: ClassVar[int]  # hidden vectors that the products give: num_output times this
     shares_diff = True
     keeps_blobs = False  # the unrolled net draws all the same
+    keeps_drawn = True
 
     @property
     def param(self) -> Any:

@@ -46,7 +46,8 @@ def with_assumed_filler(param: Param, filler_type: str | None) -> Param:
 def draw_params(net: Net, stream: Stream, assume_filler: str | None = None) -> list[np.ndarray]:
     """Return the initial values of every param by its index in `net.params`, bit for bit as Caffe draws them.
 
-    A sharer draws too, then holds its owner's values. `assume_filler` is the type for weights that have none written.
+    A sharer draws too, then holds its owner's values; a layer that computes with the draw keeps it. `assume_filler` is
+    the type for weights that have none written.
     Raises NetError for a filler that cannot fill its blob, InputError when the memory that is free cannot hold them.
     """
     sizes = [math.prod(entry.param.shape) * _FLOAT for entry in net.params]  # a sharer draws an array of its own
@@ -67,6 +68,9 @@ def draw_params(net: Net, stream: Stream, assume_filler: str | None = None) -> l
         node.layer.draw_setup(stream)
     for number, param in enumerate(net.params):
         if param.owner is not None:
+            layer = net.nodes[param.node].layer
+            if layer.keeps_drawn:
+                layer.own_draws[param.index] = values[number]
             values[number] = values[param.owner].reshape(param.param.shape)
     return values
 

@@ -12,6 +12,7 @@ from caffestat.graph import Graph
 from caffestat.graph.flow import resolved
 from caffestat.net import Net, Node
 
+from .feeds import DrawnFeed
 from .from_net import from_net
 from .gradients import differentiate
 from .lowering import lower
@@ -45,6 +46,7 @@ def to_onnx(net: Net, values: Sequence[np.ndarray], backward: bool = False) -> o
         if staged := next((node for node in net.nodes if node.is_undecided), None):
             why = f"the data decides what comes out of layer {staged.name!r} ({staged.type}), which no one graph holds"
         raise InputError(f"{name}: no output can be computed: {why}")
+    drawn = _take_drawn(forward)
     names = dict(_names(net, forward))
     graph.outputs += list(graph.updates.values())
     if backward:
@@ -52,7 +54,17 @@ def to_onnx(net: Net, values: Sequence[np.ndarray], backward: bool = False) -> o
     graph.infer()
     _rename(graph, names)
     arrays = {names.get(name, name): values[number] for number, name in forward.params.items()}
-    return graph.to_onnx(arrays)
+    return graph.to_onnx(arrays | drawn)
+
+
+def _take_drawn(forward: Forward) -> dict[str, np.ndarray]:
+    """Turn the inputs that hold what recurrent layers drew at set-up into params, and return their values."""
+    feeds = [feed for feed in forward.feeds if isinstance(feed, DrawnFeed)]
+    forward.feeds = [feed for feed in forward.feeds if feed not in feeds]
+    drawn = {feed.names[0]: feed.values for feed in feeds}
+    for name in drawn:
+        forward.graph.params[name] = forward.graph.inputs.pop(name)
+    return drawn
 
 
 def _outputs(net: Net, forward: Forward) -> Iterator[str]:

@@ -21,7 +21,7 @@ from caffestat.theory.sources import data, of_array, of_filler, uniform_integers
 from .program import Forward, Program
 from .synthetic import classes_of, synthetic_tops
 
-__all__ = ["Feed", "Feeds", "InputFeed", "LayerFeed", "check_given", "fitting"]
+__all__ = ["DrawnFeed", "Feed", "Feeds", "InputFeed", "LayerFeed", "check_given", "fitting"]
 
 _DRAWN = 20_000  # elements of a layer's own draws that are looked at, at least
 
@@ -143,6 +143,33 @@ class LayerFeed:
             return of_filler(filler, shape)
         except InputError as error:
             raise self._node.layer.error(str(error)) from error
+
+
+class DrawnFeed:
+    """What a recurrent layer drew for a param that it shares: its timesteps after the first compute with that."""
+
+    def __init__(self, node: LayerNode, index: int, name: str) -> None:
+        self.key: Hashable = (node.index, index)
+        self.names: tuple[str, ...] = (name,)
+        self.given: tuple[str, ...] = ()
+        self.source = f"layer {node.name!r} at {node.place}"
+        self.row: int | None = node.index
+        self._node, self._index = node, index
+
+    def draw(self, feeds: Feeds, net: Net | None) -> Sequence[np.ndarray]:
+        """Return the values that the layer drew at set-up."""
+        return [self.values if net is None else net.nodes[self._node.index].layer.own_draws[self._index]]
+
+    @property
+    def values(self) -> np.ndarray:
+        """The values that the layer drew at set-up."""
+        return self._node.layer.own_draws[self._index]
+
+    def signals(self, mean: float, std: float) -> Sequence[Signal | None]:
+        """Return the distribution of what its filler draws."""
+        shapes = [shape for shape in self._node.bottom_shapes if shape is not None]
+        param = self._node.layer.params(shapes)[self._index]
+        return [of_filler(param.filler, param.shape)]
 
 
 def _independent(signal: Signal | None) -> Signal | None:

@@ -8,13 +8,13 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from caffestat.errors import NetError
 from caffestat.graph import Graph
 from caffestat.layers import Layer, Unrolled
-from caffestat.net import Net, Node
+from caffestat.net import TRAIN, Net, Node
 from caffestat.net.aliasing import Memory
 
-from .feeds import LayerFeed
+from .feeds import DrawnFeed, LayerFeed
 from .from_net import from_net
 from .program import Forward, Inner, Key
-from .unroll import build_unrolled
+from .unroll import build_unrolled, part_timesteps
 
 __all__ = ["lower", "lower_decided", "lower_unrolled"]
 
@@ -70,12 +70,16 @@ def _lower_node(net: Net, node: Node, forward: Forward, memory: Memory, readers:
     unrolled = node.layer.unrolled([g.shape(bottom) for bottom in bottoms])
     tops: Sequence[str]
     if unrolled:
-        forward.inner[node.index], tops = lower_unrolled(memory, node.layer, unrolled, bottoms, params)
+        shared = [index for index, number in enumerate(node.params) if net.params[number].owner is not None]
+        inner, tops = lower_unrolled(memory, node.layer, unrolled, bottoms, params, shared)
+        forward.inner[node.index] = inner
+        forward.feeds += [DrawnFeed(node, index, inner.forward.params[number]) for number, index in inner.kept.items()]
     else:
         tops = node.layer.lower(g, bottoms, params)
     if not type(node.layer).__module__.startswith("caffestat."):
         _check_outsider(node, g, first, tops)
-    names = tuple(g.inputs)[before:]
+    drawn = {name for feed in forward.feeds if isinstance(feed, DrawnFeed) for name in feed.names}
+    names = tuple(name for name in tuple(g.inputs)[before:] if name not in drawn)
     if names:
         forward.feeds.append(LayerFeed(net, node, names))
     forward.spans[node.index] = first, len(g.nodes)
@@ -84,16 +88,27 @@ def _lower_node(net: Net, node: Node, forward: Forward, memory: Memory, readers:
 
 
 def lower_unrolled(
-    outer: Memory, layer: Layer, unrolled: Unrolled, bottoms: Sequence[str], params: Sequence[str]
+    outer: Memory,
+    layer: Layer,
+    unrolled: Unrolled,
+    bottoms: Sequence[str],
+    params: Sequence[str],
+    shared: Sequence[int] = (),
 ) -> tuple[Inner, list[str]]:
     """Emit the net inside of a recurrent layer, between the values of the layer's bottoms and params; return its tops.
+
+    shared: the indices of the params that it shares with other layers
 
     Source: recurrent_layer.cpp, Forward.
     """
     net = build_unrolled(layer, unrolled)
-    owners = [number for number, param in enumerate(net.params) if param.owner is None]
+    kept = part_timesteps(net, shared) if layer.keeps_drawn and layer.phase == TRAIN else {}
     g, memory = outer.graph, outer.inside(net)
-    part = Forward(g, params=dict(zip(owners, params, strict=True)))
+    part = Forward(g)
+    inner = Inner(from_net(net), part, unrolled.debug_info, kept)
+    part.params = dict(zip(inner.owners, params, strict=True))
+    for number, index in kept.items():
+        part.params[number] = g.input(f"{layer.name}/{index}/drawn", net.params[number].param.shape)
     given = _inner_inputs(g, layer, unrolled, net, bottoms)
     readers = Counter(net.owner(number) for node in net.nodes for number in node.params)
     for node in net.nodes[: len(net.nodes) - len(unrolled.outputs)]:  # the last are only there to force backward
@@ -108,7 +123,7 @@ def lower_unrolled(
     tops = [last[name] for name in unrolled.outputs]
     if unrolled.exposed:
         tops += [last[end] if unrolled.passes else g.detach(last[end]) for end in unrolled.states.values()]
-    return Inner(from_net(net), part, unrolled.debug_info), tops
+    return inner, tops
 
 
 def _inner_inputs(g: Graph, layer: Layer, unrolled: Unrolled, net: Net, bottoms: Sequence[str]) -> dict[str, str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, MutableSequence, Sequence
+from collections.abc import Collection, Mapping, MutableSequence, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, ClassVar
@@ -150,16 +150,22 @@ class Forward:
 
 @dataclass(frozen=True)
 class Inner:
-    """The net that a recurrent layer runs, and its values; `prints` tells whether Caffe prints its lines."""
+    """The net that a recurrent layer runs, and its values.
+
+    prints  whether Caffe prints its lines
+    kept    the inner params that hold what the layer drew, by number, and their index among those of the layer around
+    """
 
     program: NetProgram
     forward: Forward
     prints: bool
+    kept: Mapping[int, int] = field(default_factory=dict)
 
     @property
     def owners(self) -> list[int]:
-        """The inner params that own their values, by number: the params of the layer around, in order."""
-        return [number for number, param in enumerate(self.program.params) if param.owner is None]
+        """The inner params that are those of the layer around, by number, in order."""
+        params = enumerate(self.program.params)
+        return [number for number, param in params if param.owner is None and number not in self.kept]
 
 
 @dataclass

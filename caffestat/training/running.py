@@ -36,6 +36,13 @@ Add = Callable[[Mapping[int, Any], Mapping[int, Any]], Diffs]
 """What adds the gradients of a pass to those of the passes before it."""
 
 
+Uncleared = dict[tuple[int, int], np.ndarray]
+"""By node and inner param, the sum of all gradients so far of what a recurrent layer drew for a param that it shares.
+
+Caffe never sets it to zero, for no net but the inner one knows of it.
+"""
+
+
 @dataclass(frozen=True)
 class Process:
     """What all nets of a training run share: the random stream, the device, the arrays that the user gives."""
@@ -68,6 +75,7 @@ class Running:
         self.runner: Runner | None = None
         self.readers: list[Prefetch] = []
         self._states: dict[str, np.ndarray] = {}
+        self._uncleared: Uncleared = {}
         self._settler = Settler(process.device)
         self._settled = program.net
 
@@ -91,8 +99,10 @@ class Running:
                 activity=self._activity,
                 compute=p.compute,
             )
-        measure = measure or any(inner.prints for inner in self.runner.forward.inner.values())
-        return self.runner.step(feeds.of(self.runner.forward, net), measure, measure and each, not each, into)
+        printing = [inner for inner in self.runner.forward.inner.values() if inner.prints]
+        measure = measure or bool(printing)
+        single = measure and (each or any(inner.kept for inner in printing))
+        return self.runner.step(feeds.of(self.runner.forward, net), measure, single, not each, into)
 
     def hold(self, values: Resident) -> None:
         """Let the params live on the device from now on."""
@@ -127,7 +137,7 @@ class Running:
 
     def sum(self, passes: int, add: Add) -> Sum:
         """Return what adds up the gradients of some passes."""
-        return Sum(self.net, passes, add)
+        return Sum(self.net, passes, add, self._uncleared)
 
     def outputs(self, values: Mapping[int, np.ndarray]) -> tuple[Output, ...]:
         """Return the elements of the output blobs that could be computed, in Caffe's order."""
@@ -215,9 +225,10 @@ class Sum:
     diffs: by owner param; an absent one is zero.
     """
 
-    def __init__(self, net: Net, passes: int, add: Add) -> None:
+    def __init__(self, net: Net, passes: int, add: Add, uncleared: Uncleared) -> None:
         self._net = net
         self._add = add
+        self._uncleared = uncleared
         self.several = passes > 1
         self.diffs: Diffs = {}
 
@@ -226,9 +237,11 @@ class Sum:
         shown = self.several and step.measured is not None
         before = {number: as_array(diff) for number, diff in self.diffs.items()} if shown else {}
         self.diffs = self._add(self.diffs, step.diffs)
-        if step.measured is None or runner is None or not shown:
+        if step.measured is None or runner is None:
             return step.measured
-        return self._summed(step.measured, before, runner)
+        inner = {node: self._summed_inside(node, *found, before, runner) for node, found in step.measured.inner.items()}
+        measured = replace(step.measured, inner=inner)
+        return self._summed(measured, before, runner) if shown else measured
 
     def _summed(self, measured: Measurement, before: Mapping[int, np.ndarray], runner: Runner) -> Measurement:
         net, left = self._net, dict(before)
@@ -240,20 +253,31 @@ class Sum:
                 left.pop(owner, None)
             total = left.get(owner) if diff is None else diff + left[owner] if owner in left else diff
             means[node, index] = _mean_abs(total)
-        inner = {node: self._summed_inside(node, found, before, runner) for node, found in measured.inner.items()}
-        return replace(measured, param_diffs=means, norms=self._norms(measured), inner=inner)
+        return replace(measured, param_diffs=means, norms=self._norms(measured))
 
     def _summed_inside(
-        self, node: int, found: tuple[Program, Measurement], before: Mapping[int, np.ndarray], runner: Runner
+        self,
+        node: int,
+        program: Program,
+        measured: Measurement,
+        before: Mapping[int, np.ndarray],
+        runner: Runner,
     ) -> tuple[Program, Measurement]:
         """Return what was measured inside of a recurrent layer, the gradients of its params summed up."""
-        program, measured = found
-        params = dict(zip(runner.forward.inner[node].owners, self._net.nodes[node].params, strict=True))
+        part = runner.forward.inner[node]
+        if not self.several and not part.kept:
+            return program, measured
+        params = zip(part.owners, self._net.nodes[node].params, strict=True)
+        earlier = {number: before.get(self._net.owner(param)) for number, param in params}
+        earlier |= {number: self._uncleared.get((node, number)) for number in part.kept}
         means = {}
-        for key in measured.param_diffs:
-            earlier = before.get(self._net.owner(params[program.owner(program.rows[key[0]].params[key[1]])]))
-            diff = runner.tensors.get(("inner_diff", node, *key))
-            means[key] = _mean_abs(diff if earlier is None or diff is None else diff + earlier)
+        for row, index in sorted(measured.param_diffs, key=lambda key: (-key[0], key[1])):
+            owner = program.owner(program.rows[row].params[index])
+            diff, left = runner.tensors.get(("inner_diff", node, row, index)), earlier[owner]
+            total = left if diff is None else diff if left is None else diff + left
+            means[row, index] = _mean_abs(total)
+            if total is not None and owner in part.kept:
+                self._uncleared[node, owner] = total
         return program, replace(measured, param_diffs=means)
 
     def _norms(self, measured: Measurement) -> Norms | None:

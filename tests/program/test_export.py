@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -106,3 +107,32 @@ def test_shared_params_have_one_gradient(tmp_path: Path) -> None:
     assert names(model.graph.output) == ["sa", "sb", "grad/a/0"]
     x = np.array([[1, 2, 3], [4, 5, 6]], np.float32)
     np.testing.assert_allclose(run(model, {"data": x})["grad/a/0"], np.tile(3 * x.sum(0), (4, 1)), rtol=1e-6)
+
+
+def test_later_timesteps_of_a_sharer_keep_what_it_drew(tmp_path: Path) -> None:
+    """In TRAIN, the first timestep alone computes with the owner's recurrent params; in TEST, all do."""
+    layer = (
+        'layer { name: "%s" type: "RNN" bottom: "%s" bottom: "cont" top: "%s" %s recurrent_param { num_output: 2 '
+        'weight_filler { type: "uniform" min: -1 max: 1 } } }\n'
+    )
+    named = "".join(f'param {{ name: "{name}" }}' for name in ("x", "b", "h", "o", "c"))
+    text = (
+        'layer { name: "in" type: "Input" top: "in" top: "cont" input_param { shape { dim: 3 dim: 4 dim: 2 } '
+        "shape { dim: 3 dim: 4 } } }\n" + layer % ("r1", "in", "r1", named) + layer % ("r2", "r1", "r2", named)
+    )
+    x = np.random.default_rng(4).normal(size=(3, 4, 2)).astype(np.float32)
+    for phase in (TRAIN, TEST):
+        net = net_of(text, tmp_path, phase)
+        x_h, b_h, h_h, h_o, b_o = draw_params(net, Stream(3))[:5]
+        found = run(to_onnx(net, draw_params(net, Stream(3))), {"in": x, "cont": np.ones((3, 4), np.float32)})["r2"]
+        draws = net.nodes[-1].layer.own_draws
+        assert np.abs(draws[2] - h_h).max() > 0.1
+        values: Sequence[np.ndarray] = x
+        for own in ({}, draws if phase == TRAIN else {}):
+            h, tops = np.zeros((4, 2)), []
+            for step, at in enumerate(values):
+                later = own if step else {}
+                h = np.tanh(at @ x_h.T + b_h + h @ later.get(2, h_h).T)
+                tops.append(np.tanh(h @ later.get(3, h_o).T + b_o))
+            values = tops
+        np.testing.assert_allclose(found, values, rtol=1e-5)
