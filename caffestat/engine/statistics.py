@@ -124,13 +124,10 @@ def _sum_slices(g: Graph, slices: str, op: str) -> str:
     less than half of the time; it is one thread, though. Sums of rows, without a Scan, take five times as long: only
     those over all of a value use the processor's vectors. The slices of a Scan are no copies.
     """
-    from caffestat.graph.bodies import close_body
+    from caffestat.graph.bodies import over_slices
 
-    inner = g.inner()
-    one = inner.input("slice", g.shape(slices)[1:], g.specs[slices].dtype)
-    total = inner.declare(inner.emit(op, one, keepdims=0), (), g.specs[slices].dtype)
-    body = close_body(inner, g, [one], [total], "sum")
-    return g.emit("Scan", slices, body=body, num_scan_inputs=1)
+    dtype = g.specs[slices].dtype
+    return over_slices(g, [slices], lambda inner, one: inner.declare(inner.emit(op, one, keepdims=0), (), dtype), "sum")
 
 
 def _in_slices(g: Graph, value: str) -> str:

@@ -17,7 +17,16 @@ from .infer import infer_node
 from .late import for_provider
 from .nodes import captured_by, from_proto, subgraphs, to_proto
 
-__all__ = ["close_body", "computed_names", "open_body", "renamed", "scan_body", "trip_count", "with_captured"]
+__all__ = [
+    "close_body",
+    "computed_names",
+    "open_body",
+    "over_slices",
+    "renamed",
+    "scan_body",
+    "trip_count",
+    "with_captured",
+]
 
 _MOST_TRIPS = 1 << 14  # of a loop whose end is worked out by running what decides about it
 
@@ -69,6 +78,21 @@ def close_body(graph: Graph, outer: Graph, inputs: Sequence[str], outputs: Seque
         ],
         [numpy_helper.from_array(np.asarray(graph.constants[found]), found) for found in own],
     )
+
+
+def over_slices(g: Graph, values: Sequence[str], build: Callable[..., str], name: str) -> str:
+    """Emit what `build(graph, *slices)` makes of the slices along the values' first axes, side by side along a new one.
+
+    A Scan, whose slices are no copies. What is made in between is small: it stays in the caches.
+    """
+    count = g.shape(values[0])[0]
+    inner = g.inner()
+    slices = [inner.input("slice", g.shape(value)[1:], g.specs[value].dtype) for value in values]
+    result = build(inner, *slices)
+    spec = inner.specs[result]
+    body = close_body(inner, g, slices, [result], name)
+    scan = g.emit("Scan", *values, body=body, num_scan_inputs=len(values))
+    return g.declare(scan, (count, *spec.shape), spec.dtype)
 
 
 def computed_names(body: onnx.GraphProto) -> list[str]:

@@ -11,7 +11,8 @@ from numpy.typing import ArrayLike
 from onnx import TensorProto, helper
 
 from caffestat.errors import GradientError
-from caffestat.graph import Node
+from caffestat.graph import Graph, Node
+from caffestat.ops import Window
 
 from ..engine import Tape
 
@@ -28,6 +29,7 @@ __all__ = [
     "scatter_add",
     "sum_to",
     "unbroadcast",
+    "window_of",
 ]
 
 Grads = Sequence[str | None]
@@ -107,7 +109,7 @@ def scatter(tape: Tape, grad: str, like: str, shape: Sequence[int], positions: s
     return scatter_add(tape, zeros, index, grad, axis, tape.specs[like].dtype)
 
 
-def scatter_add(tape: Tape, base: str, index: str, updates: str, axis: int, dtype: Any) -> str:
+def scatter_add(tape: Tape | Graph, base: str, index: str, updates: str, axis: int, dtype: Any) -> str:
     """Add each update to the element of `base` that its index names along an axis; both are of type `dtype`.
 
     ScatterND sums into one place from several threads in onnxruntime's CPU kernel and loses terms; this op does not. It
@@ -118,6 +120,13 @@ def scatter_add(tape: Tape, base: str, index: str, updates: str, axis: int, dtyp
     base, updates = (tape.emit("Cast", value, to=_FLOAT) for value in (base, updates))
     wide = tape.emit("ScatterElements", base, index, updates, axis=axis, reduction="add")
     return tape.emit("Cast", wide, to=int(helper.np_dtype_to_tensor_dtype(np.dtype(dtype))))
+
+
+def window_of(tape: Tape, node: Node) -> Window:
+    """Return how the kernel of a pooling node slides over its image."""
+    rule = node.info.window
+    assert rule is not None
+    return rule(tape.graph.call(node))
 
 
 def is_linear(elements: int, *operands: Sequence[int]) -> bool:

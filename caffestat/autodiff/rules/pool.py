@@ -14,31 +14,13 @@ from caffestat.graph import Convolution, Graph, Node, Spec, late
 from caffestat.ops import Window
 
 from ..engine import Tape, vjp
-from .common import Grads, is_linear, only, scatter_add
+from .common import Grads, is_linear, only, window_of
 from .conv import dx_transpose
 
 Ints = tuple[int, ...]
 
 
-def _window(tape: Tape, node: Node) -> Window:
-    rule = node.info.window
-    assert rule is not None
-    return rule(tape.graph.call(node))
-
-
-# ---- the largest ----
-
-
-@vjp("MaxPool")
-def max_pool(tape: Tape, node: Node, dy: str) -> Grads:
-    """Each dy goes to the first largest element of its window, in scan order, as in Caffe.
-
-    Which that is, is found by comparing taps, one axis at a time: with the scattering 0.5 of torch's time on 3x3
-    stride 1 and 0.7 on 3x3 stride 2. The runtime's own Indices take 1.2 to 2 times as long, and on CUDA they break ties
-    by another order.
-    """
-    x, win = node.inputs[0], _window(tape, node)
-    return [_scatter(tape, dy, _first_largest(tape, x, win), x)]
+# ---- the largest; MaxPool has a module of its own ----
 
 
 @vjp("MaxUnpool")
@@ -47,74 +29,6 @@ def max_unpool(tape: Tape, node: Node, dy: str) -> Grads:
     x, indices = node.inputs[:2]
     picked = tape.emit("Gather", tape.emit("Reshape", dy, tape.ints(-1)), tape.reshape(indices, -1), axis=0)
     return only(node, tape.reshape(picked, *tape.shape(x)))
-
-
-def _scatter(tape: Tape, dy: str, indices: str, x: str) -> str:
-    """Add each dy to the element of the flat image that its index names."""
-    shape: Ints = tape.shape(x)
-    zeros = tape.emit("Expand", tape.scalar(0, like=x), tape.ints(prod(shape)))
-    flat = tape.reshape(indices, -1), tape.reshape(dy, -1)
-    return tape.reshape(scatter_add(tape, zeros, *flat, axis=0, dtype=tape.specs[x].dtype), *shape)
-
-
-def _first_largest(tape: Tape, x: str, win: Window) -> str:
-    """Emit the flat index in x of each window's first largest element: int [N, C, out…].
-
-    One axis after the other, the innermost first, so that among equals the first row wins before the first column. On
-    the way, which tap it is on each axis is a uint8: the runtime chooses between these in an eighth of the time.
-    """
-    shape: Ints = tape.shape(x)
-    best, taps = _pad_image(tape, x, win), dict[int, str]()
-    for axis in reversed(range(len(win.size))):
-        best, taps = _larger(tape, best, taps, win, axis)
-    dtype = np.int32 if prod(shape) < 2**31 else np.int64
-    planes = np.arange(prod(shape[:2])) * prod(win.size)
-    index = tape.constant(planes.reshape(*shape[:2], *[1] * len(win.size)), dtype)
-    for axis in range(len(win.size)):
-        index = tape.emit("Add", _offset(tape, taps.get(axis), win, axis, dtype), index)
-    return index
-
-
-def _offset(tape: Tape, tap: str | None, win: Window, axis: int, dtype: Any) -> str:
-    """Emit what the tap of each place adds to its flat index, along an axis; padding wins only where all is NaN."""
-    corners = win.taps_along(axis)[:, 0]
-    along = corners.reshape([-1 if i == axis else 1 for i in range(len(win.size))])[None, None]
-    place = tape.constant(along, dtype)
-    if tap is not None:
-        steps = _times(tape, tape.cast(tap, dtype), win.dilations[axis], dtype)
-        place = tape.emit("Add", steps, place)
-    if win.begins[axis]:
-        place = tape.emit("Clip", place, tape.constant(0, dtype), tape.constant(win.size[axis] - 1, dtype))
-    return _times(tape, place, prod(win.size[axis + 1 :]), dtype)
-
-
-def _times(tape: Tape, value: str, factor: int, dtype: Any) -> str:
-    return value if factor == 1 else tape.emit("Mul", value, tape.constant(factor, dtype))
-
-
-def _pad_image(tape: Tape, x: str, win: Window) -> str:
-    if not any(win.begins + win.ends):
-        return x
-    pads = tape.ints(0, 0, *win.begins, 0, 0, *win.ends)
-    return tape.emit("Pad", x, pads, tape.scalar(-np.inf, like=x))
-
-
-def _larger(tape: Tape, values: str, taps: dict[int, str], win: Window, axis: int) -> tuple[str, dict[int, str]]:
-    """Pool along one axis: the largest of each window's elements, and by axis the tap of the first that has it."""
-    at = range(0, win.spans[axis], win.dilations[axis])
-    reach, stride = (win.out[axis] - 1) * win.strides[axis] + 1, win.strides[axis]
-    slices = [[tape.ints(start), tape.ints(start + reach), tape.ints(2 + axis), tape.ints(stride)] for start in at]
-    best, chosen = tape.emit("Slice", values, *slices[0]), {i: tape.emit("Slice", taps[i], *slices[0]) for i in taps}
-    dtype = np.uint8 if win.kernel[axis] <= 256 else np.int32
-    if win.kernel[axis] > 1:
-        chosen[axis] = tape.constant(0, dtype)
-    for number, place in enumerate(slices[1:], 1):
-        tap = tape.emit("Slice", values, *place)
-        better = tape.emit("Greater", tap, best)
-        best = tape.emit("Max", best, tap)
-        others = {i: tape.emit("Slice", taps[i], *place) for i in taps} | {axis: tape.constant(number, dtype)}
-        chosen = {i: tape.emit("Where", better, others[i], chosen[i]) for i in chosen}
-    return best, chosen
 
 
 @vjp("GlobalMaxPool")
@@ -143,7 +57,7 @@ def global_average_pool(tape: Tape, node: Node, dy: str) -> Grads:
 @vjp("AveragePool")
 def average_pool(tape: Tape, node: Node, dy: str) -> Grads:
     """Each element gets the sum of dy / divisor over the windows it lies in."""
-    x, win = node.inputs[0], _window(tape, node)
+    x, win = node.inputs[0], window_of(tape, node)
     shares = [1 / count for count in _counts(node, win)]
     if win.kernel == win.size and win.places == 1:
         share = tape.scalar(prod(float(share[0]) for share in shares), like=x)
@@ -255,7 +169,7 @@ def global_lp_pool(tape: Tape, node: Node, dy: str) -> Grads:
 @vjp("LpPool")
 def lp_pool(tape: Tape, node: Node, dy: str) -> Grads:
     """The sums over windows are those of AveragePool, all of whose divisors are the number of taps."""
-    x, win = node.inputs[0], _window(tape, node)
+    x, win = node.inputs[0], window_of(tape, node)
     share = tape.emit("Mul", _norm_share(tape, node, dy), tape.scalar(win.taps, like=x))
     tape.declare(share, tape.shape(node.outputs[0]), tape.specs[x].dtype)
     shares = [np.full(places, 1 / taps) for places, taps in zip(win.out, win.kernel, strict=True)]
