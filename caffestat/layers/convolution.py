@@ -133,10 +133,14 @@ class _Filters(_Sliding):
         shape = (prod(at.outer), at.channels, *(at.spatial or (1,)))
         weight = g.reshape(params[0], *g.shape(params[0])[:2], *window.kernel)
         attributes: dict[str, Any] = {"group": self.proto.convolution_param.group, **_attributes(window)}
-        values = [g.emit(op, g.reshape(b, *shape), weight, *params[1:], hint=self.name, **attributes) for b in bottoms]
+        values = [self.multiply(g, op, g.reshape(b, *shape), weight, *params[1:], **attributes) for b in bottoms]
         top = self.tops([g.shape(bottom) for bottom in bottoms])[0] or ()
         plain = (prod(at.outer), top[len(at.outer)], *(top[len(at.outer) + 1 :] or (1,)))
         return [g.reshape(g.declare(value, plain), *top) for value in values]
+
+    def multiply(self, g: Graph, op: str, *inputs: str, **attributes: Any) -> str:
+        """Emit the op that multiplies a bottom by the weights; forks round these."""
+        return g.emit(op, *inputs, hint=self.name, **attributes)
 
 
 @layer("Convolution")

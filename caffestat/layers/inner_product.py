@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from math import prod
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -49,9 +49,13 @@ class InnerProduct(Layer):
         axis = self._axis(shape)
         x = g.reshape(bottoms[0], prod(shape[:axis]), prod(shape[axis:]))
         transposed = int(not self.proto.inner_product_param.transpose)
-        y = g.emit("Gemm", x, *params, transB=transposed, hint=self.name)
+        y = self.multiply(g, "Gemm", x, *params, transB=transposed)
         top = self.tops([shape])[0]
         return [g.reshape(g.declare(y, (prod(top[:-1]), top[-1])), *top)]
+
+    def multiply(self, g: Graph, op: str, *inputs: str, **attributes: Any) -> str:
+        """Emit the op that multiplies the bottom by the weights; forks round these."""
+        return g.emit(op, *inputs, hint=self.name, **attributes)
 
     def macs(self, bottoms: Sequence[Shape]) -> int:
         (top,) = self.tops(bottoms)

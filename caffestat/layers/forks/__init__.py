@@ -26,6 +26,7 @@ from . import (  # noqa: F401  registers their layer types
     interpolation,
     local,
     losses,
+    lowbits,
     maskyolo,
     matching,
     metric,
