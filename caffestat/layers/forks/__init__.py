@@ -11,6 +11,7 @@ from . import (  # noqa: F401  registers their layer types
     capsules,
     cascade,
     centers,
+    compression,
     conv_lstm,
     crf,
     ctc,

@@ -263,7 +263,7 @@ class _Multiplying(_LowPrecision):
         return tuple(param for param in super().params(bottoms) for _ in range(2))
 
     def lower(self, g: Graph, bottoms: Sequence[str], params: Sequence[str]) -> Sequence[str]:
-        self.copies = params[1::2]
+        self.rounded_params = params[1::2]
         return super().lower(g, bottoms, params[::2])
 
     def multiply(self, g: Graph, op: str, *inputs: str, **attributes: Any) -> str:
@@ -282,7 +282,7 @@ class _Multiplying(_LowPrecision):
 
     def copied(self, g: Graph, param: str, index: int) -> str:
         """Emit a param rounded, which becomes its copy."""
-        shape, copy = g.shape(param), self.copies[index]
+        shape, copy = g.shape(param), self.rounded_params[index]
         used = g.declare(self.fixed(g, param), shape)
         g.updates[copy] = g.declare(g.copy(g.reshape(used, *g.shape(copy))), g.shape(copy))
         return used
