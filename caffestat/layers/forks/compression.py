@@ -210,8 +210,8 @@ class MLQuant(Layer):
     """y = the nearest of `groups` levels of the channel; a second top is its number.
 
     Level j is w0 + e^w1 + … + e^wj of the weights [1, C, 1, groups]; at first the levels lie evenly from 0 to 1.
-    dx is dy plus that of the second top. The weights' gradient is that of Σ (y - x)² / 2, whatever dy is. Two more params hold
-    settings, and how often each level was taken, of which 0.999 is kept at every pass.
+    dx is dy plus that of the second top. The weights' gradient is that of Σ (y - x)² / 2, whatever dy is. Two more
+    params hold settings, and how often each level was taken, of which 0.999 is kept at every pass.
     (limuhit/CCN, ml_quant_layer.cpp)
     """
 
