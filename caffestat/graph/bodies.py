@@ -24,10 +24,12 @@ __all__ = [
     "over_slices",
     "renamed",
     "scan_body",
+    "slices_that_fit",
     "trip_count",
     "with_captured",
 ]
 
+_CACHED = 300_000
 _MOST_TRIPS = 1 << 14  # of a loop whose end is worked out by running what decides about it
 
 
@@ -78,6 +80,16 @@ def close_body(graph: Graph, outer: Graph, inputs: Sequence[str], outputs: Seque
         ],
         [numpy_helper.from_array(np.asarray(graph.constants[found]), found) for found in own],
     )
+
+
+def slices_that_fit(count: int, elements: int) -> int:
+    """Return into how many equal slices to cut `count` items of so many elements, so that the caches hold a slice.
+
+    One op of the runtime takes 0.1 ns an element where its operands are in the caches, and 0.2 to 0.4 where not; slices
+    of less than 300,000 elements keep two cores no longer busy.
+    """
+    most = max(count * elements // _CACHED, 1)
+    return next(number for number in range(min(most, count), 0, -1) if count % number == 0)
 
 
 def over_slices(g: Graph, values: Sequence[str], build: Callable[..., str], name: str) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Hashable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from dataclasses import replace
 from math import prod
 from typing import TYPE_CHECKING, Any
@@ -16,7 +16,7 @@ from .late import LATE, Definition, append, branch, late
 if TYPE_CHECKING:
     from .graph import Graph, Node
 
-__all__ = ["DECOMPOSED", "by_fewer_products", "expand", "live", "lrn_base", "lrn_power", "sum_channels"]
+__all__ = ["DECOMPOSED", "by_fewer_products", "by_images", "expand", "live", "lrn_base", "lrn_power", "sum_channels"]
 
 _SMALL = 1 << 16  # elements of a band matrix that never matter
 _BLOCK = 16  # channels that are summed up together
@@ -68,32 +68,51 @@ def _sum_blocks(g: Graph, x: str, shape: tuple[int, ...], reach: int, band: np.n
     return g.reshape(blocks, *shape)
 
 
-def lrn_base(g: Graph, x: str, shape: tuple[int, ...], node: Node, dtype: Any) -> str:
-    """Emit s = k + α/n Σ x² of an LRN node, the sum over n channels: [N, C, places]."""
-    size, alpha = node.attributes["size"], node.get("alpha", 1e-4)
-    flat_shape = (*shape[:2], prod(shape[2:]))
-    flat = g.reshape(x, *flat_shape)
-    mean = sum_channels(g, g.emit("Mul", flat, flat), flat_shape, size, alpha / size, dtype)
-    return g.emit("Add", mean, g.constant(node.get("bias", 1.0), dtype))
+def lrn_base(g: Graph, x: str, node: Node) -> str:
+    """Emit s = k + α/n Σ x² of an LRN node, the sum over n channels, for x of [N, C, places]."""
+    size, alpha, spec = node.attributes["size"], node.get("alpha", 1e-4), g.specs[x]
+    mean = sum_channels(g, g.emit("Mul", x, x), spec.shape, size, alpha / size, spec.dtype)
+    return g.declare(g.emit("Add", mean, g.constant(node.get("bias", 1.0), spec.dtype)), spec.shape, spec.dtype)
 
 
-def lrn_power(g: Graph, base: str, node: Node, dtype: Any) -> str:
+def lrn_power(g: Graph, base: str, node: Node) -> str:
     """Emit s^β; the usual β = 3/4 as √s · √√s, a third of Pow's time."""
     beta = node.get("beta", 0.75)
     if beta != 0.75:
-        return g.emit("Pow", base, g.constant(beta, dtype))
+        return g.emit("Pow", base, g.constant(beta, g.specs[base].dtype))
     root = g.emit("Sqrt", base)
     return g.emit("Mul", root, g.emit("Sqrt", root))
 
 
+def by_images(g: Graph, values: Sequence[str], build: Callable[..., str]) -> str:
+    """Emit what `build(graph, *values)` makes of images of one shape, [N, C, …], where they are [N, C, places].
+
+    On the CPU, some images after the other: 0.55 of the time for 8 images of 192 x 56 x 56.
+    """
+    from .bodies import over_slices, slices_that_fit
+
+    n, channels, *space = g.shape(values[0])
+    places = prod(space)
+    slices = slices_that_fit(n, channels * places) if g.block else 1
+    flat = (n // slices, channels, places)
+    if slices == 1:
+        result = build(g, *(g.reshape(value, *flat) for value in values))
+    else:
+        result = over_slices(g, [g.reshape(value, slices, *flat) for value in values], build, "images")
+    return g.reshape(result, n, channels, *space)
+
+
 def _lrn(g: Graph, node: Node, provider: str) -> Sequence[str] | None:
-    """y = x / s^β: a sixth of the time of the LRN kernel, and the runtime shares s with the gradient."""
-    spec = g.specs.get(node.inputs[0])
-    if spec is None:
+    """y = x / s^β: a sixth of the time of the LRN kernel."""
+    if node.inputs[0] not in g.specs:
         return None
-    power = lrn_power(g, lrn_base(g, node.inputs[0], spec.shape, node, spec.dtype), node, spec.dtype)
-    flat = g.reshape(node.inputs[0], *spec.shape[:2], prod(spec.shape[2:]))
-    return [g.reshape(g.emit("Div", flat, power), *spec.shape)]
+
+    def divided(inner: Graph, x: str) -> str:
+        spec = inner.specs[x]
+        power = lrn_power(inner, lrn_base(inner, x, node), node)
+        return inner.declare(inner.emit("Div", x, power), spec.shape, spec.dtype)
+
+    return [by_images(g, node.inputs[:1], divided)]
 
 
 def _lp_normalization(g: Graph, node: Node, *_: Any) -> Sequence[str] | None:

@@ -44,6 +44,21 @@ def test_expanded_lrn_computes_the_same(beta: float) -> None:
     assert difference(run(expanded, feeds)[0], run(graph, feeds)[0]) < 1e-6
 
 
+def test_lrn_of_large_images_works_on_some_after_the_others() -> None:
+    x, dy = normal(4, 24, 90, 71), normal(4, 24, 90, 71)
+    graph = Graph()
+    values = [graph.input(name, x.shape) for name in ("x", "dy")]
+    y = graph.declare(graph.emit("LRN", values[0], size=5, alpha=0.9, bias=1.3), x.shape)
+    graph.outputs = [y, backward(graph, {y: values[1]}, values[:1])["x"] or ""]
+    expanded = expand(graph, graph.outputs, block=8)
+    assert [node.op for node in expanded.nodes].count("Scan") == 2
+    assert max(array.size for array in expanded.constants.values()) < 1000
+    actual = run(expanded, {"x": x, "dy": dy})
+    expected = torch_gradients(lambda x: torch.nn.functional.local_response_norm(x, 5, 0.9, 0.75, 1.3), [x], dy)
+    for ours, theirs in zip(actual, expected, strict=True):
+        assert difference(ours, theirs) < 1e-5
+
+
 def test_lrn_of_unknown_shape_stays() -> None:
     graph = Graph()
     graph.outputs = [graph.emit("LRN", graph.emit("Relu", graph.input("x", (2, 7, 4, 3))), size=3)]

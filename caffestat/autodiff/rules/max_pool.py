@@ -19,8 +19,6 @@ from .common import Grads, scatter_add, window_of
 
 Ints = tuple[int, ...]
 
-_CHUNK = 300_000  # elements of the image at least that are worked on at once: what lies between stays in the caches
-
 
 @vjp("MaxPool")
 def max_pool(tape: Tape, node: Node, dy: str) -> Grads:
@@ -48,13 +46,12 @@ def _is_blocked(g: Graph, x: str, win: Window) -> bool:
 
 def _by_masks(g: Graph, x: str, dy: str, win: Window) -> str:
     """Split dy among the rows, then what each row got among the columns: what is equal to the largest, takes it."""
-    from caffestat.graph.bodies import over_slices
+    from caffestat.graph.bodies import over_slices, slices_that_fit
 
     lanes, block = prod(g.shape(x)[:2]) // g.block, g.block
-    fewest = -(-_CHUNK // (prod(win.size) * block))
-    chunks = next(count for count in range(max(lanes // fewest, 1), 0, -1) if lanes % count == 0)
-    channels = lanes // chunks * block
-    image, grads = g.reshape(x, chunks, 1, channels, *win.size), g.reshape(dy, chunks, 1, channels, *win.out)
+    slices = slices_that_fit(lanes, prod(win.size) * block)
+    channels = lanes // slices * block
+    image, grads = g.reshape(x, slices, 1, channels, *win.size), g.reshape(dy, slices, 1, channels, *win.out)
     dx = over_slices(g, [image, grads], lambda inner, *one: _share_image(inner, win, block, *one), "pool")
     return g.reshape(dx, *g.shape(x))
 

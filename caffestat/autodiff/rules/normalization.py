@@ -5,8 +5,8 @@ from __future__ import annotations
 from math import prod
 
 from caffestat.errors import GradientError
-from caffestat.graph import Node, all_but_channels
-from caffestat.graph.expand import lrn_base, lrn_power, sum_channels
+from caffestat.graph import Graph, Node, all_but_channels, late
+from caffestat.graph.expand import by_images, lrn_base, lrn_power, sum_channels
 
 from ..engine import Tape, vjp
 from .common import Grads
@@ -18,19 +18,27 @@ Ints = tuple[int, ...]
 def lrn(tape: Tape, node: Node, dy: str) -> Grads:
     """y = x · s^-β with s = k + α/n Σ x² over the n channels around: dx = dy · s^-β - 2αβ/n · x · Σ dy · y / s.
 
-    s is emitted as `caffestat.graph.expand` emits it, so the runtime computes it once for both passes.
+    y is read, not computed again: in a Caffe net, another layer may have overwritten it.
     """
-    (x,) = node.inputs
-    n, channels, *space = shape = tape.shape(x)
-    alpha, beta, size = node.get("alpha", 1e-4), node.get("beta", 0.75), node.attributes["size"]
-    dtype = tape.specs[x].dtype
-    base = lrn_base(tape.graph, x, shape, node, dtype)
-    flat = (n, channels, prod(space))
-    x, y, dy = (tape.reshape(value, *flat) for value in (x, node.outputs[0], dy))
-    share = tape.emit("Div", tape.emit("Mul", dy, y), base)
-    around = sum_channels(tape.graph, share, flat, size, -2 * alpha * beta / size, dtype)
-    direct = tape.emit("Div", dy, lrn_power(tape.graph, base, node, dtype))
-    return [tape.reshape(tape.emit("Add", direct, tape.emit("Mul", x, around)), *shape)]
+    (x,), y = node.inputs, node.outputs[0]
+    return [tape.emit_late("LRNImage", x, y, dy, shape=tape.shape(x), like=x, of=node)]
+
+
+@late("LRNImage")
+def lrn_image(g: Graph, node: Node, provider: str) -> list[str]:
+    """dx from x, y and dy. Where images are not worked on in turn, the runtime shares s with the forward pass."""
+    of: Node = node.attributes["of"]
+    alpha, beta, size = of.get("alpha", 1e-4), of.get("beta", 0.75), of.attributes["size"]
+
+    def gradient(inner: Graph, x: str, y: str, dy: str) -> str:
+        spec = inner.specs[x]
+        base = lrn_base(inner, x, of)
+        share = inner.emit("Div", inner.emit("Mul", dy, y), base)
+        around = sum_channels(inner, share, spec.shape, size, -2 * alpha * beta / size, spec.dtype)
+        direct = inner.emit("Div", dy, lrn_power(inner, base, of))
+        return inner.declare(inner.emit("Add", direct, inner.emit("Mul", x, around)), spec.shape, spec.dtype)
+
+    return [by_images(g, node.inputs, gradient)]
 
 
 @vjp("BatchNormalization")
