@@ -53,14 +53,18 @@ def test_the_transforms_filter_exactly(taps: int) -> None:
 
 
 @runs
+@pytest.mark.parametrize("cached", [0, 1 << 20], ids=["large", "small"])
 @pytest.mark.parametrize("many", [1, 1000], ids=["images one by one", "all images"])
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
-def test_tiles_give_the_numbers_of_the_plain_ops(case: Case, many: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tiles_give_the_numbers_of_the_plain_ops(
+    case: Case, many: int, cached: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     g, feeds, params = build(case)
     choose(monkeypatch, False)
     plain = Compiled(g, CPU, params).run(feeds)
     choose(monkeypatch, True)
     monkeypatch.setattr("caffestat.graph.winograd._MANY_TILES", many)
+    monkeypatch.setattr("caffestat.graph.winograd._OUT_OF_CACHE", cached)
     for constant in ({}, params):
         ours = Compiled(g, CPU, constant).run(feeds, {} if constant else params)
         for name in g.outputs:
