@@ -19,6 +19,7 @@ __all__ = [
     "ActionVideoData",
     "BoxData",
     "CPMData",
+    "CarcontImageData",
     "ClipVideoData",
     "CustomData",
     "DenseImageData",
@@ -838,6 +839,34 @@ class LoadImageData(_Files):
 
     def shape_source(self) -> str:
         return f"in the images of {self.settings.root_folder!r}"
+
+
+@layer("CarcontImageData", dialect="ram")
+class CarcontImageData(_Files):
+    """Images of vehicles, their identities, colours and models, and their places in the list, each of these [N].
+
+    N = ni · nii + nc · nic + nm · nim: images of ni identities, nc colours and nm models.
+    (liu-xb/RAM, carcont_image_data_layer.cpp)
+    """
+
+    num_tops = (5, 5)
+    seeds_thread = False
+
+    def batch_size(self) -> int:
+        p = self.added.carcont_param
+        batch = p.ni * p.nii + p.nc * p.nic + p.nm * p.nim
+        if not batch:
+            raise self.error("expected numbers of images in carcont_param, found none")
+        return int(batch)
+
+    def own_words(self) -> tuple[str, ...]:
+        return ()
+
+    def example(self, index: int, shape: Shape, random: np.random.Generator) -> np.ndarray | None:
+        p = self.added.carcont_param
+        if index in (1, 2, 3):
+            return random.integers(0, (p.num_all_id, p.num_all_col, p.num_all_mod)[index - 1], shape).astype(np.float32)
+        return None
 
 
 # ---- windows and records ---------------------------------------------------------------------------------------------

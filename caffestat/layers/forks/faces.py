@@ -32,6 +32,7 @@ __all__ = [
     "MarginInnerProduct",
     "Norm",
     "NormL2",
+    "NormalizationL2",
     "NormalizeOfChannels",
     "NormalizeOfSamples",
     "NormalizedInnerProduct",
@@ -758,6 +759,14 @@ class NormL2(UnitLength):
     """y = x / √(Σ x² + 1e-7), Σ over all of a sample; top [N, C, H, W]. (xialuxi/arcface-caffe, normL2_layer.cpp)"""
 
     eps_of = 1e-7
+
+
+@layer("NormalizationL2", dialect="ram")
+class NormalizationL2(UnitLength):
+    """y = x / √(Σ x² + 1e-10), Σ over all of a sample. (liu-xb/RAM, normalization_l2_layer.cu)"""
+
+    has_four_axes = False
+    eps_of = 1e-10
 
 
 @layer("Normalization", dialect="hdc")

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from caffestat.autodiff import Tape
     from caffestat.graph import Graph
 
-__all__ = ["SLLSTM", "ContinuationIndicator", "Lstm", "LstmOfOcr", "LstmSimple", "ReverseSequences"]
+__all__ = ["SLLSTM", "ContinuationIndicator", "Convert", "Lstm", "LstmOfOcr", "LstmSimple", "ReverseSequences"]
 
 
 @dataclass(frozen=True)
@@ -384,10 +384,35 @@ class ContinuationIndicator(Layer):
         return ((p.time_step, p.batch_size),)
 
     def lower(self, g: Graph, bottoms: Sequence[str], params: Sequence[str]) -> Sequence[str]:
-        ((steps, rows),) = self.tops([])
-        marks = np.ones((steps, rows))
-        marks[0] = 0
-        return [g.emit("Identity", g.constant(marks))]
+        return [g.emit("Identity", emit_marks(g, *self.tops([])[0]))]
+
+
+@layer("Convert", dialect="curve-text")
+class Convert(Layer):
+    """x [N, C, …, W] as a sequence along its last axis [W, N, C], and marks [W, N]: 0 at the first step, else 1.
+
+    The axes between are of size 1. (Yuliang-Liu/Curve-Text-Detector, convert_layer.cpp)
+    """
+
+    num_tops = (2, 2)
+
+    def tops(self, bottoms: Sequence[Shape]) -> tuple[Shape, ...]:
+        shape = bottoms[0]
+        if len(shape) < 3 or math.prod(shape[2:-1]) != 1:
+            raise self.error(f"expected a bottom (N, C, W) or (N, C, 1, W), found shape {shape}")
+        return ((shape[-1], *shape[:2]), (shape[-1], shape[0]))
+
+    def lower(self, g: Graph, bottoms: Sequence[str], params: Sequence[str]) -> Sequence[str]:
+        shape = g.shape(bottoms[0])
+        x = g.transpose(g.reshape(bottoms[0], *shape[:2], shape[-1]), 2, 0, 1)
+        return [x, g.emit("Identity", emit_marks(g, shape[-1], shape[0]))]
+
+
+def emit_marks(g: Graph, steps: int, rows: int) -> str:
+    """Emit 0 for the first step of sequences [T, N], 1 for all others."""
+    marks = np.ones((steps, rows))
+    marks[0] = 0
+    return g.constant(marks)
 
 
 @layer("Reverse", dialect="action")

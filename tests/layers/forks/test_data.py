@@ -15,7 +15,7 @@ from caffestat.prototext import parse
 
 from ..harness import make
 
-TOPS = ("x", "y", "z", "u")
+TOPS = ("x", "y", "z", "u", "v")
 
 
 def written(kind: str, tops: int, fields: str, dialect: str | None = None, bottoms: str = "") -> Layer:
@@ -66,6 +66,11 @@ POSES = 'source: "l" root_folder: "r" label_num: 28 batch_size: 4 max_size: 96 m
         ("ImageSegData", IMAGES % "label_type: NONE", [None, None]),
         ("WindowSegData", IMAGES % "new_height: 20 new_width: 20" + CROP, [(4, 3, 11, 11), (4, 1, 11, 11)]),
         ("ImageLabelmapData", IMAGES % "new_height: 8 new_width: 9", [(4, 3, 8, 9), (4, 1, 8, 9)]),
+        (
+            "CarcontImageData",
+            IMAGES % "new_height: 8 new_width: 9" + "carcont_param { ni: 2 nii: 3 nc: 1 nic: 2 nm: 1 nim: 4 }",
+            [(12, 3, 8, 9), (12,), (12,), (12,), (12,)],
+        ),
         (
             "DenseImageData",
             "dense_image_data_param { batch_size: 4 new_height: 12 new_width: 20 label_divide_factor: 4 }",

@@ -180,3 +180,15 @@ def test_lstm_simple_is_lstm_with_fillers_of_its_own() -> None:
     np.testing.assert_allclose(bias, [0.1, 0.1, 5, 5, 0.1, 0.1, 0.1, 0.1], rtol=1e-6)
     written = make(text % 'weight_filler { type: "msra" } bias_filler { value: 3 }').params([rows.shape])
     assert [(param.filler.type, param.filler.value) for param in written[1:]] == [("msra", 0), ("constant", 3)]
+
+
+def test_maps_become_sequences_with_marks() -> None:
+    layer = make('name: "c" type: "Convert" bottom: "x" top: "y" top: "m"')
+    x = np.random.default_rng(3).normal(size=(2, 3, 1, 5))
+    dy = np.random.default_rng(4).normal(size=(5, 2, 3)).astype(np.float32)
+    found = run(layer, [x], dys=[dy, np.zeros((5, 2), np.float32)])
+    np.testing.assert_array_equal(found.tops[0], x[:, :, 0].transpose(2, 0, 1).astype(np.float32))
+    np.testing.assert_array_equal(found.tops[1], [[0, 0], *[[1, 1]] * 4])
+    np.testing.assert_array_equal(found.bottoms[0], dy.transpose(1, 2, 0)[:, :, None])
+    with pytest.raises(NetError, match=r"\(N, C, 1, W\)"):
+        layer.tops([(2, 3, 4, 5)])

@@ -1,0 +1,97 @@
+"""Pooling over grids and the choice of regions, against loops as the references have them."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from caffestat.errors import NetError
+
+from ..harness import make, run
+from .check import check_gradients
+
+RANDOM = np.random.default_rng(41)
+TEXT = 'name: "p" type: "%s" bottom: "x" bottom: "r" top: "y" '
+ALIGN = "psroi_align_param { spatial_scale: 0.125 output_dim: 3 group_size: 2 sample_num: %d }"
+
+
+def read(plane: np.ndarray, y: float, x: float) -> float:
+    """psroi_align_layer.cu, bilinear_interpolate."""
+    (h, w), top, left = plane.shape, int(y), int(x)
+    low, right = min(top + 1, h - 1), min(left + 1, w - 1)
+    a, b = y - top if top < h - 1 else 0, x - left if left < w - 1 else 0
+    rows = ((1 - a, top), (a, low))
+    return sum(p * q * plane[r, c] for p, r in rows for q, c in ((1 - b, left), (b, right)))
+
+
+def aligned(x: np.ndarray, rois: np.ndarray, samples: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the top, and the gradient of its sum."""
+    height, width = x.shape[2:]
+    y, dx = np.zeros((len(rois), 3, 2, 2)), np.zeros(x.shape)
+    for r, d, i, j in np.ndindex(*y.shape):
+        item, x1, y1, x2, y2 = rois[r]
+        start, end = (y1 / 8, x1 / 8), ((y2 + 1) / 8, (x2 + 1) / 8)
+        step = [max(e - s, 0.1) / 2 for s, e in zip(start, end, strict=True)]
+        edges = [(k * t + s, (k + 1) * t + s) for k, t, s in zip((i, j), step, start, strict=True)]
+        cut = [tuple(min(max(v, 0), n - 1) for v in edge) for edge, n in zip(edges, (height, width), strict=True)]
+        if cut[0][1] <= cut[0][0] or cut[1][1] <= cut[1][0]:
+            continue
+        plane = x[int(item), (d * 2 + i) * 2 + j]
+        slope = dx[int(item), (d * 2 + i) * 2 + j]
+        spans = [
+            range(*(min(max(v, 0), n) for v in (math.floor(edge[0]), math.ceil(edge[1]))))
+            for edge, n in zip(edges, (height, width), strict=True)
+        ]
+        for a in range(1, samples + 1):
+            for b in range(1, samples + 1):
+                h, w = cut[0][0] + a * step[0] / (samples + 1), cut[1][0] + b * step[1] / (samples + 1)
+                if h >= cut[0][1] or w >= cut[1][1]:
+                    continue
+                y[r, d, i, j] += read(plane, h, w) / samples**2
+                for row in spans[0]:
+                    for column in spans[1]:
+                        share = max(1 - abs(h - row), 0) * max(1 - abs(w - column), 0)
+                        slope[row, column] += share / samples**2
+    return y, dx
+
+
+@pytest.mark.parametrize("samples", [1, 3])
+def test_position_sensitive_points(samples: int) -> None:
+    x = RANDOM.normal(size=(2, 12, 6, 9))
+    rois = np.array([[0, 3, 5, 40, 21], [1, 0, 0, 71, 47], [1, 30, 12, 33, 14], [0, 60, 40, 90, 70], [0, 80, 2, 90, 9]])
+    y, dx = aligned(x, rois.astype(float), samples)
+    found = run(make(TEXT % "PSROIAlign" + ALIGN % samples), [x, rois])
+    np.testing.assert_allclose(found.tops[0], y, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(found.bottoms[0], dx, rtol=1e-4, atol=1e-5)
+    assert abs(found.tops[0][:2]).min() > 0 and not found.tops[0][4].any()
+
+
+@pytest.mark.parametrize(("high", "wide"), [(2, 4), (5, 3), (7, 10)])
+def test_grid_pooling(high: int, wide: int) -> None:
+    def pooled(x: np.ndarray) -> np.ndarray:
+        y = np.empty((*x.shape[:2], high, wide))
+        for i, j in np.ndindex(high, wide):
+            rows = slice(i * 5 // high, -(-(i + 1) * 5 // high))
+            y[:, :, i, j] = x[:, :, rows, j * 7 // wide : -(-(j + 1) * 7 // wide)].max((2, 3))
+        return y
+
+    text = (
+        'name: "p" type: "GRIDPooling" bottom: "x" top: "y" '
+        + f"grid_pooling_param {{ pooled_h: {high} pooled_w: {wide} }}"
+    )
+    check_gradients(make(text), pooled, [RANDOM.normal(size=(2, 3, 5, 7))], [0])
+
+
+def test_grid_pooling_needs_a_size() -> None:
+    with pytest.raises(NetError, match="positive pooled_h"):
+        make('name: "p" type: "GRIDPooling" bottom: "x" top: "y" grid_pooling_param { pooled_h: 2 }').tops(
+            [(1, 2, 3, 4)]
+        )
+
+
+def test_images_with_attributes() -> None:
+    text = 'name: "d" type: "Python" top: "data" top: "attrs" python_param { module: "plain_zf_data_layer.layer" '
+    layer = make(text + 'layer: "PlainZFDataLayer" }')
+    assert layer.tops([]) == ((2, 3, 600, 735), (2, 40))
