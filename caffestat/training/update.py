@@ -108,7 +108,8 @@ class Update:
     def add(self, before: Mapping[int, np.ndarray], fresh: Mapping[int, np.ndarray]) -> dict[int, np.ndarray]:
         """Return the gradients that an iteration has added up to, after those of one pass more."""
         replaced = {param.number for param in self.params if not param.adds_up}
-        return {**before} | {n: before[n] + x if n in before and n not in replaced else x for n, x in fresh.items()}
+        added = {n for n in fresh if n in before and n not in replaced}
+        return {**before, **fresh} | {n: np.asarray(before[n] + fresh[n]) for n in added}  # a sum of no axes is no array
 
     def apply(
         self,

@@ -176,6 +176,17 @@ def test_gradients_add_up_over_the_passes_shared_params_included(tmp_path):
     assert upper < thrice[1].param_diffs[2, 0] <= whole + upper + 1e-6
 
 
+def test_gradients_of_params_without_axes_add_up(tmp_path):
+    slope = 'layer { name: "slope" type: "PReLU" bottom: "ip" top: "ip" prelu_param { channel_shared: true } }\n'
+    net = NET.replace('layer { name: "loss"', slope + 'layer { name: "loss"')
+    made = solver(tmp_path, 'net: "net.prototxt" iter_size: 3', net)
+    inputs = {"data": np.random.default_rng(1).normal(size=(5, 3)).astype(np.float32)}
+    passes = [event for event in events(made, inputs=inputs) if isinstance(event, Pass)]
+    row = layers_of(passes[0]).index("slope")
+    once, _, thrice = (event.measured.param_diffs[row, 0] for event in passes)
+    assert thrice == pytest.approx(3 * once, rel=1e-5) and once > 0
+
+
 def test_statistics_go_on_from_pass_to_pass(tmp_path):
     with_statistics = NET.replace('bottom: "ip" bottom: "label"', 'bottom: "bn" bottom: "label"').replace(
         'layer { name: "loss"', 'layer { name: "bn" type: "BatchNorm" bottom: "ip" top: "bn" }\nlayer { name: "loss"'
