@@ -31,6 +31,9 @@ class Accuracy(Layer):
     foreign_tops = (3, None)
     keeps_shapes = True
 
+    def stops_backward(self, needed: Sequence[bool]) -> bool:
+        return any(needed)
+
     def axis(self, shape: Shape) -> int:
         """Return the class axis, counted from the front."""
         return self.canonical_axis(self.proto.accuracy_param.axis, len(shape))
@@ -108,6 +111,9 @@ class ArgMax(Layer):
     With `axis` along that axis, which gets size top_k. Without it over everything but axis 0: [N, 1, top_k], or
     [N, 2, top_k] with indices and values (out_max_val). (argmax_layer.cpp)
     """
+
+    def stops_backward(self, needed: Sequence[bool]) -> bool:
+        return True
 
     def search(self, shape: Shape) -> tuple[Shape, int]:
         """Return the shape in which to search and the axis along which."""

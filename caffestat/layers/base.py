@@ -407,6 +407,10 @@ class Layer:
         """Tell whether `force_backward` reaches this bottom."""
         return True
 
+    def stops_backward(self, needed: Sequence[bool]) -> bool:
+        """Tell whether Caffe stops in the layer's backward pass, where a gradient is needed of some of its bottoms."""
+        return False
+
 
 def of_four_axes(shape: Shape) -> Shape:
     """Return the shape that a blob has in the first versions of Caffe, and in forks of them: 1 for missing axes."""

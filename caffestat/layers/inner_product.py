@@ -78,6 +78,9 @@ class Embed(Layer):
         "embed_param.bias_filler": "bias",
     }
 
+    def stops_backward(self, needed: Sequence[bool]) -> bool:
+        return needed[0]
+
     def params(self, bottoms: Sequence[Shape]) -> tuple[Param, ...]:
         param = self.proto.embed_param
         weight = read_param("weight", (param.input_dim, param.num_output), param, "weight_filler", 1, param.num_output)

@@ -147,6 +147,9 @@ class SoftmaxWithLoss(Normalized):
     num_tops = (1, 2)
     foreign_tops = (3, None)
 
+    def stops_backward(self, needed: Sequence[bool]) -> bool:
+        return needed[1]
+
     def nonlinearity(self) -> Nonlinearity:
         return activations.SOFTMAX
 
@@ -244,6 +247,9 @@ class SigmoidCrossEntropyLoss(Normalized):
     foreign_bottoms = (3, 3)
     takes_targets = True
 
+    def stops_backward(self, needed: Sequence[bool]) -> bool:
+        return needed[1]
+
     def nonlinearity(self) -> Nonlinearity:
         return activations.SOFTMAX  # the loss's gradient σ(x) - t is flat nowhere
 
@@ -279,6 +285,9 @@ class SigmoidCrossEntropyLoss(Normalized):
 
 class Classified(Loss):
     """A loss of [N, …] scores and N labels, one class per score of an item."""
+
+    def stops_backward(self, needed: Sequence[bool]) -> bool:
+        return needed[1]
 
     def check(self, bottoms: Sequence[Shape]) -> None:
         if math.prod(bottoms[1]) != bottoms[0][0]:
@@ -407,6 +416,9 @@ class InfogainLoss(Normalized):
     num_bottoms = (2, 3)
     num_tops = (1, 2)
     foreign_bottoms = (4, 10)
+
+    def stops_backward(self, needed: Sequence[bool]) -> bool:
+        return any(needed[1:])
 
     def axis(self, shape: Shape) -> int:
         """Return the class axis, counted from the front."""

@@ -383,6 +383,9 @@ class Swish(Neuron):
 class Threshold(Neuron):
     """y = 1 if x > threshold else 0; no gradient. (threshold_layer.cpp)"""
 
+    def stops_backward(self, needed: Sequence[bool]) -> bool:
+        return True
+
     def lower(self, g: Graph, bottoms: Sequence[str], params: Sequence[str]) -> Sequence[str]:
         bound = g.constant(self.proto.threshold_param.threshold)
         return without_gradient(g, bottoms, lambda x: (g.emit("Cast", g.emit("Greater", x, bound), to=FLOAT),))

@@ -42,6 +42,9 @@ class Recurrent(Layer):
     keeps_blobs = False  # the unrolled net draws all the same
     keeps_drawn = True
 
+    def stops_backward(self, needed: Sequence[bool]) -> bool:
+        return needed[1]
+
     @property
     def param(self) -> Any:
         return self.proto.recurrent_param
@@ -266,6 +269,9 @@ class LSTMUnit(Layer):
 
     num_bottoms = (3, 3)
     num_tops = (2, 2)
+
+    def stops_backward(self, needed: Sequence[bool]) -> bool:
+        return needed[2]
 
     def tops(self, bottoms: Sequence[Shape]) -> tuple[Shape, ...]:
         cell, gates, cont = bottoms

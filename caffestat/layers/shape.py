@@ -341,6 +341,9 @@ class BatchReindex(Layer):
 
     num_bottoms = (2, 2)
 
+    def stops_backward(self, needed: Sequence[bool]) -> bool:
+        return needed[1]
+
     def tops(self, bottoms: Sequence[Shape]) -> tuple[Shape, ...]:
         shape, indices = bottoms
         if len(indices) != 1:
@@ -370,6 +373,9 @@ class Filter(Layer):
     decides = True
     decisive = slice(-1, None)
     lowers_undecided = True
+
+    def stops_backward(self, needed: Sequence[bool]) -> bool:
+        return needed[-1]
 
     def is_ignored(self, values: np.ndarray) -> np.ndarray:
         return np.ones(values.shape, bool)  # any value but 0 selects

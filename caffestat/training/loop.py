@@ -146,6 +146,7 @@ class Training:
         synthetic = program.synthetic(p.inputs)
         if not self.debug and options.data != "synthetic":
             self._refuse_untrainable(net, synthetic if options.data == "auto" else [])
+        _refuse_stopping(net)
         self.notes.extend(line for line in synthetic if line not in self.notes)
         for path in weights:
             copied = copy_file(net, params, path)
@@ -374,6 +375,14 @@ class Training:
     def file_names(self) -> tuple[str, str]:
         """Return the names of a snapshot's two files: the weights and the solver's state."""
         return file_names(self.message, self.prefix, self.iteration)
+
+
+def _refuse_stopping(net: Net) -> None:
+    """Raise NetError for a layer of a train net in whose backward pass Caffe stops."""
+    for node in net.nodes:
+        if net.phase == TRAIN and node.need_backward and node.layer.stops_backward(node.bottom_need_backward):
+            what = "Caffe stops in its backward pass, which has no gradient of these bottoms"
+            raise node.layer.error(f"{what}: leave it out of the train net, or let no loss depend on its tops")
 
 
 def _forward(measured: Measurement) -> Measurement:

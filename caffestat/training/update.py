@@ -109,7 +109,8 @@ class Update:
         """Return the gradients that an iteration has added up to, after those of one pass more."""
         replaced = {param.number for param in self.params if not param.adds_up}
         added = {n for n in fresh if n in before and n not in replaced}
-        return {**before, **fresh} | {n: np.asarray(before[n] + fresh[n]) for n in added}  # a sum of no axes is no array
+        # numpy makes a number of a sum without axes
+        return {**before, **fresh} | {n: np.asarray(before[n] + fresh[n]) for n in added}
 
     def apply(
         self,

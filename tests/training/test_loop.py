@@ -293,3 +293,27 @@ def test_a_signal_in_the_last_test_interrupts_it_alone(tmp_path):
     assert isinstance(happened[-2], StopTest)
     assert happened[-1] == Done(1, stopped=False)
     assert list(TrainingLog(made, 7).lines(happened[-1])) == ["Optimization Done."] * 2
+
+
+STOPPING = {
+    "accuracy": (
+        "force_backward: true\n",
+        'layer { name: "no" type: "Accuracy" bottom: "ip" bottom: "label" top: "acc" }',
+    ),
+    "threshold": ("", 'layer { name: "no" type: "Threshold" bottom: "ip" top: "t" loss_weight: 1 }'),
+    "labels": ("", 'layer { name: "no" type: "SoftmaxWithLoss" bottom: "data" bottom: "sum" top: "l2" }'),
+}
+SUM = 'layer { name: "sum" type: "Reduction" bottom: "ip" top: "sum" reduction_param { axis: 1 } }\n'
+
+
+@pytest.mark.parametrize("case", STOPPING)
+def test_layers_that_stop_caffes_backward_pass_are_refused(case, tmp_path):
+    head, layer = STOPPING[case]
+    made = solver(tmp_path, 'net: "net.prototxt"', head + NET + SUM + layer)
+    with pytest.raises(NetError, match=r"layer 'no' .*: Caffe stops in its backward pass"):
+        training(made)
+
+
+def test_accuracy_beside_a_loss_is_trained(tmp_path):
+    layer = 'layer { name: "acc" type: "Accuracy" bottom: "ip" bottom: "label" top: "acc" }'
+    assert events(solver(tmp_path, 'net: "net.prototxt"', NET + layer))
