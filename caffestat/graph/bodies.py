@@ -22,7 +22,6 @@ __all__ = [
     "computed_names",
     "open_body",
     "over_slices",
-    "renamed",
     "scan_body",
     "slices_that_fit",
     "trip_count",
@@ -218,24 +217,3 @@ def _stays_true(loop: onnx.GraphProto) -> bool:
     if maker is not None and nodes[maker].info.is_constant:
         stated.append(loop.node[maker].attribute[0].t)
     return root == loop.input[1].name or any(bool(numpy_helper.to_array(tensor).all()) for tensor in stated)
-
-
-def renamed(body: onnx.GraphProto, names: Mapping[str, str]) -> onnx.GraphProto:
-    """Return the subgraph with other names for some values, in the subgraphs of its nodes too."""
-    result = onnx.GraphProto()
-    result.CopyFrom(body)
-    _rename(result, lambda name: names.get(name, name))
-    return result
-
-
-def _rename(body: onnx.GraphProto, new: Callable[[str], str]) -> None:
-    for value in (*body.input, *body.output, *body.value_info):
-        value.name = new(value.name)
-    for tensor in body.initializer:
-        tensor.name = new(tensor.name)
-    for node in body.node:
-        node.input[:] = map(new, node.input)
-        node.output[:] = map(new, node.output)
-        for attribute in node.attribute:
-            for inner in [attribute.g] if attribute.HasField("g") else attribute.graphs:
-                _rename(inner, new)

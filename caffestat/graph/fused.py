@@ -5,68 +5,36 @@ Shapes, costs, predictions and gradients are then those of the single ops.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 import numpy as np
 import onnx
+from onnx import numpy_helper
 
-from .graph import CONTRIB, OPSET, Node
+from .graph import OPSET, Node
 from .upgrade import AdapterContext
-
-__all__ = ["is_fused", "unfused"]
-
-
-class _Writer:
-    """Collects the nodes that stand in the place of one."""
-
-    def __init__(self, context: AdapterContext, node: Node) -> None:
-        self.context, self.node, self.nodes = context, node, list[Node]()
-        spec = context.spec(node.inputs[0])
-        self.dtype = spec.dtype if spec else np.dtype(np.float32)
-
-    def input(self, position: int) -> str:
-        """Return the name of an input, empty for one that is left out."""
-        return self.node.inputs[position] if position < len(self.node.inputs) else ""
-
-    def emit(self, op: str, *inputs: str, to: str = "", **attributes: Any) -> str:
-        """Append a node and return its output's name."""
-        output = to or self.context.unique(f"{self.node.outputs[0]}/{op}")
-        self.nodes.append(Node(op, inputs, (output,), attributes))
-        return output
-
-    def number(self, value: float) -> str:
-        """Return a constant of the data's type."""
-        return self.context.constant(value, self.dtype)
-
-    def sum(self, *terms: str, to: str = "") -> str:
-        """Emit the sum of the terms that there are; `to` names it."""
-        total, *others = filter(None, terms)
-        for index, term in enumerate(others):
-            total = self.emit("Add", total, term, to=to if index == len(others) - 1 else "")
-        return total
+from .writer import Writer, definition
 
 
-Definition = Callable[[_Writer, Node, str], None]
-
-
-def _bias_gelu(w: _Writer, node: Node, y: str) -> None:
+@definition("BiasGelu")
+def _bias_gelu(w: Writer, node: Node, y: str) -> None:
     """y = gelu(x + b), by the error function."""
     w.emit("Gelu", w.sum(*node.inputs), to=y)
 
 
-def _fast_gelu(w: _Writer, node: Node, y: str) -> None:
+@definition("FastGelu")
+def _fast_gelu(w: Writer, node: Node, y: str) -> None:
     """y = gelu(x + b), by the hyperbolic tangent."""
     w.emit("Gelu", w.sum(*node.inputs), to=y, approximate="tanh")
 
 
-def _quick_gelu(w: _Writer, node: Node, y: str) -> None:
+@definition("QuickGelu")
+def _quick_gelu(w: Writer, node: Node, y: str) -> None:
     """y = x · sigmoid(α x)."""
     x = node.inputs[0]
     w.emit("Mul", x, w.emit("Sigmoid", w.emit("Mul", x, w.number(node.get("alpha", 1.702)))), to=y)
 
 
-def _fused_conv(w: _Writer, node: Node, y: str) -> None:
+@definition("FusedConv")
+def _fused_conv(w: Writer, node: Node, y: str) -> None:
     """y = f(w ∗ x + b + z)."""
     kept = {name: value for name, value in node.attributes.items() if not name.startswith("activation")}
     x, filters, bias, z = (w.input(position) for position in range(4))
@@ -74,13 +42,14 @@ def _fused_conv(w: _Writer, node: Node, y: str) -> None:
     _activation(w, node, w.sum(product, z), y)
 
 
-def _fused_gemm(w: _Writer, node: Node, y: str) -> None:
+@definition("FusedGemm")
+def _fused_gemm(w: Writer, node: Node, y: str) -> None:
     """y = f(α a b + β c)."""
     kept = {name: value for name, value in node.attributes.items() if not name.startswith("activation")}
     _activation(w, node, w.emit("Gemm", *node.inputs, **kept), y)
 
 
-def _activation(w: _Writer, node: Node, x: str, y: str) -> None:
+def _activation(w: Writer, node: Node, x: str, y: str) -> None:
     """Emit the activation that a node's attributes name; of Gemm its settings have names of their own."""
     op, numbers = node.get("activation", ""), node.get("activation_params", ())
     op = op.decode() if isinstance(op, bytes) else op
@@ -91,32 +60,41 @@ def _activation(w: _Writer, node: Node, x: str, y: str) -> None:
     w.emit(op or "Identity", x, *bounds, to=y, **settings)
 
 
-def _skip_layer_normalization(w: _Writer, node: Node, y: str) -> None:
+def _without_statistics(context: AdapterContext, node: Node) -> bool:
+    """Tell whether nobody asks for the mean or the deviation that a normalization computes."""
+    return not any(node.outputs[1:3])
+
+
+@definition("SkipLayerNormalization", fits=_without_statistics)
+def _skip_layer_normalization(w: Writer, node: Node, y: str) -> None:
     """y = the layer normalization of x + skip + b; the fourth output is this sum."""
     x, skip, gamma, beta, bias = (w.input(position) for position in range(5))
     learned = [gamma, beta] if beta else [gamma]
     epsilon = node.get("epsilon", 1e-12)
-    w.emit("LayerNormalization", _total(w, node, x, skip, bias), *learned, to=y, axis=-1, epsilon=epsilon)
+    w.emit("LayerNormalization", _total(w, x, skip, bias), *learned, to=y, axis=-1, epsilon=epsilon)
 
 
-def _skip_simplified(w: _Writer, node: Node, y: str) -> None:
+@definition("SkipSimplifiedLayerNormalization", fits=_without_statistics)
+def _skip_simplified(w: Writer, node: Node, y: str) -> None:
     """As SkipLayerNormalization, without mean and shift."""
     x, skip, gamma, bias = (w.input(position) for position in range(4))
-    _by_root_mean_square(w, _total(w, node, x, skip, bias), gamma, y, -1, node.get("epsilon", 1e-12))
+    _by_root_mean_square(w, _total(w, x, skip, bias), gamma, y, -1, node.get("epsilon", 1e-12))
 
 
-def _total(w: _Writer, node: Node, *terms: str) -> str:
+def _total(w: Writer, *terms: str) -> str:
     """Emit the sum that is normalized, under the name of the fourth output where the node has it."""
-    return w.sum(*terms, to=node.outputs[3] if len(node.outputs) > 3 else "")
+    return w.sum(*terms, to=w.output(3))
 
 
-def _simplified(w: _Writer, node: Node, y: str) -> None:
+@definition("SimplifiedLayerNormalization", fits=_without_statistics, domain="")
+@definition("SimplifiedLayerNormalization", fits=_without_statistics)
+def _simplified(w: Writer, node: Node, y: str) -> None:
     """y = scale · x / √(mean x² + ε)."""
     x, scale = node.inputs[:2]
     _by_root_mean_square(w, x, scale, y, node.get("axis", -1), node.get("epsilon", 1e-5))
 
 
-def _by_root_mean_square(w: _Writer, x: str, scale: str, y: str, axis: int, epsilon: float) -> None:
+def _by_root_mean_square(w: Writer, x: str, scale: str, y: str, axis: int, epsilon: float) -> None:
     spec = w.context.spec(x)
     axes = range(axis, 0) if axis < 0 or spec is None else range(axis - len(spec.shape), 0)
     mean = w.emit("ReduceMean", w.emit("Mul", x, x), w.context.constant(list(axes), np.int64), keepdims=1)
@@ -124,29 +102,58 @@ def _by_root_mean_square(w: _Writer, x: str, scale: str, y: str, axis: int, epsi
     w.emit("Mul", w.emit("Div", x, root), scale, to=y)
 
 
-_DEFINITIONS: dict[str, Definition] = {
-    "BiasGelu": _bias_gelu,
-    "FastGelu": _fast_gelu,
-    "FusedConv": _fused_conv,
-    "FusedGemm": _fused_gemm,
-    "QuickGelu": _quick_gelu,
-    "SimplifiedLayerNormalization": _simplified,
-    "SkipLayerNormalization": _skip_layer_normalization,
-    "SkipSimplifiedLayerNormalization": _skip_simplified,
-}
-_PLAIN = frozenset(["SimplifiedLayerNormalization"])  # which the runtime has in ONNX's own domain
+def _fits_embedding(context: AdapterContext, node: Node) -> bool:
+    return context.spec(node.inputs[0]) is not None
 
 
-def is_fused(node: Node) -> bool:
-    """Tell whether a node is said by other ops: not where its mean or deviation are asked for."""
-    is_known = node.op in _DEFINITIONS and (node.domain == CONTRIB or node.op in _PLAIN)
-    return is_known and not any(node.outputs[1:3])
+@definition("EmbedLayerNormalization", fits=_fits_embedding)
+def _embed_layer_normalization(w: Writer, node: Node, y: str) -> None:
+    """y = the layer normalization of word, place and segment embeddings; then the mask's lengths, and their sum."""
+    words, segments, gamma, beta = (w.input(position) for position in (0, 1, 5, 6))
+    places = w.input(8) or w.context.constant([np.arange(w.shape(0)[1])], np.int64)
+    pairs = ((w.input(2), words), (w.input(3), places), (w.input(4), segments))
+    found = [w.emit("Gather", table, index) for table, index in pairs if table and index]
+    total = w.sum(*found, to=w.output(2))
+    w.emit("LayerNormalization", total, gamma, beta, to=y, axis=-1, epsilon=node.get("epsilon", 1e-12))
+    if w.output(1) and w.input(7):
+        w.emit("ReduceSum", w.input(7), w.ints(1), to=w.output(1), keepdims=0)
+    elif w.output(1):
+        zero = numpy_helper.from_array(np.zeros(1, np.int32))
+        w.emit("ConstantOfShape", w.ints(w.shape(0)[0]), to=w.output(1), value=zero)
 
 
-def unfused(context: AdapterContext, node: Node) -> list[Node]:
-    """Return the nodes of ONNX's ops that compute what a fused one does; the node itself where it is none."""
-    if not is_fused(node):
-        return [node]
-    writer = _Writer(context, node)
-    _DEFINITIONS[node.op](writer, node, node.outputs[0])
-    return writer.nodes
+def _fits_channels(context: AdapterContext, node: Node) -> bool:
+    """Tell whether the image has four axes, which ONNX's normalization wants channels of in front."""
+    spec = context.spec(node.inputs[0])
+    return spec is not None and len(spec.shape) == 4
+
+
+@definition("GroupNorm", "SkipGroupNorm", fits=_fits_channels)
+def _group_norm(w: Writer, node: Node, y: str) -> None:
+    """y = f(the group normalization of x, or of x + skip + b), f being nothing or x · sigmoid(x)."""
+    x, gamma, beta, skip, bias = (w.input(position) for position in range(5))
+    shape, is_last = w.shape(0), bool(node.get("channels_last", 1))
+    if skip:
+        wide = w.reshape(skip, shape[0], *((1, 1, -1) if is_last else (-1, 1, 1))) if len(w.shape(3)) == 2 else skip
+        column = w.reshape(bias, *((-1,) if is_last else (-1, 1, 1))) if bias else ""
+        x = w.sum(x, wide, column, to=w.output(1))
+    front = w.transpose(x, 0, 3, 1, 2) if is_last else x
+    settings = {"num_groups": node.get("groups"), "epsilon": node.get("epsilon", 1e-5)}
+    result = w.emit("GroupNormalization", front, gamma, beta, **settings)
+    if node.get("activation"):
+        result = w.emit("Mul", result, w.emit("Sigmoid", result))
+    w.transpose(result, 0, *((2, 3, 1) if is_last else (1, 2, 3)), to=y)
+
+
+@definition("BiasSplitGelu", fits=lambda context, node: context.spec(node.inputs[1]) is not None)
+def _bias_split_gelu(w: Writer, node: Node, y: str) -> None:
+    """y = a · gelu(g), a and g being the halves of x + b."""
+    half = w.shape(1)[0] // 2
+    a, g = w.parts(w.sum(*node.inputs), -1, half, half)
+    w.emit("Mul", a, w.emit("Gelu", g), to=y)
+
+
+@definition("BiasAdd")
+def _bias_add(w: Writer, node: Node, y: str) -> None:
+    """y = x + b + skip."""
+    w.sum(*node.inputs, to=y)

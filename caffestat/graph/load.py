@@ -22,19 +22,20 @@ from onnx import TensorProto, helper, numpy_helper
 from caffestat.errors import InputError
 from caffestat.ops import Bodies, Role
 
-from .bodies import computed_names, renamed, scan_body, trip_count, with_captured
+from . import attention, fused, newer  # noqa: F401  register what says ops by others
+from .bodies import computed_names, scan_body, trip_count, with_captured
 from .check import as_damage, check_model
 from .external import read_model
 from .fans import find_uses
-from .fused import is_fused, unfused
 from .graph import OPSET, Graph, Node, Shape, Spec, flow_of
 from .infer import FOLDED, branch_taken, infer_node
-from .nodes import default_of, expand_function, from_proto, given_names, to_proto
+from .nodes import default_of, expand_function, from_proto, given_names, renamed, to_proto
 from .sequences import Sequences, whole_sequences
 from .sizes import Trial, fixed_shapes, infers
 from .straight import pass_straight_through
 from .tensors import dtype_of, read_tensor
 from .upgrade import OLDEST, upgrade
+from .writer import is_defined, written
 
 __all__ = ["Model", "ModelNode", "load", "settings_of"]
 
@@ -206,6 +207,9 @@ class _Loader:
     def spec(self, value: str) -> Spec | None:
         return self.graph.specs.get(value)
 
+    def known(self, value: str) -> np.ndarray | None:
+        return self.graph.constants.get(value)
+
     def declare_inputs(self, shapes: Mapping[str, Sequence[int]], batch: int | None, dims: Mapping[str, int]) -> None:
         """Give every input its type and a fixed shape; a symbol has the same size wherever it stands."""
         found = fixed_shapes(self.proto, shapes, batch, dims, self.given, self.tried)
@@ -296,11 +300,11 @@ class _Loader:
                 self.append(inner)
             return
         name = self.names.get(original.outputs, "") or f"{original.op}_{self.counts[original.op]}"
-        original = original if is_fused(original) else self.with_all_outputs(original)
+        original = original if is_defined(self, original) else self.with_all_outputs(original)
         first = len(self.graph.nodes)
         for node in self.current(self.typed(original)):
             for plain in self.sequences.lower(node):
-                for single in unfused(self, plain):
+                for single in written(self, plain):
                     self.add(single)
         self.counts[original.op] += 1
         last = len(self.graph.nodes)
@@ -429,7 +433,7 @@ class _Loader:
             schema = onnx.defs.get_schema(node.op, OPSET, "")
         except onnx.defs.SchemaError:
             for inner in self.expanded(node):
-                yield from self.older(inner)
+                yield from self.older(self.typed(inner))
             return
         known, now = schema.attributes, newer.attributes
         strange = [n for n, v in node.attributes.items() if n not in known and v != default_of(now[n])]
@@ -440,6 +444,9 @@ class _Loader:
         yield replace(node, attributes=kept)
 
     def expanded(self, node: Node) -> list[Node]:
+        """Return the nodes that define one of an op that opset 22 lacks. Raises InputError where none do."""
+        if is_defined(self, node):
+            return written(self, node)
         nodes = expand_function(node, self.graph.specs, self.graph.unique, self.opset)
         if nodes is None:
             raise _newer(node, "the op is")
@@ -552,6 +559,9 @@ class _InnerLoader(_Loader):
         self._pending: list[Node] = []
 
     def spec(self, value: str) -> Spec | None:
+        return None
+
+    def known(self, value: str) -> np.ndarray | None:
         return None
 
     def constant(self, value: ArrayLike, dtype: Any) -> str:

@@ -17,6 +17,7 @@ __all__ = [
     "expand_function",
     "from_proto",
     "given_names",
+    "renamed",
     "subgraphs",
     "to_proto",
     "type_of",
@@ -62,6 +63,27 @@ def captured_by(graphs: Sequence[onnx.GraphProto]) -> set[str]:
             read.update(captured_by([a.g for a in proto.attribute if a.type == AttributeProto.GRAPH]))
         found |= read - own - {""}
     return found
+
+
+def renamed(body: onnx.GraphProto, names: Mapping[str, str]) -> onnx.GraphProto:
+    """Return the subgraph with other names for some values, in the subgraphs of its nodes too."""
+    result = onnx.GraphProto()
+    result.CopyFrom(body)
+    _rename(result, lambda name: names.get(name, name))
+    return result
+
+
+def _rename(body: onnx.GraphProto, new: Callable[[str], str]) -> None:
+    for value in (*body.input, *body.output, *body.value_info):
+        value.name = new(value.name)
+    for tensor in body.initializer:
+        tensor.name = new(tensor.name)
+    for node in body.node:
+        node.input[:] = map(new, node.input)
+        node.output[:] = map(new, node.output)
+        for attribute in node.attribute:
+            for inner in [attribute.g] if attribute.HasField("g") else attribute.graphs:
+                _rename(inner, new)
 
 
 def to_proto(node: Node) -> onnx.NodeProto:
@@ -117,7 +139,9 @@ def _instantiate(node: Node, body: FunctionProto, unique: Callable[[str], str], 
                 names[name] = unique(f"{node.outputs[0]}/{name}")
         inner = from_proto(proto)
         inputs, outputs = (tuple(names.get(n, n) for n in values) for values in (inner.inputs, inner.outputs))
-        yield replace(inner, inputs=inputs, outputs=outputs, attributes=inner.attributes | _references(proto, given))
+        bodies = {n: renamed(v, names) for n, v in inner.attributes.items() if isinstance(v, onnx.GraphProto)}
+        settings = inner.attributes | bodies | _references(proto, given)
+        yield replace(inner, inputs=inputs, outputs=outputs, attributes=settings)
 
 
 def default_of(attribute: onnx.defs.OpSchema.Attribute) -> Any:

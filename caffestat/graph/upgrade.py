@@ -30,6 +30,9 @@ class AdapterContext(Protocol):
     def spec(self, value: str) -> Spec | None:
         """Return shape and type of a value, where they are known."""
 
+    def known(self, value: str) -> np.ndarray | None:
+        """Return a value itself, where it is known."""
+
 
 Adapter = Callable[[AdapterContext, Node], "Iterable[Node]"]
 

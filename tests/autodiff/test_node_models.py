@@ -32,6 +32,9 @@ ScatterElements ScatterND Selu Shape Sigmoid Sign Sin Slice Softmax Softplus Sof
 Sub Sum Tan Tanh ThresholdedRelu Tile Transpose Trilu Unsqueeze Where
 """
 OPS = NAMES.split()
+NEW_NAMES = "CausalConvWithState CumProd LinearAttention RMSNormalization RotaryEmbedding SwiGLU Swish TensorScatter"
+NEWER = NEW_NAMES.split()
+"""Ops that came after opset 22, some of which the installed package may lack."""
 
 # ops with forms that have no gradient, and what the error says of them
 REASONS = {
@@ -56,7 +59,7 @@ SETTINGS.intra_op_num_threads = 1
 def cases() -> dict[str, list[Any]]:
     from onnx.backend.test.case.node import collect_testcases
 
-    found: dict[str, list[Any]] = {op: [] for op in OPS}
+    found: dict[str, list[Any]] = {op: [] for op in (*OPS, *NEWER, "Attention")}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         for case in collect_testcases(None):
@@ -131,3 +134,18 @@ def test_every_model_of_the_op_has_a_gradient_or_a_reason(op: str) -> None:
     assert sum(counts.values()) > 0
     assert counts["gradient"] > 0
     assert (counts["reason"] > 0) == (op in REASONS), counts
+
+
+@pytest.mark.parametrize("op", NEWER)
+def test_every_model_of_an_op_that_is_newer_has_a_gradient(op: str) -> None:
+    if not cases()[op]:
+        pytest.skip(f"onnx {onnx.__version__} has no {op}")
+    assert {outcome(case) for case in cases()[op]} == {"gradient"}
+
+
+def test_attention_has_a_gradient() -> None:
+    """Every seventh of 93 forms: masks, groups, pasts, caps, types."""
+    found = [case for case in cases()["Attention"] if not case.name.endswith("bf16")][::7]
+    if not found:
+        pytest.skip(f"onnx {onnx.__version__} has no Attention")
+    assert {outcome(case) for case in found} == {"gradient"}

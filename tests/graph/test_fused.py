@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -85,3 +86,57 @@ def test_optimized_models_have_the_costs_and_the_gradients_of_the_original(opset
     feeds = {"x": normal(2, 3, 7, 6), "cotangent/y": normal(2, 5, 5, 4, seed=5)}
     expected, found = (run(caffestat.gradient(model, wrt=["x"]), feeds)["grad/x"] for model in (proto, fast))
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_embeddings_that_are_normalized() -> None:
+    words, kinds = np.array([[1, 4, 2], [0, 3, 5]], np.int32), np.array([[0, 1, 1], [0, 0, 1]], np.int32)
+    mask, places = np.array([[1, 1, 0], [1, 1, 1]], np.int32), np.array([[2, 0, 1]], np.int32)
+    tables = {name: normal(rows, 8, seed=rows) for name, rows in (("p", 5), ("s", 2))}
+    learned = {"gamma": normal(8, seed=3), "beta": normal(8, seed=4)}
+    given = {"words": words, "kinds": kinds, "mask": mask, "places": places}
+    whole = ["words", "kinds", "x", "p", "s", "gamma", "beta", "mask"]
+    for inputs, outputs in (
+        (whole, ["y", "lengths", "sum"]),
+        ([*whole[:7], "", "places"], ["y", "lengths"]),
+        (["words", "", "x", "p", "", "gamma", "beta"], ["y", "lengths"]),
+    ):
+        one = node("EmbedLayerNormalization", inputs, outputs, domain=CONTRIB, epsilon=1e-5)
+        arrays = {name: array for name, array in (tables | learned | given).items() if name in inputs}
+        proto = model([one], {"x": (6, 8)}, outputs, arrays)
+        proto.graph.output[1].type.tensor_type.elem_type = onnx.TensorProto.INT32
+        proto.opset_import.append(helper.make_opsetid(CONTRIB, 1))
+        check(proto, normal(6, 8, seed=9))
+
+
+@pytest.mark.parametrize("is_last", [False, True])
+@pytest.mark.parametrize("skips", [None, (2, 4), (2, 4, 1, 1)])
+def test_group_normalizations_that_add_and_activate(is_last: bool, skips: tuple[int, ...] | None) -> None:
+    """The stock CPU runtime has no kernel: in numpy."""
+    gamma, beta, bias, x = normal(4, seed=1), normal(4, seed=2), normal(4, seed=3), normal(2, 4, 5, 6, seed=4)
+    arrays = {"gamma": gamma, "beta": beta}
+    total = x
+    if skips:
+        skip = normal(*skips, seed=5)
+        total = x + skip.reshape(2, 4, 1, 1) + bias.reshape(4, 1, 1)
+        arrays |= {"skip": skip.transpose(0, 2, 3, 1) if is_last and len(skips) == 4 else skip, "bias": bias}
+    settings = {"groups": 2, "epsilon": 1e-3, "activation": 1, "channels_last": int(is_last)}
+    proto = built("SkipGroupNorm" if skips else "GroupNorm", arrays, ["y"], **settings)
+    for dim, size in zip(proto.graph.input[0].type.tensor_type.shape.dim, x.transpose(0, 2, 3, 1).shape, strict=True):
+        dim.dim_value = size if is_last else dim.dim_value
+    plain = load(proto)
+    found = run(plain.graph.to_onnx(plain.arrays), {"x": x.transpose(0, 2, 3, 1) if is_last else x})["y"]
+    parts = total.reshape(2, 2, 2, 5, 6)
+    spread = np.sqrt(parts.var((2, 3, 4), keepdims=True) + 1e-3)
+    expected = ((parts - parts.mean((2, 3, 4), keepdims=True)) / spread).reshape(x.shape)
+    expected = expected * gamma.reshape(4, 1, 1) + beta.reshape(4, 1, 1)
+    expected = expected / (1 + np.exp(-expected))
+    np.testing.assert_allclose(found.transpose(0, 3, 1, 2) if is_last else found, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_halves_of_which_one_is_activated() -> None:
+    x, b = normal(2, 4, 5, 6), normal(6, seed=1)
+    plain = load(built("BiasSplitGelu", {"b": b}, ["y"]))
+    a, g = np.split(x + b, 2, axis=-1)
+    erf = np.vectorize(math.erf)(g / 2**0.5)
+    found = run(plain.graph.to_onnx(plain.arrays), {"x": x})["y"]
+    np.testing.assert_allclose(found, a * g * (1 + erf) / 2, rtol=1e-5, atol=1e-6)
