@@ -23,7 +23,8 @@ from torch.nn import functional
 
 from caffestat.autodiff import backward
 from caffestat.engine.runtime import open_session, session_options
-from caffestat.graph import Graph, expand
+from caffestat.graph import Graph
+from caffestat.graph.expand import expand
 
 Step = Callable[[], object]
 

@@ -70,6 +70,7 @@ def main() -> None:
     parser.add_argument("--files", type=int, default=1500)
     options = parser.parse_args()
     os.environ["PYTHONPATH"] = str(ROOT)
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # a second start reads what the first one compiled
     start_up(options.rounds)
     check_folder(options.files)
 

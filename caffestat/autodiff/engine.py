@@ -128,6 +128,10 @@ class Tape:
         rule = _rule(node)
         return rule(self, node, dy) if rule else self.by_definition(node, dy)
 
+    def pull_op(self, op: str, x: str, y: str, dy: str, **attributes: Any) -> Sequence[str | None]:
+        """Apply the rule of y = op(x), which need not be in the graph."""
+        return self.pull(Node(op, (x,), (y,), attributes), dy)
+
     def by_definition(self, node: Node, dy: str) -> list[str | None]:
         """Return the gradients of a node's inputs by way of the ops that ONNX defines the op by.
 

@@ -10,10 +10,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from google.protobuf.message import DecodeError
 
 from caffestat.fillers import Stream
+from caffestat.lazy import np
 from caffestat.schema.forks import ssd_pb2
 
 from .database import DatumReader

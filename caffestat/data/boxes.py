@@ -10,8 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
+from caffestat.lazy import np
 from caffestat.schema import caffe_pb2
 
 from .database import DatumReader

@@ -6,10 +6,10 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from google.protobuf.message import DecodeError
 
 from caffestat.errors import InputError, NetError
+from caffestat.lazy import np
 from caffestat.schema import Datum, caffe_pb2
 
 from .images import decode

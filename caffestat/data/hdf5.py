@@ -7,10 +7,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from caffestat.errors import InputError, NetError
 from caffestat.fillers import CRandom
+from caffestat.lazy import np
 
 from .hdf5_file import read_array, reading
 from .reader import Reader, find, quoted, require, text_lines

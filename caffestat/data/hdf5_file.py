@@ -10,11 +10,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from caffestat.engine.need import Need, check_memory
 from caffestat.errors import CaffestatError, InputError
 from caffestat.files import open_regular, replacing
+from caffestat.lazy import np
 
 __all__ = ["is_hdf5", "member", "read_array", "reading", "writing"]
 

@@ -6,9 +6,8 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-import numpy as np
-
 from caffestat.fillers import Stream
+from caffestat.lazy import np
 
 from .images import LARGEST, decode, resize
 from .reader import DataUnavailableError, Reader, find, quoted, read, text_lines

@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 from queue import Empty, Full, Queue
 
-import numpy as np
+from caffestat.lazy import np
 
 from .reader import Reader
 

@@ -8,10 +8,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from caffestat.errors import InputError
 from caffestat.files import LARGEST_TEXT, read_regular
+from caffestat.lazy import np
 
 if TYPE_CHECKING:
     from caffestat.fillers import Stream

@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from caffestat.fillers import Stream
+from caffestat.lazy import np
 
 from .images import LARGEST, decode, resize
 from .reader import DataUnavailableError, Reader, find, quoted, read, text_lines

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from caffestat.errors import RunError
-from caffestat.graph import Graph, expand
+from caffestat.graph import Graph
+from caffestat.graph.expand import expand
 
 from .device import CPU, Device
 from .kernels import Kernels

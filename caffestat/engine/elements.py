@@ -13,6 +13,7 @@ from typing import Generic, TypeVar
 
 import numpy as np
 
+from caffestat.float32 import FLT_MIN
 from caffestat.graph import Graph, Spec
 from caffestat.options import STATS
 
@@ -25,7 +26,6 @@ FLOAT16_NORMAL = 2.0**-14  # the smallest normal number; below it float16 loses 
 _UNDERFLOW = 0.1  # share of the nonzero elements that are smaller, from which on a value is said to underflow
 
 _ALWAYS = ("nan", "max", "min", "zeros", "below")  # what the remarks on float16 need
-_LEAST = float(np.finfo(np.float32).tiny)
 _CHUNK = 1 << 18
 _TOGETHER = 64  # inputs of one Concat: one of thousands makes the runtime's set-up slow
 
@@ -211,7 +211,7 @@ class _Columns:
 
     def _std(self, made: Mapping[str, str]) -> str:
         """Scaled by max |x|, for squares of numbers above 2⁶⁴ are infinite; `_combined` takes the scale off."""
-        largest = self.g.emit("Max", made["max"], self.g.emit("Neg", made["min"]), self.g.constant(_LEAST))
+        largest = self.g.emit("Max", made["max"], self.g.emit("Neg", made["min"]), self.g.constant(FLT_MIN))
         scaled = self.g.emit("Div", self.g.emit("Sub", self.x, made["mean"]), largest)
         return self._reduced("ReduceL2", scaled)
 
@@ -225,7 +225,7 @@ def _combined(wanted: Sequence[str], sizes: np.ndarray, rows: Mapping[str, np.nd
     nan, zeros = int(rows["nan"].sum()), int(rows["zeros"].sum())
     means = rows.get("mean", zero)
     with np.errstate(invalid="ignore", over="ignore"):
-        scale = np.maximum(np.maximum(rows["max"], -rows["min"]), _LEAST)
+        scale = np.maximum(np.maximum(rows["max"], -rows["min"]), FLT_MIN)
         mean = float((sizes * means).sum() / count)
         square = float(((rows.get("std", zero) * scale) ** 2).sum() + (sizes * (means - mean) ** 2).sum())
     return ElementStats(
@@ -261,7 +261,7 @@ def _of_chunk(x: np.ndarray) -> dict[str, float]:
     low = float(x.min(initial=math.inf, where=~is_nan))
     with np.errstate(invalid="ignore"):
         mean = float(x.mean())
-        norm = float(np.linalg.norm((x - mean) / max(high, -low, _LEAST)))
+        norm = float(np.linalg.norm((x - mean) / max(high, -low, FLT_MIN)))
     counts = {"nan": is_nan, "zeros": x == 0, "below": np.abs(x) < FLOAT16_NORMAL, "inf": np.isinf(x)}
     return {name: float(mask.sum()) for name, mask in counts.items()} | {
         "max": high,

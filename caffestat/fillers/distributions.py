@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING
 
 from caffestat.errors import InputError
 from caffestat.fillers.stream import BLOCK, Stream
+from caffestat.float32 import FLT_MAX, above, rounded
+from caffestat.lazy import np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 __all__ = ["bernoulli", "check_range", "uniform"]
-
-_FLOAT_MAX = float(np.finfo(np.float32).max)
 
 
 def uniform(stream: Stream, n: int, low: float, high: float) -> NDArray[np.float32]:
@@ -25,24 +27,24 @@ def uniform(stream: Stream, n: int, low: float, high: float) -> NDArray[np.float
         part = out[done : done + BLOCK]
         part[:] = stream.words(part.size)
         part *= np.float32(2.0**-32)
-        part *= end - start
+        part *= rounded(end - start)
         part += start
         done += part.size if part.max() < end else _drop_rejected(part, end)
     return out
 
 
-def check_range(low: float, high: float) -> tuple[np.float32, np.float32]:
+def check_range(low: float, high: float) -> tuple[float, float]:
     """Return the ends in float32, the upper one exclusive. Raises InputError for a range that holds no numbers."""
-    start = np.float32(low)
-    end = np.nextafter(np.float32(high), np.float32(_FLOAT_MAX))
-    if not np.float32(low) <= np.float32(high):
+    start, last = rounded(low), rounded(high)
+    if not start <= last:
         raise InputError(f"a uniform filler needs min <= max, found min {low:g} and max {high:g}")
-    if not float(end) - float(start) <= _FLOAT_MAX or start == end:
+    end = above(last)
+    if not end - start <= FLT_MAX or start == end:
         raise InputError(f"a uniform filler from {low:g} to {high:g} exceeds the range of float32")
     return start, end
 
 
-def _drop_rejected(part: NDArray[np.float32], end: np.float32) -> int:
+def _drop_rejected(part: NDArray[np.float32], end: float) -> int:
     kept = part[part < end]
     part[: kept.size] = kept
     return kept.size

@@ -5,9 +5,8 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
-import numpy as np
-
 from caffestat.errors import InputError
+from caffestat.float32 import rounded
 
 __all__ = ["VARIANCE_NORMS", "Spread", "caffe_fans", "fan", "msra_std", "xavier_spread"]
 
@@ -17,7 +16,7 @@ VARIANCE_NORMS = ("FAN_IN", "FAN_OUT", "AVERAGE")
 class Spread(NamedTuple):
     """A uniform distribution on [-scale, scale], and its standard deviation scale / sqrt(3)."""
 
-    scale: np.float32
+    scale: float
     std: float
 
 
@@ -33,7 +32,7 @@ def caffe_fans(shape: tuple[int, ...]) -> tuple[int, int]:
     return count // shape[0], count // shape[1] if len(shape) > 1 else count
 
 
-def fan(shape: tuple[int, ...], variance_norm: str) -> np.float32:
+def fan(shape: tuple[int, ...], variance_norm: str) -> float:
     """The n that xavier and msra divide by: fan-in, fan-out, or their mean in float32.
 
     Raises InputError for an unknown `variance_norm`. (filler.hpp)
@@ -42,16 +41,21 @@ def fan(shape: tuple[int, ...], variance_norm: str) -> np.float32:
     if variance_norm not in VARIANCE_NORMS:
         raise InputError(f'unknown variance_norm "{variance_norm}"; Caffe knows {", ".join(VARIANCE_NORMS)}')
     if variance_norm == "AVERAGE":
-        return np.float32(fan_in + fan_out) / np.float32(2)
-    return np.float32(fan_in if variance_norm == "FAN_IN" else fan_out)
+        return rounded(fan_in + fan_out) / 2
+    return rounded(fan_in if variance_norm == "FAN_IN" else fan_out)
 
 
-def xavier_spread(n: np.float32) -> Spread:
+def xavier_spread(n: float) -> Spread:
     """Uniform on ±sqrt(3 / n), in float32. (XavierFiller in filler.hpp; Glorot and Bengio 2010)"""
-    scale = np.float32(np.sqrt(np.float32(3) / n))
-    return Spread(scale, float(scale) / math.sqrt(3))
+    scale = _root_of_share(3, n)
+    return Spread(scale, scale / math.sqrt(3))
 
 
-def msra_std(n: np.float32) -> np.float32:
+def msra_std(n: float) -> float:
     """sqrt(2 / n), in float32. (MSRAFiller in filler.hpp; He et al. 2015, eq. 10)"""
-    return np.float32(np.sqrt(np.float32(2) / n))
+    return _root_of_share(2, n)
+
+
+def _root_of_share(share: int, n: float) -> float:
+    """Return sqrt(share / n), infinite for n = 0."""
+    return rounded(math.sqrt(rounded(share / n))) if n else math.inf

@@ -8,13 +8,15 @@ import difflib
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, fields
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING
 
 from caffestat.errors import InputError
 from caffestat.fillers.densities import Density
 from caffestat.fillers.stream import Stream
+from caffestat.lazy import np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 __all__ = [
     "Filler",
@@ -46,7 +48,7 @@ class Filler:
 
 
 Shape = tuple[int, ...]
-Draw = Callable[[Stream, Filler, Shape], NDArray[np.float32]]
+Draw = Callable[[Stream, Filler, Shape], "NDArray[np.float32]"]
 
 _FIELDS = {field.name for field in fields(Filler)} - {"type", "own"}
 
@@ -73,7 +75,7 @@ class FillerType:
     density: Callable[[Filler, Shape], Density]
     reads: tuple[str, ...] = ()
     required: tuple[str, ...] = ()
-    by_fan: Callable[[np.float32], Density] | None = None
+    by_fan: Callable[[float], Density] | None = None
     of_std: Callable[[float], Density] | None = None
     is_random: bool = True
     upsamples: bool = False
@@ -103,7 +105,7 @@ class FillerType:
     @property
     def gain(self) -> float | None:
         """n · Var(w), of a type that derives its spread from a fan n."""
-        return round(self.by_fan(np.float32(1)).variance, 5) if self.by_fan else None
+        return round(self.by_fan(1).variance, 5) if self.by_fan else None
 
     def density_of(self, filler: Filler, shape: Shape) -> Density:
         """Return what it draws from. Raises InputError where it draws nothing, or does not say what."""

@@ -5,9 +5,7 @@ from __future__ import annotations
 import math
 import os
 from functools import partial
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING
 
 from caffestat.errors import InputError
 from caffestat.files import read_regular
@@ -15,6 +13,10 @@ from caffestat.fillers.densities import Density, Normal, Sample
 from caffestat.fillers.fillers import Filler, FillerType, register
 from caffestat.fillers.gaussian import gaussian
 from caffestat.fillers.stream import Stream
+from caffestat.lazy import np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 Shape = tuple[int, ...]
 

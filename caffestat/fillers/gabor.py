@@ -5,14 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING
 
 from caffestat.errors import InputError
 from caffestat.fillers.densities import Density, Sample
 from caffestat.fillers.fillers import Filler, FillerType, register
 from caffestat.fillers.stream import Stream
+from caffestat.lazy import np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 Shape = tuple[int, ...]
 PI = math.pi

@@ -11,20 +11,22 @@ that a slow word before them consumed.
 from __future__ import annotations
 
 from functools import cache
-from typing import Any, NamedTuple
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from caffestat.errors import InputError
 from caffestat.fillers.stream import BLOCK, Stream
 from caffestat.fillers.ziggurat import exponential_strips, normal_strips, normal_table
+from caffestat.float32 import rounded
+from caffestat.lazy import np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 __all__ = ["check_std", "gaussian"]
 
-_ROUNDS_TO_ONE = np.uint32(2**32 - 128)  # from here on float32(u) is 2^32, which the unit uniform rejects
-_TO_UNIT = np.float32(2.0**-32)
-_TO_UNIT_24 = np.float32(2.0**-24)
+_ROUNDS_TO_ONE = 2**32 - 128  # from here on float32(u) is 2^32, which the unit uniform rejects
+_TO_UNIT = 2.0**-32
+_TO_UNIT_24 = 2.0**-24
 
 
 def gaussian(stream: Stream, n: int, mean: float, std: float) -> NDArray[np.float32]:
@@ -46,7 +48,7 @@ def gaussian(stream: Stream, n: int, mean: float, std: float) -> NDArray[np.floa
 
 def check_std(std: float) -> None:
     """Raise InputError unless std > 0 in float32."""
-    if not np.float32(std) > 0:
+    if not rounded(std) > 0:
         raise InputError(f"a gaussian filler needs std > 0, found {std:g}")
 
 

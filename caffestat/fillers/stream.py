@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from functools import cached_property
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING
 
 from caffestat.fillers.c_random import CRandom
+from caffestat.lazy import np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 __all__ = ["BLOCK", "Stream"]
 

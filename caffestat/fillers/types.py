@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import math
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING
 
 from caffestat.errors import InputError
 from caffestat.fillers.densities import Constant, Density, Normal, Sample, Uniform
@@ -14,11 +12,16 @@ from caffestat.fillers.fans import fan, msra_std, xavier_spread
 from caffestat.fillers.fillers import Filler, FillerType, register
 from caffestat.fillers.gaussian import check_std, gaussian
 from caffestat.fillers.stream import Stream
+from caffestat.lazy import np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Values = NDArray[np.float32]
 
 __all__ = ["stated"]
 
 Shape = tuple[int, ...]
-Values = NDArray[np.float32]
 
 # ---- constant ----
 
@@ -133,8 +136,8 @@ register(FillerType("positive_unitball", _draw_unitball, _unitball_density))
 # ---- xavier, msra ----
 
 
-def _xavier_by_fan(n: np.float32) -> Uniform:
-    scale = float(xavier_spread(n).scale)
+def _xavier_by_fan(n: float) -> Uniform:
+    scale = xavier_spread(n).scale
     return Uniform(-scale, scale)
 
 
@@ -147,8 +150,8 @@ def _draw_xavier(stream: Stream, filler: Filler, shape: Shape) -> Values:
     return uniform(stream, math.prod(shape), found.low, found.high)
 
 
-def _msra_by_fan(n: np.float32) -> Normal:
-    return Normal(0.0, float(msra_std(n)))
+def _msra_by_fan(n: float) -> Normal:
+    return Normal(0.0, msra_std(n))
 
 
 def _msra_density(filler: Filler, shape: Shape) -> Normal:

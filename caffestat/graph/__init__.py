@@ -1,9 +1,15 @@
 """One ONNX graph under construction: nodes, constants, and which shape each value has. Knows nothing of Caffe."""
 
-from .convolution import Convolution, convolution_of
-from .expand import expand
-from .graph import CONTRIB, OPSET, Graph, Node, Region, Spec, all_but_channels
+from typing import TYPE_CHECKING
+
+from caffestat.lazy import lazily
+
+from .axes import all_but_channels
 from .late import late
+
+if TYPE_CHECKING:
+    from .convolution import Convolution, convolution_of
+    from .graph import CONTRIB, OPSET, Graph, Node, Region, Spec
 
 __all__ = [
     "CONTRIB",
@@ -15,6 +21,13 @@ __all__ = [
     "Spec",
     "all_but_channels",
     "convolution_of",
-    "expand",
     "late",
 ]
+
+__getattr__ = lazily(
+    __name__,
+    {
+        "convolution": ["Convolution", "convolution_of"],
+        "graph": ["CONTRIB", "OPSET", "Graph", "Node", "Region", "Spec"],
+    },
+)

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .axes import all_but_channels
 from .convolution import convolution_of
-from .graph import OPSET, all_but_channels
+from .graph import OPSET
 from .late import Definition
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ from .late import LATE, for_provider
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["CONTRIB", "OPSET", "Graph", "Node", "Region", "Scaled", "Spec", "all_but_channels", "flow_of", "steps_of"]
+__all__ = ["CONTRIB", "OPSET", "Graph", "Node", "Region", "Scaled", "Spec", "flow_of", "steps_of"]
 
 OPSET = 22  # below it the onnx package infers wrong shapes for ceil-mode MaxPool; every runtime since 1.20 runs it
 IR_VERSION = 10
@@ -64,11 +64,6 @@ class Node:
     def info(self) -> OpInfo:
         """The facts about the node's op."""
         return op_info(self.op, self.domain)
-
-
-def all_but_channels(rank: int) -> tuple[int, ...]:
-    """Return the axes of a value [N, C, …] without the channels' axis: (0, 2, 3) for rank 4."""
-    return tuple(axis for axis in range(rank) if axis != 1)
 
 
 def steps_of(nodes: Iterable[Node]) -> Iterator[tuple[Sequence[str], Sequence[str]]]:

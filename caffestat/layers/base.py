@@ -9,10 +9,9 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
 
-import numpy as np
-
 from caffestat.errors import NetError, Place
 from caffestat.fillers import Filler, Stream, fill
+from caffestat.lazy import np
 from caffestat.ops import Nonlinearity
 from caffestat.prototext import Message, Scalar
 from caffestat.schema import FillerParameter, from_message

@@ -7,10 +7,13 @@ vector instead of one over the value. Then often nobody needs the value itself (
 from __future__ import annotations
 
 from math import prod
+from typing import TYPE_CHECKING
 
-import numpy as np
+from caffestat.graph import all_but_channels, late
+from caffestat.lazy import np
 
-from caffestat.graph import Graph, Node, all_but_channels, late
+if TYPE_CHECKING:
+    from caffestat.graph import Graph, Node
 
 __all__ = ["channel_affine", "channel_column", "channel_dot", "channel_scale", "channel_sum"]
 

@@ -7,8 +7,7 @@ from dataclasses import dataclass, replace
 from math import prod
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import numpy as np
-
+from caffestat.lazy import np
 from caffestat.ops import Window
 
 from .base import Layer, Move, Param, Shape, layer, read_param

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from math import prod
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import numpy as np
+from caffestat.lazy import np
 
 from .base import Layer, Param, Shape, layer, read_param
 

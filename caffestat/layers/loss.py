@@ -12,11 +12,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from google.protobuf.message import DecodeError
 
 from caffestat.errors import InputError
 from caffestat.files import read_regular
+from caffestat.float32 import FLT_MIN
+from caffestat.lazy import np
 from caffestat.ops import Nonlinearity, activations
 
 from .base import Layer, Shape, layer
@@ -43,7 +44,6 @@ L2 = 2
 
 FLOAT, INT64 = 1, 7  # onnx element types
 
-FLT_MIN = float(np.finfo(np.float32).tiny)
 LOG_THRESHOLD = 1e-20
 
 

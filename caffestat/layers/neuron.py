@@ -6,10 +6,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import numpy as np
-
 from caffestat.fillers import Stream, bernoulli, density, problem
-from caffestat.graph import Node
+from caffestat.lazy import np
 from caffestat.ops import Nonlinearity, activations
 
 from .base import Layer, Param, Shape, default_filler, layer, read_param, to_filler
@@ -111,7 +109,7 @@ class Sigmoid(Neuron):
     def lower(self, g: Graph, bottoms: Sequence[str], params: Sequence[str]) -> Sequence[str]:
         def backward(tape: Tape, dys: Sequence[str | None]) -> Sequence[str | None]:
             assert dys[0] is not None
-            return tape.pull(Node("Sigmoid", (bottoms[0],), (tape.stored(y),)), dys[0])
+            return tape.pull_op("Sigmoid", bottoms[0], tape.stored(y), dys[0])
 
         (y,) = g.custom_vjp(bottoms[:1], lambda x: [emit_sigmoid(g, x)], backward, "Sigmoid")
         return (y,)

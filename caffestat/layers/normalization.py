@@ -6,9 +6,8 @@ from collections.abc import Sequence
 from math import prod
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from caffestat.fillers import Filler
+from caffestat.lazy import np
 
 from .base import Layer, Param, Shape, layer
 from .channels import channel_affine, channel_column, channel_dot, channel_scale, channel_sum

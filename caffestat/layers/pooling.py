@@ -7,8 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
+from caffestat.lazy import np
 from caffestat.ops import Window
 
 from .base import Layer, Move, Shape, layer

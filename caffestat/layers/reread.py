@@ -9,10 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from caffestat.graph import Graph, Node
-
 if TYPE_CHECKING:
     from caffestat.autodiff import Tape
+    from caffestat.graph import Graph
 
 __all__ = ["BOTTOM", "TOP", "emit_closed", "emit_pulled", "emit_reread", "without_gradient"]
 
@@ -51,7 +50,7 @@ def emit_pulled(g: Graph, op: str, x: str, reads: str, **attributes: Any) -> str
         bottom, top = tape.stored(x), tape.stored(y)
         if reads == BOTTOM:
             top = y if bottom == x else bottom
-        return tape.pull(Node(op, (bottom,), (top,), attributes), dy)
+        return tape.pull_op(op, bottom, top, dy, **attributes)
 
     y = emit_closed(g, (x,), lambda value: g.emit(op, value, **attributes), gradient)
     return y

@@ -8,9 +8,8 @@ from fractions import Fraction
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from caffestat.fillers import Filler
+from caffestat.lazy import np
 
 from .base import Layer, Move, Param, Shape, layer, of_four_axes, tell_axes
 

@@ -10,10 +10,12 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-
-from caffestat.graph import Graph
+from typing import TYPE_CHECKING
 
 from .model import Net, Node
+
+if TYPE_CHECKING:
+    from caffestat.graph import Graph
 
 __all__ = ["Memory", "adds_up"]
 

@@ -1,39 +1,24 @@
-"""The values that the params start with: drawn by the fillers in Caffe's order, or copied from trained weights."""
+"""The values that the params start with: drawn by the fillers in Caffe's order, or those that the net itself holds."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
-import numpy as np
+from caffestat.errors import InputError
+from caffestat.lazy import np
+from caffestat.schema.blobs import blob_shape, fits
 
-from caffestat.data.batches import read_archive
-from caffestat.data.hdf5_file import is_hdf5, member, read_array, reading
-from caffestat.engine.need import check_memory, need_of_draws
-from caffestat.errors import InputError, Place
-from caffestat.fillers import Stream
-from caffestat.layers import Param
-from caffestat.schema import LayerParameter, NetParameter, read_binary
-from caffestat.schema.blobs import blob_shape, is_legacy, set_shape, set_values
+if TYPE_CHECKING:
+    from caffestat.fillers import Stream
+    from caffestat.layers import Param
 
-from .model import Net, Node
-from .upgrade import Entry, upgrade
+    from .model import Net, Node
 
-__all__ = [
-    "Copied",
-    "copy_file",
-    "copy_weights",
-    "draw_params",
-    "fits",
-    "read_layers",
-    "unfilled",
-    "with_assumed_filler",
-]
+__all__ = ["draw_params", "unfilled", "with_assumed_filler"]
 
 _FLOAT = 4  # bytes
-_MOST_PARAMS = 1000  # of a layer in HDF5
 
 
 def with_assumed_filler(param: Param, filler_type: str | None) -> Param:
@@ -50,6 +35,8 @@ def draw_params(net: Net, stream: Stream, assume_filler: str | None = None) -> l
     the type for weights that have none written.
     Raises NetError for a filler that cannot fill its blob, InputError when the memory that is free cannot hold them.
     """
+    from caffestat.engine.need import check_memory, need_of_draws
+
     sizes = [math.prod(entry.param.shape) * _FLOAT for entry in net.params]  # a sharer draws an array of its own
     check_memory(need_of_draws(sizes), "drawing the params")
     values: list[np.ndarray] = []
@@ -95,167 +82,3 @@ def unfilled(net: Net) -> list[Node]:
         for node in net.nodes
         if any(net.params[n].param.role == "weight" and not net.params[n].param.written for n in node.params)
     ]
-
-
-def fits(blob: Any, shape: tuple[int, ...]) -> bool:
-    """Tell whether the blob has this shape; a legacy one may have axes of size 1 in front. (blob.cpp, ShapeEquals)"""
-    found = blob_shape(blob)
-    if is_legacy(blob):
-        return len(shape) <= 4 and found == (1,) * (4 - len(shape)) + shape
-    return found == shape
-
-
-def read_layers(path: str) -> Iterable[Any]:
-    """Return the layers of a .caffemodel, or of an HDF5 or .npz file as LayerParameters with a blob for each array."""
-    if _is_hdf5(path):
-        return _hdf5_layers(path)
-    if path.endswith(".npz"):
-        return _npz_layers(path)
-    message = read_binary(path, NetParameter)
-    place = Place(path)
-    old = [Entry(layer, None, place) for layer in message.layers]
-    new = [Entry(layer, None, place) for layer in message.layer]
-    message.ClearField("layers")
-    message.ClearField("layer")
-    return [entry.proto for entry in upgrade(message, old, new, place)[1]]
-
-
-def _is_hdf5(path: str) -> bool:
-    """Tell whether weights are in HDF5: what the file holds decides. (net.cpp, CopyTrainedLayersFrom)"""
-    return path.endswith(".h5") or is_hdf5(path)
-
-
-def _hdf5_layers(path: str) -> list[Any]:
-    """Return the groups in alphabetical order; a shared param that its layer lacks leaves an empty blob.
-
-    Source: net.cpp, CopyTrainedLayersFromHDF5.
-    """
-    with reading(path, lambda reason: InputError(f"{path}: as weights in HDF5, {reason}")) as file:
-        data = member(file, "data")
-        return [_hdf5_layer(name, member(data, name)) for name in sorted(data)]
-
-
-def _hdf5_layer(name: str, group: Any) -> Any:
-    indices = sorted(map(int, group))
-    if indices and indices[-1] >= _MOST_PARAMS:
-        raise InputError(f"has in layer {name!r} a data set {indices[-1]}; expected the index of a param")
-    return _layer(name, {index: read_array(group, str(index)) for index in indices})
-
-
-def _npz_layers(path: str) -> list[Any]:
-    """Return the layers of arrays called layer/index, as `fill` writes them."""
-    layers: dict[str, dict[int, np.ndarray]] = {}
-    for key, array in read_archive(path):
-        name, _, index = key.rpartition("/")
-        if not name or not index.isascii() or not index.isdigit() or int(index) >= _MOST_PARAMS:
-            raise InputError(f"{path}: has an array {key!r}; expected a layer and the index of a param, like conv1/0")
-        layers.setdefault(name, {})[int(index)] = array
-    return [_layer(name, arrays) for name, arrays in layers.items()]
-
-
-def _layer(name: str, arrays: Mapping[int, np.ndarray]) -> Any:
-    """Return a LayerParameter with the arrays as its blobs, empty ones where an index is absent."""
-    message = LayerParameter(name=name)
-    for index in range(max(arrays, default=-1) + 1):
-        blob = message.blobs.add()
-        if index in arrays:
-            set_shape(blob, arrays[index].shape)
-            set_values(blob, arrays[index])
-    return message
-
-
-_NAMED = 5  # layers that a line names one by one
-
-
-@dataclass(frozen=True)
-class Copied:
-    """What was taken from a file of weights.
-
-    layers   how many layers took theirs
-    ignored  the names of its layers that the net lacks
-    lacking  the names of the net's layers with params that it has none for
-    """
-
-    path: str
-    layers: int
-    ignored: tuple[str, ...]
-    lacking: tuple[str, ...]
-
-    def __str__(self) -> str:
-        names = ", ".join(self.lacking[:_NAMED]) + (", …" if len(self.lacking) > _NAMED else "")
-        return f"{self.path}: weights of {self.layers} layers taken" + (f", none for {names}" if names else "")
-
-
-def copy_weights(
-    net: Net, values: Sequence[np.ndarray], paths: Sequence[str], taken: set[int] | None = None
-) -> list[str]:
-    """Overwrite initial values by those of trained models, layers matched by name as in Caffe.
-
-    Later files win. The numbers of the params that were overwritten join `taken`. Returns a line about each file: how
-    many layers were taken.
-    Raises InputError when a file cannot be read or a blob does not fit.
-    """
-    return [str(copy_file(net, values, path, taken)) for path in paths]
-
-
-def copy_file(net: Net, values: Sequence[np.ndarray], path: str, taken: set[int] | None = None) -> Copied:
-    """Overwrite values by those of one file, a .caffemodel, .h5 or .npz; see `copy_weights`."""
-    by_name = {node.name: node for node in reversed(net.nodes)}
-    ignored, count, found = [], 0, set()
-    owners_only = _is_hdf5(path)
-    for source in read_layers(path):
-        node = by_name.get(source.name)
-        found.add(source.name)
-        if node is None:
-            ignored.append(source.name)
-        elif source.blobs or node.params:
-            _copy_layer(net, values, node, source, path, owners_only)
-            (set() if taken is None else taken).update(node.params)
-            count += 1
-    if not count:
-        raise InputError(
-            f"{path}: no layer of the net has the name of one in this file; Caffe matches weights by layer name"
-        )
-    lacking = (node.name for node in net.nodes if node.params and node.name not in found)
-    return Copied(path, count, tuple(ignored), tuple(lacking))
-
-
-def _copy_layer(net: Net, values: Sequence[np.ndarray], node: Node, source: Any, path: str, owners_only: bool) -> None:
-    """Copy a layer's blobs; owners_only: the file, an HDF5 one, has a shared param with its owner alone."""
-    blobs = dict(enumerate(source.blobs))
-    if owners_only:
-        blobs = {index: blob for index, blob in blobs.items() if len(blob.data)}
-        absent = [index for index in range(len(node.params)) if index not in blobs]
-        fits_net = len(source.blobs) <= len(node.params) and all(
-            net.params[node.params[index]].owner is not None for index in absent
-        )
-    else:
-        fits_net = len(blobs) == len(node.params)
-    if not fits_net:
-        raise InputError(
-            f"{path}: layer {source.name!r} has {len(blobs)} blobs; the net at {node.place} wants {len(node.params)}"
-        )
-    for index, blob in blobs.items():
-        _copy_blob(net, values, node, index, blob, path)
-
-
-def _copy_blob(net: Net, values: Sequence[np.ndarray], node: Node, index: int, blob: Any, path: str) -> None:
-    number = node.params[index]
-    shape = net.params[number].param.shape
-    if not fits(blob, shape):
-        found = blob_shape(blob)
-        advice = "rename the layer in the net to leave its weights out"
-        if math.prod(found) == math.prod(shape):
-            advice = f"both hold {math.prod(shape)} values: reshape the blob in the file (net surgery) to keep them"
-        raise InputError(
-            f"{path}: layer {node.name!r}, param {index} has shape {found}; "
-            f"the net at {node.place} wants {shape}; {advice}"
-        )
-    data = blob.double_data if len(blob.double_data) else blob.data
-    array = np.array(data, np.float32)
-    if array.size != values[number].size:
-        raise InputError(
-            f"{path}: layer {node.name!r}, param {index} holds {array.size} values for shape {shape}: "
-            "the file is damaged"
-        )
-    values[number][...] = array.reshape(shape)

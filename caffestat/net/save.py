@@ -6,11 +6,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from caffestat.data.hdf5_file import writing
 from caffestat.errors import InputError
 from caffestat.files import replace_file, replacing
+from caffestat.lazy import np
 from caffestat.schema import LayerParameter, NetParameter
 from caffestat.schema.binary import LARGEST
 from caffestat.schema.blobs import set_diffs, set_shape, set_values

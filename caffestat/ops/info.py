@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
-import numpy as np
+from caffestat.lazy import np
 
 from .activations import Nonlinearity
 from .window import Window

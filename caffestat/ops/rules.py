@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from math import prod
 from typing import Any
 
-import numpy as np
+from caffestat.lazy import np
 
 from . import activations
 from .activations import Nonlinearity

@@ -9,7 +9,7 @@ from itertools import product
 from math import prod
 from typing import Any
 
-import numpy as np
+from caffestat.lazy import np
 
 __all__ = ["Window", "window"]
 

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from caffestat.errors import InputError
 from caffestat.graph import Graph
 from caffestat.graph.flow import resolved
+from caffestat.lazy import np
 from caffestat.net import Net, Node
 
 from .feeds import DrawnFeed

@@ -6,12 +6,11 @@ from collections.abc import Hashable, Iterable, Mapping, MutableSequence, Sequen
 from dataclasses import dataclass, field
 from typing import Protocol
 
-import numpy as np
-
 from caffestat.errors import InputError
 from caffestat.fillers import Filler, Stream
 from caffestat.graph import Graph, Node
 from caffestat.graph.flow import Flow
+from caffestat.lazy import np
 from caffestat.net import Net
 from caffestat.net import Node as LayerNode
 from caffestat.ops import Role

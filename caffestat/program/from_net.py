@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Collection, Iterator, MutableSequence, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from caffestat.errors import CaffestatError
 from caffestat.fillers import Stream, caffe_fans
-from caffestat.net import Net, NetParam, Node, copy_weights, draw_params, with_assumed_filler
+from caffestat.float32 import plain
+from caffestat.net import Net, NetParam, Node, draw_params, with_assumed_filler
 from caffestat.net.aliasing import adds_up
 from caffestat.ops import Nonlinearity
 from caffestat.options import ValueOptions
@@ -19,6 +19,8 @@ from caffestat.schema import caffe_pb2
 from .program import Forward, Program, Row, RowParam
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from caffestat.engine import Device
 
     from .feeds import Feeds
@@ -46,6 +48,8 @@ class NetProgram(Program):
 
     def values(self, stream: Stream, notes: MutableSequence[str], taken: set[int] | None = None) -> list[np.ndarray]:
         """Draw the params as Caffe does, then copy trained weights. See `Program.values`."""
+        from caffestat.net.weights import copy_weights
+
         values = draw_params(self.net, stream, self.options.assume_filler)
         notes.extend(copy_weights(self.net, values, self.options.weights, taken))
         return values
@@ -119,9 +123,10 @@ def _macs(node: Node) -> int | None:
     if not node.has_shapes:
         return None
     found = node.layer.macs([shape for shape in node.bottom_shapes if shape is not None])
-    if not isinstance(found, (int, np.integer)):
-        raise _misstated(node, "macs", found, "an int")
-    return int(found)
+    try:
+        return operator.index(found)
+    except TypeError:
+        raise _misstated(node, "macs", found, "an int") from None
 
 
 def _activation(node: Node) -> Nonlinearity | None:
@@ -149,15 +154,10 @@ def _param(net: Net, entry: NetParam, assume_filler: str | None) -> RowParam:
         caffe_fans=caffe_fans(param.shape) if param.shape else None,
         filler=param.filler,
         origin="file" if param.written else "default" if param is entry.param else "option",
-        lr_mult=_short(entry.lr_mult),
-        decay_mult=_short(entry.decay_mult),
+        lr_mult=plain(entry.lr_mult),
+        decay_mult=plain(entry.decay_mult),
         owner=entry.owner,
         is_statistic=param.is_statistic,
         gets_diff=node.need_backward and node.param_propagate_down[entry.index],
         adds_up=adds_up(node, entry.index),
     )
-
-
-def _short(value: float) -> float:
-    """Return the float64 with the shortest decimals that is this float32: 0.01, not 0.009999999776."""
-    return float(str(np.float32(value)))

@@ -6,8 +6,6 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, MutableSequence, Sequence
 from dataclasses import dataclass, field, replace
 
-import numpy as np
-
 from caffestat.autodiff import Stop, rounding_words
 from caffestat.engine import CPU, Compiled, Device
 from caffestat.errors import CaffestatError, Finding, Place
@@ -17,6 +15,7 @@ from caffestat.graph.costs import macs
 from caffestat.graph.fans import Use, find_uses
 from caffestat.graph.flow import Flow
 from caffestat.graph.load import Model, ModelNode
+from caffestat.lazy import np
 from caffestat.ops import Role
 
 from .feeds import Feeds, InputFeed

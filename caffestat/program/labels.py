@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-
 from caffestat.errors import NetError
+from caffestat.lazy import np
 from caffestat.net import Node
 
 from .from_net import NetProgram

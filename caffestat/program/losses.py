@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-import numpy as np
-
 from caffestat.autodiff import cotangents
 from caffestat.errors import InputError
 from caffestat.graph import Graph
+from caffestat.lazy import np
 
 __all__ = ["LOSSES", "Start", "seed_values", "start"]
 

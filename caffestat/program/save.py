@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-
 from caffestat.errors import InputError
+from caffestat.lazy import np
 from caffestat.net import Net, Node
 from caffestat.net.save import WRITERS, Values, Writer
 

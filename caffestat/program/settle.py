@@ -6,11 +6,10 @@ from collections.abc import Hashable, MutableSequence, Sequence
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
-
 from caffestat.engine import Compiled, Device
 from caffestat.engine.resident import fed
 from caffestat.layers import Layer
+from caffestat.lazy import np
 from caffestat.net import Net, Node
 
 from .feeds import Feeds

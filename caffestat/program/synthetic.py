@@ -5,11 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 
-import numpy as np
-
 from caffestat.errors import NetError
 from caffestat.graph.flow import Key
 from caffestat.layers import Layer, Shape
+from caffestat.lazy import np
 from caffestat.net import Net, Node
 
 __all__ = ["classes_of", "synthetic_tops"]

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import numpy as np
-
 from caffestat.graph import Node
+from caffestat.lazy import np
 from caffestat.ops import Call, Combines, Nonlinearity
 
 __all__ = ["activation_of", "passes_signal"]

@@ -7,11 +7,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from caffestat.analysis import Measurement
 from caffestat.fillers import VARIANCE_NORMS, Filler, filler_type, msra_std, xavier_spread
 from caffestat.fillers.expected import expected_counts
+from caffestat.float32 import plain, rounded
+from caffestat.lazy import np
 from caffestat.program import Key, Program, Row, RowParam
 
 from .model import BottomDiff, LayerGain, LayerRow, ParamRow, Report, Spread, TopRow, Totals
@@ -214,16 +214,16 @@ def _moments_of(array: np.ndarray | None) -> dict[str, float]:
 
 def _spreads(fan_in: int, fan_out: int) -> dict[str, Spread]:
     sizes = dict(zip(VARIANCE_NORMS, (fan_in, fan_out, (fan_in + fan_out) / 2), strict=True))
-    return {norm: _spread(np.float32(max(n, 1))) for norm, n in sizes.items()}
+    return {norm: _spread(rounded(max(n, 1))) for norm, n in sizes.items()}
 
 
-def _spread(n: np.float32) -> Spread:
+def _spread(n: float) -> Spread:
     scale, std = xavier_spread(n)
-    return Spread(float(n), float(scale), std, float(msra_std(n)))
+    return Spread(n, scale, std, msra_std(n))
 
 
 def _plain(value: float | str) -> float | int | str:
-    return float(str(np.float32(value))) if isinstance(value, float) else value
+    return plain(value) if isinstance(value, float) else value
 
 
 def _read_by(filler: Filler) -> tuple[str, ...]:

@@ -6,9 +6,8 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
-
 from caffestat.escape import visible
+from caffestat.lazy import np
 from caffestat.net import Solver
 from caffestat.training import events as e
 

@@ -12,7 +12,6 @@ from caffestat.errors import Finding, InputError
 from caffestat.errors import Place as FilePlace
 from caffestat.fillers import Stream
 from caffestat.net import Net, NetSource, build, draw_params
-from caffestat.net.initial import fits
 from caffestat.net.upgrade import Entry, upgrade
 from caffestat.options import NetOptions
 from caffestat.program import NetFile
@@ -22,7 +21,7 @@ from caffestat.rewriting.policy import Wanted
 from caffestat.rewriting.selection import Change
 from caffestat.rewriting.text import Changed, Rewritten
 from caffestat.schema import NetParameter, read_binary
-from caffestat.schema.blobs import blob_shape, set_values
+from caffestat.schema.blobs import blob_shape, fits, set_values
 
 __all__ = ["rewrite_caffemodel"]
 

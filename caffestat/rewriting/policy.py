@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from caffestat import float32
 from caffestat.errors import CaffestatError, InputError
 from caffestat.fillers import (
     VARIANCE_NORMS,
@@ -157,7 +158,7 @@ class Policy:
         by_fan = _type_of(wanted.type).by_fan if wanted else None
         if wanted is None or by_fan is None:
             return wanted
-        return _numbers(by_fan(np.float32(_n(site.fans(), wanted.filler.variance_norm))), _number)
+        return _numbers(by_fan(float32.rounded(_n(site.fans(), wanted.filler.variance_norm))), _number)
 
 
 def _solved(method: Method, site: Site) -> Wanted:

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-
+from caffestat.lazy import np
 from caffestat.schema.caffe_pb2 import BlobProto
 
-__all__ = ["blob_shape", "is_legacy", "set_diffs", "set_shape", "set_values"]
+__all__ = ["blob_shape", "fits", "is_legacy", "set_diffs", "set_shape", "set_values"]
 
 _LENGTH_DELIMITED = 2
 _LEGACY = ("num", "channels", "height", "width")
@@ -23,6 +22,14 @@ def is_legacy(blob: Any) -> bool:
 def blob_shape(blob: Any) -> tuple[int, ...]:
     """Return a BlobProto's shape: four axes in old files, none when nothing is said. (blob.cpp, FromProto)"""
     return tuple(getattr(blob, name) for name in _LEGACY) if is_legacy(blob) else tuple(blob.shape.dim)
+
+
+def fits(blob: Any, shape: tuple[int, ...]) -> bool:
+    """Tell whether the blob has this shape; a legacy one may have axes of size 1 in front. (blob.cpp, ShapeEquals)"""
+    found = blob_shape(blob)
+    if is_legacy(blob):
+        return len(shape) <= 4 and found == (1,) * (4 - len(shape)) + shape
+    return found == shape
 
 
 def set_shape(blob: Any, shape: Sequence[int]) -> None:

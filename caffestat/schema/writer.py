@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import ctypes
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from google.protobuf import text_encoding
 from google.protobuf.descriptor import FieldDescriptor
+
+from caffestat.float32 import rounded
 
 __all__ = ["to_text"]
 
@@ -37,12 +38,12 @@ def _scalar(field: FieldDescriptor, value: Any) -> str:
     if field.cpp_type == FieldDescriptor.CPPTYPE_STRING:
         return f'"{text_encoding.CEscape(value, isinstance(value, str))}"'
     if field.cpp_type == FieldDescriptor.CPPTYPE_FLOAT:
-        return _shortest(value, range(6, 9), 9, ctypes.c_float)
+        return _shortest(value, range(6, 9), 9, rounded)
     if field.cpp_type == FieldDescriptor.CPPTYPE_DOUBLE:
-        return _shortest(value, range(15, 17), 17, ctypes.c_double)
+        return _shortest(value, range(15, 17), 17, float)
     return str(value).lower()
 
 
-def _shortest(value: float, digits: range, enough: int, kind: type[ctypes.c_float | ctypes.c_double]) -> str:
+def _shortest(value: float, digits: range, enough: int, stored: Callable[[float], float]) -> str:
     texts = (f"{value:.{n}g}" for n in digits)
-    return next((text for text in texts if kind(float(text)).value == value), f"{value:.{enough}g}")
+    return next((text for text in texts if stored(float(text)) == value), f"{value:.{enough}g}")

@@ -17,9 +17,9 @@ from caffestat.engine.resident import Resident
 from caffestat.errors import Finding, InputError, Place, SolverError
 from caffestat.fillers import Stream
 from caffestat.net import TEST, TRAIN, Net, NetSource, Solver, State, build
-from caffestat.net.initial import copy_file
 from caffestat.net.rules import filter_layers
 from caffestat.net.source import named_weights
+from caffestat.net.weights import copy_file
 from caffestat.options import NetOptions, RunOptions, ValueOptions
 from caffestat.program import from_net
 from caffestat.program.feeds import check_given

@@ -16,7 +16,7 @@ from caffestat.engine.resident import Resident, View, as_array
 from caffestat.fillers import Stream
 from caffestat.net import Net
 from caffestat.net.aliasing import adds_up
-from caffestat.net.initial import copy_file
+from caffestat.net.weights import copy_file
 from caffestat.program import NetProgram, Program, from_net
 from caffestat.program.feeds import Feeds
 from caffestat.program.settle import Settler, decided

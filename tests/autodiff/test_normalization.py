@@ -9,7 +9,8 @@ import pytest
 
 from caffestat.autodiff import backward
 from caffestat.errors import GradientError
-from caffestat.graph import Graph, expand
+from caffestat.graph import Graph
+from caffestat.graph.expand import expand
 
 from .support import difference, largest_constant, op_gradients, run, torch_gradients
 

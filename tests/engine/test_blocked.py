@@ -10,8 +10,9 @@ import pytest
 
 from caffestat.engine import CPU, Compiled
 from caffestat.engine.runtime import channel_block
-from caffestat.graph import Graph, expand
+from caffestat.graph import Graph
 from caffestat.graph.blocked import NCHWC
+from caffestat.graph.expand import expand
 
 from .convolutions import Case, build
 

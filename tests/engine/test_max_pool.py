@@ -10,7 +10,8 @@ import pytest
 from caffestat.autodiff import backward
 from caffestat.engine import Compiled
 from caffestat.engine.runtime import channel_block
-from caffestat.graph import Graph, expand
+from caffestat.graph import Graph
+from caffestat.graph.expand import expand
 
 pytestmark = pytest.mark.skipif(not channel_block(), reason="the runtime has no blocked layout on this processor")
 

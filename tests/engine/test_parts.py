@@ -9,7 +9,8 @@ import pytest
 
 from caffestat.autodiff import backward
 from caffestat.engine import CPU, Compiled, Statistics, compiled, parts
-from caffestat.graph import Graph, expand
+from caffestat.graph import Graph
+from caffestat.graph.expand import expand
 
 X = np.random.default_rng(2).standard_normal((2, 3), np.float32)
 

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from caffestat.engine import Compiled, Statistics
-from caffestat.graph import Graph, expand
+from caffestat.graph import Graph
+from caffestat.graph.expand import expand
 
 # small; even rows; a prime; no divisor between 64 and 1024; larger than what is kept as |x|
 SHAPES = [(), (5,), (2, 3, 5, 7), (40, 600), (100_003,), (2, 3, 5003), (3, 1024, 1000)]

@@ -12,7 +12,8 @@ from onnx import helper
 from caffestat.autodiff import gradient
 from caffestat.engine import CPU, Compiled
 from caffestat.engine.runtime import channel_block
-from caffestat.graph import Node, expand
+from caffestat.graph import Node
+from caffestat.graph.expand import expand
 from caffestat.graph.late import for_provider
 from caffestat.graph.winograd import PLACES, POINTS, Tiles, transforms
 from caffestat.ops import Window

@@ -22,9 +22,13 @@ def test_a_scalar_blob_has_no_fans():
 
 @pytest.mark.parametrize(("norm", "n"), list(zip(VARIANCE_NORMS, [36, 30, 33], strict=True)))
 def test_fan_by_norm(norm, n):
-    value = fan((5, 6, 3, 2), norm)
-    assert value == n
-    assert type(value) is np.float32
+    assert fan((5, 6, 3, 2), norm) == n
+
+
+def test_fans_are_rounded_to_float32():
+    wide = 2**24 + 1
+    assert fan((wide, 2), "FAN_OUT") == float(np.float32(wide)) != wide
+    assert fan((2, wide), "AVERAGE") == float(np.float32(wide + 2) / np.float32(2)) != (wide + 2) / 2
 
 
 def test_the_mean_of_an_odd_sum_is_not_rounded_to_an_integer():
@@ -38,9 +42,13 @@ def test_an_unknown_norm_is_named():
 
 
 def test_spreads_are_rounded_to_float32():
-    spread = xavier_spread(np.float32(7))
+    spread = xavier_spread(7)
     assert spread.scale == np.float32(math.sqrt(float(np.float32(3) / np.float32(7))))
-    assert type(spread.scale) is np.float32
     assert spread.std == pytest.approx(math.sqrt(1 / 7), rel=1e-7)
-    assert msra_std(np.float32(7)) == np.float32(math.sqrt(float(np.float32(2) / np.float32(7))))
-    assert type(msra_std(np.float32(7))) is np.float32
+    assert msra_std(7) == np.float32(math.sqrt(float(np.float32(2) / np.float32(7))))
+
+
+def test_spreads_are_those_of_float32_arithmetic():
+    fans = np.arange(1, 3001, dtype=np.float32)
+    assert [xavier_spread(float(n)).scale for n in fans] == np.sqrt(np.float32(3) / fans).tolist()
+    assert [msra_std(float(n)) for n in fans] == np.sqrt(np.float32(2) / fans).tolist()

@@ -25,7 +25,7 @@ import numpy as np
 import caffestat
 from caffestat.cli import main as caffestat_command
 from caffestat.cli.train import train  # noqa: F401  imported before the runs are forked
-from caffestat.net.initial import read_layers
+from caffestat.net.weights import read_layers
 from caffestat.schema import NetParameter, SolverState, read_binary
 from caffestat.training.snapshot import read_state  # noqa: F401  as well
 

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from caffestat.engine import Compiled
-from caffestat.graph import OPSET, Graph, expand
+from caffestat.graph import OPSET, Graph
+from caffestat.graph.expand import expand
 
 Emit = Callable[..., str]
 

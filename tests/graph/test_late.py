@@ -9,7 +9,8 @@ import pytest
 
 from caffestat.autodiff import backward
 from caffestat.engine import Compiled
-from caffestat.graph import Graph, Node, expand, late
+from caffestat.graph import Graph, Node, late
+from caffestat.graph.expand import expand
 from caffestat.graph.late import _DEFINITIONS, LATE, for_provider
 
 X = np.float32([[1, 2, -3], [4, 0, 5]])

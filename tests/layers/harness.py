@@ -10,7 +10,8 @@ import numpy as np
 from caffestat.autodiff import backward
 from caffestat.errors import Place
 from caffestat.fillers import Stream
-from caffestat.graph import Graph, expand
+from caffestat.graph import Graph
+from caffestat.graph.expand import expand
 from caffestat.layers import Layer
 from caffestat.net.aliasing import Memory
 from caffestat.net.dialects import choose

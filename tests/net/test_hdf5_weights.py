@@ -10,8 +10,8 @@ import pytest
 
 from caffestat.errors import InputError
 from caffestat.net import build, copy_weights
-from caffestat.net.initial import read_layers
 from caffestat.net.source import net_source
+from caffestat.net.weights import read_layers
 from caffestat.prototext import parse
 from caffestat.training.snapshot import read_state
 

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from caffestat.net.initial import read_layers
 from caffestat.net.source import read_solver
+from caffestat.net.weights import read_layers
 from caffestat.options import NetOptions, RunOptions, ValueOptions
 from caffestat.report import TrainingLog
 from caffestat.schema import NetParameter, SolverState, read_binary

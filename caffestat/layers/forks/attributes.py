@@ -6,8 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, ClassVar
 
-import numpy as np
-
+from caffestat.lazy import np
 from caffestat.schema.forks import centers_pb2
 
 from ..base import Layer, Param, Shape, layer, read_param

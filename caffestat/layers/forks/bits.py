@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
+from caffestat.lazy import np
 
 from ..base import Shape, layer
 from .evaluated import EvaluatedLoss

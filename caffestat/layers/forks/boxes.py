@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-import numpy as np
+from caffestat.lazy import np
 
 __all__ = ["areas", "decode", "encode", "overlaps", "suppress"]
 

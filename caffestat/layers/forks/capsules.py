@@ -6,9 +6,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import numpy as np
-
 from caffestat.fillers import Filler
+from caffestat.lazy import np
 from caffestat.schema.forks import capsules_pb2
 
 from ..base import Layer, Param, Shape, layer, read_param

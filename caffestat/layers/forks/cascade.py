@@ -6,8 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import numpy as np
-
+from caffestat.lazy import np
 from caffestat.schema.forks import cascade_pb2
 
 from ..base import Layer, Shape, layer

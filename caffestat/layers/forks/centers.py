@@ -6,8 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
+from caffestat.lazy import np
 from caffestat.schema.forks import centers_pb2
 
 from ..base import Shape, layer

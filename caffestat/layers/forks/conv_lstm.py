@@ -6,9 +6,8 @@ from collections.abc import Mapping, Sequence
 from math import prod
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import numpy as np
-
 from caffestat.fillers import Filler, Stream
+from caffestat.lazy import np
 from caffestat.schema import NetParameter, ParamSpec
 from caffestat.schema.forks import sequences_pb2
 

@@ -8,11 +8,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from caffestat.errors import InputError
 from caffestat.files import read_regular
 from caffestat.fillers import Filler, Stream
+from caffestat.lazy import np
 from caffestat.schema.forks import segmentation_pb2
 
 from ..base import Layer, Param, Shape, layer

@@ -10,8 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import numpy as np
-
+from caffestat.lazy import np
 from caffestat.ops import Nonlinearity, activations
 from caffestat.schema.forks import sequences_pb2
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-import numpy as np
+from caffestat.lazy import np
 
 __all__ = [
     "DIOU",

@@ -6,8 +6,7 @@ import math
 from collections.abc import Collection, Sequence
 from typing import Any, ClassVar
 
-import numpy as np
-
+from caffestat.lazy import np
 from caffestat.schema.forks import data_pb2
 
 from ..base import Shape, layer

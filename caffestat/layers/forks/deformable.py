@@ -7,9 +7,8 @@ from copy import deepcopy
 from math import prod
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import numpy as np
-
 from caffestat.errors import Place
+from caffestat.lazy import np
 from caffestat.ops import Window
 from caffestat.schema.forks import rcnn_pb2
 

@@ -6,9 +6,8 @@ from collections.abc import Iterator, Sequence
 from math import prod
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from caffestat.fillers import Filler, Stream, fill
+from caffestat.lazy import np
 from caffestat.schema.forks import blocks_pb2
 
 from ..base import Param, Shape, layer, to_filler

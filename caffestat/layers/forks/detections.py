@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
+from caffestat.lazy import np
 
 from .boxes import overlaps, suppress
 

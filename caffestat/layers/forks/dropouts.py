@@ -6,11 +6,10 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from caffestat.fillers import Stream
 from caffestat.fillers.distributions import uniform
 from caffestat.fillers.gaussian import gaussian
+from caffestat.lazy import np
 from caffestat.schema.forks import dropouts_pb2
 
 from ..base import Layer, Shape, layer

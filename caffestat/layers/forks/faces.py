@@ -6,8 +6,7 @@ import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import numpy as np
-
+from caffestat.lazy import np
 from caffestat.schema.forks import faces_pb2
 
 from ..base import Layer, Param, Shape, layer, read_param

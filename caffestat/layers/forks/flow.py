@@ -6,8 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
+from caffestat.lazy import np
 from caffestat.ops import Nonlinearity, activations
 from caffestat.schema.forks import flow_pb2
 

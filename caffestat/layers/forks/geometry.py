@@ -8,10 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from caffestat.errors import InputError
 from caffestat.files import read_regular
+from caffestat.lazy import np
 from caffestat.schema.forks import geometry_pb2
 
 from ..base import Layer, Shape, layer

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-import numpy as np
-
+from caffestat.lazy import np
 from caffestat.schema.forks import rearrange_pb2
 
 from ..base import Layer, Shape, layer

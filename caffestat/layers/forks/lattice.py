@@ -11,9 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from caffestat.errors import InputError
+from caffestat.lazy import np
 
 if TYPE_CHECKING:
     from caffestat.autodiff import Tape

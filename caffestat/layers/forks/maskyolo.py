@@ -7,8 +7,7 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
+from caffestat.lazy import np
 from caffestat.schema.forks import yolo_pb2
 
 from ..base import Layer, Shape, layer

@@ -7,9 +7,8 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from caffestat.fillers import Filler
+from caffestat.lazy import np
 from caffestat.schema.forks import metric_pb2
 
 from ..base import Layer, Param, Shape, layer

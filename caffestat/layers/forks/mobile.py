@@ -7,10 +7,9 @@ from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import numpy as np
-
 from caffestat.errors import Place
 from caffestat.fillers import Filler, Stream, uniform
+from caffestat.lazy import np
 from caffestat.ops import Nonlinearity, activations
 from caffestat.schema.forks import mobile_pb2
 

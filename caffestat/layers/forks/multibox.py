@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
+from caffestat.lazy import np
 
 from .boxes import areas, decode, encode, overlaps, suppress
 

@@ -7,8 +7,7 @@ from collections.abc import Sequence
 from fractions import Fraction
 from typing import TYPE_CHECKING
 
-import numpy as np
-
+from caffestat.lazy import np
 from caffestat.schema.forks import pose_pb2
 
 from ..base import Layer, Shape, layer

@@ -11,9 +11,8 @@ from collections.abc import Sequence
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from caffestat.fillers import Stream, bernoulli
+from caffestat.lazy import np
 from caffestat.schema.forks import pose_pb2
 
 from ..base import Layer, Move, Shape, layer

@@ -15,10 +15,9 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, ClassVar
 
-import numpy as np
-
 from caffestat.errors import InputError
 from caffestat.files import read_regular
+from caffestat.lazy import np
 from caffestat.schema.forks import rcnn_pb2
 
 from ..base import Layer, Shape, layer

@@ -6,10 +6,9 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from caffestat.errors import Place
 from caffestat.fillers import Stream
+from caffestat.lazy import np
 from caffestat.schema.forks import ristretto_pb2
 
 from ..base import Layer, Shape, layer

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-import numpy as np
+from caffestat.lazy import np
 
 if TYPE_CHECKING:
     from caffestat.graph import Graph

@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from fractions import Fraction
 from typing import TYPE_CHECKING, ClassVar
 
-import numpy as np
-
+from caffestat.lazy import np
 from caffestat.schema.forks import segmentation_pb2
 
 from ..base import Layer, Move, Shape, layer

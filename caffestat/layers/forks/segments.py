@@ -9,8 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import numpy as np
-
+from caffestat.lazy import np
 from caffestat.schema.forks import segments_pb2
 
 from ..base import Layer, Shape, layer

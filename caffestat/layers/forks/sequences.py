@@ -7,9 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import numpy as np
-
 from caffestat.fillers import Filler, Stream, fill
+from caffestat.lazy import np
 from caffestat.schema.forks import sequences_pb2
 
 from ..base import Layer, Param, Shape, layer, read_param

@@ -6,9 +6,9 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import numpy as np
-
 from caffestat.fillers import Filler
+from caffestat.float32 import FLT_MIN
+from caffestat.lazy import np
 from caffestat.schema.forks import ssd_pb2
 
 from ..base import Layer, Param, Shape, layer, to_filler
@@ -42,7 +42,6 @@ SOFTMAX, LOGISTIC = range(2)
 SHARED = -1  # the label of locations that all classes share
 L2 = 0
 PLACED_ROW = 10  # values of a detection with its anchor, column and row
-FLT_MIN = float(np.finfo(np.float32).tiny)
 FULL, VALID, BATCH_SIZE, NONE = range(4)
 BOX_ROW, POINT_ROW = 8, 11  # values of a true box, and of its five points: whether there are any, x and y of each
 

@@ -6,9 +6,8 @@ from collections.abc import Sequence
 from math import prod
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from caffestat.fillers import Filler
+from caffestat.lazy import np
 from caffestat.schema.forks import geometry_pb2
 
 from ..base import Layer, Param, Shape, layer

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, ClassVar
 
-import numpy as np
+from caffestat.lazy import np
 
 from ..accuracy import Accuracy
 from ..base import Param, Shape, default_filler, layer

@@ -7,9 +7,8 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from caffestat.errors import Place
+from caffestat.lazy import np
 from caffestat.schema.forks import yolo_pb2
 
 from ..base import Layer, Shape, layer

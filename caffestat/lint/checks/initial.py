@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
+from caffestat.float32 import FLT_MIN
 from caffestat.net import TRAIN, Node
 
 from ..context import Context
@@ -13,8 +14,7 @@ from .fillers import unusable
 
 _HARMLESS = 10.0  # the factor up to which a layer on statistics of zero changes little
 _FLOORED = 0.01  # the share of samples at the cap of the loss that is worth telling
-_FLT_MIN = 1.1754943508222875e-38
-_CAP = -math.log(_FLT_MIN)  # Caffe's softmax loss is never larger, per sample
+_CAP = -math.log(FLT_MIN)  # Caffe's softmax loss is never larger, per sample
 
 
 @check("CS024", "stored-statistics", "error", Needs.NET)
@@ -95,7 +95,7 @@ def _floored(context: Context, node: Node) -> float:
 
     z = context.prediction.signals.get(context.read_by(node))
     classes = node.layer.classes(1, [shape for shape in node.bottom_shapes if shape is not None])
-    return softmax_for(z, classes, _FLT_MIN).floored if z and classes else 0.0
+    return softmax_for(z, classes, FLT_MIN).floored if z and classes else 0.0
 
 
 @check("CS026", "prediction-stops", "info", Needs.PREDICTION)
