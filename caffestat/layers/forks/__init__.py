@@ -5,6 +5,7 @@ Each class is of one dialect: the fork whose fields and meaning it has.
 
 from . import (  # noqa: F401  registers their layer types
     actions,
+    adversarial,
     attributes,
     batch_norm,
     bits,
@@ -19,11 +20,13 @@ from . import (  # noqa: F401  registers their layer types
     data,
     deformable,
     dense_block,
+    detectnet,
     dropouts,
     faces,
     fields,
     flow,
     fpga,
+    fused,
     geometry,
     grids,
     interpolation,

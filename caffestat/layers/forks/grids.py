@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -12,12 +13,13 @@ from caffestat.schema.forks import rcnn_pb2
 from ..base import Layer, Shape, layer
 from ..data import Python
 from .flow import check_images
-from .rois import PSROIPooling, bilinear, bins
+from .proposals import image_rows
+from .rois import PSROIPooling, bilinear, bins, random_boxes, rounded
 
 if TYPE_CHECKING:
     from caffestat.graph import Graph
 
-__all__ = ["GRIDPooling", "PSROIAlign", "PlainZFDataLayer"]
+__all__ = ["GRIDPooling", "PSROIAlign", "PlainZFDataLayer", "RotateROIPooling"]
 
 
 @layer("PSROIAlign", dialect="psroialign")
@@ -150,3 +152,85 @@ class PlainZFDataLayer(Python):
 
     def written_shape(self, index: int) -> Shape | None:
         return ((2, 3, 600, 735), (2, 40))[index]
+
+
+@layer("RotateROIPooling", dialect="rrpn")
+class RotateROIPooling(Layer):
+    """y = max of x and 0 over each of pooled_h · pooled_w bins of a turned region; dx goes to the largest element.
+
+    Bottoms: features [N, C, H, W], regions [R, 6] of item, center x and y, height, width and angle in degrees, and the
+    image [1, 3], whose size cuts the bins. (mjq11302010044/RRPN, rotate_roi_pooling_layer.cu)
+    """
+
+    adds = rcnn_pb2.LayerParameter
+    num_bottoms = (3, 3)
+    decides = True
+
+    def allow_force_backward(self, bottom: int) -> bool:
+        return bottom == 0
+
+    def stand_in(self, bottom: int, bottoms: Sequence[Shape], random: np.random.Generator) -> np.ndarray | None:
+        if bottom == 0:
+            return None
+        n, _, height, width = bottoms[0]
+        high, wide = (size / self.added.rotate_pooling_param.spatial_scale for size in (height, width))
+        if bottom == 2:
+            return image_rows(bottoms[2], high, wide)
+        x1, y1, x2, y2 = random_boxes(bottoms[1][0], high, wide, random).T
+        item, angle = random.integers(0, n, len(x1)), random.uniform(-45, 135, len(x1))
+        return np.stack([item, (x1 + x2) / 2, (y1 + y2) / 2, y2 - y1, x2 - x1, angle], 1).astype(np.float32)
+
+    def tops(self, bottoms: Sequence[Shape]) -> tuple[Shape, ...]:
+        p, rois = self.added.rotate_pooling_param, bottoms[1]
+        if len(rois) < 2 or math.prod(rois[1:]) != 6 or math.prod(bottoms[2]) < 2:
+            raise self.error(f"expected regions (R, 6) and an image (1, 3), found shapes {rois} and {bottoms[2]}")
+        if not p.pooled_h or not p.pooled_w:
+            raise self.error(f"expected a positive pooled_h and pooled_w, found {p.pooled_h} and {p.pooled_w}")
+        return ((rois[0], check_images(self, bottoms[0])[1], p.pooled_h, p.pooled_w),)
+
+    def decide(self, bottoms: Sequence[np.ndarray], random: np.random.Generator) -> Sequence[np.ndarray]:
+        p, x, rois = self.added.rotate_pooling_param, bottoms[0], bottoms[1].reshape(len(bottoms[1]), 6)
+        n, channels, height, width = x.shape
+        scale = np.float32(p.spatial_scale)
+        scales = np.array([scale, scale, scale, scale, 1], np.float32)
+        size = [min(int(length * scale), most) for length, most in zip(bottoms[2].flat, (height, width), strict=False)]
+        index = np.full((len(rois), channels, p.pooled_h, p.pooled_w), -1, np.int64)
+        for r, roi in enumerate(rois):
+            item = int(roi[0])
+            if not 0 <= item < n:
+                raise self.error(f"expected regions of items 0 to {n - 1}, found item {item}")
+            for row, column in np.ndindex(p.pooled_h, p.pooled_w):
+                y, z = turned_bin(roi[1:] * scales, (row, column), (p.pooled_h, p.pooled_w), size)
+                if len(y):
+                    values = x[item][:, y, z]
+                    best = values.argmax(1)
+                    place = (item * channels + np.arange(channels)) * height * width + y[best] * width + z[best]
+                    index[r, :, row, column] = np.where(values.max(1) > 0, place, -1)
+        return np.maximum(index, 0), (index >= 0).astype(np.float32)
+
+    def lower(self, g: Graph, bottoms: Sequence[str], params: Sequence[str]) -> Sequence[str]:
+        index, is_filled = self.input_decisions(g)
+        return (g.emit("Mul", g.emit("Gather", g.reshape(bottoms[0], -1), index, axis=0), is_filled),)
+
+
+def turned_bin(
+    box: np.ndarray, at: tuple[int, int], pooled: tuple[int, int], size: Sequence[int]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the lines and columns of an image of that size that lie within a bin of a turned box.
+
+    box: center x and y, height, width and angle, on the features
+    """
+    x, y, high, wide, angle = box
+    cosine, sine = math.cos(angle / 180 * math.pi), math.sin(angle / 180 * math.pi)
+    across = np.array([cosine, -sine]) * wide / pooled[1]  # a bin's sides, as steps of x and y
+    down = np.array([sine, cosine]) * high / pooled[0]
+    first = np.array([x, y]) + across * (at[1] - pooled[1] / 2) + down * (at[0] - pooled[0] / 2)
+    corners = rounded(first + np.array([[0, 0], across, down, across + down]))
+    low = np.maximum(corners.min(0), 0).astype(int)
+    high_end = np.minimum(corners.max(0), np.array(size[::-1]) - 1).astype(int)
+    line, column = np.mgrid[low[1] : high_end[1] + 1, low[0] : high_end[0] + 1]
+    away = np.stack([column.ravel(), line.ravel()], 1) - first
+    inside = np.ones(len(away), bool)
+    for side in (across, down):
+        inside &= (away @ side >= 0) & (away @ side < side @ side)
+    return line.ravel()[inside], column.ravel()[inside]

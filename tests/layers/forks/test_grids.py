@@ -95,3 +95,35 @@ def test_images_with_attributes() -> None:
     text = 'name: "d" type: "Python" top: "data" top: "attrs" python_param { module: "plain_zf_data_layer.layer" '
     layer = make(text + 'layer: "PlainZFDataLayer" }')
     assert layer.tops([]) == ((2, 3, 600, 735), (2, 40))
+
+
+def turned(x: np.ndarray, rois: np.ndarray, image: np.ndarray) -> np.ndarray:
+    """rotate_roi_pooling_layer.cu, RotateROIPoolForward, with pooled_h 2, pooled_w 3 and spatial_scale 0.5."""
+    y = np.zeros((len(rois), x.shape[1], 2, 3))
+    for r, c, ph, pw in np.ndindex(*y.shape):
+        item, cx, cy, h, w, angle = rois[r]
+        a, b = math.cos(math.radians(angle)), math.sin(math.radians(angle))
+        sx, sy, dx, dy = w * 0.5 / 3, h * 0.5 / 2, -1.5, -1.0
+        m = [
+            [a * sx, b * sy, a * sx * dx + b * sy * dy + cx / 2],
+            [-b * sx, a * sy, -b * sx * dx + a * sy * dy + cy / 2],
+        ]
+        p = [[m[k][0] * i + m[k][1] * j + m[k][2] for k in (0, 1)] for i in (pw, pw + 1) for j in (ph, ph + 1)]
+        ab, ac = np.subtract(p[1], p[0]), np.subtract(p[2], p[0])
+        for row in range(int(image[0, 0] * 0.5)):
+            for column in range(int(image[0, 1] * 0.5)):
+                ap = np.array([column, row]) - p[0]
+                if ab @ ab > ab @ ap >= 0 and ac @ ac > ac @ ap >= 0:
+                    y[r, c, ph, pw] = max(y[r, c, ph, pw], x[int(item), c, row, column])
+    return y
+
+
+def test_turned_regions() -> None:
+    text = 'name: "p" type: "RotateROIPooling" bottom: "x" bottom: "r" bottom: "i" top: "y" '
+    layer = make(text + "rotate_pooling_param { pooled_h: 2 pooled_w: 3 spatial_scale: 0.5 }")
+    x, image = RANDOM.normal(size=(2, 3, 9, 11)), np.array([[17.0, 21.0, 1.0]])
+    rois = np.array([[0, 9.3, 8.2, 9.1, 12.7, 31], [1, 3.1, 4.4, 8.3, 15.2, -52], [1, 18.2, 15.1, 6.6, 9.9, 95]])
+    check_gradients(layer, lambda x, r, i: turned(x, r, i), [x, rois, image], [0])
+    assert (turned(x, rois, image) > 0).mean() > 0.5
+    with pytest.raises(NetError, match=r"regions \(R, 6\)"):
+        layer.tops([(2, 3, 9, 11), (3, 5), (1, 3)])

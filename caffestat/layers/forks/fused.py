@@ -1,0 +1,166 @@
+"""Layers that are several of Caffe's in a row: sparse convolutions and products with what follows them. (SkimCaffe)"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+
+from caffestat.fillers import Stream
+
+from ..base import Layer, Param, Shape, layer
+from ..convolution import Convolution
+from ..inner_product import InnerProduct
+from ..math import Eltwise
+from ..neuron import Dropout, ReLU
+from ..normalization import LRN
+from ..pooling import Pooling
+from ..shape import Concat
+
+if TYPE_CHECKING:
+    from caffestat.graph import Graph
+
+__all__ = [
+    "MKLLRN",
+    "ConvolutionReLU",
+    "ConvolutionReLUPool",
+    "ConvolutionReLUPoolLRN",
+    "InnerProductReLUDropout",
+    "MKLConcat",
+    "MKLConvolution",
+    "MKLEltwise",
+    "MKLPooling",
+    "MKLReLU",
+    "ReLUPooling",
+]
+
+
+class _Chain(Layer):
+    """Layers of which each reads the top of the one before; all find their parameters in this one's message."""
+
+    parts: ClassVar[tuple[type[Layer], ...]] = ()
+
+    def chain(self) -> list[Layer]:
+        """Return the layers."""
+        made = [part(self.proto, self.phase, self.place) for part in self.parts]
+        for part in made:
+            part.text = self.text
+        return made
+
+    def shapes(self, bottoms: Sequence[Shape]) -> list[Shape]:
+        """Return the shape that each layer reads, and that of the top."""
+        found = [bottoms[0]]
+        for part in self.chain():
+            (top,) = part.tops(found[-1:])
+            assert top is not None  # none of the parts is data
+            found.append(top)
+        return found
+
+    def params(self, bottoms: Sequence[Shape]) -> tuple[Param, ...]:
+        return self.chain()[0].params(bottoms)
+
+    def tops(self, bottoms: Sequence[Shape]) -> tuple[Shape, ...]:
+        return (self.shapes(bottoms)[-1],)
+
+    def lower(self, g: Graph, bottoms: Sequence[str], params: Sequence[str]) -> Sequence[str]:
+        shapes = self.shapes([g.shape(bottoms[0])])
+        values, own = list(bottoms), list(params)
+        for part, shape in zip(self.chain(), shapes[1:], strict=True):
+            values = [g.declare(part.lower(g, values, own)[0], shape)]
+            own = []
+        return values
+
+    def draw_feeds(self, stream: Stream, bottoms: Sequence[Shape]) -> Sequence[np.ndarray]:
+        steps = zip(self.chain(), self.shapes(bottoms), strict=False)
+        return [feed for part, shape in steps for feed in part.draw_feeds(stream, [shape])]
+
+    def macs(self, bottoms: Sequence[Shape]) -> int:
+        return self.chain()[0].macs(bottoms)
+
+    def mixes_channels(self) -> bool:
+        return self.chain()[0].mixes_channels()
+
+
+class _Convolutions(_Chain):
+    filler_fields: ClassVar[Mapping[str, str]] = Convolution.filler_fields
+
+
+@layer("ConvolutionReLU", dialect="skimcaffe")
+class ConvolutionReLU(_Convolutions):
+    """ReLU of a Convolution; the reference has no backward pass.
+
+    (ChanganVR/ConstraintAwareCompression, conv_relu_layer.cpp)
+    """
+
+    parts = (Convolution, ReLU)
+
+
+@layer("ConvolutionReLUPool", dialect="skimcaffe")
+class ConvolutionReLUPool(_Convolutions):
+    """Pooling of the ReLU of a Convolution; the reference has no backward pass.
+
+    (ChanganVR/ConstraintAwareCompression, conv_relu_pool_layer.cpp)
+    """
+
+    parts = (Convolution, ReLU, Pooling)
+
+
+@layer("ConvolutionReLUPoolLRN", dialect="skimcaffe")
+class ConvolutionReLUPoolLRN(_Convolutions):
+    """LRN of the Pooling of the ReLU of a Convolution; the reference has no backward pass.
+
+    (ChanganVR/ConstraintAwareCompression, conv_relu_pool_lrn_layer.cpp)
+    """
+
+    parts = (Convolution, ReLU, Pooling, LRN)
+
+
+@layer("ReLUPooling", dialect="skimcaffe")
+class ReLUPooling(_Chain):
+    """Pooling of the ReLU. (ChanganVR/ConstraintAwareCompression, relu_pooling_layer.cpp)"""
+
+    parts = (ReLU, Pooling)
+
+
+@layer("InnerProductReLUDropout", dialect="skimcaffe")
+class InnerProductReLUDropout(_Chain):
+    """Dropout of the ReLU of an InnerProduct. (ChanganVR/ConstraintAwareCompression,
+    inner_product_relu_dropout_layer.cpp)
+    """
+
+    parts = (InnerProduct, ReLU, Dropout)
+    filler_fields: ClassVar[Mapping[str, str]] = InnerProduct.filler_fields
+
+
+# ---- Caffe's layers as a library of Intel's computes them ------------------------------------------------------------
+
+
+@layer("MKLConvolution", dialect="skimcaffe")
+class MKLConvolution(Convolution):
+    """Convolution by MKL. (ChanganVR/ConstraintAwareCompression, mkl_convolution_layer.cpp)"""
+
+
+@layer("MKLReLU", dialect="skimcaffe")
+class MKLReLU(ReLU):
+    """ReLU by MKL. (ChanganVR/ConstraintAwareCompression, mkl_relu_layer.cpp)"""
+
+
+@layer("MKLPooling", dialect="skimcaffe")
+class MKLPooling(Pooling):
+    """Pooling by MKL. (ChanganVR/ConstraintAwareCompression, mkl_pooling_layer.cpp)"""
+
+
+@layer("MKLLRN", dialect="skimcaffe")
+class MKLLRN(LRN):
+    """LRN by MKL. (ChanganVR/ConstraintAwareCompression, mkl_lrn_layer.cpp)"""
+
+
+@layer("MKLConcat", dialect="skimcaffe")
+class MKLConcat(Concat):
+    """Concat by MKL. (ChanganVR/ConstraintAwareCompression, mkl_concat_layer.cpp)"""
+
+
+@layer("MKLEltwise", dialect="skimcaffe")
+class MKLEltwise(Eltwise):
+    """Eltwise by MKL. (ChanganVR/ConstraintAwareCompression, mkl_eltwise_layer.cpp)"""

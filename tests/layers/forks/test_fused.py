@@ -1,0 +1,65 @@
+"""Layers in a row as one layer: their values and gradients are those of the row."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from ..harness import TEST, TRAIN, make, run
+
+RANDOM = np.random.default_rng(47)
+X = RANDOM.normal(size=(2, 4, 9, 8))
+ONE = 'name: "l" type: "%s" bottom: "x" top: "y" '
+CONVOLUTION = "convolution_param { num_output: 6 kernel_h: 3 kernel_w: 2 group: 2 } "
+POOLING = "pooling_param { pool: MAX kernel_size: 3 stride: 2 } "
+LRN = "lrn_param { local_size: 3 alpha: 0.5 beta: 0.75 } "
+
+
+@pytest.mark.parametrize(
+    ("kind", "row"),
+    [
+        ("ConvolutionReLU", ("Convolution", "ReLU")),
+        ("ConvolutionReLUPool", ("Convolution", "ReLU", "Pooling")),
+        ("ConvolutionReLUPoolLRN", ("Convolution", "ReLU", "Pooling", "LRN")),
+        ("ReLUPooling", ("ReLU", "Pooling")),
+        ("InnerProductReLUDropout", ("InnerProduct", "ReLU", "Dropout")),
+    ],
+)
+def test_a_row_of_layers(kind: str, row: tuple[str, ...]) -> None:
+    fields = {"Convolution": CONVOLUTION, "Pooling": POOLING, "LRN": LRN}
+    fields["InnerProduct"] = "inner_product_param { num_output: 5 } "
+    text = ONE % kind + "".join(fields.get(part, "") for part in row)
+    layer = make(text, TEST)
+    shapes = [param.shape for param in layer.params([X.shape])]
+    params = [RANDOM.normal(size=shape) for shape in shapes]
+    values, made = [X], []
+    for part in row:
+        made.append(make(ONE % part + fields.get(part, ""), TEST))
+        values.append(run(made[-1], [values[-1]], params if part == row[0] else ()).tops[0])
+    dy = RANDOM.normal(size=values[-1].shape).astype(np.float32)
+    found = run(layer, [X], params, [dy])
+    np.testing.assert_allclose(found.tops[0], values[-1], rtol=1e-5, atol=1e-6)
+    assert layer.macs([X.shape]) == made[0].macs([X.shape])
+    for index in reversed(range(len(row))):
+        step = run(made[index], [values[index]], params if index == 0 else (), [dy])
+        dy = step.bottoms[0]
+    np.testing.assert_allclose(found.bottoms[0], dy, rtol=1e-4, atol=1e-5)
+    for ours, theirs in zip(found.params, step.params, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
+def test_outputs_are_dropped_in_train() -> None:
+    text = (
+        ONE % "InnerProductReLUDropout" + "inner_product_param { num_output: 50 } dropout_param { dropout_ratio: 0.4 }"
+    )
+    weight, bias = np.abs(RANDOM.normal(size=(50, 288))), np.ones(50)
+    found = run(make(text, TRAIN), [np.abs(X)], [weight, bias])
+    whole = np.abs(X).reshape(2, -1) @ weight.T + 1
+    kept = found.tops[0] != 0
+    assert 0.4 < kept.mean() < 0.8
+    np.testing.assert_allclose(found.tops[0], whole * kept / 0.6, rtol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["Convolution", "ReLU", "Pooling", "LRN", "Concat", "Eltwise"])
+def test_layers_of_a_library_are_caffes(kind: str) -> None:
+    assert make(ONE % f"MKL{kind}").__class__.__mro__[1] is type(make(ONE % kind))
