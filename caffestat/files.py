@@ -156,7 +156,7 @@ def refuse_inputs(output: str | Path | None, inputs: Iterable[str | Path]) -> No
     for path in inputs:
         with suppress(OSError, ValueError):
             if output is not None and os.path.samefile(output, path):
-                raise InputError(f"{output}: is an input; writing there would destroy it: name another output")
+                raise InputError(f"{output}: is also an input, which would be overwritten; choose another output")
 
 
 def replace_file(path: str | Path, data: bytes, since: Version | None = None) -> None:
@@ -180,7 +180,7 @@ def create_file(path: Path, names: Iterable[Path], write: Callable[[BinaryIO], o
             _flush(fresh)
             return next(name for name in names if _take(fresh, name))
     except OSError as error:
-        raise InputError(f"{path}: nothing can be written beside it: {error.strerror or error}") from error
+        raise InputError(f"{path}: cannot write to its folder: {error.strerror or error}") from error
 
 
 def _take(fresh: Path, name: Path) -> bool:
@@ -218,7 +218,7 @@ def replacing(path: str | Path, since: Version | None = None) -> Iterator[Path]:
                 yield fresh
                 _flush(fresh)
                 if since is not None and Version.of(target) != since:
-                    raise InputError(f"{path}: was changed by another program in the meantime; it is left as it is")
+                    raise InputError(f"{path}: was changed by another program in the meantime; not overwritten")
                 os.replace(fresh, target)
             if os.name == "posix":  # elsewhere a folder cannot be opened, and the rename is safe without
                 _flush(target.parent)
@@ -281,7 +281,7 @@ def _copy_status(target: Path, fresh: Path) -> None:
     old, new = target.stat(), fresh.stat()
     if old.st_nlink > 1:
         links = f"has {old.st_nlink} hard links, and the others would keep the old bytes"
-        raise InputError(f"{target}: {links}: replace it by a copy of its own first")
+        raise InputError(f"{target}: {links}: replace it with a copy first")
     if (old.st_uid, old.st_gid) != (new.st_uid, new.st_gid):
         try:
             os.chown(fresh, old.st_uid, old.st_gid)

@@ -514,7 +514,7 @@ def measure(
         notes.append(f"{device} has no kernels for {', '.join(runner.left_to_cpu)}: computed on the CPU")
     inner = [program.rows[row].name for row, part in runner.forward.inner.items() if part.prints]
     if options.stats and inner:
-        notes.append(f"--stats leaves out the values inside of {', '.join(inner)}: only mean |x| is known of them")
+        notes.append(f"--stats skips the values inside {', '.join(inner)}: only their mean |x| is known")
     if samples:
         measured.param_samples, measured.given = started, frozenset(taken)
         measured.curves = curves(program, values, measured.top_samples)
@@ -524,7 +524,7 @@ def measure(
 def _precision_notes(program: Program, runner: Runner, compute: str) -> Iterator[str]:
     """Yield what is worth knowing of the types that were computed in."""
     if compute == "float16":
-        yield "computed in float16: every value is rounded to it; statistics and the data itself are float32"
+        yield "computed in float16: every value is rounded to float16; statistics and input data stay float32"
         if runner.widened:
             ops = ", ".join(runner.widened)
             yield f"{runner.device} has no float16 kernels for {ops}: computed in float32, results rounded to float16"

@@ -72,9 +72,11 @@ def analyze(
     values = ValueOptions(seed, weights, assume_filler)
     run = RunOptions(device, inputs or {}, inputs_hold, loss, forward_only, stats, compute, straight_through)
     if static and (run.stats or run.compute != COMPUTE[0]):
-        raise InputError("static: nothing is run, so that stats and compute have no meaning; leave one of them out")
+        raise InputError(
+            "static: the net is not run, so stats and compute have no effect; remove static, or stats and compute"
+        )
     if run.straight_through and (static or predict):
-        raise InputError("--ste (straight_through) is for measured gradients: leave out --static and --predict")
+        raise InputError("--ste (straight_through) applies to measured gradients only: remove --static and --predict")
     if is_onnx(str(path)):
         return analyze_model(str(path), net, values, run, static, predict, detail)
     return analyze_file(open_file(str(path)), net, values, run, static, predict, detail)
@@ -165,8 +167,8 @@ def _unfilled(net: Net) -> list[Finding]:
     names = ", ".join(node.name for node in nodes[:_NAMED]) + (", …" if len(nodes) > _NAMED else "")
     layers = "1 layer has" if len(nodes) == 1 else f"{len(nodes)} layers have"
     message = (
-        f"{layers} weights without a weight_filler ({names}): Caffe starts them all at zero, and no signal passes; "
-        "use --assume-filler xavier, or --weights FILE for trained ones"
+        f"{layers} weights without a weight_filler ({names}): Caffe initializes them to zero, so no signal passes; "
+        "use --assume-filler xavier, or --weights FILE for trained weights"
     )
     return [Finding(nodes[0].place, message)]
 

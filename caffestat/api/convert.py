@@ -64,7 +64,7 @@ def convert(
     else:
         if outputs or wrt or straight_through or loss:
             raise InputError(
-                "--outputs, --wrt, --loss and --ste are for .onnx models; a Caffe net states its own losses"
+                "--outputs, --wrt, --loss and --ste are for .onnx models; a Caffe net defines its own losses"
             )
         save(converted(str(path), net, values, backward), output)
 
@@ -77,7 +77,7 @@ def _with_gradient(
 
     refuse_caffe_options(net, values)
     if not backward:
-        raise InputError(f"{path}: is an ONNX model already; --backward would add its gradients")
+        raise InputError(f"{path}: is already an ONNX model; use --backward to add its gradients")
     names = None if wrt is None else _matching(path, wrt)
     return gradient(path, wrt=names, shapes=net.shapes, batch=net.batch, dims=net.dims, **asked)
 

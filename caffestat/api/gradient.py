@@ -56,7 +56,7 @@ def gradient(
 
     if loss is not None and loss not in LOSSES:
         if outputs is not None:
-            raise InputError(f"the loss is the sum of {loss}: choose no outputs beside it")
+            raise InputError(f"loss {loss!r} is the name of a value, whose sum is the loss: remove outputs")
         outputs = ()
     return autodiff.gradient(
         model,

@@ -58,7 +58,7 @@ def rewrite(
     from caffestat.rewriting import Job, change_of, find_files, rewrite_file, targets
 
     if filler is None and bias is None:
-        raise InputError("say what to fill with: a policy for the weights, for the biases, or both")
+        raise InputError("expected a filler policy for the weights (--filler), the biases (--bias) or both, found none")
     change = change_of(filler, bias, variance_norm, layers, types, excludes, only_missing)
     options, values = NetOptions(shapes=shapes or {}, batch=batch), ValueOptions(seed)
     file = None if net is None else open_file(net)

@@ -58,7 +58,9 @@ def training_of(
     if stats < 0:
         raise InputError(f"stats: expected 0 or more, found {stats}")
     if net.phase or run.forward_only:
-        raise InputError("training has no phase and no forward pass alone: it runs the solver's nets as Caffe does")
+        raise InputError(
+            "phase and forward_only do not apply to training, which runs the solver's train and test nets; remove them"
+        )
     how = _How(
         seed=DEFAULT_SEED if values.seed is None else values.seed,
         snapshot=None if snapshot is None else str(snapshot),
@@ -69,7 +71,7 @@ def training_of(
     if is_onnx(str(path)):
         return _of_model(str(path), solver, freeze, net, values, run, how)
     if solver is not None or freeze:
-        raise InputError("--solver and --freeze are for .onnx models; of a Caffe net, give the solver itself")
+        raise InputError("--solver and --freeze are for .onnx models; for a Caffe net, pass the solver file itself")
     return _of_solver(str(path), net, values, run, how)
 
 
@@ -111,6 +113,6 @@ def _of_model(
 
     refuse_caffe_options(net, values)
     if solver is None:
-        raise InputError(f"{path}: training an ONNX model takes a solver prototxt: --solver FILE")
+        raise InputError(f"{path}: training an ONNX model needs a solver prototxt: --solver FILE")
     settings = read_settings(str(solver))
     return ModelTraining(path, settings, run, net, freeze, **how), how["seed"]

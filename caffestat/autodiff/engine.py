@@ -228,7 +228,7 @@ def _by_definition(graph: Graph, node: Node) -> Sequence[str]:
     if nodes is None:
         value = next(filter(None, node.outputs), "")
         if node.domain:
-            raise GradientError(f"no gradient is known of op {node.op} of {node.domain} (value {value})")
+            raise GradientError(f"no gradient rule for op {node.op} of {node.domain} (value {value})")
         raise GradientError(f"no gradient rule for op {node.op} (value {value}): register one with @vjp")
     graph.nodes += nodes
     return outputs

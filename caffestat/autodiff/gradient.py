@@ -190,10 +190,10 @@ def _ask(
     for name in chosen:
         if name not in floats:
             known = ", ".join(floats) or "none"
-            raise InputError(f"{name!r} is no floating-point output of known shape; the model's are: {known}")
+            raise InputError(f"{name!r} is not a floating-point output of known shape; expected one of {known}")
     for name in asked:
         if name not in graph.specs:
-            raise InputError(f"the model has no value {name!r} of known shape, so that no gradient can be asked for it")
+            raise InputError(f"the model has no value {name!r} of known shape: its gradient cannot be computed")
     return _Question(loaded, chosen, asked)
 
 
@@ -207,7 +207,7 @@ def _refuse_unknown_shapes(graph: Graph, outputs: Collection[str] | None, was_ru
         if name in graph.outputs and name not in graph.specs:
             maker = next((node.op for node in graph.nodes if name in node.outputs), "the model")
             if was_run:
-                raise InputError(f"output {name!r} of {maker} is no tensor: choose other outputs (--outputs NAME)")
+                raise InputError(f"output {name!r} of {maker} is not a tensor: choose other outputs (--outputs NAME)")
             raise InputError(
                 f"the shape of output {name!r} is not known: {maker} decides it when the model runs; "
                 "use caffestat.gradient or `caffestat convert --backward`, which run the model once to find it, "

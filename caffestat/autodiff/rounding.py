@@ -33,14 +33,14 @@ def rounding_words(graph: Graph, nodes: Sequence[Node]) -> str:
     """Return a line about the nodes that `rounding` returned: how many, which ops, and what lets gradients pass."""
     counts = ", ".join(f"{op} {count}" for op, count in Counter(node.op for node in nodes).items())
     which = f"{counts}; the first makes {nodes[0].outputs[0]!r}"
-    places = "1 node" if len(nodes) == 1 else f"{len(nodes)} nodes"
-    words = f"no gradient passes the rounding to integers: it is zero in front of {places} ({which})"
+    places = "1 node that rounds" if len(nodes) == 1 else f"{len(nodes)} nodes that round"
+    words = f"the gradient is zero before {places} to integers ({which})"
     made = {node.outputs[0] for node in nodes}
     if any(quantize.outputs[0] in made for quantize, _ in quantized_pairs(graph)):
-        words += "; straight-through gradients pass it (--ste, straight_through=True)"
+        words += "; use straight-through gradients (--ste, straight_through=True)"
     ops = ", ".join(sorted(_integer_ops(graph, made)))
     if ops:
-        words += f"; no gradient is known of {ops}: differentiate the model as it was before quantization"
+        words += f"; no gradient rule for {ops}: differentiate the model before quantization"
     return words
 
 

@@ -24,15 +24,15 @@ __all__ = ["analyze"]
     multiple=True,
     metavar="NAMES",
     callback=options.split_commas,
-    help=f"Statistics of the elements too, such as max,nan: some of {', '.join(STATS)}.",
+    help=f"Also compute statistics of the elements, such as max,nan; any of {', '.join(STATS)}.",
 )
-@click.option("--predict", is_flag=True, help="Show what theory expects beside what is measured, and gains.")
+@click.option("--predict", is_flag=True, help="Also show predicted values, and the gain of each layer.")
 @click.option(
     "--format",
     type=click.Choice(["table", "json", "csv", "markdown", "html"]),
     default="table",
     show_default=True,
-    help="How to show it; docs/json.md describes the JSON, docs/html.md the page.",
+    help="Output format; see docs/json.md and docs/html.md.",
 )
 @click.option("--open", "opens", is_flag=True, help="Open the page in the browser; goes with --format html.")
 @options.output

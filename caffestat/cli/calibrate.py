@@ -18,7 +18,7 @@ def _numbers(ctx: click.Context, param: click.Parameter, value: str) -> tuple[fl
     try:
         return () if value == "none" else tuple(map(float, value.split(",")))
     except ValueError:
-        raise click.BadParameter(f"expected numbers with commas between them or none, found {value!r}") from None
+        raise click.BadParameter(f"expected comma-separated numbers or none, found {value!r}") from None
 
 
 @click.command()
@@ -29,7 +29,7 @@ def _numbers(ctx: click.Context, param: click.Parameter, value: str) -> tuple[fl
     type=click.Choice(["minmax", "percentile"]),
     default="minmax",
     show_default=True,
-    help="What becomes the range: the extremes, or all but the outermost elements.",
+    help="Method for the ranges: the extremes, or a percentile of the elements.",
 )
 @click.option(
     "--percentile",
@@ -45,9 +45,9 @@ def _numbers(ctx: click.Context, param: click.Parameter, value: str) -> tuple[fl
     show_default=True,
     metavar="P,P,…",
     callback=_numbers,
-    help="Percentiles to write beside the ranges; none saves a second run with --method minmax.",
+    help="Percentiles to write beside the ranges; none avoids a second pass with --method minmax.",
 )
-@click.option("--symmetric", is_flag=True, help="Ranges from -a to a.")
+@click.option("--symmetric", is_flag=True, help="Symmetric ranges, from -a to a.")
 @options.shapes
 @options.batch
 @options.dims

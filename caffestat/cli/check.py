@@ -20,14 +20,14 @@ if TYPE_CHECKING:
 __all__ = ["check"]
 
 _LIMITS = {
-    "vanish": "Mean |x| relative to the input's, or |dx| to the loss's side, below which it vanishes.",
-    "explode": "The same above which it explodes.",
-    "saturated": "Share of flat inputs from which a sigmoid or tanh is saturated.",
-    "dead": "Share of zeros from which a ReLU is dead.",
-    "high-loss": "Multiple of ln K from which an initial softmax loss is high.",
-    "deep": "Layers in a row from which a stack is deep.",
-    "uneven": "Ratio of the largest to the smallest relative step.",
-    "fan-factor": "Factor by which a filler's n differs from the true one.",
+    "vanish": "Ratio of mean |x| to the input's, or of mean |dx| to the loss's, below which it vanishes.",
+    "explode": "The same ratio, above which it explodes.",
+    "saturated": "Share of inputs in the flat range above which a sigmoid or tanh is saturated.",
+    "dead": "Share of zero outputs above which a ReLU is dead.",
+    "high-loss": "Multiple of ln K above which an initial softmax loss is high.",
+    "deep": "Number of consecutive layers from which a stack is deep.",
+    "uneven": "Ratio of the largest to the smallest relative step above which steps are uneven.",
+    "fan-factor": "Factor above which a filler's n differs from the true fan-in.",
 }
 
 
@@ -39,22 +39,27 @@ def _limits(function: Any) -> Any:
 
 @click.command()
 @click.argument("paths", metavar="FILES…", nargs=-1, required=True)
-@click.option("--predict/--run", "predict", default=True, help="Predict the signal, or run one iteration as well.")
+@click.option(
+    "--predict/--run", "predict", default=True, help="Predict the signal; with --run, also run one iteration."
+)
 @click.option(
     "--format",
     type=click.Choice(["text", "json", "github", "sarif", "junit", "html"]),
     default="text",
     show_default=True,
-    help="How to write the findings.",
+    help="Output format of the findings.",
 )
 @click.option(
-    "--select", multiple=True, metavar="CODES", help="Only these checks: codes, beginnings of codes or names."
+    "--select",
+    multiple=True,
+    metavar="CODES",
+    help="Run only these checks: codes (CS012), code prefixes (CS01) or names.",
 )
-@click.option("--ignore", multiple=True, metavar="CODES", help="All but these checks.")
+@click.option("--ignore", multiple=True, metavar="CODES", help="Skip these checks: codes, code prefixes or names.")
 @click.option(
-    "--severity", type=click.Choice(["info", "warning", "error"]), help="Report nothing below.  [default: info]"
+    "--severity", type=click.Choice(["info", "warning", "error"]), help="Lowest severity to report.  [default: info]"
 )
-@click.option("--baseline", metavar="FILE", help="Leave out the findings that this file lists.")
+@click.option("--baseline", metavar="FILE", help="Skip the findings listed in this file.")
 @click.option("--write-baseline", metavar="FILE", help="Write a baseline of all findings and exit with 0.")
 @_limits
 @options.state

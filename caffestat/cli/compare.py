@@ -26,8 +26,10 @@ __all__ = ["compare"]
 @click.argument("b", metavar="B")
 @click.option("--rtol", type=float, default=1e-3, show_default=True, help="Relative tolerance.")
 @click.option("--atol", type=float, help="Absolute tolerance.  [default: 1e-9; of models 1e-6]")
-@click.option("--limit", type=click.IntRange(min=1), default=20, show_default=True, help="Differences to print.")
-@click.option("--all", "everything", is_flag=True, help="Of models: print the values within the tolerance too.")
+@click.option(
+    "--limit", type=click.IntRange(min=1), default=20, show_default=True, help="Maximum number of differences to print."
+)
+@click.option("--all", "everything", is_flag=True, help="For models: also print the values within the tolerance.")
 @options.shapes
 @options.dims
 @options.batch
@@ -83,7 +85,7 @@ def compare(
 def _refuse_model_options(everything: bool, *, device: str, compute: str, **settings: Any) -> None:
     changed = everything or device != "auto" or compute != COMPUTE[0]
     if changed or any(value not in (None, (), {}) for value in settings.values()):
-        raise InputError("only a comparison with an .onnx model takes options of a run; logs are compared as they are")
+        raise InputError("run options apply only to comparisons with an .onnx model; logs are compared as they are")
 
 
 def _compare_logs(a: str, b: str, limit: int, format: str, target: Path | None, rtol: float, atol: float) -> None:

@@ -22,18 +22,18 @@ __all__ = ["convert"]
     type=click.Path(dir_okay=False, path_type=Path),
     help="The .onnx file, written atomically.",
 )
-@click.option("--backward", is_flag=True, help="Compute the gradients of all params too.")
+@click.option("--backward", is_flag=True, help="Also compute the gradients of all params.")
 @click.option(
     "--wrt",
     multiple=True,
     metavar="PATTERN",
-    help="Of an .onnx model: gradients of these values, such as '*.weight'; repeatable.  [default: inputs, weights]",
+    help="For .onnx models: gradients of these values, such as '*.weight'; repeatable.  [default: inputs, weights]",
 )
 @click.option(
     "--outputs",
     multiple=True,
     metavar="NAME",
-    help="Of an .onnx model: the outputs that gradients start from; repeatable.  [default: all of floats]",
+    help="For .onnx models: outputs where the gradients start; repeatable.  [default: all floating-point outputs]",
 )
 @click.option(
     "--loss",

@@ -16,7 +16,7 @@ __all__ = ["debug"]
 
 @click.command()
 @options.net_argument
-@click.option("--glog", is_flag=True, help="Print glog's prefix before each line, for scripts that read Caffe's logs.")
+@click.option("--glog", is_flag=True, help="Print glog's prefix before each line, for scripts that parse Caffe's logs.")
 @options.output
 @options.common
 @options.inputs_hold("zeros")

@@ -20,10 +20,14 @@ __all__ = ["diagnose"]
 
 @click.command()
 @click.argument("log", metavar="LOG")
-@click.option("--net", metavar="NET", help="The net or solver: adds line numbers, and what is expected at the start.")
-@click.option("--all", "all_trends", is_flag=True, help="Show params too.")
+@click.option("--net", metavar="NET", help="Net or solver of the log: adds line numbers and predicted initial values.")
+@click.option("--all", "all_trends", is_flag=True, help="Also show params.")
 @click.option(
-    "--growth", type=float, default=1e3, show_default=True, help="Factor over its first value at which a blob explodes."
+    "--growth",
+    type=float,
+    default=1e3,
+    show_default=True,
+    help="Factor over a blob's first value from which it has exploded.",
 )
 @options.page
 @options.output

@@ -46,7 +46,7 @@ def fill(path: str, output: Path | None, show: bool, **settings: Any) -> None:
     from caffestat import api
 
     if output is None and not show:
-        raise click.UsageError("say where the values go: -o FILE, --print, or both")
+        raise click.UsageError("expected a destination for the values: -o FILE, --print, or both")
     with terminal.progress(f"filling {path}"):
         filled = api.fill(path, output, **settings)
     for note in filled.notes:

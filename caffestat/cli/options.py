@@ -61,7 +61,7 @@ def _shape(text: str) -> tuple[int, ...]:
     except ValueError:
         shape = ()
     if not shape or min(shape) < 1:
-        raise ValueError("expected sizes of 1 or more with commas between them, such as 2,3,224,224")
+        raise ValueError("expected comma-separated sizes of 1 or more, such as 2,3,224,224")
     return shape
 
 
@@ -83,7 +83,7 @@ _MODELS = (".prototxt", ".pbtxt", ".prototext", ".caffemodel", ".solverstate", "
 def _report(ctx: click.Context, param: click.Parameter, value: Path | None) -> Path | None:
     """Refuse the name of a net or model: it was meant as an input, as in `check -o *.prototxt`."""
     if value is not None and value.suffix in _MODELS:
-        raise click.BadParameter(f"{str(value)!r} is the name of a net or model; expected that of a report")
+        raise click.BadParameter(f"{str(value)!r} looks like a net or model; expected the name of a report")
     return value
 
 
@@ -112,7 +112,7 @@ output = click.option(
     metavar="FILE",
     type=click.Path(dir_okay=False, path_type=Path),
     callback=_report,
-    help="Write to FILE instead of the standard output; it is replaced atomically.",
+    help="Write to FILE, atomically, instead of standard output.",
 )
 
 
@@ -127,7 +127,7 @@ page = click.option(
     type=click.Choice(["text", "html"]),
     default="text",
     show_default=True,
-    help="Lines of text, or a page to look at.",
+    help="Output format: text, or an HTML page.",
 )
 
 shapes = click.option(
@@ -137,7 +137,7 @@ shapes = click.option(
     type=_Named("sizes", _shape),
     metavar="NAME=2,3,224,224",
     callback=_pairs,
-    help="Shape of a data blob, for a file that does not say it or to replace it; repeatable.",
+    help="Shape of a data blob, where the file has none or to override it; repeatable.",
 )
 
 dims = click.option(
@@ -147,7 +147,7 @@ dims = click.option(
     type=_Named("n", _size),
     metavar="NAME=N",
     callback=_pairs,
-    help="Of an .onnx model: the size of a named dimension, wherever it occurs; repeatable.",
+    help="For .onnx models: size of a named dimension; repeatable.",
 )
 
 batch = click.option("--batch", type=click.IntRange(min=1), metavar="N", help="Batch size of all data blobs.")
@@ -159,13 +159,13 @@ plugin = click.option(
     metavar="FILE.py",
     callback=_load,
     expose_value=False,
-    help="A Python file with layer types of your own; repeatable.",
+    help="Python file that defines layer types; repeatable.",
 )
 
 dialect = click.option(
     "--dialect",
     metavar="NAME",
-    help="Fork whose layer types are meant where forks differ: ssd, rcnn, …; `caffestat layers` lists them.",
+    help="Fork whose layer types to use where forks differ: ssd, rcnn, …; see `caffestat layers`.",
 )
 
 seed = click.option(
@@ -180,7 +180,7 @@ weights = click.option(
     multiple=True,
     metavar="FILE",
     callback=split_commas,
-    help="A .caffemodel, .h5 or .npz with trained weights, layers matched by name; repeatable, or FILE,FILE.",
+    help="Trained weights (.caffemodel, .h5 or .npz), layers matched by name; repeatable, or FILE,FILE.",
 )
 
 assume_filler = click.option(
@@ -207,7 +207,7 @@ sources = click.option(
     type=_Named("path", str),
     metavar="NAME=PATH",
     callback=_pairs,
-    help="Batches for an input: a folder of .npy and .npz files, or one of these; repeatable.",
+    help="Batches for an input: a folder of .npy and .npz files, or one such file; repeatable.",
 )
 
 _RULES = (
@@ -253,7 +253,7 @@ device = click.option(
     metavar=f"[{'|'.join(DEVICES)}]",
     default="auto",
     show_default=True,
-    help="Where to run: auto takes CUDA if it works, cuda:N the GPU of that index.",
+    help="Device to run on: auto is CUDA if it works, else the CPU; cuda:N is the GPU with index N.",
 )
 
 compute = click.option(
@@ -268,20 +268,20 @@ ste = click.option(
     "--ste",
     "straight_through",
     is_flag=True,
-    help="Of a quantized .onnx model: gradients pass QuantizeLinear and DequantizeLinear as if nothing was rounded.",
+    help="For quantized .onnx models: straight-through gradients, as if QuantizeLinear did not round.",
 )
 
 _LOSS_AND_DEVICE = (
     click.option(
         "--loss",
         metavar="LOSS",
-        help="Of an .onnx model: noise, ones, cross-entropy, or a value to be summed.  [default: noise]",
+        help="For .onnx models: noise, ones, cross-entropy, or the name of a value to sum.  [default: noise]",
     ),
     device,
 )
 
 _RUN = (
-    click.option("--forward-only", is_flag=True, help="Leave out the backward pass."),
+    click.option("--forward-only", is_flag=True, help="Skip the backward pass."),
     *_LOSS_AND_DEVICE,
     compute,
     ste,

@@ -23,13 +23,13 @@ _CHANGED, _FAILED = 1, 2
 @click.argument("paths", metavar="FILES…", nargs=-1, required=True)
 @policies
 @click.option("--fix-check", is_flag=True, help="Apply the fixes of `caffestat check` instead of a policy.")
-@click.option("--only-missing/--replace", default=False, help="Add fillers where none is written; replace none.")
+@click.option("--only-missing/--replace", default=False, help="Add missing fillers and keep existing ones.")
 @click.option("--diff", is_flag=True, help="Print a unified diff and write nothing.")
 @click.option("--check", is_flag=True, help="Write nothing; exit with 1 when something would change.")
-@click.option("-o", "--output", metavar="FILE|DIR", help="Write there and leave the files as they are.")
-@click.option("--backup", is_flag=True, help="Keep what is replaced as FILE.bak.")
-@click.option("-r", "--recursive", is_flag=True, help="Look for prototxt files in folders.")
-@click.option("--net", metavar="NET", help="The net of a .caffemodel.  [default: what the model itself holds]")
+@click.option("-o", "--output", metavar="FILE|DIR", help="Write here and keep the original files.")
+@click.option("--backup", is_flag=True, help="Keep the original as FILE.bak.")
+@click.option("-r", "--recursive", is_flag=True, help="Search folders for prototxt files.")
+@click.option("--net", metavar="NET", help="Net of a .caffemodel.  [default: the layers in the model]")
 @click.option(
     "--seed",
     type=click.IntRange(0, 2**32 - 1),
@@ -72,7 +72,7 @@ def _fix(paths: tuple[str, ...], diff: bool, check: bool, settings: dict[str, An
 
     given = {"shapes": settings.pop("shapes"), "batch": settings.pop("batch")}
     if any(value for value in settings.values()):
-        raise click.UsageError("--fix-check goes with --diff, --check, --shape and --batch only")
+        raise click.UsageError("--fix-check can be combined with --diff, --check, --shape and --batch only")
     done = api.fix(paths, dry_run=diff or check, **given)
     for fixed in done:
         if fixed.error:

@@ -27,7 +27,7 @@ def _numbers(ctx: click.Context, param: click.Parameter, value: tuple[str, ...])
     try:
         return [float(part) for part in options.split_commas(ctx, param, value)]
     except ValueError:
-        raise click.BadParameter(f"expected numbers with commas between them, found {','.join(value)!r}") from None
+        raise click.BadParameter(f"expected comma-separated numbers, found {','.join(value)!r}") from None
 
 
 def _fillers(ctx: click.Context, param: click.Parameter, value: tuple[str, ...]) -> list[str]:
@@ -60,7 +60,7 @@ def _changes(ctx: click.Context, param: click.Parameter, value: tuple[str, ...])
     multiple=True,
     callback=_fillers,
     metavar="TYPE[:FIELD=VALUE],…",
-    help="Of all weights; also autoinit, orthogonal, lsuv and krahenbuhl.",
+    help="Fillers of all weights; also autoinit, orthogonal, lsuv and krahenbuhl.",
 )
 @click.option(
     "--set",
@@ -68,7 +68,7 @@ def _changes(ctx: click.Context, param: click.Parameter, value: tuple[str, ...])
     multiple=True,
     callback=_changes,
     metavar="LAYERS.FIELD=VALUE,…",
-    help="Values of a field of the layers that a pattern matches; repeatable.",
+    help="Values of a field, in the layers that match a pattern; repeatable.",
 )
 @click.option(
     "--width",
@@ -85,8 +85,10 @@ def _changes(ctx: click.Context, param: click.Parameter, value: tuple[str, ...])
 @click.option(
     "--iterations", type=click.IntRange(min=0), metavar="N", help="Iterations to train.  [default: 0, first pass]"
 )
-@click.option("--workers", type=click.IntRange(min=1), metavar="N", help="Processes.  [default: one per core]")
-@click.option("--scheduler", metavar="ADDRESS", help="A Dask scheduler, such as tcp://host:8786, to run on.")
+@click.option(
+    "--workers", type=click.IntRange(min=1), metavar="N", help="Number of processes.  [default: one per core]"
+)
+@click.option("--scheduler", metavar="ADDRESS", help="Dask scheduler to run on, such as tcp://host:8786.")
 @click.option("--local-cluster", type=click.IntRange(min=1), metavar="N", help="Start N Dask workers here.")
 @click.option("--tls-ca-file", metavar="FILE", help="For a scheduler at tls://.")
 @click.option("--tls-client-cert", metavar="FILE", help="For a scheduler at tls://.")
@@ -94,20 +96,20 @@ def _changes(ctx: click.Context, param: click.Parameter, value: tuple[str, ...])
 @click.option(
     "--resource", multiple=True, metavar="NAME=N", help="Resource that each Dask worker must have, such as GPU=1."
 )
-@click.option("-o", "--output", type=click.Path(file_okay=False, path_type=Path), metavar="FOLDER", help="Store rows.")
-@click.option("--resume", is_flag=True, help="Go on with FOLDER; finished trials are not run again.")
+@click.option(
+    "-o", "--output", type=click.Path(file_okay=False, path_type=Path), metavar="FOLDER", help="Folder for the results."
+)
+@click.option("--resume", is_flag=True, help="Resume FOLDER; finished trials are not run again.")
 @click.option(
     "--format",
     "kind",
     type=click.Choice(["table", "csv", "html"]),
     default="table",
     show_default=True,
-    help="How the summary is printed.",
+    help="Output format of the summary.",
 )
-@options.report_page("Write a page about the sweep too: spreads, order, coordinate check, heat maps.")
-@click.option(
-    "--predict/--no-predict", default=True, help="Say what is predicted of each variant's first pass.  [default: yes]"
-)
+@options.report_page("Also write an HTML page: spreads, order, coordinate check, heat maps.")
+@click.option("--predict/--no-predict", default=True, help="Also predict each variant's first pass.  [default: yes]")
 @options.shapes
 @options.batch
 @options.plugin
@@ -115,9 +117,10 @@ def _changes(ctx: click.Context, param: click.Parameter, value: tuple[str, ...])
 @click.option(
     "--data",
     type=click.Choice(DATA),
-    help="What data layers hold: their files, or N(0, 1) noise.  [default: auto, files where they are]",
+    help="Data source: auto (files if available, else noise), real (files or fail), synthetic (noise).  "
+    "[default: auto]",
 )
-@click.option("--device", metavar="|".join(DEVICES), help="Of each process.  [default: cpu]")
+@click.option("--device", metavar="|".join(DEVICES), help="Device of each process.  [default: cpu]")
 def sweep(paths: tuple[str, ...], kind: str, page: Path | None, **settings: Any) -> None:
     """Run every combination of seeds, fillers, fields, widths and learning rates, and say what the trials say together.
 
@@ -156,7 +159,7 @@ def _check_page(kind: str, page: Path | None) -> None:
     if page or kind == "html":
         require_extra()
     if kind == "html" and sys.stdout.isatty():
-        raise InputError("--format html: expected --report FILE, found the terminal as the only place for the page")
+        raise InputError("--format html: expected --report FILE or a redirected output, found a terminal")
 
 
 def _shown(summary: Summary, kind: str, title: str) -> str | Iterator[str]:
@@ -188,7 +191,7 @@ def _given(paths: tuple[str, ...], settings: dict[str, Any], stack: ExitStack) -
     if "nets" not in given:
         raise InputError(f'{files[0]}: expected nets = ["net.prototxt"], found none')
     if settings["resume"] and settings["output"] is None:
-        raise InputError("--resume goes on with a folder of results: name it with -o FOLDER")
+        raise InputError("--resume needs the folder of results: -o FOLDER")
     client = _client(settings, stack)
     return given | {
         "client": client,

@@ -114,7 +114,7 @@ def page_file(format: str, output: Path | None, opens: bool = False) -> Path | N
 
         return Path(tempfile.mkdtemp(prefix="caffestat-")) / "report.html"
     if output is None and sys.stdout.isatty():
-        raise InputError("--format html: expected -o FILE or --open, found the terminal as the only place for the page")
+        raise InputError("--format html: expected -o FILE, --open or a redirected output, found a terminal")
     return output
 
 

@@ -45,25 +45,32 @@ class _Command(click.Command):
 
 @click.command(cls=_Command)
 @click.argument("path", metavar="SOLVER")
-@click.option("--snapshot", metavar="FILE", help="A .solverstate, or .solverstate.h5, to go on from.")
-@click.option("--iterations", type=click.IntRange(min=0), metavar="N", help="How many to run.  [default: to max_iter]")
+@click.option("--snapshot", metavar="FILE", help="Snapshot to resume from: a .solverstate or .solverstate.h5.")
 @click.option(
-    "--log", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE", help="Write Caffe's log there too."
+    "--iterations",
+    type=click.IntRange(min=0),
+    metavar="N",
+    help="Number of iterations to run.  [default: up to max_iter]",
 )
-@click.option("--glog", is_flag=True, help="Print glog's prefix before each line, for scripts that read Caffe's logs.")
+@click.option(
+    "--log", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE", help="Also write Caffe's log to FILE."
+)
+@click.option("--glog", is_flag=True, help="Print glog's prefix before each line, for scripts that parse Caffe's logs.")
 @click.option(
     "--format",
     "kind",
     type=click.Choice(["log", "csv", "jsonl"]),
     default="log",
     show_default=True,
-    help="What goes to the standard output: Caffe's log, or the losses, outputs and rates of every iteration.",
+    help="Standard output: Caffe's log, or losses, outputs and learning rate of every iteration.",
 )
-@options.report_page("Write a page about the run there when it ends: curves, signals by layer, events.")
-@click.option("--sigint", type=_ACTIONS, default="stop", show_default=True, help="What an interrupt does.")
-@click.option("--sighup", type=_ACTIONS, default="snapshot", show_default=True, help="What a hang-up signal does.")
-@click.option("--solver", metavar="SOLVER", help="Of an .onnx model: the solver prototxt.")
-@click.option("--freeze", multiple=True, metavar="GLOB", help="Of an .onnx model: initializers that stay as they are.")
+@options.report_page("Write an HTML page about the run to FILE: curves, signals by layer, events.")
+@click.option("--sigint", type=_ACTIONS, default="stop", show_default=True, help="Action on an interrupt (SIGINT).")
+@click.option(
+    "--sighup", type=_ACTIONS, default="snapshot", show_default=True, help="Action on a hang-up signal (SIGHUP)."
+)
+@click.option("--solver", metavar="SOLVER", help="For .onnx models: the solver prototxt.")
+@click.option("--freeze", multiple=True, metavar="GLOB", help="For .onnx models: initializers to freeze.")
 @click.option("--stats", type=click.IntRange(min=1), metavar="N", help="Record the signals of every Nth iteration.")
 @click.option(
     "--stats-file",
@@ -73,7 +80,8 @@ class _Command(click.Command):
 @click.option(
     "--watch",
     type=click.Choice(["stop", "report"]),
-    help="Apply rules as it runs, and end with 1 at the first that fires, or only report.  [without a value: stop]",
+    help="Apply rules during training: stop with exit code 1 at the first that fires, or only report.  "
+    "[without a value: stop]",
 )
 @options.training
 @options.inputs_hold("zeros")

@@ -20,9 +20,9 @@ __all__ = ["upgrade"]
     "--output",
     metavar="FILE",
     type=click.Path(dir_okay=False, path_type=Path),
-    help="Write to FILE instead of the standard output; it is replaced atomically.",
+    help="Write to FILE, atomically, instead of standard output.",
 )
-@click.option("--in-place", is_flag=True, help="Replace NET itself.")
+@click.option("--in-place", is_flag=True, help="Replace NET in place.")
 def upgrade(path: str, output: Path | None, in_place: bool) -> None:
     """Write V0 and V1 layers, legacy inputs and a solver's solver_type in the current format.
 
@@ -38,7 +38,7 @@ def upgrade(path: str, output: Path | None, in_place: bool) -> None:
     from caffestat import api
 
     if in_place and (output or path == "-"):
-        raise click.UsageError("--in-place replaces NET, which must be a file; leave out --output")
+        raise click.UsageError("--in-place replaces NET, which must be a file; remove --output")
     refuse_inputs(output, [path])
     upgraded = api.upgrade(path, path if in_place else output)
     for finding in upgraded.findings:

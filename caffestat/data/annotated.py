@@ -125,7 +125,7 @@ class AnnotatedReader(DatumReader):
         try:
             datum.ParseFromString(value)
         except DecodeError as error:
-            raise self._error("holds a record that is no AnnotatedDatum message") from error
+            raise self._error("holds a record that is not an AnnotatedDatum message") from error
         return datum
 
     def _image(self, datum: Any) -> np.ndarray:

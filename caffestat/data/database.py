@@ -35,7 +35,7 @@ class DatumReader(Reader):
         self._path = find(param.source, layer)
         if param.backend != caffe_pb2.DataParameter.LMDB:
             raise DataUnavailableError(
-                f"{str(self._path)!r} is said to be a LevelDB (the default backend); only LMDB is read"
+                f"{str(self._path)!r} is a LevelDB by its backend field (the default); only LMDB is supported"
             )
         self._transformer = Transformer(layer, self._crop())
         self._values: Iterator[bytes] = iter(())
@@ -93,7 +93,7 @@ class DatumReader(Reader):
         try:
             datum.ParseFromString(value)
         except DecodeError as error:
-            raise self._error("holds a record that is no Datum message") from error
+            raise self._error("holds a record that is not a Datum message") from error
         return datum
 
     def _image(self, datum: Any) -> np.ndarray:

@@ -75,7 +75,7 @@ def member(group: Any, name: str) -> Any:
         known = ", ".join(sorted(group)) if isinstance(group, h5py.Group) else ""
         raise InputError(f"has no data set {name!r}; it has {known or 'none'}")
     if not isinstance(group.get(name, getlink=True), h5py.HardLink):
-        raise InputError(f"has in the place of data set {name!r} a link, which is not followed")
+        raise InputError(f"has a link as data set {name!r}; links are not followed")
     return group[name]
 
 

@@ -51,7 +51,7 @@ class ListReader(Reader, Generic[T]):
         self._entries = shuffled(self._shuffle, self.listed) if self._shuffle else self.listed
         skip = words["skip"] % self.settings.rand_skip if "skip" in words else 0
         if skip >= len(self._entries):
-            raise self.layer.error(f"rand_skip passes over {skip} images, but only {len(self._entries)} are listed")
+            raise self.layer.error(f"rand_skip skips {skip} images, but the list has only {len(self._entries)}")
         self._place = skip
 
     def next(self) -> Sequence[np.ndarray]:

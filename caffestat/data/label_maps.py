@@ -70,7 +70,7 @@ class SegReader(_PairReader):
         self._param = layer.proto.transform_param
         self._crop: tuple[int, int] = layer.crop()  # type: ignore[attr-defined]
         if self._param.mean_file:
-            raise layer.error("ImageSegData takes no mean_file; give mean_value")
+            raise layer.error("mean_file is not supported; use mean_value")
         super().__init__(layer)
 
     def has_maps(self) -> bool:
@@ -237,7 +237,7 @@ class DenseReader(_PairReader):
         transform = layer.proto.transform_param
         if transform.mirror or transform.crop_size:
             found = "mirror" if transform.mirror else "crop_size"
-            raise layer.error(f"DenseImageData takes no {found} in transform_param; give it in dense_image_data_param")
+            raise layer.error(f"{found} in transform_param is not supported; set it in dense_image_data_param")
         self._random: Stream | None = None
         super().__init__(layer)
 
@@ -259,7 +259,7 @@ class DenseReader(_PairReader):
         return [self.transformer.apply(image), labels]
 
     def _draw(self, n: int) -> int:
-        assert self._random is not None, "start comes first"
+        assert self._random is not None, "call start first"
         return self._random.word() % n
 
     def _pair(self, entry: Pair) -> tuple[np.ndarray, np.ndarray]:

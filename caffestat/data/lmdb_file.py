@@ -71,14 +71,14 @@ class LmdbFile:
         data = self._read(start, _META.size)
         magic, version, page_size, root, transaction = _META.unpack(data)
         if magic != 0xBEEFC0DE or version != 1:
-            raise LmdbError("it is no LMDB of a 64-bit machine")
+            raise LmdbError("it is not an LMDB of a 64-bit machine")
         if not 256 <= page_size <= 1 << 16 or page_size & (page_size - 1):
             raise LmdbError(f"its pages have {page_size} bytes")
         return _Meta(page_size, root, transaction)
 
     def _read(self, start: int, size: int) -> bytes:
         if start + size > self._size:
-            raise LmdbError(f"it is cut off: {start + size:,} bytes are needed, and it has {self._size:,}")
+            raise LmdbError(f"it is truncated: expected {start + size:,} bytes, found {self._size:,}")
         with self._lock:
             self._file.seek(start)
             return self._file.read(size)
@@ -108,7 +108,7 @@ class LmdbFile:
                 raise LmdbError("a value does not fit into its page")
             return value
         if flags != _BIG:
-            raise LmdbError("it holds databases in a database or several values of one key")
+            raise LmdbError("it has nested databases or several values per key, which are not supported")
         (number,) = struct.unpack_from("<Q", page, start)
         begin = number * self._meta.page_size
         own, _, kind, _, _ = _HEADER.unpack(self._read(begin, _HEADER.size))

@@ -70,8 +70,8 @@ def find(path: str, layer: Layer, *folders: Path, said: str = "") -> Path:
     for folder in (Path(), beside, *folders):
         if os.path.exists(folder / path):  # unlike Path's, no error for a name that no file can have
             return folder / path
-    also = "" if beside.resolve() == Path().resolve() else f" or in {str(beside)!r}"
-    raise DataUnavailableError(f"there is no {said or repr(path)} in the working directory{also}")
+    also = "" if beside.resolve() == Path().resolve() else f", {str(beside)!r}"
+    raise DataUnavailableError(f"file not found: {said or repr(path)} (searched: the working directory{also})")
 
 
 def require(name: str, what: str, extra: str = "data") -> Any:

@@ -95,7 +95,7 @@ class Transformer:
 
     def draw(self, n: int) -> int:
         """Return a number from 0 to n - 1 of the generator."""
-        assert self._random is not None, "start comes first"
+        assert self._random is not None, "call start first"
         return self._random.word() % n
 
     def mean_of(self, shape: tuple[int, ...]) -> NDArray[np.float32]:

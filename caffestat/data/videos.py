@@ -140,7 +140,7 @@ class SegmentReader(_VideoReader):
             return [0] * p.num_segments
         if not is_random:
             return [spare // 2 + index * part for index in range(p.num_segments)]
-        assert self._places is not None, "start comes first"
+        assert self._places is not None, "call start first"
         return [self._places.word() % spare + index * part for index in range(p.num_segments)]
 
     def _stacked(self, entry: Entry, starts: Sequence[int]) -> Frames:

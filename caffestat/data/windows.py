@@ -73,7 +73,7 @@ class WindowReader(Reader):
         return data, labels
 
     def _word(self) -> int:
-        assert self._random is not None, "start comes first"
+        assert self._random is not None, "call start first"
         return self._random.word()
 
     def _read(self, source: Path) -> int:
@@ -93,7 +93,7 @@ class WindowReader(Reader):
                 for _ in range(count):
                     self._sort(image, [float(next(words)) for _ in range(6)])
         except (StopIteration, ValueError, OverflowError) as error:
-            raise self.layer.error(f"{str(source)!r} is no window file, or is cut short") from error
+            raise self.layer.error(f"{str(source)!r} is not a window file, or is truncated") from error
         for kind, windows in zip(("background", "foreground"), self._groups, strict=True):
             if not windows:
                 raise self.layer.error(f"{str(source)!r} has no {kind} window by the thresholds of window_data_param")

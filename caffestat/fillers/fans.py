@@ -39,7 +39,7 @@ def fan(shape: tuple[int, ...], variance_norm: str) -> float:
     """
     fan_in, fan_out = caffe_fans(shape)
     if variance_norm not in VARIANCE_NORMS:
-        raise InputError(f'unknown variance_norm "{variance_norm}"; Caffe knows {", ".join(VARIANCE_NORMS)}')
+        raise InputError(f'unknown variance_norm "{variance_norm}"; expected one of {", ".join(VARIANCE_NORMS)}')
     if variance_norm == "AVERAGE":
         return rounded(fan_in + fan_out) / 2
     return rounded(fan_in if variance_norm == "FAN_IN" else fan_out)

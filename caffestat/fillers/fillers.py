@@ -167,7 +167,7 @@ def _checked_type(filler: Filler) -> FillerType:
         close = difflib.get_close_matches(filler.type.lower(), _TYPES, n=1)
         hint = f' (did you mean "{close[0]}"?)' if close else ""
         known = ", ".join(filler_types())
-        raise InputError(f'unknown filler type "{filler.type}"{hint}; Caffe knows {known} (lower case matters)')
+        raise InputError(f'unknown filler type "{filler.type}"{hint}; expected one of {known} (case-sensitive)')
     if filler.sparse != -1 and "sparse" not in kind.reads:
         raise InputError(f'sparse is for gaussian fillers only, found sparse {filler.sparse} in type "{filler.type}"')
     return kind

@@ -169,7 +169,7 @@ for _side in range(2, 9):
 def _why_no_file(filler: Filler) -> str:
     """Return why there are no numbers: the file is not at hand."""
     path = _path(filler)
-    return "" if os.path.exists(path) else f"copies numbers from the text file {path!r}, which is not at hand"
+    return "" if os.path.exists(path) else f"reads numbers from the text file {path!r}, which is not available"
 
 
 def _path(filler: Filler) -> str:

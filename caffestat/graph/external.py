@@ -98,7 +98,7 @@ def external_path(tensor: TensorProto, folder: Path | None) -> Path:
         is_inside = bool(location) and path.is_relative_to(folder.resolve())
         is_file = is_inside and path.is_file()
     except (OSError, ValueError, RuntimeError) as error:  # too long, with a NUL, links in a circle
-        raise InputError(f"{said}, which is no path of a file: {error}") from error
+        raise InputError(f"{said}, which is not a file path: {error}") from error
     if not is_inside:
         raise InputError(f"{said}, outside the model's folder: this is refused")
     if not is_file:

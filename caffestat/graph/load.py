@@ -393,7 +393,9 @@ class _Loader:
             return
         rank = len(spec.shape)
         if not -rank <= axis < rank + node.info.reshapes:
-            raise InputError(f"{node.op} (value {node.outputs[0]}): axis {axis} is none of its input's {rank}")
+            raise InputError(
+                f"{node.op} (value {node.outputs[0]}): axis {axis} is out of range for an input of {rank} axes"
+            )
 
     def check_sizes(self, node: Node) -> None:
         """Raise InputError where an image is too small for its kernel, or the parts of a Concat do not fit together."""

@@ -139,7 +139,7 @@ def _check_said(value: onnx.ValueInfoProto, said: Sequence[int]) -> None:
         for axis, (dim, size) in enumerate(zip(dims, said, strict=True))
     )
     if not fits:
-        raise InputError(f"--shape {value.name}: {tuple(said)} does not fit the model, which says {_words(value)}")
+        raise InputError(f"--shape {value.name}: {tuple(said)} does not fit the model, which expects {_words(value)}")
 
 
 def _words(value: onnx.ValueInfoProto) -> str:

@@ -125,9 +125,9 @@ def _fit(walk: Walk, steps: list[Step], forward: Forward, row: int, number: int,
     for _ in range(_TRIES):
         signal = walk.signal(top) if top else None
         if signal is None:
-            return Unsolved("what comes out of it is not predicted")
+            return Unsolved("its output is not predicted")
         if signal.second <= 0:
-            return Unsolved("nothing but zeros comes out of it")
+            return Unsolved("its output is all zeros")
         if abs(signal.second / target - 1) < _CLOSE:
             return std
         std *= math.sqrt(target / signal.second)

@@ -121,7 +121,7 @@ def _first(
             None if patches is None else [_MAKERS[first](part, _outputs(linear, values), random) for part in patches]
         )
         if filters is None or any(part is None for part in filters):
-            notes.append(f"{name}: there is too little data for {first}, or no window: it starts from gaussian weights")
+            notes.append(f"{name}: too little data for {first}, or no window: gaussian weights are used instead")
             continue
         matrix = linear.layout.matrix(values[linear.weight])
         linear.layout.store(values[linear.weight], np.stack([np.asarray(f) for f in filters]).reshape(matrix.shape))
@@ -320,7 +320,7 @@ def equalize_rates(
             values[number][...] = bias
         reads = found.reads
         if not found.rates:
-            return ["the rates of the layers stay: no gradient reaches a weight"]
+            return ["the rates of the layers are not equalized: no gradient reaches a weight"]
         target = math.exp(float(np.mean(np.log(list(found.rates.values()))))) * found.output ** (1 / len(found.rates))
         if all(abs(math.log(rate / target)) < _CLOSE for rate in found.rates.values()):
             return []

@@ -97,9 +97,9 @@ def lsuv(
 def _notes(program: Program, linear: Linear, options: LsuvOptions, variance: float) -> list[str]:
     name, notes = program.rows[linear.row].name, []
     if abs(variance - 1) > max(options.tolerance, _MISSED):
-        notes.append(f"{name}: lsuv leaves a variance of {variance:.4g} behind it, not 1")
+        notes.append(f"{name}: the variance after lsuv is {variance:.4g}, not 1")
     if options.mean and not linear.has_own_bias:
-        notes.append(f"{name}: lsuv leaves the mean behind it as it is, for it has no bias")
+        notes.append(f"{name}: lsuv does not change the mean: the layer has no bias")
     return notes
 
 

@@ -419,7 +419,7 @@ def of_four_axes(shape: Shape) -> Shape:
 def tell_axes(bottoms: Sequence[Shape]) -> str:
     """Return what to tell the user of bottoms that differ in missing axes alone."""
     shapes = " and ".join(map(str, dict.fromkeys(bottoms)))
-    return f"Caffe takes the shapes {shapes} for different, and forks whose blobs all have 4 axes do not"
+    return f"the shapes {shapes} differ in Caffe, but not in forks whose blobs all have 4 axes"
 
 
 def within(count: int, allowed: tuple[int, int | None]) -> bool:

@@ -88,7 +88,7 @@ class Source(Layer):
         shapes = dict(zip(self.proto.top, tops, strict=True))
         for name, shape in shapes.items():
             if 0 in (shape or ()):
-                raise self.error(f"top {name!r} of shape {shape} holds nothing to run with; give sizes with --shape")
+                raise self.error(f"top {name!r} of shape {shape} has no elements; set its sizes with --shape")
         return [g.input(name, shape or ()) for name, shape in shapes.items()]
 
 
@@ -308,7 +308,7 @@ class MemoryData(Images):
     own_fields = ("memory_data_param.dim",)
 
     def departs(self, bottoms: Sequence[Shape]) -> str:
-        return "has 1 top, and Caffe takes 2" if self.top_count == 1 else ""
+        return "has 1 top, but Caffe expects 2" if self.top_count == 1 else ""
 
     def written_shape(self, index: int) -> Shape | None:
         """Return the shape of a top: by `dim` where it is written."""
@@ -336,7 +336,7 @@ class HDF5Data(Source):
 
     def tops(self, bottoms: Sequence[Shape]) -> tuple[Shape | None, ...]:
         if self.proto.HasField("transform_param"):
-            raise self.error("HDF5Data transforms nothing; remove transform_param")
+            raise self.error("transform_param is not supported; remove it")
         return super().tops(bottoms)
 
     def shape_source(self) -> str:

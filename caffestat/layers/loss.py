@@ -429,7 +429,7 @@ class InfogainLoss(Normalized):
 
     def check(self, bottoms: Sequence[Shape]) -> None:
         if self.proto.loss_param.HasField("normalize"):
-            raise self.error("loss_param.normalize is not for this layer; write normalization instead")
+            raise self.error("loss_param.normalize is not supported by this layer; use normalization")
         axis = self.axis(bottoms[0])
         self.check_labels(bottoms[0], bottoms[1], axis)
         if len(bottoms) == 3:

@@ -75,7 +75,7 @@ class PReLU(Neuron):
     filler_fields: ClassVar[Mapping[str, str]] = {"prelu_param.filler": "slope"}
 
     def departs(self, bottoms: Sequence[Shape]) -> str:
-        return f"its bottom has {len(bottoms[0])} axes, and Caffe takes 2 to 4" if len(bottoms[0]) > 4 else ""
+        return f"its bottom has {len(bottoms[0])} axes, but Caffe expects 2 to 4" if len(bottoms[0]) > 4 else ""
 
     def nonlinearity(self) -> Nonlinearity:
         proto = self.proto.prelu_param

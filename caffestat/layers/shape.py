@@ -391,7 +391,7 @@ class Filter(Layer):
     def summary(self, bottoms: Sequence[Shape]) -> str:
         which = f"{self.selected or 'none'} of the {bottoms[0][0]} items"
         follows = "those" if self.selected else "as many zeros"
-        return f"selects {which} of this batch; what follows it is run on {follows}"
+        return f"selects {which} of this batch; the layers after it run on {follows}"
 
     def tops(self, bottoms: Sequence[Shape]) -> tuple[Shape, ...]:
         *items, selector = bottoms

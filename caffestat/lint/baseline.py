@@ -60,7 +60,7 @@ def refuse_other(path: str) -> None:
         try:
             read_baseline(path)
         except InputError as error:
-            raise InputError(f"{path}: is no baseline, and is left as it is; name another file to write one") from error
+            raise InputError(f"{path}: is not a baseline, and was not overwritten; name another file") from error
 
 
 def read_baseline(path: str) -> Baseline:
@@ -69,7 +69,7 @@ def read_baseline(path: str) -> Baseline:
         data = json.loads(read_regular(path))
         entries = {(e["file"], e["code"], e["layer"], e["message"]): int(e["count"]) for e in data["findings"]}
     except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror}; write it with --write-baseline {path}") from error
+        raise InputError(f"{path}: cannot be read: {error.strerror}; create it with --write-baseline {path}") from error
     except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
-        raise InputError(f"{path}: is no baseline; write it with --write-baseline {path}") from error
+        raise InputError(f"{path}: is not a baseline; create one with --write-baseline {path}") from error
     return Baseline(Counter(entries))

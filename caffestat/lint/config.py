@@ -71,10 +71,10 @@ def _config(path: Path, values: dict[str, str]) -> Config:
     unknown = [name for name in limits if name not in Limits.names()]
     if unknown:
         known = ", ".join((*_KEYS, *Limits.names()))
-        raise InputError(f"{path}: unknown key {unknown[0]!r}; there are {known}")
+        raise InputError(f"{path}: unknown key {unknown[0]!r}; expected one of {known}")
     severity = values.get("severity")
     if severity is not None and severity not in SEVERITIES:
-        raise InputError(f"{path}: severity is one of {', '.join(SEVERITIES)}, found {severity!r}")
+        raise InputError(f"{path}: severity: expected one of {', '.join(SEVERITIES)}, found {severity!r}")
     baseline = values.get("baseline")
     return Config(
         _words(values.get("select", "")),
@@ -93,4 +93,4 @@ def _number(path: Path, name: str, text: str) -> float:
     try:
         return float(text)
     except ValueError:
-        raise InputError(f"{path}: {name} is a number, found {text!r}") from None
+        raise InputError(f"{path}: {name}: expected a number, found {text!r}") from None

@@ -56,7 +56,7 @@ def fix_file(path: str, job: Job) -> Fixed:
     for the standard input, which cannot be changed.
     """
     if path == STDIN:
-        raise InputError("-: fixes are written into files, and the standard input is none; name the file")
+        raise InputError("-: fixes cannot be written to standard input; name the file")
     since = Version.of(path)
     issues = [issue for issue in check_file(path, job) if issue.edits and issue.place.file == path]
     before = read_bytes(path)

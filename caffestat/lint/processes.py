@@ -36,7 +36,7 @@ def each(work: Callable[[str], T], files: Sequence[str]) -> Iterator[T]:
         try:
             yield from pool.map(_work, files[1:], chunksize=_CHUNK)
         except BrokenProcessPool as error:
-            raise RunError("a process that checks files was killed, as happens when the memory is short") from error
+            raise RunError("a worker process was killed, probably because memory ran out") from error
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise

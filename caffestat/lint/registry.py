@@ -120,6 +120,6 @@ def _matching(words: Iterable[str]) -> set[Check]:
     for word in words:
         fitting = {c for c in all_checks() if c.code.startswith(word.upper()) or c.name == word.lower()}
         if not fitting:
-            raise InputError(f"{word}: fits no check; name codes (CS012), their beginnings (CS01) or names")
+            raise InputError(f"{word}: matches no check; expected codes (CS012), code prefixes (CS01) or names")
         found |= fitting
     return found

@@ -65,7 +65,7 @@ class Job:
         one_of("severity", self.severity, SEVERITIES)
         one_of("compute", self.compute, COMPUTE)
         if self.compute != COMPUTE[0] and not self.run:
-            raise InputError("compute: without a run (--run) nothing is computed; leave one of them out")
+            raise InputError("compute: applies only with a run; add --run or remove compute")
 
 
 @dataclass(frozen=True)
@@ -213,7 +213,7 @@ def check_file(path: str, job: Job) -> list[Issue]:
 def _open(path: str) -> NetFile:
     if is_onnx(path):
         raise InputError(
-            f"{path}: without --run the checks are about Caffe's nets; `caffestat analyze --predict {path}` shows "
+            f"{path}: without --run, check is for Caffe nets only; `caffestat analyze --predict {path}` shows "
             "where signal and gradient of an ONNX model grow or fade"
         )
     return open_file(path)

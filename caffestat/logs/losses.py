@@ -96,7 +96,7 @@ class LossWatch:
             return "", ""
         meaning = describe_constant(value)
         if not meaning and value >= _UNMOVED * self._first[name]:
-            meaning = "it has not moved since the beginning: nothing is learned"
+            meaning = "it has not changed since the beginning: the net does not learn"
         return ("constant", meaning) if meaning else ("", "")
 
     def _is_at_cap(self, name: str, value: float) -> bool:

@@ -86,9 +86,9 @@ class DeadRelu(Rule):
     def look(self, one: Pass) -> Iterator[tuple[str, str]]:
         for key, value in one.signals.items():
             if key.direction == "zeros" and value > self.SHARE:
-                yield key.layer, f"lets nothing through: {value:.1%} of its outputs are zero"
+                yield key.layer, f"is dead: {value:.1%} of its outputs are zero"
             elif key.direction == "open" and value < 1 - self.SHARE:
-                yield key.layer, f"lets nothing through: {value:.1%} of the gradient passes it"
+                yield key.layer, f"is dead: only {value:.1%} of the gradient passes through it"
 
 
 @rule("saturated")
@@ -247,7 +247,7 @@ class Overfitting(Rule):
         if len(tests) == self.TIMES and rises and train[-1] < train[0]:
             yield (
                 f"test net {one.test_net}",
-                f"does worse from test to test ({test[0]:.4g} to {test[-1]:.4g}) while the train loss falls "
+                f"gets worse from test to test ({test[0]:.4g} to {test[-1]:.4g}) while the train loss falls "
                 f"({train[0]:.4g} to {train[-1]:.4g})",
             )
 

@@ -17,7 +17,7 @@ _TELL = {
     "explosion": "has exploded",
     "vanishing": "has vanished",
 }
-_LOSS = {"nan": "is", "inf": "is", "cap": "is", "constant": "stands still at"}
+_LOSS = {"nan": "is", "inf": "is", "cap": "is", "constant": "stays at"}
 _COLUMNS = f"{'':<44}{'first':>12}{'predicted':>12}{'last':>12}{'last/first':>12}"
 
 
@@ -34,7 +34,7 @@ def diagnosis_lines(found: Diagnosis, all_trends: bool = False) -> Iterator[str]
     for key in found.dead:
         yield f"dead: {key} is zero at the end ({found.trends[key].zeros} of {found.trends[key].count} passes)"
     if found.is_healthy:
-        yield "nothing bad was found"
+        yield "no problems found"
     if found.unread.count:
         yield f"line {found.unread.line}: {found.unread}"
     shown = {key: trend for key, trend in found.trends.items() if all_trends or key.role != "param"}

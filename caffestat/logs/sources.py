@@ -54,7 +54,7 @@ def diagnose_log(
         background = background_of(program, file.solver)
         expected = _predicted(program, first.values if first else {}, warnings)
     except CaffestatError as error:
-        warnings.append(f"nothing is predicted, for the net cannot be used: {error}")
+        warnings.append(f"no predictions, because the net cannot be built: {error}")
     places = {entry.proto.name: entry.place for entry in file.source.layers}
     found = diagnose(chain(skipped, passes), expected, places, growth, unread, background)
     found.warnings = warnings

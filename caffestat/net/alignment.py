@@ -53,7 +53,7 @@ def _makers(node: Node, before: Sequence[Node]) -> list[list[Node]]:
     own, theirs = (list(flow.chain(blob, lambda index: True)) for blob in node.bottoms[:2])
     common = next((blob for blob in theirs if blob in own), None)
     if common is None:
-        raise node.layer.error("its bottoms come from different data: nothing says where one lies on the other")
+        raise node.layer.error("its bottoms come from different data layers, so their alignment is unknown")
     return [[before[flow.writer(blob) or 0] for blob in path[: path.index(common)]] for path in (own, theirs)]
 
 
@@ -67,8 +67,6 @@ def _move(node: Node, makers: Sequence[Node]) -> Move:
     for maker in makers:
         move = maker.layer.place_map(_shapes(maker))
         if move is None:
-            raise node.layer.error(
-                f"nothing says where layer {maker.name!r} ({maker.type}) puts the places of its bottom"
-            )
+            raise node.layer.error(f"the alignment of layer {maker.name!r} ({maker.type}) with its bottom is unknown")
         found = tuple((a * b, a * c + d) for (a, d), (b, c) in zip(found, move, strict=True))
     return found

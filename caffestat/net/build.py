@@ -180,10 +180,8 @@ class _Builder:
         _check_count(layer, "bottom", len(proto.bottom), layer.fork_bottoms or layer.num_bottoms, layer.foreign_bottoms)
         least, _ = layer.num_bottoms
         if len(proto.bottom) < least:
-            found = (
-                f"layer {proto.name!r} ({proto.type}): has {len(proto.bottom)} bottom, and Caffe takes {least} or more"
-            )
-            self.findings.append(Finding(entry.place, f"{found}; computed as a fork does"))
+            found = f"has {len(proto.bottom)} bottom, but Caffe expects {least} or more; computed as a fork does"
+            self.findings.append(Finding(entry.place, f"layer {proto.name!r} ({proto.type}): {found}"))
         if layer.auto_tops:
             layer.top_count = max(layer.top_count, layer.num_tops[0])
         _check_count(layer, "top", layer.top_count, layer.num_tops, layer.foreign_tops)
@@ -215,7 +213,7 @@ class _Builder:
         else:
             self.fault(error)
             return error.message
-        why = f"{error.message}; but {but}: its tops are taken as unknown"
+        why = f"{error.message}; but {but}: the shapes of its tops are unknown"
         self.findings.append(Finding(error.place, why))
         return why
 
@@ -233,7 +231,7 @@ class _Builder:
             layer.reader = open_reader(layer)
         except DataUnavailableError as error:
             if self.data == "real":
-                told = layer.error(f"real data was asked for, but {error}")
+                told = layer.error(f"no real data: {error}")
                 raise _DataError(told.message, told.place) from error
             layer.why_synthetic = str(error)
         except NetError as error:
@@ -373,11 +371,11 @@ class _Builder:
             if why := self.keeps_shape(node):
                 [shape] = node.bottom_shapes
                 node.top_shapes = (shape,)
-                message += f"; top {layer.proto.top[0]!r} is taken to have its bottom's shape {shape}, {why}"
+                message += f"; top {layer.proto.top[0]!r} is assumed to have its bottom's shape {shape}, {why}"
             else:
                 message += (
-                    "; its tops have unknown shapes, what depends on them is left out "
-                    "(--shape NAME=N,C,H,W gives one a shape)"
+                    "; the shapes of its tops are unknown, and what depends on them is left out "
+                    "(set one with --shape NAME=N,C,H,W)"
                 )
             layer.why_unknown = message
         self.findings.append(Finding(node.place, message))
@@ -387,11 +385,11 @@ class _Builder:
         if len(node.bottoms) != 1 or len(node.tops) != 1 or None in node.bottom_shapes:
             return ""
         if node.bottoms == node.tops:
-            return "as it works in place"
+            return "because it works in place"
         [name], [shape] = node.layer.proto.top, node.bottom_shapes
         for reader, read in self.readers(name):
             if self.needs(reader, read, shape):
-                return f"which alone fits layer {reader.proto.name!r} ({reader.proto.type})"
+                return f"the only one that fits layer {reader.proto.name!r} ({reader.proto.type})"
         return ""
 
     def needs(self, reader: Entry, name: str, shape: Shape | None) -> bool:
@@ -418,7 +416,7 @@ class _Builder:
             verb = "is" if len(names) == 1 else "are"
             node.layer.why_unknown = (
                 f"layer {node.name!r} ({node.type}): the {said}{', '.join(map(repr, names))} {verb} "
-                f"{node.layer.shape_source()}, not in this file; what depends on it is left out. Give it as "
+                f"{node.layer.shape_source()}, not in this file; what depends on it is left out; set it with "
                 + " ".join(f"--shape {name}=N,C,H,W" for name in names)
             )
             self.findings.append(Finding(node.place, node.layer.why_unknown))
@@ -427,7 +425,7 @@ class _Builder:
         """Tell of tops that are taken to be as large as the images."""
         layer, shape = node.layer, node.top_shapes[0] if node.top_shapes else None
         if layer.image_size and shape and layer.proto.top[0] not in layer.shape_overrides:
-            said = f"top {layer.proto.top[0]!r} is taken to have shape {shape}, as large as the images"
+            said = f"top {layer.proto.top[0]!r} is assumed to have shape {shape}, the size of the images"
             stand = f"the size is {layer.shape_source()}"
             self.findings.append(Finding(node.place, f"layer {layer.name!r} ({layer.proto.type}): {said}: {stand}"))
 
@@ -531,7 +529,7 @@ def _effect(finding: UnknownField, cls: type[Layer], is_caffes: bool) -> Effect:
 
 
 def _not_known(names: Iterable[str]) -> str:
-    return f"what {', '.join(names)} does is not known"
+    return f"the effect of {', '.join(names)} is unknown"
 
 
 def _with_effect(finding: Finding) -> Finding:
@@ -539,7 +537,7 @@ def _with_effect(finding: Finding) -> Finding:
     found = FORK_FIELDS.get((finding.owner, finding.field.name)) if isinstance(finding, UnknownField) else None
     if found is None or found.effect is not Effect.NONE:
         return finding
-    return replace(finding, message=f"{finding.message}; it changes no number of a pass ({found.what})")
+    return replace(finding, message=f"{finding.message}; it has no effect on the results ({found.what})")
 
 
 def _unknown_type(proto: Any) -> str:

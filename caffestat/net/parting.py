@@ -49,7 +49,8 @@ def _parting(one: Sequence[Change], other: Sequence[Change]) -> str:
     for (a, before, left), (b, same, right) in zip(one, other, strict=False):
         if left != right and before == same and a is not b:
             made = f"layer {a.name!r} at {a.place} makes {_size(left)} of {_size(before)}{_rounding(a)}"
-            return f"; the sizes part where {made}, and layer {b.name!r} at {b.place} {_size(right)}{_rounding(b)}"
+            also = f"layer {b.name!r} at {b.place} {_size(right)}{_rounding(b)}"
+            return f"; the sizes differ from here on: {made}, and {also}"
     longer = max(one, other, key=len)
     if len(one) == len(other):
         return ""

@@ -248,7 +248,7 @@ def _read_named(found: str, path: str, owner: Field) -> NetSource:
         if Path(os.path.realpath(found)).suffix in _SUFFIXES:
             raise
         # no words of the file: any that can be read can be named
-        message = f"{owner.name}: {path!r} is no net prototxt, see its line {error.place.line}"
+        message = f"{owner.name}: {path!r} is not a net prototxt (see its line {error.place.line})"
         raise NetError(message, owner.place) from error
 
 

@@ -296,7 +296,9 @@ def _input_layer(net: Any, place: Place, entries: Sequence[Entry], findings: lis
     each = len(dims) // len(net.input) if dims and len(dims) % len(net.input) == 0 else 4
     if dims and each != 4:
         found = f"{len(dims)} input_dim for {len(net.input)} input(s)"
-        findings.append(Finding(place, f"{found}: Caffe takes 4 for each, forks for volumes {each}; taken as theirs"))
+        findings.append(
+            Finding(place, f"{found}: Caffe expects 4 for each, forks for volumes {each}; read as in those forks")
+        )
     shapes = [list(shape.dim) for shape in net.input_shape] or [dims[i : i + each] for i in range(0, len(dims), each)]
     if shapes and (len(shapes) < len(net.input) or (not net.input_shape and len(dims) != each * len(net.input))):
         expected = f"{len(net.input)} input_shape, or {4 * len(net.input)} input_dim"

@@ -47,7 +47,7 @@ def _hdf5_layers(path: str) -> list[Any]:
 
     Source: net.cpp, CopyTrainedLayersFromHDF5.
     """
-    with reading(path, lambda reason: InputError(f"{path}: as weights in HDF5, {reason}")) as file:
+    with reading(path, lambda reason: InputError(f"{path}: cannot be used as HDF5 weights: it {reason}")) as file:
         data = member(file, "data")
         return [_hdf5_layer(name, member(data, name)) for name in sorted(data)]
 
@@ -55,7 +55,7 @@ def _hdf5_layers(path: str) -> list[Any]:
 def _hdf5_layer(name: str, group: Any) -> Any:
     indices = sorted(map(int, group))
     if indices and indices[-1] >= _MOST_PARAMS:
-        raise InputError(f"has in layer {name!r} a data set {indices[-1]}; expected the index of a param")
+        raise InputError(f"has a data set {indices[-1]} in layer {name!r}; expected the index of a param")
     return _layer(name, {index: read_array(group, str(index)) for index in indices})
 
 
@@ -130,9 +130,7 @@ def copy_file(net: Net, values: Sequence[np.ndarray], path: str, taken: set[int]
             (set() if taken is None else taken).update(node.params)
             count += 1
     if not count:
-        raise InputError(
-            f"{path}: no layer of the net has the name of one in this file; Caffe matches weights by layer name"
-        )
+        raise InputError(f"{path}: no layer name in this file occurs in the net; Caffe matches weights by layer name")
     lacking = (node.name for node in net.nodes if node.params and node.name not in found)
     return Copied(path, count, tuple(ignored), tuple(lacking))
 
@@ -150,7 +148,7 @@ def _copy_layer(net: Net, values: Sequence[np.ndarray], node: Node, source: Any,
         fits_net = len(blobs) == len(node.params)
     if not fits_net:
         raise InputError(
-            f"{path}: layer {source.name!r} has {len(blobs)} blobs; the net at {node.place} wants {len(node.params)}"
+            f"{path}: layer {source.name!r} has {len(blobs)} blobs; the net at {node.place} expects {len(node.params)}"
         )
     for index, blob in blobs.items():
         _copy_blob(net, values, node, index, blob, path)
@@ -166,7 +164,7 @@ def _copy_blob(net: Net, values: Sequence[np.ndarray], node: Node, index: int, b
             advice = f"both hold {math.prod(shape)} values: reshape the blob in the file (net surgery) to keep them"
         raise InputError(
             f"{path}: layer {node.name!r}, param {index} has shape {found}; "
-            f"the net at {node.place} wants {shape}; {advice}"
+            f"the net at {node.place} expects {shape}; {advice}"
         )
     data = blob.double_data if len(blob.double_data) else blob.data
     array = np.array(data, np.float32)

@@ -43,7 +43,8 @@ def to_onnx(net: Net, values: Sequence[np.ndarray], backward: bool = False) -> o
         name = net.name or "the net"
         why = "its layers' types or shapes are not known"
         if staged := next((node for node in net.nodes if node.is_undecided), None):
-            why = f"the data decides what comes out of layer {staged.name!r} ({staged.type}), which no one graph holds"
+            layer = f"layer {staged.name!r} ({staged.type})"
+            why = f"the output of {layer} depends on the data, so the net is not a single graph"
         raise InputError(f"{name}: no output can be computed: {why}")
     drawn = _take_drawn(forward)
     names = dict(_names(net, forward))

@@ -229,7 +229,7 @@ def check_given(program: Program, given: Iterable[str]) -> None:
     known = [name for row in program.rows if row.is_data for name in row.tops]
     for name in given:
         if name not in known:
-            raise InputError(f"--input {name}: there is no data of that name; expected one of {', '.join(known)}")
+            raise InputError(f"--input {name}: unknown data blob; expected one of {', '.join(known)}")
 
 
 def fitting(graph: Graph, feeds: Sequence[Feed], given: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -244,5 +244,5 @@ def fitting(graph: Graph, feeds: Sequence[Feed], given: Mapping[str, np.ndarray]
 def _fit(own: str, array: np.ndarray, graph: Graph, name: str, feed: Feed) -> np.ndarray:
     spec = graph.inputs[name]
     if array.shape != spec.shape:
-        raise InputError(f"--input {own}: has shape {array.shape}; {feed.source} takes {spec.shape} (see --shape)")
+        raise InputError(f"--input {own}: has shape {array.shape}; {feed.source} expects {spec.shape} (see --shape)")
     return np.asarray(array, spec.dtype, order="C")

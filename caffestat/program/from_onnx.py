@@ -71,7 +71,7 @@ class ModelProgram(Program):
         index = rows.get(stop.node.outputs[0])
         name = "" if index is None else f" at node {self.rows[index].name!r}"
         values = "1 value" if stop.behind == 1 else f"{stop.behind} values"
-        return f"the gradient stops{name}: {stop.reason}; that of {values} before it is unknown"
+        return f"the gradient stops{name}: {stop.reason}; the gradient of {values} before it is unknown"
 
 
 def from_onnx(model: Model, source: str, loss: str | None = None) -> ModelProgram:

@@ -39,7 +39,7 @@ def start(graph: Graph, loss: str, outputs: Sequence[str] | None = None) -> Star
     if loss in LOSSES and not outputs:
         raise InputError(_no_start(graph))
     if loss == "noise":
-        words = "the gradient of every output is N(0, 1) noise; --loss says another loss"
+        words = "the gradient of every output is N(0, 1) noise; --loss selects another loss"
         return Start(words, {**cotangents(graph, outputs)})
     if loss == "ones":
         return Start("the gradient of every output is 1", dict.fromkeys(outputs, 1.0))

@@ -59,7 +59,7 @@ def _refuse_nothing(net: Net, forward: Forward) -> None:
     """Raise NetError when every layer that has bottoms is behind an unknown shape."""
     unknown = [node.layer for node in net.nodes if node.layer.why_unknown and not node.layer.why_uncomputed]
     if unknown and all(net.nodes[index].bottoms == () for index, _ in forward.tops):
-        raise NetError(f"nothing can be run: {unknown[0].why_unknown}", unknown[0].place)
+        raise NetError(f"the net cannot be run: {unknown[0].why_unknown}", unknown[0].place)
 
 
 def _lower_node(net: Net, node: Node, forward: Forward, memory: Memory, readers: Counter[int]) -> None:

@@ -71,7 +71,7 @@ class NetFile:
         """
         o = options
         for name in o.dims:
-            raise InputError(f"--dim {name}: sizes have names in .onnx models only; use --shape or --batch")
+            raise InputError(f"--dim {name}: only .onnx models have named dimensions; use --shape or --batch")
         return build(self.source, self.state(o), o.shapes, o.batch, o.data, o.dialect, faults)
 
     def program(self, options: NetOptions, values: ValueOptions, faults: list[NetError] | None = None) -> NetProgram:
@@ -138,12 +138,12 @@ def is_onnx(path: str) -> bool:
 def refuse_caffe_options(net: NetOptions, values: ValueOptions) -> None:
     """Raise InputError for an option that has no meaning for an ONNX model."""
     for value in (*net.caffe_only, *values.caffe_only):
-        raise InputError(f"{value!r}: phases, weights files and fillers are Caffe's; an .onnx model has none")
+        raise InputError(f"{value!r}: phases, weights files and fillers are for Caffe nets; an .onnx model has none")
 
 
 def refuse_loss(run: RunOptions) -> None:
     """Raise InputError for a loss, which a Caffe net has in its file, and for quantized values, which it has not."""
     if run.loss is not None:
-        raise InputError("--loss is for .onnx models; a Caffe net states its own losses (loss_weight)")
+        raise InputError("--loss is for .onnx models; a Caffe net defines its own losses (loss_weight)")
     if run.straight_through:
         raise InputError("--ste is for quantized .onnx models")

@@ -53,7 +53,7 @@ def rewrite_caffemodel(
     chosen |= {number: Wanted(method.name) for number, method in applied.filled.items()}
     blobs = {number: blob for number, blob in _blobs(message, net, str(path)) if _owner(net, number) in chosen}
     if not blobs:
-        raise InputError(f"{path}: no layer in it is chosen; see --layer, --type and --net")
+        raise InputError(f"{path}: no layer in it is selected; see --layer, --type and --net")
     notes = [*refilled.notes, *(Finding(FilePlace(str(path)), line) for line in lines)]
     result = Rewritten(b"", notes=notes, curves=applied.curves or refilled.curves)
     for number, blob in blobs.items():
@@ -101,7 +101,7 @@ def _blobs(message: Any, net: Net, path: str) -> Iterator[tuple[int, Any]]:
         for number, blob in zip(node.params, found, strict=False):
             shape = net.params[number].param.shape
             if not fits(blob, shape):
-                problem = f"layer {node.name!r} has a blob of shape {blob_shape(blob)}; {node.place} wants {shape}"
+                problem = f"layer {node.name!r} has a blob of shape {blob_shape(blob)}; {node.place} expects {shape}"
                 raise InputError(f"{path}: {problem}")
             yield number, blob
 

@@ -77,7 +77,7 @@ def _files_at(path: Path, recursive: bool) -> Iterator[tuple[Path, Path]]:
         yield path, Path(path.name)
         return
     if not recursive:
-        raise InputError(f"{path}: is a folder; say --recursive to rewrite the prototxt files in it")
+        raise InputError(f"{path}: is a folder; use --recursive to rewrite the prototxt files in it")
     yield from ((file, file.relative_to(path)) for file in search(path, _PATTERNS))
 
 
@@ -90,7 +90,7 @@ def targets(files: Sequence[tuple[Path, Path]], output: Path | None, is_folder: 
     found = [output / relative for _, relative in files]
     twice = next((path for path, times in Counter(found).items() if times > 1), None)
     if twice is not None:
-        raise InputError(f"{twice}: two of the files would be written there; rewrite them one by one")
+        raise InputError(f"{twice}: two of the files would be written to this name; rewrite them one by one")
     return found
 
 
@@ -124,7 +124,7 @@ class _Task:
             if self.job.backup and self.target.exists():
                 _back_up(self.target)
         except OSError as error:
-            raise InputError(f"{error.filename}: cannot be made: {error.strerror or error}") from error
+            raise InputError(f"{error.filename}: cannot be created: {error.strerror or error}") from error
 
     def outcome(self, result: Rewritten | OnnxRewrite, diff: str = "") -> Outcome:
         changes, notes = tuple(result.changes), tuple(result.notes)

@@ -67,5 +67,5 @@ def fill_model(path: str, change: Change, seed: int, options: NetOptions) -> Fil
     Raises InputError without a policy, for such a model has no fillers; and as `rewrite_onnx` does.
     """
     if change.filler is None and change.bias is None:
-        raise InputError(f"{path}: an .onnx model has no fillers: say what to fill with, such as --filler msra")
+        raise InputError(f"{path}: an .onnx model has no fillers: name one, such as --filler msra")
     return FilledModel(rewrite_onnx(Path(path), change, seed, options))

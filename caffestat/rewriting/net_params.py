@@ -54,7 +54,7 @@ def refill(net: Net, change: Change) -> Refilled:
         try:
             wanted = policy.choose(site) if policy else None
         except Undecided as error:
-            notes.append(Finding(node.place, f"{place} left alone: {error}"))
+            notes.append(Finding(node.place, f"{place} not changed: {error}"))
             continue
         if wanted is not None:
             chosen[number] = wanted

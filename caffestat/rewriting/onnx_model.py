@@ -82,7 +82,7 @@ class OnnxRewrite:
             if not copy.resolve().is_relative_to(folder.resolve()):
                 raise InputError(f"{copy}: is outside of {folder}: {self.path} needs {location} beside it")
             if copy.exists() and not filecmp.cmp(source, copy, shallow=False):
-                raise InputError(f"{copy}: is there already with other data; {self.path} needs {location} beside it")
+                raise InputError(f"{copy}: already exists with other data; {self.path} needs {location} beside it")
             copy.parent.mkdir(parents=True, exist_ok=True)
             if not copy.exists():
                 with replacing(copy) as fresh:
@@ -125,7 +125,7 @@ def rewrite_onnx(path: Path, change: Change, seed: int, options: NetOptions | No
             _put(result, tensor, job.place(name), Wanted(method.name), _read(tensor, path), values)
     result.curves = whole.curves
     if not drawn and not whole.draws and not job.notes:
-        raise InputError(f"{path}: no weight in it is chosen; see --layer and --type")
+        raise InputError(f"{path}: no weight in it is selected; see --layer and --type")
     return result
 
 
@@ -185,7 +185,7 @@ class _Job:
             # as numbers: Caffe's xavier and msra take the fans from the shape, and ONNX orders the axes otherwise
             wanted = Policy("explicit", base=policy).choose(site)
         except Undecided as error:
-            self.notes.append(Finding(FilePlace(str(self.path)), f"{place} left alone: {error}"))
+            self.notes.append(Finding(FilePlace(str(self.path)), f"{place} not changed: {error}"))
             return
         if wanted is not None:
             yield self.floats[name], place, wanted

@@ -172,7 +172,7 @@ def _type_of(name: str) -> FillerType:
     """The type of a policy that was parsed. Raises InputError for an unknown one, which a file may have."""
     kind = filler_type(name)
     if kind is None:
-        raise InputError(f"unknown filler type {name!r}; known are {', '.join(filler_types())}")
+        raise InputError(f"unknown filler type {name!r}; expected one of {', '.join(filler_types())}")
     return kind
 
 

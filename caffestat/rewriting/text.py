@@ -154,7 +154,7 @@ class _Job:
         try:
             return policy.choose(site)
         except Undecided as error:
-            self.notes.append(Finding(layer.field.place, f"{place} left alone: {error}"))
+            self.notes.append(Finding(layer.field.place, f"{place} not changed: {error}"))
             return None
 
     def add(self, filler: FillerText, wanted: Wanted, models: _Models) -> Edit:

@@ -199,7 +199,7 @@ def _task_name(trial: Trial) -> str:
 
 
 def _lost(error: Exception) -> RunError:
-    return RunError(f"the Dask scheduler is lost: {error}; --resume goes on with the unfinished trials")
+    return RunError(f"the connection to the Dask scheduler is lost: {error}; --resume runs the unfinished trials")
 
 
 def _prepare_workers(client: Any, token: str, settings: Settings) -> None:

@@ -63,7 +63,7 @@ class Store:
         except OSError as error:
             raise InputError(f"{folder}: cannot be used for results: {error.strerror or error}") from error
         if self.files and not resume:
-            raise InputError(f"{folder}: holds results already; --resume goes on with them, or name another folder")
+            raise InputError(f"{folder}: already holds results; use --resume to continue, or name another folder")
         self._next = 1 + max((int(path.stem.split("-")[1]) for path in self.files), default=-1)
 
     def finished(self) -> Finished:

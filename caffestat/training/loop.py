@@ -157,7 +157,7 @@ class Training:
     def _refuse_untrainable(self, net: Net, synthetic: Sequence[str]) -> None:
         """Raise InputError for data that is not available, NetError for a layer that cannot be computed."""
         if synthetic:
-            raise InputError(f"{synthetic[0]}; training takes real data: --data synthetic trains on noise all the same")
+            raise InputError(f"{synthetic[0]}; training needs real data; use --data synthetic to train on noise")
         for node in net.nodes:
             if net.phase == TRAIN and (node.layer.why_unknown or not node.is_known):
                 why = node.layer.why_unknown or node.layer.why_uncomputed or "its bottoms are unknown"

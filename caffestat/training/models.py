@@ -95,7 +95,7 @@ class ModelRunning:
 
         if run.loss in (None, "noise", "ones"):
             raise InputError(
-                "training takes a loss: --loss cross-entropy, or the name of a value whose sum is the loss"
+                "training needs a loss: --loss cross-entropy, or the name of a value whose sum is the loss"
             )
         self.path = path
         self.model: onnx.ModelProto = read_model(path)

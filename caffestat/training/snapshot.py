@@ -108,7 +108,7 @@ def read_state(path: str, shapes: Sequence[tuple[int, ...]]) -> State:
         )
     for number, (array, shape) in enumerate(zip(state.history, shapes, strict=True)):
         if array.size != int(np.prod(shape)) or _trimmed(array.shape) != _trimmed(shape):
-            raise InputError(f"{path}: array {number} of the history has shape {array.shape}; the net wants {shape}")
+            raise InputError(f"{path}: array {number} of the history has shape {array.shape}; the net expects {shape}")
     history = [np.ascontiguousarray(a.reshape(s), np.float32) for a, s in zip(state.history, shapes, strict=True)]
     return State(state.iteration, state.current_step, state.model, history)
 
@@ -134,7 +134,9 @@ def _read_binary(path: str) -> State:
 
 
 def _read_hdf5(path: str) -> State:
-    with reading(path, lambda reason: InputError(f"{path}: as a solver state in HDF5, {reason}")) as file:
+    with reading(
+        path, lambda reason: InputError(f"{path}: cannot be used as an HDF5 solver state: it {reason}")
+    ) as file:
         history = member(file, "history")
         arrays = [read_array(history, str(number)) for number in range(len(history))]
         iteration, step = (int(np.ravel(read_array(file, name, np.int64))[0]) for name in ("iter", "current_step"))

@@ -191,7 +191,7 @@ def _doubts(f: _Fields) -> Finds:
     if m.snapshot_after_train and not m.snapshot and f.has("snapshot_prefix"):
         yield from unwritable(f.solver)
     if list(m.stepvalue) != sorted(m.stepvalue):
-        message = "the stepvalues do not ascend: one that comes late holds up all that follow"
+        message = "the stepvalues are not ascending: a late one delays all that follow"
         yield f.finding(message, "stepvalue")
     yield from _ignored(f)
 
@@ -202,9 +202,9 @@ def _ignored(f: _Fields) -> Finds:
     needs = POLICIES[m.lr_policy].needs if m.lr_policy in POLICIES else ()
     for field in ("stepsize", "stepvalue") if m.lr_policy in POLICIES else ():
         if f.has(field) and field not in needs:
-            yield f.finding(f"lr_policy {m.lr_policy!r} has no use for {field}", field)
+            yield f.finding(f"lr_policy {m.lr_policy!r} ignores {field}", field)
     for field, types in {"momentum2": ("Adam",), "rms_decay": ("RMSProp",)}.items():
         if f.has(field) and name in SOLVERS and name not in types:
-            yield f.finding(f"solver type {name!r} has no use for {field}", field)
+            yield f.finding(f"solver type {name!r} ignores {field}", field)
     if f.has("test_interval") and not m.test_iter and not m.test_net and not m.test_net_param:
-        yield f.finding("test_interval is without effect: without test_iter there is no test net", "test_interval")
+        yield f.finding("test_interval has no effect: without test_iter there is no test net", "test_interval")

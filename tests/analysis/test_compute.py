@@ -140,7 +140,7 @@ def test_check_finds_what_overflows_in_float16_alone(net: Path) -> None:
     wide, half = (caffestat.check(net, run=True, select=["CS021"], compute=compute).issues for compute in COMPUTE)
     assert wide == ()
     assert [issue.layer for issue in half] == ["big"]
-    with pytest.raises(InputError, match="compute: without a run"):
+    with pytest.raises(InputError, match="compute: applies only with a run"):
         caffestat.check(net, compute="float16")
 
 

@@ -156,7 +156,7 @@ def test_a_missing_rule_stops_only_what_lies_behind_it(tmp_path: Path) -> None:
     assert len(row(report, "beside").bottom_diffs) == 1
     (warning,) = report.findings
     assert "the gradient stops at node 'stop': no gradient rule for op Det" in warning.message
-    assert warning.message.endswith("that of 2 values before it is unknown")
+    assert warning.message.endswith("the gradient of 2 values before it is unknown")
 
 
 def test_the_gradient_passes_the_branches_of_an_if(tmp_path: Path) -> None:
@@ -301,11 +301,11 @@ def test_batch_normalization_keeps_statistics(tmp_path: Path) -> None:
 
 
 def test_refused_options(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="'train': phases, weights files and fillers are Caffe's"):
+    with pytest.raises(InputError, match="'train': phases, weights files and fillers are for Caffe nets"):
         analyzed(image_net(), tmp_path, phase="train")
-    with pytest.raises(InputError, match=r"--input x: has shape \(1, 3, 9, 7\); the model takes \(1, 3, 9, 8\)"):
+    with pytest.raises(InputError, match=r"--input x: has shape \(1, 3, 9, 7\); the model expects \(1, 3, 9, 8\)"):
         analyzed(image_net(), tmp_path, inputs={"x": normal(1, 3, 9, 7)})
-    with pytest.raises(InputError, match="no data of that name; expected one of x"):
+    with pytest.raises(InputError, match="unknown data blob; expected one of x"):
         analyzed(image_net(), tmp_path, inputs={"z": normal(1)})
     with pytest.raises(InputError, match="onnxruntime cannot run the model"):
         analyzed(model([node("Nonsense", ["x"], ["y"])], {"x": (2,)}, ["y"]), tmp_path)

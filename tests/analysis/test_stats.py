@@ -150,7 +150,7 @@ def test_unknown_statistics_are_refused(net: Path) -> None:
 
 @pytest.mark.parametrize("options", [{"stats": "max"}, {"compute": "float16"}])
 def test_what_needs_a_run_is_refused_without_one(net: Path, options: dict[str, str]) -> None:
-    with pytest.raises(InputError, match="static: nothing is run"):
+    with pytest.raises(InputError, match="static: the net is not run"):
         caffestat.analyze(net, static=True, **options)
 
 
@@ -166,6 +166,6 @@ def test_what_is_left_out_inside_of_recurrent_layers_is_told(tmp_path: Path) -> 
         """,
         encoding="utf-8",
     )
-    words = "--stats leaves out the values inside of lstm: only mean |x| is known of them"
+    words = "--stats skips the values inside lstm: only their mean |x| is known"
     assert words in caffestat.analyze(path, stats="max", device="cpu").notes
     assert words not in caffestat.analyze(path, device="cpu").notes

@@ -163,7 +163,7 @@ def test_open_sizes_have_to_be_said() -> None:
 
 
 def test_refusals() -> None:
-    with pytest.raises(InputError, match="'best' is no floating-point output"):
+    with pytest.raises(InputError, match="'best' is not a floating-point output"):
         gradient(linear(), outputs=["best"])
     with pytest.raises(InputError, match="no value 'ghost'"):
         gradient(linear(), wrt=["ghost"])

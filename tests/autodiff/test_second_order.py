@@ -100,7 +100,10 @@ def test_straight_through(per_channel: bool) -> None:
     ]
     proto = model(nodes, {"x": (2, 3, 4)}, ["y"], {"s": scale, "z": zero})
     x, dy = normal(2, 3, 4) * 2, normal(2, 3, 4, seed=1)
-    with pytest.warns(GradientWarning, match="in front of 1 node .QuantizeLinear 1; the first makes 'q'.; straight"):
+    with pytest.warns(
+        GradientWarning,
+        match="before 1 node that rounds to integers .QuantizeLinear 1; the first makes 'q'.; use straight",
+    ):
         assert (run(gradient(proto, wrt=["x"]), {"x": x, "cotangent/y": dy})["grad/x"] == 0).all()
     out = run(gradient(proto, wrt=["x"], straight_through=True), {"x": x, "cotangent/y": dy})
     column = (slice(None), None)

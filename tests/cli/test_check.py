@@ -54,7 +54,7 @@ def test_findings_exit_with_1_and_name_place_code_and_fix() -> None:
     result = caffestat_("check", ".")
     assert result.exit_code == 1
     first, *_ = result.stdout.splitlines()
-    assert first.startswith("bad.prototxt:4:39: CS012 warning: ip: msra in front of TanH layer 'tanh'")
+    assert first.startswith("bad.prototxt:4:39: CS012 warning: ip: msra before TanH layer 'tanh'")
     assert "CS006" in result.stdout
     assert "2 files checked: 2 warnings" in result.stdout
 
@@ -84,7 +84,7 @@ def test_a_file_that_cannot_be_read_exits_with_2_and_the_others_are_checked() ->
 def test_the_standard_input_is_checked_by_its_name_and_its_comments_heeded() -> None:
     result = caffestat_("check", "-", stdin=BAD.encode())
     assert result.exit_code == 1
-    assert result.stdout.startswith("<stdin>:4:39: CS012 warning: ip: msra in front of TanH layer 'tanh'")
+    assert result.stdout.startswith("<stdin>:4:39: CS012 warning: ip: msra before TanH layer 'tanh'")
     named = caffestat_("check", "bad.prototxt").stdout
     assert result.stdout == named.replace("bad.prototxt", "<stdin>")
     silenced = "# caffestat: ignore-file\n" + BAD
@@ -99,7 +99,7 @@ def test_the_standard_input_is_checked_by_its_name_and_its_comments_heeded() -> 
 def test_fixes_of_the_standard_input_are_refused() -> None:
     result = caffestat_("rewrite", "--fix-check", "-", stdin=BAD.encode())
     assert result.exit_code == 2
-    assert "fixes are written into files" in result.stderr
+    assert "fixes cannot be written to standard input" in result.stderr
 
 
 def test_an_onnx_model_is_told_what_looks_at_it(folder: Path) -> None:
@@ -113,7 +113,7 @@ def test_an_onnx_model_is_told_what_looks_at_it(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--select", "CS99"], "fits no check"),
+        (["--select", "CS99"], "matches no check"),
         (["--baseline", "nowhere.json"], "cannot be read"),
         (["--vanish", "x"], "not a valid"),
     ],
@@ -179,9 +179,7 @@ def test_explain_prints_pages_and_a_list() -> None:
 def test_diagnose_reads_files_and_the_standard_input() -> None:
     result = caffestat_("diagnose", str(LOG))
     assert result.exit_code == 0
-    assert result.stdout.startswith(
-        "3 passes of the train net, iterations 0 to 2; 0 of test nets\nnothing bad was found\n"
-    )
+    assert result.stdout.startswith("3 passes of the train net, iterations 0 to 2; 0 of test nets\nno problems found\n")
     assert caffestat_("diagnose", "-", stdin=LOG.read_bytes()).stdout == result.stdout
     bad = LOG.read_bytes().replace(b"top blob ipc data: 0.924722", b"top blob ipc data: nan")
     result = caffestat_("diagnose", "-", stdin=bad)

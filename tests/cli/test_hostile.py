@@ -211,5 +211,5 @@ def test_an_output_that_is_an_input_by_another_name_is_refused(arguments: tuple[
     for name in ("n.prototxt", "./n.prototxt", "link"):
         result = run(*arguments, "-o", name)
         assert result.exit_code == 2
-        assert ("is an input; writing there would destroy it" in result.stderr) or "name of a net" in result.stderr
+        assert ("is also an input, which would be overwritten" in result.stderr) or "looks like a net" in result.stderr
     assert (folder / "n.prototxt").read_text() == old

@@ -131,7 +131,7 @@ def test_sizes_by_name(arguments: tuple[str, ...]) -> None:
 def test_nets_have_no_names_for_sizes(command: str) -> None:
     result = caffestat(command, "net.prototxt", "--dim", "N=7")
     assert result.exit_code == 2
-    assert "--dim N: sizes have names in .onnx models only; use --shape or --batch" in result.stderr
+    assert "--dim N: only .onnx models have named dimensions; use --shape or --batch" in result.stderr
 
 
 @pytest.mark.parametrize("text", ["N", "N=0", "N=x", "=3"])
@@ -142,9 +142,9 @@ def test_a_size_by_name_is_a_number(text: str) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("convert", "model.onnx", "-o", "out.onnx"), "is an ONNX model already"),
+        (("convert", "model.onnx", "-o", "out.onnx"), "is already an ONNX model"),
         (("analyze", "net.prototxt", "--loss", "ones"), "--loss is for .onnx models"),
-        (("analyze", "model.onnx", "--phase", "test"), "are Caffe's"),
+        (("analyze", "model.onnx", "--phase", "test"), "are for Caffe nets"),
         (("analyze", "model.onnx", "--shape", "y=1"), "model.onnx: --shape y: the model has no input of that name"),
         (("analyze", "none.onnx"), "none.onnx: cannot be read: No such file"),
         (("debug", "model.onnx", "--loss", "ghost"), "--loss ghost"),
@@ -155,7 +155,7 @@ def test_a_size_by_name_is_a_number(text: str) -> None:
         ),
         (
             ("convert", "model.onnx", "--backward", "-o", "out.onnx", "--loss", "c", "--outputs", "y"),
-            "the loss is the sum of c: choose no outputs beside it",
+            "loss 'c' is the name of a value, whose sum is the loss: remove outputs",
         ),
     ],
 )
@@ -315,7 +315,7 @@ def test_calibrate_writes_ranges(tmp_path: Path) -> None:
     without = json.loads(CliRunner().invoke(main, [*arguments, "--percentiles", "none"]).stdout)["caffestat"]["values"]
     assert without["x"] == {"min": -8, "max": 9, "percentiles": {}}
     refused = CliRunner().invoke(main, [*arguments, "--percentiles", "many"])
-    assert "expected numbers with commas between them or none, found 'many'" in refused.stderr
+    assert "expected comma-separated numbers or none, found 'many'" in refused.stderr
     refused = CliRunner().invoke(main, ["calibrate", path])
     assert refused.exit_code == 2
     assert "--input" in refused.stderr
@@ -345,8 +345,8 @@ def test_ops_of_classical_machine_learning_are_named(folder: Path) -> None:
         helper.make_model(helper.make_graph(nodes, "g", inputs, outputs), opset_imports=sets, ir_version=8), "m.onnx"
     )
     result = caffestat("convert", "--backward", "m.onnx", "-o", "out.onnx")
-    assert "output 'each' of ZipMap is no tensor: choose other outputs (--outputs NAME)" in result.stderr
+    assert "output 'each' of ZipMap is not a tensor: choose other outputs (--outputs NAME)" in result.stderr
     result = caffestat("convert", "--backward", "--outputs", "scores", "m.onnx", "-o", "out.onnx")
-    assert "no gradient is known of op LinearClassifier of ai.onnx.ml (value label)" in result.stderr
+    assert "no gradient rule for op LinearClassifier of ai.onnx.ml (value label)" in result.stderr
     result = caffestat("analyze", "--forward-only", "--device", "cpu", "m.onnx")
     assert result.exit_code == 0

@@ -65,16 +65,16 @@ def test_a_broken_file_exits_with_2_and_the_others_are_done(folder: Path) -> Non
 def test_what_cannot_be_decided_is_a_note(folder: Path) -> None:
     result = run("rewrite", "--filler", "explicit:xavier", "a.prototxt")
     assert result.exit_code == 0
-    assert result.stderr.startswith("note: a.prototxt:1:1: f (InnerProduct) weight left alone: its fans are not known")
+    assert result.stderr.startswith("note: a.prototxt:1:1: f (InnerProduct) weight not changed: its fans are not known")
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (("rewrite", "--filler", "he", "a.prototxt"), "unknown filler policy 'he'"),
-        (("rewrite", "a.prototxt"), "say what to fill with"),
-        (("rewrite", "--filler", "msra", "."), "is a folder; say --recursive"),
-        (("fill", "a.prototxt"), "say where the values go: -o FILE, --print, or both"),
+        (("rewrite", "a.prototxt"), "expected a filler policy"),
+        (("rewrite", "--filler", "msra", "."), "is a folder; use --recursive"),
+        (("fill", "a.prototxt"), "expected a destination for the values: -o FILE, --print, or both"),
         (("fill", "a.prototxt", "-o", "a.txt"), "unknown bottom"),
     ],
 )

@@ -90,7 +90,7 @@ def test_what_cannot_be_used() -> None:
         assert (result.exit_code, message in result.stderr) == (2, True), result.stderr
     Path("train.txt").unlink()
     result = caffestat_("train", "solver.prototxt")
-    assert (result.exit_code, "--data synthetic trains on noise" in result.stderr) == (2, True), result.stderr
+    assert (result.exit_code, "use --data synthetic" in result.stderr) == (2, True), result.stderr
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="no such signals")

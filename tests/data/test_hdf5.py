@@ -126,10 +126,10 @@ def test_what_is_no_hdf5_file(tmp_path):
 
 
 def test_missing_lists_and_files(tmp_path):
-    with pytest.raises(DataUnavailableError, match=r"there is no 'list'"):
+    with pytest.raises(DataUnavailableError, match=r"file not found: 'list'"):
         open_reader(hdf5_layer(tmp_path))
     (tmp_path / "list").write_text("a.h5")
-    with pytest.raises(DataUnavailableError, match=r"there is no 'a.h5'"):
+    with pytest.raises(DataUnavailableError, match=r"file not found: 'a.h5'"):
         open_reader(hdf5_layer(tmp_path))
     (tmp_path / "list").write_text("\n")
     with pytest.raises(NetError, match=r"list: lists nothing"):

@@ -185,7 +185,7 @@ def test_an_lmdb_cut_off_anywhere_or_damaged_is_told_of(tmp_path: Path) -> None:
                 assert len(value) <= len(data)
     path.write_bytes(data[:8192])
     layer = make('type: "Data" top: "data" data_param { source: "db" batch_size: 2 backend: LMDB }', tmp_path)
-    with pytest.raises(NetError, match="cannot be read: it is cut off"):
+    with pytest.raises(NetError, match="cannot be read: it is truncated"):
         opened(layer)
 
 
@@ -213,7 +213,7 @@ def test_a_solver_quotes_no_lines_of_what_it_names(tmp_path: Path) -> None:
     (tmp_path / "secret").write_text(f"{SECRET}\n")
     (tmp_path / "solver.prototxt").write_text('base_lr: 1\nnet: "secret"\n')
     with pytest.raises(
-        NetError, match=r"solver.prototxt:2:1: net: 'secret' is no net prototxt, see its line 1"
+        NetError, match=r"solver.prototxt:2:1: net: 'secret' is not a net prototxt \(see its line 1\)"
     ) as caught:
         api.analyze(tmp_path / "solver.prototxt")
     assert "hunter2" not in str(caught.value)

@@ -144,9 +144,9 @@ def test_dense_labels_are_read_at_a_fraction_of_the_size(pairs: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (DENSE % "batch_size: 1" + "transform_param { crop_size: 4 }", "takes no crop_size in transform_param"),
+        (DENSE % "batch_size: 1" + "transform_param { crop_size: 4 }", "crop_size in transform_param is not supported"),
         (DENSE % "batch_size: 1 crop_height: 40 crop_width: 4", "crop_height 40 and crop_width 4 exceed an image"),
-        (SEG % "" + "transform_param { mean_file: 'm' }", "takes no mean_file"),
+        (SEG % "" + "transform_param { mean_file: 'm' }", "mean_file is not supported"),
     ],
 )
 def test_what_the_references_refuse(text: str, message: str, pairs: Path) -> None:
@@ -159,11 +159,11 @@ def test_sizes_that_differ_and_files_that_are_missing(pairs: Path) -> None:
     with pytest.raises(NetError, match=r"image 'i0.png' is 9 x 13, but its map of labels is 10 x 14"):
         started(pairs, SEG % "label_type: PIXEL")
     (pairs / "l0.png").unlink()
-    with pytest.raises(NetError, match=r"real data was asked for, but there is no 'l0.png'"):
+    with pytest.raises(NetError, match=r"no real data: file not found: 'l0.png'"):
         started(pairs, SEG % "label_type: PIXEL")
     layer = started(pairs, SEG % "label_type: PIXEL new_height: 4 new_width: 5", data="auto")
     assert layer.reader is None
-    assert "there is no 'l0.png'" in layer.why_synthetic
+    assert "file not found: 'l0.png'" in layer.why_synthetic
     assert open_reader(started(pairs, SEG % "label_type: NONE", data="auto")) is not None
 
 

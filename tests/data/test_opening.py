@@ -95,7 +95,7 @@ def test_missing_data_is_announced_once_unless_all_of_it_is_given(folder):
     built = build(folder, shapes={"data": (2, 3, 5, 7)})
     notes: list[str] = []
     top_mean(built, notes=notes)
-    assert sum("layer 'd' is given synthetic data: there is no 'db' in " in note for note in notes) == 1
+    assert sum("layer 'd' is given synthetic data: file not found: 'db' (searched: " in note for note in notes) == 1
     notes = []
     given = {"data": np.ones((2, 3, 5, 7), np.float32), "label": np.zeros(2, np.float32)}
     assert top_mean(built, inputs=given, notes=notes) == 1
@@ -106,7 +106,7 @@ def test_real_data_that_is_missing_is_an_error_on_request(folder):
     assert build(folder, data="real").blobs[0].shape == (2, 3, 5, 7)
     (folder / "db" / "data.mdb").unlink()
     (folder / "db").rmdir()
-    with pytest.raises(NetError, match=r"net.prototxt:1:1: layer 'd' .*real data was asked for, but there is no 'db'"):
+    with pytest.raises(NetError, match=r"net.prototxt:1:1: layer 'd' .*no real data: file not found: 'db'"):
         build(folder, shapes={"data": (2, 3, 5, 7)}, data="real")
 
 
@@ -127,7 +127,7 @@ def test_a_package_that_is_missing(folder, monkeypatch):
 
 def test_names_that_no_file_can_have(folder):
     (folder / "net.prototxt").write_text(TEXT.replace('"db"', f'"{"x" * 5000}"'))
-    assert "there is no 'xxx" in build(folder, shapes={"data": (2, 3, 5, 7)}).nodes[0].layer.why_synthetic
+    assert "file not found: 'xxx" in build(folder, shapes={"data": (2, 3, 5, 7)}).nodes[0].layer.why_synthetic
     (folder / "net.prototxt").write_text(TEXT.replace('source: "db"', ""))
     assert build(folder, shapes={"data": (2, 3, 5, 7)}).nodes[0].layer.why_synthetic == "it names no source"
 

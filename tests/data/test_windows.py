@@ -101,7 +101,7 @@ def test_a_square_takes_the_longer_side(folder):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (FIRST[:30], "is no window file, or is cut short"),
+        (FIRST[:30], "is not a window file, or is truncated"),
         ("one.png 3", "has no background window"),
         (SECOND, "image 'two.png' has number 1; expected 0"),
         (FIRST.replace("0.3", "0.45"), "has no background window by the thresholds"),
@@ -117,5 +117,5 @@ def test_lists_that_do_not_fit(text, message, folder):
 
 def test_missing_images(folder):
     (folder / "two.png").unlink()
-    with pytest.raises(DataUnavailableError, match=r"there is no 'two.png'"):
+    with pytest.raises(DataUnavailableError, match=r"file not found: 'two.png'"):
         open_reader(window_layer(folder))

@@ -90,7 +90,7 @@ def test_layers_whose_filler_reads_a_file_have_shapes_and_no_values_without_it()
     net = nets.build(net_source(parse((NET % 'type: "file" file: "no.txt"').encode(), "net.prototxt")))
     assert net.nodes[1].top_shapes == ((2, 4),)
     assert not net.nodes[1].is_computed
-    assert "filler of type file copies numbers from the text file 'no.txt'" in net.nodes[1].layer.why_uncomputed
+    assert "filler of type file reads numbers from the text file 'no.txt'" in net.nodes[1].layer.why_uncomputed
     assert not [f for f in net.findings if "unknown field" in f.message]
     with pytest.raises(InputError, match=r"cannot read 'no\.txt'"):
         density(Filler("file", own=("no.txt",)), (3, 4))
@@ -142,7 +142,7 @@ def test_the_alpha_of_msra_is_the_slope_behind_it() -> None:
 
 def test_fields_that_no_type_of_filler_reads_still_make_values_unknown() -> None:
     net = nets.build(net_source(parse((NET % 'type: "xavier" diag_val: 0.5').encode(), "net.prototxt")))
-    assert "what diag_val does is not known" in net.nodes[1].layer.why_uncomputed
+    assert "the effect of diag_val is unknown" in net.nodes[1].layer.why_uncomputed
 
 
 @pytest.mark.parametrize("side", range(2, 9))

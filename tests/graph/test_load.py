@@ -134,7 +134,7 @@ def test_open_sizes() -> None:
     assert load(shape_arithmetic(), {"x": (5, 6, 1, 5)}, batch=9).graph.shape("y") == (5, 30)
     with pytest.raises(InputError, match=r"'a' leaves sizes open .NxTx4.: for example --shape a=1,224,4"):
         load(proto)
-    with pytest.raises(InputError, match="does not fit the model, which says NxTx4"):
+    with pytest.raises(InputError, match="does not fit the model, which expects NxTx4"):
         load(proto, {"a": (3, 7, 5)})
     with pytest.raises(InputError, match="no input of that name; expected one of a, b"):
         load(proto, {"c": (3,)})

@@ -117,7 +117,7 @@ def test_iterations_find_the_scale_beside_a_bias_that_varies() -> None:
 
 def test_a_variance_that_cannot_be_reached_is_told() -> None:
     _, _, _, notes = with_options(stack(depth=1, more='bias_filler { type: "gaussian" std: 2 }'), LsuvOptions())
-    assert "c0: lsuv leaves a variance of" in notes[0]
+    assert "c0: the variance after lsuv is" in notes[0]
 
 
 def test_the_mean_is_corrected_through_the_bias() -> None:
@@ -128,7 +128,7 @@ def test_the_mean_is_corrected_through_the_bias() -> None:
         assert second - variance == pytest.approx(0.0, abs=1e-4), name
     assert not notes
     _, _, _, notes = with_options(stack(depth=2, more="bias_term: false"), LsuvOptions(mean=True))
-    assert "c1: lsuv leaves the mean behind it as it is" in notes[1]
+    assert "c1: lsuv does not change the mean" in notes[1]
 
 
 def fitnet(kind: str = "xavier", layers: int = 17) -> str:

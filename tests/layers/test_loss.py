@@ -249,7 +249,7 @@ REFUSED = [
     ("ContrastiveLoss", "", [(3, 4), (3, 4), (3, 4)], "one similarity for each of 3 pairs"),
     ("InfogainLoss", "", [(3, 4), (3,)], "expected the matrix H"),
     ("InfogainLoss", "", [(3, 4), (3,), (4, 5)], "matrix H of 4 x 4 values, found 20"),
-    ("InfogainLoss", "loss_param { normalize: true }", [(3, 4), (3,), (4, 4)], "write normalization instead"),
+    ("InfogainLoss", "loss_param { normalize: true }", [(3, 4), (3,), (4, 4)], "use normalization"),
 ]
 
 

@@ -221,7 +221,7 @@ def test_check_tells_what_a_layer_cannot_be_predicted_for(folder: Path) -> None:
     (folder / "net.prototxt").write_text(NET)
     (folder / "odd.py").write_text(ODD.format(SAME, "(g.emit('Nope', 'x'),)"))
     result = CliRunner().invoke(main, ["check", "--plugin", "odd.py", "net.prototxt"])
-    assert "net.prototxt:2:1: CS026 info: o: nothing is predicted: layer 'o' (Odd): `lower` of its" in result.stdout
+    assert "net.prototxt:2:1: CS026 info: o: no prediction: layer 'o' (Odd): `lower` of its" in result.stdout
 
 
 @pytest.mark.parametrize("path", ["absent.py", ".", "odd.txt"])

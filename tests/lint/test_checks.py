@@ -252,7 +252,7 @@ def test_new_layers_that_the_weights_lack_still_need_fillers(tmp_path: Path) -> 
 def test_a_uniform_filler_with_std_wants_its_range(tmp_path: Path) -> None:
     (found,) = issues(tmp_path, one(CONV("c", "x", 'weight_filler { type: "uniform" std: 0.1 }')), "CS006")
     assert "draws from 0 to 1" in found.message
-    assert found.fix == "state min: -0.1732 max: 0.1732"
+    assert found.fix == "write min: -0.1732 max: 0.1732"
     assert found.edits is None
     ranged = 'weight_filler { type: "uniform" min: -0.1 max: 0.1 std: 0.1 }'
     (found,) = issues(tmp_path, one(CONV("c", "x", ranged)), "CS006")
@@ -408,7 +408,7 @@ def test_a_layer_that_passes_nothing_on_is_named(tmp_path: Path) -> None:
     text = DATA + CONV("c", "x") + ACT("ReLU", "c") + CONV("dead", "c", more="bias_filler { value: -50 }")
     text += ACT("ReLU", "dead") + FC("fc", "dead") + LOSS.format("fc")
     (found,) = issues(tmp_path, text, "CS014")
-    assert "layer 'dead' passes nothing on" in found.message
+    assert "layer 'dead' passes no signal" in found.message
     assert not found.message.rstrip().endswith(":")
 
 

@@ -55,7 +55,7 @@ def test_an_unknown_filler_is_a_warning_where_nothing_is_drawn(tmp_path: Path) -
     result = CliRunner().invoke(main, ["analyze", str(path), "--static"])
     assert result.exit_code == 0
     (line,) = result.stderr.splitlines()
-    assert line.startswith(f"warning: {path}:3:1: layer 'c': its weight: unknown filler type \"he\"; Caffe knows")
+    assert line.startswith(f"warning: {path}:3:1: layer 'c': its weight: unknown filler type \"he\"; expected one of")
 
 
 def test_an_infinite_filler_is_predicted_as_unknown(tmp_path: Path) -> None:
@@ -70,8 +70,8 @@ def test_an_infinite_filler_is_predicted_as_unknown(tmp_path: Path) -> None:
 
 def test_a_gaussian_filler_without_std_draws_with_std_1(tmp_path: Path) -> None:
     (found,) = issues(tmp_path, net('type: "gaussian" value: 0.01'), "CS006")
-    assert "ignores value, and draws with std 1" in found.message
-    assert (found.fix, found.edits) == ("state std", None)
+    assert "ignores value and draws with std 1" in found.message
+    assert (found.fix, found.edits) == ("write std", None)
     (found,) = issues(tmp_path, net('type: "gaussian" std: 0.01 value: 0'), "CS006")
     assert found.edits is not None
 

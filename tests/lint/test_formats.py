@@ -50,7 +50,7 @@ def test_text_is_one_line_per_finding_with_its_fix() -> None:
 
 
 def test_text_counts_what_could_not_be_checked() -> None:
-    assert render(BROKEN).splitlines()[-1] == "1 file checked, 2 could not be: 1 error"
+    assert render(BROKEN).splitlines()[-1] == "1 file checked, 2 could not be checked: 1 error"
 
 
 def test_json_holds_everything() -> None:

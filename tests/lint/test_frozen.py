@@ -29,7 +29,7 @@ def found(folder: Path, text: str, code: str = "CS005", **how: object) -> list[I
 def test_a_frozen_layer_at_zero_starves_what_lies_before_it(tmp_path: Path) -> None:
     (issue,) = found(tmp_path, net())
     assert (issue.layer, issue.severity) == ("up", "error")
-    assert "the gradient of all before it" in issue.message
+    assert "the gradient of all layers before it" in issue.message
     assert issue.fix == 'weight_filler { type: "bilinear" } with group: 64 num_output: 64'
 
 

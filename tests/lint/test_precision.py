@@ -85,7 +85,7 @@ def test_small_gradients_are_told_once_with_the_room_for_a_loss_scale(tmp_path: 
     largest = max(one.largest for one in diffs if one)
     room = int(found.fix.rpartition("^")[2])
     assert largest * 2**room < 65504 < largest * 2 ** (room + 1)
-    assert "gradients fall below float16" in found.message
+    assert "gradients underflow in float16" in found.message
     assert found.numbers["share"] > 0.9
 
 

@@ -64,7 +64,7 @@ def test_a_baseline_knows_findings_wherever_they_move(tmp_path: Path) -> None:
 @pytest.mark.parametrize("text", ["", "[]", '{"findings": [{"file": "a"}]}'])
 def test_a_broken_baseline_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "known.json").write_text(text)
-    with pytest.raises(InputError, match="is no baseline"):
+    with pytest.raises(InputError, match="is not a baseline"):
         read_baseline(str(tmp_path / "known.json"))
 
 
@@ -95,7 +95,11 @@ def test_no_settings_are_looked_for_above_the_repository(tmp_path: Path) -> None
 
 @pytest.mark.parametrize(
     ("line", "words"),
-    [("vanihs = 1", "unknown key 'vanihs'"), ("deep = many", "is a number"), ("severity = loud", "severity is one of")],
+    [
+        ("vanihs = 1", "unknown key 'vanihs'"),
+        ("deep = many", "deep: expected a number"),
+        ("severity = loud", "severity: expected one of"),
+    ],
 )
 def test_settings_that_mean_nothing_are_refused(tmp_path: Path, line: str, words: str) -> None:
     (tmp_path / "caffestat.cfg").write_text(f"[caffestat]\n{line}\n")
@@ -112,7 +116,7 @@ def test_checks_are_chosen_by_code_beginning_and_name() -> None:
     assert [check.code for check in selected(("CS01",), ("CS012", "signal-vanishes"))] == [
         f"CS01{digit}" for digit in "01356789"
     ]
-    with pytest.raises(InputError, match="fits no check"):
+    with pytest.raises(InputError, match="matches no check"):
         selected(("CS9",), ())
     assert find_check("cs012").name == "msra-before-squashing"
     with pytest.raises(InputError, match="unknown check"):

@@ -70,11 +70,11 @@ def rules(text: bytes, folder: Path, net: str | None = None) -> list[str]:
 def test_a_relu_that_stops_the_gradient_is_dead(tmp_path: Path, top: str) -> None:
     net = net_file(tmp_path, "ReLU", top)
     assert rules(log(0.015, top), tmp_path, net) == [
-        "dead-relu at iteration 0: bend lets nothing through: 1.5% of the gradient passes it"
+        "dead-relu at iteration 0: bend is dead: only 1.5% of the gradient passes through it"
     ]
     assert rules(log(0.025, top), tmp_path, net) == []
     (zero,) = rules(log(0.5, top, after=0.0), tmp_path, net)
-    assert zero.endswith("bend lets nothing through: 100.0% of its outputs are zero")
+    assert zero.endswith("bend is dead: 100.0% of its outputs are zero")
 
 
 @pytest.mark.parametrize(("kind", "dead", "alive"), [("Sigmoid", 0.023, 0.024), ("TanH", 0.093, 0.095)])
@@ -130,7 +130,7 @@ def test_running_statistics_of_a_net_whose_shapes_are_not_known(tmp_path: Path) 
     (tmp_path / "train.log").write_bytes(log(0.5))
     found = diagnose_log(str(tmp_path / "train.log"), net)
     assert found.is_healthy
-    assert "nothing is predicted" in found.warnings[0]
+    assert "no predictions" in found.warnings[0]
 
 
 def test_three_params_of_a_layer_that_passes_no_gradient_are_dead() -> None:

@@ -81,7 +81,7 @@ def test_what_is_predicted_stands_beside_what_was_logged() -> None:
         assert trend.expected == pytest.approx(trend.first, rel=0.6)  # one draw of few filters
     text = "\n".join(diagnosis_lines(found))
     assert "3 passes of the train net, iterations 0 to 2; 6 of test nets" in text
-    assert "nothing bad was found" in text
+    assert "no problems found" in text
 
 
 def test_an_event_has_the_line_of_its_layer() -> None:

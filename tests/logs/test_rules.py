@@ -38,7 +38,7 @@ def interleaved(tests: list[float], trains: list[float]) -> list[Pass]:
 def test_overfitting() -> None:
     (text,) = fired("overfitting", interleaved([1, 1.1, 1.3, 1.6, 2], [1, 0.8, 0.5, 0.3, 0.2]))
     assert (
-        "at iteration 150: test net 0 does worse from test to test (1 to 1.6) while the train loss falls (1 to 0.3)"
+        "at iteration 150: test net 0 gets worse from test to test (1 to 1.6) while the train loss falls (1 to 0.3)"
         in text
     )
     assert fired("overfitting", interleaved([1, 1.1, 1.0, 1.6, 2], [1, 0.8, 0.5, 0.3, 0.2])) == []

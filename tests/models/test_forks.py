@@ -41,5 +41,5 @@ def test_a_fork_s_net_is_analyzed_trained_and_drawn(path: Path, tmp_path: Path) 
 
 
 def test_a_net_whose_outputs_the_data_decides_is_not_converted(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"the data decides what comes out of layer 'rpn_loss' \(DetectionGroupLoss\)"):
+    with pytest.raises(InputError, match=r"the output of layer 'rpn_loss' \(DetectionGroupLoss\) depends on the data"):
         caffestat.convert(FORKS / "cascade_rcnn.prototxt", tmp_path / "net.onnx")

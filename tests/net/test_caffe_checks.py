@@ -493,6 +493,6 @@ def test_an_empty_input_is_built_and_not_run(tmp_path: Path) -> None:
     file.write_text(Case("blob.cpp", "InnerProduct", "0,3", "inner_product_param { num_output: 4 }", TAKEN).text)
     report = caffestat.analyze(file, static=True)
     assert [layer.tops[0].shape for layer in report.layers] == [(0, 3), (0, 4)]
-    with pytest.raises(NetError, match=r"top 'b0' of shape \(0, 3\) holds nothing to run with"):
+    with pytest.raises(NetError, match=r"top 'b0' of shape \(0, 3\) has no elements"):
         caffestat.analyze(file, device="cpu")
     assert caffestat.analyze(file, device="cpu", batch=2).layers[1].tops[0].mean_abs is not None

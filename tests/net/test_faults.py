@@ -129,7 +129,7 @@ def test_a_shape_that_is_kept_is_assumed_where_nothing_else_fits() -> None:
     [finding] = net.findings
     assert finding.message.startswith("layer 'n': unknown layer type 'Novel'")
     assert finding.message.endswith(
-        "top 'n' is taken to have its bottom's shape (2, 3, 5, 7), which alone fits layer 'add' (Eltwise)"
+        "top 'n' is assumed to have its bottom's shape (2, 3, 5, 7), the only one that fits layer 'add' (Eltwise)"
     )
     net = build(text + add + RELU % ("s", "n", "s"))  # with a Split between
     assert {blob.name: blob.shape for blob in net.blobs}["s"] == (2, 3, 5, 7)
@@ -141,7 +141,7 @@ def test_a_shape_that_is_kept_is_assumed_where_nothing_else_fits() -> None:
 def test_an_unknown_layer_in_place_keeps_the_shape() -> None:
     net = build(INPUT + NOVEL % ("n", "x", "x") + FC % ("f", "x", "f"))
     assert net.nodes[-1].top_shapes == ((2, 4),)
-    assert net.findings[0].message.endswith("shape (2, 3, 5, 7), as it works in place")
+    assert net.findings[0].message.endswith("shape (2, 3, 5, 7), because it works in place")
 
 
 def test_a_given_shape_goes_before_an_assumed_one() -> None:

@@ -34,7 +34,7 @@ def test_memory_data_of_one_top(tmp_path: Path) -> None:
     sizes = "batch_size: 2 channels: 3 height: 6 width: 5"
     net = made(tmp_path, f'layer {{ name: "d" type: "MemoryData" top: "x" memory_data_param {{ {sizes} }} }}')
     assert shapes(net) == [(2, 3, 6, 5)]
-    assert "has 1 top, and Caffe takes 2; computed as a fork does" in net.findings[0].message
+    assert "has 1 top, but Caffe expects 2; computed as a fork does" in net.findings[0].message
 
 
 @pytest.mark.parametrize(
@@ -42,18 +42,26 @@ def test_memory_data_of_one_top(tmp_path: Path) -> None:
     [
         ('type: "Eltwise" eltwise_param { coeff: 0.5 }', (2, 3, 12, 9), "computed as a fork does"),
         ('type: "Pooling" pooling_param { kernel_size: 2 dilation: 2 }', (2, 3, 10, 7), "naibaf7/caffe"),
-        ('type: "Pooling" pooling_param { kernel_size: 2 anchors: 2 }', None, "what anchors does is not known"),
-        ('type: "Pooling" pooling_param { kernel_size: 2 dilation: 2 anchors: 2 }', None, "what anchors does"),
-        ('type: "Pooling" pooling_param { pool: L2NORM kernel_size: 2 dilation: 2 }', None, "pool does is not known"),
-        ('type: "Pooling" pooling_param { pool: L2NORM kernel_size: 1 kernel_size: 2 }', None, "pool does is not"),
+        ('type: "Pooling" pooling_param { kernel_size: 2 anchors: 2 }', None, "the effect of anchors is unknown"),
+        ('type: "Pooling" pooling_param { kernel_size: 2 dilation: 2 anchors: 2 }', None, "the effect of anchors"),
+        (
+            'type: "Pooling" pooling_param { pool: L2NORM kernel_size: 2 dilation: 2 }',
+            None,
+            "the effect of pool is unknown",
+        ),
+        (
+            'type: "Pooling" pooling_param { pool: L2NORM kernel_size: 1 kernel_size: 2 }',
+            None,
+            "the effect of pool is unknown",
+        ),
         ('type: "Pooling" pooling_param { kernel_size: 1 kernel_size: 2 }', (2, 3, 12, 8), "of dialect c3d"),
         ('type: "Pooling" pooling_param { kernel_size: 1 kernel_size: 2 kernel_d: 1 }', None, "kernel_d"),
         ('type: "Convolution" convolution_param { num_output: 4 kernel_d: 3 dilation_d: 1 }', None, "dilation_d"),
-        ('type: "Pooling" pooling_param { pool: L2NORM kernel_size: 2 }', None, "pool does is not known"),
+        ('type: "Pooling" pooling_param { pool: L2NORM kernel_size: 2 }', None, "the effect of pool is unknown"),
         ('type: "Convolution" convolution_param { num_output: 4 kernel_size: 3 pad_d: 1 }', None, "pad_d"),
         ('type: "InnerProduct" inner_product_param { num_output: 4 normalize: true }', (2, 4), "happynear"),
         ('type: "Dropout" dropout_param { sample_weights_test: true }', (2, 3, 12, 9), "caffe-segnet"),
-        ('type: "ReLU" device: 1', (2, 3, 12, 9), "it changes no number of a pass (which device computes the layer)"),
+        ('type: "ReLU" device: 1', (2, 3, 12, 9), "it has no effect on the results (which device computes the layer)"),
         ('type: "BatchNorm" batch_norm_param { use_weight_bias: true }', (2, 3, 12, 9), "intel/caffe"),
         ('type: "ReLU" softmax_param { normalize_type: "L2" }', (2, 3, 12, 9), "unknown field 'normalize_type'"),
         ('type: "ReLU" gpu_1_batch_proportion: 0.5', (2, 3, 12, 9), "which share of the batch or of the outputs each"),
@@ -102,12 +110,12 @@ IMAGES = (
 def test_fields_that_change_the_data_make_them_synthetic(tmp_path: Path, kind: tuple[str, str]) -> None:
     net = made(tmp_path, IMAGES % (*kind, "", "crop_size: 5 distort_param { hue_prob: 0.5 }"))
     assert net.nodes[0].top_shapes == ((2, 3, 5, 5), (2,))
-    assert net.nodes[0].layer.why_synthetic == "what distort_param does is not known"
+    assert net.nodes[0].layer.why_synthetic == "the effect of distort_param is unknown"
     net = made(tmp_path, IMAGES % (*kind, "colours: 4", "crop_size: 5"))
-    assert net.nodes[0].layer.why_synthetic == "what colours does is not known"
+    assert net.nodes[0].layer.why_synthetic == "the effect of colours is unknown"
     net = made(tmp_path, IMAGES % (*kind, "", "crop_size: 5 resize_param { height: 3 }"))
     assert net.nodes[0].top_shapes == (None, None)
-    assert "what resize_param does is not known" in net.findings[-1].message
+    assert "the effect of resize_param is unknown" in net.findings[-1].message
 
 
 def test_values_that_a_fork_changes_are_unknown_and_shapes_stay(tmp_path: Path) -> None:
@@ -151,7 +159,7 @@ def test_numbers_of_bottoms_and_tops_that_only_forks_take(tmp_path: Path, layer:
             made(tmp_path, text)
         return
     net = made(tmp_path, text)
-    words = "is a fork's" if computed else "but forks of Caffe take it: its tops are taken as unknown"
+    words = "is a fork's" if computed else "but forks of Caffe take it: the shapes of its tops are unknown"
     assert net.nodes[-1].is_known is computed
     assert any(words in finding.message for finding in net.findings)
 
@@ -175,7 +183,7 @@ def test_vectors_beside_blobs_of_four_axes(tmp_path: Path, layer: str, shape: tu
     assert shapes(net) == [shape]
     told = [finding.message for finding in net.findings]
     assert len(told) == bool(shape)
-    assert all("forks whose blobs all have 4 axes do not; computed as a fork does" in message for message in told)
+    assert all("not in forks whose blobs all have 4 axes; computed as a fork does" in message for message in told)
     x, t = (np.random.default_rng(1).normal(size=node.top_shapes[0]).astype(np.float32) for node in net.nodes[:2])
     measured = analyze(str(tmp_path / "net.prototxt"), inputs={"x": x, "t": t})
     flat = x.reshape(2, -1), t.reshape(2, -1)

@@ -157,7 +157,7 @@ def test_what_was_assumed_is_a_warning_and_real_data_are_not(tmp_path: Path) -> 
         "layer 'd' (Data): the shape of top 'data' is in the records of 'db', not in this file; "
         "assumed 6x3x224x224, a usual size. Give another as --shape data=N,C,H,W"
     ]
-    with pytest.raises(RefusedError, match="real data was asked for"):
+    with pytest.raises(RefusedError, match="no real data"):
         analyze(net, static=True, data="real")
 
 

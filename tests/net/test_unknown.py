@@ -41,7 +41,7 @@ def test_a_shape_that_stands_elsewhere_is_one_warning() -> None:
     assert shapes(net) == {"data": None, "label": (6,), "a": None, "r": (6,)}
     assert messages(net) == [
         "net.prototxt:1:1: layer 'd' (Data): the shape of top 'data' is in the records of 'db', not in this file; "
-        "what depends on it is left out. Give it as --shape data=N,C,H,W"
+        "what depends on it is left out; set it with --shape data=N,C,H,W"
     ]
     given = build(DATA + FC % ("a", "data", "a"), shapes={"data": (6, 2, 5, 7)})
     assert (shapes(given)["a"], messages(given)) == ((6, 3), [])
@@ -56,7 +56,7 @@ def test_all_tops_of_a_layer_share_one_warning() -> None:
 
 def test_running_what_needs_an_unknown_shape_is_refused() -> None:
     net = build(DATA + FC % ("a", "data", "a"))
-    with pytest.raises(NetError, match=r"net.prototxt:1:1: nothing can be run: layer 'd' .*--shape data=N,C,H,W"):
+    with pytest.raises(NetError, match=r"net.prototxt:1:1: the net cannot be run: layer 'd' .*--shape data=N,C,H,W"):
         measure(from_net(net), 1, RunOptions("cpu"))[1]
 
 
@@ -96,7 +96,7 @@ def test_an_error_that_an_unknown_field_may_explain_is_a_warning() -> None:
         "left out",
         "net.prototxt:2:1: layer 'c' (Convolution): kernel_size is given once, or once per spatial axis (2)",
     ]
-    assert "fields that Caffe lacks (kernal_size): its tops are taken as unknown" in messages(net)[1]
+    assert "fields that Caffe lacks (kernal_size): the shapes of its tops are unknown" in messages(net)[1]
 
 
 def test_an_unknown_field_excuses_its_own_layer_only() -> None:

@@ -72,10 +72,12 @@ def test_the_selection_is_told(tmp_path: Path) -> None:
     path = tmp_path / "net.prototxt"
     path.write_text(HEAD + TAIL)
     report = caffestat.analyze(str(path), inputs={"s": S}, device="cpu")
-    told = f"{path}:5:1: layer 'pick' selects 4 of the 7 items of this batch; what follows it is run on those"
+    told = f"{path}:5:1: layer 'pick' selects 4 of the 7 items of this batch; the layers after it run on those"
     assert report.notes[-1] == told
     none = caffestat.analyze(str(path), inputs={"s": np.zeros_like(S)}, device="cpu")
-    assert none.notes[-1].endswith("selects none of the 7 items of this batch; what follows it is run on as many zeros")
+    assert none.notes[-1].endswith(
+        "selects none of the 7 items of this batch; the layers after it run on as many zeros"
+    )
     assert [top.mean_abs for layer in none.layers if layer.name == "pick" for top in layer.tops] == [0, 0, 0]
 
 

@@ -120,11 +120,11 @@ def test_old_models_and_what_forks_add_survive(tmp_path: Path) -> None:
 
 
 def test_says_what_does_not_fit(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"no layer in it is chosen; see --layer, --type and --net"):
+    with pytest.raises(InputError, match=r"no layer in it is selected; see --layer, --type and --net"):
         rewrite_caffemodel(MODEL, change_of("xavier", layers=["fc*"]), 7)
     path, net = v1_model(tmp_path), tmp_path / "net.prototxt"
     net.write_text(V1_NET.replace("dim: 6", "dim: 5"))
-    expected = r"layer 'a' has a blob of shape \(1, 1, 4, 6\); .*net\.prototxt:4:1 wants \(4, 5\)"
+    expected = r"layer 'a' has a blob of shape \(1, 1, 4, 6\); .*net\.prototxt:4:1 expects \(4, 5\)"
     with pytest.raises(InputError, match=expected):
         rewrite_caffemodel(path, change_of("xavier"), 7, open_file(str(net)))
     (tmp_path / "text.caffemodel").write_text("name: 'x'")

@@ -68,7 +68,7 @@ def test_unchanged_files_are_not_touched(folder: Path) -> None:
 
 
 def test_folders(folder: Path) -> None:
-    with pytest.raises(InputError, match="nets: is a folder; say --recursive"):
+    with pytest.raises(InputError, match="nets: is a folder; use --recursive"):
         rewrite(folder, filler="msra")
     outcomes = rewrite(folder, filler="msra", recursive=True)
     assert [Path(outcome.path).relative_to(folder).as_posix() for outcome in outcomes] == [
@@ -98,7 +98,7 @@ def test_output_to_a_file_or_a_folder(folder: Path, tmp_path: Path) -> None:
     rewrite([folder], filler="msra", recursive=True, output=tmp_path / "all")
     assert sorted(contents(tmp_path / "all")) == ["a.prototxt", "c.prototxt", "deep/a.prototxt", "deep/b.prototxt"]
     assert (folder / "a.prototxt").read_bytes() == OLD
-    with pytest.raises(InputError, match=r"a\.prototxt: two of the files would be written there"):
+    with pytest.raises(InputError, match=r"a\.prototxt: two of the files would be written to this name"):
         rewrite([folder / "a.prototxt", folder / "deep" / "a.prototxt"], filler="msra", output=tmp_path / "flat")
 
 
@@ -182,7 +182,7 @@ def test_weights_alone_are_not_rewritten(folder: Path, suffix: str) -> None:
 
 
 def test_a_policy_is_needed(folder: Path) -> None:
-    with pytest.raises(InputError, match="say what to fill with"):
+    with pytest.raises(InputError, match="expected a filler policy"):
         rewrite(folder / "a.prototxt")
 
 

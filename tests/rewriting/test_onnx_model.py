@@ -237,7 +237,7 @@ def test_external_data_follows_to_another_folder(external: Path, tmp_path: Path)
 
 def test_other_data_is_never_overwritten(external: Path, tmp_path: Path) -> None:
     (tmp_path / "weights.bin").write_bytes(b"another model's")
-    with pytest.raises(InputError, match=r"weights\.bin: is there already with other data"):
+    with pytest.raises(InputError, match=r"weights\.bin: already exists with other data"):
         rewrite_onnx(external, change_of("xavier", layers=["w3"]), 7).write(tmp_path / "new.onnx")
     assert (tmp_path / "weights.bin").read_bytes() == b"another model's"
 
@@ -325,7 +325,7 @@ def test_models_above_two_gibibytes_are_split(path: Path, monkeypatch: pytest.Mo
 
 
 def test_says_what_cannot_be_used(path: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="no weight in it is chosen"):
+    with pytest.raises(InputError, match="no weight in it is selected"):
         rewrite_onnx(path, change_of("xavier", layers=["nothing"]), 7)
     (tmp_path / "text.onnx").write_text("ONNX?")
     with pytest.raises(InputError, match="expected an ONNX model"):

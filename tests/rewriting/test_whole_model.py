@@ -112,9 +112,9 @@ def test_the_same_net_has_the_same_stds_from_a_prototxt_and_an_onnx_model(tmp_pa
 
 
 def test_a_model_needs_a_policy_and_takes_no_options_of_caffe(path: Path) -> None:
-    with pytest.raises(InputError, match=r"an \.onnx model has no fillers: say what to fill with"):
+    with pytest.raises(InputError, match=r"an \.onnx model has no fillers: name one"):
         api.fill(path)
-    with pytest.raises(InputError, match="'xavier': phases, weights files and fillers are Caffe's"):
+    with pytest.raises(InputError, match="'xavier': phases, weights files and fillers are for Caffe nets"):
         api.fill(path, filler="msra", assume_filler="xavier")
     with pytest.raises(InputError, match=r"expected a name that ends in one of \.onnx, \.npz, found \.h5"):
         api.fill(path, path.with_suffix(".h5"), filler="msra")

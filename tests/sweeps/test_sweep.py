@@ -173,7 +173,7 @@ def test_the_signal_against_the_width(folder: Path) -> None:
 def test_results_are_stored_and_finished_trials_not_run_again(folder: Path) -> None:
     first = caffestat.sweep("tiny.prototxt", seeds=range(4), output="out")
     (folder / "out" / "part-000007.unfinished").write_bytes(b"half of a file")
-    with pytest.raises(InputError, match="holds results already; --resume"):
+    with pytest.raises(InputError, match="already holds results; use --resume"):
         caffestat.sweep("tiny.prototxt", seeds=range(4), output="out")
     ran: list[int] = []
     again = caffestat.sweep(

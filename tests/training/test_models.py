@@ -127,8 +127,8 @@ def test_signals_by_node_and_value() -> None:
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        ({"solver": None}, "takes a solver prototxt: --solver FILE"),
-        ({"loss": None}, "training takes a loss: --loss cross-entropy"),
+        ({"solver": None}, "needs a solver prototxt: --solver FILE"),
+        ({"loss": None}, "training needs a loss: --loss cross-entropy"),
         ({"loss": "nothing"}, "the model has no such value"),
         (
             {"inputs": {"x": np.zeros((4, INPUTS))}},

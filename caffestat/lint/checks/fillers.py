@@ -81,7 +81,7 @@ def missing_filler(context: Context) -> Iterator[Found]:
         return
     frozen = [(node, entry) for node, entry in context.unfilled if not entry.lr_mult and _starves(context, node)]
     for node, entry in frozen:
-        message = "no weight_filler, and frozen: these weights stay zero, and so does the gradient of all before it"
+        message = "no weight_filler, and frozen: these weights and the gradient of all layers before it stay zero"
         fix = _fix_missing(context, node, entry)
         yield Found(node.place, node.name, _lacking(context, message), fix, cause="frozen")
     trained = [(node, entry) for node, entry in context.unfilled if entry.lr_mult]
@@ -90,13 +90,13 @@ def missing_filler(context: Context) -> Iterator[Found]:
             f"{len(trained)} layers have no weight_filler, and neither do frozen layers: "
             "the net expects pretrained weights"
         )
-        fix = "--weights FILE tells which layers do not get any"
+        fix = "use --weights FILE to see which layers get none"
         node = trained[0][0]
         yield Found(node.place, node.name, message, fix, {"layers": len(trained)}, severity="info")
         return
     for node, entry in trained:
-        message = "no weight_filler: Caffe starts these weights at zero, and no signal passes"
-        fix = f"{_fix_missing(context, node, entry)}, or --weights FILE for trained ones"
+        message = "no weight_filler: Caffe initializes these weights to zero, so no signal passes"
+        fix = f"{_fix_missing(context, node, entry)}, or --weights FILE for trained weights"
         edits = None if _interpolates(node) else _give(node, _suitable(context, node))
         yield Found(node.place, node.name, _lacking(context, message), fix, edits=edits, cause="missing")
 
@@ -174,15 +174,15 @@ def _lacks_all(message: Any, kind: FillerType) -> bool:
 def _ignored(part: Field, layer: str, text: str, kind: FillerType, message: Any) -> Found:
     """Return the finding; where a filler is left with its default spread, a person must say which was meant."""
     if not _lacks_all(message, kind):
-        fix = f"remove {part.name}, or take the type that reads it"
+        fix = f"remove {part.name}, or use a type that reads it"
         return Found(part.place, layer, text, fix, edits=_removing(part), cause=text)
     found = kind.density_of(Filler(kind.name), (1,))
     spread = (
         f"from {found.low:g} to {found.high:g}" if isinstance(found, Uniform) else f"with std {found.variance**0.5:g}"
     )
-    text += f", and draws {spread}"
+    text += f" and draws {spread}"
     wanted = _range(part) if isinstance(found, Uniform) else " and ".join(kind.required)
-    return Found(part.place, layer, text, f"state {wanted}", cause=text)
+    return Found(part.place, layer, text, f"write {wanted}", cause=text)
 
 
 def _range(part: Field) -> str:
@@ -380,7 +380,7 @@ def shared_fillers_differ(context: Context) -> Iterator[Found]:
             first = context.built.nodes[owner.node]
             message = (
                 f"param {entry.name!r} is shared with layer {first.name!r} at {first.place}, "
-                f"whose {owner.param.filler.type} filler counts; this {entry.param.filler.type} one does not"
+                f"whose {owner.param.filler.type} filler is used; this {entry.param.filler.type} filler is ignored"
             )
             place = _place(context, node, entry.param.role)
             yield Found(place, node.name, message, "write the same filler in both layers")
@@ -413,7 +413,7 @@ def unshared_param(context: Context) -> Iterator[Found]:
                 f"only this layer has a param {entry.name!r}; layer {first.name!r}, with which it shares others, has"
             )
             message += f" {other.name!r} in its place (at {first.place})"
-            yield Found(node.place, node.name, message, f'param {{ name: "{other.name}" }} if both are to be one')
+            yield Found(node.place, node.name, message, f'param {{ name: "{other.name}" }} if both should share it')
 
 
 def _what_is_read(filler: Filler) -> dict[str, Any]:
@@ -439,9 +439,13 @@ def saturating_bias(context: Context) -> Iterator[Found]:
         if value is None or follower is None:
             continue
         if _is_flat(follower, value) and not context.is_rescaled(node):
-            message = f"a bias of {value:g} puts {follower.type} layer {follower.name!r} where it is flat"
+            message = (
+                f"a bias of {value:g} puts the inputs of {follower.type} layer {follower.name!r} in its flat range"
+            )
             numbers, cause = {"value": value}, f"{value:g} {follower.type}"
-            yield Found(_place(context, node, "bias"), node.name, message, "start the bias at 0", numbers, cause=cause)
+            yield Found(
+                _place(context, node, "bias"), node.name, message, "set the initial bias to 0", numbers, cause=cause
+            )
 
 
 def _is_flat(activation: Node, value: float) -> bool:
@@ -477,9 +481,9 @@ def xavier_before_relu(context: Context) -> Iterator[Found]:
         if len(stack) >= context.limits.deep:
             left = _left(context, stack)
             message = (
-                f"{len(stack)} layers in a row lose half of the variance each in their ReLU: {left:.2g} of the signal"
+                f"{len(stack)} consecutive layers each lose half of the variance in their ReLU: "
+                f"{left:.2g} of the signal remains after the last"
             )
-            message += " is left behind the last"
             numbers = {"layers": len(stack), "left": left}
             place = _place(context, stack[0], "weight")
             fix = 'weight_filler { type: "msra" } in all of them'
@@ -553,7 +557,7 @@ def msra_before_squashing(context: Context) -> Iterator[Found]:
             continue
         if not _is_output_or_gate(context, follower) and not context.is_rescaled(node):
             message = (
-                f"msra in front of {follower.type} layer {follower.name!r}: twice the variance that keeps the signal"
+                f"msra before {follower.type} layer {follower.name!r}: twice the variance that preserves the signal"
             )
             place, wanted = _place(context, node, "weight"), _suitable(context, node)
             yield Found(place, node.name, message, _text(wanted), edits=_give(node, wanted), cause=follower.type)

@@ -34,7 +34,7 @@ def stored_statistics(context: Context) -> Iterator[Found]:
     for node in context.built.nodes:
         factor = _factor(context, node)
         if factor > _HARMLESS:
-            message = f"the statistics that it reads start at zero: it multiplies its input by {factor:.3g}"
+            message = f"its stored statistics are zero, so it multiplies its input by {factor:.3g}"
             fix = "remove use_global_stats, or give trained weights (--weights)"
             yield Found(node.place, node.name, message, fix, {"factor": factor}, cause=f"{factor:.3g}")
 
@@ -77,7 +77,7 @@ def high_loss(context: Context) -> Iterator[Found]:
                 f"the loss starts at {loss:.3g}{how}, {loss / known:.2g} times the {known:.3g} of equal probabilities"
             )
             message += f"; {share:.0%} of the samples are at Caffe's cap of {_CAP:.6g}" if share > _FLOORED else ""
-            fix = "smaller weights: xavier or msra throughout, and inputs of spread 1"
+            fix = "smaller weights: xavier or msra throughout, and inputs with a standard deviation of 1"
             yield Found(node.place, node.name, message, fix, {"loss": loss, "expected": known, "capped": share})
 
 
@@ -114,7 +114,7 @@ def prediction_stops(context: Context) -> Iterator[Found]:
     error = context.prediction_error
     if error and not any(node.layer.why_unknown for node in context.built.nodes) and not any(unusable(context)):
         name = next((node.name for node in context.built.nodes if node.place == error.place), "")
-        yield Found(error.place, name, f"nothing is predicted: {error.message}", "see the message", cause=error.message)
+        yield Found(error.place, name, f"no prediction: {error.message}", "see the message", cause=error.message)
     for stop in context.prediction.stops if context.trains else ():
         node = context.built.nodes[stop.row]
         message = f"the prediction stops here: {stop.reason}; what depends on its top is not predicted"

@@ -63,8 +63,10 @@ def no_gradient(context: Context) -> Iterator[Found]:
         return
     zeros = {index for (index, _), value in _measured(context).bottom_diffs.items() if value == 0}
     node = context.built.nodes[max(zeros, default=keys[-1][0])]
-    message = f"the gradients of all {len(keys)} weights that are learned are exactly 0; they end at this layer"
-    yield Found(node.place, node.name, message, "weights here that are not zero", {"weights": len(keys)})
+    message = (
+        f"the gradients of all {len(keys)} weights that are learned are exactly 0; the gradient stops at this layer"
+    )
+    yield Found(node.place, node.name, message, "give this layer nonzero weights", {"weights": len(keys)})
 
 
 @check("CS022", "unlike-prediction", "info", Needs.RUN)
@@ -84,5 +86,7 @@ def unlike_prediction(context: Context) -> Iterator[Found]:
         if not 0.1 < value / expected.mean_abs < 10:
             message = f"mean |x| is {value:.3g}, predicted was {expected.mean_abs:.3g}"
             numbers = {"measured": value, "predicted": expected.mean_abs}
-            yield Found(node.place, node.name, message, "see which assumption does not hold", numbers)
+            yield Found(
+                node.place, node.name, message, "check which assumption does not hold (docs/theory.md)", numbers
+            )
             return

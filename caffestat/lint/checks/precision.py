@@ -89,7 +89,7 @@ def not_finite(ran: Ran) -> Iterator[Found]:
             kind = "nan" if stats.nan else "inf"
             message = f"{what} is the first that is {kind}: {_counts(stats)}{_read(values, row)}"
             numbers: dict[str, float] = {"elements": stats.count, "nan": stats.nan, "inf": stats.inf}
-            yield Found(row.place, row.name, message, "look at its input", numbers)
+            yield Found(row.place, row.name, message, "check its input", numbers)
             return
 
 
@@ -143,7 +143,10 @@ def _out_of_range(values: _Values, row: Row) -> Iterator[Found]:
             message = f"{what}: max |x| is {stats.largest:.3g}, which overflows in float16{told}"
             yield Found(row.place, row.name, message, _KEEP, {"max_abs": stats.largest})
         elif stats.float16 == "underflow":
-            message = f"{what}: {stats.small_share:.0%} of the nonzero elements are below 6.1e-05, which float16 loses"
+            message = (
+                f"{what}: {stats.small_share:.0%} of the nonzero elements are below 6.1e-05, "
+                "the smallest normal float16"
+            )
             yield Found(row.place, row.name, message, _KEEP, {"share": stats.small_share})
 
 
@@ -171,7 +174,7 @@ def _small_gradients(values: _Values) -> Iterator[Found]:
         return
     row, what, stats = max(small, key=lambda one: one[2].small_share)
     message = (
-        f"{len(small)} of {len(found)} gradients fall below float16; most does {what}: {stats.small_share:.0%} of its "
+        f"{len(small)} of {len(found)} gradients underflow in float16; worst is {what}: {stats.small_share:.0%} of its "
         "nonzero elements are below 6.1e-05"
     )
     largest = max(stats.largest for _, _, stats in found)

@@ -95,7 +95,7 @@ def _responsible(context: Context, node: Node, is_out: bool) -> str:
     before = [gain for gain in context.gains if gain.node <= node.index]
     dead = next((gain.layer for gain in before if _is_dead(context, gain)), None)
     if dead:
-        return f": layer {dead!r} passes nothing on"
+        return f": layer {dead!r} passes no signal"
     amplitudes = [(context.amplitude(gain), gain.layer) for gain in before]
     worst = sorted((a for a in amplitudes if a[0] > 0 and (a[0] > 1) == is_out), reverse=is_out)[:3]
     listed = ", ".join(f"{layer} ×{amplitude:.3g}" for amplitude, layer in worst)
@@ -144,7 +144,7 @@ def saturated(context: Context) -> Iterator[Found]:
 
 def _unsaturate(context: Context, node: Node, mean: float, spread: float) -> str:
     if abs(mean) > spread:
-        return f"bring the mean of its input from {mean:.3g} to 0: a bias, or what the layers before it read"
+        return f"bring the mean of its input from {mean:.3g} to 0, with a bias or by centring the input"
     gain = _weights_before(context, node)
     whose = f"of layer {gain.layer!r}" if gain else "before it"
     return f"make the weights {whose} {spread:.2g} times smaller"
@@ -184,7 +184,9 @@ def signal_vanishes(context: Context) -> Iterator[Found]:
     if found:
         node, ratio, how = found
         message = f"mean |x| is down to {ratio:.2g} of the input's{_said(how)}{_responsible(context, node, False)}"
-        yield Found(node.place, node.name, message, "larger weights: msra before ReLU, else xavier", {"ratio": ratio})
+        yield Found(
+            node.place, node.name, message, "use larger weights: msra before ReLU, else xavier", {"ratio": ratio}
+        )
 
 
 @check("CS015", "signal-explodes", "error", Needs.PREDICTION)
@@ -204,7 +206,9 @@ def signal_explodes(context: Context) -> Iterator[Found]:
     if found:
         node, ratio, how = found
         message = f"mean |x| is {ratio:.2g} times the input's{_said(how)}{_responsible(context, node, True)}"
-        yield Found(node.place, node.name, message, "smaller weights: msra before ReLU, else xavier", {"ratio": ratio})
+        yield Found(
+            node.place, node.name, message, "use smaller weights: msra before ReLU, else xavier", {"ratio": ratio}
+        )
 
 
 Kept = tuple[Node, float, str]
@@ -259,8 +263,8 @@ def gradient_vanishes(context: Context) -> Iterator[Found]:
         return
     for node, kept, how in _gradient_range(context):
         if kept < context.limits.vanish:
-            message = f"{kept:.2g} of the gradient's amplitude is left here on its way from the loss{_said(how)}"
-            yield Found(node.place, node.name, message, "ReLU with msra, or BatchNorm", {"kept": kept})
+            message = f"{kept:.2g} of the gradient's amplitude at the loss remains here{_said(how)}"
+            yield Found(node.place, node.name, message, "use ReLU with msra, or BatchNorm", {"kept": kept})
             return
 
 
@@ -281,10 +285,10 @@ def gradient_explodes(context: Context) -> Iterator[Found]:
         return
     for node, kept, how in _gradient_range(context):
         if kept > context.limits.explode:
-            message = f"the gradient's amplitude is multiplied by {kept:.2g} on its way from the loss to this layer"
+            message = f"the gradient's amplitude here is {kept:.2g} times that at the loss"
             message += _said(how)
             yield Found(
-                node.place, node.name, message, "smaller weights: msra before ReLU, else xavier", {"kept": kept}
+                node.place, node.name, message, "use smaller weights: msra before ReLU, else xavier", {"kept": kept}
             )
             return
     yield from _large_norm(context)
@@ -298,7 +302,9 @@ def _large_norm(context: Context) -> Iterator[Found]:
         node = context.built.nodes[-1]
         ratio = norms.diff_l2 / norms.data_l2
         message = f"the gradient's L2 norm, {norms.diff_l2:.3g}, is {ratio:.2g} times that of the params (measured)"
-        yield Found(node.place, node.name, message, "smaller weights: msra before ReLU, else xavier", {"ratio": ratio})
+        yield Found(
+            node.place, node.name, message, "use smaller weights: msra before ReLU, else xavier", {"ratio": ratio}
+        )
 
 
 @check("CS018", "uneven-steps", "warning", Needs.PREDICTION)
@@ -318,8 +324,8 @@ def uneven_steps(context: Context) -> Iterator[Found]:
     ratios = sorted(_step_ratios(context), key=lambda pair: pair[0])
     if len(ratios) > 1 and ratios[-1][0] > context.limits.uneven * ratios[0][0]:
         (low, slow), (high, fast) = ratios[0], ratios[-1]
-        message = f"relative to its weights it is moved {high / low:.2g} times as far as layer {slow.name!r}"
-        yield Found(fast.place, fast.name, message, "msra or xavier throughout, or lr_mult", {"ratio": high / low})
+        message = f"its relative step E|dW| / E|w| is {high / low:.2g} times that of layer {slow.name!r}"
+        yield Found(fast.place, fast.name, message, "use msra or xavier throughout, or lr_mult", {"ratio": high / low})
 
 
 def _leaves_range(context: Context) -> bool:

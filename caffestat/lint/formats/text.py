@@ -35,7 +35,7 @@ def _lines(checked: Checked) -> Iterator[str]:
 def _files(checked: Checked) -> str:
     good, bad = len(checked.files) - len(checked.errors), len(checked.errors)
     told = f"{good} file{'' if good == 1 else 's'} checked"
-    return f"{told}, {bad} could not be" if bad else told
+    return f"{told}, {bad} could not be checked" if bad else told
 
 
 def _counts(issues: Sequence[Issue]) -> str:

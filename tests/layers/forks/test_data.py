@@ -237,7 +237,7 @@ SIZES = {"x": (1, 3, 8, 9)}
 )
 def test_real_data_that_no_reader_reads_are_an_error_and_else_a_note(text: str, message: str) -> None:
     source = net_source(parse(f'layer {{ name: "d" {text} }}'.encode(), "net"))
-    with pytest.raises(NetError, match=f"real data was asked for, but {message}"):
+    with pytest.raises(NetError, match=f"no real data: {message}"):
         build(source, data="real")
     layers = [node.layer for data in ("auto", "synthetic") for node in build(source, shapes=SIZES, data=data).nodes]
     assert [bool(re.fullmatch(message, layer.why_synthetic)) for layer in layers] == [True, False]

@@ -161,7 +161,7 @@ def test_maps_are_taken_to_be_as_large_as_the_images_until_data_tell(tmp_path) -
     report = analyze(path, device="cpu")
     assert report.layers[1].tops[0].shape == (2, 3, 24, 24)
     assert report.layers[1].tops[0].mean_abs is not None
-    assert any("is taken to have shape (2, 3, 24, 24), as large as the images" in str(f) for f in report.findings)
+    assert any("is assumed to have shape (2, 3, 24, 24), the size of the images" in str(f) for f in report.findings)
     given = analyze(path, device="cpu", shapes={"maps": (2, 3, 11, 13)})
     assert given.layers[1].tops[0].shape == (2, 3, 24, 24)  # the data decide
 

@@ -287,7 +287,7 @@ def test_prelu_over_more_axes_than_caffe_takes() -> None:
     net = build(net_source(parse(text.encode(), "net.prototxt")))
     (finding,) = net.findings
     assert str(finding) == (
-        "net.prototxt:2:9: layer 'p' (PReLU): its bottom has 5 axes, and Caffe takes 2 to 4; computed as a fork does"
+        "net.prototxt:2:9: layer 'p' (PReLU): its bottom has 5 axes, but Caffe expects 2 to 4; computed as a fork does"
     )
     layer: Layer = net.nodes[1].layer
     slope = RANDOM.uniform(0.1, 0.9, 4)
