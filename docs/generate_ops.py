@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import sys
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 
 import onnx
 
 from caffestat.autodiff import differentiable
-from caffestat.graph import OPSET
+from caffestat.graph import CONTRIB, OPSET
+from caffestat.graph import load as _load  # noqa: F401  registers what defined_ops looks up
+from caffestat.graph.writer import defined_ops
 from caffestat.theory import has_rule
 from caffestat.theory import rules as _  # noqa: F401  registers what has_rule looks up
 
@@ -31,9 +34,20 @@ tell.
 """
 
 
+TAIL = """
+Newer ops of ONNX are brought to this opset too, by what ONNX defines them by (Attention, RMSNormalization, …) or by
+definitions of ours ({newer}). So are ops of the runtime ({fused}), as far as they neither share buffers nor keep
+quantized keys; of MatMulNBits there is a gradient by the input, the scales and the bias.
+"""
+
+
 def table() -> str:
     """Return the page."""
-    return HEAD + "".join(f"| {' | '.join(row)} |\n" for row in _rows())
+    rows = "".join(f"| {' | '.join(row)} |\n" for row in _rows())
+    fused = defined_ops(CONTRIB)
+    newer = [op for op in defined_ops("") if op not in fused]
+    tail = TAIL.format(newer=", ".join(newer), fused=", ".join(fused))
+    return f"{HEAD}{rows}\n{textwrap.fill(tail.strip(), 120)}\n"
 
 
 def _rows() -> Iterator[tuple[str, str, str, str]]:

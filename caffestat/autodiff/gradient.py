@@ -180,6 +180,7 @@ def _ask(
     asked = [*floating, *loaded.weights] if wrt is None else _names(wrt)
     _unfold(loaded, asked)
     graph.infer()
+    _make_params(loaded, asked)
     if settle is not None:
         settle(loaded)
     _refuse_unknown_shapes(graph, outputs, was_run=settle is not None)
@@ -236,6 +237,15 @@ def _unfold(loaded: Model, wrt: Sequence[str]) -> None:
                 for name in computed:
                     table.pop(name, None)
     loaded.put_first(back)
+
+
+def _make_params(loaded: Model, wrt: Sequence[str]) -> None:
+    """Make params of the constants in `wrt`: what is computed from constants alone is folded, and has no gradient."""
+    graph = loaded.graph
+    for name in wrt:
+        if name in graph.constants and graph.specs[name].is_float:
+            loaded.arrays[name] = graph.constants.pop(name)
+            graph.params[name] = graph.specs[name]
 
 
 def cotangents(graph: Graph, outputs: Sequence[str]) -> dict[str, str]:

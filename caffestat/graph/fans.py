@@ -14,12 +14,16 @@ __all__ = ["Use", "find_uses"]
 
 @dataclass(frozen=True)
 class Use:
-    """What a value is for: `node` (its index) has it as a weight or a bias, with these fans; a bias has 1 and 1."""
+    """What a value is for: `node` (its index) has it as a weight or a bias, with these fans; a bias has 1 and 1.
+
+    count: how many numbers it holds, of packed weights
+    """
 
     node: int
     role: str
     fan_in: int
     fan_out: int
+    count: int | None = None
 
 
 def find_uses(nodes: Sequence[Node], shapes: Mapping[str, Shape], values: Collection[str]) -> dict[str, Use]:
@@ -49,7 +53,8 @@ class _Uses:
         for position, value in enumerate(node.inputs):
             shape = self._shapes.get(value, ())
             if position in info.fans and len(shape) > 1:
-                yield value, Use(index, "weight", *info.fans[position](node.attributes, shape))
+                count = info.holds[position](node.attributes, shape) if position in info.holds else None
+                yield value, Use(index, "weight", *info.fans[position](node.attributes, shape), count)
             elif info.role(position) is Role.BIAS or self._is_added(node, position):
                 yield value, Use(index, "bias", 1, 1)
 

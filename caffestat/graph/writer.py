@@ -12,7 +12,7 @@ from onnx import helper
 from .graph import CONTRIB, Node
 from .upgrade import AdapterContext
 
-__all__ = ["Writer", "definition", "is_defined", "written"]
+__all__ = ["Writer", "defined_ops", "definition", "is_defined", "written"]
 
 
 class Writer:
@@ -111,6 +111,11 @@ def definition(*ops: str, fits: Fits = lambda context, node: True, domain: str =
         return write
 
     return register
+
+
+def defined_ops(domain: str) -> list[str]:
+    """Return the ops of a domain that are said by others."""
+    return sorted(op for found, op in _DEFINITIONS if found == domain)
 
 
 def is_defined(context: AdapterContext, node: Node) -> bool:

@@ -148,6 +148,7 @@ class OpInfo:
     is_constant   the output is stated in an attribute
     bodies        how it runs the graphs that its attributes hold; None where they hold none
     fans          for each input that can be a weight: `rule(attributes, shape)` -> true fan-in and fan-out
+    holds         for each input of packed weights: `rule(attributes, shape)` -> how many they are
     macs          multiply-adds of one forward pass, of ops that are counted
     window        how a kernel slides over the image, of ops with a kernel
     limits        for each input of indices: how many different values it may hold
@@ -174,6 +175,7 @@ class OpInfo:
     is_constant: bool = False
     bodies: Bodies | None = None
     fans: Mapping[int, FanRule] = field(default_factory=dict)
+    holds: Mapping[int, Callable[[Mapping[str, Any], Shape], int]] = field(default_factory=dict)
     macs: Callable[[Call], int] | None = None
     window: Callable[[Call], Window] | None = None
     limits: Mapping[int, Callable[[Call], int]] = field(default_factory=dict)

@@ -57,7 +57,22 @@ def turned_gate_fans(gates: int) -> Any:
     return lambda attributes, shape: (shape[-2], shape[-1] // gates)
 
 
+def packed_fans(attributes: Attributes, shape: Shape) -> Fans:
+    """N rows of K numbers, several in a byte."""
+    return attributes["K"], attributes["N"]
+
+
+def packed_count(attributes: Attributes, shape: Shape) -> int:
+    """N rows of K numbers, those that fill the last block left out."""
+    return int(attributes["K"] * attributes["N"])
+
+
 # ---- shapes ----
+
+
+def packed_shape(call: Call) -> Shape:
+    """[..., N] of the runtime's product of [..., K] and N packed rows."""
+    return (*call.input(0)[:-1], call.get("N"))
 
 
 def fused_shape(call: Call) -> Shape:
@@ -88,6 +103,11 @@ def quantized_conv_macs(call: Call) -> int:
 def conv_transpose_macs(call: Call) -> int:
     """One per input element and tap."""
     return prod(call.input(0)) * prod(call.input(1)[1:])
+
+
+def packed_macs(call: Call) -> int:
+    """One per output element and element of a row."""
+    return prod(call.input(0)[:-1]) * int(call.get("N") * call.get("K"))
 
 
 def matmul_macs(call: Call) -> int:

@@ -161,6 +161,16 @@ _enter(Elements.MIXED, "MatMulInteger", "MatMulIntegerToFloat", inputs=(DATA, DA
 _enter(Elements.MIXED, "DynamicQuantizeMatMul", inputs=(DATA, DATA, SETTING, SETTING, BIAS), **_PRODUCT)
 _enter(
     Elements.MIXED,
+    "MatMulNBits",
+    inputs=(DATA, WEIGHT, STATISTIC, STATISTIC, SETTING, BIAS),
+    is_product=True,
+    fans={1: rules.packed_fans},
+    holds={1: rules.packed_count},
+    macs=rules.packed_macs,
+    output_shape=rules.packed_shape,
+)
+_enter(
+    Elements.MIXED,
     "QLinearConv",
     inputs=(DATA, SETTING, SETTING, WEIGHT, SETTING, SETTING, SETTING, SETTING, BIAS),
     is_product=True,

@@ -257,6 +257,7 @@ class _Layout:
             is_statistic=name in self.statistics,
             gets_diff=has_loss and self.is_measured(name),
             stored=self.model.arrays[name],
+            packed=use.count if use else None,
         )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, MutableSequence, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from math import prod
 from typing import TYPE_CHECKING, ClassVar
 
 from caffestat.errors import CaffestatError, Finding, Place
@@ -83,6 +84,7 @@ class RowParam:
     owner         the number of the param whose values this one shares, None for an owner
     adds_up       whether its gradient is added to what rows behind it, or earlier passes, left of a shared one
     stored        the values, of a model's params
+    packed        how many numbers it holds where they are packed into fewer elements
     """
 
     row: int
@@ -102,6 +104,12 @@ class RowParam:
     gets_diff: bool = False
     adds_up: bool = True
     stored: np.ndarray | None = None
+    packed: int | None = None
+
+    @property
+    def count(self) -> int:
+        """How many numbers it holds."""
+        return prod(self.shape) if self.packed is None else self.packed
 
 
 @dataclass

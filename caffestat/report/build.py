@@ -137,7 +137,7 @@ class _View:
             name=param.name,
             role=param.role,
             shape=param.shape,
-            count=math.prod(param.shape),
+            count=param.count,
             **_filler(param),
             filler_origin=param.origin,
             caffe_fan_in=fans[0] if fans else None,
@@ -189,8 +189,8 @@ def _filler(param: RowParam) -> dict[str, Any]:
     """Return what fills a param, in words and settings; of stored values their mean and standard deviation."""
     filler = param.filler
     if filler is None:
-        stored = _moments_of(param.stored)
-        words = f"std {stored['std']:.3g}"
+        stored = {} if param.packed else _moments_of(param.stored)
+        words = "packed" if param.packed else f"std {stored['std']:.3g}"
         return {"filler_type": "stored", "filler": words, "filler_settings": stored, "variance_norm": "FAN_IN"}
     return {
         "filler_type": filler.type,
@@ -250,8 +250,8 @@ def _totals(program: Program) -> Totals:
         number: shape for row in rows if not row.inserted for number, shape in zip(row.memory, row.shapes, strict=True)
     }
     return Totals(
-        params=_count(param.shape for param in owners if not param.is_statistic),
-        statistics=_count(param.shape for param in owners if param.is_statistic),
+        params=sum(param.count for param in owners if not param.is_statistic),
+        statistics=sum(param.count for param in owners if param.is_statistic),
         macs=sum(row.macs or 0 for row in rows),
         activations=_count(blobs.values()),
         is_complete=all(row.macs is not None and None not in row.shapes for row in rows),
