@@ -110,7 +110,14 @@ FORK_FIELDS: Mapping[tuple[str, str], ForkField] = {
     **_fields(
         Effect.NONE, "how records are read", "NVIDIA/caffe", "DataParameter", *("threads", "parser_threads", "cache")
     ),
-    **_fields(Effect.NONE, "of training", "wenwei202/caffe", "ParamSpec", "force_mult"),
+    **_fields(Effect.NONE, "of training", "wenwei202/caffe", "ParamSpec", "force_mult", "regularization_type"),
+    **_fields(
+        Effect.NONE,
+        "how weights are pruned in training: not done here",
+        "MingSun-Tse/Caffe_IncReg",
+        _LAYER,
+        "prune_param",
+    ),
     **_fields(
         Effect.NONE, "learning rates of training", "yeahkun/caffe-yolo", "SolverParameter", "stagelr", "stageiter"
     ),

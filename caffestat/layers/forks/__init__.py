@@ -6,6 +6,7 @@ Each class is of one dialect: the fork whose fields and meaning it has.
 from . import (  # noqa: F401  registers their layer types
     actions,
     adversarial,
+    attention,
     attributes,
     batch_norm,
     bits,
@@ -51,6 +52,7 @@ from . import (  # noqa: F401  registers their layer types
     ristretto,
     rois,
     scaling,
+    segaware,
     segmentation,
     segments,
     sequences,

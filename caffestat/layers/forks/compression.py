@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from caffestat.fillers import Filler, Stream
-from caffestat.schema.forks import compression_pb2
+from caffestat.schema.forks import compression_pb2, data_pb2
 
 from ..base import Layer, Param, Shape, layer
 from ..convolution import Convolution
@@ -38,6 +38,7 @@ __all__ = [
     "MaskedConvolution",
     "MssimLoss",
     "SplitChannel",
+    "Tiling",
 ]
 
 
@@ -74,6 +75,11 @@ class Dtow(Layer):
     passes_values = True
 
     @property
+    def side(self) -> int:
+        """How many places an axis of the square has."""
+        return int(self.added.dtow_param.psize)
+
+    @property
     def widens(self) -> bool:
         """Whether channels become places."""
         p = self.added.dtow_param
@@ -92,9 +98,9 @@ class Dtow(Layer):
 
     def tops(self, bottoms: Sequence[Shape]) -> tuple[Shape, ...]:
         n, c, h, w = check_images(self, bottoms[0])
-        side, group = self.added.dtow_param.psize, self.group
+        side, group = self.side, self.group
         if not side or not group:
-            raise self.error(f"expected a positive psize and ngroup in dtow_param, found {side} and {group}")
+            raise self.error(f"expected a positive side and group of the squares, found {side} and {group}")
         if self.widens:
             if c % (side * side * group):
                 raise self.error(f"expected a multiple of {side * side * group} channels, found shape {bottoms[0]}")
@@ -104,7 +110,7 @@ class Dtow(Layer):
         return ((n, c * side**2, h // side, w // side),)
 
     def lower(self, g: Graph, bottoms: Sequence[str], params: Sequence[str]) -> Sequence[str]:
-        shape, side, group = g.shape(bottoms[0]), self.added.dtow_param.psize, self.group
+        shape, side, group = g.shape(bottoms[0]), self.side, self.group
         top = self.tops([shape])[0]
         n, (c, h, w) = shape[0], shape[1:] if self.widens else top[1:]
         outer = c // (side * side * group)
@@ -120,6 +126,22 @@ class Dtow(Layer):
     def ordered(self, g: Graph, x: str, order: np.ndarray) -> str:
         """Emit x with axis 2 in another order."""
         return g.emit("Gather", x, g.ints(*order.tolist()), axis=2) if self.is_diagonal else x
+
+
+@layer("Tiling", dialect="vpgnet")
+class Tiling(Dtow):
+    """tile_dim² channels that follow each other become a square of tile_dim x tile_dim places, row by row.
+
+    (SeokjuLee/VPGNet, tiling_layer.cpp)
+    """
+
+    adds = data_pb2.VpgLayerParameter
+    widens = True
+    is_diagonal = False
+
+    @property
+    def side(self) -> int:
+        return int(self.added.tiling_param.tile_dim)
 
 
 @layer("MTranspose", dialect="ccn")

@@ -22,6 +22,7 @@ __all__ = [
     "ClipVideoData",
     "CustomData",
     "DenseImageData",
+    "DriveData",
     "FileData",
     "FirstClipVideoData",
     "GenericWindowData",
@@ -838,6 +839,30 @@ class LoadImageData(_Files):
 
     def shape_source(self) -> str:
         return f"in the images of {self.settings.root_folder!r}"
+
+
+@layer("DriveData", dialect="vpgnet")
+class DriveData(_Files):
+    """Images of roads, what is where [N, 8, H, W] and of which kind [N, 1, H, W], in cells of label and catalog.
+
+    (SeokjuLee/VPGNet, drive_data_layer.cpp)
+    """
+
+    adds = data_pb2.VpgLayerParameter
+    num_tops = (3, 3)
+
+    @property
+    def settings(self) -> Any:
+        return self.proto.data_param
+
+    def size(self) -> tuple[int, int]:
+        p = self.added.drive_data_param
+        return p.cropped_height, p.cropped_width
+
+    def further_shape(self, index: int, images: Shape) -> Shape:
+        p = self.added.drive_data_param
+        channels, cells = (8, p.label_resolution) if index == 1 else (1, p.catalog_resolution)
+        return (images[0], channels, p.tiling_height * cells, p.tiling_width * cells)
 
 
 @layer("CarcontImageData", dialect="ram")

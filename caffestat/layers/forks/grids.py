@@ -19,7 +19,7 @@ from .rois import PSROIPooling, bilinear, bins, random_boxes, rounded
 if TYPE_CHECKING:
     from caffestat.graph import Graph
 
-__all__ = ["GRIDPooling", "PSROIAlign", "PlainZFDataLayer", "RotateROIPooling"]
+__all__ = ["GRIDPooling", "PSROIAlign", "PlainZFDataLayer", "RotateCornersPooling", "RotateROIPooling"]
 
 
 @layer("PSROIAlign", dialect="psroialign")
@@ -154,17 +154,31 @@ class PlainZFDataLayer(Python):
         return ((2, 3, 600, 735), (2, 40))[index]
 
 
-@layer("RotateROIPooling", dialect="rrpn")
-class RotateROIPooling(Layer):
+class _Turned(Layer):
     """y = max of x and 0 over each of pooled_h · pooled_w bins of a turned region; dx goes to the largest element.
 
-    Bottoms: features [N, C, H, W], regions [R, 6] of item, center x and y, height, width and angle in degrees, and the
-    image [1, 3], whose size cuts the bins. (mjq11302010044/RRPN, rotate_roi_pooling_layer.cu)
+    Bottoms: features [N, C, H, W], regions [R, 6], and more.
     """
 
     adds = rcnn_pb2.LayerParameter
-    num_bottoms = (3, 3)
     decides = True
+
+    @property
+    def settings(self) -> Any:
+        """The layer's own parameters."""
+        return self.added.rotate_pooling_param
+
+    def region(self, boxes: np.ndarray, angle: np.ndarray) -> np.ndarray:
+        """Return regions without their item [R, 5], of corners [R, 4] and angles in degrees [R]."""
+        return np.concatenate([boxes, angle[:, None]], 1)
+
+    def places(self, roi: np.ndarray, at: tuple[int, int], size: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+        """Return the lines and columns of features of that size that a bin of a region covers."""
+        raise NotImplementedError
+
+    def seen(self, bottoms: Sequence[np.ndarray]) -> Sequence[int]:
+        """Return height and width of the part of the features that counts."""
+        return bottoms[0].shape[2:]
 
     def allow_force_backward(self, bottom: int) -> bool:
         return bottom == 0
@@ -173,44 +187,98 @@ class RotateROIPooling(Layer):
         if bottom == 0:
             return None
         n, _, height, width = bottoms[0]
-        high, wide = (size / self.added.rotate_pooling_param.spatial_scale for size in (height, width))
+        high, wide = (size / self.settings.spatial_scale for size in (height, width))
         if bottom == 2:
             return image_rows(bottoms[2], high, wide)
-        x1, y1, x2, y2 = random_boxes(bottoms[1][0], high, wide, random).T
-        item, angle = random.integers(0, n, len(x1)), random.uniform(-45, 135, len(x1))
-        return np.stack([item, (x1 + x2) / 2, (y1 + y2) / 2, y2 - y1, x2 - x1, angle], 1).astype(np.float32)
+        boxes = random_boxes(bottoms[1][0], high, wide, random)
+        rows = self.region(boxes, random.uniform(-45, 135, len(boxes)))
+        return np.insert(rows, 0, random.integers(0, n, len(rows)), 1).astype(np.float32).reshape(bottoms[1])
 
     def tops(self, bottoms: Sequence[Shape]) -> tuple[Shape, ...]:
-        p, rois = self.added.rotate_pooling_param, bottoms[1]
-        if len(rois) < 2 or math.prod(rois[1:]) != 6 or math.prod(bottoms[2]) < 2:
-            raise self.error(f"expected regions (R, 6) and an image (1, 3), found shapes {rois} and {bottoms[2]}")
+        p, rois = self.settings, bottoms[1]
+        if len(rois) < 2 or math.prod(rois[1:]) != 6 or any(math.prod(shape) < 2 for shape in bottoms[2:]):
+            raise self.error(f"expected regions (R, 6) and images (1, 3), found shapes {bottoms[1:]}")
         if not p.pooled_h or not p.pooled_w:
             raise self.error(f"expected a positive pooled_h and pooled_w, found {p.pooled_h} and {p.pooled_w}")
         return ((rois[0], check_images(self, bottoms[0])[1], p.pooled_h, p.pooled_w),)
 
     def decide(self, bottoms: Sequence[np.ndarray], random: np.random.Generator) -> Sequence[np.ndarray]:
-        p, x, rois = self.added.rotate_pooling_param, bottoms[0], bottoms[1].reshape(len(bottoms[1]), 6)
+        p, x, rois = self.settings, bottoms[0], bottoms[1].reshape(len(bottoms[1]), 6)
         n, channels, height, width = x.shape
-        scale = np.float32(p.spatial_scale)
-        scales = np.array([scale, scale, scale, scale, 1], np.float32)
-        size = [min(int(length * scale), most) for length, most in zip(bottoms[2].flat, (height, width), strict=False)]
+        size = self.seen(bottoms)
         index = np.full((len(rois), channels, p.pooled_h, p.pooled_w), -1, np.int64)
-        for r, roi in enumerate(rois):
-            item = int(roi[0])
+        for r, (item, *roi) in enumerate(rois):
             if not 0 <= item < n:
-                raise self.error(f"expected regions of items 0 to {n - 1}, found item {item}")
+                raise self.error(f"expected regions of items 0 to {n - 1}, found item {item:g}")
+            planes = (int(item) * channels + np.arange(channels)) * height * width
             for row, column in np.ndindex(p.pooled_h, p.pooled_w):
-                y, z = turned_bin(roi[1:] * scales, (row, column), (p.pooled_h, p.pooled_w), size)
+                y, z = self.places(np.array(roi), (row, column), size)
                 if len(y):
-                    values = x[item][:, y, z]
+                    values = x[int(item)][:, y, z]
                     best = values.argmax(1)
-                    place = (item * channels + np.arange(channels)) * height * width + y[best] * width + z[best]
-                    index[r, :, row, column] = np.where(values.max(1) > 0, place, -1)
+                    index[r, :, row, column] = np.where(values.max(1) > 0, planes + y[best] * width + z[best], -1)
         return np.maximum(index, 0), (index >= 0).astype(np.float32)
 
     def lower(self, g: Graph, bottoms: Sequence[str], params: Sequence[str]) -> Sequence[str]:
         index, is_filled = self.input_decisions(g)
         return (g.emit("Mul", g.emit("Gather", g.reshape(bottoms[0], -1), index, axis=0), is_filled),)
+
+
+@layer("RotateROIPooling", dialect="rrpn")
+class RotateROIPooling(_Turned):
+    """y = max of x and 0 over each of pooled_h · pooled_w bins of a turned region; dx goes to the largest element.
+
+    Bottoms: features [N, C, H, W], regions [R, 6] of item, center x and y, height, width and angle in degrees, and the
+    image [1, 3], whose size cuts the bins. (mjq11302010044/RRPN, rotate_roi_pooling_layer.cu)
+    """
+
+    num_bottoms = (3, 3)
+
+    def region(self, boxes: np.ndarray, angle: np.ndarray) -> np.ndarray:
+        x1, y1, x2, y2 = boxes.T
+        return np.stack([(x1 + x2) / 2, (y1 + y2) / 2, y2 - y1, x2 - x1, angle], 1)
+
+    def seen(self, bottoms: Sequence[np.ndarray]) -> Sequence[int]:
+        scale = np.float32(self.settings.spatial_scale)
+        sizes = zip(bottoms[2].flat, bottoms[0].shape[2:], strict=False)
+        return [min(int(length * scale), most) for length, most in sizes]
+
+    def places(self, roi: np.ndarray, at: tuple[int, int], size: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+        p = self.settings
+        scale = np.float32(p.spatial_scale)
+        return turned_bin(roi * np.array([scale, scale, scale, scale, 1]), at, (p.pooled_h, p.pooled_w), size)
+
+
+@layer("RotateROIPooling", dialect="crpn")
+class RotateCornersPooling(_Turned):
+    """y = max of x and 0 over each of pooled_h · pooled_w bins of a box, turned about its center.
+
+    Regions [R, 6] of item, corners and angle in degrees; a bin's places are turned and rounded. dx goes to the largest
+    element. (xhzdeng/crpn, rotate_roi_pooling_layer.cu)
+    """
+
+    adds = rcnn_pb2.CrpnLayerParameter
+    num_bottoms = (2, 2)
+
+    @property
+    def settings(self) -> Any:
+        return self.added.rotate_roi_pooling_param
+
+    def places(self, roi: np.ndarray, at: tuple[int, int], size: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+        p = self.settings
+        corners = rounded(roi[:4].astype(np.float32) * np.float32(p.spatial_scale)).astype(int)
+        first, sides = corners[:2], np.maximum(corners[2:] - corners[:2] + 1, 1)
+        middle = np.trunc(first + sides * 0.5).astype(int)
+        counts = np.array([p.pooled_w, p.pooled_h])
+        place = np.array(at[::-1], np.float32)
+        step = sides.astype(np.float32) / counts.astype(np.float32)
+        low, high = np.floor(place * step).astype(int) + first, np.ceil((place + 1) * step).astype(int) + first
+        y, x = np.mgrid[low[1] : high[1], low[0] : high[0]] - middle[::-1, None, None]
+        cosine, sine = math.cos(roi[4] / 180 * math.pi), math.sin(roi[4] / 180 * math.pi)
+        column = rounded(x * cosine + y * sine).astype(int) + middle[0]
+        line = rounded(y * cosine - x * sine).astype(int) + middle[1]
+        inside = (line >= 0) & (line < size[0]) & (column >= 0) & (column < size[1])
+        return line[inside], column[inside]
 
 
 def turned_bin(

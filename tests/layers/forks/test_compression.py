@@ -50,6 +50,13 @@ def test_depth_becomes_width_and_back(method: str, group: int) -> None:
         layer.tops([(2, 35, 4, 5)])
 
 
+def test_tiles_are_squares_of_channels() -> None:
+    layer = make(ONE % "Tiling" + "tiling_param { tile_dim: 3 }")
+    check_gradients(layer, lambda x: widened(x, 3, 1, False), [random(2, 18, 4, 5)], [0])
+    with pytest.raises(NetError, match="positive side"):
+        make(ONE % "Tiling").tops([(2, 18, 4, 5)])
+
+
 def test_rows_of_channels_and_back() -> None:
     def rows(x: np.ndarray) -> np.ndarray:
         y, (_, c, h, w) = np.empty((x.size // 2, 2)), x.shape

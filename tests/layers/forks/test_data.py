@@ -67,6 +67,12 @@ POSES = 'source: "l" root_folder: "r" label_num: 28 batch_size: 4 max_size: 96 m
         ("WindowSegData", IMAGES % "new_height: 20 new_width: 20" + CROP, [(4, 3, 11, 11), (4, 1, 11, 11)]),
         ("ImageLabelmapData", IMAGES % "new_height: 8 new_width: 9", [(4, 3, 8, 9), (4, 1, 8, 9)]),
         (
+            "DriveData",
+            "data_param { batch_size: 4 } "
+            "drive_data_param { cropped_width: 320 tiling_width: 10 catalog_resolution: 4 }",
+            [(4, 3, 480, 320), (4, 8, 120, 80), (4, 1, 60, 40)],
+        ),
+        (
             "CarcontImageData",
             IMAGES % "new_height: 8 new_width: 9" + "carcont_param { ni: 2 nii: 3 nc: 1 nic: 2 nm: 1 nim: 4 }",
             [(12, 3, 8, 9), (12,), (12,), (12,), (12,)],

@@ -127,3 +127,30 @@ def test_turned_regions() -> None:
     assert (turned(x, rois, image) > 0).mean() > 0.5
     with pytest.raises(NetError, match=r"regions \(R, 6\)"):
         layer.tops([(2, 3, 9, 11), (3, 5), (1, 3)])
+
+
+def test_boxes_turned_about_their_center() -> None:
+    def nearest(value: float) -> int:
+        return math.floor(abs(value) + 0.5) * (1 if value >= 0 else -1)
+
+    def pooled(x: np.ndarray, rois: np.ndarray) -> np.ndarray:
+        """rotate_roi_pooling_layer.cu of crpn."""
+        y = np.zeros((len(rois), x.shape[1], 2, 3))
+        for r, c, ph, pw in np.ndindex(*y.shape):
+            x1, y1, x2, y2 = (nearest(value * 0.5) for value in rois[r, 1:5])
+            a, b = math.cos(math.radians(rois[r, 5])), math.sin(math.radians(rois[r, 5]))
+            wide, high = max(x2 - x1 + 1, 1), max(y2 - y1 + 1, 1)
+            cx, cy = int(x1 + wide * 0.5), int(y1 + high * 0.5)
+            for h in range(ph * high // 2 + y1, -(-(ph + 1) * high // 2) + y1):
+                for w in range(pw * wide // 3 + x1, -(-(pw + 1) * wide // 3) + x1):
+                    column = nearest((w - cx) * a + (h - cy) * b) + cx
+                    line = nearest(-(w - cx) * b + (h - cy) * a) + cy
+                    if 0 <= line < x.shape[2] and 0 <= column < x.shape[3]:
+                        y[r, c, ph, pw] = max(y[r, c, ph, pw], x[int(rois[r, 0]), c, line, column])
+        return y
+
+    text = 'name: "p" type: "RotateROIPooling" bottom: "x" bottom: "r" top: "y" '
+    layer = make(text + "rotate_roi_pooling_param { pooled_h: 2 pooled_w: 3 spatial_scale: 0.5 }")
+    rois = np.array([[0, 3, 2, 17, 11, 31], [1, -4, 5, 9, 30, -52], [1, 8, 8, 8, 9, 95]])
+    check_gradients(layer, pooled, [RANDOM.normal(size=(2, 3, 9, 11)), rois], [0])
+    assert layer.stand_in(1, [(2, 3, 9, 11), (4, 6)], RANDOM).shape == (4, 6)
