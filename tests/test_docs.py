@@ -48,19 +48,25 @@ def split(block: str) -> Iterator[tuple[str, str]]:
 def run(command: str, folder: Path) -> str:
     """Run a shell command as a reader would, in a folder with our models, and return what it prints.
 
-    Commands of ours alone run in this process, which saves the start of one.
+    Commands of ours run in this process, which saves the start of one; the shell gets what they are piped into.
     """
-    program, *arguments = shlex.split(command)
-    if program == "caffestat" and not SHELL.search(command):
-        arguments = [name for argument in arguments for name in sorted(glob(argument, root_dir=folder)) or [argument]]
-        with contextlib.chdir(folder):
-            result = CliRunner().invoke(main, arguments, prog_name="caffestat")
-        assert result.exit_code == 0, result.output
-        return result.stdout
+    ours, _, rest = command.partition(" | ")
+    program, *arguments = shlex.split(ours)
+    if program != "caffestat" or SHELL.search(ours):
+        return in_shell(re.sub(r"\bcaffestat (?=\w)", f"{sys.executable} -m caffestat ", command), folder)
+    arguments = [name for argument in arguments for name in sorted(glob(argument, root_dir=folder)) or [argument]]
+    with contextlib.chdir(folder):
+        result = CliRunner().invoke(main, arguments, prog_name="caffestat")
+    assert result.exit_code == 0, result.output
+    return in_shell(rest, folder, result.stdout) if rest else result.stdout
+
+
+def in_shell(command: str, folder: Path, stdin: str = "") -> str:
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     environment = {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "utf-8"}
-    command = re.sub(r"\bcaffestat (?=\w)", f"{sys.executable} -m caffestat ", command)
-    done = subprocess.run(command, shell=True, cwd=folder, env=environment, capture_output=True, check=False)
+    done = subprocess.run(
+        command, shell=True, cwd=folder, env=environment, input=stdin.encode(), capture_output=True, check=False
+    )
     assert done.returncode == 0, done.stderr.decode()
     return done.stdout.decode()
 

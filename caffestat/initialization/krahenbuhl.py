@@ -29,7 +29,7 @@ from caffestat.program.gradients import differentiate
 from .linear import Linear, linear_rows, replace_bias, replace_top, spread, without_bias
 from .patches import kmeans_filters, patches_of, pca_filters
 
-__all__ = ["KrahenbuhlOptions", "equalize_rates", "krahenbuhl", "rates"]
+__all__ = ["KrahenbuhlOptions", "Rates", "krahenbuhl"]
 
 _SMALLEST = 1e-6  # of a deviation: below, an output is taken for constant
 _TIMES = 10
@@ -83,7 +83,7 @@ def krahenbuhl(
         _first(program, forward, _owners(linears), values, feeds, random, device, options.first, notes)
     _within(forward, linears, values, feeds, device, options.bias)
     if options.between:
-        notes += equalize_rates(program, values, numbers, feeds, random, device)
+        notes += Rates(program, numbers, random, device).equalize(values, feeds)
     return [number for linear in _owners(linears) for number in (linear.weight, linear.bias) if number is not None]
 
 
@@ -214,10 +214,16 @@ class _Measured:
     output: float
 
 
-class _Rates:
-    """A program whose loss is a random sum of its outputs, compiled to give the rates of layers."""
+class Rates:
+    """A program whose loss is a random sum of its last layers' outputs, compiled once to give the rates of layers.
 
-    def __init__(self, program: Program, numbers: Collection[int], random: np.random.Generator, device: Device) -> None:
+    numbers  of the weights
+    random   draws the loss
+    """
+
+    def __init__(
+        self, program: Program, numbers: Collection[int], random: np.random.Generator, device: Device = CPU
+    ) -> None:
         self.forward = program.forward()
         graph = self.forward.graph
         graph.infer()
@@ -271,7 +277,29 @@ class _Rates:
 
         replace_bias(graph, self.forward, linear, emit)
 
-    def measure(
+    def of(self, values: Sequence[np.ndarray], feeds: Mapping[str, np.ndarray]) -> dict[int, float]:
+        """Return √(E[(∂ℓ/∂W)²] / E[W²]) of the weights that a gradient reaches, by number."""
+        return self._measure(values, feeds, {}).rates
+
+    def equalize(self, values: Sequence[np.ndarray], feeds: Mapping[str, np.ndarray]) -> list[str]:
+        """Scale weights and biases in place until the rates are equal; return a line when they cannot be made so."""
+        reads: Mapping[int, float] = {}
+        for times in range(_TIMES + 1):
+            found = self._measure(values, feeds, reads)
+            for number, bias in found.biases.items():
+                values[number][...] = bias
+            reads = found.reads
+            if not found.rates:
+                return ["the rates of the layers are not equalized: no gradient reaches a weight"]
+            mean = math.exp(float(np.mean(np.log(list(found.rates.values())))))
+            target = mean * found.output ** (1 / len(found.rates))
+            if all(abs(math.log(rate / target)) < _CLOSE for rate in found.rates.values()):
+                return []
+            if times < _TIMES:
+                _multiply(self.linears, values, {n: math.sqrt(rate / target) for n, rate in found.rates.items()})
+        return [f"the rates of the layers are not equal after {_TIMES} times: the net is not homogeneous"]
+
+    def _measure(
         self, values: Sequence[np.ndarray], feeds: Mapping[str, np.ndarray], reads: Mapping[int, float]
     ) -> _Measured:
         """Run forward and backward; `reads` is what the layers read when the biases were right, 0 for now."""
@@ -286,47 +314,6 @@ class _Rates:
             {number: found[name] for number, name in self._biases.items()},
             float(np.mean([y.reshape(y.shape[0], -1).std(axis=0).mean() for y in outputs])),
         )
-
-
-def rates(
-    program: Program,
-    values: Sequence[np.ndarray],
-    numbers: Collection[int],
-    feeds: Mapping[str, np.ndarray],
-    random: np.random.Generator,
-    device: Device = CPU,
-) -> dict[int, float]:
-    """Return √(E[(∂ℓ/∂W)²] / E[W²]) of the weights, by number, for a random sum ℓ of the outputs of the last layers."""
-    return _Rates(program, numbers, random, device).measure(values, feeds, {}).rates
-
-
-def equalize_rates(
-    program: Program,
-    values: Sequence[np.ndarray],
-    numbers: Collection[int],
-    feeds: Mapping[str, np.ndarray],
-    random: np.random.Generator,
-    device: Device = CPU,
-) -> list[str]:
-    """Scale weights and biases in place until the rates of the layers are equal; the arguments are those of `rates`.
-
-    Returns a line when they cannot be made so.
-    """
-    compiled = _Rates(program, numbers, random, device)
-    reads: Mapping[int, float] = {}
-    for times in range(_TIMES + 1):
-        found = compiled.measure(values, feeds, reads)
-        for number, bias in found.biases.items():
-            values[number][...] = bias
-        reads = found.reads
-        if not found.rates:
-            return ["the rates of the layers are not equalized: no gradient reaches a weight"]
-        target = math.exp(float(np.mean(np.log(list(found.rates.values()))))) * found.output ** (1 / len(found.rates))
-        if all(abs(math.log(rate / target)) < _CLOSE for rate in found.rates.values()):
-            return []
-        if times < _TIMES:
-            _multiply(compiled.linears, values, {n: math.sqrt(rate / target) for n, rate in found.rates.items()})
-    return [f"the rates of the layers are not equal after {_TIMES} times: the net is not homogeneous"]
 
 
 def _multiply(linears: Sequence[Linear], values: Sequence[np.ndarray], scales: Mapping[int, float]) -> None:

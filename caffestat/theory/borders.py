@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import product
 
 import numpy as np
@@ -104,8 +105,12 @@ class Pairs:
         return np.where(alone > 0, self._on_average(given) / np.maximum(alone, 1e-300), 1.0)
 
     def _on_average(self, lags: Sequence[Index]) -> Array:
-        padded = np.pad(self.near, (0, 1), constant_values=self.far)
-        return 1 - padded[tuple(np.minimum(lag, size) for lag, size in zip(lags, self.near.shape, strict=True))]
+        return self._apart[tuple(np.minimum(lag, size) for lag, size in zip(lags, self.near.shape, strict=True))]
+
+    @cached_property
+    def _apart(self) -> Array:
+        """1 - ρ by lag, behind the last one that of all pairs further apart."""
+        return 1 - np.pad(self.near, (0, 1), constant_values=self.far)
 
 
 def _held(axis: Axis) -> tuple[Index, NDArray[np.bool_]]:

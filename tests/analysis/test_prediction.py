@@ -35,9 +35,10 @@ def net_of(text: str) -> Net:
 
 def measured(net: Net, seeds: int) -> dict[tuple[str, tuple[int, int]], float]:
     found = defaultdict(list)
+    runner = Runner(from_net(net), draw_params(net, Stream(1)), changing=True)
     for seed in range(1, seeds + 1):
         stream = Stream(seed)
-        runner = Runner(from_net(net), draw_params(net, stream))
+        runner.values = draw_params(net, stream)
         result = runner.run(draw_feeds(runner, stream, np.random.default_rng(seed)))
         for kind in ("tops", "bottom_diffs", "param_diffs"):
             for key, value in getattr(result, kind).items():

@@ -10,7 +10,7 @@ import pytest
 from caffestat.analysis import Runner
 from caffestat.fillers import Stream
 from caffestat.initialization import KrahenbuhlOptions, krahenbuhl
-from caffestat.initialization.krahenbuhl import equalize_rates, rates
+from caffestat.initialization.krahenbuhl import Rates
 from caffestat.initialization.patches import kmeans_filters, pca_filters
 from caffestat.program import Program
 from caffestat.program.feeds import Feeds
@@ -70,9 +70,10 @@ def test_rates_are_equal(text: str) -> None:
     """Algorithm 2; without it they differ by factors."""
     program = program_of(text)
     values, feeds, _ = filled(program, KrahenbuhlOptions(bias=0.1, between=False))
-    before = rates(program, values, weights(program), feeds, np.random.default_rng(8))
-    assert not equalize_rates(program, values, weights(program), feeds, np.random.default_rng(8))
-    after = rates(program, values, weights(program), feeds, np.random.default_rng(8))
+    rates = Rates(program, weights(program), np.random.default_rng(8))
+    before = rates.of(values, feeds)
+    assert not rates.equalize(values, feeds)
+    after = rates.of(values, feeds)
     assert after.keys() == set(weights(program))
     assert max(after.values()) / min(after.values()) < 1.03
     assert max(before.values()) / min(before.values()) > 2

@@ -11,7 +11,7 @@ import pytest
 from caffestat.analysis import Runner
 from caffestat.fillers import Stream
 from caffestat.initialization import solve
-from caffestat.initialization.krahenbuhl import equalize_rates, rates
+from caffestat.initialization.krahenbuhl import Rates
 from caffestat.initialization.layout import layouts
 from caffestat.initialization.methods import draw, parse_method
 from caffestat.net import build
@@ -76,9 +76,16 @@ def feeds(program: Program, seed: int) -> Feeds:
     return Feeds(Stream(seed), np.random.default_rng(seed))
 
 
-def tops(program: Program, values: list[np.ndarray], seed: int = SEED) -> dict[int, np.ndarray]:
+@cache
+def runner_of(name: str) -> Runner:
+    """Return what runs a net with any values of its params: it is compiled once for all tests."""
+    return Runner(program_of(name), values_of(name), forward_only=True, fetch=("top",), changing=True)
+
+
+def tops(name: str, values: list[np.ndarray], seed: int = SEED) -> dict[int, np.ndarray]:
     """Return what each layer gives, by the number of its weight."""
-    runner = Runner(program, values, forward_only=True, fetch=("top",))
+    program, runner = program_of(name), runner_of(name)
+    runner.values = values
     runner.run(feeds(program, seed).of(runner.forward))
     rows = {number: program.params[number].row for number in weights(program, np.inf)}
     return {number: runner.tensors["top", row, 0].astype(np.float64) for number, row in rows.items()}
@@ -99,7 +106,7 @@ def test_weights_are_orthonormal(name: str) -> None:
 def test_lsuv_gives_every_layer_variance_1(name: str) -> None:
     program = program_of(name)
     values, notes = filled(name, "lsuv")
-    gives = tops(program, values)
+    gives = tops(name, values)
     found = {program.rows[program.params[number].row].name: gives[number].var() for number in weights(program)}
     missed = {layer for layer in found if any(note.startswith(f"{layer}:") for note in notes)}
     assert len(missed) <= len(found) / 4
@@ -112,7 +119,7 @@ def test_krahenbuhl_gives_every_output_its_mean_and_variance(name: str) -> None:
     program = program_of(name)
     values, notes = filled(name, "krahenbuhl:between=0,bias=0.2")
     assert not notes
-    gives = tops(program, values)
+    gives = tops(name, values)
     for number in weights(program):
         top = gives[number]
         outputs = np.moveaxis(top, 1, 0).reshape(top.shape[1], -1)
@@ -129,14 +136,15 @@ def test_krahenbuhl_makes_the_rates_equal_or_tells(name: str) -> None:
     program = program_of(name)
     values, _ = filled(name, "krahenbuhl:between=0")
     data = feeds(program, SEED).of(program.forward())
+    rates = Rates(program, weights(program), np.random.default_rng(9))
 
     def ratio() -> float:
-        found = rates(program, values, weights(program), data, np.random.default_rng(9))
+        found = rates.of(values, data)
         assert found.keys() == set(weights(program))
         return max(found.values()) / min(found.values())
 
     before = ratio()
-    notes = equalize_rates(program, values, weights(program), data, np.random.default_rng(9))
+    notes = rates.equalize(values, data)
     assert ratio() < (0.5 * before if notes else 1.05)
 
 
@@ -150,8 +158,8 @@ def test_autoinit_gives_every_layer_the_second_moment_1(name: str) -> None:
     for seed in range(draws):
         random = np.random.default_rng(seed)
         for number, std in stds.items():
-            values[number][...] = std * random.standard_normal(values[number].shape)
-        moments = {number: float(np.square(top).mean()) for number, top in tops(program, values, seed).items()}
+            values[number][...] = std * random.standard_normal(values[number].shape, np.float32)
+        moments = {number: float(np.square(top).mean()) for number, top in tops(name, values, seed).items()}
         found.append([moments[number] for number in stds])
     off = np.abs(np.mean(found, axis=0) - 1)
     hidden = 2 * np.std(found, axis=0, ddof=1) / np.sqrt(draws)
