@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import inspect
 import re
 import sys
@@ -144,7 +145,22 @@ def _source(cls: type[Layer]) -> str:
     return "\n".join(texts.values())
 
 
-_code = cache(inspect.getsource)  # which parses the whole module for a class; many types share them
+def _code(thing: Any) -> str:
+    """Return the code of a class or a function at the top of its module."""
+    return _definitions(sys.modules[thing.__module__].__file__ or "")[thing.__name__]
+
+
+@cache
+def _definitions(path: str) -> dict[str, str]:
+    """Return the code of all classes and functions of a module: `inspect.getsource` parses it anew for each class."""
+    text = Path(path).read_text(encoding="utf-8")
+    lines = text.splitlines(keepends=True)
+    found = {}
+    for node in ast.parse(text).body:
+        if isinstance(node, ast.ClassDef | ast.FunctionDef):
+            first = min(part.lineno for part in (node, *node.decorator_list))
+            found[node.name] = "".join(lines[first - 1 : node.end_lineno])
+    return found
 
 
 def _is_ours(called: Any) -> bool:

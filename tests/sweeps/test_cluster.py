@@ -58,7 +58,7 @@ def scheduler(tmp_path: Path) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
 
 
 def workers(address: str, count: int, *more: str) -> list[subprocess.Popen[bytes]]:
-    """Start workers that a nanny starts anew when they die."""
+    """Start workers that a nanny starts anew when they die: with --no-nanny, which saves a process each, none does."""
     arguments = (address, "--nthreads", "1", "--nworkers", "1", "--host", "127.0.0.1", "--death-timeout", "20")
     return [start("dask_worker", *arguments, *more) for _ in range(count)]
 
@@ -145,9 +145,10 @@ def test_a_scheduler_that_nobody_started() -> None:
 def test_trials_run_where_the_resource_is_under_names_that_say_what_they_are(
     net: str, scheduler: tuple[str, subprocess.Popen[bytes]]
 ) -> None:
-    found = workers(scheduler[0], 1, "--name", "plain") + workers(
-        scheduler[0], 1, "--name", "gpu", "--resources", "GPU=1"
-    )
+    found = [
+        *workers(scheduler[0], 1, "--no-nanny", "--name", "plain"),
+        *workers(scheduler[0], 1, "--no-nanny", "--name", "gpu", "--resources", "GPU=1"),
+    ]
     try:
         with connect(scheduler[0]) as client:
             client.wait_for_workers(2, timeout=60)
@@ -180,7 +181,7 @@ def test_tls_options_reach_the_scheduler(net: str, tmp_path: Path) -> None:
     theirs = ("--tls-ca-file", "cert.pem", "--tls-cert", "cert.pem", "--tls-key", "key.pem")
     address, process = started_scheduler(tmp_path / "tls.log", "--protocol", "tls", *theirs)
     assert address.startswith("tls://")
-    found = workers(address, 1, *theirs)
+    found = workers(address, 1, "--no-nanny", *theirs)
     mine = [
         part
         for name, file in zip(TLS, ("cert.pem", "cert.pem", "key.pem"), strict=True)
@@ -203,7 +204,7 @@ def test_errors_of_a_worker_s_code_are_told(
 ) -> None:
     """A worker that was never prepared, such as one of another version, knows no sweep."""
     monkeypatch.setattr("caffestat.sweeps.executors._prepare_workers", lambda *args: None)
-    found = workers(scheduler[0], 1)
+    found = workers(scheduler[0], 1, "--no-nanny")
     try:
         with connect(scheduler[0]) as client:
             client.wait_for_workers(1, timeout=60)
