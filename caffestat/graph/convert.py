@@ -66,7 +66,9 @@ def _model(graph: Graph, inputs: Mapping[str, Spec], tensors: list[TensorProto],
 
 
 def _constants(graph: Graph) -> list[TensorProto]:
-    return [numpy_helper.from_array(array, name) for name, array in graph.constants.items()]
+    """Return the constants that are read; the runtime warns of others."""
+    read = {*graph.outputs, *(name for node in graph.nodes for name in (*node.inputs, *node.captured))}
+    return [numpy_helper.from_array(array, name) for name, array in graph.constants.items() if name in read]
 
 
 def to_onnx(graph: Graph, arrays: Mapping[str, np.ndarray], fed: Collection[str], newest: int) -> onnx.ModelProto:
@@ -104,7 +106,6 @@ def infer_specs(graph: Graph) -> dict[str, Spec]:
     open_ends.nodes = [node for node in graph.nodes if node.domain != LATE and _is_open(graph, node)]
     computed = {name for node in open_ends.nodes for name in node.outputs}
     read = {name for node in open_ends.nodes for name in (*node.inputs, *node.captured)}
-    open_ends.constants = {name: array for name, array in graph.constants.items() if name in read}
     open_ends.outputs = []
     known = {name: graph.specs[name] for name in read - computed - graph.constants.keys() if name in graph.specs}
     model = _model(open_ends, known, _constants(open_ends), OPSET)

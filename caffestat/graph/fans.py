@@ -62,11 +62,18 @@ class _Uses:
         """Tell whether the other term of a sum is what a layer with a weight made: then this one is its bias."""
         if node.info.combines is not Combines.SUM or len(node.inputs) != 2:
             return False
-        writer = self._flow.writer(self._origin(node.inputs[1 - position]))
-        if writer is None or not self._nodes[writer].info.is_product:
+        return self._is_of_weight(node.inputs[1 - position], sums=1)
+
+    def _is_of_weight(self, value: str, sums: int) -> bool:
+        """Tell whether a value is a product with a weight, or the sum of one and something else."""
+        writer = self._flow.writer(self._origin(value))
+        if writer is None:
             return False
+        node = self._nodes[writer]
+        if sums and node.info.combines is Combines.SUM and len(node.inputs) == 2:
+            return any(self._is_of_weight(name, sums - 1) for name in node.inputs)
         # a mask is added to a product of two
-        return any(self._origin(name) in self._values for name in self._nodes[writer].inputs)
+        return node.info.is_product and any(self._origin(name) in self._values for name in node.inputs)
 
     def _origin(self, value: str) -> str:
         """Return the value of which this one is all or a part."""

@@ -109,6 +109,7 @@ def test_ops_with_rules() -> None:
         "MatMul",
         "MatMulInteger",
         "MatMulIntegerToFloat",
+        "MatMulNBits",
         "QGemm",
         "QLinearConv",
         "QLinearMatMul",

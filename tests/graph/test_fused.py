@@ -140,3 +140,24 @@ def test_halves_of_which_one_is_activated() -> None:
     erf = np.vectorize(math.erf)(g / 2**0.5)
     found = run(plain.graph.to_onnx(plain.arrays), {"x": x})["y"]
     np.testing.assert_allclose(found, a * g * (1 + erf) / 2, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("position", [0, 1])
+def test_biases_of_sums_that_are_normalized_are_counted(position: int, tmp_path: Any) -> None:
+    """The optimizer takes the bias of a product, and the product stands in either place of the sum."""
+    arrays = {"w": normal(6, 6, seed=1), "gamma": normal(6, seed=2), "beta": normal(6, seed=3), "b": normal(6, seed=4)}
+    terms = ["m", "x"] if position == 0 else ["x", "m"]
+    inputs = [*terms, "gamma", "beta", "b"]
+    nodes = [node("MatMul", ["x", "w"], ["m"]), node("SkipLayerNormalization", inputs, ["y"], domain=CONTRIB)]
+    proto = model(nodes, {"x": (2, 5, 6)}, ["y"], arrays)
+    proto.opset_import.append(helper.make_opsetid(CONTRIB, 1))
+    onnx.save(proto, tmp_path / "net.onnx")
+    report = caffestat.analyze(tmp_path / "net.onnx", static=True)
+    assert {param.name for layer in report.layers for param in layer.params} == set(arrays)
+
+
+def test_written_models_hold_no_constants_that_nobody_reads() -> None:
+    nodes = [node("Shape", ["x"], ["s"]), node("Reshape", ["x", "s"], ["r"]), node("Exp", ["r"], ["y"])]
+    found = caffestat.gradient(model(nodes, {"x": (3, 4)}, ["y"]))
+    read = {name for inner in found.graph.node for name in inner.input}
+    assert {tensor.name for tensor in found.graph.initializer} <= read
