@@ -83,20 +83,26 @@ def _with_gradient(
 
 
 def _matching(path: str, patterns: Sequence[str]) -> list[str]:
-    """Return the names that the patterns match among a model's inputs, weights and computed values.
+    """Return the names that the patterns match among a model's inputs, weights and computed values of floats.
 
     Raises InputError for a pattern that matches none.
     """
     from fnmatch import fnmatchcase
+
+    from onnx import TensorProto
 
     from caffestat.graph.external import read_model
 
     graph = read_model(path).graph
     known = [*(value.name for value in graph.input), *(tensor.name for tensor in graph.initializer)]
     known += [name for node in graph.node for name in node.output if name]
+    kinds = {value.name: value.type.tensor_type.elem_type for value in (*graph.input, *graph.value_info)}
+    kinds |= {tensor.name: tensor.data_type for tensor in graph.initializer}
+    float_kinds = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)
+    floats = [name for name in known if kinds.get(name, TensorProto.FLOAT) in float_kinds]
     found: dict[str, None] = {}
     for pattern in patterns:
-        matched = [name for name in known if name == pattern or fnmatchcase(name, pattern)]
+        matched = [pattern] if pattern in known else [name for name in floats if fnmatchcase(name, pattern)]
         if not matched:
             raise InputError(f"--wrt {pattern}: no input, weight or value of {path} has such a name")
         found |= dict.fromkeys(matched)

@@ -350,3 +350,21 @@ def test_ops_of_classical_machine_learning_are_named(folder: Path) -> None:
     assert "no gradient rule for op LinearClassifier of ai.onnx.ml (value label)" in result.stderr
     result = caffestat("analyze", "--forward-only", "--device", "cpu", "m.onnx")
     assert result.exit_code == 0
+
+
+def test_patterns_leave_integers_out(tmp_path: Path) -> None:
+    """Weights of few bits have no gradient; the keys of the past are none at first."""
+    nodes = [
+        onnx.helper.make_node("Concat", ["past", "x"], ["keys"], axis=0),
+        onnx.helper.make_node("DequantizeLinear", ["wq", "ws"], ["w"]),
+        onnx.helper.make_node("MatMul", ["keys", "w"], ["y"]),
+    ]
+    arrays = {"wq": np.arange(-6, 6, dtype=np.int8).reshape(3, 4), "ws": np.array(0.5, np.float32)}
+    proto = model(nodes, {"past": ["before", 3], "x": (2, 3)}, ["y"], arrays)
+    onnx.save(proto, tmp_path / "net.onnx")
+    path, target = str(tmp_path / "net.onnx"), tmp_path / "back.onnx"
+    np.save(tmp_path / "past.npy", np.zeros((0, 3), np.float32))
+    assert caffestat("analyze", "--input", f"past={tmp_path / 'past.npy'}", path).exit_code == 0
+    done = caffestat("convert", "--backward", path, "-o", str(target), "--dim", "before=5", "--wrt", "w*")
+    assert done.exit_code == 0, done.stderr
+    assert [value.name for value in onnx.load(target).graph.output] == ["y", "grad/ws", "grad/w"]
