@@ -42,6 +42,7 @@ from . import (  # noqa: F401  registers their layer types
     parallel,
     patches,
     pixelwise,
+    points,
     pose,
     proposals,
     quantized,

@@ -31,6 +31,7 @@ __all__ = [
     "DecoderQuant",
     "Dtow",
     "DynamicMaskData",
+    "Enlarge",
     "EntropyGmmLoss",
     "LOTLoss",
     "MLQuant",
@@ -142,6 +143,22 @@ class Tiling(Dtow):
     @property
     def side(self) -> int:
         return int(self.added.tiling_param.tile_dim)
+
+
+@layer("Enlarge", dialect="maf")
+class Enlarge(Dtow):
+    """Squares of scale x scale places become scale² channels that follow each other, row by row.
+
+    (He-Zhenwei/MAF, enlarge_layer.cu)
+    """
+
+    adds = compression_pb2.EnlargeLayerParameter
+    widens = False
+    is_diagonal = False
+
+    @property
+    def side(self) -> int:
+        return int(self.added.enlarge_param.scale)
 
 
 @layer("MTranspose", dialect="ccn")

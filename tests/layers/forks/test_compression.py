@@ -57,6 +57,14 @@ def test_tiles_are_squares_of_channels() -> None:
         make(ONE % "Tiling").tops([(2, 18, 4, 5)])
 
 
+def test_squares_become_channels() -> None:
+    x = random(2, 18, 4, 5)
+    layer = make(ONE % "Enlarge" + "enlarge_param { scale: 3 }")
+    found = run(layer, [widened(x, 3, 1, False)], dys=[x.astype(np.float32)])
+    np.testing.assert_array_equal(found.tops[0], x.astype(np.float32))
+    np.testing.assert_array_equal(found.bottoms[0], widened(x, 3, 1, False).astype(np.float32))
+
+
 def test_rows_of_channels_and_back() -> None:
     def rows(x: np.ndarray) -> np.ndarray:
         y, (_, c, h, w) = np.empty((x.size // 2, 2)), x.shape
