@@ -4,7 +4,11 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 RUN := $(BIN)/python
+# Each process would rewrite the assertions of all tests for their messages: what fails is run once more with them.
+PARALLEL := -n auto --dist worksteal --assert plain
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
+# the tests start hundreds of processes, each of which would compile the package
+unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .PHONY: help demo experiments test test-oldest quick fuzz kill-test onnx-zoo check lint types proto golden docs bench gpu-check gpu-bundle wheel clean
@@ -19,14 +23,14 @@ experiments: $(VENV)/.experiments  ## train one net four times, from other initi
 	$(RUN) models/experiments/train.py
 
 test: $(VENV)/.test  ## install and run the tests, on all cores
-	$(RUN) -m pytest -n auto --dist worksteal
+	$(RUN) -m pytest $(PARALLEL) || { $(RUN) -m pytest --last-failed --last-failed-no-failures none; exit 1; }
 
 quick: $(VENV)/.test  ## run the tests that take less than a minute together
-	$(RUN) -m pytest -n auto --dist worksteal -m "not slow"
+	$(RUN) -m pytest $(PARALLEL) -m "not slow" || { $(RUN) -m pytest -m "not slow" --last-failed --last-failed-no-failures none; exit 1; }
 
 test-oldest:  ## run the tests with the lowest versions that setup.cfg allows, in .venv-oldest (Python 3.11)
 	$(MAKE) VENV=.venv-oldest .venv-oldest/.oldest
-	.venv-oldest/bin/python -m pytest -n auto --dist worksteal -m "not slow"
+	.venv-oldest/bin/python -m pytest $(PARALLEL) -m "not slow"
 
 fuzz: $(VENV)/.test  ## run damaged and hostile files through every command, for SECONDS=60
 	$(RUN) -m tests.fuzz --seconds $(or $(SECONDS),60) $(if $(SEED),--seed $(SEED))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib.util
 import os
 from collections.abc import Callable
@@ -64,6 +65,8 @@ SLOW = {
     "training/test_ssd.py",
     "training/test_whole_logs.py",
 }
+# each has a case of ten seconds or more; they come first, so that no process waits at the end for the other one
+FIRST = ("net/test_random_nets.py", "sweeps/test_cluster.py", "test_docs.py")
 HERE = Path(__file__).parent
 
 
@@ -72,7 +75,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip the golden cases whose data nothing here can read, and mark what is slow."""
+    """Skip the golden cases whose data nothing here can read, mark what is slow, and put what takes longest first."""
+    items.sort(key=lambda item: item.path.relative_to(HERE).as_posix() not in FIRST)
     for item in items:
         if item.path.relative_to(HERE).as_posix() in SLOW:
             item.add_marker(pytest.mark.slow)
@@ -81,6 +85,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         package = NEEDS.get(case) if isinstance(case, str) else None
         if package and importlib.util.find_spec(package) is None:
             item.add_marker(pytest.mark.skip(reason=f"{package} is not installed"))
+
+
+def pytest_collection_finish() -> None:
+    """Keep what was imported and collected from being searched for garbage again and again."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session", autouse=True)
