@@ -289,9 +289,26 @@ class Layer:
         """Return where the places of an image (bottom 0) go in the first top; None where nobody can say."""
         return ((Fraction(1), Fraction(0)),) * 2 if self.keeps_places else None
 
+    def cut_size(self) -> tuple[int, int] | None:
+        """Return height and width of what it cuts out of larger images; None where the file states none."""
+        return None
+
     def departs(self, bottoms: Sequence[Shape]) -> str:
         """Return at what of these bottoms Caffe would stop and forks go on, as `is_forks` then says; "" for nothing."""
         return ""
+
+    def rebatched(self, bottoms: Sequence[Shape]) -> str:
+        """Return which sizes it takes otherwise than written since the user gives another batch; "" for none."""
+        return ""
+
+    def in_batch(self, size: int) -> int:
+        """Return a size of a batch that the file states apart from the data: the user's for that of the data."""
+        is_datas = any(size in peer.batches() for peer in self.peers)
+        return self.batch_override if self.batch_override and is_datas else size
+
+    def batches(self) -> Sequence[int]:
+        """Return the first axes of its tops as the file has them, of a layer whose tops are data."""
+        return ()
 
     def shape_source(self) -> str:
         """Return where the shapes are that `tops` does not know, in words."""

@@ -64,6 +64,11 @@ class Source(Layer):
         """Return how many items a batch has as far as the file tells, else 1."""
         return 1
 
+    def batches(self) -> Sequence[int]:
+        shapes = (self.written_shape(index) for index in range(self.top_count))
+        written = {shape[0] for shape in shapes if shape}
+        return sorted(written) or (self.batch_size(),)
+
     def channels(self) -> int:
         """Return how many channels images have as far as the file tells, else 3."""
         return 3
@@ -299,19 +304,22 @@ class WindowData(Images):
 class MemoryData(Images):
     """Arrays that a program hands over, of batch_size x channels x height x width. (memory_data_layer.cpp)
 
-    `dim` of a fork gives any shape, and labels as many axes. (naibaf7/caffe)
+    `dim` of a fork gives any shape, and labels as many axes (naibaf7/caffe). A third top of another holds height and
+    width of each image (martinkersner/train-DeepLab).
     """
 
     message = "memory_data_param"
-    num_tops = (1, 2)
+    num_tops = (1, 3)
     reads_pixels = False
     own_fields = ("memory_data_param.dim",)
 
     def departs(self, bottoms: Sequence[Shape]) -> str:
-        return "has 1 top, but Caffe expects 2" if self.top_count == 1 else ""
+        return "" if self.top_count == 2 else f"has {self.top_count} top{'s'[: self.top_count > 1]}, but Caffe expects 2"
 
     def written_shape(self, index: int) -> Shape | None:
         """Return the shape of a top: by `dim` where it is written."""
+        if index == 2:
+            return (self.batch_size(), 1, 1, 2)
         if not (sizes := self.own("memory_data_param.dim", int)):
             return super().written_shape(index)
         return (sizes[0], *(1,) * (len(sizes) - 1)) if index else tuple(sizes)

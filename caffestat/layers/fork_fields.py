@@ -140,6 +140,7 @@ FORK_FIELDS: Mapping[tuple[str, str], ForkField] = {
     **_fields(Effect.DATA, "the order of records", "Cysu/dgd_person_reid", "DataParameter", "shuffle_pool_size"),
     **_fields(Effect.DATA, "the order of records", "NVIDIA/caffe", "DataParameter", "shuffle"),
     **_fields(Effect.DATA, "the order of images", "happynear/caffe-windows", "ImageDataParameter", "balance_class"),
+    **_fields(Effect.DATA, "the order of images", "xiaolonw/caffe-video_triplet", "ImageDataParameter", "pair_size"),
     **_fields(
         Effect.SHAPES,
         "the size of images",
@@ -154,7 +155,6 @@ FORK_FIELDS: Mapping[tuple[str, str], ForkField] = {
         "TransformationParameter",
         *("crop_height", "crop_width"),
     ),
-    **_fields(Effect.SHAPES, "images come in pairs", "xiaolonw/caffe-video_triplet", "ImageDataParameter", "pair_size"),
     **_fields(Effect.SHAPES, "the shape of labels", "HyeonwooNoh/DeconvNet", "ImageDataParameter", "label_type"),
     # ---- layers
     **_fields(Effect.SHAPES, "a third spatial axis", "facebook/C3D", "ConvolutionParameter", *_THIRD_AXIS),

@@ -208,13 +208,7 @@ class Reshape(Reshaping):
         self.refuse_in_place()
         (shape,) = bottoms
         first, end = self.replaced(len(shape))
-        dims = list(self.proto.reshape_param.shape.dim)
-        for index in (i for i, dim in enumerate(dims) if dim == 0):
-            if first + index >= len(shape):
-                raise self.error(
-                    f"shape has a 0 at position {index}, but the bottom, of shape {shape}, has no axis {first + index}"
-                )
-            dims[index] = shape[first + index]
+        dims = self.dims(shape, first)
         top = [*shape[:first], *dims, *shape[end:]]
         if dims.count(-1) > 1:
             raise self.error(f"shape may hold one -1, found {dims.count(-1)}")
@@ -226,12 +220,55 @@ class Reshape(Reshaping):
             )
         return (tuple(top),)
 
+    def dims(self, shape: Shape, first: int) -> list[int]:
+        """Return what the axes from `first` on are replaced by; -1 stays."""
+        dims = list(self.proto.reshape_param.shape.dim)
+        for index in (i for i, dim in enumerate(dims) if dim == 0):
+            if first + index >= len(shape):
+                raise self.error(
+                    f"shape has a 0 at position {index}, but the bottom, of shape {shape}, has no axis {first + index}"
+                )
+            dims[index] = shape[first + index]
+        return self.of_batch(dims, shape, first) if self.batch_override else dims
+
+    def of_batch(self, dims: list[int], shape: Shape, first: int) -> list[int]:
+        """Return the sizes for the batch that the user gives where they are written for the file's own."""
+        assert self.batch_override
+        written, ratios = self.proto.reshape_param.shape.dim, {Fraction(1)}
+        for batch in (batch for peer in self.peers for batch in peer.batches() if batch > 0):
+            ratios.add(Fraction(self.batch_override, batch))
+            if -1 in dims and first == 0 and written[0] == batch != shape[0] == self.batch_override:
+                return [shape[0], *dims[1:]]
+        _, end = self.replaced(len(shape))
+        count = math.prod(dims)
+        ratio = Fraction(math.prod(shape[first:end]), count) if count > 0 else Fraction(1)
+        return _scaled(dims, written, ratio) if ratio in ratios else dims
+
+    def rebatched(self, bottoms: Sequence[Shape]) -> str:
+        first, _ = self.replaced(len(bottoms[0]))
+        written, dims = self.proto.reshape_param.shape.dim, self.dims(bottoms[0], first)
+        changed = [f"{old} is taken as {new}" for old, new in zip(written, dims, strict=True) if old not in (0, new)]
+        return f"shape is written for another batch: {', '.join(changed)}" if changed else ""
+
     def rest(self, count: int, top: Sequence[int]) -> int:
         """Return what the -1 in `top` stands for."""
         known = -math.prod(top)
         if known <= 0 or count % known:
             raise self.error(f"the bottom's {count} values cannot be divided among the other axes of {tuple(top)}")
         return count // known
+
+
+def _scaled(sizes: list[int], written: Sequence[int], ratio: Fraction) -> list[int]:
+    """Return sizes whose product is `ratio` times as large; the first that are written, not copied, change."""
+    scaled = list(sizes)
+    for axis, size in enumerate(sizes):
+        if written[axis] and size % ratio.denominator == 0:
+            scaled[axis] = int(size * ratio)
+            return scaled
+        if written[axis] and ratio.numerator == 1:
+            part = math.gcd(size, ratio.denominator)
+            scaled[axis], ratio = size // part, ratio * part
+    return sizes
 
 
 @layer("Silence")

@@ -333,17 +333,18 @@ class _Builder:
         return None
 
     def about_vectors(self, node: Node, message: str) -> NetError | None:
-        """Return the error of a loss whose targets are labels of images: vectors in some forks. None for others."""
-        if not node.layer.takes_targets:
-            return None
+        """Return the error of a layer whose targets are labels of images: vectors in some forks. None for others."""
+        is_forks = bool(node.layer.dialect)
         flow = flow_of(self.nodes)
-        *_, (index, top) = flow.chain(flow.source((node.index, 1)), lambda index: self.nodes[index].layer.copies)
-        source = self.nodes[index]
-        if not isinstance(source.layer, Images) or source.layer.reader or top == 0:
-            return None
-        wanted, blob = ",".join(map(str, node.bottom_shapes[0] or ())), source.tops[top]
-        hint = f"the data layers of some forks give vectors of labels: --shape {self.blobs[blob].name}={wanted}"
-        return _ForkUsage(f"{message}; {hint}", node.place)
+        for bottom in range(len(node.bottoms)) if is_forks else (1,) if node.layer.takes_targets else ():
+            *_, (index, top) = flow.chain(flow.source((node.index, bottom)), lambda i: self.nodes[i].layer.copies)
+            source = self.nodes[index]
+            if isinstance(source.layer, Images) and not source.layer.reader and top:
+                wanted = "N,L" if is_forks else ",".join(map(str, node.bottom_shapes[0] or ()))
+                blob = self.blobs[source.tops[top]].name
+                hint = f"the data layers of some forks give vectors of labels: --shape {blob}={wanted}"
+                return _ForkUsage(f"{message}; {hint}", node.place)
+        return None
 
     def tell_uncomputed(self, node: Node) -> None:
         """Warn of a layer whose values are not computed."""
@@ -354,7 +355,9 @@ class _Builder:
             self.findings.append(Finding(node.place, layer.why_unknown))
 
     def tell_departure(self, layer: Layer, bottoms: Sequence[Shape]) -> None:
-        """Tell of bottoms that Caffe would stop at and forks do not, and let the layer take them."""
+        """Tell of bottoms that Caffe would stop at and forks do not, and let the layer take them; of another batch."""
+        if taken := layer.rebatched(bottoms):
+            self.findings.append(Finding(layer.place, f"layer {layer.name!r} ({layer.proto.type}): {taken}"))
         if departs := layer.departs(bottoms):
             layer.is_forks = True
             said = f"layer {layer.name!r} ({layer.proto.type}): {departs}; computed as a fork does"

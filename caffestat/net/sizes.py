@@ -219,7 +219,7 @@ def _taken(reader: Node, position: int) -> Shape | None:
     likely = (
         (first, vector, maps)
         if layer and layer.takes_targets
-        else (vector, maps, first, (first[0], 1), (_REGIONS * first[0], 5))
+        else (vector, maps, first, *((size, 1) for size in first[:2]), (_REGIONS * first[0], 5))
     )
     return next(
         (shape for shape in likely if layer and _takes(layer, [*known[:position], shape, *known[position:]])), None
@@ -242,6 +242,7 @@ def _sizes(net: Net, source: NetSource) -> Iterator[tuple[Size, str]]:
             yield (None, shape[2], shape[3]), f"as large as the images of layer {node.name!r}"
     yield from _of_other_phases(source)
     yield from _of_deploy_files(source)
+    yield from _of_cuts(net)
     text = " ".join((source.name, source.header.name, *(_source_of(entry.proto) for entry in source.layers))).lower()
     yield from ((size, f"as images of {name} are") for name, size in _KNOWN if name in text)
     yield from ((size, "a usual size") for size in _USUAL)
@@ -256,6 +257,12 @@ def _of_other_phases(source: NetSource) -> Iterator[tuple[Size, str]]:
     for entry in source.layers:
         if crop := entry.proto.transform_param.crop_size:
             yield (None, crop, crop), f"the crop_size of layer {entry.proto.name!r} at {entry.place}"
+
+
+def _of_cuts(net: Net) -> Iterator[tuple[Size, str]]:
+    """Yield what layers cut out of images, small ones first: images are as large at least."""
+    cuts = ((size, node.name) for node in net.nodes if (size := node.layer.cut_size()))
+    yield from (((None, *size), f"as layer {name!r} cuts it") for size, name in sorted(cuts))
 
 
 def _of_deploy_files(source: NetSource) -> Iterator[tuple[Size, str]]:

@@ -37,6 +37,14 @@ def test_memory_data_of_one_top(tmp_path: Path) -> None:
     assert "has 1 top, but Caffe expects 2; computed as a fork does" in net.findings[0].message
 
 
+def test_memory_data_of_three_tops(tmp_path: Path) -> None:
+    tops = 'top: "x" top: "y" top: "sizes"'
+    sizes = "batch_size: 2 channels: 3 height: 6 width: 5"
+    net = made(tmp_path, f'layer {{ name: "d" type: "MemoryData" {tops} memory_data_param {{ {sizes} }} }}')
+    assert shapes(net) == [(2, 3, 6, 5), (2,), (2, 1, 1, 2)]
+    assert "has 3 tops, but Caffe expects 2; computed as a fork does" in net.findings[0].message
+
+
 @pytest.mark.parametrize(
     ("layer", "shape", "words"),
     [

@@ -199,3 +199,50 @@ def test_images_of_detectors_are_of_whole_strides_where_layers_need_that(tmp_pat
     assert assumed(tmp_path, net) == {}
     assert assumed(tmp_path, net + add)["data"][0] == (1, 3, 576, 992)
     assert assumed(tmp_path, net + add, shapes={"data": (1, 3, 600, 1000)}) == {}
+
+
+def test_images_are_as_large_as_what_a_layer_cuts_out_of_them(tmp_path: Path) -> None:
+    cut = """layer { name: "a" type: "DataAugmentation" bottom: "data" top: "a"
+      augmentation_param { crop_width: 1100 crop_height: 610 max_multiplier: 1 } }
+    """
+    larger = cut.replace('"a"', '"b"').replace("1100", "1200")
+    net = DATA % ("db", "") + cut + larger
+    assert assumed(tmp_path, net)["data"] == ((6, 3, 610, 1200), "as layer 'b' cuts it")
+
+
+def test_labels_of_sequences_follow_the_items_that_stand_on_the_second_axis(tmp_path: Path) -> None:
+    steps = 'layer { name: "p" type: "Permute" bottom: "f" top: "s" permute_param { order: 1 order: 0 order: 2 } }\n'
+    loss = 'layer { name: "l" type: "%s" bottom: "s" bottom: "label" top: "l" %s }\n'
+    fc = (FC % ("data", 7)).replace("num_output", "axis: 2 num_output")
+    settings = "ctc_loss_param { blank_label: 6 alphabet_size: 7 time_step: 3 }"
+    hdf5 = HDF5 + fc + steps + loss % ("CtcLoss", settings)
+    assert assumed(tmp_path, hdf5)["label"] == ((5, 1), "as layer 'l' takes it")
+    records = DATA % ("db", "transform_param { crop_size: 9 }") + fc + steps + loss % ("WarpCTCLoss", "")
+    assert assumed(tmp_path, records)["label"] == ((6, 1), "as layer 'l' takes it")
+
+
+def test_sizes_that_are_written_for_another_batch_follow_the_users(tmp_path: Path) -> None:
+    """A net of 5 items in 3 steps, at 1 and at 10 items."""
+    shape = "shape { dim: 15 dim: 4 }"
+    path = tmp_path / "net.prototxt"
+    path.write_text(f"""
+layer {{ name: "i" type: "Input" top: "x" input_param {{ {shape} }} }}
+layer {{ name: "r" type: "Reshape" bottom: "x" top: "r" reshape_param {{ shape {{ dim: 3 dim: 5 dim: 2 dim: 2 }} }} }}
+layer {{ name: "s" type: "Reshape" bottom: "x" top: "s" reshape_param {{ shape {{ dim: 15 dim: -1 dim: 2 }} }} }}
+layer {{ name: "c" type: "ContinuationIndicator" top: "c"
+  continuation_indicator_param {{ time_step: 3 batch_size: 15 }} }}
+""")
+
+    def shapes(batch: int | None) -> dict[str, object]:
+        report = analyze(path, static=True, batch=batch)
+        told = [f.message for f in report.findings if "is taken as" in f.message]
+        assert len(told) == (0 if batch is None else 3)
+        return {row.name: row.tops[0].shape for row in report.layers}
+
+    assert (shapes(None)["r"], shapes(None)["s"], shapes(None)["c"]) == ((3, 5, 2, 2), (15, 2, 2), (3, 15))
+    assert shapes(1)["r"] == (1, 1, 2, 2)
+    assert (shapes(1)["s"], shapes(1)["c"]) == ((1, 2, 2), (3, 1))
+    assert (shapes(30)["r"], shapes(30)["s"], shapes(30)["c"]) == ((6, 5, 2, 2), (30, 2, 2), (3, 30))
+    path.write_text(path.read_text().replace("dim: 3 dim: 5", "dim: 3 dim: 6"))
+    with pytest.raises(RefusedError, match="the counts must agree"):  # wrong whatever the batch
+        analyze(path, static=True, batch=1)

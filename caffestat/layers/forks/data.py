@@ -390,12 +390,36 @@ class _Maps(_Files):
 class ImageSegData(_Maps):
     """Images, maps of labels [N, 1, H, W] and sizes [N, 1, 1, 2] of images that a file lists in pairs.
 
-    With has_label: false, of older files, there are images alone.
-    (TheLegendAli/DeepLab-Context, image_seg_data_layer.cpp; crop_height and crop_width are hszhao/PSPNet's)
+    With has_label: false, of older files, there are images alone. label_type: PIXELML reads num_label_chn floats for
+    each pixel, whose bits are the labels; num_edge_chn more channels of images are maps of edges: neither is read here.
+    (TheLegendAli/DeepLab-Context, image_seg_data_layer.cpp; crop_height and crop_width are hszhao/PSPNet's, PIXELML is
+    Chrisding/seal's)
     """
 
     num_tops = (1, 3)
     data_kind = "segments"
+
+    @property
+    def own_images(self) -> Any:
+        """The fork's own fields."""
+        return self.added.image_data_param
+
+    @property
+    def has_bits(self) -> bool:
+        """Whether labels are bits of floats."""
+        return bool(self.own_images.label_type == data_pb2.ImageDataParameter.PIXELML)
+
+    @property
+    def why_unread(self) -> str:
+        return "labels of bits and maps of edges are not read" if self.has_bits or self.own_images.num_edge_chn else ""
+
+    def channels(self) -> int:
+        return super().channels() + int(self.own_images.num_edge_chn)
+
+    def further_shape(self, index: int, images: Shape) -> Shape | None:
+        if index == 1 and self.has_bits:
+            return (images[0], self.own_images.num_label_chn, *images[2:])
+        return super().further_shape(index, images)
 
     def crop(self) -> tuple[int, int]:
         """Return height and width that images are cut to, zeros without."""

@@ -186,14 +186,17 @@ class _Augmented(Layer):
         kinds = [field.name for field, _ in self.settings.ListFields() if field.message_type] if applies else []
         return f"what it draws ({', '.join(kinds)}) is not reproduced: nothing is changed at random" if kinds else ""
 
+    def cut_size(self) -> tuple[int, int] | None:
+        p = self.settings
+        return (p.crop_height, p.crop_width) if p.HasField("crop_width") and p.HasField("crop_height") else None
+
     def crop(self, shape: Shape) -> tuple[int, int]:
         """Return height and width after the cut."""
-        p = self.settings
-        if not (p.HasField("crop_width") and p.HasField("crop_height")):
+        if not (size := self.cut_size()):
             return shape[2], shape[3]
-        if not (1 <= p.crop_height <= shape[2] and 1 <= p.crop_width <= shape[3]):
-            raise self.error(f"crop_height {p.crop_height} x crop_width {p.crop_width} does not fit into {shape}")
-        return p.crop_height, p.crop_width
+        if not (1 <= size[0] <= shape[2] and 1 <= size[1] <= shape[3]):
+            raise self.error(f"crop_height {size[0]} x crop_width {size[1]} does not fit into {shape}")
+        return size
 
 
 @layer("DataAugmentation", dialect="flownet")
@@ -237,18 +240,14 @@ class DataAugmentation(_Augmented):
 
         return without_gradient(g, bottoms, forward)
 
-    @property
-    def cuts(self) -> bool:
-        return bool(self.settings.HasField("crop_width") and self.settings.HasField("crop_height"))
-
     def coefficients(self, n: int) -> np.ndarray:
         """Return the coefficients of images that are cut alone; zeros where they are not even cut."""
-        one = NEUTRAL if self.cuts else np.zeros_like(NEUTRAL)
+        one = NEUTRAL if self.cut_size() else np.zeros_like(NEUTRAL)
         return np.broadcast_to(one.reshape(1, -1, 1, 1), (n, len(NEUTRAL), 1, 1))
 
     def cut(self, g: Graph, x: str, shape: Shape) -> str:
         """Emit the centre, by the reference's interpolation: it stays 0.05 away from the last element."""
-        if not self.cuts:
+        if not self.cut_size():
             return g.emit("Identity", x)
         return emit_matrices(g, x, *(_centre(n, m) for n, m in zip(shape[2:], self.crop(shape), strict=True)))
 
@@ -295,7 +294,7 @@ class GenerateAugmentationParameters(_Augmented):
     def tops(self, bottoms: Sequence[Shape]) -> tuple[Shape, ...]:
         if len(bottoms) == 2:
             raise self.error("expected one bottom or three, found two")
-        if len(bottoms) == 1 and not (self.settings.HasField("crop_width") and self.settings.HasField("crop_height")):
+        if len(bottoms) == 1 and not self.cut_size():
             raise self.error("expected crop_width and crop_height in augmentation_param, or three bottoms")
         n = check_images(self, bottoms[0])[0]
         if not self.regenerates(bottoms) and bottoms[0][1:] != (len(NEUTRAL), 1, 1):

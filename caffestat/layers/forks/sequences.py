@@ -380,7 +380,12 @@ class ContinuationIndicator(Layer):
         p = self.added.continuation_indicator_param
         if not p.time_step or not p.batch_size:
             raise self.error(f"expected time_step and batch_size of at least 1, found {p.time_step} and {p.batch_size}")
-        return ((p.time_step, p.batch_size),)
+        return ((p.time_step, self.in_batch(p.batch_size)),)
+
+    def rebatched(self, bottoms: Sequence[Shape]) -> str:
+        written = self.added.continuation_indicator_param.batch_size
+        taken = self.in_batch(written)
+        return f"batch_size {written} is taken as {taken}" if taken != written else ""
 
     def lower(self, g: Graph, bottoms: Sequence[str], params: Sequence[str]) -> Sequence[str]:
         return [g.emit("Identity", emit_marks(g, *self.tops([])[0]))]

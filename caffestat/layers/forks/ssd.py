@@ -113,6 +113,9 @@ class Normalize(Layer):
         return (emit_closed(g, (bottoms[0], scale), forward, gradient),)
 
 
+_DENSE = {32: 4, 64: 2, 128: 1}  # FaceBoxes' sizes of squares, and how many of each stand along an axis of a place
+
+
 class _Priors(Layer):
     """Boxes of fixed sizes at each place of a map (bottom 0), relative to an image (bottom 1): top [1, 2, 4·boxes]."""
 
@@ -122,6 +125,10 @@ class _Priors(Layer):
     def sizes(self) -> list[tuple[float, float]]:
         """Return width and height in pixels of each box at one place."""
         raise NotImplementedError
+
+    def shifts(self) -> np.ndarray:
+        """Return how far each box of a place stands from its centre, in pixels, x first: [boxes, 2], or one for all."""
+        return np.zeros((1, 2))
 
     def pair(self, one: str, high: str, wide: str) -> tuple[float, float] | None:
         """Return a setting that is given once for both, or for height and width; None when it is not."""
@@ -160,7 +167,9 @@ class _Priors(Layer):
         offset = np.float32(proto.offset)
         y, x = ((np.arange(n, dtype=np.float32) + offset) * np.float32(s) for n, s in zip(places, step, strict=True))
         half = np.array(self.sizes(), np.float32).astype(np.float64) / 2
-        center = np.stack(np.broadcast_arrays(x[None, :], y[:, None]), -1)[:, :, None].astype(np.float64)
+        center = (
+            np.stack(np.broadcast_arrays(x[None, :], y[:, None]), -1)[:, :, None].astype(np.float64) + self.shifts()
+        )
         scale = np.array(image[::-1] * 2, np.float64)
         boxes = (np.concatenate([center - half, center + half], -1) / scale).astype(np.float32)
         return boxes.clip(0, 1) if proto.clip else boxes
@@ -175,8 +184,31 @@ class _Priors(Layer):
 class PriorBox(_Priors):
     """At each place of the map a square of each min_size, one of √(min_size · max_size), and one per aspect ratio.
 
-    (weiliu89/caffe, prior_box_layer.cpp)
+    FaceBoxes' are a pixel smaller, and where 32, 64 and 128 alone are written they are 16, 4 and one: a net is taken
+    for that where a layer of the same bottom predicts as many.
+    (weiliu89/caffe, prior_box_layer.cpp; sfzhang15/FaceBoxes, the same file)
     """
+
+    def departs(self, bottoms: Sequence[Shape]) -> str:
+        if any(peer.is_forks and isinstance(peer, PriorBox) for peer in self.peers):
+            return "another layer has FaceBoxes' boxes"
+        boxes = sum(count**2 for count in _DENSE.values())
+        beside = (peer for peer in self.peers if peer.own("bottom", str)[:1] == self.own("bottom", str)[:1])
+        if not self.is_dense or all(peer.proto.convolution_param.num_output != 4 * boxes for peer in beside):
+            return ""
+        return f"SSD has {len(_DENSE)} boxes at a place, and a layer beside it predicts {boxes}"
+
+    @property
+    def is_dense(self) -> bool:
+        """Whether FaceBoxes has more than one square of a size."""
+        p = self.added.prior_box_param
+        return list(p.min_size) == list(_DENSE) and not p.max_size and not p.aspect_ratio
+
+    def shifts(self) -> np.ndarray:
+        if not (self.is_forks and self.is_dense):
+            return super().shifts()
+        steps = [(np.arange(count) - count // 2) * (32 / count) for count in _DENSE.values()]
+        return np.concatenate([np.stack(np.meshgrid(step, step), -1).reshape(-1, 2) for step in steps])
 
     def ratios(self) -> list[float]:
         """Return the aspect ratios other than 1, with their inverses when `flip`."""
@@ -187,6 +219,8 @@ class PriorBox(_Priors):
         return found[1:]
 
     def sizes(self) -> list[tuple[float, float]]:
+        if self.is_forks and self.is_dense:
+            return [(size - 1.0, size - 1.0) for size, count in _DENSE.items() for _ in range(count**2)]
         proto = self.added.prior_box_param
         least, most = list(proto.min_size), list(proto.max_size)
         if not least or min(least) <= 0:
@@ -195,7 +229,7 @@ class PriorBox(_Priors):
             raise self.error(f"expected one max_size above each min_size ({least}), found {most}")
         sizes = []
         for index, size in enumerate(map(int, least)):  # as Caffe does
-            squares = [float(size), *(math.sqrt(size * int(high)) for high in most[index : index + 1])]
+            squares = [float(size - self.is_forks), *(math.sqrt(size * int(high)) for high in most[index : index + 1])]
             sizes += [(square, square) for square in squares]
             sizes += [(size * math.sqrt(ratio), size / math.sqrt(ratio)) for ratio in self.ratios()]
         return sizes

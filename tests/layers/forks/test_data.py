@@ -63,6 +63,11 @@ POSES = 'source: "l" root_folder: "r" label_num: 28 batch_size: 4 max_size: 96 m
             IMAGES % "" + "transform_param { crop_width: 7 crop_height: 6 scale_factors: 2 }",
             [(4, 3, 6, 7), (4, 1, 6, 7)],
         ),
+        (
+            "ImageSegData",
+            IMAGES % "label_type: PIXELML num_label_chn: 2 num_edge_chn: 4" + CROP,
+            [(4, 7, 11, 11), (4, 2, 11, 11), (4, 1, 1, 2)],
+        ),
         ("ImageSegData", IMAGES % "label_type: NONE", [None, None]),
         ("WindowSegData", IMAGES % "new_height: 20 new_width: 20" + CROP, [(4, 3, 11, 11), (4, 1, 11, 11)]),
         ("ImageLabelmapData", IMAGES % "new_height: 8 new_width: 9", [(4, 3, 8, 9), (4, 1, 8, 9)]),

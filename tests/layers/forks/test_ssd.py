@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from pathlib import Path
 
@@ -78,6 +79,34 @@ def test_prior_boxes_are_centered_and_stretched() -> None:
         expected = [(x - w / 2) / 40, (y - h / 2) / 20, (x + w / 2) / 40, (y + h / 2) / 20]
         np.testing.assert_allclose(boxes[row, column, index], expected, rtol=1e-6, atol=1e-7)
     np.testing.assert_allclose(variances, np.broadcast_to([0.1, 0.2, 0.3, 0.4], variances.shape), rtol=1e-6)
+
+
+def test_faceboxes_has_more_squares_of_its_small_sizes() -> None:
+    fields = """name: "p" type: "PriorBox" bottom: "m" bottom: "x" top: "y"
+      prior_box_param { min_size: %s variance: 0.1 step: 32 }"""
+    layer = make(fields % "[32, 64, 128]")
+    conv = 'name: "c" type: "Convolution" bottom: "m" top: "c" convolution_param { num_output: %d kernel_size: 1 }'
+    maps, image = np.zeros((1, 7, 2, 3)), np.zeros((1, 3, 64, 96))
+    assert not layer.departs([maps.shape, image.shape])
+    layer.peers = [make(conv % 12)]  # of three boxes
+    assert not layer.departs([maps.shape, image.shape])
+    layer.peers = [make(conv % 84)]
+    assert "predicts 21" in layer.departs([maps.shape, image.shape])
+    layer.is_forks = True
+    boxes = run(layer, [maps, image]).tops[0][0, 0].reshape(2, 3, 21, 4)
+    expected = []
+    for size, shifts in ((32, (-16, -8, 0, 8)), (64, (-16, 0)), (128, (0,))):
+        for down, right in itertools.product(shifts, shifts):
+            x, y, half = 80 + right, 48 + down, (size - 1) / 2
+            expected.append([(x - half) / 96, (y - half) / 64, (x + half) / 96, (y + half) / 64])
+    np.testing.assert_allclose(boxes[1, 2], expected, rtol=1e-6, atol=1e-7)
+    coarse = make(fields % "256")
+    coarse.peers = [layer]
+    assert coarse.departs([maps.shape, image.shape])
+    coarse.is_forks = True
+    np.testing.assert_allclose(
+        run(coarse, [maps, image]).tops[0][0, 0, :4], [-111.5 / 96, -111.5 / 64, 143.5 / 96, 143.5 / 64], rtol=1e-6
+    )
 
 
 def test_clustered_prior_boxes_have_the_sizes_that_are_given() -> None:
