@@ -234,15 +234,16 @@ class Reshape(Reshaping):
     def of_batch(self, dims: list[int], shape: Shape, first: int) -> list[int]:
         """Return the sizes for the batch that the user gives where they are written for the file's own."""
         assert self.batch_override
-        written, ratios = self.proto.reshape_param.shape.dim, {Fraction(1)}
-        for batch in (batch for peer in self.peers for batch in peer.batches() if batch > 0):
-            ratios.add(Fraction(self.batch_override, batch))
-            if -1 in dims and first == 0 and written[0] == batch != shape[0] == self.batch_override:
-                return [shape[0], *dims[1:]]
+        written = self.proto.reshape_param.shape.dim
+        batches = {batch for peer in self.peers for batch in peer.batches() if batch > 0}
+        if -1 in dims and first == 0 and written[0] in batches and shape[0] == self.batch_override:
+            return [shape[0], *dims[1:]]
         _, end = self.replaced(len(shape))
-        count = math.prod(dims)
-        ratio = Fraction(math.prod(shape[first:end]), count) if count > 0 else Fraction(1)
-        return _scaled(dims, written, ratio) if ratio in ratios else dims
+        ratio = Fraction(math.prod(shape[first:end]), max(math.prod(dims), 1))
+        if ratio == 1 or ratio not in {Fraction(self.batch_override, batch) for batch in batches}:
+            return dims
+        axis = next((axis for axis, size in enumerate(written) if size * ratio == self.batch_override), None)
+        return _scaled(dims, written, ratio) if axis is None else [*dims[:axis], self.batch_override, *dims[axis + 1 :]]
 
     def rebatched(self, bottoms: Sequence[Shape]) -> str:
         first, _ = self.replaced(len(bottoms[0]))

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -142,10 +142,17 @@ def _candidates(now: _Trial, source: NetSource) -> Iterator[Iterable[dict[str, A
     if found := _wanted(now):
         yield [found]
     unsized = [(node, index) for node in now.net.nodes for index in now.unsized(node)]
+    unsized.sort(key=lambda top: _is_aside(now.net, *top))
     sizes = list(_sizes(now.net, source)) if unsized else []
     for node, index in unsized:
         if index == next(now.unsized(node)):
-            yield _of_sizes(node, index, sizes)
+            yield chain(_of_sizes(node, index, sizes), _of_steps(now.net, node, index))
+
+
+def _is_aside(net: Net, node: Node, index: int) -> bool:
+    """Tell whether layers take a top as another bottom than their first: its shape follows from that of the first."""
+    uses = net.flow.through((node.index, index), lambda step, _: net.nodes[step].layer.passes_values)
+    return any(position > 0 and not net.nodes[step].layer.passes_values for step, position in uses)
 
 
 def _alternatives(net: Net) -> Iterator[dict[str, Assumed]]:
@@ -165,6 +172,17 @@ def _of_sizes(node: Node, index: int, sizes: Iterable[tuple[Size, str]]) -> Iter
     for size, why in sizes:
         shapes.setdefault(layer.usual_shape(index, size), why)
     for shape, why in shapes.items():
+        yield {layer.proto.top[index]: Assumed(node, layer.proto.top[index], shape, why)}
+
+
+def _of_steps(net: Net, node: Node, index: int) -> Iterator[dict[str, Assumed]]:
+    """Yield what a top may be that layers take beside sequences: one value for each step and item of other data."""
+    layer = node.layer
+    assert isinstance(layer, Source)
+    others = (other for other in net.nodes if isinstance(other.layer, Source) and other is not node)
+    for other in others if _is_aside(net, node, index) else ():
+        shape = (layer.usual_shape(0, (None, 1, 1))[0], other.layer.batches()[0])
+        why = f"one value for each step and item of layer {other.name!r}"
         yield {layer.proto.top[index]: Assumed(node, layer.proto.top[index], shape, why)}
 
 
@@ -219,7 +237,7 @@ def _taken(reader: Node, position: int) -> Shape | None:
     likely = (
         (first, vector, maps)
         if layer and layer.takes_targets
-        else (vector, maps, first, *((size, 1) for size in first[:2]), (_REGIONS * first[0], 5))
+        else (vector, maps, first, first[:2], *((size, 1) for size in first[:2]), (_REGIONS * first[0], 5))
     )
     return next(
         (shape for shape in likely if layer and _takes(layer, [*known[:position], shape, *known[position:]])), None
@@ -246,6 +264,7 @@ def _sizes(net: Net, source: NetSource) -> Iterator[tuple[Size, str]]:
     text = " ".join((source.name, source.header.name, *(_source_of(entry.proto) for entry in source.layers))).lower()
     yield from ((size, f"as images of {name} are") for name, size in _KNOWN if name in text)
     yield from ((size, "a usual size") for size in _USUAL)
+    yield from _of_reshaped(net)
 
 
 def _source_of(proto: Any) -> str:
@@ -263,6 +282,16 @@ def _of_cuts(net: Net) -> Iterator[tuple[Size, str]]:
     """Yield what layers cut out of images, small ones first: images are as large at least."""
     cuts = ((size, node.name) for node in net.nodes if (size := node.layer.cut_size()))
     yield from (((None, *size), f"as layer {name!r} cuts it") for size, name in sorted(cuts))
+
+
+def _of_reshaped(net: Net) -> Iterator[tuple[Size, str]]:
+    """Yield the last axes of shapes that are written in full, and as channels what remains to each item of a batch."""
+    batches = sorted({batch for node in net.nodes for batch in node.layer.batches() if batch > 0})
+    for node in net.nodes:
+        *rest, height, width = (0, 0, *node.layer.proto.reshape_param.shape.dim)
+        if min(height, width) > 1 and min(rest[2:], default=0) > 0:
+            items = (math.prod(rest[2:]) // batch for batch in batches if math.prod(rest[2:]) % batch == 0)
+            yield from (((channels, height, width), f"as layer {node.name!r} reshapes it") for channels in items)
 
 
 def _of_deploy_files(source: NetSource) -> Iterator[tuple[Size, str]]:

@@ -246,3 +246,20 @@ layer {{ name: "c" type: "ContinuationIndicator" top: "c"
     path.write_text(path.read_text().replace("dim: 3 dim: 5", "dim: 3 dim: 6"))
     with pytest.raises(RefusedError, match="the counts must agree"):  # wrong whatever the batch
         analyze(path, static=True, batch=1)
+
+
+def test_what_is_reshaped_in_full_tells_the_size_and_markers_follow_the_sequences(tmp_path: Path) -> None:
+    marks = 'layer { name: "m" type: "HDF5Data" top: "marks" hdf5_data_param { source: "m" batch_size: 7 } }\n'
+    steps = 'layer { name: "p" type: "Permute" bottom: "data" top: "p" permute_param { order: [1, 0, 2, 3] } }\n'
+    shape = "shape { dim: 7 dim: 5 dim: 2 dim: 22 dim: 34 }"
+    full = f'layer {{ name: "r" type: "Reshape" bottom: "p" top: "r" reshape_param {{ {shape} }} }}\n'
+    lstm = """layer { name: "l" type: "ConvLSTM" bottom: "r" bottom: "%s" top: "l"
+      lstm_conv_param { num_output: 3 kernel_size: 3 pad: 1 } }
+    """
+    hdf5 = HDF5.replace('top: "label"', "")
+    found = assumed(tmp_path, marks + hdf5 + steps + full + lstm % "marks")
+    assert found["data"] == ((5, 14, 22, 34), "as layer 'r' reshapes it")
+    assert found["marks"] == ((7, 5), "as layer 'l' takes it")
+    cut = 'layer { name: "s" type: "Slice" bottom: "marks" top: "a" top: "b" slice_param { axis: 0 slice_point: 7 } }\n'
+    found = assumed(tmp_path, marks.replace("7", "12") + cut + hdf5 + steps + full + lstm % "a")
+    assert found["marks"] == ((12, 5), "one value for each step and item of layer 'h'")

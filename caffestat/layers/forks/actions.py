@@ -3,23 +3,32 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from caffestat.lazy import np
 from caffestat.schema.forks import pose_pb2
 
-from ..base import Layer, Shape, layer
+from ..base import Layer, Shape, layer, of_four_axes
+from ..data import Python
 from ..loss import Loss, total
 from ..reread import emit_closed, without_gradient
 from .flow import check_images
-from .rois import bins
+from .proposals import read_settings
+from .rois import bins, random_boxes
 
 if TYPE_CHECKING:
     from caffestat.autodiff import Tape
     from caffestat.graph import Graph
 
-__all__ = ["ArgMaxC", "ExtractPrimary", "ScenePooling", "SecondaryRegionsOpScores", "SimilaryEuclideanLoss"]
+__all__ = [
+    "ActionRoIData",
+    "ArgMaxC",
+    "ExtractPrimary",
+    "ScenePooling",
+    "SecondaryRegionsOpScores",
+    "SimilaryEuclideanLoss",
+]
 
 MAX, SUM = 0, 1
 
@@ -29,9 +38,43 @@ def first_largest(g: Graph, x: str, axis: int) -> str:
     return without_gradient(g, [x], lambda value: [g.emit("ArgMax", value, axis=axis, keepdims=1)])[0]
 
 
-def four_axes(shape: Shape) -> Shape:
-    """Return a shape of up to four axes with ones for those that are missing."""
-    return (*shape, *(1,) * (4 - len(shape)))
+@layer("action_roi_data_layer.layer.RoIDataLayer", dialect="pose")
+class ActionRoIData(Python):
+    """Images, 15 regions of each [regions, 5], labels [images], how many regions each has, and targets of boxes.
+
+    Sizes are those of the configuration: two images of 600 x 1000. Its database is not read.
+    (zimenglan-sysu-512/pose_action_caffe, lib/action_roi_data_layer/layer.py and lib/fast_rcnn/config_action.py)
+    """
+
+    IMAGES, REGIONS = 2, 15
+
+    @classmethod
+    def fits(cls, proto: Any, types: Collection[str]) -> bool:
+        return 3 <= len(proto.top) <= 6
+
+    def top_shape(self, index: int, name: str) -> Shape | None:
+        if name in self.shape_overrides:
+            return self.shape_overrides[name]
+        images = self.batch_override or self.IMAGES
+        regions = images * self.REGIONS
+        width = 4 * int(read_settings(self.proto.python_param.param_str).get("num_classes", 21))
+        return ((images, 3, 600, 1000), (regions, 5), (images,), (images,), *[(regions, width)] * 2)[index]
+
+    def batches(self) -> Sequence[int]:
+        return (self.IMAGES,)
+
+    def alternatives(self) -> Iterable[tuple[Mapping[int, Shape], str]]:
+        regions = 2 * (self.batch_override or self.IMAGES)
+        widths = (shape[1:] for shape in self.tops([])[4:] if shape)
+        shapes = {1: (regions, 5), **{index: (regions, *width) for index, width in enumerate(widths, 4)}}
+        yield shapes, "as BATCH_SIZE in the configuration makes it where each image has a person and a scene"
+
+    def example(self, top: int, shape: Shape, random: np.random.Generator) -> np.ndarray | None:
+        images = self.top_shape(0, self.proto.top[0])
+        if top != 1 or not images or len(shape) != 2 or shape[0] % images[0]:
+            return None
+        item = np.repeat(np.arange(images[0]), shape[0] // images[0])[:, None]
+        return np.concatenate([item, random_boxes(len(item), *images[2:], random)], 1).astype(np.float32)
 
 
 @layer("ExtractPrimary", dialect="pose")
@@ -47,12 +90,17 @@ class ExtractPrimary(Layer):
     passes_values = True
 
     def tops(self, bottoms: Sequence[Shape]) -> tuple[Shape, ...]:
-        images, rows = self.added.extract_primary_param.ims_per_batch, bottoms[0][:1]
+        images, rows = self.in_batch(self.added.extract_primary_param.ims_per_batch), bottoms[0][:1]
         if not rows or len(bottoms[0]) > 4 or images < 1 or rows[0] % images or rows[0] == images:
             expected = f"rows for each of ims_per_batch {images} images, two or more"
             raise self.error(f"expected a bottom of up to 4 axes with {expected}, found shape {bottoms[0]}")
-        rest = four_axes(bottoms[0])[1:]
+        rest = of_four_axes(bottoms[0])[1:]
         return (images, *rest), (rows[0] - images, *rest)
+
+    def rebatched(self, bottoms: Sequence[Shape]) -> str:
+        written = self.added.extract_primary_param.ims_per_batch
+        taken = self.in_batch(written)
+        return f"ims_per_batch {written} is taken as {taken}" if taken != written else ""
 
     def lower(self, g: Graph, bottoms: Sequence[str], params: Sequence[str]) -> Sequence[str]:
         primary, secondary = self.tops([g.shape(bottoms[0])])
@@ -87,7 +135,7 @@ class SecondaryRegionsOpScores(Layer):
             raise self.error(f"expected a multiple of {count} rows of up to 4 axes, found shape {bottoms[0]}")
         if self.top_count > 1 and p.op_scores != MAX:
             raise self.error(f"has {self.top_count} tops; expected one, or op_scores: MAX")
-        shape = four_axes(bottoms[0])
+        shape = of_four_axes(bottoms[0])
         return ((shape[0] // count, *shape[1:]),) * self.top_count
 
     def lower(self, g: Graph, bottoms: Sequence[str], params: Sequence[str]) -> Sequence[str]:

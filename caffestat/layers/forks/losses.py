@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from caffestat.lazy import np
 from caffestat.schema.forks import scaling_pb2
 
-from ..base import Shape, layer
+from ..base import Layer, Shape, layer
 from ..loss import FLT_MIN, Classified, Loss, SoftmaxWithLoss, class_index, is_label, total, weigh
 from ..math import emit_softmax
 from ..reread import emit_closed
@@ -26,6 +26,7 @@ __all__ = [
     "GeneralTripletLoss",
     "LpqLoss",
     "PairwiseLoss",
+    "PythonEuclideanLoss",
 ]
 
 
@@ -248,6 +249,47 @@ class LpqLoss(Loss):
             return [da, tape.emit("Neg", da)][: len(bottoms)]
 
         return [emit_closed(g, bottoms, forward, gradient)] * self.top_count
+
+
+@layer("pyloss.EuclideanLossLayer", dialect="pycaffe")
+class PythonEuclideanLoss(Loss):
+    """y = Σ (x₀ - x₁)² / 2N, one value; dx₀ = -dx₁ = (x₀ - x₁) / N, whatever dy is; its loss_weight is as written.
+
+    (BVLC/caffe, examples/pycaffe/layers/pyloss.py)
+    """
+
+    auto_tops = False
+    takes_targets = True
+
+    @property
+    def ignores_dy(self) -> bool:
+        return True
+
+    def loss_weight(self, top: int) -> float:
+        return Layer.loss_weight(self, top)
+
+    def allow_force_backward(self, bottom: int) -> bool:
+        return True
+
+    def tops(self, bottoms: Sequence[Shape]) -> tuple[Shape, ...]:
+        if math.prod(bottoms[0]) != math.prod(bottoms[1]) or not bottoms[0]:
+            raise self.error(f"expected two bottoms of the same count, found shapes {bottoms[0]} and {bottoms[1]}")
+        return ((1,),)
+
+    def lower(self, g: Graph, bottoms: Sequence[str], params: Sequence[str]) -> Sequence[str]:
+        shape, other = g.shape(bottoms[0]), g.shape(bottoms[1])
+        differences: list[str] = []
+
+        def forward(a: str, b: str) -> str:
+            differences.append(g.emit("Sub", a, g.reshape(b, *shape)))
+            sums = total(g, g.emit("Mul", differences[0], differences[0]))
+            return g.reshape(g.emit("Div", sums, g.constant(2 * shape[0])), 1)
+
+        def gradient(tape: Tape, dy: str) -> Sequence[str | None]:
+            dx = tape.emit("Div", differences[0], tape.constant(shape[0]))
+            return dx, tape.reshape(tape.emit("Neg", dx), *other)
+
+        return (emit_closed(g, bottoms, forward, gradient),)
 
 
 @layer("PairwiseLoss", dialect="hashnet")

@@ -15,7 +15,7 @@ from caffestat.fillers import Stream, bernoulli
 from caffestat.lazy import np
 from caffestat.schema.forks import pose_pb2
 
-from ..base import Layer, Move, Shape, layer
+from ..base import Layer, Move, Shape, layer, of_four_axes
 from ..loss import Loss, total
 from ..neuron import Neuron
 from ..reread import emit_closed, without_gradient
@@ -175,17 +175,22 @@ class SpatialDropoutOfEnet(SpatialDropout):
 
 @layer("CrossBlobsSum", dialect="pose")
 class CrossBlobsSum(Layer):
-    """y = the sum of all bottoms, of one shape. (zimenglan-sysu-512/pose_action_caffe, cross_blobs_sum_layer.cpp)"""
+    """y = the sum of all bottoms, of one shape but for axes of size 1 at the end; y has 4 axes.
+
+    (zimenglan-sysu-512/pose_action_caffe, cross_blobs_sum_layer.cpp)
+    """
 
     num_bottoms = (1, None)
 
     def tops(self, bottoms: Sequence[Shape]) -> tuple[Shape, ...]:
-        if any(shape != bottoms[0] for shape in bottoms):
-            raise self.error(f"expected bottoms of one shape, found {', '.join(map(str, bottoms))}")
-        return (bottoms[0],)
+        shapes = set(map(of_four_axes, bottoms))
+        if len(shapes) > 1 or len(max(shapes)) > 4:
+            raise self.error(f"expected bottoms of one shape of up to 4 axes, found {', '.join(map(str, bottoms))}")
+        return tuple(shapes)
 
     def lower(self, g: Graph, bottoms: Sequence[str], params: Sequence[str]) -> Sequence[str]:
-        return (g.emit("Sum", *bottoms, hint=self.name),)
+        (shape,) = self.tops([g.shape(bottom) for bottom in bottoms])
+        return (g.emit("Sum", *(g.reshape(bottom, *shape) for bottom in bottoms), hint=self.name),)
 
 
 @layer("CoordsFromHeatMaps", dialect="pose")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -12,6 +12,7 @@ from caffestat.lazy import np
 from caffestat.schema.forks import sequences_pb2
 
 from ..base import Layer, Param, Shape, layer, read_param
+from ..recurrent import LSTM
 from .scans import emit_scan
 
 if TYPE_CHECKING:
@@ -195,6 +196,10 @@ class LstmOfOcr(_LstmLayer):
         "lstm_param.bias_filler": "bias",
     }
 
+    @classmethod
+    def fits(cls, proto: Any, types: Collection[str]) -> bool:
+        return super().fits(proto, types) and not proto.HasField("recurrent_param")  # that is MyCaffe's
+
     @property
     def settings(self) -> Any:
         return self.added.lstm_param
@@ -271,6 +276,25 @@ class Lstm(LstmOfOcr):
 
     def top_shape(self, steps: int, rows: int) -> Shape:
         return steps * rows, self.hidden()
+
+
+@layer("Lstm", dialect="mycaffe")
+class MyCaffeLstm(LSTM):
+    """LSTM, whose name MyCaffe reads in any letters. cuDNN's with more than one layer is not computed.
+
+    (MyCaffe/MyCaffe, LSTMLayer.cs, LayerParameter.cs)
+    """
+
+    own_fields = tuple(f"recurrent_param.{name}" for name in ("engine", "num_layers", "dropout_ratio", "dropout_seed"))
+
+    @classmethod
+    def fits(cls, proto: Any, types: Collection[str]) -> bool:
+        return super().fits(proto, types) and bool(proto.HasField("recurrent_param"))
+
+    def tops(self, bottoms: Sequence[Shape]) -> tuple[Shape, ...]:
+        if (layers := max(self.own("recurrent_param.num_layers", int), default=1)) > 1:
+            raise self.error(f"the num_layers {layers} of cuDNN's LSTM are not computed; write a layer for each")
+        return super().tops(bottoms)
 
 
 @layer("LstmSimple", dialect="mycaffe")

@@ -103,3 +103,36 @@ def test_arg_max_c_tells_the_first_best_channel() -> None:
     np.testing.assert_array_equal(y[:, 1], x.max(1))
     result = run(make(ONE % "ArgMaxC"), [x])
     np.testing.assert_array_equal(result.tops[0][:, 0], x.argmax(1))
+
+
+DATA = """name: "d" type: "Python" top: "x" top: "rois" top: "labels" top: "counts"
+  python_param { module: "action_roi_data_layer.layer" layer: "RoIDataLayer" param_str: "'num_classes': 11" }"""
+
+
+def test_regions_of_actions_follow_the_batch_image_by_image() -> None:
+    data = make(DATA)
+    assert data.tops([]) == ((2, 3, 600, 1000), (30, 5), (2,), (2,))
+    data.batch_override = 3
+    assert data.tops([]) == ((3, 3, 600, 1000), (45, 5), (3,), (3,))
+    rows = data.example(1, (45, 5), np.random.default_rng(3))
+    np.testing.assert_array_equal(rows[:, 0], np.repeat([0, 1, 2], 15))
+    assert (rows[:, 1:3] >= 0).all()
+    assert (rows[:, 3] < 1000).all()
+    assert (rows[:, 4] < 600).all()
+    ((shapes, why),) = data.alternatives()
+    assert (shapes, "a person and a scene" in why) == ({1: (6, 5)}, True)
+    primary = make(
+        'name: "e" type: "ExtractPrimary" bottom: "x" top: "a" top: "b" extract_primary_param { ims_per_batch: 2 }'
+    )
+    primary.peers, primary.batch_override = [data], 3
+    assert primary.tops([(45, 7)]) == ((3, 7, 1, 1), (42, 7, 1, 1))
+    assert primary.rebatched([(45, 7)]) == "ims_per_batch 2 is taken as 3"
+
+
+def test_sums_across_blobs_have_four_axes() -> None:
+    sums = make('name: "s" type: "CrossBlobsSum" bottom: "a" bottom: "b" bottom: "c" top: "y"')
+    random = np.random.default_rng(4)
+    arrays = [random.normal(size=shape) for shape in ((2, 3), (2, 3, 1, 1), (2, 3, 1))]
+    check_gradients(sums, lambda *parts: sum(part.reshape(2, 3, 1, 1) for part in parts), arrays, (0, 1, 2))
+    with pytest.raises(NetError, match=r"one shape of up to 4 axes, found \(2, 3\), \(3, 2\)"):
+        sums.tops([(2, 3), (3, 2)])

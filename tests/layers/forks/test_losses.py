@@ -177,3 +177,18 @@ def test_memory_loss_has_a_shape_alone() -> None:
     layer = make('name: "l" type: "MemoryLoss" bottom: "x" top: "y" loss_param { normalization: NONE }')
     assert layer.tops([(2, 3)]) == ((),)
     assert "application" in layer.why_uncomputed
+
+
+def test_the_euclidean_loss_of_pycaffes_examples_ignores_the_gradient_above_it() -> None:
+    text = """name: "l" type: "Python" bottom: "a" bottom: "b" top: "l" %s
+      python_param { module: "pyloss" layer: "EuclideanLossLayer" }"""
+    layer = make(text % "")
+    assert layer.loss_weight(0) == 0
+    assert make(text % "loss_weight: 2").loss_weight(0) == 2
+    random = np.random.default_rng(8)
+    a, b = random.normal(size=(3, 5)), random.normal(size=(3, 5, 1))
+    result = run(layer, [a, b], dys=[np.full(1, 7, np.float32)])
+    difference = a - b[..., 0]
+    np.testing.assert_allclose(result.tops[0], [(difference**2).sum() / 6], rtol=1e-6)
+    np.testing.assert_allclose(result.bottoms[0], difference / 3, rtol=1e-5)
+    np.testing.assert_allclose(result.bottoms[1][..., 0], -difference / 3, rtol=1e-5)

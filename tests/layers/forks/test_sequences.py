@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from caffestat import analyze
 from caffestat.errors import NetError
 from caffestat.fillers import Stream
 
@@ -192,3 +194,25 @@ def test_maps_become_sequences_with_marks() -> None:
     np.testing.assert_array_equal(found.bottoms[0], dy.transpose(1, 2, 0)[:, :, None])
     with pytest.raises(NetError, match=r"\(N, C, 1, W\)"):
         layer.tops([(2, 3, 4, 5)])
+
+
+def test_lstm_of_mycaffe_is_caffes(tmp_path: Path) -> None:
+    net = """layer { name: "i" type: "Input" top: "x" top: "c" input_param {
+      shape { dim: 4 dim: 3 dim: 5 } shape { dim: 4 dim: 3 } } }
+    layer { name: "l" type: "%s" bottom: "x" bottom: "c" top: "y" recurrent_param { num_output: 6
+      weight_filler { type: "xavier" } bias_filler { type: "uniform" } %s } }"""
+
+    def means(kind: str, more: str = "") -> list[float | None]:
+        (tmp_path / "net.prototxt").write_text(net % (kind, more))
+        report = analyze(tmp_path / "net.prototxt", seed=3, device="cpu")
+        row = next(row for row in report.layers if row.name == "l")
+        assert row.tops[0].shape == (4, 3, 6)
+        return [row.tops[0].mean_abs, *(param.mean_abs for param in row.params)]
+
+    assert means("Lstm") == means("LSTM")
+    assert means("Lstm", "engine: CUDNN num_layers: 1") == means("LSTM")
+    deep = make(
+        'name: "l" type: "Lstm" bottom: "x" bottom: "c" top: "y" recurrent_param { num_output: 6 num_layers: 2 }'
+    )
+    with pytest.raises(NetError, match="the num_layers 2 of cuDNN's LSTM are not computed"):
+        deep.tops([(4, 3, 5), (4, 3)])
