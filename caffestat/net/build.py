@@ -17,6 +17,7 @@ from caffestat.layers import Layer, Param, Shape, Source, layer_class, layer_dia
 from caffestat.layers.base import within
 from caffestat.layers.data import Images
 from caffestat.layers.fork_fields import FORK_FIELDS, Effect, effect_of
+from caffestat.prototext import Message
 from caffestat.schema import ForkValue, UnknownField, UnknownValue, caffe_pb2
 
 from .alignment import cut_of, map_of
@@ -148,13 +149,13 @@ class _Builder:
         """Return the fields of a layer that its class does not read, by what they change."""
         found: dict[Effect, dict[str, None]] = defaultdict(dict)
         is_caffes = _is_caffes(entry.proto.type, cls)
-        for finding in self.foreign(entry):
+        for finding in self.foreign(entry.text):
             found[_effect(finding, cls, is_caffes)][finding.field.name] = None
         return found
 
-    def foreign(self, entry: Entry) -> Sequence[UnknownField]:
+    def foreign(self, text: Message | None) -> Sequence[UnknownField]:
         """Return what is unknown in the text of a layer."""
-        start, end = entry.text.span if entry.text else (0, 0)
+        start, end = text.span if text else (0, 0)
         first, last = (bisect_left(self.unknown, offset, key=_offset) for offset in (start, end))
         return self.unknown[first:last]
 
@@ -199,7 +200,7 @@ class _Builder:
         if isinstance(error, _DataError):
             self.fault(error)
             return error.message
-        unknown = [finding.field.name for finding in self.foreign(entry)]
+        unknown = [finding.field.name for finding in self.foreign(entry.text)]
         choice = self.choices.get(id(entry.text))
         if choice and choice.cls.dialect and not layer_dialects(entry.proto.type)[0].dialect:
             unknown += sorted(field.name for field in choice.addition.fields)
@@ -333,14 +334,18 @@ class _Builder:
         return None
 
     def about_vectors(self, node: Node, message: str) -> NetError | None:
-        """Return the error of a layer whose targets are labels of images: vectors in some forks. None for others."""
-        is_forks = bool(node.layer.dialect)
+        """Return the error of a layer that takes labels of images, which in some forks are vectors or maps; else None.
+
+        They may be so for targets, for layers of forks, and where the data layer has fields of forks.
+        """
         flow = flow_of(self.nodes)
-        for bottom in range(len(node.bottoms)) if is_forks else (1,) if node.layer.takes_targets else ():
+        for bottom in range(len(node.bottoms)):
             *_, (index, top) = flow.chain(flow.source((node.index, bottom)), lambda i: self.nodes[i].layer.copies)
             source = self.nodes[index]
-            if isinstance(source.layer, Images) and not source.layer.reader and top:
-                wanted = "N,L" if is_forks else ",".join(map(str, node.bottom_shapes[0] or ()))
+            is_target = node.layer.takes_targets and bottom == 1
+            may_be = is_target or node.layer.dialect or self.foreign(source.layer.text)
+            if may_be and isinstance(source.layer, Images) and not source.layer.reader and top:
+                wanted = ",".join(map(str, node.bottom_shapes[0] or ())) if is_target else "N,…"
                 blob = self.blobs[source.tops[top]].name
                 hint = f"the data layers of some forks give vectors of labels: --shape {blob}={wanted}"
                 return _ForkUsage(f"{message}; {hint}", node.place)

@@ -13,7 +13,7 @@ from typing import Any
 
 from caffestat.errors import InputError, NetError, SchemaError
 from caffestat.fillers import VARIANCE_NORMS, Filler
-from caffestat.layers import Layer, layer_class, layer_dialects, layer_types
+from caffestat.layers import Layer, fork_type, layer_class, layer_dialects, layer_types
 from caffestat.net import TRAIN
 from caffestat.net.upgrade import current_type
 from caffestat.prototext import Document, Field, Message, Scalar
@@ -105,7 +105,10 @@ class TextLayer:
     @cached_property
     def type(self) -> str:
         written = next(iter(texts(self._core, "type")), "")
-        return written if self.field.name == "layer" else current_type(written)
+        if self.field.name == "layer":
+            return written
+        current = current_type(written)
+        return fork_type(current) or current
 
     @cached_property
     def bottoms(self) -> tuple[str, ...]:

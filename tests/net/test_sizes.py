@@ -86,6 +86,9 @@ def test_labels_that_only_forks_have_are_what_their_loss_takes(tmp_path: Path) -
     assert assumed(tmp_path, crop + LOSS % "EuclideanLoss") == {"label": ((6, 7), "as layer 'l' takes it")}
     unsized = DATA % ("db", "") + FC % ("data", 7) + LOSS % "EuclideanLoss"
     assert assumed(tmp_path, unsized)["label"] == ((6, 7), "as layer 'l' takes it")
+    maps = DATA % ("db", "transform_param { crop_size: 9 }") + (CONV % "data").replace('top: "c"', 'top: "f"')
+    several = maps.replace("batch_size: 6", "batch_size: 6 label_type: MULTIPLE") + LOSS % "SoftmaxWithLoss"
+    assert assumed(tmp_path, several)["label"] == ((6, 1, 7, 7), "as layer 'l' takes it")
     refused = (
         crop + LOSS % "HingeLoss" + 'layer { name: "a" type: "Accuracy" bottom: "data" bottom: "label" top: "a" }\n'
     )

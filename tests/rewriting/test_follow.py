@@ -55,6 +55,13 @@ def test_finds_the_first_nonlinearity_that_reads_the_output(net: str, follower: 
     assert Dataflow.of_names(steps(net)).nonlinearity(0) == follower
 
 
+def test_forks_types_are_known_by_their_old_names() -> None:
+    old = """layers { name: "c" type: CONVOLUTION bottom: "x" top: "a" }
+    layers { name: "r" type: %s bottom: "a" top: "a" } layers { name: "d" type: CONVOLUTION bottom: "a" top: "b" }"""
+    for name, follower in (("RELUPLUS", RELU), ("RELU", RELU), ("NOBODYS", LINEAR)):
+        assert Dataflow.of_names(read(old % name)).nonlinearity(0) == follower
+
+
 def test_agrees_with_a_walk_over_all_steps() -> None:
     rng = random.Random(4)
     kinds = ("Convolution", "ReLU", "Dropout", "Pooling", "TanH", "Split", "Concat")
