@@ -237,7 +237,15 @@ def _taken(reader: Node, position: int) -> Shape | None:
     likely = (
         (first, vector, maps)
         if layer and layer.takes_targets
-        else (vector, maps, first, first[:2], *((size, 1) for size in first[:2]), (_REGIONS * first[0], 5))
+        else (
+            vector,
+            maps,
+            first,
+            first[:2],
+            *((size, 1) for size in first[:2]),
+            (_REGIONS * first[0], 5),
+            (1, 1, first[0], 8),
+        )
     )
     return next(
         (shape for shape in likely if layer and _takes(layer, [*known[:position], shape, *known[position:]])), None

@@ -110,6 +110,17 @@ def test_regions_are_several_to_an_image(tmp_path: Path) -> None:
     assert (found["rois"][0], found["data"][0]) == ((32, 5), (2, 3, 224, 224))
 
 
+def test_true_boxes_are_rows_as_ssd_has_them(tmp_path: Path) -> None:
+    python = 'layer { name: "p" type: "Python" top: "data" top: "label" python_param { module: "m" layer: "L" } }\n'
+    heads = FC % ("data", 9 * 4) + (FC % ("data", 9 * 3)).replace('"f"', '"s"')
+    prior = """layer { name: "c" type: "Pooling" bottom: "data" top: "c" pooling_param { kernel_size: 6 stride: 9 } }
+    layer { name: "b" type: "PriorBox" bottom: "c" bottom: "data" top: "b" prior_box_param { min_size: 9 } }
+    layer { name: "l" type: "MultiBoxLoss" bottom: "f" bottom: "s" bottom: "b" bottom: "label" top: "l"
+      multibox_loss_param { num_classes: 3 } }"""
+    found = assumed(tmp_path, python + heads + prior, batch=2, shapes={"data": (2, 3, 24, 24)})
+    assert found["label"] == ((1, 1, 2, 8), "as layer 'l' takes it")
+
+
 def test_labels_of_a_database_of_their_own_are_what_their_loss_takes(tmp_path: Path) -> None:
     labels = 'layer { name: "e" type: "Data" top: "label" data_param { source: "labels" batch_size: 6 } }\n'
     images = 'layer { name: "d" type: "Data" top: "data" data_param { source: "db" batch_size: 6 } }\n'
