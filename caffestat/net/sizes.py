@@ -296,10 +296,11 @@ def _of_reshaped(net: Net) -> Iterator[tuple[Size, str]]:
     """Yield the last axes of shapes that are written in full, and as channels what remains to each item of a batch."""
     batches = sorted({batch for node in net.nodes for batch in node.layer.batches() if batch > 0})
     for node in net.nodes:
-        *rest, height, width = (0, 0, *node.layer.proto.reshape_param.shape.dim)
-        if min(height, width) > 1 and min(rest[2:], default=0) > 0:
-            items = (math.prod(rest[2:]) // batch for batch in batches if math.prod(rest[2:]) % batch == 0)
-            yield from (((channels, height, width), f"as layer {node.name!r} reshapes it") for channels in items)
+        dims = tuple(map(int, node.layer.proto.reshape_param.shape.dim))
+        if len(dims) > 2 and min(dims) > 0 and min(dims[-2:]) > 1:
+            rest = math.prod(dims[:-2])
+            items = (rest // batch for batch in batches if rest % batch == 0)
+            yield from (((channels, dims[-2], dims[-1]), f"as layer {node.name!r} reshapes it") for channels in items)
 
 
 def _of_deploy_files(source: NetSource) -> Iterator[tuple[Size, str]]:

@@ -74,7 +74,7 @@ class ActionRoIData(Python):
         if top != 1 or not images or len(shape) != 2 or shape[0] % images[0]:
             return None
         item = np.repeat(np.arange(images[0]), shape[0] // images[0])[:, None]
-        return np.concatenate([item, random_boxes(len(item), *images[2:], random)], 1).astype(np.float32)
+        return np.concatenate([item, random_boxes(len(item), images[2], images[3], random)], 1).astype(np.float32)
 
 
 @layer("ExtractPrimary", dialect="pose")
