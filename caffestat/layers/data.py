@@ -314,7 +314,8 @@ class MemoryData(Images):
     own_fields = ("memory_data_param.dim",)
 
     def departs(self, bottoms: Sequence[Shape]) -> str:
-        return "" if self.top_count == 2 else f"has {self.top_count} top{'s'[: self.top_count > 1]}, but Caffe expects 2"
+        found = "1 top" if self.top_count == 1 else f"{self.top_count} tops"
+        return "" if self.top_count == 2 else f"has {found}, but Caffe expects 2"
 
     def written_shape(self, index: int) -> Shape | None:
         """Return the shape of a top: by `dim` where it is written."""
