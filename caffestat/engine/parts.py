@@ -1,4 +1,9 @@
-"""Long graphs are cut into parts that run one after the other: the runtime's set-up is quadratic in the nodes."""
+"""Graphs are cut into parts that run one after the other.
+
+The runtime orders the nodes of a session by a search from its last result: statistics and gradients of params, which
+nothing reads but that result, come last, and until then all that they read is kept. Parts run in our order. The
+runtime's set-up is quadratic in the nodes, too.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +14,10 @@ from caffestat.graph import Graph, Node
 
 __all__ = ["cut", "in_order"]
 
-_PART = 2_000  # nodes
+# Nodes of a part: small ones save memory (a third on VGG-16) and set-up.
+# In a long graph many small ones cost more than that.
+_SMALL_PART, _PART = 150, 2_000
+_LONG = 5_000
 
 
 def cut(g: Graph, longest: int) -> list[Graph]:
@@ -18,7 +26,7 @@ def cut(g: Graph, longest: int) -> list[Graph]:
     A part's outputs are what later parts read and what the graph returns; its inputs, beside those of the graph, are
     what earlier parts computed.
     """
-    return [g] if len(g.nodes) <= longest else _parts(g, _chunks(g))
+    return [g] if len(g.nodes) <= longest else _parts(g, _chunks(g, _SMALL_PART if len(g.nodes) < _LONG else _PART))
 
 
 def in_order(g: Graph) -> Graph:
@@ -38,8 +46,8 @@ def in_order(g: Graph) -> Graph:
     return result
 
 
-def _chunks(g: Graph) -> list[list[Node]]:
-    """Cut the nodes where every value that crosses has a known shape: it becomes an input of a part.
+def _chunks(g: Graph, size: int) -> list[list[Node]]:
+    """Cut the nodes, `size` each, where every value that crosses has a known shape: it becomes an input of a part.
 
     What another part computes in another shape is brought into this shape again: both crossing would be a copy.
     """
@@ -49,7 +57,7 @@ def _chunks(g: Graph) -> list[list[Node]]:
     views: dict[str, Node] = {}
     there: set[str] = set()  # the views of this chunk
     for index, node in enumerate(g.nodes):
-        if len(chunks[-1]) >= _PART and not unknown:
+        if len(chunks[-1]) >= size and not unknown:
             chunks.append([])
             there = set()
         chunks[-1] += [*_missing(node, views, there), node]

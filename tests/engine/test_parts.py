@@ -47,7 +47,7 @@ def shares_memory(given: Any) -> bool:
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(compiled._LONG, "cpu", SHORT)
     monkeypatch.setitem(compiled._DEEP_NODES, "cpu", SHORT)
-    monkeypatch.setattr(parts, "_PART", 40)
+    monkeypatch.setattr(parts, "_SMALL_PART", 40)
 
 
 @pytest.mark.usefixtures("short")
@@ -129,3 +129,17 @@ def test_no_value_crosses_in_two_shapes_or_under_two_names() -> None:
     wanted = [deep[120] + deep[60], deep[60].reshape(1, 6), deep[60], X.reshape(3, 2), deep[60].reshape(6)]
     for ours, right in zip(found, wanted, strict=True):
         np.testing.assert_allclose(ours, right, rtol=2e-5)
+
+
+@pytest.mark.usefixtures("short")
+def test_long_graphs_are_cut_into_larger_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    g = Graph()
+    y = g.input("x", X.shape)
+    for _ in range(170):
+        y = g.declare(g.emit("Tanh", y), X.shape)
+    g.outputs = [y]
+    monkeypatch.setattr(parts, "_PART", 100)
+    monkeypatch.setattr(parts, "_LONG", 171)
+    assert [len(part.nodes) for part in parts.cut(g, SHORT)] == [40, 40, 40, 40, 10]
+    monkeypatch.setattr(parts, "_LONG", 170)
+    assert [len(part.nodes) for part in parts.cut(g, SHORT)] == [100, 70]
