@@ -82,6 +82,11 @@ def test_conv(shape: Any, kernel: Any, padding: Any, provider: str) -> None:
     check_conv(shape, kernel, padding, provider=provider)
 
 
+@pytest.mark.parametrize("size", [(3, 5), (16, 17)], ids=["few places", "many places"])
+def test_1x1_is_a_product(size: tuple[int, int]) -> None:
+    check_conv((4, 6, 1, 1, 1, size), (1, 1), (0, 0))
+
+
 def test_conv_with_constant_weights() -> None:
     check_conv(SHAPES[1], *KERNELS[0], constants=(1, 2))
 

@@ -10,7 +10,7 @@ import pytest
 
 from caffestat.engine import CPU, Compiled
 from caffestat.engine.runtime import channel_block
-from caffestat.graph import Graph
+from caffestat.graph import Graph, Node
 from caffestat.graph.blocked import NCHWC
 from caffestat.graph.expand import expand
 
@@ -27,6 +27,7 @@ CASES: dict[str, Case] = {
     "dilated": (2, BLOCK, 3 * BLOCK, 1, (3, 3), {"pads": [2, 2, 2, 2], "dilations": [2, 1]}),
     "stride": (2, BLOCK, BLOCK, 1, (3, 4), {"pads": [1, 1, 1, 2], "strides": [2, 3]}),
     "1x1": (2, 2 * BLOCK, 3 * BLOCK, 1, (1, 1), {}),
+    "1x1, odd channels": (2, 6, 10, 1, (1, 1), {}),
     "first": (2, 3, BLOCK, 1, (7, 7), {"pads": [3, 2, 1, 3], "strides": [2, 1]}),
     "first, 3x3": (3, 2, BLOCK, 1, (3, 3), {"pads": [1, 2, 0, 1]}),
     "first, whole blocks of images": (2 * BLOCK, 2, BLOCK, 1, (3, 2), {"pads": [1, 0, 1, 1], "strides": [2, 3]}),
@@ -42,6 +43,10 @@ def blocked_ops(g: Graph, fed: Mapping[str, Any]) -> int:
     """Return how many convolutions run in the blocked layout."""
     nodes = expand(g, g.outputs, "cpu", channel_block(), fed.keys()).nodes
     return sum(node.domain == NCHWC and node.op == "Conv" for node in nodes)
+
+
+def nodes_of_dx(g: Graph, fed: Mapping[str, Any]) -> list[Node]:
+    return expand(g, g.outputs[1:2], "cpu", channel_block(), fed.keys()).nodes
 
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
@@ -72,6 +77,12 @@ def test_which_convolutions_are_blocked(name: str, fed: int, constant: int) -> N
     g, _, params = build(CASES[name])
     assert blocked_ops(g, params) == fed
     assert blocked_ops(g, {}) == constant
+
+
+def test_1x1_filters_that_change_are_not_turned_around() -> None:
+    g, _, params = build(CASES["1x1, odd channels"])
+    turned = [any(node.op == "Transpose" for node in nodes_of_dx(g, fed)) for fed in ({}, params)]
+    assert turned == [True, False]
 
 
 def test_an_exported_model_has_no_blocked_ops() -> None:

@@ -79,9 +79,13 @@ ImageForm = Callable[[Graph, Convolution, str, str], str]
 WeightForm = Callable[[Graph, Convolution, str, str], str]
 
 
-def image_form(provider: str, c: Convolution) -> ImageForm:
-    """Choose how to compute dx from w and dy."""
-    if provider == "cuda" and c.is_product:
+def image_form(provider: str, c: Convolution, changing: bool = False) -> ImageForm:
+    """Choose how to compute dx from w and dy.
+
+    changing: whether the filters are others in every run. On few places, turning 1x1 around takes two to nine times
+    as long as the product
+    """
+    if c.is_product and (provider == "cuda" or (changing and c.batch * c.window.places <= 400)):
         return dx_product
     if provider == "cuda" or max(c.window.strides) > 1 or min(_flip_pads(c)) < 0:
         return dx_transpose
@@ -96,7 +100,7 @@ def conv_image(g: Graph, node: Node, provider: str) -> list[str]:
     tiles = winograd.tiles(provider, g, shape, dy)
     if tiles and (back := tiles.turned()).pays():
         return [winograd.convolve(g, back, dy, w, turned=True)]
-    form = dx_blocked if _is_blocked(g, shape, w) else image_form(provider, shape)
+    form = dx_blocked if _is_blocked(g, shape, w) else image_form(provider, shape, w in g.changing)
     return [form(g, shape, w, dy)]
 
 
@@ -172,8 +176,10 @@ def weight_form(provider: str, c: Convolution) -> WeightForm:
         return dw_taps if c.is_product and sums_are_small else dw_gather
     if c.channels <= 4:
         return dw_swap if win.taps >= 49 else dw_gather
-    if win.taps == 1:
-        return dw_gather if win.places <= 14 * 14 else dw_taps
+    if win.taps == 1 and win.places > 14 * 14:
+        return dw_taps
+    if c.is_product:
+        return dw_rows
     if max(win.strides) > 1 or win.places <= 20 * 20 or c.channels >= 512:
         return dw_gather
     return dw_taps if win.places <= 56 * 56 else dw_pitch
@@ -333,13 +339,24 @@ def _columns(g: Graph, c: Convolution, x: str) -> str:
     return g.reshape(rows, c.batch * c.group, win.places, win.taps * channels)
 
 
+def dw_rows(g: Graph, c: Convolution, x: str, dy: str) -> str:
+    """1x1: one product over batch and places, [filters, batch · places] · [channels, batch · places]ᵀ."""
+    rows = (_rows(g, c, *value) for value in ((dy, c.filters), (x, c.channels)))
+    return g.reshape(g.fused_matmul(*rows, transB=1), *c.w_shape)
+
+
+def _rows(g: Graph, c: Convolution, value: str, channels: int) -> str:
+    """Emit [batch, channels, …], of as many elements as there are places, as [channels, batch · places]."""
+    rows = g.transpose(g.reshape(value, c.batch, channels, c.window.places), 1, 0, 2)
+    return g.reshape(rows, channels, c.batch * c.window.places)
+
+
 def dw_gather(g: Graph, c: Convolution, x: str, dy: str) -> str:
     """No groups: im2col, then one product over batch and places.
 
     [filters, batch · places] · [batch · places, taps · channels]
     """
-    rows = g.transpose(g.reshape(dy, c.batch, c.filters, c.window.places), 1, 0, 2)
-    rows = g.reshape(rows, c.filters, c.batch * c.window.places)
+    rows = _rows(g, c, dy, c.filters)
     columns = g.reshape(_columns(g, c, x), c.batch * c.window.places, c.window.taps * c.channels)
     return _kernel_last(g, c, g.emit("MatMul", rows, columns))
 
