@@ -509,16 +509,21 @@ def measure(
     notes.extend(runner.forward.notes)
     started = _param_samples(program, values) if samples else {}
     measured = runner.run(arrays)
-    notes.extend(_precision_notes(program, runner, options.compute))
-    if runner.left_to_cpu:
-        notes.append(f"{device} has no kernels for {', '.join(runner.left_to_cpu)}: computed on the CPU")
-    inner = [program.rows[row].name for row, part in runner.forward.inner.items() if part.prints]
-    if options.stats and inner:
-        notes.append(f"--stats skips the values inside {', '.join(inner)}: only their mean |x| is known")
+    notes.extend(_run_notes(program, runner, options))
     if samples:
         measured.param_samples, measured.given = started, frozenset(taken)
         measured.curves = curves(program, values, measured.top_samples)
     return program, measured
+
+
+def _run_notes(program: Program, runner: Runner, options: RunOptions) -> Iterator[str]:
+    """Yield what is worth knowing of a run: types, kernels and statistics that are not what was asked for."""
+    yield from _precision_notes(program, runner, options.compute)
+    if runner.left_to_cpu:
+        yield f"{runner.device} has no kernels for {', '.join(runner.left_to_cpu)}: computed on the CPU"
+    inner = [program.rows[row].name for row, part in runner.forward.inner.items() if part.prints]
+    if options.stats and inner:
+        yield f"--stats skips the values inside {', '.join(inner)}: only their mean |x| is known"
 
 
 def _precision_notes(program: Program, runner: Runner, compute: str) -> Iterator[str]:

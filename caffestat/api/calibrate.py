@@ -63,10 +63,7 @@ def calibrate(
     from caffestat.program.opening import refuse_caffe_options
     from caffestat.report.calibration import render_calibration
 
-    one_of("method", method, METHODS)
-    for percent in (percentile, *percentiles):
-        if not 0 <= percent <= 100:
-            raise InputError(f"percentile: expected a number from 0 to 100, found {percent!r}")
+    _check_method(method, (percentile, *percentiles))
     if not inputs:
         raise InputError("calibrate: expected data for an input: --input NAME=FOLDER, FILE.npz or FILE.npy")
     options = NetOptions("test", shapes=shapes or {}, batch=batch, data="synthetic", dims=dims or {})
@@ -89,6 +86,13 @@ def calibrate(
     if output is not None:
         replace_file(output, render_calibration(found).encode())
     return found
+
+
+def _check_method(method: str, percentiles: Sequence[float]) -> None:
+    one_of("method", method, METHODS)
+    for percent in percentiles:
+        if not 0 <= percent <= 100:
+            raise InputError(f"percentile: expected a number from 0 to 100, found {percent!r}")
 
 
 @dataclass

@@ -12,6 +12,7 @@ from caffestat.errors import InputError
 if TYPE_CHECKING:
     from caffestat.sweeps import Trial
     from caffestat.sweeps.rows import Row
+    from caffestat.sweeps.store import Store
     from caffestat.sweeps.summary import Summary
 
 __all__ = ["sweep"]
@@ -86,18 +87,24 @@ def sweep(
     for trial, rows in store.results() if store else ():
         summary.add(trial, rows)
     left = (trial for trial in plan.trials() if not (done and trial.id in done))
-    for results in _chunks(_run(settings, left, workers, client, resources), 1 if store is None else _STORED):
-        if store:
-            store.append(results)
-        for trial, rows in results:
-            summary.add(trial, rows)
+    for finished in _collected(_run(settings, left, workers, client, resources), store, summary):
         if progress:
-            progress(summary.trials, plan.count)
+            progress(finished, plan.count)
     if predict:
         from caffestat.sweeps.predicted import bands
 
         summary.bands = bands(settings, summary.variants())
     return summary
+
+
+def _collected(results: Iterator[tuple[Trial, list[Row]]], store: Store | None, summary: Summary) -> Iterator[int]:
+    """Store results and add them to the summary; yield the number of finished trials as it grows."""
+    for chunk in _chunks(results, 1 if store is None else _STORED):
+        if store:
+            store.append(chunk)
+        for trial, rows in chunk:
+            summary.add(trial, rows)
+        yield summary.trials
 
 
 def _run(

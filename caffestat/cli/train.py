@@ -116,7 +116,6 @@ def train(
     from caffestat import report
     from caffestat.api.train import training_of
     from caffestat.logs import Watch
-    from caffestat.training.events import Saved, Statistics
 
     for target in (log, page):
         refuse_inputs(target, [path, *settings["weights"]])
@@ -144,10 +143,8 @@ def train(
             counter.show(event)
             if history:
                 history.enter(event)
-            if signals is not None and isinstance(event, Statistics):
-                signals.add(event.iteration, event.values)
-            elif signals is not None and isinstance(event, Saved):
-                signals.save()  # a run that is killed leaves them as far as its last snapshot
+            if signals is not None:
+                _record(signals, event)
             for alert in rules.see(event) if rules else ():
                 counter.clear()
                 if history:
@@ -156,6 +153,15 @@ def train(
                 if watch == "stop":
                     sys.exit(1)
         counter.clear()
+
+
+def _record(signals: SignalFile, event: Event) -> None:
+    from caffestat.training.events import Saved, Statistics
+
+    if isinstance(event, Statistics):
+        signals.add(event.iteration, event.values)
+    elif isinstance(event, Saved):
+        signals.save()  # a run that is killed leaves them as far as its last snapshot
 
 
 @contextmanager

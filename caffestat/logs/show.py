@@ -24,7 +24,8 @@ _COLUMNS = f"{'':<44}{'first':>12}{'predicted':>12}{'last':>12}{'last/first':>12
 def diagnosis_lines(found: Diagnosis, all_trends: bool = False) -> Iterator[str]:
     """Yield the lines of a report: what is bad first, then how every blob went (with `all_trends`, params too)."""
     span = "" if found.first_iteration is None else f", iterations {found.first_iteration} to {found.last_iteration}"
-    yield f"{found.passes} passes of the train net{span}; {found.tests} of test nets"
+    passes = "1 pass" if found.passes == 1 else f"{found.passes} passes"
+    yield f"{passes} of the train net{span}; {found.tests} of test nets"
     for event in sorted(found.events.values(), key=lambda event: event.line):
         yield event_text(event)
     for one in found.losses:

@@ -275,12 +275,7 @@ class _Builder:
         if len(known) == len(node.bottoms) and not layer.why_unknown:
             try:
                 self.tell_departure(layer, known)
-                if layer.aligns:
-                    layer.cut_before = cut_of(node, self.nodes)
-                if layer.maps_bottoms:
-                    layer.bottom_map = map_of(node, self.nodes)
-                if layer.sized_by_images:
-                    layer.image_size = self.size_of_images()
+                self.tell_layer(node)
                 node.top_shapes, params = _tops_and_params(layer, known)
                 if why := self.shapeless.get(layer):
                     raise layer.error(why)
@@ -309,6 +304,16 @@ class _Builder:
         except NetError as error:
             self.fault(error)
             node.loss_weights = (0.0,) * layer.top_count
+
+    def tell_layer(self, node: Node) -> None:
+        """Give a layer what it asks for about the net around it."""
+        layer = node.layer
+        if layer.aligns:
+            layer.cut_before = cut_of(node, self.nodes)
+        if layer.maps_bottoms:
+            layer.bottom_map = map_of(node, self.nodes)
+        if layer.sized_by_images:
+            layer.image_size = self.size_of_images()
 
     def size_of_images(self) -> tuple[int, int] | None:
         """Return height and width of the first images that the net reads, of more than one pixel; None without any."""
@@ -637,39 +642,50 @@ def build(
         raise NetError(f"no layer is in the file: expected a net or solver prototxt, {found}", Place(source.name))
     fields = [f for f in source.findings if isinstance(f, UnknownField)]
     choices = choose(source.layers, fields, dialect)
-    own = {field for choice in choices.values() for field in choice.addition.fields}
-    read = {value for choice in choices.values() for value in choice.addition.values}
-    findings = [
+    findings = _left_findings(source, choices.values())
+    unknown = sorted((f for f in findings if isinstance(f, UnknownField)), key=_offset)
+    builder = _Builder(state, shapes or {}, batch, data, unknown, choices, faults)
+    layers = _kept_layers(source, state, faults)
+    builder.readers = _readers(layers)
+    for entry in layers:
+        builder.add(entry)
+    _check_shape_names(builder, source)
+    net = Net(source.header.name, state.phase, builder.nodes, builder.blobs, builder.params, builder.outputs())
+    net.findings = (*map(_with_effect, findings), *builder.findings)
+    mark_backward(net, bool(source.header.force_backward))
+    return net
+
+
+def _left_findings(source: NetSource, choices: Collection[Choice]) -> list[Finding]:
+    """Return the findings about a source without those that the chosen classes of layers explain, and with theirs."""
+    own = {field for choice in choices for field in choice.addition.fields}
+    read = {value for choice in choices for value in choice.addition.values}
+    left = [
         f
         for f in source.findings
         if not (isinstance(f, UnknownField) and f.field in own)
         and not (isinstance(f, (UnknownValue, ForkValue)) and f.place in read)
     ]
-    findings += [finding for choice in choices.values() for finding in choice.addition.findings]
-    unknown = sorted((f for f in findings if isinstance(f, UnknownField)), key=_offset)
-    findings = [_with_effect(finding) for finding in findings]
-    builder = _Builder(state, shapes or {}, batch, data, unknown, choices, faults)
+    return left + [finding for choice in choices for finding in choice.addition.findings]
+
+
+def _kept_layers(source: NetSource, state: State, faults: list[NetError] | None) -> Sequence[Entry]:
+    """Return the layers of a state with Caffe's splits. Raises NetError when there are none."""
     kept = filter_layers(source.layers, state)
-    layers = insert_splits(
-        kept if faults is None else without_unknown_bottoms(kept, faults, source.layers), source.layers
-    )
+    known = kept if faults is None else without_unknown_bottoms(kept, faults, source.layers)
+    layers = insert_splits(known, source.layers)
     if not layers:
-        raise NetError(
-            "no layer is left in this phase (check include/exclude rules, --phase, --stage)", _first_place(source)
-        )
-    builder.readers = _readers(layers)
-    for entry in layers:
-        builder.add(entry)
+        message = "no layer is left in this phase (check include/exclude rules, --phase, --stage)"
+        raise NetError(message, _first_place(source))
+    return layers
+
+
+def _check_shape_names(builder: _Builder, source: NetSource) -> None:
     unused = set(builder.shapes) - set(builder.by_name)
     if unused:
         known = ", ".join(sorted(builder.by_name)[:12])
-        raise NetError(
-            f"--shape names {min(unused)!r}, which no layer produces; blobs are {known}, …", _first_place(source)
-        )
-    net = Net(source.header.name, state.phase, builder.nodes, builder.blobs, builder.params, builder.outputs())
-    net.findings = (*findings, *builder.findings)
-    mark_backward(net, bool(source.header.force_backward))
-    return net
+        message = f"--shape names {min(unused)!r}, which no layer produces; blobs are {known}, …"
+        raise NetError(message, _first_place(source))
 
 
 def _readers(layers: Sequence[Entry]) -> Callable[[str], Iterable[tuple[Entry, str]]]:

@@ -81,12 +81,16 @@ def weighted_sum(
     if sharing and per_channel:
         tables = [correlations_of(shared(terms / per_channel) + b_var) for terms in _terms_along(x, sharing)]
         y = replace(y, rho_along=tuple(tables))
-    own_share, rho = min(spread / max(y.second, 1e-300), 1.0), x.rho_other if sharing else 1.0
-    correction = finite_width.correction(x.values**2, rho, channels * groups)
-    width = 1 - own_share * (1 - (x.finite_width or 1.0) * correction)
+    own_share = min(spread / max(y.second, 1e-300), 1.0)
     if sharing and n > 0:
         y = _with_tails(y, own_share**2 * (few_terms.kurtosis(x.values) * few_terms.kurtosis(w.values) - 3) / n)
-    return replace(y, finite_width=width)
+    return replace(y, finite_width=_finite_width(x, own_share, x.rho_other if sharing else 1.0, channels * groups))
+
+
+def _finite_width(x: Signal, own_share: float, rho: float, channels: float) -> float:
+    """Return the finite-width correction of a sum; own_share: the part of its second moment that is not the bias's."""
+    correction = finite_width.correction(x.values**2, rho, channels)
+    return 1 - own_share * (1 - (x.finite_width or 1.0) * correction)
 
 
 def _terms_along(x: Signal, sharing: Sharing) -> Iterator[Array]:

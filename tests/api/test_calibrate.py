@@ -237,7 +237,7 @@ def test_float16_values_keep_their_type(tmp_path: Path) -> None:
         ({"x": "missing.npz"}, {}, "missing.npz: cannot be read"),
         ({"x": BATCHES}, {"method": "entropy"}, "method: expected one of minmax, percentile"),
         ({"x": BATCHES}, {"percentile": 101}, "expected a number from 0 to 100, found 101"),
-        ({"x": BATCHES}, {"weights": "a.caffemodel"}, "weights files and fillers are Caffe's"),
+        ({"x": BATCHES}, {"weights": "a.caffemodel"}, "weights files and fillers are for Caffe nets"),
     ],
 )
 def test_what_cannot_be_used_is_refused(path: Path, inputs: object, settings: dict[str, object], words: str) -> None:

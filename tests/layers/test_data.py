@@ -118,7 +118,7 @@ def test_unknown_shape(type_name, params, shapes, where):
         ),
         ("WindowData", "window_data_param { batch_size: 2 }", "expected a positive crop_size"),
         ("MemoryData", "memory_data_param { batch_size: 2 channels: 3 }", r"found shape \(2, 3, 0, 0\)"),
-        ("HDF5Data", "transform_param { scale: 2 }", "transforms nothing"),
+        ("HDF5Data", "transform_param { scale: 2 }", "transform_param is not supported"),
     ],
 )
 def test_refuses(type_name, params, message):

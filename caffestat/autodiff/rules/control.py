@@ -180,16 +180,7 @@ def _scan_back(t: Tape, s: _Scan, saved: Sequence[str], dys: dict[str, str], wan
     states, slices = grads[: len(float_states)], grads[len(float_states) : len(asked)]
     order = [*d_states, *sums, *given[: s.states], *given[s.states :], *d_outputs.values()]
     body = close_body(inner, t.graph, order, [*states, *new_sums, *slices], f"{s.body.name}_gradient")
-    how = {
-        "scan_input_axes": [*[0] * s.states, *s.in_axes, *(s.out_axes[i - s.states] for i in d_outputs)],
-        "scan_input_directions": [
-            *[1] * s.states,
-            *(1 - d for d in s.in_backwards),
-            *(1 - s.out_backwards[i - s.states] for i in d_outputs),
-        ],
-        "scan_output_axes": [s.in_axes[i - s.states] for i in float_scanned],
-        "scan_output_directions": [1 - s.in_backwards[i - s.states] for i in float_scanned],
-    }
+    how = _reversed(s, [*d_outputs], float_scanned)
     begin = [dys.get(s.node.outputs[i]) or _zeros(t.graph, s.specs[i]) for i in float_states]
     begin += [_zeros(t.graph, t.specs[name]) for name in wanted]
     found = _emit_scan(t, body, begin, [*saved, *s.scanned, *(dys[s.node.outputs[i]] for i in d_outputs)], **how)
@@ -199,6 +190,23 @@ def _scan_back(t: Tape, s: _Scan, saved: Sequence[str], dys: dict[str, str], wan
     for index, name in zip(float_scanned, found[len(float_states) + len(wanted) :], strict=True):
         by_input[index] = name
     return [*by_input, *found[len(float_states) :][: len(wanted)]]
+
+
+def _reversed(s: _Scan, d_outputs: Sequence[int], float_scanned: Sequence[int]) -> dict[str, list[int]]:
+    """Return axes and directions of the Scan that goes from the last step to the first.
+
+    It reads the saved states, what the Scan scans, and the gradients of its outputs; it writes those of what it scans.
+    """
+    return {
+        "scan_input_axes": [*[0] * s.states, *s.in_axes, *(s.out_axes[i - s.states] for i in d_outputs)],
+        "scan_input_directions": [
+            *[1] * s.states,
+            *(1 - d for d in s.in_backwards),
+            *(1 - s.out_backwards[i - s.states] for i in d_outputs),
+        ],
+        "scan_output_axes": [s.in_axes[i - s.states] for i in float_scanned],
+        "scan_output_directions": [1 - s.in_backwards[i - s.states] for i in float_scanned],
+    }
 
 
 def _of(spec: Spec) -> tuple[tuple[int, ...], Any]:

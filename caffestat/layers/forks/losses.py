@@ -150,17 +150,11 @@ class GeneralTripletLoss(Classified):
 
         def forward(distances: str, labels: str, *weights: str) -> Sequence[str]:
             d, own = g.reshape(distances, n, classes), is_label(g, labels, classes)
-            zero = g.constant(0)
-            same = g.emit("ReduceSum", g.emit("Where", own, d, zero), g.ints(1), keepdims=1)
-            excess = g.emit("Relu", g.emit("Sub", g.emit("Add", same, g.constant(p.margin)), d))
-            terms = g.emit("Where", own, zero, g.emit("Mul", excess, g.constant(p.negative_weight)))
-            if p.hardest_only:
-                best = g.emit("ArgMax", terms, axis=1, keepdims=1)
-                is_best = g.emit("Equal", best, g.constant(np.arange(classes).reshape(1, -1), np.int64))
-                terms = g.emit("Where", is_best, terms, zero)
+            same = g.emit("ReduceSum", g.emit("Where", own, d, g.constant(0)), g.ints(1), keepdims=1)
+            terms = self.terms(g, d, own, same)
             if p.positive_first:
                 dropped = g.emit("Greater", same, g.constant(p.positive_upper_bound))
-                terms = g.emit("Where", dropped, zero, terms)
+                terms = g.emit("Where", dropped, g.constant(0), terms)
                 made["dropped"] = dropped
             made.update(own=own, terms=terms)
             others = g.emit("Sub", g.emit("ReduceSum", d, keepdims=0), g.emit("ReduceSum", same, keepdims=0))
@@ -187,6 +181,20 @@ class GeneralTripletLoss(Classified):
             return [tape.reshape(tape.declare(scaled, (n, classes)), *shape), *rest]
 
         return g.custom_vjp(bottoms, forward, backward)
+
+    def terms(self, g: Graph, d: str, own: str, same: str) -> str:
+        """Emit how far each other class is within the margin, times its weight; [N, C], 0 for the sample's own class.
+
+        d: distances [N, C]; own: which is the label's; same: that distance [N, 1]
+        """
+        p, zero, classes = self.added.general_triplet_loss_param, g.constant(0), g.shape(d)[1]
+        excess = g.emit("Relu", g.emit("Sub", g.emit("Add", same, g.constant(p.margin)), d))
+        terms = g.emit("Where", own, zero, g.emit("Mul", excess, g.constant(p.negative_weight)))
+        if not p.hardest_only:
+            return terms
+        best = g.emit("ArgMax", terms, axis=1, keepdims=1)
+        is_best = g.emit("Equal", best, g.constant(np.arange(classes).reshape(1, -1), np.int64))
+        return g.emit("Where", is_best, terms, zero)
 
 
 @layer("LpqLoss", dialect="flownet")

@@ -410,20 +410,8 @@ def by_depth(series: Mapping[str, Values], limits: tuple[float, float]) -> list[
     """
     low, high = limits
     return [
-        Chart(
-            TITLES["x"],
-            [
-                Line("measured", series["forward"], "measured"),
-                Line("predicted", series["forward_predicted"], "predicted"),
-            ],
-        ),
-        Chart(
-            TITLES["dx"],
-            [
-                Line("measured", series["backward"], "measured"),
-                Line("predicted", series["backward_predicted"], "predicted"),
-            ],
-        ),
+        _measured_and_predicted(TITLES["x"], series, "forward"),
+        _measured_and_predicted(TITLES["dx"], series, "backward"),
         Chart(
             "gain n·Var(w) and its product over depth",
             [
@@ -435,14 +423,13 @@ def by_depth(series: Mapping[str, Values], limits: tuple[float, float]) -> list[
             note=f"of E[x²]; check warns where the square root of a product leaves {low:g} to {high:g}",
             limits=[(low**2, "vanishes"), (high**2, "explodes")] if _near(series, low, high) else [],
         ),
-        Chart(
-            "mean |dw| ÷ mean |w| of the weights",
-            [
-                Line("measured", series["update"], "measured"),
-                Line("predicted", series["update_predicted"], "predicted"),
-            ],
-        ),
+        _measured_and_predicted("mean |dw| ÷ mean |w| of the weights", series, "update"),
     ]
+
+
+def _measured_and_predicted(title: str, series: Mapping[str, Values], name: str) -> Chart:
+    lines = [Line("measured", series[name], "measured"), Line("predicted", series[f"{name}_predicted"], "predicted")]
+    return Chart(title, lines)
 
 
 def _near(series: Mapping[str, Values], low: float, high: float) -> bool:
