@@ -446,6 +446,15 @@ class MultiBoxLoss(Normalized, _Predictions):
             raise self.error(f"expected true boxes of shape (1, 1, boxes, 8), found {bottoms[3]}")
         return ((),) * self.top_count
 
+    def stand_in(self, bottom: int, bottoms: Sequence[Shape], random: np.random.Generator) -> np.ndarray | None:
+        if bottom != 3:
+            return None
+        rows, p = np.zeros((math.prod(bottoms[3]) // 8, 8), np.float32), self.settings
+        rows[:, 0] = np.arange(len(rows)) * bottoms[0][0] // len(rows)
+        rows[:, 1] = (p.background_label_id + 1) % max(p.num_classes, 1)
+        rows[:, 3:7] = random_boxes(len(rows), 1, 1, random) + np.array([0, 0, 1, 1], np.float32)
+        return rows.reshape(bottoms[3])
+
     def check_settings(self) -> None:
         """Raise NetError for what Caffe refuses. (multibox_loss_layer.cpp and bbox_util.cpp)"""
         p = self.settings

@@ -240,6 +240,15 @@ def test_multibox_loss_is_softmax_and_smooth_l1_over_matches_and_the_hardest_oth
     assert float(top.tops[0]) == pytest.approx(expected / 3, rel=1e-5)
 
 
+def test_true_boxes_stand_in_for_those_of_unknown_data() -> None:
+    layer = make(LOSS % ("", "background_label_id: 1"))
+    rows = layer.stand_in(3, [(2, 28), (2, 21), (1, 2, 28), (1, 1, 5, 8)], np.random.default_rng(5))[0, 0]
+    np.testing.assert_array_equal(rows[:, 0], [0, 0, 0, 1, 1])
+    assert set(rows[:, 1]) == {2}
+    assert ((rows[:, 3:5] < rows[:, 5:7]) & (rows[:, 3:5] >= 0) & (rows[:, 5:7] <= 1)).all()
+    assert layer.stand_in(0, [], np.random.default_rng(5)) is None
+
+
 def test_a_true_box_of_the_background_is_an_error() -> None:
     bottoms = loss_bottoms()
     bottoms[3][..., 1] = 0
