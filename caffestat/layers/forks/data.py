@@ -10,7 +10,7 @@ from caffestat.lazy import np
 from caffestat.schema.forks import data_pb2
 
 from ..base import Shape, layer
-from ..data import Count, Images
+from ..data import Count, Images, Python
 from .rois import random_boxes
 from .ssd import AnnotatedData
 
@@ -33,6 +33,7 @@ __all__ = [
     "ImageLabelmapData",
     "ImageSegData",
     "LoadImageData",
+    "LrcnVideos",
     "MultiSourcesImagesData",
     "RandomImageData2",
     "SegData",
@@ -51,6 +52,7 @@ __all__ = [
 TRAIN = 0
 FLOW = 1
 MOST_BOXES = 30
+_VIDEOS = {"Train_RGB": 24, "Train_flow": 24, "Test_RGB": 3, "Test_flow": 3}  # LRCN's, in a batch
 
 
 class _Files(Images):
@@ -370,6 +372,31 @@ class FileData(_Sequences):
 
     def further_shape(self, index: int, images: Shape) -> Shape | None:
         return None
+
+
+@layer(*(f"sequence_input_layer.videoRead{which}" for which in _VIDEOS), dialect="lrcn")
+class LrcnVideos(Python):
+    """Images [T·N, 3, 227, 227], labels [T·N] and marks [T·N], 0 at the first of T = 16 steps, of N videos.
+
+    24 videos for training, 3 for testing. Its images are not read.
+    (LisaAnne/lisa-caffe-public, examples/LRCN_activity_recognition/sequence_input_layer.py)
+    """
+
+    STEPS = 16
+
+    @classmethod
+    def fits(cls, proto: Any, types: Collection[str]) -> bool:
+        return len(proto.top) == 3
+
+    def batches(self) -> Sequence[int]:
+        return (_VIDEOS[self.proto.python_param.layer.removeprefix("videoRead")],)
+
+    def top_shape(self, index: int, name: str) -> Shape | None:
+        rows = self.STEPS * (self.batch_override or self.batches()[0])
+        return self.shape_overrides.get(name, (rows, 3, 227, 227) if index == 0 else (rows,))
+
+    def example(self, top: int, shape: Shape, random: np.random.Generator) -> np.ndarray | None:
+        return np.arange(math.prod(shape)) * self.STEPS // math.prod(shape) > 0 if top == 2 else None
 
 
 # ---- maps of labels --------------------------------------------------------------------------------------------------

@@ -288,3 +288,18 @@ def test_annotated_data_with_points_counts_images() -> None:
     np.testing.assert_array_equal(boxes[:, 0, :, 0], [[0] * 3, [1] * 3])
     assert (boxes[..., 8] == 1).all()
     np.testing.assert_allclose(boxes[..., 9], (boxes[..., 3] + boxes[..., 5]) / 2)
+
+
+def test_videos_of_lrcn_are_steps_of_several() -> None:
+    text = """name: "d" type: "Python" top: "x" top: "y" top: "m"
+      python_param { module: "sequence_input_layer" layer: "videoRead%s" }"""
+    assert make(text % "Train_flow").tops([]) == ((384, 3, 227, 227), (384,), (384,))
+    test = make(text % "Test_RGB")
+    assert test.tops([])[1] == (48,)
+    test.batch_override = 2
+    assert test.tops([])[2] == (32,)
+    marks = test.example(2, (32,), np.random.default_rng(1))
+    np.testing.assert_array_equal(marks, [0] * 2 + [1] * 30)
+    reshape = make('name: "r" type: "Reshape" bottom: "y" top: "r" reshape_param { shape { dim: 16 dim: 3 } }')
+    reshape.peers, reshape.batch_override = [test], 2
+    assert reshape.tops([(32,)]) == ((16, 2),)
