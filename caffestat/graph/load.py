@@ -534,16 +534,16 @@ class _Loader:
         return self.graph.constants.keys() - computed
 
 
-def _quantized(nodes: Iterable[Node]) -> set[str]:
-    """Return the values that nodes take for quantized weights."""
-    converted = {node.inputs[0] for node in nodes if node.info.converts}
-    return converted | {
-        node.inputs[position]
-        for node in nodes
-        if node.info.is_product
-        for position in node.info.fans
-        if position < len(node.inputs)
-    }
+def _quantized(nodes: Sequence[Node]) -> set[str]:
+    """Return the values that nodes take for quantized weights, also where rows are picked from them first."""
+    found = {node.inputs[0] for node in nodes if node.info.converts}
+    for node in nodes:
+        if node.info.is_product:
+            found.update(node.inputs[position] for position in node.info.fans if position < len(node.inputs))
+    for node in reversed(nodes):
+        if node.info.moves and not found.isdisjoint(node.outputs):
+            found.add(node.inputs[0])
+    return found
 
 
 def _of_normalizations(nodes: Iterable[Node]) -> Iterator[str]:

@@ -243,6 +243,14 @@ def test_small_quantized_weights_with_a_scale_per_channel_have_fans(tmp_path: Pa
     assert [p.name for p in row(report, "DequantizeLinear_1").params] == ["scale"]
 
 
+def test_quantized_rows_that_are_picked_are_counted(tmp_path: Path) -> None:
+    nodes = [node("Gather", ["q", "ids"], ["rows"]), node("DequantizeLinear", ["rows", "scale"], ["y"])]
+    q = np.random.default_rng(1).integers(-99, 99, (6, 5)).astype(np.int8)
+    inputs = [value("ids", (2, 3), onnx.TensorProto.INT64)]
+    report = analyzed(model(nodes, inputs, ["y"], {"q": q, "scale": np.array(0.1, np.float32)}), tmp_path)
+    assert [(p.name, p.count, p.fan_out) for p in row(report, "Gather_0").params] == [("q", 30, 5)]
+
+
 def test_gates_of_an_lstm_are_layers(tmp_path: Path) -> None:
     lstm = node("LSTM", ["x", "w", "r", "b"], ["y"], hidden_size=5)
     arrays = {"w": normal(1, 20, 7), "r": normal(1, 20, 5, seed=1), "b": normal(1, 40, seed=2)}
