@@ -49,6 +49,9 @@ CASES = {
     ),
     "lrn": Case((6, 16, 7, 5), lambda g, x, p: g.emit("LRN", x, size=5, alpha=0.5, beta=0.75, bias=1.0), std=2.0),
     "mean": Case((6, 8, 12, 10), lambda g, x, p: g.emit("ReduceMean", x, g.ints(2, 3), keepdims=1)),
+    "sum of squares": Case((6, 8, 12, 10), lambda g, x, p: g.emit("ReduceSumSquare", x, g.ints(2, 3)), mean=0.4),
+    "length": Case((6, 8, 12, 10), lambda g, x, p: g.emit("ReduceL2", x, g.ints(2, 3)), std=1.6),
+    "sum of sizes": Case((6, 8, 12, 10), lambda g, x, p: g.emit("ReduceL1", x, g.ints(2, 3), keepdims=0), mean=0.4),
     "concat": Case(
         (6, 8, 12, 10), lambda g, x, p: g.emit("Concat", g.emit("Relu", x), g.emit("Mul", x, g.constant(3)), axis=1)
     ),

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from caffestat.graph import Node
+from caffestat.graph import Graph, Node
 
-from ..engine import Walk, backward_moments, moments, unsupported
+from ..engine import Walk, backward_moments, decomposition, moments, unsupported
 from ..quadrature import expect
 from ..signal import Gradient, Signal, Source
 from ..sums import pair_sum
@@ -17,6 +17,19 @@ from .pooling import positive_or_normal
 Gradients = Sequence[Gradient | None]
 
 unsupported("ReduceMax", "ReduceMin", "ReduceProd", "ReduceLogSumExp")
+
+
+@decomposition("ReduceL1", "ReduceL2", "ReduceSumSquare")
+def norm(graph: Graph, node: Node) -> Sequence[Node]:
+    """y = Σ |x|, √(Σ x²) or Σ x²."""
+    x, y, like = node.inputs[0], node.outputs[0], graph.specs[node.inputs[0]]
+    terms = graph.declare(graph.unique(f"{y}/terms"), like.shape, like.dtype)
+    each = Node("Abs", (x,), (terms,)) if node.op == "ReduceL1" else Node("Mul", (x, x), (terms,))
+    inputs = (terms, *node.inputs[1:])
+    if node.op != "ReduceL2":
+        return each, Node("ReduceSum", inputs, node.outputs, node.attributes)
+    total = graph.declare(graph.unique(f"{y}/total"), graph.shape(y), like.dtype)
+    return each, Node("ReduceSum", inputs, (total,), node.attributes), Node("Sqrt", (total,), node.outputs)
 
 
 def _axes(walk: Walk, node: Node) -> set[int]:
