@@ -113,6 +113,13 @@ FORK_FIELDS: Mapping[tuple[str, str], ForkField] = {
     **_fields(Effect.NONE, "of training", "wenwei202/caffe", "ParamSpec", "force_mult", "regularization_type"),
     **_fields(
         Effect.NONE,
+        "of training",
+        "ChanganVR/ConstraintAwareCompression",
+        "ParamSpec",
+        *("kernel_shape_decay_mult", "breadth_decay_mult", "block_group_lasso"),
+    ),
+    **_fields(
+        Effect.NONE,
         "how weights are pruned in training: not done here",
         "MingSun-Tse/Caffe_IncReg",
         _LAYER,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -69,7 +70,7 @@ class SparseHypercolumnExtractor(Layer):
     def tops(self, bottoms: Sequence[Shape]) -> tuple[Shape, ...]:
         places, *maps = bottoms
         self.settings(len(maps))
-        if len(places) != 3 or places[2] != 2:
+        if len(places) < 3 or places[2] != 2 or math.prod(places[3:]) != 1:
             raise self.error(f"expected places (N, P, 2), found shape {places}")
         for shape in maps:
             if check_images(self, shape)[0] != places[0] or min(shape[2:]) < 2:
@@ -77,7 +78,7 @@ class SparseHypercolumnExtractor(Layer):
         return ((places[0] * places[1], sum(shape[1] for shape in maps)),)
 
     def lower(self, g: Graph, bottoms: Sequence[str], params: Sequence[str]) -> Sequence[str]:
-        places = g.detach(bottoms[0])
+        places = g.reshape(g.detach(bottoms[0]), *g.shape(bottoms[0])[:3])
         own = zip(bottoms[1:], self.settings(len(bottoms) - 1), strict=True)
         columns = [self.column(g, places, g.shape(bottoms[0])[:2], x, settings) for x, settings in own]
         return (g.emit("Concat", *columns, axis=1) if len(columns) > 1 else columns[0],)

@@ -149,6 +149,7 @@ class Tiling(Dtow):
 class Enlarge(Dtow):
     """Squares of scale x scale places become scale² channels that follow each other, row by row.
 
+    Rows and columns behind the last whole square are left out.
     (He-Zhenwei/MAF, enlarge_layer.cu)
     """
 
@@ -159,6 +160,18 @@ class Enlarge(Dtow):
     @property
     def side(self) -> int:
         return int(self.added.enlarge_param.scale)
+
+    def tops(self, bottoms: Sequence[Shape]) -> tuple[Shape, ...]:
+        n, c, h, w = check_images(self, bottoms[0])
+        side = max(self.side, 1)
+        return super().tops([(n, c, h // side * side, w // side * side)])
+
+    def lower(self, g: Graph, bottoms: Sequence[str], params: Sequence[str]) -> Sequence[str]:
+        x, shape = bottoms[0], g.shape(bottoms[0])
+        whole = [size // self.side * self.side for size in shape[2:]]
+        if whole != list(shape[2:]):
+            x = g.declare(g.emit("Slice", x, g.ints(0, 0), g.ints(*whole), g.ints(2, 3)), (*shape[:2], *whole))
+        return super().lower(g, [x], params)
 
 
 @layer("MTranspose", dialect="ccn")

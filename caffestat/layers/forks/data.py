@@ -536,7 +536,8 @@ class ImageLabelmapData(_Maps):
 class SegData(_Maps):
     """One image [1, 3, H, W] and its map of labels [1, 1, H, W], sizes rounded down to multiples of `stride`.
 
-    (yjxiong/caffe, seg_data_layer.cpp)
+    With batch_size, which is XiaohangZhan/mix-and-match's, N images cut to crop_size. (yjxiong/caffe,
+    seg_data_layer.cpp)
     """
 
     adds = data_pb2.TsnLayerParameter
@@ -546,7 +547,7 @@ class SegData(_Maps):
         return self.added.seg_data_param
 
     def image_shape(self) -> Shape | None:
-        return None
+        return super().image_shape() if self.settings.HasField("batch_size") else None
 
 
 class _Tvg(_Files):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from caffestat.errors import Place
@@ -56,9 +56,21 @@ class TripletLoss(Loss):
 
     def tops(self, bottoms: Sequence[Shape]) -> tuple[Shape, ...]:
         shape = bottoms[0]
-        if len(shape) < 2 or math.prod(shape[2:]) != 1 or any(other != shape for other in bottoms):
+        if len(shape) < 2 or not self.fits_shape(shape) or any(other != shape for other in bottoms):
             raise self.error(f"expected three bottoms of one shape (N, C), found shapes {', '.join(map(str, bottoms))}")
         return ((),) * self.top_count
+
+    @classmethod
+    def fits(cls, proto: Any, types: Collection[str]) -> bool:
+        return super().fits(proto, types) and not proto.HasField("threshold_param")
+
+    def fits_shape(self, shape: Shape) -> bool:
+        """Tell whether bottoms can have a shape."""
+        return math.prod(shape[2:]) == 1
+
+    def margin(self) -> float:
+        """Return the distance by which the third bottom lies further away than the second."""
+        return float(self.added.triplet_loss_param.margin)
 
     def lower(self, g: Graph, bottoms: Sequence[str], params: Sequence[str]) -> Sequence[str]:
         rows = g.shape(bottoms[0])[0]
@@ -67,9 +79,26 @@ class TripletLoss(Loss):
             g.emit("ReduceSum", g.emit("Mul", d, d), g.ints(1), keepdims=1)
             for d in (g.emit("Sub", a, p), g.emit("Sub", a, n))
         )
-        margin = g.constant(self.added.triplet_loss_param.margin)
-        excess = g.emit("Relu", g.emit("Add", g.emit("Sub", near, far), margin))
+        excess = g.emit("Relu", g.emit("Add", g.emit("Sub", near, far), g.constant(self.margin())))
         return [g.emit("Div", total(g, excess), g.constant(2 * rows))] * self.top_count
+
+
+@layer("TripletLoss", dialect="mixmatch")
+class TripletLossOfMaps(TripletLoss):
+    """TripletLoss of bottoms [N, …]; the margin is threshold_param.threshold, by which it is told.
+
+    (XiaohangZhan/mix-and-match, triplet_loss_layer.cpp)
+    """
+
+    @classmethod
+    def fits(cls, proto: Any, types: Collection[str]) -> bool:
+        return len(proto.bottom) == 3 and proto.HasField("threshold_param")
+
+    def fits_shape(self, shape: Shape) -> bool:
+        return True
+
+    def margin(self) -> float:
+        return float(self.proto.threshold_param.threshold)
 
 
 @layer("TripletLoss", dialect="caffe-train")

@@ -522,7 +522,25 @@ class ProposalTargetLayer(Computed, _Regions):
 
     @classmethod
     def fits(cls, proto: Any, types: Collection[str]) -> bool:
-        return super().fits(proto, types) and "PSROIPooling" not in types
+        others = "PSROIPooling", "GradientScaler", "GradientSilent", "Enlarge"
+        return super().fits(proto, types) and not any(name in types for name in others)
+
+
+@layer("rpn.proposal_target_layer.ProposalTargetLayer", dialect="da")
+class ProposalTargetLayerOf128(ProposalTargetLayer):
+    """ProposalTargetLayer whose tops have 128 rows when a net is set up, so that Slice can cut them there.
+
+    Taken where the net has GradientScaler, GradientSilent or Enlarge, without PSROIPooling.
+    (yuhuayc/da-faster-rcnn, lib/rpn/proposal_target_layer.py)
+    """
+
+    @classmethod
+    def fits(cls, proto: Any, types: Collection[str]) -> bool:
+        own = "GradientScaler", "GradientSilent", "Enlarge"
+        return any(name in types for name in own) and "PSROIPooling" not in types
+
+    def tops_at_setup(self, bottoms: Sequence[Shape]) -> tuple[Shape, ...]:
+        return tuple((self.sampling()[0], *shape[1:]) for shape in super().tops_at_setup(bottoms))
 
 
 @layer("rpn.proposal_target_layer.ProposalTargetLayer", dialect="rfcn")

@@ -48,6 +48,9 @@ def test_columns_of_maps_at_places() -> None:
         layer, columns, [places, RANDOM.normal(size=(2, 3, 10, 11)), RANDOM.normal(size=(2, 4, 3, 2))], [1, 2]
     )
     assert not run(layer, [places, np.ones((2, 3, 10, 11)), np.ones((2, 4, 3, 2))]).bottoms[0].any()
+    maps = RANDOM.normal(size=(2, 3, 10, 11)), RANDOM.normal(size=(2, 4, 3, 2))
+    flat, deep = (run(layer, [given, *maps]).tops[0] for given in (places, places[..., None]))
+    np.testing.assert_array_equal(flat, deep)
     with pytest.raises(NetError, match="for each of 3 maps"):
         layer.tops([(2, 6, 2), *[(2, 3, 5, 4)] * 3])
 

@@ -65,6 +65,14 @@ def test_squares_become_channels() -> None:
     np.testing.assert_array_equal(found.bottoms[0], widened(x, 3, 1, False).astype(np.float32))
 
 
+def test_places_behind_the_last_square_are_left_out() -> None:
+    x = random(2, 18, 4, 5)
+    longer = np.pad(widened(x, 3, 1, False), ((0, 0), (0, 0), (0, 2), (0, 1)), constant_values=9)
+    found = run(make(ONE % "Enlarge" + "enlarge_param { scale: 3 }"), [longer], dys=[np.ones(x.shape, np.float32)])
+    np.testing.assert_array_equal(found.tops[0], x.astype(np.float32))
+    np.testing.assert_array_equal(found.bottoms[0], (longer != 9).astype(np.float32))
+
+
 def test_rows_of_channels_and_back() -> None:
     def rows(x: np.ndarray) -> np.ndarray:
         y, (_, c, h, w) = np.empty((x.size // 2, 2)), x.shape

@@ -92,7 +92,8 @@ POSES = 'source: "l" root_folder: "r" label_num: 28 batch_size: 4 max_size: 96 m
             "dense_image_data_param { batch_size: 4 crop_height: 6 crop_width: 8 label_divide_factor: 2 }",
             [(4, 3, 6, 8), (4, 1, 6, 8)],
         ),
-        ("SegData", "seg_data_param { balance: true }", [None, None]),
+        ("SegData", "seg_data_param { balance: true }" + CROP, [None, None]),
+        ("SegData", "seg_data_param { batch_size: 4 }" + CROP, [(4, 3, 11, 11), (4, 1, 11, 11)]),
         (
             "ImageLabelData",
             "image_label_data_param { batch_size: 4 num_channels: 5 label_slice { dim: 6 dim: 7 } pad_centre: true }"

@@ -26,6 +26,15 @@ def test_triplet_loss() -> None:
     check_gradients(make(TRIPLET % 'bottom: "n"'), loss, [A, P, N], [0, 1, 2])
 
 
+def test_triplet_loss_of_maps() -> None:
+    def loss(a: np.ndarray, p: np.ndarray, n: np.ndarray) -> np.ndarray:
+        return np.maximum(0, 0.7 + ((a - p) ** 2).sum((1, 2, 3)) - ((a - n) ** 2).sum((1, 2, 3))).sum() / 8
+
+    text = TRIPLET.replace("triplet_loss_param { margin", "threshold_param { threshold") % 'bottom: "n"'
+    maps = [0.2 * np.random.default_rng(5 + i).normal(size=(4, 2, 3, 5)) for i in range(3)]
+    check_gradients(make(text), loss, maps, [0, 1, 2])
+
+
 def test_triplet_loss_of_indices() -> None:
     triplets = np.array([[0, 1, 3], [2, 0, 4]])
     layer = make(TRIPLET % "")

@@ -9,7 +9,15 @@ import pytest
 
 from caffestat.errors import NetError
 from caffestat.layers import Layer
-from caffestat.layers.forks.proposals import anchors, from_deltas, image_rows, to_deltas
+from caffestat.layers.forks.proposals import (
+    ProposalTargetLayer,
+    ProposalTargetLayerOf4Axes,
+    ProposalTargetLayerOf128,
+    anchors,
+    from_deltas,
+    image_rows,
+    to_deltas,
+)
 from caffestat.net import State, build, read_net
 
 from ..harness import TEST, TRAIN, make, run
@@ -142,6 +150,22 @@ def test_targets_are_a_quarter_objects() -> None:
     assert not targets[32:].any()
     with pytest.raises(NetError, match="expected num_classes in param_str"):
         make(python("proposal_target_layer", "ProposalTargetLayer", "", 2, 5)).tops([(3, 5), (2, 5)])
+
+
+@pytest.mark.parametrize(
+    ("types", "expected"),
+    [((), "rcnn"), (("GradientSilent",), "da"), (("Enlarge",), "da"), (("Enlarge", "PSROIPooling"), "rfcn")],
+)
+def test_a_fork_is_told_by_types_beside_targets(types: tuple[str, ...], expected: str) -> None:
+    layer = make(python("proposal_target_layer", "ProposalTargetLayer", "'num_classes': 4", 2, 5))
+    kinds = {"rcnn": ProposalTargetLayer, "da": ProposalTargetLayerOf128, "rfcn": ProposalTargetLayerOf4Axes}
+    assert [name for name, kind in kinds.items() if kind.fits(layer.proto, types)] == [expected]
+
+
+def test_targets_of_domain_adaptation_are_set_up_with_128_rows() -> None:
+    layer = make(python("proposal_target_layer", "ProposalTargetLayer", "'num_classes': 4", 2, 5))
+    own = ProposalTargetLayerOf128(layer.proto, layer.phase, layer.place)
+    assert own.tops_at_setup([(3, 5), (2, 5)]) == ((128, 5), (128, 1), (128, 16), (128, 16), (128, 16))
 
 
 def test_the_data_layer_has_the_sizes_of_the_references_config() -> None:
