@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -29,6 +30,7 @@ _MOST_PARAMS = 2**28  # elements; VGG-16 has half as many
 _REGIONS = 16  # of an image
 _MOST_FILES = 6  # beside a net that are read for its sizes
 _MOST_NAMES = 400  # of files in the net's folder that are looked at
+_SIZE = re.compile(r"(?<!\d)([1-9]\d{1,3})[xX]([1-9]\d{1,3})(?!\d)")  # height and width in a name
 _KNOWN: tuple[tuple[str, Size], ...] = (  # data sets by a part of their names
     ("mnist", (1, 28, 28)),
     ("cifar", (3, 32, 32)),
@@ -269,7 +271,10 @@ def _sizes(net: Net, source: NetSource) -> Iterator[tuple[Size, str]]:
     yield from _of_other_phases(source)
     yield from _of_deploy_files(source)
     yield from _of_cuts(net)
-    text = " ".join((source.name, source.header.name, *(_source_of(entry.proto) for entry in source.layers))).lower()
+    sources = [_source_of(entry.proto) for entry in source.layers]
+    for height, width in _SIZE.findall(" ".join((source.header.name, *sources))):
+        yield (None, int(height), int(width)), f"as {height}x{width} in the name of the net or of its data says"
+    text = " ".join((source.name, source.header.name, *sources)).lower()
     yield from ((size, f"as images of {name} are") for name, size in _KNOWN if name in text)
     yield from ((size, "a usual size") for size in _USUAL)
     yield from _of_reshaped(net)

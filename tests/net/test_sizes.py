@@ -45,6 +45,8 @@ def test_images_are_of_a_usual_size(tmp_path: Path) -> None:
     [
         ("mnist_train_lmdb", "net.prototxt", (6, 1, 28, 28), "as images of mnist are"),
         ("db", "CIFAR10_quick.prototxt", (6, 3, 32, 32), "as images of cifar are"),
+        ("faces_48X64/mnist", "net.prototxt", (6, 3, 48, 64), "as 48x64 in the name of the net or of its data says"),
+        ("a_100x99999_80x10", "net.prototxt", (6, 3, 80, 10), "as 80x10 in the name of the net or of its data says"),
     ],
 )
 def test_the_names_of_data_sets_tell_their_size(
