@@ -88,6 +88,34 @@ def test_hessian_product() -> None:
         np.testing.assert_allclose(out[f"hessian/{name}"], expected, atol=0.02 * abs(expected).max() + 1e-3)
 
 
+SMOOTH = [
+    "Tanh",
+    "Sigmoid",
+    "Softplus",
+    "Mish",
+    "Gelu",
+    "Exp",
+    "Erf",
+    "Sin",
+    "Cosh",
+    "Atan",
+    "Reciprocal",
+    "Sqrt",
+    "Log",
+]
+
+
+@pytest.mark.parametrize("op", SMOOTH)
+def test_second_derivatives_of_functions(op: str) -> None:
+    proto = model([node(op, ["x"], ["y"])], {"x": (3, 4)}, ["y"])
+    x, u, v = abs(normal(3, 4, seed=1)) + np.float32(0.5), normal(3, 4, seed=2), normal(3, 4, seed=3)
+    feeds = {"x": x, "cotangent/y": u, "vector/x": v}
+    found = run(hessian_product(proto, wrt=["x"]), feeds)["hessian/x"]
+    first = gradient(proto, wrt=["x"])
+    ends = [run(first, {"x": x + step * v, "cotangent/y": u})["grad/x"] for step in np.float32([1e-2, -1e-2])]
+    np.testing.assert_allclose(found, (ends[0] - ends[1]) / 2e-2, rtol=0.01, atol=2e-3)
+
+
 @pytest.mark.parametrize("per_channel", [False, True])
 def test_straight_through(per_channel: bool) -> None:
     """q = round(x / s) + z in int8; what would be below -128 or above 127 gets no gradient."""

@@ -48,6 +48,16 @@ def test_weights_with_a_mean_carry_the_mean_of_what_they_read() -> None:
     assert y.second == pytest.approx((total**2).mean(), rel=0.02)
 
 
+def test_correlated_taps_of_a_channel_add_up_where_weights_have_a_mean() -> None:
+    y = weighted_sum(normal(0.3, 1.0, 0.6, 0.0), Signal(0.2 + 0.3 * NODES, 1.0, 1.0), None, np.full((), 3.0), 8)
+    draws = np.random.default_rng(2)
+    common, own, ws = (draws.standard_normal((50_000, 8, taps)) for taps in (1, 3, 3))
+    xs = 0.3 + math.sqrt(0.6) * common + math.sqrt(0.4) * own
+    total = (xs * (0.2 + 0.3 * ws)).sum(axis=(1, 2))
+    assert y.mean == pytest.approx(total.mean(), rel=0.02)
+    assert y.second == pytest.approx((total**2).mean(), rel=0.02)
+
+
 def test_a_convolution_s_borders_have_fewer_terms() -> None:
     """Places at the border of a padded axis meet two of three taps."""
     axis = Axis(size=6, places=6, kernel=3, pad=1)
