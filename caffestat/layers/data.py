@@ -356,8 +356,8 @@ class HDF5Data(Source):
 class Python(Source):
     """What Python code computes: its tops are taken as data of given shapes; no gradient passes. (python_layer.hpp)"""
 
-    num_bottoms = (0, None)
-    num_tops = (0, None)
+    num_bottoms: ClassVar[Count] = (0, None)
+    num_tops: ClassVar[Count] = (0, None)
 
     def __init__(self, proto: Any, phase: int, place: Place) -> None:
         super().__init__(proto, phase, place)

@@ -148,7 +148,7 @@ class PlainZFDataLayer(Python):
     Its database is not read. (JiajianZeng/caffe-face-attributes, lib/plain_zf_data_layer/layer.py)
     """
 
-    num_tops = (1, 2)  # type: ignore[assignment]  # other Python layers may have any number
+    num_tops = (1, 2)
 
     def written_shape(self, index: int) -> Shape | None:
         return ((2, 3, 600, 735), (2, 40))[index]

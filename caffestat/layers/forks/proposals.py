@@ -10,7 +10,7 @@ import json
 import math
 import os.path
 import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any, ClassVar
@@ -21,7 +21,7 @@ from caffestat.lazy import np
 from caffestat.schema.forks import rcnn_pb2
 
 from ..base import Layer, Shape, layer
-from ..data import Python
+from ..data import Count, Python
 from .boxes import overlaps, suppress
 from .rois import random_boxes
 from .staged import Computed
@@ -44,6 +44,10 @@ __all__ = [
 
 TRAIN = 0
 Settings = dict[str, Any]
+OF_FACES = "lib.layers.multi_layer_anchor_layer.MultiLayerAnchorLayer"  # its nets have another RoIDataLayer
+ATTRIBUTES = "face_attrs"  # a top of a further one
+Drop = Callable[[np.ndarray, int, int], np.ndarray]
+"""What chooses, of the indices of anchors of one label, so many that do not count."""
 
 FRCNN: Mapping[str, Sequence[float]] = {
     "scales": [600],
@@ -160,6 +164,10 @@ class _Regions(Layer):
         """Return the settings that the layer states itself: of a Python layer, those in its param_str."""
         return read_settings(self.proto.python_param.param_str)
 
+    def stride(self) -> int:
+        """Return how many of the image's pixels lie between two places of the map."""
+        return int(self.settings["feat_stride"])
+
     def anchors(self) -> np.ndarray:
         """Return the anchors at the map's first place."""
         s = self.settings
@@ -170,7 +178,7 @@ class _Regions(Layer):
 
     def stand_in(self, bottom: int, bottoms: Sequence[Shape], random: np.random.Generator) -> np.ndarray | None:
         name = self.bottom_kinds()[bottom] if bottom < len(self.bottom_kinds()) else ""
-        height, width = (size * self.settings["feat_stride"] for size in bottoms[0][2:4])
+        height, width = (size * self.stride() for size in bottoms[0][2:4])
         if name == "image":
             return image_rows(bottoms[bottom], height, width)
         if name == "boxes":
@@ -214,8 +222,8 @@ _RPN: Settings = {"feat_stride": 16, "base_size": 16, "ratios": (0.5, 1, 2), "sc
 class _Proposals(Computed, _Regions):
     """Bottoms: scores [1, 2A, H, W], deltas [1, 4A, H, W], image [1, 3]; tops: rows [0, x1, y1, x2, y2], scores."""
 
-    num_bottoms = (3, 3)
-    num_tops = (1, 2)
+    num_bottoms: ClassVar[Count] = (3, 3)
+    num_tops: ClassVar[Count] = (1, 2)
     removes_small = True
 
     def bottom_kinds(self) -> tuple[str, ...]:
@@ -240,7 +248,7 @@ class _Proposals(Computed, _Regions):
         scores, deltas, image = bottoms[0], by_place(bottoms[1], 4), bottoms[2].reshape(-1)
         base = self.anchors()
         score = by_place(scores[:, len(base) :], 1)[:, 0]
-        all_anchors = at_places(base, scores.shape[2], scores.shape[3], self.settings["feat_stride"]).astype(np.float32)
+        all_anchors = at_places(base, scores.shape[2], scores.shape[3], self.stride()).astype(np.float32)
         boxes = clipped(from_deltas(all_anchors, deltas), image)
         before, after, threshold, least = self.limits()
         is_large = large(boxes, least * image[2] if image.size > 2 else least)
@@ -249,7 +257,8 @@ class _Proposals(Computed, _Regions):
         elif not self.removes_small:
             score = score * is_large
         order = np.argsort(-score, kind="stable")[: before if before > 0 else None]
-        kept = list(islice(suppress(boxes, order, threshold, extra=1), after if after > 0 else None))
+        left = order if threshold >= 1 else suppress(boxes, order, threshold, extra=1)
+        kept = list(islice(left, after if after > 0 else None))
         rows = np.concatenate([np.zeros((len(kept), 1)), boxes[kept]], 1)
         tops = rows.astype(np.float32), score[kept].astype(np.float32)
         return [top.reshape(-1, *shape[1:]) for top, shape in zip(tops, self.top_layout(), strict=False)]
@@ -375,8 +384,9 @@ class AnchorTargetLayer(Computed, _Regions):
     """
 
     config: ClassVar[Settings] = {**_RPN, "allowed_border": 0}
-    num_bottoms = (3, 4)
-    num_tops = (4, 4)
+    num_bottoms: ClassVar[Count] = (3, 4)
+    num_tops: ClassVar[Count] = (4, 4)
+    each_has_one: ClassVar[bool] = True  # each true box has an anchor, the one that overlaps it most
 
     def sampling(self) -> tuple[int, int, float, float]:
         """Return how many anchors and how many objects count at most, and the overlaps of objects and background."""
@@ -394,11 +404,10 @@ class AnchorTargetLayer(Computed, _Regions):
     def decide(self, bottoms: Sequence[np.ndarray], random: np.random.Generator) -> Sequence[np.ndarray]:
         truth, image = bottoms[1].reshape(-1, bottoms[1].shape[-1])[:, :4], bottoms[2].reshape(-1)
         base, (height, width) = self.anchors(), bottoms[0].shape[2:]
-        boxes = at_places(base, height, width, self.settings["feat_stride"])
-        border = self.settings["allowed_border"]
-        low, high = boxes[:, :2] >= -border, boxes[:, 2:] < image[1::-1] + border
-        inside = np.flatnonzero(low.all(1) & high.all(1))
-        label, nearest = self.labels(boxes[inside], truth.astype(np.float64), random)
+        boxes = at_places(base, height, width, self.stride())
+        inside = self.inside(boxes, image, self.settings["allowed_border"])
+        drop = self.dropping(bottoms, inside, random)
+        label, nearest = self.labels(boxes[inside], truth.astype(np.float64), drop)
         targets = np.zeros((3, len(boxes), 4))
         targets[0, inside] = to_deltas(boxes[inside], truth[nearest]) if len(truth) else 0
         targets[1, inside[label == 1]] = 1
@@ -408,9 +417,16 @@ class AnchorTargetLayer(Computed, _Regions):
         maps = [part.reshape(height, width, -1).transpose(2, 0, 1)[None].astype(np.float32) for part in targets]
         return labels.reshape(height, width, -1).transpose(2, 0, 1).reshape(1, 1, -1, width).astype(np.float32), *maps
 
-    def labels(
-        self, boxes: np.ndarray, truth: np.ndarray, random: np.random.Generator
-    ) -> tuple[np.ndarray, np.ndarray]:
+    def inside(self, boxes: np.ndarray, image: np.ndarray, border: int) -> np.ndarray:
+        """Return which anchors lie within the image and a border around it."""
+        low, high = boxes[:, :2] >= -border, boxes[:, 2:] < image[1::-1] + border
+        return np.flatnonzero(low.all(1) & high.all(1))
+
+    def dropping(self, bottoms: Sequence[np.ndarray], inside: np.ndarray, random: np.random.Generator) -> Drop:
+        """Return what chooses the anchors that do not count where there are too many: by default at random."""
+        return lambda found, count, label: random.choice(found, count, replace=False)
+
+    def labels(self, boxes: np.ndarray, truth: np.ndarray, drop: Drop) -> tuple[np.ndarray, np.ndarray]:
         """Return labels of anchors and the true box that each overlaps most."""
         label = np.full(len(boxes), -1)
         if not len(truth) or not len(boxes):
@@ -419,18 +435,19 @@ class AnchorTargetLayer(Computed, _Regions):
         most = table.max(1)
         count, objects, positive, negative = self.sampling()
         label[most < negative] = 0
-        label[(table == table.max(0)).any(1)] = 1
+        if self.each_has_one:
+            label[(table == table.max(0)).any(1)] = 1
         label[most >= positive] = 1
-        _thin(label, 1, objects, random)
-        _thin(label, 0, count - int((label == 1).sum()), random)
+        thin(label, 1, objects, drop)
+        thin(label, 0, count - int((label == 1).sum()), drop)
         return label, table.argmax(1)
 
 
-def _thin(labels: np.ndarray, value: int, most: int, random: np.random.Generator) -> None:
-    """Leave at most so many of a value, drawn at random; the others become -1."""
+def thin(labels: np.ndarray, value: int, most: int, drop: Drop) -> None:
+    """Leave at most so many of a value; the others become -1."""
     found = np.flatnonzero(labels == value)
     if len(found) > most:
-        labels[random.choice(found, len(found) - most, replace=False)] = -1
+        labels[drop(found, len(found) - most, value)] = -1
 
 
 @layer("FrcnnAnchorTarget", dialect="frcnn")
@@ -612,7 +629,7 @@ class RoIDataLayer(Python):
 
     @classmethod
     def fits(cls, proto: Any, types: Collection[str]) -> bool:
-        return len(proto.top) >= 3
+        return len(proto.top) >= 3 and OF_FACES not in types and ATTRIBUTES not in proto.top
 
     def written_shape(self, index: int) -> Shape | None:
         width = 4 * int(read_settings(self.proto.python_param.param_str).get("num_classes", 21))

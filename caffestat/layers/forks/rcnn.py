@@ -14,6 +14,7 @@ from ..base import Shape, layer
 from ..loss import FLT_MIN, Loss, SoftmaxWithLoss, class_index, total, weigh
 from ..math import emit_softmax
 from ..reread import without_gradient
+from .boxes import suppress
 from .staged import Computed
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = [
     "BoxAnnotatorOHEM",
     "Nms",
+    "OHEMDataLayer",
     "SmoothL1Loss",
     "SmoothL1LossOHEM",
     "SoftmaxWithLossOHEM",
@@ -259,3 +261,52 @@ def _smooth_l1(g: Graph, d: str, sigma2: float) -> tuple[str, str]:
     square = g.emit("Mul", g.emit("Mul", d, d), g.constant(sigma2 / 2))
     loss = g.emit("Where", near, square, g.emit("Sub", size, g.constant(0.5 / sigma2)))
     return loss, g.emit("Clip", g.emit("Mul", d, g.constant(sigma2)), g.constant(-1), g.constant(1))
+
+
+@layer("roi_data_layer.layer.OHEMDataLayer", dialect="ohem")
+class OHEMDataLayer(Computed):
+    """The 128 regions with the highest loss, after suppression among those of one image and label.
+
+    Bottoms: probabilities [R, K], deltas [R, 4K], regions [R, 5], labels [R], and targets, inside and outside weights
+    [R, 4K]; without the last three the loss is that of the labels alone. Tops: bottoms 2 to the last, of those regions.
+    (abhi2610/ohem, lib/roi_data_layer/layer.py and minibatch.py)
+    """
+
+    num_bottoms = (4, 7)
+    num_tops = (2, 5)
+
+    def tops_at_setup(self, bottoms: Sequence[Shape]) -> tuple[Shape, ...]:
+        if len(bottoms) not in (4, 7) or self.top_count != len(bottoms) - 2:
+            raise self.error(f"takes 4 bottoms and 2 tops, or 7 and 5; found {len(bottoms)} and {self.top_count}")
+        probabilities, _, rois, labels, *targets = bottoms
+        wide: Shape = (probabilities[0], 4 * probabilities[1]) if len(probabilities) == 2 else ()
+        fits = bool(wide) and rois == (wide[0], 5) and math.prod(labels) == wide[0]
+        if not fits or any(shape != wide for shape in (*bottoms[1:2], *targets)):
+            raise self.error(f"expected (R, K), (R, 4K), (R, 5), (R) and (R, 4K) of one R and K, found {bottoms}")
+        return ((1, 5), (1,), *((1, wide[1]) for _ in targets))
+
+    def decide(self, bottoms: Sequence[np.ndarray], random: np.random.Generator) -> Sequence[np.ndarray]:
+        rois, labels = bottoms[2], bottoms[3].reshape(-1)
+        loss = self.losses(bottoms)
+        kept: list[int] = []
+        for image in np.unique(rois[:, 0]):
+            for label in np.unique(labels):
+                own = np.flatnonzero((labels == label) & (rois[:, 0] == image))
+                order = own[np.argsort(-loss[own], kind="stable")]
+                kept += suppress(rois[:, 1:], order, 0.7, extra=1)
+        hardest = np.array(kept, int)[np.argsort(-loss[kept], kind="stable")[:128]]
+        return [rois[hardest], labels[hardest], *(target[hardest] for target in bottoms[4:])]
+
+    def losses(self, bottoms: Sequence[np.ndarray]) -> np.ndarray:
+        """Return the loss of each region [R]."""
+        probabilities, deltas, _, labels, *targets = (bottom.astype(np.float64) for bottom in bottoms)
+        label = labels.reshape(-1).astype(int)
+        if label.size and not 0 <= label.min() <= label.max() < probabilities.shape[1]:
+            raise self.error(f"expected labels of 0 to {probabilities.shape[1] - 1}, found {label.max()}")
+        loss = -np.log(np.maximum(probabilities[np.arange(len(label)), label], np.finfo(float).eps))
+        if not targets:
+            return loss
+        target, inside, outside = targets
+        off = np.abs(inside * (deltas - target))
+        terms = outside * np.where(off < 1, off * off / 2, off - 0.5) * (inside != 0)
+        return loss + np.where(label > 0, terms.sum(1), 0)

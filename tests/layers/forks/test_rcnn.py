@@ -7,8 +7,11 @@ import math
 import numpy as np
 import pytest
 
+from caffestat.errors import NetError
+
 from ..harness import make, run
 from .check import check_gradients
+from .test_proposals import overlap
 
 RANDOM = np.random.default_rng(9)
 
@@ -121,3 +124,41 @@ def test_the_loss_of_each_region_is_a_further_top_of_older_names_too() -> None:
     np.testing.assert_allclose(each.ravel(), losses, rtol=1e-4)
     assert y == pytest.approx(losses.sum() / 5, rel=1e-4)
     assert make('name: "l" type: "SoftmaxWithLoss" bottom: "x" bottom: "t" top: "y"').dialect == ""
+
+
+@pytest.mark.parametrize("with_targets", [False, True])
+def test_the_hardest_regions_are_kept(with_targets: bool) -> None:
+    random = np.random.default_rng(9)
+    rois = np.concatenate([random.integers(0, 2, (150, 1)), random.integers(0, 40, (150, 2)), np.zeros((150, 2))], 1)
+    rois[:, 3:] = rois[:, 1:3] + random.integers(25, 45, (150, 2))
+    scores, labels = random.dirichlet(np.ones(3), 150), random.integers(0, 3, 150)
+    deltas, target, outside = random.normal(0, 2, (3, 150, 12))
+    inside = (np.arange(12) // 4 == labels[:, None]) * 1.5
+    data = [scores, deltas, rois, labels, *([target, inside, abs(outside)] if with_targets else [])]
+    blobs = "".join(f'bottom: "b{i}" ' for i in range(len(data))) + "".join(
+        f'top: "t{i}" ' for i in range(len(data) - 2)
+    )
+    layer = make(
+        f'name: "h" type: "Python" {blobs} python_param {{ module: "roi_data_layer.layer" layer: "OHEMDataLayer" }}'
+    )
+    assert layer.tops([np.shape(part) for part in data])[:2] == ((1, 5), (1,))
+    loss = -np.log(scores[np.arange(150), labels])
+    for i in np.flatnonzero(labels) if with_targets else ():
+        for j in range(12):
+            off = abs(inside[i, j] * (deltas[i, j] - target[i, j]))
+            loss[i] += abs(outside[i, j]) * (off**2 / 2 if off < 1 else off - 0.5)
+    kept: list[int] = []
+    for i in np.argsort(-loss):
+        alike = [j for j in kept if labels[j] == labels[i] and rois[j, 0] == rois[i, 0]]
+        if all(overlap(rois[i, 1:], rois[j, 1:]) <= 0.7 for j in alike):
+            kept.append(int(i))
+    assert 100 < len(kept) < 150
+    tops = run(layer, data).tops
+    np.testing.assert_array_equal(tops[0], rois[kept[:128]].astype(np.float32))
+    np.testing.assert_array_equal(tops[1], labels[kept[:128]])
+    if with_targets:
+        np.testing.assert_allclose(tops[2], target[kept[:128]], rtol=1e-6)
+    with pytest.raises(NetError, match="takes 4 bottoms and 2 tops, or 7 and 5"):
+        layer.tops([(3, 2), (3, 8), (3, 5), (3,), (3, 8)])
+    with pytest.raises(NetError, match=r"expected \(R, K\)"):
+        layer.tops([(3, 2), (3, 8), (3, 4), (3,), (3, 8), (3, 8), (3, 8)][: len(data)])
