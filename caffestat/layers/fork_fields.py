@@ -107,6 +107,21 @@ FORK_FIELDS: Mapping[tuple[str, str], ForkField] = {
         *("cudnn_convolution_algo_seeker", "conv_algos_override"),
     ),
     **_fields(Effect.NONE, "which algorithm convolves", "intel/caffe", "ConvolutionParameter", "conv_algorithm"),
+    **_fields(Effect.NONE, "which algorithm convolves", "wenwei202/caffe", "ConvolutionParameter", "conv_mode"),
+    **_fields(
+        Effect.NONE,
+        "how products with sparse weights are computed",
+        "ChanganVR/ConstraintAwareCompression",
+        "InnerProductParameter",
+        *("gemm_mode", "spmdm_transpose_in", "spmdm_transpose_out"),
+    ),
+    **_fields(
+        Effect.NONE,
+        "loaded weights near 0 become 0, and zero weights stay so in training: not done here",
+        "wenwei202/caffe",
+        _LAYER,
+        "connectivity_mode",
+    ),
     **_fields(
         Effect.NONE, "how records are read", "NVIDIA/caffe", "DataParameter", *("threads", "parser_threads", "cache")
     ),

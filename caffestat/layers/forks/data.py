@@ -7,7 +7,7 @@ from collections.abc import Collection, Sequence
 from typing import Any, ClassVar
 
 from caffestat.lazy import np
-from caffestat.schema.forks import data_pb2
+from caffestat.schema.forks import data_pb2, datasets_pb2
 
 from ..base import Shape, layer
 from ..data import Count, Images, Python
@@ -18,6 +18,7 @@ __all__ = [
     "ActionVideoData",
     "BoxData",
     "CPMData",
+    "CPMDataOfCpm",
     "CarcontImageData",
     "ClipVideoData",
     "CustomData",
@@ -35,6 +36,7 @@ __all__ = [
     "LoadImageData",
     "LrcnVideos",
     "MultiSourcesImagesData",
+    "PairedImageData",
     "RandomImageData2",
     "SegData",
     "SegmentVideoData",
@@ -675,6 +677,7 @@ class VideoSegmentationData(_Files):
     """
 
     adds = data_pb2.V2vLayerParameter
+    usual_length = 16  # of C3D's clips
 
     @property
     def labels(self) -> int:
@@ -683,6 +686,10 @@ class VideoSegmentationData(_Files):
 
     def image_shape(self) -> Shape | None:
         return None
+
+    def usual_shape(self, index: int, size: tuple[int | None, int, int]) -> Shape:
+        n, channels, height, width = super().usual_shape(0, size)
+        return (n, channels, self.added.image_data_param.new_length or self.usual_length, height, width)
 
     def further_shape(self, index: int, images: Shape) -> Shape | None:
         return (images[0], self.labels, *images[2:])
@@ -813,6 +820,60 @@ class CPMData(_Files):
 
     def shape_source(self) -> str:
         return f"in the records of {self.settings.source!r}"
+
+
+@layer("CPMData", dialect="cpm")
+class CPMDataOfCpm(_Files):
+    """Images with the map of the person's centre [N, 4, crop_size_y, crop_size_x], of 3 channels without put_gaussian.
+
+    Also two maps of each part and of the background [N, 2 · (num_parts + 1), H / stride, W / stride]. What further tops
+    of GNet's hold is not public. (shihenw/caffe, cpm_data_layer.cpp)
+    """
+
+    adds = datasets_pb2.CpmLayerParameter
+    num_tops = (1, None)
+
+    @property
+    def settings(self) -> Any:
+        return self.added.cpmdata_param
+
+    def channels(self) -> int:
+        return 4 if self.added.transform_param.put_gaussian else 3
+
+    def size(self) -> tuple[int, int]:
+        p = self.added.transform_param
+        return p.crop_size_y, p.crop_size_x
+
+    def further_shape(self, index: int, images: Shape) -> Shape | None:
+        p = self.added.transform_param
+        if not p.stride:
+            raise self.error("expected a positive stride in transform_param, found 0")
+        maps = (images[0], 2 * (p.num_parts + 1), images[2] // p.stride, images[3] // p.stride)
+        return maps if index == 1 else None
+
+
+@layer("ImageData", dialect="crn")
+class PairedImageData(_Files):
+    """Images whose order keeps pair_size of them together, and a label for each; with use_gps latitude and longitude.
+
+    (hyojinie/crn, image_data_layer.cpp)
+    """
+
+    adds = datasets_pb2.CrnLayerParameter
+    num_tops = (2, 3)
+
+    @property
+    def settings(self) -> Any:
+        return self.proto.image_data_param
+
+    def tops(self, bottoms: Sequence[Shape]) -> tuple[Shape | None, ...]:
+        wanted = 3 if self.added.image_data_param.use_gps else 2
+        if self.top_count < wanted:
+            raise self.error(f"expected {wanted} tops, found {self.top_count}")
+        return super().tops(bottoms)
+
+    def further_shape(self, index: int, images: Shape) -> Shape | None:
+        return images[:1]
 
 
 class _Poses(_Files):

@@ -26,6 +26,7 @@ def written(kind: str, tops: int, fields: str, dialect: str | None = None, botto
 VIDEO = "video_data_param { batch_size: 4 new_height: 12 new_width: 17 new_length: 5 %s }"
 IMAGES = 'image_data_param { source: "list.txt" batch_size: 4 %s }'
 CROP = "transform_param { crop_size: 11 }"
+PAIRS = IMAGES % "use_gps: true pair_size: 2" + "transform_param { crop_size: 5 relight_filler { } }"
 POSES = 'source: "l" root_folder: "r" label_num: 28 batch_size: 4 max_size: 96 min_size: 80 is_scale_image: true'
 
 
@@ -119,6 +120,17 @@ POSES = 'source: "l" root_folder: "r" label_num: 28 batch_size: 4 max_size: 96 m
         ("BoxData", "data_param { batch_size: 4 side: 3 side: 5 }" + CROP, [(4, 3, 11, 11), (4, 63), (4, 175)]),
         ("BoxData", "data_param { batch_size: 4 }" + CROP, [(4, 3, 11, 11), (4, 343)]),
         ("CPMData", "data_param { batch_size: 4 } cpm_transform_param { stride: 8 }", [None, None]),
+        (
+            "CPMData",
+            "cpmdata_param { batch_size: 4 } transform_param { stride: 8 crop_size_x: 48 num_parts: 9 }",
+            [(4, 4, 368, 48), (4, 20, 46, 6), None],
+        ),
+        (
+            "CPMData",
+            "cpmdata_param { batch_size: 4 } transform_param { crop_size_x: 48 crop_size_y: 32 put_gaussian: false }",
+            [(4, 3, 32, 48), (4, 30, 8, 12)],
+        ),
+        ("ImageData", PAIRS, [(4, 3, 5, 5), (4,), (4,)]),
         (
             "RandomImageData2",
             f"random_image_data2_param {{ {POSES} always_max_size: true }}",
