@@ -350,24 +350,30 @@ class ContrastiveLoss(Loss):
     """y = Σ (d² of similar pairs, max(margin - d, 0)² of others) / 2N, d² = Σ (a - b)²; of old max(margin - d², 0).
 
     Bottom 2 tells which pairs are similar: not 0 when cut to an integer. The gradient of other pairs is
-    -(a - b) · (margin - d) / (d + 1e-4) · dy / N. (contrastive_loss_layer.cpp)
+    -(a - b) · (margin - d) / (d + 1e-4) · dy / N. With a fourth bottom, as in a fork, both hold labels, and pairs of
+    one label are similar. (contrastive_loss_layer.cpp; happynear/caffe-windows)
     """
 
     num_bottoms = (3, 3)
-    foreign_bottoms = (4, 4)
+    fork_bottoms = (3, 4)
 
     def allow_force_backward(self, bottom: int) -> bool:
-        return bottom != 2
+        return bottom < 2
+
+    def departs(self, bottoms: Sequence[Shape]) -> str:
+        return "has 4 bottoms, two of labels, and Caffe takes 3" if len(bottoms) == 4 else ""
 
     def check(self, bottoms: Sequence[Shape]) -> None:
-        a, b, similar = bottoms
+        a, b, *labels = bottoms
         if a[:2] != b[:2] or any(size != 1 for size in (*a[2:], *b[2:])) or max(len(a), len(b)) > 4:
             raise self.error(f"expected two bottoms of one shape (N, C) or (N, C, 1, 1), found {a} and {b}")
-        if math.prod(similar) != a[0]:
-            raise self.error(f"expected one similarity for each of {a[0]} pairs, found shape {similar}")
+        for shape in labels:
+            if math.prod(shape) != a[0]:
+                what = "similarity" if len(labels) == 1 else "label"
+                raise self.error(f"expected one {what} for each of {a[0]} pairs, found shape {shape}")
 
     def classes(self, bottom: int, bottoms: Sequence[Shape]) -> int | None:
-        return 2 if bottom == 2 else None
+        return 2 if bottom >= 2 else None
 
     def is_ignored(self, values: np.ndarray) -> np.ndarray:
         return np.ones(values.shape, bool)  # any value is taken
@@ -378,13 +384,12 @@ class ContrastiveLoss(Loss):
         legacy = self.proto.contrastive_loss_param.legacy_version
         made: dict[str, str] = {}
 
-        def forward(a: str, b: str, pairs: str) -> str:
+        def forward(a: str, b: str, *labels: str) -> str:
             difference = g.emit("Sub", g.reshape(a, count, -1), g.reshape(b, count, -1))
             square = g.emit("ReduceSum", g.emit("Mul", difference, difference), g.ints(1), keepdims=1)
             distance = square if legacy else g.emit("Sqrt", square)
             gap = g.emit("Relu", g.emit("Sub", margin, distance))
-            # not 0 when cut to an integer; onnxruntime before 1.26 would skip the integer between two casts
-            similar = g.emit("GreaterOrEqual", g.emit("Abs", g.reshape(pairs, count, 1)), g.constant(1))
+            similar = self.similar(g, [g.reshape(label, count, 1) for label in labels])
             terms = g.emit("Where", similar, square, gap if legacy else g.emit("Mul", gap, gap))
             made.update(difference=difference, distance=distance, gap=gap, similar=similar)
             return g.emit("Div", total(g, terms), g.constant(2 * count))
@@ -400,9 +405,23 @@ class ContrastiveLoss(Loss):
         def gradient(tape: Tape, dy: str) -> Sequence[str | None]:
             factor = tape.emit("Mul", pull(tape), tape.emit("Div", dy, tape.constant(count)))
             da = tape.emit("Mul", made["difference"], factor)
-            return tape.reshape(da, *shapes[0]), tape.reshape(tape.emit("Neg", da), *shapes[1]), None
+            return (
+                tape.reshape(da, *shapes[0]),
+                tape.reshape(tape.emit("Neg", da), *shapes[1]),
+                *(None,) * len(shapes[2:]),
+            )
 
         return (emit_closed(g, bottoms, forward, gradient),)
+
+    def similar(self, g: Graph, labels: Sequence[str]) -> str:
+        """Emit which pairs are similar: of two labels that are equal when cut to integers, of one that is not 0 then.
+
+        onnxruntime before 1.26 would skip the integer between two casts.
+        """
+        if len(labels) == 1:
+            return g.emit("GreaterOrEqual", g.emit("Abs", labels[0]), g.constant(1))
+        cut = [g.emit("Mul", g.emit("Sign", label), g.emit("Floor", g.emit("Abs", label))) for label in labels]
+        return g.emit("Equal", *cut)
 
 
 @layer("InfogainLoss")

@@ -202,6 +202,22 @@ def test_contrastive_loss(legacy):
     assert [layer("ContrastiveLoss", bottoms=3).allow_force_backward(i) for i in range(3)] == [True, True, False]
 
 
+def test_contrastive_loss_of_two_labels_each():
+    a, b, dy = values(5, 3), values(5, 3, seed=1), np.float32(0.5)
+    one, other = np.array([0, 7, 2, 3.9, -0.5]), np.array([0, 6, 2.5, 3, 0.5])  # cut to integers as in Caffe
+    four, three = layer("ContrastiveLoss", bottoms=4), layer("ContrastiveLoss", bottoms=3)
+    assert four.departs([a.shape] * 2 + [(5,)] * 2) == "has 4 bottoms, two of labels, and Caffe takes 3"
+    result = run(four, [a, b, one, other], dys=[dy])
+    expected = run(three, [a, b, np.array([1, 0, 1, 1, 1])], dys=[dy])
+    np.testing.assert_allclose(result.tops[0], expected.tops[0], rtol=1e-6)
+    for found, wanted in zip(result.bottoms[:2], expected.bottoms[:2], strict=True):
+        np.testing.assert_allclose(found, wanted, rtol=1e-5)
+    assert not np.any(result.bottoms[2]) and not np.any(result.bottoms[3])
+    assert [four.allow_force_backward(i) for i in range(4)] == [True, True, False, False]
+    with pytest.raises(NetError, match="expected one label for each of 5 pairs, found shape \\(4,\\)"):
+        four.tops([(5, 3), (5, 3), (5,), (4,)])
+
+
 def infogain_loss(x, label, h, ignore, mode, dy):
     """Return loss, dx and p along axis 1 as Caffe's loops compute them."""
     p = np.exp(x.astype(np.float64) - x.max(1, keepdims=True))
