@@ -40,6 +40,11 @@ def test_unusable_fillers(tmp_path: Path, filler: str, message: str | None) -> N
         assert "weight" in found[0].message
 
 
+def test_the_field_that_a_fork_adds_to_a_type_is_read(tmp_path: Path) -> None:
+    assert not issues(tmp_path, net('type: "msra" alpha: 0.25'), "CS006")
+    assert len(issues(tmp_path, net('type: "xavier" alpha: 0.25'), "CS006")) == 1
+
+
 def test_an_unknown_filler_is_an_error_that_names_it_wherever_values_are_needed(tmp_path: Path) -> None:
     path = tmp_path / "net.prototxt"
     path.write_text(net('type: "he"'))

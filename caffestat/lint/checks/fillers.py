@@ -161,7 +161,7 @@ def ignored_filler_field(context: Context) -> Iterator[Found]:
             kind = _scalar(message, "type") or Filler().type
             known = filler_type(kind)
             for part in message.fields:
-                if known and part.name not in ("type", *known.reads):
+                if known and part.name not in ("type", *known.reads, known.own_field):
                     text = f"{field.name} of type {kind!r} ignores {part.name}"
                     yield _ignored(part, entry.proto.name, text, known, message)
 
