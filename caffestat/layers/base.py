@@ -124,6 +124,7 @@ class Layer:
     foreign_bottoms: ClassVar[tuple[int, int | None]] = (0, 0)  # how many some fork takes, for what is not known here
     foreign_tops: ClassVar[tuple[int, int | None]] = (0, 0)  # likewise
     takes_targets: ClassVar[bool] = False  # bottom 1 holds a number for each of bottom 0's, not classes
+    takes_indices: ClassVar[bool] = False  # bottom 0 holds indices, in any shape: Embed
     keeps_shapes: ClassVar[bool] = False  # its tops' shapes depend on none of its fields that Caffe lacks
     auto_tops: ClassVar[bool] = False  # Caffe adds missing tops itself: the losses
     keeps_drawn: ClassVar[bool] = False  # it computes with what it drew for params that it shares: LSTM in TRAIN

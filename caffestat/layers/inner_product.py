@@ -73,6 +73,7 @@ class Embed(Layer):
     Bottom of any shape; top [bottom's axes…, num_output]. Weights [input_dim, num_output]. (embed_layer.cpp)
     """
 
+    takes_indices = True
     filler_fields: ClassVar[Mapping[str, str]] = {
         "embed_param.weight_filler": "weight",
         "embed_param.bias_filler": "bias",

@@ -15,7 +15,7 @@ from typing import Any
 
 from caffestat.errors import CaffestatError, Finding, NetError
 from caffestat.layers import Layer, Shape, Source
-from caffestat.layers.data import Images
+from caffestat.layers.data import Images, Python
 
 from .build import UnknownLayer
 from .model import Net, Node
@@ -66,9 +66,9 @@ class Assumed:
 def assume_shapes(net: Net, faults: list[NetError], source: NetSource, build: Build) -> tuple[Net, list[Assumed]]:
     """Return the net with shapes for tops of data layers that have none, and what was assumed.
 
-    Targets get the shape that their layer takes; images the size of other images of the net, of a deploy file beside
-    it, of a data set that it names, or else a usual one: the first with which no layer fails, if there is any, or with
-    which layers fail as with all others.
+    Targets get the shape that their layer takes; indices timesteps and streams; images the size of other images of the
+    net, of a deploy file beside it, of a data set that it names, or else a usual one: the first with which no layer
+    fails, if there is any, or with which layers fail as with all others.
 
     faults: those of the net; replaced by those of the net that is returned
     build:  builds the net anew, with shapes of tops by name; takes the faults
@@ -145,16 +145,53 @@ def _candidates(now: _Trial, source: NetSource) -> Iterator[Iterable[dict[str, A
         yield [found]
     unsized = [(node, index) for node in now.net.nodes for index in now.unsized(node)]
     unsized.sort(key=lambda top: _is_aside(now.net, *top))
+    indices = [(node, index) for node, index in unsized if _holds_indices(now.net, node, index)]
+    for node, index in indices:
+        yield _of_sequences(now.net, node, index)
+    for node, index in unsized:
+        yield from ([like] for like in _like_predictions(now.net, node, index))
     sizes = list(_sizes(now.net, source)) if unsized else []
     for node, index in unsized:
-        if index == next(now.unsized(node)):
+        if index == next(now.unsized(node)) and (node, index) not in indices:
             yield chain(_of_sizes(node, index, sizes), _of_steps(now.net, node, index))
+    yield from ([like] for node in now.net.nodes for like in _like_bottom(now, node))
 
 
 def _is_aside(net: Net, node: Node, index: int) -> bool:
     """Tell whether layers take a top as another bottom than their first: its shape follows from that of the first."""
     uses = net.flow.through((node.index, index), lambda step, _: net.nodes[step].layer.passes_values)
     return any(position > 0 and not net.nodes[step].layer.passes_values for step, position in uses)
+
+
+def _holds_indices(net: Net, node: Node, index: int) -> bool:
+    """Tell whether a layer takes a top as indices, of words, say."""
+    return any(reader.layer.takes_indices and at == 0 for reader, at in _readers(net, node, index))
+
+
+def _of_sequences(net: Net, node: Node, index: int) -> Iterator[dict[str, Assumed]]:
+    """Yield what a top may be that holds indices: batch_size timesteps of as many streams as there are images, or 1."""
+    layer, name = node.layer, node.layer.proto.top[index]
+    assert isinstance(layer, Source)
+    steps = layer.usual_shape(index, (None, 1, 1))[0]
+    others = (shape for other in net.nodes if not other.bottoms for shape in other.top_shapes[:1])
+    for streams in dict.fromkeys([*(shape[0] for shape in others if shape is not None and len(shape) == 4), 1]):
+        yield {name: Assumed(node, name, (steps, streams), "timesteps and streams of indices")}
+
+
+def _like_bottom(now: _Trial, node: Node) -> Iterator[dict[str, Assumed]]:
+    """Yield what the one top of unknown Python code may be: what its first bottom is."""
+    if isinstance(node.layer, Python) and node.bottoms and node.top_shapes == (None,) and not now.refuses(node):
+        (name,), shape = node.layer.proto.top, node.bottom_shapes[0]
+        if shape and not node.layer.proto.loss_weight:
+            yield {name: Assumed(node, name, shape, "as its first bottom")}
+
+
+def _like_predictions(net: Net, node: Node, index: int) -> Iterator[dict[str, Assumed]]:
+    """Yield what a top behind the first may be that layers take beside a bottom 0, and others that follow from it."""
+    name = node.layer.proto.top[index]
+    for reader, at in _readers(net, node, index) if index else ():
+        if at and (shape := reader.bottom_shapes[0]) and len(reader.bottoms) > 2:
+            yield {name: Assumed(node, name, shape, f"as bottom 0 of layer {reader.name!r}")}
 
 
 def _alternatives(net: Net) -> Iterator[dict[str, Assumed]]:
@@ -196,7 +233,8 @@ def _labels(node: Node) -> Iterator[int]:
 
 
 def _has_failed(node: Node) -> bool:
-    return bool(node.bottoms) and None not in node.bottom_shapes and None in node.top_shapes
+    is_code = isinstance(node.layer, Python)  # its shapes are nowhere stated
+    return bool(node.bottoms) and None not in node.bottom_shapes and None in node.top_shapes and not is_code
 
 
 def _wanted(now: _Trial) -> dict[str, Assumed]:
@@ -210,14 +248,19 @@ def _wanted(now: _Trial) -> dict[str, Assumed]:
         if unsized and isinstance(node.layer, Images) and 0 in unsized:
             unsized = {0}  # the labels' shapes follow from the images'
         for index in sorted(unsized.union(_labels(node))):
-            uses = net.flow.through((node.index, index), lambda step, _: net.nodes[step].layer.copies)
-            for reader, at in ((net.nodes[step], position) for step, position in uses):
+            for reader, at in _readers(net, node, index):
                 is_wanted = index in unsized or (_has_failed(reader) and not now.refuses(reader))
                 shape = _taken(reader, at) or _cut_up(node, index, reader)
                 if is_wanted and shape:
                     top, why = node.layer.proto.top[index], f"as layer {reader.name!r} takes it"
                     found.setdefault(top, Assumed(node, top, shape, why))
     return found
+
+
+def _readers(net: Net, node: Node, index: int) -> Iterator[tuple[Node, int]]:
+    """Yield the layers that read a top, and which of their bottoms it is."""
+    uses = net.flow.through((node.index, index), lambda step, _: net.nodes[step].layer.copies)
+    yield from ((net.nodes[step], position) for step, position in uses)
 
 
 def _cut_up(node: Node, index: int, reader: Node) -> Shape | None:

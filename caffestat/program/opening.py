@@ -87,7 +87,19 @@ class NetFile:
             return self.build(replace(options, shapes={**shapes, **options.shapes}), errors)
 
         net = self.build(options, faults)
-        return (net, []) if options.data == "real" else assume_shapes(net, faults, self.source, again)
+        found = (net, []) if options.data == "real" else assume_shapes(net, faults, self.source, again)
+        if faults and options.batch is not None:
+            faults[:] = [self._about_batch(fault, options) for fault in faults]
+        return found
+
+    def _about_batch(self, fault: NetError, options: NetOptions) -> NetError:
+        """Return a fault with the advice to leave --batch out where the file's own batch is why Caffe would stop."""
+        others: list[NetError] = []
+        self.assuming(replace(options, batch=None), others)
+        if fault.place in {other.place for other in others}:
+            return fault
+        why = f"layers of the file hold its own batch: leave --batch {options.batch} out"
+        return NetError(f"{fault.message}; {why}", fault.place)
 
     def assumed_program(self, options: NetOptions, values: ValueOptions, faults: list[NetError]) -> NetProgram:
         """Return the program of the net of `assuming`, with what is strange about the file and what was assumed."""

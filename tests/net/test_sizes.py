@@ -279,3 +279,59 @@ def test_what_is_reshaped_in_full_tells_the_size_and_markers_follow_the_sequence
     cut = 'layer { name: "s" type: "Slice" bottom: "marks" top: "a" top: "b" slice_param { axis: 0 slice_point: 7 } }\n'
     found = assumed(tmp_path, marks.replace("7", "12") + cut + hdf5 + steps + full + lstm % "a")
     assert found["marks"] == ((12, 5), "one value for each step and item of layer 'h'")
+
+
+def test_indices_are_timesteps_and_streams(tmp_path: Path) -> None:
+    data = 'layer { name: "h" type: "HDF5Data" top: "go" top: "words" top: "next" hdf5_data_param { %s } }\n'
+    net = data % 'source: "l" batch_size: 5' + (
+        'layer { name: "e" type: "Embed" bottom: "words" top: "e" embed_param { input_dim: 9 num_output: 4 } }\n'
+        'layer { name: "r" type: "RNN" bottom: "e" bottom: "go" %s top: "r" recurrent_param { num_output: 3 } }\n'
+        'layer { name: "l" type: "SoftmaxWithLoss" bottom: "r" bottom: "next" softmax_param { axis: 2 } }\n'
+    )
+    found = assumed(tmp_path, net % "")
+    assert (found["words"][0], found["go"][0], found["next"][0]) == ((5, 1), (5, 1), (5,))
+    static = 'layer { name: "i" type: "Input" top: "x" input_param { shape { dim: 7 dim: 2 dim: 3 dim: 4 } } }\n'
+    found = assumed(tmp_path, static + net % 'bottom: "x"')
+    assert (found["words"][0], found["go"][0], found["next"][0]) == ((5, 7), (5, 7), (5, 7))
+
+
+def test_targets_beside_what_follows_from_them_are_like_predictions(tmp_path: Path) -> None:
+    net = (
+        'layer { name: "d" type: "AnnotatedData" top: "data" top: "label" top: "mask" data_param { batch_size: 2 }'
+        "transform_param { resize_param { height: 17 width: 13 } } annotated_data_param { single_class: false } }"
+        + CONV
+        % "data"
+        + 'layer { name: "s" type: "Reduction" bottom: "mask" top: "s" reduction_param { axis: 2 } }'
+        'layer { name: "l" type: "YoloSeg" bottom: "c" bottom: "mask" bottom: "s" top: "l" }'
+    )
+    assert assumed(tmp_path, net)["mask"] == ((2, 4, 15, 11), "as bottom 0 of layer 'l'")
+
+
+def test_python_code_keeps_the_shape_of_its_bottom_where_layers_take_that(tmp_path: Path) -> None:
+    code = 'layer { name: "p" type: "Python" bottom: "data" top: "y" python_param { module: "m" layer: "L" } }\n'
+    assert assumed(tmp_path, INPUT + code + CONV % "y") == {"y": ((9, 2, 17, 13), "as its first bottom")}
+    more = code.replace('"p"', '"q"').replace('"y"', '"z"').replace('"data"', '"y"')
+    assert assumed(tmp_path, INPUT + code + more + CONV % "y").keys() == {"y", "z"}
+    count = 'layer { name: "s" type: "SoftmaxWithLoss" bottom: "data" bottom: "y" }\n'
+    assert assumed(tmp_path, INPUT + code + count) == {}
+    loss = code.replace("python_param", "loss_weight: 1 python_param")
+    assert assumed(tmp_path, INPUT + loss) == {}
+
+
+def test_clips_of_binary_files_are_as_long_as_usual(tmp_path: Path) -> None:
+    clips = 'layer { name: "v" type: "VideoSegmentationData" top: "x" top: "t" image_data_param { batch_size: 3 } %s }'
+    found = assumed(tmp_path, clips % "transform_param { crop_size: 18 }")
+    assert found["x"][0] == (3, 3, 16, 18, 18)
+
+
+def test_a_net_that_holds_its_own_batch_tells_to_leave_the_option_out(tmp_path: Path) -> None:
+    cut = 'layer { name: "s" type: "Slice" bottom: "data" top: "a" top: "b" slice_param { axis: 0 slice_point: %d } }'
+    path = tmp_path / "net.prototxt"
+    path.write_text(INPUT + cut % 4)
+    with pytest.raises(RefusedError, match=r"layers of the file hold its own batch: leave --batch 1 out"):
+        analyze(str(path), static=True, batch=1)
+    analyze(str(path), static=True)
+    path.write_text(INPUT + cut % 44)
+    with pytest.raises(RefusedError) as refused:
+        analyze(str(path), static=True, batch=1)
+    assert "--batch" not in str(refused.value)

@@ -25,10 +25,7 @@ __all__ = [
     "RoIDataOfAttributes",
     "RoISelectLayer",
     "SegFlowData",
-    "VideoRead",
 ]
-
-TRAIN = 0
 
 
 @layer("pascal_multilabel_datalayers.PascalMultilabelDataLayerSync", dialect="pycaffe")
@@ -46,26 +43,6 @@ class PascalMultilabelData(Python):
         if not isinstance(batch, int) or not isinstance(size, (list, tuple)) or len(size) < 2:
             return None
         return (batch, 20) if index else (batch, 3, *size[:2])
-
-
-@layer(
-    "sequence_input_layer.videoReadTrain_flow",
-    "sequence_input_layer.videoReadTrain_RGB",
-    "sequence_input_layer.videoReadTest_flow",
-    "sequence_input_layer.videoReadTest_RGB",
-    dialect="lrcn",
-)
-class VideoRead(Python):
-    """Frames [N, 3, 227, 227] of clips of 16, a label and a mark for each: 24 clips in TRAIN, 3 in TEST.
-
-    (intel/caffe, examples/LRCN_activity_recognition/sequence_input_layer.py)
-    """
-
-    num_tops = (3, 3)
-
-    def written_shape(self, index: int) -> Shape | None:
-        frames = 16 * (24 if self.phase == TRAIN else 3)
-        return (frames,) if index else (frames, 3, 227, 227)
 
 
 @layer("SegFlow_davis_fgbg_data_layer.SegFlowDAVISFgBgDataLayer", dialect="segflow")

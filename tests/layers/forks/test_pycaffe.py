@@ -8,7 +8,7 @@ import pytest
 from caffestat.errors import NetError
 from caffestat.layers import Layer
 
-from ..harness import TEST, TRAIN, make, run
+from ..harness import TRAIN, make, run
 
 RANDOM = np.random.default_rng(44)
 
@@ -31,8 +31,6 @@ def python(name: str, bottoms: int, tops: int, settings: str = "", phase: int = 
             [(6, 3, 27, 31), (6, 20)],
         ),
         ("pascal_multilabel_datalayers.PascalMultilabelDataLayerSync", 2, "{}", TRAIN, [None, None]),
-        ("sequence_input_layer.videoReadTrain_RGB", 3, "", TRAIN, [(384, 3, 227, 227), (384,), (384,)]),
-        ("sequence_input_layer.videoReadTest_flow", 3, "", TEST, [(48, 3, 227, 227), (48,), (48,)]),
         (
             "SegFlow_davis_fgbg_data_layer.SegFlowDAVISFgBgDataLayer",
             4,
