@@ -47,7 +47,7 @@ def shares_memory(given: Any) -> bool:
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(compiled._LONG, "cpu", SHORT)
     monkeypatch.setitem(compiled._DEEP_NODES, "cpu", SHORT)
-    monkeypatch.setattr(parts, "_SMALL_PART", 40)
+    monkeypatch.setattr(parts, "_SIZES", {2_000: 40})
 
 
 @pytest.mark.usefixtures("short")
@@ -138,8 +138,8 @@ def test_long_graphs_are_cut_into_larger_parts(monkeypatch: pytest.MonkeyPatch) 
     for _ in range(170):
         y = g.declare(g.emit("Tanh", y), X.shape)
     g.outputs = [y]
-    monkeypatch.setattr(parts, "_PART", 100)
-    monkeypatch.setattr(parts, "_LONG", 171)
+    monkeypatch.setattr(parts, "_SIZES", {160: 30, 170: 40})
+    monkeypatch.setattr(parts, "_LARGEST", 100)
     assert [len(part.nodes) for part in parts.cut(g, SHORT)] == [40, 40, 40, 40, 10]
-    monkeypatch.setattr(parts, "_LONG", 170)
+    monkeypatch.setattr(parts, "_SIZES", {160: 30, 169: 40})
     assert [len(part.nodes) for part in parts.cut(g, SHORT)] == [100, 70]
