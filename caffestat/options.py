@@ -112,7 +112,7 @@ class NetOptions:
     batch          replaces the first axis of every data blob
     data           source of data layers: "auto" (files if available, else noise), "real" (files or an error) or
                    "synthetic" (noise)
-    dialect        the fork whose layer types are meant where forks have different ones of one name ("ssd", …)
+    dialect        the fork whose layer types to use where forks define a type differently ("ssd", …)
     dims           of an .onnx model: sizes by the names that it has for them ("batch", "width")
     """
 

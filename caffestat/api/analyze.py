@@ -51,12 +51,12 @@ def analyze(
 ) -> Report:
     """Return what a net or solver prototxt will do to its signal: shapes, fans, fillers, and mean |x| of every blob.
 
-    An .onnx model gets the same: a row per node, its values as blobs. Of the options, those about Caffe's phases,
+    An .onnx model gets the same report, with a row per node and its values as blobs. Options about Caffe's phases,
     fillers and data do not apply to it.
 
     path:    the file, "-" for the standard input
     static:  do not run the net; measured values are then None
-    predict: add what theory expects beside what is measured, and the gain of every layer with weights
+    predict: add predicted values beside measured ones, and the gain of every layer with weights
     detail:  add histograms of values and params, f and f' of the activations, the source's text and what `check` finds
     phase, level, stages, shapes, batch, dialect, data, dims: see `caffestat.options.NetOptions`
     seed, weights, assume_filler: see `caffestat.options.ValueOptions`

@@ -43,13 +43,13 @@ def calibrate(
 ) -> Calibration:
     """Return the ranges of all float values of a model over batches of data, and write them to `output` where given.
 
-    path:   an .onnx model, or a net (.prototxt), whose values are then called as `convert` calls them
+    path:   an .onnx model, or a net (.prototxt), whose values get the names that `convert` gives them
     inputs: batches by the input's name: an array, a sequence of arrays, a .npy or .npz file, or a folder of these. An
             array of one axis less than the input is one sample. Larger arrays are run in batches of the size that the
             model fixes, else of `batch` or up to 32 samples. Inputs without data are drawn once
     method: "minmax", or "percentile": the range leaves out (100 - percentile) / 2 % of the elements on either side
     symmetric:   ranges from -a to a
-    percentiles: to write beside the ranges, in percent; without any, "minmax" runs each batch once and not twice
+    percentiles: to write beside the ranges, in percent; without any, "minmax" runs each batch once instead of twice
     shapes, batch, dims: see `caffestat.options.NetOptions`; weights, seed: of nets, see `ValueOptions`
     device, compute: see `caffestat.options.RunOptions`
 

@@ -40,20 +40,20 @@ def check(
     compute: str = "float32",
     dims: Mapping[str, int] | None = None,
 ) -> Checked:
-    """Return what is wrong with nets and solvers, from their texts, from what is predicted of them and from runs.
+    """Return the mistakes in nets and solvers, from their text, from predictions and from runs.
 
     paths:    prototxt files, "-" for the standard input, or folders in which all of them are checked; with `run` .onnx
               models too
     run:      run one iteration of each as well
-    select, ignore: codes of checks, beginnings of codes or names; default: all
-    severity: the least severity that is reported: "info", "warning" or "error"
-    baseline: a file of known findings, which are left out
+    select, ignore: codes of checks, code prefixes or names; default: all
+    severity: the lowest severity to report: "info", "warning" or "error"
+    baseline: a file of known findings, which are skipped
     limits:   see `caffestat.lint.Limits`; None for the default
     phase, level, stages, shapes, batch, dialect, dims: see `caffestat.options.NetOptions`
     inputs, compute: of the run; see `caffestat.options.RunOptions`
     weights, seed: see `caffestat.options.ValueOptions`
 
-    What is not given comes from the project's caffestat.cfg or setup.cfg. A file that cannot be read is listed in the
+    Defaults come from the project's caffestat.cfg or setup.cfg. A file that cannot be read is listed in the
     result. Raises a CaffestatError when an option cannot be used.
     """
     from caffestat import lint
@@ -85,7 +85,7 @@ def fix(
     shapes: Mapping[str, Sequence[int]] | None = None,
     batch: int | None = None,
 ) -> list[Fixed]:
-    """Apply the fixes of what `check` finds, where no person has to decide, and return what was done to each file.
+    """Apply those fixes of `check` that need no decision, and return the changes of each file.
 
     paths:          prototxt files, or folders in which all of them are fixed; each file is replaced atomically
     select, ignore: as in `check`, the project's settings included

@@ -40,8 +40,8 @@ def convert(
 
     path:     a net or solver prototxt, "-" for the standard input; or, with `backward`, an .onnx model, which gets the
               gradients of its inputs and initializers (`caffestat.gradient`)
-    output:   the .onnx file; what makes it larger than 2 GiB goes to a file beside it
-    backward: compute gradients too
+    output:   the .onnx file; data beyond 2 GiB goes to a file beside it
+    backward: also compute gradients
     phase, level, stages, shapes, batch, dialect, dims: see `caffestat.options.NetOptions`
     outputs, wrt, straight_through, loss: of the gradients of an .onnx model; see `caffestat.gradient`. Each name of
               `wrt` may be a pattern (`*.weight`), for all values that a file's names match

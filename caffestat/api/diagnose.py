@@ -28,7 +28,7 @@ def diagnose(
 ) -> Diagnosis:
     """Read a training log: the first bad blob of each kind, the trend of each, dead layers, losses that tell a cause.
 
-    log:    what Caffe of any version wrote, of any size, as text or compressed; "-" for the standard input
+    log:    the log of any version of Caffe, of any size, as text or compressed; "-" for the standard input
     net:    the net or solver, for its lines and its predicted values at the start
     growth: the factor over its first value at which a blob counts as exploded
     phase, level, stages, shapes, batch, dialect: see `caffestat.options.NetOptions`

@@ -6,7 +6,7 @@ __all__ = ["explain"]
 
 
 def explain(*codes: str) -> str:
-    """Return the pages of checks: what each looks for, why, an example and the fix; without codes, a list of all.
+    """Return the pages of checks: what each looks for, why, an example and the fix; without codes, list all.
 
     codes: codes or names. Raises InputError for one that no check has.
     """

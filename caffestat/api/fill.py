@@ -34,7 +34,7 @@ def fill(
     dialect: str | None = None,
     assume_filler: str | None = None,
 ) -> Filled | FilledModel:
-    """Return the values that a net's params start with, bit for bit those of Caffe, and write them when asked to.
+    """Return the initial values of a net's params, bit for bit those of Caffe, and write them if `output` is given.
 
     path:          a net or solver prototxt, "-" for the standard input, or an .onnx model whose weights are to be drawn
     output:        a .caffemodel, .npz, .h5 or .onnx file to write; of an .onnx model .onnx or .npz

@@ -40,7 +40,7 @@ def gradient(
     outputs: names of the outputs y to start from; all floating-point ones by default
     wrt:     names of the values x; all floating-point inputs and weights by default
     shapes, batch, dims: see `caffestat.options.NetOptions`
-    inputs:  values of inputs by name, for the run, and for conditions of Ifs, whose branch is then taken for good
+    inputs:  values of inputs by name, for the run, and for conditions of Ifs, whose branch is then fixed
     straight_through: let gradients pass pairs of QuantizeLinear and DequantizeLinear as if nothing was rounded
     loss:    differentiate this loss: "ones" (the sum of all outputs y), "cross-entropy" (of the first of them; the
              result takes `labels`), or the name of a value whose sum is the loss. The result then has no cotangents,

@@ -42,16 +42,16 @@ def rewrite(
     filler, bias:  policies for weights and for biases: "xavier", "gaussian:std=0.01", "auto", "explicit:msra", …
     variance_norm: "fan_in", "fan_out" or "average", for xavier and msra
     layers, types, excludes: which layers, by globs over their names and by types; frozen and recurrent layers and
-                   bilinear upsampling are left alone unless `layers` or `types` name them
-    only_missing:  add fillers where none is written, and replace none
+                   bilinear upsampling are skipped unless `layers` or `types` name them
+    only_missing:  add missing fillers and keep existing ones
     output:        a file, or for several files a folder, to write to; default: in place
-    backup:        keep what is replaced as FILE.bak
+    backup:        keep the original as FILE.bak
     dry_run:       write nothing
-    net, seed:     the net of .caffemodel files (default: what they hold themselves), and Caffe's random_seed for models
+    net, seed:     the net of .caffemodel files (default: the layers in the model), and Caffe's random_seed for models
     shapes, batch: see `caffestat.options.NetOptions`, for policies that need fans
     watch:         is called with each file's outcome, and how many files there are
 
-    Each file is replaced atomically. One that cannot be rewritten stays as it is; its outcome gives the reason.
+    Each file is replaced atomically. One that cannot be rewritten does not change; its outcome gives the reason.
     Raises a CaffestatError when an option cannot be used.
     """
     from caffestat.program import open_file

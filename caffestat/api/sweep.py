@@ -44,7 +44,7 @@ def sweep(
     predict: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> Summary:
-    """Run every combination of the values given, and return what the trials say together.
+    """Run every combination of the given values, and return a summary of the trials.
 
     nets:       files of nets or solvers
     seeds:      values of Caffe's random_seed
@@ -52,19 +52,19 @@ def sweep(
                 file
     changes:    values by LAYERS.FIELD, such as {"conv*.weight_filler.std": [0.01, 0.02]}
     widths:     times num_output of the hidden layers
-    rates:      base_lr; solvers: types; both in the place of the solver file's
+    rates:      base_lr; solvers: types; both instead of the solver file's
     iterations: of training, each measured; 0 for the first pass alone
     shapes, batch: of data blobs
-    data:       what data layers hold: "real" (their files), "synthetic" (N(0, 1) noise), or "auto": the files of the
-                nets that have them all
+    data:       source of data layers: "real" (files or fail), "synthetic" (N(0, 1) noise), or "auto": files for
+                the nets that have them all, else noise
     device:     one of "auto", "cpu", "cuda" and "cuda:N", which each process chooses for itself
-    dialect:    the fork whose layer types are meant where forks have different ones of one name ("ssd", …)
-    workers:    processes of this machine; 1 runs the trials in this one
+    dialect:    the fork whose layer types to use where forks define a type differently ("ssd", …)
+    workers:    processes on this machine; 1 runs the trials in this process
     client:     a `distributed.Client`: the trials run on its cluster
-    resources:  that a worker of the cluster must have, such as {"GPU": 1}
-    output:     a folder, to which the results are appended as they come, as a Parquet data set
-    resume:     go on with a folder that holds results: trials that are finished there are not run again
-    predict:    say in the summary's `bands` what is predicted of each variant's first pass
+    resources:  that each worker of the cluster must have, such as {"GPU": 1}
+    output:     a folder for the results, a Parquet data set that grows as they come
+    resume:     resume a folder with results: finished trials are not run again
+    predict:    predict each variant's first pass, in the summary's `bands`
     progress:   called with the numbers of finished and of all trials
 
     A trial that fails is a row with its error; the summary says how many failed, and has the first errors. Raises a

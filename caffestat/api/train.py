@@ -17,17 +17,17 @@ __all__ = ["train", "training_of"]
 
 
 def train(path: str | Path, *, inputs_hold: str = "zeros", **options: Any) -> Iterator[Event]:
-    """Train a solver's net as `caffe train` does, or an ONNX model, and yield what happens as it happens.
+    """Train a solver's net as `caffe train` does, or an ONNX model, and yield its events.
 
     The events are those of `caffestat.training.events`: an `Iteration` has the number, the loss, the outputs and the
     rate; `EndTest`, `Saved` and the others come in between, in Caffe's order. Snapshots are written as the solver says.
     Nets are built, and the solver is refused, before the first event; closing the iterator ends the training.
 
-    snapshot:    a .solverstate to go on from
-    stats:       every how many iterations to yield `Statistics`: the signals of each layer; 0 for never
-    iterations:  how many to run, instead of up to the solver's max_iter
+    snapshot:    a .solverstate to resume from
+    stats:       interval in iterations of `Statistics`, the signals of each layer; 0 for none
+    iterations:  number to run, instead of up to the solver's max_iter
     solver:      of an .onnx model, the solver prototxt; `loss` and `inputs` are then needed too
-    freeze:      of an .onnx model, patterns of the names of initializers that stay as they are
+    freeze:      of an .onnx model, patterns of the names of initializers to freeze
     inputs_hold: what Input layers hold: "zeros", as under `caffe train`, or "noise"
     options:     `level`, `stages`, `shapes`, `batch`, `dims`, `data`, `seed`, `weights`, `device` and `inputs` of
                  `analyze`

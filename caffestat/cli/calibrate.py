@@ -59,9 +59,9 @@ def _numbers(ctx: click.Context, param: click.Parameter, value: str) -> tuple[fl
 def calibrate(path: str, output: Path | None, inputs: dict[str, str], **settings: Any) -> None:
     """Run a model on batches of data, and write the range of each value as JSON.
 
-    NET is an .onnx model, or a net in the test phase, whose values are then called as `convert` calls them. The file is
-    what quantize_static of onnxruntime takes as calibration_cache_path; it has percentiles too. Of arrays with more
-    samples than a batch the parts are run one after the other.
+    NET is an .onnx model, or a net in the test phase, whose values get the names that `convert` gives them. The file is
+    the calibration_cache_path of onnxruntime's quantize_static, with percentiles added. Arrays with more samples than
+    a batch are run in parts.
 
     \b
     Examples:

@@ -51,7 +51,7 @@ def convert(path: str, output: Path, **settings: Any) -> None:
 
     NET is a net or a solver prototxt; - is the standard input. Inputs and values carry the names of blobs, params those
     of their layers: conv1/0. With --backward the model also returns grad/conv1/0 and so on, the gradients of the net's
-    losses. An .onnx model in the place of NET gets its gradients: a cotangent/NAME input per output, grad/NAME outputs;
+    losses. An .onnx model as NET gets its gradients: a cotangent/NAME input per output, grad/NAME outputs;
     with --loss those of a loss, cross-entropy with an input for the labels.
 
     \b

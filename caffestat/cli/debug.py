@@ -21,9 +21,9 @@ __all__ = ["debug"]
 @options.common
 @options.inputs_hold("zeros")
 def debug(path: str, glog: bool, output: Path | None, **settings: Any) -> None:
-    """Print the debug_info lines of one iteration as Caffe words and orders them.
+    """Print Caffe's debug_info lines for one iteration.
 
-    Of a solver it is iteration 0 of `caffe train`: test nets first when they are due, then the train net, with the
+    For a solver it is iteration 0 of `caffe train`: test nets first when they are due, then the train net, with the
     lines about losses, outputs and the learning rate.
 
     NET is a net or a solver prototxt; - is the standard input.

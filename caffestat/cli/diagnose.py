@@ -33,11 +33,11 @@ __all__ = ["diagnose"]
 @options.output
 @options.state
 def diagnose(log: str, all_trends: bool, format: str, output: Path | None, **settings: Any) -> None:
-    """Read a training log and tell what went wrong: the first bad blob, the trend of each, dead layers, losses whose
-    value shows the cause.
+    """Find what went wrong in a training log: the first bad blob, the trend of each, dead layers, losses whose value
+    shows the cause.
 
-    LOG is what Caffe of any version wrote, of any size, as text or compressed with gzip, bzip2 or xz; - is the standard
-    input. Without debug_info lines only the losses are judged. Exits with 1 when something is bad.
+    LOG is the log of any version of Caffe, of any size, as text or compressed with gzip, bzip2 or xz; - is the standard
+    input. Without debug_info lines only the losses are checked. Exits with 1 when it finds a problem.
 
     \b
     Examples:

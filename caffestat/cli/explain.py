@@ -10,7 +10,7 @@ __all__ = ["explain"]
 @click.command()
 @click.argument("codes", metavar="[CODES]…", nargs=-1)
 def explain(codes: tuple[str, ...]) -> None:
-    """Print the pages of checks: what each looks for, why, an example and the fix; without CODES, a list of all.
+    """Print the pages of checks: what each looks for, why, an example and the fix; without CODES, list all.
 
     \b
     Examples:

@@ -13,10 +13,10 @@ __all__ = ["layers"]
 @click.argument("types", metavar="[TYPES]…", nargs=-1)
 @options.plugin
 def layers(types: tuple[str, ...]) -> None:
-    """Print what layer types compute and which source they are written after; without TYPES, a list of all.
+    """Print what layer types compute and their reference sources; without TYPES, list all.
 
-    A type that forks of Caffe define differently is listed once per dialect. Dialects decide themselves by the fields
-    that are written; --dialect of other commands chooses one where they cannot.
+    A type that forks of Caffe define differently is listed once per dialect. The fields that
+    are written decide which dialect is used; --dialect of other commands chooses one where they do not.
 
     \b
     Examples:

@@ -105,7 +105,7 @@ def _blame_plugin(error: Exception) -> str | None:
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__, prog_name="caffestat")
 def main() -> None:
-    """See what a Caffe network does to its signal, without building Caffe.
+    """Show what a Caffe network does to its signal, without building Caffe.
 
     \b
     Examples:

@@ -42,8 +42,8 @@ _CHANGED, _FAILED = 1, 2
 def rewrite(paths: tuple[str, ...], fix_check: bool, diff: bool, check: bool, **settings: Any) -> None:
     """Change the fillers of nets and solvers in place, and change no other byte.
 
-    FILES are prototxt files of any age, .caffemodel or .onnx models whose weights are drawn anew, or with --recursive
-    folders. Frozen params, bilinear upsampling and recurrent layers are left alone unless --layer or --type names them.
+    FILES are prototxt files of any age, .caffemodel or .onnx models whose weights are redrawn, or with --recursive
+    folders. Frozen params, bilinear upsampling and recurrent layers are skipped unless --layer or --type names them.
 
     \b
     Examples:

@@ -122,7 +122,7 @@ def _changes(ctx: click.Context, param: click.Parameter, value: tuple[str, ...])
 )
 @click.option("--device", metavar="|".join(DEVICES), help="Device of each process.  [default: cpu]")
 def sweep(paths: tuple[str, ...], kind: str, page: Path | None, **settings: Any) -> None:
-    """Run every combination of seeds, fillers, fields, widths and learning rates, and say what the trials say together.
+    """Run every combination of seeds, fillers, fields, widths and learning rates, and summarize.
 
     NET is a net or solver prototxt; a SWEEP.toml holds the same settings as keys (nets, seeds, filler, set, width, lr,
     solver, iterations, batch, shapes, data), and options replace its values. The summary has each layer's spread over

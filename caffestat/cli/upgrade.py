@@ -26,8 +26,8 @@ __all__ = ["upgrade"]
 def upgrade(path: str, output: Path | None, in_place: bool) -> None:
     """Write V0 and V1 layers, legacy inputs and a solver's solver_type in the current format.
 
-    NET is a net or a solver prototxt; - is the standard input. Comments stay, those inside of old layers move before
-    them. What is current already is not touched.
+    NET is a net or a solver prototxt; - is the standard input. Comments are kept; those inside old layers move
+    before them. Layers in the current format do not change.
 
     \b
     Examples:

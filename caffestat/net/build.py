@@ -632,7 +632,7 @@ def build(
     shapes: the shape of data blobs by name, for sources whose file does not say it, or to replace it.
     batch:  replaces the first axis of every data blob.
     data:   source of data layers: "auto" (files if available, else noise), "real" (files or fail), "synthetic" (noise).
-    dialect: the fork whose layer types are meant where forks of Caffe have different ones of one name.
+    dialect: the fork whose layer types to use where forks define a type differently.
     faults:  takes the errors at which Caffe would stop; what depends on them is then unknown.
     Raises NetError (file:line) where Caffe would stop, the first time, unless there are `faults` to take it.
     """
