@@ -14,10 +14,10 @@ HEAD = """\
 
 Made by `python docs/generate_checks.py`; do not edit.
 
-`caffestat check` looks for these; `caffestat explain CS012` prints a section. Codes and names stay what they are.
+`caffestat check` looks for these; `caffestat explain CS012` prints a section. Codes and names are stable.
 [ci.md](ci.md) shows how to fail a build with them, [theory.md](theory.md) where the predictions come from.
 
-- `--select` and `--ignore` take codes, beginnings of codes (`CS01`) and names, with commas between them.
+- `--select` and `--ignore` take codes (`CS012`), code prefixes (`CS01`) and names, separated by commas.
 - `# caffestat: ignore[CS012] reason` in a layer, at its end or on the line above it silences a check for that layer;
   `# caffestat: ignore-file[CS012] reason` for the file. Several codes are separated by commas; without brackets, all.
 - Limits are options of `caffestat check`, and keys of `[caffestat]` in `caffestat.cfg` or `[caffestat:check]` in

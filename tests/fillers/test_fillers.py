@@ -115,7 +115,7 @@ def test_bilinear(width, tent):
 @pytest.mark.parametrize(
     ("filler", "shape", "message"),
     [
-        (Filler("Xavier"), SHAPE, r'"Xavier".*bilinear, constant, gaussian, msra, positive_unitball, uniform, xavier'),
+        (Filler("Xavier"), SHAPE, f'"Xavier".*expected one of {", ".join(filler_types())}'),
         (Filler("xavier", sparse=3), SHAPE, r'sparse is for gaussian fillers only, found sparse 3 in type "xavier"'),
         (Filler("constant", sparse=0), SHAPE, "sparse is for gaussian fillers only"),
         (Filler("gaussian", sparse=6), SHAPE, r"number of outputs \(5\).*found 6"),
@@ -213,16 +213,16 @@ def test_every_type_has_a_tested_density():
 
 
 def test_gains_of_the_types_that_read_a_fan():
-    assert {name: filler_type(name).gain for name in filler_types() if filler_type(name).by_fan} == {
-        "msra": 2.0,
-        "xavier": 1.0,
-    }
+    gains = {name: filler_type(name).gain for name in filler_types()}
+    assert (gains["msra"], gains["xavier"], gains["gaussian"]) == (2.0, 1.0, None)
     assert (type_of_gain(1.0), type_of_gain(2.0), type_of_gain(1.6)) == ("xavier", "msra", None)
 
 
 def test_random_types_draw_and_the_others_do_not():
-    assert random_types() == ("gaussian", "msra", "positive_unitball", "uniform", "xavier")
-    assert set(filler_types()) - set(random_types()) == {"bilinear", "constant"}
+    for name in filler_types():
+        first, second = (fill(Stream(seed), Filler(name), (3, 2, 5, 5)) for seed in (1, 2))
+        assert np.any(first != second) == (name in random_types())
+    assert {"msra", "uniform"} < set(random_types()) < set(filler_types())
 
 
 @pytest.mark.parametrize(
@@ -267,7 +267,6 @@ def test_whether_all_filters_get_the_same_values(filler, shape, alike):
 
 def test_types_are_sorted():
     assert filler_types() == tuple(sorted(filler_types()))
-    assert len(filler_types()) == 7
 
 
 def test_importing_is_cheap():

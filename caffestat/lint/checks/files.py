@@ -30,7 +30,7 @@ def _anywhere(message: str) -> str:
 def net_not_built(context: Context) -> Iterator[Found]:
     """The file cannot be built into a net.
 
-    Caffe would stop here: a bottom that no layer produces, shapes that do not fit, a field without which a layer does
+    Caffe stops here: a bottom that no layer produces, shapes that do not fit, a field without which a layer does
     not work. Checks that need the net are left out. The message says what was expected and what to do.
 
     Example: `bottom: "pool9"` where no layer has the top `pool9`.
@@ -135,15 +135,15 @@ def unknown_shape(context: Context) -> Iterator[Found]:
 def unscaled_input(context: Context) -> Iterator[Found]:
     """Images are read as 0 to 255, neither scaled nor centred.
 
-    Their mean square is about 130², so the first layer's output is two orders of magnitude larger than its filler
-    meant it to be: E[z²] = n·Var(w)·E[x²]. With xavier every later layer inherits the factor. A large mean acts like a
+    Their root mean square is about 130, so the first layer's output is two orders of magnitude larger than its filler
+    assumes: E[z²] = n·Var(w)·E[x²]. With xavier every later layer inherits the factor. A large mean acts like a
     bias that all units share.
 
-    Example: a `Data` layer whose `transform_param` has neither `scale` nor `mean_file` nor `mean_value`, in front of a
+    Example: a `Data` layer whose `transform_param` has neither `scale` nor `mean_file` nor `mean_value`, before a
     convolution.
 
     Fix: `transform_param { scale: 0.00390625 }`, which is 1/256, or a `mean_value` per channel. A BatchNorm, Power or
-    Scale layer that reads the data, or a BatchNorm right behind the first layer with weights, does as well, and is not
+    Scale layer that reads the data, or a BatchNorm right after the first layer with weights, also does this, and is not
     reported.
     """
     flow = Flow((entry.proto.bottom, entry.proto.top) for entry in context.source.layers)  # of all phases

@@ -71,7 +71,7 @@ def missing_filler(context: Context) -> Iterator[Found]:
     Example: `inner_product_param { num_output: 10 }` in a net with a loss; a frozen Deconvolution for upsampling, which
     no classifier's caffemodel holds.
 
-    Fix: `weight_filler { type: "msra" }` in front of ReLU, `"xavier"` in front of anything else; in a Deconvolution
+    Fix: `weight_filler { type: "msra" }` before ReLU, `"xavier"` before anything else; in a Deconvolution
     that upsamples, `"bilinear"` with `group` and `num_output` equal to the channels. Not reported: deploy nets, which
     have no loss; layers whose weights are given, by `--weights` or by `weights` in the solver; frozen layers in front
     of which nothing learns from a filler of its own, unless weights are given that lack them. A net that freezes layers
@@ -218,14 +218,14 @@ def _scalar(message: Any, name: str) -> str:
 
 @check("CS032", "unusable-filler", "error", Needs.NET)
 def unusable_filler(context: Context) -> Iterator[Found]:
-    """A filler gives no numbers.
+    """A filler gives no finite values.
 
     Its type is not one that Caffe or a plugin has, Caffe refuses its fields, or a field that it reads is not finite.
-    Caffe stops at the first two; an infinite or undefined number makes every blob behind the layer nan. Fillers whose
+    Caffe stops at the first two; an infinite or undefined number makes every later blob nan. Fillers whose
     values are given (`--weights`) are not reported.
 
-    Example: `weight_filler { type: "Xavier" }` (lower case matters), `type: "gaussian" std: inf`, `type: "uniform" min:
-    1 max: 0`.
+    Example: `weight_filler { type: "Xavier" }` (types are case-sensitive), `type: "gaussian" std: inf`, `type:
+    "uniform" min: 1 max: 0`.
 
     Fix: as the message says.
     """
@@ -249,7 +249,7 @@ def symmetric_weights(context: Context) -> Iterator[Found]:
     """All filters of a layer start with the same values.
 
     Units with equal weights compute the same: a layer of any width passes one number on, z = Σ w·x, and starts as one
-    unit. What tells its units apart comes from the layer behind it alone, and where that is alike too, or where the
+    unit. Only the next layer can make its units differ; where that layer is symmetric too, or where the
     layer is frozen, they stay equal throughout training. At zero they pass no gradient down either.
 
     Example: `weight_filler { type: "constant" value: 0.01 }` with `num_output: 500`. `type: "bilinear"` without
@@ -424,14 +424,14 @@ def _what_is_read(filler: Filler) -> dict[str, Any]:
 
 @check("CS010", "saturating-bias", "warning", Needs.NET)
 def saturating_bias(context: Context) -> Iterator[Found]:
-    """A bias starts where the nonlinearity behind it is flat.
+    """The initial bias puts the next nonlinearity in its flat range.
 
     The slope of a sigmoid is below 0.07 beyond ±2.5, that of tanh below 0.07 beyond ±2; a ReLU with a large negative
     bias is off for nearly every input. Such units pass hardly any gradient from the start: E[dx²] = E[f′(z)²]·E[dy²].
 
-    Example: `bias_filler { type: "constant" value: 5 }` in front of a Sigmoid.
+    Example: `bias_filler { type: "constant" value: 5 }` before a Sigmoid.
 
-    Fix: a bias of 0; in front of ReLU a small positive one does no harm. Deploy nets, and biases whose values are given
+    Fix: a bias of 0; before ReLU a small positive one does no harm. Deploy nets, and biases whose values are given
     (`--weights`), are not reported.
     """
     for node, entry in _filled(context, "bias"):

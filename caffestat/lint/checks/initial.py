@@ -27,7 +27,8 @@ def stored_statistics(context: Context) -> Iterator[Found]:
     Example: `batch_norm_param { use_global_stats: true }` in a net that is trained from its fillers.
 
     Fix: remove `use_global_stats`, so that TRAIN uses the batch's statistics and TEST the stored ones; or give the
-    trained weights (`--weights`). Not reported for nets that freeze weights without a filler: they wait for weights.
+    trained weights (`--weights`). Not reported for nets that freeze weights without a filler: they expect pretrained
+    weights.
     """
     if not context.trains or context.awaits_weights:
         return
@@ -55,14 +56,14 @@ def _factor(context: Context, node: Node) -> float:
 def high_loss(context: Context) -> Iterator[Found]:
     """A softmax loss starts far above ln K.
 
-    A net that knows nothing gives K classes the same probability: the loss is ln K. A loss of several times that
+    An untrained net gives K classes the same probability: the loss is ln K. A loss of several times that
     (`--high-loss`) means that large logits make it certain of wrong classes. Caffe caps the loss of a sample at
     87.3365, where its gradient says nothing about the logits' size; a share of samples at the cap is reported too. The
     loss is the predicted one, with `--run` the measured one as well.
 
     Example: `gaussian` with std 1 in LeNet: the logits are around 50,000, the loss is 78 where ln 10 = 2.3.
 
-    Fix: smaller weights: `"xavier"` or `"msra"` throughout; inputs of spread 1.
+    Fix: smaller weights: `"xavier"` or `"msra"` throughout; inputs with a standard deviation of 1.
     """
     if context.is_silent or context.given:
         return
@@ -102,7 +103,7 @@ def _floored(context: Context, node: Node) -> float:
 def prediction_stops(context: Context) -> Iterator[Found]:
     """The prediction does not get past a layer.
 
-    What is computed from this layer's top, and the gradient in front of it, is not predicted. Checks of the signal and
+    What is computed from this layer's top, and the gradient before it, is not predicted. Checks of the signal and
     the gradient look at the rest only. Layers of unknown type are `unknown-type`, fillers without values
     `unusable-filler`.
 

@@ -21,11 +21,11 @@ def _measured(context: Context) -> Measurement:
 def dead_relu(context: Context) -> Iterator[Found]:
     """Nearly all outputs of a ReLU are zero.
 
-    A unit whose input is negative for every sample gets no gradient and never comes back. At a sound start half of the
+    A unit whose input is negative for every sample gets no gradient and stays dead. Normally about half of the
     outputs are zero. Needs `--run`; reported when nine in ten are (`--dead`). One that reads nothing but zeros is not
-    reported, be it behind a dead one or behind weights without a filler.
+    reported: it follows a dead one, or weights without a filler.
 
-    Example: a bias of -3 in front of a ReLU; inputs that are all positive with weights that are mostly negative.
+    Example: a bias of -3 before a ReLU; inputs that are all positive with weights that are mostly negative.
 
     Fix: a bias of 0 or slightly above, weights of mean 0, inputs of mean 0.
     """
@@ -49,12 +49,12 @@ def no_gradient(context: Context) -> Iterator[Found]:
     """No weight gets a gradient.
 
     The gradient of every weight that is to be learned is exactly 0 after one iteration: training changes nothing.
-    Zeros in the weights of a layer behind them, or a constant loss, do this. The message names the layer nearest to the
+    Zero weights in a later layer, or a constant loss, cause this. The message names the layer nearest to the
     loss whose bottom gets none. Needs `--run`.
 
-    Example: a frozen Deconvolution without a filler behind all layers that learn.
+    Example: a frozen Deconvolution without a filler after all layers that learn.
 
-    Fix: give that layer weights that are not zero.
+    Fix: give that layer nonzero weights.
     """
     learned = [e for e in context.built.params if e.param.role == "weight" and e.lr_mult and e.owner is None]
     diffs = _measured(context).param_diffs

@@ -73,8 +73,8 @@ def _values(ran: Ran) -> _Values:
 def not_finite(ran: Ran) -> Iterator[Found]:
     """A blob or gradient is not a number, or infinite.
 
-    Only the first one is named, in Caffe's order: forward from the data, then backward from the loss. What comes after
-    it is its consequence. The message counts the elements and tells the range of what the layer reads: this is where
+    Only the first one is named, in Caffe's order: forward from the data, then backward from the loss. Later ones
+    are consequences. The message counts the elements and tells the range of what the layer reads: this is where
     the first NaN or infinity is made, and what it is made of. Needs `--run`; with `--input` for data of your own, and
     of .onnx models too.
 
@@ -121,7 +121,7 @@ def float16_range(ran: Ran) -> Iterator[Found]:
     nonzero elements are below 2⁻¹⁴. Of gradients one finding names the first that overflows, another the one that loses
     most. Needs `--run`; of .onnx models too. `caffestat analyze --stats max,min,zeros` shows the numbers of all values.
 
-    Example: a product with weights of 1000 over 1000 inputs; gradients of 1e-6 behind ten layers.
+    Example: a product with weights of 1000 over 1000 inputs; gradients of 1e-6 after ten layers.
 
     Fix: scale the data, or keep that layer in float32; scale the loss for gradients that are too small.
     """

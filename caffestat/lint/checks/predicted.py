@@ -113,15 +113,15 @@ def _is_dead(context: Context, gain: Gain) -> bool:
 
 @check("CS013", "saturated", "warning", Needs.PREDICTION)
 def saturated(context: Context) -> Iterator[Found]:
-    """A sigmoid or tanh is predicted to work where it is flat.
+    """Most inputs of a sigmoid or tanh are predicted to be in its flat range.
 
     Its input is far from 0 for most elements: |z| > 4.4 for a sigmoid, > 2.2 for tanh, where the slope is below a
-    twentieth of the largest one. The gradient is multiplied by E[f′(z)²], and all but stops.
+    twentieth of the largest one. The gradient is multiplied by E[f′(z)²], and nearly vanishes.
 
-    Example: `gaussian` with std 1 in front of a TanH that sums over 500 inputs: z has a standard deviation of 22.
+    Example: `gaussian` with std 1, summing over 500 inputs, before a TanH: z has a standard deviation of 22.
 
-    Fix: a smaller spread: `"xavier"`, or weights as many times smaller as the message states, for a spread of 1; an
-    input of mean 0 where it is the mean that is far off. Reported when more than half of the inputs (`--saturated`) are
+    Fix: a smaller standard deviation: `"xavier"`, or weights smaller by the factor in the message; an
+    input of mean 0 where the mean is far off. Reported when more than half of the inputs (`--saturated`) are
     in the flat part. A sigmoid through which no gradient has to pass is not reported, nor one whose inputs are sums of
     fewer than ten terms, whose distribution is not known.
     """
@@ -136,7 +136,7 @@ def saturated(context: Context) -> Iterator[Found]:
             spread = math.sqrt(max(signal.second - signal.mean**2, 0.0))
             message = (
                 f"{share:.0%} of the inputs lie beyond ±{edge:g}, where {node.type} is flat "
-                f"(mean {round(signal.mean, 6):.3g}, spread {spread:.3g})"
+                f"(mean {round(signal.mean, 6):.3g}, std {spread:.3g})"
             )
             numbers = {"share": share, "mean": signal.mean, "spread": spread}
             yield Found(node.place, node.name, message, _unsaturate(context, node, signal.mean, spread), numbers)
@@ -168,7 +168,7 @@ def _weights_before(context: Context, node: Node) -> Gain | None:
 
 @check("CS014", "signal-vanishes", "warning", Needs.PREDICTION)
 def signal_vanishes(context: Context) -> Iterator[Found]:
-    """The signal is predicted to fade away with depth.
+    """The signal is predicted to vanish with depth.
 
     Every layer multiplies the second moment by n·Var(w) and by what its nonlinearity leaves; the product over depth is
     s₀·∏ nᵢ·Var(wᵢ). The message names the first layer whose mean |x| is below a millionth (`--vanish`) of the input's,
@@ -176,7 +176,7 @@ def signal_vanishes(context: Context) -> Iterator[Found]:
 
     Example: `gaussian` with std 0.01 in ten convolutions of 64 channels: each passes 17 % of the amplitude on.
 
-    Fix: `"msra"` in front of ReLU, `"xavier"` otherwise, or BatchNorm.
+    Fix: `"msra"` before ReLU, `"xavier"` otherwise, or BatchNorm.
     """
     if context.is_silent:
         return
@@ -198,7 +198,7 @@ def signal_explodes(context: Context) -> Iterator[Found]:
 
     Example: `gaussian` with std 0.1 in ten convolutions of 256 channels: each multiplies the amplitude by 3.4.
 
-    Fix: `"msra"` in front of ReLU, `"xavier"` otherwise, or BatchNorm.
+    Fix: `"msra"` before ReLU, `"xavier"` otherwise, or BatchNorm.
     """
     if context.is_silent:
         return
@@ -249,7 +249,7 @@ def _predicted_range(context: Context) -> list[Kept]:
 
 @check("CS016", "gradient-vanishes", "warning", Needs.PREDICTION)
 def gradient_vanishes(context: Context) -> Iterator[Found]:
-    """The gradient is predicted to fade away towards the input.
+    """The gradient is predicted to vanish towards the input.
 
     Backward, each layer multiplies the second moment by m·Var(w), m its fan-out, and by E[f′(z)²]. For a sigmoid that
     is at most 1/16. The first layers then do not learn. The message names the layer, coming from the loss, at which
@@ -279,7 +279,7 @@ def gradient_explodes(context: Context) -> Iterator[Found]:
 
     Example: `gaussian` with std 0.1 in ten convolutions of 256 channels.
 
-    Fix: smaller weights: `"msra"` in front of ReLU, `"xavier"` otherwise.
+    Fix: smaller weights: `"msra"` before ReLU, `"xavier"` otherwise.
     """
     if context.is_silent:
         return

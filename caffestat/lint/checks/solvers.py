@@ -32,7 +32,7 @@ def doubtful_solver(context: Context) -> Iterator[Found]:
     """A solver that Caffe accepts without a warning, but that is hardly intended.
 
     No `base_lr` (the default is 0) or no `max_iter` (the default is 0 as well), a momentum of 1 or more, stepvalues
-    that do not ascend, fields that the policy or the solver's type has no use for.
+    that do not ascend, fields that the policy or the solver's type ignores.
 
     Example: `lr_policy: "multistep"` with a `stepsize`.
 
