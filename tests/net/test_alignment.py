@@ -107,7 +107,7 @@ def test_the_old_name_and_the_values() -> None:
         (conv("a", "x", "kernel_size: 4 pad: 3"), ("a", "x"), "1.5 pixels to cut"),
         (conv("a", "x", "kernel_size: 3"), ("a", "x"), "-1 pixels to cut"),
         (INPUT.replace('"x"', '"z"'), ("x", "z"), "come from different data"),
-        (layer("Flatten", "a", "x"), ("x", "a"), "layer 'a' .Flatten. puts"),
+        (layer("Flatten", "a", "x"), ("x", "a"), "the alignment of layer 'a' .Flatten. with its bottom is unknown"),
     ],
 )
 def test_what_cannot_be_aligned(layers: str, ends: tuple[str, str], message: str) -> None:

@@ -991,10 +991,7 @@ class CarcontImageData(_Files):
 
     def batch_size(self) -> int:
         p = self.added.carcont_param
-        batch = p.ni * p.nii + p.nc * p.nic + p.nm * p.nim
-        if not batch:
-            raise self.error("expected numbers of images in carcont_param, found none")
-        return int(batch)
+        return int(p.ni * p.nii + p.nc * p.nic + p.nm * p.nim)
 
     def own_words(self) -> tuple[str, ...]:
         return ()
