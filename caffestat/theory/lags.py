@@ -35,6 +35,8 @@ __all__ = [
 
 NEAR = 8
 
+_LONG = 8  # times what is not 0 in a row: as long as that a row is not multiplied whole
+
 Lags = NDArray[np.int64]
 
 
@@ -70,19 +72,45 @@ class Axis:
     @property
     def reads(self) -> Array:
         """Which elements each place meets: [places, size], 0 or 1."""
-        return np.asarray((self.elements[..., None] == np.arange(self.size)).sum(axis=1), np.float64)
+        places, taps = np.nonzero(self.inside)
+        found = np.zeros((self.places, self.size))
+        found[places, self.elements[places, taps]] = 1.0
+        return found
 
     @property
     def readers(self) -> Array:
         """Through which taps each element is met: [size, kernel], 0 or 1."""
-        return np.asarray((self.elements[..., None] == np.arange(self.size)).sum(axis=0).T, np.float64)
+        places, taps = np.nonzero(self.inside)
+        found = np.zeros((self.size, self.kernel))
+        found[self.elements[places, taps], taps] = 1.0
+        return found
 
 
 def slide(matrices: Sequence[Array], values: Array) -> Array:
     """Apply one matrix per axis."""
-    return reduce(
-        lambda x, axis: np.moveaxis(np.tensordot(matrices[axis], x, (1, axis)), 0, axis), range(len(matrices)), values
-    )
+    return reduce(lambda x, axis: _along(matrices[axis], x, axis), range(len(matrices)), values)
+
+
+def _along(matrix: Array, values: Array, axis: int) -> Array:
+    """Apply a matrix along an axis; of long rows only what is not 0 is read."""
+    columns, held = _band(matrix)
+    if columns.shape[1] * _LONG > matrix.shape[1]:
+        return np.moveaxis(np.tensordot(matrix, values, (1, axis)), 0, axis)
+    x = np.moveaxis(values, axis, -1)
+    return np.moveaxis(sum((x[..., columns[:, tap]] * held[:, tap] for tap in range(len(held[0]))), 0.0), -1, axis)
+
+
+def _band(matrix: Array) -> tuple[Lags, Array]:
+    """Return the columns from the first to the last number of each row that is not 0, and what is there: [rows, band].
+
+    Rows whose numbers lie closer together end in zeros.
+    """
+    used = matrix != 0
+    first = used.argmax(axis=1)
+    lengths = np.where(used.any(axis=1), matrix.shape[1] - used[:, ::-1].argmax(axis=1) - first, 0)
+    steps = np.arange(max(int(lengths.max(initial=0)), 1))
+    columns = np.minimum(first[:, None] + steps, matrix.shape[1] - 1)
+    return columns, np.where(steps < lengths[:, None], np.take_along_axis(matrix, columns, 1), 0.0)
 
 
 def near_lags(places: Sequence[int]) -> list[Lags]:
@@ -136,31 +164,22 @@ def _meetings(matrix: Array, common: bool = False) -> Array:
 
     With `common`, of the elements that both windows hold.
     """
-    places = len(matrix)
+    places, size = matrix.shape
     found = []
     for lag in near_lags([places])[0]:
         one, other = matrix[: places - lag], matrix[lag:]
         pairs = (one * other, one * other) if common else (one, other)
-        found.append(_products_by_distance(*pairs) / (places - lag))
+        found.append(_products_by_distance(*map(_band, pairs), size) / (places - lag))
     return np.stack(found)
 
 
-def _products_by_distance(one: Array, other: Array) -> Array:
-    """Return Σ one[i, a] · other[i, b] by |a - b|. A window holds few elements, so few distances are looked at."""
-    size = one.shape[1]
+def _products_by_distance(one: tuple[Lags, Array], other: tuple[Lags, Array], size: int) -> Array:
+    """Return Σ one[i, a] · other[i, b] by |a - b|, from the bands of both."""
     found = np.zeros(size)
-    (first, last), (others_first, others_last) = _ends(one), _ends(other)
-    for shift in range(int((others_first - last).min()), int((others_last - first).max()) + 1):
-        a, b = slice(max(0, -shift), size - max(0, shift)), slice(max(0, shift), size - max(0, -shift))
-        found[abs(shift)] += np.einsum("ia,ia->", one[:, a], other[:, b])
+    for columns, held in zip(other[0].T, other[1].T, strict=True):
+        distances = np.abs(one[0] - columns[:, None])
+        found += np.bincount(distances.ravel(), (one[1] * held[:, None]).ravel(), size)
     return found
-
-
-def _ends(rows: Array) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return where the numbers of each row that are not 0 begin and end; of a row of zeros its first place."""
-    held = rows != 0
-    first = held.argmax(axis=1)
-    return first, np.where(held.any(axis=1), rows.shape[1] - 1 - held[:, ::-1].argmax(axis=1), first)
 
 
 @dataclass(frozen=True)
@@ -192,30 +211,35 @@ class Sharing:
         lags = [lag // axis.stride for lag, axis in zip(near_lags([a.size for a in axes]), axes, strict=True)]
         taps = [axis.readers for axis in axes]
         places = math.prod(len(t) for t in taps)
-        pairs = math.prod(float((t @ t.T).sum()) for t in taps) - math.prod(float(t.sum()) for t in taps)
         mean = math.prod(float(t.sum(axis=1).mean()) for t in taps)
         # places that nothing meets, between the steps of a stride, count as well
-        anywhere = pairs / (places * (places - 1) * mean) if places > 1 and mean > 0 else 1.0
+        anywhere = _different_pairs(taps) / (places * (places - 1) * mean) if places > 1 and mean > 0 else 1.0
         return replace(cls._of(taps, lags, [axis.places for axis in axes]), anywhere=anywhere)
 
     @classmethod
     def _of(cls, taps: Sequence[Array], lags: Sequence[Lags], places: Sequence[int]) -> Sharing:
-        common = [t @ t.T for t in taps]
-        even = [np.sqrt(np.outer(t.sum(axis=1), t.sum(axis=1))) for t in taps]
-        pairs, evens = (np.prod([m.sum() for m in ms]) - np.prod([np.trace(m) for m in ms]) for ms in (common, even))
+        even = [np.sqrt(t.sum(axis=1, keepdims=True)) for t in taps]
+        pairs, evens = _different_pairs(taps), _different_pairs(even)
         near = [
-            _by_lag(c, len(lag)) / np.maximum(_by_lag(e, len(lag)), 1e-300)
-            for c, e, lag in zip(common, even, lags, strict=True)
+            _by_lag(t, len(lag)) / np.maximum(_by_lag(e, len(lag)), 1e-300)
+            for t, e, lag in zip(taps, even, lags, strict=True)
         ]
-        return cls(float(pairs / evens) if evens > 0 else 1.0, _outer(near), lags, places)
+        return cls(pairs / evens if evens > 0 else 1.0, _outer(near), lags, places)
 
     def of(self, near: Array, far: float) -> Array:
         """Return what the sums have in common by lag, given it for their terms."""
         return self.near * at_lags(near, far, self.lags)
 
 
-def _by_lag(pairs: Array, lags: int) -> Array:
-    return np.array([np.trace(pairs, offset) for offset in range(lags)])
+def _different_pairs(axes: Sequence[Array]) -> float:
+    """Return the sum over pairs of different places of the products over the axes of what their rows share."""
+    every = math.prod(float((rows.sum(axis=0) ** 2).sum()) for rows in axes)
+    return every - math.prod(float((rows**2).sum()) for rows in axes)
+
+
+def _by_lag(rows: Array, lags: int) -> Array:
+    """Return the sum of the products of rows so far apart."""
+    return np.array([(rows[: len(rows) - lag] * rows[lag:]).sum() for lag in range(lags)])
 
 
 def _outer(axes: Sequence[Array]) -> Array:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import numpy as np
 
@@ -39,6 +39,16 @@ def window_pairs(matrices: Sequence[Array], near: Array, far: float) -> tuple[Ar
     return np.where(count > 0, total / np.maximum(count, 1e-300), near[(0,) * near.ndim]), common
 
 
+@lru_cache(maxsize=128)  # a third of a MB each
+def _given_common(k: float, rho: float) -> tuple[Array, Array]:
+    """Return P(max u ≤ v) of k values at the nodes, and the steps of P(max u ≤ v | c), c what they share: [v - 1, c].
+
+    Windows of one size meet the same few correlations in all layers of a net.
+    """
+    given = cdf((NODES[:, None] - math.sqrt(rho) * NODES) / math.sqrt(1 - rho)) ** k
+    return given @ WEIGHTS, np.diff(given, axis=0)
+
+
 class Maximum:
     """The maximum of k values g(u), the correlation of their u even within a window, or made even."""
 
@@ -58,14 +68,10 @@ class Maximum:
         self._given: dict[float, tuple[Array, Array]] = {}
         self.rho = 1 - self._spread**2
 
-    def given_common(self, rho: float) -> Array:
-        """P(max u ≤ v | c): [v, c], c what all k share."""
-        return np.asarray(cdf((NODES[:, None] - math.sqrt(rho) * NODES) / math.sqrt(1 - rho)) ** self.k)
-
     @cached_property
     def distribution(self) -> Array:
         """P(max u ≤ v) at the nodes."""
-        return self.given_common(self.rho) @ WEIGHTS if self.rho < 1 else cdf(NODES)
+        return _given_common(self.k, self.rho)[0] if self.rho < 1 else cdf(NODES)
 
     def pooled(self, rho: float | None = None) -> Array:
         """The maximum at the nodes of its own u."""
@@ -82,10 +88,10 @@ class Maximum:
         return self._given[rho]
 
     def _pooled_and_shared(self, rho: float) -> tuple[Array, Array]:
-        given = self.given_common(rho)
-        pooled = np.interp(np.interp(cdf(NODES), given @ WEIGHTS, NODES), NODES, self.values)
+        distribution, steps = _given_common(self.k, rho)
+        pooled = np.interp(np.interp(cdf(NODES), distribution, NODES), NODES, self.values)
         middles = (self.values[1:] + self.values[:-1]) / 2
-        return pooled, np.asarray(middles @ np.diff(given, axis=0))
+        return pooled, np.asarray(middles @ steps)
 
     def wins(self, others: float) -> Array:
         """P(a value is larger than so many others | its u)."""

@@ -130,7 +130,11 @@ def _series(values: Array) -> Array:
 
 def _powers(rho: Array) -> Array:
     """ρᵏ for the k of `_series`; what lies beyond the orders is taken to stand at twice their number."""
-    return np.asarray(rho)[..., None] ** np.append(np.arange(_ORDERS), 2 * _ORDERS)
+    powers = np.ones((*np.shape(rho), _ORDERS + 1))
+    powers[..., 1:] = np.asarray(rho)[..., None]
+    np.multiply.accumulate(powers, axis=-1, out=powers)
+    powers[..., -1] **= 2
+    return powers
 
 
 @cache
