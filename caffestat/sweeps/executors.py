@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import multiprocessing
 import time
@@ -150,7 +151,9 @@ def connect(scheduler: str, **security: Any) -> Any:
     try:
         return Client(scheduler, security=Security(**given) if given else None, timeout=10)
     except (OSError, TimeoutError, TypeError, ValueError) as error:  # TypeError: a tls:// address without certificates
-        raise InputError(f"--scheduler {scheduler}: cannot connect: {error}") from error
+        why = str(error)
+    gc.collect()  # closes the half-made client: were it collected while another one starts, both would wait forever
+    raise InputError(f"--scheduler {scheduler}: cannot connect: {why}")
 
 
 def local_cluster(workers: int) -> Any:
