@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from caffestat.errors import GradientError, InputError
 from caffestat.graph import Node
 from caffestat.graph.expand import live
+from caffestat.ops import Role
 
 from .engine import backward, reach
 from .rounding import warn_of_rounding
@@ -240,10 +241,19 @@ def _unfold(loaded: Model, wrt: Sequence[str]) -> None:
 
 
 def _make_params(loaded: Model, wrt: Sequence[str]) -> None:
-    """Make params of the constants in `wrt`: what is computed from constants alone is folded, and has no gradient."""
+    """Make params of the constants in `wrt`: what is computed from constants alone is folded, and has no gradient.
+
+    Settings of ops, such as the scales of Resize, stay constants.
+    """
     graph = loaded.graph
+    settings = {
+        name
+        for node in graph.nodes
+        for position, name in enumerate(node.inputs)
+        if node.info.role(position) is Role.SETTING
+    }
     for name in wrt:
-        if name in graph.constants and graph.specs[name].is_float:
+        if name in graph.constants and name not in settings and graph.specs[name].is_float:
             loaded.arrays[name] = graph.constants.pop(name)
             graph.params[name] = graph.specs[name]
 
