@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from caffestat.lazy import np
 from caffestat.schema.forks import data_pb2, datasets_pb2
 
-from ..base import Shape, layer
+from ..base import Shape, layer, type_name
 from ..data import Count, Images, Python
 from .rois import random_boxes
 from .ssd import AnnotatedData
@@ -391,7 +391,7 @@ class LrcnVideos(Python):
         return len(proto.top) == 3
 
     def batches(self) -> Sequence[int]:
-        return (_VIDEOS[self.proto.python_param.layer.removeprefix("videoRead")],)
+        return (_VIDEOS[type_name(self.proto).removeprefix("sequence_input_layer.videoRead")],)
 
     def top_shape(self, index: int, name: str) -> Shape | None:
         rows = self.STEPS * (self.batch_override or self.batches()[0])

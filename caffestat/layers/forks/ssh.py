@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from itertools import islice
 from typing import Any, ClassVar
 
 import numpy as np
+
+from caffestat.errors import NetError
 
 from ..base import Shape, layer
 from ..data import Count
@@ -104,6 +106,7 @@ class _Listed:
     """Settings that are lists, an element for each scale."""
 
     settings: Settings
+    error: Callable[[str], NetError]
 
     def stride(self) -> int:
         """Return the first stride: those of one map are alike."""
@@ -111,7 +114,11 @@ class _Listed:
 
     def anchors(self) -> np.ndarray:
         """Return the anchors of all scales."""
-        return _shifted(self.settings, range(len(self.settings["scales"])))
+        scales, strides = self.settings["scales"], self.settings["feat_stride"]
+        try:
+            return _shifted(self.settings, range(len(scales)))
+        except (TypeError, ValueError, IndexError) as error:
+            raise self.error(f"expected a scale and a stride for each map, found {scales} and {strides}") from error
 
 
 @layer("lib.layers.proposal_layer.ProposalLayer", dialect="smallhardface")
