@@ -96,8 +96,10 @@ def _along(matrix: Array, values: Array, axis: int) -> Array:
     columns, held = _band(matrix)
     if columns.shape[1] * _LONG > matrix.shape[1]:
         return np.moveaxis(np.tensordot(matrix, values, (1, axis)), 0, axis)
-    x = np.moveaxis(values, axis, -1)
-    return np.moveaxis(sum((x[..., columns[:, tap]] * held[:, tap] for tap in range(len(held[0]))), 0.0), -1, axis)
+    x, found = np.moveaxis(values, axis, -1), np.zeros(())
+    for tap in range(columns.shape[1]):
+        found = found + x[..., columns[:, tap]] * held[:, tap]
+    return np.moveaxis(found, -1, axis)
 
 
 def _band(matrix: Array) -> tuple[Lags, Array]:
@@ -168,8 +170,9 @@ def _meetings(matrix: Array, common: bool = False) -> Array:
     found = []
     for lag in near_lags([places])[0]:
         one, other = matrix[: places - lag], matrix[lag:]
-        pairs = (one * other, one * other) if common else (one, other)
-        found.append(_products_by_distance(*map(_band, pairs), size) / (places - lag))
+        if common:
+            one = other = one * other
+        found.append(_products_by_distance(_band(one), _band(other), size) / (places - lag))
     return np.stack(found)
 
 
