@@ -31,7 +31,7 @@ def mean_abs_of_sum(parts: Sequence[tuple[Array, Array]]) -> Array:
         common = np.where(seconds > _COUNTS * seconds.sum(axis=0), filled, 0.0).max(axis=0)
         inside = np.nan_to_num(np.minimum(filled / common, 1.0))
         total = reduce(_both, zip(np.nan_to_num(seconds / common), inside, strict=True))
-    return np.asarray(common * ABS_NORMAL * np.sqrt(total[0] * total[1]))
+        return np.asarray(common * ABS_NORMAL * np.sqrt(total[0] * total[1]))
 
 
 def _both(a: tuple[Array, Array], b: tuple[Array, Array]) -> tuple[Array, Array]:

@@ -177,6 +177,12 @@ def test_small_parts_do_not_say_what_is_common() -> None:
     assert found == pytest.approx(large[1], rel=0.02)
 
 
+@pytest.mark.filterwarnings("error")
+def test_a_sum_of_parts_beyond_all_numbers_gives_no_warning() -> None:
+    parts = [(np.array([1e308, 1.0]), np.array([1e154, 0.5])), (np.array([1e308, 1.0]), np.array([1e154, 0.5]))]
+    assert np.isfinite(sparse_sums.mean_abs_of_sum(parts)[1])
+
+
 # param gradients
 
 
