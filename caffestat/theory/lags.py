@@ -167,12 +167,13 @@ def _meetings(matrix: Array, common: bool = False) -> Array:
     With `common`, of the elements that both windows hold.
     """
     places, size = matrix.shape
+    columns, held = _band(matrix)
     found = []
     for lag in near_lags([places])[0]:
-        one, other = matrix[: places - lag], matrix[lag:]
+        one, other = (columns[: places - lag], held[: places - lag]), (columns[lag:], held[lag:])
         if common:
-            one = other = one * other
-        found.append(_products_by_distance(_band(one), _band(other), size) / (places - lag))
+            one = other = _band(matrix[: places - lag] * matrix[lag:])
+        found.append(_products_by_distance(one, other, size) / (places - lag))
     return np.stack(found)
 
 
