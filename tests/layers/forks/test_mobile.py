@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 
 from caffestat import analyze
 from caffestat.errors import NetError
+from caffestat.layers.forks.ristretto import small_floats
 
 from ..harness import TEST, TRAIN, Result, make, run
 from .check import check_gradients
@@ -214,9 +216,81 @@ def test_ristretto_with_powers_of_two() -> None:
     np.testing.assert_allclose(y, fixed(fixed(X.reshape(2, -1), 16, 8) @ powers.T + BIAS, 32, 8), atol=5e-3)
 
 
-def test_ristretto_s_small_floats_are_refused() -> None:
-    with pytest.raises(NetError, match="MINIFLOAT is not supported"):
-        make(TEXT % "FcRistretto" + "quantization_param { precision: MINIFLOAT }").tops([X.shape])
+def small(x: Any, mantissa_bits: int = 4, exponent_bits: int = 3) -> np.ndarray:
+    """Trim2MiniFloat_device, on the bits of each float32."""
+    made = []
+    for value in np.asarray(x, np.float32).ravel():
+        (bits,) = struct.unpack("I", struct.pack("f", value))
+        bias = 2 ** (exponent_bits - 1) - 1
+        exponent, fraction = (bits >> 23 & 255) - 127 + bias, bits & (1 << 23) - 1
+        if not bits >> 23 & 255 or exponent < 0:
+            made.append(0.0)
+            continue
+        whole = float(np.rint(fraction / 2 ** (23 - mantissa_bits)))
+        if exponent > 2**exponent_bits - 1:
+            exponent, whole = 2**exponent_bits - 1, 2**mantissa_bits - 1
+        made.append((-1) ** (bits >> 31) * (whole / 2**mantissa_bits + 1) * 2.0 ** (exponent - bias))
+    return np.array(made, np.float32).reshape(np.shape(x))
+
+
+EDGES = np.array([[0, 1, -1, 2**-3, 2**-3 * 0.999, -15.9, 16, 31, 31.99, 33, -500, 1.96875, 1.97, 1e-40, 1e38, 0.6]])
+
+
+@pytest.mark.parametrize(("mantissa", "exponent"), [(4, 3), (10, 5), (23, 8), (2, 6)])
+def test_ristretto_s_small_floats(mantissa: int, exponent: int) -> None:
+    fields = f"quantization_param {{ precision: MINIFLOAT mant_bits: {mantissa} exp_bits: {exponent} }}"
+    inner = "inner_product_param { num_output: 16 bias_term: false }"
+    layer = make(TEXT % "FcRistretto" + inner + fields, TEST)
+    x, w = np.ones((1, 1)), EDGES.reshape(16, 1)
+    result = run(layer, [x], [w])
+    once = small(EDGES, mantissa, exponent)
+    np.testing.assert_array_equal(result.tops[0], small(once, mantissa, exponent))  # weights, then the top
+    np.testing.assert_array_equal(small_floats(EDGES.astype(np.float32), mantissa, exponent), once)
+
+
+def test_ristretto_draws_for_all_values_where_the_test_phase_is_stochastic() -> None:
+    stochastic = f"quantization_param {{ rounding_scheme: STOCHASTIC {FIXED} }}"
+    layer = make(TEXT % "FcRistretto" + "inner_product_param { num_output: 4 }" + stochastic, TEST)
+    assert "not reproduced" in layer.left_out
+    w = RANDOM.normal(size=(4, 60))
+    result = run(layer, [X], [w, BIAS])
+    into, *noise, out = result.feeds
+
+    def down(x: np.ndarray, bits: int, fraction: int, u: np.ndarray) -> np.ndarray:
+        most = 2 ** (bits - 1)
+        return np.floor(np.clip(x * 2**fraction, -most, most - 1) + u) / 2**fraction
+
+    x = down(X.astype(np.float32), 4, 1, into).reshape(2, -1)
+    weights, bias = (down(p.astype(np.float32), 5, 3, u) for p, u in zip((w, BIAS), noise, strict=True))
+    np.testing.assert_allclose(result.tops[0], down(x @ weights.T + bias, 6, 2, out), atol=1e-6)
+
+
+def test_ristretto_s_normalization_rounds_each_step() -> None:
+    x = RANDOM.normal(0, 2.5, (2, 7, 3, 4))
+    fields = "lrn_param { local_size: 5 alpha: 0.2 beta: 0.75 k: 2 }"
+    layer = make(
+        TEXT % "LRNRistretto" + fields + "quantization_param { precision: MINIFLOAT mant_bits: 4 exp_bits: 3 }"
+    )
+    layer = layer.deciding([x.astype(np.float32)], [x.shape], RANDOM)
+    dy = RANDOM.normal(size=x.shape).astype(np.float32)
+    result = run(layer, [x], dys=[dy])
+    scale = np.zeros_like(x)
+    for place in np.ndindex(2, 3, 4):
+        column, sums = x[(place[0], slice(None), *place[1:])], np.float32(0)
+        for head in range(7 + 2):
+            if head < 7:
+                sums = small(sums + small(small(column[head]) ** 2))
+            if head >= 5:
+                sums = small(sums - small(small(column[head - 5]) ** 2))
+            if head >= 2:
+                scale[(place[0], head - 2, *place[1:])] = small(np.float32(2) + small(sums * np.float32(0.2 / 5)))
+    top = small(small(x) * small(scale**-0.75))
+    np.testing.assert_allclose(result.tops[0], top, rtol=1e-6)
+    around = np.abs(np.subtract.outer(np.arange(7), np.arange(7))) <= 2
+    wanted = dy * scale**-0.75 - 2 * 0.2 * 0.75 / 5 * x * np.einsum("cd,ndhw->nchw", around, dy * top / scale)
+    np.testing.assert_allclose(result.bottoms[0], wanted, rtol=1e-4, atol=1e-5)
+    with pytest.raises(NetError, match="expected precision MINIFLOAT"):
+        make(TEXT % "LRNRistretto" + "quantization_param { }").tops([x.shape])
 
 
 def test_the_gradient_of_few_levels_is_predicted_as_it_passes(tmp_path: Path) -> None:
