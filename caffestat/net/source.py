@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
-from caffestat.errors import Finding, InputError, NetError, Place, SourceError
+from caffestat.errors import Finding, InputError, NetError, Place, SolverError, SourceError
 from caffestat.files import read_regular, read_stdin
 from caffestat.prototext import Document, Field, Message, parse
 from caffestat.schema import ForkValue, NetParameter, SolverParameter, UnknownField, from_document, read_addition
@@ -30,6 +30,7 @@ __all__ = [
 ]
 
 STDIN = "-"
+_NET_FIELDS = ("net", "net_param", "train_net", "train_net_param")
 _SUFFIXES = {".prototxt", ".pbtxt", ".prototext", ".txt"}
 
 
@@ -179,9 +180,16 @@ def beside(path: str, owner: str) -> str:
 
 
 def named_weights(solver: Solver) -> list[str]:
-    """Return the caffemodel files that a solver names, looked for as its net is."""
-    names = [name.strip() for names in solver.message.weights for name in names.split(",")]
-    return [beside(name, solver.name) for name in names]
+    """Return the caffemodel files that a solver names, looked for as its net is; see `weights_at`."""
+    return [path for path, _ in weights_at(solver)]
+
+
+def weights_at(solver: Solver) -> list[tuple[str, Place]]:
+    """Return the caffemodel files that a solver names, one or several in a field, and where each is named."""
+    places = [value.place for field in solver.document.find("weights") for value in field.values]
+    texts = zip(solver.message.weights, places, strict=True)
+    named = [(name.strip(), place) for names, place in texts for name in names.split(",")]
+    return [(beside(name, solver.name) if name else name, place) for name, place in named]
 
 
 def _ssd_solver() -> Any:
@@ -191,24 +199,30 @@ def _ssd_solver() -> Any:
     return ssd_pb2.SolverParameter
 
 
+def _owner_of_net(document: Document) -> Field:
+    """Return the field of a solver that names the net it trains. Raises SolverError when not exactly one does.
+
+    Source: solver.cpp, InitTrainNet.
+    """
+    found = [field for field in document.fields if field.name in _NET_FIELDS]
+    first = {field.name: field for field in found}
+    if len(first) == 1:
+        return found[0]
+    place = list(first.values())[1].place if first else Place(document.name, 1)
+    message = f"a solver names its net by one of {', '.join(_NET_FIELDS)}; found {', '.join(first) or 'none of them'}"
+    raise SolverError(message, place)
+
+
 def _solver(document: Document) -> Solver:
     message, findings = from_document(document, SolverParameter)
     unknown = [finding.field for finding in findings if isinstance(finding, UnknownField)]
     addition = read_addition(document, _ssd_solver(), document.name, unknown)
     findings = [f for f in findings if not (isinstance(f, UnknownField) and f.field in addition.fields)]
-    named = [name for name in ("net_param", "net", "train_net_param", "train_net") if message.HasField(name)]
-    if len(named) != 1:
-        found = ", ".join(named) or "none of them"
-        raise InputError(
-            f"{document.name}: a solver names its net by one of net, net_param, train_net, train_net_param; "
-            f"found {found}"
-        )
-    owner = document.first(named[0])
-    assert owner is not None
+    owner = _owner_of_net(document)
     inline = [f for name in ("net_param", "train_net_param", "test_net_param") for f in document.find(name)]
     is_inline = inside(inline)
     theirs = tuple(filter(is_inline, findings))
-    value = getattr(message, named[0])
+    value = getattr(message, owner.name)
     net = _named_net(value, owner) if isinstance(value, str) else inline_source(document.name, value, owner, theirs)
     others = tuple(f for f in findings if not is_inline(f))
     return Solver(document.name, message, net, document, others, theirs, addition.message)

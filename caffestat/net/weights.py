@@ -110,13 +110,24 @@ def copy_weights(
 
     Later files win. The numbers of the params that were overwritten join `taken`. Returns a line about each file: how
     many layers were taken.
-    Raises InputError when a file cannot be read or a blob does not fit.
+    Raises InputError when a file cannot be read, holds nothing for this net, or a blob does not fit.
     """
-    return [str(copy_file(net, values, path, taken)) for path in paths]
+    return [str(_copy_some(net, values, path, taken)) for path in paths]
+
+
+def _copy_some(net: Net, values: Sequence[np.ndarray], path: str, taken: set[int] | None) -> Copied:
+    """Copy a file as `copy_file` does. Raises InputError when it has none of the net's layers."""
+    copied = copy_file(net, values, path, taken)
+    if not copied.layers:
+        raise InputError(f"{path}: no layer name in this file occurs in the net; Caffe matches weights by layer name")
+    return copied
 
 
 def copy_file(net: Net, values: Sequence[np.ndarray], path: str, taken: set[int] | None = None) -> Copied:
-    """Overwrite values by those of one file, a .caffemodel, .h5 or .npz; see `copy_weights`."""
+    """Overwrite values by those of one file, a .caffemodel, .h5 or .npz; one with other layers alone changes nothing.
+
+    Raises InputError when it cannot be read or a blob does not fit. (net.cpp, CopyTrainedLayersFrom)
+    """
     by_name = {node.name: node for node in reversed(net.nodes)}
     ignored, count, found = [], 0, set()
     owners_only = _is_hdf5(path)
@@ -129,8 +140,6 @@ def copy_file(net: Net, values: Sequence[np.ndarray], path: str, taken: set[int]
             _copy_layer(net, values, node, source, path, owners_only)
             (set() if taken is None else taken).update(node.params)
             count += 1
-    if not count:
-        raise InputError(f"{path}: no layer name in this file occurs in the net; Caffe matches weights by layer name")
     lacking = (node.name for node in net.nodes if node.params and node.name not in found)
     return Copied(path, count, tuple(ignored), tuple(lacking))
 

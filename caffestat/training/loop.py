@@ -35,7 +35,7 @@ from .snapshot import State as Snapshot
 from .snapshot import file_names, read_state, write_state
 from .statistics import Sizes
 from .update import Update
-from .validation import snapshot_prefix, unwritable, validate
+from .validation import missing_weights, snapshot_prefix, unwritable, validate
 
 __all__ = ["NONE", "SNAPSHOT", "STOP", "Training"]
 
@@ -89,7 +89,7 @@ class Training:
         if snapshot and values.weights:
             raise InputError("give a snapshot to resume from or weights to start from, not both")
         self._check_prefix()
-        self._open_nets(net, values, run, seed, () if snapshot else (*(values.weights or named_weights(solver)),))
+        self._open_nets(net, values, run, seed, () if snapshot else values.weights or _named_weights(solver))
         self.schedule = Schedule(self.message)
         self.update: Update | ResidentUpdate = Update(self.message, self.train.learnable)
         self.iteration = 0
@@ -375,6 +375,13 @@ class Training:
     def file_names(self) -> tuple[str, str]:
         """Return the names of a snapshot's two files: the weights and the solver's state."""
         return file_names(self.message, self.prefix, self.iteration)
+
+
+def _named_weights(solver: Solver) -> Sequence[str]:
+    """Return the files of weights that a solver names. Raises SolverError when one is missing."""
+    for fault in missing_weights(solver):
+        raise SolverError(fault.message, fault.place)
+    return named_weights(solver)
 
 
 def _refuse_stopping(net: Net) -> None:

@@ -6,7 +6,6 @@ with a fused multiply-add: round(a*x + round(b*y)).
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -300,9 +299,9 @@ class Adam(Rule):
         self.momentum2 = np.float32(message.momentum2)
 
     def factor(self, rate: np.float32, iteration: int) -> np.float32:
-        first, second = (1.0 - math.pow(float(beta), iteration + 1) for beta in (self.momentum, self.momentum2))
-        with np.errstate(all="ignore"):
-            return rate * np.float32(np.sqrt(np.float64(second)) / np.float64(first))
+        with np.errstate(all="ignore"):  # a momentum above 1 overflows
+            first, second = (1 - np.float64(beta) ** (iteration + 1) for beta in (self.momentum, self.momentum2))
+            return rate * np.float32(np.sqrt(second) / first)
 
     def update(self, g: Array, history: Sequence[Array], rate: np.float32, scratch: Scratch) -> None:
         square = scratch.narrow(g.size)

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import math
 import os
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from caffestat.errors import Finding, Place, SolverError
+from caffestat.errors import Finding, Place, SolverError, SourceError
 from caffestat.net import Solver
+from caffestat.net.source import weights_at
 
 from .detection import AP_VERSIONS
 from .policies import POLICIES
 from .solvers import SOLVERS, solver_type
 
-__all__ = ["doubts", "faults", "snapshot_prefix", "unwritable", "validate"]
+__all__ = ["doubts", "faults", "missing_weights", "snapshot_prefix", "unwritable", "validate"]
 
 Finds = Iterator[Finding]
 
@@ -148,19 +150,44 @@ def _tests(f: _Fields) -> Finds:
 
 def _snapshots(f: _Fields) -> Finds:
     """solver.cpp, CheckSnapshotWritePermissions"""
-    if f.message.snapshot:
+    m = f.message
+    if m.snapshot or (m.snapshot_after_train and f.has("snapshot_prefix")):
         yield from unwritable(f.solver)
+
+
+def _test_files(f: _Fields) -> Finds:
+    """io.cpp, ReadProtoFromTextFile"""
+    try:
+        f.solver.file_tests()
+    except SourceError as error:
+        yield Finding(error.place, error.message)
+
+
+def missing_weights(solver: Solver) -> Finds:
+    """Yield the files of weights that a solver names and that are not there. (net.cpp, CopyTrainedLayersFrom)"""
+    for path, place in weights_at(solver):
+        if not os.path.isfile(path):
+            yield Finding(place, f"weights: file not found: {path!r}; correct the path, or remove the field")
 
 
 def unwritable(solver: Solver) -> Finds:
     """Yield a finding when no file whose name begins with the solver's snapshot prefix can be made."""
     f, prefix = _Fields(solver), snapshot_prefix(solver)
     folder = os.path.dirname(prefix) or "."
-    if os.path.isdir(folder) and os.access(folder, os.W_OK | os.X_OK):
+    if _takes_files(folder):
         return
     why = f"the folder {folder!r} is not writable" if os.path.isdir(folder) else f"there is no folder {folder!r}"
     message = f"no snapshot can be written to {prefix + '_iter_N'!r}: {why}; create the folder or change the prefix"
     yield f.finding(message, "snapshot_prefix", "snapshot")
+
+
+def _takes_files(folder: str) -> bool:
+    """Tell whether a file can be made in a folder, by making one that no one sees; not all folders tell beforehand."""
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            return True
+    except OSError:
+        return False
 
 
 def _detection(f: _Fields) -> Finds:
@@ -173,7 +200,7 @@ def _detection(f: _Fields) -> Finds:
         yield f.finding(f"unknown ap_version {added.ap_version!r}; expected one of {expected}", "ap_version")
 
 
-_RULES: tuple[Callable[[_Fields], Finds], ...] = (_policy, _type, _numbers, _tests, _snapshots, _detection)
+_RULES: tuple[Callable[[_Fields], Finds], ...] = (_policy, _type, _numbers, _tests, _test_files, _snapshots, _detection)
 
 
 def _doubts(f: _Fields) -> Finds:
@@ -188,8 +215,6 @@ def _doubts(f: _Fields) -> Finds:
     if m.clip_gradients == 0:
         message = "clip_gradients is 0: every gradient is scaled down to nothing; to clip none, leave it out"
         yield f.finding(message, "clip_gradients")
-    if m.snapshot_after_train and not m.snapshot and f.has("snapshot_prefix"):
-        yield from unwritable(f.solver)
     if list(m.stepvalue) != sorted(m.stepvalue):
         message = "the stepvalues are not ascending: a late one delays all that follow"
         yield f.finding(message, "stepvalue")

@@ -212,6 +212,19 @@ def test_weights_that_the_solver_names_lie_beside_it(tmp_path):
     assert any("a.caffemodel" in note for note in training(made).notes)
 
 
+def test_weights_of_other_layers_change_nothing(tmp_path):
+    from caffestat.schema import NetParameter
+
+    model = NetParameter()
+    model.layer.add(name="other", type="InnerProduct").blobs.add(shape={"dim": [1]}, data=[9])
+    (tmp_path / "a.caffemodel").write_bytes(model.SerializeToString())
+    made = solver(tmp_path, 'net: "net.prototxt" weights: "a.caffemodel" max_iter: 1 snapshot_after_train: false')
+    run = training(made)
+    lines = [line for event in run.events() for line in TrainingLog(made, 7).lines(event)]
+    assert lines[:2] == [f"Finetuning from {tmp_path / 'a.caffemodel'}", "Ignoring source layer other"]
+    assert any("weights of 0 layers taken, none for ip" in note for note in run.notes)
+
+
 def test_layers_of_one_name_and_other_shapes_cannot_share(tmp_path):
     made = solver(
         tmp_path,

@@ -124,6 +124,11 @@ def test_blocks_are_no_larger_than_the_scratch() -> None:
     assert Scratch().wide(BLOCK).size == Scratch().narrow(BLOCK, 1).size == BLOCK
 
 
+def test_adams_factor_with_a_momentum_beyond_all_numbers() -> None:
+    rule = rule_of(SolverParameter(type="Adam", momentum=3e30, momentum2=1e30))
+    assert math.isnan(rule.factor(F(0.5), 20))  # √(1 - inf) / (1 - inf)
+
+
 def test_legacy_types_and_a_type_that_is_taken() -> None:
     names = [solver_type(SolverParameter(solver_type=number)) for number in range(6)]
     assert names == list(SOLVERS)[: len(names)]

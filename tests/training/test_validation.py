@@ -10,7 +10,7 @@ import pytest
 import caffestat
 from caffestat.errors import SolverError
 from caffestat.net import Solver, read_solver
-from caffestat.training import doubts, faults, snapshot_prefix, validate
+from caffestat.training import doubts, faults, missing_weights, snapshot_prefix, validate
 
 NET = """layer { name: "data" type: "DummyData" top: "data" top: "label"
   dummy_data_param { shape { dim: 2 dim: 3 } shape { dim: 2 } } }
@@ -56,6 +56,9 @@ FAULTS = [
     (FIXED + "test_iter: -1\ntest_interval: 1", 5, "test_iter is -1"),
     (FIXED + 'snapshot: -1\nsnapshot_prefix: "no/where"', 6, "there is no folder 'no'"),
     (FIXED + 'snapshot: 5\nsnapshot_prefix: "no/where"', 6, "to 'no/where_iter_N': there is no folder 'no'"),
+    (FIXED + 'snapshot_prefix: "no/where"', 5, "no snapshot can be written to 'no/where_iter_N'"),
+    (FIXED + 'snapshot: 5\nsnapshot_prefix: "/proc/a"', 6, "the folder '/proc' is not writable"),
+    (FIXED + 'test_net: "gone.prototxt"\ntest_iter: 1\ntest_interval: 1', 5, "test_net: file not found: 'gone.proto"),
 ]
 
 
@@ -82,6 +85,43 @@ def test_faults(text: str, line: int, message: str) -> None:
     assert (found.place.line, found.severity) == (line, "error")
 
 
+@pytest.mark.parametrize(
+    ("text", "line", "found"),
+    [
+        (FIXED.replace("net:", "#"), 1, "none of them"),
+        (FIXED + 'train_net: "net.prototxt"', 5, "net, train_net"),
+        ("net_param { }\n" + FIXED + "train_net_param { }", 2, "net_param, net, train_net_param"),
+        ('train_net_param { }\nlr_policy: "fixed"\nbase_lr: 1\nnet_param { }', 4, "train_net_param, net_param"),
+    ],
+)
+def test_a_solver_names_one_net(text: str, line: int, found: str) -> None:
+    Path("solver.prototxt").write_text(text)
+    message = rf"^solver\.prototxt:{line}(:1)?: a solver names its net by one of .*; found {found}$"
+    for verb in (caffestat.debug, caffestat.train):
+        with pytest.raises(SolverError, match=message):
+            list(verb("solver.prototxt"))
+    (error,) = caffestat.check("solver.prototxt").errors
+    assert (error.place.line, error.message.split("; found ")[1]) == (line, found)
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "path"),
+    [
+        ('weights: "gone.caffemodel"', 5, "gone.caffemodel"),
+        ('weights: ""', 5, ""),
+        ('weights: "net.prototxt"\nweights: "net.prototxt, b.caffemodel"', 6, "b.caffemodel"),
+    ],
+)
+def test_weights_that_a_solver_names_are_there(text: str, line: int, path: str) -> None:
+    made = solver(FIXED + text)
+    assert list(faults(made)) == []  # a .solverstate or other weights may take their place
+    (found,) = missing_weights(made)
+    assert (found.place.line, found.message.split(";")[0]) == (line, f"weights: file not found: {path!r}")
+    for verb in (caffestat.debug, caffestat.train):
+        with pytest.raises(SolverError, match=rf"^solver\.prototxt:{line}:\d+: weights: file not found: '{path}'"):
+            list(verb("solver.prototxt"))
+
+
 def test_a_good_solver_has_no_faults() -> None:
     text = FIXED + 'test_iter: 1\ntest_iter: 2\ntest_interval: 5\nsnapshot: 5\nsnapshot_prefix: "a"\nmomentum: 0.9'
     made = solver(text)
@@ -104,7 +144,6 @@ def test_all_faults_come_in_the_order_of_the_file() -> None:
         (GOOD + 'lr_policy: "exp"\ngamma: 1\nstepsize: 5', 6, "lr_policy 'exp' ignores stepsize"),
         (FIXED + "momentum2: 0.9", 5, "solver type 'SGD' ignores momentum2"),
         (FIXED + "clip_gradients: 0", 5, "every gradient is scaled down to nothing"),
-        (FIXED + 'snapshot_prefix: "no/where"', 5, "no snapshot can be written to 'no/where_iter_N'"),
         (FIXED + "test_interval: 3", 5, "without test_iter there is no test net"),
     ],
 )

@@ -15,9 +15,9 @@ def refused_solver(context: Context) -> Iterator[Found]:
     """A solver that Caffe refuses, or that cannot train.
 
     An unknown or missing `lr_policy`, a field that the policy needs and lacks, an unknown `type`, momentum with AdaGrad
-    or RMSProp, test nets and `test_iter` of different number, `iter_size: 0`, a negative rate, a `snapshot_prefix` in a
-    folder that does not exist. Caffe stops at some of these at the start, at others after the first iteration.
-    `caffestat train` and `debug` refuse them before anything runs.
+    or RMSProp, test nets and `test_iter` of different number, `iter_size: 0`, a negative rate, a `test_net` without its
+    file, a `snapshot_prefix` in a folder that takes no files. Caffe stops at some of these at the start, at others
+    after the first iteration. `caffestat train` and `debug` refuse them before anything runs.
 
     Example: `lr_policy: "step"` without `stepsize`.
 
