@@ -50,16 +50,15 @@ class InnerProduct(Layer):
         x = g.reshape(bottoms[0], prod(shape[:axis]), prod(shape[axis:]))
         transposed = int(not self.proto.inner_product_param.transpose)
         y = self.multiply(g, "Gemm", x, *params, transB=transposed)
-        top = self.tops([shape])[0]
-        return [g.reshape(g.declare(y, (prod(top[:-1]), top[-1])), *top)]
+        outputs = self.proto.inner_product_param.num_output
+        return [g.reshape(g.declare(y, (prod(shape[:axis]), outputs)), *self.tops([shape])[0])]
 
     def multiply(self, g: Graph, op: str, *inputs: str, **attributes: Any) -> str:
         """Emit the op that multiplies the bottom by the weights; forks round these."""
         return g.emit(op, *inputs, hint=self.name, **attributes)
 
     def macs(self, bottoms: Sequence[Shape]) -> int:
-        (top,) = self.tops(bottoms)
-        return prod(top) * prod(bottoms[0][len(top) - 1 :])
+        return prod(self.tops(bottoms)[0]) * prod(bottoms[0][self._axis(bottoms[0]) :])
 
     def _axis(self, shape: Shape) -> int:
         axis: int = self.proto.inner_product_param.axis

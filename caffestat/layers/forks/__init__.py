@@ -38,6 +38,7 @@ from . import (  # noqa: F401  registers their layer types
     matching,
     metric,
     mobile,
+    noisy,
     octree,
     parallel,
     patches,

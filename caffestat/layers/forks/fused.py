@@ -1,15 +1,17 @@
-"""Layers that are several of Caffe's in a row: sparse convolutions and products with what follows them. (SkimCaffe)"""
+"""Layers that are several of Caffe's in a row: convolutions, products and LRN with what follows them."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from caffestat.fillers import Stream
+from caffestat.schema import caffe_pb2
+from caffestat.schema.forks import blocks_pb2
 
-from ..base import Layer, Param, Shape, layer
+from ..base import Layer, Move, Param, Shape, layer
 from ..convolution import Convolution
 from ..inner_product import InnerProduct
 from ..math import Eltwise
@@ -26,6 +28,8 @@ __all__ = [
     "ConvolutionReLU",
     "ConvolutionReLUPool",
     "ConvolutionReLUPoolLRN",
+    "FusedConvolution",
+    "FusedLRN",
     "InnerProductReLUDropout",
     "MKLConcat",
     "MKLConvolution",
@@ -131,6 +135,78 @@ class InnerProductReLUDropout(_Chain):
 
     parts = (InnerProduct, ReLU, Dropout)
     filler_fields: ClassVar[Mapping[str, str]] = InnerProduct.filler_fields
+
+
+# ---- Caffe's layers with a fuse_type -------------------------------------------------------------------------------
+
+
+@layer("Convolution", dialect="greentea")
+class FusedConvolution(Convolution):
+    """y = f(W * x + b): f is by fuse_type a ReLU, or a ReLU of the sum with bottom 1; else f(x) = x.
+
+    The slope of the ReLU is that of its own relu_param. FUSED_CONV_MAX_POOLING_RELU is computed as UNFUSED. The
+    reference has no backward pass where it fuses. (naibaf7/caffe, conv_layer_spatial.cpp)
+    """
+
+    adds = blocks_pb2.FusedLayerParameter
+
+    @property
+    def adds_bottom(self) -> bool:
+        """Whether bottom 1 is added to what the convolution makes of bottom 0."""
+        p = self.added.convolution_param
+        return bool(p.fuse_type == blocks_pb2.FusedConvolutionParameter.FUSED_CONV_ELTWISE_RELU)
+
+    @property
+    def is_rectified(self) -> bool:
+        """Whether a ReLU follows."""
+        kinds = blocks_pb2.FusedConvolutionParameter
+        return self.adds_bottom or self.added.convolution_param.fuse_type == kinds.FUSED_CONV_RELU
+
+    def convolved(self, bottoms: Sequence[Any]) -> Sequence[Any]:
+        """Return the bottoms that are convolved."""
+        return bottoms[:1] if self.adds_bottom else bottoms
+
+    def params(self, bottoms: Sequence[Shape]) -> tuple[Param, ...]:
+        return super().params(self.convolved(bottoms))
+
+    def tops(self, bottoms: Sequence[Shape]) -> tuple[Shape, ...]:
+        tops = super().tops(self.convolved(bottoms))
+        if self.adds_bottom and len(self.proto.bottom) != 2:
+            raise self.error(f"adds bottom 1 by its fuse_type: expected 2 bottoms, found {len(self.proto.bottom)}")
+        if bottoms[1:] and self.adds_bottom and bottoms[1] != tops[0]:
+            raise self.error(f"expected a bottom 1 of shape {tops[0]} to add, found {bottoms[1]}")
+        return tops
+
+    def lower(self, g: Graph, bottoms: Sequence[str], params: Sequence[str]) -> Sequence[str]:
+        values = super().lower(g, self.convolved(bottoms), params)
+        if self.adds_bottom:
+            values = [g.emit("Add", values[0], bottoms[1])]
+        slope = self.added.convolution_param.relu_param.negative_slope
+        return [g.emit("LeakyRelu", value, alpha=slope) for value in values] if self.is_rectified else values
+
+    def macs(self, bottoms: Sequence[Shape]) -> int:
+        return super().macs(self.convolved(bottoms))
+
+    def place_map(self, bottoms: Sequence[Shape]) -> Move | None:
+        return super().place_map(self.convolved(bottoms))
+
+
+@layer("LRN", dialect="greentea")
+class FusedLRN(_Chain):
+    """LRN; with fuse_type FUSED_POOL_MAX, the Pooling of it by the pooling_param inside of lrn_param.
+
+    The reference has no backward pass where it fuses. (naibaf7/caffe, lrn_layer_intel.cu)
+    """
+
+    adds = blocks_pb2.FusedLayerParameter
+
+    def chain(self) -> list[Layer]:
+        own = self.added.lrn_param
+        normalized = LRN(self.proto, self.phase, self.place)
+        if own.fuse_type != blocks_pb2.FusedLRNParameter.FUSED_POOL_MAX:
+            return [normalized]
+        pooling = caffe_pb2.LayerParameter(name=self.name, bottom=["x"], top=["y"], pooling_param=own.pooling_param)
+        return [normalized, Pooling(pooling, self.phase, self.place)]
 
 
 # ---- Caffe's layers as a library of Intel's computes them ------------------------------------------------------------

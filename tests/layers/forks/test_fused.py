@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from caffestat.errors import NetError
+
 from ..harness import TEST, TRAIN, make, run
 
 RANDOM = np.random.default_rng(47)
@@ -63,3 +65,51 @@ def test_outputs_are_dropped_in_train() -> None:
 @pytest.mark.parametrize("kind", ["Convolution", "ReLU", "Pooling", "LRN", "Concat", "Eltwise"])
 def test_layers_of_a_library_are_caffes(kind: str) -> None:
     assert make(ONE % f"MKL{kind}").__class__.__mro__[1] is type(make(ONE % kind))
+
+
+FUSED = 'name: "l" type: "Convolution" bottom: "x" top: "y" convolution_param { num_output: 6 kernel_h: 3 %s } '
+SHAPE = "kernel_w: 2 group: 2 "
+
+
+def _convolution(text: str, bottoms: int = 1) -> str:
+    return text.replace('bottom: "x"', 'bottom: "x" ' + 'bottom: "z" ' * (bottoms - 1))
+
+
+@pytest.mark.parametrize(
+    ("fuse", "bottoms", "slope"),
+    [("FUSED_CONV_RELU", 1, 0.25), ("FUSED_CONV_ELTWISE_RELU", 2, 0), ("FUSED_CONV_MAX_POOLING_RELU", 1, 1)],
+)
+def test_a_convolution_with_a_fuse_type(fuse: str, bottoms: int, slope: float) -> None:
+    relu = f"relu_param {{ negative_slope: {slope} }}" if slope != 1 else ""
+    fused = make(_convolution(FUSED % f"{SHAPE} fuse_type: {fuse} {relu}", bottoms), TEST)
+    shapes = [param.shape for param in fused.params([X.shape, (2, 6, 7, 7)][:bottoms])]
+    params = [RANDOM.normal(size=shape) for shape in shapes]
+    inner = run(make(FUSED % SHAPE, TEST), [X], params).tops[0]
+    other = RANDOM.normal(size=inner.shape)
+    total = inner + other if bottoms == 2 else inner
+    dy = RANDOM.normal(size=inner.shape).astype(np.float32)
+    found = run(fused, [X, other][:bottoms], params, [dy])
+    np.testing.assert_allclose(found.tops[0], np.where(total > 0, total, slope * total), rtol=1e-5, atol=1e-5)
+    through = dy * np.where(total > 0, 1, slope)
+    step = run(make(FUSED % SHAPE, TEST), [X], params, [through.astype(np.float32)])
+    np.testing.assert_allclose(found.bottoms[0], step.bottoms[0], rtol=1e-4, atol=1e-5)
+    if bottoms == 2:
+        np.testing.assert_allclose(found.bottoms[1], through, rtol=1e-5)
+
+
+def test_what_is_added_has_the_shape_of_the_top() -> None:
+    fused = make(_convolution(FUSED % f"{SHAPE} fuse_type: FUSED_CONV_ELTWISE_RELU", 2))
+    with pytest.raises(NetError, match=r"expected a bottom 1 of shape \(2, 6, 7, 7\) to add"):
+        fused.tops([X.shape, (2, 6, 7, 6)])
+    with pytest.raises(NetError, match="expected 2 bottoms, found 1"):
+        make(FUSED % f"{SHAPE} fuse_type: FUSED_CONV_ELTWISE_RELU").tops([X.shape])
+
+
+@pytest.mark.parametrize("fuse", ["UNFUSED", "FUSED_POOL_MAX"])
+def test_lrn_with_pooling(fuse: str) -> None:
+    fields = f"lrn_param {{ local_size: 3 alpha: 0.5 beta: 0.75 fuse_type: {fuse} {POOLING}}}"
+    layer = make(ONE % "LRN" + fields, TEST)
+    expected = run(make(ONE % "LRN" + LRN, TEST), [X]).tops[0]
+    if fuse != "UNFUSED":
+        expected = run(make(ONE % "Pooling" + POOLING, TEST), [expected]).tops[0]
+    np.testing.assert_allclose(run(layer, [X]).tops[0], expected, rtol=1e-5)
