@@ -12,22 +12,27 @@ from typing import Any
 from caffestat.errors import InputError
 
 __all__ = [
+    "CALIBRATION_METHODS",
     "COMPUTE",
     "DATA",
     "DEFAULT_SEED",
     "DEVICES",
     "INPUTS_HOLD",
     "PHASES",
+    "SEVERITIES",
     "STATS",
     "NetOptions",
     "RunOptions",
     "ValueOptions",
+    "arrays_by_name",
     "check_seed",
     "device_of",
+    "names",
     "number",
     "one_of",
     "options_of",
     "texts",
+    "whole_number",
 ]
 
 Shape = tuple[int, ...]
@@ -38,14 +43,16 @@ INPUTS_HOLD = ("noise", "zeros")
 STATS = ("mean", "max", "min", "std", "zeros", "inf", "nan")
 COMPUTE = ("float32", "float16")
 DEVICES = ("auto", "cpu", "cuda", "cuda:N")
+SEVERITIES = ("info", "warning", "error")  # from the least to the most severe
+CALIBRATION_METHODS = ("minmax", "percentile")
 
 DEFAULT_SEED = 1701  # without a seed from the user or a solver; fixed, so that a run can be repeated
 _SEEDS = 2**32
 
 
 def one_of(option: str, value: str | None, allowed: Sequence[str]) -> None:
-    """Raise InputError unless the value is None or one of the allowed ones, which the message lists."""
-    if value is not None and value not in allowed:
+    """Raise InputError unless the value is one of the allowed ones, which the message lists."""
+    if value not in allowed:
         raise InputError(f"{option}: expected one of {', '.join(allowed)}, found {value!r}")
 
 
@@ -68,7 +75,8 @@ def check_seed(seed: object) -> None:
         raise InputError(f"seed: expected an integer from 0 to {_SEEDS - 1}, found {seed!r}")
 
 
-def _names(option: str, values: Any) -> tuple[str, ...]:
+def names(option: str, values: Any) -> tuple[str, ...]:
+    """Return one name or a sequence of names as a tuple. Raises InputError for anything else."""
     found = (values,) if isinstance(values, str) else values
     if not (isinstance(found, (tuple, list)) and all(isinstance(name, str) for name in found)):
         raise InputError(f"{option}: expected names, found {values!r}")
@@ -96,10 +104,20 @@ def _shape(name: str, axes: Sequence[int]) -> Shape:
     return shape
 
 
-def _size(option: str, value: Any) -> int:
-    if not (isinstance(value, Integral) and int(value) > 0):
-        raise InputError(f"{option}: expected an integer of 1 or more, found {value!r}")
+def whole_number(option: str, value: Any, least: int = 1) -> int:
+    """Return the value of an option. Raises InputError unless it is an integer of `least` or more."""
+    if not (isinstance(value, Integral) and int(value) >= least):
+        raise InputError(f"{option}: expected an integer of {least} or more, found {value!r}")
     return int(value)
+
+
+def arrays_by_name(values: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return the arrays of the option `inputs`. Raises InputError for a value that is no array."""
+    found = dict(values or {})
+    for name, array in found.items():
+        if not (hasattr(array, "shape") and hasattr(array, "dtype")):
+            raise InputError(f"inputs: expected an array for {name!r}, found {array!r:.60}")
+    return found
 
 
 @dataclass(frozen=True)
@@ -126,16 +144,17 @@ class NetOptions:
     dims: Mapping[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        one_of("phase", self.phase, PHASES)
+        if self.phase is not None:
+            one_of("phase", self.phase, PHASES)
         one_of("data", self.data, DATA)
         if self.level is not None and not isinstance(self.level, Integral):
             raise InputError(f"level: expected an integer, found {self.level!r}")
         if self.batch is not None:
-            _size("batch", self.batch)
-        object.__setattr__(self, "stages", _names("stages", self.stages))
+            whole_number("batch", self.batch)
+        object.__setattr__(self, "stages", names("stages", self.stages))
         shapes = {name: _shape(name, axes) for name, axes in (self.shapes or {}).items()}
         object.__setattr__(self, "shapes", shapes)
-        dims = {name: _size(f"dims: {name}", size) for name, size in (self.dims or {}).items()}
+        dims = {name: whole_number(f"dims: {name}", size) for name, size in (self.dims or {}).items()}
         object.__setattr__(self, "dims", dims)
 
     @property
@@ -197,10 +216,7 @@ class RunOptions:
         device_of(self.device)
         one_of("inputs_hold", self.inputs_hold, INPUTS_HOLD)
         one_of("compute", self.compute, COMPUTE)
-        object.__setattr__(self, "inputs", dict(self.inputs or {}))
-        for name, array in self.inputs.items():
-            if not (hasattr(array, "shape") and hasattr(array, "dtype")):
-                raise InputError(f"inputs: expected an array for {name!r}, found {array!r:.60}")
+        object.__setattr__(self, "inputs", arrays_by_name(self.inputs))
         object.__setattr__(self, "stats", texts(self.stats))
         for name in self.stats:
             one_of("stats", name, STATS)

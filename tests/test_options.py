@@ -57,7 +57,27 @@ NET = 'layer { name: "x" type: "Input" top: "x" input_param { shape { dim: 2 dim
         (caffestat.sweep, {"widths": [-1]}, "widths: expected a number of 0 or more, found -1"),
         (caffestat.sweep, {"rates": ["fast"]}, "rates: expected a number of 0 or more, found 'fast'"),
         (caffestat.diagnose, {"growth": 0.5}, "growth: expected a number of 1 or more, found 0.5"),
-        (caffestat.train, {"stats": -1}, "stats: expected 0 or more, found -1"),
+        (caffestat.train, {"stats": -1}, "stats: expected an integer of 0 or more, found -1"),
+        (caffestat.train, {"stats": "max"}, "stats: expected an integer of 0 or more, found 'max'"),
+        (caffestat.train, {"iterations": -1}, "iterations: expected an integer of 0 or more, found -1"),
+        (caffestat.fill, {"layers": 3}, "layers: expected names, found 3"),
+        (caffestat.rewrite, {"filler": "msra", "excludes": [3]}, "excludes: expected names, found"),
+        (caffestat.analyze, {"data": None}, "data: expected one of auto, real, synthetic, found None"),
+        (caffestat.check, {"limits": {"dead": "x"}}, "limits: dead: expected a number of 0 or more, found 'x'"),
+        (caffestat.check, {"inputs": {"x": np.zeros(3)}}, "inputs: applies only with a run; add --run or remove"),
+        (caffestat.check, {"inputs": {"x": 3}}, "inputs: expected an array for 'x', found 3"),
+        (caffestat.check, {"severity": "fatal"}, "severity: expected one of info, warning, error, found 'fatal'"),
+        (caffestat.calibrate, {"inputs": {"x": 3}}, "inputs: expected files or arrays for 'x', found 3"),
+        (caffestat.calibrate, {"inputs": {"x": [[1.0]]}}, "inputs: expected files or arrays for 'x', found"),
+        (caffestat.calibrate, {"inputs": {}, "method": "max"}, "method: expected one of minmax, percentile, found"),
+        (caffestat.sweep, {"fillers": ["xaver"]}, "filler 'xaver': expected one of bilinear, constant, "),
+        (caffestat.sweep, {"fillers": ["lsuv:steps=1"]}, "lsuv has no field 'steps'"),
+        (caffestat.sweep, {"solvers": ["Adm"]}, "solvers: expected one of SGD, .*, found 'Adm'"),
+        (caffestat.sweep, {"changes": {"conv1": ["1"]}}, "'conv1': expected LAYERS.FIELD"),
+        (caffestat.sweep, {"iterations": -1}, "iterations: expected an integer of 0 or more, found -1"),
+        (caffestat.sweep, {"workers": 0}, "workers: expected an integer of 1 or more, found 0"),
+        (caffestat.sweep, {"resume": True}, "resume: needs the folder of results"),
+        (caffestat.sweep, {"resources": {"GPU": 1}}, "resource: applies only to workers of a Dask cluster"),
     ],
     ids=lambda value: value.__name__ if callable(value) else "",
 )
@@ -75,6 +95,12 @@ def test_comparisons_take_tolerances_of_0_or_more(tmp_path: Path) -> None:
         for name, value in (("rtol", -1), ("atol", "x"), ("rtol", float("nan"))):
             with pytest.raises(InputError, match=f"{name}: expected a number of 0 or more, found"):
                 verb(tmp_path / "a.log", tmp_path / "b.log", **{name: value})
+
+
+def test_compared_models_take_arrays_as_inputs(tmp_path: Path) -> None:
+    (tmp_path / "net.prototxt").write_text(NET)
+    with pytest.raises(InputError, match="inputs: expected an array for 'x', found 3"):
+        caffestat.compare_values(tmp_path / "net.prototxt", tmp_path / "net.prototxt", inputs={"x": 3})
 
 
 def test_one_text_counts_as_a_list_of_one() -> None:

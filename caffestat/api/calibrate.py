@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from caffestat.errors import InputError
-from caffestat.options import DEFAULT_SEED, NetOptions, RunOptions, ValueOptions, one_of
+from caffestat.options import CALIBRATION_METHODS, DEFAULT_SEED, NetOptions, RunOptions, ValueOptions, one_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -18,9 +18,8 @@ if TYPE_CHECKING:
     from caffestat.data.batches import Source
     from caffestat.graph.load import Model
 
-__all__ = ["METHODS", "calibrate"]
+__all__ = ["calibrate"]
 
-METHODS = ("minmax", "percentile")
 _ROWS = 32  # of a larger array that are run together
 
 
@@ -89,7 +88,7 @@ def calibrate(
 
 
 def _check_method(method: str, percentiles: Sequence[float]) -> None:
-    one_of("method", method, METHODS)
+    one_of("method", method, CALIBRATION_METHODS)
     for percent in percentiles:
         if not 0 <= percent <= 100:
             raise InputError(f"percentile: expected a number from 0 to 100, found {percent!r}")

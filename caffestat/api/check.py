@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from caffestat.errors import CaffestatError
 from caffestat.escape import shown_error
-from caffestat.options import NetOptions, ValueOptions, texts
+from caffestat.options import STATS, NetOptions, RunOptions, ValueOptions, texts
 
 if TYPE_CHECKING:
     import numpy as np
@@ -66,8 +66,7 @@ def check(
         severity or config.severity or "info",
         NetOptions(phase, level, stages, shapes or {}, batch, dialect=dialect, dims=dims or {}),
         ValueOptions(seed, weights),
-        inputs=inputs or {},
-        compute=compute,
+        RunOptions("cpu", inputs or {}, stats=STATS, compute=compute),
     )
     checked = lint.check_files(texts(paths), job)
     known = baseline or config.baseline

@@ -77,14 +77,13 @@ def compare_values(
     from caffestat.engine import choose_device
 
     rtol, atol = number("rtol", rtol), number("atol", atol)
-    run = RunOptions(device, compute=compute)
+    run = RunOptions(device, inputs or {}, compute=compute)
     chosen, _ = choose_device(run.device)
     net = NetOptions("test", shapes=shapes or {}, batch=batch, data="synthetic", dims=dims or {})
     values = ValueOptions(seed, weights)
-    given = dict(inputs or {})
-    first, second = (_model(str(path), net, values, given) for path in (a, b))
+    first, second = (_model(str(path), net, values, run.inputs) for path in (a, b))
     drawn = DEFAULT_SEED if seed is None else seed
-    return compare_models(first, second, given, rtol, atol, drawn, chosen, run.compute)
+    return compare_models(first, second, run.inputs, rtol, atol, drawn, chosen, run.compute)
 
 
 def _model(path: str, net: NetOptions, values: ValueOptions, given: Mapping[str, np.ndarray]) -> Model:

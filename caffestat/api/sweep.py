@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from caffestat.errors import InputError
+from caffestat.options import DEFAULT_SEED, whole_number
 
 if TYPE_CHECKING:
     from caffestat.sweeps import Trial
@@ -24,7 +25,7 @@ _SECONDS = 5.0  # for which a result is not stored, at most until the next one c
 def sweep(
     nets: str | Path | Sequence[str | Path],
     *,
-    seeds: Iterable[int] = (1701,),
+    seeds: Iterable[int] = (DEFAULT_SEED,),
     fillers: Sequence[str] = ("",),
     changes: Mapping[str, Sequence[Any]] | None = None,
     widths: Sequence[float] = (1.0,),
@@ -75,6 +76,13 @@ def sweep(
     from caffestat.sweeps.store import Store
     from caffestat.sweeps.summary import Summary
 
+    whole_number("workers", workers)
+    if resume and output is None:
+        raise InputError("resume: needs the folder of results: -o FOLDER (output)")
+    if resources and client is None:
+        raise InputError(
+            "resource: applies only to workers of a Dask cluster: --scheduler ADDRESS or --local-cluster N"
+        )
     names = [nets] if isinstance(nets, (str, Path)) else list(nets)
     values = {path: tuple(map(str, values)) for path, values in (changes or {}).items()}
     plan = Sweep(
@@ -114,8 +122,6 @@ def _run(
 
     from caffestat.sweeps import executors
 
-    if workers < 1:
-        raise InputError(f"workers: expected 1 or more, found {workers}")
     if client is not None:
         return executors.on_cluster(client, settings, trials, uuid.uuid4().hex[:12], dict(resources or {}) or None)
     if workers > 1:

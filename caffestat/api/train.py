@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
 from caffestat.errors import InputError
-from caffestat.options import DEFAULT_SEED, NetOptions, RunOptions, ValueOptions, options_of
+from caffestat.options import DEFAULT_SEED, NetOptions, RunOptions, ValueOptions, options_of, whole_number
 
 if TYPE_CHECKING:
     from caffestat.training import Training
@@ -53,10 +53,8 @@ def training_of(
     from caffestat.program import is_onnx
 
     net, values, run = options_of(**options)
-    if iterations is not None and iterations < 0:
-        raise InputError(f"iterations: expected 0 or more, found {iterations}")
-    if stats < 0:
-        raise InputError(f"stats: expected 0 or more, found {stats}")
+    whole_number("iterations", iterations or 0, 0)
+    whole_number("stats", stats, 0)
     if net.phase or run.forward_only:
         raise InputError(
             "phase and forward_only do not apply to training, which runs the solver's train and test nets; remove them"

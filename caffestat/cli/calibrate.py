@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from caffestat.files import refuse_inputs
+from caffestat.options import CALIBRATION_METHODS
 
 from . import options, terminal
 
@@ -26,8 +27,8 @@ def _numbers(ctx: click.Context, param: click.Parameter, value: str) -> tuple[fl
 @options.sources
 @click.option(
     "--method",
-    type=click.Choice(["minmax", "percentile"]),
-    default="minmax",
+    type=click.Choice(CALIBRATION_METHODS),
+    default=CALIBRATION_METHODS[0],
     show_default=True,
     help="Method for the ranges: the extremes, or a percentile of the elements.",
 )

@@ -11,6 +11,7 @@ import click
 
 from caffestat.escape import shown_error
 from caffestat.files import refuse_inputs
+from caffestat.options import SEVERITIES
 
 from . import options, terminal
 
@@ -56,9 +57,7 @@ def _limits(function: Any) -> Any:
     help="Run only these checks: codes (CS012), code prefixes (CS01) or names.",
 )
 @click.option("--ignore", multiple=True, metavar="CODES", help="Skip these checks: codes, code prefixes or names.")
-@click.option(
-    "--severity", type=click.Choice(["info", "warning", "error"]), help="Lowest severity to report.  [default: info]"
-)
+@click.option("--severity", type=click.Choice(SEVERITIES), help="Lowest severity to report.  [default: info]")
 @click.option("--baseline", metavar="FILE", help="Skip the findings listed in this file.")
 @click.option("--write-baseline", metavar="FILE", help="Write a baseline of all findings and exit with 0.")
 @_limits

@@ -234,19 +234,19 @@ _STATE = (
     *_RULES,
 )
 
-_VALUES = (
-    seed,
-    weights,
-    assume_filler,
-    arrays,
-    click.option(
+
+def data(default: str | None) -> Callable[[F], F]:
+    """Return the option for the source of data; None as default tells that it was not given."""
+    return click.option(
         "--data",
         type=click.Choice(DATA),
-        default="auto",
-        show_default=True,
-        help="Data source: auto (files if available, else noise), real (files or fail), synthetic (noise).",
-    ),
-)
+        default=default,
+        help="Data source: auto (files if available, else noise), real (files or fail), synthetic (noise).  "
+        f"[default: {DATA[0]}]",
+    )
+
+
+_VALUES = (seed, weights, assume_filler, arrays, data(DATA[0]))
 
 device = click.option(
     "--device",

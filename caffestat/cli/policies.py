@@ -22,8 +22,8 @@ _POLICIES = (
     click.option("--bias", metavar="POLICY", help="Filler for biases, for example constant:0."),
     click.option(
         "--variance-norm",
-        type=click.Choice(["fan_in", "fan_out", "average"], case_sensitive=False),
-        help="Which fan divides the variance of xavier and msra.  [default: fan_in]",
+        metavar="NORM",
+        help="Which fan divides the variance of xavier and msra: fan_in, fan_out or average.  [default: fan_in]",
     ),
     click.option("--layer", "layers", multiple=True, metavar="GLOB", help="Only layers of this name; repeatable."),
     click.option("--type", "types", multiple=True, metavar="TYPE", help="Only layers of this type; repeatable."),

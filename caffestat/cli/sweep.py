@@ -13,7 +13,7 @@ import click
 
 from caffestat.errors import InputError
 from caffestat.files import refuse_inputs
-from caffestat.options import DATA, DEVICES
+from caffestat.options import DEVICES
 
 from . import options, terminal
 
@@ -114,12 +114,7 @@ def _changes(ctx: click.Context, param: click.Parameter, value: tuple[str, ...])
 @options.batch
 @options.plugin
 @options.dialect
-@click.option(
-    "--data",
-    type=click.Choice(DATA),
-    help="Data source: auto (files if available, else noise), real (files or fail), synthetic (noise).  "
-    "[default: auto]",
-)
+@options.data(None)
 @click.option("--device", metavar="|".join(DEVICES), help="Device of each process.  [default: cpu]")
 def sweep(paths: tuple[str, ...], kind: str, page: Path | None, **settings: Any) -> None:
     """Run every combination of seeds, fillers, fields, widths and learning rates, and summarize.
@@ -190,8 +185,6 @@ def _given(paths: tuple[str, ...], settings: dict[str, Any], stack: ExitStack) -
         given["seeds"] = as_seeds(settings["seeds"])
     if "nets" not in given:
         raise InputError(f'{files[0]}: expected nets = ["net.prototxt"], found none')
-    if settings["resume"] and settings["output"] is None:
-        raise InputError("--resume needs the folder of results: -o FOLDER")
     client = _client(settings, stack)
     return given | {
         "client": client,

@@ -49,8 +49,13 @@ def read_arrays(source: Source, name: str) -> Iterator[np.ndarray]:
             raise InputError(f"{path}: expected a folder with .npy or .npz files, found none")
         for file in files:
             yield from _arrays(file, name)
+    elif isinstance(source, np.ndarray):
+        yield source
     else:
-        yield from [source] if isinstance(source, np.ndarray) else source
+        for array in source if isinstance(source, Sequence) else [source]:
+            if not isinstance(array, np.ndarray):
+                raise InputError(f"inputs: expected files or arrays for {name!r}, found {array!r:.60}")
+            yield array
 
 
 def _arrays(path: Path, name: str) -> Iterator[np.ndarray]:

@@ -4,7 +4,7 @@ from caffestat.fillers import forks, gabor, types  # noqa: F401  they register t
 from caffestat.fillers.c_random import CRandom
 from caffestat.fillers.densities import Constant, Density, Normal, Sample, Uniform
 from caffestat.fillers.distributions import bernoulli, uniform
-from caffestat.fillers.fans import VARIANCE_NORMS, Spread, caffe_fans, fan, msra_std, xavier_spread
+from caffestat.fillers.fans import VARIANCE_NORMS, Spread, caffe_fans, fan, msra_std, of_norm, xavier_spread
 from caffestat.fillers.fillers import (
     Filler,
     FillerType,
@@ -42,6 +42,7 @@ __all__ = [
     "filler_types",
     "gaussian",
     "msra_std",
+    "of_norm",
     "problem",
     "random_types",
     "register",

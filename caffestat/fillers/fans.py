@@ -8,7 +8,7 @@ from typing import NamedTuple
 from caffestat.errors import InputError
 from caffestat.float32 import rounded
 
-__all__ = ["VARIANCE_NORMS", "Spread", "caffe_fans", "fan", "msra_std", "xavier_spread"]
+__all__ = ["VARIANCE_NORMS", "Spread", "caffe_fans", "fan", "msra_std", "of_norm", "xavier_spread"]
 
 VARIANCE_NORMS = ("FAN_IN", "FAN_OUT", "AVERAGE")
 
@@ -32,17 +32,20 @@ def caffe_fans(shape: tuple[int, ...]) -> tuple[int, int]:
     return count // shape[0], count // shape[1] if len(shape) > 1 else count
 
 
-def fan(shape: tuple[int, ...], variance_norm: str) -> float:
-    """The n that xavier and msra divide by: fan-in, fan-out, or their mean in float32.
+def of_norm(fans: tuple[float, float], variance_norm: str) -> float:
+    """Return the n that a variance norm takes of fan-in and fan-out: either, or their mean.
 
-    Raises InputError for an unknown `variance_norm`. (filler.hpp)
+    Raises InputError for an unknown `variance_norm`.
     """
-    fan_in, fan_out = caffe_fans(shape)
-    if variance_norm not in VARIANCE_NORMS:
+    found = dict(zip(VARIANCE_NORMS, (*fans, sum(fans) / 2), strict=True))
+    if variance_norm not in found:
         raise InputError(f'unknown variance_norm "{variance_norm}"; expected one of {", ".join(VARIANCE_NORMS)}')
-    if variance_norm == "AVERAGE":
-        return rounded(fan_in + fan_out) / 2
-    return rounded(fan_in if variance_norm == "FAN_IN" else fan_out)
+    return found[variance_norm]
+
+
+def fan(shape: tuple[int, ...], variance_norm: str) -> float:
+    """The n that xavier and msra divide by, in float32; see `of_norm`. (filler.hpp)"""
+    return rounded(of_norm(caffe_fans(shape), variance_norm))
 
 
 def xavier_spread(n: float) -> Spread:

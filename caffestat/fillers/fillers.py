@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from caffestat.errors import InputError
 from caffestat.fillers.densities import Density
+from caffestat.fillers.fans import VARIANCE_NORMS
 from caffestat.fillers.stream import Stream
 from caffestat.lazy import np
 
@@ -43,7 +44,7 @@ class Filler:
     mean: float = 0.0
     std: float = 1.0
     sparse: int = -1
-    variance_norm: str = "FAN_IN"
+    variance_norm: str = VARIANCE_NORMS[0]
     own: tuple[float | str, ...] = ()  # what the `own_field` of its type holds
 
 

@@ -10,7 +10,7 @@ from fractions import Fraction
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
 
 from caffestat.errors import NetError, Place
-from caffestat.fillers import Filler, Stream, fill
+from caffestat.fillers import VARIANCE_NORMS, Filler, Stream, fill
 from caffestat.lazy import np
 from caffestat.ops import Nonlinearity
 from caffestat.prototext import Message, Scalar
@@ -592,7 +592,7 @@ def to_filler(proto: Any) -> Filler:
         mean=proto.mean,
         std=proto.std,
         sparse=proto.sparse,
-        variance_norm=("FAN_IN", "FAN_OUT", "AVERAGE")[proto.variance_norm],
+        variance_norm=VARIANCE_NORMS[proto.variance_norm],
     )
 
 

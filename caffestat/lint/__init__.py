@@ -1,11 +1,13 @@
 """Checks over nets, each with a stable code and a page of its own."""
 
+from caffestat.options import SEVERITIES
+
 from .baseline import Baseline, read_baseline, refuse_other, to_baseline
 from .config import Config, find_config, read_config
 from .context import Limits
 from .fix import Fixed, diff_of, fix_file
 from .formats import FORMATS, render
-from .issue import SEVERITIES, Issue
+from .issue import Issue
 from .pages import all_pages, page
 from .registry import Check, all_checks, find_check, selected
 from .run import Checked, Job, Unchecked, check_file, check_files, check_opened, find_nets

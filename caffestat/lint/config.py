@@ -12,9 +12,9 @@ from pathlib import Path
 
 from caffestat.errors import InputError
 from caffestat.files import read_regular
+from caffestat.options import SEVERITIES, one_of
 
 from .context import Limits
-from .issue import SEVERITIES
 
 __all__ = ["Config", "find_config", "read_config"]
 
@@ -73,8 +73,8 @@ def _config(path: Path, values: dict[str, str]) -> Config:
         known = ", ".join((*_KEYS, *Limits.names()))
         raise InputError(f"{path}: unknown key {unknown[0]!r}; expected one of {known}")
     severity = values.get("severity")
-    if severity is not None and severity not in SEVERITIES:
-        raise InputError(f"{path}: severity: expected one of {', '.join(SEVERITIES)}, found {severity!r}")
+    if severity is not None:
+        one_of(f"{path}: severity", severity, SEVERITIES)
     baseline = values.get("baseline")
     return Config(
         _words(values.get("select", "")),

@@ -15,7 +15,7 @@ from caffestat.errors import Finding, NetError, Place
 from caffestat.layers import Shape
 from caffestat.net import Net, NetParam, NetSource, Node, Solver
 from caffestat.ops import Nonlinearity
-from caffestat.options import ValueOptions, one_of
+from caffestat.options import ValueOptions, number, one_of
 from caffestat.program import Dataflow, NetProgram, Program, from_net
 from caffestat.prototext import Field, Message
 
@@ -50,10 +50,14 @@ class Limits:
         return tuple(f.name for f in fields(cls))
 
     def changed(self, given: Mapping[str, float | None]) -> Limits:
-        """Return these limits, the given ones replaced; None keeps one. Raises InputError for an unknown name."""
+        """Return these limits, the given ones replaced; None keeps one.
+
+        Raises InputError for an unknown name and for a value that is no number of 0 or more.
+        """
         for name in given:
             one_of("limits", name, self.names())
-        return replace(self, **{name: value for name, value in given.items() if value is not None})
+        known = {name: value for name, value in given.items() if value is not None}
+        return replace(self, **{name: number(f"limits: {name}", value) for name, value in known.items()})
 
 
 @dataclass(frozen=True)

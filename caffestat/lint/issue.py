@@ -8,10 +8,7 @@ from dataclasses import dataclass, field
 from caffestat.errors import Place
 from caffestat.prototext import Document, Edit
 
-__all__ = ["SEVERITIES", "Issue"]
-
-SEVERITIES = ("info", "warning", "error")
-"""From the least to the most severe."""
+__all__ = ["Issue"]
 
 Edits = Callable[[Document], Sequence[Edit]]
 

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from caffestat.errors import InputError, Place
+from caffestat.options import SEVERITIES
 
-from .issue import SEVERITIES, Edits, Issue
+from .issue import Edits, Issue
 
 if TYPE_CHECKING:
     from .context import Ran

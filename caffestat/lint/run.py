@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import os.path
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
-import numpy as np
-
-from caffestat.analysis import Runner, measure
-from caffestat.engine import CPU, Device
+from caffestat.analysis import measure
 from caffestat.errors import CaffestatError, Finding, InputError, NetError, Place, SourceError
 from caffestat.files import search
 from caffestat.fillers import Stream
@@ -21,15 +18,14 @@ from caffestat.net.build import UnknownLayer
 from caffestat.net.dialects import check_dialect
 from caffestat.net.rules import filter_layers
 from caffestat.net.source import STDIN, named_weights, read_document
-from caffestat.options import COMPUTE, DEFAULT_SEED, STATS, NetOptions, RunOptions, ValueOptions, one_of
+from caffestat.options import COMPUTE, DEFAULT_SEED, SEVERITIES, STATS, NetOptions, RunOptions, ValueOptions, one_of
 from caffestat.program import NetFile, is_onnx, open_file
-from caffestat.program.feeds import Feeds, check_given
 from caffestat.program.opening import open_model
 from caffestat.prototext import Document, Edit
 from caffestat.schema import UnknownField
 
 from .context import Context, Limits, ModelRun, UnknownShape
-from .issue import SEVERITIES, Issue
+from .issue import Issue
 from .processes import each
 from .registry import Check, Needs
 from .suppress import suppressions, without_suppressed
@@ -47,8 +43,7 @@ class Job:
     severity  the least severity that is reported
     net       how nets are built; their phase is train when none is given
     values    what their params hold
-    inputs    of the run: arrays for data, by name
-    compute   of the run: the type in which everything is computed, one of COMPUTE
+    options   of the run: its device, its data and the type to compute in
     """
 
     checks: Sequence[Check]
@@ -57,15 +52,13 @@ class Job:
     severity: str = "info"
     net: NetOptions = field(default_factory=NetOptions)
     values: ValueOptions = field(default_factory=ValueOptions)
-    device: Device = CPU
-    inputs: Mapping[str, np.ndarray] = field(default_factory=dict)
-    compute: str = COMPUTE[0]
+    options: RunOptions = field(default_factory=partial(RunOptions, "cpu", stats=STATS))
 
     def __post_init__(self) -> None:
         one_of("severity", self.severity, SEVERITIES)
-        one_of("compute", self.compute, COMPUTE)
-        if self.compute != COMPUTE[0] and not self.run:
-            raise InputError("compute: applies only with a run; add --run or remove compute")
+        given = {"compute": self.options.compute != COMPUTE[0], "inputs": bool(self.options.inputs)}
+        for name in (name for name, is_given in given.items() if is_given and not self.run):
+            raise InputError(f"{name}: applies only with a run; add --run or remove {name}")
 
 
 @dataclass(frozen=True)
@@ -236,8 +229,7 @@ def check_model(path: str, job: Job) -> list[Issue]:
 
     Raises a CaffestatError when the model cannot be read or run, or an option has no meaning for it.
     """
-    run = RunOptions(str(job.device), job.inputs, stats=STATS, compute=job.compute)
-    program, run = open_model(path, job.net, job.values, run, backward=True)
+    program, run = open_model(path, job.net, job.values, job.options, backward=True)
     seed = DEFAULT_SEED if job.values.seed is None else job.values.seed
     ran = ModelRun(*measure(program, seed, run))
     found = [issue for check in job.checks if check.of_models for issue in check.issues(ran)]
@@ -326,19 +318,12 @@ def _fill(context: Context, net: Net, weights: Sequence[str], job: Job, seed: in
     if missing and not job.run:
         context.given = frozenset(range(len(net.params)))
         return
-    context.weights, stream, taken = tuple(weights), Stream(seed), set[int]()
-    values = context.program.values(stream, [], taken)
-    context.given, context.values = frozenset(taken), values if weights else None
+    context.weights = tuple(weights)
+    if weights:
+        taken = set[int]()
+        context.values = context.program.values(Stream(seed), [], taken)
+        context.given = frozenset(taken)
     if job.run and any(node.bottoms and node.is_known for node in net.nodes):
-        feeds = Feeds(stream, np.random.default_rng(seed), job.inputs)
-        _run(context, [value.copy() for value in values], job, feeds)
-
-
-def _run(context: Context, values: list[np.ndarray], job: Job, feeds: Feeds) -> None:
-    """Measure one iteration, with the statistics of all elements."""
-    check_given(context.program, feeds.given)
-    program = context.program.settle(values, job.device, feeds)
-    runner = Runner(program, values, job.device, stats=STATS, compute=job.compute)
-    context.measured = runner.run(feeds.of(runner.forward))
-    stats = context.measured.stats.items()
-    context.zeros = {key[1:]: one.zeros / one.count for key, one in stats if key[0] == "top"}
+        _, context.measured = measure(context.program, seed, job.options)
+        stats = context.measured.stats.items()
+        context.zeros = {key[1:]: one.zeros / one.count for key, one in stats if key[0] == "top"}

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from caffestat.analysis import Measurement
-from caffestat.fillers import VARIANCE_NORMS, Filler, filler_type, msra_std, xavier_spread
+from caffestat.fillers import VARIANCE_NORMS, Filler, filler_type, msra_std, of_norm, xavier_spread
 from caffestat.fillers.expected import expected_counts
 from caffestat.float32 import plain, rounded
 from caffestat.lazy import np
@@ -191,12 +191,12 @@ def _filler(param: RowParam) -> dict[str, Any]:
     if filler is None:
         stored = {} if param.packed else _moments_of(param.stored)
         words = "packed" if param.packed else f"std {stored['std']:.3g}"
-        return {"filler_type": "stored", "filler": words, "filler_settings": stored, "variance_norm": "FAN_IN"}
+        return {"filler_type": "stored", "filler": words, "filler_settings": stored, "variance_norm": VARIANCE_NORMS[0]}
     return {
         "filler_type": filler.type,
         "filler": _words(filler),
         "filler_settings": {name: _plain(getattr(filler, name)) for name in _read_by(filler)},
-        "variance_norm": filler.variance_norm if "variance_norm" in _read_by(filler) else "FAN_IN",
+        "variance_norm": filler.variance_norm if "variance_norm" in _read_by(filler) else VARIANCE_NORMS[0],
     }
 
 
@@ -213,8 +213,7 @@ def _moments_of(array: np.ndarray | None) -> dict[str, float]:
 
 
 def _spreads(fan_in: int, fan_out: int) -> dict[str, Spread]:
-    sizes = dict(zip(VARIANCE_NORMS, (fan_in, fan_out, (fan_in + fan_out) / 2), strict=True))
-    return {norm: _spread(rounded(max(n, 1))) for norm, n in sizes.items()}
+    return {norm: _spread(rounded(max(of_norm((fan_in, fan_out), norm), 1))) for norm in VARIANCE_NORMS}
 
 
 def _spread(n: float) -> Spread:

@@ -20,6 +20,7 @@ from caffestat.fillers import (
     Normal,
     filler_type,
     filler_types,
+    of_norm,
     stated,
     type_of_gain,
 )
@@ -150,7 +151,7 @@ class Policy:
         kind = type_of_gain(gain)
         if kind is not None:
             return Policy(kind, variance_norm=self.variance_norm).choose(site)
-        n = _n(site.fans(), self.variance_norm or Filler().variance_norm)
+        n = of_norm(site.fans(), self.variance_norm or Filler().variance_norm)
         return _numbers(Normal(0.0, math.sqrt(gain / n)), _number)
 
     def _explicit(self, site: Site) -> Wanted | None:
@@ -158,7 +159,7 @@ class Policy:
         by_fan = _type_of(wanted.type).by_fan if wanted else None
         if wanted is None or by_fan is None:
             return wanted
-        return _numbers(by_fan(float32.rounded(_n(site.fans(), wanted.filler.variance_norm))), _number)
+        return _numbers(by_fan(float32.rounded(of_norm(site.fans(), wanted.filler.variance_norm))), _number)
 
 
 def _solved(method: Method, site: Site) -> Wanted:
@@ -194,10 +195,6 @@ def _written(site: Site, variance_norm: str | None) -> Wanted | None:
     return Wanted(site.current.type, (("variance_norm", variance_norm or site.current.variance_norm),))
 
 
-def _n(fans: Fans, variance_norm: str) -> float:
-    return {"FAN_IN": fans[0], "FAN_OUT": fans[1], "AVERAGE": sum(fans) / 2}[variance_norm]
-
-
 def _rounded(value: float) -> float:
     """Return a number that was solved for to five digits: it is an expectation, and is written into a text."""
     return float(f"{value:.5g}")
@@ -210,8 +207,10 @@ def _number(value: float | np.floating) -> str:
 
 def norm_of(text: str | None) -> str | None:
     """Return a variance_norm, given in any case, as Caffe spells it. Raises InputError for an unknown one."""
-    one_of("variance_norm", text and text.lower(), [name.lower() for name in VARIANCE_NORMS])
-    return text.upper() if text else None
+    if text is None:
+        return None
+    one_of("variance_norm", text.lower(), [name.lower() for name in VARIANCE_NORMS])
+    return text.upper()
 
 
 def parse_policy(text: str, variance_norm: str | None = None) -> Policy:

@@ -8,6 +8,7 @@ from fnmatch import fnmatchcase
 
 from caffestat.fillers import Filler, filler_type
 from caffestat.layers import default_filler
+from caffestat.options import names
 from caffestat.rewriting.policy import Policy, norm_of, parse_policy, same_effect
 
 __all__ = ["Change", "Place", "change_of", "is_changed"]
@@ -106,13 +107,13 @@ def change_of(
     excludes: Sequence[str] = (),
     only_missing: bool = False,
 ) -> Change:
-    """The Change that options describe. Raises InputError for a policy that cannot be read."""
+    """The Change that options describe. Raises InputError for a policy that cannot be read, and for no names."""
     norm_of(variance_norm)
     return Change(
         parse_policy(filler, variance_norm) if filler else None,
         parse_policy(bias) if bias else None,
-        tuple(layers),
-        tuple(types),
-        tuple(excludes),
+        names("layers", layers),
+        names("types", types),
+        names("excludes", excludes),
         only_missing,
     )

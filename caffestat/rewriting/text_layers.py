@@ -34,6 +34,7 @@ FILLER_FIELDS = {field.name for field in fields(Filler)} - {"own"}
 """The fields of a FillerParameter."""
 
 _NETS = ("net_param", "train_net_param", "test_net_param")
+_NORMS = {str(number): name for number, name in enumerate(VARIANCE_NORMS)}
 _ROLES = {"weight_filler": "weight", "bias_filler": "bias"}
 
 
@@ -232,7 +233,7 @@ def read_filler(message: Message) -> Filler:
         if name == "type":
             values[name] = written
         elif name == "variance_norm":
-            values[name] = VARIANCE_NORMS[int(written)] if written in ("0", "1", "2") else written
+            values[name] = _NORMS.get(written, written)
         else:
             values[name] = next(iter(_numbers(message, name)), float("nan"))
     return Filler(**values)  # type: ignore[arg-type]

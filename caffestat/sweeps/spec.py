@@ -16,6 +16,7 @@ from caffestat.program import NetProgram, open_file
 from .bench import Settings
 from .shipped import texts_of
 from .trial import Sweep, as_seeds
+from .variants import refuse_unknown
 
 __all__ = ["read_sweep", "settings_of"]
 
@@ -118,6 +119,7 @@ def settings_of(sweep: Sweep, device: str = "cpu", data: str = "synthetic", dial
     data: one of `options.DATA`; with "auto" the nets all of whose data layers have files here read them everywhere
     """
     RunOptions(device=device)
+    refuse_unknown(sweep)
     options = NetOptions(shapes=sweep.shapes, batch=sweep.batch, data=data, dialect=dialect)
     real = frozenset(name for name in sweep.nets if data != "synthetic" and _has_files(name, options))
     texts = {name: texts_of(name) for name in sweep.nets}

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from itertools import product
 
 from caffestat.errors import InputError
-from caffestat.options import check_seed, number
+from caffestat.options import DEFAULT_SEED, check_seed, number, whole_number
 
 __all__ = ["Sweep", "Trial", "as_seeds"]
 
@@ -80,7 +80,7 @@ class Sweep:
     """
 
     nets: Sequence[str]
-    seeds: Sequence[int] = (0,)
+    seeds: Sequence[int] = (DEFAULT_SEED,)
     fillers: Sequence[str] = ("",)
     changes: Mapping[str, Sequence[str]] = field(default_factory=dict)
     widths: Sequence[float] = (1.0,)
@@ -104,8 +104,9 @@ class Sweep:
             number("rates", 0.0 if rate is None else rate)
         for width in self.widths:
             number("widths", width)
-        if 0 in self.widths or self.iterations < 0:
-            raise InputError("sweep: expected widths above 0 and 0 or more iterations")
+        if 0 in self.widths:
+            raise InputError("widths: expected numbers above 0, found 0")
+        whole_number("iterations", self.iterations, 0)
 
     @property
     def count(self) -> int:

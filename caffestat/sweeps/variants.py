@@ -18,10 +18,25 @@ from caffestat.initialization.methods import METHODS, parse_method
 from caffestat.layers import layer_class
 from caffestat.net import NetSource
 from caffestat.net.upgrade import Entry
+from caffestat.options import one_of
+from caffestat.schema import caffe_pb2
 
-from .trial import Change, Trial
+from .trial import Change, Sweep, Trial
 
-__all__ = ["filler_fields", "variant_of", "with_stds"]
+__all__ = ["filler_fields", "refuse_unknown", "variant_of", "with_stds"]
+
+
+def refuse_unknown(sweep: Sweep) -> None:
+    """Raise InputError for a filler, a change or a solver type that no trial of any net can have."""
+    from caffestat.training import SOLVERS
+
+    for text in filter(None, sweep.fillers):
+        if parse_method(text) is None:
+            _parse(_written(text), caffe_pb2.FillerParameter(), f"filler {text!r}")
+    for path in sweep.changes:
+        _parts(path)
+    for name in filter(None, sweep.solvers):
+        one_of("solvers", name, tuple(SOLVERS))
 
 
 def variant_of(source: NetSource, trial: Trial, partly: bool = False) -> NetSource:
@@ -52,13 +67,17 @@ def filler_fields(entry: Entry, role: str = "weight") -> Iterator[tuple[Any, str
             yield message, field
 
 
-def _fill(layers: Sequence[Entry], text: str) -> None:
-    """Give all weights a filler: "type" or "type:field=value,field=value"."""
+def _written(text: str) -> str:
+    """Return a filler as prototxt has it, given as "type" or "type:field=value,field=value"."""
     kind, _, settings = text.partition(":")
     if filler_type(kind) is None:
         raise InputError(f"filler {kind!r}: expected one of {', '.join((*filler_types(), *METHODS))}")
-    written = f"type: {_quoted(kind)} " + " ".join(part.replace("=", ": ", 1) for part in settings.split(",") if part)
-    filled = 0
+    return f"type: {_quoted(kind)} " + " ".join(part.replace("=", ": ", 1) for part in settings.split(",") if part)
+
+
+def _fill(layers: Sequence[Entry], text: str) -> None:
+    """Give all weights a filler."""
+    written, filled = _written(text), 0
     for entry in layers:
         for message, field in filler_fields(entry):
             filler = getattr(message, field)
@@ -91,12 +110,18 @@ def _parse(text: str, message: Any, what: str) -> None:
         raise InputError(f"{what}: {str(error).split(' : ')[-1]}") from error
 
 
-def _change(layers: Sequence[Entry], change: Change) -> None:
-    """Set a field of every layer that a pattern matches: "conv*.weight_filler.std" and its value."""
-    path, value = change
+def _parts(path: str) -> tuple[str, str]:
+    """Return the pattern of layers and the field that a path names."""
     pattern, _, field = path.partition(".")
     if not field:
         raise InputError(f"{path!r}: expected LAYERS.FIELD, such as 'conv*.weight_filler.std'")
+    return pattern, field
+
+
+def _change(layers: Sequence[Entry], change: Change) -> None:
+    """Set a field of every layer that a pattern matches: "conv*.weight_filler.std" and its value."""
+    path, value = change
+    pattern, field = _parts(path)
     holders = list(_holders(layers, change))
     if not holders:
         names = ", ".join(entry.proto.name for entry in layers[:8])

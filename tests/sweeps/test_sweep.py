@@ -251,11 +251,11 @@ def children() -> Iterator[int]:
 def test_empty_sweeps_are_refused(folder: Path) -> None:
     with pytest.raises(InputError, match="seeds is empty"):
         caffestat.sweep("tiny.prototxt", seeds=[])
-    with pytest.raises(InputError, match="widths above 0"):
+    with pytest.raises(InputError, match="widths: expected numbers above 0"):
         caffestat.sweep("tiny.prototxt", widths=[0])
     with pytest.raises(InputError, match=r"none\.prototxt"):
         caffestat.sweep("none.prototxt")
-    with pytest.raises(InputError, match="workers: expected 1 or more"):
+    with pytest.raises(InputError, match="workers: expected an integer of 1 or more"):
         caffestat.sweep("tiny.prototxt", workers=0)
 
 

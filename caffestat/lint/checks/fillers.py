@@ -7,7 +7,17 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from caffestat.fillers import Constant, Filler, FillerType, Uniform, caffe_fans, density, filler_type, problem
+from caffestat.fillers import (
+    Constant,
+    Filler,
+    FillerType,
+    Uniform,
+    caffe_fans,
+    density,
+    filler_type,
+    of_norm,
+    problem,
+)
 from caffestat.net import NetParam, Node
 from caffestat.ops import Nonlinearity
 from caffestat.prototext import Document, Edit, Field, remove
@@ -355,8 +365,7 @@ def _apart(one: float, other: float) -> float:
 def _fans(filler: Filler, shape: tuple[int, ...], entry: NetParam) -> tuple[float, float]:
     """Return the n that Caffe takes, and the true one that this variance norm stands for."""
     caffe, true = caffe_fans(shape), (entry.param.fan_in, entry.param.fan_out)
-    pick = {"FAN_IN": lambda fans: fans[0], "FAN_OUT": lambda fans: fans[1], "AVERAGE": lambda fans: sum(fans) / 2}
-    return float(pick[filler.variance_norm](caffe)), float(pick[filler.variance_norm](true))
+    return float(of_norm(caffe, filler.variance_norm)), float(of_norm(true, filler.variance_norm))
 
 
 @check("CS009", "shared-fillers-differ", "warning", Needs.NET)

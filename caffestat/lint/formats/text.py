@@ -7,8 +7,9 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from caffestat.escape import visible
+from caffestat.options import SEVERITIES
 
-from ..issue import SEVERITIES, Issue
+from ..issue import Issue
 from ..repeats import without_repeats
 
 if TYPE_CHECKING:
