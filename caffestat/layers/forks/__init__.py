@@ -34,6 +34,7 @@ from . import (  # noqa: F401  registers their layer types
     local,
     losses,
     lowbits,
+    masks,
     maskyolo,
     matching,
     metric,

@@ -245,11 +245,27 @@ class _Proposals(Computed, _Regions):
             )
 
     def decide(self, bottoms: Sequence[np.ndarray], random: np.random.Generator) -> Sequence[np.ndarray]:
-        scores, deltas, image = bottoms[0], by_place(bottoms[1], 4), bottoms[2].reshape(-1)
-        base = self.anchors()
-        score = by_place(scores[:, len(base) :], 1)[:, 0]
-        all_anchors = at_places(base, scores.shape[2], scores.shape[3], self.stride()).astype(np.float32)
-        boxes = clipped(from_deltas(all_anchors, deltas), image)
+        image = bottoms[self.bottom_kinds().index("image")].reshape(-1)
+        boxes, score = self.best(*self.candidates(bottoms, image), image)
+        rows = np.concatenate([np.zeros((len(boxes), 1)), boxes], 1)
+        tops = rows.astype(np.float32), score.astype(np.float32)
+        return [top.reshape(-1, *shape[1:]) for top, shape in zip(tops, self.top_layout(), strict=False)]
+
+    def candidates(self, bottoms: Sequence[np.ndarray], image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the boxes that the maps describe, within the image, and their scores."""
+        return self.moved(self.anchors(), bottoms[0], bottoms[1], self.stride(), image)
+
+    @staticmethod
+    def moved(
+        base: np.ndarray, scores: np.ndarray, deltas: np.ndarray, stride: int, image: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return the boxes of one map's anchors moved by its deltas, within the image, and their scores."""
+        places = at_places(base, scores.shape[2], scores.shape[3], stride).astype(np.float32)
+        boxes = clipped(from_deltas(places, by_place(deltas, 4)), image)
+        return boxes, by_place(scores[:, len(base) :], 1)[:, 0]
+
+    def best(self, boxes: np.ndarray, score: np.ndarray, image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return what suppression leaves of boxes and scores, the best first."""
         before, after, threshold, least = self.limits()
         is_large = large(boxes, least * image[2] if image.size > 2 else least)
         if self.removes_small and is_large.any():
@@ -259,9 +275,7 @@ class _Proposals(Computed, _Regions):
         order = np.argsort(-score, kind="stable")[: before if before > 0 else None]
         left = order if threshold >= 1 else suppress(boxes, order, threshold, extra=1)
         kept = list(islice(left, after if after > 0 else None))
-        rows = np.concatenate([np.zeros((len(kept), 1)), boxes[kept]], 1)
-        tops = rows.astype(np.float32), score[kept].astype(np.float32)
-        return [top.reshape(-1, *shape[1:]) for top, shape in zip(tops, self.top_layout(), strict=False)]
+        return boxes[kept], score[kept]
 
     def top_layout(self) -> tuple[Shape, ...]:
         """Return the shapes of the tops for one box."""
@@ -504,16 +518,23 @@ class ProposalTargetLayer(Computed, _Regions):
         return ((1, 5), (1, 1), *[(1, width)] * 3)
 
     def decide(self, bottoms: Sequence[np.ndarray], random: np.random.Generator) -> Sequence[np.ndarray]:
-        rois, truth = bottoms[0].reshape(-1, 5), bottoms[1].reshape(-1, 5)
-        rois = np.concatenate([rois, np.concatenate([np.zeros((len(truth), 1)), truth[:, :4]], 1)])
+        truth = bottoms[1].reshape(-1, 5)
+        rois = np.concatenate([bottoms[0].reshape(-1, 5), np.insert(truth[:, :4], 0, 0, 1)])
+        rois, labels, nearest = self.sampled(rois, truth, random)
+        targets, weights = self.expanded(self.deltas(rois[:, 1:], truth[nearest, :4]), labels)
+        tops = rois, labels[:, None], targets, weights, weights > 0
+        return [top.astype(np.float32) for top in tops]
+
+    def sampled(
+        self, rois: np.ndarray, truth: np.ndarray, random: np.random.Generator
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return the regions that are kept, their labels, and the true box that each overlaps most."""
         table = overlaps(rois[:, 1:].astype(np.float64), truth[:, :4].astype(np.float64), 1)
         most, nearest = table.max(1), table.argmax(1)
         kept, count = self.sample(most, random)
         labels = truth[nearest[kept], 4]
         labels[count:] = 0
-        targets, weights = self.expanded(self.deltas(rois[kept, 1:], truth[nearest[kept], :4]), labels)
-        tops = rois[kept], labels[:, None], targets, weights, weights > 0
-        return [top.astype(np.float32) for top in tops]
+        return rois[kept], labels, nearest[kept]
 
     def deltas(self, boxes: np.ndarray, truth: np.ndarray) -> np.ndarray:
         """Return the deltas [n, 4] from boxes to true boxes."""
