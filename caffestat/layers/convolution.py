@@ -221,6 +221,8 @@ class Im2col(_Sliding):
     Bottom [N, C, spatial…] (C at `axis`); top [N, C·K, places…]. (im2col_layer.cpp)
     """
 
+    own_fields = ("convolution_param.bottom_is_im2col",)  # segaware's, for the layers behind it
+
     def tops(self, bottoms: Sequence[Shape]) -> tuple[Shape, ...]:
         at = self.geometry(bottoms)
         if not at.spatial:

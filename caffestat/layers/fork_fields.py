@@ -83,7 +83,11 @@ FORK_FIELDS: Mapping[tuple[str, str], ForkField] = {
     **_fields(Effect.NONE, "of the old format, for training", "HazyResearch/CaffeConTroll", _LAYER, "weight_decay"),
     **_fields(Effect.NONE, "lets images change their size", "TheLegendAli/DeepLab-Context", _LAYER, "strict_dim"),
     **_fields(
-        Effect.NONE, "whether memory is freed behind the layer", "siddharthachandra/gcrf", _LAYER, "deletebottom"
+        Effect.NONE,
+        "whether memory is freed behind the layer",
+        "siddharthachandra/gcrf",
+        _LAYER,
+        *("deletebottom", "deletetop"),
     ),
     **_fields(Effect.NONE, "which library computes", "intel/caffe", "NetParameter", "engine"),
     **_fields(Effect.NONE, "which library computes", "intel/caffe", _LAYER, "engine"),

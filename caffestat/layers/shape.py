@@ -112,9 +112,24 @@ class Slice(Layer):
             raise self.error("slice_param states both axis and slice_dim; remove slice_dim")
         return self.canonical_axis(proto.slice_dim if proto.HasField("slice_dim") else proto.axis, rank)
 
-    def sizes(self, size: int) -> list[int]:
+    def points(self, size: int, axis: int) -> list[int]:
+        """Return the slice_point, times the user's batch where they are multiples of the file's own."""
+        written = list(self.proto.slice_param.slice_point)
+        batches = {batch for peer in self.peers for batch in peer.batches() if batch > 0}
+        for batch in sorted(batches, reverse=True) if self.batch_override and axis == 0 else ():
+            taken = [point // batch * (self.batch_override or batch) for point in written]
+            if taken and not any(point % batch for point in written) and taken[-1] <= size:
+                return taken
+        return written
+
+    def rebatched(self, bottoms: Sequence[Shape]) -> str:
+        axis = self.axis(len(bottoms[0]))
+        written, taken = list(self.proto.slice_param.slice_point), self.points(bottoms[0][axis], axis)
+        return "" if taken == written else f"slice_point is written for another batch: {written} is taken as {taken}"
+
+    def sizes(self, size: int, axis: int) -> list[int]:
         """Return each top's size along the axis, of which the bottom has `size`."""
-        points = list(self.proto.slice_param.slice_point)
+        points = self.points(size, axis)
         if not points:
             if size % self.top_count:
                 raise self.error(f"cannot cut axis of size {size} into {self.top_count} equal tops; state slice_point")
@@ -131,14 +146,14 @@ class Slice(Layer):
     def tops(self, bottoms: Sequence[Shape]) -> tuple[Shape, ...]:
         (shape,) = bottoms
         axis = self.axis(len(shape))
-        return tuple((*shape[:axis], size, *shape[axis + 1 :]) for size in self.sizes(shape[axis]))
+        return tuple((*shape[:axis], size, *shape[axis + 1 :]) for size in self.sizes(shape[axis], axis))
 
     def lower(self, g: Graph, bottoms: Sequence[str], params: Sequence[str]) -> Sequence[str]:
         if self.top_count == 1:
             return bottoms
         shape = g.shape(bottoms[0])
         axis = self.axis(len(shape))
-        sizes = self.sizes(shape[axis])
+        sizes = self.sizes(shape[axis], axis)
         return g.emit_many("Split", bottoms[0], g.ints(*sizes), count=len(sizes), axis=axis)
 
 

@@ -335,3 +335,23 @@ def test_a_net_that_holds_its_own_batch_tells_to_leave_the_option_out(tmp_path: 
     with pytest.raises(RefusedError) as refused:
         analyze(str(path), static=True, batch=1)
     assert "--batch" not in str(refused.value)
+
+
+def test_slices_between_the_items_of_several_data_layers_follow_the_batch(tmp_path: Path) -> None:
+    other = INPUT.replace('"i"', '"j"').replace('"data"', '"more"')
+    joined = 'layer { name: "k" type: "Concat" bottom: "data" bottom: "more" top: "k" concat_param { axis: 0 } }'
+    cut = 'layer { name: "s" type: "Slice" bottom: "k" top: "a" top: "b" slice_param { axis: 0 slice_point: 9 } }'
+    path = tmp_path / "net.prototxt"
+    path.write_text(INPUT + other + joined + cut)
+
+    def tops(batch: int | None) -> tuple[list[object], list[str]]:
+        report = analyze(str(path), static=True, batch=batch)
+        [layer] = [layer for layer in report.layers if layer.name == "s"]
+        told = [finding.message for finding in report.findings if "another batch" in finding.message]
+        return [top.shape for top in layer.tops], told
+
+    assert tops(None) == ([(9, 2, 17, 13)] * 2, [])
+    shapes, told = tops(2)
+    assert shapes == [(2, 2, 17, 13)] * 2
+    assert told == ["layer 's' (Slice): slice_point is written for another batch: [9] is taken as [2]"]
+    assert tops(11)[0] == [(11, 2, 17, 13)] * 2

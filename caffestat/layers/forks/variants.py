@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, ClassVar
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from caffestat.lazy import np
 
@@ -18,6 +19,7 @@ from ..scale import emit_affine
 
 if TYPE_CHECKING:
     from caffestat.graph import Graph
+    from caffestat.ops import Window
 
 __all__ = [
     "BatchNormScale",
@@ -25,6 +27,7 @@ __all__ = [
     "ExclusivePooling",
     "FixedSoftmaxWithLoss",
     "LearnedBatchNorm",
+    "OverhangingPooling",
     "ScaledBatchNorm",
     "TestedDropout",
     "UnscaledDropout",
@@ -217,6 +220,24 @@ class ExclusivePooling(Pooling):
         mean = emit_average(g, bottoms[0], window)
         share = emit_average(g, g.constant(np.ones((1, 1, *size))), window)
         return (g.emit("Div", mean, share, hint=self.name),)
+
+
+@layer("Pooling", dialect="darknet")
+class OverhangingPooling(Pooling):
+    """Pooling with one place more along each axis where kernel minus stride is odd: kernel 2, stride 1 keeps a size.
+
+    Only by --dialect: no field tells it from Caffe's. (ChenYingpeng/darknet2caffe, caffe_layers/pooling_layer.cpp)
+    """
+
+    def slide(self, size: Shape, kernel: Shape, strides: Shape, pads: Shape, **settings: Any) -> Window:
+        window = super().slide(size, kernel, strides, pads, **settings)
+        if (kernel[0] - strides[0]) % 2 == 0:
+            return window
+        axes = list(zip(window.out, strides, size, pads, strict=True))
+        out = tuple(n + (not any(pads) or n * step < length + pad) for n, step, length, pad in axes)
+        if any((n - 1) * step - pad >= length for n, (_, step, length, pad) in zip(out, axes, strict=True)):
+            raise self.error(f"the last window holds nothing: kernel {list(kernel)}, stride {list(strides)} on {size}")
+        return replace(window, out=out)
 
 
 @layer("BatchNorm", dialect="nvidia")

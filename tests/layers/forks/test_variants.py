@@ -257,3 +257,24 @@ def test_a_mean_without_the_padding() -> None:
         dx[:, :, rows, columns] += 1 / (part.shape[2] * part.shape[3])
     np.testing.assert_allclose(found.tops[0], expected, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(found.bottoms[0], dx, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("kernel", "stride", "pad", "places"), [(2, 1, 0, 7), (3, 1, 1, 7), (3, 2, 1, 4), (4, 1, 1, 7)])
+def test_pooling_of_darknet_overhangs_where_kernel_minus_stride_is_odd(
+    kernel: int, stride: int, pad: int, places: int
+) -> None:
+    fields = f"pool: MAX kernel_size: {kernel} stride: {stride} pad: {pad}"
+    layer = make(f'name: "p" type: "Pooling" bottom: "x" top: "y" pooling_param {{ {fields} }}', dialect="darknet")
+    x = RANDOM.normal(size=(2, 3, 7, 7)).astype(np.float32)
+    found = run(layer, [x]).tops[0]
+    assert found.shape == (2, 3, places, places)
+    for i, j in np.ndindex(places, places):
+        rows, columns = (slice(max(k * stride - pad, 0), k * stride - pad + kernel) for k in (i, j))
+        np.testing.assert_array_equal(found[:, :, i, j], x[:, :, rows, columns].max((2, 3)))
+
+
+def test_pooling_of_darknet_refuses_empty_windows() -> None:
+    text = 'name: "p" type: "Pooling" bottom: "x" top: "y" pooling_param { kernel_size: 3 stride: 2 }'
+    with pytest.raises(NetError, match="the last window holds nothing"):
+        make(text, dialect="darknet").tops([(2, 3, 8, 8)])
+    assert make(text).tops([(2, 3, 8, 8)]) == ((2, 3, 4, 4),)
