@@ -259,7 +259,9 @@ def test_a_mean_without_the_padding() -> None:
     np.testing.assert_allclose(found.bottoms[0], dx, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize(("kernel", "stride", "pad", "places"), [(2, 1, 0, 7), (3, 1, 1, 7), (3, 2, 1, 4), (4, 1, 1, 7)])
+@pytest.mark.parametrize(
+    ("kernel", "stride", "pad", "places"), [(2, 1, 0, 7), (3, 1, 1, 7), (3, 2, 1, 4), (4, 1, 1, 7)]
+)
 def test_pooling_of_darknet_overhangs_where_kernel_minus_stride_is_odd(
     kernel: int, stride: int, pad: int, places: int
 ) -> None:
