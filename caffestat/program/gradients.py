@@ -9,7 +9,7 @@ from caffestat.autodiff import Stop, backward, rounding
 from caffestat.graph import Node
 
 from .losses import seed_values
-from .program import Forward, Key, Program
+from .program import Forward, Inner, Key, Program
 
 __all__ = ["Gradients", "differentiate"]
 
@@ -50,7 +50,7 @@ def differentiate(program: Program, forward: Forward) -> Gradients:
     result = _gathered(program, forward, found)
     for row, part in inner.items():
         before = dict(zip(part.owners, _gathered_before(program, result, row), strict=True))
-        result.inner[row] = _gathered(part.program, part.forward, found, before)
+        result.inner[row] = _gathered(part.program, part.forward, found, before, _same_memory(program, row, part))
     return replace(result, stops=tuple(stops or ()), rounds=tuple(rounds))
 
 
@@ -63,15 +63,26 @@ def _gathered_before(program: Program, gradients: Gradients, row: int) -> list[s
     return found
 
 
+def _same_memory(program: Program, row: int, part: Inner) -> dict[int, int]:
+    """Return, for each owner inside of a row that shares params with itself, the first of the same memory."""
+    owners = [program.owner(number) for number in program.rows[row].params]
+    first = dict(zip(reversed(owners), reversed(part.owners), strict=True))
+    return {inner: first[outer] for inner, outer in zip(part.owners, owners, strict=True)}
+
+
 def _gathered(
     program: Program,
     forward: Forward,
     found: Mapping[str, str | None],
     before: Mapping[int, str | None] | None = None,
+    memory: Mapping[int, int] | None = None,
 ) -> Gradients:
     """Add up the gradients of shared params in the order of the backward pass, but for those that are written over.
 
+    A row's params show what all of them have left.
+
     before: what they start with, by owner
+    memory: the owner in whose memory another one's gradient lies; default: its own
     """
     graph = forward.graph
     bottoms = {key: found[value] for key, value in forward.wanted.items() if value in found}
@@ -81,15 +92,20 @@ def _gathered(
             graph.specs[grad] = graph.specs[forward.wanted[key]]
     owners: dict[int, str | None] = dict(before or {})
     so_far: dict[Key, str | None] = {}
+
+    def own(row: int, index: int) -> int:
+        owner = program.owner(program.rows[row].params[index])
+        return (memory or {}).get(owner, owner)
+
     for row, index in sorted(params, key=lambda key: (-key[0], key[1])):
-        number = program.rows[row].params[index]
-        param, owner, value = program.params[number], program.owner(number), params[row, index]
+        param, owner, value = program.params[program.rows[row].params[index]], own(row, index), params[row, index]
         shape = program.params[owner].shape
         if value and param.shape != shape:
             value = graph.reshape(value, *shape)
         earlier = owners.get(owner) if param.adds_up else None
         total = graph.emit("Add", earlier, value) if earlier and value else earlier or value
-        owners[owner] = so_far[row, index] = total
+        owners[owner] = total
+        so_far.update({(row, i): total for i in range(index + 1) if (row, i) in params and own(row, i) == owner})
         if total:
             graph.declare(total, shape)
     return Gradients(bottoms, so_far, owners)

@@ -70,7 +70,11 @@ def _lower_node(net: Net, node: Node, forward: Forward, memory: Memory, readers:
     unrolled = node.layer.unrolled([g.shape(bottom) for bottom in bottoms])
     tops: Sequence[str]
     if unrolled:
-        shared = [index for index, number in enumerate(node.params) if net.params[number].owner is not None]
+        shared = [
+            index
+            for index, number in enumerate(node.params)
+            if net.params[number].owner is not None or index in node.layer.own_draws
+        ]
         inner, tops = lower_unrolled(memory, node.layer, unrolled, bottoms, params, shared)
         forward.inner[node.index] = inner
         forward.feeds += [DrawnFeed(node, index, inner.forward.params[number]) for number, index in inner.kept.items()]
@@ -97,7 +101,7 @@ def lower_unrolled(
 ) -> tuple[Inner, list[str]]:
     """Emit the net inside of a recurrent layer, between the values of the layer's bottoms and params; return its tops.
 
-    shared: the indices of the params that it shares with other layers
+    shared: the indices of the params that it shares with other layers, of this net or another
 
     Source: recurrent_layer.cpp, Forward.
     """

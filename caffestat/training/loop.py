@@ -146,7 +146,7 @@ class Training:
         synthetic = program.synthetic(p.inputs)
         if not self.debug and options.data != "synthetic":
             self._refuse_untrainable(net, synthetic if options.data == "auto" else [])
-        _refuse_stopping(net)
+        _refuse_stopping(net, is_test)
         self.notes.extend(line for line in synthetic if line not in self.notes)
         for path in weights:
             copied = copy_file(net, params, path)
@@ -384,10 +384,13 @@ def _named_weights(solver: Solver) -> Sequence[str]:
     return named_weights(solver)
 
 
-def _refuse_stopping(net: Net) -> None:
-    """Raise NetError for a layer of a train net in whose backward pass Caffe stops."""
+def _refuse_stopping(net: Net, forward_only: bool) -> None:
+    """Raise NetError for a layer in whose passes Caffe stops."""
     for node in net.nodes:
-        if net.phase == TRAIN and node.need_backward and node.layer.stops_backward(node.bottom_need_backward):
+        if not node.layer.shares_memory and any(shape is not None and 0 in shape for shape in node.top_shapes):
+            what = f"has a top without elements, of shape {next(s for s in node.top_shapes if s and 0 in s)}"
+            raise node.layer.error(f"{what}: Caffe stops in its forward pass; remove the top, or give it elements")
+        if not forward_only and node.need_backward and node.layer.stops_backward(node.bottom_need_backward):
             what = "Caffe stops in its backward pass, which has no gradient of these bottoms"
             raise node.layer.error(f"{what}: leave it out of the train net, or let no loss depend on its tops")
 

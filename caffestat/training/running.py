@@ -188,7 +188,9 @@ class Running:
                     f"has params of shapes {wanted}; the train net's layer of this name at {node.place} has {shapes}, "
                     "and the test net takes its params from there: give one of them another name"
                 )
-            for mine, number in zip(target.params, node.params, strict=True):
+            for index, (mine, number) in enumerate(zip(target.params, node.params, strict=True)):
+                if target.layer.keeps_drawn:
+                    target.layer.own_draws.setdefault(index, as_array(self.values[mine]))
                 self._share(mine, other, number)
         return tuple(node.name for node in other.net.nodes if node.name not in by_name)
 

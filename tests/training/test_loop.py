@@ -235,6 +235,25 @@ def test_layers_of_one_name_and_other_shapes_cannot_share(tmp_path):
         events(made)
 
 
+def test_a_top_without_elements_stops_caffe(tmp_path):
+    cut = 'layer { name: "s" type: "Slice" bottom: "ip" top: "a" top: "b" slice_param { slice_point: 4 } }\n'
+    with pytest.raises(NetError, match=r"net.prototxt:8:1: layer 's' \(Slice\): has a top without elements.*\(5, 0\)"):
+        training(solver(tmp_path, 'net: "net.prototxt"', NET + cut))
+
+
+def test_a_test_net_needs_no_gradients(tmp_path):
+    """An Accuracy below a loss_weight has none, which stops the train net alone."""
+    more = 'layer { name: "a" type: "Accuracy" bottom: "ip" bottom: "label" top: "a" loss_weight: 1 }\n'
+    tested = solver(
+        tmp_path,
+        'train_net: "net.prototxt" test_net: "b.prototxt" test_iter: 1 test_interval: 1 test_state { phase: TRAIN }',
+        b=NET + more,
+    )
+    assert kinds(events(tested))[:2] == ["BeginTest", "Pass"]
+    with pytest.raises(NetError, match=r"'a' .Accuracy.: Caffe stops in its backward pass"):
+        training(solver(tmp_path, 'net: "net.prototxt"', NET + more))
+
+
 def test_a_test_net_of_no_batches(tmp_path):
     tested = events(solver(tmp_path, 'net: "net.prototxt" test_iter: 0 test_interval: 1 test_compute_loss: true'))
     assert kinds(tested) == ["BeginTest", "EndTest", "Pass", "Iteration"]
