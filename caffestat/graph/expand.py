@@ -169,8 +169,7 @@ def _without_copies(nodes: Sequence[Node], outputs: Collection[str]) -> list[Nod
     names: dict[str, str] = {}
     kept = []
     for node in nodes:
-        if not names.keys().isdisjoint(node.inputs):
-            node = replace(node, inputs=tuple(names.get(name, name) for name in node.inputs))
+        node = _renamed(node, names)
         if node.info.renames and node.outputs[0] not in fixed:
             names[node.outputs[0]] = node.inputs[0]
         else:
@@ -179,39 +178,52 @@ def _without_copies(nodes: Sequence[Node], outputs: Collection[str]) -> list[Nod
 
 
 def _without_repeats(nodes: Sequence[Node], outputs: Collection[str]) -> list[Node]:
-    """Return the nodes without those that compute what a near one in front does, unless someone asks for their names.
+    """Return the nodes without those that compute what a near one in front does.
 
-    The runtime leaves out such nodes of ONNX's own ops, but not of others. What was computed long before is computed
-    again, for it would take memory in between: a third more on GoogLeNet and a fifth more on ResNet-50, measured with
-    equal nodes of all ops. Views stay: one that two nodes far apart share takes a tenth more on GoogLeNet.
+    The runtime leaves out such nodes of ONNX's own ops, but not of others, and none that computes an output of the
+    graph. What was computed long before is computed again, for it would take memory in between: a third more on
+    GoogLeNet and a fifth more on ResNet-50, measured with equal nodes of all ops. Views stay: one that two nodes far
+    apart share takes a tenth more on GoogLeNet.
     """
     fixed = {*outputs, *(name for node in nodes for name in node.captured)}
+    own = {node.op for node in nodes if not fixed.isdisjoint(node.outputs)}
     names: dict[str, str] = {}
+    asked: dict[str, str] = {}  # the names outside of what the nodes call otherwise
     last: dict[Hashable, tuple[int, Node]] = {}
     views: dict[str, Hashable] = {}
     kept = []
     for index, node in enumerate(nodes):
-        if not names.keys().isdisjoint(node.inputs):
-            node = replace(node, inputs=tuple(names.get(name, name) for name in node.inputs))
-        key = _computes(node, views)
+        node = _renamed(node, names)
+        key = _computes(node, views, own)
         if node.info.reshapes:
             views[node.outputs[0]] = key
             key = node.outputs
         before, same = last.get(key, (-_NEAR, node))
-        if index - before < _NEAR and fixed.isdisjoint(node.outputs):
+        is_asked = not fixed.isdisjoint(node.outputs)
+        if index - before < _NEAR and not (is_asked and fixed.union(asked).intersection(same.outputs)):
             names.update(zip(node.outputs, same.outputs, strict=True))
+            asked.update(zip(same.outputs, node.outputs, strict=True) if is_asked else ())
         else:
             last[key] = index, node
             kept.append(node)
-    return kept
+    return [_renamed(node, asked, results=True) for node in kept]
 
 
-def _computes(node: Node, views: Mapping[str, Hashable]) -> Hashable:
+def _renamed(node: Node, names: Mapping[str, str], results: bool = False) -> Node:
+    """Return the node that reads values under other names, and with `results` computes them under these."""
+    inputs, outputs = (tuple(names.get(name, name) for name in values) for values in (node.inputs, node.outputs))
+    outputs = outputs if results else node.outputs
+    return node if (inputs, outputs) == (node.inputs, node.outputs) else replace(node, inputs=inputs, outputs=outputs)
+
+
+def _computes(node: Node, views: Mapping[str, Hashable], own: Collection[str]) -> Hashable:
     """Return a key that two nodes share when their outputs are equal and the runtime would not tell.
 
     views: what the views among the node's inputs compute
+    own:   the ops of ONNX that the runtime does not compare
     """
-    if node.domain not in (CONTRIB, blocked.NCHWC) and not node.info.reshapes:
+    is_compared = node.domain in (CONTRIB, blocked.NCHWC) or node.info.reshapes or node.op in own
+    if not is_compared or node.info.is_random or node.info.bodies:
         return node.outputs
     inputs = tuple(views.get(name, name) for name in node.inputs)
     settings = tuple(sorted((name, repr(value)) for name, value in node.attributes.items()))

@@ -46,6 +46,22 @@ def test_products_of_the_same_views_are_computed_once() -> None:
     assert counts == {"Reshape": 2, "FusedMatMul": 2, "RandomNormalLike": 2, "Concat": 1}
 
 
+def test_an_output_that_other_nodes_compute_too_is_computed_once() -> None:
+    g = Graph()
+    x = g.input("x", (3, 4))
+    sums = [g.emit("ReduceSum", x, g.ints(axis), keepdims=0) for axis in (1, 0, 1, 1)]
+    noise = [g.emit("RandomNormalLike", x) for _ in range(2)]
+    total = g.emit("Sum", sums[0], sums[2])
+    g.outputs += [sums[2], total, sums[3], *noise]
+    expanded = expand(g, g.outputs)
+    assert [node.op for node in expanded.nodes].count("ReduceSum") == 2  # two outputs of one value stay two nodes
+    assert [node.op for node in expanded.nodes].count("RandomNormalLike") == 2
+    values = np.random.default_rng(5).standard_normal((3, 4)).astype(np.float32)
+    found = Compiled(g).run({"x": values}, outputs=[sums[2], total, sums[3]])
+    for name, times in ((sums[2], 1), (total, 2), (sums[3], 1)):
+        np.testing.assert_allclose(found[name], times * values.sum(1), rtol=1e-6)
+
+
 def test_what_was_computed_long_before_is_computed_again() -> None:
     g = Graph()
     x = value = g.input("x", (4, 4))
