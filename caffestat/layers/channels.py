@@ -15,7 +15,7 @@ from caffestat.lazy import np
 if TYPE_CHECKING:
     from caffestat.graph import Graph, Node
 
-__all__ = ["channel_affine", "channel_column", "channel_dot", "channel_scale", "channel_sum"]
+__all__ = ["batch_gradient", "channel_affine", "channel_column", "channel_dot", "channel_scale", "channel_sum"]
 
 LONG_ROW = 512  # from this many places per channel on, products of rows beat Mul and ReduceSum on CPUs
 
@@ -84,3 +84,25 @@ def channel_affine(g: Graph, x: str, scale: str, bias: str, hint: str = "") -> s
     zeros, ones = (g.constant(np.full(g.shape(x)[1], value)) for value in (0, 1))
     y = g.emit("BatchNormalization", x, scale, bias, zeros, ones, epsilon=0.0, hint=hint)
     return g.declare(y, g.shape(x))
+
+
+def batch_gradient(g: Graph, dy: str, y: str, slope: str) -> str:
+    """Emit (dy - mean(dy) - y · mean(dy · y)) · slope, the means over all axes but the channels' and slope [C]."""
+    return g.emit_late("BatchGradient", dy, y, slope, shape=g.shape(y), like=y)
+
+
+@late("BatchGradient")
+def _batch_gradient(g: Graph, node: Node, provider: str) -> list[str]:
+    """Multiply by the slope last: filters that change from run to run take it up in the place of their dy."""
+    dy, y, slope = node.inputs
+    is_taken_up = g.scaled is not None and dy in g.changing
+    if g.scaled and dy in g.scaled.values:
+        dy, vector = g.scaled.values[dy]
+        slope = g.declare(g.emit("Mul", slope, vector), g.shape(slope))
+    shape = g.shape(y)
+    share = g.constant(-shape[1] / prod(shape))
+    along, shift = (g.emit("Mul", total, share) for total in (channel_dot(g, dy, y), channel_sum(g, dy)))
+    rest = g.declare(g.emit("Add", dy, channel_affine(g, y, along, shift)), shape)
+    if g.scaled and is_taken_up:
+        g.scaled.add(node.outputs[0], rest, slope)
+    return [g.emit("Mul", rest, channel_column(g, slope, len(shape)))]

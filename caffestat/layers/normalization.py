@@ -10,7 +10,7 @@ from caffestat.fillers import Filler
 from caffestat.lazy import np
 
 from .base import Layer, Param, Shape, layer
-from .channels import channel_affine, channel_column, channel_dot, channel_scale, channel_sum
+from .channels import batch_gradient, channel_affine, channel_column
 from .pooling import emit_average, pooling_window
 from .reread import TOP, emit_closed, emit_pulled
 
@@ -162,19 +162,11 @@ class BatchNorm(Layer):
 
         def backward(tape: Tape, dys: Sequence[str | None]) -> Sequence[str | None]:
             assert dys[0] is not None
-            return [self.batch_gradient(tape.graph, dys[0], y, self.inverse_deviation(tape.graph, variance))]
+            return [batch_gradient(tape.graph, dys[0], y, self.inverse_deviation(tape.graph, variance))]
 
         y, mean, variance = g.custom_vjp([x], lambda value: self.emit_batch(g, value), backward)
         self.update(g, params, mean, variance, prod(shape) // shape[1])
         return y
-
-    def batch_gradient(self, g: Graph, dy: str, y: str, slope: str) -> str:
-        """Emit (dy - mean(dy) - y · mean(dy · y)) · slope, slope [C] being 1 / deviation."""
-        shape = g.shape(y)
-        shares = g.emit("Mul", slope, g.constant(-shape[1] / prod(shape)))
-        along = g.emit("Mul", channel_dot(g, dy, y), shares)
-        shift = g.emit("Mul", channel_sum(g, dy), shares)
-        return g.emit("Add", channel_scale(g, dy, slope), channel_affine(g, y, along, shift))
 
     def emit_batch(self, g: Graph, x: str) -> Sequence[str]:
         """Emit (y, mean, variance) of the batch by the runtime's own training mode: a third of the time of single ops.

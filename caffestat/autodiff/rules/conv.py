@@ -75,6 +75,8 @@ def _attributes(c: Convolution) -> dict[str, Any]:
 
 # ---- the gradient of the image ----
 
+_FILTERS_COST = 4  # passes over filters and their gradient, of which one over dy takes the place
+
 ImageForm = Callable[[Graph, Convolution, str, str], str]
 WeightForm = Callable[[Graph, Convolution, str, str], str]
 
@@ -97,11 +99,31 @@ def conv_image(g: Graph, node: Node, provider: str) -> list[str]:
     """dx from w and dy."""
     shape: Convolution = node.attributes["of"]
     w, dy = node.inputs
+    if taken := _vector_of(g, shape, dy, provider):
+        dy, vector = taken
+        w = g.declare(g.emit("Mul", w, _per_filter(g, shape, vector)), shape.w_shape, g.specs[w].dtype)
+        g.changing.add(w)
     tiles = winograd.tiles(provider, g, shape, dy)
     if tiles and (back := tiles.turned()).pays():
         return [winograd.convolve(g, back, dy, w, turned=True)]
     form = dx_blocked if _is_blocked(g, shape, w) else image_form(provider, shape, w in g.changing)
     return [form(g, shape, w, dy)]
+
+
+def _vector_of(g: Graph, c: Convolution, dy: str, provider: str) -> tuple[str, str] | None:
+    """Return (other, vector) where dy is another value times a vector, and it is quicker to multiply the filters by it.
+
+    Only filters that change from run to run, for the runtime lays constant ones out beforehand.
+    """
+    is_larger = prod((c.batch, *c.window.out)) > _FILTERS_COST * prod(c.w_shape[1:])
+    if provider != "cpu" or not g.scaled or dy not in g.changing or not is_larger:
+        return None
+    return g.scaled.values.get(dy)
+
+
+def _per_filter(g: Graph, c: Convolution, vector: str) -> str:
+    """Emit a vector [filters] as [filters, 1, …], which broadcasts over the weights."""
+    return g.reshape(vector, c.filters, *(1,) * (len(c.w_shape) - 1))
 
 
 def _is_blocked(g: Graph, c: Convolution, w: str) -> bool:
@@ -203,11 +225,18 @@ def conv_weights(g: Graph, node: Node, provider: str) -> list[str]:
     """dw from x and dy."""
     shape: Convolution = node.attributes["of"]
     x, dy = node.inputs
-    tiles = winograd.tiles(provider, g, shape, dy)
+    if taken := _vector_of(g, shape, dy, provider):
+        dw = _weights_gradient(g, shape, x, taken[0], provider)
+        return [g.emit("Mul", dw, _per_filter(g, shape, taken[1]))]
+    return [_weights_gradient(g, shape, x, dy, provider)]
+
+
+def _weights_gradient(g: Graph, c: Convolution, x: str, dy: str, provider: str) -> str:
+    tiles = winograd.tiles(provider, g, c, dy)
     if tiles and tiles.pays_for_filters():
-        return [winograd.filters_gradient(g, tiles, x, dy)]
-    form = _blocked_weight_form(g, shape, x) or weight_form(provider, shape)
-    return [form(g, shape, x, dy)]
+        return winograd.filters_gradient(g, tiles, x, dy)
+    form = _blocked_weight_form(g, c, x) or weight_form(provider, c)
+    return form(g, c, x, dy)
 
 
 def _blocked_weight_form(g: Graph, c: Convolution, x: str) -> WeightForm | None:

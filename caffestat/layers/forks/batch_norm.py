@@ -10,7 +10,7 @@ from caffestat.graph import all_but_channels
 from caffestat.schema.forks import segmentation_pb2
 
 from ..base import Param, Shape, layer, to_filler
-from ..channels import channel_affine
+from ..channels import batch_gradient, channel_affine
 from ..normalization import BatchNorm
 from ..scale import emit_affine
 
@@ -198,7 +198,7 @@ class _Moving(_ScaledNorm):
 
         def backward(tape: Tape, dys: Sequence[str | None]) -> Sequence[str | None]:
             assert dys[0] is not None
-            return [self.batch_gradient(tape.graph, dys[0], y, slope)]
+            return [batch_gradient(tape.graph, dys[0], y, slope)]
 
         (y,) = g.custom_vjp([x], lambda value: [channel_affine(g, value, slope, shift, self.name)], backward)
         return y
