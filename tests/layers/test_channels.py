@@ -5,10 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from caffestat.engine import Compiled, Statistics
-from caffestat.graph import Graph
+from caffestat.autodiff import rules  # noqa: F401  defines the late ops of convolutions
+from caffestat.engine import CPU, Compiled, Statistics
+from caffestat.graph import Graph, convolution_of
 from caffestat.graph.expand import expand
-from caffestat.layers.channels import channel_dot, channel_scale, channel_sum
+from caffestat.graph.graph import Node
+from caffestat.layers.channels import batch_gradient, channel_dot, channel_scale, channel_sum
 
 SHAPES = [(3, 5, 40, 50), (2, 3, 7, 5), (4, 6, 300)]  # [N, C, …]: long rows, short ones, one axis
 
@@ -78,3 +80,58 @@ def test_float16_rounds_scaled_values() -> None:
     statistics.finish()
     g.outputs = [Statistics.OUTPUT]
     assert statistics.read(Compiled(g, compute="float16").run(feeds))["z"] == np.inf
+
+
+def convolution_behind_a_normalization(
+    side: int, kernel: int, strides: int
+) -> tuple[Graph, dict[str, np.ndarray], dict[str, np.ndarray], str]:
+    """Return a graph of the gradients dx and dw of x ∗ w, dy being that of a scaled normalization of x ∗ w.
+
+    Also what it reads, what it should compute, and dy's name. w and gamma, its factors, change.
+    """
+    torch = pytest.importorskip("torch")
+    random = np.random.default_rng(7)
+    pads = kernel // 2
+    out = (side + 2 * pads - kernel) // strides + 1
+    shapes = {"x": (2, 3, side, side), "w": (5, 3, kernel, kernel), "gamma": (5,), "dz": (2, 5, out, out)}
+    arrays = {name: random.standard_normal(shape).astype(np.float32) for name, shape in shapes.items()}
+    x, w, gamma = (torch.tensor(arrays[n], dtype=torch.float64, requires_grad=True) for n in ("x", "w", "gamma"))
+    y = torch.nn.functional.conv2d(x, w, stride=strides, padding=pads)
+    y.retain_grad()
+    normal = torch.nn.functional.batch_norm(y, None, None, training=True, eps=1e-5)
+    (normal * gamma[:, None, None] * torch.tensor(arrays["dz"])).sum().backward()
+    arrays["normal"] = normal.detach().numpy().astype(np.float32)
+    arrays["slope"] = (1 / torch.sqrt(y.var((0, 2, 3), correction=0) + 1e-5)).detach().numpy().astype(np.float32)
+    g = Graph()
+    names = {n: g.param(n, a.shape) if n in ("w", "gamma") else g.input(n, a.shape) for n, a in arrays.items()}
+    dy = batch_gradient(g, channel_scale(g, names["dz"], names["gamma"]), names["normal"], names["slope"])
+    node = Node("Conv", ("x", "w"), ("y",), {"strides": [strides] * 2, "pads": [pads] * 4})
+    of = convolution_of(node, shapes["x"], shapes["dz"], shapes["w"])
+    dx = g.emit_late("ConvImage", names["w"], dy, shape=shapes["x"], like=dy, of=of)
+    dw = g.emit_late("ConvWeights", names["x"], dy, shape=shapes["w"], like=dy, of=of)
+    g.outputs = [dx, dw, dy]
+    expected = {dx: x.grad.numpy(), dw: w.grad.numpy(), dy: y.grad.numpy()}
+    return g, arrays, expected, dy
+
+
+@pytest.mark.parametrize("is_constant", [False, True])
+@pytest.mark.parametrize(("side", "kernel", "strides"), [(9, 3, 1), (10, 3, 2), (12, 1, 1), (3, 3, 1)])
+def test_convolutions_behind_a_normalization(side: int, kernel: int, strides: int, is_constant: bool) -> None:
+    g, arrays, expected, dy = convolution_behind_a_normalization(side, kernel, strides)
+    params = {name: arrays[name] for name in g.params}
+    feeds = {name: arrays[name] for name in g.inputs}
+    compiled = Compiled(g, CPU, params) if is_constant else Compiled(g)
+    for outputs in (g.outputs, [name for name in g.outputs if name != dy]):
+        found = compiled.run(feeds, {} if is_constant else params, outputs)
+        for name in outputs:
+            np.testing.assert_allclose(found[name], expected[name], rtol=1e-4, atol=2e-5)
+
+
+def test_filters_take_up_the_slope_of_a_normalization_where_they_are_the_smaller() -> None:
+    def computes(side: int, fed: set[str]) -> bool:
+        g, _, _, dy = convolution_behind_a_normalization(side, 3, 1)
+        return any(dy in node.outputs for node in expand(g, g.outputs[:2], fed=fed).nodes)
+
+    assert not computes(9, {"w", "gamma"})
+    assert computes(9, set())  # constant filters are laid out beforehand
+    assert computes(3, {"w", "gamma"})
