@@ -18,7 +18,7 @@ from ..base import Layer, Shape, layer
 if TYPE_CHECKING:
     from caffestat.graph import Graph
 
-__all__ = ["DeformablePSROIPooling", "PSROIPooling", "ROIAlign", "ROIAlignGrid", "ROIPooling"]
+__all__ = ["DeformablePSROIPooling", "PSROIPooling", "ROIAlign", "ROIAlignGrid", "ROIAlignOfPoints", "ROIPooling"]
 
 
 def rounded(x: np.ndarray) -> np.ndarray:
@@ -215,6 +215,79 @@ class ROIAlignGrid(_Sampled):
         inside &= ((x2 > x1) & (y2 > y1))[:, None, None]
         index, weights = bilinear(y, x, self.items(rois, n)[:, None, None], height, width)
         return index.reshape(-1, 4), (weights * inside[..., None]).reshape(-1, 4)
+
+
+@layer("ROIAlign", dialect="mask-rcnn")
+class ROIAlignOfPoints(_Sampled):
+    """y = the largest of x at 4 points of each of pooled_h · pooled_w bins of a region, or x at its centre.
+
+    is_multi_interpolate: the 4 points, at quarters of the bin. bi_type: 0 bilinear, 1 cubic of slope -1; the bilinear
+    weights are 0 on the last line and column. dx goes to the first of the largest points.
+    (dengshuo/py-mask-rcnn, caffe-fast-rcnn/src/caffe/layers/roi_align_layer.cu)
+    """
+
+    adds = rcnn_pb2.MaskRcnnLayerParameter
+
+    def points(self) -> list[tuple[float, float]]:
+        """Return where x is read within a bin, (y, x) in sizes of it."""
+        at = (0.25, 0.75) if self.settings.is_multi_interpolate else (0.5,)
+        return [(y, x) for y in at for x in at]
+
+    def places(self, rois: np.ndarray, features: Shape) -> tuple[np.ndarray, np.ndarray]:
+        n, _, height, width = features
+        y, x = (self.centers(rois, side, size) for side, size in ((1, height), (0, width)))
+        y, x = np.broadcast_arrays(y[:, :, None], x[:, None])
+        around = _cubic_points if self.settings.bi_type == 1 else _linear_points
+        (rows, down), (columns, across) = around(y, height), around(x, width)
+        item = self.items(rois, n).reshape(-1, 1, 1, 1, 1, 1) * height * width
+        index = item + rows[..., :, None] * width + columns[..., None, :]
+        weights = down[..., :, None] * across[..., None, :]
+        whole = math.prod(index.shape[:4])
+        return index.reshape(whole, -1), weights.reshape(whole, -1)
+
+    def centers(self, rois: np.ndarray, side: int, size: int) -> np.ndarray:
+        """Return the places [R, bins, points] of the points along an axis (x: 0, y: 1) of that size."""
+        scale, one = np.float32(self.settings.spatial_scale), np.float32(1)
+        boxes = padded(rois, self.settings.pad_ratio) * scale
+        whole = np.floor(np.float32(size) / scale + np.float32(0.5))
+        low, high = np.maximum(boxes[:, side], 0), np.minimum(boxes[:, side + 2], whole - 1)
+        count = self.pooled()[1 - side]
+        step = np.maximum(high - low + one, one) / np.float32(count)
+        within = np.array([point[1 - side] for point in self.points()], np.float32)
+        at = (np.arange(count, dtype=np.float32)[:, None] + within) * step[:, None, None]
+        return (at + low[:, None, None]).clip(0, size - 1)
+
+    def lower(self, g: Graph, bottoms: Sequence[str], params: Sequence[str]) -> Sequence[str]:
+        index, weights = self.input_decisions(g)
+        ((count, channels, rows, columns),) = self.tops([g.shape(bottom) for bottom in bottoms])
+        points = len(self.points())
+        whole, each = count * rows * columns, g.shape(index)[1]
+        picked = g.declare(g.emit("Gather", self.rows(g, bottoms[0]), index, axis=0), (whole * points, each, channels))
+        sums = g.declare(g.emit("MatMul", g.reshape(weights, -1, 1, each), picked), (whole * points, 1, channels))
+        values = g.reshape(sums, whole, points, channels)
+        first = g.emit("ArgMax", values, axis=1, keepdims=1)
+        is_first = g.cast(g.emit("Equal", first, g.constant(np.arange(points).reshape(1, -1, 1), np.int64)), np.float32)
+        largest = g.emit("ReduceSum", g.emit("Mul", values, is_first), g.ints(1), keepdims=0)
+        bins = g.reshape(g.declare(largest, (whole, channels)), count, rows, columns, channels)
+        return (g.transpose(bins, 0, 3, 1, 2),)
+
+
+def _linear_points(at: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the two places around each and their weights, both 0 on the last place."""
+    first = np.floor(at)
+    last = np.minimum(first + 1, size - 1)
+    return np.stack([first, last], -1).astype(np.int64), np.stack([last - at, at - first], -1)
+
+
+def _cubic_points(at: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the four places around each, within the size, and their weights."""
+    steps = np.arange(-1, 3)
+    first = np.floor(at)[..., None]
+    distance = np.abs(at[..., None] - first - steps)
+    near = 1 - 2 * distance**2 + distance**3
+    far = 4 - 8 * distance + 5 * distance**2 - distance**3
+    places = (first + steps).clip(0, size - 1).astype(np.int64)
+    return places, np.where(distance < 1, near, np.where(distance < 2, far, 0))
 
 
 @layer("ROIAlign", dialect="maskrcnn")

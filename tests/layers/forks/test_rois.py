@@ -146,6 +146,60 @@ def test_gradients_of_roi_align_of_mask_rcnn_stay_within_the_region() -> None:
     np.testing.assert_allclose(result.bottoms[0][0, :, 2, 2].sum(), slope, rtol=1e-2)
 
 
+def at_points(x: np.ndarray, rois: np.ndarray, cubic: bool, points: list[tuple[float, float]]) -> np.ndarray:
+    """Two by three bins at a scale of 1/8, a margin of a tenth."""
+
+    def weight(d: float) -> float:
+        d = abs(d)
+        if not cubic:
+            return max(1 - d, 0)
+        return 1 - 2 * d**2 + d**3 if d < 1 else 4 - 8 * d + 5 * d**2 - d**3 if d < 2 else 0
+
+    _, channels, height, width = x.shape
+    top = np.zeros((len(rois), channels, 2, 3))
+    for r, (item, x1, y1, x2, y2) in enumerate(rois):
+        dx, dy = (x2 - x1 + 1) / 10, (y2 - y1 + 1) / 10
+        left, upper = max((x1 - dx) / 8, 0), max((y1 - dy) / 8, 0)
+        right, lower = min((x2 + dx) / 8, width * 8 - 1), min((y2 + dy) / 8, height * 8 - 1)
+        broad, tall = max(right - left + 1, 1) / 3, max(lower - upper + 1, 1) / 2
+        for c, i, j in np.ndindex(channels, 2, 3):
+            found = []
+            for oy, ox in points:
+                y = min(max(upper + (i + oy) * tall, 0), height - 1)
+                z = min(max(left + (j + ox) * broad, 0), width - 1)
+                total = 0.0
+                for v in range(math.floor(y) - cubic, math.floor(y) + 2 + cubic):
+                    for u in range(math.floor(z) - cubic, math.floor(z) + 2 + cubic):
+                        is_out = not cubic and (v >= height or u >= width)  # its weight is 0, and so are the others'
+                        pixel = 0 if is_out else x[int(item), c, min(max(v, 0), height - 1), min(max(u, 0), width - 1)]
+                        total += weight(y - v) * weight(z - u) * pixel
+                lost = not cubic and (y >= height - 1 or z >= width - 1)
+                found.append(0.0 if lost else total)
+            top[r, c, i, j] = max(found)
+    return top
+
+
+@pytest.mark.parametrize("cubic", [False, True])
+@pytest.mark.parametrize("several", [False, True])
+def test_roi_align_of_py_mask_rcnn_is_the_largest_point(cubic: bool, several: bool) -> None:
+    fields = "pooled_h: 2 pooled_w: 3 spatial_scale: 0.125 pad_ratio: 0.1"
+    fields += f" bi_type: {int(cubic)} is_multi_interpolate: {str(several).lower()}"
+    layer = make(TEXT % "ROIAlign" + f"roi_pooling_param {{ {fields} }}")
+    assert layer.dialect == "mask-rcnn"
+    at = (0.25, 0.75) if several else (0.5,)
+    points = [(y, x) for y in at for x in at]
+    check_gradients(layer, lambda x, r: at_points(x, r, cubic, points), [X, ROIS], [0])
+
+
+def test_the_first_of_equal_points_gets_the_gradient() -> None:
+    fields = "pooled_h: 1 pooled_w: 1 is_multi_interpolate: true bi_type: 0"
+    layer = make(TEXT % "ROIAlign" + f"roi_pooling_param {{ {fields} }}")
+    result = run(layer, [np.zeros((1, 1, 6, 9)), np.array([[0, 1, 1, 2, 2.0]])])
+    wanted = np.zeros((6, 9))
+    wanted[1:3, 1:3] = 0.25  # of the point (1.5, 1.5) of a bin from 1 to 3
+    np.testing.assert_allclose(result.bottoms[0][0, 0], wanted)
+
+
 Y = RANDOM.normal(0, 1, (2, 2 * 9, 6, 7))
 
 
