@@ -298,8 +298,11 @@ def _taps(g: Graph, c: Convolution, x: str) -> list[str]:
     return [_cut(g, padded, at, [a + r for a, r in zip(at, reach, strict=True)], steps) for at in c.window.offsets()]
 
 
-def _stack(g: Graph, c: Convolution, per_tap: list[str]) -> str:
-    """Join one [filters, channels / group] matrix per tap to the weights' shape."""
+def _stack(g: Graph, c: Convolution, products: list[str]) -> str:
+    """Join one [batch, group, filters / group, channels / group] product per tap to the weights' shape."""
+    if c.is_depthwise:
+        return g.reshape(_sum_batch(g, g.emit("Concat", *products, axis=3), c.batch), *c.w_shape)
+    per_tap = [_sum_batch(g, product, c.batch) for product in products]
     columns = [g.reshape(part, *c.w_shape[:2], 1) for part in per_tap]
     return g.reshape(g.emit("Concat", *columns, axis=2) if len(columns) > 1 else columns[0], *c.w_shape)
 
@@ -308,7 +311,7 @@ def dw_taps(g: Graph, c: Convolution, x: str, dy: str) -> str:
     """Per tap: what it sees (a slice of x) times dy, one product per image, summed over the batch."""
     flat = g.reshape(dy, c.batch, c.group, c.filters // c.group, c.window.places)
     seen = (g.reshape(tap, c.batch, c.group, c.channels // c.group, c.window.places) for tap in _taps(g, c, x))
-    return _stack(g, c, [_sum_batch(g, g.fused_matmul(flat, tap, transB=1), c.batch) for tap in seen])
+    return _stack(g, c, [g.fused_matmul(flat, tap, transB=1) for tap in seen])
 
 
 def dw_pitch(g: Graph, c: Convolution, x: str, dy: str) -> str:
@@ -323,7 +326,7 @@ def dw_pitch(g: Graph, c: Convolution, x: str, dy: str) -> str:
     image = g.reshape(_pad(g, x, win, 2), c.batch, c.group, per_group[1], flat.size)
     starts = (int(flat[offset]) for offset in win.offsets())
     seen = (_cut(g, image, [start], [start + length], axis=3) for start in starts)
-    return _stack(g, c, [_sum_batch(g, g.fused_matmul(rows, tap, transB=1), c.batch) for tap in seen])
+    return _stack(g, c, [g.fused_matmul(rows, tap, transB=1) for tap in seen])
 
 
 def dw_phases(g: Graph, c: Convolution, x: str, dy: str) -> str:
@@ -333,13 +336,13 @@ def dw_phases(g: Graph, c: Convolution, x: str, dy: str) -> str:
     length = (win.out[0] - 1) * columns + win.out[1]
     grads = g.emit("Pad", dy, g.ints(*[0] * 7, columns - win.out[1])) if columns > win.out[1] else dy
     flat = _cut(g, g.reshape(grads, *lanes, 1, win.out[0] * columns), [0], [length], axis=3)
+    images = [g.reshape(phase, *lanes, 1, rows * columns) for phase in phases]
     seen = []
     for at in win.offsets():
         (down, row), (right, column) = (divmod(offset, stride) for offset, stride in zip(at, win.strides, strict=True))
-        image = g.reshape(phases[row * win.strides[1] + column], *lanes, 1, rows * columns)
         start = down * columns + right
-        seen.append(_cut(g, image, [start], [start + length], axis=3))
-    return _stack(g, c, [_sum_batch(g, g.fused_matmul(flat, tap, transB=1), c.batch) for tap in seen])
+        seen.append(_cut(g, images[row * win.strides[1] + column], [start], [start + length], axis=3))
+    return _stack(g, c, [g.fused_matmul(flat, tap, transB=1) for tap in seen])
 
 
 def _phases(g: Graph, c: Convolution, x: str) -> tuple[list[str], tuple[int, ...]]:
