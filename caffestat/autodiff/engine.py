@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, MutableSequence, Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
+from functools import cached_property
 from typing import Any
 
+import numpy as np
+
 from caffestat.errors import GradientError
-from caffestat.graph import CONTRIB, OPSET, Graph, Node, Region
+from caffestat.graph import CONTRIB, OPSET, Graph, Node, Region, Spec
+from caffestat.graph.flow import Flow
+from caffestat.graph.graph import flow_of
 from caffestat.graph.late import LATE, define
 
 __all__ = ["Stop", "Tape", "backward", "differentiable", "gradient_free", "needed", "reach", "vjp"]
@@ -18,6 +23,7 @@ Rule = Callable[["Tape", Node, str], "Sequence[str | None]"]
 
 _RULES: dict[str, Rule] = {}
 _FREE: set[str] = set()
+_SMALL = 1 << 16  # elements of a value that may be kept from its first reader to its last
 
 
 def vjp(*ops: str) -> Callable[[Rule], Rule]:
@@ -86,10 +92,12 @@ class Tape:
         self._sums: dict[str, str] = {}
         self.unknown: dict[str, int] = {}
         self._forward = len(graph.nodes)
+        self._zeros: dict[Spec, str] = {}
 
-    def forward_nodes(self) -> Iterator[Node]:
-        """Yield the nodes that the walk started with: those of the forward pass."""
-        return islice(self.graph.nodes, self._forward)
+    @cached_property
+    def flow(self) -> Flow[str]:
+        """Who computes and who reads each value of the forward pass: what the walk started with."""
+        return flow_of(self.graph.nodes[: self._forward])
 
     def needs(self, value: str) -> bool:
         """Tell whether somebody asked for this value's gradient, or for that of something before it."""
@@ -173,9 +181,23 @@ class Tape:
 
     def zeros_like(self, value: str) -> str:
         """Emit zeros of the value's shape."""
-        spec = self.specs[value]
-        zeros = self.emit("Expand", self.scalar(0, like=value), self.ints(*spec.shape))
+        return self.zeros(self.shape(value), self.specs[value].dtype)
+
+    def zeros(self, shape: Sequence[int], dtype: Any) -> str:
+        """Emit zeros; small ones of a shape are emitted once."""
+        spec = Spec(tuple(shape), np.dtype(dtype))
+        if spec in self._zeros:
+            return self._zeros[spec]
+        zeros = self.emit("Expand", self.constant(0, dtype), self.ints(*shape))
+        if math.prod(shape) <= _SMALL:
+            self._zeros[spec] = zeros
         return self.declare(zeros, spec.shape, spec.dtype)
+
+    def forget(self, first: int) -> None:
+        """Drop the nodes from `first` on."""
+        dropped = {name for node in self.graph.nodes[first:] for name in node.outputs}
+        self._zeros = {spec: name for spec, name in self._zeros.items() if name not in dropped}
+        del self.graph.nodes[first:]
 
 
 def _steps(graph: Graph) -> Iterator[tuple[int, int, Region | None]]:
@@ -291,7 +313,7 @@ def _step(
     except GradientError as error:
         if stops is None:
             raise
-        del tape.graph.nodes[end:]
+        tape.forget(end)
         _block(tape, reads, len(stops))
         stops.append((node, str(error)))
         return

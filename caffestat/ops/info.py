@@ -152,6 +152,7 @@ class OpInfo:
     macs          multiply-adds of one forward pass, of ops that are counted
     window        how a kernel slides over the image, of ops with a kernel
     limits        for each input of indices: how many different values it may hold
+    distinct      for each output of indices no two of which are equal along an axis: `rule(call)` -> that axis
     output_shape  `rule(call)` -> shape of the output, of ops of the runtime's own, whose shapes ONNX does not tell
     defaults      attributes that ONNX takes for others than it states where a node does not have them
     kernel_opset  the newest opset for which the stock runtimes have a kernel, where newer ones exist without
@@ -179,6 +180,7 @@ class OpInfo:
     macs: Callable[[Call], int] | None = None
     window: Callable[[Call], Window] | None = None
     limits: Mapping[int, Callable[[Call], int]] = field(default_factory=dict)
+    distinct: Mapping[int, Callable[[Call], int]] = field(default_factory=dict)
     nonlinearity: Callable[[Call], Nonlinearity | None] | None = None
     output_shape: Callable[[Call], Shape] | None = None
     defaults: Mapping[str, Any] = field(default_factory=dict)

@@ -44,7 +44,9 @@ _enter(
 )
 _enter(Elements.PICKED, "GatherElements", inputs=(DATA, INDEX), sign=KEPT, limits={1: rules.axis_limit})
 _enter(Elements.PICKED, "GatherND", inputs=(DATA, INDEX), sign=KEPT, limits={1: rules.smallest_axis_limit})
-_enter(Elements.PICKED, "TopK", inputs=(DATA, SETTING), sign=KEPT)
+_enter(
+    Elements.PICKED, "TopK", inputs=(DATA, SETTING), sign=KEPT, distinct={1: lambda call: int(call.get("axis", -1))}
+)
 _enter(Elements.PICKED, "Unique", sign=KEPT)
 _enter(Elements.PICKED, "MaxUnpool", inputs=(DATA, SETTING), sign=KEPT)
 _enter(Elements.PICKED, "Optional", "OptionalGetElement", sign=KEPT)
@@ -241,7 +243,8 @@ _enter(Elements.MIXED, "SequenceMap", bodies=Bodies.MAP)
 
 # ---- none: not the elements of the inputs ----
 
-_enter(Elements.NONE, "ArgMax", "ArgMin", "NonZero", sign=NON_NEGATIVE)
+_enter(Elements.NONE, "ArgMax", "ArgMin", sign=NON_NEGATIVE)
+_enter(Elements.NONE, "NonZero", sign=NON_NEGATIVE, distinct={0: lambda call: 1})
 _enter(Elements.NONE, "OneHot", inputs=(INDEX, SETTING), limits={0: rules.depth_limit})
 _enter(Elements.NONE, "Shape", "Size", inputs=(TYPE,), sign=NON_NEGATIVE)
 _enter(Elements.NONE, "Constant", inputs=(), is_constant=True)

@@ -284,6 +284,22 @@ GATHER = [
     Case("Gather", X(2, 3, 4), TABLE, axis=1, torch=lambda x: x[:, torch.tensor(TABLE)]),
     Case("Gather", X(2, 3, 4), np.array([3, -2, 3], np.int32), axis=-1, torch=lambda x: x[..., [3, -2, 3]]),
     Case("Gather", X(2, 3, 4), np.array(-1), axis=1, torch=lambda x: x[:, -1]),
+    Case(lambda g, x: g.emit("Gather", x, g.constant(-2, np.int64), axis=1), X(2, 3, 4), name="Gather one"),
+    Case(lambda g, x: g.emit("Gather", x, g.ints(1, 2), axis=0), X(4, 3), name="Gather a stretch"),
+    Case(lambda g, x: g.emit("Gather", x, g.ints(3, 0, 2), axis=0), X(4, 3), name="Gather different rows"),
+    Case(lambda g, x: g.emit("Gather", x, g.ints(3, -1, 2), axis=0), X(4, 3), name="Gather a row twice"),
+    Case(
+        lambda g, x, s: g.emit("GatherND", x, g.transpose(g.declare(g.emit("NonZero", s), (1, 3), np.int64), 1, 0)),
+        X(5, 2),
+        np.array([1, 0, 1, 1, 0]),
+        name="GatherND by a mask",
+    ),
+    Case(
+        lambda g, x, s: g.emit("Gather", x, g.declare(g.emit_many("TopK", s, g.ints(2), count=2)[1], (2,), np.int64)),
+        X(4, 3),
+        np.array([3, 7, 1, 5]),
+        name="Gather the largest",
+    ),
     Case(
         lambda g, x, i: g.emit("Gather", x, g.emit("Neg", i)), X(4, 5), np.array([1, 0, 3, 1]), name="Gather computed"
     ),

@@ -12,7 +12,7 @@ from onnx import TensorProto, helper
 
 from caffestat.errors import GradientError
 from caffestat.graph import Graph, Node
-from caffestat.ops import Window
+from caffestat.ops import Elements, Window
 
 from ..engine import Tape
 
@@ -100,13 +100,31 @@ def keep_axes(tape: Tape, value: str, source: str, axes: Sequence[int]) -> str:
 def scatter(tape: Tape, grad: str, like: str, shape: Sequence[int], positions: str, axis: int, size: int) -> str:
     """Add the slices of `grad` (of shape `shape`) at `positions` of an axis of length `size` into zeros.
 
-    positions: int64 vector, one position per slice; negative ones count from the end.
+    positions: int64, one position per slice; negative ones count from the end.
     """
-    whole = [*shape[:axis], size, *shape[axis + 1 :]]
-    column = tape.reshape(positions, *(-1 if i == axis else 1 for i in range(len(shape))))
-    zeros = tape.emit("Expand", tape.scalar(0, like=like), tape.ints(*whole))
-    index = column if math.prod(shape) == shape[axis] else tape.emit("Expand", column, tape.ints(*shape))
+    zeros = tape.zeros((*shape[:axis], size, *shape[axis + 1 :]), tape.specs[like].dtype)
+    rows = (shape[axis], 1)
+    if axis == 0 and (len(shape) > 1 or tape.shape(positions) == rows) and _are_distinct(tape, positions):
+        return tape.emit("ScatterND", zeros, tape.reshape(positions, *rows), grad)
+    index = tape.reshape(positions, *(shape[axis] if i == axis else 1 for i in range(len(shape))))
+    if math.prod(shape) != shape[axis]:
+        index = tape.emit("Expand", index, tape.ints(*shape))
     return scatter_add(tape, zeros, index, grad, axis, tape.specs[like].dtype)
+
+
+def _are_distinct(tape: Tape, positions: str) -> bool:
+    """Tell whether positions along one axis are known to be different ones."""
+    if positions in tape.constants:
+        array = tape.constants[positions]
+        return bool(array.size and array.min() >= 0 and np.unique(array).size == array.size)
+    moved = tape.flow.chain(positions, lambda step: tape.graph.nodes[step].info.elements is Elements.MOVED)
+    *_, source = moved
+    step = tape.flow.writer(source)
+    if step is None:
+        return False
+    node = tape.graph.nodes[step]
+    rule = node.info.distinct.get(node.outputs.index(source))
+    return rule is not None and math.prod(tape.shape(source)) == tape.shape(source)[rule(tape.graph.call(node))]
 
 
 def scatter_add(tape: Tape | Graph, base: str, index: str, updates: str, axis: int, dtype: Any) -> str:

@@ -235,8 +235,8 @@ def clip(t: Tape, node: Node, dy: str) -> Grads:
 
 def _is_read_by_products(t: Tape, value: str) -> bool:
     """Tell whether a value is read by nodes that multiply it by others and add up, and by nothing else."""
-    readers = [node for node in t.forward_nodes() if value in node.inputs or value in node.captured]
-    return bool(readers) and all(node.info.is_product for node in readers)
+    readers = t.flow.readers(value)
+    return bool(readers) and all(t.graph.nodes[step].info.is_product for step, _ in readers)
 
 
 @vjp("Identity")

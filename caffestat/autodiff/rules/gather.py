@@ -19,8 +19,19 @@ def gather(t: Tape, node: Node, dy: str) -> Grads:
     shape = t.shape(x)
     axis = node.get("axis", 0) % len(shape)
     picked = [*shape[:axis], math.prod(t.shape(indices)), *shape[axis + 1 :]]
-    positions = t.reshape(t.cast(indices, np.int64), picked[axis])
-    return [scatter(t, t.reshape(dy, *picked), x, picked, positions, axis, shape[axis]), None]
+    slices = t.reshape(dy, *picked)
+    if indices in t.constants and (run := _run(t.constants[indices], shape[axis])):
+        pads = np.zeros((2, len(shape)), np.int64)
+        pads[:, axis] = run.start, shape[axis] - run.stop
+        return [t.emit("Pad", slices, t.ints(*pads.ravel())), None]
+    return [scatter(t, slices, x, picked, t.cast(indices, np.int64), axis, shape[axis]), None]
+
+
+def _run(indices: np.ndarray, size: int) -> range:
+    """Return the stretch of an axis that indices name one after the other, empty when they do not."""
+    places = indices.ravel() % size
+    run = range(int(places[0]), int(places[0]) + places.size) if places.size else range(0)
+    return run if (places == np.asarray(run)).all() else range(0)
 
 
 @vjp("GatherElements")
@@ -39,14 +50,14 @@ def gather_nd(t: Tape, node: Node, dy: str) -> Grads:
     if depth == 1 and not lead:
         count = math.prod(picked)
         slices = t.reshape(dy, count, *shape[1:])
-        return [scatter(t, slices, x, [count, *shape[1:]], t.reshape(indices, count), 0, shape[0]), None]
+        return [scatter(t, slices, x, [count, *shape[1:]], indices, 0, shape[0]), None]
     dims, rest = shape[lead : lead + depth], shape[lead + depth :]
     batch, count, width = math.prod(shape[:lead]), math.prod(picked[lead:-1]), math.prod(rest)
     strides = t.ints(*(math.prod(dims[i + 1 :]) for i in range(depth)))
     wrapped = t.emit("Mod", indices, t.ints(*dims))  # negative indices count from the end
     flat = t.emit("ReduceSum", t.emit("Mul", wrapped, strides), t.ints(-1), keepdims=0)
     index = t.emit("Expand", t.reshape(flat, batch, count, 1), t.ints(batch, count, width))
-    zeros = t.emit("Expand", t.scalar(0, like=x), t.ints(batch, math.prod(dims), width))
+    zeros = t.zeros((batch, math.prod(dims), width), t.specs[x].dtype)
     grad = t.reshape(dy, batch, count, width)
     return [t.reshape(scatter_add(t, zeros, index, grad, 1, t.specs[x].dtype), *shape), None]
 
@@ -89,7 +100,7 @@ def compress(t: Tape, node: Node, dy: str) -> Grads:
     """Each slice that was kept gives its dy back; the others get zero."""
     x, kept = node.inputs
     shape, axis = t.shape(x), node.get("axis")
-    positions = t.reshape(t.emit("NonZero", kept), -1)
+    positions = t.emit("NonZero", kept)
     if axis is None:
         flat = scatter(t, dy, x, t.shape(node.outputs[0]), positions, 0, math.prod(shape))
         return [t.reshape(flat, *shape), None]
