@@ -45,18 +45,20 @@ _LONG = {"cpu": 1_000, "cuda": _MANY_NODES}
 _LARGE_MATRIX = 1 << 22  # elements
 
 
-def _options(nodes: int, device: Device) -> Any:
-    """Return the settings of a session for (a part of) a graph of so many nodes."""
+def _options(nodes: int, device: Device, once: bool) -> Any:
+    """Return the settings of a session for (a part of) a graph of so many nodes; `once`: the cheapest to set up."""
     ort = onnxruntime()
     options = session_options()
     level = ort.GraphOptimizationLevel
-    options.graph_optimization_level = level.ORT_ENABLE_ALL if nodes < _MANY_NODES else level.ORT_DISABLE_ALL
+    quick = once or nodes >= _MANY_NODES
+    options.graph_optimization_level = level.ORT_DISABLE_ALL if quick else level.ORT_ENABLE_ALL
+    options.enable_mem_reuse = not once  # planning it takes a time quadratic in the values; freed memory serves anyway
     options.intra_op_num_threads = thread_count()
     options.enable_mem_pattern = False  # on, it takes 45 to 75 % more memory and no less time
     options.add_session_config_entry("session.force_spinning_stop", "1")
     # from opset 21 on, moving a Transpose past an int8 DequantizeLinear makes a node that the runtime itself refuses
     options.add_session_config_entry("session.disable_quant_qdq", "1")
-    if _DEEP_NODES[device.kind] < nodes < _MANY_NODES:
+    if _DEEP_NODES[device.kind] < nodes and not quick:
         options.execution_order = ort.ExecutionOrder.PRIORITY_BASED
     return options
 
@@ -78,6 +80,7 @@ class Compiled:
     compute:  the type in which it is computed, "float32" or "float16"; see `graph.narrow`
     constant: values of params that are the same in every run: the runtime lays them out for its kernels, which makes
               convolutions faster and compiling slower. All other params are inputs of every run
+    once:     it will run once: set-up counts, and what the runtime's optimizers win does not
 
     A set of outputs is compiled when it is first asked for.
     """
@@ -88,8 +91,10 @@ class Compiled:
         device: Device = CPU,
         constant: Mapping[str, np.ndarray] | None = None,
         compute: str = "float32",
+        once: bool = False,
     ) -> None:
         self.graph = graph
+        self._once = once
         self.device = device
         self.constant = dict(constant or {})
         self._chains: dict[tuple[str, ...], _Chain] = {}
@@ -125,7 +130,7 @@ class Compiled:
         """
         names = tuple(dict.fromkeys(self.graph.outputs if outputs is None else outputs))
         if names not in self._chains:
-            self._chains[names] = _Chain(self.graph, self.device, self.constant, names, self._kernels)
+            self._chains[names] = _Chain(self.graph, self.device, self.constant, names, self._kernels, self._once)
         return self._chains[names].run({**feeds, **(params or {})}, keep, into or {})
 
     def put(self, array: np.ndarray) -> Any:
@@ -145,6 +150,7 @@ class _Chain:
         constant: Mapping[str, np.ndarray],
         outputs: Sequence[str],
         kernels: Kernels | None,
+        once: bool,
     ) -> None:
         self._outputs = outputs
         self.widened: set[str] = set()
@@ -155,7 +161,10 @@ class _Chain:
         if len(whole.nodes) > min(_DEEP_NODES[device.kind], _LONG[device.kind]):
             whole = in_order(whole)
         parts = cut(whole, _LONG[device.kind])
-        self.sessions = [_Session(part, device, constant, len(whole.nodes), len(parts) > 1) for part in parts]
+        options = (_options(len(whole.nodes), device, once) for _ in parts)
+        self.sessions = [
+            _Session(part, device, constant, own, len(parts) > 1) for part, own in zip(parts, options, strict=True)
+        ]
         last = {name: number for number, part in enumerate(parts) for name in part.inputs}
         self._read_last: list[list[str]] = [[] for _ in parts]
         for name in last.keys() - set(outputs):
@@ -177,7 +186,7 @@ class _Session:
     """The runtime's session for one part."""
 
     def __init__(
-        self, graph: Graph, device: Device, constant: Mapping[str, np.ndarray], nodes: int, is_part: bool
+        self, graph: Graph, device: Device, constant: Mapping[str, np.ndarray], options: Any, is_part: bool
     ) -> None:
         self._device = device
         self.outputs = list(graph.outputs)
@@ -185,7 +194,6 @@ class _Session:
         held = {name: array for name, array in constant.items() if name in graph.params and name not in large}
         self._fed = {name: constant[name] for name in large.intersection(constant)}
         self._inputs = [*graph.inputs, *(name for name in graph.params if name not in held)]
-        options = _options(nodes, device)
         if is_part:
             share_memory(options)
         if device.kind == "cuda":

@@ -81,6 +81,10 @@ def to_onnx(graph: Graph, arrays: Mapping[str, np.ndarray], fed: Collection[str]
     for name, spec in held.items():
         tensors.append(numpy_helper.from_array(arrays[name], name) if name in arrays else _external(name, spec))
     model = _model(graph, {**graph.inputs, **{name: graph.params[name] for name in fed}}, tensors, newest)
+    if graph.is_settled:
+        computed = {name for node in graph.nodes for name in node.outputs}.difference(graph.outputs)
+        known = sorted(computed.intersection(graph.specs))
+        model.graph.value_info.extend(value_info(name, graph.specs[name]) for name in known)
     for value in model.graph.output:
         if value.name in graph.specs:
             value.CopyFrom(value_info(value.name, graph.specs[value.name]))

@@ -116,6 +116,8 @@ class Graph:
     carries  whether states are kept from run to run
     statistics  values that are statistics of others: computed right behind these, and in float32 whatever they are in
     specs    shape and type of every value known so far (`infer` completes it)
+    is_settled  whether a run has found shapes. Models then state all shapes: of values of unknown shape the runtime
+             finds out one by one which may share memory
     domains  versions of the op sets beside ONNX's own
 
     Of the graph that the runtime gets (see `expand`):
@@ -131,6 +133,7 @@ class Graph:
         self.constants: dict[str, np.ndarray] = {}
         self.outputs: list[str] = []
         self.specs: dict[str, Spec] = {}
+        self.is_settled = False
         self.regions: list[Region] = []
         self.detached: set[str] = set()
         self.updates: dict[str, str] = {}

@@ -10,7 +10,7 @@ from caffestat.autodiff import Stop, rounding_words
 from caffestat.engine import CPU, Compiled, Device
 from caffestat.errors import CaffestatError, Finding, Place
 from caffestat.fillers import Stream
-from caffestat.graph import Node, Spec
+from caffestat.graph import Graph, Node, Spec
 from caffestat.graph.costs import macs
 from caffestat.graph.fans import Use, find_uses
 from caffestat.graph.flow import Flow
@@ -31,16 +31,21 @@ FLOAT = np.dtype(np.float32)
 
 @dataclass
 class ModelProgram(Program):
-    """An ONNX model; `loss` is where its backward pass starts, None for a forward pass alone."""
+    """An ONNX model.
+
+    loss   where its backward pass starts, None for a forward pass alone
+    fixed  values of integers that decide shapes, as one run found them: rounding in another order might choose others
+    """
 
     layout: _Layout = field(kw_only=True)
     loss: str | None = field(kw_only=True)
+    fixed: Mapping[str, np.ndarray] = field(kw_only=True, default_factory=dict)
 
     is_caffe = False
 
     def forward(self, carries: bool = False) -> Forward:
         """Return a copy of the model's graph, with its loss. See `Program.forward`."""
-        return _forward(self.layout, self.loss)
+        return _forward(self.layout, self.loss, self.fixed)
 
     def values(self, stream: Stream, notes: MutableSequence[str], taken: set[int] | None = None) -> list[np.ndarray]:
         """Return the values that are stored. See `Program.values`."""
@@ -53,12 +58,13 @@ class ModelProgram(Program):
 
         See `Program.settle`.
         """
-        found = _missing_specs(self.layout, feeds)
+        found = _run_for_shapes(self.layout, feeds)
         if not found:
             return self
         model = replace(self.layout.model, graph=self.layout.graph.fork())
-        model.graph.specs |= found
-        return from_onnx(model, self.layout.source, self.loss)
+        model.graph.specs |= _specs(found)
+        fixed = {name: array for name, array in found.items() if array.dtype.kind in "iub"}
+        return replace(from_onnx(model, self.layout.source, self.loss), fixed=fixed)
 
     def stopped(self, forward: Forward, stops: Sequence[Stop], rounds: Sequence[Node]) -> list[Finding]:
         """Return a warning about each node that no gradient passes, and one about rounding. See `Program.stopped`."""
@@ -99,7 +105,9 @@ def settle_drawn(model: Model, inputs: Mapping[str, np.ndarray]) -> None:
     Raises InputError when the model cannot be run.
     """
     feeds = Feeds(Stream(0), np.random.default_rng(0), model.unpinned(inputs))
-    model.graph.specs |= _missing_specs(_Layout(model, ""), feeds)
+    found = _run_for_shapes(_Layout(model, ""), feeds)
+    model.graph.specs |= _specs(found)
+    model.graph.is_settled = bool(found)
 
 
 def can_run(model: Model, inputs: Mapping[str, np.ndarray]) -> bool:
@@ -109,21 +117,31 @@ def can_run(model: Model, inputs: Mapping[str, np.ndarray]) -> bool:
         check_run(from_onnx(model, ""), False, CPU)
         forward = _forward(_Layout(model, ""), None)
         fed = feeds.of(forward)
-        found = Compiled(forward.graph, CPU, model.arrays).run(fed)
+        found = Compiled(forward.graph, CPU, model.arrays, once=True).run(fed)
     except CaffestatError:
         return False
     return all(array.size for array in found.values() if isinstance(array, np.ndarray))
 
 
-def _missing_specs(layout: _Layout, feeds: Feeds) -> dict[str, Spec]:
-    """Run a model for the specs that inference cannot tell; nothing is run when all are known."""
+def _run_for_shapes(layout: _Layout, feeds: Feeds) -> dict[str, np.ndarray]:
+    """Run a model for the values of unknown shape and those that decide these; nothing is run when all are known."""
     graph = layout.graph
-    unknown = [name for node in graph.nodes for name in node.outputs if name and name not in graph.specs]
-    if not unknown:
+    deciders = [node for node in graph.nodes if any(name and name not in graph.specs for name in node.outputs)]
+    if not deciders:
         return {}
+    computed = {name for node in graph.nodes for name in node.outputs}
+    read = (name for node in deciders if not node.info.bodies for name in node.inputs if name in computed)
+    whole = [name for name in read if name in graph.specs and not graph.specs[name].is_float]
+    unknown = [name for node in deciders for name in node.outputs if name and name not in graph.specs]
     forward = _forward(layout, None)
-    arrays = Compiled(forward.graph, CPU, layout.model.arrays).run(feeds.of(forward), outputs=unknown)
-    return {name: Spec(a.shape, a.dtype) for name, a in arrays.items() if isinstance(a, np.ndarray)}
+    arrays = Compiled(forward.graph, CPU, layout.model.arrays, once=True).run(
+        feeds.of(forward), outputs=list(dict.fromkeys([*unknown, *whole]))
+    )
+    return {name: array for name, array in arrays.items() if isinstance(array, np.ndarray)}
+
+
+def _specs(arrays: Mapping[str, np.ndarray]) -> dict[str, Spec]:
+    return {name: Spec(array.shape, array.dtype) for name, array in arrays.items()}
 
 
 class _Layout:
@@ -270,8 +288,19 @@ def _named(names: tuple[str, ...]) -> list[str]:
     return [name for name in names if name]
 
 
-def _forward(layout: _Layout, loss: str | None) -> Forward:
+def _fix(graph: Graph, values: Mapping[str, np.ndarray]) -> None:
+    """Make constants of computed values; what computes them keeps its place, under other names that nothing reads."""
+    for index, node in enumerate(graph.nodes):
+        if not values.keys().isdisjoint(node.outputs):
+            names = {name: graph.unique(name) for name in node.outputs if name in values}
+            graph.specs |= {other: graph.specs[name] for name, other in names.items()}
+            graph.nodes[index] = replace(node, outputs=tuple(names.get(name, name) for name in node.outputs))
+    graph.constants |= values
+
+
+def _forward(layout: _Layout, loss: str | None, fixed: Mapping[str, np.ndarray] | None = None) -> Forward:
     graph = layout.graph.fork()
+    _fix(graph, fixed or {})
     size = len(graph.nodes)
     beginning = start(graph, loss) if loss else None
     graph.infer()

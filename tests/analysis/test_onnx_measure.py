@@ -10,7 +10,12 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import caffestat
+from caffestat.engine import CPU
 from caffestat.errors import InputError
+from caffestat.fillers import Stream
+from caffestat.graph.load import load
+from caffestat.program.feeds import Feeds
+from caffestat.program.from_onnx import from_onnx
 from caffestat.report import LayerRow, Report
 
 from ..graph.models import model, normal, run, value
@@ -207,6 +212,24 @@ def test_shapes_that_only_a_run_tells(tmp_path: Path) -> None:
     slopes = 1 - np.tanh([2, 3, 4]) ** 2
     assert row(report, "Tanh_0").bottom_diffs[0].mean_abs == pytest.approx(slopes.mean(), rel=1e-3)
     assert row(analyzed(proto, tmp_path, static=True), "Tanh_0").tops[0].shape is None
+
+
+def test_what_a_run_for_shapes_chose_stays_chosen() -> None:
+    """Rounding in another order may put a number on the other side of a bound: then shapes would not fit."""
+    nodes = [
+        node("Greater", ["x", "bound"], ["is_large"]),
+        node("Compress", ["x", "is_large"], ["kept"]),
+        node("TopK", ["kept", "two"], ["largest", "where"]),
+        node("Mul", ["largest", "largest"], ["y"]),
+    ]
+    stored = {"bound": np.array(0.5, np.float32), "two": np.array([2])}
+    program = from_onnx(load(model(nodes, {"x": (5,)}, ["y"], stored)), "")
+    feeds = Feeds(Stream(0), np.random.default_rng(0), {"x": np.array([1, 0, 3, 2, -4], np.float32)})
+    graph = program.settle([], CPU, feeds).forward().graph
+    assert graph.constants["is_large"].tolist() == [True, False, True, True, False]
+    assert graph.shape("kept") == (3,)
+    assert not {"kept", "largest"} & graph.constants.keys()
+    assert len(graph.nodes) == len(nodes)
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float64])
