@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -13,10 +13,9 @@ from caffestat.engine import Compiled
 from caffestat.engine.histogram import Histogram
 from caffestat.errors import CaffestatError
 from caffestat.graph import Graph
-from caffestat.net import Net, Node
 from caffestat.ops import Elements, Role
-from caffestat.program import NetProgram, Program, Row
-from caffestat.program.from_onnx import ModelProgram
+from caffestat.program import Program
+from caffestat.program.program import Alone
 
 __all__ = ["Curve", "curve", "curves"]
 
@@ -52,11 +51,11 @@ def curves(
     known: dict[Hashable, Curve | None] = {}
     for row in program.rows:
         given = tops.get(row.reads[0]) if len(row.reads) == len(row.tops) == 1 else None
-        alone = _alone(program, row, values) if given and row.shapes[0] else None
+        alone = program.alone(row, _points(row.shapes[0]), values) if given and row.shapes[0] else None
         if given is None or alone is None:
             continue
         reach = axis_of(given)
-        key = (alone.key, reach)
+        key = (_key(alone), reach)
         if key not in known:
             known[key] = curve(alone.graph, alone.x, alone.y, alone.params, reach)
         one = known[key]
@@ -65,63 +64,15 @@ def curves(
     return found
 
 
-@dataclass(frozen=True)
-class _Alone:
-    """A row as a graph of its own, from x to y, for a batch of points."""
-
-    graph: Graph
-    x: str
-    y: str
-    params: Mapping[str, np.ndarray]
-
-    @property
-    def key(self) -> Hashable:
-        """What is the same for rows with the same curve."""
-        nodes = str([(node.op, node.attributes) for node in self.graph.nodes])
-        return nodes, *(array.tobytes() for array in (*self.params.values(), *self.graph.constants.values()))
-
-
-def _alone(program: Program, row: Row, values: Sequence[np.ndarray]) -> _Alone | None:
-    """Return a row on its own; None for one that cannot work on a batch of points, and so is no activation."""
-    if isinstance(program, NetProgram):
-        return _of_layer(program.net, program.net.nodes[row.index], values)
-    return _of_node(program, row) if isinstance(program, ModelProgram) else None
+def _key(alone: Alone) -> Hashable:
+    """Return what is the same for rows with the same curve."""
+    nodes = str([(node.op, node.attributes) for node in alone.graph.nodes])
+    return nodes, *(array.tobytes() for array in (*alone.params.values(), *alone.graph.constants.values()))
 
 
 def _points(shape: Sequence[int]) -> tuple[int, ...]:
     """Return the shape of a batch of points, with the channels of a value's shape."""
     return (_POINTS, *shape[1:2], *(1 for _ in shape[2:]))
-
-
-def _of_layer(net: Net, node: Node, values: Sequence[np.ndarray]) -> _Alone | None:
-    if not node.is_known or node.bottom_shapes[0] != node.top_shapes[0]:
-        return None
-    graph, arrays = Graph(), [values[net.owner(number)] for number in node.params]
-    x = graph.input("x", _points(node.top_shapes[0] or ()))
-    params = {graph.param(f"p{index}", array.shape): array for index, array in enumerate(arrays)}
-    try:
-        (y,) = node.layer.lower(graph, [x], list(params))
-    except CaffestatError:
-        return None
-    return _Alone(graph, x, y, params)
-
-
-def _of_node(program: ModelProgram, row: Row) -> _Alone | None:
-    model, source = program.layout.model, program.layout.graph
-    item = model.nodes[row.index - len(program.layout.fed)] if not row.is_input else None
-    if item is None or not row.shapes[0]:
-        return None
-    nodes, graph, params = source.nodes[item.first : item.last], Graph(), dict[str, np.ndarray]()
-    x = graph.input("x", _points(row.shapes[0]))
-    names = {row.bottoms[0]: x}
-    for name in {name for node in nodes for name in node.inputs}:
-        if name in source.constants:
-            names[name] = graph.constant(source.constants[name], source.constants[name].dtype)
-        elif name in model.arrays:
-            names[name] = graph.param(name, model.arrays[name].shape)
-            params[names[name]] = model.arrays[name]
-    graph.nodes = [replace(node, inputs=tuple(names.get(name, name) for name in node.inputs)) for node in nodes]
-    return _Alone(graph, x, item.outputs[0], params)
 
 
 def axis_of(given: Histogram) -> float:

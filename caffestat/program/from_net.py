@@ -16,7 +16,7 @@ from caffestat.ops import Nonlinearity
 from caffestat.options import ValueOptions
 from caffestat.schema import caffe_pb2
 
-from .program import Forward, Program, Row, RowParam
+from .program import Alone, Forward, Program, Row, RowParam
 
 if TYPE_CHECKING:
     import numpy as np
@@ -75,6 +75,22 @@ class NetProgram(Program):
             for node in self.net.nodes
             if node.layer.why_synthetic and any(self.net.blobs[blob].name not in given for blob in node.tops)
         ]
+
+    def alone(self, row: Row, shape: tuple[int, ...], values: Sequence[np.ndarray]) -> Alone | None:
+        """Lower a layer that keeps the shape. See `Program.alone`."""
+        from caffestat.graph import Graph
+
+        node = self.net.nodes[row.index]
+        if not node.is_known or node.bottom_shapes[0] != node.top_shapes[0]:
+            return None
+        graph, arrays = Graph(), [values[self.owner(number)] for number in row.params]
+        x = graph.input("x", shape)
+        params = {graph.param(f"p{index}", array.shape): array for index, array in enumerate(arrays)}
+        try:
+            (y,) = node.layer.lower(graph, [x], list(params))
+        except CaffestatError:
+            return None
+        return Alone(graph, x, y, params)
 
     def at(self, row: int | None, error: CaffestatError) -> CaffestatError:
         """Return an error with the place of the layer that it is about. See `Program.at`."""

@@ -21,7 +21,7 @@ from caffestat.ops import Role
 from .feeds import Feeds, InputFeed
 from .losses import start
 from .memory import check_run
-from .program import Forward, Key, Program, Row, RowParam
+from .program import Alone, Forward, Key, Program, Row, RowParam
 from .traits import activation_of, passes_signal
 
 __all__ = ["ModelProgram", "can_run", "from_onnx", "settle_drawn"]
@@ -72,6 +72,24 @@ class ModelProgram(Program):
         lines = [self._line(rows, stop) for stop in stops]
         lines += [rounding_words(forward.graph, rounds)] if rounds else []
         return [Finding(Place(self.layout.source), line) for line in lines]
+
+    def alone(self, row: Row, shape: tuple[int, ...], values: Sequence[np.ndarray]) -> Alone | None:
+        """Return a copy of the nodes that a node of the file became. See `Program.alone`."""
+        if row.is_input:
+            return None
+        model, source = self.layout.model, self.layout.graph
+        item = model.nodes[row.index - len(self.layout.fed)]
+        nodes, graph, params = source.nodes[item.first : item.last], Graph(), dict[str, np.ndarray]()
+        x = graph.input("x", shape)
+        names = {row.bottoms[0]: x}
+        for name in {name for node in nodes for name in node.inputs}:
+            if name in source.constants:
+                names[name] = graph.constant(source.constants[name], source.constants[name].dtype)
+            elif name in model.arrays:
+                names[name] = graph.param(name, model.arrays[name].shape)
+                params[names[name]] = model.arrays[name]
+        graph.nodes = [replace(node, inputs=tuple(names.get(name, name) for name in node.inputs)) for node in nodes]
+        return Alone(graph, x, item.outputs[0], params)
 
     def _line(self, rows: Mapping[str, int], stop: Stop) -> str:
         index = rows.get(stop.node.outputs[0])

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from .feeds import Feed, Feeds
     from .from_net import NetProgram
 
-__all__ = ["Forward", "Inner", "Key", "Program", "Row", "RowParam"]
+__all__ = ["Alone", "Forward", "Inner", "Key", "Program", "Row", "RowParam"]
 
 Key = tuple[int, int]  # row, and which top, bottom or param of it
 Shape = tuple[int, ...]
@@ -176,6 +176,16 @@ class Inner:
         return [number for number, param in params if param.owner is None and number not in self.kept]
 
 
+@dataclass(frozen=True)
+class Alone:
+    """A row as a graph of its own, from the value x to the value y; params: the values of the graph's params."""
+
+    graph: Graph
+    x: str
+    y: str
+    params: Mapping[str, np.ndarray]
+
+
 @dataclass
 class Program:
     """A net or a model; see `from_net` and `from_onnx`.
@@ -237,6 +247,14 @@ class Program:
     def at(self, row: int | None, error: CaffestatError) -> CaffestatError:
         """Return an error with the place of the row that it is about, where that is known."""
         return error
+
+    def alone(self, row: Row, shape: Shape, values: Sequence[np.ndarray]) -> Alone | None:
+        """Return a row of one bottom and one top as a graph of its own; None where that cannot be.
+
+        shape:  of its bottom, with the same axes and channels as in the program
+        values: one array per param
+        """
+        return None
 
     def stopped(self, forward: Forward, stops: Sequence[Stop], rounds: Sequence[Node]) -> list[Finding]:
         """Return a warning about each node that no gradient passes, and one about those that round."""

@@ -49,7 +49,7 @@ def issue_rows(
 
     documents: the texts that the findings are about, by name; one without its text has no diff
     """
-    rows = {row.name: index for index, row in reversed(list(enumerate(report.layers)))} if report else {}
+    rows = report.rows_by_name if report else {}
     for issue in issues:
         document = documents.get(issue.place.file)
         yield IssueRow(

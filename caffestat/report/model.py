@@ -260,6 +260,11 @@ class Report:
     detail: Detail | None = None
     format_version: int = FORMAT_VERSION
 
+    @property
+    def rows_by_name(self) -> dict[str, int]:
+        """The index of the first layer of each name."""
+        return {layer.name: index for index, layer in reversed(list(enumerate(self.layers)))}
+
     def to_html(self) -> str:
         """Return the report as one self-contained page. Raises InputError without the extra `caffestat[report]`."""
         from .html import render

@@ -21,6 +21,7 @@ from caffestat.net import NetSource
 from caffestat.options import NetOptions, RunOptions, ValueOptions
 from caffestat.program import NetProgram, Program, from_net
 from caffestat.program.feeds import Feeds
+from caffestat.program.memory import check_run
 from caffestat.program.opening import NetFile
 
 from .rows import Row, outputs_of, rows_of, test_name
@@ -120,6 +121,7 @@ class Bench:
         runner = self._runners.pop(key, None)
         if runner is None or runner.forward.graph.states:
             device, _ = choose_device(self._settings.device)
+            check_run(program, True, device)
             runner = Runner(program, values, device, changing=True)
         runner.values = values
         self._runners[key] = runner

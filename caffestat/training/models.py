@@ -18,6 +18,7 @@ from caffestat.net import Solver
 from caffestat.ops import Role
 from caffestat.options import NetOptions, RunOptions, ValueOptions
 from caffestat.program.from_onnx import ModelProgram, from_onnx
+from caffestat.program.memory import check_run
 
 from .events import Output
 from .loop import Training
@@ -102,6 +103,7 @@ class ModelRunning:
         loaded = load(path, options.shapes, options.batch, as_float32=True, dims=options.dims)
         made = from_onnx(loaded, path, run.loss)
         self.program = _Trained(**vars(made))
+        check_run(self.program, True, device)
         stored = map(self._stored, self.program.params)
         self.values: Sequence[np.ndarray] = [np.array(array, np.float32, order="C") for array in stored]
         self.runner: Runner | None = Runner(self.program, self.values, device, changing=True, activity=activity)

@@ -26,11 +26,10 @@ def render_check(
     """
     require_extra()
     page = page_of(report) if report else bare_page()
-    rows = {row.name: index for index, row in reversed(list(enumerate(report.layers)))} if report else {}
     ends = page["sources"][0]["ends"] if page["sources"] else {}
     page |= {
         "title": files[0] if len(files) == 1 else f"{len(files)} files",
-        "issues": [vars(issue) | {"row": rows.get(issue.layer)} for issue in issues],
+        "issues": [vars(issue) for issue in issues],
         "sources": [{"name": name, "lines": text.splitlines(), "ends": ends if report else {}} for name, text in texts],
         "checked": True,
     }

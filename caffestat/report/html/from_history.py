@@ -35,7 +35,7 @@ def render_history(
     """
     require_extra()
     page = page_of(report) if report else bare_page()
-    rows = {row.name: index for index, row in reversed(list(enumerate(report.layers)))} if report else {}
+    rows = report.rows_by_name if report else {}
     found = [vars(issue) | {"row": rows.get(issue.layer)} for issue in issues]
     page |= {
         "title": title,
