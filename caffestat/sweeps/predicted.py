@@ -15,8 +15,7 @@ from caffestat.initialization.methods import parse_method
 from caffestat.program import NetProgram, RowParam, from_net
 from caffestat.program.feeds import Feeds
 from caffestat.theory import Signal
-from caffestat.theory.heuristics.few_terms import kurtosis
-from caffestat.theory.heuristics.finite_width import correction
+from caffestat.theory.heuristics.draw_deviation import channel_excess, deviation
 from caffestat.theory.sources import of_filler
 
 from .bench import Bench, Settings
@@ -47,9 +46,9 @@ def _of_variant(bench: Bench, settings: Settings, variant: Trial) -> Iterator[tu
         found = predict(program, inputs=_first_batch(program) if variant.net in settings.real else None)
     except CaffestatError:  # the trials say it as their errors
         return
-    for row, deviation in _rows(program, found):
+    for row, around in _rows(program, found):
         where = Value(replace(variant, seed=0), 0, row.depth, row.layer, row.name, row.kind)
-        yield where, Band(row.value, deviation)
+        yield where, Band(row.value, around)
 
 
 def _first_batch(program: NetProgram) -> dict[str, np.ndarray]:
@@ -64,44 +63,33 @@ def _first_batch(program: NetProgram) -> dict[str, np.ndarray]:
 def _rows(program: NetProgram, found: Prediction) -> Iterator[tuple[Row, float | None]]:
     parts = {"x": found.tops, "dx": found.bottom_diffs, "w": found.params, "dw": found.param_diffs}
     means = {kind: {key: m.mean_abs for key, m in moments.items()} for kind, moments in parts.items()}
-    sizes = _sizes(program)
+    excesses = _excesses(program)
     for key, row in rows_of(0, program, means):
         signal = found.signals.get(key) if row.kind == "x" else None
         shape = program.rows[key[0]].shapes[key[1]] if signal else None
-        yield row, None if signal is None or shape is None else _deviation(signal, shape, sizes[key[0]])
+        yield row, None if signal is None or shape is None else _deviation(signal, shape, excesses[key[0]])
 
 
-def _deviation(x: Signal, shape: Sequence[int], size: float) -> float | None:
-    """Return how far mean |x| of one draw lies around the mean over draws; None of a single number, such as a loss.
-
-    E[√S] / √E[S], S the second moment of one draw of the weights, is exp(-v / 8) to first order, v = Var(S) / E[S]²,
-    and √S deviates by √v / 2. The variances of the layers before, which x.finite_width has, and that of the channels
-    of x itself, which also differ in size, add up. The elements of one draw, taken for independent, add Var(|x|) /
-    elements.
-    """
+def _deviation(x: Signal, shape: Sequence[int], excess: float) -> float | None:
+    """Return how far mean |x| of one draw lies around the mean over draws; None of a single number, such as a loss."""
     elements = math.prod(shape)
     if elements < _FEW:
         return None
     channels = shape[1] if len(shape) > 1 else elements
-    own = correction(x.values**2, x.rho_other, channels, size)
-    of_weights = -2 * math.log(max((x.finite_width or 1.0) * own, 1e-9)) * x.mean_abs**2
-    return math.sqrt(of_weights + max(x.second - x.mean_abs**2, 0.0) / elements)
+    return deviation(x.values, x.rho_other, x.finite_width or 1.0, channels, excess, elements)
 
 
-def _sizes(program: NetProgram) -> list[float]:
-    """Return Var(s) / E[s]² of the mean square s of a channel, by row: (k - 1) / n of sums of n terms.
-
-    k is the kurtosis of the weights. Rows without weights keep that of what they read.
-    """
-    sizes: list[float] = []
+def _excesses(program: NetProgram) -> list[float]:
+    """Return by row what the weights add to the deviation of a channel; rows without weights keep what they read."""
+    found: list[float] = []
     for row in program.rows:
         params = (program.params[number] for number in row.params)
         weights = [param for param in params if param.role == "weight" and len(param.shape) > 1]
-        own = (_size(param) for param in weights)
-        sizes.append(max(own if weights else (sizes[source] for source, _ in row.reads), default=0.0))
-    return sizes
+        own = (_excess(param) for param in weights)
+        found.append(max(own if weights else (found[source] for source, _ in row.reads), default=0.0))
+    return found
 
 
-def _size(weight: RowParam) -> float:
+def _excess(weight: RowParam) -> float:
     w = of_filler(weight.filler, weight.shape) if weight.filler else None
-    return 0.0 if w is None else max(kurtosis(w.values) - 1, 0.0) / weight.fan_in
+    return 0.0 if w is None else channel_excess(w.values, weight.fan_in)

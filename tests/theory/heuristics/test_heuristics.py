@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from caffestat.theory.heuristics import (
+    draw_deviation,
     few_terms,
     finite_width,
     lognormal,
@@ -68,6 +69,33 @@ def test_correction_stays_positive_beyond_its_range() -> None:
 @pytest.mark.parametrize(("elasticity", "expected"), [(1.0, 0.9), (0.0, 1.0), (2.0, 0.81), (-1.0, 1.0), (5.0, 0.81)])
 def test_correction_through_a_function(elasticity: float, expected: float) -> None:
     assert finite_width.through_function(0.9, elasticity) == pytest.approx(expected)
+
+
+# deviation over draws
+
+
+def _means_over_draws(channels: int, elements: int, terms: int) -> np.ndarray:
+    """Return mean |x| of ReLUs behind sums of products with normal weights: of each draw, over its elements."""
+    random = rng()
+    inputs = random.standard_normal((terms, elements))
+    weights = random.standard_normal((3_000, channels, terms)) / math.sqrt(terms)
+    return np.asarray(np.maximum(weights @ inputs, 0.0).mean(axis=(1, 2)))
+
+
+@pytest.mark.parametrize(("channels", "elements", "terms"), [(6, 150, 40), (20, 90, 60)])
+def test_deviation_over_draws(channels: int, elements: int, terms: int) -> None:
+    found = _means_over_draws(channels, elements, terms)
+    excess = draw_deviation.channel_excess(NODES, terms)
+    assert excess == pytest.approx(2 / terms, rel=1e-3)
+    deviation = draw_deviation.deviation(RELU, 0.0, 1.0, channels, excess, channels * elements)
+    assert deviation == pytest.approx(found.std(), rel=0.5)
+
+
+def test_deviation_grows_with_that_of_the_layers_before() -> None:
+    """Only the layers before deviate: v / 4 of the mean square, given as the correction exp(-v / 8)."""
+    v = 0.2
+    found = draw_deviation.deviation(np.ones_like(NODES), 0.0, math.exp(-v / 8), 5, 0.0, 100)
+    assert found == pytest.approx(math.sqrt(v) / 2)
 
 
 # few terms
