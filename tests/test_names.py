@@ -26,9 +26,6 @@ REGISTRIES = (
 )
 OTHERS = {
     "graph/cuda.py": {"constant"},  # a mode of Pad
-    "graph/upgrade.py": {"bilinear"},  # an old mode of Resize
-    "logs/losses.py": {"constant"},  # a kind of loss that does not change
-    "logs/show.py": {"constant"},
 }
 
 

@@ -136,10 +136,10 @@ def _pad_11(context: AdapterContext, node: Node) -> list[Node]:
 
 @_adapter(11, "Resize")
 def _resize_11(context: AdapterContext, node: Node) -> list[Node]:
-    mode = "linear" if node.get("mode") == "bilinear" else node.get("mode", "nearest")
     rounding = {"coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
     x, scales = node.inputs
-    return [replace(node, inputs=(x, "", scales), attributes={**node.attributes, "mode": mode, **rounding})]
+    attributes = {**node.attributes, "mode": _new_mode(node, "nearest"), **rounding}
+    return [replace(node, inputs=(x, "", scales), attributes=attributes)]
 
 
 @_adapter(11, "Scatter")
@@ -210,9 +210,14 @@ def _roi_align_16(context: AdapterContext, node: Node) -> list[Node]:
 
 @_adapter(20, "GridSample")
 def _grid_sample_20(context: AdapterContext, node: Node) -> list[Node]:
+    return [replace(node, attributes={**node.attributes, "mode": _new_mode(node, "bilinear")})]
+
+
+def _new_mode(node: Node, default: str) -> str:
+    """Return the present name of a node's kind of interpolation."""
     names = {"bilinear": "linear", "bicubic": "cubic"}
-    mode = node.get("mode", "bilinear")
-    return [replace(node, attributes={**node.attributes, "mode": names.get(mode, mode)})]
+    mode = str(node.get("mode", default))
+    return names.get(mode, mode)
 
 
 @_adapter(20, "DFT")
