@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 from caffestat.errors import Finding
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from caffestat.engine.elements import ElementStats
     from caffestat.engine.histogram import Histogram
     from caffestat.program import Program
@@ -60,7 +62,7 @@ class Measurement:
     param_diffs: dict[Key, float] = field(default_factory=dict)
     norms: Norms | None = None
     loss: float = 0.0
-    outputs: dict[int, tuple[float, ...]] = field(default_factory=dict)
+    outputs: dict[int, np.ndarray] = field(default_factory=dict)
     device: str = "cpu"
     findings: tuple[Finding, ...] = ()
     inner: dict[int, tuple[Program, Measurement]] = field(default_factory=dict)

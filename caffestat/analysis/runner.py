@@ -231,7 +231,7 @@ class Runner:
         found: dict[Any, float] = self._statistics.read(outputs)
         measured = Measurement(device=str(self.device))
         arrays = {name: as_array(outputs[name]) for name in (*self.forward.outputs.values(), *self.forward.losses)}
-        measured.outputs = {blob: tuple(arrays[name].ravel().tolist()) for blob, name in self.forward.outputs.items()}
+        measured.outputs = {blob: arrays[name].ravel() for blob, name in self.forward.outputs.items()}
         measured.loss = sum(weight * float(arrays[name].sum()) for name, weight in self.forward.losses.items())
         measured.top_samples = self._samples.read(outputs)
         measured.params = self._param_means(found)
