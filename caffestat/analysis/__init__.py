@@ -12,7 +12,7 @@ from .measurement import Measurement, Norms
 
 if TYPE_CHECKING:
     from .layer_gains import Gain, gains
-    from .prediction import Prediction, predict
+    from .prediction import Prediction, Predictor, predict
     from .runner import Runner, Step, draw_feeds, measure
 
 __all__ = [
@@ -20,6 +20,7 @@ __all__ = [
     "Measurement",
     "Norms",
     "Prediction",
+    "Predictor",
     "Runner",
     "Step",
     "draw_feeds",
@@ -32,7 +33,7 @@ __getattr__ = lazily(
     __name__,
     {
         "layer_gains": ["Gain", "gains"],
-        "prediction": ["Prediction", "predict"],
+        "prediction": ["Prediction", "Predictor", "predict"],
         "runner": ["Runner", "Step", "draw_feeds", "measure"],
     },
 )

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 
 from caffestat.errors import InputError
 from caffestat.program import Forward, Key, Program, RowParam
 from caffestat.program.feeds import fitting
-from caffestat.theory import Gradient, Moments, Signal, Source, Walk, propagate
+from caffestat.theory import Gradient, Moments, Signal, Source, Walk, propagate, propagate_back
 from caffestat.theory.sources import of_array, of_data, of_filler
 
-__all__ = ["Prediction", "Stop", "predict", "starting_signals"]
+__all__ = ["Prediction", "Predictor", "Stop", "predict", "starting_signals"]
 
 _NAMED = 3  # rows that a note names one by one
 
@@ -70,14 +71,42 @@ def predict(
     `stops` says where an op ends the prediction. Raises InputError when a given array does not fit, NetError when
     nothing can be computed.
     """
-    forward = program.forward()
-    signals = starting_signals(program, forward, values, inputs or {}, input_mean, input_std)
-    seeds = {value: _seed(seed) for value, seed in forward.seeds.items() if seed}
-    walk = propagate(forward.graph, signals, seeds, forward.unwanted)
-    found = _collect(forward, walk)
-    found.stops = tuple(_stops(program, forward, walk))
-    found.notes = (*forward.notes, *_lines(found.stops))
-    return found
+    return Predictor(program, values, inputs or {}, input_mean, input_std).prediction
+
+
+class Predictor:
+    """The prediction of a program, made as far as it is asked for; the arguments are those of `predict`."""
+
+    def __init__(
+        self,
+        program: Program,
+        values: Sequence[np.ndarray] | None = None,
+        inputs: Mapping[str, np.ndarray] | None = None,
+        mean: float = 0.0,
+        std: float = 1.0,
+    ) -> None:
+        self._program, self._forward = program, program.forward()
+        self._starts = starting_signals(program, self._forward, values, inputs, mean, std)
+
+    @cached_property
+    def _walk(self) -> Walk:
+        """What is known of the signals; of gradients nothing."""
+        return propagate(self._forward.graph, self._starts, {})
+
+    @cached_property
+    def stops(self) -> tuple[Stop, ...]:
+        """The rows at which it stops, and why: the walk forward alone says so."""
+        return tuple(_stops(self._program, self._forward, self._walk))
+
+    @cached_property
+    def prediction(self) -> Prediction:
+        """All of it."""
+        seeds = {value: _seed(seed) for value, seed in self._forward.seeds.items() if seed}
+        propagate_back(self._walk, seeds, self._forward.unwanted)
+        found = _collect(self._forward, self._walk)
+        found.stops = self.stops
+        found.notes = (*self._forward.notes, *_lines(found.stops))
+        return found
 
 
 def starting_signals(

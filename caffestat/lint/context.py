@@ -10,7 +10,8 @@ from typing import Protocol
 
 import numpy as np
 
-from caffestat.analysis import Gain, Measurement, Prediction, gains, predict
+from caffestat.analysis import Gain, Measurement, Prediction, Predictor, gains
+from caffestat.analysis.prediction import Stop
 from caffestat.errors import Finding, NetError, Place
 from caffestat.layers import Shape
 from caffestat.net import Net, NetParam, NetSource, Node, Solver
@@ -133,21 +134,26 @@ class Context:
         return self.program.flow
 
     @cached_property
-    def _predicted(self) -> tuple[Prediction, NetError | None]:
+    def _predictor(self) -> Predictor | NetError:
         try:
-            return predict(self.program, values=self.values), None
+            return Predictor(self.program, self.values)
         except NetError as error:
-            return Prediction(), error
-
-    @property
-    def prediction(self) -> Prediction:
-        """What is predicted of the net; nothing when it has a layer that cannot be computed as its class says."""
-        return self._predicted[0]
+            return error
 
     @property
     def prediction_error(self) -> NetError | None:
         """Why nothing is predicted, None where something is."""
-        return self._predicted[1]
+        return self._predictor if isinstance(self._predictor, NetError) else None
+
+    @property
+    def stops(self) -> tuple[Stop, ...]:
+        """The layers at which the prediction stops; they are known without that of the gradients."""
+        return () if isinstance(self._predictor, NetError) else self._predictor.stops
+
+    @property
+    def prediction(self) -> Prediction:
+        """What is predicted of the net; nothing when it has a layer that cannot be computed as its class says."""
+        return Prediction() if isinstance(self._predictor, NetError) else self._predictor.prediction
 
     @cached_property
     def gains(self) -> list[Gain]:

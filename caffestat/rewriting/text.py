@@ -5,6 +5,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from caffestat.errors import Finding, InputError, SchemaError
@@ -101,13 +102,20 @@ def filler_edits(document: Document, layer: FilePlace, role: str, wanted: Wanted
     Fields that the new type does not read stay.
     """
     job = _Job(document, Change(), TextFans(document, NetOptions()))
+    text, models = _layers_by_place(document).get(layer, (None, _Models(())))
+    found = next((filler for filler in text.fillers() if filler.role == role), None) if text else None
+    return job.give(found, wanted, models, keep=True) if found else []
+
+
+@lru_cache(maxsize=1)  # the findings of a file come one after the other
+def _layers_by_place(document: Document) -> dict[FilePlace, tuple[TextLayer, _Models]]:
+    """The layers of all nets of a text, each with the fillers of its net."""
+    found: dict[FilePlace, tuple[TextLayer, _Models]] = {}
     for _, net in nets(document):
         layers = text_layers(net)
-        found = (f for text in layers if text.field.place == layer for f in text.fillers() if f.role == role)
-        filler = next(found, None)
-        if filler:
-            return job.give(filler, wanted, _models(layers), keep=True)
-    return []
+        models = _models(layers)
+        found |= {layer.field.place: (layer, models) for layer in layers}
+    return found
 
 
 class _Job:
@@ -206,7 +214,8 @@ def step_of(layer: TextLayer) -> NamedStep:
 
 
 def _models(layers: Sequence[TextLayer]) -> _Models:
-    return _Models(f.field for layer in layers for f in layer.fillers() if f.field and message_of(f.field).fields)
+    written = (f.field for layer in layers for f in layer.written_fillers() if f.field)
+    return _Models(field for field in written if message_of(field).fields)
 
 
 class _Models:

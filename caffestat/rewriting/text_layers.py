@@ -140,21 +140,30 @@ class TextLayer:
 
     def fillers(self) -> Iterator[FillerText]:
         """Every filler that is written, and every place where one may be added."""
+        for filler in self._places():
+            if filler.field or (self._may_add(filler.owner) and (filler.role != "bias" or _has_bias(filler.owner))):
+                yield filler
+
+    def written_fillers(self) -> Iterator[FillerText]:
+        """Every filler that is written; the layer itself is not looked at."""
+        return (filler for filler in self._places() if filler.field)
+
+    def _places(self) -> Iterator[FillerText]:
+        """Every place that a field of the schema gives a filler, whether or not the layer reads it."""
         if self.old:
-            yield from self._in(self.old, _ROLES, "weight" in self._own_roles.values())
+            yield from self._in(self.old, _ROLES)
             return
         for owner in self.message.fields:
             if owner.name.endswith("_param") and len(owner.values) == 1 and isinstance(owner.values[0], Message):
-                yield from self._in(owner, _roles_of(owner.name), self._may_add(owner))
+                yield from self._in(owner, _roles_of(owner.name))
 
-    def _in(self, owner: Field, roles: dict[str, str], may_add: bool) -> Iterator[FillerText]:
+    def _in(self, owner: Field, roles: dict[str, str]) -> Iterator[FillerText]:
         message = message_of(owner)
         for name, role in roles.items():
             found = message.find(name)
             if len(found) > 1 or any(not isinstance(v, Message) for f in found for v in f.values):
                 raise InputError(f"{found[-1].place}: layer {self.name!r}: expected one {name} in braces")
-            if found or (may_add and (role != "bias" or _has_bias(owner))):
-                yield FillerText(owner, name, role, found[0] if found else None)
+            yield FillerText(owner, name, role, found[0] if found else None)
 
     @cached_property
     def _own_roles(self) -> dict[str, str]:
@@ -163,6 +172,9 @@ class TextLayer:
         return {path: role for path, role in roles.items() if not (role == "scale" and len(self.bottoms) > 1)}
 
     def _may_add(self, owner: Field) -> bool:
+        """Tell whether a filler may be written into a message that has none."""
+        if owner is self.old:
+            return "weight" in self._own_roles.values()
         descriptor = _descriptor(owner.name)
         is_own = not self.layer or any(path.startswith(f"{owner.name}.") for path in self.layer.filler_fields)
         if descriptor is None or not is_own or not _stated_roles(owner.name):

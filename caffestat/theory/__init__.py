@@ -1,6 +1,17 @@
 """Variance theory: what a graph will do to its signal and its gradient, without running it. Knows no Caffe."""
 
-from .engine import Gap, Walk, advance, backward_moments, begin, has_rule, moments, propagate, unsupported
+from .engine import (
+    Gap,
+    Walk,
+    advance,
+    backward_moments,
+    begin,
+    has_rule,
+    moments,
+    propagate,
+    propagate_back,
+    unsupported,
+)
 from .gains import Gain, Step, gains
 from .signal import Gradient, Moments, Signal, Source, normal
 
@@ -21,5 +32,6 @@ __all__ = [
     "moments",
     "normal",
     "propagate",
+    "propagate_back",
     "unsupported",
 ]

@@ -25,6 +25,7 @@ __all__ = [
     "has_rule",
     "moments",
     "propagate",
+    "propagate_back",
     "unsupported",
 ]
 
@@ -223,7 +224,7 @@ def begin(graph: Graph, inputs: Mapping[str, Signal | None]) -> Walk:
     return Walk(graph, inputs)
 
 
-@np.errstate(all="ignore")
+@np.errstate(all="ignore")  # what overflows is taken care of, signal by signal
 def advance(walk: Walk, step: tuple[Node, Node]) -> None:
     """Take one of the walk's steps forward; a step may be taken again after a change of what it reads."""
     node, origin = step
@@ -233,7 +234,6 @@ def advance(walk: Walk, step: tuple[Node, Node]) -> None:
         walk.gaps.append(Gap(origin, _reason(walk, node, signals)))
 
 
-@np.errstate(all="ignore")  # what overflows is taken care of, signal by signal
 def propagate(
     graph: Graph,
     inputs: Mapping[str, Signal | None],
@@ -250,13 +250,19 @@ def propagate(
     walk = begin(graph, inputs)
     for step in walk.steps:
         advance(walk, step)
+    propagate_back(walk, seeds, stop)
+    return walk
+
+
+@np.errstate(all="ignore")
+def propagate_back(walk: Walk, seeds: Mapping[str, Gradient], stop: Collection[str] = ()) -> None:
+    """Walk back from the seeds over a graph that was walked forward; the arguments are those of `propagate`."""
     for value, seed in seeds.items():
         walk.accumulate(value, seed)
     for node in _backward_steps(walk):
         for value, dx in zip(node.inputs, _backward(walk, node, stop), strict=True):
             if value not in stop:
                 walk.accumulate(value, dx)
-    return walk
 
 
 def _backward_steps(walk: Walk) -> Iterator[Node]:

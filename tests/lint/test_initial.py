@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from caffestat import api
-from caffestat.lint import context as contexts
+from caffestat.analysis import Prediction
+from caffestat.lint.context import Context
 
 from .nets import ACT, CONV, DATA, FC, LOSS, issues
 
@@ -87,15 +87,12 @@ def test_the_loss_s_normalizer_counts(tmp_path: Path) -> None:
 @pytest.fixture
 def blind(monkeypatch: pytest.MonkeyPatch) -> None:
     """Take every prediction of tops and gradients away, so that only what is measured is left."""
-    predict: Callable[..., Any] = contexts.predict
+    predicted: Callable[[Context], Prediction] = vars(Context)["prediction"].fget
 
-    def params_only(*arguments: Any, **settings: Any) -> Any:
-        found = predict(*arguments, **settings)
-        for part in (found.tops, found.bottom_diffs, found.param_diffs, found.signals):
-            part.clear()
-        return found
+    def params_only(context: Context) -> Prediction:
+        return Prediction(params=predicted(context).params)
 
-    monkeypatch.setattr(contexts, "predict", params_only)
+    monkeypatch.setattr(Context, "prediction", property(params_only))
 
 
 def stack(std: float, depth: int = 10) -> str:

@@ -502,8 +502,8 @@ def xavier_before_relu(context: Context) -> Iterator[Found]:
 def _left(context: Context, stack: Sequence[Node]) -> float:
     """Return the share of the amplitude that a stack leaves: as predicted, max-pools too, or √(1/2) per layer."""
     indexes = {node.index for node in stack}
-    amplitudes = [context.amplitude(gain) for gain in context.gains if gain.node in indexes]
-    known = math.prod(amplitudes) if len(amplitudes) == len(stack) and not context.is_silent else 0.0
+    gains = [] if context.is_silent else [gain for gain in context.gains if gain.node in indexes]
+    known = math.prod(map(context.amplitude, gains)) if len(gains) == len(stack) else 0.0
     return known or 2.0 ** (-len(stack) / 2)
 
 

@@ -116,7 +116,7 @@ def prediction_stops(context: Context) -> Iterator[Found]:
     if error and not any(node.layer.why_unknown for node in context.built.nodes) and not any(unusable(context)):
         name = next((node.name for node in context.built.nodes if node.place == error.place), "")
         yield Found(error.place, name, f"no prediction: {error.message}", "see the message", cause=error.message)
-    for stop in context.prediction.stops if context.trains else ():
+    for stop in context.stops if context.trains else ():
         node = context.built.nodes[stop.row]
         message = f"the prediction stops here: {stop.reason}; what depends on its top is not predicted"
         yield Found(node.place, node.name, message, "measure it with --run", cause=stop.reason)
