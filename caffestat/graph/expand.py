@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from . import blocked, cuda, winograd
+from . import blocked, cuda, normalized, winograd
 from .graph import CONTRIB, Scaled
 from .late import LATE, Definition, append, branch, late
 
@@ -136,7 +136,7 @@ def _convolution(g: Graph, node: Node, provider: str) -> Sequence[str] | None:
 
 
 _BY_PROVIDER: dict[str, dict[str, Definition]] = {
-    "cpu": {**_REWRITES, "Conv": _convolution},
+    "cpu": {**_REWRITES, "Conv": _convolution, "BatchNormalization": normalized.batch_normalization},
     "cuda": {**_REWRITES, **cuda.REWRITES},
 }
 _FEWER_PRODUCTS: dict[str, Definition] = {"Conv": winograd.convolution}

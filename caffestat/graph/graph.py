@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -18,7 +18,7 @@ from .late import LATE, for_provider
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["CONTRIB", "OPSET", "Graph", "Node", "Region", "Scaled", "Spec", "flow_of", "steps_of"]
+__all__ = ["CONTRIB", "OPSET", "Graph", "Node", "Normal", "Region", "Scaled", "Spec", "flow_of", "steps_of"]
 
 OPSET = 22  # below it the onnx package infers wrong shapes for ceil-mode MaxPool; every runtime since 1.20 runs it
 IR_VERSION = 10
@@ -93,12 +93,25 @@ class Region:
     slope: Node | None = None
 
 
+class Normal(NamedTuple):
+    """What a value is the normalization of: x per channel, with mean and variance [C]."""
+
+    x: str
+    mean: str
+    variance: str
+    epsilon: float
+
+
 @dataclass
 class Scaled:
-    """Values that are others times a vector per channel, each with (other, vector); and those others."""
+    """Values that are others times a vector per channel, each with (other, vector); and those others.
+
+    normal: values that are normalizations, and that are only computed where someone asks for them
+    """
 
     values: dict[str, tuple[str, str]] = field(default_factory=dict)
     others: set[str] = field(default_factory=set)
+    normal: dict[str, Normal] = field(default_factory=dict)
 
     def add(self, value: str, other: str, vector: str) -> None:
         """Record value = other · vector."""

@@ -60,7 +60,10 @@ def append(g: Graph, node: Node, provider: str, rewrites: Mapping[str, Definitio
 
 
 def _under_names(g: Graph, nodes: Sequence[Node], names: Mapping[str, str]) -> list[Node]:
-    """Return the nodes with some of their outputs under other names; one that none of them computes is copied."""
+    """Return the nodes with some of their outputs under other names; one that none of them computes is copied.
+
+    What a node in front computes under its name already is left as it is.
+    """
     from .graph import Node
 
     result = []
@@ -68,7 +71,8 @@ def _under_names(g: Graph, nodes: Sequence[Node], names: Mapping[str, str]) -> l
         inputs, outputs = (tuple(names.get(n, n) for n in values) for values in (node.inputs, node.outputs))
         result.append(replace(node, inputs=inputs, outputs=outputs))
     computed = {name for node in nodes for name in node.outputs}
-    return result + [Node("Identity", (old,), (new,)) for old, new in names.items() if new and old not in computed]
+    copied = ((old, new) for old, new in names.items() if new and old not in (new, *computed))
+    return result + [Node("Identity", (old,), (new,)) for old, new in copied]
 
 
 def for_provider(g: Graph, provider: str = "cpu") -> Graph:

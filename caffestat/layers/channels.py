@@ -10,6 +10,7 @@ from math import prod
 from typing import TYPE_CHECKING
 
 from caffestat.graph import all_but_channels, late
+from caffestat.graph.normalized import affine_of
 from caffestat.lazy import np
 
 if TYPE_CHECKING:
@@ -70,6 +71,10 @@ def _channel_dot(g: Graph, node: Node, provider: str) -> list[str]:
     if g.scaled and a in g.scaled.values:
         other, vector = g.scaled.values[a]
         return [g.emit("Mul", vector, channel_dot(g, other, b))]
+    if g.scaled and (normal := g.scaled.normal.get(b)):
+        slope, shift = affine_of(g, normal)
+        dot, total = channel_dot(g, a, normal.x), channel_sum(g, a)
+        return [g.emit("Add", g.emit("Mul", slope, dot), g.emit("Mul", shift, total))]
     n, channels, *space = g.shape(a)
     places = prod(space)
     if provider != "cpu" or places < LONG_ROW:

@@ -1,0 +1,87 @@
+"""Normalizations by the batch's statistics that an affine map per channel follows, as one op.
+
+The runtime's BatchNormalization in training mode scales and shifts anyway. What it normalized is then not computed:
+whoever reads it takes what was normalized, and another affine map. It is computed where someone asks for its values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from .graph import Graph, Node, Normal
+
+__all__ = ["affine_of", "batch_normalization"]
+
+_NEAR = 10  # nodes from the first op to the last
+
+
+def batch_normalization(g: Graph, node: Node, provider: str) -> Sequence[str] | None:
+    """Define a BatchNormalization that is an affine map of what another one, in training mode, has normalized."""
+    x, scale, bias, *given = node.inputs
+    if g.scaled is None or node.get("training_mode", 0) or not _is_affine(g, node, given):
+        return None
+    normal = g.scaled.normal.get(x)
+    if normal is None:
+        return _join(g, g.scaled.normal, node)
+    slope, shift = affine_of(g, normal)
+    bias = g.emit("Add", bias, g.emit("Mul", scale, shift))
+    return [g.emit("BatchNormalization", normal.x, g.emit("Mul", scale, slope), bias, *given, epsilon=0.0)]
+
+
+def affine_of(g: Graph, normal: Normal) -> tuple[str, str]:
+    """Emit (slope, shift) of a normalization, both [C]: slope = 1 / √(variance + ε), shift = -mean · slope."""
+    spec = g.specs[normal.variance]
+    root = g.emit("Sqrt", g.emit("Add", normal.variance, g.constant(normal.epsilon, spec.dtype)))
+    slope = g.declare(g.emit("Reciprocal", root), spec.shape, spec.dtype)
+    return slope, g.declare(g.emit("Mul", g.emit("Neg", normal.mean), slope), spec.shape, spec.dtype)
+
+
+def _join(g: Graph, known: dict[str, Normal], node: Node) -> Sequence[str] | None:
+    """Let the node in front that normalizes scale and shift too, and emit what it normalized apart."""
+    from .graph import Normal
+
+    y, scale, bias = node.inputs[:3]
+    index = _writer(g, y)
+    if index is None or not {scale, bias} <= g.params.keys() | g.constants.keys():
+        return None
+    front = g.nodes[index]
+    if front.op != node.op or not _normalizes(g, front) or not {front.inputs[0], *front.outputs} <= g.specs.keys():
+        return None
+    (x, ones, zeros, *scratch), (mean, variance) = front.inputs, front.outputs[1:]
+    g.nodes[index] = replace(front, inputs=(x, scale, bias, *scratch), outputs=(*node.outputs, mean, variance))
+    known[y] = Normal(x, mean, variance, front.get("epsilon", 1e-5))
+    settings = {"epsilon": known[y].epsilon}
+    g.nodes.append(replace(front, inputs=(x, ones, zeros, mean, variance), outputs=(y,), attributes=settings))
+    return node.outputs
+
+
+def _writer(g: Graph, value: str) -> int | None:
+    """Return the index of the node near the end that computes a value which no node reads yet."""
+    for index in range(len(g.nodes) - 1, max(len(g.nodes) - _NEAR, 0) - 1, -1):
+        node = g.nodes[index]
+        if value in node.outputs:
+            return index
+        if value in (*node.inputs, *node.captured):
+            return None
+    return None
+
+
+def _normalizes(g: Graph, node: Node) -> bool:
+    """Tell whether a BatchNormalization only normalizes, and returns the batch's mean and variance."""
+    is_training = node.get("training_mode", 0) == 1 and node.get("momentum", 0.9) == 0
+    is_whole = len(node.outputs) == 3 and all(node.outputs)
+    return is_training and is_whole and _is_filled(g, node.inputs[1], 1) and _is_filled(g, node.inputs[2], 0)
+
+
+def _is_affine(g: Graph, node: Node, given: Sequence[str]) -> bool:
+    """Tell whether the statistics of a node, (mean, variance), leave its input as it is."""
+    return node.get("epsilon", 1e-5) == 0 and _is_filled(g, given[0], 0) and _is_filled(g, given[1], 1)
+
+
+def _is_filled(g: Graph, name: str, number: float) -> bool:
+    return name in g.constants and bool(np.all(g.constants[name] == number))

@@ -1,0 +1,80 @@
+"""Normalizations that scale and shift in the same op, against numpy in float64."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+import numpy as np
+import pytest
+
+from caffestat.engine import Compiled
+from caffestat.graph import Graph
+from caffestat.graph.expand import expand
+from caffestat.layers.channels import channel_affine, channel_dot
+
+SHAPE = (3, 4, 30, 20)
+EPSILON = 1e-3
+
+
+def chain(momentum: float = 0.0, scales_by: str = "scale", reads_before: bool = False) -> tuple[Graph, dict[str, str]]:
+    """Return the graph of y, x normalized, and of z = scale · y + bias, Σ dy · y, and 2 · y + 3 per channel."""
+    g = Graph()
+    x, dy = (g.input(name, SHAPE) for name in ("x", "dy"))
+    scale, bias = (g.param(name, (4,)) for name in ("scale", "bias"))
+    zeros, ones = (g.constant(np.full(4, value)) for value in (0, 1))
+    scratch = [g.emit(op, bias) for op in ("Neg", "Abs")]
+    settings = {"epsilon": EPSILON, "training_mode": 1, "momentum": momentum}
+    y, mean, variance = g.emit_many("BatchNormalization", x, ones, zeros, *scratch, count=3, hint="y", **settings)
+    for name, shape in ((y, SHAPE), (mean, (4,)), (variance, (4,))):
+        g.declare(name, shape)
+    by = scale if scales_by == "scale" else g.declare(g.emit("Neg", scale), (4,))
+    before = [g.emit("Neg", y)] if reads_before else []
+    values = {"z": channel_affine(g, y, by, bias, "z"), "y": y, "mean": mean, "variance": variance}
+    values["dot"] = channel_dot(g, dy, y)
+    values["affine"] = channel_affine(g, y, g.constant(np.full(4, 2)), g.constant(np.full(4, 3)))
+    g.outputs = [*values.values(), *before]
+    return g, values
+
+
+def passes(g: Graph, outputs: Collection[str]) -> list[int]:
+    """Return of each BatchNormalization whether it is in training mode."""
+    nodes = expand(g, list(outputs)).nodes
+    return [node.get("training_mode", 0) for node in nodes if node.op == "BatchNormalization"]
+
+
+@pytest.mark.parametrize("asked", [("z", "mean", "variance", "dot", "affine"), ("y", "z", "dot", "affine", "mean")])
+@pytest.mark.parametrize("scales_by", ["scale", "another"])
+def test_values(asked: tuple[str, ...], scales_by: str) -> None:
+    random = np.random.default_rng(2)
+    x = (random.standard_normal(SHAPE) * [[[[0.1]], [[1.0]], [[3.0]], [[0.5]]]] + 5).astype(np.float32)
+    dy = random.standard_normal(SHAPE).astype(np.float32)
+    scale, bias = random.standard_normal((2, 4)).astype(np.float32)
+    g, values = chain(scales_by=scales_by)
+    found = Compiled(g).run({"x": x, "dy": dy}, {"scale": scale, "bias": bias}, [values[name] for name in asked])
+    exact, axes = x.astype(np.float64), (0, 2, 3)
+    mean, variance = exact.mean(axes), exact.var(axes)
+    y = (exact - mean[:, None, None]) / np.sqrt(variance + EPSILON)[:, None, None]
+    by = scale if scales_by == "scale" else -scale
+    expected = {"y": y, "mean": mean, "variance": variance, "z": by[:, None, None] * y + bias[:, None, None]}
+    expected |= {"dot": (dy * y).sum(axes), "affine": 2 * y + 3}
+    for name in asked:
+        np.testing.assert_allclose(found[values[name]], expected[name], rtol=2e-5, atol=1e-3 if name == "dot" else 5e-5)
+
+
+def test_what_only_an_affine_map_reads_is_not_computed() -> None:
+    g, values = chain()
+    assert passes(g, [values["z"], values["mean"], values["dot"]]) == [1]
+    assert sorted(passes(g, [values["z"], values["affine"]])) == [0, 1]
+    assert sorted(passes(g, [values["z"], values["y"]])) == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("momentum", "scales_by", "reads_before"), [(0.5, "scale", False), (0.0, "another", False), (0.0, "scale", True)]
+)
+def test_other_normalizations_stay(momentum: float, scales_by: str, reads_before: bool) -> None:
+    """The statistics are not the batch's, the scale is computed behind, or another node reads what is normalized."""
+    g, values = chain(momentum, scales_by, reads_before)
+    others = g.outputs[len(values) :]
+    first = expand(g, [values["z"], *others]).nodes
+    (node,) = (node for node in first if node.op == "BatchNormalization" and node.get("training_mode", 0))
+    assert node.outputs[0] == values["y"]
