@@ -417,3 +417,20 @@ def test_a_bias_in_front_of_a_normalizer_is_not_reported(tmp_path: Path) -> None
     text = one(CONV("c", "x", more="bias_filler { value: -4 }"))
     assert len(issues(tmp_path, text, "CS010")) == 1
     assert issues(tmp_path, text.replace(ACT("ReLU", "c"), normalized + ACT("ReLU", "c")), "CS010") == []
+
+
+def test_a_normalization_of_one_value_per_channel_is_named(tmp_path: Path) -> None:
+    text = """layer { name: "data" type: "Input" top: "data" top: "label"
+      input_param { shape { dim: 6 dim: 4 } shape { dim: 6 } } }
+    layer { name: "f" type: "InnerProduct" bottom: "data" top: "f"
+      inner_product_param { num_output: 9 weight_filler { type: "msra" } } }
+    layer { name: "bn" type: "BatchNorm" bottom: "f" top: "bn" }
+    layer { name: "r" type: "ReLU" bottom: "bn" top: "r" }
+    layer { name: "g" type: "InnerProduct" bottom: "r" top: "g"
+      inner_product_param { num_output: 5 weight_filler { type: "xavier" } } }
+    layer { name: "loss" type: "SoftmaxWithLoss" bottom: "g" bottom: "label" top: "loss" }"""
+    assert issues(tmp_path, text, "CS014", "CS016") == []
+    found = issues(tmp_path, text.replace("dim: 6", "dim: 1"), "CS014", "CS016")
+    assert [(one.code, one.layer) for one in found] == [("CS014", "bn"), ("CS016", "bn")]
+    assert "normalizes one value per channel, of which 0 remains" in found[0].message
+    assert "no gradient passes the layer" in found[1].message

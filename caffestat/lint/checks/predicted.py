@@ -102,6 +102,22 @@ def _responsible(context: Context, node: Node, is_out: bool) -> str:
     return f"; amplitude gains: {listed}" if listed else ""
 
 
+def _lone_values(context: Context) -> Node | None:
+    """Return the first layer that normalizes one value per channel, of which nothing remains; None without one."""
+    tops = context.prediction.tops
+    for node in (node for node in context.built.nodes if node.layer.normalizes):
+        before, after = tops.get(context.read_by(node)), tops.get((node.index, 0))
+        if before is not None and after is not None and before.second > 0 == after.second:
+            return node
+    return None
+
+
+def _of_lone_values(node: Node, what: str, numbers: Mapping[str, float]) -> Found:
+    """Return what is found where the batch leaves a layer that normalizes one value per channel."""
+    message = f"{what}: it normalizes one value per channel, of which 0 remains"
+    return Found(node.place, node.name, message, "give it more values: a batch of two items or more", numbers)
+
+
 def _is_dead(context: Context, gain: Gain) -> bool:
     """Tell whether a layer with weights gets a signal and gives zeros, or what reads it does."""
     weighted = {one.node for one in context.gains}
@@ -183,6 +199,9 @@ def signal_vanishes(context: Context) -> Iterator[Found]:
     found = _first_top(context, False, context.limits.vanish)
     if found:
         node, ratio, how = found
+        if (lone := _lone_values(context)) and lone.index <= node.index:
+            yield _of_lone_values(lone, "no signal passes the layer", {"ratio": ratio})
+            return
         message = f"mean |x| is down to {ratio:.2g} of the input's{_said(how)}{_responsible(context, node, False)}"
         yield Found(
             node.place, node.name, message, "use larger weights: msra before ReLU, else xavier", {"ratio": ratio}
@@ -263,6 +282,9 @@ def gradient_vanishes(context: Context) -> Iterator[Found]:
         return
     for node, kept, how in _gradient_range(context):
         if kept < context.limits.vanish:
+            if (lone := _lone_values(context)) and lone.index > node.index:
+                yield _of_lone_values(lone, "no gradient passes the layer", {"kept": kept})
+                return
             message = f"{kept:.2g} of the gradient's amplitude at the loss remains here{_said(how)}"
             yield Found(node.place, node.name, message, "use ReLU with msra, or BatchNorm", {"kept": kept})
             return
