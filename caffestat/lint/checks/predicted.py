@@ -112,7 +112,7 @@ def _lone_values(context: Context) -> Node | None:
     return None
 
 
-def _of_lone_values(node: Node, what: str, numbers: Mapping[str, float]) -> Found:
+def _of_lone_values(node: Node, what: str, numbers: dict[str, float]) -> Found:
     """Return what is found where the batch leaves a layer that normalizes one value per channel."""
     message = f"{what}: it normalizes one value per channel, of which 0 remains"
     return Found(node.place, node.name, message, "give it more values: a batch of two items or more", numbers)
