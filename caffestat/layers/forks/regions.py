@@ -17,7 +17,7 @@ from .staged import Computed
 if TYPE_CHECKING:
     from caffestat.graph import Graph
 
-__all__ = ["OfVideos", "ROIAlignment", "ROIPoolingOfVideos", "ScaleRoute"]
+__all__ = ["OfVideos", "ROIAlignment", "ROIPoolingOfVideos", "RoIDataOfVideos", "ScaleRoute"]
 
 SIDE = 7  # R-C3D's regions are all of 7 x 7 elements
 
@@ -117,7 +117,6 @@ class ROIPoolingOfVideos(_Regions):
 
 
 @layer(
-    "roi_data_layer.layer.RoIDataLayer",
     "rpn.anchor_target_layer.AnchorTargetLayer",
     "rpn.proposal_layer.ProposalLayer",
     "rpn.proposal_target_layer.ProposalTargetLayer",
@@ -139,6 +138,17 @@ class OfVideos(Python):
             "ProposalTargetLayer": (2, 5),
         }
         return (len(proto.bottom), len(proto.top)) == ends.get(type_name(proto).rpartition(".")[2])
+
+
+@layer("roi_data_layer.layer.RoIDataLayer", dialect="r-c3d")
+class RoIDataOfVideos(OfVideos):
+    """A clip of the sizes of tdcnn/config.py, 512 frames of 112 x 112, and its true spans. Its database is not read.
+
+    (VisionLearningGroup/R-C3D, lib/roi_data_layer/layer.py)
+    """
+
+    def written_shape(self, index: int) -> Shape | None:
+        return ((1, 3, 512, 112, 112), (1, 3))[index]
 
 
 @layer("ScaleRoute", dialect="cascade")

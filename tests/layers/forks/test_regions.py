@@ -119,5 +119,5 @@ def test_two_tops_of_the_data_layer_are_those_of_videos() -> None:
     text = 'name: "l" type: "Python" %s python_param { module: "roi_data_layer.layer" layer: "RoIDataLayer" }'
     videos = make(text % 'top: "data" top: "gt_boxes"')
     assert type(videos).dialect == "r-c3d"
-    assert videos.tops([]) == (None, None)
+    assert videos.tops([]) == ((1, 3, 512, 112, 112), (1, 3))
     assert type(make(text % 'top: "data" top: "im_info" top: "gt_boxes"')).dialect == "rcnn"
