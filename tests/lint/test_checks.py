@@ -412,6 +412,20 @@ def test_a_layer_that_passes_nothing_on_is_named(tmp_path: Path) -> None:
     assert not found.message.rstrip().endswith(":")
 
 
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        (CONV("first", "x") + ACT("ReLU", "first") + CONV("zeros", "first", 'weight_filler { type: "constant" value: 0 }'), "zeros"),
+        (CONV("first", "x") + 'layer { name: "p" type: "Power" bottom: "first" top: "p" power_param { scale: 0 } }\n'
+         + CONV("zeros", "p"), "first"),
+    ],
+    ids=["its weights are zero", "what follows it gives zeros"],
+)  # fmt: skip
+def test_the_layer_that_makes_zeros_is_named_not_the_one_before(tmp_path: Path, text: str, name: str) -> None:
+    (found,) = issues(tmp_path, DATA + text + FC("fc", "zeros") + LOSS.format("fc"), "CS014")
+    assert found.message.endswith(f": layer {name!r} passes no signal")
+
+
 def test_a_bias_in_front_of_a_normalizer_is_not_reported(tmp_path: Path) -> None:
     normalized = 'layer { name: "n" type: "BatchNorm" bottom: "c" top: "c" }\n'
     text = one(CONV("c", "x", more="bias_filler { value: -4 }"))

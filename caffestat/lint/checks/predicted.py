@@ -119,9 +119,9 @@ def _of_lone_values(node: Node, what: str, numbers: dict[str, float]) -> Found:
 
 
 def _is_dead(context: Context, gain: Gain) -> bool:
-    """Tell whether a layer with weights gets a signal and gives zeros, or what reads it does."""
+    """Tell whether a layer with weights gets a signal and gives zeros, or what follows it up to the next one does."""
     weighted = {one.node for one in context.gains}
-    behind = sorted(context.flow.behind([gain.node], weighted.__contains__))
+    behind = sorted(context.flow.behind([gain.node], weighted.__contains__) - weighted)
     found = [context.prediction.tops.get((index, 0)) for index in (gain.node, *behind)]
     before = context.prediction.tops.get(context.read_by(context.built.nodes[gain.node]))
     return before is not None and before.second > 0 and any(top is not None and top.second == 0 for top in found)
