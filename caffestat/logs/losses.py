@@ -9,12 +9,12 @@ from dataclasses import dataclass
 
 from .reader import Key, Pass
 
-__all__ = ["CAP", "LossWatch", "Signature", "describe_plateau", "multiple_of_cap"]
+__all__ = ["CAP", "LossWatch", "Signature", "describe_constant", "multiple_of_cap"]
 
 CAP = -math.log(float.fromhex("0x1p-126"))  # 87.3365: Caffe's losses take no logarithm below the smallest normal float
 
 _PRINTED = 1e-5  # relative: six significant digits are printed
-_NEAR = 5e-4  # of a loss that stands still to the logarithm that it may be
+_NEAR = 5e-4  # of a constant loss to the logarithm that it may be
 _STILL = 2e-3  # relative spread of a loss that stands still
 _WINDOW = 8  # reports that a loss must stand still for
 _UNMOVED = 0.95  # of the first loss: a loss that has converged is lower
@@ -25,7 +25,7 @@ _LOSSES = 100  # losses that share the cap, at most
 
 @dataclass(frozen=True)
 class Signature:
-    """A loss with a value that tells its cause: kind "nan", "inf", "cap" or "plateau"."""
+    """A loss with a value that tells its cause: kind "nan", "inf", "cap" or "constant"."""
 
     kind: str
     name: str
@@ -41,7 +41,7 @@ def multiple_of_cap(value: float) -> int:
     return count if 1 <= count <= _LOSSES and abs(value - count * CAP) <= _PRINTED * value else 0
 
 
-def describe_plateau(value: float) -> str:
+def describe_constant(value: float) -> str:
     """Return which guess gives a loss of `value`, "" when none is known."""
     classes = min(_CLASSES, key=lambda count: abs(math.log(count) - value))
     if abs(math.log(classes) - value) < _NEAR:
@@ -82,7 +82,7 @@ class LossWatch:
 
     def signatures(self) -> list[Signature]:
         """Return what was found, in the order of the log; a loss that moved on afterwards does not stand still."""
-        return [one for one in self.found.values() if one.kind != "plateau" or self._stands_still(one.name)]
+        return [one for one in self.found.values() if one.kind != "constant" or self._stands_still(one.name)]
 
     def _judge(self, name: str, value: float) -> tuple[str, str]:
         if not math.isfinite(value):
@@ -94,10 +94,10 @@ class LossWatch:
         self._recent.setdefault(name, deque(maxlen=self._window)).append(value)
         if not self._stands_still(name):
             return "", ""
-        meaning = describe_plateau(value)
+        meaning = describe_constant(value)
         if not meaning and value >= _UNMOVED * self._first[name]:
             meaning = "it has not changed since the beginning: the net does not learn"
-        return ("plateau", meaning) if meaning else ("", "")
+        return ("constant", meaning) if meaning else ("", "")
 
     def _is_at_cap(self, name: str, value: float) -> bool:
         """Tell whether a loss is at the cap: at once for one loss, when it stays there for a sum of several."""

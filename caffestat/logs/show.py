@@ -17,7 +17,7 @@ _TELL = {
     "explosion": "has exploded",
     "vanishing": "has vanished",
 }
-_LOSS = {"nan": "is", "inf": "is", "cap": "is", "plateau": "stays at"}
+_LOSS = {"nan": "is", "inf": "is", "cap": "is", "constant": "stays at"}
 _COLUMNS = f"{'':<44}{'first':>12}{'predicted':>12}{'last':>12}{'last/first':>12}"
 
 

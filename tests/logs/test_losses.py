@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from caffestat.logs import CAP, LossWatch, Output, Pass, diagnose, diagnosis_lines
-from caffestat.logs.losses import describe_plateau, multiple_of_cap
+from caffestat.logs.losses import describe_constant, multiple_of_cap
 
 
 def watch(*losses: float, weight: float = 0.0, value: float = 0.0) -> list[tuple[str, int]]:
@@ -51,12 +51,12 @@ def test_losses_that_are_not_finite() -> None:
     ],
 )
 def test_a_constant_loss_is_explained(value: float, words: str) -> None:
-    assert words in describe_plateau(value)
+    assert words in describe_constant(value)
 
 
 def test_a_loss_that_stands_still_at_a_guess_or_where_it_began() -> None:
-    assert watch(2.41, *[2.3025, 2.3027] * 5) == [("plateau", 9)]
-    assert watch(*[5.5] * 8) == [("plateau", 8)]
+    assert watch(2.41, *[2.3025, 2.3027] * 5) == [("constant", 9)]
+    assert watch(*[5.5] * 8) == [("constant", 8)]
     assert watch(*[2.3026] * 7) == []
     assert watch(*[2.3026] * 9, 2.0, 1.5, 1.0) == []  # it moved on
     assert watch(4.0, 2.0, 1.0, *[0.2] * 20) == []  # it has converged
