@@ -76,13 +76,7 @@ def sweep(
     from caffestat.sweeps.store import Store
     from caffestat.sweeps.summary import Summary
 
-    whole_number("workers", workers)
-    if resume and output is None:
-        raise InputError("resume: needs the folder of results: -o FOLDER (output)")
-    if resources and client is None:
-        raise InputError(
-            "resource: applies only to workers of a Dask cluster: --scheduler ADDRESS or --local-cluster N"
-        )
+    _check_places(workers, client, resources, output, resume)
     names = [nets] if isinstance(nets, (str, Path)) else list(nets)
     values = {path: tuple(map(str, values)) for path, values in (changes or {}).items()}
     plan = Sweep(
@@ -103,6 +97,19 @@ def sweep(
 
         summary.bands = bands(settings, summary.variants())
     return summary
+
+
+def _check_places(
+    workers: int, client: Any, resources: Mapping[str, float] | None, output: str | Path | None, resume: bool
+) -> None:
+    """Raise InputError for places to run at, or to store results in, that do not go together."""
+    whole_number("workers", workers)
+    if resume and output is None:
+        raise InputError("resume: needs the folder of results: -o FOLDER (output)")
+    if resources and client is None:
+        raise InputError(
+            "resource: applies only to workers of a Dask cluster: --scheduler ADDRESS or --local-cluster N"
+        )
 
 
 def _collected(results: Iterator[tuple[Trial, list[Row]]], store: Store | None, summary: Summary) -> Iterator[int]:

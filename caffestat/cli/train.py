@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -19,6 +20,8 @@ from caffestat.files import refuse_inputs
 from . import options, terminal
 
 if TYPE_CHECKING:
+    from caffestat.logs import Alert, Watch
+    from caffestat.report import TrainingLog
     from caffestat.report.history import History
     from caffestat.training import Training
     from caffestat.training.events import Event
@@ -130,29 +133,54 @@ def train(
         file = stack.enter_context(_opened(log, append=bool(settings["snapshot"]))) if log else None
         signals = stack.enter_context(_recorded(stats_file, training)) if stats else None
         history = stack.enter_context(_paged(page, path, settings)) if page else None
-        counter, rules = _Counter(training.last), Watch() if watch else None
+        rules = Watch() if watch else None
+        shown = _Show(kind, lines, file, signals, history, rules, _Counter(training.last))
         if kind == "csv":
             click.echo(report.CSV_HEADER)
         for event in training.events():
-            logged = list(lines.lines(event))
-            for text in logged if file else ():
-                print(text, file=file, flush=True)
-            counter.clear()
-            for text in logged if kind == "log" else report.CURVE_FORMATS[kind](event):
-                click.echo(text)
-            counter.show(event)
-            if history:
-                history.enter(event)
-            if signals is not None:
-                _record(signals, event)
-            for alert in rules.see(event) if rules else ():
-                counter.clear()
-                if history:
-                    history.alert(alert)
-                terminal.line(f"watch: {alert}", err=True)
+            shown.event(event)
+            for _ in shown.alerts(event):
                 if watch == "stop":
                     sys.exit(1)
-        counter.clear()
+        shown.counter.clear()
+
+
+@dataclass
+class _Show:
+    """Where the events of a run go: the standard output, a log, a file of signals, a page, the terminal."""
+
+    kind: str
+    lines: TrainingLog
+    file: TextIO | None
+    signals: SignalFile | None
+    history: History | None
+    rules: Watch | None
+    counter: _Counter
+
+    def event(self, event: Event) -> None:
+        """Write an event everywhere."""
+        from caffestat import report
+
+        logged = list(self.lines.lines(event))
+        for text in logged if self.file else ():
+            print(text, file=self.file, flush=True)
+        self.counter.clear()
+        for text in logged if self.kind == "log" else report.CURVE_FORMATS[self.kind](event):
+            click.echo(text)
+        self.counter.show(event)
+        if self.history:
+            self.history.enter(event)
+        if self.signals is not None:
+            _record(self.signals, event)
+
+    def alerts(self, event: Event) -> Iterator[Alert]:
+        """Write each alert that the rules raise at an event, and yield it."""
+        for alert in self.rules.see(event) if self.rules else ():
+            self.counter.clear()
+            if self.history:
+                self.history.alert(alert)
+            terminal.line(f"watch: {alert}", err=True)
+            yield alert
 
 
 def _record(signals: SignalFile, event: Event) -> None:

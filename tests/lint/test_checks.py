@@ -412,15 +412,18 @@ def test_a_layer_that_passes_nothing_on_is_named(tmp_path: Path) -> None:
     assert not found.message.rstrip().endswith(":")
 
 
+ZEROS = 'weight_filler { type: "constant" value: 0 }'
+NOTHING = 'layer { name: "p" type: "Power" bottom: "first" top: "p" power_param { scale: 0 } }\n'
+
+
 @pytest.mark.parametrize(
     ("text", "name"),
     [
-        (CONV("first", "x") + ACT("ReLU", "first") + CONV("zeros", "first", 'weight_filler { type: "constant" value: 0 }'), "zeros"),
-        (CONV("first", "x") + 'layer { name: "p" type: "Power" bottom: "first" top: "p" power_param { scale: 0 } }\n'
-         + CONV("zeros", "p"), "first"),
+        (CONV("first", "x") + ACT("ReLU", "first") + CONV("zeros", "first", ZEROS), "zeros"),
+        (CONV("first", "x") + NOTHING + CONV("zeros", "p"), "first"),
     ],
     ids=["its weights are zero", "what follows it gives zeros"],
-)  # fmt: skip
+)
 def test_the_layer_that_makes_zeros_is_named_not_the_one_before(tmp_path: Path, text: str, name: str) -> None:
     (found,) = issues(tmp_path, DATA + text + FC("fc", "zeros") + LOSS.format("fc"), "CS014")
     assert found.message.endswith(f": layer {name!r} passes no signal")
