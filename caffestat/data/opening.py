@@ -27,6 +27,8 @@ KINDS = {
     "database": ("database", "DatumReader"),
     "hdf5": ("hdf5", "HDF5Reader"),
     "images": ("image_list", "ImageReader"),
+    "mat": ("mat", "MatReader"),
+    "scenes": ("scenes", "SceneReader"),
     "windows": ("windows", "WindowReader"),
 }
 """The module and the class of each kind of reader, by what `Layer.data_kind` names."""

@@ -56,6 +56,7 @@ from . import (  # noqa: F401  registers their layer types
     ristretto,
     rois,
     scaling,
+    scenes,
     segaware,
     segmentation,
     segments,

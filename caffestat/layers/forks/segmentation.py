@@ -167,14 +167,14 @@ class MatWrite(Layer):
 
 @layer("MatRead", dialect="deeplab")
 class MatRead(Source):
-    """Blobs that .mat files named by prefix and source hold, which are not read.
+    """Blobs [batch_size, C, H, W] that .mat files named by prefix and source hold.
 
     (TheLegendAli/DeepLab-Context, mat_read_layer.cpp)
     """
 
     adds = segmentation_pb2.LayerParameter
     num_tops: ClassVar[Count] = (1, None)
-    why_unread = "its .mat files are not read"
+    data_kind = "mat"
 
     def shape_source(self) -> str:
         return f"in the .mat files {self.added.mat_read_param.prefix!r} names"
