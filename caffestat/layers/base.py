@@ -377,6 +377,10 @@ class Layer:
         """Return how many integer values (0, 1, …) a bottom takes, like a loss's labels; None for real values."""
         return None
 
+    def usual_bottom(self, bottom: int, others: Sequence[Shape]) -> Shape | None:
+        """Return a likely shape of a bottom beside the others, where many would fit; None where one follows."""
+        return None
+
     def stand_in(self, bottom: int, bottoms: Sequence[Shape], random: np.random.Generator) -> np.ndarray | None:
         """Return plausible values of a bottom for a run without data, such as boxes; None where noise serves."""
         return None

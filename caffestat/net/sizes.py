@@ -279,17 +279,22 @@ def _taken(reader: Node, position: int) -> Shape | None:
     layer = reader.layer.failed if isinstance(reader.layer, UnknownLayer) else reader.layer
     first = known[0]
     vector, maps = first[:1], (first[0], 1, *first[2:])
+    usual = layer.usual_bottom(position, known) if layer else None
     likely = (
-        (first, vector, maps)
-        if layer and layer.takes_targets
+        (usual,)
+        if usual
         else (
-            vector,
-            maps,
-            first,
-            first[:2],
-            *((size, 1) for size in first[:2]),
-            (_REGIONS * first[0], 5),
-            (1, 1, first[0], 8),
+            (first, vector, maps)
+            if layer and layer.takes_targets
+            else (
+                vector,
+                maps,
+                first,
+                first[:2],
+                *((size, 1) for size in first[:2]),
+                (_REGIONS * first[0], 5),
+                (1, 1, first[0], 8),
+            )
         )
     )
     return next(

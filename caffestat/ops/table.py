@@ -44,9 +44,7 @@ _enter(
 )
 _enter(Elements.PICKED, "GatherElements", inputs=(DATA, INDEX), sign=KEPT, limits={1: rules.axis_limit})
 _enter(Elements.PICKED, "GatherND", inputs=(DATA, INDEX), sign=KEPT, limits={1: rules.smallest_axis_limit})
-_enter(
-    Elements.PICKED, "TopK", inputs=(DATA, SETTING), sign=KEPT, distinct={1: lambda call: int(call.get("axis", -1))}
-)
+_enter(Elements.PICKED, "TopK", inputs=(DATA, SETTING), sign=KEPT, distinct={1: lambda call: int(call.get("axis", -1))})
 _enter(Elements.PICKED, "Unique", sign=KEPT)
 _enter(Elements.PICKED, "MaxUnpool", inputs=(DATA, SETTING), sign=KEPT)
 _enter(Elements.PICKED, "Optional", "OptionalGetElement", sign=KEPT)

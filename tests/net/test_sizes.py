@@ -355,3 +355,10 @@ def test_slices_between_the_items_of_several_data_layers_follow_the_batch(tmp_pa
     assert shapes == [(2, 2, 17, 13)] * 2
     assert told == ["layer 's' (Slice): slice_point is written for another batch: [9] is taken as [2]"]
     assert tops(11)[0] == [(11, 2, 17, 13)] * 2
+
+
+def test_sequences_have_several_labels_where_they_have_the_steps_for_it(tmp_path: Path) -> None:
+    scores = 'layer { name: "i" type: "Input" top: "s" input_param { shape { dim: %d dim: 5 dim: 7 } } }\n'
+    net = HDF5 + scores + 'layer { name: "l" type: "WarpCTCLoss" bottom: "s" bottom: "label" top: "l" }\n'
+    assert assumed(tmp_path, net % 12)["label"][0] == (5, 6)
+    assert assumed(tmp_path, net % 40)["label"][0] == (5, 8)

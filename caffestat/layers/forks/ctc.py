@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = ["CTCGreedyDecoder", "CtcLoss", "LabelsequenceAccuracy", "WarpCTCLoss"]
 
+_WORD = 8  # labels that a sequence usually has
 NEVER = -1e30  # the logarithm of probability 0; sums of two stay finite
 
 
@@ -202,6 +203,10 @@ class _CtcLoss(Loss):
 
     def classes(self, bottom: int, bottoms: Sequence[Shape]) -> int | None:
         return bottoms[0][2] if bottom == 1 else None
+
+    def usual_bottom(self, bottom: int, others: Sequence[Shape]) -> Shape | None:
+        steps, rows = others[0][:2]
+        return (rows, min(max(steps // 2, 1), _WORD)) if bottom == 1 == len(others) else None
 
     def targets(self, g: Graph, bottoms: Sequence[str]) -> _Targets:
         """Emit the label sequences: all labels of a row that are not the blank."""
