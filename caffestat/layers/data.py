@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from caffestat.errors import InputError, Place
@@ -107,6 +107,19 @@ class Input(Source):
     def written_shape(self, index: int) -> Shape | None:
         shapes = self.proto.input_param.shape
         return tuple(self.once_or_per_top(shapes, index, "shape").dim) if shapes else None
+
+    def top_shape(self, index: int, name: str) -> Shape | None:
+        shape, written = super().top_shape(index, name), self.written_shape(index)
+        if not shape or not written or self.batch_override is None or name in self.shape_overrides:
+            return shape
+        rows = next((streams for steps, streams in self.sequences() if steps * streams == written[0]), 1)
+        return (self.batch_override * rows, *shape[1:])
+
+    def sequences(self) -> Iterator[tuple[int, int]]:
+        """Yield steps and streams, more than one, of each input of the net that may hold sequences: none of images."""
+        inputs = (peer for peer in self.peers if isinstance(peer, Input))
+        shapes = (each.written_shape(index) for each in inputs for index in range(each.top_count))
+        yield from ((shape[0], shape[1]) for shape in shapes if shape and len(shape) not in (1, 4) and shape[1] > 1)
 
     def shape_source(self) -> str:
         return "where the net is used"

@@ -1,8 +1,11 @@
 """Data layers: shapes from every spelling, the words they draw, and what they say when a shape stands elsewhere."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
+from caffestat import analyze
 from caffestat.errors import NetError, Place
 from caffestat.fillers import Stream
 from caffestat.layers import layer_dialects, layer_types
@@ -192,3 +195,19 @@ def test_every_layer_of_images_tells_its_batch_and_channels(name: str, cls: type
     made = cls(LayerParameter(name="l", type=name, top=["a", "b"]), TRAIN, Place("net.prototxt", 1))
     assert made.batch_size() >= 0
     assert made.channels() >= 0
+
+
+def test_inputs_of_a_row_for_each_step_of_sequences_follow_the_batch(tmp_path: Path) -> None:
+    shapes = "shape { dim: 7 dim: 3 } shape { dim: 21 dim: 4 } shape { dim: 5 dim: 2 }"
+    path = tmp_path / "net.prototxt"
+    path.write_text(f'layer {{ name: "i" type: "Input" top: "x" top: "t" top: "z" input_param {{ {shapes} }} }}')
+
+    def tops(**options: object) -> list[object]:
+        [layer] = analyze(str(path), static=True, **options).layers  # type: ignore[arg-type]
+        return [top.shape for top in layer.tops]
+
+    assert tops() == [(7, 3), (21, 4), (5, 2)]
+    assert tops(batch=2) == [(2, 3), (6, 4), (2, 2)]
+    assert tops(batch=2, shapes={"t": (9, 4)}) == [(2, 3), (9, 4), (2, 2)]
+    path.write_text(path.read_text().replace("dim: 7 dim: 3", "dim: 7 dim: 3 dim: 8 dim: 8"))
+    assert tops(batch=2) == [(2, 3, 8, 8), (2, 4), (2, 2)]
