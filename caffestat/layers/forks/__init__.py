@@ -43,6 +43,7 @@ from . import (  # noqa: F401  registers their layer types
     octree,
     parallel,
     patches,
+    person_actions,
     pixelwise,
     points,
     pose,
