@@ -162,8 +162,8 @@ class LayerRow:
     gain      of layers with weights, when a prediction was asked for
     last_line where the layer's text ends; 0 when it is not known
     curve     f and f' of an activation, only in detailed reports
-    inner     of recurrent layers with `debug_info: true` of their own: the layers of the net inside, once measured; their
-              ids count the values of that net
+    inner     of recurrent layers with `debug_info: true` of their own: the layers of the net inside, once measured; ids
+              count the values of that net
     """
 
     name: str
