@@ -157,3 +157,15 @@ def _bias_split_gelu(w: Writer, node: Node, y: str) -> None:
 def _bias_add(w: Writer, node: Node, y: str) -> None:
     """y = x + b + skip."""
     w.sum(*node.inputs, to=y)
+
+
+@definition("BiasSoftmax", fits=lambda context, node: context.spec(node.inputs[0]) is not None)
+def _bias_softmax(w: Writer, node: Node, y: str) -> None:
+    """y = softmax(x + b) over all elements from an axis on."""
+    total, shape = w.sum(*node.inputs), w.shape(0)
+    axis = node.get("axis", 1) % len(shape)
+    if axis == len(shape) - 1:
+        w.emit("Softmax", total, to=y, axis=-1)
+    else:
+        flat = w.reshape(total, *shape[:axis], -1)
+        w.reshape(w.emit("Softmax", flat, axis=-1), *shape, to=y)

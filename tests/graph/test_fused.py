@@ -161,3 +161,18 @@ def test_written_models_hold_no_constants_that_nobody_reads() -> None:
     found = caffestat.gradient(model(nodes, {"x": (3, 4)}, ["y"]))
     read = {name for inner in found.graph.node for name in inner.input}
     assert {tensor.name for tensor in found.graph.initializer} <= read
+
+
+@pytest.mark.parametrize("axis", [-1, 1, 2])
+def test_softmax_with_a_bias(axis: int) -> None:
+    """The stock CPU runtime has no kernel: in numpy."""
+    x, dy, bias = normal(2, 4, 5, 6), normal(2, 4, 5, 6, seed=1), normal(2, 1, 1, 6, seed=2)
+    proto = built("BiasSoftmax", {"b": bias}, ["y"], axis=axis, is_inner_broadcast=1)
+    found = run(caffestat.gradient(proto, wrt=["x", "b"]), {"x": x, "cotangent/y": dy})
+    places = tuple(range(axis % 4, 4))
+    e = np.exp(x + bias)
+    y = e / e.sum(places, keepdims=True)
+    slope = y * (dy - (y * dy).sum(places, keepdims=True))
+    np.testing.assert_allclose(found["y"], y, rtol=1e-5)
+    np.testing.assert_allclose(found["grad/x"], slope, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(found["grad/b"], slope.sum((1, 2), keepdims=True), rtol=1e-4, atol=1e-6)
