@@ -295,6 +295,8 @@ def _reason(walk: Walk, node: Node, signals: Sequence[Signal | None]) -> str:
         return f"there is no moments rule for op {op}"
     if node.op in _UNSUPPORTED:
         return f"the values of op {op} are not predicted"
+    if node.op not in _FORWARD:
+        return f"op {op} is not predicted with these settings"
     if not _has_shapes(walk.graph, node):
         return f"op {op} reads or computes a value without elements or of unknown shape"
     if not _is_predictable(walk, node):

@@ -15,6 +15,13 @@ from caffestat.theory.signal import Term, factor
 
 from .graphs import Case, measure, predict
 
+
+def gated(g: Graph, x: str) -> str:
+    """Return tanh of one half times the sigmoid of the other."""
+    a, b = g.emit_many("Split", x, count=2, axis=1, num_outputs=2)
+    return g.emit("Mul", g.emit("Tanh", a), g.emit("Sigmoid", b))
+
+
 WINDOW = {"kernel_shape": [3, 3], "strides": [2, 2], "pads": [1, 1, 1, 1]}
 
 CASES = {
@@ -25,6 +32,7 @@ CASES = {
     "elu": Case((5, 7, 11, 13), lambda g, x, p: g.emit("Elu", x, alpha=0.7)),
     "swish": Case((5, 7, 11, 13), lambda g, x, p: g.emit("Mul", x, g.emit("Sigmoid", x))),
     "twice": Case((5, 7, 11, 13), lambda g, x, p: g.emit("Add", x, x)),
+    "gated by the other half": Case((16, 90), lambda g, x, p: gated(g, g.emit("MatMul", x, *p)), ((90, 48),)),
     "affine": Case((5, 7, 11, 13), lambda g, x, p: g.emit("Add", g.emit("Mul", x, g.constant(3)), g.constant(1))),
     "conv": Case((4, 6, 9, 8), lambda g, x, p: g.emit("Conv", x, *p, pads=[1, 1, 1, 1]), ((24, 6, 3, 3),)),
     "strided conv": Case(

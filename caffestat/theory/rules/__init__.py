@@ -8,6 +8,7 @@ from . import (  # noqa: F401  registers their ops
     normalization,
     pooling,
     products,
+    recurrent,
     reduce,
     shape,
     standardize,

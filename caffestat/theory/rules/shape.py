@@ -58,8 +58,6 @@ def gradient_in_shape(dy: Gradient, shape: tuple[int, ...]) -> Gradient:
     "Transpose",
     "Expand",
     "Tile",
-    "Slice",
-    "Split",
     "DepthToSpace",
     "SpaceToDepth",
     "Resize",
@@ -68,6 +66,12 @@ def moved(walk: Walk, node: Node) -> Sequence[Signal]:
     """y = elements of x."""
     x = known(walk.signal(node.inputs[0]))
     return [in_shape(x, walk.shape(value)) for value in node.outputs]
+
+
+@moments("Slice", "Split")
+def cut(walk: Walk, node: Node) -> Sequence[Signal]:
+    """y = some elements of x, each part others."""
+    return [replace(part, latent=object()) for part in moved(walk, node)]
 
 
 @backward_moments("Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "DepthToSpace", "SpaceToDepth")
