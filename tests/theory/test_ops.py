@@ -32,7 +32,7 @@ CASES = {
     "elu": Case((5, 7, 11, 13), lambda g, x, p: g.emit("Elu", x, alpha=0.7)),
     "swish": Case((5, 7, 11, 13), lambda g, x, p: g.emit("Mul", x, g.emit("Sigmoid", x))),
     "twice": Case((5, 7, 11, 13), lambda g, x, p: g.emit("Add", x, x)),
-    "gated by the other half": Case((16, 90), lambda g, x, p: gated(g, g.emit("MatMul", x, *p)), ((90, 48),)),
+    "gated by the other half": Case((16, 90), lambda g, x, p: gated(g, g.emit("MatMul", x, *p)), ((90, 160),)),
     "affine": Case((5, 7, 11, 13), lambda g, x, p: g.emit("Add", g.emit("Mul", x, g.constant(3)), g.constant(1))),
     "conv": Case((4, 6, 9, 8), lambda g, x, p: g.emit("Conv", x, *p, pads=[1, 1, 1, 1]), ((24, 6, 3, 3),)),
     "strided conv": Case(

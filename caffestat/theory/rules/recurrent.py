@@ -113,10 +113,8 @@ def _gru(c: _Cell, x: str, h: str, _: str) -> tuple[str, str]:
     """h' = (1 - z) ∘ n + z ∘ h, n = g(x + r ∘ (R h)) or, as the op is by default, g(x + R (r ∘ h))."""
     of_x, of_h = c.gates(x), c.gates(c.of_state(h))
     z, r = (c.emit(c.activations[0], c.sum(of_x[gate], of_h[gate])) for gate in range(2))
-    if c.node.get("linear_before_reset", 0):
-        reset = c.product(r, of_h[2])
-    else:
-        reset = c.gates(c.of_state(c.product(r, h)))[2]
+    resets_last = c.node.get("linear_before_reset", 0)
+    reset = c.product(r, of_h[2]) if resets_last else c.gates(c.of_state(c.product(r, h)))[2]
     n = c.emit(c.activations[1], c.sum(of_x[2], reset))
     one_minus = c.emit("Sub", c.graph.constant(1), z)
     return c.sum(c.product(one_minus, n), c.product(z, h)), ""
