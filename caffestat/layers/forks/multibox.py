@@ -54,13 +54,18 @@ class Matches:
 
 @dataclass(frozen=True)
 class _Image:
-    """One image: its true boxes [G, 8], its predictions, and the priors with their variances."""
+    """One image: its true boxes [G, 8], its predictions, and the priors with their variances.
+
+    RefineDet's first stage moves the priors and tells which may be objects; without it both are as they were.
+    """
 
     truth: np.ndarray
     locations: np.ndarray  # [L, P, 4]
     scores: np.ndarray  # [P, classes]
     priors: np.ndarray
     variances: np.ndarray
+    moved: np.ndarray  # [P, 4]
+    may_be_object: np.ndarray  # [P]
 
     @property
     def boxes(self) -> np.ndarray:
@@ -72,27 +77,50 @@ class _Image:
         """The true boxes' labels [G]."""
         return self.truth[:, 1].astype(int)
 
-    def decoded(self, index: int, p: Any) -> np.ndarray:
-        """Return the boxes [P, 4] that the locations of a class describe."""
+    def decoded(self, index: int, p: Any, base: np.ndarray | None = None) -> np.ndarray:
+        """Return the boxes [P, 4] that the locations of a class describe, relative to the priors or other boxes."""
         variances = None if p.encode_variance_in_target else self.variances
-        return decode(self.locations[index], self.priors, variances, p.code_type)
+        return decode(self.locations[index], self.priors if base is None else base, variances, p.code_type)
 
 
 def match(bottoms: Sequence[np.ndarray], p: Any, error: Error) -> Matches:
     """Return what p, a MultiBoxLossParameter, makes of predictions, priors and true boxes.
 
-    bottoms: [N, P·L·4], [N, P·classes], [1, 2, P·4] and [1, 1, G, 8]. `error` makes an exception of a message.
+    bottoms: [N, P·L·4], [N, P·classes], [1, 2, P·4] and [1, 1, G, 8]; of RefineDet's second stage also scores [N, P·2]
+    and locations [N, P·4] of the first. `error` makes an exception of a message.
     """
-    loc, conf, prior, truth = bottoms
+    loc, conf, prior, truth, *first = bottoms
     priors, variances = prior.reshape(2, -1, 4)
     n, count = len(loc), len(priors)
     locations = loc.reshape(n, count, -1, 4).transpose(0, 2, 1, 3)
     scores = conf.reshape(n, count, p.num_classes)
     rows = _rows(truth.reshape(-1, 8), p, error)
-    images = [_Image(rows[rows[:, 0].astype(int) == i], locations[i], scores[i], priors, variances) for i in range(n)]
+    moved, may_be_object = _refined(first, n, priors, variances, p)
+    images = [
+        _Image(rows[rows[:, 0].astype(int) == i], *parts)
+        for i, parts in enumerate(
+            zip(locations, scores, [priors] * n, [variances] * n, moved, may_be_object, strict=True)
+        )
+    ]
     matched = [_matched(image, p) for image in images]
     chosen = [_mined(image, *found, p) for image, found in zip(images, matched, strict=True)]
     return _assembled(images, chosen, p)
+
+
+def _refined(
+    first: Sequence[np.ndarray], n: int, priors: np.ndarray, variances: np.ndarray, p: Any
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the priors of each image as the first stage moves them [N, P, 4], and which may be objects [N, P].
+
+    (sfzhang15/RefineDet, bbox_util.cpp, CasRegFindMatches and MineHardExamples)
+    """
+    moved, may_be_object = np.broadcast_to(priors, (n, *priors.shape)), np.ones((n, len(priors)), bool)
+    if first:
+        may_be_object = first[0].reshape(n, -1, 2)[..., 1] >= np.float32(p.objectness_score)
+    if len(first) > 1:
+        used = None if p.encode_variance_in_target else variances
+        moved = np.array([decode(shift, priors, used, p.code_type) for shift in first[1].reshape(n, -1, 4)])
+    return moved, may_be_object
 
 
 def _rows(truth: np.ndarray, p: Any, error: Error) -> np.ndarray:
@@ -115,7 +143,7 @@ def _matched(image: _Image, p: Any) -> tuple[np.ndarray, np.ndarray]:
     if not len(image.truth):
         return indices, most
     if p.use_prior_for_matching:
-        index, overlap = _match(image.priors, image.boxes, p)
+        index, overlap = _match(image.moved, image.boxes, p)
         for label in range(count):
             if p.share_location:
                 indices[label], most[label] = index, overlap
@@ -164,12 +192,12 @@ def _mined(image: _Image, indices: np.ndarray, most: np.ndarray, p: Any) -> tupl
         return indices, negatives
     (index,), (overlap,) = indices, most
     loss = _score_losses(image, index, p)
-    eligible = np.flatnonzero((index == FREE) & (overlap < np.float32(p.neg_overlap)))
+    eligible = np.flatnonzero((index == FREE) & (overlap < np.float32(p.neg_overlap)) & image.may_be_object)
     wanted = int(np.float32((index > FREE).sum()) * np.float32(p.neg_pos_ratio))
     count = max(min(wanted, eligible.size), 0)
     if p.mining_type == HARD_EXAMPLE:
         loss = loss + _location_losses(image, index, p)
-        eligible = np.arange(len(index))
+        eligible = np.flatnonzero(image.may_be_object)
         count = min(p.sample_size, eligible.size)
     order = eligible[np.argsort(-loss[eligible], kind="stable")]
     if p.HasField("nms_param") and p.nms_param.nms_threshold > 0:
@@ -210,23 +238,23 @@ def _score_losses(image: _Image, index: np.ndarray, p: Any) -> np.ndarray:
 
 def _location_losses(image: _Image, index: np.ndarray, p: Any) -> np.ndarray:
     """Return the loss of each prior's location, 0 where it is not matched. (ComputeLocLoss)"""
-    target, weight, scale = _location_targets(image, index, 0, p)
+    target, weight, scale = _location_targets(image, index, 0, p, image.priors)
     size = abs((image.locations[0] - target) * scale * weight)
     smooth = np.where(size < 1, 0.5 * size**2, size - 0.5)
     return (smooth if p.loc_loss_type else 0.5 * size**2).sum(1).astype(np.float32)
 
 
-def _location_targets(image: _Image, index: np.ndarray, label: int, p: Any) -> tuple[np.ndarray, ...]:
-    """Return targets, weights and scales [P, 4] of the locations of a class. (EncodeLocPrediction)"""
-    target = np.zeros_like(image.priors)
+def _location_targets(image: _Image, index: np.ndarray, label: int, p: Any, base: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Return targets, weights and scales [P, 4] of a class's locations, relative to `base`. (EncodeLocPrediction)"""
+    target = np.zeros_like(base)
     weight, scale = np.zeros_like(target), np.ones_like(target)
     at = np.flatnonzero(index > FREE)
     if at.size:
         variances = None if p.encode_variance_in_target else image.variances[at]
-        target[at] = encode(image.boxes[index[at]], image.priors[at], variances, p.code_type)
+        target[at] = encode(image.boxes[index[at]], base[at], variances, p.code_type)
         weight[at] = 1
         if p.bp_inside:
-            box = image.priors if p.use_prior_for_matching else image.decoded(label, p)
+            box = base if p.use_prior_for_matching else image.decoded(label, p, base)
             weight[at] = (box[at] >= 0) & (box[at] <= 1)
         if p.encode_variance_in_target:
             scale[at] = 1 / image.variances[at]
@@ -235,7 +263,7 @@ def _location_targets(image: _Image, index: np.ndarray, label: int, p: Any) -> t
 
 def _assembled(images: list[_Image], chosen: list[tuple[np.ndarray, np.ndarray]], p: Any) -> Matches:
     parts = [
-        [_location_targets(image, index, label, p) for label, index in enumerate(indices)]
+        [_location_targets(image, index, label, p, image.moved) for label, index in enumerate(indices)]
         for image, (indices, _) in zip(images, chosen, strict=True)
     ]
     targets, loc_weights, scales = (

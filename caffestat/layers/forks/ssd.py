@@ -426,10 +426,12 @@ class MultiBoxLoss(Normalized, _Predictions):
 
     Bottoms: locations, scores, priors and true boxes [1, 1, boxes, 8]. A prior is matched with the true box that it
     overlaps most; the loss of locations is smooth L1 or L2, that of scores softmax or logistic. Gradients go to
-    locations and scores. (weiliu89/caffe, multibox_loss_layer.cpp)
+    locations and scores. RefineDet's second stage has bottoms 4 and 5: scores of object or not of the first one, below
+    objectness_score of which a prior is not mined, and locations that move the priors first.
+    (weiliu89/caffe, multibox_loss_layer.cpp; sfzhang15/RefineDet, the same file and bbox_util.cpp)
     """
 
-    num_bottoms = (4, 4)
+    num_bottoms = (4, 6)
     decides = True
 
     @property
@@ -444,7 +446,21 @@ class MultiBoxLoss(Normalized, _Predictions):
         self.check_settings()
         if len(bottoms[3]) != 4 or bottoms[3][3] != 8:
             raise self.error(f"expected true boxes of shape (1, 1, boxes, 8), found {bottoms[3]}")
+        self.check_first_stage(bottoms)
         return ((),) * self.top_count
+
+    def check_first_stage(self, bottoms: Sequence[Shape]) -> None:
+        """Raise NetError unless the bottoms of RefineDet's first stage fit the priors."""
+        p, priors = self.settings, bottoms[2][2] // 4
+        for shape, values in zip(bottoms[4:], (2, 4), strict=False):
+            if math.prod(shape) != bottoms[0][0] * priors * values:
+                raise self.error(
+                    f"expected {values} values for each of {priors} priors of the first stage, found {shape}"
+                )
+        if len(bottoms) == 6 and not p.share_location:
+            raise self.error("locations of a first stage need share_location: true")
+        if len(bottoms) > 4 and p.HasField("nms_param") and p.nms_param.nms_threshold > 0:
+            raise self.error("suppression of mined priors does not go with a first stage; remove nms_param")
 
     def stand_in(self, bottom: int, bottoms: Sequence[Shape], random: np.random.Generator) -> np.ndarray | None:
         if bottom != 3:
@@ -501,7 +517,7 @@ class MultiBoxLoss(Normalized, _Predictions):
             weighed = tape.emit("Mul", scale, tape.constant(p.loc_weight))
             dloc = tape.reshape(tape.emit("Mul", made["slope"], weighed), *shapes[0])
             dconf = tape.reshape(tape.emit("Mul", made["error"], scale), *shapes[1])
-            return dloc, dconf, None, None
+            return dloc, dconf, *[None] * (len(bottoms) - 2)
 
         return g.custom_vjp(bottoms, forward, backward)
 

@@ -240,6 +240,68 @@ def test_multibox_loss_is_softmax_and_smooth_l1_over_matches_and_the_hardest_oth
     assert float(top.tops[0]) == pytest.approx(expected / 3, rel=1e-5)
 
 
+REFINED = """name: "m" type: "MultiBoxLoss" bottom: "l" bottom: "c" bottom: "p" bottom: "t" bottom: "o" bottom: "a"
+  top: "y" multibox_loss_param { num_classes: 3 code_type: CENTER_SIZE %s }"""
+
+
+def test_refinedet_matches_moved_priors_and_mines_those_that_may_be_objects() -> None:
+    random = np.random.default_rng(8)
+    loc, conf, prior, truth = loss_bottoms()
+    objects = np.stack([1 - (p := random.uniform(0.2, 0.9, (2, 7))), p], -1)
+    objects[0, [0, 2], 1] = 0.1  # easy background
+    moves = random.normal(0, 0.4, (2, 7, 4))
+    fields = "objectness_score: 0.15 overlap_threshold: 0.3 neg_overlap: 0.6 neg_pos_ratio: 9"
+    bottoms = [loc, conf, prior, truth, objects.reshape(2, 14), moves.reshape(2, 28)]
+    result = run(make(REFINED % fields), bottoms)
+    boxes = prior[0, 0].reshape(7, 4)
+    center, size = (boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2]
+    logs = conf.reshape(2, 7, 3) - np.log(np.exp(conf.reshape(2, 7, 3)).sum(-1, keepdims=True))
+    total, matches = 0.0, 0
+    for image in range(2):
+        middle, wide = center + 0.1 * moves[image, :, :2] * size, size * np.exp(0.2 * moves[image, :, 2:])
+        low, high = middle - wide / 2, middle + wide / 2
+        own = truth[0, 0][truth[0, 0, :, 0] == image]
+        shared = np.clip(np.minimum(high[:, None], own[:, 5:7]) - np.maximum(low[:, None], own[:, 3:5]), 0, None).prod(
+            -1
+        )
+        union = wide.prod(-1)[:, None] + (own[:, 5:7] - own[:, 3:5]).prod(-1) - shared
+        table, index = shared / union, np.full(7, -1)
+        left = table.copy()
+        for _ in own:
+            at, true = np.unravel_index(left.argmax(), left.shape)
+            index[at], left[at], left[:, true] = true, -1, -1
+        index = np.where((index < 0) & (table.max(1) >= 0.3), table.argmax(1), index)
+        for at, true in enumerate(index):
+            if true >= 0:
+                box = own[true, 3:7]
+                shift = ((box[:2] + box[2:]) / 2 - middle[at]) / wide[at] / 0.1
+                d = loc.reshape(2, 7, 4)[image, at] - [*shift, *(np.log((box[2:] - box[:2]) / wide[at]) / 0.2)]
+                total += np.where(abs(d) < 1, d * d / 2, abs(d) - 0.5).sum() - logs[image, at, int(own[true, 1])]
+            elif table[at].max() < 0.6 and objects[image, at, 1] >= 0.15:
+                total -= logs[image, at, 0]
+        matches += int((index >= 0).sum())
+    assert float(result.tops[0]) == pytest.approx(total / matches, rel=1e-4)
+    assert not any(diff.any() for diff in result.bottoms[4:])
+    for index in range(2):
+        direction = random.normal(size=bottoms[index].shape)
+        ends = [
+            run(make(REFINED % fields), [b + h * direction if i == index else b for i, b in enumerate(bottoms)]).tops[0]
+            for h in (1e-3, -1e-3)
+        ]
+        slope = (float(ends[0]) - float(ends[1])) / 2e-3
+        assert (result.bottoms[index] * direction).sum() == pytest.approx(slope, rel=2e-2, abs=2e-3)
+
+
+def test_what_does_not_go_with_a_first_stage() -> None:
+    shapes = [b.shape for b in loss_bottoms()]
+    with pytest.raises(NetError, match=r"4 values for each of 7 priors of the first stage, found \(2, 14\)"):
+        make(REFINED % "").tops([*shapes, (2, 14), (2, 14)])
+    with pytest.raises(NetError, match="need share_location"):
+        make(REFINED % "share_location: false mining_type: NONE").tops([(2, 84), *shapes[1:], (2, 14), (2, 28)])
+    with pytest.raises(NetError, match="remove nms_param"):
+        make(REFINED % "nms_param { nms_threshold: 0.5 }").tops([*shapes, (2, 14), (2, 28)])
+
+
 def test_true_boxes_stand_in_for_those_of_unknown_data() -> None:
     layer = make(LOSS % ("", "background_label_id: 1"))
     rows = layer.stand_in(3, [(2, 28), (2, 21), (1, 2, 28), (1, 1, 5, 8)], np.random.default_rng(5))[0, 0]
