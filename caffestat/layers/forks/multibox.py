@@ -83,18 +83,22 @@ class _Image:
         return decode(self.locations[index], self.priors if base is None else base, variances, p.code_type)
 
 
-def match(bottoms: Sequence[np.ndarray], p: Any, error: Error) -> Matches:
+def match(bottoms: Sequence[np.ndarray], p: Any, error: Error, joins: bool = False) -> Matches:
     """Return what p, a MultiBoxLossParameter, makes of predictions, priors and true boxes.
 
     bottoms: [N, P·L·4], [N, P·classes], [1, 2, P·4] and [1, 1, G, 8]; of RefineDet's second stage also scores [N, P·2]
     and locations [N, P·4] of the first. `error` makes an exception of a message.
+    joins: of two classes the second is that of all objects, as in RefineDet's first stage
     """
     loc, conf, prior, truth, *first = bottoms
     priors, variances = prior.reshape(2, -1, 4)
     n, count = len(loc), len(priors)
     locations = loc.reshape(n, count, -1, 4).transpose(0, 2, 1, 3)
     scores = conf.reshape(n, count, p.num_classes)
-    rows = _rows(truth.reshape(-1, 8), p, error)
+    truth = truth.reshape(-1, 8)
+    if joins and p.num_classes == 2:
+        truth = np.where((np.arange(8) == 1) & (truth >= 2), 1, truth)
+    rows = _rows(truth, p, error)
     moved, may_be_object = _refined(first, n, priors, variances, p)
     images = [
         _Image(rows[rows[:, 0].astype(int) == i], *parts)

@@ -484,7 +484,9 @@ class MultiBoxLoss(Normalized, _Predictions):
             raise self.error(f"sample_size is {p.sample_size}; expected at least 1")
 
     def decide(self, bottoms: Sequence[np.ndarray], random: np.random.Generator) -> Sequence[np.ndarray]:
-        found = match(bottoms, self.settings, self.error)
+        stages = [peer for peer in (self, *self.peers) if isinstance(peer, MultiBoxLoss)]
+        refines = any(len(stage.proto.bottom) > 4 for stage in stages)
+        found = match(bottoms, self.settings, self.error, joins=refines)
         return (*found.arrays, np.array(self.divisor(found), np.float32))
 
     def divisor(self, found: Matches) -> float:

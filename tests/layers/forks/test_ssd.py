@@ -292,6 +292,20 @@ def test_refinedet_matches_moved_priors_and_mines_those_that_may_be_objects() ->
         assert (result.bottoms[index] * direction).sum() == pytest.approx(slope, rel=2e-2, abs=2e-3)
 
 
+def test_all_objects_are_one_class_in_the_first_of_two_stages() -> None:
+    loc, _, prior, truth = loss_bottoms()
+    bottoms = [loc, np.random.default_rng(6).normal(size=(2, 14)), prior, truth]
+    fields = "code_type: CENTER_SIZE map_object_to_agnostic: true"
+    first = make(LOSS.replace("num_classes: 3", "num_classes: 2") % ("", fields))
+    with pytest.raises(NetError, match="label 2; expected less than num_classes 2"):
+        run(first, bottoms)
+    first.peers = (make(REFINED % ""),)
+    found = run(first, bottoms).tops[0]
+    truth[..., 1] = 1
+    first.peers = ()
+    assert found == run(first, bottoms).tops[0]
+
+
 def test_what_does_not_go_with_a_first_stage() -> None:
     shapes = [b.shape for b in loss_bottoms()]
     with pytest.raises(NetError, match=r"4 values for each of 7 priors of the first stage, found \(2, 14\)"):
