@@ -72,10 +72,13 @@ class LossWatch:
         self._first: dict[str, float] = {}
         self._recent: dict[str, deque[float]] = {}
         self._capped: dict[str, int] = {}
+        self._is_told = False  # whether the solver tells of losses
 
     def add(self, one: Pass) -> None:
-        """Look at the losses of a pass."""
-        for name, value in _losses(one):
+        """Look at the losses of a pass: those that the solver tells, else blobs of that name."""
+        told = list(_told_losses(one))
+        self._is_told |= bool(told)
+        for name, value in told or ([] if self._is_told else _loss_blobs(one)):
             kind, meaning = self._judge(name, value)
             if kind and (kind, name) not in self.found:
                 self.found[kind, name] = Signature(kind, name, value, one.iteration, one.line, meaning)
@@ -113,15 +116,17 @@ class LossWatch:
         return max(recent) - min(recent) <= _STILL * max(recent)
 
 
-def _losses(one: Pass) -> Iterator[tuple[str, float]]:
+def _told_losses(one: Pass) -> Iterator[tuple[str, float]]:
     """Yield the losses by name: outputs with a weight, else what the solver says of all of them."""
     weighted = [(output.name, output.value) for output in one.outputs if output.weight]
     if weighted:
         yield from weighted
     elif one.loss is not None:
         yield "loss", one.loss
-    else:
-        yield from ((key.blob, value) for key, value in one.values.items() if _is_loss(key))
+
+
+def _loss_blobs(one: Pass) -> Iterator[tuple[str, float]]:
+    return ((key.blob, value) for key, value in one.values.items() if _is_loss(key))
 
 
 def _is_loss(key: Key) -> bool:

@@ -125,7 +125,7 @@ class UpdateRatio(Rule):
 
     def look(self, one: Pass) -> Iterator[tuple[str, str]]:
         for key, value in one.signals.items():
-            if key.direction not in self.LEASTS or not _is_weight(key):
+            if key.direction not in self.LEASTS or not _is_weight(key) or math.isnan(value):
                 continue
             is_outside = not self.LEASTS[key.direction] <= value <= self.MOST
             self._outside[key.layer] = self._outside.get(key.layer, 0) + 1 if is_outside else 0

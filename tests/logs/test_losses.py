@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from caffestat.logs import CAP, LossWatch, Output, Pass, diagnose, diagnosis_lines
+from caffestat.logs import CAP, Key, LossWatch, Output, Pass, diagnose, diagnosis_lines
 from caffestat.logs.losses import describe_constant, multiple_of_cap
 
 
@@ -78,3 +78,14 @@ def test_caffes_own_logs_have_no_signature(name: str) -> None:
     from caffestat.logs import diagnose_log
 
     assert diagnose_log(str(FOLDER / f"{name}.log")).losses == []
+
+
+def test_blobs_count_where_the_solver_tells_no_loss() -> None:
+    """Signals that a run records beside its losses are not further losses."""
+    blob = Pass(1, values={Key("forward", "l", "top", "loss"): 1.38629}, lines=[1])
+    told = Pass(1, iteration=0, loss=1.38629, outputs=[Output("loss", 1.38629, 1)])
+    for passes, found in (([blob] * 8, 1), ([told, blob] * 7, 0), ([told, blob] * 8, 1)):
+        watch = LossWatch()
+        for one in passes:
+            watch.add(one)
+        assert len(watch.signatures()) == found
