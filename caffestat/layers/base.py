@@ -128,6 +128,9 @@ class Layer:
     keeps_shapes: ClassVar[bool] = False  # its tops' shapes depend on none of its fields that Caffe lacks
     auto_tops: ClassVar[bool] = False  # Caffe adds missing tops itself: the losses
     keeps_drawn: ClassVar[bool] = False  # it computes with what it drew for params that it shares: LSTM in TRAIN
+    writes_all_diffs: ClassVar[bool] = (
+        False  # its backward pass looks at no lr_mult: a param's of 0 gets a gradient too
+    )
     keeps_blobs: ClassVar[bool] = True  # its params start from the `blobs` that the net holds for it, if any
     starts_at_zero: ClassVar[bool] = False  # `caffe train` leaves its tops at zero: Input
     passes_values: ClassVar[bool] = (

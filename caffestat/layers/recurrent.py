@@ -40,6 +40,7 @@ class Recurrent(Layer):
     shares_diff = True
     keeps_blobs = False  # the unrolled net draws all the same
     keeps_drawn = True
+    writes_all_diffs = True
 
     def stops_backward(self, needed: Sequence[bool]) -> bool:
         return needed[1]

@@ -125,12 +125,13 @@ class UpdateRatio(Rule):
 
     def look(self, one: Pass) -> Iterator[tuple[str, str]]:
         for key, value in one.signals.items():
-            if key.direction not in self.LEASTS or not _is_weight(key) or math.isnan(value):
+            if key.direction not in self.LEASTS or not _is_weight(key):
                 continue
-            is_outside = not self.LEASTS[key.direction] <= value <= self.MOST
+            least = self.LEASTS[key.direction]
+            is_outside = not least <= value <= self.MOST  # so is a run's that has diverged
             self._outside[key.layer] = self._outside.get(key.layer, 0) + 1 if is_outside else 0
             if self._outside[key.layer] >= self.TIMES:
-                what = "too large: lower base_lr or its lr_mult" if value > self.MOST else "too small: it hardly learns"
+                what = "too small: it hardly learns" if value < least else "too large: lower base_lr or its lr_mult"
                 how = "is updated by" if key.direction == "update_ratio" else "takes steps of"
                 yield key.layer, f"{how} {value:.2g} of its weights' size, {what}"
 

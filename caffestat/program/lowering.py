@@ -253,9 +253,8 @@ def _behind_unknown(net: Net, forward: Forward) -> set[int]:
 
 def _want(forward: Forward, nodes: Iterable[Node]) -> None:
     for node in nodes:
-        bottoms, params = (
-            list(_flagged(node, flags)) for flags in (node.bottom_need_backward, node.param_propagate_down)
-        )
+        wanted = [flag or node.layer.writes_all_diffs for flag in node.param_propagate_down]
+        bottoms, params = (list(_flagged(node, flags)) for flags in (node.bottom_need_backward, wanted))
         forward.wanted.update({key: forward.bottoms[key] for key in bottoms})
         forward.wanted_params.update({key: forward.uses[key] for key in params})
 

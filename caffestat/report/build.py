@@ -151,7 +151,7 @@ class _View:
             is_statistic=param.is_statistic,
             gets_diff=param.gets_diff,
             mean_abs=self.measured.params.get(key),
-            diff_mean_abs=self.measured.param_diffs.get(key),
+            diff_mean_abs=self.measured.param_diffs.get(key) if param.gets_diff else None,
             diff_is_unknown=param.gets_diff and self._measured_back and key not in self.measured.param_diffs,
             predicted=self._expected("params", key),
             diff_predicted=self._expected("param_diffs", key),

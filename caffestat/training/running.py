@@ -24,7 +24,7 @@ from caffestat.program.settle import Settler, decided
 from .events import Output
 from .snapshot import write_model
 from .statistics import Signal, Sizes, signals_of
-from .update import Learnable, learnable
+from .update import Learnable, learnable, mean_abs
 
 if TYPE_CHECKING:
     from caffestat.engine import Device
@@ -203,10 +203,6 @@ class Running:
             self.values.share(mine, other.values, number)
 
 
-def _mean_abs(array: np.ndarray | None) -> float:
-    return 0.0 if array is None else float(np.abs(array).mean(dtype=np.float64))
-
-
 class PlainSum:
     """The gradients of some passes added up, of a program in which no row writes over another's."""
 
@@ -254,7 +250,7 @@ class Sum:
             if not adds_up(net.nodes[node], index):
                 left.pop(owner, None)
             total = left.get(owner) if diff is None else diff + left[owner] if owner in left else diff
-            means[node, index] = _mean_abs(total)
+            means[node, index] = 0.0 if total is None else mean_abs(total)
         return replace(measured, param_diffs=means, norms=self._norms(measured))
 
     def _summed_inside(
@@ -277,7 +273,7 @@ class Sum:
             owner = program.owner(program.rows[row].params[index])
             diff, left = runner.tensors.get(("inner_diff", node, row, index)), earlier[owner]
             total = left if diff is None else diff if left is None else diff + left
-            means[row, index] = _mean_abs(total)
+            means[row, index] = 0.0 if total is None else mean_abs(total)
             if total is not None and owner in part.kept:
                 self._uncleared[node, owner] = total
         return program, replace(measured, param_diffs=means)

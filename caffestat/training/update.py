@@ -20,9 +20,10 @@ from .events import Clip
 from .solvers import BLOCK, Scratch, fma, rule_of
 from .statistics import Sizes
 
-__all__ = ["Applied", "Learnable", "Update", "learnable", "sum_squares"]
+__all__ = ["Applied", "Learnable", "Update", "learnable", "mean_abs", "sum_squares"]
 
 _THREADS = min(os.cpu_count() or 1, 4)
+_CHUNK = 1 << 16  # elements that sums are taken of at a time
 _LARGE = 1 << 18  # elements from which on several threads share the work
 
 
@@ -128,7 +129,7 @@ class Update:
         self.last = {n: diffs[n] if n in diffs else np.zeros_like(values[n]) for n in self.numbers}
         plans = list(self._plans(values, self.last, rate, iteration))
         self._run_all(plans, list(self._scales(clip)))
-        sizes = {n: (_mean_abs(diff), _mean_abs(values[n])) for n, diff in self.last.items()} if measure else {}
+        sizes = {n: (mean_abs(diff), mean_abs(values[n])) for n, diff in self.last.items()} if measure else {}
         return Applied(clip, sizes)
 
     def _clip(self, diffs: Mapping[int, np.ndarray]) -> Clip | None:
@@ -203,8 +204,11 @@ class Update:
         return signs
 
 
-def _mean_abs(array: np.ndarray) -> float:
-    return float(np.abs(array).mean())
+def mean_abs(array: np.ndarray) -> float:
+    """Return mean |x|, 0 of no elements, chunk by chunk so that no large temporary is made."""
+    flat = array.reshape(-1)
+    sums = (float(np.abs(flat[start : start + _CHUNK]).sum()) for start in range(0, flat.size, _CHUNK))
+    return math.fsum(sums) / max(flat.size, 1)
 
 
 def norm_of(diffs: Any) -> np.float32:
@@ -216,7 +220,7 @@ def norm_of(diffs: Any) -> np.float32:
 def sum_squares(array: np.ndarray) -> float:
     """Return sum x², chunk by chunk so that no large temporary is made."""
     flat, total = array.reshape(-1), 0.0
-    for start in range(0, flat.size, 1 << 16):
-        chunk = flat[start : start + (1 << 16)]
+    for start in range(0, flat.size, _CHUNK):
+        chunk = flat[start : start + _CHUNK]
         total += float(np.dot(chunk, chunk))
     return total

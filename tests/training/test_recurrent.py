@@ -18,14 +18,16 @@ NET = """name: "r"
 layer {{ name: "in" type: "Input" top: "x" top: "cont" input_param {{
   shape {{ dim: {steps} dim: 2 dim: 3 }} shape {{ dim: {steps} dim: 2 }} }} }}
 layer {{ name: "rec" type: "{kind}" bottom: "x" bottom: "cont" top: "h"
-  recurrent_param {{ num_output: 4 {more} weight_filler {{ type: "uniform" min: -0.7 max: 0.7 }} }} }}
+  recurrent_param {{ num_output: 4 {more} weight_filler {{ type: "uniform" min: -0.7 max: 0.7 }} }} {rest} }}
 layer {{ name: "loss" type: "Reduction" bottom: "h" top: "loss" reduction_param {{ operation: SUMSQ }} loss_weight: 1 }}
 """
 SOLVER = 'net: "net.prototxt" base_lr: 0 lr_policy: "fixed" snapshot_after_train: false random_seed: 5 '
 
 
-def training(folder: Path, kind: str, steps: int, solver: str, inputs: dict, more: str = "") -> Training:
-    (folder / "net.prototxt").write_text(NET.format(kind=kind, steps=steps, more=more))
+def training(
+    folder: Path, kind: str, steps: int, solver: str, inputs: dict, more: str = "", rest: str = ""
+) -> Training:
+    (folder / "net.prototxt").write_text(NET.format(kind=kind, steps=steps, more=more, rest=rest))
     (folder / "solver.prototxt").write_text(SOLVER + solver)
     run = RunOptions(device="cpu", inputs=inputs, inputs_hold="zeros")
     made = read_solver(str(folder / "solver.prototxt"))
@@ -115,6 +117,10 @@ LAYERS = {
 BEGIN = {"RNN": {("rec_", "h_0")}, "LSTM": {("rec_", "c_0")}}
 
 
+def untimed(line: str) -> str:
+    return re.sub(r"[^ (]+ iter/s, [^ ]+s/", "", line)
+
+
 def lines(made: Training) -> list[str]:
     log = TrainingLog(made.solver, 5)
     return [line for event in made.events() for line in log.lines(event)]
@@ -150,3 +156,14 @@ def test_gradients_inside_add_up_over_timesteps_and_micro_batches(kind: str, tmp
     assert values(first, weight)[-1] == values(first, outer)[0]  # the whole gradient, after the first timestep's
     for what in ("rec_x_transform, param blob 0", "rec_x_transform, param blob 1", outer):
         assert values(second, what) == pytest.approx([2 * value for value in values(first, what)], rel=1e-5)
+
+
+@pytest.mark.parametrize("kind", LAYERS)
+def test_frozen_params_have_gradients_that_count(kind: str, tmp_path: Path) -> None:
+    """The unrolled net knows no lr_mult: with 0 the gradient's line is left out, but clipping and norms have it."""
+    solver = "max_iter: 1 debug_info: true display: 1 clip_gradients: 0.01"
+    free = lines(training(tmp_path, kind, 2, solver, data(2, 1)))
+    frozen = lines(training(tmp_path, kind, 2, solver, data(2, 1), rest="param { lr_mult: 0 }"))
+    kept = [line for line in free if "Layer rec, param blob 0 diff" not in line]
+    assert len(kept) == len(free) - 1 and list(map(untimed, kept)) == list(map(untimed, frozen))
+    assert any("Gradient clipping" in line for line in kept) and any("All net params" in line for line in kept)
