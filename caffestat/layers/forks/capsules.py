@@ -411,9 +411,9 @@ class _Windows(_Weighted):
 class CapsuleConvTransform(_Windows):
     """Each capsule [r, q] of each window times a matrix [q, output_capsule_num · s] of its place in the window.
 
-    Bottom [N, input_capsule_num, input_h, input_w, r, q]; top [N, windows, kh · kw · input_capsule_num,
-    output_capsule_num · r · s]; W [that times output_capsule_num, q, s], b as many values as an item of the top.
-    (chenzhenhua986/CAFFE-CapsNet, capsule_conv_transform_layer.cpp)
+    Bottom [N, input_capsule_num, input_h, input_w, r, q], or larger: then the first values of all are read; top [N,
+    windows, kh · kw · input_capsule_num, output_capsule_num · r · s]; W [that times output_capsule_num, q, s], b as
+    many values as an item of the top. (chenzhenhua986/CAFFE-CapsNet, capsule_conv_transform_layer.cpp)
     """
 
     message = "capsule_conv_transform_param"
@@ -438,12 +438,21 @@ class CapsuleConvTransform(_Windows):
         return (weight, bias) if self.settings.bias_term else (weight,)
 
     def tops(self, bottoms: Sequence[Shape]) -> tuple[Shape, ...]:
-        places, outputs, rows, inner, columns = self.sizes()
-        high, wide, inputs = self.positive("input_h", "input_w", "input_capsule_num")
-        wanted = inputs * high * wide * rows * inner
-        if len(bottoms[0]) < 2 or math.prod(bottoms[0][1:]) != wanted:
-            raise self.error(f"expected items of {wanted} values, found shape {bottoms[0]}")
+        places, outputs, rows, _, columns = self.sizes()
+        if len(bottoms[0]) < 2 or math.prod(bottoms[0][1:]) < self.values():
+            raise self.error(f"expected items of {self.values()} values, found shape {bottoms[0]}")
         return ((bottoms[0][0], math.prod(self.windows()), places, outputs * rows * columns),)
+
+    def values(self) -> int:
+        """Return how many values of an item are read."""
+        _, _, rows, inner, _ = self.sizes()
+        return math.prod(self.positive("input_h", "input_w", "input_capsule_num")) * rows * inner
+
+    def departs(self, bottoms: Sequence[Shape]) -> str:
+        found = math.prod(bottoms[0][1:])
+        if found <= self.values():
+            return ""
+        return f"its items have {found} values, but it reads as if they had {self.values()}: the first of the batch"
 
     def lower(self, g: Graph, bottoms: Sequence[str], params: Sequence[str]) -> Sequence[str]:
         places, outputs, rows, inner, columns = self.sizes()
@@ -451,7 +460,10 @@ class CapsuleConvTransform(_Windows):
             "input_h", "input_w", "input_capsule_num", "stride", "kh", "kw"
         )
         (top,), n, windows = self.tops([g.shape(bottoms[0])]), g.shape(bottoms[0])[0], self.windows()
-        x = g.reshape(bottoms[0], n, inputs, high, wide, rows, inner)
+        x, used = bottoms[0], n * self.values()
+        if math.prod(g.shape(x)) > used:
+            x = g.declare(g.emit("Slice", g.reshape(x, -1), g.ints(0), g.ints(used)), (used,))
+        x = g.reshape(x, n, inputs, high, wide, rows, inner)
         for axis, count, size in ((2, windows[0], kernel[0]), (4, windows[1], kernel[1])):
             index = np.arange(count).reshape(-1, 1) * stride + np.arange(size)
             x = g.emit("Gather", x, g.constant(index, np.int64), axis=axis)

@@ -119,6 +119,21 @@ def test_convolutional_transform(has_bias: bool) -> None:
     check_gradients(layer, forward, arrays, range(len(arrays)), params=1 + has_bias)
 
 
+def test_convolutional_transform_reads_the_first_values_of_larger_items() -> None:
+    fields = CONV + "input_capsule_shape { dim: 2 dim: 4 } output_capsule_shape { dim: 2 dim: 3 } bias_term: false"
+    layer = make(TEXT % "CapsuleConvTransform" + f"capsule_conv_transform_param {{ {fields} }}")
+    x, w = RANDOM.normal(size=(2, 400)), RANDOM.normal(size=(36, 4, 3))
+    found = run(layer, [x], [w])
+    expected = run(layer, [x.ravel()[:640].reshape(2, 320)], [w])
+    np.testing.assert_array_equal(found.tops[0], expected.tops[0])
+    np.testing.assert_array_equal(found.bottoms[0].ravel()[:640], expected.bottoms[0].ravel())
+    assert not found.bottoms[0].ravel()[640:].any()
+    assert "reads as if they had 320: the first of the batch" in layer.departs([x.shape])
+    assert layer.departs([(2, 320)]) == ""
+    with pytest.raises(NetError, match="expected items of 320 values"):
+        layer.tops([(2, 319)])
+
+
 def test_convolutional_routing() -> None:
     fields = CONV + "output_capsule_shape { dim: 2 dim: 3 }"
     layer = make(TEXT % "CapsuleConvRouting" + f"capsule_conv_routing_param {{ {fields} }}")
