@@ -365,9 +365,9 @@ class Cap(_Weighted):
 
 @layer("DynamicRouting", dialect="capsnet")
 class DynamicRouting(_Weighted):
-    """Routing by agreement, whose reference computes nothing: top [N, output_capsule_num, output_capsule_dim].
+    """Routing by agreement, whose reference computes nothing: y and dx are the zeros that Caffe's memory begins with.
 
-    A weight [100, output_capsule_num, input_capsule_num] is declared there.
+    Top [N, output_capsule_num, output_capsule_dim]; a weight [100, output_capsule_num, input_capsule_num] is declared.
     (chenzhenhua986/CAFFE-CapsNet, dynamic_routing_layer.cpp)
     """
 
@@ -381,12 +381,18 @@ class DynamicRouting(_Weighted):
         return (Param("weight", (100, outs, count), Filler(), False, count, outs),)
 
     def tops(self, bottoms: Sequence[Shape]) -> tuple[Shape, ...]:
-        self.why_uncomputed = "its reference computes nothing"
         _, outs, out = self.sizes()
         return ((bottoms[0][0], outs, out),)
 
     def lower(self, g: Graph, bottoms: Sequence[str], params: Sequence[str]) -> Sequence[str]:
-        raise self.error(self.why_uncomputed)
+        (top,) = self.tops([g.shape(bottoms[0])])
+        read = [bottoms[0], *params]
+        shapes = [g.shape(value) for value in read]
+
+        def gradient(tape: Tape, dy: str) -> Sequence[str | None]:
+            return [tape.constant(np.zeros(shape, np.float32)) for shape in shapes]
+
+        return [emit_closed(g, read, lambda *values: g.constant(np.zeros(top, np.float32)), gradient)]
 
 
 class _Windows(_Weighted):

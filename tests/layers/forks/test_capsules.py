@@ -208,11 +208,12 @@ def test_cap_routes_by_agreement_with_the_gradients_of_an_inner_product() -> Non
     np.testing.assert_allclose(found.params[1], rows.sum(0), rtol=1e-4, atol=1e-5)
 
 
-def test_dynamic_routing_has_a_shape_and_no_values() -> None:
+def test_dynamic_routing_leaves_zeros() -> None:
     layer = make(
         'name: "l" type: "DynamicRouting" bottom: "x" top: "y" '
         "dr_param { routing_num: 4 input_capsule_num: 6 output_capsule_dim: 3 output_capsule_num: 5 }"
     )
     assert layer.tops([(2, 6, 15)]) == ((2, 5, 3),)
-    assert "computes nothing" in layer.why_uncomputed
     assert [param.shape for param in layer.params([(2, 6, 15)])] == [(100, 5, 6)]
+    found = run(layer, [RANDOM.normal(size=(2, 6, 15))], [RANDOM.normal(size=(100, 5, 6))])
+    assert not any(values.any() for values in (found.tops[0], found.bottoms[0], found.params[0]))
