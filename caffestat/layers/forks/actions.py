@@ -67,7 +67,7 @@ class ActionRoIData(Python):
         regions = 2 * (self.batch_override or self.IMAGES)
         widths = (shape[1:] for shape in self.tops([])[4:] if shape)
         shapes = {1: (regions, 5), **{index: (regions, *width) for index, width in enumerate(widths, 4)}}
-        yield shapes, "as BATCH_SIZE in the configuration makes it where each image has a person and a scene"
+        yield shapes, "by BATCH_SIZE in the configuration, for images with a person and a scene each"
 
     def example(self, top: int, shape: Shape, random: np.random.Generator) -> np.ndarray | None:
         images = self.top_shape(0, self.proto.top[0])

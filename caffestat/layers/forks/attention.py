@@ -180,7 +180,8 @@ class SplitIndices(Layer):
     def tops(self, bottoms: Sequence[Shape]) -> tuple[Shape, ...]:
         whole, *parts = (row_length(self, shape) for shape in bottoms)
         if whole != sum(parts) or len(parts) != self.top_count:
-            raise self.error(f"expected a top for each bottom but the first, and these together as long: {bottoms}")
+            what = "a top for each bottom but the first, and these bottoms together as long as the first"
+            raise self.error(f"expected {what}: {bottoms}")
         return tuple((1, 1, 1, part) for part in parts)
 
     def lower(self, g: Graph, bottoms: Sequence[str], params: Sequence[str]) -> Sequence[str]:

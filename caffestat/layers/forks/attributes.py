@@ -43,7 +43,7 @@ class _LabeledImages(AnnotatedData):
     """Images of a database whose labels [N, values] are not read."""
 
     data_kind = ""
-    why_unread = "what its records hold is not read"
+    why_unread = "the contents of its records are not read"
 
     def values(self) -> int:
         """Return how many values a label has."""

@@ -74,7 +74,7 @@ class _ScaledNorm(BatchNorm):
         if len(bottoms[0]) < 2:
             raise self.error(f"expected a bottom of at least 2 axes (N, C, …), found shape {bottoms[0]}")
         if getattr(self.settings, "rebn", False):
-            raise self.error("what bn_param.rebn does is not known")
+            raise self.error("the effect of bn_param.rebn is not known")
         return (bottoms[0],)
 
     def lower(self, g: Graph, bottoms: Sequence[str], params: Sequence[str]) -> Sequence[str]:
@@ -124,12 +124,12 @@ class BN(_ScaledNorm):
 
 @layer("ZXYBN", dialect="cervix")
 class ZXYBN(BN):
-    """Computed as BN of yjxiong/caffe, whose fields it has: what else it does is not public.
+    """Computed as BN of yjxiong/caffe, which has the same fields; its own source is not public.
 
     (dypromise/cervix_caffe_dingyang, prototxt files alone)
     """
 
-    read_as = "BN of yjxiong/caffe, whose fields it has: its source is not public"
+    read_as = "BN of yjxiong/caffe, which has the same fields; its own source is not public"
     filler_fields: ClassVar[Mapping[str, str]] = {
         "zxybn_param.slope_filler": "scale",
         "zxybn_param.bias_filler": "bias",

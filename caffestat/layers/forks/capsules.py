@@ -168,7 +168,7 @@ class CapsuleRelu(_Capsules):
         (size,) = self.positive("dim")
         self.parts(bottoms[0], size, "dim")
         if not self.is_in_place():
-            raise self.error("works in place only: otherwise the reference never writes the capsules that it keeps")
+            raise self.error("works only in place; otherwise the reference does not write the capsules that it keeps")
         return (bottoms[0],)
 
     def lower(self, g: Graph, bottoms: Sequence[str], params: Sequence[str]) -> Sequence[str]:

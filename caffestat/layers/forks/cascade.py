@@ -261,7 +261,7 @@ class ProposalTarget(Computed, Regression):
             background = np.concatenate([background, others[: rest - len(background)]])
         kept = np.concatenate([objects, _drawn(background, rest, random)])
         if not len(kept):
-            raise self.error("no region is an object or background; the reference makes one up at random")
+            raise self.error("no region is an object or background; the reference draws a random one")
         return kept, len(objects)
 
     def targets(

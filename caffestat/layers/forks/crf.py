@@ -105,7 +105,7 @@ class MultiStageMeanfield(Layer):
     @property
     def left_out(self) -> str:
         missing = " and ".join(f"{name}.par" for name in USUAL if self.weight_file(name) is None)
-        return f"there is no {missing}: their usual numbers stand in, 3 and 5" if missing else ""
+        return f"file not found: {missing}; the usual weights 3 and 5 are used" if missing else ""
 
     def decide(self, bottoms: Sequence[np.ndarray], random: np.random.Generator) -> Sequence[np.ndarray]:
         """Return the lattice of places and colours: its vertices, shares, neighbours and norm."""

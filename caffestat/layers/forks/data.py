@@ -67,7 +67,7 @@ class _Files(Images):
 
     @property
     def why_unread(self) -> str:
-        return "" if self.data_kind else "what its files hold is not read"
+        return "" if self.data_kind else "the contents of its files are not read"
 
     @property
     def settings(self) -> Any:
@@ -213,7 +213,7 @@ class SegmentVideoData(_Segments):
     def why_unread(self) -> str:
         p = self.added.transform_param
         written = [name for name in ("crop_height", "crop_width", "original_image") if getattr(p, name)]
-        return f"how {' and '.join(written)} cut frames is not known" if written else ""
+        return f"the cropping by {' and '.join(written)} is not known" if written else ""
 
     def own_words(self) -> tuple[str, ...]:
         return (*("shuffle",) * bool(self.settings.shuffle), "frames")

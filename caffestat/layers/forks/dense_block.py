@@ -98,9 +98,9 @@ class DenseBlock(BatchNorm):
             raise self.error("expected a positive numTransition and growthRate in denseblock_param")
         sizes = (p.pad_h, p.pad_w, p.conv_verticalStride, p.conv_horizentalStride, p.filter_H, p.filter_W)
         if sizes != (1, 1, 1, 1, KERNEL, KERNEL):
-            raise self.error(f"what other paddings, strides and kernels than 1, 1 and 3 do is not known: found {sizes}")
+            raise self.error(f"expected a pad of 1, a stride of 1 and a kernel of 3, found {sizes}")
         if p.use_dropout and p.dropout_amount and self.phase != TEST:
-            self.why_uncomputed = "the random numbers of its dropout are cuDNN's"
+            self.why_uncomputed = "its dropout draws random numbers of cuDNN"
         return ((shape[0], shape[1] + p.numTransition * p.growthRate, *shape[2:]),)
 
     def macs(self, bottoms: Sequence[Shape]) -> int:

@@ -212,7 +212,7 @@ class LpqLoss(Loss):
     @property
     def left_out(self) -> str:
         several = len(self.added.lpq_loss_param.p) > 1
-        return "p and q stay those of the first episode: later ones are not switched to" if several else ""
+        return "p and q stay those of the first episode; the later ones are not used" if several else ""
 
     def allow_force_backward(self, bottom: int) -> bool:
         return True

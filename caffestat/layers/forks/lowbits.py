@@ -70,7 +70,7 @@ class _Stochastic(Layer):
 
     @property
     def left_out(self) -> str:
-        return "which outputs keep their weights is drawn with other random numbers" if self.kept else ""
+        return "the outputs that keep their weights are drawn with other random numbers" if self.kept else ""
 
     def tops(self, bottoms: Sequence[Shape]) -> tuple[Shape, ...]:
         if self.settings.ratio < 0:

@@ -34,7 +34,7 @@ class _Matching(Layer):
 
     @property
     def left_out(self) -> str:
-        return "its stored features are not renewed"
+        return "its stored features are not updated"
 
     def rows(self) -> int:
         """Return how many features are stored."""

@@ -379,7 +379,7 @@ class _Nodes(_Tree, Source):
 
     num_bottoms: ClassVar[Count] = (0, 0)
     num_tops: ClassVar[Count] = (1, None)
-    why_unread = "octrees are not read: those of a sphere are taken"
+    why_unread = "octrees are not read; octrees of a sphere are used"
 
     def shape_source(self) -> str:
         return "in the octrees of the data"

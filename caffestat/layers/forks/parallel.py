@@ -61,7 +61,7 @@ class PoolingNum(Layer):
         if not 2 <= len(shape) <= 4 or not size or shape[0] % size:
             raise self.error(f"expected samples (N, C, …) that kernel_size divides, found {size} and shape {shape}")
         if self.added.pooling_num_param.pool == STOCHASTIC:
-            self.why_uncomputed = "the random numbers of its stochastic pooling are a GPU's"
+            self.why_uncomputed = "its stochastic pooling draws random numbers of a GPU"
         return ((shape[0] // size, shape[1], 1, 1),)
 
     def lower(self, g: Graph, bottoms: Sequence[str], params: Sequence[str]) -> Sequence[str]:

@@ -165,7 +165,7 @@ class SpatialDropoutOfEnet(SpatialDropout):
 
     @property
     def left_out(self) -> str:
-        return "the planes that numpy drops at random are not reproduced: others are" if self.drops() else ""
+        return "the random planes that numpy drops are not reproduced; others are dropped" if self.drops() else ""
 
     def lower(self, g: Graph, bottoms: Sequence[str], params: Sequence[str]) -> Sequence[str]:
         if self.drops():
@@ -409,7 +409,7 @@ class CoordsToBboxesMasks(_Sized):
 
     @property
     def left_out(self) -> str:
-        return "what it draws is not reproduced: the pair of joints, and how corners move, are drawn anew"
+        return "its random numbers are not reproduced: the pair of joints and the shifts of corners differ"
 
     def pairs(self) -> list[tuple[int, int]]:
         """Return the pairs of joints whose box is masked; none for the box of all."""
@@ -495,7 +495,7 @@ class PoseHeatMapLoss(Loss):
     @property
     def left_out(self) -> str:
         draws = self.settings.loss_emphase_type > 2
-        return "what it draws is not reproduced: places that count are drawn anew" if draws else ""
+        return "its random numbers are not reproduced: the selected places differ" if draws else ""
 
     def allow_force_backward(self, bottom: int) -> bool:
         return bottom < 2

@@ -483,7 +483,7 @@ class FrcnnAnchorTarget(_OfFrcnn, AnchorTargetLayer):
     def left_out(self) -> str:
         kept = ("rpn_clobber_positives", "rpn_bbox_inside_weights", "rpn_positive_weight")
         other = [name for name in kept if self.stated()[name] != FRCNN[name]]
-        return f"{' and '.join(other)} of its settings count as in default_config.json" if other else ""
+        return f"{' and '.join(other)} of its settings: the value of default_config.json is used" if other else ""
 
 
 @layer("rpn.proposal_target_layer.ProposalTargetLayer", dialect="rcnn")
@@ -663,10 +663,10 @@ class RoIDataLayer(Python):
         if tops[0] and len(tops[0]) == 4:
             n, channels, *size = tops[0]
             whole = (n, channels, *(length // 32 * 32 for length in size))
-            yield {0: whole}, "as SCALE_MULTIPLE_OF: 32 in the configuration makes it (PVANet)"
+            yield {0: whole}, "a multiple of 32, by SCALE_MULTIPLE_OF in the configuration (PVANet)"
         if self.top_count > 3 and tops[3]:
             targets = dict.fromkeys(range(3, self.top_count), (tops[3][0], 8))
-            yield targets, "as AGNOSTIC: True in the configuration makes it (R-FCN)"
+            yield targets, "by AGNOSTIC: True in the configuration (R-FCN)"
 
 
 @layer("FrcnnRoiData", dialect="frcnn")
@@ -700,7 +700,7 @@ class FrcnnRoiData(RoIDataLayer):
     def left_out(self) -> str:
         name = self.added.window_data_param.config
         is_missing = name and self.config_file() is None
-        return f"there is no {name!r}: the settings of default_config.json count" if is_missing else ""
+        return f"file not found: {name!r}; the settings of default_config.json are used" if is_missing else ""
 
     def written_shape(self, index: int) -> Shape | None:
         s = {**FRCNN, **self.stated()}

@@ -33,12 +33,12 @@ class _Moved(Layer):
 
 @layer("DYCrop", dialect="cervix")
 class DYCrop(Crop):
-    """Computed as Crop, whose fields it has: what else it does is not public.
+    """Computed as Crop, which has the same fields; its own source is not public.
 
     (dypromise/cervix_caffe_dingyang, prototxt files alone)
     """
 
-    read_as = "Crop, whose fields it has: its source is not public"
+    read_as = "Crop, which has the same fields; its own source is not public"
     adds = rearrange_pb2.LayerParameter
 
     def axis(self, shape: Shape) -> int:

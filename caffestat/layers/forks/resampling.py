@@ -184,7 +184,7 @@ class _Augmented(Layer):
     def left_out(self) -> str:
         applies = self.phase == TRAIN or self.settings.augment_during_test
         kinds = [field.name for field, _ in self.settings.ListFields() if field.message_type] if applies else []
-        return f"what it draws ({', '.join(kinds)}) is not reproduced: nothing is changed at random" if kinds else ""
+        return f"what it draws ({', '.join(kinds)}) is not reproduced: no random change is made" if kinds else ""
 
     def cut_size(self) -> tuple[int, int] | None:
         p = self.settings

@@ -77,7 +77,7 @@ class _Trimmed(_Small):
 
     @property
     def left_out(self) -> str:
-        return "how values are rounded at random is not reproduced" if self.is_random else ""
+        return "its stochastic rounding is not reproduced" if self.is_random else ""
 
     def lower(self, g: Graph, bottoms: Sequence[str], params: Sequence[str]) -> Sequence[str]:
         p, tests = self.settings, self.phase != TRAIN

@@ -56,7 +56,7 @@ class _Regions(Layer):
 
     def departs(self, bottoms: Sequence[Shape]) -> str:
         is_short = len(bottoms[1]) > 1 and math.prod(bottoms[1][1:]) == 4
-        return "regions have 4 numbers, and Caffe's code reads 5: taken for boxes of image 0" if is_short else ""
+        return "regions have 4 numbers where Caffe's code reads 5; assumed to be boxes of image 0" if is_short else ""
 
     def regions(self, rois: np.ndarray) -> np.ndarray:
         """Return regions as rows of item and box, [R, 5]."""

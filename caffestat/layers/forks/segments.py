@@ -285,7 +285,7 @@ class DetectNetTransformation(Computed):
     def left_out(self) -> str:
         p = self.added.detectnet_augmentation_param
         chances = (p.crop_prob, p.scale_prob, p.flip_prob, p.rotation_prob, p.hue_rotation_prob, p.desaturation_prob)
-        return "its images are not changed at random" if self.phase != TEST and any(chances) else ""
+        return "its random augmentation is left out" if self.phase != TEST and any(chances) else ""
 
     @property
     def classes_of(self) -> dict[int, int]:

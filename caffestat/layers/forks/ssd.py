@@ -652,6 +652,6 @@ class AnnotatedData(Images):
 
 @layer("YoloAnnotatedData", dialect="yolo")
 class YoloAnnotatedData(AnnotatedData):
-    """Computed as AnnotatedData of eric612/MobileNet-YOLO, whose fields it has. (yuqj1991/caffe_train, nets alone)"""
+    """Computed as AnnotatedData of eric612/MobileNet-YOLO, with the same fields. (yuqj1991/caffe_train, nets alone)"""
 
-    read_as = "AnnotatedData of eric612/MobileNet-YOLO, whose fields it has: its source is not public"
+    read_as = "AnnotatedData of eric612/MobileNet-YOLO, which has the same fields; its own source is not public"

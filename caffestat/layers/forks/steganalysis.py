@@ -117,7 +117,7 @@ class QuantTruncAbs(Neuron):
 
     def tops(self, bottoms: Sequence[Shape]) -> tuple[Shape, ...]:
         if not self.is_in_place():
-            raise self.error("works in place only; give the top the bottom's name")
+            raise self.error("works only in place; give the top the bottom's name")
         return (bottoms[0],)
 
     def lower(self, g: Graph, bottoms: Sequence[str], params: Sequence[str]) -> Sequence[str]:

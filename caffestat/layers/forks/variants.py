@@ -207,7 +207,7 @@ class ExclusivePooling(Pooling):
 
     own_fields = ("pooling_param.pool",)
     own_values: ClassVar[Mapping[str, tuple[str, ...]]] = {"pool": ("AVE_EXC_PAD",)}
-    read_as = "pool: AVE over the elements that are not padding, as the name says: its source is not known"
+    read_as = "pool: AVE over the elements that are not padding, after its name; its source is not known"
 
     def tops(self, bottoms: Sequence[Shape]) -> tuple[Shape, ...]:
         if self.top_count > 1:
@@ -236,7 +236,7 @@ class OverhangingPooling(Pooling):
         axes = list(zip(window.out, strides, size, pads, strict=True))
         out = tuple(n + (not any(pads) or n * step < length + pad) for n, step, length, pad in axes)
         if any((n - 1) * step - pad >= length for n, (_, step, length, pad) in zip(out, axes, strict=True)):
-            raise self.error(f"the last window holds nothing: kernel {list(kernel)}, stride {list(strides)} on {size}")
+            raise self.error(f"the last window is empty: kernel {list(kernel)}, stride {list(strides)} on {size}")
         return replace(window, out=out)
 
 

@@ -446,7 +446,7 @@ class _RegionLoss(_GridLoss):
     def tops(self, bottoms: Sequence[Shape]) -> tuple[Shape, ...]:
         p = self.settings
         if p.softmax_tree or p.class_map:
-            raise self.error("softmax_tree and class_map name files of classes, which are not read")
+            raise self.error("softmax_tree and class_map: files of classes are not read; remove them")
         if p.coords != BOX:
             raise self.error(f"expected {BOX} coords, found {p.coords}")
         return super().tops(bottoms)

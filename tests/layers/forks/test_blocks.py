@@ -131,7 +131,7 @@ def test_dropout_gives_no_values() -> None:
     [
         ("Local", "local_param { kernel_size: 2 }", "positive num_output, kernel_size"),
         ("Local", "local_param { num_output: 2 kernel_size: 5 pad: 3 }", "the kernel covers 5 elements"),
-        ("DenseBlock", "denseblock_param { filter_H: 5 }", "is not known"),
+        ("DenseBlock", "denseblock_param { filter_H: 5 }", "a kernel of 3"),
         ("DenseBlock", "denseblock_param { growthRate: 0 }", "positive numTransition and growthRate"),
     ],
 )

@@ -56,7 +56,7 @@ def test_long_capsules_become_zero_in_place() -> None:
     assert 0 < is_long.sum() < 6
     np.testing.assert_allclose(found.tops[0], np.where(is_long, 0, X), rtol=1e-6)
     np.testing.assert_array_equal(found.bottoms[0], dy)
-    with pytest.raises(NetError, match="works in place only"):
+    with pytest.raises(NetError, match="works only in place"):
         make(TEXT % "CapsuleRelu" + "capsule_relu_param { dim: 4 }").tops([X.shape])
 
 

@@ -119,7 +119,7 @@ def test_weights_out_of_files_or_the_usual_ones(tmp_path: Path, monkeypatch: pyt
     np.testing.assert_array_equal(spatial[0, 0], 3 * np.eye(4))
     np.testing.assert_array_equal(bilateral[0, 0], 5 * np.eye(4))
     np.testing.assert_array_equal(compatibility[0, 0], -np.eye(4))
-    assert layer.left_out == "there is no spatial.par and bilateral.par: their usual numbers stand in, 3 and 5"
+    assert layer.left_out == "file not found: spatial.par and bilateral.par; the usual weights 3 and 5 are used"
     (tmp_path / "spatial.par").write_text("1 2 3\n4 5\n")
     np.testing.assert_array_equal(layer.draw_params(Stream(1), declared, SHAPES)[0][0, 0], np.diag([1, 2, 3, 4]))
     (tmp_path / "bilateral.par").write_text("1 2 x")

@@ -253,7 +253,7 @@ SIZES = {"x": (1, 3, 8, 9)}
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ('type: "FileData" top: "x" video_data_param { do_squeeze: true }', "what its files hold is not read"),
+        ('type: "FileData" top: "x" video_data_param { do_squeeze: true }', "the contents of its files are not read"),
         ('type: "ImageGtData" top: "x" image_gt_data_param { batch_size: 1 }', "its images are not read"),
         ('type: "MatRead" top: "x" mat_read_param { prefix: "p" }', r"its \.mat files are not read"),
         ('type: "VideoData" top: "x" top: "y" video_data_param { video_type: WEBCAM }', "no video is read"),

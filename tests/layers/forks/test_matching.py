@@ -24,7 +24,7 @@ def test_labeled_matching_compares_with_the_table() -> None:
     np.testing.assert_array_equal(found.tops[1], [0, 3, -1, -1, 1])
     np.testing.assert_allclose(found.bottoms[0].reshape(5, 6), dy @ w, rtol=1e-4, atol=1e-5)
     assert not found.params[0].any()
-    assert "not renewed" in layer.left_out
+    assert "not updated" in layer.left_out
 
 
 def test_unlabeled_matching_compares_with_the_queue() -> None:

@@ -180,7 +180,7 @@ def test_the_data_layer_has_the_sizes_of_the_references_config() -> None:
 def test_settings_of_frcnn_that_stand_in_another_file_are_announced() -> None:
     tops = 'top: "data" top: "im_info" top: "gt_boxes"'
     layer = make(f'name: "l" type: "FrcnnRoiData" {tops} window_data_param {{ config: "voc.json" }}')
-    assert layer.left_out == "there is no 'voc.json': the settings of default_config.json count"
+    assert layer.left_out == "file not found: 'voc.json'; the settings of default_config.json are used"
     assert not make(f'name: "l" type: "FrcnnRoiData" {tops}').left_out
 
 
@@ -216,7 +216,7 @@ def test_settings_of_frcnn_hold_for_the_layers_behind_its_data(tmp_path: Path) -
     np.testing.assert_array_equal(layers["p"].anchors(), [[-8, -4, 8, 4], [-4, -8, 4, 8]])
     assert layers["p"].settings["feat_stride"] == layers["a"].settings["feat_stride"] == 8
     assert layers["a"].sampling() == (64, 16, 0.6, 0.2)
-    assert layers["a"].left_out == "rpn_positive_weight of its settings count as in default_config.json"
+    assert layers["a"].left_out == "rpn_positive_weight of its settings: the value of default_config.json is used"
     assert layers["s"].sampling() == (20, 10, 0.5, 0.5, 0)
     assert frcnn(tmp_path, settings, TEST)["p"].limits() == (6000, 300, 0.7, 3)
     rois = np.array([[0, 10, 10, 50, 52], [0, 60, 60, 80, 90]])

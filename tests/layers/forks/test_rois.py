@@ -60,7 +60,7 @@ def test_regions_of_four_numbers_are_boxes_of_the_first_image(kind: str, param: 
     whole, short = make(text), make(text)
     rois = ROIS.copy()
     rois[:, 0] = 0
-    assert "taken for boxes of image 0" in short.departs([X.shape, (4, 4)])
+    assert "assumed to be boxes of image 0" in short.departs([X.shape, (4, 4)])
     assert not whole.departs([X.shape, ROIS.shape])
     short.is_forks = True
     np.testing.assert_array_equal(run(short, [X, rois[:, 1:]]).tops[0], run(whole, [X, rois]).tops[0])

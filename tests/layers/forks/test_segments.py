@@ -122,7 +122,7 @@ DETECTNET = (
 @pytest.mark.parametrize("kind", ["GRIDBOX_MIN", "GRIDBOX_MAX"])
 def test_detectnet_says_where_objects_are(kind) -> None:
     layer = make(DETECTNET % kind)
-    assert "not changed at random" in layer.left_out
+    assert "random augmentation" in layer.left_out
     images = RANDOM.uniform(0, 255, (2, 3, 20, 38))
     labels = np.zeros((2, 1, 4, 16))
     labels[:, 0, 0, :2] = [[2, 16], [1, 16]]

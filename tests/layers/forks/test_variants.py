@@ -277,6 +277,6 @@ def test_pooling_of_darknet_overhangs_where_kernel_minus_stride_is_odd(
 
 def test_pooling_of_darknet_refuses_empty_windows() -> None:
     text = 'name: "p" type: "Pooling" bottom: "x" top: "y" pooling_param { kernel_size: 3 stride: 2 }'
-    with pytest.raises(NetError, match="the last window holds nothing"):
+    with pytest.raises(NetError, match="the last window is empty"):
         make(text, dialect="darknet").tops([(2, 3, 8, 8)])
     assert make(text).tops([(2, 3, 8, 8)]) == ((2, 3, 4, 4),)
