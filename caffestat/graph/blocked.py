@@ -9,11 +9,15 @@ and 5x5 0.7 to 1.0, the first convolution 0.8 to 1.4, 1x1 1.0 to 1.6. With the f
 them for Conv: 0.45 to 0.9; 1x1 on more than 20,000 places 1.1. Conv may take twice its time by ill luck with the
 addresses of its operands, which the blocked layout does not.
 Layouts: onnxruntime, nchwc_transformer.cc and mlas/lib/reorder.cpp.
+
+The kernels also compute affine maps per channel of plain images: a row of one channel is then a row of places, whose
+channels, as many as a block has, share one filter.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import prod
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,9 +27,11 @@ if TYPE_CHECKING:
 
 __all__ = [
     "NCHWC",
+    "add_affine",
     "convolution",
     "fits",
     "fits_images",
+    "fits_rows",
     "is_depthwise",
     "reorder",
     "slide",
@@ -60,6 +66,35 @@ def fits_images(g: Graph, x: str, channels: int) -> bool:
     spec = g.specs.get(x)
     is_image = spec is not None and spec.dtype == np.float32 and len(spec.shape) == 4 and 0 not in spec.shape
     return is_image and g.block > 0 and channels % g.block == 0
+
+
+def fits_rows(g: Graph, x: str) -> bool:
+    """Tell whether the places of each channel of x, [batch, channels, …], fill blocks."""
+    spec = g.specs.get(x)
+    if not g.block or spec is None or spec.dtype != np.float32 or 0 in spec.shape:
+        return False
+    return len(spec.shape) > 2 and prod(spec.shape[2:]) % g.block == 0
+
+
+def add_affine(g: Graph, value: str, x: str, scale: str, bias: str) -> str:
+    """Emit value + scale · x + bias, vectors [C], where `fits_rows`.
+
+    In one pass on all threads, which writes over the value where nobody else reads it: a fifth to a half of the time of
+    BatchNormalization and Add.
+    """
+    shape, b = g.shape(x), g.block
+    lanes = prod(shape[:2]) * b
+    image = (1, lanes, 1, prod(shape[2:]) // b)
+
+    def per_lane(vector: str) -> str:
+        wide = g.emit("Expand", g.reshape(vector, 1, shape[1], 1), g.ints(*shape[:2], b))
+        return g.declare(wide, (*shape[:2], b))
+
+    filters, biases = g.reshape(per_lane(scale), lanes, 1, 1, 1), g.reshape(per_lane(bias), lanes)
+    inputs = g.reshape(x, *image), filters, biases, g.reshape(value, *image)
+    g.domains[NCHWC] = 1
+    y = g.emit("Conv", *inputs, domain=NCHWC, kernel_shape=[1, 1], group=lanes)
+    return g.reshape(g.declare(y, image), *shape)
 
 
 def is_depthwise(shape: Sequence[int], group: int) -> bool:

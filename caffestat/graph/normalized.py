@@ -15,7 +15,7 @@ import numpy as np
 if TYPE_CHECKING:
     from .graph import Graph, Node, Normal
 
-__all__ = ["affine_of", "batch_normalization"]
+__all__ = ["affine_of", "batch_normalization", "behind"]
 
 _NEAR = 10  # nodes from the first op to the last
 
@@ -25,12 +25,20 @@ def batch_normalization(g: Graph, node: Node, provider: str) -> Sequence[str] | 
     x, scale, bias, *given = node.inputs
     if g.scaled is None or node.get("training_mode", 0) or not _is_affine(g, node, given):
         return None
-    normal = g.scaled.normal.get(x)
-    if normal is None:
+    if x not in g.scaled.normal:
         return _join(g, g.scaled.normal, node)
+    return [g.emit(node.op, *behind(g, x, scale, bias), *given, epsilon=0.0)]
+
+
+def behind(g: Graph, value: str, scale: str, bias: str) -> tuple[str, str, str]:
+    """Return (x, scale, bias) with the same scale · x + bias, vectors [C], x not being a normalization."""
+    normal = g.scaled.normal.get(value) if g.scaled else None
+    if normal is None:
+        return value, scale, bias
     slope, shift = affine_of(g, normal)
-    bias = g.emit("Add", bias, g.emit("Mul", scale, shift))
-    return [g.emit("BatchNormalization", normal.x, g.emit("Mul", scale, slope), bias, *given, epsilon=0.0)]
+    factor, added = g.emit("Mul", scale, slope), g.emit("Add", bias, g.emit("Mul", scale, shift))
+    shape, dtype = g.shape(slope), g.specs[slope].dtype
+    return normal.x, g.declare(factor, shape, dtype), g.declare(added, shape, dtype)
 
 
 def affine_of(g: Graph, normal: Normal) -> tuple[str, str]:

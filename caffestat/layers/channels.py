@@ -9,8 +9,8 @@ from __future__ import annotations
 from math import prod
 from typing import TYPE_CHECKING
 
-from caffestat.graph import all_but_channels, late
-from caffestat.graph.normalized import affine_of
+from caffestat.graph import all_but_channels, blocked, late
+from caffestat.graph.normalized import affine_of, behind
 from caffestat.lazy import np
 
 if TYPE_CHECKING:
@@ -106,8 +106,16 @@ def _batch_gradient(g: Graph, node: Node, provider: str) -> list[str]:
         slope = g.declare(g.emit("Mul", slope, vector), g.shape(slope))
     shape = g.shape(y)
     share = g.constant(-shape[1] / prod(shape))
-    along, shift = (g.emit("Mul", total, share) for total in (channel_dot(g, dy, y), channel_sum(g, dy)))
-    rest = g.declare(g.emit("Add", dy, channel_affine(g, y, along, shift)), shape)
+    totals = channel_dot(g, dy, y), channel_sum(g, dy)
+    along, shift = (g.declare(g.emit("Mul", total, share), shape[1:2]) for total in totals)
+    rest = _add_affine(g, dy, *behind(g, y, along, shift))
     if g.scaled and is_taken_up:
         g.scaled.add(node.outputs[0], rest, slope)
     return [g.emit("Mul", rest, channel_column(g, slope, len(shape)))]
+
+
+def _add_affine(g: Graph, value: str, x: str, scale: str, bias: str) -> str:
+    """Emit value + scale · x + bias with vectors [C]."""
+    if blocked.fits_rows(g, x):
+        return blocked.add_affine(g, value, x, scale, bias)
+    return g.declare(g.emit("Add", value, channel_affine(g, x, scale, bias)), g.shape(x))

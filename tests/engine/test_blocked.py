@@ -10,7 +10,7 @@ import pytest
 
 from caffestat.engine import CPU, Compiled
 from caffestat.engine.runtime import channel_block
-from caffestat.graph import Graph, Node
+from caffestat.graph import Graph, Node, blocked
 from caffestat.graph.blocked import NCHWC
 from caffestat.graph.expand import expand
 
@@ -104,3 +104,35 @@ def test_float64_and_empty_images_keep_the_plain_op() -> None:
         x, w = g.input("x", shape, dtype), g.param("w", (BLOCK, BLOCK, 3, 3), dtype)
         g.outputs = [g.emit("Conv", x, w)]
         assert blocked_ops(g, {"w": None}) == 0
+
+
+@pytest.mark.parametrize("is_kept", [False, True])
+@pytest.mark.parametrize("shape", [(3, 5, 8, 6), (1, 2, 4, 2, 6), (2, 3, 32)])
+def test_an_affine_map_is_added(shape: tuple[int, ...], is_kept: bool) -> None:
+    """The sum may be written over the value that is added, unless another node reads this later."""
+    g = Graph()
+    g.block = channel_block()
+    random = np.random.default_rng(3)
+    value, x = (random.standard_normal(shape).astype(np.float32) for _ in range(2))
+    scale, bias = random.standard_normal((2, shape[1])).astype(np.float32)
+    names = [g.input(name, array.shape) for name, array in zip("vxsb", (value, x, scale, bias), strict=True)]
+    doubled = g.declare(g.emit("Add", names[0], names[0]), shape)
+    assert blocked.fits_rows(g, names[1])
+    result = blocked.add_affine(g, doubled, *names[1:])
+    g.outputs = [g.emit("Neg", result), *([g.emit("Abs", doubled)] if is_kept else [])]
+    found = Compiled(g).run(dict(zip(names, (value, x, scale, bias), strict=True)))
+    column = (-1, *(1,) * (len(shape) - 2))
+    expected = -(2 * value.astype(np.float64) + scale.reshape(column) * x + bias.reshape(column))
+    np.testing.assert_allclose(found[g.outputs[0]], expected, rtol=1e-5, atol=1e-5)
+    for name in g.outputs[1:]:
+        np.testing.assert_array_equal(found[name], np.abs(2 * value))
+
+
+def test_rows_that_do_not_fill_blocks_have_no_blocked_form() -> None:
+    g = Graph()
+    assert not blocked.fits_rows(g, g.input("x", (2, 3, 4, 8)))  # without a blocked layout
+    g.block = 16
+    assert not blocked.fits_rows(g, g.input("odd", (2, 3, 5, 5)))
+    assert not blocked.fits_rows(g, g.input("rows", (2, 16)))
+    assert not blocked.fits_rows(g, g.input("wide", (2, 3, 4, 8), np.float64))
+    assert blocked.fits_rows(g, g.input("even", (2, 3, 4, 8)))
