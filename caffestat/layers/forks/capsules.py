@@ -419,7 +419,8 @@ class CapsuleConvTransform(_Windows):
 
     Bottom [N, input_capsule_num, input_h, input_w, r, q], or larger: then the first values of all are read; top [N,
     windows, kh · kw · input_capsule_num, output_capsule_num · r · s]; W [that times output_capsule_num, q, s], b as
-    many values as an item of the top. (chenzhenhua986/CAFFE-CapsNet, capsule_conv_transform_layer.cpp)
+    many values as an item of the top. dx of a capsule in several windows is that of the last one alone, as the
+    reference overwrites it. (chenzhenhua986/CAFFE-CapsNet, capsule_conv_transform_layer.cpp)
     """
 
     message = "capsule_conv_transform_param"
@@ -470,9 +471,13 @@ class CapsuleConvTransform(_Windows):
         if math.prod(g.shape(x)) > used:
             x = g.declare(g.emit("Slice", g.reshape(x, -1), g.ints(0), g.ints(used)), (used,))
         x = g.reshape(x, n, inputs, high, wide, rows, inner)
+        lasts = []
         for axis, count, size in ((2, windows[0], kernel[0]), (4, windows[1], kernel[1])):
             index = np.arange(count).reshape(-1, 1) * stride + np.arange(size)
             x = g.emit("Gather", x, g.constant(index, np.int64), axis=axis)
+            lasts.append((np.arange(count).reshape(-1, 1) == count - 1) | (np.arange(size) < stride))
+        is_last = (lasts[0][:, :, None, None] & lasts[1])[..., None, None].astype(np.float32)
+        x = emit_closed(g, [x], lambda v: g.emit("Identity", v), lambda t, dy: [t.emit("Mul", dy, t.constant(is_last))])
         # [N, S, oh, kh, ow, kw, r, q] to [S, kh, kw, N, oh, ow, r, q]
         x = g.declare(g.transpose(x, 1, 3, 5, 0, 2, 4, 6, 7), (inputs, *kernel, n, *windows, rows, inner))
         weight = g.reshape(params[0], places, inner, outputs * columns)

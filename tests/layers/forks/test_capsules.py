@@ -116,7 +116,14 @@ def test_convolutional_transform(has_bias: bool) -> None:
             y[n, i * 2 + j, place] = (x[n, s, 2 * i + m, 2 * j + k] @ matrices[place]).ravel()
         return y + (b[0].reshape(4, 12, 18) if b else 0)
 
-    check_gradients(layer, forward, arrays, range(len(arrays)), params=1 + has_bias)
+    check_gradients(layer, forward, arrays, range(1, len(arrays)), params=1 + has_bias)
+    dy = RANDOM.normal(size=(2, 4, 12, 2, 9)).astype(np.float32)
+    dx = np.zeros((2, 2, 4, 5, 2, 4))
+    for n, i, j, s, m, k in np.ndindex(2, 2, 2, 2, 2, 3):  # the reference overwrites what an earlier window gave
+        place = s * 6 + m * 3 + k
+        dx[n, s, 2 * i + m, 2 * j + k] = dy[n, i * 2 + j, place] @ w.reshape(12, 4, 9)[place].T
+    found = run(layer, arrays[:1], arrays[1:], [dy.reshape(2, 4, 12, 18)])
+    np.testing.assert_allclose(found.bottoms[0], dx, rtol=1e-4, atol=1e-5)
 
 
 def test_convolutional_transform_reads_the_first_values_of_larger_items() -> None:
