@@ -71,7 +71,8 @@ def moved(walk: Walk, node: Node) -> Sequence[Signal]:
 @moments("Slice", "Split")
 def cut(walk: Walk, node: Node) -> Sequence[Signal]:
     """y = some elements of x, each part others."""
-    return [replace(part, latent=object()) for part in moved(walk, node)]
+    whole = known(walk.signal(node.inputs[0]))
+    return [replace(in_shape(whole, walk.shape(value)), latent=object()) for value in node.outputs]
 
 
 @backward_moments("Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "DepthToSpace", "SpaceToDepth")
