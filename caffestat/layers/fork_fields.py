@@ -94,6 +94,22 @@ FORK_FIELDS: Mapping[tuple[str, str], ForkField] = {
     **_fields(Effect.NONE, "how layers are joined", "intel/caffe", "ConcatParameter", "per_fla_fuse"),
     **_fields(
         Effect.NONE,
+        "values rounded as integers would be, from the second pass on by default: not done here",
+        "tidsp/caffe-jacinto",
+        "NetParameter",
+        *("quantize", "net_quantization_param"),
+    ),
+    **_fields(
+        Effect.NONE,
+        "how weights become sparse in training: not done here",
+        "tidsp/caffe-jacinto",
+        "SolverParameter",
+        *("sparse_mode", "sparsity_target", "sparsity_step_factor", "sparsity_step_iter", "sparsity_start_iter"),
+        *("sparsity_start_factor", "sparsity_threshold_maxratio", "sparsity_threshold_value_max"),
+        *("sparsity_itr_increment_bfr_applying", "display_sparsity"),
+    ),
+    **_fields(
+        Effect.NONE,
         "integers of 8 bits, which one library computes with in TEST; computed in float32 here",
         "intel/caffe",
         _LAYER,

@@ -65,6 +65,7 @@ from . import (  # noqa: F401  registers their layer types
     ssd,
     ssh,
     steganalysis,
+    turned,
     variants,
     volumes,
     warping,

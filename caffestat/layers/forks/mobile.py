@@ -123,6 +123,14 @@ class HSwish(Neuron):
         return (emit_pulled(g, "HardSwish", bottoms[0], BOTTOM),)
 
 
+@layer("Cos", dialect="pose-drl")
+class Cos(Neuron):
+    """y = cos x; dx = -dy · sin x. (aleksispi/pose-drl, cos_layer.cpp)"""
+
+    def lower(self, g: Graph, bottoms: Sequence[str], params: Sequence[str]) -> Sequence[str]:
+        return (emit_pulled(g, "Cos", bottoms[0], BOTTOM),)
+
+
 @layer("Mish")
 class Mish(Neuron):
     """y = x · tanh(log(1 + eˣ)). (Misra 2019)"""

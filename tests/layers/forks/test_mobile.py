@@ -25,6 +25,7 @@ TEXT = 'name: "l" type: "%s" bottom: "x" top: "y" '
 @pytest.mark.parametrize(
     ("kind", "forward"),
     [
+        ("Cos", np.cos),
         ("HSigmoid", lambda x: np.clip(x + 3, 0, 6) / 6),
         ("HSwish", lambda x: x * np.clip(x + 3, 0, 6) / 6),
         ("Mish", lambda x: x * np.tanh(np.log1p(np.exp(x)))),
