@@ -10,6 +10,7 @@ from caffestat.lazy import np
 
 from . import activations
 from .activations import Nonlinearity
+from .einsum import sizes_of, terms_of
 from .info import Call, Fans, Shape
 
 Attributes = Mapping[str, Any]
@@ -119,16 +120,9 @@ def einsum_macs(call: Call) -> int:
     """One per combination of all indices; none for a single operand."""
     if len(call.inputs) < 2:
         return 0
-    terms = call.attributes["equation"].replace(" ", "").split("->")[0].split(",")
-    sizes: dict[str, int] = {}
-    for position, term in enumerate(terms):
-        shape = call.input(position)
-        head, dots, tail = term.partition("...")
-        rest = shape[len(head) : len(shape) - len(tail)] if dots else ()
-        named = [*zip(head, shape, strict=False), *zip(reversed(tail), reversed(shape), strict=False)]
-        named += [(f"...{index}", size) for index, size in enumerate(reversed(rest))]
-        sizes |= {name: max(size, sizes.get(name, 1)) for name, size in named}
-    return prod(sizes.values())
+    shapes = [call.input(position) for position in range(len(call.inputs))]
+    terms, _ = terms_of(call.attributes["equation"], [len(shape) for shape in shapes])
+    return prod(sizes_of(terms, shapes).values())
 
 
 def recurrent_macs(call: Call) -> int:

@@ -1,6 +1,7 @@
 """What each ONNX op does to moments, one file per family. Importing this package registers them all."""
 
 from . import (  # noqa: F401  registers their ops
+    einsum,
     elementwise,
     inference,
     linear,
