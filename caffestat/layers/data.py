@@ -326,6 +326,10 @@ class MemoryData(Images):
     reads_pixels = False
     own_fields = ("memory_data_param.dim",)
 
+    def __init__(self, proto: Any, phase: int, place: Place) -> None:
+        super().__init__(proto, phase, place)
+        self.why_synthetic = "its arrays come from a program; give them with --input"
+
     def departs(self, bottoms: Sequence[Shape]) -> str:
         found = "1 top" if self.top_count == 1 else f"{self.top_count} tops"
         return "" if self.top_count == 2 else f"has {found}, but Caffe expects 2"

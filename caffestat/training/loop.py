@@ -145,7 +145,7 @@ class Training:
         params = program.values(p.stream, [])
         synthetic = program.synthetic(p.inputs)
         if not self.debug and options.data != "synthetic":
-            self._refuse_untrainable(net, synthetic if options.data == "auto" else [])
+            self._refuse_untrainable(net, synthetic)
         _refuse_stopping(net, is_test)
         self.notes.extend(line for line in synthetic if line not in self.notes)
         for path in weights:

@@ -235,6 +235,18 @@ def test_layers_of_one_name_and_other_shapes_cannot_share(tmp_path):
         events(made)
 
 
+def test_memory_data_is_given(tmp_path):
+    memory = """layer { name: "m" type: "MemoryData" top: "data" top: "label"
+  memory_data_param { batch_size: 5 channels: 3 height: 1 width: 1 } }
+"""
+    made = solver(tmp_path, 'net: "net.prototxt"', memory + NET.removeprefix(DATA))
+    with pytest.raises(InputError, match=r"net.prototxt:1:1: layer 'm' .*its arrays come from a program; .*--input"):
+        training(made)
+    given = {"data": np.ones((5, 3, 1, 1), np.float32), "label": np.zeros(5, np.float32)}
+    assert kinds(events(made, inputs=given)) == ["Pass", "Iteration"]
+    assert training(made, inputs=given).notes == []
+
+
 def test_a_top_without_elements_stops_caffe(tmp_path):
     cut = 'layer { name: "s" type: "Slice" bottom: "ip" top: "a" top: "b" slice_param { slice_point: 4 } }\n'
     with pytest.raises(NetError, match=r"net.prototxt:8:1: layer 's' \(Slice\): has a top without elements.*\(5, 0\)"):
