@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -71,15 +72,16 @@ def compare(
       caffestat compare --rtol 0.01 --compute float16 model.onnx model.onnx
       caffestat compare --weights lenet.caffemodel lenet.prototxt lenet.onnx
     """
+    from caffestat.program import is_onnx
+
     target = terminal.page_file(format, output)
     refuse_inputs(target, [a, b])
-    if any(path.endswith(".onnx") for path in (a, b)):
-        _compare_models(
-            a, b, limit, everything, format, target, rtol=rtol, atol=1e-6 if atol is None else atol, **settings
-        )
+    tolerances = {"rtol": rtol} if atol is None else {"rtol": rtol, "atol": atol}
+    if is_onnx(a) or is_onnx(b):
+        _compare_models(a, b, limit, everything, format, target, **tolerances, **settings)
     else:
         _refuse_model_options(everything, **settings)
-        _compare_logs(a, b, limit, format, target, rtol, 1e-9 if atol is None else atol)
+        _compare_logs(a, b, limit, format, target, tolerances)
 
 
 def _refuse_model_options(everything: bool, *, device: str, compute: str, **settings: Any) -> None:
@@ -88,15 +90,17 @@ def _refuse_model_options(everything: bool, *, device: str, compute: str, **sett
         raise InputError("run options apply only to comparisons with an .onnx model; logs are compared as they are")
 
 
-def _compare_logs(a: str, b: str, limit: int, format: str, target: Path | None, rtol: float, atol: float) -> None:
+def _compare_logs(
+    a: str, b: str, limit: int, format: str, target: Path | None, tolerances: Mapping[str, float]
+) -> None:
     from caffestat import api
     from caffestat.api.pages import compare_page
 
     if format == "html":
-        comparison, page = compare_page(a, b, rtol=rtol, atol=atol)
+        comparison, page = compare_page(a, b, **tolerances)
         terminal.write(page, target)
         sys.exit(1 if comparison.count else 0)
-    found = api.compare(a, b, rtol=rtol, atol=atol)
+    found = api.compare(a, b, **tolerances)
     shown = list(islice(found, limit))
     more = sum(1 for _ in found)
     rest = [f"… and {more} more"] if more else []

@@ -38,7 +38,7 @@ __all__ = ["convert"]
 @click.option(
     "--loss",
     metavar="LOSS",
-    help="Of an .onnx model: ones, cross-entropy, or a value to be summed.  [default: an input for each gradient]",
+    help="For .onnx models: ones, cross-entropy, or the name of a value to sum.  [default: an input for each gradient]",
 )
 @options.ste
 @options.state

@@ -115,6 +115,7 @@ def main() -> None:
       caffestat fill net.prototxt -o w.caffemodel the weights that Caffe would start with
       caffestat rewrite --filler auto *.prototxt  better fillers; nothing else changes
 
-    Exit codes: 0; 1 when `rewrite --check` finds something to change; 2 when the file, the net or an option cannot
-    be used; of a net that Caffe refuses `analyze` still shows the layers that can be built.
+    Exit codes: 0; 1 when `check`, `compare`, `diagnose`, `rewrite --check` or `train --watch` finds something; 2 when
+    the file, the net or an option cannot be used. For a net that Caffe refuses, `analyze` still shows the layers that
+    can be built.
     """

@@ -199,4 +199,6 @@ def stated(density: Density) -> tuple[str, dict[str, float]]:
         return "gaussian", {"mean": density.center, "std": density.std} if density.center else {"std": density.std}
     if isinstance(density, Uniform):
         return "uniform", {"min": density.low, "max": density.high}
-    raise InputError(f"no filler of Caffe draws from {density}: expected a uniform or a normal distribution")
+    if isinstance(density, Constant):
+        return "constant", {"value": density.mean}
+    raise InputError(f"no filler of Caffe draws from {density}: expected a constant, uniform or normal one")

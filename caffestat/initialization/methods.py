@@ -11,7 +11,7 @@ import numpy as np
 
 from caffestat.engine import CPU
 from caffestat.errors import InputError
-from caffestat.fillers import Density, filler_type, filler_types, stated
+from caffestat.fillers import Constant, Density, filler_type, filler_types, stated
 from caffestat.program import Program
 
 if TYPE_CHECKING:
@@ -44,8 +44,8 @@ class Method:
         return dict(self.fields)[name]
 
     def density(self, std: float) -> Density:
-        """Return the distribution that a solved std gives."""
-        return _OF_STD[self["distribution"]](std)
+        """Return the distribution that a solved std gives, 0 for a std of 0."""
+        return _OF_STD[self["distribution"]](std) if std else Constant(0.0)
 
 
 def _number(least: float, is_open: bool, words: str) -> Reader:
@@ -135,8 +135,6 @@ def _field(kind: str, text: str) -> tuple[str, Any]:
 
 def filler_of(std: float, method: Method) -> str:
     """Return the filler that states a solved std, as prototxt has it: five digits of an expectation."""
-    if std == 0:
-        return 'type: "constant" value: 0'
     kind, fields = stated(method.density(std))
     return " ".join([f'type: "{kind}"', *(f"{name}: {value:.5g}" for name, value in fields.items())])
 

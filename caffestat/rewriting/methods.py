@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from caffestat.fillers import Filler, Stream
+from caffestat.fillers import Filler, Stream, stated
 from caffestat.net import Net
 from caffestat.program import Program, from_net
 from caffestat.rewriting.net_params import place_of
@@ -59,14 +59,15 @@ class SolvedStds:
         """Return what is predicted before and after; None where nothing was solved."""
         from caffestat.initialization.curves import Curves, predicted_curve
 
-        stds = {n: std for found in self._found.values() for n, std in found.items() if isinstance(std, float)}
-        if not stds:
+        pairs = ((n, method, std) for method, found in self._found.items() for n, std in found.items())
+        solved = {n: stated(method.density(std)) for n, method, std in pairs if isinstance(std, float)}
+        if not solved:
             return None
         after = self._with_fillers()
         for number, param in enumerate(after.params):
-            std = stds.get(after.owner(number))
-            if std is not None:
-                filler = Filler("gaussian", std=std) if std else Filler("constant")
+            if after.owner(number) in solved:
+                kind, fields = solved[after.owner(number)]
+                filler = Filler(kind, **fields)  # type: ignore[arg-type]
                 after.params[number] = replace(param, filler=filler, stored=None)
         return Curves("predicted", predicted_curve(self._program), predicted_curve(after))
 

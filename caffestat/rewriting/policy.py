@@ -163,10 +163,7 @@ class Policy:
 
 
 def _solved(method: Method, site: Site) -> Wanted:
-    std = site.solve(method)
-    if std == 0:
-        return Wanted("constant", (("value", "0"),))
-    return _numbers(method.density(std), lambda value: _number(_rounded(value)))
+    return _numbers(method.density(site.solve(method)), lambda value: _number(_rounded(value)) if value else "0")
 
 
 def _type_of(name: str) -> FillerType:
