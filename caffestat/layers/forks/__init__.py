@@ -23,6 +23,7 @@ from . import (  # noqa: F401  registers their layer types
     dense_block,
     detectnet,
     dropouts,
+    egocentric,
     faces,
     fields,
     flow,
