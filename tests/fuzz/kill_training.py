@@ -121,11 +121,12 @@ def main() -> None:
     clean(folder)
     kills = ended = other = 0
     bad: list[str] = []
-    while kills < args.kills and not bad:
+    while (kills < args.kills or states(folder)) and not bad:  # the last run goes on to its end
         found = states(folder)
         child = start(folder, found[-1] if found else None)
-        time.sleep(choose.uniform(0.1, 0.5) * lasts)
-        ended_by_itself, status = os.waitpid(child, os.WNOHANG)
+        kills_it = kills < args.kills
+        time.sleep(choose.uniform(0.1, 0.5) * lasts if kills_it else 0)
+        ended_by_itself, status = os.waitpid(child, os.WNOHANG if kills_it else 0)
         bad += ["a run ended with an error"] if status else []
         if not ended_by_itself:
             os.kill(child, signal.SIGKILL)
