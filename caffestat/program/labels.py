@@ -56,7 +56,7 @@ class Labels:
     def _error(self, index: int, bottom: int, label: float, count: int) -> NetError:
         source, top = self._source(index, bottom)
         origin = f"blob {self._net.blobs[source.tops[top]].name!r} of layer {source.name!r} at {source.place}"
-        expected = f"expected values of 0 to {count - 1}, {count} of them"
+        expected = f"expected values from 0 to {count - 1} ({count} values)"
         return self._net.nodes[index].layer.error(f"{expected}, found {label:g} in {origin}")
 
     def _source(self, index: int, bottom: int) -> tuple[Node, int]:

@@ -5,7 +5,9 @@ differ by far more than others do, and a mean over both hides it. A table [place
 is correlated with the one so much further on, in the middle of the other axes. Entries beyond the end are not used.
 
 Places that differ along several axes are taken to differ by the sum of what each axis adds, times what the lag map says
-of that sum: 1 - ρ(p, l) = α(l) Σ (1 - ρₐ(pₐ, lₐ)). That is exact away from borders, for the α is computed there.
+of that sum: 1 - ρ(p, l) = α(l) Σ (1 - ρₐ(pₐ, lₐ)). That is exact away from borders, because α is computed there.
+
+Range: second moments after the pools of VGG-16 come out within 2.5 % of measured ones (docs/theory.md).
 """
 
 from __future__ import annotations

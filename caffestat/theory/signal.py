@@ -47,7 +47,7 @@ class Signal:
     rho_along        the same by place and lag, one table per axis (see borders.py); () where only lags are known
     spatial_profile  second moment at each place relative to their mean, where it varies: padding makes borders weaker
     channel_values   x at the nodes in a channel of average size, where channels differ in size; None where they do not
-    kinds            the share and the signal of each kind of channels, where a Concat has put several side by side
+    components       share and signal of each component of a mixture: the channels of the inputs of a Concat
     latent           which u: signals computed element by element from one value share it
     finite_width     finite-width correction E[√S] / √E[S], S the second moment of one draw of the weights: below 1 in
                      narrow nets, where draws differ; None until the walk has computed it
@@ -61,7 +61,7 @@ class Signal:
     finite_width: float | None = None
     rho_lag: Array | None = None
     channel_values: Array | None = None
-    kinds: tuple[tuple[float, Signal], ...] = ()
+    components: tuple[tuple[float, Signal], ...] = ()
     rho_along: tuple[Array, ...] = ()
 
     def __post_init__(self) -> None:
@@ -398,7 +398,7 @@ class Gradient:
 
     @property
     def kurtosis(self) -> float:
-        """E[dx⁴] / E[dx²]², told from the mean absolute value: for normal values of which some are 0."""
+        """E[dx⁴] / E[dx²]², estimated from the mean absolute value; exact for normal values with zeros among them."""
         return 3 * (ABS_NORMAL / max(self.shape, 1e-9)) ** 2
 
     def cross_spatial(self, rho: float) -> float:

@@ -96,5 +96,6 @@ def test_an_index_that_is_out_of_range_is_told_with_the_layer() -> None:
         'layer { name: "e" type: "Embed" bottom: "i" top: "e" embed_param { input_dim: 4 num_output: 3 } }\n'
     )
     runner, _, feeds = started(built, changing=False)
-    with pytest.raises(NetError, match=r"^made\.prototxt:2:\d+: layer 'e' \(Embed\): expected values of 0 to 3, 4"):
+    message = r"layer 'e' \(Embed\): expected values from 0 to 3 \(4 values\)"
+    with pytest.raises(NetError, match=rf"^made\.prototxt:2:\d+: {message}"):
         runner.run(feeds)

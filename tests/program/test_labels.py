@@ -45,7 +45,9 @@ def run(folder: Path, text: str, labels: list[float]) -> None:
 def test_a_label_out_of_range_is_told_of(tmp_path: Path, kind: str, bad: float) -> None:
     count = 3 if kind == "BatchReindex" else 4
     run(tmp_path, NETS[kind] % "", [0.0, count - 1.0, 1.9])
-    message = rf"'l' \({kind}\): expected values of 0 to {count - 1}, {count} of them, found {bad:g} in blob 'y' of "
+    message = (
+        rf"'l' \({kind}\): expected values from 0 to {count - 1} \({count} values\), found {bad:g} in blob 'y' of "
+    )
     with pytest.raises(NetError, match=f"{message}.*net.prototxt:1:1".replace("+", r"\+")):
         run(tmp_path, NETS[kind] % "", [0.0, bad, 1.0])
 

@@ -36,8 +36,8 @@ def max_pool(walk: Walk, node: Node) -> Sequence[Signal | None]:
     Kinds of channels are pooled one by one: the maximum of correlated values is smaller, and not in proportion.
     """
     x, axes = known(walk.signal(node.inputs[0])), windows(walk, node)
-    kinds = [(share, _largest(kind, axes)) for share, kind in x.kinds]
-    y = mixture(kinds, walk.shape(node.outputs[0])[2:]) if kinds else _largest(x, axes)
+    components = [(share, _largest(component, axes)) for share, component in x.components]
+    y = mixture(components, walk.shape(node.outputs[0])[2:]) if components else _largest(x, axes)
     return [y, *[None] * (len(node.outputs) - 1)]
 
 

@@ -111,32 +111,32 @@ def cut_backward(walk: Walk, node: Node, dys: Gradients) -> Gradients:
 def concat(walk: Walk, node: Node) -> Sequence[Signal]:
     """y = one of the inputs, each as often as it is large."""
     sizes = np.array([math.prod(walk.shape(value)) for value in node.inputs], np.float64)
-    kinds = [
-        (float(share * part), kind)
+    components = [
+        (float(share * part), component)
         for share, value in zip(sizes / sizes.sum(), node.inputs, strict=True)
-        for part, kind in _kinds(known(walk.signal(value)))
+        for part, component in _components(known(walk.signal(value)))
     ]
-    return [mixture(kinds, walk.shape(node.outputs[0])[2:])]
+    return [mixture(components, walk.shape(node.outputs[0])[2:])]
 
 
-def _kinds(x: Signal) -> Sequence[tuple[float, Signal]]:
-    return x.kinds or ((1.0, x),)
+def _components(x: Signal) -> Sequence[tuple[float, Signal]]:
+    return x.components or ((1.0, x),)
 
 
-def mixture(kinds: Sequence[tuple[float, Signal]], space: Sequence[int]) -> Signal:
-    """Return a value of which each channel is of one of some kinds: its moments are the means of theirs."""
-    shares, signals = np.array([share for share, _ in kinds]), [signal for _, signal in kinds]
+def mixture(components: Sequence[tuple[float, Signal]], space: Sequence[int]) -> Signal:
+    """Return a mixture: each channel is of one of the components, and moments are their means."""
+    shares, signals = np.array([share for share, _ in components]), [signal for _, signal in components]
     values = quantiles(np.stack([s.values for s in signals]), np.outer(shares, WEIGHTS))
     pairs = shares @ np.array([[s.cross_spatial, s.cross_sample] for s in signals])
-    parts = [share * s.second * profile_of(s.spatial_profile, space) for share, s in kinds]
+    parts = [share * s.second * profile_of(s.spatial_profile, space) for share, s in components]
     spatial_profile: Array = sum(parts, np.zeros(space))
-    near: Array = sum((share * s.cross_lag(space) for share, s in kinds), np.zeros(()))
+    near: Array = sum((share * s.cross_lag(space) for share, s in components), np.zeros(()))
     along = [
-        sum((share * products for (share, _), products in zip(kinds, tables, strict=True)), np.zeros(()))
+        sum((share * products for (share, _), products in zip(components, tables, strict=True)), np.zeros(()))
         for tables in zip(*(s.cross_along(space) for s in signals), strict=True)
     ]
     y = Signal.of_pairs(values, pairs[0], pairs[1], normalize_profile(spatial_profile), near, along)
-    return replace(y, kinds=tuple(kinds))
+    return replace(y, components=tuple(components))
 
 
 @backward_moments("Concat")
