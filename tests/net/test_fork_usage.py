@@ -320,3 +320,11 @@ def test_a_dialect_that_the_file_does_not_decide_is_no_fault(tmp_path: Path) -> 
     assert any("may be that of" in finding.message for finding in net.findings)
     with pytest.raises(NetError, match="num_output"):
         made(tmp_path, text + 'layer { name: "l" type: "MarginInnerProduct" bottom: "x" bottom: "y" top: "l" }\n')
+
+
+def test_types_of_the_old_format_may_be_numbers(tmp_path: Path) -> None:
+    text = 'input: "x" input_dim: 2 input_dim: 3 input_dim: 8 input_dim: 8 layers { name: "r" type: %s bottom: "x" '
+    text += 'top: "r" } layers { name: "p" type: %s bottom: "r" top: "p" pooling_param { pool: %s kernel_size: 2 } }'
+    numbers, names = made(tmp_path, text % ("18", "17", "1")), made(tmp_path, text % ("RELU", "POOLING", "AVE"))
+    assert [node.type for node in numbers.nodes] == [node.type for node in names.nodes] == ["Input", "ReLU", "Pooling"]
+    assert [node.layer.proto.pooling_param.pool for node in numbers.nodes] == [0, 0, 1]
