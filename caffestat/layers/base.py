@@ -257,6 +257,11 @@ class Layer:
         return None
 
     @classmethod
+    def claims(cls, proto: Any, types: Collection[str]) -> bool:
+        """Tell whether a layer of Caffe's own type is of this dialect though no field says so; types: its net's."""
+        return False
+
+    @classmethod
     def fits(cls, proto: Any, types: Collection[str]) -> bool:
         """Tell whether a layer can be of this dialect, by default by its numbers of bottoms and tops.
 

@@ -77,9 +77,10 @@ def _best(
     start, end = text.span
     fields = [found.field for found in unknown if start <= found.field.span[0] < end]
     own = own_class(type_name(entry.proto))
-    if own and own.fits(entry.proto, types) and not (own.adds or fields or dialect):
+    claiming = _claiming(entry, types)
+    if own and own.fits(entry.proto, types) and not (own.adds or fields or dialect or claiming):
         return [Choice(own, Addition(None, frozenset()))]
-    classes = layer_dialects(type_name(entry.proto))
+    classes = claiming or layer_dialects(type_name(entry.proto))
     fitting = tuple(cls for cls in classes if cls.fits(entry.proto, types))
     if not fitting and type_name(entry.proto) != entry.proto.type:  # code of the same name that somebody else wrote
         fitting = layer_dialects(entry.proto.type)
@@ -95,6 +96,13 @@ def _best(
     if errors and (not choices or min(left)):  # it is not that another dialect has these fields
         raise errors[0]
     return [choice for choice, count in zip(choices, left, strict=True) if count == min(left)]
+
+
+def _claiming(entry: Entry, types: Collection[str]) -> tuple[type[Layer], ...]:
+    """Return the dialects that claim a layer, of a net with types of forks."""
+    if all(own_class(name) for name in types):
+        return ()
+    return tuple(cls for cls in layer_dialects(type_name(entry.proto)) if cls.claims(entry.proto, types))
 
 
 def _read(cls: type[Layer], text: Message, fields: Sequence[Field], file: str) -> Addition:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -11,10 +11,11 @@ from caffestat.lazy import np
 
 from ..accuracy import Accuracy
 from ..base import Param, Shape, default_filler, layer
+from ..inner_product import Embed
 from ..loss import FLOAT, EuclideanLoss, SoftmaxWithLoss, weigh
 from ..neuron import Dropout
 from ..normalization import TEST, BatchNorm
-from ..pooling import Pooling, emit_average
+from ..pooling import MAX, Pooling, emit_average
 from ..scale import emit_affine
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ __all__ = [
     "FixedSoftmaxWithLoss",
     "LearnedBatchNorm",
     "OverhangingPooling",
+    "RegionEmbed",
     "ScaledBatchNorm",
     "TestedDropout",
     "UnscaledDropout",
@@ -226,8 +228,14 @@ class ExclusivePooling(Pooling):
 class OverhangingPooling(Pooling):
     """Pooling with one place more along each axis where kernel minus stride is odd: kernel 2, stride 1 keeps a size.
 
-    Only by --dialect: no field tells it from Caffe's. (ChenYingpeng/darknet2caffe, caffe_layers/pooling_layer.cpp)
+    Of nets with Upsample, one that keeps a size is taken for this; others only by --dialect.
+    (ChenYingpeng/darknet2caffe, caffe_layers/pooling_layer.cpp)
     """
+
+    @classmethod
+    def claims(cls, proto: Any, types: Collection[str]) -> bool:
+        p = proto.pooling_param
+        return (p.pool, p.kernel_size, p.stride, p.pad) == (MAX, 2, 1, 0) and "Upsample" in types
 
     def slide(self, size: Shape, kernel: Shape, strides: Shape, pads: Shape, **settings: Any) -> Window:
         window = super().slide(size, kernel, strides, pads, **settings)
@@ -238,6 +246,27 @@ class OverhangingPooling(Pooling):
         if any((n - 1) * step - pad >= length for n, (_, step, length, pad) in zip(out, axes, strict=True)):
             raise self.error(f"the last window is empty: kernel {list(kernel)}, stride {list(strides)} on {size}")
         return replace(window, out=out)
+
+
+@layer("Embed", dialect="bottom-up")
+class RegionEmbed(Embed):
+    """Embed whose top gets its axis in place of a last axis of size 1: [R, 1] gives [R, num_output].
+
+    Taken for this in nets with ROIPooling. (peteanderson80/bottom-up-attention, embed_layer.cpp)
+    """
+
+    @classmethod
+    def claims(cls, proto: Any, types: Collection[str]) -> bool:
+        return "ROIPooling" in types
+
+    def tops(self, bottoms: Sequence[Shape]) -> tuple[Shape, ...]:
+        (top,) = super().tops(bottoms)
+        return ((*top[:-2], top[-1]),) if bottoms[0][-1:] == (1,) else (top,)
+
+    def lower(self, g: Graph, bottoms: Sequence[str], params: Sequence[str]) -> Sequence[str]:
+        shape, (rows,) = g.shape(bottoms[0]), super().lower(g, bottoms, params)
+        whole = g.declare(rows, (*shape, self.proto.embed_param.num_output))
+        return [g.reshape(whole, *self.tops([shape])[0])]
 
 
 @layer("BatchNorm", dialect="nvidia")

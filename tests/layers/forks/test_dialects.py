@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
+from caffestat import analyze
 from caffestat import net as nets
 from caffestat.analysis import Runner, draw_feeds
 from caffestat.errors import SourceError
@@ -194,3 +197,24 @@ layer { name: "l" type: "Lstm" bottom: "p" top: "y" lstm_param { num_output: 0 }
     net = build(text)
     assert any("at least 3 axes" in finding.message for finding in net.findings)
     assert net.nodes[2].top_shapes == (None,)
+
+
+def test_a_dialect_claims_layers_by_the_types_of_their_net(tmp_path: Path) -> None:
+    words = 'layer { name: "i" type: "Input" top: "w" top: "x" top: "r" input_param { shape { dim: 3 dim: 1 } '
+    words += "shape { dim: 1 dim: 2 dim: 8 dim: 8 } shape { dim: 3 dim: 5 } } }\n"
+    embed = 'layer { name: "e" type: "Embed" bottom: "w" top: "e" embed_param { num_output: 4 input_dim: 6 } }\n'
+    pool = 'layer { name: "p" type: "Pooling" bottom: "x" top: "p" pooling_param { kernel_size: 2 stride: %d } }\n'
+    rois = 'layer { name: "o" type: "ROIPooling" bottom: "x" bottom: "r" top: "o" '
+    rois += "roi_pooling_param { pooled_h: 2 pooled_w: 2 } }\n"
+    larger = 'layer { name: "u" type: "Upsample" bottom: "p" top: "u" upsample_param { scale: 2 } }\n'
+
+    def tops(text: str, *names: str) -> list[object]:
+        path = tmp_path / "net.prototxt"
+        path.write_text(words + text)
+        shapes = {layer.name: layer.tops[0].shape for layer in analyze(str(path), static=True).layers}
+        return [shapes[name] for name in names]
+
+    assert tops(embed + pool % 1, "e", "p") == [(3, 1, 4), (1, 2, 7, 7)]
+    assert tops(embed + pool % 1 + rois, "e", "p") == [(3, 4), (1, 2, 7, 7)]
+    assert tops(embed + pool % 1 + larger, "e", "p", "u") == [(3, 1, 4), (1, 2, 8, 8), (1, 2, 16, 16)]
+    assert tops(pool % 2 + larger, "p") == [(1, 2, 4, 4)]

@@ -280,3 +280,13 @@ def test_pooling_of_darknet_refuses_empty_windows() -> None:
     with pytest.raises(NetError, match="the last window is empty"):
         make(text, dialect="darknet").tops([(2, 3, 8, 8)])
     assert make(text).tops([(2, 3, 8, 8)]) == ((2, 3, 4, 4),)
+
+
+def test_words_of_regions_have_no_axis_of_size_1() -> None:
+    text = 'name: "e" type: "Embed" bottom: "x" top: "y" embed_param { num_output: 4 input_dim: 6 }'
+    layer, words = make(text, dialect="bottom-up"), np.array([[5], [0], [2]], np.float32)
+    weight, bias = RANDOM.normal(size=(6, 4)), RANDOM.normal(size=4)
+    found = run(layer, [words], [weight, bias])
+    np.testing.assert_allclose(found.tops[0], (weight[[5, 0, 2]] + bias).astype(np.float32), rtol=1e-6)
+    np.testing.assert_array_equal(found.params[0].sum(1), [4, 0, 4, 0, 0, 4])
+    assert layer.tops([(3, 2)]) == ((3, 2, 4),)
