@@ -163,4 +163,4 @@ def test_solver_of_a_missing_net(folder: Path) -> None:
 
 def test_solver_without_a_net(folder: Path) -> None:
     (folder / "solver.prototxt").write_text("base_lr: 0.1\n")
-    assert message("solver.prototxt").startswith("error: solver.prototxt: a solver names its net")
+    assert message("solver.prototxt").startswith("error: solver.prototxt:1: a solver names its net")
