@@ -79,9 +79,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Skip the golden cases whose data nothing here can read, mark what is slow, and put what takes longest first."""
-    items.sort(key=lambda item: item.path.relative_to(HERE).as_posix() not in FIRST)
+    files = {path: path.relative_to(HERE).as_posix() for path in {item.path for item in items}}
+    items.sort(key=lambda item: files[item.path] not in FIRST)
     for item in items:
-        if item.path.relative_to(HERE).as_posix() in SLOW:
+        if files[item.path] in SLOW:
             item.add_marker(pytest.mark.slow)
         call = getattr(item, "callspec", None)  # of a test with parameters
         case = call.params.get("case") if call else None

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import io
 import os
 import pkgutil
 import re
+import runpy
 import shlex
 import shutil
 import subprocess
@@ -27,6 +29,7 @@ PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("models/
 FENCE = re.compile(r"^```(console|python)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\[[^\]]+\]\(([^)#\s]+)(?:#[^)]*)?\)")
 SHELL = re.compile(r"[|<>;&$`]|--plugin")  # and plugins register what this process would keep
+REGISTERS = re.compile(r"^@|plugin|register", re.MULTILINE)  # code that leaves something in the process
 NUMBER = re.compile(r"-?\d+\.\d+(?:e[-+]\d+)?|-?\d+e[-+]\d+")
 
 
@@ -48,10 +51,13 @@ def split(block: str) -> Iterator[tuple[str, str]]:
 def run(command: str, folder: Path) -> str:
     """Run a shell command as a reader would, in a folder with our models, and return what it prints.
 
-    Commands of ours run in this process, which saves the start of one; the shell gets what they are piped into.
+    Commands and Python files of ours run in this process, which saves the start of one; the shell gets what they are
+    piped into.
     """
     ours, _, rest = command.partition(" | ")
     program, *arguments = shlex.split(ours)
+    if program == "python" and arguments[0].endswith(".py") and not SHELL.search(command):
+        return in_python(folder / arguments[0], arguments[1:], folder)
     if program != "caffestat" or SHELL.search(ours):
         return in_shell(re.sub(r"\bcaffestat (?=\w)", f"{sys.executable} -m caffestat ", command), folder)
     arguments = [name for argument in arguments for name in sorted(glob(argument, root_dir=folder)) or [argument]]
@@ -59,6 +65,15 @@ def run(command: str, folder: Path) -> str:
         result = CliRunner().invoke(main, arguments, prog_name="caffestat")
     assert result.exit_code == 0, result.output
     return in_shell(rest, folder, result.stdout) if rest else result.stdout
+
+
+def in_python(file: Path, arguments: list[str], folder: Path) -> str:
+    """Run a Python file in this process and return what it prints."""
+    output = io.StringIO()
+    with contextlib.chdir(folder), contextlib.redirect_stdout(output), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", [str(file), *arguments])
+        runpy.run_path(str(file), run_name="__main__")
+    return output.getvalue()
 
 
 def in_shell(command: str, folder: Path, stdin: str = "") -> str:
@@ -102,8 +117,9 @@ def test_commands_print_what_is_shown(page: Path, folder: Path, request: pytest.
 
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "python")], ids=page_name)
 def test_python_runs(page: Path, folder: Path) -> None:
-    (folder / "page.py").write_text("\n".join(blocks(page, "python")), encoding="utf-8")
-    run(f"{sys.executable} page.py", folder)
+    code = "\n".join(blocks(page, "python"))
+    (folder / "page.py").write_text(code, encoding="utf-8")
+    run(f"{sys.executable if REGISTERS.search(code) else 'python'} page.py", folder)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=page_name)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, TypeVar
@@ -62,7 +62,7 @@ def from_message(message: Message, cls: type[M], file: str) -> M:
     Raises SchemaError as `from_document` does.
     """
     result: M = cls()
-    _Reader(file).fill(result, message.fields, result.DESCRIPTOR.name)
+    _PartReader(file).fill(result, message.fields, result.DESCRIPTOR.name)
     return result
 
 
@@ -80,7 +80,7 @@ class Addition:
     values: frozenset[Place] = frozenset()
 
 
-def read_addition(text: Message | Document, cls: type[Any], file: str, unknown: Iterable[Field]) -> Addition:
+def read_addition(text: Message | Document, cls: type[Any], file: str, unknown: Sequence[Field]) -> Addition:
     """Return what a fork adds to a message of Caffe's: its own fields, also those inside of messages that Caffe has.
 
     cls:     a message with the fork's fields alone
@@ -88,7 +88,7 @@ def read_addition(text: Message | Document, cls: type[Any], file: str, unknown: 
     Raises SchemaError as `from_document` does.
     """
     result = cls()
-    reader = _Reader(file)
+    reader = _PartReader(file, unknown)
     reader.fill(result, text.fields, result.DESCRIPTOR.name)
     added = [field for field in unknown if field in reader.known]
     inside = [field.span for field in added]
@@ -136,8 +136,7 @@ class _Reader:
         for field in fields:
             slot = known.get(field.name)
             if slot is None:
-                text = f"unknown field '{field.name}' in {self.owner}, left out{_hint(field.name, tuple(known))}"
-                self.findings.append(UnknownField(field.place, text, field, descriptor.name))
+                self.tell_unknown(field, descriptor.name, known)
                 continue
             self.known.add(field)
             if slot.repeated:
@@ -153,6 +152,10 @@ class _Reader:
                 raise self.twice(first[slot.name], field)
         self.check_required(message, fields)
         self.path.pop()
+
+    def tell_unknown(self, field: Field, owner: str, known: Collection[str]) -> None:
+        text = f"unknown field '{field.name}' in {self.owner}, left out{_hint(field.name, tuple(known))}"
+        self.findings.append(UnknownField(field.place, text, field, owner))
 
     def extend(self, target: Any, slot: Slot, field: Field) -> None:
         for value in field.values:
@@ -240,6 +243,18 @@ class _Reader:
         missing = ", ".join(message.FindInitializationErrors())
         place = fields[0].place if fields else Place(self.file)
         raise SchemaError(f"{self.owner}: expected {missing}, found nothing of that name", place)
+
+
+class _PartReader(_Reader):
+    """Reads what a schema has of a text, which may lack the rest: unknown fields count inside of `told` alone."""
+
+    def __init__(self, file: str, told: Iterable[Field] = ()) -> None:
+        super().__init__(file)
+        self._spans = [field.span for field in told]
+
+    def tell_unknown(self, field: Field, owner: str, known: Collection[str]) -> None:
+        if any(start < field.span[0] < end for start, end in self._spans):
+            super().tell_unknown(field, owner, known)
 
 
 def _is_broken_path(written: str, read: str) -> bool:

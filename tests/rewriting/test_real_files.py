@@ -14,6 +14,7 @@ from caffestat.net import Net, Solver, build, load
 from caffestat.net.source import is_solver
 from caffestat.prototext import Document, Message, parse
 from caffestat.rewriting import change_of, rewrite_text
+from caffestat.rewriting.text_layers import text_layers
 from caffestat.schema import NetParameter, SolverParameter
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -81,10 +82,11 @@ def clear_fillers(net: Any) -> None:
 
 
 @pytest.fixture
-def parse_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Parse each text once: all policies read the same one, and what one writes is read again and again."""
+def read_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Read each text and its layers once: all policies read the same one, and what one writes is read again."""
     once = cache(parse)
     monkeypatch.setattr("caffestat.rewriting.text.parse", once)
+    monkeypatch.setattr("caffestat.rewriting.text.text_layers", cache(text_layers))
     monkeypatch.setitem(globals(), "parse", once)
 
 
@@ -93,7 +95,7 @@ def test_there_are_files() -> None:
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: f"{path.parent.name}-{path.stem}")
-def test_only_fillers_change_and_only_once(path: Path, parse_once: None) -> None:
+def test_only_fillers_change_and_only_once(path: Path, read_once: None) -> None:
     document = parsed(path)
     if document is None:
         pytest.skip("does not parse")
@@ -101,10 +103,11 @@ def test_only_fillers_change_and_only_once(path: Path, parse_once: None) -> None
     for options in POLICIES:
         change = change_of(**options)  # type: ignore[arg-type]
         result = rewrite_text(before, str(path), change)
-        again = rewrite_text(result.data, str(path), change)
-        assert again.data == result.data, options
-        assert not again.changes, options
         assert (result.data != before) == bool(result.changes)
+        if result.changes:  # else the same text would be rewritten in the same way
+            again = rewrite_text(result.data, str(path), change)
+            assert again.data == result.data, options
+            assert not again.changes, options
         check_lines(path, before, result.data)
 
 
