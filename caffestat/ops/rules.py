@@ -138,6 +138,11 @@ def axis_limit(call: Call) -> int:
     return call.input(0)[call.get("axis", 0)]
 
 
+def sample_limit(call: Call) -> int:
+    """The number of samples."""
+    return call.input(0)[0]
+
+
 def smallest_axis_limit(call: Call) -> int:
     """The smallest of the axes that the last axis of the indices goes over."""
     first, depth = call.get("batch_dims", 0), call.input(1)[-1]

@@ -201,7 +201,14 @@ _enter(Elements.MIXED, "LpPool", sign=NON_NEGATIVE, window=windows.pool_window)
 _enter(Elements.MIXED, "GlobalAveragePool", "GlobalMaxPool", sign=KEPT, window=windows.global_window)
 _enter(Elements.MIXED, "GlobalLpPool", sign=NON_NEGATIVE, window=windows.global_window, kernel_opset=21)
 _enter(Elements.MIXED, "MaxRoiPool", inputs=(DATA, SETTING), sign=KEPT, kernel_opset=21)
-_enter(Elements.MIXED, "RoiAlign", inputs=(DATA, SETTING, SETTING), sign=KEPT, kernel_opset=21)
+_enter(
+    Elements.MIXED,
+    "RoiAlign",
+    inputs=(DATA, SETTING, INDEX),
+    sign=KEPT,
+    limits={2: rules.sample_limit},
+    kernel_opset=21,
+)
 _enter(Elements.MIXED, "Resize", inputs=(DATA, SETTING))
 _enter(Elements.MIXED, "GridSample", inputs=(DATA, SETTING))
 _enter(Elements.MIXED, "AffineGrid", "Col2Im", inputs=(DATA, SETTING))

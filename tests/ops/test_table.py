@@ -103,6 +103,7 @@ def test_limits_of_indices() -> None:
         return op_info(op).limits[position](call)
 
     assert limit("Gather", 1, Call({"axis": 1}, [(5, 7, 3), (2,)], [None])) == 7
+    assert limit("RoiAlign", 2, Call({}, [(5, 7, 9, 8), (3, 4), (3,)], [None])) == 5
     assert limit("GatherND", 1, Call({"batch_dims": 1}, [(2, 7, 3, 9), (2, 4, 2)], [None])) == 3
     assert limit("SoftmaxCrossEntropyLoss", 1, Call({}, [(5, 7), (5,)], [None])) == 7
     assert limit("OneHot", 0, Call({}, [(5,), (), (2,)], [None], [None, np.array(11), None])) == 11
