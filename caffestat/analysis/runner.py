@@ -85,9 +85,7 @@ class Runner:
         self.device = device
         self.forward = program.forward(carries=changing)
         self.forward_only = forward_only
-        self.gradients: Gradients | None = None
-        if not forward_only and any(row.need_backward for row in program.rows):
-            self.gradients = differentiate(program, self.forward)
+        self.gradients = self._differentiated()
         graph = self.forward.graph
         graph.infer()
         graph.outputs = []
@@ -107,6 +105,12 @@ class Runner:
         self._constant_sums: dict[int, tuple[float, float]] = {}
         self.tensors: dict[Key, np.ndarray] = {}
         self._arrays: dict[str, Any] = {}
+
+    def _differentiated(self) -> Gradients | None:
+        """Append the backward half to the graph; None for a forward pass alone, and where no row needs backward."""
+        if self.forward_only or not any(row.need_backward for row in self.program.rows):
+            return None
+        return differentiate(self.program, self.forward)
 
     def _find_changing(self, states: dict[str, np.ndarray], changing: bool) -> None:
         """Find what a pass changes, and which params are inputs of every pass."""
@@ -490,8 +494,7 @@ def measure(
     The program that is returned has the shapes that the data decides.
     Raises InputError, DeviceError, NetError or GradientError.
     """
-    options = options or RunOptions()
-    notes = notes if notes is not None else []
+    options, notes = options or RunOptions(), [] if notes is None else notes
     device, why = choose_device(options.device)
     notes.extend([why] if why else [])
     check_given(program, options.inputs)

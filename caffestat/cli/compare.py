@@ -72,16 +72,20 @@ def compare(
       caffestat compare --rtol 0.01 --compute float16 model.onnx model.onnx
       caffestat compare --weights lenet.caffemodel lenet.prototxt lenet.onnx
     """
-    from caffestat.program import is_onnx
-
     target = terminal.page_file(format, output)
     refuse_inputs(target, [a, b])
     tolerances = {"rtol": rtol} if atol is None else {"rtol": rtol, "atol": atol}
-    if is_onnx(a) or is_onnx(b):
+    if _are_models(a, b):
         _compare_models(a, b, limit, everything, format, target, **tolerances, **settings)
     else:
         _refuse_model_options(everything, **settings)
         _compare_logs(a, b, limit, format, target, tolerances)
+
+
+def _are_models(*paths: str) -> bool:
+    from caffestat.program import is_onnx
+
+    return any(map(is_onnx, paths))
 
 
 def _refuse_model_options(everything: bool, *, device: str, compute: str, **settings: Any) -> None:
