@@ -15,6 +15,8 @@ IS_WORKER = "PYTEST_XDIST_WORKER" in os.environ  # one process per core: more th
 if IS_WORKER:
     os.environ["OPENBLAS_NUM_THREADS"] = os.environ["OMP_NUM_THREADS"] = "1"  # read when numpy is imported
 
+gc.set_threshold(50_000, 20, 100)  # else objects of all tests are searched for garbage hundreds of times
+
 Check = Callable[[str, str], None]
 
 # packages that read the data of golden cases; caffestat does without them
