@@ -33,6 +33,7 @@ __all__ = [
     "fits_images",
     "fits_rows",
     "is_depthwise",
+    "is_reorder",
     "reorder",
     "slide",
     "turned",
@@ -41,6 +42,8 @@ __all__ = [
 
 NCHWC = "com.microsoft.nchwc"
 """The domain of the ops that work on blocked images."""
+
+_REORDER = "ReorderInput"
 
 Ints = tuple[int, ...]
 
@@ -152,7 +155,12 @@ def slide(
 def reorder(g: Graph, image: str) -> str:
     """Emit an image, [batch, channels, height, width], in the blocked layout."""
     g.domains[NCHWC] = 1
-    return g.emit("ReorderInput", image, domain=NCHWC)
+    return g.emit(_REORDER, image, domain=NCHWC)
+
+
+def is_reorder(node: Node) -> bool:
+    """Tell whether a node brings an image into the blocked layout."""
+    return node.domain == NCHWC and node.op == _REORDER
 
 
 def _columns(g: Graph, w: str, shape: Ints) -> str:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from caffestat.engine import Compiled
-from caffestat.graph import Graph
+from caffestat.graph import Graph, blocked
 from caffestat.graph.expand import expand, sum_channels
 
 
@@ -70,3 +70,16 @@ def test_what_was_computed_long_before_is_computed_again() -> None:
         value = g.emit("Tanh", value)
     g.outputs.append(g.emit("Sum", first, value, g.fused_matmul(x, x)))
     assert [node.op for node in expand(g, g.outputs).nodes].count("FusedMatMul") == 2
+
+
+def test_an_image_is_brought_into_the_blocked_layout_once() -> None:
+    g = Graph()
+    x = g.input("x", (2, 16, 3, 4))
+    value = first = blocked.reorder(g, x)
+    for _ in range(200):
+        value = g.emit("Tanh", value)
+    again, other = blocked.reorder(g, x), blocked.reorder(g, g.emit("Neg", x))
+    g.outputs.append(g.emit("Sum", first, value, again, other))
+    nodes = expand(g, g.outputs).nodes
+    assert [blocked.is_reorder(node) for node in nodes].count(True) == 2
+    assert nodes[-1].inputs == (first, value, first, other)
