@@ -82,7 +82,8 @@ def session(graph: Graph, params: Mapping[str, np.ndarray], feeds: Mapping[str, 
     options.enable_mem_pattern = False
     options.add_session_config_entry("session.force_spinning_stop", "1")
     runner = open_session(expand(graph, graph.outputs).to_onnx(params), options)
-    return partial(runner.run, None, dict(feeds))
+    read = {value.name for value in runner.get_inputs()}
+    return partial(runner.run, None, {name: array for name, array in feeds.items() if name in read})
 
 
 def normal(*shape: int) -> torch.Tensor:
