@@ -12,7 +12,7 @@ from caffestat.errors import InputError
 from caffestat.graph import CONTRIB, Graph, Node
 from caffestat.ops import Combines, Role
 
-from .quadrature import NODES, quantiles
+from .quadrature import NODES, quantiles_of
 from .signal import UNKNOWN, Gradient, Moments, Signal
 
 __all__ = [
@@ -193,7 +193,7 @@ def _of_array(array: np.ndarray) -> Signal | None:
         return Signal(np.zeros_like(NODES))
     if np.ptp(flat) == 0:
         return Signal(np.full_like(NODES, flat[0]), 1.0, 1.0)
-    return Signal(quantiles(flat, np.full(flat.size, 1 / flat.size)), 0.0, 1.0)
+    return Signal(quantiles_of(flat), 0.0, 1.0)
 
 
 def _steps(graph: Graph) -> Iterator[Node]:

@@ -16,11 +16,9 @@ from .quadrature import (
     ABS_NORMAL,
     NODES,
     Array,
+    CrossMoments,
     clip_unit,
-    correlation_for,
-    correlations_for,
-    cross_moment,
-    cross_moments,
+    clip_units,
     expect,
 )
 
@@ -68,8 +66,8 @@ class Signal:
         """Keep correlations within 0 to 1, from wherever they are computed."""
         _set(self, rho_spatial=clip_unit(self.rho_spatial), rho_sample=clip_unit(self.rho_sample))
         if self.rho_lag is not None:
-            _set(self, rho_lag=np.clip(np.nan_to_num(self.rho_lag), 0.0, 1.0))
-        _set(self, rho_along=tuple(np.clip(np.nan_to_num(table), 0.0, 1.0) for table in self.rho_along))
+            _set(self, rho_lag=clip_units(self.rho_lag))
+        _set(self, rho_along=tuple(map(clip_units, self.rho_along)))
         if self.finite_width is not None:
             _set(self, finite_width=clip_unit(self.finite_width))
 
@@ -84,11 +82,16 @@ class Signal:
         along: Sequence[Array] = (),
     ) -> Signal:
         """Return a fresh signal of these values, given E[x x'] at two places, in two samples, by lag and along axes."""
-        rhos = correlation_for(values, space), correlation_for(values, batch)
-        lags = None if near is None else correlations_for(values, near)
-        second = expect(values**2)
-        tables = tuple(correlations_for(values, second * correlations_of(products)) for products in along)
-        return cls(values, *rhos, spatial_profile, rho_lag=lags, rho_along=tables)
+        crossed, second = CrossMoments(values), expect(values**2)
+        rho_spatial, rho_sample = map(float, crossed.correlations_for(np.array([space, batch])))
+        lags = None if near is None else crossed.correlations_for(near)
+        tables = tuple(crossed.correlations_for(second * correlations_of(products)) for products in along)
+        return cls(values, rho_spatial, rho_sample, spatial_profile, rho_lag=lags, rho_along=tables)
+
+    @cached_property
+    def crossed(self) -> CrossMoments:
+        """E[x x'] by the correlation of u."""
+        return CrossMoments(self.values)
 
     @cached_property
     def mean(self) -> float:
@@ -112,12 +115,12 @@ class Signal:
     @cached_property
     def cross_spatial(self) -> float:
         """E[x x'] at two places of one channel of one sample."""
-        return cross_moment(self.values, self.rho_spatial)
+        return self.crossed.at(self.rho_spatial)
 
     @cached_property
     def cross_sample(self) -> float:
         """E[x x'] in two samples."""
-        return cross_moment(self.values, self.rho_sample)
+        return self.crossed.at(self.rho_sample)
 
     def correlations(self, places: Sequence[int]) -> Array:
         """Correlation of u by the lag of two of the places."""
@@ -125,7 +128,7 @@ class Signal:
 
     def cross_lag(self, places: Sequence[int]) -> Array:
         """E[x x'] by the lag of two of the places."""
-        return cross_moments(self.values, self.correlations(places))
+        return self.crossed(self.correlations(places))
 
     def correlations_along(self, places: Sequence[int]) -> tuple[Array, ...]:
         """Correlation of u by place and lag along each axis of these places."""
@@ -144,7 +147,7 @@ class Signal:
         found = []
         for axis, table in enumerate(self.correlations_along(places)):
             strengths = self.strengths_along(axis, places)
-            products = strengths[:, None] * later(strengths, table.shape[1]) * cross_moments(self.values, table)
+            products = strengths[:, None] * later(strengths, table.shape[1]) * self.crossed(table)
             found.append(products)
         return found
 
@@ -270,6 +273,11 @@ class Term:
     second: Array
     absolute: Array
 
+    @cached_property
+    def crossed(self) -> CrossMoments:
+        """E[a a'], given both u, by their correlation."""
+        return CrossMoments(self.mean)
+
     def times(self, other: Term) -> Term:
         """Multiply by an independent factor."""
         return Term(self.mean * other.mean, self.second * other.second, self.absolute * other.absolute)
@@ -313,15 +321,15 @@ class Gradient:
         if not expect(second_at) > 0:
             return cls.of(source)
         profile = np.sqrt(np.maximum(second_at, 0.0) / expect(second_at))
-        space, batch = (cross_moment(profile, rho) for rho in (y.rho_spatial, y.rho_sample))
+        crossed = CrossMoments(profile)
         alone = replace(
             source,
             shape=source.shape / expect(profile),
-            cross_spatial=source.cross_spatial / space,
-            cross_sample=source.cross_sample / batch,
-            cross_other=source.other / cross_moment(profile, y.rho_other),
+            cross_spatial=source.cross_spatial / crossed.at(y.rho_spatial),
+            cross_sample=source.cross_sample / crossed.at(y.rho_sample),
+            cross_other=source.other / crossed.at(y.rho_other),
             cross_lag=lag_map(places, source.cross_lag, source.cross_spatial, source.second)
-            / cross_moments(profile, y.correlations(places)),
+            / crossed(y.correlations(places)),
         )
         return cls.of(alone).times(factor(profile))
 
@@ -404,22 +412,18 @@ class Gradient:
     def cross_spatial(self, rho: float) -> float:
         """E[dx dx'] at two places of one channel of one sample; rho is the correlation of their u."""
         return sum(
-            source.cross_spatial * cross_moment(term.mean, rho)
-            for source, term in self.terms.items()
-            if source.cross_spatial
+            source.cross_spatial * term.crossed.at(rho) for source, term in self.terms.items() if source.cross_spatial
         )
 
     def cross_sample(self, rho: float) -> float:
         """E[dx dx'] in two samples."""
         return sum(
-            source.cross_sample * cross_moment(term.mean, rho)
-            for source, term in self.terms.items()
-            if source.cross_sample
+            source.cross_sample * term.crossed.at(rho) for source, term in self.terms.items() if source.cross_sample
         )
 
     def cross_other(self, rho: float) -> float:
         """E[dx dx'] at another place of another sample."""
-        return sum(source.other * cross_moment(term.mean, rho) for source, term in self.terms.items() if source.other)
+        return sum(source.other * term.crossed.at(rho) for source, term in self.terms.items() if source.other)
 
     def crosses(self, y: Signal) -> tuple[float, float, float]:
         """E[dx dx'] at another place, in another sample, and both; y is the signal whose gradient this is."""
@@ -429,7 +433,7 @@ class Gradient:
         """E[dx dx'] by the lag of two of the places; y is the signal whose gradient this is."""
         rho = y.correlations(places)
         parts = [
-            lag_map(places, source.cross_lag, source.cross_spatial, 0.0) * cross_moments(term.mean, rho)
+            lag_map(places, source.cross_lag, source.cross_spatial, 0.0) * term.crossed(rho)
             for source, term in self.terms.items()
         ]
         return lag_map(places, sum(parts, np.zeros_like(rho)), 0.0, self.second)

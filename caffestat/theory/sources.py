@@ -8,7 +8,7 @@ import numpy as np
 
 from caffestat.fillers import Filler, Normal, Sample, Uniform, density
 
-from .quadrature import NODES, WEIGHTS, cdf, quantiles
+from .quadrature import NODES, WEIGHTS, cdf, quantiles, quantiles_of
 from .signal import Signal
 
 __all__ = ["constant", "data", "of_array", "of_data", "of_filler", "uniform", "uniform_integers"]
@@ -27,7 +27,7 @@ def of_array(array: np.ndarray) -> Signal:
     flat = flat.astype(np.float64)
     if flat.size == 0 or np.ptp(flat) == 0:
         return constant(float(flat[0]) if flat.size else 0.0)
-    return Signal(quantiles(flat, np.full(flat.size, 1 / flat.size)), 1.0, 1.0)
+    return Signal(quantiles_of(flat), 1.0, 1.0)
 
 
 def of_data(array: np.ndarray) -> Signal | None:

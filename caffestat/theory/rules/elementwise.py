@@ -297,7 +297,9 @@ def _of_two(walk: Walk, node: Node, signals: Sequence[Signal], grid: _Grid, valu
 
     space, batch = cross(a.cross_spatial, b.cross_spatial), cross(a.cross_sample, b.cross_sample)
     near = cross(a.cross_lag(places), b.cross_lag(places))
-    along = [cross(*products) for products in zip(a.cross_along(places), b.cross_along(places), strict=True)]
+    varies = any(s.rho_along or s.spatial_profile is not None for s in signals)
+    tables = zip(a.cross_along(places), b.cross_along(places), strict=True) if varies else ()
+    along = [cross(*products) for products in tables]
     return Signal.of_pairs(result, space, batch, _profile_of_sum(signals), near, along)
 
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 import numpy as np
 
 from caffestat.graph import Node
 
 from ..engine import Walk, backward_moments, moments
-from ..quadrature import NODES, Array, expect, quantiles
+from ..quadrature import NODES, Array, expect, quantiles_of
 from ..signal import Gradient, Signal, Source, Term
 from .linear import known
 
@@ -25,55 +25,80 @@ _HIDDEN = -1e4  # logits that a mask hides are below, and far below all others
 
 @dataclass(frozen=True)
 class Softmax:
-    """Of p = softmax(z), C independent logits, by sampling.
+    """p = softmax(z) of so many independent normal logits of a standard deviation: always the same samples.
 
-    values, logs  the distributions of p and of log p
-    loss          E[-log p], p no less than the floor
-    floored       P(p < floor)
-    cross         E[p p'] of two samples as correlated as two places, and as two samples are
-    slope         √E[dz²] and E|dz| / E|dy| of dz = p · (dy - Σ p·dy), all dy of one size
+    rhos   the correlations of z of two places, and of two samples
+    shown  the share of logits that no mask hides; as under a causal mask, all numbers of them are equally frequent
+    floor  the least p that the loss takes the logarithm of
     """
 
-    values: Array
-    logs: Array
-    loss: float
-    floored: float
-    cross: tuple[float, float]
-    slope: tuple[float, float]
+    classes: int
+    deviation: float
+    rhos: tuple[float, float]
+    shown: float = 1.0
+    floor: float = 0.0
 
+    @cached_property
+    def values(self) -> Array:
+        """The distribution of p."""
+        return quantiles_of(np.exp(self._log_p))
 
-@lru_cache(maxsize=32)
-def softmax_of(
-    classes: int, deviation: float, rho_spatial: float, rho_sample: float, shown: float = 1.0, floor: float = 0.0
-) -> Softmax:
-    """Sample p for normal logits of a standard deviation; always the same samples.
+    @cached_property
+    def logs(self) -> Array:
+        """The distribution of log p."""
+        return quantiles_of(np.maximum(self._log_p, _LOWEST))
 
-    shown: the share of logits that no mask hides; as under a causal mask, all numbers of them are equally frequent.
-    floor: the least p that the loss takes the logarithm of.
-    """
-    random = np.random.default_rng(0)
-    rows = max(_SAMPLED // classes, 64)
-    shared, own, other = (random.standard_normal((rows, classes)) for _ in range(3))
-    hidden = np.where(np.arange(classes) < _kept(classes, rows, shown)[:, None], 0.0, -np.inf)
-    p, log_p = _softmax(deviation * own + hidden)
-    crosses = []
-    for rho in (rho_spatial, rho_sample):
+    @cached_property
+    def loss(self) -> float:
+        """E[-log p], p no less than the floor."""
+        return float(-np.maximum(self._log_p, self._least).mean())
+
+    @cached_property
+    def floored(self) -> float:
+        """P(p < floor)."""
+        return float((np.maximum(self._log_p, _LOWEST) < self._least).mean())
+
+    @cached_property
+    def cross(self) -> tuple[float, float]:
+        """E[p p'] of two samples as correlated as two places, and as two samples are."""
+        found = {rho: self._cross(rho) for rho in dict.fromkeys(self.rhos)}
+        return found[self.rhos[0]], found[self.rhos[1]]
+
+    @cached_property
+    def slope(self) -> tuple[float, float]:
+        """√E[dz²] and E|dz| / E|dy| of dz = p · (dy - Σ p·dy), all dy of one size."""
+        p = np.exp(self._log_p)
+        slope = p * np.sqrt(np.maximum(1 - 2 * p + (p**2).sum(axis=1, keepdims=True), 0.0))
+        return math.sqrt(float((slope**2).mean())), float(slope.mean())
+
+    def _cross(self, rho: float) -> float:
+        shared, *apart = _drawn(self.classes)
         first, second = (
-            _softmax(deviation * (math.sqrt(rho) * shared + math.sqrt(1 - rho) * e) + hidden)[0] for e in (own, other)
+            np.exp(_log_softmax(self.deviation * (math.sqrt(rho) * shared + math.sqrt(1 - rho) * e) + self._hidden))
+            for e in apart
         )
-        crosses.append(float((first * second).mean()))
-    shares = np.full(p.shape, 1 / p.size)
-    logs = np.maximum(log_p, _LOWEST)
-    least = math.log(floor) if floor > 0 else _LOWEST
-    slope = p * np.sqrt(np.maximum(1 - 2 * p + (p**2).sum(axis=1, keepdims=True), 0.0))
-    return Softmax(
-        quantiles(p, shares),
-        quantiles(logs, shares),
-        float(-np.maximum(logs, least).mean()),
-        float((logs < least).mean()),
-        (crosses[0], crosses[1]),
-        (math.sqrt(float((slope**2).mean())), float(slope.mean())),
-    )
+        return float((first * second).mean())
+
+    @cached_property
+    def _log_p(self) -> Array:
+        return _log_softmax(self.deviation * _drawn(self.classes)[1] + self._hidden)
+
+    @property
+    def _hidden(self) -> Array:
+        kept = _kept(self.classes, len(_drawn(self.classes)[0]), self.shown)
+        return np.where(np.arange(self.classes) < kept[:, None], 0.0, -np.inf)
+
+    @property
+    def _least(self) -> float:
+        return math.log(self.floor) if self.floor > 0 else _LOWEST
+
+
+@lru_cache(maxsize=1)
+def _drawn(classes: int) -> tuple[Array, Array, Array]:
+    """Draw three times N(0, 1), for what samples share and for each of two: [rows, classes]."""
+    random, rows = np.random.default_rng(0), max(_SAMPLED // classes, 64)
+    one, two, three = (random.standard_normal((rows, classes)) for _ in range(3))
+    return one, two, three
 
 
 def _kept(classes: int, rows: int, shown: float) -> Array:
@@ -83,10 +108,9 @@ def _kept(classes: int, rows: int, shown: float) -> Array:
     return np.round(np.linspace(least - 0.5, most + 0.5, rows)).clip(least, most)
 
 
-def _softmax(z: Array) -> tuple[Array, Array]:
+def _log_softmax(z: Array) -> Array:
     shifted = z - z.max(axis=1, keepdims=True)
-    log_p = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
-    return np.exp(log_p), log_p
+    return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True)))
 
 
 def _is_shown(z: Signal) -> Array:
@@ -110,8 +134,11 @@ def softmax_for(z: Signal, classes: int, floor: float = 0.0) -> Softmax:
     is_shown = _is_shown(z)
     shown, seen = expect(is_shown), np.where(is_shown > 0, z.values, 0.0)
     deviation = math.sqrt(max(expect(seen**2) / shown - (expect(seen) / shown) ** 2, 0.0)) if shown > 0 else 0.0
-    facts = (deviation, z.rho_spatial, z.rho_sample, shown)
-    return softmax_of(classes, *(float(f"{value:.6g}") for value in facts), floor=floor)
+    std, space, batch, shown = (float(f"{value:.6g}") for value in (deviation, z.rho_spatial, z.rho_sample, shown))
+    return _softmax(classes, std, (space, batch), shown, floor)
+
+
+_softmax = lru_cache(maxsize=4)(Softmax)  # a few MB each: what the walk forward has found is asked for backward
 
 
 def _signal(found: Softmax) -> Signal:
