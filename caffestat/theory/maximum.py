@@ -66,6 +66,7 @@ class Maximum:
         self.between, self.common = window_pairs(self.matrices, near, far)
         self.rho_of_pairs = clip_unit(float(self.between.flat[0]))
         self._given: dict[float, tuple[Array, Array]] = {}
+        self._wins: dict[float, Array] = {}
         self.rho = 1 - self._spread**2
 
     @cached_property
@@ -95,8 +96,10 @@ class Maximum:
 
     def wins(self, others: float) -> Array:
         """P(a value is larger than so many others | its u)."""
-        below = cdf(math.sqrt(1 - self.rho) * NODES[:, None] - math.sqrt(self.rho) * NODES)
-        return np.asarray(below ** max(others, 0.0) @ WEIGHTS)
+        if others not in self._wins:
+            below = cdf(math.sqrt(1 - self.rho) * NODES[:, None] - math.sqrt(self.rho) * NODES)
+            self._wins[others] = np.asarray(below ** max(others, 0.0) @ WEIGHTS)
+        return self._wins[others]
 
     def rank(self) -> Array:
         """The maximum's own u when it is the value at each node."""

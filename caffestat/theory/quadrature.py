@@ -19,6 +19,7 @@ __all__ = [
     "WEIGHTS",
     "Array",
     "CrossMoments",
+    "Points",
     "cdf",
     "clip_unit",
     "clip_units",
@@ -50,29 +51,45 @@ _ORDERS = 256  # of Hermite polynomials: a kink has 0.01 % of its square beyond 
 
 
 @cache
-def _cdf_table() -> tuple[Array, Array]:
-    fine = np.linspace(-8.0, 8.0, 4097)
-    return fine, np.array([0.5 * math.erfc(-u / math.sqrt(2)) for u in fine])
+def _cdf_table() -> Array:
+    return np.array([0.5 * math.erfc(-u / math.sqrt(2)) for u in _cdf_points()])
 
 
-def _evenly(at: Array, first: float, last: float, table: Array) -> Array:
-    """Interpolate between evenly spaced points: `np.interp` without its search."""
-    position = np.clip((at - first) * ((table.size - 1) / (last - first)), 0.0, table.size - 1.0)
-    left = np.minimum(position.astype(np.intp), table.size - 2)
-    found = table[left]
-    found += (position - left) * np.diff(table)[left]
-    return np.asarray(found)
+@cache
+def _cdf_points() -> Array:
+    return np.linspace(-8.0, 8.0, 4097)
+
+
+class Points:
+    """Points among evenly spaced ones, at which several functions are interpolated: `np.interp` without its search."""
+
+    def __init__(self, at: Array, first: float, last: float, count: int) -> None:
+        position = np.clip((at - first) * ((count - 1) / (last - first)), 0.0, count - 1.0)
+        self._left = np.minimum(position.astype(np.intp), count - 2)
+        self._share = position - self._left
+
+    @classmethod
+    def among_nodes(cls, u: Array) -> Points:
+        """Return them for functions that are given at the nodes."""
+        return cls(u, float(NODES[0]), float(NODES[-1]), NODES.size)
+
+    def of(self, table: Array) -> Array:
+        """Return the values of a function; those of a constant are one number, broadcast."""
+        if table[0] == table[-1] and np.ptp(table) == 0:
+            return np.broadcast_to(table[0], self._left.shape)
+        found = table[self._left]
+        found += self._share * np.diff(table)[self._left]
+        return np.asarray(found)
 
 
 def cdf(u: Array) -> Array:
     """The normal distribution function."""
-    return _evenly(u, -8.0, 8.0, _cdf_table()[1])
+    return Points(u, -8.0, 8.0, _cdf_table().size).of(_cdf_table())
 
 
 def inverse_cdf(p: Array) -> Array:
     """The normal quantile function, cut off at ±8."""
-    fine, table = _cdf_table()
-    return np.interp(p, table, fine)
+    return np.interp(p, _cdf_table(), _cdf_points())
 
 
 def expect(values: Array) -> float:
@@ -136,7 +153,7 @@ def common_part(values: Array, rho: float) -> Array:
     if rho >= 1:
         return values
     points = math.sqrt(rho) * NODES[:, None] + math.sqrt(1 - rho) * NODES
-    shared: Array = _evenly(points, -6.0, 6.0, values) @ WEIGHTS
+    shared: Array = Points.among_nodes(points).of(values) @ WEIGHTS
     return shared
 
 

@@ -17,6 +17,7 @@ from .quadrature import (
     NODES,
     Array,
     CrossMoments,
+    Points,
     clip_unit,
     clip_units,
     expect,
@@ -130,26 +131,33 @@ class Signal:
         """E[x x'] by the lag of two of the places."""
         return self.crossed(self.correlations(places))
 
+    def is_even(self, places: Sequence[int]) -> bool:
+        """Tell whether a lag means the same everywhere: nothing is known of single ones of these places."""
+        return not self._has_tables(places) and not self._has_profile(places)
+
+    def _has_tables(self, places: Sequence[int]) -> bool:
+        return bool(self.rho_along) and [table.shape[0] for table in self.rho_along] == list(places)
+
+    def _has_profile(self, places: Sequence[int]) -> bool:
+        return self.spatial_profile is not None and self.spatial_profile.shape == tuple(places)
+
     def correlations_along(self, places: Sequence[int]) -> tuple[Array, ...]:
         """Correlation of u by place and lag along each axis of these places."""
-        usual = steady(self.correlations(places), places)
-        is_fitting = [table.shape for table in self.rho_along] == [table.shape for table in usual]
-        return self.rho_along if is_fitting else usual
+        return self.rho_along if self._has_tables(places) else steady(self.correlations(places), places)
 
     def strengths_along(self, axis: int, places: Sequence[int]) -> Array:
         """√ of the second moment at each place along an axis, relative to the mean over all places."""
-        profile = self.spatial_profile
-        is_fitting = profile is not None and profile.shape == tuple(places)
-        return np.sqrt(middle(profile, axis)) if profile is not None and is_fitting else np.ones(places[axis])
+        profile = self.spatial_profile if self._has_profile(places) else None
+        return np.ones(places[axis]) if profile is None else np.sqrt(middle(profile, axis))
 
     def cross_along(self, places: Sequence[int]) -> list[Array]:
         """E[x x'] by place and lag along each axis, E[x²] at lag 0."""
-        found = []
-        for axis, table in enumerate(self.correlations_along(places)):
-            strengths = self.strengths_along(axis, places)
-            products = strengths[:, None] * later(strengths, table.shape[1]) * self.crossed(table)
-            found.append(products)
-        return found
+        found = [self.crossed(table) for table in self.correlations_along(places)]
+        if not self._has_profile(places):
+            return found
+        lines = [self.strengths_along(axis, places) for axis in range(len(found))]
+        pairs = zip(lines, found, strict=True)
+        return [line[:, None] * later(line, products.shape[1]) * products for line, products in pairs]
 
     @property
     def cross_other(self) -> float:
@@ -288,9 +296,9 @@ class Term:
         second = np.maximum(self.second + other.second + 2 * self.mean * other.mean, mean**2)
         return Term(mean, second, np.clip(self.absolute + other.absolute, np.abs(mean), np.sqrt(second)))
 
-    def at(self, u: Array) -> Term:
+    def at(self, points: Points) -> Term:
         """Return the factor at other points than the nodes."""
-        return Term(*(np.interp(u, NODES, part) for part in (self.mean, self.second, self.absolute)))
+        return Term(*map(points.of, (self.mean, self.second, self.absolute)))
 
 
 def factor(values: Array) -> Term:

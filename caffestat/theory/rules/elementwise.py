@@ -14,7 +14,7 @@ from caffestat.graph import Node
 
 from ..engine import Walk, backward_moments, moments
 from ..heuristics.finite_width import through_function
-from ..quadrature import NODES, WEIGHTS, Array, cdf, expect, quantiles, ranks
+from ..quadrature import NODES, WEIGHTS, Array, Points, cdf, expect, quantiles, ranks
 from ..signal import Gradient, Signal, Term, factor, normalize_profile
 from ..sums import batch_and_places, reduced
 from .linear import known
@@ -297,8 +297,8 @@ def _of_two(walk: Walk, node: Node, signals: Sequence[Signal], grid: _Grid, valu
 
     space, batch = cross(a.cross_spatial, b.cross_spatial), cross(a.cross_sample, b.cross_sample)
     near = cross(a.cross_lag(places), b.cross_lag(places))
-    varies = any(s.rho_along or s.spatial_profile is not None for s in signals)
-    tables = zip(a.cross_along(places), b.cross_along(places), strict=True) if varies else ()
+    is_even = a.is_even(places) and b.is_even(places)
+    tables = () if is_even else zip(a.cross_along(places), b.cross_along(places), strict=True)
     along = [cross(*products) for products in tables]
     return Signal.of_pairs(result, space, batch, _profile_of_sum(signals), near, along)
 
@@ -351,7 +351,7 @@ def elementwise_backward(walk: Walk, node: Node, dys: Gradients) -> Gradients:
     if grid.rank > 2:
         return [_of_many_backward(walk, node, name, dy) for name in node.inputs]
     values = grid.expand(_function(node)(*grid.points))
-    u = ranks(values, y.values) if grid.rank > 1 else None
+    u = Points.among_nodes(ranks(values, y.values)) if grid.rank > 1 else None
     result: list[Gradient | None] = []
     places = {place: index for index, place in enumerate(p for p, name in enumerate(node.inputs) if name)}
     for place, name in enumerate(node.inputs):
@@ -392,8 +392,8 @@ def _slope(node: Node, grid: _Grid, index: int) -> Term:
     return Term((left + right) / 2, (left**2 + right**2) / 2, (np.abs(left) + np.abs(right)) / 2)
 
 
-def _pulled(grid: _Grid, axis: int | None, term: Term, slope: Term, u: Array | None) -> Term:
-    """Return E[term · slope | u of the input]; `u` is the output's rank over the grid, None for the input's own."""
+def _pulled(grid: _Grid, axis: int | None, term: Term, slope: Term, u: Points | None) -> Term:
+    """Return E[term · slope | u of the input]; `u` is the output's over the grid, None for the input's own."""
     here = Term(term.mean[:, None], term.second[:, None], term.absolute[:, None]) if u is None else term.at(u)
     product = here.times(slope)
     return Term(*(grid.given(part, axis) for part in (product.mean, product.second, product.absolute)))

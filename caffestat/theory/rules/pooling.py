@@ -16,7 +16,7 @@ from ..heuristics.lognormal import lognormal
 from ..heuristics.maxima import correlation_of_maxima, excess_of_wins
 from ..lags import Axis, lag_map, mixed, mixed_apart, slide
 from ..maximum import Maximum, window_pairs
-from ..quadrature import ABS_NORMAL, Array, cross_moments, expect, ranks
+from ..quadrature import ABS_NORMAL, Array, Points, cross_moments, expect, ranks
 from ..signal import Gradient, Signal, Source, Term, normal, normalize_profile
 from .linear import known, profile_of, windows
 from .shape import mixture
@@ -68,7 +68,7 @@ def max_pool_backward(walk: Walk, node: Node, dys: Gradients) -> Gradients:
         return [None]
     x, axes = known(walk.signal(node.inputs[0])), windows(walk, node)
     maximum, places = _maximum(x, tuple(axes)), walk.shape(node.outputs[0])[2:]
-    u, turned, terms = maximum.rank(), [m.T for m in maximum.matrices], {}
+    points, turned, terms = Points.among_nodes(maximum.rank()), [m.T for m in maximum.matrices], {}
     for source, term in dy.terms.items():
         near = lag_map(places, source.cross_lag, source.cross_spatial, source.second)
         reach = slide(turned, profile_of(source.spatial_profile, places))
@@ -78,8 +78,8 @@ def max_pool_backward(walk: Walk, node: Node, dys: Gradients) -> Gradients:
             cross_lag=_won_apart(turned, near, source.cross_spatial),
             cross_other=_won_far(source, math.prod(places), math.prod(axis.size for axis in axes)),
         )
-        here = _won(maximum, term.at(u), near / source.second if source.second else near)
-        terms[moved] = here if maximum.is_rising else here.at(ranks(x.values, maximum.values))
+        here = _won(maximum, term.at(points), near / source.second if source.second else near)
+        terms[moved] = here if maximum.is_rising else here.at(Points.among_nodes(ranks(x.values, maximum.values)))
     return [Gradient(terms)]
 
 

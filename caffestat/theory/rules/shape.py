@@ -11,7 +11,7 @@ import numpy as np
 from caffestat.graph import Node
 
 from ..engine import Walk, backward_moments, moments, unsupported
-from ..quadrature import WEIGHTS, Array, quantiles, ranks
+from ..quadrature import WEIGHTS, Array, Points, quantiles, ranks
 from ..signal import ONE, Gradient, Signal, Source, Term, normalize_profile
 from ..sums import reduced
 from .linear import known, profile_of
@@ -131,9 +131,10 @@ def mixture(components: Sequence[tuple[float, Signal]], space: Sequence[int]) ->
     parts = [share * s.second * profile_of(s.spatial_profile, space) for share, s in components]
     spatial_profile: Array = sum(parts, np.zeros(space))
     near: Array = sum((share * s.cross_lag(space) for share, s in components), np.zeros(()))
+    is_even = all(s.is_even(space) for s in signals)
     along = [
         sum((share * products for (share, _), products in zip(components, tables, strict=True)), np.zeros(()))
-        for tables in zip(*(s.cross_along(space) for s in signals), strict=True)
+        for tables in (() if is_even else zip(*(s.cross_along(space) for s in signals), strict=True))
     ]
     y = Signal.of_pairs(values, pairs[0], pairs[1], normalize_profile(spatial_profile), near, along)
     return replace(y, components=tuple(components))
@@ -146,8 +147,8 @@ def concat_backward(walk: Walk, node: Node, dys: Gradients) -> Gradients:
     assert dy is not None
     result: list[Gradient | None] = []
     for value in node.inputs:
-        u = ranks(known(walk.signal(value)).values, y.values)
-        part = Gradient({replace(source): term.at(u) for source, term in dy.terms.items()}, dy.known)
+        points = Points.among_nodes(ranks(known(walk.signal(value)).values, y.values))
+        part = Gradient({replace(source): term.at(points) for source, term in dy.terms.items()}, dy.known)
         result.append(gradient_in_shape(part, walk.shape(value)))
     return result
 
