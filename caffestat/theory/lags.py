@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import reduce
+from functools import cached_property, lru_cache, reduce
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,22 +52,24 @@ class Axis:
     dilation: int = 1
 
     @classmethod
-    def of(cls, window: Window) -> list[Axis]:
+    def of(cls, window: Window) -> tuple[Axis, ...]:
         """Return the axes of a window."""
         fields = (window.size, window.out, window.kernel, window.strides, window.begins, window.dilations)
-        return [cls(*axis) for axis in zip(*fields, strict=True)]
+        return tuple(_axis(*axis) for axis in zip(*fields, strict=True))
 
-    @property
-    def elements(self) -> Array:
+    @cached_property
+    def elements(self) -> Lags:
         """Which element each tap of each place meets: [places, kernel], outside of the image too."""
-        return np.asarray(
-            np.arange(self.places)[:, None] * self.stride - self.pad + np.arange(self.kernel) * self.dilation
-        )
+        found = np.arange(self.places)[:, None] * self.stride - self.pad + np.arange(self.kernel) * self.dilation
+        found.flags.writeable = False
+        return found
 
-    @property
+    @cached_property
     def inside(self) -> Array:
         """Which taps of each place lie inside the image: [places, kernel], 0 or 1."""
-        return ((self.elements >= 0) & (self.elements < self.size)).astype(np.float64)
+        found = ((self.elements >= 0) & (self.elements < self.size)).astype(np.float64)
+        found.flags.writeable = False
+        return found
 
     @property
     def reads(self) -> Array:
@@ -84,6 +86,9 @@ class Axis:
         found = np.zeros((self.size, self.kernel))
         found[self.elements[places, taps], taps] = 1.0
         return found
+
+
+_axis = lru_cache(maxsize=512)(Axis)  # layers of one geometry share their tables
 
 
 def slide(matrices: Sequence[Array], values: Array) -> Array:
@@ -204,13 +209,15 @@ class Sharing:
     axes: Sequence[Axis] = ()
 
     @classmethod
-    def forward(cls, axes: Sequence[Axis]) -> Sharing:
+    @lru_cache(maxsize=128)
+    def forward(cls, axes: tuple[Axis, ...]) -> Sharing:
         """Of windows that slide over x."""
         lags = [lag * axis.stride for lag, axis in zip(near_lags([a.places for a in axes]), axes, strict=True)]
         return replace(cls._of([axis.inside for axis in axes], lags, [axis.size for axis in axes]), axes=axes)
 
     @classmethod
-    def backward(cls, axes: Sequence[Axis]) -> Sharing:
+    @lru_cache(maxsize=128)
+    def backward(cls, axes: tuple[Axis, ...]) -> Sharing:
         """Of the elements that such windows meet: those of another phase of the stride share nothing."""
         lags = [lag // axis.stride for lag, axis in zip(near_lags([a.size for a in axes]), axes, strict=True)]
         taps = [axis.readers for axis in axes]

@@ -25,6 +25,8 @@ _COUNTS = 0.05  # the share of the whole from which on a part's zeros count
 
 def mean_abs_of_sum(parts: Sequence[tuple[Array, Array]]) -> Array:
     """Return E|Σ dᵢ| at the nodes, of dᵢ given as (second moment, mean absolute value)."""
+    if len(parts) == 1:
+        return parts[0][1]
     seconds, absolutes = (np.array(list(column)) for column in zip(*parts, strict=True))
     with np.errstate(all="ignore"):
         filled = np.nan_to_num((absolutes / ABS_NORMAL) ** 2 / seconds)

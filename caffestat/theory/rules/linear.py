@@ -25,7 +25,7 @@ def known(signal: Signal | None) -> Signal:
     return signal
 
 
-def windows(walk: Walk, node: Node) -> list[Axis]:
+def windows(walk: Walk, node: Node) -> tuple[Axis, ...]:
     """Return per spatial axis how the node's window slides."""
     rule = node.info.window
     assert rule is not None

@@ -46,9 +46,9 @@ def _maximum(x: Signal, axes: tuple[Axis, ...]) -> Maximum:
     return Maximum(x, axes, profile_of(x.spatial_profile, [axis.size for axis in axes]))
 
 
-def _largest(x: Signal, axes: Sequence[Axis]) -> Signal:
+def _largest(x: Signal, axes: tuple[Axis, ...]) -> Signal:
     """Return the maximum of each window."""
-    maximum = _maximum(x, tuple(axes))
+    maximum = _maximum(x, axes)
     values, shared = maximum.pooled(), maximum.shared()
     overlap = np.vectorize(correlation_of_maxima, otypes=[float])(maximum.k, np.minimum(maximum.common, maximum.k))
     inverse = 1 / maximum.rho_of_pairs if maximum.rho_of_pairs > 0 else 0.0
@@ -67,7 +67,7 @@ def max_pool_backward(walk: Walk, node: Node, dys: Gradients) -> Gradients:
     if dy is None:
         return [None]
     x, axes = known(walk.signal(node.inputs[0])), windows(walk, node)
-    maximum, places = _maximum(x, tuple(axes)), walk.shape(node.outputs[0])[2:]
+    maximum, places = _maximum(x, axes), walk.shape(node.outputs[0])[2:]
     points, turned, terms = Points.among_nodes(maximum.rank()), [m.T for m in maximum.matrices], {}
     for source, term in dy.terms.items():
         near = lag_map(places, source.cross_lag, source.cross_spatial, source.second)
