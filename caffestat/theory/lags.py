@@ -209,16 +209,24 @@ class Sharing:
     axes: Sequence[Axis] = ()
 
     @classmethod
-    @lru_cache(maxsize=128)
-    def forward(cls, axes: tuple[Axis, ...]) -> Sharing:
+    def forward(cls, axes: Sequence[Axis]) -> Sharing:
         """Of windows that slide over x."""
+        return cls._forward(tuple(axes))
+
+    @classmethod
+    def backward(cls, axes: Sequence[Axis]) -> Sharing:
+        """Of the elements that such windows meet: those of another phase of the stride share nothing."""
+        return cls._backward(tuple(axes))
+
+    @classmethod
+    @lru_cache(maxsize=128)
+    def _forward(cls, axes: tuple[Axis, ...]) -> Sharing:
         lags = [lag * axis.stride for lag, axis in zip(near_lags([a.places for a in axes]), axes, strict=True)]
         return replace(cls._of([axis.inside for axis in axes], lags, [axis.size for axis in axes]), axes=axes)
 
     @classmethod
     @lru_cache(maxsize=128)
-    def backward(cls, axes: tuple[Axis, ...]) -> Sharing:
-        """Of the elements that such windows meet: those of another phase of the stride share nothing."""
+    def _backward(cls, axes: tuple[Axis, ...]) -> Sharing:
         lags = [lag // axis.stride for lag, axis in zip(near_lags([a.size for a in axes]), axes, strict=True)]
         taps = [axis.readers for axis in axes]
         places = math.prod(len(t) for t in taps)

@@ -62,7 +62,7 @@ def test_a_convolution_s_borders_have_fewer_terms() -> None:
     """Places at the border of a padded axis meet two of three taps."""
     axis = Axis(size=6, places=6, kernel=3, pad=1)
     at = slide([axis.reads], np.ones(6))
-    y = weighted_sum(normal(0.0, 1.0), Signal(0.5 * NODES, 1.0, 1.0), None, at, 7, Sharing.forward((axis,)))
+    y = weighted_sum(normal(0.0, 1.0), Signal(0.5 * NODES, 1.0, 1.0), None, at, 7, Sharing.forward([axis]))
     assert y.second == pytest.approx(7 * 0.25 * np.mean([2, 3, 3, 3, 3, 2]), rel=1e-3)
     assert y.spatial_profile is not None
     assert y.spatial_profile.tolist() == pytest.approx([0.75, 1.125, 1.125, 1.125, 1.125, 0.75])
@@ -72,7 +72,7 @@ def test_two_places_share_weights_and_what_x_shares() -> None:
     """E[y y'] = n Var(w) E[x x'], plus the bias, which all places share."""
     x = Signal(np.maximum(NODES, 0), 0.4, 0.2)
     axis = Axis(size=8, places=8, kernel=1)
-    y = weighted_sum(x, Signal(0.3 * NODES, 1.0, 1.0), normal(0, 0.1), np.ones(8), 20, Sharing.forward((axis,)))
+    y = weighted_sum(x, Signal(0.3 * NODES, 1.0, 1.0), normal(0, 0.1), np.ones(8), 20, Sharing.forward([axis]))
     assert y.cross_spatial == pytest.approx(20 * 0.09 * x.cross_spatial + 0.1, rel=1e-3)
     assert y.cross_sample == pytest.approx(20 * 0.09 * x.cross_sample + 0.1, rel=1e-3)
 
@@ -86,7 +86,7 @@ def test_a_gradient_collects_one_product_per_reader() -> None:
     axis = Axis(size=6, places=3, kernel=2, stride=2)
     reach = slide([axis.reads.T], np.ones(3))
     dy = Gradient.of(Source(2.0, cross_spatial=0.5, cross_sample=0.25))
-    dx = through_weights(dy, normal(0, 1), Signal(0.3 * NODES, 1.0, 1.0), reach, 11, Sharing.backward((axis,)))
+    dx = through_weights(dy, normal(0, 1), Signal(0.3 * NODES, 1.0, 1.0), reach, 11, Sharing.backward([axis]))
     assert dx.second == pytest.approx(11 * 0.09 * 2.0, rel=1e-3)
     assert dx.mean_abs == pytest.approx(ABS_NORMAL * math.sqrt(dx.second), rel=0.03)
     [source] = dx.terms
