@@ -23,11 +23,11 @@ HEAD = f"""\
 
 Made by `python docs/generate_ops.py`; do not edit.
 
-Every op of ONNX's opset {OPSET} runs forward where onnxruntime has it. *Versions* are the opsets from 7 on that
-changed it; models of any of them are brought to opset {OPSET}. *Gradient*: **rule** (one of ours), **zero** (none flows
-through it), **by definition** (through the ops that ONNX defines it by), or — (GradientError; `analyze` reports what
-else there is). *Moments*: whether `theory` knows what the op does to mean and variance, or declares that it cannot
-tell.
+Every op of ONNX's opset {OPSET} runs forward if onnxruntime implements it. *Versions* are the opsets from 7 on that
+changed it; models of any of them are converted to opset {OPSET}. *Gradient*: **rule** (our own), **zero** (no gradient
+flows through it), **by definition** (through the ops of its ONNX function definition), or — (GradientError; `analyze`
+still reports everything else). *Moments*: **yes** when `theory` has a rule for the op's mean and variance, or declares
+them unpredictable.
 
 | op | versions | gradient | moments |
 |---|---|---|---|
@@ -35,9 +35,9 @@ tell.
 
 
 TAIL = """
-Newer ops of ONNX are brought to this opset too, by what ONNX defines them by (Attention, RMSNormalization, …) or by
-definitions of ours ({newer}). So are ops of the runtime ({fused}), as far as they neither share buffers nor keep
-quantized keys; of MatMulNBits there is a gradient by the input, the scales and the bias.
+Newer ops of ONNX are converted to this opset too, through their ONNX function definitions (Attention, RMSNormalization,
+…) or through our own ({newer}). So are ops of the runtime ({fused}), unless they share buffers or keep quantized keys.
+MatMulNBits has gradients for its input, scales and bias.
 """
 
 
