@@ -102,9 +102,7 @@ class AnnotatedReader(DatumReader):
             raise self.layer.error(f"resize_mode FIT_SMALL_SIZE takes batch_size 1, found {self.batch}")
         transform = self.layer.proto.transform_param
         if transform.mean_file and not item.is_raw and (transform.mirror or any(self._crop())):
-            raise DataUnavailableError(
-                "how its mean_file goes with mirror and crops of encoded images is not reproduced"
-            )
+            raise DataUnavailableError("the effect of mean_file on mirrored or cropped encoded images is not supported")
 
     def _is_fitted_small(self) -> bool:
         return any(p.resize_mode == ssd_pb2.ResizeParameter.FIT_SMALL_SIZE for p in self._settings.resize_param)

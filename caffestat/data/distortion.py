@@ -138,9 +138,7 @@ def add_noise(image: Image, p: Any, draws: Draws) -> Image:
     """Return an image (C, H, W) with what noise_param asks for, in the reference's order. (ApplyNoise)"""
     cv2 = _opencv("images with noise_param")
     if p.convert_to_lab:
-        raise DataUnavailableError(
-            "its noise_param asks for convert_to_lab, which the reference reads as other numbers"
-        )
+        raise DataUnavailableError("convert_to_lab in noise_param is not supported")
     pixels = _pixels(image)
     if p.decolorize:
         pixels = cv2.cvtColor(cv2.cvtColor(pixels, cv2.COLOR_BGR2GRAY), cv2.COLOR_GRAY2BGR)

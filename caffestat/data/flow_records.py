@@ -41,7 +41,7 @@ class FlowReader(DatumReader):
         written = [name for name in NOT_READ if getattr(self._param, name)]
         written += [name for name in ("mean_file", "mean_value", "mirror") if getattr(transform, name)]
         if written:
-            raise DataUnavailableError(f"how {' and '.join(written)} change its records is not reproduced")
+            raise DataUnavailableError(f"{' and '.join(written)} of its records is not supported")
         super().__init__(layer)
 
     def _records(self) -> Iterator[bytes]:

@@ -89,7 +89,7 @@ class HDF5Reader(Reader):
         self._columns = columns
         counts = {len(data) for data in columns}
         if len(counts) > 1 or 0 in counts:
-            raise self._error(path, f"has {sorted(counts)} rows in its data sets; expected one number, at least 1")
+            raise self._error(path, f"has {sorted(counts)} rows in its data sets; expected equal numbers, at least 1")
         self._rows = self._shuffled(list(range(counts.pop())))
 
 

@@ -35,7 +35,7 @@ def open_hdf5(path: str | Path, mode: str) -> Any:
         h5py: Any = importlib.import_module("h5py")
     except ImportError as error:
         what = "reading" if mode == "r" else "writing"
-        raise InputError(f"{path}: {what} HDF5 takes h5py: pip install 'caffestat[data]'") from error
+        raise InputError(f"{path}: {what} HDF5 needs h5py: pip install 'caffestat[data]'") from error
     try:
         return h5py.File(path, mode, locking=False)
     except OSError as error:

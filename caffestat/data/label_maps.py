@@ -118,7 +118,7 @@ class SegReader(_PairReader):
         if any(after for _, after in more):
             if not self._param.mean_value:
                 said = self.named(entry[0], entry[2])
-                raise self.layer.error(f"image {said} is smaller than the crop, and mean_value fills it up: give it")
+                raise self.layer.error(f"image {said} is smaller than the crop; give mean_value to pad it")
             inside = np.pad(np.ones(image.shape[1:], bool), more)
             values = np.where(inside, np.pad(values, [(0, 0), *more]), mean_values(self.layer, len(image)))
             labels = np.pad(labels, [(0, 0), *more], constant_values=self._labels.ignore_label)

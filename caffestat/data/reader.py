@@ -82,7 +82,7 @@ def require(name: str, what: str, extra: str = "data") -> Any:
     try:
         return importlib.import_module(name)
     except ImportError as error:
-        message = f"reading {what} takes a package that is not installed: pip install 'caffestat[{extra}]'"
+        message = f"reading {what} needs a package that is not installed: pip install 'caffestat[{extra}]'"
         raise DataUnavailableError(message) from error
 
 

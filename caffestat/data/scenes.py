@@ -72,7 +72,7 @@ class SceneReader(Reader):
             name = self._lines[self._index].strip()
             sizes = [" x ".join(map(str, shape[2:])) for shape in (parts[0].shape, self.shapes[0])]
             raise self.layer.error(
-                f"image {name!r} is {sizes[0]}; expected {sizes[1]} as the first: a net is built once"
+                f"image {name!r} is {sizes[0]}; expected {sizes[1]} as the first: the tops have a fixed size"
             )
         self._advance()
         return parts

@@ -149,7 +149,7 @@ def _check_branches(node: NodeProto) -> None:
     graphs = _subgraphs(node) if op_info(node.op_type).bodies is Bodies.BRANCHES else ()
     for graph in graphs:
         if len(graph.output) != len(node.output):
-            what = f"branch {graph.name!r} has {len(graph.output)} outputs, and it has {len(node.output)}"
+            what = f"branch {graph.name!r} has {len(graph.output)} outputs, the node {len(node.output)}"
             raise InputError(f"{_name(node)} is damaged: {what}")
 
 
@@ -158,7 +158,7 @@ def _check_count(node: NodeProto) -> None:
     for attribute in node.attribute:
         count = attribute.i if attribute.name == "num_outputs" else len(attribute.ints)
         if attribute.name in ("num_outputs", "split") and count != len(node.output):
-            what = f"{attribute.name} is for {count} outputs, and it has {len(node.output)}"
+            what = f"{attribute.name} is for {count} outputs, the node has {len(node.output)}"
             raise InputError(f"{_name(node)} is damaged: {what}")
 
 

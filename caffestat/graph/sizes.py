@@ -154,12 +154,12 @@ def _open_error(
     batch: int,
     trial: Callable[[Mapping[str, Shape]], Trial],
 ) -> InputError:
-    advice = "no sizes were found that the model can take; give them with --shape"
+    advice = "no sizes were found that the model accepts; give them with --shape"
     best, shapes = _best(_candidates(inputs, found, batch), trial)
     if best is Trial.RUNS:
         advice = f"for example {_options(inputs, found, shapes)}"
     elif best is Trial.LOADS:
-        advice = f"no sizes were found that it runs with; it loads with {_options(inputs, found, shapes)}"
+        advice = f"no sizes were found with which it runs; it loads with {_options(inputs, found, shapes)}"
     return InputError(f"input {value.name!r} leaves sizes open ({_words(value)}): {advice}")
 
 

@@ -99,7 +99,7 @@ def _number(context: AdapterContext, node: Node, attribute: str) -> str:
 @_adapter(9, "BatchNormalization")
 def _batch_normalization_9(context: AdapterContext, node: Node) -> list[Node]:
     if node.get("spatial", 1) != 1:
-        raise _refuse(node, "spatial=0 normalizes every place by itself, which opset 9 dropped")
+        raise _refuse(node, "spatial=0 normalizes each position separately, which opset 9 removed")
     return [replace(node, attributes=_without(node, "spatial"))]
 
 

@@ -297,7 +297,7 @@ class Rates:
                 return []
             if times < _TIMES:
                 _multiply(self.linears, values, {n: math.sqrt(rate / target) for n, rate in found.rates.items()})
-        return [f"the rates of the layers are not equal after {_TIMES} times: the net is not homogeneous"]
+        return [f"the rates of the layers are not equal after {_TIMES} iterations: the net is not homogeneous"]
 
     def _measure(
         self, values: Sequence[np.ndarray], feeds: Mapping[str, np.ndarray], reads: Mapping[int, float]

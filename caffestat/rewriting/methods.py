@@ -38,7 +38,7 @@ class SolvedStds:
             self._found[method] = self._solve(method)
         found = self._found[method].get(self._program.owner(number))
         if not isinstance(found, float):
-            raise Undecided(f"no std is solved for it: {found or 'the layer has another weight'}")
+            raise Undecided(f"autoinit finds no std for it: {found or 'the layer has another weight'}")
         return found
 
     def _solve(self, method: Method) -> dict[int, object]:

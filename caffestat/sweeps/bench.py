@@ -191,7 +191,7 @@ def _solve(program: Program, method: Method) -> dict[str, str]:
     for number, std in solve(program, _weights(program), method["target"], method["fixup"]).items():
         name = program.rows[program.params[number].row].name
         if not isinstance(std, float):
-            raise InputError(f"layer {name!r}: no std is solved for it: {std}")
+            raise InputError(f"layer {name!r}: autoinit finds no std for it: {std}")
         fillers[name] = filler_of(std, method)
     return fillers
 

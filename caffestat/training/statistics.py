@@ -139,4 +139,4 @@ def _pyarrow(path: Path) -> Any:
     try:
         return importlib.import_module("pyarrow")
     except ImportError as error:
-        raise InputError(f"{path}: Parquet takes pyarrow: pip install 'caffestat[parquet]', or write .npz") from error
+        raise InputError(f"{path}: Parquet needs pyarrow: pip install 'caffestat[parquet]', or write .npz") from error

@@ -109,7 +109,7 @@ def _type(f: _Fields) -> Finds:
     if f.message.momentum and not SOLVERS[name].takes_momentum:
         yield f.finding(f"{name} takes no momentum, found {f.message.momentum:g}; remove it or change type", "momentum")
     if name == "RMSProp" and not 0 <= f.message.rms_decay < 1:
-        yield f.finding(f"rms_decay is {f.message.rms_decay:g}; expected 0 to 1, without 1", "rms_decay")
+        yield f.finding(f"rms_decay is {f.message.rms_decay:g}; expected 0 or more and less than 1", "rms_decay")
 
 
 def _numbers(f: _Fields) -> Finds:
@@ -211,12 +211,12 @@ def _doubts(f: _Fields) -> Finds:
         how = "is 0" if f.has("base_lr") else "is missing"
         yield f.finding(f"base_lr {how}: no weight ever changes", "base_lr", "lr_policy")
     if m.momentum >= 1:
-        yield f.finding(f"momentum is {m.momentum:g}: updates grow without end; expected less than 1", "momentum")
+        yield f.finding(f"momentum is {m.momentum:g}: updates grow without bound; expected less than 1", "momentum")
     if m.clip_gradients == 0:
-        message = "clip_gradients is 0: every gradient is scaled down to nothing; to clip none, leave it out"
+        message = "clip_gradients is 0: every gradient is scaled to 0; remove the field to clip none"
         yield f.finding(message, "clip_gradients")
     if list(m.stepvalue) != sorted(m.stepvalue):
-        message = "the stepvalues are not ascending: a late one delays all that follow"
+        message = "the stepvalues are not ascending: a large one delays all that follow it"
         yield f.finding(message, "stepvalue")
     yield from _ignored(f)
 

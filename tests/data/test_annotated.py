@@ -186,7 +186,7 @@ def test_encoded_images_are_recompressed_where_the_reference_does(tmp_path: Path
     item = enlarged._expanded(enlarged._item(enlarged._record()))
     assert abs(item.image[:, 0, 0].astype(int) - 50).max() < 20
     assert not (item.image == 50).all(axis=0)[0].all()
-    with pytest.raises(DataUnavailableError, match="how its mean_file goes with mirror"):
+    with pytest.raises(DataUnavailableError, match="the effect of mean_file on mirrored"):
         write_mean(tmp_path / "mean", np.zeros((1, 3, 16, 24), np.float32))
         reader(tmp_path / "db", f'mirror: true mean_file: "{tmp_path}/mean"', batch=1)
 

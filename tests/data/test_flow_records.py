@@ -76,7 +76,7 @@ def test_floats_are_cut_into_slices_as_they_are(tmp_path: Path) -> None:
 
 def test_what_is_not_read_and_what_does_not_fit(database: Path) -> None:
     layer = started(database, TEXT % ("", SLICES + " rand_permute: true"), data="synthetic")
-    with pytest.raises(DataUnavailableError, match="how rand_permute change its records is not reproduced"):
+    with pytest.raises(DataUnavailableError, match="rand_permute of its records is not supported"):
         open_reader(layer)
     with pytest.raises(NetError, match="expected 3 tops, one for each slice"):
         started(database, TEXT % ('top: "l" top: "n"', SLICES))

@@ -62,7 +62,7 @@ def test_small_images_are_filled_up_with_mean_and_ignore_label(pairs: Path) -> N
     np.testing.assert_array_equal(labels[0][:, :9], LABELS[0][:, :, :12])
     assert (labels[0][:, 9:] == 250).all()
     np.testing.assert_array_equal(sizes.reshape(3, 2), [[9, 12], [10, 12], [11, 12]])
-    with pytest.raises(NetError, match=r"image 'i0.png' is smaller than the crop, and mean_value fills it up"):
+    with pytest.raises(NetError, match=r"image 'i0.png' is smaller than the crop; give mean_value to pad it"):
         started(pairs, SEG % "label_type: PIXEL" + cut % "", TEST).reader.next()
 
 

@@ -121,7 +121,7 @@ def test_a_package_that_is_missing(folder, monkeypatch):
     monkeypatch.setattr(reader.importlib, "import_module", no_package)
     notes: list[str] = []
     top_mean(build(folder, shapes={"data": (2, 3, 5, 7)}), notes=notes)
-    told = "reading images takes a package that is not installed: pip install 'caffestat[data]'"
+    told = "reading images needs a package that is not installed: pip install 'caffestat[data]'"
     assert any(told in note for note in notes)
 
 

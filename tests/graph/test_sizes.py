@@ -44,7 +44,7 @@ def test_a_suggestion_is_a_shape_that_the_model_runs_with(shape: list[int | str]
 
 
 def test_no_suggestion_where_none_is_found() -> None:
-    with pytest.raises(InputError, match="no sizes were found that the model can take"):
+    with pytest.raises(InputError, match="no sizes were found that the model accepts"):
         load(classifier(["n", 3, "h", "w"], width=63))
 
 
@@ -166,7 +166,7 @@ def test_a_suggestion_is_run_where_that_can_be_done(tmp_path: Path) -> None:
 def test_sizes_that_load_are_told_where_none_run(tmp_path: Path) -> None:
     path = tmp_path / "picking.onnx"
     onnx.save(picking(20_000), path)
-    with pytest.raises(InputError, match="no sizes were found that it runs with; it loads with --shape x=1,3,224"):
+    with pytest.raises(InputError, match="no sizes were found with which it runs; it loads with --shape x=1,3,224"):
         caffestat.analyze(path, device="cpu")
 
 

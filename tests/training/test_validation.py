@@ -37,7 +37,7 @@ FAULTS = [
     (FIXED + 'type: "Adam"\nsolver_type: SGD', 6, "the solver has both: remove one of them"),
     (FIXED + 'type: "AdaGrad"\nmomentum: 0.9', 6, "AdaGrad takes no momentum, found 0.9"),
     (FIXED + "solver_type: RMSPROP\nmomentum: 0.9", 6, "RMSProp takes no momentum"),
-    (FIXED + 'type: "RMSProp"\nrms_decay: 1', 6, "rms_decay is 1; expected 0 to 1, without 1"),
+    (FIXED + 'type: "RMSProp"\nrms_decay: 1', 6, "rms_decay is 1; expected 0 or more and less than 1"),
     (FIXED + "iter_size: 0", 5, "iter_size is 0; expected at least 1"),
     (FIXED + "average_loss: 0", 5, "average_loss is 0; expected at least 1"),
     ('net: "net.prototxt"\nlr_policy: "fixed"\nbase_lr: -0.1', 3, "base_lr is -0.1; expected 0 or more"),
@@ -138,12 +138,12 @@ def test_all_faults_come_in_the_order_of_the_file() -> None:
     [
         ('net: "net.prototxt"\nbase_lr: 0.1\nlr_policy: "fixed"', 1, "max_iter is missing"),
         ('net: "net.prototxt"\nmax_iter: 5\nlr_policy: "fixed"', 3, "base_lr is missing: no weight ever changes"),
-        (FIXED + "momentum: 1.5", 5, "momentum is 1.5: updates grow without end"),
+        (FIXED + "momentum: 1.5", 5, "momentum is 1.5: updates grow without bound"),
         (FIXED + "stepsize: 5", 5, "lr_policy 'fixed' ignores stepsize"),
         (GOOD + 'lr_policy: "multistep"\ngamma: 1\nstepvalue: 5\nstepvalue: 2', 6, "the stepvalues are not ascending"),
         (GOOD + 'lr_policy: "exp"\ngamma: 1\nstepsize: 5', 6, "lr_policy 'exp' ignores stepsize"),
         (FIXED + "momentum2: 0.9", 5, "solver type 'SGD' ignores momentum2"),
-        (FIXED + "clip_gradients: 0", 5, "every gradient is scaled down to nothing"),
+        (FIXED + "clip_gradients: 0", 5, "every gradient is scaled to 0"),
         (FIXED + "test_interval: 3", 5, "without test_iter there is no test net"),
     ],
 )

@@ -30,8 +30,8 @@ def _anywhere(message: str) -> str:
 def net_not_built(context: Context) -> Iterator[Found]:
     """The file cannot be built into a net.
 
-    Caffe stops here: a bottom that no layer produces, shapes that do not fit, a field without which a layer does
-    not work. Checks that need the net are left out. The message says what was expected and what to do.
+    Caffe stops here: a bottom that no layer produces, shapes that do not fit, a missing field that the layer requires.
+    Checks that need the net are skipped. The message says what was expected and what to do.
 
     Example: `bottom: "pool9"` where no layer has the top `pool9`.
 
@@ -47,7 +47,7 @@ def net_not_built(context: Context) -> Iterator[Found]:
 def unknown_field(context: Context) -> Iterator[Found]:
     """A field that Caffe's schema does not have.
 
-    Caffe refuses the file; other readers drop the field without a warning. Mostly a typo (`num_outputs`), a field in
+    Caffe refuses the file; other readers drop the field without a warning. Usually a typo (`num_outputs`), a field in
     the wrong message (`lr_mult` beside `param` instead of in it), or a fork's extension. The same field in many layers
     is reported once. Fields of a layer whose type is unknown, or known to be a fork's, are not reported: they belong to
     the type.
@@ -95,9 +95,9 @@ def unknown_type(context: Context) -> Iterator[Found]:
 
 @check("CS004", "odd-text", "info", Needs.TEXT)
 def odd_text(context: Context) -> Iterator[Found]:
-    """Something else in the file is strange, but stops nothing.
+    """Something else in the file is unusual, but the net can be built.
 
-    Fields of very old nets that could not be carried over, strings that are not UTF-8, values that only a fork knows.
+    Fields of very old nets that cannot be converted, strings that are not UTF-8, values that only a fork knows.
 
     Fix: as the message says.
     """
@@ -112,9 +112,10 @@ def unknown_shape(context: Context) -> Iterator[Found]:
     """The shape of the data is not in the file.
 
     It is in a database, in image files or in Python code, none of which is available. What depends on it cannot be
-    checked. A likely shape is assumed, so that most can: that of a deploy file beside the net, of a data set that the
-    net names, or else images of a usual size that fit, 224 x 224 first; targets are what their layer takes. Gains do
-    not depend on the size up to the first inner product, whose fan-in does. Deploy nets are not reported.
+    checked. A likely shape is assumed, so that most checks still run: that of a deploy file beside the net, of a data
+    set that the net names, or else images of a common size that fits, 224 x 224 first; targets have the shape that
+    their layer expects. Gains do not depend on the size up to the first inner product, whose fan-in does. Deploy nets
+    are not reported.
 
     Example: a `Data` layer without `crop_size` whose LMDB is on another machine.
 

@@ -258,18 +258,18 @@ def unusable(context: Context) -> Iterator[tuple[NetParam, str]]:
 def symmetric_weights(context: Context) -> Iterator[Found]:
     """All filters of a layer start with the same values.
 
-    Units with equal weights compute the same: a layer of any width passes one number on, z = Σ w·x, and starts as one
-    unit. Only the next layer can make its units differ; where that layer is symmetric too, or where the
-    layer is frozen, they stay equal throughout training. At zero they pass no gradient down either.
+    Units with equal weights compute the same: a layer of any width computes one number, z = Σ w·x, and starts as one
+    unit. Only the next layer can make its units differ; where that layer is symmetric too, or where the layer is
+    frozen, they stay equal throughout training. At zero they pass no gradient down either.
 
     Example: `weight_filler { type: "constant" value: 0.01 }` with `num_output: 500`. `type: "bilinear"` without
     `group`: each output of the Deconvolution is the sum of all channels, upsampled; a softmax of equal scores has a
     loss of ln K and no gradient.
 
     Fix: a random filler, `"xavier"` or `"msra"`; with `bilinear`, `group` and `num_output` equal to the channels, so
-    that each output upsamples one of them. A layer with one output per group is not reported, nor zeros in the last
-    layer before the loss, which break no symmetry because its outputs differ by their labels; other constants there are
-    a warning, as they too pass no gradient down at first. In nets without a loss only `bilinear` is reported.
+    that each output upsamples one of them. A layer with one output per group is not reported, nor are zeros in the last
+    layer before the loss: its outputs become different because their labels differ. Other constants there are a
+    warning, because at first they pass no gradient down either. In nets without a loss only `bilinear` is reported.
     """
     for node, entry in _filled(context, deploy=True):
         if not entry.param.written or _outputs(node, entry) < 2 or not _is_alike(entry):
@@ -324,12 +324,12 @@ def _has_weights_after(context: Context, node: Node) -> bool:
 def fan_differs(context: Context) -> Iterator[Found]:
     """A filler's n is not what the layer sums over.
 
-    xavier and msra take n = count / shape[0] (FAN_IN), whatever the blob means to its layer. In a Deconvolution, a
-    transposed InnerProduct and an Embed the axes stand the other way round, and FAN_OUT knows nothing of groups. The
-    variance is then off by n_true / n_caffe: E[z²] = n_true·Var(w)·E[x²], with Var(w) = 1 / n_caffe.
+    xavier and msra take n = count / shape[0] (FAN_IN), whatever the blob's axes mean to its layer. In a Deconvolution,
+    a transposed InnerProduct and an Embed the axes are swapped, and FAN_OUT ignores groups. The variance is then wrong
+    by the factor n_true / n_caffe: E[z²] = n_true·Var(w)·E[x²], with Var(w) = 1 / n_caffe.
 
-    Example: `Deconvolution` from 256 to 64 channels, kernel 4, stride 2: Caffe takes n = 64·16, the truth is 256·16 /
-    4.
+    Example: `Deconvolution` from 256 to 64 channels, kernel 4, stride 2: Caffe takes n = 64·16, the true fan-in is
+    256·16 / 4.
 
     Fix: `variance_norm: FAN_OUT` where the axes are swapped and the stride is 1, or `gaussian` with the std that the
     message states. A difference below a factor of 1.5 (`--fan-factor`) is not reported, nor an n that is the true
@@ -372,8 +372,8 @@ def _fans(filler: Filler, shape: tuple[int, ...], entry: NetParam) -> tuple[floa
 def shared_fillers_differ(context: Context) -> Iterator[Found]:
     """Two layers share a param by name, and each has its own filler for it.
 
-    The first layer owns the values. What the second one's filler draws is thrown away, though it still moves the random
-    stream on, so the file says something that never happens.
+    The first layer owns the values. The values that the second one's filler draws are discarded, although drawing them
+    advances the random stream: the filler that the file states for this param has no effect on it.
 
     Example: `param { name: "w" }` in two layers, one with `type: "xavier"`, the other with `type: "gaussian" std:
     0.01`.
@@ -400,7 +400,7 @@ def unshared_param(context: Context) -> Iterator[Found]:
     """Two layers share one param by name, and each names another one that no other layer has.
 
     Names make params shared. Where two layers have the same name for their weights but different ones for their biases,
-    one of these is mostly a slip: the biases are apart, and go apart in training.
+    one of these is usually a typo: the biases are not shared, and diverge in training.
 
     Example: `param { name: "w" } param { name: "b" }` in one layer, `param { name: "w" } param { name: "bb" }` in the
     other.
@@ -475,9 +475,8 @@ def _only_value(entry: NetParam) -> float | None:
 def xavier_before_relu(context: Context) -> Iterator[Found]:
     """A deep plain stack of ReLU layers has xavier weights.
 
-    xavier keeps the variance of linear layers: n·Var(w) = 1. ReLU takes half of the second moment, so each layer
-    passes one half on, and after d layers 2⁻ᵈ of the variance is left. He et al. 2015 trained 22 layers with xavier,
-    but not 30.
+    xavier keeps the variance of linear layers: n·Var(w) = 1. ReLU halves the second moment, so after d layers 2⁻ᵈ of
+    the variance is left. He et al. 2015 trained 22 layers with xavier, but not 30.
 
     Example: ten convolutions with `"xavier"` and a ReLU each, no BatchNorm: the signal is down to 3 % of its size.
 
@@ -552,9 +551,10 @@ def _only_successor(context: Context, node: Node) -> Node | None:
 def msra_before_squashing(context: Context) -> Iterator[Found]:
     """Weights with msra come before a tanh or a sigmoid.
 
-    msra doubles the variance, Var(w) = 2 / n, to make up for the half that ReLU takes. tanh and sigmoid take nothing
-    for small inputs, so the signal grows by √2 per layer until they saturate, where their slope, and the gradient, is
-    near 0. One whose values are an output, or a gate that multiplies others, passes nothing on and is not reported.
+    msra doubles the variance, Var(w) = 2 / n, to compensate for the half that ReLU removes. tanh and sigmoid remove
+    nothing from small inputs, so the signal grows by √2 per layer until they saturate, where their slope, and the
+    gradient, is near 0. One whose values are an output, or a gate that multiplies others, passes nothing on and is not
+    reported.
 
     Example: `weight_filler { type: "msra" }` in a convolution followed by `type: "TanH"`.
 

@@ -57,7 +57,7 @@ def high_loss(context: Context) -> Iterator[Found]:
     """A softmax loss starts far above ln K.
 
     An untrained net gives K classes the same probability: the loss is ln K. A loss of several times that
-    (`--high-loss`) means that large logits make it certain of wrong classes. Caffe caps the loss of a sample at
+    (`--high-loss`) means that large logits make the net confident in wrong classes. Caffe caps the loss of a sample at
     87.3365, where its gradient says nothing about the logits' size; a share of samples at the cap is reported too. The
     loss is the predicted one, with `--run` the measured one as well.
 

@@ -73,8 +73,9 @@ def no_gradient(context: Context) -> Iterator[Found]:
 def unlike_prediction(context: Context) -> Iterator[Found]:
     """What was measured is far from what the theory predicts.
 
-    The theory takes weights for independent and inputs for N(0, 1). Where the first blob differs by more than a factor
-    of ten, one of the two does not hold: real data, trained weights, values that depend on each other. Needs `--run`.
+    The theory assumes that weights are independent and that inputs are N(0, 1). Where the first blob differs by more
+    than a factor of ten, one of the two assumptions does not hold: real data, trained weights, values that depend on
+    each other. Needs `--run`.
 
     Fix: none needed; look at the two numbers.
     """

@@ -73,10 +73,9 @@ def _values(ran: Ran) -> _Values:
 def not_finite(ran: Ran) -> Iterator[Found]:
     """A blob or gradient is not a number, or infinite.
 
-    Only the first one is named, in Caffe's order: forward from the data, then backward from the loss. Later ones
-    are consequences. The message counts the elements and tells the range of what the layer reads: this is where
-    the first NaN or infinity is made, and what it is made of. Needs `--run`; with `--input` for data of your own, and
-    of .onnx models too.
+    Only the first one is named, in Caffe's order: forward from the data, then backward from the loss. Later ones are
+    consequences. The message counts the elements and gives the range of the layer's inputs, from which the first NaN or
+    infinity is computed. Needs `--run`; with `--input` for data of your own, and of .onnx models too.
 
     Example: Log or Power with a negative exponent at 0; weights so large that a softmax overflows.
 
@@ -116,10 +115,11 @@ def float16_range(ran: Ran) -> Iterator[Found]:
     """A value is outside of the range of float16.
 
     float16 ends at 65504: what is larger becomes infinite. Below 2⁻¹⁴ = 6.1e-05, its smallest normal number, it loses
-    digits, below 2⁻²⁵ everything. A layer is reported when max |x| of what it computes, or of its params, exceeds
-    65504 and nothing that it reads does, so that the first one in a row is named; likewise when a tenth or more of the
-    nonzero elements are below 2⁻¹⁴. Of gradients one finding names the first that overflows, another the one that loses
-    most. Needs `--run`; of .onnx models too. `caffestat analyze --stats max,min,zeros` shows the numbers of all values.
+    precision; below 2⁻²⁵ values become 0. A layer is reported when max |x| of what it computes, or of its params,
+    exceeds 65504 and nothing that it reads does, so that the first one in a row is named; likewise when a tenth or more
+    of the nonzero elements are below 2⁻¹⁴. Of gradients one finding names the first that overflows, another the one
+    that loses most. Needs `--run`; of .onnx models too. `caffestat analyze --stats max,min,zeros` shows the numbers of
+    all values.
 
     Example: a product with weights of 1000 over 1000 inputs; gradients of 1e-6 after ten layers.
 

@@ -186,9 +186,9 @@ def _weights_before(context: Context, node: Node) -> Gain | None:
 def signal_vanishes(context: Context) -> Iterator[Found]:
     """The signal is predicted to vanish with depth.
 
-    Every layer multiplies the second moment by n·Var(w) and by what its nonlinearity leaves; the product over depth is
-    s₀·∏ nᵢ·Var(wᵢ). The message names the first layer whose mean |x| is below a millionth (`--vanish`) of the input's,
-    and the layers that weaken it most.
+    Every layer multiplies the second moment by n·Var(w) and by the factor of its nonlinearity; the product over depth
+    is s₀·∏ nᵢ·Var(wᵢ). The message names the first layer whose mean |x| is below a millionth (`--vanish`) of the
+    input's, and the layers that reduce it most.
 
     Example: `gaussian` with std 0.01 in ten convolutions of 64 channels: each passes 17 % of the amplitude on.
 
@@ -213,7 +213,7 @@ def signal_explodes(context: Context) -> Iterator[Found]:
     """The signal is predicted to grow without bound with depth.
 
     As for `signal-vanishes`, with gains above 1. The message names the first layer whose mean |x| is a million times
-    (`--explode`) the input's. The softmax at the end then saturates, and the first steps of training blow up.
+    (`--explode`) the input's. The softmax at the end then saturates, and training diverges in its first steps.
 
     Example: `gaussian` with std 0.1 in ten convolutions of 256 channels: each multiplies the amplitude by 3.4.
 
@@ -334,8 +334,8 @@ def uneven_steps(context: Context) -> Iterator[Found]:
     """The first step changes some layers far more than others.
 
     A step moves weights by lr·E|dW|, which matters in relation to E|w|. Where this ratio differs by more than seven
-    orders of magnitude (`--uneven`) between two layers, no learning rate fits both. Where signal or gradient leave
-    their range, the step follows from that and is not reported.
+    orders of magnitude (`--uneven`) between two layers, no learning rate fits both. Where the signal or the gradient
+    vanishes or explodes, uneven steps follow from that and are not reported.
 
     Example: a first layer with std 0.0001 in a net whose other layers have 0.1.
 

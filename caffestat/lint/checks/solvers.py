@@ -16,7 +16,7 @@ def refused_solver(context: Context) -> Iterator[Found]:
 
     An unknown or missing `lr_policy`, a field that the policy needs and lacks, an unknown `type`, momentum with AdaGrad
     or RMSProp, test nets and `test_iter` of different number, `iter_size: 0`, a negative rate, a `test_net` without its
-    file, a `snapshot_prefix` in a folder that takes no files. Caffe stops at some of these at the start, at others
+    file, a `snapshot_prefix` in a folder that cannot be written. Caffe stops at some of these at the start, at others
     after the first iteration. `caffestat train` and `debug` refuse them before anything runs.
 
     Example: `lr_policy: "step"` without `stepsize`.
@@ -29,7 +29,7 @@ def refused_solver(context: Context) -> Iterator[Found]:
 
 @check("CS031", "doubtful-solver", "warning", Needs.TEXT)
 def doubtful_solver(context: Context) -> Iterator[Found]:
-    """A solver that Caffe accepts without a warning, but that is hardly intended.
+    """A solver that Caffe accepts without a warning, but that is probably not intended.
 
     No `base_lr` (the default is 0) or no `max_iter` (the default is 0 as well), a momentum of 1 or more, stepvalues
     that do not ascend, fields that the policy or the solver's type ignores.
