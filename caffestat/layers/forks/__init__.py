@@ -62,6 +62,7 @@ from . import (  # noqa: F401  registers their layer types
     segaware,
     segmentation,
     segments,
+    seqface,
     sequences,
     ssd,
     ssh,

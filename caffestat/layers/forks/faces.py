@@ -67,6 +67,14 @@ def emit_count(g: Graph, name: str) -> str:
     return count
 
 
+def emit_sums_of_classes(g: Graph, values: str, index: str, classes: int) -> str:
+    """Emit the sums [classes, K] of the rows of values [N, K] that have the same class, `index` [N]."""
+    shape = g.shape(values)
+    places = g.emit("Expand", g.emit("Unsqueeze", index, g.ints(1)), g.ints(*shape))
+    zeros = g.constant(np.zeros((classes, shape[1])))
+    return g.emit("ScatterElements", zeros, places, values, axis=0, reduction="add")
+
+
 # ---- inner products --------------------------------------------------------------------------------------------------
 
 
@@ -627,14 +635,9 @@ class CenterLoss(Loss):
 
         def gradient(tape: Tape, dy: str) -> Sequence[str | None]:
             g = tape.graph
-            places = g.emit("Expand", g.emit("Unsqueeze", index, g.ints(1)), g.ints(rows, inputs))
-            zeros = g.constant(np.zeros((classes, inputs)))
-            sums = g.emit("ScatterElements", zeros, places, g.emit("Neg", made["slope"]), axis=0, reduction="add")
-            ones = g.constant(np.ones((rows, 1)))
-            counted = g.emit("Unsqueeze", index, g.ints(1))
-            counts = g.emit(
-                "ScatterElements", g.constant(np.zeros((classes, 1))), counted, ones, axis=0, reduction="add"
-            )
+            slopes = g.declare(g.emit("Neg", made["slope"]), (rows, inputs))
+            sums = emit_sums_of_classes(g, slopes, index, classes)
+            counts = emit_sums_of_classes(g, g.constant(np.ones((rows, 1))), index, classes)
             dx = g.emit("Mul", made["slope"], g.emit("Div", dy, g.constant(rows)))
             return g.reshape(g.declare(dx, (rows, inputs)), *shape), g.emit("Mul", sums, self.share(g, counts))
 
