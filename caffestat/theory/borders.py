@@ -30,8 +30,8 @@ __all__ = [
     "differences_along",
     "later",
     "middle",
-    "slid",
     "steady",
+    "sum_over_common_taps",
     "window_covariances",
 ]
 
@@ -62,7 +62,7 @@ def correlations_of(products: Array) -> Array:
     return products / np.sqrt(np.maximum(own[:, None] * later(own, products.shape[1]), 1e-300))
 
 
-def slid(axis: Axis, products: Array, far: Array) -> Array:
+def sum_over_common_taps(axis: Axis, products: Array, far: Array) -> Array:
     """Return Σ E[x x'] over the taps that two places have in common: [places, lags].
 
     products  E[x x'] by place and lag
@@ -72,8 +72,8 @@ def slid(axis: Axis, products: Array, far: Array) -> Array:
     result = []
     for lag in near_lags([axis.places])[0]:
         other, apart = np.minimum(np.arange(axis.places) + lag, axis.places - 1), int(lag * axis.stride)
-        met = products[elements, apart] if apart < products.shape[1] else far[elements] * far[elements[other]]
-        result.append((met * inside * inside[other]).sum(axis=1))
+        pairs = products[elements, apart] if apart < products.shape[1] else far[elements] * far[elements[other]]
+        result.append((pairs * inside * inside[other]).sum(axis=1))
     return np.stack(result, axis=1)
 
 
@@ -116,7 +116,7 @@ class Pairs:
 
 
 def _held(axis: Axis) -> tuple[Index, NDArray[np.bool_]]:
-    """Return which element each tap of each window meets, and whether there is one: [windows, taps]."""
+    """Return which element each tap of each window reads, and whether there is one: [windows, taps]."""
     return np.clip(axis.elements, 0, axis.size - 1).astype(np.int64), axis.inside > 0
 
 

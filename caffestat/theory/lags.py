@@ -23,6 +23,7 @@ __all__ = [
     "NEAR",
     "Axis",
     "Sharing",
+    "along_axes",
     "at_lags",
     "lag_map",
     "mixed",
@@ -30,7 +31,6 @@ __all__ = [
     "mixed_maps",
     "near_lags",
     "pair_weights",
-    "slide",
 ]
 
 NEAR = 8
@@ -42,7 +42,7 @@ Lags = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Axis:
-    """A window that slides along one axis: of `size` elements each of `places` meets up to `kernel`."""
+    """A window that slides along one axis: each of `places` reads up to `kernel` of `size` elements."""
 
     size: int
     places: int
@@ -59,7 +59,7 @@ class Axis:
 
     @cached_property
     def elements(self) -> Lags:
-        """Which element each tap of each place meets: [places, kernel], outside of the image too."""
+        """Which element each tap of each place reads: [places, kernel], outside of the image too."""
         found = np.arange(self.places)[:, None] * self.stride - self.pad + np.arange(self.kernel) * self.dilation
         found.flags.writeable = False
         return found
@@ -73,7 +73,7 @@ class Axis:
 
     @property
     def reads(self) -> Array:
-        """Which elements each place meets: [places, size], 0 or 1."""
+        """Which elements each place reads: [places, size], 0 or 1."""
         places, taps = np.nonzero(self.inside)
         found = np.zeros((self.places, self.size))
         found[places, self.elements[places, taps]] = 1.0
@@ -81,7 +81,7 @@ class Axis:
 
     @property
     def readers(self) -> Array:
-        """Through which taps each element is met: [size, kernel], 0 or 1."""
+        """Which taps read each element: [size, kernel], 0 or 1."""
         places, taps = np.nonzero(self.inside)
         found = np.zeros((self.size, self.kernel))
         found[self.elements[places, taps], taps] = 1.0
@@ -91,7 +91,7 @@ class Axis:
 _axis = lru_cache(maxsize=512)(Axis)  # layers of one geometry share their tables
 
 
-def slide(matrices: Sequence[Array], values: Array) -> Array:
+def along_axes(matrices: Sequence[Array], values: Array) -> Array:
     """Apply one matrix per axis."""
     return reduce(lambda x, axis: _along(matrices[axis], x, axis), range(len(matrices)), values)
 
@@ -156,20 +156,20 @@ def mixed(matrices: Sequence[Array], near: Array, far: float) -> Array:
 
 def mixed_maps(matrices: Sequence[Array], maps: Sequence[tuple[Array, float]]) -> list[Array]:
     """Return the same of several maps, each with what it is beyond its lags."""
-    lags, meetings = [np.arange(m.shape[1]) for m in matrices], [_meetings(m) for m in matrices]
-    return [slide(meetings, at_lags(near, far, lags)) for near, far in maps]
+    lags, weights = [np.arange(m.shape[1]) for m in matrices], [_autocorrelation(m) for m in matrices]
+    return [along_axes(weights, at_lags(near, far, lags)) for near, far in maps]
 
 
 def mixed_apart(matrices: Sequence[Array], near: Array, far: float) -> Array:
     """Return the same for 0 and 1 in M, without the pairs of elements that both windows hold both."""
     whole = at_lags(near, far, [np.arange(m.shape[1]) for m in matrices])
-    return mixed(matrices, near, far) - slide([_meetings(m, common=True) for m in matrices], whole)
+    return mixed(matrices, near, far) - along_axes([_autocorrelation(m, common=True) for m in matrices], whole)
 
 
-def _meetings(matrix: Array, common: bool = False) -> Array:
-    """Return, for windows at each lag, how much of their products falls on elements at each lag: [lags, size].
+def _autocorrelation(matrix: Array, common: bool = False) -> Array:
+    """Return Σ M[p, a] M[p + lag, b] by lag of the places and |a - b|, a mean over the places p: [lags, size].
 
-    With `common`, of the elements that both windows hold.
+    With `common`, over the elements a and b that both windows hold.
     """
     places, size = matrix.shape
     columns, held = _band(matrix)
@@ -215,7 +215,7 @@ class Sharing:
 
     @classmethod
     def backward(cls, axes: Sequence[Axis]) -> Sharing:
-        """Of the elements that such windows meet: those of another phase of the stride share nothing."""
+        """Of the elements that such windows read: those of another phase of the stride share nothing."""
         return cls._backward(tuple(axes))
 
     @classmethod
@@ -231,7 +231,7 @@ class Sharing:
         taps = [axis.readers for axis in axes]
         places = math.prod(len(t) for t in taps)
         mean = math.prod(float(t.sum(axis=1).mean()) for t in taps)
-        # places that nothing meets, between the steps of a stride, count as well
+        # places that no window reads, between the steps of a stride, count as well
         anywhere = _different_pairs(taps) / (places * (places - 1) * mean) if places > 1 and mean > 0 else 1.0
         return replace(cls._of(taps, lags, [axis.places for axis in axes]), anywhere=anywhere)
 

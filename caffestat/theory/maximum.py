@@ -10,7 +10,7 @@ import numpy as np
 
 from .borders import Pairs, differences_along, middle, window_covariances
 from .heuristics.window_spread import LARGEST_WINDOW, spreads
-from .lags import Axis, lag_map, mixed_maps, slide
+from .lags import Axis, along_axes, lag_map, mixed_maps
 from .quadrature import (
     NODES,
     WEIGHTS,
@@ -108,7 +108,7 @@ class Maximum:
     @cached_property
     def strengths(self) -> Array:
         """Mean second moment of what each window holds, relative to that of all elements."""
-        return slide(self.matrices, self.profile) / slide(self.matrices, np.ones_like(self.profile))
+        return along_axes(self.matrices, self.profile) / along_axes(self.matrices, np.ones_like(self.profile))
 
     @cached_property
     def spreads(self) -> Array:

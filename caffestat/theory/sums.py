@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from .borders import correlations_of, slid
+from .borders import correlations_of, sum_over_common_taps
 from .heuristics import few_terms, finite_width, one_hot, param_size
 from .lags import Sharing, pair_weights
 from .quadrature import ABS_NORMAL, NODES, Array, clip_unit, common_part, expect, variance
@@ -99,7 +99,7 @@ def _terms_along(x: Signal, sharing: Sharing) -> Iterator[Array]:
     for number, (axis, products) in enumerate(zip(sharing.axes, x.cross_along(sharing.places), strict=False)):
         far = math.sqrt(max(x.cross_spatial, 0.0)) * x.strengths_along(number, sharing.places)
         others = math.prod(taps[:number] + taps[number + 1 :])
-        yield slid(axis, products, far) * others
+        yield sum_over_common_taps(axis, products, far) * others
 
 
 def _with_tails(y: Signal, excess: float) -> Signal:

@@ -17,8 +17,8 @@ from caffestat.theory.borders import (
     differences_along,
     later,
     middle,
-    slid,
     steady,
+    sum_over_common_taps,
     window_covariances,
 )
 from caffestat.theory.lags import Axis
@@ -36,7 +36,7 @@ def test_sums_over_common_taps_are_those_of_all_pairs(axis: Axis) -> None:
     near = np.abs(np.subtract.outer(np.arange(axis.size), np.arange(axis.size))) < 8
     whole[near] = ((np.add.outer(far, far) / 3) ** 2)[near]
     products = np.array([[whole[i, min(i + lag, axis.size - 1)] for lag in range(8)] for i in range(axis.size)])
-    found = slid(axis, products, far)
+    found = sum_over_common_taps(axis, products, far)
     reads = [
         [place * axis.stride - axis.pad + t * axis.dilation for t in range(axis.kernel)] for place in range(axis.places)
     ]

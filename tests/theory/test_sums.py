@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from caffestat.theory import Gradient, Signal, Source, normal
-from caffestat.theory.lags import Axis, Sharing, slide
+from caffestat.theory.lags import Axis, Sharing, along_axes
 from caffestat.theory.quadrature import ABS_NORMAL, NODES, expect
 from caffestat.theory.signal import factor
 from caffestat.theory.sums import channel_mean_square, pair_sum, reduced, through_weights, weighted_sum
@@ -61,7 +61,7 @@ def test_correlated_taps_of_a_channel_add_up_where_weights_have_a_mean() -> None
 def test_a_convolution_s_borders_have_fewer_terms() -> None:
     """Places at the border of a padded axis meet two of three taps."""
     axis = Axis(size=6, places=6, kernel=3, pad=1)
-    at = slide([axis.reads], np.ones(6))
+    at = along_axes([axis.reads], np.ones(6))
     y = weighted_sum(normal(0.0, 1.0), Signal(0.5 * NODES, 1.0, 1.0), None, at, 7, Sharing.forward([axis]))
     assert y.second == pytest.approx(7 * 0.25 * np.mean([2, 3, 3, 3, 3, 2]), rel=1e-3)
     assert y.spatial_profile is not None
@@ -84,7 +84,7 @@ def test_outputs_that_share_no_weights_are_independent() -> None:
 
 def test_a_gradient_collects_one_product_per_reader() -> None:
     axis = Axis(size=6, places=3, kernel=2, stride=2)
-    reach = slide([axis.reads.T], np.ones(3))
+    reach = along_axes([axis.reads.T], np.ones(3))
     dy = Gradient.of(Source(2.0, cross_spatial=0.5, cross_sample=0.25))
     dx = through_weights(dy, normal(0, 1), Signal(0.3 * NODES, 1.0, 1.0), reach, 11, Sharing.backward([axis]))
     assert dx.second == pytest.approx(11 * 0.09 * 2.0, rel=1e-3)

@@ -11,7 +11,7 @@ import numpy as np
 from caffestat.graph import Node
 
 from ..engine import Walk, backward_moments, moments
-from ..lags import Axis, Sharing, at_lags, near_lags, slide
+from ..lags import Axis, Sharing, along_axes, at_lags, near_lags
 from ..quadrature import Array
 from ..signal import Gradient, Signal
 from ..sums import batch_and_places, reduced, through_weights, weighted_sum
@@ -42,7 +42,7 @@ def conv(walk: Walk, node: Node) -> Sequence[Signal]:
     """y = W * x + b."""
     x, w, b = _operands(walk, node)
     axes = windows(walk, node)
-    at = slide([axis.reads for axis in axes], profile_of(x.spatial_profile, walk.shape(node.inputs[0])[2:]))
+    at = along_axes([axis.reads for axis in axes], profile_of(x.spatial_profile, walk.shape(node.inputs[0])[2:]))
     return [weighted_sum(x, w, b, at, walk.shape(node.inputs[1])[1], Sharing.forward(axes), node.get("group", 1))]
 
 
@@ -53,7 +53,7 @@ def conv_backward(walk: Walk, node: Node, dys: Gradients) -> Gradients:
     assert dy is not None
     x, w, _ = _operands(walk, node)
     axes = windows(walk, node)
-    reach = slide([axis.reads.T for axis in axes], profile_of(dy.spatial_profile, walk.shape(node.outputs[0])[2:]))
+    reach = along_axes([axis.reads.T for axis in axes], profile_of(dy.spatial_profile, walk.shape(node.outputs[0])[2:]))
     groups = node.get("group", 1)
     dx = through_weights(dy, y, w, reach, walk.shape(node.inputs[1])[0] / groups, Sharing.backward(axes), groups)
     space, diffs = dy.cross_spatial(y.rho_spatial), dy.cross_lag(y, [a.places for a in axes])
@@ -66,7 +66,7 @@ def conv_transpose(walk: Walk, node: Node) -> Sequence[Signal]:
     """y = Wᵀ * x + b."""
     x, w, b = _operands(walk, node)
     axes = windows(walk, node)
-    at = slide([axis.reads.T for axis in axes], profile_of(x.spatial_profile, walk.shape(node.inputs[0])[2:]))
+    at = along_axes([axis.reads.T for axis in axes], profile_of(x.spatial_profile, walk.shape(node.inputs[0])[2:]))
     groups = node.get("group", 1)
     return [weighted_sum(x, w, b, at, walk.shape(node.inputs[1])[0] / groups, Sharing.backward(axes), groups)]
 
@@ -78,7 +78,7 @@ def conv_transpose_backward(walk: Walk, node: Node, dys: Gradients) -> Gradients
     assert dy is not None
     x, w, _ = _operands(walk, node)
     axes = windows(walk, node)
-    reach = slide([axis.reads for axis in axes], profile_of(dy.spatial_profile, walk.shape(node.outputs[0])[2:]))
+    reach = along_axes([axis.reads for axis in axes], profile_of(dy.spatial_profile, walk.shape(node.outputs[0])[2:]))
     groups = node.get("group", 1)
     dx = through_weights(dy, y, w, reach, walk.shape(node.inputs[1])[1], Sharing.forward(axes), groups)
     space, diffs = dy.cross_spatial(y.rho_spatial), dy.cross_lag(y, [a.size for a in axes])

@@ -14,7 +14,7 @@ from caffestat.graph import Node
 from ..engine import Walk, backward_moments, moments
 from ..heuristics.lognormal import lognormal
 from ..heuristics.maxima import correlation_of_maxima, excess_of_wins
-from ..lags import Axis, lag_map, mixed, mixed_apart, slide
+from ..lags import Axis, along_axes, lag_map, mixed, mixed_apart
 from ..maximum import Maximum, window_pairs
 from ..quadrature import ABS_NORMAL, Array, Points, cross_moments, expect, ranks
 from ..signal import Gradient, Signal, Source, Term, normal, normalize_profile
@@ -71,7 +71,7 @@ def max_pool_backward(walk: Walk, node: Node, dys: Gradients) -> Gradients:
     points, turned, terms = Points.among_nodes(maximum.rank()), [m.T for m in maximum.matrices], {}
     for source, term in dy.terms.items():
         near = lag_map(places, source.cross_lag, source.cross_spatial, source.second)
-        reach = slide(turned, profile_of(source.spatial_profile, places))
+        reach = along_axes(turned, profile_of(source.spatial_profile, places))
         moved = replace(
             source,
             spatial_profile=normalize_profile(reach),
@@ -139,7 +139,8 @@ def _averaging(walk: Walk, node: Node) -> list[Array]:
 
 def spread_sum(matrices: Sequence[Array], second: float, cross: float, spatial_profile: Array) -> Array:
     """Return E[(Σ a·x)²] at each place for weights a and x of which pairs have the second moment `cross`."""
-    alone, together = slide([m**2 for m in matrices], spatial_profile), slide(matrices, np.sqrt(spatial_profile))
+    alone = along_axes([m**2 for m in matrices], spatial_profile)
+    together = along_axes(matrices, np.sqrt(spatial_profile))
     return np.maximum((second - cross) * alone + cross * together**2, 0.0)
 
 
@@ -150,7 +151,7 @@ def average_pool(walk: Walk, node: Node) -> Sequence[Signal]:
     spatial_profile = profile_of(x.spatial_profile, walk.shape(node.inputs[0])[2:])
     own = x.cross_lag([m.shape[1] for m in matrices])
     at = spread_sum(matrices, x.second, float(window_pairs(matrices, own, x.cross_spatial)[0].flat[0]), spatial_profile)
-    together = slide(matrices, np.sqrt(spatial_profile))
+    together = along_axes(matrices, np.sqrt(spatial_profile))
     second, mean = float(at.mean()), expect(x.values) * float(together.mean())
     flat = normalize_profile(at)
     scale = 1.0 if flat is None else float(np.sqrt(flat).mean())
@@ -177,7 +178,7 @@ def average_pool_backward(walk: Walk, node: Node, dys: Gradients) -> Gradients:
     cross, batch = dy.cross_spatial(y.rho_spatial), dy.cross_sample(y.rho_sample)
     turned, own = [m.T for m in matrices], dy.cross_lag(y, spatial_profile.shape)
     at = spread_sum(turned, dy.second, float(window_pairs(turned, own, cross)[0].flat[0]), spatial_profile)
-    second, reach = float(at.mean()), slide(turned, np.ones(walk.shape(node.outputs[0])[2:]))
+    second, reach = float(at.mean()), along_axes(turned, np.ones(walk.shape(node.outputs[0])[2:]))
     shape = dy.shape if _coverage([axis.reads for axis in windows(walk, node)]) <= 1.001 else ABS_NORMAL
     same = batch * float(reach.mean()) ** 2
     pairs = _pairs(matrices, dy.second, cross, second, at.size)
