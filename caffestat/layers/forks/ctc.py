@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from caffestat.lazy import np
 from caffestat.ops import Nonlinearity, activations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from caffestat.autodiff import Tape
     from caffestat.graph import Graph
 
-__all__ = ["CTCGreedyDecoder", "CtcLoss", "LabelsequenceAccuracy", "WarpCTCLoss"]
+__all__ = ["CTCGreedyDecoder", "CtcLoss", "CtcLossOfPlates", "LabelsequenceAccuracy", "WarpCTCLoss"]
 
 _WORD = 8  # labels that a sequence usually has
 NEVER = -1e30  # the logarithm of probability 0; sums of two stay finite
@@ -253,11 +253,15 @@ class CtcLoss(_CtcLoss):
     adds = sequences_pb2.LayerParameter
 
     @property
+    def settings(self) -> Any:
+        return self.added.ctc_loss_param
+
+    @property
     def blank(self) -> int:
-        return int(self.added.ctc_loss_param.blank_label)
+        return int(self.settings.blank_label)
 
     def check(self, bottoms: Sequence[Shape]) -> None:
-        p, scores = self.added.ctc_loss_param, bottoms[0]
+        p, scores = self.settings, bottoms[0]
         self.check_rows(bottoms[1], scores)
         if p.alphabet_size != scores[2]:
             raise self.error(f"expected scores of {p.alphabet_size} classes (alphabet_size), found shape {scores}")
@@ -265,7 +269,18 @@ class CtcLoss(_CtcLoss):
             raise self.error(f"expected a time_step of 1 to {scores[0]}, found {p.time_step}")
 
     def used_steps(self, scores: Shape) -> int:
-        return int(self.added.ctc_loss_param.time_step)
+        return int(self.settings.time_step)
+
+
+@layer("CtcLoss", dialect="caffe-train")
+class CtcLossOfPlates(CtcLoss):
+    """CtcLoss whose fields are in warpctc_loss_param. (yuqj1991/caffe_train, ctc_loss_layer.cpp)"""
+
+    adds = sequences_pb2.PlateLayerParameter
+
+    @property
+    def settings(self) -> Any:
+        return self.added.warpctc_loss_param
 
 
 @layer("WarpCTCLoss", dialect="ocr")

@@ -25,6 +25,7 @@ __all__ = [
     "OcrCTCLossParameter",
     "OcrLSTMParameter",
     "OcrLayerParameter",
+    "PlateLayerParameter",
 ]
 
 _FILE = bytes.fromhex(
@@ -78,7 +79,9 @@ _FILE = bytes.fromhex(
     "6574657212120a0a6e756d5f6f757470757418012001280d121d0a12636c697070696e675f7468726573686f6c641802"
     "200128023a0130122d0a0d7765696768745f66696c6c657218032001280b32162e63616666652e46696c6c6572506172"
     "616d65746572122b0a0b626961735f66696c6c657218042001280b32162e63616666652e46696c6c6572506172616d65"
-    "746572"
+    "74657222710a13506c6174654c61796572506172616d65746572121b0a0c7573655f6374635f6c6f7373185220012808"
+    "3a0566616c7365123d0a12776172706374635f6c6f73735f706172616d18592001280b32212e63616666652e73657175"
+    "656e6365732e4374634c6f7373506172616d65746572"
 )
 
 _POOL = caffe_pb2._POOL
@@ -119,6 +122,8 @@ if TYPE_CHECKING:
 
     class OcrLayerParameter(Any): ...
 
+    class PlateLayerParameter(Any): ...
+
 else:
     CTCDecoderParameter = _class("caffe.sequences.CTCDecoderParameter")
     ContinuationIndicatorParameter = _class("caffe.sequences.ContinuationIndicatorParameter")
@@ -133,3 +138,4 @@ else:
     OcrCTCLossParameter = _class("caffe.sequences.OcrCTCLossParameter")
     OcrLSTMParameter = _class("caffe.sequences.OcrLSTMParameter")
     OcrLayerParameter = _class("caffe.sequences.OcrLayerParameter")
+    PlateLayerParameter = _class("caffe.sequences.PlateLayerParameter")

@@ -18,6 +18,7 @@ CTC = (
     'name: "l" type: "CtcLoss" bottom: "x" bottom: "t" top: "y" '
     "ctc_loss_param { alphabet_size: 5 time_step: %d blank_label: %d }"
 )
+PLATES = "use_ctc_loss: true " + CTC.replace("ctc_loss_param", "warpctc_loss_param")
 WARP = 'name: "l" type: "WarpCTCLoss" bottom: "x" %s top: "y"'
 
 
@@ -40,12 +41,13 @@ def rows_of(sequences: list[list[int]], blank: int, longest: int) -> np.ndarray:
 
 @pytest.mark.parametrize("blank", [0, 4])
 @pytest.mark.parametrize("steps", [STEPS, 6])
-def test_ctc_loss_is_that_of_torch(blank: int, steps: int) -> None:
+@pytest.mark.parametrize("text", [CTC, PLATES])
+def test_ctc_loss_is_that_of_torch(text: str, blank: int, steps: int) -> None:
     sequences = [[1, 2, 2], [3], [2, 1, 3, 1, 2], [1, 1, 1, 1, 1]]  # the last does not fit into 6 steps
     expected, slope = torch_loss(sequences, blank, [steps] * ROWS)
     labels = rows_of(sequences, blank, 6)
     labels[1] = [blank, blank, 3, blank, blank, blank]  # blanks do not count wherever they stand
-    result = run(make(CTC % (steps, blank)), [SCORES, labels], dys=[np.float32(0.5)])
+    result = run(make(text % (steps, blank)), [SCORES, labels], dys=[np.float32(0.5)])
     np.testing.assert_allclose(result.tops[0], expected.mean(), rtol=1e-5)
     np.testing.assert_allclose(result.bottoms[0], 0.5 * slope, rtol=1e-4, atol=1e-5)
     assert not result.bottoms[1].any()
