@@ -1,4 +1,4 @@
-"""Where the values of data blobs come from: the files that a layer names.
+"""Readers of the files that data layers name.
 
 Packages that read files are imported when a file of their kind is opened.
 """

@@ -1,4 +1,4 @@
-"""Arrays out of .npy and .npz files and folders of them: batches of data, one after the other."""
+"""Arrays from .npy and .npz files and folders of them: batches of data, in order."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Source = str | Path | np.ndarray | Sequence[np.ndarray]
 
 
 def read_array(path: str | Path) -> np.ndarray:
-    """Return the array of a .npy file, mapped and not read. Raises InputError for anything else."""
+    """Return the array of a .npy file, memory-mapped. Raises InputError for anything else."""
     found = _load(path)
     if not isinstance(found, np.ndarray):
         raise InputError(f"{path}: expected a .npy file with one array, found an archive of several")

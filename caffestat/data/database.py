@@ -1,4 +1,4 @@
-"""Data layers: Datum messages out of an LMDB. (data_layer.cpp, util/db_lmdb.cpp)"""
+"""Data layers: Datum messages from an LMDB. (data_layer.cpp, util/db_lmdb.cpp)"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How SSD resizes images, adds noise to them, and changes their colours.
+"""SSD's resizing, noise and colour distortion of images.
 
 (weiliu89/caffe, branch ssd: src/caffe/util/im_transforms.cpp)
 """

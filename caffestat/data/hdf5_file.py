@@ -1,4 +1,4 @@
-"""HDF5 files: written atomically; read from anybody, no byte of another file, nothing larger than the free memory."""
+"""HDF5 files: written atomically; untrusted ones are read without links to other files, and within the free memory."""
 
 from __future__ import annotations
 

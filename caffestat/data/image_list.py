@@ -1,4 +1,4 @@
-"""Image files that a text file lists, of ImageData layers and others. (image_data_layer.cpp)"""
+"""Image files listed in a text file, for ImageData layers and others. (image_data_layer.cpp)"""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ class ListReader(Reader, Generic[T]):
         raise NotImplementedError
 
     def said(self, entry: T) -> str:
-        """Return how messages call an entry."""
+        """Return the name of an entry in messages."""
         raise NotImplementedError
 
     def _put(self, top: np.ndarray, index: int, value: np.ndarray, entry: T) -> None:
@@ -88,7 +88,7 @@ class ListReader(Reader, Generic[T]):
             self._entries = shuffled(self._shuffle, self._entries) if self._shuffle else self._entries
 
     def named(self, name: str, number: int) -> str:
-        """Return how messages call a file of the list."""
+        """Return the name of a file of the list in messages."""
         return quoted(name, number, self.settings.source)
 
     def image(
@@ -153,7 +153,7 @@ def _split_all(line: str, count: int) -> tuple[str, list[int]]:
 
 
 def atoi(text: str) -> int:
-    """Return the integer that a text begins with, 0 where there is none, as C's atoi has it."""
+    """Return the integer that a text begins with, 0 where there is none, like C's atoi."""
     found = re.match(r"\s*[+-]?\d+", text)
     return int(found[0]) if found else 0
 

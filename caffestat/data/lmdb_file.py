@@ -1,4 +1,4 @@
-"""LMDB files, read without mapping them: the library ends the process with a signal when a file is cut off or damaged.
+"""LMDB files, read without mapping them: with truncated or damaged files, the library ends the process with a signal.
 
 Source: lmdb.h, mdb.c (MDB_meta, MDB_page, MDB_node): the format of 64-bit little-endian machines.
 """
@@ -27,7 +27,7 @@ _BIG = 1  # the value stands in pages of its own
 
 
 class LmdbError(Exception):
-    """The file is no LMDB, or a damaged one."""
+    """The file is not an LMDB, or is damaged."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Arrays in MATLAB's .mat files, and the blobs that files of DeepLab's MatRead hold."""
+"""Arrays in MATLAB's .mat files, and the blobs in files of DeepLab's MatRead."""
 
 from __future__ import annotations
 

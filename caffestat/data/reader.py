@@ -1,4 +1,4 @@
-"""What a reader of real data is, and where the files that a layer names are looked for."""
+"""The base class of readers of real data, and the search for the files that a layer names."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _SUFFIXES = {".bmp", ".h5", ".hdf5", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".
 
 
 class DataUnavailableError(Exception):
-    """The data is not available: a file or an optional package is missing. The message says which, not for whom."""
+    """The data is not available: a file or an optional package is missing. The message names it, not the layer."""
 
 
 class Reader:
@@ -57,7 +57,7 @@ class Reader:
 
 
 def find(path: str, layer: Layer, *folders: Path, said: str = "") -> Path:
-    """Return where a file that a layer names lies: under the working directory as in Caffe, else beside the net's file.
+    """Return the path of a file a layer names: under the working directory as in Caffe, else beside the net's file.
 
     folders: other places to look in, tried last
     said:    how messages call it; by default the path in quotation marks
@@ -75,7 +75,7 @@ def find(path: str, layer: Layer, *folders: Path, said: str = "") -> Path:
 
 
 def require(name: str, what: str, extra: str = "data") -> Any:
-    """Return an optional module that reading `what` takes. Raises DataUnavailableError when it is not installed.
+    """Return the optional module that reading `what` needs. Raises DataUnavailableError when it is not installed.
 
     extra: the extra of caffestat that installs it
     """
@@ -87,15 +87,15 @@ def require(name: str, what: str, extra: str = "data") -> Any:
 
 
 def quoted(name: str, number: int, source: str) -> str:
-    """Return how messages call what a list names: by its name, or its number where that looks like no name of data.
+    """Return the name of a listed file in messages, or its number where that is no data file's name.
 
-    Any text file can be given for a list, and messages shall not quote its lines.
+    Any text file can be given as a list, and messages must not quote its lines.
     """
     return repr(name) if Path(name).suffix.lower() in _SUFFIXES else f"file {number} of {source!r}"
 
 
 def read(path: Path, layer: Layer, limit: int = LARGEST_TEXT) -> bytes:
-    """Return what a file holds. Raises NetError for what is no regular file, too large or cannot be read."""
+    """Return a file's bytes. Raises NetError for a file that is not regular, is too large or cannot be read."""
     try:
         return read_regular(path, limit)
     except InputError as error:

@@ -1,4 +1,4 @@
-"""Which ops a device of the runtime has float16 kernels for. The runtime tells it of a model of one node."""
+"""The ops for which a device has float16 kernels, found by asking the runtime with models of one node."""
 
 from __future__ import annotations
 

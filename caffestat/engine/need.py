@@ -1,4 +1,4 @@
-"""How much memory a task will take, and a refusal in time. Needs no runtime."""
+"""Estimates of the memory that a task needs, and its refusal before it starts. Needs no runtime."""
 
 from __future__ import annotations
 

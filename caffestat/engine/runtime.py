@@ -1,4 +1,4 @@
-"""The one import of onnxruntime, and the one place where its errors become ours."""
+"""The one import of onnxruntime, and the one conversion of its errors to ours."""
 
 from __future__ import annotations
 
@@ -133,7 +133,7 @@ def _worker(process: int) -> ThreadPoolExecutor:
 
 @contextlib.contextmanager
 def runtime_errors() -> Iterator[None]:
-    """Raise RunError in the place of whatever the runtime raises; put nothing but calls of the runtime inside."""
+    """Convert the runtime's errors to RunError; only calls of the runtime belong inside."""
     try:
         yield
     except Exception as error:  # the runtime raises several private types

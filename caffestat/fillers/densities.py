@@ -1,4 +1,4 @@
-"""What fillers draw from: four forms, each with its mean and variance."""
+"""The distributions of fillers: four forms, each with its mean and variance."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Constant:
 
     @property
     def variance(self) -> float:
-        """Nothing varies."""
+        """Zero."""
         return 0.0
 
 

@@ -1,4 +1,4 @@
-"""The runtime's attention ops, said by those of ONNX. (onnxruntime, ContribOperators.md; contrib_ops/cpu/bert)
+"""The runtime's attention ops, expressed in ops of ONNX. (onnxruntime, ContribOperators.md; contrib_ops/cpu/bert)
 
 In the middle, heads stand in front of the sequence: [batch, heads, sequence, head size].
 """

@@ -1,4 +1,4 @@
-"""Which axes of a value are which."""
+"""The meaning of a value's axes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an ONNX model's nodes claim, checked before anything uses them: the runtime ends the process at some of it."""
+"""Checks of an ONNX model's nodes before anything uses them: some invalid nodes make the runtime end the process."""
 
 from __future__ import annotations
 

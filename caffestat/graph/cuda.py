@@ -1,4 +1,4 @@
-"""What the CUDA provider gets in the place of ops that it has no kernels for, or only slow ones.
+"""Replacements of ops for which the CUDA provider has no kernels, or only slow ones.
 
 Measured on an H100: docs/performance.md has the times.
 """

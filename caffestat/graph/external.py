@@ -1,4 +1,4 @@
-"""ONNX models as files, and their tensors outside of the model's file, which never lie outside of its folder."""
+"""Files of ONNX models, and their external tensors, which must lie in the model's folder."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is wrong with nodes that were emitted by code from outside, before a runtime stumbles over it."""
+"""Faults of nodes that plugins emit, found before the runtime gets them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["find_fault"]
 
 
 def find_fault(g: Graph, nodes: Iterable[Node]) -> str | None:
-    """Return the first fault in words: an op that ONNX lacks, too many or too few inputs, one that nothing computes."""
+    """Return a message for the first fault: an unknown op, too many or too few inputs, one that nothing computes."""
     known = {"", *g.inputs, *g.params, *g.constants, *(output for node in g.nodes for output in node.outputs)}
     for node in nodes:
         unknown = [name for name in node.inputs if name not in known]

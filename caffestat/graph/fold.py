@@ -1,4 +1,4 @@
-"""Convolutions that take in the normalization behind them, whose statistics are given (inference).
+"""Normalizations with given statistics (inference), folded into the convolutions before them.
 
     y = s · (w ∗ x + b - mean) + bias,  s = scale / √(var + ε)
       = (s · w) ∗ x + (s · (b - mean) + bias)
@@ -21,7 +21,7 @@ __all__ = ["fold_normalizations"]
 
 
 def fold_normalizations(graph: Graph, kept: Collection[str]) -> int:
-    """Let convolutions take in the normalizations behind them, in place; return how many there were.
+    """Fold normalizations into the convolutions before them, in place; return their number.
 
     kept: values that have to stay, beside the graph's outputs
     """

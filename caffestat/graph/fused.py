@@ -1,4 +1,4 @@
-"""Ops that the runtime's optimizer makes of several, said by those of ONNX again. (onnxruntime, ContribOperators.md)
+"""Fused ops of the runtime's optimizer, expressed in ops of ONNX. (onnxruntime, ContribOperators.md)
 
 Shapes, costs, predictions and gradients are then those of the single ops.
 """

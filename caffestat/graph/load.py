@@ -49,7 +49,7 @@ _TYPE_ATTRIBUTES = ("to", "dtype", "output_dtype", "stash_type", "softmax_precis
 
 @dataclass(frozen=True)
 class ModelNode:
-    """A node as the model's file has it, and the graph's nodes that say it: `first` to `last` (exclusive).
+    """A node as the model's file has it, and the graph's nodes that compute it: `first` to `last` (exclusive).
 
     name: the node's own, or its op and its index in the file.
     """
@@ -280,7 +280,7 @@ class _Loader:
         return TensorProto.FLOAT
 
     def add_nodes(self) -> None:
-        """Append what each node of the model says in opset 22, except what is a constant."""
+        """Append each node of the model as nodes of opset 22, except constants."""
         self.names = _node_names(self.proto.graph)
         self.counts: Counter[str] = Counter()
         outputs = [value.name for value in self.proto.graph.output]
@@ -292,7 +292,7 @@ class _Loader:
                 raise InputError(f"value {value!r} has shape {spec.shape}, which no machine can hold")
 
     def append(self, original: Node) -> None:
-        """Append what a node says in opset 22; of an If whose condition is known, what the taken branch says."""
+        """Append a node as nodes of opset 22; of an If whose condition is known, the nodes of the taken branch."""
         original = self.scanned(original)
         branch = self.taken(original)
         if branch is not None:
@@ -455,7 +455,7 @@ class _Loader:
         return nodes
 
     def typed(self, node: Node) -> Node:
-        """Return the node with its subgraphs in opset 22, and what it says of types as the graph computes them."""
+        """Return the node with its subgraphs in opset 22, and its type attributes as the graph computes them."""
         kept = {name: value for name, value in node.attributes.items() if not _is_empty(value)}
         attributes = dict(node.info.defaults) | {name: self.attribute(name, value) for name, value in kept.items()}
         return with_captured(replace(node, attributes=attributes))

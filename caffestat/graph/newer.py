@@ -1,4 +1,4 @@
-"""Ops that came after opset 22 and that ONNX defines by no others, said by those of opset 22."""
+"""Ops newer than opset 22 that ONNX does not define as functions, expressed in ops of opset 22."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Between onnx.NodeProto and Node, and the bodies of ops that ONNX defines by other ops."""
+"""Conversion between onnx.NodeProto and Node, and the function bodies of ops that ONNX defines by other ops."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sequences of tensors whose lengths are known, said without sequences: exporters write a Split that way."""
+"""Sequences of tensors of known length, replaced by tensors: exporters write a Split that way."""
 
 from __future__ import annotations
 

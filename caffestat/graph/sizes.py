@@ -1,4 +1,4 @@
-"""The shapes of a model's inputs: those in the file, what the user says of open sizes, and sizes that would work."""
+"""The shapes of a model's inputs: those in the file, the user's values for open sizes, and sizes that would work."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _SMALL = 1 << 12  # elements of an initializer that may say a shape
 
 
 class Trial(Enum):
-    """What became of a model with inputs of some shapes."""
+    """The result of trying a model with inputs of some shapes."""
 
     FAILS = 0
     LOADS = 1

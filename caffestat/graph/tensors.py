@@ -1,4 +1,4 @@
-"""Tensors of ONNX models as arrays. What a tensor claims is checked before memory is spent on it."""
+"""Tensors of ONNX models as arrays. A tensor's sizes are checked before memory is allocated for it."""
 
 from __future__ import annotations
 

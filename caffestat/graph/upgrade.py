@@ -1,4 +1,4 @@
-"""Nodes of older opsets said as opset 22 says them: one adapter per op and version whose inputs or meaning changed."""
+"""Nodes of older opsets converted to opset 22: one adapter per op and version whose inputs or semantics changed."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ OLDEST = 7  # before it, broadcasting was another
 
 
 class AdapterContext(Protocol):
-    """Where adapters get new values from, and what is known of the old ones."""
+    """Gives adapters new values, and what is known of the old ones."""
 
     def constant(self, value: ArrayLike, dtype: Any) -> str:
         """Return the name of a new constant."""

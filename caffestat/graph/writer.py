@@ -1,4 +1,4 @@
-"""What says a node by others when a model is loaded: the nodes collected, and a registry of such definitions."""
+"""Definitions of ops by other ops, applied when a model is loaded, and their registry."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["Writer", "defined_ops", "definition", "is_defined", "written"]
 
 
 class Writer:
-    """Collects the nodes that stand in the place of one."""
+    """Collects the nodes that replace one."""
 
     def __init__(self, context: AdapterContext, node: Node) -> None:
         self.context, self.node, self.nodes = context, node, list[Node]()
@@ -24,11 +24,11 @@ class Writer:
         self.dtype = spec.dtype if spec else np.dtype(np.float32)
 
     def input(self, position: int) -> str:
-        """Return the name of an input, empty for one that is left out."""
+        """Return the name of an input, empty for an absent one."""
         return self.node.inputs[position] if position < len(self.node.inputs) else ""
 
     def output(self, position: int) -> str:
-        """Return the name of an output, empty for one that nobody asks for."""
+        """Return the name of an output, empty for one that the node leaves out."""
         return self.node.outputs[position] if position < len(self.node.outputs) else ""
 
     def emit(self, op: str, *inputs: str, to: str = "", **attributes: Any) -> str:
@@ -42,7 +42,7 @@ class Writer:
         return self.context.constant(value, self.dtype)
 
     def sum(self, *terms: str, to: str = "") -> str:
-        """Emit the sum of the terms that there are; `to` names it."""
+        """Emit the sum of the terms that are not absent; `to` names it."""
         total, *others = filter(None, terms)
         for index, term in enumerate(others):
             total = self.emit("Add", total, term, to=to if index == len(others) - 1 else "")
@@ -81,7 +81,7 @@ class Writer:
         return outputs
 
     def concat(self, axis: int, *values: str, to: str = "") -> str:
-        """Emit a Concat of the values that there are."""
+        """Emit a Concat of the values that are not absent."""
         return self.emit("Concat", *filter(None, values), to=to, axis=axis)
 
 
@@ -101,7 +101,7 @@ _DEFINITIONS: dict[tuple[str, str], _Definition] = {}
 
 
 def definition(*ops: str, fits: Fits = lambda context, node: True, domain: str = CONTRIB) -> Callable[[Define], Define]:
-    """Register what says nodes of these ops of a domain by nodes of opset 22."""
+    """Register a definition of these ops of a domain in ops of opset 22."""
 
     def register(write: Define) -> Define:
         for op in ops:
@@ -114,18 +114,18 @@ def definition(*ops: str, fits: Fits = lambda context, node: True, domain: str =
 
 
 def defined_ops(domain: str) -> list[str]:
-    """Return the ops of a domain that are said by others."""
+    """Return the ops of a domain that have a definition."""
     return sorted(op for found, op in _DEFINITIONS if found == domain)
 
 
 def is_defined(context: AdapterContext, node: Node) -> bool:
-    """Tell whether a node is said by others."""
+    """Tell whether a node's op has a definition."""
     found = _DEFINITIONS.get((node.domain, node.op))
     return found is not None and found.fits(context, node)
 
 
 def written(context: AdapterContext, node: Node) -> list[Node]:
-    """Return the nodes that compute what a node does; the node itself where nothing says it by others."""
+    """Return the nodes that define a node; the node itself where its op has no definition."""
     if not is_defined(context, node):
         return [node]
     writer = Writer(context, node)

@@ -57,7 +57,7 @@ def _normalizes(forward: Forward, row: int) -> bool:
 
 
 def shares(program: Program, forward: Forward) -> dict[int, float]:
-    """Return, by row, what is left of the second moment behind it; 0 for layers that start at 0.
+    """Return, by row, the share of the second moment that is left behind it; 0 for layers that start at 0.
 
     Layer j of m is multiplied by L^(-1 / (2m - 2)), and so are those in front of it in the branch: L^(-j / (m - 1)).
     Raises InputError for a net without residual branches.

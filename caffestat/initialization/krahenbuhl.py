@@ -39,7 +39,7 @@ _MAKERS = {"pca": pca_filters, "kmeans": kmeans_filters}
 
 @dataclass(frozen=True)
 class KrahenbuhlOptions:
-    """What the authors' script lets one choose.
+    """The options of the authors' script.
 
     first    what the layers that read the data start from: "gaussian", "pca" or "kmeans"
     bias     β, the mean of every output

@@ -88,14 +88,14 @@ def spread(graph: Graph, value: str, shape: tuple[int, ...], linear: Linear, ran
 
 
 def replace_top(graph: Graph, forward: Forward, linear: Linear, emit: Callable[[], str]) -> None:
-    """Put what `emit` emits in the place of a row's top, for all that reads it."""
+    """Replace a row's top, for all its readers, by what `emit` emits."""
     top = forward.tops[linear.row, 0]
     producer = next(index for index, node in enumerate(graph.nodes) if top in node.outputs)
     forward.tops[linear.row, 0] = _replace(graph, producer + 1, top, emit)
 
 
 def replace_bias(graph: Graph, forward: Forward, linear: Linear, emit: Callable[[], str]) -> None:
-    """Put what `emit` emits in the place of a row's bias."""
+    """Replace a row's bias by what `emit` emits."""
     assert linear.bias_use is not None
     bias = forward.uses[linear.bias_use]
     reader = next(index for index, node in enumerate(graph.nodes) if bias in node.inputs)

@@ -33,7 +33,7 @@ _MISSED = 0.01  # distance of a variance from 1 beyond which a note says so, whe
 
 @dataclass(frozen=True)
 class LsuvOptions:
-    """What the authors' scripts let one choose.
+    """The options of the authors' scripts.
 
     tolerance   a layer whose variance is this near to 1 is left as it is
     iterations  divisions by √Var(B) at most

@@ -1,4 +1,4 @@
-"""What the first layer reads, and filters that are made of it: principal components and cluster centres.
+"""Patches that the first layer reads, and filters from them: principal components and cluster centres.
 
 P. Krähenbühl, C. Doersch, J. Donahue, T. Darrell, *Data-dependent Initializations of Convolutional Neural Networks*,
 2016, section 3: PCA, and k-means on whitened patches (A. Coates, A. Ng, *Learning Feature Representations with

@@ -1,4 +1,4 @@
-"""Lossless reader of the protobuf text format: `parse` keeps every byte, and every node knows where it stands.
+"""Lossless reader of the protobuf text format: `parse` keeps every byte, and every node knows its place.
 
 Follows protobuf's C++ TextFormat (text_format.cc, io/tokenizer.cc), where only the syntax is looked at: which fields
 exist and which values they take is for the caller to judge.

@@ -1,4 +1,4 @@
-"""Words for what is wrong with a text; nothing here runs unless something is."""
+"""Messages for syntax errors; nothing here runs for a valid text."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Caffe's messages, and the ways between them and files."""
+"""Caffe's messages, and their readers and writers."""
 
 from __future__ import annotations
 

@@ -40,7 +40,7 @@ class ForkValue(UnknownField):
 
 
 def from_document(document: Document, cls: type[M]) -> tuple[M, list[Finding]]:
-    """The message that protobuf's C++ TextFormat would read from the text, and what it would have stumbled over.
+    """The message that protobuf's C++ TextFormat would read from the text, and findings for what it would refuse.
 
     A field that the schema does not know gives an UnknownField and is left out. A value that a fork gave to a field
     that is open (see slots.py) gives a finding and leaves the field unset; an unknown V1 layer type does so without a

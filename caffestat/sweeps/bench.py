@@ -39,7 +39,7 @@ _KEPT = 8  # compiled nets of one process
 
 @dataclass(frozen=True)
 class Settings:
-    """What all trials of a sweep share; it pickles.
+    """The settings that all trials of a sweep share; they can be pickled.
 
     nets    the texts of nets and solvers by the names that trials use, see `shipped`
     real    the nets whose data layers read their files; those of others hold noise
@@ -57,7 +57,7 @@ class Settings:
     plugins: tuple[str, ...] = ()
 
     def options(self, net: str) -> NetOptions:
-        """Return how a net is built."""
+        """Return the options with which nets are built."""
         data = "real" if net in self.real else "synthetic"
         return NetOptions(shapes=self.shapes, batch=self.batch, data=data, dialect=self.dialect)
 
@@ -74,7 +74,7 @@ class Bench:
         self._solved: OrderedDict[Trial, dict[str, str]] = OrderedDict()
 
     def run(self, trial: Trial) -> list[Row]:
-        """Return what a trial finds; an error is a row, too. The last row says how long it took."""
+        """Return the rows of a trial; an error is a row, too. The last row has its seconds."""
         started = time.perf_counter()
         try:
             rows = list(self._train(trial) if trial.iterations else self._first_pass(trial))

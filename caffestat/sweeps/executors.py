@@ -1,4 +1,4 @@
-"""Where trials run: here, in processes of this machine, or on a Dask cluster. Results come as they are finished."""
+"""Where trials run: here, in processes of this machine, or on a Dask cluster. Results come as trials finish."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ class _Queue:
         return batch or (self._again.popleft() if self._again else None)
 
     def learn(self, results: Sequence[Result]) -> None:
-        """Take note of how long the trials of a batch took."""
+        """Record how long the trials of a batch took."""
         seconds = sum(row.value for _, rows in results for row in rows if row.kind == "seconds")
         self._size = max(min(int(_SECONDS * len(results) / max(seconds, 1e-9)), _BATCH), 1)
 
@@ -138,7 +138,7 @@ def _drain(
 
 
 def connect(scheduler: str, **security: Any) -> Any:
-    """Return a client of a Dask scheduler. Raises InputError when dask is not installed or nobody answers.
+    """Return a client of a Dask scheduler. Raises InputError when dask is not installed or no scheduler answers.
 
     security: paths of `tls_ca_file`, `tls_client_cert`, `tls_client_key`, for a scheduler at tls://
     """

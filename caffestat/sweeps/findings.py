@@ -1,4 +1,4 @@
-"""What the numbers of a sweep say: how good variants are, signals against the width, quantities over two parameters."""
+"""Findings of a sweep: a ranking of variants, signals against the width, quantities over two parameters."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ class Choice:
 
     @property
     def cost(self) -> float:
-        """What makes a variant worse than another: its loss, or how much signal and gradient change with depth."""
+        """The cost by which variants are ranked: the loss, or how much signal and gradient change with depth."""
         return self.loss if self.loss is not None else math.log(self.forward) + math.log(self.backward)
 
     @property
     def reason(self) -> str:
-        """Why the variant is better or worse than others, in words."""
+        """A text that says why the variant is better or worse than others."""
         if self.loss is None:
             return f"mean |x| changes {self.forward:.3g} times with depth, mean |dx| {self.backward:.3g} times"
         parts = [f"mean loss {self.loss:.4g} at the end"]

@@ -1,4 +1,4 @@
-"""What is predicted of the first pass of variants: a mean, and how far draws of the weights lie around it."""
+"""Predictions for the first pass of variants: a mean, and the deviation over draws of the weights."""
 
 from __future__ import annotations
 

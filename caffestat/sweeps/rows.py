@@ -1,4 +1,4 @@
-"""What trials find, as the rows of one table."""
+"""The results of trials, as the rows of one table."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class Row:
 
 
 def test_name(number: int) -> str:
-    """Return what stands as the layer of the losses and outputs of a test net, counted from 0."""
+    """Return the value of the layer column for the losses and outputs of a test net, counted from 0."""
     return f"test {number}" if number else "test"
 
 

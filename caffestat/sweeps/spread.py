@@ -1,4 +1,4 @@
-"""The numbers of a sweep: which one it is, its spread over the seeds, and what is predicted of it."""
+"""The numbers of a sweep: their keys, their spread over the seeds, and their predictions."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Value(NamedTuple):
 
 @dataclass(frozen=True)
 class Band:
-    """What is predicted of one number: its mean over draws and, of the signal, how far a draw lies around it."""
+    """The prediction of one number: its mean over draws and, for the signal, the deviation over draws."""
 
     mean: float
     deviation: float | None = None

@@ -1,4 +1,4 @@
-"""What the trials of a sweep say together: the spread of every number over the seeds, and what is best."""
+"""The summary of a sweep's trials: the spread of every number over the seeds, and the ranking of variants."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ _OF_FILE = "of the file"
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """One variant of a net, and how it is run. It pickles, and says the same in every process.
+    """One variant of a net, and how it is run. It can be pickled, and means the same in every process.
 
     net         the net's or solver's file, as the sweep names it
     seed        Caffe's random_seed
@@ -50,7 +50,7 @@ class Trial:
 
     @property
     def variant(self) -> str:
-        """All but the seed, in words: trials of one variant differ in their draws alone."""
+        """A text of all but the seed: trials of one variant differ only in their draws."""
         parts = [self.net, *filter(None, (self.filler, self.solver))]
         parts += [f"{path}={value}" for path, value in self.changes]
         parts += [f"width {self.width:g}"] if self.width != 1 else []
@@ -59,7 +59,7 @@ class Trial:
 
     @property
     def parameters(self) -> dict[str, str]:
-        """All but the seed and the iterations, by the names of the options, in words."""
+        """All but the seed and the iterations, as texts by the names of the options."""
         return {
             "net": self.net,
             "filler": self.filler or _OF_FILE,
@@ -118,7 +118,7 @@ class Sweep:
         return count
 
     def trials(self) -> Iterator[Trial]:
-        """Yield every combination; the seeds go fastest."""
+        """Yield every combination; the seed varies fastest."""
         changes = [[(path, value) for value in values] for path, values in self.changes.items()]
         outer = product(self.nets, self.fillers, product(*changes), self.widths, self.rates, self.solvers)
         for net, filler, changed, width, rate, solver in outer:

@@ -1,4 +1,4 @@
-"""Training as `caffe train` does it: solvers, learning-rate policies, the loop, snapshots, and what happens on the way.
+"""Training as `caffe train` does it: solvers, learning-rate policies, the loop, snapshots, and events.
 
 Importing this package imports neither onnx nor onnxruntime, nor the loop, which comes when it is asked for.
 """

@@ -1,4 +1,4 @@
-"""What a detector's test net is worth: average precision by class. (weiliu89/caffe, branch ssd: solver.cpp)"""
+"""Average precision by class, the score of a detector's test net. (weiliu89/caffe, branch ssd: solver.cpp)"""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Detections:
                 self._scores.setdefault(int(label), []).append((float(score), bool(right)))
 
     def by_class(self, version: str) -> dict[int, float]:
-        """Return the average precision of each class that something was detected of."""
+        """Return the average precision of each class with a detection."""
         found = sorted(self._true_boxes.items())
         return {
             label: average_precision(self._scores[label], count, version)

@@ -1,4 +1,4 @@
-"""What happens while a solver trains, in the order in which it happens."""
+"""Events of a training run, in their order."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""ONNX models trained by Caffe's solvers: batches out of given arrays, a loss, and the model's file as a snapshot."""
+"""ONNX models trained by Caffe's solvers: batches of given arrays, a loss, and the model's file as a snapshot."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ _LABEL_NAMES = ("label", "labels")
 
 
 class Batches:
-    """Consecutive batches out of arrays of one length; after the last sample comes the first."""
+    """Consecutive batches of arrays of one length; after the last sample comes the first."""
 
     def __init__(self, arrays: Arrays, shapes: Mapping[str, tuple[int, ...]]) -> None:
         self._arrays, self._shapes, self._next = arrays, shapes, 0

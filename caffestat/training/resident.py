@@ -48,7 +48,7 @@ class _Group:
 
 
 class ResidentUpdate:
-    """The solver's rule, the params and their history on a device. It stands in for an Update, which see.
+    """The solver's rule, the params and their history on a device. It replaces an `Update`.
 
     values: the params, those that no solver updates included
     """

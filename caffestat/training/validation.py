@@ -1,4 +1,4 @@
-"""What is wrong with a solver: the one validation behind `train`, `debug` and `check`."""
+"""The validation of solvers that `train`, `debug` and `check` share."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ def validate(solver: Solver) -> None:
 
 
 def faults(solver: Solver) -> Finds:
-    """Yield what Caffe refuses in a solver, or takes without being able to train, in the order of the file."""
+    """Yield the settings that Caffe refuses, or accepts but cannot train with, in the order of the file."""
     found = [fault for rule in _RULES for fault in rule(_Fields(solver))]
     yield from sorted(found, key=lambda fault: (fault.place.line, fault.place.column))
 
 
 def doubts(solver: Solver) -> Finds:
-    """Yield what Caffe takes without a word although it can hardly be meant."""
+    """Yield settings that Caffe accepts without a warning but that are probably mistakes."""
     yield from _doubts(_Fields(solver))
 
 
@@ -62,11 +62,11 @@ class _Fields:
         return self.solver.message
 
     def has(self, name: str) -> bool:
-        """Tell whether a field is written."""
+        """Tell whether the file has a field."""
         return self.solver.document.first(name) is not None
 
     def place(self, *names: str) -> Place:
-        """Return where the first of these fields that is written stands, else the file's beginning."""
+        """Return the place of the first of these fields that the file has, else the file's beginning."""
         for name in names:
             field = self.solver.document.first(name)
             if field is not None:
@@ -74,7 +74,7 @@ class _Fields:
         return Place(self.solver.name, 1)
 
     def finding(self, message: str, *names: str) -> Finding:
-        """Return a finding at the first of these fields that is written."""
+        """Return a finding at the first of these fields that the file has."""
         return Finding(self.place(*names), message)
 
 
@@ -164,14 +164,14 @@ def _test_files(f: _Fields) -> Finds:
 
 
 def missing_weights(solver: Solver) -> Finds:
-    """Yield the files of weights that a solver names and that are not there. (net.cpp, CopyTrainedLayersFrom)"""
+    """Yield a finding for each missing file of weights that a solver names. (net.cpp, CopyTrainedLayersFrom)"""
     for path, place in weights_at(solver):
         if not os.path.isfile(path):
             yield Finding(place, f"weights: file not found: {path!r}; correct the path, or remove the field")
 
 
 def unwritable(solver: Solver) -> Finds:
-    """Yield a finding when no file whose name begins with the solver's snapshot prefix can be made."""
+    """Yield a finding when no file with the solver's snapshot prefix can be written."""
     f, prefix = _Fields(solver), snapshot_prefix(solver)
     folder = os.path.dirname(prefix) or "."
     if _takes_files(folder):
