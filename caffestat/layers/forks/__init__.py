@@ -72,4 +72,5 @@ from . import (  # noqa: F401  registers their layer types
     volumes,
     warping,
     yolo,
+    yolo_faces,
 )

@@ -197,6 +197,16 @@ class CenternetDetectionOutput(_Detections):
         return rows
 
 
+def random_corners(shape: Shape, random: np.random.Generator) -> np.ndarray:
+    """Return true boxes [N, 1, boxes, values] of the first class, rows of image, label, instance and corners."""
+    truth = np.zeros(shape, np.float32)
+    low = random.uniform(0, 0.7, (*truth.shape[:3], 2))
+    truth[..., 0] = np.arange(len(truth))[:, None, None]
+    truth[..., 1] = 1
+    truth[..., 3:5], truth[..., 5:7] = low, low + random.uniform(0.05, 0.3, low.shape)
+    return truth
+
+
 @dataclass
 class _Learned:
     """What the places of a map are learned to be.
@@ -269,11 +279,7 @@ class CenterGridLoss(Normalized):
     def stand_in(self, bottom: int, bottoms: Sequence[Shape], random: np.random.Generator) -> np.ndarray | None:
         if not bottom:
             return None
-        truth = np.zeros(bottoms[1], np.float32)
-        low = random.uniform(0, 0.7, (*truth.shape[:3], 2))
-        truth[..., 0] = np.arange(len(truth))[:, None, None]
-        truth[..., 1] = 1
-        truth[..., 3:5], truth[..., 5:7] = low, low + random.uniform(0.05, 0.3, low.shape)
+        truth = random_corners(bottoms[1], random)
         if self.settings.has_lm:
             truth[..., TRUTH] = 1
             truth[..., TRUTH + 1 :] = np.tile((truth[..., 3:5] + truth[..., 5:7]) / 2, POINTS // 2)

@@ -995,12 +995,17 @@ class Yolov3DetectionOutput(_Output):
     def settings(self) -> Any:
         return self.added.yolov3_detection_output_param
 
+    @property
+    def has_deviations(self) -> bool:
+        """Whether the maps hold deviations of the boxes too."""
+        return bool(self.settings.gaussian_box)
+
     def is_enough(self, scores: np.ndarray) -> np.ndarray:
         return scores > np.float32(self.settings.confidence_threshold)
 
     def tops_at_setup(self, bottoms: Sequence[Shape]) -> tuple[Shape, ...]:
         p = self.settings
-        if p.gaussian_box:
+        if self.has_deviations:
             raise self.error("gaussian_box is not supported")
         groups = p.mask_group_num
         if len(bottoms) != groups or len(p.anchors_scale) < groups:
