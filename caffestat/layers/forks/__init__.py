@@ -61,6 +61,7 @@ from . import (  # noqa: F401  registers their layer types
     scenes,
     segaware,
     segmentation,
+    segmentation_scores,
     segments,
     seqface,
     sequences,
