@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from caffestat.errors import Place
 from caffestat.lazy import np
@@ -23,6 +23,7 @@ __all__ = [
     "EvalDetection",
     "EvalDetectionOfIntel",
     "EvalDetectionOfYolov2",
+    "GaussianYolov3",
     "RegionLoss",
     "RegionLossOfIntel",
     "RegionLossOfMobilenet",
@@ -37,6 +38,7 @@ OBJ, PROB, MULTIPLY = range(3)
 ROW = 7  # values of a detection
 LEAST_SCORE = 0.005  # of what EvalDetection looks at
 FOCAL = 0.5
+WIDENED = 0.3  # what is added to deviations
 MOST_BOXES = 300  # in an image, of MobileNet-YOLO
 FEW_BOXES = 30  # in an image, of caffe-yolov2
 SSD_ROW = 8  # image, label, instance, x1, y1, x2, y2, difficult
@@ -103,6 +105,7 @@ class _GridLoss(EvaluatedLoss):
     adds = yolo_pb2.LayerParameter
     num_bottoms = (2, 2)
     most_boxes = MOST_BOXES
+    values_without_classes = 5  # of an anchor beside its classes
 
     @property
     def settings(self) -> Any:
@@ -110,7 +113,7 @@ class _GridLoss(EvaluatedLoss):
 
     def tops(self, bottoms: Sequence[Shape]) -> tuple[Shape, ...]:
         p, x = self.settings, bottoms[0]
-        values = 5 + p.num_class
+        values = self.values_without_classes + p.num_class
         if len(x) != 4 or not math.prod(x) or x[1] != p.num * values:
             raise self.error(f"expected a map of {p.num} x {values} channels, found shape {x}")
         self.check_truth(x, bottoms[1])
@@ -885,9 +888,22 @@ class Yolov3(_GridLoss):
     1 - overlap in place of the pulls of boxes. (eric612/MobileNet-YOLO, yolov3_layer.cpp; Redmon, Farhadi 2018)
     """
 
+    means: ClassVar[Sequence[int]] = (0, 1, 2, 3)  # where x, y, width and height are among an anchor's values
+    plain: ClassVar[Sequence[int]] = (2, 3)  # values that the sigmoid is not applied to
+
     @property
     def settings(self) -> Any:
         return self.added.yolov3_param
+
+    @property
+    def kind(self) -> int:
+        """How overlaps are measured."""
+        return int(self.settings.iou_loss)
+
+    @property
+    def counts_boxes(self) -> bool:
+        """Whether y counts the pulls of boxes, in place of their overlaps."""
+        return self.kind == MSE
 
     def check_anchors(self) -> None:
         p = self.settings
@@ -900,15 +916,14 @@ class Yolov3(_GridLoss):
     def evaluate(
         self, bottoms: Sequence[np.ndarray], random: np.random.Generator
     ) -> tuple[Sequence[np.ndarray | float], np.ndarray]:
-        p, x = self.settings, self.split(bottoms[0])
-        mask, sizes = list(p.mask[: p.num]), _pairs(p.biases) / p.anchors_scale
-        grid = _Grid(x, sizes[mask])
-        seen = x.copy()
-        for part in (slice(0, 2), slice(4, None)):
-            seen[:, :, part] = _sigmoid(x[:, :, part])
-        boxes, pull = grid.boxes(seen[:, :, :2]), np.zeros_like(x)
-        no_object = self.best(boxes, bottoms[1], p.iou_loss) <= np.float32(p.thresh)
-        pull[:, :, 4] = np.where(no_object, seen[:, :, 4], 0)
+        p, x, confidence = self.settings, self.split(bottoms[0]), self.values_without_classes - 1
+        mask, sizes, plain = list(p.mask[: p.num]), _pairs(p.biases) / p.anchors_scale, list(self.plain)
+        grid = _Grid(x[:, :, list(self.means)], sizes[mask])
+        seen = _sigmoid(x)
+        seen[:, :, plain] = x[:, :, plain]
+        boxes, pull = grid.boxes(seen[:, :, list(self.means[:2])]), np.zeros_like(x)
+        no_object = self.best(boxes, bottoms[1], self.kind) <= np.float32(p.thresh)
+        pull[:, :, confidence] = np.where(no_object, seen[:, :, confidence], 0)
         missed, count = 0.0, 0
         for image, label, box, line, column in self.truths(bottoms[1], grid.cells):
             for n in self.matched(_Grid(x, sizes).shapes(), box, mask):
@@ -918,22 +933,23 @@ class Yolov3(_GridLoss):
                 )
                 count += 1
                 scale = p.object_scale if p.use_logic_gradient else 1
-                pull[at][4] = -(1 - seen[at][4]) * scale
-                self.pull_classes(pull[at][5:], seen[at][5:], label)
-        if p.iou_loss == MSE:
+                pull[at][confidence] = -(1 - seen[at][confidence]) * scale
+                self.pull_classes(pull[at][confidence + 1 :], seen[at][confidence + 1 :], label)
+        if self.counts_boxes:
             loss = (pull**2).sum()
         else:
-            loss = (pull[:, :, 4:] ** 2).sum() + (p.iou_normalizer * missed / count if count else 0)
-            seen[:, :, :4] = x[:, :, :4]
+            loss = (pull[:, :, confidence:] ** 2).sum() + (p.iou_normalizer * missed / count if count else 0)
+            seen[:, :, :confidence] = x[:, :, :confidence]
         if p.use_logic_gradient:
-            for part in (slice(0, 2), slice(4, None)):
-                pull[:, :, part] *= seen[:, :, part] * (1 - seen[:, :, part])
+            steep = seen * (1 - seen)
+            steep[:, :, plain] = 1
+            pull *= steep
         return [loss / len(x)], (pull / len(x)).reshape(bottoms[0].shape)
 
     def matched(self, shapes: np.ndarray, box: np.ndarray, mask: Sequence[int]) -> list[int]:
         """Return the places in the mask of the anchors that a true box pulls."""
         p = self.settings
-        ious = overlap(shapes, np.array([0, 0, *box[2:]]), p.iou_loss)
+        ious = overlap(shapes, np.array([0, 0, *box[2:]]), self.kind)
         best = int(ious.argmax()) if ious.max() > 0 else -1
         found = []
         if best in mask:
@@ -972,12 +988,65 @@ class Yolov3(_GridLoss):
         smooth = is_label * (1 - p.label_smooth_eps) + 0.5 * p.label_smooth_eps
         if pull[label]:
             pull[label] = -p.class_scale * (smooth[label] - seen[label])
-        elif p.use_focal_loss:
+        else:
+            self.pull_all_classes(pull, seen, label, smooth)
+
+    def pull_all_classes(self, pull: np.ndarray, seen: np.ndarray, label: int, wanted: np.ndarray) -> None:
+        """Write the pulls of the classes: towards what is wanted, or those of the focal loss."""
+        p = self.settings
+        if p.use_focal_loss:
             sure = seen[label] + 1e-15
             slope = -(1 - sure) * (2 * sure * math.log(sure) + sure - 1)
-            pull[:] = -p.class_scale * (is_label - seen) * FOCAL * slope
+            pull[:] = -p.class_scale * ((np.arange(p.num_class) == label) - seen) * FOCAL * slope
         else:
-            pull[:] = -p.class_scale * (smooth - seen)
+            pull[:] = -p.class_scale * (wanted - seen)
+
+
+@layer("GaussianYolov3", dialect="mobilenet-yolo")
+class GaussianYolov3(Yolov3):
+    """y = (Σ pull² + iou_normalizer · mean (1 - overlap)) / N, dx = pull · dy / N: Yolov3 with boxes that are normal.
+
+    Bottoms: a map [N, num · (9 + num_class), H, W], of an anchor x, y, width and height, each followed by its
+    deviation s, and true boxes as Yolov3's. y counts the pulls of confidences and classes alone. A box is pulled along
+    the gradient of log N(t; x, s) / 2, N's factor 1 / (s + 0.3). use_logic_gradient multiplies the pulls of boxes by
+    x (1 - x) of the values before the sigmoid, as the reference does. Labels are not smoothed.
+    (eric612/MobileNet-YOLO, gaussian_yolov3_layer.cpp; Choi et al. 2019)
+    """
+
+    values_without_classes = 9
+    means = (0, 2, 4, 6)
+    plain = (4, 6)
+    kind = MSE
+    counts_boxes = False
+
+    def pull_box(
+        self,
+        pull: np.ndarray,
+        seen: np.ndarray,
+        predicted: np.ndarray,
+        box: np.ndarray,
+        grid: _Grid,
+        n: int,
+        cell: tuple[int, int],
+    ) -> float:
+        p = self.settings
+        wanted = np.concatenate([box[:2] * grid.cells - cell[::-1], np.log(box[2:] * grid.cells / grid.anchors[n])])
+        means, deviations = seen[0:8:2], seen[1:8:2]
+        with np.errstate(all="ignore"):
+            off, wide = (wanted - means) / deviations, deviations + WIDENED
+            density = np.exp(-(off**2) / 2) / (math.sqrt(2 * math.pi) * wide)
+            share = 0.5 * density / (density + 1e-9) * p.coord_scale * (2 - box[2] * box[3]) * p.iou_normalizer
+            more = np.stack([share * off / deviations, share * (off**2 / deviations - 1 / wide)], 1).ravel()
+        more = np.clip(np.nan_to_num(more, nan=0, posinf=0, neginf=0), -p.max_delta, p.max_delta)
+        pull[:8] = (pull[:8] if p.accumulate else 0) - more
+        return float(intersection_over_union(predicted, box))
+
+    def pull_classes(self, pull: np.ndarray, seen: np.ndarray, label: int) -> None:
+        """Write the pulls of the classes of an anchor; of one that was pulled before, only that of the label."""
+        if pull[0]:
+            pull[label] = seen[label] - 1
+        else:
+            self.pull_all_classes(pull, seen, label, np.arange(len(pull)) == label)
 
 
 @layer("Yolov3DetectionOutput", dialect="mobilenet-yolo")

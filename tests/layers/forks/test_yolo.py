@@ -44,7 +44,7 @@ def iou_within(a: Box, b: Box) -> float:
 
 
 def text(kind: str, fields: str, bottoms: int = 2) -> str:
-    param = {"Yolov3": "yolov3_param", "RegionLoss": "region_loss_param"}.get(kind)
+    param = {"Yolov3": "yolov3_param", "GaussianYolov3": "yolov3_param", "RegionLoss": "region_loss_param"}.get(kind)
     names = {
         "DetectionLoss": "detection_loss_param",
         "EvalDetection": "eval_detection_param",
@@ -684,6 +684,88 @@ def test_third_loss(case: dict[str, Any]) -> None:
     )
     found = run(make(text("Yolov3", fields)), [x, labels.reshape(2, 1, 300, 5)], dys=DY)
     check(found, *third(x, labels, 3, case))
+
+
+def log_density(t: float, mean: float, deviation: float) -> float:
+    return -(((t - mean) / deviation) ** 2) / 2 - math.log(math.sqrt(2 * math.pi) * (deviation + 0.3))
+
+
+def gaussian_pull(t: float, mean: float, deviation: float) -> tuple[float, float]:
+    """Return half of the slopes of -log N for its mean and deviation, by differences, less where N is near 0."""
+    step, density = 1e-5, math.exp(log_density(t, mean, deviation))
+    rate = -density / (density + 1e-9) / 2 / (2 * step)
+    of_mean = log_density(t, mean + step, deviation) - log_density(t, mean - step, deviation)
+    return rate * of_mean, rate * (log_density(t, mean, deviation + step) - log_density(t, mean, deviation - step))
+
+
+def gaussian(x: np.ndarray, labels: np.ndarray, classes: int, p: dict[str, Any]) -> tuple[float, np.ndarray]:
+    """The loops of GaussianYolov3: loss, and the slope; p: what differs from the fields' defaults."""
+    items, _, high, wide = x.shape
+    raw = x.reshape(items, 3, 9 + classes, high, wide)
+    seen = np.vectorize(sigmoid)(raw)
+    seen[:, :, [4, 6]] = raw[:, :, [4, 6]]
+    diff = np.zeros_like(raw)
+    missed: list[float] = []
+
+    def box(at: tuple[Any, ...], n: int, row: int, column: int) -> Box:
+        return box_at(raw[at][[0, 2, 4, 6]], BIASES[2 * MASK[n] : 2 * MASK[n] + 2], row, column, (high, wide))
+
+    def pull(i: int, n: int, row: int, column: int, truth: Box, label: int) -> None:
+        at = (i, n, slice(None), row, column)
+        scale = 2 * (2 - truth[2] * truth[3]) * 0.7
+        goals = [truth[0] * wide - column, truth[1] * high - row]
+        goals += [math.log(truth[2 + o] * (wide, high)[o] * SCALE / SIZES[2 * MASK[n] + o]) for o in (0, 1)]
+        if not p.get("accumulate", True):
+            diff[at][:8] = 0
+        for o, goal in enumerate(goals):
+            for k, step in enumerate(gaussian_pull(goal, *seen[at][2 * o : 2 * o + 2])):
+                diff[at][2 * o + k] += max(-0.4, min(0.4, scale * step))
+        missed.append(1 - kin(box(at, n, row, column), truth, "IOU"))
+        diff[at][8] = -(1 - seen[at][8]) * (1.5 if p.get("use_logic_gradient") else 1)
+        if diff[at][9]:
+            diff[at][9 + label] = -(1 - seen[at][9 + label])
+            return
+        sure = seen[at][9 + label]
+        focal = -(1 - sure) * (2 * sure * math.log(sure) + sure - 1) * 0.5 if p.get("use_focal_loss") else 1
+        for c in range(classes):
+            diff[at][9 + c] = -0.8 * ((c == label) - seen[at][9 + c]) * focal
+
+    for i, n, row, column in np.ndindex(items, 3, high, wide):
+        at = (i, n, slice(None), row, column)
+        shares = [kin(box(at, n, row, column), truth[1:], "IOU") for truth in labels[i] if truth[1]]
+        diff[at][8] = 0 if max(shares) > 0.35 else seen[at][8]
+    for i, truth in ((item, row) for item, rows in enumerate(labels) for row in rows if row[3]):
+        column, row = int(truth[1] * wide), int(truth[2] * high)
+        sizes = [(0, 0, BIASES[2 * n] / wide, BIASES[2 * n + 1] / high) for n in range(5)]
+        overlaps = [kin(size, [0, 0, *truth[3:]], "IOU") for size in sizes]
+        best_n = overlaps.index(max(overlaps))
+        if best_n in MASK:
+            best_n = MASK.index(best_n)
+            pull(i, best_n, row, column, truth[1:], int(truth[0]))
+        for n in range(5):
+            if n in MASK and n != best_n and overlaps[n] > 0.4:
+                pull(i, MASK.index(n), row, column, truth[1:], int(truth[0]))
+    loss = (diff[:, :, 8:] ** 2).sum() + 0.7 * sum(missed) / len(missed)
+    if p.get("use_logic_gradient"):
+        for c in (0, 1, 2, 3, 5, 7, *range(8, 9 + classes)):
+            value = raw if c < 8 else seen
+            diff[:, :, c] *= value[:, :, c] * (1 - value[:, :, c])
+    return float(loss) / items, diff.reshape(items, -1, high, wide) / items
+
+
+@pytest.mark.parametrize(
+    "case", [{}, {"use_focal_loss": True}, {"use_logic_gradient": True}, {"accumulate": False}], ids=str
+)
+def test_gaussian_loss(case: dict[str, Any]) -> None:
+    labels = truths(300, 3)
+    labels[1, 1] = [2, 0.61, 0.88, 0.5, 0.3]  # with the one before it in a cell
+    x = np.random.default_rng(43).normal(0, 0.7, (2, 36, 4, 6))
+    fields = FIELDS + "".join(f" {name}: {str(value).lower()}" for name, value in case.items())
+    layer = make(text("GaussianYolov3", fields))
+    found = run(layer, [x, labels.reshape(2, 1, 300, 5)], dys=DY)
+    check(found, *gaussian(x, labels, 3, case))
+    with pytest.raises(NetError, match="3 x 12 channels"):
+        layer.tops([(2, 24, 4, 6), (2, 1, 300, 5)])
 
 
 @pytest.mark.parametrize(
