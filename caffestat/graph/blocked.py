@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from math import prod
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
+from caffestat.lazy import np
 
 if TYPE_CHECKING:
     from .graph import Graph, Node

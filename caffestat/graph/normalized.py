@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-import numpy as np
+from caffestat.lazy import np
 
 if TYPE_CHECKING:
     from .graph import Graph, Node, Normal

@@ -158,7 +158,7 @@ def _snapshots(f: _Fields) -> Finds:
 def _test_files(f: _Fields) -> Finds:
     """io.cpp, ReadProtoFromTextFile"""
     try:
-        f.solver.file_tests()
+        f.solver.named_tests()
     except SourceError as error:
         yield Finding(error.place, error.message)
 

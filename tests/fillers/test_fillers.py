@@ -176,13 +176,13 @@ def test_a_type_that_draws_something_else_is_an_error_that_names_it(drawn, messa
         kind.density_of(Filler("own"), (3, 4))
 
 
-def test_uniform_and_normal_densities_are_stated_by_fillers():
+def test_constant_uniform_and_normal_densities_are_stated_by_fillers():
     assert stated(Normal(0.0, 0.25)) == ("gaussian", {"std": 0.25})
     assert stated(Normal(1.5, 0.25)) == ("gaussian", {"mean": 1.5, "std": 0.25})
     assert stated(Uniform(-0.5, 2.0)) == ("uniform", {"min": -0.5, "max": 2.0})
-    for unstated in (Constant(2.0), Normal(0.0, 1.0, kept=0.5)):
-        with pytest.raises(InputError, match="no filler of Caffe draws from"):
-            stated(unstated)
+    assert stated(Constant(2.0)) == ("constant", {"value": 2.0})
+    with pytest.raises(InputError, match="no filler of Caffe draws from"):
+        stated(Normal(0.0, 1.0, kept=0.5))
     for name in ("gaussian", "uniform"):
         assert filler_type(name).of_std(0.3).variance == pytest.approx(0.09)
 
