@@ -24,6 +24,7 @@ from . import (  # noqa: F401  registers their layer types
     detectnet,
     dropouts,
     egocentric,
+    excitation,
     faces,
     fields,
     flow,
