@@ -163,7 +163,13 @@ class Walk:
 
     def knows(self, *values: str) -> bool:
         """Tell whether something is known of all these values; an input that is left out counts for nothing."""
-        return all(self.signal(value) is not None for value in values if value)
+        return all(self._is_known(value) for value in values if value)
+
+    def _is_known(self, value: str) -> bool:
+        """Tell whether a value has a signal; that of a constant is not made for it: few rules read indices."""
+        if value in self.signals:
+            return self.signals[value] is not None
+        return value in self.graph.constants and _has_numbers(self.graph.constants[value])
 
     def gradient(self, value: str) -> Gradient | None:
         """Return the value's whole gradient, None for zero."""
@@ -186,7 +192,7 @@ class Walk:
 
 def _of_array(array: np.ndarray) -> Signal | None:
     """Return the signal of a constant; the infinity of a mask is as good as the largest number of float32."""
-    if array.dtype.kind in "OSU" or np.isnan(array.astype(np.float64)).any():
+    if not _has_numbers(array):
         return None
     flat = np.clip(array.astype(np.float64).ravel(), _LOWEST, -_LOWEST)
     if flat.size == 0:
@@ -194,6 +200,10 @@ def _of_array(array: np.ndarray) -> Signal | None:
     if np.ptp(flat) == 0:
         return Signal(np.full_like(NODES, flat[0]), 1.0, 1.0)
     return Signal(quantiles_of(flat), 0.0, 1.0)
+
+
+def _has_numbers(array: np.ndarray) -> bool:
+    return array.dtype.kind in "biu" or (array.dtype.kind not in "OSU" and not np.isnan(array.astype(np.float64)).any())
 
 
 def _steps(graph: Graph) -> Iterator[Node]:

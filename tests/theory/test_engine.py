@@ -146,3 +146,13 @@ def test_a_region_is_predicted_backward_by_the_op_of_which_its_gradient_is_the_d
     assert gradient_of() == 0
     assert gradient_of("Identity") == pytest.approx(1)
     assert gradient_of("Clip") == pytest.approx(0.3413, rel=0.03)
+
+
+def test_indices_of_a_gather_are_known_without_a_distribution() -> None:
+    g = Graph()
+    indices = g.constant(np.arange(4), np.int64)
+    y = g.emit("Gather", g.input("x", (5, 3)), indices, hint="y", axis=0)
+    found = walk(g)
+    assert found.knows(y, indices)
+    assert indices not in found.signals
+    assert not found.knows(g.constant(np.array([1.0, math.nan])))
