@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
 
 from caffestat.errors import NetError, Place
@@ -560,15 +561,25 @@ def similar_type(name: str) -> str | None:
     written = name.lower().replace("_", "")
     if written in plain:  # a fork's own, such as Lstm beside LSTM, when only the case differs
         return None if plain[written].lower() == name.lower() else plain[written]
-    most = min(2, len(written) // 4)
-    close = min(plain, key=lambda known: _distance(written, known, most), default="")
-    return plain[close] if close and _distance(written, close, most) <= most else None
+    close = _closest(written, tuple(plain), min(2, len(written) // 4))
+    return plain[close] if close else None
 
 
-def _distance(one: str, other: str, most: int) -> int:
-    """Return how many letters are to be added, dropped, changed or swapped with a neighbour; most + 1 for more."""
-    if abs(len(one) - len(other)) > most:
-        return most + 1
+@lru_cache(maxsize=256)  # a net has many layers of one unknown type
+def _closest(written: str, names: tuple[str, ...], most: int) -> str:
+    """Return the first of the names that are fewest letters off, "" where all are more than `most`."""
+    near = [name for name in names if _may_be_near(written, name, most)]
+    close = min(near, key=lambda name: _distance(written, name), default="")
+    return close if close and _distance(written, close) <= most else ""
+
+
+def _may_be_near(one: str, other: str, most: int) -> bool:
+    """Tell, by the letters alone, whether two words may be so few letters off."""
+    return abs(len(one) - len(other)) <= most and len(set(one) - set(other)) <= most
+
+
+def _distance(one: str, other: str) -> int:
+    """Return how many letters are to be added, dropped, changed or swapped with a neighbour."""
     before, row = list[int](), list(range(len(other) + 1))
     for i, a in enumerate(one, 1):
         older, before, row = before, row, [i]
