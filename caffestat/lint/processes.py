@@ -19,14 +19,13 @@ __all__ = ["each"]
 T = TypeVar("T")
 
 _FEW = 8  # files for which no process is worth it
-_CHUNK = 4  # files that a process is given at once
-
 
 def each(work: Callable[[str], T], files: Sequence[str]) -> Iterator[T]:
     """Yield what a function makes of each file, in their order.
 
-    Of many files all but the first, which brings the imports, are worked on in forked processes; the results are
-    pickled. Raises RunError when a process is killed, as for its memory.
+    Of many files all but the first, which brings the imports, are worked on in forked processes, large ones first, so
+    that none is left to one process at the end; the results are pickled. Raises RunError when a process is killed, as
+    for its memory.
     """
     count = min(len(os.sched_getaffinity(0)), len(files) // _FEW) if _can_fork() else 1
     yield from map(work, files[:1] if count > 1 else files)
@@ -34,12 +33,21 @@ def each(work: Callable[[str], T], files: Sequence[str]) -> Iterator[T]:
         return
     with ProcessPoolExecutor(count, get_context("fork"), _begin, (work,)) as pool:
         try:
-            yield from pool.map(_work, files[1:], chunksize=_CHUNK)
+            rest = range(1, len(files))
+            begun = {index: pool.submit(_work, files[index]) for index in sorted(rest, key=lambda i: -_size(files[i]))}
+            yield from (begun.pop(index).result() for index in rest)
         except BrokenProcessPool as error:
             raise RunError("a worker process was killed, probably because memory ran out") from error
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
+
+
+def _size(file: str) -> int:
+    try:
+        return os.stat(file).st_size
+    except (OSError, ValueError):  # whoever reads it says so
+        return 0
 
 
 def _can_fork() -> bool:
