@@ -128,16 +128,20 @@ def mixture(components: Sequence[tuple[float, Signal]], space: Sequence[int]) ->
     shares, signals = np.array([share for share, _ in components]), [signal for _, signal in components]
     values = quantiles(np.stack([s.values for s in signals]), np.outer(shares, WEIGHTS))
     pairs = shares @ np.array([[s.cross_spatial, s.cross_sample] for s in signals])
-    parts = [share * s.second * profile_of(s.spatial_profile, space) for share, s in components]
-    spatial_profile: Array = sum(parts, np.zeros(space))
     near: Array = sum((share * s.cross_lag(space) for share, s in components), np.zeros(()))
     is_even = all(s.is_even(space) for s in signals)
     along = [
         sum((share * products for (share, _), products in zip(components, tables, strict=True)), np.zeros(()))
         for tables in (() if is_even else zip(*(s.cross_along(space) for s in signals), strict=True))
     ]
-    y = Signal.of_pairs(values, pairs[0], pairs[1], normalize_profile(spatial_profile), near, along)
+    y = Signal.of_pairs(values, pairs[0], pairs[1], None if is_even else _mean_profile(components, space), near, along)
     return replace(y, components=tuple(components))
+
+
+def _mean_profile(components: Sequence[tuple[float, Signal]], space: Sequence[int]) -> Array | None:
+    """Return the spatial profile of a mixture of these shares."""
+    parts = (share * s.second * profile_of(s.spatial_profile, space) for share, s in components)
+    return normalize_profile(sum(parts, np.zeros(space)))
 
 
 @backward_moments("Concat")
