@@ -81,6 +81,17 @@ class Points:
         found += self._share * np.diff(table)[self._left]
         return np.asarray(found)
 
+    def sums_at_nodes(self, weights: Array, axis: int) -> Array:
+        """Return the matrix that makes of a function at the nodes Σ f · weights over the points of each row (axis 0)
+        or column (axis 1) of a table of points.
+        """
+        left, share, weights = (np.moveaxis(table, axis, 0) for table in (self._left, self._share, weights))
+        size, further = len(left) * NODES.size, (share * weights).ravel()
+        nodes = (np.arange(len(left))[:, None] * NODES.size + left).ravel()
+        found = np.bincount(nodes, weights.ravel() - further, size)
+        found[1:] += np.bincount(nodes, further, size)[:-1]
+        return found.reshape(len(left), NODES.size)
+
 
 def cdf(u: Array) -> Array:
     """The normal distribution function."""

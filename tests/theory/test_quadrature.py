@@ -56,3 +56,12 @@ def test_ranks_find_where_an_increasing_function_takes_a_value() -> None:
 def test_equal_values_share_the_middle_of_their_ranks() -> None:
     relu = np.maximum(n.NODES, 0)
     assert n.ranks(np.zeros(1), relu)[0] == pytest.approx(float(n.inverse_cdf(np.array([0.25]))[0]), abs=0.05)
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+def test_sums_over_points_are_linear_in_the_function(axis: int) -> None:
+    random = np.random.default_rng(3)
+    at, weights = random.uniform(-9, 9, (5, 7)), random.normal(size=(5, 7))
+    points, values = n.Points.among_nodes(at), np.sin(n.NODES)
+    wanted = (np.interp(at, n.NODES, values) * weights).sum(axis=1 - axis)
+    np.testing.assert_allclose(points.sums_at_nodes(weights, axis) @ values, wanted, rtol=1e-12)

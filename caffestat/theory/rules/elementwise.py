@@ -360,7 +360,8 @@ def elementwise_backward(walk: Walk, node: Node, dys: Gradients) -> Gradients:
             continue
         index = places[place]
         slope = _slope(node, grid, index)
-        grads = {source: _pulled(grid, grid.axes[index], term, slope, u) for source, term in dy.terms.items()}
+        pulled = _pull(grid, grid.axes[index], slope, u)
+        grads = {source: pulled(term) for source, term in dy.terms.items()}
         result.append(_unbroadcast(walk, node, name, dy, Gradient(grads), slope))
     return result
 
@@ -392,11 +393,23 @@ def _slope(node: Node, grid: _Grid, index: int) -> Term:
     return Term((left + right) / 2, (left**2 + right**2) / 2, (np.abs(left) + np.abs(right)) / 2)
 
 
-def _pulled(grid: _Grid, axis: int | None, term: Term, slope: Term, u: Points | None) -> Term:
-    """Return E[term · slope | u of the input]; `u` is the output's over the grid, None for the input's own."""
-    here = Term(term.mean[:, None], term.second[:, None], term.absolute[:, None]) if u is None else term.at(u)
-    product = here.times(slope)
-    return Term(*(grid.given(part, axis) for part in (product.mean, product.second, product.absolute)))
+def _pull(grid: _Grid, axis: int | None, slope: Term, u: Points | None) -> Callable[[Term], Term]:
+    """Return what makes of a term E[term · slope | u of the input]; `u` is the output's over the grid, None for the
+    input's own.
+    """
+    if u is None:
+        return partial(_along_line, grid, axis, slope)
+    slopes = [grid.expand(part) for part in _parts(slope)]
+    along = WEIGHTS[:, None] if axis == 1 else WEIGHTS
+    matrices = [u.sums_at_nodes(part * along, axis or 0) for part in slopes]
+    if axis is None:
+        matrices = [np.broadcast_to(WEIGHTS @ matrix, matrix.shape) for matrix in matrices]
+    return lambda term: Term(*(matrix @ part for matrix, part in zip(matrices, _parts(term), strict=True)))
+
+
+def _along_line(grid: _Grid, axis: int | None, slope: Term, term: Term) -> Term:
+    product = Term(*(part[:, None] for part in _parts(term))).times(slope)
+    return Term(*(grid.given(part, axis) for part in _parts(product)))
 
 
 def _unbroadcast(walk: Walk, node: Node, name: str, dy: Gradient, dx: Gradient, slope: Term) -> Gradient:
