@@ -135,7 +135,16 @@ def quantiles(values: Array, weights: Array) -> Array:
 
 def quantiles_of(sample: Array) -> Array:
     """The same of values that are equally probable."""
-    return _quantiles(np.sort(sample, axis=None), np.full(sample.size, 1 / sample.size))
+    return _quantiles(_sorted(sample), np.full(sample.size, 1 / sample.size))
+
+
+def _sorted(sample: Array) -> Array:
+    """Sort; what holds but two numbers, as a mask does, is counted."""
+    low, high = sample.min(), sample.max()
+    lows = np.count_nonzero(sample == low)
+    if lows + np.count_nonzero(sample == high) == sample.size:
+        return np.repeat([low, high], [lows, sample.size - lows])
+    return np.sort(sample, axis=None)
 
 
 def _quantiles(rising: Array, mass: Array) -> Array:

@@ -65,3 +65,12 @@ def test_sums_over_points_are_linear_in_the_function(axis: int) -> None:
     points, values = n.Points.among_nodes(at), np.sin(n.NODES)
     wanted = (np.interp(at, n.NODES, values) * weights).sum(axis=1 - axis)
     np.testing.assert_allclose(points.sums_at_nodes(weights, axis) @ values, wanted, rtol=1e-12)
+
+
+def test_quantiles_of_a_mask_are_those_of_its_sorted_values() -> None:
+    mask = np.array([[2.0, 0.0, 0.0], [0.0, 2.0, 0.0]])
+    result = n.quantiles_of(mask)
+    low = float(n.inverse_cdf(np.array([2 / 3]))[0]) - 0.1
+    assert result[low > n.NODES].max() == 0
+    assert n.expect(result**2) == pytest.approx(4 / 3)
+    assert np.array_equal(n.quantiles_of(np.sort(mask, axis=None)), result)
