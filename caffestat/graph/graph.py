@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from caffestat.ops import CONTRIB, Call, OpInfo, op_info
+from caffestat.ops import CONTRIB, Call, OpInfo, Window, op_info
 
 from .flow import Flow
 from .late import LATE, for_provider
@@ -137,6 +137,7 @@ class Graph:
     block    how many channels stand side by side in the blocked layout of its kernels; 0: they have none
     changing values that differ from run to run
     scaled   values that are others times a vector; None where each value is computed as it is, for instance rounded
+    spread   the transformed tiles of images by the image and the window that slides over it (`winograd`)
     """
 
     def __init__(self) -> None:
@@ -157,6 +158,7 @@ class Graph:
         self.block = 0
         self.changing: set[str] = set()
         self.scaled: Scaled | None = None
+        self.spread: dict[tuple[str, Window], str] = {}
         self._constant_names: dict[tuple[str, Shape, bytes], str] = {}
         self._taken: dict[str, int] = {}
 

@@ -89,5 +89,5 @@ def branch(g: Graph) -> Graph:
     """Return a graph without nodes that goes on from `g`; the tables of `g` stay as they are, its names are shared."""
     result = copy(g)
     result.nodes, result.specs, result.constants = [], dict(g.specs), dict(g.constants)
-    result._constant_names, result.statistics = dict(g._constant_names), set(g.statistics)
+    result._constant_names, result.statistics, result.spread = dict(g._constant_names), set(g.statistics), {}
     return result

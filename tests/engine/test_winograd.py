@@ -12,7 +12,7 @@ from onnx import helper
 from caffestat.autodiff import gradient
 from caffestat.engine import CPU, Compiled
 from caffestat.engine.runtime import channel_block
-from caffestat.graph import Node
+from caffestat.graph import Graph, Node
 from caffestat.graph.expand import expand
 from caffestat.graph.late import for_provider
 from caffestat.graph.winograd import PLACES, POINTS, Tiles, transforms
@@ -81,6 +81,23 @@ def test_other_convolutions_have_no_tiles(attributes: dict[str, Any], monkeypatc
     choose(monkeypatch, True)
     g, *_ = build((2, 4, 6, 1, (3, 3), attributes))
     assert tiled(expand(g, g.outputs).nodes) == 0
+
+
+@pytest.mark.parametrize("cached", [0, 1 << 20], ids=["large", "small"])
+def test_an_image_that_changes_is_cut_once_for_each_window(cached: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    choose(monkeypatch, True)
+    monkeypatch.setattr("caffestat.graph.winograd._OUT_OF_CACHE", cached)
+    g = Graph()
+    slope = g.param("slope", (1,))
+    x = g.declare(g.emit("Mul", g.input("data", (2, 5, 9, 8)), slope), (2, 5, 9, 8))
+    for filters, pads in ((3, [1, 1, 1, 1]), (4, [1, 1, 1, 1]), (3, [2, 0, 0, 2])):
+        w = g.param(f"w{len(g.outputs)}", (filters, 5, 3, 3))
+        y = g.emit("Conv", x, w, pads=pads)
+        g.outputs.append(g.declare(y, (2, filters, 9, 8)))
+    assert tiled(expand(g, g.outputs).nodes) == 3
+    changing = expand(g, g.outputs, fed=[slope])
+    assert tiled(changing.nodes) == 2
+    assert changing.specs.keys() >= set(changing.spread.values())  # unknown shapes may not cross between parts
 
 
 def test_models_that_leave_keep_their_convolutions_and_cuda_has_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
