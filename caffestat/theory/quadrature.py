@@ -90,7 +90,7 @@ class Points:
         nodes = (np.arange(len(left))[:, None] * NODES.size + left).ravel()
         found = np.bincount(nodes, weights.ravel() - further, size)
         found[1:] += np.bincount(nodes, further, size)[:-1]
-        return found.reshape(len(left), NODES.size)
+        return np.asarray(found, float).reshape(len(left), NODES.size)
 
 
 def cdf(u: Array) -> Array:
