@@ -23,19 +23,22 @@ _FEW = 8  # files for which no process is worth it
 def each(work: Callable[[str], T], files: Sequence[str]) -> Iterator[T]:
     """Yield what a function makes of each file, in their order.
 
-    Of many files all but the first, which brings the imports, are worked on in forked processes, large ones first, so
-    that none is left to one process at the end; the results are pickled. Raises RunError when a process is killed, as
-    for its memory.
+    Of many files one of middling size brings the imports. The others are worked on in forked processes, large ones
+    first, so that none is left to one process at the end; the results are pickled. Raises RunError when a process is
+    killed, as for its memory.
     """
     count = min(len(os.sched_getaffinity(0)), len(files) // _FEW) if _can_fork() else 1
-    yield from map(work, files[:1] if count > 1 else files)
     if count < 2:
+        yield from map(work, files)
         return
+    sizes = list(map(_size, files))
+    own = sizes.index(sorted(sizes)[len(sizes) // 2])
+    found = work(files[own])
     with ProcessPoolExecutor(count, get_context("fork"), _begin, (work,)) as pool:
         try:
-            rest = range(1, len(files))
-            begun = {index: pool.submit(_work, files[index]) for index in sorted(rest, key=lambda i: -_size(files[i]))}
-            yield from (begun.pop(index).result() for index in rest)
+            others = sorted(set(range(len(files))) - {own}, key=lambda index: -sizes[index])
+            begun = {index: pool.submit(_work, files[index]) for index in others}
+            yield from (found if index == own else begun.pop(index).result() for index in range(len(files)))
         except BrokenProcessPool as error:
             raise RunError("a worker process was killed, probably because memory ran out") from error
         except BaseException:
