@@ -5,7 +5,8 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 RUN := $(BIN)/python
 # Each process would rewrite the assertions of all tests for their messages: what fails is run once more with them.
-PARALLEL := -n auto --dist worksteal --assert plain
+# One process more than cores, since some tests wait.
+PARALLEL = -n $$($(RUN) -c "import os; print(os.cpu_count() + 1)") --dist worksteal --assert plain
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # the tests start hundreds of processes, each of which would compile the package
 unexport PYTHONDONTWRITEBYTECODE

@@ -37,14 +37,16 @@ def load_plugin(path: str) -> None:
     if spec is None or spec.loader is None or not os.path.isfile(place):
         raise InputError(f"{path}: expected a Python file with layer types, named *.py")
     _places[place] = path
-    _files.append(place)
     sys.modules[name] = module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
-    except CaffestatError:
-        raise
     except Exception as error:
-        raise InputError(blame(error) or f"{path}: {_words(error)}") from error
+        where = blame(error) or f"{path}: {_words(error)}"
+        del _places[place]  # the file may be mended and loaded again
+        if isinstance(error, CaffestatError):
+            raise
+        raise InputError(where) from error
+    _files.append(place)
 
 
 @cache

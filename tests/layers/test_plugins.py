@@ -30,6 +30,7 @@ def registry(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Forget what a test registers."""
     monkeypatch.setattr(base, "_TYPES", {name: base.layer_dialects(name) for name in base.layer_types()})
     monkeypatch.setattr(plugins, "_places", {})
+    monkeypatch.setattr(plugins, "_files", [])
     plugins.load_plugin.cache_clear()
     plugins.load_entry_points.cache_clear()
     yield
@@ -236,6 +237,19 @@ def test_a_plugin_is_run_once(folder: Path) -> None:
     for _ in range(2):
         caffestat.load_plugin("odd.py")
     assert layer_class("Odd")
+
+
+def test_a_plugin_that_fails_counts_as_not_loaded(folder: Path) -> None:
+    path = folder / "odd.py"
+    path.write_text("import nowhere_at_all\n")
+    for _ in range(2):
+        with pytest.raises(InputError, match="No module named"):
+            caffestat.load_plugin("odd.py")
+    assert not plugins.loaded_plugins()
+    path.write_text(ODD.format("0", "0"))
+    caffestat.load_plugin("odd.py")
+    assert layer_class("Odd")
+    assert plugins.loaded_plugins() == (str(path.resolve()),)
 
 
 def install(folder: Path, source: str) -> None:
