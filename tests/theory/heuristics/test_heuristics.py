@@ -49,7 +49,7 @@ def test_correction_of_narrow_layers(channels: int, rho: float, within: float) -
     channel = (
         np.maximum(root, 0) ** 2
         if rho == 1
-        else np.mean([np.maximum(root + math.sqrt(1 - rho) * o[0], 0) ** 2 for o in own], axis=0)
+        else sum(np.maximum(root + math.sqrt(1 - rho) * o[0], 0) ** 2 for o in own) / len(own)
     )
     square = channel.mean(axis=1)
     expected = np.sqrt(square).mean() / math.sqrt(square.mean())
