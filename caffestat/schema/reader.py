@@ -266,8 +266,10 @@ def _is_broken_path(written: str, read: str) -> bool:
 def _hint(name: str, choices: tuple[str, ...]) -> str:
     if _MEANT.get(name) in choices:
         return f"; did you mean {_MEANT[name]}?"
-    close = difflib.get_close_matches(name, choices, n=1, cutoff=0.8)
-    return f"; did you mean {close[0]}?" if close else ""
+    ending = "_param" if name.endswith("_param") else ""  # what most fields share makes no two of them alike
+    stems = {choice.removesuffix(ending): choice for choice in choices if choice.endswith(ending)}
+    close = difflib.get_close_matches(name.removesuffix(ending), stems, n=1, cutoff=0.8)
+    return f"; did you mean {stems[close[0]]}?" if close else ""
 
 
 def _shortened(text: str) -> str:

@@ -6,7 +6,7 @@ import pytest
 
 from caffestat.errors import PrototextError, SchemaError
 from caffestat.prototext import parse
-from caffestat.schema import NetParameter, SolverParameter, from_document
+from caffestat.schema import LayerParameter, NetParameter, SolverParameter, from_document
 
 DATA = 'layer {{ name: "d" type: "HDF5Data" top: "x"\n  hdf5_data_param {{ source: "{}" }} }}'
 
@@ -35,3 +35,19 @@ def test_a_quoted_type_belongs_to_layer() -> None:
 def test_iter_step_is_iter_size() -> None:
     _, (finding,) = from_document(parse(b"iter_step: 4", "solver.prototxt"), SolverParameter)
     assert finding.message.endswith("did you mean iter_size?")
+
+
+@pytest.mark.parametrize(
+    ("written", "hint"),
+    [
+        ("convolutin_param", "; did you mean convolution_param?"),
+        ("innerproduct_param", "; did you mean inner_product_param?"),
+        ("upsample_param", ""),
+        ("norm_param", ""),
+        ("resize_param", ""),
+        ("roi_pooling_param", ""),
+    ],
+)
+def test_fields_are_alike_by_more_than_their_common_ending(written: str, hint: str) -> None:
+    _, (finding,) = from_document(parse(f"{written} {{ }}".encode(), "net.prototxt"), LayerParameter)
+    assert finding.message.endswith(f"left out{hint}")
