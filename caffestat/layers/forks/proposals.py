@@ -542,17 +542,22 @@ class ProposalTargetLayer(Computed, _Regions):
 
     def sample(self, most: np.ndarray, random: np.random.Generator) -> tuple[np.ndarray, int]:
         """Return the indices that are kept, objects first, and how many objects there are."""
-        whole, most_objects, least, high, low = self.sampling()
-        objects = np.flatnonzero(most >= least)
+        _, _, least, high, low = self.sampling()
+        return self.drawn(np.flatnonzero(most >= least), np.flatnonzero((most < high) & (most >= low)), random)
+
+    def drawn(
+        self, objects: np.ndarray, background: np.ndarray, random: np.random.Generator
+    ) -> tuple[np.ndarray, int]:
+        """Return indices drawn from both, objects first, and how many objects there are."""
+        whole, most_objects, *_ = self.sampling()
         count = min(most_objects, len(objects))
-        background = np.flatnonzero((most < high) & (most >= low))
         rest = min(whole - count, len(background))
         drawn = [random.choice(pool, size, replace=False) for pool, size in ((objects, count), (background, rest))]
         return np.concatenate(drawn), count
 
     def expanded(self, deltas: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return deltas and weights [n, 4 · classes], set at the label's place."""
-        targets = np.zeros((len(labels), self.class_count(), 4))
+        """Return deltas [n, values] and weights as [n, values · classes], set at the label's place."""
+        targets = np.zeros((len(labels), self.class_count(), deltas.shape[1]))
         weights = np.zeros_like(targets)
         at = np.flatnonzero(labels > 0)
         targets[at, labels[at].astype(int)], weights[at, labels[at].astype(int)] = deltas[at], 1

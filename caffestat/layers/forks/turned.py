@@ -324,18 +324,7 @@ class TurnedProposalTargetLayer(ProposalTargetLayer):
 
     def sample_turned(self, most: np.ndarray, turn: np.ndarray, random: np.random.Generator) -> tuple[np.ndarray, int]:
         """Return the indices that are kept, objects first, and how many objects there are."""
-        whole, most_objects, least, high, low = self.sampling()
+        _, _, least, high, low = self.sampling()
         overlaps = most >= least
-        objects = np.flatnonzero(overlaps & (turn <= MOST_ANGLE))
-        background = np.flatnonzero(((most < high) & (most >= low)) | (overlaps & (turn > MOST_ANGLE)))
-        count = min(most_objects, len(objects))
-        rest = min(whole - count, len(background))
-        drawn = [random.choice(pool, size, replace=False) for pool, size in ((objects, count), (background, rest))]
-        return np.concatenate(drawn), count
-
-    def expanded(self, deltas: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        targets = np.zeros((len(labels), self.class_count(), 5))
-        weights = np.zeros_like(targets)
-        at = np.flatnonzero(labels > 0)
-        targets[at, labels[at].astype(int)], weights[at, labels[at].astype(int)] = deltas[at], 1
-        return targets.reshape(len(labels), -1), weights.reshape(len(labels), -1)
+        background = ((most < high) & (most >= low)) | (overlaps & (turn > MOST_ANGLE))
+        return self.drawn(np.flatnonzero(overlaps & (turn <= MOST_ANGLE)), np.flatnonzero(background), random)
