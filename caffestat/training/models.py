@@ -108,6 +108,7 @@ class ModelRunning:
         self.values: Sequence[np.ndarray] = [np.array(array, np.float32, order="C") for array in stored]
         self.runner: Runner | None = Runner(self.program, self.values, device, changing=True, activity=activity)
         self._freeze = freeze
+        self._check_patterns()
         self._batches = self._open(run.inputs)
         self.learnable = self._learnable()
 
@@ -211,6 +212,14 @@ class ModelRunning:
                 raise InputError(f"{path}: has no initializer {name!r}; it is a snapshot of another model")
             self.values[number][...] = numpy_helper.to_array(stored[name], str(Path(path).parent))
         return ()
+
+    def _check_patterns(self) -> None:
+        """Raise InputError for a pattern of `freeze` that matches no initializer."""
+        names = [tensor.name for tensor in self.model.graph.initializer]
+        for pattern in self._freeze:
+            if not any(fnmatch(name, pattern) for name in names):
+                known = ", ".join(names[:12]) + (", …" if len(names) > 12 else "")
+                raise InputError(f"--freeze {pattern!r} matches no initializer of {self.path}; expected one of {known}")
 
     def _changing(self) -> list[int]:
         """Return the params that training changes: those that a solver updates, and running statistics."""

@@ -111,6 +111,8 @@ def test_frozen_params_stay() -> None:
     assert (after["b"] != before["b"]).all()
     with pytest.raises(InputError, match="nothing to train"):
         train(freeze=["*"])
+    with pytest.raises(InputError, match="--freeze 'conv.*' matches no initializer of model.onnx; expected one of w, "):
+        train(freeze=["w*", "conv*"])
 
 
 def test_signals_by_node_and_value() -> None:
