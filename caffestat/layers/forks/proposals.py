@@ -422,11 +422,20 @@ class AnchorTargetLayer(Computed, _Regions):
         inside = self.inside(boxes, image, self.settings["allowed_border"])
         drop = self.dropping(bottoms, inside, random)
         label, nearest = self.labels(boxes[inside], truth.astype(np.float64), drop)
-        targets = np.zeros((3, len(boxes), 4))
-        targets[0, inside] = to_deltas(boxes[inside], truth[nearest]) if len(truth) else 0
+        deltas = to_deltas(boxes[inside], truth[nearest]) if len(truth) else np.zeros((len(inside), 4))
+        return self.maps(bottoms[0].shape, inside, label, deltas)
+
+    def maps(
+        self, scores: Shape, inside: np.ndarray, label: np.ndarray, deltas: np.ndarray
+    ) -> Sequence[np.ndarray]:
+        """Return the tops from the labels and the deltas [n, values] of the anchors `inside`; others have none."""
+        height, width = scores[2:]
+        count = len(self.anchors()) * height * width
+        targets = np.zeros((3, count, deltas.shape[1]))
+        targets[0, inside] = deltas
         targets[1, inside[label == 1]] = 1
         targets[2, inside[label >= 0]] = 1 / max((label >= 0).sum(), 1)
-        labels = np.full(len(boxes), -1.0)
+        labels = np.full(count, -1.0)
         labels[inside] = label
         maps = [part.reshape(height, width, -1).transpose(2, 0, 1)[None].astype(np.float32) for part in targets]
         return labels.reshape(height, width, -1).transpose(2, 0, 1).reshape(1, 1, -1, width).astype(np.float32), *maps

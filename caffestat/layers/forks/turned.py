@@ -266,14 +266,8 @@ class TurnedAnchorTargetLayer(_OnTurned, AnchorTargetLayer):
         margin, most = PADDING * np.array([wide, high]), (1 + PADDING) * np.array([wide, high])
         inside = np.flatnonzero(((at > -margin) & (at < most)).all((1, 2)))
         label, nearest = self.labels(boxes[inside], truth, self.dropping(bottoms, inside, random))
-        targets = np.zeros((3, len(boxes), 5))
-        targets[0, inside] = to_deltas(boxes[inside], truth[nearest]) if len(truth) else 0
-        targets[1, inside[label == 1]] = 1
-        targets[2, inside[label >= 0]] = 1 / max((label >= 0).sum(), 1)
-        labels = np.full(len(boxes), -1.0)
-        labels[inside] = label
-        maps = [part.reshape(height, width, -1).transpose(2, 0, 1)[None].astype(np.float32) for part in targets]
-        return labels.reshape(height, width, -1).transpose(2, 0, 1).reshape(1, 1, -1, width).astype(np.float32), *maps
+        deltas = to_deltas(boxes[inside], truth[nearest]) if len(truth) else np.zeros((len(inside), 5))
+        return self.maps(bottoms[0].shape, inside, label, deltas)
 
     def labels(self, boxes: np.ndarray, truth: np.ndarray, drop: Drop) -> tuple[np.ndarray, np.ndarray]:
         label = np.full(len(boxes), -1)
