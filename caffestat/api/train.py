@@ -84,6 +84,7 @@ class _How(TypedDict):
 
 
 def _of_solver(path: str, net: NetOptions, values: ValueOptions, run: RunOptions, how: _How) -> tuple[Training, int]:
+    from caffestat.net.source import not_a_solver
     from caffestat.program import open_file
     from caffestat.program.opening import refuse_loss
     from caffestat.training import Training
@@ -91,7 +92,7 @@ def _of_solver(path: str, net: NetOptions, values: ValueOptions, run: RunOptions
     refuse_loss(run)
     file = open_file(path)
     if file.solver is None:
-        raise InputError(f"{path}: expected a solver prototxt, found a net")
+        raise not_a_solver(file.text)
     seed = how["seed"] = file.seed(values.seed)
     return Training(file.solver, net, values, run, **how), seed
 

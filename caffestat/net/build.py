@@ -27,7 +27,7 @@ from .dialects import Choice, choose
 from .model import Blob, Net, NetParam, Node, flow_of
 from .parting import explained
 from .rules import State, filter_layers
-from .source import NetSource, beside
+from .source import NetSource, beside, contents
 from .splits import insert_splits, without_unknown_bottoms
 from .upgrade import Entry
 
@@ -638,8 +638,8 @@ def build(
     """
     state = state or state_of(source)
     if not source.layers:
-        found = f"found the fields {', '.join(dict.fromkeys(source.fields))}" if source.fields else "it is empty"
-        raise NetError(f"no layer is in the file: expected a net or solver prototxt, {found}", Place(source.name))
+        found = f"expected a net or solver prototxt, found {contents(source.fields)}"
+        raise NetError(f"the file has no layers: {found}", Place(source.name, 1))
     fields = [f for f in source.findings if isinstance(f, UnknownField)]
     choices = choose(source.layers, fields, dialect)
     findings = _left_findings(source, choices.values())

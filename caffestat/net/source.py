@@ -21,7 +21,10 @@ __all__ = [
     "STDIN",
     "NetSource",
     "Solver",
+    "contents",
     "load",
+    "not_a_solver",
+    "not_found",
     "read_document",
     "read_net",
     "read_settings",
@@ -179,6 +182,12 @@ def beside(path: str, owner: str) -> str:
     return next((str(other) for other in others if os.path.exists(other)), path)
 
 
+def not_found(path: str) -> str:
+    """Return in words that a file that a solver names does not exist, and where `beside` looked for it."""
+    above = " and in the folders above it" if len(Path(path).parts) > 1 else ""
+    return f"file not found: {path!r} (searched: the working directory, beside the solver{above})"
+
+
 def named_weights(solver: Solver) -> list[str]:
     """Return the caffemodel files that a solver names, looked for as its net is; see `weights_at`."""
     return [path for path, _ in weights_at(solver)]
@@ -228,14 +237,28 @@ def _solver(document: Document) -> Solver:
     return Solver(document.name, message, net, document, others, theirs, addition.message)
 
 
+def contents(fields: Iterable[str]) -> str:
+    """Return in words what a file contains, by the names of its fields, for an error that expected something else."""
+    names = list(dict.fromkeys(fields))
+    if not names:
+        return "an empty file"
+    return "a net" if {"layer", "layers"} & set(names) else f"the fields {', '.join(names)}"
+
+
+def not_a_solver(document: Document) -> SolverError:
+    """Return the error for a text that should be that of a solver."""
+    found = contents(field.name for field in document.fields)
+    return SolverError(f"expected a solver prototxt, found {found}", Place(document.name, 1))
+
+
 def read_settings(path: str) -> Solver:
     """Read a solver prototxt for its settings alone: the net that it names, if any, is not read.
 
-    Raises InputError when the file cannot be read or is no solver, SchemaError (file:line:column).
+    Raises InputError when the file cannot be read, SolverError when it is no solver, SchemaError (file:line:column).
     """
     document = read_document(path)
     if not is_solver(document):
-        raise InputError(f"{path}: expected a solver prototxt, found a net")
+        raise not_a_solver(document)
     message, findings = from_document(document, SolverParameter)
     return Solver(document.name, message, NetSource(document.name, NetParameter(), ()), document, tuple(findings))
 
@@ -249,9 +272,7 @@ def _named_net(path: str, owner: Field) -> NetSource:
         note = f"{owner.name}: file not found: {path!r}; took {namesake.name!r} beside the solver"
         return replace(source, findings=(*source.findings, Finding(owner.place, note)))
     if not os.path.exists(found):
-        above = " and in the folders above it" if len(Path(path).parts) > 1 else ""
-        places = f"searched: the working directory, beside the solver{above}"
-        raise NetError(f"{owner.name}: file not found: {path!r} ({places})", owner.place)
+        raise NetError(f"{owner.name}: {not_found(path)}", owner.place)
     return _read_named(found, path, owner)
 
 
@@ -294,7 +315,7 @@ def read_net(path: str) -> NetSource:
 
 def read_solver(path: str) -> Solver:
     """Read a solver prototxt and the net that it names; see `load`."""
-    source = load(path)
-    if isinstance(source, NetSource):
-        raise InputError(f"{path}: expected a solver prototxt, found a net")
-    return source
+    document = read_document(path)
+    if not is_solver(document):
+        raise not_a_solver(document)
+    return _solver(document)

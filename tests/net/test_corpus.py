@@ -26,7 +26,7 @@ BROKEN = {
     "cifar10/cifar10_quick_solver.prototxt": (":4:1: ", "file not found"),
     "SSD_300x300/solver.prototxt": (":1:1: ", "train_net: "),
     "bvlc_alexnet/solver_larc_turbo.prototxt": (":1:1: ", "file not found"),
-    "code/labelmap.prototxt": (": ", "no layer is in the file: expected a net or solver prototxt, found"),
+    "code/labelmap.prototxt": (":1: ", "the file has no layers: expected a net or solver prototxt, found"),
     "template/MobileNetSSD_test_template.prototxt": (":2422:17: ", "found cls3x"),
     "mnist/lenet_stepearly_solver.prototxt": (":2:1: ", "train_net: file not found: 'lenet_train.prototxt'"),
     "ucf101/tsn_bn_inception_rgb_solver.prototxt": (":1:1: ", "file not found"),

@@ -140,7 +140,8 @@ def test_inputs_without_shapes_are_those_that_no_layer_produces() -> None:
 
 
 def test_a_file_that_is_no_net_says_so() -> None:
-    with pytest.raises(NetError, match=r"label.prototxt: no layer is in the file: expected .*, found the fields item$"):
+    message = r"label.prototxt:1: the file has no layers: expected .*, found the fields item$"
+    with pytest.raises(NetError, match=message):
         nets.build(net_source(parse(b"item { id: 1 } item { id: 2 }", "label.prototxt")))
 
 
