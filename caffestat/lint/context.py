@@ -96,6 +96,7 @@ class Context:
     solver          the solver that names the net; None for a net's own file
     net             None when it cannot be built, `error` then says why
     findings        what reading and building found strange, in the solver's text too
+    missing_weights the files of weights that the solver names, none are given instead of, and that do not exist
     unknown_shapes  the layers whose shapes stand outside of the file; `findings` leaves them out
     weights         the files whose values the params get
     given           the numbers of the params whose trained values are given, so that their fillers do not matter
@@ -110,6 +111,7 @@ class Context:
     net: Net | None = None
     error: NetError | None = None
     findings: tuple[Finding, ...] = ()
+    missing_weights: tuple[Finding, ...] = ()
     unknown_shapes: tuple[UnknownShape, ...] = ()
     weights: tuple[str, ...] = ()
     given: frozenset[int] = frozenset()

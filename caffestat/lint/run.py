@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from caffestat.analysis import measure
-from caffestat.errors import CaffestatError, Finding, InputError, NetError, Place, SourceError
+from caffestat.errors import CaffestatError, Finding, InputError, NetError, Place, SolverError, SourceError
 from caffestat.files import search
 from caffestat.fillers import Stream
 from caffestat.layers import Source
@@ -23,6 +23,7 @@ from caffestat.program import NetFile, is_onnx, open_file
 from caffestat.program.opening import open_model
 from caffestat.prototext import Document, Edit
 from caffestat.schema import UnknownField
+from caffestat.training import missing_weights
 
 from .context import Context, Limits, ModelRun, UnknownShape
 from .issue import Issue
@@ -249,8 +250,11 @@ def _context(file: NetFile, job: Job) -> Context:
 
     Data of unknown size are taken for what likely fits, so that what does not depend on it is checked.
     """
-    context = Context(file.source, job.limits, file.solver, findings=(*file.source.findings, *file.findings))
-    weights = (*(named_weights(file.solver) if file.solver else ()), *job.values.weights)
+    own = None if job.values.weights else file.solver  # given weights replace those of the solver
+    weights = tuple(named_weights(own)) if own else job.values.weights
+    missing = tuple(missing_weights(own)) if own else ()
+    findings = (*file.source.findings, *file.findings)
+    context = Context(file.source, job.limits, file.solver, findings=findings, missing_weights=missing)
     try:
         net = _build(context, job, file, sizes=not (job.run or weights))
     except NetError as error:
@@ -312,10 +316,11 @@ def _is_source(node: Node) -> bool:
 def _fill(context: Context, net: Net, weights: Sequence[str], job: Job, seed: int) -> None:
     """Give the params their values, and run one iteration where that is asked for.
 
-    Weights that only the solver names, and that are not available, leave the values unknown.
+    Missing weights that the solver names leave the values unknown. Raises SolverError if a run needs them.
     """
-    missing = [path for path in weights if path not in job.values.weights and not Path(path).exists()]
-    if missing and not job.run:
+    for fault in context.missing_weights:
+        if job.run:
+            raise SolverError(fault.message, fault.place)
         context.given = frozenset(range(len(net.params)))
         return
     context.weights = tuple(weights)

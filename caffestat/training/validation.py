@@ -12,7 +12,7 @@ from typing import Any
 
 from caffestat.errors import Finding, Place, SolverError, SourceError
 from caffestat.net import Solver
-from caffestat.net.source import weights_at
+from caffestat.net.source import not_found, weights_at
 
 from .detection import AP_VERSIONS
 from .policies import POLICIES
@@ -167,7 +167,7 @@ def missing_weights(solver: Solver) -> Finds:
     """Yield a finding for each missing file of weights that a solver names. (net.cpp, CopyTrainedLayersFrom)"""
     for path, place in weights_at(solver):
         if not os.path.isfile(path):
-            yield Finding(place, f"weights: file not found: {path!r}; correct the path, or remove the field")
+            yield Finding(place, f"weights: {not_found(path)}; correct the path, or remove the field")
 
 
 def unwritable(solver: Solver) -> Finds:

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 import caffestat
-from caffestat.errors import SolverError
+from caffestat.errors import CaffestatError, SolverError
 from caffestat.net import Solver, read_solver
+from caffestat.schema import caffe_pb2
 from caffestat.training import doubts, faults, missing_weights, snapshot_prefix, validate
 
 NET = """layer { name: "data" type: "DummyData" top: "data" top: "label"
@@ -105,6 +106,27 @@ def test_a_solver_names_one_net(text: str, line: int, found: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("text", "found"),
+    [("", "an empty file"), ("# a comment", "an empty file"), (NET, "a net"), ("item { id: 1 }", "the fields item")],
+)
+def test_a_file_that_is_no_solver_says_what_it_is(text: str, found: str) -> None:
+    Path("solver.prototxt").write_text(text)
+    for read in (caffestat.train, read_solver):
+        with pytest.raises(SolverError, match=rf"^solver\.prototxt:1: expected a solver prototxt, found {found}$"):
+            read("solver.prototxt")
+
+
+@pytest.mark.parametrize("text", ["", "# a comment"])
+def test_an_empty_file_is_refused_at_its_first_line(text: str) -> None:
+    Path("solver.prototxt").write_text(text)
+    message = "the file has no layers: expected a net or solver prototxt, found an empty file"
+    with pytest.raises(CaffestatError, match=rf"^solver\.prototxt:1: {message}$"):
+        list(caffestat.debug("solver.prototxt"))
+    (issue,) = caffestat.check("solver.prototxt").issues
+    assert (str(issue.place), issue.message) == ("solver.prototxt:1", message)
+
+
+@pytest.mark.parametrize(
     ("text", "line", "path"),
     [
         ('weights: "gone.caffemodel"', 5, "gone.caffemodel"),
@@ -116,10 +138,26 @@ def test_weights_that_a_solver_names_are_there(text: str, line: int, path: str) 
     made = solver(FIXED + text)
     assert list(faults(made)) == []  # a .solverstate or other weights may take their place
     (found,) = missing_weights(made)
-    assert (found.place.line, found.message.split(";")[0]) == (line, f"weights: file not found: {path!r}")
+    assert (found.place.line, found.message.split(" (")[0]) == (line, f"weights: file not found: {path!r}")
     for verb in (caffestat.debug, caffestat.train):
         with pytest.raises(SolverError, match=rf"^solver\.prototxt:{line}:\d+: weights: file not found: '{path}'"):
             list(verb("solver.prototxt"))
+    (issue,) = caffestat.check("solver.prototxt", select=["CS030"]).issues
+    assert (issue.place, issue.message) == (found.place, found.message)
+    (error,) = caffestat.check("solver.prototxt", run=True).errors
+    assert (error.place, error.message) == (found.place, found.message)
+
+
+def test_given_weights_replace_those_that_a_solver_names() -> None:
+    solver(FIXED + 'weights: "gone.caffemodel"')
+    weight = caffe_pb2.BlobProto(data=[0.5] * 12, shape=caffe_pb2.BlobShape(dim=[4, 3]))
+    bias = caffe_pb2.BlobProto(data=[0] * 4, shape=caffe_pb2.BlobShape(dim=[4]))
+    net = caffe_pb2.NetParameter(layer=[caffe_pb2.LayerParameter(name="ip", blobs=[weight, bias])])
+    Path("given.caffemodel").write_bytes(net.SerializeToString())
+    assert len(list(caffestat.train("solver.prototxt", weights=["given.caffemodel"], iterations=0))) > 0
+    for run in (False, True):
+        found = caffestat.check("solver.prototxt", select=["CS030"], run=run, weights=["given.caffemodel"])
+        assert (found.issues, found.errors) == ((), ())
 
 
 def test_a_good_solver_has_no_faults() -> None:

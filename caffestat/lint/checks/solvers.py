@@ -15,15 +15,17 @@ def refused_solver(context: Context) -> Iterator[Found]:
     """A solver that Caffe refuses, or that cannot train.
 
     An unknown or missing `lr_policy`, a field that the policy needs and lacks, an unknown `type`, momentum with AdaGrad
-    or RMSProp, test nets and `test_iter` of different number, `iter_size: 0`, a negative rate, a `test_net` without its
-    file, a `snapshot_prefix` in a folder that cannot be written. Caffe stops at some of these at the start, at others
-    after the first iteration. `caffestat train` and `debug` refuse them before anything runs.
+    or RMSProp, test nets and `test_iter` of different number, `iter_size: 0`, a negative rate, a `test_net` or a file
+    of `weights` that does not exist (`--weights` replaces those of the solver), a `snapshot_prefix` in a folder that
+    cannot be written. Caffe stops at some of these at the start, at others after the first iteration. `caffestat train`
+    and `debug` refuse them before anything runs.
 
     Example: `lr_policy: "step"` without `stepsize`.
 
     Fix: as the message says.
     """
-    for fault in faults(context.solver) if context.solver else ():
+    found = (*faults(context.solver), *context.missing_weights) if context.solver else ()
+    for fault in found:
         yield Found(fault.place, "", fault.message, "see the message")
 
 
