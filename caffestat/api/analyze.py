@@ -92,9 +92,9 @@ def analyze_file(
     detail: bool = False,
 ) -> Report:
     """Return what `analyze` does, of an opened prototxt; raise what it raises."""
-    from caffestat.program.opening import refuse_loss
+    from caffestat.program.opening import refuse_model_options
 
-    refuse_loss(run)
+    refuse_model_options(net, run)
     faults: list[NetError] = []
     program = file.assumed_program(net, values, faults)
     if not (values.weights or values.assume_filler):

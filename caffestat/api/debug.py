@@ -63,10 +63,10 @@ def _solver_log(
 ) -> DebugLog:
     """Return the first iteration of a solver."""
     from caffestat import report
-    from caffestat.program.opening import refuse_loss
+    from caffestat.program.opening import refuse_model_options
     from caffestat.training import Training
 
-    refuse_loss(run)
+    refuse_model_options(net, run)
     training = Training(solver, net, values, run, seed=seed, debug=True, saves=False)
     lines = report.first_iteration_lines(solver, training.events(), seed, glog)
     return DebugLog(lines, training.findings, training.notes)

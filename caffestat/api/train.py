@@ -29,8 +29,8 @@ def train(path: str | Path, *, inputs_hold: str = "zeros", **options: Any) -> It
     solver:      of an .onnx model, the solver prototxt; `loss` and `inputs` are then needed too
     freeze:      of an .onnx model, patterns of the names of initializers to freeze
     inputs_hold: what Input layers hold: "zeros", as under `caffe train`, or "noise"
-    options:     `level`, `stages`, `shapes`, `batch`, `dims`, `data`, `seed`, `weights`, `device` and `inputs` of
-                 `analyze`
+    options:     `level`, `stages`, `shapes`, `batch`, `dialect`, `dims`, `data`, `seed`, `weights`, `assume_filler`,
+                 `device` and `inputs` of `analyze`; `inputs` of an .onnx model hold all samples
 
     Raises SolverError (file:line) for a solver that Caffe refuses, and other CaffestatErrors when the file, its nets,
     its data or an option cannot be used.
@@ -86,10 +86,10 @@ class _How(TypedDict):
 def _of_solver(path: str, net: NetOptions, values: ValueOptions, run: RunOptions, how: _How) -> tuple[Training, int]:
     from caffestat.net.source import not_a_solver
     from caffestat.program import open_file
-    from caffestat.program.opening import refuse_loss
+    from caffestat.program.opening import refuse_model_options
     from caffestat.training import Training
 
-    refuse_loss(run)
+    refuse_model_options(net, run)
     file = open_file(path)
     if file.solver is None:
         raise not_a_solver(file.text)

@@ -189,15 +189,15 @@ assume_filler = click.option(
     help="Filler type for weights without a weight_filler, such as xavier or msra.",
 )
 
-arrays = click.option(
-    "--input",
-    "inputs",
-    multiple=True,
-    type=_Named("file.npy", _array),
-    metavar="NAME=FILE.npy",
-    callback=_pairs,
-    help="Array for a data blob, in the blob's shape; repeatable.",
-)
+
+def _arrays(words: str) -> Callable[[F], F]:
+    kind = _Named("file.npy", _array)
+    return click.option(
+        "--input", "inputs", multiple=True, type=kind, metavar="NAME=FILE.npy", callback=_pairs, help=words
+    )
+
+
+arrays = _arrays("Array for a data blob, in the blob's shape; repeatable.")
 
 sources = click.option(
     "--input",
@@ -235,18 +235,16 @@ _STATE = (
 )
 
 
-def data(default: str | None) -> Callable[[F], F]:
+_AUTO = "Data source: auto (files if available, else noise), real (files or fail), synthetic (noise)."
+_REAL = "Data source: auto or real (files or fail), synthetic (noise)."
+
+
+def data(default: str | None, words: str = _AUTO) -> Callable[[F], F]:
     """Return the option for the source of data; None as default tells that it was not given."""
-    return click.option(
-        "--data",
-        type=click.Choice(DATA),
-        default=default,
-        help="Data source: auto (files if available, else noise), real (files or fail), synthetic (noise).  "
-        f"[default: {DATA[0]}]",
-    )
+    return click.option("--data", type=click.Choice(DATA), default=default, help=f"{words}  [default: {DATA[0]}]")
 
 
-_VALUES = (seed, weights, assume_filler, arrays, data(DATA[0]))
+_VALUES = (seed, weights, assume_filler)
 
 device = click.option(
     "--device",
@@ -271,20 +269,29 @@ ste = click.option(
     help="For quantized .onnx models: straight-through gradients, as if QuantizeLinear did not round.",
 )
 
-_LOSS_AND_DEVICE = (
-    click.option(
-        "--loss",
-        metavar="LOSS",
-        help="For .onnx models: noise, ones, cross-entropy, or the name of a value to sum.  [default: noise]",
-    ),
-    device,
-)
+
+def _loss(words: str) -> Callable[[F], F]:
+    return click.option("--loss", metavar="LOSS", help=words)
+
 
 _RUN = (
+    arrays,
+    data(DATA[0]),
     click.option("--forward-only", is_flag=True, help="Skip the backward pass."),
-    *_LOSS_AND_DEVICE,
+    _loss("For .onnx models: noise, ones, cross-entropy, or the name of a value to sum.  [default: noise]"),
+    device,
     compute,
     ste,
+)
+
+_TRAINING = (
+    _arrays(
+        "Array for a data blob, in the blob's shape, the same in every iteration; for .onnx models all samples, "
+        "from which batches are taken in order; repeatable."
+    ),
+    data(DATA[0], _REAL),
+    _loss("For .onnx models, required: cross-entropy, or the name of a value whose sum is the loss."),
+    device,
 )
 
 
@@ -295,7 +302,7 @@ def common(function: F) -> F:
 
 def training(function: F) -> F:
     """Add the options that say how a solver's nets are built, filled and run; it decides about phases itself."""
-    return _add((*_RULES, dims, *_VALUES, *_LOSS_AND_DEVICE), function)
+    return _add((*_RULES, dims, *_VALUES, *_TRAINING), function)
 
 
 def state(function: F) -> F:

@@ -73,7 +73,7 @@ class _Command(click.Command):
     "--sighup", type=_ACTIONS, default="snapshot", show_default=True, help="Action on a hang-up signal (SIGHUP)."
 )
 @click.option("--solver", metavar="SOLVER", help="For .onnx models: the solver prototxt.")
-@click.option("--freeze", multiple=True, metavar="GLOB", help="For .onnx models: initializers to freeze.")
+@click.option("--freeze", multiple=True, metavar="GLOB", help="For .onnx models: initializers to freeze; repeatable.")
 @click.option("--stats", type=click.IntRange(min=1), metavar="N", help="Record the signals of every Nth iteration.")
 @click.option(
     "--stats-file",
@@ -120,6 +120,8 @@ def train(
     from caffestat.api.train import training_of
     from caffestat.logs import Watch
 
+    if stats_file and not stats:
+        raise InputError("--stats-file names the file for --stats: add --stats N, or remove it")
     for target in (log, page):
         refuse_inputs(target, [path, *settings["weights"]])
     terminal.page_file("html" if page else "log", page)

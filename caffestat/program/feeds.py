@@ -180,6 +180,8 @@ class InputFeed:
     """An input of a model: N(0, 1), indices in the range that their readers allow, or ones.
 
     Integers that index nothing are 1, booleans true: masks that hide nothing.
+
+    rows_read: how many rows its integers may choose from; None where they index nothing
     """
 
     def __init__(self, graph: Graph, flow: Flow[str], name: str, row: int | None) -> None:
@@ -188,7 +190,7 @@ class InputFeed:
         self.given: tuple[str, ...] = ("" if row is None else name,)
         self.row = row
         self.source = "the model"
-        self._name, self._spec, self._rows = name, graph.inputs[name], _rows_of(graph, flow, name)
+        self._name, self._spec, self.rows_read = name, graph.inputs[name], _rows_of(graph, flow, name)
 
     def draw(self, feeds: Feeds, net: Net | None) -> Sequence[np.ndarray]:
         """Return noise, indices or ones. Raises InputError for a type that cannot be drawn."""
@@ -198,8 +200,8 @@ class InputFeed:
         if spec.dtype.kind not in "iub":
             kind = "text" if spec.dtype.kind in "OSU" else spec.dtype
             raise InputError(f"input {name!r} holds {kind}, which cannot be drawn: use --input {name}=FILE.npy")
-        if self._rows is not None:
-            return [feeds.random.integers(0, self._rows, spec.shape).astype(spec.dtype)]
+        if self.rows_read is not None:
+            return [feeds.random.integers(0, self.rows_read, spec.shape).astype(spec.dtype)]
         what = "true" if spec.dtype.kind == "b" else "ones"
         feeds.notes.append(f"input {name} is all {what}; --input {name}=FILE.npy gives it other values")
         return [np.ones(spec.shape, spec.dtype)]
@@ -208,7 +210,7 @@ class InputFeed:
         """Return the distribution of what is drawn."""
         if self._spec.is_float:
             return [data(mean, std)]
-        return [uniform_integers(self._rows) if self._rows is not None else of_array(np.ones(1))]
+        return [uniform_integers(self.rows_read) if self.rows_read is not None else of_array(np.ones(1))]
 
 
 def _rows_of(graph: Graph, flow: Flow[str], name: str) -> int | None:

@@ -10,9 +10,12 @@ from caffestat.errors import InputError
 from caffestat.graph import Graph
 from caffestat.lazy import np
 
-__all__ = ["LOSSES", "Start", "seed_values", "start"]
+__all__ = ["GIVEN_GRADIENTS", "LOSSES", "Start", "seed_values", "start"]
 
-LOSSES = ("noise", "ones", "cross-entropy")
+GIVEN_GRADIENTS = ("noise", "ones")
+"""The losses that give the outputs' gradients and have no value, so that nothing can be trained with them."""
+
+LOSSES = (*GIVEN_GRADIENTS, "cross-entropy")
 """The losses that need no value's name."""
 
 

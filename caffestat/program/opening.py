@@ -17,7 +17,7 @@ from caffestat.prototext import Document
 from .from_net import NetProgram, from_net
 from .program import Program
 
-__all__ = ["NetFile", "is_onnx", "open_file", "open_model", "refuse_caffe_options", "refuse_loss"]
+__all__ = ["NetFile", "is_onnx", "open_file", "open_model", "refuse_caffe_options", "refuse_model_options"]
 
 _PHASES = {None: None, "train": TRAIN, "test": TEST}
 
@@ -70,8 +70,7 @@ class NetFile:
         Raises InputError for sizes by name, which only models have.
         """
         o = options
-        for name in o.dims:
-            raise InputError(f"--dim {name}: only .onnx models have named dimensions; use --shape or --batch")
+        _refuse_dims(o)
         return build(self.source, self.state(o), o.shapes, o.batch, o.data, o.dialect, faults)
 
     def program(self, options: NetOptions, values: ValueOptions, faults: list[NetError] | None = None) -> NetProgram:
@@ -153,8 +152,15 @@ def refuse_caffe_options(net: NetOptions, values: ValueOptions) -> None:
         raise InputError(f"{value!r}: phases, weights files and fillers are for Caffe nets; an .onnx model has none")
 
 
-def refuse_loss(run: RunOptions) -> None:
-    """Raise InputError for a loss, which a Caffe net has in its file, and for quantized values, which it has not."""
+def _refuse_dims(options: NetOptions) -> None:
+    """Raise InputError for sizes by name, which a Caffe net has none of."""
+    for name in options.dims:
+        raise InputError(f"--dim {name}: only .onnx models have named dimensions; use --shape or --batch")
+
+
+def refuse_model_options(net: NetOptions, run: RunOptions) -> None:
+    """Raise InputError for options that a Caffe net has no use for: sizes by name, a loss, quantized values."""
+    _refuse_dims(net)
     if run.loss is not None:
         raise InputError("--loss is for .onnx models; a Caffe net defines its own losses (loss_weight)")
     if run.straight_through:

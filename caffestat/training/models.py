@@ -17,7 +17,9 @@ from caffestat.graph.external import read_model, save
 from caffestat.net import Solver
 from caffestat.ops import Role
 from caffestat.options import NetOptions, RunOptions, ValueOptions
+from caffestat.program.feeds import InputFeed
 from caffestat.program.from_onnx import ModelProgram, from_onnx
+from caffestat.program.losses import GIVEN_GRADIENTS
 from caffestat.program.memory import check_run
 
 from .events import Output
@@ -38,30 +40,56 @@ if TYPE_CHECKING:
 __all__ = ["Batches", "ModelRunning", "ModelTraining"]
 
 Arrays = Mapping[str, np.ndarray]
-_LABELS = "labels"  # the graph input that a cross entropy reads
-_LABEL_NAMES = ("label", "labels")
+_LABEL_NAMES = ("label", "labels")  # by which a user may give the input that a cross entropy reads
 
 
 class Batches:
-    """Consecutive batches of arrays of one length; after the last sample comes the first."""
+    """Consecutive batches of arrays of one length; after the last sample comes the first. Scalars are in every batch.
 
-    def __init__(self, arrays: Arrays, shapes: Mapping[str, tuple[int, ...]]) -> None:
-        self._arrays, self._shapes, self._next = arrays, shapes, 0
-        counts = {name: len(array) for name, array in arrays.items()}
+    arrays: by the names that the user gives them; shapes: of a batch of each; inputs: the graph's input for each
+    """
+
+    def __init__(self, arrays: Arrays, shapes: Mapping[str, tuple[int, ...]], inputs: Mapping[str, str]) -> None:
+        for name, array in arrays.items():
+            shape = shapes[name]
+            if array.shape[1:] != shape[1:] or bool(array.ndim) != bool(shape):
+                raise InputError(f"--input {name}: has shape {array.shape}; the model takes {shape} at a time")
+        counts = {name: len(array) for name, array in arrays.items() if array.ndim}
         if len(set(counts.values())) > 1:
             found = ", ".join(f"{name} {count}" for name, count in counts.items())
             raise InputError(f"the inputs have different numbers of samples: {found}")
-        self._count = next(iter(counts.values()), 1)
-        for name, array in arrays.items():
-            if array.shape[1:] != shapes[name][1:]:
-                raise InputError(f"--input {name}: has shape {array.shape}; the model takes {shapes[name]} at a time")
+        self._arrays = {inputs[name]: array for name, array in arrays.items()}
+        self._size = max((shape[0] for shape in shapes.values() if shape), default=1)
+        self._count, self._next = max(counts.values(), default=1), 0
+        if not self._count:
+            raise InputError(f"--input: expected arrays of samples, found none in {', '.join(counts)}")
 
     def next(self) -> dict[str, np.ndarray]:
-        """Return the next batch of each array."""
-        size = max((shape[0] for shape in self._shapes.values() if shape), default=1)
-        rows = np.arange(self._next, self._next + size) % self._count
-        self._next = (self._next + size) % self._count
-        return {name: array[rows] for name, array in self._arrays.items()}
+        """Return the next batch of each array, by the graph's inputs."""
+        rows = np.arange(self._next, self._next + self._size) % self._count
+        self._next = (self._next + self._size) % self._count
+        return {name: array[rows] if array.ndim else array for name, array in self._arrays.items()}
+
+
+def _names_of(feeds: Sequence[InputFeed]) -> list[tuple[str, ...]]:
+    """Return the names by which a user may give each input; labels have their own, unless the model's inputs do."""
+    own = {feed.names[0] for feed in feeds if feed.row is not None}
+    labels = tuple(name for name in _LABEL_NAMES if name not in own)
+    return [feed.names if feed.row is not None else tuple(dict.fromkeys((*labels, *feed.names))) for feed in feeds]
+
+
+def _fitting(name: str, given: np.ndarray, feed: InputFeed, dtype: np.dtype[Any]) -> np.ndarray:
+    """Return a given array in an input's type. Raises InputError for a fraction or an index that it cannot hold."""
+    array = np.asarray(given, dtype)
+    if array.dtype.kind not in "iu":
+        return array
+    if (array != given).any():
+        raise InputError(f"--input {name}: expected integers, found {given[array != given].flat[0]:g}")
+    least = 0 if feed.row is None else -(feed.rows_read or 0)  # ONNX counts negative indices from the end
+    if feed.rows_read is not None and array.size and not least <= array.min() <= array.max() < feed.rows_read:
+        found = array.max() if array.max() >= feed.rows_read else array.min()
+        raise InputError(f"--input {name}: expected integers from {least} to {feed.rows_read - 1}, found {found}")
+    return array
 
 
 class _Trained(ModelProgram):
@@ -94,7 +122,7 @@ class ModelRunning:
     ) -> None:
         from caffestat.graph.load import load
 
-        if run.loss in (None, "noise", "ones"):
+        if run.loss in (None, *GIVEN_GRADIENTS):
             raise InputError(
                 "training needs a loss: --loss cross-entropy, or the name of a value whose sum is the loss"
             )
@@ -117,16 +145,25 @@ class ModelRunning:
         return np.asarray(param.stored)
 
     def _open(self, given: Arrays) -> Batches:
-        """Return the batches of the given arrays, by the graph's inputs. Raises InputError when one is missing."""
+        """Return the batches of the given arrays. Raises InputError when one is missing or has an unknown name."""
         assert self.runner is not None
-        wanted = {name: spec.shape for name, spec in self.runner.forward.graph.inputs.items()}
-        named = {_LABELS if n in _LABEL_NAMES and n not in wanted else n: array for n, array in given.items()}
-        unknown, missing = sorted(set(named) - set(wanted)), sorted(set(wanted) - set(named))
-        if unknown or missing:
-            what = f"the model has no input {unknown[0]!r}" if unknown else f"input {missing[0]!r} is missing"
-            raise InputError(f"--input: {what}; expected NAME=FILE.npy for each of {', '.join(wanted)}")
-        kinds = {name: spec.dtype for name, spec in self.runner.forward.graph.inputs.items()}
-        return Batches({name: np.asarray(array, kinds[name]) for name, array in named.items()}, wanted)
+        graph = self.runner.forward.graph
+        feeds = [feed for feed in self.runner.forward.feeds if isinstance(feed, InputFeed)]  # a model has no others
+        names = _names_of(feeds)
+        expected = ", ".join(accepted[0] for accepted in names)
+        of_name = {name: feed for feed, accepted in zip(feeds, names, strict=True) for name in accepted}
+        for name in given:
+            if name not in of_name:
+                raise InputError(f"--input {name}: the model has no such input; expected arrays for {expected}")
+        for accepted in names:
+            found = [name for name in accepted if name in given]
+            if len(found) != 1:
+                words = f"expected one --input {accepted[0]}=FILE.npy, found {len(found)}"
+                raise InputError(f"{words}; expected arrays for {expected}")
+        inputs = {name: of_name[name].names[0] for name in given}
+        specs = {name: graph.inputs[one] for name, one in inputs.items()}
+        arrays = {name: _fitting(name, array, of_name[name], specs[name].dtype) for name, array in given.items()}
+        return Batches(arrays, {name: spec.shape for name, spec in specs.items()}, inputs)
 
     def _learnable(self) -> list[Learnable]:
         """Return the initializers that a gradient reaches and nobody freezes. Raises InputError when there is none."""

@@ -9,7 +9,7 @@ import pytest
 
 from caffestat import lint, options, report
 from caffestat.fillers import VARIANCE_NORMS
-from caffestat.program.losses import LOSSES
+from caffestat.program.losses import GIVEN_GRADIENTS, LOSSES
 
 
 def option(command: str, name: str) -> click.Option:
@@ -39,7 +39,7 @@ def test_choices(command: str, name: str, known: set[str]) -> None:
     [
         ("rewrite", "--variance-norm", [norm.lower() for norm in VARIANCE_NORMS]),
         ("analyze", "--loss", LOSSES),
-        ("train", "--loss", LOSSES),
+        ("train", "--loss", [loss for loss in LOSSES if loss not in GIVEN_GRADIENTS]),
     ],
 )
 def test_help_names_what_the_option_takes(command: str, name: str, known: list[str]) -> None:

@@ -83,6 +83,8 @@ def test_what_cannot_be_used() -> None:
         ("bad.prototxt",): "bad.prototxt:1:",
         ("solver.prototxt", "--snapshot", "ref_snap_iter_20.caffemodel"): "SolverState",
         ("solver.prototxt", "--snapshot", "a", "--weights", "b"): "not both",
+        ("solver.prototxt", "--stats-file", "a.npz"): "--stats-file names the file for --stats: add --stats N",
+        ("solver.prototxt", "--dim", "batch=3"): "--dim batch: only .onnx models have named dimensions",
         ("solver.prototxt", "--log", "gone/train.log"): "gone/train.log: cannot be written",
         ("solver.prototxt", "--log", "solver.prototxt"): "solver.prototxt",
     }.items():

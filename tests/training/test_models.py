@@ -131,23 +131,68 @@ def test_signals_by_node_and_value() -> None:
     [
         ({"solver": None}, "needs a solver prototxt: --solver FILE"),
         ({"loss": None}, "training needs a loss: --loss cross-entropy"),
+        ({"loss": "ones"}, "training needs a loss: --loss cross-entropy"),
         ({"loss": "nothing"}, "the model has no such value"),
         (
             {"inputs": {"x": np.zeros((4, INPUTS))}},
-            "input 'labels' is missing; expected NAME=FILE.npy for each of x, labels",
+            "expected one --input label=FILE.npy, found 0; expected arrays for x, label",
         ),
-        ({"inputs": {"x": np.zeros((4, INPUTS)), "y": np.zeros(4)}}, "the model has no input 'y'"),
+        (
+            {"inputs": {**inputs(), "labels": np.zeros(SAMPLES)}},
+            "expected one --input label=FILE.npy, found 2; expected arrays for x, label",
+        ),
+        (
+            {"inputs": {"x": np.zeros((4, INPUTS)), "y": np.zeros(4)}},
+            "--input y: the model has no such input; expected arrays for x, label",
+        ),
+        (
+            {"inputs": {**inputs(), "label": np.full(SAMPLES, 3)}},
+            "--input label: expected integers from 0 to 2, found 3",
+        ),
+        ({"inputs": {**inputs(), "label": np.full(SAMPLES, -1)}}, "label: expected integers from 0 to 2, found -1"),
+        ({"inputs": {**inputs(), "label": np.full(SAMPLES, 0.5)}}, "label: expected integers, found 0.5"),
+        ({"inputs": {**inputs(), "label": np.array(1)}}, r"label: has shape \(\); the model takes \(4,\) at a time"),
+        (
+            {"inputs": {"x": np.zeros((0, INPUTS)), "label": np.zeros(0)}},
+            "expected arrays of samples, found none in x, label",
+        ),
         (
             {"inputs": {"x": np.zeros((4, 6)), "label": np.zeros(4)}},
             r"--input x: has shape \(4, 6\); the model takes \(4, 5\)",
         ),
-        ({"inputs": {"x": np.zeros((4, 5)), "label": np.zeros(3)}}, "different numbers of samples: x 4, labels 3"),
+        ({"inputs": {"x": np.zeros((4, 5)), "label": np.zeros(3)}}, "different numbers of samples: x 4, label 3"),
         ({"weights": ["a.caffemodel"]}, "an .onnx model has none"),
     ],
 )
 def test_what_cannot_be_used(more: dict, message: str) -> None:
     with pytest.raises(InputError, match=message):
         train(**more)
+
+
+@pytest.mark.parametrize(("own", "label"), [("label", "labels"), ("labels", "label")])
+def test_a_model_whose_own_input_is_called_like_the_labels(own: str, label: str) -> None:
+    model = onnx.load("model.onnx")
+    model.graph.input[0].name = model.graph.node[0].input[0] = own
+    onnx.save(model, "model.onnx")
+    given = inputs()
+    found = [e.loss for e in train(inputs={own: given["x"], label: given["label"]}) if isinstance(e, Iteration)]
+    assert found == pytest.approx(reference(7)[0], rel=1e-5)
+    with pytest.raises(InputError, match=f"expected one --input {label}=FILE.npy, found 0; .* for {own}, {label}$"):
+        train(inputs={own: given["x"]})
+
+
+def test_a_scalar_input_is_in_every_batch() -> None:
+    model = onnx.load("model.onnx")
+    model.graph.node[1].output[0] = "sum"
+    model.graph.node.append(helper.make_node("Mul", ["sum", "factor"], ["logits"]))
+    model.graph.input.append(helper.make_tensor_value_info("factor", TensorProto.FLOAT, []))
+    onnx.save(model, "model.onnx")
+    found = [
+        [e.loss for e in train(inputs={**inputs(), "factor": np.array(f)}, iterations=2) if isinstance(e, Iteration)]
+        for f in (1.0, 0.0)
+    ]
+    assert found[0] == pytest.approx(reference(2)[0], rel=1e-5)
+    assert found[1] == pytest.approx([np.log(CLASSES)] * 2)
 
 
 def test_a_solver_that_is_refused_and_one_with_test_nets() -> None:
