@@ -87,7 +87,7 @@ class _View:
             reads=tuple(self.program.ids[key] for key in row.reads),
             tops=tuple(self.top(row, index) for index in range(len(row.tops))),
             bottom_diffs=tuple(self._diff(row, bottom) for bottom in row.diffs if self._has_diff((row.index, bottom))),
-            params=tuple(self._param(self.program.params[number]) for number in row.params),
+            params=tuple(map(self._param, row.params)),
             macs=row.macs,
             need_backward=row.need_backward,
             inserted=row.inserted,
@@ -129,7 +129,8 @@ class _View:
         """Whether there was a backward pass."""
         return self.measured.norms is not None
 
-    def _param(self, param: RowParam) -> ParamRow:
+    def _param(self, number: int) -> ParamRow:
+        param = self.program.params[number]
         key = param.row, param.index
         fans = param.caffe_fans
         return ParamRow(
@@ -147,7 +148,9 @@ class _View:
             spreads=_spreads(*fans) if fans else {},
             lr_mult=param.lr_mult,
             decay_mult=param.decay_mult,
-            owner=None if param.owner is None else self._owner(self.program.params[param.owner]),
+            id=number,
+            owner=None if param.owner is None else self._path(param.owner),
+            owner_id=param.owner,
             is_statistic=param.is_statistic,
             gets_diff=param.gets_diff,
             mean_abs=self.measured.params.get(key),
@@ -156,22 +159,23 @@ class _View:
             predicted=self._expected("params", key),
             diff_predicted=self._expected("param_diffs", key),
             histogram=self.measured.param_samples.get(key),
-            expected=self._counts(param),
+            expected=self._counts(number),
             stats=self.measured.stats.get(("param", *key)),
             diff_stats=self.measured.stats.get(("param_diff", *key)),
         )
 
-    def _counts(self, param: RowParam) -> tuple[float, ...]:
+    def _counts(self, number: int) -> tuple[float, ...]:
         """Return what the filler's density gives in each bin of the histogram; nothing for other values."""
+        param = self.program.params[number]
         found = self.measured.param_samples.get((param.row, param.index))
-        owner = self.program.owner(self.program.rows[param.row].params[param.index])
-        if found is None or param.filler is None or owner in self.measured.given:
+        if found is None or param.filler is None or self.program.owner(number) in self.measured.given:
             return ()
         return tuple(
             expected_counts(param.filler, param.shape, found.low, found.high, len(found.counts), found.sampled)
         )
 
-    def _owner(self, param: RowParam) -> str:
+    def _path(self, number: int) -> str:
+        param = self.program.params[number]
         return f"{self.program.rows[param.row].name}/{param.index}"
 
     def _expected(self, kind: str, key: Key) -> float | None:

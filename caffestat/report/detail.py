@@ -49,7 +49,6 @@ def issue_rows(
 
     documents: the texts that the findings are about, by name; one without its text has no diff
     """
-    rows = report.rows_by_name if report else {}
     for issue in issues:
         document = documents.get(issue.place.file)
         yield IssueRow(
@@ -62,5 +61,5 @@ def issue_rows(
             issue.message,
             issue.fix,
             lint.diff_of(issue, document) if document else "",
-            rows.get(issue.layer),
+            report.row_of(issue.layer, issue.place.line) if report else None,
         )

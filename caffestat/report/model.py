@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from caffestat.errors import Finding
@@ -103,6 +104,7 @@ class LayerGain:
 class ParamRow:
     """A param blob in its layer.
 
+    id               the param's number in its report
     name             the ParamSpec's name, else the index: as debug_info prints it in the forward pass
     filler           what fills it, in words: the type and the settings that differ from Caffe's defaults
     filler_settings  every setting that the filler's type reads
@@ -110,7 +112,9 @@ class ParamRow:
     caffe_fan_*      as Caffe's fillers count, None for a blob without axes; fan_* the true numbers
     variance_norm    the fan that its filler uses, where it is xavier or msra, else FAN_IN
     spreads          by variance norm; empty for a blob without axes
-    owner            "layer/index" of the param whose values this one shares, None for an owner
+    owner            "layer/index" of the param whose values this one shares, None for an owner; names of layers may
+                     repeat
+    owner_id         the id of that param
     is_statistic     not learned: BatchNorm's running sums, scales of quantized values
     gets_diff        whether the backward pass writes its gradient
     predicted, diff_predicted  as in TopRow
@@ -137,7 +141,9 @@ class ParamRow:
     spreads: dict[str, Spread]
     lr_mult: float
     decay_mult: float
+    id: int = 0
     owner: str | None = None
+    owner_id: int | None = None
     is_statistic: bool = False
     gets_diff: bool = False
     mean_abs: float | None = None
@@ -261,10 +267,18 @@ class Report:
     detail: Detail | None = None
     format_version: int = FORMAT_VERSION
 
-    @property
-    def rows_by_name(self) -> dict[str, int]:
-        """The index of the first layer of each name."""
-        return {layer.name: index for index, layer in reversed(list(enumerate(self.layers)))}
+    @cached_property
+    def _rows_by_name(self) -> dict[str, list[int]]:
+        rows: dict[str, list[int]] = {}
+        for index, layer in enumerate(self.layers):
+            rows.setdefault(layer.name, []).append(index)
+        return rows
+
+    def row_of(self, layer: str, line: int = 0) -> int | None:
+        """Return the index of a layer by its name; of several, of the one around a line of the file, else the first."""
+        rows = self._rows_by_name.get(layer, [])
+        around = (row for row in rows if self.layers[row].line <= line <= self.layers[row].last_line)
+        return next(around, rows[0] if rows else None)
 
     def to_html(self) -> str:
         """Return the report as one self-contained page. Raises InputError without the extra `caffestat[report]`."""

@@ -143,6 +143,27 @@ def test_shared_params_count_once_and_statistics_apart() -> None:
     assert [param.owner for param in layer(report, "a").params] == [None, None]
 
 
+def test_owners_are_told_apart_where_layers_have_the_same_name() -> None:
+    text = 'layer { name: "d" type: "Input" top: "d" input_param { shape { dim: 3 dim: 5 dim: 2 dim: 4 } } }\n'
+    for top, name in (("a", "v"), ("b", "w"), ("c", "w"), ("e", "v")):
+        text += (
+            f'layer {{ name: "same" type: "InnerProduct" bottom: "d" top: "{top}"\n  param {{ name: "{name}" }}'
+            f' param {{ name: "{top}" }} inner_product_param {{ num_output: 7 }} }}\n'
+        )
+    report = tiny_report(text=text)
+    tops = {param.id: row.tops[0].name for row in report.layers for param in row.params}
+    found = [param for row in report.layers for param in row.params]
+    assert sorted(tops) == list(range(8))
+    assert [(tops[p.id], p.owner, tops[p.owner_id]) for p in found if p.owner_id is not None] == [
+        ("c", "same/0", "b"),
+        ("e", "same/0", "a"),
+    ]
+    assert [param.owner_id for param in found] == [None] * 4 + [2, None, 0, None]
+    places = [report.row_of("same", line) for line in (2, 3, 4, 5, 9, 0)]
+    assert [report.layers[row].tops[0].name for row in places if row is not None] == ["a", "a", "b", "b", "e", "a"]
+    assert report.row_of("other", 2) is None
+
+
 def test_unknown_types_leave_the_rest() -> None:
     text = (
         'layer { name: "d" type: "Input" top: "d" input_param { shape { dim: 3 dim: 5 } } }\n'

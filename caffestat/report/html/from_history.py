@@ -35,8 +35,7 @@ def render_history(
     """
     require_extra()
     page = page_of(report) if report else bare_page()
-    rows = report.rows_by_name if report else {}
-    found = [vars(issue) | {"row": rows.get(issue.layer)} for issue in issues]
+    found = [vars(issue) | {"row": report.row_of(issue.layer) if report else None} for issue in issues]
     page |= {
         "title": title,
         "about": [*about, *page["about"]],
