@@ -11,7 +11,7 @@ import numpy as np
 from caffestat.errors import InputError
 from caffestat.program import Forward, Key, Program, RowParam
 from caffestat.program.feeds import fitting
-from caffestat.theory import Gradient, Moments, Signal, Source, Walk, propagate, propagate_back
+from caffestat.theory import Gradient, Memo, Moments, Signal, Source, Walk, propagate, propagate_back
 from caffestat.theory.sources import of_array, of_data, of_filler
 
 __all__ = ["Prediction", "Predictor", "Stop", "predict", "starting_signals"]
@@ -75,7 +75,10 @@ def predict(
 
 
 class Predictor:
-    """The prediction of a program, made as far as it is asked for; the arguments are those of `predict`."""
+    """The prediction of a program, made as far as it is asked for; the arguments are those of `predict`.
+
+    memo: what it shares with the predictions of other programs
+    """
 
     def __init__(
         self,
@@ -84,14 +87,15 @@ class Predictor:
         inputs: Mapping[str, np.ndarray] | None = None,
         mean: float = 0.0,
         std: float = 1.0,
+        memo: Memo | None = None,
     ) -> None:
-        self._program, self._forward = program, program.forward()
+        self._program, self._forward, self._memo = program, program.forward(), memo
         self._starts = starting_signals(program, self._forward, values, inputs, mean, std)
 
     @cached_property
     def _walk(self) -> Walk:
         """What is known of the signals; of gradients nothing."""
-        return propagate(self._forward.graph, self._starts, {})
+        return propagate(self._forward.graph, self._starts, {}, memo=self._memo)
 
     @cached_property
     def stops(self) -> tuple[Stop, ...]:

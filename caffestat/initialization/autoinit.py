@@ -61,7 +61,7 @@ def solve(
             again = [*_moves(walk, forward.params[weight]), *steps]
             found[weight] = _fit(walk, again, forward, row, weight, wanted * left.get(row, 1.0))
             if isinstance(found[weight], Unsolved):  # what is behind it reads what its own filler gives
-                walk.signals[forward.params[weight]] = own[forward.params[weight]]
+                walk.give(forward.params[weight], own[forward.params[weight]])
                 _take(walk, again)
     return found
 
@@ -119,7 +119,7 @@ def _fit(walk: Walk, steps: list[Step], forward: Forward, row: int, number: int,
     """Scale a weight until the value behind its row has the target's second moment: E[x²] = a std² + b."""
     top, weight, std = forward.tops.get((row, 0)), forward.params[number], 1.0
     if target == 0:
-        walk.signals[weight] = _normal(0.0)
+        walk.give(weight, _normal(0.0))
         _take(walk, steps)
         return 0.0
     for _ in range(_TRIES):
@@ -131,6 +131,6 @@ def _fit(walk: Walk, steps: list[Step], forward: Forward, row: int, number: int,
         if abs(signal.second / target - 1) < _CLOSE:
             return std
         std *= math.sqrt(target / signal.second)
-        walk.signals[weight] = _normal(std)
+        walk.give(weight, _normal(std))
         _take(walk, steps)
     return Unsolved(f"its bias alone has a second moment of more than {target:g}")

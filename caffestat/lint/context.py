@@ -19,6 +19,7 @@ from caffestat.ops import Nonlinearity
 from caffestat.options import ValueOptions, number, one_of
 from caffestat.program import Dataflow, NetProgram, Program, from_net
 from caffestat.prototext import Field, Message
+from caffestat.theory import Memo
 
 __all__ = ["Context", "Limits", "ModelRun", "Ran", "UnknownShape"]
 
@@ -103,6 +104,7 @@ class Context:
     values          the params with those of `given` filled in; None without any, or where they are not available
     measured        what a run measured; None without one
     zeros           by (node, top), of the run: the share of zeros
+    memo            what its prediction shares with those of other nets
     """
 
     source: NetSource
@@ -118,6 +120,7 @@ class Context:
     values: list[np.ndarray] | None = None
     measured: Measurement | None = None
     zeros: dict[tuple[int, int], float] = field(default_factory=dict)
+    memo: Memo | None = None
 
     @property
     def built(self) -> Net:
@@ -138,7 +141,7 @@ class Context:
     @cached_property
     def _predictor(self) -> Predictor | NetError:
         try:
-            return Predictor(self.program, self.values)
+            return Predictor(self.program, self.values, memo=self.memo)
         except NetError as error:
             return error
 

@@ -23,6 +23,7 @@ from caffestat.program import NetFile, is_onnx, open_file
 from caffestat.program.opening import open_model
 from caffestat.prototext import Document, Edit
 from caffestat.schema import UnknownField
+from caffestat.theory import Memo
 from caffestat.training import missing_weights
 
 from .context import Context, Limits, ModelRun, UnknownShape
@@ -45,6 +46,7 @@ class Job:
     net       how nets are built; their phase is train when none is given
     values    what their params hold
     options   of the run: its device, its data and the type to compute in
+    memo      what the predictions of all nets share
     """
 
     checks: Sequence[Check]
@@ -54,6 +56,7 @@ class Job:
     net: NetOptions = field(default_factory=NetOptions)
     values: ValueOptions = field(default_factory=ValueOptions)
     options: RunOptions = field(default_factory=partial(RunOptions, "cpu", stats=STATS))
+    memo: Memo = field(default_factory=Memo)
 
     def __post_init__(self) -> None:
         one_of("severity", self.severity, SEVERITIES)
@@ -254,7 +257,7 @@ def _context(file: NetFile, job: Job) -> Context:
     weights = tuple(named_weights(own)) if own else job.values.weights
     missing = tuple(missing_weights(own)) if own else ()
     findings = (*file.source.findings, *file.findings)
-    context = Context(file.source, job.limits, file.solver, findings=findings, missing_weights=missing)
+    context = Context(file.source, job.limits, file.solver, findings=findings, missing_weights=missing, memo=job.memo)
     try:
         net = _build(context, job, file, sizes=not (job.run or weights))
     except NetError as error:

@@ -13,12 +13,14 @@ from .engine import (
     unsupported,
 )
 from .gains import Gain, Step, gains
+from .memo import Memo
 from .signal import Gradient, Moments, Signal, Source, normal
 
 __all__ = [
     "Gain",
     "Gap",
     "Gradient",
+    "Memo",
     "Moments",
     "Signal",
     "Source",

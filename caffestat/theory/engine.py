@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 
@@ -12,6 +13,7 @@ from caffestat.errors import InputError
 from caffestat.graph import CONTRIB, Graph, Node
 from caffestat.ops import Combines, Role
 
+from .memo import Asked, Memo, Numbers
 from .quadrature import NODES, quantiles_of
 from .signal import UNKNOWN, Gradient, Moments, Signal
 
@@ -137,14 +139,23 @@ class Gap:
 
 
 class Walk:
-    """What is known while a graph is walked: the signals of its values, and afterwards the gradients."""
+    """What is known while a graph is walked: the signals of its values, and afterwards the gradients.
 
-    def __init__(self, graph: Graph, inputs: Mapping[str, Signal | None]) -> None:
-        self.graph = graph
-        self.signals: dict[str, Signal | None] = {name: _in_range(signal) for name, signal in inputs.items()}
+    memo: holds what walks before this one have found out
+    """
+
+    def __init__(self, graph: Graph, inputs: Mapping[str, Signal | None], memo: Memo | None = None) -> None:
+        self.graph, self.numbers = graph, Numbers(memo or Memo(), graph)
+        self.signals: dict[str, Signal | None] = {}
+        for value, signal in inputs.items():
+            self.give(value, signal)
         self.gradients: dict[str, Gradient] = {}
         self.gaps: list[Gap] = []
         self.steps = [(inner, node) for node in _steps(graph) for inner in _decomposed(graph, node)]
+
+    def give(self, value: str, signal: Signal | None) -> None:
+        """Let an input have this signal, in the place of any other."""
+        self.signals[value] = self.numbers.start(value, _in_range(signal))
 
     def shape(self, value: str) -> Shape:
         """Return the value's shape; () when nobody knows it."""
@@ -158,7 +169,7 @@ class Walk:
     def signal(self, value: str) -> Signal | None:
         """Return what is known of a value; a constant is what it is."""
         if value not in self.signals and value in self.graph.constants:
-            self.signals[value] = _of_array(self.graph.constants[value])
+            self.signals[value] = self.numbers.constant(value, partial(_of_array, self.graph.constants[value]))
         return self.signals.get(value)
 
     def knows(self, *values: str) -> bool:
@@ -182,12 +193,16 @@ class Walk:
             return Moments(0.0, 0.0, 0.0)
         return found.moments if found.known else None
 
-    def accumulate(self, value: str, dy: Gradient | None) -> None:
-        """Add one contribution to a value's gradient."""
+    def accumulate(self, value: str, dy: Gradient | None, asked: Asked) -> None:
+        """Add one contribution, of this number, to a value's gradient."""
         if dy is not None and value and value not in self.graph.constants:
-            dy = dy if dy.second < _OVERFLOW else UNKNOWN
-            before = self.gradients.get(value)
-            self.gradients[value] = before.plus(dy) if before else dy
+            work = partial(_plus, self.gradients.get(value), dy)
+            self.gradients[value] = self.numbers.sum(value, asked, work)
+
+
+def _plus(before: Gradient | None, dy: Gradient) -> Gradient:
+    dy = dy if dy.second < _OVERFLOW else UNKNOWN
+    return before.plus(dy) if before else dy
 
 
 def _of_array(array: np.ndarray) -> Signal | None:
@@ -227,18 +242,18 @@ def _has_shapes(graph: Graph, node: Node) -> bool:
     return all(value in graph.specs and 0 not in graph.shape(value) for value in values)
 
 
-def begin(graph: Graph, inputs: Mapping[str, Signal | None]) -> Walk:
+def begin(graph: Graph, inputs: Mapping[str, Signal | None], memo: Memo | None = None) -> Walk:
     """Return a walk that has not taken a step; the arguments are those of `propagate`."""
     _register_own()
     graph.infer()
-    return Walk(graph, inputs)
+    return Walk(graph, inputs, memo)
 
 
 @np.errstate(all="ignore")  # what overflows is taken care of, signal by signal
 def advance(walk: Walk, step: tuple[Node, Node]) -> None:
     """Take one of the walk's steps forward; a step may be taken again after a change of what it reads."""
     node, origin = step
-    signals = _forward(walk, node)
+    signals = walk.numbers.forward(node, partial(_forward, walk, node))
     walk.signals.update(zip(node.outputs, signals, strict=False))
     if signals[:1] in ([], [None]) and walk.knows(*node.inputs):
         walk.gaps.append(Gap(origin, _reason(walk, node, signals)))
@@ -249,15 +264,18 @@ def propagate(
     inputs: Mapping[str, Signal | None],
     seeds: Mapping[str, Gradient],
     stop: Collection[str] = (),
+    memo: Memo | None = None,
 ) -> Walk:
     """Walk the graph forward, then backward from the seeds, and return what is known of every value.
 
     inputs: the signals of the graph's inputs and params; what is missing is unknown, and so is what depends on it
     seeds:  the gradients to start from, by value
     stop:   values whose gradient nobody wants, so that the walk need not go past them
+    memo:   what it shares with walks before it: equal parts of graphs are worked out once
+
     Where the prediction stops, and why, is in the walk's `gaps`.
     """
-    walk = begin(graph, inputs)
+    walk = begin(graph, inputs, memo)
     for step in walk.steps:
         advance(walk, step)
     propagate_back(walk, seeds, stop)
@@ -268,11 +286,12 @@ def propagate(
 def propagate_back(walk: Walk, seeds: Mapping[str, Gradient], stop: Collection[str] = ()) -> None:
     """Walk back from the seeds over a graph that was walked forward; the arguments are those of `propagate`."""
     for value, seed in seeds.items():
-        walk.accumulate(value, seed)
+        walk.accumulate(value, seed, walk.numbers.seed(seed))
     for node in _backward_steps(walk):
-        for value, dx in zip(node.inputs, _backward(walk, node, stop), strict=True):
+        number, dxs = walk.numbers.backward(node, stop, partial(_backward, walk, node, stop))
+        for place, (value, dx) in enumerate(zip(node.inputs, dxs, strict=True)):
             if value not in stop:
-                walk.accumulate(value, dx)
+                walk.accumulate(value, dx, (number, place))
 
 
 def _backward_steps(walk: Walk) -> Iterator[Node]:
