@@ -74,7 +74,6 @@ def sweep(
     from caffestat.sweeps import Sweep
     from caffestat.sweeps.spec import settings_of
     from caffestat.sweeps.store import Store
-    from caffestat.sweeps.summary import Summary
 
     _check_places(workers, client, resources, output, resume)
     names = [nets] if isinstance(nets, (str, Path)) else list(nets)
@@ -84,10 +83,8 @@ def sweep(
     )
     settings = settings_of(plan, device, data, dialect)
     store = Store(Path(output), resume) if output is not None else None
+    summary = _stored(store, len(plan.seeds))
     done = store.finished() if store else ()
-    summary = Summary(seeds=len(plan.seeds))
-    for trial, rows in store.results() if store else ():
-        summary.add(trial, rows)
     left = (trial for trial in plan.trials() if not (done and trial.id in done))
     for finished in _collected(_run(settings, left, workers, client, resources), store, summary):
         if progress:
@@ -110,6 +107,16 @@ def _check_places(
         raise InputError(
             "resource: applies only to workers of a Dask cluster: --scheduler ADDRESS or --local-cluster N"
         )
+
+
+def _stored(store: Store | None, seeds: int) -> Summary:
+    """Return the summary of the trials that a folder has."""
+    from caffestat.sweeps.summary import Summary
+
+    summary = Summary(seeds=seeds)
+    for trial, rows in store.results() if store else ():
+        summary.add(trial, rows)
+    return summary
 
 
 def _collected(results: Iterator[tuple[Trial, list[Row]]], store: Store | None, summary: Summary) -> Iterator[int]:

@@ -267,43 +267,60 @@ class _Builder:
 
     def set_up(self, node: Node, entry: Entry) -> None:
         """Work out shapes, params and loss weights; a layer behind an unknown shape has none of them."""
-        layer = node.layer
         known = [shape for shape in node.bottom_shapes if shape is not None]
-        node.top_shapes = _given_shapes(layer)
+        node.top_shapes = _given_shapes(node.layer)
         if self.class_of(entry) is None:
             self.tell_unknown_type(node)
-        if len(known) == len(node.bottoms) and not layer.why_unknown:
+        if len(known) == len(node.bottoms) and not node.layer.why_unknown:
             try:
-                self.tell_departure(layer, known)
-                self.tell_layer(node)
-                node.top_shapes, params = _tops_and_params(layer, known)
-                if why := self.shapeless.get(layer):
-                    raise layer.error(why)
-                node.params = tuple(self.add_param(node, index, param) for index, param in enumerate(params))
-                layer.why_uncomputed = layer.why_uncomputed or _unknown_values(params)
-                self.tell_unknown(node)
-                self.tell_assumed(node)
-                self.tell_uncomputed(node)
+                self.set_shapes(node, known)
             except NetError as error:
                 if other := self.of_another_dialect(entry, known):
                     node.layer = other
-                    return self.set_up(node, entry)
-                message = explained(error.message, self.nodes, self.blobs)
-                told = self.about_vectors(node, message) or NetError(message, error.place)
-                node.layer = self.create_unknown(entry, self.forgive(entry, told))
-                node.layer.failed = layer
-                node.layer.top_count = len(node.tops)
-                node.top_shapes = _given_shapes(node.layer)
+                    self.set_up(node, entry)
+                    return
+                self.set_failed(node, entry, error)
+        self.set_blobs(node)
+        self.set_loss_weights(node)
+
+    def set_shapes(self, node: Node, bottoms: list[Shape]) -> None:
+        """Work out the shapes of the tops, and the params. Raises NetError where Caffe would stop."""
+        layer = node.layer
+        self.tell_departure(layer, bottoms)
+        self.tell_layer(node)
+        node.top_shapes, params = _tops_and_params(layer, bottoms)
+        if why := self.shapeless.get(layer):
+            raise layer.error(why)
+        node.params = tuple(self.add_param(node, index, param) for index, param in enumerate(params))
+        layer.why_uncomputed = layer.why_uncomputed or _unknown_values(params)
+        self.tell_unknown(node)
+        self.tell_assumed(node)
+        self.tell_uncomputed(node)
+
+    def set_failed(self, node: Node, entry: Entry, error: NetError) -> None:
+        """Put a layer of unknown shapes in the place of one at which Caffe would stop."""
+        message = explained(error.message, self.nodes, self.blobs)
+        told = self.about_vectors(node, message) or NetError(message, error.place)
+        failed, node.layer = node.layer, self.create_unknown(entry, self.forgive(entry, told))
+        node.layer.failed = failed
+        node.layer.top_count = len(node.tops)
+        node.top_shapes = _given_shapes(node.layer)
+
+    def set_blobs(self, node: Node) -> None:
+        """Give the tops their shapes, and mark them where they cannot be computed."""
         node.is_computed = not node.layer.why_uncomputed and self.uncomputed.isdisjoint(node.bottoms)
         if not node.is_computed:
             self.uncomputed.update(node.tops)
         for blob, shape in zip(node.tops, node.top_shapes, strict=True):
             self.blobs[blob].shape = shape
+
+    def set_loss_weights(self, node: Node) -> None:
+        """Take the loss weights of the tops, 0 where the file's are wrong."""
         try:
             node.loss_weights = _loss_weights(node.layer)
         except NetError as error:
             self.fault(error)
-            node.loss_weights = (0.0,) * layer.top_count
+            node.loss_weights = (0.0,) * node.layer.top_count
 
     def tell_layer(self, node: Node) -> None:
         """Give a layer what it asks for about the net around it."""
