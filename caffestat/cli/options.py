@@ -31,6 +31,7 @@ __all__ = [
     "split_commas",
     "state",
     "ste",
+    "text_output",
     "training",
     "weights",
 ]
@@ -80,10 +81,10 @@ def _array(text: str) -> np.ndarray:
 _MODELS = (".prototxt", ".pbtxt", ".prototext", ".caffemodel", ".solverstate", ".binaryproto", ".h5", ".npz", ".onnx")
 
 
-def _report(ctx: click.Context, param: click.Parameter, value: Path | None) -> Path | None:
+def text_output(ctx: click.Context, param: click.Parameter, value: Path | None) -> Path | None:
     """Refuse the name of a net or model: it was meant as an input, as in `check -o *.prototxt`."""
     if value is not None and value.suffix in _MODELS:
-        raise click.BadParameter(f"{str(value)!r} looks like a net or model; expected the name of a report")
+        raise click.BadParameter(f"{str(value)!r} looks like a net or model; expected the name of a report or log")
     return value
 
 
@@ -111,7 +112,7 @@ output = click.option(
     "--output",
     metavar="FILE",
     type=click.Path(dir_okay=False, path_type=Path),
-    callback=_report,
+    callback=text_output,
     help="Write to FILE, atomically, instead of standard output.",
 )
 
@@ -119,7 +120,7 @@ output = click.option(
 def report_page(text: str) -> Callable[[Any], Any]:
     """Return the option that names a page about a run; text: what the page has."""
     path = click.Path(dir_okay=False, path_type=Path)
-    return click.option("--report", "page", type=path, callback=_report, metavar="FILE", help=text)
+    return click.option("--report", "page", type=path, callback=text_output, metavar="FILE", help=text)
 
 
 page = click.option(

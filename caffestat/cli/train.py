@@ -56,7 +56,11 @@ class _Command(click.Command):
     help="Number of iterations to run.  [default: up to max_iter]",
 )
 @click.option(
-    "--log", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE", help="Also write Caffe's log to FILE."
+    "--log",
+    type=click.Path(dir_okay=False, path_type=Path),
+    callback=options.text_output,
+    metavar="FILE",
+    help="Also write Caffe's log to FILE.",
 )
 @click.option("--glog", is_flag=True, help="Print glog's prefix before each line, for scripts that parse Caffe's logs.")
 @click.option(
@@ -122,8 +126,8 @@ def train(
 
     if stats_file and not stats:
         raise InputError("--stats-file names the file for --stats: add --stats N, or remove it")
-    for target in (log, page):
-        refuse_inputs(target, [path, *settings["weights"]])
+    for target in (log, page, stats_file):
+        refuse_inputs(target, [path, settings["solver"] or "", settings["snapshot"] or "", *settings["weights"]])
     terminal.page_file("html" if page else "log", page)
     with ExitStack() as stack:
         requested = stack.enter_context(_signals(sigint, sighup))

@@ -78,6 +78,8 @@ def test_the_curve_as_csv_and_json_lines() -> None:
 
 def test_what_cannot_be_used() -> None:
     Path("bad.prototxt").write_text('net: "net.prototxt" lr_policy: "fixed" max_iter: 5 snapshot_prefix: "gone/a"')
+    for name in ("settings", "w.npz"):
+        Path(name).write_text("")
     for args, message in {
         ("net.prototxt",): "expected a solver prototxt, found a net",
         ("bad.prototxt",): "bad.prototxt:1:",
@@ -87,6 +89,9 @@ def test_what_cannot_be_used() -> None:
         ("solver.prototxt", "--dim", "batch=3"): "--dim batch: only .onnx models have named dimensions",
         ("solver.prototxt", "--log", "gone/train.log"): "gone/train.log: cannot be written",
         ("solver.prototxt", "--log", "solver.prototxt"): "solver.prototxt",
+        ("solver.prototxt", "--log", "net.prototxt"): "'net.prototxt' looks like a net or model",
+        ("a.onnx", "--solver", "settings", "--log", "settings"): "settings: is also an input",
+        ("solver.prototxt", "--weights", "w.npz", "--stats", "1", "--stats-file", "w.npz"): "w.npz: is also an input",
     }.items():
         result = caffestat_("train", *args)
         assert (result.exit_code, message in result.stderr) == (2, True), result.stderr
