@@ -24,11 +24,6 @@ REGISTRIES = (
     "ops/",  # an OpInfo per op
     "theory/rules/",  # moments per op
 )
-OTHERS = {
-    "graph/cuda.py": {"constant"},  # a mode of Pad
-    "logs/losses.py": {"constant"},  # of a loss: users meet it as the rule loss-constant
-    "logs/show.py": {"constant"},
-}
 
 
 def named(node: ast.expr) -> Iterator[str]:
@@ -104,6 +99,4 @@ def test_no_comparison_by_name(path: Path) -> None:
     relative = path.relative_to(PACKAGE).as_posix()
     if relative.startswith(REGISTRIES):
         pytest.skip("states facts by name")
-    allowed = OTHERS.get(relative, set())
-    found = comparisons(path.read_text(encoding="utf-8"))
-    assert [(line, name) for line, name in found if name not in allowed] == []
+    assert list(comparisons(path.read_text(encoding="utf-8"))) == []

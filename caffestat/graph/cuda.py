@@ -25,6 +25,7 @@ _OPSET = 21  # the newest that the provider has kernels of MaxPool, Elu, Selu an
 _LARGE = 1 << 14  # elements from which on a kernel costs more than its start
 _FEW_PLACES = 32  # per row; below, rows are too short for a product or a normalization of their own
 _CUDNN_EPSILON = float(np.float32(1e-5))  # the least that every version of cuDNN takes
+_REPEATING = ("reflect", "edge", "wrap")  # modes of Pad that fill with elements instead of one value
 _TINY = 1e-12  # keeps the deviation of a constant row finite
 
 
@@ -74,7 +75,7 @@ def _reduced_to_channels(g: Graph, node: Node, spec: Spec, share: float) -> str:
 def _pad(g: Graph, node: Node, provider: str) -> Sequence[str] | None:
     """A Concat per axis: the kernel of Pad moves 0.1 TB/s."""
     spec, pads = g.specs.get(node.inputs[0]), g.constants.get(node.inputs[1])
-    is_plain = node.get("mode", "constant") == "constant" and len(node.inputs) < 4
+    is_plain = node.get("mode") not in _REPEATING and len(node.inputs) < 4
     if spec is None or pads is None or not is_plain or prod(spec.shape) < _LARGE or min(pads) < 0:
         return None
     fill = node.inputs[2] if len(node.inputs) > 2 and node.inputs[2] else g.constant(0, spec.dtype)

@@ -20,14 +20,15 @@ _WINDOW = 8  # reports that a loss must stand still for
 _UNMOVED = 0.95  # of the first loss: a loss that has converged is lower
 _CLASSES = (*range(2, 401), 1000)  # above 400 the logarithms lie closer than a printed loss tells them apart
 _BINARY = 100  # sigmoid losses that are added up, at most
+_CONSTANT = "loss-constant"
 _LOSSES = 100  # losses that share the cap, at most
 
 
 @dataclass(frozen=True)
 class Signature:
-    """A loss with a value that tells its cause: kind "nan", "inf", "cap" or "constant"."""
+    """A loss with a value that tells its cause; rule: "loss-nan", "loss-inf", "loss-cap" or "loss-constant"."""
 
-    kind: str
+    rule: str
     name: str
     value: float
     iteration: int | None
@@ -61,7 +62,7 @@ _NOT_FINITE = "training has diverged; lower base_lr, or set clip_gradients"
 
 
 class LossWatch:
-    """Looks at the losses of the train net's passes as they come, and keeps the first of each kind by name.
+    """Looks at the losses of the train net's passes as they come, and keeps the first of each rule by name.
 
     window: passes that a loss must stand still for
     """
@@ -79,20 +80,20 @@ class LossWatch:
         told = list(_told_losses(one))
         self._is_told |= bool(told)
         for name, value in told or ([] if self._is_told else _loss_blobs(one)):
-            kind, meaning = self._judge(name, value)
-            if kind and (kind, name) not in self.found:
-                self.found[kind, name] = Signature(kind, name, value, one.iteration, one.line, meaning)
+            rule, meaning = self._judge(name, value)
+            if rule and (rule, name) not in self.found:
+                self.found[rule, name] = Signature(rule, name, value, one.iteration, one.line, meaning)
 
     def signatures(self) -> list[Signature]:
         """Return what was found, in the order of the log; a loss that moved on afterwards does not stand still."""
-        return [one for one in self.found.values() if one.kind != "constant" or self._stands_still(one.name)]
+        return [one for one in self.found.values() if one.rule != _CONSTANT or self._stands_still(one.name)]
 
     def _judge(self, name: str, value: float) -> tuple[str, str]:
         if not math.isfinite(value):
-            return ("nan" if math.isnan(value) else "inf"), _NOT_FINITE
+            return ("loss-nan" if math.isnan(value) else "loss-inf"), _NOT_FINITE
         if self._is_at_cap(name, value):
             count = multiple_of_cap(value)
-            return "cap", f"{'' if count == 1 else f'{count} · '}87.3365 = -ln(smallest float): {_AT_CAP}"
+            return "loss-cap", f"{'' if count == 1 else f'{count} · '}87.3365 = -ln(smallest float): {_AT_CAP}"
         self._first.setdefault(name, value)
         self._recent.setdefault(name, deque(maxlen=self._window)).append(value)
         if not self._stands_still(name):
@@ -100,7 +101,7 @@ class LossWatch:
         meaning = describe_constant(value)
         if not meaning and value >= _UNMOVED * self._first[name]:
             meaning = "it has not changed since the beginning: the net does not learn"
-        return ("constant", meaning) if meaning else ("", "")
+        return (_CONSTANT, meaning) if meaning else ("", "")
 
     def _is_at_cap(self, name: str, value: float) -> bool:
         """Tell whether a loss is at the cap: at once for one loss, when it stays there for a sum of several."""

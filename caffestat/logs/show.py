@@ -17,7 +17,6 @@ _TELL = {
     "explosion": "has exploded",
     "vanishing": "has vanished",
 }
-_LOSS = {"nan": "is", "inf": "is", "cap": "is", "constant": "stays at"}
 _COLUMNS = f"{'':<44}{'first':>12}{'predicted':>12}{'last':>12}{'last/first':>12}"
 
 
@@ -61,7 +60,8 @@ def event_text(event: Event) -> str:
 def loss_text(one: Signature) -> str:
     """Say what a loss gives away."""
     when = "" if one.iteration is None else f" at iteration {one.iteration}"
-    return f"loss{when}, line {one.line}: {one.name} {_LOSS[one.kind]} {one.value:g}: {one.meaning}"
+    verb = "stays at" if one.rule == "loss-constant" else "is"
+    return f"loss{when}, line {one.line}: {one.name} {verb} {one.value:g}: {one.meaning}"
 
 
 def _name(key: Key) -> str:

@@ -87,4 +87,4 @@ def _first(event: First) -> Alert:
 
 
 def _loss(one: Signature) -> Alert:
-    return Alert(f"loss-{one.kind}", one.iteration, one.name, f"is {one.value:g}: {one.meaning}")
+    return Alert(one.rule, one.iteration, one.name, f"is {one.value:g}: {one.meaning}")

@@ -167,7 +167,7 @@ def diagnosis_rows(found: Diagnosis, log: str) -> Iterator[IssueRow]:
     for event in sorted(found.events.values(), key=lambda event: event.line):
         yield IssueRow("", f"first {event.kind}", "error", log, event.line, event.key.layer, event_text(event), "")
     for one in found.losses:
-        yield IssueRow("", f"loss-{one.kind}", "error", log, one.line, "", loss_text(one), "")
+        yield IssueRow("", one.rule, "error", log, one.line, "", loss_text(one), "")
     for alert in found.alerts:
         yield IssueRow("", alert.rule, "warning", log, 0, alert.subject, str(alert), "")
     for key in found.dead:

@@ -12,12 +12,12 @@ from caffestat.logs.losses import describe_constant, multiple_of_cap
 
 
 def watch(*losses: float, weight: float = 0.0, value: float = 0.0) -> list[tuple[str, int]]:
-    """Return kind and line of what is found in these smoothed losses at lines 1, 2, …"""
+    """Return rule and line of what is found in these smoothed losses at lines 1, 2, …"""
     found = LossWatch()
     for index, loss in enumerate(losses):
         outputs = [Output("ce", value or loss, weight)] if weight else []
         found.add(Pass(index + 1, iteration=10 * index, loss=loss, outputs=outputs))
-    return [(one.kind, one.line) for one in found.signatures()]
+    return [(one.rule, one.line) for one in found.signatures()]
 
 
 def test_the_cap_is_minus_log_of_the_smallest_normal_float() -> None:
@@ -31,14 +31,14 @@ def test_sums_of_losses_at_the_cap(value: float, count: int) -> None:
 
 
 def test_one_loss_at_the_cap_is_told_at_once_and_a_sum_when_it_stays() -> None:
-    assert watch(2.3, 87.3365) == [("cap", 2)]
+    assert watch(2.3, 87.3365) == [("loss-cap", 2)]
     assert watch(2.3, 1746.73, 3.0) == []
-    assert watch(2.3, 1746.73, 1746.73) == [("cap", 3)]
-    assert watch(46.0, 1746.73, weight=20.0, value=87.3365) == [("cap", 1)]
+    assert watch(2.3, 1746.73, 1746.73) == [("loss-cap", 3)]
+    assert watch(46.0, 1746.73, weight=20.0, value=87.3365) == [("loss-cap", 1)]
 
 
 def test_losses_that_are_not_finite() -> None:
-    assert watch(2.3, math.inf, math.nan, math.nan) == [("inf", 2), ("nan", 3)]
+    assert watch(2.3, math.inf, math.nan, math.nan) == [("loss-inf", 2), ("loss-nan", 3)]
 
 
 @pytest.mark.parametrize(
@@ -55,8 +55,8 @@ def test_a_constant_loss_is_explained(value: float, words: str) -> None:
 
 
 def test_a_loss_that_stands_still_at_a_guess_or_where_it_began() -> None:
-    assert watch(2.41, *[2.3025, 2.3027] * 5) == [("constant", 9)]
-    assert watch(*[5.5] * 8) == [("constant", 8)]
+    assert watch(2.41, *[2.3025, 2.3027] * 5) == [("loss-constant", 9)]
+    assert watch(*[5.5] * 8) == [("loss-constant", 8)]
     assert watch(*[2.3026] * 7) == []
     assert watch(*[2.3026] * 9, 2.0, 1.5, 1.0) == []  # it moved on
     assert watch(4.0, 2.0, 1.0, *[0.2] * 20) == []  # it has converged
