@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
@@ -10,9 +9,9 @@ import pytest
 import caffestat
 from caffestat import report
 
-ROOT = Path(os.environ.get("CAFFESTAT_CORPUS", Path(__file__).parents[3] / "shared" / "corpus"))
-FILES = sorted(path for path in ROOT.rglob("*") if path.suffix in (".prototxt", ".pt"))
-pytestmark = pytest.mark.skipif(not FILES, reason="the corpus is not at hand")
+from ..corpus import CORPUS, REAL
+
+pytestmark = pytest.mark.skipif(not REAL, reason="the corpus is not at hand")
 
 # What no reader could make a net of, by the end of the path: the place in it, and words of the message.
 CONFLICT = "expected a field name, found"
@@ -34,14 +33,14 @@ BROKEN = {
 
 
 def name(path: object) -> str:
-    return str(path.relative_to(ROOT)) if isinstance(path, Path) else ""  # without a corpus there is no path
+    return str(path.relative_to(CORPUS)) if isinstance(path, Path) else ""  # without a corpus there is no path
 
 
 def broken(path: Path) -> tuple[str, str] | None:
     return next((error for end, error in BROKEN.items() if str(path).endswith(end)), None)
 
 
-@pytest.mark.parametrize("path", [path for path in FILES if not broken(path)], ids=name)
+@pytest.mark.parametrize("path", [path for path in REAL if not broken(path)], ids=name)
 def test_a_table_and_warnings_with_places(path: Path) -> None:
     result = caffestat.analyze(str(path), static=True)
     shown = [layer for layer in result.layers if not layer.inserted]
@@ -55,7 +54,7 @@ def test_a_table_and_warnings_with_places(path: Path) -> None:
     assert not unknown or not result.totals.is_complete
 
 
-@pytest.mark.parametrize("path", [path for path in FILES if broken(path)], ids=name)
+@pytest.mark.parametrize("path", [path for path in REAL if broken(path)], ids=name)
 def test_a_precise_error(path: Path) -> None:
     where, words = broken(path) or ("", "")
     with pytest.raises(caffestat.CaffestatError) as caught:
@@ -65,4 +64,4 @@ def test_a_precise_error(path: Path) -> None:
 
 
 def test_every_broken_file_is_here() -> None:
-    assert len([path for path in FILES if broken(path)]) == len(BROKEN)
+    assert len([path for path in REAL if broken(path)]) == len(BROKEN)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 from pathlib import Path
 
@@ -12,12 +13,10 @@ from hypothesis import strategies as st
 from caffestat.errors import PrototextError
 from caffestat.prototext import Document, Message, Scalar, parse
 
-ROOT = Path(__file__).resolve().parents[2]
+from ..corpus import FOLDERS, ROOT
+
 FILES = sorted(
-    path
-    for folder in (ROOT / "tests" / "golden", ROOT / "models", ROOT.parent / "shared" / "corpus")
-    for path in folder.rglob("*")
-    if path.is_file() and "prototxt" in path.name
+    path for folder in FOLDERS for path in folder.rglob("*") if path.is_file() and "prototxt" in path.name
 )
 
 SAMPLE = b"""\xef\xbb\xbf# A net that uses the whole grammar.\r
@@ -127,7 +126,7 @@ def test_random_trees(case: tuple[bytes, list[tuple[str, bool, list[object]]]]) 
         assert parse(bytes(field)).fields[0].name == field.name
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT.parent)))
+@pytest.mark.parametrize("path", FILES, ids=lambda path: os.path.relpath(path, ROOT.parent))
 def test_real_files(path: Path) -> None:
     data = path.read_bytes()
     try:

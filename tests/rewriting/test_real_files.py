@@ -19,9 +19,9 @@ from caffestat.rewriting import change_of, rewrite_text
 from caffestat.rewriting.text_layers import text_layers
 from caffestat.schema import NetParameter, SolverParameter
 
-ROOT = Path(__file__).resolve().parents[2]
-FOLDERS = (ROOT / "tests" / "golden", ROOT / "models", ROOT.parent / "shared" / "corpus")
-FILES = [path for folder in FOLDERS for path in sorted(folder.rglob("*")) if path.suffix in (".prototxt", ".pt")]
+from ..corpus import FOLDERS, files_in
+
+FILES = [path for folder in FOLDERS for path in files_in(folder)]
 POLICIES = [
     {"filler": "xavier", "variance_norm": "average"},
     {"filler": "msra", "only_missing": True},

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +16,10 @@ from caffestat.net.source import is_solver, net_source
 from caffestat.prototext import parse
 from caffestat.rewriting import upgrade_text
 
+from ..corpus import REAL
+
 TESTS = Path(__file__).parents[1]
-CORPUS = Path(os.environ.get("CAFFESTAT_CORPUS", TESTS.parents[1] / "shared" / "corpus"))
 GOLDEN = sorted([*TESTS.glob("golden/*/net.prototxt"), *TESTS.glob("golden/*/solver.prototxt")])
-REAL = sorted(path for path in CORPUS.rglob("*") if path.suffix in (".prototxt", ".pt"))
 OLD = {"v0net/net", "v1net/net", "legacy_input/net"}
 
 
