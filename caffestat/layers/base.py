@@ -36,6 +36,7 @@ __all__ = [
     "own_class",
     "read_param",
     "reference_of",
+    "registrations",
     "similar_type",
     "to_filler",
     "type_name",
@@ -459,7 +460,8 @@ def within(count: int, allowed: tuple[int, int | None]) -> bool:
     return count >= least and (most is None or count <= most)
 
 
-_TYPES: dict[str, tuple[type[Layer], ...]] = {}
+_TYPES: dict[str, tuple[type[Layer], ...]] = {}  # Caffe's own, or a plugin's, is the first of its name
+_REGISTERED: list[type[Layer]] = []
 _REFERENCE = r"\(([\w.-]+/[\w.-]+), ([^()]+)\)"
 
 
@@ -482,7 +484,8 @@ def layer(*names: str, dialect: str = "") -> Callable[[type[Layer]], type[Layer]
             taken = [other for other in others if other.dialect == dialect]
             if taken:
                 raise ValueError(f"layer type {name!r} is already registered by {taken[0].__qualname__}")
-            _TYPES[name] = (*others, cls)
+            _TYPES[name] = (*others, cls) if dialect else (cls, *others)
+        _REGISTERED.append(cls)
         return cls
 
     return register
@@ -510,7 +513,13 @@ def _load_forks() -> None:
 
 def own_class(name: str) -> type[Layer] | None:
     """Return the class of a type name that is Caffe's own, or a plugin's; None for types of forks."""
-    return next((cls for cls in _TYPES.get(name, ()) if not cls.dialect), None)
+    classes = _TYPES.get(name)
+    return classes[0] if classes and not classes[0].dialect else None
+
+
+def registrations() -> int:
+    """Return how many classes have been registered so far: what is chosen among them holds until there are more."""
+    return len(_REGISTERED)
 
 
 def layer_class(name: str) -> type[Layer] | None:

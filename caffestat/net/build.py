@@ -7,6 +7,7 @@ from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, TypeVar
 
 from caffestat.data import DataUnavailableError, open_reader
@@ -23,7 +24,7 @@ from caffestat.schema import ForkValue, UnknownField, UnknownValue, caffe_pb2
 from .alignment import cut_of, map_of
 from .assumed import only_fits
 from .backprop import mark_backward
-from .dialects import Choice, choose
+from .dialects import Choice
 from .model import Blob, Net, NetParam, Node, flow_of
 from .parting import explained
 from .rules import State, filter_layers
@@ -86,6 +87,7 @@ class _Builder:
     data: str
     unknown: Sequence[UnknownField]  # the fields of the source that nobody reads, and those with a value of a fork
     choices: dict[int, Choice]  # by the id of the layer's text
+    layers: Sequence[Entry]  # of the state, with Caffe's splits
     faults: list[NetError] | None = None  # what Caffe would stop at; None to stop there as well
     nodes: list[Node] = field(default_factory=list)
     made: list[Layer] = field(default_factory=list)  # also those that were made of another dialect at first
@@ -96,11 +98,15 @@ class _Builder:
     available: set[str] = field(default_factory=set)
     owners: dict[str, int] = field(default_factory=dict)
     stated: dict[tuple[int, str], tuple[float, Layer]] = field(default_factory=dict)
-    readers: Callable[[str], Iterable[tuple[Entry, str]]] = lambda name: ()  # see `_readers`
     findings: list[Finding] = field(default_factory=list)
     told: set[str] = field(default_factory=set)
     uncomputed: set[int] = field(default_factory=set)  # blobs with shapes but no values
     shapeless: dict[Layer, str] = field(default_factory=dict)  # why what Caffe says of a layer's shapes does not hold
+
+    @cached_property
+    def readers(self) -> Callable[[str], Iterable[tuple[Entry, str]]]:
+        """What `_readers` returns of the layers; made only for nets that ask: those with unknown types."""
+        return _readers(self.layers)
 
     def add(self, entry: Entry) -> None:
         layer = self.create(entry)
@@ -657,13 +663,11 @@ def build(
     if not source.layers:
         found = f"expected a net or solver prototxt, found {contents(source.fields)}"
         raise NetError(f"the file has no layers: {found}", Place(source.name, 1))
-    fields = [f for f in source.findings if isinstance(f, UnknownField)]
-    choices = choose(source.layers, fields, dialect)
+    choices = source.choices(dialect)
     findings = _left_findings(source, choices.values())
     unknown = sorted((f for f in findings if isinstance(f, UnknownField)), key=_offset)
-    builder = _Builder(state, shapes or {}, batch, data, unknown, choices, faults)
     layers = _kept_layers(source, state, faults)
-    builder.readers = _readers(layers)
+    builder = _Builder(state, shapes or {}, batch, data, unknown, choices, layers, faults)
     for entry in layers:
         builder.add(entry)
     _check_shape_names(builder, source)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 from caffestat.errors import InputError, SchemaError
 from caffestat.fillers import filler_type
@@ -31,7 +32,7 @@ class Choice:
     others: tuple[Choice, ...] = ()
     outvoted: tuple[Choice, ...] = ()
 
-    @property
+    @cached_property
     def note(self) -> str:
         """What to tell the user of the choice, "" for a layer of Caffe's own."""
         cls = self.cls

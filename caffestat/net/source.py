@@ -11,9 +11,11 @@ from typing import Any
 
 from caffestat.errors import Finding, InputError, NetError, Place, SolverError, SourceError
 from caffestat.files import read_regular, read_stdin
+from caffestat.layers import registrations
 from caffestat.prototext import Document, Field, Message, parse
 from caffestat.schema import ForkValue, NetParameter, SolverParameter, UnknownField, from_document, read_addition
 
+from .dialects import Choice, choose
 from .spellings import take_spellings
 from .upgrade import Entry, upgrade
 
@@ -53,6 +55,21 @@ class NetSource:
     layers: tuple[Entry, ...]
     findings: tuple[Finding, ...] = ()
     fields: tuple[str, ...] = ()
+    _chosen: dict[str | None, tuple[int, dict[int, Choice]]] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )  # by dialect, how many classes there were to choose from and what was chosen
+
+    def choices(self, dialect: str | None = None) -> dict[int, Choice]:
+        """Return what each layer is taken for, by the id of its text, as `choose` does; once for all builds."""
+        count, chosen = self._chosen.get(dialect, (-1, {}))
+        if count != registrations():
+            chosen = choose(self.layers, [f for f in self.findings if isinstance(f, UnknownField)], dialect)
+            self._chosen[dialect] = registrations(), chosen  # counted anew, for choosing imports the types of forks
+        return dict(chosen)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out what was chosen: the ids of texts do not hold for a copy."""
+        return {**self.__dict__, "_chosen": {}}
 
 
 @dataclass(frozen=True)
