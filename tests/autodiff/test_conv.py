@@ -21,6 +21,7 @@ WEIGHT_FORMS = [
     rules.dw_depthwise,
     rules.dw_gather,
     rules.dw_gather_images,
+    rules.dw_lines,
     rules.dw_phases,
     rules.dw_pitch,
     rules.dw_split,
@@ -98,6 +99,7 @@ def suits(form: Any, shape: Any) -> bool:
         rules.dw_phases: group == channels == filters,
         rules.dw_pitch: stride == 1,
         rules.dw_gather: group == 1,
+        rules.dw_lines: group == 1,
         rules.dw_split: group > 1,
     }
     return needs.get(form, True)

@@ -177,6 +177,9 @@ def dx_blocked(g: Graph, c: Convolution, w: str, dy: str) -> str:
 # ---- the gradient of the weights ----
 
 
+_FEW = 8  # channels
+
+
 def weight_form(provider: str, c: Convolution) -> WeightForm:
     """Choose how to compute dw from x and dy.
 
@@ -196,6 +199,8 @@ def weight_form(provider: str, c: Convolution) -> WeightForm:
     if provider == "cuda":  # the swapped convolution's filters are too large for cuDNN
         sums_are_small = c.channels * c.filters <= (c.channels + c.filters) * win.places
         return dw_taps if c.is_product and sums_are_small else dw_gather
+    if c.channels <= _FEW and len(win.size) == 2 and win.taps <= 49 and is_linear(_line_count(c), c.x_shape):
+        return dw_lines
     if c.channels <= 4:
         return dw_swap if win.taps >= 49 else dw_gather
     if win.taps == 1 and win.places > 14 * 14:
@@ -391,6 +396,49 @@ def dw_gather(g: Graph, c: Convolution, x: str, dy: str) -> str:
     rows = _rows(g, c, dy, c.filters)
     columns = g.reshape(_columns(g, c, x), c.batch * c.window.places, c.window.taps * c.channels)
     return _kernel_last(g, c, g.emit("MatMul", rows, columns))
+
+
+def dw_lines(g: Graph, c: Convolution, x: str, dy: str) -> str:
+    """Few channels: im2col by lines of places, then one product per image.
+
+    [filters, places] · [channels · taps, places]ᵀ. ÷ the time of `dw_gather` or `dw_swap`, on one core: 3x3 0.3 to 0.6,
+    with stride 2 0.3 (3 channels) to 0.9 (8 channels), 5x5 0.5 to 0.9, 7x7 stride 2 0.9; 11x11 and 16x16 patches 1.3.
+    """
+    win, lanes = c.window, c.batch * c.channels
+    lines = g.reshape(_line_images(g, c, x), lanes * win.padded[0] * win.kernel[1], win.out[1])
+    image, tap, column, place = np.ogrid[:lanes, : win.kernel[0], : win.kernel[1], : win.out[0]]
+    row = place * win.strides[0] + tap * win.dilations[0]
+    order = (image * win.padded[0] + row) * win.kernel[1] + column
+    seen = g.emit("Gather", lines, g.constant(order.reshape(-1), np.int32), axis=0)
+    seen = g.reshape(seen, c.batch, c.channels * win.taps, win.places)
+    products = g.fused_matmul(g.reshape(dy, c.batch, c.filters, win.places), seen, transB=1)
+    return g.reshape(_sum_batch(g, products, c.batch), *c.w_shape)
+
+
+def _line_count(c: Convolution) -> int:
+    """Return how many lines of places `dw_lines` puts together."""
+    return c.batch * c.channels * c.window.taps * c.window.out[0]
+
+
+def _line_images(g: Graph, c: Convolution, x: str) -> str:
+    """Emit, for each row of the padded image and each kernel column, the elements that a row of places reads there.
+
+    [batch · channels · rows, kernel columns · out columns]
+    """
+    win, stride = c.window, c.window.strides[1]
+    columns = -(-win.padded[1] // stride)
+    after = [win.ends[0], columns * stride - win.begins[1] - win.size[1]]
+    padded = g.emit("Pad", x, g.ints(0, 0, *win.begins, 0, 0, *after)) if any((*win.begins, *after)) else x
+    rows = c.batch * c.channels * win.padded[0]
+    if stride > 1:  # the columns of each phase together
+        padded = g.transpose(g.reshape(padded, rows, columns, stride), 0, 2, 1)
+    flat = g.reshape(padded, rows, stride * columns)
+    starts = []
+    for tap in range(win.kernel[1]):
+        first, phase = divmod(tap * win.dilations[1], stride)
+        starts.append(phase * columns + first)
+    parts = [_cut(g, flat, [start], [start + win.out[1]], axis=1) for start in starts]
+    return g.emit("Concat", *parts, axis=1) if len(parts) > 1 else parts[0]
 
 
 def _kernel_last(g: Graph, c: Convolution, product: str) -> str:
