@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from . import blocked, cuda, normalized, winograd
+from . import blocked, cuda, normalized, winograd, winograd_constant
 from .graph import CONTRIB, Scaled
 from .late import LATE, Definition, append, branch, late
 
@@ -139,14 +139,18 @@ _BY_PROVIDER: dict[str, dict[str, Definition]] = {
     "cpu": {**_REWRITES, "Conv": _convolution, "BatchNormalization": normalized.batch_normalization},
     "cuda": {**_REWRITES, **cuda.REWRITES},
 }
-_FEWER_PRODUCTS: dict[str, Definition] = {"Conv": winograd.convolution}
+
+
+def _fewer_products(g: Graph, node: Node, provider: str) -> Sequence[str] | None:
+    return winograd_constant.convolution(g, node, provider) or winograd.convolution(g, node, provider)
 
 
 def by_fewer_products(g: Graph) -> Graph:
     """Return the graph with convolutions by minimal filtering where that is faster on the CPU; of plain ops."""
     result = branch(g)
+    result.changing, result.is_kept = set(g.inputs), True
     for node in g.nodes:
-        append(result, node, "cpu", _FEWER_PRODUCTS)
+        append(result, node, "cpu", {"Conv": _fewer_products})
     return result
 
 

@@ -51,6 +51,8 @@ def append(g: Graph, node: Node, provider: str, rewrites: Mapping[str, Definitio
     outputs = rule(g, node, provider) if rule else None
     if outputs is None:
         g.nodes.append(node)
+        if not g.changing.isdisjoint((*node.inputs, *node.captured)):
+            g.changing.update(node.outputs)
         return
     emitted = g.nodes[first:]
     del g.nodes[first:]

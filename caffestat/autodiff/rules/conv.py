@@ -16,7 +16,17 @@ from typing import Any
 
 import numpy as np
 
-from caffestat.graph import Convolution, Graph, Node, all_but_channels, blocked, convolution_of, late, winograd
+from caffestat.graph import (
+    Convolution,
+    Graph,
+    Node,
+    all_but_channels,
+    blocked,
+    convolution_of,
+    late,
+    winograd,
+    winograd_constant,
+)
 from caffestat.ops import Window
 
 from ..engine import Tape, vjp
@@ -103,6 +113,8 @@ def conv_image(g: Graph, node: Node, provider: str) -> list[str]:
         dy, vector = taken
         w = g.declare(g.emit("Mul", w, _per_filter(g, shape, vector)), shape.w_shape, g.specs[w].dtype)
         g.changing.add(w)
+    if winograd_constant.pays(g, shape.turned(), w, provider):
+        return [dx_flip(g, shape, w, dy)]
     tiles = winograd.tiles(provider, g, shape, dy)
     if tiles and (back := tiles.turned()).pays():
         return [winograd.convolve(g, back, dy, w, turned=True)]
@@ -159,6 +171,7 @@ def dx_flip(g: Graph, c: Convolution, w: str, dy: str) -> str:
     if c.window.taps > 1:
         flipped = g.emit("Gather", flipped, g.ints(*range(c.window.taps)[::-1]), axis=3)
     flipped = g.reshape(flipped, c.channels, per_group[0], *c.window.kernel)
+    g.declare(flipped, (c.channels, per_group[0], *c.window.kernel), g.specs[w].dtype)
     return g.emit("Conv", dy, flipped, pads=_flip_pads(c), **_attributes(c))
 
 
