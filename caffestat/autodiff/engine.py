@@ -57,7 +57,7 @@ def gradient_free(*ops: str) -> None:
 
 
 def _register_own() -> None:
-    """Register the package's own rules, so that one from outside of the same op is the one that is refused."""
+    """Register the package's own rules, so that a duplicate from outside is the one that is refused."""
     from . import rules  # noqa: F401  imported here because they import this module
 
 

@@ -111,7 +111,7 @@ def jvp(
     question.prepare(seeds)
     found = backward(graph, seeds, question.wrt)
     tangents = {name: graph.input(TANGENT + name, *_of(graph, name)) for name in question.wrt}
-    # a value of its own for each gradient: that of both terms of a sum is one
+    # a copy of each gradient: both terms of a sum share one
     reached = {graph.emit("Identity", grad): tangents[name] for name, grad in found.items() if grad}
     moved = backward(graph, reached, list(seeds.values()))
     for name, seed in seeds.items():
@@ -148,7 +148,7 @@ def _of(graph: Graph, name: str) -> tuple[tuple[int, ...], Any]:
 
 
 def _drop_inputs(graph: Graph, names: Iterable[str]) -> None:
-    """Drop nodes that no output needs, and make zeros of inputs whose values then do not matter."""
+    """Drop nodes that no output needs, and replace inputs whose values no longer matter by zeros."""
     graph.nodes[:] = live(graph.nodes, graph.outputs)
     needed = {name for node in graph.nodes for name in (*node.inputs, *node.captured)}.union(graph.outputs)
     for name in names:
@@ -202,7 +202,7 @@ def _ask(
 def _refuse_unknown_shapes(graph: Graph, outputs: Collection[str] | None, was_run: bool) -> None:
     """Raise InputError for a chosen output of unknown shape: that its gradient is zero would be a guess.
 
-    One that has none though the model was run is no tensor.
+    An output without a shape after a run is not a tensor.
     """
     chosen = graph.outputs if outputs is None else _names(outputs)
     for name in chosen:
@@ -223,7 +223,7 @@ def _names(given: Collection[str]) -> list[str]:
 
 
 def _unfold(loaded: Model, wrt: Sequence[str]) -> None:
-    """Put the nodes back that became constants although they compute floats from a scalar of `wrt`."""
+    """Restore the nodes that were folded although they compute floats from a scalar of `wrt`."""
     from caffestat.graph.load import settings_of
 
     graph = loaded.graph

@@ -16,9 +16,9 @@ __all__ = ["rounding", "rounding_words", "warn_of_rounding"]
 
 
 def rounding(graph: Graph, wrt: Collection[str], ends: Iterable[str]) -> list[Node]:
-    """Return the nodes that make integers of floats on the way from the values `wrt` to the values `ends`.
+    """Return the nodes that convert floats to integers between the values `wrt` and the values `ends`.
 
-    The gradient in front of them is zero: their derivative is, almost everywhere.
+    The gradient before them is zero, because their derivative is zero almost everywhere.
     """
     reached, leading, found = needed(graph, wrt), set(ends), []
     for node in reversed(graph.nodes):
@@ -56,7 +56,7 @@ def _integer_ops(graph: Graph, made: Iterable[str]) -> set[str]:
 
 
 def warn_of_rounding(graph: Graph, wrt: Collection[str], ends: Iterable[str]) -> None:
-    """Issue a GradientWarning where gradients of `ends` by `wrt` are zero for want of a slope."""
+    """Issue a GradientWarning where gradients of `ends` by `wrt` are zero because values are rounded."""
     nodes = rounding(graph, wrt, ends)
     if nodes:
         warnings.warn(rounding_words(graph, nodes), GradientWarning, stacklevel=2)

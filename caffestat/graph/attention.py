@@ -11,7 +11,7 @@ from .graph import Node
 from .upgrade import AdapterContext
 from .writer import Writer, definition
 
-_FILTERED = -10000.0  # what is added to a score that a mask hides, where the node does not say it
+_FILTERED = -10000.0  # added to masked scores, where the node has no value for it
 _LOWEST = float(np.finfo(np.float32).min)
 _FORMS_OF_MASKS = (1, 2, 3)  # numbers of axes
 
@@ -37,7 +37,7 @@ def _heads(w: Writer, value: str, batch: int, length: int, heads: int) -> str:
 
 
 def _merged(w: Writer, value: str, batch: int, length: int, y: str) -> None:
-    """Emit the output: the heads of [batch, heads, length, size] behind each other again."""
+    """Emit the output: the heads of [batch, heads, length, size] concatenated."""
     w.reshape(w.transpose(value, 0, 2, 1, 3), batch, length, -1, to=y)
 
 
@@ -52,12 +52,12 @@ def _places(w: Writer, first: int, count: int, *shape: int) -> str:
 
 
 def _hidden(w: Writer, is_seen: str, value: float) -> str:
-    """Emit 0 where something is seen and a large negative number where not."""
+    """Emit 0 where a score counts and a large negative number where it is masked."""
     return w.emit("Where", is_seen, w.number(0.0), w.number(value))
 
 
 def _causal(w: Writer, past: int, length: int) -> str:
-    """Emit what hides later places, [length, past + length]."""
+    """Emit the causal mask, [length, past + length]."""
     queries, keys = _places(w, past, length, length, 1), _places(w, 0, past + length, 1, past + length)
     return _hidden(w, w.emit("LessOrEqual", keys, queries), _LOWEST)
 
@@ -109,7 +109,7 @@ def _is_padding(context: AdapterContext, node: Node, position: int) -> bool:
 
 @definition("MultiHeadAttention", fits=_fits_multi_head)
 def _multi_head(w: Writer, node: Node, y: str) -> None:
-    """y = softmax(scale · q kᵀ + bias + masks) v for each head; key and value are behind those of the past."""
+    """y = softmax(scale · q kᵀ + bias + masks) v for each head; key and value follow those of the past."""
     (batch, length, width), heads = w.shape(0), node.get("num_heads")
     q, k, v = (w.input(position) for position in range(3))
     if w.input(3):
@@ -129,7 +129,7 @@ def _multi_head(w: Writer, node: Node, y: str) -> None:
 
 
 def _joined(w: Writer, past: tuple[str, str], new: tuple[str, str]) -> tuple[str, str]:
-    """Emit the keys and values of the past and the new ones behind each other, as outputs 1 and 2 where asked for."""
+    """Emit the keys and values of the past and the new ones concatenated, as outputs 1 and 2 where asked for."""
     pairs = zip((w.output(1), w.output(2)), past, new, strict=True)
     k, v = (
         w.concat(2, before, x, to=name) if before else w.emit("Identity", x, to=name) if name else x
@@ -192,7 +192,7 @@ def _fits_rotary(context: AdapterContext, node: Node) -> bool:
 
 @definition("RotaryEmbedding", fits=_fits_rotary)
 def _rotary(w: Writer, node: Node, y: str) -> None:
-    """y = each head's pairs of elements, turned by an angle that grows with the place. (Su et al. 2021, RoFormer)"""
+    """y = each head's pairs of elements, rotated by an angle that grows with the place. (Su et al. 2021, RoFormer)"""
     x, shape, half = w.input(0), w.shape(0), w.shape(2)[1]
     is_flat = len(shape) == 3
     batch, length = shape[0], shape[1 if is_flat else 2]
@@ -296,7 +296,7 @@ def _widened(w: Writer, bias: str, width: int, count: int) -> str:
 
 
 def _window(w: Writer, node: Node, places: str, batch: int, length: int, count: int) -> str:
-    """Emit what hides later places, and those before the window, [batch, 1, length, count]."""
+    """Emit the mask of later places and of those before the window, [batch, 1, length, count]."""
     queries, keys = w.reshape(places, batch, 1, length, 1), _places(w, 0, count, 1, count)
     seen, width = w.emit("LessOrEqual", keys, queries), node.get("local_window_size", -1)
     if width > 0:

@@ -1,13 +1,13 @@
 """Convolutions in the runtime's blocked layout, whose filters are inputs of a run.
 
 In an image of this layout the channels stand side by side in blocks of 8 or 16, as the processor's registers hold them;
-filters are laid out to match. The runtime goes over to it by itself where filters are constants; where they change from
+filters are laid out to match. The runtime chooses it by itself where filters are constants; where they change from
 run to run the graph has to do it, with the same ops of the domain `NCHWC`, of which the CPU alone has kernels.
 
 Measured on 2 cores (AVX-512), ÷ the time of Conv, the layout of filters and images included: depthwise 0.2 to 0.4, 3x3
-and 5x5 0.7 to 1.0, the first convolution 0.8 to 1.4, 1x1 1.0 to 1.6. With the filters turned around, against turning
-them for Conv: 0.45 to 0.9; 1x1 on more than 20,000 places 1.1. Conv may take twice its time by ill luck with the
-addresses of its operands, which the blocked layout does not.
+and 5x5 0.7 to 1.0, the first convolution 0.8 to 1.4, 1x1 1.0 to 1.6. With the filters flipped, against flipping
+them for Conv: 0.45 to 0.9; 1x1 on more than 20,000 places 1.1. Depending on the
+addresses of its operands, Conv may take twice its usual time; the blocked layout does not.
 Layouts: onnxruntime, nchwc_transformer.cc and mlas/lib/reorder.cpp.
 
 The kernels also compute affine maps per channel of plain images: a row of one channel is then a row of places, whose
@@ -191,7 +191,7 @@ def _straight(g: Graph, w: str, shape: Ints) -> str:
 def turned(g: Graph, w: str, group: int) -> tuple[str, Ints]:
     """Lay filters out as the convolution that takes gradients back needs them, and return them and their shape there.
 
-    Per group, channels and filters change places, and the taps are turned around:
+    Per group, channels and filters change places, and the taps are flipped:
     [channels / block, filters / block, taps, filters in block, channels in block].
     """
     shape, b = g.shape(w), g.block
@@ -204,7 +204,7 @@ def turned(g: Graph, w: str, group: int) -> tuple[str, Ints]:
 
 
 def turned_depthwise(g: Graph, w: str) -> tuple[str, Ints]:
-    """Lay one filter per channel out with its taps turned around: [channels / block, taps, channels in block]."""
+    """Lay one filter per channel out with its taps flipped: [channels / block, taps, channels in block]."""
     shape = g.shape(w)
     taps = int(np.prod(shape[2:]))
     return g.emit("Gather", _columns(g, w, shape), g.ints(*range(taps)[::-1]), axis=1), shape

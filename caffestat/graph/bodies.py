@@ -1,4 +1,4 @@
-"""Subgraphs of If, Loop and Scan: opened as Graphs, closed again, renamed, and put in the place of their node."""
+"""Subgraphs of If, Loop and Scan: opened as Graphs, closed again, renamed, and inlined in the place of their node."""
 
 from __future__ import annotations
 

@@ -182,7 +182,7 @@ def _without_copies(nodes: Sequence[Node], outputs: Collection[str]) -> list[Nod
 
 
 def _without_repeats(nodes: Sequence[Node], outputs: Collection[str]) -> list[Node]:
-    """Return the nodes without those that compute what a near one in front does.
+    """Return the nodes without those that compute what a node shortly before them does.
 
     The runtime leaves out such nodes of ONNX's own ops, but not of others, and none that computes an output of the
     graph. What was computed long before is computed again, for it would take memory in between: a third more on

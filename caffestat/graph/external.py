@@ -44,7 +44,7 @@ def read_model(path: str | Path) -> onnx.ModelProto:
 def save(
     model: onnx.ModelProto, path: str | Path, outside: Sequence[TensorProto] = (), since: Version | None = None
 ) -> None:
-    """Replace a model's file atomically; the data of the tensors `outside` go to a new file beside it, which is first.
+    """Replace a model's file atomically, after the data of the tensors `outside` are written to a new file beside it.
 
     So do all large initializers when the model is larger than 2 GiB. since: as in `files.replacing`
     """
@@ -79,7 +79,7 @@ def _move_outside(tensors: Sequence[TensorProto], path: Path) -> Path:
 
 
 def external_entry(tensor: TensorProto, key: str, default: str = "") -> str:
-    """What the tensor says about the place of its data: location, offset, length."""
+    """Return what the tensor says about the place of its data: location, offset, length."""
     return next((entry.value for entry in tensor.external_data if entry.key == key), default)
 
 

@@ -27,7 +27,7 @@ class Use:
 
 
 def find_uses(nodes: Sequence[Node], shapes: Mapping[str, Shape], values: Collection[str]) -> dict[str, Use]:
-    """What each of `values` (params, initializers) is used for first; those that no rule knows are left out.
+    """Return what each of `values` (params, initializers) is used for first; those that no rule knows are left out.
 
     shapes: of the values, and of what Reshape, Transpose and the like make of them; a use of unknown shape is left out.
     """

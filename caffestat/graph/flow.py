@@ -1,4 +1,4 @@
-"""Which steps write and read each value: one index, made in one pass, that all walks along the data use."""
+"""Which steps write and read each value: one index, made in one pass, that all walks use."""
 
 from __future__ import annotations
 

@@ -146,7 +146,7 @@ def _fold(graph: Graph, node: Node) -> bool:
 
 
 def _is_small(graph: Graph, node: Node) -> bool:
-    """Whether the results are known to be small: a stranger's ConstantOfShape may ask for any amount."""
+    """Tell whether the results are known to be small: the ConstantOfShape of an untrusted file may have any size."""
     sizes = [math.prod(graph.shape(name)) if name in graph.specs else FOLDED + 1 for name in node.outputs if name]
     return bool(sizes) and max(sizes) <= FOLDED
 

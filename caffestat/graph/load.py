@@ -1,6 +1,6 @@
 """External ONNX models as Graphs: one opset, functions inlined, shapes fixed, shape arithmetic computed ahead.
 
-A model is a stranger's file: what it claims is checked before memory is spent on it.
+Models are untrusted: the sizes that a file states are checked before memory is allocated.
 """
 
 from __future__ import annotations
@@ -597,12 +597,12 @@ def _is_weight(array: np.ndarray) -> bool:
 
 
 def _is_mask(array: np.ndarray) -> bool:
-    """Whether the numbers make a softmax forget elements: those of masks are as low as their type allows."""
+    """Tell whether the numbers mask elements of a softmax: those of masks are near the least of their type."""
     return bool(array.size) and bool(array.min() <= _MASKED)
 
 
 def settings_of(node: Node) -> Iterator[str]:
-    """Yield the floats that a node reads to know what to do: no signal flows through them."""
+    """Yield the floats that are settings of a node: no signal flows through them."""
     return (name for position, name in enumerate(node.inputs) if node.info.role(position) is Role.SETTING)
 
 

@@ -15,7 +15,7 @@ def _knows_shapes(context: AdapterContext, node: Node) -> bool:
 
 @definition("TensorScatter", fits=_knows_shapes, domain="")
 def _tensor_scatter(w: Writer, node: Node, y: str) -> None:
-    """y = the cache with the update from each sample's place on, along an axis; `circular` begins again in front."""
+    """y = the cache with the update from each sample's place on, along an axis; with `circular` it wraps around."""
     cache, update = w.shape(0), w.shape(1)
     axis, batch = node.get("axis", -2) % len(cache), cache[0]
     ahead = (1,) * (axis - 1)

@@ -18,7 +18,7 @@ _READERS: set[str] = set()  # ops that read single elements of a sequence
 
 
 def _rule(op: str, reads: bool = False) -> Callable[[Rule], Rule]:
-    """Register what says an op without sequences, or returns None where a sequence has to stay.
+    """Register a rule that expresses an op without sequences, or returns None where a sequence has to stay.
 
     reads: the op takes elements out of a sequence
     """

@@ -93,7 +93,7 @@ def _symbols(
 
 
 def _batches(inputs: Iterable[onnx.ValueInfoProto], batch: int) -> dict[str, int]:
-    """Return the batch by the names that open first axes have: these stand elsewhere, too, as in recurrent states."""
+    """Return the batch by the names of open first axes: the same names occur elsewhere, as in recurrent states."""
     firsts = (value.type.tensor_type.shape.dim[:1] for value in inputs)
     return {_name(dim): batch for dims in firsts for dim in dims if _name(dim)}
 

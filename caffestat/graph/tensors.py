@@ -26,7 +26,7 @@ def read_tensor(tensor: TensorProto, folder: Path | None = None) -> np.ndarray:
     """Return a tensor's values; large external ones are mapped, not read.
 
     folder: where the model's file stands, None for a model that has none.
-    Raises InputError when there are fewer or more bytes than the shape says, or external data is not to be had.
+    Raises InputError when there are fewer or more bytes than the shape says, or external data is not available.
     """
     if any(size < 0 for size in tensor.dims):
         raise _error(tensor, f"has a negative size in its shape {tuple(tensor.dims)}")

@@ -15,7 +15,7 @@ from .graph import OPSET, Node, Spec
 
 __all__ = ["OLDEST", "AdapterContext", "upgrade"]
 
-OLDEST = 7  # before it, broadcasting was another
+OLDEST = 7  # before it, ops had other rules for broadcasting
 
 
 class AdapterContext(Protocol):
@@ -55,7 +55,7 @@ def _adapter(version: int, *ops: str) -> Callable[[Adapter], Adapter]:
 def upgrade(context: AdapterContext, node: Node, opset: int) -> list[Node]:
     """Return the node of an older opset as nodes of opset 22, which compute the same values.
 
-    Raises InputError for the few forms that nothing newer can say.
+    Raises InputError for the few forms that newer ops cannot express.
     """
     nodes = [node]
     for version in range(opset + 1, OPSET + 1):

@@ -11,7 +11,7 @@ the channels for each of the n² points. The three transforms are small products
     U = (G ⊗ G) w      [n², filters, channels]
     y = (Aᵀ ⊗ Aᵀ) U V
 
-The gradient of the image is the convolution with the filters turned around; that of the filters is
+The gradient of the image is the convolution with the filters flipped; that of the filters is
 (G ⊗ G)ᵀ Σ over tiles of (A ⊗ A) dy · Vᵀ.
 
 Largest error, ÷ the largest result: 2e-6 with 3x3 taps, where the runtime's convolution has 0.5e-6; 1e-5 with 5x5, for

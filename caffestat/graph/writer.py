@@ -72,7 +72,7 @@ class Writer:
         return self.emit("Transpose", value, to=to, perm=list(perm))
 
     def parts(self, value: str, axis: int, *sizes: int) -> list[str]:
-        """Emit a Split along an axis, of parts of more than nothing; return a name for each size, empty for 0."""
+        """Emit a Split along an axis, without empty parts; return a name for each size, empty for 0."""
         outputs = [self.context.unique(f"{value}/part") if size else "" for size in sizes]
         if sum(map(bool, sizes)) == 1:
             return [value if size else "" for size in sizes]
@@ -91,7 +91,7 @@ Fits = Callable[[AdapterContext, Node], bool]
 
 @dataclass(frozen=True)
 class _Definition:
-    """write: appends the nodes of a node to a writer; fits: tells whether it can say this one."""
+    """write: appends the nodes of a node to a writer; fits: tells whether it can express this one."""
 
     write: Define
     fits: Fits

@@ -26,7 +26,7 @@ def relu(t: Tape, node: Node, dy: str) -> Grads:
 
 @late("Step")
 def _step(g: Graph, node: Node, provider: str) -> list[str]:
-    """[y > 0] of y ≥ 0; on the CPU min(3e38·y, 1) is the quicker one in float32, off only for y below 3.4e-39."""
+    """[y > 0] of y ≥ 0; on the CPU min(3e38·y, 1) is faster in float32, and wrong only for y below 3.4e-39."""
     (y,) = node.inputs
     if provider == "cpu" and g.specs[y].dtype == np.float32:
         return [g.emit("HardSigmoid", y, alpha=3e38, beta=0.0)]

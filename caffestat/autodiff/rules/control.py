@@ -1,6 +1,6 @@
 """Gradients through subgraphs: If, and Scan (to which Loops with a fixed trip count are converted on load).
 
-The gradient of a subgraph is a subgraph again: it computes the forward values anew and then goes backwards.
+The gradient of a subgraph is a subgraph again: it computes the forward values again and then goes backwards.
 Source: the ONNX operators If, Loop and Scan.
 """
 
@@ -82,7 +82,7 @@ def _zeros(g: Graph, spec: Spec) -> str:
 
 @dataclass(frozen=True)
 class _Scan:
-    """A Scan node taken apart; axes and directions have one number per scanned value.
+    """The parts of a Scan node; axes and directions have one number per scanned value.
 
     specs: of the body's inputs: the states, then one slice of each scanned input
     """

@@ -85,7 +85,7 @@ def _attributes(c: Convolution) -> dict[str, Any]:
 
 # ---- the gradient of the image ----
 
-_FILTERS_COST = 4  # passes over filters and their gradient, of which one over dy takes the place
+_FILTERS_COST = 4  # passes over the filters and their gradient, that save one pass over dy
 
 ImageForm = Callable[[Graph, Convolution, str, str], str]
 WeightForm = Callable[[Graph, Convolution, str, str], str]
@@ -94,8 +94,8 @@ WeightForm = Callable[[Graph, Convolution, str, str], str]
 def image_form(provider: str, c: Convolution, changing: bool = False) -> ImageForm:
     """Choose how to compute dx from w and dy.
 
-    changing: whether the filters are others in every run. On few places, turning 1x1 around takes two to nine times
-    as long as the product
+    changing: whether the filters differ from run to run. On few places, swapping the axes of 1x1 filters takes two to
+    nine times as long as the product
     """
     if c.is_product and (provider == "cuda" or (changing and c.batch * c.window.places <= 400)):
         return dx_product
@@ -165,7 +165,7 @@ def _flip_pads(c: Convolution) -> list[int]:
 
 
 def dx_flip(g: Graph, c: Convolution, w: str, dy: str) -> str:
-    """Stride 1: dx as the convolution of dy with the filters turned around, which are folded when the session opens."""
+    """Stride 1: dx as the convolution of dy with flipped filters, which are constant-folded when the session opens."""
     per_group = (c.filters // c.group, c.channels // c.group)
     flipped = g.transpose(g.reshape(w, c.group, *per_group, c.window.taps), 0, 2, 1, 3)
     if c.window.taps > 1:

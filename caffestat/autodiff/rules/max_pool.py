@@ -45,7 +45,7 @@ def _is_blocked(g: Graph, x: str, win: Window) -> bool:
 
 
 def _by_masks(g: Graph, x: str, dy: str, win: Window) -> str:
-    """Split dy among the rows, then what each row got among the columns: what is equal to the largest, takes it."""
+    """Split dy among the rows, then what each row got among the columns: the first that equals the largest takes it."""
     from caffestat.graph.bodies import over_slices, slices_that_fit
 
     lanes, block = prod(g.shape(x)[:2]) // g.block, g.block

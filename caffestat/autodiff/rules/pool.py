@@ -107,9 +107,9 @@ def _enlarge(g: Graph, small: str, win: Window) -> str:
 
 
 def _reflects(win: Window) -> bool:
-    """Whether the gradient is a pooling itself: stride 1, and no padding wider than the kernel reaches.
+    """Tell whether the gradient is a pooling itself: stride 1, and no padding wider than the kernel reaches.
 
-    Neither uneven padding nor a kernel larger than what it slides over: onnxruntime before 1.26 goes wrong there.
+    Neither uneven padding nor a kernel larger than what it slides over, for which onnxruntime before 1.26 is wrong.
     """
     fits = all(pad < k <= n for pad, k, n in zip(win.begins, win.kernel, win.out, strict=True))
     return set(win.strides + win.dilations) == {1} and win.begins == win.tails and fits

@@ -1,4 +1,4 @@
-"""Quantized values: rounding has no slope, and a value that comes back from integers depends on its scale alone."""
+"""Quantized values: rounding has a gradient of zero, and a dequantized value depends on its scale alone."""
 
 from __future__ import annotations
 

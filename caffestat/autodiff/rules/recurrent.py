@@ -65,7 +65,7 @@ class _Cell:
     before     the state h before each step, [T, batch, H]
     dh         the gradient that each step's h gets from Y, [T, batch, H]
     last       the gradients of the last states, [batch, H] each
-    inside     1 within a sample's length and 0 beyond, where states rest: [T, batch, 1], or "" without lengths
+    inside     1 within a sample's length and 0 beyond, where states do not change: [T, batch, 1], or "" without lengths
     backwards  whether the forward pass goes from the last step to the first
     """
 

@@ -91,7 +91,7 @@ def _pads(t: Tape, node: Node) -> dict[int, list[int]]:
 
 
 def _copying_pad(t: Tape, node: Node, dy: str, mode: Any) -> Grads:
-    """Modes reflect, edge and wrap pad with copies of elements, what is cropped aside: a 0/1 matrix along each axis."""
+    """Modes reflect, edge and wrap pad with copies of elements and may crop others: a 0/1 matrix along each axis."""
     x = node.inputs[0]
     shape, dtype = list(t.shape(node.outputs[0])), t.specs[x].dtype
     for axis, (before, after) in _pads(t, node).items():

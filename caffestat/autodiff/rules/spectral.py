@@ -48,7 +48,7 @@ def _fit(t: Tape, value: str, shape: Sequence[int], axis: int, size: int, dtype:
 
 @vjp("STFT")
 def stft(t: Tape, node: Node, dy: str) -> Grads:
-    """By way of what it is: frames that are gathered, times the window, transformed."""
+    """By its definition: gathered frames, times the window, transformed."""
     return t.through(node, dy, lambda: [_transformed_frames(t, node)])
 
 
