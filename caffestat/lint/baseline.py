@@ -39,7 +39,7 @@ class Baseline:
 
 
 def _key(issue: Issue) -> Key:
-    """The issue's key, its file with forward slashes so that a baseline serves on every system."""
+    """Return the issue's key, its file with forward slashes so that a baseline serves on every system."""
     file, *rest = issue.key
     return (file.replace(os.sep, "/"), *rest)  # type: ignore[return-value]
 
@@ -55,7 +55,7 @@ def to_baseline(issues: Iterable[Issue]) -> str:
 
 
 def refuse_other(path: str) -> None:
-    """Raise InputError for a file that is there and is no baseline, as in `--write-baseline *.prototxt`."""
+    """Raise InputError for an existing file that is not a baseline, as in `--write-baseline *.prototxt`."""
     if os.path.isfile(path):
         try:
             read_baseline(path)

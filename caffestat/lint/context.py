@@ -26,7 +26,7 @@ __all__ = ["Context", "Limits", "ModelRun", "Ran", "UnknownShape"]
 
 @dataclass(frozen=True)
 class Limits:
-    """From where on something is worth telling; each is a `caffestat check` option and a configuration key.
+    """Thresholds of the checks; each is a `caffestat check` option and a configuration key.
 
     vanish, explode    mean |x| of a blob, or |dx|, relative to the data's, or to the loss's side
     saturated          share of the inputs of a sigmoid or tanh at which its slope is below a twentieth of the largest

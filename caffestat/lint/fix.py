@@ -52,7 +52,7 @@ def diff_of(issue: Issue, document: Document) -> str:
 def fix_file(path: str, job: Job) -> Fixed:
     """Return the text of a net with every fix applied that does not touch another one's bytes. Writes nothing.
 
-    Of a solver, nothing is fixed: its net stands in another file. Raises a CaffestatError when it cannot be read, and
+    Nothing is fixed in a solver: its net is in another file. Raises a CaffestatError when it cannot be read, and
     for the standard input, which cannot be changed.
     """
     if path == STDIN:

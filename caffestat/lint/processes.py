@@ -49,7 +49,7 @@ def each(work: Callable[[str], T], files: Sequence[str]) -> Iterator[T]:
 def _size(file: str) -> int:
     try:
         return os.stat(file).st_size
-    except (OSError, ValueError):  # whoever reads it says so
+    except (OSError, ValueError):  # reading it reports the error
         return 0
 
 
@@ -62,7 +62,7 @@ _given: list[Callable[[str], Any]] = []  # what a process was forked for
 
 
 def _begin(work: Callable[[str], Any]) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C
     _given.append(work)
 
 

@@ -1,4 +1,4 @@
-"""The checks by code, and what each needs to know before it can speak."""
+"""The checks by code, and what each needs before it can run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One cause in many layers of a file is told once to people.
+"""One cause in many layers of a file is reported once in formats for people.
 
 Comments and baselines silence single findings, fixes mend them, and programs read them, so they stay apart until then.
 """

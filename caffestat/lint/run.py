@@ -112,7 +112,7 @@ def check_files(paths: Iterable[str], job: Job) -> Checked:
     """Check files, many of them in several processes; one that cannot be read does not keep the others from it.
 
     A file of a folder that has nothing of Caffe's in it (a label map, another program's graph) is left out. A net that
-    several solvers name is told of once, under the name that `paths` gives it.
+    several solvers name is reported once, under the name that `paths` gives it.
     Raises InputError for an unknown dialect, and for a shape of a blob that none of the nets has.
     """
     check_dialect(job.net.dialect)
@@ -273,7 +273,7 @@ def _context(file: NetFile, job: Job) -> Context:
 
 
 def _findings(file: NetFile, job: Job) -> Sequence[Finding]:
-    """Return what is strange in a net that Caffe refuses, the fields aside that layers of forks read."""
+    """Return what is strange in a net that Caffe refuses, without the fields that layers of forks read."""
     try:
         return file.build(_options(file, job), []).findings
     except CaffestatError:

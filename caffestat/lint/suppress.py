@@ -1,7 +1,7 @@
 """Comments that silence findings: `# caffestat: ignore[CS012] reason`.
 
-A comment in a layer, on its line or on the lines right above it, speaks about that layer; one with `ignore-file` about
-the whole file. Several codes are separated by commas; without brackets all are meant.
+A comment in a layer, on its line or on the lines right above it, applies to that layer; one with `ignore-file` to the
+whole file. Several codes are separated by commas; without brackets all are meant.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _COMMENT = re.compile(rb"#\s*caffestat:\s*(ignore(?:-file)?)(?:\[([^\]]*)\])?[ \
 
 @dataclass(frozen=True)
 class Suppression:
-    """A comment, and the lines (first, last) that it speaks about; codes empty for all. Line 0 is the file as such."""
+    """A comment, and the lines (first, last) that it applies to; codes empty for all. Line 0 is the file as such."""
 
     codes: tuple[str, ...]
     reason: str

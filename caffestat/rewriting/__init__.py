@@ -1,4 +1,4 @@
-"""Changes fillers in texts and draws weights in models anew; the policies that choose the fillers. Upgrades old texts.
+"""Changes fillers in texts and draws new weights in models; the policies that choose fillers. Upgrades old texts.
 
 Importing this package does not import onnx; rewriting or writing an ONNX model does.
 """

@@ -1,4 +1,4 @@
-"""Draws the weights of chosen layers again in a trained model, and leaves everything else in it as it is."""
+"""Draws new weights of chosen layers in a trained model, and changes nothing else in it."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def rewrite_caffemodel(
     file: NetFile | None = None,
     options: NetOptions | None = None,
 ) -> Rewritten:
-    """The model with new weights in the chosen layers, and new biases: by the bias policy, else by the net's filler.
+    """Return the model with new weights and biases in the chosen layers: biases by their policy, else the net's filler.
 
     The values are those that `fill` draws for the whole net with the same seed. Layers go by their names, as in Caffe.
 
@@ -91,7 +91,7 @@ def _owner(net: Net, number: int) -> int:
 
 
 def _blobs(message: Any, net: Net, path: str) -> Iterator[tuple[int, Any]]:
-    """The model's blob for each param of the net, for layers that both have. Raises InputError for a misfit."""
+    """Yield the model's blob for each param of the net, for layers that both have. Raises InputError for a misfit."""
     layers: dict[str, Any] = {}
     for layer in (*message.layers, *message.layer):
         core = layer.layer if layer.DESCRIPTOR.name == "V1LayerParameter" and layer.HasField("layer") else layer

@@ -1,4 +1,4 @@
-"""Rewrites many files: finds them, replaces each atomically, and says what became of it."""
+"""Rewrites many files: finds them, replaces each atomically, and returns its outcome."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class Job:
 
 
 def find_files(paths: Iterable[str | Path], recursive: bool) -> list[tuple[Path, Path]]:
-    """The files to rewrite, each with its path relative to the folder that was given, or its name.
+    """Return the files to rewrite, each with its path relative to the folder that was given, or its name.
 
     Folders are searched for texts only: binary models, and links out of a folder, are rewritten when they are named.
     Raises InputError.
@@ -82,7 +82,7 @@ def _files_at(path: Path, recursive: bool) -> Iterator[tuple[Path, Path]]:
 
 
 def targets(files: Sequence[tuple[Path, Path]], output: Path | None, is_folder: bool) -> list[Path]:
-    """Where each file is written: in place, to the file `output`, or into the folder `output`. Raises InputError."""
+    """Return where each file is written: in place, to the file `output` or into that folder. Raises InputError."""
     if output is None:
         return [path for path, _ in files]
     if not is_folder:
@@ -109,7 +109,7 @@ class _Task:
         return cls(path, target, job, Version.of(path) if is_same and not job.dry_run else None)
 
     def is_due(self, is_changed: bool) -> bool:
-        """Whether there is something to write: always when the file goes elsewhere."""
+        """Tell whether there is something to write: always when the file goes elsewhere."""
         return not self.job.dry_run and (is_changed or self.since is None)
 
     def put(self, data: bytes, is_changed: bool) -> None:
@@ -132,7 +132,7 @@ class _Task:
 
 
 def rewrite_file(path: Path, target: Path, job: Job) -> Outcome:
-    """Rewrite one file; an error that the file is to blame for is in the outcome."""
+    """Rewrite one file; an error in the file is in the outcome."""
     try:
         return _rewriter(path)(_Task.of(path, target, job))
     except CaffestatError as error:

@@ -62,7 +62,7 @@ class FilledModel:
 
 
 def fill_model(path: str, change: Change, seed: int, options: NetOptions) -> FilledModel:
-    """Draw the chosen weights of an ONNX model anew.
+    """Draw new values for the chosen weights of an ONNX model.
 
     Raises InputError without a policy, for such a model has no fillers; and as `rewrite_onnx` does.
     """

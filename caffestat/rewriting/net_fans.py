@@ -36,7 +36,7 @@ class TextFans:
         self._problems: list[str] = []
 
     def __call__(self, layer: TextLayer, role: str) -> Fans:
-        """The true fans of a layer's param. Raises Undecided when no net that holds the layer can be built."""
+        """Return the true fans of a layer's param. Raises Undecided when no net that holds the layer can be built."""
         found = self._nodes.get((layer.name, layer.field.place), [])
         for net, index in found:
             if net.nodes[index].params:
@@ -93,7 +93,7 @@ class TextFans:
 
 
 def _why_unknown(net: Net, index: int) -> str:
-    """Why a node's shapes are not known: what is said of the last layer of those it depends on that has a reason."""
+    """Return why a node's shapes are not known: the reason of the last layer that it depends on and that has one."""
     depends = sorted({index, *net.flow.in_front([index])}, reverse=True)
     reasons = (net.nodes[other].layer.why_unknown for other in depends)
     return next(filter(None, reasons), "its type has no params that caffestat knows")
@@ -112,7 +112,7 @@ def _sources(document: Document) -> Iterator[NetSource]:
 
 
 def fans_of(net: Net, node: int, role: str) -> Fans:
-    """The true fans of a node's param. Raises Undecided when one filler serves params whose fans differ."""
+    """Return the true fans of a node's param. Raises Undecided when one filler serves params whose fans differ."""
     params = [net.params[number].param for number in net.nodes[node].params]
     found = {(param.fan_in, param.fan_out) for param in params if param.role == role}
     if len(found) != 1:

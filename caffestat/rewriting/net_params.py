@@ -63,7 +63,7 @@ def refill(net: Net, change: Change) -> Refilled:
 
 
 def place_of(net: Net, number: int) -> Place:
-    """The place of `net.params[number]`."""
+    """Return the place of `net.params[number]`."""
     entry = net.params[number]
     node = net.nodes[entry.node]
     is_frozen, layer = entry.lr_mult == 0, node.layer

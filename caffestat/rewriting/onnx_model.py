@@ -1,4 +1,4 @@
-"""Draws chosen initializers of an ONNX model again, with the fans of the ops that use them."""
+"""Draws new values for chosen initializers of an ONNX model, with the fans of the ops that use them."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ class OnnxRewrite:
 
 
 def rewrite_onnx(path: Path, change: Change, seed: int, options: NetOptions | None = None) -> OnnxRewrite:
-    """The model with chosen weights drawn by the policy, in the order in which it lists them; biases by theirs.
+    """Return the model with chosen weights drawn by the policy, in the order in which it lists them; biases by theirs.
 
     Weights are initializers and the values of Constant nodes.
 
@@ -209,14 +209,14 @@ class _Job:
 
 
 def _tensors(model: onnx.ModelProto) -> dict[str, TensorProto]:
-    """The constants that the model holds, by the names of their values: initializers, and what Constant nodes say."""
+    """Return the constants of the model by the names of their values: initializers, and those of Constant nodes."""
     nodes = [node for node in model.graph.node if op_info(node.op_type, node.domain).is_constant]
     stated = {node.output[0]: a.t for node in nodes for a in node.attribute if a.name == "value"}
     return {**stated, **{tensor.name: tensor for tensor in model.graph.initializer}}
 
 
 def _shapes(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
-    """The shapes of all values that ONNX can infer, from a copy of the model without its large constants."""
+    """Return the shapes of all values that ONNX can infer, from a copy of the model without its large constants."""
     bare = onnx.ModelProto(ir_version=max(model.ir_version, 4), opset_import=model.opset_import)
     bare.graph.name = "shapes"
     bare.graph.node.extend(model.graph.node)
@@ -237,7 +237,7 @@ def _shapes(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
 
 
 def _external(model: onnx.ModelProto) -> list[TensorProto]:
-    """The tensors whose data stand in files beside the model's."""
+    """Return the tensors whose data stand in files beside the model's."""
     return [t for t in _tensors(model).values() if t.data_location == TensorProto.EXTERNAL]
 
 

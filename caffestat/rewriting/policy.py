@@ -131,7 +131,7 @@ class Policy:
         return Wanted(self.type, self.fields).filler
 
     def choose(self, site: Site) -> Wanted | None:
-        """The filler for a param, None for one that the policy does not concern. Raises Undecided."""
+        """Return the filler for a param, None for one that the policy does not concern. Raises Undecided."""
         if self.type == "auto":
             return self._by_follower(site)
         if self.type == "explicit":
@@ -167,7 +167,7 @@ def _solved(method: Method, site: Site) -> Wanted:
 
 
 def _type_of(name: str) -> FillerType:
-    """The type of a policy that was parsed. Raises InputError for an unknown one, which a file may have."""
+    """Return the type of a policy that was parsed. Raises InputError for an unknown one, which a file may have."""
     kind = filler_type(name)
     if kind is None:
         raise InputError(f"unknown filler type {name!r}; expected one of {', '.join(filler_types())}")
@@ -186,7 +186,7 @@ def _is_scaled(name: str) -> bool:
 
 
 def _written(site: Site, variance_norm: str | None) -> Wanted | None:
-    """The filler that the file has, when numbers can take its place."""
+    """Return the filler that the file has, when numbers can take its place."""
     if site.current is None or not _is_scaled(site.current.type):
         return None
     return Wanted(site.current.type, (("variance_norm", variance_norm or site.current.variance_norm),))
@@ -198,7 +198,7 @@ def _rounded(value: float) -> float:
 
 
 def _number(value: float | np.floating) -> str:
-    """The shortest text that reads back as the same float32."""
+    """Return the shortest text that reads back as the same float32."""
     return str(np.float32(value))
 
 
@@ -273,7 +273,7 @@ def _checked(kind: str, name: str, text: str) -> str:
 
 
 def same_effect(one: Filler, other: Filler) -> bool:
-    """Whether two fillers fill alike: same type, and same float32 values of the fields that the type looks at."""
+    """Tell whether two fillers fill alike: same type, and same float32 values of the fields that the type looks at."""
     return _effect(one) == _effect(other)
 
 

@@ -45,7 +45,7 @@ class Change:
     only_missing: bool = False
 
     def names(self, place: Place) -> bool:
-        """Whether the user named the layer, by a glob or by its type."""
+        """Tell whether the user named the layer, by a glob or by its type."""
         by_name = _matches(place, self.layers)
         return (by_name or not self.layers) and (place.type in self.types or not self.types) and self.is_narrow
 
@@ -60,11 +60,11 @@ class Change:
         return self.is_narrow or bool(self.excludes)
 
     def selects(self, place: Place) -> bool:
-        """Whether the layer is among those that the rewrite looks at."""
+        """Tell whether the layer is among those that the rewrite looks at."""
         return not _matches(place, self.excludes) and (self.names(place) or not self.is_narrow)
 
     def policy(self, place: Place, current: Filler | None) -> Policy | None:
-        """The policy for a param whose filler is `current` (None: not written); None when it is left alone."""
+        """Return the policy for a param whose filler is `current` (None: not written); None when it is left alone."""
         policy = self._policy_of(place)
         if policy is None or not self.selects(place) or (self.only_missing and current is not None):
             return None
@@ -73,7 +73,7 @@ class Change:
     def _policy_of(self, place: Place) -> Policy | None:
         if place.role == "bias":
             return self.bias
-        # scales and slopes are no weights: only who says their layers' type means them
+        # scales and slopes are not weights: they are filled only where their layer's type is selected
         return self.filler if place.role == "weight" or place.type in self.types else None
 
 
@@ -82,7 +82,7 @@ def _matches(place: Place, globs: Sequence[str]) -> bool:
 
 
 def _is_delicate(place: Place, current: Filler | None, policy: Policy) -> bool:
-    """Whether a param has a filler for a reason of its own, or the policy is for another type of layer."""
+    """Tell whether a param has a filler for a reason of its own, or the policy is for another type of layer."""
     upsamples = current is not None and _upsamples(current.type)
     misplaced = _upsamples(policy.type) and not place.upsamples
     return place.is_frozen or place.is_recurrent or upsamples or misplaced
@@ -94,7 +94,7 @@ def _upsamples(name: str) -> bool:
 
 
 def is_changed(place: Place, current: Filler | None, filler: Filler) -> bool:
-    """Whether `filler` gives other values than the param has now."""
+    """Tell whether `filler` gives other values than the param has now."""
     return not same_effect(current or default_filler(place.role), filler)
 
 
@@ -107,7 +107,7 @@ def change_of(
     excludes: Sequence[str] = (),
     only_missing: bool = False,
 ) -> Change:
-    """The Change that options describe. Raises InputError for a policy that cannot be read, and for no names."""
+    """Return the Change that options describe. Raises InputError for a policy that cannot be read, and for no names."""
     norm_of(variance_norm)
     return Change(
         parse_policy(filler, variance_norm) if filler else None,

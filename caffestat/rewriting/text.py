@@ -72,7 +72,7 @@ class Rewritten:
 
 
 def rewrite_text(data: bytes, name: str, change: Change, options: NetOptions | None = None) -> Rewritten:
-    """The text with other fillers: only their bytes differ, and a second run changes nothing.
+    """Return the text with other fillers: only their bytes differ, and a second run changes nothing.
 
     name     the file's name, for messages
     options  how nets are built, for policies that need fans: shapes and batch count
@@ -97,7 +97,7 @@ def rewrite_text(data: bytes, name: str, change: Change, options: NetOptions | N
 
 
 def filler_edits(document: Document, layer: FilePlace, role: str, wanted: Wanted) -> list[Edit]:
-    """The edits that give the layer at a place this filler for the param of a role: none where it has no such param.
+    """Return the edits that give the layer at a place this filler for the param of a role; none without such a param.
 
     Fields that the new type does not read stay.
     """
@@ -206,7 +206,7 @@ def _place(layer: TextLayer, role: str) -> Place:
 
 
 def step_of(layer: TextLayer) -> NamedStep:
-    """The step of a layer; one of an unknown type that works in place passes its input on."""
+    """Return the step of a layer; one of an unknown type that works in place passes its input on."""
     known = layer.layer
     in_place = not set(layer.bottoms).isdisjoint(layer.tops)
     nonlinearity = known.nonlinearity() if known else None
@@ -238,7 +238,7 @@ def _quote(filler: Field | None) -> str:
 
 
 def _is_written(old: Field, text: str) -> bool:
-    """Whether the field has this value already, however it is spelled."""
+    """Tell whether the field has this value already, however it is spelled."""
     found = next(scalar_texts(old), None)
     if found == text.strip("\"'"):
         return True
@@ -249,7 +249,7 @@ def _is_written(old: Field, text: str) -> bool:
 
 
 def _is_default(old: Field, type_name: str) -> bool:
-    """Whether a field that the wanted filler does not mention may stay: its type looks at it, and it is the default."""
+    """Tell whether a field that the wanted filler lacks may stay: its type reads it, and it is the default."""
     kind = filler_type(type_name)
     return kind is not None and old.name in kind.reads and _is_written(old, str(getattr(Filler(), old.name)))
 
@@ -265,7 +265,7 @@ def _verify(before: Document, data: bytes) -> None:
 
 
 def _outline(fields: Sequence[Field]) -> list[Any]:
-    """The tree without its fillers, values as they are written."""
+    """Return the tree without its fillers, values as they are written."""
     return [
         (f.name, [_outline(v.fields) if isinstance(v, Message) else v.text for v in f.values])
         for f in fields

@@ -59,7 +59,7 @@ def _roles_of(owner: str) -> dict[str, str]:
 
 
 def _descriptor(owner: str) -> Any:
-    """The descriptor of a layer's parameter message, None for one that Caffe's schema lacks."""
+    """Return the descriptor of a layer's parameter message, None for one that Caffe's schema lacks."""
     field = LayerParameter.DESCRIPTOR.fields_by_name.get(owner)
     return field.message_type if field else None
 
@@ -139,17 +139,17 @@ class TextLayer:
         return layer
 
     def fillers(self) -> Iterator[FillerText]:
-        """Every filler that is written, and every place where one may be added."""
+        """Yield every filler that is written, and every place where one may be added."""
         for filler in self._places():
             if filler.field or (self._may_add(filler.owner) and (filler.role != "bias" or _has_bias(filler.owner))):
                 yield filler
 
     def written_fillers(self) -> Iterator[FillerText]:
-        """Every filler that is written; the layer itself is not looked at."""
+        """Return every filler that is written; the layer itself is not looked at."""
         return (filler for filler in self._places() if filler.field)
 
     def _places(self) -> Iterator[FillerText]:
-        """Every place that a field of the schema gives a filler, whether or not the layer reads it."""
+        """Yield every place that a field of the schema gives a filler, whether or not the layer reads it."""
         if self.old:
             yield from self._in(self.old, _ROLES)
             return
@@ -183,7 +183,7 @@ class TextLayer:
         return not is_sized or message_of(owner).first("num_output") is not None
 
     def is_frozen(self, role: str) -> bool:
-        """Whether the learning rate of the param with this role is 0."""
+        """Tell whether the learning rate of the param with this role is 0."""
         roles = list(dict.fromkeys(self._own_roles.values())) or list(_ROLES.values())
         index = roles.index(role) if role in roles else 0
         rates = list(_numbers(self._core, "blobs_lr"))
@@ -193,7 +193,7 @@ class TextLayer:
 
 
 def message_of(field: Field) -> Message:
-    """The message of a field. Raises NetError when it holds something else."""
+    """Return the message of a field. Raises NetError when it holds something else."""
     value = field.values[0] if field.values else None
     if not isinstance(value, Message):
         raise NetError(f"{field.name}: expected a message in braces, found a list or a value", field.place)
@@ -201,7 +201,7 @@ def message_of(field: Field) -> Message:
 
 
 def scalar_texts(field: Field) -> Iterator[str]:
-    """The scalar values of a field: strings without their quotes, anything else as written."""
+    """Yield the scalar values of a field: strings without their quotes, anything else as written."""
     for value in field.values:
         if isinstance(value, Scalar):
             is_string = value.kind == "string"
@@ -209,7 +209,7 @@ def scalar_texts(field: Field) -> Iterator[str]:
 
 
 def texts(message: Message, name: str) -> Iterator[str]:
-    """The scalar values of all fields of that name."""
+    """Return the scalar values of all fields of that name."""
     return (text for field in message.find(name) for text in scalar_texts(field))
 
 
@@ -238,7 +238,7 @@ def _has_bias(owner: Field) -> bool:
 
 
 def read_filler(message: Message) -> Filler:
-    """The filler that a FillerParameter's text describes; a value that cannot be read counts as NaN."""
+    """Return the filler that a FillerParameter's text describes; a value that cannot be read counts as NaN."""
     values: dict[str, object] = {}
     for name in FILLER_FIELDS & {field.name for field in message.fields}:
         written = next(iter(texts(message, name)), "")
@@ -252,7 +252,7 @@ def read_filler(message: Message) -> Filler:
 
 
 def nets(document: Document) -> Iterator[tuple[Field | None, Document | Message]]:
-    """The nets that a text holds: itself, or those inside a solver, each with the field that it is the value of."""
+    """Return the nets in a text: itself, or those inside a solver, each with the field that it is the value of."""
     yield None, document
     for name in _NETS:
         for field in document.find(name):
@@ -260,6 +260,6 @@ def nets(document: Document) -> Iterator[tuple[Field | None, Document | Message]
 
 
 def text_layers(net: Document | Message) -> list[TextLayer]:
-    """The layers of a net, in order."""
+    """Return the layers of a net, in order."""
     fields: Iterable[Field] = (f for f in net.fields if f.name in ("layer", "layers"))
     return [TextLayer(field, value) for field in fields for value in field.values if isinstance(value, Message)]

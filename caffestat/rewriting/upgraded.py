@@ -1,4 +1,4 @@
-"""Texts of any age in the current format: old layers, inputs and solver types written anew, all else left as it is."""
+"""Texts of any age in the current format: old layers, inputs and solver types rewritten, all else left as it is."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ _SOLVER_TYPES = ("SGD", "Nesterov", "AdaGrad", "RMSProp", "AdaDelta", "Adam")  #
 
 @dataclass(frozen=True)
 class Upgraded:
-    """A text in the current format; `findings` tell of what could not be taken along."""
+    """A text in the current format; `findings` list what could not be kept."""
 
     data: bytes
     findings: tuple[Finding, ...]
 
 
 def upgrade_text(data: bytes, name: str) -> Upgraded:
-    """Return a net or solver in the current format: V0 and V1 layers, legacy inputs and `solver_type` are written anew.
+    """Return a net or solver in the current format: V0 and V1 layers, legacy inputs and `solver_type` are rewritten.
 
-    All between the old parts stays as it is, comments inside of them move before them; a text that is current comes
-    back byte for byte. Fields that Caffe lacks stay when they belong to a layer itself, and are left out with a finding
+    All between the old parts stays as it is, comments inside of them move before them; a current text is returned
+    byte for byte. Fields that Caffe lacks stay when they belong to a layer itself, and are left out with a finding
     when they stand deeper.
 
     Raises PrototextError, SchemaError or NetError when the text is broken.
@@ -134,7 +134,7 @@ class _Part:
         return start, end, (line_break + (b"" if lead.strip() else lead)).join(lines)
 
     def findings(self) -> Iterator[Finding]:
-        """Yield what is strange about the layers that are written anew, but for what they keep."""
+        """Yield what is strange about the rewritten layers, except the fields that they keep."""
         kept = {id(field) for old in self.layers for value in old.values for field in _own_fields(value)}
         for finding in filter(inside(self.layers), self.source.findings):
             if not (isinstance(finding, UnknownField) and id(finding.field) in kept):

@@ -75,7 +75,7 @@ class Maximum:
         return _given_common(self.k, self.rho)[0] if self.rho < 1 else cdf(NODES)
 
     def pooled(self, rho: float | None = None) -> Array:
-        """The maximum at the nodes of its own u."""
+        """Return the maximum at the nodes of its own u."""
         return self._at(self.rho if rho is None else rho)[0]
 
     def shared(self, rho: float | None = None) -> Array:
@@ -102,7 +102,7 @@ class Maximum:
         return self._wins[others]
 
     def rank(self) -> Array:
-        """The maximum's own u when it is the value at each node."""
+        """Return the maximum's own u when it is the value at each node."""
         return inverse_cdf(self.distribution)
 
     @cached_property

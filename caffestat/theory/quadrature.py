@@ -94,12 +94,12 @@ class Points:
 
 
 def cdf(u: Array) -> Array:
-    """The normal distribution function."""
+    """Return the normal distribution function."""
     return Points(u, -8.0, 8.0, _cdf_table().size).of(_cdf_table())
 
 
 def inverse_cdf(p: Array) -> Array:
-    """The normal quantile function, cut off at ±8."""
+    """Return the normal quantile function, cut off at ±8."""
     return np.interp(p, _cdf_table(), _cdf_points())
 
 
@@ -114,7 +114,7 @@ def variance(values: Array) -> float:
 
 
 def clip_unit(value: float) -> float:
-    """Return a probability or a correlation that rounding may have carried out of 0 to 1; 0 for no number."""
+    """Clip a probability or a correlation to 0 to 1, which rounding may have carried it out of; 0 for NaN."""
     return min(max(value, 0.0), 1.0) if value == value else 0.0
 
 
@@ -125,7 +125,7 @@ def clip_units(values: Array) -> Array:
 
 
 def quantiles(values: Array, weights: Array) -> Array:
-    """The increasing function of u that is distributed like the given values with the given probabilities.
+    """Return the increasing function of u that is distributed like the given values with the given probabilities.
 
     Its second moment is exactly theirs.
     """
@@ -134,12 +134,12 @@ def quantiles(values: Array, weights: Array) -> Array:
 
 
 def quantiles_of(sample: Array) -> Array:
-    """The same of values that are equally probable."""
+    """Return the same of values that are equally probable."""
     return _quantiles(_sorted(sample), np.full(sample.size, 1 / sample.size))
 
 
 def _sorted(sample: Array) -> Array:
-    """Sort; what holds but two numbers, as a mask does, is counted."""
+    """Sort values; an array of two numbers only, such as a mask, is counted instead."""
     low, high = sample.min(), sample.max()
     lows = np.count_nonzero(sample == low)
     if lows + np.count_nonzero(sample == high) == sample.size:
@@ -257,5 +257,5 @@ def correlations_for(values: Array, wanted: Array) -> Array:
 
 
 def correlation_for(values: Array, wanted: float) -> float:
-    """The ρ between 0 and 1 at which the cross moment of f comes closest to the wanted one."""
+    """Return the ρ between 0 and 1 at which the cross moment of f comes closest to the wanted one."""
     return float(correlations_for(values, np.array(wanted)))

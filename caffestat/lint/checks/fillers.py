@@ -573,7 +573,7 @@ def msra_before_squashing(context: Context) -> Iterator[Found]:
 
 
 def _is_output_or_gate(context: Context, squashing: Node) -> bool:
-    """Tell whether what a sigmoid or tanh says goes into no other layer's sum: a probability, a factor."""
+    """Tell whether no weights follow a sigmoid or tanh, as for a probability, or it only multiplies, as a gate."""
     return not _has_weights_after(context, squashing) or all(
         reader.layer.multiplies() for reader in _readers(context, squashing)
     )

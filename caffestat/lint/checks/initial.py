@@ -1,4 +1,4 @@
-"""Checks of the state that a net starts in: statistics that nobody has stored, and the loss of the first iteration."""
+"""Checks of the state that a net starts in: statistics that are not stored, and the loss of the first iteration."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Checks of what one iteration made of the elements of values (`--run`): of Caffe nets and of ONNX models."""
+"""Checks of the statistics of elements that one iteration measured (`--run`): of Caffe nets and ONNX models."""
 
 from __future__ import annotations
 

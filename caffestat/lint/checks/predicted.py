@@ -36,7 +36,7 @@ class Sizes:
 
 
 def _finite(values: Mapping[Key, float]) -> dict[Key, float]:
-    """Leave out what is no number: `not-finite` reports it."""
+    """Leave out NaN and infinity: `not-finite` reports them."""
     return {key: value for key, value in values.items() if math.isfinite(value)}
 
 
@@ -63,7 +63,7 @@ def _behind_weights(context: Context) -> Iterator[Node]:
 
 
 def _is_normalized(context: Context, node: Node) -> bool:
-    """Tell whether whoever reads a layer's tops sets their size anew."""
+    """Tell whether the layers that read a layer's tops normalize them."""
     readers = list(context.followers(node))
     return bool(readers) and all(context.normalizes(reader) for reader in readers)
 

@@ -1,4 +1,4 @@
-"""How findings are written: for people, for programs, and for what runs builds.
+"""How findings are written: for people, for programs, and for continuous integration.
 
 `render` is for a finished list; each format is one module with one function.
 """

@@ -4,7 +4,7 @@ A blob's mean |x| is proportional to √S, S its mean square in one draw of the 
 shows √S, whose mean is smaller. To first order E[√S] = √E[S] · (1 - Var(S) / 8 E[S]²), from √(1 + δ) ≈ 1 + δ/2 -
 δ²/8. S is a mean over C independent channels, so Var(S) / E[S]² = (E[s²] / E[s]² - 1) / C, s the mean square of a
 channel. The correction is written as exp(-Var(S) / 8 E[S]²), which stays positive; factors of consecutive layers
-multiply, for each layer's weights are drawn anew.
+multiply, for each layer's weights are drawn independently.
 
 Range: within 1 % for Var(S) ≤ E[S]² / 2, that is ten channels or more behind a ReLU, and 2.5 % for four; clipped at
 Var(S) = 4 E[S]².

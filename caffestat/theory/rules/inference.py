@@ -1,4 +1,4 @@
-"""Ops that do something else in training: BatchNormalization on stored statistics, Dropout."""
+"""Ops that differ between training and inference: BatchNormalization on stored statistics, Dropout."""
 
 from __future__ import annotations
 

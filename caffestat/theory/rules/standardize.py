@@ -1,4 +1,4 @@
-"""Normalizations over a value's own axes, of one sample: LayerNormalization and its kin."""
+"""Normalizations over a value's own axes, of one sample: LayerNormalization and similar ops."""
 
 from __future__ import annotations
 
