@@ -1,4 +1,4 @@
-"""What a pass of a log implies beyond its numbers: the signals that a run measures, as far as means tell them."""
+"""What a pass of a log implies beyond its numbers: the signals that a run measures, as far as means determine them."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _SAME_NORM = 1e-2  # relative: debug_info and the clipping add squares up in ano
 
 @dataclass(frozen=True)
 class Background:
-    """What a net and a solver tell beside a log.
+    """What is known from a net and a solver beside a log.
 
     activations  by layer; None without a net: the log's own settings, or the layers' names, then tell some
     multipliers  the lr_mult of params by (layer, index), 0 for those that no gradient updates; of layers whose params
@@ -98,7 +98,7 @@ def signals_of(one: Pass, background: Background) -> dict[Key, float]:
 
 
 def _activity(one: Pass, background: Background) -> Iterator[tuple[Key, float]]:
-    """Yield what activations let through, forward and backward."""
+    """Yield the shares that activations pass, forward and backward."""
     tops: dict[str, tuple[str, float]] = {}  # by layer: name and mean of its top
     signals: dict[str, float] = {}  # the last mean of each blob
     diffs: dict[str, float] = {}

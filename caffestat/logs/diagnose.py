@@ -69,9 +69,9 @@ class Diagnosis:
     losses   the losses whose value tells what went wrong
     alerts   rules that fired over the passes
     unread   debug_info lines that could not be read
-    warnings what was said of the net and could not be used
+    warnings why the given net could not be used
     trends   of the train net's numbers, in the order of the log
-    dead     what was zero at the end: tops and gradients of params
+    dead     tops and gradients of params that were zero at the end
     """
 
     passes: int = 0
@@ -98,7 +98,7 @@ class Diagnosis:
 
 
 def _can_die(key: Key) -> bool:
-    """A loss, an accuracy or a label may well be zero, and so may a bias; a top or a weight's gradient should not."""
+    """Tell whether zero is a fault: a loss, an accuracy, a label or a bias may be zero."""
     if key.direction == "backward":
         return key.role == "param" and key.blob == "0"
     return key.role == "top" and not any(word in key.blob.lower() for word in ("loss", "acc", "label"))

@@ -1,4 +1,4 @@
-"""What the value of a loss gives away: the cap of Caffe's softmax loss, a uniform guess, a loss that stands still."""
+"""What the value of a loss implies: the cap of Caffe's softmax loss, a uniform guess, a loss that stands still."""
 
 from __future__ import annotations
 
@@ -73,10 +73,10 @@ class LossWatch:
         self._first: dict[str, float] = {}
         self._recent: dict[str, deque[float]] = {}
         self._capped: dict[str, int] = {}
-        self._is_told = False  # whether the solver tells of losses
+        self._is_told = False  # whether the log has lines of the solver about losses
 
     def add(self, one: Pass) -> None:
-        """Look at the losses of a pass: those that the solver tells, else blobs of that name."""
+        """Look at the losses of a pass: those in lines of the solver, else blobs of that name."""
         told = list(_told_losses(one))
         self._is_told |= bool(told)
         for name, value in told or ([] if self._is_told else _loss_blobs(one)):
@@ -118,7 +118,7 @@ class LossWatch:
 
 
 def _told_losses(one: Pass) -> Iterator[tuple[str, float]]:
-    """Yield the losses by name: outputs with a weight, else what the solver says of all of them."""
+    """Yield the losses by name: outputs with a weight, else the loss that the solver prints."""
     weighted = [(output.name, output.value) for output in one.outputs if output.weight]
     if weighted:
         yield from weighted

@@ -314,7 +314,7 @@ class _Reader:
             self._reported.outputs.append(Output(f"#{int(found[1])}", number, 0.0))
 
     def end_tests(self) -> None:
-        """The tests of a net are over; what they came to belongs to the last of its passes."""
+        """End the tests of a net; their results belong to the last of its passes."""
         self.close()
         if self.test_iteration is None:
             return
@@ -331,7 +331,7 @@ class _Reader:
             self.current = None
 
     def finished(self) -> Iterator[Pass]:
-        """Yield the passes that are complete: numbered and no longer reported on, or waiting for too long."""
+        """Yield the passes that are complete: numbered and without further lines to come, or waiting for too long."""
         while self.pending and (self._is_complete(self.pending[0]) or len(self.pending) > _PENDING):
             yield self.pending.popleft()
 

@@ -1,7 +1,7 @@
 """Rules over the passes of a training run, as they come: one class per rule, used by `train --watch` and `diagnose`.
 
 They look at what no single pass shows, or at signals that only a run records. What one pass shows (a number that is not
-finite, a signal that exploded or vanished, a loss at a telling value) is found by `Diagnoser` and `LossWatch`.
+finite, a signal that exploded or vanished, a loss at a characteristic value) is found by `Diagnoser` and `LossWatch`.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def _is_weight(key: Key) -> bool:
 
 
 def _train_loss(one: Pass) -> float | None:
-    """Return the loss of a pass: the weighted outputs, else what the solver says."""
+    """Return the loss of a pass: the weighted outputs, else the loss that the solver prints."""
     weighted = [output.value * output.weight for output in one.outputs if output.weight]
     return sum(weighted) if weighted else one.loss
 
@@ -111,7 +111,7 @@ class Saturated(Rule):
 
 @rule("update-ratio")
 class UpdateRatio(Rule):
-    """The update of a layer's weights is out of proportion to them, time after time: outside of 1e-5 to 1e-1.
+    """The ratio of update to weights of a layer is repeatedly outside of 1e-5 to 1e-1.
 
     Of most logs only the step of one gradient is known: momentum makes it up to MOMENTUM times as large.
     """

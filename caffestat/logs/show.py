@@ -45,7 +45,7 @@ def diagnosis_lines(found: Diagnosis, all_trends: bool = False) -> Iterator[str]
 
 
 def event_text(event: Event) -> str:
-    """Say an event in words: when, which number, and how bad."""
+    """Return an event in words: when, which number, and its value."""
     when = "" if event.iteration is None else f" at iteration {event.iteration}"
     where = f" ({event.place})" if event.place else ""
     before = (
@@ -58,7 +58,7 @@ def event_text(event: Event) -> str:
 
 
 def loss_text(one: Signature) -> str:
-    """Say what a loss gives away."""
+    """Return in words what the value of a loss implies."""
     when = "" if one.iteration is None else f" at iteration {one.iteration}"
     verb = "stays at" if one.rule == "loss-constant" else "is"
     return f"loss{when}, line {one.line}: {one.name} {verb} {one.value:g}: {one.meaning}"

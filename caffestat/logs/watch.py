@@ -33,7 +33,7 @@ _WORDS = {
 
 
 def passes_of(event: e.Event) -> Iterator[Pass]:
-    """Yield an event as the pass of a log, if it tells anything that a rule looks at."""
+    """Yield an event as the pass of a log, if it has anything that a rule looks at."""
     match event:
         case e.Iteration():
             yield Pass(0, None, event.iteration, event.loss, _outputs(event.outputs))

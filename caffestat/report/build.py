@@ -1,4 +1,4 @@
-"""From a Program, what was measured and what is predicted of it to a Report: all that a renderer shows."""
+"""Builds a Report from a Program, its measurement and its prediction: all that a renderer shows."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def _gains(program: Program, predicted: Prediction | None) -> dict[int, LayerGai
 
 @dataclass(frozen=True)
 class _View:
-    """What the rows are made from; `predicted` holds nothing when nobody asked."""
+    """What the rows are made from; `predicted` is None when no prediction was asked for."""
 
     program: Program
     measured: Measurement

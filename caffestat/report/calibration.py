@@ -13,7 +13,7 @@ _METHODS = {"minmax": "MinMax", "percentile": "Percentile"}
 
 
 def render_calibration(calibration: Calibration) -> str:
-    """Return the JSON; what the tools do not read stands under "caffestat".
+    """Return the JSON; what the tools do not read is under "caffestat".
 
     Source: onnxruntime/quantization/calibrate.py, save_tensors_data and CalibrationCacheEncoder.
     """

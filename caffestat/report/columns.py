@@ -154,7 +154,7 @@ def used(table: Iterable[Row]) -> tuple[Column, ...]:
 
 
 def heading(report: Report) -> str:
-    """Say what the table is about."""
+    """Return the line above the table: what it is about."""
     run = f"device {report.device}" if report.device else "not run"
     parts = filter(None, (report.source, report.net, f"phase {report.phase}", f"seed {report.seed}", run))
     return " · ".join(map(visible, parts))

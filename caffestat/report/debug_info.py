@@ -1,4 +1,4 @@
-"""Caffe's debug_info lines, word for word and in its order. (net.cpp: ForwardDebugInfo, BackwardDebugInfo, Backward)"""
+"""Caffe's debug_info lines, in its words and its order. (net.cpp: ForwardDebugInfo, BackwardDebugInfo, Backward)"""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def render(report: Report, glog: bool = False, inner_only: bool = False) -> Iter
 
 
 def prefix(place: str) -> str:
-    """Severity, month and day, time, process, place; Caffe logs the line about all params as an error."""
+    """Return severity, month and day, time, process, place; Caffe logs the line about all params as an error."""
     severity = "E" if place == _NORMS else "I"
     return f"{severity}{datetime.now():%m%d %H:%M:%S.%f} {os.getpid():5d} {place}] "
 

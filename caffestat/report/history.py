@@ -1,4 +1,4 @@
-"""How a training run went, as plain data: curves, signals by layer and iteration, events; from logs and from runs."""
+"""A training run as plain data: curves, signals by layer and iteration, events; from logs and from runs."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ class History:
     _every: int = 1
 
     def point(self, name: str, iteration: int, value: float | None) -> None:
-        """Add a point to a curve; None is none."""
+        """Add a point to a curve; None is left out."""
         if value is not None:
             self.curves.setdefault(name, Curve()).add(iteration, value)
 
@@ -163,7 +163,7 @@ def _first_of_each(values: Mapping[Signal, float]) -> dict[tuple[str, str], floa
 
 
 def diagnosis_rows(found: Diagnosis, log: str) -> Iterator[IssueRow]:
-    """Yield what is bad in a log, in the order of its lines."""
+    """Yield the problems found in a log, in the order of its lines."""
     for event in sorted(found.events.values(), key=lambda event: event.line):
         yield IssueRow("", f"first {event.kind}", "error", log, event.line, event.key.layer, event_text(event), "")
     for one in found.losses:

@@ -153,7 +153,7 @@ def _stats(stats: ElementStats) -> dict[str, Any]:
 
 
 def number(value: float | None) -> float | str | None:
-    """JSON has no nan and no infinity: they become the strings "nan", "inf" and "-inf"."""
+    """Return a number as JSON has it, nine digits; NaN and infinity become the strings "nan", "inf" and "-inf"."""
     if value is None or math.isfinite(value):
         return value if value is None else float(f"{value:.{_DIGITS}g}")
     return str(value)

@@ -1,4 +1,4 @@
-"""Numbers by which the layers of a report are coloured and drawn over depth: ratios of what stands in its rows."""
+"""Numbers by which the layers of a report are coloured and drawn over depth: ratios of the numbers in its rows."""
 
 from __future__ import annotations
 
@@ -82,12 +82,12 @@ def _each(report: Report, value: Callable[[LayerRow], float | None]) -> Values:
 
 
 def _forward(report: Report) -> Values:
-    """Mean |x| of each layer's first top: measured, else predicted."""
+    """Return the mean |x| of each layer's first top: measured, else predicted."""
     return _each(report, lambda row: _known(row.tops[0]) if row.tops else None)
 
 
 def _backward(report: Report) -> Values:
-    """Mean |dx| of each layer's first bottom that gets a gradient: measured, else predicted."""
+    """Return the mean |dx| of each layer's first bottom that gets a gradient: measured, else predicted."""
     return _each(report, lambda row: _known(row.bottom_diffs[0]) if row.bottom_diffs else None)
 
 
@@ -98,14 +98,14 @@ def _known(value: object) -> float | None:
 
 
 def _first_input(report: Report) -> float | None:
-    """Mean |x| of what the net reads: its first input, or the first top of a layer without bottoms."""
+    """Return the mean |x| of what the net reads: its first input, or the first top of a layer without bottoms."""
     outside = [_known(value) for value in report.inputs]
     made = [_known(top) for row in report.layers if not row.reads for top in row.tops[:1]]
     return next((value for value in (*outside, *made) if value), None)
 
 
 def _loss_side(report: Report) -> float | None:
-    """Mean |dx| at the last layer that hands a gradient down."""
+    """Return the mean |dx| at the last layer that has a gradient of a bottom."""
     return next((value for value in reversed(_backward(report)) if value), None)
 
 
@@ -132,7 +132,7 @@ def _params(row: LayerRow) -> float | None:
 
 
 def _update(row: LayerRow) -> float | None:
-    """Mean |dw| ÷ mean |w| of the first weight."""
+    """Return the mean |dw| ÷ mean |w| of the first weight."""
     weights = [param for param in row.params if param.role == "weight"][:1]
     return next((_ratio(param.diff_mean_abs, param.mean_abs) for param in weights), None)
 

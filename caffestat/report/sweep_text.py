@@ -16,14 +16,14 @@ __all__ = ["TITLES", "about", "lines", "render_csv", "steps"]
 
 TITLES = {"x": "mean|x|", "dx": "mean|dx|", "w": "mean|w|", "dw": "mean|dw|"}
 
-_FAILED = 5  # trials that are told
-_BEST = 50  # variants that are told
+_FAILED = 5  # trials that are listed
+_BEST = 50  # variants that are listed
 _STEPS = 8  # iterations that are shown beside each other
 _CELLS = 12  # columns of a grid
 
 
 def about(summary: Summary) -> Iterator[str]:
-    """Yield what there was: trials, and what is not kept."""
+    """Yield the numbers of trials, and what is not kept."""
     yield f"{summary.trials} trials, {summary.seconds:.1f} s of work, {summary.failed} failed"
     if summary.dropped:
         yield f"the layers of the best {len(summary.variants())} variants; -o FOLDER keeps those of the others too"
@@ -154,7 +154,7 @@ def render_csv(summary: Summary) -> str:
 
 
 def _judged(choice: Choice, is_kept: bool) -> Iterator[tuple[object, ...]]:
-    """Yield the cells of what a variant is judged by; is_kept: its loss and its outputs have rows of their own."""
+    """Yield the cells of what ranks a variant; is_kept: its loss and its outputs have rows of their own."""
     nothing = ("",) * 5
     yield (0, -1, "", "", "range_x", choice.forward, *nothing)
     yield (0, -1, "", "", "range_dx", choice.backward, *nothing)

@@ -148,7 +148,7 @@ def first_iteration_lines(solver: Solver, events: Iterable[e.Event], seed: int, 
     log = TrainingLog(solver, seed, glog, solver.message.display or 1)
     for event in events:
         if isinstance(event, e.BeginTest):
-            yield from log.lines(replace(event, ignored=()))  # they tell nothing about the iteration
+            yield from log.lines(replace(event, ignored=()))  # they are not about the iteration
         elif isinstance(event, (e.Pass, e.EndTest, e.Iteration)):
             yield from log.lines(event)
         if isinstance(event, e.Iteration):

@@ -26,11 +26,11 @@ __all__ = ["connect", "local_cluster", "on_cluster", "on_processes", "one_by_one
 Result = tuple[Trial, list[Row]]
 Batch = tuple[Trial, ...]
 
-_BATCH = 16  # trials that travel together at most: what a trial costs beside its work is divided by it
+_BATCH = 16  # trials that are sent together at most, which share the overhead
 _SECONDS = 0.5  # that a batch takes, when its trials are short enough
-_WAITING = 4  # batches per worker that wait for it; no more of them are made, whatever the number of trials
+_WAITING = 4  # batches per worker that are queued, so that memory does not grow with the number of trials
 _ATTEMPTS = 10  # to reach workers that come and go
-_DEATHS = 3  # of workers, after which the trial that they ran is taken for the cause
+_DEATHS = 3  # of workers, after which the trial that they ran is assumed to be the cause
 
 _DIED = "the worker that ran this trial died"
 
@@ -70,8 +70,8 @@ def _failed(trial: Trial, text: str) -> Result:
 class _Queue:
     """Batches that are to be run, and how often the workers that had them have died.
 
-    Those of workers that died come last: what is about to be killed again and again takes no other trials with it.
-    The first batches are single trials; how long trials take tells how many of the next ones travel together.
+    Those of workers that died come last, so that a trial that kills its worker repeatedly affects no others.
+    The first batches are single trials; how long trials take decides how many of the next ones are sent together.
     """
 
     def __init__(self, trials: Iterable[Trial]) -> None:
@@ -168,7 +168,7 @@ def local_cluster(workers: int) -> Any:
 def on_cluster(
     client: Any, settings: Settings, trials: Iterable[Trial], token: str, resources: dict[str, float] | None = None
 ) -> Iterator[Result]:
-    """Run trials on a Dask cluster. The nets travel once to each worker, also to those that join later.
+    """Run trials on a Dask cluster. The nets are sent once to each worker, also to those that join later.
 
     token:     names the sweep on the workers
     resources: that a worker must have, such as {"GPU": 1}
@@ -196,7 +196,7 @@ def on_cluster(
 
 
 def _task_name(trial: Trial) -> str:
-    """Return what Dask's dashboard calls the tasks of a net, a filler and their like, whatever the seed."""
+    """Return the name of a task in Dask's dashboard: the same for trials that differ in the seed alone."""
     kind = "train" if trial.iterations else "first pass"
     return f"{kind} {PurePath(trial.net).name}{trial.variant[len(trial.net) :]}"
 
@@ -218,7 +218,7 @@ def _prepare_workers(client: Any, token: str, settings: Settings) -> None:
 
 
 def _dismiss_workers(client: Any, token: str) -> None:
-    """Let the workers forget the sweep; those that cannot be reached any more have forgotten it."""
+    """Remove the sweep from the workers; those that are gone need nothing."""
     with suppress(Exception):
         client.unregister_worker_plugin(_plugin_name(token))
 
@@ -231,7 +231,7 @@ def _plugin(token: str, settings: Settings) -> Any:
     from distributed import WorkerPlugin
 
     class Nets(WorkerPlugin):  # type: ignore[misc,unused-ignore]  # dask may ship no types
-        """Prepares every worker, those that join later or start anew too."""
+        """Prepares every worker, also those that join later or are restarted."""
 
         name = _plugin_name(token)
 

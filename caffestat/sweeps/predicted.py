@@ -44,7 +44,7 @@ def _of_variant(bench: Bench, settings: Settings, variant: Trial) -> Iterator[tu
     try:
         program = from_net(bench.variant(variant).build(settings.options(variant.net)))
         found = predict(program, inputs=_first_batch(program) if variant.net in settings.real else None)
-    except CaffestatError:  # the trials say it as their errors
+    except CaffestatError:  # the trials report it as their errors
         return
     for row, around in _rows(program, found):
         where = Value(replace(variant, seed=0), 0, row.depth, row.layer, row.name, row.kind)

@@ -67,7 +67,7 @@ def test_name(number: int) -> str:
 def outputs_of(iteration: int, net: str, loss: float | None, outputs: Sequence[Output]) -> Iterator[Row]:
     """Yield the loss of a net's outputs, then each output that is one number, such as the accuracy.
 
-    An output that is the whole loss is not told twice.
+    An output that is the whole loss is not listed twice.
     """
     if loss is not None:
         yield Row(iteration, -1, net, "", "loss", loss)

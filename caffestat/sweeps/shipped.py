@@ -1,4 +1,4 @@
-"""Nets and solvers as texts, which travel to the processes that run trials, and the solver of a trial."""
+"""Nets and solvers as texts, which are sent to the processes that run trials, and the solver of a trial."""
 
 from __future__ import annotations
 

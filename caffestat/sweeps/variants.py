@@ -42,7 +42,7 @@ def refuse_unknown(sweep: Sweep) -> None:
 def variant_of(source: NetSource, trial: Trial, partly: bool = False) -> NetSource:
     """Return the net that a trial runs. Raises InputError for a change that fits no layer or no field.
 
-    partly: leave out the changes whose layers the net lacks, as test nets of their own do
+    partly: leave out the changes whose layers the net lacks, as separate test nets may
     """
     layers = tuple(replace(entry, proto=deepcopy(entry.proto)) for entry in source.layers)
     if trial.filler and parse_method(trial.filler) is None:
@@ -231,7 +231,7 @@ def _is_depthwise(message: Any, sources: Set[int]) -> bool:
 
 
 def _kept(layers: Sequence[Entry]) -> set[int]:
-    """Return the ids of the layers that keep their outputs. A depthwise layer hands on what it reads."""
+    """Return the ids of the layers that keep their outputs. A depthwise layer keeps the channels that it reads."""
     read = {blob for entry in layers for blob in entry.proto.bottom}
     ends: set[str] = set()  # blobs that reach the end of the net through no layer with outputs of its own
     found = set()

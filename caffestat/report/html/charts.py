@@ -1,4 +1,4 @@
-"""The charts over depth, made with Bokeh. Their numbers are those of the report; nothing is worked out here."""
+"""The charts over depth, made with Bokeh. Their numbers are those of the report; nothing is computed here."""
 
 from __future__ import annotations
 
@@ -323,7 +323,7 @@ def _curves(curves: Sequence[Curve]) -> dict[str, list[Any]]:
     from bokeh.palettes import Viridis256
 
     last = max(len(curves) - 1, 1)
-    colours = [Viridis256[round(220 * i / last)] for i in range(len(curves))]  # the palest ones cannot be seen on white
+    colours = [Viridis256[round(220 * i / last)] for i in range(len(curves))]  # the lightest are invisible on white
     names, xs, ys, about = (list(column) for column in zip(*curves, strict=True)) if curves else ([], [], [], [])
     return {"name": names, "xs": list(map(list, xs)), "ys": list(map(list, ys)), "about": about, "colour": colours}
 
@@ -433,6 +433,6 @@ def _measured_and_predicted(title: str, series: Mapping[str, Values], name: str)
 
 
 def _near(series: Mapping[str, Values], low: float, high: float) -> bool:
-    """Whether a product comes near the limits: else they would flatten the chart."""
+    """Tell whether a product comes near the limits: else they would flatten the chart."""
     products = [v for name in ("product", "product_backward") for v in series[name] if v]
     return any(value < low or value > high for value in products)

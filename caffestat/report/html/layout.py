@@ -1,4 +1,4 @@
-"""Where the boxes of a drawing lie, and the arrows between them: worked out by graphlay.
+"""Where the boxes of a drawing lie, and the arrows between them, computed by graphlay.
 
 Blocks are laid out on their own, and once more as one closed box each in the net around them. The page opens a block by
 stretching the space that its closed box takes, so it needs no layout of its own.

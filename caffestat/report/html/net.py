@@ -57,7 +57,7 @@ def _fold(report: Report) -> tuple[list[Box], list[tuple[int, int]]]:
     edges: dict[tuple[int, int], None] = {}
     for index, row in enumerate(report.layers):
         sources = [makers[value] for value in row.reads if value in makers]
-        if report.inputs and not sources:  # a node of a model that hands on what is stored: no signal passes it
+        if report.inputs and not sources:  # a node of a model that reads stored values only: no signal passes it
             continue
         if row.inserted:
             makers.update((top.id, sources[0]) for top in row.tops)
@@ -99,7 +99,7 @@ def _groups(boxes: Sequence[Box]) -> list[tuple[str, list[int]]]:
 
 
 def _beginnings(name: str) -> Iterator[str]:
-    """Yield the name up to each separator, and whole; a lone word is no beginning."""
+    """Yield the name up to each separator, and whole, where these have a number."""
     for separator in _SEPARATOR.finditer(name):
         head = name[: separator.start()]
         if any(c.isdigit() for c in head):

@@ -1,4 +1,4 @@
-"""The page: one file with its styles, scripts and data inside, that asks no network for anything."""
+"""The page: one file with its styles, scripts and data inside, that loads nothing from the network."""
 
 from __future__ import annotations
 
