@@ -1,6 +1,6 @@
 """The verbs that the command line and `import caffestat` share, one module each.
 
-Importing this package imports neither numpy nor a runtime: each verb takes what it needs when it is called.
+Importing this package imports neither numpy nor a runtime: each verb imports what it needs when it is called.
 """
 
 from .analyze import analyze

@@ -64,7 +64,7 @@ def analyze(
              `caffestat.options.RunOptions`
 
     Raises a CaffestatError when the file, the net or an option cannot be used. For a net that Caffe refuses it is a
-    RefusedError with the `report` of what stands before and beside the faults.
+    RefusedError with the `report` of the layers that do not depend on the faults.
     """
     from caffestat.program import is_onnx, open_file
 

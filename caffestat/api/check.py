@@ -1,4 +1,4 @@
-"""`check` and `fix`: what is wrong with nets, and what can be changed without a decision."""
+"""`check` and `fix`: faults of nets, and the fixes that need no decision."""
 
 from __future__ import annotations
 

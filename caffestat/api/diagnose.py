@@ -26,7 +26,7 @@ def diagnose(
     batch: int | None = None,
     dialect: str | None = None,
 ) -> Diagnosis:
-    """Read a training log: the first bad blob of each kind, the trend of each, dead layers, losses that tell a cause.
+    """Read a training log: the first bad blob of each kind, the trend of each, dead layers, and what losses show.
 
     log:    the log of any version of Caffe, of any size, as text or compressed; "-" for the standard input
     net:    the net or solver, for its lines and its predicted values at the start

@@ -1,4 +1,4 @@
-"""`list_layers`: the layer types that are known, and whose they are."""
+"""`list_layers`: the known layer types, and the forks that define them."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ __all__ = ["load_plugin"]
 
 
 def load_plugin(path: str | Path) -> None:
-    """Run a Python file whose `@layer` classes are layer types of its own; docs/plugins.md shows one.
+    """Run a Python file whose `@layer` classes become layer types; docs/plugins.md shows one.
 
     Raises InputError, with the line that fails, when it cannot be run.
     """

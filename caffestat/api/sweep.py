@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["sweep"]
 
 _STORED = 256  # trials that are written together, at most
-_SECONDS = 5.0  # for which a result is not stored, at most until the next one comes
+_SECONDS = 5.0  # after which results are stored, once the next one comes
 
 
 def sweep(

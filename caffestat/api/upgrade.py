@@ -13,7 +13,7 @@ __all__ = ["upgrade"]
 
 
 def upgrade(path: str | Path, output: str | Path | None = None) -> Upgraded:
-    """Return a net or solver prototxt in the current format: old layers, inputs and solver types are written anew.
+    """Return a net or solver prototxt in the current format: old layers, inputs and solver types are rewritten.
 
     path:   the file, "-" for the standard input
     output: a file to replace atomically, which may be the same; one that is current already is not replaced

@@ -1,4 +1,4 @@
-"""`caffestat check`: what is wrong with nets, with codes, places and fixes, for people and for builds."""
+"""`caffestat check`: faults of nets, with codes, places and fixes, for people and for continuous integration."""
 
 from __future__ import annotations
 

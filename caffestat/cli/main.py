@@ -37,7 +37,7 @@ _INTERRUPTED = 130
 
 
 class _Failure(click.ClickException):
-    """Something that the user gave cannot be used: one message, no traceback."""
+    """An input that cannot be used: one message, no traceback."""
 
     exit_code = 2
 
@@ -57,7 +57,7 @@ class _Commands(click.Group):
             try:
                 return super().main(*arguments, **settings)
             finally:
-                sys.stdout.flush()  # here, where a full disk can still be told of
+                sys.stdout.flush()  # here, where a full disk can still be reported
         except OSError as error:
             click.echo(visible(f"error: {error.filename or '<stdout>'}: {error.strerror or error}"), err=True)
             if not error.filename:
@@ -92,12 +92,12 @@ class _Commands(click.Group):
 
 
 def _nothing() -> io.TextIOWrapper:
-    """Return a stream for what nobody can read: that of the process was closed."""
+    """Return a stream that discards what is written: that of the process was closed."""
     return open(os.devnull, "w", encoding="utf-8")
 
 
 def _blame_plugin(error: Exception) -> str | None:
-    """Return the message of an error that a plugin is to blame for."""
+    """Return the message of an error that a plugin raised."""
     plugins = sys.modules.get("caffestat.layers.plugins")  # without it there is none
     return plugins.blame(error) if plugins else None
 

@@ -87,7 +87,7 @@ def _fix(paths: tuple[str, ...], diff: bool, check: bool, settings: dict[str, An
 
 
 class _Show:
-    """Prints what becomes of each file, and on a terminal how many are done."""
+    """Prints the outcome of each file, and on a terminal how many are done."""
 
     def __init__(self, diff: bool) -> None:
         self.diff = diff

@@ -148,7 +148,7 @@ def sweep(paths: tuple[str, ...], kind: str, page: Path | None, **settings: Any)
 
 
 def _check_page(kind: str, page: Path | None) -> None:
-    """Raise InputError where a page cannot be made, or has no place but the terminal."""
+    """Raise InputError where a page cannot be made, or would go to the terminal."""
     from caffestat.report.html import require_extra
 
     if page or kind == "html":

@@ -49,12 +49,12 @@ def width(output: Path | None) -> int:
 
 
 def line(text: object, err: bool = False) -> None:
-    """Print one line, in which nothing is obeyed by the terminal."""
+    """Print one line, control characters escaped."""
     click.echo(visible(str(text)), err=err)
 
 
 def diff(text: str) -> None:
-    """Print a diff: as it is, to be applied, or visibly on a terminal."""
+    """Print a diff: as it is, to be applied, or on a terminal with control characters escaped."""
     shown = "\n".join(visible(line, "\t") for line in text.split("\n")) if sys.stdout.isatty() else text
     click.echo(shown, nl=False)
 
@@ -65,13 +65,13 @@ def tell(report: Report | DebugLog | Training) -> None:
         line(f"warning: {finding}", err=True)
     for note in report.notes:
         line(f"note: {note}", err=True)
-    for error in getattr(report, "errors", ())[1:]:  # the first one is what the command ends with
+    for error in getattr(report, "errors", ())[1:]:  # the command ends with the first one
         line(f"error: {error}", err=True)
 
 
 @contextmanager
 def warnings_told(path: str) -> Iterator[None]:
-    """Print what the verbs warn of about a file to the standard error, as lines."""
+    """Print the warnings that verbs issue about a file to the standard error, as lines."""
     with warnings.catch_warnings(record=True) as found:
         warnings.simplefilter("always", GradientWarning)
         yield
@@ -89,7 +89,7 @@ def write(text: str, output: Path | None) -> None:
 
 
 def write_lines(text: str | Iterable[object], output: Path | None) -> None:
-    """Write a whole text as it is or, line by line, lines in which nothing is obeyed by the terminal."""
+    """Write a whole text as it is or, line by line, with control characters escaped."""
     if isinstance(text, str):
         write(text, output)
     elif output is None:
@@ -102,7 +102,7 @@ def write_lines(text: str | Iterable[object], output: Path | None) -> None:
 def page_file(format: str, output: Path | None, opens: bool = False) -> Path | None:
     """Return where a result goes: `output`, or a temporary file for a page that is to be opened.
 
-    Raises InputError for a page without the libraries that make it, or with no place but the terminal.
+    Raises InputError for a page without the libraries that make it, or that would go to the terminal.
     """
     if format != "html":
         return output
@@ -140,7 +140,7 @@ class StatusLine:
             self._is_shown = True
 
     def clear(self) -> None:
-        """Take the line away, before something else is printed."""
+        """Remove the line, before something else is printed."""
         if self._is_shown:
             print("\r\x1b[K", end="", file=sys.stderr, flush=True)
             self._is_shown = False
@@ -148,7 +148,7 @@ class StatusLine:
 
 @contextmanager
 def progress(what: str) -> Iterator[None]:
-    """Say on a terminal what takes so long, and for how many seconds, once it takes more than two."""
+    """Show on a terminal what is running and for how many seconds, once it takes more than two."""
     status = StatusLine()
     if not status.is_on:
         yield

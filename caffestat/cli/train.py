@@ -195,12 +195,12 @@ def _record(signals: SignalFile, event: Event) -> None:
     if isinstance(event, Statistics):
         signals.add(event.iteration, event.values)
     elif isinstance(event, Saved):
-        signals.save()  # a run that is killed leaves them as far as its last snapshot
+        signals.save()  # a killed run keeps them up to its last snapshot
 
 
 @contextmanager
 def _paged(page: Path, path: str, settings: dict[str, Any]) -> Iterator[History]:
-    """Yield what follows the run; the page about it is written at the end, however it comes."""
+    """Yield the history of the run; its page is written at the end, also after an error."""
     from caffestat.api.pages import training_page
     from caffestat.report.history import History
 
@@ -214,11 +214,11 @@ def _paged(page: Path, path: str, settings: dict[str, Any]) -> Iterator[History]
 
 @contextmanager
 def _recorded(path: str | None, training: Training) -> Iterator[SignalFile]:
-    """Yield what takes the signals; they are written at the end, however it comes."""
+    """Yield the file of signals; it is written at the end, also after an error."""
     from caffestat.training.statistics import SignalFile
 
     kind = "parquet" if importlib.util.find_spec("pyarrow") else "npz"
-    since = f"_from_{training.iteration}" if training.iteration else ""  # of a run that goes on
+    since = f"_from_{training.iteration}" if training.iteration else ""  # of a resumed run
     file = SignalFile(path or f"{training.prefix}_stats{since}.{kind}")
     try:
         yield file
@@ -228,7 +228,7 @@ def _recorded(path: str | None, training: Training) -> Iterator[SignalFile]:
 
 @contextmanager
 def _opened(path: Path, append: bool) -> Iterator[TextIO]:
-    """Open a log to write it as the run goes on; a run that goes on from a snapshot adds to it."""
+    """Open a log that is written during the run; a resumed run appends to it."""
     try:
         file = path.open("a" if append else "w", encoding="utf-8", errors="backslashreplace")
     except OSError as error:
@@ -239,7 +239,7 @@ def _opened(path: Path, append: bool) -> Iterator[TextIO]:
 
 @contextmanager
 def _signals(sigint: str, sighup: str) -> Iterator[Callable[[], str]]:
-    """Catch the two signals; yield what tells, once for each signal, what it asks for. (util/signal_handler.cpp)"""
+    """Catch the two signals; yield what returns each signal's action once. (util/signal_handler.cpp)"""
     effects = {signal.SIGINT: sigint} | ({signal.SIGHUP: sighup} if hasattr(signal, "SIGHUP") else {})
     asked: list[str] = []
 
@@ -257,7 +257,7 @@ def _signals(sigint: str, sighup: str) -> Iterator[Callable[[], str]]:
 
 
 class _Counter:
-    """A line on the terminal with loss, rate, pace and time left, while nothing else is printed."""
+    """A line on the terminal with loss, learning rate, speed and time left, while nothing else is printed."""
 
     def __init__(self, last: int) -> None:
         self._last = last
@@ -284,5 +284,5 @@ class _Counter:
             self._printed = now
 
     def clear(self) -> None:
-        """Take the line away."""
+        """Remove the line."""
         self._status.clear()

@@ -28,7 +28,7 @@ __all__ = ["AnnotatedReader"]
 
 MOST_BOXES = 300  # in an image, of YOLO's rows
 OF_MOBILENET_YOLO = ("yolo_data_type", "yolo_data_jitter", "train_diffcult", "single_class", "difficult_label_warmup")
-UNFILLED = ord(" ")  # what a larger image holds around the old one, unless it is an encoded one with mean_value
+UNFILLED = ord(" ")  # border of an enlarged image, unless it is an encoded one with mean_value
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class _Item:
 class AnnotatedReader(DatumReader):
     """Images (N, C, H, W) and boxes (1, 1, boxes, 8), whose number differs from batch to batch.
 
-    What is made of an encoded image before it is cut goes through a JPEG file each time, as in the reference.
+    An encoded image is compressed as JPEG after each change before the cut, as in the reference.
     """
 
     is_independent = False  # its layer asks for more than the next batch
@@ -215,7 +215,7 @@ class AnnotatedReader(DatumReader):
         return self._recompressed(replace(item, image=image, boxes=tuple(boxes)))
 
     def _surround(self, channels: int) -> np.ndarray:
-        """Return what stands around an encoded image that is made larger: the mean of each channel."""
+        """Return the border of an encoded image that is enlarged: the mean of each channel."""
         means = np.array(self.layer.proto.transform_param.mean_value or [0], np.float32)
         return np.clip(np.rint(np.broadcast_to(means, channels)), 0, 255).reshape(-1, 1, 1).astype(np.uint8)
 

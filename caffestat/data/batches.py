@@ -71,12 +71,12 @@ def _arrays(path: Path, name: str) -> Iterator[np.ndarray]:
 def _load(path: str | Path) -> Any:
     try:
         os.close(open_regular(str(path)))
-        return np.load(path, allow_pickle=False, mmap_mode="r")  # mapped: nothing is held of what is only claimed
+        return np.load(path, allow_pickle=False, mmap_mode="r")  # mapped: a false size allocates nothing
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror or error}; expected a .npy file") from error
     except CaffestatError:
         raise
-    except Exception as error:  # of damaged files it raises almost any, and recommends to load them unsafely
+    except Exception as error:  # of damaged files it raises almost any, and recommends unsafe loading
         raise InputError(f"{path}: expected an array of numbers as numpy.save writes it, found another file") from error
 
 

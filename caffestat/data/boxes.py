@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["BoxReader", "GridReader"]
 
 VALUES = 6  # of a box
-MOST_TRIALS = 10_000  # the reference draws for ever
+MOST_TRIALS = 10_000  # the reference draws without end
 
 
 class BoxReader(DatumReader):
@@ -42,7 +42,7 @@ class BoxReader(DatumReader):
     def _label(self, boxes: np.ndarray, top: int) -> np.ndarray:
         """Return what a further top holds for an image's boxes."""
         label = np.zeros((self.shapes[top][1] // (VALUES - 1), VALUES - 1), np.float32)
-        kept = boxes[: len(label), [0, 2, 3, 4, 5]]  # the reference writes more than fit over what lies behind
+        kept = boxes[: len(label), [0, 2, 3, 4, 5]]  # the reference writes further boxes beyond the row
         label[: len(kept)] = kept
         return label.ravel()
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = ["FlowReader"]
 
-UNKNOWN = np.iinfo(np.int16).max  # flow that is not known: not a number
+UNKNOWN = np.iinfo(np.int16).max  # stands for unknown flow, which is NaN
 STEPS = 32  # of flow in a pixel
 NOT_READ = ("rand_permute", "preselection_file", "permute_every_iter", "subtract")
 

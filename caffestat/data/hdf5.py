@@ -78,7 +78,7 @@ class HDF5Reader(Reader):
         self._rows = self._shuffled(self._rows)  # Caffe shuffles a file's rows once at loading, and here
 
     def _load(self, number: int) -> None:
-        """Read the file of this number in the order of reading, and go to its first row."""
+        """Read a file by its number in the order of reading, and go to its first row."""
         self._file, self._row = number, 0
         path = self._paths[self._order[number]]
         with reading(path, partial(self._error, path)) as file:

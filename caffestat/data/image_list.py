@@ -159,7 +159,7 @@ def atoi(text: str) -> int:
 
 
 def shuffled(stream: Stream, items: Sequence[T]) -> list[T]:
-    """Return the items in another order: Fisher-Yates from the back, on Boost's uniform integers. (util/rng.hpp)"""
+    """Return the items in another order: Fisher-Yates from the end, on Boost's uniform integers. (util/rng.hpp)"""
     result = list(items)
     for last in range(len(result) - 1, 0, -1):
         bucket = (1 << 32) // (last + 1)

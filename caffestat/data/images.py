@@ -40,11 +40,11 @@ def decode(data: bytes, colour: bool | None) -> Image:
     pillow, ops = require("PIL.Image", "images"), require("PIL.ImageOps", "images")
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about what does not keep it from being decoded
+            warnings.simplefilter("ignore")  # about faults that do not prevent decoding
             pixels = _decoded(pillow.open(io.BytesIO(data), formats=_FORMATS), ops, colour)
     except Exception as error:  # of damaged files the decoders raise almost any
         kinds = ", ".join(_FORMATS)
-        # the library's words for none of them name an object in memory
+        # the library's message names an object in memory
         why = "" if isinstance(error, pillow.UnidentifiedImageError) else f": {error}"
         raise ValueError(f"cannot be decoded as an image of one of the kinds {kinds}{why}") from error
     return np.ascontiguousarray(pixels.transpose(2, 0, 1))
@@ -62,7 +62,7 @@ def recompressed(image: Image) -> Image:
 def _decoded(image: Any, ops: Any, colour: bool | None) -> Image:
     gray = _GRAY_OF_PNG if image.format == "PNG" else _GRAY
     if colour is False:
-        image.draft("L", image.size)  # a JPEG's luminance plane is taken as it stands
+        image.draft("L", image.size)  # a JPEG's luminance plane is taken as it is
     if colour is not None:
         image = ops.exif_transpose(image)
     return _pixels(image, colour, gray)

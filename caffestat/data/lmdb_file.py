@@ -23,7 +23,7 @@ _HEADER = struct.Struct("<QHHHH")  # page number, pad, flags, lower, upper; of l
 _NODE = struct.Struct("<HHHH")  # low and high half of the size, flags, key's size
 _BRANCH, _LEAF, _OVERFLOW = 1, 2, 4
 _DEEPEST = 32  # as in the library
-_BIG = 1  # the value stands in pages of its own
+_BIG = 1  # the value is in pages of its own
 
 
 class LmdbError(Exception):

@@ -14,7 +14,7 @@ from .reader import Reader
 __all__ = ["Prefetch"]
 
 _AHEAD = 3  # batches, as in Caffe, whose own default is 4
-_PATIENCE = 0.1  # seconds between two looks whether the end has come
+_PATIENCE = 0.1  # seconds between two checks for the end
 
 
 class Prefetch(Reader):

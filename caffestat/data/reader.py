@@ -35,7 +35,7 @@ class Reader:
     """
 
     shapes: tuple[Shape, ...]
-    is_independent = False  # draws from no generator that others draw from too: may be read ahead of its turn
+    is_independent = False  # shares no generator with others, so that it may be read ahead
 
     def __init__(self, layer: Layer, batch: int) -> None:
         self.layer = layer

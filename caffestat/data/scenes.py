@@ -88,7 +88,7 @@ class SceneReader(Reader):
             raise self.layer.error(f"{place}: cannot be decoded as an image: {error}") from error
 
     def colours(self, path: str, mean: Sequence[float], is_rgb: bool = True) -> np.ndarray:
-        """Return an image (3, H, W) less the mean; red, green, blue are turned around."""
+        """Return an image (3, H, W) less the mean; the channels of an RGB one reversed to blue, green, red."""
         pixels = self.pixels(path).astype(np.float32)
         if pixels.ndim != 3 or pixels.shape[2] != 3:
             raise self.layer.error(f"{path}: expected an image of 3 channels, found elements {pixels.shape}")

@@ -172,7 +172,7 @@ class SegmentReader(_VideoReader):
         part = frames[:, top : top + height, left : left + width]
         if side and (height, width) != (side, side):
             part = resize(np.ascontiguousarray(part), side, side)
-        if mean.shape[1:] != (1, 1):  # the reference forgets the place of the crop with multi_scale
+        if mean.shape[1:] != (1, 1):  # the reference ignores the position of the crop with multi_scale
             down, right = (0, 0) if self._transform.multi_scale else (top, left)
             mean = mean[:, down : down + part.shape[1], right : right + part.shape[2]]
         values = part.astype(np.float32)
