@@ -1,4 +1,4 @@
-"""The C library's rand() before anyone seeds it, and the shuffling that C++ builds on it."""
+"""The C library's rand() with its default seed, and C++'s shuffling by it."""
 
 from __future__ import annotations
 

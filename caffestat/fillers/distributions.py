@@ -51,7 +51,7 @@ def _drop_rejected(part: NDArray[np.float32], end: float) -> int:
 
 
 def bernoulli(stream: Stream, n: int, p: float, dtype: type[np.float32 | np.float64]) -> NDArray[np.bool_]:
-    """`n` bools, true where dtype(u) <= p * dtype(2^32 - 1); p = 0 consumes no words.
+    """Draw `n` bools, true where dtype(u) <= p * dtype(2^32 - 1); p = 0 consumes no words.
 
     Caffe uses float32 for the mask of a sparse gaussian filler and float64 for Dropout. Raises InputError unless
     0 <= p <= 1. (caffe_rng_bernoulli in math_functions.cpp, boost::bernoulli_distribution)

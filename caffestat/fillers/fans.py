@@ -21,7 +21,7 @@ class Spread(NamedTuple):
 
 
 def caffe_fans(shape: tuple[int, ...]) -> tuple[int, int]:
-    """(count / shape[0], count / shape[1]); fan_out is the count itself when there is one axis.
+    """Return (count / shape[0], count / shape[1]); fan_out is the count itself when there is one axis.
 
     Right for a convolution without groups, not for every layer: InnerProduct with `transpose`, Deconvolution and Embed
     keep their weights in another order. Raises InputError when there is no axis. (filler.hpp)
@@ -44,18 +44,18 @@ def of_norm(fans: tuple[float, float], variance_norm: str) -> float:
 
 
 def fan(shape: tuple[int, ...], variance_norm: str) -> float:
-    """The n that xavier and msra divide by, in float32; see `of_norm`. (filler.hpp)"""
+    """Return the n that xavier and msra divide by, in float32; see `of_norm`. (filler.hpp)"""
     return rounded(of_norm(caffe_fans(shape), variance_norm))
 
 
 def xavier_spread(n: float) -> Spread:
-    """Uniform on ±sqrt(3 / n), in float32. (XavierFiller in filler.hpp; Glorot and Bengio 2010)"""
+    """Return the uniform one on ±sqrt(3 / n), in float32. (XavierFiller in filler.hpp; Glorot and Bengio 2010)"""
     scale = _root_of_share(3, n)
     return Spread(scale, scale / math.sqrt(3))
 
 
 def msra_std(n: float) -> float:
-    """sqrt(2 / n), in float32. (MSRAFiller in filler.hpp; He et al. 2015, eq. 10)"""
+    """Return sqrt(2 / n), in float32. (MSRAFiller in filler.hpp; He et al. 2015, eq. 10)"""
     return _root_of_share(2, n)
 
 

@@ -61,14 +61,14 @@ class FillerType:
     draw       `draw(stream, filler, shape)` -> the float32 values; consumes the words that Caffe would
     density    `density(filler, shape)` -> what it draws from; raises InputError where `draw` does
     reads      the fields of a Filler that it looks at
-    required   those without which it makes no sense to choose the type
+    required   those without which the type is pointless
     by_fan     what it draws from by the fan n, of a type that derives its spread from one; it reads variance_norm
     of_std     what it draws from with a mean of 0 and a given standard deviation, of a type whose fields can state that
     is_random  whether it draws at all; what it fills is the same every time where not
-    upsamples  it makes a Deconvolution interpolate: replaced only by who names the layer
+    upsamples  it makes a Deconvolution interpolate: replaced only where the layer is named
     origin     the fork that has it, and its source; "" for Caffe's own
     own_field  a field of a fork's that it reads, which Caffe's FillerParameter lacks: numbers, or paths if `reads_file`
-    why_unknown  tells why the values of a filler are not known: they stand in a file, say; "" where they are
+    why_unknown  returns why the values of a filler are not known, such as a missing file; "" where they are
     """
 
     name: str
@@ -143,12 +143,12 @@ def register(kind: FillerType) -> FillerType:
 
 
 def filler_types() -> tuple[str, ...]:
-    """The names of Caffe's own filler types, sorted, and of those that were registered without an origin."""
+    """Return the names of Caffe's own filler types, sorted, and of those that were registered without an origin."""
     return tuple(sorted(name for name, kind in _TYPES.items() if not kind.origin))
 
 
 def random_types() -> tuple[str, ...]:
-    """The names of `filler_types()` that draw random numbers: those that weights without a filler may be given."""
+    """Return the names of `filler_types()` that draw random numbers, which weights without a filler may be given."""
     return tuple(name for name in filler_types() if _TYPES[name].is_random)
 
 
@@ -175,7 +175,7 @@ def _checked_type(filler: Filler) -> FillerType:
 
 
 def fill(stream: Stream, filler: Filler, shape: Shape) -> NDArray[np.float32]:
-    """The float32 values that Caffe's `filler` gives a blob of `shape`; () is a scalar blob, of count 1.
+    """Return the float32 values that Caffe's `filler` gives a blob of `shape`; () is a scalar blob, of count 1.
 
     Consumes from `stream` the words that Caffe would; constant and bilinear consume none.
     Raises InputError where Caffe's checks abort. (filler.hpp)

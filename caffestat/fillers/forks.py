@@ -24,7 +24,7 @@ Shape = tuple[int, ...]
 
 
 def _draw_gaussian_unitball(stream: Stream, filler: Filler, shape: Shape) -> NDArray[np.float32]:
-    """Rows over axis 0 of N(0, 1) values, each divided by its Euclidean norm."""
+    """Draw rows over axis 0 of N(0, 1) values, each divided by its Euclidean norm."""
     _check_rows(shape)
     rows = gaussian(stream, math.prod(shape), 0.0, 1.0).reshape(shape[0], -1)
     squares = np.sum(np.square(rows, dtype=np.float64), axis=1, keepdims=True) + 1e-12
@@ -134,7 +134,7 @@ register(
 
 
 def _draw_dct(stream: Stream, filler: Filler, shape: Shape, side: int) -> NDArray[np.float32]:
-    """The kernels of the orthonormal DCT-II of side x side values, along diagonals; 0 behind the last.
+    """Return the kernels of the orthonormal DCT-II of side x side values, along diagonals; 0 behind the last.
 
     The reference reads them from files that have ten decimals.
     """
@@ -167,7 +167,7 @@ for _side in range(2, 9):
 
 
 def _why_no_file(filler: Filler) -> str:
-    """Return why there are no numbers: the file is not at hand."""
+    """Return why there are no numbers: the file is not available."""
     path = _path(filler)
     return "" if os.path.exists(path) else f"reads numbers from the text file {path!r}, which is not available"
 
@@ -177,7 +177,7 @@ def _path(filler: Filler) -> str:
 
 
 def _draw_file(stream: Stream, filler: Filler, shape: Shape) -> NDArray[np.float32]:
-    """The numbers of a text file; zeros without the file, for layers that show no values then."""
+    """Return the numbers of a text file; zeros without the file, for layers that show no values then."""
     return np.zeros(shape, np.float32) if _why_no_file(filler) else _numbers(filler, shape)
 
 

@@ -94,7 +94,7 @@ _FAMILIES = {(32, 5): _CIFAR, (64, 7): _GOOGLENET, (64, 3): _GOOGLENET, (96, 11)
 
 
 def _draw(stream: Stream, filler: Filler, shape: Shape) -> NDArray[np.float32]:
-    """The filters of CIFAR-10's, GoogLeNet's, VGG's or AlexNet's first layer; VGG's are GoogLeNet's, all of width 1."""
+    """Return filters of CIFAR-10's, GoogLeNet's, VGG's or AlexNet's first layer; VGG's are GoogLeNet's of width 1."""
     count, channels, height, width = (*shape, 0, 0, 0, 0)[:4]
     family = _FAMILIES.get((count, width))
     if len(shape) != 4 or channels != 3 or height != width or family is None:

@@ -71,7 +71,7 @@ def _first_word() -> _FirstWord:
 
 
 def _unit_normals(stream: Stream, n: int) -> NDArray[np.float32]:
-    """The samples that the next `n` words open, at most `n`; consumes those words and what their slow paths need."""
+    """Return the samples that the next `n` words open, at most `n`; consume these words and those of slow paths."""
     words = stream.peek(n + 1)
     low_bits = (words[:n] & np.uint32(255)).astype(np.intp)
     x = (words[:n] >> np.uint32(8)).astype(np.float32)
@@ -92,7 +92,7 @@ def _unit_normals(stream: Stream, n: int) -> NDArray[np.float32]:
 
 
 def _opening_words(slow: NDArray[np.intp], n: int) -> NDArray[np.bool_]:
-    """Which of `n` words (and the few after them) open a sample, when each slow word that does consumes one more.
+    """Return which of `n` words (and the few after them) open a sample; each slow word that does consumes one more.
 
     Within a run of neighbouring slow words the first opens, the second is consumed, and so on in turn.
     """
@@ -126,7 +126,7 @@ def _settle_irregular(
 
 
 def _alternate(opens: NDArray[np.bool_], refused: NDArray[np.bool_], place: int) -> None:
-    """Settle who opens from `place`, which does, to the end of the run of slow words that it lies in."""
+    """Settle which words open a sample from `place`, which does, to the end of its run of slow words."""
     while place < opens.size:
         opens[place] = True
         if place >= refused.size or not refused[place]:
@@ -136,7 +136,7 @@ def _alternate(opens: NDArray[np.bool_], refused: NDArray[np.bool_], place: int)
 
 
 def _under_curve(x: Any, strip: Any, word: Any) -> Any:
-    """Whether the point at `x`, as high in `strip` as `word` says, lies under exp(-x^2 / 2); arrays or scalars.
+    """Tell whether the point at `x`, as high in `strip` as `word` says, lies under exp(-x^2 / 2); arrays or scalars.
 
     Chord and tangent bound the curve, from above and below where it is convex (x > 1), else the other way round.
     """
@@ -169,14 +169,14 @@ class _Ahead:
         return np.uint32(self._stream.peek(self.position)[-1])
 
     def second_word(self) -> np.uint32:
-        """The next word that does not round to 1 in the unit uniform."""
+        """Return the next word that does not round to 1 in the unit uniform."""
         while (word := self.word()) >= _ROUNDS_TO_ONE:
             pass
         return word
 
 
 def _irregular_normal(ahead: _Ahead) -> np.float32 | None:
-    """The normal sample that the slow word at `ahead` opens, or None when it is refused."""
+    """Return the normal sample that the slow word at `ahead` opens, or None when it is refused."""
     word = ahead.word()
     strip, sign = int(word & 0xFE) >> 1, np.float32(1 if word & 1 else -1)
     if strip == 0:
@@ -190,7 +190,7 @@ def _upper_bits(word: np.uint32) -> np.float32:
 
 
 def _tail(ahead: _Ahead) -> np.float32:
-    """A normal sample beyond the edge R of the tail, by Marsaglia's method from two exponential ones."""
+    """Return a normal sample beyond the edge R of the tail, by Marsaglia's method from two exponential ones."""
     edge = normal_strips().x[1]
     while True:
         x = _exponential(ahead) / edge
@@ -199,7 +199,7 @@ def _tail(ahead: _Ahead) -> np.float32:
 
 
 def _exponential(ahead: _Ahead) -> np.float32:
-    """A unit exponential sample by the 256-strip ziggurat; the tail beyond R is R plus another sample."""
+    """Return a unit exponential sample by the 256-strip ziggurat; the tail beyond R is R plus another sample."""
     edges = exponential_strips()
     shift = np.float32(0)
     while True:

@@ -34,7 +34,7 @@ class Stream:
         return CRandom()
 
     def peek(self, n: int) -> NDArray[np.uint32]:
-        """The next `n` words, read-only and not consumed."""
+        """Return the next `n` words, read-only and not consumed."""
         missing = self._next + n - self._buffer.size
         if missing > 0:
             self._refill(missing)

@@ -111,7 +111,7 @@ register(
 
 
 def _draw_unitball(stream: Stream, filler: Filler, shape: Shape) -> Values:
-    """Rows over axis 0 of uniform values, each divided by its sum."""
+    """Draw rows over axis 0 of uniform values, each divided by its sum."""
     _check_rows(shape)
     rows = uniform(stream, math.prod(shape), 0.0, 1.0).reshape(shape[0], -1)
     # Caffe adds one value after the other in float32; sum() would add pairwise.

@@ -1,9 +1,9 @@
-"""Caffe's memory: which blobs are the same, what a layer writes over, and where the backward pass finds what it reads.
+"""Caffe's memory: which blobs share memory, what a layer overwrites, and what the backward pass reads.
 
-In the graph every value stays what it is. Caffe keeps one array per blob, of its data and of its diff: a layer in place
+In the graph a value never changes. Caffe keeps one array per blob, of its data and of its diff: a layer in place
 writes over its bottom, the tops of Split, Reshape and others are their bottom's memory. The backward pass reads the
-arrays as they are then, and a diff that was moved or written over is lost. All of this is here; layers say it of
-themselves (`shares_memory`, `shares_diff`, `replaces_diff`, `overwrites_diff`).
+arrays as they are then, and a diff that was moved or written over is lost. All of this is here; layers state their part
+(`shares_memory`, `shares_diff`, `replaces_diff`, `overwrites_diff`).
 """
 
 from __future__ import annotations

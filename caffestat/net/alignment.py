@@ -35,7 +35,7 @@ def cut_of(node: Node, before: Sequence[Node]) -> tuple[int, int]:
 
 
 def map_of(node: Node, before: Sequence[Node]) -> Move | None:
-    """Return where the places of bottom 1 lie on bottom 0, along the way to a common blob; None where nobody can say.
+    """Return where the places of bottom 1 lie on bottom 0, along the way to a common blob; None where it is unknown.
 
     before: the nodes of the net up to this one
     Raises NetError where the bottoms have no common source.

@@ -1,4 +1,4 @@
-"""Shapes that no file states, but that alone fit what stands around them."""
+"""Shapes that no file states, but that are the only ones that fit the layers around them."""
 
 from __future__ import annotations
 

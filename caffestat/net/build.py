@@ -70,7 +70,7 @@ def state_of(
 
 
 class _ForkUsage(NetError):
-    """What Caffe refuses and forks take, in ways that are not known here."""
+    """What Caffe refuses and forks accept, in ways that are not known here."""
 
 
 class _DataError(NetError):
@@ -79,7 +79,7 @@ class _DataError(NetError):
 
 @dataclass
 class _Builder:
-    """The lists that grow layer by layer."""
+    """The net under construction, layer by layer."""
 
     state: State
     shapes: Mapping[str, Shape]
@@ -88,9 +88,9 @@ class _Builder:
     unknown: Sequence[UnknownField]  # the fields of the source that nobody reads, and those with a value of a fork
     choices: dict[int, Choice]  # by the id of the layer's text
     layers: Sequence[Entry]  # of the state, with Caffe's splits
-    faults: list[NetError] | None = None  # what Caffe would stop at; None to stop there as well
+    faults: list[NetError] | None = None  # errors at which Caffe would stop; None to stop there too
     nodes: list[Node] = field(default_factory=list)
-    made: list[Layer] = field(default_factory=list)  # also those that were made of another dialect at first
+    made: list[Layer] = field(default_factory=list)  # also those that were built in another dialect first
     blobs: list[Blob] = field(default_factory=list)
     params: list[NetParam] = field(default_factory=list)
     by_name: dict[str, int] = field(default_factory=dict)
@@ -198,7 +198,7 @@ class _Builder:
         return layer
 
     def forgive(self, entry: Entry, error: NetError) -> str:
-        """Tell of an error as a finding, and return it, when the layer has fields that Caffe lacks: they may be why.
+        """Turn an error into a finding, and return it, where fields that Caffe lacks may be its cause.
 
         So may those that made a layer of Caffe's own type one of a fork, and a dialect that the file does not decide.
         Else the error is a fault, unless forks take what Caffe refuses.
@@ -225,13 +225,13 @@ class _Builder:
         return why
 
     def fault(self, error: NetError) -> None:
-        """Keep an error that Caffe would stop at, and go on; raise it where the net is wanted whole."""
+        """Keep an error at which Caffe would stop; raise it where nothing takes the faults."""
         if self.faults is None:
             raise error
         self.faults.append(error)
 
     def attach_reader(self, layer: Layer, unread: Collection[str]) -> None:
-        """Open the data that the layer names, if it names any, it is available, and all is known of how it is read."""
+        """Open the data that the layer names, if it is available and every field about reading it is known."""
         try:
             if unread:
                 raise DataUnavailableError(_not_known(unread))
@@ -329,7 +329,7 @@ class _Builder:
             node.loss_weights = (0.0,) * node.layer.top_count
 
     def tell_layer(self, node: Node) -> None:
-        """Give a layer what it asks for about the net around it."""
+        """Give a layer what it needs to know of the net around it."""
         layer = node.layer
         if layer.aligns:
             layer.cut_before = cut_of(node, self.nodes)
@@ -388,7 +388,7 @@ class _Builder:
             self.findings.append(Finding(node.place, layer.why_unknown))
 
     def tell_departure(self, layer: Layer, bottoms: Sequence[Shape]) -> None:
-        """Tell of bottoms that Caffe would stop at and forks do not, and let the layer take them; of another batch."""
+        """Report bottoms of another batch, at which Caffe stops and forks do not, and let the layer take them."""
         if taken := layer.rebatched(bottoms):
             self.findings.append(Finding(layer.place, f"layer {layer.name!r} ({layer.proto.type}): {taken}"))
         if departs := layer.departs(bottoms):
@@ -401,7 +401,7 @@ class _Builder:
         return choice.cls if choice else layer_class(entry.proto.type)
 
     def tell_unknown_type(self, node: Node) -> None:
-        """Warn of a type that nobody has, and give its top the bottom's shape where nothing else fits."""
+        """Warn of an unknown type, and give its top the bottom's shape where nothing else fits."""
         layer, message = node.layer, node.layer.why_unknown
         if None in node.top_shapes:
             if why := self.keeps_shape(node):
@@ -458,7 +458,7 @@ class _Builder:
             self.findings.append(Finding(node.place, node.layer.why_unknown))
 
     def tell_assumed(self, node: Node) -> None:
-        """Tell of tops that are taken to be as large as the images."""
+        """Report tops that are assumed to be as large as the images."""
         layer, shape = node.layer, node.top_shapes[0] if node.top_shapes else None
         if layer.image_size and shape and layer.proto.top[0] not in layer.shape_overrides:
             said = f"top {layer.proto.top[0]!r} is assumed to have shape {shape}, the size of the images"
@@ -488,7 +488,7 @@ class _Builder:
         return number
 
     def check_sharing(self, layer: Layer, sharer: NetParam, spec: Any) -> None:
-        """See that the sharer's shape fits its owner's: the same, or the same count when PERMISSIVE."""
+        """Check that the sharer's shape fits its owner's: the same, or the same count when PERMISSIVE."""
         owner = self.params[sharer.owner or 0]
         mine, other = sharer.param.shape, owner.param.shape
         permissive = spec.share_mode == caffe_pb2.ParamSpec.PERMISSIVE
@@ -518,7 +518,7 @@ class _Builder:
         setattr(self.params[owner], name, value)
 
     def outputs(self) -> tuple[int, ...]:
-        """Return the blobs that nobody reads, in alphabetical order, as Caffe lists them."""
+        """Return the blobs that no layer reads, in alphabetical order, as Caffe lists them."""
         return tuple(self.by_name[name] for name in sorted(self.available))
 
 

@@ -24,7 +24,7 @@ class Choice:
 
     addition: what the class reads beside Caffe's own fields
     others:   the choices of the dialects that the text fits as well
-    outvoted: those that it fits but that the rest of the net tells against
+    outvoted: those that it fits but that fewer other layers of the net are of
     """
 
     cls: type[Layer]
@@ -34,7 +34,7 @@ class Choice:
 
     @cached_property
     def note(self) -> str:
-        """What to tell the user of the choice, "" for a layer of Caffe's own."""
+        """The note to the user about the choice, "" for a layer of Caffe's own."""
         cls = self.cls
         if not (cls.dialect or cls.read_as):
             return ""
@@ -56,7 +56,7 @@ def check_dialect(dialect: str | None) -> None:
 
 
 def choose(layers: Collection[Entry], unknown: Sequence[UnknownField], dialect: str | None = None) -> dict[int, Choice]:
-    """Return the choices by the id of the layer's text; types that nobody knows have none.
+    """Return the choices by the id of the layer's text; unknown types have none.
 
     A layer is of the dialect that is asked for, if its type has it; else of the one that knows most of the fields that
     Caffe lacks; among equals, of the one that most other layers of the net are of; else of the first.
@@ -83,7 +83,7 @@ def _best(
         return [Choice(own, Addition(None, frozenset()))]
     classes = claiming or layer_dialects(type_name(entry.proto))
     fitting = tuple(cls for cls in classes if cls.fits(entry.proto, types))
-    if not fitting and type_name(entry.proto) != entry.proto.type:  # code of the same name that somebody else wrote
+    if not fitting and type_name(entry.proto) != entry.proto.type:  # other code of the same name
         fitting = layer_dialects(entry.proto.type)
     classes = fitting or classes
     classes = tuple(cls for cls in classes if cls.dialect == dialect) or classes

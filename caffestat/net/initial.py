@@ -76,7 +76,7 @@ def _written_values(net: Net, node: Node) -> list[np.ndarray]:
 
 
 def unfilled(net: Net) -> list[Node]:
-    """Return the layers with a weight whose filler nobody wrote: Caffe starts them at zero."""
+    """Return the layers with a weight without a written filler: Caffe starts them at zero."""
     return [
         node
         for node in net.nodes

@@ -91,7 +91,7 @@ class Node:
 
     @property
     def is_undecided(self) -> bool:
-        """Whether what the values of the layer's bottoms decide is still to be worked out."""
+        """Whether decisions that depend on the values of its bottoms are not computed yet."""
         return self.layer.decides and self.layer.decisions is None
 
 
@@ -114,7 +114,7 @@ class Net:
 
     @cached_property
     def flow(self) -> Flow[Key]:
-        """Who writes and who reads each value."""
+        """Which layers write and read each value."""
         return flow_of(self.nodes)
 
     def owner(self, number: int) -> int:

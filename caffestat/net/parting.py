@@ -1,4 +1,4 @@
-"""Where the sizes of two bottoms that should fit each other parted: the layers behind a shape error."""
+"""Where the sizes of two bottoms that should fit begin to differ: the layers behind a shape error."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["explained"]
 
 
 def explained(message: str, nodes: Sequence[Node], blobs: Sequence[Blob]) -> str:
-    """Return the message of a shape error of the last node, with the file's blob names and where the sizes parted."""
+    """Return the message of a shape error of the last node, with the file's blob names and the layers behind it."""
     node, flow = nodes[-1], flow_of(nodes)
     for bottom, name in enumerate(node.layer.proto.bottom[: len(node.bottoms)]):
         message = message.replace(repr(name), repr(blobs[_written(nodes, flow, (node.index, bottom))].name))
@@ -45,7 +45,7 @@ def _changes(nodes: Sequence[Node], flow: Flow[Key], bottom: Key) -> list[Change
 
 
 def _parting(one: Sequence[Change], other: Sequence[Change]) -> str:
-    """Say at which layers two ways part: the first that make different sizes of one size."""
+    """Return in words at which layers two paths diverge: the first that make different sizes of one size."""
     for (a, before, left), (b, same, right) in zip(one, other, strict=False):
         if left != right and before == same and a is not b:
             made = f"layer {a.name!r} at {a.place} makes {_size(left)} of {_size(before)}{_rounding(a)}"

@@ -84,7 +84,7 @@ def _save_hdf5(path: Path, net: Net, values: Sequence[np.ndarray], nodes: Sequen
 
 
 def write_hdf5(path: Path, net: Net, values: Values, nodes: Sequence[Node], diffs: Values | None = None) -> None:
-    """Groups data/<layer>/<index>, a shared param with its owner only; diffs, where there are any, with every layer.
+    """Write groups data/<layer>/<index>, a shared param with its owner only; diffs, if any, with every layer.
 
     Source: net.cpp, ToHDF5.
     """

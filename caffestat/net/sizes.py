@@ -1,4 +1,4 @@
-"""Shapes of data that no file at hand states: taken from what stands around them, so that a net can be looked at."""
+"""Shapes of data that no available file states: inferred from the layers around them, so that a net can be analyzed."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class Assumed:
 
     @property
     def finding(self) -> Finding:
-        """The warning that tells of it."""
+        """The warning about it."""
         layer = self.node.layer
         said = f"the shape of top {self.top!r} is {layer.shape_source()}, not in this file"
         taken = f"assumed {'x'.join(map(str, self.shape))}, {self.why}"
@@ -71,7 +71,7 @@ def assume_shapes(net: Net, faults: list[NetError], source: NetSource, build: Bu
     fails, if there is any, or with which layers fail as with all others.
 
     faults: those of the net; replaced by those of the net that is returned
-    build:  builds the net anew, with shapes of tops by name; takes the faults
+    build:  builds the net again, with shapes of tops by name; takes the faults
     """
     now = _Trial({}, net, list(faults))
     while found := _next(now, source, build):
@@ -89,7 +89,7 @@ class _Trial:
     faults: list[NetError]
 
     def is_as_good_as(self, other: _Trial) -> bool:
-        """Tell whether no more layers fail than in another net, and no param is beyond all measure."""
+        """Tell whether no more layers fail than in another net, and no param is implausibly large."""
         largest = max((math.prod(entry.param.shape) for entry in self.net.params), default=0)
         fewer = len(self.faults) <= len(other.faults) and len(self.failures) <= len(other.failures)
         return fewer and largest <= _MOST_PARAMS
@@ -140,7 +140,7 @@ def _next(now: _Trial, source: NetSource, build: Build) -> _Trial | None:
 
 
 def _candidates(now: _Trial, source: NetSource) -> Iterator[Iterable[dict[str, Assumed]]]:
-    """Yield alternatives of what some tops may be: what their readers take, where these tell, else likely images."""
+    """Yield alternatives of what some tops may be: what their readers take, where that is unique, else usual images."""
     if found := _wanted(now):
         yield [found]
     unsized = [(node, index) for node in now.net.nodes for index in now.unsized(node)]
@@ -164,7 +164,7 @@ def _is_aside(net: Net, node: Node, index: int) -> bool:
 
 
 def _holds_indices(net: Net, node: Node, index: int) -> bool:
-    """Tell whether a layer takes a top as indices, of words, say."""
+    """Tell whether a layer takes a top as indices, for example of words."""
     return any(reader.layer.takes_indices and at == 0 for reader, at in _readers(net, node, index))
 
 
@@ -238,7 +238,7 @@ def _has_failed(node: Node) -> bool:
 
 
 def _wanted(now: _Trial) -> dict[str, Assumed]:
-    """Return the shapes that layers take beside bottoms of known shapes, where nobody tells them.
+    """Return the shapes that layers take beside bottoms of known shapes, where these are unknown.
 
     Also those of labels with which a layer fails that takes them in forks.
     """
@@ -333,7 +333,7 @@ def _source_of(proto: Any) -> str:
 
 
 def _of_other_phases(source: NetSource) -> Iterator[tuple[Size, str]]:
-    """Yield the crop_size of data layers, of other phases, say."""
+    """Yield the crop_size of data layers, of other phases too."""
     for entry in source.layers:
         if crop := entry.proto.transform_param.crop_size:
             yield (None, crop, crop), f"the crop_size of layer {entry.proto.name!r} at {entry.place}"
@@ -379,7 +379,7 @@ def _inputs(source: NetSource) -> Iterator[Size]:
 
 
 def _beside(name: str) -> list[Path]:
-    """Return the files in a net's folder that may be the same net in use: deploy files, and what starts alike."""
+    """Return the files in a net's folder that may be the same net in use: deploy files, and names that begin alike."""
     path = Path(name)
     if not path.is_file():
         return []

@@ -93,11 +93,11 @@ class Solver:
         return (*named, *[self.net] * (len(self.message.test_iter) - len(named)))
 
     def named_tests(self) -> tuple[NetSource, ...]:
-        """Return the test nets that stand inside of it, then those in files."""
+        """Return the test nets that it contains, then those in files."""
         return (*self.inline_tests(), *self.file_tests())
 
     def inline_tests(self) -> tuple[NetSource, ...]:
-        """Return the test nets that stand inside of it (`test_net_param`)."""
+        """Return the test nets that it contains (`test_net_param`)."""
         owners = self.document.find("test_net_param")
         pairs = zip(self.message.test_net_param, owners, strict=True)
         return tuple(inline_source(self.name, message, owner, self.inline_findings) for message, owner in pairs)
@@ -144,7 +144,7 @@ def net_source(document: Document) -> NetSource:
 
 
 def inline_source(name: str, message: Any, owner: Field, findings: Iterable[Finding] = ()) -> NetSource:
-    """Return the net that stands inside a solver (`net_param`), its layers at their own lines.
+    """Return the net that a solver contains (`net_param`), its layers at their own lines.
 
     findings: those about the solver's file, of which the net gets its own.
     """
@@ -220,7 +220,7 @@ def weights_at(solver: Solver) -> list[tuple[str, Place]]:
 
 def _ssd_solver() -> Any:
     """Return the class of the messages with what SSD's Caffe has in a solver beside Caffe's own."""
-    from caffestat.schema.forks import ssd_pb2  # here, for most runs read nets alone
+    from caffestat.schema.forks import ssd_pb2  # imported here: most runs read nets only
 
     return ssd_pb2.SolverParameter
 
@@ -299,7 +299,7 @@ def _read_named(found: str, path: str, owner: Field) -> NetSource:
     except SourceError as error:
         if Path(os.path.realpath(found)).suffix in _SUFFIXES:
             raise
-        # no words of the file: any that can be read can be named
+        # without a quotation: any readable file can be named
         message = f"{owner.name}: {path!r} is not a net prototxt (see its line {error.place.line})"
         raise NetError(message, owner.place) from error
 

@@ -1,4 +1,4 @@
-"""Fields that forks of Caffe spell in their own way, and that mean what Caffe says in another.
+"""Fields of forks that are other spellings of fields of Caffe.
 
 The schema stays Caffe's: such a field is read from the text, and sets the field that Caffe has for it.
 """

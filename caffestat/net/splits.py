@@ -49,7 +49,7 @@ def _unknown_bottom(
 
 
 def _when(entry: Entry) -> str:
-    """Say in which state the rules of a layer hold, and how to ask for it."""
+    """Return in words in which state the rules of a layer hold, and the options for it."""
     rules = list(entry.proto.include or entry.proto.exclude)
     phases = sorted({Phase.Name(rule.phase) for rule in rules if rule.HasField("phase")})
     stages = sorted({stage for rule in rules for stage in rule.stage})

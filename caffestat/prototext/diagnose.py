@@ -22,7 +22,7 @@ _PLACEHOLDER = (
 
 
 def quote(text: str | bytes) -> str:
-    """A token as messages show it: in quotation marks unless it is a string, and cut when it is long."""
+    """Return a token as messages show it: in quotation marks unless it is a string, and cut when it is long."""
     shown = _printable(decode(text) if isinstance(text, bytes) else text)
     if len(shown) > _QUOTED:
         shown = shown[: _QUOTED - 3] + "..."
@@ -30,12 +30,12 @@ def quote(text: str | bytes) -> str:
 
 
 def error(source: Source, index: int, message: str) -> PrototextError:
-    """An error at token `index`."""
+    """Return an error at token `index`."""
     return _error_at(source, source.starts[index], message)
 
 
 def unexpected(source: Source, index: int, expected: str, opener: int | None = None) -> PrototextError:
-    """Token `index` is not what was expected; `opener` is the bracket that is still open there."""
+    """Return the error that token `index` is unexpected; `opener` is the bracket that is still open there."""
     found, offset = _found(source, index)
     if opener is not None:
         expected += f' to close the "{source.texts[opener]}" opened at {source.place(source.starts[opener])}'
@@ -43,7 +43,7 @@ def unexpected(source: Source, index: int, expected: str, opener: int | None = N
 
 
 def binary_error(data: bytes, name: str) -> PrototextError:
-    """The error for data with NUL bytes, which no text holds."""
+    """Return the error for data with NUL bytes, which no text holds."""
     if data.startswith((b"\xff\xfe", b"\xfe\xff")):
         return PrototextError("this looks like UTF-16 text, expected UTF-8: save the file as UTF-8", Place(name, 1, 1))
     before = data[: data.index(b"\0")]
@@ -63,7 +63,7 @@ def _error_at(source: Source, offset: int, message: str, opener: int | None = No
 
 
 def _excerpt(source: Source, place: Place) -> list[str]:
-    """The line of a place, cut when it is long, and a caret under its column; tabs stay so that the caret lines up."""
+    """Return the line of a place, cut when it is long, and a caret under its column; tabs stay, for the caret."""
     text = source.line_text(place.line)
     begin = max(0, place.column - 1 - _WIDTH // 2) if len(text) > _WIDTH else 0
     shown = _printable(text[begin : begin + _WIDTH])
@@ -72,7 +72,7 @@ def _excerpt(source: Source, place: Place) -> list[str]:
 
 
 def _printable(text: str) -> str:
-    """The text with "?" for what a terminal cannot print, or would obey."""
+    """Replace what a terminal cannot print, and control characters, by "?"."""
     return "".join(c if c.isprintable() or c == "\t" else "?" for c in text)
 
 
@@ -86,7 +86,7 @@ def _hints(text: str, column: int) -> list[str]:
 
 
 def _found(source: Source, index: int) -> tuple[str, int]:
-    """What stands at a token, in words, and the offset to show."""
+    """Return what stands at a token, in words, and the offset to show."""
     start = source.starts[index]
     if source.texts[index]:
         return quote(source.data[start : source.end(index)]), start

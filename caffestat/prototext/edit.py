@@ -23,7 +23,7 @@ _SEPARATORS = (b",", b";")
 
 
 def replace(document: Document, edits: Iterable[Edit]) -> bytes:
-    """The document's bytes with each span [start, end) replaced; start == end inserts.
+    """Return the document's bytes with each span [start, end) replaced; start == end inserts.
 
     Spans come from `field.span` and the like, in any order; insertions at one offset keep theirs.
     Raises ValueError when spans overlap or leave the document.
@@ -40,19 +40,19 @@ def replace(document: Document, edits: Iterable[Edit]) -> bytes:
 
 
 def replace_value(field: Field, text: str) -> Edit:
-    """The edit that gives a field with one value another one."""
+    """Return the edit that gives a field with one value another one."""
     (value,) = field.values
     return (*value.span, text.encode())
 
 
 def replace_field(field: Field, name: str, text: str) -> list[Edit]:
-    """The edits that make a field with one value another field, with the spacing of the old one."""
+    """Return the edits that make a field with one value another field, with the spacing of the old one."""
     start = field.span[0]
     return [(start, start + len(field.name), name.encode()), replace_value(field, text)]
 
 
 def remove(document: Document, field: Field) -> Edit:
-    """The edit that takes a field out: with its line when it stands alone there, and never a comment."""
+    """Return the edit that removes a field: with its line when it is alone on it, and never a comment."""
     data = bytes(document)
     start, end = field.span
     lead = _lead(data, start)
@@ -67,7 +67,7 @@ def remove(document: Document, field: Field) -> Edit:
 def insert(
     document: Document, owner: Field, *items: Item, after: Field | None = None, like: Field | None = None
 ) -> Edit:
-    """The edit that puts new fields into the message of `owner`.
+    """Return the edit that puts new fields into the message of `owner`.
 
     after  the field of that message to stand behind, by default the last one
     like   a field whose value is a message, as the model for the braces of a new message; by default `owner`
@@ -126,7 +126,7 @@ def _style(data: bytes, field: Field) -> _Style:
 
 
 def _step(data: bytes, field: Field, inner: Field | None) -> bytes:
-    """How much further than `field` the first field inside is indented; two blanks when that cannot be told."""
+    """Return how much further than `field` the first field inside is indented; two blanks when that cannot be told."""
     if inner is not None:
         outer_lead, inner_lead = _lead(data, field.span[0]), _lead(data, inner.span[0])
         if not inner_lead.strip(_BLANKS) and inner_lead.startswith(outer_lead) and inner_lead != outer_lead:
@@ -147,7 +147,7 @@ def _write(style: _Style, item: Item, indent: bytes, colon: bytes, is_multi_line
 
 
 def _gap(style: _Style, line_break: bytes) -> bytes:
-    """What stands between a name and its brace, a line break in it replaced by the given one."""
+    """Return what stands between a name and its brace, a line break in it replaced by the given one."""
     head, broken, _ = style.gap.partition(b"\n")
     return head.rstrip() + line_break if broken else style.gap
 
@@ -172,7 +172,7 @@ def _message(field: Field) -> Message:
 
 
 def _colon(data: bytes, message: Message, nearest: Field | None) -> bytes | None:
-    """What stands between name and value of a scalar field of the message; of `nearest` when it is one."""
+    """Return what stands between name and value of a scalar field of the message; of `nearest` when it is one."""
     scalars = [f for f in message.fields if len(f.values) == 1 and isinstance(f.values[0], Scalar)]
     if not scalars:
         return None
@@ -192,13 +192,13 @@ def _separator(field: Field) -> bytes:
 
 
 def _space(data: bytes, before: Field | None, field: Field) -> bytes:
-    """The blanks between two fields of one line."""
+    """Return the blanks between two fields of one line."""
     between = data[before.span[1] : field.span[0]] if before else b""
     return between if between and not between.strip(_BLANKS) else b" "
 
 
 def _lead(data: bytes, offset: int) -> bytes:
-    """What stands before `offset` on its line."""
+    """Return what stands before `offset` on its line."""
     return data[data.rfind(b"\n", 0, offset) + 1 : offset]
 
 
@@ -213,7 +213,7 @@ def _content_end(data: bytes, offset: int) -> int | None:
 
 
 def _line_break_end(data: bytes, offset: int) -> int | None:
-    """The offset behind the line break that stands at `offset`; None when none does."""
+    """Return the offset behind the line break that stands at `offset`; None when none does."""
     for line_break in (b"\n", b"\r\n"):
         if data.startswith(line_break, offset):
             return offset + len(line_break)

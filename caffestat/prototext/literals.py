@@ -25,7 +25,7 @@ _CONTROL = dict(zip(b"abfnrtv", b"\a\b\f\n\r\t\v", strict=True))
 
 
 def read_int(text: str) -> int:
-    """The value of a decimal, hexadecimal (0x1F) or octal (017) integer; ValueError for anything else."""
+    """Return the value of a decimal, hexadecimal (0x1F) or octal (017) integer; ValueError for anything else."""
     match = _INTEGER.fullmatch(text)
     if match is None:
         raise ValueError(f"expected an integer, found {text}")
@@ -35,7 +35,7 @@ def read_int(text: str) -> int:
 
 
 def read_float(text: str) -> float:
-    """The value of a decimal number with or without a trailing f, or of inf, infinity or nan in any case.
+    """Return the value of a decimal number with or without a trailing f, or of inf, infinity or nan in any case.
 
     Raises ValueError for anything else, hexadecimal and octal integers among it: C++ refuses them too, for 017 would be
     15 to one reader and 17 to another.
@@ -48,7 +48,7 @@ def read_float(text: str) -> float:
 
 
 def read_string(parts: Iterable[str]) -> bytes:
-    """The bytes of adjacent quoted strings, each of whose characters stands for one byte."""
+    """Return the bytes of adjacent quoted strings, each of whose characters stands for one byte."""
     return b"".join(_unescaped(part[1:-1].encode("latin-1")) for part in parts)
 
 

@@ -1,4 +1,4 @@
-"""Builds the tree from the tokens, with a stack of its own: depth never meets Python's recursion limit."""
+"""Builds the tree from the tokens, with its own stack: no depth reaches Python's recursion limit."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ class _Parser:
             raise unexpected(self.source, value, f'":" or "{{" after {quote(self.texts[name])}')
 
     def scalar(self, name: int, start: int) -> int:
-        """The index behind the scalar that starts at token `start`."""
+        """Return the index behind the scalar that starts at token `start`."""
         text = self.texts[start]
         if text.isidentifier() or text[:1] in _DIGITS:
             return start + 1
@@ -169,7 +169,7 @@ class _Parser:
         return text
 
     def not_a_field(self, index: int) -> PrototextError:
-        """The error for a token that is neither a field's name nor the closer that is due."""
+        """Return the error for a token that is neither a field's name nor the closer that is due."""
         if self.texts[index] in (":", "{", "<") and self.lost_value(index - 1):
             field, found = quote(self.fields[-1].name), quote(self.texts[index - 1])
             return error(self.source, index - 1, f"expected a value for {field}, found the field {found}")
@@ -181,7 +181,7 @@ class _Parser:
         return unexpected(self.source, index, "a field name")
 
     def lost_value(self, index: int) -> bool:
-        """Whether token `index`, read as a field's value, stands on a later line, as the next field's name would."""
+        """Tell whether token `index`, read as a field's value, is on a later line, like the next field's name."""
         if not self.fields or not self.texts[index].isidentifier():
             return False
         return self.source.line(self.source.starts[index]) > self.fields[-1].line

@@ -94,7 +94,7 @@ class Source:
         )
 
     def _lead_start(self, index: int) -> int:
-        """The offset where the trivia that belongs to token `index` begins."""
+        """Return the offset where the trivia that belongs to token `index` begins."""
         if index == 0:
             return 0
         if index == len(self.texts):
@@ -133,7 +133,7 @@ class Source:
         return Place(self.name, *self.position(offset))
 
     def line_text(self, line: int) -> str:
-        """The text of a line without its line break."""
+        """Return the text of a line without its line break."""
         starts = [*self._line_starts[line - 1 : line + 1], len(self.data)]
         return decode(self.data[starts[0] : starts[1]]).rstrip("\r\n")
 

@@ -81,17 +81,17 @@ class Scalar(_Node):
         return "string" if text[0] in "\"'" else "number"
 
     def as_bytes(self) -> bytes:
-        """The bytes of a string, escapes replaced; ValueError when it is none."""
+        """Return the bytes of a string, escapes replaced; ValueError when it is none."""
         if self.kind != "string":
             raise ValueError(f"expected a string, found {self.text}")
         return read_string(self._texts)
 
     def as_int(self) -> int:
-        """The value of an integer of any size; ValueError when it is none."""
+        """Return the value of an integer of any size; ValueError when it is none."""
         return read_int(self.text)
 
     def as_float(self) -> float:
-        """The value of a decimal number, inf, infinity or nan; ValueError when it is none."""
+        """Return the value of a decimal number, inf, infinity or nan; ValueError when it is none."""
         return read_float(self.text)
 
     def __repr__(self) -> str:

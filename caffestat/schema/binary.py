@@ -19,7 +19,7 @@ _HDF5 = b"\x89HDF"
 
 
 def read_binary(path: str | Path, cls: type[M]) -> M:
-    """The message in a binary file: .caffemodel (NetParameter), .solverstate (SolverState), .binaryproto (BlobProto).
+    """Return the message in a file: .caffemodel (NetParameter), .solverstate (SolverState), .binaryproto (BlobProto).
 
     Raises InputError when the file cannot be read, is larger than the 2 GiB that protobuf takes, is cut short, or
     holds something else. Source: util/io.cpp.

@@ -20,7 +20,7 @@ def is_legacy(blob: Any) -> bool:
 
 
 def blob_shape(blob: Any) -> tuple[int, ...]:
-    """Return a BlobProto's shape: four axes in old files, none when nothing is said. (blob.cpp, FromProto)"""
+    """Return a BlobProto's shape: four axes in old files, none where none are stated. (blob.cpp, FromProto)"""
     return tuple(getattr(blob, name) for name in _LEGACY) if is_legacy(blob) else tuple(blob.shape.dim)
 
 
@@ -60,6 +60,6 @@ def _set(blob: Any, name: str, kind: str, values: np.ndarray) -> None:
 
 
 def _varint(number: int) -> bytes:
-    """Seven bits a byte, the lowest first; the top bit says that more follow."""
+    """Return a varint: seven bits a byte, the lowest first; the top bit says that more follow."""
     groups = [number >> shift & 0x7F for shift in range(0, max(number.bit_length(), 1), 7)]
     return bytes([*(group | 0x80 for group in groups[:-1]), groups[-1]])

@@ -18,7 +18,7 @@ __all__ = ["Addition", "ForkValue", "UnknownField", "UnknownValue", "from_docume
 M = TypeVar("M", bound=Any)
 _LONGEST_QUOTE = 60
 _DRIVE = re.compile(r"""["'][A-Za-z]:\\""")
-_MEANT = {"iter_step": "iter_size"}  # what is often written for another field, spelled too differently to be guessed
+_MEANT = {"iter_step": "iter_size"}  # common mistakes that are too unlike the field's name to be guessed
 
 
 @dataclass(frozen=True)
@@ -40,12 +40,12 @@ class ForkValue(UnknownField):
 
 
 def from_document(document: Document, cls: type[M]) -> tuple[M, list[Finding]]:
-    """The message that protobuf's C++ TextFormat would read from the text, and findings for what it would refuse.
+    """Return the message that protobuf's C++ TextFormat reads from the text, and findings for what it refuses.
 
     A field that the schema does not know gives an UnknownField and is left out. A value that a fork gave to a field
     that is open (see slots.py) gives a finding and leaves the field unset; an unknown V1 layer type does so without a
-    finding: types of all generations are looked at when the net is built. A string that is not UTF-8 gives a finding,
-    and its odd bytes become \\xNN.
+    finding: types of all generations are checked when the net is built. A string that is not UTF-8 gives a finding,
+    and its invalid bytes become \\xNN.
 
     Raises SchemaError for a value that does not fit its field, for a singular field (scalar or message) given twice,
     and for a required field that is missing. Source: protobuf text_format.cc, which lets no field be overwritten.
@@ -57,7 +57,7 @@ def from_document(document: Document, cls: type[M]) -> tuple[M, list[Finding]]:
 
 
 def from_message(message: Message, cls: type[M], file: str) -> M:
-    """The message of a class that a part of a text holds; fields that the schema does not know are left out.
+    """Return the message of a class that a part of a text holds; fields that the schema does not know are left out.
 
     Raises SchemaError as `from_document` does.
     """
@@ -182,7 +182,7 @@ class _Reader:
         raise self.misfit(slot, _shortened(value.text), value)
 
     def convert(self, slot: Slot, value: Scalar | Message) -> Any:
-        """The value to set; None when it gives a finding and nothing to set."""
+        """Return the value to set; None when it gives a finding and nothing to set."""
         if isinstance(value, Message):
             raise self.misfit(slot, "a message in braces", value)
         assert slot.read is not None
@@ -266,7 +266,7 @@ def _is_broken_path(written: str, read: str) -> bool:
 def _hint(name: str, choices: tuple[str, ...]) -> str:
     if _MEANT.get(name) in choices:
         return f"; did you mean {_MEANT[name]}?"
-    ending = "_param" if name.endswith("_param") else ""  # what most fields share makes no two of them alike
+    ending = "_param" if name.endswith("_param") else ""  # an ending that most fields share is no similarity
     stems = {choice.removesuffix(ending): choice for choice in choices if choice.endswith(ending)}
     close = difflib.get_close_matches(name.removesuffix(ending), stems, n=1, cutoff=0.8)
     return f"; did you mean {stems[close[0]]}?" if close else ""

@@ -23,7 +23,7 @@ _INTEGERS = {
 # Forks added their own layer types, and ways to compute (`engine`, several devices) that change no number. The rest of
 # such a file is still worth reading.
 _OPEN_FIELDS = frozenset(["caffe.V1LayerParameter.type", "caffe.SolverParameter.device_id"])
-# Forks give most enums values of their own; a solver's decide what Caffe does, and stay closed.
+# Forks add values to most enums; those of solvers decide what Caffe does, and stay closed.
 _CLOSED_ENUMS = ("caffe.SolverParameter.", "caffe.LayerParameter.", "caffe.V0LayerParameter.", "caffe.FillerParameter.")
 # Forks pool over any number of axes.
 _LISTS_OF_FORKS = frozenset(f"caffe.PoolingParameter.{name}" for name in ("kernel_size", "stride", "pad"))
@@ -69,7 +69,7 @@ def _slot(field: FieldDescriptor) -> Slot:
 
 
 def _kind(field: FieldDescriptor) -> tuple[str, Callable[[Scalar], Any] | None]:
-    """What the field expects, in words, and its reader."""
+    """Return what the field expects, in words, and its reader."""
     if field.message_type:
         return "a message in braces", None
     if field.enum_type:

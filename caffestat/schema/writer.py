@@ -14,7 +14,7 @@ __all__ = ["to_text"]
 
 
 def to_text(message: Any) -> str:
-    """The message in protobuf's text format: fields by number, two spaces per level, UTF-8 left as it is.
+    """Return the message in protobuf's text format: fields by number, two spaces per level, UTF-8 left as it is.
 
     Floats have as few digits, from six on, as read back as the same float.
     """
