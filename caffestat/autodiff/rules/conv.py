@@ -274,7 +274,7 @@ def _constants_are_linear(c: Convolution) -> bool:
     win, images = c.window, (c.x_shape, (c.batch, c.filters, *c.window.out))
     needed = win.places * win.taps
     if c.is_depthwise and len(win.size) == 2:
-        needed = win.out[1] * win.padded[1] * win.kernel[1]
+        needed = win.out[1] * win.size[1] * win.kernel[1]
     return is_linear(needed, *images)
 
 
@@ -499,21 +499,31 @@ def dw_swap(g: Graph, c: Convolution, x: str, dy: str) -> str:
 def dw_depthwise(g: Graph, c: Convolution, x: str, dy: str) -> str:
     """One filter per channel: products of rows instead of products of channels.
 
-    For kernel row i, S[c] = Σ over images and rows r of dy[r]ᵀ · x[r · stride + i · dilation] is [out width, padded
-    width]; dw[c, i, j] is the sum of one of its diagonals, which a product with a 0/1 matrix takes. More sums than
-    needed, but all of them in matrix products.
+    For kernel row i, S[c] = Σ over images and rows r of dy[r]ᵀ · x[r · stride + i · dilation] is [out width, width];
+    dw[c, i, j] is the sum of one of its diagonals, which a product with a 0/1 matrix takes. More sums than needed, but
+    all of them in matrix products. Rows and columns of the padding are left out: 0.9 of the time with them.
     """
-    win = c.window
-    height, width = win.out
-    padded = _pad(g, g.transpose(x, 1, 0, 2, 3), win, 2)
-    rows = g.reshape(g.transpose(dy, 1, 0, 2, 3), c.channels, c.batch * height, width)
-    sums = []
-    for start in range(0, win.spans[0], win.dilations[0]):
-        seen = _cut(g, padded, [start], [start + (height - 1) * win.strides[0] + 1], win.strides[:1])
-        seen = g.reshape(seen, c.channels, c.batch * height, win.padded[1])
-        sums.append(g.reshape(g.fused_matmul(rows, seen, transA=1), c.channels, 1, width * win.padded[1]))
+    win, images = c.window, g.transpose(x, 1, 0, 2, 3)
+    grads = g.transpose(dy, 1, 0, 2, 3)
+    sums = [_row_products(g, c, images, grads, tap) for tap in range(win.kernel[0])]
     stacked = g.emit("Concat", *sums, axis=1) if len(sums) > 1 else sums[0]
     return g.reshape(g.emit("MatMul", stacked, g.constant(_diagonals(win), g.specs[x].dtype)), *c.w_shape)
+
+
+def _row_products(g: Graph, c: Convolution, images: str, grads: str, tap: int) -> str:
+    """Emit S of a kernel row from images and gradients with the channels first: [channels, 1, out width · width]."""
+    win, step = c.window, c.window.strides[0]
+    shift = tap * win.dilations[0] - win.begins[0]
+    first, last = max(-(shift // step), 0), min((win.size[0] - 1 - shift) // step, win.out[0] - 1)
+    if last < first:
+        return g.emit("Expand", g.constant(0, g.specs[images].dtype), g.ints(c.channels, 1, win.out[1] * win.size[1]))
+    rows = c.batch * (last - first + 1)
+    if (first, last) != (0, win.out[0] - 1):
+        grads = _cut(g, grads, [first], [last + 1])
+    if (step, first, last) != (1, -shift, win.size[0] - 1 - shift):
+        images = _cut(g, images, [first * step + shift], [last * step + shift + 1], [step] if step > 1 else [])
+    grads, images = g.reshape(grads, c.channels, rows, win.out[1]), g.reshape(images, c.channels, rows, win.size[1])
+    return g.reshape(g.fused_matmul(grads, images, transA=1), c.channels, 1, win.out[1] * win.size[1])
 
 
 def dw_blocked(g: Graph, c: Convolution, x: str, dy: str) -> str:
@@ -572,7 +582,7 @@ def _read(g: Graph, c: Convolution, wide: str) -> str:
 
 
 def _diagonals(win: Window) -> np.ndarray:
-    """Return 1 where kernel column j meets (place, padded column): [out width · padded width, kernel width]."""
-    place, column, tap = np.ogrid[: win.out[1], : win.padded[1], : win.kernel[1]]
-    meets = column == place * win.strides[1] + tap * win.dilations[1]
+    """Return 1 where kernel column j meets (place, column): [out width · width, kernel width]."""
+    place, column, tap = np.ogrid[: win.out[1], : win.size[1], : win.kernel[1]]
+    meets = column == place * win.strides[1] + tap * win.dilations[1] - win.begins[1]
     return meets.reshape(-1, win.kernel[1])
