@@ -33,6 +33,41 @@ except RunError as error:
 else:
     raise AssertionError("no error")
 """
+RAISES = """
+def broken(file):
+    if file == "f3":
+        raise OSError(f"{file} is broken")
+    return file
+
+seen = []
+try:
+    for file in processes.each(broken, [f"f{n}" for n in range(16)]):
+        seen.append(file)
+except OSError as error:
+    assert str(error) == "f3 is broken" and seen == ["f0", "f1", "f2"], (error, seen)
+else:
+    raise AssertionError("no error")
+"""
+THREADS = """
+import ctypes, numpy
+library = ctypes.CDLL(numpy._core._multiarray_umath.__file__)
+threads = getattr(library, "scipy_openblas_get_num_threads64_", None)
+if threads and os.cpu_count() > 1:
+    library.scipy_openblas_set_num_threads64_(2)
+    own, *others = processes.each(lambda file: threads(), ["f"] * 17)
+    assert own == 2 and set(others) == {1}, (own, others)
+"""
+PARTS = """
+assert processes._parts([5, 1, 9, 2, 2, 2, 5, 1, 8, 3], 2) == [[2, 0, 3, 4, 1], [8, 6, 9, 5, 7]]
+assert processes._parts([0] * 6, 3) == [[0, 1], [2, 3], [4, 5]]
+"""
+IDLE = """
+import time
+files = [f"f{n}" for n in range(17)]
+slow = lambda file: (time.sleep(1.0 if file == "f1" else 0.0), os.getpid())[1]
+own, one, *others = processes.each(slow, files)
+assert own == os.getpid() and len(set(others)) == 1 and one not in others, (own, one, others)
+"""
 SAME = """
 job = lint.Job(lint.selected((), ()))
 many = lint.check_files(["."], job)
@@ -46,7 +81,7 @@ assert [error.file for error in many.errors] == ["n5.prototxt", "n8.prototxt"], 
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere no process is forked")
-@pytest.mark.parametrize("code", [ORDER, KILLED, SAME])
+@pytest.mark.parametrize("code", [ORDER, KILLED, RAISES, THREADS, PARTS, IDLE, SAME])
 def test_processes(tmp_path: Path, root: Path, code: str) -> None:
     bad = CONV("c", "x", 'weight_filler { type: "xavier" std: 0.1 }')
     for number in range(17):
