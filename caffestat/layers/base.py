@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
@@ -339,6 +339,12 @@ class Layer:
     def draw_feeds(self, stream: Stream, bottoms: Sequence[Shape]) -> Sequence[np.ndarray]:
         """Return what each forward pass draws: one array per graph input that `lower` declared, in order."""
         return self.decisions or ()
+
+    def drawn_by(self, bottoms: Sequence[Shape]) -> Hashable:
+        """Return all that decides what `draw_feeds` makes of a stream: layers of the class for which it is equal draw
+        the same, which predictions then look at once. None where nobody tells. Who overrides one overrides both.
+        """
+        return None
 
     @property
     def left_out(self) -> str:

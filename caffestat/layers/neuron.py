@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from caffestat.fillers import Stream, bernoulli, density, problem
@@ -192,6 +192,9 @@ class Dropout(Neuron):
             return ()
         bits = bernoulli(stream, int(np.prod(bottoms[0])), self.keep, np.float64)
         return ((bits * np.float32(self.factor)).reshape(bottoms[0]),)
+
+    def drawn_by(self, bottoms: Sequence[Shape]) -> Hashable:
+        return self.drops, self.keep, self.factor, math.prod(bottoms[0])
 
 
 @layer("AbsVal")

@@ -134,17 +134,12 @@ def quantiles(values: Array, weights: Array) -> Array:
 
 
 def quantiles_of(sample: Array) -> Array:
-    """Return the same of values that are equally probable."""
-    return _quantiles(_sorted(sample), np.full(sample.size, 1 / sample.size))
-
-
-def _sorted(sample: Array) -> Array:
-    """Sort values; an array of two numbers only, such as a mask, is counted instead."""
-    low, high = sample.min(), sample.max()
-    lows = np.count_nonzero(sample == low)
-    if lows + np.count_nonzero(sample == high) == sample.size:
-        return np.repeat([low, high], [lows, sample.size - lows])
-    return np.sort(sample, axis=None)
+    """Return the same of values that are equally probable; two distinct numbers, as of a mask, are counted."""
+    ends = np.array([sample.min(), sample.max()])
+    counts = np.array([np.count_nonzero(sample == end) for end in ends])
+    if counts.sum() == sample.size:
+        return _quantiles(ends, counts / sample.size)
+    return _quantiles(np.sort(sample, axis=None), np.full(sample.size, 1 / sample.size))
 
 
 def _quantiles(rising: Array, mass: Array) -> Array:
