@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["Accuracy", "ArgMax"]
 
 
-@layer("Accuracy")
+@layer("Accuracy", by_sample=True)
 class Accuracy(Layer):
     """y = share of the labels whose score is among the top_k; of equal scores none counts as better, all as worse.
 
@@ -37,6 +37,10 @@ class Accuracy(Layer):
     def axis(self, shape: Shape) -> int:
         """Return the class axis, counted from the front."""
         return self.canonical_axis(self.proto.accuracy_param.axis, len(shape))
+
+    def is_by_sample(self, bottoms: Sequence[Shape]) -> bool:
+        counts_all = self.top_count == 1 and not self.proto.accuracy_param.HasField("ignore_label")
+        return super().is_by_sample(bottoms) and counts_all and self.axis(bottoms[0]) > 0
 
     def tops(self, bottoms: Sequence[Shape]) -> tuple[Shape, ...]:
         scores, labels = bottoms[:2]

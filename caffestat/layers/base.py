@@ -154,6 +154,7 @@ class Layer:
     decides: ClassVar[bool] = False  # it computes in numpy what its bottoms' values decide, before the graph runs
     decisive: ClassVar[slice] = slice(None)  # the bottoms whose values it then looks at
     lowers_undecided: ClassVar[bool] = False  # `lower` also emits the layer while nothing is decided
+    by_sample: ClassVar[bool] = False  # see `is_by_sample`; each class states it of itself
     replaces_diff: ClassVar[bool] = False  # its backward pass gives the bottom other memory for the diff: Flatten
     own_fields: ClassVar[tuple[str, ...]] = ()  # by path, which Caffe's schema lacks and `own` reads
     own_values: ClassVar[Mapping[str, tuple[str, ...]]] = {}  # by field, values that Caffe's enum lacks, which it reads
@@ -381,6 +382,13 @@ class Layer:
         """Return how the layer rounds the number of its windows: "up", "down" or "" for a layer without any."""
         return ""
 
+    def is_by_sample(self, bottoms: Sequence[Shape]) -> bool:
+        """Tell whether each sample of the tops, along axis 0, follows from the same sample of the bottoms alone.
+
+        A scalar is then a mean over samples.
+        """
+        return self.by_sample
+
     def mixes_channels(self) -> bool:
         """Tell whether an output sums over several channels of the bottom, of a layer with filters."""
         return False
@@ -471,18 +479,21 @@ _REGISTERED: list[type[Layer]] = []
 _REFERENCE = r"\(([\w.-]+/[\w.-]+), ([^()]+)\)"
 
 
-def layer(*names: str, dialect: str = "") -> Callable[[type[Layer]], type[Layer]]:
+def layer(*names: str, dialect: str = "", by_sample: bool = False) -> Callable[[type[Layer]], type[Layer]]:
     """Register a Layer class for a type name as prototxt spells it, or for several names of one type.
 
-    dialect: the fork that the type is of; a name may have one class per dialect. A class from outside without one
-    replaces those of forks. Raises ValueError when the name is taken, and for a class without `tops` or `lower`.
+    dialect:   the fork that the type is of; a name may have one class per dialect. A class from outside without one
+               replaces those of forks
+    by_sample: see `Layer.is_by_sample`; no class inherits it
+
+    Raises ValueError when the name is taken, and for a class without `tops` or `lower`.
     """
 
     def register(cls: type[Layer]) -> type[Layer]:
         _check_complete(cls, names[0])
         if _is_outside(cls):
             _load_forks()
-        cls.type, cls.dialect = names[0], dialect
+        cls.type, cls.dialect, cls.by_sample = names[0], dialect, by_sample
         for name in names:
             others = _TYPES.get(name, ())
             if not dialect and all(other.dialect for other in others):

@@ -142,7 +142,7 @@ class _Filters(_Sliding):
         return g.emit(op, *inputs, hint=self.name, **attributes)
 
 
-@layer("Convolution")
+@layer("Convolution", by_sample=True)
 class Convolution(_Filters):
     """y = W * x + b: each output channel sums W over its group's channels and the window.
 
@@ -171,7 +171,7 @@ class Convolution(_Filters):
         return sum(prod(top) for top in self.tops(bottoms)) * prod(weight.shape[1:])
 
 
-@layer("Deconvolution")
+@layer("Deconvolution", by_sample=True)
 class Deconvolution(_Filters):
     """y = Wᵀ * x + b, the gradient of a convolution used forward: each input places its kernel, weighted, on the top.
 
@@ -214,7 +214,7 @@ class Deconvolution(_Filters):
         return sum(prod(bottom) for bottom in bottoms) * prod(weight.shape[1:])
 
 
-@layer("Im2col")
+@layer("Im2col", by_sample=True)
 class Im2col(_Sliding):
     """y[c·K + k] = x[c] at tap k of each place of the window, K taps.
 

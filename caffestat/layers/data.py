@@ -97,7 +97,7 @@ class Source(Layer):
         return [g.input(name, shape or ()) for name, shape in shapes.items()]
 
 
-@layer("Input")
+@layer("Input", by_sample=True)
 class Input(Source):
     """Tops of the shapes given once or per top; `caffe train` leaves them at zero. (input_layer.cpp)"""
 
@@ -125,7 +125,7 @@ class Input(Source):
         return "where the net is used"
 
 
-@layer("DummyData")
+@layer("DummyData", by_sample=True)
 class DummyData(Source):
     """Tops filled by data_filler (constant 0 without one): constants once, others at each forward, in order of tops.
 
@@ -226,7 +226,7 @@ class Images(Source):
         return ()
 
 
-@layer("Data")
+@layer("Data", by_sample=True)
 class Data(Images):
     """Records of an LMDB or LevelDB: crop_size of side and, unless the file tells, 3 channels. (data_layer.cpp)
 
@@ -255,7 +255,7 @@ class Data(Images):
         return f"in the records of {self.proto.data_param.source!r}"
 
 
-@layer("ImageData")
+@layer("ImageData", by_sample=True)
 class ImageData(Images):
     """Image files, resized to new_height x new_width, then cut to crop_size, 3 channels or 1. (image_data_layer.cpp)"""
 
@@ -313,7 +313,7 @@ class WindowData(Images):
         return ("windows",) * bool(transform.mirror or transform.crop_size)
 
 
-@layer("MemoryData")
+@layer("MemoryData", by_sample=True)
 class MemoryData(Images):
     """Arrays that a program hands over, of batch_size x channels x height x width. (memory_data_layer.cpp)
 
@@ -350,7 +350,7 @@ class MemoryData(Images):
         return ("transformer",) * self.is_random()
 
 
-@layer("HDF5Data")
+@layer("HDF5Data", by_sample=True)
 class HDF5Data(Source):
     """Rows of HDF5 files: each top is the data set of its name, batch_size rows at a time. (hdf5_data_layer.cpp)"""
 

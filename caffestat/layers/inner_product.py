@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 __all__ = ["Embed", "InnerProduct"]
 
 
-@layer("InnerProduct")
+@layer("InnerProduct", by_sample=True)
 class InnerProduct(Layer):
     """y = x·Wᵀ + b, x flattened from `axis` to K numbers; with `transpose`, y = x·W + b.
 
@@ -65,7 +65,7 @@ class InnerProduct(Layer):
         return self.canonical_axis(axis, len(shape))
 
 
-@layer("Embed")
+@layer("Embed", by_sample=True)
 class Embed(Layer):
     """y = W[x] + b: row x of the weights for each integer x in 0 … input_dim - 1.
 

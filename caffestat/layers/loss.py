@@ -85,6 +85,10 @@ class Normalized(Loss):
 
     default_normalization = VALID
 
+    def is_by_sample(self, bottoms: Sequence[Shape]) -> bool:
+        counts_all = self.normalization() != NONE and not self.proto.loss_param.HasField("ignore_label")
+        return super().is_by_sample(bottoms) and counts_all
+
     def normalization(self) -> int:
         """Return the mode: as written, else by the older field `normalize`, else the layer's own."""
         proto = self.proto.loss_param
@@ -136,7 +140,7 @@ def class_index(g: Graph, labels: str, classes: int) -> str:
     return g.emit("Cast", g.emit("Clip", labels, g.constant(0), g.constant(classes - 1)), to=INT64)
 
 
-@layer("SoftmaxWithLoss")
+@layer("SoftmaxWithLoss", by_sample=True)
 class SoftmaxWithLoss(Normalized):
     """y = -Σ log(max(p[label], FLT_MIN)) / normalizer, p = softmax along an axis; dx = (p - [label]) · dy / normalizer.
 
@@ -161,6 +165,9 @@ class SoftmaxWithLoss(Normalized):
     def axis(self, shape: Shape) -> int:
         """Return the class axis, counted from the front."""
         return self.canonical_axis(self.proto.softmax_param.axis, len(shape))
+
+    def is_by_sample(self, bottoms: Sequence[Shape]) -> bool:
+        return super().is_by_sample(bottoms) and self.axis(bottoms[0]) > 0
 
     def check(self, bottoms: Sequence[Shape]) -> None:
         self.check_labels(bottoms[0], bottoms[1], self.axis(bottoms[0]))
@@ -203,7 +210,7 @@ class SoftmaxWithLoss(Normalized):
         return g.custom_vjp(bottoms, forward, backward, self.whole, **whole)
 
 
-@layer("EuclideanLoss")
+@layer("EuclideanLoss", by_sample=True)
 class EuclideanLoss(Loss):
     """y = Σ (x₀ - x₁)² / 2N; dx₀ = -dx₁ = (x₀ - x₁) · dy / N. (euclidean_loss_layer.cpp)"""
 
@@ -235,7 +242,7 @@ class EuclideanLoss(Loss):
         return (emit_closed(g, bottoms, forward, gradient),)
 
 
-@layer("SigmoidCrossEntropyLoss")
+@layer("SigmoidCrossEntropyLoss", by_sample=True)
 class SigmoidCrossEntropyLoss(Normalized):
     """y = Σ (log(1 + e^-|x|) + max(x, 0) - x·t) / normalizer; dx = (σ(x) - t) · dy / normalizer.
 
@@ -303,7 +310,7 @@ def is_label(g: Graph, labels: str, classes: int) -> str:
     return g.emit("Equal", index, g.constant(np.arange(classes).reshape(1, -1), np.int64))
 
 
-@layer("HingeLoss")
+@layer("HingeLoss", by_sample=True)
 class HingeLoss(Classified):
     """y = Σ max(0, 1 - s·x)^p / N, s = 1 at the label and -1 elsewhere, p = 1 (L1) or 2 (L2). (hinge_loss_layer.cpp)"""
 
@@ -318,7 +325,7 @@ class HingeLoss(Classified):
         return (g.emit("Div", total(g, excess), g.constant(shape[0])),)
 
 
-@layer("MultinomialLogisticLoss")
+@layer("MultinomialLogisticLoss", by_sample=True)
 class MultinomialLogisticLoss(Classified):
     """y = -Σ log(max(x[label], 1e-20)) / N; dx[label] = -dy / (N · max(x[label], 1e-20)).
     (multinomial_logistic_loss_layer.cpp)"""

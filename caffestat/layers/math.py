@@ -22,7 +22,7 @@ PROD, SUM, MAX = 0, 1, 2
 ASUM, SUMSQ, MEAN = 2, 3, 4
 
 
-@layer("Eltwise")
+@layer("Eltwise", by_sample=True)
 class Eltwise(Layer):
     """y = Σ coeffᵢ·xᵢ, Π xᵢ or max xᵢ. (eltwise_layer.cpp)
 
@@ -138,7 +138,7 @@ def emit_softmax(g: Graph, x: str, axis: int) -> str:
     return g.reshape(g.declare(y, (outer, size, inner)), *shape)
 
 
-@layer("Softmax")
+@layer("Softmax", by_sample=True)
 class Softmax(Layer):
     """y = e^x / Σ e^x along `axis`; dx = y · (dy - Σ dy·y). (softmax_layer.cpp)"""
 
@@ -148,12 +148,19 @@ class Softmax(Layer):
     def nonlinearity(self) -> Nonlinearity:
         return activations.SOFTMAX
 
+    def axis(self, shape: Shape) -> int:
+        """Return the axis, counted from the front."""
+        return self.canonical_axis(self.proto.softmax_param.axis, len(shape))
+
+    def is_by_sample(self, bottoms: Sequence[Shape]) -> bool:
+        return super().is_by_sample(bottoms) and self.axis(bottoms[0]) > 0
+
     def tops(self, bottoms: Sequence[Shape]) -> tuple[Shape, ...]:
-        self.canonical_axis(self.proto.softmax_param.axis, len(bottoms[0]))
+        self.axis(bottoms[0])
         return (bottoms[0],)
 
     def lower(self, g: Graph, bottoms: Sequence[str], params: Sequence[str]) -> Sequence[str]:
-        axis = self.canonical_axis(self.proto.softmax_param.axis, len(g.shape(bottoms[0])))
+        axis = self.axis(g.shape(bottoms[0]))
 
         def gradient(tape: Tape, bottom: str, top: str, dy: str) -> str:
             inner = tape.emit("ReduceSum", tape.emit("Mul", dy, top), tape.ints(axis), keepdims=1)

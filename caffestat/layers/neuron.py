@@ -49,7 +49,7 @@ class Neuron(Layer):
         return (bottoms[0],)
 
 
-@layer("ReLU")
+@layer("ReLU", by_sample=True)
 class ReLU(Neuron):
     """y = max(x, 0) + negative_slope · min(x, 0); dx = dy · (1 if x > 0 else negative_slope). (relu_layer.cpp)"""
 
@@ -63,7 +63,7 @@ class ReLU(Neuron):
         return (emit_pulled(g, "LeakyRelu", bottoms[0], BOTTOM, alpha=slope),)
 
 
-@layer("PReLU")
+@layer("PReLU", by_sample=True)
 class PReLU(Neuron):
     """y = max(x, 0) + a · min(x, 0), one a per channel or one for all; da = Σ dy · min(x, 0). (prelu_layer.cpp)"""
 
@@ -99,7 +99,7 @@ class PReLU(Neuron):
         return (g.emit("PRelu", x, slope),)
 
 
-@layer("Sigmoid")
+@layer("Sigmoid", by_sample=True)
 class Sigmoid(Neuron):
     """y = 1 / (1 + e⁻ˣ); dx = dy · y · (1 - y). (sigmoid_layer.cpp)"""
 
@@ -124,7 +124,7 @@ def emit_sigmoid(g: Graph, x: str) -> str:
     return g.emit("Relu", g.emit("Sub", y, g.constant(2.0**-55)))
 
 
-@layer("TanH")
+@layer("TanH", by_sample=True)
 class TanH(Neuron):
     """y = tanh(x); dx = dy · (1 - y²). (tanh_layer.cpp)"""
 
@@ -135,7 +135,7 @@ class TanH(Neuron):
         return (emit_pulled(g, "Tanh", bottoms[0], TOP),)
 
 
-@layer("ELU")
+@layer("ELU", by_sample=True)
 class ELU(Neuron):
     """y = x if x > 0 else α(eˣ - 1); dx = dy · (1 if x > 0 else α + y). (elu_layer.cpp)"""
 
@@ -153,7 +153,7 @@ class ELU(Neuron):
         return (emit_reread(g, bottoms[0], lambda x: g.emit("Elu", x, alpha=alpha), gradient),)
 
 
-@layer("Dropout")
+@layer("Dropout", by_sample=True)
 class Dropout(Neuron):
     """TRAIN: y = x · mask / (1 - dropout_ratio), each mask bit 1 with probability 1 - dropout_ratio; TEST: y = x.
     (dropout_layer.cpp)"""
@@ -197,7 +197,7 @@ class Dropout(Neuron):
         return self.drops, self.keep, self.factor, math.prod(bottoms[0])
 
 
-@layer("AbsVal")
+@layer("AbsVal", by_sample=True)
 class AbsVal(Neuron):
     """y = |x|; dx = dy · sign(x). Never in place. (absval_layer.cpp)"""
 
@@ -209,7 +209,7 @@ class AbsVal(Neuron):
         return (emit_pulled(g, "Abs", bottoms[0], BOTTOM),)
 
 
-@layer("BNLL")
+@layer("BNLL", by_sample=True)
 class BNLL(Neuron):
     """y = log(1 + eˣ); dx = dy · σ(x). (bnll_layer.cpp)"""
 
@@ -227,7 +227,7 @@ class BNLL(Neuron):
         return g.custom_vjp(bottoms, forward, backward, "Softplus")
 
 
-@layer("Clip")
+@layer("Clip", by_sample=True)
 class Clip(Neuron):
     """y = max(min, min(x, max)); dx = dy where min ≤ x ≤ max, else 0. (clip_layer.cpp)"""
 
@@ -263,7 +263,7 @@ def log_of_base(layer: Layer, base: float) -> float:
     return 1.0 if base == -1 else math.log(base)
 
 
-@layer("Exp")
+@layer("Exp", by_sample=True)
 class Exp(Neuron):
     """y = base^(shift + scale·x), base -1 standing for e; dx = dy · y · scale · log(base). (exp_layer.cpp)"""
 
@@ -282,7 +282,7 @@ class Exp(Neuron):
         return (emit_reread(g, bottoms[0], lambda x: scaled(g, g.emit("Exp", scaled(g, x, inner)), outer), gradient),)
 
 
-@layer("Log")
+@layer("Log", by_sample=True)
 class Log(Neuron):
     """y = log_base(shift + scale·x), base -1 standing for e; dx = dy · scale / (log(base) · (shift + scale·x)).
     (log_layer.cpp)"""
@@ -313,7 +313,7 @@ class Log(Neuron):
         return (emit_reread(g, bottoms[0], forward, gradient),)
 
 
-@layer("Power")
+@layer("Power", by_sample=True)
 class Power(Neuron):
     """y = (shift + scale·x)^power; dx = dy · power · scale · (shift + scale·x)^(power - 1). (power_layer.cpp)
 
@@ -357,7 +357,7 @@ class Power(Neuron):
         return scaled(tape, inner if proto.power == 2 else tape.emit("Div", top, inner), factor)
 
 
-@layer("Swish")
+@layer("Swish", by_sample=True)
 class Swish(Neuron):
     """y = x · σ(βx); dx = dy · (βy + σ(βx) · (1 - βy)). (swish_layer.cpp)"""
 
@@ -380,7 +380,7 @@ class Swish(Neuron):
         return (emit_reread(g, bottoms[0], forward, gradient),)
 
 
-@layer("Threshold")
+@layer("Threshold", by_sample=True)
 class Threshold(Neuron):
     """y = 1 if x > threshold else 0; no gradient. (threshold_layer.cpp)"""
 

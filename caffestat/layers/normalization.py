@@ -24,7 +24,7 @@ TEST = 1
 ACROSS_CHANNELS = 0
 
 
-@layer("LRN")
+@layer("LRN", by_sample=True)
 class LRN(Layer):
     """y = x / (k + α/n Σ x²)^β, the sum over n = local_size channels around; dx = dy · s^-β - 2αβ/n · x · Σ dy · y / s.
 
@@ -95,7 +95,7 @@ class LRN(Layer):
         return g.emit("Mul", x, g.emit("Pow", base, g.constant(-param.beta)), hint=self.name)
 
 
-@layer("BatchNorm")
+@layer("BatchNorm", by_sample=True)
 class BatchNorm(Layer):
     """y = (x - mean) / √(variance + eps) per channel; dx = (dy - mean(dy) - y · mean(dy · y)) / √(variance + eps).
 
@@ -108,6 +108,9 @@ class BatchNorm(Layer):
     passes_signal = True
     normalizes = True
     keeps_shapes = True
+
+    def is_by_sample(self, bottoms: Sequence[Shape]) -> bool:
+        return super().is_by_sample(bottoms) and self.reads_statistics
 
     def params(self, bottoms: Sequence[Shape]) -> tuple[Param, ...]:
         channels = bottoms[0][1]
@@ -192,7 +195,7 @@ class BatchNorm(Layer):
             g.updates[param] = g.declare(value, g.shape(param))
 
 
-@layer("MVN")
+@layer("MVN", by_sample=True)
 class MVN(Layer):
     """y = (x - mean) / (deviation + eps) of each plane, or of each sample with across_channels; or y = x - mean.
 

@@ -152,7 +152,7 @@ class _Pool(Layer):
         return [g.declare(value, (*g.shape(x)[:2], *window.out)) for value in values]
 
 
-@layer("Pooling")
+@layer("Pooling", by_sample=True)
 class Pooling(_Pool):
     """y = max over the window, or sum over it / its part of the padded image (AVE); a second top of MAX tells where.
 
@@ -219,7 +219,7 @@ class Pooling(_Pool):
         return (getattr(param, name) if param.HasField(name) else default,) * 2
 
 
-@layer("SPP")
+@layer("SPP", by_sample=True)
 class SPP(_Pool):
     """Pooling over 1, 2 x 2, 4 x 4, … bins of the whole plane, flattened and joined.
 

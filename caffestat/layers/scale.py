@@ -62,7 +62,7 @@ class _Operand(Layer):
         return g.reshape(x, *view), flat
 
 
-@layer("Scale")
+@layer("Scale", by_sample=True)
 class Scale(_Operand):
     """y = s · x, with bias_term y = s · x + b; s and b repeat over the axes that they do not cover.
 
@@ -115,7 +115,7 @@ def emit_affine(g: Graph, x: str, scale: str, bias: str, hint: str) -> str:
     return y
 
 
-@layer("Bias")
+@layer("Bias", by_sample=True)
 class Bias(_Operand):
     """y = x + b; b repeats over the axes that it does not cover.
 

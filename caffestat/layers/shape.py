@@ -35,7 +35,7 @@ __all__ = [
 FLOAT, INT64, BOOL = 1, 7, 9  # onnx element types
 
 
-@layer("Concat")
+@layer("Concat", by_sample=True)
 class Concat(Layer):
     """y = the bottoms one after the other along `axis` (of old: concat_dim). (concat_layer.cpp)"""
 
@@ -89,7 +89,7 @@ class Concat(Layer):
         return (g.emit("Concat", *aligned, axis=self.axis(len(shapes[0]))),)
 
 
-@layer("Slice")
+@layer("Slice", by_sample=True)
 class Slice(Layer):
     """yᵢ = x from slice_point i - 1 to i along `axis` (of old: slice_dim); or equal parts. (slice_layer.cpp)"""
 
@@ -157,7 +157,7 @@ class Slice(Layer):
         return g.emit_many("Split", bottoms[0], g.ints(*sizes), count=len(sizes), axis=axis)
 
 
-@layer("Split")
+@layer("Split", by_sample=True)
 class Split(Layer):
     """yᵢ = x for every top; dx = Σ dyᵢ. Caffe puts one behind each blob with several readers. (split_layer.cpp)"""
 
@@ -185,7 +185,7 @@ class Reshaping(Layer):
         return (g.reshape(bottoms[0], *self.tops([g.shape(bottoms[0])])[0] or ()),)
 
 
-@layer("Flatten")
+@layer("Flatten", by_sample=True)
 class Flatten(Reshaping):
     """y = x with the axes `axis` to `end_axis` made one. (flatten_layer.cpp)"""
 
@@ -201,7 +201,7 @@ class Flatten(Reshaping):
         return ((*shape[:first], math.prod(shape[first:end]), *shape[end:]),)
 
 
-@layer("Reshape")
+@layer("Reshape", by_sample=True)
 class Reshape(Reshaping):
     """y = x with `num_axes` axes from `axis` on replaced by `shape`: 0 copies the bottom's axis, -1 is what remains.
     (reshape_layer.cpp)"""
@@ -287,7 +287,7 @@ def _scaled(sizes: list[int], written: Sequence[int], ratio: Fraction) -> list[i
     return sizes
 
 
-@layer("Silence")
+@layer("Silence", by_sample=True)
 class Silence(Layer):
     """No top; dx = 0. Keeps blobs that nobody reads from becoming outputs. (silence_layer.cpp)"""
 
@@ -318,7 +318,7 @@ class HDF5Output(Layer):
         return ()
 
 
-@layer("Crop")
+@layer("Crop", by_sample=True)
 class Crop(Layer):
     """y = x from `offset` on, cut to bottom 1's size on `axis` and all axes behind it; bottom 1 gets no gradient.
     (crop_layer.cpp)"""
@@ -362,7 +362,7 @@ class Crop(Layer):
         return (g.emit("Slice", bottoms[0], g.ints(*starts), g.ints(*ends), g.ints(*range(axis, len(shape)))),)
 
 
-@layer("Tile")
+@layer("Tile", by_sample=True)
 class Tile(Layer):
     """y = `tiles` copies of x one after the other along `axis`. (tile_layer.cpp)"""
 

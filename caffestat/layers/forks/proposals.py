@@ -425,9 +425,7 @@ class AnchorTargetLayer(Computed, _Regions):
         deltas = to_deltas(boxes[inside], truth[nearest]) if len(truth) else np.zeros((len(inside), 4))
         return self.maps(bottoms[0].shape, inside, label, deltas)
 
-    def maps(
-        self, scores: Shape, inside: np.ndarray, label: np.ndarray, deltas: np.ndarray
-    ) -> Sequence[np.ndarray]:
+    def maps(self, scores: Shape, inside: np.ndarray, label: np.ndarray, deltas: np.ndarray) -> Sequence[np.ndarray]:
         """Return the tops from the labels and the deltas [n, values] of the anchors `inside`; others have none."""
         height, width = scores[2:]
         count = len(self.anchors()) * height * width
@@ -554,9 +552,7 @@ class ProposalTargetLayer(Computed, _Regions):
         _, _, least, high, low = self.sampling()
         return self.drawn(np.flatnonzero(most >= least), np.flatnonzero((most < high) & (most >= low)), random)
 
-    def drawn(
-        self, objects: np.ndarray, background: np.ndarray, random: np.random.Generator
-    ) -> tuple[np.ndarray, int]:
+    def drawn(self, objects: np.ndarray, background: np.ndarray, random: np.random.Generator) -> tuple[np.ndarray, int]:
         """Return indices drawn from both, objects first, and how many objects there are."""
         whole, most_objects, *_ = self.sampling()
         count = min(most_objects, len(objects))
