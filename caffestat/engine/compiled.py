@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -28,7 +28,7 @@ from .runtime import (
     thread_count,
 )
 
-__all__ = ["Compiled"]
+__all__ = ["Call", "Compiled"]
 
 # Beyond so many nodes a net is deep, and the order of execution is chosen for memory: on the CPU it saves 40 % on
 # ResNet-50 and a fifth on MobileNet; on nets of few, large layers (AlexNet, VGG-16) it costs time and memory there.
@@ -42,10 +42,13 @@ _MANY_NODES = 12_000
 # On CUDA every part has a memory pool of its own.
 _LONG = {"cpu": 1_000, "cuda": _MANY_NODES}
 
+Call = Callable[[Callable[[Any], Any]], Any]
+"""What calls a function with the runtime's run options."""
+
 _LARGE_MATRIX = 1 << 22  # elements
 
 
-def _options(nodes: int, device: Device, once: bool) -> Any:
+def _options(nodes: int, device: Device, once: bool, threads: int) -> Any:
     """Return the settings of a session for (a part of) a graph of so many nodes; `once`: the cheapest to set up."""
     ort = onnxruntime()
     options = session_options()
@@ -53,7 +56,7 @@ def _options(nodes: int, device: Device, once: bool) -> Any:
     quick = once or nodes >= _MANY_NODES
     options.graph_optimization_level = level.ORT_DISABLE_ALL if quick else level.ORT_ENABLE_ALL
     options.enable_mem_reuse = not once  # planning it takes a time quadratic in the values; freed memory serves anyway
-    options.intra_op_num_threads = thread_count()
+    options.intra_op_num_threads = threads
     options.enable_mem_pattern = False  # on, it takes 45 to 75 % more memory and no less time
     options.add_session_config_entry("session.force_spinning_stop", "1")
     # from opset 21 on, moving a Transpose past an int8 DequantizeLinear makes a node that the runtime itself refuses
@@ -81,6 +84,7 @@ class Compiled:
     constant: values of params that are the same in every run: the runtime lays them out for its kernels, which makes
               convolutions faster and compiling slower. All other params are inputs of every run
     once:     it will run once: set-up counts, and what the runtime's optimizers win does not
+    threads:  how many work on an op; 0: as many as `use_threads` has set
 
     A set of outputs is compiled when it is first asked for.
     """
@@ -92,9 +96,10 @@ class Compiled:
         constant: Mapping[str, np.ndarray] | None = None,
         compute: str = "float32",
         once: bool = False,
+        threads: int = 0,
     ) -> None:
         self.graph = graph
-        self._once = once
+        self._once, self._threads = once, threads
         self.device = device
         self.constant = dict(constant or {})
         self._chains: dict[tuple[str, ...], _Chain] = {}
@@ -117,6 +122,7 @@ class Compiled:
         outputs: Sequence[str] | None = None,
         keep: Collection[str] = (),
         into: Mapping[str, Any] | None = None,
+        call: Call | None = None,
     ) -> dict[str, Any]:
         """Run once and return every output by name, as an array.
 
@@ -125,13 +131,21 @@ class Compiled:
         keep:          outputs that stay on the device, to be fed again; their `numpy()` copies them to the host
         into:          arrays, or views of the device's memory, of the outputs' shapes and types that these are written
                        to, which saves new memory; a view may be an input too that no node reads after it is written
+        call:          what calls the runtime; default: what lets Ctrl-C end it
 
         Raises RunError when an input is missing, or the runtime cannot compile or run the graph.
         """
-        names = tuple(dict.fromkeys(self.graph.outputs if outputs is None else outputs))
+        chain = self.compile(self.graph.outputs if outputs is None else outputs)
+        return chain.run({**feeds, **(params or {})}, keep, into or {}, call or interruptible)
+
+    def compile(self, outputs: Sequence[str]) -> _Chain:
+        """Return what runs for a set of outputs; it is compiled once. Raises RunError where the runtime cannot."""
+        names = tuple(dict.fromkeys(outputs))
         if names not in self._chains:
-            self._chains[names] = _Chain(self.graph, self.device, self.constant, names, self._kernels, self._once)
-        return self._chains[names].run({**feeds, **(params or {})}, keep, into or {})
+            self._chains[names] = _Chain(
+                self.graph, self.device, self.constant, names, self._kernels, self._once, self._threads
+            )
+        return self._chains[names]
 
     def put(self, array: np.ndarray) -> Any:
         """Return an array on the device, to be fed without another copy."""
@@ -151,17 +165,19 @@ class _Chain:
         outputs: Sequence[str],
         kernels: Kernels | None,
         once: bool,
+        threads: int,
     ) -> None:
         self._outputs = outputs
         self.widened: set[str] = set()
         if kernels:
             graph, self.widened = kernels.narrowed(graph, outputs)
         block = channel_block() if device.kind == "cpu" else 0
-        whole = expand(graph, outputs, device.kind, block, graph.params.keys() - constant.keys())
+        threads = threads or thread_count()
+        whole = expand(graph, outputs, device.kind, block, graph.params.keys() - constant.keys(), threads)
         if len(whole.nodes) > min(_DEEP_NODES[device.kind], _LONG[device.kind]):
             whole = in_order(whole)
         parts = cut(whole, _LONG[device.kind])
-        options = (_options(len(whole.nodes), device, once) for _ in parts)
+        options = (_options(len(whole.nodes), device, once, threads) for _ in parts)
         self.sessions = [
             _Session(part, device, constant, own, len(parts) > 1) for part, own in zip(parts, options, strict=True)
         ]
@@ -170,12 +186,14 @@ class _Chain:
         for name in last.keys() - set(outputs):
             self._read_last[last[name]].append(name)
 
-    def run(self, given: Mapping[str, Any], keep: Collection[str], into: Mapping[str, Any]) -> dict[str, Any]:
+    def run(
+        self, given: Mapping[str, Any], keep: Collection[str], into: Mapping[str, Any], call: Call
+    ) -> dict[str, Any]:
         if len(self.sessions) == 1:
-            return self.sessions[0].run(given, keep, into)
+            return self.sessions[0].run(given, keep, into, call)
         values = dict(given)
         for session, read in zip(self.sessions, self._read_last, strict=True):
-            values |= session.run(values, [name for name in session.outputs if name not in into], into)
+            values |= session.run(values, [name for name in session.outputs if name not in into], into, call)
             for name in read:
                 del values[name]
         as_it_is = {*keep, *into}
@@ -201,18 +219,22 @@ class _Session:
         self._session, self._values = _open(graph, held, device, options)
         self.left_to_cpu = ops_on_cpu(self._session) if device.kind == "cuda" else set()
 
-    def run(self, given: Mapping[str, Any], keep: Collection[str], into: Mapping[str, Any]) -> dict[str, Any]:
+    def run(
+        self, given: Mapping[str, Any], keep: Collection[str], into: Mapping[str, Any], call: Call
+    ) -> dict[str, Any]:
         inputs = {name: self._fed[name] if name in self._fed else given.get(name) for name in self._inputs}
         missing = [name for name, value in inputs.items() if value is None]
         if missing:
             raise RunError(f"a run needs a value of {', '.join(missing)}")
         with runtime_errors():
             if not keep and not into and all(isinstance(value, np.ndarray) for value in inputs.values()):
-                found = interruptible(lambda options: self._session.run(self.outputs, inputs, options))
+                found = call(lambda options: self._session.run(self.outputs, inputs, options))
                 return dict(zip(self.outputs, found, strict=True))
-            return self._run_bound(inputs, keep, into)
+            return self._run_bound(inputs, keep, into, call)
 
-    def _run_bound(self, inputs: Mapping[str, Any], keep: Collection[str], into: Mapping[str, Any]) -> dict[str, Any]:
+    def _run_bound(
+        self, inputs: Mapping[str, Any], keep: Collection[str], into: Mapping[str, Any], call: Call
+    ) -> dict[str, Any]:
         binding = self._session.io_binding()
         for name, value in inputs.items():
             if isinstance(value, np.ndarray):
@@ -228,7 +250,7 @@ class _Session:
             else:
                 binding.bind_output(name, *((self._device.kind, self._device.index) if name in keep else ("cpu", 0)))
         binding.synchronize_inputs()  # an array of the host that is bound has only been queued to be copied
-        interruptible(lambda options: self._session.run_with_iobinding(binding, options))
+        call(lambda options: self._session.run_with_iobinding(binding, options))
         found = zip(self.outputs, binding.get_outputs(), strict=True)
         return {n: into[n] if n in into else value if n in keep else value.numpy() for n, value in found}
 

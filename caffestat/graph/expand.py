@@ -236,17 +236,25 @@ def _computes(node: Node, views: Mapping[str, Hashable], own: Collection[str]) -
     return node.op, node.domain, inputs, settings, tuple(map(bool, node.outputs))
 
 
-def expand(g: Graph, outputs: Sequence[str], provider: str = "cpu", block: int = 0, fed: Collection[str] = ()) -> Graph:
+def expand(
+    g: Graph,
+    outputs: Sequence[str],
+    provider: str = "cpu",
+    block: int = 0,
+    fed: Collection[str] = (),
+    threads: int = 0,
+) -> Graph:
     """Return the graph of some outputs as a provider of the runtime should get it; `g` stays as it is.
 
     Late ops and slow ones are replaced; what no output needs is left out: nodes, params, inputs, constants.
 
-    block: of the provider's blocked layout, 0 when it has none
-    fed:   params that are inputs of every run
+    block:   of the provider's blocked layout, 0 when it has none
+    fed:     params that are inputs of every run
+    threads: how many work on an op, 0: one per core
     """
     result = branch(g)
     result.outputs, result.domains = list(outputs), dict(g.domains)
-    result.block, result.changing, result.scaled = block, set(fed), Scaled()
+    result.block, result.threads, result.changing, result.scaled = block, threads, set(fed), Scaled()
     for node in _without_copies(live(g.nodes, outputs), outputs):
         if not result.changing.isdisjoint((*node.inputs, *node.captured)):
             result.changing.update(node.outputs)

@@ -135,6 +135,7 @@ class Graph:
 
     Of the graph that the runtime gets (see `expand`):
     block    how many channels stand side by side in the blocked layout of its kernels; 0: they have none
+    threads  how many of the processor's threads work on an op; 0: one per core
     changing values that differ from run to run
     scaled   values that are others times a vector; None where each value is computed as it is, for instance rounded
     spread   the transformed tiles of images by the image and the window that slides over it (`winograd`)
@@ -158,6 +159,7 @@ class Graph:
         self.carries = False
         self.domains = {CONTRIB: 1}
         self.block = 0
+        self.threads = 0
         self.changing: set[str] = set()
         self.scaled: Scaled | None = None
         self.spread: dict[tuple[str, Window], str] = {}
