@@ -128,7 +128,7 @@ def starting_signals(
     }
     for feed in forward.feeds:
         signals.update(zip(feed.names, feed.signals(mean, std), strict=True))
-    given = fitting(forward.graph, forward.feeds, inputs or {})
+    given = fitting(forward, inputs or {})
     return signals | {name: of_data(array) for name, array in given.items()}
 
 

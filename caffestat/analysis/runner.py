@@ -13,6 +13,7 @@ from caffestat.engine import CPU, Compiled, Device, Statistics, choose_device
 from caffestat.engine.elements import ElementStatistics, ElementStats, of_array, of_zeros
 from caffestat.engine.histogram import Histogram, Samples, histogram
 from caffestat.engine.resident import Resident, View, as_array, fed, specs_of
+from caffestat.engine.sharded import Sharded, sums_over_shards
 from caffestat.errors import RunError
 from caffestat.fillers import Stream
 from caffestat.graph import Graph
@@ -26,6 +27,7 @@ from caffestat.program.memory import check_run
 
 from .curves import curves
 from .measurement import Measurement, Norms
+from .shards import shards_for
 
 __all__ = ["Runner", "Step", "draw_feeds", "measure"]
 
@@ -62,6 +64,7 @@ class Runner:
     samples:  about how many elements of each top to return as a histogram; 0 for none
     stats:    names of statistics of the elements of every value, see `caffestat.options.STATS`
     compute:  "float16" rounds every value to float16, see `graph.narrow`
+    shards:   into how many shards to divide the batch, one per core; 0: as many as are faster (`shards_for`)
     """
 
     def __init__(
@@ -77,13 +80,17 @@ class Runner:
         activity: bool = False,
         stats: Collection[str] = (),
         compute: str = "float32",
+        shards: int = 0,
     ) -> None:
         self.program = program
         self.values = values
         self._specs = specs_of(values)
         self._floats = {number for number, spec in enumerate(self._specs) if spec.dtype == np.float32}
         self.device = device
-        self.forward = program.forward(carries=changing)
+        can_divide = device.kind == "cpu" and compute == "float32" and not samples and not stats
+        shards = (shards or shards_for(program)) if can_divide else 1
+        part = program.forward_of_shard(shards) if shards > 1 else None
+        self.forward = part or program.forward(carries=changing)
         self.forward_only = forward_only
         self.gradients = self._differentiated()
         graph = self.forward.graph
@@ -92,7 +99,8 @@ class Runner:
         owners = self.gradients.owners if self.gradients else {}
         self._diffs = _under_own_names(graph, {number: name for number, name in owners.items() if name})
         self._find_changing({} if states is None else states, changing)
-        self._statistics = Statistics(graph)
+        self._statistics = self._sum_statistics = Statistics(graph)
+        self._sums = self._of_sums() if self.forward.shards > 1 else None
         self._ask_means(activity)
         self._samples: Samples[tuple[int, int]] = Samples(graph, samples)
         self._elements: ElementStatistics[tuple[str, int, int]] = ElementStatistics(graph, stats)
@@ -101,7 +109,11 @@ class Runner:
         self._labels = Labels(program, self.forward)
         self._choose_outputs(names, _KINDS if fetch is True else fetch or ())
         constant = {name: values[number] for number, name in self.forward.params.items() if number not in self._inputs}
-        self._compiled = Compiled(graph, device, constant, compute)
+        self._compiled: Compiled | Sharded = (
+            Sharded(graph, self.forward.shards, self._sums, constant, {self._statistics.output})
+            if self._sums
+            else Compiled(graph, device, constant, compute)
+        )
         self._constant_sums: dict[int, tuple[float, float]] = {}
         self.tensors: dict[Key, np.ndarray] = {}
         self._arrays: dict[str, Any] = {}
@@ -127,11 +139,20 @@ class Runner:
             number: name for number, name in self.forward.params.items() if changing or number in self._updates
         }
 
+    def _of_sums(self) -> Graph:
+        """Return the graph of what all shards together make of the params' gradients."""
+        params = self.gradients.params.values() if self.gradients else ()
+        sums = sums_over_shards(
+            self.forward.graph, sorted({*filter(None, params), *self._diffs.values()}), self.forward.shards
+        )
+        self._sum_statistics = Statistics(sums, "statistics_of_sums")
+        return sums
+
     def _ask_means(self, activity: bool) -> None:
         """Let the graph compute the means and norms that a Measurement has."""
-        _ask(self.forward, self.gradients, self._statistics)
+        _ask(self.forward, self.gradients, self._statistics, self._sum_statistics)
         for number, value in self._diffs.items():
-            _ask_sums(self._statistics, ("diff", number), value)
+            _ask_sums(self._sum_statistics, ("diff", number), value)
         for number, name in self._inputs.items():
             _ask_sums(self._statistics, ("data", number), self._updates.get(number, name))
         for key, value in _shared_updates(self.program, self.forward).items():
@@ -139,6 +160,8 @@ class Runner:
         if activity:
             _ask_activity(self.forward, self._statistics)
         self._statistics.finish()
+        if self._sums:
+            self._sum_statistics.finish()
 
     def _ask_elements(self, names: Mapping[tuple[str, int, int], str], has_samples: bool) -> None:
         """Let the graph compute histograms and the statistics of all elements."""
@@ -160,8 +183,9 @@ class Runner:
             self._each |= {("inner_diff", row, *key): name for key, name in part.params.items() if name}
         self._plain = sorted({*self.forward.outputs.values(), *self.forward.losses, *self._changed.values()})
         self._plain += sorted(self._labels.values)
-        self._measured = [*graph.outputs, *self._plain]
-        kept = {*self._measured, *self._fetched.values(), *self._diffs.values(), *self._each.values()}
+        kept = {*graph.outputs, *self._plain, *self._fetched.values(), *self._diffs.values(), *self._each.values()}
+        of_sums = {self._sum_statistics.output}.intersection(self._sums.outputs if self._sums else ())
+        self._measured = [*graph.outputs, *of_sums, *self._plain]
         graph.outputs = sorted(kept)
 
     @property
@@ -172,15 +196,17 @@ class Runner:
     @property
     def widened(self) -> list[str]:
         """The ops that were computed in float32 though float16 was asked for, once it has run."""
-        return sorted(self._compiled.widened)
+        return sorted(self._compiled.widened) if isinstance(self._compiled, Compiled) else []
 
     @property
     def left_to_cpu(self) -> list[str]:
         """The ops for which the device has no kernels, once it has run."""
-        return sorted(self._compiled.left_to_cpu)
+        return sorted(self._compiled.left_to_cpu) if isinstance(self._compiled, Compiled) else []
 
     def put(self, feeds: Mapping[str, np.ndarray]) -> dict[str, Any]:
         """Return feeds of many runs on the device; labels, which every run checks, stay on the host."""
+        if isinstance(self._compiled, Sharded):
+            return dict(feeds)
         return {n: array if n in self._labels.fed else self._compiled.put(array) for n, array in feeds.items()}
 
     def run(self, feeds: Mapping[str, Any]) -> Measurement:
@@ -232,7 +258,7 @@ class Runner:
         return self._arrays if reuse else {}
 
     def _measurement(self, outputs: Mapping[str, np.ndarray]) -> Measurement:
-        found: dict[Any, float] = self._statistics.read(outputs)
+        found: dict[Any, float] = self._statistics.read(outputs) | self._sum_statistics.read(outputs)
         measured = Measurement(device=str(self.device))
         arrays = {name: as_array(outputs[name]) for name in (*self.forward.outputs.values(), *self.forward.losses)}
         measured.outputs = {blob: arrays[name].ravel() for blob, name in self.forward.outputs.items()}
@@ -278,7 +304,11 @@ class Runner:
         keep = set(self._changed.values()).intersection(names) if resident else set()
         self._labels.check(feeds)
         try:
-            outputs = self._compiled.run(feeds, params, sorted(names), keep, into)
+            outputs = (
+                self._compiled.run(feeds, params, sorted(names), into)
+                if isinstance(self._compiled, Sharded)
+                else self._compiled.run(feeds, params, sorted(names), keep, into)
+            )
         except RunError as error:
             raise self.program.at(self.forward.value_rows().get(error.node), error) from error
         self._labels.check(outputs)
@@ -343,10 +373,17 @@ def _sums(array: np.ndarray) -> tuple[float, float]:
     return l1, l2
 
 
-def _ask(forward: Forward, gradients: Gradients | None, statistics: Statistics, within: Key = ()) -> None:
+def _ask(
+    forward: Forward,
+    gradients: Gradients | None,
+    statistics: Statistics,
+    of_sums: Statistics,
+    within: Key = (),
+) -> None:
     """Ask for mean |x| of all values of a net, and of the nets inside of its layers that Caffe prints.
 
-    within: what keys begin with
+    of_sums: where to ask for that of the params' gradients
+    within:  what keys begin with
     """
     for key, value in forward.tops.items():
         statistics.mean_abs((*within, "top", *key), value)
@@ -355,11 +392,11 @@ def _ask(forward: Forward, gradients: Gradients | None, statistics: Statistics, 
             statistics.mean_abs((*within, "bottom", row, index), diff)
     for (row, index), diff in (gradients.params if gradients else {}).items():
         if diff:
-            statistics.mean_abs((*within, "param", row, index), diff)
+            of_sums.mean_abs((*within, "param", row, index), diff)
     for number, inner in forward.inner.items():
         if inner.prints:
             found = gradients.inner.get(number) if gradients else None
-            _ask(inner.forward, found, statistics, (*within, "inner", number))
+            _ask(inner.forward, found, statistics, of_sums, (*within, "inner", number))
             for kept in inner.kept:
                 statistics.mean_abs(("kept", number, kept), inner.forward.params[kept])
 

@@ -59,7 +59,7 @@ class Feeds:
             if feed.key not in self._drawn:
                 self._drawn[feed.key] = feed.draw(self, net)
             arrays.update(zip(feed.names, self._drawn[feed.key], strict=True))
-        return arrays | fitting(forward.graph, forward.feeds, self.given)
+        return arrays | fitting(forward, self.given)
 
 
 class Feed(Protocol):
@@ -258,17 +258,18 @@ def check_given(program: Program, given: Iterable[str]) -> None:
             raise InputError(f"--input {name}: unknown data blob; expected one of {', '.join(known)}")
 
 
-def fitting(graph: Graph, feeds: Sequence[Feed], given: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+def fitting(forward: Forward, given: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Return the arrays that the user gives for the feeds, by the names of the graph's inputs and in their types.
 
     Raises InputError when one does not fit.
     """
+    feeds = forward.feeds
     known = {own: (name, feed) for feed in feeds for own, name in zip(feed.given, feed.names, strict=False) if own}
-    return {known[own][0]: _fit(own, array, graph, *known[own]) for own, array in given.items() if own in known}
+    return {known[own][0]: _fit(own, array, forward, *known[own]) for own, array in given.items() if own in known}
 
 
-def _fit(own: str, array: np.ndarray, graph: Graph, name: str, feed: Feed) -> np.ndarray:
-    spec = graph.inputs[name]
-    if array.shape != spec.shape:
-        raise InputError(f"--input {own}: has shape {array.shape}; {feed.source} expects {spec.shape} (see --shape)")
-    return np.asarray(array, spec.dtype, order="C")
+def _fit(own: str, array: np.ndarray, forward: Forward, name: str, feed: Feed) -> np.ndarray:
+    shape = forward.fed_shape(name)
+    if array.shape != shape:
+        raise InputError(f"--input {own}: has shape {array.shape}; {feed.source} expects {shape} (see --shape)")
+    return np.asarray(array, forward.graph.inputs[name].dtype, order="C")

@@ -46,6 +46,21 @@ class NetProgram(Program):
 
         return lower(self.net, carries)
 
+    def forward_of_shard(self, count: int) -> Forward | None:
+        """Return the forward graph of a shard. See `Program.forward_of_shard`."""
+        from caffestat.net.shards import shard
+
+        from .feeds import LayerFeed
+        from .lowering import lower
+
+        part = shard(self.net, count)
+        if part is None:
+            return None
+        forward = lower(part, shards=count)
+        rows = {feed.names: feed.row for feed in forward.feeds if feed.row is not None}
+        forward.feeds = [LayerFeed(self.net, self.net.nodes[row], names) for names, row in rows.items()]
+        return forward
+
     def values(self, stream: Stream, notes: MutableSequence[str], taken: set[int] | None = None) -> list[np.ndarray]:
         """Draw the params as Caffe does, then copy trained weights. See `Program.values`."""
         from caffestat.net.weights import copy_weights

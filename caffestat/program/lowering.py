@@ -19,14 +19,16 @@ from .unroll import build_unrolled, part_timesteps
 __all__ = ["lower", "lower_decided", "lower_unrolled"]
 
 
-def lower(net: Net, carries: bool = False) -> Forward:
+def lower(net: Net, carries: bool = False, shards: int = 1) -> Forward:
     """Emit the forward pass of every layer that can be computed.
 
     Layers of unknown type, and those behind them, are left out. Raises NetError when that is all of them.
 
     carries: the graph keeps the states of recurrent layers from run to run
+    shards:  of how many shards of a batch the net is that of one (`net.shards`)
     """
     forward = lower_decided(net, lambda layer: layer.lowers_undecided, carries)
+    forward.shards = shards
     _refuse_nothing(net, forward)
     _complete(net, forward)
     return forward
@@ -214,7 +216,10 @@ def _left(net: Net, owner: int, forward: Forward) -> str | None:
 
 
 def _complete(net: Net, forward: Forward) -> None:
-    """Record where the backward pass starts, which gradients Caffe computes, and what a run returns."""
+    """Record where the backward pass starts, which gradients Caffe computes, and what a run returns.
+
+    A loss is the mean of those of all shards, so the gradient of each starts with its share of the weight.
+    """
     tops = [(node, top, forward.tops.get((node.index, top))) for node in net.nodes for top in range(len(node.tops))]
     computed = [(node, top, value) for node, top, value in tops if value]
     for node, top, value in computed:
@@ -222,7 +227,7 @@ def _complete(net: Net, forward: Forward) -> None:
         if weight:
             forward.losses[value] = weight
         if node.need_backward and (weight or node.layer.ignores_dy):
-            forward.seeds[value] = weight
+            forward.seeds[value] = weight if forward.graph.shape(value) else weight / forward.shards
     forward.unwanted.update(value for node, top, value in computed if not net.blobs[node.tops[top]].need_backward)
     writers = {node.tops[top]: value for node, top, value in computed}
     forward.outputs = {

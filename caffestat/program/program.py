@@ -130,6 +130,7 @@ class Forward:
     loss_nodes     nodes that are not the program's own, but those of a loss that was chosen for it
     inner          the nets inside of recurrent layers, by row
     notes          on where the backward pass starts, in sentences
+    shards         of how many equal shards of a batch the graph computes one; the feeds are those of the whole batch
     """
 
     graph: Graph
@@ -149,6 +150,12 @@ class Forward:
     loss_nodes: Sequence[Node] = ()
     inner: dict[int, Inner] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    shards: int = 1
+
+    def fed_shape(self, name: str) -> Shape:
+        """Return the shape of what an input of the graph is fed with, that of the whole batch."""
+        first, *others = self.graph.inputs[name].shape or (1,)
+        return (self.shards * first, *others) if self.shards > 1 else self.graph.inputs[name].shape
 
     def value_rows(self) -> dict[str, int]:
         """Return the row whose forward pass computes each value."""
@@ -216,6 +223,13 @@ class Program:
         Raises NetError when nothing can be computed.
         """
         raise NotImplementedError
+
+    def forward_of_shard(self, count: int) -> Forward | None:
+        """Return a new forward graph of one of `count` equal shards of the batch; None where layers mix samples.
+
+        What it computes holds samples, or is a mean over them (`net.shards`).
+        """
+        return None
 
     def values(self, stream: Stream, notes: MutableSequence[str], taken: set[int] | None = None) -> list[np.ndarray]:
         """Return the initial values of every param by its number; those from weights files join `taken`.

@@ -153,7 +153,7 @@ def test_binary_file(folder: Path) -> None:
 
 def test_empty_file(folder: Path) -> None:
     (folder / "empty.prototxt").write_text("")
-    assert message("empty.prototxt").startswith("error: empty.prototxt:1: the file has no layers: expected a net")
+    assert message("empty.prototxt").startswith("error: empty.prototxt: no layer")
 
 
 def test_solver_of_a_missing_net(folder: Path) -> None:
