@@ -1,4 +1,4 @@
-"""Reading regular files of bounded size, and writing files so that nobody ever sees half of one."""
+"""Reading regular files of bounded size, and writing files atomically."""
 
 from __future__ import annotations
 
@@ -31,9 +31,11 @@ __all__ = [
     "read_regular",
     "read_stdin",
     "refuse_inputs",
+    "refuse_unwritable",
     "replace_file",
     "replacing",
     "search",
+    "why_unwritable",
 ]
 
 LARGEST_TEXT = 64 << 20
@@ -157,6 +159,26 @@ def refuse_inputs(output: str | Path | None, inputs: Iterable[str | Path]) -> No
         with suppress(OSError, ValueError):
             if output is not None and os.path.samefile(output, path):
                 raise InputError(f"{output}: is also an input, which would be overwritten; choose another output")
+
+
+def why_unwritable(path: str | Path) -> str:
+    """Return why no file can be written to a path, "" where it can; for outputs of long runs, before these begin."""
+    import tempfile  # here, for most runs write nothing
+
+    if os.path.exists(path) and not os.path.isfile(path):
+        return ""  # a device or a pipe
+    folder = os.path.dirname(path) or "."
+    try:
+        with tempfile.TemporaryFile(dir=folder):  # not all folders tell beforehand, so a file without a name is made
+            return ""
+    except OSError:
+        return f"the folder {folder!r} is not writable" if os.path.isdir(folder) else f"there is no folder {folder!r}"
+
+
+def refuse_unwritable(path: str | Path) -> None:
+    """Raise InputError for an output that cannot be written; see `why_unwritable`."""
+    if why := why_unwritable(path):
+        raise InputError(f"{path}: cannot be written: {why}; create the folder or choose another one")
 
 
 def replace_file(path: str | Path, data: bytes, since: Version | None = None) -> None:

@@ -11,7 +11,16 @@ from pathlib import Path
 import pytest
 
 from caffestat.errors import InputError
-from caffestat.files import LARGEST_TEXT, Version, create_file, read_regular, replace_file, replacing
+from caffestat.files import (
+    LARGEST_TEXT,
+    Version,
+    create_file,
+    read_regular,
+    refuse_unwritable,
+    replace_file,
+    replacing,
+    why_unwritable,
+)
 from caffestat.schema import NetParameter, read_binary
 
 OLD, NEW = b"old\n" * 50_000, b"new!" * 90_000
@@ -95,6 +104,26 @@ def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
 def test_a_folder_that_is_missing_is_an_input_error(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"missing/net\.prototxt: cannot be written: No such file"):
         replace_file(tmp_path / "missing" / "net.prototxt", b"new")
+
+
+def test_outputs_are_tried_before_a_long_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for path in ("out.html", tmp_path / "out.html", os.devnull):
+        assert why_unwritable(path) == ""
+        refuse_unwritable(path)
+    assert os.listdir(tmp_path) == []
+    message = "gone/out.html: cannot be written: there is no folder 'gone'; create the folder or choose another one"
+    with pytest.raises(InputError, match=f"^{message}$"):
+        refuse_unwritable("gone/out.html")
+    Path("file").write_text("")
+    assert why_unwritable("file/out.html") == "there is no folder 'file'"
+
+
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="needs a folder that cannot be written to")
+def test_a_folder_that_takes_no_files(tmp_path: Path) -> None:
+    tmp_path.chmod(0o500)
+    assert why_unwritable(tmp_path / "a") == f"the folder {str(tmp_path)!r} is not writable"
+    tmp_path.chmod(0o700)
 
 
 def test_a_file_that_was_changed_in_the_meantime_is_left_as_it_is(tmp_path: Path) -> None:

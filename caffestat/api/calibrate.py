@@ -57,12 +57,14 @@ def calibrate(
     """
     from caffestat.analysis import calibration
     from caffestat.engine import choose_device
-    from caffestat.files import replace_file
+    from caffestat.files import refuse_unwritable, replace_file
     from caffestat.program import is_onnx
     from caffestat.program.opening import refuse_caffe_options
     from caffestat.report.calibration import render_calibration
 
     _check_method(method, (percentile, *percentiles))
+    if output is not None:
+        refuse_unwritable(output)
     if not inputs:
         raise InputError("calibrate: expected data for an input: --input NAME=FOLDER, FILE.npz or FILE.npy")
     options = NetOptions("test", shapes=shapes or {}, batch=batch, data="synthetic", dims=dims or {})

@@ -49,13 +49,14 @@ def convert(
 
     Raises a CaffestatError when the file, the net or an option cannot be used.
     """
-    from caffestat.files import refuse_inputs
+    from caffestat.files import refuse_inputs, refuse_unwritable
     from caffestat.graph.external import save
     from caffestat.program import is_onnx
 
     if not is_onnx(str(output)):
         raise InputError(f"{output}: expected a name that ends in .onnx")
     refuse_inputs(output, [path])
+    refuse_unwritable(output)
     net = NetOptions(phase, level, stages, shapes or {}, batch, "synthetic", dialect, dims or {})
     values = ValueOptions(seed, weights, assume_filler)
     if is_onnx(str(path)):

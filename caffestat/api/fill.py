@@ -47,13 +47,15 @@ def fill(
 
     Raises a CaffestatError when the file, the net or an option cannot be used.
     """
-    from caffestat.files import refuse_inputs
+    from caffestat.files import refuse_inputs, refuse_unwritable
     from caffestat.options import DEFAULT_SEED
     from caffestat.program import open_file
     from caffestat.program.opening import is_onnx, refuse_caffe_options
     from caffestat.rewriting import change_of, fill_net
 
-    refuse_inputs(output, [path])
+    if output is not None:
+        refuse_inputs(output, [path])
+        refuse_unwritable(output)
     change = change_of(filler, bias, variance_norm, layers, types, excludes)
     options = NetOptions(phase, level, stages, shapes or {}, batch, dialect=dialect)
     values = ValueOptions(seed, assume_filler=assume_filler)

@@ -82,9 +82,13 @@ _MODELS = (".prototxt", ".pbtxt", ".prototext", ".caffemodel", ".solverstate", "
 
 
 def text_output(ctx: click.Context, param: click.Parameter, value: Path | None) -> Path | None:
-    """Refuse the name of a net or model: it was meant as an input, as in `check -o *.prototxt`."""
-    if value is not None and value.suffix in _MODELS:
-        raise click.BadParameter(f"{str(value)!r} looks like a net or model; expected the name of a report or log")
+    """Refuse the name of a net or model, meant as an input as in `check -o *.prototxt`, and what cannot be written."""
+    if value is not None:
+        from caffestat.files import refuse_unwritable
+
+        if value.suffix in _MODELS:
+            raise click.BadParameter(f"{str(value)!r} looks like a net or model; expected the name of a report or log")
+        refuse_unwritable(value)
     return value
 
 

@@ -39,8 +39,10 @@ def read_sweep(path: str) -> dict[str, Any]:
     """
     try:
         data = _toml(read_regular(path).decode(), path)
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: cannot be read: {error}; expected a sweep.toml") from error
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror or error}; expected a sweep.toml") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: expected a sweep.toml, found bytes that are not UTF-8") from error
     known = ("nets", "seeds", "set", *_LISTS, *_PLAIN)
     for key in data:
         if key not in known:

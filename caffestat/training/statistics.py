@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,7 +11,7 @@ import numpy as np
 
 from caffestat.analysis import Measurement
 from caffestat.errors import InputError
-from caffestat.files import replacing
+from caffestat.files import refuse_unwritable, replacing
 from caffestat.net import Net
 
 __all__ = ["QUANTITIES", "Signal", "SignalFile", "Sizes", "put_update", "signals_of"]
@@ -100,8 +99,7 @@ class SignalFile:
             _pyarrow(self.path)
         elif self.path.suffix != ".npz":
             raise InputError(f"{path}: expected a name that ends in .npz or .parquet")
-        if not os.access(self.path.parent, os.W_OK | os.X_OK):
-            raise InputError(f"{path}: cannot be written: there is no folder {str(self.path.parent)!r} to write to")
+        refuse_unwritable(path)
         self._iterations: list[int] = []
         self._rows: list[np.ndarray] = []  # each as long as there were signals by then
         self._signals: dict[Signal, int] = {}

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 import os
-import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from caffestat.errors import Finding, Place, SolverError, SourceError
+from caffestat.files import why_unwritable
 from caffestat.net import Solver
 from caffestat.net.source import not_found, weights_at
 
@@ -172,22 +172,10 @@ def missing_weights(solver: Solver) -> Finds:
 
 def unwritable(solver: Solver) -> Finds:
     """Yield a finding when no file with the solver's snapshot prefix can be written."""
-    f, prefix = _Fields(solver), snapshot_prefix(solver)
-    folder = os.path.dirname(prefix) or "."
-    if _takes_files(folder):
-        return
-    why = f"the folder {folder!r} is not writable" if os.path.isdir(folder) else f"there is no folder {folder!r}"
-    message = f"no snapshot can be written to {prefix + '_iter_N'!r}: {why}; create the folder or change the prefix"
-    yield f.finding(message, "snapshot_prefix", "snapshot")
-
-
-def _takes_files(folder: str) -> bool:
-    """Tell whether a file can be made in a folder, by making one that no one sees; not all folders tell beforehand."""
-    try:
-        with tempfile.TemporaryFile(dir=folder):
-            return True
-    except OSError:
-        return False
+    name = f"{snapshot_prefix(solver)}_iter_N"
+    if why := why_unwritable(name):
+        message = f"no snapshot can be written to {name!r}: {why}; create the folder or change the prefix"
+        yield _Fields(solver).finding(message, "snapshot_prefix", "snapshot")
 
 
 def _detection(f: _Fields) -> Finds:

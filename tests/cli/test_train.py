@@ -88,13 +88,15 @@ def test_what_cannot_be_used() -> None:
         ("solver.prototxt", "--stats-file", "a.npz"): "--stats-file names the file for --stats: add --stats N",
         ("solver.prototxt", "--dim", "batch=3"): "--dim batch: only .onnx models have named dimensions",
         ("solver.prototxt", "--log", "gone/train.log"): "gone/train.log: cannot be written",
+        ("solver.prototxt", "--report", "gone/a.html"): "gone/a.html: cannot be written: there is no folder 'gone'",
+        ("solver.prototxt", "--stats", "1", "--stats-file", "gone/a.npz"): "gone/a.npz: cannot be written: there is no",
         ("solver.prototxt", "--log", "solver.prototxt"): "solver.prototxt",
         ("solver.prototxt", "--log", "net.prototxt"): "'net.prototxt' looks like a net or model",
         ("a.onnx", "--solver", "settings", "--log", "settings"): "settings: is also an input",
         ("solver.prototxt", "--weights", "w.npz", "--stats", "1", "--stats-file", "w.npz"): "w.npz: is also an input",
     }.items():
         result = caffestat_("train", *args)
-        assert (result.exit_code, message in result.stderr) == (2, True), result.stderr
+        assert (result.exit_code, message in result.stderr, result.stdout) == (2, True, ""), result.stderr
     Path("train.txt").unlink()
     result = caffestat_("train", "solver.prototxt")
     assert (result.exit_code, "use --data synthetic" in result.stderr) == (2, True), result.stderr

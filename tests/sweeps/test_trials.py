@@ -118,7 +118,10 @@ def test_sweep_files(tmp_path: Path) -> None:
     path.write_text("nets = [")
     with pytest.raises(InputError, match=r"sweep\.toml: "):
         read_sweep(str(path))
-    with pytest.raises(InputError, match="cannot be read"):
+    path.write_bytes(b"nets = '\xff'")
+    with pytest.raises(InputError, match=r"sweep\.toml: expected a sweep\.toml, found bytes that are not UTF-8$"):
+        read_sweep(str(path))
+    with pytest.raises(InputError, match=r"cannot be read: No such file or directory; expected a sweep\.toml$"):
         read_sweep(str(tmp_path / "none.toml"))
 
 

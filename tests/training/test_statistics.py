@@ -120,7 +120,7 @@ def test_other_names_are_refused() -> None:
 
 
 def test_a_folder_that_is_not_there_is_refused_at_once() -> None:
-    with pytest.raises(InputError, match=r"no/signals\.npz: cannot be written: there is no folder 'no' to write to"):
+    with pytest.raises(InputError, match=r"no/signals\.npz: cannot be written: there is no folder 'no'; create"):
         SignalFile("no/signals.npz")
 
 
