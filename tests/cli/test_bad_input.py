@@ -153,7 +153,8 @@ def test_binary_file(folder: Path) -> None:
 
 def test_empty_file(folder: Path) -> None:
     (folder / "empty.prototxt").write_text("")
-    assert message("empty.prototxt").startswith("error: empty.prototxt: no layer")
+    expected = "the file has no layers: expected a net or solver prototxt, found an empty file"
+    assert message("empty.prototxt").strip() == f"error: empty.prototxt:1: {expected}"
 
 
 def test_solver_of_a_missing_net(folder: Path) -> None:
