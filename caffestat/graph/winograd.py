@@ -47,6 +47,7 @@ PLACES = 4
 POINTS = {3: (0.0, 0.7, -0.7, 1.4, -1.4), 5: (0.0, 0.5, -0.5, 1.0, -1.0, 2.0, -2.0)}
 """The points of the polynomials by the number of taps along an axis, beside infinity."""
 _MANY_TILES = 128  # of an image, enough to keep the products busy
+_MANY_FOR_FILTERS = 64  # tiles of a batch; fewer, if hardly a place of them is in vain
 _SHORT_ROW = 64  # elements
 _OUT_OF_CACHE = 1 << 20  # elements
 _LARGE = 1 << 23  # elements of a transformed image
@@ -109,8 +110,9 @@ class Tiles(Convolution):
         return self.taps == 3 and self.total >= 32 and not large and 0.3 + 35 * overhead < used
 
     def pays_for_filters(self) -> bool:
-        """Tell whether the gradient of the filters is faster this way: 0.4 to 0.8 times the time of the other forms."""
-        return self.total >= 64 and min(self.channels, self.filters) >= 16 * self.group
+        """Tell whether the gradient of the filters is faster this way: 0.4 to 0.85 of the time of the other forms."""
+        are_many = self.total >= _MANY_FOR_FILTERS or self.batch * self.window.places >= 7 * _MANY_FOR_FILTERS
+        return are_many and min(self.channels, self.filters) >= 16 * self.group
 
 
 def tiles(provider: str, g: Graph, c: Convolution, image: str) -> Tiles | None:

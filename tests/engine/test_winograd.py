@@ -117,6 +117,7 @@ def test_models_that_leave_keep_their_convolutions_and_cuda_has_its_own(monkeypa
         (16, 384, 256, 2, 3, 13, False, True),  # AlexNet, conv5: a third of the tiles is not needed
         (16, 96, 256, 2, 5, 27, False, True),
         (8, 512, 512, 1, 3, 7, True, False),  # ResNet-50, res5: too few tiles for the filters
+        (2, 256, 256, 1, 3, 16, True, True),  # U-Net
         (1, 8, 8, 1, 3, 28, False, False),
     ],
 )
