@@ -166,13 +166,23 @@ def _flip_pads(c: Convolution) -> list[int]:
 
 def dx_flip(g: Graph, c: Convolution, w: str, dy: str) -> str:
     """Stride 1: dx as the convolution of dy with flipped filters, which are constant-folded when the session opens."""
-    per_group = (c.filters // c.group, c.channels // c.group)
-    flipped = g.transpose(g.reshape(w, c.group, *per_group, c.window.taps), 0, 2, 1, 3)
-    if c.window.taps > 1:
-        flipped = g.emit("Gather", flipped, g.ints(*range(c.window.taps)[::-1]), axis=3)
-    flipped = g.reshape(flipped, c.channels, per_group[0], *c.window.kernel)
-    g.declare(flipped, (c.channels, per_group[0], *c.window.kernel), g.specs[w].dtype)
-    return g.emit("Conv", dy, flipped, pads=_flip_pads(c), **_attributes(c))
+    return g.emit("Conv", dy, _turned_filters(g, c, w), pads=_flip_pads(c), **_attributes(c))
+
+
+def _turned_filters(g: Graph, c: Convolution, w: str) -> str:
+    """Emit the filters with channels and filters swapped in each group, and the taps turned around."""
+    taps, per_group = c.window.taps, (c.filters // c.group, c.channels // c.group)
+    if c.group == 1:
+        turned = g.transpose(w, 1, 0, *range(2, len(c.w_shape)))
+    elif c.is_depthwise:
+        turned = w
+    else:
+        turned = g.transpose(g.reshape(w, c.group, *per_group, taps), 0, 2, 1, 3)
+    if taps > 1:
+        rows = g.reshape(turned, c.channels, per_group[0], taps)
+        turned = g.emit("Gather", rows, g.ints(*range(taps)[::-1]), axis=2)
+        turned = g.declare(turned, (c.channels, per_group[0], taps), g.specs[w].dtype)
+    return g.reshape(turned, c.channels, per_group[0], *c.window.kernel)
 
 
 def dx_product(g: Graph, c: Convolution, w: str, dy: str) -> str:
@@ -321,8 +331,10 @@ def _stack(g: Graph, c: Convolution, products: list[str]) -> str:
     if c.is_depthwise:
         return g.reshape(_sum_batch(g, g.emit("Concat", *products, axis=3), c.batch), *c.w_shape)
     per_tap = [_sum_batch(g, product, c.batch) for product in products]
+    if len(per_tap) == 1:
+        return g.reshape(per_tap[0], *c.w_shape)
     columns = [g.reshape(part, *c.w_shape[:2], 1) for part in per_tap]
-    return g.reshape(g.emit("Concat", *columns, axis=2) if len(columns) > 1 else columns[0], *c.w_shape)
+    return g.reshape(g.emit("Concat", *columns, axis=2), *c.w_shape)
 
 
 def dw_taps(g: Graph, c: Convolution, x: str, dy: str) -> str:
@@ -397,8 +409,13 @@ def dw_rows(g: Graph, c: Convolution, x: str, dy: str) -> str:
 
 def _rows(g: Graph, c: Convolution, value: str, channels: int) -> str:
     """Emit [batch, channels, …], of as many elements as there are places, as [channels, batch · places]."""
-    rows = g.transpose(g.reshape(value, c.batch, channels, c.window.places), 1, 0, 2)
-    return g.reshape(rows, channels, c.batch * c.window.places)
+    return g.reshape(_channels_first(g, value), channels, c.batch * c.window.places)
+
+
+def _channels_first(g: Graph, value: str) -> str:
+    """Emit [batch, channels, …] as [channels, batch, …], one image as it is."""
+    batch, _, *size = g.shape(value)
+    return value if batch == 1 else g.transpose(value, 1, 0, *range(2, 2 + len(size)))
 
 
 def dw_gather(g: Graph, c: Convolution, x: str, dy: str) -> str:
@@ -477,6 +494,7 @@ def dw_split(g: Graph, c: Convolution, x: str, dy: str) -> str:
     images = g.emit_many("Split", x, count=c.group, axis=1, num_outputs=c.group)
     images = [g.declare(image, alone.x_shape, dtype) for image in images]
     grads = g.emit_many("Split", dy, count=c.group, axis=1, num_outputs=c.group)
+    grads = [g.declare(grad, (c.batch, alone.filters, *c.window.out), dtype) for grad in grads]
     pairs = zip(images, grads, strict=True)
     parts = [g.emit_late("ConvWeights", *pair, shape=alone.w_shape, like=dy, of=alone) for pair in pairs]
     return g.emit("Concat", *parts, axis=0)
@@ -503,27 +521,38 @@ def dw_depthwise(g: Graph, c: Convolution, x: str, dy: str) -> str:
     dw[c, i, j] is the sum of one of its diagonals, which a product with a 0/1 matrix takes. More sums than needed, but
     all of them in matrix products. Rows and columns of the padding are left out: 0.9 of the time with them.
     """
-    win, images = c.window, g.transpose(x, 1, 0, 2, 3)
-    grads = g.transpose(dy, 1, 0, 2, 3)
+    win, images = c.window, _channel_rows(g, c, x)
+    grads = _channel_rows(g, c, dy)
     sums = [_row_products(g, c, images, grads, tap) for tap in range(win.kernel[0])]
     stacked = g.emit("Concat", *sums, axis=1) if len(sums) > 1 else sums[0]
+    stacked = g.reshape(stacked, c.channels, win.kernel[0], win.out[1] * win.size[1])
     return g.reshape(g.emit("MatMul", stacked, g.constant(_diagonals(win), g.specs[x].dtype)), *c.w_shape)
 
 
+def _channel_rows(g: Graph, c: Convolution, value: str) -> str:
+    """Emit [batch, channels, height, width] as [channels, batch, height, width], without the axis of one image."""
+    return g.reshape(value, *g.shape(value)[1:]) if c.batch == 1 else _channels_first(g, value)
+
+
 def _row_products(g: Graph, c: Convolution, images: str, grads: str, tap: int) -> str:
-    """Emit S of a kernel row from images and gradients with the channels first: [channels, 1, out width · width]."""
+    """Emit S of a kernel row from images and gradients with the channels first: [channels, out width, width]."""
     win, step = c.window, c.window.strides[0]
     shift = tap * win.dilations[0] - win.begins[0]
     first, last = max(-(shift // step), 0), min((win.size[0] - 1 - shift) // step, win.out[0] - 1)
     if last < first:
-        return g.emit("Expand", g.constant(0, g.specs[images].dtype), g.ints(c.channels, 1, win.out[1] * win.size[1]))
-    rows = c.batch * (last - first + 1)
-    if (first, last) != (0, win.out[0] - 1):
-        grads = _cut(g, grads, [first], [last + 1])
-    if (step, first, last) != (1, -shift, win.size[0] - 1 - shift):
-        images = _cut(g, images, [first * step + shift], [last * step + shift + 1], [step] if step > 1 else [])
-    grads, images = g.reshape(grads, c.channels, rows, win.out[1]), g.reshape(images, c.channels, rows, win.size[1])
-    return g.reshape(g.fused_matmul(grads, images, transA=1), c.channels, 1, win.out[1] * win.size[1])
+        zero = g.constant(0, g.specs[images].dtype)
+        return g.emit("Expand", zero, g.ints(c.channels, win.out[1], win.size[1]))
+    axis = len(g.shape(images)) - 2
+
+    def rows(value: str, start: int, end: int, steps: Sequence[int], width: int) -> str:
+        if (start, end, *steps) != (0, g.shape(value)[axis]):
+            value = _cut(g, value, [start], [end], steps, axis)
+        return value if c.batch == 1 else g.reshape(value, c.channels, -1, width)
+
+    grads = rows(grads, first, last + 1, (), win.out[1])
+    steps = [step] if step > 1 else []
+    images = rows(images, first * step + shift, last * step + shift + 1, steps, win.size[1])
+    return g.fused_matmul(grads, images, transA=1)
 
 
 def dw_blocked(g: Graph, c: Convolution, x: str, dy: str) -> str:
