@@ -95,7 +95,7 @@ class NetError(SourceError):
 
 
 class RefusedError(NetError):
-    """A net that Caffe refuses, of which a part can be told nevertheless.
+    """A net that Caffe refuses, of which a part is known nevertheless.
 
     errors: all that it would stop at, the first of which this is
     report: the `caffestat.report.Report` of the rest

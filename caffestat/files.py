@@ -131,7 +131,7 @@ def read_stdin(limit: int = LARGEST_TEXT) -> bytes:
 
 @dataclass(frozen=True)
 class Version:
-    """A file's state: whether somebody changed it between reading and writing is told by comparing two of them."""
+    """A file's state; two that differ show that the file was changed between reading and writing."""
 
     size: int
     modified: int  # nanoseconds
@@ -278,7 +278,7 @@ def _create(target: Path) -> tuple[Path, int]:
 
 @cache
 def _remove_stale(folder: Path) -> None:
-    """Remove the files that killed writers left in a folder: nobody holds their locks any more."""
+    """Remove the files that killed writers left in a folder: no process holds their locks any more."""
     if fcntl is None:
         return
     for name in os.listdir(folder):

@@ -100,7 +100,7 @@ class Tape:
         return flow_of(self.graph.nodes[: self._forward])
 
     def needs(self, value: str) -> bool:
-        """Tell whether somebody asked for this value's gradient, or for that of something before it."""
+        """Tell whether this value's gradient is asked for, or that of a value before it."""
         return value in self._needed
 
     def stored(self, value: str) -> str:

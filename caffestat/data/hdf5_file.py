@@ -46,7 +46,7 @@ def open_hdf5(path: str | Path, mode: str) -> Any:
 
 @contextmanager
 def reading(path: str | Path, fail: Callable[[str], CaffestatError]) -> Iterator[Any]:
-    """Open a file for reading; raise what `fail` makes of the reason, for whatever goes wrong with it."""
+    """Open a file for reading; raise what `fail` makes of the reason, for any error."""
     try:
         os.close(open_regular(path))
         with open_hdf5(path, "r") as file:

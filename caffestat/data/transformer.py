@@ -84,7 +84,7 @@ class Transformer:
         left: int,
         mean: NDArray[np.float32] | None = None,
     ) -> NDArray[np.float32]:
-        """Return the array of an image, cut and mirrored as told; see `apply`. mean: in place of the transformer's."""
+        """Return the array of an image, cut and mirrored as given; see `apply`. mean: in place of the transformer's."""
         _, height, width = self.shape(image.shape)
         window = (slice(None), slice(top, top + height), slice(left, left + width))
         values = image[window].astype(np.float32)

@@ -82,7 +82,7 @@ def fits_rows(g: Graph, x: str) -> bool:
 def add_affine(g: Graph, value: str, x: str, scale: str, bias: str) -> str:
     """Emit value + scale · x + bias, vectors [C], where `fits_rows`.
 
-    In one pass on all threads, which writes over the value where nobody else reads it: a fifth to a half of the time of
+    In one pass on all threads, which overwrites the value where nothing else reads it: a fifth to a half of the time of
     BatchNormalization and Add.
     """
     shape, b = g.shape(x), g.block

@@ -102,7 +102,7 @@ def spec_of(kind: onnx.TypeProto) -> Spec | None:
 
 
 def infer_specs(graph: Graph) -> dict[str, Spec]:
-    """Return shape and type of every value that ONNX shape inference can tell and nobody has declared.
+    """Return shape and type of every value that ONNX shape inference finds and that is not declared.
 
     Params count as inputs, and so does what is known already; integers may be shapes, which inference computes anew.
     """

@@ -95,7 +95,7 @@ def _extended(g: Graph, value: str, shape: Sequence[int], axis: int, ends: Seque
 
 
 def _pool(g: Graph, node: Node, provider: str) -> Sequence[str] | None:
-    """Rounding up, for which the opset would be too new for the kernel, said as padding, which is not counted."""
+    """ceil_mode, whose opset is too new for the kernel, expressed as padding that is not counted."""
     rule, known = node.info.window, [g.specs.get(name) for name in (node.inputs[0], node.outputs[0])]
     if not node.get("ceil_mode", 0) or node.get("count_include_pad", 0) or rule is None or None in known:
         return None

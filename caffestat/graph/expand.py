@@ -165,7 +165,7 @@ def live(nodes: Sequence[Node], outputs: Collection[str]) -> list[Node]:
 
 
 def _without_copies(nodes: Sequence[Node], outputs: Collection[str]) -> list[Node]:
-    """Return the nodes without those that give a value another name, as far as nobody outside asks for that name.
+    """Return the nodes without those that give a value another name, unless it is asked for by that name.
 
     The runtime leaves them out too, but not where a graph is cut: both names would cross, and with them a copy.
     """

@@ -61,7 +61,7 @@ def _activation(w: Writer, node: Node, x: str, y: str) -> None:
 
 
 def _without_statistics(context: AdapterContext, node: Node) -> bool:
-    """Tell whether nobody asks for the mean or the deviation that a normalization computes."""
+    """Tell whether no node reads the mean or the deviation that a normalization computes."""
     return not any(node.outputs[1:3])
 
 

@@ -106,7 +106,7 @@ class Normal(NamedTuple):
 class Scaled:
     """Values that are others times a vector per channel, each with (other, vector); and those others.
 
-    normal: values that are normalizations, and that are only computed where someone asks for them
+    normal: values that are normalizations, and that are only computed where something reads them
     """
 
     values: dict[str, tuple[str, str]] = field(default_factory=dict)

@@ -31,13 +31,13 @@ _INFERENCE_ERRORS = (
 
 
 def infer_nodes(graph: Graph, nodes: Iterable[Node]) -> None:
-    """Record shapes, types and constant values of what the nodes compute, as far as they can be told."""
+    """Record shapes, types and constant values of what the nodes compute, as far as they can be inferred."""
     for node in nodes:
         infer_node(graph, node)
 
 
 def infer_node(graph: Graph, node: Node) -> bool:
-    """Record what can be told of a node's outputs; return whether all of them are now constants of the graph."""
+    """Record what can be inferred of a node's outputs; return whether all are now constants of the graph."""
     for name, spec in (_output_specs(graph, node) or _specs_by_definition(graph, node)).items():
         graph.specs.setdefault(name, spec)
     return _fold(graph, node)
@@ -122,7 +122,7 @@ _BY_BODIES = {Bodies.BRANCHES: _branch_specs, Bodies.SCAN: _scan_specs}
 
 
 def _specs_by_definition(graph: Graph, node: Node) -> dict[str, Spec]:
-    """Return what can be told by the ops that define this one: inference stops at some of them."""
+    """Return what can be inferred from the ops that define this one: inference stops at some of them."""
     scratch = Graph()
     scratch.specs = {name: graph.specs[name] for name in node.inputs if name in graph.specs}
     scratch.constants = {name: graph.constants[name] for name in node.inputs if name in graph.constants}

@@ -1,7 +1,7 @@
 """Normalizations by the batch's statistics that an affine map per channel follows, as one op.
 
 The runtime's BatchNormalization in training mode scales and shifts anyway. What it normalized is then not computed:
-whoever reads it takes what was normalized, and another affine map. It is computed where someone asks for its values.
+its readers take what was normalized, and another affine map. It is computed where its values are asked for.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Fixup: residual nets without normalisation whose function changes by Θ(learning rate) per step at any depth.
+"""Fixup: residual nets without normalization whose function changes by Θ(learning rate) per step at any depth.
 
 H. Zhang, Y. Dauphin, T. Ma, *Fixup Initialization: Residual Learning Without Normalization*, 2019, section 3:
 1. the last layer of each residual branch, and the classification layer, start at 0;
@@ -64,7 +64,7 @@ def shares(program: Program, forward: Forward) -> dict[int, float]:
     """
     branches = residual_branches(program, forward)
     if not branches:
-        raise InputError("autoinit:fixup=1: the net has no residual branch without normalisation")
+        raise InputError("autoinit:fixup=1: the net has no residual branch without normalization")
     found = {}
     for branch in branches:
         for number, row in enumerate(branch, 1):

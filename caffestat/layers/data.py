@@ -207,7 +207,7 @@ class Images(Source):
         return int(getattr(self.proto, self.message).batch_size)
 
     def channels(self) -> int:
-        """Return the channels as far as the file tells: one per mean_value, 1 in forced grey, else 3 as in colour."""
+        """Return the channels as far as the file tells: one per mean_value, 1 in forced gray, else 3 as in colour."""
         transform = self.proto.transform_param
         return 1 if transform.force_gray else len(transform.mean_value) if len(transform.mean_value) > 1 else 3
 

@@ -20,7 +20,7 @@ Key = tuple[str, str, str, str]
 
 
 class Baseline:
-    """How often each finding is known, whatever line it stands in and whatever its numbers are."""
+    """How often each finding is known, regardless of its line and its numbers."""
 
     def __init__(self, known: Counter[Key]) -> None:
         self._known = known

@@ -183,7 +183,7 @@ class Context:
         return any(self.normalizes(node) for node in self.built.nodes)
 
     def normalizes(self, node: Node) -> bool:
-        """Tell whether a layer gives its top a size of its own; not by statistics that nobody has stored yet."""
+        """Tell whether a layer normalizes its top; not by statistics that are not stored yet."""
         return node.layer.normalizes and (not node.layer.reads_statistics or self.given.issuperset(node.params))
 
     @cached_property
@@ -205,7 +205,7 @@ class Context:
 
     @cached_property
     def is_silent(self) -> bool:
-        """Whether nothing can be said of the signal: the net is not trained, or its weights are not known."""
+        """Whether nothing is known of the signal: the net is not trained, or its weights are not known."""
         return not self.trains or bool(self.unfilled) or (bool(self.given) and self.values is None)
 
     @cached_property
@@ -248,7 +248,7 @@ class Context:
         return self.flow.nonlinearity(node.index)
 
     def before(self, node: Node) -> set[int]:
-        """Return the indexes of the layers that a layer depends on."""
+        """Return the indices of the layers that a layer depends on."""
         return self.flow.in_front([node.index])
 
     def is_rescaled(self, node: Node) -> bool:

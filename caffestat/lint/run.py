@@ -74,7 +74,7 @@ class Unchecked:
 
     @property
     def place(self) -> Place:
-        """Where the mistake is, which may be in a file that the file names; the file as a whole when nothing tells."""
+        """Where the mistake is, which may be in a file that the file names; the whole file when that is unknown."""
         return self.error.place if isinstance(self.error, SourceError) else Place(self.file)
 
     @property
@@ -295,7 +295,7 @@ def _options(file: NetFile, job: Job) -> NetOptions:
 
 
 def _build(context: Context, job: Job, file: NetFile, sizes: bool) -> Net:
-    """Return the net, built with likely sizes of data where nobody knows theirs if `sizes` says so.
+    """Return the net; with `sizes`, data of unknown size get a likely one.
 
     Raises NetError where Caffe would stop.
     """

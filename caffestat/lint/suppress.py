@@ -35,7 +35,7 @@ class Suppression:
 
 
 def suppressions(document: Document) -> Iterator[Suppression]:
-    """Yield the comments of a text. A `#` in a string may look like one; nobody writes that."""
+    """Yield the comments of a text. A `#` in a string may be taken for one."""
     data = bytes(document)
     blocks = [_lines(data, *field.span) for field in document.fields]
     last_line = data.count(b"\n") + 1

@@ -26,7 +26,7 @@ _LOSSES = 100  # losses that share the cap, at most
 
 @dataclass(frozen=True)
 class Signature:
-    """A loss with a value that tells its cause; rule: "loss-nan", "loss-inf", "loss-cap" or "loss-constant"."""
+    """A loss whose value shows its cause; rule: "loss-nan", "loss-inf", "loss-cap" or "loss-constant"."""
 
     rule: str
     name: str

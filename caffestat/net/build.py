@@ -85,7 +85,7 @@ class _Builder:
     shapes: Mapping[str, Shape]
     batch: int | None
     data: str
-    unknown: Sequence[UnknownField]  # the fields of the source that nobody reads, and those with a value of a fork
+    unknown: Sequence[UnknownField]  # fields of the source that nothing reads, and those with a value of a fork
     choices: dict[int, Choice]  # by the id of the layer's text
     layers: Sequence[Entry]  # of the state, with Caffe's splits
     faults: list[NetError] | None = None  # errors at which Caffe would stop; None to stop there too

@@ -45,7 +45,7 @@ class NetParam:
 
 @dataclass
 class Node:
-    """One layer in its place. Blobs and params are indexes into the net's lists.
+    """One layer in its place. Blobs and params are indices into the net's lists.
 
     bottom_shapes are those at the time the layer runs (None: unknown); flags are Caffe's: does it take part in the
     backward pass, which bottoms get a diff, which params get one.

@@ -214,7 +214,7 @@ def current_type(old: str) -> str:
 
 
 def _v1_type(entry: Entry) -> str:
-    """Return the current spelling of a V1 layer's type; of a type that nobody knows the written one."""
+    """Return the current spelling of a V1 layer's type; of an unknown type the written one."""
     proto = entry.proto
     if proto.HasField("type"):
         return current_type(V1LayerParameter.LayerType.Name(proto.type))

@@ -126,7 +126,7 @@ def _style(data: bytes, field: Field) -> _Style:
 
 
 def _step(data: bytes, field: Field, inner: Field | None) -> bytes:
-    """Return how much further than `field` the first field inside is indented; two blanks when that cannot be told."""
+    """Return how much further than `field` the first field inside is indented; two blanks when that is unknown."""
     if inner is not None:
         outer_lead, inner_lead = _lead(data, field.span[0]), _lead(data, inner.span[0])
         if not inner_lead.strip(_BLANKS) and inner_lead.startswith(outer_lead) and inner_lead != outer_lead:

@@ -54,7 +54,7 @@ class TopRow:
                value of its own
     shape      None behind a layer of unknown type
     mean_abs   None when not measured
-    predicted  what theory expects mean_abs to be, None when nobody asked or it cannot tell
+    predicted  what theory expects mean_abs to be, None when not asked for or unknown
     histogram  of a sample of its elements, only in detailed reports
     stats      of its elements, where they were asked for
     """

@@ -23,7 +23,7 @@ __all__ = ["Applied", "SolvedStds", "apply_methods", "apply_to_net", "policies_o
 
 
 class SolvedStds:
-    """The stds that `autoinit` gives the weights of a program; nothing is solved before somebody asks.
+    """The stds that `autoinit` gives the weights of a program; they are solved when first asked for.
 
     policies  of the params that have one, by number
     """

@@ -26,7 +26,7 @@ __all__ = ["TextFans", "fans_of"]
 
 
 class TextFans:
-    """Finds fans by layer and role; nothing is built before somebody asks."""
+    """Finds fans by layer and role; nets are built when fans are first asked for."""
 
     def __init__(self, document: Document, options: NetOptions, change: Change | None = None) -> None:
         self._change = change or Change()

@@ -246,7 +246,7 @@ class _Reader:
 
 
 class _PartReader(_Reader):
-    """Reads what a schema has of a text, which may lack the rest: unknown fields count inside of `told` alone."""
+    """Reads the fields that a schema has and skips others: unknown fields are reported inside of `told` alone."""
 
     def __init__(self, file: str, told: Iterable[Field] = ()) -> None:
         super().__init__(file)

@@ -158,7 +158,7 @@ class Walk:
         self.signals[value] = self.numbers.start(value, _in_range(signal))
 
     def shape(self, value: str) -> Shape:
-        """Return the value's shape; () when nobody knows it."""
+        """Return the value's shape; () when it is unknown."""
         spec = self.graph.specs.get(value)
         return spec.shape if spec else ()
 
@@ -187,7 +187,7 @@ class Walk:
         return self.gradients.get(value)
 
     def gradient_moments(self, value: str) -> Moments | None:
-        """Return the moments of a value's gradient: zeros where none flows into it, None where nobody knows."""
+        """Return the moments of a value's gradient: zeros where none flows into it, None where they are unknown."""
         found = self.gradients.get(value)
         if found is None:
             return Moments(0.0, 0.0, 0.0)
@@ -270,7 +270,7 @@ def propagate(
 
     inputs: the signals of the graph's inputs and params; what is missing is unknown, and so is what depends on it
     seeds:  the gradients to start from, by value
-    stop:   values whose gradient nobody wants, so that the walk need not go past them
+    stop:   values whose gradient is not wanted, so that the walk need not go past them
     memo:   what it shares with walks before it: equal parts of graphs are worked out once
 
     Where the prediction stops, and why, is in the walk's `gaps`.
@@ -360,7 +360,7 @@ def _branch(walk: Walk, node: Node) -> str:
 
 
 def _in_range(signal: Signal | None) -> Signal | None:
-    """Return the signal, no larger than what a run can hold; None for no number."""
+    """Return the signal, no larger than what a run can hold; None for NaN."""
     if signal is None or signal.second < _OVERFLOW:
         return signal
     factor = math.sqrt(_OVERFLOW / signal.second)

@@ -132,7 +132,7 @@ def test_fixup_keeps_the_signal_over_blocks(blocks: int) -> None:
 
 def test_a_net_without_residual_branches_has_no_fixup() -> None:
     program = program_of(stack())
-    with pytest.raises(InputError, match="no residual branch without normalisation"):
+    with pytest.raises(InputError, match="no residual branch without normalization"):
         solve(program, weights(program), fixup=True)
     normalized = block_net(2).replace('name: "e0"', 'name: "e0"')
     for index in range(2):
@@ -140,7 +140,7 @@ def test_a_net_without_residual_branches_has_no_fixup() -> None:
         norm = f'layer {{ name: "n{index}" type: "BatchNorm" bottom: "{name}" top: "{name}" }}\n'
         normalized = normalized.replace(f'layer {{ name: "e{index}"', norm + f'layer {{ name: "e{index}"')
     program = program_of(normalized)
-    with pytest.raises(InputError, match="no residual branch without normalisation"):
+    with pytest.raises(InputError, match="no residual branch without normalization"):
         solve(program, weights(program), fixup=True)
 
 

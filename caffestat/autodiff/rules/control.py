@@ -41,7 +41,7 @@ def branch(t: Tape, node: Node, dy: str) -> Grads:
 
 
 def _wanted(t: Tape, node: Node) -> list[str]:
-    """Return the floats from outside that the node's subgraphs read and whose gradient somebody needs."""
+    """Return the floats from outside that the node's subgraphs read and whose gradient is needed."""
     return [name for name in node.captured if t.needs(name) and name in t.specs and t.specs[name].is_float]
 
 

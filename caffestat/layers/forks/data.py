@@ -87,7 +87,7 @@ class _Files(Images):
         return int(getattr(self.settings, "batch_size", 1))
 
     def channels(self) -> int:
-        """Return 1 for images that are read in grey, else 3."""
+        """Return 1 for images that are read in gray, else 3."""
         return 3 if getattr(self.settings, "is_color", True) else 1
 
     def image_shape(self) -> Shape | None:

@@ -302,7 +302,7 @@ def _upsamples(entry: NetParam) -> bool:
 
 
 def _unlike(context: Context, node: Node, entry: NetParam) -> str:
-    """Say what tells the filters of a layer apart."""
+    """Return in words what makes the filters of a layer differ."""
     bottom = node.bottom_shapes[0]
     if _upsamples(entry) and bottom and len(bottom) > 1:
         return f"group: {bottom[1]} num_output: {bottom[1]}, which gives each channel its own filter"
@@ -500,8 +500,8 @@ def xavier_before_relu(context: Context) -> Iterator[Found]:
 
 def _left(context: Context, stack: Sequence[Node]) -> float:
     """Return the share of the amplitude that a stack leaves: as predicted, max-pools too, or √(1/2) per layer."""
-    indexes = {node.index for node in stack}
-    gains = [] if context.is_silent else [gain for gain in context.gains if gain.node in indexes]
+    indices = {node.index for node in stack}
+    gains = [] if context.is_silent else [gain for gain in context.gains if gain.node in indices]
     known = math.prod(map(context.amplitude, gains)) if len(gains) == len(stack) else 0.0
     return known or 2.0 ** (-len(stack) / 2)
 

@@ -14,7 +14,7 @@ from caffestat.program import Program, Row
 from ..context import Ran
 from ..registry import Found, Needs, check
 
-_NAMED = 3  # inputs whose range a message tells
+_NAMED = 3  # inputs whose range a message gives
 
 
 @dataclass(frozen=True)

@@ -41,7 +41,7 @@ def _finite(values: Mapping[Key, float]) -> dict[Key, float]:
 
 
 def _reference(context: Context, sizes: Sizes) -> float:
-    """Return the mean |x| that the first layer with weights reads; of an Embed, which reads indexes, that it gives."""
+    """Return mean |x| of what the first layer with weights reads; of an Embed, which reads indices, of its top."""
     for gain in context.gains:
         node = context.built.nodes[gain.node]
         key = (node.index, 0) if _reads_indexes(node) else context.read_by(node)
