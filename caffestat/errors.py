@@ -41,7 +41,7 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Place:
-    """Where something stands in a user's file; line and column count from 1, 0 means unknown."""
+    """A place in a user's file; line and column count from 1, 0 means unknown."""
 
     file: str
     line: int = 0

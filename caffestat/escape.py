@@ -48,7 +48,7 @@ def shown_error(error: Exception) -> str:
 
 
 def csv_cell(text: str) -> str:
-    """Return the text as a cell that no spreadsheet takes for a formula: an apostrophe stands before such a one."""
+    """Return the text as a cell that no spreadsheet takes for a formula: an apostrophe precedes such a text."""
     text = visible(text)
     return f"'{text}" if text.startswith(_FORMULA) else text
 
@@ -65,7 +65,7 @@ def json_text(data: Any) -> str:
 
 
 def json_compact(data: Any) -> str:
-    """Return JSON on one line without spaces, as `json_text` but for the layout."""
+    """Return JSON on one line without spaces; see `json_text`."""
     return _json_visible(json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":")))
 
 

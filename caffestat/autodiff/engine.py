@@ -257,7 +257,7 @@ def _by_definition(graph: Graph, node: Node) -> Sequence[str]:
 
 
 def reach(nodes: Iterable[Node], wrt: Iterable[str]) -> set[str]:
-    """Return `wrt` and what the nodes compute from it, gradient-free ops aside."""
+    """Return `wrt` and what the nodes compute from it, except by gradient-free ops."""
     needed = set(wrt)
     for node in nodes:
         if node.op not in _FREE and not needed.isdisjoint((*node.inputs, *node.captured)):

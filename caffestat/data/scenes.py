@@ -45,7 +45,7 @@ class SceneReader(Reader):
         self.shapes = tuple((1, *part.shape) for part in self._parts())
 
     def file(self, path: str) -> Path:
-        """Return where a file lies; names of settings in braces stand for them."""
+        """Return the path of a file; names of settings in braces are replaced by their values."""
         return find(path.format_map({name: str(value) for name, value in self.settings.items()}), self.layer)
 
     def _restart(self) -> None:

@@ -85,7 +85,7 @@ class ClipReader(_VideoReader):
         return [self.image(frame, number, p.is_color) for frame in names]
 
     def _decoded(self, path: Path, first: int, said: str) -> list[Frames]:
-        """Return frames of a file; of those that cannot be decoded the one before stands in."""
+        """Return frames of a file; one that cannot be decoded is replaced by the one before."""
         cv2 = require("cv2", "videos", "opencv")
         p, frames = self.settings, []
         video = cv2.VideoCapture(str(path))

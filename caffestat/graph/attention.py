@@ -93,7 +93,7 @@ def _masks(w: Writer, node: Node, mask: int, past: int, length: int, total: int)
 
 
 def _fits_multi_head(context: AdapterContext, node: Node) -> bool:
-    """Tell whether query, key and value are apart, and neither buffers nor scores are shared with other nodes."""
+    """Tell whether query, key and value are separate, and neither buffers nor scores are shared with other nodes."""
     ranks = ((3,), (3, 4), (3, 4), (1,), _FORMS_OF_MASKS, (4,), (4,), (4,))
     if len(node.inputs) < 3 or not all(node.inputs[:3]) or _asks_for(node, 3) or not _has_ranks(context, node, *ranks):
         return False
@@ -246,7 +246,7 @@ def _grouped(w: Writer, node: Node, y: str) -> None:
 
 
 def _grouped_parts(w: Writer, batch: int, length: int, heads: int, groups: int) -> list[str]:
-    """Emit q, k and v with their heads in front, of inputs that are apart or one."""
+    """Emit q, k and v with their heads in front, of separate inputs or of one."""
     if w.input(1):
         return [_heads(w, w.input(i), batch, length, n) for i, n in enumerate((heads, groups, groups))]
     return w.parts(_heads(w, w.input(0), batch, length, heads + 2 * groups), 1, heads, groups, groups)

@@ -29,7 +29,7 @@ __all__ = [
 ]
 
 _CACHED = 300_000
-_MOST_TRIPS = 1 << 14  # of a loop whose end is worked out by running what decides about it
+_MOST_TRIPS = 1 << 14  # of a loop whose end is found by running what decides about it
 
 
 def with_captured(node: Node) -> Node:

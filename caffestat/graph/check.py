@@ -17,7 +17,7 @@ from .graph import OPSET
 __all__ = ["MAX_NODES", "as_damage", "check_model", "infer_shapes"]
 
 MAX_NODES = 50_000
-"""The most nodes of a model, its functions put in the place of their calls."""
+"""The most nodes of a model, its functions inlined."""
 
 _Opsets = dict[str, int]
 
@@ -69,7 +69,7 @@ def _opsets(imports: Iterable[onnx.OperatorSetIdProto]) -> _Opsets:
 
 
 def _check_references(node: NodeProto) -> None:
-    """Raise InputError for an attribute that stands for one of a function, outside of any."""
+    """Raise InputError for an attribute that refers to one of a function, outside of any."""
     for attribute in node.attribute:
         if attribute.ref_attr_name:
             what = f"attribute {attribute.name!r} refers to {attribute.ref_attr_name!r} of a function, but is in none"

@@ -1,4 +1,4 @@
-"""The true fans of weights by the ONNX op that uses them, straight or behind a change of their shape."""
+"""The true fans of weights by the ONNX op that uses them, directly or after a change of their shape."""
 
 from __future__ import annotations
 

@@ -88,7 +88,7 @@ def for_provider(g: Graph, provider: str = "cpu") -> Graph:
 
 
 def branch(g: Graph) -> Graph:
-    """Return a graph without nodes that goes on from `g`; the tables of `g` stay as they are, its names are shared."""
+    """Return a graph without nodes that continues `g`; the tables of `g` stay as they are, its names are shared."""
     result = copy(g)
     result.nodes, result.specs, result.constants = [], dict(g.specs), dict(g.constants)
     result._constant_names, result.statistics, result.spread = dict(g._constant_names), set(g.statistics), {}

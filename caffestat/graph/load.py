@@ -102,7 +102,7 @@ class Model:
 
     @property
     def weights(self) -> list[str]:
-        """The floating-point initializers, then weights that stand in Constant nodes or in subgraphs."""
+        """The floating-point initializers, then weights in Constant nodes or in subgraphs."""
         floats = [name for name, spec in self.graph.params.items() if spec.is_float]
         return list(dict.fromkeys((*self.initializers, *floats)))
 
@@ -149,7 +149,7 @@ def _proto(source: str | Path | onnx.ModelProto) -> tuple[onnx.ModelProto, Path 
 
 
 def _inlined(proto: onnx.ModelProto) -> onnx.ModelProto:
-    """Return the model with the functions that it defines put in the place of their calls."""
+    """Return the model with the functions that it defines inlined."""
     if not proto.functions:
         return proto
     bare = onnx.ModelProto()

@@ -190,7 +190,7 @@ def _options(
 def _by_name(
     inputs: Sequence[onnx.ValueInfoProto], found: Mapping[str, Sequence[int | None]], works: Mapping[str, Shape]
 ) -> dict[str, int]:
-    """Return the open sizes by their names; {} where one has no name, or the same name stands for two sizes."""
+    """Return the open sizes by their names; {} where one has no name, or the same name has two sizes."""
     named: dict[str, int] = {}
     for value in inputs:
         sizes = zip(value.type.tensor_type.shape.dim, found[value.name], works[value.name], strict=True)

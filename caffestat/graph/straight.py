@@ -59,7 +59,7 @@ def _emit_straight(graph: Graph, quantize: Node, dequantize: Node) -> None:
 
 
 def _range(graph: Graph, quantize: Node) -> tuple[str, str]:
-    """Emit the smallest and the largest number that the integers stand for."""
+    """Emit the smallest and the largest number that the integers represent."""
     x, scale = quantize.inputs[:2]
     zero = quantize.inputs[2] if len(quantize.inputs) > 2 and quantize.inputs[2] else ""
     limits = np.iinfo(graph.specs[zero].dtype if zero else np.uint8)

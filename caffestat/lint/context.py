@@ -239,7 +239,7 @@ class Context:
         return self.program.weight(self.program.rows[node.index]) is not None
 
     def nonlinearity(self, node: Node) -> Node | None:
-        """Return the activation that a layer's top meets, straight or behind layers that pass a signal."""
+        """Return the activation that a layer's top meets, directly or after layers that pass a signal."""
         found = self.flow.activation(node.index)
         return None if found is None else self.built.nodes[found]
 

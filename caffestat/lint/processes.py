@@ -95,7 +95,7 @@ def _fork(work: Callable[[str], Any], files: Sequence[str], part: Sequence[int])
 
 
 def _serve(pipe: Connection, work: Callable[[str], Any], files: Sequence[str]) -> None:
-    """Answer each index with what comes of the file, or the error, until there is None."""
+    """Answer each index with the result for that file, or the error, until there is None."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C
     _take_one_thread()
     for index in iter(pipe.recv, None):

@@ -108,7 +108,7 @@ def find_check(word: str) -> Check:
 
 
 def selected(select: Iterable[str], ignore: Iterable[str]) -> tuple[Check, ...]:
-    """Return the checks to run: those of `select` (all when empty) without those of `ignore`; CS01 stands for CS010 on.
+    """Return the checks to run: those of `select` (all when empty) but not of `ignore`; CS01 selects CS010 to CS019.
 
     Raises InputError for a word that fits no check.
     """

@@ -132,7 +132,7 @@ def check_files(paths: Iterable[str], job: Job) -> Checked:
 
 @dataclass(frozen=True)
 class _Outcome:
-    """What came of a path: the name of the file, "" for one that is left out, what it says, and its blobs."""
+    """The result for a path: the name of the file, "" for one that is left out, what it says, and its blobs."""
 
     file: str = ""
     issues: tuple[Issue, ...] = ()

@@ -52,7 +52,7 @@ def _lines(data: bytes, start: int, end: int) -> tuple[int, int]:
 
 
 def _block(line: int, blocks: Iterable[tuple[int, int]]) -> tuple[int, int]:
-    """Return the lines of the top-level field that a line stands in or, between two, of the next one."""
+    """Return the lines of the top-level field that a line is in or, between two, of the next one."""
     for first, last in blocks:
         if line <= last:
             return min(first, line), last

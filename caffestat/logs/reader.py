@@ -340,7 +340,7 @@ class _Reader:
 
 
 def _read_head(head: bytes) -> Key | None:
-    """Return what stands before the number: "[Forward] Layer NAME, top blob NAME data"; None for something else."""
+    """Return what precedes the number: "[Forward] Layer NAME, top blob NAME data"; None for something else."""
     direction, _, rest = head.partition(b"] Layer ")
     what = {b"[Forward": b" data", b"[Backward": b" diff"}.get(direction)
     if what is None or not rest.endswith((b" data", b" diff")):

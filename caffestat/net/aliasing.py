@@ -26,7 +26,7 @@ def adds_up(node: Node, index: int) -> bool:
 
 
 class Memory:
-    """The values that the blobs of a net hold while its layers run in order, and what becomes of earlier ones."""
+    """The values that the blobs of a net hold while its layers run in order, and what overwrites earlier ones."""
 
     def __init__(self, graph: Graph, nodes: Sequence[Node] = ()) -> None:
         self.graph = graph
@@ -109,7 +109,7 @@ class Memory:
             self._overwrite(before, self._values[other])
 
     def _overwrite(self, old: str, new: str) -> None:
-        """Record that `new` stands in the memory of `old`, and of what layers have read of it in another shape."""
+        """Record that `new` is in the memory of `old`, and of what layers have read of it in another shape."""
         g = self.graph
         self._find_views()
         views = list(self._views[old])

@@ -76,7 +76,7 @@ class Node:
 
     @property
     def place(self) -> Place:
-        """Where the layer stands in the user's file."""
+        """Where the layer is in the user's file."""
         return self.layer.place
 
     @property
@@ -102,7 +102,7 @@ def flow_of(nodes: Sequence[Node]) -> Flow[Key]:
 
 @dataclass
 class Net:
-    """A net as Caffe builds it: rules applied, splits inserted, backward flags worked out."""
+    """A net as Caffe builds it: rules applied, splits inserted, backward flags set."""
 
     name: str
     phase: int

@@ -282,7 +282,7 @@ def _freeze_old_batch_norm(entry: Entry) -> None:
 
 
 def _input_layer(net: Any, place: Place, entries: Sequence[Entry], findings: list[Finding]) -> list[Entry]:
-    """Return the Input layer that stands for `input` with `input_shape` or `input_dim`; none without inputs.
+    """Return the Input layer that replaces `input` with `input_shape` or `input_dim`; none without inputs.
 
     Caffe drops inputs that have neither; those that no layer produces are kept here, for the user to give their shapes.
     """

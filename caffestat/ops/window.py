@@ -74,7 +74,7 @@ class Window:
 
     @property
     def is_pointwise(self) -> bool:
-        """Whether every place reads the one element it stands on."""
+        """Whether every place reads the one element at its position."""
         return self.taps == 1 and self.size == self.out and not any(self.begins)
 
     @property
@@ -95,7 +95,7 @@ class Window:
         return np.asarray(corners[:, None] + np.arange(self.kernel[axis]) * self.dilations[axis])
 
     def offsets(self) -> list[Ints]:
-        """Return where each tap of the first place stands in the padded image, in scan order."""
+        """Return the offset of each tap of the first place in the padded image, in scan order."""
         return list(product(*(range(0, span, d) for span, d in zip(self.spans, self.dilations, strict=True))))
 
     def indices(self) -> np.ndarray:

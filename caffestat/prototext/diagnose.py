@@ -86,7 +86,7 @@ def _hints(text: str, column: int) -> list[str]:
 
 
 def _found(source: Source, index: int) -> tuple[str, int]:
-    """Return what stands at a token, in words, and the offset to show."""
+    """Return what is at a token, in words, and the offset to show."""
     start = source.starts[index]
     if source.texts[index]:
         return quote(source.data[start : source.end(index)]), start

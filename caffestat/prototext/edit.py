@@ -95,7 +95,7 @@ def insert(
 
 @dataclass(frozen=True)
 class _Style:
-    """How a message is written: what stands before its brace, its braces, and the blanks inside."""
+    """How a message is written: what precedes its brace, its braces, and the blanks inside."""
 
     gap: bytes
     opener: bytes
@@ -147,7 +147,7 @@ def _write(style: _Style, item: Item, indent: bytes, colon: bytes, is_multi_line
 
 
 def _gap(style: _Style, line_break: bytes) -> bytes:
-    """Return what stands between a name and its brace, a line break in it replaced by the given one."""
+    """Return what is between a name and its brace, a line break in it replaced by the given one."""
     head, broken, _ = style.gap.partition(b"\n")
     return head.rstrip() + line_break if broken else style.gap
 
@@ -172,7 +172,7 @@ def _message(field: Field) -> Message:
 
 
 def _colon(data: bytes, message: Message, nearest: Field | None) -> bytes | None:
-    """Return what stands between name and value of a scalar field of the message; of `nearest` when it is one."""
+    """Return what is between name and value of a scalar field of the message; of `nearest` when it is one."""
     scalars = [f for f in message.fields if len(f.values) == 1 and isinstance(f.values[0], Scalar)]
     if not scalars:
         return None
@@ -198,7 +198,7 @@ def _space(data: bytes, before: Field | None, field: Field) -> bytes:
 
 
 def _lead(data: bytes, offset: int) -> bytes:
-    """Return what stands before `offset` on its line."""
+    """Return what precedes `offset` on its line."""
     return data[data.rfind(b"\n", 0, offset) + 1 : offset]
 
 
@@ -213,7 +213,7 @@ def _content_end(data: bytes, offset: int) -> int | None:
 
 
 def _line_break_end(data: bytes, offset: int) -> int | None:
-    """Return the offset behind the line break that stands at `offset`; None when none does."""
+    """Return the offset after the line break at `offset`; None without one."""
     for line_break in (b"\n", b"\r\n"):
         if data.startswith(line_break, offset):
             return offset + len(line_break)

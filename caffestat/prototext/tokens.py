@@ -124,7 +124,7 @@ class Source:
         start, column = self._line_starts[line - 1], 1
         if self._is_ascii:
             return line, offset - start + 1
-        if start <= self._known[0] <= offset:  # all of a text may stand in one line
+        if start <= self._known[0] <= offset:  # all of a text may be on one line
             start, column = self._known
         self._known = offset, column + len(decode(self.data[start:offset]))
         return line, self._known[1]
@@ -139,5 +139,5 @@ class Source:
 
 
 def decode(data: bytes) -> str:
-    """UTF-8, where bytes that are none come out as lone surrogates."""
+    """Decode UTF-8; invalid bytes become lone surrogates."""
     return data.decode("utf-8", "surrogateescape")

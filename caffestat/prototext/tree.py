@@ -177,7 +177,7 @@ class Document(_Fields):
 
     @property
     def tokens(self) -> list[Token]:
-        """All tokens; the last one is empty and leads with what stands behind the last field."""
+        """All tokens; the last one is empty and begins with the trivia after the last field."""
         return [self._source.token(index) for index in range(len(self._source.texts))]
 
     def __repr__(self) -> str:

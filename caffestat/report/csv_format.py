@@ -29,7 +29,7 @@ Cells = dict[str, str | int | None]
 
 
 def render(report: Report) -> str:
-    """Return the report's lines as CSV with a header; a layer's counts stand on its first line only, to be summed."""
+    """Return the report's lines as CSV with a header; counts are on a layer's first line only, to be summed."""
     out = io.StringIO()
     is_predicted = any(top.predicted is not None for layer in report.layers for top in layer.tops)
     columns = (*COLUMNS, *(PREDICTED if is_predicted else ()), *stats_columns(report))

@@ -30,7 +30,7 @@ class FilledModel:
 
     @property
     def params(self) -> list[FilledParam]:
-        """The new params, in the order in which the model lists them: each goes by its initializer's name."""
+        """The new params, in the order in which the model lists them: each has its initializer's name."""
         found = ((change.place, change.after.filler) for change in self.rewritten.changes)
         values = self.rewritten.values
         return [FilledParam(p.layer, p.type, 0, p.role, filler, values(p.layer)) for p, filler in found]

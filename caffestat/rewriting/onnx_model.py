@@ -237,7 +237,7 @@ def _shapes(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
 
 
 def _external(model: onnx.ModelProto) -> list[TensorProto]:
-    """Return the tensors whose data stand in files beside the model's."""
+    """Return the tensors whose data are in files beside the model's."""
     return [t for t in _tensors(model).values() if t.data_location == TensorProto.EXTERNAL]
 
 

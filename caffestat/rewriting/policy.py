@@ -273,7 +273,7 @@ def _checked(kind: str, name: str, text: str) -> str:
 
 
 def same_effect(one: Filler, other: Filler) -> bool:
-    """Tell whether two fillers fill alike: same type, and same float32 values of the fields that the type looks at."""
+    """Tell whether two fillers have one effect: the same type, and float32 values of the fields that it reads."""
     return _effect(one) == _effect(other)
 
 

@@ -166,7 +166,7 @@ class _Job:
             return None
 
     def add(self, filler: FillerText, wanted: Wanted, models: _Models) -> Edit:
-        """Put in a new filler, written like the nearest one; weights stand before biases."""
+        """Insert a new filler, written like the nearest one; weights come before biases."""
         fields = message_of(filler.owner).fields
         like = models.nearest(filler.owner)
         quote = _quote(like)
@@ -255,7 +255,7 @@ def _is_default(old: Field, type_name: str) -> bool:
 
 
 def _verify(before: Document, data: bytes) -> None:
-    """Raise InputError unless the new text says what the old one did, but for its fillers."""
+    """Raise InputError unless the new text means the same as the old one, except for its fillers."""
     after = parse(data, before.name)
     if _outline(before.fields) != _outline(after.fields) or not _same_message(before, after):
         raise InputError(

@@ -69,7 +69,7 @@ def _solver_type(document: Document, message: Any) -> list[Edit]:
 
 @dataclass(frozen=True)
 class _Part:
-    """A net in a document: the text that its fields stand in, and what they were read as."""
+    """A net in a document: the text that its fields are in, and the message that was read of them."""
 
     document: Document
     text: Document | Message

@@ -23,7 +23,7 @@ _MEANT = {"iter_step": "iter_size"}  # common mistakes that are too unlike the f
 
 @dataclass(frozen=True)
 class UnknownField(Finding):
-    """A field that the schema does not know, and that was left out; owner: the type of the message it stands in."""
+    """A field that the schema does not know, and that was left out; owner: the type of the message it is in."""
 
     field: Field
     owner: str
@@ -103,7 +103,7 @@ def read_addition(text: Message | Document, cls: type[Any], file: str, unknown: 
 
 @dataclass(frozen=True, slots=True)
 class _Level:
-    """A message around one field: the name it goes by, its type and its fields."""
+    """A message around one field: its name in messages, its type and its fields."""
 
     name: str
     type: str

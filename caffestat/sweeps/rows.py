@@ -79,7 +79,7 @@ def outputs_of(iteration: int, net: str, loss: float | None, outputs: Sequence[O
 
 
 Packed = list[tuple[Trial, tuple[tuple[int, int, str, str, str, str], ...], bytes]]
-"""Results as they travel: of each trial what its rows are about, the same object for trials alike, and the values."""
+"""Results as they are sent: of each trial what its rows are about, one object for equal ones, and the values."""
 
 
 def pack(results: Iterable[tuple[Trial, Sequence[Row]]]) -> Packed:

@@ -112,7 +112,7 @@ class Maximum:
 
     @cached_property
     def spreads(self) -> Array:
-        """√(1 - ρ) of each window, ρ the even correlation that stands for those of its elements."""
+        """√(1 - ρ) of each window, ρ the even correlation that replaces those of its elements."""
         usual = math.sqrt(1 - self.rho_of_pairs)
         if not 1 < math.prod(axis.kernel for axis in self.axes) <= LARGEST_WINDOW:
             return np.full([axis.places for axis in self.axes], usual)
@@ -178,6 +178,6 @@ def _first(near: Array, axis: int) -> Array:
 
 
 def _line(at: Array, grid: Array, values: Array) -> Array:
-    """Interpolate, and go on straight beyond the end."""
+    """Interpolate linearly, and extrapolate beyond the end."""
     slope = (values[-1] - values[-2]) / (grid[-1] - grid[-2])
     return np.interp(at, grid, values) + np.maximum(at - grid[-1], 0.0) * slope

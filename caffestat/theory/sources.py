@@ -31,7 +31,7 @@ def of_array(array: np.ndarray) -> Signal:
 
 
 def of_data(array: np.ndarray) -> Signal | None:
-    """Return the distribution of [N, C, places…], and how alike two places of a channel, and two samples, are.
+    """Return the distribution of [N, C, places…], and the correlation of two places of a channel, and of two samples.
 
     None where it holds NaN or infinity, of which nothing can be said.
     """

@@ -98,7 +98,7 @@ def axes_of(tape: Tape, node: Node, position: int = 1) -> tuple[int, ...]:
 
 
 def keep_axes(tape: Tape, value: str, source: str, axes: Sequence[int]) -> str:
-    """Reshape a value reduced over `axes` of `source` so that those axes stand there with size 1."""
+    """Reshape a value reduced over `axes` of `source` so that those axes have size 1."""
     return tape.reshape(value, *(1 if i in axes else size for i, size in enumerate(tape.shape(source))))
 
 

@@ -25,7 +25,7 @@ Ints = tuple[int, ...]
 
 @vjp("MaxUnpool")
 def max_unpool(tape: Tape, node: Node, dy: str) -> Grads:
-    """Each element of x stands at the place of the flat result that its index names: dx is dy there."""
+    """Each element of x is at the position of the flat result that its index names: dx is dy there."""
     x, indices = node.inputs[:2]
     picked = tape.emit("Gather", tape.emit("Reshape", dy, tape.ints(-1)), tape.reshape(indices, -1), axis=0)
     return only(node, tape.reshape(picked, *tape.shape(x)))

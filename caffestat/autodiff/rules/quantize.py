@@ -62,7 +62,7 @@ def _product_of_bits(t: Tape, node: Node, bits: int) -> str:
 
 
 def _zero_of_bits(t: Tape, node: Node, bits: int, blocks: int) -> str:
-    """Emit what stands for 0 in each block: the middle, a number of a's type, or packed as the weights are."""
+    """Emit what represents 0 in each block: the middle, a number of a's type, or packed as the weights are."""
     zero, rows, dtype = input_of(node, 3), node.get("N"), t.specs[node.inputs[0]].dtype
     if not zero:
         return t.constant(2 ** (bits - 1), dtype)

@@ -389,7 +389,7 @@ def _peeped(cell: _Cell, total: str, peephole: Sequence[str], gate: int, state: 
 
 
 def _cell_states(cell: _Cell, totals: Sequence[str], n: str, peephole: Sequence[str]) -> str:
-    """Return an LSTM's c before each step, which the op does not put out: [T, batch, H]."""
+    """Return an LSTM's c before each step, which is no output of the op: [T, batch, H]."""
     hidden, clip, coupled = cell.sizes[2], cell.node.get("clip"), cell.node.get("input_forget", 0)
     dtype = cell.t.specs[cell.node.inputs[0]].dtype
 

@@ -363,7 +363,7 @@ def _apart(one: float, other: float) -> float:
 
 
 def _fans(filler: Filler, shape: tuple[int, ...], entry: NetParam) -> tuple[float, float]:
-    """Return the n that Caffe takes, and the true one that this variance norm stands for."""
+    """Return the n that Caffe takes, and the true one of this variance norm."""
     caffe, true = caffe_fans(shape), (entry.param.fan_in, entry.param.fan_out)
     return float(of_norm(caffe, filler.variance_norm)), float(of_norm(true, filler.variance_norm))
 

@@ -25,7 +25,7 @@ def render(checked: Checked) -> str:
     """Return one test suite with a test case per file: passed, failed or, where it could not be checked, an error."""
     found = _by_file(checked.issues)
     errors = {unchecked.file: unchecked for unchecked in checked.errors}
-    names = list(dict.fromkeys([*checked.files, *found]))  # a solver's findings stand in its net's file
+    names = list(dict.fromkeys([*checked.files, *found]))  # a solver's findings are in its net's file
     suites = ElementTree.Element("testsuites")
     failures = {issue.place.file for issue in checked.issues if issue.severity != "info"}
     suite = ElementTree.SubElement(suites, "testsuite", _facts(len(names), len(failures), len(errors)))

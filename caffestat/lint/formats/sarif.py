@@ -83,7 +83,7 @@ def _text(text: str) -> str:
 
 
 def _physical(place: Place) -> dict[str, Any]:
-    # services show nothing that has no line, so what is about a whole file stands at its beginning
+    # services show nothing that has no line, so findings about a whole file are at its beginning
     region = {"startLine": max(place.line, 1), "startColumn": max(place.column, 1)}
     return {"artifactLocation": _artifact(Path(place.file)), "region": region}
 

@@ -28,7 +28,7 @@ def page_of(report: Report) -> Page:
     """Return what the page shows, as plain data."""
     number = json_format.number
     shown = json_format.to_dict(report)
-    shown.pop("detail", None)  # it stands beside the report in the page's data
+    shown.pop("detail", None)  # it is beside the report in the page's data
     issues = report.detail.issues if report.detail and report.detail.issues is not None else _issues(report)
     return {
         "title": report.source,

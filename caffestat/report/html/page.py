@@ -89,7 +89,7 @@ def _hash(script: str) -> str:
 
 
 def _embedded(value: Any) -> str:
-    """Return JSON that cannot end the script element that it stands in, whatever names it holds.
+    """Return JSON that cannot end the script element around it, whatever names it has.
 
     Bytes of a name that are no UTF-8 become the replacement character.
     """

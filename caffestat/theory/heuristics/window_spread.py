@@ -64,7 +64,7 @@ def spreads(covariances: Array, inside: Mask, k: float) -> Array:
 
 
 def _spread_of(squares: Array, k: float) -> Array:
-    """Return √(1 - ρ) at which the maximum of k values has these E[max(0, M)²]; straight on beyond independent ones."""
+    """Return √(1 - ρ) at which the maximum of k values has these E[max(0, M)²]; linear beyond independent ones."""
     known = squares_of_maximum(k)
     slope = max((known[-1] - known[-2]) / (SPREADS[-1] - SPREADS[-2]), 1e-300)
     return np.interp(squares, known, SPREADS) + np.maximum(squares - known[-1], 0.0) / slope

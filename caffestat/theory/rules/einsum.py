@@ -31,7 +31,7 @@ def einsum(graph: Graph, node: Node) -> Sequence[Node]:
 
 
 class _Steps:
-    """The nodes that stand in the place of an Einsum."""
+    """The nodes that replace an Einsum."""
 
     def __init__(self, graph: Graph, node: Node, sizes: dict[str, int]) -> None:
         self.graph, self.node, self.sizes, self.nodes = graph, node, sizes, list[Node]()

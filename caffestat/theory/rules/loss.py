@@ -115,7 +115,7 @@ def _log_softmax(z: Array) -> Array:
 
 def _is_shown(z: Signal) -> Array:
     """Return 1 at the nodes of logits that no mask hides, else 0: hidden ones lie further from the others than these
-    from one another, which tells them from logits that are merely large.
+    from one another, which distinguishes them from large logits.
     """
     is_shown = z.values > _HIDDEN
     shown, hidden = z.values[is_shown], z.values[~is_shown]

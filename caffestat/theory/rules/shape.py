@@ -32,7 +32,7 @@ def _share(walk: Walk, part: str, whole: str) -> float:
 
 
 def in_shape(x: Signal, shape: tuple[int, ...]) -> Signal:
-    """Return the same elements in another shape: the profile of places that are gone goes into the distribution."""
+    """Return the same elements in another shape: the profile of removed places becomes part of the distribution."""
     if x.spatial_profile is None or x.spatial_profile.shape == shape[2:]:
         return x
     strengths = np.sqrt(np.quantile(x.spatial_profile, (np.arange(_STRENGTHS) + 0.5) / _STRENGTHS))

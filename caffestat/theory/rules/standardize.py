@@ -99,7 +99,7 @@ def _places(graph: Graph, node: Node) -> list[int]:
 
 
 def _per_channel(graph: Graph, node: Node) -> tuple[int, ...]:
-    """Return the shape in which a value per channel stands beside [N, C, places…]."""
+    """Return the shape in which a value per channel broadcasts to [N, C, places…]."""
     shape = graph.shape(node.inputs[0])
     return (shape[1], *(1 for _ in shape[2:]))
 
