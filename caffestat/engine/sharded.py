@@ -75,45 +75,49 @@ class Sharded:
 
         into: arrays that sums are written to
         """
-        into = into or {}
         sums = [name for name in outputs if name in self._summed]
         own = [name for name in outputs if name not in self._summed]
-        parts = self._parts_of(sums)
-        targets = {name: self._targets(name, into[name]) for name in parts if name in into}
-        found = self._run_all(feeds, params, sorted({*own, *parts}), parts, targets)
+        targets = {name: self._targets(name, name in sums, into or {}) for name in self._parts_of(sums)}
+        found = self._run_all(feeds, params, sorted({*own, *targets}), targets)
         result = {name: self._whole(name, [as_array(one[name]) for one in found]) for name in own}
-        if sums:
-            values = {_of_shard(name, number): one[name] for number, one in enumerate(found) for name in parts}
-            result |= self._sums.run(values, outputs=sums, into=into)
-        return result
+        return result | self._added_up(sums, targets)
+
+    def _added_up(self, sums: Sequence[str], parts: Mapping[str, Sequence[Any]]) -> dict[str, Any]:
+        """Add the shards' parts up over the first of them, and return what is computed of the sums."""
+        if not sums:
+            return {}
+        values = {_of_shard(name, number): part for name, all_ in parts.items() for number, part in enumerate(all_)}
+        totals = {name: all_[0] for name, all_ in parts.items()}
+        found = self._sums.run(values, outputs=sorted({*sums, *totals}), into=totals)
+        return {name: found[name] for name in sums}
 
     def _parts_of(self, sums: Sequence[str]) -> list[str]:
         """Return the outputs of the shards whose sums some values are computed of."""
         read = {name for node in live(self._sums.graph.nodes, sums) for name in node.inputs}
         return [name for name in self._graph.outputs if _of_shard(name, 0) in read]
 
-    def _targets(self, name: str, array: np.ndarray) -> list[np.ndarray]:
-        """Return where the shards write a value: the first over the array that the sum goes to."""
+    def _targets(self, name: str, is_wanted: bool, into: Mapping[str, Any]) -> list[Any]:
+        """Return where the shards write a value: the first where the sum goes, which a caller keeps if it is wanted."""
+        shape = self._graph.shape(name)
         if name not in self._arrays:
-            self._arrays[name] = [np.empty(array.shape, np.float32) for _ in range(self._shards - 1)]
-        return [array, *self._arrays[name]]
+            self._arrays[name] = [np.empty(shape, np.float32) for _ in range(self._shards)]
+        first, *others = self._arrays[name]
+        return [into[name] if name in into else np.empty(shape, np.float32) if is_wanted else first, *others]
 
     def _run_all(
         self,
         feeds: Mapping[str, Any],
         params: Mapping[str, Any],
         outputs: Sequence[str],
-        keep: Collection[str],
-        into: Mapping[str, Sequence[np.ndarray]],
+        into: Mapping[str, Sequence[Any]],
     ) -> list[dict[str, Any]]:
         """Run the graph for each shard in a thread of its own and return what each computed."""
         self._shard.compile(outputs)
         samples = {name: np.split(feeds[name], self._shards) for name in self._graph.inputs if name in feeds}
-        kept = [name for name in keep if name not in into]
 
         def run(number: int, call: Call) -> dict[str, Any]:
             given, targets = ({name: arrays[number] for name, arrays in of.items()} for of in (samples, into))
-            return self._shard.run(given, params, outputs, kept, targets, call)
+            return self._shard.run(given, params, outputs, (), targets, call)
 
         return _run_together(run, self._shards)
 

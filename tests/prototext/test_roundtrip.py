@@ -15,9 +15,7 @@ from caffestat.prototext import Document, Message, Scalar, parse
 
 from ..corpus import FOLDERS, ROOT
 
-FILES = sorted(
-    path for folder in FOLDERS for path in folder.rglob("*") if path.is_file() and "prototxt" in path.name
-)
+FILES = sorted(path for folder in FOLDERS for path in folder.rglob("*") if path.is_file() and "prototxt" in path.name)
 
 SAMPLE = b"""\xef\xbb\xbf# A net that uses the whole grammar.\r
 name: "caf\xc3\xa9 \\303\\251" 'two'  # same line
