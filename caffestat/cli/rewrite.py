@@ -60,6 +60,8 @@ def rewrite(paths: tuple[str, ...], fix_check: bool, diff: bool, check: bool, **
         sys.exit(_fix(paths, diff, check, settings))
     show = _Show(diff)
     outcomes = api.rewrite(paths, dry_run=diff or check, watch=show, **settings)
+    if outcomes and not any(outcome.is_selected or outcome.error for outcome in outcomes):
+        terminal.line("warning: --layer, --type and --exclude select no layer of these files", err=True)
     show.summary(outcomes, diff or check)
     changed = check and any(outcome.changes for outcome in outcomes)
     failed = any(outcome.error for outcome in outcomes)

@@ -40,6 +40,7 @@ class Outcome:
     error    why the file was left as it is, None when all went well
     diff     a unified diff of the text; empty for binary models
     curves   signal and gradient before and after, where a method chose fillers or weights
+    is_selected  False where the globs and types select none of the file's params
     """
 
     path: str
@@ -49,6 +50,7 @@ class Outcome:
     error: str | None = None
     diff: str = ""
     curves: Curves | None = None
+    is_selected: bool = True
 
 
 @dataclass(frozen=True)
@@ -127,8 +129,15 @@ class _Task:
             raise InputError(f"{error.filename}: cannot be created: {error.strerror or error}") from error
 
     def outcome(self, result: Rewritten | OnnxRewrite, diff: str = "") -> Outcome:
-        changes, notes = tuple(result.changes), tuple(result.notes)
-        return Outcome(str(self.path), str(self.target), changes, notes, diff=diff, curves=result.curves)
+        return Outcome(
+            str(self.path),
+            str(self.target),
+            tuple(result.changes),
+            tuple(result.notes),
+            diff=diff,
+            curves=result.curves,
+            is_selected=not isinstance(result, Rewritten) or result.is_selected,  # a model without any is refused
+        )
 
 
 def rewrite_file(path: Path, target: Path, job: Job) -> Outcome:

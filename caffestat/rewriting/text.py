@@ -63,12 +63,16 @@ class Changed:
 
 @dataclass
 class Rewritten:
-    """The new bytes, what changed in them, what could not be decided, and the curves of what a method chose."""
+    """The new bytes, what changed in them, what could not be decided, and the curves of what a method chose.
+
+    is_selected  False where the globs and types of the change select none of the text's params
+    """
 
     data: bytes
     changes: list[Changed] = field(default_factory=list)
     notes: list[Finding] = field(default_factory=list)
     curves: Curves | None = None
+    is_selected: bool = True
 
 
 def rewrite_text(data: bytes, name: str, change: Change, options: NetOptions | None = None) -> Rewritten:
@@ -89,7 +93,7 @@ def rewrite_text(data: bytes, name: str, change: Change, options: NetOptions | N
     fans = TextFans(document, options or NetOptions(), change)
     job = _Job(document, change, fans)
     edits = [edit for _, net in nets(document) for edit in job.net(net)]
-    result = Rewritten(replace(document, edits), job.changes, job.notes)
+    result = Rewritten(replace(document, edits), job.changes, job.notes, is_selected=job.is_selected)
     if edits:
         _verify(document, result.data)
         result.curves = fans.curves()
@@ -127,6 +131,7 @@ class _Job:
         self.fans = fans
         self.changes: list[Changed] = []
         self.notes: list[Finding] = []
+        self.is_selected = not change.is_selective
 
     def net(self, net: Document | Message) -> Iterator[Edit]:
         layers = text_layers(net)
@@ -138,6 +143,7 @@ class _Job:
 
     def filler(self, layer: TextLayer, filler: FillerText, flow: Dataflow, index: int, models: _Models) -> list[Edit]:
         place = _place(layer, filler.role)
+        self.is_selected |= self.change.selects(place)
         policy = self.change.policy(place, filler.current)
         mixes = layer.layer is not None and layer.layer.mixes_channels()
         site = Site(

@@ -53,6 +53,17 @@ def test_check_exits_with_1_when_something_would_change(folder: Path) -> None:
     assert run("rewrite", "--filler", "msra", "--check", "b.prototxt").exit_code == 0
 
 
+def test_a_selection_of_no_layer_is_a_warning(folder: Path) -> None:
+    warning = "warning: --layer, --type and --exclude select no layer of these files\n"
+    for option, value in (("--layer", "g*"), ("--type", "Convolution"), ("--exclude", "*")):
+        result = run("rewrite", "--filler", "msra", option, value, "a.prototxt", "b.prototxt")
+        assert (result.exit_code, result.stderr) == (0, f"{warning}2 files: 0 changed (0 fillers), 2 unchanged\n")
+    (folder / "other.prototxt").write_text(NEW.replace('name: "f"', 'name: "g"'))
+    assert warning not in run("rewrite", "--filler", "msra", "--layer", "g", "b.prototxt", "other.prototxt").stderr
+    (folder / "relu.prototxt").write_text('layer { name: "r" type: "ReLU" bottom: "x" top: "y" }')
+    assert warning not in run("rewrite", "--filler", "msra", "relu.prototxt").stderr
+
+
 def test_a_broken_file_exits_with_2_and_the_others_are_done(folder: Path) -> None:
     result = run("rewrite", "--filler", "msra", "broken.prototxt", "a.prototxt")
     assert result.exit_code == 2
