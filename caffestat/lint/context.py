@@ -21,7 +21,7 @@ from caffestat.program import Dataflow, NetProgram, Program, from_net
 from caffestat.prototext import Field, Message
 from caffestat.theory import Memo
 
-__all__ = ["Context", "Limits", "ModelRun", "Ran", "UnknownShape"]
+__all__ = ["Context", "Limits", "ModelRun", "Outlook", "Ran", "UnknownShape"]
 
 
 @dataclass(frozen=True)
@@ -90,80 +90,112 @@ class ModelRun:
     measured: Measurement | None
 
 
-@dataclass
-class Context:
-    """One net of one file.
+@dataclass(eq=False)
+class Outlook:
+    """A net as a program, and what is predicted of it, as far as it is asked for.
 
-    solver          the solver that names the net; None for a net's own file
-    net             None when it cannot be built, `error` then says why
-    findings        what reading and building found strange, in the solver's text too
-    missing_weights the files of weights that the solver names, none are given instead of, and that do not exist
-    unknown_shapes  the layers whose shapes stand outside of the file; `findings` leaves them out
-    weights         the files whose values the params get
-    given           the numbers of the params whose trained values are given, so that their fillers do not matter
-    values          the params with those of `given` filled in; None without any, or where they are not available
-    measured        what a run measured; None without one
-    zeros           by (node, top), of the run: the share of zeros
-    memo            what its prediction shares with those of other nets
+    memo     what the prediction shares with those of other nets
+    weights  the files whose values the params get
+    values   the params with these; None without any, or where they are not available
     """
 
-    source: NetSource
-    limits: Limits
-    solver: Solver | None = None
-    net: Net | None = None
-    error: NetError | None = None
-    findings: tuple[Finding, ...] = ()
-    missing_weights: tuple[Finding, ...] = ()
-    unknown_shapes: tuple[UnknownShape, ...] = ()
+    net: Net
+    memo: Memo
     weights: tuple[str, ...] = ()
-    given: frozenset[int] = frozenset()
     values: list[np.ndarray] | None = None
-    measured: Measurement | None = None
-    zeros: dict[tuple[int, int], float] = field(default_factory=dict)
-    memo: Memo | None = None
-
-    @property
-    def built(self) -> Net:
-        """The net, for checks that run only when there is one."""
-        assert self.net is not None
-        return self.net
 
     @cached_property
     def program(self) -> NetProgram:
         """The net as a program."""
-        return from_net(self.built, ValueOptions(weights=self.weights))
-
-    @property
-    def flow(self) -> Dataflow:
-        """Who writes and who reads each value."""
-        return self.program.flow
+        return from_net(self.net, ValueOptions(weights=self.weights))
 
     @cached_property
-    def _predictor(self) -> Predictor | NetError:
+    def predictor(self) -> Predictor | NetError:
+        """What predicts it, or why nothing is predicted."""
         try:
             return Predictor(self.program, self.values, memo=self.memo)
         except NetError as error:
             return error
 
     @property
-    def prediction_error(self) -> NetError | None:
-        """Why nothing is predicted, None where something is."""
-        return self._predictor if isinstance(self._predictor, NetError) else None
-
-    @property
-    def stops(self) -> tuple[Stop, ...]:
-        """The layers at which the prediction stops; they are known without that of the gradients."""
-        return () if isinstance(self._predictor, NetError) else self._predictor.stops
-
-    @property
     def prediction(self) -> Prediction:
         """What is predicted of the net; nothing when it has a layer that cannot be computed as its class says."""
-        return Prediction() if isinstance(self._predictor, NetError) else self._predictor.prediction
+        return Prediction() if isinstance(self.predictor, NetError) else self.predictor.prediction
 
     @cached_property
     def gains(self) -> list[Gain]:
         """The gains of its layers."""
         return gains(self.program, self.prediction)
+
+
+@dataclass
+class Context:
+    """One net of one file.
+
+    solver          the solver that names the net; None for a net's own file
+    outlook         the net; None when it cannot be built, `error` then says why
+    findings        what reading and building found strange, in the solver's text too
+    missing_weights the files of weights that the solver names, none are given instead of, and that do not exist
+    unknown_shapes  the layers whose shapes stand outside of the file; `findings` leaves them out
+    given           the numbers of the params whose trained values are given, so that their fillers do not matter
+    measured        what a run measured; None without one
+    zeros           by (node, top), of the run: the share of zeros
+    """
+
+    source: NetSource
+    limits: Limits
+    solver: Solver | None = None
+    outlook: Outlook | None = None
+    error: NetError | None = None
+    findings: tuple[Finding, ...] = ()
+    missing_weights: tuple[Finding, ...] = ()
+    unknown_shapes: tuple[UnknownShape, ...] = ()
+    given: frozenset[int] = frozenset()
+    measured: Measurement | None = None
+    zeros: dict[tuple[int, int], float] = field(default_factory=dict)
+
+    @property
+    def _outlook(self) -> Outlook:
+        """The net, for checks that run only when there is one."""
+        assert self.outlook is not None
+        return self.outlook
+
+    @property
+    def built(self) -> Net:
+        """The net, for checks that run only when there is one."""
+        return self._outlook.net
+
+    @property
+    def program(self) -> NetProgram:
+        """The net as a program."""
+        return self._outlook.program
+
+    @property
+    def flow(self) -> Dataflow:
+        """Who writes and who reads each value."""
+        return self.program.flow
+
+    @property
+    def prediction_error(self) -> NetError | None:
+        """Why nothing is predicted, None where something is."""
+        predictor = self._outlook.predictor
+        return predictor if isinstance(predictor, NetError) else None
+
+    @property
+    def stops(self) -> tuple[Stop, ...]:
+        """The layers at which the prediction stops; they are known without that of the gradients."""
+        predictor = self._outlook.predictor
+        return () if isinstance(predictor, NetError) else predictor.stops
+
+    @property
+    def prediction(self) -> Prediction:
+        """What is predicted of the net."""
+        return self._outlook.prediction
+
+    @property
+    def gains(self) -> list[Gain]:
+        """The gains of its layers."""
+        return self._outlook.gains
 
     def amplitude(self, gain: Gain) -> float:
         """Return √E[x²] in front of the next layer with weights as a share of that in front of this one; 0: unknown."""
@@ -206,7 +238,7 @@ class Context:
     @cached_property
     def is_silent(self) -> bool:
         """Whether nothing is known of the signal: the net is not trained, or its weights are not known."""
-        return not self.trains or bool(self.unfilled) or (bool(self.given) and self.values is None)
+        return not self.trains or bool(self.unfilled) or (bool(self.given) and self._outlook.values is None)
 
     @cached_property
     def behind_unknown(self) -> set[int]:

@@ -17,19 +17,19 @@ from caffestat.net import Net, NetSource, Node
 from caffestat.net.build import UnknownLayer
 from caffestat.net.dialects import check_dialect
 from caffestat.net.rules import filter_layers
-from caffestat.net.source import STDIN, named_weights, read_document
+from caffestat.net.source import STDIN, named_weights
 from caffestat.options import COMPUTE, DEFAULT_SEED, SEVERITIES, STATS, NetOptions, RunOptions, ValueOptions, one_of
-from caffestat.program import NetFile, is_onnx, open_file
+from caffestat.program import NetFile, is_onnx
 from caffestat.program.opening import open_model
 from caffestat.prototext import Document, Edit
 from caffestat.schema import UnknownField
-from caffestat.theory import Memo
 from caffestat.training import missing_weights
 
-from .context import Context, Limits, ModelRun, UnknownShape
+from .context import Context, Limits, ModelRun, Outlook, UnknownShape
 from .issue import Issue
 from .processes import each
 from .registry import Check, Needs
+from .shared import Built, Shared
 from .suppress import suppressions, without_suppressed
 
 __all__ = ["Checked", "Job", "Unchecked", "check_file", "check_files", "check_opened", "find_nets"]
@@ -46,7 +46,7 @@ class Job:
     net       how nets are built; their phase is train when none is given
     values    what their params hold
     options   of the run: its device, its data and the type to compute in
-    memo      what the predictions of all nets share
+    shared    what the files have in common
     """
 
     checks: Sequence[Check]
@@ -56,7 +56,7 @@ class Job:
     net: NetOptions = field(default_factory=NetOptions)
     values: ValueOptions = field(default_factory=ValueOptions)
     options: RunOptions = field(default_factory=partial(RunOptions, "cpu", stats=STATS))
-    memo: Memo = field(default_factory=Memo)
+    shared: Shared = field(default_factory=Shared)
 
     def __post_init__(self) -> None:
         one_of("severity", self.severity, SEVERITIES)
@@ -146,23 +146,28 @@ def _outcome(path: str, given: Collection[str], job: Job) -> _Outcome:
         if job.run and is_onnx(path):
             # a shape of what is no input of the model is an error
             return _Outcome(path, tuple(check_model(path, job)), frozenset(job.net.shapes))
-        file = _open(path)
+        file = _open(path, job.shared)
         if path not in given and _is_foreign(file.source):
             return _Outcome()
         blobs = frozenset(top for entry in file.source.layers for top in entry.proto.top)
         texts = {file.text.name: file.text}
-        return _Outcome(file.text.name, tuple(_sent(issue, texts) for issue in check_opened(file, job)), blobs)
+        issues = tuple(_sent(issue, texts, job.shared) for issue in check_opened(file, job))
+        return _Outcome(_shown(path), issues, blobs)
     except CaffestatError as error:
-        return _Outcome("<stdin>" if path == STDIN else path, error=error)
+        return _Outcome(_shown(path), error=error)
 
 
-def _sent(issue: Issue, texts: dict[str, Document]) -> Issue:
+def _shown(path: str) -> str:
+    return "<stdin>" if path == STDIN else path
+
+
+def _sent(issue: Issue, texts: dict[str, Document], shared: Shared) -> Issue:
     """Return the issue with its edits made, for functions cannot be sent; texts: those that are known by now."""
     if issue.edits is None:
         return issue
     name = issue.place.file
     if name not in texts:
-        texts[name] = read_document(name)
+        texts[name] = shared.document(name)
     return replace(issue, edits=partial(_made, edits=tuple(issue.edits(texts[name]))))
 
 
@@ -204,16 +209,16 @@ def check_file(path: str, job: Job) -> list[Issue]:
     Of a solver, the net that it trains is checked too. Raises a CaffestatError when the file cannot be read or its text
     is broken.
     """
-    return check_opened(_open(path), job)
+    return check_opened(_open(path, Shared()), job)
 
 
-def _open(path: str) -> NetFile:
+def _open(path: str, shared: Shared) -> NetFile:
     if is_onnx(path):
         raise InputError(
             f"{path}: without --run, check is for Caffe nets only; `caffestat analyze --predict {path}` shows "
             "where signal and gradient of an ONNX model grow or fade"
         )
-    return open_file(path)
+    return shared.open(path)
 
 
 def check_opened(file: NetFile, job: Job) -> list[Issue]:
@@ -223,7 +228,8 @@ def check_opened(file: NetFile, job: Job) -> list[Issue]:
     least = SEVERITIES.index(job.severity)
     left = [issue for issue in issues if SEVERITIES.index(issue.severity) >= least]
     net, text = file.source, file.text
-    for document in {net.name: text if net.name == text.name else read_document(net.name), text.name: text}.values():
+    of_net = text if net.name == text.name else job.shared.document(net.name)
+    for document in {net.name: of_net, text.name: text}.values():
         left = without_suppressed(left, document.name, suppressions(document))
     return sorted(left, key=lambda issue: (issue.place.file, issue.place.line, issue.place.column, issue.code))
 
@@ -245,7 +251,7 @@ def _can(check: Check, context: Context) -> bool:
         return True
     if check.needs == Needs.RUN:
         return context.measured is not None
-    return context.net is not None
+    return context.outlook is not None
 
 
 def _context(file: NetFile, job: Job) -> Context:
@@ -257,15 +263,16 @@ def _context(file: NetFile, job: Job) -> Context:
     weights = tuple(named_weights(own)) if own else job.values.weights
     missing = tuple(missing_weights(own)) if own else ()
     findings = (*file.source.findings, *file.findings)
-    context = Context(file.source, job.limits, file.solver, findings=findings, missing_weights=missing, memo=job.memo)
+    context = Context(file.source, job.limits, file.solver, findings=findings, missing_weights=missing)
     try:
-        net = _build(context, job, file, sizes=not (job.run or weights))
+        built = _built(file, job, sizes=not (job.run or weights))
     except NetError as error:
         context.error = error
         context.findings = (*_findings(file, job), *file.findings)
         return context
+    net, context.outlook = built.outlook.net, built.outlook
+    context.unknown_shapes = (*(UnknownShape(one.node, one.shape) for one in built.assumed), *_unknown(net))
     stated = {shape.node.layer.why_unknown for shape in context.unknown_shapes}
-    context.net = net
     context.findings = tuple(f for f in (*net.findings, *file.findings) if f.message not in stated)
     if weights or job.run:
         _fill(context, net, weights, job, file.seed(job.values.seed))
@@ -294,18 +301,22 @@ def _options(file: NetFile, job: Job) -> NetOptions:
     return replace(options, shapes={name: shape for name, shape in options.shapes.items() if name in blobs})
 
 
-def _build(context: Context, job: Job, file: NetFile, sizes: bool) -> Net:
+def _built(file: NetFile, job: Job, sizes: bool) -> Built:
     """Return the net; with `sizes`, data of unknown size get a likely one.
 
     Raises NetError where Caffe would stop.
     """
     options = _options(file, job)
-    faults: list[NetError] = []
-    net, assumed = file.assuming(options, faults) if sizes else (file.build(options), [])
-    if faults:
-        raise faults[0]
-    context.unknown_shapes = (*(UnknownShape(one.node, one.shape) for one in assumed), *_unknown(net))
-    return net
+
+    def build() -> Built:
+        faults: list[NetError] = []
+        net, assumed = file.assuming(options, faults) if sizes else (file.build(options), [])
+        return Built(Outlook(net, job.shared.memo), tuple(faults), tuple(assumed))
+
+    built = job.shared.built(file.source, file.state(options), sizes, build)
+    if built.faults:
+        raise built.faults[0]
+    return built
 
 
 def _unknown(net: Net) -> tuple[UnknownShape, ...]:
@@ -326,10 +337,10 @@ def _fill(context: Context, net: Net, weights: Sequence[str], job: Job, seed: in
             raise SolverError(fault.message, fault.place)
         context.given = frozenset(range(len(net.params)))
         return
-    context.weights = tuple(weights)
+    context.outlook = outlook = Outlook(net, job.shared.memo, tuple(weights))
     if weights:
         taken = set[int]()
-        context.values = context.program.values(Stream(seed), [], taken)
+        outlook.values = outlook.program.values(Stream(seed), [], taken)
         context.given = frozenset(taken)
     if job.run and any(node.bottoms and node.is_known for node in net.nodes):
         _, context.measured = measure(context.program, seed, job.options)

@@ -23,6 +23,7 @@ __all__ = [
     "STDIN",
     "NetSource",
     "Solver",
+    "as_net",
     "contents",
     "load",
     "not_a_solver",
@@ -35,6 +36,8 @@ __all__ = [
 ]
 
 STDIN = "-"
+ReadNet = Callable[[str], "NetSource"]
+
 _NET_FIELDS = ("net", "net_param", "train_net", "train_net_param")
 _SUFFIXES = {".prototxt", ".pbtxt", ".prototext", ".txt"}
 
@@ -105,7 +108,8 @@ class Solver:
     def file_tests(self) -> tuple[NetSource, ...]:
         """Return the test nets that it names (`test_net`). Raises what reading them raises."""
         owners = [field for field in self.document.find("test_net") for _ in field.values]
-        return tuple(_named_net(path, owner) for path, owner in zip(self.message.test_net, owners, strict=True))
+        pairs = zip(self.message.test_net, owners, strict=True)
+        return tuple(_named_net(path, owner, read_net) for path, owner in pairs)
 
 
 def read_bytes(path: str) -> bytes:
@@ -239,7 +243,7 @@ def _owner_of_net(document: Document) -> Field:
     raise SolverError(message, place)
 
 
-def _solver(document: Document) -> Solver:
+def _solver(document: Document, read: ReadNet) -> Solver:
     message, findings = from_document(document, SolverParameter)
     unknown = [finding.field for finding in findings if isinstance(finding, UnknownField)]
     addition = read_addition(document, _ssd_solver(), document.name, unknown)
@@ -249,7 +253,8 @@ def _solver(document: Document) -> Solver:
     is_inline = inside(inline)
     theirs = tuple(filter(is_inline, findings))
     value = getattr(message, owner.name)
-    net = _named_net(value, owner) if isinstance(value, str) else inline_source(document.name, value, owner, theirs)
+    is_named = isinstance(value, str)
+    net = _named_net(value, owner, read) if is_named else inline_source(document.name, value, owner, theirs)
     others = tuple(f for f in findings if not is_inline(f))
     return Solver(document.name, message, net, document, others, theirs, addition.message)
 
@@ -280,22 +285,22 @@ def read_settings(path: str) -> Solver:
     return Solver(document.name, message, NetSource(document.name, NetParameter(), ()), document, tuple(findings))
 
 
-def _named_net(path: str, owner: Field) -> NetSource:
+def _named_net(path: str, owner: Field, read: ReadNet) -> NetSource:
     """Read the net that a field of a solver names."""
     found = beside(path, owner.place.file)
     namesake = Path(owner.place.file).parent / PureWindowsPath(path).name
     if not os.path.exists(found) and os.path.isfile(namesake):
-        source = _read_named(str(namesake), path, owner)
+        source = _read_named(str(namesake), path, owner, read)
         note = f"{owner.name}: file not found: {path!r}; took {namesake.name!r} beside the solver"
         return replace(source, findings=(*source.findings, Finding(owner.place, note)))
     if not os.path.exists(found):
         raise NetError(f"{owner.name}: {not_found(path)}", owner.place)
-    return _read_named(found, path, owner)
+    return _read_named(found, path, owner, read)
 
 
-def _read_named(found: str, path: str, owner: Field) -> NetSource:
+def _read_named(found: str, path: str, owner: Field, read: ReadNet) -> NetSource:
     try:
-        return read_net(found)
+        return read(found)
     except SourceError as error:
         if Path(os.path.realpath(found)).suffix in _SUFFIXES:
             raise
@@ -312,9 +317,12 @@ def read_document(path: str) -> Document:
     return parse(read_bytes(path), "<stdin>" if path == STDIN else path)
 
 
-def source_of(document: Document) -> NetSource | Solver:
-    """Return the net or the solver that a parsed prototxt describes. Raises SchemaError (file:line:column)."""
-    return _solver(document) if is_solver(document) else net_source(document)
+def source_of(document: Document, read: ReadNet | None = None) -> NetSource | Solver:
+    """Return the net or the solver that a parsed prototxt describes. Raises SchemaError (file:line:column).
+
+    read: reads the net that a solver names; `read_net` by default
+    """
+    return _solver(document, read or read_net) if is_solver(document) else net_source(document)
 
 
 def load(path: str) -> NetSource | Solver:
@@ -324,7 +332,11 @@ def load(path: str) -> NetSource | Solver:
 
 def read_net(path: str) -> NetSource:
     """Read a net prototxt; see `load`."""
-    source = load(path)
+    return as_net(load(path), path)
+
+
+def as_net(source: NetSource | Solver, path: str) -> NetSource:
+    """Return what was read from a file, as a net. Raises InputError for a solver."""
     if isinstance(source, Solver):
         raise InputError(f"{path}: expected a net prototxt, found a solver")
     return source
@@ -335,4 +347,4 @@ def read_solver(path: str) -> Solver:
     document = read_document(path)
     if not is_solver(document):
         raise not_a_solver(document)
-    return _solver(document)
+    return _solver(document, read_net)

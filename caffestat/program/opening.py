@@ -113,7 +113,11 @@ def open_file(path: str) -> NetFile:
     Raises a CaffestatError (file:line:column) when a file cannot be read or its text is broken.
     """
     text = read_document(path)
-    found = source_of(text)
+    return net_file(text, source_of(text))
+
+
+def net_file(text: Document, found: NetSource | Solver) -> NetFile:
+    """Return what was found in a file's text."""
     return NetFile(text, found.net, found) if isinstance(found, Solver) else NetFile(text, found)
 
 

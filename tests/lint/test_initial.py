@@ -10,7 +10,7 @@ import pytest
 
 from caffestat import api
 from caffestat.analysis import Prediction
-from caffestat.lint.context import Context
+from caffestat.lint.context import Outlook
 
 from .nets import ACT, CONV, DATA, FC, LOSS, issues
 
@@ -87,12 +87,12 @@ def test_the_loss_s_normalizer_counts(tmp_path: Path) -> None:
 @pytest.fixture
 def blind(monkeypatch: pytest.MonkeyPatch) -> None:
     """Take every prediction of tops and gradients away, so that only what is measured is left."""
-    predicted: Callable[[Context], Prediction] = vars(Context)["prediction"].fget
+    predicted: Callable[[Outlook], Prediction] = vars(Outlook)["prediction"].fget
 
-    def params_only(context: Context) -> Prediction:
-        return Prediction(params=predicted(context).params)
+    def params_only(outlook: Outlook) -> Prediction:
+        return Prediction(params=predicted(outlook).params)
 
-    monkeypatch.setattr(Context, "prediction", property(params_only))
+    monkeypatch.setattr(Outlook, "prediction", property(params_only))
 
 
 def stack(std: float, depth: int = 10) -> str:
