@@ -123,7 +123,7 @@ def without_unknown_bottoms(
 def insert_splits(layers: Sequence[Entry], everything: Sequence[Entry] = ()) -> list[Entry]:
     """Return the layers with Split layers behind every top that is used more than once; the input stays as it is.
 
-    A Split stands at its producer's place. everything: the layers of all states, for messages
+    A Split has its producer's place. everything: the layers of all states, for messages
     Raises NetError for a bottom that no earlier layer produces.
     """
     sources, uses, weights = _sources(layers, everything)

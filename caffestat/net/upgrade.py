@@ -322,7 +322,7 @@ def upgrade(
 ) -> tuple[Any, list[Entry], list[Finding]]:
     """Bring a net to the current format.
 
-    net: the NetParameter; `old` and `new` its `layers` and `layer` as entries; `input_place` where its inputs stand.
+    net: the NetParameter; `old` and `new` its `layers` and `layer` as entries; `input_place` where its inputs are.
     Returns a NetParameter without layers and inputs, the layers, and findings about fields that were not carried over.
     Raises NetError when the net mixes generations or some of its inputs lack shapes.
     """

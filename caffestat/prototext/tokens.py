@@ -38,8 +38,8 @@ _TOKEN = re.compile(
 class Token:
     """A token with the blanks and comments around it; joined in order, all tokens of a text give the text.
 
-    What stands between two tokens up to the first line break or the end of the text trails the first one, for a
-    comment on the same line speaks about what it follows; the rest, or all when there is no line break, leads the
+    What is between two tokens up to the first line break or the end of the text trails the first one, because a
+    comment on the same line is about what it follows; the rest, or all when there is no line break, leads the
     second one.
     """
 
@@ -57,7 +57,7 @@ class Token:
 class Source:
     """A text cut into tokens: `texts[i]` starts at byte `starts[i]`.
 
-    The last text is empty. It stands at the end of the data or, when the data goes on, before the first bytes that
+    The last text is empty. It is at the end of the data or, when the data goes on, before the first bytes that
     form no token.
     """
 

@@ -31,7 +31,7 @@ class _Node:
 
     @property
     def span(self) -> tuple[int, int]:
-        """Byte offsets of the first and behind the last byte, without the trivia around the node."""
+        """Byte offsets of the first byte and after the last one, without the trivia around the node."""
         return self._source.starts[self._start], self._source.end(self._stop - 1)
 
     @property

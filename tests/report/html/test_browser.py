@@ -70,6 +70,25 @@ def test_shown_numbers_are_the_exact_ones_rounded(page: Opened) -> None:
         assert float(shown.replace(",", "")) == pytest.approx(float(exact), rel=5.1e-4)
 
 
+def test_a_shared_param_links_to_its_owner_among_layers_of_the_same_name(open_page: Open) -> None:
+    text = 'layer { name: "d" type: "Input" top: "d" input_param { shape { dim: 3 dim: 5 } } }\n'
+    for top, name in (("a", "v"), ("b", "w"), ("c", "w")):
+        text += (
+            f'layer {{ name: "ip" type: "InnerProduct" bottom: "d" top: "{top}" param {{ name: "{name}" }}'
+            f" inner_product_param {{ num_output: 7 bias_term: false }} }}\n"
+        )
+    report = tiny_report(measured=False, text=text)
+    page = open_page(report.to_html())
+    rows = [index for index, row in enumerate(report.layers) if row.name == "ip"]
+    page.locator("#layers a", has_text=re.compile("^ip$")).nth(2).click()
+    assert page.drawn()["chosen"] == rows[2]
+    shared = page.locator("#layer dd", has_text=re.compile("^ip/0$"))
+    shared.locator("a").click()
+    assert page.drawn()["chosen"] == rows[1]
+    assert "shares the values of" not in (page.locator("#layer").text_content() or "")
+    assert page.problems == []
+
+
 def test_a_click_in_the_net_shows_the_layer(page: Opened) -> None:
     row = row_of(experiment(), "conv2")
     page.mouse.click(*page.middle(row))

@@ -31,9 +31,17 @@ function layerParts(row) {
   ];
 }
 
+const linkTo = (row) => make("a", { href: "#layer", onclick: (e) => (e.preventDefault(), tell("choose", row)) }, ROWS[row].name);
+
+/* Return a param as layer/index with a link to its layer, found by its id: layers may have the same name. */
+function paramLink(id) {
+  const row = ROWS.findIndex((layer) => layer.params.some((param) => param.id === id));
+  return [linkTo(row), `/${ROWS[row].params.find((param) => param.id === id).index}`];
+}
+
 function layerFacts(row) {
   const layer = ROWS[row];
-  const links = (rows) => rows.flatMap((r, i) => [i ? ", " : "", make("a", { href: "#layer", onclick: (e) => (e.preventDefault(), tell("choose", r)) }, ROWS[r].name)]);
+  const links = (rows) => rows.flatMap((r, i) => [i ? ", " : "", linkTo(r)]);
   const facts = [fact("type", layer.type), layer.line ? fact("line", number(layer.line)) : null];
   layer.tops.forEach((top) => {
     facts.push(fact(`top ${top.name}`, shapeText(top.shape)), numberFact("mean |x|", top.forward.mean_abs), numberFact("predicted mean |x|", top.forward.predicted), ...statsFacts("x", top.forward.stats));
@@ -57,7 +65,7 @@ function paramPart(param) {
   const origins = { file: "", default: " (Caffe's default)", option: " (--assume-filler)" };
   const facts = [
     fact("shape", shapeText(param.shape)), numberFact("count", param.count), fact("filler", words + origins[origin]),
-    param.owner ? fact("shares the values of", param.owner) : null,
+    param.owner === null ? null : fact("shares the values of", ...paramLink(param.owner_id)),
     numberFact("mean |w|", param.forward.mean_abs), numberFact("predicted mean |w|", param.forward.predicted), ...statsFacts("w", param.forward.stats),
     numberFact("mean |dw|", param.backward.mean_abs), numberFact("predicted mean |dw|", param.backward.predicted), ...statsFacts("dw", param.backward.stats),
     ...(param.shape.length > 1 ? fanFacts(param, norm) : []),
