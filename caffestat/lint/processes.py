@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import os
 import signal
 import sys
@@ -23,6 +24,7 @@ __all__ = ["each"]
 T = TypeVar("T")
 
 _FEW = 8  # files for which no process is worth it
+_ALIVE = 200_000  # objects made between two looks for cycles: texts and nets are trees of many that stay for a while
 
 
 def each(work: Callable[[str], T], files: Sequence[str]) -> Iterator[T]:
@@ -98,6 +100,8 @@ def _serve(pipe: Connection, work: Callable[[str], Any], files: Sequence[str]) -
     """Answer each index with the result for that file, or the error, until there is None."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C
     _take_one_thread()
+    gc.freeze()  # what the imports have made stays
+    gc.set_threshold(_ALIVE)
     for index in iter(pipe.recv, None):
         try:
             pipe.send((index, work(files[index]), None))
