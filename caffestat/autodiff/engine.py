@@ -89,6 +89,7 @@ class Tape:
         self._hidden = hidden
         self._stored = stored or {}
         self._parts: defaultdict[str, list[str]] = defaultdict(list)
+        self._stretches: defaultdict[str, list[tuple[int, range, str]]] = defaultdict(list)
         self._sums: dict[str, str] = {}
         self.unknown: dict[str, int] = {}
         self._forward = len(graph.nodes)
@@ -120,8 +121,46 @@ class Tape:
         if value in self.specs:
             self.specs.setdefault(dy, self.specs[value])
 
+    def accumulate_stretch(self, value: str, axis: int, places: range, dy: str) -> None:
+        """Add a contribution to the value's gradient that is zero but for a stretch of an axis, where it is dy.
+
+        Stretches of one axis that do not overlap are joined by one Concat, in the place of a Pad each and their sum.
+        """
+        if self.needs(value):
+            self._stretches[value].append((axis, places, dy))
+
+    def _join_stretches(self, value: str) -> None:
+        """Make ordinary contributions of the stretches of a value's gradient."""
+        found = sorted(self._stretches.pop(value, ()), key=lambda stretch: (stretch[0], stretch[1].start))
+        while found:
+            joined, rest = found[:1], found[:0]
+            for stretch in found[1:]:
+                fits = stretch[0] == joined[0][0] and stretch[1].start >= joined[-1][1].stop
+                (joined if fits else rest).append(stretch)
+            self.accumulate(value, self._joined(value, joined))
+            found = rest
+
+    def _joined(self, value: str, stretches: Sequence[tuple[int, range, str]]) -> str:
+        """Emit a gradient that is zero outside of stretches of one axis, which follow each other."""
+        shape, (axis, places, dy) = self.shape(value), stretches[0]
+        if len(stretches) == 1:
+            pads = np.zeros((2, len(shape)), np.int64)
+            pads[:, axis] = places.start, shape[axis] - places.stop
+            return self.emit("Pad", dy, self.ints(*pads.ravel())) if pads.any() else dy
+        parts, end = [], 0
+        for _, places, dy in stretches:
+            parts += [*self._gap(value, axis, places.start - end), dy]
+            end = places.stop
+        return self.emit("Concat", *parts, *self._gap(value, axis, shape[axis] - end), axis=axis)
+
+    def _gap(self, value: str, axis: int, size: int) -> list[str]:
+        """Return zeros of so many places along an axis of a value; none for no places."""
+        shape = self.shape(value)
+        return [self.zeros((*shape[:axis], size, *shape[axis + 1 :]), self.specs[value].dtype)] if size else []
+
     def cotangent(self, value: str) -> str | None:
         """Return the name of the value's whole gradient, None when nothing flowed into it."""
+        self._join_stretches(value)
         parts = self._parts.get(value)
         if not parts:
             return None

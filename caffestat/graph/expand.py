@@ -151,7 +151,20 @@ def by_fewer_products(g: Graph) -> Graph:
     result.changing, result.is_kept = set(g.inputs), True
     for node in g.nodes:
         append(result, node, "cpu", {"Conv": _fewer_products})
+    result.nodes = _under_names_of_results(result)
     return result
+
+
+def _under_names_of_results(g: Graph) -> list[Node]:
+    """Return the nodes without copies that only give a result its name: what computes it takes the name."""
+    captured = (name for node in g.nodes for name in node.captured)
+    movable = {name for node in g.nodes for name in node.outputs}.difference(g.outputs, captured)
+    names: dict[str, str] = {}
+    for node in g.nodes:
+        if node.info.renames and node.outputs[0] in g.outputs and node.inputs[0] in movable:
+            names.setdefault(node.inputs[0], node.outputs[0])
+    kept = (node for node in g.nodes if not (node.info.renames and names.get(node.inputs[0]) == node.outputs[0]))
+    return [_renamed(node, names, results=True) for node in kept]
 
 
 def live(nodes: Sequence[Node], outputs: Collection[str]) -> list[Node]:

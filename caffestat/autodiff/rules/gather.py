@@ -21,9 +21,8 @@ def gather(t: Tape, node: Node, dy: str) -> Grads:
     picked = [*shape[:axis], math.prod(t.shape(indices)), *shape[axis + 1 :]]
     slices = t.reshape(dy, *picked)
     if indices in t.constants and (run := _run(t.constants[indices], shape[axis])):
-        pads = np.zeros((2, len(shape)), np.int64)
-        pads[:, axis] = run.start, shape[axis] - run.stop
-        return [t.emit("Pad", slices, t.ints(*pads.ravel())), None]
+        t.accumulate_stretch(x, axis, run, slices)
+        return [None, None]
     return [scatter(t, slices, x, picked, t.cast(indices, np.int64), axis, shape[axis]), None]
 
 

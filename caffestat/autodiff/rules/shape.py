@@ -55,6 +55,10 @@ def slice_(t: Tape, node: Node, dy: str) -> Grads:
     """Put dy back where it was taken from: zeros around it, or a scatter along axes taken with a step."""
     x = node.inputs[0]
     shape, taken = list(t.shape(node.outputs[0])), _taken(t, node)
+    cut = [axis for axis, positions in taken.items() if len(positions) < t.shape(x)[axis]]
+    if len(cut) == 1 and taken[cut[0]].step == 1 and taken[cut[0]]:
+        t.accumulate_stretch(x, cut[0], taken[cut[0]], dy)
+        return only(node, None)
     before, after = [0] * len(shape), [0] * len(shape)
     for axis, positions in taken.items():
         size = t.shape(x)[axis]
