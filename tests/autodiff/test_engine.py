@@ -55,6 +55,26 @@ def test_a_value_used_several_times_gets_the_sum() -> None:
     np.testing.assert_allclose(gradient(graph, y, x), 3 * X**2)
 
 
+def test_stretches_of_one_value_are_joined() -> None:
+    """Columns 0 and 2 by Gather, columns 1 and 2 by Slice: the first and the second stand beside each other."""
+    graph, x = start()
+    first, last = (graph.emit("Gather", x, graph.constant(i, np.int64), axis=1) for i in (0, 2))
+    both = graph.emit("Slice", x, graph.ints(1), graph.ints(3), graph.ints(1))
+    values = {first: [1.0, 2.0], last: [3.0, 4.0], both: [[5.0, 6.0], [7.0, 8.0]]}
+    begin = len(graph.nodes)
+    dx = backward(graph, {name: graph.constant(dy) for name, dy in values.items()}, [x])[x]
+    ops = [node.op for node in graph.nodes[begin:]]
+    assert (ops.count("Concat"), ops.count("Pad"), ops.count("Sum")) == (1, 1, 1)
+    np.testing.assert_allclose(value(graph, dx), [[1, 5, 6 + 3], [2, 7, 8 + 4]])
+
+
+def test_gaps_between_stretches_are_zero() -> None:
+    graph, x = start()
+    parts = [graph.emit("Slice", x, graph.ints(i), graph.ints(i + 1), graph.ints(1)) for i in (2, 0)]
+    dx = backward(graph, {part: graph.constant([[i + 1.0], [i + 3.0]]) for i, part in enumerate(parts)}, [x])[x]
+    np.testing.assert_allclose(value(graph, dx), [[2, 0, 1], [4, 0, 3]])
+
+
 def test_one_sum_adds_all_contributions() -> None:
     graph, x = start()
     y = graph.emit("Sum", *(graph.emit("Neg", x) for _ in range(5)))

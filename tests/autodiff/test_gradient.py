@@ -48,6 +48,16 @@ def test_defaults() -> None:
     np.testing.assert_allclose(out["z"], (y * y).sum(), rtol=1e-5)
 
 
+def test_results_are_computed_under_their_names() -> None:
+    """Add's gradient is one value for both of its inputs: a copy gives it the second name."""
+    nodes = [node("Add", ["x", "w"], ["h"]), node("Tanh", ["h"], ["y"])]
+    found = gradient(model(nodes, {"x": (2, 3)}, ["y"], {"w": X}))
+    assert [made.op_type for made in found.graph.node].count("Identity") == 1
+    out = run(found, {"x": X, "cotangent/y": np.ones_like(X)})
+    np.testing.assert_allclose(out["grad/x"], 1 - np.tanh(2 * X) ** 2, rtol=1e-4, atol=1e-6)
+    np.testing.assert_array_equal(out["grad/w"], out["grad/x"])
+
+
 def test_chosen_outputs_and_values() -> None:
     found = gradient(linear(), outputs=["z"], wrt=["h", "y", "z"])
     assert [item.name for item in found.graph.input] == ["x", "cotangent/z"]

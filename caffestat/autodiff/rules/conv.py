@@ -216,7 +216,7 @@ def weight_form(provider: str, c: Convolution) -> WeightForm:
     if not _constants_are_linear(c):
         return dw_swap
     if c.is_depthwise and len(win.size) == 2:
-        return dw_depthwise if provider == "cuda" else _depthwise_form(win)
+        return dw_depthwise if provider == "cuda" else _depthwise_form(c)
     if c.group > 1:
         return dw_split if c.group <= 4 else dw_gather_images
     if provider == "cuda":  # the swapped convolution's filters are too large for cuDNN
@@ -235,14 +235,16 @@ def weight_form(provider: str, c: Convolution) -> WeightForm:
     return dw_taps if win.places <= 56 * 56 else dw_pitch
 
 
-def _depthwise_form(win: Window) -> WeightForm:
+def _depthwise_form(c: Convolution) -> WeightForm:
     """Choose the form for one filter per channel.
 
     ÷ the time of `dw_depthwise`, 3x3 by themselves on one core: `dw_pitch` 0.35 to 0.5 (56x56 places and more), 0.85
-    (28x28), 2 (14x14); `dw_phases` with stride 2 0.45 (56x56), 0.7 (28x28), 1.5 (14x14).
+    (28x28), 2 (14x14); `dw_phases` with stride 2 0.45 (56x56), 0.7 (28x28), 1.5 (14x14); `dw_swap` of one image, which
+    has a third of the nodes, 0.3 to 1.0 (up to 7x7), 1.6 (10x10).
     """
+    win = c.window
     if win.places <= 24 * 24:
-        return dw_depthwise
+        return dw_swap if c.batch == 1 and win.places <= 7 * 7 else dw_depthwise
     if set(win.strides) == {1}:
         return dw_pitch
     return dw_phases if set(win.strides) == {2} and set(win.dilations) == {1} else dw_depthwise
@@ -409,13 +411,16 @@ def dw_rows(g: Graph, c: Convolution, x: str, dy: str) -> str:
 
 def _rows(g: Graph, c: Convolution, value: str, channels: int) -> str:
     """Emit [batch, channels, …], of as many elements as there are places, as [channels, batch · places]."""
-    return g.reshape(_channels_first(g, value), channels, c.batch * c.window.places)
+    first = value if c.batch == 1 else _channels_first(g, value)
+    return g.reshape(first, channels, c.batch * c.window.places)
 
 
 def _channels_first(g: Graph, value: str) -> str:
-    """Emit [batch, channels, …] as [channels, batch, …], one image as it is."""
-    batch, _, *size = g.shape(value)
-    return value if batch == 1 else g.transpose(value, 1, 0, *range(2, 2 + len(size)))
+    """Emit [batch, channels, …] as [channels, batch, …]."""
+    batch, channels, *size = g.shape(value)
+    if 1 in (batch, channels):
+        return g.reshape(value, channels, batch, *size)
+    return g.transpose(value, 1, 0, *range(2, 2 + len(size)))
 
 
 def dw_gather(g: Graph, c: Convolution, x: str, dy: str) -> str:
@@ -507,11 +512,13 @@ def dw_swap(g: Graph, c: Convolution, x: str, dy: str) -> str:
     """
     win = c.window
     per_group = c.channels // c.group
-    images = g.transpose(g.reshape(x, c.batch, c.group, per_group, prod(win.size)), 2, 1, 0, 3)
+    lanes, images = (c.batch, c.group, per_group), x
+    if sum(size > 1 for size in lanes) > 1:
+        images = g.transpose(g.reshape(x, *lanes, prod(win.size)), 2, 1, 0, 3)
     images = g.reshape(images, per_group, c.group * c.batch, *win.size)
-    filters = g.transpose(dy, 1, 0, *range(2, 2 + len(win.size)))
-    wide = g.emit("Conv", images, filters, kernel_shape=list(win.out), group=c.group, **_swapped(c))
-    return g.transpose(_read(g, c, wide), 1, 0, *range(2, 2 + len(win.size)))
+    wide = g.emit("Conv", images, _channels_first(g, dy), kernel_shape=list(win.out), group=c.group, **_swapped(c))
+    wide = g.declare(_read(g, c, wide), (per_group, c.filters, *win.kernel), g.specs[dy].dtype)
+    return _channels_first(g, wide)
 
 
 def dw_depthwise(g: Graph, c: Convolution, x: str, dy: str) -> str:
