@@ -22,7 +22,7 @@ def refused_solver(context: Context) -> Iterator[Found]:
 
     Example: `lr_policy: "step"` without `stepsize`.
 
-    Fix: as the message says.
+    Fix: as the message says. Where another run makes the `weights` first: `# caffestat: ignore[CS030] from stage 1`.
     """
     found = (*faults(context.solver), *context.missing_weights) if context.solver else ()
     for fault in found:
