@@ -87,17 +87,14 @@ class Runner:
         self._specs = specs_of(values)
         self._floats = {number for number, spec in enumerate(self._specs) if spec.dtype == np.float32}
         self.device = device
-        can_divide = device.kind == "cpu" and compute == "float32" and not samples and not stats
-        shards = (shards or shards_for(program)) if can_divide else 1
-        part = program.forward_of_shard(shards) if shards > 1 else None
-        self.forward = part or program.forward(carries=changing)
+        is_whole = device.kind != "cpu" or compute != "float32" or bool(samples or stats)
+        self.forward = self._lower(1 if is_whole else shards or shards_for(program), changing)
         self.forward_only = forward_only
         self.gradients = self._differentiated()
         graph = self.forward.graph
         graph.infer()
         graph.outputs = []
-        owners = self.gradients.owners if self.gradients else {}
-        self._diffs = _under_own_names(graph, {number: name for number, name in owners.items() if name})
+        self._diffs = self._own_diffs()
         self._find_changing({} if states is None else states, changing)
         self._statistics = self._sum_statistics = Statistics(graph)
         self._sums = self._of_sums() if self.forward.shards > 1 else None
@@ -108,21 +105,26 @@ class Runner:
         self._ask_elements(names, bool(samples))
         self._labels = Labels(program, self.forward)
         self._choose_outputs(names, _KINDS if fetch is True else fetch or ())
-        constant = {name: values[number] for number, name in self.forward.params.items() if number not in self._inputs}
-        self._compiled: Compiled | Sharded = (
-            Sharded(graph, self.forward.shards, self._sums, constant, {self._statistics.output})
-            if self._sums
-            else Compiled(graph, device, constant, compute)
-        )
+        self._compiled = self._compile(compute)
         self._constant_sums: dict[int, tuple[float, float]] = {}
         self.tensors: dict[Key, np.ndarray] = {}
         self._arrays: dict[str, Any] = {}
+
+    def _lower(self, shards: int, changing: bool) -> Forward:
+        """Return the forward graph, that of one of the shards where the batch can be divided."""
+        part = self.program.forward_of_shard(shards) if shards > 1 else None
+        return part or self.program.forward(carries=changing)
 
     def _differentiated(self) -> Gradients | None:
         """Append the backward half to the graph; None for a forward pass alone, and where no row needs backward."""
         if self.forward_only or not any(row.need_backward for row in self.program.rows):
             return None
         return differentiate(self.program, self.forward)
+
+    def _own_diffs(self) -> dict[int, str]:
+        """Return the gradient of each owner param that one reaches, each under a name of its own."""
+        owners = self.gradients.owners if self.gradients else {}
+        return _under_own_names(self.forward.graph, {number: name for number, name in owners.items() if name})
 
     def _find_changing(self, states: dict[str, np.ndarray], changing: bool) -> None:
         """Find what a pass changes, and which params are inputs of every pass."""
@@ -142,9 +144,8 @@ class Runner:
     def _of_sums(self) -> Graph:
         """Return the graph of what all shards together make of the params' gradients."""
         params = self.gradients.params.values() if self.gradients else ()
-        sums = sums_over_shards(
-            self.forward.graph, sorted({*filter(None, params), *self._diffs.values()}), self.forward.shards
-        )
+        names = sorted({*filter(None, params), *self._diffs.values()})
+        sums = sums_over_shards(self.forward.graph, names, self.forward.shards)
         self._sum_statistics = Statistics(sums, "statistics_of_sums")
         return sums
 
@@ -188,6 +189,14 @@ class Runner:
         self._measured = [*graph.outputs, *of_sums, *self._plain]
         graph.outputs = sorted(kept)
 
+    def _compile(self, compute: str) -> Compiled | Sharded:
+        """Return what runs the graph; params that are no inputs of its passes are constant."""
+        graph, params = self.forward.graph, self.forward.params
+        constant = {name: self.values[number] for number, name in params.items() if number not in self._inputs}
+        if self._sums:
+            return Sharded(graph, self.forward.shards, self._sums, constant, {self._statistics.output})
+        return Compiled(graph, self.device, constant, compute)
+
     @property
     def diffs(self) -> Collection[int]:
         """The numbers of the params that a gradient reaches."""
@@ -196,17 +205,15 @@ class Runner:
     @property
     def widened(self) -> list[str]:
         """The ops that were computed in float32 though float16 was asked for, once it has run."""
-        return sorted(self._compiled.widened) if isinstance(self._compiled, Compiled) else []
+        return sorted(self._compiled.widened)
 
     @property
     def left_to_cpu(self) -> list[str]:
         """The ops for which the device has no kernels, once it has run."""
-        return sorted(self._compiled.left_to_cpu) if isinstance(self._compiled, Compiled) else []
+        return sorted(self._compiled.left_to_cpu)
 
     def put(self, feeds: Mapping[str, np.ndarray]) -> dict[str, Any]:
         """Return feeds of many runs on the device; labels, which every run checks, stay on the host."""
-        if isinstance(self._compiled, Sharded):
-            return dict(feeds)
         return {n: array if n in self._labels.fed else self._compiled.put(array) for n, array in feeds.items()}
 
     def run(self, feeds: Mapping[str, Any]) -> Measurement:
@@ -304,11 +311,7 @@ class Runner:
         keep = set(self._changed.values()).intersection(names) if resident else set()
         self._labels.check(feeds)
         try:
-            outputs = (
-                self._compiled.run(feeds, params, sorted(names), into)
-                if isinstance(self._compiled, Sharded)
-                else self._compiled.run(feeds, params, sorted(names), keep, into)
-            )
+            outputs = self._compiled.run(feeds, params, sorted(names), keep, into)
         except RunError as error:
             raise self.program.at(self.forward.value_rows().get(error.node), error) from error
         self._labels.check(outputs)

@@ -56,6 +56,9 @@ class Sharded:
     Any other output holds the samples of a shard.
     """
 
+    left_to_cpu: frozenset[str] = frozenset()
+    widened: frozenset[str] = frozenset()
+
     def __init__(
         self, graph: Graph, shards: int, sums: Graph, constant: Mapping[str, np.ndarray], means: Collection[str]
     ) -> None:
@@ -69,11 +72,12 @@ class Sharded:
         feeds: Mapping[str, Any],
         params: Mapping[str, Any],
         outputs: Sequence[str],
+        keep: Collection[str] = (),
         into: Mapping[str, Any] | None = None,
     ) -> dict[str, Any]:
         """Run all shards once and return every output of the whole batch by name; see `Compiled.run`.
 
-        into: arrays that sums are written to
+        into: where sums are written to
         """
         sums = [name for name in outputs if name in self._summed]
         own = [name for name in outputs if name not in self._summed]
@@ -81,6 +85,10 @@ class Sharded:
         found = self._run_all(feeds, params, sorted({*own, *targets}), targets)
         result = {name: self._whole(name, [as_array(one[name]) for one in found]) for name in own}
         return result | self._added_up(sums, targets)
+
+    def put(self, array: np.ndarray) -> np.ndarray:
+        """Return an array to be fed: itself, of which each shard gets a part."""
+        return array
 
     def _added_up(self, sums: Sequence[str], parts: Mapping[str, Sequence[Any]]) -> dict[str, Any]:
         """Add the shards' parts up over the first of them, and return what is computed of the sums."""

@@ -56,9 +56,9 @@ def test_sums_go_into_arrays_and_views_again_and_again() -> None:
     run, _ = compiled()
     target, view = np.zeros((5, 4), np.float32), Memory(np.zeros(20, np.float32), CPU).view(0, (5, 4))
     for factor in (1, 2):
-        run.run({"x": factor * X}, {"w": W}, ["gradient"], {"gradient": target})
+        run.run({"x": factor * X}, {"w": W}, ["gradient"], into={"gradient": target})
         np.testing.assert_allclose(target, factor**2 * X.T @ X @ W, rtol=1e-5)
-        run.run({"x": factor * X}, {"w": W}, ["gradient"], {"gradient": view})
+        run.run({"x": factor * X}, {"w": W}, ["gradient"], into={"gradient": view})
         np.testing.assert_allclose(view.numpy(), factor**2 * X.T @ X @ W, rtol=1e-5)
 
 
