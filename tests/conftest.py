@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import importlib.util
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -95,8 +96,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def pytest_collection_finish() -> None:
     """Keep what was imported and collected from being searched for garbage again and again."""
-    gc.collect()
     gc.freeze()
+    _draw_no_constants_of_the_code()
+
+
+def _draw_no_constants_of_the_code() -> None:
+    """Let Hypothesis read no module of ours for constants to try: examples would differ after each change of any."""
+    providers = sys.modules.get("hypothesis.internal.conjecture.providers")
+    if hasattr(providers, "is_local_module_file"):
+        providers.is_local_module_file = lambda path: False
 
 
 @pytest.fixture(scope="session", autouse=True)
