@@ -32,6 +32,9 @@ _WAITING = 4  # batches per worker that are queued, so that memory does not grow
 _ATTEMPTS = 10  # to reach workers that come and go
 _DEATHS = 3  # of workers, after which the trial that they ran is assumed to be the cause
 
+# what a process imports before it runs a trial, but for the runtime, which starts a thread
+_IMPORTED = ("caffestat.sweeps.executors", "caffestat.autodiff.rules", "caffestat.program.lowering", "onnx")
+
 _DIED = "the worker that ran this trial died"
 
 _benches: dict[str, Bench] = {}  # of this process, by the sweep
@@ -107,8 +110,7 @@ def on_processes(settings: Settings, trials: Iterable[Trial], workers: int) -> I
     """Run trials in processes of this machine. The trials of a process that dies are run again in another one."""
     queue = _Queue(trials)
     while True:
-        context = multiprocessing.get_context("spawn")
-        pool = ProcessPoolExecutor(workers, context, _prepare, ("here", settings))
+        pool = ProcessPoolExecutor(workers, _context(), _prepare, ("here", settings))
         running: dict[Future[Packed], Batch] = {}
         try:
             yield from _drain(pool, queue, running, workers)
@@ -119,6 +121,15 @@ def on_processes(settings: Settings, trials: Iterable[Trial], workers: int) -> I
                 yield from queue.give_back(batch, _DIED) if lost else unpack(future.result())
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _context() -> Any:
+    """Return how processes start: as forks of one that has made the imports, where the system has that."""
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(list(_IMPORTED))
+    return context
 
 
 def _drain(

@@ -228,24 +228,34 @@ def kill_some(pids: Callable[[], Sequence[int]], kills: int) -> threading.Thread
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="finds processes in /proc")
 def test_no_trial_is_lost_or_counted_twice_when_processes_die() -> None:
     sweep = Sweep(["tiny"], tuple(range(150)), ("xavier", "msra"))
-    before = set(children())
-    thread = kill_some(lambda: [pid for pid in children() if pid not in before], 4)
-    results = list(on_processes(SETTINGS, sweep.trials(), 2))
-    thread.join()
+    random, killed, results = np.random.default_rng(1), set[int](), list[Any]()
+    for result in on_processes(SETTINGS, sweep.trials(), 2):
+        results.append(result)
+        if len(results) % 50 == 0 and len(killed) < 4:
+            pid = int(random.choice([pid for pid in children() if pid not in killed]))
+            os.kill(pid, signal.SIGKILL)
+            killed.add(pid)
+    assert len(killed) == 4
     assert sorted(trial.id for trial, _ in results) == sorted(trial.id for trial in sweep.trials())
     assert all(row.kind != "error" for _, rows in results for row in rows)
 
 
 def children() -> Iterator[int]:
-    """Yield the processes that this one has started and that run trials."""
+    """Yield the processes that run trials: they are forked from one that this one has started."""
+    parents = dict(forked())
+    return (pid for pid, parent in parents.items() if parents.get(parent) == os.getpid())
+
+
+def forked() -> Iterator[tuple[int, int]]:
+    """Yield the processes from which others are forked, and those that are, each with its parent."""
     for path in Path("/proc").glob("[0-9]*/stat"):
         try:
             parent = int(path.read_text().rsplit(")", 1)[1].split()[1])
             command = (path.parent / "cmdline").read_bytes()
         except (OSError, ValueError):
             continue
-        if parent == os.getpid() and b"spawn_main" in command:
-            yield int(path.parent.name)
+        if b"multiprocessing.forkserver" in command:
+            yield int(path.parent.name), parent
 
 
 def test_empty_sweeps_are_refused(folder: Path) -> None:
