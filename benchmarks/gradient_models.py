@@ -33,6 +33,8 @@ from caffestat.engine.runtime import open_session, session_options
 Step = Callable[[], dict[str, np.ndarray]]
 Tensor = torch.Tensor
 
+_PAUSE = 0.2  # seconds between two steps
+
 
 def conv(
     a: int, b: int, kernel: int = 3, stride: int = 1, groups: int = 1, act: type[nn.Module] | None = nn.ReLU
@@ -260,10 +262,14 @@ def with_onnx_ad(model: onnx.ModelProto, x: np.ndarray, dy: np.ndarray, threads:
 
 
 def medians(steps: Sequence[Step], rounds: int, clock: Callable[[], float]) -> list[float]:
-    """Return each step's median seconds; the steps take turns."""
+    """Return each step's median seconds; the steps take turns, each after a pause.
+
+    The threads of one runtime wait in a loop for a while, on the core where the next one's work.
+    """
     taken: list[list[float]] = [[] for _ in steps]
     for _ in range(rounds):
         for times, step in zip(taken, steps, strict=True):
+            time.sleep(_PAUSE)
             start = clock()
             step()
             times.append(clock() - start)
