@@ -15,7 +15,6 @@ from caffestat.layers import Layer
 
 from .support import started
 
-scipy = pytest.importorskip("scipy.io")
 RANDOM = np.random.default_rng(40)
 COLOURS = RANDOM.integers(0, 256, (5, 7, 3), np.uint8)
 LABELS = RANDOM.integers(0, 21, (5, 7), np.uint8)
@@ -34,6 +33,7 @@ def listed(path: Path, *names: str) -> None:
 
 def matlab(path: Path, **variables: Any) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
+    scipy = pytest.importorskip("scipy.io")  # here, for each process of the tests imports this module
     scipy.savemat(path, variables)
 
 

@@ -49,13 +49,27 @@ def program_of(name: str) -> Program:
 
 
 @cache
-def _drawn(name: str) -> list[np.ndarray]:
-    return program_of(name).values(Stream(SEED), [])
+def drawn(name: str) -> list[np.ndarray]:
+    """Return the params as the file's fillers draw them, which nothing may write."""
+    values = program_of(name).values(Stream(SEED), [])
+    for value in values:
+        value.flags.writeable = False
+    return values
 
 
-def values_of(name: str) -> list[np.ndarray]:
-    """Return the params as the file's fillers draw them."""
-    return [value.copy() for value in _drawn(name)]
+@cache
+def normals() -> np.ndarray:
+    """Return N(0, 1) values, as many as the largest weight has, and prime so that no row of a weight meets another."""
+    return np.random.default_rng(SEED).standard_normal(16_777_259, dtype=np.float32)
+
+
+def draw_normals(values: np.ndarray, std: float, random: np.random.Generator) -> None:
+    """Overwrite values by N(0, std²): a run of `normals` from a random place, ten times as fast as new ones."""
+    flat, done, start = values.reshape(-1), 0, int(random.integers(normals().size))
+    while done < flat.size:
+        part = normals()[start : start + flat.size - done]
+        np.multiply(part, np.float32(std), out=flat[done : done + part.size])
+        done, start = done + part.size, 0
 
 
 def weights(program: Program, largest: float = LARGE) -> list[int]:
@@ -65,7 +79,8 @@ def weights(program: Program, largest: float = LARGE) -> list[int]:
 
 def filled(name: str, method: str) -> tuple[list[np.ndarray], list[str]]:
     """Return the params with weights of a method, and its notes."""
-    program, values, notes = program_of(name), values_of(name), list[str]()
+    program, notes = program_of(name), list[str]()
+    values = [value.copy() if value.size < LARGE else value for value in drawn(name)]
     found = parse_method(method)
     assert found
     draw(program, dict.fromkeys(weights(program), found), values, feeds(program, SEED), SEED, notes)
@@ -79,7 +94,7 @@ def feeds(program: Program, seed: int) -> Feeds:
 @cache
 def runner_of(name: str) -> Runner:
     """Return what runs a net with any values of its params: it is compiled once for all tests."""
-    return Runner(program_of(name), values_of(name), forward_only=True, fetch=("top",), changing=True)
+    return Runner(program_of(name), drawn(name), forward_only=True, fetch=("top",), changing=True)
 
 
 def tops(name: str, values: list[np.ndarray], seed: int = SEED) -> dict[int, np.ndarray]:
@@ -154,12 +169,12 @@ def test_autoinit_gives_every_layer_the_second_moment_1(name: str) -> None:
     program, draws = program_of(name), 8
     stds = {number: std for number, std in solve(program, weights(program, np.inf)).items() if isinstance(std, float)}
     assert len(stds) > len(weights(program, np.inf)) / 3  # the biases of CaffeNet alone exceed 1
-    found, values = [], values_of(name)
+    values = [np.empty_like(value) if number in stds else value.copy() for number, value in enumerate(drawn(name))]
+    found = []
     for seed in range(draws):
         random = np.random.default_rng(seed)
         for number, std in stds.items():
-            random.standard_normal(dtype=np.float32, out=values[number])
-            values[number] *= std
+            draw_normals(values[number], std, random)
         moments = {number: float(np.square(top).mean()) for number, top in tops(name, values, seed).items()}
         found.append([moments[number] for number in stds])
     off = np.abs(np.mean(found, axis=0) - 1)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import re
+from functools import cache
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
 import pytest
-import xmlschema
 from jsonschema import Draft7Validator
 
 from caffestat import api
@@ -23,7 +23,15 @@ SARIF = Draft7Validator(
     json.loads((SCHEMAS / "sarif-2.1.0.json").read_text(encoding="utf-8")),
     format_checker=Draft7Validator.FORMAT_CHECKER,
 )
-JUNIT = xmlschema.XMLSchema(SCHEMAS / "junit-10.xsd")
+
+
+@cache
+def junit_schema() -> Any:
+    """Return the schema of JUnit's reports: reading it takes half a second, in each process of the tests."""
+    import xmlschema
+
+    return xmlschema.XMLSchema(SCHEMAS / "junit-10.xsd")
+
 
 NASTY = '<a href="x">&amp;]]>\'\x00\x01\x1b\x7f\x85\u2028\ufffe\uffff\udcff\t\r\n ü 漢 🎉 {0} [1](2) %'
 
@@ -77,7 +85,7 @@ def sarif(checked: Checked) -> Any:
 def junit(checked: Checked) -> ElementTree.Element:
     """Return the one suite of the JUnit report, once it fits its schema."""
     text = render(checked, "junit")
-    JUNIT.validate(text)
+    junit_schema().validate(text)
     (suite,) = ElementTree.fromstring(text.encode())
     return suite
 

@@ -14,8 +14,10 @@ from google.protobuf import text_format
 from caffestat.errors import CaffestatError
 from caffestat.net import Net, Solver, build, load
 from caffestat.net.source import is_solver
+from caffestat.options import NetOptions
 from caffestat.prototext import Document, Message, parse
 from caffestat.rewriting import change_of, rewrite_text
+from caffestat.rewriting.net_fans import TextFans
 from caffestat.rewriting.text_layers import text_layers
 from caffestat.schema import NetParameter, SolverParameter
 
@@ -88,8 +90,19 @@ def clear_fillers(net: Any) -> None:
 
 @pytest.fixture
 def read_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Read each text and its layers once: all policies read the same one, and what one writes is read again."""
+    """Read each text, its layers and its nets once: all policies read the same, and what one writes is read again."""
     once = cache(parse)
+
+    @cache
+    def built_once(document: Document) -> tuple[list[Net], list[str]]:
+        fans = TextFans(document, NetOptions())
+        return list(fans._build()), fans._problems
+
+    def nets_of(fans: TextFans) -> list[Net]:
+        found, fans._problems = built_once(fans._document)
+        return found
+
+    monkeypatch.setattr(TextFans, "_nets", property(nets_of))
     monkeypatch.setattr("caffestat.rewriting.text.parse", once)
     monkeypatch.setattr("caffestat.rewriting.text.text_layers", cache(text_layers))
     monkeypatch.setitem(globals(), "parse", once)
