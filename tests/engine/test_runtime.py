@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,15 @@ def test_only_one_module_imports_the_runtime(root: Path) -> None:
     assert found == ["runtime.py"]
 
 
-def test_an_interrupt_ends_a_run_before_it_returns() -> None:
+@pytest.fixture
+def interrupts() -> Iterator[None]:
+    """Let SIGINT raise KeyboardInterrupt: a shell's background jobs ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_an_interrupt_ends_a_run_before_it_returns(interrupts: None) -> None:
     ended: list[int] = []
     interruptible(lambda options: None)
 
