@@ -42,6 +42,7 @@ WRITERS = {
 
 LIMITED = """
 import resource, signal, sys
+sys.dont_write_bytecode = True  # cut-off modules would break all later imports
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (200, 200))
 from caffestat.cli import main
