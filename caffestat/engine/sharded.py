@@ -94,8 +94,8 @@ class Sharded:
         """Add the shards' parts up over the first of them, and return what is computed of the sums."""
         if not sums:
             return {}
-        values = {_of_shard(name, number): part for name, all_ in parts.items() for number, part in enumerate(all_)}
-        totals = {name: all_[0] for name, all_ in parts.items()}
+        values = {_of_shard(name, number): part for name, own in parts.items() for number, part in enumerate(own)}
+        totals = {name: first for name, (first, *_) in parts.items()}
         found = self._sums.run(values, outputs=sorted({*sums, *totals}), into=totals)
         return {name: found[name] for name in sums}
 
