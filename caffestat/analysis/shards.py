@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-import os
 
+from caffestat.cores import core_count
 from caffestat.engine.runtime import thread_count
 from caffestat.program import Program
 
@@ -24,12 +24,7 @@ _PER_PARAM = 4
 
 def shards_for(program: Program) -> int:
     """Return into how many shards, one per core, a pass on the CPU divides a batch: 1 where it is as fast whole."""
-    cores = thread_count() or _cores()
+    cores = thread_count() or core_count()
     values = sum(math.prod(shape) for row in program.rows for shape in row.shapes if shape)
     params = sum(math.prod(param.shape) for param in program.params if param.owner is None)
     return cores if cores <= _CORES and values >= max(_LEAST, _PER_PARAM * params) else 1
-
-
-def _cores() -> int:
-    """Return how many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

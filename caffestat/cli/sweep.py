@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from caffestat.cores import core_count
 from caffestat.errors import InputError
 from caffestat.files import refuse_inputs
 from caffestat.options import DEVICES
@@ -188,18 +189,12 @@ def _given(paths: tuple[str, ...], settings: dict[str, Any], stack: ExitStack) -
     client = _client(settings, stack)
     return given | {
         "client": client,
-        "workers": 1 if client else settings["workers"] or _cores(),
+        "workers": 1 if client else settings["workers"] or core_count(),
         "resources": _resources(settings["resource"]),
         "output": settings["output"],
         "resume": settings["resume"],
         "predict": settings["predict"],
     }
-
-
-def _cores() -> int:
-    import os
-
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _resources(texts: tuple[str, ...]) -> dict[str, float]:

@@ -17,6 +17,7 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any, TypeVar
 
+from caffestat.cores import core_count
 from caffestat.errors import RunError
 
 __all__ = ["each"]
@@ -34,7 +35,7 @@ def each(work: Callable[[str], T], files: Sequence[str]) -> Iterator[T]:
     gets neighbours: what these have in common it works out once. The results are pickled. Raises RunError when a
     process is killed, as for its memory.
     """
-    count = min(len(os.sched_getaffinity(0)), len(files) // _FEW) if _can_fork() else 1
+    count = min(core_count(), len(files) // _FEW) if _can_fork() else 1
     if count < 2:
         yield from map(work, files)
         return
