@@ -971,7 +971,7 @@ class Yolov3(_GridLoss):
         """Write the pulls of a box's four values; return how much it overlaps the true box."""
         p = self.settings
         if p.iou_loss == MSE:
-            wanted = np.concatenate([box[:2] * grid.cells - cell[::-1], np.log(box[2:] * grid.cells / grid.anchors[n])])
+            wanted = self.wanted(box, grid, n, cell)
             pull[:4] = p.coord_scale * (2 - box[2] * box[3]) * (seen[:4] - wanted)
             return float(intersection_over_union(predicted, box))
         more = pull_of_overlap(predicted, box, p.iou_loss)
@@ -980,6 +980,10 @@ class Yolov3(_GridLoss):
         more = np.clip(more, -p.max_delta, p.max_delta)
         pull[:4] = (pull[:4] if p.accumulate else 0) - more
         return float(overlap(predicted, box, p.iou_loss if p.iou_loss else DIOU))
+
+    def wanted(self, box: np.ndarray, grid: _Grid, n: int, cell: tuple[int, int]) -> np.ndarray:
+        """Return the four values of an anchor at a cell that make the box."""
+        return np.concatenate([box[:2] * grid.cells - cell[::-1], np.log(box[2:] * grid.cells / grid.anchors[n])])
 
     def pull_classes(self, pull: np.ndarray, seen: np.ndarray, label: int) -> None:
         """Write the pulls of the classes of an anchor; of one that was pulled before, only that of the label."""
@@ -1030,7 +1034,7 @@ class GaussianYolov3(Yolov3):
         cell: tuple[int, int],
     ) -> float:
         p = self.settings
-        wanted = np.concatenate([box[:2] * grid.cells - cell[::-1], np.log(box[2:] * grid.cells / grid.anchors[n])])
+        wanted = self.wanted(box, grid, n, cell)
         means, deviations = seen[0:8:2], seen[1:8:2]
         with np.errstate(all="ignore"):
             off, wide = (wanted - means) / deviations, deviations + WIDENED
