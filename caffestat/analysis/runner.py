@@ -265,7 +265,9 @@ class Runner:
         return self._arrays if reuse else {}
 
     def _measurement(self, outputs: Mapping[str, np.ndarray]) -> Measurement:
-        found: dict[Any, float] = self._statistics.read(outputs) | self._sum_statistics.read(outputs)
+        found: dict[Any, float] = self._statistics.read(outputs)
+        if self._sums:
+            found |= self._sum_statistics.read(outputs)
         measured = Measurement(device=str(self.device))
         arrays = {name: as_array(outputs[name]) for name in (*self.forward.outputs.values(), *self.forward.losses)}
         measured.outputs = {blob: arrays[name].ravel() for blob, name in self.forward.outputs.items()}

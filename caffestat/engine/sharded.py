@@ -66,6 +66,7 @@ class Sharded:
         self._shard, self._sums = Compiled(graph, CPU, constant, threads=1), Compiled(sums, CPU)
         self._summed = set(sums.outputs)
         self._arrays: dict[str, list[np.ndarray]] = {}
+        self._parts: dict[tuple[str, ...], list[str]] = {}
 
     def run(
         self,
@@ -101,8 +102,10 @@ class Sharded:
 
     def _parts_of(self, sums: Sequence[str]) -> list[str]:
         """Return the outputs of the shards whose sums some values are computed of."""
-        read = {name for node in live(self._sums.graph.nodes, sums) for name in node.inputs}
-        return [name for name in self._graph.outputs if _of_shard(name, 0) in read]
+        if (key := tuple(sums)) not in self._parts:
+            read = {name for node in live(self._sums.graph.nodes, sums) for name in node.inputs}
+            self._parts[key] = [name for name in self._graph.outputs if _of_shard(name, 0) in read]
+        return self._parts[key]
 
     def _targets(self, name: str, is_wanted: bool, into: Mapping[str, Any]) -> list[Any]:
         """Return where the shards write a value: the first where the sum goes, which a caller keeps if it is wanted."""
