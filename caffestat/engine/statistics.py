@@ -11,6 +11,8 @@ import numpy as np
 
 from caffestat.graph import Graph, Node, Spec, late
 from caffestat.graph.flow import Flow
+from caffestat.graph.graph import Normal
+from caffestat.graph.normalized import normalize, only_scales
 from caffestat.ops import Elements, Role, Sign
 
 __all__ = ["TINY", "Statistics", "chunks", "origins", "rows_of"]
@@ -87,32 +89,65 @@ def _sum_at_once(g: Graph, node: Node) -> str:
 def _sum_parts(g: Graph, node: Node) -> str:
     """Emit sums of parts and the sum of these."""
     value, kind = node.inputs[0], node.attributes["kind"]
-    if kind == "abs" and (scaled := _as_scaled(g, value)):
-        partial = _sum_scaled(g, *scaled)
-    elif node.attributes["non_negative"]:
+    scaled = g.scaled if _has_long_rows(g, value) else None
+    if kind == "abs" and scaled and value in scaled.normal:
+        return _sum_normal(g, scaled.normal[value])
+    if kind == "abs" and scaled and value in {**scaled.values, **dict.fromkeys(scaled.others)}:
+        return _sum_of(g, _sum_scaled(g, *scaled.values.get(value, (value, ""))))
+    return _sum_all(g, value, kind, node.attributes["non_negative"])
+
+
+def _has_long_rows(g: Graph, value: str) -> bool:
+    return _LONG_ROW <= math.prod(g.shape(value)[2:]) <= _DIRECT
+
+
+def _sum_all(g: Graph, value: str, kind: str, non_negative: bool = False) -> str:
+    """Emit sums over parts of a value, whatever it is, and the sum of these."""
+    if non_negative:
         partial = _sum_rows(g, _in_rows(g, value))
     elif math.prod(g.shape(value)) > (_CACHED_BY_ONE if g.threads == 1 else _CACHED):
         partial = _sum_slices(g, _in_slices(g, value), _DIRECTLY[kind])
     else:
         rows = _in_rows(g, value)
         partial = _sum_rows(g, g.emit("Abs", rows) if kind == "abs" else g.emit("Mul", rows, rows))
-    return g.emit("ReduceSum", partial, g.ints(0), keepdims=1)
+    return _sum_of(g, partial)
 
 
-def _as_scaled(g: Graph, value: str) -> tuple[str, str] | None:
-    """Return (other, vector) of a value that is another one times a vector; (value, "") of such another one."""
-    if not g.scaled or not _LONG_ROW <= math.prod(g.shape(value)[2:]) <= _DIRECT:
-        return None
-    return g.scaled.values.get(value) or ((value, "") if value in g.scaled.others else None)
+def _sum_of(g: Graph, partial: str) -> str:
+    return g.declare(g.emit("ReduceSum", partial, g.ints(0), keepdims=1), (1,))
+
+
+def _sum_normal(g: Graph, normal: Normal) -> str:
+    """Emit Σ |x| of a normalization: from the sums of what scales it where nothing is added, else of itself.
+
+    Where nothing is added, as in the first iteration of most nets, it need not be computed.
+    """
+    from caffestat.graph.bodies import either
+
+    sums = _sum_scaled(g, normal.affine, "")
+    return either(
+        g,
+        only_scales(g, normal),
+        lambda inner: _sum_of(inner, inner.emit("Div", sums, normal.scale)),
+        lambda inner: _sum_all(inner, normalize(inner, normal), "abs"),
+    )
 
 
 def _sum_scaled(g: Graph, value: str, vector: str) -> str:
     """Emit the sums of |vector · x| per channel, from sums of |x|: [C]."""
+    assert g.scaled
+    if value not in g.scaled.sums:
+        g.scaled.sums[value] = _sum_channels(g, value)
+    sums = g.scaled.sums[value]
+    return g.emit("Abs", g.emit("Mul", sums, vector)) if vector else sums
+
+
+def _sum_channels(g: Graph, value: str) -> str:
+    """Emit Σ |x| per channel: [C]."""
     n, channels, *space = g.shape(value)
     rows = g.declare(g.emit("Abs", g.reshape(value, n * channels, math.prod(space))), (n * channels, math.prod(space)))
     sums = g.emit("ReduceSum", g.reshape(_sum_rows(g, rows), n, channels), g.ints(0), keepdims=0)
-    g.declare(sums, (channels,), g.specs[value].dtype)
-    return g.emit("Abs", g.emit("Mul", sums, vector)) if vector else sums
+    return g.declare(sums, (channels,), g.specs[value].dtype)
 
 
 def _sum_rows(g: Graph, rows: str) -> str:

@@ -20,6 +20,7 @@ from .nodes import captured_by, from_proto, subgraphs, to_proto
 __all__ = [
     "close_body",
     "computed_names",
+    "either",
     "open_body",
     "over_slices",
     "scan_body",
@@ -104,6 +105,19 @@ def over_slices(g: Graph, values: Sequence[str], build: Callable[..., str], name
     body = close_body(inner, g, slices, [result], name)
     scan = g.emit("Scan", *values, body=body, num_scan_inputs=len(values))
     return g.declare(scan, (count, *spec.shape), spec.dtype)
+
+
+def either(g: Graph, condition: str, first: Callable[[Graph], str], second: Callable[[Graph], str]) -> str:
+    """Emit what `first(graph)` makes where the condition holds, else what `second(graph)` makes, of the same shape."""
+    bodies: dict[str, Any] = {}
+    for name, build in (("then_branch", first), ("else_branch", second)):
+        inner = g.inner()
+        inner.specs, inner.threads = dict(g.specs), g.threads
+        result = build(inner)
+        bodies[name] = close_body(inner, g, (), [result], name)
+    output = g.emit("If", condition, **bodies)
+    g.nodes[-1] = with_captured(g.nodes[-1])
+    return g.declare(output, inner.shape(result), inner.specs[result].dtype)
 
 
 def computed_names(body: onnx.GraphProto) -> list[str]:

@@ -94,12 +94,18 @@ class Region:
 
 
 class Normal(NamedTuple):
-    """What a value is the normalization of: x per channel, with mean and variance [C]."""
+    """What a value is the normalization of: x per channel, with mean and variance [C].
+
+    affine: scale · value + bias, which is computed from x as well, with (scale, bias)
+    """
 
     x: str
     mean: str
     variance: str
     epsilon: float
+    affine: str
+    scale: str
+    bias: str
 
 
 @dataclass
@@ -107,11 +113,13 @@ class Scaled:
     """Values that are others times a vector per channel, each with (other, vector); and those others.
 
     normal: values that are normalizations, and that are only computed where something reads them
+    sums:   Σ |x| per channel of the others, once they are computed
     """
 
     values: dict[str, tuple[str, str]] = field(default_factory=dict)
     others: set[str] = field(default_factory=set)
     normal: dict[str, Normal] = field(default_factory=dict)
+    sums: dict[str, str] = field(default_factory=dict)
 
     def add(self, value: str, other: str, vector: str) -> None:
         """Record value = other · vector."""

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 from caffestat.lazy import np
 
 if TYPE_CHECKING:
-    from .graph import Graph, Node, Normal
+    from .graph import Graph, Node, Normal, Scaled
 
-__all__ = ["affine_of", "batch_normalization", "behind"]
+__all__ = ["affine_of", "batch_normalization", "behind", "normalize", "only_scales"]
 
 _NEAR = 10  # nodes from the first op to the last
 
@@ -26,7 +26,7 @@ def batch_normalization(g: Graph, node: Node, provider: str) -> Sequence[str] | 
     if g.scaled is None or node.get("training_mode", 0) or not _is_affine(g, node, given):
         return None
     if x not in g.scaled.normal:
-        return _join(g, g.scaled.normal, node)
+        return _join(g, g.scaled, node)
     return [g.emit(node.op, *behind(g, x, scale, bias), *given, epsilon=0.0)]
 
 
@@ -49,7 +49,7 @@ def affine_of(g: Graph, normal: Normal) -> tuple[str, str]:
     return slope, g.declare(g.emit("Mul", g.emit("Neg", normal.mean), slope), spec.shape, spec.dtype)
 
 
-def _join(g: Graph, known: dict[str, Normal], node: Node) -> Sequence[str] | None:
+def _join(g: Graph, scaled: Scaled, node: Node) -> Sequence[str] | None:
     """Let the node in front that normalizes scale and shift too, and emit what it normalized apart."""
     from .graph import Normal
 
@@ -62,10 +62,26 @@ def _join(g: Graph, known: dict[str, Normal], node: Node) -> Sequence[str] | Non
         return None
     (x, ones, zeros, *scratch), (mean, variance) = front.inputs, front.outputs[1:]
     g.nodes[index] = replace(front, inputs=(x, scale, bias, *scratch), outputs=(*node.outputs, mean, variance))
-    known[y] = Normal(x, mean, variance, front.get("epsilon", 1e-5))
-    settings = {"epsilon": known[y].epsilon}
+    epsilon = front.get("epsilon", 1e-5)
+    scaled.normal[y] = Normal(x, mean, variance, epsilon, node.outputs[0], scale, bias)
+    scaled.others.add(node.outputs[0])
+    settings = {"epsilon": epsilon}
     g.nodes.append(replace(front, inputs=(x, ones, zeros, mean, variance), outputs=(y,), attributes=settings))
     return node.outputs
+
+
+def normalize(g: Graph, normal: Normal) -> str:
+    """Emit what `normal` describes, in a graph that need not be the one of its values."""
+    zeros, ones = (g.constant(np.full(g.shape(normal.mean), value)) for value in (0, 1))
+    y = g.emit("BatchNormalization", normal.x, ones, zeros, normal.mean, normal.variance, epsilon=normal.epsilon)
+    return g.declare(y, g.shape(normal.x), g.specs[normal.x].dtype)
+
+
+def only_scales(g: Graph, normal: Normal) -> str:
+    """Emit whether what follows a normalization multiplies by scales above zero and adds nothing, as Caffe starts."""
+    is_above = g.emit("Greater", g.emit("ReduceMin", normal.scale, keepdims=0), g.constant(0))
+    is_zero = g.emit("Equal", g.emit("ReduceL1", normal.bias, keepdims=0), g.constant(0))
+    return g.emit("And", is_above, is_zero)
 
 
 def _writer(g: Graph, value: str) -> int | None:

@@ -7,7 +7,7 @@ from collections.abc import Collection
 import numpy as np
 import pytest
 
-from caffestat.engine import Compiled
+from caffestat.engine import Compiled, Statistics
 from caffestat.graph import Graph
 from caffestat.graph.expand import expand
 from caffestat.layers.channels import channel_affine, channel_dot
@@ -16,17 +16,19 @@ SHAPE = (3, 4, 30, 20)
 EPSILON = 1e-3
 
 
-def chain(momentum: float = 0.0, scales_by: str = "scale", reads_before: bool = False) -> tuple[Graph, dict[str, str]]:
+def chain(
+    momentum: float = 0.0, scales_by: str = "scale", reads_before: bool = False, shape: tuple[int, ...] = SHAPE
+) -> tuple[Graph, dict[str, str]]:
     """Return the graph of y, x normalized, and of z = scale · y + bias, Σ dy · y, and 2 · y + 3 per channel."""
     g = Graph()
-    x, dy = (g.input(name, SHAPE) for name in ("x", "dy"))
+    x, dy = (g.input(name, shape) for name in ("x", "dy"))
     scale, bias = (g.param(name, (4,)) for name in ("scale", "bias"))
     zeros, ones = (g.constant(np.full(4, value)) for value in (0, 1))
     scratch = [g.emit(op, bias) for op in ("Neg", "Abs")]
     settings = {"epsilon": EPSILON, "training_mode": 1, "momentum": momentum}
     y, mean, variance = g.emit_many("BatchNormalization", x, ones, zeros, *scratch, count=3, hint="y", **settings)
-    for name, shape in ((y, SHAPE), (mean, (4,)), (variance, (4,))):
-        g.declare(name, shape)
+    for name, known in ((y, shape), (mean, (4,)), (variance, (4,))):
+        g.declare(name, known)
     by = scale if scales_by == "scale" else g.declare(g.emit("Neg", scale), (4,))
     before = [g.emit("Neg", y)] if reads_before else []
     values = {"z": channel_affine(g, y, by, bias, "z"), "y": y, "mean": mean, "variance": variance}
@@ -78,3 +80,45 @@ def test_other_normalizations_stay(momentum: float, scales_by: str, reads_before
     first = expand(g, [values["z"], *others]).nodes
     (node,) = (node for node in first if node.op == "BatchNormalization" and node.get("training_mode", 0))
     assert node.outputs[0] == values["y"]
+
+
+# long rows; more elements than are summed up as |x| at once; rows too short for sums per channel
+@pytest.mark.parametrize("shape", [(3, 4, 61, 40), (11, 4, 320, 300), (600, 4, 5, 3)])
+@pytest.mark.parametrize(
+    ("scale", "bias"),
+    [
+        ([0.5, 2.0, 1.0, 3.0], [0.0, 0.0, 0.0, 0.0]),
+        ([0.5, -2.0, 1.0, 3.0], [0.0, 0.0, 0.0, 0.0]),
+        ([0.5, 2.0, 0.0, 3.0], [0.0, 0.0, 0.0, 0.0]),
+        ([0.5, 2.0, 1.0, 3.0], [0.0, 0.0, 0.1, 0.0]),
+        ([0.5, 2.0, 1.0, 3.0], [0.0, 0.1, -0.1, 0.0]),
+    ],
+)
+@pytest.mark.parametrize("constant", [True, False])
+def test_means_of_what_is_normalized_and_scaled(
+    shape: tuple[int, ...], scale: list[float], bias: list[float], constant: bool
+) -> None:
+    g, values = chain(shape=shape)
+    params = {"scale": np.array(scale, np.float32), "bias": np.array(bias, np.float32)}
+    g.outputs = [values["z"]]
+    statistics = Statistics(g)
+    for name in "yz":
+        statistics.mean_abs(name, values[name])
+    statistics.finish()
+    x = np.random.default_rng(3).gamma(1, 1, shape).astype(np.float32)
+    compiled = Compiled(g, constant=params if constant else None)
+    found = statistics.read(compiled.run({"x": x}, {} if constant else params))
+    exact, axes = x.astype(np.float64), (0, 2, 3)
+    y = exact - exact.mean(axes, keepdims=True)
+    y /= np.sqrt((y**2).mean(axes, keepdims=True) + EPSILON)
+    z = y * np.reshape(scale, (4, 1, 1)) + np.reshape(bias, (4, 1, 1))
+    assert found == {name: pytest.approx(np.abs(value).mean(), rel=5e-6) for name, value in (("y", y), ("z", z))}
+
+
+def test_what_is_normalized_is_not_computed_for_its_mean() -> None:
+    """Where the channels' sums of what scales it tell it; else a branch of an If computes it."""
+    g, values = chain(shape=(3, 4, 61, 40))
+    statistics = Statistics(g)
+    statistics.mean_abs("y", values["y"])
+    statistics.finish()
+    assert passes(g, [values["z"], statistics.OUTPUT]) == [1]
