@@ -23,25 +23,33 @@ from typing import TYPE_CHECKING, Any
 from caffestat.lazy import np
 
 if TYPE_CHECKING:
+    import onnx
+
     from .graph import Graph, Node
 
 __all__ = [
+    "BLOCK",
     "NCHWC",
     "add_affine",
     "convolution",
     "fits",
     "fits_images",
     "fits_rows",
+    "functions",
     "is_depthwise",
     "is_reorder",
     "reorder",
     "slide",
     "turned",
     "turned_depthwise",
+    "unit",
 ]
 
 NCHWC = "com.microsoft.nchwc"
 """The domain of the ops that work on blocked images."""
+
+BLOCK = 16
+"""Channels that fill the blocks of every processor."""
 
 _REORDER = "ReorderInput"
 
@@ -64,11 +72,23 @@ def fits(g: Graph, w: str, group: int, image: Sequence[int]) -> bool:
     return filters % g.block == channels % g.block == 0
 
 
+def unit(g: Graph) -> int:
+    """Return how many channels fill blocks; 0: the graph takes no blocked layout.
+
+    A graph that is kept does not know the processor. It may hold ops that read whole blocks, whatever their size:
+    where the runtime has no kernels of them, `functions` say what they compute.
+    """
+    return g.block or (BLOCK if g.is_kept else 0)
+
+
 def fits_images(g: Graph, x: str, channels: int) -> bool:
-    """Tell whether an image of so many channels, made of x, [batch, channels, height, width], has a blocked form."""
+    """Tell whether an image of so many channels, made of x, [batch, channels, height, width], has a blocked form.
+
+    Of the size of a block no number of the graph may depend, unless the graph has `block`.
+    """
     spec = g.specs.get(x)
     is_image = spec is not None and spec.dtype == np.float32 and len(spec.shape) == 4 and 0 not in spec.shape
-    return is_image and g.block > 0 and channels % g.block == 0
+    return is_image and unit(g) > 0 and channels % unit(g) == 0
 
 
 def fits_rows(g: Graph, x: str) -> bool:
@@ -216,3 +236,25 @@ def _in_order(g: Graph, tiles: str, numbers: np.ndarray) -> str:
     if np.array_equal(order, np.arange(order.size)):
         return tiles
     return g.emit("Gather", tiles, g.constant(order, np.int64), axis=0)
+
+
+def functions() -> list[onnx.FunctionProto]:
+    """Return what the ops of whole blocks compute, for runtimes that have no kernels of them.
+
+    There images stay as they are. A runtime that has the kernels takes these.
+    """
+    from onnx import AttributeProto, helper
+
+    from .graph import OPSET
+
+    kinds = dict.fromkeys(("kernel_shape", "strides", "dilations", "pads"), AttributeProto.INTS)
+    settings = {**kinds, "group": AttributeProto.INT}
+    opset = [helper.make_opsetid("", OPSET)]
+    conv = helper.make_node("Conv", ["x", "w", "b"], ["y"])
+    conv.attribute.extend(AttributeProto(name=n, ref_attr_name=n, type=kind) for n, kind in settings.items())
+    same = helper.make_node("Identity", ["x"], ["y"])
+    return [
+        helper.make_function(NCHWC, "Conv", ["x", "w", "b"], ["y"], [conv], opset, [*settings]),
+        helper.make_function(NCHWC, _REORDER, ["x"], ["y"], [same], opset),
+        helper.make_function(NCHWC, "ReorderOutput", ["x"], ["y"], [same], opset, ["channels"]),
+    ]

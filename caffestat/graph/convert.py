@@ -12,6 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from caffestat.ops import op_info
 
+from . import blocked
 from .graph import IR_VERSION, OPSET, Graph, Node, Spec
 from .late import LATE
 from .nodes import to_proto
@@ -81,6 +82,8 @@ def to_onnx(graph: Graph, arrays: Mapping[str, np.ndarray], fed: Collection[str]
     for name, spec in held.items():
         tensors.append(numpy_helper.from_array(arrays[name], name) if name in arrays else _external(name, spec))
     model = _model(graph, {**graph.inputs, **{name: graph.params[name] for name in fed}}, tensors, newest)
+    if graph.is_kept and any(node.domain == blocked.NCHWC for node in graph.nodes):
+        model.functions.extend(blocked.functions())
     if graph.is_settled:
         computed = {name for node in graph.nodes for name in node.outputs}.difference(graph.outputs)
         known = sorted(computed.intersection(graph.specs))

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .blocked import BLOCK
 from .convolution import Convolution, convolution_of
 from .winograd import PLACES, transforms
 
@@ -35,7 +36,6 @@ __all__ = ["convolution", "pays"]
 
 _TAPS = 3
 _POINTS = PLACES + _TAPS - 1
-_BLOCK = 16  # channels that fill the blocks of every processor
 _GAIN = 0.8  # at most this part of the time of a form with fewer nodes
 
 
@@ -102,7 +102,7 @@ def _fits(c: Convolution) -> bool:
     win = c.window
     ones = set(win.strides) == set(win.dilations) == {1}
     pads = (*win.begins, *win.tails)
-    blocks = all(size % (_BLOCK * c.group) == 0 for size in (c.channels, c.filters))
+    blocks = all(size % (BLOCK * c.group) == 0 for size in (c.channels, c.filters))
     return ones and blocks and win.kernel[1] == _TAPS and min(c.batch, *c.w_shape, *win.out) > 0 and min(pads) >= 0
 
 

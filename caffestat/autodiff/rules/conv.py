@@ -278,7 +278,7 @@ def _blocked_weight_form(g: Graph, c: Convolution, x: str) -> WeightForm | None:
     if c.is_depthwise:
         return dw_blocked if blocked.fits_images(g, x, c.batch * c.channels) else None
     few = c.group == 1 and c.channels <= 4 and (c.batch < g.block or c.batch % max(g.block, 1) == 0)
-    return dw_blocked_swap if few and blocked.fits_images(g, x, c.filters) else None
+    return dw_blocked_swap if g.block and few and blocked.fits_images(g, x, c.filters) else None
 
 
 def _constants_are_linear(c: Convolution) -> bool:
@@ -581,7 +581,7 @@ def _one_image(g: Graph, c: Convolution, value: str) -> str:
     Where channels fill blocks it is reordered as the forward convolution and dx do it, so that it is done once.
     """
     size = g.shape(value)[2:]
-    if c.channels % g.block == 0:
+    if c.channels % blocked.unit(g) == 0:
         return g.reshape(blocked.reorder(g, value), 1, c.batch * c.channels, *size)
     return blocked.reorder(g, g.reshape(value, 1, c.batch * c.channels, *size))
 

@@ -40,7 +40,8 @@ def max_pool_image(g: Graph, node: Node, provider: str) -> list[str]:
 
 def _is_blocked(g: Graph, x: str, win: Window) -> bool:
     """Tell whether the image has a blocked form, and the runtime pools it there."""
-    fits = len(win.size) == 2 and set(win.dilations) == {1} and blocked.fits_images(g, x, prod(g.shape(x)[:2]))
+    is_plain = g.block > 0 and len(win.size) == 2 and set(win.dilations) == {1}
+    fits = is_plain and blocked.fits_images(g, x, prod(g.shape(x)[:2]))
     return fits and all(max(ends) < k for *ends, k in zip(win.begins, win.ends, win.kernel, strict=True))
 
 
