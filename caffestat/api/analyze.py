@@ -92,6 +92,7 @@ def analyze_file(
     detail: bool = False,
 ) -> Report:
     """Return what `analyze` does, of an opened prototxt; raise what it raises."""
+    from caffestat.net.backprop import stopping
     from caffestat.program.opening import refuse_model_options
 
     refuse_model_options(net, run)
@@ -101,6 +102,8 @@ def analyze_file(
         program.findings = (*program.findings, *_unfilled(program.net), *_unusable(program.net))
     # Caffe runs no backward pass in the test phase
     run = replace(run, forward_only=run.forward_only or program.phase == "TEST")
+    if not (static or run.forward_only):
+        faults.extend(stopping(program.net))
     try:
         report = _analyze(program, file.source.name, file.seed(values.seed), run, static, predict, detail)
     except CaffestatError as error:

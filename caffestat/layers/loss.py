@@ -124,6 +124,11 @@ class Normalized(Loss):
         return max(count, 1)
 
 
+def tell_legacy_axes(bottoms: Sequence[Shape]) -> str:
+    """Return what to tell the user of a first bottom whose batch Caffe's num() does not give; "" for nothing."""
+    return f"its bottom has {len(bottoms[0])} axes, but Caffe expects at most 4" if len(bottoms[0]) > 4 else ""
+
+
 def total(g: Graph, value: str) -> str:
     """Emit the sum of all elements as a scalar, in two steps: less rounding than in one."""
     rows = g.emit("ReduceSum", value, g.ints(-1), keepdims=0)
@@ -219,6 +224,9 @@ class EuclideanLoss(Loss):
     def allow_force_backward(self, bottom: int) -> bool:
         return True
 
+    def departs(self, bottoms: Sequence[Shape]) -> str:
+        return super().departs(bottoms) or tell_legacy_axes(bottoms)
+
     def check(self, bottoms: Sequence[Shape]) -> None:
         if math.prod(bottoms[0]) != math.prod(bottoms[1]):
             raise self.error(f"expected two bottoms of the same count, found shapes {bottoms[0]} and {bottoms[1]}")
@@ -292,6 +300,9 @@ class SigmoidCrossEntropyLoss(Normalized):
 
 class Classified(Loss):
     """A loss of [N, …] scores and N labels, one class per score of an item."""
+
+    def departs(self, bottoms: Sequence[Shape]) -> str:
+        return super().departs(bottoms) or tell_legacy_axes(bottoms)
 
     def stops_backward(self, needed: Sequence[bool]) -> bool:
         return needed[1]
@@ -378,6 +389,8 @@ class ContrastiveLoss(Loss):
             if math.prod(shape) != a[0]:
                 what = "similarity" if len(labels) == 1 else "label"
                 raise self.error(f"expected one {what} for each of {a[0]} pairs, found shape {shape}")
+        if len(labels) == 1 and any(size != 1 for size in labels[0][1:]):
+            raise self.error(f"expected similarities of shape (N) or (N, 1, 1, 1), found {labels[0]}")
 
     def classes(self, bottom: int, bottoms: Sequence[Shape]) -> int | None:
         return 2 if bottom >= 2 else None

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
+from caffestat.errors import NetError
+
 from .model import Net, Node
 
-__all__ = ["mark_backward"]
+__all__ = ["mark_backward", "stopping"]
 
 
 def mark_backward(net: Net, force: bool) -> None:
@@ -15,6 +19,14 @@ def mark_backward(net: Net, force: bool) -> None:
     if force:
         for node in net.nodes:
             _force(net, node)
+
+
+def stopping(net: Net) -> Iterator[NetError]:
+    """Yield an error for each layer in whose backward pass Caffe stops."""
+    for node in net.nodes:
+        if node.need_backward and node.layer.stops_backward(node.bottom_need_backward):
+            what = "Caffe stops in its backward pass, which has no gradient of these bottoms"
+            yield node.layer.error(f"{what}: leave it out of the train net, or let no loss depend on its tops")
 
 
 def _mark_node(net: Net, node: Node) -> None:

@@ -244,7 +244,8 @@ def _complete(net: Net, forward: Forward) -> None:
 
 
 def _is_computed(node: Node, forward: Forward) -> bool:
-    return all((node.index, top) in forward.tops for top in range(len(node.tops)))
+    has_tops = all((node.index, top) in forward.tops for top in range(len(node.tops)))
+    return has_tops and all(key in forward.bottoms for key in _flagged(node, node.bottom_need_backward))
 
 
 def _behind_unknown(net: Net, forward: Forward) -> set[int]:

@@ -17,6 +17,7 @@ from caffestat.engine.resident import Resident
 from caffestat.errors import Finding, InputError, Place, SolverError
 from caffestat.fillers import Stream
 from caffestat.net import TEST, TRAIN, Net, NetSource, Solver, State, build
+from caffestat.net.backprop import stopping
 from caffestat.net.rules import filter_layers
 from caffestat.net.source import named_weights
 from caffestat.net.weights import copy_file
@@ -390,9 +391,8 @@ def _refuse_stopping(net: Net, forward_only: bool) -> None:
         if not node.layer.shares_memory and any(shape is not None and 0 in shape for shape in node.top_shapes):
             what = f"has a top without elements, of shape {next(s for s in node.top_shapes if s and 0 in s)}"
             raise node.layer.error(f"{what}: Caffe stops in its forward pass; remove the top, or give it elements")
-        if not forward_only and node.need_backward and node.layer.stops_backward(node.bottom_need_backward):
-            what = "Caffe stops in its backward pass, which has no gradient of these bottoms"
-            raise node.layer.error(f"{what}: leave it out of the train net, or let no loss depend on its tops")
+    for fault in () if forward_only else stopping(net):
+        raise fault
 
 
 def _forward(measured: Measurement) -> Measurement:

@@ -233,6 +233,7 @@ LAYERS = [
     Case("contrastive_loss_layer.cpp", "ContrastiveLoss", "2,3,1,1 2,3,1,1 2,1,1,1", "", TAKEN),
     Case("contrastive_loss_layer.cpp", "ContrastiveLoss", "2,3,4,1 2,3,4,1 2", "", REFUSED),
     Case("contrastive_loss_layer.cpp", "ContrastiveLoss", "2,3 2,3 2,2", "", REFUSED),
+    Case("contrastive_loss_layer.cpp", "ContrastiveLoss", "2,3 2,3 1,2", "", REFUSED),
     Case("blob.hpp", "ContrastiveLoss", "2,3,1,1,1 2,3,1,1,1 2", "", REFUSED),
     Case("crop_layer.cpp", "Crop", "2,3,6,5 2,3,4,4", "crop_param { offset: 1 }", TAKEN),
     Case("crop_layer.cpp", "Crop", "2,3,6,5 2,3,4,4", "crop_param { offset: 2 }", REFUSED),
@@ -251,6 +252,7 @@ LAYERS = [
     Case("euclidean_loss_layer.cpp", "EuclideanLoss", "2,3 2,3", "", TAKEN),
     Case("euclidean_loss_layer.cpp", "EuclideanLoss", "2,3 2,4", "", REFUSED),
     Case("euclidean_loss_layer.cpp", "EuclideanLoss", "2,3,4 2,12", "", TAKEN),
+    Case("blob.hpp", "EuclideanLoss", "2,3,4,1,2 2,24", "", FORKS),
     Case("loss_layer.cpp", "EuclideanLoss", "2,3 3,2", "", REFUSED),
     Case("exp_layer.cpp", "Exp", "2,3", "exp_param { base: 0 }", REFUSED),
     Case("exp_layer.cpp", "Exp", "2,3", "exp_param { base: -2 }", REFUSED),
@@ -268,6 +270,7 @@ LAYERS = [
     Case("flatten_layer.cpp", "Flatten", "2,3,4", "flatten_param { axis: 2 end_axis: 0 }", REFUSED),
     # hinge_loss, infogain_loss, inner_product, log, lrn
     Case("hinge_loss_layer.cpp", "HingeLoss", "2,3 2", "", TAKEN),
+    Case("blob.hpp", "HingeLoss", "2,3,1,2,2 2", "", FORKS),
     Case("hinge_loss_layer.cpp", "HingeLoss", "2,3 3", "", REFUSED),
     Case("infogain_loss_layer.cpp", "InfogainLoss", "2,3 2 3,3", "", TAKEN),
     Case("infogain_loss_layer.cpp", "InfogainLoss", "2,3 2 3,2", "", REFUSED),
@@ -298,6 +301,7 @@ LAYERS = [
     Case("multinomial_logistic_loss_layer.cpp", "MultinomialLogisticLoss", "2,3 2,2", "", REFUSED),
     Case("multinomial_logistic_loss_layer.cpp", "MultinomialLogisticLoss", "2,3 3", "", REFUSED),
     Case("multinomial_logistic_loss_layer.cpp", "MultinomialLogisticLoss", "2,3 2,1,1,1", "", TAKEN),
+    Case("blob.hpp", "MultinomialLogisticLoss", "2,3,1,1,2 2", "", FORKS),
     # pooling_layer.cpp
     Case("pooling_layer.cpp", "Pooling", IMAGES, "pooling_param { }", REFUSED),
     Case("pooling_layer.cpp", "Pooling", IMAGES, "pooling_param { kernel_size: 0 }", REFUSED),

@@ -108,6 +108,36 @@ def test_a_table_comes_with_the_error(tmp_path: Path, name: str, options: dict) 
     assert options.get("static") or rows["before"].tops[0].mean_abs is not None
 
 
+STOPPING = {
+    "labels": 'layer { name: "no" type: "SoftmaxWithLoss" bottom: "before" bottom: "sum" top: "loss" }',
+    "threshold": 'layer { name: "no" type: "Threshold" bottom: "before" top: "t" loss_weight: 1 }',
+    "embed": 'layer { name: "no" type: "Embed" bottom: "sum" top: "e" loss_weight: 1 '
+    "embed_param { input_dim: 3 num_output: 2 } }",
+}
+
+
+@pytest.mark.parametrize("name", STOPPING)
+def test_a_net_that_stops_caffes_backward_pass_is_refused(tmp_path: Path, name: str) -> None:
+    """layer.hpp: NOT_IMPLEMENTED; softmax_loss_layer.cpp and embed_layer.cpp: no gradient of labels and indices."""
+    file = tmp_path / "net.prototxt"
+    add = 'layer { name: "sum" type: "Reduction" bottom: "before" top: "sum" reduction_param { axis: 1 } }\n'
+    file.write_text(INPUT + FC % ("before", "x", "before") + add + STOPPING[name])
+    for verb in (caffestat.analyze, caffestat.debug):
+        with pytest.raises(RefusedError, match=r"prototxt:4:1: layer 'no' .*: Caffe stops in its backward pass"):
+            verb(file, device="cpu")
+    assert any("Layer no" in line for line in caffestat.debug(file, device="cpu", forward_only=True))
+    assert caffestat.analyze(file, static=True)
+
+
+def test_nothing_is_asked_of_a_layer_without_tops_below_a_fault(tmp_path: Path) -> None:
+    file = tmp_path / "net.prototxt"
+    wrong = 'layer { name: "im" type: "Im2col" bottom: "x" top: "im" convolution_param { kernel_size: 9 } }\n'
+    silence = 'layer { name: "end" type: "Silence" bottom: "im" }'
+    file.write_text("force_backward: true\n" + INPUT + wrong + silence)
+    with pytest.raises(RefusedError, match="'im'"):
+        caffestat.analyze(file, device="cpu")
+
+
 def test_the_command_shows_the_table_and_ends_with_2(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path("net.prototxt").write_text(INPUT + FC % ("before", "x", "before") + FAULTS["two faults"][0])
