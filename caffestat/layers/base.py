@@ -309,6 +309,10 @@ class Layer:
         """Return at what of these bottoms Caffe would stop and forks go on, as `is_forks` then says; "" for nothing."""
         return ""
 
+    def oddity(self) -> str:
+        """Return what Caffe computes that whoever wrote the file can hardly want; "" for nothing."""
+        return ""
+
     def rebatched(self, bottoms: Sequence[Shape]) -> str:
         """Return which sizes it takes otherwise than written since the user gives another batch; "" for none."""
         return ""

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from functools import reduce
 from typing import TYPE_CHECKING
 
+from caffestat.float32 import FLT_MAX
 from caffestat.ops import Nonlinearity, activations
 
 from .base import Layer, Shape, layer, of_four_axes, tell_axes
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["Eltwise", "Reduction", "Softmax", "emit_softmax"]
 
 PROD, SUM, MAX = 0, 1, 2
+_CLEARED = "Caffe clears the top before it reads the bottom of the same name"
 ASUM, SUMSQ, MEAN = 2, 3, 4
 
 
@@ -28,7 +30,8 @@ class Eltwise(Layer):
 
     Of equal maxima the second of the first two bottoms gets the gradient, and the earlier one of any later pair.
     Without stable_prod_grad, dxᵢ = dy · y / xᵢ, which is not a number at xᵢ = 0. A product in place gives its first
-    bottom the square of the slope, and the others their slopes times that.
+    bottom the square of the slope, and the others their slopes times that. A sum or a maximum in place is that of the
+    other bottoms: Caffe clears the top before it reads the first.
     """
 
     keeps_places = True
@@ -51,11 +54,14 @@ class Eltwise(Layer):
             raise self.error(f"expected one coeff per bottom ({len(bottoms)}), found {len(proto.coeff)}")
         if proto.coeff and proto.operation == PROD:
             raise self.error("coeff is for SUM only; remove it")
-        if self.is_in_place() and proto.operation != PROD:
-            raise self.error(
-                "Caffe clears the top before it reads the bottom of the same name; give the top a name of its own"
-            )
+        if self.is_in_place() and len(bottoms) == 1:
+            raise self.error(f"{_CLEARED}; give the top a name of its own")
         return (bottoms[0],)
+
+    def oddity(self) -> str:
+        if not self.is_in_place() or self.multiplies():
+            return ""
+        return f"{_CLEARED}, which therefore does not count; give the top a name of its own"
 
     def departs(self, bottoms: Sequence[Shape]) -> str:
         same = len(set(map(of_four_axes, bottoms))) == 1
@@ -69,8 +75,17 @@ class Eltwise(Layer):
     def sum(self, g: Graph, bottoms: Sequence[str]) -> str:
         """Emit Σ coeffᵢ·xᵢ."""
         coeffs = self.proto.eltwise_param.coeff or [1] * len(bottoms)
-        terms = [x if c == 1 else g.emit("Mul", x, g.constant(c)) for x, c in zip(bottoms, coeffs, strict=True)]
-        return reduce(lambda a, b: g.emit("Add", a, b), terms)
+
+        def forward(*values: str) -> str:
+            terms = [_scaled(g, x, c) for x, c in zip(values, coeffs, strict=True)]
+            return reduce(lambda a, b: g.emit("Add", a, b), terms[1:] if self.is_in_place() else terms)
+
+        def gradient(tape: Tape, dy: str) -> Sequence[str | None]:
+            if tape.needs(bottoms[0]):
+                dy = _scaled(tape, dy, coeffs[0])  # Caffe writes it over dy first
+            return [dy, *(_scaled(tape, dy, c) for c in coeffs[1:])]
+
+        return emit_closed(g, bottoms, forward, gradient) if self.is_in_place() else forward(*bottoms)
 
     def product(self, g: Graph, bottoms: Sequence[str]) -> str:
         """Emit Π xᵢ."""
@@ -102,7 +117,8 @@ class Eltwise(Layer):
 
     def maximum(self, g: Graph, bottoms: Sequence[str]) -> str:
         """Emit max xᵢ."""
-        so_far = [bottoms[0]]  # the maximum of the first 1, 2, … bottoms
+        lowest = g.constant(-FLT_MAX)
+        so_far = [lowest if self.is_in_place() else bottoms[0]]  # the maximum of the first 1, 2, … bottoms
 
         def forward(*values: str) -> str:
             so_far.extend(g.emit("Max", so_far[-1], x) for x in values[1:])
@@ -111,6 +127,8 @@ class Eltwise(Layer):
         def gradient(tape: Tape, dy: str) -> Sequence[str | None]:
             grads: list[str] = []
             zero = tape.constant(0)
+            if self.is_in_place() and tape.needs(bottoms[0]):
+                return [tape.emit("Mul", dy, zero)] * len(bottoms)  # Caffe writes that of the first over dy
             for index in reversed(range(1, len(bottoms))):
                 wins = self.newer_wins(tape, index, so_far[index - 1], bottoms[index])
                 grads.insert(0, tape.emit("Where", wins, dy, zero))
@@ -124,6 +142,11 @@ class Eltwise(Layer):
         if index == 1:
             return str(tape.emit("Not", tape.emit("Greater", older, newer)))
         return str(tape.emit("Greater", newer, older))
+
+
+def _scaled(g: Any, x: str, coeff: float) -> str:
+    """Emit coeff · x."""
+    return x if coeff == 1 else str(g.emit("Mul", x, g.constant(coeff)))
 
 
 def emit_softmax(g: Graph, x: str, axis: int) -> str:

@@ -388,9 +388,9 @@ class _Builder:
             self.findings.append(Finding(node.place, layer.why_unknown))
 
     def tell_departure(self, layer: Layer, bottoms: Sequence[Shape]) -> None:
-        """Report bottoms of another batch, at which Caffe stops and forks do not, and let the layer take them."""
-        if taken := layer.rebatched(bottoms):
-            self.findings.append(Finding(layer.place, f"layer {layer.name!r} ({layer.proto.type}): {taken}"))
+        """Report bottoms at which Caffe stops and forks do not, and let the layer take them; what else is odd too."""
+        for said in filter(None, (layer.rebatched(bottoms), layer.oddity())):
+            self.findings.append(Finding(layer.place, f"layer {layer.name!r} ({layer.proto.type}): {said}"))
         if departs := layer.departs(bottoms):
             layer.is_forks = True
             said = f"layer {layer.name!r} ({layer.proto.type}): {departs}; computed as a fork does"

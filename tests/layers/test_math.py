@@ -84,9 +84,29 @@ def test_eltwise_refuses(params, bottoms, message):
         layer("Eltwise", params, 2).tops(bottoms)
 
 
-def test_eltwise_refuses_a_sum_in_place():
+def test_eltwise_sum_in_place_leaves_its_first_bottom_out():
+    a, b, c, dy = values(0), values(1), values(2), values(9)
+    params = "eltwise_param { coeff: 3 coeff: 0.5 coeff: -1 }"
+    result = run(layer("Eltwise", params, 3, top="b0"), [a, b, c], dys=[dy])
+    np.testing.assert_allclose(result.tops[0], 0.5 * b - c, rtol=1e-5, atol=1e-6)
+    for got, factor in zip(result.bottoms, (3, 0.5 * 3, -3), strict=True):
+        np.testing.assert_allclose(got, factor * dy, rtol=1e-6)
+
+
+def test_eltwise_maximum_in_place_leaves_its_first_bottom_out():
+    bottoms, dy = [values(i) for i in range(3)], values(9)
+    result = run(layer("Eltwise", "eltwise_param { operation: MAX }", 3, top="b0"), bottoms, dys=[dy])
+    np.testing.assert_array_equal(result.tops[0], np.maximum(bottoms[1], bottoms[2]))
+    for got in result.bottoms:
+        np.testing.assert_array_equal(got, np.zeros(SHAPE))
+
+
+def test_eltwise_in_place_tells_what_does_not_count():
+    assert "does not count" in layer("Eltwise", "", 2, top="b0").oddity()
+    assert not layer("Eltwise", "eltwise_param { operation: PROD }", 2, top="b0").oddity()
+    assert not layer("Eltwise", "", 2).oddity()
     with pytest.raises(NetError, match="clears the top before"):
-        layer("Eltwise", "", 2, top="b0").tops([(2, 3), (2, 3)])
+        layer("Eltwise", "", 1, top="b0").tops([(2, 3)])
 
 
 @pytest.mark.parametrize(("axis", "in_place"), [(1, False), (2, False), (-1, False), (1, True)])
