@@ -47,7 +47,7 @@ PLACES = 4
 POINTS = {3: (0.0, 0.7, -0.7, 1.4, -1.4), 5: (0.0, 0.5, -0.5, 1.0, -1.0, 2.0, -2.0)}
 """The points of the polynomials by the number of taps along an axis, beside infinity."""
 _MANY_TILES = 128  # of an image, enough to keep the products busy
-_MANY_FOR_FILTERS = 64  # tiles of a batch; fewer, if hardly a place of them is in vain
+_MANY_FOR_FILTERS = 24  # tiles of a batch
 _FEW_ALONG_AXIS = 8  # tiles
 _LARGE = 1 << 23  # elements of a transformed image
 _KERNELS = frozenset((taps, taps) for taps in POINTS)
@@ -110,8 +110,7 @@ class Tiles(Convolution):
 
     def pays_for_filters(self) -> bool:
         """Tell whether the gradient of the filters is faster this way: 0.4 to 0.85 of the time of the other forms."""
-        are_many = self.total >= _MANY_FOR_FILTERS or self.batch * self.window.places >= 7 * _MANY_FOR_FILTERS
-        return are_many and min(self.channels, self.filters) >= 16 * self.group
+        return self.total >= _MANY_FOR_FILTERS and min(self.channels, self.filters) >= 16 * self.group
 
 
 def tiles(provider: str, g: Graph, c: Convolution, image: str) -> Tiles | None:

@@ -124,7 +124,8 @@ def test_models_that_leave_keep_their_convolutions_and_cuda_has_its_own(monkeypa
         (4, 64, 64, 1, 3, 224, False, True),
         (16, 384, 256, 2, 3, 13, False, True),  # AlexNet, conv5: a third of the tiles is not needed
         (16, 96, 256, 2, 5, 27, False, True),
-        (8, 512, 512, 1, 3, 7, True, False),  # ResNet-50, res5: too few tiles for the filters
+        (8, 512, 512, 1, 3, 7, True, True),  # ResNet-50, res5
+        (4, 512, 512, 1, 3, 7, False, False),  # too few tiles
         (2, 256, 256, 1, 3, 16, True, True),  # U-Net
         (1, 8, 8, 1, 3, 28, False, False),
     ],

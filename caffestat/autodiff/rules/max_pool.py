@@ -6,6 +6,7 @@ among equals the first row wins before the first column. The image is [N, C, siz
 
 from __future__ import annotations
 
+from functools import reduce
 from math import prod
 from typing import Any
 
@@ -134,7 +135,7 @@ def _join(g: Graph, phases: list[str]) -> str:
 def _sum(g: Graph, parts: list[str], shape: Ints) -> str:
     if not parts:
         return g.declare(g.emit("Expand", g.constant(0), g.ints(*shape)), shape)
-    return parts[0] if len(parts) == 1 else g.declare(g.emit("Sum", *parts), shape)
+    return reduce(lambda total, part: g.declare(g.emit("Add", total, part), shape), parts)
 
 
 def _moved(g: Graph, value: str, before: int, after: int, filling: float) -> str:
