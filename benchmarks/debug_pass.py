@@ -3,11 +3,12 @@
     python benchmarks/debug_pass.py [--net alexnet] [--rounds 7] [--device cpu] [--memory | --repeat-params | --single]
 
 Both sides run the same net with the same weights and take the mean |x| of every layer's output, of its gradient, and of
-every param's gradient. Rounds alternate; medians and their ratio are printed. `--memory` measures peak memory instead,
-each side in a process of its own. `--tuned` tells malloc to keep its pages, for both sides (half of torch's time on
-AlexNet and VGG-16 is page faults). `--repeat-params` changes every param between the rounds, on both sides; what is
-timed is the pass. `--single` times our whole process instead: set-up and one pass, params constant against params as
-inputs. `--clock cpu` counts the CPU time of one thread on each side, which is steadier on a busy machine. Needs torch.
+every param's gradient. Rounds alternate; medians and their ratio are printed. Each net runs in a process of its own:
+malloc hands out memory by what was freed before. `--memory` measures peak memory instead, each side in a process of its
+own. `--tuned` tells malloc to keep its pages, for both sides (half of torch's time on AlexNet and VGG-16 is page
+faults). `--repeat-params` changes every param between the rounds, on both sides; what is timed is the pass. `--single`
+times our whole process instead: set-up and one pass, params constant against params as inputs. `--clock cpu` counts the
+CPU time of one thread on each side, which is steadier on a busy machine. Needs torch.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -129,6 +130,14 @@ def run_side(name: str, device: str, side: str, rounds: int) -> None:
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024 if chosen.kind == "cpu" else taken)
 
 
+def each_alone(names: Sequence[str]) -> None:
+    """Run this program once for each net, in a process of its own, and print one table."""
+    for number, name in enumerate(names):
+        command = [sys.executable, *sys.argv, "--only", name]
+        lines = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()
+        print(*lines[min(number, 1) :], sep="\n", flush=True)
+
+
 def main() -> None:
     """Measure the nets that were asked for and print a row each."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -141,11 +150,19 @@ def main() -> None:
     what.add_argument("--single", action="store_true")
     parser.add_argument("--clock", choices=("wall", "cpu"), default="wall")
     parser.add_argument("--side", choices=("ours", "inputs", "torch"), help=argparse.SUPPRESS)
+    parser.add_argument("--only", choices=BATCHES, help=argparse.SUPPRESS)
     args = parser.parse_args()
     names = args.net or list(BATCHES)
     if args.side:
         run_side(names[0], args.device, args.side, args.rounds)
-        return
+    elif args.only or len(names) == 1:
+        show(args.only or names[0], args)
+    else:
+        each_alone(names)
+
+
+def show(name: str, args: argparse.Namespace) -> None:
+    """Measure one net and print its row, and what the columns are."""
     clock = time.perf_counter if args.clock == "wall" else one_thread()
     tuned = "tuned malloc" if all(os.environ.get(k) == v for k, v in TUNED.items()) else "malloc as it comes"
     print(
@@ -153,13 +170,12 @@ def main() -> None:
         f"{'inputs' if args.single else 'torch':>10} {'ratio':>6}"
         f"   ({'MB' if args.memory else 'ms'}; {tuned})"
     )
-    for name in names:
-        if args.memory:
-            a, b = (peak_memory(name, args.device, side) for side in ("ours", "torch"))
-        else:
-            timed = time_single if args.single else partial(time_pair, changing=args.repeat_params, clock=clock)
-            a, b = (1000 * seconds for seconds in timed(name, args.device, args.rounds))
-        print(f"{name:<10} {batch_of(name, args.device):>5} {a:>10.0f} {b:>10.0f} {a / b:>6.2f}", flush=True)
+    if args.memory:
+        a, b = (peak_memory(name, args.device, side) for side in ("ours", "torch"))
+    else:
+        timed = time_single if args.single else partial(time_pair, changing=args.repeat_params, clock=clock)
+        a, b = (1000 * seconds for seconds in timed(name, args.device, args.rounds))
+    print(f"{name:<10} {batch_of(name, args.device):>5} {a:>10.0f} {b:>10.0f} {a / b:>6.2f}", flush=True)
 
 
 if __name__ == "__main__":

@@ -4,8 +4,8 @@
 
 SGD with momentum 0.9 and weight decay 0.0005, the same net, weights and data on both sides, nothing measured on the
 way. Torch's optimizer is torch.optim.SGD, foreach and fused; the faster one counts. Rounds alternate; medians and their
-ratio are printed. Both sides have waited for the device when the clock is read. `--parts` times our pass and our update
-apart. Needs torch.
+ratio are printed, each net in a process of its own. Both sides have waited for the device when the clock is read.
+`--parts` times our pass and our update apart. Needs torch.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from debug_pass import BATCHES, GPU_BATCHES, TUNED, batch_of, load
+from debug_pass import BATCHES, GPU_BATCHES, TUNED, batch_of, each_alone, load
 from torch import Tensor
 from torch_net import TorchNet
 
@@ -141,12 +141,16 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--parts", action="store_true")
+    parser.add_argument("--only", choices=BATCHES, help=argparse.SUPPRESS)
     args = parser.parse_args()
+    names = args.net or list(GPU_BATCHES if args.device == "cuda" else NETS)
+    if not args.only and len(names) > 1:
+        each_alone(names)
+        return
     tuned = "tuned malloc" if all(os.environ.get(k) == v for k, v in TUNED.items()) else "malloc as it comes"
     head = f"{'net':<10} {'batch':>5} {'caffestat':>10} {'foreach':>9} {'fused':>9} {'ratio':>6} {'compile s':>9}"
     print(f"{head}   (ms; {tuned})")
-    for name in args.net or (GPU_BATCHES if args.device == "cuda" else NETS):
-        compare(name, args.rounds, args.parts, args.device)
+    compare(args.only or names[0], args.rounds, args.parts, args.device)
 
 
 if __name__ == "__main__":
