@@ -162,14 +162,19 @@ class Pooling(_Pool):
 
     num_tops = (1, 2)
 
+    @property
+    def settings(self) -> Any:
+        """What the file says of the method and the window."""
+        return self.proto.pooling_param
+
     def rounding(self) -> str:
         return "down" if self.proto.pooling_param.round_mode == FLOOR else "up"
 
     def tops(self, bottoms: Sequence[Shape]) -> tuple[Shape, ...]:
         window = self.window(self.image(bottoms))
-        if self.top_count > 1 and self.proto.pooling_param.pool != MAX:
+        if self.top_count > 1 and self.settings.pool != MAX:
             raise self.error("only pool: MAX has a second top, the mask; remove it")
-        if self.proto.pooling_param.pool == STOCHASTIC and any(window.begins):
+        if self.settings.pool == STOCHASTIC and any(window.begins):
             raise self.error(f"only pool: MAX and pool: AVE have padding; found pad {list(window.begins)}")
         return ((*bottoms[0][:2], *window.out),) * self.top_count
 
@@ -178,7 +183,7 @@ class Pooling(_Pool):
 
     def lower(self, g: Graph, bottoms: Sequence[str], params: Sequence[str]) -> Sequence[str]:
         window = self.window(g.shape(bottoms[0])[2:])
-        return self.emit(g, bottoms[0], self.proto.pooling_param.pool, window, self.top_count > 1)
+        return self.emit(g, bottoms[0], self.settings.pool, window, self.top_count > 1)
 
     def dilation(self, axes: int) -> Shape:
         """Return how far apart the taps of a window lie on each spatial axis; () for neighbours."""
@@ -186,10 +191,10 @@ class Pooling(_Pool):
 
     def window(self, size: Shape) -> Window:
         """Return the window as the file describes it, for an image of (H, W)."""
-        param = self.proto.pooling_param
+        param = self.settings
         stride, pad = self._pair("stride", 1), self._pair("pad", 0)
         if not param.global_pooling:
-            floor, apart = param.round_mode == FLOOR, self.dilation(len(size))
+            floor, apart = self.proto.pooling_param.round_mode == FLOOR, self.dilation(len(size))
             return self.slide(size, self._kernel(), stride, pad, floor=floor, dilations=apart)
         if any(param.HasField(field) for field in ("kernel_size", "kernel_h", "kernel_w")):
             raise self.error(
@@ -202,14 +207,14 @@ class Pooling(_Pool):
         return self.slide(size, size, stride, pad)
 
     def _kernel(self) -> Shape:
-        param = self.proto.pooling_param
+        param = self.settings
         pair = param.HasField("kernel_h") and param.HasField("kernel_w")
         if param.HasField("kernel_size") == pair:
             raise self.error("give kernel_size, or both kernel_h and kernel_w, or global_pooling")
         return (param.kernel_h, param.kernel_w) if pair else (param.kernel_size,) * 2
 
     def _pair(self, name: str, default: int) -> Shape:
-        param = self.proto.pooling_param
+        param = self.settings
         fields = (f"{name}_h", f"{name}_w")
         given = [param.HasField(field) for field in fields]
         if any(given) and (not all(given) or param.HasField(name)):

@@ -9,6 +9,7 @@ from . import (  # noqa: F401  registers their layer types
     attention,
     attributes,
     batch_norm,
+    bilinear,
     bits,
     capsules,
     cascade,
