@@ -54,7 +54,8 @@ class Correlation(Layer):
     """y[d] = mean over channels and a window of a(p) · b(p + d), for displacements d of up to max_displacement.
 
     The displacements are multiples of stride_2 on both axes, rows first; p moves by stride_1 over the padded bottoms.
-    SUBTRACT takes |a(p) - b(p + d)|. Gradients go to both bottoms, as in the GPU code, the only one.
+    SUBTRACT takes |a(p) - b(p + d)|; its gradient has, as in the reference, the sign of a - b at p + d for a, at p for b.
+    Gradients go to both bottoms, as in the GPU code, the only one.
     (lmb-freiburg/flownet2, correlation_layer.cu)
     """
 
@@ -143,15 +144,16 @@ class Correlation(Layer):
         return maps
 
     def differences(self, g: Graph, a: str, b: str) -> list[str]:
-        """Emit for each displacement the mean |a - b| over channels; at a tie the slope is 1."""
+        """Emit for each displacement the mean |a - b| over channels."""
         spans, (top, left) = self.spans(g.shape(a)), self.margins()
-        first, maps = self.part(g, a, (top, left), spans), []
+        (signs,) = without_gradient(g, [a, b], lambda a, b: (_signs(g, a, b),))
+        g.declare(signs, g.shape(a))
+        first, here = (self.part(g, x, (top, left), spans) for x in (a, signs))
+        maps = []
         for down in self.down():
             for across in self.shifts():
-                apart = g.emit("Sub", first, self.part(g, b, (top + down, left + across), spans))
-                is_over = g.emit("GreaterOrEqual", apart, g.constant(0))
-                size = g.emit("Where", is_over, apart, g.emit("Neg", apart))
-                maps.append(g.emit("ReduceMean", size, g.ints(1), keepdims=1))
+                second, there = (self.part(g, x, (top + down, left + across), spans) for x in (b, signs))
+                maps.append(_difference(g, g.shape(a)[1], first, second, here, there))
         return maps
 
     def averaged(self, g: Graph, maps: str) -> str:
@@ -160,6 +162,24 @@ class Correlation(Layer):
         if size == 1:
             return maps
         return g.emit("AveragePool", maps, kernel_shape=[size, size], strides=[stride, stride], hint=self.name)
+
+
+def _signs(g: Graph, a: str, b: str) -> str:
+    """Emit 1 where a >= b, else -1."""
+    return g.emit("Where", g.emit("GreaterOrEqual", a, b), g.constant(1), g.constant(-1))
+
+
+def _difference(g: Graph, channels: int, a: str, b: str, here: str, there: str) -> str:
+    """Emit the mean |a - b| over channels. here, there: the signs of both bottoms' difference where a and b lie."""
+
+    def forward(a: str, b: str) -> str:
+        return g.emit("ReduceMean", g.emit("Abs", g.emit("Sub", a, b)), g.ints(1), keepdims=1)
+
+    def gradient(tape: Tape, dy: str) -> Sequence[str]:
+        each = tape.emit("Div", dy, tape.constant(channels))
+        return tape.emit("Mul", each, there), tape.emit("Neg", tape.emit("Mul", each, here))
+
+    return emit_closed(g, (a, b), forward, gradient)
 
 
 @layer("Correlation1D", dialect="flownet")

@@ -61,7 +61,21 @@ def test_correlation(p: dict[str, int]) -> None:
     fields += " correlation_type: SUBTRACT" if "subtract" in p else ""
     a, b = RANDOM.normal(size=(2, 2, 3, 6, 8))
     layer = make(TWO % "Correlation" + f"correlation_param {{ {fields} }}")
-    check_gradients(layer, lambda a, b: correlated(a, b, p), [a, b], [0, 1])
+    derived = [] if "subtract" in p else [0, 1]  # of differences the reference has another gradient, below
+    check_gradients(layer, lambda a, b: correlated(a, b, p), [a, b], derived)
+
+
+def test_the_gradient_of_differences_has_the_signs_of_other_places() -> None:
+    """Numbers: lmb-freiburg/flownet2, correlation_layer.cu, its kernels compiled for the CPU."""
+    fields = "kernel_size: 1 max_displacement: 2 stride_2: 2 pad: 2 correlation_type: SUBTRACT"
+    a = [[[[1, -2, 0.5], [3, 0, -1]], [[2, 1, -3], [0.25, -0.5, 4]]]]
+    b = [[[[0, -1, 2], [3, 1, -2]], [[1, 2, -4], [-1, 0.5, 3]]]]
+    dy = np.arange(1, 55).reshape(1, 9, 2, 3)
+    result = run(make(TWO % "Correlation" + f"correlation_param {{ {fields} }}"), [a, b], dys=[dy])
+    below = [126, 101.5, 135]
+    np.testing.assert_allclose(result.bottoms[0], [[[[81.5, 91, 94.5], below], [[112.5, 91, 121.5], below]]])
+    below = [-26, 14.5, -32]
+    np.testing.assert_allclose(result.bottoms[1], [[[[-2, 13, -2], below], [[-23, 13, -29], below]]])
 
 
 @pytest.mark.parametrize(
