@@ -651,7 +651,8 @@ class FrcnnProposalTarget(_OfFrcnn, ProposalTargetLayer):
 class RoIDataLayer(Python):
     """An image, its size (height, width, scale) and its true boxes; or two images and regions with labels and targets.
 
-    The second is told by more than three tops, or by "roi" in the name of the second top.
+    The second is told by "roi" in the name of the second top, or by more than three tops without "info" there; forks'
+    further tops of an image have no shape here.
     Tops of the sizes of fast_rcnn/config.py: images of 600 x 1000; the reference's true boxes are (1, 4) until the
     first batch, here (1, 5). Its database is not read. (rbgirshick/py-faster-rcnn, lib/roi_data_layer/layer.py)
     """
@@ -662,10 +663,14 @@ class RoIDataLayer(Python):
     def fits(cls, proto: Any, types: Collection[str]) -> bool:
         return len(proto.top) >= 3 and OF_FACES not in types and ATTRIBUTES not in proto.top
 
+    def has_regions(self) -> bool:
+        second = self.proto.top[1]
+        return "roi" in second or (self.top_count > 3 and "info" not in second)
+
     def written_shape(self, index: int) -> Shape | None:
         width = 4 * int(read_settings(self.proto.python_param.param_str).get("num_classes", 21))
-        if self.top_count == 3 and "roi" not in self.proto.top[1]:
-            return ((1, 3, 600, 1000), (1, 3), (1, 5))[index]
+        if not self.has_regions():
+            return dict(enumerate([(1, 3, 600, 1000), (1, 3), (1, 5)])).get(index)
         return ((2, 3, 600, 1000), (self.REGIONS, 5), (self.REGIONS,), *[(self.REGIONS, width)] * 3)[index]
 
     def alternatives(self) -> Iterable[tuple[Mapping[int, Shape], str]]:
@@ -674,7 +679,7 @@ class RoIDataLayer(Python):
             n, channels, *size = tops[0]
             whole = (n, channels, *(length // 32 * 32 for length in size))
             yield {0: whole}, "a multiple of 32, by SCALE_MULTIPLE_OF in the configuration (PVANet)"
-        if self.top_count > 3 and tops[3]:
+        if self.has_regions() and self.top_count > 3 and tops[3]:
             targets = dict.fromkeys(range(3, self.top_count), (tops[3][0], 8))
             yield targets, "by AGNOSTIC: True in the configuration (R-FCN)"
 

@@ -250,3 +250,10 @@ def test_regions_in_place_of_true_boxes_are_told_by_their_name() -> None:
     text = 'name: "l" type: "Python" top: "data" top: "rois" top: "labels" '
     layer = make(text + 'python_param { module: "roi_data_layer.layer" layer: "RoIDataLayer" }')
     assert layer.tops([]) == ((2, 3, 600, 1000), (128, 5), (128,))
+
+
+def test_a_fork_that_adds_a_top_to_the_image_still_reads_one() -> None:
+    """Yuliang-Liu/Curve-Text-Detector has gt_info, whose shape is not known here, behind the true boxes."""
+    text = 'name: "l" type: "Python" top: "data" top: "im_info" top: "gt_boxes" top: "gt_info" '
+    layer = make(text + 'python_param { module: "roi_data_layer.layer" layer: "RoIDataLayer" }')
+    assert [layer.written_shape(index) for index in range(4)] == [(1, 3, 600, 1000), (1, 3), (1, 5), None]
