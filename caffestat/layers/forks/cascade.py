@@ -49,8 +49,8 @@ class Regression(Layer):
 class DecodeBBox(Computed, Regression):
     """The regions moved by the deltas of class 1: [R, 8, …] and [R, 5] give [n, 5].
 
-    In TRAIN those that end before they begin are left out and, with true boxes as third bottom, those that overlap
-    theirs by gt_iou_thr. (zhaoweicai/cascade-rcnn, decode_bbox_layer.cpp)
+    In TRAIN those that end before they begin are left out and, with true boxes as third bottom, which only TRAIN has,
+    those that overlap theirs by gt_iou_thr. (zhaoweicai/cascade-rcnn, decode_bbox_layer.cpp)
     """
 
     num_bottoms = (2, 3)
@@ -59,6 +59,8 @@ class DecodeBBox(Computed, Regression):
         deltas, rois = bottoms[:2]
         if deltas[1:2] != (8,) or rois[1:2] != (5,) or deltas[0] != rois[0]:
             raise self.error(f"expected deltas (R, 8) and regions (R, 5), found shapes {deltas} and {rois}")
+        if len(bottoms) == 3 and self.phase != TRAIN:
+            raise self.error("the true boxes, its third bottom, stand in phase TRAIN only; remove them")
         self.statistics()
         return (rois,)
 

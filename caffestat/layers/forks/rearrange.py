@@ -73,7 +73,10 @@ class CropCenter(_Moved):
 
 @layer("Transpose", dialect="ocr")
 class Transpose(_Moved):
-    """y = x with axis dim[i] of x as axis i; all axes are named. (senlinuc/caffe_ocr, transpose_layer.cpp)"""
+    """y = x with axis dim[i] of x as axis i; all axes are named. Never in place.
+
+    (senlinuc/caffe_ocr, transpose_layer.cpp)
+    """
 
     def order(self, rank: int) -> tuple[int, ...]:
         """Return the bottom's axis for each axis of the top."""
@@ -83,6 +86,7 @@ class Transpose(_Moved):
         return dims
 
     def tops(self, bottoms: Sequence[Shape]) -> tuple[Shape, ...]:
+        self.refuse_in_place()
         return (tuple(bottoms[0][axis] for axis in self.order(len(bottoms[0]))),)
 
     def lower(self, g: Graph, bottoms: Sequence[str], params: Sequence[str]) -> Sequence[str]:
@@ -99,15 +103,21 @@ def _reversed(g: Graph, x: str, axes: Sequence[int]) -> str:
 
 @layer("Reverse", dialect="ocr")
 class Reverse(_Moved):
-    """y[n] = x[N - 1 - n] along an axis. (senlinuc/caffe_ocr, reverse_layer.cpp)"""
+    """y[n] = x[N - 1 - n] along an axis, which is not counted from the end. Never in place.
+
+    (senlinuc/caffe_ocr, reverse_layer.cpp; Xiangyu-CAS/CTPN.caffe)
+    """
 
     def tops(self, bottoms: Sequence[Shape]) -> tuple[Shape, ...]:
-        self.canonical_axis(self.added.reverse_param.axis, len(bottoms[0]))
+        self.refuse_in_place()
+        axis = self.added.reverse_param.axis
+        if axis < 0:
+            raise self.error(f"its axis is not counted from the end; expected 0 to {len(bottoms[0]) - 1}, found {axis}")
+        self.canonical_axis(axis, len(bottoms[0]))
         return (bottoms[0],)
 
     def lower(self, g: Graph, bottoms: Sequence[str], params: Sequence[str]) -> Sequence[str]:
-        axis = self.canonical_axis(self.added.reverse_param.axis, len(g.shape(bottoms[0])))
-        return (_reversed(g, bottoms[0], [axis]),)
+        return (_reversed(g, bottoms[0], [self.added.reverse_param.axis]),)
 
 
 @layer("Flip", dialect="happynear")
@@ -173,10 +183,11 @@ class Reorg(_Moved):
 
     The memory of x counts as [N, C / s², H·s, W·s] first; places of equal offset in their s·s block are then collected.
     The gradient goes back the same way: the reference's CPU code reads another blob by mistake.
-    (gklz1982/caffe-yolov2, reorg_layer.cpp)
+    Never in place. (gklz1982/caffe-yolov2, reorg_layer.cpp)
     """
 
     def tops(self, bottoms: Sequence[Shape]) -> tuple[Shape, ...]:
+        self.refuse_in_place()
         batch, channels, high, wide = self.images(bottoms)
         proto = self.added.reorg_param
         if not proto.stride:

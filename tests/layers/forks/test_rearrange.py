@@ -22,7 +22,7 @@ TEXT = 'name: "l" type: "%s" bottom: "x" top: "y" '
     [
         ("Transpose transpose_param { dim: 3 dim: 0 dim: 2 dim: 1 }", lambda x: x.transpose(3, 0, 2, 1)),
         ("Reverse", lambda x: x[::-1]),
-        ("Reverse reverse_param { axis: -2 }", lambda x: x[:, :, ::-1]),
+        ("Reverse reverse_param { axis: 2 }", lambda x: x[:, :, ::-1]),
         ("Flip", lambda x: x[..., ::-1]),
         ("Flip flip_param { flip_width: false flip_height: true }", lambda x: x[:, :, ::-1]),
         ("Flip flip_param { flip_height: true }", lambda x: x[:, :, ::-1, ::-1]),
@@ -33,6 +33,20 @@ TEXT = 'name: "l" type: "%s" bottom: "x" top: "y" '
 def test_orders(text: str, forward: Any) -> None:
     kind, _, fields = text.partition(" ")
     check_gradients(make(TEXT % kind + fields), forward, [X], [0])
+
+
+def test_reverse_does_not_count_its_axis_from_the_end() -> None:
+    """senlinuc/caffe_ocr's reverse_layer.cpp, compiled, aborts: Check failed: axis_ >= 0."""
+    with pytest.raises(NetError, match="expected 0 to 3, found -2"):
+        make(TEXT % "Reverse" + "reverse_param { axis: -2 }").tops([X.shape])
+
+
+@pytest.mark.parametrize("kind", ["Reverse", "Reorg", "Transpose transpose_param { dim: [0, 1, 3, 2] }"])
+def test_orders_are_never_changed_in_place(kind: str) -> None:
+    name, _, fields = kind.partition(" ")
+    layer = make(f'name: "l" type: "{name}" bottom: "x" top: "x" {fields}')
+    with pytest.raises(NetError, match="cannot work in place"):
+        layer.tops([X.shape])
 
 
 def shuffled(x: np.ndarray, group: int) -> np.ndarray:
