@@ -54,7 +54,7 @@ class Correlation(Layer):
     """y[d] = mean over channels and a window of a(p) · b(p + d), for displacements d of up to max_displacement.
 
     The displacements are multiples of stride_2 on both axes, rows first; p moves by stride_1 over the padded bottoms.
-    SUBTRACT takes |a(p) - b(p + d)|; its gradient has, as in the reference, the sign of a - b at p + d for a, at p for b.
+    SUBTRACT takes |a(p) - b(p + d)|; as in the reference its slope for a is the sign of a - b at p + d, for b at p.
     Gradients go to both bottoms, as in the GPU code, the only one.
     (lmb-freiburg/flownet2, correlation_layer.cu)
     """
