@@ -4,30 +4,34 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, MutableSequence, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, MutableSequence, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
-import numpy as np
-
 from caffestat.errors import GradientError
-from caffestat.graph import CONTRIB, OPSET, Graph, Node, Region, Spec
+from caffestat.graph import CONTRIB, OPSET, Graph, Node, Region
 from caffestat.graph.flow import Flow
 from caffestat.graph.graph import flow_of
 from caffestat.graph.late import LATE, define
 
-__all__ = ["Stop", "Tape", "backward", "differentiable", "gradient_free", "needed", "reach", "vjp"]
+from .sparse import Grad, Rows, Stretch, join_rows, whole
 
-Rule = Callable[["Tape", Node, str], "Sequence[str | None]"]
+__all__ = ["Stop", "Tape", "backward", "differentiable", "gradient_free", "needed", "reach", "vjp", "vjp_of_rows"]
+
+Rule = Callable[["Tape", Node, str], "Sequence[Grad]"]
+RowRule = Callable[["Tape", Node, Rows], "Sequence[Grad] | None"]
 
 _RULES: dict[str, Rule] = {}
+_ROW_RULES: dict[str, RowRule] = {}
 _FREE: set[str] = set()
 _SMALL = 1 << 16  # elements of a value that may be kept from its first reader to its last
 
 
 def vjp(*ops: str) -> Callable[[Rule], Rule]:
     """Register the gradient of ONNX ops: `rule(tape, node, dy)` returns one gradient name, or None for zero, per input.
+
+    A gradient that is zero but for a part of the input may be a Stretch or Rows in the place of a name.
 
     `dy` is the gradient of the node's first output; `tape.cotangent(name)` gives that of any output. A rule may
     leave out (return None for) inputs for which `tape.needs(name)` is false. A gradient that is computed differently on
@@ -42,6 +46,19 @@ def vjp(*ops: str) -> Callable[[Rule], Rule]:
             if op in _RULES or op in _FREE:
                 raise ValueError(f"op {op!r} already has a gradient rule")
             _RULES[op] = rule
+        return rule
+
+    return register
+
+
+def vjp_of_rows(*ops: str) -> Callable[[RowRule], RowRule]:
+    """Register the gradient of ops whose output has a gradient in some rows only: `rule(tape, node, rows)`.
+
+    It returns what other rules do, or None where rows are no help: the op's other rule then gets the whole gradient.
+    """
+
+    def register(rule: RowRule) -> RowRule:
+        _ROW_RULES.update(dict.fromkeys(ops, rule))
         return rule
 
     return register
@@ -89,11 +106,12 @@ class Tape:
         self._hidden = hidden
         self._stored = stored or {}
         self._parts: defaultdict[str, list[str]] = defaultdict(list)
-        self._stretches: defaultdict[str, list[tuple[int, range, str]]] = defaultdict(list)
+        self._sparse: defaultdict[str, list[Stretch | Rows]] = defaultdict(list)
         self._sums: dict[str, str] = {}
+        self._splits: dict[tuple[int, tuple[str, ...]], str] = {}
+        self._once: dict[Hashable, str] = {}
         self.unknown: dict[str, int] = {}
         self._forward = len(graph.nodes)
-        self._zeros: dict[Spec, str] = {}
 
     @cached_property
     def flow(self) -> Flow[str]:
@@ -108,7 +126,7 @@ class Tape:
         """Return what the backward pass finds in the place of a value of the forward pass."""
         return self._stored.get(value, value)
 
-    def accumulate(self, value: str, dy: str | None) -> None:
+    def accumulate(self, value: str, dy: Grad) -> None:
         """Add one contribution to the value's gradient; it has the value's shape.
 
         Raises GradientError for a value inside a region that is none of the region's outputs.
@@ -117,50 +135,27 @@ class Tape:
             return
         if value in self._hidden:
             raise _hidden_error(value)
+        if not isinstance(dy, str):
+            self._sparse[value].append(dy)
+            return
         self._parts[value].append(dy)
         if value in self.specs:
             self.specs.setdefault(dy, self.specs[value])
 
-    def accumulate_stretch(self, value: str, axis: int, places: range, dy: str) -> None:
-        """Add a contribution to the value's gradient that is zero but for a stretch of an axis, where it is dy.
-
-        Stretches of one axis that do not overlap are joined by one Concat, in the place of a Pad each and their sum.
-        """
-        if self.needs(value):
-            self._stretches[value].append((axis, places, dy))
-
-    def _join_stretches(self, value: str) -> None:
-        """Make ordinary contributions of the stretches of a value's gradient."""
-        found = sorted(self._stretches.pop(value, ()), key=lambda stretch: (stretch[0], stretch[1].start))
-        while found:
-            joined, rest = found[:1], found[:0]
-            for stretch in found[1:]:
-                fits = stretch[0] == joined[0][0] and stretch[1].start >= joined[-1][1].stop
-                (joined if fits else rest).append(stretch)
-            self.accumulate(value, self._joined(value, joined))
-            found = rest
-
-    def _joined(self, value: str, stretches: Sequence[tuple[int, range, str]]) -> str:
-        """Emit a gradient that is zero outside of stretches of one axis, which follow each other."""
-        shape, (axis, places, dy) = self.shape(value), stretches[0]
-        if len(stretches) == 1:
-            pads = np.zeros((2, len(shape)), np.int64)
-            pads[:, axis] = places.start, shape[axis] - places.stop
-            return self.emit("Pad", dy, self.ints(*pads.ravel())) if pads.any() else dy
-        parts, end = [], 0
-        for _, places, dy in stretches:
-            parts += [*self._gap(value, axis, places.start - end), dy]
-            end = places.stop
-        return self.emit("Concat", *parts, *self._gap(value, axis, shape[axis] - end), axis=axis)
-
-    def _gap(self, value: str, axis: int, size: int) -> list[str]:
-        """Return zeros of so many places along an axis of a value; none for no places."""
-        shape = self.shape(value)
-        return [self.zeros((*shape[:axis], size, *shape[axis + 1 :]), self.specs[value].dtype)] if size else []
+    def rows(self, value: str) -> Rows | None:
+        """Return the value's gradient as rows, where it is nothing else and their form is one."""
+        found = self._sparse.get(value, [])
+        rows = [part for part in found if isinstance(part, Rows)]
+        if not rows or self._parts.get(value) or len(rows) < len(found) or len({part.form for part in rows}) > 1:
+            return None
+        joined = join_rows(self, value, rows)
+        self._sparse[value] = [joined]
+        return joined
 
     def cotangent(self, value: str) -> str | None:
         """Return the name of the value's whole gradient, None when nothing flowed into it."""
-        self._join_stretches(value)
+        for dy in whole(self, value, self._sparse.pop(value, ())):
+            self.accumulate(value, dy)
         parts = self._parts.get(value)
         if not parts:
             return None
@@ -172,8 +167,16 @@ class Tape:
 
     def pull(self, node: Node, dy: str) -> Sequence[str | None]:
         """Apply the rule of the node's op: one gradient name (or None) per input. The node need not be in the graph."""
+        grads = zip(node.inputs, self.apply(node, dy), strict=True)
+        return [self._whole(name, grad) for name, grad in grads]
+
+    def apply(self, node: Node, dy: str) -> Sequence[Grad]:
+        """Apply the rule of the node's op, as `pull` does; gradients may be a Stretch or Rows."""
         rule = _rule(node)
         return rule(self, node, dy) if rule else self.by_definition(node, dy)
+
+    def _whole(self, value: str, grad: Grad) -> str | None:
+        return grad if grad is None or isinstance(grad, str) else next(whole(self, value, [grad]))
 
     def pull_op(self, op: str, x: str, y: str, dy: str, **attributes: Any) -> Sequence[str | None]:
         """Apply the rule of y = op(x), which need not be in the graph."""
@@ -224,18 +227,33 @@ class Tape:
 
     def zeros(self, shape: Sequence[int], dtype: Any) -> str:
         """Emit zeros; small ones of a shape are emitted once."""
-        spec = Spec(tuple(shape), np.dtype(dtype))
-        if spec in self._zeros:
-            return self._zeros[spec]
-        zeros = self.emit("Expand", self.constant(0, dtype), self.ints(*shape))
-        if math.prod(shape) <= _SMALL:
-            self._zeros[spec] = zeros
-        return self.declare(zeros, spec.shape, spec.dtype)
+        size = math.prod(shape)
+        emit = self.once if size <= _SMALL else self.emit
+        return self.declare(emit("Expand", self.constant(0, dtype), self.ints(*shape)), tuple(shape), dtype)
+
+    def once(self, op: str, *inputs: str, **attributes: Any) -> str:
+        """Emit a node of one output, or return the one that was emitted with the same inputs and attributes."""
+        key = op, inputs, tuple(sorted(attributes.items()))
+        if key not in self._once:
+            self._once[key] = self.emit(op, *inputs, **attributes)
+        return self._once[key]
+
+    def split(self, value: str, sizes: Sequence[int], axis: int) -> list[str]:
+        """Emit the parts of a value along an axis, counted from the front."""
+        parts = self.emit_many("Split", value, self.ints(*sizes), count=len(sizes), axis=axis)
+        self._splits[axis, tuple(parts)] = value
+        return parts
+
+    def concat(self, parts: Sequence[str], axis: int) -> str:
+        """Emit values side by side along an axis, counted from the front; nothing where `split` made them of one."""
+        if len(parts) == 1:
+            return parts[0]
+        return self._splits.get((axis, tuple(parts))) or self.emit("Concat", *parts, axis=axis)
 
     def forget(self, first: int) -> None:
         """Drop the nodes from `first` on."""
         dropped = {name for node in self.graph.nodes[first:] for name in node.outputs}
-        self._zeros = {spec: name for spec, name in self._zeros.items() if name not in dropped}
+        self._once = {key: name for key, name in self._once.items() if name not in dropped}
         del self.graph.nodes[first:]
 
 
@@ -343,24 +361,36 @@ def _step(
     if behind:
         _block(tape, reads, behind[0])
         return
-    dys = tuple(None if name in tape.graph.detached else tape.cotangent(name) for name in outputs)
-    if not any(dys):
-        return
-    end = len(tape.graph.nodes)
-    try:
-        grads = region.backward(tape, dys) if region else _pull(tape, _as_stored(tape, node), dys[0])
-    except GradientError as error:
-        if stops is None:
-            raise
-        tape.forget(end)
-        _block(tape, reads, len(stops))
-        stops.append((node, str(error)))
-        return
+    flowing = [name for name in outputs if name not in tape.graph.detached]
+    grads = None if region else _pull_rows(tape, node, flowing)
+    if grads is None:
+        dys = tuple(tape.cotangent(name) if name in flowing else None for name in outputs)
+        if not any(dys):
+            return
+        end = len(tape.graph.nodes)
+        try:
+            grads = region.backward(tape, dys) if region else _pull(tape, _as_stored(tape, node), dys[0])
+        except GradientError as error:
+            if stops is None:
+                raise
+            tape.forget(end)
+            _block(tape, reads, len(stops))
+            stops.append((node, str(error)))
+            return
     if len(grads) != len(inputs):
         what = "of a custom_vjp" if region else f"rule of op {node.op}"
         raise GradientError(f"the gradient {what} returns {len(grads)} values for {len(inputs)} inputs")
     for name, grad in zip(inputs, grads, strict=True):
         tape.accumulate(name, grad)
+
+
+def _pull_rows(tape: Tape, node: Node, flowing: Sequence[str]) -> Sequence[Grad] | None:
+    """Apply the op's rule for rows; None when it has none, or when the gradient is something else."""
+    rule = None if node.domain else _ROW_RULES.get(node.op)
+    if rule is None or node.outputs[0] not in flowing or not tape.specs.keys() >= {*node.inputs, node.outputs[0]}:
+        return None
+    rows = tape.rows(node.outputs[0])
+    return rule(tape, _as_stored(tape, node), rows) if rows else None
 
 
 def _has_body(node: Node) -> bool:
@@ -374,11 +404,11 @@ def _as_stored(tape: Tape, node: Node) -> Node:
     return node if inputs == node.inputs else replace(node, inputs=inputs)  # a rule may ask its node for more outputs
 
 
-def _pull(tape: Tape, node: Node, dy: str | None) -> Sequence[str | None]:
+def _pull(tape: Tape, node: Node, dy: str | None) -> Sequence[Grad]:
     if _has_body(node) and _rule(node) is None:
         raise GradientError(f"no gradient flows through the subgraphs of {node.op} (value {node.outputs[0]})")
     try:
-        return tape.pull(node, dy or tape.zeros_like(node.outputs[0]))
+        return tape.apply(node, dy or tape.zeros_like(node.outputs[0]))
     except KeyError as error:
         if error.args[0] not in (*node.inputs, *node.outputs):
             raise

@@ -42,17 +42,24 @@ class _Question:
     def prepare(self, seeds: Mapping[str, str]) -> None:
         """Warn of gradients that rounding makes zero, and make the graph fast to differentiate from `seeds` on."""
         from caffestat.graph.fold import fold_normalizations
+        from caffestat.graph.repeats import merge_repeats
 
         warn_of_rounding(self.graph, self.wrt, seeds)
-        fold_normalizations(self.graph, {*seeds, *self.wrt})
+        kept = {*seeds, *self.wrt}
+        merge_repeats(self.graph, kept)
+        fold_normalizations(self.graph, kept)
 
     def answer(self) -> onnx.ModelProto:
         """Return the model with what was appended to its graph."""
         from caffestat.graph.expand import by_fewer_products
+        from caffestat.graph.repeats import merge_repeats
         from caffestat.graph.widen import widened
 
+        self.graph.nodes[:] = live(self.graph.nodes, self.graph.outputs)
         self.graph.infer()
-        return by_fewer_products(widened(self.graph)).to_onnx(self.model.arrays)
+        result = by_fewer_products(widened(self.graph))
+        merge_repeats(result)
+        return result.to_onnx(self.model.arrays)
 
 
 def gradient(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
-from dataclasses import replace
 from functools import reduce
 from math import prod
 from typing import TYPE_CHECKING, Any
@@ -13,6 +12,7 @@ import numpy as np
 from . import blocked, cuda, normalized, winograd, winograd_constant
 from .graph import CONTRIB, Scaled
 from .late import LATE, Definition, append, branch, late
+from .repeats import renamed
 
 if TYPE_CHECKING:
     from .graph import Graph, Node
@@ -175,7 +175,7 @@ def _under_names_of_results(g: Graph) -> list[Node]:
         if node.info.renames and node.outputs[0] in g.outputs and node.inputs[0] in movable:
             names.setdefault(node.inputs[0], node.outputs[0])
     kept = (node for node in g.nodes if not (node.info.renames and names.get(node.inputs[0]) == node.outputs[0]))
-    return [_renamed(node, names, results=True) for node in kept]
+    return [renamed(node, names, results=True) for node in kept]
 
 
 def live(nodes: Sequence[Node], outputs: Collection[str]) -> list[Node]:
@@ -197,7 +197,7 @@ def _without_copies(nodes: Sequence[Node], outputs: Collection[str]) -> list[Nod
     names: dict[str, str] = {}
     kept = []
     for node in nodes:
-        node = _renamed(node, names)
+        node = renamed(node, names)
         if node.info.renames and node.outputs[0] not in fixed:
             names[node.outputs[0]] = node.inputs[0]
         else:
@@ -222,7 +222,7 @@ def _without_repeats(nodes: Sequence[Node], outputs: Collection[str]) -> list[No
     views: dict[str, Hashable] = {}
     kept = []
     for index, node in enumerate(nodes):
-        node = _renamed(node, names)
+        node = renamed(node, names)
         key = _computes(node, views, own)
         if node.info.reshapes:
             views[node.outputs[0]] = key
@@ -236,14 +236,7 @@ def _without_repeats(nodes: Sequence[Node], outputs: Collection[str]) -> list[No
         else:
             last[key] = index, node
             kept.append(node)
-    return [_renamed(node, asked, results=True) for node in kept]
-
-
-def _renamed(node: Node, names: Mapping[str, str], results: bool = False) -> Node:
-    """Return the node that reads values under other names, and with `results` computes them under these."""
-    inputs, outputs = (tuple(names.get(name, name) for name in values) for values in (node.inputs, node.outputs))
-    outputs = outputs if results else node.outputs
-    return node if (inputs, outputs) == (node.inputs, node.outputs) else replace(node, inputs=inputs, outputs=outputs)
+    return [renamed(node, asked, results=True) for node in kept]
 
 
 def _computes(node: Node, views: Mapping[str, Hashable], own: Collection[str]) -> Hashable:

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
-from onnx import TensorProto, helper
 
 from caffestat.errors import GradientError
-from caffestat.graph import Graph, Node
-from caffestat.ops import Elements, Window
+from caffestat.graph import Node
+from caffestat.ops import Window
 
 from ..engine import Tape
+from ..sparse import Grad, scatter_add
 
 __all__ = [
     "axes_of",
@@ -25,16 +24,13 @@ __all__ = [
     "is_linear",
     "keep_axes",
     "only",
-    "scatter",
-    "scatter_add",
     "sum_to",
     "unbroadcast",
     "window_of",
 ]
 
-Grads = Sequence[str | None]
+Grads = Sequence[Grad]
 
-_FLOAT = int(TensorProto.FLOAT)
 _SMALL = 1 << 16  # elements of a constant that never matter
 
 
@@ -65,7 +61,7 @@ def broadcast_grads(tape: Tape, node: Node, *grads: Callable[[], str]) -> Grads:
     return [unbroadcast(tape, grad(), node.outputs[0], x) if tape.needs(x) else None for x, grad in pairs]
 
 
-def only(node: Node, *grads: str | None) -> Grads:
+def only(node: Node, *grads: Grad) -> Grads:
     """Return the gradients of the first inputs and None for all others."""
     return [*grads, *[None] * (len(node.inputs) - len(grads))]
 
@@ -100,49 +96,6 @@ def axes_of(tape: Tape, node: Node, position: int = 1) -> tuple[int, ...]:
 def keep_axes(tape: Tape, value: str, source: str, axes: Sequence[int]) -> str:
     """Reshape a value reduced over `axes` of `source` so that those axes have size 1."""
     return tape.reshape(value, *(1 if i in axes else size for i, size in enumerate(tape.shape(source))))
-
-
-def scatter(tape: Tape, grad: str, like: str, shape: Sequence[int], positions: str, axis: int, size: int) -> str:
-    """Add the slices of `grad` (of shape `shape`) at `positions` of an axis of length `size` into zeros.
-
-    positions: int64, one position per slice; negative ones count from the end.
-    """
-    zeros = tape.zeros((*shape[:axis], size, *shape[axis + 1 :]), tape.specs[like].dtype)
-    rows = (shape[axis], 1)
-    if axis == 0 and (len(shape) > 1 or tape.shape(positions) == rows) and _are_distinct(tape, positions):
-        return tape.emit("ScatterND", zeros, tape.reshape(positions, *rows), grad)
-    index = tape.reshape(positions, *(shape[axis] if i == axis else 1 for i in range(len(shape))))
-    if math.prod(shape) != shape[axis]:
-        index = tape.emit("Expand", index, tape.ints(*shape))
-    return scatter_add(tape, zeros, index, grad, axis, tape.specs[like].dtype)
-
-
-def _are_distinct(tape: Tape, positions: str) -> bool:
-    """Tell whether positions along one axis are known to be different ones."""
-    if positions in tape.constants:
-        array = tape.constants[positions]
-        return bool(array.size and array.min() >= 0 and np.unique(array).size == array.size)
-    moved = tape.flow.chain(positions, lambda step: tape.graph.nodes[step].info.elements is Elements.MOVED)
-    *_, source = moved
-    step = tape.flow.writer(source)
-    if step is None:
-        return False
-    node = tape.graph.nodes[step]
-    rule = node.info.distinct.get(node.outputs.index(source))
-    return rule is not None and math.prod(tape.shape(source)) == tape.shape(source)[rule(tape.graph.call(node))]
-
-
-def scatter_add(tape: Tape | Graph, base: str, index: str, updates: str, axis: int, dtype: Any) -> str:
-    """Add each update to the element of `base` that its index names along an axis; both are of type `dtype`.
-
-    ScatterND sums into one place from several threads in onnxruntime's CPU kernel and loses terms; this op does not. It
-    has no kernel for the narrow floats, which are added as float32.
-    """
-    if np.dtype(dtype).itemsize > 2:
-        return tape.emit("ScatterElements", base, index, updates, axis=axis, reduction="add")
-    base, updates = (tape.emit("Cast", value, to=_FLOAT) for value in (base, updates))
-    wide = tape.emit("ScatterElements", base, index, updates, axis=axis, reduction="add")
-    return tape.emit("Cast", wide, to=int(helper.np_dtype_to_tensor_dtype(np.dtype(dtype))))
 
 
 def window_of(tape: Tape, node: Node) -> Window:

@@ -3,27 +3,33 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 
 from caffestat.errors import GradientError
-from caffestat.graph import Node
+from caffestat.graph import Node, Spec
 
-from ..engine import Tape, vjp
-from .common import Grads, only, scatter, scatter_add
+from ..engine import Tape, vjp, vjp_of_rows
+from ..sparse import Rows, Stretch, are_distinct, scatter, scatter_add
+from .common import Grads, only
 
 
 @vjp("Gather")
 def gather(t: Tape, node: Node, dy: str) -> Grads:
     x, indices = node.inputs
-    shape = t.shape(x)
-    axis = node.get("axis", 0) % len(shape)
+    shape, axis = t.shape(x), _axis(t, node)
     picked = [*shape[:axis], math.prod(t.shape(indices)), *shape[axis + 1 :]]
     slices = t.reshape(dy, *picked)
     if indices in t.constants and (run := _run(t.constants[indices], shape[axis])):
-        t.accumulate_stretch(x, axis, run, slices)
-        return [None, None]
+        return [Stretch(axis, run, slices), None]
+    if axis == 0:
+        return [_rows(t, x, indices, slices), None]
     return [scatter(t, slices, x, picked, t.cast(indices, np.int64), axis, shape[axis]), None]
+
+
+def _axis(t: Tape, node: Node) -> int:
+    return int(node.get("axis", 0)) % len(t.shape(node.inputs[0]))
 
 
 def _run(indices: np.ndarray, size: int) -> range:
@@ -31,6 +37,78 @@ def _run(indices: np.ndarray, size: int) -> range:
     places = indices.ravel() % size
     run = range(int(places[0]), int(places[0]) + places.size) if places.size else range(0)
     return run if (places == np.asarray(run)).all() else range(0)
+
+
+def _rows(t: Tape, x: str, positions: str, dy: str) -> Rows:
+    """Return the gradient of x from that of the slices along its first axis that positions name: dy [positions, …]."""
+    places = t.cast(positions, np.int64)
+    t.specs.setdefault(places, Spec(t.shape(positions), np.dtype(np.int64)))
+    return Rows(places, math.prod(t.shape(positions)), t.shape(x)[0], dy, are_distinct(t, positions))
+
+
+# ---- gradients that are rows ----
+
+
+@vjp_of_rows("Compress", "Gather", "GatherND", "TopK")
+def rows_of_picked(t: Tape, node: Node, rows: Rows) -> Grads | None:
+    """Row i of y = x[positions] is row positions[i] of x."""
+    x, y = node.inputs[0], node.outputs[0]
+    if (place := _selected(t, node)) is not None:
+        return _rows_of_selected(t, node, rows, *place)
+    positions = _positions(t, node)
+    if positions is None or rows.depth > 1:
+        return None
+    of_x, of_y = t.cast(positions, np.int64), rows.places
+    tail = t.shape(positions)[1:]
+    if tail not in ((), (1,)):
+        of_x, tail = t.reshape(of_x, t.shape(y)[0]), ()
+    if tail:
+        of_y = t.reshape(of_y, rows.count)
+    places = t.declare(t.once("Gather", of_x, of_y, axis=0), (*t.shape(of_y), *tail), np.int64)
+    distinct = rows.are_distinct and are_distinct(t, positions)
+    return only(node, Rows(places, rows.count, t.shape(x)[0], rows.dy, distinct))
+
+
+def _selected(t: Tape, node: Node) -> tuple[int, int] | None:
+    """Return the axis, and its place, of which a node picks the one slice, without the axis; None for other nodes."""
+    if node.op != "Gather" or node.inputs[1] not in t.constants or t.shape(node.inputs[1]):
+        return None
+    axis = _axis(t, node)
+    return axis, int(t.constants[node.inputs[1]]) % t.shape(node.inputs[0])[axis]
+
+
+def _rows_of_selected(t: Tape, node: Node, rows: Rows, axis: int, place: int) -> Grads | None:
+    """Row i of the slice at one place of the first axis, or of the axis behind the rows', is one of x's finer rows."""
+    if axis == 0:
+        before = place * math.prod(t.shape(node.outputs[0])[: rows.depth])
+        return only(node, replace(rows, depth=rows.depth + 1, offset=rows.offset + before))
+    if axis == rows.depth:
+        size = t.shape(node.inputs[0])[axis]
+        finer = replace(rows, depth=axis + 1, scale=rows.scale * size, offset=rows.offset * size + place)
+        return only(node, finer)
+    return None
+
+
+def _positions(t: Tape, node: Node) -> str | None:
+    """Return the positions along the first axis at which a node picks slices, one after the other; None for others."""
+    x, y = node.inputs[0], node.outputs[0]
+    if node.op == "TopK":
+        return node.outputs[1] if len(t.shape(x)) == 1 else None
+    if node.op == "Compress":
+        axis = node.get("axis")
+        along = len(t.shape(x)) == 1 if axis is None else axis % len(t.shape(x)) == 0
+        return t.declare(t.once("NonZero", node.inputs[1]), (1, t.shape(y)[0]), np.int64) if along else None
+    indices = node.inputs[1]
+    if node.op == "GatherND":
+        return indices if len(t.shape(indices)) == 2 and _is_along_first(t, node) else None
+    return indices if len(t.shape(indices)) == 1 and _axis(t, node) == 0 else None
+
+
+def _is_along_first(t: Tape, node: Node) -> bool:
+    return t.shape(node.inputs[1])[-1] == 1 and not node.get("batch_dims", 0)
+
+
+# ---- other indices ----
 
 
 @vjp("GatherElements")
@@ -46,10 +124,8 @@ def gather_nd(t: Tape, node: Node, dy: str) -> Grads:
     x, indices = node.inputs
     shape, picked, lead = t.shape(x), t.shape(indices), node.get("batch_dims", 0)
     depth = picked[-1]
-    if depth == 1 and not lead:
-        count = math.prod(picked)
-        slices = t.reshape(dy, count, *shape[1:])
-        return [scatter(t, slices, x, [count, *shape[1:]], indices, 0, shape[0]), None]
+    if _is_along_first(t, node):
+        return [_rows(t, x, indices, t.reshape(dy, math.prod(picked), *shape[1:])), None]
     dims, rest = shape[lead : lead + depth], shape[lead + depth :]
     batch, count, width = math.prod(shape[:lead]), math.prod(picked[lead:-1]), math.prod(rest)
     strides = t.ints(*(math.prod(dims[i + 1 :]) for i in range(depth)))
@@ -89,7 +165,9 @@ def _adds(node: Node) -> bool:
 
 @vjp("TopK")
 def top_k(t: Tape, node: Node, dy: str) -> Grads:
-    x = node.inputs[0]
+    x, positions = node.inputs[0], _positions(t, node)
+    if positions is not None:
+        return only(node, _rows(t, x, positions, dy))
     zeros, axis = t.zeros_like(x), node.get("axis", -1)
     return only(node, scatter_add(t, zeros, node.outputs[1], dy, axis, t.specs[x].dtype))
 
@@ -99,9 +177,11 @@ def compress(t: Tape, node: Node, dy: str) -> Grads:
     """Each slice that was kept gives its dy back; the others get zero."""
     x, kept = node.inputs
     shape, axis = t.shape(x), node.get("axis")
-    positions = t.emit("NonZero", kept)
+    if (positions := _positions(t, node)) is not None:
+        return [_rows(t, x, positions, dy), None]
+    count = math.prod(t.shape(node.outputs[0])) if axis is None else t.shape(node.outputs[0])[axis]
+    positions = t.declare(t.once("NonZero", kept), (1, count), np.int64)
     if axis is None:
-        flat = scatter(t, dy, x, t.shape(node.outputs[0]), positions, 0, math.prod(shape))
+        flat = scatter(t, dy, x, [count], positions, 0, math.prod(shape))
         return [t.reshape(flat, *shape), None]
-    axis %= len(shape)
-    return [scatter(t, dy, x, t.shape(node.outputs[0]), positions, axis, shape[axis]), None]
+    return [scatter(t, dy, x, t.shape(node.outputs[0]), positions, axis % len(shape), shape[axis]), None]

@@ -16,7 +16,8 @@ from caffestat.graph import Graph, Node, blocked, late
 from caffestat.ops import Window
 
 from ..engine import Tape, vjp
-from .common import Grads, scatter_add, window_of
+from ..sparse import scatter_add
+from .common import Grads, window_of
 
 Ints = tuple[int, ...]
 

@@ -10,7 +10,8 @@ from caffestat.errors import GradientError
 from caffestat.graph import Node
 
 from ..engine import Tape, vjp
-from .common import Grads, only, scatter_add
+from ..sparse import scatter_add
+from .common import Grads, only
 
 Ints = tuple[int, ...]
 

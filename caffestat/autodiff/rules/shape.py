@@ -9,7 +9,8 @@ import numpy as np
 from caffestat.graph import Node
 
 from ..engine import Tape, vjp
-from .common import Grads, constant_of, input_of, interpolate_transposed, only, scatter, unbroadcast
+from ..sparse import Stretch, scatter
+from .common import Grads, constant_of, input_of, interpolate_transposed, only, unbroadcast
 
 
 @vjp("Reshape", "Flatten", "Squeeze", "Unsqueeze")
@@ -39,9 +40,8 @@ def tile(t: Tape, node: Node, dy: str) -> Grads:
 
 @vjp("Concat")
 def concat(t: Tape, node: Node, dy: str) -> Grads:
-    axis = node.attributes["axis"]
-    sizes = [t.shape(x)[axis] for x in node.inputs]
-    return t.emit_many("Split", dy, t.ints(*sizes), count=len(sizes), axis=axis)
+    axis = node.attributes["axis"] % len(t.shape(node.outputs[0]))
+    return t.split(dy, [t.shape(x)[axis] for x in node.inputs], axis)
 
 
 @vjp("Split")
@@ -57,8 +57,7 @@ def slice_(t: Tape, node: Node, dy: str) -> Grads:
     shape, taken = list(t.shape(node.outputs[0])), _taken(t, node)
     cut = [axis for axis, positions in taken.items() if len(positions) < t.shape(x)[axis]]
     if len(cut) == 1 and taken[cut[0]].step == 1 and taken[cut[0]]:
-        t.accumulate_stretch(x, cut[0], taken[cut[0]], dy)
-        return only(node, None)
+        return only(node, Stretch(cut[0], taken[cut[0]], dy))
     before, after = [0] * len(shape), [0] * len(shape)
     for axis, positions in taken.items():
         size = t.shape(x)[axis]
