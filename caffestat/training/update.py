@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -12,6 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from caffestat.cores import core_count
 from caffestat.engine.axpby import fuses
 from caffestat.net import Net
 from caffestat.net.aliasing import adds_up
@@ -22,7 +22,7 @@ from .statistics import Sizes
 
 __all__ = ["Applied", "Learnable", "Update", "learnable", "mean_abs", "sum_squares"]
 
-_THREADS = min(os.cpu_count() or 1, 4)
+_THREADS = min(core_count(), 4)
 _CHUNK = 1 << 16  # elements that sums are taken of at a time
 _LARGE = 1 << 18  # elements from which on several threads share the work
 
