@@ -72,7 +72,8 @@ class Normalize(Layer):
     """y = s · x / √(Σ x² + eps), Σ over the channels or, across_spatial, over all of a sample; s is learned.
 
     Bottom and top [N, C, …]; s is one number with channel_shared, else [C]. With x̂ = x / norm, dx = s · (dy - x̂ ·
-    Σ x̂ · dy) / norm also where s differs by channel, as in the reference. (weiliu89/caffe, normalize_layer.cpp)
+    Σ x̂ · dy) / norm also where s differs by channel, and ds = Σ y · dy / s, as in the reference: not a number where
+    s is 0. (weiliu89/caffe, normalize_layer.cpp)
     """
 
     adds = ssd_pb2.LayerParameter
@@ -100,17 +101,19 @@ class Normalize(Layer):
         def forward(x: str, s: str) -> str:
             sums = g.emit("ReduceSum", g.emit("Mul", x, x), axes, keepdims=1)
             norm = g.emit("Sqrt", g.emit("Add", sums, g.constant(proto.eps)))
-            made.update(norm=norm, unit=g.emit("Div", x, norm))
-            return g.emit("Mul", made["unit"], s, hint=self.name)
+            made["norm"] = norm
+            return g.emit("Mul", g.emit("Div", x, norm), s, hint=self.name)
 
         def gradient(tape: Tape, dy: str) -> Sequence[str | None]:
-            along = tape.emit("Mul", made["unit"], dy)
-            across = tape.emit("Mul", made["unit"], tape.emit("ReduceSum", along, axes, keepdims=1))
+            unit = tape.emit("Div", tape.stored(bottoms[0]), made["norm"])
+            across = tape.emit("Mul", unit, tape.emit("ReduceSum", tape.emit("Mul", unit, dy), axes, keepdims=1))
             dx = tape.emit("Div", tape.emit("Mul", tape.emit("Sub", dy, across), scale), made["norm"])
-            others = [0, *range(1 if proto.channel_shared else 2, rank)]
-            return dx, tape.reshape(tape.emit("ReduceSum", along, tape.ints(*others), keepdims=0), *g.shape(scale))
+            others = tape.ints(0, *range(1 if proto.channel_shared else 2, rank))
+            along = tape.emit("ReduceSum", tape.emit("Mul", tape.stored(top), dy), others, keepdims=0)
+            return dx, tape.emit("Div", tape.reshape(along, *g.shape(scale)), scale)
 
-        return (emit_closed(g, (bottoms[0], scale), forward, gradient),)
+        top = emit_closed(g, (bottoms[0], scale), forward, gradient)
+        return (top,)
 
 
 _DENSE = {32: 4, 64: 2, 128: 1}  # FaceBoxes' sizes of squares, and how many of each stand along an axis of a place
@@ -290,6 +293,9 @@ class DetectionOutput(Computed, _Predictions):
     def settings(self) -> Any:
         return self.added.detection_output_param
 
+    def stops_backward(self, needed: Sequence[bool]) -> bool:
+        return True
+
     def tops_at_setup(self, bottoms: Sequence[Shape]) -> tuple[Shape, ...]:
         self.check_predictions(bottoms)
         self.check_settings()
@@ -403,6 +409,9 @@ class DetectionEvaluate(Computed):
     adds = ssd_pb2.LayerParameter
     num_bottoms = (2, 2)
 
+    def stops_backward(self, needed: Sequence[bool]) -> bool:
+        return True
+
     def tops_at_setup(self, bottoms: Sequence[Shape]) -> tuple[Shape, ...]:
         p = self.added.detection_evaluate_param
         widths = (FAKE_ROW + POINT_ROW - 1, BOX_ROW + POINT_ROW) if p.has_lm else (FAKE_ROW, BOX_ROW)
@@ -417,7 +426,16 @@ class DetectionEvaluate(Computed):
 
     def decide(self, bottoms: Sequence[np.ndarray], random: np.random.Generator) -> Sequence[np.ndarray]:
         detections, truth = (bottom[0, 0] for bottom in bottoms)
+        self.refuse_background(detections, "detections")
+        self.refuse_background(truth, "true boxes")
         return (evaluate(detections[:, :FAKE_ROW], truth[:, :BOX_ROW], self.added.detection_evaluate_param),)
+
+
+    def refuse_background(self, rows: np.ndarray, what: str) -> None:
+        """Raise NetError for boxes of an image, [rows, …], that have the background's label."""
+        background = self.added.detection_evaluate_param.background_label_id
+        if ((rows[:, 0] != -1) & (rows[:, 1].astype(int) == background)).any():
+            raise self.error(f"the {what} hold the background's label, {background}; set another background_label_id")
 
 
 @layer("MultiBoxLoss", dialect="ssd")
@@ -438,8 +456,8 @@ class MultiBoxLoss(Normalized, _Predictions):
     def settings(self) -> Any:
         return self.added.multibox_loss_param
 
-    def allow_force_backward(self, bottom: int) -> bool:
-        return bottom < 2
+    def stops_backward(self, needed: Sequence[bool]) -> bool:
+        return any(needed[2:4])
 
     def tops(self, bottoms: Sequence[Shape]) -> tuple[Shape, ...]:
         self.check_predictions(bottoms)

@@ -68,6 +68,17 @@ def test_normalize_with_one_scale_has_the_derivative_as_gradient(across: str, ax
     assert result.params[0] == pytest.approx((normalized(x, np.array(1.0), axes, 0.1) * dy).sum(), rel=1e-4)
 
 
+def test_normalize_divides_the_gradient_of_its_scale_by_the_scale() -> None:
+    """normalize_layer.cpp, Backward_cpu: Σ y · dy / s, which is no number where a scale is 0."""
+    x, dy = np.random.default_rng(2).normal(1, 2, (2, 2, 3, 4, 5)).astype(np.float32)
+    text = 'name: "n" type: "Normalize" bottom: "x" top: "y" norm_param { across_spatial: false channel_shared: false }'
+    scale = np.array([2, 0, -1], np.float32)
+    got = run(make(text), [x], [scale], [dy]).params[0]
+    expected = (normalized(x, np.float32(1), (1,), 0) * dy).sum((0, 2, 3))
+    np.testing.assert_allclose(got[[0, 2]], expected[[0, 2]], rtol=1e-4)
+    assert np.isnan(got[1])
+
+
 def test_prior_boxes_are_centered_and_stretched() -> None:
     text = """name: "p" type: "PriorBox" bottom: "m" bottom: "x" top: "y"
       prior_box_param { min_size: 6 max_size: 24 aspect_ratio: 4 variance: [0.1, 0.2, 0.3, 0.4] }"""
@@ -181,6 +192,32 @@ def test_evaluation_counts_each_true_box_once() -> None:
     expected = [[-1, 1, 1, -1, -1], [-1, 2, 1, -1, -1]]
     expected += [[0, 1, 0.95, 1, 0], [0, 1, 0.9, 0, 1], [0, 2, 0.3, 0, 0], [1, 1, 0.2, 0, 1]]
     np.testing.assert_allclose(top[0, 0], expected, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("detected", "true", "message"), [(0, 1, "the detections hold"), (1, 0, "the true boxes hold")]
+)
+def test_evaluation_refuses_boxes_of_the_background(detected: int, true: int, message: str) -> None:
+    """bbox_util.cpp, GetDetectionResults and GetGroundTruth; rows of no image do not count."""
+    text = (
+        'name: "e" type: "DetectionEvaluate" bottom: "d" bottom: "t" top: "y" detection_evaluate_param {num_classes: 2}'
+    )
+    none = [-1, 0, 0, 0, 0, 0, 0]
+    found = np.array([[0, detected, 0.9, 0, 0, 1, 1], none], np.float32)
+    truth = np.array([[0, true, 0, 0, 0, 1, 1, 0], [*none, 0]], np.float32)
+    with pytest.raises(NetError, match=f"{message} the background's label, 0"):
+        run(make(text), [found[None, None], truth[None, None]])
+
+
+def test_only_locations_and_scores_have_gradients() -> None:
+    """multibox_loss_layer.cpp, loss_layer.hpp, detection_output_layer.hpp, detection_evaluate_layer.hpp"""
+    loss, detected, evaluated = (
+        make(f'name: "l" type: "{kind}" top: "y"') for kind in ("MultiBoxLoss", "DetectionOutput", "DetectionEvaluate")
+    )
+    assert not loss.stops_backward([True, True, False, False])
+    assert loss.stops_backward([True, True, True, False]) and loss.stops_backward([True, True, False, True])
+    assert [loss.allow_force_backward(bottom) for bottom in range(4)] == [True, False, True, True]
+    assert detected.stops_backward([True, False, False]) and evaluated.stops_backward([True, False])
 
 
 LOSS = """name: "m" type: "MultiBoxLoss" bottom: "l" bottom: "c" bottom: "p" bottom: "t" top: "y" %s
