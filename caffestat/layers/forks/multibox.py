@@ -152,14 +152,14 @@ def _matched(image: _Image, p: Any) -> tuple[np.ndarray, np.ndarray]:
             if p.share_location:
                 indices[label], most[label] = index, overlap
             elif label != p.background_label_id:
-                own = (index > FREE) & (image.classes[index] == label)
+                own = (index > FREE) & (image.classes[np.maximum(index, 0)] == label)
                 indices[label], most[label] = np.where(own, index, FREE), overlap
         return indices, most
     for label in range(count):
         if p.share_location or label != p.background_label_id:
             of_label = np.arange(len(image.truth)) if p.share_location else np.flatnonzero(image.classes == label)
             index, most[label] = _match(image.decoded(label, p), image.boxes[of_label], p)
-            indices[label] = np.where(index > FREE, of_label[index] if of_label.size else index, index)
+            indices[label] = np.where(index > FREE, of_label[np.maximum(index, 0)] if of_label.size else index, index)
     return indices, most
 
 
@@ -226,7 +226,7 @@ def _labels(image: _Image, index: np.ndarray, p: Any) -> np.ndarray:
     """Return the class that each prior should have."""
     if not len(image.truth):
         return np.full(len(index), p.background_label_id)
-    return np.where(index > FREE, image.classes[index], p.background_label_id)
+    return np.where(index > FREE, image.classes[np.maximum(index, 0)], p.background_label_id)
 
 
 def _score_losses(image: _Image, index: np.ndarray, p: Any) -> np.ndarray:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from caffestat.fillers import Filler
-from caffestat.float32 import FLT_MIN
+from caffestat.float32 import FLT_MIN, rounded
 from caffestat.lazy import np
 from caffestat.schema.forks import ssd_pb2
 
@@ -73,7 +73,7 @@ class Normalize(Layer):
 
     Bottom and top [N, C, …]; s is one number with channel_shared, else [C]. With x̂ = x / norm, dx = s · (dy - x̂ ·
     Σ x̂ · dy) / norm also where s differs by channel, and ds = Σ y · dy / s, as in the reference: not a number where
-    s is 0. (weiliu89/caffe, normalize_layer.cpp)
+    s is 0. In place dx is 0. (weiliu89/caffe, normalize_layer.cpp)
     """
 
     adds = ssd_pb2.LayerParameter
@@ -104,13 +104,17 @@ class Normalize(Layer):
             made["norm"] = norm
             return g.emit("Mul", g.emit("Div", x, norm), s, hint=self.name)
 
-        def gradient(tape: Tape, dy: str) -> Sequence[str | None]:
+        def pull(tape: Tape, dy: str) -> str:
+            if self.is_in_place():
+                return str(tape.emit("Mul", dy, tape.constant(0)))  # Caffe subtracts from dy what it wrote over dy
             unit = tape.emit("Div", tape.stored(bottoms[0]), made["norm"])
             across = tape.emit("Mul", unit, tape.emit("ReduceSum", tape.emit("Mul", unit, dy), axes, keepdims=1))
-            dx = tape.emit("Div", tape.emit("Mul", tape.emit("Sub", dy, across), scale), made["norm"])
+            return str(tape.emit("Div", tape.emit("Mul", tape.emit("Sub", dy, across), scale), made["norm"]))
+
+        def gradient(tape: Tape, dy: str) -> Sequence[str | None]:
             others = tape.ints(0, *range(1 if proto.channel_shared else 2, rank))
             along = tape.emit("ReduceSum", tape.emit("Mul", tape.stored(top), dy), others, keepdims=0)
-            return dx, tape.emit("Div", tape.reshape(along, *g.shape(scale)), scale)
+            return pull(tape, dy), tape.emit("Div", tape.reshape(along, *g.shape(scale)), scale)
 
         top = emit_closed(g, (bottoms[0], scale), forward, gradient)
         return (top,)
@@ -218,7 +222,7 @@ class PriorBox(_Priors):
         found = [1.0]
         for ratio in self.added.prior_box_param.aspect_ratio:
             if all(abs(ratio - other) >= 1e-6 for other in found):
-                found += [ratio, 1 / ratio] if self.added.prior_box_param.flip else [ratio]
+                found += [ratio, rounded(1 / ratio)] if self.added.prior_box_param.flip else [ratio]
         return found[1:]
 
     def sizes(self) -> list[tuple[float, float]]:
@@ -234,7 +238,8 @@ class PriorBox(_Priors):
         for index, size in enumerate(map(int, least)):  # as Caffe does
             squares = [float(size - self.is_forks), *(math.sqrt(size * int(high)) for high in most[index : index + 1])]
             sizes += [(square, square) for square in squares]
-            sizes += [(size * math.sqrt(ratio), size / math.sqrt(ratio)) for ratio in self.ratios()]
+            roots = [rounded(math.sqrt(ratio)) for ratio in self.ratios()]
+            sizes += [(rounded(size * root), rounded(size / root)) for root in roots]
         return sizes
 
 
@@ -418,8 +423,8 @@ class DetectionEvaluate(Computed):
         for shape, width in zip(bottoms, widths, strict=True):
             if len(shape) != 4 or shape[:2] != (1, 1) or shape[3] != width:
                 raise self.error(f"expected a bottom of shape (1, 1, rows, {width}), found {shape}")
-        if not p.HasField("num_classes"):
-            raise self.error("expected num_classes in detection_evaluate_param, found none")
+        if not p.num_classes:
+            raise self.error("expected num_classes of at least 1 in detection_evaluate_param")
         if not p.overlap_threshold > 0:
             raise self.error(f"overlap_threshold is {p.overlap_threshold:g}; expected more than 0")
         return ((1, 1, p.num_classes - 1 + bottoms[0][2], 5),)
@@ -429,7 +434,6 @@ class DetectionEvaluate(Computed):
         self.refuse_background(detections, "detections")
         self.refuse_background(truth, "true boxes")
         return (evaluate(detections[:, :FAKE_ROW], truth[:, :BOX_ROW], self.added.detection_evaluate_param),)
-
 
     def refuse_background(self, rows: np.ndarray, what: str) -> None:
         """Raise NetError for boxes of an image, [rows, …], that have the background's label."""
@@ -498,6 +502,8 @@ class MultiBoxLoss(Normalized, _Predictions):
             raise self.error("do_neg_mining, an old field, contradicts mining_type, which replaces it; remove it")
         if p.background_label_id >= p.num_classes and (p.mining_type or p.conf_loss_type != LOGISTIC):
             raise self.error(f"background_label_id is {p.background_label_id}; expected 0 to {p.num_classes - 1}")
+        if p.map_object_to_agnostic and p.num_classes != 2:
+            raise self.error(f"map_object_to_agnostic needs num_classes: 2, found {p.num_classes}")
         if p.mining_type == HARD_EXAMPLE and p.sample_size < 1:
             raise self.error(f"sample_size is {p.sample_size}; expected at least 1")
 

@@ -92,6 +92,30 @@ def test_prior_boxes_are_centered_and_stretched() -> None:
     np.testing.assert_allclose(variances, np.broadcast_to([0.1, 0.2, 0.3, 0.4], variances.shape), rtol=1e-6)
 
 
+def test_prior_boxes_are_the_references_bit_for_bit() -> None:
+    """Of a build of weiliu89/caffe: near ties between overlaps go the way that the last bit says."""
+    text = """name: "p" type: "PriorBox" bottom: "m" bottom: "x" top: "y"
+      prior_box_param { min_size: 7 max_size: 10 aspect_ratio: 3 aspect_ratio: 0.7 step: 4 offset: 0.3 }"""
+    (top,) = run(make(text), [np.zeros((1, 2, 1, 1)), np.zeros((1, 2, 15, 24))]).tops
+    expected = [
+        [-0.09583333, -0.15333334, 0.19583334, 0.31333333],
+        [-0.12430417, -0.19888666, 0.22430417, 0.35888666],
+        [-0.20259073, -0.05471506, 0.30259073, 0.21471506],
+        [-0.034196913, -0.3241452, 0.13419692, 0.48414522],
+        [-0.07201292, -0.19888666, 0.17201293, 0.35888666],
+        [-0.12430417, -0.11522067, 0.22430417, 0.2752207],
+    ]
+    np.testing.assert_array_equal(top[0, 0].reshape(-1, 4), np.array(expected, np.float32))
+
+
+def test_normalize_in_place_passes_no_gradient_on() -> None:
+    """normalize_layer.cpp, Backward_cpu: dy - x̂ · Σ x̂ · dy, where the second has been written over the first."""
+    x, dy = np.random.default_rng(3).normal(1, 2, (2, 2, 3, 4, 5)).astype(np.float32)
+    result = run(make('name: "n" type: "Normalize" bottom: "x" top: "x"'), [x], [np.array(2.0)], [dy])
+    np.testing.assert_array_equal(result.bottoms[0], np.zeros_like(x))
+    assert result.params[0] == pytest.approx((result.tops[0] * dy).sum() / 2, rel=1e-4)
+
+
 def test_faceboxes_has_more_squares_of_its_small_sizes() -> None:
     fields = """name: "p" type: "PriorBox" bottom: "m" bottom: "x" top: "y"
       prior_box_param { min_size: %s variance: 0.1 step: 32 }"""
@@ -341,6 +365,22 @@ def test_all_objects_are_one_class_in_the_first_of_two_stages() -> None:
     truth[..., 1] = 1
     first.peers = ()
     assert found == run(first, bottoms).tops[0]
+
+
+@pytest.mark.parametrize("priors", ["true", "false"])
+def test_priors_across_the_border_are_left_out_where_there_is_one_true_box(priors: str) -> None:
+    loc, conf, prior, truth = loss_bottoms()
+    prior[0, 0, :8] += 1  # two priors that end outside of the image
+    fields = f"ignore_cross_boundary_bbox: true use_prior_for_matching: {priors} code_type: CENTER_SIZE"
+    layer = make(LOSS % ("", fields))
+    loss = run(layer, [np.zeros_like(loc), conf, prior, truth[:, :, 1:2]]).tops[0]
+    prior[0, 0, :8] += 1
+    assert loss > 0 and loss == run(layer, [np.zeros_like(loc), conf, prior, truth[:, :, 1:2]]).tops[0]
+
+
+def test_the_agnostic_class_is_the_second_of_two() -> None:
+    with pytest.raises(NetError, match="map_object_to_agnostic needs num_classes: 2, found 3"):
+        make(LOSS % ("", "map_object_to_agnostic: true")).tops([b.shape for b in loss_bottoms()])
 
 
 def test_what_does_not_go_with_a_first_stage() -> None:
