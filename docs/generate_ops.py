@@ -13,6 +13,7 @@ from caffestat.autodiff import differentiable
 from caffestat.graph import CONTRIB, OPSET
 from caffestat.graph import load as _load  # noqa: F401  registers what defined_ops looks up
 from caffestat.graph.writer import defined_ops
+from caffestat.ops import op_info
 from caffestat.theory import has_rule
 from caffestat.theory import rules as _  # noqa: F401  registers what has_rule looks up
 
@@ -37,14 +38,15 @@ them unpredictable.
 TAIL = """
 Newer ops of ONNX are converted to this opset too, through their ONNX function definitions (Attention, RMSNormalization,
 …) or through our own ({newer}). So are ops of the runtime ({fused}), unless they share buffers or keep quantized keys.
-MatMulNBits has gradients for its input, scales and bias.
+MatMulNBits, MatMulBnb4, GatherBlockQuantized and MoE stay: they have gradients for their inputs, scales, weights and
+biases of floats.
 """
 
 
 def table() -> str:
     """Return the page."""
     rows = "".join(f"| {' | '.join(row)} |\n" for row in _rows())
-    fused = defined_ops(CONTRIB)
+    fused = [op for op in defined_ops(CONTRIB) if not op_info(op, CONTRIB).output_shape]  # the others stay as they are
     newer = [op for op in defined_ops("") if op not in fused]
     tail = TAIL.format(newer=", ".join(newer), fused=", ".join(fused))
     return f"{HEAD}{rows}\n{textwrap.fill(tail.strip(), 120)}\n"

@@ -11,7 +11,9 @@ import numpy as np
 from caffestat.engine import CPU, Compiled, Device
 from caffestat.errors import InputError
 from caffestat.fillers import Stream
+from caffestat.graph import Spec
 from caffestat.graph.load import Model
+from caffestat.graph.widen import with_wide_ends
 from caffestat.program.feeds import Feeds
 from caffestat.program.from_onnx import from_onnx, settle_drawn
 
@@ -122,8 +124,15 @@ class _Side:
         return self.model.graph.shape(name)
 
     def run(self, names: Sequence[str]) -> dict[str, np.ndarray]:
-        compiled = Compiled(self.model.graph, self._device, self.model.arrays, self._compute)
-        return compiled.run(self._fed, outputs=names)
+        graph, wide = with_wide_ends(self.model.graph, names)
+        compiled = Compiled(graph, self._device, _fitting(self.model.arrays, graph.params), self._compute)
+        found = compiled.run(_fitting(self._fed, graph.inputs), outputs=wide)
+        return {name: found[other] for name, other in zip(names, wide, strict=True)}
+
+
+def _fitting(arrays: Mapping[str, np.ndarray], specs: Mapping[str, Spec]) -> dict[str, np.ndarray]:
+    """Return arrays in the types that a graph states for them."""
+    return {name: array.astype(specs[name].dtype, copy=False) for name, array in arrays.items() if name in specs}
 
 
 def _pairs(a: _Side, b: _Side) -> list[tuple[str, str]]:

@@ -196,6 +196,8 @@ def _ask(
         pass_straight_through(graph)
     floats = [name for name in graph.outputs if name in graph.specs and graph.specs[name].is_float]
     chosen = floats if outputs is None else _names(outputs)
+    if outputs is None and not floats:
+        raise InputError("the model has no floating-point output to start a backward pass from")
     for name in chosen:
         if name not in floats:
             known = ", ".join(floats) or "none"

@@ -258,10 +258,15 @@ class _Session:
 def _open(graph: Graph, held: Mapping[str, np.ndarray], device: Device, options: Any) -> tuple[Any, Any]:
     """Return a session, and the params' values that it reads as long as it lives."""
     ort = onnxruntime()
-    values = {name: ort.OrtValue.ortvalue_from_numpy(np.asarray(array, order="C")) for name, array in held.items()}
+    stored = {name: array for name, array in held.items() if array.dtype.isbuiltin != 1}  # numpy lacks 4 bits
+    values = {
+        name: ort.OrtValue.ortvalue_from_numpy(np.asarray(array, order="C"))
+        for name, array in held.items()
+        if name not in stored
+    }
     if values:
         options.add_external_initializers(list(values), list(values.values()))
-    model = graph.to_onnx(fed=[name for name in graph.params if name not in held], provider=device.kind)
+    model = graph.to_onnx(stored, fed=[name for name in graph.params if name not in held], provider=device.kind)
     for proto in model.graph.node:
         proto.name = next(filter(None, proto.output), "")  # the runtime's errors tell it
     with runtime_errors():

@@ -52,7 +52,7 @@ class _Uses:
         info = node.info
         for position, value in enumerate(node.inputs):
             shape = self._shapes.get(value, ())
-            if position in info.fans and len(shape) > 1:
+            if position in info.fans and (len(shape) > 1 or position in info.holds):
                 count = info.holds[position](node.attributes, shape) if position in info.holds else None
                 yield value, Use(index, "weight", *info.fans[position](node.attributes, shape), count)
             elif info.role(position) is Role.BIAS or self._is_added(node, position):

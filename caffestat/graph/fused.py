@@ -5,6 +5,8 @@ Shapes, costs, predictions and gradients are then those of the single ops.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import onnx
 from onnx import numpy_helper
@@ -31,6 +33,16 @@ def _quick_gelu(w: Writer, node: Node, y: str) -> None:
     """y = x · sigmoid(α x)."""
     x = node.inputs[0]
     w.emit("Mul", x, w.emit("Sigmoid", w.emit("Mul", x, w.number(node.get("alpha", 1.702)))), to=y)
+
+
+@definition("GatherBlockQuantized")
+def gather_block_quantized(w: Writer, node: Node, y: str) -> None:
+    """The same, but that `bits` is stated of bytes alone, which may hold several numbers: then shapes say the rest."""
+    kept = {name: value for name, value in node.attributes.items() if name != "bits"}
+    spec = w.context.spec(node.inputs[0])
+    if spec is not None and spec.dtype == np.uint8:
+        kept["bits"] = node.get("bits", 4)
+    w.nodes.append(replace(node, attributes=kept))
 
 
 @definition("FusedConv")

@@ -73,7 +73,8 @@ def _own_specs(graph: Graph, node: Node, rule: Callable[[Call], Shape]) -> dict[
         shape = rule(graph.call(node))
     except (UnknownShapeError, ValueError):  # operands that do not fit: the runtime says so
         return {}
-    return {node.outputs[0]: Spec(shape, graph.specs[node.inputs[0]].dtype)}
+    typed = graph.specs.get(node.inputs[node.info.typed_by])
+    return {node.outputs[0]: Spec(shape, typed.dtype)} if typed else {}
 
 
 def _branch_specs(graph: Graph, node: Node) -> dict[str, Spec]:

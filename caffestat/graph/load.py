@@ -33,7 +33,7 @@ from .nodes import default_of, expand_function, from_proto, given_names, renamed
 from .sequences import Sequences, whole_sequences
 from .sizes import Trial, fixed_shapes, infers
 from .straight import pass_straight_through
-from .tensors import dtype_of, read_tensor
+from .tensors import dtype_of, read_sparse, read_tensor
 from .upgrade import OLDEST, upgrade
 from .writer import is_defined, written
 
@@ -132,7 +132,7 @@ def load(
     try:
         with as_damage():
             check_model(proto)
-            loader = _Loader(_inlined(proto), folder, as_float32, given or {}, runs)
+            loader = _Loader(_dense(_inlined(proto), folder), folder, as_float32, given or {}, runs)
             loader.declare_inputs(shapes or {}, batch, dims or {})
             loader.pin()
             loader.declare_initializers()
@@ -164,6 +164,18 @@ def _inlined(proto: onnx.ModelProto) -> onnx.ModelProto:
     return inlined
 
 
+def _dense(proto: onnx.ModelProto, folder: Path | None) -> onnx.ModelProto:
+    """Return the model with its sparse initializers as dense ones."""
+    if not proto.graph.sparse_initializer:
+        return proto
+    result = onnx.ModelProto()
+    result.CopyFrom(proto)
+    result.graph.ClearField("sparse_initializer")
+    for tensor in proto.graph.sparse_initializer:
+        result.graph.initializer.append(numpy_helper.from_array(read_sparse(tensor, folder), tensor.values.name))
+    return result
+
+
 def _opset(proto: onnx.ModelProto) -> int:
     found = next((item.version for item in proto.opset_import if item.domain in ("", "ai.onnx")), OPSET)
     newest = onnx.defs.onnx_opset_version()
@@ -190,8 +202,6 @@ class _Loader:
         self.graph.domains |= {
             item.domain: item.version for item in proto.opset_import if item.domain not in ("", "ai.onnx")
         }
-        if proto.graph.sparse_initializer:
-            raise InputError("the model has sparse initializers, which are not supported: store them as dense ones")
         self.nodes = _sorted([from_proto(node) for node in proto.graph.node])
         _check_values(proto.graph, self.nodes)
         for name in _names(proto.graph):
@@ -399,10 +409,10 @@ class _Loader:
 
     def check_sizes(self, node: Node) -> None:
         """Raise InputError where an image is too small for its kernel, or the parts of a Concat do not fit together."""
-        specs = self.graph.specs
-        if node.info.concatenates:
+        specs, axis = self.graph.specs, node.attributes.get("axis")
+        if node.info.concatenates and axis is not None:  # a sequence has no axis
             parts = [specs[name].shape for name in node.inputs if name in specs and 0 not in specs[name].shape]
-            if len({_without_axis(shape, node.get("axis")) for shape in parts}) > 1:
+            if len({_without_axis(shape, axis) for shape in parts}) > 1:
                 words = f"{', '.join(map(str, parts))} do not fit together; {self.given_sizes()}"
                 raise InputError(f"{node.op} (value {node.outputs[0]}): {words}")
         if node.info.window is None:
@@ -457,6 +467,8 @@ class _Loader:
     def typed(self, node: Node) -> Node:
         """Return the node with its subgraphs in opset 22, and its type attributes as the graph computes them."""
         kept = {name: value for name, value in node.attributes.items() if not _is_empty(value)}
+        if node.info.is_constant and "sparse_value" in kept:
+            kept = {"value": numpy_helper.from_array(read_sparse(kept["sparse_value"], self.folder))}
         attributes = dict(node.info.defaults) | {name: self.attribute(name, value) for name, value in kept.items()}
         return with_captured(replace(node, attributes=attributes))
 
@@ -538,8 +550,8 @@ def _quantized(nodes: Sequence[Node]) -> set[str]:
     """Return the values that nodes take for quantized weights, also where rows are picked from them first."""
     found = {node.inputs[0] for node in nodes if node.info.converts}
     for node in nodes:
-        if node.info.is_product:
-            found.update(node.inputs[position] for position in node.info.fans if position < len(node.inputs))
+        held = node.info.fans if node.info.is_product else node.info.holds
+        found.update(node.inputs[position] for position in held if position < len(node.inputs))
     for node in reversed(nodes):
         if node.info.moves and not found.isdisjoint(node.outputs):
             found.add(node.inputs[0])
@@ -557,7 +569,7 @@ class _InnerLoader(_Loader):
     """Upgrades nodes of a subgraph: constants become Constant nodes, and shapes are not known."""
 
     def __init__(self, outer: _Loader) -> None:
-        self.graph, self.opset = outer.graph, outer.opset
+        self.graph, self.opset, self.folder = outer.graph, outer.opset, outer.folder
         self._pending: list[Node] = []
 
     def spec(self, value: str) -> Spec | None:

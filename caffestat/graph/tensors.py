@@ -8,17 +8,18 @@ from typing import Any
 
 import numpy as np
 import onnx
-from onnx import TensorProto, helper, numpy_helper
+from onnx import SparseTensorProto, TensorProto, helper, numpy_helper
 
 from caffestat.errors import InputError
 
 from .external import external_entry, external_path
 
-__all__ = ["dtype_of", "encode", "read_tensor"]
+__all__ = ["check_sizes", "dtype_of", "encode", "read_sparse", "read_tensor"]
 
 _FIELDS = ("float_data", "int32_data", "int64_data", "double_data", "uint64_data")
 _FLOATS: dict[int, str] = {TensorProto.FLOAT: "<f4", TensorProto.DOUBLE: "<f8", TensorProto.FLOAT16: "<f2"}
 _BITS = {TensorProto.COMPLEX64: 64, TensorProto.COMPLEX128: 128}
+_MOST_DENSE = 1 << 26  # elements of a sparse tensor that is made dense
 _PACKED = frozenset(["FLOAT4E2M1", "INT2", "INT4", "UINT2", "UINT4"])  # several elements to a byte
 
 
@@ -28,8 +29,7 @@ def read_tensor(tensor: TensorProto, folder: Path | None = None) -> np.ndarray:
     folder: where the model's file stands, None for a model that has none.
     Raises InputError when there are fewer or more bytes than the shape says, or external data is not available.
     """
-    if any(size < 0 for size in tensor.dims):
-        raise _error(tensor, f"has a negative size in its shape {tuple(tensor.dims)}")
+    check_sizes(tensor)
     if tensor.data_location == TensorProto.EXTERNAL:
         return _external(tensor, folder)
     if tensor.data_type == TensorProto.STRING:
@@ -39,6 +39,31 @@ def read_tensor(tensor: TensorProto, folder: Path | None = None) -> np.ndarray:
     else:
         _check_fields(tensor)
     return _array(tensor)
+
+
+def check_sizes(tensor: TensorProto) -> None:
+    """Raise InputError for a negative size."""
+    if any(size < 0 for size in tensor.dims):
+        raise _error(tensor, f"has a negative size in its shape {tuple(tensor.dims)}")
+
+
+def read_sparse(tensor: SparseTensorProto, folder: Path | None = None) -> np.ndarray:
+    """Return a sparse tensor as a dense array. Its indices count elements, or hold one number per axis.
+
+    Raises InputError for indices that do not fit the shape or the values, and for a shape too large to be made dense.
+    """
+    values, indices = read_tensor(tensor.values, folder), read_tensor(tensor.indices, folder)
+    shape = tuple(tensor.dims)
+    if any(size < 0 for size in shape) or math.prod(shape) > _MOST_DENSE:
+        raise _error(tensor.values, f"is sparse and of shape {shape}, which cannot be made dense")
+    flat = np.reshape(np.zeros(shape, values.dtype), -1)
+    places = indices.reshape(-1, 1) if indices.ndim < 2 else indices
+    sizes = (flat.size,) if indices.ndim < 2 else shape
+    fits = places.shape == (values.size, len(sizes)) and (places >= 0).all() and (places < np.array(sizes)).all()
+    if not fits:
+        raise _error(tensor.values, f"is sparse, but its indices do not fit its shape {shape} or its values")
+    flat[np.ravel_multi_index(tuple(places.T), sizes)] = values.ravel()
+    return flat.reshape(shape)
 
 
 def encode(values: np.ndarray, data_type: int) -> bytes:

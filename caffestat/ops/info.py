@@ -154,6 +154,7 @@ class OpInfo:
     limits        for each input of indices: how many different values it may hold
     distinct      for each output of indices no two of which are equal along an axis: `rule(call)` -> that axis
     output_shape  `rule(call)` -> shape of the output, of ops of the runtime's own, whose shapes ONNX does not tell
+    typed_by      the input whose element type the output has, of the same ops
     defaults      attributes that ONNX takes for others than it states where a node does not have them
     kernel_opset  the newest opset for which the stock runtimes have a kernel, where newer ones exist without
     nonlinearity  what an activation does to its input; None where this call is no activation
@@ -183,6 +184,7 @@ class OpInfo:
     distinct: Mapping[int, Callable[[Call], int]] = field(default_factory=dict)
     nonlinearity: Callable[[Call], Nonlinearity | None] | None = None
     output_shape: Callable[[Call], Shape] | None = None
+    typed_by: int = 0
     defaults: Mapping[str, Any] = field(default_factory=dict)
     kernel_opset: int | None = None
     is_variadic: bool = False

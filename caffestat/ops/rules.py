@@ -68,7 +68,53 @@ def packed_count(attributes: Attributes, shape: Shape) -> int:
     return int(attributes["K"] * attributes["N"])
 
 
+def expert_fans(attributes: Attributes, shape: Shape) -> Fans:
+    """[experts, outputs, inputs]"""
+    return shape[2], shape[1]
+
+
+def packed_expert_fans(attributes: Attributes, shape: Shape) -> Fans:
+    """[experts, outputs, inputs], several inputs in a byte."""
+    return shape[2] * _per_byte(attributes, "expert_weight_bits"), shape[1]
+
+
+def picked_block_fans(attributes: Attributes, shape: Shape) -> Fans:
+    """Rows of quantized numbers: one is picked, nothing is summed."""
+    axis = attributes.get("gather_axis", 0)
+    return 1, picked_block_count(attributes, shape) // max(shape[axis], 1)
+
+
+# ---- packed weights ----
+
+
+def _per_byte(attributes: Attributes, name: str) -> int:
+    return 8 // int(attributes.get(name, 4))
+
+
+def picked_block_count(attributes: Attributes, shape: Shape) -> int:
+    """Several numbers in a byte where the node states bits; see `graph.fused.gather_block_quantized`."""
+    return prod(shape) * (8 // int(attributes.get("bits", 8)))
+
+
+def packed_expert_count(attributes: Attributes, shape: Shape) -> int:
+    """Several numbers in a byte."""
+    return prod(shape) * _per_byte(attributes, "expert_weight_bits")
+
+
 # ---- shapes ----
+
+
+def picked_blocks_shape(call: Call) -> Shape:
+    """The data's shape with that of the indices in the place of an axis; bytes of several numbers unpacked."""
+    data, rows = list(call.input(0)), call.input(1)
+    data[-1] *= 8 // int(call.get("bits", 8))
+    axis = call.get("gather_axis", 0) % len(data)
+    return (*data[:axis], *rows, *data[axis + 1 :])
+
+
+def same_shape(call: Call) -> Shape:
+    """The shape of the first input."""
+    return call.input(0)
 
 
 def packed_shape(call: Call) -> Shape:
@@ -109,6 +155,20 @@ def conv_transpose_macs(call: Call) -> int:
 def packed_macs(call: Call) -> int:
     """One per output element and element of a row."""
     return prod(call.input(0)[:-1]) * int(call.get("N") * call.get("K"))
+
+
+def expert_macs(second: int) -> Any:
+    """One per element of a matrix, token and expert that it passes; second: where the experts' second matrix is.
+
+    What a matrix has of inputs is known from the other one, also where several are in a byte.
+    """
+
+    def rule(call: Call) -> int:
+        *tokens, size = call.input(0)
+        outputs, made = call.input(2)[1], call.input(2)[1] // (2 if call.get("activation_type") == "swiglu" else 1)
+        return prod(tokens) * int(call.get("k", 1)) * (outputs * size + call.input(second)[1] * made)
+
+    return rule
 
 
 def matmul_macs(call: Call) -> int:

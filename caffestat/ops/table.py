@@ -171,6 +171,43 @@ _enter(
 )
 _enter(
     Elements.MIXED,
+    "MatMulBnb4",
+    inputs=(DATA, WEIGHT, STATISTIC),
+    is_product=True,
+    fans={1: rules.packed_fans},
+    holds={1: rules.packed_count},
+    macs=rules.packed_macs,
+    output_shape=rules.packed_shape,
+)
+_enter(
+    Elements.MIXED,
+    "GatherBlockQuantized",
+    inputs=(WEIGHT, INDEX, STATISTIC, STATISTIC),
+    fans={0: rules.picked_block_fans},
+    holds={0: rules.picked_block_count},
+    limits={1: lambda call: call.input(0)[call.get("gather_axis", 0)]},
+    output_shape=rules.picked_blocks_shape,
+    typed_by=2,
+)
+_enter(
+    Elements.MIXED,
+    "MoE",
+    inputs=(DATA, DATA, WEIGHT, BIAS, WEIGHT, BIAS, WEIGHT, BIAS),
+    fans=dict.fromkeys((2, 4), rules.expert_fans),
+    macs=rules.expert_macs(second=4),
+    output_shape=rules.same_shape,
+)
+_enter(
+    Elements.MIXED,
+    "QMoE",
+    inputs=(DATA, DATA, WEIGHT, STATISTIC, BIAS, WEIGHT, STATISTIC, BIAS, WEIGHT, STATISTIC, BIAS, STATISTIC),
+    fans=dict.fromkeys((2, 5), rules.packed_expert_fans),
+    holds=dict.fromkeys((2, 5), rules.packed_expert_count),
+    macs=rules.expert_macs(second=5),
+    output_shape=rules.same_shape,
+)
+_enter(
+    Elements.MIXED,
     "QLinearConv",
     inputs=(DATA, SETTING, SETTING, WEIGHT, SETTING, SETTING, SETTING, SETTING, BIAS),
     is_product=True,

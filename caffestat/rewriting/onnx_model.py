@@ -23,7 +23,7 @@ from caffestat.graph.external import external_entry, external_path, read_model, 
 from caffestat.graph.fans import Use, find_uses
 from caffestat.graph.graph import flow_of
 from caffestat.graph.nodes import from_proto
-from caffestat.graph.tensors import encode, read_tensor
+from caffestat.graph.tensors import check_sizes, encode, read_tensor
 from caffestat.ops import op_info
 from caffestat.options import NetOptions
 from caffestat.program import Dataflow, NamedStep
@@ -153,6 +153,8 @@ class _Job:
         self.nodes = [nodes[index] for index in order]
         self.names = [model.graph.node[index].name for index in order]
         self.floats = {name: t for name, t in _tensors(model).items() if t.data_type in _FLOATS}
+        for tensor in self.floats.values():
+            check_sizes(tensor)
 
     @cached_property
     def uses(self) -> dict[str, Use]:

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import ml_dtypes
 import numpy as np
 import onnx
 import pytest
@@ -66,6 +67,18 @@ def test_each_model_computes_in_its_own_type(tmp_path: Path) -> None:
     one = compare(a, b)["product"]
     assert 1e-5 < one.max_error < 2e-2
     assert 50 < one.sqnr < 90
+
+
+def test_bfloat16_computes_in_its_own_numbers(tmp_path: Path) -> None:
+    """The runtime has no kernel of it; each value is computed in float32 and rounded."""
+    narrow = ml_dtypes.bfloat16
+    a, b = write(tmp_path / "a.onnx", W), write(tmp_path / "b.onnx", W.astype(narrow))
+    found = compare(a, b)
+    product = (X.astype(narrow).astype(np.float32) @ W.astype(narrow).astype(np.float32)).astype(narrow)
+    y = np.tanh(product.astype(np.float32)).astype(narrow).astype(np.float32)
+    np.testing.assert_allclose(found["product"].max_error, np.abs(X @ W - product.astype(np.float32)).max(), rtol=1e-3)
+    np.testing.assert_allclose(found["y"].max_error, np.abs(np.tanh(X @ W) - y).max(), rtol=1e-3)
+    assert not any(one.max_error for one in compare(b, b).values())
 
 
 def test_nan_on_one_side_alone_is_an_infinite_error(tmp_path: Path) -> None:

@@ -326,3 +326,21 @@ def test_a_branch_that_is_never_taken_does_not_matter() -> None:
     proto = model(nodes, {"x": (4, 5)}, ["y"], {"limit": np.array(0.5, np.float32)}, opset=17)
     for sign in (1, -1):
         check_differences(proto, {"x": sign * np.abs(normal(4, 5))}, ["x"])
+
+
+def test_branches_of_other_shapes_refuse_a_gradient_of_the_wrong_one() -> None:
+    """The result is made for the branch that one run took; data that takes the other one has no gradient in it."""
+    twice = body([node("Concat", ["x", "x"], ["t"], axis=0)], [], [value("t", None)])
+    once = body([node("Neg", ["x"], ["e"])], [], [value("e", None)])
+    nodes = [
+        node("ReduceSum", ["x"], ["s"], keepdims=0),
+        node("Less", ["s", "most"], ["c"]),
+        node("If", ["c"], ["y"], then_branch=twice, else_branch=once),
+    ]
+    proto = model(nodes, {"x": (3, 4)}, ["y"], {"most": np.array(100, np.float32)})
+    x = np.ones((3, 4), np.float32)
+    found = caffestat.gradient(proto, wrt=["x"])
+    dy = normal(6, 4)
+    np.testing.assert_allclose(run(found, {"x": x, "cotangent/y": dy})["grad/x"], dy[:3] + dy[3:], rtol=1e-6)
+    with pytest.raises(Exception, match="Reshape"):
+        run(found, {"x": 100 * x, "cotangent/y": dy})

@@ -186,3 +186,12 @@ def test_refusals() -> None:
 def test_a_gradient_passes_a_subgraph_that_reads_from_outside() -> None:
     """x is not among the inputs of the If, but its branches read it."""
     assert [output.name for output in gradient(conditional()).graph.output][-1] == "grad/x"
+
+
+@pytest.mark.parametrize("outputs", [[], ["positive"]])
+def test_without_a_float_to_start_from_there_are_no_zeros(outputs: list[str]) -> None:
+    proto = model([helper.make_node("Greater", ["x", "w"], ["positive"])], {"x": (2, 3)}, outputs, {"w": normal(3)})
+    for found in proto.graph.output:
+        found.type.tensor_type.elem_type = TensorProto.BOOL
+    with pytest.raises(InputError, match="no floating-point output to start a backward pass from"):
+        gradient(proto)

@@ -402,3 +402,53 @@ def test_a_spectrogram_is_one_sided_unless_it_says_otherwise() -> None:
     proto = model(nodes, {"x": (2, 30)}, ["y"], {"step": np.array(5), "window": normal(8)})
     assert load(proto).graph.shape("y") == (2, 5, 5, 2)
     assert run(proto, {"x": normal(2, 30)})["y"].shape == (2, 5, 5, 2)
+
+
+def sparse(values: list[float], indices: Any, dims: tuple[int, ...]) -> onnx.SparseTensorProto:
+    kept = numpy_helper.from_array(np.array(values, np.float32), "w")
+    return helper.make_sparse_tensor(kept, numpy_helper.from_array(np.array(indices, np.int64), "places"), dims)
+
+
+def with_sparse(tensor: onnx.SparseTensorProto, stored: str) -> onnx.ModelProto:
+    """x w, w sparse: an initializer, or the value of a Constant."""
+    nodes = [node("MatMul", ["x", "w"], ["y"])]
+    if stored == "constant":
+        nodes.insert(0, node("Constant", [], ["w"], sparse_value=tensor))
+    proto = model(nodes, {"x": (2, 4)}, ["y"])
+    if stored == "initializer":
+        proto.graph.sparse_initializer.append(tensor)
+    return proto
+
+
+@pytest.mark.parametrize("stored", ["initializer", "constant"])
+@pytest.mark.parametrize("indices", [[1, 13], [[0, 1], [2, 3]]])
+def test_sparse_weights_are_dense_params(stored: str, indices: Any) -> None:
+    loaded = load(with_sparse(sparse([2.0, -3.0], indices, (4, 5)), stored))
+    dense = np.zeros((4, 5), np.float32)
+    dense[0, 1], dense[2, 3] = 2, -3
+    np.testing.assert_array_equal(loaded.arrays["w"], dense)
+    (found,) = loaded_outputs(loaded, {"x": normal(2, 4)})
+    np.testing.assert_allclose(found, normal(2, 4) @ dense, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("indices", "dims", "words"),
+    [
+        ([1, 20], (4, 5), "indices do not fit|index value at position"),
+        ([-1, 2], (4, 5), "indices do not fit|index value at position"),
+        ([1], (4, 5), "indices do not fit|indices"),
+        ([[0, 1], [4, 0]], (4, 5), "indices do not fit|index value at position"),
+        ([1, 2], (1 << 20, 1 << 20), "cannot be made dense"),
+    ],
+)
+@pytest.mark.parametrize("stored", ["initializer", "constant"])
+def test_damaged_sparse_weights_are_refused(stored: str, indices: Any, dims: tuple[int, ...], words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        load(with_sparse(sparse([1.0, 2.0], indices, dims), stored))
+
+
+def test_a_sequence_of_different_shapes_is_no_concat() -> None:
+    made = [node("Relu", ["x"], ["y"]), node("SequenceConstruct", ["x", "z"], ["s"])]
+    proto = model(made, {"x": (2, 3), "z": (4, 5)}, ["y", "s"])
+    proto.graph.output[1].type.CopyFrom(helper.make_sequence_type_proto(helper.make_tensor_type_proto(FLOAT, None)))
+    assert [item.op for item in load(proto).graph.nodes] == ["Relu", "SequenceConstruct"]

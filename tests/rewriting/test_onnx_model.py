@@ -338,3 +338,11 @@ def test_missing_external_data_is_said(external: Path) -> None:
     (external.parent / "weights.bin").unlink()
     with pytest.raises(InputError, match="the data of 'w1' cannot be read"):
         rewrite_onnx(external, change_of("xavier"), 7)
+
+
+def test_weights_of_a_negative_size_are_refused(path: Path) -> None:
+    damaged = onnx.load(path)
+    damaged.graph.initializer[0].dims[1] = -3
+    onnx.save(damaged, path)
+    with pytest.raises(InputError, match="initializer 'w1' has a negative size in its shape"):
+        rewrite_onnx(path, change_of("xavier"), 1)

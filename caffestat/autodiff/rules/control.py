@@ -49,12 +49,20 @@ def _branch_gradient(
     t: Tape, body: onnx.GraphProto, dys: Sequence[str | None], wanted: Sequence[str]
 ) -> onnx.GraphProto:
     inner = _open(t, body, (), wanted)
+    pairs = []
     for name, dy in zip(inner.outputs, dys, strict=True):
         if dy:
             inner.specs.setdefault(dy, t.specs.get(dy) or inner.specs[name])
-    seeds = _gather_seeds(inner, ((name, dy) for name, dy in zip(inner.outputs, dys, strict=True) if dy))
+            pairs.append((name, _of_this_branch(inner, name, dy)))
+    seeds = _gather_seeds(inner, pairs)
     grads = _backward(inner, seeds, wanted)
     return close_body(inner, t.graph, (), grads, f"{body.name}_gradient")
+
+
+def _of_this_branch(inner: Graph, name: str, dy: str) -> str:
+    """Return the gradient of a branch's output; where the other branch's has another shape, the runtime refuses it."""
+    shape = inner.specs[name].shape if name in inner.specs else inner.shape(dy)
+    return dy if inner.shape(dy) == shape else inner.reshape(dy, *shape)
 
 
 def _open(t: Tape, body: onnx.GraphProto, inputs: Sequence[Spec], wanted: Sequence[str]) -> Graph:
