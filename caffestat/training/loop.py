@@ -102,7 +102,8 @@ class Training:
         self._losses: list[np.float32] = []
         self._smoothed = _F(0)
         self._stopped = False
-        self._measures = debug  # whether the last iteration's passes were measured
+        # whether the last iteration's passes were measured; without one the net's own debug_info counts
+        self._measures = debug or bool(solver.net.header.debug_info)
 
     # ---- set-up
 
