@@ -323,14 +323,18 @@ def is_label(g: Graph, labels: str, classes: int) -> str:
 
 @layer("HingeLoss", by_sample=True)
 class HingeLoss(Classified):
-    """y = Σ max(0, 1 - s·x)^p / N, s = 1 at the label and -1 elsewhere, p = 1 (L1) or 2 (L2). (hinge_loss_layer.cpp)"""
+    """y = Σ max(0, 1 - s·x)^p / N, s = 1 at the label and -1 elsewhere, p = 1 (L1) or 2 (L2). (hinge_loss_layer.cpp)
+
+    Where x is NaN, C++'s max is 0.
+    """
 
     def lower(self, g: Graph, bottoms: Sequence[str], params: Sequence[str]) -> Sequence[str]:
         shape = g.shape(bottoms[0])
         chosen = is_label(g, bottoms[1], math.prod(shape[1:]))
         signs = g.emit("Where", chosen, g.constant(-1), g.constant(1))
         signed = g.emit("Mul", g.reshape(bottoms[0], shape[0], -1), signs)
-        excess = g.emit("Relu", g.emit("Add", signed, g.constant(1)))
+        gap = g.emit("Add", signed, g.constant(1))
+        excess = g.emit("Where", g.emit("Greater", gap, g.constant(0)), gap, g.constant(0))
         if self.proto.hinge_loss_param.norm == L2:
             excess = g.emit("Mul", excess, excess)
         return (g.emit("Div", total(g, excess), g.constant(shape[0])),)
@@ -424,7 +428,8 @@ class ContrastiveLoss(Loss):
 
         def gradient(tape: Tape, dy: str) -> Sequence[str | None]:
             factor = tape.emit("Mul", pull(tape), tape.emit("Div", dy, tape.constant(count)))
-            da = tape.emit("Mul", made["difference"], factor)
+            counts = tape.emit("Or", made["similar"], tape.emit("Greater", made["gap"], tape.constant(0)))
+            da = tape.emit("Where", counts, tape.emit("Mul", made["difference"], factor), tape.constant(0))
             return (
                 tape.reshape(da, *shapes[0]),
                 tape.reshape(tape.emit("Neg", da), *shapes[1]),

@@ -359,7 +359,10 @@ class Power(Neuron):
 
 @layer("Swish", by_sample=True)
 class Swish(Neuron):
-    """y = x · σ(βx); dx = dy · (βy + σ(βx) · (1 - βy)). (swish_layer.cpp)"""
+    """y = x · σ(βx); dx = dy · (βy + s · (1 - βy)) with s = σ(βx), the brackets in double precision. (swish_layer.cpp)
+
+    In float32 it is written as s + βy · (1 - s), from which nothing cancels where s is 1.
+    """
 
     def nonlinearity(self) -> Nonlinearity:
         return activations.swish(self.proto.swish_param.beta)
@@ -373,9 +376,8 @@ class Swish(Neuron):
             return g.emit("Mul", x, gates[0])
 
         def gradient(tape: Tape, bottom: str, top: str, dy: str) -> str:
-            part = scaled(tape, top, beta)
-            rest = tape.emit("Mul", gates[0], tape.emit("Sub", tape.constant(1), part))
-            return str(tape.emit("Mul", dy, tape.emit("Add", part, rest)))
+            rest = tape.emit("Mul", scaled(tape, top, beta), tape.emit("Sub", tape.constant(1), gates[0]))
+            return str(tape.emit("Mul", dy, tape.emit("Add", gates[0], rest)))
 
         return (emit_reread(g, bottoms[0], forward, gradient),)
 

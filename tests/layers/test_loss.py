@@ -166,6 +166,13 @@ def test_hinge_loss(norm):
     np.testing.assert_allclose(result.bottoms[0], wanted.reshape(x.shape), rtol=1e-5)
 
 
+def test_hinge_loss_counts_nan_as_0():
+    x = np.array([[np.nan, 0.25, -3], [np.nan] * 3], np.float32)
+    result = run(layer("HingeLoss"), [x, np.array([1, 2], np.float32)], dys=[np.float32(1)])
+    assert result.tops[0] == 0.75 / 2
+    np.testing.assert_array_equal(result.bottoms[0], [[0, -0.5, 0], [0, 0, 0]])
+
+
 def test_multinomial_logistic_loss():
     p = np.abs(values(4, 3, 2))
     p[1] = 0
@@ -200,6 +207,16 @@ def test_contrastive_loss(legacy):
     np.testing.assert_allclose(result.bottoms[1], -(da * dy / 7).reshape(b.shape), rtol=1e-4, atol=1e-7)
     assert not np.any(result.bottoms[2])
     assert [layer("ContrastiveLoss", bottoms=3).allow_force_backward(i) for i in range(3)] == [True, True, False]
+
+
+@pytest.mark.parametrize("legacy", ["false", "true"])
+def test_no_gradient_pulls_at_dissimilar_pairs_that_are_infinitely_far_apart(legacy):
+    a, b = np.array([[np.inf, 1], [3, 0.5]], np.float32), np.array([[1, -np.inf], [3, 0]], np.float32)
+    params = f"contrastive_loss_param {{ legacy_version: {legacy} }}"
+    similar = np.array([0, 1], np.float32)
+    result = run(layer("ContrastiveLoss", params, bottoms=3), [a, b, similar], dys=[np.float32(1)])
+    assert result.tops[0] == 0.25 / 4
+    np.testing.assert_array_equal(result.bottoms[0], [[0, 0], [0, 0.25]])
 
 
 def test_contrastive_loss_of_two_labels_each():

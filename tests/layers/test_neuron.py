@@ -108,6 +108,13 @@ def test_value_and_gradient(type_name, params, f, slope, in_place):
     np.testing.assert_allclose(result.bottoms[0], wanted, rtol=1e-5, atol=2e-6)
 
 
+def test_swish_of_large_values_has_slope_1():
+    """Caffe computes the slope in double precision, where βy does not take the digits of 1 - βy."""
+    x = np.array([-1e9, -40, 30, 1e4, 3e7, 1e9], np.float32)
+    result = run(layer("Swish", "swish_param { beta: 1.5 }"), [x], dys=[np.full(6, 0.7, np.float32)])
+    np.testing.assert_allclose(result.bottoms[0], np.float32([0, 0, 0.7, 0.7, 0.7, 0.7]), rtol=1e-6, atol=1e-20)
+
+
 @pytest.mark.parametrize(("type_name", "f"), [("Sigmoid", lambda x: 1 / (1 + np.exp(-x))), ("BNLL", np.logaddexp)])
 def test_tails_keep_their_digits_and_end_in_zero(type_name, f):
     """What looks at signs or logarithms behind them tells 1e-9 from 0."""
