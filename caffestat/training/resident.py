@@ -290,8 +290,11 @@ class _CompiledUpdate:
         return [self._graph.constant(np.zeros(size))] if size else []
 
     def _emit_decayed(self, values: str) -> str:
-        """Return what weight decay pulls along: the values, for L1 their signs."""
-        return values if self._message.regularization_type == "L2" else self._graph.emit("Sign", values)
+        """Return what weight decay pulls along: the values, for L1 their signs, 0 for NaN."""
+        g = self._graph
+        if self._message.regularization_type == "L2":
+            return values
+        return g.emit("Where", g.emit("IsNaN", values), g.constant(0), g.emit("Sign", values))
 
     def _emit_statistics(self, results: Mapping[_Block, tuple[str, str]]) -> Statistics:
         """Emit sum |x| of the updates (0) and of the new values (1), param by param and block by block."""

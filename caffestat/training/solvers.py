@@ -27,6 +27,7 @@ __all__ = [
     "emit_times",
     "fma",
     "rule_of",
+    "scale",
     "solver",
     "solver_type",
 ]
@@ -69,18 +70,28 @@ def axpby(a: np.float32, x: Array, b: np.float32, y: Array, scratch: Scratch) ->
     """Compute y = round(a*x + round(b*y)) in place as Caffe's caffe_cpu_axpby does.
 
     In numpy: the product of two float32 numbers is exact in float64; the sum is rounded to float64 and then to float32,
-    which differs from one rounding for about one in 10^9 elements, by the last bit.
+    which differs from one rounding for about one in 10^9 elements, by the last bit. As in the BLAS, what has the
+    factor 0 is not read: no NaN comes of it.
     """
-    if scratch.fused and x.size >= _LARGE:
+    if a and b and scratch.fused and x.size >= _LARGE:
         fused_axpby(a, x, b, y)
         return
-    if b != 1:
-        np.multiply(y, b, out=y)
+    scale(y, b)
+    if not a:
+        return
     wide = scratch.wide(x.size)
     wide[...] = x  # numpy is faster with a conversion of its own than with operands of two types
     np.multiply(wide, np.float64(a), out=wide)
     np.add(wide, y, out=wide)
     y[...] = wide
+
+
+def scale(x: Array, factor: np.float32) -> None:
+    """Multiply in place as the BLAS does: the factor 0 makes zeros of NaN and infinities too."""
+    if not factor:
+        x.fill(0)
+    elif factor != 1:
+        np.multiply(x, factor, out=x)
 
 
 def emit_times(g: Graph, factor: np.float32 | str, x: str) -> str:
@@ -207,7 +218,7 @@ class _Adaptive(Rule):
         np.sqrt(history[0], out=square)
         np.add(square, self.delta, out=square)
         np.divide(g, square, out=g)
-        np.multiply(g, rate, out=g)
+        scale(g, rate)
 
     def accumulate(self, square: Array, history: Array, scratch: Scratch) -> None:
         """Add the squared gradient to the history in place."""
@@ -266,7 +277,7 @@ class AdaDelta(Rule):
         np.sqrt(ratio, out=ratio)
         np.multiply(g, ratio, out=g)
         self._accumulate(g, history[1], scratch)
-        np.multiply(g, rate, out=g)
+        scale(g, rate)
 
     def _accumulate(self, values: Array, history: Array, scratch: Scratch) -> None:
         square = scratch.narrow(values.size)
@@ -311,7 +322,7 @@ class Adam(Rule):
         np.sqrt(history[1], out=square)
         np.add(square, self.delta, out=square)
         np.divide(history[0], square, out=g)
-        np.multiply(g, rate, out=g)
+        scale(g, rate)
 
     def emit(self, g: Graph, gradient: str, history: Sequence[str], rate: str) -> tuple[str, Sequence[str]]:
         square = g.emit("Mul", gradient, gradient)

@@ -17,7 +17,7 @@ from caffestat.net import Net
 from caffestat.net.aliasing import adds_up
 
 from .events import Clip
-from .solvers import BLOCK, Scratch, fma, rule_of
+from .solvers import BLOCK, Scratch, fma, rule_of, scale
 from .statistics import Sizes
 
 __all__ = ["Applied", "Learnable", "Update", "learnable", "mean_abs", "sum_squares"]
@@ -188,20 +188,20 @@ class Update:
 
     def _update(self, plan: _Plan, block: slice, scales: Sequence[np.float32], scratch: Scratch) -> None:
         values, g = plan.values[block], plan.diff[block]
-        for scale in scales:
-            np.multiply(g, scale, out=g)
+        for factor in scales:
+            scale(g, factor)
         if plan.decay:
             fma(plan.decay, self._decayed(values, scratch), g, scratch)
         self.rule.update(g, [array[block] for array in plan.history], plan.rate, scratch)
         np.subtract(values, g, out=values)
 
     def _decayed(self, values: np.ndarray, scratch: Scratch) -> np.ndarray:
-        """Return what weight decay pulls along: the values, for L1 their signs."""
+        """Return what weight decay pulls along: the values, for L1 their signs, 0 for NaN. (math_functions.hpp)"""
         if self._message.regularization_type == "L2":
             return values
         signs = scratch.narrow(values.size)
         np.sign(values, out=signs)
-        return signs
+        return np.nan_to_num(signs, copy=False)
 
 
 def mean_abs(array: np.ndarray) -> float:

@@ -12,6 +12,7 @@ import pytest
 from caffestat.engine.axpby import fuses
 from caffestat.schema import SolverParameter
 from caffestat.training.solvers import BLOCK, SOLVERS, Rule, Scratch, fma, rule_of, solver, solver_type
+from caffestat.training.solvers import axpby as axpby_in_place
 
 F = np.float32
 ITERATIONS = 5
@@ -101,6 +102,24 @@ def test_fused_multiply_add_rounds_once() -> None:
     fma(a, x, y, Scratch())
     assert y.tolist() == expected
     assert apart.any()  # a rounded product gives other bits
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_the_factor_0_makes_no_nan(fused: bool) -> None:
+    x, y = (np.full(1 << 14, value, F) for value in (np.nan, 2))
+    axpby_in_place(F(0), x, F(0.5), y, Scratch(fused))
+    assert (y == 1).all()
+    axpby_in_place(F(0.5), y, F(0), x, Scratch(fused))
+    assert (x == 0.5).all()
+
+
+@pytest.mark.parametrize("name", SOLVERS)
+def test_a_rate_of_0_updates_nothing(name: str) -> None:
+    """Statistics of a BatchNorm that has diverged: with weight decay their gradient is NaN."""
+    rule = rule_of(SolverParameter(type=name, **REFERENCES[name][1]))
+    gradient, history = np.array([np.nan, 3], F), [np.zeros(2, F) for _ in range(rule.histories)]
+    rule.update(gradient, history, rule.factor(F(0), 0), Scratch())
+    assert gradient.tolist() == [0, 0]
 
 
 @pytest.mark.parametrize("name", SOLVERS)
