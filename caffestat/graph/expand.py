@@ -17,7 +17,17 @@ from .repeats import renamed
 if TYPE_CHECKING:
     from .graph import Graph, Node
 
-__all__ = ["DECOMPOSED", "by_fewer_products", "by_images", "expand", "live", "lrn_base", "lrn_power", "sum_channels"]
+__all__ = [
+    "DECOMPOSED",
+    "by_fewer_products",
+    "by_images",
+    "dilate",
+    "expand",
+    "live",
+    "lrn_base",
+    "lrn_power",
+    "sum_channels",
+]
 
 _SMALL = 1 << 16  # elements of a band matrix that never matter
 _BLOCK = 16  # channels that are summed up together
@@ -136,9 +146,39 @@ def _convolution(g: Graph, node: Node, provider: str) -> Sequence[str] | None:
     return winograd.convolution(g, node, provider) or blocked.convolution(g, node, provider)
 
 
+def dilate(g: Graph, x: str, shape: tuple[int, ...], strides: tuple[int, ...]) -> str:
+    """Emit an image of this shape with an element of x at every stride along both axes, and zeros between."""
+    return g.emit_late("Dilate", x, shape=shape, like=x, strides=strides)
+
+
+@late("Dilate")
+def _dilate(g: Graph, node: Node, provider: str) -> list[str]:
+    """By ConvTranspose with the filter 1 for each channel: 0.4 to 0.9 of the time of Pad, Resize or products."""
+    (x,), y, strides = node.inputs, node.outputs[0], node.attributes["strides"]
+    channels, *sizes = g.shape(y)[1:]
+    ones = g.constant(np.ones((channels, 1, 1, 1)), g.specs[x].dtype)
+    counts = g.shape(x)[2:]
+    ends = [size - 1 - (count - 1) * step for size, count, step in zip(sizes, counts, strides, strict=True)]
+    sliding: dict[str, Any] = {"kernel_shape": [1, 1], "strides": list(strides), "output_padding": ends}
+    g.dilated[y] = x, strides
+    return [g.emit("ConvTranspose", x, ones, group=channels, **sliding)]
+
+
 def _sum(g: Graph, node: Node, provider: str) -> Sequence[str]:
-    """By Add, which works on all threads, Sum on one: 0.75 to 0.9 of the time, and the same numbers."""
-    return [reduce(lambda total, part: g.emit("Add", total, part), node.inputs)]
+    """By Add, which works on all threads, Sum on one: 0.75 to 0.9 of the time, and the same numbers.
+
+    Images that are dilated alike are added before.
+    """
+    apart = [g.dilated[part] for part in node.inputs if part in g.dilated]
+    if len(apart) < len(node.inputs) or len({strides for _, strides in apart}) > 1:
+        return [_added(g, node.inputs)]
+    (x, strides), shape = apart[0], g.shape(node.inputs[0])
+    total = g.declare(_added(g, [part for part, _ in apart]), g.shape(x), g.specs[x].dtype)
+    return [dilate(g, total, shape, strides)]
+
+
+def _added(g: Graph, parts: Sequence[str]) -> str:
+    return reduce(lambda total, part: g.emit("Add", total, part), parts)
 
 
 _ON_CPU: dict[str, Definition] = {

@@ -147,6 +147,7 @@ class Graph:
     changing values that differ from run to run
     scaled   values that are others times a vector; None where each value is computed as it is, for instance rounded
     spread   the transformed tiles of images by the image and the window that slides over it (`winograd`)
+    dilated  images with zeros between the elements of others: these, and the strides
     is_kept  whether a session of it runs many times with the same params: what makes runs faster may then take time
              when the session opens
     """
@@ -171,6 +172,7 @@ class Graph:
         self.changing: set[str] = set()
         self.scaled: Scaled | None = None
         self.spread: dict[tuple[str, Window], str] = {}
+        self.dilated: dict[str, tuple[str, Shape]] = {}
         self.is_kept = False
         self._constant_names: dict[tuple[str, Shape, bytes], str] = {}
         self._taken: dict[str, int] = {}

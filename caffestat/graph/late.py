@@ -91,5 +91,6 @@ def branch(g: Graph) -> Graph:
     """Return a graph without nodes that continues `g`; the tables of `g` stay as they are, its names are shared."""
     result = copy(g)
     result.nodes, result.specs, result.constants = [], dict(g.specs), dict(g.constants)
-    result._constant_names, result.statistics, result.spread = dict(g._constant_names), set(g.statistics), {}
+    result._constant_names, result.statistics = dict(g._constant_names), set(g.statistics)
+    result.spread, result.dilated = {}, {}
     return result

@@ -49,7 +49,8 @@ POINTS = {3: (0.0, 0.7, -0.7, 1.4, -1.4), 5: (0.0, 0.5, -0.5, 1.0, -1.0, 2.0, -2
 _MANY_TILES = 128  # of an image, enough to keep the products busy
 _MANY_FOR_FILTERS = 24  # tiles of a batch
 _FEW_ALONG_AXIS = 8  # tiles
-_LARGE = 1 << 23  # elements of a transformed image
+_CACHED = 1_500_000  # elements of transformed images
+_LARGE = 1 << 23
 _KERNELS = frozenset((taps, taps) for taps in POINTS)
 
 
@@ -99,14 +100,15 @@ class Tiles(Convolution):
     def pays(self) -> bool:
         """Tell whether convolving this way is faster.
 
-        Its time ÷ that of the runtime's convolution was measured to be (0.3 + 35 (1/c + 1/k)) / used: products and
-        transforms. c and k are the channels and filters of a group, `used` the part of the tiles' places that is
-        needed. Where the transformed images are large, memory costs more than the products win.
+        Its time ÷ that of the runtime's convolution was measured to be (0.3 + 20 (1/c + 1/k)) / used: products and
+        transforms, where the caches hold the transformed images, 35 in the place of 20 where they do not. c and k are
+        the channels and filters of a group, `used` the part of the tiles' places that is needed. Where the transformed
+        images are large, memory costs more than the products win.
         """
         used = prod(self.window.out) / (PLACES**2 * prod(self.counts))
-        overhead = self.group / self.channels + self.group / self.filters
-        large = self.total * self.points * max(self.channels, self.filters) > _LARGE
-        return self.taps == 3 and self.total >= 32 and not large and 0.3 + 35 * overhead < used
+        elements = self.total * self.points * max(self.channels, self.filters)
+        extra = (20 if elements < _CACHED else 35) * (self.group / self.channels + self.group / self.filters)
+        return self.taps == 3 and self.total >= 32 and elements <= _LARGE and 0.3 + extra < used
 
     def pays_for_filters(self) -> bool:
         """Tell whether the gradient of the filters is faster this way: 0.4 to 0.85 of the time of the other forms."""

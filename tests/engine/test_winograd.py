@@ -127,6 +127,8 @@ def test_models_that_leave_keep_their_convolutions_and_cuda_has_its_own(monkeypa
         (8, 512, 512, 1, 3, 7, True, True),  # ResNet-50, res5
         (4, 512, 512, 1, 3, 7, False, False),  # too few tiles
         (2, 256, 256, 1, 3, 16, True, True),  # U-Net
+        (8, 64, 64, 1, 3, 28, True, True),
+        (8, 64, 64, 1, 3, 56, False, True),  # ResNet-50, res2: the caches do not hold its tiles
         (1, 8, 8, 1, 3, 28, False, False),
     ],
 )

@@ -62,6 +62,16 @@ def test_an_output_that_other_nodes_compute_too_is_computed_once() -> None:
         np.testing.assert_allclose(found[name], times * values.sum(1), rtol=1e-6)
 
 
+def test_values_are_added_in_their_order_by_ops_that_work_on_all_threads() -> None:
+    g = Graph()
+    parts = [g.input(name, shape) for name, shape in {"a": (3, 1, 4), "b": (2, 1), "c": (3, 2, 4)}.items()]
+    g.outputs = [g.emit("Sum", *parts)]
+    assert [node.op for node in expand(g, g.outputs).nodes] == ["Add", "Add"]
+    values = [np.float32(1e8) * np.ones((3, 1, 4), np.float32), -np.full((2, 1), 1e8, np.float32)]
+    feeds = dict(zip(parts, (*values, np.full((3, 2, 4), 0.5, np.float32)), strict=True))
+    np.testing.assert_array_equal(Compiled(g).run(feeds)[g.outputs[0]], feeds["c"])
+
+
 def test_what_was_computed_long_before_is_computed_again() -> None:
     g = Graph()
     x = value = g.input("x", (4, 4))
