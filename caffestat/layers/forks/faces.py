@@ -281,8 +281,9 @@ class InnerDistance(_Weighted):
     """y[m, n] = Σ (x[m] - w[n])² (L2) or Σ |x[m] - w[n]| (L1), w learned or bottom 1.
 
     `normalize` scales learned w to rows of length √(Σ w² + 1e-6) = 1, which are stored. With update_center_only only
-    distances to the label's row, labels being bottom 2, have a gradient to w. (happynear/caffe-windows,
-    inner_distance_layer.cpp)
+    distances to the label's row, labels being bottom 2, have a gradient to w. As in the reference, where `dy * sign(d)`
+    reads `dy * (0 < d) - (d < 0)`, L1 gives dx = Σ (dy where x > w, -1 where x < w), and dw likewise.
+    (happynear/caffe-windows, inner_distance_layer.cpp)
     """
 
     adds = faces_pb2.LayerParameter
@@ -335,21 +336,28 @@ class InnerDistance(_Weighted):
             return g.emit("Relu", g.emit("Sub", both, g.emit("Mul", g.constant(2), g.emit("Gemm", x, w, transB=1))))
 
         def gradient(tape: Tape, dy: str) -> Sequence[str | None]:
-            shown = dy
-            if len(bottoms) == 3:
-                shown = tape.emit("Where", is_label(tape.graph, bottoms[2], outputs), dy, tape.constant(0))
+            counted = is_label(tape.graph, bottoms[2], outputs) if len(bottoms) == 3 else None
+            shown = tape.emit("Where", counted, dy, tape.constant(0)) if counted else dy
             if self.settings.distance_type == "L1":
-                signs = tape.emit("Sign", self.differences(tape.graph, x, w))
-                dx, dw = (
-                    tape.emit("ReduceSum", tape.emit("Mul", signs, tape.emit("Unsqueeze", d, tape.ints(2))), axis)
-                    for d, axis in ((dy, tape.ints(1)), (shown, tape.ints(0)))
-                )
-                dx = tape.reshape(tape.declare(dx, (rows, 1, inputs)), rows, inputs)
-                return dx, tape.reshape(tape.emit("Neg", dw), outputs, inputs)
+                return self.pulled_by_signs(tape, x, w, (dy, shown), counted)
             return _pulled(tape, dy, x, w), _pulled(tape, tape.transpose(shown, 1, 0), w, x)
 
         y = g.declare(emit_closed(g, [x, w], forward, gradient), (rows, outputs))
         return [g.reshape(y, *self.top_shape(shapes))]
+
+    def pulled_by_signs(
+        self, tape: Tape, x: str, w: str, dys: tuple[str, str], counted: str | None
+    ) -> list[str]:
+        """Emit dx and dw of L1. dys: for x and for w [M, N]; counted: which of them w's gradient adds up."""
+        g, apart = tape.graph, self.differences(tape.graph, x, w)
+        over, under = (g.cast(tape.emit(op, apart, tape.constant(0)), np.float32) for op in ("Greater", "Less"))
+        each = [tape.emit("Unsqueeze", dy, tape.ints(2)) for dy in dys]
+        dx = tape.emit("Sub", tape.emit("Mul", over, each[0]), under)
+        if counted:
+            over = tape.emit("Mul", over, tape.emit("Unsqueeze", g.cast(counted, np.float32), tape.ints(2)))
+        dw = tape.emit("Sub", tape.emit("Mul", under, each[1]), over)
+        sums = (tape.emit("ReduceSum", d, tape.ints(axis), keepdims=0) for d, axis in ((dx, 1), (dw, 0)))
+        return [tape.declare(d, tape.shape(of)) for d, of in zip(sums, (x, w), strict=True)]
 
     def differences(self, g: Graph, x: str, w: str) -> str:
         """Emit x[m] - w[n], [M, N, K]."""

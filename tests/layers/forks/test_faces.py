@@ -138,18 +138,49 @@ def distances(kind: str) -> Any:
     return forward
 
 
+def slopes_of_l1(x: np.ndarray, w: np.ndarray, dy: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """What the reference's `dy * sign(d)`, a macro without outer parentheses, adds up: dy * (0 < d) - (d < 0)."""
+    dx, dw = np.zeros_like(x), np.zeros_like(w)
+    for m, n, k in np.ndindex(len(x), *w.shape):
+        dx[m, k] += dy[m, n] * (x[m, k] > w[n, k]) - (x[m, k] < w[n, k])
+        dw[n, k] += counts[m, n] * (dy[m, n] * (w[n, k] > x[m, k]) - (w[n, k] < x[m, k]))
+    return dx, dw
+
+
 @pytest.mark.parametrize("kind", ["L1", "L2"])
 def test_inner_distances(kind: str) -> None:
-    check_gradients(make(TEXT % ("InnerDistance", "") + DISTANCE % (kind, "")), distances(kind), [X, W], [0, 1], 1)
+    derived = [0, 1] if kind == "L2" else []
+    check_gradients(make(TEXT % ("InnerDistance", "") + DISTANCE % (kind, "")), distances(kind), [X, W], derived, 1)
     pair = make(TEXT % ("InnerDistance", 'bottom: "w"') + DISTANCE % (kind, ""))
-    check_gradients(pair, distances(kind), [X, W], [0, 1])
+    check_gradients(pair, distances(kind), [X, W], derived)
     centers = make(TEXT % ("InnerDistance", 'bottom: "w" bottom: "t"') + DISTANCE % (kind, "update_center_only: true"))
-    check_gradients(centers, distances(kind), [X, W, LABELS], [0])
+    check_gradients(centers, distances(kind), [X, W, LABELS], derived[:1])
     found = run(centers, [X, W, LABELS], dys=[DY])
     only = np.zeros_like(DY)
-    only[AT] = DY[AT]
-    slope = 2 * (W[None] - X[:, None]) if kind == "L2" else np.sign(W[None] - X[:, None])
-    np.testing.assert_allclose(found.bottoms[1], (only[..., None] * slope).sum(0), rtol=1e-4, atol=1e-5)
+    only[AT] = 1
+    if kind == "L2":
+        expected = ((only * DY)[..., None] * 2 * (W[None] - X[:, None])).sum(0)
+    else:
+        dx, expected = slopes_of_l1(X, W, DY, only)
+        np.testing.assert_allclose(found.bottoms[0], dx, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(found.bottoms[1], expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("bottoms", "fields", "dw"),
+    [
+        ('bottom: "w"', "", [[-1, 1, 2.5], [4, -1, 3]]),
+        ('bottom: "w" bottom: "t"', "update_center_only: true", [[0, -1, 0.5], [0, 0, -1]]),
+    ],
+)
+def test_the_gradient_of_l1_distances(bottoms: str, fields: str, dw: Any) -> None:
+    """Numbers: happynear/caffe-windows, inner_distance_layer.cu, its kernels compiled for the CPU."""
+    layer = make(TEXT % ("InnerDistance", bottoms) + DISTANCE % ("L1", fields))
+    x, w, labels = [[1, -2, 0.5], [0, 3, -1]], [[0, -1, 2], [1, -2, 0]], [1, 0]
+    found = run(layer, [x, w, labels][: len(layer.proto.bottom)], dys=[np.array([[2, -3], [0.5, 4]])])
+    np.testing.assert_allclose(found.tops[0], [[3.5, 0.5], [7, 7]])
+    np.testing.assert_allclose(found.bottoms[0], [[2, -1, -4], [-1, 4.5, -2]])
+    np.testing.assert_allclose(found.bottoms[1], dw)
 
 
 def test_inner_distances_of_scaled_weights() -> None:
