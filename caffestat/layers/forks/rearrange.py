@@ -13,7 +13,18 @@ from ..shape import Crop
 if TYPE_CHECKING:
     from caffestat.graph import Graph
 
-__all__ = ["CropCenter", "DYCrop", "Flip", "Gather", "MergeCrop", "Reorg", "Reverse", "ShuffleChannel", "Transpose"]
+__all__ = [
+    "CropCenter",
+    "DYCrop",
+    "Flip",
+    "Gather",
+    "MergeCrop",
+    "Reorg",
+    "Reverse",
+    "ShuffleChannel",
+    "Switch",
+    "Transpose",
+]
 
 STACK = rearrange_pb2.MergeCropParameter.STACK
 
@@ -151,6 +162,23 @@ class Gather(Layer):
 
     def lower(self, g: Graph, bottoms: Sequence[str], params: Sequence[str]) -> Sequence[str]:
         return [g.emit("Identity", bottom) for bottom in bottoms]
+
+
+@layer("Switch", dialect="ccn")
+class Switch(Layer):
+    """y = the bottom that the program around the net selects: the first, until it does.
+
+    The other bottoms have no gradient. (limuhit/CCN, caffe/code+gan/switch_layer.cpp)
+    """
+
+    num_bottoms = (2, None)
+    passes_signal = True
+
+    def tops(self, bottoms: Sequence[Shape]) -> tuple[Shape, ...]:
+        return (bottoms[0],)
+
+    def lower(self, g: Graph, bottoms: Sequence[str], params: Sequence[str]) -> Sequence[str]:
+        return (g.emit("Identity", bottoms[0], hint=self.name),)
 
 
 @layer("ShuffleChannel", dialect="shufflenet")

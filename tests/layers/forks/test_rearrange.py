@@ -49,6 +49,16 @@ def test_orders_are_never_changed_in_place(kind: str) -> None:
         layer.tops([X.shape])
 
 
+def test_switch_is_its_first_bottom() -> None:
+    """As limuhit/CCN's switch_layer.cpp, compiled, computes and lets gradients through."""
+    layer = make('name: "l" type: "Switch" bottom: "a" bottom: "b" bottom: "c" top: "y"')
+    others = [np.ones(X.shape), np.ones((2, 3))]
+    result = run(layer, [X, *others], dys=[X[::-1].astype(np.float32)])
+    np.testing.assert_array_equal(result.tops[0], X.astype(np.float32))
+    np.testing.assert_array_equal(result.bottoms[0], X[::-1].astype(np.float32))
+    assert not result.bottoms[1].any() and not result.bottoms[2].any()
+
+
 def shuffled(x: np.ndarray, group: int) -> np.ndarray:
     """The reference's loop: row i, column j of [group, C / group] goes to row j, column i."""
     y, width = np.zeros_like(x), x.shape[1] // group
