@@ -125,9 +125,13 @@ def packed_shape(call: Call) -> Shape:
 def fused_shape(call: Call) -> Shape:
     """[..., m, n] of the runtime's product of [..., m, k] and [..., k, n], or of transposed matrices.
 
+    With transBatchA the rows stand in front of the batch, [m, ..., k]; with transBatchB those of b, [k, ..., n].
     Raises ValueError for operands that do not fit each other.
     """
-    a, b = call.input(0), call.input(1)
+    a, b = (
+        (*shape[1:-1], shape[0], shape[-1]) if call.get(flag) else shape
+        for shape, flag in ((call.input(0), "transBatchA"), (call.input(1), "transBatchB"))
+    )
     (m, k), (inner, n) = a[-2:][:: -1 if call.get("transA") else 1], b[-2:][:: -1 if call.get("transB") else 1]
     if k != inner:
         raise ValueError(f"matrices of {k} columns and {inner} rows have no product")

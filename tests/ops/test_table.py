@@ -5,9 +5,11 @@ from __future__ import annotations
 import numpy as np
 import onnx
 import pytest
-from onnx import defs
+from onnx import defs, helper
 
 from caffestat.ops import Call, Combines, Elements, OpInfo, Role, Sign, op_info, ops, register
+
+from ..graph.models import model, normal, run
 
 OPSET = 22
 
@@ -108,3 +110,25 @@ def test_limits_of_indices() -> None:
     assert limit("SoftmaxCrossEntropyLoss", 1, Call({}, [(5, 7), (5,)], [None])) == 7
     assert limit("OneHot", 0, Call({}, [(5,), (), (2,)], [None], [None, np.array(11), None])) == 11
     assert limit("OneHot", 0, Call({}, [(5,), (), (2,)], [None])) == 1
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "flags"),
+    [
+        ((2, 5, 3), (2, 3, 7), {}),
+        ((2, 3, 5), (2, 7, 3), {"transA": 1, "transB": 1}),
+        ((5, 2, 3), (2, 3, 7), {"transBatchA": 1}),
+        ((5, 4, 2, 3), (7, 4, 2, 3), {"transB": 1, "transBatchA": 1, "transBatchB": 1}),
+    ],
+    ids=str,
+)
+def test_the_runtime_s_product_has_the_declared_shape(
+    a: tuple[int, ...], b: tuple[int, ...], flags: dict[str, int]
+) -> None:
+    info = op_info("FusedMatMul", "com.microsoft")
+    assert info.output_shape is not None
+    node = helper.make_node("FusedMatMul", ["a", "b"], ["y"], domain="com.microsoft", **flags)
+    proto = model([node], {"a": a, "b": b}, ["y"])
+    proto.opset_import.append(helper.make_opsetid("com.microsoft", 1))
+    found = run(proto, {"a": normal(*a), "b": normal(*b)})["y"]
+    assert info.output_shape(Call(flags, [a, b], [None])) == found.shape
