@@ -42,12 +42,14 @@ class _Question:
     def prepare(self, seeds: Mapping[str, str]) -> None:
         """Warn of gradients that rounding makes zero, and make the graph fast to differentiate from `seeds` on."""
         from caffestat.graph.fold import fold_normalizations
+        from caffestat.graph.gelu import fold_gelus
         from caffestat.graph.repeats import merge_repeats
 
         warn_of_rounding(self.graph, self.wrt, seeds)
         kept = {*seeds, *self.wrt}
         merge_repeats(self.graph, kept)
         fold_normalizations(self.graph, kept)
+        fold_gelus(self.graph, kept)
 
     def answer(self) -> onnx.ModelProto:
         """Return the model with what was appended to its graph."""

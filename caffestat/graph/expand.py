@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from . import blocked, cuda, normalized, winograd, winograd_constant
+from .gelu import gelu
 from .graph import CONTRIB, Scaled
 from .late import LATE, Definition, append, branch, late
 from .repeats import renamed
@@ -197,11 +198,14 @@ def _fewer_products(g: Graph, node: Node, provider: str) -> Sequence[str] | None
 
 
 def by_fewer_products(g: Graph) -> Graph:
-    """Return the graph with convolutions by minimal filtering where that is faster on the CPU; of plain ops."""
+    """Return the graph with convolutions by minimal filtering where that is faster on the CPU; of plain ops.
+
+    And with GELUs of the ops that their gradients compute.
+    """
     result = branch(g)
     result.changing, result.is_kept = set(g.inputs), True
     for node in g.nodes:
-        append(result, node, "cpu", {"Conv": _fewer_products})
+        append(result, node, "cpu", {"Conv": _fewer_products, "Gelu": gelu})
     result.nodes = _under_names_of_results(result)
     return result
 

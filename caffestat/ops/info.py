@@ -153,6 +153,7 @@ class OpInfo:
     window        how a kernel slides over the image, of ops with a kernel
     limits        for each input of indices: how many different values it may hold
     distinct      for each output of indices no two of which are equal along an axis: `rule(call)` -> that axis
+    gelu          the factor f for which x · (1 + op(f · x)) / 2 is a GELU
     output_shape  `rule(call)` -> shape of the output, of ops of the runtime's own, whose shapes ONNX does not tell
     typed_by      the input whose element type the output has, of the same ops
     defaults      attributes that ONNX takes for others than it states where a node does not have them
@@ -183,6 +184,7 @@ class OpInfo:
     limits: Mapping[int, Callable[[Call], int]] = field(default_factory=dict)
     distinct: Mapping[int, Callable[[Call], int]] = field(default_factory=dict)
     nonlinearity: Callable[[Call], Nonlinearity | None] | None = None
+    gelu: float | None = None
     output_shape: Callable[[Call], Shape] | None = None
     typed_by: int = 0
     defaults: Mapping[str, Any] = field(default_factory=dict)

@@ -7,6 +7,7 @@ import math
 import numpy as np
 
 from caffestat.graph import Graph, Node, late
+from caffestat.graph.gelu import normal_distribution
 
 from ..engine import Tape, vjp
 from .common import Grads, unbroadcast
@@ -129,12 +130,10 @@ def gelu(t: Tape, node: Node, dy: str) -> Grads:
 
 
 def _gelu_exact(t: Tape, x: str) -> str:
-    """Φ(x) + x · φ(x), the normal distribution and its density."""
-    scaled = t.emit("Erf", t.emit("Mul", x, t.scalar(math.sqrt(0.5), like=x)))
-    cdf = t.emit("Mul", t.emit("Add", scaled, t.scalar(1, like=x)), t.scalar(0.5, like=x))
-    bell = t.emit("Exp", t.emit("Mul", t.emit("Mul", x, x), t.scalar(-0.5, like=x)))
-    pdf = t.emit("Mul", bell, t.scalar(1 / math.sqrt(2 * math.pi), like=x))
-    return t.emit("Add", cdf, t.emit("Mul", x, pdf))
+    """Φ(x) + x · φ(x), the normal distribution and its density, exp(-x²/2 - log √(2π))."""
+    scaled, cdf = normal_distribution(t.graph, x)
+    power = t.emit("Sub", t.scalar(-0.5 * math.log(2 * math.pi), like=x), t.emit("Mul", scaled, scaled))
+    return t.emit("Add", cdf, t.emit("Mul", x, t.emit("Exp", power)))
 
 
 def _gelu_tanh(t: Tape, x: str) -> str:
