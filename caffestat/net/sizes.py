@@ -251,7 +251,7 @@ def _wanted(now: _Trial) -> dict[str, Assumed]:
             for reader, at in _readers(net, node, index):
                 is_wanted = index in unsized or (_has_failed(reader) and not now.refuses(reader))
                 shape = _taken(reader, at) or _cut_up(node, index, reader)
-                if is_wanted and shape:
+                if is_wanted and shape and min(shape) > 0:
                     top, why = node.layer.proto.top[index], f"as layer {reader.name!r} takes it"
                     found.setdefault(top, Assumed(node, top, shape, why))
     return found

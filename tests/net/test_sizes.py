@@ -100,6 +100,17 @@ def test_labels_that_only_forks_have_are_what_their_loss_takes(tmp_path: Path) -
         analyze(net, static=True)
 
 
+def test_no_shape_without_elements_is_assumed_behind_a_fault(tmp_path: Path) -> None:
+    net = tmp_path / "net.prototxt"
+    net.write_text(
+        'layer { name: "s" type: "Slice" bottom: "lost" top: "a" top: "b" }\n'
+        'layer { name: "t" type: "Slice" bottom: "a" top: "c" top: "d" slice_param { slice_point: 3 } }\n'
+        'layer { name: "e" type: "EuclideanLoss" bottom: "d" bottom: "b" top: "e" }\n'
+    )
+    with pytest.raises(RefusedError, match=r"prototxt:1:1: layer 's': unknown bottom blob 'lost'"):
+        analyze(net, static=True)
+
+
 def test_what_fails_at_every_size_alike_does_not_hinder(tmp_path: Path) -> None:
     odd = (CONV % "data").replace("kernel_size", "kernal_size") + FC % ("data", 3)
     assert assumed(tmp_path, DATA % ("db", "") + odd)["data"] == ((6, 3, 224, 224), "a usual size")

@@ -273,25 +273,37 @@ def _assembled(images: list[_Image], chosen: list[tuple[np.ndarray, np.ndarray]]
     targets, loc_weights, scales = (
         np.array([[each[i] for each in part] for part in parts]).transpose(0, 2, 1, 3) for i in range(3)
     )
-    matched = np.array([(indices > FREE).any(0) for indices, _ in chosen])
+    hits = np.array(
+        [[_hits(image, index, p) for index in indices] for image, (indices, _) in zip(images, chosen, strict=True)]
+    )
+    labels = np.full((len(images), hits.shape[2]), p.background_label_id)
+    for own in hits.swapaxes(0, 1):  # of several the last counts
+        labels = np.where(own > FREE, own, labels)
     negatives = np.array([negative for _, negative in chosen])
-    weights = matched | negatives if p.mining_type != NO_MINING else np.ones_like(matched)
-    labels = np.array([_labels(image, indices.max(0), p) for image, (indices, _) in zip(images, chosen, strict=True)])
-    if p.map_object_to_agnostic:
-        labels = np.where(matched, p.background_label_id + 1, p.background_label_id)
-    rows = _targets(labels, matched, p) if p.conf_loss_type == LOGISTIC else labels.reshape(-1, 1).astype(np.int64)
+    weights = (hits > FREE).any(1) | negatives if p.mining_type != NO_MINING else np.ones_like(negatives)
+    rows = _targets(hits, labels, p) if p.conf_loss_type == LOGISTIC else labels.reshape(-1, 1).astype(np.int64)
     count = int(sum((indices > FREE).sum() for indices, _ in chosen))
     conf_weights = weights.reshape(-1, 1).astype(np.float32)
     return Matches(targets, loc_weights, scales, rows, conf_weights, count)
 
 
-def _targets(labels: np.ndarray, matched: np.ndarray, p: Any) -> np.ndarray:
-    """Return the targets [N·P, classes] of a logistic loss. (EncodeConfPrediction)"""
+def _hits(image: _Image, index: np.ndarray, p: Any) -> np.ndarray:
+    """Return the class that each prior is matched with; FREE for none."""
+    if p.map_object_to_agnostic:
+        return np.where(index > FREE, p.background_label_id + 1, FREE)
+    return np.where(index > FREE, _labels(image, index, p), FREE)
+
+
+def _targets(hits: np.ndarray, labels: np.ndarray, p: Any) -> np.ndarray:
+    """Return the targets [N·P, classes] of a logistic loss. (EncodeConfPrediction)
+
+    hits [N, L, P], of each class of locations; labels [N, P]
+    """
     images, priors = labels.shape
     targets = np.full(images * priors * p.num_classes, float(p.background_label_id), np.float32)
-    image, prior = np.nonzero(matched)
     if p.mining_type == NO_MINING:  # the reference moves on by one value per prior, not by one row
-        targets[image * priors + prior * p.num_classes + labels[image, prior]] = 1
+        image, _, prior = np.nonzero(hits > FREE)
+        targets[image * priors + prior * p.num_classes + hits[hits > FREE]] = 1
     else:
         row = np.arange(images * priors) * p.num_classes
         targets[row + labels.ravel()] = 1

@@ -53,6 +53,8 @@ class SmoothL1Loss(Loss):
         return (super().tops(bottoms)[0], (bottoms[0][0], 1, height, width))[: self.top_count]
 
     def check(self, bottoms: Sequence[Shape]) -> None:
+        if max(map(len, bottoms)) > 4:
+            raise self.error(f"expected bottoms of at most 4 axes (N, C, H, W), found {list(bottoms)}")
         for index, shape in enumerate(bottoms[1:], 1):
             if math.prod(shape) != math.prod(bottoms[0]):
                 raise self.error(f"bottom {index} has shape {shape}; expected as many values as in {bottoms[0]}")

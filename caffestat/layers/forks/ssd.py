@@ -88,8 +88,8 @@ class Normalize(Layer):
         return (Param("scale", shape, filler, written, fan_in=1, fan_out=1),)
 
     def tops(self, bottoms: Sequence[Shape]) -> tuple[Shape, ...]:
-        if len(bottoms[0]) < 2:
-            raise self.error(f"expected a bottom of at least 2 axes (N, C, …), found shape {bottoms[0]}")
+        if not 2 <= len(bottoms[0]) <= 4:
+            raise self.error(f"expected a bottom of 2 to 4 axes (N, C, …), found shape {bottoms[0]}")
         return (bottoms[0],)
 
     def lower(self, g: Graph, bottoms: Sequence[str], params: Sequence[str]) -> Sequence[str]:

@@ -378,6 +378,25 @@ def test_priors_across_the_border_are_left_out_where_there_is_one_true_box(prior
     assert loss > 0 and loss == run(layer, [np.zeros_like(loc), conf, prior, truth[:, :, 1:2]]).tops[0]
 
 
+@pytest.mark.parametrize(("kind", "expected"), [("LOGISTIC", 3.4290438), ("SOFTMAX", 1.2134511)])
+def test_a_prior_may_be_matched_once_for_each_class_of_locations(kind: str, expected: float) -> None:
+    """What a build of weiliu89/caffe computed: logistic targets count all classes, softmax labels the last one."""
+    boxes = [[0.1, 0.1, 0.5, 0.5], [0.4, 0.4, 0.9, 0.9], [0, 0.5, 0.3, 0.8]]
+    prior = np.stack([np.ravel(boxes), np.tile([0.1, 0.1, 0.2, 0.2], 3)])[None]
+    truth = [[0, 2, 0, 0.12, 0.1, 0.5, 0.52, 0], [0, 1, 0, 0.1, 0.14, 0.52, 0.5, 0], [0, 1, 0, 0.4, 0.4, 0.85, 0.9, 0]]
+    fields = f"share_location: false mining_type: NONE conf_loss_type: {kind} use_prior_for_matching: false"
+    loc, conf = np.linspace(-0.1, 0.1, 36)[None], np.linspace(-1, 2, 9)[None]
+    result = run(make(LOSS % ("", fields)), [loc, conf, prior, np.array(truth)[None, None]])
+    assert result.tops[0] == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["Normalize", "SmoothL1Loss"])
+def test_blobs_of_five_axes_are_refused(kind: str) -> None:
+    layer = make(f'name: "l" type: "{kind}" top: "y"')
+    with pytest.raises(NetError, match="4 axes"):
+        layer.tops([(2, 3, 1, 2, 2)] * 2)
+
+
 def test_the_agnostic_class_is_the_second_of_two() -> None:
     with pytest.raises(NetError, match="map_object_to_agnostic needs num_classes: 2, found 3"):
         make(LOSS % ("", "map_object_to_agnostic: true")).tops([b.shape for b in loss_bottoms()])
