@@ -103,11 +103,12 @@ def test_labels_that_only_forks_have_are_what_their_loss_takes(tmp_path: Path) -
 def test_no_shape_without_elements_is_assumed_behind_a_fault(tmp_path: Path) -> None:
     net = tmp_path / "net.prototxt"
     net.write_text(
-        'layer { name: "s" type: "Slice" bottom: "lost" top: "a" top: "b" }\n'
-        'layer { name: "t" type: "Slice" bottom: "a" top: "c" top: "d" slice_param { slice_point: 3 } }\n'
+        'layer { name: "p" type: "Eltwise" bottom: "lost" bottom: "gone" top: "p" }\n'
+        'layer { name: "s" type: "Slice" bottom: "lost" top: "a" top: "b" slice_param { slice_point: 15 } }\n'
+        'layer { name: "t" type: "Slice" bottom: "a" top: "c" top: "d" slice_param { slice_point: 6 } }\n'
         'layer { name: "e" type: "EuclideanLoss" bottom: "d" bottom: "b" top: "e" }\n'
     )
-    with pytest.raises(RefusedError, match=r"prototxt:1:1: layer 's': unknown bottom blob 'lost'"):
+    with pytest.raises(RefusedError, match=r"prototxt:1:1: layer 'p': unknown bottom blob 'lost'"):
         analyze(net, static=True)
 
 

@@ -502,15 +502,15 @@ class MultiBoxLoss(Normalized, _Predictions):
             raise self.error("do_neg_mining, an old field, contradicts mining_type, which replaces it; remove it")
         if p.background_label_id >= p.num_classes and (p.mining_type or p.conf_loss_type != LOGISTIC):
             raise self.error(f"background_label_id is {p.background_label_id}; expected 0 to {p.num_classes - 1}")
-        if p.map_object_to_agnostic and p.num_classes != 2:
-            raise self.error(f"map_object_to_agnostic needs num_classes: 2, found {p.num_classes}")
         if p.mining_type == HARD_EXAMPLE and p.sample_size < 1:
             raise self.error(f"sample_size is {p.sample_size}; expected at least 1")
 
     def decide(self, bottoms: Sequence[np.ndarray], random: np.random.Generator) -> Sequence[np.ndarray]:
         stages = [peer for peer in (self, *self.peers) if isinstance(peer, MultiBoxLoss)]
         refines = any(len(stage.proto.bottom) > 4 for stage in stages)
-        found = match(bottoms, self.settings, self.error, joins=refines)
+        p, found = self.settings, match(bottoms, self.settings, self.error, joins=refines)
+        if p.map_object_to_agnostic and p.num_classes != 2 and found.conf_weights.any():
+            raise self.error(f"map_object_to_agnostic needs num_classes: 2, found {p.num_classes}")
         return (*found.arrays, np.array(self.divisor(found), np.float32))
 
     def divisor(self, found: Matches) -> float:

@@ -399,7 +399,7 @@ def test_blobs_of_five_axes_are_refused(kind: str) -> None:
 
 def test_the_agnostic_class_is_the_second_of_two() -> None:
     with pytest.raises(NetError, match="map_object_to_agnostic needs num_classes: 2, found 3"):
-        make(LOSS % ("", "map_object_to_agnostic: true")).tops([b.shape for b in loss_bottoms()])
+        run(make(LOSS % ("", "map_object_to_agnostic: true")), loss_bottoms())
 
 
 def test_what_does_not_go_with_a_first_stage() -> None:
