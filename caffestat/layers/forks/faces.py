@@ -345,9 +345,7 @@ class InnerDistance(_Weighted):
         y = g.declare(emit_closed(g, [x, w], forward, gradient), (rows, outputs))
         return [g.reshape(y, *self.top_shape(shapes))]
 
-    def pulled_by_signs(
-        self, tape: Tape, x: str, w: str, dys: tuple[str, str], counted: str | None
-    ) -> list[str]:
+    def pulled_by_signs(self, tape: Tape, x: str, w: str, dys: tuple[str, str], counted: str | None) -> list[str]:
         """Emit dx and dw of L1. dys: for x and for w [M, N]; counted: which of them w's gradient adds up."""
         g, apart = tape.graph, self.differences(tape.graph, x, w)
         over, under = (g.cast(tape.emit(op, apart, tape.constant(0)), np.float32) for op in ("Greater", "Less"))
