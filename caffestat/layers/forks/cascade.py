@@ -158,8 +158,8 @@ class BoxGroupOutput(Computed, Regression):
                 place = item * count + index
                 boxes = self.placed(deltas[place], group, index)
                 score = 1 - probabilities[place, 0].ravel()
-                most = np.array(probabilities.shape[:1:-1] * 2) * group.stride - 1
-                boxes = np.clip(boxes, 0, most)
+                size = np.array(probabilities.shape[:1:-1]) * group.stride
+                boxes = np.concatenate([np.maximum(boxes[:, :2], 0), np.minimum(boxes[:, 2:], size)], 1)
                 large = (boxes[:, 2:] - boxes[:, :2] + 1 >= p.min_size).all(1)
                 kept = large & (score >= np.float32(p.fg_thr))
                 parts.append((boxes[kept], score[kept]))

@@ -63,6 +63,7 @@ def test_accuracy_is_the_mean_overlap_with_true_boxes() -> None:
 
 
 def test_proposals_come_from_all_fields_of_all_maps() -> None:
+    """As zhaoweicai/cascade-rcnn's box_group_output_layer.cpp, compiled: boxes end at the image's size, not before."""
     text = (
         """name: "o" type: "BoxGroupOutput" bottom: "p" bottom: "d" bottom: "q" bottom: "e" top: "r" top: "s"
       box_group_output_param { fg_thr: 0.3 iou_thr: 0.5 max_nms_num: 60 max_post_nms_num: 9 min_size: 5 field_whr: 2
@@ -87,7 +88,8 @@ def test_proposals_come_from_all_fields_of_all_maps() -> None:
                 w, h = field[k][0] * math.exp(d[2]), field[k][1] * math.exp(d[3])
                 x1 = d[0] * field[k][0] + (x + 0.5) * stride - w / 2
                 y1 = d[1] * field[k][1] + (y + 0.5) * stride - h / 2
-                box = np.clip([x1, y1, x1 + w - 1, y1 + h - 1], 0, np.array([width, height] * 2) * stride - 1)
+                ends = min(x1 + w - 1, width * stride), min(y1 + h - 1, height * stride)
+                box = np.array([max(x1, 0), max(y1, 0), *ends])
                 if score >= 0.3 and min(box[2] - box[0], box[3] - box[1]) + 1 >= 5:
                     found.append((score, box))
         kept: list[tuple[float, np.ndarray]] = []
