@@ -154,10 +154,14 @@ class BatchNorm(Layer):
 
         def backward(tape: Tape, dys: Sequence[str | None]) -> Sequence[str | None]:
             assert dys[0] is not None
-            return [tape.emit("Mul", dys[0], channel_column(tape.graph, slope, len(tape.shape(x))))]
+            return [self.stored_gradient(tape, dys[0], y, slope)]
 
         (y,) = g.custom_vjp([x], lambda value: [channel_affine(g, value, slope, shift, self.name)], backward)
         return y
+
+    def stored_gradient(self, tape: Tape, dy: str, y: str, slope: str) -> str:
+        """Emit dx of y = slope · (x - mean), whose statistics are given."""
+        return tape.emit("Mul", dy, channel_column(tape.graph, slope, len(tape.shape(y))))
 
     def lower_batch(self, g: Graph, x: str, params: Sequence[str]) -> str:
         """Emit (x - mean) / √(variance + eps) with the batch's statistics, and record what they make of `params`."""

@@ -109,7 +109,8 @@ class BN(_ScaledNorm):
     """y = s · (x - mean) / √(variance + eps) + b per channel: BatchNorm and Scale with bias in one. Bottom [N, C, …].
 
     Params [1, C]: s (slope_filler), b (bias_filler), running mean and variance. Statistics are the batch's in TRAIN,
-    unless `frozen`, which also keeps s and b as they are. (yjxiong/caffe, bn_layer.cpp)
+    unless `frozen`, which also keeps s and b as they are. Without it the gradient takes them for the batch's in TEST
+    too, as in the reference. (yjxiong/caffe, bn_layer.cpp)
     """
 
     adds = segmentation_pb2.TsnLayerParameter
@@ -120,6 +121,11 @@ class BN(_ScaledNorm):
     @property
     def is_frozen(self) -> bool:
         return bool(self.settings.frozen)
+
+    def stored_gradient(self, tape: Tape, dy: str, y: str, slope: str) -> str:
+        if self.is_frozen:
+            return super().stored_gradient(tape, dy, y, slope)
+        return batch_gradient(tape.graph, dy, y, slope)
 
 
 @layer("ZXYBN", dialect="cervix")

@@ -163,3 +163,17 @@ def test_momentum_of_0_95_where_nothing_is_written() -> None:
     layer = make(TEXT % ("BNData", "bn_param { slope_filler { value: 1 } }"))
     result = run(layer, [X], [value.reshape(1, 4) for value in (S, B, MEAN, VARIANCE)])
     np.testing.assert_allclose(result.updates[2].ravel(), 0.95 * MEAN + 0.05 * X.mean((0, 2, 3)), rtol=1e-5)
+
+
+def test_the_gradient_of_bn_takes_running_statistics_for_the_batchs() -> None:
+    """Numbers: yjxiong/caffe, bn_layer.cpp, compiled, in phase TEST."""
+    layer = make('name: "l" type: "BN" bottom: "x" top: "y" bn_param { slope_filler { value: 1 } eps: 0.01 }', TEST)
+    x = np.array([[1, -2], [0.5, 3], [2, -1]]).reshape(3, 2, 1, 1)
+    params = [np.array([pair]) for pair in ([2, 0.5], [0.1, -0.3], [0.5, -1], [2, 0.25])]
+    dy = np.array([[1, -1], [2, 0.5], [-1.5, 3]], np.float32).reshape(x.shape)
+    result = run(layer, [x], params, [dy])
+    y = [[0.80534565, -1.28058076], [0.1, 3.6223228], [2.2160368, -0.3]]
+    np.testing.assert_allclose(result.tops[0][:, :, 0, 0], y, rtol=1e-5)
+    dx = [[0.91004789, 1.97373307], [2.11603689, -15.41271687], [-2.20727563, 2.12459136]]
+    np.testing.assert_allclose(result.bottoms[0][:, :, 0, 0], dx, rtol=1e-4)
+    np.testing.assert_allclose(result.params[0], [[-1.23435485, 5.88348389]], rtol=1e-5)
