@@ -14,7 +14,7 @@ from caffestat.ops import Bodies, op_info
 
 from .graph import OPSET
 
-__all__ = ["MAX_NODES", "as_damage", "check_model", "infer_shapes"]
+__all__ = ["MAX_NODES", "all_nodes", "as_damage", "check_model", "infer_shapes"]
 
 MAX_NODES = 50_000
 """The most nodes of a model, its functions inlined."""
@@ -56,11 +56,11 @@ def check_model(model: ModelProto) -> None:
     functions = {(function.domain, function.name): function for function in model.functions}
     _Sizes(functions).check(model.graph.node)
     opsets = _opsets(model.opset_import)
-    for node in _all_nodes(model.graph.node):
+    for node in all_nodes(model.graph.node):
         _check_references(node)
         _check_node(node, opsets, model.ir_version)
     for function in model.functions:
-        for node in _all_nodes(function.node):
+        for node in all_nodes(function.node):
             _check_node(node, _opsets(function.opset_import), model.ir_version)
 
 
@@ -81,12 +81,12 @@ def _subgraphs(node: NodeProto) -> Iterator[GraphProto]:
         yield from [attribute.g] if attribute.HasField("g") else attribute.graphs
 
 
-def _all_nodes(nodes: Iterable[NodeProto]) -> Iterator[NodeProto]:
+def all_nodes(nodes: Iterable[NodeProto]) -> Iterator[NodeProto]:
     """Yield nodes and those of their subgraphs; protobuf limits how deep these are nested."""
     for node in nodes:
         yield node
         for graph in _subgraphs(node):
-            yield from _all_nodes(graph.node)
+            yield from all_nodes(graph.node)
 
 
 class _Sizes:
@@ -103,7 +103,7 @@ class _Sizes:
             raise InputError(f"the model has {_many(count)} nodes; expected at most {MAX_NODES:,}")
 
     def _count(self, nodes: Iterable[NodeProto]) -> int:
-        return sum(self._of_call((node.domain, node.op_type)) for node in _all_nodes(nodes))
+        return sum(self._of_call((node.domain, node.op_type)) for node in all_nodes(nodes))
 
     def _of_call(self, name: tuple[str, str]) -> int:
         if name not in self._functions:

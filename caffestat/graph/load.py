@@ -24,7 +24,7 @@ from caffestat.ops import Bodies, Role
 
 from . import attention, fused, newer  # noqa: F401  register what says ops by others
 from .bodies import computed_names, scan_body, trip_count, with_captured
-from .check import as_damage, check_model
+from .check import all_nodes, as_damage, check_model
 from .external import read_model
 from .fans import find_uses
 from .graph import OPSET, Graph, Node, Shape, Spec, flow_of
@@ -159,9 +159,21 @@ def _inlined(proto: onnx.ModelProto) -> onnx.ModelProto:
     for tensor in proto.graph.initializer:
         if tensor.name not in declared:
             bare.graph.input.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
+    _state_defaults(bare)
     inlined = onnx.inliner.inline_local_functions(bare)
     inlined.graph.initializer.extend(proto.graph.initializer)
     return inlined
+
+
+def _state_defaults(model: onnx.ModelProto) -> None:
+    """Give each call of a function the attributes that it leaves to their defaults: the inliner leaves them out."""
+    functions = {(function.domain, function.name): function for function in model.functions}
+    for nodes in (model.graph.node, *(function.node for function in model.functions)):
+        for node in all_nodes(nodes):
+            called = functions.get((node.domain, node.op_type))
+            given = {attribute.name for attribute in node.attribute}
+            if called is not None:
+                node.attribute.extend(found for found in called.attribute_proto if found.name not in given)
 
 
 def _dense(proto: onnx.ModelProto, folder: Path | None) -> onnx.ModelProto:

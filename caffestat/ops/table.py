@@ -259,7 +259,7 @@ _enter(Elements.MIXED, "ReduceLogSum", "ReduceLogSumExp", inputs=(DATA, SETTING)
 _enter(Elements.MIXED, "CumSum", inputs=(DATA, SETTING), sign=KEPT)
 _enter(Elements.MIXED, "Det")
 _enter(Elements.MIXED, "DFT", inputs=(DATA, SETTING))
-_enter(Elements.MIXED, "STFT", inputs=(DATA, SETTING), defaults={"onesided": 1})
+_enter(Elements.MIXED, "STFT", inputs=(DATA, SETTING, DATA, SETTING), defaults={"onesided": 1})
 
 _enter(Elements.MIXED, "GroupNormalization", "InstanceNormalization", inputs=(DATA, SCALE, SHIFT), normalizes=True)
 _enter(Elements.MIXED, "LayerNormalization", inputs=(DATA, SCALE, SHIFT), normalizes=True)

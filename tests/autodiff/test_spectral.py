@@ -6,11 +6,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from onnx import helper
 
-from caffestat.autodiff import backward
+from caffestat.autodiff import backward, gradient
 from caffestat.errors import GradientError
 from caffestat.graph import Graph
 
+from ..graph.models import model, normal, run
 from .check import check_grads
 from .test_rules import X
 
@@ -77,3 +79,15 @@ def test_what_has_no_rule_is_refused() -> None:
     g.declare(y, (2, 4, 5, 2))
     with pytest.raises(GradientError, match=r"STFT .*: the window is not as long as a frame"):
         backward(g, {y: g.constant(np.ones((2, 4, 5, 2)))}, [x])
+
+
+def test_a_stored_window_has_a_gradient() -> None:
+    """It multiplies what is transformed: the gradients of a model's weights are never zero for want of a rule."""
+    arrays = {"step": np.array(4), "w": normal(6, seed=2)}
+    proto = model([helper.make_node("STFT", ["x", "step", "w"], ["y"])], {"x": (2, 14, 1)}, ["y"], arrays, 17)
+    x = normal(2, 14, 1, seed=1)
+    found = run(gradient(proto), {"x": x, "cotangent/y": np.ones((2, 3, 4, 2), np.float32)})
+    frames = x[..., 0][:, np.arange(0, 9, 4)[:, None] + np.arange(6)]
+    waves = np.fft.rfft(np.eye(6))
+    expected = frames.sum((0, 1)) * (waves.real + waves.imag).sum(1)
+    np.testing.assert_allclose(found["grad/w"], expected, rtol=1e-4, atol=1e-5)

@@ -452,3 +452,22 @@ def test_a_sequence_of_different_shapes_is_no_concat() -> None:
     proto = model(made, {"x": (2, 3), "z": (4, 5)}, ["y", "s"])
     proto.graph.output[1].type.CopyFrom(helper.make_sequence_type_proto(helper.make_tensor_type_proto(FLOAT, None)))
     assert [item.op for item in load(proto).graph.nodes] == ["Relu", "SequenceConstruct"]
+
+
+def test_calls_of_functions_have_the_defaults_of_their_attributes() -> None:
+    """In a call of the model, and in one within another function."""
+    inner = node("Elu", ["a"], ["b"])
+    inner.attribute.append(onnx.AttributeProto(name="alpha", ref_attr_name="slope", type=onnx.AttributeProto.FLOAT))
+    default = helper.make_attribute("slope", 0.7)
+    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("own", 1)]
+    elu = helper.make_function("own", "Bent", ["a"], ["b"], [inner], opsets, [], [default])
+    twice = helper.make_function("own", "Twice", ["a"], ["c"], [node("Bent", ["a"], ["c"], domain="own")], opsets)
+    calls = [
+        node("Bent", ["x"], ["y"], domain="own"),
+        node("Bent", ["x"], ["z"], domain="own", slope=0.2),
+        node("Twice", ["x"], ["u"], domain="own"),
+    ]
+    proto = model(calls, {"x": X.shape}, ["y", "z", "u"], {}, 17, functions=[elu, twice])
+    proto.opset_import.append(helper.make_opsetid("own", 1))
+    for found, slope in zip(loaded_outputs(load(proto), {"x": X}), (0.7, 0.2, 0.7), strict=True):
+        np.testing.assert_allclose(found, np.where(X > 0, X, slope * (np.exp(X) - 1)), rtol=1e-5, atol=1e-6)

@@ -42,7 +42,7 @@ def _row(entry: Entry, outcome: Outcome) -> tuple[str, ...]:
 def _short(message: str) -> str:
     """Return the first clause of the last line, without the file's name."""
     last = (message.splitlines() or [""])[-1].rpartition(".onnx: ")[2]
-    return last.partition("; ")[0].partition(": ")[0]
+    return last.partition("; ")[0].partition(": ")[0].partition(" (")[0]
 
 
 def _bound(error: float | None) -> str:

@@ -9,8 +9,11 @@ from . import (  # noqa: F401  registers their ops
     normalization,
     pooling,
     products,
+    quantize,
+    random,
     recurrent,
     reduce,
     shape,
+    spectral,
     standardize,
 )

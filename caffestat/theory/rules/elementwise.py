@@ -133,6 +133,8 @@ _STEPS: dict[str, Function] = {  # flat almost everywhere: no gradient passes th
     "Floor": np.floor,
     "Greater": lambda a, b: (a > b).astype(np.float64),
     "GreaterOrEqual": lambda a, b: (a >= b).astype(np.float64),
+    "IsInf": lambda x: np.zeros_like(x),
+    "IsNaN": lambda x: np.zeros_like(x),
     "Less": lambda a, b: (a < b).astype(np.float64),
     "LessOrEqual": lambda a, b: (a <= b).astype(np.float64),
     "Mod": lambda a, b: np.mod(a, np.where(b == 0, 1, b)),
