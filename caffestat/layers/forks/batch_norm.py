@@ -10,7 +10,7 @@ from caffestat.graph import all_but_channels
 from caffestat.schema.forks import segmentation_pb2
 
 from ..base import Param, Shape, layer, to_filler
-from ..channels import batch_gradient, channel_affine
+from ..channels import batch_gradient
 from ..normalization import BatchNorm
 from ..scale import emit_affine
 
@@ -30,6 +30,7 @@ class _ScaledNorm(BatchNorm):
     roles: ClassVar[tuple[str, str]] = ("scale_filler", "shift_filler")
     extra_axes: ClassVar[int] = 2  # of the params, behind [1, C]
     keeps_statistics: ClassVar[bool] = True
+    has_four_axes: ClassVar[bool] = False  # the top has: [N, C, 1, 1] of a bottom [N, C]
 
     @property
     def settings(self) -> Any:
@@ -75,7 +76,8 @@ class _ScaledNorm(BatchNorm):
             raise self.error(f"expected a bottom of at least 2 axes (N, C, …), found shape {bottoms[0]}")
         if getattr(self.settings, "rebn", False):
             raise self.error("the effect of bn_param.rebn is not known")
-        return (bottoms[0],)
+        shape = bottoms[0]
+        return ((*shape, *(1,) * (4 - len(shape))) if self.has_four_axes else shape,)
 
     def lower(self, g: Graph, bottoms: Sequence[str], params: Sequence[str]) -> Sequence[str]:
         channels = g.shape(bottoms[0])[1]
@@ -83,7 +85,9 @@ class _ScaledNorm(BatchNorm):
         if self.is_frozen:
             scale, bias = g.detach(scale), g.detach(bias)
         y = self.normalized(g, bottoms[0], params[2:], statistics)
-        return [emit_affine(g, y, scale, bias, self.name)]
+        top = self.tops([g.shape(bottoms[0])])[0]
+        affine = emit_affine(g, y, scale, bias, self.name)
+        return [affine if top == g.shape(bottoms[0]) else g.reshape(affine, *top)]
 
     def normalized(self, g: Graph, x: str, params: Sequence[str], statistics: Sequence[str]) -> str:
         """Emit x, its mean taken off and divided by its deviation; `statistics` are the running ones as [C]."""
@@ -150,13 +154,14 @@ class ZXYBN(BN):
 class SegnetBN(_ScaledNorm):
     """y = s · (x - mean) / √(variance + 1e-9) + b per channel, statistics always the batch's. Bottom [N, C, …].
 
-    Params [1, C, 1, 1]: s (scale_filler) and b (shift_filler). bn_mode INFERENCE is s · x + b. Tops 1 and 2 hold mean
-    and variance of the batch. (alexgkendall/caffe-segnet, bn_layer.cpp)
+    Top [N, C, H, W]. Params [1, C, 1, 1]: s (scale_filler) and b (shift_filler). bn_mode INFERENCE is s · x + b. Tops
+    1 and 2 hold mean and variance of the batch. (alexgkendall/caffe-segnet, bn_layer.cpp)
     """
 
     adds = segmentation_pb2.SegnetLayerParameter
     num_tops = (1, 3)
     keeps_statistics = False
+    has_four_axes = True
     eps = 1e-9
     reads_statistics = False
     filler_fields: ClassVar[Mapping[str, str]] = {"bn_param.scale_filler": "scale", "bn_param.shift_filler": "bias"}
@@ -173,8 +178,9 @@ class SegnetBN(_ScaledNorm):
     def tops(self, bottoms: Sequence[Shape]) -> tuple[Shape, ...]:
         if self.infers and self.top_count > 1:
             raise self.error("bn_mode: INFERENCE gives neither mean nor variance; remove these tops")
-        statistics = (1, *super().tops(bottoms)[0][1:2], 1, 1)
-        return (bottoms[0], statistics, statistics)[: self.top_count]
+        (top,) = super().tops(bottoms)
+        statistics = (1, top[1], 1, 1)
+        return (top, statistics, statistics)[: self.top_count]
 
     def lower(self, g: Graph, bottoms: Sequence[str], params: Sequence[str]) -> Sequence[str]:
         (y,) = super().lower(g, bottoms, params)
@@ -198,16 +204,8 @@ class _Moving(_ScaledNorm):
     def reads_statistics(self) -> bool:
         return bool(self.phase == TEST and self.settings.moving_average)
 
-    def lower_stored(self, g: Graph, x: str, mean: str, variance: str) -> str:
-        slope = self.inverse_deviation(g, variance)
-        shift = g.emit("Neg", g.emit("Mul", mean, slope))
-
-        def backward(tape: Tape, dys: Sequence[str | None]) -> Sequence[str | None]:
-            assert dys[0] is not None
-            return [batch_gradient(tape.graph, dys[0], y, slope)]
-
-        (y,) = g.custom_vjp([x], lambda value: [channel_affine(g, value, slope, shift, self.name)], backward)
-        return y
+    def stored_gradient(self, tape: Tape, dy: str, y: str, slope: str) -> str:
+        return batch_gradient(tape.graph, dy, y, slope)
 
     def update(self, g: Graph, params: Sequence[str], mean: str, variance: str, count: int) -> None:
         if self.phase != TEST:
@@ -216,13 +214,14 @@ class _Moving(_ScaledNorm):
 
 @layer("BN", dialect="action")
 class ActionBN(_Moving):
-    """y = s · (x - mean) / √(variance + var_eps) + b per channel. Bottom [N, C, …].
+    """y = s · (x - mean) / √(variance + var_eps) + b per channel. Bottom [N, C, …], top [N, C, H, W].
 
     Params [1, C, 1, 1]: s (scale_filler), b (shift_filler), running mean and variance: (1 - decay) · old + decay · the
     batch's. In TEST they count only with moving_average. (Lyp100208/Caffe_action, bn_layer.cpp)
     """
 
     adds = segmentation_pb2.ActionLayerParameter
+    has_four_axes = True
     filler_fields: ClassVar[Mapping[str, str]] = {"bn_param.scale_filler": "scale", "bn_param.shift_filler": "bias"}
 
     @classmethod

@@ -66,9 +66,15 @@ def test_statistics_of_the_batch(kind: str, shape: tuple[int, ...]) -> None:
     x = RANDOM.normal(1, 2, shape)
 
     def forward(x: np.ndarray, s: np.ndarray, b: np.ndarray, *_: np.ndarray) -> np.ndarray:
-        return normed(x, s, b, None, None, eps)
+        return normed(x, s, b, None, None, eps).reshape(layer.tops([shape])[0])
 
     check_gradients(layer, forward, [x, *arrays], [0, 1, 2], params=len(params))
+
+
+@pytest.mark.parametrize(("kind", "axes"), [("segnet", 4), ("action", 4), ("tsn", 2)])
+def test_the_axes_of_the_top(kind: str, axes: int) -> None:
+    """Compiled, bn_layer.cpp of alexgkendall/caffe-segnet and Lyp100208/Caffe_action gives four; yjxiong/caffe's two."""
+    assert built(kind).tops([(6, 4)]) == ((6, 4, 1, 1)[:axes],)
 
 
 @pytest.mark.parametrize(("kind", "kept"), [("tsn", 0.7), ("action", 0.7), ("data", 0.7), ("mpi", 0.7), ("cudnn", 0.7)])
