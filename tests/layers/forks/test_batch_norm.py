@@ -73,7 +73,7 @@ def test_statistics_of_the_batch(kind: str, shape: tuple[int, ...]) -> None:
 
 @pytest.mark.parametrize(("kind", "axes"), [("segnet", 4), ("action", 4), ("tsn", 2)])
 def test_the_axes_of_the_top(kind: str, axes: int) -> None:
-    """Compiled, bn_layer.cpp of alexgkendall/caffe-segnet and Lyp100208/Caffe_action gives four; yjxiong/caffe's two."""
+    """Compiled, bn_layer.cpp of alexgkendall/caffe-segnet and of Lyp100208/Caffe_action gives four axes."""
     assert built(kind).tops([(6, 4)]) == ((6, 4, 1, 1)[:axes],)
 
 
