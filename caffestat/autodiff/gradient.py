@@ -43,10 +43,12 @@ class _Question:
         """Warn of gradients that rounding makes zero, and make the graph fast to differentiate from `seeds` on."""
         from caffestat.graph.fold import fold_normalizations
         from caffestat.graph.gelu import fold_gelus
+        from caffestat.graph.infer import fold_integers
         from caffestat.graph.repeats import merge_repeats
 
         warn_of_rounding(self.graph, self.wrt, seeds)
         kept = {*seeds, *self.wrt}
+        fold_integers(self.graph, kept)
         merge_repeats(self.graph, kept)
         fold_normalizations(self.graph, kept)
         fold_gelus(self.graph, kept)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ from .convert import spec_of
 from .graph import IR_VERSION, OPSET, Graph, Node, Shape, Spec
 from .nodes import expand_function, subgraphs, to_proto, type_of
 
-__all__ = ["FOLDED", "branch_taken", "infer_node", "infer_nodes"]
+__all__ = ["FOLDED", "branch_taken", "fold_integers", "infer_node", "infer_nodes"]
 
 FOLDED = 1 << 16
 """The most elements of a value that is computed ahead of a run."""
@@ -144,6 +144,24 @@ def _fold(graph: Graph, node: Node) -> bool:
         elif name:
             return False
     return _evaluate(graph, node, inputs)
+
+
+def fold_integers(graph: Graph, kept: Collection[str] = ()) -> None:
+    """Make constants of the integers that follow from constants and known shapes, in place.
+
+    kept: values that have to stay computed, beside the graph's outputs
+    """
+    captured = (name for node in graph.nodes for name in node.captured)
+    fixed = {*kept, *graph.outputs, *graph.detached, *captured}
+    graph.nodes[:] = [
+        node
+        for node in graph.nodes
+        if not (_are_integers(graph, node) and fixed.isdisjoint(node.outputs) and _fold(graph, node))
+    ]
+
+
+def _are_integers(graph: Graph, node: Node) -> bool:
+    return all(name in graph.specs and graph.specs[name].dtype.kind in "biu" for name in node.outputs)
 
 
 def _is_small(graph: Graph, node: Node) -> bool:

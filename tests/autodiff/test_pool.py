@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from caffestat.autodiff import backward
 from caffestat.graph import Graph
 
 from .support import difference, largest_constant, op_gradients, run
@@ -248,3 +249,17 @@ def test_the_norm_of_a_whole_image(p: int) -> None:
     np.testing.assert_allclose(y, norm, rtol=1e-5)
     slope = np.sign(x) * np.abs(x) ** (p - 1) / np.where(norm, norm, 1) ** (p - 1)
     np.testing.assert_allclose(dx, dy * slope, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("op", ["GlobalAveragePool", "ReduceMean"])
+def test_the_mean_leaves_no_factor_for_the_convolution_before(op: str) -> None:
+    """The runtime would multiply it into the filters, and run all of its optimizers once more."""
+    graph = Graph()
+    x = graph.input("x", (2, 3, 4, 5))
+    mean = graph.emit(op, x) if op == "GlobalAveragePool" else graph.emit(op, x, graph.ints(2, 3))
+    y = graph.emit("Conv", mean, graph.constant(np.ones((6, 3, 1, 1))))
+    graph.infer()
+    begin = len(graph.nodes)
+    backward(graph, {y: graph.input("dy", (2, 6, 1, 1))}, [x])
+    found = [node.op for node in graph.nodes[begin:]]
+    assert ("Div" in found, "Mul" in found) == (True, False)

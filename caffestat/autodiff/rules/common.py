@@ -19,6 +19,7 @@ __all__ = [
     "axes_of",
     "broadcast_grads",
     "constant_of",
+    "divided",
     "input_of",
     "interpolate_transposed",
     "is_linear",
@@ -96,6 +97,15 @@ def axes_of(tape: Tape, node: Node, position: int = 1) -> tuple[int, ...]:
 def keep_axes(tape: Tape, value: str, source: str, axes: Sequence[int]) -> str:
     """Reshape a value reduced over `axes` of `source` so that those axes have size 1."""
     return tape.reshape(value, *(1 if i in axes else size for i, size in enumerate(tape.shape(source))))
+
+
+def divided(tape: Tape, value: str, count: int, like: str) -> str:
+    """Emit value / count, of the type of the value `like`.
+
+    The runtime multiplies a factor into a convolution before it, and then runs all of its optimizers once more: a tenth
+    of the time in which a session is opened.
+    """
+    return tape.emit("Div", value, tape.scalar(count, like=like))
 
 
 def window_of(tape: Tape, node: Node) -> Window:

@@ -188,10 +188,10 @@ def dx_flip(g: Graph, c: Convolution, w: str, dy: str) -> str:
 def _turned_filters(g: Graph, c: Convolution, w: str) -> str:
     """Emit the filters with channels and filters swapped in each group, and the taps turned around."""
     taps, per_group = c.window.taps, (c.filters // c.group, c.channels // c.group)
+    if c.is_depthwise:
+        return _turned_around(g, c, w) if taps > 1 else w
     if c.group == 1:
         turned = g.transpose(w, 1, 0, *range(2, len(c.w_shape)))
-    elif c.is_depthwise:
-        turned = w
     else:
         turned = g.transpose(g.reshape(w, c.group, *per_group, taps), 0, 2, 1, 3)
     if taps > 1:
@@ -199,6 +199,14 @@ def _turned_filters(g: Graph, c: Convolution, w: str) -> str:
         turned = g.emit("Gather", rows, g.ints(*range(taps)[::-1]), axis=2)
         turned = g.declare(turned, (c.channels, per_group[0], taps), g.specs[w].dtype)
     return g.reshape(turned, c.channels, per_group[0], *c.window.kernel)
+
+
+def _turned_around(g: Graph, c: Convolution, w: str) -> str:
+    """Emit the filters with the taps turned around; one node, and quick where filters are small."""
+    space = len(c.window.kernel)
+    ends = (g.ints(*[bound] * space) for bound in (-1, np.iinfo(np.int64).min))
+    turned = g.emit("Slice", w, *ends, g.ints(*range(2, 2 + space)), g.ints(*[-1] * space))
+    return g.declare(turned, c.w_shape, g.specs[w].dtype)
 
 
 def dx_product(g: Graph, c: Convolution, w: str, dy: str) -> str:

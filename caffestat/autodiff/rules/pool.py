@@ -14,7 +14,7 @@ from caffestat.graph import Convolution, Graph, Node, Spec, late
 from caffestat.ops import Window
 
 from ..engine import Tape, vjp
-from .common import Grads, is_linear, only, window_of
+from .common import Grads, divided, is_linear, only, window_of
 from .conv import dx_transpose
 
 Ints = tuple[int, ...]
@@ -50,7 +50,7 @@ def global_average_pool(tape: Tape, node: Node, dy: str) -> Grads:
     """dx = dy / places, everywhere."""
     (x,) = node.inputs
     shape: Ints = tape.shape(x)
-    share = tape.emit("Mul", dy, tape.scalar(1 / prod(shape[2:]), like=x))
+    share = divided(tape, dy, prod(shape[2:]), like=x)
     return [tape.emit("Expand", share, tape.ints(*shape))]
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from caffestat.graph import Node
 
 from ..engine import Tape, vjp
-from .common import Grads, axes_of, keep_axes, only
+from .common import Grads, axes_of, divided, keep_axes, only
 
 # no axes mean none here; "all" is spelled out
 _KEEP: dict[str, Any] = {"keepdims": 1, "noop_with_empty_axes": 1}
@@ -32,7 +32,7 @@ def reduce_sum(t: Tape, node: Node, dy: str) -> Grads:
 def reduce_mean(t: Tape, node: Node, dy: str) -> Grads:
     shape = t.shape(node.inputs[0])
     count = math.prod(shape[axis] for axis in axes_of(t, node))
-    share = t.emit("Mul", _kept(t, node, dy), t.scalar(1 / count, like=node.outputs[0]))
+    share = divided(t, _kept(t, node, dy), count, like=node.outputs[0])
     return only(node, _like_input(t, node, share))
 
 
