@@ -26,7 +26,8 @@ SIDE = 7  # R-C3D's regions are all of 7 x 7 elements
 class ROIAlignment(_Sampled):
     """y = x in the middle of each of pooled_h · pooled_w bins of a region, by bilinear interpolation.
 
-    A bin's edges are cut to the features before its middle is taken.
+    A bin's edges are cut to the features before its middle is taken. Of the four elements around a middle, only those
+    in the region or up to 1 beside it have a gradient.
     (leon-liangwu/MaskYolo_Caffe, caffe-maskyolo/src/caffe/layers/roi_alignment_layer.cu)
     """
 
@@ -36,9 +37,27 @@ class ROIAlignment(_Sampled):
     def settings(self) -> Any:
         return self.added.roi_alignment_param
 
+    def lower(self, g: Graph, bottoms: Sequence[str], params: Sequence[str]) -> Sequence[str]:
+        index, near, far = self.input_decisions(g)
+        return (g.emit("Add", self.sums(g, bottoms, index, near), g.detach(self.sums(g, bottoms, index, far))),)
+
+    def decide(self, bottoms: Sequence[np.ndarray], random: np.random.Generator) -> Sequence[np.ndarray]:
+        rois, features = self.regions(bottoms[0]), self.decided_shapes[0]
+        index, weights = self.places(rois, features)
+        y, x = np.divmod(index % (features[2] * features[3]), features[3])
+        widened = self.corners(rois) + np.array([-1, -1, 1, 1], np.float32)
+        x1, y1, x2, y2 = widened.T[..., None, None]
+        y, x = (place.reshape(len(rois), -1, 4) for place in (y, x))
+        is_near = ((x1 <= x) & (x <= x2) & (y1 <= y) & (y <= y2)).reshape(weights.shape)
+        return index.astype(np.int64), *(np.where(kept, weights, 0).astype(np.float32) for kept in (is_near, ~is_near))
+
+    def corners(self, rois: np.ndarray) -> np.ndarray:
+        """Return x1, y1, x2, y2 of each region on the features."""
+        return rois[:, 1:] * np.float32(self.settings.spatial_scale)
+
     def places(self, rois: np.ndarray, features: Shape) -> tuple[np.ndarray, np.ndarray]:
         n, _, height, width = features
-        corners = rois[:, 1:] * np.float32(self.settings.spatial_scale)
+        corners = self.corners(rois)
         rows, columns = self.pooled()
         y = self.middles(corners[:, 1], corners[:, 3], rows, height)
         x = self.middles(corners[:, 0], corners[:, 2], columns, width)

@@ -161,14 +161,17 @@ class _Sampled(_Regions):
         return g.reshape(g.declare(g.transpose(x, 0, 2, 3, 1), (n, height, width, channels)), -1, channels)
 
     def lower(self, g: Graph, bottoms: Sequence[str], params: Sequence[str]) -> Sequence[str]:
-        index, weights = self.input_decisions(g)
+        return (self.sums(g, bottoms, *self.input_decisions(g)),)
+
+    def sums(self, g: Graph, bottoms: Sequence[str], index: str, weights: str) -> str:
+        """Emit the top: features at the places, times their weights."""
         (top,) = self.tops([g.shape(bottom) for bottom in bottoms])
         count, channels, rows, columns = top
         picked = g.emit("Gather", self.rows(g, bottoms[0]), index, axis=0)
         g.declare(picked, (*g.shape(index), channels))
         sums = g.emit("MatMul", g.reshape(weights, count * rows * columns, 1, -1), picked)
         bins = g.reshape(g.declare(sums, (count * rows * columns, 1, channels)), count, rows, columns, channels)
-        return (g.transpose(bins, 0, 3, 1, 2),)
+        return g.declare(g.transpose(bins, 0, 3, 1, 2), top)
 
     def decide(self, bottoms: Sequence[np.ndarray], random: np.random.Generator) -> Sequence[np.ndarray]:
         (rois,) = bottoms

@@ -25,7 +25,7 @@ def test_one_sample_in_the_middle_of_each_bin() -> None:
     layer = make(TWO % "ROIAlignment" + "roi_alignment_param { pooled_h: 2 pooled_w: 3 spatial_scale: 0.125 }")
 
     def forward(x: np.ndarray, rois: np.ndarray) -> np.ndarray:
-        y = np.zeros((3, 3, 2, 3))
+        y = np.zeros((len(rois), 3, 2, 3))
         for r, (item, *corners) in enumerate(rois):
             x1, y1, x2, y2 = (value * 0.125 for value in corners)
             high, wide = max(y2 - y1 + 1, 1) / 2, max(x2 - x1 + 1, 1) / 3
@@ -37,7 +37,22 @@ def test_one_sample_in_the_middle_of_each_bin() -> None:
                     y[r, :, i, j] += weight * x[int(item), :, row, column]
         return y
 
-    check_gradients(layer, forward, [X, ROIS], [0])
+    check_gradients(layer, forward, [X, ROIS[:1]], [0])  # all of whose samples lie within it
+    np.testing.assert_allclose(run(layer, [X, ROIS]).tops[0], forward(X, ROIS), rtol=1e-4, atol=1e-5)
+
+
+def test_samples_outside_of_their_region_have_no_gradient() -> None:
+    """Numbers: leon-liangwu/MaskYolo_Caffe, roi_alignment_layer.cu, its kernels compiled for the CPU.
+
+    The first region ends before it begins; the middles of the second's bins are cut to the features.
+    """
+    layer = make(TWO % "ROIAlignment" + "roi_alignment_param { pooled_h: 1 pooled_w: 2 spatial_scale: 0.5 }")
+    x, regions = np.arange(20).reshape(1, 1, 4, 5), [[0, 6, 1, 0.5, 2], [0, -9, -2, 1, 4]]
+    result = run(layer, [x, regions], dys=[np.arange(1, 5).reshape(2, 1, 1, 2)])
+    np.testing.assert_allclose(result.tops[0].ravel(), [9.5, 10, 7.5, 8.25])
+    dx = np.zeros((4, 5))
+    dx[1:3, :2] = [2, 1.5]
+    np.testing.assert_allclose(result.bottoms[0], dx[None, None])
 
 
 def test_spans_of_videos() -> None:
