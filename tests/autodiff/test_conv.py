@@ -122,6 +122,16 @@ def test_every_form_of_the_weights_gradient(form: Any, shape: Any, monkeypatch: 
         check_conv(shape, kernel, padding)
 
 
+@pytest.mark.parametrize(("form", "group"), [(rules.dw_taps, 1), (rules.dw_taps, 2), (rules.dw_lines, 1)])
+@pytest.mark.parametrize("sizes", [(6, 4), (4, 6)], ids=["fewer filters", "more filters"])
+def test_the_larger_operand_goes_first_over_long_rows(
+    form: Any, group: int, sizes: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rules, "_LONG_ROW", 1)
+    monkeypatch.setattr(rules, "weight_form", lambda *_: form)
+    check_conv((*sizes, group, 2, 1, (13, 14)), (3, 2), (1, 0))
+
+
 @pytest.mark.parametrize("provider", ["cpu", "cuda"])
 @pytest.mark.parametrize("size", [(11,), (6, 5, 7)], ids=str)
 @pytest.mark.parametrize("group", [1, 2, 4])

@@ -225,6 +225,7 @@ def dx_blocked(g: Graph, c: Convolution, w: str, dy: str) -> str:
 
 
 _FEW = 8  # channels
+_LONG_ROW = 1024  # elements
 
 
 def weight_form(provider: str, c: Convolution) -> WeightForm:
@@ -370,7 +371,21 @@ def dw_taps(g: Graph, c: Convolution, x: str, dy: str) -> str:
     """Per tap: what it sees (a slice of x) times dy, one product per image, summed over the batch."""
     flat = g.reshape(dy, c.batch, c.group, c.filters // c.group, c.window.places)
     seen = (g.reshape(tap, c.batch, c.group, c.channels // c.group, c.window.places) for tap in _taps(g, c, x))
-    return _stack(g, c, [g.fused_matmul(flat, tap, transB=1) for tap in seen])
+    rows = c.filters // c.group, c.channels // c.group
+    return _stack(g, c, [_times_transposed(g, flat, tap, rows, c.window.places) for tap in seen])
+
+
+def _times_transposed(g: Graph, a: str, b: str, rows: tuple[int, int], length: int) -> str:
+    """Emit a · bᵀ for [batch, group, m, k] and [batch, group, n, k]; over long rows the larger one goes first.
+
+    rows: (m, n); length: k
+
+    ÷ the time of the other order, on one core: 0.8 for 64 and 147 rows of 12,544, 0.5 for 16 and 96. Of 784 elements or
+    fewer both orders take the same time.
+    """
+    if length < _LONG_ROW or rows[0] >= rows[1]:
+        return g.fused_matmul(a, b, transB=1)
+    return g.transpose(g.fused_matmul(b, a, transB=1), 0, 1, 3, 2)
 
 
 def dw_pitch(g: Graph, c: Convolution, x: str, dy: str) -> str:
@@ -472,8 +487,10 @@ def dw_lines(g: Graph, c: Convolution, x: str, dy: str) -> str:
     row = place * win.strides[0] + tap * win.dilations[0]
     order = (image * win.padded[0] + row) * win.kernel[1] + column
     seen = g.emit("Gather", lines, g.constant(order.reshape(-1), np.int32), axis=0)
-    seen = g.reshape(seen, c.batch, c.channels * win.taps, win.places)
-    products = g.fused_matmul(g.reshape(dy, c.batch, c.filters, win.places), seen, transB=1)
+    columns = c.channels * win.taps
+    seen = g.reshape(seen, c.batch, 1, columns, win.places)
+    grads = g.reshape(dy, c.batch, 1, c.filters, win.places)
+    products = _times_transposed(g, grads, seen, (c.filters, columns), win.places)
     return g.reshape(_sum_batch(g, products, c.batch), *c.w_shape)
 
 
