@@ -456,6 +456,10 @@ class Layer:
         """Tell whether `force_backward` reaches this bottom."""
         return True
 
+    def left_diffs(self, g: Graph, bottoms: Sequence[str]) -> Mapping[int, str]:
+        """Emit what the forward pass leaves in the diffs of bottoms, by index; a backward pass writes over it."""
+        return {}
+
     def stops_backward(self, needed: Sequence[bool]) -> bool:
         """Tell whether Caffe stops in the layer's backward pass, where a gradient is needed of some of its bottoms."""
         return False

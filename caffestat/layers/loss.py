@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import os.path
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -323,21 +323,28 @@ def is_label(g: Graph, labels: str, classes: int) -> str:
 
 @layer("HingeLoss", by_sample=True)
 class HingeLoss(Classified):
-    """y = Σ max(0, 1 - s·x)^p / N, s = 1 at the label and -1 elsewhere, p = 1 (L1) or 2 (L2). (hinge_loss_layer.cpp)
+    """y = Σ max(0, 1 - s·x)^p / N, s = 1 at the label and -1 elsewhere, p = 1 (L1) or 2 (L2).
 
-    Where x is NaN, C++'s max is 0.
+    The forward pass leaves max(0, 1 - s·x) in the bottom's diff. Where x is NaN, C++'s max is 0. (hinge_loss_layer.cpp)
     """
 
-    def lower(self, g: Graph, bottoms: Sequence[str], params: Sequence[str]) -> Sequence[str]:
+    def left_diffs(self, g: Graph, bottoms: Sequence[str]) -> Mapping[int, str]:
+        return {0: g.reshape(self.excess(g, bottoms), *g.shape(bottoms[0]))}
+
+    def excess(self, g: Graph, bottoms: Sequence[str]) -> str:
+        """Emit max(0, 1 - s·x) as [N, classes]."""
         shape = g.shape(bottoms[0])
         chosen = is_label(g, bottoms[1], math.prod(shape[1:]))
         signs = g.emit("Where", chosen, g.constant(-1), g.constant(1))
         signed = g.emit("Mul", g.reshape(bottoms[0], shape[0], -1), signs)
         gap = g.emit("Add", signed, g.constant(1))
-        excess = g.emit("Where", g.emit("Greater", gap, g.constant(0)), gap, g.constant(0))
+        return g.emit("Where", g.emit("Greater", gap, g.constant(0)), gap, g.constant(0))
+
+    def lower(self, g: Graph, bottoms: Sequence[str], params: Sequence[str]) -> Sequence[str]:
+        excess = self.excess(g, bottoms)
         if self.proto.hinge_loss_param.norm == L2:
             excess = g.emit("Mul", excess, excess)
-        return (g.emit("Div", total(g, excess), g.constant(shape[0])),)
+        return (g.emit("Div", total(g, excess), g.constant(g.shape(bottoms[0])[0])),)
 
 
 @layer("MultinomialLogisticLoss", by_sample=True)

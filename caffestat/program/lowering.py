@@ -88,6 +88,9 @@ def _lower_node(net: Net, node: Node, forward: Forward, memory: Memory, readers:
     names = tuple(name for name in tuple(g.inputs)[before:] if name not in drawn)
     if names:
         forward.feeds.append(LayerFeed(net, node, names))
+    detached = [index for index in range(len(bottoms)) if _is_detached(net, node, index)]
+    left = node.layer.left_diffs(g, bottoms) if detached else {}
+    forward.seeds.update({memory[node.bottoms[index]]: left[index] for index in detached if index in left})
     forward.spans[node.index] = first, len(g.nodes)
     for index, value in enumerate(memory.write(node, tops, bottoms)):
         forward.tops[node.index, index] = value
@@ -178,11 +181,16 @@ def _shape_fault(node: Node, g: Graph, tops: Sequence[str]) -> str | None:
 
 def _bottom(net: Net, node: Node, index: int, forward: Forward, value: str) -> str:
     """Return the value a bottom reads; cut off from the backward pass where Caffe does not propagate down."""
-    flows = node.need_backward and node.bottom_need_backward[index]
-    if net.blobs[node.bottoms[index]].need_backward and not flows:
+    if _is_detached(net, node, index):
         value = forward.graph.detach(value)
     forward.bottoms[node.index, index] = value
     return value
+
+
+def _is_detached(net: Net, node: Node, index: int) -> bool:
+    """Tell whether a blob that needs a gradient gets none from a layer that reads it."""
+    flows = node.need_backward and node.bottom_need_backward[index]
+    return net.blobs[node.bottoms[index]].need_backward and not flows
 
 
 def _param(net: Net, node: Node, index: int, forward: Forward, readers: Counter[int]) -> str:

@@ -143,3 +143,19 @@ def test_power_in_place_gives_its_slope_where_no_loss_follows():
     )
     ran = Ran(forward.replace(' top: ""', ""), "force_backward: true")
     np.testing.assert_array_equal(ran.diff("Powery"), np.full((3, 4, 2), 9))
+
+
+@pytest.mark.parametrize("fields", ["loss_weight: 0", "propagate_down: false propagate_down: false"])
+@pytest.mark.parametrize("norm", ["L1", "L2"])
+def test_a_hinge_loss_without_backward_pass_leaves_its_terms_in_the_gradient(fields, norm):
+    """hinge_loss_layer.cpp, Forward_cpu works in the bottom's diff; a Split for another loss adds it."""
+    label = """layer { name: "label" type: "DummyData" top: "label" dummy_data_param {
+      shape { dim: 3 } data_filler { type: "constant" value: 2 } } }
+    """
+    hinge = layer("HingeLoss", "y label", "h", f"{fields} hinge_loss_param {{ norm: {norm} }}")
+    ran = Ran(label, layer("InnerProduct", "x", "y", PRODUCT), hinge, layer("Reduction", "y", "l", LOSS))
+    y = ran.top("InnerProducty")
+    left = np.maximum(0, 1 + np.where(np.arange(5) == 2, -y, y))
+    np.testing.assert_allclose(ran.diff("y_InnerProducty_0_split"), y + left, rtol=1e-5)
+    x = ran.top("x").reshape(3, -1)
+    np.testing.assert_allclose(ran.param_diff("InnerProducty"), (y + left).T @ x, rtol=1e-4)
