@@ -134,6 +134,7 @@ class Context:
 
     solver          the solver that names the net; None for a net's own file
     outlook         the net; None when it cannot be built, `error` then says why
+    test_error      why a test net of the solver cannot be built or take its params from the net
     findings        what reading and building found strange, in the solver's text too
     missing_weights the files of weights that the solver names, none are given instead of, and that do not exist
     unknown_shapes  the layers whose shapes stand outside of the file; `findings` leaves them out
@@ -147,6 +148,7 @@ class Context:
     solver: Solver | None = None
     outlook: Outlook | None = None
     error: NetError | None = None
+    test_error: NetError | None = None
     findings: tuple[Finding, ...] = ()
     missing_weights: tuple[Finding, ...] = ()
     unknown_shapes: tuple[UnknownShape, ...] = ()

@@ -14,9 +14,9 @@ from caffestat.files import search
 from caffestat.fillers import Stream
 from caffestat.layers import Source
 from caffestat.net import Net, NetSource, Node
-from caffestat.net.build import UnknownLayer
+from caffestat.net.build import UnknownLayer, build
 from caffestat.net.dialects import check_dialect
-from caffestat.net.rules import filter_layers
+from caffestat.net.rules import State, filter_layers
 from caffestat.net.source import STDIN, named_weights
 from caffestat.options import COMPUTE, DEFAULT_SEED, SEVERITIES, STATS, NetOptions, RunOptions, ValueOptions, one_of
 from caffestat.program import NetFile, is_onnx
@@ -24,6 +24,7 @@ from caffestat.program.opening import open_model
 from caffestat.prototext import Document, Edit
 from caffestat.schema import UnknownField
 from caffestat.training import missing_weights
+from caffestat.training.nets import shared_layers, solver_nets
 
 from .context import Context, Limits, ModelRun, Outlook, UnknownShape
 from .issue import Issue
@@ -271,6 +272,7 @@ def _context(file: NetFile, job: Job) -> Context:
         context.findings = (*_findings(file, job), *file.findings)
         return context
     net, context.outlook = built.outlook.net, built.outlook
+    context.test_error = _test_error(file, built, job)
     context.unknown_shapes = (*(UnknownShape(one.node, one.shape) for one in built.assumed), *_unknown(net))
     stated = {shape.node.layer.why_unknown for shape in context.unknown_shapes}
     context.findings = tuple(f for f in (*net.findings, *file.findings) if f.message not in stated)
@@ -317,6 +319,37 @@ def _built(file: NetFile, job: Job, sizes: bool) -> Built:
     if built.faults:
         raise built.faults[0]
     return built
+
+
+def _test_error(file: NetFile, train: Built, job: Job) -> NetError | None:
+    """Return why Caffe would stop at a test net of the solver; None where it takes them all, or the phase is given.
+
+    Params of likely sizes are not compared.
+    """
+    if file.solver is None or job.net.phase is not None:
+        return None
+    try:
+        _, *tests = solver_nets(file.solver)
+        for source, state in tests:
+            test = _test_net(source, state, job)
+            list(shared_layers(train.outlook.net, test) if not train.assumed else ())
+    except NetError as error:
+        return error
+    except SourceError:
+        return None  # a file that cannot be read is reported as the solver's fault
+    return None
+
+
+def _test_net(source: NetSource, state: State, job: Job) -> Net:
+    """Return a test net, data of unknown size left unknown. Raises NetError where Caffe would stop."""
+    blobs = {top for entry in filter_layers(source.layers, state) for top in entry.proto.top}
+    shapes = {name: shape for name, shape in job.net.shapes.items() if name in blobs}
+
+    def built() -> Built:
+        net = build(source, state, shapes, job.net.batch, job.net.data, job.net.dialect)
+        return Built(Outlook(net, job.shared.memo), (), ())
+
+    return job.shared.built(source, state, False, built).outlook.net
 
 
 def _unknown(net: Net) -> tuple[UnknownShape, ...]:

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -16,7 +15,7 @@ from caffestat.analysis import Measurement, Step
 from caffestat.engine.resident import Resident
 from caffestat.errors import Finding, InputError, Place, SolverError
 from caffestat.fillers import Stream
-from caffestat.net import TEST, TRAIN, Net, NetSource, Solver, State, build
+from caffestat.net import TRAIN, Net, NetSource, Solver, State, build
 from caffestat.net.backprop import stopping
 from caffestat.net.rules import filter_layers
 from caffestat.net.source import named_weights
@@ -25,10 +24,10 @@ from caffestat.options import NetOptions, RunOptions, ValueOptions
 from caffestat.program import from_net
 from caffestat.program.feeds import check_given
 from caffestat.program.memory import check_run
-from caffestat.schema import NetState
 
 from . import events as e
 from .detection import ROW, Detections
+from .nets import solver_nets
 from .policies import Schedule
 from .resident import ResidentUpdate
 from .running import PlainSum, Process, Running, Sum
@@ -123,7 +122,7 @@ class Training:
         random, zeros = np.random.default_rng(seed), run.inputs_hold == "zeros"
         self.process = Process(stream, random, self.device, run.inputs, zeros, run.compute)
         nets: list[Running] = []
-        for source, state in _nets(self.solver, options):
+        for source, state in solver_nets(self.solver, options.level, options.stages):
             nets.append(self._open_net(source, state, options, values, weights, bool(nets)))
         self.train, self.tests = nets[0], nets[1:]
 
@@ -400,27 +399,6 @@ def _forward(measured: Measurement) -> Measurement:
     """Return what was measured in the forward pass."""
     inner = {node: (net, _forward(part)) for node, (net, part) in measured.inner.items()}
     return replace(measured, bottom_diffs={}, param_diffs={}, norms=None, inner=inner)
-
-
-def _nets(solver: Solver, options: NetOptions) -> Iterator[tuple[NetSource, State]]:
-    """Yield the train net and the test nets with the states that they are built in.
-
-    Each state begins with the phase, then come the net's own and the solver's. `caffe train` adds its flags to
-    train_state alone, a stage of no name when it is given none.
-    Source: caffe.cpp, train; solver.cpp, InitTrainNet and InitTestNets.
-    """
-    message = solver.message
-    flags = NetState(level=options.level or 0, stage=options.stages or [""])
-    yield solver.net, _merged(TRAIN, solver.net.header.state, message.train_state, flags)
-    for number, source in enumerate(solver.test_nets()):
-        yield source, _merged(TEST, source.header.state, *message.test_state[number : number + 1])
-
-
-def _merged(phase: int, *written: Any) -> State:
-    state = NetState(phase=phase)
-    for other in written:
-        state.MergeFrom(other)
-    return State(state.phase, state.level, tuple(state.stage))
 
 
 def _has_top(source: NetSource, state: State, name: str) -> bool:

@@ -22,6 +22,7 @@ from caffestat.program.feeds import Feeds
 from caffestat.program.settle import Settler, decided
 
 from .events import Output
+from .nets import shared_layers
 from .snapshot import write_model
 from .statistics import Signal, Sizes, signals_of
 from .update import Learnable, learnable, mean_abs
@@ -176,23 +177,13 @@ class Running:
 
         Raises NetError when they have other shapes. (net.cpp, ShareTrainedLayersWith)
         """
-        by_name = {node.name: node for node in reversed(self.net.nodes)}
-        for node in other.net.nodes:
-            target = by_name.get(node.name)
-            if target is None:
-                continue
-            shapes = [other.net.params[number].param.shape for number in node.params]
-            wanted = [self.net.params[number].param.shape for number in target.params]
-            if shapes != wanted:
-                raise target.layer.error(
-                    f"has params of shapes {wanted}; the train net's layer of this name at {node.place} has {shapes}, "
-                    "and the test net takes its params from there: give one of them another name"
-                )
+        for node, target in shared_layers(other.net, self.net):
             for index, (mine, number) in enumerate(zip(target.params, node.params, strict=True)):
                 if target.layer.keeps_drawn:
                     target.layer.own_draws.setdefault(index, as_array(self.values[mine]))
                 self._share(mine, other, number)
-        return tuple(node.name for node in other.net.nodes if node.name not in by_name)
+        names = {node.name for node in self.net.nodes}
+        return tuple(node.name for node in other.net.nodes if node.name not in names)
 
     def _share(self, mine: int, other: Running, number: int) -> None:
         """Let one of the params be the same array as another net's."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -61,6 +62,32 @@ def test_the_state_of_a_solver_counts(tmp_path: Path) -> None:
     solver.write_text(f'{SOLVER} train_state {{ stage: "s" }}')
     assert checked(solver, select="CS001").issues == ()
     assert len(checked(solver, select="CS005").issues) == 1
+
+
+@pytest.mark.parametrize(
+    ("tests", "layer", "expected"),
+    [
+        ('test_net: "other.prototxt"', 'type: "ReLU" bottom: "z" top: "late"', "unknown bottom blob 'z'"),
+        ("", 'type: "ReLU" bottom: "z" top: "late" include { phase: TEST }', "unknown bottom blob 'z'"),
+        ("", 'type: "ReLU" bottom: "z" top: "late" include { phase: TEST stage: "s" }', None),
+        ('test_state { stage: "s" }', 'type: "ReLU" bottom: "z" top: "late" include { stage: "s" }', "unknown bottom"),
+        ('test_net: "other.prototxt"', 'type: "PReLU" bottom: "fc" top: "p"', None),
+        ('test_net: "other.prototxt"', None, r"has params of shapes \[\(\)\]; the train net's layer of this name"),
+    ],
+)
+def test_the_test_nets_of_a_solver_are_built(
+    tests: str, layer: str | None, expected: str | None, tmp_path: Path
+) -> None:
+    """layer: one more of the net that is tested; None for a PReLU in the place of the convolution `c`."""
+    more = f'layer {{ name: "late" {layer} }}' if layer else ""
+    (tmp_path / "net.prototxt").write_text(TEXT + ("" if "other" in tests else more))
+    prelu = 'layer { name: "c" type: "PReLU" bottom: "x" top: "c" prelu_param { channel_shared: true } }'
+    (tmp_path / "other.prototxt").write_text((TEXT if layer else TEXT.replace(BAD, prelu)) + more)
+    solver = tmp_path / "solver.prototxt"
+    solver.write_text(f"{SOLVER} test_iter: 1 test_interval: 1 {tests}")
+    found = [issue.message for issue in checked(solver, select="CS001").issues]
+    assert bool(found) == (expected is not None)
+    assert all(re.search(expected or "", message) for message in found)
 
 
 def test_weights_that_a_solver_names_are_given_whether_at_hand_or_not(tmp_path: Path) -> None:

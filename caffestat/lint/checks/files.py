@@ -31,16 +31,16 @@ def net_not_built(context: Context) -> Iterator[Found]:
     """The file cannot be built into a net.
 
     Caffe stops here: a bottom that no layer produces, shapes that do not fit, a missing field that the layer requires.
-    Checks that need the net are skipped. The message says what was expected and what to do.
+    Checks that need the net are skipped. The message says what was expected and what to do. Of a solver, its test nets
+    are built too.
 
     Example: `bottom: "pool9"` where no layer has the top `pool9`.
 
     Fix: as the message says. When only the shape of the data is missing because it is in a database, give it with
     `--shape data=1,3,227,227`.
     """
-    if context.error:
-        message = context.error.message
-        yield Found(context.error.place, _layer(message), message, "see the message")
+    for error in filter(None, (context.error, context.test_error)):
+        yield Found(error.place, _layer(error.message), error.message, "see the message")
 
 
 @check("CS002", "unknown-field", "warning", Needs.TEXT)
