@@ -16,7 +16,7 @@ from caffestat.schema.blobs import set_diffs, set_shape, set_values
 
 from .model import Net, Node
 
-__all__ = ["WRITERS", "Values", "Writer", "to_caffemodel", "write_hdf5"]
+__all__ = ["WRITERS", "Values", "Writer", "to_caffemodel", "why_no_group", "write_hdf5"]
 
 Values = Sequence[np.ndarray]  # of each param, by its index in `net.params`
 
@@ -83,20 +83,22 @@ def _save_hdf5(path: Path, net: Net, values: Sequence[np.ndarray], nodes: Sequen
     write_hdf5(path, net, values, nodes)
 
 
+def why_no_group(layer: str) -> str:
+    """Return why Caffe's HDF5 files have no group for a layer of this name, "" when they have."""
+    if "/" in layer:
+        return f"HDF5 would nest the group of layer {layer!r}, and Caffe reads no nested ones"
+    return f"HDF5 has no group of the name {layer!r}, that of a layer" if layer in ("", ".") or "\0" in layer else ""
+
+
 def write_hdf5(path: Path, net: Net, values: Values, nodes: Sequence[Node], diffs: Values | None = None) -> None:
     """Write groups data/<layer>/<index>, a shared param with its owner only; diffs, if any, with every layer.
 
     Source: net.cpp, ToHDF5.
     """
-    slashed = next((node.name for node in nodes if "/" in node.name), None)
-    if slashed is not None:
-        raise InputError(
-            f"{path}: HDF5 would nest the group of layer {slashed!r}, and Caffe reads no nested ones; write .caffemodel"
-        )
+    unfit = next(filter(None, (why_no_group(node.name) for node in nodes)), None)
+    if unfit:
+        raise InputError(f"{path}: {unfit}; write .caffemodel")
     _refuse_twice(path, nodes)
-    unfit = next((node.name for node in nodes if node.name in ("", ".") or "\0" in node.name), None)
-    if unfit is not None:
-        raise InputError(f"{path}: HDF5 has no group of the name {unfit!r}, that of a layer; write .caffemodel")
     with writing(path) as file:
         data = file.create_group("data")
         for node in nodes:

@@ -12,9 +12,13 @@ from typing import Any
 from caffestat.errors import Finding, Place, SolverError, SourceError
 from caffestat.files import why_unwritable
 from caffestat.net import Solver
+from caffestat.net.rules import filter_layers
+from caffestat.net.save import why_no_group
 from caffestat.net.source import not_found, weights_at
+from caffestat.schema import SolverParameter
 
 from .detection import AP_VERSIONS
+from .nets import solver_nets
 from .policies import POLICIES
 from .solvers import SOLVERS, solver_type
 
@@ -153,6 +157,17 @@ def _snapshots(f: _Fields) -> Finds:
     m = f.message
     if m.snapshot or (m.snapshot_after_train and f.has("snapshot_prefix")):
         yield from unwritable(f.solver)
+    if m.snapshot_format == SolverParameter.HDF5 and (m.snapshot or m.snapshot_after_train):
+        yield from _unfit_layers(f)
+
+
+def _unfit_layers(f: _Fields) -> Finds:
+    """net.cpp, ToHDF5: Caffe stops at the first snapshot"""
+    source, state = next(solver_nets(f.solver))
+    for entry in filter_layers(source.layers, state):
+        if why := why_no_group(entry.proto.name):
+            yield f.finding(f"no snapshot can be written: {why}; write BINARYPROTO or rename it", "snapshot_format")
+            return
 
 
 def _test_files(f: _Fields) -> Finds:

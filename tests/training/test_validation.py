@@ -58,6 +58,12 @@ FAULTS = [
     (FIXED + 'snapshot: -1\nsnapshot_prefix: "no/where"', 6, "there is no folder 'no'"),
     (FIXED + 'snapshot: 5\nsnapshot_prefix: "no/where"', 6, "to 'no/where_iter_N': there is no folder 'no'"),
     (FIXED + 'snapshot_prefix: "no/where"', 5, "no snapshot can be written to 'no/where_iter_N'"),
+    (
+        FIXED.replace('net: "net.prototxt"', 'net_param { layer { name: "a/b" type: "Input" top: "a" } }')
+        + "snapshot_format: HDF5",
+        5,
+        "HDF5 would nest the group of layer 'a/b', and Caffe reads no nested ones; write BINARYPROTO or rename it",
+    ),
     (FIXED + 'snapshot: 5\nsnapshot_prefix: "/proc/a"', 6, "the folder '/proc' is not writable"),
     (FIXED + 'test_net: "gone.prototxt"\ntest_iter: 1\ntest_interval: 1', 5, "test_net: file not found: 'gone.proto"),
 ]

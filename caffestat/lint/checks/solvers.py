@@ -17,8 +17,9 @@ def refused_solver(context: Context) -> Iterator[Found]:
     An unknown or missing `lr_policy`, a field that the policy needs and lacks, an unknown `type`, momentum with AdaGrad
     or RMSProp, test nets and `test_iter` of different number, `iter_size: 0`, a negative rate, a `test_net` or a file
     of `weights` that does not exist (`--weights` replaces those of the solver), a `snapshot_prefix` in a folder that
-    cannot be written. Caffe stops at some of these at the start, at others after the first iteration. `caffestat train`
-    and `debug` refuse them before anything runs.
+    cannot be written, `snapshot_format: HDF5` for layers with `/` in their names. Caffe stops at some of these at the
+    start, at others after the first iteration or at the first snapshot. `caffestat train` and `debug` refuse them
+    before anything runs.
 
     Example: `lr_policy: "step"` without `stepsize`.
 
