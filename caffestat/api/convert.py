@@ -11,6 +11,7 @@ from caffestat.errors import InputError
 from caffestat.options import NetOptions, ValueOptions
 
 if TYPE_CHECKING:
+    import numpy as np
     import onnx
 
 __all__ = ["convert", "converted"]
@@ -35,6 +36,7 @@ def convert(
     straight_through: bool = False,
     dims: Mapping[str, int] | None = None,
     loss: str | None = None,
+    inputs: Mapping[str, np.ndarray] | None = None,
 ) -> None:
     """Write a Caffe net as an ONNX model; see `caffestat.program.export` for its inputs, outputs and names.
 
@@ -43,8 +45,8 @@ def convert(
     output:   the .onnx file; data beyond 2 GiB goes to a file beside it
     backward: also compute gradients
     phase, level, stages, shapes, batch, dialect, dims: see `caffestat.options.NetOptions`
-    outputs, wrt, straight_through, loss: of the gradients of an .onnx model; see `caffestat.gradient`. Each name of
-              `wrt` may be a pattern (`*.weight`), for all values that a file's names match
+    outputs, wrt, straight_through, loss, inputs: of the gradients of an .onnx model; see `caffestat.gradient`. Each
+              name of `wrt` may be a pattern (`*.weight`), for all values that a file's names match
     seed, weights, assume_filler: what the params hold; see `caffestat.options.ValueOptions`
 
     Raises a CaffestatError when the file, the net or an option cannot be used.
@@ -60,12 +62,13 @@ def convert(
     net = NetOptions(phase, level, stages, shapes or {}, batch, "synthetic", dialect, dims or {})
     values = ValueOptions(seed, weights, assume_filler)
     if is_onnx(str(path)):
-        ask = partial(_with_gradient, outputs=outputs or None, straight_through=straight_through, loss=loss)
+        asked = {"outputs": outputs or None, "straight_through": straight_through, "loss": loss, "inputs": inputs}
+        ask = partial(_with_gradient, **asked)
         save(ask(str(path), net, values, backward, wrt or None), output)
     else:
-        if outputs or wrt or straight_through or loss:
+        if outputs or wrt or straight_through or loss or inputs:
             raise InputError(
-                "--outputs, --wrt, --loss and --ste are for .onnx models; a Caffe net defines its own losses"
+                "--outputs, --wrt, --input, --loss and --ste are for .onnx models; a Caffe net defines its own losses"
             )
         save(converted(str(path), net, values, backward), output)
 

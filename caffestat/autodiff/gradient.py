@@ -188,6 +188,7 @@ def _ask(
 
     loaded = load(model, shapes, batch, given=inputs, dims=dims, runs=runs)
     graph = loaded.graph
+    _check_given(loaded, inputs or {})
     floating = [name for name, spec in graph.inputs.items() if spec.is_float]
     asked = [*floating, *loaded.weights] if wrt is None else _names(wrt)
     _unfold(loaded, asked)
@@ -210,6 +211,14 @@ def _ask(
         if name not in graph.specs:
             raise InputError(f"the model has no value {name!r} of known shape: its gradient cannot be computed")
     return _Question(loaded, chosen, asked)
+
+
+def _check_given(loaded: Model, inputs: Collection[str]) -> None:
+    """Raise InputError for the value of an input that the model lacks."""
+    known = [*loaded.graph.inputs, *sorted(loaded.pinned)]
+    for name in inputs:
+        if name not in known:
+            raise InputError(f"--input {name}: unknown input; expected one of {', '.join(known)}")
 
 
 def _refuse_unknown_shapes(graph: Graph, outputs: Collection[str] | None, was_run: bool) -> None:

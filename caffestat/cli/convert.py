@@ -43,6 +43,7 @@ __all__ = ["convert"]
 @options.ste
 @options.state
 @options.dims
+@options.model_arrays
 @options.seed
 @options.weights
 @options.assume_filler
@@ -62,6 +63,7 @@ def convert(path: str, output: Path, **settings: Any) -> None:
       caffestat convert --backward resnet.onnx -o resnet_backward.onnx
       caffestat convert --backward --outputs logits --wrt image resnet.onnx -o saliency.onnx
       caffestat convert --backward --loss cross-entropy --outputs logits --wrt '*.weight' resnet.onnx -o train.onnx
+      caffestat convert --backward --input sr=16000 --shape input=1,512 vad.onnx -o vad_backward.onnx
       caffestat convert --backward --ste --wrt '*.weight' int8.onnx -o int8_backward.onnx
     """
     from caffestat import api

@@ -22,6 +22,7 @@ __all__ = [
     "device",
     "dims",
     "inputs_hold",
+    "model_arrays",
     "net_argument",
     "output",
     "page",
@@ -73,9 +74,11 @@ def _size(text: str) -> int:
 
 
 def _array(text: str) -> np.ndarray:
-    from caffestat.data.batches import read_array
+    """Return the array of a file, or a number as an array without axes."""
+    from caffestat.data.batches import number_of, read_array
 
-    return read_array(text)
+    number = number_of(text)
+    return read_array(text) if number is None else number
 
 
 _MODELS = (".prototxt", ".pbtxt", ".prototext", ".caffemodel", ".solverstate", ".binaryproto", ".h5", ".npz", ".onnx")
@@ -202,7 +205,9 @@ def _arrays(words: str) -> Callable[[F], F]:
     )
 
 
-arrays = _arrays("Array for a data blob, in the blob's shape; repeatable.")
+arrays = _arrays("Array for a data blob, in the blob's shape, or a number for all of it; repeatable.")
+
+model_arrays = _arrays("For .onnx models: array for an input, or a number, such as sr=16000; repeatable.")
 
 sources = click.option(
     "--input",

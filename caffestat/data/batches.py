@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,17 @@ import numpy as np
 from caffestat.errors import CaffestatError, InputError
 from caffestat.files import open_regular
 
-__all__ = ["Source", "read_archive", "read_array", "read_arrays"]
+__all__ = ["Source", "number_of", "read_archive", "read_array", "read_arrays"]
 
 Source = str | Path | np.ndarray | Sequence[np.ndarray]
+
+
+def number_of(text: str) -> np.ndarray | None:
+    """Return a number as an array without axes, None for other text."""
+    for kind in (int, float):
+        with suppress(ValueError):
+            return np.asarray(kind(text))
+    return None
 
 
 def read_array(path: str | Path) -> np.ndarray:

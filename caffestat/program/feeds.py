@@ -270,6 +270,8 @@ def fitting(forward: Forward, given: Mapping[str, np.ndarray]) -> dict[str, np.n
 
 def _fit(own: str, array: np.ndarray, forward: Forward, name: str, feed: Feed) -> np.ndarray:
     shape = forward.fed_shape(name)
+    if not array.ndim:
+        array = np.broadcast_to(array, shape)
     if array.shape != shape:
         raise InputError(f"--input {own}: has shape {array.shape}; {feed.source} expects {shape} (see --shape)")
     return np.asarray(array, forward.graph.inputs[name].dtype, order="C")

@@ -19,7 +19,7 @@ from caffestat.engine import Device
 
 from ..analysis.test_onnx_measure import image_net
 from ..graph.models import model, run
-from ..graph.test_load import external
+from ..graph.test_load import conditional, external
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
@@ -368,3 +368,35 @@ def test_patterns_leave_integers_out(tmp_path: Path) -> None:
     done = caffestat("convert", "--backward", path, "-o", str(target), "--dim", "before=5", "--wrt", "w*")
     assert done.exit_code == 0, done.stderr
     assert [value.name for value in onnx.load(target).graph.output] == ["y", "grad/ws", "grad/w"]
+
+
+@pytest.mark.parametrize(("number", "slope"), [("1", -2.0), ("0", 0.0)])
+def test_a_number_for_an_input_takes_a_branch_for_good(folder: Path, number: str, slope: float) -> None:
+    onnx.save(conditional(), folder / "branch.onnx")
+    result = caffestat("convert", "--backward", "--input", f"c={number}", "branch.onnx", "-o", "back.onnx")
+    assert result.exit_code == 0, result.output
+    converted = onnx.load(folder / "back.onnx")
+    assert [given.name for given in converted.graph.input] == ["x", "cotangent/z"]
+    ones = np.ones((2, 3), np.float32)
+    np.testing.assert_array_equal(run(converted, {"x": ones, "cotangent/z": ones})["grad/x"], slope * ones)
+
+
+def test_a_number_fills_an_input(folder: Path) -> None:
+    nodes = [helper.make_node("Abs", ["x"], ["y"])]
+    onnx.save(model(nodes, {"x": (2, 3)}, ["y"]), folder / "abs.onnx")
+    found = caffestat("analyze", "--device", "cpu", "--format", "json", "--input", "x=-0.5", "abs.onnx")
+    assert found.exit_code == 0, found.output
+    assert json.loads(found.stdout)["layers"][0]["tops"][0]["mean_abs"] == 0.5
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--input", "nope=1", "--backward", "model.onnx"), "--input nope: unknown input; expected one of"),
+        (("--input", "data=1", "net.prototxt"), "--input, --loss and --ste are for .onnx models"),
+    ],
+)
+def test_inputs_that_convert_cannot_use_are_refused(arguments: tuple[str, ...], words: str) -> None:
+    result = caffestat("convert", "--batch", "2", *arguments, "-o", "out.onnx")
+    assert result.exit_code == 2
+    assert words in result.stderr

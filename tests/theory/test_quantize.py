@@ -110,7 +110,6 @@ CASES = {
     "Bernoulli": model(
         [node("Sigmoid", ["x"], ["p"]), node("Bernoulli", ["p"], ["y"], seed=2.0)], {"x": (60, 70)}, ["y"], {}, 17
     ),
-    "Hardmax": model([node("Hardmax", ["x"], ["y"], axis=-1)], {"x": (60, 7)}, ["y"], {}, 17),
     "IsNaN": model([node("IsNaN", ["x"], ["n"]), node("Cast", ["n"], ["y"], to=1)], {"x": (6, 7)}, ["y"], {}, 17),
 }
 

@@ -37,12 +37,6 @@ def bernoulli(walk: Walk, node: Node) -> Sequence[Signal | None]:
     return [_rarely(known(walk.signal(node.inputs[0])).mean)]
 
 
-@moments("Hardmax")
-def hardmax(walk: Walk, node: Node) -> Sequence[Signal | None]:
-    """1 at the largest element of an axis, else 0."""
-    return [_rarely(1 / walk.shape(node.inputs[0])[node.get("axis", -1)])]
-
-
 def _rarely(share: float) -> Signal | None:
     """Return 1 for a share of the elements and 0 for the others; the node at the edge counts in part."""
     if not 0 <= share <= 1:
