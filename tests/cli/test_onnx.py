@@ -386,7 +386,7 @@ def test_a_number_fills_an_input(folder: Path) -> None:
     onnx.save(model(nodes, {"x": (2, 3)}, ["y"]), folder / "abs.onnx")
     found = caffestat("analyze", "--device", "cpu", "--format", "json", "--input", "x=-0.5", "abs.onnx")
     assert found.exit_code == 0, found.output
-    assert json.loads(found.stdout)["layers"][0]["tops"][0]["mean_abs"] == 0.5
+    assert json.loads(found.stdout)["layers"][0]["tops"][0]["forward"]["mean_abs"] == 0.5
 
 
 @pytest.mark.parametrize(
