@@ -456,6 +456,11 @@ class Layer:
         """Tell whether `force_backward` reaches this bottom."""
         return True
 
+    @property
+    def ignores_propagate_down(self) -> bool:
+        """Whether its backward pass computes the bottom's gradient whatever `propagate_down` says."""
+        return False
+
     def left_diffs(self, g: Graph, bottoms: Sequence[str]) -> Mapping[int, str]:
         """Emit what the forward pass leaves in the diffs of bottoms, by index; a backward pass writes over it."""
         return {}

@@ -221,6 +221,7 @@ class Im2col(_Sliding):
     Bottom [N, C, spatial…] (C at `axis`); top [N, C·K, places…]. (im2col_layer.cpp)
     """
 
+    ignores_propagate_down = True
     own_fields = ("convolution_param.bottom_is_im2col",)  # segaware's, for the layers behind it
 
     def tops(self, bottoms: Sequence[Shape]) -> tuple[Shape, ...]:

@@ -165,6 +165,7 @@ def emit_softmax(g: Graph, x: str, axis: int) -> str:
 class Softmax(Layer):
     """y = e^x / Σ e^x along `axis`; dx = y · (dy - Σ dy·y). (softmax_layer.cpp)"""
 
+    ignores_propagate_down = True
     keeps_places = True
     keeps_shapes = True
 

@@ -49,6 +49,10 @@ class LRN(Layer):
     def ignores_dy(self) -> bool:
         return self.is_in_place() and self.proto.lrn_param.norm_region == ACROSS_CHANNELS
 
+    @property
+    def ignores_propagate_down(self) -> bool:
+        return bool(self.proto.lrn_param.norm_region == ACROSS_CHANNELS)
+
     def lower(self, g: Graph, bottoms: Sequence[str], params: Sequence[str]) -> Sequence[str]:
         param = self.proto.lrn_param
         if param.norm_region != ACROSS_CHANNELS:
@@ -104,6 +108,7 @@ class BatchNorm(Layer):
     variance [C], and the factor [1] that both are to be divided by. Bottom and top [N, C, …]. (batch_norm_layer.cpp)
     """
 
+    ignores_propagate_down = True
     keeps_places = True
     passes_signal = True
     normalizes = True
@@ -207,6 +212,7 @@ class MVN(Layer):
     Bottom of up to 4 axes, top [N, C, H, W], absent axes 1. (mvn_layer.cpp)
     """
 
+    ignores_propagate_down = True
     keeps_places = True
     passes_signal = True
     normalizes = True

@@ -189,6 +189,7 @@ class Reshaping(Layer):
 class Flatten(Reshaping):
     """y = x with the axes `axis` to `end_axis` made one. (flatten_layer.cpp)"""
 
+    ignores_propagate_down = True
     replaces_diff = True
 
     def tops(self, bottoms: Sequence[Shape]) -> tuple[Shape, ...]:
@@ -206,6 +207,7 @@ class Reshape(Reshaping):
     """y = x with `num_axes` axes from `axis` on replaced by `shape`: 0 copies the bottom's axis, -1 is what remains.
     (reshape_layer.cpp)"""
 
+    ignores_propagate_down = True
     shares_diff = True
 
     def replaced(self, rank: int) -> tuple[int, int]:

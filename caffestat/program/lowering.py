@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING
 
 from caffestat.errors import NetError
 from caffestat.graph import Graph
@@ -15,6 +16,9 @@ from .feeds import DrawnFeed, LayerFeed
 from .from_net import from_net
 from .program import Forward, Inner, Key
 from .unroll import build_unrolled, part_timesteps
+
+if TYPE_CHECKING:
+    from caffestat.autodiff import Tape
 
 __all__ = ["lower", "lower_decided", "lower_unrolled"]
 
@@ -91,6 +95,10 @@ def _lower_node(net: Net, node: Node, forward: Forward, memory: Memory, readers:
     detached = [index for index in range(len(bottoms)) if _is_detached(net, node, index)]
     left = node.layer.left_diffs(g, bottoms) if detached else {}
     forward.seeds.update({memory[node.bottoms[index]]: left[index] for index in detached if index in left})
+    tops = [
+        _passing(g, memory[node.bottoms[index]], top) if index in detached and node.layer.is_in_place(index) else top
+        for index, top in enumerate(tops)
+    ]
     forward.spans[node.index] = first, len(g.nodes)
     for index, value in enumerate(memory.write(node, tops, bottoms)):
         forward.tops[node.index, index] = value
@@ -187,9 +195,20 @@ def _bottom(net: Net, node: Node, index: int, forward: Forward, value: str) -> s
     return value
 
 
+def _passing(g: Graph, bottom: str, top: str) -> str:
+    """Emit a top in place whose layer computes no gradient of the bottom: its own stays in the memory of both."""
+
+    def backward(tape: Tape, dys: Sequence[str | None]) -> Sequence[str | None]:
+        assert dys[0] is not None
+        return tape.reshape(dys[0], *g.shape(bottom)), dys[0]
+
+    (value,) = g.custom_vjp([bottom, top], lambda _, y: [g.emit("Identity", y)], backward)
+    return value
+
+
 def _is_detached(net: Net, node: Node, index: int) -> bool:
     """Tell whether a blob that needs a gradient gets none from a layer that reads it."""
-    flows = node.need_backward and node.bottom_need_backward[index]
+    flows = node.need_backward and (node.bottom_need_backward[index] or node.layer.ignores_propagate_down)
     return net.blobs[node.bottoms[index]].need_backward and not flows
 
 

@@ -159,3 +159,44 @@ def test_a_hinge_loss_without_backward_pass_leaves_its_terms_in_the_gradient(fie
     np.testing.assert_allclose(ran.diff("y_InnerProducty_0_split"), y + left, rtol=1e-5)
     x = ran.top("x").reshape(3, -1)
     np.testing.assert_allclose(ran.param_diff("InnerProducty"), (y + left).T @ x, rtol=1e-4)
+
+
+IMAGES = DATA.replace("dim: 2 }", "dim: 2 dim: 5 }").replace('"x"', '"image"')
+CONV = 'convolution_param { num_output: 6 kernel_size: 1 weight_filler { type: "xavier" } }'
+
+
+@pytest.mark.parametrize(
+    ("kind", "params", "ignores"),
+    [
+        ("BatchNorm", "", True),
+        ("Flatten", "", True),
+        ("Im2col", "convolution_param { kernel_size: 2 }", True),
+        ("LRN", "", True),
+        ("LRN", "lrn_param { norm_region: WITHIN_CHANNEL local_size: 3 }", False),
+        ("MVN", "", True),
+        ("Reshape", "reshape_param { shape { dim: 0 dim: -1 } }", True),
+        ("Softmax", "", True),
+        ("TanH", "", False),
+    ],
+)
+def test_some_layers_compute_gradients_that_propagate_down_forbids(kind, params, ignores):
+    """Their Backward_cpu never looks at propagate_down; a Split for another loss adds what they leave."""
+
+    def gradient(more: str, weight: int) -> np.ndarray:
+        behind = [layer(kind, "y", "z", f"{params} {more}"), layer("Sigmoid", "z", "s", f"loss_weight: {weight}")]
+        ran = Ran(IMAGES, layer("Convolution", "image", "y", CONV), *behind, layer("Reduction", "y", "l", LOSS))
+        return ran.param_diff("Convolutiony")
+
+    stopped, whole, without = gradient("propagate_down: false", 3), gradient("", 3), gradient("", 0)
+    assert np.abs(whole - without).max() > 1e-3
+    np.testing.assert_allclose(stopped, whole if ignores else without, rtol=1e-4, atol=1e-5)
+
+
+def test_in_place_the_gradient_passes_a_layer_that_computes_none():
+    """The diff of the top is that of the bottom: what the layer does not write over reaches the Split."""
+    split = 'layer { name: "cut" type: "Split" bottom: "y" top: "a" top: "b" }\n'
+    stop = layer("Sigmoid", "a", "a", "propagate_down: false")
+    ends = [layer("Reduction", "a", "la", LOSS), layer("Reduction", "b", "lb", LOSS)]
+    ran = Ran(layer("InnerProduct", "x", "y", PRODUCT), split, stop, *ends)
+    written = ran.top("Sigmoida")
+    np.testing.assert_allclose(ran.diff("cut"), 2 * written, rtol=1e-5)  # b is the same memory as a
