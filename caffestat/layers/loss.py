@@ -42,7 +42,7 @@ __all__ = [
 FULL, VALID, BATCH_SIZE, NONE = range(4)
 L2 = 2
 
-FLOAT, INT64 = 1, 7  # onnx element types
+FLOAT, INT64, BOOL = 1, 7, 9  # onnx element types
 
 LOG_THRESHOLD = 1e-20
 
@@ -140,6 +140,13 @@ def weigh(g: Any, value: str, valid: str | None) -> str:
     return value if valid is None else str(g.emit("Mul", value, valid))
 
 
+def counted(g: Any, value: str, weights: str | None) -> str:
+    """Emit the value times its weight; a weight of 0 leaves a NaN out, as loops do that skip it."""
+    if weights is None:
+        return value
+    return str(g.emit("Where", g.emit("Cast", weights, to=BOOL), g.emit("Mul", value, weights), g.constant(0)))
+
+
 def class_index(g: Graph, labels: str, classes: int) -> str:
     """Emit the labels as integers within the classes."""
     return g.emit("Cast", g.emit("Clip", labels, g.constant(0), g.constant(classes - 1)), to=INT64)
@@ -198,7 +205,7 @@ class SoftmaxWithLoss(Normalized):
             weights, counts = self.weights(g, labels, shape[axis], others)
             normalizer = self.normalizer(g, counts, outer, inner)
             logs = g.emit("Log", g.emit("Max", chosen, g.constant(FLT_MIN)))
-            loss = g.emit("Neg", g.emit("Div", total(g, weigh(g, logs, weights)), normalizer))
+            loss = g.emit("Neg", g.emit("Div", total(g, counted(g, logs, weights)), normalizer))
             made.update(p=p, index=index, chosen=chosen, weights=weights, normalizer=normalizer)
             return [loss, p][: self.top_count]
 
@@ -289,7 +296,7 @@ class SigmoidCrossEntropyLoss(Normalized):
             tail = g.emit("Log", g.emit("Add", g.emit("Exp", g.emit("Neg", g.emit("Abs", x))), g.constant(1)))
             linear = g.emit("Sub", g.emit("Relu", x), g.emit("Mul", x, targets))
             made.update(targets=targets, valid=valid, normalizer=normalizer)
-            return g.emit("Div", total(g, weigh(g, g.emit("Add", linear, tail), valid)), normalizer)
+            return g.emit("Div", total(g, counted(g, g.emit("Add", linear, tail), valid)), normalizer)
 
         def gradient(tape: Tape, dy: str) -> Sequence[str | None]:
             scale = weigh(tape, tape.emit("Div", dy, made["normalizer"]), made["valid"])
@@ -520,7 +527,7 @@ class InfogainLoss(Normalized):
             valid = self.valid(g, g.reshape(labels, outer, 1, inner))
             normalizer = self.normalizer(g, valid, outer, inner)
             logs = g.emit("Log", g.emit("Max", g.reshape(p, outer, classes, inner), g.constant(LOG_THRESHOLD)))
-            loss = g.emit("Neg", g.emit("Div", total(g, weigh(g, g.emit("Mul", gains, logs), valid)), normalizer))
+            loss = g.emit("Neg", g.emit("Div", total(g, counted(g, g.emit("Mul", gains, logs), valid)), normalizer))
             made.update(p=p, gains=gains, valid=valid, normalizer=normalizer)
             return [loss, p][: self.top_count]
 

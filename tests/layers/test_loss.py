@@ -166,6 +166,17 @@ def test_hinge_loss(norm):
     np.testing.assert_allclose(result.bottoms[0], wanted.reshape(x.shape), rtol=1e-5)
 
 
+@pytest.mark.parametrize("type_name", ["SoftmaxWithLoss", "SigmoidCrossEntropyLoss"])
+def test_the_loss_leaves_out_nan_where_the_label_is_ignored(type_name):
+    x, label = values(3, 4), np.array([2, 1, 0], np.float32)
+    if type_name == "SigmoidCrossEntropyLoss":
+        label = np.repeat(label[:, None], 4, 1)
+    params = "loss_param { ignore_label: 1 normalization: VALID }"
+    expected = run(layer(type_name, params), [x, label]).tops[0]
+    x[1, 3] = np.nan
+    assert run(layer(type_name, params), [x, label]).tops[0] == expected
+
+
 def test_hinge_loss_counts_nan_as_0():
     x = np.array([[np.nan, 0.25, -3], [np.nan] * 3], np.float32)
     result = run(layer("HingeLoss"), [x, np.array([1, 2], np.float32)], dys=[np.float32(1)])
