@@ -53,6 +53,10 @@ MODELS = (
     Entry("silero-vad==6.2.3", "silero_vad/data/silero_vad_half.onnx", dims={"sequence": 512}, given=_RATE),
     Entry("silero-vad==6.2.3", "silero_vad/data/silero_vad_op18_ifless.onnx", dims={"sequence": 512}, given=_RATE),
     Entry("silero-vad==6.2.3", "silero_vad/data/silero_vad_openvino_16k.onnx"),
+    # the other files of its older versions
+    Entry("silero-vad==5.1.2", "silero_vad/data/silero_vad.onnx", shapes=_STATES, given=_RATE),
+    Entry("silero-vad==6.0.0", "silero_vad/data/silero_vad.onnx", shapes=_STATES, given=_RATE),
+    Entry("silero-vad==6.0.0", "silero_vad/data/silero_vad_16k_op15.onnx", dims={"sequence": 512}, given=_RATE),
     # of Paddle, opset 10 and 11: constants as nodes, names for sizes that say nothing
     Entry(
         "rapidocr-onnxruntime==1.4.4",
