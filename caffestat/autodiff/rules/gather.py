@@ -58,8 +58,8 @@ def rows_of_picked(t: Tape, node: Node, rows: Rows) -> Grads | None:
     positions = _positions(t, node)
     if positions is None or rows.depth > 1:
         return None
-    of_x, of_y = t.cast(positions, np.int64), rows.places
-    tail = t.shape(positions)[1:]
+    of_x, of_y = _of_known_number(t, positions), rows.places
+    tail = t.shape(of_x)[1:]
     if tail not in ((), (1,)):
         of_x, tail = t.reshape(of_x, t.shape(y)[0]), ()
     if tail:
@@ -67,6 +67,14 @@ def rows_of_picked(t: Tape, node: Node, rows: Rows) -> Grads | None:
     places = t.declare(t.once("Gather", of_x, of_y, axis=0), (*t.shape(of_y), *tail), np.int64)
     distinct = rows.are_distinct and are_distinct(t, positions)
     return only(node, Rows(places, rows.count, t.shape(x)[0], rows.dy, distinct))
+
+
+def _of_known_number(t: Tape, positions: str) -> str:
+    """Return positions as int64; a Reshape refuses data that leads to another number than the run that found it."""
+    shape, places = t.shape(positions), t.cast(positions, np.int64)
+    if t.graph.is_settled and positions not in t.constants:
+        places = t.once("Reshape", places, t.ints(*shape))
+    return t.declare(places, shape, np.int64)
 
 
 def _selected(t: Tape, node: Node) -> tuple[int, int] | None:
