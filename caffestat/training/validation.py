@@ -164,10 +164,10 @@ def _snapshots(f: _Fields) -> Finds:
 def _unfit_layers(f: _Fields) -> Finds:
     """net.cpp, ToHDF5: Caffe stops at the first snapshot"""
     source, state = next(solver_nets(f.solver))
-    for entry in filter_layers(source.layers, state):
-        if why := why_no_group(entry.proto.name):
-            yield f.finding(f"no snapshot can be written: {why}; write BINARYPROTO or rename it", "snapshot_format")
-            return
+    names = [entry.proto.name for entry in filter_layers(source.layers, state)]
+    twice = next((f"two layers are called {name!r}" for name in names if names.count(name) > 1), None)
+    if why := next(filter(None, (*map(why_no_group, names), twice)), None):
+        yield f.finding(f"no snapshot can be written: {why}; write BINARYPROTO or rename it", "snapshot_format")
 
 
 def _test_files(f: _Fields) -> Finds:

@@ -59,6 +59,15 @@ FAULTS = [
     (FIXED + 'snapshot: 5\nsnapshot_prefix: "no/where"', 6, "to 'no/where_iter_N': there is no folder 'no'"),
     (FIXED + 'snapshot_prefix: "no/where"', 5, "no snapshot can be written to 'no/where_iter_N'"),
     (
+        FIXED.replace(
+            'net: "net.prototxt"',
+            'net_param { layer { name: "a" type: "Input" top: "a" } layer { name: "a" type: "ReLU" bottom: "a" } }',
+        )
+        + "snapshot_format: HDF5",
+        5,
+        "no snapshot can be written: two layers are called 'a'; write BINARYPROTO or rename it",
+    ),
+    (
         FIXED.replace('net: "net.prototxt"', 'net_param { layer { name: "a/b" type: "Input" top: "a" } }')
         + "snapshot_format: HDF5",
         5,
