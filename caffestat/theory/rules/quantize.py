@@ -49,7 +49,11 @@ class _Steps:
         self.nodes.append(Node(op, inputs, (output,), attributes))
         return output
 
-    def dequantized(self, value: str, scale: str, zero: str, axis: int = 1) -> str:
+    def operand(self, first: int, axis: int) -> str:
+        """Append the floats that an input stands for; its scale and its zero follow it."""
+        return self.dequantized(self.input(first), self.input(first + 1), self.input(first + 2), axis)
+
+    def dequantized(self, value: str, scale: str, zero: str, axis: int) -> str:
         """Append (value - zero) · scale, with scales for all or one for each place of an axis."""
         shape = self.graph.shape(value)
         spread = tuple(size if i == axis % len(shape) else 1 for i, size in enumerate(shape))
@@ -92,7 +96,7 @@ def conv_integer(graph: Graph, node: Node) -> Sequence[Node]:
 def q_linear_mat_mul(graph: Graph, node: Node) -> Sequence[Node]:
     """y = quantized (a b), both as the floats that they stand for."""
     steps = _Steps(graph, node)
-    a, b = (steps.dequantized(*map(steps.input, range(at, at + 3)), axis=axis) for at, axis in ((0, -2), (3, -1)))
+    a, b = steps.operand(0, -2), steps.operand(3, -1)
     product = steps.emit("MatMul", a, b, shape=graph.shape(node.outputs[0]))
     return steps.to_output(product, steps.input(6), steps.input(7))
 
@@ -101,7 +105,7 @@ def q_linear_mat_mul(graph: Graph, node: Node) -> Sequence[Node]:
 def q_linear_conv(graph: Graph, node: Node) -> Sequence[Node]:
     """y = quantized (w * x + b); b counts in scales of x and w multiplied."""
     steps = _Steps(graph, node)
-    x, w = (steps.dequantized(*map(steps.input, range(at, at + 3)), axis=axis) for at, axis in ((0, 1), (3, 0)))
+    x, w = steps.operand(0, 1), steps.operand(3, 0)
     bias = []
     if steps.input(8):
         scale = steps.emit("Mul", steps.input(1), steps.input(4), shape=graph.shape(steps.input(4)))
