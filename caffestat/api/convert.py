@@ -62,13 +62,9 @@ def convert(
     net = NetOptions(phase, level, stages, shapes or {}, batch, "synthetic", dialect, dims or {})
     values = ValueOptions(seed, weights, assume_filler)
     if is_onnx(str(path)):
-        asked: dict[str, Any] = {
-            "outputs": outputs or None,
-            "straight_through": straight_through,
-            "loss": loss,
-            "inputs": inputs,
-        }
-        ask = partial(_with_gradient, **asked)
+        ask = partial(
+            _with_gradient, outputs=outputs or None, straight_through=straight_through, loss=loss, inputs=inputs
+        )
         save(ask(str(path), net, values, backward, wrt or None), output)
     else:
         if outputs or wrt or straight_through or loss or inputs:
