@@ -57,7 +57,10 @@ def test_as_if_only_the_selected_items_were_in_the_batch(tmp_path: Path, tail: s
 
 
 def test_what_the_filter_passes_on(tmp_path: Path) -> None:
-    found = lines(tmp_path, "force_backward: true" + HEAD + TAIL, x=X, t=T, s=S, u=U)
+    learns = HEAD.replace('"Power"', '"Scale"').replace(
+        "power_param { scale: 2 }", "scale_param { filler { value: 2 } }"
+    )
+    found = lines(tmp_path, learns + TAIL, x=X, t=T, s=S, u=U)
     assert float(found["    [Forward] Layer pick, top blob a data"]) == pytest.approx(
         2 * np.abs(X[KEPT]).mean(), rel=1e-5
     )
