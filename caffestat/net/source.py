@@ -129,9 +129,16 @@ def _entries(messages: Any, owner: Document | Message, name: str) -> list[Entry]
     ]
 
 
-def _source(name: str, message: Any, text: Document | Message, place: Place, findings: Iterable[Finding]) -> NetSource:
+def _source(
+    name: str,
+    message: Any,
+    text: Document | Message,
+    place: Place,
+    findings: Iterable[Finding],
+    inline: bool = False,
+) -> NetSource:
     old, new = _entries(message.layers, text, "layers"), _entries(message.layer, text, "layer")
-    header, layers, strange = upgrade(message, old, new, place)
+    header, layers, strange = upgrade(message, old, new, place, inline)
     findings = list(findings)
     _bar_unknown_phases(layers, findings)
     notes, understood = take_spellings(layers)
@@ -154,7 +161,7 @@ def inline_source(name: str, message: Any, owner: Field, findings: Iterable[Find
     """
     text = owner.values[0]
     assert isinstance(text, Message)  # from_document has read a message there
-    return _source(name, message, text, owner.place, filter(inside([owner]), findings))
+    return _source(name, message, text, owner.place, filter(inside([owner]), findings), inline=True)
 
 
 def inside(owners: Iterable[Field]) -> Callable[[Finding], bool]:

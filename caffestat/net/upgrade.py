@@ -318,11 +318,12 @@ def _upgrade_layers(entries: list[Entry], findings: list[Finding]) -> list[Entry
 
 
 def upgrade(
-    net: Any, old: Iterable[Entry], new: Iterable[Entry], input_place: Place
+    net: Any, old: Iterable[Entry], new: Iterable[Entry], input_place: Place, inline: bool = False
 ) -> tuple[Any, list[Entry], list[Finding]]:
     """Bring a net to the current format.
 
     net: the NetParameter; `old` and `new` its `layers` and `layer` as entries; `input_place` where its inputs are.
+    inline: the net is part of a solver; Caffe upgrades none there, so BatchNorm layers keep their multipliers.
     Returns a NetParameter without layers and inputs, the layers, and findings about fields that were not carried over.
     Raises NetError when the net mixes generations or some of its inputs lack shapes.
     """
@@ -332,7 +333,7 @@ def upgrade(
         message = "the net has both `layer` (current) and `layers` (V1): Caffe refuses that; rewrite the `layers` ones"
         raise NetError(message, old_entries[0].place)
     entries = entries or _upgrade_layers(old_entries, findings)
-    for entry in entries:
+    for entry in () if inline else entries:
         _freeze_old_batch_norm(entry)
     head = NetParameter()
     head.CopyFrom(net)

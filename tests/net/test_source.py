@@ -60,3 +60,11 @@ def test_a_type_that_is_registered_later_is_known_from_then_on(monkeypatch: pyte
             return bottoms
 
     assert build(source).nodes[1].top_shapes == ((5, 3, 2),)
+
+
+@pytest.mark.parametrize(("inline", "expected"), [("{}", 0), ('net_param {{ {} }} lr_policy: "fixed"', 1)])
+def test_caffe_upgrades_the_batch_norms_of_files_but_not_of_solvers(inline: str, expected: float) -> None:
+    layer = 'layer { name: "b" type: "BatchNorm" bottom: "x" top: "b" param { lr_mult: 0 } param { } param { } }'
+    found = module.source_of(parse(inline.format(layer).encode(), "some.prototxt"))
+    (entry,) = getattr(found, "net", found).layers
+    assert [spec.decay_mult for spec in entry.proto.param] == [expected] * 3
