@@ -664,7 +664,7 @@ class RoIDataLayer(Python):
         return len(proto.top) >= 3 and OF_FACES not in types and ATTRIBUTES not in proto.top
 
     def has_regions(self) -> bool:
-        second = self.proto.top[1]
+        second = self.proto.top[1] if self.top_count > 1 else ""
         return "roi" in second or (self.top_count > 3 and "info" not in second)
 
     def written_shape(self, index: int) -> Shape | None:
