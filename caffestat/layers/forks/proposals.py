@@ -473,10 +473,12 @@ def thin(labels: np.ndarray, value: int, most: int, drop: Drop) -> None:
 
 @layer("FrcnnAnchorTarget", dialect="frcnn")
 class FrcnnAnchorTarget(_OfFrcnn, AnchorTargetLayer):
-    """AnchorTargetLayer in C++, with the settings that FrcnnRoiData names.
+    """AnchorTargetLayer in C++, without its last bottom and with the settings that FrcnnRoiData names.
 
     (makefile/frcnn, src/caffe/FRCNN/frcnn_anchor_target_layer.cpp)
     """
+
+    num_bottoms = (3, 3)
 
     def written_settings(self) -> Settings:
         return {"feat_stride": int(self.number("feat_stride")), "allowed_border": self.number("rpn_allowed_border")}
@@ -497,7 +499,7 @@ class FrcnnAnchorTarget(_OfFrcnn, AnchorTargetLayer):
 class ProposalTargetLayer(Computed, _Regions):
     """128 of the proposals and true boxes, a quarter of them objects, with labels and deltas towards their true boxes.
 
-    Bottoms: regions [R, 5] and true boxes [G, 5]; tops: regions [n, 5], labels [n, 1], and targets, inside and outside
+    Bottoms: regions [R, 5] and true boxes [G, 5]; tops: regions [n, 5], labels [n], and targets, inside and outside
     weights [n, 4 · num_classes]. Drawn at random, from other numbers than the reference draws.
     (rbgirshick/py-faster-rcnn, lib/rpn/proposal_target_layer.py)
     """
@@ -529,7 +531,7 @@ class ProposalTargetLayer(Computed, _Regions):
         rois = np.concatenate([bottoms[0].reshape(-1, 5), np.insert(truth[:, :4], 0, 0, 1)])
         rois, labels, nearest = self.sampled(rois, truth, random)
         targets, weights = self.expanded(self.deltas(rois[:, 1:], truth[nearest, :4]), labels)
-        tops = rois, labels[:, None], targets, weights, weights > 0
+        tops = rois, labels, targets, weights, weights > 0
         return [top.astype(np.float32) for top in tops]
 
     def sampled(
@@ -606,25 +608,37 @@ class ProposalTargetLayerOf4Axes(ProposalTargetLayer):
         return tuple((*shape, 1, 1) for shape in super().tops_at_setup(bottoms))
 
     def decide(self, bottoms: Sequence[np.ndarray], random: np.random.Generator) -> Sequence[np.ndarray]:
-        return [top[:, :, None, None] for top in super().decide(bottoms, random)]
+        return [top.reshape(len(top), -1, 1, 1) for top in super().decide(bottoms, random)]
 
 
 @layer("FrcnnProposalTarget", dialect="frcnn")
-class FrcnnProposalTarget(_OfFrcnn, ProposalTargetLayer):
+class FrcnnProposalTarget(_OfFrcnn, ProposalTargetLayerOf4Axes):
     """ProposalTargetLayer in C++, with the settings that FrcnnRoiData names; deltas are normalized by them.
 
-    Where there are too few regions, background ones count several times.
+    Each `stage` of a cascade asks for 0.1 more overlap; from the first on, regions that overlap a true box by
+    gt_iou_thr go. Where there are too few regions, background ones count several times. Tops have 4 axes.
     (makefile/frcnn, src/caffe/FRCNN/frcnn_proposal_target_layer.cpp)
     """
 
     def written_settings(self) -> Settings:
         return {"num_classes": int(self.number("n_classes"))}
 
+    @classmethod
+    def fits(cls, proto: Any, types: Collection[str]) -> bool:
+        return True
+
     def sampling(self) -> tuple[int, int, float, float, float]:
         count = int(self.number("batch_size"))
         objects = int(np.float32(count) * np.float32(self.number("fg_fraction")))
-        low, high = self.number("bg_thresh_lo"), self.number("bg_thresh_hi")
-        return count, objects, self.number("fg_thresh"), high, low
+        low, more = self.number("bg_thresh_lo"), 0.1 * self.added.proposal_target_param.stage
+        return count, objects, self.number("fg_thresh") + more, self.number("bg_thresh_hi") + more, low
+
+    def decide(self, bottoms: Sequence[np.ndarray], random: np.random.Generator) -> Sequence[np.ndarray]:
+        p, rois = self.added.proposal_target_param, bottoms[0].reshape(-1, 5)
+        if p.stage:
+            table = overlaps(rois[:, 1:], bottoms[1].reshape(-1, 5)[:, :4], 1)
+            rois = rois[table.max(1, initial=0) < np.float32(p.gt_iou_thr)]
+        return super().decide([rois, bottoms[1]], random)
 
     def deltas(self, boxes: np.ndarray, truth: np.ndarray) -> np.ndarray:
         found = super().deltas(boxes, truth)
@@ -638,11 +652,12 @@ class FrcnnProposalTarget(_OfFrcnn, ProposalTargetLayer):
 
     def sample(self, most: np.ndarray, random: np.random.Generator) -> tuple[np.ndarray, int]:
         kept, count = super().sample(most, random)
-        whole, _, _, high, low = self.sampling()
+        whole, *_, low = self.sampling()
         if not len(kept):
             pool = random.permutation(np.flatnonzero(most < low))
-            return pool[:whole], count
-        pool = kept[count:] if len(kept) > count else np.flatnonzero(most < high)
+            filled = np.pad(pool, (0, max(whole - len(pool), 0))) if len(pool) else pool
+            return filled[:whole], count
+        pool = kept[count:] if len(kept) > count else np.flatnonzero(most < self.number("bg_thresh_hi"))
         more = np.resize(pool, whole - len(kept)) if len(pool) else pool
         return np.concatenate([kept, more]), count
 

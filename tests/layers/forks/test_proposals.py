@@ -140,8 +140,9 @@ def test_targets_are_a_quarter_objects() -> None:
     assert kept.shape == (128, 5)
     assert targets.shape == (128, 16)
     np.testing.assert_array_equal(labels[32:], 0)
-    assert set(labels[:32, 0]) == {1, 3}
-    for row, label, target, weight in zip(kept[:32], labels[:32, 0].astype(int), targets, inside, strict=False):
+    assert set(labels[:32]) == {1, 3}
+    assert labels.shape == (128,)
+    for row, label, target, weight in zip(kept[:32], labels[:32].astype(int), targets, inside, strict=False):
         expected = np.zeros(16)
         expected[4 * label : 4 * label + 4] = to_deltas(row[None, 1:], truth[[0 if label == 3 else 1], :4])[0]
         np.testing.assert_allclose(target, expected, rtol=1e-4, atol=1e-5)
@@ -187,18 +188,18 @@ def test_settings_of_frcnn_that_stand_in_another_file_are_announced() -> None:
 FRCNN = """layer { name: "d" type: "FrcnnRoiData" top: "data" top: "im_info" top: "gt"
   window_data_param { config: "voc.json" } }
 layer { name: "c" type: "Convolution" bottom: "data" top: "score" convolution_param { num_output: 4 kernel_size: 1 } }
-layer { name: "a" type: "FrcnnAnchorTarget" bottom: "score" bottom: "gt" bottom: "im_info" bottom: "data"
+layer { name: "a" type: "FrcnnAnchorTarget" bottom: "score" bottom: "gt" bottom: "im_info"
   top: "l" top: "t" top: "i" top: "o" }
 layer { name: "m" type: "Convolution" bottom: "data" top: "delta" convolution_param { num_output: 8 kernel_size: 1 } }
 layer { name: "p" type: "FrcnnProposal" bottom: "score" bottom: "delta" bottom: "im_info" top: "rois" }
 layer { name: "s" type: "FrcnnProposalTarget" bottom: "rois" bottom: "gt"
-  top: "r" top: "rl" top: "rt" top: "ri" top: "ro" }
+  top: "r" top: "rl" top: "rt" top: "ri" top: "ro" proposal_target_param { STAGE } }
 """
 
 
-def frcnn(folder: Path, settings: str, phase: int = TRAIN) -> dict[str, Layer]:
+def frcnn(folder: Path, settings: str, phase: int = TRAIN, stage: str = "") -> dict[str, Layer]:
     (folder / "voc.json").write_text(settings)
-    (folder / "net.prototxt").write_text(FRCNN)
+    (folder / "net.prototxt").write_text(FRCNN.replace("STAGE", stage))
     net = build(read_net(str(folder / "net.prototxt")), State(phase), data="synthetic")
     return {node.name: node.layer for node in net.nodes}
 
@@ -222,14 +223,39 @@ def test_settings_of_frcnn_hold_for_the_layers_behind_its_data(tmp_path: Path) -
     rois = np.array([[0, 10, 10, 50, 52], [0, 60, 60, 80, 90]])
     truth = np.array([[12, 10, 54, 50, 2]])
     kept, labels, targets, inside, outside = run(layers["s"], [rois, truth]).tops
-    assert kept.shape == (20, 5)  # two near ones, then the far one again and again
+    assert kept.shape == (20, 5, 1, 1)  # two near ones, then the far one again and again
     np.testing.assert_array_equal(labels.ravel(), [2, 2] + [0] * 18)
+    kept = kept.reshape(20, 5)
     np.testing.assert_array_equal(kept[2:], np.repeat(rois[1:], 18, 0))
     row = int(np.flatnonzero((kept == rois[0]).all(axis=1))[0])
     expected = to_deltas(rois[:1, 1:], truth[:, :4])[0] / [0.1, 0.1, 0.2, 0.2]
     np.testing.assert_allclose(targets[row].reshape(5, 4)[2], expected, rtol=1e-4)
     np.testing.assert_array_equal(inside[row].reshape(5, 4)[2], [2] * 4)
     np.testing.assert_array_equal(outside, inside > 0)
+
+
+NEAR = np.array([[10, 10, 59, 49, 3], [70, 20, 119, 99, 1]])
+AROUND = """10 10 58 49  12 14 61 55  70 30 119 104  40 22 100 96  14 9 45 55  90 70 160 120  5 20 59 49"""
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ("stage: 1", "5 20 59 49 3  10 10 59 49 3  12 14 61 55 3  70 20 119 99 1  70 30 119 104 1"),
+        ("stage: 2 gt_iou_thr: 0.7", "10 10 59 49 3  70 20 119 99 1"),
+    ],
+)
+def test_stages_of_frcnn_ask_for_more_overlap(tmp_path: Path, fields: str, expected: str) -> None:
+    """The objects that makefile/frcnn's frcnn_proposal_target_layer.cpp keeps, compiled and run."""
+    settings = """{ "batch_size": "16", "n_classes": "4", "bg_thresh_lo": "0.05", "fg_fraction": "0.5",
+      "anchors": "-8, -4, 8, 4, -4, -8, 4, 8" }"""
+    layer = frcnn(tmp_path, settings, stage=fields)["s"]
+    rois = np.insert(np.array(AROUND.split(), float).reshape(-1, 4), 0, 0, 1)
+    tops = run(layer, [rois, NEAR]).tops
+    assert [top.shape for top in tops] == [(16, 5, 1, 1), (16, 1, 1, 1), *[(16, 16, 1, 1)] * 3]
+    kept, labels = tops[0].reshape(16, 5), tops[1].ravel()
+    rows = np.unique(np.column_stack([kept[labels > 0, 1:], labels[labels > 0]]), axis=0)
+    np.testing.assert_array_equal(rows, np.array(expected.split(), float).reshape(-1, 5))
 
 
 def test_settings_of_frcnn_that_cannot_be_read(tmp_path: Path) -> None:
