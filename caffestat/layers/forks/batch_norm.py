@@ -72,8 +72,8 @@ class _ScaledNorm(BatchNorm):
         return to_filler(getattr(self.settings, name)) if self.settings.HasField(name) else Filler()
 
     def tops(self, bottoms: Sequence[Shape]) -> tuple[Shape, ...]:
-        if len(bottoms[0]) < 2:
-            raise self.error(f"expected a bottom of at least 2 axes (N, C, …), found shape {bottoms[0]}")
+        if not 2 <= len(bottoms[0]) <= 4:
+            raise self.error(f"expected a bottom of 2 to 4 axes (N, C, H, W), found shape {bottoms[0]}")
         if getattr(self.settings, "rebn", False):
             raise self.error("the effect of bn_param.rebn is not known")
         shape = bottoms[0]
@@ -110,11 +110,11 @@ class _ScaledNorm(BatchNorm):
 
 @layer("BN", dialect="tsn")
 class BN(_ScaledNorm):
-    """y = s · (x - mean) / √(variance + eps) + b per channel: BatchNorm and Scale with bias in one. Bottom [N, C, …].
+    """y = s · (x - mean) / √(variance + eps) + b per channel: BatchNorm and Scale with bias in one.
 
-    Params [1, C]: s (slope_filler), b (bias_filler), running mean and variance. Statistics are the batch's in TRAIN,
-    unless `frozen`, which also keeps s and b as they are. Without it the gradient takes them for the batch's in TEST
-    too, as in the reference. (yjxiong/caffe, bn_layer.cpp)
+    Bottom [N, C, H, W]. Params [1, C]: s (slope_filler), b (bias_filler), running mean and variance. Statistics are
+    the batch's in TRAIN, unless `frozen`, which also keeps s and b as they are. Without it the gradient takes them for
+    the batch's in TEST too, as in the reference. (yjxiong/caffe, bn_layer.cpp)
     """
 
     adds = segmentation_pb2.TsnLayerParameter
@@ -152,7 +152,7 @@ class ZXYBN(BN):
 
 @layer("BN", dialect="segnet")
 class SegnetBN(_ScaledNorm):
-    """y = s · (x - mean) / √(variance + 1e-9) + b per channel, statistics always the batch's. Bottom [N, C, …].
+    """y = s · (x - mean) / √(variance + 1e-9) + b per channel, statistics always the batch's. Bottom [N, C, H, W].
 
     Top [N, C, H, W]. Params [1, C, 1, 1]: s (scale_filler) and b (shift_filler). bn_mode INFERENCE is s · x + b. Tops
     1 and 2 hold mean and variance of the batch. (alexgkendall/caffe-segnet, bn_layer.cpp)
@@ -214,7 +214,7 @@ class _Moving(_ScaledNorm):
 
 @layer("BN", dialect="action")
 class ActionBN(_Moving):
-    """y = s · (x - mean) / √(variance + var_eps) + b per channel. Bottom [N, C, …], top [N, C, H, W].
+    """y = s · (x - mean) / √(variance + var_eps) + b per channel. Bottom [N, C, H, W], top [N, C, H, W].
 
     Params [1, C, 1, 1]: s (scale_filler), b (shift_filler), running mean and variance: (1 - decay) · old + decay · the
     batch's. In TEST they count only with moving_average. (Lyp100208/Caffe_action, bn_layer.cpp)
@@ -261,7 +261,7 @@ class BNData(_Moving):
 
 @layer("CuDNNBatchNorm", dialect="senet")
 class CuDNNBatchNorm(_ScaledNorm):
-    """y = s · (x - mean) / √(variance + eps) + b per channel; eps is 1e-5 at least. Bottom [N, C, …].
+    """y = s · (x - mean) / √(variance + eps) + b per channel; eps is 1e-5 at least. Bottom [N, C, H, W].
 
     Params [1, C, 1, 1]: s (scale_filler), b (bias_filler), running mean and variance, the latter unbiased. Statistics
     are the batch's in TRAIN, unless `frozen`, which also keeps s and b as they are.

@@ -128,12 +128,11 @@ class GeneralTripletLoss(Classified):
 
     hardest_only keeps the largest of each row; positive_first drops rows with d[label] > positive_upper_bound. The
     gradient is -negative_weight where a term is kept, and positive_weight at the label if any is, or with
-    add_center_loss, or where its row is dropped. A third bottom weighs the rows' gradients. Top 1 holds the means of
-    d[label] and of the others. (happynear/caffe-windows, general_triplet_loss_layer.cpp)
+    add_center_loss, or where its row is dropped. Top 1 holds the means of d[label] and of the others.
+    (happynear/caffe-windows, general_triplet_loss_layer.cpp)
     """
 
     adds = scaling_pb2.LayerParameter
-    num_bottoms = (2, 3)
     num_tops = (1, 2)
 
     def tops(self, bottoms: Sequence[Shape]) -> tuple[Shape, ...]:
@@ -148,7 +147,7 @@ class GeneralTripletLoss(Classified):
         n, classes = shape[0], math.prod(shape[1:])
         made: dict[str, str] = {}
 
-        def forward(distances: str, labels: str, *weights: str) -> Sequence[str]:
+        def forward(distances: str, labels: str) -> Sequence[str]:
             d, own = g.reshape(distances, n, classes), is_label(g, labels, classes)
             same = g.emit("ReduceSum", g.emit("Where", own, d, g.constant(0)), g.ints(1), keepdims=1)
             terms = self.terms(g, d, own, same)
@@ -163,9 +162,8 @@ class GeneralTripletLoss(Classified):
             return [loss, g.emit("Concat", *(g.reshape(mean, 1) for mean in means), axis=0)][: self.top_count]
 
         def backward(tape: Tape, dys: Sequence[str | None]) -> Sequence[str | None]:
-            rest = [None] * (len(bottoms) - 1)
             if dys[0] is None:
-                return [None, *rest]
+                return [None, None]
             kept = tape.emit("Greater", made["terms"], tape.constant(0))
             negative = tape.emit("Where", kept, tape.constant(-p.negative_weight), tape.constant(0))
             counts = tape.emit("ReduceMax", tape.emit("Cast", kept, to=1), tape.ints(1), keepdims=1)
@@ -175,10 +173,8 @@ class GeneralTripletLoss(Classified):
                 counts = tape.emit("Where", made["dropped"], tape.constant(1), counts)
             positive = tape.emit("Mul", counts, tape.constant(p.positive_weight))
             slope = tape.emit("Where", made["own"], positive, negative)
-            for weights in bottoms[2:]:
-                slope = tape.emit("Mul", slope, tape.reshape(weights, n, 1))
             scaled = tape.emit("Mul", slope, tape.emit("Div", dys[0], tape.constant(n)))
-            return [tape.reshape(tape.declare(scaled, (n, classes)), *shape), *rest]
+            return [tape.reshape(tape.declare(scaled, (n, classes)), *shape), None]
 
         return g.custom_vjp(bottoms, forward, backward)
 

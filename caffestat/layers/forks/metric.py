@@ -490,8 +490,8 @@ class Intranorm(Layer):
 
     def tops(self, bottoms: Sequence[Shape]) -> tuple[Shape, ...]:
         count, values = self.added.intranorm_param.cluster_num, math.prod(bottoms[0][1:])
-        if len(bottoms[0]) < 2 or not count or values % count:
-            raise self.error(f"expected items of {count} equal parts (cluster_num), found shape {bottoms[0]}")
+        if not 2 <= len(bottoms[0]) <= 4 or not count or values % count:
+            raise self.error(f"expected 2 to 4 axes, items of {count} equal parts (cluster_num); found {bottoms[0]}")
         return (bottoms[0],)
 
     def lower(self, g: Graph, bottoms: Sequence[str], params: Sequence[str]) -> Sequence[str]:

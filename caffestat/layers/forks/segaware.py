@@ -161,6 +161,10 @@ class DistLoss(Loss):
             raise self.error(f"expected 0 < alpha < beta in dist_loss_param, found {p.alpha:g} and {p.beta:g}")
         if bottoms[0] != bottoms[1] or len(bottoms[0]) != 4:
             raise self.error(f"expected two bottoms (N, taps, H, W) of one shape, found {bottoms[0]} and {bottoms[1]}")
+        window = self.proto.convolution_param
+        kernel = [window.kernel_h, window.kernel_w] if window.kernel_h else window.kernel_size
+        if not 1 <= len(kernel) <= 2 or not all(kernel):
+            raise self.error(f"expected a kernel_size in convolution_param, found {list(kernel)}")
 
     def classes(self, bottom: int, bottoms: Sequence[Shape]) -> int | None:
         return 2 if bottom else None

@@ -281,6 +281,9 @@ def test_parts_of_unit_length() -> None:
         return (rows / np.sqrt((rows * rows).sum(2, keepdims=True) + 1e-12)).reshape(2, 12)
 
     check_gradients(layer, forward, [RANDOM.normal(size=(2, 12))], [0])
+    assert layer.tops([(2, 6, 5)]) == ((2, 6, 5),)
+    with pytest.raises(NetError, match="expected 2 to 4 axes"):  # num() stops intranorm_layer.cpp
+        layer.tops([(2, 6, 3, 5, 2)])
 
 
 def test_maps_filtered_by_a_mask() -> None:

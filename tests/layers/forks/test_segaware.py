@@ -79,7 +79,8 @@ def test_parity_of_labels(ignored: int | None) -> None:
 
 
 def test_loss_of_distances() -> None:
-    text = 'name: "l" type: "DistLoss" bottom: "d" bottom: "p" top: "y" '
+    bare = 'name: "l" type: "DistLoss" bottom: "d" bottom: "p" top: "y" dist_loss_param { alpha: 1 beta: 2 } '
+    text = bare.partition("dist")[0] + "convolution_param { kernel_size: 3 } "
     layer = make(text + "dist_loss_param { alpha: 0.5 beta: 2 ignore_label: 255 }")
     d, parity = RANDOM.uniform(0, 3, (2, 3, 4, 5)), RANDOM.choice([0, 1, 255], (2, 3, 4, 5))
     found = run(layer, [d, parity], dys=[np.float32(7)])
@@ -88,6 +89,8 @@ def test_loss_of_distances() -> None:
     np.testing.assert_allclose(found.bottoms[0], np.where(parity == 0, -margin, margin) / d.size, rtol=1e-4, atol=1e-7)
     with pytest.raises(NetError, match="0 < alpha < beta"):
         make(text + "dist_loss_param { alpha: 2 beta: 1 }").tops([(2, 3, 4, 5)] * 2)
+    with pytest.raises(NetError, match=r"expected a kernel_size in convolution_param, found \[\]"):
+        make(bare).tops([(2, 3, 4, 5)] * 2)
 
 
 @pytest.mark.parametrize("kind", ["SUM", "MAX"])
