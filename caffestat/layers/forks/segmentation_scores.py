@@ -10,9 +10,9 @@ from caffestat.schema.forks import metric_pb2
 from ..base import Shape, layer
 from .staged import Computed
 
-__all__ = ["SegmentationEvaluate", "resize_area"]
+__all__ = ["SegmentationEvaluate", "resize_linear"]
 
-COEFFICIENT = 2048  # shares of pixels are in these parts, where OpenCV enlarges
+COEFFICIENT = 2048  # shares of pixels are in these parts
 
 
 @layer("SegmentationEvaluate", dialect="yolo")
@@ -20,8 +20,9 @@ class SegmentationEvaluate(Computed):
     """y[c] = places where both maps are above `threshold` / places where one is, of the first image; top [1, 1, 1, C].
 
     Bottoms: a map [N, C, H, W] of values from 0 to 1 and the true one [N, C, h, w]. Where their sizes differ, the first
-    is cut to bytes and resized as OpenCV's INTER_AREA does; y is -1 then for a class that the true map lacks, and 0
-    in maps of one size. (eric612/MobileNet-YOLO, segmentation_evaluate_layer.cpp)
+    is cut to bytes and resized as OpenCV's INTER_LINEAR does: the reference hands INTER_AREA over as a factor, which
+    does not count. y is -1 then for a class that the true map lacks, and 0 in maps of one size.
+    (eric612/MobileNet-YOLO, segmentation_evaluate_layer.cpp)
     """
 
     adds = metric_pb2.LayerParameter
@@ -43,7 +44,9 @@ class SegmentationEvaluate(Computed):
         true, is_resized = truth > limit, maps.shape != truth.shape
         if is_resized:
             levels = (maps * np.float32(255)).astype(np.int64).astype(np.uint8)
-            found = np.stack([resize_area(level, *truth.shape[1:]) for level in levels]) > int(limit * np.float32(255))
+            found = np.stack([resize_linear(level, *truth.shape[1:]) for level in levels]) > int(
+                limit * np.float32(255)
+            )
         else:
             found = maps > limit
         shared, either = (both.sum((1, 2)) for both in (true & found, true | found))
@@ -53,42 +56,22 @@ class SegmentationEvaluate(Computed):
         return (scores.astype(np.float32).reshape(1, 1, 1, -1),)
 
 
-def resize_area(image: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Return bytes [H, W] in another size, as OpenCV's INTER_AREA.
-
-    Each new pixel is the mean of the area that it covers; where one side grows, both are interpolated.
-    """
-    if height > image.shape[0] or width > image.shape[1]:
-        return _enlarged(image, height, width)
+def resize_linear(image: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Return bytes [H, W] in another size, as OpenCV's INTER_LINEAR: interpolated in fixed-point numbers."""
     if image.shape == (2 * height, 2 * width):
         return ((image.reshape(height, 2, width, 2).astype(int).sum((1, 3)) + 2) >> 2).astype(np.uint8)
-    rows, columns = (_coverage(old, new) for old, new in zip(image.shape, (height, width), strict=True))
-    return np.rint(rows @ image.astype(float) @ columns.T).astype(np.uint8)
-
-
-def _coverage(old: int, new: int) -> np.ndarray:
-    """Return the share [new, old] that each old pixel has in a new one."""
-    edges, pixels = np.arange(new + 1)[:, None] * (old / new), np.arange(old)
-    shares = np.minimum(edges[1:], pixels + 1) - np.maximum(edges[:-1], pixels)
-    return np.maximum(shares, 0) / (old / new)
-
-
-def _enlarged(image: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Return the image interpolated in fixed-point numbers."""
-    at, first, second = _shares(image.shape[1], width)
+    at, after, first, second = _shares(image.shape[1], width)
     wide = image.astype(np.int64)
-    across = (wide[:, at] * first + wide[:, np.minimum(at + 1, image.shape[1] - 1)] * second) >> 4
-    at, first, second = _shares(image.shape[0], height)
-    upper = (across[at] * first[:, None]) >> 16
-    lower = (across[np.minimum(at + 1, len(image) - 1)] * second[:, None]) >> 16
+    across = (wide[:, at] * first + wide[:, after] * second) >> 4
+    at, after, first, second = _shares(image.shape[0], height)
+    upper, lower = (across[at] * first[:, None]) >> 16, (across[after] * second[:, None]) >> 16
     return ((upper + lower + 2) >> 2).astype(np.uint8)
 
 
-def _shares(old: int, new: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return for each new pixel the old one where it begins, and the shares of that one and of the next."""
-    place = np.arange(new)
-    before = np.floor(place * (old / new)).astype(int)
-    share = ((place + 1) - (before + 1) * (new / old)).astype(np.float32)
-    share = np.where((share <= 0) | (before >= old - 1), 0, share - np.floor(share)).astype(np.float32)
+def _shares(old: int, new: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Return for each new pixel the two old ones around it, and the share of each."""
+    place = ((np.arange(new) + 0.5) * (old / new) - 0.5).astype(np.float32)
+    before = np.floor(place).astype(int)
+    share = place - before.astype(np.float32)
     first, second = (np.rint(part * np.float32(COEFFICIENT)).astype(np.int64) for part in (1 - share, share))
-    return np.minimum(before, old - 1), first, second
+    return np.clip(before, 0, old - 1), np.clip(before + 1, 0, old - 1), first, second
