@@ -321,13 +321,15 @@ class MaskResize(Resampled):
 
 
 def weights_of(old: int, new: int) -> np.ndarray:
-    """Return the weights [new, old] of neighbours at i · old / new, those beyond the last left out."""
-    at = np.minimum(np.arange(new) * np.float32(old / new), old - 1)
+    """Return the weights [new, old] of neighbours at i · old / new: of the last one behind it, 0 behind old - 0.5."""
+    place = np.arange(new) * np.float32(old / new)
+    at = np.minimum(place, old - 1)
     low = at.astype(int)
     high = np.minimum(low + 1, old - 1)
     weights = np.zeros((new, old))
     np.add.at(weights, (np.arange(new), low), 1 - (at - low))
     np.add.at(weights, (np.arange(new), high), at - low)
+    weights[place > old - 0.5] = 0
     return weights
 
 

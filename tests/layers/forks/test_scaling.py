@@ -101,8 +101,20 @@ def resized(x: np.ndarray, height: int, width: int) -> np.ndarray:
             for at, n in ((i * x.shape[2] / height, x.shape[2]), (j * x.shape[3] / width, x.shape[3]))
         )
         top, low = ((1 - u) * x[:, :, row, c] + u * x[:, :, row, d] for row in (a, b))
-        y[:, :, i, j] = (1 - t) * top + t * low
+        behind = i * x.shape[2] / height > x.shape[2] - 0.5 or j * x.shape[3] / width > x.shape[3] - 0.5
+        y[:, :, i, j] = 0 if behind else (1 - t) * top + t * low
     return y
+
+
+def test_mask_resize_is_zero_far_behind_the_last_place() -> None:
+    """Numbers of mask_resize_layer.cu of BestSonny/SSTD, compiled for the CPU and run."""
+    layer = make(ONE % "MaskResize" + "mask_resize_param { output_height: 7 output_width: 5 }")
+    found = run(layer, [np.arange(1.0, 7).reshape(1, 1, 3, 2)])
+    y = found.tops[0][0, 0]
+    np.testing.assert_allclose(y[:, 0], [1, 1.85714, 2.71429, 3.57143, 4.42857, 5, 0], rtol=1e-5)
+    np.testing.assert_allclose(y[4], [4.42857, 4.82857, 5.22857, 5.42857, 0], rtol=1e-5)
+    dx = [[2.514286, 2.828571], [2.514286, 2.828571], [2.742857, 3.085714]]
+    np.testing.assert_allclose(found.bottoms[0][0, 0], dx, rtol=1e-5)
 
 
 def test_mask_resize_interpolates() -> None:
