@@ -180,6 +180,8 @@ class SimilaryEuclideanLoss(Loss):
     def check(self, bottoms: Sequence[Shape]) -> None:
         if bottoms[0][:1] != (2,) or math.prod(bottoms[1]) != 2:
             raise self.error(f"expected two rows and two labels, found shapes {bottoms[0]} and {bottoms[1]}")
+        if not self.added.HasField("similary_euclidean_loss_param"):
+            raise self.error("expected similary_euclidean_loss_param, which may be empty")
 
     def classes(self, bottom: int, bottoms: Sequence[Shape]) -> int | None:
         return 2 if bottom == 1 else None

@@ -73,6 +73,8 @@ def test_similary_euclidean_loss_pulls_equal_labels(labels, sign) -> None:
         np.testing.assert_allclose(found.tops[0], loss, rtol=1e-5)
         np.testing.assert_allclose(found.bottoms[0][0], counts * sign * 0.7 / 2 * 1.5 * d, rtol=1e-5)
         np.testing.assert_array_equal(found.bottoms[0][1], 0 * d)
+    with pytest.raises(NetError, match="expected similary_euclidean_loss_param"):  # similary_euclidean_loss_layer.cpp
+        make(text.partition("similary_")[0]).tops([(2, 5, 3), (2,)])
 
 
 def pooled(x: np.ndarray, rows: int, columns: int) -> np.ndarray:
