@@ -848,8 +848,9 @@ class _Output(Computed):
 class YoloDetectionOutput(_Output):
     """Detections of YOLO's second version: rows [0, label + 1, score, x1, y1, x2, y2] that suppression leaves.
 
-    The score is confidence times the most likely class's. Classes and images suppress each other.
-    (eric612/MobileNet-YOLO, yolo_detection_output_layer.cpp)
+    The score is confidence times the most likely class's. Classes and images suppress each other. Of a map as many
+    lines count as it has columns, and fewer stop the reference. (eric612/MobileNet-YOLO,
+    yolo_detection_output_layer.cpp)
     """
 
     num_bottoms = (1, 2)
@@ -865,11 +866,16 @@ class YoloDetectionOutput(_Output):
         p = self.settings
         if len(p.biases) < 2 * p.num_box:
             raise self.error(f"expected {2 * p.num_box} biases, found {len(p.biases)}")
-        return super().tops_at_setup(bottoms)
+        tops = super().tops_at_setup(bottoms)
+        for shape in bottoms:
+            if shape[2] < shape[3]:
+                raise self.error(f"expected a map with as many lines as columns, found shape {shape}")
+        return tops
 
     def found(self, bottoms: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         p = self.settings
-        parts = [_predictions(x, p.num_box, _pairs(p.biases), np.multiply) for x in bottoms]
+        square = [x[:, :, : x.shape[3]] for x in bottoms]
+        parts = [_predictions(x, p.num_box, _pairs(p.biases), np.multiply) for x in square]
         label, score, box = (np.concatenate([part[i] for part in parts]) for i in range(3))
         return label, score, box
 

@@ -493,10 +493,10 @@ def rows_of(boxes: list[tuple[int, float, Box]], threshold: float) -> list[list[
 
 
 def test_second_output() -> None:
-    x = grid_map(2, 5, 3, 4, 6)
+    x = grid_map(2, 5, 3, 6, 4)
     fields = f"num_classes: 3 num_box: 5 confidence_threshold: 0.3 nms_threshold: 0.4 {WRITTEN}"
     (found,) = run(make(text("YoloDetectionOutput", fields, 1)), [x]).tops
-    boxes = [box for image in x for box in second_boxes(image, 3) if box[1] >= 0.3]
+    boxes = [box for image in x for box in second_boxes(image[:, :4], 3) if box[1] >= 0.3]
     wanted = rows_of(boxes, 0.4)
     assert 3 < len(wanted) < len(boxes)
     np.testing.assert_allclose(found, np.reshape(wanted, (1, 1, -1, 7)), rtol=1e-4, atol=1e-6)
@@ -504,6 +504,8 @@ def test_second_output() -> None:
     np.testing.assert_array_equal(nothing, [[[[0, *[-1] * 6], [1, *[-1] * 6]]]])
     with pytest.raises(NetError, match="expected num_classes, found none"):
         make(text("YoloDetectionOutput", WRITTEN, 1)).tops([x.shape])
+    with pytest.raises(NetError, match="as many lines as columns"):
+        make(text("YoloDetectionOutput", fields, 1)).tops([(2, 40, 4, 6)])
 
 
 # ---- version 3 -------------------------------------------------------------------------------------------------------
