@@ -32,8 +32,8 @@ def each(work: Callable[[str], T], files: Sequence[str]) -> Iterator[T]:
     """Yield what a function makes of each file, in their order.
 
     Of many files one of middling size brings the imports. The others are worked on in forked processes, each of which
-    gets neighbours: what these have in common it works out once. The results are pickled. Raises RunError when a
-    process is killed, as for its memory.
+    gets neighbours: what these have in common it works out once. The results are pickled. An error of the function is
+    raised in its file's turn. Raises RunError when a process is killed, as for its memory.
     """
     count = min(core_count(), len(files) // _FEW) if _can_fork() else 1
     if count < 2:
@@ -41,17 +41,18 @@ def each(work: Callable[[str], T], files: Sequence[str]) -> Iterator[T]:
         return
     sizes = list(map(_size, files))
     own = sizes.index(sorted(sizes)[len(sizes) // 2])
-    found = {own: work(files[own])}
+    found: dict[int, tuple[Any, Exception | None]] = {own: _answer(work, files[own])}
     crew = [_fork(work, files, [index for index in part if index != own]) for part in _parts(sizes, count)]
     try:
         results = _results(crew)
         for index in range(len(files)):
             while index not in found:
-                done, result, error = next(results)
-                if error:
-                    raise error
-                found[done] = result
-            yield found.pop(index)
+                done, answer = next(results)
+                found[done] = answer
+            result, error = found.pop(index)
+            if error:
+                raise error
+            yield result
     finally:
         for worker in crew:
             worker.process.terminate()
@@ -104,10 +105,15 @@ def _serve(pipe: Connection, work: Callable[[str], Any], files: Sequence[str]) -
     gc.freeze()  # what the imports have made stays
     gc.set_threshold(_ALIVE)
     for index in iter(pipe.recv, None):
-        try:
-            pipe.send((index, work(files[index]), None))
-        except Exception as error:
-            pipe.send((index, None, error))
+        pipe.send((index, _answer(work, files[index])))
+
+
+def _answer(work: Callable[[str], Any], file: str) -> tuple[Any, Exception | None]:
+    """Return what a function makes of a file, or its error."""
+    try:
+        return work(file), None
+    except Exception as error:
+        return None, error
 
 
 def _take_one_thread() -> None:
@@ -123,8 +129,8 @@ def _take_one_thread() -> None:
             getattr(library, name)(1)
 
 
-def _results(crew: Sequence[_Worker]) -> Iterator[tuple[int, Any, Exception | None]]:
-    """Yield indices, with the results or the errors, as they come."""
+def _results(crew: Sequence[_Worker]) -> Iterator[tuple[int, tuple[Any, Exception | None]]]:
+    """Yield indices, with the answers, as they come."""
     try:
         busy = {worker.pipe: worker for worker in crew if _send_next(worker, crew)}
         while busy:

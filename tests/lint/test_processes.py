@@ -48,6 +48,22 @@ except OSError as error:
 else:
     raise AssertionError("no error")
 """
+TURN = """
+import time
+def broken(file):
+    if file == "f9":
+        raise OSError(f"{file} is broken")
+    return time.sleep(0.3 if file == "f1" else 0.0) or file
+
+seen = []
+try:
+    for file in processes.each(broken, [f"f{n}" for n in range(16)]):
+        seen.append(file)
+except OSError as error:
+    assert str(error) == "f9 is broken" and seen == [f"f{n}" for n in range(9)], (error, seen)
+else:
+    raise AssertionError("no error")
+"""
 THREADS = """
 import ctypes, numpy
 library = ctypes.CDLL(numpy._core._multiarray_umath.__file__)
@@ -81,7 +97,7 @@ assert [error.file for error in many.errors] == ["n5.prototxt", "n8.prototxt"], 
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere no process is forked")
-@pytest.mark.parametrize("code", [ORDER, KILLED, RAISES, THREADS, PARTS, IDLE, SAME])
+@pytest.mark.parametrize("code", [ORDER, KILLED, RAISES, TURN, THREADS, PARTS, IDLE, SAME])
 def test_processes(tmp_path: Path, root: Path, code: str) -> None:
     bad = CONV("c", "x", 'weight_filler { type: "xavier" std: 0.1 }')
     for number in range(17):
