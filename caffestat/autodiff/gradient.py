@@ -199,18 +199,24 @@ def _ask(
     _refuse_unknown_shapes(graph, outputs, was_run=settle is not None)
     if straight_through:
         pass_straight_through(graph)
-    floats = [name for name in graph.outputs if name in graph.specs and graph.specs[name].is_float]
-    chosen = floats if outputs is None else _names(outputs)
-    if outputs is None and not floats:
-        raise InputError("the model has no floating-point output to start a backward pass from")
-    for name in chosen:
-        if name not in floats:
-            known = ", ".join(floats) or "none"
-            raise InputError(f"{name!r} is not a floating-point output of known shape; expected one of {known}")
+    chosen = _float_outputs(graph, outputs)
     for name in asked:
         if name not in graph.specs:
             raise InputError(f"the model has no value {name!r} of known shape: its gradient cannot be computed")
     return _Question(loaded, chosen, asked)
+
+
+def _float_outputs(graph: Graph, outputs: Collection[str] | None) -> list[str]:
+    """Return the outputs that are meant, by default all floats. Raises InputError where one is none, or none is one."""
+    floats = [name for name in graph.outputs if name in graph.specs and graph.specs[name].is_float]
+    if outputs is None and not floats:
+        raise InputError("the model has no floating-point output to start a backward pass from")
+    chosen = floats if outputs is None else _names(outputs)
+    for name in chosen:
+        if name not in floats:
+            known = ", ".join(floats) or "none"
+            raise InputError(f"{name!r} is not a floating-point output of known shape; expected one of {known}")
+    return chosen
 
 
 def _check_given(loaded: Model, inputs: Collection[str]) -> None:
