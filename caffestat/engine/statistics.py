@@ -92,7 +92,7 @@ def _sum_parts(g: Graph, node: Node) -> str:
     scaled = g.scaled if _has_long_rows(g, value) else None
     if kind == "abs" and scaled and value in scaled.normal:
         return _sum_normal(g, scaled.normal[value])
-    if kind == "abs" and scaled and value in {**scaled.values, **dict.fromkeys(scaled.others)}:
+    if kind == "abs" and scaled and (value in scaled.values or value in scaled.others):
         return _sum_of(g, _sum_scaled(g, *scaled.values.get(value, (value, ""))))
     return _sum_all(g, value, kind, node.attributes["non_negative"])
 

@@ -13,7 +13,7 @@ from . import blocked, cuda, normalized, winograd, winograd_constant
 from .gelu import gelu
 from .graph import CONTRIB, Scaled
 from .late import LATE, Definition, append, branch, late
-from .repeats import renamed
+from .repeats import computes, renamed
 
 if TYPE_CHECKING:
     from .graph import Graph, Node
@@ -290,11 +290,7 @@ def _computes(node: Node, views: Mapping[str, Hashable], own: Collection[str]) -
     own:   the ops of ONNX that the runtime does not compare
     """
     is_compared = node.domain in (CONTRIB, blocked.NCHWC) or node.info.reshapes or node.op in own
-    if not is_compared or node.info.is_random or node.info.bodies:
-        return node.outputs
-    inputs = tuple(views.get(name, name) for name in node.inputs)
-    settings = tuple(sorted((name, repr(value)) for name, value in node.attributes.items()))
-    return node.op, node.domain, inputs, settings, tuple(map(bool, node.outputs))
+    return computes(node, [views.get(name, name) for name in node.inputs]) if is_compared else node.outputs
 
 
 def expand(

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Hashable, Mapping
+from collections.abc import Collection, Hashable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from .graph import Graph, Node
 
-__all__ = ["merge_repeats", "renamed"]
+__all__ = ["computes", "merge_repeats", "renamed"]
 
 _SMALL = 64  # bytes of constants that are compared
 
@@ -26,7 +26,7 @@ def merge_repeats(graph: Graph, kept: Collection[str] = ()) -> None:
     nodes = []
     for node in graph.nodes:
         node = renamed(node, names)
-        same = first.setdefault(_computes(node), node)
+        same = first.setdefault(computes(node, node.inputs), node)
         if same is node or not fixed.isdisjoint(node.outputs):
             nodes.append(node)
         else:
@@ -42,12 +42,12 @@ def _equal_constants(graph: Graph) -> dict[str, str]:
     return {name: first.setdefault(key, name) for name, key in keys.items()}
 
 
-def _computes(node: Node) -> Hashable:
-    """Return a key that two nodes share when their outputs are equal."""
+def computes(node: Node, inputs: Sequence[Hashable]) -> Hashable:
+    """Return a key that two nodes share when their outputs are equal; `inputs` tell what it reads."""
     if node.info.is_random or node.info.bodies:
         return node.outputs
     settings = tuple(sorted((name, repr(value)) for name, value in node.attributes.items()))
-    return node.op, node.domain, node.inputs, settings, tuple(map(bool, node.outputs))
+    return node.op, node.domain, tuple(inputs), settings, tuple(map(bool, node.outputs))
 
 
 def renamed(node: Node, names: Mapping[str, str], results: bool = False) -> Node:
