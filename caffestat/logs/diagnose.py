@@ -14,7 +14,7 @@ from caffestat.program import Program
 from .clues import Background, signals_of, without_statistics
 from .losses import LossWatch, Signature
 from .reader import Key, Pass, Unread
-from .rules import RULES, Alert
+from .rules import RULES, Alert, is_signal
 
 Name = TypeVar("Name", bound=Hashable)
 
@@ -27,7 +27,10 @@ UNLIKE = 3.0  # a first value this many times off its prediction is marked
 
 @dataclass(frozen=True)
 class Event:
-    """The first time that a number was bad in one way: "nan", "inf", "zero", "explosion" or "vanishing"."""
+    """The first time that a number was bad in one way: "nan", "inf", "zero", "explosion" or "vanishing".
+
+    before  its last finite value; of "vanishing", the largest gradient of the same pass
+    """
 
     kind: str
     key: Key
@@ -101,7 +104,7 @@ def _can_die(key: Key) -> bool:
     """Tell whether zero is a fault: a loss, an accuracy, a label or a bias may be zero."""
     if key.direction == "backward":
         return key.role == "param" and key.blob == "0"
-    return key.role == "top" and not any(word in key.blob.lower() for word in ("loss", "acc", "label"))
+    return key.role == "top" and is_signal(key)
 
 
 def expected_values(program: Program, prediction: Prediction) -> dict[Key, float]:

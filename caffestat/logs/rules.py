@@ -15,7 +15,7 @@ from typing import ClassVar
 
 from .reader import Key, Pass
 
-__all__ = ["RULES", "Alert", "Rule", "rule"]
+__all__ = ["RULES", "Alert", "Rule", "is_signal", "rule"]
 
 
 @dataclass(frozen=True)
@@ -65,6 +65,11 @@ def rule(name: str) -> Callable[[type[Rule]], type[Rule]]:
         return cls
 
     return register
+
+
+def is_signal(key: Key) -> bool:
+    """Tell whether a blob, by its name, is an activation, and not a loss, an accuracy or a label."""
+    return not any(word in key.blob.lower() for word in ("loss", "acc", "label"))
 
 
 def _is_weight(key: Key) -> bool:
@@ -269,7 +274,7 @@ class PoorInitialisation(Rule):
         self._is_over = True
         if one.iteration not in (0, None):
             return
-        tops = [(k, v) for k, v in one.values.items() if k.direction == "forward" and k.role == "top" and _is_signal(k)]
+        tops = [(k, v) for k, v in one.values.items() if k.direction == "forward" and k.role == "top" and is_signal(k)]
         data = tops[0][1] if tops else 0.0
         for key, value in tops[1:]:
             if data > 0 and 0 < value < math.inf and not 1 / self.SIGNAL < value / data < self.SIGNAL:
@@ -280,7 +285,3 @@ class PoorInitialisation(Rule):
             key = min(diffs, key=lambda k: diffs[k])
             share = diffs[key] / max(diffs.values())
             yield "the gradient", f"of layer {key.layer}'s weights is {share:.1g} of the largest at the start"
-
-
-def _is_signal(key: Key) -> bool:
-    return not any(word in key.blob.lower() for word in ("loss", "acc", "label"))

@@ -8,7 +8,7 @@ from .diagnose import UNLIKE, Diagnosis, Event, Trend
 from .losses import Signature
 from .reader import Key
 
-__all__ = ["diagnosis_lines", "event_text", "loss_text"]
+__all__ = ["diagnosis_lines", "event_text", "loss_text", "outcome", "verdict"]
 
 _TELL = {
     "nan": "is not a number",
@@ -48,20 +48,26 @@ def event_text(event: Event) -> str:
     """Return an event in words: when, which number, and its value."""
     when = "" if event.iteration is None else f" at iteration {event.iteration}"
     where = f" ({event.place})" if event.place else ""
-    before = (
-        ""
-        if event.before is None
-        else f", {'the largest is' if event.kind == 'vanishing' else 'before'} {event.before:g}"
-    )
-    what = f"first {event.kind}{when}, line {event.line}"
-    return f"{what}: {event.key}{where} {_TELL[event.kind]}: {event.value:g}{before}"
+    return f"first {event.kind}{when}, line {event.line}: {event.key}{where} {outcome(event)}"
+
+
+def outcome(event: Event) -> str:
+    """Return in words what became of the number, its value, and the one to compare it with."""
+    other = "the largest is" if event.kind == "vanishing" else "before"
+    before = "" if event.before is None else f", {other} {event.before:g}"
+    return f"{_TELL[event.kind]}: {event.value:g}{before}"
 
 
 def loss_text(one: Signature) -> str:
-    """Return in words what the value of a loss implies."""
+    """Return a loss in words: when, which one, and what its value implies."""
     when = "" if one.iteration is None else f" at iteration {one.iteration}"
+    return f"loss{when}, line {one.line}: {one.name} {verdict(one)}"
+
+
+def verdict(one: Signature) -> str:
+    """Return in words the value of a loss and what it implies."""
     verb = "stays at" if one.rule == "loss-constant" else "is"
-    return f"loss{when}, line {one.line}: {one.name} {verb} {one.value:g}: {one.meaning}"
+    return f"{verb} {one.value:g}: {one.meaning}"
 
 
 def _name(key: Key) -> str:

@@ -12,6 +12,7 @@ from .diagnose import Event as First
 from .losses import Signature
 from .reader import Key, Output, Pass
 from .rules import Alert
+from .show import outcome, verdict
 
 __all__ = ["Watch", "passes_of"]
 
@@ -23,13 +24,6 @@ _KEYS = {
 }
 _SIGNALS = {"update_ratio": "param", "zeros": "top", "saturated": "top"}
 _WINDOW = 100  # iterations that a loss must stand still for
-_WORDS = {
-    "nan": "is not a number",
-    "inf": "is infinite",
-    "zero": "is zero",
-    "explosion": "has exploded",
-    "vanishing": "has vanished",
-}
 
 
 def passes_of(event: e.Event) -> Iterator[Pass]:
@@ -82,9 +76,8 @@ class Watch:
 
 
 def _first(event: First) -> Alert:
-    before = "" if event.before is None else f" (before: {event.before:g})"
-    return Alert(event.kind, event.iteration, str(event.key), f"{_WORDS[event.kind]}: {event.value:g}{before}")
+    return Alert(event.kind, event.iteration, str(event.key), outcome(event))
 
 
 def _loss(one: Signature) -> Alert:
-    return Alert(one.rule, one.iteration, one.name, f"is {one.value:g}: {one.meaning}")
+    return Alert(one.rule, one.iteration, one.name, verdict(one))
