@@ -40,9 +40,9 @@ def replace(document: Document, edits: Iterable[Edit]) -> bytes:
 
 
 def replace_value(field: Field, text: str) -> Edit:
-    """Return the edit that gives a field with one value another one."""
+    """Return the edit that gives a field with one value another one; comments inside of the old one follow it."""
     (value,) = field.values
-    return (*value.span, text.encode())
+    return (*value.span, text.encode() + value.comments)
 
 
 def replace_field(field: Field, name: str, text: str) -> list[Edit]:
@@ -55,6 +55,8 @@ def remove(document: Document, field: Field) -> Edit:
     """Return the edit that removes a field: with its line when it is alone on it, and never a comment."""
     data = bytes(document)
     start, end = field.span
+    if comments := field.comments:
+        return (start, end, comments.lstrip(_BLANKS))
     lead = _lead(data, start)
     follower = end + len(data[end:]) - len(data[end:].lstrip(_BLANKS))
     if not lead.strip(_BLANKS):

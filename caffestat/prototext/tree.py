@@ -39,6 +39,13 @@ class _Node:
         return [self._source.token(index) for index in range(self._start, self._stop)]
 
     @property
+    def comments(self) -> bytes:
+        """What is between two of its tokens, wherever that holds a comment; each comment ends with its line break."""
+        source = self._source
+        gaps = (source.data[source.end(i) : source.starts[i + 1]] for i in range(self._start, self._stop - 1))
+        return b"".join(gap for gap in gaps if b"#" in gap)
+
+    @property
     def line(self) -> int:
         return self._source.line(self._source.starts[self._start])
 

@@ -155,10 +155,5 @@ def _own_fields(layer: Any) -> list[Field]:
 
 def _comments(fields: Iterable[Field]) -> list[bytes]:
     """Return the comments that stand inside of fields."""
-    found = []
-    for field in fields:
-        first, *others = field.tokens
-        trivia = [part for token in others for part in (token.leading, token.text, token.trailing)]
-        text = b"\n".join([first.trailing, *(part for i, part in enumerate(trivia[:-1]) if i % 3 != 1)])
-        found += [line.strip() for line in text.split(b"\n") if line.strip().startswith(b"#")]
-    return found
+    lines = (line.strip() for field in fields for line in field.comments.split(b"\n"))
+    return [line for line in lines if line]

@@ -128,6 +128,8 @@ def test_several_insertions_at_one_place_keep_their_order() -> None:
         ("p {\n  b: 2 a: 1\n}\n", "p {\n  a: 1\n}\n"),
         ("p { a: 1 b {\n  x: 2\n} # c\n}\n", "p { a: 1 # c\n}\n"),
         ("p { a: 1 b: 2\n}\n", "p { a: 1\n}\n"),
+        ("p {\n  b # in\n  : 2 # after\n}\n", "p {\n  # in\n   # after\n}\n"),
+        ("p { b # in\r\n: - # it\r\n2, a: 1 }", "p { # in\r\n # it\r\n a: 1 }"),
     ],
 )
 def test_removes_a_field_and_what_only_it_needed(before: str, after: str) -> None:
@@ -141,6 +143,12 @@ def test_replaces_a_value_or_a_whole_field_within_its_spacing() -> None:
     std, kind = document.fields
     edits = [*replace_field(std, "value", "0"), replace_value(kind, "'c'")]
     assert replace(document, edits) == b"value :  0 , type: 'c';"
+
+
+def test_comments_inside_of_a_value_stay() -> None:
+    document = parse(b"type: 'a' # one\r\n 'b' # two\r\nstd: - # three\n 5")
+    edits = [replace_value(field, "0") for field in document.fields]
+    assert replace(document, edits) == b"type: 0 # one\r\n  # two\r\nstd: 0 # three\n "
 
 
 def test_only_messages_take_insertions() -> None:
