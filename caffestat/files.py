@@ -97,19 +97,31 @@ def check_strings(path: str | Path, message: Any) -> None:
 def search(folder: str | Path, patterns: Iterable[str], links: bool = False) -> list[Path]:
     """Return the files below a folder whose names match a pattern, sorted; links to folders are not followed.
 
+    Folders that cannot be searched are among them, for who opens one is told why.
+
     links: take a link that leads out of the folder, too, when the name of the file it leads to matches as well
     """
     root = os.path.realpath(folder)
-    found = []
-    for place, _, names in os.walk(folder):
+    found: list[Path] = []
+    for place, _, names in os.walk(folder, onerror=lambda error: found.append(Path(error.filename))):
         for name in names:
             if _matches(name, patterns):
                 path = os.path.join(place, name)
                 real = os.path.realpath(path)
                 is_inside = os.path.commonpath([root, real]) == root
-                if os.path.isfile(real) and (is_inside or (links and _matches(os.path.basename(real), patterns))):
+                if _may_be_file(real) and (is_inside or (links and _matches(os.path.basename(real), patterns))):
                     found.append(Path(path))
     return sorted(found)
+
+
+def _may_be_file(path: str) -> bool:
+    """Tell whether there is a regular file; also True in a folder that does not let it be looked at."""
+    try:
+        return stat.S_ISREG(os.stat(path).st_mode)
+    except PermissionError:
+        return True
+    except OSError:
+        return False
 
 
 def _matches(name: str, patterns: Iterable[str]) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import subprocess
@@ -19,6 +20,7 @@ from caffestat.files import (
     refuse_unwritable,
     replace_file,
     replacing,
+    search,
     why_unwritable,
 )
 from caffestat.schema import NetParameter, read_binary
@@ -265,3 +267,24 @@ def test_a_writer_killed_at_any_moment_leaves_the_old_bytes_or_the_new_ones(tmp_
     assert len(found) == 200
     assert set(found) == {"old", "new"}
     assert path.read_bytes() in (OLD, NEW)
+
+
+def test_folders_that_cannot_be_searched_are_found_for_who_opens_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "shut").mkdir()
+    (tmp_path / "a.prototxt").write_text("")
+    (tmp_path / "b.prototxt").write_text("")
+    (tmp_path / "gone.prototxt").symlink_to("nowhere")
+    scandir, stat = os.scandir, os.stat
+
+    def refuse(path: str, *rest: object, **settings: object) -> object:
+        if os.path.basename(path) in ("shut", "b.prototxt"):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return (scandir if rest == ("list",) else stat)(path, **settings)
+
+    monkeypatch.setattr(os, "scandir", lambda path: refuse(path, "list"))
+    monkeypatch.setattr(os, "stat", refuse)
+    found = search(tmp_path, ["*.prototxt"])
+    monkeypatch.undo()
+    assert found == [tmp_path / name for name in ("a.prototxt", "b.prototxt", "shut")]

@@ -6,6 +6,7 @@ import importlib
 import io
 import os
 import sys
+from contextlib import suppress
 from typing import Any
 
 import click
@@ -59,7 +60,8 @@ class _Commands(click.Group):
             finally:
                 sys.stdout.flush()  # here, where a full disk can still be reported
         except OSError as error:
-            click.echo(visible(f"error: {error.filename or '<stdout>'}: {error.strerror or error}"), err=True)
+            with suppress(OSError):  # the standard error may be what cannot be written to
+                click.echo(visible(f"error: {_blamed(error)}: {error.strerror or error}"), err=True)
             if not error.filename:
                 sys.stdout = _nothing()  # the old one would be written to once more at the end
             sys.exit(_Failure.exit_code)
@@ -89,6 +91,11 @@ class _Commands(click.Group):
             raise
         except KeyboardInterrupt:
             ctx.exit(_INTERRUPTED)
+
+
+def _blamed(error: OSError) -> str:
+    """Return what an error is about; without a name, only the working directory can be missing, not a stream."""
+    return error.filename or ("the working directory" if isinstance(error, FileNotFoundError) else "<stdout>")
 
 
 def _nothing() -> io.TextIOWrapper:

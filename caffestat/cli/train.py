@@ -6,8 +6,8 @@ import importlib.util
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
@@ -168,8 +168,8 @@ class _Show:
         from caffestat import report
 
         logged = list(self.lines.lines(event))
-        for text in logged if self.file else ():
-            print(text, file=self.file, flush=True)
+        if self.file:
+            _append(self.file, logged)
         self.counter.clear()
         for text in logged if self.kind == "log" else report.CURVE_FORMATS[self.kind](event):
             click.echo(text)
@@ -224,6 +224,16 @@ def _recorded(path: str | None, training: Training) -> Iterator[SignalFile]:
         yield file
     finally:
         file.save()
+
+
+def _append(file: TextIO, lines: Sequence[str]) -> None:
+    try:
+        for line in lines:
+            print(line, file=file, flush=True)
+    except OSError as error:
+        with suppress(OSError):  # which writes the rest once more
+            file.close()
+        raise InputError(f"{file.name}: cannot be written: {error.strerror or error}") from error
 
 
 @contextmanager

@@ -31,17 +31,20 @@ def is_hdf5(path: str | Path) -> bool:
 
 def open_hdf5(path: str | Path, mode: str) -> Any:
     """Open an HDF5 file. Raises InputError without h5py, OSError when it cannot be opened."""
-    try:
-        h5py: Any = importlib.import_module("h5py")
-    except ImportError as error:
-        what = "reading" if mode == "r" else "writing"
-        raise InputError(f"{path}: {what} HDF5 needs h5py: pip install 'caffestat[data]'") from error
+    h5py = _library(path, "reading" if mode == "r" else "writing")
     try:
         return h5py.File(path, mode, locking=False)
     except OSError as error:
         if "locking flag" not in str(error):
             raise
         return h5py.File(path, mode)  # this process has it open, with locks
+
+
+def _library(path: str | Path, what: str) -> Any:
+    try:
+        return importlib.import_module("h5py")
+    except ImportError as error:
+        raise InputError(f"{path}: {what} HDF5 needs h5py: pip install 'caffestat[data]'") from error
 
 
 @contextmanager
@@ -60,11 +63,21 @@ def reading(path: str | Path, fail: Callable[[str], CaffestatError]) -> Iterator
 @contextmanager
 def writing(path: str | Path) -> Iterator[Any]:
     """Open a new file that replaces `path` when all went well. Raises InputError when it cannot be written."""
+    _library(path, "writing")
     try:
-        with replacing(path) as fresh, open_hdf5(fresh, "w") as file:
+        with replacing(path) as fresh, _plain_errors(), open_hdf5(fresh, "w") as file:
             yield file
     except RuntimeError as error:  # what the library raises of a full disk
         raise InputError(f"{path}: cannot be written: {error}") from error
+
+
+@contextmanager
+def _plain_errors() -> Iterator[None]:
+    """Raise OSErrors with the system's text: the library's is a page about the file that it writes to."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(error.errno, os.strerror(error.errno)) if error.errno else error from error
 
 
 def member(group: Any, name: str) -> Any:

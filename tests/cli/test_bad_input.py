@@ -157,6 +157,13 @@ def test_empty_file(folder: Path) -> None:
     assert message("empty.prototxt").strip() == f"error: empty.prototxt:1: {expected}"
 
 
+def test_an_empty_file_is_in_the_current_format(folder: Path) -> None:
+    """upgrade_net_proto_text of Caffe takes it for a net of this version, too, and exits with 0."""
+    (folder / "empty.prototxt").write_text("")
+    result = CliRunner().invoke(main, ["upgrade", "empty.prototxt"])
+    assert (result.exit_code, result.output) == (0, "")
+
+
 def test_solver_of_a_missing_net(folder: Path) -> None:
     (folder / "solver.prototxt").write_text('base_lr: 0.1\nnet: "absent.prototxt"\n')
     assert "absent.prototxt" in message("solver.prototxt")

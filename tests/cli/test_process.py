@@ -91,6 +91,23 @@ def test_a_full_disk_is_told_of(root: Path, arguments: list[str]) -> None:
     assert (done.returncode, done.stderr) == (2, "error: <stdout>: No space left on device\n")
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_an_error_that_cannot_be_shown_keeps_its_exit_code(root: Path) -> None:
+    with open("/dev/full", "w") as full:
+        command = [sys.executable, "-m", "caffestat", "analyze", "absent.prototxt"]
+        assert subprocess.run(command, cwd=root, stderr=full, check=False).returncode == 2
+
+
+@pytest.mark.skipif(os.name != "posix", reason="a folder in use")
+def test_a_working_directory_that_is_gone_is_told_of(root: Path, tmp_path: Path) -> None:
+    net, folder = root / "models" / "lenet.prototxt", tmp_path / "gone"
+    folder.mkdir()
+    command = f"cd {folder} && rmdir {folder} && {sys.executable} -m caffestat check {net}"
+    environment = {**os.environ, "PYTHONPATH": str(root)}
+    done = subprocess.run(command, shell=True, env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (2, "error: the working directory: No such file or directory\n")
+
+
 @pytest.mark.skipif(os.name != "posix", reason="needs a shell")
 @pytest.mark.parametrize(
     ("command", "code", "shown"),

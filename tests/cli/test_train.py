@@ -54,6 +54,12 @@ def test_the_log_goes_to_the_output_and_to_a_file() -> None:
     assert "Iteration 3 (" in again.stdout
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_log_that_cannot_be_written_is_named() -> None:
+    result = caffestat_("train", "solver.prototxt", "--iterations", "1", "--device", "cpu", "--log", "/dev/full")
+    assert (result.exit_code, result.stderr) == (2, "error: /dev/full: cannot be written: No space left on device\n")
+
+
 def test_glog() -> None:
     result = caffestat_("train", "solver.prototxt", "--iterations", "1", "--glog")
     assert all(

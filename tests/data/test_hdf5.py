@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import errno
+import re
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from caffestat.data import DataUnavailableError, open_reader
-from caffestat.errors import NetError
+from caffestat.data.hdf5_file import writing
+from caffestat.errors import InputError, NetError
 from caffestat.fillers import CRandom
 
 from .support import make, opened
@@ -134,3 +138,17 @@ def test_missing_lists_and_files(tmp_path):
     (tmp_path / "list").write_text("\n")
     with pytest.raises(NetError, match=r"list: lists nothing"):
         open_reader(hdf5_layer(tmp_path))
+
+
+def test_without_h5py_the_output_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "h5py", None)
+    path = tmp_path / "a.h5"
+    with pytest.raises(InputError, match=f"^{re.escape(str(path))}: writing HDF5 needs h5py"), writing(path):
+        pass
+
+
+def test_a_full_disk_is_told_of_in_a_few_words(tmp_path: Path) -> None:
+    long = OSError(errno.ENOSPC, "Can't synchronously write data (file write failed: time = now, …)")
+    found = pytest.raises(InputError, match=r"a\.h5: cannot be written: No space left on device$")
+    with found, writing(tmp_path / "a.h5"):
+        raise long
