@@ -141,7 +141,8 @@ def _instantiate(node: Node, body: FunctionProto, unique: Callable[[str], str], 
         inputs, outputs = (tuple(names.get(n, n) for n in values) for values in (inner.inputs, inner.outputs))
         bodies = {n: renamed(v, names) for n, v in inner.attributes.items() if isinstance(v, onnx.GraphProto)}
         settings = inner.attributes | bodies | _references(proto, given)
-        yield replace(inner, inputs=inputs, outputs=outputs, attributes=settings)
+        captured = tuple(sorted(captured_by(list(bodies.values()))))
+        yield replace(inner, inputs=inputs, outputs=outputs, attributes=settings, captured=captured)
 
 
 def default_of(attribute: onnx.defs.OpSchema.Attribute) -> Any:

@@ -344,3 +344,17 @@ def test_branches_of_other_shapes_refuse_a_gradient_of_the_wrong_one() -> None:
     np.testing.assert_allclose(run(found, {"x": x, "cotangent/y": dy})["grad/x"], dy[:3] + dy[3:], rtol=1e-6)
     with pytest.raises(Exception, match="Reshape"):
         run(found, {"x": 100 * x, "cotangent/y": dy})
+
+
+def test_a_captured_value_of_unknown_shape_is_refused() -> None:
+    branch = body([node("ReduceSum", ["kept"], ["out"], keepdims=0)], [], [value("out", ())])
+    nodes = [
+        node("Compress", ["x", "k"], ["kept"], axis=0),
+        node("If", ["c"], ["y"], then_branch=branch, else_branch=branch),
+    ]
+    proto = model(nodes, [value("x", (3, 2)), value("k", (3,), BOOL), value("c", (), BOOL)], ["y"])
+    with pytest.raises(GradientError, match=r"If \(value y\): the shape of kept is not known"):
+        gradient(proto, wrt=["x"])
+    found = caffestat.gradient(proto, wrt=["x"])
+    feeds = {"x": normal(3, 2), "k": np.ones(3, bool), "c": np.array(True), "cotangent/y": np.array(2, np.float32)}
+    np.testing.assert_array_equal(run(found, feeds)["grad/x"], np.full((3, 2), 2, np.float32))

@@ -29,15 +29,24 @@ def points(corners: bool) -> np.ndarray:
 
 @pytest.mark.parametrize("corners", [False, True])
 @pytest.mark.parametrize("padding", ["zeros", "border", "reflection"])
-@pytest.mark.parametrize("mode", ["linear", "nearest"])
+@pytest.mark.parametrize("mode", ["linear", "nearest", "cubic"])
 def test_grid_sample(mode: str, padding: str, corners: bool) -> None:
     def in_torch(x: Any, grid: Any) -> Any:
-        name = "bilinear" if mode == "linear" else mode
+        name = mode if mode == "nearest" else f"bi{mode}"
         return F.grid_sample(x, grid, mode=name, padding_mode=padding, align_corners=corners)
 
     x = RNG.normal(size=(2, 3, *SIZE))
     attributes = {"mode": mode, "padding_mode": padding, "align_corners": int(corners)}
     check_grads("GridSample", x, points(corners), torch=in_torch if torch else None, single=1e-4, **attributes)
+
+
+@pytest.mark.parametrize("corners", [False, True])
+@pytest.mark.parametrize("size", [(2, 3, 4, 5), (2, 3, 1, 4), (2, 2, 3, 4, 2)])
+def test_affine_grid(size: tuple[int, ...], corners: bool) -> None:
+    axes = len(size) - 2
+    theta = RNG.normal(size=(2, axes, axes + 1))
+    in_torch = None if torch is None or 1 in size else lambda x: F.affine_grid(x, size, align_corners=corners)
+    check_grads("AffineGrid", theta, np.array(size), torch=in_torch, align_corners=int(corners))
 
 
 @pytest.mark.parametrize(("axis", "count"), [(1, 4), (-1, 5), (0, 0)])

@@ -8,8 +8,9 @@ import pytest
 from onnx import helper
 
 import caffestat
-from caffestat.graph import Graph
+from caffestat.graph import Graph, Node
 from caffestat.graph.infer import fold_integers
+from caffestat.graph.nodes import expand_function
 
 from .models import model, normal, run
 
@@ -77,3 +78,12 @@ def test_counts_that_data_decides_become_constants_where_shapes_were_settled() -
     for data in (-np.abs(x), np.abs(x)):
         with pytest.raises(Exception, match="Reshape"):
             run(found, {"x": data, "cotangent/y": dy})
+
+
+def test_subgraphs_of_a_definition_read_what_its_nodes_compute() -> None:
+    inner = expand_function(Node("AffineGrid", ("theta", "size"), ("grid",)), {}, Graph().unique)
+    assert inner is not None
+    known = {"theta", "size"}.union(*(n.outputs for n in inner))
+    captured = set[str]().union(*(n.captured for n in inner))
+    assert "theta" in captured
+    assert captured <= known

@@ -19,6 +19,7 @@ __all__ = [
     "axes_of",
     "broadcast_grads",
     "constant_of",
+    "cubic_convolution",
     "divided",
     "input_of",
     "interpolate_transposed",
@@ -118,6 +119,11 @@ def window_of(tape: Tape, node: Node) -> Window:
 def is_linear(elements: int, *operands: Sequence[int]) -> bool:
     """Tell whether a constant of so many elements is small, or no larger than operands of these shapes together."""
     return elements <= _SMALL + sum(map(math.prod, operands))
+
+
+def cubic_convolution(a: float) -> tuple[list[float], list[float]]:
+    """Return the weight of a sample within 1 of a position and within 2: polynomials of its distance (Keys 1981)."""
+    return [a + 2, -a - 3, 0, 1], [a, -5 * a, 8 * a, -4 * a]
 
 
 def interpolate_transposed(

@@ -12,6 +12,7 @@ from typing import Any
 
 import onnx
 
+from caffestat.errors import GradientError
 from caffestat.graph import Graph, Node, Spec
 from caffestat.graph.bodies import close_body, open_body, with_captured
 from caffestat.graph.infer import branch_taken
@@ -41,8 +42,15 @@ def branch(t: Tape, node: Node, dy: str) -> Grads:
 
 
 def _wanted(t: Tape, node: Node) -> list[str]:
-    """Return the floats from outside that the node's subgraphs read and whose gradient is needed."""
-    return [name for name in node.captured if t.needs(name) and name in t.specs and t.specs[name].is_float]
+    """Return the floats from outside that the node's subgraphs read and whose gradient is needed.
+
+    Raises GradientError for a value of unknown shape: that its gradient is zero would be a guess.
+    """
+    needed = [name for name in node.captured if t.needs(name)]
+    for name in needed:
+        if name not in t.specs:
+            raise GradientError(f"{node.op} (value {node.outputs[0]}): the shape of {name} is not known")
+    return [name for name in needed if t.specs[name].is_float]
 
 
 def _branch_gradient(

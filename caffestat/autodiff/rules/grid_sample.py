@@ -1,24 +1,40 @@
-"""GridSample: by way of one gather per corner of the cell that a point lies in. (ONNX operators)"""
+"""GridSample: by way of one gather per element that a point lies between. AffineGrid. (ONNX operators)"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import product
 from math import prod
 
 import numpy as np
 
-from caffestat.errors import GradientError
 from caffestat.graph import Node
 
 from ..engine import Tape, vjp
-from .common import Grads
+from .common import Grads, cubic_convolution, only
+
+_CUBIC = -0.75
+
+
+@vjp("AffineGrid")
+def affine_grid(t: Tape, node: Node, dy: str) -> Grads:
+    """theta maps the points of an even grid: its gradient is a product with these."""
+    batch, *size, axes = t.shape(node.outputs[0])
+    points = _even_grid(size, bool(node.get("align_corners", 0)))
+    turned = t.transpose(t.reshape(dy, batch, prod(size), axes), 0, 2, 1)
+    return only(node, t.emit("MatMul", turned, t.constant(points, t.specs[dy].dtype)))
+
+
+def _even_grid(size: Sequence[int], corners: bool) -> np.ndarray:
+    """Return the points of [-1, 1] that the elements of an image lie at, the last axis first, then 1: [count, axes]."""
+    lines = [np.linspace(1, -1, n)[::-1] if corners else (2 * np.arange(n) + 1) / n - 1 for n in size]
+    axes = np.meshgrid(*lines, indexing="ij")
+    return np.stack([*(axis.ravel() for axis in reversed(axes)), np.ones(prod(size))], axis=1)
 
 
 @vjp("GridSample")
 def grid_sample(t: Tape, node: Node, dy: str) -> Grads:
-    """Linear and nearest, of any number of spatial axes; nearest has no gradient for the grid."""
-    if node.get("mode", "linear") not in ("linear", "nearest"):
-        raise GradientError(f"GridSample (value {node.outputs[0]}): mode {node.get('mode')} has no gradient rule")
+    """Nearest, linear and cubic, of any number of spatial axes; nearest has no gradient for the grid."""
     return t.through(node, dy, lambda: [_sampled(t, node)])
 
 
@@ -33,7 +49,7 @@ def _sampled(t: Tape, node: Node) -> str:
     # the grid names the last axis first
     positions = [_position(t, node, point, n) for point, n in zip(reversed(points), size, strict=True)]
     terms = []
-    for corner in _corners(t, node, positions):
+    for corner in _corners(t, node, positions, size):
         value = _gathered(t, node, flat, [index for index, _ in corner], size, (batch, channels, count))
         for (at, weight), n in zip(corner, size, strict=True):
             value = t.emit("Mul", value, t.reshape(_masked(t, node, at, weight, n), batch, 1, count))
@@ -46,10 +62,22 @@ def _number(t: Tape, node: Node, value: float) -> str:
 
 
 def _position(t: Tape, node: Node, point: str, size: int) -> str:
-    """Return where a point of [-1, 1] lies on an axis, in elements, after padding: [batch, count, 1]."""
+    """Return where a point of [-1, 1] lies on an axis, in elements: [batch, count, 1].
+
+    Points are padded, but in the cubic mode, where the elements that they lie between are.
+    """
+    scale = (size - 1) / 2 if node.get("align_corners", 0) else size / 2
+    position = t.emit("Add", t.emit("Mul", point, _number(t, node, scale)), _number(t, node, (size - 1) / 2))
+    return position if _is_cubic(node) else _padded(t, node, position, size)
+
+
+def _is_cubic(node: Node) -> bool:
+    return bool(node.get("mode", "linear") == "cubic")
+
+
+def _padded(t: Tape, node: Node, position: str, size: int) -> str:
+    """Return a position inside the axis, but where zeros lie around it."""
     corners = bool(node.get("align_corners", 0))
-    scale, shift = ((size - 1) / 2, (size - 1) / 2) if corners else (size / 2, (size - 1) / 2)
-    position = t.emit("Add", t.emit("Mul", point, _number(t, node, scale)), _number(t, node, shift))
     padding = node.get("padding_mode", "zeros")
     if padding == "reflection":
         position = _reflected(t, node, position, *((0, size - 1) if corners else (-0.5, size - 0.5)))
@@ -69,18 +97,38 @@ def _reflected(t: Tape, node: Node, position: str, low: float, high: float) -> s
     return t.emit("Sub", _number(t, node, low + span), back)
 
 
-def _corners(t: Tape, node: Node, positions: list[str]) -> list[tuple[tuple[str, str], ...]]:
-    """Return, per corner of a point's cell, the element and the weight on every axis."""
-    one = _number(t, node, 1)
+def _corners(t: Tape, node: Node, positions: list[str], size: Sequence[int]) -> list[tuple[tuple[str, str], ...]]:
+    """Return, per element that a point lies between, its place and its weight on every axis."""
     if node.get("mode", "linear") == "nearest":
+        one = _number(t, node, 1)
         ones = [t.emit("Expand", one, t.emit("Shape", position)) for position in positions]
         return [tuple((t.emit("Round", position), weight) for position, weight in zip(positions, ones, strict=True))]
-    axes = []
-    for position in positions:
-        low = t.emit("Floor", position)
-        part = t.emit("Sub", position, low)
-        axes.append([(low, t.emit("Sub", one, part)), (t.emit("Add", low, one), part)])
+    axes = [_neighbours(t, node, position, n) for position, n in zip(positions, size, strict=True)]
     return list(product(*axes))
+
+
+def _neighbours(t: Tape, node: Node, position: str, size: int) -> list[tuple[str, str]]:
+    """Return the elements of an axis that a position lies between, and their weights."""
+    low, one = t.emit("Floor", position), _number(t, node, 1)
+    part = t.emit("Sub", position, low)
+    rest = t.emit("Sub", one, part)
+    if not _is_cubic(node):
+        return [(low, rest), (t.emit("Add", low, one), part)]
+    near, far = cubic_convolution(_CUBIC)
+    away = [(far, t.emit("Add", part, one)), (near, part), (near, rest), (far, t.emit("Add", rest, one))]
+    places = (t.emit("Add", low, _number(t, node, tap)) for tap in range(-1, 3))
+    return [
+        (_padded(t, node, place, size), _polynomial(t, node, factors, distance))
+        for place, (factors, distance) in zip(places, away, strict=True)
+    ]
+
+
+def _polynomial(t: Tape, node: Node, factors: Sequence[float], x: str) -> str:
+    """Return the value of a polynomial, whose highest power comes first, by Horner's rule."""
+    first, *others = (_number(t, node, factor) for factor in factors)
+    for factor in others:
+        first = t.emit("Add", t.emit("Mul", first, x), factor)
+    return first
 
 
 def _masked(t: Tape, node: Node, at: str, weight: str, size: int) -> str:

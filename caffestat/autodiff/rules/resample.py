@@ -10,7 +10,7 @@ from caffestat.errors import GradientError
 from caffestat.graph import Node
 
 from ..engine import Tape, vjp
-from .common import Grads, constant_of, interpolate_transposed, only
+from .common import Grads, constant_of, cubic_convolution, interpolate_transposed, only
 
 Coordinates = Callable[[np.ndarray, float, int, int], np.ndarray]
 
@@ -94,14 +94,14 @@ def _taps(node: Node, n: int, m: int, scale: float) -> Taps:
 
 
 def _cubic(x: np.ndarray, n: int, a: float, excludes_outside: bool) -> Taps:
-    """Return the taps of a cubic convolution at m positions (Keys 1981): the two elements on either side.
+    """Return the taps of a cubic convolution at m positions: the two elements on either side.
 
     Outside the axis lie copies of its ends; or they are left out, and the other weights grow to a sum of 1.
     """
     taps = np.floor(x)[:, None] + np.arange(-1, 3)
     d = abs(x[:, None] - taps)
-    near, far = ((a + 2) * d - (a + 3)) * d * d + 1, a * (((d - 5) * d + 8) * d - 4)
-    weights = np.where(d <= 1, near, far)
+    near, far = cubic_convolution(a)
+    weights = np.where(d <= 1, np.polyval(near, d), np.polyval(far, d))
     if excludes_outside:
         weights = np.where((taps >= 0) & (taps < n), weights, 0)
         weights /= weights.sum(1, keepdims=True)
