@@ -142,12 +142,12 @@ def _analyze(
     from caffestat.fillers import Stream
 
     notes: list[str] = []
-    predicted = analysis.predict(program, **_given(program, seed, run)) if predict else None
     measured = None
     if static and program.is_caffe and program.is_trained:  # the weights must fit, though nothing runs
         program.values(Stream(seed), notes)
     if not static:
         program, measured = analysis.measure(program, seed, run, notes, SAMPLES if detail else 0)
+    predicted = analysis.predict(program, **_given(program, seed, run)) if predict else None
     notes = [*(predicted.notes if predicted else ()), *notes]
     return report.build(program, measured, predicted, source=source, seed=seed, notes=notes)
 

@@ -48,10 +48,26 @@ def start(graph: Graph, loss: str, outputs: Sequence[str] | None = None) -> Star
         return Start("the gradient of every output is 1", dict.fromkeys(outputs, 1.0))
     if loss == "cross-entropy":
         return _cross_entropy(graph, outputs[0])
-    if loss not in graph.specs or not graph.specs[loss].is_float:
-        known = ", ".join((*LOSSES, *(outputs or graph.outputs)))
-        raise InputError(f"--loss {loss}: the model has no such value; expected one of its values or {known}")
+    _check_value(graph, loss, outputs)
     return Start(f"the loss is the sum of {loss}", {loss: 1.0})
+
+
+def _check_value(graph: Graph, name: str, outputs: Sequence[str]) -> None:
+    """Raise InputError unless the sum of a value can be a loss."""
+    if name in graph.specs and graph.specs[name].is_float:
+        return
+    if name in graph.specs:
+        raise InputError(f"--loss {name}: the value holds {graph.specs[name].dtype}; expected floats")
+    if any(name in node.outputs for node in graph.nodes):
+        raise InputError(f"--loss {name}: {_unknown(graph, name)}; start at a value before it")
+    known = ", ".join((*LOSSES, *(outputs or graph.outputs)))
+    raise InputError(f"--loss {name}: the model has no such value; expected one of its values or {known}")
+
+
+def _unknown(graph: Graph, name: str) -> str:
+    """Return the words about a value of which no shape is known."""
+    maker = next((f": {node.op} makes it" for node in graph.nodes if name in node.outputs), "")
+    return f"the shape of {name!r} is unknown without a run, or it is no tensor{maker}"
 
 
 def seed_values(graph: Graph, seeds: Mapping[str, float | str]) -> dict[str, str]:
@@ -71,11 +87,8 @@ def _full(graph: Graph, value: str, number: float) -> str:
 def _no_start(graph: Graph) -> str:
     unknown = [name for name in graph.outputs if name not in graph.specs]
     if unknown:
-        maker = next((f"{node.op} makes it; " for node in graph.nodes if unknown[0] in node.outputs), "")
-        return (
-            f"the shape of output {unknown[0]!r} is unknown without a run, or it is no tensor: {maker}"
-            "leave out --static, start at a value before it (--loss NAME), or use --forward-only"
-        )
+        advice = "leave out --static, start at a value before it (--loss NAME), or use --forward-only"
+        return f"{_unknown(graph, unknown[0])}; {advice}"
     return "the model has no floating-point output to start a backward pass from: use --forward-only"
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from fnmatch import fnmatch
+from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -44,22 +46,26 @@ _LABEL_NAMES = ("label", "labels")  # by which a user may give the input that a 
 
 
 class Batches:
-    """Consecutive batches of arrays of one length; after the last sample comes the first. Scalars are in every batch.
+    """Consecutive batches of arrays of one length; after the last sample comes the first.
+
+    Scalars are in every batch, and so is what has another first axis than most inputs: masks, positions.
 
     arrays: by the names that the user gives them; shapes: of a batch of each; inputs: the graph's input for each
     """
 
     def __init__(self, arrays: Arrays, shapes: Mapping[str, tuple[int, ...]], inputs: Mapping[str, str]) -> None:
+        self._size = _most_common(shape[0] for shape in shapes.values() if shape)
+        sampled = {name for name, shape in shapes.items() if shape[:1] == (self._size,)}
         for name, array in arrays.items():
-            shape = shapes[name]
-            if array.shape[1:] != shape[1:] or bool(array.ndim) != bool(shape):
-                raise InputError(f"--input {name}: has shape {array.shape}; the model takes {shape} at a time")
-        counts = {name: len(array) for name, array in arrays.items() if array.ndim}
+            skipped = name in sampled and array.ndim > 0
+            if array.shape[skipped:] != shapes[name][skipped:]:
+                raise InputError(f"--input {name}: has shape {array.shape}; the model takes {shapes[name]} at a time")
+        counts = {name: len(array) for name, array in arrays.items() if name in sampled}
         if len(set(counts.values())) > 1:
             found = ", ".join(f"{name} {count}" for name, count in counts.items())
             raise InputError(f"the inputs have different numbers of samples: {found}")
+        self._sampled = {inputs[name] for name in sampled}
         self._arrays = {inputs[name]: array for name, array in arrays.items()}
-        self._size = max((shape[0] for shape in shapes.values() if shape), default=1)
         self._count, self._next = max(counts.values(), default=1), 0
         if not self._count:
             raise InputError(f"--input: expected arrays of samples, found none in {', '.join(counts)}")
@@ -68,7 +74,12 @@ class Batches:
         """Return the next batch of each array, by the graph's inputs."""
         rows = np.arange(self._next, self._next + self._size) % self._count
         self._next = (self._next + self._size) % self._count
-        return {name: array[rows] if array.ndim else array for name, array in self._arrays.items()}
+        return {name: array[rows] if name in self._sampled else array for name, array in self._arrays.items()}
+
+
+def _most_common(sizes: Iterable[int]) -> int:
+    """Return the size that occurs most often, the first of several; 1 for none."""
+    return max(Counter(sizes).items(), key=itemgetter(1), default=(1, 0))[0]
 
 
 def _names_of(feeds: Sequence[InputFeed]) -> list[tuple[str, ...]]:
@@ -160,9 +171,9 @@ class ModelRunning:
             if len(found) != 1:
                 words = f"expected one --input {accepted[0]}=FILE.npy, found {len(found)}"
                 raise InputError(f"{words}; expected arrays for {expected}")
-        inputs = {name: of_name[name].names[0] for name in given}
+        inputs = {name: feed.names[0] for name, feed in of_name.items() if name in given}
         specs = {name: graph.inputs[one] for name, one in inputs.items()}
-        arrays = {name: _fitting(name, array, of_name[name], specs[name].dtype) for name, array in given.items()}
+        arrays = {name: _fitting(name, given[name], of_name[name], specs[name].dtype) for name in inputs}
         return Batches(arrays, {name: spec.shape for name, spec in specs.items()}, inputs)
 
     def _learnable(self) -> list[Learnable]:

@@ -386,3 +386,12 @@ def test_data_whose_shape_alone_decides_stays_data(tmp_path: Path) -> None:
     report = analyzed(model(nodes, {"x": [2, 5]}, ["y"], arrays), tmp_path, inputs={"x": x}, forward_only=True)
     assert report.inputs[0].mean_abs == pytest.approx(np.abs(x).mean(), rel=1e-6)
     assert row(report, "mul").tops[0].mean_abs == pytest.approx(np.abs(np.tanh(x) * x).mean(), rel=1e-5)
+
+
+def test_what_data_decides_is_predicted_after_the_run(tmp_path: Path) -> None:
+    nodes = [node("Greater", ["x", "half"], ["k"]), node("Compress", ["x", "k"], ["c"]), node("Exp", ["c"], ["y"])]
+    proto = model(nodes, {"x": (40,)}, ["y"], {"half": np.float32(0.5)})
+    report = analyzed(proto, tmp_path, predict=True, inputs={"x": normal(40)})
+    (top,) = row(report, "Exp_0").tops
+    assert top.shape == (int((normal(40) > 0.5).sum()),)
+    assert top.mean_abs is not None

@@ -294,7 +294,7 @@ def test_a_prediction_of_an_output_of_unknown_shape_says_so(tmp_path: Path) -> N
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), tmp_path / "n.onnx")
     result = caffestat("analyze", "--static", "--predict", str(tmp_path / "n.onnx"))
     assert result.exit_code == 2
-    assert "the shape of output 'y' is unknown without a run" in result.stderr
+    assert "the shape of 'y' is unknown without a run" in result.stderr
     assert caffestat("analyze", "--static", "--predict", "--forward-only", str(tmp_path / "n.onnx")).exit_code == 0
 
 

@@ -195,6 +195,37 @@ def test_a_scalar_input_is_in_every_batch() -> None:
     assert found[1] == pytest.approx([np.log(CLASSES)] * 2)
 
 
+def test_a_mask_over_the_axes_of_a_sample_is_in_every_batch() -> None:
+    model = onnx.load("model.onnx")
+    model.graph.node[0].input[0] = "mixed"
+    model.graph.node.insert(0, helper.make_node("MatMul", ["x", "mask"], ["mixed"]))
+    model.graph.input.append(helper.make_tensor_value_info("mask", TensorProto.FLOAT, [INPUTS, INPUTS]))
+    onnx.save(model, "model.onnx")
+    mask = np.tril(np.ones((INPUTS, INPUTS)))
+    found = [e.loss for e in train(inputs={"mask": np.eye(INPUTS), **inputs()}) if isinstance(e, Iteration)]
+    assert found == pytest.approx(reference(7)[0], rel=1e-5)
+    mixed = [e.loss for e in train(inputs={"mask": mask, **inputs()}, iterations=1) if isinstance(e, Iteration)]
+    assert mixed != found[:1]
+    with pytest.raises(InputError, match=r"--input mask: has shape \(4, 5\); the model takes \(5, 5\) at a time"):
+        train(inputs={"mask": mask[:4], **inputs()})
+
+
+def test_a_loss_whose_shape_data_decides_is_refused() -> None:
+    model = onnx.load("model.onnx")
+    nodes = [
+        helper.make_node("Greater", ["logits", "b"], ["high"]),
+        helper.make_node("Compress", ["logits", "high"], ["kept"]),
+        helper.make_node("ArgMax", ["logits"], ["best"]),
+    ]
+    model.graph.node.extend(nodes)
+    onnx.save(model, "model.onnx")
+    data = {"x": inputs()["x"]}
+    with pytest.raises(InputError, match=r"--loss kept: the shape of 'kept' is unknown without a run, .*Compress"):
+        train(loss="kept", inputs=data)
+    with pytest.raises(InputError, match="--loss best: the value holds int64; expected floats"):
+        train(loss="best", inputs=data)
+
+
 def test_a_solver_that_is_refused_and_one_with_test_nets() -> None:
     Path("solver.prototxt").write_text(SOLVER.replace("fixed", "step"))
     with pytest.raises(caffestat.CaffestatError, match=r"solver\.prototxt:1:.*needs gamma"):
