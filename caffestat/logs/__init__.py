@@ -6,7 +6,7 @@ from .losses import CAP, LossWatch, Signature
 from .reader import Key, Output, Pass, Unread, read_log, read_passes
 from .rules import RULES, Alert, Rule, rule
 from .show import diagnosis_lines
-from .sources import at_start, diagnose_log
+from .sources import diagnose_log
 from .watch import Watch
 
 __all__ = [
@@ -25,7 +25,6 @@ __all__ = [
     "Trend",
     "Unread",
     "Watch",
-    "at_start",
     "compare",
     "diagnose",
     "diagnose_log",

@@ -11,14 +11,14 @@ from caffestat.analysis import predict
 from caffestat.errors import CaffestatError
 from caffestat.net import Net
 from caffestat.options import NetOptions, ValueOptions
-from caffestat.program import NetFile, NetProgram, open_file
+from caffestat.program import NetProgram, open_file
 from caffestat.program.synthetic import classes_of
 
 from .clues import Background, background_of
 from .diagnose import GROWTH, Diagnosis, diagnose, expected_values
 from .reader import Key, Pass, Unread, read_log
 
-__all__ = ["at_start", "diagnose_log"]
+__all__ = ["diagnose_log"]
 
 _SKIPPED = 1000  # passes without debug_info that are read ahead to find the size of the data
 
@@ -50,7 +50,7 @@ def diagnose_log(
     expected: dict[Key, float] = {}
     background: Background | None = None
     try:
-        program = _program(file, options)
+        program = file.program(replace(options or NetOptions(), data="synthetic"), ValueOptions())
         background = background_of(program, file.solver)
         expected = _predicted(program, first.values if first else {}, warnings)
     except CaffestatError as error:
@@ -70,28 +70,6 @@ def _first_with_values(passes: Iterator[Pass], skipped: list[Pass]) -> Pass | No
         if len(skipped) >= _SKIPPED:
             break
     return None
-
-
-def at_start(
-    file: NetFile,
-    logged: Mapping[Key, float] | None = None,
-    options: NetOptions | None = None,
-    notes: MutableSequence[str] | None = None,
-) -> dict[Key, float]:
-    """Return what a net is predicted to do at initialisation.
-
-    logged:  values of the log's first pass. Data has the size that is logged; it is standard normal where none is
-    options: how the net is built
-    notes:   gets a line about where the prediction stops
-
-    Raises a CaffestatError when the net cannot be built.
-    """
-    notes = [] if notes is None else notes
-    return _predicted(_program(file, options), logged or {}, notes)
-
-
-def _program(file: NetFile, options: NetOptions | None) -> NetProgram:
-    return file.program(replace(options or NetOptions(), data="synthetic"), ValueOptions())
 
 
 def _predicted(program: NetProgram, logged: Mapping[Key, float], notes: MutableSequence[str]) -> dict[Key, float]:

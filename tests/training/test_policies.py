@@ -47,6 +47,16 @@ def test_multistep_goes_one_step_on_at_a_time() -> None:
     assert schedule.current_step == 2
 
 
+@pytest.mark.parametrize("policy", ["fixed", "exp"])
+def test_no_other_policy_looks_at_stepvalues(policy: str) -> None:
+    """The current step, which snapshots hold, stays 0. (sgd_solver.cpp, GetLearningRate)"""
+    schedule = Schedule(SolverParameter(base_lr=1, lr_policy=policy, gamma=0.5, stepvalue=[0, 1]))
+    for iteration in range(3):
+        assert not schedule.advances(iteration)
+        schedule.rate(iteration)
+    assert schedule.current_step == 0
+
+
 def test_current_step_goes_on_after_a_restore() -> None:
     schedule = Schedule(SolverParameter(base_lr=1, lr_policy="multistep", gamma=0.5, stepvalue=[2, 4, 6]))
     schedule.current_step = 2
