@@ -195,6 +195,13 @@ def test_steps_out_of_proportion(tmp_path: Path) -> None:
     assert rules(small.replace(b"1.1e-05", b"1.4e-05"), tmp_path) == []  # momentum of 0.9 may make it 1e-5
 
 
+def test_the_multipliers_of_a_net_scale_its_steps(tmp_path: Path) -> None:
+    """lr_mult is 3 in layer low and 1 in layer high, whose step is 0.032 of its weights' size."""
+    net = net_file(tmp_path, "ReLU", "low")
+    (text,) = rules(log(0.5).replace(b"lr = 0.01", b"lr = 0.4"), tmp_path, net)
+    assert text.startswith("update-ratio at iteration 4: low takes steps of 0.12 of its weights' size, too large")
+
+
 @pytest.mark.parametrize("numbers", ["data: 0.5; diff: 0.06", "data: 50 (0.5); diff: 6 (0.06)"])
 def test_updates_that_old_logs_have(tmp_path: Path, numbers: str) -> None:
     update = f"lr = 0.01\n    [Update] Layer low, param 0 {numbers}".encode()

@@ -24,7 +24,9 @@ def test_the_cap_is_minus_log_of_the_smallest_normal_float() -> None:
     assert f"{CAP:g}" == "87.3365"
 
 
-@pytest.mark.parametrize(("value", "count"), [(87.3365, 1), (87.34, 0), (174.673, 2), (1746.73, 20), (87.2, 0)])
+@pytest.mark.parametrize(
+    ("value", "count"), [(87.3365, 1), (87.34, 0), (174.673, 2), (1746.73, 20), (87.2, 0), (8821, 0)]
+)
 def test_sums_of_losses_at_the_cap(value: float, count: int) -> None:
     assert multiple_of_cap(value) == count
     assert multiple_of_cap(math.inf) == multiple_of_cap(math.nan) == 0
@@ -54,12 +56,24 @@ def test_a_constant_loss_is_explained(value: float, words: str) -> None:
     assert words in describe_constant(value)
 
 
+def test_a_constant_loss_that_is_no_guess() -> None:
+    assert describe_constant(2.25) == describe_constant(13.87) == describe_constant(101 * math.log(2)) == ""
+
+
 def test_a_loss_that_stands_still_at_a_guess_or_where_it_began() -> None:
     assert watch(2.41, *[2.3025, 2.3027] * 5) == [("loss-constant", 9)]
     assert watch(*[5.5] * 8) == [("loss-constant", 8)]
     assert watch(*[2.3026] * 7) == []
     assert watch(*[2.3026] * 9, 2.0, 1.5, 1.0) == []  # it moved on
     assert watch(4.0, 2.0, 1.0, *[0.2] * 20) == []  # it has converged
+    assert watch(*[0.6931] * 8) == [("loss-constant", 8)]
+    assert watch(*[0.0] * 20) == []
+
+
+def test_how_still_a_loss_stands_is_relative_to_it() -> None:
+    assert watch(*[40.0, 40.07] * 4) == [("loss-constant", 8)]
+    assert watch(*[40.0, 40.09] * 4) == []
+    assert watch(*[0.2, 0.2009] * 4) == []
 
 
 def test_a_plain_log_is_judged_by_its_losses() -> None:
@@ -78,6 +92,19 @@ def test_caffes_own_logs_have_no_signature(name: str) -> None:
     from caffestat.logs import diagnose_log
 
     assert diagnose_log(str(FOLDER / f"{name}.log")).losses == []
+
+
+def test_accuracies_and_gradients_are_no_losses() -> None:
+    watch = LossWatch()
+    for number in range(20):
+        outputs = [Output("accuracy", 0.1, 0), Output("ce", 2.0 * 0.9**number, 1)]
+        watch.add(Pass(1, iteration=number, outputs=outputs))
+    assert watch.signatures() == []
+    watch = LossWatch()
+    for _ in range(20):
+        keys = Key("forward", "acc", "top", "accuracy"), Key("backward", "l", "bottom", "loss_weights")
+        watch.add(Pass(1, values=dict.fromkeys(keys, 0.693147), lines=[1, 2]))
+    assert watch.signatures() == []
 
 
 def test_blobs_count_where_the_solver_tells_no_loss() -> None:
