@@ -189,6 +189,11 @@ class LayerRow:
     curve: Curve | None = None
     inner: tuple[LayerRow, ...] = ()
 
+    @property
+    def learned(self) -> int:
+        """How many numbers the layer adds to what the net learns: shared params count at their owner."""
+        return sum(param.count for param in self.params if not param.is_statistic and param.owner is None)
+
 
 @dataclass(frozen=True)
 class Totals:

@@ -34,8 +34,7 @@ class Row:
     @property
     def params(self) -> int | None:
         """How many numbers the layer adds to what the net learns, on its first line only; None for none."""
-        learned = sum(param.count for param in self.layer.params if not param.is_statistic and param.owner is None)
-        return learned or None if self.is_first else None
+        return self.layer.learned or None if self.is_first else None
 
     @property
     def macs(self) -> int | None:

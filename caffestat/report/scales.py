@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from .model import LayerRow, Report
+from .model import LayerRow, ParamRow, Report
 
 __all__ = ["MODES", "TITLES", "Mode", "depth_series", "scales"]
 
@@ -55,7 +55,7 @@ def scales(report: Report) -> dict[str, Values]:
         "gain": [row.gain.forward if row.gain else None for row in report.layers],
         "forward_ratio": _each(report, _forward_ratio),
         "backward_ratio": _each(report, _backward_ratio),
-        "params": _each(report, _params),
+        "params": _each(report, lambda row: row.learned or None),
         "macs": _each(report, lambda row: row.macs or None),
     }
     return {key: values for key, values in found.items() if any(value is not None for value in values)}
@@ -127,16 +127,16 @@ def _backward_ratio(row: LayerRow) -> float | None:
     return _ratio(row.bottom_diffs[0].mean_abs, row.bottom_diffs[0].predicted) if row.bottom_diffs else None
 
 
-def _params(row: LayerRow) -> float | None:
-    return sum(param.count for param in row.params if not param.is_statistic and param.owner is None) or None
-
-
 def _update(row: LayerRow) -> float | None:
     """Return the mean |dw| ÷ mean |w| of the first weight."""
-    weights = [param for param in row.params if param.role == "weight"][:1]
-    return next((_ratio(param.diff_mean_abs, param.mean_abs) for param in weights), None)
+    weight = _first_weight(row)
+    return _ratio(weight.diff_mean_abs, weight.mean_abs) if weight else None
 
 
 def _update_predicted(row: LayerRow) -> float | None:
-    weights = [param for param in row.params if param.role == "weight"][:1]
-    return next((_ratio(param.diff_predicted, param.predicted) for param in weights), None)
+    weight = _first_weight(row)
+    return _ratio(weight.diff_predicted, weight.predicted) if weight else None
+
+
+def _first_weight(row: LayerRow) -> ParamRow | None:
+    return next((param for param in row.params if param.role == "weight"), None)

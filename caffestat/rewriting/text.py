@@ -303,7 +303,7 @@ def _clear_fillers(message: Any) -> None:
     for descriptor, value in message.ListFields():
         if descriptor.message_type is None:
             continue
-        if descriptor.name in ("weight_filler", "bias_filler", "filler"):
+        if descriptor.name in filler_names():
             message.ClearField(descriptor.name)
         else:
             for child in [value] if descriptor.has_presence else value:
