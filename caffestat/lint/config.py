@@ -12,7 +12,7 @@ from pathlib import Path
 
 from caffestat.errors import InputError
 from caffestat.files import read_regular
-from caffestat.options import SEVERITIES, one_of
+from caffestat.options import SEVERITIES, number, one_of
 
 from .context import Limits
 
@@ -91,6 +91,7 @@ def _words(text: str) -> tuple[str, ...]:
 
 def _number(path: Path, name: str, text: str) -> float:
     try:
-        return float(text)
+        value = float(text)
     except ValueError:
         raise InputError(f"{path}: {name}: expected a number, found {text!r}") from None
+    return number(f"{path}: {name}", value)

@@ -98,6 +98,8 @@ def test_no_settings_are_looked_for_above_the_repository(tmp_path: Path) -> None
     [
         ("vanihs = 1", "unknown key 'vanihs'"),
         ("deep = many", "deep: expected a number"),
+        ("dead = nan", "dead: expected a number of 0 or more, found nan"),
+        ("vanish = -1", "vanish: expected a number of 0 or more, found -1"),
         ("severity = loud", "severity: expected one of"),
     ],
 )

@@ -34,6 +34,11 @@ FAULTS = [
     (GOOD + 'lr_policy: "poly"', 4, "lr_policy 'poly' needs power"),
     (GOOD + 'lr_policy: "multistep"\ngamma: 0.1\nstepsize: 5', 4, "lr_policy 'multistep' needs stepvalue"),
     ('net: "net.prototxt"\nbase_lr: 1\nlr_policy: "poly"\npower: 1', 3, "lr_policy 'poly' needs max_iter"),
+    (
+        GOOD.replace("max_iter: 9", "max_iter: 0") + 'lr_policy: "poly"\npower: 1',
+        3,
+        "max_iter is 0; lr_policy 'poly' divides by it",
+    ),
     (FIXED + 'type: "Adamm"', 5, "unknown solver type 'Adamm'; expected one of SGD, Nesterov"),
     (FIXED + 'type: "Adam"\nsolver_type: SGD', 6, "the solver has both: remove one of them"),
     (FIXED + 'type: "AdaGrad"\nmomentum: 0.9', 6, "AdaGrad takes no momentum, found 0.9"),
@@ -179,6 +184,24 @@ def test_a_good_solver_has_no_faults() -> None:
     text = FIXED + 'test_iter: 1\ntest_iter: 2\ntest_interval: 5\nsnapshot: 5\nsnapshot_prefix: "a"\nmomentum: 0.9'
     made = solver(text)
     assert [*faults(made), *doubts(made)] == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        GOOD.replace("max_iter: 9", "max_iter: 1") + 'lr_policy: "poly"\npower: 1',
+        GOOD + 'lr_policy: "step"\ngamma: 0\nstepsize: 1',
+        FIXED.replace("max_iter: 9", "max_iter: 0"),
+        FIXED + "gamma: -1",  # no other policy reads it
+        FIXED + 'type: "RMSProp"\nrms_decay: 0',
+        FIXED + 'type: "AdaGrad"\nmomentum: 0',
+        FIXED + "iter_size: 1\naverage_loss: 1",
+        FIXED + 'weight_decay: 0\nregularization_type: "L3"',
+        FIXED + "test_iter: 0\ntest_iter: 1\ntest_interval: 1\ntest_state { }\ntest_state { }",
+    ],
+)
+def test_the_least_that_is_no_fault(text: str) -> None:
+    assert list(faults(solver(text))) == []
 
 
 def test_all_faults_come_in_the_order_of_the_file() -> None:
