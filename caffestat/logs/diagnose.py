@@ -43,10 +43,11 @@ class Event:
 
 @dataclass
 class Trend:
-    """How one number went over the log: first and last finite value, the largest, how many passes had it at zero."""
+    """How one number went over the log: first and last value, the last finite one, the largest, how often it was 0."""
 
     first: float
     last: float
+    finite: float
     largest: float
     zeros: int = 0
     count: int = 1
@@ -205,7 +206,7 @@ def _look(result: Diagnosis, one: Pass, places: Mapping[str, Place], growth: flo
         before = result.trends.get(key)
         kind = _kind(key, value, before, growth)
         if kind and kind not in result.events:
-            last = before.last if before else None
+            last = before.finite if before else None
             result.events[kind] = Event(kind, key, one.iteration, line, value, last, places.get(key.layer))
         if one.test_net is None:
             _follow(result.trends, key, value)
@@ -240,12 +241,13 @@ def _follow_outputs(trends: dict[str, Trend], one: Pass) -> None:
 def _follow(trends: dict[Name, Trend], key: Name, value: float) -> None:
     trend = trends.get(key)
     if trend is None:
-        trends[key] = Trend(value, value, value, int(value == 0))
+        trends[key] = Trend(value, value, value, value, int(value == 0))
         return
     trend.count += 1
     trend.zeros += value == 0
+    trend.last = value
     if math.isfinite(value):
-        trend.last = value
+        trend.finite = value
         trend.largest = max(trend.largest, value)
 
 

@@ -22,13 +22,15 @@ _NORMS = re.compile(
     rb"\[Backward\] All net params \(data, diff\): L1 norm = \((\S+), (\S+)\); L2 norm = \((\S+), (\S+)\)"
 )
 _ITERATION = re.compile(
-    rb"Iteration (\d{1,18})(?: \([^)]{0,200}\))?, (Testing net|loss)(?: = (\S+))?(?: \(#(\d{1,9})\))?"
+    rb"Iteration (\d{1,18})(?: \([^)]{0,200}\))?, (?:[^\s,]{1,80}ep, )?(Testing net|loss)(?: = ([^\s,]+))?"
+    rb"(?: \(#(\d{1,9})\))?"
 )
-_RATE = re.compile(rb"Iteration (\d{1,18}), lr = (\S+)")
+_RATE = re.compile(rb"Iteration (\d{1,18})(?: \([^)]{0,200}\))?, lr = ([^\s,]+)")
 _CLIP = re.compile(rb"Gradient clipping: .{0,100}\(L2 norm (\S+) > \S+\) by scale factor (\S+)")
 _UPDATE = re.compile(rb"\[Update\] Layer (.{1,1000}), param (.{1,1000}) data: (.{1,100}); diff: (.{1,100})")
-_OUTPUT = re.compile(rb"(Train|Test) net output #\d+: ([^=]{1,1000}) = (\S+)(?: \(\* (\S+) = (\S+) loss\))?")
+_OUTPUT = re.compile(rb"(Train|Test) net output(?: mAP)? #\d+: ([^=]{1,1000}) = (\S+)(?: \(\* (\S+) = (\S+) loss\))?")
 _SCORE = re.compile(rb"Test score #(\d{1,9}): (\S+)")  # of Caffe 1.0-rc1
+_PROCESS = re.compile(rb"\[\d{1,6}(?:,\d{1,6})?\](?=[ <])")  # what MPI puts before the lines of each process
 _FINITE = re.compile(rb"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 _PENDING = 64  # passes that wait for the line that numbers them
 _KNOWN_HEADS = 1 << 17  # texts before the number, each read once
@@ -97,11 +99,17 @@ class Pass:
 
 @dataclass
 class Unread:
-    """Lines that begin like debug_info and cannot be read: how many, and the first one."""
+    """Lines that begin like debug_info and cannot be read: how many, and the first one.
+
+    process  the process whose lines are read, where several wrote the log, "" else
+    others   how many lines the other ones wrote
+    """
 
     count: int = 0
     line: int = 0
     text: str = ""
+    process: str = ""
+    others: int = 0
 
     def add(self, line: bytes, number: int) -> None:
         """Count a line."""
@@ -141,8 +149,9 @@ def read_log(path: str, unread: Unread | None = None) -> Iterator[Pass]:
 
 def read_passes(lines: Iterable[bytes], unread: Unread | None = None) -> Iterator[Pass]:
     """Yield the passes in lines of a log, each as soon as it is complete."""
-    reader = _Reader(Unread() if unread is None else unread)
-    for number, line in enumerate(lines, 1):
+    unread = Unread() if unread is None else unread
+    reader = _Reader(unread)
+    for number, line in _of_one_process(lines, unread):
         if b"ward] " in line:
             reader.debug(line, number)
         elif b"Iteration " in line:
@@ -156,13 +165,24 @@ def read_passes(lines: Iterable[bytes], unread: Unread | None = None) -> Iterato
             reader.setting(line)
         elif line.startswith((b'  name: "', b'  type: "', b"    negative_slope: ")):
             reader.layer(line)
-        elif b" net output #" in line:
+        elif b" net output " in line:
             reader.output(line)
         elif b"Test score #" in line:
             reader.score(line)
         yield from reader.finished()
     reader.close()
     yield from reader.pending
+
+
+def _of_one_process(lines: Iterable[bytes], unread: Unread) -> Iterator[tuple[int, bytes]]:
+    """Yield numbered lines; of those that MPI marks, the first process's only, for the passes of several interleave."""
+    first = b""
+    for number, line in enumerate(lines, 1):
+        mark = _PROCESS.match(line)
+        if mark is None or mark[0] == (first := first or mark[0]):
+            yield number, line
+        else:
+            unread.process, unread.others = first.decode(), unread.others + 1
 
 
 class _Reader:

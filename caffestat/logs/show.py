@@ -37,6 +37,9 @@ def diagnosis_lines(found: Diagnosis, all_trends: bool = False) -> Iterator[str]
         yield "no problems found"
     if found.unread.count:
         yield f"line {found.unread.line}: {found.unread}"
+    if found.unread.others:
+        others = f"{found.unread.others} lines of other processes are left out"
+        yield f"only the lines of process {found.unread.process} are read; {others}"
     shown = {key: trend for key, trend in found.trends.items() if all_trends or key.role != "param"}
     if shown or found.outputs:
         yield _COLUMNS

@@ -46,6 +46,13 @@ def test_the_first_bad_blob_is_named(bad: float, kind: str) -> None:
     assert not found.is_healthy
 
 
+def test_a_trend_ends_with_what_the_log_ends_with() -> None:
+    found = diagnose(passes({TOP: 0.5, DEEP: 0.2}, {TOP: 0.0, DEEP: 0.4}, {TOP: math.nan, DEEP: math.inf}))
+    assert found.dead == []
+    assert math.isnan(found.trends[TOP].last)
+    assert found.trends[DEEP].factor == math.inf
+
+
 def test_a_gradient_that_has_vanished_towards_the_input() -> None:
     found = diagnose(passes({DIFF: 0.1, LAST: 0.2}, {DIFF: 1e-8, LAST: 0.2}))
     event = found.events["vanishing"]

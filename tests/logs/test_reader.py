@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from caffestat.errors import InputError
-from caffestat.logs import Key, Output, Pass, read_log, read_passes
+from caffestat.logs import Key, Output, Pass, Unread, read_log, read_passes
 
 RAW = Path(__file__).parent.parent / "golden" / "raw_logs"
 
@@ -31,7 +31,15 @@ def read(lines: Iterable[str]) -> list[Pass]:
 
 
 @pytest.mark.parametrize("prefix", [OLD, NEW, STAMPED, ""])
-@pytest.mark.parametrize("loss", ["Iteration 20, loss = 1.5", "Iteration 20 (3.2 iter/s, 6s/20 iters), loss = 1.5"])
+@pytest.mark.parametrize(
+    "loss",
+    [
+        "Iteration 20, loss = 1.5",
+        "Iteration 20 (3.2 iter/s, 6s/20 iters), loss = 1.5",
+        "    [0] Iteration 20 (3.2 iter/s, 6s/20 iter), 0.5/12.8ep, loss = 1.5",  # NVCaffe 0.17
+        "Iteration 20 (3.2 iter/s, 6s/20 iter), loss = 1.5, remaining 2 hours and 5 minutes",
+    ],
+)
 def test_a_pass_has_its_values_whatever_stands_before_the_lines(prefix: str, loss: str) -> None:
     (found,) = read(prefix + line for line in [*FORWARD, *BACKWARD, loss])
     assert found.iteration == 20
@@ -136,6 +144,29 @@ def test_a_log_without_debug_info_has_losses_and_outputs() -> None:
     assert first.outputs == [Output("aux", 2.35, 0.5), Output("top 5", 0.25, 0.0)]
     assert (last.iteration, last.line) == (20, 8)
     assert math.isnan(last.loss or 0)
+
+
+@pytest.mark.parametrize(
+    "rate", ["Iteration 0, lr = 0.01", "Iteration 0 (2.5/s), lr = 0.01", "Iteration 0, lr = 0.01, m = 0.9, wd = 0.0005"]
+)
+def test_learning_rates_of_caffe_and_nvcaffe(rate: str) -> None:
+    (found,) = read(["Iteration 0, loss = 2", rate])
+    assert found.rate == 0.01
+
+
+def test_mean_average_precisions_of_nvcaffe() -> None:
+    (found,) = read(["Iteration 0, Testing net (#0)", "    Test net output mAP #0: detection_eval = 0.75"])
+    assert found.outputs == [Output("detection_eval", 0.75, 0.0)]
+
+
+@pytest.mark.parametrize("marks", [("[5] ", "[12] "), ("[1,0]<stderr>:", "[1,1]<stderr>:")])
+def test_of_several_processes_the_first_is_read(marks: tuple[str, str]) -> None:
+    ours, theirs = marks
+    lines = ["Solving", *(mark + OLD + line for line in FORWARD for mark in (ours, theirs))]
+    unread = Unread()
+    (found,) = read_passes((f"{line}\n".encode() for line in [*lines, f"{ours}Iteration 7, loss = 2"]), unread)
+    assert (found.iteration, list(found.values.values()), found.lines) == (7, [0.5, 0.25, 0.1], [2, 4, 6])
+    assert (unread.process, unread.others) == (ours[: ours.index("]") + 1], 3)
 
 
 def test_losses_and_outputs_belong_to_the_passes_before_them() -> None:
