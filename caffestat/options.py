@@ -52,7 +52,7 @@ _SEEDS = 2**32
 
 def one_of(option: str, value: str | None, allowed: Sequence[str]) -> None:
     """Raise InputError unless the value is one of the allowed ones, which the message lists."""
-    if value not in allowed:
+    if not isinstance(value, str) or value not in allowed:
         raise InputError(f"{option}: expected one of {', '.join(allowed)}, found {value!r}")
 
 
@@ -111,9 +111,17 @@ def whole_number(option: str, value: Any, least: int = 1) -> int:
     return int(value)
 
 
+def _by_name(option: str, values: Any) -> dict[str, Any]:
+    """Return a mapping with names as keys, None as an empty one. Raises InputError for anything else."""
+    found = {} if values is None else values
+    if not (isinstance(found, Mapping) and all(isinstance(name, str) for name in found)):
+        raise InputError(f"{option}: expected a mapping of names, found {values!r:.60}")
+    return dict(found)
+
+
 def arrays_by_name(values: Mapping[str, Any] | None) -> dict[str, Any]:
     """Return the arrays of the option `inputs`. Raises InputError for a value that is no array."""
-    found = dict(values or {})
+    found = _by_name("inputs", values)
     for name, array in found.items():
         if not (hasattr(array, "shape") and hasattr(array, "dtype")):
             raise InputError(f"inputs: expected an array for {name!r}, found {array!r:.60}")
@@ -149,12 +157,14 @@ class NetOptions:
         one_of("data", self.data, DATA)
         if self.level is not None and not isinstance(self.level, Integral):
             raise InputError(f"level: expected an integer, found {self.level!r}")
+        if self.dialect is not None and not isinstance(self.dialect, str):
+            raise InputError(f"dialect: expected a name, found {self.dialect!r}")
         if self.batch is not None:
             whole_number("batch", self.batch)
         object.__setattr__(self, "stages", names("stages", self.stages))
-        shapes = {name: _shape(name, axes) for name, axes in (self.shapes or {}).items()}
+        shapes = {name: _shape(name, axes) for name, axes in _by_name("shapes", self.shapes).items()}
         object.__setattr__(self, "shapes", shapes)
-        dims = {name: whole_number(f"dims: {name}", size) for name, size in (self.dims or {}).items()}
+        dims = {name: whole_number(f"dims: {name}", size) for name, size in _by_name("dims", self.dims).items()}
         object.__setattr__(self, "dims", dims)
 
     @property

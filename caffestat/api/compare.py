@@ -69,6 +69,7 @@ def compare_values(
     a, b:    .onnx models, or nets (.prototxt), which are taken in the test phase with the given weights
     shapes, batch, dims, inputs: of the inputs of a; sizes hold for b too where it has such inputs
     weights, seed: of nets; see `caffestat.options.ValueOptions`
+    device:  "auto", "cpu", "cuda" or "cuda:N"
     compute: "float16" computes b in float16, see `caffestat.options.RunOptions`; a is computed in its own types
 
     Raises a CaffestatError when a file cannot be used, or the models do not take the same data.

@@ -33,6 +33,7 @@ def debug(path: str | Path, *, glog: bool = False, inputs_hold: str = "zeros", *
     A solver's first iteration is that of `caffe train`: its test nets first when they are due, every line about losses
     and rates included. With `phase` or `forward_only` only the one net is run.
 
+    path:        a net, a solver or an .onnx model, "-" for the standard input
     glog:        put a prefix as glog writes it before each line
     inputs_hold: what Input layers hold: "zeros", as under `caffe train`, or "noise"
     options:     those of `analyze`, except `static`

@@ -40,6 +40,7 @@ def fill(
     output:        a .caffemodel, .npz, .h5 or .onnx file to write; of an .onnx model .onnx or .npz
     filler, bias:  policies that replace the file's fillers of weights and biases, as in `rewrite`; an .onnx model has
                    none of its own
+    variance_norm: "fan_in", "fan_out" or "average": the n that divides the variance of such policies; default: fan_in
     layers, types, excludes: the wanted layers, by globs over their names and by types; default: all. The values are
                    drawn for the whole net, so they do not depend on the selection; an .onnx holds the whole net
     phase, level, stages, shapes, batch, dialect: see `caffestat.options.NetOptions`

@@ -23,6 +23,7 @@ def train(path: str | Path, *, inputs_hold: str = "zeros", **options: Any) -> It
     rate; `EndTest`, `Saved` and the others come in between, in Caffe's order. Snapshots are written as the solver says.
     Nets are built, and the solver is refused, before the first event; closing the iterator ends the training.
 
+    path:        a solver prototxt, "-" for the standard input, or an .onnx model
     snapshot:    a .solverstate to resume from
     stats:       interval in iterations of `Statistics`, the signals of each layer; 0 for none
     iterations:  number to run, instead of up to the solver's max_iter

@@ -206,7 +206,7 @@ def norm_of(text: str | None) -> str | None:
     """Return a variance_norm, given in any case, as Caffe spells it. Raises InputError for an unknown one."""
     if text is None:
         return None
-    one_of("variance_norm", text.lower(), [name.lower() for name in VARIANCE_NORMS])
+    one_of("variance_norm", str(text).lower(), [name.lower() for name in VARIANCE_NORMS])
     return text.upper()
 
 
@@ -217,6 +217,8 @@ def parse_policy(text: str, variance_norm: str | None = None) -> Policy:
     `variance_norm` is fan_in, fan_out or average, in any case. Raises InputError.
     """
     norm = norm_of(variance_norm)
+    if not isinstance(text, str):
+        raise InputError(f"filler policy: expected a text such as 'gaussian:std=0.01', found {text!r}")
     kind, _, rest = text.partition(":")
     if kind == "explicit":
         base = parse_policy(rest, variance_norm) if rest else None

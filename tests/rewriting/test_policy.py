@@ -46,6 +46,7 @@ def test_reads_plain_policies(text: str, wanted: Wanted) -> None:
         ("bilinear:value=1", "a bilinear filler has no field 'value'; it takes none"),
         ("xavier:variance_norm=fan", "variance_norm: expected one of fan_in, fan_out, average, found 'fan'"),
         ("explicit:he", "unknown filler policy 'he'"),
+        (3, "filler policy: expected a text such as 'gaussian:std=0.01', found 3"),
     ],
 )
 def test_says_what_is_wrong_with_a_policy(text: str, message: str) -> None:
