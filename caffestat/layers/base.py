@@ -309,7 +309,7 @@ class Layer:
         """Return at what of these bottoms Caffe would stop and forks go on, as `is_forks` then says; "" for nothing."""
         return ""
 
-    def oddity(self) -> str:
+    def oddity(self, bottoms: Sequence[Shape]) -> str:
         """Return what Caffe computes that whoever wrote the file can hardly want; "" for nothing."""
         return ""
 

@@ -322,6 +322,20 @@ class Classified(Loss):
         return math.prod(bottoms[0][1:]) if bottom == 1 else None
 
 
+def tell_left_labels(scores: Shape, labels: Shape) -> str:
+    """Return what to tell the user of more labels than items; "" for nothing."""
+    items, count = math.prod(scores[:1]), math.prod(labels)
+    return f"takes the first {items} of {count} labels, in the order of memory" if count > items else ""
+
+
+def first_labels(g: Graph, labels: str, count: int) -> str:
+    """Emit the first labels in the order of memory, as [count, 1]: Caffe reads no more than one for each item."""
+    column = g.reshape(labels, -1, 1)
+    if math.prod(g.shape(labels)) == count:
+        return column
+    return g.emit("Slice", column, g.ints(0), g.ints(count), g.ints(0))
+
+
 def is_label(g: Graph, labels: str, classes: int) -> str:
     """Emit, as [N, classes], whether a class is the item's label."""
     index = class_index(g, g.reshape(labels, -1, 1), classes)
@@ -332,8 +346,19 @@ def is_label(g: Graph, labels: str, classes: int) -> str:
 class HingeLoss(Classified):
     """y = Σ max(0, 1 - s·x)^p / N, s = 1 at the label and -1 elsewhere, p = 1 (L1) or 2 (L2).
 
-    The forward pass leaves max(0, 1 - s·x) in the bottom's diff. Where x is NaN, C++'s max is 0. (hinge_loss_layer.cpp)
+    The forward pass leaves max(0, 1 - s·x) in the bottom's diff. Where x is NaN, C++'s max is 0. Of more labels than
+    items the first ones count. (hinge_loss_layer.cpp)
     """
+
+    def is_by_sample(self, bottoms: Sequence[Shape]) -> bool:
+        return super().is_by_sample(bottoms) and not self.oddity(bottoms)
+
+    def oddity(self, bottoms: Sequence[Shape]) -> str:
+        return tell_left_labels(bottoms[0], bottoms[1]) if bottoms[0][:1] == bottoms[1][:1] else ""
+
+    def check(self, bottoms: Sequence[Shape]) -> None:
+        if not self.oddity(bottoms):
+            super().check(bottoms)
 
     def left_diffs(self, g: Graph, bottoms: Sequence[str]) -> Mapping[int, str]:
         return {0: g.reshape(self.excess(g, bottoms), *g.shape(bottoms[0]))}
@@ -341,7 +366,7 @@ class HingeLoss(Classified):
     def excess(self, g: Graph, bottoms: Sequence[str]) -> str:
         """Emit max(0, 1 - s·x) as [N, classes]."""
         shape = g.shape(bottoms[0])
-        chosen = is_label(g, bottoms[1], math.prod(shape[1:]))
+        chosen = is_label(g, first_labels(g, bottoms[1], shape[0]), math.prod(shape[1:]))
         signs = g.emit("Where", chosen, g.constant(-1), g.constant(1))
         signed = g.emit("Mul", g.reshape(bottoms[0], shape[0], -1), signs)
         gap = g.emit("Add", signed, g.constant(1))
@@ -386,8 +411,9 @@ class ContrastiveLoss(Loss):
     """y = Σ (d² of similar pairs, max(margin - d, 0)² of others) / 2N, d² = Σ (a - b)²; of old max(margin - d², 0).
 
     Bottom 2 tells which pairs are similar: not 0 when cut to an integer. The gradient of other pairs is
-    -(a - b) · (margin - d) / (d + 1e-4) · dy / N. With a fourth bottom, as in a fork, both hold labels, and pairs of
-    one label are similar. (contrastive_loss_layer.cpp; happynear/caffe-windows)
+    -(a - b) · (margin - d) / (d + 1e-4) · dy / N. Of more similarities than pairs the first ones count. With a fourth
+    bottom, as in a fork, both hold labels, and pairs of one label are similar. (contrastive_loss_layer.cpp;
+    happynear/caffe-windows)
     """
 
     num_bottoms = (3, 3)
@@ -399,12 +425,15 @@ class ContrastiveLoss(Loss):
     def departs(self, bottoms: Sequence[Shape]) -> str:
         return "has 4 bottoms, two of labels, and Caffe takes 3" if len(bottoms) == 4 else ""
 
+    def oddity(self, bottoms: Sequence[Shape]) -> str:
+        return tell_left_labels(bottoms[0], bottoms[2]) if len(bottoms) == 3 else ""
+
     def check(self, bottoms: Sequence[Shape]) -> None:
         a, b, *labels = bottoms
         if a[:2] != b[:2] or any(size != 1 for size in (*a[2:], *b[2:])) or max(len(a), len(b)) > 4:
             raise self.error(f"expected two bottoms of one shape (N, C) or (N, C, 1, 1), found {a} and {b}")
         for shape in labels:
-            if math.prod(shape) != a[0]:
+            if math.prod(shape) != a[0] and not self.oddity(bottoms):
                 what = "similarity" if len(labels) == 1 else "label"
                 raise self.error(f"expected one {what} for each of {a[0]} pairs, found shape {shape}")
         if len(labels) == 1 and any(size != 1 for size in labels[0][1:]):
@@ -427,7 +456,7 @@ class ContrastiveLoss(Loss):
             square = g.emit("ReduceSum", g.emit("Mul", difference, difference), g.ints(1), keepdims=1)
             distance = square if legacy else g.emit("Sqrt", square)
             gap = g.emit("Relu", g.emit("Sub", margin, distance))
-            similar = self.similar(g, [g.reshape(label, count, 1) for label in labels])
+            similar = self.similar(g, [first_labels(g, label, count) for label in labels])
             terms = g.emit("Where", similar, square, gap if legacy else g.emit("Mul", gap, gap))
             made.update(difference=difference, distance=distance, gap=gap, similar=similar)
             return g.emit("Div", total(g, terms), g.constant(2 * count))

@@ -58,7 +58,7 @@ class Eltwise(Layer):
             raise self.error(f"{_CLEARED}; give the top a name of its own")
         return (bottoms[0],)
 
-    def oddity(self) -> str:
+    def oddity(self, bottoms: Sequence[Shape]) -> str:
         if not self.is_in_place() or self.multiplies():
             return ""
         return f"{_CLEARED}, which therefore does not count; give the top a name of its own"

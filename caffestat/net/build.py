@@ -389,7 +389,7 @@ class _Builder:
 
     def tell_departure(self, layer: Layer, bottoms: Sequence[Shape]) -> None:
         """Report bottoms at which Caffe stops and forks do not, and let the layer take them; what else is odd too."""
-        for said in filter(None, (layer.rebatched(bottoms), layer.oddity())):
+        for said in filter(None, (layer.rebatched(bottoms), layer.oddity(bottoms))):
             self.findings.append(Finding(layer.place, f"layer {layer.name!r} ({layer.proto.type}): {said}"))
         if departs := layer.departs(bottoms):
             layer.is_forks = True

@@ -285,12 +285,31 @@ def test_infogain_loss(shape, ignore, mode, from_file, tmp_path, monkeypatch):
     np.testing.assert_allclose(result.bottoms[0], dx, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("type_name", ["HingeLoss", "ContrastiveLoss"])
+def test_of_more_labels_than_items_the_first_count(type_name):
+    pair = [values(4, 3), *([values(4, 3, seed=1)] if type_name == "ContrastiveLoss" else [])]
+    label = labels(4, 2, classes=3) if type_name == "HingeLoss" else labels(6, classes=2)
+    loss, dy = layer(type_name, bottoms=len(pair) + 1), [np.float32(0.5)]
+    result, wanted = (run(loss, [*pair, found], dys=dy) for found in (label, label.ravel()[:4]))
+    assert result.tops[0] == wanted.tops[0]
+    for found, expected in zip(result.bottoms[: len(pair)], wanted.bottoms, strict=False):
+        np.testing.assert_array_equal(found, expected)
+    assert not np.any(result.bottoms[-1])
+    assert (
+        loss.oddity([x.shape for x in (*pair, label)])
+        == f"takes the first 4 of {label.size} labels, in the order of memory"
+    )
+    assert not loss.oddity([x.shape for x in (*pair, label.ravel()[:4])])
+    assert not loss.is_by_sample([x.shape for x in (*pair, label)])
+
+
 REFUSED = [
-    ("HingeLoss", "", [(3, 4), (3, 2)], "one label for each of 3 items"),
+    ("HingeLoss", "", [(3, 4), (3, 0)], "one label for each of 3 items"),
     ("MultinomialLogisticLoss", "", [(3, 4), (3, 2)], "one label for each of 3 items"),
     ("ContrastiveLoss", "", [(3, 4), (3, 5), (3,)], r"found \(3, 4\) and \(3, 5\)"),
     ("ContrastiveLoss", "", [(3, 4, 2, 1), (3, 4), (3,)], r"one shape \(N, C\)"),
-    ("ContrastiveLoss", "", [(3, 4), (3, 4), (3, 4)], "one similarity for each of 3 pairs"),
+    ("ContrastiveLoss", "", [(3, 4), (3, 4), (2,)], "one similarity for each of 3 pairs"),
+    ("ContrastiveLoss", "", [(3, 4), (3, 4), (3, 4)], r"similarities of shape \(N\)"),
     ("InfogainLoss", "", [(3, 4), (3,)], "expected the matrix H"),
     ("InfogainLoss", "", [(3, 4), (3,), (4, 5)], "matrix H of 4 x 4 values, found 20"),
     ("InfogainLoss", "loss_param { normalize: true }", [(3, 4), (3,), (4, 4)], "use normalization"),
