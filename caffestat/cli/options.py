@@ -96,8 +96,9 @@ def text_output(ctx: click.Context, param: click.Parameter, value: Path | None) 
 
 
 def split_commas(ctx: click.Context, param: click.Parameter, value: tuple[str, ...]) -> tuple[str, ...]:
-    """Return the parts of repeated texts with commas between them."""
-    return tuple(part for text in value for part in text.split(",") if part)
+    """Return the parts of repeated texts with commas between them, without the space around a part."""
+    parts = (part.strip() for text in value for part in text.split(","))
+    return tuple(part for part in parts if part)
 
 
 def _pairs(ctx: click.Context, param: click.Parameter, value: tuple[tuple[str, Any], ...]) -> dict[str, Any]:

@@ -60,6 +60,13 @@ def test_a_log_that_cannot_be_written_is_named() -> None:
     assert (result.exit_code, result.stderr) == (2, "error: /dev/full: cannot be written: No space left on device\n")
 
 
+def test_space_around_the_names_of_weights() -> None:
+    names = "snap_iter_3.caffemodel , snap_iter_3.caffemodel"
+    caffestat_("train", "solver.prototxt", "--iterations", "3")
+    result = caffestat_("train", "solver.prototxt", "--iterations", "1", "--weights", names)
+    assert result.stdout.splitlines()[:2] == ["Finetuning from snap_iter_3.caffemodel"] * 2
+
+
 def test_glog() -> None:
     result = caffestat_("train", "solver.prototxt", "--iterations", "1", "--glog")
     assert all(
