@@ -6,7 +6,6 @@ import math
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from caffestat.errors import Finding, Place, SolverError, SourceError
@@ -49,10 +48,10 @@ def snapshot_prefix(solver: Solver) -> str:
 
     Source: util/upgrade_proto.cpp, UpgradeSnapshotPrefixProperty.
     """
-    prefix, file = solver.message.snapshot_prefix, Path(solver.name)
+    prefix, file = solver.message.snapshot_prefix, os.path.splitext(solver.name)[0]
     if not solver.message.HasField("snapshot_prefix"):
-        return str(file.with_suffix(""))
-    return str(Path(prefix) / file.stem) if os.path.isdir(prefix) else prefix
+        return file
+    return os.path.join(prefix, os.path.basename(file)) if os.path.isdir(prefix) else prefix
 
 
 @dataclass(frozen=True)

@@ -233,5 +233,6 @@ def test_doubts(text: str, line: int, message: str) -> None:
 def test_snapshot_prefixes() -> None:
     assert snapshot_prefix(solver(FIXED)) == "solver"
     assert snapshot_prefix(solver(FIXED + 'snapshot_prefix: "some/name"')) == "some/name"
+    assert snapshot_prefix(solver(FIXED + 'snapshot_prefix: "./"')) == "./solver"
     os.mkdir("folder")
     assert snapshot_prefix(solver(FIXED + 'snapshot_prefix: "folder"')) == os.path.join("folder", "solver")
