@@ -399,6 +399,14 @@ def _has_body(node: Node) -> bool:
     return bool(node.captured or subgraphs(node))
 
 
+def _inner_names(node: Node) -> set[str]:
+    """Return the names of what the node's subgraphs are given and compute."""
+    from caffestat.graph.nodes import given_names, subgraphs
+
+    graphs = subgraphs(node)
+    return {name for body in graphs for name in (*given_names(body), *(n for inner in body.node for n in inner.output))}
+
+
 def _as_stored(tape: Tape, node: Node) -> Node:
     inputs = tuple(map(tape.stored, node.inputs))
     return node if inputs == node.inputs else replace(node, inputs=inputs)  # a rule may ask its node for more outputs
@@ -410,7 +418,7 @@ def _pull(tape: Tape, node: Node, dy: str | None) -> Sequence[Grad]:
     try:
         return tape.apply(node, dy or tape.zeros_like(node.outputs[0]))
     except KeyError as error:
-        if error.args[0] not in (*node.inputs, *node.outputs):
+        if error.args[0] not in {*node.inputs, *node.outputs, *_inner_names(node)}:
             raise
         unknown = f"the shape of {error.args[0]} is not known"
         raise GradientError(f"{node.op} (value {node.outputs[0]}): {unknown}") from error

@@ -19,8 +19,10 @@ from .nodes import captured_by, from_proto, subgraphs, to_proto
 
 __all__ = [
     "close_body",
+    "compute_outputs",
     "computed_names",
     "either",
+    "is_scannable",
     "open_body",
     "over_slices",
     "scan_body",
@@ -126,11 +128,47 @@ def computed_names(body: onnx.GraphProto) -> list[str]:
     return [*computed, *(tensor.name for tensor in body.initializer)]
 
 
-def scan_body(loop: onnx.GraphProto) -> onnx.GraphProto:
-    """Return the body of a Loop as that of a Scan over the trip's number; its condition holds in every trip.
+def is_scannable(loop: onnx.GraphProto, states: Sequence[Spec | None], outer: Graph, opset: int) -> bool:
+    """Tell whether a Loop's states may be those of a Scan, as far as that is known: tensors that keep their shapes.
 
-    Outputs that no node of the body computes get one: the runtime's Scan leaves their memory as it is.
+    states: what they are at first, None for unknown shapes
     """
+    given = dict(zip((value.name for value in loop.input[2:]), states, strict=True))
+    if not _sequences(loop).isdisjoint((*given, *(value.name for value in loop.output))):
+        return False
+    found = _inferred(loop, given, outer, opset)
+    after = (found.get(value.name) for value in loop.output[1:])
+    return all(old is None or new is None or old == new for old, new in zip(states, after, strict=False))
+
+
+def _sequences(body: onnx.GraphProto) -> set[str]:
+    """Return the values that nodes of a subgraph take or make as sequences."""
+    found = set[str]()
+    for proto in body.node:
+        if not proto.domain and onnx.defs.has(proto.op_type):
+            schema = onnx.defs.get_schema(proto.op_type)
+            pairs = [*zip(schema.inputs, proto.input, strict=False), *zip(schema.outputs, proto.output, strict=False)]
+            found.update(name for formal, name in pairs if all(kind.startswith("seq(") for kind in formal.types))
+    return found
+
+
+def _inferred(
+    body: onnx.GraphProto, given: Mapping[str, Spec | None], outer: Graph, opset: int
+) -> dict[str, Spec | None]:
+    """Return what ONNX infers of a subgraph's values, in the opset of the file."""
+    captured = captured_by([body])
+    known = {name: spec for name, spec in ((n, outer.specs.get(n)) for n in captured - outer.constants.keys()) if spec}
+    specs = {**known, **{name: spec for name, spec in given.items() if spec}}
+    stored = [numpy_helper.from_array(outer.constants[name], name) for name in captured & outer.constants.keys()]
+    graph = onnx.GraphProto(name="trip", node=body.node, initializer=[*body.initializer, *stored])
+    graph.input.extend([*body.input[:2], *(value_info(name, spec) for name, spec in specs.items())])
+    versions = [helper.make_opsetid(domain, version) for domain, version in {"": opset, **outer.domains}.items()]
+    inferred = onnx.shape_inference.infer_shapes(helper.make_model(graph, opset_imports=versions), data_prop=True)
+    return {value.name: spec_of(value.type) for value in (*graph.input, *inferred.graph.value_info)}
+
+
+def scan_body(loop: onnx.GraphProto) -> onnx.GraphProto:
+    """Return the body of a Loop as that of a Scan over the trip's number; its condition holds in every trip."""
     trip, condition, *states = loop.input
     body = onnx.GraphProto()
     body.CopyFrom(loop)
@@ -139,12 +177,20 @@ def scan_body(loop: onnx.GraphProto) -> onnx.GraphProto:
     body.output.extend(loop.output[1:])
     true = numpy_helper.from_array(np.array(True), condition.name)
     body.initializer.append(true)
+    compute_outputs(body)
+    return body
+
+
+def compute_outputs(body: onnx.GraphProto) -> None:
+    """Give a subgraph nodes for the outputs that none of it computes, in place.
+
+    The runtime's Scan leaves the memory of such outputs as it is, and its If takes no values from outside for them.
+    """
     computed = {name for node in body.node for name in node.output}
     for index, value in enumerate(body.output):
         if value.name not in computed:
             body.node.append(helper.make_node("Identity", [value.name], [f"{value.name}/passed_{index}"]))
             value.name = body.node[-1].output[0]
-    return body
 
 
 def trip_count(

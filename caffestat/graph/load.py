@@ -23,7 +23,7 @@ from caffestat.errors import InputError
 from caffestat.ops import Bodies, Role
 
 from . import attention, fused, newer  # noqa: F401  register what says ops by others
-from .bodies import computed_names, scan_body, trip_count, with_captured
+from .bodies import compute_outputs, computed_names, is_scannable, scan_body, trip_count, with_captured
 from .check import all_nodes, as_damage, check_model
 from .external import read_model
 from .fans import find_uses
@@ -348,11 +348,12 @@ class _Loader:
         return branch_taken(self.graph, node) if _runs(node, Bodies.BRANCHES) else None
 
     def scanned(self, node: Node) -> Node:
-        """Return a Loop with a fixed trip count as a Scan over the numbers of its trips."""
+        """Return a Loop with a fixed trip count, and states that a Scan can take, as a Scan over the trips' numbers."""
         if not _runs(node, Bodies.LOOP):
             return node
         count = self.trips(node)
-        if not count:
+        states = [self.spec(name) for name in node.inputs[2:]]
+        if not count or not is_scannable(node.attributes["body"], states, self.graph, self.opset):
             return node
         trips = self.graph.constant(np.arange(count), np.int64)
         attributes = {"body": scan_body(node.attributes["body"]), "num_scan_inputs": 1}
@@ -507,6 +508,7 @@ class _Loader:
         for node in _sorted([from_proto(proto) for proto in graph.node]):
             current = list(inner.current(self.typed(node)))
             result.node.extend(map(to_proto, (*inner.take(), *current)))
+        compute_outputs(result)
         return result
 
     def hoisted(self, graph: onnx.GraphProto) -> onnx.GraphProto:

@@ -217,10 +217,12 @@ class InputFeed:
         self._name, self._spec, self.rows_read = name, graph.inputs[name], _rows_of(graph, flow, name)
 
     def draw(self, feeds: Feeds, net: Net | None) -> Sequence[np.ndarray]:
-        """Return noise, indices or ones. Raises InputError for a type that cannot be drawn."""
+        """Return noise, indices or ones. Raises InputError for a type that cannot be drawn and is not given."""
         name, spec = self._name, self._spec
         if spec.is_float:
             return [feeds.random.standard_normal(spec.shape).astype(spec.dtype)]
+        if self.given[0] in feeds.given:
+            return [np.zeros(spec.shape, spec.dtype)]
         if spec.dtype.kind not in "iub":
             kind = "text" if spec.dtype.kind in "OSU" else spec.dtype
             raise InputError(f"input {name!r} holds {kind}, which cannot be drawn: use --input {name}=FILE.npy")

@@ -395,3 +395,14 @@ def test_what_data_decides_is_predicted_after_the_run(tmp_path: Path) -> None:
     (top,) = row(report, "Exp_0").tops
     assert top.shape == (int((normal(40) > 0.5).sum()),)
     assert top.mean_abs is not None
+
+
+def test_integers_and_text_that_are_given_are_not_drawn(tmp_path: Path) -> None:
+    nodes = [node("Cast", ["i"], ["y"], to=TensorProto.FLOAT), node("StringConcat", ["s", "s"], ["t"])]
+    proto = model(nodes, [value("i", (2, 3), TensorProto.INT64), value("s", (2,), TensorProto.STRING)], ["y", "t"])
+    given = {"i": np.arange(6).reshape(2, 3), "s": np.array(["a", "b"], object)}
+    report = analyzed(proto, tmp_path, inputs=given)
+    assert not any("all ones" in note for note in report.notes)
+    assert row(report, "Cast_0").tops[0].mean_abs == 2.5
+    with pytest.raises(InputError, match="input 's' holds text, which cannot be drawn"):
+        analyzed(proto, tmp_path, inputs={"i": given["i"]})

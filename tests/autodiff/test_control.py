@@ -358,3 +358,73 @@ def test_a_captured_value_of_unknown_shape_is_refused() -> None:
     found = caffestat.gradient(proto, wrt=["x"])
     feeds = {"x": normal(3, 2), "k": np.ones(3, bool), "c": np.array(True), "cotangent/y": np.array(2, np.float32)}
     np.testing.assert_array_equal(run(found, feeds)["grad/x"], np.full((3, 2), 2, np.float32))
+
+
+def typeless(*names: str) -> list[onnx.ValueInfoProto]:
+    return [onnx.ValueInfoProto(name=name) for name in names]
+
+
+def a_simple_loop(nodes: Sequence[onnx.NodeProto], initial: Sequence[str]) -> onnx.NodeProto:
+    """y = the state of a Loop after some trips: `nodes` make `after` from `before` and the number `i`."""
+    kept = node("Identity", ["c"], ["c2"])
+    inside = body(
+        [kept, *nodes], [value("i", (), INT), value("c", (), BOOL), *typeless("before")], typeless("c2", "after")
+    )
+    return node("Loop", ["trips", "", *initial], ["y"], body=inside)
+
+
+def test_a_loop_whose_state_grows_runs_and_has_no_gradient() -> None:
+    step = [node("Concat", ["before", "x"], ["after"], axis=0)]
+    proto = model([a_simple_loop(step, ["x"])], {"x": (2, 3)}, ["y"], {"trips": np.array(3)})
+    with pytest.raises(GradientError, match="no gradient flows through the subgraphs of Loop"):
+        caffestat.gradient(proto)
+    found = caffestat.gradient(proto, wrt=[])
+    np.testing.assert_array_equal(
+        run(found, {"x": normal(2, 3), "cotangent/y": normal(8, 3)})["y"], np.tile(normal(2, 3), (4, 1))
+    )
+
+
+def test_a_loop_that_fills_a_sequence_runs() -> None:
+    step = [node("SequenceInsert", ["before", "x"], ["after"])]
+    nodes = [
+        node("SequenceEmpty", [], ["none"]),
+        a_simple_loop(step, ["none"]),
+        node("ConcatFromSequence", ["y"], ["z"], axis=0),
+    ]
+    proto = model(nodes, {"x": (2, 3)}, ["z"], {"trips": np.array(2)})
+    with pytest.raises(GradientError, match="no gradient rule for op ConcatFromSequence"):
+        caffestat.gradient(proto)
+    assert run(caffestat.gradient(proto, wrt=[]), {"x": normal(2, 3), "cotangent/z": normal(4, 3)})["z"].shape == (4, 3)
+
+
+def test_a_scan_whose_inner_shapes_are_unknown_is_refused() -> None:
+    """Slices from the number of the trip on have any length, as far as inference tells."""
+    nodes = [
+        node("Identity", ["c"], ["c2"]),
+        node("Unsqueeze", ["i", "zero"], ["first"]),
+        node("Slice", ["x", "first", "most"], ["part"]),
+        node("ReduceSum", ["part", "zero"], ["sum"], keepdims=0),
+    ]
+    inside = body(nodes, [value("i", (), INT), value("c", (), BOOL)], typeless("c2", "sum"))
+    arrays = {"trips": np.array(2), "zero": np.array([0]), "most": np.array([9])}
+    proto = model([node("Loop", ["trips", ""], ["y"], body=inside)], {"x": (4, 3)}, ["y"], arrays)
+    with pytest.raises(GradientError, match=r"Scan \(value y\): the shape of sum is not known"):
+        caffestat.gradient(proto, wrt=["x"])
+
+
+def test_a_branch_that_returns_what_it_stores() -> None:
+    stored = body([], [], [value("kept", (2,))], kept=np.array([3, 4], np.float32))
+    computed = body([node("Mul", ["x", "x"], ["square"])], [], [value("square", (2,))])
+    proto = model(
+        [node("If", ["c"], ["y"], then_branch=stored, else_branch=computed)],
+        [value("x", (2,)), value("c", (), BOOL)],
+        ["y"],
+    )
+    found = gradient(proto)
+    for flag, expected in (
+        (True, {"grad/kept": [1, 5], "grad/x": [0, 0]}),
+        (False, {"grad/kept": [0, 0], "grad/x": [4, 30]}),
+    ):
+        feeds = {"x": np.array([2, 3], np.float32), "c": np.array(flag), "cotangent/y": np.array([1, 5], np.float32)}
+        out = run(found, feeds)
+        assert {name: out[name].tolist() for name in expected} == expected
