@@ -86,7 +86,7 @@ def to_onnx(graph: Graph, arrays: Mapping[str, np.ndarray], fed: Collection[str]
         model.functions.extend(blocked.functions())
     if graph.is_settled:
         computed = {name for node in graph.nodes for name in node.outputs}.difference(graph.outputs)
-        known = sorted(computed.intersection(graph.specs))
+        known = sorted(computed.intersection(graph.specs) - graph.decided)
         model.graph.value_info.extend(value_info(name, graph.specs[name]) for name in known)
     for value in model.graph.output:
         if value.name in graph.specs:

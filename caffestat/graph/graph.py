@@ -139,6 +139,7 @@ class Graph:
     specs    shape and type of every value known so far (`infer` completes it)
     is_settled  whether a run has found shapes. Models then state all shapes: of values of unknown shape the runtime
              finds out one by one which may share memory
+    decided  the values whose shapes do not follow from those of others: data decided them in that run
     domains  versions of the op sets beside ONNX's own
 
     Of the graph that the runtime gets (see `expand`):
@@ -160,6 +161,7 @@ class Graph:
         self.outputs: list[str] = []
         self.specs: dict[str, Spec] = {}
         self.is_settled = False
+        self.decided: set[str] = set()
         self.regions: list[Region] = []
         self.detached: set[str] = set()
         self.updates: dict[str, str] = {}

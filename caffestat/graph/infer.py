@@ -16,7 +16,7 @@ from .convert import spec_of
 from .graph import IR_VERSION, OPSET, Graph, Node, Shape, Spec
 from .nodes import expand_function, subgraphs, to_proto, type_of
 
-__all__ = ["FOLDED", "branch_taken", "fold_integers", "infer_node", "infer_nodes"]
+__all__ = ["FOLDED", "branch_taken", "fold_integers", "follows", "infer_node", "infer_nodes"]
 
 FOLDED = 1 << 16
 """The most elements of a value that is computed ahead of a run."""
@@ -41,6 +41,16 @@ def infer_node(graph: Graph, node: Node) -> bool:
     for name, spec in (_output_specs(graph, node) or _specs_by_definition(graph, node)).items():
         graph.specs.setdefault(name, spec)
     return _fold(graph, node)
+
+
+def follows(graph: Graph, node: Node) -> bool:
+    """Tell whether the shapes of a node's outputs follow from what the graph knows of its inputs."""
+    alone = Graph()
+    read = {*node.inputs, *node.captured}
+    alone.specs = {name: graph.specs[name] for name in read & graph.specs.keys()}
+    alone.constants = {name: graph.constants[name] for name in read & graph.constants.keys()}
+    infer_node(alone, node)
+    return alone.specs.keys() >= {name for name in node.outputs if name}
 
 
 def _output_specs(graph: Graph, node: Node) -> dict[str, Spec]:

@@ -14,6 +14,7 @@ from caffestat.graph import Graph, Node, Spec
 from caffestat.graph.costs import macs
 from caffestat.graph.fans import Use, find_uses
 from caffestat.graph.flow import Flow
+from caffestat.graph.infer import follows
 from caffestat.graph.load import Model, ModelNode
 from caffestat.lazy import np
 from caffestat.ops import Role
@@ -123,9 +124,13 @@ def settle_drawn(model: Model, inputs: Mapping[str, np.ndarray]) -> None:
     Raises InputError when the model cannot be run.
     """
     feeds = Feeds(Stream(0), np.random.default_rng(0), model.unpinned(inputs))
-    found = _run_for_shapes(_Layout(model, ""), feeds)
-    model.graph.specs |= _specs(found)
-    model.graph.is_settled = bool(found)
+    graph = model.graph
+    found = _specs(_run_for_shapes(_Layout(model, ""), feeds))
+    unknown = found.keys() - graph.specs.keys()
+    graph.specs |= found
+    graph.is_settled = bool(found)
+    deciders = (node for node in graph.nodes if not unknown.isdisjoint(node.outputs) and not follows(graph, node))
+    graph.decided = {name for node in deciders for name in node.outputs if name in unknown}
 
 
 def can_run(model: Model, inputs: Mapping[str, np.ndarray]) -> bool:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper
 
 from caffestat import api
-from caffestat.autodiff import gradient
+from caffestat.autodiff import gradient, jvp
 from caffestat.errors import GradientError, InputError
+from caffestat.program.from_onnx import settle_drawn
 
 from ..graph.models import model, normal, run, value
 from ..graph.test_load import conditional
@@ -195,3 +198,28 @@ def test_without_a_float_to_start_from_there_are_no_zeros(outputs: list[str]) ->
         found.type.tensor_type.elem_type = TensorProto.BOOL
     with pytest.raises(InputError, match="no floating-point output to start a backward pass from"):
         gradient(proto)
+
+
+@pytest.mark.parametrize("derivative", ["grad", "tangent"])
+@pytest.mark.parametrize("wrt", ["x", "w"])
+@pytest.mark.parametrize("counts", [False, True])
+def test_data_that_decides_other_shapes_is_refused(derivative: str, wrt: str, counts: bool) -> None:
+    """The number of the elements above 0 divides the output, or only they are in it: one in the run for shapes."""
+    kept = [node("Greater", ["x", "zero"], ["high"]), node("Compress", ["x", "high"], ["kept"])]
+    if counts:
+        rest = [node("Size", ["kept"], ["n"]), node("Cast", ["n"], ["count"], to=1), node("Div", ["x", "count"], ["m"])]
+    else:
+        rest = [node("Mul", ["kept", "kept"], ["m"])]
+    nodes = [*kept, *rest, node("Mul", ["m", "w"], ["s"]), node("ReduceSum", ["s"], ["y"], keepdims=0)]
+    proto = model(nodes, {"x": (3,), "w": (1,)}, ["y"], {"zero": np.zeros((), np.float32)})
+    one, two = np.array([-1, 2, -3], np.float32), np.array([1, 2, -3], np.float32)
+    made = api.gradient(proto, wrt=[wrt], inputs={"x": one})
+    if derivative == "tangent":
+        made = jvp(proto, wrt=[wrt], settle=partial(settle_drawn, inputs={"x": one}))
+    more = {
+        item.name: np.ones([d.dim_value for d in item.type.tensor_type.shape.dim], np.float32)
+        for item in made.graph.input
+    }
+    run(made, more | {"x": one})
+    with pytest.raises(Exception, match=r"the data decides other shapes|Non-zero status code"):
+        run(made, more | {"x": two})
