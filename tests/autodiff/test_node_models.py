@@ -40,7 +40,6 @@ NEWER = NEW_NAMES.split()
 REASONS = {
     "BatchNormalization": "running statistics",
     "Einsum": "a repeated index",
-    "GridSample": "mode cubic",
     "Resize": "has no gradient rule",
     "ScatterElements": "reduction",
     "ScatterND": "reduction",
