@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
+from functools import partial, reduce
+from itertools import product
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from caffestat.errors import Place
+from caffestat.lazy import np
 from caffestat.ops import Window
 from caffestat.schema.forks import volumes_pb2
 
@@ -14,8 +17,10 @@ from ..base import Shape, layer
 from ..convolution import Convolution, Deconvolution
 from ..math import Softmax
 from ..pooling import AVE, MAX, Pooling
+from ..reread import emit_reread
 
 if TYPE_CHECKING:
+    from caffestat.autodiff import Tape
     from caffestat.graph import Graph
 
 __all__ = [
@@ -383,7 +388,8 @@ class DepthPooling3D(_Pooling):
     """Pooling of clips [N, C, L, H, W]: kernel_depth and temporal_stride are those along L, which has no padding.
 
     They stand in pooling3d_param, with everything else, or in pooling_param. No window is dropped, and MAX takes no
-    padding. (facebookarchive/C3D, pool3d_layer.cpp)
+    padding; each element that equals its window's maximum gets the whole gradient. (facebookarchive/C3D,
+    pool3d_layer.cpp)
     """
 
     adds = volumes_pb2.DepthLayerParameter
@@ -406,3 +412,37 @@ class DepthPooling3D(_Pooling):
             raise self.error("only pool: AVE takes padding; remove pad")
         kernel, stride = (times.kernel_depth, *(p.kernel_size,) * 2), (times.temporal_stride, *(p.stride,) * 2)
         return self.slide(size, kernel, stride, (0, p.pad, p.pad), drops="none")
+
+    def emit(self, g: Graph, x: str, method: int, window: Window, mask: bool = False) -> list[str]:
+        if method != MAX:
+            return super().emit(g, x, method, window, mask)
+        forward = partial(_Pooling.emit, self, g, method=method, window=window)
+
+        def gradient(tape: Tape, bottom: str, top: str, dy: str) -> str:
+            return _shared_by_ties(tape, window, tape.declare(bottom, g.shape(x)), top, dy)
+
+        y = emit_reread(g, x, lambda value: forward(value)[0], gradient)
+        return [g.declare(y, (*g.shape(x)[:2], *window.out))]
+
+
+def _shared_by_ties(tape: Tape, window: Window, x: str, y: str, dy: str) -> str:
+    """Emit dy of each window, of the maximum y, to all elements of x that equal y."""
+    parts = []
+    for covering in product(*(_covering(window, axis) for axis in range(len(window.size)))):
+        most, change = y, dy
+        for axis, (index, _) in enumerate(covering, 2):
+            at = tape.constant(index, np.int64)
+            most, change = (tape.emit("Gather", value, at, axis=axis) for value in (most, change))
+        is_inside = reduce(np.logical_and.outer, [inside for _, inside in covering])
+        is_most = tape.emit("And", tape.emit("Equal", x, most), tape.constant(is_inside, np.bool_))
+        parts.append(tape.emit("Where", is_most, change, tape.constant(0)))
+    return tape.emit("Sum", *parts)
+
+
+def _covering(window: Window, axis: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield a window for each position along an axis without padding, and whether it covers the position."""
+    positions, stride = np.arange(window.size[axis]), window.strides[axis]
+    for before in range(-(-window.kernel[axis] // stride)):
+        index = np.minimum(positions // stride, window.out[axis] - 1) - before
+        covers = (index >= 0) & (positions - index * stride < window.kernel[axis])
+        yield np.maximum(index, 0), covers

@@ -223,6 +223,22 @@ def test_pooling(
     check_gradients(layer, lambda x: pooled(x, kernel, stride, pad, average, dropped), [X], [0])
 
 
+@pytest.mark.parametrize(("kernel", "stride"), [((3, 2, 2), (2, 2, 2)), ((2, 3, 3), (1, 2, 2))])
+def test_each_equal_maximum_of_a_clip_gets_the_whole_gradient(kernel: Sequence[int], stride: Sequence[int]) -> None:
+    """As facebookarchive/C3D's pool3d_layer.cpp and .cu, compiled, compute; Caffe's own pooling takes the first."""
+    fields = f"kernel_depth: {kernel[0]} kernel_size: {kernel[1]} temporal_stride: {stride[0]} stride: {stride[1]}"
+    layer = make(TEXT % ("Pooling3D", f"pooling_param {{ {fields} }}"))
+    random = np.random.default_rng(4)
+    x = random.integers(0, 3, (1, 2, 5, 6, 7)).astype(np.float32)
+    dy = random.normal(size=layer.tops([x.shape])[0]).astype(np.float32)
+    expected = np.zeros_like(x)
+    for place in np.ndindex(dy.shape):
+        corner = [p * s for p, s in zip(place[2:], stride, strict=True)]
+        window = (*place[:2], *(slice(c, c + k) for c, k in zip(corner, kernel, strict=True)))
+        expected[window] += dy[place] * (x[window] == x[window].max())
+    np.testing.assert_allclose(run(layer, [x], dys=[dy]).bottoms[0], expected, atol=1e-6)
+
+
 def test_only_padding_of_its_own_drops_a_window() -> None:
     own = "kernel_size: 1 kernel_size: 2 stride: 3 stride: 1 pad: 0 pad: 1"
     with pytest.raises(NetError, match="the last window lies wholly outside the bottom"):
