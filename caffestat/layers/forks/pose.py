@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from fractions import Fraction
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from caffestat.fillers import Stream, bernoulli
 from caffestat.lazy import np
@@ -32,6 +32,7 @@ __all__ = [
     "CoordsToBboxesMasks",
     "CrossBlobsSum",
     "HeatMapsFromCoordsOrigin",
+    "PoseEuDistAccuracy",
     "PoseHeatMapLoss",
     "PosePDJAccuracy",
     "PoseResize",
@@ -560,22 +561,41 @@ class PoseHeatMapLoss(Loss):
         return (emit_closed(g, bottoms, forward, gradient),)
 
 
-@layer("PosePDJAccuracy", "PoseEuDistAccuracy", dialect="pose")
-class PosePDJAccuracy(Layer):
-    """y = Σ (a - b)² / N of coordinates, [1, 1, 1, 1]; no gradient.
-
-    The reference also writes shares of detected joints to a file, this does not.
-    (zimenglan-sysu-512/pose_action_caffe, pose_pdj_accuracy_layer.cpp and pose_eudist_accuracy_layer.cpp)
-    """
+class _PoseAccuracy(Layer):
+    """The squared distance of coordinates, and what the shares of detected joints need that the reference writes."""
 
     adds = pose_pb2.LayerParameter
     num_bottoms = (2, 2)
+    message: ClassVar[str]  # its own parameters
+    required: ClassVar[tuple[str, ...]] = (  # fields that the file must have, whatever their defaults
+        "acc_factor",
+        "acc_factor_num",
+        "images_num",
+        "acc_path",
+        "acc_name",
+        "log_name",
+    )
+
+    @property
+    def settings(self) -> Any:
+        return getattr(self.added, self.message)
+
+    def stops_backward(self, needed: Sequence[bool]) -> bool:
+        return any(needed)
 
     def tops(self, bottoms: Sequence[Shape]) -> tuple[Shape, ...]:
+        missing = [name for name in self.required if not self.settings.HasField(name)]
+        if missing:
+            raise self.error(f"expected {', '.join(missing)} in {self.message}")
         check_coordinates(self, bottoms[0])
         if bottoms[0] != bottoms[1]:
             raise self.error(f"expected two bottoms of one shape, found {bottoms[0]} and {bottoms[1]}")
+        self.check_settings(bottoms[0][1] // 2)
         return ((1, 1, 1, 1),)
+
+    def check_settings(self, joints: int) -> None:
+        """Raise NetError for settings that the reference refuses."""
+        raise NotImplementedError
 
     def lower(self, g: Graph, bottoms: Sequence[str], params: Sequence[str]) -> Sequence[str]:
         n = g.shape(bottoms[0])[0]
@@ -585,6 +605,44 @@ class PosePDJAccuracy(Layer):
             return (g.reshape(g.emit("Div", total(g, g.emit("Mul", d, d)), g.constant(n)), 1, 1, 1, 1),)
 
         return without_gradient(g, bottoms, forward)
+
+
+@layer("PosePDJAccuracy", dialect="pose")
+class PosePDJAccuracy(_PoseAccuracy):
+    """y = Σ (a - b)² / N of coordinates, [1, 1, 1, 1]; no gradient.
+
+    The shares of detected joints that the reference writes to a file are left out.
+    (zimenglan-sysu-512/pose_action_caffe, pose_pdj_accuracy_layer.cpp)
+    """
+
+    message = "pose_pdj_accuracy_param"
+    required = (*_PoseAccuracy.required, "shoulder_id", "hip_id")
+
+    def check_settings(self, joints: int) -> None:
+        p = self.settings
+        most = int(1 / p.acc_factor) if 0 < p.acc_factor <= 1 else 0
+        if not 0 < p.acc_factor_num < most:
+            raise self.error(
+                "expected an acc_factor above 0, up to 1, and an acc_factor_num of at least 1, below 1 / acc_factor, "
+                f"found {p.acc_factor:g} and {p.acc_factor_num}"
+            )
+        if not (0 <= p.shoulder_id < joints and 0 <= p.hip_id < joints):
+            raise self.error(f"expected ids of 0 to {joints - 1}, found {p.shoulder_id} and {p.hip_id}")
+
+
+@layer("PoseEuDistAccuracy", dialect="pose")
+class PoseEuDistAccuracy(_PoseAccuracy):
+    """y = Σ (a - b)² / N of coordinates, [1, 1, 1, 1]; no gradient.
+
+    The shares of detected joints that the reference writes to a file are left out.
+    (zimenglan-sysu-512/pose_action_caffe, pose_eudist_accuracy_layer.cpp)
+    """
+
+    message = "pose_eudist_accuracy_param"
+
+    def check_settings(self, joints: int) -> None:
+        if not 1 < self.settings.acc_factor_num <= 100:
+            raise self.error(f"expected an acc_factor_num of 2 to 100, found {self.settings.acc_factor_num}")
 
 
 @layer("VisualizedHeatMaps2", "VisualizedPoseCoords", dialect="pose")

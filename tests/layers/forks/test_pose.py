@@ -209,8 +209,36 @@ def test_pose_loss_that_draws_places(kind: int, joint: float) -> None:
         assert maps[order[:120]].all()  # a fifth of 600 places
 
 
-def test_accuracy_of_coordinates() -> None:
+FILES = 'acc_factor: 0.05 acc_factor_num: 10 images_num: 9 acc_path: "p" acc_name: "a" log_name: "l"'
+ACCURACIES = {
+    "PosePDJAccuracy": f"pose_pdj_accuracy_param {{ {FILES} shoulder_id: 1 hip_id: 0 }}",
+    "PoseEuDistAccuracy": f"pose_eudist_accuracy_param {{ {FILES} }}",
+}
+
+
+@pytest.mark.parametrize("kind", ACCURACIES)
+def test_accuracy_of_coordinates(kind: str) -> None:
     a, b = RANDOM.normal(size=(2, 3, 4, 1, 1))
-    y = run(make(TWO % "PosePDJAccuracy"), [a, b]).tops[0]
+    layer = make(TWO % kind + ACCURACIES[kind])
+    y = run(layer, [a, b]).tops[0]
     assert y.shape == (1, 1, 1, 1)
     np.testing.assert_allclose(y.item(), ((a - b) ** 2).sum() / 3, rtol=1e-5)
+    assert layer.stops_backward([True, False])
+    assert not layer.stops_backward([False, False])
+
+
+@pytest.mark.parametrize(
+    ("kind", "old", "new", "message"),
+    [
+        ("PosePDJAccuracy", "acc_factor: 0.05 ", "", "expected acc_factor in pose_pdj_accuracy_param"),
+        ("PosePDJAccuracy", "shoulder_id: 1 hip_id: 0", "", "expected shoulder_id, hip_id in"),
+        ("PosePDJAccuracy", "hip_id: 0", "hip_id: 2", "expected ids of 0 to 1, found 1 and 2"),
+        ("PosePDJAccuracy", "factor_num: 10", "factor_num: 19", "below 1 / acc_factor, found 0.05 and 19"),
+        ("PoseEuDistAccuracy", 'log_name: "l"', "", "expected log_name in pose_eudist_accuracy_param"),
+        ("PoseEuDistAccuracy", "factor_num: 10", "factor_num: 1", "acc_factor_num of 2 to 100, found 1"),
+    ],
+)
+def test_accuracies_refuse_what_their_references_refuse(kind: str, old: str, new: str, message: str) -> None:
+    layer = make(TWO % kind + ACCURACIES[kind].replace(old, new))
+    with pytest.raises(NetError, match=message):
+        layer.tops([(3, 4, 1, 1)] * 2)
