@@ -41,6 +41,7 @@ FOCAL = 0.5
 WIDENED = 0.3  # what is added to deviations
 MOST_BOXES = 300  # in an image, of MobileNet-YOLO
 FEW_BOXES = 30  # in an image, of caffe-yolov2
+LEAST_BIASES = 10  # that MobileNet-YOLO reads
 SSD_ROW = 8  # image, label, instance, x1, y1, x2, y2, difficult
 
 
@@ -549,12 +550,42 @@ class RegionLossOfMobilenet(_RegionLoss):
     Bottoms: a map [N, num · (5 + num_class), H, W] and 300 true boxes an image, rows of label, x, y, width and height,
     up to the first without a width. A true box pulls the anchor of its size in its cell, with rescore its confidence to
     the overlap, else to 1 and its box 2 - width · height times as much; other confidences are pulled to 0 unless the
-    box overlaps a true one by more than thresh. (eric612/MobileNet-YOLO, region_loss_layer.cpp)
+    box overlaps a true one by more than thresh. The first values of a map with more lines than columns are read as
+    those of a square one, and fewer lines stop the reference. (eric612/MobileNet-YOLO, region_loss_layer.cpp)
     """
 
     @classmethod
     def fits(cls, proto: Any, types: Collection[str]) -> bool:
         return super().fits(proto, types) and "BoxData" not in types
+
+    def tops(self, bottoms: Sequence[Shape]) -> tuple[Shape, ...]:
+        tops, (_, _, height, width) = super().tops(bottoms), bottoms[0]
+        if height < width:
+            raise self.error(f"expected a map with at least as many lines as columns, found shape {bottoms[0]}")
+        return tops
+
+    def departs(self, bottoms: Sequence[Shape]) -> str:
+        _, _, height, width = bottoms[0]
+        return (
+            "" if height == width else f"its {height} x {width} maps are read as if they had {width} x {width} values"
+        )
+
+    def check_anchors(self) -> None:
+        super().check_anchors()
+        if len(self.settings.biases) < LEAST_BIASES:
+            raise self.error(f"expected {LEAST_BIASES} biases or more, without which all are 0")
+
+    def evaluate(
+        self, bottoms: Sequence[np.ndarray], random: np.random.Generator
+    ) -> tuple[Sequence[np.ndarray | float], np.ndarray]:
+        n, channels, _, width = bottoms[0].shape
+        flat = bottoms[0].reshape(n, -1)
+        used = channels * width**2
+        square = flat[:, :used].reshape(n, channels, width, width)
+        losses, slope = super().evaluate([square, *bottoms[1:]], random)
+        slopes = np.zeros(flat.shape)
+        slopes[:, :used] = slope.reshape(n, -1)
+        return losses, slopes.reshape(bottoms[0].shape)
 
     def of_object(self, iou: float, confidence: float) -> float:
         return iou if self.settings.rescore else 1.0

@@ -321,6 +321,18 @@ def test_region_loss_of_mobilenet_yolo(rescore: int) -> None:
     check(run(layer, [x, labels.reshape(2, 1, 300, 5)], dys=DY), loss / 2, slope / 2)
 
 
+def test_region_loss_of_mobilenet_yolo_reads_tall_maps_as_square_ones() -> None:
+    """As region_loss_layer.cpp of eric612/MobileNet-YOLO indexes them, by width² places a channel."""
+    x, labels = grid_map(2, 5, 3, 6, 4), truths(300, 3)
+    layer = make(text("RegionLoss", f"thresh: 0.3 rescore: 1 {REGION}"), dialect="mobilenet-yolo")
+    used = x.reshape(2, -1)[:, : 40 * 16]
+    loss, slope = region(used.reshape(2, 40, 4, 4), labels, 3, False, True, True)
+    expected = np.zeros((2, 40 * 24))
+    expected[:, : 40 * 16] = slope.reshape(2, -1) / 2
+    check(run(layer, [x, labels.reshape(2, 1500)], dys=DY), loss / 2, expected.reshape(x.shape))
+    assert layer.departs([x.shape]) == "its 6 x 4 maps are read as if they had 4 x 4 values"
+
+
 def of_ssd(labels: np.ndarray) -> np.ndarray:
     """Return true boxes in rows of SSD's form, the last image's first, and one row of none."""
     found = [
@@ -363,6 +375,8 @@ def test_region_loss_of_intel_limits_its_pulls() -> None:
         ("yolo", "side: 4 num_class: 3 num: 4", [(2, 32, 4, 4), (2, 150)], "num: 5"),
         ("mobilenet-yolo", "coords: 5", [(2, 40, 4, 4), (2, 1500)], "4 coords, found 5"),
         ("mobilenet-yolo", REGION, [(2, 41, 4, 4), (2, 1500)], "5 x 8 channels"),
+        ("mobilenet-yolo", REGION, [(2, 40, 4, 5), (2, 1500)], "at least as many lines as columns"),
+        ("mobilenet-yolo", "num: 1 num_class: 3 biases: 1 biases: 2", [(2, 8, 4, 4), (2, 1500)], "10 biases or more"),
     ],
 )
 def test_what_region_loss_does_not_take(dialect: str, fields: str, shapes: list[Any], message: str) -> None:
