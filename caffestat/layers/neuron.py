@@ -161,6 +161,11 @@ class Dropout(Neuron):
     passes_signal = True
 
     @property
+    def settings(self) -> Any:
+        """The message that holds dropout_ratio."""
+        return self.proto.dropout_param
+
+    @property
     def drops(self) -> bool:
         """Whether a mask is drawn."""
         return self.phase == TRAIN
@@ -168,7 +173,7 @@ class Dropout(Neuron):
     @property
     def keep(self) -> float:
         """The probability of a mask bit."""
-        return 1.0 - float(np.float32(self.proto.dropout_param.dropout_ratio))
+        return 1.0 - float(np.float32(self.settings.dropout_ratio))
 
     @property
     def factor(self) -> float:
@@ -176,7 +181,7 @@ class Dropout(Neuron):
         return 1 / self.keep
 
     def tops(self, bottoms: Sequence[Shape]) -> tuple[Shape, ...]:
-        ratio = self.proto.dropout_param.dropout_ratio
+        ratio = self.settings.dropout_ratio
         if self.drops and not 0 <= ratio < 1:
             raise self.error(f"expected a dropout_ratio of at least 0 and below 1, found {ratio:g}")
         return (bottoms[0],)
