@@ -59,8 +59,17 @@ def test_variance_norm_is_written_where_it_counts() -> None:
     assert parse_policy("xavier", "fan_out").choose(Site(None)) == Wanted("xavier", norm)
     assert parse_policy("gaussian:1", "fan_out").choose(Site(None)) == Wanted("gaussian", (("std", "1"),))
     assert parse_policy("auto", "FAN_OUT").choose(Site(None)) == Wanted("xavier", norm)
+    own = parse_policy("xavier:variance_norm=average", "fan_out").choose(Site(None))
+    assert own == Wanted("xavier", (("variance_norm", "AVERAGE"),))  # what the policy itself says counts
     with pytest.raises(InputError, match="found 'out'"):
         parse_policy("xavier", "out")
+
+
+def test_only_fillers_that_interpolate_mind_the_channels() -> None:
+    """A bilinear filler gives every output that sums over channels the same values."""
+    assert parse_policy("xavier").choose(Site(None, mixes=True)) == Wanted("xavier")
+    with pytest.raises(Undecided, match="bilinear would make all of its outputs equal; set group and num_output"):
+        parse_policy("bilinear").choose(Site(None, mixes=True))
 
 
 def test_auto_goes_by_the_nonlinearity() -> None:
