@@ -83,6 +83,13 @@ def test_a_label_with_weights_under_it(made, force: str) -> None:
     assert flags(made(force + text + LOSS % ("SoftmaxWithLoss", "guess", "")))["loss"] == (True, [True, True])
 
 
+def test_force_backward_leaves_labels_that_a_loss_skips(made) -> None:
+    text = DATA % "dim: 1" + PRODUCT % ("a", "x", "ip", 9, "") + PRODUCT % ("b", "label", "guess", 1, "")
+    net = made(FORCE + text + LOSS % ("SoftmaxWithLoss", "guess", "propagate_down: true propagate_down: false"))
+    assert flags(net)["loss"] == (True, [True, False])
+    assert blobs(net)["guess"]  # its own flag stays
+
+
 def test_no_gradient_is_asked_of_what_no_loss_depends_on(made) -> None:
     aside = PRODUCT % ("low", "x", "low", 3, "") + PRODUCT % ("high", "low", "high", 3, "")
     net = made(DATA % "" + aside + PRODUCT % ("ip", "x", "ip", 9, "") + LOSS % ("SoftmaxWithLoss", "label", ""))
@@ -101,8 +108,9 @@ def test_a_chain_of_layers_behind_a_skipped_bottom(made) -> None:
 
 
 def test_frozen_layers_above_data_need_no_backward(made) -> None:
-    text = DATA % "" + PRODUCT % ("frozen", "x", "low", 3, FROZEN) + PRODUCT % ("ip", "low", "ip", 9, "")
+    learned = "param { lr_mult: 2 } param { lr_mult: 0 }"
+    text = DATA % "" + PRODUCT % ("frozen", "x", "low", 3, FROZEN) + PRODUCT % ("ip", "low", "ip", 9, learned)
     for force, frozen in (("", False), (FORCE, True)):
         net = made(force + text + LOSS % ("SoftmaxWithLoss", "label", ""))
         assert flags(net)["frozen"] == (frozen, [frozen])
-        assert net.nodes[1].param_propagate_down == [frozen, frozen]
+        assert [node.param_propagate_down for node in net.nodes[1:3]] == [[frozen, frozen], [True, frozen]]
