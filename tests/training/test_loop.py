@@ -12,6 +12,7 @@ from caffestat.errors import InputError, NetError
 from caffestat.net.source import named_weights
 from caffestat.options import NetOptions, RunOptions, ValueOptions
 from caffestat.report import TrainingLog
+from caffestat.schema import NetParameter, read_binary
 from caffestat.training import NONE, STOP, Training
 from caffestat.training.events import BeginTest, Clip, Done, EndTest, Iteration, Output, Pass, StopTest
 
@@ -199,8 +200,6 @@ def test_statistics_go_on_from_pass_to_pass(tmp_path):
 
 
 def test_weights_that_the_solver_names_lie_beside_it(tmp_path):
-    from caffestat.schema import NetParameter
-
     model = NetParameter()
     layer = model.layer.add(name="ip", type="InnerProduct")
     layer.blobs.add(shape={"dim": [4, 3]}, data=[0.25] * 12)
@@ -213,8 +212,6 @@ def test_weights_that_the_solver_names_lie_beside_it(tmp_path):
 
 
 def test_weights_of_other_layers_change_nothing(tmp_path):
-    from caffestat.schema import NetParameter
-
     model = NetParameter()
     model.layer.add(name="other", type="InnerProduct").blobs.add(shape={"dim": [1]}, data=[9])
     (tmp_path / "a.caffemodel").write_bytes(model.SerializeToString())
@@ -361,3 +358,36 @@ def test_layers_that_stop_caffes_backward_pass_are_refused(case, tmp_path):
 def test_accuracy_beside_a_loss_is_trained(tmp_path):
     layer = 'layer { name: "acc" type: "Accuracy" bottom: "ip" bottom: "label" top: "acc" }'
     assert events(solver(tmp_path, 'net: "net.prototxt"', NET + layer))
+
+
+@pytest.mark.parametrize("form", ["BINARYPROTO", "HDF5"])
+def test_snapshot_diff_stores_the_last_update_beside_the_weights(tmp_path, form):
+    """In HDF5 weights are with the owner of a shared param alone, diffs with every layer. (net.cpp, ToHDF5)"""
+    shared = NET.replace('top: "ip"', 'top: "ip" param { name: "w" }').replace(
+        'layer { name: "loss"',
+        'layer { name: "again" type: "InnerProduct" bottom: "data" top: "again" param { name: "w" }\n'
+        "  inner_product_param { num_output: 4 bias_term: false } }\n"
+        'layer { name: "size" type: "Reduction" bottom: "again" top: "size" loss_weight: 0.1 }\n'
+        'layer { name: "loss"',
+    )
+    text = f'net: "net.prototxt" max_iter: 1 snapshot_diff: true snapshot_format: {form}'
+    made = training(solver(tmp_path, text, shared))
+    before = [np.array(values) for values in made.train.values]
+    list(made.events())
+    number = {node.name: node.params for node in made.train.net.nodes if node.params}
+    update = {name: [before[n] - made.train.values[n] for n in params] for name, params in number.items()}
+    (path,) = tmp_path.glob("solver_iter_1.caffemodel*")
+    if form == "HDF5":
+        h5py = pytest.importorskip("h5py")
+        with h5py.File(path) as file:
+            assert {name: list(group) for name, group in file["data"].items() if len(group)} == {"ip": ["0", "1"]}
+            found = {n: [group[key][()] for key in sorted(group)] for n, group in file["diff"].items() if len(group)}
+    else:
+        layers = read_binary(path, NetParameter).layer
+        found = {one.name: [np.reshape(blob.diff, blob.shape.dim) for blob in one.blobs] for one in layers if one.blobs}
+    assert found.keys() == update.keys() == {"ip", "again"}
+    for name, arrays in update.items():
+        assert len(found[name]) == len(arrays)
+        for mine, expected in zip(found[name], arrays, strict=True):
+            np.testing.assert_allclose(mine, expected, rtol=1e-5, atol=1e-7)
+            assert np.abs(expected).max() > 1e-3
