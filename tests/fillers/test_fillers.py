@@ -183,8 +183,6 @@ def test_constant_uniform_and_normal_densities_are_stated_by_fillers():
     assert stated(Constant(2.0)) == ("constant", {"value": 2.0})
     with pytest.raises(InputError, match="no filler of Caffe draws from"):
         stated(Normal(0.0, 1.0, kept=0.5))
-    for name in ("gaussian", "uniform"):
-        assert filler_type(name).of_std(0.3).variance == pytest.approx(0.09)
 
 
 DENSITIES = [
@@ -210,6 +208,27 @@ def test_the_density_is_that_of_what_is_drawn(filler, shape):
 
 def test_every_type_has_a_tested_density():
     assert {filler.type for filler, _ in DENSITIES} == set(filler_types())
+
+
+@pytest.mark.parametrize("shape", [(), (0,), (1,), (3,), (2, 3), (2, 3, 4), (2, 3, 5, 5), (1, 2, 3, 3, 4)])
+@pytest.mark.parametrize("name", [*filler_types(), "gaussian_unitball", "diagonal", "identity", "dct2", "gabor"])
+def test_a_type_that_takes_no_such_shape_says_so(name, shape):
+    """Of what cannot be drawn the density is not known either; nothing ends in another error."""
+    outcomes = []
+    for call in (lambda: fill(Stream(1), Filler(name), shape).shape, lambda: density(Filler(name), shape) and shape):
+        try:
+            outcomes.append(call() == shape)
+        except InputError as error:
+            outcomes.append(bool(str(error)) and "refused")
+    assert outcomes in ([True, True], ["refused", "refused"])
+
+
+def test_the_types_that_can_state_a_standard_deviation():
+    for name, kind in (("uniform", Uniform), ("gaussian", Normal)):
+        found = filler_type(name).of_std(0.5)
+        assert isinstance(found, kind)
+        assert (found.mean, found.variance) == (0, pytest.approx(0.25))
+        assert fill(Stream(1), Filler(name, **stated(found)[1]), SHAPE).std() == pytest.approx(0.5, rel=0.2)
 
 
 def test_gains_of_the_types_that_read_a_fan():
