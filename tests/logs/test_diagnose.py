@@ -9,7 +9,7 @@ import pytest
 
 from caffestat.api.compare import passes_of
 from caffestat.errors import Place
-from caffestat.logs import Diagnosis, Key, Pass, compare, diagnose, diagnose_log, diagnosis_lines, read_log
+from caffestat.logs import Diagnosis, Key, Output, Pass, compare, diagnose, diagnose_log, diagnosis_lines, read_log
 
 ROOT = Path(__file__).parent.parent.parent
 RAW = ROOT / "tests" / "golden" / "raw_logs"
@@ -59,6 +59,56 @@ def test_a_gradient_that_has_vanished_towards_the_input() -> None:
     assert (event.key, event.iteration, event.before) == (DIFF, 10, 0.2)
 
 
+@pytest.mark.parametrize(
+    "small", [{DIFF: 1e-8}, {DIFF: 1e-8, LAST: 0.0}, {DIFF: 1e-8, Key("backward", "fc", "param", "1"): 9}]
+)
+def test_what_a_gradient_is_no_smaller_than(small: dict[Key, float]) -> None:
+    """A dead layer and biases are not compared with."""
+    assert "vanishing" not in diagnose(passes(small)).events
+
+
+def test_a_vanished_gradient_is_told_once_and_of_the_train_net() -> None:
+    faded = {DIFF: 1e-8, LAST: 0.2}
+    assert diagnose(passes(faded, {DIFF: 1e-9, LAST: 0.2})).events["vanishing"].iteration == 0
+    assert "vanishing" not in diagnose(passes(faded, test_net=0)).events
+
+
+@pytest.mark.parametrize(
+    ("key", "explodes"),
+    [
+        (Key("forward", "fc", "param", "fc_w"), True),
+        (Key("backward", "fc", "bottom", "conv"), True),
+        (LAST, False),  # gradients of params vary more
+        (Key("forward", "l", "top", "loss"), False),
+    ],
+)
+def test_what_explodes(key: Key, explodes: bool) -> None:
+    assert ("explosion" in diagnose(passes({key: 0.5}, {key: 501.0})).events) == explodes
+    assert "explosion" not in diagnose(passes({key: 0.5}, {key: 499.0})).events
+    assert ("explosion" in diagnose(passes({key: 0.5}, {key: 51.0}), growth=100).events) == explodes
+
+
+def test_a_blob_that_begins_at_zero_has_not_exploded() -> None:
+    found = diagnose(passes({LAST: 0.5, TOP: 0.0}, {LAST: 0.5, TOP: 7.0}))
+    assert "explosion" not in found.events
+    assert found.trends[TOP].factor == math.inf
+
+
+def test_the_factor_of_what_stays_zero() -> None:
+    assert diagnose(passes({TOP: 0.0}, {TOP: 0.0})).trends[TOP].factor == 1
+
+
+def test_losses_and_outputs_have_trends() -> None:
+    found = diagnose(
+        Pass(1, None, n, loss=2.0 - n, outputs=[Output("acc", 0.25 + n, 0), Output("ce", 1.0, 1)]) for n in range(2)
+    )
+    assert [(name, trend.first, trend.last) for name, trend in found.outputs.items()] == [
+        ("loss", 2, 1),
+        ("output acc", 0.25, 1.25),
+        ("output ce", 1, 1),
+    ]
+
+
 def test_layers_that_are_zero_at_the_end_are_dead() -> None:
     found = diagnose(passes({TOP: 0.5, DEEP: 0.0}, {TOP: 0.0, DEEP: 0.1}))
     assert found.dead == [TOP]
@@ -69,6 +119,8 @@ def test_a_loss_an_accuracy_and_a_bias_may_be_zero() -> None:
         Key("forward", "l", "top", "loss"),
         Key("forward", "a", "top", "accuracy"),
         Key("backward", "c", "param", "1"),
+        Key("backward", "c", "bottom", "0"),
+        Key("forward", "c", "param", "0"),
     ]
     assert diagnose(passes(dict.fromkeys(keys, 0.0))).is_healthy
 
@@ -86,6 +138,12 @@ def test_what_is_predicted_stands_beside_what_was_logged() -> None:
     for name in ("conv1", "ip1", "ip2"):
         trend = found.trends[Key("forward", name, "top", name)]
         assert trend.expected == pytest.approx(trend.first, rel=0.6)  # one draw of few filters
+    for key in (
+        Key("forward", "ip1", "param", "0"),
+        Key("backward", "ip1", "param", "0"),
+        Key("backward", "ip2", "bottom", "ip1"),
+    ):
+        assert found.trends[key].expected == pytest.approx(found.trends[key].first, rel=0.6), key
     text = "\n".join(diagnosis_lines(found))
     assert "3 passes of the train net, iterations 0 to 2; 6 of test nets" in text
     assert "no problems found" in text
