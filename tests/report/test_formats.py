@@ -43,6 +43,16 @@ def test_table_keeps_to_its_width(width: int) -> None:
     assert ("inception_4e/5x5_reduce_and_more_of_it" in table) == (width == 160)
 
 
+@pytest.mark.parametrize("width", [50, 80])
+def test_a_narrow_table_continues_below_itself(width: int) -> None:
+    wide, narrow = (render(tiny_report(), "table", columns).split("\n\n")[1:] for columns in (160, width))
+    tables = [part[: part.rindex("\n-")].splitlines() for part in narrow]
+    assert max(len(line) for lines in tables for line in lines) <= width
+    titles = [lines[0].split(None, 1) for lines in tables]
+    assert [first for first, _ in titles] == ["layer"] * {50: 3, 80: 2}[width]
+    assert " ".join(rest for _, rest in titles).split() == wide[0].split("\n")[0].split()[1:]
+
+
 def test_table_hides_inserted_splits_and_what_was_not_measured() -> None:
     text = render(tiny_report(measured=False), "table")
     assert "split" not in text
