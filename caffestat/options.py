@@ -25,6 +25,7 @@ __all__ = [
     "RunOptions",
     "ValueOptions",
     "arrays_by_name",
+    "by_name",
     "check_seed",
     "device_of",
     "names",
@@ -111,7 +112,7 @@ def whole_number(option: str, value: Any, least: int = 1) -> int:
     return int(value)
 
 
-def _by_name(option: str, values: Any) -> dict[str, Any]:
+def by_name(option: str, values: Any) -> dict[str, Any]:
     """Return a mapping with names as keys, None as an empty one. Raises InputError for anything else."""
     found = {} if values is None else values
     if not (isinstance(found, Mapping) and all(isinstance(name, str) for name in found)):
@@ -121,7 +122,7 @@ def _by_name(option: str, values: Any) -> dict[str, Any]:
 
 def arrays_by_name(values: Mapping[str, Any] | None) -> dict[str, Any]:
     """Return the arrays of the option `inputs`. Raises InputError for a value that is no array."""
-    found = _by_name("inputs", values)
+    found = by_name("inputs", values)
     for name, array in found.items():
         if not (hasattr(array, "shape") and hasattr(array, "dtype")):
             raise InputError(f"inputs: expected an array for {name!r}, found {array!r:.60}")
@@ -162,9 +163,9 @@ class NetOptions:
         if self.batch is not None:
             whole_number("batch", self.batch)
         object.__setattr__(self, "stages", names("stages", self.stages))
-        shapes = {name: _shape(name, axes) for name, axes in _by_name("shapes", self.shapes).items()}
+        shapes = {name: _shape(name, axes) for name, axes in by_name("shapes", self.shapes).items()}
         object.__setattr__(self, "shapes", shapes)
-        dims = {name: whole_number(f"dims: {name}", size) for name, size in _by_name("dims", self.dims).items()}
+        dims = {name: whole_number(f"dims: {name}", size) for name, size in by_name("dims", self.dims).items()}
         object.__setattr__(self, "dims", dims)
 
     @property

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from caffestat.errors import InputError
+from caffestat.options import NetOptions
 
 if TYPE_CHECKING:
     import numpy as np
@@ -58,18 +59,19 @@ def gradient(
         if outputs is not None:
             raise InputError(f"loss {loss!r} is the name of a value, whose sum is the loss: remove outputs")
         outputs = ()
+    net = NetOptions(shapes=shapes or {}, batch=batch, dims=dims or {})
     return autodiff.gradient(
         model,
         outputs,
         wrt,
         start=None if loss is None else partial(_start, loss),
-        shapes=shapes,
-        batch=batch,
+        shapes=net.shapes,
+        batch=net.batch,
         inputs=inputs,
         settle=partial(_settle, inputs=inputs or {}),
         runs=partial(can_run, inputs=inputs or {}),
         straight_through=straight_through,
-        dims=dims,
+        dims=net.dims,
     )
 
 

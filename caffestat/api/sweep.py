@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from caffestat.errors import InputError
-from caffestat.options import DEFAULT_SEED, whole_number
+from caffestat.options import DEFAULT_SEED, by_name, whole_number
 
 if TYPE_CHECKING:
     from caffestat.sweeps import Trial
@@ -77,9 +77,18 @@ def sweep(
 
     _check_places(workers, client, resources, output, resume)
     names = [nets] if isinstance(nets, (str, Path)) else list(nets)
-    values = {path: tuple(map(str, values)) for path, values in (changes or {}).items()}
+    changed = by_name("changes", changes)
     plan = Sweep(
-        list(map(str, names)), tuple(seeds), fillers, values, widths, rates, solvers, iterations, shapes or {}, batch
+        nets=list(map(str, names)),
+        seeds=_values("seeds", seeds),
+        fillers=_values("fillers", fillers),
+        changes={path: tuple(map(str, _values(f"changes: {path}", given))) for path, given in changed.items()},
+        widths=_values("widths", widths),
+        rates=_values("rates", rates),
+        solvers=_values("solvers", solvers),
+        iterations=iterations,
+        shapes=shapes or {},
+        batch=batch,
     )
     settings = settings_of(plan, device, data, dialect)
     store = Store(Path(output), resume) if output is not None else None
@@ -94,6 +103,15 @@ def sweep(
 
         summary.bands = bands(settings, summary.variants())
     return summary
+
+
+def _values(option: str, given: Any) -> tuple[Any, ...]:
+    """Return one text or several values as a tuple. Raises InputError for anything else, such as a number alone."""
+    if isinstance(given, str):
+        return (given,)
+    if not isinstance(given, Iterable):
+        raise InputError(f"{option}: expected a sequence of values, found {given!r:.60}")
+    return tuple(given)
 
 
 def _check_places(
