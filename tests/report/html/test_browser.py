@@ -264,6 +264,13 @@ def test_a_printed_page_has_the_whole_drawing(page: Opened) -> None:
     assert all(left < x < left + width and top < y < top + height for x, y in points)
 
 
+def test_printed_tables_fit_the_paper(page: Opened) -> None:
+    page.page.set_viewport_size({"width": 718, "height": 1000})  # A4 between its margins
+    page.page.emulate_media(media="print")
+    beside = "all => all.filter(e => e.getBoundingClientRect().right > 718).map(e => e.textContent)"
+    assert page.locator("#layers td").evaluate_all(beside) == []
+
+
 def test_activations_show_where_inputs_lie(page: Opened) -> None:
     figures = page.locator("#activations figure")
     assert figures.count() == 10
