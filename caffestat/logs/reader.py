@@ -31,6 +31,7 @@ _UPDATE = re.compile(rb"\[Update\] Layer (.{1,1000}), param (.{1,1000}) data: (.
 _OUTPUT = re.compile(rb"(Train|Test) net output(?: mAP)? #\d+: ([^=]{1,1000}) = (\S+)(?: \(\* (\S+) = (\S+) loss\))?")
 _SCORE = re.compile(rb"Test score #(\d{1,9}): (\S+)")  # of Caffe 1.0-rc1
 _PROCESS = re.compile(rb"\[\d{1,6}(?:,\d{1,6})?\](?=[ <])")  # what MPI puts before the lines of each process
+_COLOUR = re.compile(rb"\x1b\[[\d;]{0,20}[mK]")
 _FINITE = re.compile(rb"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 _PENDING = 64  # passes that wait for the line that numbers them
 _KNOWN_HEADS = 1 << 17  # texts before the number, each read once
@@ -151,7 +152,7 @@ def read_passes(lines: Iterable[bytes], unread: Unread | None = None) -> Iterato
     """Yield the passes in lines of a log, each as soon as it is complete."""
     unread = Unread() if unread is None else unread
     reader = _Reader(unread)
-    for number, line in _of_one_process(lines, unread):
+    for number, line in _of_one_process(map(_plain, lines), unread):
         if b"ward] " in line:
             reader.debug(line, number)
         elif b"Iteration " in line:
@@ -172,6 +173,11 @@ def read_passes(lines: Iterable[bytes], unread: Unread | None = None) -> Iterato
         yield from reader.finished()
     reader.close()
     yield from reader.pending
+
+
+def _plain(line: bytes) -> bytes:
+    """Return a line without the colours of a terminal."""
+    return _COLOUR.sub(b"", line) if b"\x1b" in line else line
 
 
 def _of_one_process(lines: Iterable[bytes], unread: Unread) -> Iterator[tuple[int, bytes]]:

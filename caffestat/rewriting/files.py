@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from caffestat.errors import CaffestatError, Finding, InputError
 from caffestat.escape import shown_error
 from caffestat.files import Version, create_file, read_regular, replace_file, search
+from caffestat.net.source import STDIN
 from caffestat.options import NetOptions
 from caffestat.program import NetFile
 from caffestat.rewriting.caffemodel import rewrite_caffemodel
@@ -75,6 +76,8 @@ def find_files(paths: Iterable[str | Path], recursive: bool) -> list[tuple[Path,
 
 
 def _files_at(path: Path, recursive: bool) -> Iterator[tuple[Path, Path]]:
+    if str(path) == STDIN:
+        raise InputError(f"{STDIN}: fillers cannot be written to standard input; name the file")
     if not path.is_dir():
         yield path, Path(path.name)
         return

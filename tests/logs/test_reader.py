@@ -154,6 +154,11 @@ def test_learning_rates_of_caffe_and_nvcaffe(rate: str) -> None:
     assert found.rate == 0.01
 
 
+def test_lines_in_colours() -> None:
+    (found,) = read(f"\x1b[0;32m{OLD}{line}\x1b[m" for line in [*FORWARD, "Iteration 7, loss = 2"])
+    assert (found.loss, list(found.values.values())) == (2, [0.5, 0.25, 0.1])
+
+
 def test_mean_average_precisions_of_nvcaffe() -> None:
     (found,) = read(["Iteration 0, Testing net (#0)", "    Test net output mAP #0: detection_eval = 0.75"])
     assert found.outputs == [Output("detection_eval", 0.75, 0.0)]

@@ -67,6 +67,11 @@ def test_unchanged_files_are_not_touched(folder: Path) -> None:
     assert not list(folder.glob("*.bak"))
 
 
+def test_the_standard_input_is_no_file_to_change() -> None:
+    with pytest.raises(InputError, match="fillers cannot be written to standard input"):
+        rewrite("-", filler="msra")
+
+
 def test_folders(folder: Path) -> None:
     with pytest.raises(InputError, match="nets: is a folder; use --recursive"):
         rewrite(folder, filler="msra")
