@@ -146,6 +146,8 @@ def sweep(paths: tuple[str, ...], kind: str, page: Path | None, **settings: Any)
     if page:
         terminal.write_lines(_shown(summary, "html", title), page)
     terminal.write_lines(_shown(summary, kind, title), None)
+    if summary.failed == summary.trials > 0:
+        raise InputError(f"{title}: no trial succeeded; the first failed with: {summary.errors[0][1]}")
 
 
 def _check_page(kind: str, page: Path | None) -> None:

@@ -24,7 +24,8 @@ _CELLS = 12  # columns of a grid
 
 def about(summary: Summary) -> Iterator[str]:
     """Yield the numbers of trials, and what is not kept."""
-    yield f"{summary.trials} trials, {summary.seconds:.1f} s of work, {summary.failed} failed"
+    trials = "1 trial" if summary.trials == 1 else f"{summary.trials} trials"
+    yield f"{trials}, {summary.seconds:.1f} s of work, {summary.failed} failed"
     if summary.dropped:
         yield f"the layers of the best {len(summary.variants())} variants; -o FOLDER keeps those of the others too"
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import pickle
+import re
 import signal
 import threading
 import time
@@ -14,8 +15,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
 import caffestat
+from caffestat.cli import main
 from caffestat.errors import InputError
 from caffestat.report.sweep_text import lines
 from caffestat.sweeps import Sweep, Trial
@@ -68,6 +71,15 @@ def test_a_trial_that_fails_is_a_row(folder: Path) -> None:
     assert "std" in error.text
     summary = caffestat.sweep("tiny.prototxt", seeds=[1, 2], fillers=["xavier", "gaussian:std=-1"])
     assert (summary.trials, len(summary.errors)) == (4, 2)
+
+
+@pytest.mark.parametrize(("fillers", "code"), [("xavier,gaussian:std=-1", 0), ("gaussian:std=-1", 2)])
+def test_a_sweep_without_results_fails(folder: Path, fillers: str, code: int) -> None:
+    command = ["sweep", "--workers", "1", "--no-predict", "--filler", fillers, "tiny.prototxt"]
+    result = CliRunner().invoke(main, command)
+    assert result.exit_code == code
+    expected = "error: tiny.prototxt: no trial succeeded; the first failed with: .*std.*\n"
+    assert re.fullmatch(expected if code else "", result.stderr)
 
 
 def test_what_no_one_expected_is_a_row_too(monkeypatch: pytest.MonkeyPatch) -> None:
