@@ -44,12 +44,14 @@ class Step:
     outputs   the values of the net's output blobs that could be computed, by blob index
     diffs     the gradients of the owner params by number, in arrays or views of their own; an absent one is zero
     measured  where asked for
+    left      what the next pass finds in inputs that no pass fills anew, see `Forward.left`
     """
 
     loss: np.float32
     outputs: dict[int, np.ndarray]
     diffs: dict[int, Any]
     measured: Measurement | None
+    left: dict[str, np.ndarray]
 
 
 class Runner:
@@ -137,6 +139,7 @@ class Runner:
         self._changed = {name: graph.updates[name] for name in states} | {
             self.forward.params[number]: name for number, name in self._updates.items()
         }
+        self._left = self.forward.left if changing else {}
         self._inputs = {
             number: name for number, name in self.forward.params.items() if changing or number in self._updates
         }
@@ -182,7 +185,8 @@ class Runner:
         self._each: dict[Key, str] = {key: name for key, name in names.items() if key[0] == "param_diff"}
         for row, part in (self.gradients.inner if self.gradients else {}).items():
             self._each |= {("inner_diff", row, *key): name for key, name in part.params.items() if name}
-        self._plain = sorted({*self.forward.outputs.values(), *self.forward.losses, *self._changed.values()})
+        changed = (*self._changed.values(), *self._left.values())
+        self._plain = sorted({*self.forward.outputs.values(), *self.forward.losses, *changed})
         self._plain += sorted(self._labels.values)
         kept = {*graph.outputs, *self._plain, *self._fetched.values(), *self._diffs.values(), *self._each.values()}
         of_sums = {self._sum_statistics.output}.intersection(self._sums.outputs if self._sums else ())
@@ -250,7 +254,8 @@ class Runner:
         results = {blob: as_array(outputs[name]) for blob, name in self.forward.outputs.items()}
         measured = self._measurement(outputs) if measure else None
         found = {number: outputs[name] for number, name in diffs.items()}
-        return Step(np.float32(sum(weighted, np.float32(0))), results, found, measured)
+        left = {name: as_array(outputs[value]) for name, value in self._left.items()}
+        return Step(np.float32(sum(weighted, np.float32(0))), results, found, measured, left)
 
     def _gradient_views(self, views: Mapping[int, View]) -> dict[str, Any]:
         """Return the views that the gradients are written to, by name and in the gradients' shapes."""

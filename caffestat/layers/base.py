@@ -345,6 +345,10 @@ class Layer:
         """Return what each forward pass draws: one array per graph input that `lower` declared, in order."""
         return self.decisions or ()
 
+    def fills_once(self, top: int) -> bool:
+        """Tell whether a top is filled at set-up only, so that each pass finds there what the one before it left."""
+        return False
+
     def drawn_by(self, bottoms: Sequence[Shape]) -> Hashable:
         """Return all that decides what `draw_feeds` makes of a stream: layers of the class for which it is equal draw
         the same, which predictions then look at once. None where nobody tells. Who overrides one overrides both.

@@ -115,6 +115,9 @@ class Input(Source):
         rows = next((streams for steps, streams in self.sequences() if steps * streams == written[0]), 1)
         return (self.batch_override * rows, *shape[1:])
 
+    def fills_once(self, top: int) -> bool:
+        return True
+
     def sequences(self) -> Iterator[tuple[int, int]]:
         """Yield steps and streams, more than one, of each input of the net that may hold sequences: none of images."""
         inputs = (peer for peer in self.peers if isinstance(peer, Input))
@@ -147,6 +150,9 @@ class DummyData(Source):
         """Return what fills a top."""
         fillers = self.proto.dummy_data_param.data_filler
         return to_filler(self.once_or_per_top(fillers, index, "data_filler")) if fillers else Filler()
+
+    def fills_once(self, top: int) -> bool:
+        return self.filler(top).type == Filler().type  # a constant, which is the default
 
     def tops(self, bottoms: Sequence[Shape]) -> tuple[Shape | None, ...]:
         self.filler(0)

@@ -38,6 +38,7 @@ class Feeds:
     given   arrays that the user gives, by name
     zeros   Input layers hold 0, as under `caffe train`
     notes   gets what is worth knowing about the values
+    left    what the last pass left in inputs that no pass fills anew, by name
     """
 
     stream: Stream
@@ -45,6 +46,7 @@ class Feeds:
     given: Mapping[str, np.ndarray] = field(default_factory=dict)
     zeros: bool = False
     notes: MutableSequence[str] = field(default_factory=list)
+    left: Mapping[str, np.ndarray] = field(default_factory=dict)
     _drawn: dict[Hashable, Sequence[np.ndarray]] = field(default_factory=dict)
 
     def of(self, forward: Forward, net: Net | None = None) -> dict[str, np.ndarray]:
@@ -58,7 +60,8 @@ class Feeds:
         for feed in forward.feeds:
             if feed.key not in self._drawn:
                 self._drawn[feed.key] = feed.draw(self, net)
-            arrays.update(zip(feed.names, self._drawn[feed.key], strict=True))
+            drawn = zip(feed.names, self._drawn[feed.key], strict=True)
+            arrays.update({name: self.left.get(name, array) for name, array in drawn})
         return arrays | fitting(forward, self.given)
 
 

@@ -58,7 +58,19 @@ def lower_decided(net: Net, also: Callable[[Layer], bool] = lambda layer: False,
         else:
             memory.forget(node.tops)
     forward.stored = memory.all_stored()
+    forward.left = dict(_left_inputs(net, forward))
     return forward
+
+
+def _left_inputs(net: Net, forward: Forward) -> Iterator[tuple[str, str]]:
+    """Yield the inputs that no pass fills anew and layers write over, and what is there in the end."""
+    for feed in forward.feeds:
+        if not isinstance(feed, LayerFeed) or feed.row is None:
+            continue
+        for index, name in enumerate(feed.names):
+            value = forward.tops.get((feed.row, index))
+            if value in forward.stored and net.nodes[feed.row].layer.fills_once(index):
+                yield name, forward.stored[value]
 
 
 def _refuse_nothing(net: Net, forward: Forward) -> None:

@@ -76,6 +76,7 @@ class Running:
         self.runner: Runner | None = None
         self.readers: list[Prefetch] = []
         self._states: dict[str, np.ndarray] = {}
+        self._left: dict[str, np.ndarray] = {}
         self._uncleared: Uncleared = {}
         self._settler = Settler(process.device)
         self._settled = program.net
@@ -86,7 +87,7 @@ class Running:
         each: of measured passes, keep the gradient of each layer's params
         """
         p = self._process
-        feeds = Feeds(p.stream, p.random, p.inputs, p.zeros)
+        feeds = Feeds(p.stream, p.random, p.inputs, p.zeros, left=self._left)
         net = self._settler.settle(self.net, self.values, feeds)
         if self.runner is None or decided(self._settled) != decided(net):
             self._settled, program = net, self.program if net is self.net else from_net(net)
@@ -103,7 +104,9 @@ class Running:
         printing = [inner for inner in self.runner.forward.inner.values() if inner.prints]
         measure = measure or bool(printing)
         single = measure and (each or any(inner.kept for inner in printing))
-        return self.runner.step(feeds.of(self.runner.forward, net), measure, single, not each, into)
+        result = self.runner.step(feeds.of(self.runner.forward, net), measure, single, not each, into)
+        self._left = result.left
+        return result
 
     def hold(self, values: Resident) -> None:
         """Let the params live on the device from now on."""

@@ -199,6 +199,48 @@ def test_statistics_go_on_from_pass_to_pass(tmp_path):
     np.testing.assert_allclose(counts, [1, 1.999, 1 + 0.999 * 1.999], rtol=1e-6)
 
 
+FILLED = """layer { name: "d" type: "DummyData" top: "x"
+  dummy_data_param { shape { dim: 1 dim: 2 dim: 1 dim: 1 } data_filler { type: "%s" value: 1 } } }
+"""
+INPUT = 'layer { name: "d" type: "Input" top: "x" input_param { shape { dim: 2 } } }'
+VIEW = 'layer { name: "v" type: "Reshape" bottom: "x" top: "v" reshape_param { shape { dim: 1 dim: 2 } } }\n'
+
+
+@pytest.mark.parametrize(
+    ("source", "sums"),
+    [
+        (FILLED % "constant", [3, 4, 5]),
+        (FILLED % "constant" + VIEW, [3, 4, 5]),
+        (FILLED % "bilinear", [3, 3, 3]),
+        (INPUT, [1, 2, 3]),
+    ],
+    ids=["constant", "constant, seen as another shape", "bilinear", "Input"],
+)
+def test_what_is_filled_once_holds_what_the_last_pass_left(source, sums, tmp_path):
+    """Source: dummy_data_layer.cpp, refill_; input_layer.hpp, whose Forward does nothing."""
+    blob = "v" if VIEW in source else "x"
+    main = f"""{source}
+layer {{ name: "p" type: "Power" bottom: "{blob}" top: "{blob}" power_param {{ shift: 0.5 }} }}
+layer {{ name: "r" type: "Reduction" bottom: "{blob}" top: "r" loss_weight: 1 }}"""
+    made = solver(tmp_path, 'net: "net.prototxt" max_iter: 3 test_iter: 3 test_interval: 5', main)
+    happened = list(training(made, saves=False).events())
+    assert [event.loss for event in happened if isinstance(event, Iteration)] == sums
+    (tested,) = [event for event in happened if isinstance(event, EndTest)]
+    assert [output.value for output in tested.outputs] == [pytest.approx(sum(sums) / 3)]
+
+
+def test_arrays_that_the_user_gives_are_the_same_in_every_pass(tmp_path):
+    main = (
+        INPUT
+        + """
+layer { name: "p" type: "Power" bottom: "x" top: "x" power_param { shift: 0.5 } }
+layer { name: "r" type: "Reduction" bottom: "x" top: "r" loss_weight: 1 }"""
+    )
+    made = solver(tmp_path, 'net: "net.prototxt" max_iter: 2', main)
+    happened = training(made, inputs={"x": np.ones(2, np.float32)}, saves=False).events()
+    assert [event.loss for event in happened if isinstance(event, Iteration)] == [3, 3]
+
+
 def test_weights_that_the_solver_names_lie_beside_it(tmp_path):
     model = NetParameter()
     layer = model.layer.add(name="ip", type="InnerProduct")
