@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from caffestat.fillers import Filler
 from caffestat.graph import all_but_channels
+from caffestat.lazy import np
 from caffestat.schema.forks import segmentation_pb2
 
 from ..base import Param, Shape, layer, to_filler
 from ..channels import batch_gradient
 from ..normalization import BatchNorm
+from ..reread import without_gradient
 from ..scale import emit_affine
 
 if TYPE_CHECKING:
@@ -102,10 +104,14 @@ class _ScaledNorm(BatchNorm):
     def update(self, g: Graph, params: Sequence[str], mean: str, variance: str, count: int) -> None:
         """Record the running statistics after the pass: kept · old + (1 - kept) · the batch's."""
         for param, new in zip(params, self.running(g, mean, variance, count), strict=False):
-            shape = g.shape(param)
-            old = g.emit("Mul", param, g.constant(self.kept))
-            added = g.emit("Mul", g.reshape(new, *shape), g.constant(1 - self.kept))
-            g.updates[param] = g.declare(g.emit("Add", old, added, hint=f"{self.name}_statistics"), shape)
+            self.record(g, param, new, self.kept)
+
+    def record(self, g: Graph, param: str, new: str, kept: float) -> None:
+        """Record one of the running statistics."""
+        shape = g.shape(param)
+        old = g.emit("Mul", param, g.constant(kept))
+        added = g.emit("Mul", g.reshape(new, *shape), g.constant(1 - kept))
+        g.updates[param] = g.declare(g.emit("Add", old, added, hint=f"{self.name}_statistics"), shape)
 
 
 @layer("BN", dialect="tsn")
@@ -217,7 +223,8 @@ class ActionBN(_Moving):
     """y = s · (x - mean) / √(variance + var_eps) + b per channel. Bottom [N, C, H, W], top [N, C, H, W].
 
     Params [1, C, 1, 1]: s (scale_filler), b (shift_filler), running mean and variance: (1 - decay) · old + decay · the
-    batch's. In TEST they count only with moving_average. (Lyp100208/Caffe_action, bn_layer.cpp)
+    batch's, as on the CPU; see BNData for that of a GPU. In TEST they count only with moving_average.
+    (Lyp100208/Caffe_action, bn_layer.cpp)
     """
 
     adds = segmentation_pb2.ActionLayerParameter
@@ -239,24 +246,62 @@ class ActionBN(_Moving):
 
 @layer("BNData", dialect="action")
 class ActionBNData(ActionBN):
-    """BN, its batch spread over processes; here there is one. (Lyp100208/Caffe_action, bn_data_layer.cpp)"""
+    """BN, its batch spread over processes; here there is one. The running variance counts N / (N - 1) times decay.
+
+    It has code for GPUs only. (Lyp100208/Caffe_action, bn_data_layer.cu)
+    """
+
+    samples = 0  # of the batch
+
+    def lower(self, g: Graph, bottoms: Sequence[str], params: Sequence[str]) -> Sequence[str]:
+        self.samples = g.shape(bottoms[0])[0]
+        return super().lower(g, bottoms, params)
+
+    def update(self, g: Graph, params: Sequence[str], mean: str, variance: str, count: int) -> None:
+        if self.phase == TEST:
+            return
+        with np.errstate(divide="ignore"):
+            share = np.float32(self.samples * self.settings.decay) / np.float32(self.samples - 1)
+        self.record(g, params[0], mean, self.kept)
+        self.record(g, params[1], variance, float(1 - share))
 
 
 @layer("BNData", dialect="tsn")
 class BNData(_Moving):
-    """BN with running statistics that count in TEST only with moving_average; momentum is 0.95 where none is written.
+    """BN, its batch spread over processes; here there is one. Bottom [N, C, H, W], params [1, C, 1, 1] as those of BN.
 
-    (lxx1991/caffe_mpi, bn_data_layer.cpp)
+    The running variance counts m / (m - 1) times 1 - momentum, m = N · H · W; momentum is 0.95 where none is written.
+    With lr_mult: 0 of s there are neither gradients nor updates, and in TRAIN with moving_average the statistics are
+    the running ones. (lxx1991/caffe_mpi, bn_data_layer.cu)
     """
 
     adds = segmentation_pb2.TsnLayerParameter
     roles = ("slope_filler", "bias_filler")
-    extra_axes = 0
     filler_fields = BN.filler_fields
 
     @property
     def kept(self) -> float:
         return float(self.settings.momentum) if self.settings.HasField("momentum") else 0.95
+
+    @property
+    def learns(self) -> bool:
+        """Whether s does."""
+        return not self.proto.param or self.proto.param[0].lr_mult != 0
+
+    @property
+    def reads_statistics(self) -> bool:
+        return bool(self.phase == TEST or (self.settings.moving_average and not self.learns))
+
+    def lower(self, g: Graph, bottoms: Sequence[str], params: Sequence[str]) -> Sequence[str]:
+        if self.learns:
+            return super().lower(g, bottoms, params)
+        return without_gradient(g, [*bottoms, *params], lambda x, *held: super(BNData, self).lower(g, [x], held))
+
+    def update(self, g: Graph, params: Sequence[str], mean: str, variance: str, count: int) -> None:
+        if self.phase == TEST or not self.learns:
+            return
+        self.record(g, params[0], mean, self.kept)
+        self.record(g, params[1], variance, 1 - (1 - self.kept) * (count / (count - 1) if count > 1 else 1))
 
 
 @layer("CuDNNBatchNorm", dialect="senet")

@@ -42,7 +42,7 @@ KINDS = {
     "segnet": ("BN", SEGNET % "", (1, 4, 1, 1), 1e-9),
     "action": ("BN", ACTION % "", (1, 4, 1, 1), 0.25),
     "data": ("BNData", ACTION % "", (1, 4, 1, 1), 0.25),
-    "mpi": ("BNData", TSN % "", (1, 4), 0.25),
+    "mpi": ("BNData", TSN % "", (1, 4, 1, 1), 0.25),
     "zxy": ("ZXYBN", ZXY % "", (1, 4), 0.25),
     "cudnn": ("CuDNNBatchNorm", CUDNN % "", (1, 4, 1, 1), 0.25),
 }
@@ -79,16 +79,33 @@ def test_the_axes_of_the_top(kind: str, axes: int) -> None:
         built(kind).tops([(2, 4, 3, 5, 2)])
 
 
-@pytest.mark.parametrize(("kind", "kept"), [("tsn", 0.7), ("action", 0.7), ("data", 0.7), ("mpi", 0.7), ("cudnn", 0.7)])
-def test_running_statistics(kind: str, kept: float) -> None:
+@pytest.mark.parametrize("kind", ["tsn", "action", "data", "mpi", "cudnn"])
+def test_running_statistics(kind: str) -> None:
+    """As bn_layer.cpp, and bn_data_layer.cu of Lyp100208/Caffe_action and of lxx1991/caffe_mpi, keep them."""
     layer, shape = built(kind), KINDS[kind][2]
     result = run(layer, [X], [value.reshape(shape) for value in (S, B, MEAN, VARIANCE)])
-    count = X.size // 4
+    n, count = len(X), X.size // 4
     unbiased = count / (count - 1) if kind == "cudnn" else 1
-    expected = {2: (MEAN, X.mean((0, 2, 3))), 3: (VARIANCE, X.var((0, 2, 3)) * unbiased)}
+    share = 0.3 * {"data": n / (n - 1), "mpi": count / (count - 1)}.get(kind, 1)
+    expected = {
+        2: 0.7 * MEAN + 0.3 * X.mean((0, 2, 3)),
+        3: (1 - share) * VARIANCE + share * X.var((0, 2, 3)) * unbiased,
+    }
     assert result.updates.keys() == expected.keys()
-    for index, (old, new) in expected.items():
-        np.testing.assert_allclose(result.updates[index].ravel(), kept * old + (1 - kept) * new, rtol=1e-5)
+    for index, new in expected.items():
+        np.testing.assert_allclose(result.updates[index].ravel(), new, rtol=1e-5)
+
+
+def test_a_slope_that_does_not_learn_stops_bndata_of_caffe_mpi() -> None:
+    name, text, shape, _ = KINDS["mpi"]
+    params = [value.reshape(shape) for value in (S, B, MEAN, VARIANCE)]
+    for fields, stored in (("", False), ("moving_average: true", True)):
+        written = text[: text.rindex("}")] + fields + " } param { lr_mult: 0 }"
+        result = run(make(TEXT % (name, written)), [X], params)
+        mean, variance = (MEAN, VARIANCE) if stored else (None, None)
+        np.testing.assert_allclose(result.tops[0], normed(X, S, B, mean, variance, 0.25), rtol=1e-4, atol=1e-5)
+        assert not result.updates
+        assert not any(values.any() for values in (*result.bottoms, *result.params))
 
 
 @pytest.mark.parametrize(
@@ -98,8 +115,9 @@ def test_running_statistics(kind: str, kept: float) -> None:
         ("cudnn", "", True),
         ("action", "", False),
         ("action", "moving_average: true", True),
-        ("mpi", "", False),
-        ("mpi", "moving_average: true", True),
+        ("mpi", "", True),
+        ("data", "", False),
+        ("data", "moving_average: true", True),
         ("segnet", "", False),
     ],
 )
@@ -169,7 +187,7 @@ def test_whose_it_is(text: str, dialect: str) -> None:
 
 def test_momentum_of_0_95_where_nothing_is_written() -> None:
     layer = make(TEXT % ("BNData", "bn_param { slope_filler { value: 1 } }"))
-    result = run(layer, [X], [value.reshape(1, 4) for value in (S, B, MEAN, VARIANCE)])
+    result = run(layer, [X], [value.reshape(1, 4, 1, 1) for value in (S, B, MEAN, VARIANCE)])
     np.testing.assert_allclose(result.updates[2].ravel(), 0.95 * MEAN + 0.05 * X.mean((0, 2, 3)), rtol=1e-5)
 
 
