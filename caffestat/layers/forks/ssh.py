@@ -142,6 +142,9 @@ class ProposalsOfSmallhardface(_Listed, ProposalLayer):
             raise self.error(f"expected scores (1, classes · {count}, H, W), of one image; found shape {scores}")
         if deltas != (1, 4 * count, *scores[2:]):
             raise self.error(f"expected {4 * count} deltas per place for {count} anchors, found shape {deltas}")
+        s = self.settings
+        if s["subsampled"] and len(self.anchors()) > len(s["feat_stride"]) * len(s["shifts"]) ** 2:
+            raise self.error("expected 'subsampled': False: with several ratios the reference finds no stride for some")
 
     def decide(self, bottoms: Sequence[np.ndarray], random: np.random.Generator) -> Sequence[np.ndarray]:
         s, image = self.settings, bottoms[-1].reshape(-1)
@@ -190,13 +193,37 @@ class MultiLayerAnchorLayer(_Listed, AnchorTargetLayer):
     Bottoms: maps of scores [1, classes · A, H, W], `source` names that of each scale; true boxes [G, 5], image [1, 3],
     data, index. An anchor has the class of the true box that it overlaps by 0.5 or more, 0 where it overlaps none by
     0.3; of 256 on a map a quarter are objects, with `ohem` those that are the hardest to tell. Deltas count where the
-    overlap is 0.3 or more; their targets elsewhere are -1 within the image. Numbers of configs/default.toml.
+    overlap is 0.3 or more; their targets elsewhere are -1 within the image. Numbers of configs/default.toml;
+    positive_overlap, a list like scales, fg_fraction and anchors_per_batch may be written.
     (bairdzhang/smallhardface, lib/layers/multi_layer_anchor_layer.py)
     """
 
-    config: ClassVar[Settings] = {**ProposalLayer.config, "shifts": [0], "ohem": False, "source": [0]}
+    config: ClassVar[Settings] = {
+        **ProposalLayer.config,
+        "shifts": [0],
+        "ohem": False,
+        "source": [0],
+        "fg_fraction": 0.25,
+        "anchors_per_batch": 256,
+    }
     num_bottoms: ClassVar[Count] = (5, None)
     num_tops: ClassVar[Count] = (4, None)
+
+    @property
+    def settings(self) -> Settings:  # type: ignore[override]
+        """The settings by name."""
+        found = super().settings
+        count = len(found["source"]) if isinstance(found["source"], list | tuple) else 1
+        return {"positive_overlap": [0.5] * count, **found}
+
+    def check_lists(self) -> None:
+        """Raise NetError unless all settings that are lists have a number for each scale."""
+        source = self.settings["source"]
+        for name in ("source", "scales", "feat_stride", "allowed_border", "positive_overlap"):
+            found = self.settings.get(name)
+            numbers = found if isinstance(found, list | tuple) else ()
+            if len(numbers) != np.size(source) or not all(isinstance(number, int | float) for number in numbers):
+                raise self.error(f"expected as many numbers in {name} as in source, {source}, found {found}")
 
     def levels(self) -> Mapping[int, Sequence[int]]:
         """Return the scales of each map, by its bottom."""
@@ -207,6 +234,7 @@ class MultiLayerAnchorLayer(_Listed, AnchorTargetLayer):
         return (*("",) * len(self.levels()), "boxes", "image")
 
     def tops_at_setup(self, bottoms: Sequence[Shape]) -> tuple[Shape, ...]:
+        self.check_lists()
         tops: list[Shape] = []
         for bottom, at in self.levels().items():
             count, x = len(_shifted(self.settings, at)), bottoms[bottom]
@@ -237,15 +265,16 @@ class MultiLayerAnchorLayer(_Listed, AnchorTargetLayer):
         targets[1, inside[is_near]] = 1
         targets[2, inside[is_near]] = 1 / max(is_near.sum(), 1)
         labels = np.full(len(boxes), -1.0)
-        labels[inside] = self.classes_of(most, truth[nearest, 4], drop)
+        labels[inside] = self.classes_of(most, truth[nearest, 4], self.settings["positive_overlap"][at[0]], drop)
         maps = [part.reshape(height, width, -1).transpose(2, 0, 1)[None].astype(np.float32) for part in targets]
         return labels.reshape(height, width, -1).transpose(2, 0, 1).reshape(1, 1, -1, width).astype(np.float32), *maps
 
-    def classes_of(self, most: np.ndarray, classes: np.ndarray, drop: Drop) -> np.ndarray:
-        """Return the labels of anchors by how much they overlap a true box, and its class."""
-        kind = np.where(most >= 0.5, 1, np.where(most < 0.3, 0, -1))
-        thin(kind, 1, 64, drop)
-        thin(kind, 0, 256 - int((kind == 1).sum()), drop)
+    def classes_of(self, most: np.ndarray, classes: np.ndarray, least: float, drop: Drop) -> np.ndarray:
+        """Return the labels of anchors by how much they overlap a true box: its class from `least` on."""
+        share, count = self.settings["fg_fraction"], self.settings["anchors_per_batch"]
+        kind = np.where(most >= least, 1, np.where(most < 0.3, 0, -1))
+        thin(kind, 1, int(share * count) if share >= 0 else len(kind), drop)
+        thin(kind, 0, count - int((kind == 1).sum()), drop)
         return np.where(kind == 1, classes, kind)
 
 

@@ -123,3 +123,30 @@ def test_targets_of_smallhardface_by_map() -> None:
     np.testing.assert_allclose(outside.sum(), 4, rtol=1e-5)
     with pytest.raises(NetError, match=r"expected maps \(1, classes · 2, H, W\)"):
         layer.tops([(1, 3, 9, 11), *(np.shape(value) for value in data[1:])])
+
+
+def test_numbers_of_smallhardface_that_param_str_holds() -> None:
+    """As multi_layer_anchor_layer.py of bairdzhang/smallhardface, run with these settings."""
+    name = "lib.layers.multi_layer_anchor_layer.MultiLayerAnchorLayer"
+    maps, truth = [RANDOM.normal(size=(1, 6, 9, 11))], np.array([[16.0, 16, 47, 47, 1]])
+    data = [*maps, truth, [[72, 88, 1]], np.zeros((1, 3, 72, 88)), [0]]
+
+    def counts(more: str) -> tuple[int, int]:
+        settings = f"'source': [0, 0, 0], {FACES}, 'ohem': True, 'allowed_border': [512, 512, 512]{more}"
+        labels = run(python(name, settings, 5, 4), data).tops[0]
+        return int((labels == 1).sum()), int((labels == 0).sum())
+
+    objects, _ = counts("")
+    more, _ = counts(", 'positive_overlap': [0.31, 0.31, 0.31]")
+    assert 1 < objects < more
+    assert counts(", 'anchors_per_batch': 8") == (2, 6)
+    assert counts(", 'anchors_per_batch': 8, 'fg_fraction': 0.125") == (1, 7)
+    with pytest.raises(NetError, match="expected as many numbers"):
+        counts(", 'positive_overlap': [0.4]")
+
+
+def test_smallhardface_has_no_stride_for_a_second_ratio() -> None:
+    """proposal_layer.py of bairdzhang/smallhardface stops: list index out of range."""
+    layer = python("lib.layers.proposal_layer.ProposalLayer", f"{FACES}, 'ratios': [0.5, 1]", 3, 2)
+    with pytest.raises(NetError, match="with several ratios"):
+        layer.tops([(1, 12, 5, 7), (1, 24, 5, 7), (1, 3)])
