@@ -263,8 +263,9 @@ class MLQuant(Layer):
 
     Level j is w0 + e^w1 + … + e^wj of the weights [1, C, 1, groups]; at first the levels lie evenly from 0 to 1.
     dx is dy plus that of the second top. The weights' gradient is that of Σ (y - x)² / 2, whatever dy is. Two more
-    params hold settings, and how often each level was taken, of which 0.999 is kept at every pass.
-    (limuhit/CCN, ml_quant_layer.cpp)
+    params hold settings, the last the mean of (y - x)², and how often each level was taken, of which 0.999 is kept at
+    every pass. Numbers as on the CPU: a GPU divides the second top's part of dx by the distance to the next level, and
+    counts twice what lies below the first. (limuhit/CCN, ml_quant_layer.cpp)
     """
 
     adds = compression_pb2.LayerParameter
@@ -317,6 +318,7 @@ class MLQuant(Layer):
             taken = g.emit("Sub", g.emit("ReduceSum", passes, g.ints(-1), keepdims=0), g.constant(1))
             made.update(passes=passes, y=y, steps=steps, first=first)
             self.count(g, taken, params, settings, counts)
+            self.measure(g, g.emit("Sub", y, x), params, settings)
             return [y, taken][: self.top_count]
 
         def backward(tape: Tape, dys: Sequence[str | None]) -> Sequence[str | None]:
@@ -334,7 +336,7 @@ class MLQuant(Layer):
         return g.custom_vjp([bottoms[0], *params], forward, backward)
 
     def count(self, g: Graph, taken: str, params: Sequence[str], settings: str, counts: str) -> None:
-        """Emit the new numbers of passes and of how often levels were taken."""
+        """Emit how often levels were taken."""
         shape = g.shape(params[2])
         numbers = g.constant(np.arange(shape[-1]))
         hits = g.emit("Cast", g.emit("Equal", g.emit("Unsqueeze", taken, g.ints(4)), numbers), to=1)
@@ -343,8 +345,13 @@ class MLQuant(Layer):
         g.updates[params[2]] = g.declare(
             g.emit("Add", old, g.reshape(g.declare(hits, (shape[1], shape[3])), *shape)), shape
         )
-        one = np.array([0, 0, 1, 0, 0]).reshape(5, 1, 1, 1)
-        g.updates[params[1]] = g.declare(g.emit("Add", settings, g.constant(one)), one.shape)
+
+    def measure(self, g: Graph, error: str, params: Sequence[str], settings: str) -> None:
+        """Emit the new number of passes and the mean squared error."""
+        one = np.array([0, 0, 1, 0]).reshape(4, 1, 1, 1)
+        numbers = g.emit("Add", g.emit("Slice", settings, g.ints(0), g.ints(4), g.ints(0)), g.constant(one))
+        mean = g.emit("Unsqueeze", g.emit("ReduceMean", g.emit("Mul", error, error), keepdims=0), g.ints(0, 1, 2, 3))
+        g.updates[params[1]] = g.declare(g.emit("Concat", numbers, mean, axis=0), (5, 1, 1, 1))
 
 
 MASKS = {
