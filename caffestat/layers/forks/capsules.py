@@ -111,12 +111,15 @@ class Squash(_Capsules):
 
 @layer("CapsuleLen", dialect="capsnet")
 class CapsuleLen(_Capsules):
-    """y = √(Σ x² + 1e-7) of each of num_class capsules: top [N, num_class], without gradient.
+    """y = √(Σ x² + 1e-7) of each of num_class capsules: top [N, num_class], without gradient: for accuracy.
 
     (chenzhenhua986/CAFFE-CapsNet, capsule_len_layer.cpp)
     """
 
     message = "capsule_len_param"
+
+    def stops_backward(self, needed: Sequence[bool]) -> bool:
+        return any(needed)
 
     def tops(self, bottoms: Sequence[Shape]) -> tuple[Shape, ...]:
         (count,) = self.positive("num_class")

@@ -216,7 +216,8 @@ class _LowPrecision(Layer):
     def fixed(self, g: Graph, x: str) -> str:
         """Emit x as a multiple of 2^-ad, at most 2^(bd - 1) - 2^-ad: the nearest, halves away from 0.
 
-        With STOCHASTIC the one below: on the CPU the reference's random number is a quotient of integers, 0.
+        With STOCHASTIC the one below: on the CPU the reference's random number is a quotient of integers, 0. Its GPU
+        code draws, with DETERMINISTIC too, since a break is missing.
         """
         p = self.settings
         step = 2.0**-p.ad

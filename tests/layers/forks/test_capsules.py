@@ -34,7 +34,10 @@ def test_squash_takes_only_the_diagonal_of_its_derivative() -> None:
 
 
 def test_lengths_have_no_gradient() -> None:
-    found = run(make(TEXT % "CapsuleLen" + "capsule_len_param { num_class: 3 }"), [X.reshape(2, 12)])
+    """Compiled, capsule_len_layer.cpp and .cu stop in their backward pass: Not Implemented Yet."""
+    layer = make(TEXT % "CapsuleLen" + "capsule_len_param { num_class: 3 }")
+    assert layer.stops_backward([True])
+    found = run(layer, [X.reshape(2, 12)])
     np.testing.assert_allclose(found.tops[0], np.sqrt((X * X).sum(2) + 1e-7), rtol=1e-5)
     assert not found.bottoms[0].any()
 
