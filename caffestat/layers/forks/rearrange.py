@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from caffestat.schema.forks import rearrange_pb2
 
 from ..base import Layer, Shape, layer
+from ..reread import emit_closed
 from ..shape import Crop
 
 if TYPE_CHECKING:
@@ -245,7 +246,8 @@ class Reorg(_Moved):
 class MergeCrop(Layer):
     """Bottom 0 and the centre of bottom 1, cut to its size: stacked along the channels, or added.
 
-    `forward` and `backward` say which of the two count in each pass: both, and the first. Bottoms [N, C, …].
+    `forward` and `backward` say which of the two count in each pass: both, and the first. Bottoms [N, C, …]. Where they
+    have different numbers of channels, the reference's indices mix these up: here they follow each other.
     (naibaf7/caffe, mergecrop_layer.cpp and .cu)
     """
 
@@ -274,7 +276,9 @@ class MergeCrop(Layer):
     def part(self, g: Graph, index: int, value: str) -> str:
         """Return what a bottom gives: zeros where `forward` is off, no gradient where `backward` is."""
         proto, usual = self.added.mergecrop_param, (True, False)
-        if not [*proto.forward, *(True, True)[len(proto.forward) :]][index]:
-            return g.emit("Mul", g.detach(value), g.constant(0))
-        flows = [*proto.backward, *usual[len(proto.backward) :]][index]
-        return value if flows else g.detach(value)
+        counts = [*proto.forward, *(True, True)[len(proto.forward) :]][index]
+        if not [*proto.backward, *usual[len(proto.backward) :]][index]:
+            value = g.detach(value)
+        if counts:
+            return value
+        return emit_closed(g, [value], lambda x: g.emit("Mul", x, g.constant(0)), lambda tape, dy: [dy])
