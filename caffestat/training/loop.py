@@ -45,6 +45,30 @@ Events = Iterator[e.Event]
 _F = np.float32
 
 
+class SmoothedLoss:
+    """The mean over the last losses, as Caffe keeps it in float32. (solver.cpp, UpdateSmoothedLoss)
+
+    window: how many losses it is taken over, the solver's average_loss
+    """
+
+    def __init__(self, window: int) -> None:
+        self._window = window
+        self._losses: list[np.float32] = []
+        self._mean = _F(0)
+
+    def add(self, loss: np.float32, number: int) -> np.float32:
+        """Take the loss of an iteration, counted from the first one of this run, and return the mean."""
+        losses, window = self._losses, self._window
+        with np.errstate(all="ignore"):
+            if len(losses) < window:
+                losses.append(loss)
+                self._mean = (self._mean * _F(len(losses) - 1) + loss) / _F(len(losses))
+            else:
+                self._mean = self._mean + (loss - losses[number % window]) / _F(window)
+                losses[number % window] = loss
+        return self._mean
+
+
 class Training:
     """A solver about to train: its nets are built and filled, and `events` runs them.
 
@@ -77,14 +101,11 @@ class Training:
     ) -> None:
         validate(solver)
         self.solver, self.message = solver, solver.message
-        self.debug = debug
+        self.debug, self._saves = debug, saves
         self.findings: list[Finding] = list(solver.findings)
         self.notes: list[str] = []
-        self._requested = requested
-        self._stats = stats
-        self._resident = resident
+        self._requested, self._stats, self._resident = requested, stats, resident
         self.prefix = snapshot_prefix(solver)
-        self._saves = saves
         self._prelude: list[e.Event] = []
         if snapshot and values.weights:
             raise InputError("give a snapshot to resume from or weights to start from, not both")
@@ -98,8 +119,7 @@ class Training:
         self._first = self.iteration
         self.last = self.message.max_iter if iterations is None else self.iteration + iterations
         self.last = max(self.last, 1) if debug else self.last
-        self._losses: list[np.float32] = []
-        self._smoothed = _F(0)
+        self._smooth = SmoothedLoss(self.message.average_loss)
         self._stopped = False
         # whether the last iteration's passes were measured; without one the net's own debug_info counts
         self._measures = debug or bool(solver.net.header.debug_info)
@@ -220,7 +240,8 @@ class Training:
         result = self.train.step(self._measures, into=self.update.gradients(0))
         if result.measured:
             yield e.Pass(self.train.program, _forward(result.measured), not self._measures)
-        yield e.FinalLoss(self.iteration, float(result.loss), float(self._smooth(result.loss)))
+        smoothed = self._smooth.add(result.loss, self.iteration - self._first)
+        yield e.FinalLoss(self.iteration, float(result.loss), float(smoothed))
 
     def _step(self) -> Events:
         m, iteration = self.message, self.iteration
@@ -249,7 +270,7 @@ class Training:
     def _update(
         self, total: Sum | PlainSum, loss: np.float32, result: Step, displayed: bool, collects: bool
     ) -> tuple[e.Iteration, Sizes]:
-        smoothed = self._smooth(loss)
+        smoothed = self._smooth.add(loss, self.iteration - self._first)
         lapse, since = time.perf_counter() - self._clock, self.iteration - self._shown
         if displayed:
             self._clock, self._shown = time.perf_counter(), self.iteration
@@ -278,19 +299,6 @@ class Training:
             yield from self._snapshot()
         self._stopped = request == STOP
 
-    def _smooth(self, loss: np.float32) -> np.float32:
-        """Return the mean over the last losses, as Caffe keeps it. (solver.cpp, UpdateSmoothedLoss)"""
-        losses, window = self._losses, self.message.average_loss
-        with np.errstate(all="ignore"):
-            if len(losses) < window:
-                losses.append(loss)
-                self._smoothed = (self._smoothed * _F(len(losses) - 1) + loss) / _F(len(losses))
-            else:
-                index = (self.iteration - self._first) % window
-                self._smoothed = self._smoothed + (loss - losses[index]) / _F(window)
-                losses[index] = loss
-        return self._smoothed
-
     # ---- tests
 
     def _test_all(self) -> Events:
@@ -317,11 +325,8 @@ class Training:
             loss += result.loss
             for blob, collected in detections.items():
                 collected.add(self._rows(test, blob, result.outputs))
-            totals = (
-                {}
-                if detections
-                else {blob: totals[blob] + value if totals else value for blob, value in result.outputs.items()}
-            )
+            if not detections:
+                totals = {blob: totals[blob] + value if totals else value for blob, value in result.outputs.items()}
         if self.debug:
             test.runner = None  # its memory is needed for the next net
         count = _F(m.test_iter[number])
@@ -388,8 +393,9 @@ def _named_weights(solver: Solver) -> Sequence[str]:
 def _refuse_stopping(net: Net, forward_only: bool) -> None:
     """Raise NetError for a layer in whose passes Caffe stops."""
     for node in net.nodes:
-        if not node.layer.shares_memory and any(shape is not None and 0 in shape for shape in node.top_shapes):
-            what = f"has a top without elements, of shape {next(s for s in node.top_shapes if s and 0 in s)}"
+        empty = next((shape for shape in node.top_shapes if shape and 0 in shape), None)
+        if empty and not node.layer.shares_memory:
+            what = f"has a top without elements, of shape {empty}"
             raise node.layer.error(f"{what}: Caffe stops in its forward pass; remove the top, or give it elements")
     for fault in () if forward_only else stopping(net):
         raise fault

@@ -15,6 +15,7 @@ from caffestat.report import TrainingLog
 from caffestat.schema import NetParameter, read_binary
 from caffestat.training import NONE, STOP, Training
 from caffestat.training.events import BeginTest, Clip, Done, EndTest, Iteration, Output, Pass, StopTest
+from caffestat.training.loop import SmoothedLoss
 
 DATA = """layer { name: "data" type: "DummyData" top: "data" top: "label" dummy_data_param {
   shape { dim: 5 dim: 3 } shape { dim: 5 } data_filler { type: "gaussian" std: 1 } data_filler { type: "constant" } } }
@@ -433,3 +434,12 @@ def test_snapshot_diff_stores_the_last_update_beside_the_weights(tmp_path, form)
         for mine, expected in zip(found[name], arrays, strict=True):
             np.testing.assert_allclose(mine, expected, rtol=1e-5, atol=1e-7)
             assert np.abs(expected).max() > 1e-3
+
+
+def test_a_loss_is_smoothed_over_the_last_ones():
+    """solver.cpp, UpdateSmoothedLoss: a plain mean until the window is full, then the oldest loss makes way."""
+    smooth = SmoothedLoss(3)
+    found = [float(smooth.add(np.float32(loss), number)) for number, loss in enumerate([1, 2, 6, 4, 5, 9])]
+    assert found == pytest.approx([1, 1.5, 3, 4, 5, 6], rel=1e-6)
+    alone = SmoothedLoss(1)
+    assert [float(alone.add(np.float32(loss), number)) for number, loss in enumerate([3, 0.5])] == [3, 0.5]
