@@ -122,3 +122,25 @@ def test_a_gradient_behind_a_relu_passes_half() -> None:
     dx = Gradient.of(Source(4.0)).times(gate)
     assert dx.second == pytest.approx(2.0, rel=0.02)
     assert expect(dx.second_at) == dx.second
+
+
+def test_samples_that_are_alike_stay_so_behind_the_same_weights() -> None:
+    x, w = normal(0.3, 1.0, 0.0, 0.6), Signal(0.2 + 0.3 * NODES, 1.0, 1.0)
+    y = weighted_sum(x, w, normal(0.5, 0.2), np.ones(()), 8)
+    draws = np.random.default_rng(11)
+    common, own = draws.standard_normal((60_000, 8, 1)), draws.standard_normal((60_000, 8, 2))
+    weights = 0.2 + 0.3 * draws.standard_normal((60_000, 8, 1))
+    bias = 0.5 + math.sqrt(0.2) * draws.standard_normal((60_000, 1))
+    total = ((0.3 + math.sqrt(0.6) * common + math.sqrt(0.4) * own) * weights).sum(axis=1) + bias
+    assert y.rho_sample == pytest.approx(np.corrcoef(total.T)[0, 1], abs=0.015)
+
+
+def test_places_with_more_taps_are_larger() -> None:
+    """E[y²] of a place is the bias's and one share for each of its taps."""
+    x, w, b = normal(0.0, 2.0), Signal(0.3 * NODES, 1.0, 1.0), normal(0.0, 0.5)
+    y = weighted_sum(x, w, b, np.array([1.0, 2.0, 3.0]), 4)
+    of_tap = 4 * 0.09 * 2.0
+    expected = np.array([0.5 + taps * of_tap for taps in (1, 2, 3)])
+    assert y.second == pytest.approx(expected.mean())
+    assert y.spatial_profile is not None
+    np.testing.assert_allclose(y.spatial_profile, expected / expected.mean())
