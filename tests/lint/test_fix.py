@@ -8,6 +8,7 @@ import pytest
 
 from caffestat.errors import InputError
 from caffestat.lint import Job, check_file, fix_file, selected
+from caffestat.lint.fix import _overlap
 
 from .nets import ACT, CONV, DATA, FC, LOSS, V0, V1
 
@@ -93,3 +94,17 @@ def test_what_a_comment_silences_is_left(tmp_path: Path) -> None:
     fixed = fix_file(str(path), Job(selected((), ())))
     assert fixed.before == fixed.after
     assert fixed.issues == ()
+
+
+@pytest.mark.parametrize(
+    ("other", "overlaps"),
+    [((3, 8), True), ((5, 6), True), ((0, 4), True), ((7, 9), True), ((0, 3), False), ((8, 9), False), ((5, 5), True)],
+)
+def test_fixes_of_the_same_bytes_overlap(other: tuple[int, int], overlaps: bool) -> None:
+    for one, two in (((3, 8), other), (other, (3, 8))):
+        assert _overlap((*one, b"a"), (*two, b"b")) == overlaps
+
+
+def test_two_insertions_at_one_place_overlap() -> None:
+    assert _overlap((4, 4, b"a"), (4, 4, b"b"))
+    assert not _overlap((4, 4, b"a"), (5, 5, b"a"))

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from caffestat.errors import InputError
+from caffestat.errors import InputError, Place
 from caffestat.lint import (
     Config,
     Job,
@@ -20,6 +20,10 @@ from caffestat.lint import (
     selected,
     to_baseline,
 )
+from caffestat.lint.baseline import refuse_other
+from caffestat.lint.issue import Issue
+from caffestat.lint.suppress import Suppression, suppressions, without_suppressed
+from caffestat.prototext import parse
 
 from .nets import ACT, CONV, DATA, FC, LOSS, issues
 
@@ -59,6 +63,54 @@ def test_a_baseline_knows_findings_wherever_they_move(tmp_path: Path) -> None:
     path.write_text("\n\n" + TEXT + CONV("e", "x", 'weight_filler { type: "xavier" std: 0.2 }'))
     left = read_baseline(str(known)).without_known(check_file(str(path), job))
     assert [issue.layer for issue in left] == ["e"]
+
+
+def test_a_baseline_knows_so_many_and_no_more(tmp_path: Path) -> None:
+    def found(message: str, file: str = "a.prototxt") -> Issue:
+        return Issue("CS006", "ignored-filler-field", "warning", Place(file, 3), "c", message, "fix")
+
+    known = tmp_path / "known.json"
+    known.write_text(to_baseline([found("std 0.1 is ignored"), found("std 0.2 is ignored")]))
+    now = [found(f"std {number} is ignored") for number in (7, 8, 9)]
+    baseline = read_baseline(str(known))
+    assert baseline.without_known(now) == now[2:]
+    assert baseline.without_known(now[:2]) == []  # each time anew
+    assert baseline.without_known([found("std 0.1 is ignored", "b.prototxt")]) != []
+
+
+def test_only_a_baseline_is_written_over(tmp_path: Path) -> None:
+    known, net = tmp_path / "known.json", tmp_path / "net.prototxt"
+    known.write_text(to_baseline([]))
+    net.write_text(TEXT)
+    refuse_other(str(known))
+    refuse_other(str(tmp_path / "new.json"))
+    with pytest.raises(InputError, match=r"net\.prototxt: is not a baseline, and was not overwritten"):
+        refuse_other(str(net))
+
+
+def lines_of(text: str) -> list[tuple[int, int]]:
+    return [(found.first, found.last) for found in suppressions(parse(text.encode()))]
+
+
+def test_the_lines_that_a_comment_silences() -> None:
+    layers = 'layer {\n  name: "a"\n}\n%slayer {\n  name: "b" %s\n}\n'
+    mark = "# caffestat: ignore\n"
+    assert lines_of(layers % (mark, "")) == [(4, 7)]
+    assert lines_of(layers % ("\n\n" + mark, "")) == [(6, 9)]
+    assert lines_of(layers % ("", mark)) == [(4, 7)]
+    assert lines_of("# caffestat: ignore\n" + layers % ("", "")) == [(1, 4)]
+    assert lines_of(layers.replace("}\n", "} # caffestat: ignore\n", 1) % ("", "")) == [(1, 3)]
+    assert lines_of(layers % ("", "") + mark) == [(7, 7)]  # behind all layers
+    assert lines_of(layers % ("", "") + "# caffestat: ignore-file") == [(0, 7)]
+
+
+@pytest.mark.parametrize(("line", "is_silent"), [(3, False), (4, True), (7, True), (8, False)])
+def test_a_comment_covers_its_first_and_its_last_line(line: int, is_silent: bool) -> None:
+    one = Issue("CS006", "ignored-filler-field", "warning", Place("a", line), "c", "message", "fix")
+    comment = Suppression((), "", 4, 7)
+    assert comment.covers(one) == is_silent
+    assert without_suppressed([one], "a", [comment]) == ([] if is_silent else [one])
+    assert without_suppressed([one], "other", [comment]) == [one]
 
 
 @pytest.mark.parametrize("text", ["", "[]", '{"findings": [{"file": "a"}]}'])
