@@ -36,6 +36,7 @@ class Measurement:
     """Mean absolute values (sum |x| / count) after one iteration; a key that is absent was not measured.
 
     tops          of each top, after its layer ran: (row, top)
+    whole         of each top of integers or booleans, likewise
     params        of each param, after the forward pass of its layer: (row, param)
     bottom_diffs  of the gradient of each bottom that needs it: (row, bottom)
     param_diffs   of the gradient of each param; a shared one as accumulated so far in the backward pass: (row, param)
@@ -57,6 +58,7 @@ class Measurement:
     """
 
     tops: dict[Key, float] = field(default_factory=dict)
+    whole: dict[Key, float] = field(default_factory=dict)
     params: dict[Key, float] = field(default_factory=dict)
     bottom_diffs: dict[Key, float] = field(default_factory=dict)
     param_diffs: dict[Key, float] = field(default_factory=dict)

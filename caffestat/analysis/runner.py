@@ -397,6 +397,8 @@ def _ask(
     """
     for key, value in forward.tops.items():
         statistics.mean_abs((*within, "top", *key), value)
+    for key, value in forward.whole.items():
+        statistics.mean_abs((*within, "whole", *key), _as_float(forward.graph, value))
     for (row, index), diff in (gradients.bottoms if gradients else {}).items():
         if diff:
             statistics.mean_abs((*within, "bottom", row, index), diff)
@@ -411,6 +413,10 @@ def _ask(
                 statistics.mean_abs(("kept", number, kept), inner.forward.params[kept])
 
 
+def _as_float(g: Graph, value: str) -> str:
+    return g.declare(g.cast(value, np.float32), g.shape(value))
+
+
 def _fill(
     measured: Measurement, forward: Forward, gradients: Gradients | None, found: Mapping[Any, float], within: Key = ()
 ) -> None:
@@ -418,6 +424,7 @@ def _fill(
     for key in forward.tops:
         top = (*within, "top", *key)
         measured.tops[key] = found[top]
+    measured.whole = {key: found[*within, "whole", *key] for key in forward.whole}
     if gradients:
         # a gradient that nothing reaches is zero: Caffe prints it as such
         measured.bottom_diffs = {key: found.get((*within, "bottom", *key), 0.0) for key in gradients.bottoms}

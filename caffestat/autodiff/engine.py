@@ -127,11 +127,11 @@ class Tape:
         return self._stored.get(value, value)
 
     def accumulate(self, value: str, dy: Grad) -> None:
-        """Add one contribution to the value's gradient; it has the value's shape.
+        """Add one contribution to the value's gradient; it has the value's shape. Nothing flows into an empty value.
 
         Raises GradientError for a value inside a region that is none of the region's outputs.
         """
-        if dy is None or not self.needs(value):
+        if dy is None or not self.needs(value) or (value in self.specs and 0 in self.shape(value)):
             return
         if value in self._hidden:
             raise _hidden_error(value)

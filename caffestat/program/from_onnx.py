@@ -219,6 +219,11 @@ class _Layout:
         spec = self.graph.specs.get(name)
         return spec is not None and name not in self.graph.constants and spec.dtype == FLOAT
 
+    def is_whole(self, name: str) -> bool:
+        """Tell whether a value is one of integers or booleans that are not known beforehand."""
+        spec = self.graph.specs.get(name)
+        return spec is not None and name not in self.graph.constants and spec.dtype.kind in "iub"
+
     def bottoms(self, node: ModelNode) -> list[str]:
         """Return what a node reads that is computed or fed: its inputs, then what its subgraphs read."""
         inner = (name for n in self.graph.nodes[node.first : node.last] for name in (*n.inputs, *n.captured))
@@ -335,6 +340,7 @@ def _forward(layout: _Layout, loss: str | None, fixed: Mapping[str, np.ndarray] 
         graph,
         tops={key: name for name, key in layout.keys.items() if layout.is_measured(name)},
         bottoms={key: name for key, name in read.items() if layout.is_measured(name)},
+        whole={key: name for name, key in layout.keys.items() if layout.is_whole(name)},
         params={number: param.name for number, param in enumerate(layout.params)},
         uses={(p.row, p.index): p.name for p in layout.params if layout.is_measured(p.name)},
         feeds=[InputFeed(graph, flow, name, rows_of.get(name)) for name in graph.inputs],

@@ -117,6 +117,7 @@ class Forward:
     """A program's forward graph, and which of its values is what.
 
     tops, bottoms  the value of each (row, top) and (row, bottom) that is computed and holds numbers of float32
+    whole          the value of each (row, top) that is computed and holds integers or booleans
     params         the graph's param of each owner, by number
     uses           the value that each (row, param) reads: a name of its own for each reader of a shared param
     feeds          what the graph's inputs hold
@@ -137,6 +138,7 @@ class Forward:
     graph: Graph
     tops: dict[Key, str] = field(default_factory=dict)
     bottoms: dict[Key, str] = field(default_factory=dict)
+    whole: dict[Key, str] = field(default_factory=dict)
     params: dict[int, str] = field(default_factory=dict)
     uses: dict[Key, str] = field(default_factory=dict)
     feeds: list[Feed] = field(default_factory=list)

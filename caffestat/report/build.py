@@ -101,15 +101,16 @@ class _View:
     def top(self, row: Row, index: int) -> TopRow:
         """Return a value."""
         key = row.index, index
+        means = self.measured.whole if key in self.measured.whole else self.measured.tops
         return TopRow(
             row.tops[index],
             row.shapes[index],
             self.program.ids[key],
-            self.measured.tops.get(key),
+            means.get(key),
             self._expected("tops", key),
             self.measured.top_samples.get(key),
             self.measured.stats.get(("top", *key)),
-            bool(self.measured.tops) and key not in self.measured.tops,
+            bool(self.measured.tops) and key not in means,
         )
 
     def _has_diff(self, key: Key) -> bool:

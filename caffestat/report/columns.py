@@ -172,7 +172,7 @@ def footer(report: Report, table: Iterable[Row]) -> Iterator[str]:
         if norms.diff_l1 is None:
             yield "?: depends on the gradient of a layer that cannot be computed."
     if any(top.is_unknown for layer in report.layers for top in layer.tops):
-        yield "mean|x| ?: the value of a layer that cannot be computed, or one that depends on it."
+        yield "mean|x| ?: the value of a layer that cannot be computed, one that depends on it, or text and lists."
     if not totals.is_complete:
         yield "Layers of unknown shape (?) and what depends on them are left out of the totals."
     params = [row.fans for row in table if row.fans]

@@ -37,6 +37,8 @@ def of_data(array: np.ndarray) -> Signal | None:
     """
     if not np.isfinite(array).all():
         return None
+    if not array.size:
+        return of_array(array)
     blob = np.asarray(array, np.float64)
     blob = blob.reshape(*blob.shape[:2], -1) if blob.ndim > 1 else blob.reshape(-1, 1, 1)
     return Signal.of_pairs(of_array(array).values, _pairs(blob, 2), _pairs(blob, 0))

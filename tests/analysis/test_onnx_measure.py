@@ -406,3 +406,29 @@ def test_integers_and_text_that_are_given_are_not_drawn(tmp_path: Path) -> None:
     assert row(report, "Cast_0").tops[0].mean_abs == 2.5
     with pytest.raises(InputError, match="input 's' holds text, which cannot be drawn"):
         analyzed(proto, tmp_path, inputs={"i": given["i"]})
+
+
+def test_data_without_elements_is_predicted(tmp_path: Path) -> None:
+    proto = model([node("Relu", ["x"], ["y"])], {"x": (2, 0, 3)}, ["y"])
+    report = analyzed(proto, tmp_path, predict=True, inputs={"x": np.zeros((2, 0, 3), np.float32)})
+    assert row(report, "Relu_0").tops[0].mean_abs == 0
+
+
+def test_integers_and_booleans_have_a_mean(tmp_path: Path) -> None:
+    nodes = [
+        node("Add", ["i", "large"], ["far"]),
+        node("Greater", ["x", "zero"], ["high"]),
+        node("ArgMax", ["x"], ["best"], axis=1),
+        node("StringConcat", ["s", "s"], ["text"]),
+        node("Mul", ["x", "x"], ["y"]),
+    ]
+    inputs = [value("i", (2,), TensorProto.INT64), value("s", (1,), TensorProto.STRING), value("x", (2, 3))]
+    arrays = {"large": np.array(-100_000), "zero": np.zeros((), np.float32)}
+    proto = model(nodes, inputs, ["y", "far", "high", "best", "text"], arrays)
+    x = np.array([[1, 2, -3], [0, -5, -6]], np.float32)
+    given = {"i": np.array([1, 2]), "s": np.array(["a"], object), "x": x}
+    for compute in ("float32", "float16"):
+        report = analyzed(proto, tmp_path, inputs=given, compute=compute)
+        found = {layer.tops[0].name: layer.tops[0] for layer in report.layers}
+        means = {name: top.mean_abs for name, top in found.items() if not top.is_unknown}
+        assert means == pytest.approx({"far": 99_998.5, "high": 2 / 6, "best": 0.5, "y": 75 / 6}, rel=1e-6)

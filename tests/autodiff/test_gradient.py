@@ -223,3 +223,12 @@ def test_data_that_decides_other_shapes_is_refused(derivative: str, wrt: str, co
     run(made, more | {"x": one})
     with pytest.raises(Exception, match=r"the data decides other shapes|Non-zero status code"):
         run(made, more | {"x": two})
+
+
+def test_the_gradient_of_an_empty_value_is_empty() -> None:
+    """The runtime takes an Expand to no elements for one that broadcasts."""
+    nodes = [node("Mul", ["x", "w"], ["p"]), node("ReduceSum", ["p", "axis"], ["y"], keepdims=0)]
+    proto = model(nodes, {"x": (2, 0, 3)}, ["y"], {"w": normal(3), "axis": np.array([1])})
+    found = run(gradient(proto), {"x": np.zeros((2, 0, 3), np.float32), "cotangent/y": normal(2, 3)})
+    assert found["grad/x"].shape == (2, 0, 3)
+    assert found["grad/w"].tolist() == [0, 0, 0]
