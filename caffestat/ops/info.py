@@ -142,6 +142,7 @@ class OpInfo:
     is_recurrent  weights act once per timestep
     upsamples     a bilinear kernel makes it interpolate
     converts      changes the element type, not the values (apart from rounding)
+    selects       each element is that of one of its inputs, whichever the first says
     rounds        makes integers of floats: its derivative is 0 almost everywhere
     normalizes    gives its output a mean and a variance of its own
     is_random     the outputs differ from run to run
@@ -172,6 +173,7 @@ class OpInfo:
     is_recurrent: bool = False
     upsamples: bool = False
     converts: bool = False
+    selects: bool = False
     rounds: bool = False
     normalizes: bool = False
     is_random: bool = False

@@ -33,7 +33,7 @@ _enter(
 )
 _enter(Elements.PICKED, "Pad", inputs=(DATA, SETTING, DATA, SETTING), sign=KEPT)
 _enter(Elements.PICKED, "Trilu", inputs=(DATA, SETTING), sign=KEPT)
-_enter(Elements.PICKED, "Where", inputs=(CONDITION, DATA, DATA), sign=KEPT)
+_enter(Elements.PICKED, "Where", inputs=(CONDITION, DATA, DATA), sign=KEPT, selects=True)
 _enter(
     Elements.PICKED,
     "Gather",

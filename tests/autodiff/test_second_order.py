@@ -140,3 +140,32 @@ def test_straight_through(per_channel: bool) -> None:
     d = (np.clip(np.round(x / s) + z, -128, 127) - z) * s
     assert 0 < inside.sum() < x.size
     np.testing.assert_allclose(out["grad/x"], np.where(inside, 2 * d * dy, 0), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("converts", [False, True])
+def test_rows_whose_softmax_is_replaced_because_it_is_not_a_number_get_no_gradient(converts: bool) -> None:
+    """As attention is exported: -inf where a key is masked, 0 where all are. The row in between has numbers."""
+    nodes = [
+        node("Where", ["mask", "x", "none"], ["scores"]),
+        node("Softmax", ["scores"], ["share"]),
+        *([node("Identity", ["share"], ["p"])] if converts else []),
+        node("IsNaN", ["share"], ["empty"]),
+        node("Where", ["empty", "zero", "p" if converts else "share"], ["safe"]),
+        node("MatMul", ["safe", "w"], ["y"]),
+    ]
+    mask = np.array([[1, 1, 0], [0, 0, 0], [1, 1, 1]], bool)
+    arrays = {"mask": mask, "none": np.float32(-np.inf), "zero": np.float32(0), "w": normal(3, 2, seed=3)}
+    whole = model(nodes, {"x": (3, 3)}, ["y"], arrays)
+    x, dy, v = normal(3, 3), normal(3, 2, seed=5), normal(3, 3, seed=6)
+    found = run(hessian_product(whole, wrt=["x"]), {"x": x, "cotangent/y": dy, "vector/x": v})
+    nodes = [
+        node("Where", ["mask", "x", "none"], ["s"]),
+        node("Softmax", ["s"], ["p"]),
+        node("MatMul", ["p", "w"], ["y"]),
+    ]
+    rows = [0, 2]
+    plain = model(nodes, {"x": (2, 3)}, ["y"], arrays | {"mask": mask[rows]})
+    expected = run(hessian_product(plain, wrt=["x"]), {"x": x[rows], "cotangent/y": dy[rows], "vector/x": v[rows]})
+    for name in ("grad/x", "hessian/x"):
+        np.testing.assert_allclose(found[name][rows], expected[name], rtol=1e-5, atol=1e-6)
+        assert found[name][1].tolist() == [0, 0, 0]

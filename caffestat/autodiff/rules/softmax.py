@@ -12,9 +12,27 @@ from .common import Grads, input_of, only
 
 @vjp("Softmax")
 def softmax(t: Tape, node: Node, dy: str) -> Grads:
-    y = node.outputs[0]
+    y = _replaced_nan(t, node.outputs[0])
     inner = t.emit("ReduceSum", t.emit("Mul", dy, y), t.ints(node.get("axis", -1)), keepdims=1)
     return [t.emit("Mul", t.emit("Sub", dy, inner), y)]
+
+
+def _replaced_nan(t: Tape, y: str) -> str:
+    """Return y with zeros for NaN where the model selects other values for some of it, and reads it nowhere else.
+
+    That is how exporters leave out rows of attention whose keys are all masked: of such rows the softmax is NaN, and no
+    gradient comes back.
+    """
+    nodes = t.graph.nodes
+
+    def passes(index: int, position: int = 0) -> bool:
+        return nodes[index].info.renames or nodes[index].info.converts
+
+    uses = [(nodes[index], position) for index, position in t.flow.through(y, passes) if not passes(index)]
+    readers = [(node, position) for node, position in uses if any(map(t.needs, node.outputs))]
+    if not readers or not all(node.info.selects and position for node, position in readers):
+        return y
+    return t.declare(t.emit("Where", t.emit("IsNaN", y), t.scalar(0, like=y), y), t.shape(y), t.specs[y].dtype)
 
 
 @vjp("LogSoftmax")
