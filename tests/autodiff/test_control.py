@@ -428,3 +428,28 @@ def test_a_branch_that_returns_what_it_stores() -> None:
         feeds = {"x": np.array([2, 3], np.float32), "c": np.array(flag), "cotangent/y": np.array([1, 5], np.float32)}
         out = run(found, feeds)
         assert {name: out[name].tolist() for name in expected} == expected
+
+
+@pytest.mark.parametrize("is_scan", [False, True])
+def test_a_subgraph_that_draws_is_refused(is_scan: bool) -> None:
+    """Its gradient would compute it again, with other draws."""
+    name, shape = ("slice", (3,)) if is_scan else ("x", (2, 3))
+    inputs = [value(name, shape)] if is_scan else []
+    nodes = [node("RandomNormalLike", [name], ["drawn"]), node("Mul", ["drawn", name], ["out"])]
+    draws = body(nodes, inputs, [value("out", shape)])
+    if is_scan:
+        proto = model([node("Scan", ["x"], ["y"], body=draws, num_scan_inputs=1)], {"x": (2, 3)}, ["y"], opset=21)
+    else:
+        split = node("If", ["c"], ["y"], then_branch=draws, else_branch=draws)
+        proto = model([split], [value("x", (2, 3)), value("c", (), BOOL)], ["y"], opset=21)
+    with pytest.raises(GradientError, match=r"RandomNormalLike .*: what a subgraph draws is not drawn again alike"):
+        gradient(proto)
+
+
+def test_a_dropout_of_inference_inside_a_scan_passes_the_gradient() -> None:
+    nodes = [node("Dropout", ["slice"], ["kept"]), node("Mul", ["kept", "slice"], ["out"])]
+    inside = body(nodes, [value("slice", (3,))], [value("out", (3,))])
+    proto = model([node("Scan", ["x"], ["y"], body=inside, num_scan_inputs=1)], {"x": (2, 3)}, ["y"])
+    feeds = {"x": normal(2, 3), "cotangent/y": normal(2, 3, seed=5)}
+    found = run(gradient(proto), feeds)["grad/x"]
+    np.testing.assert_allclose(found, 2 * feeds["x"] * feeds["cotangent/y"], rtol=1e-6)

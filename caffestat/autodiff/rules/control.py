@@ -16,9 +16,10 @@ from caffestat.errors import GradientError
 from caffestat.graph import Graph, Node, Spec
 from caffestat.graph.bodies import close_body, open_body, with_captured
 from caffestat.graph.infer import branch_taken
+from caffestat.ops import Role
 
 from ..engine import Tape, backward, vjp
-from .common import Grads
+from .common import Grads, input_of
 
 
 @vjp("If")
@@ -77,7 +78,22 @@ def _open(t: Tape, body: onnx.GraphProto, inputs: Sequence[Spec], wanted: Sequen
     """Return a subgraph as a Graph that knows the values from outside whose gradients are wanted."""
     inner = open_body(t.graph, body, inputs)
     inner.specs.update((name, t.specs[name]) for name in wanted)
+    _refuse_draws(inner)
     return inner
+
+
+def _refuse_draws(inner: Graph) -> None:
+    """Raise GradientError where a subgraph draws: computed again for the gradient, it would draw other numbers."""
+    for node in inner.nodes:
+        if _draws(inner, node):
+            raise GradientError(f"{node.op} (value {node.outputs[0]}): what a subgraph draws is not drawn again alike")
+
+
+def _draws(g: Graph, node: Node) -> bool:
+    """Tell whether a node draws; one that reads data, a Dropout, draws in training only."""
+    mode = input_of(node, 2)
+    is_training = bool(mode) and bool(g.constants.get(mode, True))
+    return node.info.is_random and (is_training or node.info.role(0) is not Role.DATA)
 
 
 def _backward(inner: Graph, seeds: dict[str, str], wanted: Sequence[str]) -> list[str]:
