@@ -54,7 +54,7 @@ def read_config(path: Path) -> Config | None:
     if not path.exists():
         return None
     try:
-        parser.read_string(read_regular(path).decode())
+        parser.read_string(read_regular(path).decode("utf-8-sig"))
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror}") from error
     except configparser.ParsingError as error:

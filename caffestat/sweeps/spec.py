@@ -38,7 +38,7 @@ def read_sweep(path: str) -> dict[str, Any]:
     Raises InputError when it cannot be read, and for keys that no sweep has.
     """
     try:
-        data = _toml(read_regular(path).decode(), path)
+        data = _toml(read_regular(path).decode("utf-8-sig"), path)
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror or error}; expected a sweep.toml") from error
     except UnicodeDecodeError as error:

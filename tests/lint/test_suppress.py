@@ -145,6 +145,12 @@ def test_no_settings_are_looked_for_above_the_repository(tmp_path: Path) -> None
     assert find_config(inner) == Config()
 
 
+def test_settings_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
+    (tmp_path / "caffestat.cfg").write_bytes(b"\xef\xbb\xbf[caffestat]\r\nseverity = error\r\n")
+    config = read_config(tmp_path / "caffestat.cfg")
+    assert config is not None and config.severity == "error"
+
+
 @pytest.mark.parametrize(
     ("line", "words"),
     [

@@ -100,6 +100,12 @@ def test_hidden_layers_get_wider_and_classes_stay() -> None:
     assert layers()["conv1"].convolution_param.num_output == 8
 
 
+def test_sweep_files_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
+    path = tmp_path / "sweep.toml"
+    path.write_bytes(b"\xef\xbb\xbfbatch = 8\n")
+    assert read_sweep(str(path)) == {"batch": 8}
+
+
 def test_sweep_files(tmp_path: Path) -> None:
     path = tmp_path / "sweep.toml"
     path.write_text(
