@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from caffestat.errors import InputError
 from caffestat.options import DEFAULT_SEED, NetOptions, RunOptions, ValueOptions, number
 
 from .debug import debug
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from caffestat.graph.load import Model
     from caffestat.logs import Difference, Pass
 
-__all__ = ["NETS", "compare", "compare_values", "passes_of"]
+__all__ = ["NETS", "compare", "compare_values", "passes_of", "passes_of_both"]
 
 NETS = (".prototxt", ".pbtxt")
 
@@ -34,7 +35,14 @@ def compare(a: str | Path, b: str | Path, *, rtol: float = 1e-3, atol: float = 1
     from caffestat import logs
 
     rtol, atol = number("rtol", rtol), number("atol", atol)
-    return logs.compare(passes_of(str(a)), passes_of(str(b)), rtol, atol)
+    return logs.compare(*passes_of_both(str(a), str(b)), rtol, atol)
+
+
+def passes_of_both(a: str, b: str) -> tuple[Iterator[Pass], Iterator[Pass]]:
+    """Return `passes_of` each. Raises InputError when both are the standard input."""
+    if a == b == "-":
+        raise InputError("-: the standard input is one log; name a file for the other one")
+    return passes_of(a), passes_of(b)
 
 
 def passes_of(path: str) -> Iterator[Pass]:

@@ -28,8 +28,9 @@ def _page(name: str) -> str:
 
     classes = layer_dialects(name)
     if not classes:
-        close = difflib.get_close_matches(name, layer_types(), n=1, cutoff=0.8)
-        hint = f"; did you mean {close[0]!r}?" if close else ""
+        types = {known.lower(): known for known in layer_types()}
+        close = difflib.get_close_matches(name.lower(), types, n=1, cutoff=0.8)
+        hint = f"; did you mean {types[close[0]]!r}?" if close else ""
         raise InputError(f"unknown layer type {name!r}{hint}; `caffestat layers` lists all")
     return "\n\n".join(
         f"{name}{f' of dialect {cls.dialect}' if cls.dialect else ''}\n\n{inspect.cleandoc(cls.__doc__ or '')}"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from caffestat.errors import CaffestatError
 
 from .analyze import analyze
-from .compare import NETS, passes_of
+from .compare import NETS, passes_of_both
 
 if TYPE_CHECKING:
     from caffestat.lint import Checked
@@ -92,7 +92,7 @@ def compare_page(a: str | Path, b: str | Path, *, rtol: float = 1e-3, atol: floa
     from caffestat.report.comparison import compare
     from caffestat.report.html.from_comparison import render_comparison
 
-    found = compare(str(a), str(b), passes_of(str(a)), passes_of(str(b)), rtol, atol)
+    found = compare(str(a), str(b), *passes_of_both(str(a), str(b)), rtol, atol)
     return found, render_comparison(found, _report(_net_of(str(a), str(b))))
 
 

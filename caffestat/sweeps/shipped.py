@@ -10,7 +10,6 @@ from caffestat.errors import InputError
 from caffestat.files import read_regular
 from caffestat.net import NetSource, Solver
 from caffestat.net.source import source_of
-from caffestat.program import open_file
 from caffestat.program.opening import NetFile
 from caffestat.prototext import Document, parse
 
@@ -30,16 +29,15 @@ class _Shipped(Solver):
         return self.tests
 
 
-def texts_of(path: str) -> tuple[bytes, ...]:
+def texts_of(file: NetFile) -> tuple[bytes, ...]:
     """Return the texts of a net; of a solver its own, that of its net (b"" where it is inside), those of its test nets.
 
     Raises a CaffestatError when one cannot be read.
     """
-    file = open_file(path)
     own = bytes(file.text)
     if file.solver is None:
         return (own,)
-    net = b"" if file.source.name == path else read_regular(file.source.name)
+    net = b"" if file.source.name == file.text.name else read_regular(file.source.name)
     return (own, net, *(read_regular(test.name) for test in file.solver.file_tests()))
 
 

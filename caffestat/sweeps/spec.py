@@ -11,7 +11,7 @@ from caffestat.errors import InputError
 from caffestat.files import read_regular
 from caffestat.layers import loaded_plugins
 from caffestat.options import DATA, NetOptions, RunOptions, ValueOptions
-from caffestat.program import NetProgram, open_file
+from caffestat.program import NetFile, NetProgram, open_file
 
 from .bench import Settings
 from .shipped import texts_of
@@ -123,13 +123,14 @@ def settings_of(sweep: Sweep, device: str = "cpu", data: str = "synthetic", dial
     RunOptions(device=device)
     refuse_unknown(sweep)
     options = NetOptions(shapes=sweep.shapes, batch=sweep.batch, data=data, dialect=dialect)
-    real = frozenset(name for name in sweep.nets if data != "synthetic" and _has_files(name, options))
-    texts = {name: texts_of(name) for name in sweep.nets}
+    files = {name: open_file(name) for name in sweep.nets}
+    real = frozenset(name for name, file in files.items() if data != "synthetic" and _has_files(file, options))
+    texts = {name: texts_of(file) for name, file in files.items()}
     return Settings(texts, options.shapes, sweep.batch, device, real, dialect, loaded_plugins())
 
 
-def _has_files(name: str, options: NetOptions) -> bool:
-    program = open_file(name).program(options, ValueOptions())
+def _has_files(file: NetFile, options: NetOptions) -> bool:
+    program = file.program(options, ValueOptions())
     return options.data == "real" or (_reads(program) and not program.synthetic(()))
 
 

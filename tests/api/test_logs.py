@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 import caffestat
+from caffestat.api.pages import compare_page
+from caffestat.errors import InputError
 
 NET = """
 layer { name: "data" type: "Input" top: "x" input_param { shape { dim: 3 dim: 5 } } }
@@ -52,3 +55,9 @@ def test_the_expectations_of_a_solver_are_those_of_its_state(solver: Path) -> No
     assert expected["wide"] is not None
     assert "narrow" not in expected
     assert found.tests == 2
+
+
+@pytest.mark.parametrize("compare", [caffestat.compare, compare_page])
+def test_the_standard_input_is_one_log(compare: Callable[..., object]) -> None:
+    with pytest.raises(InputError, match="the standard input is one log"):
+        compare("-", "-")

@@ -45,6 +45,12 @@ def test_options_are_validated_by_every_verb(call: Callable[[Path], object], mes
         call(MODELS / "lenet.prototxt")
 
 
+@pytest.mark.parametrize(("name", "meant"), [("convolution", "Convolution"), ("relu", "ReLU"), ("Poolling", "Pooling")])
+def test_types_are_suggested_in_any_case(name: str, meant: str) -> None:
+    with pytest.raises(InputError, match=f"unknown layer type '{name}'; did you mean '{meant}'"):
+        caffestat.list_layers(name)
+
+
 def test_explain_gives_a_list_or_a_page() -> None:
     assert caffestat.explain().count("\n") > 10
     assert caffestat.explain("CS012").startswith("## CS012")

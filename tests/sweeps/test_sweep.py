@@ -73,6 +73,11 @@ def test_a_trial_that_fails_is_a_row(folder: Path) -> None:
     assert (summary.trials, len(summary.errors)) == (4, 2)
 
 
+def test_the_net_may_come_from_the_standard_input() -> None:
+    result = CliRunner().invoke(main, ["sweep", "--workers", "1", "--seeds", "1,2", "-"], input=NET)
+    assert (result.exit_code, result.stdout.splitlines()[0][:8]) == (0, "2 trials")
+
+
 @pytest.mark.parametrize(("fillers", "code"), [("xavier,gaussian:std=-1", 0), ("gaussian:std=-1", 2)])
 def test_a_sweep_without_results_fails(folder: Path, fillers: str, code: int) -> None:
     command = ["sweep", "--workers", "1", "--no-predict", "--filler", fillers, "tiny.prototxt"]
