@@ -169,3 +169,24 @@ def test_rows_whose_softmax_is_replaced_because_it_is_not_a_number_get_no_gradie
     for name in ("grad/x", "hessian/x"):
         np.testing.assert_allclose(found[name][rows], expected[name], rtol=1e-5, atol=1e-6)
         assert found[name][1].tolist() == [0, 0, 0]
+
+
+@pytest.mark.parametrize("op", ["RoiAlign", "SoftmaxCrossEntropyLoss", "NegativeLogLikelihoodLoss"])
+def test_what_gets_no_gradient_is_constant_for_second_derivatives_too(op: str) -> None:
+    if op == "RoiAlign":
+        fed, constants, shape = ["x", "s", "i"], {"i": np.array([0, 0])}, (1, 2, 5, 4)
+        s = np.array([[0.2, 0.3, 2.4, 3.1], [1.1, 0.7, 2.9, 2.2]], np.float32)
+    else:
+        fed, constants, shape = ["x", "i", "s"], {"i": np.array([2, 0])}, (2, 3)
+        s = np.array([0.5, 2, 3], np.float32)
+    proto = model([node(op, fed, ["z"]), node("Mul", ["z", "z"], ["y"])], {"x": shape, "s": s.shape}, ["y"], constants)
+    made = hessian_product(proto, wrt=["x", "s"])
+    (y,) = (item.type.tensor_type.shape.dim for item in made.graph.input if item.name == "cotangent/y")
+    feeds = {"x": normal(*shape), "s": s, "cotangent/y": np.ones([dim.dim_value for dim in y], np.float32)}
+    still, moved = (
+        run(made, feeds | {"vector/x": normal(*shape, seed=5), "vector/s": np.full(s.shape, v, np.float32)})
+        for v in (0, 1)
+    )
+    assert (still["grad/s"] == 0).all() and (still["hessian/s"] == 0).all() and (moved["hessian/s"] == 0).all()
+    assert np.abs(still["hessian/x"]).max() > 0.01
+    np.testing.assert_array_equal(moved["hessian/x"], still["hessian/x"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from math import prod
 
 import numpy as np
@@ -25,7 +26,8 @@ def roi_align(t: Tape, node: Node, dy: str) -> Grads:
     """
     if node.get("mode", "avg") != "avg":
         raise GradientError(f"RoiAlign (value {node.outputs[0]}): mode {node.get('mode')} has no gradient rule")
-    x, _, items = node.inputs
+    x, rois, items = node.inputs
+    node = replace(node, inputs=(x, t.graph.detach(rois), items))
     batch, channels, height, width = t.shape(x)
     count, _, rows, columns = t.shape(node.outputs[0])
     across = t.reshape(_samples(t, node, 0, columns, width), count, 1, columns, width)

@@ -71,7 +71,10 @@ def _likelihood_grad(t: Tape, node: Node, dy: str) -> str:
 
 
 def _label_weights(t: Tape, node: Node) -> str:
-    """Return, shaped as the scores, the class weight at each sample's label and 0 elsewhere."""
+    """Return, shaped as the scores, the class weight at each sample's label and 0 elsewhere.
+
+    The weights of classes get no gradient, as in torch, and are constants for second derivatives.
+    """
     scores, labels, weight = node.inputs[0], node.inputs[1], input_of(node, 2)
     shape = t.shape(scores)
     dtype = t.specs[labels].dtype
@@ -82,5 +85,5 @@ def _label_weights(t: Tape, node: Node) -> str:
     if ignored is not None:
         kept = t.emit("Not", t.emit("Equal", label, t.constant(ignored, dtype)))
         chosen = t.emit("And", chosen, kept)
-    per_class = t.reshape(weight, *column) if weight else t.scalar(1, like=scores)
+    per_class = t.reshape(t.graph.detach(weight), *column) if weight else t.scalar(1, like=scores)
     return t.emit("Where", chosen, per_class, t.scalar(0, like=scores))
