@@ -11,6 +11,7 @@ import numpy as np
 from caffestat.engine import CPU, Compiled, Device
 from caffestat.engine.ranges import BINS, Extremes, Histograms
 from caffestat.engine.statistics import origins
+from caffestat.errors import InputError
 from caffestat.fillers import Stream
 from caffestat.graph import Graph
 from caffestat.graph.load import Model
@@ -109,7 +110,8 @@ def calibrate(
         for name, (dtype, low, high) in models.of(batch).extremes(batch).items():
             found.setdefault(name, _Found(dtype)).widen(low, high)
     limits = {name: one.limit for name, one in found.items() if one.limit}
-    for batch in batches() if method.percentiles or method.name == "percentile" else ():
+    needs_counts = bool(method.percentiles) or method.name == "percentile"
+    for batch in batches() if needs_counts and limits else ():
         for name, counts in models.of(batch).histograms(batch, limits).items():
             found[name].counts += counts
     ranges = {name: _range(one, method) for name, one in found.items() if one.low <= one.high}
@@ -143,6 +145,8 @@ class _Run:
         self._model, self._device, self._compute = model, device, compute
         found = origins(model.graph, model.graph.flow())
         self._origins = {name: found.get(name, name) for name in _values(model)}
+        if not self._origins:
+            raise InputError(f"no value with elements is of {' or '.join(_TYPES)}: there are no ranges to find")
         self._constants = dict(_constants(model))
         self._extremes: tuple[Extremes, Compiled] | None = None
         self._histograms: tuple[Histograms, Compiled] | None = None

@@ -144,7 +144,7 @@ class ModelRunning:
         self.program = _Trained(**vars(made))
         check_run(self.program, True, device)
         stored = map(self._stored, self.program.params)
-        self.values: Sequence[np.ndarray] = [np.array(array, np.float32, order="C") for array in stored]
+        self.values: Sequence[np.ndarray] = [np.array(array, order="C") for array in stored]
         self.runner: Runner | None = Runner(self.program, self.values, device, changing=True, activity=activity)
         self._freeze = freeze
         self._check_patterns()

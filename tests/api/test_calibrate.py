@@ -252,3 +252,17 @@ def test_batches_that_do_not_fit_are_refused(tmp_path: Path) -> None:
         caffestat.calibrate(path, inputs={"x": normal(1, 3)}, device="cpu")
     with pytest.raises(InputError, match="x, z have different numbers of batches"):
         caffestat.calibrate(path, inputs={"x": normal(4, 3), "z": normal(2, 3)}, device="cpu")
+
+
+def test_values_that_are_all_zero_and_models_without_floats_of_the_types(tmp_path: Path) -> None:
+    double = model([node("Add", ["x", "x"], ["y"])], {"x": (2, 3)}, ["y"])
+    onnx.save(double, tmp_path / "m.onnx")
+    found = caffestat.calibrate(tmp_path / "m.onnx", inputs={"x": np.zeros((2, 3), np.float32)}, device="cpu").ranges
+    assert {name: (one.low, one.high) for name, one in found.items()} == {"x": (0, 0), "y": (0, 0)}
+    for item in (*double.graph.input, *double.graph.output):
+        item.type.tensor_type.elem_type = onnx.TensorProto.DOUBLE
+    onnx.save(double, tmp_path / "m.onnx")
+    with pytest.raises(
+        InputError, match="no value with elements is of float16 or float32: there are no ranges to find"
+    ):
+        caffestat.calibrate(tmp_path / "m.onnx", inputs={"x": np.zeros((2, 3))}, device="cpu")

@@ -303,3 +303,30 @@ def test_params_on_the_device_give_the_same_model() -> None:
     for mine, other in zip(signals, expected, strict=True):
         assert mine == pytest.approx(other, rel=1e-4, abs=1e-7)
         assert {signal.quantity for signal in mine} >= {"update", "update_ratio"}
+
+
+def test_packed_weights_stay_integers() -> None:
+    """A product with 4-bit weights trains its bias; what it unpacks is no number to be learned."""
+    random = np.random.default_rng(5)
+    settings = {"K": 16, "N": CLASSES, "bits": 4, "block_size": 16}
+    arrays = {
+        "w": random.integers(0, 255, (CLASSES, 1, 8)).astype(np.uint8),
+        "scale": np.full(CLASSES, 0.1, np.float32),
+        "b": np.zeros(CLASSES, np.float32),
+    }
+    graph = helper.make_graph(
+        [
+            helper.make_node("MatMulNBits", ["x", "w", "scale"], ["product"], domain="com.microsoft", **settings),
+            helper.make_node("Add", ["product", "b"], ["logits"]),
+        ],
+        "packed",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [BATCH, 16])],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, [BATCH, CLASSES])],
+        [numpy_helper.from_array(array, name) for name, array in arrays.items()],
+    )
+    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("com.microsoft", 1)]
+    onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=8), "model.onnx")
+    train(inputs={"x": random.normal(size=(BATCH, 16)), "label": np.array([0, 1, 2, 0])}, batch=None)
+    after = stored("m_iter_7.onnx")
+    assert (after["b"] != 0).any()
+    np.testing.assert_array_equal(after["w"], arrays["w"])
