@@ -32,6 +32,7 @@ __all__ = [
     "NCHWC",
     "add_affine",
     "convolution",
+    "dots",
     "fits",
     "fits_images",
     "fits_rows",
@@ -106,18 +107,40 @@ def add_affine(g: Graph, value: str, x: str, scale: str, bias: str) -> str:
     BatchNormalization and Add.
     """
     shape, b = g.shape(x), g.block
-    lanes = prod(shape[:2]) * b
-    image = (1, lanes, 1, prod(shape[2:]) // b)
+    image = _rows(g, shape)
 
     def per_lane(vector: str) -> str:
         wide = g.emit("Expand", g.reshape(vector, 1, shape[1], 1), g.ints(*shape[:2], b))
         return g.declare(wide, (*shape[:2], b))
 
-    filters, biases = g.reshape(per_lane(scale), lanes, 1, 1, 1), g.reshape(per_lane(bias), lanes)
+    filters, biases = g.reshape(per_lane(scale), image[1], 1, 1, 1), g.reshape(per_lane(bias), image[1])
     inputs = g.reshape(x, *image), filters, biases, g.reshape(value, *image)
+    return g.reshape(_per_lane(g, inputs, 1, image[3]), *shape)
+
+
+def dots(g: Graph, a: str, b: str) -> str:
+    """Emit partial sums of a · b, images [batch, channels, …], where `fits_rows`: [batch, channels, lanes].
+
+    Each channel of b is a filter that covers the image: in one pass on all threads, 0.2 to 0.4 of the time of products
+    of single rows, whose call costs more than a row of 800.
+    """
+    shape = g.shape(a)
+    _, lanes, _, length = image = _rows(g, shape)
+    sums = _per_lane(g, (g.reshape(a, *image), g.reshape(b, lanes, 1, 1, length)), length, 1)
+    return g.reshape(sums, *shape[:2], g.block)
+
+
+def _rows(g: Graph, shape: Sequence[int]) -> tuple[int, int, int, int]:
+    """Return the shape of an image whose channels are the lanes of the rows of another one, as it lies in memory."""
+    return 1, prod(shape[:2]) * g.block, 1, prod(shape[2:]) // g.block
+
+
+def _per_lane(g: Graph, inputs: Sequence[str], taps: int, places: int) -> str:
+    """Emit the convolution of rows with a filter of so many taps for each lane: [1, lanes, 1, places]."""
+    lanes = g.shape(inputs[0])[1]
     g.domains[NCHWC] = 1
-    y = g.emit("Conv", *inputs, domain=NCHWC, kernel_shape=[1, 1], group=lanes)
-    return g.reshape(g.declare(y, image), *shape)
+    y = g.emit("Conv", *inputs, domain=NCHWC, kernel_shape=[1, taps], group=lanes)
+    return g.declare(y, (1, lanes, 1, places))
 
 
 def is_depthwise(shape: Sequence[int], group: int) -> bool:

@@ -75,6 +75,8 @@ def _channel_dot(g: Graph, node: Node, provider: str) -> list[str]:
         slope, shift = affine_of(g, normal)
         dot, total = channel_dot(g, a, normal.x), channel_sum(g, a)
         return [g.emit("Add", g.emit("Mul", slope, dot), g.emit("Mul", shift, total))]
+    if blocked.fits_rows(g, a):
+        return [g.emit("ReduceSum", blocked.dots(g, a, b), g.ints(0, 2), keepdims=0)]
     n, channels, *space = g.shape(a)
     places = prod(space)
     if provider != "cpu" or places < LONG_ROW:
