@@ -9,7 +9,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from caffestat.graph import Graph, Node, Spec, late
+from caffestat.graph import Graph, Node, Spec, early, late
 from caffestat.graph.flow import Flow
 from caffestat.graph.graph import Normal
 from caffestat.graph.normalized import normalize, only_scales
@@ -69,11 +69,30 @@ def _non_negative(nodes: Sequence[Node]) -> set[str]:
     return found
 
 
+@early("LongSum")
+def _sum_of_scaled(g: Graph, node: Node, provider: str) -> list[str] | None:
+    """From sums of other values per channel, where there are such."""
+    value = node.inputs[0]
+    if provider == "cuda" or node.attributes["kind"] != "abs" or not _has_long_rows(g, value):
+        return None
+    assert g.scaled
+    first = len(g.nodes)
+    if value in g.scaled.normal:
+        total = _sum_normal(g, g.scaled.normal[value])
+    elif value in g.scaled.values or value in g.scaled.others:
+        total = _sum_of(g, _sum_scaled(g, *g.scaled.values.get(value, (value, ""))))
+    else:
+        return None
+    g.statistics.update(name for emitted in g.nodes[first:] for name in emitted.outputs)
+    return [total]
+
+
 @late("LongSum")
 def _long_sum(g: Graph, node: Node, provider: str) -> list[str]:
     """Σ |x| or Σ x² over so many elements that one sum on the CPU would not be exact, one element."""
-    first = len(g.nodes)
-    total = _sum_at_once(g, node) if provider == "cuda" else _sum_parts(g, node)
+    first, (value,), settings = len(g.nodes), node.inputs, node.attributes
+    at_once = provider == "cuda"
+    total = _sum_at_once(g, node) if at_once else _sum_all(g, value, settings["kind"], settings["non_negative"])
     g.statistics.update(name for emitted in g.nodes[first:] for name in emitted.outputs)
     return [total]
 
@@ -84,17 +103,6 @@ def _sum_at_once(g: Graph, node: Node) -> str:
     return g.emit(
         _DIRECTLY[node.attributes["kind"]], g.reshape(value, math.prod(g.shape(value))), g.ints(0), keepdims=1
     )
-
-
-def _sum_parts(g: Graph, node: Node) -> str:
-    """Emit sums of parts and the sum of these."""
-    value, kind = node.inputs[0], node.attributes["kind"]
-    scaled = g.scaled if _has_long_rows(g, value) else None
-    if kind == "abs" and scaled and value in scaled.normal:
-        return _sum_normal(g, scaled.normal[value])
-    if kind == "abs" and scaled and (value in scaled.values or value in scaled.others):
-        return _sum_of(g, _sum_scaled(g, *scaled.values.get(value, (value, ""))))
-    return _sum_all(g, value, kind, node.attributes["non_negative"])
 
 
 def _has_long_rows(g: Graph, value: str) -> bool:

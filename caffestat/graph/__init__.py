@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from caffestat.lazy import lazily
 
 from .axes import all_but_channels
-from .late import late
+from .late import early, late
 
 if TYPE_CHECKING:
     from .convolution import Convolution, convolution_of
@@ -21,6 +21,7 @@ __all__ = [
     "Spec",
     "all_but_channels",
     "convolution_of",
+    "early",
     "late",
 ]
 

@@ -182,11 +182,8 @@ def _added(g: Graph, parts: Sequence[str]) -> str:
     return reduce(lambda total, part: g.emit("Add", total, part), parts)
 
 
-_ON_CPU: dict[str, Definition] = {
-    "Conv": _convolution,
-    "BatchNormalization": normalized.batch_normalization,
-    "Sum": _sum,
-}
+_ON_CPU: dict[str, Definition] = {"Conv": _convolution, "Sum": _sum}
+_EARLY_ON_CPU: dict[str, Definition] = {"BatchNormalization": normalized.batch_normalization}
 _BY_PROVIDER: dict[str, dict[str, Definition]] = {
     "cpu": {**_REWRITES, **_ON_CPU},
     "cuda": {**_REWRITES, **cuda.REWRITES},
@@ -293,6 +290,15 @@ def _computes(node: Node, views: Mapping[str, Hashable], own: Collection[str]) -
     return computes(node, [views.get(name, name) for name in node.inputs]) if is_compared else node.outputs
 
 
+def _append_all(
+    g: Graph, nodes: Sequence[Node], provider: str, rewrites: Mapping[str, Definition], is_early: bool = False
+) -> None:
+    for node in nodes:
+        if not g.changing.isdisjoint((*node.inputs, *node.captured)):
+            g.changing.update(node.outputs)
+        append(g, node, provider, rewrites, is_early)
+
+
 def expand(
     g: Graph,
     outputs: Sequence[str],
@@ -312,10 +318,10 @@ def expand(
     result = branch(g)
     result.outputs, result.domains = list(outputs), dict(g.domains)
     result.block, result.threads, result.changing, result.scaled = block, threads, set(fed), Scaled()
-    for node in _without_copies(live(g.nodes, outputs), outputs):
-        if not result.changing.isdisjoint((*node.inputs, *node.captured)):
-            result.changing.update(node.outputs)
-        append(result, node, provider, _BY_PROVIDER[provider])
+    nodes = _without_copies(live(g.nodes, outputs), outputs)
+    _append_all(result, nodes, provider, _EARLY_ON_CPU if provider == "cpu" else {}, is_early=True)
+    nodes, result.nodes = live(result.nodes, outputs), []
+    _append_all(result, nodes, provider, _BY_PROVIDER[provider])
     result.nodes = live(_without_repeats(result.nodes, outputs), outputs)
     read = {name for node in result.nodes for name in (*node.inputs, *node.captured)}.union(outputs)
     result.params = {name: spec for name, spec in g.params.items() if name in read}

@@ -1,7 +1,9 @@
 """Late ops: ops of our own that become ordinary ones when it is known which of the runtime's providers runs the graph.
 
 They let one graph serve all providers. A late op is declared with its result's shape, is part of no model that leaves
-this package, and has one definition: `@late("Op")` registers a function that emits ordinary ops for a provider.
+this package, and has one definition: `@late("Op")` registers a function that emits ordinary ops for a provider. What
+follows from other values, whatever the provider's kernels are, is found before: `@early("Op")` registers a function that
+emits late ops.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from .graph import Graph, Node
 
-__all__ = ["LATE", "Definition", "append", "branch", "define", "for_provider", "late"]
+__all__ = ["LATE", "Definition", "append", "branch", "define", "early", "for_provider", "late"]
 
 LATE = "caffestat.late"
 """The domain of late ops."""
@@ -23,15 +25,24 @@ Definition = Callable[["Graph", "Node", str], "Sequence[str] | None"]
 """Emit what a node computes, for the provider "cpu" or "cuda", and return its outputs; None: it stays as it is."""
 
 _DEFINITIONS: dict[str, Definition] = {}
+_EARLY: dict[str, Definition] = {}
 
 
 def late(op: str) -> Callable[[Definition], Definition]:
     """Register the definition of a late op. Raises ValueError when it has one already."""
+    return _registering(op, _DEFINITIONS)
 
+
+def early(op: str) -> Callable[[Definition], Definition]:
+    """Register what a late op is replaced by before any is defined. Raises ValueError when there is something already."""
+    return _registering(op, _EARLY)
+
+
+def _registering(op: str, table: dict[str, Definition]) -> Callable[[Definition], Definition]:
     def register(definition: Definition) -> Definition:
-        if op in _DEFINITIONS:
+        if op in table:
             raise ValueError(f"late op {op!r} already has a definition")
-        _DEFINITIONS[op] = definition
+        table[op] = definition
         return definition
 
     return register
@@ -44,9 +55,15 @@ def define(g: Graph, node: Node, provider: str = "cpu") -> Sequence[str]:
     return outputs
 
 
-def append(g: Graph, node: Node, provider: str, rewrites: Mapping[str, Definition] | None = None) -> None:
-    """Append a node, or what defines it where it is a late op, or what `rewrites` (by op of ONNX) makes of it."""
-    rule = _DEFINITIONS[node.op] if node.domain == LATE else (rewrites or {}).get(node.op) if not node.domain else None
+def append(
+    g: Graph, node: Node, provider: str, rewrites: Mapping[str, Definition] | None = None, is_early: bool = False
+) -> None:
+    """Append a node, or what defines it where it is a late op, or what `rewrites` (by op of ONNX) makes of it.
+
+    is_early: late ops stay, or are replaced by others
+    """
+    rules = {LATE: _EARLY if is_early else _DEFINITIONS, "": rewrites or {}}
+    rule = rules.get(node.domain, {}).get(node.op)
     first = len(g.nodes)
     outputs = rule(g, node, provider) if rule else None
     if outputs is None:
@@ -58,7 +75,7 @@ def append(g: Graph, node: Node, provider: str, rewrites: Mapping[str, Definitio
     del g.nodes[first:]
     for inner in _under_names(g, emitted, dict(zip(outputs, node.outputs, strict=False))):
         is_itself = inner.op == node.op and node.domain != LATE
-        append(g, inner, provider, None if is_itself else rewrites)
+        append(g, inner, provider, None if is_itself else rewrites, is_early)
 
 
 def _under_names(g: Graph, nodes: Sequence[Node], names: Mapping[str, str]) -> list[Node]:

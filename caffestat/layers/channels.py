@@ -9,7 +9,7 @@ from __future__ import annotations
 from math import prod
 from typing import TYPE_CHECKING
 
-from caffestat.graph import all_but_channels, blocked, late
+from caffestat.graph import all_but_channels, blocked, early, late
 from caffestat.graph.normalized import affine_of, behind
 from caffestat.lazy import np
 
@@ -35,14 +35,20 @@ def channel_scale(g: Graph, x: str, vector: str) -> str:
     return g.emit_late("ChannelScale", x, vector, shape=g.shape(x), like=x)
 
 
+@early("ChannelScale")
+def _scale_once(g: Graph, node: Node, provider: str) -> list[str] | None:
+    x, vector = node.inputs
+    assert g.scaled
+    if x in g.scaled.values:
+        other, factor = g.scaled.values[x]
+        return [channel_scale(g, other, g.emit("Mul", vector, factor))]
+    g.scaled.add(node.outputs[0], x, vector)
+    return None
+
+
 @late("ChannelScale")
 def _channel_scale(g: Graph, node: Node, provider: str) -> list[str]:
     x, vector = node.inputs
-    if g.scaled:
-        if x in g.scaled.values:
-            x, other = g.scaled.values[x]
-            vector = g.emit("Mul", vector, other)
-        g.scaled.add(node.outputs[0], x, vector)
     return [g.emit("Mul", x, channel_column(g, vector, len(g.shape(x))))]
 
 
@@ -51,13 +57,18 @@ def channel_sum(g: Graph, x: str) -> str:
     return g.emit_late("ChannelSum", x, shape=g.shape(x)[1:2], like=x)
 
 
+@early("ChannelSum")
+def _sum_of_scaled(g: Graph, node: Node, provider: str) -> list[str] | None:
+    assert g.scaled
+    if node.inputs[0] not in g.scaled.values:
+        return None
+    other, vector = g.scaled.values[node.inputs[0]]
+    return [g.emit("Mul", vector, channel_sum(g, other))]
+
+
 @late("ChannelSum")
 def _channel_sum(g: Graph, node: Node, provider: str) -> list[str]:
-    (x,) = node.inputs
-    if g.scaled and x in g.scaled.values:
-        other, vector = g.scaled.values[x]
-        return [g.emit("Mul", vector, channel_sum(g, other))]
-    return [g.emit("ReduceSum", x, _axes(g, x), keepdims=0)]
+    return [g.emit("ReduceSum", node.inputs[0], _axes(g, node.inputs[0]), keepdims=0)]
 
 
 def channel_dot(g: Graph, a: str, b: str) -> str:
@@ -65,16 +76,23 @@ def channel_dot(g: Graph, a: str, b: str) -> str:
     return g.emit_late("ChannelDot", a, b, shape=g.shape(a)[1:2], like=a)
 
 
-@late("ChannelDot")
-def _channel_dot(g: Graph, node: Node, provider: str) -> list[str]:
+@early("ChannelDot")
+def _dot_of_scaled(g: Graph, node: Node, provider: str) -> list[str] | None:
     a, b = node.inputs
-    if g.scaled and a in g.scaled.values:
+    assert g.scaled
+    if a in g.scaled.values:
         other, vector = g.scaled.values[a]
         return [g.emit("Mul", vector, channel_dot(g, other, b))]
-    if g.scaled and (normal := g.scaled.normal.get(b)):
+    if normal := g.scaled.normal.get(b):
         slope, shift = affine_of(g, normal)
         dot, total = channel_dot(g, a, normal.x), channel_sum(g, a)
         return [g.emit("Add", g.emit("Mul", slope, dot), g.emit("Mul", shift, total))]
+    return None
+
+
+@late("ChannelDot")
+def _channel_dot(g: Graph, node: Node, provider: str) -> list[str]:
+    a, b = node.inputs
     if blocked.fits_rows(g, a):
         return [g.emit("ReduceSum", blocked.dots(g, a, b), g.ints(0, 2), keepdims=0)]
     n, channels, *space = g.shape(a)
@@ -98,6 +116,7 @@ def batch_gradient(g: Graph, dy: str, y: str, slope: str) -> str:
     return g.emit_late("BatchGradient", dy, y, slope, shape=g.shape(y), like=y)
 
 
+@early("BatchGradient")
 @late("BatchGradient")
 def _batch_gradient(g: Graph, node: Node, provider: str) -> list[str]:
     """Multiply by the slope last: filters that change from run to run take it up in the place of their dy."""
@@ -110,14 +129,16 @@ def _batch_gradient(g: Graph, node: Node, provider: str) -> list[str]:
     share = g.constant(-shape[1] / prod(shape))
     totals = channel_dot(g, dy, y), channel_sum(g, dy)
     along, shift = (g.declare(g.emit("Mul", total, share), shape[1:2]) for total in totals)
-    rest = _add_affine(g, dy, *behind(g, y, along, shift))
+    rest = g.emit_late("AddAffine", dy, *behind(g, y, along, shift), shape=shape, like=y)
     if g.scaled and is_taken_up:
         g.scaled.add(node.outputs[0], rest, slope)
     return [g.emit("Mul", rest, channel_column(g, slope, len(shape)))]
 
 
-def _add_affine(g: Graph, value: str, x: str, scale: str, bias: str) -> str:
-    """Emit value + scale · x + bias with vectors [C]."""
+@late("AddAffine")
+def _add_affine(g: Graph, node: Node, provider: str) -> list[str]:
+    """value + scale · x + bias with vectors [C]."""
+    value, x, scale, bias = node.inputs
     if blocked.fits_rows(g, x):
-        return blocked.add_affine(g, value, x, scale, bias)
-    return g.declare(g.emit("Add", value, channel_affine(g, x, scale, bias)), g.shape(x))
+        return [blocked.add_affine(g, value, x, scale, bias)]
+    return [g.emit("Add", value, channel_affine(g, x, scale, bias))]

@@ -23,6 +23,7 @@ from caffestat.graph import (
     all_but_channels,
     blocked,
     convolution_of,
+    early,
     late,
     winograd,
     winograd_constant,
@@ -105,6 +106,18 @@ def image_form(provider: str, c: Convolution, changing: bool = False) -> ImageFo
     return dx_flip
 
 
+@early("ConvImage")
+def _image_by_scaled_filters(g: Graph, node: Node, provider: str) -> list[str] | None:
+    shape: Convolution = node.attributes["of"]
+    w, dy = node.inputs
+    taken = _vector_of(g, shape, dy, provider)
+    if taken is None:
+        return None
+    scaled = g.declare(g.emit("Mul", w, _per_filter(g, shape, taken[1])), shape.w_shape, g.specs[w].dtype)
+    g.changing.add(scaled)
+    return [g.emit_late("ConvImage", scaled, taken[0], shape=shape.x_shape, like=dy, of=shape)]
+
+
 @late("ConvImage")
 def conv_image(g: Graph, node: Node, provider: str) -> list[str]:
     """dx from w and dy."""
@@ -113,10 +126,6 @@ def conv_image(g: Graph, node: Node, provider: str) -> list[str]:
     if provider == "cpu" and (read := _of_read(shape)):
         dx = g.emit_late("ConvImage", w, dy, shape=read.x_shape, like=dy, of=read)
         return [dilate(g, dx, shape.x_shape, shape.window.strides)]
-    if taken := _vector_of(g, shape, dy, provider):
-        dy, vector = taken
-        w = g.declare(g.emit("Mul", w, _per_filter(g, shape, vector)), shape.w_shape, g.specs[w].dtype)
-        g.changing.add(w)
     if winograd_constant.pays(g, shape.turned(), w, provider):
         return [dx_flip(g, shape, w, dy)]
     tiles = winograd.tiles(provider, g, shape, dy)
@@ -275,15 +284,21 @@ def _depthwise_form(c: Convolution) -> WeightForm:
     return dw_phases if set(win.strides) == {2} and set(win.dilations) == {1} else dw_depthwise
 
 
+@early("ConvWeights")
+def _weights_of_scaled(g: Graph, node: Node, provider: str) -> list[str] | None:
+    shape: Convolution = node.attributes["of"]
+    x, dy = node.inputs
+    taken = _vector_of(g, shape, dy, provider)
+    if taken is None:
+        return None
+    dw = g.emit_late("ConvWeights", x, taken[0], shape=shape.w_shape, like=dy, of=shape)
+    return [g.emit("Mul", dw, _per_filter(g, shape, taken[1]))]
+
+
 @late("ConvWeights")
 def conv_weights(g: Graph, node: Node, provider: str) -> list[str]:
     """dw from x and dy."""
-    shape: Convolution = node.attributes["of"]
-    x, dy = node.inputs
-    if taken := _vector_of(g, shape, dy, provider):
-        dw = _weights_gradient(g, shape, x, taken[0], provider)
-        return [g.emit("Mul", dw, _per_filter(g, shape, taken[1]))]
-    return [_weights_gradient(g, shape, x, dy, provider)]
+    return [_weights_gradient(g, node.attributes["of"], *node.inputs, provider)]
 
 
 def _weights_gradient(g: Graph, c: Convolution, x: str, dy: str, provider: str) -> str:
