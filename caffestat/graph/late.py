@@ -2,8 +2,8 @@
 
 They let one graph serve all providers. A late op is declared with its result's shape, is part of no model that leaves
 this package, and has one definition: `@late("Op")` registers a function that emits ordinary ops for a provider. What
-follows from other values, whatever the provider's kernels are, is found before: `@early("Op")` registers a function that
-emits late ops.
+follows from other values, whatever the provider's kernels are, is found before: `@early("Op")` registers a function
+that emits late ops.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def late(op: str) -> Callable[[Definition], Definition]:
 
 
 def early(op: str) -> Callable[[Definition], Definition]:
-    """Register what a late op is replaced by before any is defined. Raises ValueError when there is something already."""
+    """Register what a late op is replaced by before any is defined. Raises ValueError when it has that already."""
     return _registering(op, _EARLY)
 
 

@@ -7,10 +7,10 @@ from math import prod
 from typing import TYPE_CHECKING, Any
 
 from caffestat.fillers import Filler
+from caffestat.graph.channels import batch_gradient, channel_affine, channel_column
 from caffestat.lazy import np
 
 from .base import Layer, Param, Shape, layer
-from .channels import batch_gradient, channel_affine, channel_column
 from .pooling import emit_average, pooling_window
 from .reread import TOP, emit_closed, emit_pulled
 

@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from math import prod
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from caffestat.graph.channels import channel_affine, channel_column, channel_dot, channel_scale, channel_sum
+
 from .base import Layer, Param, Shape, layer, read_param
-from .channels import channel_affine, channel_column, channel_dot, channel_scale, channel_sum
 
 if TYPE_CHECKING:
     from caffestat.autodiff import Tape

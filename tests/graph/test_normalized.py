@@ -9,8 +9,8 @@ import pytest
 
 from caffestat.engine import Compiled, Statistics
 from caffestat.graph import Graph
+from caffestat.graph.channels import channel_affine, channel_dot
 from caffestat.graph.expand import expand
-from caffestat.layers.channels import channel_affine, channel_dot
 
 SHAPE = (3, 4, 30, 20)
 EPSILON = 1e-3

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from caffestat.fillers import Filler
 from caffestat.graph import all_but_channels
+from caffestat.graph.channels import batch_gradient
 from caffestat.lazy import np
 from caffestat.schema.forks import segmentation_pb2
 
 from ..base import Param, Shape, layer, to_filler
-from ..channels import batch_gradient
 from ..normalization import BatchNorm
 from ..reread import without_gradient
 from ..scale import emit_affine

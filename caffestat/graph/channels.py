@@ -9,12 +9,15 @@ from __future__ import annotations
 from math import prod
 from typing import TYPE_CHECKING
 
-from caffestat.graph import all_but_channels, blocked, early, late
-from caffestat.graph.normalized import affine_of, behind
 from caffestat.lazy import np
 
+from . import blocked
+from .axes import all_but_channels
+from .late import early, late
+from .normalized import affine_of, behind
+
 if TYPE_CHECKING:
-    from caffestat.graph import Graph, Node
+    from .graph import Graph, Node
 
 __all__ = ["batch_gradient", "channel_affine", "channel_column", "channel_dot", "channel_scale", "channel_sum"]
 

@@ -8,9 +8,9 @@ import pytest
 from caffestat.autodiff import rules  # noqa: F401  defines the late ops of convolutions
 from caffestat.engine import CPU, Compiled, Statistics
 from caffestat.graph import Graph, convolution_of
+from caffestat.graph.channels import batch_gradient, channel_dot, channel_scale, channel_sum
 from caffestat.graph.expand import expand
 from caffestat.graph.graph import Node
-from caffestat.layers.channels import batch_gradient, channel_dot, channel_scale, channel_sum
 
 SHAPES = [(3, 5, 40, 50), (2, 3, 7, 5), (4, 6, 300)]  # [N, C, …]: long rows, short ones, one axis
 
