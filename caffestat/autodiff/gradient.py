@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from caffestat.errors import GradientError, InputError
 from caffestat.graph import Node
-from caffestat.graph.expand import live
+from caffestat.graph.order import live
 from caffestat.ops import Role
 
 from .engine import backward, reach

@@ -11,10 +11,11 @@ import numpy as np
 from caffestat.errors import RunError
 from caffestat.graph import Graph
 from caffestat.graph.expand import expand
+from caffestat.graph.order import in_order
 
 from .device import CPU, Device
 from .kernels import Kernels
-from .parts import cut, in_order
+from .parts import cut
 from .resident import View
 from .runtime import (
     channel_block,
@@ -173,7 +174,9 @@ class _Chain:
             graph, self.widened = kernels.narrowed(graph, outputs)
         block = channel_block() if device.kind == "cpu" else 0
         threads = threads or thread_count()
-        whole = expand(graph, outputs, device.kind, block, graph.params.keys() - constant.keys(), threads)
+        fed = graph.params.keys() - constant.keys()
+        by_slices = device.kind == "cpu" and not kernels and not once
+        whole = expand(graph, outputs, device.kind, block, fed, threads, by_slices)
         if len(whole.nodes) > min(_DEEP_NODES[device.kind], _LONG[device.kind]):
             whole = in_order(whole)
         parts = cut(whole, _LONG[device.kind])

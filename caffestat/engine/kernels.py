@@ -8,8 +8,9 @@ from pathlib import Path
 
 from caffestat.errors import RunError
 from caffestat.graph import Graph, Node, Spec
-from caffestat.graph.expand import DECOMPOSED, live
+from caffestat.graph.expand import DECOMPOSED
 from caffestat.graph.late import branch, for_provider
+from caffestat.graph.order import live
 
 from .device import Device
 from .runtime import onnxruntime, open_session, runtime_errors, session_options

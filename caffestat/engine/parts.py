@@ -12,7 +12,7 @@ from copy import copy
 
 from caffestat.graph import Graph, Node
 
-__all__ = ["cut", "in_order"]
+__all__ = ["cut"]
 
 # Nodes of a part by those of the graph. In the runtime's own order small parts save memory: a third on VGG-16. In that
 # by priority, which graphs of 2,000 to 12,000 nodes get, larger ones take as little, and less time.
@@ -32,23 +32,6 @@ def cut(g: Graph, longest: int) -> list[Graph]:
 def _size(nodes: int) -> int:
     """Return the nodes of a part of a graph of so many."""
     return next((size for limit, size in _SIZES.items() if nodes <= limit), _LARGEST)
-
-
-def in_order(g: Graph) -> Graph:
-    """Return the graph with the nodes that compute values of `Graph.statistics` right behind what they read.
-
-    Else all activations would live until the statistics at the end are computed.
-    """
-    turn: dict[str, int] = {}  # of each value: the node in whose turn it is computed
-    turns = []
-    for index, node in enumerate(g.nodes):
-        before = [turn[name] for name in (*node.inputs, *node.captured) if name in turn]
-        mine = max(before) if before and node.outputs[0] in g.statistics else index
-        turn.update(dict.fromkeys(node.outputs, mine))
-        turns.append(mine)
-    result = copy(g)
-    result.nodes = [g.nodes[index] for index in sorted(range(len(turns)), key=lambda index: (turns[index], index))]
-    return result
 
 
 def _chunks(g: Graph, size: int) -> list[list[Node]]:
@@ -91,8 +74,11 @@ def _parts(g: Graph, chunks: Sequence[Sequence[Node]]) -> list[Graph]:
     wanted, parts = set(g.outputs), []
     for nodes, read in zip(reversed(chunks), reversed(reads), strict=True):
         computed = [name for node in nodes for name in node.outputs if name]
+        outputs = [name for name in computed if name in wanted]
+        if not outputs and nodes is not chunks[0]:
+            continue  # it has only views, which later parts make themselves
         part = copy(g)
-        part.nodes, part.outputs = list(nodes), [name for name in computed if name in wanted]
+        part.nodes, part.outputs = list(nodes), outputs
         outside = read.difference(computed)
         part.params = {name: spec for name, spec in g.params.items() if name in read}
         part.constants = {name: array for name, array in g.constants.items() if name in read}

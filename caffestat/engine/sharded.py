@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from caffestat.graph import Graph
-from caffestat.graph.expand import live
+from caffestat.graph.order import live
 
 from .compiled import Call, Compiled
 from .device import CPU

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 __all__ = [
     "BLOCK",
     "NCHWC",
-    "add_affine",
+    "affine",
     "convolution",
     "dots",
     "fits",
@@ -100,11 +100,11 @@ def fits_rows(g: Graph, x: str) -> bool:
     return len(spec.shape) > 2 and prod(spec.shape[2:]) % g.block == 0
 
 
-def add_affine(g: Graph, value: str, x: str, scale: str, bias: str) -> str:
-    """Emit value + scale · x + bias, vectors [C], where `fits_rows`.
+def affine(g: Graph, x: str, scale: str, bias: str, *added: str) -> str:
+    """Emit scale · x + bias, vectors [C], plus a value that may be given, where `fits_rows`.
 
-    In one pass on all threads, which overwrites the value where nothing else reads it: a fifth to a half of the time of
-    BatchNormalization and Add.
+    In one pass on all threads, which overwrites that value where nothing else reads it: a fifth to a half of the time
+    of BatchNormalization and Add.
     """
     shape, b = g.shape(x), g.block
     image = _rows(g, shape)
@@ -114,7 +114,7 @@ def add_affine(g: Graph, value: str, x: str, scale: str, bias: str) -> str:
         return g.declare(wide, (*shape[:2], b))
 
     filters, biases = g.reshape(per_lane(scale), image[1], 1, 1, 1), g.reshape(per_lane(bias), image[1])
-    inputs = g.reshape(x, *image), filters, biases, g.reshape(value, *image)
+    inputs = g.reshape(x, *image), filters, biases, *(g.reshape(value, *image) for value in added)
     return g.reshape(_per_lane(g, inputs, 1, image[3]), *shape)
 
 

@@ -66,9 +66,14 @@ def open_body(outer: Graph, body: onnx.GraphProto, inputs: Sequence[Spec | None]
     return graph
 
 
-def close_body(graph: Graph, outer: Graph, inputs: Sequence[str], outputs: Sequence[str], name: str) -> onnx.GraphProto:
-    """Return a Graph as a subgraph of `outer`; every output gets a node of its own."""
-    ends = [graph.emit("Identity", output) for output in outputs]
+def close_body(
+    graph: Graph, outer: Graph, inputs: Sequence[str], outputs: Sequence[str], name: str, copies: bool = True
+) -> onnx.GraphProto:
+    """Return a Graph as a subgraph of `outer`.
+
+    copies: give every output a node of its own; without it, each is computed by another node of the graph's own
+    """
+    ends = [graph.emit("Identity", output) for output in outputs] if copies else outputs
     graph = for_provider(graph)
     read = {name for node in graph.nodes for name in (*node.inputs, *node.captured)}
     own = [found for found in graph.constants if found in read and found not in outer.constants]
@@ -114,7 +119,7 @@ def either(g: Graph, condition: str, first: Callable[[Graph], str], second: Call
     bodies: dict[str, Any] = {}
     for name, build in (("then_branch", first), ("else_branch", second)):
         inner = g.inner()
-        inner.specs, inner.threads = dict(g.specs), g.threads
+        inner.specs, inner.threads, inner.block = dict(g.specs), g.threads, g.block
         result = build(inner)
         bodies[name] = close_body(inner, g, (), [result], name)
     output = g.emit("If", condition, **bodies)

@@ -19,7 +19,15 @@ from .normalized import affine_of, behind
 if TYPE_CHECKING:
     from .graph import Graph, Node
 
-__all__ = ["batch_gradient", "channel_affine", "channel_column", "channel_dot", "channel_scale", "channel_sum"]
+__all__ = [
+    "affine",
+    "batch_gradient",
+    "channel_affine",
+    "channel_column",
+    "channel_dot",
+    "channel_scale",
+    "channel_sum",
+]
 
 LONG_ROW = 512  # from this many places per channel on, products of rows beat Mul and ReduceSum on CPUs
 
@@ -114,6 +122,18 @@ def channel_affine(g: Graph, x: str, scale: str, bias: str, hint: str = "") -> s
     return g.declare(y, g.shape(x))
 
 
+def affine(g: Graph, x: str, scale: str, bias: str) -> str:
+    """Emit scale · x + bias with vectors [C], in one pass on all threads where the runtime can."""
+    return g.emit_late("Affine", x, scale, bias, shape=g.shape(x), like=x)
+
+
+@late("Affine")
+def _affine(g: Graph, node: Node, provider: str) -> list[str]:
+    if blocked.fits_rows(g, node.inputs[0]):
+        return [blocked.affine(g, *node.inputs)]
+    return [channel_affine(g, *node.inputs)]
+
+
 def batch_gradient(g: Graph, dy: str, y: str, slope: str) -> str:
     """Emit (dy - mean(dy) - y · mean(dy · y)) · slope, the means over all axes but the channels' and slope [C]."""
     return g.emit_late("BatchGradient", dy, y, slope, shape=g.shape(y), like=y)
@@ -142,6 +162,8 @@ def _batch_gradient(g: Graph, node: Node, provider: str) -> list[str]:
 def _add_affine(g: Graph, node: Node, provider: str) -> list[str]:
     """value + scale · x + bias with vectors [C]."""
     value, x, scale, bias = node.inputs
+    if blocked.fits_rows(g, x) and value in g.inputs:  # which would be copied first
+        return [g.emit("Add", value, g.declare(blocked.affine(g, x, scale, bias), g.shape(x)))]
     if blocked.fits_rows(g, x):
-        return [blocked.add_affine(g, value, x, scale, bias)]
+        return [blocked.affine(g, x, scale, bias, value)]
     return [g.emit("Add", value, channel_affine(g, x, scale, bias))]

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
-from functools import reduce
+from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import partial, reduce
 from math import prod
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from . import blocked, cuda, normalized, winograd, winograd_constant
+from .batch_statistics import by_sums
 from .gelu import gelu
-from .graph import CONTRIB, Scaled
+from .graph import Scaled
+from .infer import infer_node
 from .late import LATE, Definition, append, branch, late
-from .repeats import computes, renamed
+from .order import in_order, live, without_copies
+from .repeats import renamed, without_repeats
+from .slices import Chain, append_chain, chains
 
 if TYPE_CHECKING:
     from .graph import Graph, Node
@@ -24,7 +28,6 @@ __all__ = [
     "by_images",
     "dilate",
     "expand",
-    "live",
     "lrn_base",
     "lrn_power",
     "sum_channels",
@@ -32,7 +35,6 @@ __all__ = [
 
 _SMALL = 1 << 16  # elements of a band matrix that never matter
 _BLOCK = 16  # channels that are summed up together
-_NEAR = 100  # nodes between two that compute the same
 
 
 def _band(channels: int, size: int) -> np.ndarray:
@@ -219,77 +221,6 @@ def _under_names_of_results(g: Graph) -> list[Node]:
     return [renamed(node, names, results=True) for node in kept]
 
 
-def live(nodes: Sequence[Node], outputs: Collection[str]) -> list[Node]:
-    """Return the nodes that the outputs depend on: the runtime would compute the others too."""
-    needed, live = set(outputs), []
-    for node in reversed(nodes):
-        if not needed.isdisjoint(node.outputs):
-            needed.update(node.inputs, node.captured)
-            live.append(node)
-    return live[::-1]
-
-
-def _without_copies(nodes: Sequence[Node], outputs: Collection[str]) -> list[Node]:
-    """Return the nodes without those that give a value another name, unless it is asked for by that name.
-
-    The runtime leaves them out too, but not where a graph is cut: both names would cross, and with them a copy.
-    """
-    fixed = {*outputs, *(name for node in nodes for name in node.captured)}
-    names: dict[str, str] = {}
-    kept = []
-    for node in nodes:
-        node = renamed(node, names)
-        if node.info.renames and node.outputs[0] not in fixed:
-            names[node.outputs[0]] = node.inputs[0]
-        else:
-            kept.append(node)
-    return kept
-
-
-def _without_repeats(nodes: Sequence[Node], outputs: Collection[str]) -> list[Node]:
-    """Return the nodes without those that compute what a node shortly before them does.
-
-    The runtime leaves out such nodes of ONNX's own ops, but not of others, and none that computes an output of the
-    graph. What was computed long before is computed again, for it would take memory in between: a third more on
-    GoogLeNet and a fifth more on ResNet-50, measured with equal nodes of all ops. Images in the blocked layout are
-    kept: 6 to 9 % of the time of MobileNet's training for 6 % of its memory. Views stay: one that two nodes far apart
-    share takes a tenth more on GoogLeNet.
-    """
-    fixed = {*outputs, *(name for node in nodes for name in node.captured)}
-    own = {node.op for node in nodes if not fixed.isdisjoint(node.outputs)}
-    names: dict[str, str] = {}
-    asked: dict[str, str] = {}  # the names outside of what the nodes call otherwise
-    last: dict[Hashable, tuple[int, Node]] = {}
-    views: dict[str, Hashable] = {}
-    kept = []
-    for index, node in enumerate(nodes):
-        node = renamed(node, names)
-        key = _computes(node, views, own)
-        if node.info.reshapes:
-            views[node.outputs[0]] = key
-            key = node.outputs
-        before, same = last.get(key, (-_NEAR, node))
-        is_asked = not fixed.isdisjoint(node.outputs)
-        is_shared = index - before < _NEAR or (same is not node and blocked.is_reorder(node))
-        if is_shared and not (is_asked and fixed.union(asked).intersection(same.outputs)):
-            names.update(zip(node.outputs, same.outputs, strict=True))
-            asked.update(zip(same.outputs, node.outputs, strict=True) if is_asked else ())
-        else:
-            last[key] = index, node
-            kept.append(node)
-    return [renamed(node, asked, results=True) for node in kept]
-
-
-def _computes(node: Node, views: Mapping[str, Hashable], own: Collection[str]) -> Hashable:
-    """Return a key that two nodes share when their outputs are equal and the runtime would not tell.
-
-    views: what the views among the node's inputs compute
-    own:   the ops of ONNX that the runtime does not compare
-    """
-    is_compared = node.domain in (CONTRIB, blocked.NCHWC) or node.info.reshapes or node.op in own
-    return computes(node, [views.get(name, name) for name in node.inputs]) if is_compared else node.outputs
-
-
 def _append_all(
     g: Graph, nodes: Sequence[Node], provider: str, rewrites: Mapping[str, Definition], is_early: bool = False
 ) -> None:
@@ -299,6 +230,22 @@ def _append_all(
         append(g, node, provider, rewrites, is_early)
 
 
+def _append_by_slices(g: Graph, nodes: Sequence[Node]) -> None:
+    """Append nodes for the CPU, chains of them as one that runs by slices of the batch."""
+    _append_all(g, nodes, "cpu", {"BatchNormalization": by_sums}, is_early=True)
+    g.nodes = live(without_repeats(g.nodes, g.outputs), g.outputs)
+    nodes, g.nodes = in_order(g).nodes, []
+    define = partial(_append_all, provider="cpu", rewrites=_BY_PROVIDER["cpu"])
+    for item in chains(g, nodes):
+        if isinstance(item, Chain):
+            others = (node for node in nodes if item.made.isdisjoint(node.outputs))
+            asked = {name for node in others for name in (*node.inputs, *node.captured)}.union(g.outputs)
+            append_chain(g, item, asked, define)
+        else:
+            define(g, [item])
+    g.nodes = [node for node in g.nodes if g.specs.keys() >= set(node.outputs) or not infer_node(g, node)]
+
+
 def expand(
     g: Graph,
     outputs: Sequence[str],
@@ -306,6 +253,7 @@ def expand(
     block: int = 0,
     fed: Collection[str] = (),
     threads: int = 0,
+    by_slices: bool = False,
 ) -> Graph:
     """Return the graph of some outputs as a provider of the runtime should get it; `g` stays as it is.
 
@@ -314,15 +262,19 @@ def expand(
     block:   of the provider's blocked layout, 0 when it has none
     fed:     params that are inputs of every run
     threads: how many work on an op, 0: one per core
+    by_slices: run chains of ops on large batches by slices, see `graph.slices`; on the CPU
     """
     result = branch(g)
     result.outputs, result.domains = list(outputs), dict(g.domains)
     result.block, result.threads, result.changing, result.scaled = block, threads, set(fed), Scaled()
-    nodes = _without_copies(live(g.nodes, outputs), outputs)
+    nodes = without_copies(live(g.nodes, outputs), outputs)
     _append_all(result, nodes, provider, _EARLY_ON_CPU if provider == "cpu" else {}, is_early=True)
     nodes, result.nodes = live(result.nodes, outputs), []
-    _append_all(result, nodes, provider, _BY_PROVIDER[provider])
-    result.nodes = live(_without_repeats(result.nodes, outputs), outputs)
+    if by_slices:
+        _append_by_slices(result, nodes)
+    else:
+        _append_all(result, nodes, provider, _BY_PROVIDER[provider])
+    result.nodes = live(without_repeats(result.nodes, outputs), outputs)
     read = {name for node in result.nodes for name in (*node.inputs, *node.captured)}.union(outputs)
     result.params = {name: spec for name, spec in g.params.items() if name in read}
     result.inputs = {name: spec for name, spec in g.inputs.items() if name in read}

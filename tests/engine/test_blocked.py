@@ -118,7 +118,7 @@ def test_an_affine_map_is_added(shape: tuple[int, ...], is_kept: bool) -> None:
     names = [g.input(name, array.shape) for name, array in zip("vxsb", (value, x, scale, bias), strict=True)]
     doubled = g.declare(g.emit("Add", names[0], names[0]), shape)
     assert blocked.fits_rows(g, names[1])
-    result = blocked.add_affine(g, doubled, *names[1:])
+    result = blocked.affine(g, *names[1:], doubled)
     g.outputs = [g.emit("Neg", result), *([g.emit("Abs", doubled)] if is_kept else [])]
     found = Compiled(g).run(dict(zip(names, (value, x, scale, bias), strict=True)))
     column = (-1, *(1,) * (len(shape) - 2))

@@ -11,6 +11,7 @@ from caffestat.autodiff import backward
 from caffestat.engine import CPU, Compiled, Statistics, compiled, parts
 from caffestat.graph import Graph
 from caffestat.graph.expand import expand
+from caffestat.graph.order import in_order
 
 X = np.random.default_rng(2).standard_normal((2, 3), np.float32)
 
@@ -81,7 +82,7 @@ def test_what_is_asked_for_crosses_parts_and_may_stay_on_the_device() -> None:
 @pytest.mark.usefixtures("short")
 def test_no_activation_waits_for_the_statistics_at_the_end() -> None:
     g, _, values = chain(30)
-    last = parts.cut(parts.in_order(expand(g, g.outputs)), SHORT)[-1]
+    last = parts.cut(in_order(expand(g, g.outputs)), SHORT)[-1]
     assert not set(values[:20]) & set(last.inputs)
 
 
@@ -119,7 +120,7 @@ def test_no_value_crosses_in_two_shapes_or_under_two_names() -> None:
         y = g.declare(g.emit("Tanh", y), X.shape)
     g.outputs = [g.emit("Sum", y, copied), g.reshape(flat, 1, 6), g.reshape(flat, 2, 3), twice, g.copy(flat)]
     g.infer()
-    cut = parts.cut(parts.in_order(expand(g, g.outputs)), SHORT)
+    cut = parts.cut(in_order(expand(g, g.outputs)), SHORT)
     assert len(cut) > 3
     assert all(len(part.inputs) <= 2 for part in cut)
     deep = [X]

@@ -298,7 +298,8 @@ def _weights_of_scaled(g: Graph, node: Node, provider: str) -> list[str] | None:
 @late("ConvWeights")
 def conv_weights(g: Graph, node: Node, provider: str) -> list[str]:
     """dw from x and dy."""
-    return [_weights_gradient(g, node.attributes["of"], *node.inputs, provider)]
+    x, dy = node.inputs
+    return [_weights_gradient(g, node.attributes["of"], x, dy, provider)]
 
 
 def _weights_gradient(g: Graph, c: Convolution, x: str, dy: str, provider: str) -> str:

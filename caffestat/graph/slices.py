@@ -1,0 +1,280 @@
+"""Chains of ops that work on each sample by itself, run for one slice of the batch after the other.
+
+What a chain computes of a slice stays in the caches; of a large batch each op would write it to memory, and the next
+one read it there. A chain ends where something is asked of the whole batch: its sums are added up over the slices. It
+becomes a Scan, whose slices are no copies.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from math import prod
+from typing import TYPE_CHECKING
+
+from .bodies import close_body, with_captured
+from .convolution import Convolution
+from .graph import Node
+from .late import LATE, branch
+from .order import live
+from .repeats import renamed, without_repeats
+
+if TYPE_CHECKING:
+    from .graph import Graph
+
+__all__ = ["LARGE", "Chain", "append_chain", "chains"]
+
+LARGE = 3_000_000
+"""Elements of a value that the caches do not hold beside others of its kind."""
+
+_SLICE = 800_000
+"""At least so many elements of the largest value are in a slice: fewer do not keep two cores busy."""
+
+Op = tuple[str, str]
+Define = Callable[["Graph", Sequence[Node]], None]
+
+_SAMPLES: dict[Op, tuple[int, ...]] = {
+    ("", "AveragePool"): (0,),
+    ("", "BatchNormalization"): (0,),
+    ("", "Conv"): (0,),
+    ("", "MaxPool"): (0,),
+    ("", "Relu"): (0,),
+    (LATE, "AddAffine"): (0, 1),
+    (LATE, "Affine"): (0,),
+    (LATE, "AveragePoolImage"): (0,),
+    (LATE, "ChannelScale"): (0,),
+    (LATE, "ConvImage"): (1,),
+    (LATE, "MaxPoolImage"): (0, 1),
+    (LATE, "Step"): (0,),
+}
+"""Ops whose output has a sample for each sample of these inputs; their other inputs are the same for all."""
+
+_ELEMENTS: set[Op] = {("", op) for op in ("Add", "Mul", "Sub", "Sum")}
+"""Ops of elements: so of all inputs that have the output's axes."""
+
+_SUMS: dict[Op, tuple[int, ...]] = {
+    (LATE, "ChannelAbs"): (0,),
+    (LATE, "ChannelDot"): (0, 1),
+    (LATE, "ChannelSum"): (0,),
+    (LATE, "ConvWeights"): (0, 1),
+    (LATE, "LongSum"): (0,),
+}
+"""Ops whose output is a sum over the samples of these inputs."""
+
+
+@dataclass(frozen=True)
+class _Use:
+    """How a node works on a batch: which values hold its samples, which it reads whole, how many elements one has."""
+
+    batch: int
+    samples: frozenset[str]
+    shared: frozenset[str]
+    is_sum: bool
+    largest: int
+
+
+@dataclass
+class Chain:
+    """Nodes in the order in which they run for each slice.
+
+    batch:   how many samples there are
+    samples: the values that hold one part per sample, read or made
+    shared:  the values that are read whole for every sample
+    sums:    the values that are sums over the samples
+    made:    what the nodes compute
+    largest: elements of the largest value
+    """
+
+    batch: int
+    nodes: list[Node] = field(default_factory=list)
+    samples: set[str] = field(default_factory=set)
+    shared: set[str] = field(default_factory=set)
+    sums: set[str] = field(default_factory=set)
+    made: set[str] = field(default_factory=set)
+    largest: int = 0
+
+    def add(self, node: Node, use: _Use) -> None:
+        """Append a node."""
+        self.nodes.append(node)
+        self.made.update(node.outputs)
+        self.samples |= use.samples
+        self.shared |= use.shared
+        self.sums.update(node.outputs if use.is_sum else ())
+        self.largest = max(self.largest, use.largest)
+
+    def takes(self, use: _Use) -> bool:
+        """Tell whether a node may read in the chain what it reads: sums are not there yet."""
+        mixed = (use.samples & self.shared) | (use.shared & self.samples)
+        return use.batch == self.batch and not mixed and self.sums.isdisjoint(use.samples | use.shared)
+
+    def count(self) -> int:
+        """Return into how many slices the batch is cut."""
+        most = min(max(self.largest // _SLICE, 1), self.batch)
+        return next(count for count in range(most, 0, -1) if self.batch % count == 0)
+
+    def parts(self) -> list[Node | Chain]:
+        """Return the chain, or its nodes where nothing would stay in the caches."""
+        return [self] if len(self.nodes) > 1 and self.count() > 1 else [*self.nodes]
+
+
+def chains(g: Graph, nodes: Sequence[Node]) -> Iterator[Node | Chain]:
+    """Yield nodes, and chains of others of them, in an order in which they can run."""
+    chain: Chain | None = None
+    behind: list[Node] = []  # nodes that wait for the chain
+    awaited: set[str] = set()  # what they compute
+    for node in nodes:
+        use, read = _use(g, node), {*node.inputs, *node.captured}
+        if chain and use and not (chain.takes(use) and read.isdisjoint(awaited)):
+            yield from [*chain.parts(), *behind]
+            chain, behind, awaited = None, [], set()
+        if use:
+            chain = chain or Chain(use.batch)
+            chain.add(node, use)
+        elif chain and not read.isdisjoint(awaited | chain.made):
+            behind.append(node)
+            awaited.update(node.outputs)
+        else:
+            yield node
+    yield from [*(chain.parts() if chain else ()), *behind]
+
+
+def _use(g: Graph, node: Node) -> _Use | None:
+    """Return how a node works on slices of a large batch; None: not at all."""
+    read, is_sum = _read_by_sample(g, node)
+    if not read or node.captured or sum(map(bool, node.outputs)) != 1:
+        return None
+    values = {*read, *(() if is_sum else node.outputs[:1])}
+    if not g.specs.keys() >= {*filter(None, node.inputs), *node.outputs[:1]} or not _are_images(g, values):
+        return None
+    largest = max(prod(g.shape(value)) for value in values)
+    shared = frozenset(node.inputs) - values
+    return _Use(g.shape(read[0])[0], frozenset(values), shared, is_sum, largest) if largest >= LARGE else None
+
+
+def _are_images(g: Graph, values: Collection[str]) -> bool:
+    """Tell whether values, of known shape, all hold the same number of samples, more than one, and no param is one."""
+    batches = {g.shape(value)[:1] for value in values}
+    is_float = all(g.specs[value].dtype == "float32" for value in values)
+    is_given = any(value in g.constants or value in g.params for value in values)
+    return is_float and not is_given and len(batches) == 1 and max(batches) > (1,)
+
+
+def _read_by_sample(g: Graph, node: Node) -> tuple[list[str], bool]:
+    """Return the inputs that a node reads sample by sample, and whether it adds up what it makes of the samples."""
+    key = node.domain, node.op
+    if key in _SUMS:
+        return [node.inputs[position] for position in _SUMS[key]], True
+    if key in _SAMPLES and not node.get("training_mode", 0):
+        return [node.inputs[position] for position in _SAMPLES[key]], False
+    if key not in _ELEMENTS or any(name not in g.specs for name in (*node.inputs, node.outputs[0])):
+        return [], False
+    rank = len(g.shape(node.outputs[0]))
+    return [name for name in node.inputs if len(g.shape(name)) == rank > 1 and g.shape(name)[0] > 1], False
+
+
+def append_chain(g: Graph, chain: Chain, asked: Collection[str], define: Define) -> None:
+    """Append a Scan that runs a chain, what is the same for all slices in front of it, and the sums behind it.
+
+    asked:  the values that are read elsewhere
+    define: appends to a graph what nodes become for the runtime
+    """
+    outputs = [name for node in chain.nodes for name in node.outputs if name in asked]
+    count = chain.count()
+    inner = _slice(g, chain, count, outputs, define)
+    _move_shared(g, inner)
+    values, slices = _read_by_slices(g, inner, count)
+    results = _results(inner, outputs)
+    body = close_body(inner, g, slices, results, "slice", copies=False)
+    found = g.emit_many("Scan", *values, count=len(outputs), body=body, num_scan_inputs=len(values))
+    g.nodes[-1] = with_captured(g.nodes[-1])
+    for name, result, end in zip(outputs, results, found, strict=True):
+        g.declare(end, (count, *inner.shape(result)), g.specs[name].dtype)
+        g.statistics.update([end] if name in g.statistics else ())
+        g.nodes.append(_of_all(g, name, end, count, name in chain.sums))
+
+
+def _of_all(g: Graph, name: str, slices: str, count: int, is_sum: bool) -> Node:
+    """Return the node that makes a value of the whole batch of those of its slices."""
+    shape = g.shape(name)
+    if is_sum:
+        return Node("ReduceSum", (g.reshape(slices, count, *shape), g.ints(0)), (name,), {"keepdims": 0})
+    return Node("Reshape", (slices, g.ints(*shape)), (name,))
+
+
+def _slice(g: Graph, chain: Chain, count: int, outputs: Sequence[str], define: Define) -> Graph:
+    """Return the graph of one slice of a chain.
+
+    There the runtime does not lay constant filters out: they are laid out as those that change, before the first slice.
+    """
+    size = chain.batch // count
+    inner = branch(g)
+    inner.specs.update((name, replace(g.specs[name], shape=(size, *g.shape(name)[1:]))) for name in chain.samples)
+    inner.inputs = {name: inner.specs[name] for name in chain.samples - chain.made}
+    inner.changing = g.changing | g.params.keys()
+    define(inner, [_of_batch(node, size) for node in chain.nodes])
+    inner.nodes = live(without_repeats(inner.nodes, outputs), outputs)
+    g.constants.update((name, array) for name, array in inner.constants.items() if name not in g.constants)
+    return inner
+
+
+def _of_batch(node: Node, size: int) -> Node:
+    """Return the same node for a batch of another size."""
+    described = {name: replace(of, batch=size) for name, of in node.attributes.items() if isinstance(of, Convolution)}
+    return replace(node, attributes=node.attributes | described)
+
+
+def _move_shared(g: Graph, inner: Graph) -> None:
+    """Move the nodes that read nothing of a slice to the graph outside, as far as they compute known shapes."""
+    inside: set[str] = set(inner.inputs)
+    kept = []
+    for node in inner.nodes:
+        is_known = inner.specs.keys() >= set(node.outputs)
+        if is_known and inside.isdisjoint((*node.inputs, *node.captured)):
+            g.nodes.append(node)
+            g.specs.update((name, inner.specs[name]) for name in node.outputs)
+        else:
+            kept.append(node)
+            inside.update(node.outputs)
+    inner.nodes = kept
+
+
+def _read_by_slices(g: Graph, inner: Graph, count: int) -> tuple[list[str], list[str]]:
+    """Emit what a Scan reads, [slices, …], and return it and the names that a slice of each has in the body.
+
+    Views of what a body reads would be copies there: a slice of a view of the whole is none.
+    """
+    is_view = [_is_view(inner, node) for node in inner.nodes]
+    views = [node for node, found in zip(inner.nodes, is_view, strict=True) if found]
+    inner.nodes = [node for node, found in zip(inner.nodes, is_view, strict=True) if not found]
+    used = {name for node in inner.nodes for name in (*node.inputs, *node.captured)}
+    direct = sorted(used.intersection(inner.inputs))
+    names = {name: inner.unique(name) for name in direct}  # the whole has the name outside
+    inner.specs.update((new, inner.specs[old]) for old, new in names.items())
+    inner.nodes = [renamed(node, names) for node in inner.nodes]
+    read = [(node.inputs[0], node.outputs[0]) for node in views] + list(names.items())
+    return [g.reshape(whole, count, *inner.shape(part)) for whole, part in read], [part for _, part in read]
+
+
+def _is_view(inner: Graph, node: Node) -> bool:
+    """Tell whether a node gives something of a slice that a body reads another shape, which is known."""
+    if not node.info.reshapes or node.outputs[0] not in inner.specs:
+        return False
+    return node.inputs[0] in inner.inputs and inner.constants.keys() >= set(node.inputs[1:])
+
+
+def _results(inner: Graph, outputs: Sequence[str]) -> list[str]:
+    """Return what a body returns for each output: what it is a view of, where no other one is; the view is a copy."""
+    made = {name: node for node in inner.nodes for name in node.outputs}
+    sources = [_viewed(inner, made, name) for name in outputs]
+    ends = [s if sources.count(s) == 1 else name for name, s in zip(outputs, sources, strict=True)]
+    names = {name: inner.unique(name) for name in ends}  # the output has the name outside
+    inner.specs.update((new, inner.specs[old]) for old, new in names.items())
+    inner.nodes = live([renamed(renamed(node, names), names, results=True) for node in inner.nodes], names.values())
+    return list(names.values())
+
+
+def _viewed(inner: Graph, made: dict[str, Node], name: str) -> str:
+    node = made[name]
+    while node.info.reshapes and node.inputs[0] in made and node.inputs[0] in inner.specs:
+        name, node = node.inputs[0], made[node.inputs[0]]
+    return name
