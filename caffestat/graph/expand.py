@@ -13,7 +13,6 @@ from . import blocked, cuda, normalized, winograd, winograd_constant
 from .batch_statistics import by_sums
 from .gelu import gelu
 from .graph import Scaled
-from .infer import infer_node
 from .late import LATE, Definition, append, branch, late
 from .order import in_order, live, without_copies
 from .repeats import renamed, without_repeats
@@ -243,7 +242,6 @@ def _append_by_slices(g: Graph, nodes: Sequence[Node]) -> None:
             append_chain(g, item, asked, define)
         else:
             define(g, [item])
-    g.nodes = [node for node in g.nodes if g.specs.keys() >= set(node.outputs) or not infer_node(g, node)]
 
 
 def expand(

@@ -122,7 +122,7 @@ class MultiStageMeanfield(Layer):
         scores = g.shape(bottoms[0])
         n, classes, height, width = scores
         spatial = _joined([Lattice.of(_places(scores, self.settings.theta_gamma))] * n)
-        fixed = [g.declare(g.constant(part, part.dtype), part.shape) for part in spatial]
+        fixed = [g.constant(part, part.dtype) for part in spatial]
         lattices = [Filter.emit(g, parts, classes) for parts in (fixed, self.input_decisions(g))]
         *filters, compatibility = (
             g.reshape(param, *g.shape(param)[-2:]) for param in self.matrices(g, params, classes)
