@@ -114,14 +114,24 @@ def over_slices(g: Graph, values: Sequence[str], build: Callable[..., str], name
     return g.declare(scan, (count, *spec.shape), spec.dtype)
 
 
-def either(g: Graph, condition: str, first: Callable[[Graph], str], second: Callable[[Graph], str]) -> str:
-    """Emit what `first(graph)` makes where the condition holds, else what `second(graph)` makes, of the same shape."""
+def either(
+    g: Graph,
+    condition: str,
+    first: Callable[[Graph], str],
+    second: Callable[[Graph], str],
+    copies: bool = True,
+) -> str:
+    """Emit what `first(graph)` makes where the condition holds, else what `second(graph)` makes, of the same shape.
+
+    copies: see `close_body`
+    """
     bodies: dict[str, Any] = {}
     for name, build in (("then_branch", first), ("else_branch", second)):
         inner = g.inner()
         inner.specs, inner.threads, inner.block = dict(g.specs), g.threads, g.block
+        inner.spread, inner.changing = g.spread, g.changing
         result = build(inner)
-        bodies[name] = close_body(inner, g, (), [result], name)
+        bodies[name] = close_body(inner, g, (), [result], name, copies)
     output = g.emit("If", condition, **bodies)
     g.nodes[-1] = with_captured(g.nodes[-1])
     return g.declare(output, inner.shape(result), inner.specs[result].dtype)

@@ -12,6 +12,9 @@ from dataclasses import dataclass, field, replace
 from math import prod
 from typing import TYPE_CHECKING
 
+from caffestat.lazy import np
+from caffestat.ops.samples import is_of_elements, samples_of, summed_samples_of
+
 from .bodies import close_body, with_captured
 from .convolution import Convolution
 from .graph import Node
@@ -30,36 +33,7 @@ LARGE = 3_000_000
 _SLICE = 800_000
 """At least so many elements of the largest value are in a slice: fewer do not keep two cores busy."""
 
-Op = tuple[str, str]
 Define = Callable[["Graph", Sequence[Node]], None]
-
-_SAMPLES: dict[Op, tuple[int, ...]] = {
-    ("", "AveragePool"): (0,),
-    ("", "BatchNormalization"): (0,),
-    ("", "Conv"): (0,),
-    ("", "MaxPool"): (0,),
-    ("", "Relu"): (0,),
-    (LATE, "AddAffine"): (0, 1),
-    (LATE, "Affine"): (0,),
-    (LATE, "AveragePoolImage"): (0,),
-    (LATE, "ChannelScale"): (0,),
-    (LATE, "ConvImage"): (1,),
-    (LATE, "MaxPoolImage"): (0, 1),
-    (LATE, "Step"): (0,),
-}
-"""Ops whose output has a sample for each sample of these inputs; their other inputs are the same for all."""
-
-_ELEMENTS: set[Op] = {("", op) for op in ("Add", "Mul", "Sub", "Sum")}
-"""Ops of elements: so of all inputs that have the output's axes."""
-
-_SUMS: dict[Op, tuple[int, ...]] = {
-    (LATE, "ChannelAbs"): (0,),
-    (LATE, "ChannelDot"): (0, 1),
-    (LATE, "ChannelSum"): (0,),
-    (LATE, "ConvWeights"): (0, 1),
-    (LATE, "LongSum"): (0,),
-}
-"""Ops whose output is a sum over the samples of these inputs."""
 
 
 @dataclass(frozen=True)
@@ -154,19 +128,19 @@ def _use(g: Graph, node: Node) -> _Use | None:
 def _are_images(g: Graph, values: Collection[str]) -> bool:
     """Tell whether values, of known shape, all hold the same number of samples, more than one, and no param is one."""
     batches = {g.shape(value)[:1] for value in values}
-    is_float = all(g.specs[value].dtype == "float32" for value in values)
+    is_float = all(g.specs[value].dtype == np.float32 for value in values)
     is_given = any(value in g.constants or value in g.params for value in values)
     return is_float and not is_given and len(batches) == 1 and max(batches) > (1,)
 
 
 def _read_by_sample(g: Graph, node: Node) -> tuple[list[str], bool]:
     """Return the inputs that a node reads sample by sample, and whether it adds up what it makes of the samples."""
-    key = node.domain, node.op
-    if key in _SUMS:
-        return [node.inputs[position] for position in _SUMS[key]], True
-    if key in _SAMPLES and not node.get("training_mode", 0):
-        return [node.inputs[position] for position in _SAMPLES[key]], False
-    if key not in _ELEMENTS or any(name not in g.specs for name in (*node.inputs, node.outputs[0])):
+    if node.domain not in ("", LATE) or node.get("training_mode", 0):
+        return [], False
+    summed = summed_samples_of(node.op)
+    if positions := summed or samples_of(node.op):
+        return [node.inputs[position] for position in positions], bool(summed)
+    if not is_of_elements(node.op) or any(name not in g.specs for name in (*node.inputs, node.outputs[0])):
         return [], False
     rank = len(g.shape(node.outputs[0]))
     return [name for name in node.inputs if len(g.shape(name)) == rank > 1 and g.shape(name)[0] > 1], False
@@ -264,17 +238,16 @@ def _is_view(inner: Graph, node: Node) -> bool:
 
 def _results(inner: Graph, outputs: Sequence[str]) -> list[str]:
     """Return what a body returns for each output: what it is a view of, where no other one is; the view is a copy."""
-    made = {name: node for node in inner.nodes for name in node.outputs}
-    sources = [_viewed(inner, made, name) for name in outputs]
+    nodes, flow = inner.nodes, inner.flow()
+
+    def is_view(index: int) -> bool:
+        return nodes[index].info.reshapes and nodes[index].inputs[0] in inner.specs
+
+    sources = [
+        next(s for s in reversed(list(flow.chain(name, is_view))) if flow.writer(s) is not None) for name in outputs
+    ]
     ends = [s if sources.count(s) == 1 else name for name, s in zip(outputs, sources, strict=True)]
     names = {name: inner.unique(name) for name in ends}  # the output has the name outside
     inner.specs.update((new, inner.specs[old]) for old, new in names.items())
-    inner.nodes = live([renamed(renamed(node, names), names, results=True) for node in inner.nodes], names.values())
+    inner.nodes = live([renamed(renamed(node, names), names, results=True) for node in nodes], names.values())
     return list(names.values())
-
-
-def _viewed(inner: Graph, made: dict[str, Node], name: str) -> str:
-    node = made[name]
-    while node.info.reshapes and node.inputs[0] in made and node.inputs[0] in inner.specs:
-        name, node = node.inputs[0], made[node.inputs[0]]
-    return name

@@ -32,6 +32,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .bodies import either
 from .convolution import Convolution, convolution_of
 
 if TYPE_CHECKING:
@@ -137,7 +138,40 @@ def convolution(g: Graph, node: Node, provider: str) -> Sequence[str] | None:
         return None
     shapes = (g.shape(value) for value in (x, node.outputs[0], w))
     found = tiles(provider, g, convolution_of(node, *shapes), x)
-    return [convolve(g, found, x, w, bias)] if found and found.pays() else None
+    if not found or not found.pays():
+        return None
+    if g.is_kept:
+        return [convolve(g, found, x, w, bias)]
+    _of_image(g, found, x)  # the gradient of the filters reads it, too
+    return [_exact(g, node, found)]
+
+
+def _exact(g: Graph, node: Node, t: Tiles) -> str:
+    """Emit a Conv this way, or by the runtime's kernel where the filters see only zeros somewhere."""
+    x, w, *bias = node.inputs
+    spec = g.specs[node.outputs[0]]
+
+    def plain(inner: Graph) -> str:
+        return inner.declare(inner.emit(node.op, *node.inputs, **node.attributes), spec.shape, spec.dtype)
+
+    def tiled(inner: Graph) -> str:
+        return inner.declare(convolve(inner, t, x, w, bias), spec.shape, spec.dtype)
+
+    return either(g, _sees_only_zeros(g, t, x), plain, tiled, copies=False)
+
+
+def _sees_only_zeros(g: Graph, t: Tiles, x: str) -> str:
+    """Emit whether the filters see nothing but zeros at some place, or the same value in all channels.
+
+    There the convolution is 0 without a bias, and rounding may not make it anything else: ReLU passes no gradient at 0.
+    Images with a black background and wide padding have such places.
+    """
+    groups = g.reshape(x, t.batch, t.group, t.channels // t.group, *t.window.size)
+    most, least = (g.emit(op, groups, g.ints(2), keepdims=0) for op in ("ReduceMax", "ReduceMin"))
+    span = g.emit("Sub", most, least)
+    pads = [*t.window.begins, *t.window.tails]
+    seen = g.emit("MaxPool", span, kernel_shape=list(t.window.kernel), pads=pads)
+    return g.emit("Equal", g.emit("ReduceMin", seen, keepdims=0), g.constant(0))
 
 
 def convolve(g: Graph, t: Tiles, x: str, w: str, bias: Sequence[str] = (), turned: bool = False) -> str:

@@ -43,7 +43,16 @@ def choose(monkeypatch: pytest.MonkeyPatch, always: bool) -> None:
 
 def tiled(g: Graph) -> int:
     """Return how many images are cut into tiles: by a convolution, or by two products with constants."""
-    return sum(_cuts(g, node) for node in g.nodes)
+    return sum(_cuts(g, node) for node in g.nodes) + sum(map(_cuts_inside, g.nodes))
+
+
+def _cuts_inside(node: Node) -> bool:
+    """Tell whether the branch for images without places of zeros cuts them: one more product leads back to places."""
+    if "else_branch" not in node.attributes:
+        return False
+    ops = [(inner.op_type, inner.attribute) for inner in node.attributes["else_branch"].node]
+    strides = [list(a.ints) for op, found in ops if op == "Conv" for a in found if a.name == "strides"]
+    return [PLACES] * 2 in strides or [op for op, _ in ops].count("MatMul") > 1
 
 
 def _cuts(g: Graph, node: Node) -> bool:
@@ -80,6 +89,31 @@ def test_tiles_give_the_numbers_of_the_plain_ops(
             limit = 3e-6 if case[4] == (3, 3) else 2e-5
             np.testing.assert_allclose(ours[name], plain[name], rtol=0, atol=limit * np.abs(plain[name]).max())
     assert tiled(expand(g, g.outputs)) >= 3
+
+
+@pytest.mark.parametrize("changing", [False, True])
+@pytest.mark.parametrize("groups", [1, 2])
+def test_where_filters_see_only_zeros_the_result_is_zero(
+    groups: int, changing: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in Caffe: there ReLU passes no gradient, where rounding would make half of it pass."""
+    choose(monkeypatch, True)
+    g = Graph()
+    x, w = g.input("x", (2, 6, 13, 11)), g.param("w", (4, 6 // groups, 3, 3))
+    g.outputs = [g.declare(g.emit("Conv", x, w, pads=[1, 1, 1, 1], group=groups), (2, 4, 13, 11))]
+    image, filters = normal(2, 6, 13, 11), normal(4, 6 // groups, 3, 3)
+    image[1, 3:, 5:9, 4:8] = 0
+    if groups == 1:
+        image[1, :, 5:9, 4:8] = 0
+    params = {"w": filters}
+    (found,) = Compiled(g, CPU, None if changing else params).run({"x": image}, params if changing else {}).values()
+    dark = found[1, :, 6:8, 5:7] if groups == 1 else found[1, 2:, 6:8, 5:7]
+    assert not dark.any()
+    assert np.count_nonzero(found) == found.size - dark.size
+    (tiled_,) = Compiled(g, CPU, params).run({"x": image + np.float32(0.5)}).values()
+    choose(monkeypatch, False)
+    (plain,) = Compiled(g, CPU, params).run({"x": image + np.float32(0.5)}).values()
+    np.testing.assert_allclose(tiled_, plain, rtol=0, atol=3e-6 * np.abs(plain).max())
 
 
 @pytest.mark.parametrize(
