@@ -102,9 +102,9 @@ def test_eltwise_maximum_in_place_leaves_its_first_bottom_out():
 
 
 def test_eltwise_in_place_tells_what_does_not_count():
-    assert "does not count" in layer("Eltwise", "", 2, top="b0").oddity()
-    assert not layer("Eltwise", "eltwise_param { operation: PROD }", 2, top="b0").oddity()
-    assert not layer("Eltwise", "", 2).oddity()
+    assert "does not count" in layer("Eltwise", "", 2, top="b0").oddity([SHAPE] * 2)
+    assert not layer("Eltwise", "eltwise_param { operation: PROD }", 2, top="b0").oddity([SHAPE] * 2)
+    assert not layer("Eltwise", "", 2).oddity([SHAPE] * 2)
     with pytest.raises(NetError, match="clears the top before"):
         layer("Eltwise", "", 1, top="b0").tops([(2, 3)])
 

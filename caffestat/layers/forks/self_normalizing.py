@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["SeLu", "SeLuDropout"]
 
 
-@layer("SeLu", dialect="snn", by_sample=True)
+@layer("SeLu", dialect="snn")
 class SeLu(Neuron):
     """y = λ · (x if x > 0 else α(eˣ - 1)); dx = λ · dy · (1 if x > 0 else α eˣ).
 
@@ -48,7 +48,7 @@ class SeLu(Neuron):
         return (emit_reread(g, bottoms[0], lambda x: g.emit("Selu", x, alpha=alpha, gamma=gamma), gradient),)
 
 
-@layer("SeLuDropout", dialect="snn", by_sample=True)
+@layer("SeLuDropout", dialect="snn")
 class SeLuDropout(Dropout):
     """TRAIN: y = a · (x where the mask's bit is 1, else α) + b, mean and variance kept by a and b; TEST: y = x.
 
