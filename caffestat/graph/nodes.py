@@ -12,6 +12,7 @@ from onnx import AttributeProto, FunctionProto, helper
 from .graph import OPSET, Node, Spec
 
 __all__ = [
+    "bodies_of",
     "captured_by",
     "default_of",
     "expand_function",
@@ -43,7 +44,12 @@ def _value(attribute: AttributeProto) -> Any:
 
 def subgraphs(node: Node) -> list[onnx.GraphProto]:
     """Return the graphs among the node's attributes: branches and bodies."""
-    return [value for value in node.attributes.values() if isinstance(value, onnx.GraphProto)]
+    return list(bodies_of(node).values())
+
+
+def bodies_of(node: Node) -> dict[str, onnx.GraphProto]:
+    """Return the graphs among the node's attributes by the attributes' names."""
+    return {name: value for name, value in node.attributes.items() if isinstance(value, onnx.GraphProto)}
 
 
 def given_names(graph: onnx.GraphProto) -> set[str]:

@@ -7,7 +7,7 @@ becomes a Scan, whose slices are no copies.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import prod
 from typing import TYPE_CHECKING
@@ -19,6 +19,8 @@ from .bodies import close_body, with_captured
 from .convolution import Convolution
 from .graph import Node
 from .late import LATE, branch
+from .nodes import bodies_of
+from .nodes import renamed as rename_body
 from .order import live
 from .repeats import renamed, without_repeats
 
@@ -224,9 +226,18 @@ def _read_by_slices(g: Graph, inner: Graph, count: int) -> tuple[list[str], list
     direct = sorted(used.intersection(inner.inputs))
     names = {name: inner.unique(name) for name in direct}  # the whole has the name outside
     inner.specs.update((new, inner.specs[old]) for old, new in names.items())
-    inner.nodes = [renamed(node, names) for node in inner.nodes]
+    inner.nodes = [_renamed(node, names) for node in inner.nodes]
     read = [(node.inputs[0], node.outputs[0]) for node in views] + list(names.items())
     return [g.reshape(whole, count, *inner.shape(part)) for whole, part in read], [part for _, part in read]
+
+
+def _renamed(node: Node, names: Mapping[str, str], results: bool = False) -> Node:
+    """Return the node that reads other names, its branches too, and with `results` computes them."""
+    node = renamed(renamed(node, names), names, results)
+    if names.keys().isdisjoint(node.captured):
+        return node
+    bodies = {name: rename_body(body, names) for name, body in bodies_of(node).items()}
+    return with_captured(replace(node, attributes=node.attributes | bodies))
 
 
 def _is_view(inner: Graph, node: Node) -> bool:
@@ -249,5 +260,5 @@ def _results(inner: Graph, outputs: Sequence[str]) -> list[str]:
     ends = [s if sources.count(s) == 1 else name for name, s in zip(outputs, sources, strict=True)]
     names = {name: inner.unique(name) for name in ends}  # the output has the name outside
     inner.specs.update((new, inner.specs[old]) for old, new in names.items())
-    inner.nodes = live([renamed(renamed(node, names), names, results=True) for node in nodes], names.values())
+    inner.nodes = live([_renamed(node, names, results=True) for node in nodes], names.values())
     return list(names.values())

@@ -13,6 +13,7 @@ from caffestat.engine.runtime import channel_block
 from caffestat.graph import Graph, Node, batch_statistics, slices
 from caffestat.graph.channels import batch_gradient, channel_affine
 from caffestat.graph.expand import expand
+from caffestat.graph.winograd import Tiles
 
 SHAPE = (6, 16, 8, 8)
 RANDOM = np.random.default_rng(4)
@@ -83,16 +84,18 @@ def normalized(g: Graph, x: str, scale: str, bias: str) -> str:
     return channel_affine(g, y, scale, bias)
 
 
+@pytest.mark.parametrize("tiled", [False, True])
 @pytest.mark.parametrize("constant", [False, True])
 @pytest.mark.parametrize("batch", [6, 4])
 def test_slices_compute_what_the_whole_batch_does(
-    batch: int, constant: bool, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+    batch: int, constant: bool, tiled: bool, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> None:
     g, arrays = net((batch, *SHAPE[1:]))
     params = {name: array for name, array in arrays.items() if name != "x"}
     held = params if constant else None
     expected = Compiled(g, CPU, held).run({"x": arrays["x"]}, params)
     request.getfixturevalue("small")
+    monkeypatch.setattr(Tiles, "pays", lambda _: tiled)  # of which branches of an If have the slice's names
     assert len(scans(g)) >= 3
     found = Compiled(g, CPU, held).run({"x": arrays["x"]}, params)
     for name in g.outputs:
