@@ -15,7 +15,7 @@ from caffestat.graph.order import in_order
 
 from .device import CPU, Device
 from .kernels import Kernels
-from .parts import cut
+from .parts import count_nodes, cut
 from .resident import View
 from .runtime import (
     channel_block,
@@ -177,10 +177,10 @@ class _Chain:
         fed = graph.params.keys() - constant.keys()
         by_slices = device.kind == "cpu" and not kernels and not once
         whole = expand(graph, outputs, device.kind, block, fed, threads, by_slices)
-        if len(whole.nodes) > min(_DEEP_NODES[device.kind], _LONG[device.kind]):
+        if count_nodes(whole) > min(_DEEP_NODES[device.kind], _LONG[device.kind]):
             whole = in_order(whole)
         parts = cut(whole, _LONG[device.kind])
-        options = (_options(len(whole.nodes), device, once, threads) for _ in parts)
+        options = (_options(count_nodes(whole), device, once, threads) for _ in parts)
         self.sessions = [
             _Session(part, device, constant, own, len(parts) > 1) for part, own in zip(parts, options, strict=True)
         ]

@@ -11,8 +11,9 @@ from collections.abc import Mapping, Sequence
 from copy import copy
 
 from caffestat.graph import Graph, Node
+from caffestat.graph.nodes import subgraphs
 
-__all__ = ["cut"]
+__all__ = ["count_nodes", "cut"]
 
 # Nodes of a part by those of the graph. In the runtime's own order small parts save memory: a third on VGG-16. In that
 # by priority, which graphs of 2,000 to 12,000 nodes get, larger ones take as little, and less time.
@@ -26,7 +27,13 @@ def cut(g: Graph, longest: int) -> list[Graph]:
     A part's outputs are what later parts read and what the graph returns; its inputs, beside those of the graph, are
     what earlier parts computed.
     """
-    return [g] if len(g.nodes) <= longest else _parts(g, _chunks(g, _size(len(g.nodes))))
+    nodes = count_nodes(g)
+    return [g] if nodes <= longest else _parts(g, _chunks(g, _size(nodes)))
+
+
+def count_nodes(g: Graph) -> int:
+    """Return how many nodes a graph has, those of bodies and branches among them."""
+    return len(g.nodes) + sum(len(body.node) for node in g.nodes for body in subgraphs(node))
 
 
 def _size(nodes: int) -> int:

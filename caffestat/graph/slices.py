@@ -128,11 +128,11 @@ def _use(g: Graph, node: Node) -> _Use | None:
 
 
 def _are_images(g: Graph, values: Collection[str]) -> bool:
-    """Tell whether values, of known shape, all hold the same number of samples, more than one, and no param is one."""
+    """Tell whether values, of known shape, all hold the same number of images, more than one, and no param is one."""
     batches = {g.shape(value)[:1] for value in values}
-    is_float = all(g.specs[value].dtype == np.float32 for value in values)
+    are_right = all(g.specs[value].dtype == np.float32 and len(g.shape(value)) > 2 for value in values)
     is_given = any(value in g.constants or value in g.params for value in values)
-    return is_float and not is_given and len(batches) == 1 and max(batches) > (1,)
+    return are_right and not is_given and len(batches) == 1 and max(batches) > (1,)
 
 
 def _read_by_sample(g: Graph, node: Node) -> tuple[list[str], bool]:
@@ -145,7 +145,7 @@ def _read_by_sample(g: Graph, node: Node) -> tuple[list[str], bool]:
     if not is_of_elements(node.op) or any(name not in g.specs for name in (*node.inputs, node.outputs[0])):
         return [], False
     rank = len(g.shape(node.outputs[0]))
-    return [name for name in node.inputs if len(g.shape(name)) == rank > 1 and g.shape(name)[0] > 1], False
+    return [name for name in node.inputs if len(g.shape(name)) == rank > 0 and g.shape(name)[0] > 1], False
 
 
 def append_chain(g: Graph, chain: Chain, asked: Collection[str], define: Define) -> None:

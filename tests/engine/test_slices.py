@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from caffestat.autodiff import backward
-from caffestat.engine import CPU, Compiled, Statistics
+from caffestat.engine import CPU, Compiled, Statistics, parts
 from caffestat.engine.runtime import channel_block
 from caffestat.graph import Graph, Node, batch_statistics, slices
 from caffestat.graph.channels import batch_gradient, channel_affine
@@ -180,3 +180,24 @@ def test_statistics_of_the_batch_keep_their_digits(change: Callable[[np.ndarray]
     np.testing.assert_allclose(found[mean], exact.mean((0, 2, 3)), rtol=1e-6, atol=1e-7)
     np.testing.assert_allclose(found[variance], exact.var((0, 2, 3)), rtol=1e-5, atol=1e-12)
     assert found[y].shape == SHAPE
+
+
+@pytest.mark.usefixtures("small")
+def test_matrices_hold_no_images() -> None:
+    """The gradients of two inner products are added up where they are made: both at once would take twice the memory."""
+    g = Graph()
+    x, w = g.input("x", (64, 32)), g.input("w", (32, 64))
+    y = g.emit("Relu", g.emit("MatMul", x, w))
+    g.infer()
+    g.outputs = [g.emit("Add", y, y)]
+    g.infer()
+    assert not scans(g)
+
+
+@pytest.mark.usefixtures("small")
+def test_nodes_of_bodies_count_where_a_graph_is_cut() -> None:
+    g, _ = net()
+    nodes = expand(g, g.outputs, block=channel_block(), fed=list(g.params), by_slices=True)
+    assert parts.count_nodes(nodes) > len(nodes.nodes) + 20
+    assert parts.cut(nodes, parts.count_nodes(nodes) - 1) != [nodes]
+    assert parts.cut(nodes, parts.count_nodes(nodes)) == [nodes]
