@@ -184,7 +184,7 @@ def test_statistics_of_the_batch_keep_their_digits(change: Callable[[np.ndarray]
 
 @pytest.mark.usefixtures("small")
 def test_matrices_hold_no_images() -> None:
-    """The gradients of two inner products are added up where they are made: both at once would take twice the memory."""
+    """Gradients of inner products are added up where they are made: two at once would take twice the memory."""
     g = Graph()
     x, w = g.input("x", (64, 32)), g.input("w", (32, 64))
     y = g.emit("Relu", g.emit("MatMul", x, w))
