@@ -6,7 +6,6 @@ import importlib
 import io
 import os
 import sys
-from contextlib import suppress
 from typing import Any
 
 import click
@@ -60,8 +59,10 @@ class _Commands(click.Group):
             finally:
                 sys.stdout.flush()  # here, where a full disk can still be reported
         except OSError as error:
-            with suppress(OSError):  # the standard error may be what cannot be written to
+            try:
                 click.echo(visible(f"error: {_blamed(error)}: {error.strerror or error}"), err=True)
+            except OSError:  # the standard error is what cannot be written to, and would be once more at the end
+                sys.stderr = _nothing()
             if not error.filename:
                 sys.stdout = _nothing()  # the old one would be written to once more at the end
             sys.exit(_Failure.exit_code)

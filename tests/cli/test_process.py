@@ -95,7 +95,9 @@ def test_a_full_disk_is_told_of(root: Path, arguments: list[str]) -> None:
 def test_an_error_that_cannot_be_shown_keeps_its_exit_code(root: Path) -> None:
     with open("/dev/full", "w") as full:
         command = [sys.executable, "-m", "caffestat", "analyze", "absent.prototxt"]
-        assert subprocess.run(command, cwd=root, stderr=full, check=False).returncode == 2
+        for unbuffered in ("", "1"):
+            environment = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
+            assert subprocess.run(command, cwd=root, env=environment, stderr=full, check=False).returncode == 2
 
 
 @pytest.mark.skipif(os.name != "posix", reason="a folder in use")

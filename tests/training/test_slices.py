@@ -12,7 +12,7 @@ from caffestat.graph import batch_statistics, expand, slices
 from .golden import DEVICE, FOLDER, runs, spread
 from .test_golden import compare_logs, compare_params, final, train
 
-CASES = ("batchnorm_moving", "snapshot_sgd", "swish_hinge_nan")
+CASES = ("batchnorm_moving", "debug_display10", "multi_loss_test_nets")
 
 pytestmark = pytest.mark.skipif(DEVICE != "cpu", reason="a GPU takes batches whole")
 
