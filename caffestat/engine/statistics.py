@@ -145,17 +145,20 @@ def _sum_scaled(g: Graph, value: str, vector: str) -> str:
     """Emit the sums of |vector · x| per channel, from sums of |x|: [C]."""
     assert g.scaled
     if value not in g.scaled.sums:
-        g.scaled.sums[value] = _sum_channels(g, value)
+        g.scaled.sums[value] = g.emit_late("ChannelAbs", value, shape=g.shape(value)[1:2], like=value)
     sums = g.scaled.sums[value]
     return g.emit("Abs", g.emit("Mul", sums, vector)) if vector else sums
 
 
-def _sum_channels(g: Graph, value: str) -> str:
-    """Emit Σ |x| per channel: [C]."""
+@late("ChannelAbs")
+def _sum_channels(g: Graph, node: Node, provider: str) -> list[str]:
+    """Σ |x| per channel: [C]."""
+    first, (value,) = len(g.nodes), node.inputs
     n, channels, *space = g.shape(value)
     rows = g.declare(g.emit("Abs", g.reshape(value, n * channels, math.prod(space))), (n * channels, math.prod(space)))
-    sums = g.emit("ReduceSum", g.reshape(_sum_rows(g, rows), n, channels), g.ints(0), keepdims=0)
-    return g.declare(sums, (channels,), g.specs[value].dtype)
+    total = g.emit("ReduceSum", g.reshape(_sum_rows(g, rows), n, channels), g.ints(0), keepdims=0)
+    g.statistics.update(name for emitted in g.nodes[first:] for name in emitted.outputs)
+    return [total]
 
 
 def _sum_rows(g: Graph, rows: str) -> str:
