@@ -162,8 +162,6 @@ def _batch_gradient(g: Graph, node: Node, provider: str) -> list[str]:
 def _add_affine(g: Graph, node: Node, provider: str) -> list[str]:
     """value + scale · x + bias with vectors [C]."""
     value, x, scale, bias = node.inputs
-    if blocked.fits_rows(g, x) and value in g.inputs:  # which would be copied first
-        return [g.emit("Add", value, g.declare(blocked.affine(g, x, scale, bias), g.shape(x)))]
-    if blocked.fits_rows(g, x):
+    if blocked.fits_rows(g, x) and value not in g.inputs:  # an input would be copied first
         return [blocked.affine(g, x, scale, bias, value)]
-    return [g.emit("Add", value, channel_affine(g, x, scale, bias))]
+    return [g.emit("Add", value, affine(g, x, scale, bias))]

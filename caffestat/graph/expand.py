@@ -12,7 +12,7 @@ import numpy as np
 from . import blocked, cuda, normalized, winograd, winograd_constant
 from .batch_statistics import by_sums
 from .gelu import gelu
-from .graph import Scaled
+from .graph import Scaled, flow_of
 from .late import LATE, Definition, append, branch, late
 from .order import in_order, live, without_copies
 from .repeats import renamed, without_repeats
@@ -234,12 +234,16 @@ def _append_by_slices(g: Graph, nodes: Sequence[Node]) -> None:
     _append_all(g, nodes, "cpu", {"BatchNormalization": by_sums}, is_early=True)
     g.nodes = live(without_repeats(g.nodes, g.outputs), g.outputs)
     nodes, g.nodes = in_order(g).nodes, []
+    flow = flow_of(nodes)
+
+    def is_asked(name: str, chain: Chain) -> bool:
+        readers = (nodes[step] for step, _ in flow.readers(name))
+        return name in g.outputs or any(chain.made.isdisjoint(node.outputs) for node in readers)
+
     define = partial(_append_all, provider="cpu", rewrites=_BY_PROVIDER["cpu"])
     for item in chains(g, nodes):
         if isinstance(item, Chain):
-            others = (node for node in nodes if item.made.isdisjoint(node.outputs))
-            asked = {name for node in others for name in (*node.inputs, *node.captured)}.union(g.outputs)
-            append_chain(g, item, asked, define)
+            append_chain(g, item, {name for name in item.made if is_asked(name, item)}, define)
         else:
             define(g, [item])
 

@@ -108,14 +108,13 @@ def image_form(provider: str, c: Convolution, changing: bool = False) -> ImageFo
 
 @early("ConvImage")
 def _image_by_scaled_filters(g: Graph, node: Node, provider: str) -> list[str] | None:
-    shape: Convolution = node.attributes["of"]
-    w, dy = node.inputs
-    taken = _vector_of(g, shape, dy, provider)
+    taken, shape, w = _factors_of(g, node, provider), node.attributes["of"], node.inputs[0]
     if taken is None:
         return None
-    scaled = g.declare(g.emit("Mul", w, _per_filter(g, shape, taken[1])), shape.w_shape, g.specs[w].dtype)
+    dy, factors = taken
+    scaled = g.declare(g.emit("Mul", w, factors), shape.w_shape, g.specs[w].dtype)
     g.changing.add(scaled)
-    return [g.emit_late("ConvImage", scaled, taken[0], shape=shape.x_shape, like=dy, of=shape)]
+    return [g.emit_late("ConvImage", scaled, dy, shape=shape.x_shape, like=dy, of=shape)]
 
 
 @late("ConvImage")
@@ -147,20 +146,18 @@ def _of_read(c: Convolution) -> Convolution | None:
     return replace(c, window=replace(win, size=win.out, strides=(1, 1)))
 
 
-def _vector_of(g: Graph, c: Convolution, dy: str, provider: str) -> tuple[str, str] | None:
-    """Return (other, vector) where dy is another value times a vector, and it is quicker to multiply the filters by it.
+def _factors_of(g: Graph, node: Node, provider: str) -> tuple[str, str] | None:
+    """Return (other, factors) where dy is another value times a vector, and multiplying the filters is quicker.
 
-    Only filters that change from run to run, for the runtime lays constant ones out beforehand.
+    The factors are [filters, 1, …], as the filters have axes. Only filters that change from run to run, for the runtime
+    lays constant ones out beforehand.
     """
+    c, dy = node.attributes["of"], node.inputs[1]
     is_larger = prod((c.batch, *c.window.out)) > _FILTERS_COST * prod(c.w_shape[1:])
-    if provider != "cpu" or not g.scaled or dy not in g.changing or not is_larger:
+    if provider != "cpu" or not g.scaled or dy not in g.changing or not is_larger or dy not in g.scaled.values:
         return None
-    return g.scaled.values.get(dy)
-
-
-def _per_filter(g: Graph, c: Convolution, vector: str) -> str:
-    """Emit a vector [filters] as [filters, 1, …], which broadcasts over the weights."""
-    return g.reshape(vector, c.filters, *(1,) * (len(c.w_shape) - 1))
+    other, vector = g.scaled.values[dy]
+    return other, g.reshape(vector, c.filters, *(1,) * (len(c.w_shape) - 1))
 
 
 def _is_blocked(g: Graph, c: Convolution, w: str) -> bool:
@@ -286,13 +283,11 @@ def _depthwise_form(c: Convolution) -> WeightForm:
 
 @early("ConvWeights")
 def _weights_of_scaled(g: Graph, node: Node, provider: str) -> list[str] | None:
-    shape: Convolution = node.attributes["of"]
-    x, dy = node.inputs
-    taken = _vector_of(g, shape, dy, provider)
+    taken, shape, x = _factors_of(g, node, provider), node.attributes["of"], node.inputs[0]
     if taken is None:
         return None
-    dw = g.emit_late("ConvWeights", x, taken[0], shape=shape.w_shape, like=dy, of=shape)
-    return [g.emit("Mul", dw, _per_filter(g, shape, taken[1]))]
+    dy, factors = taken
+    return [g.emit("Mul", g.emit_late("ConvWeights", x, dy, shape=shape.w_shape, like=dy, of=shape), factors)]
 
 
 @late("ConvWeights")
