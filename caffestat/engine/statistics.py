@@ -31,8 +31,14 @@ _SLICE = 4_000
 # A channel of an image has at least so many places where sums over channels are as fast as those over other rows.
 _LONG_ROW = 32
 
-# Up to this inner size the squares of a matrix product are cheaper to add up from its factors' Gram matrices.
+# Up to this inner size the squares of a matrix product are cheaper to add up from its factors' Gram matrices, and the
+# elements of a large one are computed faster than read.
 _THIN = 128
+
+# A slice of a product has at least so many elements: fewer do not keep two cores busy.
+_PRODUCT_SLICE = 500_000
+# Up to here a sum of one of its rows is exact enough.
+_LONGEST_ROW = 75_000
 
 
 _DIRECTLY = {"abs": "ReduceL1", "squares": "ReduceSumSquare"}
@@ -70,27 +76,58 @@ def _non_negative(nodes: Sequence[Node]) -> set[str]:
 
 
 @early("LongSum")
-def _sum_of_scaled(g: Graph, node: Node, provider: str) -> list[str] | None:
-    """From sums of other values per channel, where there are such."""
-    value = node.inputs[0]
-    if provider == "cuda" or node.attributes["kind"] != "abs" or not _has_long_rows(g, value):
+def _sum_of_others(g: Graph, node: Node, provider: str) -> list[str] | None:
+    """From the factors of a product, or from sums of other values per channel, where there are such."""
+    if provider == "cuda" or node.attributes["kind"] != "abs":
         return None
-    assert g.scaled
-    first = len(g.nodes)
-    if value in g.scaled.normal:
-        total = _sum_normal(g, g.scaled.normal[value])
-    elif value in g.scaled.values or value in g.scaled.others:
-        total = _sum_of(g, _sum_scaled(g, *g.scaled.values.get(value, (value, ""))))
-    else:
-        return None
+    first, (value, *factors) = len(g.nodes), node.inputs
+    is_large = math.prod(g.shape(value)) > _CACHED
+    total = _sum_product(g, node) if factors and is_large else _sum_of_scaled(g, value)
     g.statistics.update(name for emitted in g.nodes[first:] for name in emitted.outputs)
-    return [total]
+    return [total] if total else None
+
+
+def _sum_of_scaled(g: Graph, value: str) -> str:
+    """Emit Σ |x| from sums of other values per channel; nothing where there are none."""
+    assert g.scaled
+    if not _has_long_rows(g, value):
+        return ""
+    if value in g.scaled.normal:
+        return _sum_normal(g, g.scaled.normal[value])
+    if value in g.scaled.values or value in g.scaled.others:
+        return _sum_of(g, _sum_scaled(g, *g.scaled.values.get(value, (value, ""))))
+    return ""
+
+
+def _sum_product(g: Graph, node: Node) -> str:
+    """Emit Σ |x| of a large product from its factors, of as many rows at a time as the caches hold.
+
+    An inner product's weight gradient, the largest value of many nets, is never in memory as a whole where nothing else
+    reads it. Of 4096 x 9216 elements and 16 items: 18 to 11.6 ms; of 4096 x 25088 and 4 items: 33 to 19.
+    """
+    from caffestat.graph.bodies import over_slices
+
+    value, a, b = node.inputs
+    (rows, columns), dtype = g.shape(value), g.specs[value].dtype
+    slices = next(count for count in range(rows * columns // _PRODUCT_SLICE, 0, -1) if rows % count == 0)
+    part = rows // slices
+    if columns > _LONGEST_ROW or part * columns > _CACHED:
+        return ""
+    a = g.transpose(a, 1, 0) if node.attributes["transA"] else a
+    b = g.transpose(b, 1, 0) if node.attributes["transB"] else b
+
+    def sum_rows(body: Graph, factor: str) -> str:
+        product = body.declare(body.emit("MatMul", factor, b), (part, columns), dtype)
+        return body.declare(_sum_rows(body, body.emit("Abs", product)), (part,), dtype)
+
+    sums = over_slices(g, [g.reshape(a, slices, part, g.shape(a)[1])], sum_rows, "product")
+    return _sum_of(g, g.reshape(sums, rows))
 
 
 @late("LongSum")
 def _long_sum(g: Graph, node: Node, provider: str) -> list[str]:
     """Σ |x| or Σ x² over so many elements that one sum on the CPU would not be exact, one element."""
-    first, (value,), settings = len(g.nodes), node.inputs, node.attributes
+    first, value, settings = len(g.nodes), node.inputs[0], node.attributes
     at_once = provider == "cuda"
     total = _sum_at_once(g, node) if at_once else _sum_all(g, value, settings["kind"], settings["non_negative"])
     g.statistics.update(name for emitted in g.nodes[first:] for name in emitted.outputs)
@@ -99,7 +136,7 @@ def _long_sum(g: Graph, node: Node, provider: str) -> list[str]:
 
 def _sum_at_once(g: Graph, node: Node) -> str:
     """Emit the sum by one reduction: cuDNN adds up in pairs, in one pass. Sums of rows take it 30 times as long."""
-    (value,) = node.inputs
+    value = node.inputs[0]
     return g.emit(
         _DIRECTLY[node.attributes["kind"]], g.reshape(value, math.prod(g.shape(value))), g.ints(0), keepdims=1
     )
@@ -302,7 +339,11 @@ class Statistics:
         return self._sum_long("squares", value)
 
     def _sum_long(self, kind: str, value: str, non_negative: bool = False) -> str:
-        return self.graph.emit_late("LongSum", value, shape=(1,), like=value, kind=kind, non_negative=non_negative)
+        product = self._thin_product(value)
+        factors = product.inputs if product else ()
+        turned = {name: product.get(name, 0) if product else 0 for name in ("transA", "transB")}
+        settings = {"kind": kind, "non_negative": non_negative, **turned}
+        return self.graph.emit_late("LongSum", value, *factors, shape=(1,), like=value, **settings)
 
     def _thin_product(self, value: str) -> Node | None:
         """Return the node that makes `value` as a product of two thin matrices: an inner product's weight gradient."""

@@ -102,7 +102,8 @@ def slices_that_fit(count: int, elements: int) -> int:
 def over_slices(g: Graph, values: Sequence[str], build: Callable[..., str], name: str) -> str:
     """Emit what `build(graph, *slices)` makes of the slices along the values' first axes, side by side along a new one.
 
-    A Scan, whose slices are no copies. What is made in between is small: it stays in the caches.
+    A Scan, whose slices are no copies. What is made in between is small: it stays in the caches. Other values of `g`
+    may be read whole.
     """
     count = g.shape(values[0])[0]
     inner = g.inner()
@@ -111,6 +112,7 @@ def over_slices(g: Graph, values: Sequence[str], build: Callable[..., str], name
     spec = inner.specs[result]
     body = close_body(inner, g, slices, [result], name)
     scan = g.emit("Scan", *values, body=body, num_scan_inputs=len(values))
+    g.nodes[-1] = with_captured(g.nodes[-1])
     return g.declare(scan, (count, *spec.shape), spec.dtype)
 
 

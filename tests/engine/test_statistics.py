@@ -104,6 +104,27 @@ def test_squares_of_a_product_of_thin_matrices(transposed: tuple[int, int]) -> N
     assert found["squares"] == pytest.approx((exact**2).sum(), rel=3e-6)
 
 
+@pytest.mark.parametrize("transposed", [(0, 0), (1, 0), (0, 1), (1, 1)])
+@pytest.mark.parametrize(
+    ("rows", "inner", "columns", "is_stored"),
+    [(4096, 3, 1031, False), (2, 5, 2_200_000, True), (5003, 2, 1009, True), (70, 3, 500, True)],
+)
+def test_elements_of_a_large_product_of_thin_matrices(
+    transposed: tuple[int, int], rows: int, inner: int, columns: int, is_stored: bool
+) -> None:
+    a, b = values((rows, inner)), values((inner, columns))
+    left, right = (x.T.copy() if swap else x for x, swap in zip((a, b), transposed, strict=True))
+    g = Graph()
+    y = g.fused_matmul(g.input("a", left.shape), g.input("b", right.shape), transA=transposed[0], transB=transposed[1])
+    statistics = Statistics(g)
+    statistics.mean_abs("mean", y)
+    statistics.finish()
+    stored = {name for node in expand(g, g.outputs).nodes for name in node.outputs}
+    assert (y in stored) == is_stored
+    found = statistics.read(Compiled(g).run({"a": left, "b": right}))
+    assert found["mean"] == pytest.approx(np.abs(a.astype(np.float64) @ b).mean(), rel=2e-6)
+
+
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_what_is_not_finite_stays_so(bad: float) -> None:
     x = values((40, 600))
