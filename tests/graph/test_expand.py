@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -70,6 +72,37 @@ def test_values_are_added_in_their_order_by_ops_that_work_on_all_threads() -> No
     values = [np.float32(1e8) * np.ones((3, 1, 4), np.float32), -np.full((2, 1), 1e8, np.float32)]
     feeds = dict(zip(parts, (*values, np.full((3, 2, 4), 0.5, np.float32)), strict=True))
     np.testing.assert_array_equal(Compiled(g).run(feeds)[g.outputs[0]], feeds["c"])
+
+
+@pytest.mark.parametrize(
+    ("rows", "how", "is_turned"),
+    [
+        (8, {"transB": 1}, True),
+        (48, {"transB": 1}, True),
+        (7, {"transB": 1}, False),
+        (49, {"transB": 1}, False),
+        (20, {}, False),
+        (20, {"transA": 1, "transB": 1}, False),
+        (20, {"transB": 1, "alpha": 0.5}, False),
+        (20, {"transB": 1, "beta": 0.5}, False),
+    ],
+)
+@pytest.mark.parametrize("bias", [None, (), (701,), (1, 701), ("rows", 1)])
+def test_few_rows_stand_right_in_a_product_with_large_weights(
+    rows: int, how: dict[str, Any], is_turned: bool, bias: tuple[int, ...] | None
+) -> None:
+    random = np.random.default_rng(7)
+    x, w = (random.standard_normal(shape).astype(np.float32) for shape in ((rows, 750), (701, 750)))
+    shape = bias and tuple(rows if size == "rows" else size for size in bias)
+    b = random.standard_normal(shape or ()).astype(np.float32) if bias is not None else np.float32(0)
+    g = Graph()
+    left, right = (x.T if how.get("transA") else x), (w if how.get("transB") else w.T)
+    operands = [g.input("x", left.shape), g.param("w", right.shape), *([] if bias is None else [g.param("b", b.shape)])]
+    g.outputs = [g.emit("Gemm", *operands, **how)]
+    assert ("MatMul" in {node.op for node in expand(g, g.outputs).nodes}) == is_turned
+    found = Compiled(g, constant={"w": right, "b": np.asarray(b)}).run({"x": left})[g.outputs[0]]
+    expected = how.get("alpha", 1) * (x.astype(np.float64) @ w.T) + how.get("beta", 1) * b
+    np.testing.assert_allclose(found, expected, atol=1e-4)
 
 
 def test_what_was_computed_long_before_is_computed_again() -> None:
