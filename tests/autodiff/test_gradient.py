@@ -182,8 +182,8 @@ def test_refusals() -> None:
         gradient(linear(), wrt=["ghost"])
     with pytest.raises(GradientError, match="'best' holds int64"):
         gradient(linear(), wrt=["best"])
-    with pytest.raises(GradientError, match=r"no gradient rule for op Det .value y."):
-        gradient(model([node("Det", ["x"], ["y"])], {"x": (3, 3)}, ["y"]))
+    with pytest.raises(GradientError, match=r"Det .value y.: matrices of more than 64 rows"):
+        gradient(model([node("Det", ["x"], ["y"])], {"x": (65, 65)}, ["y"]))
 
 
 def test_a_gradient_passes_a_subgraph_that_reads_from_outside() -> None:

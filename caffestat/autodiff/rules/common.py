@@ -21,6 +21,7 @@ __all__ = [
     "constant_of",
     "cubic_convolution",
     "divided",
+    "flat_index",
     "input_of",
     "interpolate_transposed",
     "is_linear",
@@ -107,6 +108,17 @@ def divided(tape: Tape, value: str, count: int, like: str) -> str:
     of the time in which a session is opened.
     """
     return tape.emit("Div", value, tape.scalar(count, like=like))
+
+
+def flat_index(tape: Tape, indices: str, dims: Sequence[int], shape: Sequence[int]) -> str:
+    """Emit rows of indices into axes of the sizes `dims` as positions along one axis that these are flattened into.
+
+    shape: of the result, [batch, rows, width]; each position stands there `width` times
+    """
+    strides = tape.ints(*(math.prod(dims[i + 1 :]) for i in range(len(dims))))
+    wrapped = tape.emit("Mod", indices, tape.ints(*dims))  # negative indices count from the end
+    flat = tape.emit("ReduceSum", tape.emit("Mul", wrapped, strides), tape.ints(-1), keepdims=0)
+    return tape.emit("Expand", tape.reshape(flat, *shape[:2], 1), tape.ints(*shape))
 
 
 def window_of(tape: Tape, node: Node) -> Window:

@@ -1,4 +1,4 @@
-"""Ops that pick elements by index, and those that put them."""
+"""Ops that pick elements by index."""
 
 from __future__ import annotations
 
@@ -7,12 +7,11 @@ from dataclasses import replace
 
 import numpy as np
 
-from caffestat.errors import GradientError
 from caffestat.graph import Node, Spec
 
 from ..engine import Tape, vjp, vjp_of_rows
 from ..sparse import Rows, Stretch, are_distinct, scatter, scatter_add
-from .common import Grads, only
+from .common import Grads, flat_index, only
 
 
 @vjp("Gather")
@@ -136,39 +135,10 @@ def gather_nd(t: Tape, node: Node, dy: str) -> Grads:
         return [_rows(t, x, indices, t.reshape(dy, math.prod(picked), *shape[1:])), None]
     dims, rest = shape[lead : lead + depth], shape[lead + depth :]
     batch, count, width = math.prod(shape[:lead]), math.prod(picked[lead:-1]), math.prod(rest)
-    strides = t.ints(*(math.prod(dims[i + 1 :]) for i in range(depth)))
-    wrapped = t.emit("Mod", indices, t.ints(*dims))  # negative indices count from the end
-    flat = t.emit("ReduceSum", t.emit("Mul", wrapped, strides), t.ints(-1), keepdims=0)
-    index = t.emit("Expand", t.reshape(flat, batch, count, 1), t.ints(batch, count, width))
+    index = flat_index(t, indices, dims, (batch, count, width))
     zeros = t.zeros((batch, math.prod(dims), width), t.specs[x].dtype)
     grad = t.reshape(dy, batch, count, width)
     return [t.reshape(scatter_add(t, zeros, index, grad, 1, t.specs[x].dtype), *shape), None]
-
-
-@vjp("ScatterElements")
-def scatter_elements(t: Tape, node: Node, dy: str) -> Grads:
-    _, indices, updates = node.inputs
-    axis = node.get("axis", 0)
-    picked = t.emit("GatherElements", dy, indices, axis=axis) if t.needs(updates) else None
-    if _adds(node):
-        return [dy, None, picked]
-    return [t.emit("ScatterElements", dy, indices, t.zeros_like(updates), axis=axis), None, picked]
-
-
-@vjp("ScatterND")
-def scatter_nd(t: Tape, node: Node, dy: str) -> Grads:
-    _, indices, updates = node.inputs
-    picked = t.emit("GatherND", dy, indices) if t.needs(updates) else None
-    if _adds(node):
-        return [dy, None, picked]
-    return [t.emit("ScatterND", dy, indices, t.zeros_like(updates)), None, picked]
-
-
-def _adds(node: Node) -> bool:
-    reduction = node.get("reduction", "none")
-    if reduction not in ("none", "add"):
-        raise GradientError(f"{node.op} (value {node.outputs[0]}): reduction {reduction!r} has no gradient rule")
-    return bool(reduction == "add")
 
 
 @vjp("TopK")
