@@ -15,9 +15,10 @@ from ..base import Layer, Move, Param, Shape, layer
 from ..convolution import Convolution
 from ..inner_product import InnerProduct
 from ..math import Eltwise
-from ..neuron import Dropout, ReLU
+from ..neuron import ReLU
 from ..normalization import LRN
-from ..pooling import Pooling
+from ..pooling import MAX, Pooling
+from ..reread import emit_closed
 from ..shape import Concat
 
 if TYPE_CHECKING:
@@ -86,7 +87,23 @@ class _Chain(Layer):
         return self.chain()[0].mixes_channels()
 
 
-class _Convolutions(_Chain):
+class _Rectified(_Chain):
+    """Chains with a plain ReLU and MAX pooling, whose references have no backward pass."""
+
+    def stops_backward(self, needed: Sequence[bool]) -> bool:
+        return True
+
+    def tops(self, bottoms: Sequence[Shape]) -> tuple[Shape, ...]:
+        if self.proto.relu_param.negative_slope:
+            raise self.error("expected a negative_slope of 0 in relu_param: the reference takes no other")
+        if Pooling in self.parts and self.proto.pooling_param.pool != MAX:
+            raise self.error("expected pool: MAX in pooling_param: the reference pools in no other way")
+        if LRN in self.parts and self.proto.lrn_param.norm_region != caffe_pb2.LRNParameter.ACROSS_CHANNELS:
+            raise self.error("expected norm_region: ACROSS_CHANNELS in lrn_param: the reference has no other")
+        return super().tops(bottoms)
+
+
+class _Convolutions(_Rectified):
     filler_fields: ClassVar[Mapping[str, str]] = Convolution.filler_fields
 
 
@@ -121,20 +138,26 @@ class ConvolutionReLUPoolLRN(_Convolutions):
 
 
 @layer("ReLUPooling", dialect="skimcaffe")
-class ReLUPooling(_Chain):
-    """Pooling of the ReLU. (ChanganVR/ConstraintAwareCompression, relu_pooling_layer.cpp)"""
+class ReLUPooling(_Rectified):
+    """Pooling of the ReLU; the reference has no backward pass.
+
+    (ChanganVR/ConstraintAwareCompression, relu_pooling_layer.cpp)
+    """
 
     parts = (ReLU, Pooling)
 
 
-@layer("InnerProductReLUDropout", dialect="skimcaffe")
-class InnerProductReLUDropout(_Chain):
-    """Dropout of the ReLU of an InnerProduct. (ChanganVR/ConstraintAwareCompression,
-    inner_product_relu_dropout_layer.cpp)
+@layer("InnerProductReLUDropout", dialect="skimcaffe", by_sample=True)
+class InnerProductReLUDropout(InnerProduct):
+    """ReLU of an InnerProduct. In spite of its name nothing is dropped, and the gradient is that without the ReLU.
+
+    (ChanganVR/ConstraintAwareCompression, inner_product_relu_dropout_layer.cpp)
     """
 
-    parts = (InnerProduct, ReLU, Dropout)
-    filler_fields: ClassVar[Mapping[str, str]] = InnerProduct.filler_fields
+    def lower(self, g: Graph, bottoms: Sequence[str], params: Sequence[str]) -> Sequence[str]:
+        slope = self.proto.relu_param.negative_slope
+        (y,) = super().lower(g, bottoms, params)
+        return [emit_closed(g, [y], lambda x: g.emit("LeakyRelu", x, alpha=slope), lambda tape, dy: [dy])]
 
 
 # ---- Caffe's layers with a fuse_type -------------------------------------------------------------------------------

@@ -24,12 +24,10 @@ LRN = "lrn_param { local_size: 3 alpha: 0.5 beta: 0.75 } "
         ("ConvolutionReLUPool", ("Convolution", "ReLU", "Pooling")),
         ("ConvolutionReLUPoolLRN", ("Convolution", "ReLU", "Pooling", "LRN")),
         ("ReLUPooling", ("ReLU", "Pooling")),
-        ("InnerProductReLUDropout", ("InnerProduct", "ReLU", "Dropout")),
     ],
 )
 def test_a_row_of_layers(kind: str, row: tuple[str, ...]) -> None:
     fields = {"Convolution": CONVOLUTION, "Pooling": POOLING, "LRN": LRN}
-    fields["InnerProduct"] = "inner_product_param { num_output: 5 } "
     text = ONE % kind + "".join(fields.get(part, "") for part in row)
     layer = make(text, TEST)
     shapes = [param.shape for param in layer.params([X.shape])]
@@ -50,16 +48,36 @@ def test_a_row_of_layers(kind: str, row: tuple[str, ...]) -> None:
         np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
 
 
-def test_outputs_are_dropped_in_train() -> None:
-    text = (
-        ONE % "InnerProductReLUDropout" + "inner_product_param { num_output: 50 } dropout_param { dropout_ratio: 0.4 }"
-    )
-    weight, bias = np.abs(RANDOM.normal(size=(50, 288))), np.ones(50)
-    found = run(make(text, TRAIN), [np.abs(X)], [weight, bias])
-    whole = np.abs(X).reshape(2, -1) @ weight.T + 1
-    kept = found.tops[0] != 0
-    assert 0.4 < kept.mean() < 0.8
-    np.testing.assert_allclose(found.tops[0], whole * kept / 0.6, rtol=1e-4)
+@pytest.mark.parametrize("slope", [0, 0.25])
+@pytest.mark.parametrize("phase", [TRAIN, TEST])
+def test_nothing_is_dropped_and_the_gradient_knows_no_relu(phase: int, slope: float) -> None:
+    """As inner_product_relu_dropout_layer.cpp of ChanganVR/ConstraintAwareCompression, in GEMM mode."""
+    fields = f"inner_product_param {{ num_output: 5 }} relu_param {{ negative_slope: {slope} }}"
+    layer = make(ONE % "InnerProductReLUDropout" + fields + "dropout_param { dropout_ratio: 0.4 }", phase)
+    weight, bias = RANDOM.normal(size=(5, 288)), RANDOM.normal(size=5)
+    rows, dy = X.reshape(2, -1), RANDOM.normal(size=(2, 5)).astype(np.float32)
+    found = run(layer, [X], [weight, bias], [dy])
+    product = rows @ weight.T + bias
+    assert 0 < (product < 0).sum() < 10
+    np.testing.assert_allclose(found.tops[0], np.where(product > 0, product, slope * product), rtol=1e-4)
+    np.testing.assert_allclose(found.bottoms[0], (dy @ weight).reshape(X.shape), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(found.params[0], dy.T @ rows, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(found.params[1], dy.sum(0), rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("kind", "fields", "message"),
+    [
+        ("ConvolutionReLU", "relu_param { negative_slope: 0.1 }", "expected a negative_slope of 0"),
+        ("ReLUPooling", "pooling_param { pool: AVE kernel_size: 2 }", "expected pool: MAX"),
+        ("ConvolutionReLUPoolLRN", POOLING + "lrn_param { norm_region: WITHIN_CHANNEL }", "expected norm_region"),
+    ],
+)
+def test_what_fused_layers_do_not_take(kind: str, fields: str, message: str) -> None:
+    layer = make(ONE % kind + CONVOLUTION + fields)
+    assert layer.stops_backward([True])
+    with pytest.raises(NetError, match=message):
+        layer.tops([X.shape])
 
 
 @pytest.mark.parametrize("kind", ["Convolution", "ReLU", "Pooling", "LRN", "Concat", "Eltwise"])
