@@ -42,6 +42,7 @@ from . import (  # noqa: F401  registers their layer types
     matching,
     metric,
     mobile,
+    multitask,
     noisy,
     octree,
     parallel,
