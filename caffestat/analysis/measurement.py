@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -16,9 +17,16 @@ if TYPE_CHECKING:
 
     from .curves import Curve
 
-__all__ = ["Measurement", "Norms"]
+__all__ = ["Measurement", "Norms", "in_range"]
+
+_LARGEST = float.fromhex("0x1.fffffep127")  # of float32
 
 Key = tuple[int, int]  # row, and which top, bottom or param of it
+
+
+def in_range(total: float) -> float:
+    """Return a sum as Caffe has it, in float32: infinite beyond its range."""
+    return math.inf if total > _LARGEST else total
 
 
 @dataclass(frozen=True)

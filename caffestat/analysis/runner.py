@@ -26,13 +26,12 @@ from caffestat.program.labels import Labels
 from caffestat.program.memory import check_run
 
 from .curves import curves
-from .measurement import Measurement, Norms
+from .measurement import Measurement, Norms, in_range
 from .shards import shards_for
 
 __all__ = ["Runner", "Step", "draw_feeds", "measure"]
 
 Key = tuple[Any, ...]  # of what the statistics are asked for
-_LARGEST = float(np.finfo(np.float32).max)
 _KINDS = ("top", "bottom_diff", "param_diff")  # of tensors that a run can return
 
 
@@ -350,22 +349,17 @@ class Runner:
     def _norms(self, found: Mapping[Any, float]) -> Norms:
         owners = [n for n, param in enumerate(self.program.params) if param.owner is None and n in self._floats]
         data = [self._sums_of(number, found) for number in owners]
-        data_l1, data_l2 = _in_range(sum(l1 for l1, _ in data)), _in_range(sum(l2 for _, l2 in data)) ** 0.5
+        data_l1, data_l2 = in_range(sum(l1 for l1, _ in data)), in_range(sum(l2 for _, l2 in data)) ** 0.5
         if not self._knows_gradients():
             return Norms(data_l1, None, data_l2, None)
         diff_l1 = sum(found.get(("l1", "diff", number), 0.0) for number in owners)
         diff_l2 = sum(found.get(("l2", "diff", number), 0.0) for number in owners)
-        return Norms(data_l1, _in_range(diff_l1), data_l2, _in_range(diff_l2) ** 0.5)
+        return Norms(data_l1, in_range(diff_l1), data_l2, in_range(diff_l2) ** 0.5)
 
     def _knows_gradients(self) -> bool:
         """Tell whether the gradient of every param that gets one is known."""
         known = self.gradients.params if self.gradients else {}
         return all((param.row, param.index) in known for param in self.program.params if param.gets_diff)
-
-
-def _in_range(total: float) -> float:
-    """Return a sum as Caffe has it, in float32: infinite beyond its range."""
-    return math.inf if total > _LARGEST else total
 
 
 def _is_float(array: np.ndarray) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -123,9 +123,16 @@ def _copy_some(net: Net, values: Sequence[np.ndarray], path: str, taken: set[int
     return copied
 
 
-def copy_file(net: Net, values: Sequence[np.ndarray], path: str, taken: set[int] | None = None) -> Copied:
+def copy_file(
+    net: Net,
+    values: Sequence[np.ndarray],
+    path: str,
+    taken: set[int] | None = None,
+    diffs: dict[int, np.ndarray] | None = None,
+) -> Copied:
     """Overwrite values by those of one file, a .caffemodel, .h5 or .npz; one with other layers alone changes nothing.
 
+    diffs: gets what a .caffemodel stores beside the values, by owner param: Caffe reads it too
     Raises InputError when it cannot be read or a blob does not fit. (net.cpp, CopyTrainedLayersFrom)
     """
     by_name = {node.name: node for node in reversed(net.nodes)}
@@ -138,6 +145,8 @@ def copy_file(net: Net, values: Sequence[np.ndarray], path: str, taken: set[int]
             ignored.append(source.name)
         elif source.blobs or node.params:
             _copy_layer(net, values, node, source, path, owners_only)
+            if diffs is not None:
+                diffs.update(_stored_diffs(net, node, source))
             (set() if taken is None else taken).update(node.params)
             count += 1
     lacking = (node.name for node in net.nodes if node.params and node.name not in found)
@@ -161,6 +170,15 @@ def _copy_layer(net: Net, values: Sequence[np.ndarray], node: Node, source: Any,
         )
     for index, blob in blobs.items():
         _copy_blob(net, values, node, index, blob, path)
+
+
+def _stored_diffs(net: Net, node: Node, source: Any) -> Iterator[tuple[int, np.ndarray]]:
+    """Yield what a layer's blobs hold in the place of gradients, by owner param. (blob.cpp, FromProto)"""
+    for number, blob in zip(node.params, source.blobs, strict=False):
+        diff = blob.double_diff if len(blob.double_diff) else blob.diff
+        shape = net.params[number].param.shape
+        if len(diff) == math.prod(shape):
+            yield net.owner(number), np.array(diff, np.float32).reshape(shape)
 
 
 def _copy_blob(net: Net, values: Sequence[np.ndarray], node: Node, index: int, blob: Any, path: str) -> None:

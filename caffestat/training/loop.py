@@ -107,6 +107,7 @@ class Training:
         self._requested, self._stats, self._resident = requested, stats, resident
         self.prefix = snapshot_prefix(solver)
         self._prelude: list[e.Event] = []
+        self._stored: dict[int, np.ndarray] = {}  # updates that files of weights hold beside these
         if snapshot and values.weights:
             raise InputError("give a snapshot to resume from or weights to start from, not both")
         self._check_prefix()
@@ -116,6 +117,7 @@ class Training:
         self.iteration = 0
         if snapshot:
             self._restore(snapshot)
+        self.update.last, self._stored = self._stored, {}
         self._first = self.iteration
         self.last = self.message.max_iter if iterations is None else self.iteration + iterations
         self.last = max(self.last, 1) if debug else self.last
@@ -170,7 +172,7 @@ class Training:
         _refuse_stopping(net, is_test)
         self.notes.extend(line for line in synthetic if line not in self.notes)
         for path in weights:
-            copied = copy_file(net, params, path)
+            copied = copy_file(net, params, path, diffs=None if is_test else self._stored)
             self._prelude.append(e.WeightsLoaded(path, copied.ignored))
             self.notes.extend([str(copied)] if str(copied) not in self.notes else [])
         return Running(program, params, p, is_test, bool(self._stats) and not is_test)
@@ -189,7 +191,7 @@ class Training:
         ignored: tuple[str, ...] = ()
         if state.model:
             model = state.model if os.path.exists(state.model) else str(Path(path).parent / Path(state.model).name)
-            ignored = self.train.load(model)
+            ignored = self.train.load(model, self._stored)
         for mine, array in zip(self.update.history, state.history, strict=True):
             mine[...] = array
         self.iteration, self.schedule.current_step = state.iteration, state.current_step

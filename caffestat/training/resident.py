@@ -56,7 +56,7 @@ class ResidentUpdate:
     def __init__(self, message: Any, update: Update, values: Sequence[np.ndarray], device: Device) -> None:
         self._message, self._rule, self._device = message, update.rule, device
         self._params = update.params
-        self._groups = [self._group(indexes, values, update.history) for indexes in _alike(update.params)]
+        self._groups = [self._group(indexes, values, update) for indexes in _alike(update.params)]
         self.values = Resident(values, device)
         for group in self._groups:
             self._place(group)
@@ -64,20 +64,20 @@ class ResidentUpdate:
         self._reached: dict[bool, set[int]] = {False: set(), True: set()}  # in the gradients and in `more`
         self._compiled: dict[frozenset[int], _CompiledUpdate] = {}
         self._adder: _Adder | None = None
-        self._has_run = False
 
-    def _group(self, indexes: Sequence[int], values: Sequence[np.ndarray], history: Sequence[np.ndarray]) -> _Group:
-        """Copy the values and the history of the params of these indexes to the device."""
+    def _group(self, indexes: Sequence[int], values: Sequence[np.ndarray], update: Update) -> _Group:
+        """Copy the values, the history and the last updates of the params of these indexes to the device."""
         count, device = len(self._params), self._device
-        params = [self._params[index] for index in indexes]
+        params, history = [self._params[index] for index in indexes], update.history
         zeros = [np.zeros(param.shape, _F) for param in params]
+        last = [update.last.get(param.number, zero) for param, zero in zip(params, zeros, strict=True)]
         return _Group(
             params,
             pack([values[param.number] for param in params], device),
             pack(zeros, device),
             [pack([history[first + i] for i in indexes], device) for first in range(0, len(history), count)],
             pack(zeros, device) if self._message.iter_size > 1 else None,
-            pack(zeros, device) if self._message.snapshot_diff else None,
+            pack(last, device) if self._message.snapshot_diff else None,
         )
 
     def _place(self, group: _Group) -> None:
@@ -98,7 +98,7 @@ class ResidentUpdate:
     def last(self) -> dict[int, np.ndarray]:
         """What was subtracted last, by param, where the solver's snapshots hold it."""
         pairs = (zip(group.numbers, group.updates or (), strict=False) for group in self._groups)
-        return {n: view.numpy() for group in pairs for n, view in group} if self._has_run else {}
+        return {n: view.numpy() for group in pairs for n, view in group}
 
     def gradients(self, number: int) -> dict[int, View]:
         """Return where the gradients of an iteration's pass of this number go."""
@@ -138,7 +138,6 @@ class ResidentUpdate:
         applied = self._compiled[apart].run(np.array(factors, _F), self.values, measure)
         for k in apart:
             self._place(self._groups[k])
-        self._has_run = True
         return applied
 
     def _is_apart(self, group: _Group) -> bool:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from caffestat.analysis import Measurement, Norms, Runner, Step
+from caffestat.analysis.measurement import in_range
 from caffestat.data import Prefetch, Reader
 from caffestat.engine.resident import Resident, View, as_array
 from caffestat.fillers import Stream
@@ -171,9 +172,12 @@ class Running:
             for diff, value in zip(found, self.values, strict=True)
         ]
 
-    def load(self, path: str) -> tuple[str, ...]:
-        """Take the weights of a snapshot; return the names of its layers that the net lacks."""
-        return copy_file(self.net, self.values, path).ignored
+    def load(self, path: str, diffs: dict[int, np.ndarray]) -> tuple[str, ...]:
+        """Take the weights of a snapshot, and into `diffs` the updates beside them; see `copy_file`.
+
+        Returns the names of its layers that the net lacks.
+        """
+        return copy_file(self.net, self.values, path, diffs=diffs).ignored
 
     def take_params(self, other: Running) -> tuple[str, ...]:
         """Let the layers use the params of the other net's layers of the same name; return the names of those it lacks.
@@ -277,5 +281,5 @@ class Sum:
             return measured.norms
         diffs = [as_array(diff) for diff in self.diffs.values()]
         l1 = math.fsum(float(np.abs(diff).sum(dtype=np.float64)) for diff in diffs)
-        l2 = math.fsum(float(np.square(diff, dtype=np.float64).sum()) for diff in diffs) ** 0.5
-        return replace(measured.norms, diff_l1=l1, diff_l2=l2)
+        squares = math.fsum(float(np.square(diff, dtype=np.float64).sum()) for diff in diffs)
+        return replace(measured.norms, diff_l1=in_range(l1), diff_l2=in_range(squares) ** 0.5)

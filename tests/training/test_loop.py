@@ -436,6 +436,44 @@ def test_snapshot_diff_stores_the_last_update_beside_the_weights(tmp_path, form)
             assert np.abs(expected).max() > 1e-3
 
 
+def diffs_of(path: Path) -> list[np.ndarray]:
+    return [np.array(blob.diff) for one in read_binary(str(path), NetParameter).layer for blob in one.blobs]
+
+
+@pytest.mark.parametrize("resident", [False, True])
+@pytest.mark.parametrize("start", ["snapshot", "weights"])
+def test_a_run_without_iterations_stores_the_updates_that_it_read(start, resident, tmp_path):
+    """A .caffemodel's diffs are read with its values; the first iteration clears them. (blob.cpp, FromProto)"""
+    text = 'net: "net.prototxt" snapshot_diff: true '
+    first, again = (tmp_path / f"{prefix}_iter_1" for prefix in ("first", "again"))
+    list(training(solver(tmp_path, f'{text} max_iter: 1 snapshot_prefix: "{first.parent}/first"')).events())
+    text += f'snapshot_prefix: "{first.parent}/again"'
+    if start == "snapshot":
+        made = solver(tmp_path, f"{text} max_iter: 1")
+        list(training(made, snapshot=f"{first}.solverstate", resident=resident).events())
+    else:
+        again = tmp_path / "again_iter_0"
+        list(
+            training(solver(tmp_path, f'{text} max_iter: 0 weights: "{first}.caffemodel"'), resident=resident).events()
+        )
+    stored, found = diffs_of(Path(f"{first}.caffemodel")), diffs_of(Path(f"{again}.caffemodel"))
+    assert len(found) == len(stored) == 2
+    assert all((mine == theirs).all() and mine.any() for mine, theirs in zip(found, stored, strict=True))
+
+
+def test_norms_of_summed_gradients_beyond_float32_are_infinite(tmp_path):
+    """Caffe adds squares up in float32. (net.cpp, BackwardDebugInfo)"""
+    steep = NET.replace("loss_weight: 3", "loss_weight: 1e25")
+    alone, several = (
+        next(event.measured.norms for event in happened if isinstance(event, Pass))
+        for happened in (
+            events(solver(tmp_path, f'net: "net.prototxt" iter_size: {passes}', steep)) for passes in (1, 2)
+        )
+    )
+    assert alone.diff_l2 == several.diff_l2 == float("inf")
+    assert several.diff_l1 == pytest.approx(alone.diff_l1)
+
+
 def test_a_loss_is_smoothed_over_the_last_ones():
     """solver.cpp, UpdateSmoothedLoss: a plain mean until the window is full, then the oldest loss makes way."""
     smooth = SmoothedLoss(3)
