@@ -485,12 +485,18 @@ def _under_own_names(graph: Graph, values: Mapping[int, str]) -> dict[int, str]:
 
 
 def _shared_updates(program: Program, forward: Forward) -> dict[Key, str]:
-    """Return what each row leaves in the params that it shares with others and that one of them updates."""
+    """Return what each row leaves in the params that others may use or write, and that one of them updates."""
     updates = forward.graph.updates
     owners = {key: program.owner(program.rows[key[0]].params[key[1]]) for key in forward.uses}
     changed = {owners[key] for key, value in forward.uses.items() if value in updates}
     several = {owner for owner in changed if list(owners.values()).count(owner) > 1}
-    return {key: updates.get(value, value) for key, value in forward.uses.items() if owners[key] in several}
+    several |= {owners[key] for key in forward.lent if forward.uses[key] in updates}
+    own = {
+        value: update
+        for key, value in forward.uses.items()
+        if (update := updates.get(value)) and key not in forward.lent
+    }
+    return {key: own.get(value, value) for key, value in forward.uses.items() if owners[key] in several}
 
 
 def _tensor_names(forward: Forward, gradients: Gradients | None) -> dict[tuple[str, int, int], str]:

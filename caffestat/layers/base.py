@@ -133,6 +133,7 @@ class Layer:
     writes_all_diffs: ClassVar[bool] = (
         False  # its backward pass looks at no lr_mult: a param's of 0 gets a gradient too
     )
+    lends_param: ClassVar[bool] = False  # its top is the memory of its param: Parameter
     keeps_blobs: ClassVar[bool] = True  # its params start from the `blobs` that the net holds for it, if any
     starts_at_zero: ClassVar[bool] = False  # `caffe train` leaves its tops at zero: Input
     passes_values: ClassVar[bool] = (

@@ -489,12 +489,13 @@ class Filter(Layer):
 class Parameter(Layer):
     """y = a learnable blob of the given shape, which Caffe leaves at zero. (parameter_layer.hpp)
 
-    Forks fill it: NormFace by blob_filler, OpenVINO's by filler.
+    A layer that works on y in place changes the blob. Forks fill it: NormFace by blob_filler, OpenVINO's by filler.
     """
 
     num_bottoms = (0, 0)
     own_fields = ("parameter_param.blob_filler", "parameter_param.filler")
 
+    lends_param = True
     shares_diff = True
 
     def shape(self) -> Shape:

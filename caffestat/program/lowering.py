@@ -55,11 +55,20 @@ def lower_decided(net: Net, also: Callable[[Layer], bool] = lambda layer: False,
                 memory.forget(node.tops)
             else:
                 _lower_node(net, node, forward, memory, readers)
+                _write_lent(forward, memory)
         else:
             memory.forget(node.tops)
     forward.stored = memory.all_stored()
     forward.left = dict(_left_inputs(net, forward))
     return forward
+
+
+def _write_lent(forward: Forward, memory: Memory) -> None:
+    """Let params hold what layers in place have written over the tops that are their memory."""
+    for key in forward.lent:
+        value = forward.tops[key]
+        if memory.stored(value) != value:
+            forward.graph.updates[forward.uses[key]] = memory.stored(value)
 
 
 def _left_inputs(net: Net, forward: Forward) -> Iterator[tuple[str, str]]:
@@ -112,6 +121,8 @@ def _lower_node(net: Net, node: Node, forward: Forward, memory: Memory, readers:
         for index, top in enumerate(tops)
     ]
     forward.spans[node.index] = first, len(g.nodes)
+    if node.layer.lends_param:
+        forward.lent.add((node.index, 0))
     for index, value in enumerate(memory.write(node, tops, bottoms)):
         forward.tops[node.index, index] = value
 
@@ -235,7 +246,8 @@ def _param(net: Net, node: Node, index: int, forward: Forward, readers: Counter[
     if owner not in forward.params:
         first = net.params[owner]
         forward.params[owner] = g.param(f"{net.nodes[first.node].name}/{first.index}", first.param.shape)
-    value = _left(net, owner, forward) or forward.params[owner]
+    left = _left(net, owner, forward)
+    value = g.detach(left) if left else forward.params[owner]
     if readers[owner] > 1:
         value = g.emit("Identity", value) if g.shape(value) == shape else g.reshape(value, *shape)
         g.declare(value, shape)

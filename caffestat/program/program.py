@@ -126,6 +126,7 @@ class Forward:
     wanted, wanted_params  those of `bottoms` and `uses` whose gradients are wanted
     unwanted       values whose gradient nobody asks for
     stored         what the memory of values that Caffe writes over holds in the end
+    lent           the (row, param) whose memory is also the row's first top, where layers behind it may write
     left           of the graph's inputs that no pass fills anew and layers write over: what the next pass finds there
     outputs        what a run returns of a net's output blobs, by blob
     losses         the weights in the loss of the values that have one
@@ -148,6 +149,7 @@ class Forward:
     wanted_params: dict[Key, str] = field(default_factory=dict)
     unwanted: set[str] = field(default_factory=set)
     stored: dict[str, str] = field(default_factory=dict)
+    lent: set[Key] = field(default_factory=set)
     left: dict[str, str] = field(default_factory=dict)
     outputs: dict[int, str] = field(default_factory=dict)
     losses: dict[str, float] = field(default_factory=dict)

@@ -436,6 +436,20 @@ def test_snapshot_diff_stores_the_last_update_beside_the_weights(tmp_path, form)
             assert np.abs(expected).max() > 1e-3
 
 
+def test_layers_in_place_change_the_param_that_a_parameter_layer_lends(tmp_path):
+    """Its top is the param's memory; its own line comes before the change. (parameter_layer.hpp)"""
+    lent = """layer { name: "p" type: "Parameter" top: "p" parameter_param { shape { dim: 2 dim: 3 } } }
+layer { name: "flat" type: "Flatten" bottom: "p" top: "flat" }
+layer { name: "shift" type: "Power" bottom: "flat" top: "flat" power_param { shift: 0.5 } }
+layer { name: "sum" type: "Reduction" bottom: "p" top: "sum" loss_weight: 0.5 }
+"""
+    made = training(solver(tmp_path, 'net: "net.prototxt" max_iter: 2', lent), debug=True, saves=False)
+    first, second = (event.measured for event in made.events() if isinstance(event, Pass))
+    assert (first.params[0, 0], first.norms.data_l1, first.norms.diff_l1) == (0, 3, 3)
+    assert (second.params[0, 0], second.norms.data_l1) == (0.25, 4.5)
+    assert (made.train.values[0] == 0.5).all()
+
+
 def diffs_of(path: Path) -> list[np.ndarray]:
     return [np.array(blob.diff) for one in read_binary(str(path), NetParameter).layer for blob in one.blobs]
 
