@@ -30,15 +30,13 @@ __all__ = ["analyze"]
 @click.option(
     "--format",
     type=click.Choice(["table", "json", "csv", "markdown", "html"]),
-    default="table",
-    show_default=True,
-    help="Output format; see docs/json.md and docs/html.md.",
+    help="Output format; see docs/json.md and docs/html.md.  [default: table, with --open html]",
 )
-@click.option("--open", "opens", is_flag=True, help="Open the page in the browser; goes with --format html.")
+@click.option("--open", "opens", is_flag=True, help="Write a page (--format html) and open it in the browser.")
 @options.output
 @options.common
 @options.inputs_hold("noise")
-def analyze(path: str, format: str, opens: bool, output: Path | None, **settings: Any) -> None:
+def analyze(path: str, format: str | None, opens: bool, output: Path | None, **settings: Any) -> None:
     """Show each layer's shapes, fans, filler and xavier values, and mean |x| of every blob and gradient.
 
     NET is a net or a solver prototxt, or an .onnx model; - is the standard input.
@@ -59,7 +57,9 @@ def analyze(path: str, format: str, opens: bool, output: Path | None, **settings
     """
     from caffestat import api, report
 
-    format = "html" if opens else format
+    format = format or ("html" if opens else "table")
+    if opens and format != "html":
+        raise click.UsageError(f"--open shows a page: expected --format html with it, found {format}")
     page = terminal.page_file(format, output, opens)
     refuse_inputs(output, [path, *settings["weights"]])
     with terminal.progress(f"analyzing {path}"):

@@ -39,7 +39,7 @@ def _limits(function: Any) -> Any:
 
 
 @click.command()
-@click.argument("paths", metavar="FILES…", nargs=-1, required=True)
+@click.argument("paths", type=options.FILE, metavar="FILES…", nargs=-1, required=True)
 @click.option(
     "--predict/--run", "predict", default=True, help="Predict the signal; with --run, also run one iteration."
 )
@@ -58,8 +58,10 @@ def _limits(function: Any) -> Any:
 )
 @click.option("--ignore", multiple=True, metavar="CODES", help="Skip these checks: codes, code prefixes or names.")
 @click.option("--severity", type=click.Choice(SEVERITIES), help="Lowest severity to report.  [default: info]")
-@click.option("--baseline", metavar="FILE", help="Skip the findings listed in this file.")
-@click.option("--write-baseline", metavar="FILE", help="Write a baseline of all findings and exit with 0.")
+@click.option("--baseline", type=options.FILE, metavar="FILE", help="Skip the findings listed in this file.")
+@click.option(
+    "--write-baseline", type=options.FILE, metavar="FILE", help="Write a baseline of all findings and exit with 0."
+)
 @_limits
 @options.state
 @options.dims

@@ -23,8 +23,8 @@ __all__ = ["compare"]
 
 
 @click.command()
-@click.argument("a", metavar="A")
-@click.argument("b", metavar="B")
+@click.argument("a", type=options.FILE, metavar="A")
+@click.argument("b", type=options.FILE, metavar="B")
 @click.option("--rtol", type=float, default=1e-3, show_default=True, help="Relative tolerance.")
 @click.option("--atol", type=float, help="Absolute tolerance.  [default: 1e-9; of models 1e-6]")
 @click.option(

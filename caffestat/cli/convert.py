@@ -19,7 +19,7 @@ __all__ = ["convert"]
     "--output",
     metavar="FILE",
     required=True,
-    type=click.Path(dir_okay=False, path_type=Path),
+    type=options.TARGET,
     help="The .onnx file, written atomically.",
 )
 @click.option("--backward", is_flag=True, help="Also compute the gradients of all params.")

@@ -19,8 +19,13 @@ __all__ = ["diagnose"]
 
 
 @click.command()
-@click.argument("log", metavar="LOG")
-@click.option("--net", metavar="NET", help="Net or solver of the log: adds line numbers and predicted initial values.")
+@click.argument("log", type=options.FILE, metavar="LOG")
+@click.option(
+    "--net",
+    type=options.FILE,
+    metavar="NET",
+    help="Net or solver of the log: adds line numbers and predicted initial values.",
+)
 @click.option("--all", "all_trends", is_flag=True, help="Also show params.")
 @click.option(
     "--growth",

@@ -19,7 +19,7 @@ __all__ = ["fill"]
     "-o",
     "--output",
     metavar="FILE",
-    type=click.Path(dir_okay=False, path_type=Path),
+    type=options.TARGET,
     help="Write the values to FILE, a .caffemodel, .npz, .h5 or .onnx.",
 )
 @click.option("--print", "show", is_flag=True, help="Show each param's filler, n, scale, std and first values.")

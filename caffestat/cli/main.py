@@ -86,7 +86,7 @@ class _Commands(click.Group):
             return super().invoke(ctx)
         except CaffestatError as error:
             raise _Failure(shown_error(error)) from error
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             if message := _blame_plugin(error):
                 raise _Failure(visible(message)) from error
             raise
@@ -104,7 +104,7 @@ def _nothing() -> io.TextIOWrapper:
     return open(os.devnull, "w", encoding="utf-8")
 
 
-def _blame_plugin(error: Exception) -> str | None:
+def _blame_plugin(error: BaseException) -> str | None:
     """Return the message of an error that a plugin raised."""
     plugins = sys.modules.get("caffestat.layers.plugins")  # without it there is none
     return plugins.blame(error) if plugins else None

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     import numpy as np
 
 __all__ = [
+    "FILE",
+    "FOLDER",
+    "TARGET",
     "arrays",
     "assume_filler",
     "batch",
@@ -55,6 +58,27 @@ class _Named(click.ParamType):  # type: ignore[type-arg,unused-ignore]  # generi
             return name, self._convert(text)
         except ValueError as error:
             self.fail(f"{value!r}: {error}", param, ctx)
+
+
+class _FileName(click.ParamType):  # type: ignore[type-arg,unused-ignore]
+    """The name of a file. An empty one comes from a variable that the shell does not know."""
+
+    name = "file"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return value or self.fail("expected the name of a file, found an empty text", param, ctx)
+
+
+class _Target(click.Path):
+    """The name of a file to write, as a Path; an empty one would be that of the working directory."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return super().convert(FILE.convert(value, param, ctx), param, ctx)
+
+
+FILE = _FileName()
+TARGET = _Target(dir_okay=False, path_type=Path)
+FOLDER = _Target(file_okay=False, path_type=Path)
 
 
 def _shape(text: str) -> tuple[int, ...]:
@@ -113,13 +137,13 @@ def _load(ctx: click.Context, param: click.Parameter, value: tuple[str, ...]) ->
             api.load_plugin(path)
 
 
-net_argument = click.argument("path", metavar="NET")
+net_argument = click.argument("path", metavar="NET", type=FILE)
 
 output = click.option(
     "-o",
     "--output",
     metavar="FILE",
-    type=click.Path(dir_okay=False, path_type=Path),
+    type=TARGET,
     callback=text_output,
     help="Write to FILE, atomically, instead of standard output.",
 )
@@ -127,8 +151,7 @@ output = click.option(
 
 def report_page(text: str) -> Callable[[Any], Any]:
     """Return the option that names a page about a run; text: what the page has."""
-    path = click.Path(dir_okay=False, path_type=Path)
-    return click.option("--report", "page", type=path, callback=text_output, metavar="FILE", help=text)
+    return click.option("--report", "page", type=TARGET, callback=text_output, metavar="FILE", help=text)
 
 
 page = click.option(
@@ -165,6 +188,7 @@ batch = click.option("--batch", type=click.IntRange(min=1), metavar="N", help="B
 plugin = click.option(
     "--plugin",
     multiple=True,
+    type=FILE,
     metavar="FILE.py",
     callback=_load,
     expose_value=False,
@@ -187,6 +211,7 @@ seed = click.option(
 weights = click.option(
     "--weights",
     multiple=True,
+    type=FILE,
     metavar="FILE",
     callback=split_commas,
     help="Trained weights (.caffemodel, .h5 or .npz), layers matched by name; repeatable, or FILE,FILE.",

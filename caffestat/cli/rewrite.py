@@ -20,16 +20,18 @@ _CHANGED, _FAILED = 1, 2
 
 
 @click.command()
-@click.argument("paths", metavar="FILES…", nargs=-1, required=True)
+@click.argument("paths", type=options.FILE, metavar="FILES…", nargs=-1, required=True)
 @policies
 @click.option("--fix-check", is_flag=True, help="Apply the fixes of `caffestat check` instead of a policy.")
 @click.option("--only-missing/--replace", default=False, help="Add missing fillers and keep existing ones.")
 @click.option("--diff", is_flag=True, help="Print a unified diff and write nothing.")
 @click.option("--check", is_flag=True, help="Write nothing; exit with 1 when something would change.")
-@click.option("-o", "--output", metavar="FILE|DIR", help="Write here and keep the original files.")
+@click.option("-o", "--output", type=options.FILE, metavar="FILE|DIR", help="Write here and keep the original files.")
 @click.option("--backup", is_flag=True, help="Keep the original as FILE.bak.")
 @click.option("-r", "--recursive", is_flag=True, help="Search folders for prototxt files.")
-@click.option("--net", metavar="NET", help="Net of a .caffemodel.  [default: the layers in the model]")
+@click.option(
+    "--net", type=options.FILE, metavar="NET", help="Net of a .caffemodel.  [default: the layers in the model]"
+)
 @click.option(
     "--seed",
     type=click.IntRange(0, 2**32 - 1),

@@ -53,7 +53,7 @@ def _changes(ctx: click.Context, param: click.Parameter, value: tuple[str, ...])
 
 
 @click.command()
-@click.argument("paths", metavar="NET|SWEEP.toml...", nargs=-1, required=True)
+@click.argument("paths", type=options.FILE, metavar="NET|SWEEP.toml...", nargs=-1, required=True)
 @click.option("--seeds", metavar="0:20|1,2,7", help="Values of random_seed.  [default: 1701]")
 @click.option(
     "--filler",
@@ -91,15 +91,13 @@ def _changes(ctx: click.Context, param: click.Parameter, value: tuple[str, ...])
 )
 @click.option("--scheduler", metavar="ADDRESS", help="Dask scheduler to run on, such as tcp://host:8786.")
 @click.option("--local-cluster", type=click.IntRange(min=1), metavar="N", help="Start N Dask workers here.")
-@click.option("--tls-ca-file", metavar="FILE", help="For a scheduler at tls://.")
-@click.option("--tls-client-cert", metavar="FILE", help="For a scheduler at tls://.")
-@click.option("--tls-client-key", metavar="FILE", help="For a scheduler at tls://.")
+@click.option("--tls-ca-file", type=options.FILE, metavar="FILE", help="For a scheduler at tls://.")
+@click.option("--tls-client-cert", type=options.FILE, metavar="FILE", help="For a scheduler at tls://.")
+@click.option("--tls-client-key", type=options.FILE, metavar="FILE", help="For a scheduler at tls://.")
 @click.option(
     "--resource", multiple=True, metavar="NAME=N", help="Resource that each Dask worker must have, such as GPU=1."
 )
-@click.option(
-    "-o", "--output", type=click.Path(file_okay=False, path_type=Path), metavar="FOLDER", help="Folder for the results."
-)
+@click.option("-o", "--output", type=options.FOLDER, metavar="FOLDER", help="Folder for the results.")
 @click.option("--resume", is_flag=True, help="Resume FOLDER; finished trials are not run again.")
 @click.option(
     "--format",

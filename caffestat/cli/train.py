@@ -47,8 +47,10 @@ class _Command(click.Command):
 
 
 @click.command(cls=_Command)
-@click.argument("path", metavar="SOLVER")
-@click.option("--snapshot", metavar="FILE", help="Snapshot to resume from: a .solverstate or .solverstate.h5.")
+@click.argument("path", type=options.FILE, metavar="SOLVER")
+@click.option(
+    "--snapshot", type=options.FILE, metavar="FILE", help="Snapshot to resume from: a .solverstate or .solverstate.h5."
+)
 @click.option(
     "--iterations",
     type=click.IntRange(min=0),
@@ -57,7 +59,7 @@ class _Command(click.Command):
 )
 @click.option(
     "--log",
-    type=click.Path(dir_okay=False, path_type=Path),
+    type=options.TARGET,
     callback=options.text_output,
     metavar="FILE",
     help="Also write Caffe's log to FILE.",
@@ -76,11 +78,12 @@ class _Command(click.Command):
 @click.option(
     "--sighup", type=_ACTIONS, default="snapshot", show_default=True, help="Action on a hang-up signal (SIGHUP)."
 )
-@click.option("--solver", metavar="SOLVER", help="For .onnx models: the solver prototxt.")
+@click.option("--solver", type=options.FILE, metavar="SOLVER", help="For .onnx models: the solver prototxt.")
 @click.option("--freeze", multiple=True, metavar="GLOB", help="For .onnx models: initializers to freeze; repeatable.")
 @click.option("--stats", type=click.IntRange(min=1), metavar="N", help="Record the signals of every Nth iteration.")
 @click.option(
     "--stats-file",
+    type=options.FILE,
     metavar="FILE",
     help="File for --stats: .npz or .parquet.  [default: the snapshot prefix and _stats.parquet, .npz without pyarrow]",
 )

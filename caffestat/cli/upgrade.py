@@ -19,7 +19,7 @@ __all__ = ["upgrade"]
     "-o",
     "--output",
     metavar="FILE",
-    type=click.Path(dir_okay=False, path_type=Path),
+    type=options.TARGET,
     help="Write to FILE, atomically, instead of standard output.",
 )
 @click.option("--in-place", is_flag=True, help="Replace NET in place.")

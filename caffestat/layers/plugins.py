@@ -40,7 +40,7 @@ def load_plugin(path: str) -> None:
     sys.modules[name] = module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         where = blame(error) or f"{path}: {_words(error)}"
         del _places[place]  # the file may be mended and loaded again
         if isinstance(error, CaffestatError):
@@ -67,7 +67,7 @@ def load_entry_points() -> None:
             point.load()
         except CaffestatError:
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             where = blame(error) or _words(error)
             raise InputError(f"entry point {point.name!r} of group {GROUP} ({point.value}): {where}") from error
 

@@ -48,7 +48,7 @@ def find_config(folder: Path) -> Config:
 def read_config(path: Path) -> Config | None:
     """Return the settings of a file, None when it is not there or has no section for caffestat.
 
-    Raises InputError for a key or value that means nothing.
+    Raises InputError for a key or value that means nothing, and for a section that has another name.
     """
     parser = configparser.ConfigParser(interpolation=None)
     if not path.exists():
@@ -63,7 +63,11 @@ def read_config(path: Path) -> Config | None:
     except (configparser.Error, UnicodeDecodeError) as error:
         raise InputError(f"{path}: cannot be read: {error}") from error
     section = _SECTIONS.get(path.name, "caffestat")
-    return _config(path, dict(parser[section])) if section in parser else None
+    if section in parser:
+        return _config(path, dict(parser[section]))
+    if meant := [name for name in parser.sections() if path.name != "setup.cfg" or name.startswith("caffestat")]:
+        raise InputError(f"{path}: expected a section [{section}], found [{meant[0]}]")
+    return None
 
 
 def _config(path: Path, values: dict[str, str]) -> Config:

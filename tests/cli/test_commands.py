@@ -55,6 +55,12 @@ def test_lenet(check_output: Check, root: Path, monkeypatch: pytest.MonkeyPatch,
     check_output(f"lenet.{format}.txt", result.stdout)
 
 
+def test_a_page_is_opened_in_no_other_format() -> None:
+    result = caffestat_("analyze", "net.prototxt", "--static", "--open", "--format", "csv")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "--open shows a page: expected --format html with it, found csv" in result.stderr
+
+
 def test_version() -> None:
     assert caffestat_("--version").stdout == f"caffestat, version {caffestat.__version__}\n"
 

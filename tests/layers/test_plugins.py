@@ -160,6 +160,7 @@ SAME = "(bottoms[0],)"
     ("source", "message"),
     [
         ("import caffestat\n1 / 0\n", "error: odd.py:2: in <module>: ZeroDivisionError: division by zero"),
+        ("import sys\nsys.exit(0)\n", "error: odd.py:2: in <module>: SystemExit: 0"),
         ("def f(:\n", "error: odd.py:1: invalid syntax"),
         ("import nowhere_at_all\n", "error: odd.py:1: in <module>: ModuleNotFoundError: No module named"),
         (
@@ -168,6 +169,7 @@ SAME = "(bottoms[0],)"
         ),
         (ODD.format("bottoms[7]", "0"), "error: odd.py:6: in tops: IndexError: list index out of range"),
         (ODD.format(SAME, "0 / 0"), "error: odd.py:8: in lower: ZeroDivisionError: division by zero"),
+        (ODD.format(SAME, "exit('no')"), "error: odd.py:8: in lower: SystemExit: no"),
         (ODD.format("(bottoms[0], (2,))", "0"), LINE + "its class Odd returns 2 shapes for 1 tops"),
         (ODD.format(SAME, "()"), LOWER + "it returns 0 values for 1 tops"),
         (

@@ -172,6 +172,17 @@ def test_a_setup_cfg_of_others_is_no_setting(tmp_path: Path) -> None:
     assert read_config(tmp_path / "setup.cfg") is None
 
 
+@pytest.mark.parametrize(
+    ("name", "section", "wanted"),
+    [("caffestat.cfg", "caffestat:check", "[caffestat]"), ("setup.cfg", "caffestat", "[caffestat:check]")],
+)
+def test_settings_under_another_heading_are_refused(tmp_path: Path, name: str, section: str, wanted: str) -> None:
+    (tmp_path / name).write_text(f"[{section}]\nseverity = error\n")
+    with pytest.raises(InputError) as caught:
+        read_config(tmp_path / name)
+    assert str(caught.value) == f"{tmp_path / name}: expected a section {wanted}, found [{section}]"
+
+
 def test_checks_are_chosen_by_code_beginning_and_name() -> None:
     assert [check.code for check in selected(("CS01",), ("CS012", "signal-vanishes"))] == [
         f"CS01{digit}" for digit in "01356789"
