@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import copy
+import os.path
 import re
 from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
 
 from caffestat.errors import NetError, Place
@@ -355,6 +357,11 @@ class Layer:
         the same, which predictions then look at once. None where nobody tells. Who overrides one overrides both.
         """
         return None
+
+    def named_file(self, name: str) -> Path | None:
+        """Return where a file lies that the layer names: in the working directory as in Caffe, else beside the net."""
+        places = (Path(), Path(self.place.file).parent)
+        return next((at / name for at in places if name and os.path.exists(at / name)), None)
 
     @property
     def left_out(self) -> str:

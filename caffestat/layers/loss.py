@@ -7,9 +7,7 @@ run is refused then (`caffestat.program.labels`).
 from __future__ import annotations
 
 import math
-import os.path
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from google.protobuf.message import DecodeError
@@ -532,10 +530,9 @@ class InfogainLoss(Normalized):
     def matrix(self, classes: int) -> np.ndarray:
         """Return H from the file, its path taken from the working directory as in Caffe, else from the net's folder."""
         path = self.proto.infogain_loss_param.source
-        found = path if os.path.exists(path) else Path(self.place.file).parent / path
         blob = type(self.proto)().blobs.add()
         try:
-            blob.ParseFromString(read_regular(found))
+            blob.ParseFromString(read_regular(self.named_file(path) or path))
         except (OSError, DecodeError, InputError) as error:
             raise self.error(f"cannot read the matrix H from {path!r}: {error}") from error
         values = np.array(blob.data or blob.double_data, np.float32)

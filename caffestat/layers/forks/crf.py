@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os.path
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -78,13 +77,8 @@ class MultiStageMeanfield(Layer):
 
     def weights(self, name: str, classes: int) -> np.ndarray:
         """Return the first weights of a filter, one for each class."""
-        path = self.weight_file(name)
+        path = self.named_file(f"{name}.par")
         return np.full(classes, USUAL[name]) if path is None else self.numbers(self.text_of(path), str(path), classes)
-
-    def weight_file(self, name: str) -> Path | None:
-        """Return where a filter's weights lie: in the working directory as in Caffe, else beside the net's file."""
-        places = (Path(), Path(self.place.file).parent)
-        return next((at / f"{name}.par" for at in places if os.path.exists(at / f"{name}.par")), None)
 
     def text_of(self, path: Path) -> str:
         try:
@@ -104,7 +98,7 @@ class MultiStageMeanfield(Layer):
 
     @property
     def left_out(self) -> str:
-        missing = " and ".join(f"{name}.par" for name in USUAL if self.weight_file(name) is None)
+        missing = " and ".join(f"{name}.par" for name in USUAL if self.named_file(f"{name}.par") is None)
         return f"file not found: {missing}; the usual weights 3 and 5 are used" if missing else ""
 
     def decide(self, bottoms: Sequence[np.ndarray], random: np.random.Generator) -> Sequence[np.ndarray]:

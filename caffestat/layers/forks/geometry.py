@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import math
-import os.path
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from caffestat.errors import InputError
@@ -112,9 +110,8 @@ class PowerFile(Layer):
     def values(self) -> list[float]:
         """Return the numbers in the file, its path taken from the working directory, else from the net's folder."""
         path = self.added.power_file_param.shift_file
-        found = path if os.path.exists(path) else Path(self.place.file).parent / path
         try:
-            return [float(word) for word in read_regular(found).split()]
+            return [float(word) for word in read_regular(self.named_file(path) or path).split()]
         except (OSError, ValueError, InputError):
             return []
 

@@ -8,11 +8,9 @@ from __future__ import annotations
 import ast
 import json
 import math
-import os.path
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from itertools import islice
-from pathlib import Path
 from typing import Any, ClassVar
 
 from caffestat.errors import InputError
@@ -709,15 +707,9 @@ class FrcnnRoiData(RoIDataLayer):
     adds = rcnn_pb2.LayerParameter
     why_unread = "its images are not read"
 
-    def config_file(self) -> Path | None:
-        """Return where the settings lie: in the working directory as in Caffe, else beside the net's file."""
-        name = self.added.window_data_param.config
-        places = (Path(), Path(self.place.file).parent)
-        return next((at / name for at in places if name and os.path.isfile(at / name)), None)
-
     def stated(self) -> Mapping[str, Sequence[float]]:
         """Return the settings of the file by name, each a list of numbers; none without a file."""
-        path = self.config_file()
+        path = self.named_file(self.added.window_data_param.config)
         if path is None:
             return {}
         try:
@@ -729,7 +721,7 @@ class FrcnnRoiData(RoIDataLayer):
     @property
     def left_out(self) -> str:
         name = self.added.window_data_param.config
-        is_missing = name and self.config_file() is None
+        is_missing = name and self.named_file(name) is None
         return f"file not found: {name!r}; the settings of default_config.json are used" if is_missing else ""
 
     def written_shape(self, index: int) -> Shape | None:

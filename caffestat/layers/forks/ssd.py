@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from caffestat.errors import InputError, Place
+from caffestat.files import read_regular
 from caffestat.fillers import Filler
 from caffestat.float32 import FLT_MIN, rounded
 from caffestat.lazy import np
@@ -407,15 +411,37 @@ class DetectionEvaluate(Computed):
     """Rows [image, label, score, true, false positive] of detections (bottom 0) against true boxes (bottom 1).
 
     First a row [-1, label, true boxes, -1, -1] per class but the background: top [1, 1, classes + detections, 5].
-    has_lm: rows of both bottoms end with five points, which do not count.
+    has_lm: rows of both bottoms end with five points, which do not count. Boxes are compared in pixels of the images
+    whose sizes name_size_file lists, in the order of the data.
     (weiliu89/caffe, detection_evaluate_layer.cpp; yuqj1991/caffe_train)
     """
 
     adds = ssd_pb2.LayerParameter
     num_bottoms = (2, 2)
 
+    def __init__(self, proto: Any, phase: int, place: Place) -> None:
+        super().__init__(proto, phase, place)
+        self.images = itertools.count()  # numbers of those with detections, from pass to pass
+
     def stops_backward(self, needed: Sequence[bool]) -> bool:
         return True
+
+    @cached_property
+    def sizes(self) -> list[tuple[int, int]]:
+        """Height and width of each image, as far as the file has "name height width"; none without a file."""
+        path = self.named_file(self.added.detection_evaluate_param.name_size_file)
+        try:
+            words = read_regular(path).decode("utf-8", "surrogateescape").split() if path else []
+        except (OSError, InputError) as error:
+            raise self.error(f"cannot read name_size_file {str(path)!r}: {error}") from error
+        pairs = zip(words[1::3], words[2::3], strict=False)
+        return [(int(height), int(width)) for height, width in itertools.takewhile(_are_integers, pairs)]
+
+    @property
+    def left_out(self) -> str:
+        name = self.added.detection_evaluate_param.name_size_file
+        is_missing = name and self.named_file(name) is None
+        return f"file not found: {name!r}; boxes are compared relative to their images" if is_missing else ""
 
     def tops_at_setup(self, bottoms: Sequence[Shape]) -> tuple[Shape, ...]:
         p = self.added.detection_evaluate_param
@@ -427,19 +453,27 @@ class DetectionEvaluate(Computed):
             raise self.error("expected num_classes of at least 1 in detection_evaluate_param")
         if not p.overlap_threshold > 0:
             raise self.error(f"overlap_threshold is {p.overlap_threshold:g}; expected more than 0")
+        if self.sizes and p.HasField("resize_param") and not (p.resize_param.height and p.resize_param.width):
+            raise self.error("expected height and width in resize_param of detection_evaluate_param")
         return ((1, 1, p.num_classes - 1 + bottoms[0][2], 5),)
 
     def decide(self, bottoms: Sequence[np.ndarray], random: np.random.Generator) -> Sequence[np.ndarray]:
         detections, truth = (bottom[0, 0] for bottom in bottoms)
         self.refuse_background(detections, "detections")
         self.refuse_background(truth, "true boxes")
-        return (evaluate(detections[:, :FAKE_ROW], truth[:, :BOX_ROW], self.added.detection_evaluate_param),)
+        sizes = (self.sizes[number % len(self.sizes)] for number in self.images) if self.sizes else None
+        p = self.added.detection_evaluate_param
+        return (evaluate(detections[:, :FAKE_ROW], truth[:, :BOX_ROW], p, sizes),)
 
     def refuse_background(self, rows: np.ndarray, what: str) -> None:
         """Raise NetError for boxes of an image, [rows, …], that have the background's label."""
         background = self.added.detection_evaluate_param.background_label_id
         if ((rows[:, 0] != -1) & (rows[:, 1].astype(int) == background)).any():
             raise self.error(f"the {what} hold the background's label, {background}; set another background_label_id")
+
+
+def _are_integers(words: tuple[str, str]) -> bool:
+    return all(word.removeprefix("-").isdecimal() for word in words)
 
 
 @layer("MultiBoxLoss", dialect="ssd")

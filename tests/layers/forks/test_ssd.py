@@ -219,6 +219,47 @@ def test_evaluation_counts_each_true_box_once() -> None:
 
 
 @pytest.mark.parametrize(
+    ("threshold", "resize", "right"),
+    [
+        (0.1, "", [1, 1, 1]),
+        (0.28, "", [1, 0, 1]),
+        (0.3, "", [0, 0, 0]),
+        (0.28, "resize_param { resize_mode: WARP height: 30 width: 20 }", [1, 0, 1]),
+        (0.28, "resize_param { resize_mode: FIT_SMALL_SIZE height: 30 width: 20 }", [1, 0, 1]),
+        (
+            0.35,
+            "resize_param { resize_mode: FIT_SMALL_SIZE height: 30 width: 20 height_scale: 9 width_scale: 9 }",
+            [1] * 3,
+        ),
+        (0.2, "resize_param { resize_mode: FIT_LARGE_SIZE_AND_PAD height: 30 width: 10 }", [1, 1, 1]),
+        (0.3, "resize_param { resize_mode: FIT_LARGE_SIZE_AND_PAD height: 30 width: 60 }", [1, 0, 1]),
+    ],
+)
+def test_boxes_are_compared_in_pixels_of_listed_sizes(
+    tmp_path: Path, threshold: float, resize: str, right: list[int]
+) -> None:
+    """Each image with detections takes the next size of the file; as the compiled reference."""
+    (tmp_path / "sizes.txt").write_text("first 4 5\nsecond 40 40\n")
+    layer = make(
+        f"""name: "e" type: "DetectionEvaluate" bottom: "d" bottom: "t" top: "y"
+        detection_evaluate_param {{ num_classes: 2 overlap_threshold: {threshold} name_size_file: "{tmp_path}/sizes.txt" {resize} }}"""
+    )
+    found = np.array([[0, 1, 0.9, 0.1, 0.1, 0.5, 0.5]], np.float32)[None, None]
+    truth = np.array([[0, 1, 0, 0.3, 0.3, 0.7, 0.7, 0]], np.float32)[None, None]
+    passes = [run(layer, [found, truth]).tops[0][0, 0, -1, 3:] for _ in right]
+    np.testing.assert_array_equal(passes, [[verdict, 1 - verdict] for verdict in right])
+
+
+def test_a_missing_file_of_sizes_is_told() -> None:
+    layer = make(
+        """name: "e" type: "DetectionEvaluate" bottom: "d" bottom: "t" top: "y"
+        detection_evaluate_param { num_classes: 2 name_size_file: "none.txt" }"""
+    )
+    assert layer.left_out == "file not found: 'none.txt'; boxes are compared relative to their images"
+    assert layer.tops([(1, 1, 3, 7), (1, 1, 2, 8)]) == ((1, 1, 4, 5),)
+
+
+@pytest.mark.parametrize(
     ("detected", "true", "message"), [(0, 1, "the detections hold"), (1, 0, "the true boxes hold")]
 )
 def test_evaluation_refuses_boxes_of_the_background(detected: int, true: int, message: str) -> None:
