@@ -74,7 +74,11 @@ def assume_shapes(net: Net, faults: list[NetError], source: NetSource, build: Bu
     build:  builds the net again, with shapes of tops by name; takes the faults
     """
     now = _Trial({}, net, list(faults))
-    while found := _next(now, source, build):
+    failed = _Failed({})
+    while found := _next(now, source, build, failed):
+        failed.forget(
+            found.net.flow.behind(one.node.index for top, one in found.assumed.items() if top not in now.assumed)
+        )
         now = found
     faults[:] = now.faults
     return now.net, list(now.assumed.values())
@@ -110,12 +114,37 @@ class _Trial:
         return frozenset((*(layer.why_unknown for layer in failed), *(fault.message for fault in self.faults)))
 
 
+@dataclass
+class _Failed:
+    """Alternatives none of which fits, each with the layers that failed: they would fail again."""
+
+    steps: dict[frozenset[tuple[str, Shape]], set[int]]
+
+    def has(self, candidates: Sequence[dict[str, Assumed]]) -> bool:
+        """Tell whether none of the candidates fits."""
+        return _shapes(candidates) in self.steps
+
+    def add(self, candidates: Sequence[dict[str, Assumed]], trials: Sequence[_Trial]) -> None:
+        """Remember that none fits, where each fails at a layer."""
+        failed = [{node.index for node in trial.net.nodes if _has_failed(node)} for trial in trials]
+        if all(failed):
+            self.steps[_shapes(candidates)] = set().union(*failed)
+
+    def forget(self, changed: set[int]) -> None:
+        """Forget alternatives at which layers failed that have other bottoms by now."""
+        self.steps = {shapes: steps for shapes, steps in self.steps.items() if steps.isdisjoint(changed)}
+
+
+def _shapes(candidates: Sequence[dict[str, Assumed]]) -> frozenset[tuple[str, Shape]]:
+    return frozenset((top, one.shape) for candidate in candidates for top, one in candidate.items())
+
+
 def _trial(assumed: dict[str, Assumed], build: Build) -> _Trial:
     faults: list[NetError] = []
     return _Trial(assumed, build({top: one.shape for top, one in assumed.items()}, faults), faults)
 
 
-def _next(now: _Trial, source: NetSource, build: Build) -> _Trial | None:
+def _next(now: _Trial, source: NetSource, build: Build, failed: _Failed) -> _Trial | None:
     """Return the net with more shapes assumed; None where nothing more can be."""
 
     def attempt(more: dict[str, Assumed]) -> _Trial:
@@ -124,7 +153,9 @@ def _next(now: _Trial, source: NetSource, build: Build) -> _Trial | None:
     for candidate in _alternatives(now.net) if now.faults else ():
         if len((trial := attempt(candidate)).faults) < len(now.faults):
             return trial
-    for candidates in _candidates(now, source):
+    for candidates in map(list, _candidates(now, source)):
+        if failed.has(candidates):
+            continue
         tried: list[_Trial] = []
         for candidate in candidates:
             trial = attempt(candidate)
@@ -136,6 +167,7 @@ def _next(now: _Trial, source: NetSource, build: Build) -> _Trial | None:
         refused = not tried[1:] or len(tried[0].faults) > len(now.faults)
         if not refused and not any(tried[0].failures - trial.failures for trial in tried):
             return tried[0]  # it is not the size that layers fail at
+        failed.add(candidates, tried)
     return None
 
 
@@ -219,9 +251,12 @@ def _of_steps(net: Net, node: Node, index: int) -> Iterator[dict[str, Assumed]]:
     layer = node.layer
     assert isinstance(layer, Source)
     others = (other for other in net.nodes if isinstance(other.layer, Source) and other is not node)
+    names: dict[int, str] = {}
     for other in others if _is_aside(net, node, index) else ():
-        shape = (layer.usual_shape(0, (None, 1, 1))[0], other.layer.batches()[0])
-        why = f"one value for each step and item of layer {other.name!r}"
+        names.setdefault(other.layer.batches()[0], other.name)
+    for batch, name in names.items():
+        shape = (layer.usual_shape(0, (None, 1, 1))[0], batch)
+        why = f"one value for each step and item of layer {name!r}"
         yield {layer.proto.top[index]: Assumed(node, layer.proto.top[index], shape, why)}
 
 

@@ -8,6 +8,7 @@ import pytest
 
 from caffestat import analyze
 from caffestat.errors import NetError, RefusedError
+from caffestat.net import sizes
 from caffestat.options import NetOptions, ValueOptions
 from caffestat.program import open_file
 
@@ -171,6 +172,27 @@ def test_a_size_at_which_a_layer_fails_is_not_taken(tmp_path: Path) -> None:
     same = flat + 'layer { name: "e" type: "EuclideanLoss" bottom: "f" bottom: "r" top: "l" }\n'
     assert assumed(tmp_path, same)["data"][0] == (6, 1, 28, 28)
     assert assumed(tmp_path, same.replace("784", "785")) == {}
+
+
+def test_sizes_at_which_a_layer_fails_are_not_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not after a shape of other data is assumed, which does not reach that layer."""
+    reshaped = (
+        'layer { name: "r" type: "Reshape" bottom: "data" top: "r" reshape_param { shape { dim: 7 dim: 11 } } }\n'
+    )
+    code = 'layer { name: "p" type: "Python" bottom: "i" top: "p" python_param { module: "m" layer: "P" } }\n'
+    net = (
+        DATA % ("db", "")
+        + reshaped
+        + INPUT.replace('"data"', '"i"')
+        + code
+        + 'layer { name: "t" type: "TanH" bottom: "p" top: "t" }'
+    )
+    tried: list[object] = []
+    trial = sizes._trial
+    monkeypatch.setattr(sizes, "_trial", lambda shapes, build: tried.append(shapes) or trial(shapes, build))
+    found = assumed(tmp_path, net)
+    assert found == {"p": ((9, 2, 17, 13), "as its first bottom")}
+    assert len(tried) == len({str(shapes) for shapes in tried}) < 30
 
 
 def test_inner_products_get_images_that_keep_them_small(tmp_path: Path) -> None:

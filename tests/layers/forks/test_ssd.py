@@ -242,7 +242,8 @@ def test_boxes_are_compared_in_pixels_of_listed_sizes(
     (tmp_path / "sizes.txt").write_text("first 4 5\nsecond 40 40\n")
     layer = make(
         f"""name: "e" type: "DetectionEvaluate" bottom: "d" bottom: "t" top: "y"
-        detection_evaluate_param {{ num_classes: 2 overlap_threshold: {threshold} name_size_file: "{tmp_path}/sizes.txt" {resize} }}"""
+        detection_evaluate_param {{ num_classes: 2 overlap_threshold: {threshold}
+        name_size_file: "{tmp_path}/sizes.txt" {resize} }}"""
     )
     found = np.array([[0, 1, 0.9, 0.1, 0.1, 0.5, 0.5]], np.float32)[None, None]
     truth = np.array([[0, 1, 0, 0.3, 0.3, 0.7, 0.7, 0]], np.float32)[None, None]
