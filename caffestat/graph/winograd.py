@@ -32,7 +32,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .bodies import either
+from .bodies import either, over_slices
 from .convolution import Convolution, convolution_of
 
 if TYPE_CHECKING:
@@ -98,18 +98,39 @@ class Tiles(Convolution):
         """Tiles of the whole batch."""
         return self.batch * prod(self.counts)
 
-    def pays(self) -> bool:
-        """Tell whether convolving this way is faster.
+    def slices(self, g: Graph) -> int:
+        """Return into how many slices the batch is cut, so that the caches hold the transformed images of one.
 
-        Its time ÷ that of the runtime's convolution was measured to be (0.3 + 20 (1/c + 1/k)) / used: products and
-        transforms, where the caches hold the transformed images, 35 in the place of 20 where they do not. c and k are
-        the channels and filters of a group, `used` the part of the tiles' places that is needed. Where the transformed
-        images are large, memory costs more than the products win.
+        Models that are kept take no Scan. Images of few tiles stay together where that is faster than the runtime's
+        convolution: each slice reads the transformed filters, and the gradient of the filters reads the transformed
+        images of the whole batch, too.
+        """
+        if g.is_kept or (prod(self.counts) < _MANY_TILES and self._is_faster(1)):
+            return 1
+        divisors = (count for count in range(1, self.batch + 1) if self.batch % count == 0)
+        return next((count for count in divisors if self._elements // count <= _CACHED), self.batch)
+
+    def pays(self, g: Graph) -> bool:
+        """Tell whether convolving this way is faster."""
+        return self.taps == 3 and self._is_faster(self.slices(g))
+
+    @property
+    def _elements(self) -> int:
+        """Of the transformed images, before or behind the product."""
+        return self.total * self.points * max(self.channels, self.filters)
+
+    def _is_faster(self, slices: int) -> bool:
+        """Tell whether it takes less time than the runtime's convolution.
+
+        Its time ÷ that was measured to be (0.3 + 20 (1/c + 1/k)) / used: products and transforms, where the caches hold
+        the transformed images of a slice, 35 in the place of 20 where they do not. c and k are the channels and filters
+        of a group, `used` the part of the tiles' places that is needed. Where the transformed images are large, memory
+        costs more than the products win.
         """
         used = prod(self.window.out) / (PLACES**2 * prod(self.counts))
-        elements = self.total * self.points * max(self.channels, self.filters)
-        extra = (20 if elements < _CACHED else 35) * (self.group / self.channels + self.group / self.filters)
-        return self.taps == 3 and self.total >= 32 and elements <= _LARGE and 0.3 + extra < used
+        elements = self._elements // slices
+        extra = (20 if elements <= _CACHED else 35) * (self.group / self.channels + self.group / self.filters)
+        return self.total >= 32 * slices and elements <= _LARGE and 0.3 + extra < used
 
     def pays_for_filters(self) -> bool:
         """Tell whether the gradient of the filters is faster this way: 0.4 to 0.85 of the time of the other forms."""
@@ -138,11 +159,12 @@ def convolution(g: Graph, node: Node, provider: str) -> Sequence[str] | None:
         return None
     shapes = (g.shape(value) for value in (x, node.outputs[0], w))
     found = tiles(provider, g, convolution_of(node, *shapes), x)
-    if not found or not found.pays():
+    if not found or not found.pays(g):
         return None
     if g.is_kept:
         return [convolve(g, found, x, w, bias)]
-    _of_image(g, found, x)  # the gradient of the filters reads it, too
+    if found.slices(g) == 1:
+        _of_image(g, found, x)  # the gradient of the filters reads it, too
     return [_exact(g, node, found)]
 
 
@@ -179,9 +201,20 @@ def convolve(g: Graph, t: Tiles, x: str, w: str, bias: Sequence[str] = (), turne
 
     turned: w are the filters of the convolution whose gradient this is, [channels, filters / group, …]
     """
-    spread, u = _of_image(g, t, x), _of_filters(g, t, w, turned)
-    product = g.emit("MatMul", spread, u) if turned else g.fused_matmul(spread, u, transB=1)
-    y = _places(g, t, product)
+    u, slices = _of_filters(g, t, w, turned), t.slices(g)
+    part = replace(t, batch=t.batch // slices)
+
+    def places(inner: Graph, images: str) -> str:
+        spread = _of_image(inner, part, images)
+        product = inner.emit("MatMul", spread, u) if turned else inner.fused_matmul(spread, u, transB=1)
+        shape = part.batch, part.filters, *part.window.out
+        return inner.declare(_places(inner, part, product), shape)
+
+    if slices == 1:
+        y = places(g, x)
+    else:
+        images = g.reshape(x, slices, part.batch, t.channels, *t.window.size)
+        y = g.reshape(over_slices(g, [images], places, "tiles"), t.batch, t.filters, *t.window.out)
     return g.emit("Add", y, g.reshape(bias[0], t.filters, 1, 1)) if bias else y
 
 

@@ -14,6 +14,7 @@ from caffestat.engine.runtime import channel_block
 from caffestat.graph import Graph, Node
 from caffestat.graph.expand import expand
 from caffestat.graph.late import for_provider
+from caffestat.graph.nodes import subgraphs
 from caffestat.graph.winograd import PLACES, POINTS, Tiles, transforms
 from caffestat.ops import Window
 
@@ -38,7 +39,7 @@ FORMS = {"by axes": 8, "by convolution": 0}
 def choose(monkeypatch: pytest.MonkeyPatch, always: bool) -> None:
     """Compute all convolutions that have tiles by them, or none."""
     for rule in ("pays", "pays_for_filters"):
-        monkeypatch.setattr(Tiles, rule, lambda _: always)
+        monkeypatch.setattr(Tiles, rule, lambda *_: always)
 
 
 def tiled(g: Graph) -> int:
@@ -82,13 +83,41 @@ def test_tiles_give_the_numbers_of_the_plain_ops(
     plain = Compiled(g, CPU, params).run(feeds)
     choose(monkeypatch, True)
     monkeypatch.setattr("caffestat.graph.winograd._MANY_TILES", many)
+    monkeypatch.setattr("caffestat.graph.winograd._CACHED", many * 1_000)
     monkeypatch.setattr("caffestat.graph.winograd._FEW_ALONG_AXIS", few)
     for constant in ({}, params):
         ours = Compiled(g, CPU, constant).run(feeds, {} if constant else params)
         for name in g.outputs:
             limit = 3e-6 if case[4] == (3, 3) else 2e-5
             np.testing.assert_allclose(ours[name], plain[name], rtol=0, atol=limit * np.abs(plain[name]).max())
-    assert tiled(expand(g, g.outputs)) >= 3
+    expanded = expand(g, g.outputs)
+    scans = sum("Scan" in of_bodies(node) for node in expanded.nodes)
+    assert scans == (2 if many == 1 and case[0] > 1 else 0)  # of y and dx
+    assert scans or tiled(expanded) >= 3
+
+
+def of_bodies(node: Node) -> set[str]:
+    """Return the ops of a node and of its bodies."""
+    return {node.op, *(inner.op_type for body in subgraphs(node) for inner in body.node)}
+
+
+@pytest.mark.parametrize(
+    ("batch", "channels", "filters", "size", "slices"),
+    [
+        (8, 64, 192, 56, 8),  # GoogLeNet, conv2: image by image
+        (6, 32, 32, 40, 1),
+        (12, 96, 96, 40, 3),  # 100 tiles an image
+        (8, 128, 128, 28, 1),  # few tiles an image, and fast as a whole
+        (7, 64, 64, 56, 7),
+    ],
+)
+def test_the_caches_hold_the_tiles_of_a_slice(batch: int, channels: int, filters: int, size: int, slices: int) -> None:
+    sliding = Window((size, size), (size, size), (3, 3), (1, 1), (1, 1), (1, 1))
+    tiles = Tiles(sliding, batch, 1, channels, filters)
+    assert tiles.slices(Graph()) == slices
+    kept = Graph()
+    kept.is_kept = True
+    assert tiles.slices(kept) == 1
 
 
 @pytest.mark.parametrize("changing", [False, True])
@@ -156,13 +185,16 @@ def test_models_that_leave_keep_their_convolutions_and_cuda_has_its_own(monkeypa
     [
         (4, 256, 512, 1, 3, 28, True, True),  # VGG-16, conv4_1
         (4, 64, 64, 1, 3, 224, False, True),
-        (16, 384, 256, 2, 3, 13, False, True),  # AlexNet, conv5: a third of the tiles is not needed
+        (16, 384, 256, 2, 3, 13, True, True),  # AlexNet, conv5, in four slices
+        (4, 384, 256, 2, 3, 12, True, True),
+        (16, 192, 128, 2, 3, 13, False, True),  # a third of the tiles is not needed
         (16, 96, 256, 2, 5, 27, False, True),
         (8, 512, 512, 1, 3, 7, True, True),  # ResNet-50, res5
         (4, 512, 512, 1, 3, 7, False, False),  # too few tiles
         (2, 256, 256, 1, 3, 16, True, True),  # U-Net
         (8, 64, 64, 1, 3, 28, True, True),
-        (8, 64, 64, 1, 3, 56, False, True),  # ResNet-50, res2: the caches do not hold its tiles
+        (8, 64, 64, 1, 3, 56, True, True),  # ResNet-50, res2, image by image
+        (8, 64, 64, 1, 3, 112, False, True),  # the caches do not hold the tiles of an image
         (1, 8, 8, 1, 3, 28, False, False),
     ],
 )
@@ -172,7 +204,7 @@ def test_tiles_are_taken_where_they_were_measured_to_be_faster(
     ones = (1, 1)
     sliding = Window((size, size), (size, size), (taps, taps), ones, ones, (taps // 2, taps // 2))
     tiles = Tiles(sliding, batch, group, channels, filters)
-    assert (tiles.pays(), tiles.pays_for_filters()) == (pays, for_filters)
+    assert (tiles.pays(Graph()), tiles.pays_for_filters()) == (pays, for_filters)
 
 
 def test_gradient_models_take_it_for_their_own_convolutions(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -128,7 +128,7 @@ def conv_image(g: Graph, node: Node, provider: str) -> list[str]:
     if winograd_constant.pays(g, shape.turned(), w, provider):
         return [dx_flip(g, shape, w, dy)]
     tiles = winograd.tiles(provider, g, shape, dy)
-    if tiles and (back := tiles.turned()).pays():
+    if tiles and (back := tiles.turned()).pays(g):
         return [winograd.convolve(g, back, dy, w, turned=True)]
     form = dx_blocked if _is_blocked(g, shape, w) else image_form(provider, shape, w in g.changing)
     return [form(g, shape, w, dy)]
