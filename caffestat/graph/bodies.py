@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
+from .check import all_nodes
 from .convert import spec_of, value_info
 from .flow import Flow
 from .graph import Graph, Node, Spec, flow_of, steps_of
@@ -159,9 +160,9 @@ def is_scannable(loop: onnx.GraphProto, states: Sequence[Spec | None], outer: Gr
 
 
 def _sequences(body: onnx.GraphProto) -> set[str]:
-    """Return the values that nodes of a subgraph take or make as sequences."""
-    found = set[str]()
-    for proto in body.node:
+    """Return the values that nodes of a subgraph, or of subgraphs in it, take or make as sequences."""
+    found = {value.name for value in body.input if value.type.HasField("sequence_type")}
+    for proto in all_nodes(body.node):
         if not proto.domain and onnx.defs.has(proto.op_type):
             schema = onnx.defs.get_schema(proto.op_type)
             pairs = [*zip(schema.inputs, proto.input, strict=False), *zip(schema.outputs, proto.output, strict=False)]

@@ -30,7 +30,7 @@ from .fans import find_uses
 from .graph import OPSET, Graph, Node, Shape, Spec, flow_of
 from .infer import FOLDED, branch_taken, infer_node
 from .nodes import default_of, expand_function, from_proto, given_names, renamed, to_proto
-from .sequences import Sequences, whole_sequences
+from .sequences import Sequences
 from .sizes import Trial, fixed_shapes, infers
 from .straight import pass_straight_through
 from .tensors import dtype_of, read_sparse, read_tensor
@@ -40,6 +40,7 @@ from .writer import is_defined, written
 __all__ = ["Model", "ModelNode", "load", "settings_of"]
 
 _MOST_ELEMENTS = 1 << 42
+_MOST_UNROLLED = 10_000  # nodes of the trips of Loops
 _MASKED = -65504  # the lowest float16
 
 _WIDE_FLOATS = (TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)
@@ -305,29 +306,37 @@ class _Loader:
         """Append each node of the model as nodes of opset 22, except constants."""
         self.names = _node_names(self.proto.graph)
         self.counts: Counter[str] = Counter()
-        outputs = [value.name for value in self.proto.graph.output]
-        self.sequences = Sequences(self.graph, whole_sequences(self.nodes, outputs))
+        self.unrollable = _MOST_UNROLLED
+        self.sequences = Sequences(self.graph)
         for node in self.nodes:
             self.append(node)
+        for node in self.sequences.made(value.name for value in self.proto.graph.output):
+            self.keep(self.name(node), node, [node])
         for value, spec in self.graph.specs.items():
             if math.prod(spec.shape) > _MOST_ELEMENTS:
                 raise InputError(f"value {value!r} has shape {spec.shape}, which no machine can hold")
 
     def append(self, original: Node) -> None:
-        """Append a node as nodes of opset 22; of an If whose condition is known, the nodes of the taken branch."""
-        original = self.scanned(original)
-        branch = self.taken(original)
-        if branch is not None:
-            for inner in self.inlined(original, branch):
+        """Append a node as nodes of opset 22; of an If or a Loop that is known, the nodes that it runs."""
+        opened = self.opened(original)
+        if opened is not None:
+            for inner in opened:
                 self.append(inner)
             return
-        name = self.names.get(original.outputs, "") or f"{original.op}_{self.counts[original.op]}"
+        name = self.name(original)
         original = original if is_defined(self, original) else self.with_all_outputs(original)
+        current = self.current(self.typed(original))
+        plain = (node for new in current for node in self.sequences.lower(new))
+        self.keep(name, original, (node for new in plain for node in written(self, new)))
+
+    def name(self, node: Node) -> str:
+        return self.names.get(node.outputs, "") or f"{node.op}_{self.counts[node.op]}"
+
+    def keep(self, name: str, original: Node, nodes: Iterable[Node]) -> None:
+        """Add the nodes that a node of the file becomes."""
         first = len(self.graph.nodes)
-        for node in self.current(self.typed(original)):
-            for plain in self.sequences.lower(node):
-                for single in written(self, plain):
-                    self.add(single)
+        for node in nodes:
+            self.add(node)
         self.counts[original.op] += 1
         last = len(self.graph.nodes)
         if last > first:
@@ -347,17 +356,56 @@ class _Loader:
         """Return the branch that an If takes, None where that depends on data."""
         return branch_taken(self.graph, node) if _runs(node, Bodies.BRANCHES) else None
 
-    def scanned(self, node: Node) -> Node:
-        """Return a Loop with a fixed trip count, and states that a Scan can take, as a Scan over the trips' numbers."""
-        if not _runs(node, Bodies.LOOP):
-            return node
-        count = self.trips(node)
-        states = [self.spec(name) for name in node.inputs[2:]]
-        if not count or not is_scannable(node.attributes["body"], states, self.graph, self.opset):
-            return node
+    def opened(self, node: Node) -> list[Node] | None:
+        """Return what stands for a node with subgraphs: the taken branch of an If, a Scan for a Loop, or all its trips.
+
+        None for other nodes, and where data decides. Only states that keep their shapes are those of a Scan.
+        """
+        branch = self.taken(node)
+        if branch is not None:
+            return self.inlined(node, branch)
+        count = self.trips(node) if _runs(node, Bodies.LOOP) else None
+        if not count:
+            return None
+        body, states = node.attributes["body"], [self.spec(name) for name in node.inputs[2:]]
+        is_plain = self.sequences.elements.keys().isdisjoint(node.inputs[2:])
+        if is_plain and is_scannable(body, states, self.graph, self.opset):
+            return [self.scanned(node, count)]
+        self.unrollable -= count * len(list(all_nodes(body.node)))
+        return self.unrolled(node, count) if self.unrollable >= 0 else None
+
+    def scanned(self, node: Node, count: int) -> Node:
+        """Return a Loop of so many trips as a Scan over their numbers."""
         trips = self.graph.constant(np.arange(count), np.int64)
         attributes = {"body": scan_body(node.attributes["body"]), "num_scan_inputs": 1}
         return with_captured(Node("Scan", (*node.inputs[2:], trips), node.outputs, attributes))
+
+    def unrolled(self, node: Node, count: int) -> list[Node]:
+        """Return the nodes of all trips of a Loop; what its body stores is there once."""
+        body, states = node.attributes["body"], list(node.inputs[2:])
+        trip, condition, *before = (value.name for value in body.input)
+        stored = {name: self.free(name) for name in _stored(body)}
+        rows: list[list[str]] = []
+        nodes: list[Node] = []
+        for number in range(count):
+            numbers = {trip: self.graph.constant(number, np.int64), condition: self.graph.constant(True, np.bool_)}
+            fresh = {name: self.free(name) for name in computed_names(body) if name not in stored}
+            copy = renamed(body, {**stored, **fresh, **numbers, **dict(zip(before, states, strict=True))})
+            if number:
+                del copy.initializer[:]
+            nodes += [new for new in self.inside(body, copy, f"/{number}") if not (number and new.info.is_constant)]
+            after = [value.name for value in copy.output[1:]]
+            states, rows = after[: len(before)], [*rows, after[len(before) :]]
+        nodes += [Node("Identity", (name,), (y,)) for name, y in zip(states, node.outputs, strict=False) if y]
+        for parts, y in zip(zip(*rows, strict=True), node.outputs[len(before) :], strict=False):
+            nodes += self.stacked(parts, y) if y else []
+        return _sorted(nodes)
+
+    def stacked(self, parts: Sequence[str], name: str) -> list[Node]:
+        """Return nodes that put values of one shape side by side along a new first axis."""
+        row = self.graph.unique(f"{name}/rows")
+        stack = Node("ConcatFromSequence", (row,), (name,), {"axis": 0, "new_axis": 1})
+        return [Node("SequenceConstruct", tuple(parts), (row,)), stack]
 
     def trips(self, node: Node) -> int | None:
         """Return how many trips a Loop takes, None where that depends on data."""
@@ -373,20 +421,22 @@ class _Loader:
     def inlined(self, node: Node, branch: onnx.GraphProto) -> list[Node]:
         """Return the nodes of a branch with names that nothing else has, then those that give the If its outputs."""
         fresh = {name: self.free(name) for name in computed_names(branch)}
-        last = {fresh.get(value.name, value.name) for value in branch.output}
         body = renamed(branch, fresh)
-        for tensor in body.initializer:
+        pairs = zip(body.output, node.outputs, strict=False)
+        return [*_sorted(self.inside(branch, body)), *(Node("Identity", (v.name,), (y,)) for v, y in pairs)]
+
+    def inside(self, body: onnx.GraphProto, copy: onnx.GraphProto, which: str = "") -> list[Node]:
+        """Return the nodes of a subgraph that is no longer one: a copy of it with names of the graph.
+
+        which: what is appended to the names of nodes
+        """
+        for tensor in copy.initializer:
             array = self.array(tensor)
             place = self.add_param if array.size > FOLDED or _is_weight(array) else self.add_constant
             place(tensor.name, array)
-        for proto, before in zip(body.node, branch.node, strict=True):
-            self.names[tuple(proto.output)] = before.name
-        ends = [
-            Node("Identity", (value.name,), (output,)) for value, output in zip(body.output, node.outputs, strict=False)
-        ]
-        nodes = _sorted([from_proto(proto) for proto in body.node])
-        self.sequences.whole |= whole_sequences(nodes, last)
-        return [*nodes, *ends]
+        for proto, before in zip(copy.node, body.node, strict=True):
+            self.names[tuple(proto.output)] = before.name and before.name + which
+        return [from_proto(proto) for proto in copy.node]
 
     def free(self, name: str) -> str:
         """Return the name, or a new one when the graph already has a value of that name."""
@@ -577,6 +627,13 @@ def _of_normalizations(nodes: Iterable[Node]) -> Iterator[str]:
     for node in nodes:
         if not node.info.converts:
             yield from (name for position, name in enumerate(node.inputs) if node.info.role(position) in _LEARNED)
+
+
+def _stored(body: onnx.GraphProto) -> list[str]:
+    """Return the values that a subgraph holds."""
+    nodes = [from_proto(proto) for proto in body.node]
+    constants = [name for node in nodes if node.info.is_constant for name in node.outputs]
+    return [*constants, *(tensor.name for tensor in body.initializer)]
 
 
 class _InnerLoader(_Loader):

@@ -373,28 +373,102 @@ def a_simple_loop(nodes: Sequence[onnx.NodeProto], initial: Sequence[str]) -> on
     return node("Loop", ["trips", "", *initial], ["y"], body=inside)
 
 
-def test_a_loop_whose_state_grows_runs_and_has_no_gradient() -> None:
+def a_growing_loop(stores: bool) -> onnx.ModelProto:
+    """Rows are appended to a matrix. The body stores the weights, as an initializer and as a node, or reads them."""
+    w1, w2 = normal(5, 5) / 2, normal(5, 5, seed=2)
+    settings = {"last": np.array([-1]), "end": np.array([9]), "axis": np.array([1])}
+    nodes = [
+        node("Identity", ["c"], ["c2"]),
+        node("Cast", ["i"], ["number"], to=TensorProto.FLOAT),
+        node("Slice", ["before", "last", "end", "axis"], ["row"]),
+        node("MatMul", ["row", "w1"], ["p"]),
+        node("MatMul", ["p", "w2"], ["q"]),
+        node("Add", ["q", "number"], ["r"]),
+        node("Sin", ["r"], ["each"]),
+        node("Concat", ["before", "each"], ["after"], axis=1),
+    ]
+    if stores:
+        nodes.insert(0, node("Constant", [], ["w2"], value=numpy_helper.from_array(w2)))
+    given = [value("i", (), INT), value("c", (), BOOL), *typeless("before", "kept")]
+    inside = body(nodes, given, typeless("c2", "after", "kept", "each"), **settings, **({"w1": w1} if stores else {}))
+    loop = node("Loop", ["trips", "", "x", "k"], ["y", "kept_last", "rows"], body=inside)
+    arrays = {"trips": np.array(3)} | ({} if stores else {"w1": w1, "w2": w2})
+    return model([loop], {"x": (2, 3, 5), "k": (4,)}, ["y", "kept_last", "rows"], arrays)
+
+
+def test_a_loop_whose_state_grows() -> None:
+    feeds = {"x": normal(2, 3, 5), "k": normal(4)}
+    reads, stores = a_growing_loop(stores=False), a_growing_loop(stores=True)
+    loaded = load(stores)
+    assert [op.op for op in loaded.graph.nodes].count("MatMul") == 6
+    assert sorted(loaded.graph.params) == ["w1", "w2"]
+    assert loaded.graph.shape("rows") == (3, 2, 1, 5)
+    check_differences(reads, feeds, ["x", "k", "w1", "w2"])
+    dys = {"cotangent/y": normal(2, 6, 5), "cotangent/kept_last": normal(4), "cotangent/rows": normal(3, 2, 1, 5)}
+    found, expected = (run(gradient(proto, wrt=["x", "w1", "w2"]), {**feeds, **dys}) for proto in (stores, reads))
+    for name in expected:
+        np.testing.assert_allclose(found[name], expected[name], rtol=1e-5, atol=1e-5)
+
+
+def test_long_loops_whose_states_grow_stay() -> None:
     step = [node("Concat", ["before", "x"], ["after"], axis=0)]
-    proto = model([a_simple_loop(step, ["x"])], {"x": (2, 3)}, ["y"], {"trips": np.array(3)})
-    with pytest.raises(GradientError, match="no gradient flows through the subgraphs of Loop"):
+    proto = model([a_simple_loop(step, ["x"])], {"x": (1, 3)}, ["y"], {"trips": np.array(5001)})
+    with pytest.raises(GradientError, match=r"no gradient flows through the subgraphs of Loop .value y."):
         caffestat.gradient(proto)
     found = caffestat.gradient(proto, wrt=[])
-    np.testing.assert_array_equal(
-        run(found, {"x": normal(2, 3), "cotangent/y": normal(8, 3)})["y"], np.tile(normal(2, 3), (4, 1))
-    )
+    assert run(found, {"x": normal(1, 3), "cotangent/y": normal(5002, 3)})["y"].shape == (5002, 3)
 
 
-def test_a_loop_that_fills_a_sequence_runs() -> None:
-    step = [node("SequenceInsert", ["before", "x"], ["after"])]
+@pytest.mark.parametrize("stacks", [0, 1])
+def test_a_loop_that_fills_a_sequence(stacks: int) -> None:
+    """The newest square stands in front."""
+    step = [
+        node("Cast", ["i"], ["number"], to=TensorProto.FLOAT),
+        node("Mul", ["x", "number"], ["scaled"]),
+        node("Mul", ["scaled", "x"], ["square"]),
+        node("SequenceInsert", ["before", "square", "front"], ["after"]),
+    ]
     nodes = [
         node("SequenceEmpty", [], ["none"]),
         a_simple_loop(step, ["none"]),
-        node("ConcatFromSequence", ["y"], ["z"], axis=0),
+        node("ConcatFromSequence", ["y"], ["z"], axis=1, new_axis=stacks),
+        node("SequenceAt", ["y", "front"], ["newest"]),
+        node("SequenceErase", ["y", "front"], ["others"]),
+        node("SequenceAt", ["others", "front"], ["next"]),
+        node("SequenceLength", ["others"], ["length"]),
     ]
-    proto = model(nodes, {"x": (2, 3)}, ["z"], {"trips": np.array(2)})
-    with pytest.raises(GradientError, match="no gradient rule for op ConcatFromSequence"):
-        caffestat.gradient(proto)
-    assert run(caffestat.gradient(proto, wrt=[]), {"x": normal(2, 3), "cotangent/z": normal(4, 3)})["z"].shape == (4, 3)
+    arrays = {"trips": np.array(3), "front": np.array(0)}
+    proto = model(nodes, {"x": (2, 3)}, ["z", "newest", "next"], arrays)
+    assert load(proto).graph.shape("z") == ((2, 3, 3) if stacks else (2, 9))
+    check_differences(proto, {"x": normal(2, 3)}, ["x"])
+    proto.graph.output.append(value("length", (), INT))
+    assert run(caffestat.gradient(proto, wrt=[], outputs=["z"]), run_feeds(proto))["length"] == 2
+
+
+def run_feeds(proto: onnx.ModelProto) -> dict[str, np.ndarray]:
+    x = normal(2, 3)
+    return {"x": x, "cotangent/z": np.zeros_like(run(proto, {"x": x})["z"])}
+
+
+def test_a_sequence_that_is_read_as_a_whole_is_made() -> None:
+    """A Loop whose length depends on data takes it, the model returns it, and its elements still have gradients."""
+    step = [node("SequenceInsert", ["before", "x"], ["after"])]
+    nodes = [
+        node("Tanh", ["x"], ["t"]),
+        node("SequenceConstruct", ["x", "t"], ["both"]),
+        a_simple_loop(step, ["both"]),
+        node("SequenceEmpty", [], ["none"]),
+        node("Loop", ["trips", "", "none"], ["more"], body=a_simple_loop(step, ["none"]).attribute[0].g),
+        node("ConcatFromSequence", ["y"], ["z"], axis=0),
+        node("ConcatFromSequence", ["both"], ["pair"], axis=1),
+    ]
+    proto = model(nodes, [value("x", (2, 3)), value("trips", (), INT)], ["z", "more", "both", "pair"])
+    made = caffestat.gradient(proto, outputs=["pair"], inputs={"trips": np.array(2)}, wrt=["x"])
+    feeds = {"x": normal(2, 3), "cotangent/pair": np.ones((2, 6), np.float32)}
+    found = run(made, feeds)
+    np.testing.assert_allclose(found["grad/x"], 2 - np.tanh(feeds["x"]) ** 2, rtol=1e-5)
+    assert len(found["both"]) == len(found["more"]) == 2
+    assert found["z"].shape == (8, 3)
 
 
 def test_a_scan_whose_inner_shapes_are_unknown_is_refused() -> None:

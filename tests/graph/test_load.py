@@ -219,6 +219,23 @@ def test_sequences_of_known_length_go() -> None:
     np.testing.assert_array_equal(z, x)
 
 
+@pytest.mark.parametrize("sizes", [None, np.array(1), np.array([1, 1, 1])])
+@pytest.mark.parametrize("keepdims", [0, 1])
+def test_a_sequence_of_single_slices(keepdims: int, sizes: np.ndarray | None) -> None:
+    arrays = {"last": np.array(-1)} | ({} if sizes is None else {"sizes": sizes})
+    nodes = [
+        node("SplitToSequence", ["x"] if sizes is None else ["x", "sizes"], ["pieces"], axis=1, keepdims=keepdims),
+        node("SequenceAt", ["pieces", "last"], ["y"]),
+        node("ConcatFromSequence", ["pieces"], ["z"], axis=0, new_axis=1),
+    ]
+    proto = model(nodes, {"x": (2, 3, 5)}, ["y", "z"], arrays)
+    loaded = load(proto)
+    assert "SequenceAt" not in [op.op for op in loaded.graph.nodes]
+    x = {"x": normal(2, 3, 5)}
+    for found, expected in zip(loaded_outputs(loaded, x), run(proto, x).values(), strict=True):
+        np.testing.assert_array_equal(found, expected)
+
+
 def test_nodes_in_another_order() -> None:
     proto = model([node("Neg", ["a"], ["y"]), node("Relu", ["x"], ["a"])], {"x": (2, 3)}, ["y"])
     assert [op.op for op in load(proto).graph.nodes] == ["Relu", "Neg"]
