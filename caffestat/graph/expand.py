@@ -36,6 +36,8 @@ _SMALL = 1 << 16  # elements of a band matrix that never matter
 _BLOCK = 16  # channels that are summed up together
 _FEW_ROWS = range(8, 49)
 _LARGE_WEIGHTS = 500_000
+_FEW_ROWS_OF_GRADS = range(16, 65)
+_VERY_LARGE_WEIGHTS = 8_000_000
 
 
 def _band(channels: int, size: int) -> np.ndarray:
@@ -199,13 +201,23 @@ def _few_rows(g: Graph, node: Node, provider: str) -> Sequence[str] | None:
     return [g.emit("Add", y, bias[0]) if bias and bias[0] else y]
 
 
+def _few_rows_of_grads(g: Graph, node: Node, provider: str) -> Sequence[str] | None:
+    """dy · w as (wᵀ · dyᵀ)ᵀ where dy has few rows and w is very large: 0.85 of the time for 16 to 64 rows."""
+    dy, w = node.inputs
+    if not {dy, w} <= g.specs.keys() or g.specs[w].dtype != np.float32 or {len(g.shape(dy)), len(g.shape(w))} != {2}:
+        return None
+    if g.shape(dy)[0] not in _FEW_ROWS_OF_GRADS or prod(g.shape(w)) < _VERY_LARGE_WEIGHTS:
+        return None
+    return [g.transpose(g.fused_matmul(w, g.transpose(dy, 1, 0), transA=1), 1, 0)]
+
+
 def _is_plain(node: Node) -> bool:
     """Tell whether a Gemm is x · wᵀ + b."""
     factors = {node.get("alpha", 1.0), node.get("beta", 1.0)}
     return factors == {1.0} and node.get("transB", 0) == 1 and not node.get("transA", 0)
 
 
-_ON_CPU: dict[str, Definition] = {"Conv": _convolution, "Gemm": _few_rows, "Sum": _sum}
+_ON_CPU: dict[str, Definition] = {"Conv": _convolution, "Gemm": _few_rows, "MatMul": _few_rows_of_grads, "Sum": _sum}
 _EARLY_ON_CPU: dict[str, Definition] = {"BatchNormalization": normalized.batch_normalization}
 _BY_PROVIDER: dict[str, dict[str, Definition]] = {
     "cpu": {**_REWRITES, **_ON_CPU},

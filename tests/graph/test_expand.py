@@ -105,6 +105,21 @@ def test_few_rows_stand_right_in_a_product_with_large_weights(
     np.testing.assert_allclose(found, expected, atol=1e-4)
 
 
+@pytest.mark.parametrize(
+    ("rows", "columns", "is_turned"),
+    [(16, 2100, True), (64, 2100, True), (15, 2100, False), (65, 2100, False), (16, 1900, False)],
+)
+def test_few_rows_stand_right_in_a_product_with_very_large_weights(rows: int, columns: int, is_turned: bool) -> None:
+    random = np.random.default_rng(7)
+    dy, w = (random.standard_normal(shape).astype(np.float32) for shape in ((rows, 4096), (4096, columns)))
+    g = Graph()
+    g.outputs = [g.emit("MatMul", g.input("dy", dy.shape), g.param("w", w.shape))]
+    assert ("FusedMatMul" in {node.op for node in expand(g, g.outputs).nodes}) == is_turned
+    assert [node.op for node in expand(g, g.outputs, "cuda").nodes] == ["MatMul"]
+    found = Compiled(g, constant={"w": w}).run({"dy": dy})[g.outputs[0]]
+    np.testing.assert_allclose(found, dy.astype(np.float64) @ w, atol=3e-4)
+
+
 def test_what_was_computed_long_before_is_computed_again() -> None:
     g = Graph()
     x = value = g.input("x", (4, 4))
