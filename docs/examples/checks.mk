@@ -13,4 +13,4 @@ check-nets:
 	$(CAFFESTAT) check --severity warning $(if $(BASELINE),--baseline $(BASELINE)) $(NETS)
 
 baseline:
-	$(CAFFESTAT) check --write-baseline $(BASELINE) $(NETS)
+	$(CAFFESTAT) check --write-baseline "$(BASELINE)" $(NETS)

@@ -125,23 +125,27 @@ class _Drawn:
 def embed(charts: Sequence[Chart | Fan | HeatMap], names: Sequence[str], rows: Sequence[int]) -> dict[str, Any]:
     """Return the charts as plain data for `Bokeh.embed.embed_items`; charts without a number are left out.
 
+    Each is a document of its own, which the page draws on its own; only charts that share an axis are in one.
     names: what is at each point of the axis; rows: the indices of the report's layers there
     """
     from bokeh.core.json_encoder import serialize_json
     from bokeh.document import Document
 
-    embedded, document, ranges = _Embedded(), Document(), dict[str, Any]()
-    roots: dict[str, str] = {}
+    embedded, ranges = _Embedded(), dict[str, Any]()
+    documents: dict[str, tuple[Document, dict[str, str]]] = {}
     for index, chart in enumerate(chart for chart in charts if _has_numbers(chart)):
         drawn = _drawn(chart, names, rows, ranges)
+        element = f"chart-{index}"
+        axis = f"axis {chart.x_title}" if isinstance(chart, Chart) else element
+        document, roots = documents.setdefault(axis, (Document(), {}))
         document.add_root(drawn.figure)
-        roots[drawn.figure.id] = element = f"chart-{index}"
+        roots[drawn.figure.id] = element
         place = {"section": chart.section[0], "heading": chart.section[1], "title": chart.title, "note": chart.note}
         parts = {name: value for name, value in vars(drawn).items() if name != "figure"}
         embedded.figures.append({"element": element, "root": drawn.figure.id, **parts, **place})
-    if roots:
-        embedded.docs["report"] = json.loads(serialize_json(document.to_json()))
-        embedded.items.append({"docid": "report", "roots": roots, "root_ids": list(roots)})
+    for name, (document, roots) in documents.items():
+        embedded.docs[name] = json.loads(serialize_json(document.to_json()))
+        embedded.items.append({"docid": name, "roots": roots, "root_ids": list(roots)})
     return embedded.plain
 
 

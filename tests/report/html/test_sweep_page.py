@@ -103,10 +103,17 @@ def sources(page: Opened, section: str) -> list[list[dict[str, Any]]]:
     """Return what the charts of a section hold, source by source."""
     return list(page.evaluate(
         """id => JSON.parse(document.getElementById('charts').textContent).figures.filter(f => f.section === id).map(
-          f => f.sources.map(s => Object.fromEntries(
-            Object.entries(Bokeh.documents[0].get_model_by_id(s).data).map(([k, v]) => [k, [...v]]))))""",
+          f => f.sources.map(s => Object.fromEntries(Object.entries(
+            Bokeh.documents.map(d => d.get_model_by_id(s)).find(Boolean).data).map(([k, v]) => [k, [...v]]))))""",
         section,
     ))  # fmt: skip
+
+
+def test_charts_are_drawn_one_after_another(page: Opened) -> None:
+    """Each is a document, which the page draws in a task of its own: only charts that share an axis would be in one."""
+    count = page.locator("figure .plot").count()
+    assert page.evaluate("JSON.parse(document.getElementById('charts').textContent).items.length") == count > 4
+    assert page.evaluate("Bokeh.documents.map(d => d.roots().length)") == [1] * count
 
 
 def test_the_spread_of_a_chosen_variant_against_its_prediction(page: Opened, summary: Summary) -> None:

@@ -6,17 +6,32 @@ function startCharts() {
   const { docs, items, figures } = JSON.parse(byId("charts").textContent);
   if (!figures.length) return;
   figures.forEach(placeFigure);
-  const shown = Bokeh.embed.embed_items(docs, items);
-  Promise.resolve(shown).then(() => {
-    CHARTS.document = Bokeh.documents[Bokeh.documents.length - 1];
-    linkCharts(figures);
-    colourCharts();
-    Object.entries(CHARTS.shown).forEach(([section, name]) => showOthers(section, name));
-    document.body.dataset.charts = "ready";
-  });
-  listen("theme", colourCharts);
+  listen("theme", () => colourCharts(CHARTS.figures));
   listen("hover", (row) => showSpan("hover_span", row));
   listen("choose", (row) => showSpan("chosen_span", row));
+  drawCharts(docs, [...items], figures);
+}
+
+// Draw the charts one after another, those on the screen first; between two of them the page answers.
+async function drawCharts(docs, waiting, figures) {
+  while (waiting.length) {
+    await new Promise((resolve) => setTimeout(resolve));
+    waiting.sort((a, b) => distance(a) - distance(b));
+    const item = waiting.shift(), { docid, roots } = item;
+    await Bokeh.embed.embed_items({ [docid]: docs[docid] }, [item]);
+    const drawn = figures.filter(({ root }) => root in roots).map(linkChart);
+    CHARTS.figures.push(...drawn);
+    colourCharts(drawn);
+    drawn.forEach(showChosen);
+    showSpan("chosen_span", NET.state.chosen);
+  }
+  document.body.dataset.charts = "ready";
+}
+
+// How far the first chart of a document is from the screen.
+function distance({ roots }) {
+  const { top, bottom } = byId(Object.values(roots)[0]).getBoundingClientRect();
+  return Math.max(top - window.innerHeight, -bottom, 0);
 }
 
 function placeFigure({ element, root, title, section, heading, note }) {
@@ -31,24 +46,31 @@ function placeFigure({ element, root, title, section, heading, note }) {
 // Let the charts of a section show other data; a chart without data of this name stays empty.
 function showOthers(section, name) {
   CHARTS.shown[section] = name;
-  CHARTS.figures.filter((figure) => figure.section === section && Object.keys(figure.others).length).forEach(({ sources, others }) => {
-    sources.forEach((source, i) => (source.data = others[name]?.[i] ?? Object.fromEntries(Object.keys(source.data).map((column) => [column, []]))));
-  });
+  CHARTS.figures.filter((figure) => figure.section === section).forEach(showChosen);
 }
 
-const model = (id) => CHARTS.document.get_model_by_id(id);
+function showChosen({ section, sources, others }) {
+  const name = CHARTS.shown[section];
+  if (name === undefined || !Object.keys(others).length) return;
+  sources.forEach((source, i) => (source.data = others[name]?.[i] ?? Object.fromEntries(Object.keys(source.data).map((column) => [column, []]))));
+}
+
+function model(id) {
+  for (const one of Bokeh.documents) {
+    const found = one.get_model_by_id(id);
+    if (found) return found;
+  }
+}
 
 // Which row is under the mouse: Bokeh tells the indices of the points that its hover tool found.
-function linkCharts(figures) {
-  figures.forEach(({ root, sources, spans, linked, section, others }) => {
-    CHARTS.figures.push({ root: model(root), spans, section, others, sources: sources.map(model) });
-    if (linked) sources.forEach((id) => {
-      const source = model(id);
-      source.inspected.change.connect(() => tellHovered(source));
-      source.connect(source.inspect, () => tellHovered(source));
-      source.selected.change.connect(() => tellChosen(source));
-    });
+function linkChart({ root, sources, spans, linked, section, others }) {
+  const found = sources.map(model);
+  if (linked) found.forEach((source) => {
+    source.inspected.change.connect(() => tellHovered(source));
+    source.connect(source.inspect, () => tellHovered(source));
+    source.selected.change.connect(() => tellChosen(source));
   });
+  return { root: model(root), spans, section, others, sources: found };
 }
 
 // Each line has a hover tool of its own: a row is left when no line has a point under the mouse any more.
@@ -75,10 +97,9 @@ function showSpan(which, row) {
   });
 }
 
-function colourCharts() {
-  if (!CHARTS.document) return;
+function colourCharts(figures) {
   const { back, ink, soft, line } = palette(), grid = themeColour("grid");
-  CHARTS.figures.forEach(({ root }) => {
+  figures.forEach(({ root }) => {
     root.setv({ background_fill_color: back, border_fill_color: back, outline_line_color: line });
     [...root.below, ...root.left].forEach((axis) => axis.setv({ axis_label_text_color: ink, major_label_text_color: ink, axis_line_color: soft, major_tick_line_color: soft, minor_tick_line_color: line }));
     [...root.center].forEach((part) => {
