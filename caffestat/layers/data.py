@@ -30,6 +30,7 @@ class Source(Layer):
     num_tops: ClassVar[Count] = (1, None)
     is_external = True
     may_be_empty: ClassVar[bool] = False  # sizes of 0 are taken
+    may_hold_images: ClassVar[bool] = True  # a top without a shape may be taken for images of a usual size
 
     def tops(self, bottoms: Sequence[Shape]) -> tuple[Shape | None, ...]:
         return tuple(self.top_shape(index, name) for index, name in enumerate(self.proto.top))

@@ -236,19 +236,23 @@ class EuclideanLoss(Loss):
         if math.prod(bottoms[0]) != math.prod(bottoms[1]):
             raise self.error(f"expected two bottoms of the same count, found shapes {bottoms[0]} and {bottoms[1]}")
 
+    def divisor(self, shape: Shape) -> float:
+        """Return what the gradient is divided by, and half of the sum of squares."""
+        return shape[0]
+
     def lower(self, g: Graph, bottoms: Sequence[str], params: Sequence[str]) -> Sequence[str]:
         shape, other = g.shape(bottoms[0]), g.shape(bottoms[1])
-        differences: list[str] = []
+        divisor, differences = self.divisor(shape), list[str]()
 
         def forward(a: str, b: str, *weights: str) -> str:
             difference = g.emit("Sub", a, g.reshape(b, *shape))
             for weight in weights:
                 difference = g.emit("Mul", difference, g.reshape(weight, *shape))
             differences.append(difference)
-            return g.emit("Div", total(g, g.emit("Mul", difference, difference)), g.constant(2 * shape[0]))
+            return g.emit("Div", total(g, g.emit("Mul", difference, difference)), g.constant(2 * divisor))
 
         def gradient(tape: Tape, dy: str) -> Sequence[str | None]:
-            dx = tape.emit("Mul", differences[0], tape.emit("Div", dy, tape.constant(shape[0])))
+            dx = tape.emit("Mul", differences[0], tape.emit("Div", dy, tape.constant(divisor)))
             db = tape.reshape(tape.emit("Neg", dx), *other) if tape.needs(bottoms[1]) else None
             return [dx, db, *[None] * (len(bottoms) - 2)]
 

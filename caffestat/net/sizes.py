@@ -104,7 +104,8 @@ class _Trial:
 
     def unsized(self, node: Node) -> Iterator[int]:
         """Yield the tops of a data layer that have no shape."""
-        if isinstance(node.layer, Source) and not node.bottoms and not self.refuses(node):
+        is_open = isinstance(node.layer, Source) and node.layer.may_hold_images and not node.bottoms
+        if is_open and not self.refuses(node):
             yield from (index for index, shape in enumerate(node.top_shapes) if shape is None)
 
     @cached_property

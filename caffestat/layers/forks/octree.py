@@ -7,7 +7,7 @@ shapes that the user gives, else unknown ones, and its values are data.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from caffestat.lazy import np
@@ -15,13 +15,17 @@ from caffestat.schema.forks import octree_pb2
 
 from ..base import Layer, Param, Shape, layer, read_param
 from ..data import Count, Source
+from ..loss import EuclideanLoss, Normalized
 from ..pooling import emit_max, pooling_window
 from . import octree_nodes as nodes
+from .faces import UnitLength
 
 if TYPE_CHECKING:
     from caffestat.graph import Graph
 
 __all__ = [
+    "NormalizeOfNodes",
+    "NormalizedEuclideanLoss",
     "Octree",
     "Octree2FullVoxel",
     "OctreeConv",
@@ -307,9 +311,6 @@ class _Masked(_Tree):
     num_bottoms = (2, None)
     num_tops = (1, None)
 
-    def stops_backward(self, needed: Sequence[bool]) -> bool:
-        return needed[-1]
-
     def check_ends(self, bottoms: Sequence[Shape]) -> None:
         """Raise NetError for other than a bottom for each top, and labels for all nodes."""
         if not self.settings.mask:
@@ -371,6 +372,50 @@ def split_labels(depth: int) -> np.ndarray:
     return nodes.crossed(depth).astype(np.float32)
 
 
+# ---- types of other names --------------------------------------------------------------------------------------------
+
+
+def is_for_octrees(types: Collection[str]) -> bool:
+    """Tell whether a net has layers for octrees: then others are of their fork, too."""
+    return any(name.startswith("Octree") for name in types)
+
+
+@layer("Normalize", dialect="octree")
+class NormalizeOfNodes(UnitLength):
+    """y = x / √(Σ x² + 1e-30), Σ over the channels. (microsoft/O-CNN, normalize_layer.cpp)"""
+
+    eps_of = 1e-30
+    has_four_axes = False
+
+    @classmethod
+    def fits(cls, proto: Any, types: Collection[str]) -> bool:
+        return super().fits(proto, types) and is_for_octrees(types)
+
+    def axes(self, rank: int) -> Sequence[int]:
+        if rank < 2:
+            raise self.error("expected a bottom of 2 axes or more (N, C, …), found 1")
+        return (1,)
+
+    def tops(self, bottoms: Sequence[Shape]) -> tuple[Shape, ...]:
+        self.axes(len(bottoms[0]))
+        return (bottoms[0],)
+
+
+@layer("EuclideanLoss", dialect="octree")
+class NormalizedEuclideanLoss(EuclideanLoss, Normalized):
+    """y = Σ (x₀ - x₁)² / 2n, n by `normalization` of loss_param: the batch, all positions (FULL, VALID) or 1.
+
+    (microsoft/O-CNN, euclidean_loss_layer.cpp)
+    """
+
+    @classmethod
+    def claims(cls, proto: Any, types: Collection[str]) -> bool:
+        return bool(proto.loss_param.HasField("normalization")) and is_for_octrees(types)
+
+    def divisor(self, shape: Shape) -> float:
+        return self.most(shape[0], math.prod(shape[2:]))
+
+
 # ---- data ------------------------------------------------------------------------------------------------------------
 
 
@@ -380,6 +425,7 @@ class _Nodes(_Tree, Source):
     num_bottoms: ClassVar[Count] = (0, 0)
     num_tops: ClassVar[Count] = (1, None)
     why_unread = "octrees are not read; octrees of a sphere are used"
+    may_hold_images = False
 
     def shape_source(self) -> str:
         return "in the octrees of the data"

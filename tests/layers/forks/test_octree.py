@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from caffestat import analyze
-from caffestat.errors import NetError
+from caffestat.errors import NetError, Place
 from caffestat.layers.forks import octree_nodes as nodes
+from caffestat.layers.forks.octree import NormalizeOfNodes
 
 from ..harness import make, run
 
@@ -136,6 +137,7 @@ def test_rows_of_a_label() -> None:
     assert make(text % ("OctreeMask", "mask: 2")).tops([x.shape, labels.shape]) == ((1, 3, 1, 1),)
     cleared = run(make(text % ("OctreeZeroize", "mask: 1")), [x, labels])
     np.testing.assert_array_equal(cleared.tops[0], x * (1 - labels))
+    assert not make(text % ("OctreeZeroize", "mask: 1")).stops_backward([True, True])
     with pytest.raises(NetError, match="expected a mask"):
         make(text % ("OctreeMask", "curr_depth: 1")).tops([x.shape, labels.shape])
 
@@ -174,3 +176,47 @@ def test_a_net_of_octrees(tmp_path: Path) -> None:
     assert tops["s"].mean_abs == pytest.approx(nodes.crossed(2).mean())
     assert all(top.mean_abs is not None for layer in report.layers for top in layer.tops)
     assert all(param.diff_mean_abs for layer in report.layers for param in layer.params if param.gets_diff)
+
+
+def test_types_of_other_names_in_nets_of_octrees(tmp_path: Path) -> None:
+    """As normalize_layer.cpp and euclidean_loss_layer.cpp of microsoft/O-CNN, compiled, compute."""
+    text = """
+    layer { name: "x" type: "Input" top: "x" input_param { shape { dim: 1 dim: 3 dim: 64 dim: 1 } } }
+    layer { name: "c" type: "OctreeConv" bottom: "x" top: "c" octree_param { curr_depth: 2 }
+      convolution_param { num_output: 4 weight_filler { type: "xavier" } } }
+    layer { name: "n" type: "Normalize" bottom: "c" top: "n" }
+    layer { name: "l" type: "EuclideanLoss" bottom: "n" bottom: "c" top: "l" %s }
+    """
+    found = {}
+    for mode in ("BATCH_SIZE", "NONE", "VALID", "FULL", ""):
+        path = tmp_path / f"{mode}.prototxt"
+        written = f"loss_param {{ normalization: {mode} }}" if mode else ""
+        path.write_text(text.replace("num_output: 4", "num_output: 4 kernel_size: 1") % written)
+        report = analyze(str(path), device="cpu", phase="train", stats=["max"])
+        normalized, loss = (next(layer for layer in report.layers if layer.name == name) for name in "nl")
+        assert not normalized.params
+        (top,) = normalized.tops
+        assert top.stats and top.stats.max <= 1
+        assert (top.mean_abs or 0) > 0.3  # of 4 channels; over the whole sample it is 0.06 at most
+        found[mode] = loss.tops[0].mean_abs or 0
+    assert found["VALID"] == found["FULL"] == pytest.approx(found["NONE"] / 64, rel=1e-5)
+    assert found["BATCH_SIZE"] == found["NONE"] == found[""]
+
+
+def test_what_is_divided_by_outlives_zeros() -> None:
+    x = np.array([[3.0, 0, 0], [4.0, 0, 5]])[None]
+    text = 'name: "l" type: "Normalize" bottom: "x" top: "y"'
+    proto = make(text).proto
+    found = run(NormalizeOfNodes(proto, 0, Place("net.prototxt", 1)), [x], dys=[np.ones((1, 2, 3), np.float32)])
+    np.testing.assert_allclose(found.tops[0][0], [[0.6, 0, 0], [0.8, 0, 1]])
+    np.testing.assert_allclose(found.bottoms[0][0], [[0.032, 1e15, 0.2], [-0.024, 1e15, 0]], rtol=1e-5, atol=1e-7)
+    with pytest.raises(NetError, match="expected a bottom of 2 axes or more"):
+        NormalizeOfNodes(proto, 0, Place("net.prototxt", 1)).tops([(5,)])
+
+
+def test_octrees_are_no_images(tmp_path: Path) -> None:
+    path = tmp_path / "net.prototxt"
+    grown = 'layer { name: "g" type: "OctreeGrow" top: "g" octree_param { curr_depth: 2 batch_size: 2 } }\n'
+    path.write_text(grown + 'layer { name: "r" type: "ReLU" bottom: "g" top: "r" }')
+    report = analyze(str(path), static=True)
+    assert [layer.tops[0].shape for layer in report.layers] == [None, None]
