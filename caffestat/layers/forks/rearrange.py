@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import prod
 from typing import TYPE_CHECKING
 
 from caffestat.schema.forks import rearrange_pb2
@@ -22,7 +23,9 @@ __all__ = [
     "MergeCrop",
     "Reorg",
     "Reverse",
+    "SegmentPermute",
     "ShuffleChannel",
+    "SwappedAxes",
     "Switch",
     "Transpose",
 ]
@@ -103,6 +106,46 @@ class Transpose(_Moved):
 
     def lower(self, g: Graph, bottoms: Sequence[str], params: Sequence[str]) -> Sequence[str]:
         return (g.transpose(bottoms[0], *self.order(len(g.shape(bottoms[0])))),)
+
+
+@layer("Transpose", dialect="action")
+class SwappedAxes(Transpose):
+    """y = x with two axes, dim[0] and dim[1], in each other's place. (Lyp100208/Caffe_action, transpose_layer.cpp)"""
+
+    def order(self, rank: int) -> tuple[int, ...]:
+        dims, axes = list(self.added.transpose_param.dim), list(range(rank))
+        if len(dims) != 2 or dims[0] == dims[1] or not set(dims) <= set(axes):
+            raise self.error(f"expected two of the axes 0 to {rank - 1} as dim, found {dims}")
+        axes[dims[0]], axes[dims[1]] = axes[dims[1]], axes[dims[0]]
+        return tuple(axes)
+
+
+@layer("Permute", dialect="action")
+class SegmentPermute(Layer):
+    """[N · T, …], or what stands before `axis`, as [T, N, K]: T = num_seg segments of each of N clips, K numbers each.
+
+    (Lyp100208/Caffe_action, permute_layer.cpp and .cu)
+    """
+
+    adds = rearrange_pb2.SegmentLayerParameter
+    passes_values = True
+
+    def sizes(self, shape: Shape) -> Shape:
+        """Return N, T and K."""
+        p = self.added.permute_param
+        axis = self.canonical_axis(p.axis, len(shape))
+        rows = prod(shape[:axis])
+        if not p.num_seg or rows % p.num_seg:
+            raise self.error(f"expected a num_seg that divides the {rows} rows before axis {axis}, found {p.num_seg}")
+        return rows // p.num_seg, p.num_seg, prod(shape[axis:])
+
+    def tops(self, bottoms: Sequence[Shape]) -> tuple[Shape, ...]:
+        clips, segments, size = self.sizes(bottoms[0])
+        return ((segments, clips, size),)
+
+    def lower(self, g: Graph, bottoms: Sequence[str], params: Sequence[str]) -> Sequence[str]:
+        sizes = self.sizes(g.shape(bottoms[0]))
+        return (g.transpose(g.reshape(bottoms[0], *sizes), 1, 0, 2),)
 
 
 def _reversed(g: Graph, x: str, axes: Sequence[int]) -> str:

@@ -35,6 +35,26 @@ def test_orders(text: str, forward: Any) -> None:
     check_gradients(make(TEXT % kind + fields), forward, [X], [0])
 
 
+@pytest.mark.parametrize("dims", [(1, 3), (2, 0)])
+def test_two_axes_change_places(dims: tuple[int, int]) -> None:
+    """As Lyp100208/Caffe_action's transpose_layer.cu, its kernels compiled for the CPU."""
+    fields = f"transpose_param {{ dim: {dims[0]} dim: {dims[1]} }}"
+    layer = make(TEXT % "Transpose" + fields, dialect="action")
+    check_gradients(layer, lambda x: x.swapaxes(*dims), [X], [0])
+    for wrong in ("1 dim: 1", "0", "1 dim: 4", "0 dim: 1 dim: 2"):
+        with pytest.raises(NetError, match="expected two of the axes 0 to 3"):
+            make(TEXT % "Transpose" + f"transpose_param {{ dim: {wrong} }}", dialect="action").tops([X.shape])
+
+
+@pytest.mark.parametrize(("segments", "axis", "clips"), [(2, 1, 1), (4, 2, 6), (6, -2, 4)])
+def test_segments_before_clips(segments: int, axis: int, clips: int) -> None:
+    """As Lyp100208/Caffe_action's permute_layer.cu, its kernels compiled for the CPU."""
+    layer = make(TEXT % "Permute" + f"permute_param {{ num_seg: {segments} axis: {axis} }}")
+    check_gradients(layer, lambda x: x.reshape(clips, segments, -1).swapaxes(0, 1), [X], [0])
+    with pytest.raises(NetError, match="expected a num_seg that divides the 2 rows before axis 1, found 5"):
+        make(TEXT % "Permute" + "permute_param { num_seg: 5 }").tops([X.shape])
+
+
 def test_reverse_does_not_count_its_axis_from_the_end() -> None:
     """senlinuc/caffe_ocr's reverse_layer.cpp, compiled, aborts: Check failed: axis_ >= 0."""
     with pytest.raises(NetError, match="expected 0 to 3, found -2"):
