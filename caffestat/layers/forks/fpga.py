@@ -15,7 +15,7 @@ from caffestat.schema.forks import fpga_pb2
 from ..base import Layer, Param, Shape, layer
 from ..convolution import Convolution
 from ..inner_product import InnerProduct
-from ..pooling import Pooling
+from ..pooling import MAX, Pooling
 from .flow import check_images
 
 if TYPE_CHECKING:
@@ -195,10 +195,20 @@ class OCLConvolution(_Turned):
 
 @layer("OCLPoolingHWCN", dialect="fpga")
 class OCLPooling(_Turned):
-    """Pooling. (dicecco1/fpga_caffe, ocl_pooling_hwcn_layer.cpp)"""
+    """MAX pooling over 2 x 2 or 3 x 3 elements in steps of 2; the FPGA knows no other.
+
+    (dicecco1/fpga_caffe, ocl_pooling_hwcn_layer.cpp and crp_layer_hwcn_cpfp.cpp)
+    """
 
     kind = Pooling
     passes_signal = True
+
+    def tops(self, bottoms: Sequence[Shape]) -> tuple[Shape, ...]:
+        window = Pooling(self.proto, self.phase, self.place).window(self.turned(bottoms)[0][2:])
+        is_known = window.kernel in ((2, 2), (3, 3)) and window.strides == (2, 2) and not any(window.begins)
+        if self.proto.pooling_param.pool != MAX or not is_known:
+            raise self.error("the FPGA pools MAX over 2 x 2 or 3 x 3 elements, in steps of 2 and without padding")
+        return super().tops(bottoms)
 
 
 @layer("OCLHWCNInnerProduct", dialect="fpga")

@@ -232,8 +232,10 @@ class NdPooling(_Pooling):
     def window(self, size: Shape) -> Window:
         p = self.added.pooling_param
         kernel = tuple(p.kernel_shape.dim)
+        if not p.HasField("kernel_shape"):
+            raise self.error("expected kernel_shape in pooling_param, with global_pooling too; found none")
         if self.proto.pooling_param.global_pooling:
-            return self.slide(size, size, (1,) * len(size), (0,) * len(size))
+            kernel = size
         stride = tuple(p.stride_shape.dim) or (1,) * len(kernel)
         pad = tuple(p.pad_shape.dim) or (0,) * len(kernel)
         if not len(kernel) == len(stride) == len(pad) == len(size):

@@ -66,6 +66,23 @@ def test_pooling_with_the_batch_last() -> None:
     np.testing.assert_array_equal(ours.bottoms[0], theirs.bottoms[0].transpose(2, 3, 1, 0))
 
 
+@pytest.mark.parametrize(
+    "fields",
+    [
+        "pool: AVE kernel_size: 2 stride: 2",
+        "kernel_size: 3 stride: 1",
+        "kernel_size: 4 stride: 2",
+        "kernel_size: 3 stride: 2 pad: 1",
+        "kernel_h: 2 kernel_w: 3 stride: 2",
+        "global_pooling: true",
+    ],
+)
+def test_the_fpga_pools_in_one_way(fields: str) -> None:
+    """As crp_layer_hwcn_cpfp.cpp of dicecco1/fpga_caffe, which takes neither method, stride nor padding."""
+    with pytest.raises(NetError, match="the FPGA pools MAX over"):
+        make(ONE % "OCLPoolingHWCN" + f"pooling_param {{ {fields} }}").tops([X.shape])
+
+
 @pytest.mark.parametrize("relu", [False, True])
 def test_inner_product_with_the_batch_last(relu: bool) -> None:
     layer = make(

@@ -142,7 +142,14 @@ OWN, NONE = "own", "none"
             (0, 1, 2),
             OWN,
         ),
-        ("NdPooling", "pooling_param { pool: %s global_pooling: true }", (5, 6, 7), (1, 1, 1), (0, 0, 0), OWN),
+        (
+            "NdPooling",
+            "pooling_param { pool: %s global_pooling: true kernel_shape { dim: 1 dim: 1 dim: 1 } }",
+            (5, 6, 7),
+            (1, 1, 1),
+            (0, 0, 0),
+            OWN,
+        ),
         (
             "Pooling",
             "pooling_param { pool: %s kernel_size: 2 kernel_size: 3 kernel_size: 4 stride: 2 pad: 1 pad: 0 pad: 2 }",
@@ -277,6 +284,7 @@ def test_superxuangs_pooling_looks_for_its_method_elsewhere() -> None:
             "expected pad of 0 to 4,294,967,295, found .-1.",
         ),
         ("NdPooling", "pooling_param { kernel_shape { dim: 2 dim: 2 } }", "expected 3 values in kernel_shape"),
+        ("NdPooling", "pooling_param { global_pooling: true }", "expected kernel_shape in pooling_param, with global"),
         ("Pooling", "pooling_param { kernel_size: 2 kernel_size: 3 }", "once per spatial axis .3.; found 2"),
         ("Pooling", "pooling_param { global_pooling: true stride: 2 stride: 1 stride: 1 }", "takes the whole bottom"),
         ("Pooling3D", "pooling_param { kernel_depth: 2 kernel_size: 2 pad: 1 }", "only pool: AVE takes padding"),
