@@ -11,13 +11,14 @@ from caffestat.schema.forks import regions_pb2
 from ..base import Shape, layer, type_name
 from ..data import Python
 from .boxes import areas
+from .rcnn import SmoothL1Loss
 from .rois import _Regions, _Sampled, bins, random_regions, rounded
 from .staged import Computed
 
 if TYPE_CHECKING:
     from caffestat.graph import Graph
 
-__all__ = ["OfVideos", "ROIAlignment", "ROIPoolingOfVideos", "RoIDataOfVideos", "ScaleRoute"]
+__all__ = ["OfVideos", "ROIAlignment", "ROIPoolingOfVideos", "RoIDataOfVideos", "ScaleRoute", "SmoothL1LossOfVideos"]
 
 SIDE = 7  # R-C3D's regions are all of 7 x 7 elements
 
@@ -76,6 +77,22 @@ class ROIAlignment(_Sampled):
         step = (np.maximum(last - first + 1, 1) / np.float32(count))[:, None]
         edges = (np.arange(count + 1, dtype=np.float32) * step + first[:, None]).clip(0, most - 1)
         return (edges[:, :-1] + edges[:, 1:]) / np.float32(2)
+
+
+@layer("SmoothL1Loss", dialect="r-c3d")
+class SmoothL1LossOfVideos(SmoothL1Loss):
+    """SmoothL1Loss of bottoms of any number of axes: two, or four with both weights.
+
+    (VisionLearningGroup/R-C3D, caffe3d/src/caffe/layers/smooth_L1_loss_layer.cu)
+    """
+
+    num_tops = (1, 1)
+
+    def check(self, bottoms: Sequence[Shape]) -> None:
+        if len(bottoms) == 3:
+            raise self.error("expected both inside and outside weights, or neither; found one")
+        if wrong := [shape for shape in bottoms if shape != bottoms[0]]:
+            raise self.error(f"expected bottoms of one shape, found {bottoms[0]} and {wrong[0]}")
 
 
 @layer("ROIPooling", dialect="r-c3d")

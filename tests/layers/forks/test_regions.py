@@ -21,6 +21,25 @@ ROIS = np.array([[0, 3, 5, 40, 38], [1, 20, 0, 21, 90], [0, 60, 10, 20, 30]], fl
 TWO = 'name: "l" type: "%s" bottom: "x" bottom: "r" top: "y" '
 
 
+@pytest.mark.parametrize("weights", [0, 2])
+def test_losses_over_videos(weights: int) -> None:
+    """As VisionLearningGroup/R-C3D's smooth_L1_loss_layer.cu, its kernels compiled for the CPU."""
+    ends = "".join(f'bottom: "{name}" ' for name in "abio"[: 2 + weights])
+    layer = make(f'name: "l" type: "SmoothL1Loss" {ends} top: "y"', dialect="r-c3d")
+    arrays = [RANDOM.normal(size=(2, 6, 3, 1, 2)) for _ in range(2 + weights)]
+
+    def forward(a: np.ndarray, b: np.ndarray, *w: np.ndarray) -> np.ndarray:
+        d = w[0] * (a - b) if w else a - b
+        f = np.where(abs(d) < 1, d * d / 2, abs(d) - 0.5)
+        return np.array((f * w[1] if w else f).sum() / 2)
+
+    check_gradients(layer, forward, arrays, [0, 1])
+    with pytest.raises(NetError, match="expected bottoms of one shape"):
+        layer.tops([(2, 6, 3, 1, 2), (2, 6, 3, 2, 1), *[(2, 6, 3, 1, 2)] * weights])
+    with pytest.raises(NetError, match="expected both inside and outside weights"):
+        layer.tops([(2, 6, 3, 1, 2)] * 3)
+
+
 def test_one_sample_in_the_middle_of_each_bin() -> None:
     layer = make(TWO % "ROIAlignment" + "roi_alignment_param { pooled_h: 2 pooled_w: 3 spatial_scale: 0.125 }")
 
