@@ -9,6 +9,7 @@ from typing import Any
 from caffestat.lazy import np
 
 from .boxes import areas, overlaps, suppress
+from .sorting import descending
 
 __all__ = ["FAKE_ROW", "detect", "evaluate"]
 
@@ -57,7 +58,8 @@ def _keep(found: dict[int, list[int]], scores: np.ndarray, keep_top_k: int) -> d
     if keep_top_k < 0 or len(pairs) <= keep_top_k:
         return found
     kept: dict[int, list[int]] = {}
-    for label, index in sorted(pairs, key=lambda pair: -scores[pair])[:keep_top_k]:
+    order = descending(np.array([scores[pair] for pair in pairs]))
+    for label, index in (pairs[place] for place in order[:keep_top_k]):
         kept.setdefault(label, []).append(index)
     return kept
 
@@ -96,7 +98,7 @@ def _verdicts(found: np.ndarray, true: np.ndarray, p: Any, measure: Overlaps) ->
         yield from ((row[2], 0, 1) for row in found)
         return
     seen: set[int] = set()
-    found = found[np.argsort(-found[:, 2], kind="stable")]
+    found = found[descending(found[:, 2])]
     for row, overlap in zip(found, measure(found[:, 3:], true[:, 3:7]), strict=True):
         best = int(overlap.argmax())
         if overlap[best] < np.float32(p.overlap_threshold):

@@ -9,6 +9,7 @@ from typing import Any
 from caffestat.lazy import np
 
 from .boxes import areas, decode, encode, overlaps, suppress
+from .sorting import descending
 
 __all__ = ["HARD_EXAMPLE", "Matches", "match"]
 
@@ -203,9 +204,10 @@ def _mined(image: _Image, indices: np.ndarray, most: np.ndarray, p: Any) -> tupl
         loss = loss + _location_losses(image, index, p)
         eligible = np.flatnonzero(image.may_be_object)
         count = min(p.sample_size, eligible.size)
-    order = eligible[np.argsort(-loss[eligible], kind="stable")]
     if p.HasField("nms_param") and p.nms_param.nms_threshold > 0:
-        order = _suppressed(image, order, p)
+        order = _suppressed(image, eligible[np.argsort(-loss[eligible], kind="stable")], p)
+    else:
+        order = eligible[descending(loss[eligible])]
     selected = np.isin(np.arange(len(index)), order[:count])
     negatives = selected & (index == FREE)
     if p.mining_type == HARD_EXAMPLE:
@@ -235,9 +237,14 @@ def _score_losses(image: _Image, index: np.ndarray, p: Any) -> np.ndarray:
     if p.conf_loss_type == LOGISTIC:
         target = np.arange(p.num_classes) == chosen[:, None]
         return (np.maximum(x, 0) - x * target + np.log1p(np.exp(-abs(x)))).sum(1)
-    powers = np.exp(x - x.max(1, keepdims=True))
-    probability = powers[np.arange(len(x)), chosen] / powers.sum(1)
-    return -np.log(np.maximum(probability, np.finfo(np.float32).tiny))
+    powers = _float32(np.exp, x - x.max(1, keepdims=True))
+    probability = powers[np.arange(len(x)), chosen] / powers.cumsum(1)[:, -1]
+    return -_float32(np.log, np.maximum(probability, np.finfo(np.float32).tiny))
+
+
+def _float32(function: Callable[[np.ndarray], np.ndarray], x: np.ndarray) -> np.ndarray:
+    """Return a function's values correctly rounded, as the C library's are: which losses are equal depends on it."""
+    return np.asarray(function(x.astype(np.float64)), np.float32)
 
 
 def _location_losses(image: _Image, index: np.ndarray, p: Any) -> np.ndarray:

@@ -577,3 +577,14 @@ def test_detection_evaluate_passes_over_points() -> None:
     truth[..., 7] = 0
     plain = run(make(text % ""), [rows[..., :7], truth[..., :8]]).tops[0]
     np.testing.assert_array_equal(run(make(text % "has_lm: true"), [rows, truth]).tops[0], plain)
+
+
+def test_equal_losses_are_mined_as_the_references_sort_leaves_them() -> None:
+    """Of 25 equal ones std::sort puts these in front; expected: of a build with GNU's library."""
+    corners = np.stack([np.arange(26) / 26, np.zeros(26)], 1)
+    prior = np.concatenate([corners, corners + [1 / 26, 1]], 1)
+    truth = np.array([0, 1, 0, 0, 0, 1 / 26, 1, 0], np.float32)
+    bottoms = [np.zeros((1, 104)), np.zeros((1, 52)), np.stack([prior.ravel(), np.full(104, 0.1)])[None]]
+    text = LOSS.replace("num_classes: 3", "num_classes: 2") % ("", "")
+    dconf = run(make(text), [*bottoms, truth[None, None, None]], dys=[np.float32(1)]).bottoms[1]
+    assert sorted(set(np.flatnonzero(dconf.reshape(26, 2)[:, 0]).tolist()) - {0}) == [13, 24, 25]
