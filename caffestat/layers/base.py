@@ -158,7 +158,7 @@ class Layer:
     decisive: ClassVar[slice] = slice(None)  # the bottoms whose values it then looks at
     lowers_undecided: ClassVar[bool] = False  # `lower` also emits the layer while nothing is decided
     by_sample: ClassVar[bool] = False  # see `is_by_sample`; each class states it of itself
-    replaces_diff: ClassVar[bool] = False  # its backward pass gives the bottom other memory for the diff: Flatten
+    replaces_diff: ClassVar[slice] = slice(0)  # the bottoms that its backward pass gives other memory for the diff
     own_fields: ClassVar[tuple[str, ...]] = ()  # by path, which Caffe's schema lacks and `own` reads
     own_values: ClassVar[Mapping[str, tuple[str, ...]]] = {}  # by field, values that Caffe's enum lacks, which it reads
     adds: ClassVar[Any] = None  # the message class of a fork's LayerParameter: its own fields, which `added` holds

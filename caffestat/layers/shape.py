@@ -190,7 +190,7 @@ class Flatten(Reshaping):
     """y = x with the axes `axis` to `end_axis` made one. (flatten_layer.cpp)"""
 
     ignores_propagate_down = True
-    replaces_diff = True
+    replaces_diff = slice(1)
 
     def tops(self, bottoms: Sequence[Shape]) -> tuple[Shape, ...]:
         self.refuse_in_place()

@@ -37,7 +37,7 @@ class Memory:
         self._views: defaultdict[str, list[str]] = defaultdict(list)
         self._seen = 0  # nodes of the graph that have been looked at for views
         # the diff of such a blob lies no longer where layers that share memory look for it
-        self._moved = {b for node in nodes if node.layer.replaces_diff and node.need_backward for b in node.bottoms}
+        self._moved = {b for node in nodes if node.need_backward for b in node.bottoms[node.layer.replaces_diff]}
 
     def __contains__(self, blob: int) -> bool:
         return blob in self._values

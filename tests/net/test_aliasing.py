@@ -200,3 +200,18 @@ def test_in_place_the_gradient_passes_a_layer_that_computes_none():
     ran = Ran(layer("InnerProduct", "x", "y", PRODUCT), split, stop, *ends)
     written = ran.top("Sigmoida")
     np.testing.assert_allclose(ran.diff("cut"), 2 * written, rtol=1e-5)  # b is the same memory as a
+
+
+@pytest.mark.parametrize(("order", "shares"), [("order: 0 order: 1", True), ("", True), ("order: 1", False)])
+def test_a_permute_that_changes_nothing_shares_memory(order, shares):
+    """permute_layer.cpp, ShareData: what is written over its top is written over its bottom."""
+    ran = Ran(
+        layer("AbsVal", "x", "y"),
+        layer("InnerProduct", "y", "p", PRODUCT),
+        layer("Permute", "y", "z", f"permute_param {{ {order} }}"),
+        layer("Exp", "z", "z", "exp_param { scale: -1 }"),
+        layer("Reduction", "p", "l", LOSS),
+    )
+    dy, y = ran.diff("Reductionl"), np.abs(ran.top("x"))
+    read = np.exp(-y) if shares else y
+    np.testing.assert_allclose(ran.param_diff("InnerProductp"), dy.T @ read.reshape(3, 8), rtol=1e-5)

@@ -56,6 +56,16 @@ class Permute(Layer):
 
     adds = ssd_pb2.LayerParameter
     passes_values = True
+    ignores_propagate_down = True
+
+    @property
+    def shares_memory(self) -> bool:
+        named = self.added.permute_param.order
+        return list(named) == list(range(len(named)))
+
+    @property
+    def replaces_diff(self) -> slice:  # type: ignore[override]
+        return slice(1) if self.shares_memory else slice(0)
 
     def order(self, rank: int) -> tuple[int, ...]:
         """Return the bottom's axis for each axis of the top."""
@@ -493,6 +503,10 @@ class MultiBoxLoss(Normalized, _Predictions):
     @property
     def settings(self) -> Any:
         return self.added.multibox_loss_param
+
+    @property
+    def replaces_diff(self) -> slice:  # type: ignore[override]  # where all scores count, they are not copied
+        return slice(0) if self.settings.mining_type else slice(1, 2)
 
     def stops_backward(self, needed: Sequence[bool]) -> bool:
         return any(needed[2:4])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -588,3 +589,21 @@ def test_equal_losses_are_mined_as_the_references_sort_leaves_them() -> None:
     text = LOSS.replace("num_classes: 3", "num_classes: 2") % ("", "")
     dconf = run(make(text), [*bottoms, truth[None, None, None]], dys=[np.float32(1)]).bottoms[1]
     assert sorted(set(np.flatnonzero(dconf.reshape(26, 2)[:, 0]).tolist()) - {0}) == [13, 24, 25]
+
+
+CONCAT = 'layer { name: "cat" type: "Concat" bottom: "conf0_flat" top: "cat" }\nlayer {\n  name: "mbox_loss"'
+
+
+@pytest.mark.parametrize(("mining", "passes"), [("NONE", False), ("MAX_NEGATIVE", True)])
+def test_where_all_scores_count_their_gradient_lies_in_other_memory(
+    mining: str, passes: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """multibox_loss_layer.cpp, bottom[1]->ShareDiff: a Concat of one bottom still looks at the memory from before."""
+    shutil.copytree(GOLDEN / "mbox_center", tmp_path / "case")
+    monkeypatch.chdir(tmp_path / "case")
+    before, loss = Path("net.prototxt").read_text().split('layer {\n  name: "mbox_loss"')
+    loss = loss.replace('"conf0_flat"', '"cat"').replace("num_classes: 4", f"num_classes: 4 mining_type: {mining}")
+    Path("net.prototxt").write_text(before + CONCAT + loss)
+    lines = caffestat.debug("solver.prototxt", device="cpu")
+    sizes = [line.split()[-1] for line in lines if "Layer cat, bottom blob conf0_flat diff" in line]
+    assert len(sizes) == 1 and (sizes[0] != "0") is passes
