@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from caffestat.lazy import np
 
-__all__ = ["areas", "decode", "encode", "overlaps", "suppress"]
+__all__ = ["CORNER", "areas", "decode", "encode", "overlaps", "suppress"]
 
 CORNER, CENTER_SIZE, CORNER_SIZE = 1, 2, 3
 """How SSD describes a box relative to another: PriorBoxParameter.CodeType."""

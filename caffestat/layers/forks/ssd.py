@@ -19,7 +19,7 @@ from ..base import Layer, Param, Shape, layer, to_filler
 from ..data import Images
 from ..loss import Normalized
 from ..reread import emit_closed, without_gradient
-from .boxes import decode, suppress
+from .boxes import CORNER, decode, suppress
 from .detections import FAKE_ROW, detect, evaluate
 from .multibox import HARD_EXAMPLE, Matches, match
 from .rois import random_boxes
@@ -47,6 +47,7 @@ SHARED = -1  # the label of locations that all classes share
 L2 = 0
 PLACED_ROW = 10  # values of a detection with its anchor, column and row
 FULL, VALID, BATCH_SIZE, NONE = range(4)
+MOST_PIXELS, LEAST_RATIO = 2**31, 1e-9  # of boxes that are written
 BOX_ROW, POINT_ROW = 8, 11  # values of a true box, and of its five points: whether there are any, x and y of each
 
 
@@ -242,19 +243,27 @@ class PriorBox(_Priors):
     def sizes(self) -> list[tuple[float, float]]:
         if self.is_forks and self.is_dense:
             return [(size - 1.0, size - 1.0) for size, count in _DENSE.items() for _ in range(count**2)]
-        proto = self.added.prior_box_param
-        least, most = list(proto.min_size), list(proto.max_size)
-        if not least or min(least) <= 0:
-            raise self.error(f"expected positive values of min_size, found {least}")
-        if most and (len(most) != len(least) or any(high <= low for low, high in zip(least, most, strict=True))):
-            raise self.error(f"expected one max_size above each min_size ({least}), found {most}")
-        sizes = []
+        self.check_sizes()
+        proto, sizes = self.added.prior_box_param, []
+        least, most = proto.min_size, proto.max_size
         for index, size in enumerate(map(int, least)):  # as Caffe does
             squares = [float(size - self.is_forks), *(math.sqrt(size * int(high)) for high in most[index : index + 1])]
             sizes += [(square, square) for square in squares]
             roots = [rounded(math.sqrt(ratio)) for ratio in self.ratios()]
             sizes += [(rounded(size * root), rounded(size / root)) for root in roots]
         return sizes
+
+    def check_sizes(self) -> None:
+        """Raise NetError for sizes that Caffe refuses, and for ratios of which it makes boxes that are no numbers."""
+        proto = self.added.prior_box_param
+        least, most, ratios = (list(values) for values in (proto.min_size, proto.max_size, proto.aspect_ratio))
+        if not least or not all(0 < size < MOST_PIXELS for size in (*least, *most)):
+            also = f", and of max_size {most}" if most else ""
+            raise self.error(f"expected positive values of min_size, below {MOST_PIXELS}, found {least}{also}")
+        if most and (len(most) != len(least) or any(high <= low for low, high in zip(least, most, strict=True))):
+            raise self.error(f"expected one max_size above each min_size ({least}), found {most}")
+        if not all(LEAST_RATIO < ratio < 1 / LEAST_RATIO for ratio in ratios):
+            raise self.error(f"expected positive values of aspect_ratio, found {ratios}")
 
 
 @layer("PriorBoxClustered", dialect="ssd")
@@ -295,6 +304,13 @@ class _Predictions(Layer):
                 f"expected {wanted[0]} locations and {wanted[1]} scores per image for {priors} priors and "
                 f"{p.num_classes} classes, found bottoms of shapes {loc} and {conf}"
             )
+
+    def check_priors(self, priors: np.ndarray) -> None:
+        """Raise NetError for priors without a width or height where locations are relative to it. (DecodeBBox)"""
+        boxes = priors.reshape(2, -1, 4)[0]
+        if self.settings.code_type != CORNER and not (boxes[:, 2:] > boxes[:, :2]).all():
+            why = "their min_size is below 1, or clip leaves nothing of them"
+            raise self.error(f"some priors have no width or no height: {why}")
 
 
 @layer("DetectionOutput", dialect="ssd")
@@ -341,6 +357,7 @@ class DetectionOutput(Computed, _Predictions):
 
     def decide(self, bottoms: Sequence[np.ndarray], random: np.random.Generator) -> Sequence[np.ndarray]:
         loc, conf, prior = bottoms[:3]
+        self.check_priors(prior)
         p, n = self.settings, len(bottoms[0])
         boxes, variances = prior.reshape(2, -1, 4)
         scores = conf.reshape(n, len(boxes), -1).transpose(0, 2, 1)
@@ -556,6 +573,8 @@ class MultiBoxLoss(Normalized, _Predictions):
     def decide(self, bottoms: Sequence[np.ndarray], random: np.random.Generator) -> Sequence[np.ndarray]:
         stages = [peer for peer in (self, *self.peers) if isinstance(peer, MultiBoxLoss)]
         refines = any(len(stage.proto.bottom) > 4 for stage in stages)
+        if not self.settings.use_prior_for_matching:
+            self.check_priors(bottoms[2])
         p, found = self.settings, match(bottoms, self.settings, self.error, joins=refines)
         if p.map_object_to_agnostic and p.num_classes != 2 and found.conf_weights.any():
             raise self.error(f"map_object_to_agnostic needs num_classes: 2, found {p.num_classes}")

@@ -607,3 +607,33 @@ def test_where_all_scores_count_their_gradient_lies_in_other_memory(
     lines = caffestat.debug("solver.prototxt", device="cpu")
     sizes = [line.split()[-1] for line in lines if "Layer cat, bottom blob conf0_flat diff" in line]
     assert len(sizes) == 1 and (sizes[0] != "0") is passes
+
+
+@pytest.mark.parametrize(
+    ("sizes", "message"),
+    [
+        ("min_size: nan", "expected positive values of min_size"),
+        ("min_size: 3 max_size: inf", r"expected positive values of min_size.* and of max_size \[inf\]"),
+        ("min_size: 3 aspect_ratio: 0", r"expected positive values of aspect_ratio, found \[0.0\]"),
+        ("min_size: 3 aspect_ratio: -2", "expected positive values of aspect_ratio"),
+        ("min_size: 3 aspect_ratio: inf", "expected positive values of aspect_ratio"),
+    ],
+)
+def test_sizes_of_which_no_box_can_be_made(sizes: str, message: str) -> None:
+    layer = make(f'name: "p" type: "PriorBox" bottom: "m" bottom: "x" top: "y" prior_box_param {{ {sizes} }}')
+    with pytest.raises(NetError, match=message):
+        layer.tops([(1, 3, 2, 2), (1, 3, 8, 8)])
+
+
+@pytest.mark.parametrize(("code", "refused"), [("CENTER_SIZE", True), ("CORNER_SIZE", True), ("CORNER", False)])
+def test_locations_cannot_be_relative_to_priors_without_a_size(code: str, refused: bool) -> None:
+    """bbox_util.cpp, DecodeBBox: CHECK_GT(prior_width, 0)"""
+    text = f"""name: "d" type: "DetectionOutput" bottom: "l" bottom: "c" bottom: "p" top: "y"
+      detection_output_param {{ num_classes: 2 code_type: {code} }}"""
+    prior = np.array([[[0.5, 0.2, 0.5, 0.7], [0.1] * 4]])
+    bottoms = [np.zeros((1, 4)), np.array([[0.3, 0.7]]), prior]
+    if not refused:
+        np.testing.assert_allclose(run(make(text), bottoms).tops[0][0, 0, 0, 3:], prior[0, 0], rtol=1e-6)
+        return
+    with pytest.raises(NetError, match="some priors have no width or no height"):
+        run(make(text), bottoms)
