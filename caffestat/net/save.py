@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +55,19 @@ def _as_set_up(net: Net, node: Node) -> Any:
     if any(statistics):
         for is_statistic in statistics[len(proto.param) :]:
             proto.param.add(**({"lr_mult": 0} if is_statistic else {}))
+    if node.layer.added is not None:
+        proto.MergeFromString(_own_fields(node.layer.added))
     return proto
+
+
+def _own_fields(added: Any) -> bytes:
+    """Return what a layer holds of a fork's own fields, without those whose numbers are other fields in Caffe."""
+    own, caffes = deepcopy(added), LayerParameter.DESCRIPTOR.fields_by_number
+    for field, _ in added.ListFields():
+        known = caffes.get(field.number)
+        if known and (known.name != field.name or known.is_repeated):
+            own.ClearField(field.name)
+    return bytes(own.SerializeToString())
 
 
 def _save_caffemodel(path: Path, net: Net, values: Sequence[np.ndarray], nodes: Sequence[Node]) -> None:

@@ -65,9 +65,16 @@ class TrainingLog:
     def tested(self, event: e.EndTest) -> Iterator[Line]:
         if event.loss is not None:
             yield "solver.cpp:401", f"Test loss: {signed(event.loss)}"
-        for label, precision in event.classes.items():
-            yield "solver.cpp:535", f"class{label}: {ostream(precision)}"
-        yield from _outputs(event.outputs, "solver.cpp:414", "Test")
+        for number, output in enumerate(event.outputs):
+            yield from self._classes(output)
+            yield "solver.cpp:414", _output(number, output, "Test")
+
+    def _classes(self, output: e.Output) -> Iterator[Line]:
+        for label, precision in output.classes.items():
+            if precision is None:
+                yield "solver.cpp:524", f"Missing true_pos for label: {label}"
+            elif self._solver.added.show_per_class_result:
+                yield "solver.cpp:540", f"class{label}: {ostream(precision)}"
 
     def interrupted(self, event: e.StopTest) -> Iterator[Line]:
         yield "solver.cpp:396", "Test interrupted."
@@ -77,9 +84,15 @@ class TrainingLog:
         if event.displayed:
             pace = f"{ostream(_pace(event))} iter/s, {ostream(event.seconds)}s/{self._display} iters"
             yield "solver.cpp:239", f"Iteration {number} ({pace}), loss = {signed(event.smoothed)}"
-            yield from _outputs(event.outputs, "solver.cpp:258", "Train")
+            for index, output in enumerate(event.outputs):
+                yield "solver.cpp:258", _output(index, output, "Train")
         if event.step is not None:
-            yield "sgd_solver.cpp:50", f"MultiStep Status: Iteration {number}, step = {event.step}"
+            waits = self._solver.message.lr_policy == "plateau"
+            place, kind = ("sgd_solver.cpp:76", "Plateau") if waits else ("sgd_solver.cpp:50", "MultiStep")
+            yield place, f"{kind} Status: Iteration {number}, step = {event.step}"
+        if event.least is not None:
+            least = ostream(event.least)
+            yield "sgd_solver.cpp:83", f"Plateau Status: Iteration {number}, current minimum_loss = {least}"
         if event.displayed:
             yield "sgd_solver.cpp:112", f"Iteration {number}, lr = {ostream(event.rate)}"
         if event.clip:
@@ -130,14 +143,13 @@ def _pace(event: e.Iteration) -> float:
     return event.since / (event.seconds or 1.0)
 
 
-def _outputs(outputs: Iterable[e.Output], place: str, kind: str) -> Iterator[Line]:
-    for number, output in enumerate(outputs):
-        text = f"    {kind} net output #{number}: {visible(output.name)} = {signed(output.value)}"
-        if output.weight:
-            with np.errstate(all="ignore"):
-                loss = float(np.float32(output.weight) * np.float32(output.value))
-            text += f" (* {ostream(output.weight)} = {signed(loss)} loss)"
-        yield place, text
+def _output(number: int, output: e.Output, kind: str) -> str:
+    text = f"    {kind} net output #{number}: {visible(output.name)} = {signed(output.value)}"
+    if not output.weight:
+        return text
+    with np.errstate(all="ignore"):
+        loss = float(np.float32(output.weight) * np.float32(output.value))
+    return f"{text} (* {ostream(output.weight)} = {signed(loss)} loss)"
 
 
 def first_iteration_lines(solver: Solver, events: Iterable[e.Event], seed: int, glog: bool = False) -> Iterator[str]:

@@ -30,21 +30,19 @@ class Detections:
             elif right or wrong:  # else it met a difficult box
                 self._scores.setdefault(int(label), []).append((float(score), bool(right)))
 
-    def by_class(self, version: str) -> dict[int, float]:
-        """Return the average precision of each class with a detection."""
-        found = sorted(self._true_boxes.items())
+    def by_class(self, version: str) -> dict[int, float | None]:
+        """Return the average precision of each class, None for one without a detection."""
         return {
-            label: average_precision(self._scores[label], count, version)
-            for label, count in found
-            if label in self._scores
+            label: average_precision(self._scores[label], count, version) if label in self._scores else None
+            for label, count in sorted(self._true_boxes.items())
         }
 
-    def mean(self, by_class: Mapping[int, float]) -> float | None:
+    def mean(self, by_class: Mapping[int, float | None]) -> float | None:
         """Return the mean over all classes; None when nothing was detected."""
         total = _F(0)
         for value in by_class.values():
-            total = total + _F(value)
-        return float(total / _F(len(self._true_boxes))) if self._scores else None
+            total = total + _F(value or 0)
+        return float(total / _F(len(by_class))) if self._scores else None
 
 
 def average_precision(found: Iterable[tuple[float, bool]], count: int, version: str) -> float:

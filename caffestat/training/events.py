@@ -81,25 +81,26 @@ class Pass:
 
 @dataclass(frozen=True)
 class Output:
-    """One element of an output blob, of a test net the mean over its batches. `weight`: in the loss; 0 for none."""
+    """One element of an output blob, of a test net the mean over its batches. `weight`: in the loss; 0 for none.
+
+    classes: with the eval_type "detection" of SSD's Caffe, the average precision by class, None for a class that
+    nothing was taken for; the value is their mean
+    """
 
     name: str
     value: float
     weight: float
+    classes: Mapping[int, float | None] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class EndTest:
-    """A test net's outputs, and its mean loss where `test_compute_loss` asks for it.
-
-    classes: with the eval_type "detection" of SSD's Caffe, the average precision by class; the output is their mean
-    """
+    """A test net's outputs, and its mean loss where `test_compute_loss` asks for it."""
 
     iteration: int
     number: int
     outputs: tuple[Output, ...]
     loss: float | None
-    classes: Mapping[int, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -123,7 +124,8 @@ class Iteration:
     smoothed  the mean over the last average_loss iterations, which Caffe logs
     outputs   the train net's, of the last pass
     rate      the learning rate
-    step      what `multistep` has reached, when it went on in this iteration
+    step      what `multistep` or `plateau` has reached, when it went on in this iteration
+    least     the lowest loss, when `plateau` has it displayed
     clip      the gradients were scaled down
     displayed the solver's `display` asks for it in the log
     seconds   since the last displayed iteration, and how many iterations that were
@@ -135,6 +137,7 @@ class Iteration:
     outputs: tuple[Output, ...]
     rate: float
     step: int | None
+    least: float | None
     clip: Clip | None
     displayed: bool
     seconds: float

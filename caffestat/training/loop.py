@@ -112,7 +112,7 @@ class Training:
             raise InputError("give a snapshot to resume from or weights to start from, not both")
         self._check_prefix()
         self._open_nets(net, values, run, seed, () if snapshot else values.weights or _named_weights(solver))
-        self.schedule = Schedule(self.message)
+        self.schedule = Schedule(self.message, solver.added.plateau_winsize)
         self.update: Update | ResidentUpdate = Update(self.message, self.train.learnable)
         self.iteration = 0
         if snapshot:
@@ -195,6 +195,8 @@ class Training:
         for mine, array in zip(self.update.history, state.history, strict=True):
             mine[...] = array
         self.iteration, self.schedule.current_step = state.iteration, state.current_step
+        if state.plateau:
+            self.schedule.least_loss, self.schedule.last_event = state.plateau
         self._prelude.append(e.Resumed(path, state.iteration, ignored))
 
     # ---- the loop
@@ -276,6 +278,7 @@ class Training:
         lapse, since = time.perf_counter() - self._clock, self.iteration - self._shown
         if displayed:
             self._clock, self._shown = time.perf_counter(), self.iteration
+        self.schedule.observe(self.iteration, float(smoothed))
         steps = self.schedule.advances(self.iteration)
         rate = self.schedule.rate(self.iteration)
         applied = self.update.apply(self.train.values, total.diffs, rate, self.iteration, collects)
@@ -287,6 +290,7 @@ class Training:
             self.train.outputs(result.outputs),
             float(rate),
             self.schedule.current_step if steps else None,
+            self.schedule.least_loss if displayed and self.schedule.has_news(self.iteration - 1) else None,
             applied.clip,
             displayed,
             lapse,
@@ -354,15 +358,12 @@ class Training:
     def _detected(self, number: int, found: Mapping[int, Detections], loss: float | None) -> e.EndTest:
         """Return what a detector's test net is worth: of each output, the mean over classes of average precisions."""
         outputs: list[e.Output] = []
-        classes: dict[int, float] = {}
         for blob, detections in found.items():
             by_class = detections.by_class(self.solver.added.ap_version)
             mean = detections.mean(by_class)
             if mean is not None:
-                classes |= by_class
-                outputs.append(e.Output(self.tests[number].net.blobs[blob].name, mean, 0.0))
-        shown = classes if self.solver.added.show_per_class_result else {}
-        return e.EndTest(self.iteration, number, tuple(outputs), loss, shown)
+                outputs.append(e.Output(self.tests[number].net.blobs[blob].name, mean, 0.0, by_class))
+        return e.EndTest(self.iteration, number, tuple(outputs), loss)
 
     def _obey_while_testing(self) -> Events:
         while (request := self._requested()) != NONE:
@@ -372,12 +373,19 @@ class Training:
 
     # ---- snapshots
 
+    def _is_ssds(self) -> bool:
+        """Tell whether the solver or a layer has fields of SSD's Caffe, which keeps more in its states."""
+        added = self.solver.added
+        forks = {node.layer.adds.DESCRIPTOR.file.name for node in self.train.net.nodes if node.layer.adds}
+        return bool(added.ListFields()) or added.DESCRIPTOR.file.name in forks
+
     def _snapshot(self) -> Events:
         if not self._saves:
             return
         model, state = self.file_names()
         self.train.write(model, self.update.last if self.message.snapshot_diff else None)
-        write_state(state, Snapshot(self.iteration, self.schedule.current_step, model, self.update.history))
+        seen = (self.schedule.least_loss, self.schedule.last_event) if self._is_ssds() else None
+        write_state(state, Snapshot(self.iteration, self.schedule.current_step, model, self.update.history, seen))
         yield e.Saved(self.iteration, model, state)
 
     def file_names(self) -> tuple[str, str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,30 +37,44 @@ def policy(name: str, *needs: str) -> Callable[[Rate], Rate]:
 
 
 class Schedule:
-    """The learning rate over the iterations of one solver, and the step that `step` and `multistep` have reached.
+    """The learning rate over the iterations of one solver, and the step that it has reached.
 
-    Source: sgd_solver.cpp, GetLearningRate.
+    windows: plateau_winsize of SSD's Caffe, after how many iterations without a lower loss `plateau` goes one step on
+    least_loss, last_event: what that policy has seen: the lowest loss, and when that or the step last changed
+    Source: sgd_solver.cpp, GetLearningRate; weiliu89/caffe, the same file.
     """
 
-    def __init__(self, message: Any) -> None:
+    def __init__(self, message: Any, windows: Sequence[int] = ()) -> None:
         self.current_step = 0
-        self._message = message
+        self.least_loss, self.last_event = float(np.finfo(_F).max), 0
+        self._message, self._windows = message, windows
         self._policy = POLICIES[message.lr_policy]
 
+    def observe(self, iteration: int, loss: float) -> None:
+        """Take the loss of an iteration, averaged as it is displayed, before its rate is asked for."""
+        if self._message.lr_policy == "plateau" and loss < self.least_loss:
+            self.least_loss, self.last_event = loss, iteration
+
     def rate(self, iteration: int) -> np.float32:
-        """Return the rate of an iteration; iterations are asked for in order. `multistep` advances one step at most."""
+        """Return the rate of an iteration; iterations are asked for in order, and advance one step at most."""
         message = self._message
         if message.lr_policy == "step":
             self.current_step = iteration // message.stepsize
         elif self.advances(iteration):
             self.current_step += 1
+            self.last_event = iteration
         with np.errstate(all="ignore"):
             return _F(self._policy.rate(message, iteration, self.current_step))
 
     def advances(self, iteration: int) -> bool:
-        """Tell whether `multistep` goes one step on at this iteration, which Caffe logs."""
-        values = self._message.stepvalue if self._message.lr_policy == "multistep" else ()
-        return self.current_step < len(values) and iteration >= values[self.current_step]
+        """Tell whether `multistep` or `plateau` goes one step on at this iteration, which Caffe logs."""
+        values = {"multistep": self._message.stepvalue, "plateau": self._windows}.get(self._message.lr_policy, ())
+        since = self.last_event if self._message.lr_policy == "plateau" else 0
+        return self.current_step < len(values) and iteration >= since + values[self.current_step]
+
+    def has_news(self, iteration: int) -> bool:
+        """Tell whether `plateau` has seen anything since the last displayed iteration."""
+        return self._message.lr_policy == "plateau" and self.last_event > iteration - self._message.display
 
 
 @policy("fixed")
@@ -69,6 +83,7 @@ def fixed(m: Any, iteration: int, step: int) -> Any:
     return m.base_lr
 
 
+@policy("plateau", "gamma")
 @policy("multistep", "gamma", "stepvalue")
 @policy("step", "gamma", "stepsize")
 def stepped(m: Any, iteration: int, step: int) -> Any:

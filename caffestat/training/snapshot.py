@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from caffestat.net.save import to_caffemodel, write_hdf5
 from caffestat.schema import SolverState, caffe_pb2, read_binary
 from caffestat.schema.binary import LARGEST
 from caffestat.schema.blobs import blob_shape, set_shape, set_values
+from caffestat.schema.forks import ssd_pb2
 
 __all__ = ["State", "file_names", "read_state", "write_model", "write_state"]
 
@@ -32,12 +33,14 @@ class State:
     current_step  what `step` and `multistep` have reached
     model         the weights' file; "" when none is named
     history       float32 arrays: a set of one per learnable param, for some solvers a second set behind it
+    plateau       of SSD's Caffe: the lowest loss, and the iteration when that or the step last changed
     """
 
     iteration: int
     current_step: int
     model: str
     history: list[np.ndarray]
+    plateau: tuple[float, int] | None = None
 
 
 def file_names(message: Any, prefix: str, iteration: int) -> tuple[str, str]:
@@ -73,7 +76,15 @@ def write_state(path: str, state: State) -> None:
         blob = message.history.add()
         set_shape(blob, array.shape)
         set_values(blob, array)
-    replace_file(path, message.SerializeToString())
+    replace_file(path, message.SerializeToString() + _own_fields(state))
+
+
+def _own_fields(state: State) -> bytes:
+    """Return what SSD's Caffe has in a state beside Caffe's own fields."""
+    if not state.plateau:
+        return b""
+    least, event = state.plateau
+    return bytes(ssd_pb2.SolverState(minimum_loss=least, iter_last_event=event).SerializeToString())
 
 
 def _write_hdf5(path: str, state: State) -> None:
@@ -81,6 +92,9 @@ def _write_hdf5(path: str, state: State) -> None:
         file.create_dataset("iter", data=np.array([state.iteration], np.int32))
         _write_string(file, "learned_net", state.model)
         file.create_dataset("current_step", data=np.array([state.current_step], np.int32))
+        if state.plateau:
+            file.create_dataset("minimum_loss", data=np.array(state.plateau[:1], np.float32))
+            file.create_dataset("iter_last_event", data=np.array(state.plateau[1:], np.int32))
         history = file.create_group("history")
         for number, array in enumerate(state.history):
             history.create_dataset(str(number), data=np.asarray(array, np.float32))
@@ -110,7 +124,7 @@ def read_state(path: str, shapes: Sequence[tuple[int, ...]]) -> State:
         if array.size != int(np.prod(shape)) or _trimmed(array.shape) != _trimmed(shape):
             raise InputError(f"{path}: array {number} of the history has shape {array.shape}; the net expects {shape}")
     history = [np.ascontiguousarray(a.reshape(s), np.float32) for a, s in zip(state.history, shapes, strict=True)]
-    return State(state.iteration, state.current_step, state.model, history)
+    return replace(state, history=history)
 
 
 def _trimmed(shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -130,7 +144,10 @@ def _read_binary(path: str) -> State:
                 "the file is damaged"
             )
         history.append(values.reshape(shape))
-    return State(message.iter, message.current_step, message.learned_net, history)
+    message.ClearField("history")  # the largest part
+    own = ssd_pb2.SolverState.FromString(message.SerializeToString())
+    seen = (own.minimum_loss, own.iter_last_event) if own.HasField("minimum_loss") else None
+    return State(message.iter, message.current_step, message.learned_net, history, seen)
 
 
 def _read_hdf5(path: str) -> State:
@@ -140,7 +157,15 @@ def _read_hdf5(path: str) -> State:
         history = member(file, "history")
         arrays = [read_array(history, str(number)) for number in range(len(history))]
         iteration, step = (int(np.ravel(read_array(file, name, np.int64))[0]) for name in ("iter", "current_step"))
-        return State(iteration, step, _read_string(file, "learned_net"), arrays)
+        return State(iteration, step, _read_string(file, "learned_net"), arrays, _read_plateau(file))
+
+
+def _read_plateau(file: Any) -> tuple[float, int] | None:
+    names = ("minimum_loss", "iter_last_event")
+    if not all(name in file for name in names):
+        return None
+    least, event = (np.ravel(read_array(file, name, np.float64))[0] for name in names)
+    return float(least), int(event)
 
 
 def _read_string(file: Any, name: str) -> str:

@@ -22,6 +22,7 @@ FORMULAS = {
     "exp": ({"gamma": 0.9}, lambda t: 0.5 * 0.9**t),
     "inv": ({"gamma": 0.2, "power": 0.75}, lambda t: 0.5 * (1 + 0.2 * t) ** -0.75),
     "multistep": ({"gamma": 0.3, "stepvalue": [2, 5]}, lambda t: 0.5 * 0.3 ** ((t >= 2) + (t >= 5))),
+    "plateau": ({"gamma": 0.3}, lambda t: 0.5),
     "poly": ({"power": 1.5, "max_iter": 11}, lambda t: 0.5 * (1 - t / 11) ** 1.5),
     "sigmoid": ({"gamma": 0.4, "stepsize": 6}, lambda t: 0.5 / (1 + math.exp(-0.4 * (t - 6)))),
 }
@@ -70,3 +71,16 @@ def test_rates_are_rounded_as_caffe_rounds() -> None:
     assert rate == np.float32(0.5)
     assert rates(2, lr_policy="exp", gamma=1.5)[1] == float(np.float32(0.5 * 1.5))
     assert math.isnan(rates(3, lr_policy="poly", power=0.5, max_iter=1)[2])
+
+
+def test_plateau_goes_on_when_the_loss_has_not_fallen_for_a_window() -> None:
+    """weiliu89/caffe, sgd_solver.cpp: the second window begins where the first one ended."""
+    schedule = Schedule(SolverParameter(base_lr=1, lr_policy="plateau", gamma=0.5, display=1), [2, 3])
+    found, news = [], []
+    for iteration, loss in enumerate([5, 4, 4, 4, 6, 7, 4, 3, 9]):
+        schedule.observe(iteration, loss)
+        found.append(float(schedule.rate(iteration)))
+        news.append(schedule.has_news(iteration))
+    assert found == [1, 1, 1, 0.5, 0.5, 0.5, 0.25, 0.25, 0.25]
+    assert news == [True, True, False, True, False, False, True, True, False]
+    assert (schedule.least_loss, schedule.last_event, schedule.current_step) == (3, 7, 2)

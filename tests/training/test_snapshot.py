@@ -72,3 +72,14 @@ def test_a_damaged_state(tmp_path: Path) -> None:
     path = binary(tmp_path, {"shape": {"dim": [2, 3]}, "data": [1] * 5})
     with pytest.raises(InputError, match=r"array 0 of the history holds 5 values for shape \(2, 3\): .* damaged"):
         read_state(path, [(2, 3)])
+
+
+@pytest.mark.parametrize("end", ENDS)
+def test_states_of_ssds_caffe_hold_the_lowest_loss(tmp_path: Path, end: str) -> None:
+    """Its RestoreSolverStateFromHDF5 refuses files without it."""
+    if end.endswith(".h5"):
+        pytest.importorskip("h5py")
+    path = str(tmp_path / f"s{end}")
+    write_state(path, State(8, 3, "w.caffemodel", HISTORY, (0.25, 7)))
+    assert read_state(path, SHAPES).plateau == (0.25, 7)
+    assert read_state(written(tmp_path, end), SHAPES).plateau is None

@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 
 from caffestat.errors import SolverError
+from caffestat.schema import NetParameter
+from caffestat.schema.forks import ssd_pb2
 from caffestat.training.detection import Detections, average_precision
 
 from .test_golden import final, train
@@ -62,7 +64,7 @@ def test_detections_of_difficult_boxes_do_not_count() -> None:
     rows = [[-1, 1, 2, -1, -1], [-1, 2, 3, -1, -1], [0, 1, 0.9, 1, 0], [0, 1, 0.8, 0, 0], [1, 1, 0.7, 0, 1]]
     detections.add(np.array(rows, np.float32)[None, None])
     by_class = detections.by_class("Integral")
-    assert by_class == {1: pytest.approx(0.5)}
+    assert by_class == {1: pytest.approx(0.5), 2: None}
     assert detections.mean(by_class) == pytest.approx(0.25)
     assert Detections().mean({}) is None
 
@@ -92,3 +94,63 @@ def test_outputs_that_are_no_detections(tmp_path: Path, monkeypatch: pytest.Monk
         file.write('\neval_type: "detection" test_iter: 1 test_interval: 1\n')
     with pytest.raises(SolverError, match="expects outputs of 5 columns, those of DetectionEvaluate; 'l1' has shape"):
         train(["--solver=solver.prototxt"])
+
+
+def trained(case: str, folder: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, str]) -> list[str]:
+    """Return the log of a golden case with other text in its files, and stay in its folder."""
+    shutil.copytree(SSD / case, folder / "case")
+    monkeypatch.chdir(folder / "case")
+    for path in map(Path, ("solver.prototxt", "net.prototxt")):
+        text = path.read_text()
+        for old, new in changes.items():
+            text = text.replace(old, new)
+        path.write_text(text)
+    return train(["--solver=solver.prototxt"])
+
+
+def test_classes_without_detections_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a build of weiliu89/caffe logs them: the classes of each output in front of it."""
+    end = "evaluate_difficult_gt: false } include { phase: TEST } }"
+    power = '\nlayer { name: "%s" type: "Power" bottom: "first" top: "%s" include { phase: TEST } }'
+    changes = {
+        "confidence_threshold: 0.01": "confidence_threshold: 0.3",
+        'top: "ev"': 'top: "first"',
+        end: end + "".join(power % (top, top) for top in "ab"),
+    }
+    lines = trained("detection_difficult", tmp_path, monkeypatch, changes)
+    start = lines.index("Iteration 4, Testing net (#0)")
+    found = [line for line in lines[start:] if line.startswith(("class", "Missing", "    Test net output"))]
+    missing = [f"Missing true_pos for label: {label}" for label in (1, 2)]
+    assert found == [
+        line for top in ("#0: a", "#1: b") for line in (*missing, "class3: 0", f"    Test net output {top} = 0")
+    ]
+
+
+def test_snapshots_keep_the_forks_own_fields(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trained("mbox_center", tmp_path, monkeypatch, {})
+    model, state = NetParameter(), ssd_pb2.SolverState()
+    model.ParseFromString(Path("snap_iter_6.caffemodel").read_bytes())
+    state.ParseFromString(Path("snap_iter_6.solverstate").read_bytes())
+    own = {layer.name: ssd_pb2.LayerParameter.FromString(layer.SerializeToString()) for layer in model.layer}
+    assert list(own["loc0_perm"].permute_param.order) == [0, 2, 3, 1]
+    assert own["mbox_loss"].multibox_loss_param.num_classes == 4
+    assert state.minimum_loss == np.finfo(np.float32).max
+
+
+def test_plateau_is_logged_and_kept_in_states(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The lines of a build of weiliu89/caffe."""
+    changes = {
+        '"fixed"': '"plateau" gamma: 0.5 plateau_winsize: 1 plateau_winsize: 2 snapshot_format: HDF5',
+        "base_lr: 0.01": "base_lr: 0.3",
+    }
+    lines = trained("mbox_center", tmp_path, monkeypatch, changes)
+    assert [line for line in lines if line.startswith("Plateau") or "lr = " in line] == [
+        "Plateau Status: Iteration 0, current minimum_loss = 11.9548",
+        "Iteration 0, lr = 0.3",
+        "Plateau Status: Iteration 2, step = 1",
+        "Plateau Status: Iteration 2, current minimum_loss = 9.5317",
+        "Iteration 2, lr = 0.15",
+        "Plateau Status: Iteration 4, step = 2",
+        "Plateau Status: Iteration 4, current minimum_loss = 9.5317",
+        "Iteration 4, lr = 0.075",
+    ]

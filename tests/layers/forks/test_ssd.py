@@ -583,7 +583,7 @@ def test_detection_evaluate_passes_over_points() -> None:
 def test_equal_losses_are_mined_as_the_references_sort_leaves_them() -> None:
     """Of 25 equal ones std::sort puts these in front; expected: of a build with GNU's library."""
     corners = np.stack([np.arange(26) / 26, np.zeros(26)], 1)
-    prior = np.concatenate([corners, corners + [1 / 26, 1]], 1)
+    prior = np.concatenate([corners, corners + np.array([1 / 26, 1])], 1)
     truth = np.array([0, 1, 0, 0, 0, 1 / 26, 1, 0], np.float32)
     bottoms = [np.zeros((1, 104)), np.zeros((1, 52)), np.stack([prior.ravel(), np.full(104, 0.1)])[None]]
     text = LOSS.replace("num_classes: 3", "num_classes: 2") % ("", "")
