@@ -98,6 +98,10 @@ class AnnotatedReader(DatumReader):
             if len(values) not in (0, 1, channels):
                 found = f"found {len(values)} for {channels} channels"
                 raise self.layer.error(f"expected {what} once or once per channel, {found}")
+        if fault := next(_faults(p, self._samplers), ""):
+            raise self.layer.error(fault)
+        if item.is_raw and any((one.height, one.width) != item.image.shape[1:] for one in self._resizing()):
+            raise self.layer.error("resize_param resizes encoded images only, as the reference; remove it")
         if self._is_fitted_small() and self.batch != 1:
             raise self.layer.error(f"resize_mode FIT_SMALL_SIZE takes batch_size 1, found {self.batch}")
         transform = self.layer.proto.transform_param
@@ -231,6 +235,8 @@ class AnnotatedReader(DatumReader):
         box = np.clip(found[self._draws.below(len(found))], np.float32(0), np.float32(1))
         (left, top), (right, bottom) = (box.reshape(2, 2) * np.array(item.image.shape[:0:-1], np.float32)).tolist()
         tall, wide = int(np.float32(bottom) - np.float32(top)), int(np.float32(right) - np.float32(left))
+        if not tall or not wide:
+            raise self._error(f"holds an image of shape {item.image.shape}, of which a batch_sampler takes no pixel")
         image = item.image[:, int(top) : int(top) + tall, int(left) : int(left) + wide]
         return self._recompressed(replace(item, image=image, boxes=tuple(self._cut_boxes(item.boxes, box))))
 
@@ -323,6 +329,31 @@ class AnnotatedReader(DatumReader):
             center = (box[:2] + box[2:]) / 2
             return bool((center >= cut[:2]).all() and (center <= cut[2:]).all())
         return bool(_coverage(box, cut) > np.float32(p.emit_overlap))
+
+
+def _faults(p: Any, samplers: Sequence[Any]) -> Iterator[str]:
+    """Yield what the reference refuses of a transform_param and of samplers, at the start or in the first batch.
+
+    (data_transformer.cpp, DataTransformer; im_transforms.cpp, RandomBrightness …; sampler.cpp, SampleBBox)
+    """
+    if any(not (one.height and one.width) for one in p.resize_param):
+        yield "expected positive height and width in resize_param"
+    if p.HasField("expand_param") and not p.expand_param.max_expand_ratio > 1:
+        yield f"max_expand_ratio is {p.expand_param.max_expand_ratio:g}; expected more than 1"
+    d = p.distort_param
+    for what in ("brightness", "hue"):
+        if getattr(d, f"{what}_prob") > 0 and not getattr(d, f"{what}_delta") >= 0:
+            yield f"{what}_delta is {getattr(d, f'{what}_delta'):g}; expected 0 or more"
+    for what in ("contrast", "saturation"):
+        low, high = getattr(d, f"{what}_lower"), getattr(d, f"{what}_upper")
+        if getattr(d, f"{what}_prob") > 0 and not 0 <= low <= high:
+            yield f"{what}_lower is {low:g} and {what}_upper {high:g}; expected 0 or more, in this order"
+    for s in (one.sampler for one in samplers if one.use_original_image):
+        if not 0 < s.min_scale <= s.max_scale <= 1:
+            yield f"min_scale is {s.min_scale:g} and max_scale {s.max_scale:g}; expected more than 0, in order, to 1"
+        if not 0 < s.min_aspect_ratio <= s.max_aspect_ratio < np.inf:
+            ratios = f"min_aspect_ratio is {s.min_aspect_ratio:g} and max_aspect_ratio {s.max_aspect_ratio:g}"
+            yield f"{ratios}; expected more than 0, in order"
 
 
 def _area(box: Any) -> np.float32:

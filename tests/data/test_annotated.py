@@ -256,3 +256,34 @@ def test_one_of_several_sizes_is_drawn_for_ten_batches(tmp_path: Path) -> None:
     assert set(shapes) == {(1, 3, 8, 9), (1, 3, 10, 12)}
     with pytest.raises(NetError, match=r"prob of all resize_param to sum to 1, found 0.5, 0.25"):
         reader(tmp_path / "db", two.replace("0.5 height: 10", "0.25 height: 10"), "yolo_data_jitter: 0")
+
+
+SAMPLER = "batch_sampler { sampler { %s } }"
+
+
+@pytest.mark.parametrize(
+    ("settings", "sampler", "message"),
+    [
+        ("resize_param { height: 20 }", "", "expected positive height and width in resize_param"),
+        ("resize_param { height: 20 width: 20 }", "", "resize_param resizes encoded images only"),
+        ("expand_param { }", "", "max_expand_ratio is 1; expected more than 1"),
+        ("distort_param { hue_prob: 1 hue_delta: -1 }", "", "hue_delta is -1; expected 0 or more"),
+        (
+            "distort_param { contrast_prob: 1 contrast_lower: 2 }",
+            "",
+            "contrast_lower is 2 and contrast_upper 0; expected 0 or more, in this order",
+        ),
+        ("", SAMPLER % "min_scale: 0 max_scale: 0", "min_scale is 0 and max_scale 0; expected more than 0"),
+        ("", SAMPLER % "max_scale: 2", "min_scale is 1 and max_scale 2; expected"),
+        ("", SAMPLER % "min_aspect_ratio: 0", "min_aspect_ratio is 0 and max_aspect_ratio 1; expected more than 0"),
+    ],
+)
+def test_settings_that_the_reference_refuses(database: Path, settings: str, sampler: str, message: str) -> None:
+    with pytest.raises(NetError, match=message):
+        reader(database, settings, sampler, batch=1)
+
+
+def test_a_sample_without_a_pixel(database: Path) -> None:
+    found = reader(database, sampler=SAMPLER % "min_scale: 0.01 max_scale: 0.01", batch=1)
+    with pytest.raises(NetError, match="of which a batch_sampler takes no pixel"):
+        found.next()

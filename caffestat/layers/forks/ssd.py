@@ -13,6 +13,7 @@ from caffestat.files import read_regular
 from caffestat.fillers import Filler
 from caffestat.float32 import FLT_MIN, rounded
 from caffestat.lazy import np
+from caffestat.schema import caffe_pb2
 from caffestat.schema.forks import ssd_pb2
 
 from ..base import Layer, Param, Shape, layer, to_filler
@@ -328,6 +329,12 @@ class DetectionOutput(Computed, _Predictions):
     def settings(self) -> Any:
         return self.added.detection_output_param
 
+    @property
+    def left_out(self) -> str:
+        p = self.settings.save_output_param
+        is_asked = p.output_directory and p.label_map_file and p.name_size_file
+        return f"no files are written to output_directory {p.output_directory!r}" if is_asked else ""
+
     def stops_backward(self, needed: Sequence[bool]) -> bool:
         return True
 
@@ -527,6 +534,13 @@ class MultiBoxLoss(Normalized, _Predictions):
 
     def stops_backward(self, needed: Sequence[bool]) -> bool:
         return any(needed[2:4])
+
+    def oddity(self, bottoms: Sequence[Shape]) -> str:
+        """A backward pass alone forgets the matches. (multibox_loss_layer.cpp, all_match_indices_)"""
+        if self.phase != caffe_pb2.TEST:
+            return ""
+        kept = "without a backward pass Caffe keeps the first batch's matches, and stops where they do not fit"
+        return f"{kept}; here each batch has its own"
 
     def tops(self, bottoms: Sequence[Shape]) -> tuple[Shape, ...]:
         self.check_predictions(bottoms)

@@ -13,7 +13,7 @@ import pytest
 import caffestat
 from caffestat.errors import NetError
 
-from ..harness import make, run
+from ..harness import TEST, make, run
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "ssd"
 PASSES = ("detection_output", "mbox_center", "mbox_hard", "normalize", "permute", "prior_box", "smooth_l1")
@@ -637,3 +637,17 @@ def test_locations_cannot_be_relative_to_priors_without_a_size(code: str, refuse
         return
     with pytest.raises(NetError, match="some priors have no width or no height"):
         run(make(text), bottoms)
+
+
+def test_matches_that_caffe_keeps_are_told() -> None:
+    """multibox_loss_layer.cpp: all_match_indices_ is cleared by Backward_cpu alone."""
+    shapes = [bottom.shape for bottom in loss_bottoms()]
+    assert "keeps the first batch's matches" in make(LOSS % ("", ""), TEST).oddity(shapes)
+    assert not make(LOSS % ("", "")).oddity(shapes)
+
+
+def test_files_that_are_not_written_are_told() -> None:
+    text = """name: "d" type: "DetectionOutput" top: "y" detection_output_param { save_output_param {
+      output_directory: "out" label_map_file: "map" %s } }"""
+    assert make(text % 'name_size_file: "sizes"').left_out == "no files are written to output_directory 'out'"
+    assert not make(text % "").left_out
