@@ -89,6 +89,8 @@ def curve(graph: Graph, x: str, y: str, params: Mapping[str, np.ndarray], reach:
     if any(not _is_pointwise(graph, index) for index in range(len(graph.nodes))) or len(graph.inputs) > 1:
         return None
     graph.infer()
+    if y not in graph.specs or graph.shape(y) != graph.shape(x):  # a Reshape of a model asks for the model's own shape
+        return None
     try:
         found = backward(graph, {y: graph.emit("Expand", graph.constant(1.0), graph.ints(*graph.shape(x)))}, [x])
     except CaffestatError:  # an op without a gradient has no slope to show

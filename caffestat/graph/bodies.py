@@ -230,15 +230,11 @@ def trip_count(
     first[loop.input[1].name] = np.array(True)
     if any(array is None for array in first.values()):
         return None
-    step = decisive.evaluator(first, opset)
-    values: dict[str, Any] = {name: array for name, array in first.items() if name in own}
-    for trip in range(_MOST_TRIPS if most is None else min(most, _MOST_TRIPS)):
-        values[loop.input[0].name] = np.array(trip, np.int64)
-        goes_on, *after = step(values)
-        if not np.all(goes_on):
-            return trip + 1
-        values |= dict(zip(decisive.states, after, strict=True))
-    return most if most is not None and most <= _MOST_TRIPS else None
+    values = {name: array for name, array in first.items() if name in own}
+    try:
+        return decisive.trips(decisive.evaluator(first, opset), values, most)
+    except Exception:  # the evaluator raises what numpy or its own kernels raise; then the runtime has to count
+        return None
 
 
 @dataclass(frozen=True)
@@ -254,6 +250,17 @@ class _DecisivePart:
     read: set[str]
     states: Sequence[str]
     results: Sequence[str]
+
+    def trips(self, step: Callable[[Mapping[str, Any]], Any], first: Mapping[str, Any], most: int | None) -> int | None:
+        """Return how many trips are taken, from what the first one reads; `step` computes the results of one."""
+        values = dict(first)
+        for trip in range(_MOST_TRIPS if most is None else min(most, _MOST_TRIPS)):
+            values[self.body.input[0].name] = np.array(trip, np.int64)
+            goes_on, *after = step(values)
+            if not np.all(goes_on):
+                return trip + 1
+            values |= dict(zip(self.states, after, strict=True))
+        return most if most is not None and most <= _MOST_TRIPS else None
 
     def evaluator(self, given: Mapping[str, Any], opset: int) -> Callable[[Mapping[str, Any]], Any]:
         """Return what computes the results of one trip; values that are no inputs of the body stay as given."""

@@ -125,9 +125,14 @@ def _check_node(node: NodeProto, opsets: _Opsets, ir_version: int) -> None:
     domain = "" if node.domain == "ai.onnx" else node.domain
     if domain not in opsets:
         raise InputError(f"{_name(node)} is damaged: the model does not import its domain {domain!r}")
+    if not any(node.output):
+        raise InputError(f"{_name(node)} is damaged: it has no output")
     try:
         schema = onnx.defs.get_schema(node.op_type, opsets[domain], domain)
     except (onnx.defs.SchemaError, TypeError):  # TypeError: a version that no int of C++ holds
+        if not domain and onnx.defs.has(node.op_type):
+            what = f"its op is not in the model's opset {opsets[domain]}"
+            raise InputError(f"{_name(node)} is damaged: {what}") from None
         return
     if schema.deprecated:
         return
@@ -141,6 +146,7 @@ def _check_node(node: NodeProto, opsets: _Opsets, ir_version: int) -> None:
     _check_variadic(node, schema)
     if not domain:
         _check_branches(node)
+        _check_loop(node)
         _check_count(node)
 
 
@@ -151,6 +157,16 @@ def _check_branches(node: NodeProto) -> None:
         if len(graph.output) != len(node.output):
             what = f"branch {graph.name!r} has {len(graph.output)} outputs, the node {len(node.output)}"
             raise InputError(f"{_name(node)} is damaged: {what}")
+
+
+def _check_loop(node: NodeProto) -> None:
+    """Raise InputError when the body of a Loop takes or makes another number of values than the node."""
+    graphs = _subgraphs(node) if op_info(node.op_type).bodies is Bodies.LOOP else ()
+    for graph in graphs:
+        taken, made = max(len(node.input), 2), max(len(node.output), len(node.input) - 2) + 1
+        if len(graph.input) != taken or len(graph.output) < made:
+            what = f"body {graph.name!r} has {len(graph.input)} inputs and {len(graph.output)} outputs"
+            raise InputError(f"{_name(node)} is damaged: {what}, expected {taken} and {made}")
 
 
 def _check_count(node: NodeProto) -> None:

@@ -98,7 +98,8 @@ def spec_of(kind: onnx.TypeProto) -> Spec | None:
     """Return shape and type, None unless both are known."""
     tensor = kind.tensor_type
     dims = tensor.shape.dim
-    if not (tensor.elem_type and tensor.HasField("shape")) or any(not dim.HasField("dim_value") for dim in dims):
+    is_known = tensor.elem_type in helper.get_all_tensor_dtypes() and tensor.HasField("shape")
+    if not is_known or any(not dim.HasField("dim_value") for dim in dims):
         return None
     dtype: np.dtype[Any] = helper.tensor_dtype_to_np_dtype(tensor.elem_type)
     return Spec(tuple(dim.dim_value for dim in dims), dtype)

@@ -195,7 +195,7 @@ def _few_rows(g: Graph, node: Node, provider: str) -> Sequence[str] | None:
     x, w, *bias = node.inputs
     if not {x, w} <= g.specs.keys() or not _is_plain(node) or g.specs[w].dtype != np.float32:
         return None
-    if g.shape(x)[0] not in _FEW_ROWS or prod(g.shape(w)) < _LARGE_WEIGHTS:
+    if len(g.shape(x)) != 2 or g.shape(x)[0] not in _FEW_ROWS or prod(g.shape(w)) < _LARGE_WEIGHTS:
         return None
     y = g.transpose(g.emit("MatMul", w, g.transpose(x, 1, 0)), 1, 0)
     return [g.emit("Add", y, bias[0]) if bias and bias[0] else y]

@@ -121,9 +121,10 @@ class Sequences:
         """
         x, split = (*node.inputs, "")[:2]
         constants, specs = self.graph.constants, self.graph.specs
-        if (split and split not in constants) or x not in specs:
+        axis, rank = node.get("axis", 0), len(specs[x].shape) if x in specs else 0
+        if (split and split not in constants) or not -rank <= axis < rank:
             return None
-        axis, sizes = node.get("axis", 0), constants[split] if split else np.array(1)
+        sizes = constants[split] if split else np.array(1)
         keeps_axis = bool(sizes.ndim or node.get("keepdims", 1))
         if not sizes.ndim:
             count, piece = specs[x].shape[axis], max(int(sizes), 1)

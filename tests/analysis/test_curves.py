@@ -89,10 +89,13 @@ def test_activations_of_models_have_curves() -> None:
         helper.make_node("PRelu", ["l", "slope"], ["p"]),
         helper.make_node("Mul", ["p", "p"], ["m"]),
         helper.make_node("Clip", ["m", "low", "high"], ["c"]),
-        helper.make_node("Softmax", ["c"], ["y"]),
+        helper.make_node("Reshape", ["c", "whole"], ["r"]),
+        helper.make_node("Reshape", ["r", "part"], ["s"]),
+        helper.make_node("Softmax", ["s"], ["y"]),
     ]
     slope = np.array([0.5, 0.1, 0.2], np.float32).reshape(3, 1, 1)
     arrays = {"slope": slope, "low": np.array(0, np.float32), "high": np.array(1, np.float32)}
+    arrays |= {"whole": np.array([5, 3, 8]), "part": np.array([3, -1])}
     program = from_onnx(load(model(nodes, {"x": [5, 3, 4, 2]}, ["y"], arrays), as_float32=True), "m.onnx")
     found = measure(program, 1, RunOptions("cpu"), samples=100)[1].curves
     by_name = {program.rows[index].type: one for index, one in found.items()}

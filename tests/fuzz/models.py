@@ -8,8 +8,9 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-__all__ = ["branch", "loop", "lstm", "quantized"]
+__all__ = ["branch", "growing", "loop", "lstm", "quantized", "scattered"]
 
+CROP = {"coordinate_transformation_mode": "tf_crop_and_resize"}
 FLOAT, INT64, BOOL = TensorProto.FLOAT, TensorProto.INT64, TensorProto.BOOL
 
 
@@ -83,3 +84,46 @@ def quantized() -> onnx.ModelProto:
     numbers = [numpy_helper.from_array(np.array(v, np.float32), n) for n, v in (("scale", 0.1), ("by", [1, 1, 2, 2]))]
     weights = [weight("q", 4, 3, 3, 3, kind="i1"), weight("g", 5), *numbers]
     return model(nodes, [value("x", FLOAT, 2, 3, 6, 5)], [value("y", FLOAT, 2, 2, 12, 10)], weights)
+
+
+def growing() -> onnx.ModelProto:
+    """A Loop that collects rows in a sequence, one that appends to a matrix, and pieces of the result."""
+    inside = helper.make_graph(
+        [
+            helper.make_node("Identity", ["c"], ["d"]),
+            helper.make_node("MatMul", ["x", "w"], ["u"]),
+            helper.make_node("SequenceInsert", ["s", "u", "i"], ["t"]),
+            helper.make_node("Concat", ["v", "u"], ["z"], axis=0),
+        ],
+        "body",
+        [value("i", INT64), value("c", BOOL), onnx.ValueInfoProto(name="s"), onnx.ValueInfoProto(name="v")],
+        [value("d", BOOL), *(onnx.ValueInfoProto(name=name) for name in ("t", "z", "u"))],
+    )
+    nodes = [
+        helper.make_node("SequenceEmpty", [], ["none"]),
+        helper.make_node("Loop", ["trips", "", "none", "x"], ["all", "long", "rows"], body=inside),
+        helper.make_node("ConcatFromSequence", ["all"], ["stack"], axis=1, new_axis=1),
+        helper.make_node("SplitToSequence", ["long", "one"], ["pieces"], axis=0, keepdims=0),
+        helper.make_node("SequenceAt", ["pieces", "one"], ["piece"]),
+        helper.make_node("SequenceErase", ["pieces", "one"], ["others"]),
+        helper.make_node("SequenceLength", ["others"], ["length"]),
+        helper.make_node("Einsum", ["stack", "piece"], ["y"], equation="iij,k->jk"),
+    ]
+    numbers = [numpy_helper.from_array(np.array(n), name) for name, n in (("trips", 3), ("one", 1))]
+    outputs = [value("y", FLOAT, 4, 4), value("length", INT64)]
+    return model(nodes, [value("x", FLOAT, 3, 4)], outputs, [*numbers, weight("w", 4, 4)])
+
+
+def scattered() -> onnx.ModelProto:
+    nodes = [
+        helper.make_node("Resize", ["x", "roi", "", "sizes"], ["r"], axes=[0, 1], mode="linear", **CROP),
+        helper.make_node("ScatterElements", ["r", "i", "w"], ["s"], axis=1, reduction="mul"),
+        helper.make_node("ScatterND", ["s", "i", "v"], ["t"], reduction="max"),
+        helper.make_node("Det", ["t"], ["y"]),
+    ]
+    numbers = [
+        numpy_helper.from_array(np.array([0.1, 0, 0.9, 1.2], np.float32), "roi"),
+        numpy_helper.from_array(np.array([4, 4]), "sizes"),
+        numpy_helper.from_array(np.array([[0, 1], [2, -1]]), "i"),
+    ]
+    return model(nodes, [value("x", FLOAT, 3, 5)], [value("y", FLOAT)], [*numbers, weight("w", 2, 2), weight("v", 2)])

@@ -32,7 +32,8 @@ TAIL = 'layer { name: "s" type: "Reduction" bottom: "x" top: "s" loss_weight: 1 
 @cache
 def _exported() -> list[bytes]:
     """Return models with other ops: a loop, a branch, shape arithmetic, quantized and recurrent ones."""
-    return [model.SerializeToString() for model in (models.lstm(), models.branch(), models.loop(), models.quantized())]
+    made = (models.lstm, models.branch, models.loop, models.quantized, models.growing, models.scattered)
+    return [model().SerializeToString() for model in made]
 
 
 def caffemodel(rng: random.Random) -> Case:

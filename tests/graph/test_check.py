@@ -10,12 +10,14 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
+import caffestat
 from caffestat import api
-from caffestat.errors import InputError
+from caffestat.errors import InputError, RunError
 from caffestat.graph.load import load
 
 X, Y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [3, 4]) for name in "xy")
@@ -155,6 +157,53 @@ def test_functions_that_call_themselves_are_refused() -> None:
     proto.functions[0].node[0].op_type, proto.functions[0].node[0].domain = "f1", "own"
     with pytest.raises(InputError, match=r"'f[01]' calls itself"):
         load(proto)
+
+
+def a_loop(*nodes: onnx.NodeProto, inputs: str = "icv", outputs: str = "dw") -> onnx.ModelProto:
+    """y = x after three trips; the body is damaged by what the arguments say."""
+    kinds = {"i": (TensorProto.INT64, []), "c": (TensorProto.BOOL, []), "v": (TensorProto.FLOAT, [3, 4])}
+    given = [helper.make_tensor_value_info(name, *kinds[name]) for name in inputs]
+    body = helper.make_graph(list(nodes), "b", given, [onnx.ValueInfoProto(name=name) for name in outputs])
+    three = helper.make_node("Constant", [], ["n"], value_int=3)
+    return model([three, helper.make_node("Loop", ["n", "", "x"], ["y"], body=body)])
+
+
+GOES_ON, NEGATES = helper.make_node("Not", ["c"], ["d"]), helper.make_node("Neg", ["v"], ["w"])
+
+
+@pytest.mark.parametrize(
+    ("proto", "message"),
+    [
+        (a_loop(GOES_ON, NEGATES, inputs="ic"), "Loop.* body 'b' has 2 inputs and 2 outputs, expected 3 and 2"),
+        (a_loop(GOES_ON, NEGATES, outputs="d"), "Loop.* body 'b' has 3 inputs and 1 outputs, expected 3 and 2"),
+        (model([helper.make_node("Strange", ["x"], [])]), "Strange.* it has no output"),
+        (model([helper.make_node("Gelu", ["x"], ["y"])]), "Gelu.* its op is not in the model's opset"),
+    ],
+)
+def test_nodes_that_the_runtime_would_refuse_are_named(proto: onnx.ModelProto, message: str) -> None:
+    proto.opset_import[0].version = 18
+    with pytest.raises(InputError, match=message):
+        load(proto)
+
+
+def test_a_loop_whose_end_cannot_be_worked_out_stays() -> None:
+    """Its condition comes from an unknown op; its state is of an unknown type."""
+    strange = helper.make_node("Strange", ["c"], ["d"])
+    assert "Loop" in [node.op for node in load(a_loop(strange, NEGATES)).graph.nodes]
+    proto = a_loop(helper.make_node("Identity", ["c"], ["d"]), NEGATES)
+    proto.graph.node[1].attribute[0].g.input[2].type.tensor_type.elem_type = -1
+    proto.graph.input[0].type.tensor_type.elem_type = 1
+    load(proto)
+
+
+def test_a_matrix_product_of_vectors_is_left_to_the_runtime() -> None:
+    """It refuses it."""
+    proto = model([helper.make_node("Gemm", ["s", "w"], ["y"], transB=1)])
+    proto.graph.initializer.extend(
+        numpy_helper.from_array(np.zeros(shape, np.float32), name) for name, shape in (("s", ()), ("w", (512, 512)))
+    )
+    with pytest.raises(RunError, match="Gemm"):
+        caffestat.gradient(proto)
 
 
 def endless() -> onnx.ModelProto:

@@ -236,6 +236,12 @@ def test_a_sequence_of_single_slices(keepdims: int, sizes: np.ndarray | None) ->
         np.testing.assert_array_equal(found, expected)
 
 
+def test_a_sequence_along_no_axis_is_refused() -> None:
+    nodes = [node("SplitToSequence", ["x"], ["pieces"], axis=3), node("SequenceLength", ["pieces"], ["n"])]
+    with pytest.raises(InputError, match=r"SplitToSequence .value pieces.: axis 3 is out of range"):
+        load(model(nodes, {"x": (2, 3)}, ["n"]))
+
+
 def test_nodes_in_another_order() -> None:
     proto = model([node("Neg", ["a"], ["y"]), node("Relu", ["x"], ["a"])], {"x": (2, 3)}, ["y"])
     assert [op.op for op in load(proto).graph.nodes] == ["Relu", "Neg"]
