@@ -38,9 +38,10 @@ class Kernels:
     def have(self, node: Node, graph: Graph) -> bool:
         """Tell whether the device computes a node in float16 whose inputs `graph` has in float16."""
         adds_up = node.get("reduction", "none") != "none"  # the CPU has a kernel, which refuses to run
-        if (node.op in DECOMPOSED and not node.domain) or (adds_up and self._device.kind == "cpu"):
-            return False
         specs = [graph.specs.get(name) for name in node.inputs]
+        is_known = all(spec or not name for spec, name in zip(specs, node.inputs, strict=True))
+        if (node.op in DECOMPOSED and not node.domain) or (adds_up and self._device.kind == "cpu") or not is_known:
+            return False
         key = node.op, node.domain, tuple(spec and (spec.dtype.str, len(spec.shape)) for spec in specs)
         if key not in self._found:
             self._found[key] = self._ask(_alone(node, graph))
