@@ -726,9 +726,14 @@ def test_no_contribution_is_lost_when_many_indices_meet() -> None:
     np.testing.assert_array_equal(dx[:, 0], np.bincount(indices))
 
 
+CORNERS = {"coordinate_transformation_mode": "align_corners"}
+CROP = {"coordinate_transformation_mode": "tf_crop_and_resize", "extrapolation_value": 3.0}
+
+
 @pytest.mark.parametrize(
     ("build", "match"),
     [
+        (lambda g, x: g.emit("Resize", x, g.constant([0, 1.0]), "", g.ints(2, 3), **CROP), "Resize.*has 2 numbers"),
         (lambda g, x: g.emit("ReduceSum", x, g.emit("Identity", g.ints(0))), "ReduceSum.*must be a constant"),
     ],
 )
@@ -738,10 +743,6 @@ def test_what_a_rule_cannot_do_is_refused(build: Any, match: str) -> None:
     y = build(graph, x)
     with pytest.raises(GradientError, match=match):
         backward(graph, {y: graph.constant(np.ones(4))}, [x])
-
-
-CORNERS = {"coordinate_transformation_mode": "align_corners"}
-CROP = {"coordinate_transformation_mode": "tf_crop_and_resize", "extrapolation_value": 3.0}
 
 
 @pytest.mark.parametrize(

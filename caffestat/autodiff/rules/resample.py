@@ -80,7 +80,11 @@ def _axes(t: Tape, node: Node) -> list[_Axis]:
     chosen = [axis % len(shape) for axis in node.get("axes") or range(len(shape))]
     begins, ends = np.zeros(len(shape), np.float32), np.ones(len(shape), np.float32)
     if _coordinates(node) == _CROPPING:
-        begins[chosen], ends[chosen] = constant_of(t, node, 1).astype(np.float32).reshape(2, -1)
+        region = constant_of(t, node, 1).astype(np.float32)
+        if region.size != 2 * len(chosen):
+            what = f"its region of interest has {region.size} numbers, expected {2 * len(chosen)}"
+            raise GradientError(f"Resize (value {node.outputs[0]}): {what}")
+        begins[chosen], ends[chosen] = region.reshape(2, -1)
     scales = np.divide(result, shape)
     scales[chosen] = _scales(t, node, scales[chosen], [shape[axis] for axis in chosen])
     return [_Axis(*axis) for axis in zip(shape, result, scales.tolist(), begins, ends, strict=True)]
