@@ -819,6 +819,13 @@ def test_the_gradient_of_an_antialiased_resize_is_that_of_torch(mode: str, name:
     assert max(map(difference, found, wanted)) < 1e-5
 
 
+def test_a_resize_of_nothing_has_no_gradient() -> None:
+    graph = Graph()
+    x = graph.input("x", (2, 0))
+    y = graph.declare(graph.emit("Resize", x, "", "", graph.ints(2, 3)), (2, 3))
+    assert backward(graph, {y: graph.constant(np.ones((2, 3)))}, [x])[x] is None
+
+
 @pytest.mark.parametrize("mode", ["nearest", "linear", "cubic"])
 def test_resize_of_a_long_axis_has_linear_constants(mode: str) -> None:
     x = np.random.default_rng(5).normal(size=(2, 1, 1, 3000)).astype(np.float32)

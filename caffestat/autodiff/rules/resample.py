@@ -60,6 +60,8 @@ _ROUND: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 def resize(t: Tape, node: Node, dy: str) -> Grads:
     x, y = node.inputs[0], node.outputs[0]
     shape, dtype = list(t.shape(y)), t.specs[x].dtype
+    if 0 in t.shape(x):  # nothing to return
+        return only(node)
     for index, axis in enumerate(_axes(t, node)):
         if axis.stays:
             continue
