@@ -244,8 +244,8 @@ def replacing(path: str | Path, since: Version | None = None) -> Iterator[Path]:
     """
     target = Path(os.path.realpath(path))
     try:
-        if target.exists() and not target.is_file():
-            yield target
+        if os.path.exists(path) and not os.path.isfile(path):
+            yield Path(path)  # not by its real path: that of a pipe at /dev/stdout is the name of no file
         else:
             with _locked(target) as fresh:
                 _copy_status(target, fresh)

@@ -258,6 +258,16 @@ def test_a_device_stays_one() -> None:
     assert stat.S_ISCHR(os.stat("/dev/null").st_mode)
 
 
+@pytest.mark.skipif(not os.path.isdir("/dev/fd"), reason="needs the names of open files")
+def test_an_open_pipe_is_written_to() -> None:
+    """As `-o /dev/stdout` in front of `| head`."""
+    reader, writer = os.pipe()
+    replace_file(f"/dev/fd/{writer}", b"new")
+    os.close(writer)
+    with os.fdopen(reader, "rb") as pipe:
+        assert pipe.read() == b"new"
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_a_writer_killed_at_any_moment_leaves_the_old_bytes_or_the_new_ones(tmp_path: Path) -> None:
     path = tmp_path / "net.prototxt"

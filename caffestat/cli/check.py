@@ -97,6 +97,8 @@ def check(
     output = terminal.page_file(format, output)
     refuse_inputs(output, [*paths, *settings["weights"]])
     if write_baseline:
+        if output or format != "text":
+            raise click.UsageError("--write-baseline reports no findings; remove --output and --format")
         lint.refuse_other(write_baseline)
     limits = {name.replace("-", "_"): settings.pop(name.replace("-", "_")) for name in _LIMITS}
     checked = api.check(paths, run=not settings.pop("predict"), limits=limits, **settings)

@@ -37,8 +37,10 @@ def upgrade(path: str, output: Path | None, in_place: bool) -> None:
     """
     from caffestat import api
 
-    if in_place and (output or path == "-"):
-        raise click.UsageError("--in-place replaces NET, which must be a file; remove --output")
+    if in_place and output:
+        raise click.UsageError("--in-place replaces NET; remove it or --output")
+    if in_place and path == "-":
+        raise click.UsageError("--in-place replaces NET: expected a file, found the standard input")
     refuse_inputs(output, [path])
     upgraded = api.upgrade(path, path if in_place else output)
     for finding in upgraded.findings:

@@ -61,6 +61,21 @@ def test_a_page_is_opened_in_no_other_format() -> None:
     assert "--open shows a page: expected --format html with it, found csv" in result.stderr
 
 
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ("check --write-baseline known.json -o out.json net.prototxt", "remove --output and --format"),
+        ("check --write-baseline known.json --format json net.prototxt", "remove --output and --format"),
+        ("upgrade --in-place -", "expected a file, found the standard input"),
+        ("upgrade --in-place -o out.prototxt net.prototxt", "remove it or --output"),
+    ],
+)
+def test_options_that_contradict_each_other_are_refused(folder: Path, arguments: str, words: str) -> None:
+    result = caffestat_(*arguments.split(), stdin="")
+    assert result.exit_code == 2 and words in result.stderr
+    assert [path.name for path in folder.iterdir()] == ["net.prototxt"]
+
+
 def test_version() -> None:
     assert caffestat_("--version").stdout == f"caffestat, version {caffestat.__version__}\n"
 
