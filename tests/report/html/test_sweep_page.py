@@ -116,6 +116,11 @@ def test_charts_are_drawn_one_after_another(page: Opened) -> None:
     assert page.evaluate("Bokeh.documents.map(d => d.roots().length)") == [1] * count
 
 
+def test_the_page_fits_a_narrow_screen(text: str, open_page: Open) -> None:
+    page = open_page(text, width=320)
+    assert page.evaluate("document.documentElement.scrollWidth") == 320
+
+
 def test_the_spread_of_a_chosen_variant_against_its_prediction(page: Opened, summary: Summary) -> None:
     names = page.locator("#spread option").all_text_contents()
     assert len(names) == 8 and names[0].endswith("first pass") and names[1].endswith("at the end")
