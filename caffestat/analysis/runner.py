@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Collection, Container, Iterator, Mapping, MutableSequence, Sequence
 from dataclasses import dataclass
@@ -44,6 +45,7 @@ class Step:
     diffs     the gradients of the owner params by number, in arrays or views of their own; an absent one is zero
     measured  where asked for
     left      what the next pass finds in inputs that no pass fills anew, see `Forward.left`
+    written   the values that layers write to files, by row
     """
 
     loss: np.float32
@@ -51,6 +53,7 @@ class Step:
     diffs: dict[int, Any]
     measured: Measurement | None
     left: dict[str, np.ndarray]
+    written: dict[int, list[np.ndarray]]
 
 
 class Runner:
@@ -184,7 +187,7 @@ class Runner:
         self._each: dict[Key, str] = {key: name for key, name in names.items() if key[0] == "param_diff"}
         for row, part in (self.gradients.inner if self.gradients else {}).items():
             self._each |= {("inner_diff", row, *key): name for key, name in part.params.items() if name}
-        changed = (*self._changed.values(), *self._left.values())
+        changed = (*self._changed.values(), *self._left.values(), *itertools.chain(*self.forward.written.values()))
         self._plain = sorted({*self.forward.outputs.values(), *self.forward.losses, *changed})
         self._plain += sorted(self._labels.values)
         kept = {*graph.outputs, *self._plain, *self._fetched.values(), *self._diffs.values(), *self._each.values()}
@@ -254,7 +257,8 @@ class Runner:
         measured = self._measurement(outputs) if measure else None
         found = {number: outputs[name] for number, name in diffs.items()}
         left = {name: as_array(outputs[value]) for name, value in self._left.items()}
-        return Step(np.float32(sum(weighted, np.float32(0))), results, found, measured, left)
+        written = {row: [as_array(outputs[n]) for n in names] for row, names in self.forward.written.items()}
+        return Step(np.float32(sum(weighted, np.float32(0))), results, found, measured, left, written)
 
     def _gradient_views(self, views: Mapping[int, View]) -> dict[str, Any]:
         """Return the views that the gradients are written to, by name and in the gradients' shapes."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from caffestat.errors import CaffestatError, InputError
 from caffestat.files import open_regular, replacing
 from caffestat.lazy import np
 
-__all__ = ["is_hdf5", "member", "read_array", "reading", "writing"]
+__all__ = ["is_hdf5", "member", "read_array", "reading", "write_arrays", "writing"]
 
 _SIGNATURE = b"\x89HDF\r\n\x1a\n"
 
@@ -69,6 +69,13 @@ def writing(path: str | Path) -> Iterator[Any]:
             yield file
     except RuntimeError as error:  # what the library raises of a full disk
         raise InputError(f"{path}: cannot be written: {error}") from error
+
+
+def write_arrays(path: str | Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Write a file of data sets, atomically. Raises InputError when it cannot be written."""
+    with writing(path) as file:
+        for name, array in arrays.items():
+            file.create_dataset(name, data=array)
 
 
 @contextmanager

@@ -364,6 +364,11 @@ class Layer:
         return next((at / name for at in places if name and os.path.exists(at / name)), None)
 
     @property
+    def output_file(self) -> str:
+        """The HDF5 file that its bottoms are written to when a net is trained or tested; "" for none."""
+        return ""
+
+    @property
     def left_out(self) -> str:
         """What the layer's reference does and this class does not, in words for the user; "" for nothing."""
         return ""

@@ -306,14 +306,23 @@ class Silence(Layer):
 
 @layer("HDF5Output")
 class HDF5Output(Layer):
-    """No top: Caffe writes the two bottoms to a file, which is not done here. (hdf5_output_layer.cpp)"""
+    """No top: training writes the two bottoms to `file_name`, as data sets `data` and `label` of 4 axes.
+    (hdf5_output_layer.cpp)"""
 
     num_bottoms = (2, 2)
     num_tops = (0, 0)
 
+    @property
+    def output_file(self) -> str:
+        return str(self.proto.hdf5_output_param.file_name)
+
     def tops(self, bottoms: Sequence[Shape]) -> tuple[Shape, ...]:
+        if not self.output_file:
+            raise self.error("expected a file_name in hdf5_output_param")
         if bottoms[0][:1] != bottoms[1][:1]:
             raise self.error(f"expected two bottoms of the same first axis, found shapes {bottoms[0]} and {bottoms[1]}")
+        if max(map(len, bottoms)) > 4:
+            raise self.error(f"expected bottoms of at most 4 axes, found shapes {bottoms[0]} and {bottoms[1]}")
         return ()
 
     def lower(self, g: Graph, bottoms: Sequence[str], params: Sequence[str]) -> Sequence[str]:

@@ -121,6 +121,8 @@ def _lower_node(net: Net, node: Node, forward: Forward, memory: Memory, readers:
         for index, top in enumerate(tops)
     ]
     forward.spans[node.index] = first, len(g.nodes)
+    if node.layer.output_file:
+        forward.written[node.index] = tuple(bottoms)
     if node.layer.lends_param:
         forward.lent.add((node.index, 0))
     for index, value in enumerate(memory.write(node, tops, bottoms)):

@@ -129,6 +129,7 @@ class Forward:
     lent           the (row, param) whose memory is also the row's first top, where layers behind it may write
     left           of the graph's inputs that no pass fills anew and layers write over: what the next pass finds there
     outputs        what a run returns of a net's output blobs, by blob
+    written        the values that a layer writes to a file, by row
     losses         the weights in the loss of the values that have one
     loss_nodes     nodes that are not the program's own, but those of a loss that was chosen for it
     inner          the nets inside of recurrent layers, by row
@@ -152,6 +153,7 @@ class Forward:
     lent: set[Key] = field(default_factory=set)
     left: dict[str, str] = field(default_factory=dict)
     outputs: dict[int, str] = field(default_factory=dict)
+    written: dict[int, Sequence[str]] = field(default_factory=dict)
     losses: dict[str, float] = field(default_factory=dict)
     loss_nodes: Sequence[Node] = ()
     inner: dict[int, Inner] = field(default_factory=dict)

@@ -106,6 +106,10 @@ class TrainingLog:
         yield f"solver.cpp:{model}", f"Snapshotting to {kind} file {visible(event.model)}"
         yield f"sgd_solver.cpp:{state}", f"Snapshotting solver state to {kind} file {visible(event.state)}"
 
+    def written(self, event: e.FileWritten) -> Iterator[Line]:
+        yield "hdf5_output_layer.cpp:33", f"Saving HDF5 file {visible(event.path)}"
+        yield "hdf5_output_layer.cpp:38", f"Successfully saved {event.items} rows"
+
     def final_loss(self, event: e.FinalLoss) -> Iterator[Line]:
         yield "solver.cpp:327", f"Iteration {event.iteration}, loss = {signed(event.smoothed)}"
 
@@ -130,6 +134,7 @@ _LINES: dict[type, Callable[[TrainingLog, Any], Iterator[Line]]] = {
     e.StopTest: TrainingLog.interrupted,
     e.Iteration: TrainingLog.iteration,
     e.Saved: TrainingLog.saved,
+    e.FileWritten: TrainingLog.written,
     e.FinalLoss: TrainingLog.final_loss,
     e.Done: TrainingLog.done,
 }

@@ -16,6 +16,7 @@ __all__ = [
     "Done",
     "EndTest",
     "Event",
+    "FileWritten",
     "FinalLoss",
     "Iteration",
     "Output",
@@ -162,6 +163,14 @@ class Saved:
 
 
 @dataclass(frozen=True)
+class FileWritten:
+    """A layer wrote its bottoms to a file, so many items."""
+
+    path: str
+    items: int
+
+
+@dataclass(frozen=True)
 class FinalLoss:
     """The loss of one more forward pass after the last update."""
 
@@ -189,6 +198,7 @@ Event = (
     | Iteration
     | Statistics
     | Saved
+    | FileWritten
     | FinalLoss
     | Done
 )

@@ -147,6 +147,7 @@ class Training:
         for source, state in solver_nets(self.solver, options.level, options.stages):
             nets.append(self._open_net(source, state, options, values, weights, bool(nets)))
         self.train, self.tests = nets[0], nets[1:]
+        _refuse_shared_files([running.net for running in nets])
 
     def _open_net(
         self,
@@ -244,6 +245,7 @@ class Training:
         result = self.train.step(self._measures, into=self.update.gradients(0))
         if result.measured:
             yield e.Pass(self.train.program, _forward(result.measured), not self._measures)
+        yield from self._write_files(self.train, result)
         smoothed = self._smooth.add(result.loss, self.iteration - self._first)
         yield e.FinalLoss(self.iteration, float(result.loss), float(smoothed))
 
@@ -263,6 +265,7 @@ class Training:
             measured = total.add(result, self.train.runner)
             if measured and (self._measures or measured.inner):
                 yield e.Pass(self.train.program, measured, not self._measures)
+            yield from self._write_files(self.train, result)
             loss += result.loss
         loss = loss / _F(m.iter_size)
         event, sizes = self._update(total, loss, result, displayed, collects)
@@ -328,6 +331,7 @@ class Training:
             result = test.step(measures)
             if result.measured:
                 yield e.Pass(test.program, result.measured, not measures)
+            yield from self._write_files(test, result)
             loss += result.loss
             for blob, collected in detections.items():
                 collected.add(self._rows(test, blob, result.outputs))
@@ -371,7 +375,12 @@ class Training:
                 yield from self._snapshot()
             self._stopped = self._stopped or request == STOP
 
-    # ---- snapshots
+    # ---- files
+
+    def _write_files(self, net: Running, result: Step) -> Events:
+        """Write what layers of a net write to files in a pass."""
+        if result.written and self._saves:
+            yield from net.write_files(result.written)
 
     def _is_ssds(self) -> bool:
         """Tell whether the solver or a layer has fields of SSD's Caffe, which keeps more in its states."""
@@ -409,6 +418,18 @@ def _refuse_stopping(net: Net, forward_only: bool) -> None:
             raise node.layer.error(f"{what}: Caffe stops in its forward pass; remove the top, or give it elements")
     for fault in () if forward_only else stopping(net):
         raise fault
+
+
+def _refuse_shared_files(nets: Sequence[Net]) -> None:
+    """Raise NetError for layers that write the same file: Caffe keeps each open from its set-up on."""
+    names = set[str]()
+    for layer in (node.layer for net in nets for node in net.nodes if node.layer.output_file):
+        if layer.output_file in names:
+            raise layer.error(
+                f"writes {layer.output_file!r}, which another layer or net does too: Caffe cannot open it twice; "
+                "give it a name of its own, or put the layer into one net by `include`"
+            )
+        names.add(layer.output_file)
 
 
 def _forward(measured: Measurement) -> Measurement:

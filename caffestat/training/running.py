@@ -13,8 +13,10 @@ import numpy as np
 from caffestat.analysis import Measurement, Norms, Runner, Step
 from caffestat.analysis.measurement import in_range
 from caffestat.data import Prefetch, Reader
+from caffestat.data.hdf5_file import write_arrays
 from caffestat.engine.resident import Resident, View, as_array
 from caffestat.fillers import Stream
+from caffestat.layers.base import of_four_axes
 from caffestat.net import Net
 from caffestat.net.aliasing import adds_up
 from caffestat.net.weights import copy_file
@@ -22,7 +24,7 @@ from caffestat.program import NetProgram, Program, from_net
 from caffestat.program.feeds import Feeds
 from caffestat.program.settle import Settler, decided
 
-from .events import Output
+from .events import FileWritten, Output
 from .nets import shared_layers
 from .snapshot import write_model
 from .statistics import Signal, Sizes, signals_of
@@ -32,6 +34,8 @@ if TYPE_CHECKING:
     from caffestat.engine import Device
 
 __all__ = ["Add", "PlainSum", "Process", "Running", "Sum"]
+
+_ONE_PASS = "let the net run one pass (one test, test_iter: 1), or take the layer out"
 
 Diffs = dict[int, Any]
 Add = Callable[[Mapping[int, Any], Mapping[int, Any]], Diffs]
@@ -81,6 +85,7 @@ class Running:
         self._uncleared: Uncleared = {}
         self._settler = Settler(process.device)
         self._settled = program.net
+        self._has_written: set[int] = set()  # the layers that have written their files
 
     def step(self, measure: bool, each: bool = False, into: Mapping[int, View] | None = None) -> Step:
         """Run one pass; see `Runner.step`. It is measured too when a recurrent layer prints its own lines.
@@ -164,6 +169,19 @@ class Running:
         """Write the weights; updates: what was just applied, by owner, is stored beside them where given."""
         write_model(path, self.net, self.values, None if updates is None else self._diffs(updates))
 
+    def write_files(self, written: Mapping[int, Sequence[np.ndarray]]) -> Iterator[FileWritten]:
+        """Write what layers write to files in a pass. Raises NetError in the second one: there Caffe stops.
+
+        Source: hdf5_output_layer.cpp, SaveBlobs
+        """
+        for row, (data, label) in written.items():
+            layer = self.net.nodes[row].layer
+            if row in self._has_written:
+                raise layer.error(f"has written {layer.output_file!r}, and Caffe stops at a second batch: {_ONE_PASS}")
+            self._has_written.add(row)
+            write_arrays(layer.output_file, {"data": _with_four_axes(data), "label": _with_four_axes(label)})
+            yield FileWritten(layer.output_file, len(data))
+
     def _diffs(self, updates: Mapping[int, np.ndarray]) -> list[np.ndarray]:
         """Return the update of each param; a shared one's is its owner's."""
         found = [updates.get(self.net.owner(number)) for number in range(len(self.net.params))]
@@ -199,6 +217,10 @@ class Running:
         else:  # the nets of a run move to the device together
             assert isinstance(self.values, Resident) and isinstance(other.values, Resident)
             self.values.share(mine, other.values, number)
+
+
+def _with_four_axes(array: np.ndarray) -> np.ndarray:
+    return array.reshape(of_four_axes(array.shape))
 
 
 class PlainSum:

@@ -7,6 +7,8 @@ from caffestat.errors import NetError
 
 from .harness import make, run
 
+OUTPUT = 'hdf5_output_param { file_name: "out.h5" }'
+
 
 def layer(type_name, params="", bottoms=1, tops=1):
     names = " ".join([f'bottom: "b{i}"' for i in range(bottoms)] + [f'top: "t{i}"' for i in range(tops)])
@@ -217,7 +219,7 @@ def test_parameter():
 
 
 def test_hdf5_output_computes_nothing():
-    assert run(layer("HDF5Output", bottoms=2, tops=0), [values(2, 3), values(2)]).tops == []
+    assert run(layer("HDF5Output", OUTPUT, bottoms=2, tops=0), [values(2, 3), values(2)]).tops == []
 
 
 @pytest.mark.parametrize(
@@ -244,7 +246,9 @@ def test_hdf5_output_computes_nothing():
         ("Filter", "", [(2, 3), (2, 3)], 1, r"selector of shape \(N,\) or"),
         ("Filter", "", [(2, 3), (3,)], 1, "first axis of the selector"),
         ("Parameter", "parameter_param { shape { dim: 0 } }", [], 1, "positive sizes"),
-        ("HDF5Output", "", [(2, 3), (3,)], 0, "same first axis"),
+        ("HDF5Output", OUTPUT, [(2, 3), (3,)], 0, "same first axis"),
+        ("HDF5Output", OUTPUT, [(2, 1, 1, 1, 1), (2,)], 0, "at most 4 axes"),
+        ("HDF5Output", "", [(2, 3), (2,)], 0, "expected a file_name"),
     ],
 )
 def test_refuses(type_name, params, shapes, tops, message):

@@ -14,7 +14,7 @@ from caffestat.options import NetOptions, RunOptions, ValueOptions
 from caffestat.report import TrainingLog
 from caffestat.schema import NetParameter, read_binary
 from caffestat.training import NONE, STOP, Training
-from caffestat.training.events import BeginTest, Clip, Done, EndTest, Iteration, Output, Pass, StopTest
+from caffestat.training.events import BeginTest, Clip, Done, EndTest, FileWritten, Iteration, Output, Pass, StopTest
 from caffestat.training.loop import SmoothedLoss
 
 DATA = """layer { name: "data" type: "DummyData" top: "data" top: "label" dummy_data_param {
@@ -448,6 +448,48 @@ layer { name: "sum" type: "Reduction" bottom: "p" top: "sum" loss_weight: 0.5 }
     assert (first.params[0, 0], first.norms.data_l1, first.norms.diff_l1) == (0, 3, 3)
     assert (second.params[0, 0], second.norms.data_l1) == (0.25, 4.5)
     assert (made.train.values[0] == 0.5).all()
+
+
+OUTPUT = """layer {{ name: "out" type: "HDF5Output" bottom: "ip" bottom: "label" {}
+  hdf5_output_param {{ file_name: "{}/o.h5" }} }}"""
+
+
+def test_layers_write_their_bottoms_to_files(tmp_path):
+    """As two data sets of four axes, and not when a net is only looked at. (hdf5_output_layer.cpp)"""
+    h5py = pytest.importorskip("h5py")
+    layer = OUTPUT.format("include { phase: TEST }", tmp_path)
+    made = solver(tmp_path, 'net: "net.prototxt" max_iter: 1 test_iter: 1 test_interval: 9', NET + layer)
+    list(training(made, saves=False).events())
+    assert not (tmp_path / "o.h5").exists()
+    run = training(made)
+    happened = list(run.events())
+    assert [(event.path, event.items) for event in happened if isinstance(event, FileWritten)] == [
+        (f"{tmp_path}/o.h5", 5)
+    ]
+    lines = [line for event in happened for line in TrainingLog(made, 7).lines(event)]
+    at = lines.index(f"Saving HDF5 file {tmp_path}/o.h5")
+    assert lines[at + 1] == "Successfully saved 5 rows"
+    with h5py.File(tmp_path / "o.h5") as file:
+        assert {name: (data.shape, data.dtype.str) for name, data in file.items()} == {
+            "data": ((5, 4, 1, 1), "<f4"),
+            "label": ((5, 1, 1, 1), "<f4"),
+        }
+        assert np.abs(file["data"][()]).min() > 0
+
+
+@pytest.mark.parametrize(
+    ("rules", "text", "problem"),
+    [
+        ("", "test_iter: 1 test_interval: 9", "Caffe cannot open it twice"),
+        ("", "", "Caffe stops at a second batch"),
+        ("include { phase: TEST }", "test_iter: 2 test_interval: 9", "Caffe stops at a second batch"),
+    ],
+)
+def test_files_that_caffe_would_not_write(rules, text, problem, tmp_path):
+    pytest.importorskip("h5py")
+    made = solver(tmp_path, f'net: "net.prototxt" max_iter: 2 {text}', NET + OUTPUT.format(rules, tmp_path))
+    with pytest.raises(NetError, match=rf"layer 'out' \(HDF5Output\): .*{problem}"):
+        list(training(made).events())
 
 
 def diffs_of(path: Path) -> list[np.ndarray]:
