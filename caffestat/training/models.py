@@ -249,8 +249,8 @@ class ModelRunning:
                 tensor.CopyFrom(numpy_helper.from_array(values[tensor.name].astype(kind), tensor.name))
         save(self.model, path)
 
-    def load(self, path: str) -> tuple[str, ...]:
-        """Take the params of a model that `write` wrote."""
+    def load(self, path: str, diffs: dict[int, np.ndarray]) -> tuple[str, ...]:
+        """Take the params of a model that `write` wrote; it holds no updates."""
         from onnx import numpy_helper
 
         stored = {tensor.name: tensor for tensor in read_model(path).graph.initializer}
