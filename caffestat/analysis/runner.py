@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Collection, Container, Iterator, Mapping, MutableSequence, Sequence
+from collections.abc import Callable, Collection, Container, Iterator, Mapping, MutableSequence, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -32,7 +32,9 @@ from .shards import shards_for
 
 __all__ = ["Runner", "Step", "draw_feeds", "measure"]
 
+_T = TypeVar("_T")
 Key = tuple[Any, ...]  # of what the statistics are asked for
+_SMALL = 1 << 14  # elements up to which an output is looked at for infinities and NaN
 _KINDS = ("top", "bottom_diff", "param_diff")  # of tensors that a run can return
 
 
@@ -54,6 +56,21 @@ class Step:
     measured: Measurement | None
     left: dict[str, np.ndarray]
     written: dict[int, list[np.ndarray]]
+
+
+class _Settings(NamedTuple):
+    """What a Runner is asked for, see there."""
+
+    fetch: bool | Container[str]
+    changing: bool
+    samples: int
+    activity: bool
+    stats: Collection[str]
+    compute: str
+
+
+class _NotFiniteError(Exception):
+    """A pass has made infinities or NaN in a graph that is not strict."""
 
 
 class Runner:
@@ -91,15 +108,22 @@ class Runner:
         self._specs = specs_of(values)
         self._floats = {number for number, spec in enumerate(self._specs) if spec.dtype == np.float32}
         self.device = device
-        is_whole = device.kind != "cpu" or compute != "float32" or bool(samples or stats)
-        self.forward = self._lower(1 if is_whole else shards or shards_for(program), changing)
         self.forward_only = forward_only
+        self._states = {} if states is None else states
+        self._settings = _Settings(fetch, changing, samples, activity, stats, compute)
+        is_whole = device.kind != "cpu" or compute != "float32" or bool(samples or stats)
+        self._build(self._lower(1 if is_whole else shards or shards_for(program)))
+
+    def _build(self, forward: Forward) -> None:
+        """Compile what runs a forward graph, its backward half and the statistics."""
+        fetch, changing, samples, activity, stats, compute = self._settings
+        self.forward = forward
         self.gradients = self._differentiated()
         graph = self.forward.graph
         graph.infer()
         graph.outputs = []
         self._diffs = self._own_diffs()
-        self._find_changing({} if states is None else states, changing)
+        self._find_changing(changing)
         self._statistics = self._sum_statistics = Statistics(graph)
         self._sums = self._of_sums() if self.forward.shards > 1 else None
         self._ask_means(activity)
@@ -107,17 +131,36 @@ class Runner:
         self._elements: ElementStatistics[tuple[str, int, int]] = ElementStatistics(graph, stats)
         names = _tensor_names(self.forward, self.gradients)
         self._ask_elements(names, bool(samples))
-        self._labels = Labels(program, self.forward)
+        self._labels = Labels(self.program, self.forward)
         self._choose_outputs(names, _KINDS if fetch is True else fetch or ())
+        self._watched = self._find_watched(compute)
         self._compiled = self._compile(compute)
         self._constant_sums: dict[int, tuple[float, float]] = {}
         self.tensors: dict[Key, np.ndarray] = {}
         self._arrays: dict[str, Any] = {}
 
-    def _lower(self, shards: int, changing: bool) -> Forward:
+    def _lower(self, shards: int = 1, strict: bool = False) -> Forward:
         """Return the forward graph, that of one of the shards where the batch can be divided."""
         part = self.program.forward_of_shard(shards) if shards > 1 else None
-        return part or self.program.forward(carries=changing)
+        return part or self.program.forward(self._settings.changing, strict)
+
+    def _find_watched(self, compute: str) -> set[str]:
+        """Return the small outputs by which a pass tells that it made infinities or NaN, where that matters.
+
+        Then it runs anew in a strict graph, as all later passes do: common ones need not pay for what is rare.
+        """
+        if not self.program.is_caffe or self.forward.graph.is_strict or compute != "float32":
+            return set()
+        statistics = self._statistics.output, self._sum_statistics.output
+        return {*statistics, *self.forward.losses, *self.forward.outputs.values(), *self._diffs.values()}
+
+    def _strictly(self, run: Callable[[], _T]) -> _T:
+        """Run a pass, anew in a strict graph where it has made infinities or NaN."""
+        try:
+            return run()
+        except _NotFiniteError:
+            self._build(self._lower(strict=True))
+            return run()
 
     def _differentiated(self) -> Gradients | None:
         """Append the backward half to the graph; None for a forward pass alone, and where no row needs backward."""
@@ -130,15 +173,14 @@ class Runner:
         owners = self.gradients.owners if self.gradients else {}
         return _under_own_names(self.forward.graph, {number: name for number, name in owners.items() if name})
 
-    def _find_changing(self, states: dict[str, np.ndarray], changing: bool) -> None:
+    def _find_changing(self, changing: bool) -> None:
         """Find what a pass changes, and which params are inputs of every pass."""
         graph = self.forward.graph
         found = _updates(self.program, self.forward)
         self._updates = {number: graph.reshape(name, *self._specs[number].shape) for number, name in found.items()}
-        self._states = states
         for name in graph.states:
-            states.setdefault(name, np.zeros(graph.shape(name), np.float32))
-        self._changed = {name: graph.updates[name] for name in states} | {
+            self._states.setdefault(name, np.zeros(graph.shape(name), np.float32))
+        self._changed = {name: graph.updates[name] for name in self._states} | {
             self.forward.params[number]: name for number, name in self._updates.items()
         }
         self._left = self.forward.left if changing else {}
@@ -227,6 +269,9 @@ class Runner:
 
         With `fetch`, `tensors` then holds arrays by ("top" | "bottom_diff" | "param_diff", row, index).
         """
+        return self._strictly(lambda: self._measure(feeds))
+
+    def _measure(self, feeds: Mapping[str, Any]) -> Measurement:
         outputs = self._run(feeds, {*self._measured, *self._fetched.values()})
         self.tensors = {key: outputs[name] for key, name in self._fetched.items()}
         return self._measurement(outputs)
@@ -247,6 +292,11 @@ class Runner:
         each:    let `tensors` hold the gradient of each param of each row: ("param_diff", row, index), and of recurrent
                  layers that print ("inner_diff", row, inner row, index)
         """
+        return self._strictly(lambda: self._step(feeds, measure, each, reuse, into))
+
+    def _step(
+        self, feeds: Mapping[str, Any], measure: bool, each: bool, reuse: bool, into: Mapping[int, View] | None
+    ) -> Step:
         diffs = {number: name for number, name in self._diffs.items() if into is None or number in into}
         names = {*(self._measured if measure else self._plain), *diffs.values()}
         targets = self._gradient_arrays(reuse) if into is None else self._gradient_views(into)
@@ -312,7 +362,8 @@ class Runner:
     ) -> dict[str, Any]:
         """Run the graph and store what rows change: their statistics and states.
 
-        Raises a RunError, or the NetError of the layer that fails where the runtime names it.
+        Raises a RunError, or the NetError of the layer that fails where the runtime names it; before anything is
+        stored, _NotFiniteError.
         """
         if not names:
             return {}
@@ -325,6 +376,8 @@ class Runner:
         except RunError as error:
             raise self.program.at(self.forward.value_rows().get(error.node), error) from error
         self._labels.check(outputs)
+        if not all(_is_finite(outputs[name]) for name in self._watched.intersection(outputs)):
+            raise _NotFiniteError
         for number, name in self._updates.items():
             if resident:
                 resident.place(number, outputs[name])
@@ -364,6 +417,11 @@ class Runner:
         """Tell whether the gradient of every param that gets one is known."""
         known = self.gradients.params if self.gradients else {}
         return all((param.row, param.index) in known for param in self.program.params if param.gets_diff)
+
+
+def _is_finite(array: Any) -> bool:
+    """Tell whether a small array on the host holds finite numbers; of others, that is not looked at."""
+    return not isinstance(array, np.ndarray) or array.size > _SMALL or bool(np.isfinite(array).all())
 
 
 def _is_float(array: np.ndarray) -> bool:

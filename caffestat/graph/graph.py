@@ -135,6 +135,7 @@ class Graph:
     updates  params that the graph itself changes (running statistics, states): the value each has afterwards
     states   params that are zero in the first run
     carries  whether states are kept from run to run
+    is_strict  infinities and NaN go through as through Caffe's loops; forms that are faster need not do that
     statistics  values that are statistics of others: computed right behind these, and in float32 whatever they are in
     specs    shape and type of every value known so far (`infer` completes it)
     is_settled  whether a run has found shapes. Models then state all shapes: of values of unknown shape the runtime
@@ -168,6 +169,7 @@ class Graph:
         self.statistics: set[str] = set()
         self.states: list[str] = []
         self.carries = False
+        self.is_strict = False
         self.domains = {CONTRIB: 1}
         self.block = 0
         self.threads = 0

@@ -121,7 +121,9 @@ class Eltwise(Layer):
         so_far = [lowest if self.is_in_place() else bottoms[0]]  # the maximum of the first 1, 2, … bottoms
 
         def forward(*values: str) -> str:
-            so_far.extend(g.emit("Max", so_far[-1], x) for x in values[1:])
+            for index, x in enumerate(values[1:], 1):
+                newer = self.newer_wins(g, index, so_far[-1], x) if g.is_strict else None
+                so_far.append(g.emit("Where", newer, x, so_far[-1]) if newer else g.emit("Max", so_far[-1], x))
             return so_far[-1]
 
         def gradient(tape: Tape, dy: str) -> Sequence[str | None]:
@@ -137,7 +139,7 @@ class Eltwise(Layer):
 
         return emit_closed(g, bottoms, forward, gradient)
 
-    def newer_wins(self, tape: Tape, index: int, older: str, newer: str) -> str:
+    def newer_wins(self, tape: Any, index: int, older: str, newer: str) -> str:
         """Emit where bottom `index` takes the gradient over: Caffe compares the first pair the other way."""
         if index == 1:
             return str(tape.emit("Not", tape.emit("Greater", older, newer)))

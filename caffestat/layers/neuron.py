@@ -58,9 +58,29 @@ class ReLU(Neuron):
 
     def lower(self, g: Graph, bottoms: Sequence[str], params: Sequence[str]) -> Sequence[str]:
         slope = self.proto.relu_param.negative_slope
+        if g.is_strict:
+            return (emit_strict_relu(g, bottoms[0], slope),)
         if not slope:
             return (emit_pulled(g, "Relu", bottoms[0], BOTTOM),)
         return (emit_pulled(g, "LeakyRelu", bottoms[0], BOTTOM, alpha=slope),)
+
+
+def emit_strict_relu(g: Graph, x: str, slope: float) -> str:
+    """Emit Caffe's two terms: where slope is 0, y is not a number of x = -∞, and dx of x not a number is dy · 0."""
+    zero, negative = g.constant(0), g.constant(slope)
+
+    def forward(value: str) -> Sequence[str]:
+        return [g.emit("Add", g.emit("Relu", value), g.emit("Mul", negative, g.emit("Min", value, zero)))]
+
+    def backward(tape: Tape, dys: Sequence[str | None]) -> Sequence[str | None]:
+        bottom = tape.stored(x)
+        above, below = tape.emit("Greater", bottom, zero), tape.emit("LessOrEqual", bottom, zero)
+        at = [tape.emit("Cast", where, to=FLOAT) for where in (above, below)]
+        return [tape.emit("Mul", dys[0] or "", tape.emit("Add", at[0], tape.emit("Mul", negative, at[1])))]
+
+    whole = {"op": "LeakyRelu", "alpha": slope} if slope else {"op": "Relu"}
+    (y,) = g.custom_vjp((x,), forward, backward, **whole)
+    return y
 
 
 @layer("PReLU", by_sample=True)
@@ -234,7 +254,10 @@ class BNLL(Neuron):
 
 @layer("Clip", by_sample=True)
 class Clip(Neuron):
-    """y = max(min, min(x, max)); dx = dy where min ≤ x ≤ max, else 0. (clip_layer.cpp)"""
+    """y = max(min, min(x, max)); dx = dy where min ≤ x ≤ max, else 0. (clip_layer.cpp)
+
+    Of an x that is not a number y is min.
+    """
 
     def nonlinearity(self) -> Nonlinearity:
         return activations.clip(self.proto.clip_param.min, self.proto.clip_param.max)
@@ -248,7 +271,11 @@ class Clip(Neuron):
             inside = tape.emit("And", tape.emit("GreaterOrEqual", bottom, low), tape.emit("LessOrEqual", bottom, high))
             return str(tape.emit("Mul", dy, tape.emit("Cast", inside, to=FLOAT)))  # of an infinite dy not a number
 
-        return (emit_reread(g, bottoms[0], lambda x: g.emit("Clip", x, low, above), gradient),)
+        def forward(x: str) -> str:
+            y = g.emit("Clip", x, low, above)
+            return g.emit("Where", g.emit("GreaterOrEqual", x, low), y, low) if g.is_strict else y
+
+        return (emit_reread(g, bottoms[0], forward, gradient),)
 
 
 def scaled(g: Any, value: str, factor: float) -> str:

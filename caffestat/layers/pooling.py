@@ -56,7 +56,8 @@ def _attributes(window: Window) -> dict[str, Any]:
 
 def emit_max(g: Graph, x: str, window: Window, mask: bool = False, hint: str = "") -> list[str]:
     """Emit the maximum of each window and, with `mask`, its index in the image's plane."""
-    x, used = _padded(g, g.copy(x), window)  # a copy: Caffe stores where the maxima are
+    x = _above_lowest(g, x) if g.is_strict else g.copy(x)  # a copy: Caffe stores where the maxima are
+    x, used = _padded(g, x, window)
     if not mask:
         return [g.emit("MaxPool", x, hint=hint, **_attributes(used))]
     y, index = g.emit_many("MaxPool", x, count=2, hint=hint, **_attributes(used))
@@ -67,6 +68,12 @@ def emit_max(g: Graph, x: str, window: Window, mask: bool = False, hint: str = "
         flat = np.ravel_multi_index(np.meshgrid(*axes, indexing="ij"), window.size, mode="clip")
         index = g.emit("Gather", g.constant(flat.ravel(), np.int64), index)
     return [y, g.cast(index, np.float32)]
+
+
+def _above_lowest(g: Graph, x: str) -> str:
+    """Emit x with Caffe's first maximum, -FLT_MAX, where no x exceeds it: of -∞ and of what is not a number."""
+    lowest = g.constant(float(np.finfo(np.float32).min))
+    return g.declare(g.emit("Where", g.emit("Greater", x, lowest), x, lowest), g.shape(x))
 
 
 def _padded(g: Graph, x: str, window: Window) -> tuple[str, Window]:

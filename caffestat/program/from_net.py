@@ -40,11 +40,11 @@ class NetProgram(Program):
 
     is_caffe = True
 
-    def forward(self, carries: bool = False) -> Forward:
+    def forward(self, carries: bool = False, strict: bool = False) -> Forward:
         """Return the forward graph of the layers that can be computed. See `Program.forward`."""
         from .lowering import lower
 
-        return lower(self.net, carries)
+        return lower(self.net, carries, strict=strict)
 
     def forward_of_shard(self, count: int) -> Forward | None:
         """Return the forward graph of a shard. See `Program.forward_of_shard`."""

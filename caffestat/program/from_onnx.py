@@ -44,7 +44,7 @@ class ModelProgram(Program):
 
     is_caffe = False
 
-    def forward(self, carries: bool = False) -> Forward:
+    def forward(self, carries: bool = False, strict: bool = False) -> Forward:
         """Return a copy of the model's graph, with its loss. See `Program.forward`."""
         return _forward(self.layout, self.loss, self.fixed)
 

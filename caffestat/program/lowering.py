@@ -23,28 +23,31 @@ if TYPE_CHECKING:
 __all__ = ["lower", "lower_decided", "lower_unrolled"]
 
 
-def lower(net: Net, carries: bool = False, shards: int = 1) -> Forward:
+def lower(net: Net, carries: bool = False, shards: int = 1, strict: bool = False) -> Forward:
     """Emit the forward pass of every layer that can be computed.
 
     Layers of unknown type, and those behind them, are left out. Raises NetError when that is all of them.
 
     carries: the graph keeps the states of recurrent layers from run to run
     shards:  of how many shards of a batch the net is that of one (`net.shards`)
+    strict:  see `Graph.is_strict`
     """
-    forward = lower_decided(net, lambda layer: layer.lowers_undecided, carries)
+    forward = lower_decided(net, lambda layer: layer.lowers_undecided, carries, strict)
     forward.shards = shards
     _refuse_nothing(net, forward)
     _complete(net, forward)
     return forward
 
 
-def lower_decided(net: Net, also: Callable[[Layer], bool] = lambda layer: False, carries: bool = False) -> Forward:
+def lower_decided(
+    net: Net, also: Callable[[Layer], bool] = lambda layer: False, carries: bool = False, strict: bool = False
+) -> Forward:
     """Emit the forward pass of every layer that can be computed, but for those whose decisions are due (`decides`).
 
     also: tells which of these are emitted nevertheless.
     """
     graph = Graph()
-    graph.carries = carries
+    graph.carries, graph.is_strict = carries, strict
     memory, forward = Memory(graph, net.nodes), Forward(graph)
     readers = Counter(net.owner(number) for node in net.nodes for number in node.params)
     for node in net.nodes:

@@ -223,10 +223,11 @@ class Program:
 
     is_caffe: ClassVar[bool]
 
-    def forward(self, carries: bool = False) -> Forward:
+    def forward(self, carries: bool = False, strict: bool = False) -> Forward:
         """Return a new forward graph.
 
         carries: the graph keeps the states of recurrent layers from run to run
+        strict:  infinities and NaN go through it as through Caffe's loops, see `Graph.is_strict`
 
         Raises NetError when nothing can be computed.
         """

@@ -106,7 +106,7 @@ def _fitting(name: str, given: np.ndarray, feed: InputFeed, dtype: np.dtype[Any]
 class _Trained(ModelProgram):
     """A model whose loss a run returns."""
 
-    def forward(self, carries: bool = False) -> Forward:
+    def forward(self, carries: bool = False, strict: bool = False) -> Forward:
         forward = super().forward(carries)
         forward.losses = {name: weight for name, weight in forward.seeds.items() if isinstance(weight, float)}
         forward.outputs = dict(enumerate(forward.losses))
