@@ -5,7 +5,7 @@ Works on entries, not on a NetParameter, so that every layer keeps the place it 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -308,13 +308,25 @@ def _input_layer(net: Any, place: Place, entries: Sequence[Entry], findings: lis
     return [Entry(layer, None, place)]
 
 
+def _is_v0(entries: Iterable[Entry]) -> bool:
+    return any(entry.proto.HasField("layer") for entry in entries)
+
+
 def _upgrade_layers(entries: list[Entry], findings: list[Finding]) -> list[Entry]:
-    if any(entry.proto.HasField("layer") for entry in entries):
+    if _is_v0(entries):
         entries = [_v0_to_v1(entry, findings) for entry in _drop_padding(entries)]
     entries = [_v1_to_v2(entry) for entry in entries]
     for entry in entries:  # Caffe moves these in old nets only: a current net's data_param.scale has no effect
         _move_transform_fields(entry)
     return entries
+
+
+def _left_out_of_v0(head: Any, place: Place) -> Iterator[Finding]:
+    """Take out of a V0 net what Caffe's upgrade does not carry over, and tell so. (upgrade_proto.cpp, UpgradeV0Net)"""
+    for name in ("state", "debug_info"):
+        if head.HasField(name):
+            head.ClearField(name)
+            yield Finding(place, f"{name} is left out of a net with V0 layers, as Caffe does")
 
 
 def upgrade(
@@ -339,4 +351,6 @@ def upgrade(
     head.CopyFrom(net)
     for name in ("layer", "layers", "input", "input_shape", "input_dim"):
         head.ClearField(name)
+    if _is_v0(old_entries):
+        findings += _left_out_of_v0(head, input_place)
     return head, _input_layer(net, input_place, entries, findings) + entries, findings

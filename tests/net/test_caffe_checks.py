@@ -502,3 +502,12 @@ def test_an_empty_input_is_built_and_not_run(tmp_path: Path) -> None:
     with pytest.raises(NetError, match=r"top 'b0' of shape \(0, 3\) has no elements"):
         caffestat.analyze(file, device="cpu")
     assert caffestat.analyze(file, device="cpu", batch=2).layers[1].tops[0].mean_abs is not None
+
+
+def test_a_net_with_v0_layers_has_no_state():
+    """Caffe's upgrade carries name, inputs and force_backward over, and nothing else. (upgrade_proto.cpp)"""
+    head = "state { phase: TEST }\ndebug_info: true\nforce_backward: true\n"
+    source = net_source(parse((head + _padded('bottom: "x" top: "p"', 'type: "conv"')).encode(), "net.prototxt"))
+    assert (source.header.HasField("state"), source.header.debug_info, source.header.force_backward) == (0, 0, 1)
+    assert [finding.message.split()[0] for finding in source.findings] == ["state", "debug_info"]
+    assert nets.build(source).phase == nets.TRAIN
