@@ -306,6 +306,9 @@ class ModelTraining(Training):
         self.train = ModelRunning(self._path, options, run, self.device, self._freeze, bool(self._stats))  # type: ignore[assignment]
         self.tests = []
 
+    def _is_ssds(self) -> bool:
+        return False
+
     def file_names(self) -> tuple[str, str]:
         """Return the names of a snapshot's two files: the model and the solver's state."""
         model, state = file_names(self.message, self.prefix, self.iteration)
