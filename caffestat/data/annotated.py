@@ -33,10 +33,13 @@ UNFILLED = ord(" ")  # border of an enlarged image, unless it is an encoded one 
 
 @dataclass(frozen=True)
 class _Annotation:
+    """A true box. area: as it was when the box was last cut, which the reference keeps while it is resized."""
+
     label: int
     instance: int
     box: Any
     difficult: bool
+    area: Any = None
 
 
 @dataclass(frozen=True)
@@ -318,17 +321,17 @@ class AnnotatedReader(DatumReader):
 
     def _cut_boxes(self, boxes: Sequence[_Annotation], cut: Any) -> Iterator[_Annotation]:
         """Return the boxes that a part of the image keeps, as they lie in it. (TransformAnnotation)"""
-        return _projected([a for a in boxes if self._is_emitted(cut, a.box)], cut)
+        return _projected([a for a in boxes if self._is_emitted(cut, a)], cut)
 
-    def _is_emitted(self, cut: Any, box: Any) -> bool:
+    def _is_emitted(self, cut: Any, annotation: _Annotation) -> bool:
         """Tell whether a box is kept when the image is cut. (MeetEmitConstraint)"""
-        p = self._settings.emit_constraint
+        p, box = self._settings.emit_constraint, annotation.box
         if not self._settings.HasField("emit_constraint"):
             return True
         if p.emit_type == ssd_pb2.EmitConstraint.CENTER:
             center = (box[:2] + box[2:]) / 2
             return bool((center >= cut[:2]).all() and (center <= cut[2:]).all())
-        return bool(_coverage(box, cut) > np.float32(p.emit_overlap))
+        return bool(_coverage(box, cut, annotation.area) > np.float32(p.emit_overlap))
 
 
 def _faults(p: Any, samplers: Sequence[Any]) -> Iterator[str]:
@@ -373,10 +376,10 @@ def _overlap(a: Any, b: Any) -> np.float32:
     return np.float32(common / (_area(a) + _area(b) - common)) if common > 0 else np.float32(0)
 
 
-def _coverage(box: Any, by: Any) -> np.float32:
-    """Return the share of a box that another covers."""
+def _coverage(box: Any, by: Any, area: Any = None) -> np.float32:
+    """Return the share of a box, of another area if given, that another covers."""
     common = _common(box, by)
-    return np.float32(common / _area(box)) if common > 0 else np.float32(0)
+    return np.float32(common / (_area(box) if area is None else area)) if common > 0 else np.float32(0)
 
 
 def _satisfies(box: Any, others: Sequence[Any], p: Any) -> bool:
@@ -407,5 +410,5 @@ def _projected(boxes: Sequence[_Annotation], cut: Any) -> Iterator[_Annotation]:
         if (box[:2] >= cut[2:]).any() or (box[2:] <= cut[:2]).any():
             continue
         inside = np.clip((box - np.tile(cut[:2], 2)) / size, np.float32(0), np.float32(1)).astype(np.float32)
-        if _area(inside) > 0:
-            yield replace(annotation, box=inside)
+        if (area := _area(inside)) > 0:
+            yield replace(annotation, box=inside, area=area)

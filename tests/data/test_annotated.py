@@ -287,3 +287,17 @@ def test_a_sample_without_a_pixel(database: Path) -> None:
     found = reader(database, sampler=SAMPLER % "min_scale: 0.01 max_scale: 0.01", batch=1)
     with pytest.raises(NetError, match="of which a batch_sampler takes no pixel"):
         found.next()
+
+
+def test_boxes_keep_the_area_that_they_had_when_they_were_cut(tmp_path: Path) -> None:
+    """bbox_util.cpp, BBoxSize: the size that ClipBBox set counts, also after UpdateBBoxByResizePolicy."""
+    record = ssd_pb2.AnnotatedDatum(type=ssd_pb2.AnnotatedDatum.BBOX)
+    record.datum.data, record.datum.encoded = encoded(picture(1, 3, 20, 60)), True
+    bbox = record.annotation_group.add(group_label=1).annotation.add().bbox
+    bbox.xmin, bbox.ymin, bbox.xmax, bbox.ymax = 0.2, 0.2, 0.8, 0.8
+    with lmdb.open(str(tmp_path / "db"), map_size=1 << 22) as env, env.begin(write=True) as transaction:
+        transaction.put(b"0", record.SerializeToString())
+    settings = """resize_param { resize_mode: FIT_LARGE_SIZE_AND_PAD height: 24 width: 24 }
+      emit_constraint { emit_type: MIN_OVERLAP emit_overlap: 0.5 }"""
+    for sampler, label in (("", 1), ("batch_sampler { sampler { } max_trials: 9 max_sample: 1 }", -1)):
+        assert reader(tmp_path / "db", settings, sampler, batch=1).next()[1][0, 0, 0, 1] == label
