@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -40,6 +40,7 @@ __all__ = [
     "Permute",
     "PriorBox",
     "PriorBoxClustered",
+    "StretchedPriorBox",
     "YoloAnnotatedData",
 ]
 
@@ -265,6 +266,36 @@ class PriorBox(_Priors):
             raise self.error(f"expected one max_size above each min_size ({least}), found {most}")
         if not all(LEAST_RATIO < ratio < 1 / LEAST_RATIO for ratio in ratios):
             raise self.error(f"expected positive values of aspect_ratio, found {ratios}")
+
+
+@layer("PriorBox", dialect="sstd")
+class StretchedPriorBox(PriorBox):
+    """PriorBox whose boxes are as high as min_size and wider by the aspect ratio; with `flip` also the other way.
+
+    No ratio is the inverse of another one here. (BestSonny/SSTD, prior_box_layer.cpp)
+    """
+
+    @classmethod
+    def claims(cls, proto: Any, types: Collection[str]) -> bool:
+        return not {"MaskPooling", "MaskResize"}.isdisjoint(types)
+
+    @classmethod
+    def fits(cls, proto: Any, types: Collection[str]) -> bool:
+        return super().fits(proto, types) and cls.claims(proto, types)
+
+    def departs(self, bottoms: Sequence[Shape]) -> str:
+        return ""
+
+    def sizes(self) -> list[tuple[float, float]]:
+        self.check_sizes()
+        proto, sizes = self.added.prior_box_param, []
+        ratios = dict.fromkeys(proto.aspect_ratio)
+        for index, size in enumerate(proto.min_size):
+            squares = [size, *(rounded(math.sqrt(size * int(high))) for high in proto.max_size[index : index + 1])]
+            sizes += [(square, square) for square in squares]
+            wide = [(rounded(size * ratio), size) for ratio in ratios if ratio != 1]
+            sizes += [*wide, *((high, low) for low, high in wide if proto.flip)]
+        return sizes
 
 
 @layer("PriorBoxClustered", dialect="ssd")

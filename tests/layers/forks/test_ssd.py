@@ -12,6 +12,9 @@ import pytest
 
 import caffestat
 from caffestat.errors import NetError
+from caffestat.net import build
+from caffestat.net.source import net_source
+from caffestat.prototext import parse
 
 from ..harness import TEST, make, run
 
@@ -143,6 +146,27 @@ def test_faceboxes_has_more_squares_of_its_small_sizes() -> None:
     np.testing.assert_allclose(
         run(coarse, [maps, image]).tops[0][0, 0, :4], [-111.5 / 96, -111.5 / 64, 143.5 / 96, 143.5 / 64], rtol=1e-6
     )
+
+
+def test_priors_of_nets_with_masks(tmp_path: Path) -> None:
+    """As BestSonny/SSTD's prior_box_layer.cpp: as high as min_size and wider by the ratio, then the other way."""
+    path = tmp_path / "net.prototxt"
+    path.write_text("""
+    layer { name: "x" type: "Input" top: "x" input_param { shape { dim: 1 dim: 1 dim: 1 dim: 1 } } }
+    layer { name: "r" type: "MaskResize" bottom: "x" top: "r" mask_resize_param { output_height: 2 output_width: 2 } }
+    layer { name: "p" type: "PriorBox" bottom: "r" bottom: "r" top: "y" prior_box_param {
+      min_size: 8.5 max_size: 18 min_size: 20 max_size: 30 img_size: 100 variance: 0.5
+      aspect_ratio: 0.5 aspect_ratio: 2 aspect_ratio: 2 flip: true } }
+    """)
+    net = build(net_source(parse(path.read_bytes(), str(path))), faults=[])
+    (priors,) = (node.layer for node in net.nodes if node.layer.name == "p")
+    sizes = [(8.5, 8.5), (153**0.5,) * 2, (4.25, 8.5), (17, 8.5), (8.5, 4.25), (8.5, 17)]
+    sizes += [(20, 20), (600**0.5,) * 2, (10, 20), (40, 20), (20, 10), (20, 40)]
+    found = run(priors, [np.zeros((1, 1, 2, 2))] * 2).tops[0]
+    assert found.shape == (1, 2, 2 * 2 * len(sizes) * 4)
+    boxes = found[0, 0].reshape(4, len(sizes), 4)
+    np.testing.assert_allclose(boxes[..., 2:] - boxes[..., :2], [np.array(sizes) / 100] * 4, rtol=1e-5)
+    np.testing.assert_allclose((boxes[3, :, 2:] + boxes[3, :, :2]) / 2, [[0.75, 0.75]] * len(sizes), rtol=1e-6)
 
 
 def test_clustered_prior_boxes_have_the_sizes_that_are_given() -> None:
