@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,11 +30,15 @@ _OTHER_SHAPES = "the data decides other shapes than those that the derivatives w
 
 @dataclass(frozen=True)
 class _Question:
-    """A loaded model, the outputs y to differentiate, and the values x to differentiate by."""
+    """A loaded model, the outputs y to differentiate, and the values x to differentiate by.
+
+    exact: outputs of convolutions whose results rounding may not move, once it is prepared
+    """
 
     model: Model
     outputs: list[str]
     wrt: list[str]
+    exact: set[str] = field(default_factory=set)
 
     @property
     def graph(self) -> Graph:
@@ -42,6 +46,7 @@ class _Question:
 
     def prepare(self, seeds: Mapping[str, str]) -> None:
         """Warn of gradients that rounding makes zero, and make the graph fast to differentiate from `seeds` on."""
+        from caffestat.graph.exact import exact_convolutions
         from caffestat.graph.fold import fold_normalizations
         from caffestat.graph.gelu import fold_gelus
         from caffestat.graph.infer import fold_integers
@@ -53,6 +58,7 @@ class _Question:
         merge_repeats(self.graph, kept)
         fold_normalizations(self.graph, kept)
         fold_gelus(self.graph, kept)
+        self.exact.update(exact_convolutions(self.graph, self.model.arrays))
 
     def answer(self) -> onnx.ModelProto:
         """Return the model with what was appended to its graph."""
@@ -63,7 +69,7 @@ class _Question:
         is_held = bool(self.wrt) and _hold_shapes(self.graph)
         self.graph.nodes[:] = live(self.graph.nodes, self.graph.outputs)
         self.graph.infer()
-        result = by_fewer_products(widened(self.graph))
+        result = by_fewer_products(widened(self.graph), self.exact)
         merge_repeats(result)
         made = result.to_onnx(self.model.arrays)
         if is_held:

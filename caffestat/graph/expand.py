@@ -229,15 +229,21 @@ def _fewer_products(g: Graph, node: Node, provider: str) -> Sequence[str] | None
     return winograd_constant.convolution(g, node, provider) or winograd.convolution(g, node, provider)
 
 
-def by_fewer_products(g: Graph) -> Graph:
+def by_fewer_products(g: Graph, exact: Collection[str] = ()) -> Graph:
     """Return the graph with convolutions by minimal filtering where that is faster on the CPU; of plain ops.
 
     And with GELUs of the ops that their gradients compute.
+
+    exact: outputs of convolutions that stay as they are, see `graph.exact`
     """
+
+    def filtered(result: Graph, node: Node, provider: str) -> Sequence[str] | None:
+        return None if node.outputs[0] in exact else _fewer_products(result, node, provider)
+
     result = branch(g)
     result.changing, result.is_kept = set(g.inputs), True
     for node in g.nodes:
-        append(result, node, "cpu", {"Conv": _fewer_products, "Gelu": gelu})
+        append(result, node, "cpu", {"Conv": filtered, "Gelu": gelu})
     result.nodes = _under_names_of_results(result)
     return result
 

@@ -16,7 +16,7 @@ from .convert import spec_of
 from .graph import IR_VERSION, OPSET, Graph, Node, Shape, Spec
 from .nodes import expand_function, subgraphs, to_proto, type_of
 
-__all__ = ["FOLDED", "branch_taken", "fold_integers", "follows", "infer_node", "infer_nodes"]
+__all__ = ["FOLDED", "branch_taken", "evaluate", "fold_integers", "follows", "infer_node", "infer_nodes"]
 
 FOLDED = 1 << 16
 """The most elements of a value that is computed ahead of a run."""
@@ -153,7 +153,7 @@ def _fold(graph: Graph, node: Node) -> bool:
             inputs[name] = np.broadcast_to(np.zeros((), spec.dtype), spec.shape)
         elif name:
             return False
-    return _evaluate(graph, node, inputs)
+    return evaluate(graph, node, inputs)
 
 
 def fold_integers(graph: Graph, kept: Collection[str] = ()) -> None:
@@ -180,7 +180,8 @@ def _is_small(graph: Graph, node: Node) -> bool:
     return bool(sizes) and max(sizes) <= FOLDED
 
 
-def _evaluate(graph: Graph, node: Node, inputs: dict[str, np.ndarray]) -> bool:
+def evaluate(graph: Graph, node: Node, inputs: dict[str, np.ndarray]) -> bool:
+    """Make constants of a graph of what a node computes from known inputs, and tell whether that was possible."""
     from onnx.reference import ReferenceEvaluator
 
     try:

@@ -143,6 +143,7 @@ class OpInfo:
     upsamples     a bilinear kernel makes it interpolate
     converts      changes the element type, not the values (apart from rounding)
     selects       each element is that of one of its inputs, whichever the first says
+    picks_largest each element is the largest of several; one of those that are equal gets the gradient
     rounds        makes integers of floats: its derivative is 0 almost everywhere
     normalizes    gives its output a mean and a variance of its own
     is_random     the outputs differ from run to run
@@ -174,6 +175,7 @@ class OpInfo:
     upsamples: bool = False
     converts: bool = False
     selects: bool = False
+    picks_largest: bool = False
     rounds: bool = False
     normalizes: bool = False
     is_random: bool = False

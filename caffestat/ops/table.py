@@ -234,11 +234,12 @@ _enter(
 _enter(Elements.MIXED, "DeformConv", inputs=(DATA, DATA, DATA, DATA, DATA))
 
 _enter(Elements.MIXED, "AveragePool", sign=KEPT, window=windows.pool_window)
-_enter(Elements.MIXED, "MaxPool", sign=KEPT, window=windows.pool_window)
+_enter(Elements.MIXED, "MaxPool", sign=KEPT, window=windows.pool_window, picks_largest=True)
 _enter(Elements.MIXED, "LpPool", sign=NON_NEGATIVE, window=windows.pool_window)
-_enter(Elements.MIXED, "GlobalAveragePool", "GlobalMaxPool", sign=KEPT, window=windows.global_window)
+_enter(Elements.MIXED, "GlobalAveragePool", sign=KEPT, window=windows.global_window)
+_enter(Elements.MIXED, "GlobalMaxPool", sign=KEPT, window=windows.global_window, picks_largest=True)
 _enter(Elements.MIXED, "GlobalLpPool", sign=NON_NEGATIVE, window=windows.global_window, kernel_opset=21)
-_enter(Elements.MIXED, "MaxRoiPool", inputs=(DATA, SETTING), sign=KEPT, kernel_opset=21)
+_enter(Elements.MIXED, "MaxRoiPool", inputs=(DATA, SETTING), sign=KEPT, kernel_opset=21, picks_largest=True)
 _enter(
     Elements.MIXED,
     "RoiAlign",

@@ -120,6 +120,13 @@ def test_the_caches_hold_the_tiles_of_a_slice(batch: int, channels: int, filters
     assert tiles.slices(kept) == 1
 
 
+def test_graphs_for_infinities_have_no_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    choose(monkeypatch, True)
+    g, *_ = build(CASES["3x3"])
+    g.is_strict = True
+    assert tiled(expand(g, g.outputs)) == 0
+
+
 @pytest.mark.parametrize("changing", [False, True])
 @pytest.mark.parametrize("groups", [1, 2])
 def test_where_filters_see_only_zeros_the_result_is_zero(
@@ -208,8 +215,8 @@ def test_tiles_are_taken_where_they_were_measured_to_be_faster(
 
 
 def test_gradient_models_take_it_for_their_own_convolutions(monkeypatch: pytest.MonkeyPatch) -> None:
-    nodes = [helper.make_node("Conv", ["x", "w"], ["c"], pads=[1] * 4), helper.make_node("Relu", ["c"], ["y"])]
-    proto = model(nodes, {"x": (2, 3, 9, 10)}, ["y"], {"w": normal(5, 3, 3, 3)})
+    nodes = [helper.make_node("Conv", ["x", "w", "b"], ["c"], pads=[1] * 4), helper.make_node("Relu", ["c"], ["y"])]
+    proto = model(nodes, {"x": (2, 3, 9, 10)}, ["y"], {"w": normal(5, 3, 3, 3), "b": normal(5)})
     feeds = {"x": normal(2, 3, 9, 10, seed=1), "cotangent/y": normal(2, 5, 9, 10, seed=2)}
     plain = run(gradient(proto), feeds)
     choose(monkeypatch, True)

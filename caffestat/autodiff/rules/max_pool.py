@@ -33,7 +33,8 @@ def max_pool(tape: Tape, node: Node, dy: str) -> Grads:
 def max_pool_image(g: Graph, node: Node, provider: str) -> list[str]:
     """dx from x and dy: by masks, which takes 0.35 to 0.6 of the time of indices, in the runtime's blocked layout."""
     x, dy = node.inputs
-    form = _by_masks if _is_blocked(g, x, node.attributes["window"]) else _by_indices
+    is_fast = _is_blocked(g, x, node.attributes["window"]) and not g.is_strict
+    form = _by_masks if is_fast else _by_indices
     return [form(g, x, dy, node.attributes["window"])]
 
 
