@@ -34,7 +34,7 @@ def test_a_convolution_without_a_bias_far_from_zero_stays(bias: list[float] | No
     g = Graph()
     params: dict[str, tuple[int, ...]] = {"w": (2, 3, 3, 3)} | ({} if bias is None else {"b": (2,)})
     g.outputs = [g.emit("Relu", convolve(g, g.input("x", (1, 3, 6, 5)), **params))]
-    assert exact(g, {"w": normal(2, 3, 3, 3), "b": np.float32(bias or 0)}) == [stays]
+    assert exact(g, {"w": normal(2, 3, 3, 3), "b": np.array(bias or 0, np.float32)}) == [stays]
 
 
 @pytest.mark.parametrize(("shift", "stays"), [(0.5, False), (0.0, True)])
@@ -44,8 +44,8 @@ def test_the_bias_that_a_normalization_makes_is_worked_out(shift: float, stays: 
     statistics = [g.param(name, (2,)) for name in ("scale", "shift", "mean", "variance")]
     g.outputs = [g.emit("BatchNormalization", y, *statistics)]
     assert fold_normalizations(g, ()) == 1
-    arrays = {"w": normal(2, 3, 3, 3), "scale": np.float32([1, 2]), "mean": np.float32([0, 0])}
-    arrays |= {"shift": np.float32([shift, 1]), "variance": np.float32([1, 3])}
+    arrays = {"w": normal(2, 3, 3, 3), "scale": np.array([1, 2], np.float32), "mean": np.zeros(2, np.float32)}
+    arrays |= {"shift": np.array([shift, 1], np.float32), "variance": np.array([1, 3], np.float32)}
     assert exact(g, arrays) == [stays]
     assert exact(g, {name: array for name, array in arrays.items() if name != "mean"}) == [True]
 
