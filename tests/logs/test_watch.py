@@ -31,7 +31,7 @@ def test_a_loss_that_stands_still_stays() -> None:
     found = [
         alert
         for n in range(120)
-        for alert in watch.see(e.Iteration(n, guess, guess, outputs, 0.01, None, None, True, 0.1, 1))
+        for alert in watch.see(e.Iteration(n, guess, guess, outputs, 0.01, None, None, None, True, 0.1, 1))
     ]
     (alert,) = (one for one in found if one.rule == "loss-constant")
     assert alert.message.startswith("stays at 2.30259: ln 10 = 2.3026")

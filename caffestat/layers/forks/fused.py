@@ -147,7 +147,7 @@ class ReLUPooling(_Rectified):
     parts = (ReLU, Pooling)
 
 
-@layer("InnerProductReLUDropout", dialect="skimcaffe", by_sample=True)
+@layer("InnerProductReLUDropout", dialect="skimcaffe")
 class InnerProductReLUDropout(InnerProduct):
     """ReLU of an InnerProduct. In spite of its name nothing is dropped, and the gradient is that without the ReLU.
 

@@ -31,18 +31,18 @@ class UnscoredProposalLayer(ProposalLayer):
     num_tops = (1, 1)
 
 
-@layer("pylayer.mask_layer.MaskLayer", dialect="mnc", by_sample=True)
+@layer("pylayer.mask_layer.MaskLayer", dialect="mnc")
 class MaskLayer(Layer):
     """Masks [R, M · M] as images [R, 1, M, M]. (daijifeng001/MNC, lib/pylayer/mask_layer.py)"""
 
     passes_values = True
 
     def tops(self, bottoms: Sequence[Shape]) -> tuple[Shape, ...]:
-        count, size = bottoms[0][0], math.prod(bottoms[0][1:])
+        size = math.prod(bottoms[0][1:])
         side = math.isqrt(size)
-        if side * side != size:
+        if not bottoms[0] or side * side != size:
             raise self.error(f"expected square masks (R, M · M), found shape {bottoms[0]}")
-        return ((count, 1, side, side),)
+        return ((bottoms[0][0], 1, side, side),)
 
     def lower(self, g: Graph, bottoms: Sequence[str], params: Sequence[str]) -> Sequence[str]:
         (top,) = self.tops([g.shape(bottoms[0])])
