@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,7 @@ from caffestat.options import DEFAULT_SEED, by_name, whole_number
 
 if TYPE_CHECKING:
     from caffestat.sweeps import Trial
-    from caffestat.sweeps.rows import Row
+    from caffestat.sweeps.executors import Result
     from caffestat.sweeps.store import Store
     from caffestat.sweeps.summary import Summary
 
@@ -95,9 +96,12 @@ def sweep(
     summary = _stored(store, len(plan.seeds))
     done = store.finished() if store else ()
     left = (trial for trial in plan.trials() if not (done and trial.id in done))
-    for finished in _collected(_run(settings, left, workers, client, resources), store, summary):
-        if progress:
-            progress(finished, plan.count)
+    with _kept(store) as keep, closing(_run(settings, left, workers, client, resources)) as results:
+        for trial, rows in results:
+            keep((trial, rows))
+            summary.add(trial, rows)
+            if progress:
+                progress(summary.trials, plan.count)
     if predict:
         from caffestat.sweeps.predicted import bands
 
@@ -137,19 +141,35 @@ def _stored(store: Store | None, seeds: int) -> Summary:
     return summary
 
 
-def _collected(results: Iterator[tuple[Trial, list[Row]]], store: Store | None, summary: Summary) -> Iterator[int]:
-    """Store results and add them to the summary; yield the number of finished trials as it grows."""
-    for chunk in _chunks(results, 1 if store is None else _STORED):
-        if store:
-            store.append(chunk)
-        for trial, rows in chunk:
-            summary.add(trial, rows)
-        yield summary.trials
+@contextmanager
+def _kept(store: Store | None) -> Iterator[Callable[[Result], None]]:
+    """Give what takes results. Those of a few seconds are stored together, and the last ones also after Ctrl-C."""
+    from caffestat.crew import uninterrupted
+
+    chunk: list[Result] = []
+    started = time.monotonic()
+
+    def write() -> None:
+        nonlocal started
+        with uninterrupted():
+            store.append(chunk) if store else None
+            chunk.clear()
+        started = time.monotonic()
+
+    def keep(result: Result) -> None:
+        chunk.append(result)
+        if len(chunk) >= _STORED or time.monotonic() - started > _SECONDS:
+            write()
+
+    try:
+        yield keep
+    finally:
+        write()
 
 
 def _run(
     settings: Any, trials: Iterator[Trial], workers: int, client: Any, resources: Mapping[str, float] | None
-) -> Iterator[tuple[Trial, list[Row]]]:
+) -> Generator[Result]:
     import uuid
 
     from caffestat.sweeps import executors
@@ -159,16 +179,3 @@ def _run(
     if workers > 1:
         return executors.on_processes(settings, trials, workers)
     return executors.one_by_one(settings, trials)
-
-
-def _chunks(results: Iterator[tuple[Trial, list[Row]]], size: int) -> Iterator[list[tuple[Trial, list[Row]]]]:
-    """Yield results together: as many as `size`, or those of a few seconds."""
-    chunk: list[tuple[Trial, list[Row]]] = []
-    started = time.monotonic()
-    for result in results:
-        chunk.append(result)
-        if len(chunk) >= size or time.monotonic() - started > _SECONDS:
-            yield chunk
-            chunk, started = [], time.monotonic()
-    if chunk:
-        yield chunk

@@ -5,19 +5,17 @@ from __future__ import annotations
 import ctypes
 import gc
 import os
-import signal
 import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from functools import cache, partial
 from itertools import accumulate
 from multiprocessing import get_context
-from multiprocessing.connection import Connection, wait
-from multiprocessing.process import BaseProcess
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from caffestat.cores import core_count
+from caffestat.crew import Answer, Worker, WorkerDied, answer, ended, replied
 from caffestat.errors import RunError
 
 __all__ = ["each"]
@@ -41,22 +39,20 @@ def each(work: Callable[[str], T], files: Sequence[str]) -> Iterator[T]:
         return
     sizes = list(map(_size, files))
     own = sizes.index(sorted(sizes)[len(sizes) // 2])
-    found: dict[int, tuple[Any, Exception | None]] = {own: _answer(work, files[own])}
-    crew = [_fork(work, files, [index for index in part if index != own]) for part in _parts(sizes, count)]
-    try:
+    found = {own: answer(work, files[own])}
+    crew: list[_Worker] = []
+    with ended(crew):
+        for part in _parts(sizes, count):
+            crew.append(_Worker(work, files, [index for index in part if index != own]))
         results = _results(crew)
         for index in range(len(files)):
             while index not in found:
-                done, answer = next(results)
-                found[done] = answer
+                done, answered = next(results)
+                found[done] = answered
             result, error = found.pop(index)
             if error:
                 raise error
             yield result
-    finally:
-        for worker in crew:
-            worker.process.terminate()
-            worker.process.join()
 
 
 def _size(file: str) -> int:
@@ -80,40 +76,26 @@ def _can_fork() -> bool:
     return sys.platform == "linux" and threading.active_count() == 1 and "onnxruntime" not in sys.modules
 
 
-@dataclass
-class _Worker:
-    """A process, the parent's end of its pipe, and the indices that it has to do."""
+class _Worker(Worker):
+    """A process, the index that it does, and those that it has to do."""
 
-    process: BaseProcess
-    pipe: Connection
-    left: deque[int]
-
-
-def _fork(work: Callable[[str], Any], files: Sequence[str], part: Sequence[int]) -> _Worker:
-    context = get_context("fork")
-    here, there = context.Pipe()
-    process = context.Process(target=_serve, args=(there, work, files), daemon=True)
-    process.start()
-    there.close()  # when the process ends, no copy is left, and `recv` raises EOFError
-    return _Worker(process, here, deque(part))
+    def __init__(self, work: Callable[[str], T], files: Sequence[str], part: Sequence[int]) -> None:
+        super().__init__(get_context("fork"), partial(_work_on, work, files))
+        self.left = deque(part)
+        self.doing = -1
 
 
-def _serve(pipe: Connection, work: Callable[[str], Any], files: Sequence[str]) -> None:
-    """Answer each index with the result for that file, or the error, until there is None."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C
+def _work_on(work: Callable[[str], T], files: Sequence[str], index: int) -> T:
+    _settle()
+    return work(files[index])
+
+
+@cache
+def _settle() -> None:
+    """Make a process ready for many files, before the first."""
     _take_one_thread()
     gc.freeze()  # what the imports have made stays
     gc.set_threshold(_ALIVE)
-    for index in iter(pipe.recv, None):
-        pipe.send((index, _answer(work, files[index])))
-
-
-def _answer(work: Callable[[str], Any], file: str) -> tuple[Any, Exception | None]:
-    """Return what a function makes of a file, or its error."""
-    try:
-        return work(file), None
-    except Exception as error:
-        return None, error
 
 
 def _take_one_thread() -> None:
@@ -129,24 +111,25 @@ def _take_one_thread() -> None:
             getattr(library, name)(1)
 
 
-def _results(crew: Sequence[_Worker]) -> Iterator[tuple[int, tuple[Any, Exception | None]]]:
+def _results(crew: Sequence[_Worker]) -> Iterator[tuple[int, Answer]]:
     """Yield indices, with the answers, as they come."""
     try:
-        busy = {worker.pipe: worker for worker in crew if _send_next(worker, crew)}
+        busy = [worker for worker in crew if _send_next(worker, crew)]
         while busy:
-            for pipe in wait(list(busy)):
-                assert isinstance(pipe, Connection)
-                answer = pipe.recv()
-                if not _send_next(busy[pipe], crew):
-                    del busy[pipe]
-                yield answer
-    except (EOFError, ConnectionError) as error:
+            for worker in replied(busy):
+                done, answered = worker.doing, worker.receive()
+                if not _send_next(worker, crew):
+                    busy.remove(worker)
+                yield done, answered
+    except WorkerDied as error:
         raise RunError("a worker process was killed, probably because memory ran out") from error
 
 
 def _send_next(worker: _Worker, crew: Sequence[_Worker]) -> bool:
     """Give a worker the next of its files or, when it has none, the last of who has most; False when all are given."""
     most = max(crew, key=lambda one: len(one.left)).left
-    index = worker.left.popleft() if worker.left else most.pop() if most else None
-    worker.pipe.send(index)
-    return index is not None
+    if not most:
+        return False
+    worker.doing = worker.left.popleft() if worker.left else most.pop()
+    worker.send(worker.doing)
+    return True

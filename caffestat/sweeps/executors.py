@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import gc
 import itertools
-import multiprocessing
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import PurePath
 from threading import Lock
 from typing import Any
 
+from caffestat.crew import Worker, WorkerDied, ended, fork_server, replied
 from caffestat.errors import InputError, RunError
 
 from .bench import Bench, Settings
@@ -28,7 +27,7 @@ Batch = tuple[Trial, ...]
 
 _BATCH = 16  # trials that are sent together at most, which share the overhead
 _SECONDS = 0.5  # that a batch takes, when its trials are short enough
-_WAITING = 4  # batches per worker that are queued, so that memory does not grow with the number of trials
+_WAITING = 4  # batches per worker of a cluster that are queued, so that memory does not grow with the number of trials
 _ATTEMPTS = 10  # to reach workers that come and go
 _DEATHS = 3  # of workers, after which the trial that they ran is assumed to be the cause
 
@@ -41,7 +40,7 @@ _benches: dict[str, Bench] = {}  # of this process, by the sweep
 _one_at_a_time = Lock()  # a compiled net holds the params of one trial
 
 
-def one_by_one(settings: Settings, trials: Iterable[Trial]) -> Iterator[Result]:
+def one_by_one(settings: Settings, trials: Iterable[Trial]) -> Generator[Result]:
     """Run trials in this process."""
     bench = Bench(settings)
     for trial in trials:
@@ -63,6 +62,13 @@ def _forget(token: str) -> None:
 def _run_batch(token: str, batch: Batch) -> Packed:
     with _one_at_a_time:
         return pack((trial, _benches[token].run(trial)) for trial in batch)
+
+
+def _run_here(settings: Settings, batch: Batch) -> Packed:
+    """Run a batch in a process that works for one sweep."""
+    if not _benches:
+        _prepare("here", settings)
+    return _run_batch("here", batch)
 
 
 def _failed(trial: Trial, text: str) -> Result:
@@ -106,46 +112,55 @@ class _Queue:
         return []
 
 
-def on_processes(settings: Settings, trials: Iterable[Trial], workers: int) -> Iterator[Result]:
+def on_processes(settings: Settings, trials: Iterable[Trial], workers: int) -> Generator[Result]:
     """Run trials in processes of this machine. The trials of a process that dies are run again in another one."""
-    queue = _Queue(trials)
-    while True:
-        pool = ProcessPoolExecutor(workers, _context(), _prepare, ("here", settings))
-        running: dict[Future[Packed], Batch] = {}
+    context = fork_server(_IMPORTED)
+    here = _Processes(_Queue(trials), lambda: Worker(context, partial(_run_here, settings)), workers)
+    with ended(here.crew):
+        while here.fill():
+            for worker in replied(here.running):
+                results = here.take(worker)
+                here.fill()  # before others look at the results
+                yield from results
+
+
+class _Processes:
+    """Processes of this machine, and the batches that they run."""
+
+    def __init__(self, queue: _Queue, start: Callable[[], Worker], count: int) -> None:
+        self.crew: list[Worker] = []
+        self.running: dict[Worker, Batch] = {}
+        self._queue, self._start, self._count = queue, start, count
+
+    def fill(self) -> bool:
+        """Give batches to all; False when none is left and none is run."""
+        while len(self.running) < self._count and (batch := self._queue.take()):
+            worker = self._idle()
+            self.running[worker] = batch
+            worker.send(batch)
+        return bool(self.running)
+
+    def _idle(self) -> Worker:
+        worker = next((worker for worker in self.crew if worker not in self.running), None)
+        if worker is None:
+            worker = self._start()
+            self.crew.append(worker)
+        return worker
+
+    def take(self, worker: Worker) -> Sequence[Result]:
+        """Return the results of a batch; if its process has died, those of trials that are given up."""
+        batch = self.running.pop(worker)
         try:
-            yield from _drain(pool, queue, running, workers)
-            return
-        except BrokenProcessPool:
-            for future, batch in running.items():
-                lost = not future.done() or future.cancelled() or future.exception() is not None
-                yield from queue.give_back(batch, _DIED) if lost else unpack(future.result())
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
-
-
-def _context() -> Any:
-    """Return how processes start: as forks of one that has made the imports, where the system has that."""
-    if "forkserver" not in multiprocessing.get_all_start_methods():
-        return multiprocessing.get_context("spawn")
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(list(_IMPORTED))
-    return context
-
-
-def _drain(
-    pool: ProcessPoolExecutor, queue: _Queue, running: dict[Future[Packed], Batch], workers: int
-) -> Iterator[Result]:
-    while True:
-        while len(running) < workers * _WAITING and (batch := queue.take()):
-            running[pool.submit(_run_batch, "here", batch)] = batch
-        if not running:
-            return
-        done, _ = wait(running, return_when=FIRST_COMPLETED)
-        for future in done:
-            results = unpack(future.result())
-            queue.learn(results)
-            del running[future]
-            yield from results
+            packed, error = worker.receive()
+        except WorkerDied:
+            self.crew.remove(worker)
+            worker.end()
+            return self._queue.give_back(batch, _DIED)
+        if error:
+            raise error
+        results = unpack(packed)
+        self._queue.learn(results)
+        return results
 
 
 def connect(scheduler: str, **security: Any) -> Any:
@@ -178,7 +193,7 @@ def local_cluster(workers: int) -> Any:
 
 def on_cluster(
     client: Any, settings: Settings, trials: Iterable[Trial], token: str, resources: dict[str, float] | None = None
-) -> Iterator[Result]:
+) -> Generator[Result]:
     """Run trials on a Dask cluster. The nets are sent once to each worker, also to those that join later.
 
     token:     names the sweep on the workers
