@@ -150,6 +150,10 @@ class _Priors(Layer):
         """Return width and height in pixels of each box at one place."""
         raise NotImplementedError
 
+    def count(self) -> int:
+        """Return how many boxes stand at one place."""
+        return len(self.sizes())
+
     def shifts(self) -> np.ndarray:
         """Return how far each box of a place stands from its centre, in pixels, x first: [boxes, 2], or one for all."""
         return np.zeros((1, 2))
@@ -181,15 +185,21 @@ class _Priors(Layer):
         self.pair("img_size", "img_h", "img_w")
         self.pair("step", "step_h", "step_w")
         self.variances()
-        return ((1, 2, math.prod(bottoms[0][2:]) * len(self.sizes()) * 4),)
+        return ((1, 2, math.prod(bottoms[0][2:]) * self.count() * 4),)
 
     def boxes(self, places: Shape, image: Shape) -> np.ndarray:
         """Return the boxes [H, W, boxes, 4] for a map of H x W places and an image's size."""
+        return self.placed(places, image, self.added.prior_box_param.offset)
+
+    def placed(self, places: Shape, image: Shape, down: float) -> np.ndarray:
+        """Return a box of each size at each place, whose centre is `down` rows below the upper edge of the place."""
         proto = self.added.prior_box_param
         image = tuple(map(int, self.pair("img_size", "img_h", "img_w") or image))
         step = self.pair("step", "step_h", "step_w") or np.array(image, np.float32) / np.array(places, np.float32)
-        offset = np.float32(proto.offset)
-        y, x = ((np.arange(n, dtype=np.float32) + offset) * np.float32(s) for n, s in zip(places, step, strict=True))
+        y, x = (
+            (np.arange(n, dtype=np.float32) + np.float32(offset)) * np.float32(s)
+            for n, s, offset in zip(places, step, (down, proto.offset), strict=True)
+        )
         half = np.array(self.sizes(), np.float32).astype(np.float64) / 2
         center = (
             np.stack(np.broadcast_arrays(x[None, :], y[:, None]), -1)[:, :, None].astype(np.float64) + self.shifts()
@@ -209,8 +219,9 @@ class PriorBox(_Priors):
     """At each place of the map a square of each min_size, one of √(min_size · max_size), and one per aspect ratio.
 
     FaceBoxes' are a pixel smaller, and where 32, 64 and 128 alone are written they are 16, 4 and one: a net is taken
-    for that where a layer of the same bottom predicts as many.
-    (weiliu89/caffe, prior_box_layer.cpp; sfzhang15/FaceBoxes, the same file)
+    for that where a layer of the same bottom predicts as many. TextBoxes++'s `denser_prior_boxes` adds to each box one
+    on the lower edge of the place.
+    (weiliu89/caffe, prior_box_layer.cpp; sfzhang15/FaceBoxes and MhLiao/TextBoxes_plusplus, the same file)
     """
 
     def departs(self, bottoms: Sequence[Shape]) -> str:
@@ -226,7 +237,16 @@ class PriorBox(_Priors):
     def is_dense(self) -> bool:
         """Whether FaceBoxes has more than one square of a size."""
         p = self.added.prior_box_param
-        return list(p.min_size) == list(_DENSE) and not p.max_size and not p.aspect_ratio
+        return list(p.min_size) == list(_DENSE) and not (p.max_size or p.aspect_ratio or p.denser_prior_boxes)
+
+    def count(self) -> int:
+        return super().count() * (2 if self.added.prior_box_param.denser_prior_boxes else 1)
+
+    def boxes(self, places: Shape, image: Shape) -> np.ndarray:
+        boxes = super().boxes(places, image)
+        if not self.added.prior_box_param.denser_prior_boxes:
+            return boxes
+        return np.stack([boxes, self.placed(places, image, 1.0)], 3).reshape(*places, -1, 4)
 
     def shifts(self) -> np.ndarray:
         if not (self.is_forks and self.is_dense):

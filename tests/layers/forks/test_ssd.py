@@ -112,6 +112,20 @@ def test_prior_boxes_are_the_references_bit_for_bit() -> None:
     np.testing.assert_array_equal(top[0, 0].reshape(-1, 4), np.array(expected, np.float32))
 
 
+def test_denser_prior_boxes_stand_on_the_lower_edge_too() -> None:
+    """MhLiao/TextBoxes_plusplus, prior_box_layer.cpp: each box is followed by the same one at (h + 1) · step_h."""
+    text = """name: "p" type: "PriorBox" bottom: "m" bottom: "x" top: "y" prior_box_param {{
+      min_size: 6 max_size: 24 aspect_ratio: 4 offset: 0.25 {} }}"""
+    bottoms = [np.zeros((2, 3, 2, 5)), np.zeros((2, 1, 20, 40))]
+    (few,) = run(make(text.format("")), bottoms).tops
+    (many,) = run(make(text.format("denser_prior_boxes: true")), bottoms).tops
+    assert many.shape == (1, 2, 2 * 5 * 8 * 4)
+    boxes = many[0, 0].reshape(2, 5, 4, 2, 4)
+    np.testing.assert_array_equal(boxes[..., 0, :], few[0, 0].reshape(2, 5, 4, 4))
+    down = np.array([0, 0.75 * 10 / 20, 0, 0.75 * 10 / 20])
+    np.testing.assert_allclose(boxes[..., 1, :] - boxes[..., 0, :], np.broadcast_to(down, (2, 5, 4, 4)), atol=1e-6)
+
+
 def test_normalize_in_place_passes_no_gradient_on() -> None:
     """normalize_layer.cpp, Backward_cpu: dy - x̂ · Σ x̂ · dy, where the second has been written over the first."""
     x, dy = np.random.default_rng(3).normal(1, 2, (2, 2, 3, 4, 5)).astype(np.float32)
