@@ -24,7 +24,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -131,7 +131,7 @@ def _measured(client: Any, net: str, seconds: float, count: int, scheduler: int,
             break
     passed, done = time.perf_counter() - started, summary.trials - first
     used = [sum(p.cpu_times()[:2]) - then for p, then in zip(found, before, strict=True)]
-    results.close()  # type: ignore[attr-defined]
+    results.close()
     parts = "".join(f"{cpu / passed:6.2f} {1e3 * cpu / done:6.3f} ms  " for cpu in used)
     share = f"{done / passed * seconds / count:18.0%}" if seconds else f"{'':>18}"
     return f"{count:7d} {done / passed:9.0f} {share} {psutil.cpu_percent():7.0f}%  {parts}"
@@ -147,7 +147,7 @@ def client_of(net: str, variants: int, seeds: int) -> None:
     """Run trials that only return rows, store them, and tell what this process took."""
     rows = simulated(net, 0.0)
 
-    def run(settings: Settings, trials: Iterable[Trial]) -> Iterator[executors.Result]:
+    def run(settings: Settings, trials: Iterable[Trial]) -> Generator[executors.Result]:
         for trial in trials:
             yield trial, [replace(row, value=row.value * (1 + trial.seed % 7 / 10)) for row in rows]
 
