@@ -152,7 +152,8 @@ def _kept(store: Store | None) -> Iterator[Callable[[Result], None]]:
     def write() -> None:
         nonlocal started
         with uninterrupted():
-            store.append(chunk) if store else None
+            if store:
+                store.append(chunk)
             chunk.clear()
         started = time.monotonic()
 
