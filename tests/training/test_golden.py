@@ -108,6 +108,16 @@ def compare_params(found: dict[str, np.ndarray], name: str, index: int) -> None:
             assert off(found[key], value) <= max(TOLERANCE, 2 * spread(name)["params"]), key
 
 
+def replay(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, resident: bool | None = None) -> None:
+    """Run a case in a folder of its own, and compare its logs, params and history with Caffe's."""
+    folder = tmp_path / name
+    shutil.copytree(FOLDER / name, folder, ignore=shutil.ignore_patterns("ref_*"))
+    monkeypatch.chdir(folder)
+    for index, run in enumerate(runs(name)):
+        compare_logs(train(run["args"], resident=resident), FOLDER / name / run["log"], spread(name))
+        compare_params(final(folder, run), name, index)
+
+
 REFERENCES = [name for name in CASES if any((FOLDER / name).glob("ref_*"))]
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from itertools import product
 from pathlib import Path
 
@@ -21,8 +20,8 @@ from caffestat.training.resident import ResidentUpdate
 from caffestat.training.solvers import SOLVERS, Rule
 from caffestat.training.update import Applied, Learnable, Update
 
-from .golden import CASES, DEVICE, FOLDER, runs, spread
-from .test_golden import compare_logs, compare_params, final, train
+from .golden import CASES, DEVICE
+from .test_golden import replay
 
 ITERATIONS = 4
 PARAMS = (
@@ -230,10 +229,5 @@ def test_a_rule_without_a_compiled_form_works_on_the_host(tmp_path: Path, monkey
 
 @pytest.mark.parametrize("name", CASES)
 def test_golden_cases(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = tmp_path / name
-    shutil.copytree(FOLDER / name, folder, ignore=shutil.ignore_patterns("ref_*"))
-    monkeypatch.chdir(folder)
     monkeypatch.delattr(Update, "apply")  # nothing is updated on the host
-    for index, run in enumerate(runs(name)):
-        compare_logs(train(run["args"], resident=True), FOLDER / name / run["log"], spread(name))
-        compare_params(final(folder, run), name, index)
+    replay(name, tmp_path, monkeypatch, resident=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 import pytest
@@ -10,8 +9,8 @@ import pytest
 from caffestat.analysis import Runner
 from caffestat.analysis import runner as module
 
-from .golden import DEVICE, FOLDER, runs, spread
-from .test_golden import compare_logs, compare_params, final, train
+from .golden import DEVICE
+from .test_golden import replay
 
 CASES = ("average_loss", "dropout_stream", "hdf5_shuffle", "lmdb_epochs", "train_sgd_l1_clip_iter_mult")
 
@@ -20,12 +19,8 @@ pytestmark = pytest.mark.skipif(DEVICE != "cpu", reason="a GPU takes batches who
 
 @pytest.mark.parametrize("name", CASES)
 def test_golden_cases(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder, made, build = tmp_path / name, [], Runner.__init__
-    shutil.copytree(FOLDER / name, folder, ignore=shutil.ignore_patterns("ref_*"))
-    monkeypatch.chdir(folder)
+    made, build = [], Runner.__init__
     monkeypatch.setattr(module, "shards_for", lambda program: 2)
     monkeypatch.setattr(Runner, "__init__", lambda self, *a, **k: (build(self, *a, **k), made.append(self))[0])
-    for index, run in enumerate(runs(name)):
-        compare_logs(train(run["args"]), FOLDER / name / run["log"], spread(name))
-        compare_params(final(folder, run), name, index)
+    replay(name, tmp_path, monkeypatch)
     assert any(runner.forward.shards == 2 for runner in made)
