@@ -8,10 +8,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from caffestat.errors import CaffestatError, InputError
 from caffestat.files import open_regular
+from caffestat.lazy import np
 
 __all__ = ["Source", "number_of", "read_archive", "read_array", "read_arrays"]
 

@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from caffestat.fillers import Stream
 from caffestat.fillers.distributions import uniform
+from caffestat.lazy import np
 from caffestat.schema.forks.ssd_pb2 import ResizeParameter
 
 from .images import nearest, resize

@@ -10,9 +10,9 @@ from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from numpy.typing import NDArray
 
+from caffestat.lazy import np
 from caffestat.schema.forks.data_pb2 import FlowDataParameter
 
 from .database import DatumReader

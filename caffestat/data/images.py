@@ -9,8 +9,9 @@ import io
 import warnings
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
+
+from caffestat.lazy import np
 
 from .reader import require
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import numpy as np
 from numpy.typing import NDArray
 
 from caffestat.errors import InputError
 from caffestat.fillers import Stream
 from caffestat.layers.data import refuse_two_means
+from caffestat.lazy import np
 from caffestat.schema import BlobProto, caffe_pb2, read_binary
 from caffestat.schema.blobs import blob_shape
 

@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
 from numpy.typing import NDArray
 
 from caffestat.errors import NetError
 from caffestat.fillers import Stream
+from caffestat.lazy import np
 from caffestat.schema import caffe_pb2
 from caffestat.schema.forks.data_pb2 import SegmentDataParameter
 

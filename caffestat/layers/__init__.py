@@ -18,6 +18,8 @@ from . import (  # noqa: F401  registers their layer types
     shape,
 )
 from .base import (
+    TEST,
+    TRAIN,
     Layer,
     Move,
     Param,
@@ -41,6 +43,8 @@ from .data import Source
 from .plugins import load_plugin, loaded_plugins
 
 __all__ = [
+    "TEST",
+    "TRAIN",
     "Layer",
     "Move",
     "Param",

@@ -17,13 +17,15 @@ from caffestat.fillers import VARIANCE_NORMS, Filler, Stream, fill
 from caffestat.lazy import np
 from caffestat.ops import Nonlinearity
 from caffestat.prototext import Message, Scalar
-from caffestat.schema import FillerParameter, from_message
+from caffestat.schema import FillerParameter, caffe_pb2, from_message
 from caffestat.schema.slots import boolean
 
 if TYPE_CHECKING:
     from caffestat.graph import Graph
 
 __all__ = [
+    "TEST",
+    "TRAIN",
     "Layer",
     "Move",
     "Param",
@@ -44,6 +46,8 @@ __all__ = [
     "type_name",
 ]
 
+TRAIN: int = caffe_pb2.TRAIN
+TEST: int = caffe_pb2.TEST
 Shape = tuple[int, ...]
 Move = tuple[tuple[Fraction, Fraction], ...]
 """Where a place of the bottom goes along height and width: to factor · place + shift of the top."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from caffestat.errors import InputError, Place
 from caffestat.fillers import Filler, Stream, fill
 
-from .base import Layer, Shape, layer, to_filler
+from .base import TRAIN, Layer, Shape, layer, to_filler
 
 if TYPE_CHECKING:
     import numpy as np
@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from caffestat.graph import Graph
 
 __all__ = ["Data", "DummyData", "HDF5Data", "ImageData", "Input", "MemoryData", "Python", "Source", "WindowData"]
-
-TRAIN = 0
 
 
 Count = tuple[int, int | None]

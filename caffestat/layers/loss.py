@@ -68,6 +68,11 @@ class Loss(Layer):
     def check(self, bottoms: Sequence[Shape]) -> None:
         """Raise NetError when the bottoms do not fit this loss."""
 
+    def check_counts(self, bottoms: Sequence[Shape]) -> None:
+        """Raise NetError unless two bottoms have as many elements."""
+        if math.prod(bottoms[0]) != math.prod(bottoms[1]):
+            raise self.error(f"expected two bottoms of the same count, found shapes {bottoms[0]} and {bottoms[1]}")
+
     def check_labels(self, scores: Shape, labels: Shape, axis: int) -> None:
         """Raise NetError unless there is one label for each position outside `axis`."""
         expected = math.prod(scores) // max(scores[axis], 1)
@@ -233,8 +238,7 @@ class EuclideanLoss(Loss):
         return super().departs(bottoms) or tell_legacy_axes(bottoms)
 
     def check(self, bottoms: Sequence[Shape]) -> None:
-        if math.prod(bottoms[0]) != math.prod(bottoms[1]):
-            raise self.error(f"expected two bottoms of the same count, found shapes {bottoms[0]} and {bottoms[1]}")
+        self.check_counts(bottoms)
 
     def divisor(self, shape: Shape) -> float:
         """Return what the gradient is divided by, and half of the sum of squares."""

@@ -10,7 +10,7 @@ from caffestat.fillers import Stream, bernoulli, density, problem
 from caffestat.lazy import np
 from caffestat.ops import Nonlinearity, activations
 
-from .base import Layer, Param, Shape, default_filler, layer, read_param, to_filler
+from .base import TRAIN, Layer, Param, Shape, default_filler, layer, read_param, to_filler
 from .reread import BOTTOM, TOP, emit_pulled, emit_reread, without_gradient
 
 if TYPE_CHECKING:
@@ -34,7 +34,6 @@ __all__ = [
     "Threshold",
 ]
 
-TRAIN = 0
 
 FLOAT = 1  # onnx element type
 

@@ -10,7 +10,7 @@ from caffestat.fillers import Filler
 from caffestat.graph.channels import batch_gradient, channel_affine, channel_column
 from caffestat.lazy import np
 
-from .base import Layer, Param, Shape, layer
+from .base import TEST, Layer, Param, Shape, layer
 from .pooling import emit_average, pooling_window
 from .reread import TOP, emit_closed, emit_pulled
 
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
 __all__ = ["LRN", "MVN", "BatchNorm"]
 
-TEST = 1
 ACROSS_CHANNELS = 0
 
 

@@ -7,14 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from caffestat.errors import NetError
-from caffestat.schema import caffe_pb2
+from caffestat.layers import TEST, TRAIN
 
 from .upgrade import Entry
 
 __all__ = ["TEST", "TRAIN", "State", "filter_layers", "meets"]
-
-TRAIN: int = caffe_pb2.TRAIN
-TEST: int = caffe_pb2.TEST
 
 
 @dataclass(frozen=True)

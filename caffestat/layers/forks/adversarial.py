@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
+from caffestat.lazy import np
 from caffestat.schema.forks import rcnn_pb2
 
 from ..base import Layer, Shape, layer

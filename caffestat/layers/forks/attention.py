@@ -9,8 +9,7 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-import numpy as np
-
+from caffestat.lazy import np
 from caffestat.schema.forks import segmentation_pb2
 
 from ..base import Layer, Shape, layer
@@ -276,8 +275,7 @@ class NormalizedSigmoidCrossEntropyLoss(Loss):
 
     def check(self, bottoms: Sequence[Shape]) -> None:
         check_images(self, bottoms[0])
-        if math.prod(bottoms[0]) != math.prod(bottoms[1]):
-            raise self.error(f"expected two bottoms of the same count, found shapes {bottoms[0]} and {bottoms[1]}")
+        self.check_counts(bottoms)
 
     def lower(self, g: Graph, bottoms: Sequence[str], params: Sequence[str]) -> Sequence[str]:
         shape = g.shape(bottoms[0])

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, ClassVar
 from caffestat.lazy import np
 from caffestat.schema.forks import centers_pb2
 
-from ..base import Layer, Param, Shape, layer, read_param
+from ..base import TRAIN, Layer, Param, Shape, layer, read_param
 from ..loss import is_label
 from .ssd import AnnotatedData, MultiBoxLoss
 from .staged import Computed
@@ -28,7 +28,6 @@ __all__ = [
     "MultiBoxSSDLoss",
 ]
 
-TRAIN = 0
 SIGNS = 7  # of a number plate
 POINTS, ANGLES = 10, 3  # values of a face: x of five points, their y, yaw, pitch and roll
 LEAST_SQUARE = 1e-11  # added to the square of a norm

@@ -11,7 +11,7 @@ from caffestat.graph.channels import batch_gradient
 from caffestat.lazy import np
 from caffestat.schema.forks import segmentation_pb2
 
-from ..base import Param, Shape, layer, to_filler
+from ..base import TEST, Param, Shape, layer, to_filler
 from ..normalization import BatchNorm
 from ..reread import without_gradient
 from ..scale import emit_affine
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
 __all__ = ["BN", "ZXYBN", "ActionBN", "ActionBNData", "BNData", "CuDNNBatchNorm", "SegnetBN"]
 
-TEST = 1
 LEAST_EPS = 1e-5  # CUDNN_BN_MIN_EPSILON
 
 

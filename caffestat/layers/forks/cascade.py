@@ -9,14 +9,13 @@ from typing import Any
 from caffestat.lazy import np
 from caffestat.schema.forks import cascade_pb2
 
-from ..base import Layer, Shape, layer
+from ..base import TRAIN, Layer, Shape, layer
 from .boxes import overlaps, suppress
 from .rois import random_boxes
 from .staged import Computed
 
 __all__ = ["BboxAccuracy", "BoxGroupOutput", "DecodeBBox", "ProposalTarget", "Regression"]
 
-TRAIN = 0
 IGNORED_OVERLAP = 0.975  # a region that overlaps its true box more is that box
 
 

@@ -6,9 +6,8 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from caffestat.fillers import Filler, Stream
+from caffestat.lazy import np
 from caffestat.schema.forks import compression_pb2, data_pb2
 
 from ..base import Layer, Param, Shape, layer

@@ -16,6 +16,7 @@ from caffestat.schema.forks import segmentation_pb2
 from ..base import Layer, Param, Shape, layer
 from ..loss import FLT_MIN
 from .lattice import Filter, Lattice
+from .squash import softmax
 from .staged import Computed
 
 if TYPE_CHECKING:
@@ -245,10 +246,10 @@ class DenseCRF(Computed):
     def inferred(self, u: np.ndarray, images: Sequence[np.ndarray]) -> np.ndarray:
         """Return q [C, H, W] for the scores of an item and the image, if there is one."""
         lattices, rows = list(self.lattices(u.shape, images)), u.reshape(len(u), -1).T
-        q = _softmax(rows)
+        q = softmax(rows, 1)
         for _ in range(self.settings.max_iter):
             parts = [np.float32(weight) * lattice.norm * lattice.filtered(q) for weight, lattice in lattices]
-            q = _softmax(rows + sum(parts))
+            q = softmax(rows + sum(parts), 1)
         return np.asarray(q.T.reshape(u.shape))
 
     def lattices(self, shape: Shape, images: Sequence[np.ndarray]) -> Iterator[tuple[float, Lattice]]:
@@ -263,11 +264,6 @@ class DenseCRF(Computed):
                     yield weight, Lattice.of(np.concatenate([_places((1, *shape), spread), colours], 1))
         except InputError as error:
             raise self.error(str(error)) from error
-
-
-def _softmax(rows: np.ndarray) -> np.ndarray:
-    powers = np.exp(rows - rows.max(1, keepdims=True))
-    return np.asarray(powers / powers.sum(1, keepdims=True))
 
 
 def _places(shape: Shape, spread: float) -> np.ndarray:

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from caffestat.lazy import np
 from caffestat.schema.forks import data_pb2, datasets_pb2
 
-from ..base import Shape, layer, type_name
+from ..base import TRAIN, Shape, layer, type_name
 from ..data import Count, Images, Python
 from .rois import random_boxes
 from .ssd import AnnotatedData
@@ -51,7 +51,6 @@ __all__ = [
     "YoloBoxData",
 ]
 
-TRAIN = 0
 FLOW = 1
 MOST_BOXES = 30
 _VIDEOS = {"Train_RGB": 24, "Train_flow": 24, "Test_RGB": 3, "Test_flow": 3}  # LRCN's, in a batch

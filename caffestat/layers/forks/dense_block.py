@@ -10,7 +10,7 @@ from caffestat.fillers import Filler, Stream, fill
 from caffestat.lazy import np
 from caffestat.schema.forks import blocks_pb2
 
-from ..base import Param, Shape, layer, to_filler
+from ..base import TEST, Param, Shape, layer, to_filler
 from ..normalization import BatchNorm
 from ..scale import emit_affine
 
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
 __all__ = ["DenseBlock"]
 
-TEST = 1
 KERNEL = 3
 QUAD = 4  # channels between the two convolutions of a bottleneck, in growth rates
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import ClassVar
 
-import numpy as np
+from caffestat.lazy import np
 
 from ..base import Shape, layer
 from ..data import Count

@@ -12,7 +12,7 @@ from caffestat.fillers.gaussian import gaussian
 from caffestat.lazy import np
 from caffestat.schema.forks import dropouts_pb2
 
-from ..base import Layer, Shape, layer
+from ..base import TRAIN, Layer, Shape, layer
 from ..loss import FLT_MIN, Loss
 from ..reread import emit_closed, without_gradient
 from .data import _Files
@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from caffestat.graph import Graph
 
 __all__ = ["GuidedDropout", "LabelDropout", "PoseImageData", "RandomNoise", "SigmoidLoss"]
-
-TRAIN = 0
 
 
 @layer("GuidedDropout", dialect="dgd")

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-import numpy as np
+from caffestat.lazy import np
 
 from ..base import Layer, Shape, layer
 from ..reread import emit_closed, without_gradient

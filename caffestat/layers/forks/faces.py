@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from caffestat.lazy import np
 from caffestat.schema.forks import faces_pb2
 
-from ..base import Layer, Param, Shape, layer, read_param
+from ..base import TRAIN, Layer, Param, Shape, layer, read_param
 from ..inner_product import InnerProduct
 from ..loss import Loss, class_index, is_label, total
 from ..reread import emit_closed
@@ -40,7 +40,6 @@ __all__ = [
     "WholeNormalization",
 ]
 
-TRAIN = 0
 OPENVINO = {"AnchorEmbeddingExtractor", "GRN", "ScaleFilter"}  # types that only its training toolbox has
 UNIT_EPS = 1e-6  # of weights that are scaled to length 1
 

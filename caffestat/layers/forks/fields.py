@@ -15,6 +15,7 @@ from ..loss import FLT_MIN, Loss, total
 from .boxes import overlaps, suppress
 from .cascade import Regression
 from .rois import random_boxes
+from .squash import softmax
 from .staged import Computed
 
 if TYPE_CHECKING:
@@ -473,8 +474,7 @@ class DetectionGroupLoss(_Group, _FieldLoss):
 
     def ranks(self, scores: np.ndarray, label: np.ndarray) -> np.ndarray:
         """Return how hard each field is."""
-        power = np.exp(scores - scores.max(1, keepdims=True))
-        p = power / power.sum(1, keepdims=True)
+        p = softmax(scores, 1)
         if self.settings.neg_ranking_type == "conf_prob":
             return 1 - p[:, 0]
         chosen = np.take_along_axis(p, label[:, None], 1)[:, 0]

@@ -297,8 +297,7 @@ class AbsLoss(Loss):
         return True
 
     def check(self, bottoms: Sequence[Shape]) -> None:
-        if math.prod(bottoms[0]) != math.prod(bottoms[1]):
-            raise self.error(f"expected two bottoms of the same count, found shapes {bottoms[0]} and {bottoms[1]}")
+        self.check_counts(bottoms)
 
     def lower(self, g: Graph, bottoms: Sequence[str], params: Sequence[str]) -> Sequence[str]:
         shape, other = g.shape(bottoms[0]), g.shape(bottoms[1])

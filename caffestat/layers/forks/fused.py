@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import numpy as np
-
 from caffestat.fillers import Stream
+from caffestat.lazy import np
 from caffestat.schema import caffe_pb2
 from caffestat.schema.forks import blocks_pb2
 

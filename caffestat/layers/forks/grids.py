@@ -6,8 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
+from caffestat.lazy import np
 from caffestat.schema.forks import rcnn_pb2
 
 from ..base import Layer, Shape, layer

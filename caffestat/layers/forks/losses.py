@@ -139,9 +139,6 @@ class GeneralTripletLoss(Classified):
         super().tops(bottoms)
         return ((), (2,))[: self.top_count]
 
-    def loss_weight(self, top: int) -> float:
-        return super().loss_weight(top) if self.proto.loss_weight else float(top == 0)
-
     def lower(self, g: Graph, bottoms: Sequence[str], params: Sequence[str]) -> Sequence[str]:
         p, shape = self.added.general_triplet_loss_param, g.shape(bottoms[0])
         n, classes = shape[0], math.prod(shape[1:])

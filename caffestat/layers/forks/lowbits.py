@@ -6,11 +6,10 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from caffestat.errors import Place
 from caffestat.fillers import Stream
 from caffestat.graph import Node
+from caffestat.lazy import np
 from caffestat.schema.forks import lowbits_pb2
 
 from ..base import Layer, Param, Shape, layer

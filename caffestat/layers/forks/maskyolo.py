@@ -15,6 +15,7 @@ from ..data import Images
 from .darknet import intersection_over_union
 from .data import _Files
 from .evaluated import EvaluatedLoss
+from .squash import sigmoid, softmax
 from .staged import Computed
 from .yolo import random_truth
 
@@ -110,7 +111,7 @@ class _MaskYolo(Layer):
         anchors = np.array([self.settings.anchor_x, self.settings.anchor_y])[:, :, None, None]
         with np.errstate(over="ignore"):
             sizes = np.exp(x[:, 2:4]) * anchors.swapaxes(0, 1) / np.array([wide, high])[:, None, None]
-        places = [(column + _sigmoid(x[:, 0])) / wide, (row + _sigmoid(x[:, 1])) / high, sizes[:, 0], sizes[:, 1]]
+        places = [(column + sigmoid(x[:, 0])) / wide, (row + sigmoid(x[:, 1])) / high, sizes[:, 0], sizes[:, 1]]
         return np.stack(places, -1)
 
     def found(self, x: np.ndarray) -> np.ndarray:
@@ -121,7 +122,7 @@ class _MaskYolo(Layer):
         p, (high, wide) = self.settings, x.shape[1:]
         values = x.astype(float).ravel()[: p.num_object * (BOX + 1) * high * wide]
         values = values.reshape(p.num_object, BOX + 1, high, wide)
-        boxes, sure = self.boxes(values).reshape(-1, BOX), _sigmoid(values[:, BOX]).ravel()
+        boxes, sure = self.boxes(values).reshape(-1, BOX), sigmoid(values[:, BOX]).ravel()
         kept = sure > np.float32(p.thresh)
         if not p.num_class:
             order = np.argsort(-sure, kind="stable")
@@ -181,13 +182,12 @@ class RegionLossOfMaskYolo(_MaskYolo, EvaluatedLoss):
         """Return the map with confidences and, with softmax, classes as likelihoods."""
         classes = self.settings.num_class
         outputs = values.reshape(shape).copy()
-        outputs[:, :, 4] = _sigmoid(outputs[:, :, 4])
+        outputs[:, :, 4] = sigmoid(outputs[:, :, 4])
         if self.settings.softmax and classes:
             flat = outputs.reshape(-1)
             starts = np.moveaxis(np.arange(flat.size).reshape(shape)[:, :, 5], 1, -1)
             for start in starts.ravel():  # those that begin near each other share values
-                part = np.exp(flat[start : start + classes] - flat[start : start + classes].max())
-                flat[start : start + classes] = part / part.sum()
+                flat[start : start + classes] = softmax(flat[start : start + classes], 0)
         return outputs
 
     def free(self, predicted: np.ndarray, known: _Labels) -> np.ndarray:
@@ -221,7 +221,7 @@ class RegionLossOfMaskYolo(_MaskYolo, EvaluatedLoss):
         n = int(overlaps.argmax())
         # the reference writes to the first place of all where no anchor overlaps
         at = (item, n, slice(None), line, column) if overlaps[n] > 0 else (0, 0, slice(None), 0, 0)
-        near, size = _sigmoid(x[at][:2]), x[at][2:4]
+        near, size = sigmoid(x[at][:2]), x[at][2:4]
         off = np.array([box[0] * wide - column, box[1] * high - line]) - near
         grown = np.log(box[2:] * [wide, high] / anchors[n]) - size
         missing = (np.arange(p.num_class) == int(row[BOX])) - outputs[at][5:]
@@ -359,11 +359,6 @@ class DecodeRois(_MaskYolo, Computed):
         for number, place in enumerate(places):
             if place.any():
                 yield number, place * [self.settings.mask_w, self.settings.mask_h]
-
-
-def _sigmoid(x: np.ndarray) -> np.ndarray:
-    with np.errstate(over="ignore"):
-        return np.asarray(1 / (1 + np.exp(-x)))
 
 
 def _shrunk(image: np.ndarray, side: int) -> np.ndarray:

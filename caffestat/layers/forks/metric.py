@@ -286,9 +286,6 @@ class PairFastLoss(EvaluatedLoss):
     num_bottoms = (2, 2)
     num_tops = (3, 3)
 
-    def loss_weight(self, top: int) -> float:
-        return super().loss_weight(top) if self.proto.loss_weight else float(top == 0)
-
     def tops(self, bottoms: Sequence[Shape]) -> tuple[Shape, ...]:
         shape, labels = bottoms
         if len(shape) < 2 or math.prod(shape[2:]) != 1 or not math.prod(shape) or math.prod(labels) != shape[0]:

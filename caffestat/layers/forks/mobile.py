@@ -13,7 +13,7 @@ from caffestat.lazy import np
 from caffestat.ops import Nonlinearity, activations
 from caffestat.schema.forks import mobile_pb2
 
-from ..base import Layer, Param, Shape, layer, to_filler
+from ..base import TRAIN, Layer, Param, Shape, layer, to_filler
 from ..convolution import Convolution
 from ..neuron import Neuron
 from ..reread import BOTTOM, emit_pulled, emit_reread
@@ -36,8 +36,6 @@ __all__ = [
     "Mish",
     "ReLU6",
 ]
-
-TRAIN = 0
 
 
 class _PerChannel(Convolution):

@@ -11,7 +11,7 @@ from caffestat.fillers import Constant, Filler, Normal, Stream, Uniform, density
 from caffestat.lazy import np
 from caffestat.schema.forks import blocks_pb2
 
-from ..base import Param, Shape, layer
+from ..base import TRAIN, Param, Shape, layer
 from ..inner_product import InnerProduct
 from ..reread import emit_closed
 
@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from caffestat.graph import Graph
 
 __all__ = ["NoisyInnerProduct"]
-
-TRAIN = 0
 
 
 @layer("InnerProduct", dialect="mycaffe")

@@ -15,13 +15,14 @@ from ..loss import FLT_MIN, Loss, class_index, total
 from ..math import emit_softmax
 from ..neuron import Neuron
 from ..reread import BOTTOM, emit_closed, emit_pulled, without_gradient
+from .flow import AbsLoss
 
 if TYPE_CHECKING:
     from caffestat.autodiff import Tape
     from caffestat.graph import Graph
 
 __all__ = [
-    "AbsLoss",
+    "AbsLossOfWarping",
     "AngleLoss",
     "MultiSoftmax",
     "MultiSoftmaxLoss",
@@ -54,33 +55,11 @@ class _PlaceLoss(Loss):
 
 
 @layer("AbsLoss", dialect="warping")
-class AbsLoss(_PlaceLoss):
+class AbsLossOfWarping(AbsLoss):
     """y = Σ |a - b| / N; da = -db = dy / N where a > b, else -dy / N.
 
     (Ravi-Garg/Unsupervised_Depth_Estimation, abs_loss_layer.cpp)
     """
-
-    def allow_force_backward(self, bottom: int) -> bool:
-        return True
-
-    def check(self, bottoms: Sequence[Shape]) -> None:
-        if math.prod(bottoms[0]) != math.prod(bottoms[1]):
-            raise self.error(f"expected two bottoms of the same count, found shapes {bottoms[0]} and {bottoms[1]}")
-
-    def lower(self, g: Graph, bottoms: Sequence[str], params: Sequence[str]) -> Sequence[str]:
-        shape, other = g.shape(bottoms[0]), g.shape(bottoms[1])
-        made: list[str] = []
-
-        def forward(a: str, b: str) -> str:
-            made.append(g.emit("Sub", a, g.reshape(b, *shape)))
-            return g.emit("Div", total(g, g.emit("Abs", made[0])), g.constant(max(shape[0], 1)))
-
-        def gradient(tape: Tape, dy: str) -> Sequence[str | None]:
-            part = tape.emit("Div", dy, tape.constant(shape[0]))
-            da = tape.emit("Where", tape.emit("Greater", made[0], tape.constant(0)), part, tape.emit("Neg", part))
-            return da, tape.reshape(tape.declare(tape.emit("Neg", da), shape), *other)
-
-        return [emit_closed(g, bottoms, forward, gradient)] * self.top_count
 
 
 @layer("MultiSoftmax", dialect="3dnormal")

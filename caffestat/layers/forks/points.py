@@ -6,8 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, ClassVar
 
-import numpy as np
-
+from caffestat.lazy import np
 from caffestat.schema.forks import segmentation_pb2
 
 from ..base import Layer, Shape, layer
@@ -15,6 +14,7 @@ from ..loss import FLT_MIN
 from ..reread import emit_closed
 from .evaluated import EvaluatedLoss
 from .flow import check_images
+from .squash import softmax
 from .staged import Computed
 
 if TYPE_CHECKING:
@@ -75,8 +75,7 @@ class SoftmaxWithLossExpectation(EvaluatedLoss):
     ) -> tuple[Sequence[np.ndarray | float], np.ndarray]:
         shape, p = bottoms[0].shape, self.added.loss_param
         scores = bottoms[0].reshape(shape[1], -1).astype(float)
-        whole = np.exp(scores - scores.max(0))
-        q = whole / whole.sum(0)
+        q = softmax(scores, 0)
         labels = bottoms[1].reshape(-1, scores.shape[1])
         clicked = np.full(scores.shape[1], self.proto.loss_param.HasField("ignore_label"))
         clicked &= labels[0].astype(int) != self.proto.loss_param.ignore_label

@@ -15,7 +15,7 @@ from caffestat.fillers import Stream, bernoulli
 from caffestat.lazy import np
 from caffestat.schema.forks import pose_pb2
 
-from ..base import Layer, Move, Shape, layer, of_four_axes
+from ..base import TRAIN, Layer, Move, Shape, layer, of_four_axes
 from ..loss import Loss, total
 from ..neuron import Neuron
 from ..reread import emit_closed, without_gradient
@@ -43,7 +43,6 @@ __all__ = [
     "Visualized",
 ]
 
-TRAIN = 0
 INFO = (5, 1, 1)
 VISIBLE = np.float32(1e-4)  # above it a place of a heat map counts as one of the joint
 

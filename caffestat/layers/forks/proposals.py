@@ -18,7 +18,7 @@ from caffestat.files import read_regular
 from caffestat.lazy import np
 from caffestat.schema.forks import rcnn_pb2
 
-from ..base import Layer, Shape, layer
+from ..base import TRAIN, Layer, Shape, layer
 from ..data import Count, Python
 from .boxes import overlaps, suppress
 from .rois import random_boxes
@@ -40,7 +40,6 @@ __all__ = [
     "to_deltas",
 ]
 
-TRAIN = 0
 Settings = dict[str, Any]
 OF_FACES = "lib.layers.multi_layer_anchor_layer.MultiLayerAnchorLayer"  # its nets have another RoIDataLayer
 ATTRIBUTES = "face_attrs"  # a top of a further one

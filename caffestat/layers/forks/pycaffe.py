@@ -6,7 +6,7 @@ import math
 from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
+from caffestat.lazy import np
 
 from ..base import Layer, Shape, layer
 from ..data import Python

@@ -10,7 +10,7 @@ from caffestat.fillers import Filler
 from caffestat.lazy import np
 from caffestat.schema.forks import flow_pb2
 
-from ..base import Layer, Param, Shape, layer
+from ..base import TRAIN, Layer, Param, Shape, layer
 from ..reread import without_gradient
 from .flow import check_images
 from .rois import rounded
@@ -23,7 +23,6 @@ __all__ = ["DataAugmentation", "Downsample", "FlowAugmentation", "GenerateAugmen
 NEAREST, LINEAR, CUBIC, _ = flow_pb2.ResampleParameter.ResampleType.values()
 NEUTRAL = np.array([field.default_value for field in flow_pb2.AugmentationCoeff.DESCRIPTOR.fields], np.float32)
 """The coefficients of a transformation that changes nothing."""
-TRAIN = 0
 
 
 def emit_matrices(g: Graph, x: str, high: np.ndarray, wide: np.ndarray) -> str:

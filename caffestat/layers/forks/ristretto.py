@@ -11,7 +11,7 @@ from caffestat.fillers import Stream
 from caffestat.lazy import np
 from caffestat.schema.forks import ristretto_pb2
 
-from ..base import Layer, Shape, layer
+from ..base import TRAIN, Layer, Shape, layer
 from ..convolution import Convolution, Deconvolution
 from ..inner_product import InnerProduct
 from ..normalization import LRN
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
 __all__ = ["ConvolutionRistretto", "DeconvolutionRistretto", "FcRistretto", "LRNRistretto"]
 
-TRAIN = 0
 MINIFLOAT = ristretto_pb2.QuantizationParameter.MINIFLOAT
 POWERS = ristretto_pb2.QuantizationParameter.INTEGER_POWER_OF_2_WEIGHTS
 STOCHASTIC = ristretto_pb2.QuantizationParameter.STOCHASTIC

@@ -11,7 +11,7 @@ from caffestat.lazy import np
 from caffestat.ops import Nonlinearity, activations
 from caffestat.schema.forks import scaling_pb2
 
-from ..base import Layer, Param, Shape, layer
+from ..base import TRAIN, Layer, Param, Shape, layer
 from ..neuron import Neuron
 from ..reread import TOP, emit_closed, emit_pulled, without_gradient
 from .flow import check_images
@@ -36,7 +36,6 @@ __all__ = [
     "Sparsify",
 ]
 
-TRAIN = 0
 SMALLEST = np.finfo(np.float32).tiny
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from caffestat.lazy import np
 from caffestat.schema.forks import segments_pb2
 
-from ..base import Layer, Shape, layer
+from ..base import TEST, Layer, Shape, layer
 from ..reread import emit_closed
 from .evaluated import EvaluatedLoss
 from .staged import Computed
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Affinity", "ConnectedComponent", "DetectNetTransformation", "MalisLoss"]
 
-TEST = 1
 LABEL_ROW = 16  # values of a true box of DetectNet
 CELL_ROW = 8  # values of a cell before the coverages
 SMALLEST = float(np.finfo(np.float32).eps)

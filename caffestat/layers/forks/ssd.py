@@ -13,16 +13,15 @@ from caffestat.files import read_regular
 from caffestat.fillers import Filler
 from caffestat.float32 import FLT_MIN, rounded
 from caffestat.lazy import np
-from caffestat.schema import caffe_pb2
 from caffestat.schema.forks import ssd_pb2
 
-from ..base import Layer, Param, Shape, layer, to_filler
+from ..base import TEST, Layer, Param, Shape, layer, to_filler
 from ..data import Images
-from ..loss import Normalized
+from ..loss import BATCH_SIZE, FULL, NONE, VALID, Normalized
 from ..reread import emit_closed, without_gradient
 from .boxes import CORNER, decode, suppress
 from .detections import FAKE_ROW, detect, evaluate
-from .multibox import HARD_EXAMPLE, Matches, match
+from .multibox import HARD_EXAMPLE, LOGISTIC, Matches, match
 from .rois import random_boxes
 from .staged import Computed
 
@@ -44,11 +43,9 @@ __all__ = [
     "YoloAnnotatedData",
 ]
 
-SOFTMAX, LOGISTIC = range(2)
 SHARED = -1  # the label of locations that all classes share
 L2 = 0
 PLACED_ROW = 10  # values of a detection with its anchor, column and row
-FULL, VALID, BATCH_SIZE, NONE = range(4)
 MOST_PIXELS, LEAST_RATIO = 2**31, 1e-9  # of boxes that are written
 BOX_ROW, POINT_ROW = 8, 11  # values of a true box, and of its five points: whether there are any, x and y of each
 
@@ -588,7 +585,7 @@ class MultiBoxLoss(Normalized, _Predictions):
 
     def oddity(self, bottoms: Sequence[Shape]) -> str:
         """A backward pass alone forgets the matches. (multibox_loss_layer.cpp, all_match_indices_)"""
-        if self.phase != caffe_pb2.TEST:
+        if self.phase != TEST:
             return ""
         kept = "without a backward pass Caffe keeps the first batch's matches, and stops where they do not fit"
         return f"{kept}; here each batch has its own"

@@ -6,11 +6,10 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from itertools import islice
 from typing import Any, ClassVar
 
-import numpy as np
-
 from caffestat.errors import NetError
+from caffestat.lazy import np
 
-from ..base import Shape, layer
+from ..base import TRAIN, Shape, layer
 from ..data import Count
 from .boxes import overlaps, suppress
 from .proposals import (
@@ -29,6 +28,7 @@ from .proposals import (
     thin,
     to_deltas,
 )
+from .squash import softmax
 
 __all__ = [
     "AnchorTargetOfSsh",
@@ -38,7 +38,6 @@ __all__ = [
     "RoIDataOfSmallhardface",
 ]
 
-TRAIN = 0
 NOTHING = [[0, 0, 0, 16, 16]]  # the one row where no box is left
 
 
@@ -282,8 +281,7 @@ def _object_scores(scores: np.ndarray, count: int) -> np.ndarray:
     """Return by anchor what the softmax of scores [1, classes · count, H, W] gives to all classes but the first."""
     _, channels, height, width = scores.shape
     parts = scores.reshape(channels // count, count, height, width).astype(np.float64)
-    powers = np.exp(parts - parts.max(0))
-    return (1 - powers[0] / powers.sum(0)).transpose(1, 2, 0).ravel()
+    return (1 - softmax(parts, 0)[0]).transpose(1, 2, 0).ravel()
 
 
 def _at_random(random: np.random.Generator) -> Drop:

@@ -10,7 +10,7 @@ from caffestat.fillers import Filler
 from caffestat.lazy import np
 from caffestat.schema.forks import geometry_pb2
 
-from ..base import Layer, Param, Shape, layer
+from ..base import TRAIN, Layer, Param, Shape, layer
 from ..data import Source
 from ..neuron import Neuron, ReLU
 from ..normalization import BatchNorm
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
 __all__ = ["BNConv", "BdctToSpatial", "JpegCoefficients", "QuantTruncAbs", "ReLURecover"]
 
-TRAIN = 0
 STANDARD = """
     16 11 10 16 24 40 51 61  12 12 14 19 26 58 60 55  14 13 16 24 40 57 69 56  14 17 22 29 51 87 80 62
     18 22 37 56 68 109 103 77  24 35 55 64 81 104 113 92  49 64 78 87 103 121 120 101  72 92 95 98 112 100 103 99"""

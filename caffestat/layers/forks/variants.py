@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from caffestat.lazy import np
 
 from ..accuracy import Accuracy
-from ..base import Param, Shape, default_filler, layer
+from ..base import TEST, Param, Shape, default_filler, layer
 from ..inner_product import Embed
 from ..loss import FLOAT, EuclideanLoss, SoftmaxWithLoss, weigh
 from ..neuron import Dropout
-from ..normalization import TEST, BatchNorm
+from ..normalization import BatchNorm
 from ..pooling import MAX, Pooling, emit_average
 from ..scale import emit_affine
 

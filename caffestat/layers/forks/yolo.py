@@ -14,6 +14,7 @@ from caffestat.schema.forks import yolo_pb2
 from ..base import Layer, Shape, layer
 from .darknet import DIOU, MSE, intersection_over_union, keep_best, overlap, overlap_within, pull_of_overlap
 from .evaluated import EvaluatedLoss
+from .squash import sigmoid, softmax
 from .staged import Computed
 
 __all__ = [
@@ -43,16 +44,6 @@ MOST_BOXES = 300  # in an image, of MobileNet-YOLO
 FEW_BOXES = 30  # in an image, of caffe-yolov2
 LEAST_BIASES = 10  # that MobileNet-YOLO reads
 SSD_ROW = 8  # image, label, instance, x1, y1, x2, y2, difficult
-
-
-def _sigmoid(x: np.ndarray) -> np.ndarray:
-    with np.errstate(over="ignore"):
-        return 1 / (1 + np.exp(-x))
-
-
-def _softmax(x: np.ndarray, axis: int) -> np.ndarray:
-    powers = np.exp(x - x.max(axis, keepdims=True))
-    return powers / powers.sum(axis, keepdims=True)
 
 
 def random_truth(items: int, boxes: int, classes: int, random: np.random.Generator) -> np.ndarray:
@@ -471,7 +462,7 @@ class _RegionLoss(_GridLoss):
     ) -> tuple[Sequence[np.ndarray | float], np.ndarray]:
         p, x = self.settings, self.split(bottoms[0])
         grid = _Grid(x, _pairs(p.biases)[: p.num])
-        centers, confidence, classes = _sigmoid(x[:, :, :2]), _sigmoid(x[:, :, 4]), _softmax(x[:, :, 5:], 2)
+        centers, confidence, classes = sigmoid(x[:, :, :2]), sigmoid(x[:, :, 4]), softmax(x[:, :, 5:], 2)
         boxes, pull = grid.boxes(centers), np.zeros_like(x)
         steep = confidence * (1 - confidence)
         no_object = self.best(boxes, bottoms[1], MSE) <= np.float32(p.thresh)
@@ -744,9 +735,9 @@ def _predictions(
     """Return label, score and box of each prediction of version 2: by image, cell and anchor."""
     values = x.reshape(len(x), count, -1, *x.shape[2:])
     grid = _Grid(values, anchors[:count])
-    classes = np.moveaxis(_softmax(values[:, :, 5:], 2), (3, 4), (1, 2))
-    confidence = np.moveaxis(_sigmoid(values[:, :, 4]), 1, -1)
-    boxes = np.moveaxis(grid.boxes(_sigmoid(values[:, :, :2])), 1, 3)
+    classes = np.moveaxis(softmax(values[:, :, 5:], 2), (3, 4), (1, 2))
+    confidence = np.moveaxis(sigmoid(values[:, :, 4]), 1, -1)
+    boxes = np.moveaxis(grid.boxes(sigmoid(values[:, :, :2])), 1, 3)
     scores = score(confidence, classes.max(-1))
     return classes.argmax(-1).ravel(), scores.ravel(), boxes.reshape(-1, BOX)
 
@@ -956,7 +947,7 @@ class Yolov3(_GridLoss):
         p, x, confidence = self.settings, self.split(bottoms[0]), self.values_without_classes - 1
         mask, sizes, plain = list(p.mask[: p.num]), _pairs(p.biases) / p.anchors_scale, list(self.plain)
         grid = _Grid(x[:, :, list(self.means)], sizes[mask])
-        seen = _sigmoid(x)
+        seen = sigmoid(x)
         seen[:, :, plain] = x[:, :, plain]
         boxes, pull = grid.boxes(seen[:, :, list(self.means[:2])]), np.zeros_like(x)
         no_object = self.best(boxes, bottoms[1], self.kind) <= np.float32(p.thresh)
@@ -1134,8 +1125,8 @@ class Yolov3DetectionOutput(_Output):
             anchors = _pairs(p.biases)[list(p.mask[start : start + p.num_box])] / scale
             values = x.reshape(len(x), p.num_box, -1, *x.shape[2:])
             grid = _Grid(values, anchors)
-            scores = np.moveaxis(_sigmoid(values[:, :, 4:5]) * _sigmoid(values[:, :, 5:]), (3, 4), (1, 2))
-            boxes = np.moveaxis(grid.boxes(_sigmoid(values[:, :, :2])), 1, 3)
+            scores = np.moveaxis(sigmoid(values[:, :, 4:5]) * sigmoid(values[:, :, 5:]), (3, 4), (1, 2))
+            boxes = np.moveaxis(grid.boxes(sigmoid(values[:, :, :2])), 1, 3)
             labels = np.broadcast_to(np.arange(p.num_classes), scores.shape)
             boxes = np.broadcast_to(boxes[..., None, :], (*scores.shape, BOX))
             parts.append((labels.ravel(), scores.ravel(), boxes.reshape(-1, BOX)))

@@ -12,14 +12,10 @@ from ..base import Shape, layer
 from .centers import TRUTH, random_corners
 from .darknet import intersection_over_union
 from .evaluated import EvaluatedLoss
+from .squash import sigmoid
 from .yolo import BOX, Yolov3DetectionOutput
 
 __all__ = ["Yolov3Detection", "Yolov3Loss"]
-
-
-def _sigmoid(x: np.ndarray) -> np.ndarray:
-    with np.errstate(over="ignore"):
-        return 1 / (1 + np.exp(-x))
 
 
 @layer("Yolov3Detection", dialect="centers")
@@ -100,7 +96,7 @@ class Yolov3Loss(EvaluatedLoss):
         truths = [list(self.truths(rows, item)) for item, rows in enumerate(bottoms[1][:, 0])]
         if not any(truths):
             return [0.0], np.zeros(bottoms[0].shape)
-        seen = _sigmoid(x)
+        seen = sigmoid(x)
         steep = seen * (1 - seen)
         seen[:, :, 2:BOX], steep[:, :, 2:BOX] = x[:, :, 2:BOX], 1
         pull, count = np.zeros_like(x), 0
