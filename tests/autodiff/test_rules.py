@@ -381,6 +381,15 @@ GATHER = [
         )
         for attributes in ({}, {"axis": 0}, {"largest": 0})
     ),
+    Case("OneHot", np.array([1, 0, 2, -1]), 3, X(2)),
+    Case("OneHot", np.array([[1, -2, 9]]), 4, X(2), axis=1),
+    Case(
+        lambda g, start, limit, step: g.declare(g.emit("Range", start, limit, step), (4,), g.specs[start].dtype),
+        np.array(0.3),
+        3.0,
+        np.array(0.7),
+        name="Range",
+    ),
 ]
 
 

@@ -261,3 +261,13 @@ def dropout(t: Tape, node: Node, dy: str) -> Grads:
     x, keep = node.inputs[0], 1 - float(constant_of(t, node, 1, default=0.5))
     scaled = t.emit("Div", dy, t.scalar(keep, like=x))
     return only(node, t.emit("Where", node.outputs[1], scaled, t.scalar(0, like=x)))
+
+
+@vjp("Range")
+def range_(t: Tape, node: Node, dy: str) -> Grads:
+    """y = start + i · delta; the limit only decides how many there are."""
+    start, _, delta = node.inputs
+    steps = t.constant(np.arange(t.shape(node.outputs[0])[0]), t.specs[delta].dtype)
+    sums = (t.emit("ReduceSum", value, keepdims=0) for value in (dy, t.emit("Mul", dy, steps)))
+    dstart, ddelta = (t.reshape(total, *t.shape(x)) for total, x in zip(sums, (start, delta), strict=True))
+    return [dstart, None, ddelta]

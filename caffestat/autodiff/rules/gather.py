@@ -163,3 +163,13 @@ def compress(t: Tape, node: Node, dy: str) -> Grads:
         flat = scatter(t, dy, x, [count], positions, 0, math.prod(shape))
         return [t.reshape(flat, *shape), None]
     return [scatter(t, dy, x, t.shape(node.outputs[0]), positions, axis % len(shape), shape[axis]), None]
+
+
+@vjp("OneHot")
+def one_hot(t: Tape, node: Node, dy: str) -> Grads:
+    """Of the two values, [elsewhere, at the indices], each gets the sum of dy over the elements that have it."""
+    indices, depth, values = node.inputs
+    marks = t.constant(np.array([0, 1]), t.specs[values].dtype)
+    there = t.emit("Mul", dy, t.emit("OneHot", indices, depth, marks, axis=node.get("axis", -1)))
+    whole, on = (t.reshape(t.emit("ReduceSum", value, keepdims=0), 1) for value in (dy, there))
+    return [None, None, t.emit("Concat", t.emit("Sub", whole, on), on, axis=0)]
