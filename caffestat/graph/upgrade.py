@@ -136,10 +136,24 @@ def _pad_11(context: AdapterContext, node: Node) -> list[Node]:
 
 @_adapter(11, "Resize")
 def _resize_11(context: AdapterContext, node: Node) -> list[Node]:
-    rounding = {"coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
+    """Of opset 10 the runtime takes the element before a position along axes that grow, the one after along others.
+
+    Source: onnxruntime/core/providers/cpu/tensor/upsamplebase.h, NearestMode::SIMPLE.
+    """
     x, scales = node.inputs
-    attributes = {**node.attributes, "mode": _new_mode(node, "nearest"), **rounding}
-    return [replace(node, inputs=(x, "", scales), attributes=attributes)]
+    attributes = {**node.attributes, "mode": _new_mode(node, "nearest"), "coordinate_transformation_mode": "asymmetric"}
+    after, before = ({**attributes, "nearest_mode": mode} for mode in ("ceil", "floor"))
+    known = context.known(scales)
+    if known is None or not (known < 1).any():
+        return [replace(node, inputs=(x, "", scales), attributes=before)]
+    if not (known > 1).any():
+        return [replace(node, inputs=(x, "", scales), attributes=after)]
+    shrunk = context.unique(f"{node.outputs[0]}/shrunk")
+    parts = [context.constant(part, np.float32) for part in (np.minimum(known, 1), np.maximum(known, 1))]
+    return [
+        replace(node, inputs=(x, "", parts[0]), outputs=(shrunk,), attributes=after),
+        replace(node, inputs=(shrunk, "", parts[1]), attributes=before),
+    ]
 
 
 @_adapter(11, "Scatter")
