@@ -13,7 +13,7 @@ from ..base import Layer, Shape, layer
 from ..data import Python
 from .flow import check_images
 from .proposals import image_rows
-from .rois import PSROIPooling, bilinear, bins, random_boxes, rounded
+from .rois import PSROIPooling, _Picking, bilinear, bins, partly_learned, random_boxes, rounded
 
 if TYPE_CHECKING:
     from caffestat.graph import Graph
@@ -79,17 +79,9 @@ class PSROIAlign(PSROIPooling):
 
     def lower(self, g: Graph, bottoms: Sequence[str], params: Sequence[str]) -> Sequence[str]:
         index, weights, learns = self.input_decisions(g)
-        (top,) = self.tops([g.shape(bottom) for bottom in bottoms])
-        count, channels, rows, columns = top
-        picked = g.declare(g.emit("Gather", self.rows(g, bottoms[0]), index, axis=0), (*g.shape(index), channels))
-        fixed = g.emit("Mul", g.detach(picked), g.emit("Sub", g.constant(1), learns))
-        sums = g.emit(
-            "MatMul",
-            g.reshape(weights, count * rows * columns, 1, -1),
-            g.emit("Add", g.emit("Mul", picked, learns), fixed),
-        )
-        tiles = g.reshape(g.declare(sums, (count * rows * columns, 1, channels)), count, rows, columns, channels)
-        return (g.transpose(tiles, 0, 3, 1, 2),)
+        read = partly_learned(g, self.read(g, bottoms[0], index), learns)
+        sums = g.emit("MatMul", g.reshape(weights, g.shape(index)[0], 1, -1), read)
+        return (self.as_maps(g, sums, bottoms),)
 
 
 @layer("GRIDPooling", dialect="face-attributes")
@@ -153,14 +145,13 @@ class PlainZFDataLayer(Python):
         return ((2, 3, 600, 735), (2, 40))[index]
 
 
-class _Turned(Layer):
+class _Turned(_Picking):
     """y = max of x and 0 over each of pooled_h · pooled_w bins of a turned region; dx goes to the largest element.
 
     Bottoms: features [N, C, H, W], regions [R, 6], and more.
     """
 
     adds = rcnn_pb2.LayerParameter
-    decides = True
 
     @property
     def settings(self) -> Any:
@@ -201,7 +192,7 @@ class _Turned(Layer):
             raise self.error(f"expected a positive pooled_h and pooled_w, found {p.pooled_h} and {p.pooled_w}")
         return ((rois[0], check_images(self, bottoms[0])[1], p.pooled_h, p.pooled_w),)
 
-    def decide(self, bottoms: Sequence[np.ndarray], random: np.random.Generator) -> Sequence[np.ndarray]:
+    def picked(self, bottoms: Sequence[np.ndarray]) -> np.ndarray:
         p, x, rois = self.settings, bottoms[0], bottoms[1].reshape(len(bottoms[1]), 6)
         n, channels, height, width = x.shape
         size = self.seen(bottoms)
@@ -216,11 +207,7 @@ class _Turned(Layer):
                     values = x[int(item)][:, y, z]
                     best = values.argmax(1)
                     index[r, :, row, column] = np.where(values.max(1) > 0, planes + y[best] * width + z[best], -1)
-        return np.maximum(index, 0), (index >= 0).astype(np.float32)
-
-    def lower(self, g: Graph, bottoms: Sequence[str], params: Sequence[str]) -> Sequence[str]:
-        index, is_filled = self.input_decisions(g)
-        return (g.emit("Mul", g.emit("Gather", g.reshape(bottoms[0], -1), index, axis=0), is_filled),)
+        return index
 
 
 @layer("RotateROIPooling", dialect="rrpn")

@@ -12,7 +12,7 @@ from ..base import Shape, layer, type_name
 from ..data import Python
 from .boxes import areas
 from .rcnn import SmoothL1Loss
-from .rois import _Regions, _Sampled, bins, random_regions, rounded
+from .rois import _Picking, _Regions, _Sampled, bins, random_regions, rounded
 from .staged import Computed
 
 if TYPE_CHECKING:
@@ -96,7 +96,7 @@ class SmoothL1LossOfVideos(SmoothL1Loss):
 
 
 @layer("ROIPooling", dialect="r-c3d")
-class ROIPoolingOfVideos(_Regions):
+class ROIPoolingOfVideos(_Picking, _Regions):
     """y = max of x over pooled_l · pooled_h · pooled_w bins of a span [item, start, end] of a video [N, C, L, H, W].
 
     In space a region is always of the first 7 x 7 elements; an empty bin is 0. dx goes to the first largest element.
@@ -126,7 +126,7 @@ class ROIPoolingOfVideos(_Regions):
         spans[:, 1:] = np.sort(random.uniform(0, length - 1, (len(spans), 2)), axis=1)
         return spans.reshape(bottoms[1])
 
-    def decide(self, bottoms: Sequence[np.ndarray], random: np.random.Generator) -> Sequence[np.ndarray]:
+    def picked(self, bottoms: Sequence[np.ndarray]) -> np.ndarray:
         x, spans = bottoms[0], bottoms[1].reshape(-1, 3)
         n, channels, *sizes = x.shape
         start, end = rounded(spans[:, 1:] * np.float32(self.settings.temporal_scale)).T
@@ -145,11 +145,7 @@ class ROIPoolingOfVideos(_Regions):
                     inside = np.ravel_multi_index([at + pair[0] for at, pair in zip(found, ends, strict=True)], sizes)
                     target: tuple[Any, ...] = (slice(None), *places)
                     index[r][target] = item * x[0].size + plane + inside
-        return np.maximum(index, 0), (index >= 0).astype(np.float32)
-
-    def lower(self, g: Graph, bottoms: Sequence[str], params: Sequence[str]) -> Sequence[str]:
-        index, is_filled = self.input_decisions(g)
-        return (g.emit("Mul", g.emit("Gather", g.reshape(bottoms[0], -1), index, axis=0), is_filled),)
+        return index
 
 
 @layer(

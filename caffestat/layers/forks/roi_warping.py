@@ -9,7 +9,7 @@ from caffestat.lazy import np
 
 from ..base import layer
 from ..reread import emit_closed
-from .rois import _Sampled, bilinear, rounded
+from .rois import _Sampled, bilinear, partly_learned, rounded
 
 if TYPE_CHECKING:
     from caffestat.autodiff import Tape
@@ -86,19 +86,13 @@ class ROIWarping(_Sampled):
 
     def lower(self, g: Graph, bottoms: Sequence[str], params: Sequence[str]) -> Sequence[str]:
         index, weights, learns, slopes = self.input_decisions(g)
-        (top,) = self.tops([g.shape(bottom) for bottom in bottoms])
-        count, channels, rows, columns = top
-        bins = count * rows * columns
-        picked = g.declare(g.emit("Gather", self.rows(g, bottoms[0]), index, axis=0), (bins, 4, channels))
-        held = g.detach(picked)
-        fixed = g.emit("Mul", held, g.emit("Sub", g.constant(1), learns))
-        sums = g.emit("MatMul", weights, g.emit("Add", g.emit("Mul", picked, learns), fixed))
-        points = g.reshape(g.declare(sums, (bins, 1, channels)), count, rows, columns, channels)
-        y = g.declare(g.transpose(points, 0, 3, 1, 2), top)
+        read = self.read(g, bottoms[0], index)
+        y = self.as_maps(g, g.emit("MatMul", weights, partly_learned(g, read, learns)), bottoms)
+        count, channels, rows, columns = g.shape(y)
 
         def gradient(tape: Tape, dy: str) -> Sequence[str | None]:
-            of_points = tape.reshape(tape.transpose(dy, 0, 2, 3, 1), bins, channels, 1)
-            moved = tape.emit("MatMul", slopes, tape.emit("MatMul", held, of_points))
+            of_points = tape.reshape(tape.transpose(dy, 0, 2, 3, 1), count * rows * columns, channels, 1)
+            moved = tape.emit("MatMul", slopes, tape.emit("MatMul", read, of_points))
             corners = tape.emit("ReduceSum", tape.reshape(moved, count, rows * columns, 4), tape.ints(1), keepdims=0)
             row = tape.emit("Pad", corners, tape.ints(0, 1, 0, 0))
             return [dy, tape.reshape(row, *tape.shape(bottoms[1]))]

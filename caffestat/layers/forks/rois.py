@@ -26,6 +26,24 @@ def rounded(x: np.ndarray) -> np.ndarray:
     return np.trunc(x + np.copysign(np.float32(0.5), x))
 
 
+class _Picking(Layer):
+    """A layer each of whose top's elements is one of its first bottom's, or 0."""
+
+    decides = True
+
+    def picked(self, bottoms: Sequence[np.ndarray]) -> np.ndarray:
+        """Return, in the top's shape, the places of elements in bottom 0 made flat; -1 for 0."""
+        raise NotImplementedError
+
+    def decide(self, bottoms: Sequence[np.ndarray], random: np.random.Generator) -> Sequence[np.ndarray]:
+        index = self.picked(bottoms)
+        return np.maximum(index, 0), (index >= 0).astype(np.float32)
+
+    def lower(self, g: Graph, bottoms: Sequence[str], params: Sequence[str]) -> Sequence[str]:
+        index, is_filled = self.input_decisions(g)
+        return (g.emit("Mul", g.emit("Gather", g.reshape(bottoms[0], -1), index, axis=0), is_filled),)
+
+
 class _Regions(Layer):
     """Bottoms: features [N, C, H, W] and regions [R, 5]; top [R, channels, pooled_h, pooled_w]."""
 
@@ -107,7 +125,7 @@ def bins(start: np.ndarray, size: np.ndarray, count: int, most: int) -> tuple[np
 
 
 @layer("ROIPooling", dialect="rcnn")
-class ROIPooling(_Regions):
+class ROIPooling(_Picking, _Regions):
     """y = max of x over each of pooled_h · pooled_w bins of a region, whose corners are rounded to the features.
 
     dx goes to the first largest element; an empty bin is 0. pad_ratio of its size is added to each side of a region
@@ -118,7 +136,7 @@ class ROIPooling(_Regions):
         """Return the regions' corners [R, 4] on the features."""
         return rounded(padded(rois, self.settings.pad_ratio) * np.float32(self.settings.spatial_scale))
 
-    def decide(self, bottoms: Sequence[np.ndarray], random: np.random.Generator) -> Sequence[np.ndarray]:
+    def picked(self, bottoms: Sequence[np.ndarray]) -> np.ndarray:
         x, rois = bottoms[0], self.regions(bottoms[1])
         n, channels, height, width = x.shape
         (x1, y1, x2, y2), (rows, columns) = self.corners(rois).T, self.pooled()
@@ -134,11 +152,7 @@ class ROIPooling(_Regions):
                     y, z = np.divmod(window.reshape(channels, -1).argmax(1), window.shape[2])
                     place = (y + top[r, row]) * width + z + left[r, column]
                     index[r, :, row, column] = item * channels * height * width + plane + place
-        return np.maximum(index, 0), (index >= 0).astype(np.float32)
-
-    def lower(self, g: Graph, bottoms: Sequence[str], params: Sequence[str]) -> Sequence[str]:
-        index, is_filled = self.input_decisions(g)
-        return (g.emit("Mul", g.emit("Gather", g.reshape(bottoms[0], -1), index, axis=0), is_filled),)
+        return index
 
 
 def padded(rois: np.ndarray, ratio: float) -> np.ndarray:
@@ -165,13 +179,19 @@ class _Sampled(_Regions):
 
     def sums(self, g: Graph, bottoms: Sequence[str], index: str, weights: str) -> str:
         """Emit the top: features at the places, times their weights."""
+        read = self.read(g, bottoms[0], index)
+        return self.as_maps(g, g.emit("MatMul", g.reshape(weights, g.shape(index)[0], 1, -1), read), bottoms)
+
+    def read(self, g: Graph, x: str, index: str) -> str:
+        """Emit the features at the places [R · bins, K], with their channels as last axis."""
+        shape = *g.shape(index), self.channels([g.shape(x)])
+        return g.declare(g.emit("Gather", self.rows(g, x), index, axis=0), shape)
+
+    def as_maps(self, g: Graph, bins: str, bottoms: Sequence[str]) -> str:
+        """Emit the top of what its bins hold, [R · bins, 1, C] or [R · bins, C]."""
         (top,) = self.tops([g.shape(bottom) for bottom in bottoms])
         count, channels, rows, columns = top
-        picked = g.emit("Gather", self.rows(g, bottoms[0]), index, axis=0)
-        g.declare(picked, (*g.shape(index), channels))
-        sums = g.emit("MatMul", g.reshape(weights, count * rows * columns, 1, -1), picked)
-        bins = g.reshape(g.declare(sums, (count * rows * columns, 1, channels)), count, rows, columns, channels)
-        return g.declare(g.transpose(bins, 0, 3, 1, 2), top)
+        return g.declare(g.transpose(g.reshape(bins, count, rows, columns, channels), 0, 3, 1, 2), top)
 
     def decide(self, bottoms: Sequence[np.ndarray], random: np.random.Generator) -> Sequence[np.ndarray]:
         (rois,) = bottoms
@@ -181,6 +201,12 @@ class _Sampled(_Regions):
     def places(self, rois: np.ndarray, features: Shape) -> tuple[np.ndarray, np.ndarray]:
         """Return the places [R · bins, K] and their weights."""
         raise NotImplementedError
+
+
+def partly_learned(g: Graph, x: str, learns: str) -> str:
+    """Emit x, through which a gradient goes where `learns` is 1, not 0."""
+    fixed = g.emit("Mul", g.detach(x), g.emit("Sub", g.constant(1), learns))
+    return g.emit("Add", g.emit("Mul", x, learns), fixed)
 
 
 def bilinear(y: np.ndarray, x: np.ndarray, item: np.ndarray, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
@@ -380,15 +406,9 @@ class ROIAlign(_Sampled):
 
     def lower(self, g: Graph, bottoms: Sequence[str], params: Sequence[str]) -> Sequence[str]:
         index, weights, learns, least = self.input_decisions(g)
-        (top,) = self.tops([g.shape(bottom) for bottom in bottoms])
-        count, channels, rows, columns = top
-        picked = g.declare(g.emit("Gather", self.rows(g, bottoms[0]), index, axis=0), (*g.shape(index), channels))
-        fixed = g.emit("Mul", g.detach(picked), g.emit("Sub", g.constant(1), learns))
-        sums = g.emit("MatMul", weights, g.emit("Add", g.emit("Mul", picked, learns), fixed))
-        g.declare(sums, (count * rows * columns, len(self.POINTS), channels))
+        sums = g.emit("MatMul", weights, partly_learned(g, self.read(g, bottoms[0], index), learns))
         largest = g.emit("Max", g.emit("ReduceMax", sums, g.ints(1), keepdims=0), least)
-        bins = g.reshape(g.declare(largest, (count * rows * columns, channels)), count, rows, columns, channels)
-        return (g.transpose(bins, 0, 3, 1, 2),)
+        return (self.as_maps(g, largest, bottoms),)
 
 
 class _PositionSensitive(_Regions):
