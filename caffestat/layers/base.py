@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import os.path
 import re
 from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
@@ -213,9 +214,20 @@ class Layer:
         return index < min(len(tops), len(bottoms)) and tops[index] == bottoms[index]
 
     def refuse_in_place(self) -> None:
-        """Raise NetError when the first top has the first bottom's name."""
-        if self.is_in_place():
-            raise self.error(f"cannot work in place; give the top another name than {self.proto.bottom[0]!r}")
+        """Raise NetError when a top has the name of the bottom of its index."""
+        for index in filter(self.is_in_place, range(self.top_count)):
+            raise self.error(f"cannot work in place; give the top another name than {self.proto.bottom[index]!r}")
+
+    def refuse_resizing(self, bottoms: Sequence[Shape], tops: Sequence[Shape | None]) -> None:
+        """Raise NetError when a top in place has not its bottom's size: Caffe resizes what it still reads.
+
+        Layers of forks are taken at their word: some turn a blob in place.
+        """
+        for index, (bottom, top) in enumerate(zip(bottoms, tops, strict=False)):
+            is_kept = top is None or math.prod(top) == math.prod(bottom)
+            if self.is_in_place(index) and not is_kept and not self.dialect:
+                name, shapes = self.proto.bottom[index], f"of shape {top} over a bottom of {bottom}"
+                raise self.error(f"cannot work in place, with a top {shapes}; give the top another name than {name!r}")
 
     def canonical_axis(self, axis: int, rank: int) -> int:
         """Return `axis` counted from the front; a negative one counts from the end.

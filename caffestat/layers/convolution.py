@@ -112,6 +112,8 @@ class _Filters(_Sliding):
                 f"group must divide the bottom's channels and num_output; found group {param.group}, "
                 f"{at.channels} channels, num_output {param.num_output}"
             )
+        if {*at.window.kernel, *at.window.strides} <= {1} and not any(at.window.begins):
+            self.refuse_in_place()  # Caffe reads the bottom itself, not a copy, and clears the top before
         return at
 
     def mixes_channels(self) -> bool:

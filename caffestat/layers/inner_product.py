@@ -42,6 +42,7 @@ class InnerProduct(Layer):
         outputs = self.proto.inner_product_param.num_output
         if outputs == 0:
             raise self.error("num_output must be positive; found 0 or none")
+        self.refuse_in_place()  # Caffe clears the top before it reads the bottom
         return ((*bottoms[0][: self._axis(bottoms[0])], outputs),)
 
     def lower(self, g: Graph, bottoms: Sequence[str], params: Sequence[str]) -> Sequence[str]:

@@ -179,6 +179,7 @@ class Pooling(_Pool):
 
     def tops(self, bottoms: Sequence[Shape]) -> tuple[Shape, ...]:
         window = self.window(self.image(bottoms))
+        self.refuse_in_place()  # Caffe clears the top before it reads the bottom
         if self.top_count > 1 and self.settings.pool != MAX:
             raise self.error("only pool: MAX has a second top, the mask; remove it")
         if self.settings.pool == STOCHASTIC and any(window.begins):

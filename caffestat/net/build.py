@@ -612,12 +612,15 @@ def _tops_and_params(layer: Layer, bottoms: list[Shape]) -> tuple[tuple[Shape | 
     for index, shape in enumerate(tops):
         if shape is not None:
             _check_blob(layer, f"top {index}", shape)
+    layer.refuse_resizing(bottoms, tops)
     for index, param in enumerate(params):
         if not isinstance(param, Param):
             raise layer.error(
                 f"its class {type(layer).__qualname__} returns {param!r} as param {index}; expected a Param"
             )
         _check_blob(layer, f"param {index}", param.shape)
+        if 0 in param.shape:
+            raise layer.error(f"param {index} has shape {param.shape}, without elements; give the bottom some")
     return tuple(tops), tuple(_with_own_field(layer, param) for param in params)
 
 
