@@ -13,15 +13,20 @@ __all__ = ["explained"]
 
 
 def explained(message: str, nodes: Sequence[Node], blobs: Sequence[Blob]) -> str:
-    """Return the message of a shape error of the last node, with the file's blob names and the layers behind it."""
+    """Return the message of an error of the last node, with the file's blob names and the layers behind it."""
     node, flow = nodes[-1], flow_of(nodes)
     for bottom, name in enumerate(node.layer.proto.bottom[: len(node.bottoms)]):
         message = message.replace(repr(name), repr(blobs[_written(nodes, flow, (node.index, bottom))].name))
     first = node.bottom_shapes[0] if node.bottom_shapes else None
     for index, shape in enumerate(node.bottom_shapes[1:], 1):
-        if first and shape and len(first) == len(shape) > 2 and first[2:] != shape[2:]:
+        if first and shape and _should_fit(message, first, shape):
             return message + _parting(*(_changes(nodes, flow, (node.index, bottom)) for bottom in (0, index)))
     return message
+
+
+def _should_fit(message: str, one: Shape, other: Shape) -> bool:
+    """Return whether a message compares two shapes, by showing both, whose sizes of images differ."""
+    return len(one) == len(other) > 2 and one[2:] != other[2:] and str(one) in message and str(other) in message
 
 
 Change = tuple[Node, Shape, Shape]  # a layer, and the sizes that it makes of others

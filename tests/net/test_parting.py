@@ -50,3 +50,10 @@ def test_sizes_that_fit_are_not_explained(tmp_path: Path) -> None:
     same = CONV % "kernel_size: 3 stride: 2 pad: 1" + POOL % ""
     join = 'layer { name: "j" type: "Eltwise" bottom: "p" bottom: "c" top: "j" eltwise_param { coeff: 1 } }'
     assert "part" not in message(tmp_path, same + join)
+
+
+def test_bottoms_that_differ_by_design_are_not_explained(tmp_path: Path) -> None:
+    boxes = 'layer { name: "b" type: "PriorBox" bottom: "p" bottom: "x" top: "b" prior_box_param { min_size: -1 } }'
+    found = message(tmp_path, POOL % "" + boxes)
+    assert "min_size" in found
+    assert "one way" not in found
