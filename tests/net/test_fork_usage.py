@@ -172,6 +172,22 @@ def test_numbers_of_bottoms_and_tops_that_only_forks_take(tmp_path: Path, layer:
     assert any(words in finding.message for finding in net.findings)
 
 
+def test_tops_that_only_other_python_code_makes(tmp_path: Path) -> None:
+    code = "module: 'rpn.proposal_target_layer' layer: 'ProposalTargetLayer' param_str: \"'num_classes': 3\""
+    tops = " ".join(f'top: "t{index}"' for index in range(6))
+    pooling = 'layer { name: "p" type: "PSROIPooling" bottom: "x" bottom: "t0" top: "p" }\n'
+    layer = f'layer {{ name: "l" type: "Python" bottom: "x" bottom: "t" {tops} python_param {{ {code} }} }}'
+    net = made(tmp_path, INPUT % "dim: 9 dim: 5" + LABEL % "dim: 2 dim: 5" + layer + pooling)
+    assert net.nodes[-2].top_shapes == (None,) * 6
+
+
+def test_further_tops_of_regions(tmp_path: Path) -> None:
+    code = "module: 'roi_data_layer.layer' layer: 'RoIDataLayer' param_str: \"'num_classes': 3\""
+    tops = " ".join(f'top: "t{index}"' for index in range(7))
+    net = made(tmp_path, f'layer {{ name: "l" type: "Python" {tops} python_param {{ {code} }} }}')
+    assert [len(shape or ()) for shape in net.nodes[-1].top_shapes] == [4, 2, 1, 2, 2, 2, 0]
+
+
 @pytest.mark.parametrize(
     ("layer", "shape", "last"),
     [

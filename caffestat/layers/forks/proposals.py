@@ -584,7 +584,7 @@ class ProposalTargetLayerOf128(ProposalTargetLayer):
     @classmethod
     def fits(cls, proto: Any, types: Collection[str]) -> bool:
         own = "GradientScaler", "GradientSilent", "Enlarge"
-        return any(name in types for name in own) and "PSROIPooling" not in types
+        return super().fits(proto, types) and any(name in types for name in own) and "PSROIPooling" not in types
 
     def tops_at_setup(self, bottoms: Sequence[Shape]) -> tuple[Shape, ...]:
         return tuple((self.sampling()[0], *shape[1:]) for shape in super().tops_at_setup(bottoms))
@@ -599,7 +599,7 @@ class ProposalTargetLayerOf4Axes(ProposalTargetLayer):
 
     @classmethod
     def fits(cls, proto: Any, types: Collection[str]) -> bool:
-        return "PSROIPooling" in types
+        return super().fits(proto, types) and "PSROIPooling" in types
 
     def tops_at_setup(self, bottoms: Sequence[Shape]) -> tuple[Shape, ...]:
         return tuple((*shape, 1, 1) for shape in super().tops_at_setup(bottoms))
@@ -664,7 +664,7 @@ class RoIDataLayer(Python):
     """An image, its size (height, width, scale) and its true boxes; or two images and regions with labels and targets.
 
     The second is told by "roi" in the name of the second top, or by more than three tops without "info" there; forks'
-    further tops of an image have no shape here.
+    further tops have no shape here.
     Tops of the sizes of fast_rcnn/config.py: images of 600 x 1000; the reference's true boxes are (1, 4) until the
     first batch, here (1, 5). Its database is not read. (rbgirshick/py-faster-rcnn, lib/roi_data_layer/layer.py)
     """
@@ -681,9 +681,10 @@ class RoIDataLayer(Python):
 
     def written_shape(self, index: int) -> Shape | None:
         width = 4 * int(read_settings(self.proto.python_param.param_str).get("num_classes", 21))
-        if not self.has_regions():
-            return dict(enumerate([(1, 3, 600, 1000), (1, 3), (1, 5)])).get(index)
-        return ((2, 3, 600, 1000), (self.REGIONS, 5), (self.REGIONS,), *[(self.REGIONS, width)] * 3)[index]
+        shapes: list[Shape] = [(1, 3, 600, 1000), (1, 3), (1, 5)]
+        if self.has_regions():
+            shapes = [(2, 3, 600, 1000), (self.REGIONS, 5), (self.REGIONS,), *[(self.REGIONS, width)] * 3]
+        return dict(enumerate(shapes)).get(index)
 
     def alternatives(self) -> Iterable[tuple[Mapping[int, Shape], str]]:
         tops = self.tops([])
