@@ -173,6 +173,21 @@ class _Regions(Layer):
         except (TypeError, ValueError) as error:
             raise self.error(f"expected numbers as ratios and scales, found {s['ratios']} and {s['scales']}") from error
 
+    def count_anchors(self, scores: Shape) -> int:
+        """Return how many anchors each place has: where nothing states them, as many as there are pairs of scores.
+
+        Whoever changes the defaults in Python code has other anchors, which are not known here.
+        """
+        known, found = len(self.anchors()), scores[1] // 2
+        is_written = not self.proto.python_param.layer or not {"ratios", "scales"}.isdisjoint(self.written_settings())
+        if is_written or scores[1] % 2 or found in (0, known) or found > _MOST_ANCHORS:
+            return known
+        self.why_uncomputed = (
+            f"its bottom has scores of {found} anchors, the reference's code makes {known}; "
+            "if they are the products of ratios and scales, state these in param_str"
+        )
+        return found
+
     def stand_in(self, bottom: int, bottoms: Sequence[Shape], random: np.random.Generator) -> np.ndarray | None:
         name = self.bottom_kinds()[bottom] if bottom < len(self.bottom_kinds()) else ""
         height, width = (size * self.stride() for size in bottoms[0][2:4])
@@ -213,6 +228,7 @@ def read_settings(text: str) -> Settings:
     return found
 
 
+_MOST_ANCHORS = 60  # at a place; a map of more channels than twice that holds no scores
 _RPN: Settings = {"feat_stride": 16, "base_size": 16, "ratios": (0.5, 1, 2), "scales": (8, 16, 32)}
 
 
@@ -232,9 +248,10 @@ class _Proposals(Computed, _Regions):
 
     def check(self, bottoms: Sequence[Shape]) -> None:
         """Raise NetError unless the bottoms fit the anchors."""
-        scores, deltas, count = bottoms[0], bottoms[1], len(self.anchors())
+        scores, deltas = bottoms[0], bottoms[1]
         if scores[:1] != (1,) or len(scores) != 4:
             raise self.error(f"expected scores (1, 2 · anchors, H, W), of one image; found shape {scores}")
+        count = self.count_anchors(scores)
         if scores[1] != 2 * count or deltas != (1, 4 * count, *scores[2:]):
             raise self.error(
                 f"expected {2 * count} scores and {4 * count} deltas per place for {count} anchors, "
@@ -409,7 +426,7 @@ class AnchorTargetLayer(Computed, _Regions):
     def tops_at_setup(self, bottoms: Sequence[Shape]) -> tuple[Shape, ...]:
         if len(bottoms[0]) != 4 or bottoms[0][0] != 1:
             raise self.error(f"expected a map (1, C, H, W), of one image; found shape {bottoms[0]}")
-        count, (height, width) = len(self.anchors()), bottoms[0][2:]
+        count, (height, width) = self.count_anchors(bottoms[0]), bottoms[0][2:]
         return ((1, 1, count * height, width), *[(1, 4 * count, height, width)] * 3)
 
     def decide(self, bottoms: Sequence[np.ndarray], random: np.random.Generator) -> Sequence[np.ndarray]:
@@ -584,7 +601,8 @@ class ProposalTargetLayerOf128(ProposalTargetLayer):
     @classmethod
     def fits(cls, proto: Any, types: Collection[str]) -> bool:
         own = "GradientScaler", "GradientSilent", "Enlarge"
-        return super().fits(proto, types) and any(name in types for name in own) and "PSROIPooling" not in types
+        has_own = any(name in types for name in own) and "PSROIPooling" not in types
+        return has_own and super(ProposalTargetLayer, cls).fits(proto, types)
 
     def tops_at_setup(self, bottoms: Sequence[Shape]) -> tuple[Shape, ...]:
         return tuple((self.sampling()[0], *shape[1:]) for shape in super().tops_at_setup(bottoms))
@@ -599,7 +617,7 @@ class ProposalTargetLayerOf4Axes(ProposalTargetLayer):
 
     @classmethod
     def fits(cls, proto: Any, types: Collection[str]) -> bool:
-        return super().fits(proto, types) and "PSROIPooling" in types
+        return "PSROIPooling" in types and super(ProposalTargetLayer, cls).fits(proto, types)
 
     def tops_at_setup(self, bottoms: Sequence[Shape]) -> tuple[Shape, ...]:
         return tuple((*shape, 1, 1) for shape in super().tops_at_setup(bottoms))

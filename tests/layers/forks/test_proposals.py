@@ -97,9 +97,20 @@ def test_proposals_in_cpp_are_set_by_their_own_fields() -> None:
 
 
 def test_scores_that_do_not_fit_the_anchors() -> None:
-    layer = make(python("proposal_layer", "ProposalLayer", "'feat_stride': 16", 3, 1))
+    layer = make(python("proposal_layer", "ProposalLayer", "{'feat_stride': 16, 'scales': [8, 16, 32]}", 3, 1))
     with pytest.raises(NetError, match="expected 18 scores and 36 deltas per place for 9 anchors"):
         layer.tops([(1, 12, 4, 5), (1, 24, 4, 5), (1, 3)])
+
+
+def test_anchors_of_changed_code_are_as_many_as_scores() -> None:
+    layer = make(python("proposal_layer", "ProposalLayer", "'feat_stride': 16", 3, 1))
+    assert layer.tops([(1, 24, 4, 7), (1, 48, 4, 7), (1, 3)]) == ((1, 5),)
+    assert "scores of 12 anchors, the reference's code makes 9" in layer.why_uncomputed
+    targets = make(python("anchor_target_layer", "AnchorTargetLayer", "'feat_stride': 16", 4, 4))
+    bottoms = (1, 24, 4, 7), (2, 5), (1, 3), (1, 3, 64, 112)
+    assert targets.tops(bottoms) == ((1, 1, 48, 7), *[(1, 48, 4, 7)] * 3)
+    assert "12 anchors" in targets.why_uncomputed
+    assert targets.tops([(1, 512, 4, 7), *bottoms[1:]])[0] == (1, 1, 36, 7)  # a map that holds no scores
 
 
 def test_anchors_are_objects_where_they_meet_a_true_box() -> None:
