@@ -181,6 +181,13 @@ def test_tops_that_only_other_python_code_makes(tmp_path: Path) -> None:
     assert net.nodes[-2].top_shapes == (None,) * 6
 
 
+def test_settings_that_only_other_python_code_takes(tmp_path: Path) -> None:
+    code = "module: 'voc_layers' layer: 'SBDDSegDataLayer' param_str: \"{'cells_dir': 'a', 'split': 'train'}\""
+    net = made(tmp_path, f'layer {{ name: "l" type: "Python" top: "x" top: "t" python_param {{ {code} }} }}')
+    assert shapes(net) == [None, None]
+    assert "are in Python code (voc_layers.SBDDSegDataLayer)" in net.findings[-1].message
+
+
 def test_further_tops_of_regions(tmp_path: Path) -> None:
     code = "module: 'roi_data_layer.layer' layer: 'RoIDataLayer' param_str: \"'num_classes': 3\""
     tops = " ".join(f'top: "t{index}"' for index in range(7))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, ClassVar
 
 from caffestat.lazy import np
@@ -18,7 +18,10 @@ GEOMETRIC = 3  # classes
 
 
 class _Scenes(Python):
-    """An image [1, 3, H, W] and its labels [1, 1, H, W], of the size of each image."""
+    """An image [1, 3, H, W] and its labels [1, 1, H, W], of the size of each image.
+
+    Code of the same name whose param_str names none of the folders is another's.
+    """
 
     num_bottoms = (0, 0)
     num_tops: ClassVar[Count] = (2, 2)
@@ -27,6 +30,10 @@ class _Scenes(Python):
     folders: ClassVar[tuple[str, ...]]
     needs: ClassVar[tuple[str, ...]] = ()
     label_count: ClassVar[int]
+
+    @classmethod
+    def fits(cls, proto: Any, types: Collection[str]) -> bool:
+        return super().fits(proto, types) and any(name in proto.python_param.param_str for name in cls.folders)
 
     @property
     def settings(self) -> Mapping[str, Any]:
