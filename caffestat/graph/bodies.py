@@ -108,6 +108,7 @@ def over_slices(g: Graph, values: Sequence[str], build: Callable[..., str], name
     """
     count = g.shape(values[0])[0]
     inner = g.inner()
+    inner.block = g.block
     slices = [inner.input("slice", g.shape(value)[1:], g.specs[value].dtype) for value in values]
     result = build(inner, *slices)
     spec = inner.specs[result]
