@@ -231,32 +231,40 @@ def _straight(g: Graph, w: str, shape: Ints) -> str:
     return _in_order(g, columns, np.arange(np.prod(tiles)).reshape(tiles).transpose(0, 2, 1))
 
 
-def turned(g: Graph, w: str, group: int) -> tuple[str, Ints]:
+def turned(g: Graph, w: str, group: int, kept: Sequence[range] = ()) -> tuple[str, Ints]:
     """Lay filters out as the convolution that takes gradients back needs them, and return them and their shape there.
 
     Per group, channels and filters change places, and the taps are flipped:
     [channels / block, filters / block, taps, filters in block, channels in block].
+    kept: the taps along each axis that are wanted; all where none are given
     """
     shape, b = g.shape(w), g.block
     filters, channels, taps = shape[0] // group, shape[1], int(np.prod(shape[2:]))
     per_tile = g.reshape(_taps_first(g, w, shape), shape[0] // b, b, taps * (channels // b), b)
     tiles = g.reshape(g.transpose(per_tile, 0, 2, 1, 3), shape[0] // b * taps * (channels // b), b * b)
     numbers = np.arange(shape[0] // b * taps * (channels // b)).reshape(group, filters // b, taps, channels // b)
-    order = numbers[:, :, ::-1].transpose(0, 3, 1, 2)
-    return _in_order(g, tiles, order), (group * channels, filters, *shape[2:])
+    flipped, kernel = _flipped(shape, kept)
+    order = numbers[:, :, flipped].transpose(0, 3, 1, 2)
+    return _in_order(g, tiles, order), (group * channels, filters, *kernel)
 
 
-def turned_depthwise(g: Graph, w: str) -> tuple[str, Ints]:
+def turned_depthwise(g: Graph, w: str, kept: Sequence[range] = ()) -> tuple[str, Ints]:
     """Lay one filter per channel out with its taps flipped: [channels / block, taps, channels in block]."""
     shape = g.shape(w)
-    taps = int(np.prod(shape[2:]))
-    return g.emit("Gather", _columns(g, w, shape), g.ints(*range(taps)[::-1]), axis=1), shape
+    flipped, kernel = _flipped(shape, kept)
+    return g.emit("Gather", _columns(g, w, shape), g.ints(*flipped), axis=1), (*shape[:2], *kernel)
+
+
+def _flipped(shape: Ints, kept: Sequence[range]) -> tuple[list[int], Ints]:
+    """Return the numbers of the taps that are kept, the last one first, and how many there are along each axis."""
+    numbers = np.arange(prod(shape[2:])).reshape(shape[2:])[np.ix_(*(kept or map(range, shape[2:])))]
+    return numbers.reshape(-1)[::-1].tolist(), numbers.shape
 
 
 def _in_order(g: Graph, tiles: str, numbers: np.ndarray) -> str:
-    """Emit the tiles in the order of their numbers."""
+    """Emit the tiles in the order of their numbers, perhaps not all of them."""
     order = numbers.reshape(-1)
-    if np.array_equal(order, np.arange(order.size)):
+    if np.array_equal(order, np.arange(g.shape(tiles)[0])):
         return tiles
     return g.emit("Gather", tiles, g.constant(order, np.int64), axis=0)
 

@@ -26,6 +26,9 @@ CASES: dict[str, Case] = {
     "groups": (2, 4 * BLOCK, 6 * BLOCK, 2, (3, 2), {"pads": [0, 1, 2, 1]}),
     "dilated": (2, BLOCK, 3 * BLOCK, 1, (3, 3), {"pads": [2, 2, 2, 2], "dilations": [2, 1]}),
     "stride": (2, BLOCK, BLOCK, 1, (3, 4), {"pads": [1, 1, 1, 2], "strides": [2, 3]}),
+    "stride, padded": (2, BLOCK, 2 * BLOCK, 1, (3, 5), {"pads": [2, 3, 2, 2], "strides": [2, 2]}),
+    "stride, groups": (2, 2 * BLOCK, 4 * BLOCK, 2, (4, 3), {"pads": [1, 1, 0, 1], "strides": [3, 1]}),
+    "stride, tiles": (2, BLOCK, BLOCK, 1, (2, 3), {"strides": [2, 3]}),
     "1x1": (2, 2 * BLOCK, 3 * BLOCK, 1, (1, 1), {}),
     "1x1, odd channels": (2, 6, 10, 1, (1, 1), {}),
     "first": (2, 3, BLOCK, 1, (7, 7), {"pads": [3, 2, 1, 3], "strides": [2, 1]}),
@@ -63,17 +66,21 @@ def test_fed_filters_give_the_numbers_of_the_plain_ops(case: Case, monkeypatch: 
     ("name", "fed", "constant"),
     [
         ("3x3", 2, 0),
-        ("stride", 1, 0),
+        ("stride", 1 + 2 * 3 + 1, 0),  # six phases of dx, of which the last row and column are cut off
+        ("stride, groups", 1 + 3 + 1, 0),
+        ("stride, padded", 1, 0),  # the first dy of a phase reaches no element
+        ("stride, tiles", 1, 0),
         ("1x1", 1, 0),
         ("first", 2, 1),
         ("first, 3x3", 1, 1),
         ("depthwise", 3, 1),
+        ("depthwise stride", 1 + 2 * 3 + 1 + 1, 2 * 3 + 1 + 1),
         ("depthwise odd channels", 1, 1),
         ("odd channels", 0, 0),
     ],
 )
 def test_which_convolutions_are_blocked(name: str, fed: int, constant: int) -> None:
-    """Of y, dx and dw: the runtime itself lays constant filters out; dw of few channels is blocked always."""
+    """Of y, dx and dw: the runtime lays constant filters out; dw of few channels and depthwise phases always are."""
     g, _, params = build(CASES[name])
     assert blocked_ops(g, params) == fed
     assert blocked_ops(g, {}) == constant

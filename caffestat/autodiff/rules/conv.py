@@ -33,6 +33,7 @@ from caffestat.ops import Window
 
 from ..engine import Tape, vjp
 from .common import is_linear
+from .conv_phases import dx_phases, has_phases
 
 
 def _convolution(tape: Tape, node: Node, x: str, y: str) -> Convolution:
@@ -130,6 +131,8 @@ def conv_image(g: Graph, node: Node, provider: str) -> list[str]:
     tiles = winograd.tiles(provider, g, shape, dy)
     if tiles and (back := tiles.turned()).pays(g):
         return [winograd.convolve(g, back, dy, w, turned=True)]
+    if provider == "cpu" and has_phases(g, shape, w):
+        return [dx_phases(g, shape, w, dy)]
     form = dx_blocked if _is_blocked(g, shape, w) else image_form(provider, shape, w in g.changing)
     return [form(g, shape, w, dy)]
 

@@ -7,13 +7,13 @@ among equals the first row wins before the first column. The image is [N, C, siz
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from math import prod
 from typing import Any
 
 import numpy as np
 
 from caffestat.graph import Graph, Node, blocked, late
+from caffestat.graph.moves import Move, back, join, laid, moved, phases, zeros
 from caffestat.ops import Window
 
 from ..engine import Tape, vjp
@@ -67,27 +67,16 @@ def _share_image(g: Graph, win: Window, x: str, dy: str) -> str:
     Behind the last window of an axis of more than one phase there may be further ones, which no gradient reaches: so
     that each phase has as many elements as there are windows.
     """
-    image = _covered(g, win, _reordered(g, x))
-    counts = _counts(win)
+    image = _covered(g, win, laid(g, x))
+    counts = [*map(phases, win.size, win.strides)]
     places = [max(out, count) if s > 1 else out for out, count, s in zip(win.out, counts, win.strides, strict=True)]
-    whole = [count * s for count, s in zip(counts, win.strides, strict=True)]
     by_row = _pool(g, image, win, 1, places[1])
     largest = _pool(g, by_row, win, 0, places[0])
-    grads = _moved(g, _reordered(g, dy), _Move(places[0]), _Move(places[1]))
-    grads = _share(g, win, 0, by_row, _Move(places[1]), largest, grads)
-    rows = _Move(whole[0], win.begins[0])
-    grads = _share(g, win, 1, image, rows, _moved(g, by_row, rows, _Move(places[1])), grads)
-    dx = _moved(g, grads, _Move(win.size[0]), _Move(win.size[1]))
-    return g.declare(g.emit("ReorderOutput", dx, domain=blocked.NCHWC, channels=g.shape(x)[1]), g.shape(x))
-
-
-def _counts(win: Window) -> list[int]:
-    """Return how many elements a phase has along each axis: those a stride apart."""
-    return [-(-size // stride) for size, stride in zip(win.size, win.strides, strict=True)]
-
-
-def _reordered(g: Graph, image: str) -> str:
-    return g.declare(blocked.reorder(g, image), g.shape(image))
+    grads = moved(g, laid(g, dy), [Move(count) for count in places])
+    grads = _share(g, win, 0, by_row, Move(places[1]), largest, grads)
+    rows = Move(counts[0] * win.strides[0], win.begins[0])
+    grads = _share(g, win, 1, image, rows, moved(g, by_row, [rows, Move(places[1])]), grads)
+    return back(g, moved(g, grads, [*map(Move, win.size)]))
 
 
 def _covered(g: Graph, win: Window, image: str) -> str:
@@ -98,12 +87,12 @@ def _covered(g: Graph, win: Window, image: str) -> str:
     ends = [max(end - 1, 0) for end in win.ends]
     if not any((*win.begins, *ends)):
         return image
-    channels, height, width = g.shape(image)[1:]
+    channels, *size = g.shape(image)[1:]
+    whole = [b + n + e for b, n, e in zip(win.begins, size, ends, strict=True)]
     pads = g.ints(0, win.begins[0], win.begins[1] * g.block, 0, ends[0], ends[1] * g.block)
-    rows = g.reshape(image, channels // g.block, height, width * g.block)
-    height, width = height + win.begins[0] + ends[0], width + win.begins[1] + ends[1]
+    rows = g.reshape(image, channels // g.block, size[0], size[1] * g.block)
     padded = g.emit("Pad", rows, pads, g.constant(np.finfo(np.float32).min))
-    return g.reshape(g.declare(padded, (channels // g.block, height, width * g.block)), 1, channels, height, width)
+    return g.reshape(g.declare(padded, (channels // g.block, whole[0], whole[1] * g.block)), 1, channels, *whole)
 
 
 def _pool(g: Graph, image: str, win: Window, axis: int, places: int) -> str:
@@ -115,94 +104,48 @@ def _pool(g: Graph, image: str, win: Window, axis: int, places: int) -> str:
     def along(value: int, other: int) -> list[int]:
         return [value if i == axis else other for i in range(2)]
 
-    sliding = {"kernel_shape": along(win.kernel[axis], 1), "strides": along(win.strides[axis], 1)}
+    sliding: dict[str, Any] = {"kernel_shape": along(win.kernel[axis], 1), "strides": along(win.strides[axis], 1)}
     pooled = g.emit("MaxPool", image, domain=blocked.NCHWC, pads=[0, 0, *along(end, 0)], **sliding)
-    return g.declare(pooled, shape)
+    return g.declare(pooled, tuple(shape))
 
 
-@dataclass(frozen=True)
-class _Move:
-    """What to take along an axis: so many elements, a stride apart, from one on; zeros outside of the image."""
-
-    size: int
-    start: int = 0
-    stride: int = 1
-
-    def is_whole(self, size: int) -> bool:
-        return (self.size, self.start, self.stride) == (size, 0, 1)
-
-    def taps(self, size: int) -> tuple[int, int, int, int]:
-        """Return the length of a filter that takes it from so many elements, its tap that counts, and the padding."""
-        begin, tap = max(-self.start, 0), max(self.start, 0)
-        length = max(tap + 1, size + begin - self.stride * self.size + 1)
-        return length, tap, begin, max(self.stride * (self.size - 1) + length - size - begin, 0)
-
-
-def _moved(g: Graph, image: str, rows: _Move, columns: _Move, factor: float = 1, *added: str, **activation: Any) -> str:
-    """Emit a part of a blocked image, times a factor, plus another one: by a filter of one tap for each channel."""
-    channels, *size = g.shape(image)[1:]
-    if factor == 1 and not added and rows.is_whole(size[0]) and columns.is_whole(size[1]):
-        return image
-    lengths, taps, begins, ends = zip(rows.taps(size[0]), columns.taps(size[1]), strict=True)
-    filters = np.zeros((channels // g.block, *lengths, g.block), np.float32)
-    filters[:, taps[0], taps[1]] = factor
-    weights = g.constant(filters.reshape(channels, 1, *lengths))
-    sliding: dict[str, Any] = {"kernel_shape": list(lengths), "strides": [rows.stride, columns.stride]}
-    sliding |= {"pads": [*begins, *ends], "group": channels}
-    bias = [""] if added else []
-    y = g.emit("Conv", image, weights, *bias, *added, domain=blocked.NCHWC, **sliding, **activation)
-    return g.declare(y, (1, channels, rows.size, columns.size))
-
-
-def _share(g: Graph, win: Window, axis: int, seen: str, other: _Move, largest: str, grads: str) -> str:
-    """Emit the gradient of what is seen, pooled along an axis, of the other one what the move takes.
+def _share(g: Graph, win: Window, axis: int, seen: str, other: Move, largest: str, grads: str) -> str:
+    """Emit the gradient of what is seen, pooled along an axis; of the other axis as much as the move takes.
 
     The taps take in turn: the first that is equal to the largest takes all, the last one what no other took.
     """
-    stride, places = win.strides[axis], g.shape(largest)[2 + axis]
+    stride, shape = win.strides[axis], g.shape(largest)
     shared: list[list[tuple[str, int]]] = [[] for _ in range(stride)]
     for tap in range(win.kernel[axis]):
         taken = grads
         if tap < win.kernel[axis] - 1:
-            along = _Move(places, tap, stride)
-            seen_by = (along, other) if axis == 0 else (other, along)
-            grads = g.declare(g.emit("Mul", taken, _is_less(g, seen, seen_by, largest)), g.shape(largest))
-            taken = g.declare(g.emit("Sub", taken, grads), g.shape(largest))
+            along = Move(shape[2 + axis], tap, stride)
+            is_less = _is_less(g, seen, (other, along) if axis else (along, other), largest)
+            grads = g.declare(g.emit("Mul", taken, is_less), shape)
+            taken = g.declare(g.emit("Sub", taken, grads), shape)
         start, phase = divmod(tap - win.begins[axis], stride)
         shared[phase].append((taken, -start))
-    count = _counts(win)[axis]
-    return _join(g, [_sum(g, parts, axis, count, g.shape(largest)) for parts in shared], axis)
+    size = [*shape[2:]]
+    size[axis] = phases(win.size[axis], stride)
+    return join(g, [_sum(g, parts, axis, (*shape[:2], *size)) for parts in shared], axis)
 
 
-def _is_less(g: Graph, seen: str, move: Sequence[_Move], largest: str) -> str:
-    """Emit 1 where what is seen is less than the largest, else 0: the difference, times more than any is small."""
+def _is_less(g: Graph, seen: str, moves: Sequence[Move], largest: str) -> str:
+    """Emit 1 where what is seen is less than the largest, else 0.
+
+    By a sigmoid so steep that any difference makes it 1, but for one of two numbers below 1e-31.
+    """
     steep = float(np.finfo(np.float32).max)
-    return _moved(g, seen, *move, -1, largest, activation="HardSigmoid", activation_params=[steep, 0.0])
+    return moved(g, seen, moves, -1, largest, activation="HardSigmoid", activation_params=[steep, 0.0])
 
 
-def _sum(g: Graph, parts: list[tuple[str, int]], axis: int, count: int, shape: Ints) -> str:
-    """Emit the sum of the parts, each from its start on: so many elements along the axis."""
-    sizes = [count if i == axis else size for i, size in enumerate(shape[2:])]
-    if not parts:
-        return g.declare(g.emit("Expand", g.constant(0), g.ints(*shape[:2], *sizes)), (*shape[:2], *sizes))
-    total: list[str] = []
+def _sum(g: Graph, parts: Sequence[tuple[str, int]], axis: int, shape: Ints) -> str:
+    """Emit the sum of the parts, each from its start on along the axis."""
+    total = ""
     for part, start in sorted(parts, key=lambda item: item[1] != 0):
-        moves = [_Move(size, start if i == axis else 0) for i, size in enumerate(sizes)]
-        total = [_moved(g, part, moves[0], moves[1], 1, *total)]
-    return total[0]
-
-
-def _join(g: Graph, phases: list[str], axis: int) -> str:
-    """Emit the elements of the phases in turn along an axis."""
-    if len(phases) == 1:
-        return phases[0]
-    shape = list(g.shape(phases[0]))
-    outer = shape[1] // g.block * prod(shape[2 : 3 + axis])
-    inner = prod(shape[3 + axis :]) * g.block
-    rows = [g.reshape(phase, outer, inner) for phase in phases]
-    joined = g.declare(g.emit("Concat", *rows, axis=1), (outer, len(phases) * inner))
-    shape[2 + axis] *= len(phases)
-    return g.reshape(joined, *shape)
+        moves = [Move(size, start if i == axis else 0) for i, size in enumerate(shape[2:])]
+        total = moved(g, part, moves, added=total)
+    return total or zeros(g, *shape)
 
 
 # ---- by indices ----
