@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from . import blocked, cuda, normalized, winograd, winograd_constant
+from . import blocked, cuda, normalized, phases, winograd, winograd_constant
 from .batch_statistics import by_sums
 from .gelu import gelu
 from .graph import Scaled, flow_of
@@ -221,7 +221,13 @@ def _is_plain(node: Node) -> bool:
     return factors == {1.0} and node.get("transB", 0) == 1 and not node.get("transA", 0)
 
 
-_ON_CPU: dict[str, Definition] = {"Conv": _convolution, "Gemm": _few_rows, "MatMul": _few_rows_of_grads, "Sum": _sum}
+_ON_CPU: dict[str, Definition] = {
+    "Conv": _convolution,
+    "ConvTranspose": phases.conv_transpose,
+    "Gemm": _few_rows,
+    "MatMul": _few_rows_of_grads,
+    "Sum": _sum,
+}
 _EARLY_ON_CPU: dict[str, Definition] = {"BatchNormalization": normalized.batch_normalization}
 _BY_PROVIDER: dict[str, dict[str, Definition]] = {
     "cpu": {**_REWRITES, **_ON_CPU},

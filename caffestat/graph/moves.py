@@ -19,7 +19,7 @@ from .blocked import NCHWC, reorder
 if TYPE_CHECKING:
     from .graph import Graph
 
-__all__ = ["Move", "back", "join", "laid", "moved", "phases", "zeros"]
+__all__ = ["Move", "back", "elements_of_phase", "join", "laid", "moved", "zeros"]
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Move:
         return length, tap, begin, max(self.stride * (self.size - 1) + length - size - begin, 0)
 
 
-def phases(size: int, stride: int) -> int:
+def elements_of_phase(size: int, stride: int) -> int:
     """Return how many elements each phase of an axis has, the last ones perhaps behind the image."""
     return -(-size // stride)
 

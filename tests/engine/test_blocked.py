@@ -113,6 +113,34 @@ def test_float64_and_empty_images_keep_the_plain_op() -> None:
         assert blocked_ops(g, {"w": None}) == 0
 
 
+@pytest.mark.parametrize(
+    ("filters", "group", "attributes"),
+    [
+        ((BLOCK, 2 * BLOCK, 4, 3), 1, {"strides": [2, 2], "pads": [1, 0, 1, 2], "output_padding": [1, 0]}),
+        ((2 * BLOCK, 1, 4, 4), 2 * BLOCK, {"strides": [2, 3], "pads": [1, 1, 1, 0]}),
+    ],
+    ids=["dense", "depthwise"],
+)
+@pytest.mark.parametrize("is_strict", [False, True])
+def test_transposed_convolutions_give_the_numbers_of_the_plain_op(
+    filters: tuple[int, ...], group: int, attributes: dict[str, Any], is_strict: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    g = Graph()
+    g.is_strict = is_strict
+    x, w = g.input("x", (3, filters[0], 5, 7)), g.param("w", filters)
+    b = g.param("b", (filters[1] * group,))
+    g.outputs = [g.emit("ConvTranspose", x, w, b, group=group, **attributes)]
+    g.infer()
+    random = np.random.default_rng(3)
+    arrays = {name: random.standard_normal(g.shape(name)).astype(np.float32) for name in (x, w, b)}
+    params = {name: arrays[name] for name in (w, b)}
+    assert (blocked_ops(g, params) > 0) == (not is_strict)
+    (ours,) = Compiled(g).run({x: arrays[x]}, params).values()
+    monkeypatch.setattr("caffestat.engine.compiled.channel_block", lambda: 0)
+    (plain,) = Compiled(g).run({x: arrays[x]}, params).values()
+    np.testing.assert_allclose(ours, plain, rtol=0, atol=2e-6 * np.abs(plain).max())
+
+
 @pytest.mark.parametrize("is_kept", [False, True])
 @pytest.mark.parametrize("shape", [(3, 5, 8, 6), (1, 2, 4, 2, 6), (2, 3, 32)])
 def test_an_affine_map_is_added(shape: tuple[int, ...], is_kept: bool) -> None:

@@ -29,11 +29,11 @@ from caffestat.graph import (
     winograd_constant,
 )
 from caffestat.graph.expand import dilate
+from caffestat.graph.phases import by_phases, has_phases
 from caffestat.ops import Window
 
 from ..engine import Tape, vjp
 from .common import is_linear
-from .conv_phases import dx_phases, has_phases
 
 
 def _convolution(tape: Tape, node: Node, x: str, y: str) -> Convolution:
@@ -132,7 +132,7 @@ def conv_image(g: Graph, node: Node, provider: str) -> list[str]:
     if tiles and (back := tiles.turned()).pays(g):
         return [winograd.convolve(g, back, dy, w, turned=True)]
     if provider == "cpu" and has_phases(g, shape, w):
-        return [dx_phases(g, shape, w, dy)]
+        return [by_phases(g, shape, w, dy)]
     form = dx_blocked if _is_blocked(g, shape, w) else image_form(provider, shape, w in g.changing)
     return [form(g, shape, w, dy)]
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from caffestat.graph import Graph, Node, blocked, late
-from caffestat.graph.moves import Move, back, join, laid, moved, phases, zeros
+from caffestat.graph.moves import Move, back, elements_of_phase, join, laid, moved, zeros
 from caffestat.ops import Window
 
 from ..engine import Tape, vjp
@@ -68,7 +68,7 @@ def _share_image(g: Graph, win: Window, x: str, dy: str) -> str:
     that each phase has as many elements as there are windows.
     """
     image = _covered(g, win, laid(g, x))
-    counts = [*map(phases, win.size, win.strides)]
+    counts = [*map(elements_of_phase, win.size, win.strides)]
     places = [max(out, count) if s > 1 else out for out, count, s in zip(win.out, counts, win.strides, strict=True)]
     by_row = _pool(g, image, win, 1, places[1])
     largest = _pool(g, by_row, win, 0, places[0])
@@ -126,7 +126,7 @@ def _share(g: Graph, win: Window, axis: int, seen: str, other: Move, largest: st
         start, phase = divmod(tap - win.begins[axis], stride)
         shared[phase].append((taken, -start))
     size = [*shape[2:]]
-    size[axis] = phases(win.size[axis], stride)
+    size[axis] = elements_of_phase(win.size[axis], stride)
     return join(g, [_sum(g, parts, axis, (*shape[:2], *size)) for parts in shared], axis)
 
 

@@ -1,4 +1,4 @@
-"""The gradient of the image of convolutions with strides, phase by phase, in the runtime's blocked layout.
+"""Transposed convolutions with strides, phase by phase, in the runtime's blocked layout.
 
 A phase holds the elements of the image that are a stride apart along both axes. Each is a convolution of dy with the
 taps that reach it, so no product has a zero between the elements of dy as a factor.
@@ -6,17 +6,23 @@ taps that reach it, so no product has a zero between the elements of dy as a fac
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from caffestat.graph import Convolution, Graph, blocked
-from caffestat.graph.moves import Move, back, join, laid, moved, phases, zeros
 from caffestat.ops import Window
 
-__all__ = ["dx_phases", "has_phases"]
+from . import blocked
+from .convolution import Convolution, convolution_of
+from .moves import Move, back, elements_of_phase, join, laid, moved, zeros
+
+if TYPE_CHECKING:
+    from .graph import Graph, Node
+
+__all__ = ["by_phases", "conv_transpose", "has_phases"]
 
 _MOST_PHASES = 9
 
@@ -38,7 +44,7 @@ def _phases_along(win: Window, axis: int) -> list[_Phase]:
     """Return the phases of an axis; of element i of one, tap t reads dy at i + start + (last tap - t) / stride."""
     stride, kernel, begin = win.strides[axis], win.kernel[axis], win.begins[axis]
     taps = [range((phase + begin) % stride, kernel, stride) for phase in range(stride)]
-    count = phases(win.size[axis], stride)
+    count = elements_of_phase(win.size[axis], stride)
     return [_Phase(t, (n + begin - t[-1]) // stride if t else 0, count) for n, t in enumerate(taps)]
 
 
@@ -46,10 +52,10 @@ def has_phases(g: Graph, c: Convolution, w: str) -> bool:
     """Tell whether dx can be computed by phases, and this is faster.
 
     Dense filters that are constant stay as they are: laying them out when a session opens takes longer than a pass
-    gains. Where windows do not overlap, ConvTranspose takes 0.9 of the time.
+    gains. Where windows do not overlap, ConvTranspose takes 0.9 of the time. Zeros times infinity would be NaN.
     """
     win, spec = c.window, g.specs.get(w)
-    is_plane = g.block > 0 and len(win.size) == 2 and set(win.dilations) == {1}
+    is_plane = g.block > 0 and not g.is_strict and len(win.size) == 2 and set(win.dilations) == {1}
     if not (is_plane and 1 < prod(win.strides) <= min(_MOST_PHASES, win.taps - 1)):
         return False
     if spec is None or spec.dtype != np.float32 or min(c.batch, *c.w_shape, *win.out) == 0:
@@ -60,8 +66,8 @@ def has_phases(g: Graph, c: Convolution, w: str) -> bool:
     return is_small and not any(count % g.block for count in lanes) and min(map(min, pads)) >= 0
 
 
-def dx_phases(g: Graph, c: Convolution, w: str, dy: str) -> str:
-    """Larger strides: each phase of dx is a convolution of dy with the taps that reach it, in the blocked layout.
+def by_phases(g: Graph, c: Convolution, w: str, dy: str) -> str:
+    """Emit dx from w and dy.
 
     ÷ the time of ConvTranspose: depthwise 3x3 stride 2 0.22 to 0.8, others whose filters change 0.7 to 0.85.
     """
@@ -84,3 +90,16 @@ def _phase(g: Graph, c: Convolution, w: str, dy: str, along: tuple[_Phase, _Phas
     settings: dict[str, Any] = {"kernel_shape": list(kernel[2:]), "pads": [*begins, *ends], "group": c.group}
     y = g.emit("Conv", dy, g.reshape(filters, *kernel), domain=blocked.NCHWC, **settings)
     return g.declare(y, shape)
+
+
+def conv_transpose(g: Graph, node: Node, provider: str) -> Sequence[str] | None:
+    """Define a ConvTranspose by phases where this is faster: 0.3 to 0.9 of its time."""
+    x, w, *bias = node.inputs
+    shapes = [g.specs.get(value) for value in (node.outputs[0], x, w)]
+    if any(spec is None or len(spec.shape) != 4 for spec in shapes):
+        return None
+    c = convolution_of(node, *(spec.shape for spec in shapes if spec))
+    if not has_phases(g, c, w):
+        return None
+    y = by_phases(g, c, w, x)
+    return [g.emit("Add", y, g.reshape(bias[0], c.channels, 1, 1)) if bias and bias[0] else y]
