@@ -36,7 +36,7 @@ def shapes_tried(bottoms: int) -> list[tuple[int, int]]:
 
 @pytest.mark.parametrize("kind", layer_types())
 def test_it_builds_or_says_why_not(kind: str) -> None:
-    for bottoms, tops, params in itertools.product(range(5), range(3), ("", NEEDED)):
+    for bottoms, (tops, params) in itertools.product(range(5), ((0, NEEDED), (1, NEEDED), (2, NEEDED), (1, ""))):
         source = net_source(parse(text(kind, bottoms, tops, params).encode(), "net"))
         for rank, other in shapes_tried(bottoms):
             shapes = {f"b{index}": SIZES[: other if index else rank] for index in range(bottoms)}

@@ -42,7 +42,7 @@ def run(built: net.Net, seed: int) -> Runner:
     return runner
 
 
-@settings(NETS, max_examples=400)
+@settings(NETS, max_examples=250)
 @given(st.integers(0, 2**32 - 1), st.integers(1, 14))
 def test_what_is_built_runs(seed, layers):
     """The graph is valid ONNX, and every tensor has the shape that building the net gave it."""
@@ -186,7 +186,7 @@ def is_conclusive(function: Function, loss: float, grads: Arrays, seed: int) -> 
 CONCLUSIVE: list[bool] = []
 
 
-@settings(NETS, max_examples=300)
+@settings(NETS, max_examples=200)
 @given(st.integers(0, 2**32 - 1), st.integers(1, 10))
 def check_gradients(seed, layers):
     function = Function(random_net(Random(seed), layers, DIFFERENTIABLE, tricks=False), seed % 1000)
