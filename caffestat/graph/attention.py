@@ -27,10 +27,6 @@ def _has_ranks(context: AdapterContext, node: Node, *allowed: tuple[int, ...]) -
     return not any(node.inputs[len(allowed) :])
 
 
-def _asks_for(node: Node, position: int) -> bool:
-    return any(node.outputs[position:])
-
-
 def _heads(w: Writer, value: str, batch: int, length: int, heads: int) -> str:
     """Emit [batch, length, heads · size] with the heads in front."""
     return w.transpose(w.reshape(value, batch, length, heads, -1), 0, 2, 1, 3)
@@ -95,7 +91,12 @@ def _masks(w: Writer, node: Node, mask: int, past: int, length: int, total: int)
 def _fits_multi_head(context: AdapterContext, node: Node) -> bool:
     """Tell whether query, key and value are separate, and neither buffers nor scores are shared with other nodes."""
     ranks = ((3,), (3, 4), (3, 4), (1,), _FORMS_OF_MASKS, (4,), (4,), (4,))
-    if len(node.inputs) < 3 or not all(node.inputs[:3]) or _asks_for(node, 3) or not _has_ranks(context, node, *ranks):
+    if (
+        len(node.inputs) < 3
+        or not all(node.inputs[:3])
+        or any(node.outputs[3:])
+        or not _has_ranks(context, node, *ranks)
+    ):
         return False
     return _is_padding(context, node, 4)
 
@@ -213,7 +214,7 @@ def _fits_grouped(context: AdapterContext, node: Node) -> bool:
     """Tell whether the length of everything is known, and keys are neither quantized nor normalized nor evicted."""
     ranks = ((3,), (3,), (3,), (4,), (4,), (1, 2), (0, 1), (2,), (2,), (2,), (4,), (1,))
     strange = node.get("sliding_window_cache", 0) or node.get("qk_output", 0) or not node.get("causal", 1)
-    if strange or _asks_for(node, 3) or not _has_ranks(context, node, *ranks):
+    if strange or any(node.outputs[3:]) or not _has_ranks(context, node, *ranks):
         return False
     return context.known(node.inputs[6]) is not None
 

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from caffestat.engine import CPU, Compiled, Device
+from caffestat.engine import CPU, Compiled
 from caffestat.graph import Graph
 from caffestat.program import Forward, Program
 from caffestat.program.gradients import differentiate
@@ -57,7 +57,6 @@ def krahenbuhl(
     numbers: Collection[int],
     feeds: Mapping[str, np.ndarray],
     random: np.random.Generator,
-    device: Device = CPU,
     options: KrahenbuhlOptions | None = None,
     notes: MutableSequence[str] | None = None,
 ) -> list[int]:
@@ -80,10 +79,10 @@ def krahenbuhl(
         if linear.bias is not None:
             values[linear.bias][...] = 0
     if options.first in _MAKERS:
-        _first(program, forward, _owners(linears), values, feeds, random, device, options.first, notes)
-    _within(forward, linears, values, feeds, device, options.bias)
+        _first(program, forward, _owners(linears), values, feeds, random, options.first, notes)
+    _within(forward, linears, values, feeds, options.bias)
     if options.between:
-        notes += Rates(program, numbers, random, device).equalize(values, feeds)
+        notes += Rates(program, numbers, random).equalize(values, feeds)
     return [number for linear in _owners(linears) for number in (linear.weight, linear.bias) if number is not None]
 
 
@@ -102,7 +101,6 @@ def _first(
     values: Sequence[np.ndarray],
     feeds: Mapping[str, np.ndarray],
     random: np.random.Generator,
-    device: Device,
     first: str,
     notes: MutableSequence[str],
 ) -> None:
@@ -115,7 +113,7 @@ def _first(
         node, name = linear.layout.node, program.rows[linear.row].name
         data = node.inputs[0]
         params = {param: values[number] for number, param in forward.params.items()}
-        x = feeds[data] if data in feeds else Compiled(graph, device, params).run(feeds, outputs=[data])[data]
+        x = feeds[data] if data in feeds else Compiled(graph, CPU, params).run(feeds, outputs=[data])[data]
         patches = patches_of(graph, linear, np.asarray(x), random)
         filters = (
             None if patches is None else [_MAKERS[first](part, _outputs(linear, values), random) for part in patches]
@@ -139,7 +137,6 @@ def _within(
     linears: Sequence[Linear],
     values: Sequence[np.ndarray],
     feeds: Mapping[str, np.ndarray],
-    device: Device,
     beta: float,
 ) -> None:
     """Give every output mean β and variance 1: W / σ, and the bias β - μ / σ."""
@@ -150,7 +147,7 @@ def _within(
         found.setdefault(linear.weight, (linear, *statistics))
     graph.outputs = sorted({name for _, *names in found.values() for name in names if name})
     params = {name: values[number] for number, name in forward.params.items()}
-    results = Compiled(graph, device, params).run(feeds) if graph.outputs else {}
+    results = Compiled(graph, CPU, params).run(feeds) if graph.outputs else {}
     for linear, deviation, bias in found.values():
         weight = values[linear.weight]
         matrix = linear.layout.matrix(weight)
@@ -221,9 +218,7 @@ class Rates:
     random   draws the loss
     """
 
-    def __init__(
-        self, program: Program, numbers: Collection[int], random: np.random.Generator, device: Device = CPU
-    ) -> None:
+    def __init__(self, program: Program, numbers: Collection[int], random: np.random.Generator) -> None:
         self.forward = program.forward()
         graph = self.forward.graph
         graph.infer()
@@ -249,7 +244,7 @@ class Rates:
             one.bias: self.forward.uses[one.bias_use] for one in self.linears if one.bias is not None and one.bias_use
         }
         graph.outputs = sorted({*self._squares.values(), *self._reads.values(), *self._biases.values(), *self._ends})
-        self._compiled = Compiled(graph, device)
+        self._compiled = Compiled(graph, CPU)
 
     def _start(self, program: Program, random: np.random.Generator) -> dict[str, np.ndarray]:
         """Let the backward pass begin behind the last layers, with noise; return the noise."""

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from caffestat.engine import CPU, Compiled, Device
+from caffestat.engine import CPU, Compiled
 from caffestat.graph import Graph
 from caffestat.program import Forward, Program
 
@@ -60,7 +60,6 @@ def lsuv(
     numbers: Collection[int],
     feeds: Mapping[str, np.ndarray],
     forward: Forward,
-    device: Device = CPU,
     options: LsuvOptions | None = None,
     notes: MutableSequence[str] | None = None,
 ) -> dict[int, float]:
@@ -84,7 +83,7 @@ def lsuv(
     if not graph.outputs:
         return {}
     params = {name: values[number] for number, name in forward.params.items()}
-    numbers_of = {name: float(array) for name, array in Compiled(graph, device, params).run(feeds).items()}
+    numbers_of = {name: float(array) for name, array in Compiled(graph, CPU, params).run(feeds).items()}
     for number, (linear, scaled) in found.items():
         values[number][...] = values[number] / np.float32(numbers_of[scaled.scale])
         if scaled.shift and linear.bias is not None:

@@ -75,7 +75,7 @@ def expert_fans(attributes: Attributes, shape: Shape) -> Fans:
 
 def packed_expert_fans(attributes: Attributes, shape: Shape) -> Fans:
     """[experts, outputs, inputs], several inputs in a byte."""
-    return shape[2] * _per_byte(attributes, "expert_weight_bits"), shape[1]
+    return shape[2] * _per_byte(attributes), shape[1]
 
 
 def picked_block_fans(attributes: Attributes, shape: Shape) -> Fans:
@@ -87,8 +87,8 @@ def picked_block_fans(attributes: Attributes, shape: Shape) -> Fans:
 # ---- packed weights ----
 
 
-def _per_byte(attributes: Attributes, name: str) -> int:
-    return 8 // int(attributes.get(name, 4))
+def _per_byte(attributes: Attributes) -> int:
+    return 8 // int(attributes.get("expert_weight_bits", 4))
 
 
 def picked_block_count(attributes: Attributes, shape: Shape) -> int:
@@ -98,7 +98,7 @@ def picked_block_count(attributes: Attributes, shape: Shape) -> int:
 
 def packed_expert_count(attributes: Attributes, shape: Shape) -> int:
     """Several numbers in a byte."""
-    return prod(shape) * _per_byte(attributes, "expert_weight_bits")
+    return prod(shape) * _per_byte(attributes)
 
 
 # ---- shapes ----

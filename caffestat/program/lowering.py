@@ -251,9 +251,10 @@ def _param(net: Net, node: Node, index: int, forward: Forward, readers: Counter[
     if owner not in forward.params:
         first = net.params[owner]
         forward.params[owner] = g.param(f"{net.nodes[first.node].name}/{first.index}", first.param.shape)
-    left = _left(net, owner, forward)
-    value = g.detach(left) if left else forward.params[owner]
+    value = forward.params[owner]
     if readers[owner] > 1:
+        left = _left(net, owner, forward)
+        value = g.detach(left) if left else value
         value = g.emit("Identity", value) if g.shape(value) == shape else g.reshape(value, *shape)
         g.declare(value, shape)
     forward.uses[node.index, index] = value

@@ -100,14 +100,14 @@ def rewrite_text(data: bytes, name: str, change: Change, options: NetOptions | N
     return result
 
 
-def filler_edits(document: Document, layer: FilePlace, role: str, wanted: Wanted) -> list[Edit]:
-    """Return the edits that give the layer at a place this filler for the param of a role; none without such a param.
+def filler_edits(document: Document, layer: FilePlace, wanted: Wanted) -> list[Edit]:
+    """Return the edits that give the weight of the layer at a place this filler; none without a weight.
 
     Fields that the new type does not read stay.
     """
     job = _Job(document, Change(), TextFans(document, NetOptions()))
     text, models = _layers_by_place(document).get(layer, (None, _Models(())))
-    found = next((filler for filler in text.fillers() if filler.role == role), None) if text else None
+    found = next((filler for filler in text.fillers() if filler.role == "weight"), None) if text else None
     return job.give(found, wanted, models, keep=True) if found else []
 
 

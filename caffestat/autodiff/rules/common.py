@@ -87,10 +87,10 @@ def constant_of(tape: Tape, node: Node, position: int, default: ArrayLike = ()) 
     return tape.constants[name]
 
 
-def axes_of(tape: Tape, node: Node, position: int = 1) -> tuple[int, ...]:
+def axes_of(tape: Tape, node: Node) -> tuple[int, ...]:
     """Return the axes that a reduction works on, counted from the front: its axes input, or all axes without one."""
     rank = len(tape.shape(node.inputs[0]))
-    axes = constant_of(tape, node, position)
+    axes = constant_of(tape, node, 1)
     if not axes.size:
         return () if node.get("noop_with_empty_axes", 0) else tuple(range(rank))
     return tuple(sorted(int(axis) % rank for axis in axes.ravel()))

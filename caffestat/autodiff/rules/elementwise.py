@@ -133,12 +133,12 @@ def tan(t: Tape, node: Node, dy: str) -> Grads:
 
 @vjp("Asin")
 def asin(t: Tape, node: Node, dy: str) -> Grads:
-    return [t.emit("Div", dy, t.emit("Sqrt", _minus_square(t, 1, node.inputs[0])))]
+    return [t.emit("Div", dy, t.emit("Sqrt", _one_minus_square(t, node.inputs[0])))]
 
 
 @vjp("Acos")
 def acos(t: Tape, node: Node, dy: str) -> Grads:
-    return [t.emit("Neg", t.emit("Div", dy, t.emit("Sqrt", _minus_square(t, 1, node.inputs[0]))))]
+    return [t.emit("Neg", t.emit("Div", dy, t.emit("Sqrt", _one_minus_square(t, node.inputs[0]))))]
 
 
 @vjp("Atan")
@@ -158,7 +158,7 @@ def cosh(t: Tape, node: Node, dy: str) -> Grads:
 
 @vjp("Tanh")
 def tanh(t: Tape, node: Node, dy: str) -> Grads:
-    return [t.emit("Mul", dy, _minus_square(t, 1, node.outputs[0]))]
+    return [t.emit("Mul", dy, _one_minus_square(t, node.outputs[0]))]
 
 
 @vjp("Asinh")
@@ -173,15 +173,15 @@ def acosh(t: Tape, node: Node, dy: str) -> Grads:
 
 @vjp("Atanh")
 def atanh(t: Tape, node: Node, dy: str) -> Grads:
-    return [t.emit("Div", dy, _minus_square(t, 1, node.inputs[0]))]
+    return [t.emit("Div", dy, _one_minus_square(t, node.inputs[0]))]
 
 
 def _plus_square(t: Tape, term: float, value: str) -> str:
     return t.emit("Add", t.scalar(term, like=value), t.emit("Mul", value, value))
 
 
-def _minus_square(t: Tape, term: float, value: str) -> str:
-    return t.emit("Sub", t.scalar(term, like=value), t.emit("Mul", value, value))
+def _one_minus_square(t: Tape, value: str) -> str:
+    return t.emit("Sub", t.scalar(1, like=value), t.emit("Mul", value, value))
 
 
 @vjp("Sum")

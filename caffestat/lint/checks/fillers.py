@@ -67,7 +67,7 @@ def _place(context: Context, node: Node, role: str) -> Any:
 
 def _give(node: Node, wanted: Wanted | None) -> Callable[[Document], Sequence[Edit]] | None:
     """Return what gives a layer's weights another filler, None where there is none to give."""
-    return (lambda document: filler_edits(document, node.place, "weight", wanted)) if wanted else None
+    return (lambda document: filler_edits(document, node.place, wanted)) if wanted else None
 
 
 @check("CS005", "missing-filler", "error", Needs.NET)
