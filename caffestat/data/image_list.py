@@ -10,10 +10,12 @@ from caffestat.fillers import Stream
 from caffestat.lazy import np
 
 from .images import LARGEST, decode, resize
-from .reader import DataUnavailableError, Reader, find, quoted, read, text_lines
+from .reader import DataUnavailableError, Reader, all_lines, find, quoted, read, text_lines
 from .transformer import Transformer
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from caffestat.layers import Layer
 
 __all__ = ["ImageReader", "ListReader", "atoi", "shuffled"]
@@ -36,10 +38,14 @@ class ListReader(Reader, Generic[T]):
         self.transformer = Transformer(layer)
         path = find(settings.source, layer)
         self._folder = path.parent
-        self.listed = [self.entry(line, number) for number, line in enumerate(text_lines(path, layer), 1)]
+        self.listed = [self.entry(line, number) for number, line in enumerate(self.lines(path), 1)]
         self._shuffle: Stream | None = None
         self._entries = self.listed
         self._place = 0
+
+    def lines(self, path: Path) -> list[str]:
+        """Return the lines that count."""
+        return text_lines(path, self.layer)
 
     def entry(self, line: str, number: int) -> T:
         """Return what a line lists. number: that of the line, for `quoted`"""
@@ -123,6 +129,9 @@ class ImageReader(ListReader[Labelled]):
         size = self.transformer.shape(self.image(name, number, self.settings.is_color).shape)
         self.shapes = ((self.batch, *size), (self.batch, *self._dims))
 
+    def lines(self, path: Path) -> list[str]:
+        return all_lines(path, self.layer)  # Caffe counts blank ones, and stops when it comes to one
+
     def entry(self, line: str, number: int) -> Labelled:
         if not self._dims:
             return (*_split(line), number)
@@ -137,6 +146,8 @@ class ImageReader(ListReader[Labelled]):
 
     def read(self, entry: Labelled) -> Sequence[np.ndarray | int]:
         name, label, number = entry
+        if not name:
+            raise self.layer.error(f"line {number} of {self.settings.source!r} names no image")
         return self.transformer.apply(self.image(name, number, self.settings.is_color)), label
 
 
@@ -153,9 +164,10 @@ def _split_all(line: str, count: int) -> tuple[str, list[int]]:
 
 
 def atoi(text: str) -> int:
-    """Return the integer that a text begins with, 0 where there is none, like C's atoi."""
+    """Return the integer that a text begins with, 0 where there is none, as glibc's atoi: 64 bits, cut to 32."""
     found = re.match(r"\s*[+-]?\d+", text)
-    return int(found[0]) if found else 0
+    value = max(-(1 << 63), min(int(found[0]), (1 << 63) - 1)) if found else 0
+    return (value + (1 << 31)) % (1 << 32) - (1 << 31)
 
 
 def shuffled(stream: Stream, items: Sequence[T]) -> list[T]:

@@ -106,7 +106,12 @@ def read(path: Path, layer: Layer, limit: int = LARGEST_TEXT) -> bytes:
 
 def text_lines(path: Path, layer: Layer) -> list[str]:
     """Return the lines of a list file that are not blank. Raises NetError when it cannot be read or has none."""
-    lines = [line for line in read(path, layer).decode("utf-8", "surrogateescape").split("\n") if line.strip()]
-    if not lines:
+    return [line for line in all_lines(path, layer) if line.strip()]
+
+
+def all_lines(path: Path, layer: Layer) -> list[str]:
+    """Return the lines of a list file, blank ones too. Raises NetError when it cannot be read or has no other."""
+    text = read(path, layer).decode("utf-8", "surrogateescape")
+    if not text.strip():
         raise layer.error(f"{path}: lists nothing")
-    return lines
+    return text.removesuffix("\n").split("\n")

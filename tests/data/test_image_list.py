@@ -95,11 +95,30 @@ def test_resized_gray_images_below_a_root_folder(five_images):
     assert 0 < data.max() <= 127.5
 
 
-@pytest.mark.parametrize(("line", "label"), [("a.png", 0), ("a.png 12", 12), ("a.png -3x", -3), ("a.png dog", 0)])
+@pytest.mark.parametrize(
+    ("line", "label"),
+    [
+        ("a.png", 0),
+        ("a.png 12", 12),
+        ("a.png -3x", -3),
+        ("a.png dog", 0),
+        (f"a.png {2**32 + 1}", 1),
+        (f"a.png {10**20}", -1),
+    ],
+)
 def test_labels_as_atoi_reads_them(line, label, tmp_path):
     (tmp_path / "a.png").write_bytes(encoded(picture(1)))
     (tmp_path / "list").write_text(line)
     assert opened(image_layer(tmp_path)).next()[1].tolist() == [label, label]
+
+
+def test_blank_lines_count_and_end_the_run(five_images):
+    listed = (five_images / "list").read_text().replace("image 3.png 3", "")
+    (five_images / "list").write_text(listed + "\n")
+    reader = opened(image_layer(five_images, "batch_size: 2 shuffle: true"))
+    assert len(reader.listed) == 6
+    with pytest.raises(NetError, match="line 4 of 'list' names no image"):
+        opened(image_layer(five_images, "batch_size: 5")).next()
 
 
 def test_images_of_several_sizes_need_a_size(five_images):
