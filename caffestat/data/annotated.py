@@ -73,6 +73,7 @@ class AnnotatedReader(DatumReader):
         if self._fork.difficult_label_warmup:
             raise DataUnavailableError("difficult_label_warmup depends on the iteration")
         super().__init__(layer)
+        self.varies = True  # in the number of boxes
 
     def _shapes(self, record: Any) -> tuple[Shape, ...]:
         self._has_boxes = record.HasField("type") or self.layer.added.annotated_data_param.HasField("anno_type")

@@ -42,6 +42,7 @@ class DatumReader(Reader):
         first = self._record()
         self._values = iter(())
         self.shapes = self._shapes(first)[: layer.top_count]
+        self.varies = self.batch == 1 and not self._transformer.cuts
 
     def _crop(self) -> tuple[int, int] | None:
         """Return height and width of the crop; None for crop_size."""
@@ -56,9 +57,11 @@ class DatumReader(Reader):
         self._transformer.start(words.get("transformer"))
 
     def next(self) -> Sequence[np.ndarray]:
-        tops = [np.empty(shape, np.float32) for shape in self.shapes]
+        tops: list[np.ndarray] = []
         for index in range(self.batch):
-            for top, value in zip(tops, self._read(self._record()), strict=False):
+            values = self._read(self._record())
+            tops = tops or self.new_tops(values)
+            for top, value in zip(tops, values, strict=False):
                 if value.shape != top.shape[1:]:
                     raise self._error(f"holds an image of shape {value.shape}; the first one has {top.shape[1:]}")
                 top[index] = value

@@ -61,13 +61,14 @@ class ListReader(Reader, Generic[T]):
         self._place = skip
 
     def next(self) -> Sequence[np.ndarray]:
-        tops = [np.empty(shape, np.float32) for shape in self.shapes]
+        tops: list[np.ndarray] = []
         for index in range(self.batch):
             entry = self._entries[self._place]
             try:
                 values = self.read(entry)
             except DataUnavailableError as error:
                 raise self.layer.error(str(error)) from error
+            tops = tops or self.new_tops(values)
             for top, value in zip(tops, values, strict=True):
                 self._put(top, index, np.asarray(value), entry)
             self._step()
@@ -76,6 +77,10 @@ class ListReader(Reader, Generic[T]):
     def read(self, entry: T) -> Sequence[np.ndarray | int]:
         """Return the values of each top for an entry, as the net gets them."""
         raise NotImplementedError
+
+    def keeps_sizes(self) -> bool:
+        """Tell whether images stay as large as they are, one to a batch."""
+        return self.batch == 1 and not self.settings.new_height and not self.transformer.cuts
 
     def said(self, entry: T) -> str:
         """Return the name of an entry in messages."""
@@ -128,6 +133,7 @@ class ImageReader(ListReader[Labelled]):
         name, _, number = self.listed[0]
         size = self.transformer.shape(self.image(name, number, self.settings.is_color).shape)
         self.shapes = ((self.batch, *size), (self.batch, *self._dims))
+        self.varies = self.keeps_sizes()
 
     def lines(self, path: Path) -> list[str]:
         return all_lines(path, self.layer)  # Caffe counts blank ones, and stops when it comes to one

@@ -205,6 +205,10 @@ class EdgeReader(_PairReader):
     (yun-liu/rcf, image_labelmap_data_layer.cpp, LocTransform and LabelmapTransform in data_transformer.cpp)
     """
 
+    def __init__(self, layer: Layer) -> None:
+        super().__init__(layer)
+        self.varies = self.keeps_sizes()
+
     def shaped(self, entry: Pair) -> Values:
         image, _ = self._pair(entry)
         shape = self.transformer.shape(image.shape)
@@ -213,7 +217,7 @@ class EdgeReader(_PairReader):
     def read(self, entry: Pair) -> Values:
         image, labels = self._pair(entry)
         mirror, top, left = self.transformer.place(image.shape, is_random=True)
-        height, width = self.shapes[0][2:]
+        _, height, width = self.transformer.shape(image.shape)
         edges = labels[:, top : top + height, left : left + width].astype(np.float32) * np.float32(1 / 255)
         edges[edges > 0.5] = 1
         return [self.transformer.cut(image, mirror, top, left), edges[..., ::-1] if mirror else edges]

@@ -24,7 +24,7 @@ class Prefetch(Reader):
     """
 
     def __init__(self, reader: Reader) -> None:
-        self.layer, self.batch, self.shapes = reader.layer, reader.batch, reader.shapes
+        self.layer, self.batch, self.shapes, self.varies = reader.layer, reader.batch, reader.shapes, reader.varies
         self.waited = 0.0
         self._reader = reader
         self._batches: Queue[Sequence[np.ndarray] | Exception] = Queue(_AHEAD)

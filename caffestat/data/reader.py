@@ -29,12 +29,14 @@ class DataUnavailableError(Exception):
 class Reader:
     """The data that a layer reads, batch by batch; subclasses read one kind of file.
 
-    shapes: of each top, batch axis first.
+    shapes: of each top, batch axis first; of the first batch, where they vary.
+    varies: batches have shapes of their own: images of any size, one at a time, as Caffe takes them.
     Opening raises DataUnavailableError when the data is not available, NetError when it is damaged or does not fit the
     layer.
     """
 
     shapes: tuple[Shape, ...]
+    varies = False
     is_independent = False  # shares no generator with others, so that it may be read ahead
 
     def __init__(self, layer: Layer, batch: int) -> None:
@@ -54,6 +56,11 @@ class Reader:
     def next(self) -> Sequence[np.ndarray]:
         """Return the next batch: one float32 array per top. After the last record comes the first."""
         raise NotImplementedError
+
+    def new_tops(self, values: Sequence[np.ndarray | int]) -> list[np.ndarray]:
+        """Return arrays for a batch that begins with these values."""
+        shapes = [(self.batch, *np.shape(value)) for value in values] if self.varies else self.shapes
+        return [np.empty(shape, np.float32) for shape in shapes[: len(self.shapes)]]
 
 
 def find(path: str, layer: Layer, *folders: Path, said: str = "") -> Path:

@@ -39,6 +39,11 @@ class Transformer:
         if self._param.HasField("mean_file"):
             self._mean = read_mean(layer, self._param.mean_file)
 
+    @property
+    def cuts(self) -> bool:
+        """Whether it cuts images to a size."""
+        return any(self._crop)
+
     def start(self, seed: int | None) -> None:
         """Seed the generator; None when the layer needs none."""
         self._random = None if seed is None else Stream(seed)
@@ -70,7 +75,7 @@ class Transformer:
         """Draw the row and the column at which the crop of an image of this shape begins."""
         _, height, width = self.shape(image)
         down, right = image[1] - height, image[2] - width
-        if not any(self._crop):
+        if not self.cuts:
             return 0, 0
         if is_random or self._layer.phase == caffe_pb2.TRAIN:
             return self.draw(down + 1), self.draw(right + 1)

@@ -109,6 +109,7 @@ class Batches(Protocol):
     """The data that a layer names, batch by batch; `shapes` are those of the tops. See `data.Reader`."""
 
     shapes: tuple[Shape, ...]
+    varies: bool
 
     def start(self, words: Mapping[str, int], stream: Stream) -> None:
         """Go to the first record."""

@@ -179,11 +179,20 @@ class Images(Source):
 
     num_tops: ClassVar[Count] = (2, 2)
     reads_pixels = True
+    lowers_undecided = True
     message = "data_param"  # the layer's own parameters
+
+    @property
+    def decides(self) -> bool:  # type: ignore[override]  # the tops' shapes may differ from batch to batch
+        return self.reader is not None and self.reader.varies
+
+    def decide(self, bottoms: Sequence[np.ndarray], random: np.random.Generator) -> Sequence[np.ndarray]:
+        assert self.reader
+        return self.reader.next()
 
     def tops(self, bottoms: Sequence[Shape]) -> tuple[Shape | None, ...]:
         self.refuse()
-        return super().tops(bottoms)
+        return super().tops(bottoms) if self.decisions is None else tuple(array.shape for array in self.decisions)
 
     def refuse(self) -> None:
         """Raise NetError for what Caffe refuses whatever the data are."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, MutableSequence, Sequence
+from collections.abc import Hashable, Mapping, MutableSequence, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -57,8 +57,7 @@ class Settler:
             if not stage.wanted:
                 break  # the others are behind layers that cannot be computed
             found = stage.run(net, values, feeds)
-            for index in sorted(found):
-                net = _decide(net, net.nodes[index], found[index], feeds, notes)
+            net = _with_layers(net, {i: _decide(net.nodes[i], found[i], feeds, notes) for i in sorted(found)})
         return net
 
     def _stage(self, net: Net) -> _Stage:
@@ -94,22 +93,22 @@ class _Stage:
         return {index: [found[name] for name in names] for index, names in self.wanted.items()}
 
 
-def _decide(net: Net, node: Node, found: Sequence[np.ndarray], feeds: Feeds, notes: MutableSequence[str] | None) -> Net:
-    """Return the net with a layer decided by the values of its decisive bottoms."""
+def _decide(node: Node, found: Sequence[np.ndarray], feeds: Feeds, notes: MutableSequence[str] | None) -> Layer:
+    """Return a node's layer decided by the values of its decisive bottoms."""
     shapes = [shape or () for shape in node.bottom_shapes]
     layer = node.layer.deciding(found, shapes, feeds.random)
     if notes is not None and (line := layer.summary(shapes)):
         notes.append(f"{node.place}: layer {node.name!r} {line}")
-    return _with_layer(net, node, layer)
+    return layer
 
 
-def _with_layer(net: Net, changed: Node, layer: Layer) -> Net:
-    """Return the net with another layer in a node, and the shapes that follow from it; the params stay."""
+def _with_layers(net: Net, layers: Mapping[int, Layer]) -> Net:
+    """Return the net with other layers in some nodes, and the shapes that follow from them; the params stay."""
     blobs = [replace(blob) for blob in net.blobs]
     nodes = list(net.nodes)
-    for node in net.nodes[changed.index :]:
+    for node in net.nodes[min(layers) :]:
         bottoms = [blobs[blob].shape for blob in node.bottoms]
-        new = replace(node, layer=layer if node is changed else node.layer, bottom_shapes=tuple(bottoms))
+        new = replace(node, layer=layers.get(node.index, node.layer), bottom_shapes=tuple(bottoms))
         if node.has_shapes:
             known = [shape for shape in bottoms if shape is not None]
             new.top_shapes = new.layer.tops(known)
@@ -124,4 +123,4 @@ def _check_params(net: Net, node: Node, bottoms: Sequence[tuple[int, ...]]) -> N
     wanted = [param.shape for param in node.layer.params(bottoms)]
     found = [net.params[number].param.shape for number in node.params]
     if wanted != found:
-        raise node.layer.error(f"its params have shapes {found}; the items selected before it would need {wanted}")
+        raise node.layer.error(f"its params have shapes {found}; what the data decides before it would need {wanted}")

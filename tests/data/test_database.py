@@ -130,3 +130,12 @@ def test_an_empty_database_and_a_damaged_one(tmp_path):
     (tmp_path / "db" / "data.mdb").write_bytes(b"x" * 8192)
     with pytest.raises(NetError, match="cannot be read"):
         open_reader(data_layer(tmp_path))
+
+
+def test_one_at_a_time_records_keep_their_sizes(tmp_path):
+    sizes = {"a": (5, 7), "b": (6, 4)}
+    records = [(key, datum(picture(1, 3, *size), 1).SerializeToString()) for key, size in sizes.items()]
+    write_lmdb(tmp_path / "db", records)
+    text = 'type: "Data" top: "d" data_param { source: "db" batch_size: 1 backend: LMDB }'
+    reader = opened(make(text, tmp_path))
+    assert [reader.next()[0].shape for _ in range(3)] == [(1, 3, 5, 7), (1, 3, 6, 4), (1, 3, 5, 7)]

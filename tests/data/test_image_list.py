@@ -127,6 +127,23 @@ def test_images_of_several_sizes_need_a_size(five_images):
         opened(image_layer(five_images)).next()
 
 
+@pytest.mark.parametrize(
+    ("settings", "transform", "varies"),
+    [
+        ("batch_size: 1", "", True),
+        ("batch_size: 2", "", False),
+        ("batch_size: 1", "crop_size: 3", False),
+        ("batch_size: 1 new_height: 4 new_width: 4", "", False),
+    ],
+)
+def test_one_at_a_time_images_keep_their_sizes(settings, transform, varies, five_images):
+    (five_images / "image 1.png").write_bytes(encoded(picture(1, 3, 6, 4)))
+    reader = opened(image_layer(five_images, settings, transform))
+    assert reader.varies == varies
+    if varies:
+        assert [reader.next()[0].shape[2:] for _ in range(3)] == [(5, 7), (6, 4), (5, 7)]
+
+
 def test_images_that_are_missing_or_damaged(five_images):
     (five_images / "image 1.png").unlink()
     with pytest.raises(NetError, match=r"file not found: 'image 1.png'"):

@@ -18,6 +18,7 @@ class Counting:
 
     shapes = ((2,),)
     batch = 2
+    varies = False
 
     def __init__(self, fails: int = -1) -> None:
         self.layer: Any = SimpleNamespace(name="data")

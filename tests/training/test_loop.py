@@ -82,6 +82,29 @@ def test_order_of_events(tmp_path):
     assert last.outputs == (Output("loss", pytest.approx(train.loss / 3), 3),)
 
 
+def test_images_of_any_size_train_one_at_a_time_with_maps_of_their_sizes(tmp_path, monkeypatch):
+    image = pytest.importorskip("PIL.Image")
+    monkeypatch.chdir(tmp_path)
+    random = np.random.default_rng(3)
+    means = []
+    for number, size in enumerate([(5, 7), (6, 4), (5, 7)]):
+        pixels = random.integers(0, 256, (*size, 3), np.uint8)
+        image.fromarray(pixels).save(f"{number}.png")
+        means.append(pixels.mean())
+    (tmp_path / "list").write_text("0.png 0\n1.png 0\n2.png 0\n")
+    data = """layer {{ name: "{0}" type: "ImageData" top: "{0}" top: "l{0}"
+  image_data_param {{ source: "list" batch_size: 1 is_color: {1} }} }}\n"""
+    rest = """layer { name: "conv" type: "Convolution" bottom: "x" top: "y"
+  convolution_param { num_output: 1 kernel_size: 3 pad: 1 } }
+layer { name: "loss" type: "EuclideanLoss" bottom: "y" bottom: "map" }"""
+    main = data.format("x", "true") + data.format("map", "false") + rest
+    made = solver(tmp_path, 'net: "net.prototxt" max_iter: 3', main)
+    passes = [
+        event for event in training(made, data="real", debug=True, saves=False).events() if isinstance(event, Pass)
+    ]
+    assert [event.measured.tops[0, 0] for event in passes] == pytest.approx(means, rel=1e-6)
+
+
 def test_a_test_net_that_is_not_there(tmp_path):
     made = solver(tmp_path, 'net: "net.prototxt"\ntest_net: "gone.prototxt" test_iter: 1 test_interval: 1')
     with pytest.raises(NetError, match=r"solver\.prototxt:3:1: test_net: file not found: 'gone\.prototxt'"):

@@ -723,7 +723,6 @@ class AnnotatedData(Images):
     adds = ssd_pb2.LayerParameter
     num_tops = (1, 3)
     data_kind = "annotated"
-    lowers_undecided = True
 
     def is_of_yolo(self) -> bool:
         """Tell whether the boxes are to be YOLO's."""
@@ -737,17 +736,6 @@ class AnnotatedData(Images):
     def why_unread(self) -> str:
         p = self.added.annotated_data_param
         return "its boxes are read without yoloformat and has_landmarks only" if p.yoloformat or p.has_landmarks else ""
-
-    @property
-    def decides(self) -> bool:  # type: ignore[override]  # how many boxes there are differs from batch to batch
-        return self.reader is not None
-
-    def decide(self, bottoms: Sequence[np.ndarray], random: np.random.Generator) -> Sequence[np.ndarray]:
-        assert self.reader
-        return self.reader.next()
-
-    def tops(self, bottoms: Sequence[Shape]) -> tuple[Shape | None, ...]:
-        return super().tops(bottoms) if self.decisions is None else tuple(array.shape for array in self.decisions)
 
     def written_shape(self, index: int) -> Shape | None:
         if not index:
