@@ -527,3 +527,13 @@ def test_a_dropout_of_inference_inside_a_scan_passes_the_gradient() -> None:
     feeds = {"x": normal(2, 3), "cotangent/y": normal(2, 3, seed=5)}
     found = run(gradient(proto), feeds)["grad/x"]
     np.testing.assert_allclose(found, 2 * feeds["x"] * feeds["cotangent/y"], rtol=1e-6)
+
+
+def test_a_branch_with_constants_of_several_elements() -> None:
+    """Only the third input of a Dropout says whether it draws; that of another op may have any elements."""
+    ends = {"s": np.array([0, 1]), "e": np.array([2, 3])}
+    cut = body([node("Slice", ["x", "s", "e"], ["part"])], [], [value("part", (2, 2))], **ends)
+    split = node("If", ["c"], ["y"], then_branch=cut, else_branch=cut)
+    proto = model([split], [value("x", (2, 3)), value("c", (), BOOL)], ["y"])
+    feeds = {"x": normal(2, 3), "c": np.array(True), "cotangent/y": normal(2, 2, seed=5)}
+    np.testing.assert_array_equal(run(gradient(proto), feeds)["grad/x"], np.pad(feeds["cotangent/y"], ((0, 0), (1, 0))))

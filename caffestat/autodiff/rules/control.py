@@ -91,9 +91,10 @@ def _refuse_draws(inner: Graph) -> None:
 
 def _draws(g: Graph, node: Node) -> bool:
     """Tell whether a node draws; one that reads data, a Dropout, draws in training only."""
+    if not node.info.is_random or node.info.role(0) is not Role.DATA:
+        return node.info.is_random
     mode = input_of(node, 2)
-    is_training = bool(mode) and bool(g.constants.get(mode, True))
-    return node.info.is_random and (is_training or node.info.role(0) is not Role.DATA)
+    return bool(mode) and bool(g.constants.get(mode, True))
 
 
 def _backward(inner: Graph, seeds: dict[str, str], wanted: Sequence[str]) -> list[str]:
