@@ -127,12 +127,14 @@ def analyze_model(
     path: str, net: NetOptions, values: ValueOptions, run: RunOptions, static: bool, predict: bool, detail: bool = False
 ) -> Report:
     """Return what `analyze` does, of an ONNX model."""
+    from caffestat.program.batches import saying_batch
     from caffestat.program.opening import open_model
 
     backward = not run.forward_only and (predict or not static)
-    program, run = open_model(path, net, values, run, backward, static)
     seed = DEFAULT_SEED if values.seed is None else values.seed
-    return _analyze(program, path, seed, run, static, predict, detail)
+    with saying_batch(path, net, run.inputs, runs=not static):
+        program, run = open_model(path, net, values, run, backward, static)
+        return _analyze(program, path, seed, run, static, predict, detail)
 
 
 def _analyze(

@@ -59,6 +59,7 @@ def calibrate(
     from caffestat.engine import choose_device
     from caffestat.files import refuse_unwritable, replace_file
     from caffestat.program import is_onnx
+    from caffestat.program.batches import saying_batch
     from caffestat.program.opening import refuse_caffe_options
     from caffestat.report.calibration import render_calibration
 
@@ -73,14 +74,15 @@ def calibrate(
         refuse_caffe_options(NetOptions(), values)
     opened = _Opened(str(path), options, values)
     chosen = calibration.CalibrationMethod(method, percentile, symmetric, tuple(percentiles))
-    found = calibration.calibrate(
-        opened.load,
-        lambda: opened.batches(inputs),
-        chosen,
-        DEFAULT_SEED if seed is None else seed,
-        choose_device(run.device)[0],
-        run.compute,
-    )
+    with saying_batch(path, options, next(opened.batches(inputs), {}), cuts=True):
+        found = calibration.calibrate(
+            opened.load,
+            lambda: opened.batches(inputs),
+            chosen,
+            DEFAULT_SEED if seed is None else seed,
+            choose_device(run.device)[0],
+            run.compute,
+        )
     found = replace(found, notes=tuple(dict.fromkeys((*found.notes, *opened.notes))))
     if not found.batches:
         raise InputError(f"--input: {', '.join(inputs)}: expected at least one batch, found none")

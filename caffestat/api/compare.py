@@ -84,15 +84,17 @@ def compare_values(
     """
     from caffestat.analysis.values import compare_models
     from caffestat.engine import choose_device
+    from caffestat.program.batches import saying_batch
 
     rtol, atol = number("rtol", rtol), number("atol", atol)
     run = RunOptions(device, inputs or {}, compute=compute)
     chosen, _ = choose_device(run.device)
     net = NetOptions("test", shapes=shapes or {}, batch=batch, data="synthetic", dims=dims or {})
     values = ValueOptions(seed, weights)
-    first, second = (_model(str(path), net, values, run.inputs) for path in (a, b))
     drawn = DEFAULT_SEED if seed is None else seed
-    return compare_models(first, second, run.inputs, rtol, atol, drawn, chosen, run.compute)
+    with saying_batch(a, net, run.inputs):
+        first, second = (_model(str(path), net, values, run.inputs) for path in (a, b))
+        return compare_models(first, second, run.inputs, rtol, atol, drawn, chosen, run.compute)
 
 
 def _model(path: str, net: NetOptions, values: ValueOptions, given: Mapping[str, np.ndarray]) -> Model:

@@ -52,6 +52,7 @@ def gradient(
     Source: `caffestat.autodiff.gradient` describes names and shapes of the result.
     """
     from caffestat import autodiff
+    from caffestat.program.batches import saying_batch
     from caffestat.program.from_onnx import can_run
     from caffestat.program.losses import LOSSES
 
@@ -60,19 +61,20 @@ def gradient(
             raise InputError(f"loss {loss!r} is the name of a value, whose sum is the loss: remove outputs")
         outputs = ()
     net = NetOptions(shapes=shapes or {}, batch=batch, dims=dims or {})
-    return autodiff.gradient(
-        model,
-        outputs,
-        wrt,
-        start=None if loss is None else partial(_start, loss),
-        shapes=net.shapes,
-        batch=net.batch,
-        inputs=inputs,
-        settle=partial(_settle, inputs=inputs or {}),
-        runs=partial(can_run, inputs=inputs or {}),
-        straight_through=straight_through,
-        dims=net.dims,
-    )
+    with saying_batch(model, net, inputs or {}):
+        return autodiff.gradient(
+            model,
+            outputs,
+            wrt,
+            start=None if loss is None else partial(_start, loss),
+            shapes=net.shapes,
+            batch=net.batch,
+            inputs=inputs,
+            settle=partial(_settle, inputs=inputs or {}),
+            runs=partial(can_run, inputs=inputs or {}),
+            straight_through=straight_through,
+            dims=net.dims,
+        )
 
 
 def _settle(model: Model, inputs: Mapping[str, np.ndarray]) -> None:

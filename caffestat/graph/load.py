@@ -478,6 +478,7 @@ class _Loader:
             if len({_without_axis(shape, axis) for shape in parts}) > 1:
                 words = f"{', '.join(map(str, parts))} do not fit together; {self.given_sizes()}"
                 raise InputError(f"{node.op} (value {node.outputs[0]}): {words}")
+        self.check_elements(node)
         if node.info.window is None:
             return
         image, result = (specs.get(name) for name in (node.inputs[0], node.outputs[0]))
@@ -486,6 +487,17 @@ class _Loader:
                 f"{node.op} (value {node.outputs[0]}): an image of {image.shape} is too small for the kernel; "
                 f"{self.given_sizes()}: make them larger with --shape"
             )
+
+    def check_elements(self, node: Node) -> None:
+        """Raise InputError where a node would give its input a shape of another number of elements."""
+        if not node.info.reshapes:
+            return
+        x, y = (self.graph.specs.get(name) for name in (node.inputs[0], node.outputs[0]))
+        asked = self.graph.constants.get(node.inputs[-1])
+        shape = y.shape if y else None if asked is None else tuple(asked.tolist())
+        if x and shape is not None and (y is None or prod(x.shape) != prod(shape)):
+            words = f"{x.shape} does not go with {shape}; {self.given_sizes()}"
+            raise InputError(f"{node.op} (value {node.outputs[0]}): {words}")
 
     def given_sizes(self) -> str:
         given = ", ".join(f"{name} {'x'.join(map(str, s.shape))}" for name, s in self.graph.inputs.items())

@@ -20,6 +20,7 @@ from caffestat.net.rules import State, filter_layers
 from caffestat.net.source import STDIN, named_weights
 from caffestat.options import COMPUTE, DEFAULT_SEED, SEVERITIES, STATS, NetOptions, RunOptions, ValueOptions, one_of
 from caffestat.program import NetFile, is_onnx
+from caffestat.program.batches import saying_batch
 from caffestat.program.opening import open_model
 from caffestat.prototext import Document, Edit
 from caffestat.schema import UnknownField
@@ -240,9 +241,10 @@ def check_model(path: str, job: Job) -> list[Issue]:
 
     Raises a CaffestatError when the model cannot be read or run, or an option has no meaning for it.
     """
-    program, run = open_model(path, job.net, job.values, job.options, backward=True)
     seed = DEFAULT_SEED if job.values.seed is None else job.values.seed
-    ran = ModelRun(*measure(program, seed, run))
+    with saying_batch(path, job.net, job.options.inputs):
+        program, run = open_model(path, job.net, job.values, job.options, backward=True)
+        ran = ModelRun(*measure(program, seed, run))
     found = [issue for check in job.checks if check.of_models for issue in check.issues(ran)]
     return [issue for issue in found if SEVERITIES.index(issue.severity) >= SEVERITIES.index(job.severity)]
 
