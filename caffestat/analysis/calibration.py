@@ -100,7 +100,7 @@ def calibrate(
     compute: the type to compute in, see `engine.Compiled`
     batches: yields the same batches, arrays by names of inputs, whenever it is called; other inputs are drawn once
 
-    Values are the float32 and float16 inputs and results of nodes, by name, constants that are computed among them.
+    Values are the float32 and float16 inputs and results of nodes, by name, constants among them; initializers are not.
     """
     models = _Models(load, seed, device, compute)
     found: dict[str, _Found] = {}
@@ -207,9 +207,9 @@ def _values(model: Model) -> Iterator[str]:
 
 
 def _constants(model: Model) -> Iterator[tuple[str, np.ndarray]]:
-    """Yield the values of the file that are computed from constants alone."""
+    """Yield the values that Constant nodes of the file hold, and those that are computed from constants alone."""
     stored = {**model.graph.constants, **model.arrays}
-    for name in dict.fromkeys(name for node in model.folded for name in node.outputs):
+    for name in dict.fromkeys((*model.held, *(name for node in model.folded for name in node.outputs))):
         if name in stored and stored[name].dtype.name in _TYPES and stored[name].size:
             yield name, stored[name]
 

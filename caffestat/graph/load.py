@@ -71,6 +71,7 @@ class Model:
     initializers  names of the file's floating-point initializers, in its order
     pinned        inputs whose given values became constants, because they decide which nodes run
     folded        the nodes whose values have become constants
+    held          names of the values that Constant nodes of the file hold
     replaced      names of the types that are computed in float32 in their place
     """
 
@@ -81,6 +82,7 @@ class Model:
     initializers: tuple[str, ...] = ()
     pinned: set[str] = field(default_factory=set)
     folded: list[Node] = field(default_factory=list)
+    held: tuple[str, ...] = ()
     replaced: set[str] = field(default_factory=set)
 
     def unpinned(self, given: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -595,6 +597,7 @@ class _Loader:
     def finish(self) -> Model:
         graph = self.graph
         graph.outputs = [value.name for value in self.proto.graph.output]
+        self.model.held = tuple(name for node in self.nodes if node.info.is_constant for name in node.outputs)
         self._promote()
         return self.model
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from onnx import helper
+from onnx import helper, numpy_helper
 from onnxruntime.quantization import CalibrationMethod, QuantType, quantize_static
 from onnxruntime.quantization import calibrate as tools
 from onnxruntime.quantization.quant_utils import write_calibration_table
@@ -185,6 +185,27 @@ def test_computed_constants_have_ranges(tmp_path: Path) -> None:
     path.write_bytes(model(nodes, {"x": [2, 3]}, ["y"], {"a": np.float32([0, 1, 2])}).SerializeToString())
     found = caffestat.calibrate(path, inputs={"x": normal(2, 3)}, device="cpu").ranges
     assert (found["e"].low, found["e"].high) == (1, pytest.approx(np.e**2))
+
+
+@readable
+def test_constants_of_nodes_have_ranges_that_the_tools_ask_for(tmp_path: Path) -> None:
+    """Exporters write weights and factors as Constant nodes; an operand of an op to quantize needs a range."""
+    filters, factor = (numpy_helper.from_array(array) for array in (normal(2, 3, 3, 3), np.float32(-0.5)))
+    nodes = [
+        node("Constant", [], ["w"], value=filters),
+        node("Constant", [], ["f"], value=factor),
+        node("Conv", ["x", "w"], ["c"]),
+        node("Mul", ["c", "f"], ["y"]),
+    ]
+    path, ranges, output = (tmp_path / name for name in ("model.onnx", "ranges.json", "int8.onnx"))
+    path.write_bytes(model(nodes, {"x": [4, 3, 9, 8]}, ["y"]).SerializeToString())
+    found = caffestat.calibrate(path, ranges, inputs={"x": BATCHES}, device="cpu").ranges
+    assert (found["f"].low, found["f"].high) == (-0.5, -0.5)
+    assert found["w"].high == numpy_helper.to_array(filters).max()
+    quantize_static(path, output, None, calibration_cache_path=ranges, calibrate_method=CalibrationMethod.MinMax)
+    feeds = {"x": BATCHES[1]}
+    exact, rounded = (run(onnx.load(str(one)), feeds)["y"] for one in (path, output))
+    np.testing.assert_allclose(rounded, exact, atol=0.03 * np.abs(exact).max())
 
 
 def test_a_net_has_the_names_of_its_conversion(root: Path, tmp_path: Path) -> None:
