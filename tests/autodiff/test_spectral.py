@@ -50,6 +50,19 @@ def test_dft(shape: tuple[int, ...], axis: int, how: dict[str, int], length: int
     check_grads(build, X(*shape), reference=numpy, double=DOUBLE)
 
 
+@pytest.mark.parametrize("length", [None, 14, 9, 4], ids=str)
+@pytest.mark.parametrize(("shape", "axis"), [((2, 6, 3, 2), 1), ((2, 6, 2), -2)])
+def test_the_real_signal_of_half_a_spectrum(shape: tuple[int, ...], axis: int, length: int | None) -> None:
+    def numpy(x: np.ndarray) -> np.ndarray:
+        return np.fft.irfft(as_complex(x), length, axis % len(shape))[..., None]
+
+    def build(g: Graph, x: str) -> str:
+        size = "" if length is None else g.constant(length, np.int64)
+        return g.emit("DFT", x, size, g.constant(axis, np.int64), inverse=1, onesided=1)
+
+    check_grads(build, X(*shape), reference=numpy, double=DOUBLE)
+
+
 @pytest.mark.parametrize("onesided", [0, 1])
 @pytest.mark.parametrize(("shape", "length", "step"), [((2, 19, 1), 6, 4), ((3, 17), 5, 5)])
 def test_stft(shape: tuple[int, ...], length: int, step: int, onesided: int) -> None:

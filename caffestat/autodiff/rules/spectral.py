@@ -21,10 +21,10 @@ def dft(t: Tape, node: Node, dy: str) -> Grads:
     Outputs that a one-sided transform leaves out have no gradient; dx is cut or padded as x was.
     """
     x, inverse = node.inputs[0], node.get("inverse", 0)
-    if inverse and node.get("onesided", 0):
-        raise GradientError(f"DFT (value {node.outputs[0]}): a one-sided inverse has no gradient rule")
     shape, dtype = t.shape(x), t.specs[x].dtype
     axis = int(constant_of(t, node, 2, default=-2).item()) % len(shape)
+    if inverse and node.get("onesided", 0):
+        return only(node, _of_half(t, dy, shape, axis, t.shape(node.outputs[0])[axis], dtype))
     length = int(constant_of(t, node, 1, default=shape[axis]).item())
     whole = [*shape[:-1], 2]
     whole[axis] = length
@@ -34,6 +34,19 @@ def dft(t: Tape, node: Node, dy: str) -> Grads:
     scaled = t.emit("Mul", grad, t.scalar(1 / length if inverse else length, like=x))
     fitted = _fit(t, scaled, whole, axis, shape[axis], dtype)
     return only(node, _fit(t, fitted, [*shape[:-1], 2], len(shape) - 1, shape[-1], dtype))
+
+
+def _of_half(t: Tape, dy: str, shape: Sequence[int], axis: int, length: int, dtype: Any) -> str:
+    """Return the gradient of the half of a spectrum that a real signal of a length is made of.
+
+    The other half is its conjugate: all numbers count twice but the first and, of an even length, the last.
+    """
+    half = length // 2 + 1
+    counts = np.array([1 if 2 * i in (0, length) else 2 for i in range(half)])
+    column = [-1 if i == axis else 1 for i in range(len(shape))]
+    spectrum = t.emit("DFT", dy, "", t.constant(axis, np.int64), onesided=1)
+    scaled = t.emit("Mul", spectrum, t.constant(counts.reshape(column) / length, dtype))
+    return _fit(t, scaled, [half if i == axis else size for i, size in enumerate(shape)], axis, shape[axis], dtype)
 
 
 def _fit(t: Tape, value: str, shape: Sequence[int], axis: int, size: int, dtype: Any) -> str:
