@@ -7,8 +7,9 @@ from typing import Any
 
 import ml_dtypes
 import numpy as np
+import onnx
 import pytest
-from onnx import TensorProto, helper, shape_inference
+from onnx import TensorProto, helper, numpy_helper, shape_inference
 
 from caffestat.autodiff import gradient
 from caffestat.autodiff.rules import conv as rules
@@ -121,3 +122,33 @@ def test_gradients_in_bfloat16_are_computed_in_float32() -> None:
         dr[:, index] += dy[:, column]
     expected = (dr * (rounded > 0)) @ w.astype(np.float32).T
     np.testing.assert_allclose(found["grad/x"], expected, atol=0.05 * abs(expected).max())
+
+
+def narrow_model(inner: onnx.NodeProto, shape: tuple[int, ...], arrays: dict[str, np.ndarray], dtype: Any) -> Any:
+    """x in float32, what a node makes of it in a type, and y in float32; `c` is true."""
+    kind = helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
+    nodes = [node("Cast", ["x"], ["n"], to=kind), inner, node("Cast", ["m"], ["y"], to=TensorProto.FLOAT)]
+    stored = {name: array.astype(dtype) for name, array in arrays.items()}
+    return model(nodes, [value("x", shape), value("c", (), TensorProto.BOOL)], ["y"], stored)
+
+
+def test_subgraphs_in_bfloat16_are_computed_in_float32() -> None:
+    """A recurrent op is differentiated by a Scan; a branch reads the narrow value from outside, and stores one."""
+    arrays = {"w": normal(1, 12, 2), "r": normal(1, 12, 3, seed=1)}
+    rounded = {name: array.astype(ml_dtypes.bfloat16).astype(np.float32) for name, array in arrays.items()}
+    recurrent = node("LSTM", ["n", "w", "r"], ["m"], hidden_size=3)
+    x, dy = normal(4, 2, 2, seed=2).astype(ml_dtypes.bfloat16).astype(np.float32), normal(4, 1, 2, 3, seed=3)
+    feeds = {"x": x, "c": np.array(True), "cotangent/y": dy}
+    found, expected = (
+        run(gradient(narrow_model(recurrent, x.shape, stored, dtype), wrt=["x"]), feeds)["grad/x"]
+        for stored, dtype in ((arrays, ml_dtypes.bfloat16), (rounded, np.float32))
+    )
+    np.testing.assert_allclose(found, expected, atol=0.05 * abs(expected).max())
+    factor = numpy_helper.from_array(np.array([2.5, -1.5], ml_dtypes.bfloat16), "f")
+    branch = helper.make_graph([node("Mul", ["n", "f"], ["o"])], "b", [], [value("o", (4, 2, 2), 16)], [factor])
+    chosen = node("If", ["c"], ["m"], then_branch=branch, else_branch=branch)
+    dy = np.ones(x.shape, np.float32)
+    found = run(
+        gradient(narrow_model(chosen, x.shape, {}, ml_dtypes.bfloat16), wrt=["x"]), {**feeds, "cotangent/y": dy}
+    )
+    np.testing.assert_array_equal(found["grad/x"], dy * np.float32([2.5, -1.5]))
