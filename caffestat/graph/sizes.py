@@ -235,8 +235,13 @@ def infers(proto: onnx.ModelProto, shapes: Mapping[str, Shape]) -> bool:
         name for node in inferred.graph.node if op_info(node.op_type, node.domain).is_constant for name in node.output
     }
     values = [v for v in (*inferred.graph.value_info, *inferred.graph.output) if v.name not in constants]
-    dims = (dim for value in values for dim in value.type.tensor_type.shape.dim)
+    dims = (dim for value in values if not _is_shape(value) for dim in value.type.tensor_type.shape.dim)
     return all(not dim.HasField("dim_value") or dim.dim_value > 0 for dim in dims)
+
+
+def _is_shape(value: onnx.ValueInfoProto) -> bool:
+    """Tell whether a value may be a part of a shape, which may be empty."""
+    return _type_of(value) == onnx.TensorProto.INT64 and len(value.type.tensor_type.shape.dim) == 1
 
 
 def _type_of(value: onnx.ValueInfoProto) -> int:

@@ -121,6 +121,18 @@ def test_constants_without_elements_do_not_matter_to_suggestions() -> None:
         load(proto)
 
 
+def test_parts_of_shapes_without_elements_do_not_matter_to_suggestions() -> None:
+    nodes = [
+        node("Shape", ["x"], ["s"]),
+        node("Slice", ["s", "ends", "ends"], ["none"]),
+        node("Concat", ["none", "s"], ["same"], axis=0),
+        node("Reshape", ["x", "same"], ["y"]),
+    ]
+    proto = model(nodes, {"x": [1, "t"]}, ["y"], {"ends": np.array([2])})
+    with pytest.raises(InputError, match="for example --shape x=1,224"):
+        load(proto)
+
+
 def test_one_size_is_given_once() -> None:
     proto = classifier(["n", 3, "height", "width"])
     with pytest.raises(InputError, match="--dim width=31: --shape x gives 32 for it"):
