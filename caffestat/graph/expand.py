@@ -14,7 +14,7 @@ from .batch_statistics import by_sums
 from .gelu import gelu
 from .graph import Scaled, flow_of
 from .late import LATE, Definition, append, branch, late
-from .order import in_order, live, without_copies
+from .order import in_order, live, without_copies, without_views_of_views
 from .repeats import renamed, without_repeats
 from .slices import Chain, append_chain, chains
 
@@ -326,7 +326,8 @@ def expand(
         _append_by_slices(result, nodes)
     else:
         _append_all(result, nodes, provider, _BY_PROVIDER[provider])
-    result.nodes = live(without_repeats(result.nodes, outputs), outputs)
+    nodes = without_views_of_views(result, without_repeats(result.nodes, outputs))
+    result.nodes = live(without_repeats(nodes, outputs), outputs)
     read = {name for node in result.nodes for name in (*node.inputs, *node.captured)}.union(outputs)
     result.params = {name: spec for name, spec in g.params.items() if name in read}
     result.inputs = {name: spec for name, spec in g.inputs.items() if name in read}

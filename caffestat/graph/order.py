@@ -11,7 +11,7 @@ from .repeats import renamed
 if TYPE_CHECKING:
     from .graph import Graph, Node
 
-__all__ = ["in_order", "live", "without_copies"]
+__all__ = ["in_order", "live", "without_copies", "without_views_of_views"]
 
 
 def in_order(g: Graph) -> Graph:
@@ -56,3 +56,19 @@ def without_copies(nodes: Sequence[Node], outputs: Collection[str]) -> list[Node
         else:
             kept.append(node)
     return kept
+
+
+def without_views_of_views(g: Graph, nodes: Sequence[Node]) -> list[Node]:
+    """Return the nodes with views of views as views of what these are views of, as far as shapes are known."""
+    from .graph import Node
+
+    sources: dict[str, str] = {}
+    found = []
+    for node in nodes:
+        value = node.outputs[0]
+        if node.info.reshapes and value in g.specs and 0 not in g.shape(value):
+            if node.inputs[0] in sources:
+                node = Node("Reshape", (sources[node.inputs[0]], g.ints(*g.shape(value))), node.outputs)
+            sources[value] = node.inputs[0]
+        found.append(node)
+    return found

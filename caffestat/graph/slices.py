@@ -21,7 +21,7 @@ from .graph import Node
 from .late import LATE, branch
 from .nodes import bodies_of
 from .nodes import renamed as rename_body
-from .order import live
+from .order import live, without_views_of_views
 from .repeats import renamed, without_repeats
 
 if TYPE_CHECKING:
@@ -188,7 +188,7 @@ def _slice(g: Graph, chain: Chain, count: int, outputs: Sequence[str], define: D
     inner.inputs = {name: inner.specs[name] for name in chain.samples - chain.made}
     inner.changing = g.changing | g.params.keys()
     define(inner, [_of_batch(node, size) for node in chain.nodes])
-    inner.nodes = live(without_repeats(inner.nodes, outputs), outputs)
+    inner.nodes = live(without_views_of_views(inner, without_repeats(inner.nodes, outputs)), outputs)
     g.constants.update((name, array) for name, array in inner.constants.items() if name not in g.constants)
     return inner
 

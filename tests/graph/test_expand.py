@@ -48,6 +48,23 @@ def test_products_of_the_same_views_are_computed_once() -> None:
     assert counts == {"Reshape": 2, "FusedMatMul": 2, "RandomNormalLike": 2, "Concat": 1}
 
 
+def test_views_of_views_are_views_of_the_value() -> None:
+    """Each view that a slice's graph reads from outside is a copy there."""
+    g = Graph()
+    x = g.declare(g.emit("Neg", g.input("x", (2, 6))), (2, 6))
+    rows = g.reshape(x, 3, 4)
+    column = g.declare(g.emit("Unsqueeze", g.reshape(rows, 12), g.ints(1)), (12, 1))
+    empty = g.reshape(g.declare(g.emit("Slice", rows, g.ints(0), g.ints(0)), (0, 4)), 4, 0)
+    g.outputs = [rows, g.emit("Neg", column), g.reshape(empty, 2, 0)]
+    views = [node.inputs[0] for node in expand(g, g.outputs).nodes if node.info.reshapes]
+    assert views[:2] == [x, x]
+    values = np.arange(12, dtype=np.float32).reshape(2, 6)
+    found = [*Compiled(g).run({"x": values}).values()]
+    np.testing.assert_array_equal(found[0], -values.reshape(3, 4))
+    np.testing.assert_array_equal(found[1], values.reshape(12, 1))
+    assert found[2].shape == (2, 0)
+
+
 def test_an_output_that_other_nodes_compute_too_is_computed_once() -> None:
     g = Graph()
     x = g.input("x", (3, 4))
