@@ -121,6 +121,7 @@ class Training:
         self._first = self.iteration
         self.last = self.message.max_iter if iterations is None else self.iteration + iterations
         self.last = max(self.last, 1) if debug else self.last
+        self._refuse_no_max_iter()
         self._smooth = SmoothedLoss(self.message.average_loss)
         self._stopped = False
         # whether the last iteration's passes were measured; without one the net's own debug_info counts
@@ -132,6 +133,12 @@ class Training:
         saves = self._saves and (self.message.snapshot or self.message.snapshot_after_train)
         for fault in unwritable(self.solver) if saves else ():
             raise SolverError(fault.message, fault.place)
+
+    def _refuse_no_max_iter(self) -> None:
+        """Raise InputError for a policy that divides by max_iter, of a solver that has none to run."""
+        if self.iteration < self.last and self.message.max_iter <= 0 and self.schedule.needs("max_iter"):
+            policy = self.message.lr_policy
+            raise InputError(f"lr_policy {policy!r} divides by max_iter: set it to the number of iterations")
 
     def _open_nets(
         self, options: NetOptions, values: ValueOptions, run: RunOptions, seed: int, weights: Sequence[str]

@@ -16,7 +16,7 @@ _F = np.float32
 
 @dataclass(frozen=True)
 class Policy:
-    """A policy: which solver fields it needs, and its rate from (message, iteration, current step)."""
+    """A policy: which solver fields it looks at, and its rate from (message, iteration, current step)."""
 
     needs: tuple[str, ...]
     rate: Rate
@@ -27,7 +27,7 @@ POLICIES: dict[str, Policy] = {}
 
 
 def policy(name: str, *needs: str) -> Callable[[Rate], Rate]:
-    """Register a policy and the fields without which it has no meaning."""
+    """Register a policy and the fields that it looks at beside base_lr."""
 
     def register(rate: Rate) -> Rate:
         POLICIES[name] = Policy(needs, rate)
@@ -49,6 +49,10 @@ class Schedule:
         self.least_loss, self.last_event = float(np.finfo(_F).max), 0
         self._message, self._windows = message, windows
         self._policy = POLICIES[message.lr_policy]
+
+    def needs(self, field: str) -> bool:
+        """Tell whether the policy looks at a field of the solver."""
+        return field in self._policy.needs
 
     def observe(self, iteration: int, loss: float) -> None:
         """Take the loss of an iteration, averaged as it is displayed, before its rate is asked for."""
