@@ -135,9 +135,10 @@ def copy_file(
     diffs: gets what a .caffemodel stores beside the values, by owner param: Caffe reads it too
     Raises InputError when it cannot be read or a blob does not fit. (net.cpp, CopyTrainedLayersFrom)
     """
-    by_name = {node.name: node for node in reversed(net.nodes)}
     ignored, count, found = [], 0, set()
     owners_only = _is_hdf5(path)
+    # of layers of one name Caffe takes the last for HDF5, else the first
+    by_name = {node.name: node for node in (net.nodes if owners_only else reversed(net.nodes))}
     for source in read_layers(path):
         node = by_name.get(source.name)
         found.add(source.name)

@@ -124,3 +124,17 @@ layer { name: "p" type: "PReLU" bottom: "x" top: "p" prelu_param { channel_share
     values = [np.zeros((), np.float32)]
     copy_weights(net, values, [str(tmp_path / "a.h5")])
     assert values[0] == 0.25
+
+
+def test_of_layers_of_one_name_the_last_is_meant(tmp_path: Path) -> None:
+    """In binary files it is the first. (net.cpp, CopyTrainedLayersFromHDF5)"""
+    weights(tmp_path / "a.h5")
+    text = b"""layer { name: "i" type: "Input" top: "x" input_param { shape { dim: 2 dim: 4 } } }
+layer { name: "fc" type: "InnerProduct" bottom: "x" top: "y" inner_product_param { num_output: 3 bias_term: false } }
+layer { name: "fc" type: "InnerProduct" bottom: "y" top: "z" inner_product_param { num_output: 2 bias_term: false } }"""
+    with h5py.File(tmp_path / "a.h5", "a") as file:
+        del file["data/fc/1"]
+    net = build(net_source(parse(text, "net")))
+    values = [np.zeros((3, 4), np.float32), np.zeros((2, 3), np.float32)]
+    copy_weights(net, values, [str(tmp_path / "a.h5")])
+    assert [array.sum() for array in values] == [0, 15]
