@@ -483,7 +483,7 @@ class _Builder:
             self.check_sharing(node.layer, entry, spec)
         if not param.is_statistic:
             self.state_multiplier(node.layer, owner, spec, "lr_mult")
-            self.state_multiplier(node.layer, owner, spec, "decay_mult")
+        self.state_multiplier(node.layer, owner, spec, "decay_mult")
         entry.lr_mult, entry.decay_mult = self.params[owner].lr_mult, self.params[owner].decay_mult
         return number
 

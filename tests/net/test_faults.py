@@ -18,6 +18,7 @@ from caffestat.prototext import parse
 INPUT = 'layer { name: "in" type: "Input" top: "x" input_param { shape { dim: 2 dim: 3 dim: 5 dim: 7 } } }\n'
 FC = 'layer { name: "%s" type: "InnerProduct" bottom: "%s" top: "%s" inner_product_param { num_output: 4 } }\n'
 RELU = 'layer { name: "%s" type: "ReLU" bottom: "%s" top: "%s" }\n'
+BN = 'layer { name: "%s" type: "BatchNorm" bottom: "x" top: "%s" param { name: "m" lr_mult: 0 decay_mult: %g } }\n'
 NOVEL = 'layer { name: "%s" type: "Novel" bottom: "%s" top: "%s" }\n'
 
 # name: what stands behind INPUT and a layer "before", what the errors say, and the shapes of some blobs
@@ -65,6 +66,11 @@ FAULTS = {
         + FC.replace("bottom", 'param { name: "w" lr_mult: 3 } bottom', 1) % ("b", "x", "b"),
         ["layer 'b' (InnerProduct): shared param 'w' has lr_mult 3"],
         {"a": (2, 4), "b": (2, 4)},
+    ),
+    "multipliers of shared statistics": (
+        BN % ("a", "a", 1) + BN % ("b", "b", 0),
+        ["layer 'b' (BatchNorm): shared param 'm' has decay_mult 0"],
+        {"a": (2, 3, 5, 7), "b": (2, 3, 5, 7)},
     ),
     "two faults": (
         RELU % ("r", "lost", "r") + RELU % ("s", "gone", "s"),
