@@ -110,6 +110,7 @@ class Runner:
         self.device = device
         self.forward_only = forward_only
         self._states = {} if states is None else states
+        self._weights: dict[str, Any] = {}  # of losses, where the last pass has written others than the net's
         self._settings = _Settings(fetch, changing, samples, activity, stats, compute)
         is_whole = device.kind != "cpu" or compute != "float32" or bool(samples or stats)
         self._build(self._lower(1 if is_whole else shards or shards_for(program)))
@@ -123,6 +124,7 @@ class Runner:
         graph.infer()
         graph.outputs = []
         self._diffs = self._own_diffs()
+        self._weight_diffs = self._find_weight_diffs()
         self._find_changing(changing)
         self._statistics = self._sum_statistics = Statistics(graph)
         self._sums = self._of_sums() if self.forward.shards > 1 else None
@@ -172,6 +174,12 @@ class Runner:
         """Return the gradient of each owner param that one reaches, each under a name of its own."""
         owners = self.gradients.owners if self.gradients else {}
         return _under_own_names(self.forward.graph, {number: name for number, name in owners.items() if name})
+
+    def _find_weight_diffs(self) -> dict[str, str | None]:
+        """Return what layers that read a loss write in the place of its weight, by loss; None for zeros."""
+        found = self.gradients.bottoms if self.gradients else {}
+        read = {self.forward.wanted[key]: diff for key, diff in found.items()}
+        return {loss: read[loss] for loss in self.forward.losses if loss in read}
 
     def _find_changing(self, changing: bool) -> None:
         """Find what a pass changes, and which params are inputs of every pass."""
@@ -232,6 +240,7 @@ class Runner:
         changed = (*self._changed.values(), *self._left.values(), *itertools.chain(*self.forward.written.values()))
         self._plain = sorted({*self.forward.outputs.values(), *self.forward.losses, *changed})
         self._plain += sorted(self._labels.values)
+        self._plain += sorted(filter(None, self._weight_diffs.values()))
         kept = {*graph.outputs, *self._plain, *self._fetched.values(), *self._diffs.values(), *self._each.values()}
         of_sums = {self._sum_statistics.output}.intersection(self._sums.outputs if self._sums else ())
         self._measured = [*graph.outputs, *of_sums, *self._plain]
@@ -302,13 +311,24 @@ class Runner:
         targets = self._gradient_arrays(reuse) if into is None else self._gradient_views(into)
         outputs = self._run(feeds, names | set(self._each.values()) if each else names, targets)
         self.tensors = {key: as_array(outputs[name]) for key, name in self._each.items()} if each else {}
-        weighted = (np.float32(w) * as_array(outputs[name]).sum() for name, w in self.forward.losses.items())
+        loss = self._loss(outputs)
         results = {blob: as_array(outputs[name]) for blob, name in self.forward.outputs.items()}
         measured = self._measurement(outputs) if measure else None
         found = {number: outputs[name] for number, name in diffs.items()}
         left = {name: as_array(outputs[value]) for name, value in self._left.items()}
         written = {row: [as_array(outputs[n]) for n in names] for row, names in self.forward.written.items()}
-        return Step(np.float32(sum(weighted, np.float32(0))), results, found, measured, left, written)
+        return Step(loss, results, found, measured, left, written)
+
+    def _loss(self, outputs: Mapping[str, Any]) -> np.float32:
+        """Return the sum of the losses by their weights, and take what stands in the place of these from now on.
+
+        Caffe keeps a weight in the diff of its top, where layers that read the loss write. (layer.hpp, Forward)
+        """
+        pairs = ((as_array(outputs[n]), self._weights.get(n, np.float32(w))) for n, w in self.forward.losses.items())
+        total = np.float32(sum(((array * weight).sum() for array, weight in pairs), np.float32(0)))
+        for name, diff in self._weight_diffs.items():
+            self._weights[name] = as_array(outputs[diff]).copy() if diff else np.float32(0)
+        return total
 
     def _gradient_views(self, views: Mapping[int, View]) -> dict[str, Any]:
         """Return the views that the gradients are written to, by name and in the gradients' shapes."""

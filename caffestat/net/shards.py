@@ -43,9 +43,9 @@ def shard(net: Net, count: int) -> Net | None:
 
 
 def _shard_of(node: Node, bottoms: Sequence[Shape], batch: int, size: int) -> Node | None:
-    """Return a layer as it works on a shard of `size` samples; None where it mixes samples."""
+    """Return a layer as it works on a shard of `size` samples; None where it mixes samples, or works on a loss."""
     whole, tops = ([shape for shape in shapes if shape is not None] for shapes in (node.bottom_shapes, node.top_shapes))
-    if not node.is_known or not node.layer.is_by_sample(whole):
+    if not node.is_known or not node.layer.is_by_sample(whole) or () in whole:
         return None
     if any(shape[:1] != (batch,) and (shape or not node.bottoms) for shape in tops):
         return None

@@ -275,14 +275,17 @@ def _left(net: Net, owner: int, forward: Forward) -> str | None:
 def _complete(net: Net, forward: Forward) -> None:
     """Record where the backward pass starts, which gradients Caffe computes, and what a run returns.
 
-    A loss is the mean of those of all shards, so the gradient of each starts with its share of the weight.
+    A loss is the mean of those of all shards, so the gradient of each starts with its share of the weight. It starts
+    with nothing where a layer reads the loss: in Caffe the weight stands in the diff that this one writes.
     """
+    read = set(forward.bottoms.values())
     tops = [(node, top, forward.tops.get((node.index, top))) for node in net.nodes for top in range(len(node.tops))]
     computed = [(node, top, value) for node, top, value in tops if value]
     for node, top, value in computed:
         weight = node.loss_weights[top]
         if weight:
             forward.losses[value] = weight
+            weight = 0.0 if value in read else weight
         if node.need_backward and (weight or node.layer.ignores_dy):
             forward.seeds[value] = weight if forward.graph.shape(value) else weight / forward.shards
     forward.unwanted.update(value for node, top, value in computed if not net.blobs[node.tops[top]].need_backward)

@@ -56,6 +56,14 @@ def test_scale_of_one_row_writes_over_the_gradient_of_those_that_share_its_param
     np.testing.assert_allclose(ran.param_diff("Scalea"), 2 * one if adds else one, rtol=1e-5)
 
 
+def test_a_layer_that_reads_a_loss_writes_over_its_weight():
+    """The weight stands in the diff of the loss: what the reader writes there counts. (layer.hpp, SetLossWeights)"""
+    loss = layer("EuclideanLoss", "y z", "e") + layer("Power", "e", "p", "loss_weight: 3 power_param { scale: 0.25 }")
+    ran = Ran(layer("InnerProduct", "x", "y", PRODUCT), layer("InnerProduct", "x", "z", PRODUCT), loss)
+    expected = 0.75 * (ran.top("InnerProducty") - ran.top("InnerProductz")) / 3
+    np.testing.assert_allclose(ran.diff("EuclideanLosse"), expected, rtol=1e-5)
+
+
 def test_weights_see_what_was_written_over_their_bottom():
     """Reshape shares memory, so that the layer in place behind it changes what the product reads once more."""
     ran = Ran(

@@ -55,6 +55,7 @@ def test_a_shard_has_part_of_the_samples_and_all_params() -> None:
         'layer { name: "s" type: "BatchReindex" bottom: "ip" bottom: "label" top: "s" }',
         'layer { name: "s" type: "Python" bottom: "ip" top: "s" python_param { module: "m" layer: "L" } }',
         LOSS.replace(" }", " loss_param { ignore_label: 2 } }"),
+        LOSS + 'layer { name: "p" type: "Power" bottom: "loss" top: "p" power_param { power: 2 } }',
         LOSS.replace(" }", " loss_param { normalization: NONE } }"),
         'layer { name: "a" type: "Accuracy" bottom: "ip" bottom: "label" top: "a" top: "b" }',
         'layer { name: "more" type: "Input" top: "more" input_param { shape { dim: 3 dim: 5 } } }',

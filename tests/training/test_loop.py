@@ -212,6 +212,23 @@ def test_gradients_of_params_without_axes_add_up(tmp_path):
     assert thrice == pytest.approx(3 * once, rel=1e-5) and once > 0
 
 
+def test_what_the_last_pass_wrote_over_the_weight_of_a_loss_weighs_it(tmp_path):
+    """A layer that reads a loss writes where its weight stands. (layer.hpp, Forward)"""
+    power = """layer { name: "p" type: "Power" bottom: "loss" top: "p" loss_weight: 3
+      power_param { power: 2 scale: 0.5 shift: 1 } }"""
+    made = solver(
+        tmp_path,
+        'net: "net.prototxt" max_iter: 3 snapshot_after_train: false',
+        NET.replace(" loss_weight: 3", "") + power,
+    )
+    weight = 1.0
+    for event in (event for event in training(made).events() if isinstance(event, Iteration)):
+        powered = event.outputs[0].value
+        root = powered**0.5
+        assert event.loss == pytest.approx(weight * 2 * (root - 1) + 3 * powered, rel=1e-5)
+        weight = 3 * root
+
+
 def test_statistics_go_on_from_pass_to_pass(tmp_path):
     with_statistics = NET.replace('bottom: "ip" bottom: "label"', 'bottom: "bn" bottom: "label"').replace(
         'layer { name: "loss"', 'layer { name: "bn" type: "BatchNorm" bottom: "ip" top: "bn" }\nlayer { name: "loss"'
