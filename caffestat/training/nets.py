@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 from caffestat.net import TEST, TRAIN, Net, NetSource, Node, Solver, State
 from caffestat.schema import NetState
 
-__all__ = ["shared_layers", "solver_nets"]
+__all__ = ["parted", "shared_layers", "solver_nets"]
 
 
 def solver_nets(
@@ -32,6 +33,21 @@ def _merged(phase: int, *written: Any) -> State:
     for other in written:
         state.MergeFrom(other)
     return State(state.phase, state.level, tuple(state.stage))
+
+
+def parted(train: Net, test: Net) -> Net:
+    """Return the test net without the sharing of params that ends when its layers take those of the train net.
+
+    A layer then keeps its own memory, or takes other one than the layer that it shares with.
+    """
+    taken: dict[int, int] = {}
+    for node, target in shared_layers(train, test):
+        taken.update(zip(target.params, map(train.owner, node.params), strict=True))
+    ends = [taken.get(number) != taken.get(test.owner(number)) for number in range(len(test.params))]
+    if not any(ends):
+        return test
+    params = [replace(param, owner=None) if end else param for param, end in zip(test.params, ends, strict=True)]
+    return replace(test, params=params)
 
 
 def shared_layers(train: Net, test: Net) -> Iterator[tuple[Node, Node]]:

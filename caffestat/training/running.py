@@ -25,7 +25,7 @@ from caffestat.program.feeds import Feeds
 from caffestat.program.settle import Settler, decided
 
 from .events import FileWritten, Output
-from .nets import shared_layers
+from .nets import parted, shared_layers
 from .snapshot import write_model
 from .statistics import Signal, Sizes, signals_of
 from .update import Learnable, learnable, mean_abs
@@ -202,6 +202,9 @@ class Running:
 
         Raises NetError when they have other shapes. (net.cpp, ShareTrainedLayersWith)
         """
+        net = parted(other.net, self.net)
+        if net is not self.net:
+            self.net, self.program = net, from_net(net)
         for node, target in shared_layers(other.net, self.net):
             for index, (mine, number) in enumerate(zip(target.params, node.params, strict=True)):
                 if target.layer.keeps_drawn:

@@ -120,6 +120,20 @@ def test_test_nets_take_the_train_nets_params(tmp_path):
     assert not test.param_diffs
 
 
+@pytest.mark.parametrize("trained", ["a", "b"])
+def test_layers_that_only_the_test_net_has_part_from_those_they_share_with(trained, tmp_path):
+    """Only the others hold the train net's params from then on. (net.cpp, ShareTrainedLayersWith)"""
+    bias = """layer { name: "%s" type: "Bias" bottom: "data" top: "%s" param { name: "w" }
+      bias_param { filler { type: "gaussian" } } }
+"""
+    text = 'train_net: "net.prototxt" test_net: "test.prototxt" test_iter: 1 test_interval: 1'
+    made = solver(tmp_path, text, NET + bias % (trained, trained), test=DATA + bias % ("a", "a") + bias % ("b", "b"))
+    test, train = (event for event in events(made) if isinstance(event, Pass))
+    means = {name: test.measured.params[layers_of(test).index(name), 0] for name in ("a", "b")}
+    learned = train.measured.params[layers_of(train).index(trained), 0]
+    assert [name for name, mean in means.items() if mean == learned] == [trained]
+
+
 @pytest.mark.parametrize("text", ["", "test_iter: 1 test_interval: 2 test_initialization: false"])
 def test_no_tests_unless_due(text, tmp_path):
     assert kinds(events(solver(tmp_path, f'net: "net.prototxt" {text}'))) == ["Pass", "Iteration"]
