@@ -6,6 +6,7 @@ from typing import Any
 
 from . import activations, rules, windows
 from .info import Bodies, Combines, Elements, OpInfo, Role, Sign, register
+from .recurrent import GATES
 
 DATA, WEIGHT, BIAS, SCALE, SHIFT = Role.DATA, Role.WEIGHT, Role.BIAS, Role.SCALE, Role.SHIFT
 STATISTIC, INDEX, CONDITION, SETTING, TYPE = Role.STATISTIC, Role.INDEX, Role.CONDITION, Role.SETTING, Role.TYPE
@@ -140,11 +141,11 @@ _enter(Elements.MIXED, "FusedMatMul", inputs=(DATA, DATA), output_shape=rules.fu
 _enter(Elements.MIXED, "MatMul", inputs=(DATA, DATA), **_PRODUCT)
 _enter(Elements.MIXED, "Gemm", inputs=(DATA, DATA, BIAS), **_PRODUCT)
 _RECURRENT = (DATA, WEIGHT, WEIGHT, BIAS, SETTING, DATA)
-for _op, _gates, _inputs in (("RNN", 1, _RECURRENT), ("GRU", 3, _RECURRENT), ("LSTM", 4, (*_RECURRENT, DATA, WEIGHT))):
+for _op, _gates in GATES.items():
     _enter(
         Elements.MIXED,
         _op,
-        inputs=_inputs,
+        inputs=_RECURRENT if _op != "LSTM" else (*_RECURRENT, DATA, WEIGHT),
         is_recurrent=True,
         fans=dict.fromkeys((1, 2), rules.gate_fans(_gates)),
         macs=rules.recurrent_macs,

@@ -18,15 +18,12 @@ import numpy as np
 from caffestat.errors import GradientError
 from caffestat.graph import Graph, Node
 from caffestat.graph.bodies import close_body, with_captured
+from caffestat.ops.recurrent import GATES, INITIAL, LENGTHS, PEEPHOLE, activations_of
 
 from ..engine import Tape, vjp
 from .common import Grads, input_of
 
-_ACTIVATIONS = ("Elu", "HardSigmoid", "LeakyRelu", "Relu", "Sigmoid", "Softplus", "Softsign", "Tanh", "ThresholdedRelu")
-_DEFAULTS = {"RNN": ["Tanh"], "GRU": ["Sigmoid", "Tanh"], "LSTM": ["Sigmoid", "Tanh", "Tanh"]}
-_GATES = {"RNN": 1, "GRU": 3, "LSTM": 4}
 _STATES = {"RNN": 1, "GRU": 1, "LSTM": 2}
-_LENGTHS, _INITIAL, _PEEPHOLE = 4, 5, 7  # positions of inputs
 
 
 @vjp("RNN", "GRU", "LSTM")
@@ -37,7 +34,7 @@ def recurrent(t: Tape, node: Node, dy: str) -> Grads:
     found = [_PASSES[node.op](_cell(t, node, index, dy)) for index in range(count)]
     grads: list[str | None] = [None] * len(node.inputs)
     for position, name in enumerate(node.inputs):
-        if name and t.needs(name) and position != _LENGTHS:
+        if name and t.needs(name) and position != LENGTHS:
             grads[position] = _joined(t, name, [direction[position] for direction in found], is_shared=position == 0)
     return grads
 
@@ -107,7 +104,7 @@ class _Cell:
 
     def gates(self) -> tuple[list[str], list[str]]:
         """Return what input and state give to each gate, over all steps."""
-        count = _GATES[self.node.op]
+        count = GATES[self.node.op]
         of_x, of_h = self.project(self.x, self.w, self.biases[0]), self.project(self.before, self.r, self.biases[1])
         return self.split(of_x, count), self.split(of_h, count)
 
@@ -174,7 +171,7 @@ class _Cell:
         if biased and biased[0]:
             sums = [t.emit("ReduceSum", value, t.ints(0, 1), keepdims=0) for value in (of_x, of_h)]
             found[3] = t.emit("Concat", *sums, axis=0)
-        return found | {_INITIAL + index: value for index, value in enumerate(d_states)}
+        return found | {INITIAL + index: value for index, value in enumerate(d_states)}
 
     def outer(self, dy: str, x: str) -> str:
         """Emit Σ dyᵀ · x over steps and batch."""
@@ -190,12 +187,12 @@ def _cell(t: Tape, node: Node, index: int, dy: str) -> _Cell:
     hidden, dtype = t.shape(node.inputs[2])[2], t.specs[node.inputs[0]].dtype
     backwards = node.get("direction") == "reverse" or index == 1
     w, r = (row(node.inputs[position]) for position in (1, 2))
-    t.declare(r, (_GATES[node.op] * hidden, hidden), dtype)
+    t.declare(r, (GATES[node.op] * hidden, hidden), dtype)
     biases = ["", ""]
     if input_of(node, 3):
         biases = t.emit_many("Split", row(node.inputs[3]), count=2, axis=0, num_outputs=2)
     inside = _inside(t, node, steps, dtype)
-    first = _initial(t, node, index, _INITIAL)
+    first = _initial(t, node, index, INITIAL)
     before = _shifted(t, row(node.outputs[0], 1), first, inside, steps, backwards)
     dh = row(dy, 1)
     if inside:
@@ -211,11 +208,10 @@ def _cotangent(t: Tape, node: Node, position: int) -> str | None:
 
 
 def _activations(node: Node, index: int) -> list[str]:
-    default = _DEFAULTS[node.op]
-    names = (node.get("activations") or default * 2)[index * len(default) :][: len(default)]
-    found = [op for name in names for op in _ACTIVATIONS if op.lower() == name.lower()]
-    if len(found) < len(default) or node.get("activation_alpha") or node.get("activation_beta"):
-        raise _refuse(node, f"activations {', '.join(names)} with these settings")
+    written = node.get("activations")
+    found = activations_of(node.op, written, index)
+    if not all(found) or node.get("activation_alpha") or node.get("activation_beta"):
+        raise _refuse(node, f"activations {', '.join(written or found)} with these settings")
     return found
 
 
@@ -229,7 +225,7 @@ def _initial(t: Tape, node: Node, index: int, position: int) -> str:
 
 
 def _inside(t: Tape, node: Node, steps: int, dtype: Any) -> str:
-    lengths = input_of(node, _LENGTHS)
+    lengths = input_of(node, LENGTHS)
     if not lengths:
         return ""
     numbers = t.constant(np.arange(steps).reshape(-1, 1), t.specs[lengths].dtype)
@@ -354,7 +350,7 @@ def _lstm(cell: _Cell) -> dict[int, str]:
     if peephole:
         parts = cell.split(d, 4)
         seen = [cell.mul(parts[gate], c) for gate, c in ((0, before), (1, after), (2, before))]
-        found[_PEEPHOLE] = t.emit("Concat", *(t.emit("ReduceSum", s, t.ints(0, 1), keepdims=0) for s in seen), axis=0)
+        found[PEEPHOLE] = t.emit("Concat", *(t.emit("ReduceSum", s, t.ints(0, 1), keepdims=0) for s in seen), axis=0)
     t.declare(d, (*cell.sizes[:2], 4 * hidden), t.specs[cell.node.inputs[0]].dtype)
     return found
 
@@ -377,7 +373,7 @@ def _lstm_back(cell: _Cell, scanned: Sequence[str]) -> list[str]:
 
 def _peephole(cell: _Cell) -> list[str]:
     """Return an LSTM's peepholes for i, o and f, [H] each; none without."""
-    given = input_of(cell.node, _PEEPHOLE)
+    given = input_of(cell.node, PEEPHOLE)
     if not given:
         return []
     row = cell.t.emit("Gather", given, cell.t.constant(cell.index, np.int64), axis=0)
@@ -406,7 +402,7 @@ def _cell_states(cell: _Cell, totals: Sequence[str], n: str, peephole: Sequence[
         new = g.emit("Add", g.emit("Mul", f, c), g.emit("Mul", i, n))
         return [g.emit("Where", g.cast(inside[0], np.bool_), new, c) if inside else new], [c]
 
-    first = _initial(cell.t, cell.node, cell.index, _INITIAL + 1)
+    first = _initial(cell.t, cell.node, cell.index, INITIAL + 1)
     masks = [cell.inside] if cell.inside else []
     scanned, widths = [totals[0], totals[2], n, *masks], [hidden] * 3 + [1] * len(masks)
     _, before = cell.scan(step, [first], scanned, widths, reverse=False)

@@ -9,35 +9,24 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from caffestat.graph import Graph, Node
+from caffestat.ops.recurrent import GATES, INITIAL, LENGTHS, PEEPHOLE, activations_of
 
 from ..engine import decomposition
 
 _STEPS = 32  # the most that are walked one by one: a step takes a tenth of a second
-_GATES = {"RNN": 1, "GRU": 3, "LSTM": 4}
-_DEFAULTS = {"RNN": ("Tanh",), "GRU": ("Sigmoid", "Tanh"), "LSTM": ("Sigmoid", "Tanh", "Tanh")}
-_ACTIVATIONS = ("Elu", "HardSigmoid", "LeakyRelu", "Relu", "Sigmoid", "Softplus", "Softsign", "Tanh", "ThresholdedRelu")
-_LENGTHS, _INITIAL, _PEEPHOLE = 4, 5, 7  # positions of inputs
 
 
 @decomposition("RNN", "GRU", "LSTM")
 def recurrent(graph: Graph, node: Node) -> Sequence[Node]:
     """Return the steps of all directions; the node as it is where there are many, or settings without a rule."""
-    lengths_or_peepholes = {_LENGTHS, _PEEPHOLE}.intersection(i for i, name in enumerate(node.inputs) if name)
+    lengths_or_peepholes = {LENGTHS, PEEPHOLE}.intersection(i for i, name in enumerate(node.inputs) if name)
     odd = ("layout", "clip", "activation_alpha", "activation_beta", "input_forget")
     is_long = graph.shape(node.inputs[0])[0] > _STEPS
     count = graph.shape(node.inputs[1])[0]
-    names = [_activations(node, index) for index in range(count)]
-    if is_long or lengths_or_peepholes or any(node.get(name) for name in odd) or not all(names):
+    names = [activations_of(node.op, node.get("activations"), index) for index in range(count)]
+    if is_long or lengths_or_peepholes or any(node.get(name) for name in odd) or not all(map(all, names)):
         return (node,)
     return _unrolled(graph, node, names)
-
-
-def _activations(node: Node, index: int) -> list[str]:
-    """Return the ops of a direction's activations; nothing where one has no op."""
-    default = _DEFAULTS[node.op]
-    given = (node.get("activations") or default * 2)[index * len(default) :][: len(default)]
-    found = [op for name in given for op in _ACTIVATIONS if op.lower() == name.lower()]
-    return found if len(found) == len(default) else []
 
 
 @dataclass
@@ -86,7 +75,7 @@ class _Cell:
         if not h:
             return self.bias
         batch, hidden = self.shape
-        wide = (batch, _GATES[self.node.op] * hidden)
+        wide = (batch, GATES[self.node.op] * hidden)
         product = self.emit("MatMul", h, self.r, shape=wide)
         return self.emit("Add", product, self.bias, shape=wide) if self.bias else product
 
@@ -100,7 +89,7 @@ class _Cell:
 
     def gates(self, total: str, axis: int = 1) -> list[str]:
         """Return the parts of each gate; "" for each where there is nothing."""
-        count = _GATES[self.node.op]
+        count = GATES[self.node.op]
         return self.split(total, count, axis if len(self.graph.shape(total)) > 1 else 0) if total else [""] * count
 
 
@@ -157,7 +146,7 @@ def _direction(c: _Cell, index: int) -> tuple[list[str], list[str]]:
     """Emit the steps of one direction; return h of each step, in the order of time, and the last states."""
     graph, node = c.graph, c.node
     (steps, batch, inputs), hidden = graph.shape(node.inputs[0]), graph.shape(node.inputs[2])[2]
-    c.shape, width = (batch, hidden), _GATES[node.op] * hidden
+    c.shape, width = (batch, hidden), GATES[node.op] * hidden
     w, r = (c.row(node.inputs[position], index) for position in (1, 2))
     w = c.emit("Transpose", w, shape=(inputs, width), perm=[1, 0])
     c.r = c.emit("Transpose", r, shape=(hidden, width), perm=[1, 0])
@@ -166,7 +155,7 @@ def _direction(c: _Cell, index: int) -> tuple[list[str], list[str]]:
         of_w, c.bias = c.split(c.row(node.inputs[3], index), 2, 0)
         of_x = c.emit("Add", of_x, of_w, shape=(steps, batch, width))
     parts = [c.emit("Squeeze", x, graph.ints(0), shape=(batch, width)) for x in c.split(of_x, steps, 0)]
-    given = [node.inputs[i] if len(node.inputs) > i else "" for i in (_INITIAL, _INITIAL + 1)]
+    given = [node.inputs[i] if len(node.inputs) > i else "" for i in (INITIAL, INITIAL + 1)]
     h, state = (c.row(name, index) if name else "" for name in given)
     found = [""] * steps
     backwards = node.get("direction") == "reverse" or index == 1
