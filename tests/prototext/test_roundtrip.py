@@ -113,7 +113,7 @@ def assert_lossless(document: Document, data: bytes) -> None:
     assert b"".join(map(bytes, document.tokens)) == data
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(rendered())
 def test_random_trees(case: tuple[bytes, list[tuple[str, bool, list[object]]]]) -> None:
     text, fields = case
