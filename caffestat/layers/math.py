@@ -11,6 +11,7 @@ from caffestat.float32 import FLT_MAX
 from caffestat.ops import Nonlinearity, activations
 
 from .base import Layer, Shape, layer, of_four_axes, tell_axes
+from .neuron import scaled
 from .reread import emit_closed, emit_reread
 
 if TYPE_CHECKING:
@@ -77,13 +78,13 @@ class Eltwise(Layer):
         coeffs = self.proto.eltwise_param.coeff or [1] * len(bottoms)
 
         def forward(*values: str) -> str:
-            terms = [_scaled(g, x, c) for x, c in zip(values, coeffs, strict=True)]
+            terms = [scaled(g, x, c) for x, c in zip(values, coeffs, strict=True)]
             return reduce(lambda a, b: g.emit("Add", a, b), terms[1:] if self.is_in_place() else terms)
 
         def gradient(tape: Tape, dy: str) -> Sequence[str | None]:
             if tape.needs(bottoms[0]):
-                dy = _scaled(tape, dy, coeffs[0])  # Caffe writes it over dy first
-            return [dy, *(_scaled(tape, dy, c) for c in coeffs[1:])]
+                dy = scaled(tape, dy, coeffs[0])  # Caffe writes it over dy first
+            return [dy, *(scaled(tape, dy, c) for c in coeffs[1:])]
 
         return emit_closed(g, bottoms, forward, gradient) if self.is_in_place() else forward(*bottoms)
 
@@ -144,11 +145,6 @@ class Eltwise(Layer):
         if index == 1:
             return str(tape.emit("Not", tape.emit("Greater", older, newer)))
         return str(tape.emit("Greater", newer, older))
-
-
-def _scaled(g: Any, x: str, coeff: float) -> str:
-    """Emit coeff · x."""
-    return x if coeff == 1 else str(g.emit("Mul", x, g.constant(coeff)))
 
 
 def emit_softmax(g: Graph, x: str, axis: int) -> str:

@@ -310,11 +310,11 @@ def emit_unit(g: Graph, before: str, gates: str, cont: str) -> Sequence[str]:
         at = inner if held == gates else _emit_gates(tape.graph, held, cont)
         dh = dys[1] or tape.zeros_like(hidden)
         squashed = tape.emit("Tanh", tape.stored(cell))
-        through = tape.emit("Mul", tape.emit("Mul", dh, at["o"]), _tanh_slope(tape, squashed))
+        through = tape.emit("Mul", tape.emit("Mul", dh, at["o"]), tanh_slope(tape, squashed))
         dc = tape.emit("Add", through, dys[0]) if dys[0] else through
         sides = {"i": (dc, at["g"]), "f": (dc, tape.stored(before)), "o": (dh, squashed)}
         parts = [_gate_grad(tape, *sides[gate], at[gate]) for gate in "ifo"]
-        inward = tape.emit("Mul", tape.emit("Mul", dc, at["i"]), _tanh_slope(tape, at["g"]))
+        inward = tape.emit("Mul", tape.emit("Mul", dc, at["i"]), tanh_slope(tape, at["g"]))
         return [tape.emit("Mul", dc, at["f"]), tape.emit("Concat", *parts, inward, axis=-1)]
 
     cell, hidden = g.custom_vjp([before, gates], forward, backward)
@@ -328,12 +328,16 @@ def _emit_gates(g: Graph, inputs: str, cont: str) -> dict[str, str]:
     return {"i": i, "f": g.emit("Mul", f, cont), "o": o, "g": g.emit("Tanh", g_)}
 
 
-def _tanh_slope(tape: Tape, y: str) -> str:
+def tanh_slope(g: Graph | Tape, y: str) -> str:
     """Emit 1 - y²."""
-    return tape.emit("Sub", tape.constant(1), tape.emit("Mul", y, y))
+    return g.emit("Sub", g.constant(1), g.emit("Mul", y, y))
+
+
+def gate_slope(g: Graph | Tape, y: str) -> str:
+    """Emit y · (1 - y)."""
+    return g.emit("Mul", y, g.emit("Sub", g.constant(1), y))
 
 
 def _gate_grad(tape: Tape, dy: str, factor: str, gate: str) -> str:
     """Emit dy · factor · s · (1 - s), s being a gate that multiplies `factor`."""
-    slope = tape.emit("Mul", gate, tape.emit("Sub", tape.constant(1), gate))
-    return tape.emit("Mul", tape.emit("Mul", dy, factor), slope)
+    return tape.emit("Mul", tape.emit("Mul", dy, factor), gate_slope(tape, gate))

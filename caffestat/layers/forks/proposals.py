@@ -449,8 +449,7 @@ class AnchorTargetLayer(Computed, _Regions):
         targets[2, inside[label >= 0]] = 1 / max((label >= 0).sum(), 1)
         labels = np.full(count, -1.0)
         labels[inside] = label
-        maps = [part.reshape(height, width, -1).transpose(2, 0, 1)[None].astype(np.float32) for part in targets]
-        return labels.reshape(height, width, -1).transpose(2, 0, 1).reshape(1, 1, -1, width).astype(np.float32), *maps
+        return target_maps(labels, targets, height, width)
 
     def inside(self, boxes: np.ndarray, image: np.ndarray, border: int) -> np.ndarray:
         """Return which anchors lie within the image and a border around it."""
@@ -476,6 +475,12 @@ class AnchorTargetLayer(Computed, _Regions):
         thin(label, 1, objects, drop)
         thin(label, 0, count - int((label == 1).sum()), drop)
         return label, table.argmax(1)
+
+
+def target_maps(labels: np.ndarray, targets: np.ndarray, height: int, width: int) -> list[np.ndarray]:
+    """Return labels [places · A] as [1, 1, A · H, W], and targets [·, places · A, values] as [1, A · values, H, W]."""
+    rows, *maps = (part.reshape(height, width, -1).transpose(2, 0, 1).astype(np.float32) for part in (labels, *targets))
+    return [rows.reshape(1, 1, -1, width), *(part[None] for part in maps)]
 
 
 def thin(labels: np.ndarray, value: int, most: int, drop: Drop) -> None:

@@ -12,7 +12,7 @@ from caffestat.lazy import np
 from caffestat.schema.forks import sequences_pb2
 
 from ..base import Layer, Param, Shape, layer, read_param
-from ..recurrent import LSTM
+from ..recurrent import LSTM, gate_slope, tanh_slope
 from .scans import emit_scan
 
 if TYPE_CHECKING:
@@ -80,14 +80,14 @@ class _Cell:
         parts = [
             g.emit("Mul", factor, slope)
             for factor, slope in (
-                (inward, _gate_slope(g, i)),
-                (before, _gate_slope(g, f)),
-                (squashed, _gate_slope(g, o)),
-                (i, _tanh_slope(g, inward)),
+                (inward, gate_slope(g, i)),
+                (before, gate_slope(g, f)),
+                (squashed, gate_slope(g, o)),
+                (i, tanh_slope(g, inward)),
             )
         ]
         by_gate = g.emit("Concat", *parts, axis=2)
-        into_c, keep = g.emit("Mul", o, _tanh_slope(g, squashed)), g.emit("Mul", f, self.kept)
+        into_c, keep = g.emit("Mul", o, tanh_slope(g, squashed)), g.emit("Mul", f, self.kept)
         for value, width in ((by_gate, 4 * hidden), (into_c, hidden), (keep, hidden)):
             g.declare(value, (*tape.shape(made["h"])[:2], width))
 
@@ -123,16 +123,6 @@ def _before(g: Graph, values: str, first: str) -> str:
     steps = g.shape(values)[0]
     earlier = g.emit("Slice", values, g.ints(0), g.ints(steps - 1), g.ints(0))
     return g.emit("Concat", g.emit("Unsqueeze", first, g.ints(0)), earlier, axis=0)
-
-
-def _gate_slope(g: Graph, y: str) -> str:
-    """Emit y · (1 - y)."""
-    return g.emit("Mul", y, g.emit("Sub", g.constant(1), y))
-
-
-def _tanh_slope(g: Graph, y: str) -> str:
-    """Emit 1 - y²."""
-    return g.emit("Sub", g.constant(1), g.emit("Mul", y, y))
 
 
 class _LstmLayer(Layer):

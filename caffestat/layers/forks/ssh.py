@@ -25,6 +25,7 @@ from .proposals import (
     clipped,
     from_deltas,
     large,
+    target_maps,
     thin,
     to_deltas,
 )
@@ -265,8 +266,7 @@ class MultiLayerAnchorLayer(_Listed, AnchorTargetLayer):
         targets[2, inside[is_near]] = 1 / max(is_near.sum(), 1)
         labels = np.full(len(boxes), -1.0)
         labels[inside] = self.classes_of(most, truth[nearest, 4], self.settings["positive_overlap"][at[0]], drop)
-        maps = [part.reshape(height, width, -1).transpose(2, 0, 1)[None].astype(np.float32) for part in targets]
-        return labels.reshape(height, width, -1).transpose(2, 0, 1).reshape(1, 1, -1, width).astype(np.float32), *maps
+        return target_maps(labels, targets, height, width)
 
     def classes_of(self, most: np.ndarray, classes: np.ndarray, least: float, drop: Drop) -> np.ndarray:
         """Return the labels of anchors by how much they overlap a true box: its class from `least` on."""

@@ -742,16 +742,24 @@ def _predictions(
     return classes.argmax(-1).ravel(), scores.ravel(), boxes.reshape(-1, BOX)
 
 
+class _Detections(Computed):
+    """Rows [1, 1, n, 7] of image, label, score and box; a label below 0 where nothing is found."""
+
+    adds = yolo_pb2.LayerParameter
+
+    def summary(self, bottoms: Sequence[Shape]) -> str:
+        assert self.decisions
+        return f"finds {int((self.decisions[0][0, 0, :, 1] >= 0).sum())} boxes in this batch"
+
+
 @layer("DetectionOutput", dialect="yolo")
-class DetectionOutputOfYolov2(Computed):
+class DetectionOutputOfYolov2(_Detections):
     """Detections of YOLO's second version in one image: rows [0, label, score, x, y, width, height].
 
     The score is confidence times the most likely class's. A box suppresses those of later cells that it overlaps by
     nms_threshold within the image, whatever their scores. Top [1, 1, rows, 7]; a row [0, -1, …] where nothing is found.
     (gklz1982/caffe-yolov2, detection_output_layer.cpp)
     """
-
-    adds = yolo_pb2.LayerParameter
 
     def tops_at_setup(self, bottoms: Sequence[Shape]) -> tuple[Shape, ...]:
         p, x = self.added.detection_output_param, bottoms[0]
@@ -770,10 +778,6 @@ class DetectionOutputOfYolov2(Computed):
         rows = np.concatenate([0 * score[kept, None], label[kept, None], score[kept, None], box[kept]], 1)
         found = rows if len(rows) else np.array([[0.0, *[-1] * (ROW - 1)]])
         return (found.astype(np.float32).reshape(1, 1, -1, ROW),)
-
-    def summary(self, bottoms: Sequence[Shape]) -> str:
-        assert self.decisions
-        return f"finds {int((self.decisions[0][0, 0, :, 1] >= 0).sum())} boxes in this batch"
 
 
 @layer("DetectionEvaluate", dialect="yolo")
@@ -819,13 +823,11 @@ class DetectionEvaluateOfYolov2(Computed):
         return (np.array(rows, np.float32).reshape(1, 1, -1, 5),)
 
 
-class _Output(Computed):
+class _Output(_Detections):
     """Rows [0, label + 1, score, x1, y1, x2, y2] of what suppression leaves, all images and classes together.
 
     Top [1, 1, rows, 7]; a row of -1 per image where nothing is found.
     """
-
-    adds = yolo_pb2.LayerParameter
 
     @property
     def settings(self) -> Any:
@@ -860,10 +862,6 @@ class _Output(Computed):
         corners = np.concatenate([box[kept, :2] - box[kept, 2:] / 2, box[kept, :2] + box[kept, 2:] / 2], 1)
         rows = np.concatenate([np.zeros((len(kept), 1)), label[kept, None] + 1, score[kept, None], corners], 1)
         return (rows.astype(np.float32).reshape(1, 1, -1, ROW),)
-
-    def summary(self, bottoms: Sequence[Shape]) -> str:
-        assert self.decisions
-        return f"finds {int((self.decisions[0][0, 0, :, 1] >= 0).sum())} boxes in this batch"
 
 
 @layer("YoloDetectionOutput", dialect="mobilenet-yolo")
