@@ -242,13 +242,18 @@ def test_the_csv_can_be_saved(page: Opened) -> None:
 
 
 def test_names_stay_text(folder: Path, open_page: Open) -> None:
-    for name in HOSTILE:
+    hidden, title = "", " ".join(HOSTILE)
+    for number, name in enumerate(HOSTILE):
         quoted = name.replace("\\", "\\\\").replace('"', '\\"')
-        Path("net.prototxt").write_text(NET.replace('name: "fc1"', f'name: "{quoted}"'))
-        page = open_page(render_sweep(caffestat.sweep("net.prototxt", widths=[1, 2], fillers=["xavier", "msra"]), name))
-        assert page.problems == []
-        assert page.locator("#title").text_content() == name
-        assert name in [row[0] for row in cells(page, "spread")]
+        hidden += (
+            f'layer {{ name: "{quoted}" type: "InnerProduct" bottom: "data" top: "h{number}"'
+            ' inner_product_param { num_output: 3 weight_filler { type: "xavier" } } }\n'
+        )
+    Path("net.prototxt").write_text(NET.replace('layer { name: "fc1"', f'{hidden}layer {{ name: "fc1"'))
+    page = open_page(render_sweep(caffestat.sweep("net.prototxt", widths=[1, 2], fillers=["xavier", "msra"]), title))
+    assert page.problems == []
+    assert page.locator("#title").text_content() == title
+    assert set(HOSTILE) <= {row[0] for row in cells(page, "spread")}
 
 
 def test_the_command_prints_the_page_or_writes_it(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
