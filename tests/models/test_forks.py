@@ -14,7 +14,7 @@ from caffestat.training.events import Iteration
 
 FORKS = Path(__file__).parents[2] / "models" / "forks"
 NETS = sorted(FORKS.glob("*.prototxt"))
-LARGE = {"cascade_rcnn", "faster_rcnn", "rfcn"}  # of which an iteration takes a second or more
+ITERATIONS = 4
 
 
 @pytest.mark.parametrize("path", NETS, ids=lambda path: path.stem)
@@ -28,9 +28,8 @@ def test_a_fork_s_net_is_analyzed_trained_and_drawn(path: Path, tmp_path: Path) 
     assert f"`{path.name}`" in (FORKS / "README.md").read_text()
     shutil.copy(path, tmp_path)
     solver = tmp_path / "solver.prototxt"
-    iterations = 4 if path.stem in LARGE else 20
     solver.write_text(
-        f'net: "{path.name}" base_lr: 0.001 momentum: 0.9 lr_policy: "fixed" max_iter: {iterations} '
+        f'net: "{path.name}" base_lr: 0.001 momentum: 0.9 lr_policy: "fixed" max_iter: {ITERATIONS} '
         "random_seed: 3 snapshot_after_train: false"
     )
     losses = [

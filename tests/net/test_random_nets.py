@@ -42,7 +42,7 @@ def run(built: net.Net, seed: int) -> Runner:
     return runner
 
 
-@settings(NETS, max_examples=250)
+@settings(NETS, max_examples=200)
 @given(st.integers(0, 2**32 - 1), st.integers(1, 14))
 def test_what_is_built_runs(seed, layers):
     """The graph is valid ONNX, and every tensor has the shape that building the net gave it."""

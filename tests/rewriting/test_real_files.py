@@ -29,8 +29,6 @@ POLICIES = [
     {"filler": "msra", "only_missing": True},
     {"filler": "gaussian:std=0.01", "bias": "constant:0.1"},
     {"filler": "uniform:min=-0.125,max=0.125"},
-    {"filler": "constant:value=0", "bias": "constant:0"},
-    {"filler": "bilinear"},
     {"filler": "auto"},
     {"filler": "explicit"},
     {"filler": "explicit:auto", "variance_norm": "fan_out", "bias": "constant:0.1"},
