@@ -385,6 +385,9 @@ class Layer:
         """The HDF5 file that its bottoms are written to when a net is trained or tested; "" for none."""
         return ""
 
+    def save_decisions(self) -> None:
+        """Write what was decided to the files that the layer names, if it names some; training does so in each pass."""
+
     @property
     def left_out(self) -> str:
         """What the layer's reference does and this class does not, in words for the user; "" for nothing."""

@@ -386,7 +386,7 @@ class Training:
 
     def _write_files(self, net: Running, result: Step) -> Events:
         """Write what layers of a net write to files in a pass."""
-        if result.written and self._saves:
+        if self._saves:
             yield from net.write_files(result.written)
 
     def _is_ssds(self) -> bool:

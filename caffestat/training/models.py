@@ -24,7 +24,7 @@ from caffestat.program.from_onnx import ModelProgram, from_onnx
 from caffestat.program.losses import GIVEN_GRADIENTS
 from caffestat.program.memory import check_run
 
-from .events import Output
+from .events import FileWritten, Output
 from .loop import Training
 from .running import Add, PlainSum
 from .snapshot import file_names
@@ -248,6 +248,10 @@ class ModelRunning:
                 kind = numpy_helper.to_array(tensor).dtype
                 tensor.CopyFrom(numpy_helper.from_array(values[tensor.name].astype(kind), tensor.name))
         save(self.model, path)
+
+    def write_files(self, written: Mapping[int, Sequence[np.ndarray]]) -> Iterator[FileWritten]:
+        """Write nothing: no node of a model names files."""
+        return iter(())
 
     def load(self, path: str, diffs: dict[int, np.ndarray]) -> tuple[str, ...]:
         """Take the params of a model that `write` wrote; it holds no updates."""

@@ -84,7 +84,8 @@ class Running:
         self._left: dict[str, np.ndarray] = {}
         self._uncleared: Uncleared = {}
         self._settler = Settler(process.device)
-        self._settled = program.net
+        self._settled = program.net  # what the runner was made of
+        self._last = program.net  # as settled for the last pass
         self._has_written: set[int] = set()  # the layers that have written their files
 
     def step(self, measure: bool, each: bool = False, into: Mapping[int, View] | None = None) -> Step:
@@ -94,7 +95,7 @@ class Running:
         """
         p = self._process
         feeds = Feeds(p.stream, p.random, p.inputs, p.zeros, left=self._left)
-        net = self._settler.settle(self.net, self.values, feeds)
+        self._last = net = self._settler.settle(self.net, self.values, feeds)
         if self.runner is None or decided(self._settled) != decided(net):
             self._settled, program = net, self.program if net is self.net else from_net(net)
             self.runner = Runner(
@@ -170,10 +171,12 @@ class Running:
         write_model(path, self.net, self.values, None if updates is None else self._diffs(updates))
 
     def write_files(self, written: Mapping[int, Sequence[np.ndarray]]) -> Iterator[FileWritten]:
-        """Write what layers write to files in a pass. Raises NetError in the second one: there Caffe stops.
+        """Write what layers write to files in a pass. Raises NetError in HDF5Output's second one: Caffe stops there.
 
         Source: hdf5_output_layer.cpp, SaveBlobs
         """
+        for node in self._last.nodes:
+            node.layer.save_decisions()
         for row, (data, label) in written.items():
             layer = self.net.nodes[row].layer
             if row in self._has_written:

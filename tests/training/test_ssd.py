@@ -154,3 +154,30 @@ def test_plateau_is_logged_and_kept_in_states(tmp_path: Path, monkeypatch: pytes
         "Plateau Status: Iteration 4, current minimum_loss = 9.5317",
         "Iteration 4, lr = 0.075",
     ]
+
+
+def test_test_nets_write_their_detections(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a build of weiliu89/caffe: of 18 images in three tests the files have the last whole round of five."""
+    files = 'label_map_file: "map" name_size_file: "sizes" num_test_image: 5'
+    saved = (
+        f'save_output_param {{ output_directory: "out/here" output_name_prefix: "f" output_format: "ILSVRC" {files} }}'
+    )
+    (tmp_path / "map").write_text("".join(f'item {{ name: "n{label}" label: {label} }} ' for label in range(4)))
+    (tmp_path / "sizes").write_text("".join(f"im{number} 100 200 " for number in range(6)))
+    for name in ("map", "sizes"):
+        saved = saved.replace(f'"{name}"', f'"{tmp_path / name}"')
+    trained("detection_difficult", tmp_path, monkeypatch, {"keep_top_k: 30": f"keep_top_k: 2 {saved}"})
+    words = [line.split() for line in Path("out/here/f.txt").read_text().splitlines()]
+    assert [[*line[:2], *line[3:]] for line in words] == [
+        line.split()
+        for line in """im0 2 0 87 35 99
+im0 3 151 0 199 34
+im1 1 136 76 199 99
+im1 3 149 0 193 21
+im2 3 109 76 138 99
+im2 3 6 0 62 43
+im3 3 0 72 34 85
+im3 3 17 0 39 47
+im4 3 9 0 56 37
+im4 3 150 0 199 33""".splitlines()
+    ]

@@ -11,7 +11,7 @@ from caffestat.lazy import np
 from .boxes import areas, overlaps, suppress
 from .sorting import descending
 
-__all__ = ["FAKE_ROW", "detect", "evaluate"]
+__all__ = ["FAKE_ROW", "Size", "detect", "evaluate", "in_pixels"]
 
 FAKE_ROW = 7  # values of a detection: image, label, score, box
 
@@ -115,7 +115,7 @@ def _pixel_overlaps(a: np.ndarray, b: np.ndarray, size: Size, p: Any) -> np.ndar
 
     (bbox_util.cpp, JaccardOverlap)
     """
-    (a, extra), (b, _) = (_in_pixels(boxes, size, p) for boxes in (a, b))
+    (a, extra), (b, _) = (in_pixels(boxes, size, p) for boxes in (a, b))
     a, b = a[:, None], b[None]
     apart = ((b[..., :2] > a[..., 2:]) | (b[..., 2:] < a[..., :2])).any(-1, keepdims=True)
     sides = np.minimum(a[..., 2:], b[..., 2:]) - np.maximum(a[..., :2], b[..., :2])
@@ -126,7 +126,7 @@ def _pixel_overlaps(a: np.ndarray, b: np.ndarray, size: Size, p: Any) -> np.ndar
         return np.nan_to_num(shared / union, nan=-1, posinf=np.inf)  # no box is nearest by NaN
 
 
-def _in_pixels(boxes: np.ndarray, size: Size, p: Any) -> tuple[np.ndarray, int]:
+def in_pixels(boxes: np.ndarray, size: Size, p: Any) -> tuple[np.ndarray, int]:
     """Return boxes in pixels of an image that p.resize_param resized for the net, and what `areas` adds to their sides.
 
     (bbox_util.cpp, OutputBBox)

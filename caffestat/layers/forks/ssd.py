@@ -6,13 +6,16 @@ import itertools
 import math
 from collections.abc import Collection, Mapping, Sequence
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from caffestat.errors import InputError, Place
+from caffestat.errors import InputError, Place, SourceError
 from caffestat.files import read_regular
 from caffestat.fillers import Filler
 from caffestat.float32 import FLT_MIN, rounded
 from caffestat.lazy import np
+from caffestat.prototext import parse
+from caffestat.schema import from_document
 from caffestat.schema.forks import ssd_pb2
 
 from ..base import TEST, Layer, Param, Shape, layer, to_filler
@@ -20,7 +23,8 @@ from ..data import Images
 from ..loss import BATCH_SIZE, FULL, NONE, VALID, Normalized
 from ..reread import emit_closed, without_gradient
 from .boxes import CORNER, decode, suppress
-from .detections import FAKE_ROW, detect, evaluate
+from .detection_files import FORMATS, DetectionFiles, listed_sizes
+from .detections import FAKE_ROW, Size, detect, evaluate
 from .multibox import HARD_EXAMPLE, LOGISTIC, Matches, match
 from .rois import random_boxes
 from .staged import Computed
@@ -367,7 +371,8 @@ class DetectionOutput(Computed, _Predictions):
     """The boxes that predictions describe and that suppression leaves: rows [image, label, score, x1, y1, x2, y2].
 
     Top [1, 1, boxes, 7]; one row of -1 per image where none is left. RefineDet's has bottoms 3 and 4: scores of object
-    or not, below objectness_score of which a prior is background, and locations that move the priors first.
+    or not, below objectness_score of which a prior is background, and locations that move the priors first. Training
+    writes the files of save_output_param.
     (weiliu89/caffe, detection_output_layer.cpp; sfzhang15/RefineDet, the same file and bbox_util.cpp)
     """
 
@@ -380,8 +385,48 @@ class DetectionOutput(Computed, _Predictions):
     @property
     def left_out(self) -> str:
         p = self.settings.save_output_param
-        is_asked = p.output_directory and p.label_map_file and p.name_size_file
-        return f"no files are written to output_directory {p.output_directory!r}" if is_asked else ""
+        if not self.asks_for_files():
+            return "no images are shown or saved (visualize)" if self.settings.visualize else ""
+        if p.output_format not in FORMATS:
+            return f"no files are written: output_format is none of {', '.join(FORMATS)}"
+        missing = [name for name in (p.label_map_file, p.name_size_file) if self.named_file(name) is None]
+        return f"file not found: {missing[0]!r}; no files are written to {p.output_directory!r}" if missing else ""
+
+    def asks_for_files(self) -> bool:
+        """Tell whether all is named that detections in files take."""
+        p = self.settings.save_output_param
+        return bool(p.output_directory and p.label_map_file and p.name_size_file)
+
+    @cached_property
+    def files(self) -> DetectionFiles | None:
+        """What writes the detections to files; None where none are asked for, or those that it takes are missing.
+
+        Raises NetError for files that Caffe refuses.
+        """
+        if not self.asks_for_files() or self.left_out:
+            return None
+        p = self.settings.save_output_param
+        path = self.named_file(p.label_map_file)
+        return DetectionFiles(p, self.label_names(path), _images(self, p.name_size_file), self.error) if path else None
+
+    def label_names(self, path: Path) -> dict[int, str]:
+        """Return the name of each label but the background's in a file. (MapLabelToName)"""
+        try:
+            items = from_document(parse(read_regular(path), str(path)), ssd_pb2.LabelMap)[0].item
+        except (OSError, InputError, SourceError) as error:
+            raise self.error(f"cannot read label_map_file {str(path)!r}: {error}") from error
+        names = {item.label: item.name for item in items}
+        background = self.settings.background_label_id
+        missing = next((label for label in range(self.settings.num_classes) if label not in {*names, background}), None)
+        if len(names) < len(items):
+            raise self.error(f"label_map_file {str(path)!r} has several items of one label")
+        if missing is not None:
+            raise self.error(f"label_map_file {str(path)!r} lacks label {missing}")
+        return {label: name for label, name in names.items() if label != background}
+
+    def save_decisions(self) -> None:
+        if self.decisions and self.files:
+            self.files.add(self.decisions[0][0, 0], self.decided_shapes[0][0])
 
     def stops_backward(self, needed: Sequence[bool]) -> bool:
         return True
@@ -389,6 +434,8 @@ class DetectionOutput(Computed, _Predictions):
     def tops_at_setup(self, bottoms: Sequence[Shape]) -> tuple[Shape, ...]:
         self.check_predictions(bottoms)
         self.check_settings()
+        if self.files:
+            self.files.check()
         n, priors = bottoms[0][0], bottoms[2][2] // 4
         counts = [2 * priors, math.prod(bottoms[0][1:])]
         for shape, count in zip(bottoms[3:] if self.refines(len(bottoms)) else (), counts, strict=False):
@@ -511,13 +558,7 @@ class DetectionEvaluate(Computed):
     @cached_property
     def sizes(self) -> list[tuple[int, int]]:
         """Height and width of each image, as far as the file has "name height width"; none without a file."""
-        path = self.named_file(self.added.detection_evaluate_param.name_size_file)
-        try:
-            words = read_regular(path).decode("utf-8", "surrogateescape").split() if path else []
-        except (OSError, InputError) as error:
-            raise self.error(f"cannot read name_size_file {str(path)!r}: {error}") from error
-        pairs = zip(words[1::3], words[2::3], strict=False)
-        return [(int(height), int(width)) for height, width in itertools.takewhile(_are_integers, pairs)]
+        return [size for _, size in _images(self, self.added.detection_evaluate_param.name_size_file)]
 
     @property
     def left_out(self) -> str:
@@ -554,8 +595,13 @@ class DetectionEvaluate(Computed):
             raise self.error(f"the {what} hold the background's label, {background}; set another background_label_id")
 
 
-def _are_integers(words: tuple[str, str]) -> bool:
-    return all(word.removeprefix("-").isdecimal() for word in words)
+def _images(layer: Layer, name_size_file: str) -> list[tuple[str, Size]]:
+    """Return name, height and width of each image that a file lists; nothing where there is no such file."""
+    path = layer.named_file(name_size_file)
+    try:
+        return listed_sizes(read_regular(path)) if path else []
+    except (OSError, InputError) as error:
+        raise layer.error(f"cannot read name_size_file {str(path)!r}: {error}") from error
 
 
 @layer("MultiBoxLoss", dialect="ssd")

@@ -682,10 +682,3 @@ def test_matches_that_caffe_keeps_are_told() -> None:
     shapes = [bottom.shape for bottom in loss_bottoms()]
     assert "keeps the first batch's matches" in make(LOSS % ("", ""), TEST).oddity(shapes)
     assert not make(LOSS % ("", "")).oddity(shapes)
-
-
-def test_files_that_are_not_written_are_told() -> None:
-    text = """name: "d" type: "DetectionOutput" top: "y" detection_output_param { save_output_param {
-      output_directory: "out" label_map_file: "map" %s } }"""
-    assert make(text % 'name_size_file: "sizes"').left_out == "no files are written to output_directory 'out'"
-    assert not make(text % "").left_out
