@@ -6,7 +6,7 @@ the same files, where the layer has fields of that fork)
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -14,12 +14,14 @@ from google.protobuf.message import DecodeError
 
 from caffestat.fillers import Stream
 from caffestat.lazy import np
+from caffestat.schema import caffe_pb2
 from caffestat.schema.forks import ssd_pb2
 
 from .database import DatumReader
 from .distortion import Draws, add_noise, distort, fitted_box, new_size, resized
 from .images import recompressed
 from .reader import DataUnavailableError
+from .transformer import mean_values
 
 if TYPE_CHECKING:
     from caffestat.layers import Layer, Shape
@@ -44,11 +46,18 @@ class _Annotation:
 
 @dataclass(frozen=True)
 class _Item:
-    """An image (C, H, W) with its boxes; `is_raw` for one that is not stored as a compressed file."""
+    """An image (C, H, W) with its boxes.
+
+    stated    the shape that its Datum states, by which boxes go; that of a compressed image may lack it
+    is_raw    whether it is not stored as a compressed file
+    is_typed  whether it says what its annotations are
+    """
 
     image: np.ndarray
     boxes: tuple[_Annotation, ...]
+    stated: tuple[int, ...]
     is_raw: bool
+    is_typed: bool
 
 
 class AnnotatedReader(DatumReader):
@@ -80,7 +89,7 @@ class AnnotatedReader(DatumReader):
         item = self._item(record)
         self._check(item)
         boxes = (self.batch, 1, MOST_BOXES, 5) if self._is_yolos() else (1, 1, max(len(item.boxes), 1), 8)
-        return (self.batch, *self._shape(item)), boxes if self._has_boxes else (self.batch,)
+        return (self.batch, *self._shape(item)), boxes if self._has_boxes else (self.batch, 1, 1, 1)
 
     def _is_yolos(self) -> bool:
         return bool(self._fork.yolo_data_type == 1)
@@ -104,25 +113,42 @@ class AnnotatedReader(DatumReader):
                 raise self.layer.error(f"expected {what} once or once per channel, {found}")
         if fault := next(_faults(p, self._samplers), ""):
             raise self.layer.error(fault)
-        if item.is_raw and any((one.height, one.width) != item.image.shape[1:] for one in self._resizing()):
-            raise self.layer.error("resize_param resizes encoded images only, as the reference; remove it")
         if self._is_fitted_small() and self.batch != 1:
             raise self.layer.error(f"resize_mode FIT_SMALL_SIZE takes batch_size 1, found {self.batch}")
-        transform = self.layer.proto.transform_param
-        if transform.mean_file and not item.is_raw and (transform.mirror or any(self._crop())):
-            raise DataUnavailableError("the effect of mean_file on mirrored or cropped encoded images is not supported")
+        if item.is_raw:
+            self._check_raw(item)
+        else:
+            self._check_encoded()
+
+    def _check_raw(self, item: _Item) -> None:
+        if self._shape(item) != item.image.shape and not self.layer.proto.transform_param.crop_size:
+            what = "resize_param, crop_h and crop_w take encoded images only"
+            raise self.layer.error(f"{what}, and of others crop_size alone cuts a part, as in the reference")
+
+    def _check_encoded(self) -> None:
+        transform, p = self.layer.proto.transform_param, self._settings
+        if all(self._crop()) and self.layer.phase == caffe_pb2.TRAIN and not self.layer.is_random():  # type: ignore[attr-defined]
+            raise self.layer.error("crop_h and crop_w draw the place of the crop, for which Caffe takes mirror: true")
+        if transform.mean_file and p.HasField("expand_param") and p.expand_param.prob > 0:
+            raise self.layer.error(
+                "expand_param goes with mean_value; a mean_file would have to be as large as an enlarged image"
+            )
+        if transform.mean_file and any(self._crop()):
+            raise DataUnavailableError("the effect of mean_file on cropped encoded images is not supported")
+        if p.noise_param.convert_to_lab:
+            raise DataUnavailableError("convert_to_lab in noise_param is not supported")
 
     def _is_fitted_small(self) -> bool:
         return any(p.resize_mode == ssd_pb2.ResizeParameter.FIT_SMALL_SIZE for p in self._settings.resize_param)
 
     def _crop(self) -> tuple[int, int]:
-        """Return height and width of the crop, zeros without one."""
+        """Return height and width of the crop, zero for one that is not cut."""
         side, p = self.layer.proto.transform_param.crop_size, self._settings
-        return (side, side) if side else (p.crop_h, p.crop_w) if p.crop_h and p.crop_w else (0, 0)
+        return (side, side) if side else (p.crop_h, p.crop_w)
 
     def _shape(self, item: _Item) -> tuple[int, int, int]:
-        """Return the shape (C, H, W) that the net gets an image in, without a draw."""
-        sizes = [new_size(p, item.image.shape) for p in self._resizing() if not item.is_raw]
+        """Return the shape (C, H, W) that the net gets an image in, without a draw. (InferBlobShape)"""
+        sizes = [new_size(p, item.image.shape) for p in self._resizing()]
         size = sizes[0] if sizes else item.image.shape[1:]
         return self._transformer.shape((len(item.image), *size))
 
@@ -147,20 +173,19 @@ class AnnotatedReader(DatumReader):
         images: list[np.ndarray] = []
         labels = []
         found: list[Sequence[_Annotation]] = []
+        wanted: Shape = ()
         for _ in range(self.batch):
             record = self._record()
-            image, boxes = self._transformed(self._sampled(self._expanded(self._distorted(self._item(record)))))
-            first = images[0].shape if images else image.shape if self._changes_size() else self.shapes[0][1:]
-            if image.shape != first:
-                raise self._error(f"holds an image of shape {image.shape}; the first one has {first}")
+            item = self._item(record)
+            wanted = wanted or self._shape(item)
+            image, boxes = self._transformed(self._sampled(self._expanded(self._distorted(item))))
+            if image.shape != wanted and not self._is_fitted_small():
+                raise self._error(f"holds an image of shape {image.shape}; the first one of its batch has {wanted}")
             images.append(image)
             labels.append(record.datum.label)
             found.append(boxes)
-        tops = (np.stack(images), self._rows(found) if self._has_boxes else np.array(labels, np.float32))
-        return tops[: len(self.shapes)]
-
-    def _changes_size(self) -> bool:
-        return self._is_fitted_small() or len(self._settings.resize_param) > 1
+        rows = self._rows(found) if self._has_boxes else np.array(labels, np.float32).reshape(-1, 1, 1, 1)
+        return (np.stack(images), rows)[: len(self.shapes)]
 
     def _choose_size(self) -> None:
         """Draw which resize_param counts, for ten batches each; only MobileNet-YOLO draws."""
@@ -191,17 +216,26 @@ class AnnotatedReader(DatumReader):
             for group in record.annotation_group
             for annotation in group.annotation
         )
-        return _Item(self._image(record), boxes, not record.datum.encoded)
+        image, datum = self._image(record), record.datum
+        stated = (len(image), datum.height, datum.width)
+        return _Item(image, boxes, stated, not datum.encoded, record.HasField("type"))
 
-    def _recompressed(self, item: _Item) -> _Item:
-        return item if item.is_raw else replace(item, image=recompressed(item.image))
+    def _stored(self, item: _Item) -> _Item:
+        """Return the item as the next step finds it: an encoded image is compressed again."""
+        image = item.image if item.is_raw else recompressed(item.image)
+        return replace(item, image=image, stated=image.shape)
+
+    def _changed(self, change: Callable[..., np.ndarray], image: np.ndarray, p: Any) -> np.ndarray:
+        try:
+            return change(image, p, self._draws)
+        except ValueError as error:
+            raise self._error(f"holds an image {error}") from error
 
     def _distorted(self, item: _Item) -> _Item:
         """Return the item with other colours, an encoded one only. (DistortImage)"""
         if item.is_raw or not self._settings.HasField("distort_param"):
             return item
-        changed = distort(item.image, self._settings.distort_param, self._draws)
-        return self._recompressed(replace(item, image=changed))
+        return self._stored(replace(item, image=self._changed(distort, item.image, self._settings.distort_param)))
 
     def _expanded(self, item: _Item) -> _Item:
         """Return the item in the middle of a larger image, or as it is. (ExpandImage)"""
@@ -220,12 +254,11 @@ class AnnotatedReader(DatumReader):
         image[:, top : top + height, left : left + width] = item.image
         corners = [-left / width, -top / height, (wide - left) / width, (tall - top) / height]
         boxes = self._cut_boxes(item.boxes, np.array(corners, np.float32))
-        return self._recompressed(replace(item, image=image, boxes=tuple(boxes)))
+        return self._stored(replace(item, image=image, boxes=tuple(boxes), is_typed=True))
 
     def _surround(self, channels: int) -> np.ndarray:
         """Return the border of an encoded image that is enlarged: the mean of each channel."""
-        means = np.array(self.layer.proto.transform_param.mean_value or [0], np.float32)
-        return np.clip(np.rint(np.broadcast_to(means, channels)), 0, 255).reshape(-1, 1, 1).astype(np.uint8)
+        return np.clip(np.rint(mean_values(self.layer, channels)), 0, 255).astype(np.uint8)
 
     def _sampled(self, item: _Item) -> _Item:
         """Return a part of the image with its boxes, or all of it. (GenerateBatchSamples, CropImage)"""
@@ -242,7 +275,8 @@ class AnnotatedReader(DatumReader):
         if not tall or not wide:
             raise self._error(f"holds an image of shape {item.image.shape}, of which a batch_sampler takes no pixel")
         image = item.image[:, int(top) : int(top) + tall, int(left) : int(left) + wide]
-        return self._recompressed(replace(item, image=image, boxes=tuple(self._cut_boxes(item.boxes, box))))
+        boxes = tuple(self._cut_boxes(item.boxes, box))
+        return self._stored(replace(item, image=image, boxes=boxes, is_typed=True))
 
     def _jittered(self) -> Any:
         """Return a box of nearly the whole image, which may be narrower by yolo_data_jitter. (GenerateJitterSamples)"""
@@ -280,18 +314,28 @@ class AnnotatedReader(DatumReader):
 
     def _transformed(self, item: _Item) -> tuple[np.ndarray, list[_Annotation]]:
         """Return the image as the net gets it, with its boxes. (Transform, TransformAnnotation)"""
-        image, shape = item.image, item.image.shape
+        self._check_stated(item)
+        image, mean = item.image, None
         mirror = bool(self.layer.proto.transform_param.mirror and self._transformer.draw(2))
         for p in self._resizing() if not item.is_raw else ():
-            image = resized(image, p, self._draws)
+            image = self._changed(resized, image, p)
         if self._settings.HasField("noise_param") and not item.is_raw:
-            image = add_noise(image, self._settings.noise_param, self._draws)
+            image = self._changed(add_noise, image, self._settings.noise_param)
+        if self.layer.proto.transform_param.mean_file and mirror and not item.is_raw:
+            mean = self._transformer.mean_of(image.shape)[..., ::-1]  # of an encoded image it is not mirrored
         _, height, width = self._transformer.shape(image.shape)
         top, left = self._transformer.offsets(image.shape)
         down, across = np.float32(image.shape[1]), np.float32(image.shape[2])
         corners = [left / across, top / down, (left + width) / across, (top + height) / down]
-        boxes = self._boxes_of_net(item.boxes, shape, np.array(corners, np.float32), mirror)
-        return self._transformer.cut(image, mirror, top, left), boxes
+        boxes = self._boxes_of_net(item.boxes, item.stated, np.array(corners, np.float32), mirror)
+        return self._transformer.cut(image, mirror, top, left, mean), boxes
+
+    def _check_stated(self, item: _Item) -> None:
+        """Raise NetError for an item that lacks what the reference makes boxes of."""
+        if self._has_boxes and not item.is_typed:
+            raise self._error("holds a record without a type, at which Caffe stops; set it to BBOX in all records")
+        if item.boxes and self._resizing() and not all(item.stated):
+            raise self._error("holds a record without height and width, by which resize_param moves its boxes")
 
     def _boxes_of_net(
         self, boxes: Sequence[_Annotation], image: Sequence[int], cut: Any, mirror: bool
@@ -344,6 +388,12 @@ def _faults(p: Any, samplers: Sequence[Any]) -> Iterator[str]:
         yield "expected positive height and width in resize_param"
     if p.HasField("expand_param") and not p.expand_param.max_expand_ratio > 1:
         yield f"max_expand_ratio is {p.expand_param.max_expand_ratio:g}; expected more than 1"
+    if (
+        p.noise_param.saltpepper
+        and p.noise_param.saltpepper_param.fraction > 0
+        and not p.noise_param.saltpepper_param.value
+    ):
+        yield "saltpepper is true without a value in saltpepper_param"
     d = p.distort_param
     for what in ("brightness", "hue"):
         if getattr(d, f"{what}_prob") > 0 and not getattr(d, f"{what}_delta") >= 0:

@@ -16,7 +16,7 @@ from caffestat.lazy import np
 from caffestat.schema.forks.ssd_pb2 import ResizeParameter
 
 from .images import nearest, resize
-from .reader import DataUnavailableError, require
+from .reader import require
 
 __all__ = ["Draws", "add_noise", "distort", "fitted_box", "new_size", "resized"]
 
@@ -70,7 +70,10 @@ def new_size(p: Any, image: Sequence[int]) -> tuple[int, int]:
 
 
 def resized(image: Image, p: Any, draws: Draws) -> Image:
-    """Return an image (C, H, W) as resize_param asks for: warped, or with its aspect kept. (ApplyResize)"""
+    """Return an image (C, H, W) as resize_param asks for: warped, or with its aspect kept. (ApplyResize)
+
+    Raises ValueError when nothing is left of it.
+    """
     scaled = _interpolation(p, draws)
     if p.resize_mode in (WARP, FIT_SMALL_SIZE):
         return scaled(image, *new_size(p, image.shape))
@@ -79,6 +82,8 @@ def resized(image: Image, p: Any, draws: Draws) -> Image:
         size = int(np.floor(np.float32(p.width) / aspect)), p.width
     else:
         size = p.height, int(np.floor(aspect * np.float32(p.height)))
+    if min(size) < 1:
+        raise ValueError(f"of shape {image.shape}, of which resize_param leaves {size[0]} x {size[1]} pixels")
     return _padded(scaled(image, *size), p)
 
 
@@ -135,10 +140,13 @@ def fitted_box(box: Box, p: Any, image: Sequence[int]) -> Box:
 
 
 def add_noise(image: Image, p: Any, draws: Draws) -> Image:
-    """Return an image (C, H, W) with what noise_param asks for, in the reference's order. (ApplyNoise)"""
+    """Return an image (C, H, W) with what noise_param asks for, in the reference's order. (ApplyNoise)
+
+    Raises ValueError for changes of colours of an image that has none. convert_to_lab is left out.
+    """
     cv2 = _opencv("images with noise_param")
-    if p.convert_to_lab:
-        raise DataUnavailableError("convert_to_lab in noise_param is not supported")
+    if p.decolorize or p.convert_to_hsv:
+        _require_colours(image, "decolorize and convert_to_hsv")
     pixels = _pixels(image)
     if p.decolorize:
         pixels = cv2.cvtColor(cv2.cvtColor(pixels, cv2.COLOR_BGR2GRAY), cv2.COLOR_GRAY2BGR)
@@ -176,9 +184,10 @@ def _salted(pixels: Image, p: Any, draws: Draws) -> Image:
     """Return the pixels with some of them, drawn one by one, set to a value."""
     rows, columns = pixels.shape[:2]
     pixels = pixels.copy()
+    value = np.array(p.value).astype(np.uint8)
     for _ in range(int(np.floor(np.float32(p.fraction) * np.float32(columns) * np.float32(rows)))):
         column = draws.below(columns)
-        pixels[draws.below(rows), column] = np.array(p.value).astype(np.uint8)
+        pixels[draws.below(rows), column] = value if pixels.ndim > 2 else value[0]
     return pixels
 
 
@@ -186,6 +195,7 @@ def distort(image: Image, p: Any, draws: Draws) -> Image:
     """Return an image (C, H, W) with brightness, contrast, saturation, hue and order of channels changed.
 
     Each is changed or not by a draw of its own, and so is whether contrast comes second or last. (ApplyDistort)
+    Raises ValueError for changes of colours of an image that has none.
     """
     contrast = (_contrast, p.contrast_prob, p.contrast_lower, p.contrast_upper)
     steps: list[tuple[Callable[[Image, np.float32], Image], float, float, float]] = [
@@ -197,7 +207,10 @@ def distort(image: Image, p: Any, draws: Draws) -> Image:
     for change, share, low, high in steps:
         if draws.between(0, 1) < np.float32(share):
             image = change(image, draws.between(low, high))
-    return image[draws.order(3)] if draws.between(0, 1) < np.float32(p.random_order_prob) else image
+    if draws.between(0, 1) >= np.float32(p.random_order_prob):
+        return image
+    _require_colours(image, "random_order_prob")
+    return image[draws.order(3)]
 
 
 def _brightness(image: Image, delta: np.float32) -> Image:
@@ -217,10 +230,16 @@ def _hue(image: Image, delta: np.float32) -> Image:
 
 
 def _in_hsv(image: Image, channel: int, change: Callable[[Any], Any]) -> Image:
+    _require_colours(image, "distort_param's saturation and hue")
     cv2 = _opencv("images with distort_param")
     pixels = cv2.cvtColor(_pixels(image), cv2.COLOR_BGR2HSV)
     pixels[..., channel] = _saturated(change(pixels[..., channel].astype(np.float32)))
     return _planes(cv2.cvtColor(pixels, cv2.COLOR_HSV2BGR))
+
+
+def _require_colours(image: Image, what: str) -> None:
+    if len(image) != 3:
+        raise ValueError(f"of {len(image)} channels; expected three for {what}")
 
 
 def _saturated(values: Any) -> Image:

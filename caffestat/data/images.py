@@ -55,7 +55,7 @@ def recompressed(image: Image) -> Image:
     """Return an image (C, H, W) as it comes out of a JPEG file of quality 95, which OpenCV writes by default."""
     pillow = require("PIL.Image", "images")
     buffer = io.BytesIO()
-    pixels = image[0] if len(image) == 1 else np.ascontiguousarray(image[::-1].transpose(1, 2, 0))
+    pixels = image[0] if len(image) == 1 else np.ascontiguousarray(image[2::-1].transpose(1, 2, 0))
     pillow.fromarray(pixels).save(buffer, "JPEG", quality=95, subsampling="4:2:0")
     return decode(buffer.getvalue(), None)
 

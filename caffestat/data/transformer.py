@@ -41,8 +41,8 @@ class Transformer:
 
     @property
     def cuts(self) -> bool:
-        """Whether it cuts images to a size."""
-        return any(self._crop)
+        """Whether it cuts images to a size; a crop of one side alone begins at the edge."""
+        return all(self._crop)
 
     def start(self, seed: int | None) -> None:
         """Seed the generator; None when the layer needs none."""

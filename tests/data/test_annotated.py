@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import lmdb
 import numpy as np
@@ -143,6 +145,7 @@ def encoded_database(folder: Path, sizes: list[tuple[int, int]]) -> list[np.ndar
         for number, image in enumerate(images):
             record = ssd_pb2.AnnotatedDatum(type=ssd_pb2.AnnotatedDatum.BBOX)
             record.datum.data, record.datum.encoded, record.datum.label = encoded(image), True, number
+            record.datum.channels, record.datum.height, record.datum.width = image.shape
             bbox = record.annotation_group.add(group_label=1).annotation.add().bbox
             bbox.xmin, bbox.ymin, bbox.xmax, bbox.ymax = 0.25, 0.5, 0.75, 1
             transaction.put(f"{number:08d}".encode(), record.SerializeToString())
@@ -186,9 +189,6 @@ def test_encoded_images_are_recompressed_where_the_reference_does(tmp_path: Path
     item = enlarged._expanded(enlarged._item(enlarged._record()))
     assert abs(item.image[:, 0, 0].astype(int) - 50).max() < 20
     assert not (item.image == 50).all(axis=0)[0].all()
-    with pytest.raises(DataUnavailableError, match="the effect of mean_file on mirrored"):
-        write_mean(tmp_path / "mean", np.zeros((1, 3, 16, 24), np.float32))
-        reader(tmp_path / "db", f'mirror: true mean_file: "{tmp_path}/mean"', batch=1)
 
 
 def test_boxes_whose_center_a_sample_cuts_off_are_gone(tmp_path: Path) -> None:
@@ -265,7 +265,13 @@ SAMPLER = "batch_sampler { sampler { %s } }"
     ("settings", "sampler", "message"),
     [
         ("resize_param { height: 20 }", "", "expected positive height and width in resize_param"),
-        ("resize_param { height: 20 width: 20 }", "", "resize_param resizes encoded images only"),
+        ("resize_param { height: 20 width: 20 }", "", "resize_param, crop_h and crop_w take encoded images only"),
+        ("crop_h: 8 crop_w: 8 mirror: true", "", "resize_param, crop_h and crop_w take encoded images only"),
+        (
+            "noise_param { saltpepper: true saltpepper_param { fraction: 0.1 } }",
+            "",
+            "saltpepper is true without a value in saltpepper_param",
+        ),
         ("expand_param { }", "", "max_expand_ratio is 1; expected more than 1"),
         ("distort_param { hue_prob: 1 hue_delta: -1 }", "", "hue_delta is -1; expected 0 or more"),
         (
@@ -293,6 +299,7 @@ def test_boxes_keep_the_area_that_they_had_when_they_were_cut(tmp_path: Path) ->
     """bbox_util.cpp, BBoxSize: the size that ClipBBox set counts, also after UpdateBBoxByResizePolicy."""
     record = ssd_pb2.AnnotatedDatum(type=ssd_pb2.AnnotatedDatum.BBOX)
     record.datum.data, record.datum.encoded = encoded(picture(1, 3, 20, 60)), True
+    record.datum.height, record.datum.width = 20, 60
     bbox = record.annotation_group.add(group_label=1).annotation.add().bbox
     bbox.xmin, bbox.ymin, bbox.xmax, bbox.ymax = 0.2, 0.2, 0.8, 0.8
     with lmdb.open(str(tmp_path / "db"), map_size=1 << 22) as env, env.begin(write=True) as transaction:
@@ -301,3 +308,128 @@ def test_boxes_keep_the_area_that_they_had_when_they_were_cut(tmp_path: Path) ->
       emit_constraint { emit_type: MIN_OVERLAP emit_overlap: 0.5 }"""
     for sampler, label in (("", 1), ("batch_sampler { sampler { } max_trials: 9 max_sample: 1 }", -1)):
         assert reader(tmp_path / "db", settings, sampler, batch=1).next()[1][0, 0, 0, 1] == label
+
+
+def test_labels_of_records_without_annotations(tmp_path: Path) -> None:
+    """annotated_data_layer.cpp: label_shape(4, 1)"""
+    changed_database(tmp_path, 3, lambda record: record.ClearField("type"))
+    found = reader(tmp_path / "db", batch=3)
+    assert found.shapes == ((3, 3, 12, 20), (3, 1, 1, 1))
+    np.testing.assert_array_equal(found.next()[1], np.arange(3).reshape(3, 1, 1, 1))
+
+
+def changed_database(folder: Path, count: int, change: Callable[[Any], None]) -> list[np.ndarray]:
+    """Make an LMDB as `encoded_database` does, of images of 12 x 20, and change its records."""
+    images = encoded_database(folder, [(12, 20)] * count)
+    with lmdb.open(str(folder / "db"), map_size=1 << 22) as env, env.begin(write=True) as transaction:
+        for key, value in list(transaction.cursor()):
+            record = ssd_pb2.AnnotatedDatum.FromString(value)
+            change(record)
+            transaction.put(key, record.SerializeToString())
+    return images
+
+
+def test_records_without_a_type_need_a_cut(tmp_path: Path) -> None:
+    """CropImage and ExpandImage set it, where anno_type says that there are boxes."""
+    changed_database(tmp_path, 1, lambda record: record.ClearField("type"))
+    sampler = "anno_type: BBOX batch_sampler { max_sample: 1 max_trials: 1 }"
+    assert reader(tmp_path / "db", "", sampler, batch=1).next()[1][0, 0, 0, 1] == 1
+    with pytest.raises(NetError, match="holds a record without a type"):
+        reader(tmp_path / "db", "", "anno_type: BBOX", batch=1).next()
+
+
+def test_records_without_a_size_cannot_be_resized(tmp_path: Path) -> None:
+    """data_transformer.cpp: CHECK_GT(img_height, 0); what was encoded anew has a size."""
+
+    def change(record: Any) -> None:
+        record.datum.ClearField("height")
+
+    changed_database(tmp_path, 1, change)
+    resizing = "resize_param { height: 6 width: 10 }"
+    with pytest.raises(NetError, match="holds a record without height and width, by which resize_param moves"):
+        reader(tmp_path / "db", resizing, batch=1).next()
+    for settings in ("", resizing + " distort_param { }"):
+        np.testing.assert_allclose(
+            reader(tmp_path / "db", settings, batch=1).next()[1][0, 0, 0, 3:7], [0.25, 0.5, 0.75, 1]
+        )
+
+
+def test_boxes_go_by_the_size_that_the_record_states(tmp_path: Path) -> None:
+    def change(record: Any) -> None:
+        record.datum.height, record.datum.width = 20, 20
+
+    changed_database(tmp_path, 1, change)
+    fitted = "resize_param { resize_mode: FIT_LARGE_SIZE_AND_PAD height: 20 width: 20 }"
+    np.testing.assert_allclose(reader(tmp_path / "db", fitted, batch=1).next()[1][0, 0, 0, 3:7], [0.25, 0.5, 0.75, 1])
+
+
+def test_each_batch_has_its_own_size(tmp_path: Path) -> None:
+    images = encoded_database(tmp_path, [(8, 20), (18, 8)])
+    found = reader(tmp_path / "db", batch=1)
+    for image in images:
+        np.testing.assert_array_equal(found.next()[0][0], image)
+    with pytest.raises(NetError, match=r"image of shape \(3, 18, 8\); the first one of its batch has \(3, 8, 20\)"):
+        reader(tmp_path / "db", batch=2).next()
+
+
+def test_a_crop_of_one_side_begins_at_the_edge(tmp_path: Path) -> None:
+    (image,) = encoded_database(tmp_path, [(8, 20)])
+    found = reader(tmp_path / "db", "crop_h: 6", batch=1)
+    (cut,), rows = found.next()
+    np.testing.assert_array_equal(cut, image[:, :6])
+    np.testing.assert_allclose(rows[0, 0, 0, 3:7], [0.25, 4 / 6, 0.75, 1], rtol=1e-6)
+    turned = reader(tmp_path / "db", "crop_w: 7 mirror: true", batch=1)
+    images = [turned.next()[0][0] for _ in range(8)]
+    assert {np.array_equal(one, image[..., :7]) for one in images} == {True, False}
+    assert all(np.array_equal(one, image[..., :7]) or np.array_equal(one, image[..., 6::-1]) for one in images)
+    with pytest.raises(NetError, match="draw the place of the crop, for which Caffe takes mirror: true"):
+        reader(tmp_path / "db", "crop_h: 6 crop_w: 7", batch=1)
+    assert reader(tmp_path / "db", "crop_h: 6 crop_w: 7", batch=1, phase=TEST).shapes[0] == (1, 3, 6, 7)
+
+
+def test_raw_images_are_cut_by_crop_size_whatever_resize_param_says(database: Path) -> None:
+    found = reader(database, "crop_size: 12 resize_param { height: 15 width: 15 }", batch=1, phase=TEST)
+    np.testing.assert_array_equal(found.next()[0][0], IMAGES[0][:, 4:16, 9:21])
+
+
+def test_the_mean_of_an_encoded_image_is_not_mirrored(tmp_path: Path) -> None:
+    (image,) = encoded_database(tmp_path, [(8, 20)])
+    mean = RANDOM.uniform(0, 9, (1, 3, 8, 20)).astype(np.float32)
+    write_mean(tmp_path / "mean", mean)
+    settings = f'mirror: true mean_file: "{tmp_path}/mean" '
+    found = reader(tmp_path / "db", settings, batch=1)
+    images = [found.next()[0][0] for _ in range(8)]
+    wanted = [image - mean[0], image[..., ::-1] - mean[0]]
+    places = [[np.allclose(one, other) for other in wanted].index(True) for one in images]
+    assert set(places) == {0, 1}
+    with pytest.raises(DataUnavailableError, match="the effect of mean_file on cropped encoded images"):
+        reader(tmp_path / "db", settings + "crop_size: 6", batch=1)
+    with pytest.raises(NetError, match="expand_param goes with mean_value"):
+        reader(tmp_path / "db", settings + "expand_param { max_expand_ratio: 2 }", batch=1)
+    assert reader(tmp_path / "db", settings + "expand_param { prob: 0 max_expand_ratio: 2 }", batch=1)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (
+            "distort_param { hue_prob: 1 hue_delta: 3 }",
+            "of 1 channels; expected three for distort_param's saturation and hue",
+        ),
+        ("distort_param { random_order_prob: 1 }", "of 1 channels; expected three for random_order_prob"),
+        ("noise_param { decolorize: true }", "of 1 channels; expected three for decolorize and convert_to_hsv"),
+        ("resize_param { resize_mode: FIT_LARGE_SIZE_AND_PAD height: 1 width: 1 }", "leaves 0 x 1 pixels"),
+        ("mean_value: 1 mean_value: 2 expand_param { max_expand_ratio: 3 }", "mean_value is given 2 times"),
+    ],
+)
+def test_images_that_opencv_does_not_take(tmp_path: Path, settings: str, message: str) -> None:
+    pytest.importorskip("cv2")
+    encoded_database(tmp_path, [(8, 20)])
+    with pytest.raises(NetError, match=message):
+        reader(tmp_path / "db", "force_gray: true " + settings, batch=1).next()
+
+
+def test_conversion_to_lab_is_refused_at_the_start(tmp_path: Path) -> None:
+    encoded_database(tmp_path, [(8, 20)])
+    with pytest.raises(DataUnavailableError, match="convert_to_lab"):
+        reader(tmp_path / "db", "noise_param { convert_to_lab: true }", batch=1)

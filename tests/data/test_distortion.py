@@ -10,7 +10,6 @@ from google.protobuf import text_format
 
 from caffestat.data.distortion import Draws, add_noise, distort, fitted_box, new_size, resized
 from caffestat.data.images import nearest, recompressed, resize
-from caffestat.data.reader import DataUnavailableError
 from caffestat.fillers import Stream
 from caffestat.fillers.distributions import uniform
 from caffestat.schema.forks.ssd_pb2 import DistortionParameter, NoiseParameter, ResizeParameter
@@ -175,5 +174,5 @@ def test_noise() -> None:
     assert {(int(y), int(x)) for y, x in np.argwhere(salted[1] == 7)} == {
         (words[i + 1] % 9, words[i] % 11) for i in range(0, 8, 2)
     }
-    with pytest.raises(DataUnavailableError, match="convert_to_lab"):
-        noisy(WIDE, "convert_to_lab: true")
+    gray = noisy(flat[:1], "saltpepper: true saltpepper_param { fraction: 0.05 value: 7 }")
+    np.testing.assert_array_equal(gray, salted[:1])
