@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from caffestat.float32 import rounded
 from caffestat.lazy import np
 
 from .boxes import areas, decode, encode, overlaps, suppress
@@ -19,6 +20,7 @@ NO_MINING, MAX_NEGATIVE, HARD_EXAMPLE = range(3)
 FREE, IGNORED = -1, -2
 LEAST_OVERLAP = 1e-6
 LEAST_AREA = 1e-5  # of a box that ApplyNMS keeps
+BEYOND_INT = 2**31
 
 Error = Callable[[str], Exception]
 
@@ -133,11 +135,12 @@ def _rows(truth: np.ndarray, p: Any, error: Error) -> np.ndarray:
     rows = truth[truth[:, 0].astype(int) != -1]
     if (rows[:, 1].astype(int) == p.background_label_id).any():
         raise error(f"the true boxes hold the background's label, {p.background_label_id}")
-    if (rows[:, 1].astype(int) >= p.num_classes).any():
-        raise error(
-            f"the true boxes hold label {int(rows[:, 1].max())}; expected less than num_classes {p.num_classes}"
-        )
-    return rows if p.use_difficult_gt else rows[rows[:, 7] == 0]
+    rows = rows if p.use_difficult_gt else rows[rows[:, 7] == 0]
+    labels = rows[:, 1].astype(int)
+    wrong = labels[(labels < 0) | (labels >= p.num_classes)]
+    if wrong.size and not (p.map_object_to_agnostic and p.mining_type == NO_MINING):
+        raise error(f"the true boxes hold label {wrong[0]}; expected 0 to {p.num_classes - 1}, as num_classes says")
+    return rows
 
 
 def _matched(image: _Image, p: Any) -> tuple[np.ndarray, np.ndarray]:
@@ -198,8 +201,9 @@ def _mined(image: _Image, indices: np.ndarray, most: np.ndarray, p: Any) -> tupl
     (index,), (overlap,) = indices, most
     loss = _score_losses(image, index, p)
     eligible = np.flatnonzero((index == FREE) & (overlap < np.float32(p.neg_overlap)) & image.may_be_object)
-    wanted = int(np.float32((index > FREE).sum()) * np.float32(p.neg_pos_ratio))
-    count = max(min(wanted, eligible.size), 0)
+    wanted = rounded(int((index > FREE).sum()) * p.neg_pos_ratio)
+    wanted = wanted if abs(wanted) < BEYOND_INT else -BEYOND_INT  # what C++ makes of larger ones, and of NaN
+    count = max(min(int(wanted), eligible.size), 0)
     if p.mining_type == HARD_EXAMPLE:
         loss = loss + _location_losses(image, index, p)
         eligible = np.flatnonzero(image.may_be_object)

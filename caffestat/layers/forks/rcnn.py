@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from caffestat.lazy import np
 from caffestat.schema.forks import rcnn_pb2
 
-from ..base import Shape, layer
+from ..base import Shape, layer, of_four_axes
 from ..loss import FLT_MIN, Loss, SoftmaxWithLoss, class_index, total, weigh
 from ..math import emit_softmax
 from ..reread import without_gradient
@@ -56,8 +56,8 @@ class SmoothL1Loss(Loss):
         if max(map(len, bottoms)) > 4:
             raise self.error(f"expected bottoms of at most 4 axes (N, C, H, W), found {list(bottoms)}")
         for index, shape in enumerate(bottoms[1:], 1):
-            if math.prod(shape) != math.prod(bottoms[0]):
-                raise self.error(f"bottom {index} has shape {shape}; expected as many values as in {bottoms[0]}")
+            if of_four_axes(shape) != of_four_axes(bottoms[0]):
+                raise self.error(f"bottom {index} has shape {shape}; expected {bottoms[0]}, that of bottom 0")
 
     def divisor(self, shape: Shape) -> float:
         """Return what the sum is divided by."""

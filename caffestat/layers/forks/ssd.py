@@ -18,7 +18,7 @@ from caffestat.prototext import parse
 from caffestat.schema import from_document
 from caffestat.schema.forks import ssd_pb2
 
-from ..base import TEST, Layer, Param, Shape, layer, to_filler
+from ..base import TEST, Layer, Param, Shape, layer, of_four_axes, to_filler
 from ..data import Images
 from ..loss import BATCH_SIZE, FULL, NONE, VALID, Normalized
 from ..reread import emit_closed, without_gradient
@@ -181,12 +181,13 @@ class _Priors(Layer):
         return np.array(values * (4 // len(values)), np.float32)
 
     def tops(self, bottoms: Sequence[Shape]) -> tuple[Shape, ...]:
-        if any(len(shape) != 4 for shape in bottoms):
-            raise self.error(f"expected bottoms of 4 axes (N, C, H, W), found shapes {bottoms[0]} and {bottoms[1]}")
+        if any(len(shape) > 4 for shape in bottoms):
+            found = f"found shapes {bottoms[0]} and {bottoms[1]}"
+            raise self.error(f"expected bottoms of at most 4 axes (N, C, H, W), {found}")
         self.pair("img_size", "img_h", "img_w")
         self.pair("step", "step_h", "step_w")
         self.variances()
-        return ((1, 2, math.prod(bottoms[0][2:]) * self.count() * 4),)
+        return ((1, 2, math.prod(of_four_axes(bottoms[0])[2:]) * self.count() * 4),)
 
     def boxes(self, places: Shape, image: Shape) -> np.ndarray:
         """Return the boxes [H, W, boxes, 4] for a map of H x W places and an image's size."""
@@ -210,7 +211,8 @@ class _Priors(Layer):
         return boxes.clip(0, 1) if proto.clip else boxes
 
     def lower(self, g: Graph, bottoms: Sequence[str], params: Sequence[str]) -> Sequence[str]:
-        boxes = self.boxes(g.shape(bottoms[0])[2:], g.shape(bottoms[1])[2:])
+        places, image = (of_four_axes(g.shape(bottom))[2:] for bottom in bottoms)
+        boxes = self.boxes(places, image)
         both = np.stack([boxes.ravel(), np.broadcast_to(self.variances(), boxes.shape).ravel()])
         return without_gradient(g, bottoms, lambda *_: (g.emit("Identity", g.constant(both[None])),))
 

@@ -162,3 +162,11 @@ def test_the_hardest_regions_are_kept(with_targets: bool) -> None:
         layer.tops([(3, 2), (3, 8), (3, 5), (3,), (3, 8)])
     with pytest.raises(NetError, match=r"expected \(R, K\)"):
         layer.tops([(3, 2), (3, 8), (3, 4), (3,), (3, 8), (3, 8), (3, 8)][: len(data)])
+
+
+def test_smooth_l1_takes_bottoms_of_the_same_axes() -> None:
+    """smooth_L1_loss_layer.cpp compares channels, height and width, where missing axes are 1."""
+    layer = make(LOSS % "")
+    assert layer.tops([(2, 6, 1), (2, 6)]) == ((),)
+    with pytest.raises(NetError, match=r"bottom 1 has shape \(2, 6, 6\); expected \(2, 6, 3, 2\), that of bottom 0"):
+        layer.tops([(2, 6, 3, 2), (2, 6, 6)])

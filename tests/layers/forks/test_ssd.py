@@ -439,7 +439,7 @@ def test_all_objects_are_one_class_in_the_first_of_two_stages() -> None:
     bottoms = [loc, np.random.default_rng(6).normal(size=(2, 14)), prior, truth]
     fields = "code_type: CENTER_SIZE map_object_to_agnostic: true"
     first = make(LOSS.replace("num_classes: 3", "num_classes: 2") % ("", fields))
-    with pytest.raises(NetError, match="label 2; expected less than num_classes 2"):
+    with pytest.raises(NetError, match="label 2; expected 0 to 1, as num_classes says"):
         run(first, bottoms)
     first.peers = (make(REFINED % ""),)
     found = run(first, bottoms).tops[0]
@@ -682,3 +682,37 @@ def test_matches_that_caffe_keeps_are_told() -> None:
     shapes = [bottom.shape for bottom in loss_bottoms()]
     assert "keeps the first batch's matches" in make(LOSS % ("", ""), TEST).oddity(shapes)
     assert not make(LOSS % ("", "")).oddity(shapes)
+
+
+def test_all_objects_are_one_class_without_mining() -> None:
+    """multibox_loss_layer.cpp asks of labels to be below num_classes where it mines."""
+    loc, _, prior, truth = loss_bottoms()
+    bottoms = [loc, np.random.default_rng(6).normal(size=(2, 14)), prior, truth]
+    settings = "code_type: CENTER_SIZE map_object_to_agnostic: true mining_type: NONE"
+    layer = make(LOSS.replace("num_classes: 3", "num_classes: 2") % ("", settings))
+    found = run(layer, bottoms).tops[0]
+    truth[..., 1] = 1
+    assert found == run(layer, bottoms).tops[0]
+
+
+def test_labels_below_zero_are_refused() -> None:
+    *bottoms, truth = loss_bottoms()
+    truth[0, 0, 1, 1] = -2
+    with pytest.raises(NetError, match="label -2; expected 0 to 2, as num_classes says"):
+        run(make(LOSS % ("", "code_type: CENTER_SIZE")), [*bottoms, truth])
+
+
+@pytest.mark.parametrize("ratio", ["3e38", "inf", "nan", "-1", "1e10"])
+def test_ratios_beyond_integers_take_no_negatives(ratio: str) -> None:
+    """static_cast<int>(num_pos * neg_pos_ratio), compiled for x86."""
+    text = LOSS % ("", "code_type: CENTER_SIZE neg_pos_ratio: %s")
+    assert run(make(text % ratio), loss_bottoms()).tops[0] == run(make(text % 0), loss_bottoms()).tops[0]
+
+
+def test_priors_of_maps_without_places() -> None:
+    """prior_box_layer.cpp: height() and width() are 1 where a blob has no such axis."""
+    layer = make('name: "p" type: "PriorBox" bottom: "m" bottom: "x" top: "y" prior_box_param { min_size: 4 }')
+    found = run(layer, [np.zeros((2, 5)), np.zeros((2, 3, 16, 8))]).tops[0]
+    np.testing.assert_allclose(found[0, 0], [0.25, 0.375, 0.75, 0.625])
+    with pytest.raises(NetError, match="expected bottoms of at most 4 axes"):
+        layer.tops([(1, 2, 3, 4, 5), (1, 3, 8, 8)])
