@@ -26,7 +26,7 @@ from .transformer import mean_values
 if TYPE_CHECKING:
     from caffestat.layers import Layer, Shape
 
-__all__ = ["AnnotatedReader"]
+__all__ = ["AnnotatedReader", "Item"]
 
 MOST_BOXES = 300  # in an image, of YOLO's rows
 OF_MOBILENET_YOLO = ("yolo_data_type", "yolo_data_jitter", "train_diffcult", "single_class", "difficult_label_warmup")
@@ -45,7 +45,7 @@ class _Annotation:
 
 
 @dataclass(frozen=True)
-class _Item:
+class Item:
     """An image (C, H, W) with its boxes.
 
     stated    the shape that its Datum states, by which boxes go; that of a compressed image may lack it
@@ -98,7 +98,7 @@ class AnnotatedReader(DatumReader):
         """Return the resize_param that counts, in a list; an empty one without."""
         return self._settings.resize_param[self._policy : self._policy + 1]
 
-    def _check(self, item: _Item) -> None:
+    def _check(self, item: Item) -> None:
         """Raise DataUnavailableError for what is not reproduced, NetError for what the reference refuses."""
         p, channels = self._settings, len(item.image)
         if self._is_mobilenets and p.resize_param and abs(sum(one.prob for one in p.resize_param) - 1) > 0.01:
@@ -120,7 +120,7 @@ class AnnotatedReader(DatumReader):
         else:
             self._check_encoded()
 
-    def _check_raw(self, item: _Item) -> None:
+    def _check_raw(self, item: Item) -> None:
         if self._shape(item) != item.image.shape and not self.layer.proto.transform_param.crop_size:
             what = "resize_param, crop_h and crop_w take encoded images only"
             raise self.layer.error(f"{what}, and of others crop_size alone cuts a part, as in the reference")
@@ -146,7 +146,7 @@ class AnnotatedReader(DatumReader):
         side, p = self.layer.proto.transform_param.crop_size, self._settings
         return (side, side) if side else (p.crop_h, p.crop_w)
 
-    def _shape(self, item: _Item) -> tuple[int, int, int]:
+    def _shape(self, item: Item) -> tuple[int, int, int]:
         """Return the shape (C, H, W) that the net gets an image in, without a draw. (InferBlobShape)"""
         sizes = [new_size(p, item.image.shape) for p in self._resizing()]
         size = sizes[0] if sizes else item.image.shape[1:]
@@ -205,7 +205,7 @@ class AnnotatedReader(DatumReader):
         listed = [(i, a.label, a.instance, *a.box, a.difficult) for i, boxes in enumerate(found) for a in boxes]
         return np.array(listed or [(-1,) * 8], np.float32)[None, None]
 
-    def _item(self, record: Any) -> _Item:
+    def _item(self, record: Any) -> Item:
         boxes = tuple(
             _Annotation(
                 group.group_label,
@@ -218,9 +218,9 @@ class AnnotatedReader(DatumReader):
         )
         image, datum = self._image(record), record.datum
         stated = (len(image), datum.height, datum.width)
-        return _Item(image, boxes, stated, not datum.encoded, record.HasField("type"))
+        return Item(image, boxes, stated, not datum.encoded, record.HasField("type"))
 
-    def _stored(self, item: _Item) -> _Item:
+    def _stored(self, item: Item) -> Item:
         """Return the item as the next step finds it: an encoded image is compressed again."""
         image = item.image if item.is_raw else recompressed(item.image)
         return replace(item, image=image, stated=image.shape)
@@ -231,13 +231,13 @@ class AnnotatedReader(DatumReader):
         except ValueError as error:
             raise self._error(f"holds an image {error}") from error
 
-    def _distorted(self, item: _Item) -> _Item:
+    def _distorted(self, item: Item) -> Item:
         """Return the item with other colours, an encoded one only. (DistortImage)"""
         if item.is_raw or not self._settings.HasField("distort_param"):
             return item
         return self._stored(replace(item, image=self._changed(distort, item.image, self._settings.distort_param)))
 
-    def _expanded(self, item: _Item) -> _Item:
+    def _expanded(self, item: Item) -> Item:
         """Return the item in the middle of a larger image, or as it is. (ExpandImage)"""
         p = self._settings.expand_param
         if not self._settings.HasField("expand_param") or self._draws.between(0, 1) > np.float32(p.prob):
@@ -260,7 +260,7 @@ class AnnotatedReader(DatumReader):
         """Return the border of an encoded image that is enlarged: the mean of each channel."""
         return np.clip(np.rint(mean_values(self.layer, channels)), 0, 255).astype(np.uint8)
 
-    def _sampled(self, item: _Item) -> _Item:
+    def _sampled(self, item: Item) -> Item:
         """Return a part of the image with its boxes, or all of it. (GenerateBatchSamples, CropImage)"""
         found = [
             box for sampler in self._samplers if sampler.use_original_image for box in self._samples(sampler, item)
@@ -290,7 +290,7 @@ class AnnotatedReader(DatumReader):
         left, top = (self._draws.between(0, float(np.float32(1) - side)) for side in (wide, tall))
         return np.array([left, top, left + wide, top + tall], np.float32)
 
-    def _samples(self, sampler: Any, item: _Item) -> Iterator[Any]:
+    def _samples(self, sampler: Any, item: Item) -> Iterator[Any]:
         """Yield the boxes that a sampler finds. (GenerateSamples)"""
         found = 0
         for _ in range(sampler.max_trials):
@@ -312,7 +312,7 @@ class AnnotatedReader(DatumReader):
         left, top = (self._draws.between(0, max(float(np.float32(1) - side), 0)) for side in (wide, tall))
         return np.array([left, top, left + wide, top + tall], np.float32)
 
-    def _transformed(self, item: _Item) -> tuple[np.ndarray, list[_Annotation]]:
+    def _transformed(self, item: Item) -> tuple[np.ndarray, list[_Annotation]]:
         """Return the image as the net gets it, with its boxes. (Transform, TransformAnnotation)"""
         self._check_stated(item)
         image, mean = item.image, None
@@ -330,7 +330,7 @@ class AnnotatedReader(DatumReader):
         boxes = self._boxes_of_net(item.boxes, item.stated, np.array(corners, np.float32), mirror)
         return self._transformer.cut(image, mirror, top, left, mean), boxes
 
-    def _check_stated(self, item: _Item) -> None:
+    def _check_stated(self, item: Item) -> None:
         """Raise NetError for an item that lacks what the reference makes boxes of."""
         if self._has_boxes and not item.is_typed:
             raise self._error("holds a record without a type, at which Caffe stops; set it to BBOX in all records")

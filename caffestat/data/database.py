@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from google.protobuf.message import DecodeError
@@ -30,19 +31,24 @@ class DatumReader(Reader):
     is_independent = True
 
     def __init__(self, layer: Layer) -> None:
-        param = layer.proto.data_param
-        super().__init__(layer, param.batch_size)
-        self._path = find(param.source, layer)
-        if param.backend != caffe_pb2.DataParameter.LMDB:
-            raise DataUnavailableError(
-                f"{str(self._path)!r} is a LevelDB by its backend field (the default); only LMDB is supported"
-            )
+        super().__init__(layer, layer.proto.data_param.batch_size)
+        self._path = self._found()
         self._transformer = Transformer(layer, self._crop())
         self._values: Iterator[bytes] = iter(())
         first = self._record()
         self._values = iter(())
         self.shapes = self._shapes(first)[: layer.top_count]
         self.varies = self.batch == 1 and not self._transformer.cuts
+
+    def _found(self) -> Path:
+        """Return where the records are. Raises DataUnavailableError when they are missing or of an unknown format."""
+        param = self.layer.proto.data_param
+        path = find(param.source, self.layer)
+        if param.backend != caffe_pb2.DataParameter.LMDB:
+            raise DataUnavailableError(
+                f"{str(path)!r} is a LevelDB by its backend field (the default); only LMDB is supported"
+            )
+        return path
 
     def _crop(self) -> tuple[int, int] | None:
         """Return height and width of the crop; None for crop_size."""

@@ -23,6 +23,7 @@ KINDS = {
     "segments": ("label_maps", "SegReader"),
     "window_segments": ("label_maps", "WindowSegReader"),
     "flows": ("flow_records", "FlowReader"),
+    "frames": ("frames", "FrameReader"),
     "clips": ("videos", "ClipReader"),
     "database": ("database", "DatumReader"),
     "hdf5": ("hdf5", "HDF5Reader"),

@@ -282,13 +282,17 @@ class ActionVideoData(_Segments):
 
 @layer("VideoData", dialect="ssd")
 class StreamVideoData(AnnotatedData):
-    """Frames of a camera or of a video file, of the size that resize_param states, and labels [N].
+    """Frames of a camera or of a video file, of the size that resize_param states, and labels [N], all 0.
 
     (weiliu89/caffe, video_data_layer.cpp)
     """
 
-    data_kind = ""
-    why_unread = "no video is read"
+    data_kind = "frames"
+
+    @property
+    def why_unread(self) -> str:
+        p = self.added.video_data_param
+        return "" if p.video_type == p.VIDEO else "no camera is read"
 
     def written_shape(self, index: int) -> Shape | None:
         return (self.batch_size(),) if index else self.image_shape()
@@ -298,6 +302,9 @@ class StreamVideoData(AnnotatedData):
 
     def example(self, top: int, shape: Shape, random: np.random.Generator) -> np.ndarray | None:
         return None
+
+    def setup_words(self) -> tuple[str, ...]:
+        return Images.setup_words(self)
 
     def shape_source(self) -> str:
         p = self.added.video_data_param

@@ -256,7 +256,7 @@ SIZES = {"x": (1, 3, 8, 9)}
         ('type: "FileData" top: "x" video_data_param { do_squeeze: true }', "the contents of its files are not read"),
         ('type: "ImageGtData" top: "x" image_gt_data_param { batch_size: 1 }', "its images are not read"),
         ('type: "MatRead" top: "x" mat_read_param { prefix: "p" }', r"file not found: 'piter_0_blob_0\.mat' .*"),
-        ('type: "VideoData" top: "x" top: "y" video_data_param { video_type: WEBCAM }', "no video is read"),
+        ('type: "VideoData" top: "x" top: "y" video_data_param { video_type: WEBCAM }', "no camera is read"),
     ],
 )
 def test_real_data_that_no_reader_reads_are_an_error_and_else_a_note(text: str, message: str) -> None:
