@@ -1,5 +1,8 @@
 """SSD's resizing, noise and colour distortion of images.
 
+OpenCV 4.6 and 5.0 give the same JPEG files, CLAHE, histograms, blurs and sizes; CUBIC's pixels can differ by 1, and
+once in a million those of a changed hue or saturation.
+
 (weiliu89/caffe, branch ssd: src/caffe/util/im_transforms.cpp)
 """
 
