@@ -804,10 +804,10 @@ class AnnotatedData(Images):
 
     def image_shape(self) -> Shape | None:
         transform, added = self.proto.transform_param, self.added.transform_param
-        size = (transform.crop_size,) * 2 if transform.crop_size else (added.crop_h, added.crop_w)
-        if not all(size):
-            sizes = [*added.resize_param, *added.resize_param_yolo]
-            size = next(((resize.height, resize.width) for resize in sizes), (0, 0))
+        crop = (transform.crop_size,) * 2 if transform.crop_size else (added.crop_h, added.crop_w)
+        sizes = [*added.resize_param, *added.resize_param_yolo]
+        resized = next(((resize.height, resize.width) for resize in sizes), (0, 0))
+        size = tuple(cut or whole for cut, whole in zip(crop, resized, strict=True))
         return (self.batch_size(), self.channels(), *size) if all(size) else None
 
     def mask_shape(self) -> Shape | None:

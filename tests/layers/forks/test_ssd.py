@@ -716,3 +716,20 @@ def test_priors_of_maps_without_places() -> None:
     np.testing.assert_allclose(found[0, 0], [0.25, 0.375, 0.75, 0.625])
     with pytest.raises(NetError, match="expected bottoms of at most 4 axes"):
         layer.tops([(1, 2, 3, 4, 5), (1, 3, 8, 8)])
+
+
+@pytest.mark.parametrize(
+    ("transform", "size"),
+    [
+        ("resize_param { height: 20 width: 24 }", (20, 24)),
+        ("resize_param { height: 20 width: 24 } crop_size: 9", (9, 9)),
+        ("resize_param { height: 20 width: 24 } crop_h: 11", (11, 24)),
+        ("resize_param { height: 20 width: 24 } crop_h: 11 crop_w: 12", (11, 12)),
+        ("crop_h: 11 crop_w: 12", (11, 12)),
+        ("crop_w: 12", None),
+    ],
+)
+def test_sizes_of_images_that_are_not_there(transform: str, size: tuple[int, int] | None) -> None:
+    text = f"""name: "d" type: "AnnotatedData" top: "x" top: "y" data_param {{ batch_size: 6 source: "none" }}
+      transform_param {{ {transform} }}"""
+    assert make(text).tops([])[0] == (size and (6, 3, *size))
