@@ -495,10 +495,8 @@ class _Loader:
         if not node.info.reshapes:
             return
         x, y = (self.graph.specs.get(name) for name in (node.inputs[0], node.outputs[0]))
-        asked = self.graph.constants.get(node.inputs[-1])
-        shape = y.shape if y else None if asked is None else tuple(asked.tolist())
-        if x and shape is not None and (y is None or prod(x.shape) != prod(shape)):
-            words = f"{x.shape} does not go with {shape}; {self.given_sizes()}"
+        if x and y and prod(x.shape) != prod(y.shape):
+            words = f"{x.shape} cannot become {y.shape}; {self.given_sizes()}"
             raise InputError(f"{node.op} (value {node.outputs[0]}): {words}")
 
     def given_sizes(self) -> str:

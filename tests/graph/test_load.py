@@ -500,3 +500,11 @@ def test_calls_of_functions_have_the_defaults_of_their_attributes() -> None:
     proto.opset_import.append(helper.make_opsetid("own", 1))
     for found, slope in zip(loaded_outputs(load(proto), {"x": X}), (0.7, 0.2, 0.7), strict=True):
         np.testing.assert_allclose(found, np.where(X > 0, X, slope * (np.exp(X) - 1)), rtol=1e-5, atol=1e-6)
+
+
+def test_an_axis_without_axes_of_its_own_leaves_a_shape_unknown() -> None:
+    """The runtime takes one number for a list of axes; shape inference does not."""
+    proto = model([node("Unsqueeze", ["x", "a"], ["y"])], {"x": [2, 3]}, ["y"], {"a": np.array(0)})
+    loaded = load(proto)
+    x = normal(2, 3)
+    np.testing.assert_array_equal(loaded_outputs(loaded, {"x": x})[0], x[None])
