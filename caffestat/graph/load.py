@@ -462,12 +462,13 @@ class _Loader:
             self.graph.nodes.append(node)
 
     def check_axis(self, node: Node) -> None:
-        """Raise InputError when a node's axis is none of its input's."""
+        """Raise InputError when a node's axis is none of its input's, nor one that it adds."""
         spec, axis = self.graph.specs.get(next(iter(node.inputs), "")), node.attributes.get("axis")
         if spec is None or not spec.shape or not isinstance(axis, int) or node.domain or node.info.converts:
             return
-        rank = len(spec.shape)
-        if not -rank <= axis < rank + node.info.reshapes:
+        rank, result = len(spec.shape), self.graph.specs.get(node.outputs[0])
+        most = max(rank, len(result.shape)) if result else rank
+        if not -most <= axis < most + node.info.reshapes:
             raise InputError(
                 f"{node.op} (value {node.outputs[0]}): axis {axis} is out of range for an input of {rank} axes"
             )

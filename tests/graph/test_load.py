@@ -508,3 +508,13 @@ def test_an_axis_without_axes_of_its_own_leaves_a_shape_unknown() -> None:
     loaded = load(proto)
     x = normal(2, 3)
     np.testing.assert_array_equal(loaded_outputs(loaded, {"x": x})[0], x[None])
+
+
+@pytest.mark.parametrize("axis", [-2, 0, 1])
+def test_the_axis_that_a_one_hot_adds(axis: int) -> None:
+    hot = node("OneHot", ["x", "n", "v"], ["y"], axis=axis)
+    proto = model([hot], [value("x", [3], TensorProto.INT64)], ["y"], {"n": np.array(4), "v": normal(2)})
+    assert load(proto).graph.shape("y") == ((3, 4) if axis == 1 else (4, 3))
+    hot.attribute[0].i = 2
+    with pytest.raises(InputError, match="axis 2 is out of range for an input of 1 axes"):
+        load(model([hot], [value("x", [3], TensorProto.INT64)], ["y"], {"n": np.array(4), "v": normal(2)}))
