@@ -85,6 +85,9 @@ class Recurrent(Layer):
     def classes(self, bottom: int, bottoms: Sequence[Shape]) -> int | None:
         return 2 if bottom == 1 else None
 
+    def is_ignored(self, values: np.ndarray) -> np.ndarray:
+        return np.ones(values.shape, bool)  # the state is multiplied by any cont
+
     def allow_force_backward(self, bottom: int) -> bool:
         return bottom != 1
 
@@ -286,6 +289,9 @@ class LSTMUnit(Layer):
 
     def classes(self, bottom: int, bottoms: Sequence[Shape]) -> int | None:
         return 2 if bottom == 2 else None
+
+    def is_ignored(self, values: np.ndarray) -> np.ndarray:
+        return np.ones(values.shape, bool)  # the state is multiplied by any cont
 
     def allow_force_backward(self, bottom: int) -> bool:
         return bottom != 2

@@ -327,6 +327,12 @@ class _Builder:
         except NetError as error:
             self.fault(error)
             node.loss_weights = (0.0,) * node.layer.top_count
+        if any(weight and node.layer.is_in_place(top) for top, weight in enumerate(node.loss_weights)):
+            said = (
+                "has a loss_weight and works in place: from the second pass on, Caffe weighs by what its backward pass"
+            )
+            said += " has written there; give the top a name of its own"
+            self.findings.append(Finding(node.place, f"layer {node.name!r} ({node.type}): {said}"))
 
     def tell_layer(self, node: Node) -> None:
         """Give a layer what it needs to know of the net around it."""

@@ -108,6 +108,7 @@ LAYERS = [
     Case("layer.hpp", "Convolution", "2,3,6,5 2,3,6,5", _conv("num_output: 4 kernel_size: 3"), TAKEN, "t u"),
     Case("layer.hpp", "ReLU", "2,3", "loss_weight: 1 loss_weight: 2", REFUSED),
     Case("layer.hpp", "ReLU", "2,3", "loss_weight: 1", TAKEN),
+    Case("layer.hpp", "ReLU", "2,3", "loss_weight: 1", WARNED, "b0"),
     # net.cpp
     Case("net.cpp", "ReLU", "2,3", "propagate_down: true propagate_down: false", REFUSED),
     Case("net.cpp", "ReLU", "2,3", "param { }", REFUSED),

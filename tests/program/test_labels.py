@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -35,7 +36,7 @@ NETS = {
 }
 
 
-def run(folder: Path, text: str, labels: list[float]) -> None:
+def run(folder: Path, text: str, labels: list[Any]) -> None:
     (folder / "net.prototxt").write_text(text)
     api.analyze(folder / "net.prototxt", device="cpu", inputs={"y": np.array(labels, np.float32)})
 
@@ -60,6 +61,15 @@ def test_a_label_that_is_ignored_may_lie_outside(tmp_path: Path, kind: str, para
     run(tmp_path, NETS[kind] % param, [255.0, 3.0, 0.0])
     with pytest.raises(NetError, match="found 254 in"):
         run(tmp_path, NETS[kind] % param, [255.0, 254.0, 0.0])
+
+
+def test_any_mark_of_a_sequence_is_taken(tmp_path: Path) -> None:
+    text = (
+        'layer { name: "in" type: "Input" top: "x" top: "y"\n'
+        "  input_param { shape { dim: 3 dim: 1 dim: 2 } shape { dim: 3 dim: 1 } } }\n"
+        'layer { name: "l" type: "LSTM" bottom: "x" bottom: "y" top: "l" recurrent_param { num_output: 2 } }\n'
+    )
+    run(tmp_path, text, [[2.0], [-1.5], [0.0]])
 
 
 def test_labels_that_layers_compute(tmp_path: Path) -> None:
