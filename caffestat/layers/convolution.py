@@ -227,6 +227,7 @@ class Im2col(_Sliding):
     own_fields = ("convolution_param.bottom_is_im2col",)  # segaware's, for the layers behind it
 
     def tops(self, bottoms: Sequence[Shape]) -> tuple[Shape, ...]:
+        self.refuse_in_place()  # Caffe clears the bottom's diff, the top's, before it reads it
         at = self.geometry(bottoms)
         if not at.spatial:
             raise self.error(f"needs a spatial axis after axis {len(at.outer)}; found a bottom of shape {bottoms[0]}")

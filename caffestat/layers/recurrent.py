@@ -57,6 +57,7 @@ class Recurrent(Layer):
         return len(bottoms) > 2 + self.exposed()
 
     def tops(self, bottoms: Sequence[Shape]) -> tuple[Shape, ...]:
+        self.refuse_in_place()  # Caffe gives the top the memory of the unrolled net
         self.check(bottoms)
         steps, streams, size = *bottoms[0][:2], self.param.num_output
         return ((steps, streams, size), *((1, streams, size),) * self.exposed())

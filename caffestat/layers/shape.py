@@ -357,6 +357,7 @@ class Crop(Layer):
         return tuple((Fraction(1), Fraction(-start)) for start in starts) if len(shape) == 4 else None
 
     def tops(self, bottoms: Sequence[Shape]) -> tuple[Shape, ...]:
+        self.refuse_in_place()  # Caffe clears the bottom's diff, the top's, before it reads it
         shape, reference = bottoms
         axis, offsets = self.axis(shape), self.offsets(shape)
         sizes = reference[axis : len(shape)]
@@ -408,6 +409,7 @@ class BatchReindex(Layer):
         return needed[1]
 
     def tops(self, bottoms: Sequence[Shape]) -> tuple[Shape, ...]:
+        self.refuse_in_place()  # Caffe clears the bottom's diff, the top's, before it reads it
         shape, indices = bottoms
         if len(indices) != 1:
             raise self.error(f"expected indices of one axis, found shape {indices}")
