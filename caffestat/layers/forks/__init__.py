@@ -73,6 +73,7 @@ from . import (  # noqa: F401  registers their layer types
     ssd,
     ssh,
     steganalysis,
+    transfer,
     turned,
     variants,
     volumes,
