@@ -19,7 +19,16 @@ if TYPE_CHECKING:
     from caffestat.autodiff import Tape
     from caffestat.graph import Graph
 
-__all__ = ["AutoCrop", "EltwiseAccuracy", "MatRead", "MatWrite", "Padding", "SegAccuracy", "Unpooling"]
+__all__ = [
+    "AutoCrop",
+    "EltwiseAccuracy",
+    "MatRead",
+    "MatWrite",
+    "Padding",
+    "SegAccuracy",
+    "Unpooling",
+    "UnpoolingByMask",
+]
 
 MAX, AVE, TILE = segmentation_pb2.UnpoolingParameter.UnpoolMethod.values()
 
@@ -250,17 +259,8 @@ class AutoCrop(Layer):
         return (g.emit("Slice", bottoms[0], g.ints(*starts), g.ints(*ends), g.ints(2, 3)),)
 
 
-@layer("Unpooling", dialect="deconvnet")
-class Unpooling(Unpool):
-    """Each element of bottom 0 put where bottom 1 (the mask of a MAX pooling) names, or at the start of its window.
-
-    AVE spreads it evenly over its window, TILE repeats it there, and the gradient of both is the mean over the window.
-    The size is unpool_size (unpool_h, unpool_w), else the larger of stride · (H - 1) + kernel and stride · H + 1.
-    (HyeonwooNoh/caffe, unpooling_layer.cpp)
-    """
-
-    adds = segmentation_pb2.LayerParameter
-    num_bottoms = (1, 2)
+class _Windows(Unpool):
+    """Elements that stand for the windows of a pooling, which unpooling_param states."""
 
     def pair(self, name: str, stem: str) -> tuple[int, int] | None:
         """Return a setting that is given once for both, or for height and width; None when it is not given."""
@@ -277,11 +277,43 @@ class Unpooling(Unpool):
         kernel, stride = self.pair("kernel_size", "kernel"), self.pair("stride", "stride") or (1, 1)
         if not kernel or min(*kernel, *stride) < 1:
             raise self.error(f"expected a positive kernel and stride in unpooling_param, found {kernel} and {stride}")
-        if any(self.pair("pad", "pad") or ()):
-            raise self.error("only a pad of 0 is allowed in unpooling_param")
         return kernel, stride
 
+
+@layer("Unpooling", dialect="cedn")
+class UnpoolingByMask(_Windows):
+    """Each element of bottom 0 put where bottom 1, the mask of a MAX pooling, names.
+
+    The size is stride · (H - 1) + kernel - 2 · pad. (ArcherFMY/caffe-sal-ensemble, unpooling_layer.cpp)
+    """
+
+    adds = segmentation_pb2.CednLayerParameter
+
     def size(self, shape: Shape) -> tuple[int, int]:
+        if self.added.unpooling_param.unpool != MAX:
+            raise self.error("expected unpool: MAX for two bottoms")
+        kernel, stride = self.window()
+        pads = self.pair("pad", "pad") or (0, 0)
+        axes = zip(shape[2:], kernel, stride, pads, strict=True)
+        high, wide = ((n - 1) * step + k - 2 * pad for n, k, step, pad in axes)
+        return high, wide
+
+
+@layer("Unpooling", dialect="deconvnet")
+class Unpooling(_Windows):
+    """Each element of bottom 0 put where bottom 1 (the mask of a MAX pooling) names, or at the start of its window.
+
+    AVE spreads it evenly over its window, TILE repeats it there, and the gradient of both is the mean over the window.
+    The size is unpool_size (unpool_h, unpool_w), else the larger of stride · (H - 1) + kernel and stride · H + 1.
+    (HyeonwooNoh/caffe, unpooling_layer.cpp)
+    """
+
+    adds = segmentation_pb2.LayerParameter
+    num_bottoms = (1, 2)
+
+    def size(self, shape: Shape) -> tuple[int, int]:
+        if any(self.pair("pad", "pad") or ()):
+            raise self.error("only a pad of 0 is allowed in unpooling_param")
         kernel, stride = self.window()
         axes = zip(shape[2:], kernel, stride, strict=True)
         high, wide = (max((n - 1) * step + k, n * step + 1) for n, k, step in axes)

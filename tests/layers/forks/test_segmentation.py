@@ -131,6 +131,14 @@ def test_unpooling_by_a_mask() -> None:
     check_gradients(layer, forward, [X, mask], [0])
 
 
+@pytest.mark.parametrize(("pads", "size"), [("", (10, 8)), ("pad: 1", (8, 6)), ("pad_h: 0 pad_w: 1", (10, 6))])
+def test_unpooling_by_a_mask_has_the_size_of_its_windows(pads: str, size: tuple[int, int]) -> None:
+    fields = f"unpooling_param {{ kernel_size: 2 stride: 2 {pads} }}"
+    layer = make(f'name: "l" type: "Unpooling" bottom: "x" bottom: "m" top: "y" {fields}')
+    assert layer.dialect == "cedn"
+    assert layer.tops([X.shape, X.shape]) == ((2, 3, *size),)
+
+
 def test_files_are_neither_read_nor_written() -> None:
     sink = make('name: "l" type: "MatWrite" bottom: "x" bottom: "y" mat_write_param { prefix: "p" }')
     assert sink.tops([(2,), ()]) == ()
