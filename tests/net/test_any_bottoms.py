@@ -25,7 +25,10 @@ def text(kind: str, bottoms: int, tops: int, params: str) -> str:
     source = f'layer {{ name: "i" type: "Input" {names} input_param {{ shape {{ }} }} }}\n' if bottoms else ""
     ends = " ".join(f'bottom: "b{index}"' for index in range(bottoms))
     ends += "".join(f' top: "t{index}"' for index in range(tops))
-    return f'{source}layer {{ name: "x" type: "{kind}" {ends} {params} }}\n'
+    module, is_code, name = kind.rpartition(".")
+    code = f'module: "{module}" layer: "{name}" param_str: "num_classes: 3, feat_stride: 16"'
+    named = f'"Python" python_param {{ {code} }}' if is_code else f'"{kind}"'
+    return f'{source}layer {{ name: "x" type: {named} {ends} {params} }}\n'
 
 
 def shapes_tried(bottoms: int) -> list[tuple[int, int]]:
@@ -36,7 +39,10 @@ def shapes_tried(bottoms: int) -> list[tuple[int, int]]:
 
 @pytest.mark.parametrize("kind", layer_types())
 def test_it_builds_or_says_why_not(kind: str) -> None:
-    for bottoms, (tops, params) in itertools.product(range(5), ((0, NEEDED), (1, NEEDED), (2, NEEDED), (1, ""))):
+    ends = ((0, NEEDED), (1, NEEDED), (2, NEEDED), (1, ""))
+    if "." in kind:  # Python code makes several tops
+        ends = tuple((tops, "") for tops in range(8))
+    for bottoms, (tops, params) in itertools.product(range(5), ends):
         source = net_source(parse(text(kind, bottoms, tops, params).encode(), "net"))
         for rank, other in shapes_tried(bottoms):
             shapes = {f"b{index}": SIZES[: other if index else rank] for index in range(bottoms)}
