@@ -108,6 +108,11 @@ class _Builder:
         """What `_readers` returns of the layers; made only for nets that ask: those with unknown types."""
         return _readers(self.layers)
 
+    @cached_property
+    def offsets(self) -> Sequence[int]:
+        """Where each field of `unknown` starts, in the order of the file."""
+        return [_offset(finding) for finding in self.unknown]
+
     def add(self, entry: Entry) -> None:
         layer = self.create(entry)
         bottoms = [self.by_name[name] for name in entry.proto.bottom]
@@ -162,7 +167,7 @@ class _Builder:
     def foreign(self, text: Message | None) -> Sequence[UnknownField]:
         """Return what is unknown in the text of a layer."""
         start, end = text.span if text else (0, 0)
-        first, last = (bisect_left(self.unknown, offset, key=_offset) for offset in (start, end))
+        first, last = (bisect_left(self.offsets, offset) for offset in (start, end))
         return self.unknown[first:last]
 
     def tell_once(self, place: Place, message: str) -> None:
