@@ -205,7 +205,7 @@ class _Reader:
         is_new = slot.is_extended and not _hint(found.upper(), slot.choices)
         if is_string or not (slot.is_open or is_new):
             raise self.misfit(slot, found, where) from cause
-        if slot.name == "type":
+        if slot.is_open and slot.name == "type":  # of a V1 layer
             return
         text = f"unknown value {found} of {slot.name} in {self.owner}, left out"
         if slot.is_extended and not slot.is_open and self.field:

@@ -20,6 +20,7 @@ from caffestat.schema import (
     from_document,
     from_message,
 )
+from caffestat.schema.forks import flow_pb2
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden"
 CASES = sorted(path for path in GOLDEN.glob("**/*.prototxt") if path.parents[1].name != "ssd")  # fields of a fork
@@ -180,6 +181,7 @@ def test_unknown_v1_layer_type_is_left_to_the_builder(written):
     [
         ("convolution_param { engine: MKL2017 }", LayerParameter, "MKL2017 of engine in convolution_param"),
         ("loss_param { normalization: PRE_FIXED }", LayerParameter, "PRE_FIXED of normalization in loss_param"),
+        ("resample_param { type: LANCZOS }", flow_pb2.LayerParameter, "LANCZOS of type in resample_param"),
         ("device_id: [0, 1]", SolverParameter, "a list of device_id in SolverParameter"),
     ],
 )

@@ -27,6 +27,7 @@ __all__ = [
     "LpqLoss",
     "PairwiseLoss",
     "PythonEuclideanLoss",
+    "WeighedFocalLoss",
 ]
 
 
@@ -87,8 +88,38 @@ class _Focal(SoftmaxWithLoss):
         return tape.emit("Add", tape.emit("Mul", part, tape.emit("Mul", made["logs"], made["chosen"])), made["power"])
 
 
+class _StatedFocal(_Focal):
+    """One whose focal_loss_param states gamma and alpha."""
+
+    def check(self, bottoms: Sequence[Shape]) -> None:
+        super().check(bottoms)
+        p = self.added.focal_loss_param
+        if p.gamma < 0 or p.alpha <= 0:
+            raise self.error(f"expected gamma of 0 or more and alpha above 0, found {p.gamma:g} and {p.alpha:g}")
+
+
+@layer("FocalLoss", dialect="frcnn")
+class WeighedFocalLoss(_StatedFocal):
+    """y = -alpha Σ (1 - p)^gamma log(p) / normalizer, p the softmax at the label.
+
+    beta and type LINEAR change nothing. (makefile/frcnn, focal_loss_layer.cpp; Lin et al. 2017)
+    """
+
+    adds = scaling_pb2.FrcnnLayerParameter
+
+    def axis(self, shape: Shape) -> int:
+        p = self.added.focal_loss_param
+        return self.canonical_axis(p.axis, len(shape)) if p.HasField("axis") else super().axis(shape)
+
+    def settings(self) -> tuple[float, float, float]:
+        return 1.0, -1.0, self.added.focal_loss_param.gamma
+
+    def factor(self) -> float:
+        return float(self.added.focal_loss_param.alpha)
+
+
 @layer("FocalLoss", dialect="happynear")
-class FocalLoss(_Focal):
+class FocalLoss(_StatedFocal):
     """y = -Σ (alpha - p)^gamma log(p) / normalizer, p the softmax at the label; type ONEADDP: (alpha + p)^gamma.
 
     dx = (p_c - [c is the label]) · (p^… log p's slope, with 1 - p or 1 + p in place of alpha ± p) · dy / normalizer.
@@ -100,12 +131,6 @@ class FocalLoss(_Focal):
     def settings(self) -> tuple[float, float, float]:
         p = self.added.focal_loss_param
         return p.alpha, 1.0 if p.type == p.ONEADDP else -1.0, p.gamma
-
-    def check(self, bottoms: Sequence[Shape]) -> None:
-        super().check(bottoms)
-        p = self.added.focal_loss_param
-        if p.gamma < 0 or p.alpha <= 0:
-            raise self.error(f"expected gamma of 0 or more and alpha above 0, found {p.gamma:g} and {p.alpha:g}")
 
 
 @layer("focalSoftmaxWithLoss", dialect="caffe-train")

@@ -37,14 +37,27 @@ def test_focal_losses_weigh_what_is_learned_less() -> None:
         p, counts = at_labels(softmax(scores), labels), labels != 1
         return -0.75 * (counts * (1 - p) ** 2 * np.log(p)).sum() / counts.sum()
 
-    check_gradients(make(TWO % "FocalLoss" + "focal_loss_param { gamma: 1.5 }"), focal, [x, LABELS], [0])
+    happynear = make(TWO % "FocalLoss" + "focal_loss_param { gamma: 1.5 }", dialect="happynear")
+    check_gradients(happynear, focal, [x, LABELS], [0])
     check_gradients(make(TWO % "FocalLoss" + "focal_loss_param { gamma: 1.5 type: ONEADDP }"), added, [x, LABELS], [0])
     check_gradients(make(TWO % "focalSoftmaxWithLoss" + "loss_param { ignore_label: 1 }"), fixed, [x, LABELS], [0])
 
 
+@pytest.mark.parametrize(("fields", "alpha", "gamma"), [("", 0.25, 2), ("alpha: 2 gamma: 1 type: LINEAR", 2, 1)])
+def test_alpha_weighs_the_focal_loss(fields: str, alpha: float, gamma: float) -> None:
+    def focal(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        p = at_labels(softmax(scores), labels)
+        return -alpha * ((1 - p) ** gamma * np.log(p)).sum() / 8
+
+    layer = make(TWO % "FocalLoss" + f"focal_loss_param {{ {fields} }}")
+    assert layer.dialect == "frcnn"
+    check_gradients(layer, focal, [RANDOM.normal(size=(4, 3, 2)), LABELS], [0])
+
+
 def test_alpha_of_the_focal_loss_is_taken_from_p_in_the_loss_alone() -> None:
     x = RANDOM.normal(size=(4, 3, 2))
-    found = run(make(TWO % "FocalLoss" + "focal_loss_param { alpha: 0.25 }"), [x, LABELS], dys=[np.float32(2)])
+    layer = make(TWO % "FocalLoss" + "focal_loss_param { alpha: 0.25 }", dialect="happynear")
+    found = run(layer, [x, LABELS], dys=[np.float32(2)])
     p = softmax(x)
     chosen = at_labels(p, LABELS)
     power = (0.25 - chosen) ** 2
