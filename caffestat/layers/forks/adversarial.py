@@ -6,18 +6,26 @@ from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Any
 
 from caffestat.lazy import np
-from caffestat.schema.forks import rcnn_pb2
+from caffestat.schema.forks import metric_pb2, rcnn_pb2
 
 from ..base import Layer, Shape, layer
 from ..neuron import Neuron
 from ..reread import emit_closed
+from .faces import emit_count
 from .proposals import RoIDataLayer
 from .staged import Computed
 
 if TYPE_CHECKING:
     from caffestat.graph import Graph
 
-__all__ = ["GradientScaler", "GradientSilent", "LabelMapResize", "LabelResize", "RoIDataDALayer"]
+__all__ = [
+    "GradientScaler",
+    "GradientSilent",
+    "LabelMapResize",
+    "LabelResize",
+    "RoIDataDALayer",
+    "ScheduledGradientScaler",
+]
 
 
 @layer("GradientScaler", dialect="da-rcnn")
@@ -28,16 +36,33 @@ class GradientScaler(Neuron):
     passes_values = True
     shares_memory = True
 
+    def factor(self, g: Graph) -> str:
+        """Emit what dy is multiplied by."""
+        return g.constant(self.added.gradient_scaler_param.scale_factor)
+
     def lower(self, g: Graph, bottoms: Sequence[str], params: Sequence[str]) -> Sequence[str]:
-        factor = self.added.gradient_scaler_param.scale_factor
+        factor = self.factor(g)
         return (
-            emit_closed(
-                g,
-                bottoms,
-                lambda x: g.emit("Identity", x),
-                lambda tape, dy: [tape.emit("Mul", dy, tape.constant(factor))],
-            ),
+            emit_closed(g, bottoms, lambda x: g.emit("Identity", x), lambda tape, dy: [tape.emit("Mul", dy, factor)]),
         )
+
+
+@layer("GradientScaler", dialect="xlearn")
+class ScheduledGradientScaler(GradientScaler):
+    """y = x; dx = -c · dy, c = lower_bound + (upper_bound - lower_bound) (2 / (1 + exp(-alpha · p)) - 1).
+
+    p is how many passes there were, divided by max_iter, 1 at most. (thuml/Xlearn, gradient_scaler_layer.cpp; Ganin and
+    Lempitsky 2015)
+    """
+
+    adds = metric_pb2.XlearnLayerParameter
+
+    def factor(self, g: Graph) -> str:
+        p = self.added.gradient_scaler_param
+        progress = g.emit("Min", g.emit("Div", emit_count(g, self.name), g.constant(p.max_iter)), g.constant(1))
+        grown = g.emit("Exp", g.emit("Mul", progress, g.constant(-p.alpha)))
+        part = g.emit("Div", g.constant(2 * (p.upper_bound - p.lower_bound)), g.emit("Add", grown, g.constant(1)))
+        return g.declare(g.emit("Sub", g.constant(p.upper_bound - 2 * p.lower_bound), part), (1,))
 
 
 @layer("GradientSilent", dialect="da-rcnn")

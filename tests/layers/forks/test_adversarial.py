@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from caffestat.errors import NetError
+from caffestat.layers.forks import adversarial
 
 from ..harness import make, run
 
@@ -20,6 +21,18 @@ def test_gradients_are_turned() -> None:
     found = run(make(text), [X], dys=[DY])
     np.testing.assert_array_equal(found.tops[0], X)
     np.testing.assert_allclose(found.bottoms[0], -0.25 * DY, rtol=1e-6)
+
+
+@pytest.mark.parametrize(("passes", "progress"), [(0, 0), (3, 0.3), (25, 1)])
+def test_gradients_are_turned_more_and_more(monkeypatch: pytest.MonkeyPatch, passes: int, progress: float) -> None:
+    monkeypatch.setattr(adversarial, "emit_count", lambda g, name: g.constant([passes]))
+    fields = "gradient_scaler_param { lower_bound: 0.2 upper_bound: 1.5 alpha: 4 max_iter: 10 }"
+    layer = make(f'name: "g" type: "GradientScaler" bottom: "x" top: "y" {fields}')
+    assert layer.dialect == "xlearn"
+    found = run(layer, [X], dys=[DY])
+    np.testing.assert_array_equal(found.tops[0], X)
+    factor = 0.2 + 1.3 * (2 / (1 + np.exp(-4 * progress)) - 1)
+    np.testing.assert_allclose(found.bottoms[0], -factor * DY, rtol=1e-5)
 
 
 @pytest.mark.parametrize("flag", [0, 1])
