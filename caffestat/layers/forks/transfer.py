@@ -166,7 +166,7 @@ class EntropyLoss(Loss):
         return g.custom_vjp(bottoms, forward, backward)
 
 
-@layer("OuterProduct", dialect="xlearn", by_sample=True)
+@layer("OuterProduct", dialect="xlearn")
 class OuterProduct(Layer):
     """y_ij = a_i b_j of each item: bottoms [N, C] and [N, D], top [N, 1, C, D].
 
