@@ -29,6 +29,7 @@ __all__ = [
     "Grid",
     "ImgReader",
     "L1Loss",
+    "L1LossOfDetectNet",
     "Mean",
     "NegReLU",
     "NegSquare",
@@ -208,6 +209,24 @@ class Correlation1D(Correlation):
 
 
 # ---- losses and norms ------------------------------------------------------------------------------------------------
+
+
+@layer("L1Loss", dialect="nvidia")
+class L1LossOfDetectNet(Loss):
+    """y = Σ |a - b| / N; no gradient where a = b. (NVIDIA/caffe, l1_loss_layer.cpp)"""
+
+    takes_targets = True
+
+    def allow_force_backward(self, bottom: int) -> bool:
+        return True
+
+    def check(self, bottoms: Sequence[Shape]) -> None:
+        self.check_counts(bottoms)
+
+    def lower(self, g: Graph, bottoms: Sequence[str], params: Sequence[str]) -> Sequence[str]:
+        shape = g.shape(bottoms[0])
+        size = g.emit("Abs", g.emit("Sub", bottoms[0], g.reshape(bottoms[1], *shape)))
+        return [g.emit("Div", total(g, size), g.constant(shape[0]))]
 
 
 @layer("L1Loss", dialect="flownet")

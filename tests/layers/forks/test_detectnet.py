@@ -16,6 +16,20 @@ RANDOM = np.random.default_rng(59)
 PYTHON = 'name: "p" type: "Python" %s python_param { module: "caffe.layers.detectnet.%s" layer: "%s" param_str: "%s" }'
 
 
+def test_l1_loss() -> None:
+    a, b = RANDOM.normal(size=(2, 3, 4, 2, 5)).astype(np.float32)
+    b = np.where(RANDOM.uniform(size=a.shape) < 0.3, a, b)
+    layer = make('name: "l" type: "L1Loss" bottom: "a" bottom: "b" top: "y"')
+    assert layer.dialect == "nvidia"
+    found = run(layer, [a, b.reshape(3, 8, 5)], dys=[np.float32(0.7)])
+    difference = a - b
+    np.testing.assert_allclose(found.tops[0], abs(difference).sum() / 3, rtol=1e-5)
+    np.testing.assert_allclose(found.bottoms[0], np.sign(difference) * 0.7 / 3, rtol=1e-5)
+    np.testing.assert_allclose(found.bottoms[1].reshape(a.shape), -found.bottoms[0])
+    with pytest.raises(NetError, match="same count"):
+        layer.tops([(3, 4), (3, 5)])
+
+
 def alike(one: list[int], other: list[int], eps: float) -> bool:
     """OpenCV, cascadedetect.cpp, SimilarRects."""
     delta = eps * (min(one[2], other[2]) + min(one[3], other[3])) * 0.5
