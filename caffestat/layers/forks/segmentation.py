@@ -28,6 +28,7 @@ __all__ = [
     "SegAccuracy",
     "Unpooling",
     "UnpoolingByMask",
+    "UnpoolingToSize",
 ]
 
 MAX, AVE, TILE = segmentation_pb2.UnpoolingParameter.UnpoolMethod.values()
@@ -296,6 +297,24 @@ class UnpoolingByMask(_Windows):
         pads = self.pair("pad", "pad") or (0, 0)
         axes = zip(shape[2:], kernel, stride, pads, strict=True)
         high, wide = ((n - 1) * step + k - 2 * pad for n, k, step, pad in axes)
+        return high, wide
+
+
+@layer("Unpooling", dialect="fusenet")
+class UnpoolingToSize(Unpool):
+    """Each element of bottom 0 put where bottom 1, the mask of a MAX pooling, names.
+
+    The size is output_h and output_w, else `scale` times that of the bottom. (tum-vision/fusenet, unpooling_layer.cpp)
+    """
+
+    adds = segmentation_pb2.FuseNetLayerParameter
+
+    def size(self, shape: Shape) -> tuple[int, int]:
+        p = self.added.unpooling_param
+        is_sized = p.HasField("output_h") and p.HasField("output_w")
+        high, wide = (p.output_h, p.output_w) if is_sized else (p.scale * shape[2], p.scale * shape[3])
+        if min(high, wide) < 1:
+            raise self.error("expected positive output_h and output_w, or scale, in unpooling_param")
         return high, wide
 
 

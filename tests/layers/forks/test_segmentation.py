@@ -139,6 +139,14 @@ def test_unpooling_by_a_mask_has_the_size_of_its_windows(pads: str, size: tuple[
     assert layer.tops([X.shape, X.shape]) == ((2, 3, *size),)
 
 
+@pytest.mark.parametrize(("fields", "size"), [("scale: 3", (15, 12)), ("output_h: 9 output_w: 11 scale: 2", (9, 11))])
+def test_unpooling_by_a_mask_to_a_size(fields: str, size: tuple[int, int]) -> None:
+    text = f'name: "l" type: "Unpooling" bottom: "x" bottom: "m" top: "y" unpooling_param {{ {fields} }}'
+    layer = make(text)
+    assert layer.dialect == "fusenet"
+    assert layer.tops([X.shape, X.shape]) == ((2, 3, *size),)
+
+
 def test_files_are_neither_read_nor_written() -> None:
     sink = make('name: "l" type: "MatWrite" bottom: "x" bottom: "y" mat_write_param { prefix: "p" }')
     assert sink.tops([(2,), ()]) == ()
