@@ -10,7 +10,7 @@ from multiprocessing import get_all_start_methods, get_context
 from multiprocessing.connection import Connection, wait
 from typing import Any, TypeVar
 
-__all__ = ["Worker", "WorkerDied", "answer", "ended", "fork_server", "replied", "uninterrupted"]
+__all__ = ["Worker", "WorkerDied", "answer", "ended", "fork_server", "replied", "track_resources", "uninterrupted"]
 
 Answer = tuple[Any, Exception | None]
 W = TypeVar("W", bound="Worker")
@@ -87,14 +87,21 @@ def fork_server(imported: Sequence[str]) -> Any:
     """Return how workers start: as forks of a process that has made the imports, where the system has that."""
     if "forkserver" not in get_all_start_methods():
         return get_context("spawn")
-    from multiprocessing import forkserver, resource_tracker
+    from multiprocessing import forkserver
 
     forkserver.set_forkserver_preload(list(imported))
-    with uninterrupted():  # apart, for it unblocks the signal
-        resource_tracker.ensure_running()
+    track_resources()
     with uninterrupted():
         forkserver.ensure_running()
     return get_context("forkserver")
+
+
+def track_resources() -> None:
+    """Start Python's tracker of resources, which the first process would start and thereby unblock Ctrl-C."""
+    from multiprocessing import resource_tracker
+
+    with uninterrupted():
+        resource_tracker.ensure_running()
 
 
 @contextmanager

@@ -56,10 +56,18 @@ SWEEPING = """
 progress = lambda done, count: done == 3 and interrupt()
 caffestat.sweep("net.prototxt", seeds=range(1_000_000), workers=2, output="out", progress=progress)
 """
+CLUSTER = """
+from caffestat.sweeps.executors import local_cluster
+progress = lambda done, count: done == 3 and interrupt()
+with local_cluster(2) as client:
+    caffestat.sweep("net.prototxt", seeds=range(1_000_000), client=client, output="out", progress=progress)
+"""
 
 
-@pytest.mark.parametrize("code", [WORKING, IMPORTING, STARTING, CHECKING, SWEEPING])
+@pytest.mark.parametrize("code", [WORKING, IMPORTING, STARTING, CHECKING, SWEEPING, CLUSTER])
 def test_an_interrupt_ends_all_processes_quietly(tmp_path: Path, root: Path, code: str) -> None:
+    if code is CLUSTER:
+        pytest.importorskip("distributed")
     (tmp_path / "net.prototxt").write_text(NET)
     (tmp_path / "interrupting.py").write_text("import os, signal\nos.killpg(0, signal.SIGINT)\n")
     process = subprocess.Popen(

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import gc
 import itertools
+import logging
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import PurePath
 from threading import Lock
 from typing import Any
 
-from caffestat.crew import Worker, WorkerDied, ended, fork_server, replied
+from caffestat.crew import Worker, WorkerDied, ended, fork_server, replied, track_resources, uninterrupted
 from caffestat.errors import InputError, RunError
 
 from .bench import Bench, Settings
@@ -33,6 +34,8 @@ _DEATHS = 3  # of workers, after which the trial that they ran is assumed to be 
 
 # what a process imports before it runs a trial, but for the runtime, which starts a thread
 _IMPORTED = ("caffestat.sweeps.executors", "caffestat.autodiff.rules", "caffestat.program.lowering", "onnx")
+
+_WORKERS_LOG = "distributed.nanny.pre-spawn-environ.DASK_LOGGING__DISTRIBUTED"
 
 _DIED = "the worker that ran this trial died"
 
@@ -182,13 +185,27 @@ def connect(scheduler: str, **security: Any) -> Any:
     raise InputError(f"--scheduler {scheduler}: cannot connect: {why}")
 
 
-def local_cluster(workers: int) -> Any:
-    """Return a client of a Dask cluster of processes on this machine. Raises InputError when dask is not installed."""
+@contextmanager
+def local_cluster(workers: int) -> Iterator[Any]:
+    """Yield a client of a Dask cluster of processes on this machine, which never get Ctrl-C.
+
+    Raises InputError when dask is not installed.
+    """
     try:
+        import dask
         from distributed import Client
     except ImportError as error:
         raise InputError("a Dask cluster needs dask: pip install 'caffestat[sweep]'") from error
-    return Client(n_workers=workers, threads_per_worker=1, processes=True, dashboard_address=None)
+    dask.config.set({_WORKERS_LOG: "critical"})  # as they end, they would print tracebacks of what they do not finish
+    track_resources()
+    settings = {"threads_per_worker": 1, "dashboard_address": None, "silence_logs": logging.ERROR}
+    with uninterrupted():
+        client = Client(n_workers=workers, processes=True, **settings)
+    try:
+        yield client
+    finally:
+        with uninterrupted():
+            client.close()
 
 
 def on_cluster(
