@@ -187,10 +187,13 @@ def _given(paths: tuple[str, ...], settings: dict[str, Any], stack: ExitStack) -
     if "nets" not in given:
         raise InputError(f'{files[0]}: expected nets = ["net.prototxt"], found none')
     client = _client(settings, stack)
+    resources = _resources(settings["resource"])
+    if client is not None:
+        _note_absent(client, resources)
     return given | {
         "client": client,
         "workers": 1 if client else settings["workers"] or core_count(),
-        "resources": _resources(settings["resource"]),
+        "resources": resources,
         "output": settings["output"],
         "resume": settings["resume"],
         "predict": settings["predict"],
@@ -203,6 +206,14 @@ def _resources(texts: tuple[str, ...]) -> dict[str, float]:
         return {name: float(number) for name, _, number in pairs}
     except ValueError:
         raise InputError(f"--resource: expected NAME=N, such as GPU=1, found {', '.join(texts)}") from None
+
+
+def _note_absent(client: Any, resources: dict[str, float]) -> None:
+    from caffestat.sweeps.executors import waits_for_workers
+
+    if waits_for_workers(client, resources):
+        wanted = "".join(f" with {name}={amount:g}" for name, amount in resources.items())
+        terminal.line(f"note: the cluster has no worker{wanted}; the trials start when one joins", err=True)
 
 
 def _client(settings: dict[str, Any], stack: ExitStack) -> Any:

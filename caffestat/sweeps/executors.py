@@ -8,6 +8,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import CancelledError
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import PurePath
@@ -15,13 +16,13 @@ from threading import Lock
 from typing import Any
 
 from caffestat.crew import Worker, WorkerDied, ended, fork_server, replied, track_resources, uninterrupted
-from caffestat.errors import InputError, RunError
+from caffestat.errors import CaffestatError, InputError, RunError
 
 from .bench import Bench, Settings
 from .rows import Packed, Row, pack, unpack
 from .trial import Trial
 
-__all__ = ["connect", "local_cluster", "on_cluster", "on_processes", "one_by_one"]
+__all__ = ["connect", "local_cluster", "on_cluster", "on_processes", "one_by_one", "waits_for_workers"]
 
 Result = tuple[Trial, list[Row]]
 Batch = tuple[Trial, ...]
@@ -208,6 +209,12 @@ def local_cluster(workers: int) -> Iterator[Any]:
             client.close()
 
 
+def waits_for_workers(client: Any, resources: dict[str, float]) -> bool:
+    """Tell whether no worker of a cluster has the resources, so that trials begin when one with them joins."""
+    found = client.run(lambda dask_worker: dict(dask_worker.state.total_resources), on_error="ignore")
+    return not any(all(own.get(name, 0) >= amount for name, amount in resources.items()) for own in found.values())
+
+
 def on_cluster(
     client: Any, settings: Settings, trials: Iterable[Trial], token: str, resources: dict[str, float] | None = None
 ) -> Generator[Result]:
@@ -232,6 +239,8 @@ def on_cluster(
 
     try:
         yield from _collect(client, queue, running, fill)
+    except CancelledError as error:
+        raise _lost("its tasks were cancelled") from error
     except (OSError, TimeoutError) as error:
         raise _lost(error) from error
     finally:
@@ -244,8 +253,8 @@ def _task_name(trial: Trial) -> str:
     return f"{kind} {PurePath(trial.net).name}{trial.variant[len(trial.net) :]}"
 
 
-def _lost(error: Exception) -> RunError:
-    return RunError(f"the connection to the Dask scheduler is lost: {error}; --resume runs the unfinished trials")
+def _lost(why: Exception | str) -> RunError:
+    return RunError(f"the connection to the Dask scheduler is lost: {why}; --resume runs the unfinished trials")
 
 
 def _prepare_workers(client: Any, token: str, settings: Settings) -> None:
@@ -258,6 +267,10 @@ def _prepare_workers(client: Any, token: str, settings: Settings) -> None:
             if attempt == _ATTEMPTS - 1 or client.status != "running":
                 raise _lost(error) from error
             time.sleep(1)
+        except CaffestatError:
+            raise
+        except Exception as error:  # as Dask passes on what a worker raises
+            raise RunError(f"a worker of the cluster lacks caffestat or has another version: {error}") from error
 
 
 def _dismiss_workers(client: Any, token: str) -> None:

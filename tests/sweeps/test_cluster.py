@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import CancelledError
 from pathlib import Path
 
 import pytest
@@ -133,6 +134,50 @@ def test_a_scheduler_that_dies_is_told_and_the_sweep_goes_on_later(
     assert 0 < done < 5000
     summary = caffestat.sweep(net, seeds=range(done + 20), output="out", resume=True)
     assert summary.trials == done + 20
+
+
+def test_tasks_that_a_lost_scheduler_cancels_are_told(
+    net: str, scheduler: tuple[str, subprocess.Popen[bytes]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def wait(*_: object, **__: object) -> None:
+        raise CancelledError
+
+    monkeypatch.setattr("distributed.wait", wait)
+    found = workers(scheduler[0], 1, "--no-nanny")
+    try:
+        with connect(scheduler[0]) as client, pytest.raises(RunError, match=r"is lost: its tasks .*--resume"):
+            client.wait_for_workers(1, timeout=60)
+            caffestat.sweep(net, client=client)
+    finally:
+        stop(found)
+
+
+def test_a_worker_without_caffestat_is_told(
+    net: str, scheduler: tuple[str, subprocess.Popen[bytes]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Dask raises a plain Exception with the text of what a worker raises."""
+
+    def register_plugin(_: object) -> None:
+        raise Exception("ModuleNotFoundError(\"No module named 'caffestat'\")")
+
+    with connect(scheduler[0]) as client:
+        monkeypatch.setattr(client, "register_plugin", register_plugin)
+        with pytest.raises(RunError, match=r"a worker of the cluster lacks caffestat or .*: ModuleNotFoundError"):
+            caffestat.sweep(net, client=client)
+
+
+def test_a_cluster_without_workers_is_noted(net: str, scheduler: tuple[str, subprocess.Popen[bytes]]) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "caffestat", "sweep", net, "--scheduler", scheduler[0], "--resource", "GPU=1"],
+        env=ENVIRONMENT,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stderr is not None
+    note = process.stderr.readline()
+    process.kill()
+    process.communicate()
+    assert note == "note: the cluster has no worker with GPU=1; the trials start when one joins\n"
 
 
 def test_a_scheduler_that_nobody_started() -> None:
