@@ -11,11 +11,11 @@ from typing import Any
 
 from ..scales import TITLES
 
-__all__ = ["Area", "Chart", "Curve", "Fan", "HeatMap", "Line", "by_depth", "embed"]
+__all__ = ["Area", "Chart", "Curve", "Fan", "HeatMap", "Line", "by_depth", "embed", "short"]
 
 Values = Sequence["float | None"]
 
-_LEGEND = 4  # entries beside each other
+_LEGEND = 264  # pixels, the width of a plot on a narrow screen
 _NAMED = 45  # points up to which an axis shows the layers' names
 _COLOURS = {"measured": "#2166ac", "predicted": "#d6604d", "limit": "#b2182b", "third": "#4d9221", "fourth": "#762a83"}
 
@@ -186,9 +186,11 @@ def _figure(chart: Chart, names: Sequence[str], rows: Sequence[int], ranges: dic
     shown = [line for line in chart.lines if chart.others or data.of(line)["x"]]
     sources = [_draw(plot, line, data) for line in shown]
     if len(chart.lines) > 1:
-        _place_legend(plot)
+        _place_legend(plot, max(len(line.title) for line in shown))
     if chart.is_log:
         plot.yaxis.ticker = LogTicker(desired_num_ticks=5, mantissas=[1, 2, 5], num_minor_ticks=0)
+    else:
+        _widen(plot, {value for line in shown for value in data.of(line).get("y", ())})
     for value, meaning in chart.limits:
         _limit(plot, value, meaning)
     for place in chart.marks:
@@ -238,11 +240,12 @@ def _name_axis(plot: Any, names: Sequence[str], rows: Sequence[int]) -> None:
         plot.xaxis.axis_label = "layer, in the order in which they run"
         return
     plot.xaxis.ticker = list(rows)
-    plot.xaxis.major_label_overrides = dict(zip(rows, (_short(name) for name in names), strict=True))
+    plot.xaxis.major_label_overrides = dict(zip(rows, (short(name) for name in names), strict=True))
     plot.xaxis.major_label_orientation = 0.9
 
 
-def _short(name: str) -> str:
+def short(name: str) -> str:
+    """Return a name of at most 16 letters, with its beginning and its end."""
     return name if len(name) <= 16 else f"{name[:8]}…{name[-7:]}"
 
 
@@ -332,13 +335,24 @@ def _curves(curves: Sequence[Curve]) -> dict[str, list[Any]]:
     return {"name": names, "xs": list(map(list, xs)), "ys": list(map(list, ys)), "about": about, "colour": colours}
 
 
-def _place_legend(plot: Any) -> None:
-    """Put the legend above the plot, where it covers no point; a click on an entry hides its line."""
+def _place_legend(plot: Any, letters: int) -> None:
+    """Put the legend above the plot, where it covers no point; a click on an entry hides its line.
+
+    letters: of the longest entry
+    """
     legend = plot.legend[0]
+    columns = max(_LEGEND // (6 * letters + 24), 1)
+    plot.height += 20 * ((len(legend.items) - 1) // columns)
     plot.center.remove(legend)
     plot.add_layout(legend, "above")
     legend.update(click_policy="hide", orientation="horizontal", label_text_font_size="11px", padding=0, margin=0)
-    legend.update(spacing=10, glyph_height=14, border_line_color=None, nrows=-(-len(legend.items) // _LEGEND))
+    legend.update(spacing=10, glyph_height=14, glyph_width=14, border_line_color=None, ncols=columns)
+
+
+def _widen(plot: Any, values: set[float]) -> None:
+    """Let the axis of a constant begin at 0: Bokeh shows one more and one less, where a small rate looks like 0."""
+    if len(values) == 1 and any(values):
+        plot.y_range.default_span = 2 * abs(values.pop())
 
 
 def _slider_span(plot: Any) -> str:
@@ -374,7 +388,7 @@ def _heat_map(chart: HeatMap) -> Any:
     plot.add_layout(ColorBar(color_mapper=mapper, width=10), "right")
     plot.xaxis.axis_label = "iteration"
     plot.yaxis.ticker = [-row for row in range(count)] if count <= _NAMED else []
-    plot.yaxis.major_label_overrides = {-row: _short(name) for row, name in enumerate(chart.layers)}
+    plot.yaxis.major_label_overrides = {-row: short(name) for row, name in enumerate(chart.layers)}
     plot.x_range.range_padding = plot.y_range.range_padding = 0
     return plot
 

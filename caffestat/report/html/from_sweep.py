@@ -14,14 +14,13 @@ from caffestat.sweeps.summary import Summary
 from .. import sweep_text
 from ..json_format import number
 from ..scales import TITLES
-from .charts import Area, Chart, Curve, Fan, HeatMap, Line, embed
+from .charts import Area, Chart, Curve, Fan, HeatMap, Line, embed, short
 from .from_history import bare_page
 from .page import require_extra, write
 
 __all__ = ["render_sweep"]
 
 _STYLES = ("measured", "predicted", "third", "fourth", "limit")
-_LEGEND = 16  # letters
 _SPREADS = 20  # variants whose spread can be chosen, fewer in large nets:
 _POINTS = 2000  # layers times variants
 _LISTED = 2000  # variants in the table
@@ -43,7 +42,7 @@ def render_sweep(summary: Summary, title: str) -> str:
         widths.setdefault(slope.variant, []).append(slope)
     page = bare_page() | {
         "title": title,
-        "about": list(_about(summary, choices)),
+        "about": list(sweep_text.about(summary)),
         "csv": sweep_text.render_csv(summary),
         "sweep": {
             **_variants(choices),
@@ -66,12 +65,6 @@ def _kept(summary: Summary, choices: Sequence[Choice]) -> list[Trial]:
     """Return the variants whose numbers are kept, the best first."""
     kept = set(summary.variants())
     return [choice.variant for choice in choices if choice.variant in kept]
-
-
-def _about(summary: Summary, choices: Sequence[Choice]) -> Iterator[str]:
-    yield from sweep_text.about(summary)
-    for place, choice in enumerate(choices[: len(_STYLES)], 1):
-        yield f"{place}. {choice.variant.variant}: {choice.reason}"
 
 
 def _variants(choices: Sequence[Choice]) -> dict[str, Any]:
@@ -206,7 +199,7 @@ def _grid_cells(grid: Grid) -> dict[str, Any]:
 def _loss_charts(summary: Summary, variants: Sequence[Trial]) -> Iterator[Chart]:
     """Yield the losses of trained variants over the iterations."""
     lines = []
-    for name, variant, style in zip(_short([v.variant for v in variants]), variants, _STYLES, strict=False):
+    for name, variant, style in zip(_entries([v.variant for v in variants]), variants, _STYLES, strict=False):
         found = [
             (value.iteration, spread.mean if spread.count else None)
             for value, spread in summary.values.items()
@@ -224,21 +217,21 @@ def _charts(summary: Summary, variants: Sequence[Trial]) -> Iterator[Chart]:
         keys = sorted({key for numbers in found for key in numbers})
         lines = [
             Line(name, _column(numbers, keys, _mean), style, range(len(keys)))
-            for name, numbers, style in zip(_short([v.variant for v in variants]), found, _STYLES, strict=False)
+            for name, numbers, style in zip(_entries([v.variant for v in variants]), found, _STYLES, strict=False)
         ]
         if len(found) == 1:
             lines += _band(found[0], keys)
         yield Chart(title, lines, x_title=title, names=[f"{layer}/{name}" for _, layer, name in keys])
 
 
-def _short(names: list[str]) -> list[str]:
+def _entries(names: list[str]) -> list[str]:
     """Return names that fit into a legend: the place in the order, and what a name does not share with all others."""
     if len(names) == 1:
         return ["mean"]
     parts = [name.split(" · ") for name in names]
     shared = set.intersection(*map(set, parts)) if parts else set()
     own = (" · ".join(part for part in found if part not in shared) for found in parts)
-    return [f"{i} {name[:_LEGEND]}".strip() for i, name in enumerate(own, 1)]
+    return [f"{i} {short(name)}".strip() for i, name in enumerate(own, 1)]
 
 
 def _key(value: Value) -> _Key:

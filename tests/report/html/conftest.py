@@ -36,6 +36,12 @@ class Opened:
             assert time.monotonic() < end, f"not within {seconds} s: {condition}; {self.problems}"
             self.page.wait_for_timeout(50)
 
+    def keeps_charts_inside(self) -> bool:
+        """Tell whether no chart is higher than its figure, so that it covers nothing."""
+        inside = """[...document.querySelectorAll(".plot > *")].every(plot =>
+            plot.getBoundingClientRect().bottom <= plot.closest("figure").getBoundingClientRect().bottom)"""
+        return bool(self.page.evaluate(inside))
+
     def drawn(self) -> dict[str, Any]:
         """Return the state of the drawing."""
         return dict(self.page.evaluate("caffestat.state()"))

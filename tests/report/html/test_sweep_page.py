@@ -119,6 +119,13 @@ def test_charts_are_drawn_one_after_another(page: Opened) -> None:
 def test_the_page_fits_a_narrow_screen(text: str, open_page: Open) -> None:
     page = open_page(text, width=320)
     assert page.evaluate("document.documentElement.scrollWidth") == 320
+    assert page.keeps_charts_inside()
+    lefts = page.evaluate("""() => {
+        const under = view => [view, ...[...(view.children?.() ?? [])].flatMap(under)];
+        const views = [...Bokeh.index.roots].flatMap(under);
+        return views.filter(view => view.model?.type === "Legend").map(view => view.bbox.x0);
+    }""")
+    assert len(lefts) == 9 and min(lefts) >= 0
 
 
 def test_the_spread_of_a_chosen_variant_against_its_prediction(page: Opened, summary: Summary) -> None:
