@@ -60,7 +60,7 @@ def _limits(function: Any) -> Any:
 @click.option("--severity", type=click.Choice(SEVERITIES), help="Lowest severity to report.  [default: info]")
 @click.option("--baseline", type=options.FILE, metavar="FILE", help="Skip the findings listed in this file.")
 @click.option(
-    "--write-baseline", type=options.FILE, metavar="FILE", help="Write a baseline of all findings and exit with 0."
+    "--write-baseline", type=options.TARGET, metavar="FILE", help="Write a baseline of all findings and exit with 0."
 )
 @_limits
 @options.state
@@ -71,7 +71,7 @@ def _limits(function: Any) -> Any:
 @options.compute
 @options.output
 def check(
-    paths: tuple[str, ...], format: str, write_baseline: str | None, output: Path | None, **settings: Any
+    paths: tuple[str, ...], format: str, write_baseline: Path | None, output: Path | None, **settings: Any
 ) -> None:
     """Check nets and solvers, and exit with 1 when a warning or an error is found.
 
@@ -99,11 +99,11 @@ def check(
     if write_baseline:
         if output or format != "text":
             raise click.UsageError("--write-baseline reports no findings; remove --output and --format")
-        lint.refuse_other(write_baseline)
+        lint.refuse_other(str(write_baseline))
     limits = {name.replace("-", "_"): settings.pop(name.replace("-", "_")) for name in _LIMITS}
     checked = api.check(paths, run=not settings.pop("predict"), limits=limits, **settings)
     if write_baseline:
-        terminal.write(lint.to_baseline(checked.issues), Path(write_baseline))
+        terminal.write(lint.to_baseline(checked.issues), write_baseline)
         return
     net = {name: settings[name] for name in ("phase", "level", "stages", "shapes", "batch", "dialect", "dims")}
     terminal.write(_page(checked, net) if format == "html" else lint.render(checked, format), output)

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "FILE",
+    "FILE_OR_FOLDER",
     "FOLDER",
     "TARGET",
     "arrays",
@@ -73,12 +74,15 @@ class _Target(click.Path):
     """The name of a file to write, as a Path; an empty one would be that of the working directory."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if value == "-":
+            self.fail("expected the name of a file; what goes to the standard output needs no option", param, ctx)
         return super().convert(FILE.convert(value, param, ctx), param, ctx)
 
 
 FILE = _FileName()
 TARGET = _Target(dir_okay=False, path_type=Path)
 FOLDER = _Target(file_okay=False, path_type=Path)
+FILE_OR_FOLDER = _Target(path_type=str)
 
 
 def _shape(text: str) -> tuple[int, ...]:

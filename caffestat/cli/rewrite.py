@@ -26,7 +26,9 @@ _CHANGED, _FAILED = 1, 2
 @click.option("--only-missing/--replace", default=False, help="Add missing fillers and keep existing ones.")
 @click.option("--diff", is_flag=True, help="Print a unified diff and write nothing.")
 @click.option("--check", is_flag=True, help="Write nothing; exit with 1 when something would change.")
-@click.option("-o", "--output", type=options.FILE, metavar="FILE|DIR", help="Write here and keep the original files.")
+@click.option(
+    "-o", "--output", type=options.FILE_OR_FOLDER, metavar="FILE|DIR", help="Write here and keep the original files."
+)
 @click.option("--backup", is_flag=True, help="Keep the original as FILE.bak.")
 @click.option("-r", "--recursive", is_flag=True, help="Search folders for prototxt files.")
 @click.option(

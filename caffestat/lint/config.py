@@ -15,6 +15,7 @@ from caffestat.files import read_regular
 from caffestat.options import SEVERITIES, number, one_of
 
 from .context import Limits
+from .registry import selected
 
 __all__ = ["Config", "find_config", "read_config"]
 
@@ -80,9 +81,14 @@ def _config(path: Path, values: dict[str, str]) -> Config:
     if severity is not None:
         one_of(f"{path}: severity", severity, SEVERITIES)
     baseline = values.get("baseline")
+    select, ignore = (_words(values.get(key, "")) for key in ("select", "ignore"))
+    try:
+        selected(select, ignore)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
     return Config(
-        _words(values.get("select", "")),
-        _words(values.get("ignore", "")),
+        select,
+        ignore,
         severity,
         str(path.parent / baseline) if baseline else None,
         Limits(**{name: _number(path, name, text) for name, text in limits.items()}),

@@ -68,6 +68,10 @@ def test_a_page_is_opened_in_no_other_format() -> None:
         ("check --write-baseline known.json --format json net.prototxt", "remove --output and --format"),
         ("upgrade --in-place -", "expected a file, found the standard input"),
         ("upgrade --in-place -o out.prototxt net.prototxt", "remove it or --output"),
+        ("check -o - net.prototxt", "goes to the standard output needs no option"),
+        ("check --write-baseline - net.prototxt", "expected the name of a file"),
+        ("rewrite --filler msra -o - net.prototxt", "expected the name of a file"),
+        ("sweep --report - net.prototxt", "expected the name of a file"),
     ],
 )
 def test_options_that_contradict_each_other_are_refused(folder: Path, arguments: str, words: str) -> None:

@@ -159,6 +159,7 @@ def test_settings_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
         ("dead = nan", "dead: expected a number of 0 or more, found nan"),
         ("vanish = -1", "vanish: expected a number of 0 or more, found -1"),
         ("severity = loud", "severity: expected one of"),
+        ("ignore = CS006 # known", "caffestat.cfg: #: matches no check"),
     ],
 )
 def test_settings_that_mean_nothing_are_refused(tmp_path: Path, line: str, words: str) -> None:
