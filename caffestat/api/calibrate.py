@@ -119,7 +119,13 @@ class _Opened:
         if is_onnx(self.path):
             runs = partial(can_run, inputs=batch)
             return load(self.path, shapes, self.options.batch, given=batch, dims=self.options.dims, runs=runs)
-        return load(converted(self.path, replace(self.options, shapes=shapes), self.values, False))
+        options = replace(self.options, shapes=shapes, batch=self._size(batch))
+        return load(converted(self.path, options, self.values, False))
+
+    def _size(self, batch: Mapping[str, np.ndarray]) -> int | None:
+        """Return how many samples a net's other data, such as labels, has beside a batch."""
+        sizes = {len(array) for array in batch.values() if array.ndim}
+        return sizes.pop() if len(sizes) == 1 and not self.options.shapes else self.options.batch
 
     @cached_property
     def declared(self) -> dict[str, tuple[int | None, ...]]:

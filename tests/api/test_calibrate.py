@@ -219,6 +219,13 @@ def test_a_net_has_the_names_of_its_conversion(root: Path, tmp_path: Path) -> No
     assert found.ranges["data"].high == images.max()
 
 
+def test_labels_of_a_net_follow_the_size_of_each_batch(root: Path) -> None:
+    inputs = {"data": normal(40, 1, 28, 28)}
+    found = caffestat.calibrate(root / "models/lenet.prototxt", inputs=inputs, percentiles=(), device="cpu")
+    assert found.batches == 2
+    assert found.ranges["loss"].low > 0
+
+
 def test_data_that_decides_by_its_shape_alone_is_data(tmp_path: Path) -> None:
     size = [
         node("Shape", ["x"], ["s"]),
