@@ -114,6 +114,8 @@ class Solver:
 
 def read_bytes(path: str) -> bytes:
     """Return what a file, or for `-` the standard input, holds. Raises InputError when it cannot be read."""
+    if path.endswith(".caffemodel"):
+        raise InputError(f"{path}: expected a net or solver prototxt, found weights; --weights takes them beside a net")
     try:
         return read_stdin() if path == STDIN else read_regular(path)
     except OSError as error:

@@ -104,6 +104,11 @@ def test_message_has_place_and_reason(folder: Path, name: str) -> None:
         assert word in said
 
 
+def test_weights_in_the_place_of_a_net_are_told(folder: Path) -> None:
+    (folder / "a.caffemodel").write_bytes(b"\n\x01a\0")
+    assert "a.caffemodel: expected a net or solver prototxt, found weights; --weights takes" in message("a.caffemodel")
+
+
 NET = DATA + 'layer { name: "i" type: "InnerProduct" bottom: "data" top: "i" inner_product_param { num_output: 2 } }\n'
 
 
@@ -145,9 +150,9 @@ def test_folder_for_a_file() -> None:
 
 
 def test_binary_file(folder: Path) -> None:
-    (folder / "net.caffemodel").write_bytes(bytes(range(256)) * 8)
-    said = message("net.caffemodel")
-    assert said.startswith("error: net.caffemodel:1:")
+    (folder / "net.prototxt").write_bytes(bytes(range(256)) * 8)
+    said = message("net.prototxt")
+    assert said.startswith("error: net.prototxt:1:")
     assert "binary" in said
 
 
