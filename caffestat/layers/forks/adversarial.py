@@ -11,7 +11,7 @@ from caffestat.schema.forks import metric_pb2, rcnn_pb2
 from ..base import Layer, Shape, layer
 from ..neuron import Neuron
 from ..reread import emit_closed
-from .faces import emit_count
+from .passes import emit_count
 from .proposals import RoIDataLayer
 from .staged import Computed
 

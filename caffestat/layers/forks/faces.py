@@ -13,6 +13,7 @@ from ..base import TRAIN, Layer, Param, Shape, layer, read_param
 from ..inner_product import InnerProduct
 from ..loss import Loss, class_index, is_label, total
 from ..reread import emit_closed
+from .passes import emit_count
 
 if TYPE_CHECKING:
     from caffestat.autodiff import Tape
@@ -57,13 +58,6 @@ def emit_stored_unit(g: Graph, weight: str, inputs: int) -> str:
     unit = emit_closed(g, [weight], lambda w: emit_unit_rows(g, w, inputs, UNIT_EPS), lambda tape, dy: [dy])
     g.updates[weight] = g.declare(unit, g.shape(weight))
     return unit
-
-
-def emit_count(g: Graph, name: str) -> str:
-    """Emit how many passes there were before this one, [1]."""
-    count = g.state(f"{name}/passes", (1,))
-    g.carry(count, g.declare(g.emit("Add", count, g.constant(1)), (1,)))
-    return count
 
 
 def emit_sums_of_classes(g: Graph, values: str, index: str, classes: int) -> str:

@@ -16,7 +16,8 @@ from ..loss import FLOAT, FLT_MIN, INT64, Loss, SoftmaxWithLoss, total, weigh
 from ..math import emit_softmax
 from ..reread import emit_closed
 from .evaluated import EvaluatedLoss
-from .faces import emit_count, emit_sums_of_classes, emit_unit_rows
+from .faces import emit_sums_of_classes, emit_unit_rows
+from .passes import emit_count
 
 if TYPE_CHECKING:
     from caffestat.autodiff import Tape
