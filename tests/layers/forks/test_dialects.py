@@ -12,6 +12,8 @@ from caffestat import net as nets
 from caffestat.analysis import Runner, draw_feeds
 from caffestat.errors import SourceError
 from caffestat.fillers import Stream
+from caffestat.layers import layer_dialects
+from caffestat.layers.base import layer_types
 from caffestat.net.source import net_source
 from caffestat.program import from_net
 from caffestat.prototext import parse
@@ -21,6 +23,37 @@ from ..harness import TEST, TRAIN, make, run
 DATA = 'layer { name: "x" type: "Input" top: "x" input_param { shape { dim: 2 dim: 4 dim: 5 dim: 7 } } }\n'
 LOSS = """layer { name: "loss" type: "Reduction" bottom: "y" top: "loss" loss_weight: 1
   reduction_param { operation: SUMSQ } }"""
+FIRST = {
+    "action": "BNData",
+    "c3d": "VideoData",
+    "caffe-face": "CenterLoss",
+    "cascade": "ROIAlign",
+    "cedn": "Unpooling",
+    "crfrnn": "MultiStageMeanfield",
+    "da-rcnn": "GradientScaler",
+    "depth": "AbsLoss",
+    "frcnn": "FocalLoss",
+    "happynear": "LabelSpecificAdd Resize TripletLoss",
+    "mpi": "Warping",
+    "nvidia": "L1Loss",
+    "ocr": "Lstm Reverse Transpose",
+    "p3d": "Pooling3D",
+    "pwcnet": "Warp",
+    "rcnn": "ROIPooling SmoothL1Loss roi_data_layer.layer.RoIDataLayer rpn.anchor_target_layer.AnchorTargetLayer"
+    " rpn.proposal_layer.ProposalLayer rpn.proposal_target_layer.ProposalTargetLayer",
+    "rrpn": "RotateROIPooling",
+    "rtpose": "CPMData",
+    "sq": "BinaryConvolution BinaryInnerProduct",
+    "ssd": "DetectionEvaluate DetectionOutput Normalize Permute PriorBox",
+    "tsn": "BN",
+    "tvg": "ImageLabelData",
+    "video-triplet": "RankHardLoss",
+    "warpctc": "CtcLoss",
+    "xlearn": "MMDLoss",
+    "yolo": "RegionLoss Upsample",
+    "yolov1": "BoxData DetectionLoss EvalDetection",
+}
+"""The first dialect of types that have several: that of a layer of which neither fields nor other layers tell it."""
 X = np.random.default_rng(3).normal(1, 2, (2, 4, 5, 7)).astype(np.float32)
 
 
@@ -218,3 +251,9 @@ def test_a_dialect_claims_layers_by_the_types_of_their_net(tmp_path: Path) -> No
     assert tops(embed + pool % 1 + rois, "e", "p") == [(3, 4), (1, 2, 7, 7)]
     assert tops(embed + pool % 1 + larger, "e", "p", "u") == [(3, 1, 4), (1, 2, 8, 8), (1, 2, 16, 16)]
     assert tops(pool % 2 + larger, "p") == [(1, 2, 4, 4)]
+
+
+def test_the_first_dialect_of_a_type_does_not_change_with_imports() -> None:
+    found = {name: layer_dialects(name) for name in layer_types()}
+    firsts = {name: classes[0].dialect for name, classes in found.items() if len(classes) > 1 and classes[0].dialect}
+    assert firsts == {name: dialect for dialect, names in FIRST.items() for name in names.split()}
