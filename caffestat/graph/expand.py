@@ -326,7 +326,7 @@ def expand(
         _append_by_slices(result, nodes)
     else:
         _append_all(result, nodes, provider, _BY_PROVIDER[provider])
-    nodes = without_views_of_views(result, without_repeats(result.nodes, outputs))
+    nodes = without_views_of_views(result, result.nodes)
     result.nodes = live(without_repeats(nodes, outputs), outputs)
     read = {name for node in result.nodes for name in (*node.inputs, *node.captured)}.union(outputs)
     result.params = {name: spec for name, spec in g.params.items() if name in read}

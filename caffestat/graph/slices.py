@@ -188,7 +188,8 @@ def _slice(g: Graph, chain: Chain, count: int, outputs: Sequence[str], define: D
     inner.inputs = {name: inner.specs[name] for name in chain.samples - chain.made}
     inner.changing = g.changing | g.params.keys()
     define(inner, [_of_batch(node, size) for node in chain.nodes])
-    inner.nodes = live(without_views_of_views(inner, without_repeats(inner.nodes, outputs)), outputs)
+    nodes = without_views_of_views(inner, inner.nodes)
+    inner.nodes = live(without_repeats(nodes, outputs), outputs)
     g.constants.update((name, array) for name, array in inner.constants.items() if name not in g.constants)
     return inner
 
