@@ -132,7 +132,7 @@ def analyze_model(
 
     backward = not run.forward_only and (predict or not static)
     seed = DEFAULT_SEED if values.seed is None else values.seed
-    with saying_batch(path, net, run.inputs, runs=not static):
+    with saying_batch(path, net, lambda: run.inputs, runs=not static):
         program, run = open_model(path, net, values, run, backward, static)
         return _analyze(program, path, seed, run, static, predict, detail)
 

@@ -74,7 +74,7 @@ def calibrate(
         refuse_caffe_options(NetOptions(), values)
     opened = _Opened(str(path), options, values)
     chosen = calibration.CalibrationMethod(method, percentile, symmetric, tuple(percentiles))
-    with saying_batch(path, options, next(opened.batches(inputs), {}), cuts=True):
+    with saying_batch(path, options, lambda: next(opened.batches(inputs), {}), cuts=True):
         found = calibration.calibrate(
             opened.load,
             lambda: opened.batches(inputs),

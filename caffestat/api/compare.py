@@ -92,7 +92,7 @@ def compare_values(
     net = NetOptions("test", shapes=shapes or {}, batch=batch, data="synthetic", dims=dims or {})
     values = ValueOptions(seed, weights)
     drawn = DEFAULT_SEED if seed is None else seed
-    with saying_batch(a, net, run.inputs):
+    with saying_batch(a, net, lambda: run.inputs):
         first, second = (_model(str(path), net, values, run.inputs) for path in (a, b))
         return compare_models(first, second, run.inputs, rtol, atol, drawn, chosen, run.compute)
 

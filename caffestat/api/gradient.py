@@ -61,7 +61,7 @@ def gradient(
             raise InputError(f"loss {loss!r} is the name of a value, whose sum is the loss: remove outputs")
         outputs = ()
     net = NetOptions(shapes=shapes or {}, batch=batch, dims=dims or {})
-    with saying_batch(model, net, inputs or {}):
+    with saying_batch(model, net, lambda: inputs or {}):
         return autodiff.gradient(
             model,
             outputs,

@@ -242,7 +242,7 @@ def check_model(path: str, job: Job) -> list[Issue]:
     Raises a CaffestatError when the model cannot be read or run, or an option has no meaning for it.
     """
     seed = DEFAULT_SEED if job.values.seed is None else job.values.seed
-    with saying_batch(path, job.net, job.options.inputs):
+    with saying_batch(path, job.net, lambda: job.options.inputs):
         program, run = open_model(path, job.net, job.values, job.options, backward=True)
         ran = ModelRun(*measure(program, seed, run))
     found = [issue for check in job.checks if check.of_models for issue in check.issues(ran)]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,18 +23,22 @@ _TRIED = (1, 2, 4, 8, 16, 32, 64, 128, 3, 10)
 
 @contextmanager
 def saying_batch(
-    source: Source, net: NetOptions, given: Mapping[str, np.ndarray], runs: bool = True, cuts: bool = False
+    source: Source,
+    net: NetOptions,
+    read_given: Callable[[], Mapping[str, np.ndarray]],
+    runs: bool = True,
+    cuts: bool = False,
 ) -> Iterator[None]:
     """Let an error about a model say with which batch it runs, where it does so with another one only.
 
-    given: arrays of inputs by name
+    read_given: returns arrays of inputs by name; only an error reads them
     runs:  whether the model may be run; else it is enough that it loads
     cuts:  whether arrays are cut into batches of the size that --batch says
     """
     try:
         yield
     except InputError as error:
-        proto = _proto(source)
+        given, proto = read_given(), _proto(source)
         inputs = _inputs(proto)
         batch = _other_batch(source, proto, net, given, runs)
         if batch is None:
