@@ -112,6 +112,13 @@ def whole_number(option: str, value: Any, least: int = 1) -> int:
     return int(value)
 
 
+def _level(value: Any) -> int:
+    """Return a level. Raises InputError unless NetState.level, an int32, can hold it."""
+    if not (isinstance(value, Integral) and -(2**31) <= int(value) < 2**31):
+        raise InputError(f"level: expected an integer of 32 bits, found {value!r}")
+    return int(value)
+
+
 def by_name(option: str, values: Any) -> dict[str, Any]:
     """Return a mapping with names as keys, None as an empty one. Raises InputError for anything else."""
     found = {} if values is None else values
@@ -156,8 +163,8 @@ class NetOptions:
         if self.phase is not None:
             one_of("phase", self.phase, PHASES)
         one_of("data", self.data, DATA)
-        if self.level is not None and not isinstance(self.level, Integral):
-            raise InputError(f"level: expected an integer, found {self.level!r}")
+        if self.level is not None:
+            object.__setattr__(self, "level", _level(self.level))
         if self.dialect is not None and not isinstance(self.dialect, str):
             raise InputError(f"dialect: expected a name, found {self.dialect!r}")
         if self.batch is not None:
@@ -227,6 +234,8 @@ class RunOptions:
         device_of(self.device)
         one_of("inputs_hold", self.inputs_hold, INPUTS_HOLD)
         one_of("compute", self.compute, COMPUTE)
+        if self.loss is not None and not isinstance(self.loss, str):
+            raise InputError(f"loss: expected a name, found {self.loss!r}")
         object.__setattr__(self, "inputs", arrays_by_name(self.inputs))
         object.__setattr__(self, "stats", texts(self.stats))
         for name in self.stats:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
+from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -94,7 +95,7 @@ def calibrate(
 def _check_method(method: str, percentiles: Sequence[float]) -> None:
     one_of("method", method, CALIBRATION_METHODS)
     for percent in percentiles:
-        if not 0 <= percent <= 100:
+        if not (isinstance(percent, Real) and 0 <= percent <= 100):
             raise InputError(f"percentile: expected a number from 0 to 100, found {percent!r}")
 
 

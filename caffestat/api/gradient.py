@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from caffestat.errors import InputError
-from caffestat.options import NetOptions
+from caffestat.options import NetOptions, RunOptions
 
 if TYPE_CHECKING:
     import numpy as np
@@ -56,12 +56,13 @@ def gradient(
     from caffestat.program.from_onnx import can_run
     from caffestat.program.losses import LOSSES
 
+    run = RunOptions(inputs=inputs or {}, loss=loss)
     if loss is not None and loss not in LOSSES:
         if outputs is not None:
             raise InputError(f"loss {loss!r} is the name of a value, whose sum is the loss: remove outputs")
         outputs = ()
     net = NetOptions(shapes=shapes or {}, batch=batch, dims=dims or {})
-    with saying_batch(model, net, lambda: inputs or {}):
+    with saying_batch(model, net, lambda: run.inputs):
         return autodiff.gradient(
             model,
             outputs,
@@ -69,9 +70,9 @@ def gradient(
             start=None if loss is None else partial(_start, loss),
             shapes=net.shapes,
             batch=net.batch,
-            inputs=inputs,
-            settle=partial(_settle, inputs=inputs or {}),
-            runs=partial(can_run, inputs=inputs or {}),
+            inputs=run.inputs,
+            settle=partial(_settle, inputs=run.inputs),
+            runs=partial(can_run, inputs=run.inputs),
             straight_through=straight_through,
             dims=net.dims,
         )

@@ -30,7 +30,7 @@ def rewrite(
     output: str | Path | None = None,
     backup: bool = False,
     dry_run: bool = False,
-    net: str | None = None,
+    net: str | Path | None = None,
     seed: int | None = None,
     shapes: Mapping[str, Sequence[int]] | None = None,
     batch: int | None = None,
@@ -61,7 +61,7 @@ def rewrite(
         raise InputError("expected a filler policy for the weights (--filler), the biases (--bias) or both, found none")
     change = change_of(filler, bias, variance_norm, layers, types, excludes, only_missing)
     options, values = NetOptions(shapes=shapes or {}, batch=batch), ValueOptions(seed)
-    file = None if net is None else open_file(net)
+    file = None if net is None else open_file(str(net))
     job = Job(change, DEFAULT_SEED if values.seed is None else values.seed, file, options, backup, dry_run)
     given = [paths] if isinstance(paths, (str, Path)) else list(paths)
     files = find_files(given, recursive)

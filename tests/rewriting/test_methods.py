@@ -127,7 +127,7 @@ def test_methods_that_draw_values_are_for_files_of_weights(tmp_path: Path, metho
     assert path.read_text() == TEXT
     api.fill(str(path), model)
     before = model.read_bytes()
-    [outcome] = api.rewrite(model, filler=method, net=str(path))
+    [outcome] = api.rewrite(model, filler=method, net=path)
     assert outcome.error is None or outcome.error == ""
     assert len(outcome.changes) == 3
     assert model.read_bytes() != before
