@@ -89,6 +89,9 @@ def _policy(f: _Fields) -> Finds:
         found = f"unknown lr_policy {name!r}" if f.has("lr_policy") else "lr_policy is missing"
         yield f.finding(f"{found}; expected one of {known}", "lr_policy")
         return
+    for field in ("gamma", "power", "stepvalue"):
+        if field in POLICIES[name].needs and not f.has(field):
+            yield f.finding(f"{field} is missing; lr_policy {name!r} needs it", "lr_policy")
     if "stepsize" in POLICIES[name].needs and f.message.stepsize <= 0:
         found = f"is {f.message.stepsize}" if f.has("stepsize") else "is missing"
         yield f.finding(f"stepsize {found}; lr_policy {name!r} needs at least 1", "stepsize", "lr_policy")
@@ -121,6 +124,8 @@ def _numbers(f: _Fields) -> Finds:
         value = getattr(f.message, name)
         if not math.isfinite(value):
             yield f.finding(f"{name} is {value:g}; expected a finite number", name)
+    if f.message.base_lr < 0:
+        yield f.finding(f"base_lr is {f.message.base_lr:g}; expected 0 or more", "base_lr")
     kind = f.message.regularization_type
     if kind not in ("L1", "L2") and f.message.weight_decay:
         yield f.finding(f"unknown regularization_type {kind!r}; expected L1 or L2", "regularization_type")
@@ -206,7 +211,7 @@ def _doubts(f: _Fields) -> Finds:
     if not m.base_lr:
         how = "is 0" if f.has("base_lr") else "is missing"
         yield f.finding(f"base_lr {how}: no weight ever changes", "base_lr", "lr_policy")
-    for name in ("base_lr", "weight_decay", "momentum"):
+    for name in ("weight_decay", "momentum"):
         if getattr(m, name) < 0:
             yield f.finding(f"{name} is {getattr(m, name):g}; expected 0 or more", name)
     if m.momentum >= 1:
@@ -217,18 +222,7 @@ def _doubts(f: _Fields) -> Finds:
     if list(m.stepvalue) != sorted(m.stepvalue):
         message = "the stepvalues are not ascending: a large one delays all that follow it"
         yield f.finding(message, "stepvalue")
-    yield from _absent(f)
     yield from _ignored(f)
-
-
-def _absent(f: _Fields) -> Finds:
-    """Fields that the policy looks at, and takes for zero or for none; others are told of by themselves."""
-    name = f.message.lr_policy
-    needs = POLICIES[name].needs if name in POLICIES else ()
-    for field in ("gamma", "power", "stepvalue"):
-        if field in needs and not f.has(field):
-            found = "none" if field == "stepvalue" else "0"
-            yield f.finding(f"{field} is missing: lr_policy {name!r} takes it for {found}", "lr_policy")
 
 
 def _ignored(f: _Fields) -> Finds:

@@ -228,7 +228,7 @@ def test_a_loss_whose_shape_data_decides_is_refused() -> None:
 
 def test_a_solver_that_is_refused_and_one_with_test_nets() -> None:
     Path("solver.prototxt").write_text(SOLVER.replace("fixed", "step"))
-    with pytest.raises(caffestat.CaffestatError, match=r"solver\.prototxt:1:.*stepsize is missing"):
+    with pytest.raises(caffestat.CaffestatError, match=r"solver\.prototxt:1:.*gamma is missing"):
         train()
     Path("solver.prototxt").write_text('net: "gone.prototxt" test_iter: 1 test_interval: 1 ' + SOLVER)
     with pytest.raises(InputError, match="remove test_iter"):

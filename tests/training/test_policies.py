@@ -35,23 +35,6 @@ def test_formulas(name: str) -> None:
     assert set(POLICIES[name].needs) == set(fields)
 
 
-@pytest.mark.parametrize(
-    ("fields", "expected"),
-    [
-        ({"lr_policy": "step", "stepsize": 2}, [0.5, 0.5, 0, 0]),
-        ({"lr_policy": "exp"}, [0.5, 0, 0, 0]),
-        ({"lr_policy": "multistep", "stepvalue": [1]}, [0.5, 0, 0, 0]),
-        ({"lr_policy": "multistep", "gamma": 0.1}, [0.5] * 4),
-        ({"lr_policy": "inv", "gamma": 0.5}, [0.5] * 4),
-        ({"lr_policy": "poly", "max_iter": 9}, [0.5] * 4),
-        ({"lr_policy": "sigmoid", "stepsize": 1}, [0.25] * 4),
-    ],
-)
-def test_absent_fields_are_zero(fields: dict, expected: list[float]) -> None:
-    """What the protobuf says of them, and what Caffe trains with. (caffe.proto)"""
-    assert rates(4, **fields) == expected
-
-
 def test_multistep_goes_one_step_on_at_a_time() -> None:
     """Two stepvalues that are due at once take two iterations; a value that is lower than the one before waits."""
     found = rates(5, lr_policy="multistep", gamma=0.1, stepvalue=[0, 0, 3])

@@ -14,8 +14,8 @@ from ..registry import Found, Needs, check
 def refused_solver(context: Context) -> Iterator[Found]:
     """A solver that Caffe refuses, or that cannot train.
 
-    An unknown or missing `lr_policy`, a `stepsize` or `gamma` that the policy cannot take, an unknown `type`, momentum
-    with AdaGrad or RMSProp, test nets and `test_iter` of different number, `iter_size: 0`, an infinite rate, a
+    An unknown or missing `lr_policy`, a field that the policy needs and lacks or cannot take, an unknown `type`,
+    momentum with AdaGrad or RMSProp, test nets and `test_iter` of different number, `iter_size: 0`, a negative rate, a
     `test_net` or a file of `weights` that does not exist (`--weights` replaces those of the solver), a
     `snapshot_prefix` in a folder that cannot be written, `snapshot_format: HDF5` for layers with `/` in their names.
     Caffe stops at some of these at the start, at others after the first iteration or at the first snapshot.
@@ -34,9 +34,8 @@ def refused_solver(context: Context) -> Iterator[Found]:
 def doubtful_solver(context: Context) -> Iterator[Found]:
     """A solver that Caffe accepts without a warning, but that is probably not intended.
 
-    No `base_lr` (the default is 0) or no `max_iter` (the default is 0 as well), a policy without its `gamma`, `power`
-    or `stepvalue`, negative rates, a momentum of 1 or more, stepvalues that do not ascend, fields that the policy or
-    the solver's type ignores.
+    No `base_lr` (the default is 0) or no `max_iter` (the default is 0 as well), a momentum of 1 or more, stepvalues
+    that do not ascend, fields that the policy or the solver's type ignores.
 
     Example: `lr_policy: "multistep"` with a `stepsize`.
 
