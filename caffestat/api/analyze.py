@@ -98,7 +98,7 @@ def analyze_file(
     refuse_model_options(net, run)
     faults: list[NetError] = []
     program = file.assumed_program(net, values, faults)
-    if not (values.weights or values.assume_filler):
+    if not (program.is_trained or values.assume_filler):
         program.findings = (*program.findings, *_unfilled(program.net), *_unusable(program.net))
     # Caffe runs no backward pass in the test phase
     run = replace(run, forward_only=run.forward_only or program.phase == "TEST")
@@ -156,10 +156,7 @@ def _analyze(
 
 def _given(program: Program, seed: int, run: RunOptions) -> dict[str, Any]:
     """Return what is known before the prediction: arrays for data and, where there are trained weights, the params."""
-    from caffestat.fillers import Stream
-
-    values = program.values(Stream(seed), []) if program.is_trained else None
-    return {"values": values, "inputs": run.inputs}
+    return {"values": program.trained_values(seed), "inputs": run.inputs}
 
 
 def _unfilled(net: Net) -> list[Finding]:

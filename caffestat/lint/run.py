@@ -17,14 +17,13 @@ from caffestat.net import Net, NetSource, Node
 from caffestat.net.build import UnknownLayer, build
 from caffestat.net.dialects import check_dialect
 from caffestat.net.rules import State, filter_layers
-from caffestat.net.source import STDIN, named_weights
+from caffestat.net.source import STDIN, missing_weights, named_weights
 from caffestat.options import COMPUTE, DEFAULT_SEED, SEVERITIES, STATS, NetOptions, RunOptions, ValueOptions, one_of
 from caffestat.program import NetFile, is_onnx
 from caffestat.program.batches import saying_batch
 from caffestat.program.opening import open_model
 from caffestat.prototext import Document, Edit
 from caffestat.schema import UnknownField
-from caffestat.training import missing_weights
 from caffestat.training.nets import shared_layers, solver_nets
 
 from .context import Context, Limits, ModelRun, Outlook, UnknownShape

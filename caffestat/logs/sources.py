@@ -52,7 +52,7 @@ def diagnose_log(
     try:
         program = file.program(replace(options or NetOptions(), data="synthetic"), ValueOptions())
         background = background_of(program, file.solver)
-        expected = _predicted(program, first.values if first else {}, warnings)
+        expected = _predicted(program, file.seed(), first.values if first else {}, warnings)
     except CaffestatError as error:
         warnings.append(f"no predictions, because the net cannot be built: {error}")
     places = {entry.proto.name: entry.place for entry in file.source.layers}
@@ -72,8 +72,10 @@ def _first_with_values(passes: Iterator[Pass], skipped: list[Pass]) -> Pass | No
     return None
 
 
-def _predicted(program: NetProgram, logged: Mapping[Key, float], notes: MutableSequence[str]) -> dict[Key, float]:
-    prediction = predict(program, input_std=_input_std(program.net, logged))
+def _predicted(
+    program: NetProgram, seed: int, logged: Mapping[Key, float], notes: MutableSequence[str]
+) -> dict[Key, float]:
+    prediction = predict(program, values=program.trained_values(seed), input_std=_input_std(program.net, logged))
     notes.extend(prediction.notes)
     return expected_values(program, prediction)
 

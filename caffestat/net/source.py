@@ -231,6 +231,14 @@ def weights_at(solver: Solver) -> list[tuple[str, Place]]:
     return [(beside(name, solver.name) if name else name, place) for name, place in named]
 
 
+def missing_weights(solver: Solver) -> list[Finding]:
+    """Return a finding for each missing file of weights that a solver names. (net.cpp, CopyTrainedLayersFrom)"""
+    missing = [(path, place) for path, place in weights_at(solver) if not os.path.isfile(path)]
+    return [
+        Finding(place, f"weights: {not_found(path)}; correct the path, or remove the field") for path, place in missing
+    ]
+
+
 def _ssd_solver() -> Any:
     """Return the class of the messages with what SSD's Caffe has in a solver beside Caffe's own."""
     from caffestat.schema.forks import ssd_pb2  # imported here: most runs read nets only

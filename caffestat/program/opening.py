@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -10,7 +10,7 @@ from caffestat.errors import Finding, InputError, NetError
 from caffestat.layers import Shape
 from caffestat.net import TEST, TRAIN, Net, NetSource, Solver, State, build, state_of
 from caffestat.net.sizes import Assumed, assume_shapes
-from caffestat.net.source import read_document, source_of
+from caffestat.net.source import missing_weights, named_weights, read_document, source_of
 from caffestat.options import DEFAULT_SEED, NetOptions, RunOptions, ValueOptions
 from caffestat.prototext import Document
 
@@ -75,9 +75,7 @@ class NetFile:
 
     def program(self, options: NetOptions, values: ValueOptions, faults: list[NetError] | None = None) -> NetProgram:
         """Return the program of the net, with what is strange about the file; see `build`."""
-        net = self.build(options, faults)
-        net.findings = (*self.findings, *net.findings)
-        return from_net(net, values)
+        return self._program(self.build(options, faults), values)
 
     def assuming(self, options: NetOptions, faults: list[NetError]) -> tuple[Net, list[Assumed]]:
         """Return the net with likely shapes for data of which none is known, and what was assumed; see `build`."""
@@ -103,7 +101,15 @@ class NetFile:
     def assumed_program(self, options: NetOptions, values: ValueOptions, faults: list[NetError]) -> NetProgram:
         """Return the program of the net of `assuming`, with what is strange about the file and what was assumed."""
         net, assumed = self.assuming(options, faults)
-        net.findings = (*self.findings, *net.findings, *(one.finding for one in assumed))
+        return self._program(net, values, [one.finding for one in assumed])
+
+    def _program(self, net: Net, values: ValueOptions, assumed: Sequence[Finding] = ()) -> NetProgram:
+        """Return the program of a net; its weights are the given ones, else those that the solver names."""
+        missing: Sequence[Finding] = ()
+        if self.solver and not values.weights:
+            missing = missing_weights(self.solver)
+            values = replace(values, weights=() if missing else named_weights(self.solver))
+        net.findings = (*self.findings, *missing, *net.findings, *assumed)
         return from_net(net, values)
 
 

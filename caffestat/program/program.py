@@ -263,6 +263,10 @@ class Program:
         """Whether its params get values from elsewhere than its file."""
         return False
 
+    def trained_values(self, seed: int) -> list[np.ndarray] | None:
+        """Return the values of the params where some are trained; None where the fillers say all of them."""
+        return self.values(Stream(seed), []) if self.is_trained else None
+
     def synthetic(self, given: Collection[str]) -> list[str]:
         """Return a line about each row that gets noise in the place of its data, unless all of it is given."""
         return []

@@ -10,7 +10,7 @@ from caffestat.lazy import lazily
 from . import events
 from .policies import POLICIES, Schedule
 from .solvers import SOLVERS, solver_type
-from .validation import doubts, faults, missing_weights, snapshot_prefix, validate
+from .validation import doubts, faults, snapshot_prefix, validate
 
 if TYPE_CHECKING:
     from .loop import NONE, SNAPSHOT, STOP, Training
@@ -26,7 +26,6 @@ __all__ = [
     "doubts",
     "events",
     "faults",
-    "missing_weights",
     "snapshot_prefix",
     "solver_type",
     "validate",

@@ -18,7 +18,7 @@ from caffestat.fillers import Stream
 from caffestat.net import TRAIN, Net, NetSource, Solver, State, build
 from caffestat.net.backprop import stopping
 from caffestat.net.rules import filter_layers
-from caffestat.net.source import named_weights
+from caffestat.net.source import missing_weights, named_weights
 from caffestat.net.weights import copy_file
 from caffestat.options import NetOptions, RunOptions, ValueOptions
 from caffestat.program import from_net
@@ -35,7 +35,7 @@ from .snapshot import State as Snapshot
 from .snapshot import file_names, read_state, write_state
 from .statistics import Sizes
 from .update import Update
-from .validation import missing_weights, snapshot_prefix, unwritable, validate
+from .validation import snapshot_prefix, unwritable, validate
 
 __all__ = ["NONE", "SNAPSHOT", "STOP", "Training"]
 

@@ -13,7 +13,6 @@ from caffestat.files import why_unwritable
 from caffestat.net import Solver
 from caffestat.net.rules import filter_layers
 from caffestat.net.save import why_no_group
-from caffestat.net.source import not_found, weights_at
 from caffestat.schema import SolverParameter
 
 from .detection import AP_VERSIONS
@@ -21,7 +20,7 @@ from .nets import solver_nets
 from .policies import POLICIES
 from .solvers import SOLVERS, solver_type
 
-__all__ = ["doubts", "faults", "missing_weights", "snapshot_prefix", "unwritable", "validate"]
+__all__ = ["doubts", "faults", "snapshot_prefix", "unwritable", "validate"]
 
 Finds = Iterator[Finding]
 
@@ -174,13 +173,6 @@ def _test_files(f: _Fields) -> Finds:
         f.solver.named_tests()
     except SourceError as error:
         yield Finding(error.place, error.message)
-
-
-def missing_weights(solver: Solver) -> Finds:
-    """Yield a finding for each missing file of weights that a solver names. (net.cpp, CopyTrainedLayersFrom)"""
-    for path, place in weights_at(solver):
-        if not os.path.isfile(path):
-            yield Finding(place, f"weights: {not_found(path)}; correct the path, or remove the field")
 
 
 def unwritable(solver: Solver) -> Finds:

@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
+import onnx
 import pytest
+from onnx.numpy_helper import to_array
 
 import caffestat
 from caffestat.api.pages import compare_page
 from caffestat.errors import InputError
+from caffestat.report import debug_lines
 
 NET = """
 layer { name: "data" type: "Input" top: "x" input_param { shape { dim: 3 dim: 5 } } }
@@ -55,6 +59,21 @@ def test_the_expectations_of_a_solver_are_those_of_its_state(solver: Path) -> No
     assert expected["wide"] is not None
     assert "narrow" not in expected
     assert found.tests == 2
+
+
+def test_the_weights_of_a_solver_count_as_in_its_log(solver: Path) -> None:
+    weights = solver.with_name("w.caffemodel")
+    drawn = caffestat.fill(solver, weights, seed=9)
+    solver.write_text(SOLVER + 'weights: "w.caffemodel"')
+    assert set(debug_lines(caffestat.analyze(solver, inputs_hold="zeros"))) <= set(caffestat.debug(solver))
+    caffestat.convert(solver, solver.with_name("net.onnx"))
+    held = {tensor.name: to_array(tensor) for tensor in onnx.load(solver.with_name("net.onnx")).graph.initializer}
+    assert np.array_equal(held["wide/0"], drawn.values[0])
+
+
+def test_missing_weights_of_a_solver_are_told(solver: Path) -> None:
+    solver.write_text(SOLVER + 'weights: "w.caffemodel"')
+    assert "weights: file not found" in "".join(map(str, caffestat.analyze(solver, static=True).findings))
 
 
 @pytest.mark.parametrize("compare", [caffestat.compare, compare_page])

@@ -10,8 +10,9 @@ import pytest
 import caffestat
 from caffestat.errors import CaffestatError, InputError, SolverError
 from caffestat.net import Solver, read_solver
+from caffestat.net.source import missing_weights
 from caffestat.schema import caffe_pb2
-from caffestat.training import doubts, faults, missing_weights, snapshot_prefix, validate
+from caffestat.training import doubts, faults, snapshot_prefix, validate
 
 NET = """layer { name: "data" type: "DummyData" top: "data" top: "label"
   dummy_data_param { shape { dim: 2 dim: 3 } shape { dim: 2 } } }
