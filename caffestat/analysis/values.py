@@ -13,6 +13,7 @@ from caffestat.errors import InputError
 from caffestat.fillers import Stream
 from caffestat.graph import Spec
 from caffestat.graph.load import Model
+from caffestat.graph.straight import quantized_pairs
 from caffestat.graph.widen import with_wide_ends
 from caffestat.program.feeds import Feeds
 from caffestat.program.from_onnx import from_onnx, settle_drawn
@@ -66,7 +67,9 @@ def compare_models(
     """Run two models on the same inputs and compare the floating-point values that both compute, in a's order.
 
     Values are matched by name; the outputs without a match, and values between matched ones whose op and shape agree,
-    by position. Inputs that are not given are drawn for a, and fed to b by name, else by position.
+    by position. What other ops compute and round to integers counts as rounded: a quantizer leaves out the Relu whose
+    work the range of the integers does. Inputs that are not given are drawn for a, and fed to b by name, else by
+    position.
 
     inputs:  arrays by a's names
     compute: the type that b is computed in, see `engine.Compiled`
@@ -79,7 +82,11 @@ def compare_models(
     if not pairs:
         raise InputError("the models have no value in common, neither by name nor by position")
     results = [side.run(names) for side, names in zip(sides, zip(*pairs, strict=True), strict=True)]
-    return [_difference(sides[0], one, other, results[0][one], results[1][other], rtol, atol) for one, other in pairs]
+    alike = set(_named_alike(*sides))
+    return [
+        _difference(sides[0].ops[pair[0]], pair, pair in alike, results[0][pair[0]], results[1][pair[1]], rtol, atol)
+        for pair in pairs
+    ]
 
 
 def _draw(model: Model, given: Mapping[str, np.ndarray], seed: int) -> dict[str, np.ndarray]:
@@ -106,7 +113,8 @@ def _same_inputs(a: Model, b: Model, fed: Mapping[str, np.ndarray]) -> dict[str,
 class _Side:
     """One model with its data.
 
-    ops  what computes each floating-point value, by name, in the file's order
+    ops      what computes each floating-point value, by name, in the file's order
+    rounded  by the name of a value that is rounded to integers, that of the floats which these become again
     """
 
     def __init__(self, model: Model, fed: Mapping[str, np.ndarray], device: Device, compute: str = "float32") -> None:
@@ -115,6 +123,8 @@ class _Side:
         computed = {name for node in model.graph.nodes if not node.info.renames for name in node.outputs if name}
         named = ((name, n.op) for n in model.nodes for name in n.outputs if name in computed)
         self.ops = {name: op for name, op in named if self._is_float(name)}
+        pairs = quantized_pairs(model.graph)
+        self.rounded = {x: y for x, y in ((q.inputs[0], back.outputs[0]) for q, back in pairs) if y in self.ops}
 
     def _is_float(self, name: str) -> bool:
         spec = self.model.graph.specs.get(name)
@@ -137,11 +147,19 @@ def _fitting(arrays: Mapping[str, np.ndarray], specs: Mapping[str, Spec]) -> dic
 
 def _pairs(a: _Side, b: _Side) -> list[tuple[str, str]]:
     """Return the values of both that belong together, in a's order."""
-    found = {name: name for name in a.ops if name in b.ops}
+    found = dict(_named_alike(a, b))
     outputs = zip(a.model.graph.outputs, b.model.graph.outputs, strict=False)
     found |= {one: other for one, other in outputs if _are_free(one, other, a, b, found)}
     found |= dict(_aligned(a, b, found))
     return [(one, found[one]) for one in a.ops if one in found and a.shape(one) == b.shape(found[one])]
+
+
+def _named_alike(a: _Side, b: _Side) -> Iterator[tuple[str, str]]:
+    for name in a.ops:
+        if a.ops[name] == b.ops.get(name):
+            yield name, name
+        elif name in b.ops:
+            yield a.rounded.get(name, name), b.rounded.get(name, name)
 
 
 def _are_free(one: str, other: str, a: _Side, b: _Side, found: Mapping[str, str]) -> bool:
@@ -158,7 +176,7 @@ def _aligned(a: _Side, b: _Side, found: Mapping[str, str]) -> Iterator[tuple[str
 
 
 def _difference(
-    side: _Side, name: str, other: str, one: np.ndarray, two: np.ndarray, rtol: float, atol: float
+    op: str, names: tuple[str, str], by_name: bool, one: np.ndarray, two: np.ndarray, rtol: float, atol: float
 ) -> ValueDifference:
     x, y = (np.ravel(array).astype(np.float64) for array in (one, two))
     with np.errstate(all="ignore"):
@@ -167,10 +185,10 @@ def _difference(
         largest = float(np.abs(x).max(initial=0.0, where=np.isfinite(x)))
         signal, noise, norms = float(x @ x), float(error @ error), float(np.linalg.norm(x) * np.linalg.norm(y))
         return ValueDifference(
-            name=name,
-            other=other,
-            op=side.ops[name],
-            matched="name" if name == other else "position",
+            name=names[0],
+            other=names[1],
+            op=op,
+            matched="name" if by_name else "position",
             shape=tuple(one.shape),
             largest=largest,
             max_error=float(error.max(initial=0.0)),

@@ -629,7 +629,7 @@ def _quantized(nodes: Sequence[Node]) -> set[str]:
     found = {node.inputs[0] for node in nodes if node.info.converts}
     for node in nodes:
         held = node.info.fans if node.info.is_product else node.info.holds
-        found.update(node.inputs[position] for position in held if position < len(node.inputs))
+        found.update(n for at, n in enumerate(node.inputs) if at in held or node.info.role(at) is Role.BIAS)
     for node in reversed(nodes):
         if node.info.moves and not found.isdisjoint(node.outputs):
             found.add(node.inputs[0])

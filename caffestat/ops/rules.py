@@ -11,7 +11,7 @@ from caffestat.lazy import np
 from . import activations
 from .activations import Nonlinearity
 from .einsum import sizes_of, terms_of
-from .info import Call, Fans, Shape
+from .info import Call, Fans, Shape, UnknownShapeError
 
 Attributes = Mapping[str, Any]
 
@@ -115,6 +115,44 @@ def picked_blocks_shape(call: Call) -> Shape:
 def same_shape(call: Call) -> Shape:
     """The shape of the first input."""
     return call.input(0)
+
+
+def broadcast_shape(*positions: int) -> Any:
+    """The shape that some inputs have together."""
+    return lambda call: np.broadcast_shapes(*map(call.input, positions))
+
+
+def quantized_gemm_shape(call: Call) -> Shape:
+    """[m, n]; without a zero point of the output, it holds floats, and its type is not told."""
+    call.input(8)
+    return call.input(0)[1 if call.get("transA") else 0], call.input(3)[0 if call.get("transB") else 1]
+
+
+def quantized_concat_shape(call: Call) -> Shape:
+    """Every third input from the third on is a part."""
+    parts = [call.input(position) for position in range(2, len(call.inputs), 3)]
+    axis = call.get("axis") % len(parts[0])
+    return (*parts[0][:axis], sum(part[axis] for part in parts), *parts[0][axis + 1 :])
+
+
+def global_pool_shape(call: Call) -> Shape:
+    """One place per channel, which stand last or in front of the places."""
+    batch, *others = call.input(0)
+    ones = (1,) * (len(others) - 1)
+    return (batch, *ones, others[-1]) if call.get("channels_last") else (batch, others[0], *ones)
+
+
+def quantized_pool_shape(call: Call) -> Shape:
+    """[batch, channels, places…], or the channels last. Raises UnknownShapeError for padding not written."""
+    if call.get("auto_pad", "NOTSET") not in ("NOTSET", "VALID") or call.get("ceil_mode"):
+        raise UnknownShapeError("auto_pad")
+    batch, *others = call.input(0)
+    space, kernel = others[:-1] if call.get("channels_last") else others[1:], call.get("kernel_shape")
+    rank = len(kernel)
+    pads, strides = call.get("pads", [0] * 2 * rank), call.get("strides", [1] * rank)
+    axes = zip(space, pads[:rank], pads[rank:], kernel, strides, strict=True)
+    out = [(size + before + after - k) // stride + 1 for size, before, after, k, stride in axes]
+    return (batch, *out, others[-1]) if call.get("channels_last") else (batch, others[0], *out)
 
 
 def packed_shape(call: Call) -> Shape:

@@ -159,8 +159,22 @@ _enter(
     fans={1: rules.conv_fans},
     macs=rules.conv_macs,
 )
-_enter(Elements.MIXED, "MatMulInteger", "MatMulIntegerToFloat", inputs=(DATA, DATA, SETTING), **_PRODUCT)
-_enter(Elements.MIXED, "DynamicQuantizeMatMul", inputs=(DATA, DATA, SETTING, SETTING, BIAS), **_PRODUCT)
+_enter(Elements.MIXED, "MatMulInteger", inputs=(DATA, DATA, SETTING), **_PRODUCT)
+_enter(
+    Elements.MIXED,
+    "MatMulIntegerToFloat",
+    inputs=(DATA, DATA, SETTING),
+    output_shape=rules.fused_shape,
+    typed_by=2,
+    **_PRODUCT,
+)
+_enter(
+    Elements.MIXED,
+    "DynamicQuantizeMatMul",
+    inputs=(DATA, DATA, SETTING, SETTING, BIAS),
+    output_shape=rules.fused_shape,
+    **_PRODUCT,
+)
 _enter(
     Elements.MIXED,
     "MatMulNBits",
@@ -216,14 +230,39 @@ _enter(
     fans={3: rules.conv_fans},
     macs=rules.quantized_conv_macs,
 )
+_QUANTIZED_PRODUCT: dict[str, Any] = {
+    "inputs": (DATA, SETTING, SETTING, DATA, SETTING, SETTING, BIAS, SETTING),
+    "is_product": True,
+    "fans": {0: rules.left_fans, 3: rules.right_fans},
+    "macs": rules.matmul_macs,
+}
+_enter(Elements.MIXED, "QGemm", output_shape=rules.quantized_gemm_shape, **_QUANTIZED_PRODUCT)
+_enter(Elements.MIXED, "QLinearMatMul", **_QUANTIZED_PRODUCT)
+for _op in ("QLinearAdd", "QLinearMul"):
+    _enter(
+        Elements.EACH,
+        _op,
+        inputs=(DATA, SETTING, SETTING, DATA, SETTING),
+        output_shape=rules.broadcast_shape(0, 3),
+    )
+_enter(Elements.EACH, "QLinearLeakyRelu", "QLinearSigmoid", inputs=(DATA, SETTING), output_shape=rules.same_shape)
+_enter(Elements.MIXED, "QLinearSoftmax", inputs=(DATA, SETTING), output_shape=rules.same_shape)
+_enter(Elements.MIXED, "QLinearAveragePool", inputs=(DATA, SETTING), output_shape=rules.quantized_pool_shape)
+_enter(Elements.MIXED, "QLinearGlobalAveragePool", inputs=(DATA, SETTING), output_shape=rules.global_pool_shape)
 _enter(
     Elements.MIXED,
-    "QGemm",
-    "QLinearMatMul",
-    inputs=(DATA, SETTING, SETTING, DATA, SETTING, SETTING, BIAS),
-    is_product=True,
-    fans={0: rules.left_fans, 3: rules.right_fans},
-    macs=rules.matmul_macs,
+    "QLinearConcat",
+    inputs=(SETTING, SETTING, DATA),
+    is_variadic=True,
+    output_shape=rules.quantized_concat_shape,
+    typed_by=1,
+)
+_enter(
+    Elements.MIXED,
+    "QLinearWhere",
+    inputs=(CONDITION, DATA, SETTING, SETTING, DATA, SETTING),
+    output_shape=rules.broadcast_shape(0, 1, 4),
+    typed_by=1,
 )
 _enter(
     Elements.MIXED,

@@ -28,6 +28,7 @@ from .traits import activation_of, passes_signal
 __all__ = ["ModelProgram", "can_run", "from_onnx", "settle_drawn"]
 
 FLOAT = np.dtype(np.float32)
+_DECISIVE = (np.bool_, np.int32, np.int64)  # the types of places, sizes and conditions; quantized values are of 8 bits
 
 
 @dataclass
@@ -64,7 +65,7 @@ class ModelProgram(Program):
             return self
         model = replace(self.layout.model, graph=self.layout.graph.fork())
         model.graph.specs |= _specs(found)
-        fixed = {name: array for name, array in found.items() if array.dtype.kind in "iub"}
+        fixed = {name: array for name, array in found.items() if array.dtype in _DECISIVE}
         return replace(from_onnx(model, self.layout.source, self.loss), fixed=fixed)
 
     def stopped(self, forward: Forward, stops: Sequence[Stop], rounds: Sequence[Node]) -> list[Finding]:

@@ -174,7 +174,7 @@ def footer(report: Report, table: Iterable[Row]) -> Iterator[str]:
     if any(top.is_unknown for layer in report.layers for top in layer.tops):
         yield "mean|x| ?: the value of a layer that cannot be computed, one that depends on it, or text and lists."
     if not totals.is_complete:
-        yield "Layers of unknown shape (?) and what depends on them are left out of the totals."
+        yield "Layers of unknown shape (?) or cost, and what depends on them, are left out of the totals."
     params = [row.fans for row in table if row.fans]
     counted = [p for p in params if p.caffe_fan_in is not None]
     if any((p.caffe_fan_in, p.caffe_fan_out) != (p.fan_in, p.fan_out) for p in counted):

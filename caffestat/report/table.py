@@ -21,7 +21,7 @@ def render(report: Report, width: int = 120) -> str:
     """
     table = list(rows(report))
     text = [heading(report)]
-    for titles, *lines in _fit(used(table), table, width):
+    for titles, *lines in _fit(used(table), table, width) if table else ():
         rule = "-" * max(map(len, [titles, *lines]))
         text += ["", titles, rule, *lines, rule]
     return "\n".join([*text, *footer(report, table), ""])

@@ -16,7 +16,7 @@ from caffestat.fillers import Stream
 from caffestat.graph.load import load
 from caffestat.program.feeds import Feeds
 from caffestat.program.from_onnx import from_onnx
-from caffestat.report import LayerRow, Report
+from caffestat.report import LayerRow, Report, render
 
 from ..graph.models import model, normal, run, value
 from ..graph.test_load import conditional
@@ -230,6 +230,41 @@ def test_what_a_run_for_shapes_chose_stays_chosen() -> None:
     assert graph.shape("kept") == (3,)
     assert not {"kept", "largest"} & graph.constants.keys()
     assert len(graph.nodes) == len(nodes)
+
+
+def test_quantized_values_stay_computed(tmp_path: Path) -> None:
+    """Their shapes are known only from a run: QLinearAveragePool leaves its padding to the runtime."""
+    nodes = [
+        node("QuantizeLinear", ["x", "s", "z"], ["q"]),
+        node(
+            "QLinearAveragePool", ["q", "s", "z", "s", "z"], ["p"], domain="com.microsoft",
+            kernel_shape=[2, 2], auto_pad="SAME_UPPER",
+        ),
+        node("DequantizeLinear", ["p", "s", "z"], ["y"]),
+    ]  # fmt: skip
+    proto = model(
+        nodes, {"x": (1, 2, 5, 4)}, ["y"], {"s": np.array(0.02, np.float32), "z": np.array(120, np.uint8)}, 17
+    )
+    proto.opset_import.append(helper.make_opsetid("com.microsoft", 1))
+    report = analyzed(proto, tmp_path)
+    assert row(report, "QLinearAveragePool_0").tops[0].shape == (1, 2, 5, 4)
+    assert "no gradient rule for QLinearAveragePool" in report.findings[0].message
+
+
+def test_biases_of_integers_are_params(tmp_path: Path) -> None:
+    nodes = [node("QLinearConv", ["x", "s", "z", "w", "s", "z", "s", "z", "b"], ["y"])]
+    arrays = {"s": np.array(0.1, np.float32), "z": np.array(3, np.uint8)}
+    arrays |= {"w": np.ones((4, 3, 2, 2), np.uint8), "b": np.ones(4, np.int32)}
+    proto = model(nodes, [value("x", (1, 3, 5, 5), TensorProto.UINT8)], [], arrays, 17)
+    proto.graph.output.append(value("y", None, TensorProto.UINT8))
+    report = analyzed(proto, tmp_path, static=True)
+    assert [(p.name, p.role) for p in report.layers[0].params] == [("w", "weight"), ("b", "bias")]
+    assert report.totals.params == 4 * 3 * 2 * 2 + 4
+
+
+def test_a_model_without_nodes_has_an_empty_table(tmp_path: Path) -> None:
+    proto = model([], {"x": (2,)}, ["x"])
+    assert render(analyzed(proto, tmp_path), "table").splitlines()[1].startswith("params 0")
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float64])

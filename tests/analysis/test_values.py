@@ -94,3 +94,27 @@ def test_inputs_of_other_shapes_are_refused(tmp_path: Path) -> None:
     onnx.save(model, b)
     with pytest.raises(InputError, match=r"\(3, 5\) in the first model, \(4, 5\) in the second"):
         compare(a, b)
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_a_relu_that_a_range_of_integers_implies_is_no_difference(tmp_path: Path, turned: bool) -> None:
+    """Quantizers leave the Relu out and give its name to what it read: the integers hold no negative numbers."""
+    whole = write(tmp_path / "a.onnx", W, op="Relu")
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["y"]),
+        helper.make_node("QuantizeLinear", ["y", "scale", "zero"], ["q"]),
+        helper.make_node("DequantizeLinear", ["q", "scale", "zero"], ["y/rounded"]),
+        helper.make_node("Identity", ["y/rounded"], ["out"]),
+    ]
+    arrays = {"w": W, "scale": np.array(0.05, np.float32), "zero": np.array(0, np.uint8)}
+    tensors = [numpy_helper.from_array(array, name) for name, array in arrays.items()]
+    ends = [
+        helper.make_tensor_value_info(*end)
+        for end in (("x", TensorProto.FLOAT, (3, 5)), ("out", TensorProto.FLOAT, None))
+    ]
+    graph = helper.make_graph(nodes, "g", ends[:1], ends[1:], tensors)
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), tmp_path / "b.onnx")
+    names = [whole, str(tmp_path / "b.onnx")]
+    found = compare(*names[:: -1 if turned else 1]).values()
+    one = next(one for one in found if {one.name, one.other} == {"y", "y/rounded"})
+    assert one.matched == "name" and one.max_error <= 0.026
