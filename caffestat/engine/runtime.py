@@ -54,8 +54,12 @@ def session_options() -> Any:
 
 
 def open_session(model: ModelProto, options: Any, providers: Sequence[Any] = ("CPUExecutionProvider",)) -> Any:
-    """Return a session of a model. Raises what the runtime raises (see `runtime_errors`)."""
-    return onnxruntime().InferenceSession(model.SerializeToString(), options, providers=list(providers))
+    """Return a session of a model. Raises what the runtime raises (see `runtime_errors`).
+
+    What fails on a device fails: the runtime would print that to standard output and do it once more on the CPU.
+    """
+    content = model.SerializeToString()
+    return onnxruntime().InferenceSession(content, options, providers=list(providers), enable_fallback=0)
 
 
 def ops_on_cpu(session: Any) -> set[str]:

@@ -15,7 +15,8 @@ from typing import Any
 
 import pytest
 
-from caffestat.engine.runtime import interruptible
+from caffestat.engine.runtime import interruptible, onnxruntime, open_session, session_options
+from caffestat.graph import Graph
 
 
 def test_a_run_leaves_nothing_in_the_home_folder(root: Path, tmp_path: Path) -> None:
@@ -30,6 +31,18 @@ def test_only_one_module_imports_the_runtime(root: Path) -> None:
     pattern = re.compile(r"^\s*import onnxruntime|from onnxruntime|import_module\(.onnxruntime", re.MULTILINE)
     found = [path.name for path in (root / "caffestat").rglob("*.py") if pattern.search(path.read_text())]
     assert found == ["runtime.py"]
+
+
+def test_what_fails_on_a_device_is_not_done_again_on_the_cpu(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(session: Any, providers: Any, *_: Any) -> None:
+        raise RuntimeError(f"no memory on {providers}")
+
+    monkeypatch.setattr(onnxruntime().InferenceSession, "_create_inference_session", fail)
+    with pytest.raises(RuntimeError, match=r"no memory on .*CUDA"):
+        open_session(Graph().to_onnx(), session_options(), ["CUDAExecutionProvider", "CPUExecutionProvider"])
+    assert capsys.readouterr().out == ""
 
 
 @pytest.fixture
