@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -19,6 +20,11 @@ from .runtime import onnxruntime, open_session, session_options
 __all__ = ["CPU", "Device", "choose_device"]
 
 CUDA = "CUDAExecutionProvider"
+
+_OLDEST = (1, 30)
+"""The first onnxruntime whose CUDA kernel of AveragePool knows padding of one side only."""
+
+_FAILURE = re.compile(r"CUDA failure \d+: (.+?) ;")
 
 _CUDA_OPTIONS = {
     "use_tf32": "0",  # parity with Caffe's float32
@@ -75,6 +81,8 @@ def why_no_cuda(index: int = 0) -> str:
     ort = onnxruntime()
     if CUDA not in ort.get_available_providers():
         return "this onnxruntime has no CUDA provider (install onnxruntime-gpu)"
+    if tuple(int(part) for part in ort.__version__.split(".")[:2]) < _OLDEST:
+        return f"onnxruntime {ort.__version__} computes some averages wrong on CUDA (install 1.30 or newer)"
     driver = memory.cuda_driver()
     if driver is None:
         return "there is no NVIDIA driver on this machine"
@@ -95,11 +103,17 @@ def _why_not_loaded(ort: Any, device: Device) -> str:
         try:
             session = open_session(graph.to_onnx(), session_options(), device.providers[:1])
         except Exception as error:  # the runtime raises several private types here
-            return f"the CUDA provider does not start: {str(error).splitlines()[0]}"
+            return f"the CUDA provider does not start: {_reason(str(error))}"
     if CUDA in session.get_providers():
         return ""
     libraries = "no CUDA and cuDNN libraries: pip install onnxruntime-gpu[cuda,cudnn]"
     return f"the CUDA provider does not load here (no GPU, or {libraries})"
+
+
+def _reason(text: str) -> str:
+    """Return what CUDA says of a failure, without the runtime's lines of code around it."""
+    said = _FAILURE.search(text)
+    return said[1] if said else text.splitlines()[0]
 
 
 def choose_device(wanted: str) -> tuple[Device, str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -31,6 +32,19 @@ def test_auto_takes_the_cpu_and_says_why() -> None:
 def test_cuda_is_refused_where_it_cannot_be_used(wanted: str, index: int) -> None:
     with pytest.raises(DeviceError, match=f"--device {wanted} was asked for, but there is no GPU {index}"):
         choose_device(wanted)
+
+
+def test_an_old_runtime_is_not_used_on_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
+    old = SimpleNamespace(__version__="1.29.1", get_available_providers=lambda: [device.CUDA])
+    monkeypatch.setattr(device, "onnxruntime", lambda: old)
+    assert "1.30 or newer" in device.why_no_cuda.__wrapped__()
+
+
+@pytest.mark.parametrize(
+    "text", ["/a.cc:63 f() CUDA failure 35: the driver is too old ; GPU=-1 ;", "the driver is too old\n"]
+)
+def test_the_reason_of_a_failure_is_what_cuda_says(text: str) -> None:
+    assert device._reason(text) == "the driver is too old"
 
 
 def test_an_index_chooses_the_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
