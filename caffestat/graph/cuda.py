@@ -13,10 +13,13 @@ import numpy as np
 
 from .axes import all_but_channels
 from .convolution import convolution_of
-from .graph import OPSET
+from .graph import CONTRIB, OPSET
+from .largest import first_largest, pad_with_least
 from .late import Definition
 
 if TYPE_CHECKING:
+    from caffestat.ops import Window
+
     from .graph import Graph, Node, Spec
 
 __all__ = ["REWRITES", "newest_opset"]
@@ -26,6 +29,8 @@ _LARGE = 1 << 14  # elements from which on a kernel costs more than its start
 _FEW_PLACES = 32  # per row; below, rows are too short for a product or a normalization of their own
 _CUDNN_EPSILON = float(np.float32(1e-5))  # the least that every version of cuDNN takes
 _REPEATING = ("reflect", "edge", "wrap")  # modes of Pad that fill with elements instead of one value
+_OLD_MODES = {"linear": "bilinear", "cubic": "bicubic"}  # of GridSample
+_EXACT = 1 << 24  # the largest of the whole numbers from 0 on that are all float32
 _TINY = 1e-12  # keeps the deviation of a constant row finite
 
 
@@ -73,10 +78,12 @@ def _reduced_to_channels(g: Graph, node: Node, spec: Spec, share: float) -> str:
 
 
 def _pad(g: Graph, node: Node, provider: str) -> Sequence[str] | None:
-    """A Concat per axis: the kernel of Pad moves 0.1 TB/s."""
+    """A Concat per axis: the kernel of Pad moves 0.1 TB/s, and there is none for integers."""
     spec, pads = g.specs.get(node.inputs[0]), g.constants.get(node.inputs[1])
     is_plain = node.get("mode") not in _REPEATING and len(node.inputs) < 4
-    if spec is None or pads is None or not is_plain or prod(spec.shape) < _LARGE or min(pads) < 0:
+    if spec is None or pads is None or not is_plain or min(pads) < 0:
+        return None
+    if prod(spec.shape) < _LARGE and spec.dtype.kind == "f":
         return None
     fill = node.inputs[2] if len(node.inputs) > 2 and node.inputs[2] else g.constant(0, spec.dtype)
     value, shape = node.inputs[0], list(spec.shape)
@@ -94,17 +101,43 @@ def _extended(g: Graph, value: str, shape: Sequence[int], axis: int, ends: Seque
     return g.emit("Concat", *parts, axis=axis) if len(parts) > 1 else value
 
 
-def _pool(g: Graph, node: Node, provider: str) -> Sequence[str] | None:
+def _average_pool(g: Graph, node: Node, provider: str) -> Sequence[str] | None:
     """ceil_mode, whose opset is too new for the kernel, expressed as padding that is not counted."""
+    win = _window(g, node)
+    if win is None or not node.get("ceil_mode", 0) or node.get("count_include_pad", 0):
+        return None
+    return [_slid(g, node, node.inputs[0], [*win.begins, *win.ends])]
+
+
+def _max_pool(g: Graph, node: Node, provider: str) -> Sequence[str] | None:
+    """ceil_mode as padding; Indices by plain ops, and what is dilated in a padded image.
+
+    Among equal elements the kernel takes the first column before the first row, and it reads outside of the image where
+    all are as large as 2^24 or NaN. Before an image it starts dilated windows at its first element.
+    """
+    win, (x, *_) = _window(g, node), node.inputs
+    is_dilated = win is not None and set(win.dilations) != {1} and any(win.begins)
+    has_indices = len(node.outputs) > 1 and not node.get("storage_order", 0)
+    if win is None or not (node.get("ceil_mode", 0) or is_dilated or has_indices):
+        return None
+    pads = [0] * 2 * len(win.size) if is_dilated else [*win.begins, *win.ends]
+    y = _slid(g, node, pad_with_least(g, x, win) if is_dilated else x, pads)
+    return [y, g.cast(first_largest(g, x, win), np.int64)] if has_indices else [y]
+
+
+def _window(g: Graph, node: Node) -> Window | None:
+    """Return how a pooling node slides over its image, None where that is not known or a padding is too wide."""
     rule, known = node.info.window, [g.specs.get(name) for name in (node.inputs[0], node.outputs[0])]
-    if not node.get("ceil_mode", 0) or node.get("count_include_pad", 0) or rule is None or None in known:
+    if rule is None or None in known:
         return None
-    sliding = rule(g.call(node))
-    if any(end >= k for end, k in zip(sliding.ends, sliding.kernel, strict=True)):
-        return None
+    win = rule(g.call(node))
+    return None if any(end >= k for end, k in zip(win.ends, win.kernel, strict=True)) else win
+
+
+def _slid(g: Graph, node: Node, x: str, pads: Sequence[int]) -> str:
+    """Emit the first output of a pooling node over another image, with this padding."""
     attributes = {k: v for k, v in node.attributes.items() if k not in ("ceil_mode", "auto_pad")}
-    attributes["pads"] = [*sliding.begins, *sliding.ends]
-    return g.emit_many(node.op, *node.inputs, count=len(node.outputs), **attributes)
+    return g.emit(node.op, x, **{**attributes, "pads": list(pads)})
 
 
 def _convolution(g: Graph, node: Node, provider: str) -> Sequence[str] | None:
@@ -196,14 +229,46 @@ def _running(g: Graph, node: Node, old: Sequence[str], new: Sequence[str], dtype
 
 
 def _clip(g: Graph, node: Node, provider: str) -> Sequence[str] | None:
-    """There is no kernel for int32."""
-    spec = g.specs.get(node.inputs[0])
-    if spec is None or spec.dtype != np.int32:
+    """There is no kernel for int32. The bounds tell the type too, where nothing is known of the value."""
+    known = (g.specs.get(name) for name in node.inputs)
+    if all(spec is None or spec.dtype != np.int32 for spec in known):
         return None
     value, *bounds = node.inputs
     for op, bound in zip(("Max", "Min"), bounds, strict=False):
         value = g.emit(op, value, bound) if bound else value
     return [value]
+
+
+def _arg_max(g: Graph, node: Node, provider: str) -> Sequence[str] | None:
+    return _place_of(g, node, "ReduceMax")
+
+
+def _arg_min(g: Graph, node: Node, provider: str) -> Sequence[str] | None:
+    return _place_of(g, node, "ReduceMin")
+
+
+def _place_of(g: Graph, node: Node, extreme: str) -> Sequence[str] | None:
+    """By plain ops: the kernel takes any of equal elements, and has neither `select_last_index` nor integers."""
+    (x,), axis = node.inputs, node.get("axis", 0)
+    spec = g.specs.get(x)
+    size = spec.shape[axis] if spec else 0
+    if spec is None or not 0 < size <= _EXACT:
+        return None
+    numbers = g.constant(np.arange(size).reshape(-1, *[1] * (len(spec.shape[axis:]) - 1)))
+    is_best = g.emit("Equal", x, g.emit(extreme, x, g.ints(axis), keepdims=1))
+    pick, other = ("ReduceMax", 0) if node.get("select_last_index", 0) else ("ReduceMin", size - 1)
+    places = g.emit("Where", is_best, numbers, g.constant(other))
+    return [g.cast(g.emit(pick, places, g.ints(axis), keepdims=node.get("keepdims", 1)), np.int64)]
+
+
+def _grid_sample(g: Graph, node: Node, provider: str) -> Sequence[str] | None:
+    """The kernel is that of an older op, for images of two axes."""
+    spec, y = g.specs.get(node.inputs[0]), g.specs.get(node.outputs[0])
+    if spec is None or y is None or len(spec.shape) != 4 or spec.dtype != np.float32:
+        return None
+    mode = node.get("mode", "linear")
+    attributes = {**node.attributes, "mode": _OLD_MODES.get(mode, mode)}
+    return [g.declare(g.emit(node.op, *node.inputs, domain=CONTRIB, **attributes), y.shape, y.dtype)]
 
 
 def _softplus(g: Graph, node: Node, provider: str) -> Sequence[str] | None:
@@ -225,11 +290,14 @@ def _mean_of_inputs(g: Graph, node: Node, provider: str) -> Sequence[str] | None
 
 
 REWRITES: dict[str, Definition] = {
-    "AveragePool": _pool,
+    "ArgMax": _arg_max,
+    "ArgMin": _arg_min,
+    "AveragePool": _average_pool,
     "BatchNormalization": _batch_normalization,
     "Clip": _clip,
     "Conv": _convolution,
-    "MaxPool": _pool,
+    "GridSample": _grid_sample,
+    "MaxPool": _max_pool,
     "Mean": _mean_of_inputs,
     "Pad": _pad,
     "ReduceMean": _mean,

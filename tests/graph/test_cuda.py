@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from caffestat.engine import Compiled
-from caffestat.graph import OPSET, Graph
+from caffestat.graph import CONTRIB, OPSET, Graph
 from caffestat.graph.expand import expand
 
 Emit = Callable[..., str]
@@ -71,6 +71,21 @@ def test_rounding_up_becomes_padding(op: str, pads: Sequence[int]) -> None:
     assert of_cuda.to_onnx().opset_import[0].version == OPSET
 
 
+@pytest.mark.parametrize("pads", [(0, 0, 0, 0), (1, 0, 0, 1)])
+def test_indices_are_those_of_the_first_row(pads: Sequence[int]) -> None:
+    x = np.random.default_rng(0).integers(0, 2, (2, 3, 7, 9)).astype(np.float32)  # most windows have equal elements
+    how: dict[str, Any] = {"kernel_shape": [3, 2], "strides": [2, 3], "pads": list(pads), "ceil_mode": 1}
+    for output in range(2):
+        of_cuda = check(lambda g, x, n=output: g.emit_many("MaxPool", x, count=2, **how)[n], x, gone=())
+        assert all(len(node.outputs) == 1 for node in of_cuda.nodes)
+
+
+def test_dilated_windows_get_a_padded_image() -> None:
+    how: dict[str, Any] = {"kernel_shape": [2, 3], "dilations": [1, 2], "pads": [0, 1, 0, 2]}
+    of_cuda = check(lambda g, x: g.emit("MaxPool", x, **how), normal(2, 3, 8, 12), gone=())
+    assert [node.attributes["pads"] for node in of_cuda.nodes if "dilations" in node.attributes] == [[0] * 4]
+
+
 def test_a_divisor_that_counts_padding_keeps_its_rounding() -> None:
     how: dict[str, Any] = {"kernel_shape": [3], "strides": [2], "ceil_mode": 1, "count_include_pad": 1}
     of_cuda = check(lambda g, x: g.emit("AveragePool", x, **how), normal(2, 3, 8), gone=())
@@ -98,6 +113,42 @@ def test_integers_are_clipped_by_max_and_min() -> None:
     x = np.arange(-7, 8, dtype=np.int32)
     check(lambda g, x: g.emit("Clip", x, g.constant(-3, np.int32), g.constant(4, np.int32)), x, gone=["Clip"])
     check(lambda g, x: g.emit("Clip", x, "", g.constant(4, np.int32)), x, gone=["Clip", "Max"])
+
+
+@pytest.mark.parametrize("of_unknown_shape", [False, True])
+def test_integers_are_clipped_whose_shape_is_not_known(of_unknown_shape: bool) -> None:
+    """As in what a late op emits."""
+    g = Graph()
+    total = g.emit("Add", g.input("x", (3,), np.int32), g.constant(1, np.int32))
+    if not of_unknown_shape:
+        g.declare(total, (3,), np.int32)
+    g.outputs = [g.emit("Clip", total, g.constant(0, np.int32))]
+    assert [node.op for node in expand(g, g.outputs, "cuda").nodes] == ["Add", "Max"]
+
+
+def test_integers_are_padded_by_concatenation() -> None:
+    x = np.arange(6).reshape(2, 3)
+    check(lambda g, x: g.emit("Pad", x, g.ints(0, 1, 2, 0), g.constant(-1, np.int64)), x, gone=["Pad"])
+
+
+@pytest.mark.parametrize("op", ["ArgMax", "ArgMin"])
+@pytest.mark.parametrize("last", [0, 1])
+@pytest.mark.parametrize(("axis", "keepdims"), [(1, 1), (-1, 0), (0, 0)])
+@pytest.mark.parametrize("dtype", [np.float32, np.int32])
+def test_the_place_of_an_extreme(op: str, last: int, axis: int, keepdims: int, dtype: Any) -> None:
+    x = np.random.default_rng(0).integers(-2, 2, (3, 5, 7)).astype(dtype)
+    attributes = {"axis": axis, "keepdims": keepdims, "select_last_index": last}
+    check(lambda g, x: g.emit(op, x, **attributes), x, gone=[op])
+
+
+@pytest.mark.parametrize("mode", ["linear", "nearest", "cubic"])
+@pytest.mark.parametrize("padding", ["zeros", "border", "reflection"])
+@pytest.mark.parametrize("corners", [0, 1])
+def test_samples_of_a_grid(mode: str, padding: str, corners: int) -> None:
+    grid = np.random.default_rng(1).uniform(-1.3, 1.3, (2, 4, 5, 2)).astype(np.float32)
+    attributes = {"mode": mode, "padding_mode": padding, "align_corners": corners}
+    of_cuda = check(lambda g, x, grid: g.emit("GridSample", x, grid, **attributes), normal(2, 3, 6, 7), grid, gone=())
+    assert {node.domain for node in of_cuda.nodes} == {CONTRIB}
 
 
 def test_mean_of_inputs() -> None:
