@@ -73,6 +73,10 @@ class _ForkUsage(NetError):
     """What Caffe refuses and forks accept, in ways that are not known here."""
 
 
+class _EffectUnknown(NetError):
+    """Fields or values that Caffe lacks may change the shapes of a layer's tops."""
+
+
 class _DataError(NetError):
     """Real data that was asked for cannot be read."""
 
@@ -211,6 +215,8 @@ class _Builder:
         if isinstance(error, _DataError):
             self.fault(error)
             return error.message
+        if isinstance(error, _EffectUnknown):
+            return self.tell_shapeless(error, ", so")
         unknown = [finding.field.name for finding in self.foreign(entry.text)]
         choice = self.choices.get(id(entry.text))
         if choice and choice.cls.dialect and not layer_dialects(entry.proto.type)[0].dialect:
@@ -225,7 +231,11 @@ class _Builder:
         else:
             self.fault(error)
             return error.message
-        why = f"{error.message}; but {but}: the shapes of its tops are unknown"
+        return self.tell_shapeless(error, f"; but {but}:")
+
+    def tell_shapeless(self, error: NetError, because: str) -> str:
+        """Warn of a layer whose tops have unknown shapes; return the warning."""
+        why = f"{error.message}{because} the shapes of its tops are unknown"
         self.findings.append(Finding(error.place, why))
         return why
 
@@ -301,7 +311,7 @@ class _Builder:
         self.tell_layer(node)
         node.top_shapes, params = _tops_and_params(layer, bottoms)
         if why := self.shapeless.get(layer):
-            raise layer.error(why)
+            raise _EffectUnknown(layer.error(why).message, node.place)
         node.params = tuple(self.add_param(node, index, param) for index, param in enumerate(params))
         layer.why_uncomputed = layer.why_uncomputed or _unknown_values(params)
         self.tell_unknown(node)
@@ -310,9 +320,10 @@ class _Builder:
 
     def set_failed(self, node: Node, entry: Entry, error: NetError) -> None:
         """Put a layer of unknown shapes in the place of one at which Caffe would stop."""
-        message = explained(error.message, self.nodes, self.blobs)
-        told = self.about_vectors(node, message) or NetError(message, error.place)
-        failed, node.layer = node.layer, self.create_unknown(entry, self.forgive(entry, told))
+        if not isinstance(error, _EffectUnknown):
+            message = explained(error.message, self.nodes, self.blobs)
+            error = self.about_vectors(node, message) or NetError(message, error.place)
+        failed, node.layer = node.layer, self.create_unknown(entry, self.forgive(entry, error))
         node.layer.failed = failed
         node.layer.top_count = len(node.tops)
         node.top_shapes = _given_shapes(node.layer)
@@ -642,7 +653,7 @@ def _check_count(
     least, most = allowed
     if not within(found, allowed):
         expected = str(least) if least == most else f"at least {least}" if most is None else f"{least} to {most}"
-        message = layer.error(f"takes {expected} {kind} blobs, found {found}").message
+        message = layer.error(f"takes {expected} {kind} blob{'' if expected == '1' else 's'}, found {found}").message
         raise (_ForkUsage if within(found, foreign) else NetError)(message, layer.place)
 
 

@@ -11,7 +11,10 @@ from caffestat.layers import TEST, TRAIN
 
 from .upgrade import Entry
 
-__all__ = ["TEST", "TRAIN", "State", "filter_layers", "meets"]
+__all__ = ["NEVER", "TEST", "TRAIN", "State", "filter_layers", "meets"]
+
+NEVER = 2**31 - 1
+"""The min_level of a rule that holds in no state: one for a phase that only forks have."""
 
 
 @dataclass(frozen=True)

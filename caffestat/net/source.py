@@ -16,6 +16,7 @@ from caffestat.prototext import Document, Field, Message, parse
 from caffestat.schema import ForkValue, NetParameter, SolverParameter, UnknownField, from_document, read_addition
 
 from .dialects import Choice, choose
+from .rules import NEVER
 from .spellings import take_spellings
 from .upgrade import Entry, upgrade
 
@@ -190,7 +191,7 @@ def _bar_unknown_phases(entries: Iterable[Entry], findings: Iterable[Finding]) -
             texts = [value for field in (entry.text.find(name) if entry.text else ()) for value in field.values]
             for rule, text in zip(getattr(entry.proto, name), texts, strict=False):
                 if isinstance(text, Message) and any(id(field) in unknown for field in text.find("phase")):
-                    rule.min_level = 2**31 - 1
+                    rule.min_level = NEVER
 
 
 def is_solver(document: Document) -> bool:

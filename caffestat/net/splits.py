@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import difflib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from typing import Any
 
 from caffestat.errors import NetError
 from caffestat.schema import LayerParameter
 from caffestat.schema.caffe_pb2 import Phase
 
+from .rules import NEVER
 from .upgrade import Entry
 
 __all__ = ["insert_splits", "without_unknown_bottoms"]
@@ -50,14 +52,30 @@ def _unknown_bottom(
 
 def _when(entry: Entry) -> str:
     """Return in words in which state the rules of a layer hold, and the options for it."""
-    rules = list(entry.proto.include or entry.proto.exclude)
-    phases = sorted({Phase.Name(rule.phase) for rule in rules if rule.HasField("phase")})
-    stages = sorted({stage for rule in rules for stage in rule.stage})
-    wanted = phases + [f"stage {stage!r}" for stage in stages]
+    rules = [dict(_conditions(rule)) for rule in entry.proto.include or entry.proto.exclude]
+    states = " or ".join(" and ".join(rule) or "every state" for rule in rules)
     if not entry.proto.include:
-        return f"not in {' or '.join(wanted) or 'this state'}, where its exclude rules hold"
-    options = [f"--phase {phase.lower()}" for phase in phases] + [f"--stage {stage}" for stage in stages]
-    return f"only in {' with '.join(wanted) or 'another state'}: use {' '.join(options) or '--stage or --level'}"
+        return f"not in {states}, where its exclude rules hold"
+    options = " or ".join(" ".join(filter(None, rule.values())) for rule in rules if any(rule.values()))
+    return f"only in {states}" + (f": use {options}" if options else "")
+
+
+def _conditions(rule: Any) -> Iterator[tuple[str, str]]:
+    """Yield each condition of a NetStateRule in words, with the option that meets it, "" for none."""
+    if rule.HasField("phase"):
+        phase = Phase.Name(rule.phase)
+        yield phase, f"--phase {phase.lower()}"
+    for stage in rule.stage:
+        yield f"stage {stage!r}", f"--stage {stage}"
+    for stage in rule.not_stage:
+        yield f"a state without stage {stage!r}", ""
+    if rule.min_level == NEVER:
+        yield "a phase that only forks have", ""
+    elif rule.HasField("min_level"):
+        until = f" to {rule.max_level}" if rule.HasField("max_level") else ""
+        yield f"levels from {rule.min_level}{until}", f"--level {rule.min_level}"
+    elif rule.HasField("max_level"):
+        yield f"levels up to {rule.max_level}", f"--level {rule.max_level}"
 
 
 def _sources(

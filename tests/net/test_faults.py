@@ -42,7 +42,7 @@ FAULTS = {
     ),
     "a wrong number of bottoms": (
         'layer { name: "r" type: "ReLU" bottom: "x" bottom: "before" top: "r" propagate_down: true }\n',
-        ["layer 'r' (ReLU): takes 1 bottom blobs, found 2"],
+        ["layer 'r' (ReLU): takes 1 bottom blob, found 2"],
         {"r": None},
     ),
     "propagate_down": (

@@ -109,7 +109,7 @@ def test_bottoms_that_only_a_fork_takes() -> None:
     odd = 'layer { name: "r" type: "ReLU" bottom: "x" bottom: "x" top: "r" odd: 1 }\n'
     net = build(INPUT + odd + FC % ("a", "r", "a"))
     assert shapes(net)["r"] is None
-    assert "takes 1 bottom blobs, found 2; but it has fields that Caffe lacks (odd)" in messages(net)[1]
+    assert "takes 1 bottom blob, found 2; but it has fields that Caffe lacks (odd)" in messages(net)[1]
 
 
 @pytest.mark.parametrize(("mode", "size"), [("ceil_mode: false", (4, 5)), ("ceil_mode: true", (5, 6)), ("", (5, 6))])

@@ -384,7 +384,7 @@ def test_findings_of_all_nets_are_told_once(tmp_path):
 @pytest.mark.parametrize("data", ["auto", "real"])
 def test_a_layer_that_forks_alone_take_cannot_be_trained(data, tmp_path):
     strange = NET + 'layer { name: "t" type: "TanH" bottom: "ip" }'
-    with pytest.raises(NetError, match=r"'t' \(TanH\): cannot be trained: .*takes 1 top blobs, found 0"):
+    with pytest.raises(NetError, match=r"'t' \(TanH\): cannot be trained: .*takes 1 top blob, found 0"):
         training(solver(tmp_path, 'net: "net.prototxt"', strange), data=data)
 
 
