@@ -6,7 +6,7 @@ exist and which values they take is for the caller to judge.
 
 from __future__ import annotations
 
-from caffestat.prototext.edit import Edit, Item, insert, remove, replace, replace_field, replace_value
+from caffestat.prototext.edit import Edit, Item, insert, line_break_at, remove, replace, replace_field, replace_value
 from caffestat.prototext.parser import MAX_DEPTH, parse
 from caffestat.prototext.tokens import Token
 from caffestat.prototext.tree import Document, Field, Message, Scalar
@@ -21,6 +21,7 @@ __all__ = [
     "Scalar",
     "Token",
     "insert",
+    "line_break_at",
     "parse",
     "remove",
     "replace",

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from caffestat.prototext.tree import Document, Field, Message, Scalar
 
-__all__ = ["Edit", "Item", "insert", "remove", "replace", "replace_field", "replace_value"]
+__all__ = ["Edit", "Item", "insert", "line_break_at", "remove", "replace", "replace_field", "replace_value"]
 
 Edit = tuple[int, int, bytes]
 
@@ -95,6 +95,13 @@ def insert(
     return (end, end, b"".join(joint + space + text for text in texts))
 
 
+def line_break_at(data: bytes, offset: int) -> bytes:
+    """Return how lines end at `offset`: as the line before it does, in the first line as that one does."""
+    before = data.rfind(b"\n", 0, offset)
+    newline = before if before >= 0 else data.find(b"\n", offset)
+    return b"\r\n" if newline > 0 and data[newline - 1 : newline] == b"\r" else b"\n"
+
+
 @dataclass(frozen=True)
 class _Style:
     """How a message is written: what precedes its brace, its braces, and the blanks inside."""
@@ -123,7 +130,7 @@ def _style(data: bytes, field: Field) -> _Style:
         is_multi_line=b"\n" in inside,
         step=_step(data, field, inner),
         colon=_colon(data, message, inner) or b": ",
-        line_break=b"\r\n" if data[: data.find(b"\n") + 1].endswith(b"\r\n") else b"\n",
+        line_break=line_break_at(data, end),
     )
 
 

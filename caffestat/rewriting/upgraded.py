@@ -9,7 +9,7 @@ from typing import Any
 from caffestat.errors import Finding, NetError
 from caffestat.net import NetSource
 from caffestat.net.source import inline_source, inside, is_solver, net_source
-from caffestat.prototext import Document, Edit, Field, Message, parse, replace, replace_field
+from caffestat.prototext import Document, Edit, Field, Message, line_break_at, parse, replace, replace_field
 from caffestat.schema import SolverParameter, UnknownField, V1LayerParameter, from_document, to_text
 from caffestat.schema.slots import slots
 
@@ -126,12 +126,11 @@ class _Part:
         """
         data = bytes(self.document)
         lead = data[data.rfind(b"\n", 0, start) + 1 : start]
-        line_break = b"\r\n" if data[: data.find(b"\n") + 1].endswith(b"\r\n") else b"\n"
         if not pieces:
             rest = data[end : data.find(b"\n", end) + 1]
             return (start, end, b"") if lead.strip() or rest.strip() else (start - len(lead), end + len(rest), b"")
         lines = b"\n".join(pieces).split(b"\n")
-        return start, end, (line_break + (b"" if lead.strip() else lead)).join(lines)
+        return start, end, (line_break_at(data, start) + (b"" if lead.strip() else lead)).join(lines)
 
     def findings(self) -> Iterator[Finding]:
         """Yield what is strange about the rewritten layers, except the fields that they keep."""

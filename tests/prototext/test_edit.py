@@ -75,6 +75,8 @@ def first_message(document: Document) -> Field:
             '\tp\n\t{\n\t\tn: 20\n\t\tweight_filler\n\t\t{\n\t\t\ttype: "xavier"\n\t\t}\n\t}\n',
         ),
         ("p {\r\n n: 20\r\n}\r\n", 'p {\r\n n: 20\r\n weight_filler {\r\n  type: "xavier"\r\n }\r\n}\r\n'),
+        ("#\np {\r\n n: 20\r\n}\n", '#\np {\r\n n: 20\r\n weight_filler {\r\n  type: "xavier"\r\n }\r\n}\n'),
+        ("#\r\np {\n n: 20\n}\n", '#\r\np {\n n: 20\n weight_filler {\n  type: "xavier"\n }\n}\n'),
         ("p { n: 20\n    k: 5 }", 'p { n: 20\n    k: 5 weight_filler { type: "xavier" } }'),
         ("p # c\n{ n: 20 }", 'p # c\n{ n: 20 weight_filler { type: "xavier" } }'),
     ],
