@@ -11,6 +11,7 @@ from typing import Any
 from caffestat.errors import Finding, SchemaError
 from caffestat.prototext import Field, Message
 from caffestat.schema import caffe_pb2
+from caffestat.schema.slots import boolean
 
 from .upgrade import Entry
 
@@ -18,17 +19,13 @@ __all__ = ["MEANINGS", "take_spellings"]
 
 
 def _round_mode(param: Any, value: Any) -> None:
-    modes = {"true": caffe_pb2.PoolingParameter.CEIL, "false": caffe_pb2.PoolingParameter.FLOOR}
-    if value.text not in modes:
-        raise ValueError("true or false")
-    param.round_mode = modes[value.text]
+    modes = caffe_pb2.PoolingParameter
+    param.round_mode = modes.CEIL if boolean(value) else modes.FLOOR
 
 
 def _round_below(param: Any, value: Any) -> None:
-    modes = {"true": caffe_pb2.PoolingParameter.FLOOR, "false": caffe_pb2.PoolingParameter.CEIL}
-    if value.text not in modes:
-        raise ValueError("true or false")
-    param.round_mode = modes[value.text]
+    modes = caffe_pb2.PoolingParameter
+    param.round_mode = modes.FLOOR if boolean(value) else modes.CEIL
 
 
 def _dilation(param: Any, value: Any) -> None:

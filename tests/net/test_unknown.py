@@ -112,7 +112,16 @@ def test_bottoms_that_only_a_fork_takes() -> None:
     assert "takes 1 bottom blob, found 2; but it has fields that Caffe lacks (odd)" in messages(net)[1]
 
 
-@pytest.mark.parametrize(("mode", "size"), [("ceil_mode: false", (4, 5)), ("ceil_mode: true", (5, 6)), ("", (5, 6))])
+@pytest.mark.parametrize(
+    ("mode", "size"),
+    [
+        ("ceil_mode: false", (4, 5)),
+        ("ceil_mode: 0", (4, 5)),
+        ("ceil_mode: true", (5, 6)),
+        ("ceil_mode: t", (5, 6)),
+        ("", (5, 6)),
+    ],
+)
 def test_ceil_mode_is_the_rounding(mode: str, size: tuple[int, int]) -> None:
     net = build(INPUT + POOL % mode)
     assert shapes(net)["p"] == (2, 4, *size)
