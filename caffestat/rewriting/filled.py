@@ -64,8 +64,8 @@ class FilledParam:
         if self.scale is not None:
             return self.scale / math.sqrt(3)
         found = self._density
-        if isinstance(found, Normal) and found.kept == 1:
-            return found.std
+        if isinstance(found, Normal):
+            return found.std if found.kept == 1 else math.sqrt(found.variance)
         return float(np.std(self.values, dtype=np.float64))
 
 

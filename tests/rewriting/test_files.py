@@ -230,6 +230,7 @@ def test_fill_tells_n_scale_and_std(tmp_path: Path) -> None:
     assert numbers("msra") == (2, None, 1.0)
     assert numbers("uniform:min=0,max=6") == (None, 3.0, round(3**0.5, 6))
     assert numbers("gaussian:0.5") == (None, None, 0.5)
+    assert numbers("gaussian:std=0.5,sparse=2") == (None, None, round(0.5 * 0.4**0.5, 6))  # two of five outputs
     assert numbers("constant:3") == (None, None, 0.0)
 
 
