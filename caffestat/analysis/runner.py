@@ -455,7 +455,8 @@ def _sums(array: np.ndarray) -> tuple[float, float]:
     for start in range(0, flat.size, 1 << 18):
         chunk = np.abs(flat[start : start + (1 << 18)])
         l1 += float(chunk.sum())
-        l2 += float(np.dot(chunk, chunk))
+        with np.errstate(over="ignore"):  # infinite in Caffe too
+            l2 += float(np.dot(chunk, chunk))
     return l1, l2
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import pytest
 
@@ -106,3 +108,13 @@ def test_running_statistics_change_once():
     runner.run(feeds)
     assert runner.forward.graph.is_strict
     assert [values.tolist() for values in runner.values] == [[4], [2], [1]]
+
+
+def test_sums_of_squares_that_overflow_are_infinite_without_a_warning() -> None:
+    text = net_of('type: "Bias" bias_param { filler { value: 1e20 } }', (2, 3))
+    built = build(text)
+    runner = Runner(from_net(built), draw_params(built, Stream(1)))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        norms = runner.run(draw_feeds(runner, Stream(1), np.random.default_rng(1), {})).norms
+    assert norms is not None and norms.data_l2 == INF
