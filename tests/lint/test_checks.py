@@ -304,6 +304,7 @@ def test_saturation_is_mended_where_it_comes_from(tmp_path: Path) -> None:
     tanh = one(CONV("c", "x", GAUSS.format(2))).replace('type: "ReLU"', 'type: "TanH"')
     (found,) = issues(tmp_path, tanh, "CS013")
     assert found.fix.startswith("make the weights of layer 'c' ")
+    assert "(mean 0, std" in found.message  # never -0
     biased = one(CONV("c", "x", GAUSS.format(0.01), "bias_filler { value: 9 }")).replace('"ReLU"', '"TanH"')
     (found,) = issues(tmp_path, biased, "CS013")
     assert found.fix.startswith("bring the mean of its input from 9 to 0")

@@ -51,6 +51,7 @@ def test_text_is_one_line_per_finding_with_its_fix() -> None:
 
 def test_text_counts_what_could_not_be_checked() -> None:
     assert render(BROKEN).splitlines()[-1] == "1 file checked, 2 could not be checked: 1 error"
+    assert render(Checked(("gone",), (), BROKEN.errors[1:])) == "0 files checked, 1 could not be checked\n"
 
 
 def test_json_holds_everything() -> None:

@@ -61,7 +61,12 @@ def test_a_run_reports_gradients_that_are_all_zero(tmp_path: Path) -> None:
     (issue,) = found(tmp_path, net(), "CS033", run=True)
     assert (issue.layer, issue.severity) == ("up", "error")
     assert "the gradients of all 2 weights" in issue.message
+    assert issue.fix == "give this layer nonzero weights"
     assert found(tmp_path, net(CONV("d", "c"), "d"), "CS033", run=True) == []
+    dead = 'layer { name: "r" type: "ReLU" bottom: "c" top: "r" }\n'
+    low = CONV("c", "x", more="bias_filler { value: -99 }")
+    (issue,) = found(tmp_path, DATA + low + dead + FC("fc", "r") + LOSS.format("fc"), "CS033", run=True)
+    assert (issue.layer, issue.fix) == ("r", "raise its inputs above 0")
 
 
 def test_static_analysis_reads_the_weights(tmp_path: Path) -> None:

@@ -54,7 +54,7 @@ def no_gradient(context: Context) -> Iterator[Found]:
 
     Example: a frozen Deconvolution without a filler after all layers that learn.
 
-    Fix: give that layer nonzero weights.
+    Fix: give that layer nonzero weights; a ReLU needs inputs above 0.
     """
     learned = [e for e in context.built.params if e.param.role == "weight" and e.lr_mult and e.owner is None]
     diffs = _measured(context).param_diffs
@@ -66,7 +66,14 @@ def no_gradient(context: Context) -> Iterator[Found]:
     message = (
         f"the gradients of all {len(keys)} weights that are learned are exactly 0; the gradient stops at this layer"
     )
-    yield Found(node.place, node.name, message, "give this layer nonzero weights", {"weights": len(keys)})
+    yield Found(node.place, node.name, message, _let_through(node), {"weights": len(keys)})
+
+
+def _let_through(node: Node) -> str:
+    """Return what lets a gradient pass a layer."""
+    if node.params:
+        return "give this layer nonzero weights"
+    return "raise its inputs above 0" if _cuts(node) else "see why its outputs do not depend on its inputs"
 
 
 @check("CS022", "unlike-prediction", "info", Needs.RUN)

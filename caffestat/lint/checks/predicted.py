@@ -152,7 +152,7 @@ def saturated(context: Context) -> Iterator[Found]:
             spread = math.sqrt(max(signal.second - signal.mean**2, 0.0))
             message = (
                 f"{share:.0%} of the inputs lie beyond ±{edge:g}, where {node.type} is flat "
-                f"(mean {round(signal.mean, 6):.3g}, std {spread:.3g})"
+                f"(mean {round(signal.mean, 6) + 0.0:.3g}, std {spread:.3g})"
             )
             numbers = {"share": share, "mean": signal.mean, "spread": spread}
             yield Found(node.place, node.name, message, _unsaturate(context, node, signal.mean, spread), numbers)

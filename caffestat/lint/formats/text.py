@@ -30,7 +30,8 @@ def _lines(checked: Checked) -> Iterator[str]:
         yield f"{issue.place}: {issue.code} {issue.severity}: {layer}{issue.message} [{issue.name}]"
         if issue.fix != "see the message":
             yield f"    fix: {issue.fix}"
-    yield f"{_files(checked)}: {_counts(issues)}"
+    found = _counts(issues) or "nothing found" * (len(checked.files) > len(checked.errors))
+    yield f"{_files(checked)}: {found}" if found else _files(checked)
 
 
 def _files(checked: Checked) -> str:
@@ -44,4 +45,4 @@ def _counts(issues: Sequence[Issue]) -> str:
     words = [
         f"{counts[s]} {s}{'s' if counts[s] > 1 and s != 'info' else ''}" for s in reversed(SEVERITIES) if counts[s]
     ]
-    return ", ".join(words) or "nothing found"
+    return ", ".join(words)
