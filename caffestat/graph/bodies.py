@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import prod
 from typing import Any
 
 import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
+from caffestat.ops import Role
+
 from .check import all_nodes
 from .convert import spec_of, value_info
 from .flow import Flow
-from .graph import Graph, Node, Spec, flow_of, steps_of
-from .infer import infer_node
+from .graph import Graph, Node, Spec, flow_of
+from .infer import FOLDED, infer_node
 from .late import for_provider
 from .nodes import captured_by, from_proto, subgraphs, to_proto
 
@@ -212,22 +215,25 @@ def compute_outputs(body: onnx.GraphProto) -> None:
             value.name = body.node[-1].output[0]
 
 
-def trip_count(
-    loop: onnx.GraphProto, states: Sequence[str], constants: Mapping[str, np.ndarray], most: int | None, opset: int
-) -> int | None:
+def trip_count(loop: onnx.GraphProto, states: Sequence[str], outer: Graph, most: int | None, opset: int) -> int | None:
     """Return how many trips a Loop takes whose condition holds at first; None where that is not known.
 
-    states:    the names of what its states hold at first
-    constants: the values that are known; most: the count that the node is given
+    states: the names of what its states hold at first; most: the count that the node is given
 
-    The part of the body that decides about the next trip is run until it ends the loop.
+    The part of the body that decides about the next trip is run until it ends the loop, with zeros for values of which
+    only the shape counts.
     """
     if _stays_true(loop):
         return most
     decisive = _decisive_part(loop)
     own = {value.name for value in loop.input}
     given = dict(zip((value.name for value in loop.input[2:]), states, strict=True))
-    first = {name: constants.get(given.get(name, name)) for name in decisive.read if name != loop.input[0].name}
+    by_value = _decisive_part(loop, of_shapes=False).read
+    first = {
+        name: _known(outer, given.get(name, name), name in by_value)
+        for name in decisive.read
+        if name != loop.input[0].name
+    }
     first[loop.input[1].name] = np.array(True)
     if any(array is None for array in first.values()):
         return None
@@ -236,6 +242,14 @@ def trip_count(
         return decisive.trips(decisive.evaluator(first, opset), values, most)
     except Exception:  # the evaluator raises what numpy or its own kernels raise; then the runtime has to count
         return None
+
+
+def _known(outer: Graph, name: str, by_value: bool) -> np.ndarray | None:
+    """Return a constant's value, zeros of another value's shape where only that counts, None for what is not known."""
+    found, spec = outer.constants.get(name), outer.specs.get(name)
+    if found is not None or by_value or spec is None or prod(spec.shape) > FOLDED:
+        return found
+    return np.zeros(spec.shape, spec.dtype)
 
 
 @dataclass(frozen=True)
@@ -277,12 +291,15 @@ class _DecisivePart:
         return lambda values: runner.run(None, {name: a for name, a in values.items() if name in wanted})
 
 
-def _decisive_part(loop: onnx.GraphProto) -> _DecisivePart:
+def _decisive_part(loop: onnx.GraphProto, of_shapes: bool = True) -> _DecisivePart:
+    """Return what the condition follows from; without `of_shapes`, not through values whose shape alone counts."""
     nodes = [from_proto(proto) for proto in loop.node]
+    reads = [node.inputs if of_shapes else _read_by_value(node) for node in nodes]
+    steps = [((*names, *node.captured), node.outputs) for names, node in zip(reads, nodes, strict=True)]
     becomes = dict(zip((v.name for v in loop.input[2:]), (v.name for v in loop.output[1:]), strict=False))
     condition = loop.output[0].name
     turns = [((after,), (state,)) for state, after in becomes.items()]  # of a trip to the next one
-    flow = Flow([*steps_of(nodes), *turns, ((condition,), ())])
+    flow = Flow([*steps, *turns, ((condition,), ())])
     before = flow.in_front([len(nodes) + len(turns)])
     inner = sorted(index for index in before if index < len(nodes))
     states = [state for index, state in enumerate(becomes, len(nodes)) if index in before]
@@ -291,6 +308,10 @@ def _decisive_part(loop: onnx.GraphProto) -> _DecisivePart:
     read = {*results, *(name for index in inner for name in flow.reads(index))}
     stored = {tensor.name for tensor in loop.initializer}
     return _DecisivePart(loop, [loop.node[i] for i in inner], read - made - stored - {""}, states, results)
+
+
+def _read_by_value(node: Node) -> tuple[str, ...]:
+    return tuple(name for position, name in enumerate(node.inputs) if node.info.role(position) is not Role.TYPE)
 
 
 def _stays_true(loop: onnx.GraphProto) -> bool:

@@ -22,7 +22,7 @@ from onnx import TensorProto, helper, numpy_helper
 from caffestat.errors import InputError
 from caffestat.ops import Bodies, Role
 
-from . import attention, fused, newer  # noqa: F401  register what says ops by others
+from . import attention, deviating, fused, newer  # noqa: F401  register what says ops by others
 from .bodies import compute_outputs, computed_names, is_scannable, scan_body, trip_count, with_captured
 from .check import all_nodes, as_damage, check_model
 from .external import read_model
@@ -418,7 +418,7 @@ class _Loader:
         if condition and not constants[condition].item():
             return 0
         count = int(constants[most].item()) if most else None
-        return trip_count(node.attributes["body"], node.inputs[2:], constants, count, self.opset)
+        return trip_count(node.attributes["body"], node.inputs[2:], self.graph, count, self.opset)
 
     def inlined(self, node: Node, branch: onnx.GraphProto) -> list[Node]:
         """Return the nodes of a branch with names that nothing else has, then those that give the If its outputs."""

@@ -410,6 +410,24 @@ def test_a_loop_whose_state_grows() -> None:
         np.testing.assert_allclose(found[name], expected[name], rtol=1e-5, atol=1e-5)
 
 
+def test_a_loop_that_ends_when_its_state_has_grown() -> None:
+    """Its condition reads the shape of what it has gathered: how many trips it takes follows without the values."""
+    nodes = [
+        node("Gather", ["x", "i"], ["row"]),
+        node("Unsqueeze", ["row", "first"], ["rows"]),
+        node("Concat", ["before", "rows"], ["after"], axis=0),
+        node("Shape", ["after"], ["sizes"], end=1),
+        node("Less", ["sizes", "four"], ["is_short"]),
+        node("Squeeze", ["is_short"], ["goes_on"]),
+    ]
+    given = [value("i", (), INT), value("c", (), BOOL), *typeless("before")]
+    inside = body(nodes, given, typeless("goes_on", "after"), first=np.array([0]), four=np.array([4]))
+    loop = node("Loop", ["", "yes", "start"], ["y"], body=inside)
+    proto = model([loop], {"x": (5, 3)}, ["y"], {"yes": np.array(True), "start": normal(1, 3)})
+    feeds = {"x": normal(5, 3, seed=4)}
+    assert check_differences(proto, feeds, ["x", "start"])["y"].shape == (4, 3)
+
+
 def test_long_loops_whose_states_grow_stay() -> None:
     step = [node("Concat", ["before", "x"], ["after"], axis=0)]
     proto = model([a_simple_loop(step, ["x"])], {"x": (1, 3)}, ["y"], {"trips": np.array(5001)})

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from caffestat.autodiff import backward
-from caffestat.errors import GradientError
 from caffestat.graph import Graph
 from caffestat.graph.expand import expand
 
@@ -119,12 +118,24 @@ def test_batch_normalization_in_training(shape: tuple[int, ...]) -> None:
         assert difference(mine, theirs) < 1e-5
 
 
-def test_running_statistics_have_no_gradient_rule() -> None:
+def test_running_statistics_have_gradients() -> None:
+    """momentum · given + (1 - momentum) · that of the batch, with the variance over n."""
+    inputs = [normal(4, 3, 5) + 2, *statistics(3)]
+    dys = normal(3), normal(3)
     graph = Graph()
-    names = [graph.input("x", (4, 3, 2)), *(graph.input(name, (3,)) for name in "sbmv")]
-    mean = training(graph, *names)[1]
-    with pytest.raises(GradientError, match="running statistics"):
-        backward(graph, {mean: graph.input("dmean", (3,))}, [names[0]])
+    names = [graph.input(name, array.shape) for name, array in zip("xsbmv", inputs, strict=True)]
+    tops = graph.emit_many("BatchNormalization", *names, count=3, training_mode=1, momentum=0.7)
+    seeds = {graph.declare(top, (3,)): graph.constant(dy) for top, dy in zip(tops[1:], dys, strict=True)}
+    graph.declare(tops[0], inputs[0].shape)
+    grads = backward(graph, seeds, names)
+    graph.outputs = [grads[name] or "" for name in (names[0], *names[3:])]
+    x = torch.tensor(inputs[0], dtype=torch.float64, requires_grad=True)
+    mean, var = (torch.tensor(array, dtype=torch.float64, requires_grad=True) for array in inputs[3:])
+    batch = x.transpose(0, 1).flatten(1)
+    new = 0.7 * mean + 0.3 * batch.mean(1), 0.7 * var + 0.3 * batch.var(1, unbiased=False)
+    sum((y * torch.tensor(dy)).sum() for y, dy in zip(new, dys, strict=True)).backward()
+    for ours, theirs in zip(run(graph, dict(zip("xsbmv", inputs, strict=True))), (x, mean, var), strict=True):
+        assert difference(ours, theirs.grad) < 1e-5
 
 
 def test_lrn_of_many_channels_has_linear_constants() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,14 @@ except ImportError:
 T, N, C, H = 5, 3, 4, 2
 GATES = {"RNN": 1, "GRU": 3, "LSTM": 4}
 
+OTHERS = {
+    "direction": "bidirectional",
+    "activations": ["HardSigmoid", "Elu", "Tanh", "Sigmoid", "LeakyRelu", "HardSigmoid"],
+    "activation_alpha": [0.3, 0.6, 0.2, 0.15],
+    "activation_beta": [0.4, 0.6],
+}
+"""The numbers are taken in the order of the activations that have some."""
+
 FORMS: list[tuple[str, dict[str, Any], tuple[str, ...]]] = [
     ("RNN", {}, ()),
     ("RNN", {"activations": ["Relu"], "direction": "reverse"}, ("b",)),
@@ -35,6 +44,13 @@ FORMS: list[tuple[str, dict[str, Any], tuple[str, ...]]] = [
     ("LSTM", {"direction": "bidirectional", "clip": 0.3}, ("b", "h", "c", "p")),
     ("LSTM", {"direction": "bidirectional"}, ("b", "c", "p", "lengths")),
     ("LSTM", {"input_forget": 1, "activations": ["HardSigmoid", "Softsign", "Tanh"]}, ("b", "p")),
+    ("RNN", {"activations": ["LeakyRelu"], "activation_alpha": [0.3]}, ("b", "h")),
+    (
+        "GRU",
+        {"activations": ["hardsigmoid", "LeakyRelu"], "activation_alpha": [0.3, 0.2], "activation_beta": [0.4]},
+        ("b",),
+    ),
+    ("LSTM", OTHERS, ("b", "h", "c", "p")),
 ]
 
 
@@ -60,13 +76,16 @@ def inputs(given: dict[str, np.ndarray], op: str) -> list[str]:
     return [name if name in given else "" for name in names]
 
 
-ACTIVATIONS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
-    "HardSigmoid": lambda x: np.clip(0.2 * x + 0.5, 0, 1),
-    "Relu": lambda x: np.maximum(x, 0),
-    "Sigmoid": lambda x: 1 / (1 + np.exp(-x)),
-    "Softsign": lambda x: x / (1 + abs(x)),
-    "Tanh": np.tanh,
+ACTIVATIONS: dict[str, Callable[..., np.ndarray]] = {
+    "elu": lambda x, alpha: np.where(x > 0, x, alpha * (np.exp(x) - 1)),
+    "hardsigmoid": lambda x, alpha=0.2, beta=0.5: np.clip(alpha * x + beta, 0, 1),
+    "leakyrelu": lambda x, alpha: np.where(x > 0, x, alpha * x),
+    "relu": lambda x: np.maximum(x, 0),
+    "sigmoid": lambda x: 1 / (1 + np.exp(-x)),
+    "softsign": lambda x: x / (1 + abs(x)),
+    "tanh": np.tanh,
 }
+COUNTS = {"elu": 1, "hardsigmoid": 2, "leakyrelu": 1}  # of what is taken from activation_alpha, then activation_beta
 DEFAULTS = {"RNN": ["Tanh"], "GRU": ["Sigmoid", "Tanh"], "LSTM": ["Sigmoid", "Tanh", "Tanh"]}
 
 
@@ -78,10 +97,24 @@ def reference(op: str, attributes: dict[str, Any], given: dict[str, np.ndarray])
     return [np.stack([r[0] for r in runs], 1), *map(np.stack, states)]
 
 
+def functions(op: str, attributes: dict[str, Any]) -> list[Callable[[np.ndarray], np.ndarray]]:
+    given = [list(attributes.get(f"activation_{name}", ())) for name in ("alpha", "beta")]
+    found = []
+    for name in map(str.lower, attributes.get("activations", DEFAULTS[op] * 2)):
+        numbers = [values.pop(0) for values in given[: COUNTS.get(name, 0)] if values]
+        found.append(partial(_call, ACTIVATIONS[name], numbers))
+    return found
+
+
+def _call(function: Callable[..., np.ndarray], numbers: list[float], x: np.ndarray) -> np.ndarray:
+    return function(x, *numbers)
+
+
 def direction(op: str, attributes: dict[str, Any], given: dict[str, np.ndarray], d: int) -> tuple[np.ndarray, Any]:
     x, w, r = given["x"], given["w"][d], given["r"][d]
     b = given.get("b", np.zeros((d + 1, 2 * GATES[op] * H)))[d]
-    f, g, h2 = [*map(ACTIVATIONS.get, attributes.get("activations", DEFAULTS[op])), None, None][:3]
+    count = len(DEFAULTS[op])
+    f, g, h2 = [*functions(op, attributes)[d * count :][:count], None, None][:3]
     clip = attributes.get("clip", np.inf)
     lengths = given.get("lengths", np.full(N, T))
     states = [given[name][d] if name in given else np.zeros((N, H)) for name in ("h", "c")[: 2 if op == "LSTM" else 1]]
@@ -139,6 +172,30 @@ def test_gradients_are_those_of_the_equations(op: str, attributes: dict[str, Any
         assert float((found[f"grad/{name}"] * move).sum()) == pytest.approx(slope, rel=1e-3, abs=1e-3), name
 
 
+@pytest.mark.parametrize("op", list(GATES))
+def test_the_batch_may_be_the_first_axis(op: str) -> None:
+    """The runtime has no kernel for layout 1; values and gradients are those of layout 0, the axes swapped."""
+    given = arrays(op, {}, ("b", "lengths", "h", "c")[: 4 if op == "LSTM" else 3])
+    turned = [name for name in ("x", "h", "c") if name in given]
+    outputs = ["y", "last", "cell"][: 3 if op == "LSTM" else 2]
+    found = []
+    for layout in (0, 1):
+        fed = given | {name: given[name].swapaxes(0, 1) for name in turned if layout}
+        node = helper.make_node(op, inputs(given, op), ["", *outputs[1:]], hidden_size=H, layout=layout)
+        whole = helper.make_node(op, inputs(given, op), ["y"], hidden_size=H, layout=layout)
+        kinds = {"lengths": TensorProto.INT32}
+        ends = [value(name, array.shape, kinds.get(name, TensorProto.FLOAT)) for name, array in fed.items()]
+        dys = {"y": normal(T, 1, N, H).transpose((2, 0, 1, 3) if layout else (0, 1, 2, 3))}
+        dys |= {name: normal(1, N, H, seed=5).swapaxes(0, layout) for name in outputs[1:]}
+        cotangents = {f"cotangent/{name}": dy for name, dy in dys.items()}
+        found.append(run(gradient(model([node, whole], ends, outputs, opset=14)), fed | cotangents))
+    old, new = found
+    for name in new:
+        is_turned = name in outputs or name.removeprefix("grad/") in turned
+        array = new[name].transpose(1, 2, 0, 3) if name == "y" else new[name].swapaxes(0, int(is_turned))
+        np.testing.assert_allclose(array, old[name], rtol=1e-5, atol=1e-6)
+
+
 def test_a_long_sequence_takes_few_nodes() -> None:
     given = arrays("LSTM", {}, ("b",)) | {"x": normal(400, N, C)}
     node = helper.make_node("LSTM", ["x", "w", "r", "b"], ["y"], hidden_size=H)
@@ -184,9 +241,8 @@ def test_gradients_are_torchs(op: str) -> None:
 def test_what_is_refused() -> None:
     given = arrays("RNN", {}, ())
     for attributes, message in (
-        ({"layout": 1}, "layout 1 has no gradient rule"),
-        ({"activations": ["ScaledTanh"]}, "activations ScaledTanh with these settings"),
-        ({"activations": ["LeakyRelu"], "activation_alpha": [0.2]}, "activations LeakyRelu with these settings"),
+        ({"activations": ["ScaledTanh"]}, "activations ScaledTanh has no gradient rule"),
+        ({"activations": ["Affine"], "activation_alpha": [0.2]}, "activations Affine has no gradient rule"),
     ):
         node = helper.make_node("RNN", ["x", "w", "r"], ["", "y"], hidden_size=H, **attributes)
         proto = model([node], [value("x", (T, N, C), TensorProto.FLOAT)], ["y"], {"w": given["w"], "r": given["r"]})

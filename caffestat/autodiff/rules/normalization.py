@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from math import prod
 
-from caffestat.errors import GradientError
 from caffestat.graph import Graph, Node, all_but_channels, late
 from caffestat.graph.expand import by_images, lrn_base, lrn_power, sum_channels
 
@@ -45,10 +44,8 @@ def lrn_image(g: Graph, node: Node, provider: str) -> list[str]:
 def batch_normalization(tape: Tape, node: Node, dy: str) -> Grads:
     """y = scale · x̂ + bias, x̂ = (x - mean) / √(var + ε) with given statistics, or with the batch's in training mode.
 
-    x is [N, C, …], everything else [C]. Running statistics, the further outputs in training mode, carry no gradient.
+    x is [N, C, …], everything else [C]. The further outputs in training mode are running statistics.
     """
-    if any(tape.cotangent(name) for name in node.outputs[1:]):
-        raise GradientError(f"BatchNormalization (value {node.outputs[0]}): running statistics have no gradient rule")
     return _batch_grads(tape, node, dy) if node.get("training_mode", 0) else _given_grads(tape, node, dy)
 
 
@@ -102,4 +99,26 @@ def _batch_grads(tape: Tape, node: Node, dy: str) -> Grads:
     slope = tape.emit("Mul", tape.reshape(scale, *column), factor)
     inner = tape.emit("Sub", dy, tape.emit("Mul", standard, tape.emit("Mul", dscale, share)))
     dx = tape.emit("Mul", tape.emit("Sub", inner, tape.emit("Mul", dbias, share)), slope) if tape.needs(x) else None
-    return [dx, *(tape.reshape(total, tape.shape(x)[1]) for total in (dscale, dbias)), None, None]
+    further, given = _running_grads(tape, node, centered, share)
+    dx = tape.emit("Sum", dx, *further) if dx and further else dx
+    return [dx, *(tape.reshape(total, tape.shape(x)[1]) for total in (dscale, dbias)), *given]
+
+
+def _running_grads(tape: Tape, node: Node, centered: str, share: str) -> tuple[list[str], list[str | None]]:
+    """Return what the running statistics add to dx, and the gradients of those that are given.
+
+    Each is momentum · the given one + (1 - momentum) · that of the batch, whose mean has the slope 1/n, the variance
+    2 (x - mean)/n.
+    """
+    column, _ = _per_channel(tape, node)
+    momentum = node.get("momentum", 0.9)
+    new, two = (tape.scalar(value, like=node.inputs[0]) for value in (1 - momentum, 2))
+    further: list[str] = []
+    given: list[str | None] = [None, None]
+    for index, name in enumerate(node.outputs[1:3]):
+        d = tape.cotangent(name) if name else None
+        if d:
+            given[index] = tape.emit("Mul", d, tape.scalar(momentum, like=node.inputs[0]))
+            of_batch = tape.reshape(tape.emit("Mul", tape.emit("Mul", d, new), share), *column)
+            further.append(tape.emit("Mul", of_batch, tape.emit("Mul", centered, two)) if index else of_batch)
+    return further, given

@@ -18,7 +18,7 @@ import numpy as np
 from caffestat.errors import GradientError
 from caffestat.graph import Graph, Node
 from caffestat.graph.bodies import close_body, with_captured
-from caffestat.ops.recurrent import GATES, INITIAL, LENGTHS, PEEPHOLE, activations_of
+from caffestat.ops.recurrent import GATES, INITIAL, LENGTHS, PEEPHOLE, Activation, activations_of
 
 from ..engine import Tape, vjp
 from .common import Grads, input_of
@@ -28,8 +28,6 @@ _STATES = {"RNN": 1, "GRU": 1, "LSTM": 2}
 
 @vjp("RNN", "GRU", "LSTM")
 def recurrent(t: Tape, node: Node, dy: str) -> Grads:
-    if node.get("layout", 0):
-        raise _refuse(node, "layout 1")
     count = t.shape(node.inputs[1])[0]
     found = [_PASSES[node.op](_cell(t, node, index, dy)) for index in range(count)]
     grads: list[str | None] = [None] * len(node.inputs)
@@ -78,7 +76,7 @@ class _Cell:
     last: Sequence[str]
     inside: str
     backwards: bool
-    activations: Sequence[str]
+    activations: Sequence[Activation]
 
     @property
     def sizes(self) -> tuple[int, int, int]:
@@ -114,11 +112,16 @@ class _Cell:
 
         def emit() -> str:
             bounds = [t.scalar(bound, like=self.node.inputs[0]) for bound in (-clip, clip)] if clip else []
-            return t.emit(self.activations[which], t.emit("Clip", total, *bounds) if clip else total)
+            return self.emit_activation(t.graph, which, t.emit("Clip", total, *bounds) if clip else total)
 
         steps, batch, hidden = self.sizes
         t.declare(total, (steps, batch, hidden), t.specs[self.node.inputs[0]].dtype)
         return t.slope(total, emit)
+
+    def emit_activation(self, g: Graph, which: int, x: str) -> str:
+        """Emit an activation."""
+        op, settings = self.activations[which]
+        return g.emit(op, x, **settings)
 
     def one_minus(self, value: str) -> str:
         """Emit 1 - value."""
@@ -207,11 +210,10 @@ def _cotangent(t: Tape, node: Node, position: int) -> str | None:
     return t.cotangent(node.outputs[position]) if len(node.outputs) > position else None
 
 
-def _activations(node: Node, index: int) -> list[str]:
-    written = node.get("activations")
-    found = activations_of(node.op, written, index)
-    if not all(found) or node.get("activation_alpha") or node.get("activation_beta"):
-        raise _refuse(node, f"activations {', '.join(written or found)} with these settings")
+def _activations(node: Node, index: int) -> list[Activation]:
+    found = activations_of(node.op, node.attributes, index)
+    if not all(op for op, _ in found):
+        raise _refuse(node, f"activations {', '.join(node.get('activations'))}")
     return found
 
 
@@ -393,7 +395,7 @@ def _cell_states(cell: _Cell, totals: Sequence[str], n: str, peephole: Sequence[
         value = g.emit("Add", total, g.emit("Mul", peephole[which], c)) if peephole else total
         if clip:
             value = g.emit("Clip", value, g.constant(-clip, dtype), g.constant(clip, dtype))
-        return g.emit(cell.activations[0], value)
+        return cell.emit_activation(g, 0, value)
 
     def step(g: Graph, states: Sequence[str], slices: Sequence[str]) -> tuple[list[str], list[str]]:
         (c,), (of_i, of_f, n, *inside) = states, slices

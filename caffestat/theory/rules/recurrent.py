@@ -20,10 +20,10 @@ _STEPS = 32  # the most that are walked one by one: a step takes a tenth of a se
 def recurrent(graph: Graph, node: Node) -> Sequence[Node]:
     """Return the steps of all directions; the node as it is where there are many, or settings without a rule."""
     lengths_or_peepholes = {LENGTHS, PEEPHOLE}.intersection(i for i, name in enumerate(node.inputs) if name)
-    odd = ("layout", "clip", "activation_alpha", "activation_beta", "input_forget")
+    odd = ("clip", "activation_alpha", "activation_beta", "input_forget")
     is_long = graph.shape(node.inputs[0])[0] > _STEPS
     count = graph.shape(node.inputs[1])[0]
-    names = [activations_of(node.op, node.get("activations"), index) for index in range(count)]
+    names = [[name for name, _ in activations_of(node.op, node.attributes, index)] for index in range(count)]
     if is_long or lengths_or_peepholes or any(node.get(name) for name in odd) or not all(map(all, names)):
         return (node,)
     return _unrolled(graph, node, names)
