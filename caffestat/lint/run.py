@@ -331,13 +331,14 @@ def _test_error(file: NetFile, train: Built, job: Job) -> NetError | None:
         return None
     try:
         _, *tests = solver_nets(file.solver)
+    except SourceError:
+        return None  # a file that cannot be read is reported as the solver's fault
+    try:
         for source, state in tests:
             test = _test_net(source, state, job)
             list(shared_layers(train.outlook.net, test) if not train.assumed else ())
     except NetError as error:
         return error
-    except SourceError:
-        return None  # a file that cannot be read is reported as the solver's fault
     return None
 
 

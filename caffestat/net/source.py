@@ -325,6 +325,8 @@ def _read_named(found: str, path: str, owner: Field, read: ReadNet) -> NetSource
         # without a quotation: any readable file can be named
         message = f"{owner.name}: {path!r} is not a net prototxt (see its line {error.place.line})"
         raise NetError(message, owner.place) from error
+    except InputError as error:
+        raise NetError(f"{owner.name}: {error}", owner.place) from error
 
 
 def read_document(path: str) -> Document:

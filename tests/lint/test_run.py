@@ -90,6 +90,15 @@ def test_the_test_nets_of_a_solver_are_built(
     assert all(re.search(expected or "", message) for message in found)
 
 
+@pytest.mark.parametrize("named", ["nowhere.prototxt", "."])
+def test_a_test_net_that_cannot_be_read_is_told_once(named: str, tmp_path: Path) -> None:
+    (tmp_path / "net.prototxt").write_text(TEXT)
+    solver = tmp_path / "solver.prototxt"
+    solver.write_text(f'{SOLVER}\ntest_iter: 1 test_interval: 1\ntest_net: "{named}"')
+    found = checked(solver, select="CS").issues
+    assert [(issue.code, issue.place.line) for issue in found if "test_net" in issue.message] == [("CS030", 3)]
+
+
 def test_weights_that_a_solver_names_are_given_whether_at_hand_or_not(tmp_path: Path) -> None:
     from caffestat import api
 
