@@ -9,9 +9,7 @@ once in a million those of a changed hue or saturation.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
-
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Any
 
 from caffestat.fillers import Stream
 from caffestat.fillers.distributions import uniform
@@ -21,10 +19,13 @@ from caffestat.schema.forks.ssd_pb2 import ResizeParameter
 from .images import nearest, resize
 from .reader import require
 
-__all__ = ["Draws", "add_noise", "distort", "fitted_box", "new_size", "resized"]
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
-Image = NDArray[np.uint8]
-Box = NDArray[np.float32]
+    Image = NDArray[np.uint8]
+    Box = NDArray[np.float32]
+
+__all__ = ["Draws", "add_noise", "distort", "fitted_box", "new_size", "resized"]
 
 WARP, FIT_SMALL_SIZE = ResizeParameter.WARP, ResizeParameter.FIT_SMALL_SIZE
 PADDING = {

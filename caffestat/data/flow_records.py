@@ -10,8 +10,6 @@ from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from numpy.typing import NDArray
-
 from caffestat.lazy import np
 from caffestat.schema.forks.data_pb2 import FlowDataParameter
 
@@ -20,11 +18,13 @@ from .lmdb_file import LmdbFile
 from .reader import DataUnavailableError
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from caffestat.layers import Layer, Shape
 
 __all__ = ["FlowReader"]
 
-UNKNOWN = np.iinfo(np.int16).max  # stands for unknown flow, which is NaN
+UNKNOWN = 2**15 - 1  # stands for unknown flow, which is NaN
 STEPS = 32  # of flow in a pixel
 NOT_READ = ("rand_permute", "preselection_file", "permute_every_iter", "subtract")
 

@@ -7,17 +7,19 @@ from __future__ import annotations
 
 import io
 import warnings
-from typing import Any
-
-from numpy.typing import NDArray
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 from caffestat.lazy import np
 
 from .reader import require
 
-__all__ = ["LARGEST", "decode", "nearest", "recompressed", "resize"]
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
-Image = NDArray[np.uint8]
+    Image = NDArray[np.uint8]
+
+__all__ = ["LARGEST", "decode", "nearest", "recompressed", "resize"]
 
 LARGEST = 1 << 28
 """The most bytes of an image file."""
@@ -26,8 +28,8 @@ LARGEST = 1 << 28
 _FORMATS = ("BMP", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 
 # shares of red, green and blue in gray, in units of 2^-15, and what is added before the fraction is cut off
-_GRAY = np.array([9798, 19234, 3736]), 1 << 14
-_GRAY_OF_PNG = np.array([9797, 19234, 3737]), 0  # libpng rounds down
+_GRAY = (9798, 19234, 3736), 1 << 14
+_GRAY_OF_PNG = (9797, 19234, 3737), 0  # libpng rounds down
 _COEFFICIENT = 1 << 11  # OpenCV's bilinear weights are whole multiples of 1 / 2048
 
 
@@ -69,7 +71,7 @@ def _decoded(image: Any, ops: Any, colour: bool | None) -> Image:
     return _pixels(image, colour, gray)
 
 
-def _pixels(image: Any, colour: bool | None, to_gray: tuple[NDArray[np.int64], int]) -> Image:
+def _pixels(image: Any, colour: bool | None, to_gray: tuple[Sequence[int], int]) -> Image:
     """Return pixels (H, W, C), blue first."""
     if image.mode.startswith("I"):  # 16 bits of gray
         gray: Image = (np.asarray(image).astype(np.int64) >> 8).astype(np.uint8)[:, :, None]

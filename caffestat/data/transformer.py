@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from numpy.typing import NDArray
-
 from caffestat.errors import InputError
 from caffestat.fillers import Stream
 from caffestat.layers.data import refuse_two_means
@@ -16,6 +14,8 @@ from caffestat.schema.blobs import blob_shape
 from .reader import find
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from caffestat.layers import Layer
 
 __all__ = ["Transformer", "mean_values", "read_blob", "read_mean"]

@@ -6,8 +6,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from numpy.typing import NDArray
-
 from caffestat.errors import NetError
 from caffestat.fillers import Stream
 from caffestat.lazy import np
@@ -20,11 +18,14 @@ from .reader import find, require
 from .transformer import mean_values, read_blob
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from caffestat.layers import Layer
+
+    Frames = NDArray[np.uint8]
 
 __all__ = ["ClipReader", "SegmentReader"]
 
-Frames = NDArray[np.uint8]
 Entry = tuple[str, int, int, int]  # a video, a number, its label, and the number of its line
 
 TRAIN = caffe_pb2.TRAIN

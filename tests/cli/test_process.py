@@ -53,6 +53,13 @@ def test_the_package_imports_next_to_nothing(root: Path) -> None:
     assert found.isdisjoint({"numpy", "google.protobuf", "onnx", "onnxruntime", "click"})
 
 
+def test_readers_of_images_wait_for_the_first_one_with_numpy(root: Path) -> None:
+    code = (
+        "import sys\nfrom caffestat.data import distortion, flow_records, videos\nprint(*sys.modules, file=sys.stderr)"
+    )
+    assert "numpy" not in modules(root, code)
+
+
 def test_a_reader_that_goes_away_is_no_error(root: Path) -> None:
     command = [sys.executable, "-m", "caffestat", "analyze", "--static", "--format", "json"]
     command.append("models/googlenet.prototxt")
