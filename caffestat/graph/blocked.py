@@ -41,6 +41,7 @@ __all__ = [
     "is_reorder",
     "reorder",
     "slide",
+    "straight",
     "turned",
     "turned_depthwise",
     "unit",
@@ -157,7 +158,7 @@ def convolution(g: Graph, node: Node, provider: str) -> Sequence[str] | None:
     if _reads_image(g, filters.shape, group):
         laid = _columns(g, w, filters.shape)
         return [slide(g, x, laid, filters.shape, node.inputs[2:], node.attributes, reorders=False)]
-    laid = _columns(g, w, filters.shape) if is_depthwise(filters.shape, group) else _straight(g, w, filters.shape)
+    laid = _columns(g, w, filters.shape) if is_depthwise(filters.shape, group) else straight(g, w, filters.shape)
     return [slide(g, x, laid, filters.shape, node.inputs[2:], node.attributes)]
 
 
@@ -219,7 +220,7 @@ def _taps_first(g: Graph, w: str, shape: Ints) -> str:
     return g.transpose(rows, 0, 2, 1) if taps > 1 else rows
 
 
-def _straight(g: Graph, w: str, shape: Ints) -> str:
+def straight(g: Graph, w: str, shape: Ints) -> str:
     """Lay filters out as [filters / block, channels / block, taps, channels in block, filters in block].
 
     Transposes of two axes are several times as fast as one of five.

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from . import blocked, cuda, normalized, phases, winograd, winograd_constant
+from . import blocked, cuda, normalized, phases, winograd, winograd_constant, winograd_rows
 from .batch_statistics import by_sums
 from .gelu import gelu
 from .graph import Scaled, flow_of
@@ -149,7 +149,8 @@ DECOMPOSED = frozenset({*_REWRITES, "BatchNormalization"})
 
 def _convolution(g: Graph, node: Node, provider: str) -> Sequence[str] | None:
     """By fewer products, or in the blocked layout, where that is faster."""
-    return winograd.convolution(g, node, provider) or blocked.convolution(g, node, provider)
+    forms = winograd_rows.convolution, winograd.convolution, blocked.convolution
+    return next((outputs for form in forms if (outputs := form(g, node, provider))), None)
 
 
 def dilate(g: Graph, x: str, shape: tuple[int, ...], strides: tuple[int, ...]) -> str:

@@ -24,7 +24,7 @@ found: half of that with 0, ±1, ±2.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cache
 from math import prod
@@ -38,11 +38,13 @@ from .convolution import Convolution, convolution_of
 if TYPE_CHECKING:
     from .graph import Graph, Node
 
-__all__ = ["Tiles", "convolution", "convolve", "filters_gradient", "tiles"]
+__all__ = ["GAIN", "PLACES", "POINTS", "Tiles", "convolution", "convolve", "exact", "filters_gradient", "tiles"]
 
 Ints = tuple[int, ...]
 Matrix = np.ndarray
 
+GAIN = 0.9
+"""Filtering takes at most this part of the time of the runtime's convolution."""
 PLACES = 4
 """How many places a tile has along each axis."""
 POINTS = {3: (0.0, 0.7, -0.7, 1.4, -1.4), 5: (0.0, 0.5, -0.5, 1.0, -1.0, 2.0, -2.0)}
@@ -51,7 +53,7 @@ _MANY_TILES = 128  # of an image, enough to keep the products busy
 _MANY_FOR_FILTERS = 24  # tiles of a batch
 _FEW_ALONG_AXIS = 8  # tiles
 _CACHED = 1_500_000  # elements of transformed images
-_LARGE = 1 << 23
+_CACHED_FILTERS = 4_000_000  # elements of transformed filters
 _KERNELS = frozenset((taps, taps) for taps in POINTS)
 
 
@@ -99,38 +101,31 @@ class Tiles(Convolution):
         return self.batch * prod(self.counts)
 
     def slices(self, g: Graph) -> int:
-        """Return into how many slices the batch is cut, so that the caches hold the transformed images of one.
-
-        Models that are kept take no Scan. Images of few tiles stay together where that is faster than the runtime's
-        convolution: each slice reads the transformed filters, and the gradient of the filters reads the transformed
-        images of the whole batch, too.
-        """
-        if g.is_kept or (prod(self.counts) < _MANY_TILES and self._is_faster(1)):
-            return 1
-        divisors = (count for count in range(1, self.batch + 1) if self.batch % count == 0)
-        return next((count for count in divisors if self._elements // count <= _CACHED), self.batch)
+        """Return into how many slices the batch is best cut. Models that are kept take no Scan."""
+        most = 1 if g.is_kept else self.batch
+        return min((count for count in range(1, most + 1) if self.batch % count == 0), key=self.cost)
 
     def pays(self, g: Graph) -> bool:
         """Tell whether convolving this way is faster."""
-        return self.taps == 3 and self._is_faster(self.slices(g))
+        return self.taps == 3 and self.cost(self.slices(g)) < GAIN
 
     @property
     def _elements(self) -> int:
         """Of the transformed images, before or behind the product."""
         return self.total * self.points * max(self.channels, self.filters)
 
-    def _is_faster(self, slices: int) -> bool:
-        """Tell whether it takes less time than the runtime's convolution.
+    def cost(self, slices: int) -> float:
+        """Return the time, ÷ that of the runtime's convolution.
 
-        Its time ÷ that was measured to be (0.3 + 20 (1/c + 1/k)) / used: products and transforms, where the caches hold
-        the transformed images of a slice, 35 in the place of 20 where they do not. c and k are the channels and filters
-        of a group, `used` the part of the tiles' places that is needed. Where the transformed images are large, memory
-        costs more than the products win.
+        Measured, on two cores: products; passes over images and results of c channels and k filters a group, which take
+        longer where the caches do not hold the transformed images of a slice; and passes of each slice over the
+        filters, which do so where they do not hold these. `used` is the part of the tiles' places that is needed.
         """
         used = prod(self.window.out) / (PLACES**2 * prod(self.counts))
-        elements = self._elements // slices
-        extra = (20 if elements <= _CACHED else 35) * (self.group / self.channels + self.group / self.filters)
-        return self.total >= 32 * slices and elements <= _LARGE and 0.3 + extra < used
+        images = 10 + 1.5e-6 * max(self._elements / slices - _CACHED, 0)
+        filters = 3 if self.points * prod(self.w_shape[:2]) <= _CACHED_FILTERS else 10
+        passes = images * (self.group / self.channels + self.group / self.filters)
+        return (0.4 + passes + filters * slices / self.total) / used
 
     def pays_for_filters(self) -> bool:
         """Tell whether the gradient of the filters is faster this way: 0.4 to 0.85 of the time of the other forms."""
@@ -166,34 +161,35 @@ def convolution(g: Graph, node: Node, provider: str) -> Sequence[str] | None:
         return [convolve(g, found, x, w, bias)]
     if found.slices(g) == 1:
         _of_image(g, found, x)  # the gradient of the filters reads it, too
-    return [_exact(g, node, found)]
+    return [exact(g, node, found, lambda inner: convolve(inner, found, x, w, bias))]
 
 
-def _exact(g: Graph, node: Node, t: Tiles) -> str:
-    """Emit a Conv this way, or by the runtime's kernel where the filters see only zeros somewhere."""
-    x, w, *bias = node.inputs
+def exact(g: Graph, node: Node, c: Convolution, filtered: Callable[[Graph], str]) -> str:
+    """Emit a Conv as `filtered` emits it, or by the runtime's kernel where the filters see only zeros somewhere."""
     spec = g.specs[node.outputs[0]]
 
     def plain(inner: Graph) -> str:
         return inner.declare(inner.emit(node.op, *node.inputs, **node.attributes), spec.shape, spec.dtype)
 
-    def tiled(inner: Graph) -> str:
-        return inner.declare(convolve(inner, t, x, w, bias), spec.shape, spec.dtype)
+    def quick(inner: Graph) -> str:
+        return inner.declare(filtered(inner), spec.shape, spec.dtype)
 
-    return either(g, _sees_only_zeros(g, t, x), plain, tiled, copies=False)
+    return either(g, _sees_only_zeros(g, c, node.inputs[0]), plain, quick, copies=False)
 
 
-def _sees_only_zeros(g: Graph, t: Tiles, x: str) -> str:
-    """Emit whether the filters see nothing but zeros at some place, or the same value in all channels.
+def _sees_only_zeros(g: Graph, c: Convolution, x: str) -> str:
+    """Emit whether the filters see nothing but zeros at some place.
 
     There the convolution is 0 without a bias, and rounding may not make it anything else: ReLU passes no gradient at 0.
-    Images with a black background and wide padding have such places.
+    Images with a black background and wide padding have such places. A product adds up Σ |x| over the channels: 1 / 2
+    to 1 / 20 of the time of ReduceMax or ReduceSum.
     """
-    groups = g.reshape(x, t.batch, t.group, t.channels // t.group, *t.window.size)
-    most, least = (g.emit(op, groups, g.ints(2), keepdims=0) for op in ("ReduceMax", "ReduceMin"))
-    span = g.emit("Sub", most, least)
-    pads = [*t.window.begins, *t.window.tails]
-    seen = g.emit("MaxPool", span, kernel_shape=list(t.window.kernel), pads=pads)
+    channels = c.channels // c.group
+    magnitudes = g.emit("Abs", g.reshape(x, c.batch * c.group, channels, prod(c.window.size)))
+    total = g.emit("MatMul", g.constant(np.ones((1, channels))), magnitudes)
+    image = g.reshape(total, c.batch, c.group, *c.window.size)
+    pads = [*c.window.begins, *c.window.tails]
+    seen = g.emit("MaxPool", image, kernel_shape=list(c.window.kernel), pads=pads)
     return g.emit("Equal", g.emit("ReduceMin", seen, keepdims=0), g.constant(0))
 
 

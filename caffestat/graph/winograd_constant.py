@@ -182,11 +182,12 @@ def _places(g: Graph, form: _Form, products: str) -> str:
     """Emit the places of the tiles, [batch, points · filters, tiles…] -> [batch, filters, out…]."""
     c, (rows, columns) = form.of, form.tiles
     back = g.constant(_kron(transforms(_TAPS)[0], form.count))
-    y = g.emit("MatMul", back, g.reshape(products, c.batch, form.points, c.filters * rows * columns))
+    points = g.reshape(products, c.batch, form.points, c.filters * rows * columns)
     if form.count == 1:
-        y = g.transpose(y, 0, 2, 1)
+        y = g.fused_matmul(points, back, transA=1, transB=1)
     else:
-        y = g.emit("DepthToSpace", g.reshape(y, c.batch, PLACES**2 * c.filters, rows, columns), blocksize=PLACES)
+        places = g.reshape(g.emit("MatMul", back, points), c.batch, PLACES**2 * c.filters, rows, columns)
+        y = g.emit("DepthToSpace", places, blocksize=PLACES)
     full = [PLACES * tiles if axis in form.axes else tiles for axis, tiles in enumerate(form.tiles)]
     y = g.reshape(y, c.batch, c.filters, *full)
     if full == [*c.window.out]:

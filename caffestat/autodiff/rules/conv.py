@@ -27,6 +27,7 @@ from caffestat.graph import (
     late,
     winograd,
     winograd_constant,
+    winograd_rows,
 )
 from caffestat.graph.expand import dilate
 from caffestat.graph.phases import by_phases, has_phases
@@ -128,6 +129,8 @@ def conv_image(g: Graph, node: Node, provider: str) -> list[str]:
         return [dilate(g, dx, shape.x_shape, shape.window.strides)]
     if winograd_constant.pays(g, shape.turned(), w, provider):
         return [dx_flip(g, shape, w, dy)]
+    if provider == "cpu" and (rows := winograd_rows.rows(g, shape.turned(), dy)):
+        return [winograd_rows.convolve(g, rows, dy, w, turned=True)]
     tiles = winograd.tiles(provider, g, shape, dy)
     if tiles and (back := tiles.turned()).pays(g):
         return [winograd.convolve(g, back, dy, w, turned=True)]
