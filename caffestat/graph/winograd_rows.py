@@ -6,11 +6,11 @@ The form of `winograd`, y = Aᵀ [(G w) ⊙ (Bᵀ x)], along the last axis, in t
     M = V ∗ U   one convolution with a group for each point, of the taps along the other axis; U = G w
     y = Aᵀ M    one product
 
-Largest error, ÷ the largest result: 5e-7 with 3x3 and 5x5 taps, where the runtime's convolution has 2e-7.
+Largest error, ÷ the largest result: 5e-7 to 2e-6 with 3x3 and 5x5 taps, where the runtime's convolution has 2e-7.
 
-÷ the time of the runtime's convolution, filters laid out in every run, two threads, both directions: 5x5 on
-16 x 96 x 27 x 27, 256 filters, two groups 0.58 and 0.55; 8 x 32 x 28 x 28, 96 filters 0.75 and 0.53;
-8 x 48 x 7 x 7, 128 filters 0.57 and 0.72; 3x3 on 8 x 64 x 56 x 56, 64 filters 0.7.
+÷ the time of the runtime's convolution, filters laid out in every run, two threads, result and gradient of the image:
+5x5 on 16 x 96 x 27 x 27, 256 filters, two groups 0.58 and 0.55; on 8 x 32 x 28 x 28, 96 filters 0.73 and 0.53; on
+8 x 48 x 7 x 7, 128 filters 0.57 and 0.72; 3x3 on 8 x 512 x 7 x 7, 512 filters 0.88 and 0.84.
 """
 
 from __future__ import annotations
