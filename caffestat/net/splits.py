@@ -45,7 +45,7 @@ def _unknown_bottom(
     elif close:
         hint = f"did you mean {close[0]!r}?"
     else:
-        hint = "no layer of this phase produces it (check include/exclude rules)"
+        hint = "no layer produces it"
     index = list(entry.proto.bottom).index(bottom)
     return NetError(f"layer {entry.proto.name!r}: unknown bottom blob {bottom!r} (bottom {index}): {hint}", entry.place)
 
