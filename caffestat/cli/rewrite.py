@@ -77,8 +77,10 @@ def _fix(paths: tuple[str, ...], diff: bool, check: bool, settings: dict[str, An
     from caffestat import api
 
     given = {"shapes": settings.pop("shapes"), "batch": settings.pop("batch")}
+    del settings["recursive"]  # folders are searched in any case, as `caffestat check` does
     if any(value for value in settings.values()):
-        raise click.UsageError("--fix-check can be combined with --diff, --check, --shape and --batch only")
+        allowed = "--diff, --check, --recursive, --shape and --batch"
+        raise click.UsageError(f"--fix-check can be combined with {allowed} only")
     done = api.fix(paths, dry_run=diff or check, **given)
     for fixed in done:
         if fixed.error:

@@ -203,7 +203,7 @@ def test_rewrite_applies_the_fixes(folder: Path) -> None:
     assert '-  inner_product_param { num_output: 7 weight_filler { type: "msra" std: 0.1 } } }\n' in diff
     assert '+  inner_product_param { num_output: 7 weight_filler { type: "xavier" } } }\n' in diff
     assert (folder / "bad.prototxt").read_text() == BAD
-    result = caffestat_("rewrite", "--fix-check", ".")
+    result = caffestat_("rewrite", "--fix-check", "--recursive", ".")
     assert result.exit_code == 0
     assert "bad.prototxt:4:39: CS012 ip: weight_filler" in result.stdout
     assert result.stderr == "2 files: 2 fixes\n"
