@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -72,6 +73,11 @@ def test_a_high_loss_tells_the_expected_one_and_the_cap(tmp_path: Path) -> None:
     assert "of the samples are at Caffe's cap of 87.3365" in found.message
     (run,) = issues(tmp_path, text, "CS025", run=True)
     assert run.numbers["loss"] >= found.numbers["loss"]
+
+
+def test_a_run_tells_a_measured_loss_that_is_lower_than_the_predicted_one(tmp_path: Path) -> None:
+    (run,) = issues(tmp_path, normalized(), "CS025", run=True)
+    assert re.match(r"the loss starts at 77\.1 \(predicted; 65\.5 measured\), ", run.message)
 
 
 def test_the_loss_s_normalizer_counts(tmp_path: Path) -> None:

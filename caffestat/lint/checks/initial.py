@@ -87,7 +87,9 @@ def _loss(context: Context, node: Node) -> tuple[float, str]:
     predicted, measured = context.prediction.tops.get((node.index, 0)), context.measured
     found = measured.tops.get((node.index, 0), 0.0) if measured else 0.0
     expected = predicted.mean_abs if predicted else 0.0
-    return (found, " (measured)") if math.isfinite(found) and found > expected else (expected, "")
+    if math.isfinite(found) and found > expected:
+        return found, " (measured)"
+    return expected, f" (predicted; {found:.3g} measured)" if found else ""
 
 
 def _floored(context: Context, node: Node) -> float:
