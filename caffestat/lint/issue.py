@@ -8,7 +8,10 @@ from dataclasses import dataclass, field
 from caffestat.errors import Place
 from caffestat.prototext import Document, Edit
 
-__all__ = ["Issue"]
+__all__ = ["SEE_MESSAGE", "Issue"]
+
+SEE_MESSAGE = "see the message"
+"""The fix of a finding whose message says what to do; formats for people leave it out."""
 
 Edits = Callable[[Document], Sequence[Edit]]
 
@@ -35,6 +38,12 @@ class Issue:
     numbers: dict[str, float] = field(default_factory=dict)
     edits: Edits | None = None
     cause: str = ""
+
+    @property
+    def text(self) -> str:
+        """The layer, the message and the fix in one line."""
+        layer = f"{self.layer}: " if self.layer else ""
+        return f"{layer}{self.message}" + ("" if self.fix == SEE_MESSAGE else f". Fix: {self.fix}")
 
     @property
     def key(self) -> tuple[str, str, str, str]:

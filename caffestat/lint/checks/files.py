@@ -11,6 +11,7 @@ from caffestat.layers import Layer, layer_class, similar_type
 from caffestat.schema import UnknownField
 
 from ..context import Context
+from ..issue import SEE_MESSAGE
 from ..registry import Found, Needs, check
 
 _QUOTED = re.compile(r"""layer ('|")(.*?)\1""")
@@ -40,7 +41,7 @@ def net_not_built(context: Context) -> Iterator[Found]:
     `--shape data=1,3,227,227`.
     """
     for error in filter(None, (context.error, context.test_error)):
-        yield Found(error.place, _layer(error.message), error.message, "see the message")
+        yield Found(error.place, _layer(error.message), error.message, SEE_MESSAGE)
 
 
 @check("CS002", "unknown-field", "warning", Needs.TEXT)
@@ -104,7 +105,7 @@ def odd_text(context: Context) -> Iterator[Found]:
     for finding in context.findings:
         if not isinstance(finding, UnknownField) and "unknown layer type" not in finding.message:
             cause = _anywhere(finding.message)
-            yield Found(finding.place, _layer(finding.message), finding.message, "see the message", cause=cause)
+            yield Found(finding.place, _layer(finding.message), finding.message, SEE_MESSAGE, cause=cause)
 
 
 @check("CS023", "unknown-shape", "info", Needs.NET)

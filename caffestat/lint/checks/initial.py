@@ -9,6 +9,7 @@ from caffestat.float32 import FLT_MIN
 from caffestat.net import TRAIN, Node
 
 from ..context import Context
+from ..issue import SEE_MESSAGE
 from ..registry import Found, Needs, check
 from .fillers import unusable
 
@@ -117,7 +118,7 @@ def prediction_stops(context: Context) -> Iterator[Found]:
     error = context.prediction_error
     if error and not any(node.layer.why_unknown for node in context.built.nodes) and not any(unusable(context)):
         name = next((node.name for node in context.built.nodes if node.place == error.place), "")
-        yield Found(error.place, name, f"no prediction: {error.message}", "see the message", cause=error.message)
+        yield Found(error.place, name, f"no prediction: {error.message}", SEE_MESSAGE, cause=error.message)
     for stop in context.stops if context.trains else ():
         node = context.built.nodes[stop.row]
         message = f"the prediction stops here: {stop.reason}; what depends on its top is not predicted"

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from caffestat.training import doubts, faults
 
 from ..context import Context
+from ..issue import SEE_MESSAGE
 from ..registry import Found, Needs, check
 
 
@@ -27,7 +28,7 @@ def refused_solver(context: Context) -> Iterator[Found]:
     """
     found = (*faults(context.solver), *context.missing_weights) if context.solver else ()
     for fault in found:
-        yield Found(fault.place, "", fault.message, "see the message")
+        yield Found(fault.place, "", fault.message, SEE_MESSAGE)
 
 
 @check("CS031", "doubtful-solver", "warning", Needs.TEXT)
@@ -42,4 +43,4 @@ def doubtful_solver(context: Context) -> Iterator[Found]:
     Fix: as the message says.
     """
     for doubt in doubts(context.solver) if context.solver else ():
-        yield Found(doubt.place, "", doubt.message, "see the message")
+        yield Found(doubt.place, "", doubt.message, SEE_MESSAGE)

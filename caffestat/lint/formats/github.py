@@ -26,9 +26,7 @@ def render(checked: Checked) -> str:
 
 
 def _finding(issue: Issue) -> str:
-    layer = f"{issue.layer}: " if issue.layer else ""
-    message = f"{layer}{issue.message}. Fix: {issue.fix}"
-    return _command(_COMMANDS[issue.severity], issue.place, f"{issue.code} {issue.name}", message)
+    return _command(_COMMANDS[issue.severity], issue.place, f"{issue.code} {issue.name}", issue.text)
 
 
 def _error(unchecked: Unchecked) -> str:

@@ -68,8 +68,7 @@ def _add_failure(case: ElementTree.Element, issues: Sequence[Issue]) -> None:
 
 
 def _line(issue: Issue) -> str:
-    layer = f"{issue.layer}: " if issue.layer else ""
-    return visible(f"{issue.place}: {issue.code} {issue.severity}: {layer}{issue.message}. Fix: {issue.fix}")
+    return visible(f"{issue.place}: {issue.code} {issue.severity}: {issue.text}")
 
 
 def _add_error(case: ElementTree.Element, unchecked: Unchecked) -> None:

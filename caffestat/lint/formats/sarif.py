@@ -66,12 +66,11 @@ def _result(issue: Issue, rule: int) -> dict[str, Any]:
     place: dict[str, Any] = {"physicalLocation": _physical(issue.place)}
     if issue.layer:
         place["logicalLocations"] = [{"name": issue.layer, "kind": "module"}]
-    layer = f"{issue.layer}: " if issue.layer else ""
     return {
         "ruleId": issue.code,
         "ruleIndex": rule,
         "level": _LEVELS[issue.severity],
-        "message": {"text": _text(f"{layer}{issue.message}. Fix: {issue.fix}")},
+        "message": {"text": _text(issue.text)},
         "locations": [place],
         "partialFingerprints": {"caffestat/v1": "|".join(issue.key)},
     }
