@@ -25,6 +25,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+from turns import medians
 
 from caffestat import net
 from caffestat.analysis import Runner, draw_feeds
@@ -81,15 +82,13 @@ def time_pair(name: str, device: str, rounds: int, changing: bool, clock: Callab
     sides = [ours(name, device, changing), torchs(name, device)]
     for run, _ in sides:
         run()
-    times: list[list[float]] = [[], []]
-    for number in range(rounds):
-        for (run, change), found in zip(sides, times, strict=True):
-            if changing:
-                change(np.float32(0.99 if number % 2 else 1 / 0.99))
-            start = clock()
-            run()
-            found.append(clock() - start)
-    return statistics.median(times[0]), statistics.median(times[1])
+
+    def prepare(side: int, number: int) -> None:
+        if changing:
+            sides[side][1](np.float32(0.99 if number % 2 else 1 / 0.99))
+
+    mine, other = medians([run for run, _ in sides], rounds, clock, prepare)
+    return mine, other
 
 
 def one_thread() -> Callable[[], float]:

@@ -12,11 +12,10 @@ from __future__ import annotations
 
 import argparse
 import io
-import statistics
 import sys
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -26,14 +25,13 @@ import torch
 from onnx import helper
 from torch import nn
 from torch.nn import functional
+from turns import medians
 
 import caffestat
 from caffestat.engine.runtime import open_session, session_options
 
 Step = Callable[[], dict[str, np.ndarray]]
 Tensor = torch.Tensor
-
-_PAUSE = 0.2  # seconds between two steps
 
 
 def conv(
@@ -259,21 +257,6 @@ def with_onnx_ad(model: onnx.ModelProto, x: np.ndarray, dy: np.ndarray, threads:
     return lambda: {
         name: grad[..., 0] for name, grad in zip(wrt, made.run([f"adj_{name}" for name in wrt], feeds), strict=True)
     }
-
-
-def medians(steps: Sequence[Step], rounds: int, clock: Callable[[], float]) -> list[float]:
-    """Return each step's median seconds; the steps take turns, each after a pause.
-
-    The threads of one runtime wait in a loop for a while, on the core where the next one's work.
-    """
-    taken: list[list[float]] = [[] for _ in steps]
-    for _ in range(rounds):
-        for times, step in zip(taken, steps, strict=True):
-            time.sleep(_PAUSE)
-            start = clock()
-            step()
-            times.append(clock() - start)
-    return [statistics.median(times) for times in taken]
 
 
 def difference(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> float:

@@ -23,6 +23,7 @@ import torch
 from debug_pass import BATCHES, GPU_BATCHES, TUNED, batch_of, each_alone, load
 from torch import Tensor
 from torch_net import TorchNet
+from turns import medians
 
 from caffestat.analysis import Runner, draw_feeds
 from caffestat.engine import choose_device
@@ -110,12 +111,9 @@ def compare(name: str, rounds: int, parts: bool, device: str) -> None:
     """Time both sides in turn and print a row."""
     ours = Ours(name, device)
     sides = {"ours": ours.iterate} | {kind: Plain(name, kind, device).iterate for kind in ("foreach", "fused")}
-    times: dict[str, list[float]] = {side: [] for side in sides}
-    for number in range(rounds + 1):
-        for side, run in sides.items():
-            found = seconds(run)
-            times[side] += [found] if number else []  # the first round warms up
-    median = {side: 1000 * statistics.median(found) for side, found in times.items()}
+    for run in sides.values():
+        run()
+    median = {side: 1000 * found for side, found in zip(sides, medians(list(sides.values()), rounds), strict=True)}
     torchs = min(median["foreach"], median["fused"])
     print(
         f"{name:<10} {batch_of(name, device):>5} {median['ours']:>10.1f} "
