@@ -226,10 +226,20 @@ def filters_gradient(g: Graph, t: Tiles, x: str, dy: str) -> str:
         product = g.emit("Sum", *(_per_point(g, one, *pair) for pair in pairs))
     else:
         product = _per_point(g, t, x, dy)
-    filters, channels = t.filters, t.channels // t.group
-    rows = g.reshape(product, t.points, filters * channels)
+    filters, channels = t.filters // t.group, t.channels // t.group
+    rows = g.reshape(product, t.points, t.group * filters * channels)
     back = g.fused_matmul(rows, g.constant(_both_axes(transforms(t.taps)[1])), transA=1)
-    return g.reshape(back, filters, channels, *t.window.kernel)
+    if _is_swapped(t):
+        back = g.transpose(g.reshape(back, t.group, channels, filters, t.taps**2), 0, 2, 1, 3)
+    return g.reshape(back, t.filters, channels, *t.window.kernel)
+
+
+def _is_swapped(t: Tiles) -> bool:
+    """Tell whether the product for the filters' gradient has the image on the left, which is faster where it is small.
+
+    16 x 96 x 27 x 27 in two groups, 256 filters of 5x5: 14.7 to 11.5 ms.
+    """
+    return 2 * t.channels <= t.filters
 
 
 def _image(g: Graph, images: str, number: int) -> str:
@@ -238,9 +248,12 @@ def _image(g: Graph, images: str, number: int) -> str:
 
 
 def _per_point(g: Graph, t: Tiles, x: str, dy: str) -> str:
-    """Emit what the gradient of the filters is at each point: [n², group, filters / group, channels / group]."""
-    grads = _spread(g, t, dy, transforms(t.taps)[0].T, (0, 0))
-    return g.fused_matmul(grads, _of_image(g, t, x), transA=1)
+    """Emit what the gradient of the filters is at each point: [n², group, filters / group, channels / group].
+
+    The last two the other way around where they are swapped.
+    """
+    grads, image = _spread(g, t, dy, transforms(t.taps)[0].T, (0, 0)), _of_image(g, t, x)
+    return g.fused_matmul(*((image, grads) if _is_swapped(t) else (grads, image)), transA=1)
 
 
 def _of_image(g: Graph, t: Tiles, x: str) -> str:
