@@ -14,7 +14,6 @@ import pytest
 from onnx import TensorProto, helper
 
 import caffestat
-from caffestat.errors import GradientError
 
 from ..graph.models import model, run, value
 
@@ -92,10 +91,17 @@ def test_roi_align(settings: dict[str, Any], batch: int) -> None:
     check_linear(build("RoiAlign", feeds, output_height=3, output_width=2, **{"opset": 16, **settings}), feeds)
 
 
-def test_roi_align_of_maxima_is_refused() -> None:
-    feeds = {"x": normal(1, 2, 5, 5), "rois": CORNERS.astype(np.float32), "items": np.zeros(5, np.int64)}
-    with pytest.raises(GradientError, match=r"RoiAlign .value y.: mode max has no gradient rule"):
-        caffestat.gradient(build("RoiAlign", feeds, mode="max", opset=16), wrt=["x"])
+@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize("settings", ALIGN.values(), ids=ALIGN.keys())
+def test_roi_align_of_maxima(settings: dict[str, Any], batch: int) -> None:
+    """f(s · x) = s · f(x) for s > 0, and so ⟨dx, x⟩ = ⟨dy, f(x)⟩. (Euler)"""
+    feeds = {"rois": CORNERS.astype(np.float32), "items": RANDOM.integers(0, batch, len(CORNERS))}
+    how = {"mode": "max", "output_height": 3, "output_width": 2, "opset": 16, **settings}
+    for _ in range(3):
+        feeds = {"x": normal(batch, 4, 9, 11), **feeds}
+        proto = build("RoiAlign", feeds, **how)
+        dys, grads = gradients(proto, feeds, ["x"])
+        assert dot(grads["x"], feeds["x"]) == pytest.approx(dot(run(proto, feeds)["y"], dys["y"]), rel=1e-5, abs=1e-4)
 
 
 @pytest.mark.parametrize("scale", [1.0, 0.5])
