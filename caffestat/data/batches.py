@@ -26,11 +26,11 @@ def number_of(text: str) -> np.ndarray | None:
 
 
 def read_array(path: str | Path) -> np.ndarray:
-    """Return the array of a .npy file, memory-mapped. Raises InputError for anything else."""
+    """Return the array of numbers or text in a .npy file, memory-mapped. Raises InputError for anything else."""
     found = _load(path)
     if not isinstance(found, np.ndarray):
         raise InputError(f"{path}: expected a .npy file with one array, found an archive of several")
-    return _numbers(path, found)
+    return found if found.dtype.kind == "U" else _numbers(path, found)
 
 
 def read_archive(path: str | Path) -> Iterator[tuple[str, np.ndarray]]:

@@ -25,6 +25,7 @@ __all__ = ["DrawnFeed", "Feed", "Feeds", "InputFeed", "LayerFeed", "check_given"
 
 _DRAWN = 20_000  # elements of a layer's own draws that are looked at, at least
 _MOST_SEEN = 256  # kinds of draws that are kept
+_TEXT = "OSTU"  # numpy's kinds of it
 
 _SEEN: dict[Hashable, Sequence[Signal]] = {}
 
@@ -227,7 +228,7 @@ class InputFeed:
         if self.given[0] in feeds.given:
             return [np.zeros(spec.shape, spec.dtype)]
         if spec.dtype.kind not in "iub":
-            kind = "text" if spec.dtype.kind in "OSU" else spec.dtype
+            kind = "text" if spec.dtype.kind in _TEXT else spec.dtype
             raise InputError(f"input {name!r} holds {kind}, which cannot be drawn: use --input {name}=FILE.npy")
         if self.rows_read is not None:
             return [feeds.random.integers(0, self.rows_read, spec.shape).astype(spec.dtype)]
@@ -279,4 +280,8 @@ def _fit(own: str, array: np.ndarray, forward: Forward, name: str, feed: Feed) -
         array = np.broadcast_to(array, shape)
     if array.shape != shape:
         raise InputError(f"--input {own}: has shape {array.shape}; {feed.source} expects {shape} (see --shape)")
-    return np.asarray(array, forward.graph.inputs[name].dtype, order="C")
+    dtype = forward.graph.inputs[name].dtype
+    if (array.dtype.kind in _TEXT) != (dtype.kind in _TEXT):
+        held, expected = ("text" if kind in _TEXT else "numbers" for kind in (array.dtype.kind, dtype.kind))
+        raise InputError(f"--input {own}: holds {held}; {feed.source} expects {expected}")
+    return np.asarray(array, dtype, order="C")

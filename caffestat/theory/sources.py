@@ -33,9 +33,9 @@ def of_array(array: np.ndarray) -> Signal:
 def of_data(array: np.ndarray) -> Signal | None:
     """Return the distribution of [N, C, places…], and the correlation of two places of a channel, and of two samples.
 
-    None where it holds NaN or infinity, of which nothing can be said.
+    None where it holds text, NaN or infinity, of which nothing can be said.
     """
-    if not np.isfinite(array).all():
+    if array.dtype.kind not in "biuf" or not np.isfinite(array).all():
         return None
     if not array.size:
         return of_array(array)

@@ -10,6 +10,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import caffestat
+from caffestat.data.batches import read_array
 from caffestat.engine import CPU
 from caffestat.errors import InputError
 from caffestat.fillers import Stream
@@ -230,6 +231,21 @@ def test_what_a_run_for_shapes_chose_stays_chosen() -> None:
     assert graph.shape("kept") == (3,)
     assert not {"kept", "largest"} & graph.constants.keys()
     assert len(graph.nodes) == len(nodes)
+
+
+def test_inputs_of_text(tmp_path: Path) -> None:
+    """Text is given by a file of numpy's; it cannot be drawn."""
+    labels = node("LabelEncoder", ["s"], ["ids"], domain="ai.onnx.ml", keys_strings=["a", "b"], values_int64s=[0, 1])
+    nodes = [labels, node("Gather", ["w", "ids"], ["y"])]
+    proto = model(nodes, [value("s", ["n"], TensorProto.STRING)], ["y"], {"w": normal(2, 3)}, 17)
+    proto.opset_import.append(helper.make_opsetid("ai.onnx.ml", 3))
+    np.save(tmp_path / "text.npy", np.array(["b", "a", "b"]))
+    array = read_array(tmp_path / "text.npy")
+    report = analyzed(proto, tmp_path, inputs={"s": array}, predict=True)
+    rows = normal(2, 3)[[1, 0, 1]]
+    assert row(report, "Gather_0").tops[0].mean_abs == pytest.approx(np.abs(rows).mean(), rel=1e-5)
+    with pytest.raises(InputError, match="--input s: holds numbers; the model expects text"):
+        analyzed(proto, tmp_path, inputs={"s": np.zeros(3)})
 
 
 def test_quantized_values_stay_computed(tmp_path: Path) -> None:
