@@ -313,36 +313,41 @@ class _Loader:
         for node in self.nodes:
             self.append(node)
         for node in self.sequences.made(value.name for value in self.proto.graph.output):
-            self.keep(self.name(node), node, [node])
+            self.keep(self.name(node, node.op), node.op, node, [node])
         for value, spec in self.graph.specs.items():
             if math.prod(spec.shape) > _MOST_ELEMENTS:
                 raise InputError(f"value {value!r} has shape {spec.shape}, which no machine can hold")
 
-    def append(self, original: Node) -> None:
-        """Append a node as nodes of opset 22; of an If or a Loop that is known, the nodes that it runs."""
+    def append(self, original: Node, op: str = "") -> None:
+        """Append a node as nodes of opset 22; of an If or a Loop that is known, the nodes that it runs.
+
+        op: of the file's node, where this one does the work of another
+        """
         opened = self.opened(original)
         if opened is not None:
             for inner in opened:
-                self.append(inner)
+                stands_for_it = _runs(inner, Bodies.SCAN) and inner.outputs == original.outputs
+                self.append(inner, original.op if stands_for_it else "")
             return
-        name = self.name(original)
+        op = op or original.op
+        name = self.name(original, op)
         original = original if is_defined(self, original) else self.with_all_outputs(original)
         current = self.current(self.typed(original))
         plain = (node for new in current for node in self.sequences.lower(new))
-        self.keep(name, original, (node for new in plain for node in written(self, new)))
+        self.keep(name, op, original, (node for new in plain for node in written(self, new)))
 
-    def name(self, node: Node) -> str:
-        return self.names.get(node.outputs, "") or f"{node.op}_{self.counts[node.op]}"
+    def name(self, node: Node, op: str) -> str:
+        return self.names.get(node.outputs, "") or f"{op}_{self.counts[op]}"
 
-    def keep(self, name: str, original: Node, nodes: Iterable[Node]) -> None:
+    def keep(self, name: str, op: str, original: Node, nodes: Iterable[Node]) -> None:
         """Add the nodes that a node of the file becomes."""
         first = len(self.graph.nodes)
         for node in nodes:
             self.add(node)
-        self.counts[original.op] += 1
+        self.counts[op] += 1
         last = len(self.graph.nodes)
         if last > first:
-            self.model.nodes.append(ModelNode(name, original.op, original.inputs, original.outputs, first, last))
+            self.model.nodes.append(ModelNode(name, op, original.inputs, original.outputs, first, last))
 
     def with_all_outputs(self, node: Node) -> Node:
         """Return the node with a name for each output that it leaves out before one that it has."""

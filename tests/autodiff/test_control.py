@@ -188,7 +188,11 @@ def a_loop(count: np.ndarray | None = None, condition: str = "cond") -> onnx.Mod
 
 
 def test_a_loop_with_a_fixed_trip_count() -> None:
-    check_differences(a_loop(np.array(3, np.int64)), {"v0": normal(2, 3)}, ["v0", "w"])
+    proto = a_loop(np.array(3, np.int64))
+    check_differences(proto, {"v0": normal(2, 3)}, ["v0", "w"])
+    loaded = load(proto)
+    assert [node.op for node in loaded.graph.nodes] == ["Scan"]
+    assert [(node.name, node.op) for node in loaded.nodes] == [("Loop_0", "Loop")]
 
 
 @pytest.mark.parametrize(("most", "trips"), [(7, 3), (2, 2)])
