@@ -130,11 +130,15 @@ def run_side(name: str, device: str, side: str, rounds: int) -> None:
 
 
 def each_alone(names: Sequence[str]) -> None:
-    """Run this program once for each net, in a process of its own, and print one table."""
+    """Run this program once for each net, in a process of its own, and print one table; exits when one has failed."""
+    failed = 0
     for number, name in enumerate(names):
         command = [sys.executable, *sys.argv, "--only", name]
-        lines = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()
-        print(*lines[min(number, 1) :], sep="\n", flush=True)
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
+        print(*done.stdout.splitlines()[min(number, 1) :], sep="\n", flush=True)
+        failed = failed or done.returncode
+    if failed:
+        raise SystemExit(failed)
 
 
 def main() -> None:

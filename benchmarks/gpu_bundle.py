@@ -2,9 +2,10 @@
 
     python benchmarks/gpu_bundle.py make [FOLDER]       here: download the wheel and cut it into FOLDER/1, FOLDER/2, …
     python benchmarks/gpu_bundle.py take PIECE STORE    there, once per piece: keep it; the last one unpacks the wheel
-    python benchmarks/gpu_bundle.py check STORE         there: run benchmarks/gpu_check.py with that onnxruntime
+    python benchmarks/gpu_bundle.py check STORE …       there: run benchmarks/gpu_check.py with that onnxruntime; its
+                                                        options follow
 
-Each piece is below 55 MB. STORE is a folder outside of the checkout. The CUDA and cuDNN libraries have to be there.
+Each piece is below 48 MB. STORE is a folder outside of the checkout. The CUDA and cuDNN libraries have to be there.
 """
 
 from __future__ import annotations
@@ -17,12 +18,13 @@ import shutil
 import subprocess
 import sys
 import zipfile
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 ROOT = Path(__file__).resolve().parent.parent
-PIECE = 50 << 20  # bytes
+PIECE = 45 << 20  # bytes
 PACKAGE = "onnxruntime-gpu"
 
 
@@ -74,11 +76,11 @@ def take(piece: Path, store: Path) -> bool:
     return True
 
 
-def check(store: Path) -> int:
+def check(store: Path, options: Sequence[str]) -> int:
     """Run the check with the unpacked onnxruntime first on the path; return its exit code."""
     path = os.pathsep.join([str(store / "site"), str(ROOT), os.environ.get("PYTHONPATH", "")])
     return subprocess.call(
-        [sys.executable, "benchmarks/gpu_check.py"], cwd=ROOT, env={**os.environ, "PYTHONPATH": path}
+        [sys.executable, "benchmarks/gpu_check.py", *options], cwd=ROOT, env={**os.environ, "PYTHONPATH": path}
     )
 
 
@@ -93,12 +95,14 @@ def main() -> int:
     taking.add_argument("piece", type=Path)
     taking.add_argument("store", type=Path)
     steps.add_parser("check", help="run the check").add_argument("store", type=Path)
-    args = parser.parse_args()
+    args, options = parser.parse_known_args()
+    if options and args.step != "check":
+        parser.error(f"unrecognized arguments: {' '.join(options)}")
     if args.step == "take":
         take(args.piece, args.store)
         return 0
     if args.step == "check":
-        return check(args.store)
+        return check(args.store, options)
     with TemporaryDirectory() as temporary:
         count = write_pieces(download(args.python, Path(temporary)), args.folder)
     print(f"{count} pieces in {args.folder}: take one after the other there, then check")

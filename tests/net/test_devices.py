@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from random import Random
 
 import numpy as np
@@ -20,6 +21,10 @@ from .test_random_nets import build
 
 pytestmark = pytest.mark.skipif(DEVICE == "cpu", reason="no other device than the CPU is under test")
 NETS = 150
+FOLDER = Path(__file__).parents[2] / "models"
+MODELS = sorted(
+    path for part in (".", "forks") for path in (FOLDER / part).glob("*.prototxt") if "solver" not in path.name
+)
 # what onnxruntime 1.31 has no CUDA kernels for
 WITHOUT_KERNELS: set[str] = set()
 
@@ -48,4 +53,13 @@ def test_devices_agree(seed: int) -> None:
 @pytest.mark.parametrize("case", CASES)
 def test_nothing_runs_on_the_cpu_unnoticed(case: str) -> None:
     _, _, runner, _ = golden.run(case)
+    assert set(runner.left_to_cpu) <= WITHOUT_KERNELS
+
+
+@pytest.mark.parametrize("path", MODELS, ids=lambda path: path.stem)
+def test_nothing_of_a_model_runs_on_the_cpu_unnoticed(path: Path) -> None:
+    """In a small batch, so that all models together take a minute."""
+    built, stream = net.build(net.read_net(str(path)), batch=None if path.parent.name == "forks" else 2), Stream(1)
+    runner = Runner(from_net(built), net.draw_params(built, stream), choose_device(DEVICE)[0])
+    runner.run(draw_feeds(runner, stream, np.random.default_rng(1)))
     assert set(runner.left_to_cpu) <= WITHOUT_KERNELS
