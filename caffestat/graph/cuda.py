@@ -215,6 +215,20 @@ def _statistics_of_rows(g: Graph, rows: str, sizes: Sequence[int], dtype: Any) -
     return mean, g.declare(g.emit("ReduceMean", squares, g.ints(0), keepdims=0), (channels,), dtype)
 
 
+def _group_normalization(g: Graph, node: Node, provider: str) -> Sequence[str] | None:
+    """By the rows of the groups: the runtime has no kernel for the op, and finds the shapes of its parts on the CPU."""
+    x, scale, bias = node.inputs
+    spec = g.specs.get(x)
+    if spec is None or spec.dtype != np.float32:
+        return None
+    count, channels, *space = spec.shape
+    rows, column = count * node.attributes["num_groups"], (channels, *[1] * len(space))
+    ones = g.constant(np.ones(prod(spec.shape) // rows), spec.dtype)
+    normal = g.emit("LayerNormalization", g.reshape(x, rows, -1), ones, axis=-1, epsilon=node.get("epsilon", 1e-5))
+    scaled = g.emit("Mul", g.reshape(normal, *spec.shape), g.reshape(scale, *column))
+    return [g.emit("Add", scaled, g.reshape(bias, *column))]
+
+
 def _running(g: Graph, node: Node, old: Sequence[str], new: Sequence[str], dtype: Any) -> list[str]:
     """Emit momentum · old + (1 - momentum) · new of a batch normalization's statistics."""
     momentum = node.get("momentum", 0.9)
@@ -297,6 +311,7 @@ REWRITES: dict[str, Definition] = {
     "Clip": _clip,
     "Conv": _convolution,
     "GridSample": _grid_sample,
+    "GroupNormalization": _group_normalization,
     "MaxPool": _max_pool,
     "Mean": _mean_of_inputs,
     "Pad": _pad,

@@ -151,6 +151,11 @@ def test_samples_of_a_grid(mode: str, padding: str, corners: int) -> None:
     assert {node.domain for node in of_cuda.nodes} == {CONTRIB}
 
 
+def test_normalization_by_groups() -> None:
+    arrays = normal(2, 6, 4, 5), normal(6), normal(6)
+    check(lambda g, *names: g.emit("GroupNormalization", *names, num_groups=3), *arrays, gone=["GroupNormalization"])
+
+
 def test_mean_of_inputs() -> None:
     check(lambda g, *names: g.emit("Mean", *names), *(normal(3, 4) * k for k in (1, 2, 5)), gone=["Mean"])
 
