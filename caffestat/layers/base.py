@@ -302,10 +302,16 @@ class Layer:
         raise NotImplementedError
 
     def deciding(self, bottoms: Sequence[np.ndarray], shapes: Sequence[Shape], random: np.random.Generator) -> Layer:
-        """Return the layer as it is once `decide` has seen these values, of bottoms of these shapes."""
+        """Return the layer as it is once `decide` has seen these values, of bottoms of these shapes.
+
+        Raises NetError for values that it cannot work with: classes and places that there are not, NaN as a size.
+        """
         layer = copy.copy(self)
         layer.decided_shapes = tuple(shapes)
-        layer.decisions = tuple(layer.decide(bottoms, random))
+        try:
+            layer.decisions = tuple(layer.decide(bottoms, random))
+        except (IndexError, OverflowError, ValueError) as error:
+            raise self.error(f"cannot work with the values of its bottoms: {error}") from error
         return layer
 
     def input_decisions(self, g: Graph) -> list[str]:

@@ -64,7 +64,7 @@ class SparseHypercolumnExtractor(Layer):
         if bottom:
             return None
         size = np.array(bottoms[1][2:]) * self.added.sparse_hypercolumn_extractor_param.scale[0]
-        return (random.uniform(0, 1, bottoms[0]) * size).astype(np.float32)
+        return (random.uniform(0, 1, bottoms[0][:3]) * size).reshape(bottoms[0]).astype(np.float32)
 
     def tops(self, bottoms: Sequence[Shape]) -> tuple[Shape, ...]:
         places, *maps = bottoms

@@ -38,6 +38,8 @@ class ActionsDetectionOutput(Computed):
         anchors = self.settings.get("num_anchors")
         if anchors != len(bottoms) - 1:
             raise self.error(f"expected num_anchors to be {len(bottoms) - 1}, that of the bottoms, found {anchors}")
+        if self.settings.get("use_nms") and "num_valid_actions" not in self.settings:
+            raise self.error("expected num_valid_actions with use_nms")
         if wrong := [shape for shape in bottoms[1:] if len(shape) != 4]:
             raise self.error(f"expected scores of actions (N, H, W, actions), found shape {wrong[0]}")
         return ((1, 1, 1, _ROW),)

@@ -287,6 +287,9 @@ class OHEMDataLayer(Computed):
             raise self.error(f"expected (R, K), (R, 4K), (R, 5), (R) and (R, 4K) of one R and K, found {bottoms}")
         return ((1, 5), (1,), *((1, wide[1]) for _ in targets))
 
+    def classes(self, bottom: int, bottoms: Sequence[Shape]) -> int | None:
+        return bottoms[0][1] if bottom == 3 else None
+
     def decide(self, bottoms: Sequence[np.ndarray], random: np.random.Generator) -> Sequence[np.ndarray]:
         rois, labels = bottoms[2], bottoms[3].reshape(-1)
         loss = self.losses(bottoms)

@@ -51,6 +51,10 @@ def test_columns_of_maps_at_places() -> None:
     maps = RANDOM.normal(size=(2, 3, 10, 11)), RANDOM.normal(size=(2, 4, 3, 2))
     flat, deep = (run(layer, [given, *maps]).tops[0] for given in (places, places[..., None]))
     np.testing.assert_array_equal(flat, deep)
+    for shape in ((2, 6, 2), (2, 6, 2, 1)):  # without data, places lie in the first map
+        drawn = layer.stand_in(0, [shape, *(x.shape for x in maps)], RANDOM)
+        assert drawn is not None and drawn.shape == shape
+        assert (drawn.reshape(-1, 2) <= (10, 11)).all()
     with pytest.raises(NetError, match="for each of 3 maps"):
         layer.tops([(2, 6, 2), *[(2, 3, 5, 4)] * 3])
 

@@ -47,3 +47,17 @@ def test_overlapping_detections_vote() -> None:
 def test_there_are_as_many_anchors_as_stated() -> None:
     with pytest.raises(NetError, match="expected num_anchors to be 2"):
         make(TEXT % (3, "")).tops([ROWS.shape, *[SCORES.shape[1:]] * 2])
+
+
+def test_places_are_those_of_the_scores() -> None:
+    rows = ROWS.copy()
+    rows[0, 0, 1, 8] = 5
+    with pytest.raises(
+        NetError, match=r"'l' \(Python\): cannot work with the values of its bottoms: index 5 is out of"
+    ):
+        run(make(TEXT % (2, "")), [rows, *SCORES])
+
+
+def test_votes_need_the_number_of_actions() -> None:
+    with pytest.raises(NetError, match="expected num_valid_actions with use_nms"):
+        make(TEXT % (2, ', "use_nms": True')).tops([ROWS.shape, *[SCORES.shape[1:]] * 2])
