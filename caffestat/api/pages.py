@@ -82,9 +82,10 @@ def diagnose_page(
 
 def training_page(history: History, path: str, **options: Any) -> str:
     """Return the page of a training run that a history followed; `options` are those of `analyze`."""
+    from caffestat.report.history import alert_rows
     from caffestat.report.html.from_history import render_history
 
-    return render_history(history, path, report=_report(path, **options))
+    return render_history(history, path, list(alert_rows(history.alerts, path)), _report(path, **options))
 
 
 def compare_page(a: str | Path, b: str | Path, *, rtol: float = 1e-3, atol: float = 1e-9) -> tuple[Comparison, str]:

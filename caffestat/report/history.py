@@ -15,7 +15,7 @@ from caffestat.training.statistics import Signal
 from .model import IssueRow
 from .scales import TITLES
 
-__all__ = ["QUANTITIES", "History", "Mark", "Quantity", "diagnosis_rows"]
+__all__ = ["QUANTITIES", "History", "Mark", "Quantity", "alert_rows", "diagnosis_rows"]
 
 _LONGEST = 400  # iterations of a heat map; of longer runs every second one is left out until they fit
 
@@ -70,12 +70,14 @@ class History:
     signals  by iteration: (key of a quantity, layer) -> value; of a run longer than 400 iterations some
     layers   in the order in which they came
     marks    events
+    alerts   rules that fired; each is an event too
     """
 
     curves: dict[str, Curve] = field(default_factory=dict)
     signals: dict[int, dict[tuple[str, str], float]] = field(default_factory=dict)
     layers: dict[str, None] = field(default_factory=dict)
     marks: list[Mark] = field(default_factory=list)
+    alerts: list[Alert] = field(default_factory=list)
     _count: int = 0
     _every: int = 1
 
@@ -111,6 +113,7 @@ class History:
 
     def alert(self, alert: Alert) -> None:
         """Add a rule that fired."""
+        self.alerts.append(alert)
         words = f"{alert.subject} {alert.message}"
         self.marks.append(Mark(-1 if alert.iteration is None else alert.iteration, alert.rule, words))
 
@@ -162,14 +165,19 @@ def _first_of_each(values: Mapping[Signal, float]) -> dict[tuple[str, str], floa
     return found
 
 
+def alert_rows(alerts: Iterable[Alert], file: str) -> Iterator[IssueRow]:
+    """Yield the rules that fired in the run that a file tells of."""
+    for alert in alerts:
+        yield IssueRow("", alert.rule, "warning", file, 0, alert.subject, str(alert), "")
+
+
 def diagnosis_rows(found: Diagnosis, log: str) -> Iterator[IssueRow]:
     """Yield the problems found in a log, in the order of its lines."""
     for event in sorted(found.events.values(), key=lambda event: event.line):
         yield IssueRow("", f"first {event.kind}", "error", log, event.line, event.key.layer, event_text(event), "")
     for one in found.losses:
         yield IssueRow("", one.rule, "error", log, one.line, "", loss_text(one), "")
-    for alert in found.alerts:
-        yield IssueRow("", alert.rule, "warning", log, 0, alert.subject, str(alert), "")
+    yield from alert_rows(found.alerts, log)
     for key in found.dead:
         trend = found.trends[key]
         words = f"{key} is zero at the end ({trend.zeros} of {trend.count} passes)"

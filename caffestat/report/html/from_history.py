@@ -38,7 +38,7 @@ def render_history(
     found = [vars(issue) | {"row": report.row_of(issue.layer) if report else None} for issue in issues]
     page |= {
         "title": title,
-        "about": [*about, *page["about"]],
+        "about": [*about, *(words for words in page["about"] if words != "not run")],
         "issues": [*found, *page["issues"]],
         "checked": True,
         "history": _plain(history, report),

@@ -230,6 +230,74 @@ def test_the_keyboard_reaches_everything(page: Opened) -> None:
     assert page.locator("#layers th[aria-sort=ascending]").count() == 1
 
 
+STOP = """() => {
+    let e = document.activeElement;
+    if (!e || e === document.body) return null;
+    while (e.shadowRoot?.activeElement) e = e.shadowRoot.activeElement;
+    const box = e.getBoundingClientRect();
+    const words = e.getAttribute("aria-label") || e.labels?.[0]?.textContent || e.textContent;
+    const isSeen = box.bottom > 0 && box.top < innerHeight && getComputedStyle(e).outlineStyle === "solid";
+    return [e.tagName, words.trim(), isSeen];
+}"""
+
+
+def stops(page: Opened, key: str) -> list[tuple[str, str, bool]]:
+    """Return what a key moves the focus to, up to the end: element, accessible name, whether one sees the focus."""
+    found = []
+    page.keyboard.press(key)
+    while stop := page.evaluate(STOP):
+        found.append(tuple(stop))
+        page.keyboard.press(key)
+    return found
+
+
+def test_everything_that_gets_the_focus_is_named_and_shows_it(page: Opened) -> None:
+    forward = stops(page, "Tab")
+    assert len(forward) > 40
+    assert [stop for stop in forward if not (stop[1] and stop[2])] == []
+    assert set(stops(page, "Shift+Tab")) == set(forward)
+
+
+def test_the_focus_is_not_lost_by_what_it_does(page: Opened) -> None:
+    page.focus("#layers tbody tr:nth-child(4) a")
+    page.keyboard.press("Enter")
+    assert page.locator("#layer:focus").count() == 1
+    page.focus("#layer a")
+    page.keyboard.press("Enter")
+    assert page.locator("#layer:focus").count() == 1
+    page.focus("#findings .finding button")
+    page.keyboard.press("Enter")
+    assert page.locator("#layer:focus #layer-name").text_content() == "conv1"
+    assert page.evaluate("document.getElementById('layer').getBoundingClientRect().top") < 900
+
+
+def test_buttons_that_show_the_rest_hand_the_focus_on(open_page: Open, tmp_path: Path) -> None:
+    path = tmp_path / "net.prototxt"
+    path.write_text(deep(310))
+    page = open_page(caffestat.analyze(path, static=True, detail=True).to_html())
+    page.focus("#layers .more")
+    page.keyboard.press("Enter")
+    assert page.locator("#layers .scroll:focus tbody tr").count() > 300
+
+
+def test_closing_a_block_is_announced_and_escape_hides_the_tip(open_page: Open) -> None:
+    report = static("googlenet.prototxt")
+    page = open_page(report.to_html())
+    page.fill("#search", "inception_3a/1x1")
+    page.focus("#search")
+    page.keyboard.press("Enter")
+    page.focus("#canvas")
+    page.keyboard.press("Enter")
+    assert page.locator("#announce").text_content() == "inception_3a closed"
+    page.keyboard.press(" ")
+    assert page.locator("#announce").text_content() == "inception_3a opened"
+    page.wait_for_timeout(100)
+    page.mouse.move(*page.middle(row_of(report, "inception_3a/1x1")))
+    assert page.locator("#tip").is_visible()
+    page.keyboard.press("Escape")
+    assert not page.locator("#tip").is_visible()
+
+
 def test_charts_drawing_and_data_can_be_saved(page: Opened, tmp_path: Path) -> None:
     for press, ends, begins in (
         ("#net-svg", ".svg", b"<svg"),

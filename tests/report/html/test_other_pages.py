@@ -67,6 +67,16 @@ def test_train_writes_a_page_with_curves(run: Run, open_page: Open) -> None:
     assert page.locator("#source").count() == 1
 
 
+def test_rules_that_fired_are_findings_of_the_run(run: Run, open_page: Open) -> None:
+    Path("net.prototxt").write_text(NET.replace('"xavier"', '"constant"'))
+    result = run("train", "solver.prototxt", "--data", "synthetic", "--watch", "report", "--report", "p.html")
+    fired = [line.removeprefix("watch: ") for line in result.stderr.splitlines() if line.startswith("watch: ")]
+    page = open_page(Path("p.html").read_text())
+    assert fired
+    assert page.locator("#findings .finding > div:nth-child(2)").all_text_contents()[: len(fired)] == fired
+    assert "not run" not in (page.locator("#about").text_content() or "")
+
+
 def test_heat_maps_cover_nothing_and_a_constant_rate_is_not_shown_as_0(run: Run, open_page: Open) -> None:
     layer = 'layer {{ name: "sum{}" type: "Power" bottom: "fc1" top: "fc1" }}'
     net = NET.replace('layer { name: "fc2"', "\n".join(map(layer.format, range(20))) + 'layer { name: "fc2"')
@@ -111,6 +121,8 @@ def test_compare_shows_both_sides_and_the_differences(run: Run, open_page: Open)
     assert run("compare", "--format", "html", "-o", "c.html", "net.prototxt", "b.log").exit_code == 1
     same = open_page(Path("same.html").read_text())
     assert "No number differs" in same.locator("#comparison").text_content()
+    narrow = open_page(Path("c.html").read_text(), width=320)
+    assert narrow.evaluate("document.documentElement.scrollWidth") == 320
     page = open_page(Path("c.html").read_text())
     assert (page.problems, same.problems) == ([], [])
     found = page.evaluate("caffestat.data.comparison")
@@ -161,6 +173,17 @@ def test_a_notebook_gets_a_frame_that_sees_nothing_else(run: Run) -> None:
     assert frame is not None and frame.startswith("<iframe ")
     assert 'sandbox="allow-scripts allow-downloads"' in frame
     assert frame.count("<") == 2
+
+
+def test_links_stay_inside_a_notebooks_frame(run: Run, open_page: Open) -> None:
+    frame = caffestat.analyze("net.prototxt", static=True)._repr_html_()
+    page = open_page(f'<!DOCTYPE html><title>notebook</title><body data-ready="true">{frame}')
+    inner = page.page.frame_locator("iframe")
+    inner.locator("#sections a", has_text="Layers").click()
+    assert inner.locator("#layers:focus").count() == 1
+    inner.locator("#layers tbody a").first.click()
+    assert inner.locator("#layer:focus h2").text_content() == "data"
+    assert page.problems == []
 
 
 def test_analyze_opens_a_page(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

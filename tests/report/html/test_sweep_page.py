@@ -93,6 +93,8 @@ def test_the_variants_stand_in_order_with_their_reasons(page: Opened, summary: S
     assert [row[0] for row in found] == ["1", "2", "3", "4"]
     assert [row[1:3] for row in found] == [[c.variant.filler, f"{c.variant.width:g}"] for c in choices]
     assert [row[-1] for row in found] == [choice.reason for choice in choices]
+    cut = "all => all.filter(e => e.scrollWidth > e.clientWidth + 1).length"
+    assert page.locator("#variants td:last-child, #variants td:last-child *").evaluate_all(cut) == 0
     heads = page.locator("#variants th").all_text_contents()
     assert heads == ["place", "filler", "width", "loss at the end", "test accuracy", "reason"]
     exact = page.locator("#variants tbody td:nth-child(4) span").evaluate_all("all => all.map(e => +e.dataset.value)")

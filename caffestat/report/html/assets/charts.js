@@ -20,6 +20,7 @@ async function drawCharts(docs, waiting, figures) {
     const item = waiting.shift(), { docid, roots } = item;
     await Bokeh.embed.embed_items({ [docid]: docs[docid] }, [item]);
     const drawn = figures.filter(({ root }) => root in roots).map(linkChart);
+    Object.keys(roots).forEach((root) => (viewOf(root).canvas_view.events_el.tabIndex = -1)); // no key does anything there
     CHARTS.figures.push(...drawn);
     colourCharts(drawn);
     drawn.forEach(showChosen);
@@ -113,9 +114,10 @@ function colourCharts(figures) {
   });
 }
 
+const viewOf = (root) => Object.values(Bokeh.index).find((v) => v.model.id === root) ?? Bokeh.index.get_by_id(root);
+
 async function saveChart(root, title, kind) {
-  const view = Object.values(Bokeh.index).find((v) => v.model.id === root) ?? Bokeh.index.get_by_id(root);
-  const layer = view.export(kind === "svg" ? "svg" : "png");
+  const layer = viewOf(root).export(kind === "svg" ? "svg" : "png");
   const name = `${fileStem()}_${title.replace(/[^\w.-]+/g, "_")}.${kind}`;
   save(name, kind === "svg" ? "image/svg+xml" : "image/png", await layer.to_blob());
 }

@@ -54,6 +54,12 @@ function save(name, type, text) {
 
 const fileStem = () => DATA.title.replace(/^.*[\\/]/, "").replace(/\.\w+$/, "").replace(/[^\w.-]+/g, "_") || "report";
 
+// Go to a part of the page that can have the focus.
+function goTo(id) {
+  byId(id).focus({ preventScroll: true });
+  byId(id).scrollIntoView();
+}
+
 // What the parts tell each other: "choose" a row, "hover" a row (null for none), "theme", "colours".
 const LISTENERS = {};
 const listen = (event, handler) => (LISTENERS[event] ??= []).push(handler);

@@ -95,7 +95,7 @@ function startActivations() {
   const grid = make("div", { class: "figures" });
   const show = (some) => grid.append(...some.map(curveFigure));
   show(rows.slice(0, FIRST_CURVES));
-  const more = make("button", { type: "button", class: "more", onclick: () => (show(rows.slice(FIRST_CURVES)), more.remove()) }, `Show all ${rows.length}`);
+  const more = make("button", { type: "button", class: "more", onclick: () => (show(rows.slice(FIRST_CURVES)), grid.children[FIRST_CURVES].querySelector("button").focus(), more.remove()) }, `Show all ${rows.length}`);
   byId("activations").append(make("h2", {}, "Activations"), make("p", { class: "hint" }, "Solid: f. Dashed: its slope f′. Bars: the inputs that the layer got, sampled in the run."), grid);
   if (rows.length > FIRST_CURVES) byId("activations").append(more);
 }

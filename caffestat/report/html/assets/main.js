@@ -22,10 +22,23 @@ function startHeader() {
 
 function startSections() {
   const named = [...document.querySelectorAll(".content > section[id]")].filter((section) => section.querySelector("h2") && section.id !== "layer");
+  named.forEach((section) => (section.tabIndex = -1));
   byId("sections").append(...named.map((section) => make("a", { href: `#${section.id}` }, section.querySelector("h2").textContent)));
 }
 
+// In a notebook's frame, a link to a part of the page leads to that part of the notebook.
+function startLinks() {
+  if (location.protocol !== "about:") return;
+  document.addEventListener("click", (event) => {
+    const link = event.target.closest("a[href^='#']");
+    if (!link) return;
+    event.preventDefault();
+    goTo(link.hash.slice(1));
+  });
+}
+
 function start() {
+  startLinks();
   startHeader();
   startTheme();
   startNet();

@@ -31,7 +31,7 @@ function layerParts(row) {
   ];
 }
 
-const linkTo = (row) => make("a", { href: "#layer", onclick: (e) => (e.preventDefault(), tell("choose", row)) }, ROWS[row].name);
+const linkTo = (row) => make("a", { href: "#layer", onclick: () => tell("choose", row) }, ROWS[row].name);
 
 /* Return a param as layer/index with a link to its layer, found by its id: layers may have the same name. */
 function paramLink(id) {

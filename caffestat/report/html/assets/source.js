@@ -37,7 +37,7 @@ function startSource() {
     let view = sourceLines(source, 1, Math.min(source.lines.length, FIRST_LINES));
     const heading = index ? make("h3", {}, source.name) : make("h2", {}, source.name);
     section.append(heading, view);
-    if (source.lines.length > FIRST_LINES) section.append(make("button", { type: "button", class: "more", onclick: (event) => (view.replaceWith((view = sourceLines(source, 1, source.lines.length))), event.target.remove()) }, `Show all ${source.lines.length} lines`));
+    if (source.lines.length > FIRST_LINES) section.append(make("button", { type: "button", class: "more", onclick: (event) => (view.replaceWith((view = sourceLines(source, 1, source.lines.length))), view.focus(), event.target.remove()) }, `Show all ${source.lines.length} lines`));
     if (!index) listen("choose", (row) => markLines(view, source, ROWS[row]));
   });
 }
@@ -55,7 +55,7 @@ function issueCard(issue) {
   const place = issue.line ? `${issue.file}:${issue.line}` : issue.file;
   const whose = issue.layer ? ` · layer ${issue.layer}` : "";
   const card = make("article", { class: `finding ${issue.severity}` }, make("div", { class: "head code" }, `${SIGNS[issue.severity]} ${[issue.severity, issue.code, issue.name].filter(Boolean).join(" ")} · ${place}${whose}`), make("div", {}, issue.message), issue.fix ? make("div", {}, `Fix: ${issue.fix}`) : null, issue.diff ? diffOf(issue.diff) : null);
-  if (issue.row !== null) card.append(make("button", { type: "button", onclick: () => tell("choose", issue.row) }, "Show the layer"));
+  if (issue.row !== null) card.append(make("button", { type: "button", onclick: () => (tell("choose", issue.row), goTo("layer")) }, "Show the layer"));
   return card;
 }
 

@@ -19,7 +19,7 @@ function startVariants({ variants, parameters, quantities, failed }) {
   const place = byId("variants");
   const words = parameters.map((name) => ({ title: name, get: (v) => v.parameters[name] }));
   const numbers = quantities.map((name) => ({ title: name, number: true, get: (v) => v.quantities[name], colour: columnColour(variants, (v) => v.quantities[name]) }));
-  const columns = [{ title: "place", number: true, get: (v) => v.place }, ...words, ...numbers, { title: "reason", get: (v) => v.reason }];
+  const columns = [{ title: "place", number: true, get: (v) => v.place }, ...words, ...numbers, { title: "reason", words: true, get: (v) => v.reason }];
   place.append(make("h2", {}, "Variants, best first"), new Table("Variants", columns, variants).element);
   if (failed.length) place.append(make("details", {}, make("summary", {}, `${failed.length} trials that failed`), make("ul", {}, ...failed.map((text) => make("li", {}, text)))));
 }

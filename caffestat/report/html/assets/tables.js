@@ -10,9 +10,10 @@ class Table {
     this.count = make("span", { class: "hint", role: "status" });
     const field = make("input", { type: "search", "aria-label": `Filter ${title}`, placeholder: "filter", oninput: () => ((this.filter = field.value.toLowerCase()), this.draw()) });
     this.heads = columns.map((column, index) => this.head(column, index));
-    this.more = make("button", { type: "button", class: "more", onclick: () => ((this.shownRows = Infinity), this.draw()) }, "Show all lines");
+    this.more = make("button", { type: "button", class: "more", onclick: () => this.showAll() }, "Show all lines");
     const table = make("table", {}, make("caption", { class: "unseen" }, title), make("thead", {}, make("tr", {}, ...this.heads)), this.body);
-    this.element = make("div", {}, make("div", { class: "filter" }, field, this.count, note), make("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": title }, table), this.more);
+    this.scroll = make("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": `Table: ${title}` }, table);
+    this.element = make("div", {}, make("div", { class: "filter" }, field, this.count, note), this.scroll, this.more);
     this.draw();
   }
 
@@ -44,9 +45,15 @@ class Table {
     this.mark(this.chosen);
   }
 
+  showAll() {
+    this.shownRows = Infinity;
+    this.draw();
+    this.scroll.focus(); // the button, which had the focus, is gone
+  }
+
   line(item) {
     const row = this.row(item);
-    const element = make("tr", {}, ...this.columns.map((column) => this.cell(column, item, row)));
+    const element = make("tr", { class: row === null ? "" : "choosable" }, ...this.columns.map((column) => this.cell(column, item, row)));
     if (row === null) return element;
     element.addEventListener("click", () => tell("choose", row));
     element.addEventListener("mouseenter", () => tell("hover", row));
@@ -61,7 +68,8 @@ class Table {
     if (back) return make("td", { class: "number", style: `background: ${back}; color: ${inkOn(back)}` }, number(value));
     if (column.number) return make("td", { class: "number" }, value === null || value === undefined ? "" : number(value));
     const text = cellText(column, item);
-    return make("td", {}, column.link && row !== null ? make("a", { class: "name", href: "#layer", title: text, onclick: (event) => event.preventDefault() }, text) : make("span", { class: "name", title: text }, text));
+    if (column.words) return make("td", { class: "words" }, text);
+    return make("td", {}, column.link && row !== null ? make("a", { class: "name", href: "#layer", title: text }, text) : make("span", { class: "name", title: text }, text));
   }
 
   mark(row) {

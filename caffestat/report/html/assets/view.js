@@ -115,6 +115,7 @@ function hit(px, py) {
 function toggleBlock(block) {
   NET.open.has(block) ? NET.open.delete(block) : NET.open.add(block);
   rebuild(() => blockBox(block));
+  byId("announce").textContent = `${LAYOUT.blocks[block].name} ${NET.open.has(block) ? "opened" : "closed"}`;
 }
 
 function blockBox(block) {
@@ -156,6 +157,7 @@ function startPointer() {
   });
   canvas.addEventListener("pointercancel", () => (drag = null));
   canvas.addEventListener("pointerleave", () => (tell("hover", null), (byId("tip").hidden = true)));
+  document.addEventListener("keydown", (event) => event.key === "Escape" && (byId("tip").hidden = true));
   canvas.addEventListener("wheel", (event) => {
     event.preventDefault();
     const step = event.deltaMode ? event.deltaY * 20 : event.deltaY;
