@@ -25,9 +25,11 @@ NETS = (".prototxt", ".pbtxt")
 
 
 def compare(a: str | Path, b: str | Path, *, rtol: float = 1e-3, atol: float = 1e-9) -> Iterator[Difference]:
-    """Yield the debug_info numbers for which |a - b| > atol + rtol·max(|a|, |b|), or that one side lacks.
+    """Yield the numbers for which |a - b| > atol + rtol·max(|a|, |b|), or debug_info numbers that one side lacks.
 
-    a, b: training logs with debug_info lines, "-" for the standard input; or nets and solvers (.prototxt), whose log
+    Losses and outputs are compared where both sides say them.
+
+    a, b: training logs, "-" for the standard input; or nets and solvers (.prototxt), whose log
           is that of `debug`
 
     Raises a CaffestatError when a file cannot be used.

@@ -91,10 +91,13 @@ def training_page(history: History, path: str, **options: Any) -> str:
 def compare_page(a: str | Path, b: str | Path, *, rtol: float = 1e-3, atol: float = 1e-9) -> tuple[Comparison, str]:
     """Return how A and B differ, and a page about it; the parameters are those of `compare`."""
     from caffestat.report.comparison import compare
+    from caffestat.report.history import History
     from caffestat.report.html.from_comparison import render_comparison
 
-    found = compare(str(a), str(b), *passes_of_both(str(a), str(b)), rtol, atol)
-    return found, render_comparison(found, _report(_net_of(str(a), str(b))))
+    histories = History(), History()
+    of_a, of_b = passes_of_both(str(a), str(b))
+    found = compare(str(a), str(b), histories[0].follow_log(of_a), histories[1].follow_log(of_b), rtol, atol)
+    return found, render_comparison(found, histories, _report(_net_of(str(a), str(b))))
 
 
 def _net_of(*paths: str) -> str | None:

@@ -54,8 +54,8 @@ def compare(
 ) -> None:
     """Compare A and B, and exit with 1 when they differ.
 
-    For two logs, compares the debug_info numbers. A net or solver (.prototxt) is run, and its log is that of `caffestat
-    debug`.
+    For two logs, compares losses, outputs and debug_info numbers. A net or solver (.prototxt) is run, and its log is
+    that of `caffestat debug`.
 
     When A or B is an .onnx model, both are run on the same inputs, each in its own types, and compared value by value:
     a model before and after quantization, a change of type or an optimizer; a net and its conversion. A net is taken in

@@ -32,7 +32,10 @@ class Difference:
 
 
 def compare(a: Iterable[Pass], b: Iterable[Pass], relative: float, absolute: float) -> Iterator[Difference]:
-    """Yield the numbers for which |a - b| > absolute + relative·max(|a|, |b|), or that one side lacks."""
+    """Yield the numbers for which |a - b| > absolute + relative·max(|a|, |b|), or that one side lacks.
+
+    Losses and outputs are compared where both sides say them.
+    """
     for index, (one, other) in enumerate(zip_longest(a, b)):
         if one is None or other is None:
             there = one or other
@@ -47,6 +50,17 @@ def _compare_pass(index: int, one: Pass, other: Pass, relative: float, absolute:
         a, b = one.values.get(key), other.values.get(key)
         if a is None or b is None or not _is_close(a, b, relative, absolute):
             yield Difference(index, iteration, key, a, b)
+    said = _said(other)
+    for key, a in _said(one).items():
+        if key in said and not _is_close(a, said[key], relative, absolute):
+            yield Difference(index, iteration, key, a, said[key])
+
+
+def _said(one: Pass) -> dict[Key, float]:
+    """Return the loss and the outputs, each element by its index in the lines of the pass."""
+    loss = {} if one.loss is None else {Key("", "", "loss", ""): one.loss}
+    outputs = {Key("", "", f"output #{i}", output.name): output.value for i, output in enumerate(one.outputs)}
+    return loss | outputs
 
 
 def _is_close(a: float, b: float, relative: float, absolute: float) -> bool:

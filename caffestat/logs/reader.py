@@ -40,7 +40,10 @@ _LONGEST_NUMBER = 64
 
 
 class Key(NamedTuple):
-    """Which number: direction "forward" or "backward", layer, role "top", "bottom" or "param", blob's name or index."""
+    """Which number: direction "forward" or "backward", layer, role "top", "bottom" or "param", blob's name or index.
+
+    Of a loss or an output: its role and name alone.
+    """
 
     direction: str
     layer: str
@@ -48,6 +51,8 @@ class Key(NamedTuple):
     blob: str
 
     def __str__(self) -> str:
+        if not self.direction:
+            return f"{self.role} {self.blob}".strip()
         what = "data" if self.direction == "forward" else "diff"
         return f"layer {self.layer}, {self.role} blob {self.blob} {what}"
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
+from caffestat import logs
 from caffestat.escape import csv_cell, json_line
 from caffestat.training import events as e
 
-__all__ = ["CSV_HEADER", "CURVE_FORMATS", "csv_lines", "jsonl_lines"]
+__all__ = ["CSV_HEADER", "CURVE_FORMATS", "csv_lines", "jsonl_lines", "named_outputs"]
 
 CSV_HEADER = "iteration,phase,net,name,value"
 
@@ -36,18 +37,18 @@ def _rows(
     more: list[tuple[str, float]] | None = None,
 ) -> Iterator[str]:
     total = [] if loss is None else [("total_loss", loss)]
-    for name, value in [*total, *(more or []), *_named(outputs)]:
+    for name, value in [*total, *(more or []), *named_outputs(outputs)]:
         yield f"{iteration},{phase},{net},{csv_cell(name)},{value:.9g}"
 
 
-def _named(outputs: tuple[e.Output, ...]) -> Iterator[tuple[str, float]]:
+def named_outputs(outputs: Sequence[e.Output | logs.Output]) -> Iterator[tuple[str, float]]:
     """Yield the outputs by name; elements of a blob of several get an index."""
     for name, values in _grouped(outputs).items():
         for index, value in enumerate(values):
             yield (name if len(values) == 1 else f"{name}[{index}]"), value
 
 
-def _grouped(outputs: tuple[e.Output, ...]) -> dict[str, list[float]]:
+def _grouped(outputs: Sequence[e.Output | logs.Output]) -> dict[str, list[float]]:
     found: defaultdict[str, list[float]] = defaultdict(list)
     for output in outputs:
         found[output.name].append(output.value)

@@ -6,12 +6,14 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from caffestat import logs
 from caffestat.logs import Diagnosis, Pass
 from caffestat.logs.rules import Alert
 from caffestat.logs.show import event_text, loss_text
-from caffestat.training.events import EndTest, Event, Iteration, Saved, Statistics
+from caffestat.training.events import EndTest, Event, Iteration, Output, Saved, Statistics
 from caffestat.training.statistics import Signal
 
+from .curve import named_outputs
 from .model import IssueRow
 from .scales import TITLES
 
@@ -66,7 +68,7 @@ class Curve:
 class History:
     """A training run.
 
-    curves   loss, rate and outputs, by name; those of tests begin with "test "
+    curves   loss, rate and outputs, by name; those of tests begin with "test ", of further test nets "test #1 "
     signals  by iteration: (key of a quantity, layer) -> value; of a run longer than 400 iterations some
     layers   in the order in which they came
     marks    events
@@ -86,6 +88,16 @@ class History:
         if value is not None:
             self.curves.setdefault(name, Curve()).add(iteration, value)
 
+    def _said(
+        self, test_net: int | None, iteration: int, loss: float | None, outputs: Sequence[Output | logs.Output]
+    ) -> None:
+        """Add the loss and the outputs of a pass; an output called loss is the loss, unless none is said."""
+        prefix = "" if test_net is None else f"test #{test_net} " if test_net else "test "
+        self.point(f"{prefix}loss", iteration, loss)
+        for name, value in named_outputs(outputs):
+            if name != "loss" or loss is None:
+                self.point(f"{prefix}{name}", iteration, value)
+
     def record(self, iteration: int, values: Mapping[tuple[str, str], float]) -> None:
         """Add the signals of an iteration. Of a long run, every second, fourth, … is kept."""
         if not values:
@@ -103,10 +115,7 @@ class History:
         last = -1
         for one in passes:
             last = one.iteration if one.iteration is not None else last if one.test_net is not None else last + 1
-            prefix = "" if one.test_net is None else "test "
-            self.point(f"{prefix}loss", last, one.loss)
-            for output in one.outputs:
-                self.point(f"{prefix}{output.name}", last, output.value)
+            self._said(one.test_net, last, one.loss, one.outputs)
             if one.test_net is None:
                 self.record(last, _signals(one))
             yield one
@@ -121,17 +130,13 @@ class History:
         """Add an event of a training run."""
         match event:
             case Iteration():
-                self.point("loss", event.iteration, event.loss)
+                self._said(None, event.iteration, event.loss, event.outputs)
                 self.point("rate", event.iteration, event.rate)
-                for output in event.outputs:
-                    self.point(output.name, event.iteration, output.value)
                 if event.clip:
                     words = f"gradients clipped: L2 norm {event.clip.norm:.4g} > {event.clip.limit:g}"
                     self.marks.append(Mark(event.iteration, "clip", words))
             case EndTest():
-                self.point("test loss", event.iteration, event.loss)
-                for output in event.outputs:
-                    self.point(f"test {output.name}", event.iteration, output.value)
+                self._said(event.number, event.iteration, event.loss, event.outputs)
             case Saved():
                 self.marks.append(Mark(event.iteration, "snapshot", str(event.model)))
             case Statistics():

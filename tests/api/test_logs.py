@@ -51,6 +51,19 @@ def test_the_log_of_a_solver_equals_the_solver(solver: Path) -> None:
     assert "narrow" in {one.key.layer for one in caffestat.compare(log, solver) if one.key}
 
 
+def test_losses_and_outputs_of_plain_logs_are_compared(solver: Path) -> None:
+    said = "Iteration 0, loss = 2\n    Train net output #0: acc = 0.25\nIteration 0, lr = 0.1\n"
+    one, other = solver.with_name("a.log"), solver.with_name("b.log")
+    one.write_text(said + said.replace("0,", "10,").replace("= 2", "= 1"))
+    other.write_text(said + said.replace("0,", "10,").replace("0.25", "0.5").replace("= 2", "= 1.5"))
+    found = list(map(str, caffestat.compare(one, other)))
+    assert found == [
+        "iteration 10: loss: 1 and 1.5 (0.33 apart)",
+        "iteration 10: output #0 acc: 0.25 and 0.5 (0.5 apart)",
+    ]
+    assert list(caffestat.compare(one, one)) == []
+
+
 def test_the_expectations_of_a_solver_are_those_of_its_state(solver: Path) -> None:
     log = solver.with_suffix(".log")
     log.write_text("\n".join(caffestat.debug(solver)))

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from caffestat.logs import Key
 
 from ..comparison import Comparison, Pair
+from ..history import History
 from ..json_format import number
 from ..model import Report
 from ..scales import TITLES, Mode
@@ -21,6 +22,9 @@ __all__ = ["render_comparison"]
 _MODE = Mode("ratio", "mean |x|: B ÷ A", "B's mean |x| over A's", True)
 _DIFF_MODE = Mode("diff_ratio", "mean |dx|: B ÷ A", "B's mean |dx| over A's", True)
 
+_TRAINING = ("training", "Training")
+_DEPTH = ("depth", "Over depth, at the first pass")
+
 _PARTS: tuple[tuple[str, Callable[[Key], bool]], ...] = (
     (TITLES["x"], lambda key: key.direction == "forward" and key.role == "top"),
     (TITLES["dx"], lambda key: key.direction == "backward" and key.role == "bottom"),
@@ -29,9 +33,10 @@ _PARTS: tuple[tuple[str, Callable[[Key], bool]], ...] = (
 )
 
 
-def render_comparison(found: Comparison, report: Report | None = None) -> str:
+def render_comparison(found: Comparison, runs: tuple[History, History], report: Report | None = None) -> str:
     """Return a comparison as one HTML file.
 
+    runs: A and B over the iterations
     report: of the net that both are runs of, for the drawing with the ratios in its colours
 
     Raises InputError where the extra `caffestat[report]` is not installed.
@@ -49,7 +54,7 @@ def render_comparison(found: Comparison, report: Report | None = None) -> str:
         "issues": [],
         "checked": False,
     }
-    return write(page, embed(_charts(found), [], []))
+    return write(page, embed([*_curves(*runs), *_charts(found)], [], []))
 
 
 def _ratios(found: Comparison, report: Report) -> dict[str, list[Any]]:
@@ -64,6 +69,19 @@ def _first(pairs: list[Pair], layer: str, accepts: Callable[[Key], bool]) -> flo
     return next((pair.ratio for pair in pairs if pair.key.layer == layer and accepts(pair.key)), None)
 
 
+def _curves(a: History, b: History) -> Iterator[Chart]:
+    """Yield the losses and outputs of both over the iterations, where there is more than one."""
+    for name in dict.fromkeys((*a.curves, *b.curves)):
+        sides = [(title, style, run.curves[name]) for title, style, run in _sides(a, b) if name in run.curves]
+        lines = [Line(title, curve.values, style, curve.iterations) for title, style, curve in sides]
+        if any(len(curve.values) > 1 for _, _, curve in sides):
+            yield Chart(name, lines, _TRAINING, is_log=False, x_title="iteration")
+
+
+def _sides(a: History, b: History) -> tuple[tuple[str, str, History], ...]:
+    return ("A", "measured", a), ("B", "predicted", b)
+
+
 def _charts(found: Comparison) -> list[Chart]:
     charts = []
     for title, accepts in _PARTS:
@@ -73,7 +91,7 @@ def _charts(found: Comparison) -> list[Chart]:
             Line("B", [pair.b for pair in pairs], "predicted", range(len(pairs))),
         ]
         names = [f"{pair.key.layer}/{pair.key.blob}" for pair in pairs]
-        charts.append(Chart(title, lines, x_title=title, names=names))
+        charts.append(Chart(title, lines, _DEPTH, x_title=title, names=names))
     return charts
 
 

@@ -17,6 +17,7 @@ from caffestat.report.comparison import Pair
 from caffestat.report.history import Curve, History
 from caffestat.report.html import page as html_page
 from caffestat.report.html.from_sweep import _charts
+from caffestat.training.events import EndTest, Iteration, Output
 
 from .conftest import Open
 from .pages import RELU_XAVIER, SIGMOID_GAUSSIAN
@@ -132,6 +133,21 @@ def test_compare_shows_both_sides_and_the_differences(run: Run, open_page: Open)
     assert ratios == pytest.approx([d["b"] / d["a"] for d in found["differences"] if d["a"]], rel=1e-8)
     assert page.locator("#mode").evaluate("e => e.value") == "ratio"
     assert page.locator("#depth figure").count() == 4
+
+
+def test_compare_draws_the_losses_of_two_runs_on_the_same_axes(run: Run, open_page: Open) -> None:
+    text = SOLVER.format(net="net.prototxt").replace("debug_info: true", "")
+    for name, rate in (("a.log", "0.05"), ("b.log", "0.5")):
+        Path("solver.prototxt").write_text(text.replace("0.05", rate))
+        Path(name).write_text(run("train", "solver.prototxt", "--data", "synthetic").stdout)
+    assert run("compare", "--format", "html", "-o", "c.html", "a.log", "b.log").exit_code == 1
+    page = open_page(Path("c.html").read_text())
+    assert page.problems == []
+    assert page.locator("#training figcaption > span:first-child").all_text_contents() == ["loss"]
+    drawn = page.evaluate("Bokeh.documents[0].roots()[0].renderers.map(r => [...r.data_source.data.y])")
+    a, b = {tuple(line): line for line in drawn}.values()
+    assert (len(a), len(b)) == (7, 7)
+    assert a[0] == b[0] and a[6] != b[6]
 
 
 def test_check_shows_findings_and_texts_of_all_files(run: Run, open_page: Open) -> None:
@@ -256,3 +272,17 @@ def test_compare_models_on_a_page(run: Run, open_page: Open) -> None:
         "cosine of the angle between a and b",
     ]
     assert "the first: fc1 (Gemm)" in page.evaluate("caffestat.data.about").pop()
+
+
+def test_curves_have_one_value_an_iteration() -> None:
+    """Of the loss and an output of that name, of elements of one blob, and of several test nets."""
+    history = History()
+    outputs = (Output("loss", 2.0, 1), Output("per", 0.25, 0), Output("per", 0.75, 0))
+    history.enter(Iteration(7, 3.0, 2.5, outputs, 0.1, None, None, None, False, 0.0, 1))
+    history.enter(EndTest(7, 0, outputs, None))
+    history.enter(EndTest(7, 1, outputs, None))
+    said = {"loss": 2.0, "per[0]": 0.25, "per[1]": 0.75}
+    tests = {f"{prefix}{name}": value for prefix in ("test ", "test #1 ") for name, value in said.items()}
+    found = {name: curve.values[0] for name, curve in history.curves.items()}
+    assert found == {**said, **tests, "loss": 3.0, "rate": 0.1}
+    assert all(curve.iterations == [7] for curve in history.curves.values())
