@@ -12,7 +12,7 @@ from caffestat.errors import NetError
 from caffestat.net import NetSource, Solver
 from caffestat.net.rules import State
 from caffestat.net.sizes import Assumed
-from caffestat.net.source import STDIN, as_net, read_bytes, read_document, source_of
+from caffestat.net.source import STDIN, as_net, net_source, read_bytes, read_document, source_of
 from caffestat.program import NetFile
 from caffestat.program.opening import net_file
 from caffestat.prototext import Document, parse
@@ -71,7 +71,8 @@ class Shared:
         return self._once(id(text), text, lambda: source_of(text, self._net))
 
     def _net(self, path: str) -> NetSource:
-        return as_net(self._source(self.document(path)), path)
+        text = as_net(self.document(path))
+        return self._once(id(text), text, lambda: net_source(text))
 
     def _once(self, key: Hashable, owner: object, work: Callable[[], T]) -> T:
         """Return what was worked out for a key that is among the last ones, else work it out.

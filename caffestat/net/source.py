@@ -351,15 +351,15 @@ def load(path: str) -> NetSource | Solver:
 
 
 def read_net(path: str) -> NetSource:
-    """Read a net prototxt; see `load`."""
-    return as_net(load(path), path)
+    """Read a net prototxt; see `load`. Raises InputError for a solver, whose own net is not looked for."""
+    return net_source(as_net(read_document(path)))
 
 
-def as_net(source: NetSource | Solver, path: str) -> NetSource:
-    """Return what was read from a file, as a net. Raises InputError for a solver."""
-    if isinstance(source, Solver):
-        raise InputError(f"{path}: expected a net prototxt, found a solver")
-    return source
+def as_net(document: Document) -> Document:
+    """Return the text of a net. Raises InputError for that of a solver."""
+    if is_solver(document):
+        raise InputError(f"{document.name}: expected a net prototxt, found a solver")
+    return document
 
 
 def read_solver(path: str) -> Solver:

@@ -177,3 +177,16 @@ def test_solver_of_a_missing_net(folder: Path) -> None:
 def test_solver_without_a_net(folder: Path) -> None:
     (folder / "solver.prototxt").write_text("base_lr: 0.1\n")
     assert message("solver.prototxt").startswith("error: solver.prototxt:1: a solver names its net")
+
+
+@pytest.mark.parametrize(
+    "command", [("analyze", "--static"), ("check",), ("train",), ("rewrite", "--fix-check")], ids=lambda words: words[0]
+)
+@pytest.mark.parametrize("named", ["s.prototxt", "/elsewhere/s.prototxt", "other.prototxt"])
+def test_a_solver_in_the_place_of_a_solver_s_net(folder: Path, command: tuple[str, ...], named: str) -> None:
+    solver = 'net: "{}"\nbase_lr: 0.1 lr_policy: "fixed" max_iter: 1\n'
+    (folder / "s.prototxt").write_text(solver.format(named))
+    (folder / "other.prototxt").write_text(solver.format("s.prototxt"))
+    result = CliRunner().invoke(main, [*command, "s.prototxt"])
+    assert "expected a net prototxt, found a solver" in result.output
+    assert result.exit_code in (1, 2)
