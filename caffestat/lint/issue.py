@@ -40,10 +40,15 @@ class Issue:
     cause: str = ""
 
     @property
+    def advice(self) -> str:
+        """The fix, "" where the message says it."""
+        return "" if self.fix == SEE_MESSAGE else self.fix
+
+    @property
     def text(self) -> str:
         """The layer, the message and the fix in one line."""
         layer = f"{self.layer}: " if self.layer else ""
-        return f"{layer}{self.message}" + ("" if self.fix == SEE_MESSAGE else f". Fix: {self.fix}")
+        return f"{layer}{self.message}" + (f". Fix: {self.advice}" if self.advice else "")
 
     @property
     def key(self) -> tuple[str, str, str, str]:

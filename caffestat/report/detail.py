@@ -59,7 +59,7 @@ def issue_rows(
             issue.place.line,
             issue.layer,
             issue.message,
-            issue.fix,
+            issue.advice,
             lint.diff_of(issue, document) if document else "",
             report.row_of(issue.layer, issue.place.line) if report else None,
         )

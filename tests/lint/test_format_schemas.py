@@ -37,8 +37,8 @@ NASTY = '<a href="x">&amp;]]>\'\x00\x01\x1b\x7f\x85\u2028\ufffe\uffff\udcff\t\r\
 
 
 def issue(code: str, file: str = "n.prototxt", line: int = 3, column: int = 5, text: str = "x") -> Issue:
-    """Return a finding of a check, `text` in all that it says."""
-    return Issue(code, text, "warning", Place(file, line, column), text, text, text, {"n": float("nan")})
+    """Return a finding of a check, `text` in all that it says; a message is never empty."""
+    return Issue(code, text, "warning", Place(file, line, column), text, text or "x", text, {"n": float("nan")})
 
 
 def every_code() -> tuple[Issue, ...]:

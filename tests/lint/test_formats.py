@@ -12,6 +12,7 @@ import pytest
 from caffestat.errors import InputError, Place, PrototextError
 from caffestat.lint import FORMATS, Checked, Issue, Unchecked, all_checks, all_pages, render
 from caffestat.lint.issue import SEE_MESSAGE
+from caffestat.report.detail import issue_rows
 
 ISSUES = (
     Issue(
@@ -207,3 +208,7 @@ def test_every_page_says_what_why_and_how_to_fix() -> None:
         assert check.severity in ("info", "warning", "error")
     text = all_pages()
     assert all(f"## {check.code} {check.name}\n" in text for check in all_checks())
+
+
+def test_rows_of_a_page_hold_no_fix_that_their_message_says() -> None:
+    assert [row.fix for row in issue_rows(ISSUES, {})][1:] == ["less", ""]

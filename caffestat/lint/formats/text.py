@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from caffestat.escape import visible
 from caffestat.options import SEVERITIES
 
-from ..issue import SEE_MESSAGE, Issue
+from ..issue import Issue
 from ..repeats import without_repeats
 
 if TYPE_CHECKING:
@@ -28,8 +28,8 @@ def _lines(checked: Checked) -> Iterator[str]:
     for issue in issues:
         layer = f"{issue.layer}: " if issue.layer else ""
         yield f"{issue.place}: {issue.code} {issue.severity}: {layer}{issue.message} [{issue.name}]"
-        if issue.fix != SEE_MESSAGE:
-            yield f"    fix: {issue.fix}"
+        if issue.advice:
+            yield f"    fix: {issue.advice}"
     found = _counts(issues) or "nothing found" * (len(checked.files) > len(checked.errors))
     yield f"{_files(checked)}: {found}" if found else _files(checked)
 
