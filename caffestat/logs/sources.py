@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, MutableSequence
-from dataclasses import replace
 from itertools import chain
 
 from caffestat.analysis import predict
@@ -50,7 +49,7 @@ def diagnose_log(
     expected: dict[Key, float] = {}
     background: Background | None = None
     try:
-        program = file.program(replace(options or NetOptions(), data="synthetic"), ValueOptions())
+        program = file.program(options or NetOptions(), ValueOptions())
         background = background_of(program, file.solver)
         expected = _predicted(program, file.seed(), first.values if first else {}, warnings)
     except CaffestatError as error:

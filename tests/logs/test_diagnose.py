@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
+import h5py
+import numpy as np
 import pytest
 
 from caffestat.api.compare import passes_of
@@ -213,3 +215,19 @@ def test_a_net_that_cannot_be_built_does_not_stop_the_diagnosis(tmp_path: Path) 
     assert "other" in found.warnings[0]
     assert found.events["nan"].place == Place(str(net), 3, 1)
     assert found.events["nan"].line == 2
+
+
+def test_sizes_of_the_net_come_from_its_data_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with h5py.File("x.h5", "w") as file:
+        file["x"] = np.ones((4, 3), np.float32)
+    Path("x.txt").write_text("x.h5\n")
+    Path("net.prototxt").write_text(
+        'layer { name: "data" type: "HDF5Data" top: "x" hdf5_data_param { source: "x.txt" batch_size: 2 } }\n'
+        'layer { name: "fc" type: "InnerProduct" bottom: "x" top: "y"'
+        ' inner_product_param { num_output: 5 weight_filler { type: "xavier" } } }'
+    )
+    Path("train.log").write_text("    [Forward] Layer fc, top blob y data: 0.8\n")
+    found = diagnose_log("train.log", "net.prototxt")
+    assert found.warnings == []
+    assert found.trends[Key("forward", "fc", "top", "y")].expected == pytest.approx(0.8, rel=0.2)
