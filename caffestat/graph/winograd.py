@@ -28,7 +28,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cache
 from math import prod
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -38,8 +38,21 @@ from .convolution import Convolution, convolution_of
 if TYPE_CHECKING:
     from .graph import Graph, Node
 
-__all__ = ["GAIN", "PLACES", "POINTS", "Tiles", "convolution", "convolve", "exact", "filters_gradient", "tiles"]
+__all__ = [
+    "GAIN",
+    "PLACES",
+    "POINTS",
+    "Tiles",
+    "convolution",
+    "convolve",
+    "exact",
+    "filters_gradient",
+    "in_slices",
+    "tiles",
+    "transforms",
+]
 
+C = TypeVar("C", bound=Convolution)
 Ints = tuple[int, ...]
 Matrix = np.ndarray
 
@@ -198,21 +211,28 @@ def convolve(g: Graph, t: Tiles, x: str, w: str, bias: Sequence[str] = (), turne
 
     turned: w are the filters of the convolution whose gradient this is, [channels, filters / group, …]
     """
-    u, slices = _of_filters(g, t, w, turned), t.slices(g)
-    part = replace(t, batch=t.batch // slices)
+    u = _of_filters(g, t, w, turned)
 
-    def places(inner: Graph, images: str) -> str:
+    def places(inner: Graph, part: Tiles, images: str) -> str:
         spread = _of_image(inner, part, images)
         product = inner.emit("MatMul", spread, u) if turned else inner.fused_matmul(spread, u, transB=1)
-        shape = part.batch, part.filters, *part.window.out
-        return inner.declare(_places(inner, part, product), shape)
+        return _places(inner, part, product)
+
+    y = in_slices(g, t, t.slices(g), x, places)
+    return g.emit("Add", y, g.reshape(bias[0], t.filters, 1, 1)) if bias else y
+
+
+def in_slices(g: Graph, c: C, slices: int, x: str, places: Callable[[Graph, C, str], str]) -> str:
+    """Emit what `places` makes of a convolution's images, slice by slice: [batch, filters, out…]."""
+    part = replace(c, batch=c.batch // slices)
+
+    def convolved(inner: Graph, images: str) -> str:
+        return inner.declare(places(inner, part, images), (part.batch, c.filters, *c.window.out))
 
     if slices == 1:
-        y = places(g, x)
-    else:
-        images = g.reshape(x, slices, part.batch, t.channels, *t.window.size)
-        y = g.reshape(over_slices(g, [images], places, "tiles"), t.batch, t.filters, *t.window.out)
-    return g.emit("Add", y, g.reshape(bias[0], t.filters, 1, 1)) if bias else y
+        return convolved(g, x)
+    images = g.reshape(x, slices, part.batch, c.channels, *c.window.size)
+    return g.reshape(over_slices(g, [images], convolved, "tiles"), c.batch, c.filters, *c.window.out)
 
 
 def filters_gradient(g: Graph, t: Tiles, x: str, dy: str) -> str:

@@ -23,13 +23,14 @@ import numpy as np
 
 from . import blocked
 from .convolution import Convolution, convolution_of
-from .winograd import GAIN, PLACES, POINTS, exact, tiles, transforms
+from .winograd import GAIN, PLACES, POINTS, exact, in_slices, tiles, transforms
 
 if TYPE_CHECKING:
     from .graph import Graph, Node
 
 __all__ = ["Rows", "convolution", "convolve", "rows"]
 
+_CACHED = 1_600_000  # elements of transformed images
 _CACHED_FILTERS = 2_000_000  # elements of transformed filters
 
 
@@ -50,6 +51,13 @@ class Rows(Convolution):
     def tiles(self) -> int:
         """Tiles of a row."""
         return -(-self.window.out[1] // PLACES)
+
+    @property
+    def slices(self) -> int:
+        """Into how many slices the batch is cut, so that the caches hold the transformed images of one."""
+        elements = self.points * self.window.out[0] * self.tiles * max(self.channels, self.filters)
+        divisors = (count for count in range(1, self.batch + 1) if self.batch % count == 0)
+        return next((count for count in divisors if self.batch // count * elements <= _CACHED), self.batch)
 
     def cost(self) -> float:
         """Return the time, ÷ that of the runtime's convolution: products, and passes over images, results and filters.
@@ -102,12 +110,21 @@ def convolve(g: Graph, r: Rows, x: str, w: str, bias: Sequence[str] = (), turned
 
     turned: w are the filters of the convolution whose gradient this is, [channels, filters / group, …]
     """
-    filters, shape = _filters(g, r, w, turned)
+    filters = _filters(g, r, w, turned)
     biases = [_biases(g, r, bias[0])] if bias and bias[0] else []
-    win = r.window
-    settings: dict[str, Any] = {"group": r.points * r.group, "pads": [win.begins[0], 0, win.tails[0], 0]}
-    products = blocked.slide(g, _image(g, r, x), filters, shape, biases, settings, reorders=False)
-    return _places(g, r, products)
+
+    def places(inner: Graph, part: Rows, images: str) -> str:
+        return _places(inner, part, _products(inner, part, _image(inner, part, images), filters, *biases))
+
+    return in_slices(g, r, r.slices, x, places)
+
+
+def _products(g: Graph, r: Rows, image: str, *others: str) -> str:
+    """Emit the products of all points with filters that are laid out, and perhaps what they add."""
+    pads = [r.window.begins[0], 0, r.window.tails[0], 0]
+    sliding: dict[str, Any] = {"kernel_shape": [r.window.kernel[0], 1], "pads": pads}
+    y = g.emit("Conv", image, *others, domain=blocked.NCHWC, group=r.points * r.group, **sliding)
+    return g.emit("ReorderOutput", y, domain=blocked.NCHWC, channels=r.points * r.filters)
 
 
 def _image(g: Graph, r: Rows, x: str) -> str:
@@ -126,11 +143,8 @@ def _at_point(g: Graph, r: Rows, image: str, row: np.ndarray) -> str:
     return g.emit("Conv", image, g.constant(filters), domain=blocked.NCHWC, group=r.channels, **sliding)
 
 
-def _filters(g: Graph, r: Rows, w: str, turned: bool) -> tuple[str, tuple[int, ...]]:
-    """Lay the transformed filters of all points out, and return them and their shape.
-
-    By ops that the runtime folds where filters are constants.
-    """
+def _filters(g: Graph, r: Rows, w: str, turned: bool) -> str:
+    """Lay the transformed filters of all points out, by ops that the runtime folds where filters are constants."""
     matrix = transforms(r.taps)[1]
     first, second = (r.channels, r.filters) if turned else (r.filters, r.channels)
     shape = r.points * first, second // r.group, r.window.kernel[0], 1
@@ -138,8 +152,9 @@ def _filters(g: Graph, r: Rows, w: str, turned: bool) -> tuple[str, tuple[int, .
     spread = g.emit("MatMul", g.constant(matrix[:, ::-1] if turned else matrix), taps)
     spread = g.reshape(g.declare(spread, (r.points, prod(shape) // r.points)), *shape)
     if turned:
-        return blocked.turned(g, spread, r.points * r.group)
-    return blocked.straight(g, spread, shape), shape
+        laid, turned_shape = blocked.turned(g, spread, r.points * r.group)
+        return g.reshape(laid, *turned_shape)
+    return g.reshape(blocked.straight(g, spread, shape), *shape)
 
 
 def _biases(g: Graph, r: Rows, bias: str) -> str:

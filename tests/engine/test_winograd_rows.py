@@ -10,6 +10,7 @@ import pytest
 from caffestat.engine import CPU, Compiled
 from caffestat.engine.runtime import channel_block
 from caffestat.graph import Convolution, Graph
+from caffestat.graph.check import all_nodes
 from caffestat.graph.expand import expand
 from caffestat.graph.nodes import subgraphs
 from caffestat.graph.winograd_rows import Rows, rows
@@ -44,15 +45,17 @@ def _is_last(op: str, attributes: dict[str, Any]) -> bool:
 
 
 def _is_last_of(body: Any) -> bool:
-    return any(_is_last(node.op_type, {a.name: a for a in node.attribute}) for node in body.node)
+    return any(_is_last(node.op_type, {a.name: a for a in node.attribute}) for node in all_nodes(body.node))
 
 
 def expanded(g: Graph) -> Graph:
     return expand(g, g.outputs, block=channel_block(), fed=list(g.params))
 
 
+@pytest.mark.parametrize("cached", [1, 1 << 20], ids=["images one by one", "all images"])
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
-def test_rows_give_the_numbers_of_the_plain_ops(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_give_the_numbers_of_the_plain_ops(case: Case, cached: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("caffestat.graph.winograd_rows._CACHED", cached)
     g, feeds, params = build(case)
     choose(monkeypatch, False)
     plain = Compiled(g, CPU, params).run(feeds)
