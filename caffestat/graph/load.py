@@ -163,9 +163,19 @@ def _inlined(proto: onnx.ModelProto) -> onnx.ModelProto:
         if tensor.name not in declared:
             bare.graph.input.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
     _state_defaults(bare)
-    inlined = onnx.inliner.inline_local_functions(bare)
+    try:
+        inlined = onnx.inliner.inline_local_functions(bare, convert_version=_has_other_opsets(proto))
+    except RuntimeError as error:  # the converter has no way back for some ops
+        words = f"a function of another opset cannot be brought to the model's, {_opset(proto)}"
+        raise InputError(f"{words}: export the model with one opset ({error})") from error
     inlined.graph.initializer.extend(proto.graph.initializer)
     return inlined
+
+
+def _has_other_opsets(model: onnx.ModelProto) -> bool:
+    """Tell whether a function is written in another opset than the model: as it is, the inliner passes it by."""
+    imports = (item for function in model.functions for item in function.opset_import)
+    return any(item.version != _opset(model) for item in imports if item.domain in ("", "ai.onnx"))
 
 
 def _state_defaults(model: onnx.ModelProto) -> None:

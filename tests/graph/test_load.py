@@ -164,6 +164,21 @@ def test_functions_are_inlined() -> None:
     assert loaded.graph.shape("z") == (2, 4)
 
 
+def test_functions_of_another_opset_are_brought_to_the_models() -> None:
+    """Before opset 13 Softmax takes all axes from `axis` on for one."""
+    body = helper.make_function(
+        "own", "Soft", ["a"], ["b"], [node("Softmax", ["a"], ["b"])], [helper.make_opsetid("", 11)]
+    )
+    proto = model([node("Soft", ["x"], ["y"], domain="own")], {"x": (2, 3, 4)}, ["y"], opset=17, functions=[body])
+    proto.opset_import.append(helper.make_opsetid("own", 1))
+    (found,) = loaded_outputs(load(proto), {"x": normal(2, 3, 4)})
+    np.testing.assert_allclose(found.sum((1, 2)), 1, rtol=1e-5)
+    proto.functions[0].node[0].op_type = "Relu"
+    proto.functions[0].opset_import[0].version, proto.opset_import[0].version = 15, 12
+    with pytest.raises(InputError, match="a function of another opset cannot be brought to the model's, 12: export"):
+        load(proto)
+
+
 def conditional() -> onnx.ModelProto:
     """y = 2x or the clipped x, by an input; the branches read x from outside and are of an old opset."""
     then = helper.make_graph([node("Add", ["x", "x"], ["t"])], "then", [], [value("t", (2, 3))])
