@@ -332,6 +332,23 @@ def test_a_printed_page_has_the_whole_drawing(page: Opened) -> None:
     assert all(left < x < left + width and top < y < top + height for x, y in points)
 
 
+PRINTED = """() => {
+    window.dispatchEvent(new Event("beforeprint"));
+    const view = [...Bokeh.index.roots][0], canvas = view.canvas_view.primary.canvas;
+    const pixel = [...canvas.getContext("2d").getImageData(3, 3, 1, 1).data];
+    const back = document.querySelector("#printed rect").getAttribute("fill");
+    const found = [document.querySelectorAll("html.dark").length, pixel, back];
+    window.dispatchEvent(new Event("afterprint"));
+    return [...found, document.querySelectorAll("html.dark").length];
+}"""
+
+
+def test_a_dark_page_is_printed_light(open_page: Open) -> None:
+    page = open_page(experiment().to_html(), color_scheme="dark")
+    assert page.evaluate(PRINTED) == [0, [255] * 4, "#ffffff", 1]
+    assert page.problems == []
+
+
 def test_printed_tables_fit_the_paper(page: Opened) -> None:
     page.page.set_viewport_size({"width": 718, "height": 1000})  # A4 between its margins
     page.page.emulate_media(media="print")

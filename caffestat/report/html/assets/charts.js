@@ -114,6 +114,11 @@ function colourCharts(figures) {
   });
 }
 
+// Paint the charts at once: what they are told they paint in the next frame, which printing does not wait for.
+function paintCharts() {
+  CHARTS.figures.forEach(({ root }) => viewOf(root.id).paint());
+}
+
 const viewOf = (root) => Object.values(Bokeh.index).find((v) => v.model.id === root) ?? Bokeh.index.get_by_id(root);
 
 async function saveChart(root, title, kind) {

@@ -9,6 +9,13 @@ function startTheme() {
   };
   button.addEventListener("click", () => set(!root.classList.contains("dark")));
   if (window.matchMedia("(prefers-color-scheme: dark)").matches) set(true);
+  // paper is light
+  let wasDark = false;
+  window.addEventListener("beforeprint", () => {
+    wasDark = root.classList.contains("dark");
+    if (wasDark) set(false), paintCharts();
+  });
+  window.addEventListener("afterprint", () => wasDark && set(true));
 }
 
 function startHeader() {
