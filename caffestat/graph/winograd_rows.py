@@ -10,7 +10,7 @@ Largest error, ÷ the largest result: 5e-7 to 2e-6 with 3x3 and 5x5 taps, where 
 
 ÷ the time of the runtime's convolution, filters laid out in every run, two threads, result and gradient of the image:
 5x5 on 16 x 96 x 27 x 27, 256 filters, two groups 0.58 and 0.55; on 8 x 32 x 28 x 28, 96 filters 0.73 and 0.53; on
-8 x 48 x 7 x 7, 128 filters 0.57 and 0.72; 3x3 on 8 x 512 x 7 x 7, 512 filters 0.88 and 0.84.
+8 x 48 x 7 x 7, 128 filters 0.57 and 0.72; 3x3 on 16 x 384 x 13 x 13, 384 filters, two groups 0.85 and 0.83.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 __all__ = ["Rows", "convolution", "convolve", "rows"]
 
 _CACHED = 1_600_000  # elements of transformed images
-_CACHED_FILTERS = 2_000_000  # elements of transformed filters
+_MOST_FILTERS = 2_000_000  # elements of transformed filters; to fold more takes longer than some passes win
 
 
 class Rows(Convolution):
@@ -62,14 +62,12 @@ class Rows(Convolution):
     def cost(self) -> float:
         """Return the time, ÷ that of the runtime's convolution: products, and passes over images, results and filters.
 
-        As measured for 16 to 512 channels: a pass over an element of the image takes as long as 12 multiply-adds, of
-        the results 21, of the filters 10, 25 where the caches do not hold them.
+        As measured for 16 to 384 channels: a pass over an element of the image takes as long as 12 multiply-adds, of
+        the results 21, of the filters 10.
         """
         products = 1.1 * self.points * self.tiles / (self.taps * self.window.out[1])
-        passes = self.points * (21 + 12 * self.channels / self.filters)
-        filters = 10 if self.points * prod(self.w_shape[:3]) <= _CACHED_FILTERS else 25
-        per_product = passes * self.group / (self.channels * self.window.taps)
-        return products + per_product + filters / (self.batch * self.window.out[0] * self.tiles)
+        passes = self.points * (21 + 12 * self.channels / self.filters) * self.group / self.channels
+        return products + passes / self.window.taps + 10 / (self.batch * self.window.out[0] * self.tiles)
 
 
 def rows(g: Graph, c: Convolution, image: str) -> Rows | None:
@@ -80,6 +78,8 @@ def rows(g: Graph, c: Convolution, image: str) -> Rows | None:
     if not _fits(g, c, image):
         return None
     found = Rows(c.window, c.batch, c.group, c.channels, c.filters)
+    if found.points * prod(c.w_shape[:3]) > _MOST_FILTERS:
+        return None
     whole = tiles("cpu", g, c, image)
     others = whole.cost(whole.slices(g)) if whole and whole.pays(g) else GAIN
     return found if found.cost() < others else None
