@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from caffestat.autodiff import Tape
     from caffestat.graph import Graph
 
-__all__ = ["BN", "ZXYBN", "ActionBN", "ActionBNData", "BNData", "CuDNNBatchNorm", "SegnetBN"]
+__all__ = ["BN", "ZXYBN", "ActionBN", "ActionBNData", "BNData", "CuDNNBatchNorm", "PspnetBN", "SegnetBN"]
 
 LEAST_EPS = 1e-5  # CUDNN_BN_MIN_EPSILON
 
@@ -135,6 +135,20 @@ class BN(_ScaledNorm):
         if self.is_frozen:
             return super().stored_gradient(tape, dy, y, slope)
         return batch_gradient(tape.graph, dy, y, slope)
+
+
+@layer("BN", dialect="deeplab")
+class PspnetBN(BN):
+    """BN of yjxiong/caffe with params [1, C, 1, 1], the shape that files of weights have.
+
+    Taken where the net has Interp. (hszhao/PSPNet, bn_layer.cpp)
+    """
+
+    extra_axes = 2
+
+    @classmethod
+    def fits(cls, proto: Any, types: Collection[str]) -> bool:
+        return "Interp" in types and super().fits(proto, types)
 
 
 @layer("ZXYBN", dialect="cervix")

@@ -100,6 +100,13 @@ def test_bn_is_batch_norm_and_scale_in_one() -> None:
     np.testing.assert_allclose(params[3][0], 0.3 * variance, rtol=1e-5)
 
 
+def test_bn_of_nets_with_interp_has_the_params_of_pspnets_weights() -> None:
+    enlarged = 'layer { name: "i" type: "Interp" bottom: "y" top: "z" interp_param { zoom_factor: 2 } }'
+    net = build(TSN % ("", "") + enlarged)
+    assert [param.param.shape for param in net.params] == [(1, 4, 1, 1)] * 4
+    assert net.nodes[1].layer.dialect == "deeplab"
+
+
 def test_frozen_bn_scales_by_what_is_stored_and_learns_nothing() -> None:
     top, diffs, params = measure(TSN % ("", "frozen: true eps: 0.25"))
     scale = params[0].reshape(1, 4, 1, 1)
