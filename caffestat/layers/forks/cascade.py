@@ -219,9 +219,18 @@ class ProposalTarget(Computed, Regression):
         if bottoms[0][1:2] != (5,) or math.prod(bottoms[1][1:]) < 7:
             raise self.error(f"expected regions (R, 5) and true boxes (G, 7 or 8), found {bottoms[0]} and {bottoms[1]}")
         self.statistics()
+        self.check_settings()
         count = self.settings.batch_size if self.settings.batch_size > 0 else max(bottoms[0][0], 1)
         widths = (5, 1, self.width, self.width, self.width, 6, 1)
         return tuple((count, width, 1, 1) for width in widths[: self.top_count])
+
+    def check_settings(self) -> None:
+        """Raise NetError for what the reference refuses, at set-up or with the first batch."""
+        p = self.settings
+        if p.batch_size < 1 and p.batch_size != -1:
+            raise self.error(f"batch_size is {p.batch_size}; expected at least 1, or -1 for all regions")
+        if p.fg_thr < p.bg_thr_hg:
+            raise self.error(f"fg_thr, {p.fg_thr:g}, is below bg_thr_hg, {p.bg_thr_hg:g}; expected at least as much")
 
     def decide(self, bottoms: Sequence[np.ndarray], random: np.random.Generator) -> Sequence[np.ndarray]:
         rois, truth = (bottom.reshape(len(bottom), -1) for bottom in bottoms)

@@ -130,3 +130,13 @@ def test_targets_are_sampled_and_weighed() -> None:
     np.testing.assert_allclose(weights[3:], 1, rtol=1e-6)
     with pytest.raises(NetError, match="no region is an object or background"):
         run(make(TARGET % "pickup_discard: false append_gtbox: false"), [far[:1] + 500, truth[:1]])
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [("batch_size: 0", "batch_size is 0"), ("fg_thr: 0.4 bg_thr_hg: 0.5", "fg_thr, 0.4, is below bg_thr_hg, 0.5")],
+)
+def test_settings_of_targets_that_the_reference_refuses(fields: str, message: str) -> None:
+    text = (TARGET % "").replace("batch_size: 12", fields)
+    with pytest.raises(NetError, match=message):
+        make(text).tops([(9, 5), (4, 8)])
