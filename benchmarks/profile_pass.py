@@ -28,6 +28,7 @@ from caffestat.engine import choose_device, compiled
 from caffestat.program import from_net
 
 _PRODUCTS = {"Conv", "FusedConv", "ConvTranspose", "Gemm", "MatMul", "FusedMatMul", "FusedGemm"}
+_OF_BODIES = {"If", "Loop", "Scan"}  # the nodes of their bodies are counted
 _MOVED = {"Reshape", "Identity", "Squeeze", "Unsqueeze", "Flatten"}  # nothing is copied
 
 
@@ -115,9 +116,9 @@ def events_of(name: str, rounds: int, changing: bool, device: str = "cpu") -> li
 
 
 def later_rounds(events: list[dict[str, Any]], rounds: int) -> list[dict[str, Any]]:
-    """Return the nodes of a session's profile without those of its first of rounds + 1 runs."""
+    """Return the nodes of a session's profile without those of its first of rounds + 1 runs; of bodies, their nodes."""
     nodes = [event for event in events if event["name"].endswith("_kernel_time")]
-    return nodes[len(nodes) // (rounds + 1) :]
+    return [event for event in nodes[len(nodes) // (rounds + 1) :] if event["args"]["op_name"] not in _OF_BODIES]
 
 
 def floor_of(event: dict[str, Any], machine: Machine) -> float:
