@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from caffestat.float32 import rounded
 from caffestat.lazy import np
 from caffestat.schema.forks import cascade_pb2
 
@@ -264,7 +265,7 @@ class ProposalTarget(Computed, Regression):
         ignored[is_object] = truth[nearest[is_object], 6] != 0
         objects, background = np.flatnonzero(is_object & ~ignored), np.flatnonzero(is_background)
         size = p.batch_size if p.batch_size > 0 else len(objects) + len(background)
-        wanted = math.floor(p.fg_fraction * size + 0.5) if p.batch_size > 0 else len(objects)
+        wanted = math.floor(rounded(p.fg_fraction * size) + 0.5) if p.batch_size > 0 else len(objects)
         objects = _drawn(objects, wanted, random)
         rest = size - len(objects)
         if p.pickup_discard and len(background) < rest:

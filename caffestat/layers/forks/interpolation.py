@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from caffestat.float32 import rounded
 from caffestat.lazy import np
 from caffestat.schema.forks import rearrange_pb2
 
@@ -117,8 +119,15 @@ class Resize(Resampled):
             if not proto.HasField(name):
                 raise self.error(f"expected {names[0]} and {names[1]} in resize_param; {name} is missing")
         if proto.is_pyramid_test:
-            return int(proto.out_height_scale * shape[2]), int(proto.out_width_scale * shape[3])
+            return self.times(shape, proto.out_height_scale, proto.out_width_scale)
         return proto.height, proto.width
+
+    def times(self, shape: Shape, high: float, wide: float) -> tuple[int, int]:
+        """Return height and width of images [N, C, H, W] times two scales: float32 products, rounded down."""
+        sizes = rounded(shape[2] * high), rounded(shape[3] * wide)
+        if not all(map(math.isfinite, sizes)):
+            raise self.error(f"expected numbers as scales of height and width, found {high:g} and {wide:g}")
+        return int(sizes[0]), int(sizes[1])
 
     def lower(self, g: Graph, bottoms: Sequence[str], params: Sequence[str]) -> Sequence[str]:
         shape = g.shape(bottoms[0])

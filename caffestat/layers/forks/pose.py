@@ -80,8 +80,7 @@ class PoseResize(Resize):
             return p.height, p.width
         if not (p.HasField("height_fac") and p.HasField("width_fac")):
             raise self.error("expected a second bottom, height and width, or height_fac and width_fac in resize_param")
-        factors = np.float32(p.height_fac), np.float32(p.width_fac)
-        return int(np.float32(shape[2]) * factors[0]), int(np.float32(shape[3]) * factors[1])
+        return self.times(shape, p.height_fac, p.width_fac)
 
     def tops(self, bottoms: Sequence[Shape]) -> tuple[Shape, ...]:
         if len(bottoms) == 2:

@@ -140,3 +140,11 @@ def test_settings_of_targets_that_the_reference_refuses(fields: str, message: st
     text = (TARGET % "").replace("batch_size: 12", fields)
     with pytest.raises(NetError, match=message):
         make(text).tops([(9, 5), (4, 8)])
+
+
+def test_the_number_of_objects_is_rounded_in_float32() -> None:
+    truth = np.array([[0, 10, 10, 59, 59, 3, 0, 0]])
+    near = np.concatenate([np.zeros((9, 1)), truth[[0] * 9, 1:5] + RANDOM.integers(-3, 4, (9, 4))], 1)
+    text = (TARGET % "").replace("batch_size: 12 fg_fraction: 0.25", "batch_size: 10 fg_fraction: 0.35")
+    labels = run(make(text), [near, truth]).tops[1]
+    assert (labels == 3).sum() == 4  # 3.4999999 is 3.5 in float32

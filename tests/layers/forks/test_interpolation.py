@@ -71,6 +71,7 @@ def scaled(x: np.ndarray, high: int, wide: int) -> np.ndarray:
         ("height: 9 width: 6", (9, 6)),
         ("height: 3 width: 16", (3, 16)),
         ("is_pyramid_test: true out_height_scale: 1.5 out_width_scale: 0.5", (7, 4)),
+        ("is_pyramid_test: true out_height_scale: 1.4 out_width_scale: 0.6", (7, 4)),  # 6.9999998 is 7 in float32
     ],
 )
 def test_resize(fields: str, size: tuple[int, int]) -> None:
@@ -116,6 +117,7 @@ def test_unpooling_puts_elements_back_where_they_came_from(fields: str, size: tu
         ("Interp", "expected height and width, shrink_factor or zoom_factor"),
         ("Interp interp_param { zoom_factor: 2 pad_end: -5 }", "the crop leaves no element"),
         ("Resize resize_param { height: 3 }", "width is missing"),
+        ("Resize resize_param { height_fac: inf width_fac: 1 }", "expected numbers as scales"),
     ],
 )
 def test_what_is_missing_or_does_not_fit(text: str, message: str) -> None:
