@@ -624,7 +624,10 @@ def _given_shapes(layer: Layer) -> tuple[Shape | None, ...]:
 
 
 def _tops_and_params(layer: Layer, bottoms: list[Shape]) -> tuple[tuple[Shape | None, ...], tuple[Param, ...]]:
-    tops, params = layer.tops(bottoms), layer.params(bottoms)
+    try:
+        tops, params = layer.tops(bottoms), layer.params(bottoms)
+    except (OverflowError, ValueError) as error:  # sizes that are inf or NaN
+        raise layer.error(f"cannot work with its settings: {error}") from error
     if not isinstance(tops, Sequence):
         raise layer.error(f"its class {type(layer).__qualname__} returns {tops!r} for the shapes of its tops")
     if len(tops) != layer.top_count:

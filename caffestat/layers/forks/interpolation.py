@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -124,10 +123,7 @@ class Resize(Resampled):
 
     def times(self, shape: Shape, high: float, wide: float) -> tuple[int, int]:
         """Return height and width of images [N, C, H, W] times two scales: float32 products, rounded down."""
-        sizes = rounded(shape[2] * high), rounded(shape[3] * wide)
-        if not all(map(math.isfinite, sizes)):
-            raise self.error(f"expected numbers as scales of height and width, found {high:g} and {wide:g}")
-        return int(sizes[0]), int(sizes[1])
+        return int(rounded(shape[2] * high)), int(rounded(shape[3] * wide))
 
     def lower(self, g: Graph, bottoms: Sequence[str], params: Sequence[str]) -> Sequence[str]:
         shape = g.shape(bottoms[0])

@@ -10,7 +10,7 @@ import pytest
 from caffestat import analyze
 from caffestat import net as nets
 from caffestat.analysis import Runner, draw_feeds
-from caffestat.errors import SourceError
+from caffestat.errors import NetError, SourceError
 from caffestat.fillers import Stream
 from caffestat.layers import layer_dialects
 from caffestat.layers.base import layer_types
@@ -98,6 +98,19 @@ def test_bn_is_batch_norm_and_scale_in_one() -> None:
     assert [param.shape for param in params] == [(1, 4)] * 4
     np.testing.assert_allclose(params[2][0], 0.3 * mean, rtol=1e-5)
     np.testing.assert_allclose(params[3][0], 0.3 * variance, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        'type: "Resize" resize_param { height_fac: inf width_fac: 1 }',
+        'type: "ImResize" imresize_param { factor: nan }',
+        'type: "MaskResize" mask_resize_param { output_height: 3 output_width: 3 factor_height: inf }',
+    ],
+)
+def test_sizes_that_are_no_numbers_are_refused(text: str) -> None:
+    with pytest.raises(NetError, match="cannot work with its settings"):
+        build('layer { name: "l" bottom: "x" top: "y" ' + text + " }")
 
 
 def test_bn_of_nets_with_interp_has_the_params_of_pspnets_weights() -> None:

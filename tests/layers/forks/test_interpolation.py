@@ -117,7 +117,6 @@ def test_unpooling_puts_elements_back_where_they_came_from(fields: str, size: tu
         ("Interp", "expected height and width, shrink_factor or zoom_factor"),
         ("Interp interp_param { zoom_factor: 2 pad_end: -5 }", "the crop leaves no element"),
         ("Resize resize_param { height: 3 }", "width is missing"),
-        ("Resize resize_param { height_fac: inf width_fac: 1 }", "expected numbers as scales"),
     ],
 )
 def test_what_is_missing_or_does_not_fit(text: str, message: str) -> None:
