@@ -320,9 +320,10 @@ class _FieldLoss(_Fields, Loss):
         if shown.min() < 0 or shown.max() >= scores.shape[1]:
             raise self.error(f"expected labels from 0 to {scores.shape[1] - 1}, found {shown.min()} to {shown.max()}")
         kept = self.sampled(scores, shown, free, random)
-        counted = kept if self.ignored is None else kept & (shown != self.ignored)
+        # with objectness the label that is ignored is one of two for scores, but one of all for boxes
+        counted, boxes = (kept if self.ignored is None else kept & (of != self.ignored) for of in (shown, label))
         weights = np.where(counted, self.weights(label, kept, truth[:, 5]), 0)
-        objects = counted & (label != 0)
+        objects = boxes & (label != 0)
         targets = np.where(objects[:, None], self.encoded(truth[:, 1:5]), 0)
         return (
             shown[:, None].astype(np.int64),

@@ -328,3 +328,12 @@ def test_what_does_not_fit_is_refused() -> None:
         wrong = truth(2)
         wrong[0, 0, 0, 0] = 3
         make(GROUP % "").decide([np.zeros(scores), np.zeros(deltas), wrong], np.random.default_rng(0))
+
+
+def test_boxes_are_ignored_by_their_label_before_objectness() -> None:
+    x, maps = RANDOM.normal(size=(2, 6, HEIGHT, WIDTH)), truth(2)
+    text = (SINGLE % "objectness: true").replace("cls_num: 3", "cls_num: 2")
+    ignoring = run(make(text + " loss_param { ignore_label: 1 }"), [x, maps]).tops[0].ravel()
+    maps[:, 0] = np.where(maps[:, 0] == 1, 0, maps[:, 0])
+    np.testing.assert_allclose(ignoring[1], run(make(text), [x, maps]).tops[0].ravel()[1], rtol=1e-6)
+    assert ignoring[1] > 0
