@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Self
 from caffestat.ops import Window, window
 
 if TYPE_CHECKING:
-    from .graph import Node
+    from .graph import Graph, Node
 
-__all__ = ["Convolution", "convolution_of"]
+__all__ = ["Convolution", "convolution_of", "known_convolution"]
 
 Ints = tuple[int, ...]
 
@@ -63,3 +63,10 @@ def convolution_of(node: Node, x: Sequence[int], y: Sequence[int], w: Sequence[i
     A ConvTranspose is a convolution read backwards: x is the shape of its output, y that of its input.
     """
     return Convolution(window(node.attributes, x[2:], y[2:], w[2:]), x[0], node.get("group", 1), x[1], y[1])
+
+
+def known_convolution(g: Graph, node: Node) -> Convolution | None:
+    """Return what a Conv node over two axes computes, None where a shape is not known."""
+    specs = [g.specs.get(value) for value in (node.inputs[0], node.outputs[0], node.inputs[1])]
+    shapes = [spec.shape for spec in specs if spec and len(spec.shape) == 4]
+    return convolution_of(node, *shapes) if len(shapes) == len(specs) else None

@@ -33,7 +33,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 from .bodies import either, over_slices
-from .convolution import Convolution, convolution_of
+from .convolution import Convolution, known_convolution
 
 if TYPE_CHECKING:
     from .graph import Graph, Node
@@ -163,11 +163,8 @@ def tiles(provider: str, g: Graph, c: Convolution, image: str) -> Tiles | None:
 def convolution(g: Graph, node: Node, provider: str) -> Sequence[str] | None:
     """Define a Conv where this is faster than the runtime's kernel."""
     x, w, *bias = node.inputs
-    known = [g.specs.get(value) for value in (x, node.outputs[0], w)]
-    if any(spec is None or len(spec.shape) != 4 for spec in known):
-        return None
-    shapes = (g.shape(value) for value in (x, node.outputs[0], w))
-    found = tiles(provider, g, convolution_of(node, *shapes), x)
+    of = known_convolution(g, node)
+    found = tiles(provider, g, of, x) if of else None
     if not found or not found.pays(g):
         return None
     if g.is_kept:

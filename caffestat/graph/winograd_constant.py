@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .blocked import BLOCK
-from .convolution import Convolution, convolution_of
+from .convolution import Convolution, known_convolution
 from .winograd import PLACES, transforms
 
 if TYPE_CHECKING:
@@ -79,10 +79,8 @@ class _Form:
 def convolution(g: Graph, node: Node, provider: str) -> Sequence[str] | None:
     """Define a Conv of constant filters where this is faster than the runtime's kernel."""
     x, w, *bias = node.inputs
-    if any(value not in g.specs for value in (x, node.outputs[0], w)):
-        return None
-    of = convolution_of(node, *(g.shape(value) for value in (x, node.outputs[0], w)))
-    form = _form(g, of, w, provider)
+    of = known_convolution(g, node)
+    form = _form(g, of, w, provider) if of else None
     return [_convolve(g, form, x, w, bias)] if form else None
 
 

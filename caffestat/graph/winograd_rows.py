@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from . import blocked
-from .convolution import Convolution, convolution_of
+from .convolution import Convolution, known_convolution
 from .winograd import GAIN, PLACES, POINTS, exact, in_slices, tiles, transforms
 
 if TYPE_CHECKING:
@@ -98,10 +98,8 @@ def _fits(g: Graph, c: Convolution, image: str) -> bool:
 def convolution(g: Graph, node: Node, provider: str) -> Sequence[str] | None:
     """Define a Conv where this is the fastest form."""
     x, w, *bias = node.inputs
-    known = [g.specs.get(value) for value in (x, node.outputs[0], w)]
-    if provider != "cpu" or any(spec is None or len(spec.shape) != 4 for spec in known):
-        return None
-    found = rows(g, convolution_of(node, *(g.shape(value) for value in (x, node.outputs[0], w))), x)
+    of = known_convolution(g, node)
+    found = rows(g, of, x) if of else None
     return [exact(g, node, found, lambda inner: convolve(inner, found, x, w, bias))] if found else None
 
 

@@ -129,7 +129,7 @@ def conv_image(g: Graph, node: Node, provider: str) -> list[str]:
         return [dilate(g, dx, shape.x_shape, shape.window.strides)]
     if winograd_constant.pays(g, shape.turned(), w, provider):
         return [dx_flip(g, shape, w, dy)]
-    if provider == "cpu" and (rows := winograd_rows.rows(g, shape.turned(), dy)):
+    if rows := winograd_rows.rows(g, shape.turned(), dy):
         return [winograd_rows.convolve(g, rows, dy, w, turned=True)]
     tiles = winograd.tiles(provider, g, shape, dy)
     if tiles and (back := tiles.turned()).pays(g):
