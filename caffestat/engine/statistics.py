@@ -184,9 +184,24 @@ def _sum_scaled(g: Graph, value: str, vector: str) -> str:
     """Emit the sums of |vector · x| per channel, from sums of |x|: [C]."""
     assert g.scaled
     if value not in g.scaled.sums:
-        g.scaled.sums[value] = g.emit_late("ChannelAbs", value, shape=g.shape(value)[1:2], like=value)
+        g.scaled.sums[value] = _sum_by_channels(g, value)
     sums = g.scaled.sums[value]
     return g.emit("Abs", g.emit("Mul", sums, vector)) if vector else sums
+
+
+def _sum_by_channels(g: Graph, value: str) -> str:
+    """Emit Σ |x| per channel, of a normalization with shifts from the max(x, 0) behind it: 2 Σ max(x, 0) - Σ x: [C].
+
+    The normalization's Σ x follows from the shifts, and the sum of the other is asked for anyway.
+    """
+    assert g.scaled
+    shape, rectified = g.shape(value)[1:2], dict(g.scaled.rectified.values())
+    if value not in g.scaled.rectified:
+        return g.emit_late("ChannelAbs", value, shape=shape, like=value, non_negative=value in rectified)
+    y, shifts = g.scaled.rectified[value]
+    count = g.constant(math.prod(g.shape(value)) / shape[0])
+    twice = g.emit("Mul", _sum_scaled(g, y, ""), g.constant(2))
+    return g.declare(g.emit("Sub", twice, g.emit("Mul", count, shifts)), shape)
 
 
 @late("ChannelAbs")
@@ -194,7 +209,9 @@ def _sum_channels(g: Graph, node: Node, provider: str) -> list[str]:
     """Σ |x| per channel: [C]."""
     first, (value,) = len(g.nodes), node.inputs
     n, channels, *space = g.shape(value)
-    rows = g.declare(g.emit("Abs", g.reshape(value, n * channels, math.prod(space))), (n * channels, math.prod(space)))
+    rows = g.reshape(value, n * channels, math.prod(space))
+    if not node.attributes["non_negative"]:
+        rows = g.declare(g.emit("Abs", rows), g.shape(rows))
     total = g.emit("ReduceSum", g.reshape(_sum_rows(g, rows), n, channels), g.ints(0), keepdims=0)
     g.statistics.update(name for emitted in g.nodes[first:] for name in emitted.outputs)
     return [total]

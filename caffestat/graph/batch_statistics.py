@@ -7,12 +7,13 @@ from math import prod
 from typing import TYPE_CHECKING
 
 from .channels import affine, channel_column, channel_dot, channel_sum
+from .normalized import takes_statistics
 from .slices import LARGE
 
 if TYPE_CHECKING:
     from .graph import Graph, Node
 
-__all__ = ["by_sums"]
+__all__ = ["by_sums", "relu"]
 
 _DEVIATIONS = 8.0
 """Up to so many deviations between a channel's mean and 0, E[x²] - mean² keeps the variance's digits."""
@@ -21,17 +22,21 @@ _DEVIATIONS = 8.0
 def by_sums(g: Graph, node: Node, provider: str) -> Sequence[str] | None:
     """Define a BatchNormalization that takes the statistics of a large batch, and returns nothing else of them."""
     x, scale, bias = node.inputs[:3]
-    if not _takes_statistics(node) or x not in g.specs or prod(g.shape(x)) < LARGE or g.shape(x)[0] == 1:
+    if not takes_statistics(node) or len(node.outputs) < 3 or x not in g.specs or prod(g.shape(x)) < LARGE or g.shape(x)[0] == 1:
         return None
     mean, variance = _statistics(g, x)
     root = g.emit("Sqrt", g.emit("Add", variance, g.constant(node.get("epsilon", 1e-5))))
     slope = _vector(g, x, "Div", scale, root)
     shift = _vector(g, x, "Sub", bias, g.emit("Mul", mean, slope))
+    if g.scaled:
+        g.scaled.affine[node.outputs[0]] = x, slope, shift
     return [affine(g, x, slope, shift), g.copy(mean), variance]
 
 
-def _takes_statistics(node: Node) -> bool:
-    return node.get("training_mode", 0) == 1 and node.get("momentum", 0.9) == 0 and len(node.outputs) == 3
+def relu(g: Graph, node: Node, provider: str) -> Sequence[str] | None:
+    """Define the Relu of an affine map by one pass from its input; where only this reads the map, it falls away."""
+    found = g.scaled.affine.get(node.inputs[0]) if g.scaled else None
+    return [affine(g, *found, is_rectified=True)] if found else None
 
 
 def _statistics(g: Graph, x: str) -> tuple[str, str]:

@@ -122,16 +122,18 @@ def channel_affine(g: Graph, x: str, scale: str, bias: str, hint: str = "") -> s
     return g.declare(y, g.shape(x))
 
 
-def affine(g: Graph, x: str, scale: str, bias: str) -> str:
-    """Emit scale · x + bias with vectors [C], in one pass on all threads where the runtime can."""
-    return g.emit_late("Affine", x, scale, bias, shape=g.shape(x), like=x)
+def affine(g: Graph, x: str, scale: str, bias: str, is_rectified: bool = False) -> str:
+    """Emit scale · x + bias with vectors [C], or 0 where that is below, in one pass on all threads if there is one."""
+    return g.emit_late("Affine", x, scale, bias, shape=g.shape(x), like=x, is_rectified=is_rectified)
 
 
 @late("Affine")
 def _affine(g: Graph, node: Node, provider: str) -> list[str]:
+    is_rectified = node.attributes["is_rectified"]
     if blocked.fits_rows(g, node.inputs[0]):
-        return [blocked.affine(g, *node.inputs)]
-    return [channel_affine(g, *node.inputs)]
+        return [blocked.affine(g, *node.inputs, **({"activation": "Relu"} if is_rectified else {}))]
+    y = channel_affine(g, *node.inputs)
+    return [g.emit("Relu", y) if is_rectified else y]
 
 
 def batch_gradient(g: Graph, dy: str, y: str, slope: str) -> str:

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from . import blocked, cuda, normalized, phases, winograd, winograd_constant, winograd_rows
-from .batch_statistics import by_sums
+from . import batch_statistics, blocked, cuda, normalized, phases, winograd, winograd_constant, winograd_rows
 from .gelu import gelu
 from .graph import Scaled, flow_of
 from .late import LATE, Definition, append, branch, late
@@ -229,7 +228,11 @@ _ON_CPU: dict[str, Definition] = {
     "MatMul": _few_rows_of_grads,
     "Sum": _sum,
 }
-_EARLY_ON_CPU: dict[str, Definition] = {"BatchNormalization": normalized.batch_normalization}
+_EARLY_ON_CPU: dict[str, Definition] = {
+    "BatchNormalization": normalized.batch_normalization,
+    "Relu": normalized.relu,
+}
+_BY_SUMS: dict[str, Definition] = {"BatchNormalization": batch_statistics.by_sums, "Relu": batch_statistics.relu}
 _BY_PROVIDER: dict[str, dict[str, Definition]] = {
     "cpu": {**_REWRITES, **_ON_CPU},
     "cuda": {**_REWRITES, **cuda.REWRITES},
@@ -282,7 +285,7 @@ def _append_all(
 
 def _append_by_slices(g: Graph, nodes: Sequence[Node]) -> None:
     """Append nodes for the CPU, chains of them as one that runs by slices of the batch."""
-    _append_all(g, nodes, "cpu", {"BatchNormalization": by_sums}, is_early=True)
+    _append_all(g, nodes, "cpu", _BY_SUMS, is_early=True)
     g.nodes = live(without_repeats(g.nodes, g.outputs), g.outputs)
     nodes, g.nodes = in_order(g).nodes, []
     flow = flow_of(nodes)

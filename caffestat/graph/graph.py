@@ -114,12 +114,16 @@ class Scaled:
 
     normal: values that are normalizations, and that are only computed where something reads them
     sums:   Σ |x| per channel of the others, once they are computed
+    rectified: max(x, 0) by x, a normalization by the batch's statistics, scaled and shifted; with the shifts, [C]
+    affine: what values are affine maps of, with slopes and shifts, [C]
     """
 
     values: dict[str, tuple[str, str]] = field(default_factory=dict)
     others: set[str] = field(default_factory=set)
     normal: dict[str, Normal] = field(default_factory=dict)
     sums: dict[str, str] = field(default_factory=dict)
+    rectified: dict[str, tuple[str, str]] = field(default_factory=dict)
+    affine: dict[str, tuple[str, str, str]] = field(default_factory=dict)
 
     def add(self, value: str, other: str, vector: str) -> None:
         """Record value = other · vector."""

@@ -15,7 +15,7 @@ from caffestat.lazy import np
 if TYPE_CHECKING:
     from .graph import Graph, Node, Normal, Scaled
 
-__all__ = ["affine_of", "batch_normalization", "behind", "normalize", "only_scales"]
+__all__ = ["affine_of", "batch_normalization", "behind", "normalize", "only_scales", "relu", "takes_statistics"]
 
 _NEAR = 10  # nodes from the first op to the last
 
@@ -28,6 +28,14 @@ def batch_normalization(g: Graph, node: Node, provider: str) -> Sequence[str] | 
     if x not in g.scaled.normal:
         return _join(g, g.scaled, node)
     return [g.emit(node.op, *behind(g, x, scale, bias), *given, epsilon=0.0)]
+
+
+def relu(g: Graph, node: Node, provider: str) -> None:
+    """Leave a Relu as it is, and note where it reads a normalization by the batch's statistics."""
+    index = _writer(g, node.inputs[0])
+    if g.scaled and index is not None and takes_statistics(g.nodes[index]):
+        g.scaled.rectified[node.inputs[0]] = node.outputs[0], g.nodes[index].inputs[2]
+        g.scaled.others.update((node.inputs[0], node.outputs[0]))
 
 
 def behind(g: Graph, value: str, scale: str, bias: str) -> tuple[str, str, str]:
@@ -97,9 +105,13 @@ def _writer(g: Graph, value: str) -> int | None:
 
 def _normalizes(g: Graph, node: Node) -> bool:
     """Tell whether a BatchNormalization only normalizes, and returns the batch's mean and variance."""
-    is_training = node.get("training_mode", 0) == 1 and node.get("momentum", 0.9) == 0
     is_whole = len(node.outputs) == 3 and all(node.outputs)
-    return is_training and is_whole and _is_filled(g, node.inputs[1], 1) and _is_filled(g, node.inputs[2], 0)
+    return takes_statistics(node) and is_whole and _is_filled(g, node.inputs[1], 1) and _is_filled(g, node.inputs[2], 0)
+
+
+def takes_statistics(node: Node) -> bool:
+    """Tell whether a node normalizes by the batch's statistics, and returns these."""
+    return node.get("training_mode", 0) == 1 and node.get("momentum", 0.9) == 0
 
 
 def _is_affine(g: Graph, node: Node, given: Sequence[str]) -> bool:
