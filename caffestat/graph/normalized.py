@@ -105,13 +105,13 @@ def _writer(g: Graph, value: str) -> int | None:
 
 def _normalizes(g: Graph, node: Node) -> bool:
     """Tell whether a BatchNormalization only normalizes, and returns the batch's mean and variance."""
-    is_whole = len(node.outputs) == 3 and all(node.outputs)
-    return takes_statistics(node) and is_whole and _is_filled(g, node.inputs[1], 1) and _is_filled(g, node.inputs[2], 0)
+    is_whole = takes_statistics(node) and all(node.outputs)
+    return is_whole and _is_filled(g, node.inputs[1], 1) and _is_filled(g, node.inputs[2], 0)
 
 
 def takes_statistics(node: Node) -> bool:
     """Tell whether a node normalizes by the batch's statistics, and returns these."""
-    return node.get("training_mode", 0) == 1 and node.get("momentum", 0.9) == 0
+    return node.get("training_mode", 0) == 1 and node.get("momentum", 0.9) == 0 and len(node.outputs) == 3
 
 
 def _is_affine(g: Graph, node: Node, given: Sequence[str]) -> bool:

@@ -102,6 +102,16 @@ def test_slices_compute_what_the_whole_batch_does(
         np.testing.assert_allclose(found[name], expected[name], rtol=2e-5, atol=2e-5 * abs(expected[name]).max())
 
 
+@pytest.mark.usefixtures("small")
+def test_a_relu_behind_a_normalization_takes_no_pass_of_its_own() -> None:
+    g, _ = net()
+    nodes = expand(g, g.outputs, block=16, fed=list(g.params), by_slices=True).nodes
+    inner = [node for scan in nodes if scan.op == "Scan" for node in scan.attributes["body"].node]
+    assert not [node for node in inner if node.op_type == "Relu"]
+    settings = [(setting.name, setting.s) for node in inner for setting in node.attribute]
+    assert ("activation", b"Relu") in settings
+
+
 def test_small_batches_stay_whole() -> None:
     g, _ = net()
     assert not scans(g)

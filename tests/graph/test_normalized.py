@@ -32,6 +32,7 @@ def chain(
     by = scale if scales_by == "scale" else g.declare(g.emit("Neg", scale), (4,))
     before = [g.emit("Neg", y)] if reads_before else []
     values = {"z": channel_affine(g, y, by, bias, "z"), "y": y, "mean": mean, "variance": variance}
+    values["r"] = g.declare(g.emit("Relu", values["z"]), shape)
     values["dot"] = channel_dot(g, dy, y)
     values["affine"] = channel_affine(g, y, g.constant(np.full(4, 2)), g.constant(np.full(4, 3)))
     g.outputs = [*values.values(), *before]
@@ -94,25 +95,37 @@ def test_other_normalizations_stay(momentum: float, scales_by: str, reads_before
         ([0.5, 2.0, 1.0, 3.0], [0.0, 0.1, -0.1, 0.0]),
     ],
 )
-@pytest.mark.parametrize("constant", [True, False])
+@pytest.mark.parametrize(("constant", "asked"), [(True, "yz"), (False, "yz"), (True, "yzr"), (False, "rz")])
 def test_means_of_what_is_normalized_and_scaled(
-    shape: tuple[int, ...], scale: list[float], bias: list[float], constant: bool
+    shape: tuple[int, ...], scale: list[float], bias: list[float], constant: bool, asked: str
 ) -> None:
     g, values = chain(shape=shape)
     params = {"scale": np.array(scale, np.float32), "bias": np.array(bias, np.float32)}
     g.outputs = [values["z"]]
     statistics = Statistics(g)
-    for name in "yz":
+    for name in asked:
         statistics.mean_abs(name, values[name])
     statistics.finish()
     x = np.random.default_rng(3).gamma(1, 1, shape).astype(np.float32)
     compiled = Compiled(g, constant=params if constant else None)
     found = statistics.read(compiled.run({"x": x}, {} if constant else params))
-    exact, axes = x.astype(np.float64), (0, 2, 3)
-    y = exact - exact.mean(axes, keepdims=True)
+    y, axes = x.astype(np.float64), (0, 2, 3)
+    y -= y.mean(axes, keepdims=True)
     y /= np.sqrt((y**2).mean(axes, keepdims=True) + EPSILON)
     z = y * np.reshape(scale, (4, 1, 1)) + np.reshape(bias, (4, 1, 1))
-    assert found == {name: pytest.approx(np.abs(value).mean(), rel=5e-6) for name, value in (("y", y), ("z", z))}
+    exact = {"y": y, "z": z, "r": np.maximum(z, 0)}
+    assert found == {name: pytest.approx(np.abs(exact[name]).mean(), rel=5e-6) for name in asked}
+
+
+def test_what_is_rectified_has_the_mean_of_what_it_is_made_of() -> None:
+    """Its sums per channel tell it, and no other node reads what was normalized."""
+    g, values = chain(shape=(3, 4, 61, 40))
+    statistics = Statistics(g)
+    for name in "zr":
+        statistics.mean_abs(name, values[name])
+    statistics.finish()
+    readers = [node.op for node in expand(g, [statistics.OUTPUT]).nodes if values["z"] in node.inputs]
+    assert readers == ["Relu"]
 
 
 def test_what_is_normalized_is_not_computed_for_its_mean() -> None:
