@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, field
+from math import prod
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -270,8 +271,9 @@ class Graph:
         # Reshape reads 0 as "copy the input's axis" unless told otherwise
         attributes: dict[str, Any] = {"allowzero": 1} if 0 in shape else {}
         result = self.emit("Reshape", value, self.ints(*shape), **attributes)
-        if spec is not None and -1 not in shape:
-            self.specs[result] = Spec(tuple(shape), spec.dtype)
+        whole = _whole(shape, prod(spec.shape)) if spec else None
+        if spec and whole is not None:
+            self.specs[result] = Spec(whole, spec.dtype)
         return result
 
     def transpose(self, value: str, *perm: int) -> str:
@@ -375,3 +377,11 @@ class Graph:
 
         newest = newest_opset(self.nodes) if provider == "cuda" else OPSET
         return to_onnx(for_provider(self, provider), arrays or {}, fed, newest)
+
+
+def _whole(shape: tuple[int, ...], elements: int) -> tuple[int, ...] | None:
+    """Return a shape with the size that -1 stands for, of a value of so many elements; None where any would fit."""
+    if -1 not in shape:
+        return shape
+    others = -prod(shape)
+    return tuple(elements // others if size == -1 else size for size in shape) if others else None
