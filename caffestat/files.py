@@ -34,6 +34,7 @@ __all__ = [
     "refuse_unwritable",
     "replace_file",
     "replacing",
+    "reserved",
     "search",
     "why_unwritable",
 ]
@@ -258,6 +259,32 @@ def replacing(path: str | Path, since: Version | None = None) -> Iterator[Path]:
                 _flush(target.parent)
     except OSError as error:
         raise InputError(f"{path}: cannot be written: {error.strerror or error}") from error
+
+
+@contextmanager
+def reserved(folder: Path) -> Iterator[None]:
+    """Make a folder, and keep out other processes that ask for it; InputError when one has it, or it cannot be made."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        handle = os.open(folder, os.O_RDONLY) if fcntl else None
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be used: {error.strerror or error}") from error
+    try:
+        if handle is not None:
+            _reserve(folder, handle)
+        yield
+    finally:
+        if handle is not None:
+            os.close(handle)
+
+
+def _reserve(folder: Path, handle: int) -> None:
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise InputError(f"{folder}: another process writes to it; wait for its end or name another folder") from None
+    except OSError:  # some network file systems know no locks
+        pass
 
 
 @contextmanager

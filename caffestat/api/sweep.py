@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -74,7 +74,7 @@ def sweep(
     """
     from caffestat.sweeps import Sweep
     from caffestat.sweeps.spec import settings_of
-    from caffestat.sweeps.store import Store
+    from caffestat.sweeps.store import stored
 
     _check_places(workers, client, resources, output, resume)
     names = [nets] if isinstance(nets, (str, Path)) else list(nets)
@@ -92,16 +92,16 @@ def sweep(
         batch=batch,
     )
     settings = settings_of(plan, device, data, dialect)
-    store = Store(Path(output), resume) if output is not None else None
-    summary = _stored(store, len(plan.seeds))
-    done = store.finished() if store else ()
-    left = (trial for trial in plan.trials() if not (done and trial.id in done))
-    with _kept(store) as keep, closing(_run(settings, left, workers, client, resources)) as results:
-        for trial, rows in results:
-            keep((trial, rows))
-            summary.add(trial, rows)
-            if progress:
-                progress(summary.trials, plan.count)
+    with stored(Path(output), resume) if output is not None else nullcontext() as store:
+        summary = _summary(store, len(plan.seeds))
+        done = store.finished() if store else ()
+        left = (trial for trial in plan.trials() if not (done and trial.id in done))
+        with _kept(store) as keep, closing(_run(settings, left, workers, client, resources)) as results:
+            for trial, rows in results:
+                keep((trial, rows))
+                summary.add(trial, rows)
+                if progress:
+                    progress(summary.trials, plan.count)
     if predict:
         from caffestat.sweeps.predicted import bands
 
@@ -131,7 +131,7 @@ def _check_places(
         )
 
 
-def _stored(store: Store | None, seeds: int) -> Summary:
+def _summary(store: Store | None, seeds: int) -> Summary:
     """Return the summary of the trials that a folder has."""
     from caffestat.sweeps.summary import Summary
 

@@ -89,11 +89,11 @@ class Source(Layer):
 
     def lower(self, g: Graph, bottoms: Sequence[str], params: Sequence[str]) -> Sequence[str]:
         tops = self.tops([g.shape(bottom) for bottom in bottoms])
-        shapes = dict(zip(self.proto.top, tops, strict=True))
-        for name, shape in shapes.items():
+        shapes = list(zip(self.proto.top, tops, strict=True))
+        for name, shape in shapes:
             if 0 in (shape or ()):
                 raise self.error(f"top {name!r} of shape {shape} has no elements; set its sizes with --shape")
-        return [g.input(name, shape or ()) for name, shape in shapes.items()]
+        return [g.input(name, shape or ()) for name, shape in shapes]
 
 
 @layer("Input", by_sample=True)

@@ -26,7 +26,7 @@ from caffestat.sweeps.bench import Bench, Settings
 from caffestat.sweeps.executors import _Queue as Queue
 from caffestat.sweeps.executors import on_processes
 from caffestat.sweeps.rows import Row, pack, unpack
-from caffestat.sweeps.store import Store
+from caffestat.sweeps.store import Store, stored
 from caffestat.sweeps.summary import Summary
 
 from .nets import NET, SOLVER
@@ -189,7 +189,6 @@ def test_the_signal_against_the_width(folder: Path) -> None:
 
 def test_results_are_stored_and_finished_trials_not_run_again(folder: Path) -> None:
     first = caffestat.sweep("tiny.prototxt", seeds=range(4), output="out")
-    (folder / "out" / "part-000007.unfinished").write_bytes(b"half of a file")
     with pytest.raises(InputError, match="already holds results; use --resume"):
         caffestat.sweep("tiny.prototxt", seeds=range(4), output="out")
     ran: list[int] = []
@@ -200,18 +199,35 @@ def test_results_are_stored_and_finished_trials_not_run_again(folder: Path) -> N
     store = Store(folder / "out", resume=True)
     assert sorted(trial.seed for trial, _ in store.results()) == list(range(6))
     assert len(store.finished()) == 6
-    assert not list((folder / "out").glob("*.unfinished"))
     whole = caffestat.sweep("tiny.prototxt", seeds=range(6))
     for value, spread in whole.values.items():
         assert again.values[value].mean == pytest.approx(spread.mean)
+
+
+def test_files_that_are_no_results_are_told_of(folder: Path) -> None:
+    caffestat.sweep("tiny.prototxt", output="out")
+    whole = (folder / "out" / "part-000000.parquet").read_bytes()
+    for name, data in (("part-notes.parquet", b"mine"), ("part-000001.parquet", whole[:2000])):
+        (folder / "out" / name).write_bytes(data)
+        with pytest.raises(InputError, match=rf"^out/{name}: holds no results of a sweep, or is damaged"):
+            caffestat.sweep("tiny.prototxt", output="out", resume=True)
+        (folder / "out" / name).unlink()
+
+
+def test_two_sweeps_never_write_to_one_folder(folder: Path) -> None:
+    with stored(Path("out")), pytest.raises(InputError, match=r"^out: another process writes to it"):
+        caffestat.sweep("tiny.prototxt", output="out")
+    assert caffestat.sweep("tiny.prototxt", output="out").trials == 1
 
 
 def test_stored_trials_come_back_as_they_were(tmp_path: Path) -> None:
     trial = Trial("n", 3, "msra", (("a.b", "1"),), 0.5, None, "Adam", 7)
     end = Row(0, -1, "", "", "seconds", 1.5)
     rows = [Row(2, 4, "conv", "c", "x", 0.25), Row(0, -1, "", "", "error", math.nan, "why"), end]
-    store = Store(tmp_path / "s")
+    store = Store(tmp_path)
+    (tmp_path / "part-000000.parquet").write_bytes(b"of another program")
     store.append([(trial, rows)])
+    assert (tmp_path / "part-000000.parquet").read_bytes() == b"of another program"
     ((found, back),) = store.results()
     assert found == trial
     assert (back[0], back[1].text, back[2]) == (rows[0], "why", end)
