@@ -8,6 +8,7 @@ import os
 import re
 import stat
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -31,6 +32,7 @@ __all__ = [
     "read_regular",
     "read_stdin",
     "refuse_inputs",
+    "refuse_same",
     "refuse_unwritable",
     "replace_file",
     "replacing",
@@ -172,6 +174,14 @@ def refuse_inputs(output: str | Path | None, inputs: Iterable[str | Path]) -> No
         with suppress(OSError, ValueError):
             if output is not None and os.path.samefile(output, path):
                 raise InputError(f"{output}: is also an input, which would be overwritten; choose another output")
+
+
+def refuse_same(*outputs: str | Path | None) -> None:
+    """Raise InputError when two outputs are one file, of which the last one written would be left."""
+    found = [path for path in outputs if path is not None and (os.path.isfile(path) or not os.path.exists(path))]
+    for path, times in Counter(map(os.path.realpath, found)).items():
+        if times > 1:
+            raise InputError(f"{path}: is the name of two outputs; choose another one for one of them")
 
 
 def why_unwritable(path: str | Path) -> str:

@@ -95,7 +95,7 @@ def check(
     from caffestat import api, lint
 
     output = terminal.page_file(format, output)
-    refuse_inputs(output, [*paths, *settings["weights"]])
+    refuse_inputs(output, [*paths, *settings["weights"], settings["baseline"] or ""])
     if write_baseline:
         if output or format != "text":
             raise click.UsageError("--write-baseline reports no findings; remove --output and --format")

@@ -28,7 +28,11 @@ __all__ = ["compare"]
 @click.option("--rtol", type=float, default=1e-3, show_default=True, help="Relative tolerance.")
 @click.option("--atol", type=float, help="Absolute tolerance.  [default: 1e-9; of models 1e-6]")
 @click.option(
-    "--limit", type=click.IntRange(min=1), default=20, show_default=True, help="Maximum number of differences to print."
+    "--limit",
+    type=click.IntRange(1, 2**31 - 1, clamp=True),
+    default=20,
+    show_default=True,
+    help="Maximum number of differences to print.",
 )
 @click.option("--all", "everything", is_flag=True, help="For models: also print the values within the tolerance.")
 @options.shapes

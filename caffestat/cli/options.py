@@ -109,16 +109,18 @@ def _array(text: str) -> np.ndarray:
     return read_array(text) if number is None else number
 
 
-_MODELS = (".prototxt", ".pbtxt", ".prototext", ".caffemodel", ".solverstate", ".binaryproto", ".h5", ".npz", ".onnx")
+_INPUTS = (".prototxt", ".pbtxt", ".prototext", ".caffemodel", ".solverstate", ".binaryproto", ".h5", ".onnx")
+_INPUTS += (".npz", ".npy", ".py")
 
 
 def text_output(ctx: click.Context, param: click.Parameter, value: Path | None) -> Path | None:
-    """Refuse the name of a net or model, meant as an input as in `check -o *.prototxt`, and what cannot be written."""
+    """Refuse the name of a net or other input, meant as one as in `check -o *.prototxt`, and what cannot be written."""
     if value is not None:
         from caffestat.files import refuse_unwritable
 
-        if value.suffix in _MODELS:
-            raise click.BadParameter(f"{str(value)!r} looks like a net or model; expected the name of a report or log")
+        if value.suffix in _INPUTS:
+            kinds = "a net, model, array or plugin"
+            raise click.BadParameter(f"{str(value)!r} looks like {kinds}; expected the name of a report or log")
         refuse_unwritable(value)
     return value
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 import click
 
 from caffestat.errors import InputError
-from caffestat.files import refuse_inputs
+from caffestat.files import refuse_inputs, refuse_same
 
 from . import options, terminal
 
@@ -131,6 +131,7 @@ def train(
         raise InputError("--stats-file names the file for --stats: add --stats N, or remove it")
     for target in (log, page, stats_file):
         refuse_inputs(target, [path, settings["solver"] or "", settings["snapshot"] or "", *settings["weights"]])
+    refuse_same(log, page, stats_file)
     terminal.page_file("html" if page else "log", page)
     with ExitStack() as stack:
         requested = stack.enter_context(_signals(sigint, sighup))

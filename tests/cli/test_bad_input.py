@@ -129,10 +129,14 @@ NET = DATA + 'layer { name: "i" type: "InnerProduct" bottom: "data" top: "i" inn
         ("convert", "--backward", "m.onnx", "-o", "./m.onnx"),
         ("fill", "a.prototxt", "-o", "a.prototxt"),
         ("fill", "m.npz", "-o", "m.npz"),
+        ("check", "b.prototxt", "--baseline", "a.txt", "-o", "link.txt"),
+        ("analyze", "b.prototxt", "--input", "data=m.npy", "-o", "m.npy"),
+        ("analyze", "b.prototxt", "-o", "plugin.py"),
+        ("train", "b.prototxt", "--log", "new.txt", "--report", "./new.txt"),
     ],
 )
 def test_an_input_is_never_overwritten(folder: Path, arguments: tuple[str, ...]) -> None:
-    for name in ("a.prototxt", "b.prototxt", "a.txt", "m.onnx", "m.npz", "w"):
+    for name in ("a.prototxt", "b.prototxt", "a.txt", "m.onnx", "m.npz", "m.npy", "plugin.py", "w"):
         (folder / name).write_text(NET)
     (folder / "link.txt").symlink_to("a.txt")
     result = CliRunner().invoke(main, arguments)

@@ -104,7 +104,7 @@ def test_what_cannot_be_used() -> None:
         ("solver.prototxt", "--report", "gone/a.html"): "gone/a.html: cannot be written: there is no folder 'gone'",
         ("solver.prototxt", "--stats", "1", "--stats-file", "gone/a.npz"): "gone/a.npz: cannot be written: there is no",
         ("solver.prototxt", "--log", "solver.prototxt"): "solver.prototxt",
-        ("solver.prototxt", "--log", "net.prototxt"): "'net.prototxt' looks like a net or model",
+        ("solver.prototxt", "--log", "net.prototxt"): "'net.prototxt' looks like a net, model, array or plugin",
         ("a.onnx", "--solver", "settings", "--log", "settings"): "settings: is also an input",
         ("solver.prototxt", "--weights", "w.npz", "--stats", "1", "--stats-file", "w.npz"): "w.npz: is also an input",
     }.items():

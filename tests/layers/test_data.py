@@ -55,6 +55,17 @@ SHAPES = [
 ]
 
 
+@pytest.mark.parametrize("type_name", ["Input", "DummyData"])
+def test_tops_of_one_name_are_two_values(type_name, tmp_path):
+    """Caffe refuses the net, and what is known of it is measured nevertheless."""
+    params = f"{'input' if type_name == 'Input' else 'dummy_data'}_param {{ shape {{ dim: 2 }} }}"
+    path = tmp_path / "net.prototxt"
+    path.write_text(f'layer {{ name: "d" type: "{type_name}" top: "y" top: "y" {params} }}')
+    with pytest.raises(NetError, match="top blob 'y' is already produced by layer 'd'") as refused:
+        analyze(path)
+    assert [top.shape for top in refused.value.report.layers[0].tops] == [(2,), (2,)]
+
+
 @pytest.mark.parametrize(("type_name", "params", "shapes"), SHAPES)
 def test_shapes(type_name, params, shapes):
     data = layer(type_name, params)

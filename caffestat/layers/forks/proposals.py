@@ -36,6 +36,7 @@ __all__ = [
     "RoIDataLayer",
     "anchors",
     "from_deltas",
+    "literal",
     "read_settings",
     "to_deltas",
 ]
@@ -215,14 +216,22 @@ def random_truth(count: int, height: float, width: float, classes: int, random: 
     return np.concatenate([random_boxes(count, height, width, random), labels], 1).astype(np.float32)
 
 
+def literal(text: str) -> Any:
+    """Return the value that Python writes like this. Raises ValueError for other text."""
+    try:
+        return ast.literal_eval(text)
+    except (SyntaxError, RecursionError, MemoryError) as error:  # the last two: nested deeply
+        raise ValueError(str(error)) from error
+
+
 def read_settings(text: str) -> Settings:
     """Return the settings of a param_str: YAML of one level, as such layers have it."""
     found: Settings = {}
     text = re.sub(r"!!\S+", "", text)  # the types that YAML can name
     for name, value in re.findall(r"['\"]?(\w+)['\"]?\s*:\s*(\[[^\]]*\]|\([^)]*\)|[^,\n}]+)", text):
         try:
-            found[name] = ast.literal_eval(value.strip())
-        except (SyntaxError, ValueError):
+            found[name] = literal(value.strip())
+        except ValueError:
             words = {"true": True, "false": False}
             found[name] = words.get(value.strip().lower(), value.strip().strip("'\""))
     return found
@@ -736,10 +745,16 @@ class FrcnnRoiData(RoIDataLayer):
         if path is None:
             return {}
         try:
-            found = json.loads(read_regular(path), strict=False)  # the reference's files break lines within strings
-            return {name: _numbers(str(text)) for name, text in found.items()}
-        except (OSError, InputError, ValueError, AttributeError) as error:
+            text = json.loads(read_regular(path), strict=False)  # the reference's files break lines within strings
+            found = {name: _numbers(str(value)) for name, value in text.items()}
+        except (OSError, InputError, ValueError, AttributeError, RecursionError) as error:
             raise self.error(f"cannot read the settings in {str(path)!r}: {error}") from error
+        for name in FRCNN.keys() & found.keys():
+            if len(found[name]) < len(FRCNN[name]) and name != "anchors":
+                raise self.error(
+                    f"expected {len(FRCNN[name])} finite numbers as {name} in {str(path)!r}, found {text[name]!r}"
+                )
+        return found
 
     @property
     def left_out(self) -> str:
@@ -750,6 +765,8 @@ class FrcnnRoiData(RoIDataLayer):
     def written_shape(self, index: int) -> Shape | None:
         s = {**FRCNN, **self.stated()}
         align = int(s["im_size_align"][0])
+        if align < 1:
+            raise self.error(f"expected 1 or more as im_size_align in its settings, found {align}")
         high, wide = (math.ceil(size / align) * align for size in (max(s["scales"]), s["max_size"][0]))
         return ((1, 3, high, wide), (1, 3), (1, 5))[index] if self.top_count == 3 else super().written_shape(index)
 
@@ -758,8 +775,9 @@ class FrcnnRoiData(RoIDataLayer):
 
 
 def _numbers(text: str) -> Sequence[float]:
-    """Return the numbers that a setting holds, [] for other text."""
+    """Return the numbers that a setting holds, [] for other text and for infinities."""
     try:
-        return [float(word) for word in text.replace(",", " ").split()]
+        numbers = [float(word) for word in text.replace(",", " ").split()]
     except ValueError:
         return []
+    return numbers if all(map(math.isfinite, numbers)) else []

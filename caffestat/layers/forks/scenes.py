@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 from collections.abc import Collection, Mapping
 from typing import Any, ClassVar
 
@@ -10,6 +9,7 @@ from caffestat.lazy import np
 
 from ..base import Shape, layer
 from ..data import Count, Python
+from .proposals import literal
 
 __all__ = ["NYUDSegData", "PASCALContextSegData", "SBDDSegData", "SIFTFlowSegData", "VOCSegData"]
 
@@ -40,8 +40,8 @@ class _Scenes(Python):
         """The settings of param_str, the text of a dict."""
         text = self.proto.python_param.param_str
         try:
-            found = ast.literal_eval(text.strip())
-        except (SyntaxError, ValueError) as error:
+            found = literal(text.strip())
+        except ValueError as error:
             raise self.error(f"expected a dict of settings in param_str, found {text!r}") from error
         wanted = [*self.folders, "split", *self.needs]
         missing = [name for name in wanted if not isinstance(found, dict) or name not in found]

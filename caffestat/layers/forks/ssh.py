@@ -224,6 +224,8 @@ class MultiLayerAnchorLayer(_Listed, AnchorTargetLayer):
             numbers = found if isinstance(found, list | tuple) else ()
             if len(numbers) != np.size(source) or not all(isinstance(number, int | float) for number in numbers):
                 raise self.error(f"expected as many numbers in {name} as in source, {source}, found {found}")
+        if any(bottom not in range(len(self.proto.bottom) - 2) for bottom in source):
+            raise self.error(f"expected bottoms in source, from 0 to {len(self.proto.bottom) - 3}, found {source}")
 
     def levels(self) -> Mapping[int, Sequence[int]]:
         """Return the scales of each map, by its bottom."""

@@ -16,6 +16,7 @@ from caffestat.layers.forks.proposals import (
     anchors,
     from_deltas,
     image_rows,
+    read_settings,
     to_deltas,
 )
 from caffestat.net import State, build, read_net
@@ -206,6 +207,26 @@ layer { name: "p" type: "FrcnnProposal" bottom: "score" bottom: "delta" bottom: 
 layer { name: "s" type: "FrcnnProposalTarget" bottom: "rois" bottom: "gt"
   top: "r" top: "rl" top: "rt" top: "ri" top: "ro" proposal_target_param { STAGE } }
 """
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ("[" * 100_000, "cannot read the settings"),
+        ('{"scales": "wide"}', "expected 1 finite numbers as scales in .*, found 'wide'"),
+        ('{"bbox_normalize_stds": "1, inf, 1, 1"}', "expected 4 finite numbers"),
+        ('{"im_size_align": 0}', "expected 1 or more as im_size_align"),
+    ],
+    ids=["nested", "word", "infinite", "zero"],
+)
+def test_settings_of_frcnn_that_cannot_be_used(tmp_path: Path, settings: str, message: str) -> None:
+    with pytest.raises(NetError, match=message):
+        frcnn(tmp_path, settings)
+
+
+@pytest.mark.parametrize("text", ["-" * 10_000 + "1", "(" * 100_000], ids=["minus", "nested"])
+def test_settings_that_are_nested_deeply_are_texts(text: str) -> None:
+    assert read_settings(f"'feat_stride': {text}") == {"feat_stride": text}
 
 
 def frcnn(folder: Path, settings: str, phase: int = TRAIN, stage: str = "") -> dict[str, Layer]:

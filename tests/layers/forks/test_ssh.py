@@ -125,6 +125,14 @@ def test_targets_of_smallhardface_by_map() -> None:
         layer.tops([(1, 3, 9, 11), *(np.shape(value) for value in data[1:])])
 
 
+@pytest.mark.parametrize("source", [7, -1, 0.5])
+def test_sources_that_are_no_bottoms(source: float) -> None:
+    settings = f"'source': [0, 0, {source}], {FACES}, 'allowed_border': [512, 512, 512]"
+    layer = python("lib.layers.multi_layer_anchor_layer.MultiLayerAnchorLayer", settings, 5, 4)
+    with pytest.raises(NetError, match="expected bottoms in source, from 0 to 2"):
+        layer.tops([(1, 6, 9, 11), (1, 5), (1, 3), (1, 3, 72, 88), (1,)])
+
+
 def test_numbers_of_smallhardface_that_param_str_holds() -> None:
     """As multi_layer_anchor_layer.py of bairdzhang/smallhardface, run with these settings."""
     name = "lib.layers.multi_layer_anchor_layer.MultiLayerAnchorLayer"
