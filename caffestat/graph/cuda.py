@@ -16,6 +16,7 @@ from .convolution import convolution_of
 from .graph import CONTRIB, OPSET
 from .largest import first_largest, pad_with_least
 from .late import Definition
+from .normalized import running
 
 if TYPE_CHECKING:
     from caffestat.ops import Window
@@ -168,7 +169,7 @@ def _batch_normalization(g: Graph, node: Node, provider: str) -> Sequence[str] |
         return [_normalized(g, x, scale, bias, mean, variance, epsilon)]
     new = _batch_statistics(g, x, spec)
     y = _normalized(g, x, scale, bias, *new, epsilon)
-    return [y, *_running(g, node, (mean, variance), new, spec.dtype)]
+    return [y, *running(g, node, (mean, variance), new)]
 
 
 def _normalized(g: Graph, x: str, scale: str, bias: str, mean: str, variance: str, epsilon: float) -> str:
@@ -227,16 +228,6 @@ def _group_normalization(g: Graph, node: Node, provider: str) -> Sequence[str] |
     normal = g.emit("LayerNormalization", g.reshape(x, rows, -1), ones, axis=-1, epsilon=node.get("epsilon", 1e-5))
     scaled = g.emit("Mul", g.reshape(normal, *spec.shape), g.reshape(scale, *column))
     return [g.emit("Add", scaled, g.reshape(bias, *column))]
-
-
-def _running(g: Graph, node: Node, old: Sequence[str], new: Sequence[str], dtype: Any) -> list[str]:
-    """Emit momentum · old + (1 - momentum) · new of a batch normalization's statistics."""
-    momentum = node.get("momentum", 0.9)
-    if momentum == 0:
-        return list(new)
-    kept = [g.emit("Mul", value, g.constant(momentum, dtype)) for value in old]
-    added = [g.emit("Mul", value, g.constant(1 - momentum, dtype)) for value in new]
-    return [g.emit("Add", *pair) for pair in zip(kept, added, strict=True)]
 
 
 # ---- ops without a kernel for a type, or at all ----

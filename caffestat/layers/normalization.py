@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from math import prod
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from caffestat.fillers import Filler
 from caffestat.graph.channels import batch_gradient, channel_affine, channel_column
+from caffestat.graph.normalized import normalize_batch
 from caffestat.lazy import np
 
 from .base import TEST, Layer, Param, Shape, layer
@@ -180,19 +181,9 @@ class BatchNorm(Layer):
         return y
 
     def emit_batch(self, g: Graph, x: str) -> Sequence[str]:
-        """Emit (y, mean, variance) of the batch by the runtime's own training mode: a third of the time of single ops.
-
-        The CPU kernel writes the statistics over its inputs 3 and 4, constants included: they get values of their own,
-        which momentum 0 makes void.
-        """
-        shape = g.shape(x)
-        zeros, ones = (g.constant(np.full(shape[1], value)) for value in (0, 1))
-        ends = g.ints(1, shape[1], *(1,) * (len(shape) - 2))
-        first = g.reshape(g.emit("Slice", x, g.ints(*(0,) * len(shape)), ends), shape[1])
-        scratch = [g.emit(op, first) for op in ("Neg", "Abs")]
-        attributes: dict[str, Any] = {"epsilon": self.eps, "training_mode": 1, "momentum": 0.0}
-        values = g.emit_many("BatchNormalization", x, ones, zeros, *scratch, count=3, hint=self.name, **attributes)
-        return [g.declare(v, s) for v, s in zip(values, (shape, shape[1:2], shape[1:2]), strict=True)]
+        """Emit (y, mean, variance) of the batch."""
+        zeros, ones = (g.constant(np.full(g.shape(x)[1], value)) for value in (0, 1))
+        return normalize_batch(g, x, ones, zeros, self.eps, self.name)
 
     def update(self, g: Graph, params: Sequence[str], mean: str, variance: str, count: int) -> None:
         """Record the params after the pass: moving_average_fraction times the old, plus mean, unbiased variance, 1."""
