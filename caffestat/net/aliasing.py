@@ -32,7 +32,7 @@ class Memory:
         self.graph = graph
         self._values: dict[int, str] = {}
         self._written: set[str] = set()
-        self._same: dict[int, set[int]] = {}
+        self._same: dict[tuple[Memory, int], list[tuple[Memory, int]]] = {}  # blobs of this net and of inner ones
         self._overwritten: dict[str, str] = {}
         self._views: defaultdict[str, list[str]] = defaultdict(list)
         self._seen = 0  # nodes of the graph that have been looked at for views
@@ -49,7 +49,7 @@ class Memory:
     def inside(self, net: Net) -> Memory:
         """Return the memory of a net inside of a layer of this one: what it writes over counts for both."""
         inner = Memory(self.graph, net.nodes)
-        inner._overwritten = self._overwritten
+        inner._overwritten, inner._same = self._overwritten, self._same
         return inner
 
     def hold(self, blob: int, value: str) -> str:
@@ -88,25 +88,26 @@ class Memory:
             self.hold(blob, value)
             if blob in before:
                 self._write_in_place(blob, before[blob], value)
-        if node.layer.shares_memory:
-            self._share(node)
+        for top in node.tops if node.layer.shares_memory else ():
+            self.share(top, self, node.bottoms[0])
         return values
 
-    def _share(self, node: Node) -> None:
-        """Record that the tops are the bottom's memory."""
-        bottom = node.bottoms[0]
-        same = self._same.setdefault(bottom, {bottom})
-        for top in node.tops:
-            same.add(top)
-            self._same[top] = same
+    def share(self, blob: int, other: Memory, bottom: int) -> None:
+        """Let a blob be the memory of another one, of this net or an inner one."""
+        same = self._same.setdefault((other, bottom), [(other, bottom)])
+        if (self, blob) not in same:
+            same += self._same.get((self, blob), [(self, blob)])
+            self._same.update(dict.fromkeys(same, same))
 
     def _write_in_place(self, blob: int, old: str, new: str) -> None:
         """Write `new` over `old`: every blob in the same memory holds it from now on."""
         self._overwrite(old, new)
-        for other in sorted(self._same.get(blob, {blob}) - {blob}):
-            before = self._values[other]
-            self.hold(other, self._seen_through(before, new))
-            self._overwrite(before, self._values[other])
+        for memory, other in self._same.get((self, blob), ()):
+            before = memory[other]
+            if before == old:
+                memory.hold(other, new)
+            elif before != new:
+                self._overwrite(before, memory.hold(other, self._seen_through(before, new)))
 
     def _overwrite(self, old: str, new: str) -> None:
         """Record that `new` is in the memory of `old`, and of what layers have read of it in another shape."""

@@ -61,6 +61,8 @@ def lower_decided(
                 _write_lent(forward, memory)
         else:
             memory.forget(node.tops)
+    for state in graph.updates.keys() & set(graph.states):
+        graph.carry(state, memory.stored(graph.updates[state]))
     forward.stored = memory.all_stored()
     forward.left = dict(_left_inputs(net, forward))
     return forward
@@ -99,13 +101,14 @@ def _lower_node(net: Net, node: Node, forward: Forward, memory: Memory, readers:
     before, first = len(g.inputs), len(g.nodes)
     unrolled = node.layer.unrolled([g.shape(bottom) for bottom in bottoms])
     tops: Sequence[str]
+    lent: Sequence[tuple[Memory, int]] = ()
     if unrolled:
         shared = [
             index
             for index, number in enumerate(node.params)
             if net.params[number].owner is not None or index in node.layer.own_draws
         ]
-        inner, tops = lower_unrolled(memory, node.layer, unrolled, bottoms, params, shared)
+        inner, tops, lent = lower_unrolled(memory, node.layer, unrolled, bottoms, params, shared)
         forward.inner[node.index] = inner
         forward.feeds += [DrawnFeed(node, index, inner.forward.params[number]) for number, index in inner.kept.items()]
     else:
@@ -130,6 +133,8 @@ def _lower_node(net: Net, node: Node, forward: Forward, memory: Memory, readers:
         forward.lent.add((node.index, 0))
     for index, value in enumerate(memory.write(node, tops, bottoms)):
         forward.tops[node.index, index] = value
+    for top, (owner, blob) in zip(node.tops, lent, strict=False):
+        memory.share(top, owner, blob)
 
 
 def lower_unrolled(
@@ -139,8 +144,10 @@ def lower_unrolled(
     bottoms: Sequence[str],
     params: Sequence[str],
     shared: Sequence[int] = (),
-) -> tuple[Inner, list[str]]:
-    """Emit the net inside of a recurrent layer, between the values of the layer's bottoms and params; return its tops.
+) -> tuple[Inner, list[str], list[tuple[Memory, int]]]:
+    """Emit the net inside of a recurrent layer, between the values of the layer's bottoms and params.
+
+    Returns it, the layer's tops, and the blobs inside whose memory these are.
 
     shared: the indices of the params that it shares with other layers, of this net or another
 
@@ -162,13 +169,13 @@ def lower_unrolled(
             continue
         for top, blob in enumerate(node.tops):
             part.tops[node.index, top] = memory.hold(blob, given[net.blobs[blob].name])
-    last = {blob.name: memory[number] for number, blob in enumerate(net.blobs) if number in memory}
+    last = {blob.name: number for number, blob in enumerate(net.blobs) if number in memory}
     for first, end in unrolled.states.items():
-        g.carry(given[first], last[end])
-    tops = [last[name] for name in unrolled.outputs]
-    if unrolled.exposed:
-        tops += [last[end] if unrolled.passes else g.detach(last[end]) for end in unrolled.states.values()]
-    return inner, tops
+        g.carry(given[first], memory[last[end]])
+    tops = [memory[last[name]] for name in unrolled.outputs]
+    ends = [last[end] for end in unrolled.states.values()] if unrolled.exposed else []
+    tops += [memory[end] if unrolled.passes else g.detach(memory[end]) for end in ends]
+    return inner, tops, [(memory, blob) for blob in (*(last[name] for name in unrolled.outputs), *ends)]
 
 
 def _inner_inputs(g: Graph, layer: Layer, unrolled: Unrolled, net: Net, bottoms: Sequence[str]) -> dict[str, str]:

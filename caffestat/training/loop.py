@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -348,7 +349,7 @@ class Training:
             test.runner = None  # its memory is needed for the next net
         count = _F(m.test_iter[number])
         means = {blob: total / count for blob, total in totals.items()}
-        mean_loss = float(loss / count) if m.test_compute_loss and count else None
+        mean_loss = (float(loss / count) if count else math.nan) if m.test_compute_loss else None
         if detections:
             yield self._detected(number, detections, mean_loss)
         else:

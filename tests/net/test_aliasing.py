@@ -122,6 +122,28 @@ def test_a_layer_without_backward_overwrites_all_the_same():
     np.testing.assert_allclose(ran.diff("unit", 1)[0, :, 4:6], expected, rtol=1e-4)
 
 
+def test_the_exposed_state_is_memory_of_the_unrolled_net():
+    """What layers in place write over h and the cell state counts in LSTMUnit's backward pass, and is the top h_T."""
+    shapes = "".join(f"shape {{ dim: 1 dim: 2 {dims} }}" for dims in ("dim: 4", "", "dim: 3", "dim: 3"))
+    fillers = 'data_filler { type: "gaussian" } data_filler { value: 1 }' + ' data_filler { type: "gaussian" }' * 2
+    data = layer("DummyData", "", "s", f"dummy_data_param {{ {shapes} {fillers} }}")
+    filler = 'weight_filler { type: "gaussian" std: 0.5 }'
+    lstm = layer("LSTM", "s on h0 c0", "h", f"recurrent_param {{ num_output: 3 expose_hidden: true {filler} }}")
+    ran = Ran(
+        data.replace('top: "s"', 'top: "s" top: "on" top: "h0" top: "c0"'),
+        lstm.replace('top: "h"', 'top: "h" top: "last" top: "cell"'),
+        layer("Bias", "cell", "cell", "bias_param { filler { value: 0.7 } }"),
+        layer("Bias", "h", "h", "bias_param { filler { value: 3 } }"),
+        layer("Reduction", "h", "l", LOSS),
+    )
+    hidden, cell = ran.top("LSTMh")[0], ran.top("Biascell")[0]
+    gate = hidden / np.tanh(cell - 0.7)
+    expected = ((hidden + 3) * np.tanh(cell) * gate * (1 - gate)).sum(0)
+    np.testing.assert_allclose(ran.runner.tensors["param_diff", ran.numbers["LSTMh"], 1][6:9], expected, rtol=1e-4)
+    outputs = {ran.net.blobs[number].name: values for number, values in ran.measured.outputs.items()}
+    np.testing.assert_array_equal(outputs["last"], (hidden + 3).ravel())
+
+
 def test_in_place_mvn_gives_its_blob_four_axes():
     ran = Ran(
         layer("Convolution", "x", "y", "convolution_param { num_output: 5 kernel_size: 1 }"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -364,6 +365,7 @@ def test_a_test_net_of_no_batches(tmp_path):
     tested = events(solver(tmp_path, 'net: "net.prototxt" test_iter: 0 test_interval: 1 test_compute_loss: true'))
     assert kinds(tested) == ["BeginTest", "EndTest", "Pass", "Iteration"]
     assert tested[1].outputs == ()
+    assert math.isnan(tested[1].loss)
 
 
 @pytest.mark.parametrize(("limit", "clipped"), [(0.01, True), (0, True), (100, False), (-1, False)])

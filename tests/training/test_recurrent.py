@@ -68,6 +68,17 @@ def test_micro_batches_go_on_and_test_nets_keep_a_state_of_their_own(kind: str, 
     assert second.outputs[0].value * 3 == pytest.approx(sum(longer[3:]), rel=1e-5)  # the second test goes on
 
 
+def test_a_layer_in_place_behind_one_timestep_writes_over_its_state(tmp_path: Path) -> None:
+    """Concat of one bottom shares memory: Exp writes over h_1, where the next pass begins. Losses are real Caffe's."""
+    ones = 'type: "DummyData" top: "x" top: "cont" dummy_data_param { data_filler { value: 1 } data_filler { value: 1 }'
+    made = training(tmp_path, "LSTM", 1, "max_iter: 3", {}, rest='} layer { name: "e" type: "Exp" bottom: "h" top: "h"')
+    net = (tmp_path / "net.prototxt").read_text()
+    net = net.replace('type: "Input" top: "x" top: "cont" input_param {', ones)
+    (tmp_path / "net.prototxt").write_text(net)
+    made = Training(read_solver(made.solver.name), NetOptions(), ValueOptions(), RunOptions(device="cpu"), seed=5)
+    assert losses(made) == pytest.approx([7.8183, 7.79451, 7.97502], rel=1e-5)
+
+
 LAYERS = {
     "RNN": [
         "rec_ x cont",
