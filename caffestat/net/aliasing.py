@@ -52,6 +52,10 @@ class Memory:
         inner._overwritten, inner._same = self._overwritten, self._same
         return inner
 
+    def view(self, value: str, seen: str) -> None:
+        """Note that a value is another one as a layer reads it, in the same memory."""
+        self._views[value].append(seen)
+
     def hold(self, blob: int, value: str) -> str:
         """Let a blob hold a value, and return it."""
         self._values[blob] = value
@@ -125,7 +129,7 @@ class Memory:
         g = self.graph
         for node in g.nodes[self._seen :]:
             if (node.info.reshapes and node.outputs[0] in g.specs) or node.outputs[0] in g.detached:
-                self._views[node.inputs[0]].append(node.outputs[0])
+                self.view(node.inputs[0], node.outputs[0])
         self._seen = len(g.nodes)
 
     def _seen_through(self, before: str, new: str) -> str:

@@ -153,6 +153,8 @@ def _v0_to_v1(entry: Entry, findings: list[Finding]) -> Entry:
             owner = owners.get("*") or owners.get(old.type)
             if owner is None:
                 findings.append(Finding(entry.place, f"layer {old.name!r}: a {old.type!r} layer takes no {name}"))
+            elif isinstance(value, int) and value < 0:  # Caffe's sizes are unsigned
+                raise NetError(f"layer {old.name!r}: {name} is {value}; expected 0 or more", entry.place)
             else:
                 _put(getattr(new, owner), target, value)
     return replace(entry, proto=new)

@@ -162,6 +162,8 @@ def lower_unrolled(
     for number, index in kept.items():
         part.params[number] = g.input(f"{layer.name}/{index}/drawn", net.params[number].param.shape)
     given = _inner_inputs(g, layer, unrolled, net, bottoms)
+    for name, value in zip(unrolled.inputs, bottoms, strict=True):
+        outer.view(value, given[name])
     readers = Counter(net.owner(number) for node in net.nodes for number in node.params)
     for node in net.nodes[: len(net.nodes) - len(unrolled.outputs)]:  # the last are only there to force backward
         if node.bottoms:

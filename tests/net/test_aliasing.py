@@ -144,6 +144,22 @@ def test_the_exposed_state_is_memory_of_the_unrolled_net():
     np.testing.assert_array_equal(outputs["last"], (hidden + 3).ravel())
 
 
+def test_a_recurrent_layer_reads_its_input_where_it_lies():
+    """recurrent_layer.cpp shares the input's memory: W_xc gets its gradient from what Exp has written there."""
+    shapes = "shape { dim: 1 dim: 1 dim: 4 } shape { dim: 1 dim: 1 }"
+    data = f'dummy_data_param {{ {shapes} data_filler {{ type: "gaussian" }} data_filler {{ value: 1 }} }}'
+    ran = Ran(
+        layer("DummyData", "", "s", data).replace('top: "s"', 'top: "s" top: "on"'),
+        layer("RNN", "s on", "o", 'recurrent_param { num_output: 3 weight_filler { type: "gaussian" std: 0.5 } }'),
+        layer("Flatten", "s", "f"),
+        layer("Exp", "f", "f"),
+        layer("Reduction", "o", "l", LOSS),
+    )
+    rnn = ran.numbers["RNNo"]
+    weight, bias = (ran.runner.tensors["param_diff", rnn, index] for index in range(2))
+    np.testing.assert_allclose(weight, np.outer(bias, np.exp(ran.top("DummyDatas"))), rtol=1e-5)
+
+
 def test_in_place_mvn_gives_its_blob_four_axes():
     ran = Ran(
         layer("Convolution", "x", "y", "convolution_param { num_output: 5 kernel_size: 1 }"),

@@ -488,6 +488,10 @@ WHOLE = {
         _padded('bottom: "x" top: "p"', 'type: "conv"').replace('bottom: "p"', 'bottom: "p" bottom: "x"'),
         REFUSED,
     ),
+    "upgrade_proto.cpp: a negative size": (
+        'layers { layer { name: "c" type: "images" new_height: -1 } top: "i" top: "l" }',
+        REFUSED,
+    ),
     "upgrade_proto.cpp: old and new layers": (
         'layer { name: "r" type: "ReLU" bottom: "x" top: "y" }\nlayers { name: "s" type: RELU bottom: "y" top: "z" }',
         REFUSED,
