@@ -53,7 +53,7 @@ class _Question:
         from caffestat.graph.repeats import merge_repeats
 
         warn_of_rounding(self.graph, self.wrt, seeds)
-        kept = {*seeds, *self.wrt}
+        kept = {*seeds, *seeds.values(), *self.wrt}
         fold_integers(self.graph, kept)
         merge_repeats(self.graph, kept)
         fold_normalizations(self.graph, kept)

@@ -272,6 +272,19 @@ def test_gradients_of_a_sum(loss: str, output: str) -> None:
         assert found["grad/x"][..., 3].sum() == pytest.approx(slope, rel=1e-4)  # a convolution is linear
 
 
+def test_gradients_of_the_sum_of_outputs_of_the_same_shape(tmp_path: Path) -> None:
+    nodes = [helper.make_node("Sin", ["x"], ["a"]), helper.make_node("Exp", ["x"], ["b"])]
+    x, *outputs = (helper.make_tensor_value_info(name, TensorProto.FLOAT, (2, 3)) for name in "xab")
+    proto = helper.make_model(helper.make_graph(nodes, "g", [x], outputs), opset_imports=[helper.make_opsetid("", 22)])
+    proto.ir_version = 10
+    path = tmp_path / "two.onnx"
+    onnx.save(proto, path)
+    assert caffestat("convert", str(path), "--backward", "--loss", "ones", "-o", "sum.onnx").exit_code == 0
+    values = np.arange(6, dtype=np.float32).reshape(2, 3) / 4
+    found = run(onnx.load("sum.onnx"), {"x": values})["grad/x"]
+    np.testing.assert_allclose(found, np.cos(values) + np.exp(values), rtol=1e-6)
+
+
 def test_noise_is_the_default_of_gradients() -> None:
     for path, more in (("a.onnx", ("--loss", "noise")), ("b.onnx", ())):
         assert caffestat("convert", "model.onnx", "--backward", "-o", path, *more).exit_code == 0
