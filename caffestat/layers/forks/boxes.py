@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from caffestat.lazy import np
 
-__all__ = ["CORNER", "areas", "decode", "encode", "overlaps", "suppress"]
+__all__ = ["CORNER", "areas", "decode", "encode", "exactly", "overlaps", "suppress"]
 
 CORNER, CENTER_SIZE, CORNER_SIZE = 1, 2, 3
 """How SSD describes a box relative to another: PriorBoxParameter.CodeType."""
+
+
+def exactly(function: Callable[[np.ndarray], np.ndarray], x: np.ndarray) -> np.ndarray:
+    """Return a function's values correctly rounded, as the C library's are: ties and thresholds depend on it."""
+    return np.asarray(function(x.astype(np.float64)), np.float32)
 
 
 def areas(boxes: np.ndarray, extra: float = 0) -> np.ndarray:
@@ -90,7 +95,7 @@ def encode(boxes: np.ndarray, priors: np.ndarray, variances: np.ndarray | None, 
     if code == CENTER_SIZE:
         (center, size), (prior, prior_size) = _centers(boxes), _centers(priors)
         with np.errstate(divide="ignore", invalid="ignore"):
-            offsets = np.concatenate([(center - prior) / prior_size, np.log(size / prior_size)], -1)
+            offsets = np.concatenate([(center - prior) / prior_size, exactly(np.log, size / prior_size)], -1)
     else:
         offsets = boxes - priors
         if code == CORNER_SIZE:
@@ -109,6 +114,6 @@ def decode(offsets: np.ndarray, priors: np.ndarray, variances: np.ndarray | None
     if code == CENTER_SIZE:
         center = offsets[..., :2] * size + prior
         with np.errstate(over="ignore"):
-            half = np.exp(offsets[..., 2:]) * size / np.float32(2)
+            half = exactly(np.exp, offsets[..., 2:]) * size / np.float32(2)
         return np.concatenate([center - half, center + half], -1)
     return priors + (offsets * np.tile(size, 2) if code == CORNER_SIZE else offsets)

@@ -9,7 +9,7 @@ from typing import Any
 from caffestat.float32 import rounded
 from caffestat.lazy import np
 
-from .boxes import areas, decode, encode, overlaps, suppress
+from .boxes import areas, decode, encode, exactly, overlaps, suppress
 from .sorting import descending
 
 __all__ = ["HARD_EXAMPLE", "Matches", "match"]
@@ -240,15 +240,11 @@ def _score_losses(image: _Image, index: np.ndarray, p: Any) -> np.ndarray:
     x, chosen = image.scores, _labels(image, index, p)
     if p.conf_loss_type == LOGISTIC:
         target = np.arange(p.num_classes) == chosen[:, None]
-        return (np.maximum(x, 0) - x * target + np.log1p(np.exp(-abs(x)))).sum(1)
-    powers = _float32(np.exp, x - x.max(1, keepdims=True))
+        own = exactly(np.log, 1 + exactly(np.exp, -abs(x))) - x * (target.astype(np.float32) - (x >= 0))
+        return own.cumsum(1)[:, -1]
+    powers = exactly(np.exp, x - x.max(1, keepdims=True))
     probability = powers[np.arange(len(x)), chosen] / powers.cumsum(1)[:, -1]
-    return -_float32(np.log, np.maximum(probability, np.finfo(np.float32).tiny))
-
-
-def _float32(function: Callable[[np.ndarray], np.ndarray], x: np.ndarray) -> np.ndarray:
-    """Return a function's values correctly rounded, as the C library's are: which losses are equal depends on it."""
-    return np.asarray(function(x.astype(np.float64)), np.float32)
+    return -exactly(np.log, np.maximum(probability, np.finfo(np.float32).tiny))
 
 
 def _location_losses(image: _Image, index: np.ndarray, p: Any) -> np.ndarray:

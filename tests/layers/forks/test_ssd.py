@@ -12,9 +12,11 @@ import pytest
 
 import caffestat
 from caffestat.errors import NetError
+from caffestat.layers.forks.multibox import match
 from caffestat.net import build
 from caffestat.net.source import net_source
 from caffestat.prototext import parse
+from caffestat.schema.forks import ssd_pb2
 
 from ..harness import TEST, make, run
 
@@ -627,6 +629,10 @@ def test_equal_losses_are_mined_as_the_references_sort_leaves_them() -> None:
     text = LOSS.replace("num_classes: 3", "num_classes: 2") % ("", "")
     dconf = run(make(text), [*bottoms, truth[None, None, None]], dys=[np.float32(1)]).bottoms[1]
     assert sorted(set(np.flatnonzero(dconf.reshape(26, 2)[:, 0]).tolist()) - {0}) == [13, 24, 25]
+    p = ssd_pb2.MultiBoxLossParameter(num_classes=2, conf_loss_type=ssd_pb2.MultiBoxLossParameter.LOGISTIC)
+    sure = np.linspace([18, -18], [19, -19], 26, dtype=np.float32)  # in float32 the losses of all are 0
+    numbers = [np.float32(bottom) for bottom in (bottoms[0], sure.reshape(1, -1), bottoms[2], truth)]
+    assert np.flatnonzero(match(numbers, p, ValueError).conf_weights).tolist() == [0, 13, 24, 25]
 
 
 CONCAT = 'layer { name: "cat" type: "Concat" bottom: "conf0_flat" top: "cat" }\nlayer {\n  name: "mbox_loss"'
