@@ -29,6 +29,7 @@ __all__ = [
     "LabelSpecificAdd",
     "LabelSpecificAddOfOpenvino",
     "LabelSpecificRescale",
+    "LargeMarginInnerProduct",
     "MarginInnerProduct",
     "Norm",
     "NormL2",
@@ -43,6 +44,7 @@ __all__ = [
 
 OPENVINO = {"AnchorEmbeddingExtractor", "GRN", "ScaleFilter"}  # types that only its training toolbox has
 UNIT_EPS = 1e-6  # of weights that are scaled to length 1
+SIZE_EPS = 1e-9  # of products of two lengths
 
 
 def emit_unit_rows(g: Graph, weight: str, inputs: int, eps: float) -> str:
@@ -253,6 +255,35 @@ class MarginInnerProduct(_Weighted):
         of_x = g.emit("Div", along, made["norm"])
         norm = g.emit("Sqrt", g.emit("Add", g.emit("Mul", of_w, of_w), g.emit("Mul", of_x, of_x)))
         return g.emit("Div", of_w, norm), g.emit("Div", of_x, norm)
+
+
+@layer("LargeMarginInnerProduct", dialect="l-softmax")
+class LargeMarginInnerProduct(MarginInnerProduct):
+    """y = x·Wᵀ; at the label (|x| |w| ψ(θ) + λ x·w) / (1 + λ).
+
+    Type, ψ and λ are those of MarginInnerProduct; W stays as it is, and dx and dW are the derivatives.
+    (wy1iu/LargeMargin_Softmax_Loss, largemargin_inner_product_layer.cpp; Liu et al. 2016)
+    """
+
+    filler_fields: ClassVar[Mapping[str, str]] = {"largemargin_inner_product_param.weight_filler": "weight"}
+
+    @property
+    def settings(self) -> Any:
+        return self.added.largemargin_inner_product_param
+
+    def lower(self, g: Graph, bottoms: Sequence[str], params: Sequence[str]) -> Sequence[str]:
+        shape = g.shape(bottoms[0])
+        (rows, inputs), outputs = self.split(shape), self.outputs([shape])
+        x, weight = g.reshape(bottoms[0], rows, inputs), self.annealed(g)
+        y = g.declare(g.emit("Gemm", x, params[0], transB=1), (rows, outputs))
+        if self.settings.type:
+            index = class_index(g, g.reshape(bottoms[1], rows, 1), outputs)
+            own = g.emit("Gather", _length(g, params[0]), g.reshape(index, rows), axis=0)
+            size = g.emit("Add", g.emit("Mul", _length(g, x), own), g.constant(SIZE_EPS))
+            chosen = g.emit("GatherElements", y, index, axis=1)
+            value = g.emit("Mul", size, self.psi(g, g.emit("Div", chosen, size))[0])
+            y = g.emit("ScatterElements", y, index, self.mixed(g, value, chosen, weight), axis=1)
+        return [g.reshape(g.declare(y, (rows, outputs)), *self.top_shape([shape])), weight][: self.top_count]
 
 
 def _poly(g: Graph, x: str, *factors: float) -> str:

@@ -101,6 +101,24 @@ def test_margin_inner_product(kind: int) -> None:
     np.testing.assert_allclose(found.updates[0], unit(W), rtol=1e-5)
 
 
+@pytest.mark.parametrize("kind", [0, 1, 2, 3])
+def test_large_margin_inner_product(kind: int) -> None:
+    name = ("SINGLE", "DOUBLE", "TRIPLE", "QUADRUPLE")[kind]
+    text = TEXT + "largemargin_inner_product_param { num_output: 4 type: %s base: 8 gamma: 0.5 }"
+    layer = make(text % ("LargeMarginInnerProduct", 'bottom: "t"', name))
+    weight = 8 / (1 + 0.5)
+
+    def reference(x: np.ndarray, labels: np.ndarray, w: np.ndarray) -> np.ndarray:
+        y = x @ w.T
+        for row, label in enumerate(labels.astype(int)):
+            size = np.linalg.norm(x[row]) * np.linalg.norm(w[label])
+            value = size * psi(kind, y[row, label] / size)[0]
+            y[row, label] = (value + weight * y[row, label]) / (1 + weight)
+        return y
+
+    check_gradients(layer, reference, [X, LABELS, W], [0, 2], params=1)
+
+
 def test_margin_inner_product_without_margin() -> None:
     text = TEXT % ("MarginInnerProduct", 'bottom: "t"') + "margin_inner_product_param { num_output: 4 }"
     found = run(make(text), [X, LABELS], [W], [DY])
