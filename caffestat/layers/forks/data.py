@@ -36,6 +36,7 @@ __all__ = [
     "LoadImageData",
     "LrcnVideos",
     "MultiSourcesImagesData",
+    "OPData",
     "PairedImageData",
     "RandomImageData2",
     "SegData",
@@ -53,6 +54,24 @@ __all__ = [
 
 FLOW = 1
 MOST_BOXES = 30
+_OPENPOSE = {  # maps of parts, limbs and background by the number of parts that a model's name tells
+    "12": 35,
+    "18": 57,
+    "19": 60,
+    "19b": 64,
+    "19E": 80,
+    "19_V2": 56,
+    "22": 87,
+    "23": 96,
+    "25": 78,
+    "25B": 97,
+    "25E": 102,
+    "25_17E": 102,
+    "59": 180,
+    "65": 198,
+    "95": 321,
+    "135": 439,
+}
 _VIDEOS = {"Train_RGB": 24, "Train_flow": 24, "Test_RGB": 3, "Test_flow": 3}  # LRCN's, in a batch
 
 
@@ -856,6 +875,46 @@ class CPMDataOfCpm(_Files):
             raise self.error("expected a positive stride in transform_param, found 0")
         maps = (images[0], 2 * (p.num_parts + 1), images[2] // p.stride, images[3] // p.stride)
         return maps if index == 1 else None
+
+
+@layer("OPData", dialect="openpose")
+class OPData(_Files):
+    """Images [N, 3, crop_size_y, crop_size_x]; a weight and a value of each map [N, 2 · maps, H / stride, W / stride].
+
+    The maps are those of a model's parts and limbs. With add_distance, taf_topology or videos, and in TEST, where the
+    images are as large as in the records, --shape tells the shapes.
+    (CMU-Perceptual-Computing-Lab/openpose_caffe_train, oPDataLayer.cpp and poseModel.cpp)
+    """
+
+    adds = datasets_pb2.OpenposeLayerParameter
+
+    @property
+    def settings(self) -> Any:
+        return self.proto.data_param
+
+    def size(self) -> tuple[int, int] | None:
+        p = self.added.op_transform_param
+        return (p.crop_size_y, p.crop_size_x) if self.phase == TRAIN else None
+
+    def further_shape(self, index: int, images: Shape) -> Shape | None:
+        p = self.added.op_transform_param
+        if not p.stride:
+            raise self.error("expected a positive stride in op_transform_param, found 0")
+        if p.add_distance or p.taf_topology or p.input_type == "video":
+            return None
+        return (images[0], 2 * self.maps(), images[2] // p.stride, images[3] // p.stride)
+
+    def maps(self) -> int:
+        """Return the number of maps of the first model."""
+        name = self.added.op_transform_param.models.partition(";")[0]
+        kind = name.partition("_")[2]
+        maps = _OPENPOSE.get(kind) or _OPENPOSE.get(kind.partition("_")[0])
+        if maps is None:
+            raise self.error(f"unknown model {name!r} in op_transform_param")
+        return maps
+
+    def shape_source(self) -> str:
+        return f"in the records of {self.added.op_transform_param.sources!r}"
 
 
 @layer("ImageData", dialect="crn")

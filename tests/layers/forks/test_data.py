@@ -130,6 +130,21 @@ POSES = 'source: "l" root_folder: "r" label_num: 28 batch_size: 4 max_size: 96 m
             "cpmdata_param { batch_size: 4 } transform_param { crop_size_x: 48 crop_size_y: 32 put_gaussian: false }",
             [(4, 3, 32, 48), (4, 30, 8, 12)],
         ),
+        (
+            "OPData",
+            'data_param { batch_size: 4 } op_transform_param { stride: 8 models: "COCO_25B_23;MPII_25B_16" }',
+            [(4, 3, 368, 368), (4, 194, 46, 46)],
+        ),
+        (
+            "OPData",
+            'data_param { batch_size: 2 } op_transform_param { crop_size_x: 48 models: "COCO_25_17E" }',
+            [(2, 3, 368, 48), (2, 204, 92, 12)],
+        ),
+        (
+            "OPData",
+            'data_param { batch_size: 2 } op_transform_param { models: "COCO_19" add_distance: true }',
+            [(2, 3, 368, 368), None],
+        ),
         ("ImageData", PAIRS, [(4, 3, 5, 5), (4,), (4,)]),
         (
             "RandomImageData2",
@@ -176,6 +191,11 @@ def test_what_follows_from_the_images_shape(
     layer = written(kind, len(shapes), fields)
     layer.shape_overrides = {"x": given}
     assert list(layer.tops([])) == shapes
+
+
+def test_poses_of_unknown_models() -> None:
+    with pytest.raises(NetError, match="unknown model 'COCO' in op_transform_param"):
+        written("OPData", 2, "data_param { batch_size: 2 }").tops([])
 
 
 @pytest.mark.parametrize(
