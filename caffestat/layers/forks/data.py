@@ -906,7 +906,8 @@ class OPData(_Files):
 
     def maps(self) -> int:
         """Return the number of maps of the first model."""
-        name = self.added.op_transform_param.models.partition(";")[0]
+        p = self.added.op_transform_param
+        name = p.model or p.models.partition(";")[0]
         kind = name.partition("_")[2]
         maps = _OPENPOSE.get(kind) or _OPENPOSE.get(kind.partition("_")[0])
         if maps is None:

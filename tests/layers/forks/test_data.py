@@ -137,7 +137,7 @@ POSES = 'source: "l" root_folder: "r" label_num: 28 batch_size: 4 max_size: 96 m
         ),
         (
             "OPData",
-            'data_param { batch_size: 2 } op_transform_param { crop_size_x: 48 models: "COCO_25_17E" }',
+            'data_param { batch_size: 2 } op_transform_param { crop_size_x: 48 model: "COCO_25_17E" }',
             [(2, 3, 368, 48), (2, 204, 92, 12)],
         ),
         (
