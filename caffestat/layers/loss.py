@@ -272,7 +272,6 @@ class SigmoidCrossEntropyLoss(Normalized):
     """
 
     default_normalization = BATCH_SIZE
-    foreign_bottoms = (3, 3)
     takes_targets = True
 
     def stops_backward(self, needed: Sequence[bool]) -> bool:

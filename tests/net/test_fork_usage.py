@@ -160,7 +160,7 @@ def test_values_that_a_fork_changes_are_unknown_and_shapes_stay(tmp_path: Path) 
         ('type: "SoftmaxWithLoss" bottom: "x" bottom: "t" top: "l" top: "m" top: "n" top: "o"', False),
         ('type: "SoftmaxWithLoss" bottom: "x" bottom: "t" top: "l" top: "m" top: "n"', True),
         ('type: "EuclideanLoss" bottom: "x" bottom: "x" bottom: "x" top: "l"', True),
-        ('type: "SigmoidCrossEntropyLoss" bottom: "x" bottom: "x" bottom: "x" top: "l"', False),
+        ('type: "SigmoidCrossEntropyLoss" bottom: "x" bottom: "x" bottom: "x" top: "l"', True),
         ('type: "Crop" bottom: "x" top: "l"', False),
         ('type: "Data" top: "a" top: "b" top: "c" data_param { source: "none" batch_size: 2 }', False),
         ('type: "ReLU" bottom: "x" bottom: "t" top: "l"', None),

@@ -1,6 +1,6 @@
-"""Python layers of MNC, the multi-task network cascade, as it tests: regions, their masks, and regions moved again.
+"""Layers of MNC, the multi-task network cascade: regions, their masks, regions moved again, and the loss of masks.
 
-Those of its train nets, which have more tops, are not computed.
+Python layers of its train nets, which have more tops, are not computed.
 """
 
 from __future__ import annotations
@@ -12,13 +12,16 @@ from typing import TYPE_CHECKING
 from caffestat.lazy import np
 
 from ..base import Layer, Shape, layer
+from ..loss import Loss, total
+from ..reread import emit_closed
 from .proposals import ProposalLayer, clipped, from_deltas
 from .staged import Computed
 
 if TYPE_CHECKING:
+    from caffestat.autodiff import Tape
     from caffestat.graph import Graph
 
-__all__ = ["MaskLayer", "StageBridgeLayer", "UnscoredProposalLayer"]
+__all__ = ["MaskLayer", "StageBridgeLayer", "UnscoredProposalLayer", "WeightedSigmoidCrossEntropyLoss"]
 
 
 @layer("pylayer.proposal_layer.ProposalLayer", dialect="mnc")
@@ -78,3 +81,38 @@ class StageBridgeLayer(Computed):
         chosen = deltas.reshape(len(rois), -1, 4)[np.arange(len(rois)), best]
         boxes = clipped(from_deltas(rois[:, 1:].astype(np.float32), chosen), image[0])
         return [np.concatenate([np.zeros((len(rois), 1)), boxes], 1).astype(np.float32)]
+
+
+@layer("SigmoidCrossEntropyLoss", dialect="mnc")
+class WeightedSigmoidCrossEntropyLoss(Loss):
+    """y = Σ w · (log(1 + e^-|x|) + max(x, 0) - x·t) / Σ w, 0 without weights; dx = w · (σ(x) - t) · dy / Σ w.
+
+    Bottoms x, t and w. (daijifeng001/caffe-mnc, sigmoid_cross_entropy_loss_layer.cpp)
+    """
+
+    num_bottoms = (3, 3)
+    takes_targets = True
+
+    def check(self, bottoms: Sequence[Shape]) -> None:
+        if len({math.prod(shape) for shape in bottoms}) > 1:
+            raise self.error(f"expected a target and a weight per value, found shapes {list(bottoms)}")
+
+    def lower(self, g: Graph, bottoms: Sequence[str], params: Sequence[str]) -> Sequence[str]:
+        shape = g.shape(bottoms[0])
+        targets, weights = (g.reshape(name, *shape) for name in bottoms[1:])
+        made: dict[str, str] = {}
+
+        def forward(x: str, *_: str) -> str:
+            spread = g.emit("Log", g.emit("Add", g.constant(1), g.emit("Exp", g.emit("Neg", g.emit("Abs", x)))))
+            losses = g.emit("Add", g.emit("Sub", g.emit("Relu", x), g.emit("Mul", x, targets)), spread)
+            all_weights = total(g, weights)
+            made["some"] = g.emit("Greater", all_weights, g.constant(0))
+            made["divisor"] = g.emit("Where", made["some"], all_weights, g.constant(1))
+            y = g.emit("Div", total(g, g.emit("Mul", weights, losses)), made["divisor"])
+            return g.emit("Where", made["some"], y, g.constant(0))
+
+        def gradient(tape: Tape, dy: str) -> Sequence[str | None]:
+            error = tape.emit("Mul", weights, tape.emit("Sub", tape.emit("Sigmoid", bottoms[0]), targets))
+            return [tape.emit("Mul", error, tape.emit("Div", dy, made["divisor"])), None, None]
+
+        return [emit_closed(g, bottoms, forward, gradient)]

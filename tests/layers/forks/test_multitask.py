@@ -1,4 +1,4 @@
-"""Python layers of MNC's test nets: numbers are those that the code of daijifeng001/MNC, run, gives."""
+"""Layers of MNC: numbers of the Python layers are those that the code of daijifeng001/MNC, run, gives."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from caffestat.errors import NetError
 from caffestat.layers import Layer
 
 from ..harness import TEST, make, run
+from .check import check_gradients
 
 
 def python(module: str, name: str, bottoms: str, tops: str = "y", settings: str = "") -> Layer:
@@ -60,3 +61,18 @@ def test_layers_of_train_nets_are_data(name: str, bottoms: str, tops: str) -> No
     module = {"Mask": "mask_layer", "StageBridge": "stage_bridge_layer"}[name]
     layer = python(module, f"{name}Layer", bottoms, tops)
     assert type(layer).__name__ == "Python"
+
+
+def test_masks_are_learned_by_weighted_logistic_losses() -> None:
+    layer = make('name: "l" type: "SigmoidCrossEntropyLoss" bottom: "x" bottom: "t" bottom: "w" top: "y"')
+    random = np.random.default_rng(5)
+    x, targets, weights = random.normal(size=(2, 9)), random.integers(0, 2, (2, 9)), random.uniform(size=(2, 9))
+
+    def losses(x: np.ndarray, t: np.ndarray, w: np.ndarray) -> np.ndarray:
+        return np.asarray((w * (np.logaddexp(0, x) - x * t)).sum() / w.sum())
+
+    check_gradients(layer, losses, [x, targets, weights], [0])
+    none = run(layer, [x, targets, np.zeros((2, 9))], dys=[np.float32(1)])
+    assert none.tops[0] == 0 and not none.bottoms[0].any()
+    with pytest.raises(NetError, match="expected a target and a weight per value"):
+        layer.tops([(2, 9), (2, 9), (2, 1)])
