@@ -15,6 +15,7 @@ from caffestat.schema.forks import segments_pb2
 from ..base import TEST, Layer, Shape, layer
 from ..reread import emit_closed
 from .evaluated import EvaluatedLoss
+from .sorting import descending
 from .staged import Computed
 
 if TYPE_CHECKING:
@@ -150,8 +151,8 @@ class MalisLoss(EvaluatedLoss):
     the steps to the neighbours [edges, 3]; without these, one along each of the last axes. A pair is joined by the
     smallest affinity of the best path; its loss is a², or (1 - a)² for places of one component, where a is no more than
     the true affinity in the one case and no less in the other. dx is half the sum of a and -(1 - a) over the pairs of
-    an edge, over all pairs, whatever dy is; of equal edges, the first counts. As in the reference, only the last item
-    has a gradient. Top 1 is bottom 0. (naibaf7/caffe, malis_loss_layer.cpp)
+    an edge, over all pairs, whatever dy is; equal edges come as std::sort leaves them. As in the reference, only the
+    last item has a gradient. Top 1 is bottom 0. (naibaf7/caffe, malis_loss_layer.cpp)
     """
 
     num_bottoms = (3, 4)
@@ -231,7 +232,7 @@ def _joined(weights: np.ndarray, labels: np.ndarray, edges: np.ndarray, together
             place = parents[place]
         return place
 
-    order = np.argsort(-weights[edges[:, 0]], kind="stable")
+    order = descending(weights[edges[:, 0]])
     for edge, start, end in edges[order].tolist():
         a, b = root(start), root(end)
         if a == b:

@@ -111,6 +111,15 @@ def test_malis_loss_of_volumes_and_what_it_refuses() -> None:
         layer.tops([(1, 3, 4, 5), (1, 3, 4, 5), (1, 3, 4, 5)])
 
 
+def test_equal_affinities_join_places_in_the_references_order() -> None:
+    """Of a build of malis_loss_layer.cpp with GNU's std::sort; 105 pairs of 15 places."""
+    layer = make('name: "l" type: "MalisLoss" bottom: "a" bottom: "t" bottom: "c" top: "y"')
+    found = run(layer, [np.full((1, 2, 3, 5), 0.5), np.ones((1, 2, 3, 5)), np.ones((1, 1, 3, 5))])
+    down = [[5, 0, 0, 0, 0], [0, 0, 0, 0, 50], [0, 0, 0, 0, 0]]
+    right = [[24, 1, 4, 1, 0], [4, 3, 2, 1, 0], [4, 3, 2, 1, 0]]
+    np.testing.assert_allclose(found.bottoms[0] * -420, [[down, right]], atol=1e-4)
+
+
 DETECTNET = (
     'name: "l" type: "DetectNetTransformation" bottom: "x" bottom: "t" top: "y" top: "g" '
     "detectnet_groundtruth_param { stride: 4 scale_cvg: 0.5 gridbox_type: %s min_cvg_len: 5 max_cvg_len: 9 obj_norm: "
