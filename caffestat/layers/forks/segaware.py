@@ -14,12 +14,13 @@ from ..convolution import Convolution, Im2col
 from ..loss import Loss, total
 from ..reread import emit_closed, without_gradient
 from .flow import check_images
+from .rcnn import SmoothL1Loss
 
 if TYPE_CHECKING:
     from caffestat.autodiff import Tape
     from caffestat.graph import Graph
 
-__all__ = ["ChannelReduce", "ColumnConvolution", "DistLoss", "Im2dist", "Im2parity"]
+__all__ = ["ChannelReduce", "ColumnConvolution", "DistLoss", "Im2dist", "Im2parity", "SmoothL1LossOfPlaces"]
 
 FAR = float(np.finfo(np.float32).max) / 100
 
@@ -269,3 +270,17 @@ class ColumnConvolution(Convolution):
         weight = g.reshape(params[0], outputs, inner * math.prod(kernel), 1, 1)
         group = self.proto.convolution_param.group
         return [g.emit("Conv", bottom, weight, *params[1:], hint=self.name, group=group) for bottom in bottoms]
+
+
+@layer("SmoothL1Loss", dialect="segaware")
+class SmoothL1LossOfPlaces(SmoothL1Loss):
+    """SmoothL1Loss of one or no weights, divided by N · H · W.
+
+    (aharley/segaware and ShaoqingRen/caffe for Faster R-CNN in Matlab, smooth_L1_loss_layer.cu)
+    """
+
+    num_bottoms = (2, 3)
+    num_tops = (1, 1)
+
+    def divisor(self, shape: Shape) -> float:
+        return shape[0] * math.prod(shape[2:])

@@ -116,3 +116,13 @@ def test_convolution_of_columns() -> None:
     assert ours.macs([columns.shape]) == plain.macs([x.shape])
     with pytest.raises(NetError, match="multiples of 12"):
         ours.tops([(2, 4, 5, 7)])
+
+
+def test_smooth_l1_loss_is_divided_by_places_too() -> None:
+    text = 'name: "l" type: "SmoothL1Loss" bottom: "a" bottom: "b" bottom: "w" top: "y"'
+    a, b, w = (RANDOM.normal(size=(2, 4, 3, 5)) for _ in range(3))
+    d = w * (a - b)
+    small = abs(d) < 1
+    found = run(make(text, dialect="segaware"), [a, b, w], dys=[np.float32(3)])
+    np.testing.assert_allclose(found.tops[0], np.where(small, d * d / 2, abs(d) - 0.5).sum() / 30, rtol=1e-5)
+    np.testing.assert_allclose(found.bottoms[0], np.where(small, d, np.sign(d)) * 3 / 30, rtol=1e-4, atol=1e-6)
