@@ -10,7 +10,7 @@ from typing import Any
 
 from caffestat.errors import NetError
 from caffestat.schema import LayerParameter
-from caffestat.schema.caffe_pb2 import Phase
+from caffestat.schema.caffe_pb2 import TEST, TRAIN, Phase
 
 from .rules import NEVER
 from .upgrade import Entry
@@ -45,7 +45,7 @@ def _unknown_bottom(
     elif close:
         hint = f"did you mean {close[0]!r}?"
     else:
-        hint = "no layer produces it"
+        hint = f"no layer produces it{_way_out(entry)}"
     index = list(entry.proto.bottom).index(bottom)
     return NetError(f"layer {entry.proto.name!r}: unknown bottom blob {bottom!r} (bottom {index}): {hint}", entry.place)
 
@@ -58,6 +58,15 @@ def _when(entry: Entry) -> str:
         return f"not in {states}, where its exclude rules hold"
     options = " or ".join(" ".join(filter(None, rule.values())) for rule in rules if any(rule.values()))
     return f"only in {states}" + (f": use {options}" if options else "")
+
+
+def _way_out(entry: Entry) -> str:
+    """Return a clause with the option that leaves out a layer of one phase, as losses of a deploy net are."""
+    phases = {rule.phase if rule.HasField("phase") else None for rule in entry.proto.include}
+    for phase, other in ((TRAIN, "test"), (TEST, "train")):
+        if phases == {phase}:
+            return f"; the layer is only in {Phase.Name(phase)}: use --phase {other}"
+    return ""
 
 
 def _conditions(rule: Any) -> Iterator[tuple[str, str]]:

@@ -323,6 +323,20 @@ def test_a_blob_of_another_state_names_its_layer(tmp_path: Path, rule: str, word
         assert shapes(made(tmp_path, data + batch_norm, TEST)) == [(2, 3, 12, 9)]
 
 
+@pytest.mark.parametrize(
+    ("rule", "words"),
+    [
+        ("include { phase: TRAIN }", "no layer produces it; the layer is only in TRAIN: use --phase test"),
+        ("", "no layer produces it"),
+        ("include { phase: TRAIN } include { }", "no layer produces it"),
+    ],
+)
+def test_a_loss_without_labels_names_the_other_phase(tmp_path: Path, rule: str, words: str) -> None:
+    loss = f'layer {{ name: "l" type: "SoftmaxWithLoss" bottom: "x" bottom: "missing" top: "l" {rule} }}'
+    with pytest.raises(NetError, match=words + r"\Z"):
+        made(tmp_path, IMAGE + loss)
+
+
 def test_guesses_are_near() -> None:
     assert similar_type("Convoltuion") == "Convolution"
     assert similar_type("Convolutions") == "Convolution"
