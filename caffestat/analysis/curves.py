@@ -12,6 +12,7 @@ from caffestat.autodiff import backward
 from caffestat.engine import Compiled
 from caffestat.engine.histogram import Histogram
 from caffestat.errors import CaffestatError
+from caffestat.float32 import FLT_MAX
 from caffestat.graph import Graph
 from caffestat.ops import Elements, Role
 from caffestat.program import Program
@@ -76,9 +77,9 @@ def _points(shape: Sequence[int]) -> tuple[int, ...]:
 
 
 def axis_of(given: Histogram) -> float:
-    """Return half the length of the axis: a power of two that holds all inputs."""
+    """Return half the length of the axis: a power of two that holds all inputs, or the largest float32."""
     largest = max(abs(given.low), abs(given.high), _LEAST)
-    return 2.0 ** math.ceil(math.log2(largest)) if math.isfinite(largest) else _LEAST
+    return min(2.0 ** math.ceil(math.log2(largest)), FLT_MAX) if math.isfinite(largest) else _LEAST
 
 
 def curve(graph: Graph, x: str, y: str, params: Mapping[str, np.ndarray], reach: float) -> Curve | None:

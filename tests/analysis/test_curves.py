@@ -9,7 +9,8 @@ import pytest
 
 from caffestat import net as nets
 from caffestat.analysis import measure
-from caffestat.analysis.curves import Curve
+from caffestat.analysis.curves import Curve, axis_of
+from caffestat.engine.histogram import Histogram
 from caffestat.net.source import net_source
 from caffestat.options import RunOptions
 from caffestat.program import from_net
@@ -74,6 +75,11 @@ def test_slopes_are_weighted_by_the_inputs() -> None:
     assert half.flat == pytest.approx(0.5, abs=0.1)
     assert max(half.x) == 4.0
     assert np.allclose(np.diff(half.x), 0.05)
+
+
+def test_axes_end_at_the_largest_float32() -> None:
+    assert axis_of(Histogram(-3e38, 1, (1, 1), 0, 0, 2, 2)) == np.finfo(np.float32).max
+    assert axis_of(Histogram(-5, 1, (1, 1), 0, 0, 2, 2)) == 8
 
 
 def test_activations_of_models_have_curves() -> None:
