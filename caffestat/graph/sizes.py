@@ -205,9 +205,10 @@ def _candidates(
 ) -> Iterator[dict[str, Shape]]:
     """Yield shapes with sizes in the place of open ones.
 
-    The second of four axes is taken for channels; that between two fixed ones, as in recurrent states, for the batch.
+    The second of four axes is taken for channels, unless the last one is; that between two fixed ones, as in recurrent
+    states, for the batch.
     """
-    has_channels = any(len(found[value.name]) == 4 and found[value.name][1] is None for value in inputs)
+    has_channels = any(_has_channels(found[value.name]) and found[value.name][1] is None for value in inputs)
     for channels in _CHANNELS if has_channels else _CHANNELS[:1]:
         for size in _TRIED:
             yield {name: _filled(shape, batch, channels, size) for name, shape in found.items()}
@@ -216,8 +217,13 @@ def _candidates(
 def _filled(shape: Sequence[int | None], batch: int, channels: int, size: int) -> Shape:
     if len(shape) == 3 and shape[1] is None and None not in (shape[0], shape[2]) and shape[0] != 1:
         return tuple(batch if known is None else known for known in shape)
-    others = [channels if axis == 1 and len(shape) == 4 else size for axis in range(len(shape))]
+    others = [channels if axis == 1 and _has_channels(shape) else size for axis in range(len(shape))]
     return tuple(other if known is None else known for known, other in zip(shape, others, strict=True))
+
+
+def _has_channels(shape: Sequence[int | None]) -> bool:
+    """Tell whether the second axis of a shape may be channels: not in images that hold colours in the last one."""
+    return len(shape) == 4 and shape[3] not in _CHANNELS
 
 
 def infers(proto: onnx.ModelProto, shapes: Mapping[str, Shape]) -> bool:
