@@ -344,11 +344,16 @@ class _Builder:
             self.fault(error)
             node.loss_weights = (0.0,) * node.layer.top_count
         if any(weight and node.layer.is_in_place(top) for top, weight in enumerate(node.loss_weights)):
-            said = (
+            self.tell(
+                node,
                 "has a loss_weight and works in place: from the second pass on, Caffe weighs by what its backward pass"
+                " has written there; give the top a name of its own",
             )
-            said += " has written there; give the top a name of its own"
-            self.findings.append(Finding(node.place, f"layer {node.name!r} ({node.type}): {said}"))
+        if node.layer.lends_param and any(node.loss_weights):
+            self.tell(node, "has a loss_weight without effect: it lies in the diff of its param, which training clears")
+
+    def tell(self, node: Node, said: str) -> None:
+        self.findings.append(Finding(node.place, f"layer {node.name!r} ({node.type}): {said}"))
 
     def tell_layer(self, node: Node) -> None:
         """Give a layer what it needs to know of the net around it."""

@@ -291,7 +291,8 @@ def _complete(net: Net, forward: Forward) -> None:
     tops = [(node, top, forward.tops.get((node.index, top))) for node in net.nodes for top in range(len(node.tops))]
     computed = [(node, top, value) for node, top, value in tops if value]
     for node, top, value in computed:
-        weight = node.loss_weights[top]
+        is_cleared = node.layer.lends_param and net.phase == TRAIN  # as the diff of its param, before each iteration
+        weight = 0.0 if is_cleared else node.loss_weights[top]
         if weight:
             forward.losses[value] = weight
             weight = 0.0 if value in read else weight

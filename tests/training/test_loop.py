@@ -506,6 +506,20 @@ layer { name: "sum" type: "Reduction" bottom: "p" top: "sum" loss_weight: 0.5 }
     assert (made.train.values[0] == 0.5).all()
 
 
+def test_the_loss_weight_of_a_parameter_layer_has_no_effect(tmp_path):
+    """It lies in the diff of the top, which is the param's, and Step clears it first. (net.cpp, ClearParamDiffs)"""
+    lent = 'layer { name: "p" type: "Parameter" top: "p" loss_weight: 2 parameter_param { shape { dim: 3 } } }\n'
+    made = training(solver(tmp_path, 'net: "net.prototxt"', NET + lent), debug=True, saves=False)
+    (finding,) = made.train.net.findings
+    assert "layer 'p' (Parameter): has a loss_weight without effect" in finding.message
+    row = next(node.index for node in made.train.net.nodes if node.name == "p")
+    made.train.values[-1][:] = 1
+    happened = made.events()
+    passed, iteration = (next(event for event in happened if isinstance(event, kind)) for kind in (Pass, Iteration))
+    assert passed.measured.param_diffs[row, 0] == 0
+    assert iteration.loss == events(solver(tmp_path, 'net: "net.prototxt"'))[-1].loss
+
+
 OUTPUT = """layer {{ name: "out" type: "HDF5Output" bottom: "ip" bottom: "label" {}
   hdf5_output_param {{ file_name: "{}/o.h5" }} }}"""
 
