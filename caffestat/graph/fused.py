@@ -61,6 +61,30 @@ def _fused_gemm(w: Writer, node: Node, y: str) -> None:
     _activation(w, node, w.emit("Gemm", *node.inputs, **kept), y)
 
 
+_BATCH_FLAGS = ("transBatchA", "transBatchB")
+
+
+def _moves_batch(context: AdapterContext, node: Node) -> bool:
+    """Tell whether rows of an operand of known shape stand in front of the batch."""
+    return any(node.get(flag, 0) for flag in _BATCH_FLAGS) and None not in map(context.spec, node.inputs)
+
+
+@definition("FusedMatMul", fits=_moves_batch)
+def _fused_matmul(w: Writer, node: Node, y: str) -> None:
+    """y = α op(a) · op(b), of operands whose first axis is moved behind the batch."""
+    operands = zip(node.inputs, _BATCH_FLAGS, strict=True)
+    inputs = tuple(_behind_batch(w, name) if node.get(flag, 0) else name for name, flag in operands)
+    kept = {name: value for name, value in node.attributes.items() if name not in _BATCH_FLAGS}
+    w.nodes.append(replace(node, inputs=inputs, attributes=kept))
+
+
+def _behind_batch(w: Writer, value: str) -> str:
+    spec = w.context.spec(value)
+    assert spec is not None
+    last = len(spec.shape) - 1
+    return w.emit("Transpose", value, perm=[*range(1, last), 0, last])
+
+
 def _activation(w: Writer, node: Node, x: str, y: str) -> None:
     """Emit the activation that a node's attributes name; of Gemm its settings have names of their own."""
     op, numbers = node.get("activation", ""), node.get("activation_params", ())

@@ -64,6 +64,25 @@ def test_fused_products() -> None:
     check(proto, normal(3, 5))
 
 
+@pytest.mark.parametrize(
+    "flags", [{"transBatchA": 1}, {"transBatchB": 1, "alpha": 0.5}, {"transBatchA": 1, "transA": 1}]
+)
+def test_products_whose_rows_stand_in_front_of_the_batch(flags: dict[str, Any]) -> None:
+    shapes = {"x": (2, 4, 5, 6), "w": (4, 5, 6, 3)}
+    if "transA" in flags:
+        shapes = {"x": (6, 4, 5, 2), "w": (4, 5, 6, 3)}
+    elif "transBatchB" in flags:
+        shapes = {"x": (4, 5, 2, 6), "w": (6, 4, 5, 3)}
+    nodes = [node("FusedMatMul", ["x", "w"], ["y"], domain=CONTRIB, **flags)]
+    proto = model(nodes, {"x": shapes["x"]}, ["y"], {"w": normal(*shapes["w"])})
+    proto.opset_import.append(helper.make_opsetid(CONTRIB, 1))
+    x, step = normal(*shapes["x"], seed=1), normal(*shapes["x"], seed=2)
+    found = run(caffestat.gradient(proto, loss="ones"), {"x": x})
+    (y,), (moved,) = (run(proto, {"x": array}).values() for array in (x, x + step))
+    np.testing.assert_allclose(found["y"], y, rtol=1e-5, atol=1e-5)
+    assert np.sum(found["grad/x"] * step) == pytest.approx(np.sum(moved - y), rel=1e-4)
+
+
 @pytest.mark.parametrize("opset", [11, 17, 22])
 def test_optimized_models_have_the_costs_and_the_gradients_of_the_original(opset: int, tmp_path: Any) -> None:
     arrays = {"w": normal(8, 3, 3, 3, seed=1), "b": normal(8, seed=2), "v": normal(5, 8, 3, 3, seed=3)}
