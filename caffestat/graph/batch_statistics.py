@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from math import prod
 from typing import TYPE_CHECKING
 
-from .channels import affine, channel_column, channel_dot, channel_sum
+from .channels import affine, channel_column, channel_dot, channel_sum, channel_vector
 from .normalized import takes_statistics
 from .slices import LARGE
 
@@ -26,8 +26,8 @@ def by_sums(g: Graph, node: Node, provider: str) -> Sequence[str] | None:
         return None
     mean, variance = _statistics(g, x)
     root = g.emit("Sqrt", g.emit("Add", variance, g.constant(node.get("epsilon", 1e-5))))
-    slope = _vector(g, x, "Div", scale, root)
-    shift = _vector(g, x, "Sub", bias, g.emit("Mul", mean, slope))
+    slope = channel_vector(g, x, "Div", scale, root)
+    shift = channel_vector(g, x, "Sub", bias, g.emit("Mul", mean, slope))
     if g.scaled:
         g.scaled.affine[node.outputs[0]] = x, slope, shift
     return [affine(g, x, slope, shift), g.copy(mean), variance]
@@ -47,9 +47,9 @@ def _statistics(g: Graph, x: str) -> tuple[str, str]:
     from .bodies import either
 
     share = g.constant(g.shape(x)[1] / prod(g.shape(x)))
-    mean = _vector(g, x, "Mul", channel_sum(g, x), share)
+    mean = channel_vector(g, x, "Mul", channel_sum(g, x), share)
     square = g.emit("Mul", mean, mean)
-    quick = _vector(g, x, "Sub", _mean_square(g, x, share), square)
+    quick = channel_vector(g, x, "Sub", _mean_square(g, x, share), square)
     most = g.emit("Mul", quick, g.constant(_DEVIATIONS**2))
     farthest = g.emit("ReduceMax", g.emit("Sub", square, most), keepdims=0)
     is_exact = g.emit("LessOrEqual", farthest, g.constant(0.0))
@@ -63,8 +63,4 @@ def _spread(g: Graph, x: str, mean: str, share: str) -> str:
 
 
 def _mean_square(g: Graph, x: str, share: str) -> str:
-    return _vector(g, x, "Mul", channel_dot(g, x, x), share)
-
-
-def _vector(g: Graph, x: str, op: str, *operands: str) -> str:
-    return g.declare(g.emit(op, *operands), g.shape(x)[1:2])
+    return channel_vector(g, x, "Mul", channel_dot(g, x, x), share)

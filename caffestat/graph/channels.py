@@ -27,6 +27,7 @@ __all__ = [
     "channel_dot",
     "channel_scale",
     "channel_sum",
+    "channel_vector",
 ]
 
 LONG_ROW = 512  # from this many places per channel on, products of rows beat Mul and ReduceSum on CPUs
@@ -35,6 +36,11 @@ LONG_ROW = 512  # from this many places per channel on, products of rows beat Mu
 def channel_column(g: Graph, vector: str, rank: int) -> str:
     """Return a vector [C] as [C, 1, …], which broadcasts over a value of `rank` axes."""
     return g.reshape(vector, -1, *(1,) * (rank - 2)) if rank > 2 else vector
+
+
+def channel_vector(g: Graph, x: str, op: str, *operands: str) -> str:
+    """Emit what an op makes of vectors of the channels of x: [C]."""
+    return g.declare(g.emit(op, *operands), g.shape(x)[1:2])
 
 
 def _axes(g: Graph, x: str) -> str:
@@ -144,20 +150,30 @@ def batch_gradient(g: Graph, dy: str, y: str, slope: str) -> str:
 @early("BatchGradient")
 @late("BatchGradient")
 def _batch_gradient(g: Graph, node: Node, provider: str) -> list[str]:
-    """Multiply by the slope last: filters that change from run to run take it up in the place of their dy."""
     dy, y, slope = node.inputs
     is_taken_up = g.scaled is not None and dy in g.changing
     if g.scaled and dy in g.scaled.values:
         dy, vector = g.scaled.values[dy]
-        slope = g.declare(g.emit("Mul", slope, vector), g.shape(slope))
-    shape = g.shape(y)
-    share = g.constant(-shape[1] / prod(shape))
-    totals = channel_dot(g, dy, y), channel_sum(g, dy)
-    along, shift = (g.declare(g.emit("Mul", total, share), shape[1:2]) for total in totals)
-    rest = g.emit_late("AddAffine", dy, *behind(g, y, along, shift), shape=shape, like=y)
+        slope = channel_vector(g, y, "Mul", slope, vector)
+    share = g.constant(-g.shape(y)[1] / prod(g.shape(y)))
+    means = [channel_vector(g, y, "Mul", total, share) for total in (channel_dot(g, dy, y), channel_sum(g, dy))]
     if g.scaled and is_taken_up:
-        g.scaled.add(node.outputs[0], rest, slope)
-    return [g.emit("Mul", rest, channel_column(g, slope, len(shape)))]
+        return [_scaled_last(g, node, dy, slope, *means)]
+    scales = [channel_vector(g, y, "Mul", mean, slope) for mean in means]
+    return [_add_affine_of(g, channel_scale(g, dy, slope), y, *scales)]
+
+
+def _scaled_last(g: Graph, node: Node, dy: str, slope: str, along: str, shift: str) -> str:
+    """Multiply by the slope last: filters that change from run to run take it up in the place of their dy."""
+    assert g.scaled
+    rest = _add_affine_of(g, dy, node.inputs[1], along, shift)
+    g.scaled.add(node.outputs[0], rest, slope)
+    return g.emit("Mul", rest, channel_column(g, slope, len(g.shape(rest))))
+
+
+def _add_affine_of(g: Graph, value: str, y: str, scale: str, bias: str) -> str:
+    """Emit value + scale · y + bias with vectors [C]."""
+    return g.emit_late("AddAffine", value, *behind(g, y, scale, bias), shape=g.shape(y), like=y)
 
 
 @late("AddAffine")
