@@ -160,7 +160,7 @@ def _batch_gradient(g: Graph, node: Node, provider: str) -> list[str]:
     if g.scaled and is_taken_up:
         return [_scaled_last(g, node, dy, slope, *means)]
     scales = [channel_vector(g, y, "Mul", mean, slope) for mean in means]
-    return [_add_affine_of(g, channel_scale(g, dy, slope), y, *scales)]
+    return [_add_affine_of(g, dy, y, *scales, slope)]
 
 
 def _scaled_last(g: Graph, node: Node, dy: str, slope: str, along: str, shift: str) -> str:
@@ -171,15 +171,17 @@ def _scaled_last(g: Graph, node: Node, dy: str, slope: str, along: str, shift: s
     return g.emit("Mul", rest, channel_column(g, slope, len(g.shape(rest))))
 
 
-def _add_affine_of(g: Graph, value: str, y: str, scale: str, bias: str) -> str:
-    """Emit value + scale · y + bias with vectors [C]."""
-    return g.emit_late("AddAffine", value, *behind(g, y, scale, bias), shape=g.shape(y), like=y)
+def _add_affine_of(g: Graph, value: str, y: str, scale: str, bias: str, *factor: str) -> str:
+    """Emit factor · value + scale · y + bias with vectors [C]; a factor may be given."""
+    return g.emit_late("AddAffine", value, *behind(g, y, scale, bias), *factor, shape=g.shape(y), like=y)
 
 
 @late("AddAffine")
 def _add_affine(g: Graph, node: Node, provider: str) -> list[str]:
-    """value + scale · x + bias with vectors [C]."""
-    value, x, scale, bias = node.inputs
-    if blocked.fits_rows(g, x) and value not in g.inputs:  # an input would be copied first
+    """factor · value + scale · x + bias with vectors [C]; an input of the graph would be copied first."""
+    value, x, scale, bias, *factor = node.inputs
+    if factor:
+        value = g.declare(g.emit("Mul", value, channel_column(g, factor[0], len(g.shape(x)))), g.shape(x))
+    if blocked.fits_rows(g, x) and value not in g.inputs:
         return [blocked.affine(g, x, scale, bias, value)]
     return [g.emit("Add", value, affine(g, x, scale, bias))]
