@@ -10,7 +10,7 @@ import pytest
 from caffestat.autodiff import backward
 from caffestat.engine import CPU, Compiled, Statistics, parts
 from caffestat.engine.runtime import channel_block
-from caffestat.graph import Graph, Node, batch_statistics, slices
+from caffestat.graph import Graph, Node, slices
 from caffestat.graph.channels import batch_gradient, channel_affine
 from caffestat.graph.expand import expand
 from caffestat.graph.winograd import Tiles
@@ -22,8 +22,8 @@ RANDOM = np.random.default_rng(4)
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let values of these sizes be large: each slice holds two samples."""
-    for module in (slices, batch_statistics):
-        monkeypatch.setattr(module, "LARGE", 1_000)
+    for name in ("LARGE", "LARGE_NORMALIZED"):
+        monkeypatch.setattr(slices, name, 1_000)
     monkeypatch.setattr(slices, "_SLICE", 2 * 16 * 8 * 8)
 
 

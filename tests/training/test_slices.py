@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from caffestat.graph import batch_statistics, expand, slices
+from caffestat.graph import expand, slices
 
 from .golden import DEVICE
 from .test_golden import replay
@@ -19,8 +19,8 @@ pytestmark = pytest.mark.skipif(DEVICE != "cpu", reason="a GPU takes batches who
 @pytest.mark.parametrize("name", CASES)
 def test_golden_cases(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made, append = [], expand.append_chain
-    for module in (slices, batch_statistics):
-        monkeypatch.setattr(module, "LARGE", 1)
+    for threshold in ("LARGE", "LARGE_NORMALIZED"):
+        monkeypatch.setattr(slices, threshold, 1)
     monkeypatch.setattr(slices, "_SLICE", 1)
     monkeypatch.setattr(expand, "append_chain", lambda *given: (append(*given), made.append(given))[0])
     replay(name, tmp_path, monkeypatch)
