@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from math import prod
 from typing import TYPE_CHECKING
 
-from . import slices
 from .channels import affine, channel_column, channel_dot, channel_sum, channel_vector
 from .normalized import takes_statistics
+from .slices import large
 
 if TYPE_CHECKING:
     from .graph import Graph, Node
@@ -22,12 +22,7 @@ _DEVIATIONS = 8.0
 def by_sums(g: Graph, node: Node, provider: str) -> Sequence[str] | None:
     """Define a BatchNormalization that takes the statistics of a large batch, and returns nothing else of them."""
     x, scale, bias = node.inputs[:3]
-    if (
-        not takes_statistics(node)
-        or x not in g.specs
-        or prod(g.shape(x)) < slices.LARGE_NORMALIZED
-        or g.shape(x)[0] == 1
-    ):
+    if not takes_statistics(node) or not _is_large(g, x):
         return None
     mean, variance = _statistics(g, x)
     root = g.emit("Sqrt", g.emit("Add", variance, g.constant(node.get("epsilon", 1e-5))))
@@ -36,6 +31,11 @@ def by_sums(g: Graph, node: Node, provider: str) -> Sequence[str] | None:
     if g.scaled:
         g.scaled.affine[node.outputs[0]] = x, slope, shift
     return [affine(g, x, slope, shift), g.copy(mean), variance]
+
+
+def _is_large(g: Graph, x: str) -> bool:
+    shape = g.shape(x) if x in g.specs else (1,)
+    return shape[0] > 1 and prod(shape) >= large(g)
 
 
 def relu(g: Graph, node: Node, provider: str) -> Sequence[str] | None:

@@ -27,13 +27,13 @@ from .repeats import renamed, without_repeats
 if TYPE_CHECKING:
     from .graph import Graph
 
-__all__ = ["LARGE_NORMALIZED", "Chain", "append_chain", "chains"]
+__all__ = ["Chain", "append_chain", "chains", "large"]
 
 LARGE = 3_000_000
 """Elements of a value that the caches do not hold beside others of its kind."""
 
-LARGE_NORMALIZED = 1_500_000
-"""The same in graphs of normalizations by sums, which put more passes over values between two convolutions."""
+MEASURED_LARGE = 1_500_000
+"""The same where normalizations by sums and statistics of values put more passes between two convolutions."""
 
 _SLICE = 800_000
 """At least so many elements of the largest value are in a slice: fewer do not keep two cores busy."""
@@ -98,12 +98,12 @@ class Chain:
 
 def chains(g: Graph, nodes: Sequence[Node]) -> Iterator[Node | Chain]:
     """Yield nodes, and chains of others of them, in an order in which they can run."""
-    large = LARGE_NORMALIZED if g.scaled and g.scaled.affine else LARGE
+    least = large(g) if g.scaled and g.scaled.affine else LARGE
     chain: Chain | None = None
     behind: list[Node] = []  # nodes that wait for the chain
     awaited: set[str] = set()  # what they compute
     for node in nodes:
-        use, read = _use(g, node, large), {*node.inputs, *node.captured}
+        use, read = _use(g, node, least), {*node.inputs, *node.captured}
         if chain and use and not (chain.takes(use) and read.isdisjoint(awaited)):
             yield from [*chain.parts(), *behind]
             chain, behind, awaited = None, [], set()
@@ -118,7 +118,12 @@ def chains(g: Graph, nodes: Sequence[Node]) -> Iterator[Node | Chain]:
     yield from [*(chain.parts() if chain else ()), *behind]
 
 
-def _use(g: Graph, node: Node, large: int) -> _Use | None:
+def large(g: Graph) -> int:
+    """Return from how many elements on a value that is normalized by sums is large."""
+    return MEASURED_LARGE if g.statistics else LARGE
+
+
+def _use(g: Graph, node: Node, least: int) -> _Use | None:
     """Return how a node works on slices of a batch of at least so many elements; None: not at all."""
     read, is_sum = _read_by_sample(g, node)
     if not read or node.captured or sum(map(bool, node.outputs)) != 1:
@@ -128,7 +133,7 @@ def _use(g: Graph, node: Node, large: int) -> _Use | None:
         return None
     largest = max(prod(g.shape(value)) for value in values)
     shared = frozenset(node.inputs) - values
-    return _Use(g.shape(read[0])[0], frozenset(values), shared, is_sum, largest) if largest >= large else None
+    return _Use(g.shape(read[0])[0], frozenset(values), shared, is_sum, largest) if largest >= least else None
 
 
 def _are_images(g: Graph, values: Collection[str]) -> bool:

@@ -22,7 +22,7 @@ RANDOM = np.random.default_rng(4)
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let values of these sizes be large: each slice holds two samples."""
-    for name in ("LARGE", "LARGE_NORMALIZED"):
+    for name in ("LARGE", "MEASURED_LARGE"):
         monkeypatch.setattr(slices, name, 1_000)
     monkeypatch.setattr(slices, "_SLICE", 2 * 16 * 8 * 8)
 

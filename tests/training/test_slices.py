@@ -19,7 +19,7 @@ pytestmark = pytest.mark.skipif(DEVICE != "cpu", reason="a GPU takes batches who
 @pytest.mark.parametrize("name", CASES)
 def test_golden_cases(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made, append = [], expand.append_chain
-    for threshold in ("LARGE", "LARGE_NORMALIZED"):
+    for threshold in ("LARGE", "MEASURED_LARGE"):
         monkeypatch.setattr(slices, threshold, 1)
     monkeypatch.setattr(slices, "_SLICE", 1)
     monkeypatch.setattr(expand, "append_chain", lambda *given: (append(*given), made.append(given))[0])
