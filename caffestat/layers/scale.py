@@ -95,11 +95,31 @@ class Scale(_Operand):
 
     def lower(self, g: Graph, bottoms: Sequence[str], params: Sequence[str]) -> Sequence[str]:
         x, operands = self.view(g, bottoms, [*bottoms[1:], *params])
-        if len(operands) > 1:
+        if g.is_strict:
+            y = _emit_strict(g, x, *operands)
+        elif len(operands) > 1:
             y = emit_affine(g, x, operands[0], operands[1], self.name)
         else:
             y = g.emit("Mul", x, channel_column(g, operands[0], len(g.shape(x))), hint=self.name)
         return [g.reshape(g.declare(y, g.shape(x)), *g.shape(bottoms[0]))]
+
+
+def _emit_strict(g: Graph, x: str, scale: str, bias: str = "") -> str:
+    """Emit scale · x + bias where Caffe scales by its BLAS: 0 where the scale is 0 or not a number, whatever x is."""
+
+    def times(g: Graph, value: str, by: str) -> str:
+        column, zero = channel_column(g, by, len(g.shape(x))), g.constant(0)
+        counts = g.emit("Greater", g.emit("Abs", column), zero)
+        return g.declare(g.emit("Where", counts, g.emit("Mul", value, column), zero), g.shape(x))
+
+    def backward(tape: Tape, dys: Sequence[str | None]) -> Sequence[str | None]:
+        dy, graph = dys[0], tape.graph
+        assert dy is not None
+        dx = times(graph, dy, tape.stored(scale)) if tape.needs(x) else None
+        return [dx, channel_dot(graph, dy, tape.stored(x)) if tape.needs(scale) else None]
+
+    (y,) = g.custom_vjp([x, scale], lambda value, by: [times(g, value, by)], backward)
+    return g.emit("Add", y, channel_column(g, bias, len(g.shape(x)))) if bias else y
 
 
 def emit_affine(g: Graph, x: str, scale: str, bias: str, hint: str) -> str:

@@ -84,6 +84,15 @@ def test_the_larger_of_two():
     np.testing.assert_array_equal(diffs, [[[0, 0, 1]], [[1, 1, 0]]])
 
 
+@pytest.mark.parametrize("bias", ["", "bias_term: true"])
+def test_a_scale_of_zero_or_not_a_number_makes_zeros(bias):
+    """The BLAS that Caffe scales by sets zeros then, of the top and of the bottom's gradient. (scale_layer.cpp)"""
+    layer = f'type: "Scale" scale_param {{ axis: 0 {bias} }}'
+    found, diffs = run(layer, [[INF, NAN, 2, NAN, INF]], [[0, NAN, NAN, 2, -3]])
+    np.testing.assert_array_equal(found, [[0, 0, 0, NAN, -INF]])
+    np.testing.assert_array_equal(diffs, [[[0, 0, 0, 2, -3]], [[INF, NAN, 2, NAN, INF]]])
+
+
 def test_one_graph_more_is_compiled_when_the_first_infinity_comes(monkeypatch):
     opened = sessions(monkeypatch)
     runner, feeds = started(net_of(RELU % 0, (1, 2)), np.ones((1, 2), np.float32))
