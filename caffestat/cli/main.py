@@ -86,6 +86,8 @@ class _Commands(click.Group):
             return super().invoke(ctx)
         except CaffestatError as error:
             raise _Failure(shown_error(error)) from error
+        except MemoryError as error:
+            raise _Failure(f"not enough memory: {error or 'an allocation failed'}") from error
         except (Exception, SystemExit) as error:
             if message := _blame_plugin(error):
                 raise _Failure(visible(message)) from error

@@ -102,9 +102,8 @@ def emit_average(g: Graph, x: str, window: Window, hint: str = "") -> str:
         y = g.emit("AveragePool", x, hint=hint, **_attributes(used))
     factor: np.ndarray = np.ones(())
     for axis, size in enumerate(window.size):
-        taps = used.taps_along(axis)
-        counted = 1 if is_wide else ((taps >= 0) & (taps < size)).sum(1)
-        divisors = (window.taps_along(axis) < size + window.begins[axis]).sum(1)
+        counted = 1 if is_wide else used.taps_below(axis, size) - used.taps_below(axis, 0)
+        divisors = window.taps_below(axis, size + window.begins[axis])
         factor = factor[..., None] * (counted / divisors)
     return y if np.all(factor == 1) else g.emit("Mul", y, g.constant(factor), hint=hint)
 

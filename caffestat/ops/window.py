@@ -94,6 +94,11 @@ class Window:
         corners = np.arange(self.out[axis]) * self.strides[axis] - self.begins[axis]
         return np.asarray(corners[:, None] + np.arange(self.kernel[axis]) * self.dilations[axis])
 
+    def taps_below(self, axis: int, limit: int) -> np.ndarray:
+        """Return how many of each place's taps lie below a position of the image along an axis: [out]."""
+        corners = np.arange(self.out[axis]) * self.strides[axis] - self.begins[axis]
+        return np.clip(-((corners - limit) // self.dilations[axis]), 0, self.kernel[axis])
+
     def offsets(self) -> list[Ints]:
         """Return the offset of each tap of the first place in the padded image, in scan order."""
         return list(product(*(range(0, span, d) for span, d in zip(self.spans, self.dilations, strict=True))))

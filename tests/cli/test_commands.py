@@ -232,3 +232,12 @@ def test_interruption(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr("caffestat.api.analyze", interrupt)
     assert caffestat_("analyze", "net.prototxt").exit_code == 130
+
+
+def test_an_allocation_that_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise MemoryError("Unable to allocate 32.0 GiB")
+
+    monkeypatch.setattr("caffestat.api.analyze", fail)
+    result = caffestat_("analyze", "net.prototxt")
+    assert (result.exit_code, result.stderr) == (2, "error: not enough memory: Unable to allocate 32.0 GiB\n")

@@ -47,7 +47,7 @@ class SumPooling(Pooling):
         if method != SUM:
             return super().emit(g, x, method, window, mask)
         (mean,) = super().emit(g, x, AVE, window)
-        high, wide = ((window.taps_along(axis) < size).sum(1) for axis, size in enumerate(window.size))
+        high, wide = (window.taps_below(axis, size) for axis, size in enumerate(window.size))
         return [g.declare(g.emit("Mul", mean, g.constant(np.outer(high, wide))), g.shape(mean))]
 
 

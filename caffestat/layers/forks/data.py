@@ -119,7 +119,7 @@ class _Files(Images):
 
     def resized(self) -> tuple[int, int] | None:
         """Return new_height and new_width; None where the files decide."""
-        size = self.settings.new_height, self.settings.new_width
+        size = getattr(self.settings, "new_height", 0), getattr(self.settings, "new_width", 0)
         if bool(size[0]) != bool(size[1]):
             raise self.error(f"expected new_height and new_width together, found {size[0]} and {size[1]}")
         return size if all(size) else None

@@ -95,6 +95,7 @@ POSES = 'source: "l" root_folder: "r" label_num: 28 batch_size: 4 max_size: 96 m
         ),
         ("SegData", "seg_data_param { balance: true }" + CROP, [None, None]),
         ("SegData", "seg_data_param { batch_size: 4 }" + CROP, [(4, 3, 11, 11), (4, 1, 11, 11)]),
+        ("SegData", "seg_data_param { batch_size: 4 }", [None, None]),
         (
             "ImageLabelData",
             "image_label_data_param { batch_size: 4 num_channels: 5 label_slice { dim: 6 dim: 7 } pad_centre: true }"
