@@ -54,6 +54,7 @@ def rewrite(
     Each file is replaced atomically. One that cannot be rewritten does not change; its outcome gives the reason.
     Raises a CaffestatError when an option cannot be used.
     """
+    from caffestat.files import refuse_inputs
     from caffestat.program import open_file
     from caffestat.rewriting import Job, change_of, find_files, rewrite_file, targets
 
@@ -61,6 +62,7 @@ def rewrite(
         raise InputError("expected a filler policy for the weights (--filler), the biases (--bias) or both, found none")
     change = change_of(filler, bias, variance_norm, layers, types, excludes, only_missing)
     options, values = NetOptions(shapes=shapes or {}, batch=batch), ValueOptions(seed)
+    refuse_inputs(output, [] if net is None else [net])
     file = None if net is None else open_file(str(net))
     job = Job(change, DEFAULT_SEED if values.seed is None else values.seed, file, options, backup, dry_run)
     given = [paths] if isinstance(paths, (str, Path)) else list(paths)

@@ -90,9 +90,10 @@ def targets(files: Sequence[tuple[Path, Path]], output: Path | None, is_folder: 
     """Return where each file is written: in place, to the file `output` or into that folder. Raises InputError."""
     if output is None:
         return [path for path, _ in files]
-    if not is_folder:
-        return [output]
-    found = [output / relative for _, relative in files]
+    found = [output / relative for _, relative in files] if is_folder else [output]
+    inputs = {os.path.realpath(path) for path, _ in files}
+    if (over := next((path for path in found if os.path.realpath(path) in inputs), None)) is not None:
+        raise InputError(f"{over}: is also an input, which would be overwritten; choose another output")
     twice = next((path for path, times in Counter(found).items() if times > 1), None)
     if twice is not None:
         raise InputError(f"{twice}: two of the files would be written to this name; rewrite them one by one")

@@ -107,6 +107,21 @@ def test_output_to_a_file_or_a_folder(folder: Path, tmp_path: Path) -> None:
         rewrite([folder / "a.prototxt", folder / "deep" / "a.prototxt"], filler="msra", output=tmp_path / "flat")
 
 
+def test_an_output_that_is_an_input_is_refused(folder: Path) -> None:
+    before = contents(folder)
+    (folder / "link").symlink_to(folder)
+    fillers = {"filler": "msra", "bias": "constant:1"}
+    for output in (folder / "a.prototxt", folder, folder / "link" / "a.prototxt", folder / "link"):
+        with pytest.raises(InputError, match=r"a\.prototxt: is also an input, which would be overwritten"):
+            rewrite(folder / "a.prototxt", output=output, **fillers)
+    with pytest.raises(InputError, match=r"deep/a\.prototxt: is also an input"):
+        rewrite(folder, output=folder / "deep", recursive=True, **fillers)
+    model, net = folder / "w.caffemodel", folder / "a.prototxt"
+    with pytest.raises(InputError, match=r"a\.prototxt: is also an input"):
+        rewrite(model, output=net, net=net, **fillers)
+    assert contents(folder) == before
+
+
 def test_backups_never_replace_one_another(folder: Path) -> None:
     path = folder / "a.prototxt"
     for policy in ("msra", "xavier", "constant:1"):
