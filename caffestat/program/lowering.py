@@ -112,7 +112,10 @@ def _lower_node(net: Net, node: Node, forward: Forward, memory: Memory, readers:
         forward.inner[node.index] = inner
         forward.feeds += [DrawnFeed(node, index, inner.forward.params[number]) for number, index in inner.kept.items()]
     else:
-        tops = node.layer.lower(g, bottoms, params)
+        try:
+            tops = node.layer.lower(g, bottoms, params)
+        except OverflowError as error:
+            raise node.layer.error(f"cannot work with its settings: {error}") from error
     if not type(node.layer).__module__.startswith("caffestat."):
         _check_outsider(node, g, first, tops)
     drawn = {name for feed in forward.feeds if isinstance(feed, DrawnFeed) for name in feed.names}

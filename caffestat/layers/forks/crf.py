@@ -108,15 +108,20 @@ class MultiStageMeanfield(Layer):
         p = self.settings
         colours = images.transpose(0, 2, 3, 1).reshape(len(images), -1, 3) / np.float32(p.theta_beta)
         places = _places(images.shape, p.theta_alpha)
+        return _joined([self.lattice(np.concatenate([places, colour], 1)) for colour in colours])
+
+    def lattice(self, features: np.ndarray) -> Lattice:
+        p = self.settings
         try:
-            return _joined([Lattice.of(np.concatenate([places, colour], 1)) for colour in colours])
+            return Lattice.of(features)
         except InputError as error:
-            raise self.error(f"theta_alpha {p.theta_alpha:g} and theta_beta {p.theta_beta:g}: {error}") from error
+            thetas = f"theta_alpha {p.theta_alpha:g}, theta_beta {p.theta_beta:g}, theta_gamma {p.theta_gamma:g}"
+            raise self.error(f"{thetas}: {error}") from error
 
     def lower(self, g: Graph, bottoms: Sequence[str], params: Sequence[str]) -> Sequence[str]:
         scores = g.shape(bottoms[0])
         n, classes, height, width = scores
-        spatial = _joined([Lattice.of(_places(scores, self.settings.theta_gamma))] * n)
+        spatial = _joined([self.lattice(_places(scores, self.settings.theta_gamma))] * n)
         fixed = [g.constant(part, part.dtype) for part in spatial]
         lattices = [Filter.emit(g, parts, classes) for parts in (fixed, self.input_decisions(g))]
         *filters, compatibility = (

@@ -40,10 +40,12 @@ class Lattice:
 
     @classmethod
     def of(cls, features: np.ndarray) -> Lattice:
-        """Return the lattice of features [R, d]. Raises InputError where they spread too wide.
+        """Return the lattice of features [R, d]. Raises InputError where they spread too wide, or are inf or NaN.
 
         There is room for as many vertices as a power of two less one: lattices of near size are one graph.
         """
+        if not np.isfinite(features).all():
+            raise InputError("features of the filter are inf or NaN")
         nearest, rank, shares = _simplex(features.astype(np.float32))
         d = features.shape[1]
         canonical = [[r if i <= d - r else r - (d + 1) for i in range(d + 1)] for r in range(d + 1)]

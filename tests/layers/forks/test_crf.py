@@ -131,9 +131,13 @@ def test_weights_out_of_files_or_the_usual_ones(tmp_path: Path, monkeypatch: pyt
         layer.draw_params(Stream(1), declared, SHAPES)
 
 
-def test_colours_that_spread_too_wide() -> None:
-    layer = make(TEXT % FIELDS.replace("90", "1e-3") % "")
-    with pytest.raises(NetError, match=r"theta_beta 0.001: the features of points spread over .* steps of a lattice"):
+@pytest.mark.parametrize(
+    ("beta", "message"),
+    [("1e-3", "theta_beta 0.001, .*: the features of points spread over .* steps"), ("nan", "theta_beta nan, .* NaN$")],
+)
+def test_colours_without_a_lattice(beta: str, message: str) -> None:
+    layer = make(TEXT % FIELDS.replace("90", beta) % "")
+    with pytest.raises(NetError, match=message):
         layer.decide([IMAGES], RANDOM)
 
 

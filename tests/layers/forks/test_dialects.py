@@ -16,6 +16,7 @@ from caffestat.layers import layer_dialects
 from caffestat.layers.base import layer_types
 from caffestat.net.source import net_source
 from caffestat.program import from_net
+from caffestat.program.lowering import lower
 from caffestat.prototext import parse
 
 from ..harness import TEST, TRAIN, make, run
@@ -111,6 +112,13 @@ def test_bn_is_batch_norm_and_scale_in_one() -> None:
 def test_sizes_that_are_no_numbers_are_refused(text: str) -> None:
     with pytest.raises(NetError, match="cannot work with its settings"):
         build('layer { name: "l" bottom: "x" top: "y" ' + text + " }")
+
+
+def test_steps_beyond_every_number_are_refused() -> None:
+    settings = "inner_product_param { num_output: 4 } quantization_param { fl_layer_in: -100000 }"
+    net = build(f'layer {{ name: "l" type: "FcRistretto" bottom: "x" top: "y" {settings} }}', TEST)
+    with pytest.raises(NetError, match=r"layer 'l' .*cannot work with its settings"):
+        lower(net)
 
 
 def test_bn_of_nets_with_interp_has_the_params_of_pspnets_weights() -> None:
