@@ -68,7 +68,7 @@ def rewrite(
     given = [paths] if isinstance(paths, (str, Path)) else list(paths)
     files = find_files(given, recursive)
     to = None if output is None else Path(output)
-    is_folder = to is not None and (to.is_dir() or str(output).endswith(("/", os.sep)) or _is_several(given))
+    is_folder = to is not None and (os.path.isdir(to) or str(output).endswith(("/", os.sep)) or _is_several(given))
     outcomes = []
     for (path, _), target in zip(files, targets(files, to, is_folder), strict=True):
         outcomes.append(rewrite_file(path, target, job))
@@ -78,4 +78,4 @@ def rewrite(
 
 
 def _is_several(paths: Sequence[str | Path]) -> bool:
-    return len(paths) != 1 or Path(paths[0]).is_dir()
+    return len(paths) != 1 or os.path.isdir(paths[0])

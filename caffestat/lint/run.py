@@ -105,7 +105,7 @@ def find_nets(paths: Iterable[str], links: bool = True) -> list[str]:
     """
     found: list[str] = []
     for path in paths:
-        found += map(str, search(path, _PATTERNS, links)) if Path(path).is_dir() else [path]
+        found += map(str, search(path, _PATTERNS, links)) if os.path.isdir(path) else [path]
     return found
 
 

@@ -78,7 +78,7 @@ def find_files(paths: Iterable[str | Path], recursive: bool) -> list[tuple[Path,
 def _files_at(path: Path, recursive: bool) -> Iterator[tuple[Path, Path]]:
     if str(path) == STDIN:
         raise InputError(f"{STDIN}: fillers cannot be written to standard input; name the file")
-    if not path.is_dir():
+    if not os.path.isdir(path):  # False for a name that no file can have
         yield path, Path(path.name)
         return
     if not recursive:

@@ -192,6 +192,15 @@ def test_a_broken_file_stops_no_fix_of_the_others(folder: Path) -> None:
     assert run("rewrite", "--fix-check", "a.prototxt").stderr.startswith("error: a.prototxt:1:8: ")
 
 
+@pytest.mark.parametrize("command", [("check",), ("rewrite", "--fix-check"), ("rewrite", "--filler", "msra")])
+def test_a_name_that_no_file_can_have_stops_no_other_file(folder: Path, command: tuple[str, ...]) -> None:
+    (folder / "n.prototxt").write_text('layer { name: "a" type: "ReLU" bottom: "x" top: "x" }')
+    result = run(*command, "x" * 300, "n.prototxt")
+    assert result.exit_code == 2
+    assert f"error: {'x' * 300}: cannot be read: File name too long" in result.stderr
+    assert "2 files" in result.output or "1 file checked" in result.output, result.output
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
