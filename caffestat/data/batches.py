@@ -8,6 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from caffestat.engine.need import Need, check_memory
 from caffestat.errors import CaffestatError, InputError
 from caffestat.files import open_regular
 from caffestat.lazy import np
@@ -89,6 +90,8 @@ def _load(path: str | Path) -> Any:
 
 
 def _member(path: str | Path, archive: Any, key: str) -> np.ndarray:
+    size = sum(part.file_size for part in archive.zip.infolist() if part.filename.removesuffix(".npy") == key)
+    check_memory(Need(size), f"{path}: reading the array {key!r}")
     try:
         return np.asarray(archive[key])
     except Exception as error:  # damaged archives raise almost any

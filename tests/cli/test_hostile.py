@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,8 @@ from click.testing import CliRunner, Result
 from onnx import TensorProto, helper
 
 from caffestat.cli import main
+from caffestat.data.batches import read_arrays
+from caffestat.errors import InputError
 
 NET = """\
 layer { name: "d" type: "Input" top: "x" input_param { shape { dim: 2 dim: 3 } } }
@@ -179,6 +182,15 @@ def test_params_that_do_not_fit_into_memory_are_refused(
     result = run(*command, "n.prototxt")
     assert result.exit_code == 2
     assert "GiB" in result.stderr and "only 1.0 GiB of memory is free" in result.stderr
+
+
+def test_archives_that_do_not_fit_into_memory_are_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A small file may hold many zeros."""
+    with zipfile.ZipFile(folder / "w.npz", "w", zipfile.ZIP_DEFLATED) as archive, archive.open("x.npy", "w") as array:
+        array.write(bytes(2**24))
+    monkeypatch.setattr("caffestat.engine.memory.host_bytes", lambda: 2**20)
+    with pytest.raises(InputError, match=r"w\.npz: reading the array 'x' needs about 0\.0 GiB"):
+        list(read_arrays(folder / "w.npz", "x"))
 
 
 def test_a_broken_file_stops_no_fix_of_the_others(folder: Path) -> None:
