@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from caffestat.__main__ import run
+
 PRINT_MODULES = """\
 import sys, runpy
 sys.argv = ["caffestat", *{arguments!r}]
@@ -163,3 +165,14 @@ def test_names_that_are_no_utf_8_and_begin_with_a_dash(root: Path, tmp_path: Pat
             assert done.returncode in (0, 1), done.stderr
             assert b"Traceback" not in done.stderr
         assert (tmp_path / os.fsdecode(output)).stat().st_size > 20
+
+
+def test_an_interrupt_while_modules_are_imported(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Interrupted:
+        def __getattr__(self, name: str) -> None:
+            raise KeyboardInterrupt
+
+    monkeypatch.setitem(sys.modules, "caffestat.cli", Interrupted())  # type: ignore[arg-type]
+    with pytest.raises(SystemExit) as ended:
+        run()
+    assert ended.value.code == 130
