@@ -45,6 +45,7 @@ _MASKED = -65504  # the lowest float16
 
 _WIDE_FLOATS = (TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)
 _LEARNED = (Role.SCALE, Role.SHIFT, Role.STATISTIC)
+_NAMED_BY_RUNTIME = ("gemm_input_shape", "gemm_output_shape")
 _TYPE_ATTRIBUTES = ("to", "dtype", "output_dtype", "stash_type", "softmax_precision")
 
 
@@ -135,7 +136,7 @@ def load(
     try:
         with as_damage():
             check_model(proto)
-            loader = _Loader(_dense(_inlined(proto), folder), folder, as_float32, given or {}, runs)
+            loader = _Loader(_renamed(_dense(_inlined(proto), folder)), folder, as_float32, given or {}, runs)
             loader.declare_inputs(shapes or {}, batch, dims or {})
             loader.pin()
             loader.declare_initializers()
@@ -198,6 +199,20 @@ def _dense(proto: onnx.ModelProto, folder: Path | None) -> onnx.ModelProto:
     result.graph.ClearField("sparse_initializer")
     for tensor in proto.graph.sparse_initializer:
         result.graph.initializer.append(numpy_helper.from_array(read_sparse(tensor, folder), tensor.values.name))
+    return result
+
+
+def _renamed(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """Return the model with other names for shapes that the runtime's optimizer named when it wrote the file.
+
+    It fails where it makes such a shape again.
+    """
+    stored = (tensor.name for tensor in proto.graph.initializer)
+    names = {name: f"file/{name}" for name in stored if name.startswith(_NAMED_BY_RUNTIME)}
+    if not names:
+        return proto
+    result = onnx.ModelProto(ir_version=proto.ir_version, opset_import=proto.opset_import)
+    result.graph.CopyFrom(renamed(proto.graph, names))
     return result
 
 

@@ -533,3 +533,13 @@ def test_the_axis_that_a_one_hot_adds(axis: int) -> None:
     hot.attribute[0].i = 2
     with pytest.raises(InputError, match="axis 2 is out of range for an input of 1 axes"):
         load(model([hot], [value("x", [3], TensorProto.INT64)], ["y"], {"n": np.array(4), "v": normal(2)}))
+
+
+def test_shapes_that_the_runtime_named_do_not_stop_it() -> None:
+    """Its optimizer makes one Gemm of MatMul and Add, and shapes of these names, whether there are such or not."""
+    nodes = [node("MatMul", ["x", "w"], ["a"]), node("Add", ["a", "b"], ["s"])]
+    nodes += [node("Reshape", ["s", "gemm_output_shape"], ["y"])]
+    arrays = {"w": normal(4, 5), "b": normal(5), "gemm_output_shape": np.array([3, 2, 5])}
+    x = normal(2, 3, 4)
+    (y,) = loaded_outputs(load(model(nodes, {"x": x.shape}, ["y"], arrays)), {"x": x})
+    np.testing.assert_allclose(y, (x @ arrays["w"] + arrays["b"]).reshape(3, 2, 5), rtol=1e-5, atol=1e-6)
