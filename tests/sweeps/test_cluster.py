@@ -11,7 +11,10 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import CancelledError
+from contextlib import contextmanager
 from pathlib import Path
+from random import Random
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
@@ -23,7 +26,6 @@ from caffestat.sweeps.executors import connect
 from caffestat.sweeps.store import Store
 
 from .nets import NET
-from .test_sweep import kill_some
 
 pytest.importorskip("pyarrow")
 pytest.importorskip("distributed")
@@ -50,12 +52,34 @@ def started_scheduler(log: Path, *arguments: str) -> tuple[str, subprocess.Popen
     return found[1], process
 
 
-@pytest.fixture
-def scheduler(tmp_path: Path) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
-    address, process = started_scheduler(tmp_path / "scheduler.log")
+@contextmanager
+def a_scheduler(folder: Path) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+    address, process = started_scheduler(folder / "scheduler.log")
     yield address, process
     process.kill()
     process.wait()
+
+
+@pytest.fixture
+def own_scheduler(tmp_path: Path) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+    """A scheduler of one test, and its process."""
+    with a_scheduler(tmp_path) as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def scheduler(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a scheduler that several tests share, for it takes a second to start."""
+    with a_scheduler(tmp_path_factory.mktemp("scheduler")) as (address, _):
+        yield address
+
+
+@pytest.fixture(scope="module")
+def plain_worker(scheduler: str) -> Iterator[None]:
+    """A worker of the shared scheduler that several tests share."""
+    found = workers(scheduler, 1, "--no-nanny", "--name", "plain")
+    yield
+    stop(found)
 
 
 def workers(address: str, count: int, *more: str) -> list[subprocess.Popen[bytes]]:
@@ -99,26 +123,35 @@ needs_proc = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="fi
 
 
 @needs_proc
-def test_workers_that_die_lose_no_trial(net: str, scheduler: tuple[str, subprocess.Popen[bytes]]) -> None:
-    found = workers(scheduler[0], 2)
+def test_workers_that_die_lose_no_trial(net: str, own_scheduler: tuple[str, subprocess.Popen[bytes]]) -> None:
+    address, _ = own_scheduler
+    found = workers(address, 2)
+    random, killed = Random(1), set[int]()
+
+    def progress(done: int, count: int) -> None:
+        if done in (40, 80) and (alive := grandchildren(found)):
+            pid = random.choice(alive)
+            os.kill(pid, signal.SIGKILL)
+            killed.add(pid)
+
     try:
-        with connect(scheduler[0]) as client:
+        with connect(address) as client:
             client.wait_for_workers(1, timeout=60)
-            thread = kill_some(lambda: grandchildren(found), 3)
-            summary = caffestat.sweep(net, seeds=range(200), fillers=["xavier", "msra"], client=client, output="out")
-            thread.join()
+            options = {"seeds": range(60), "fillers": ["xavier", "msra"], "progress": progress}
+            summary = caffestat.sweep(net, client=client, output="out", **options)
     finally:
         stop(found)
-    assert (summary.trials, summary.errors) == (400, [])
+    assert killed
+    assert (summary.trials, summary.errors) == (120, [])
     names = [trial.id for trial, _ in Store(Path("out"), resume=True).results()]
-    assert len(names) == len(set(names)) == 400
+    assert len(names) == len(set(names)) == 120
 
 
 @needs_proc
 def test_a_scheduler_that_dies_is_told_and_the_sweep_goes_on_later(
-    net: str, scheduler: tuple[str, subprocess.Popen[bytes]]
+    net: str, own_scheduler: tuple[str, subprocess.Popen[bytes]]
 ) -> None:
-    address, process = scheduler
+    address, process = own_scheduler
     found = workers(address, 1)
 
     def progress(done: int, count: int) -> None:
@@ -136,39 +169,34 @@ def test_a_scheduler_that_dies_is_told_and_the_sweep_goes_on_later(
     assert summary.trials == done + 20
 
 
+@pytest.mark.usefixtures("plain_worker")
 def test_tasks_that_a_lost_scheduler_cancels_are_told(
-    net: str, scheduler: tuple[str, subprocess.Popen[bytes]], monkeypatch: pytest.MonkeyPatch
+    net: str, scheduler: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def wait(*_: object, **__: object) -> None:
         raise CancelledError
 
     monkeypatch.setattr("distributed.wait", wait)
-    found = workers(scheduler[0], 1, "--no-nanny")
-    try:
-        with connect(scheduler[0]) as client, pytest.raises(RunError, match=r"is lost: its tasks .*--resume"):
-            client.wait_for_workers(1, timeout=60)
-            caffestat.sweep(net, client=client)
-    finally:
-        stop(found)
+    with connect(scheduler) as client, pytest.raises(RunError, match=r"is lost: its tasks .*--resume"):
+        client.wait_for_workers(1, timeout=60)
+        caffestat.sweep(net, client=client)
 
 
-def test_a_worker_without_caffestat_is_told(
-    net: str, scheduler: tuple[str, subprocess.Popen[bytes]], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_worker_without_caffestat_is_told(net: str, scheduler: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Dask raises a plain Exception with the text of what a worker raises."""
 
     def register_plugin(_: object) -> None:
         raise Exception("ModuleNotFoundError(\"No module named 'caffestat'\")")
 
-    with connect(scheduler[0]) as client:
+    with connect(scheduler) as client:
         monkeypatch.setattr(client, "register_plugin", register_plugin)
         with pytest.raises(RunError, match=r"a worker of the cluster lacks caffestat or .*: ModuleNotFoundError"):
             caffestat.sweep(net, client=client)
 
 
-def test_a_cluster_without_workers_is_noted(net: str, scheduler: tuple[str, subprocess.Popen[bytes]]) -> None:
+def test_a_cluster_without_workers_is_noted(net: str, scheduler: str) -> None:
     process = subprocess.Popen(
-        [sys.executable, "-m", "caffestat", "sweep", net, "--scheduler", scheduler[0], "--resource", "GPU=1"],
+        [sys.executable, "-m", "caffestat", "sweep", net, "--scheduler", scheduler, "--resource", "GPU=1"],
         env=ENVIRONMENT,
         stderr=subprocess.PIPE,
         text=True,
@@ -187,28 +215,30 @@ def test_a_scheduler_that_nobody_started() -> None:
     assert time.monotonic() - started < 60
 
 
-def test_trials_run_where_the_resource_is_under_names_that_say_what_they_are(
-    net: str, scheduler: tuple[str, subprocess.Popen[bytes]]
-) -> None:
-    found = [
-        *workers(scheduler[0], 1, "--no-nanny", "--name", "plain"),
-        *workers(scheduler[0], 1, "--no-nanny", "--name", "gpu", "--resources", "GPU=1"),
-    ]
+@pytest.mark.usefixtures("plain_worker")
+def test_trials_run_where_the_resource_is_under_names_that_say_what_they_are(net: str, scheduler: str) -> None:
+    found = workers(scheduler, 1, "--no-nanny", "--name", "gpu", "--resources", "GPU=1")
     try:
-        with connect(scheduler[0]) as client:
+        with connect(scheduler) as client:
             client.wait_for_workers(2, timeout=60)
+            before = counts(client)
             options = {"fillers": ["xavier", "msra"], "client": client, "resources": {"GPU": 1}}
             assert caffestat.sweep(net, seeds=range(8), **options).trials == 16
-            ran = client.run(lambda dask_worker: (dask_worker.name, dask_worker.state.executed_count))
+            after = counts(client)
             names = client.run_on_scheduler(lambda dask_scheduler: list(dask_scheduler.task_prefixes))
             left = client.run(_sweeps)
     finally:
         stop(found)
-    counts = dict(ran.values())
-    assert [counts[name] for name in sorted(counts) if name.startswith("plain")] == [0]
-    assert sum(counts.values()) >= 2
+    ran = {name: after[name] - before[name] for name in before}
+    assert [ran[name] for name in ran if name.startswith("plain")] == [0]
+    assert sum(ran.values()) >= 2
     assert {"first pass tiny.prototxt · xavier", "first pass tiny.prototxt · msra"} <= set(names)
     assert set(left.values()) == {0}
+
+
+def counts(client: Any) -> dict[str, int]:
+    """Return how many tasks each worker has run, by its name."""
+    return dict(client.run(lambda dask_worker: (dask_worker.name, dask_worker.state.executed_count)).values())
 
 
 def _sweeps() -> int:
@@ -244,17 +274,12 @@ def test_tls_options_reach_the_scheduler(net: str, tmp_path: Path) -> None:
     assert f"--scheduler {address}: cannot connect" in refused.stderr
 
 
-def test_errors_of_a_worker_s_code_are_told(
-    net: str, scheduler: tuple[str, subprocess.Popen[bytes]], monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.usefixtures("plain_worker")
+def test_errors_of_a_worker_s_code_are_told(net: str, scheduler: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A worker that was never prepared, such as one of another version, knows no sweep."""
     monkeypatch.setattr("caffestat.sweeps.executors._prepare_workers", lambda *args: None)
-    found = workers(scheduler[0], 1, "--no-nanny")
-    try:
-        with connect(scheduler[0]) as client:
-            client.wait_for_workers(1, timeout=60)
-            summary = caffestat.sweep(net, seeds=[1], client=client)
-    finally:
-        stop(found)
+    with connect(scheduler) as client:
+        client.wait_for_workers(1, timeout=60)
+        summary = caffestat.sweep(net, seeds=[1], client=client)
     ((_, text),) = summary.errors
     assert text.startswith("KeyError: ") and text.endswith("tried 3 times")

@@ -7,9 +7,7 @@ import os
 import pickle
 import re
 import signal
-import threading
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -240,22 +238,6 @@ def test_results_travel_in_a_small_form_and_come_back_as_they_were() -> None:
     assert unpack(pickle.loads(travelled)) == results
     assert len(travelled) < 16 * 8 * len(rows) + 4000
     assert math.isnan(unpack(pack([(Trial("n", 1), [Row(0, 0, "", "", "x", math.nan)])]))[0][1][0].value)
-
-
-def kill_some(pids: Callable[[], Sequence[int]], kills: int) -> threading.Thread:
-    """Kill random processes, one after the other, as long as there are some."""
-
-    def run() -> None:
-        random = np.random.default_rng(1)
-        for _ in range(kills):
-            time.sleep(0.5)
-            found = pids()
-            if found:
-                os.kill(int(random.choice(found)), signal.SIGKILL)
-
-    thread = threading.Thread(target=run, daemon=True)
-    thread.start()
-    return thread
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="finds processes in /proc")

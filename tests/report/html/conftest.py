@@ -9,6 +9,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -73,36 +74,50 @@ def chromium() -> Iterator[Any]:
         browser.close()
 
 
+@pytest.fixture(scope="session")
+def tab(chromium: Any) -> Any:
+    """The tab that shows all pages, one after the other: a new one would have to compile the scripts of charts."""
+    return chromium.new_page()
+
+
 @pytest.fixture
-def open_page(chromium: Any, tmp_path: Path) -> Iterator[Open]:
-    """Return `open(html, **context)`: the page, once all its parts are there."""
-    contexts = []
+def open_page(tab: Any, tmp_path: Path) -> Iterator[Open]:
+    """Return `open(html, …)`: the page, once all its parts are there, in place of the one before."""
+    with ExitStack() as listeners:
 
-    def open_html(html: str, width: int = 1280, height: int = 900, **options: Any) -> Opened:
-        path = tmp_path / f"page{len(contexts)}.html"
-        path.write_text(html, encoding="utf-8")
-        context = chromium.new_context(viewport={"width": width, "height": height}, **options)
-        contexts.append(context)
-        opened = Opened(context.new_page())
-        watch(opened)
-        opened.page.goto(path.as_uri())
-        opened.wait(READY)
-        return opened
+        def open_html(html: str, width: int = 1280, height: int = 900, color_scheme: str = "light") -> Opened:
+            path = tmp_path / "page.html"
+            path.write_text(html, encoding="utf-8")
+            listeners.close()
+            tab.goto("about:blank")
+            tab.mouse.move(0, 0)
+            tab.set_viewport_size({"width": width, "height": height})
+            tab.emulate_media(media="null", color_scheme=color_scheme)
+            opened = Opened(tab)
+            listeners.enter_context(watched(opened))
+            tab.goto(path.as_uri())
+            opened.wait(READY)
+            return opened
 
-    yield open_html
-    for context in contexts:
-        context.close()
+        yield open_html
 
 
 READY = "document.body.dataset.ready && (document.body.dataset.charts || !document.querySelector('.plot'))"
 
 
-def watch(opened: Opened) -> None:
+@contextmanager
+def watched(opened: Opened) -> Iterator[None]:
     """Record errors, and every request but the page's own."""
-    page = opened.page
-    page.on("console", lambda message: opened.problems.append(message.text) if message.type in BAD else None)
-    page.on("pageerror", lambda error: opened.problems.append(str(error)))
-    page.on("request", lambda request: opened.requests.append(request.url))
+    listeners = {
+        "console": lambda message: opened.problems.append(message.text) if message.type in BAD else None,
+        "pageerror": lambda error: opened.problems.append(str(error)),
+        "request": lambda request: opened.requests.append(request.url),
+    }
+    for event, listener in listeners.items():
+        opened.page.on(event, listener)
+    yield
+    for event, listener in listeners.items():
+        opened.page.remove_listener(event, listener)
 
 
 BAD = ("error", "warning")

@@ -52,6 +52,11 @@ def experiment() -> Report:
 
 
 @cache
+def experiment_page() -> str:
+    return experiment().to_html()
+
+
+@cache
 def static(name: str) -> Report:
     """Return a net of models/, not run."""
     return caffestat.analyze(MODELS / name, static=True, detail=True)

@@ -16,7 +16,7 @@ from caffestat.report.json_format import to_dict
 
 from ..reports import tiny_report
 from .conftest import Open, Opened
-from .pages import HOSTILE, deep, experiment, static
+from .pages import HOSTILE, deep, experiment, experiment_page, static
 
 
 def row_of(report: caffestat.Report, name: str) -> int:
@@ -25,7 +25,7 @@ def row_of(report: caffestat.Report, name: str) -> int:
 
 @pytest.fixture
 def page(open_page: Open) -> Opened:
-    return open_page(experiment().to_html())
+    return open_page(experiment_page())
 
 
 def numbers_in(value: Any) -> set[float]:
@@ -344,7 +344,7 @@ PRINTED = """() => {
 
 
 def test_a_dark_page_is_printed_light(open_page: Open) -> None:
-    page = open_page(experiment().to_html(), color_scheme="dark")
+    page = open_page(experiment_page(), color_scheme="dark")
     assert page.evaluate(PRINTED) == [0, [255] * 4, "#ffffff", 1]
     assert page.problems == []
 
