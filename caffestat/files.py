@@ -91,10 +91,10 @@ def check_strings(path: str | Path, message: Any) -> None:
         for descriptor, value in waiting.pop().ListFields():
             if descriptor.message_type is not None:
                 waiting.extend([value] if hasattr(value, "ListFields") else value)
-            elif descriptor.type == descriptor.TYPE_STRING:
-                texts = [value] if isinstance(value, (str, bytes)) else value
-                if any(isinstance(text, bytes) for text in texts):
-                    raise InputError(f"{path}: its field {descriptor.full_name} holds bytes that are not UTF-8")
+            elif descriptor.type == descriptor.TYPE_STRING and bytes in map(
+                type, (value,) if isinstance(value, (str, bytes)) else value
+            ):
+                raise InputError(f"{path}: its field {descriptor.full_name} holds bytes that are not UTF-8")
 
 
 def search(folder: str | Path, patterns: Iterable[str], links: bool = False) -> list[Path]:

@@ -75,7 +75,8 @@ def _inputs(proto: onnx.ModelProto) -> dict[str, bool]:
 def _other_batch(
     source: Source, proto: onnx.ModelProto, net: NetOptions, given: Mapping[str, np.ndarray], runs: bool
 ) -> int | None:
-    """Return another batch with which a model works; None where it works as it is, or other sizes are open."""
+    """Return another batch with which a model works; None where none is the cause."""
+    from caffestat.graph.check import as_damage, check_model
     from caffestat.graph.load import load
     from caffestat.graph.sizes import Trial, fixed_shapes
 
@@ -94,4 +95,11 @@ def _other_batch(
             return False
         return not runs or can_run(model, others)
 
-    return next(filter(works, _TRIED), None) if any(inputs.values()) and not works(None) else None
+    if not any(inputs.values()):
+        return None
+    try:
+        with as_damage():
+            check_model(proto)
+    except InputError:
+        return None
+    return None if works(None) else next(filter(works, _TRIED), None)
