@@ -6,7 +6,7 @@ import gc
 import importlib.util
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -80,8 +80,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--refresh", action="store_true", help="write the expected outputs anew instead of comparing")
 
 
+@pytest.hookimpl(tryfirst=True)  # before Hypothesis reads the code
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Skip the golden cases whose data nothing here can read, mark what is slow, and put what takes longest first."""
+    _draw_no_constants_of_the_code()
     files = {path: path.relative_to(HERE).as_posix() for path in {item.path for item in items}}
     items.sort(key=lambda item: files[item.path] not in FIRST)
     for item in items:
@@ -97,7 +99,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_collection_finish() -> None:
     """Keep what was imported and collected from being searched for garbage again and again."""
     gc.freeze()
-    _draw_no_constants_of_the_code()
+
+
+def pytest_sessionfinish() -> None:
+    """Keep what is left from being searched for garbage at the end, which pytest does ten times."""
+    gc.freeze()
 
 
 def _draw_no_constants_of_the_code() -> None:
@@ -114,6 +120,14 @@ def one_thread() -> None:
         from caffestat.engine.runtime import use_threads
 
         use_threads(1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_waiting_for_disks() -> Iterator[None]:
+    """Let files be in the memory of the system only: no test cuts the power."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda file: None)
+        yield
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import CancelledError
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -28,7 +29,8 @@ from caffestat.sweeps.store import Store
 from .nets import NET
 
 pytest.importorskip("pyarrow")
-pytest.importorskip("distributed")
+if find_spec("distributed") is None:  # its import takes a second, which only the process that runs these tests needs
+    pytest.skip("distributed is not installed", allow_module_level=True)
 
 ROOT = Path(__file__).resolve().parents[2]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "DASK_DISTRIBUTED__COMM__TIMEOUTS__CONNECT": "5s"}
