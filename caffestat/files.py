@@ -131,13 +131,13 @@ def _matches(name: str, patterns: Iterable[str]) -> bool:
     return any(fnmatch.fnmatch(name, pattern) for pattern in patterns)
 
 
-def read_stdin(limit: int = LARGEST_TEXT) -> bytes:
+def read_stdin() -> bytes:
     """Return what the standard input holds. Raises OSError, or InputError when it is closed or holds more."""
     if sys.stdin is None:
         raise InputError("<stdin>: is closed")
-    data = sys.stdin.buffer.read(limit + 1)
-    if len(data) > limit:
-        raise InputError(f"<stdin>: expected at most {limit:,} bytes, found more")
+    data = sys.stdin.buffer.read(LARGEST_TEXT + 1)
+    if len(data) > LARGEST_TEXT:
+        raise InputError(f"<stdin>: expected at most {LARGEST_TEXT:,} bytes, found more")
     return data
 
 

@@ -49,10 +49,10 @@ def check_gradient(model: Model) -> None:
     check_memory(Need(3 * params, blobs), "writing the gradients", CPU, "use a smaller --batch or --shape")
 
 
-def check_draws(program: Program, params: bool = True, data: bool = True) -> None:
+def check_draws(program: Program, data: bool = True) -> None:
     """Raise InputError when the values of all params, or those of the data, do not fit into memory."""
     blobs = _sizes(shape for row in program.rows if row.is_data for shape in row.shapes)
-    drawn = {"params": _params(program) * params, "data": blobs * data}
+    drawn = {"params": _params(program), "data": blobs * data}
     for what, sizes in drawn.items():
         check_memory(need_of_draws(sizes), f"drawing the {what}", CPU)
 

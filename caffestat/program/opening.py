@@ -73,9 +73,9 @@ class NetFile:
         _refuse_dims(o)
         return build(self.source, self.state(o), o.shapes, o.batch, o.data, o.dialect, faults)
 
-    def program(self, options: NetOptions, values: ValueOptions, faults: list[NetError] | None = None) -> NetProgram:
+    def program(self, options: NetOptions, values: ValueOptions) -> NetProgram:
         """Return the program of the net, with what is strange about the file; see `build`."""
-        return self._program(self.build(options, faults), values)
+        return self._program(self.build(options), values)
 
     def assuming(self, options: NetOptions, faults: list[NetError]) -> tuple[Net, list[Assumed]]:
         """Return the net with likely shapes for data of which none is known, and what was assumed; see `build`."""

@@ -23,7 +23,7 @@ from caffestat.schema import caffe_pb2
 
 from .trial import Change, Sweep, Trial
 
-__all__ = ["filler_fields", "refuse_unknown", "variant_of", "with_stds"]
+__all__ = ["refuse_unknown", "variant_of", "weight_fillers", "with_stds"]
 
 
 def refuse_unknown(sweep: Sweep) -> None:
@@ -55,15 +55,15 @@ def variant_of(source: NetSource, trial: Trial, partly: bool = False) -> NetSour
     return replace(source, layers=layers)
 
 
-def filler_fields(entry: Entry, role: str = "weight") -> Iterator[tuple[Any, str]]:
-    """Yield the messages and fields of a layer that hold the fillers of a role."""
+def weight_fillers(entry: Entry) -> Iterator[tuple[Any, str]]:
+    """Yield the messages and fields of a layer that hold the fillers of its weights."""
     cls = layer_class(entry.proto.type)
     for path, found in (cls.filler_fields if cls else {}).items():
         *messages, field = path.split(".")
         message = entry.proto
         for name in messages:
             message = getattr(message, name, None)
-        if found == role and message is not None:
+        if found == "weight" and message is not None:
             yield message, field
 
 
@@ -79,7 +79,7 @@ def _fill(layers: Sequence[Entry], text: str) -> None:
     """Give all weights a filler."""
     written, filled = _written(text), 0
     for entry in layers:
-        for message, field in filler_fields(entry):
+        for message, field in weight_fillers(entry):
             filler = getattr(message, field)
             filler.Clear()
             _parse(written, filler, f"filler {text!r}")
@@ -92,7 +92,7 @@ def with_stds(source: NetSource, fillers: Mapping[str, str]) -> NetSource:
     """Return the net with these weight fillers, as texts by the names of layers."""
     layers = tuple(replace(entry, proto=deepcopy(entry.proto)) for entry in source.layers)
     for entry in layers:
-        for message, field in filler_fields(entry) if entry.proto.name in fillers else ():
+        for message, field in weight_fillers(entry) if entry.proto.name in fillers else ():
             filler = getattr(message, field)
             filler.Clear()
             _parse(fillers[entry.proto.name], filler, f"layer {entry.proto.name!r}")

@@ -87,10 +87,10 @@ class _Cell:
         """Return the product of two factors; "" for zero where the second is missing."""
         return self.emit("Mul", a, b) if b else ""
 
-    def gates(self, total: str, axis: int = 1) -> list[str]:
+    def gates(self, total: str) -> list[str]:
         """Return the parts of each gate; "" for each where there is nothing."""
         count = GATES[self.node.op]
-        return self.split(total, count, axis if len(self.graph.shape(total)) > 1 else 0) if total else [""] * count
+        return self.split(total, count, min(len(self.graph.shape(total)) - 1, 1)) if total else [""] * count
 
 
 def _rnn(c: _Cell, x: str, h: str, _: str) -> tuple[str, str]:
