@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from fractions import Fraction
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from caffestat.fillers import Filler
 from caffestat.lazy import np
@@ -27,6 +27,7 @@ __all__ = [
     "Parameter",
     "Reshape",
     "Silence",
+    "Sink",
     "Slice",
     "Split",
     "Tile",
@@ -289,13 +290,11 @@ def _scaled(sizes: list[int], written: Sequence[int], ratio: Fraction) -> list[i
     return sizes
 
 
-@layer("Silence", by_sample=True)
-class Silence(Layer):
-    """No top; dx = 0. Keeps blobs that nobody reads from becoming outputs. (silence_layer.cpp)"""
+class Sink(Layer):
+    """No top: what it does with its bottoms changes no value; dx = 0."""
 
-    num_bottoms = (1, None)
+    num_bottoms: ClassVar[tuple[int, int | None]] = (1, None)
     num_tops = (0, 0)
-    foreign_tops = (1, None)
 
     def tops(self, bottoms: Sequence[Shape]) -> tuple[Shape, ...]:
         return ()
@@ -304,13 +303,19 @@ class Silence(Layer):
         return ()
 
 
+@layer("Silence", by_sample=True)
+class Silence(Sink):
+    """No top; dx = 0. Keeps blobs that nobody reads from becoming outputs. (silence_layer.cpp)"""
+
+    foreign_tops = (1, None)
+
+
 @layer("HDF5Output")
-class HDF5Output(Layer):
+class HDF5Output(Sink):
     """No top: training writes the two bottoms to `file_name`, as data sets `data` and `label` of 4 axes.
     (hdf5_output_layer.cpp)"""
 
     num_bottoms = (2, 2)
-    num_tops = (0, 0)
 
     @property
     def output_file(self) -> str:
@@ -323,9 +328,6 @@ class HDF5Output(Layer):
             raise self.error(f"expected two bottoms of the same first axis, found shapes {bottoms[0]} and {bottoms[1]}")
         if max(map(len, bottoms)) > 4:
             raise self.error(f"expected bottoms of at most 4 axes, found shapes {bottoms[0]} and {bottoms[1]}")
-        return ()
-
-    def lower(self, g: Graph, bottoms: Sequence[str], params: Sequence[str]) -> Sequence[str]:
         return ()
 
 

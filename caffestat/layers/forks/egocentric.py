@@ -10,6 +10,7 @@ from caffestat.lazy import np
 
 from ..base import Layer, Shape, layer
 from ..reread import emit_closed, without_gradient
+from ..shape import Sink
 from .staged import Computed
 
 if TYPE_CHECKING:
@@ -114,20 +115,11 @@ def _number(digits: str, layer: Layer, label: float) -> int:
 
 
 @layer("save_features.SaveFeaturesLayer", dialect="egocentric")
-class SaveFeaturesLayer(Layer):
+class SaveFeaturesLayer(Sink):
     """No top: the reference writes its bottoms to a file, which is not done here.
 
     (lferrer/iccv2017, layers/save_features.py)
     """
-
-    num_bottoms = (1, None)
-    num_tops = (0, 0)
-
-    def tops(self, bottoms: Sequence[Shape]) -> tuple[Shape, ...]:
-        return ()
-
-    def lower(self, g: Graph, bottoms: Sequence[str], params: Sequence[str]) -> Sequence[str]:
-        return ()
 
 
 @layer("cyclic_loss.CyclicLossLayer", dialect="egocentric")

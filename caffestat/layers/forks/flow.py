@@ -15,6 +15,7 @@ from ..data import Source
 from ..loss import Loss, total
 from ..neuron import Neuron
 from ..reread import emit_closed, emit_reread, without_gradient
+from ..shape import Sink
 
 if TYPE_CHECKING:
     from caffestat.autodiff import Tape
@@ -492,15 +493,7 @@ class ImgReader(Source):
 
 
 @layer("FLOWriter", "ImgWriter", "PFMWriter", "FloatWriter", dialect="flownet")
-class Writer(Layer):
+class Writer(Sink):
     """No top: the reference writes its bottoms to files, this does not. (lmb-freiburg/flownet2, flowriter_layer.cpp)"""
 
     adds = flow_pb2.LayerParameter
-    num_bottoms = (1, None)
-    num_tops = (0, 0)
-
-    def tops(self, bottoms: Sequence[Shape]) -> tuple[Shape, ...]:
-        return ()
-
-    def lower(self, g: Graph, bottoms: Sequence[str], params: Sequence[str]) -> Sequence[str]:
-        return ()

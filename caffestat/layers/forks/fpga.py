@@ -16,6 +16,7 @@ from ..base import Layer, Param, Shape, layer
 from ..convolution import Convolution
 from ..inner_product import InnerProduct
 from ..pooling import MAX, Pooling
+from ..shape import Sink
 from .flow import check_images
 
 if TYPE_CHECKING:
@@ -38,18 +39,11 @@ def emit_moved(g: Graph, x: str, order: Sequence[int]) -> str:
 
 
 @layer("XCLProgram", dialect="fpga")
-class XCLProgram(Layer):
+class XCLProgram(Sink):
     """No bottom, no top: the reference loads a program into the FPGA. (dicecco1/fpga_caffe, XCL_program_layer.cpp)"""
 
     adds = fpga_pb2.LayerParameter
     num_bottoms = (0, 0)
-    num_tops = (0, 0)
-
-    def tops(self, bottoms: Sequence[Shape]) -> tuple[Shape, ...]:
-        return ()
-
-    def lower(self, g: Graph, bottoms: Sequence[str], params: Sequence[str]) -> Sequence[str]:
-        return ()
 
 
 @layer("HWCN", dialect="fpga")

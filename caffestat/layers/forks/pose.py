@@ -19,6 +19,7 @@ from ..base import TRAIN, Layer, Move, Shape, layer, of_four_axes
 from ..loss import Loss, total
 from ..neuron import Neuron
 from ..reread import emit_closed, without_gradient
+from ..shape import Sink
 from .flow import check_images
 from .interpolation import Resize
 from .proposals import read_settings
@@ -644,7 +645,7 @@ class PoseEuDistAccuracy(_PoseAccuracy):
 
 
 @layer("VisualizedHeatMaps2", "VisualizedPoseCoords", dialect="pose")
-class Visualized(Layer):
+class Visualized(Sink):
     """No top: the reference writes pictures, this does not. The last bottom is info.
 
     (zimenglan-sysu-512/pose_action_caffe, visualized_heat_maps2_layer.cpp)
@@ -652,11 +653,7 @@ class Visualized(Layer):
 
     adds = pose_pb2.LayerParameter
     num_bottoms = (2, None)
-    num_tops = (0, 0)
 
     def tops(self, bottoms: Sequence[Shape]) -> tuple[Shape, ...]:
         check_info(self, bottoms[-1], bottoms[0][0] if bottoms[0] else 0)
-        return ()
-
-    def lower(self, g: Graph, bottoms: Sequence[str], params: Sequence[str]) -> Sequence[str]:
         return ()

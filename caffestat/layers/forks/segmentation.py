@@ -13,6 +13,7 @@ from ..base import Layer, Move, Shape, layer
 from ..data import Count, Source
 from ..loss import FLOAT, class_index
 from ..reread import emit_closed, without_gradient
+from ..shape import Sink
 from .interpolation import Unpool
 
 if TYPE_CHECKING:
@@ -154,24 +155,19 @@ class EltwiseAccuracy(_PerPixel):
 
 
 @layer("MatWrite", dialect="deeplab")
-class MatWrite(Layer):
+class MatWrite(Sink):
     """No top: Caffe writes each bottom to a .mat file named by prefix and source, which is not done here.
 
     (TheLegendAli/DeepLab-Context, mat_write_layer.cpp)
     """
 
     adds = segmentation_pb2.LayerParameter
-    num_bottoms = (1, None)
-    num_tops = (0, 0)
 
     def tops(self, bottoms: Sequence[Shape]) -> tuple[Shape, ...]:
         if self.added.mat_write_param.period < 1:
             raise self.error(
                 f"expected a positive period in mat_write_param, found {self.added.mat_write_param.period}"
             )
-        return ()
-
-    def lower(self, g: Graph, bottoms: Sequence[str], params: Sequence[str]) -> Sequence[str]:
         return ()
 
 
