@@ -124,6 +124,8 @@ class FlowWarp(_Warped):
         n, _, height, width = g.shape(image)
         y, x = self.points(g, flow)
         inside = g.emit("And", emit_inside(g, y, height, True), emit_inside(g, x, width, True))
+        places = (g.emit("Where", inside, place, g.constant(0)) for place in (y, x))  # a flow of NaN has no gradient
+        y, x = (g.declare(place, (n, height, width)) for place in places)
         shown = g.declare(g.emit("Unsqueeze", inside, g.ints(1)), (n, 1, height, width), bool)
         fill = np.nan if self.added.flow_warp_param.fill_value == NOT_A_NUMBER else 0
         return (g.emit("Where", shown, emit_sampled(g, image, y, x, EDGE), g.constant(fill)),)

@@ -194,6 +194,14 @@ def test_places_outside_are_no_number_where_the_file_asks_for_it() -> None:
     np.testing.assert_allclose(np.where(outside, 0, y), warped(IMAGES, FLOW, "flownet"), rtol=1e-4, atol=1e-5)
 
 
+def test_a_flow_of_nan_leads_outside() -> None:
+    flow = FLOW.copy()
+    flow[0, :, 2, 3] = np.nan
+    found = run(make(TWO % "FlowWarp"), [IMAGES, flow])
+    assert not found.tops[0][0, :, 2, 3].any()
+    assert np.isfinite(found.bottoms[0]).all() and np.isfinite(found.bottoms[1]).all()
+
+
 def test_warping_by_two_movements() -> None:
     layer = make('name: "l" type: "Warping" bottom: "x" bottom: "u" bottom: "v" top: "y"')
     assert type(layer).dialect == "depth"
