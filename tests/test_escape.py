@@ -16,6 +16,8 @@ from click.testing import CliRunner, Result
 from caffestat.cli import main
 from caffestat.errors import InputError, Place, PrototextError
 from caffestat.escape import csv_cell, json_compact, json_text, markdown, shown_error, visible
+from caffestat.report.curve import csv_lines
+from caffestat.training.events import EndTest, Output
 
 HOSTILE = {
     "escape sequence": r"\033]0;owned\007\033[31m",
@@ -102,6 +104,13 @@ def test_sarif_has_no_links(net: str) -> None:
 def test_csv_has_no_formulas(net: str) -> None:
     for row in csv.DictReader(io.StringIO(run("analyze", "--static", "--format", "csv", net).stdout)):
         assert not any(row[key].startswith(("=", "+", "-", "@")) for key in ("layer", "type", "top", "param"))
+
+
+@pytest.mark.parametrize("name", ['a,"b"', "=a,b", "a\nb", "loss"])
+def test_outputs_in_a_curve_are_one_cell(name: str) -> None:
+    (line,) = csv_lines(EndTest(7, 0, (Output(name, 0.5, 0.0),), None))
+    ((*start, cell, value),) = csv.reader([line])
+    assert (start, cell, value) == (["7", "test", "0"], csv_cell(name), "0.5")
 
 
 @pytest.mark.parametrize("name", HOSTILE)

@@ -38,7 +38,12 @@ def _rows(
 ) -> Iterator[str]:
     total = [] if loss is None else [("total_loss", loss)]
     for name, value in [*total, *(more or []), *named_outputs(outputs)]:
-        yield f"{iteration},{phase},{net},{csv_cell(name)},{value:.9g}"
+        yield f"{iteration},{phase},{net},{_quoted(csv_cell(name))},{value:.9g}"
+
+
+def _quoted(text: str) -> str:
+    """Return a cell with the quotes that a comma or a quote in it asks for."""
+    return '"{}"'.format(text.replace('"', '""')) if {*'",'} & {*text} else text
 
 
 def named_outputs(outputs: Sequence[e.Output | logs.Output]) -> Iterator[tuple[str, float]]:

@@ -7,6 +7,7 @@ import io
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 
+from caffestat.escape import csv_cell
 from caffestat.sweeps import Trial
 from caffestat.sweeps.findings import Choice, Grid, Slope
 from caffestat.sweeps.spread import Band, Spread, Value
@@ -138,7 +139,8 @@ def render_csv(summary: Summary) -> str:
 
     def row(variant: Trial, *cells: object, without: str = "") -> None:
         found = variant.parameters | {without: ""}
-        table.writerow([variant.variant, *(found.get(name, "") for name in parameters), *cells])
+        shown = (csv_cell(cell) if isinstance(cell, str) else cell for cell in (variant.variant, *cells))
+        table.writerow([next(shown), *(found.get(name, "") for name in parameters), *shown])
 
     for value, spread in summary.values.items():
         band = summary.bands.get(value)

@@ -93,6 +93,14 @@ def test_csv_has_a_column_per_parameter_and_rows_for_what_is_found() -> None:
     assert len(ranges) == 6 and {r["variant"] for r in ranges} == {v.variant for v in found.variants()}
 
 
+def test_csv_has_no_formulas_and_no_controls() -> None:
+    found = Summary()
+    found.add(Trial("=n", 1), [Row(0, 1, "=cmd|' /c calc'!A0", "\x1b[2J", "x", 1.0)])
+    (first, *_) = csv.DictReader(io.StringIO(render_csv(found)))
+    assert first["layer"] == "'=cmd|' /c calc'!A0"
+    assert (first["name"], first["variant"][:3]) == (r"\x1b[2J", "'=n")
+
+
 def test_some_steps_are_shown_the_first_and_the_last_among_them() -> None:
     assert steps([3, 1, 2, 1]) == [1, 2, 3]
     assert steps(range(100), 5) == [0, 25, 50, 74, 99]
