@@ -109,8 +109,10 @@ def _array(text: str) -> np.ndarray:
     return read_array(text) if number is None else number
 
 
-_INPUTS = (".prototxt", ".pbtxt", ".prototext", ".caffemodel", ".solverstate", ".binaryproto", ".h5", ".onnx")
-_INPUTS += (".npz", ".npy", ".py")
+_INPUTS = (
+    *(".prototxt", ".pbtxt", ".prototext", ".caffemodel", ".solverstate", ".binaryproto"),
+    *(".h5", ".npz", ".npy", ".onnx", ".py"),
+)
 
 
 def text_output(ctx: click.Context, param: click.Parameter, value: Path | None) -> Path | None:

@@ -164,7 +164,14 @@ class _Regions(Layer):
 
     def stride(self) -> int:
         """Return how many of the image's pixels lie between two places of the map."""
-        return int(self.settings["feat_stride"])
+        found = self.settings["feat_stride"]
+        try:
+            stride = int(found)
+        except (TypeError, ValueError, OverflowError):
+            stride = 0
+        if stride < 1:
+            raise self.error(f"expected 1 or more as feat_stride, found {found!r}")
+        return stride
 
     def anchors(self) -> np.ndarray:
         """Return the anchors at the map's first place."""

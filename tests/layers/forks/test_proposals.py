@@ -224,6 +224,13 @@ def test_settings_of_frcnn_that_cannot_be_used(tmp_path: Path, settings: str, me
         frcnn(tmp_path, settings)
 
 
+@pytest.mark.parametrize("stride", ["1e999", "0", "[8]", "wide"])
+def test_strides_that_are_no_sizes(stride: str) -> None:
+    layer = make(python("proposal_layer", "ProposalLayer", f"'feat_stride': {stride}", 3, 1), TEST)
+    with pytest.raises(NetError, match="expected 1 or more as feat_stride, found"):
+        layer.stride()  # type: ignore[attr-defined]
+
+
 @pytest.mark.parametrize("text", ["-" * 10_000 + "1", "(" * 100_000], ids=["minus", "nested"])
 def test_settings_that_are_nested_deeply_are_texts(text: str) -> None:
     assert read_settings(f"'feat_stride': {text}") == {"feat_stride": text}
