@@ -119,11 +119,11 @@ def main() -> None:
 
     \b
     Examples:
-      caffestat analyze net.prototxt              shapes, fans, xavier values, mean |x| of every blob
-      caffestat analyze --static net.prototxt     the same without running the net
-      caffestat debug solver.prototxt             the debug_info lines that Caffe would print
-      caffestat fill net.prototxt -o w.caffemodel the weights that Caffe would start with
-      caffestat rewrite --filler auto *.prototxt  better fillers; nothing else changes
+      caffestat analyze net.prototxt               # shapes, fans, xavier values, mean |x| of every blob
+      caffestat analyze --static net.prototxt      # the same without running the net
+      caffestat debug solver.prototxt              # the debug_info lines that Caffe would print
+      caffestat fill net.prototxt -o w.caffemodel  # the weights that Caffe would start with
+      caffestat rewrite --filler auto *.prototxt   # better fillers; nothing else changes
 
     Exit codes: 0; 1 when `check`, `compare`, `diagnose`, `rewrite --check` or `train --watch` finds something; 2 when
     the file, the net or an option cannot be used. For a net that Caffe refuses, `analyze` still shows the layers that

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 import time
@@ -126,17 +127,28 @@ def open_page(page: Path) -> None:
     webbrowser.open(page.resolve().as_uri())
 
 
+def _width() -> int:
+    """Return the width of the terminal behind the standard error."""
+    try:
+        return os.get_terminal_size(sys.stderr.fileno()).columns or 80
+    except OSError:
+        return 80
+
+
 class StatusLine:
-    """A line at the end of the standard error that is written over; none where that is no terminal."""
+    """A line at the end of the standard error that is written over; none where no terminal can do that.
+
+    It is cut to the terminal's width: what is written over is one line of it.
+    """
 
     def __init__(self) -> None:
-        self.is_on = sys.stderr.isatty()
+        self.is_on = sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
         self._is_shown = False
 
     def show(self, text: str) -> None:
         """Put a text in place of the last one."""
         if self.is_on:
-            print(f"\r\x1b[K{visible(text)}", end="", file=sys.stderr, flush=True)
+            print(f"\r\x1b[K{visible(text)[: _width() - 1]}", end="", file=sys.stderr, flush=True)
             self._is_shown = True
 
     def clear(self) -> None:

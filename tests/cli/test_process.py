@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from caffestat.__main__ import run
+from caffestat.cli.terminal import StatusLine
 
 PRINT_MODULES = """\
 import sys, runpy
@@ -167,12 +168,30 @@ def test_names_that_are_no_utf_8_and_begin_with_a_dash(root: Path, tmp_path: Pat
         assert (tmp_path / os.fsdecode(output)).stat().st_size > 20
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="needs a terminal of its own")
+@pytest.mark.parametrize(("term", "shown"), [("xterm", "\r\x1b[Kiteration"), ("dumb", "")])
+def test_a_status_line_fits_into_its_terminal(monkeypatch: pytest.MonkeyPatch, term: str, shown: str) -> None:
+    import fcntl
+    import struct
+    import termios
+
+    ours, theirs = os.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("4H", 5, 10, 0, 0))
+    with open(theirs, "w") as terminal, monkeypatch.context() as patched:
+        patched.setattr("sys.stderr", terminal)
+        patched.setenv("TERM", term)
+        StatusLine().show("iteration 100 of 1000")
+        print(end="|", file=terminal, flush=True)
+        assert os.read(ours, 100).decode() == shown + "|"
+    os.close(ours)
+
+
 def test_an_interrupt_while_modules_are_imported(monkeypatch: pytest.MonkeyPatch) -> None:
     class Interrupted:
         def __getattr__(self, name: str) -> None:
             raise KeyboardInterrupt
 
-    monkeypatch.setitem(sys.modules, "caffestat.cli", Interrupted())  # type: ignore[arg-type]
+    monkeypatch.setitem(sys.modules, "caffestat.cli", Interrupted())
     with pytest.raises(SystemExit) as ended:
         run()
     assert ended.value.code == 130
