@@ -11,6 +11,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
+
+from caffestat.cli import main
 
 ROOT = Path(__file__).resolve().parents[2]
 HOOK = re.compile(r"^- id: (\S+)\n(?:  .*\n)*?  entry: caffestat (.*)\n  args: \[(.*)\]\n", re.MULTILINE)
@@ -44,12 +47,14 @@ def test_make_targets(folder: Path) -> None:
     assert run(["make", "-f", makefile, "fillers-check"], folder) == 0
 
 
-def test_pre_commit_hooks(folder: Path) -> None:
+def test_pre_commit_hooks(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     text = (ROOT / ".pre-commit-hooks.yaml").read_text(encoding="utf-8")
     hooks = {name: [*entry.split(), *args.split(", ")] for name, entry, args in HOOK.findall(text)}
     assert set(hooks) == set(re.findall(r"^- id: (\S+)$", text, re.MULTILINE))
     files = sorted(str(path.relative_to(folder)) for path in folder.rglob("*.prototxt"))
-    check = ["caffestat", *hooks["caffestat-fillers-check"], *files]
-    assert run(check, folder) == 1
-    assert run(["caffestat", *hooks["caffestat-fillers-fix"], *files], folder) == 0
-    assert run(check, folder) == 0
+    monkeypatch.chdir(folder)
+    found = [
+        CliRunner().invoke(main, [*hooks[f"caffestat-fillers-{name}"], *files]).exit_code
+        for name in ("check", "fix", "check")
+    ]
+    assert found == [1, 0, 0]
