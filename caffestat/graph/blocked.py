@@ -253,7 +253,9 @@ def turned_depthwise(g: Graph, w: str, kept: Sequence[range] = ()) -> tuple[str,
     """Lay one filter per channel out with its taps flipped: [channels / block, taps, channels in block]."""
     shape = g.shape(w)
     flipped, kernel = _flipped(shape, kept)
-    return g.emit("Gather", _columns(g, w, shape), g.ints(*flipped), axis=1), (*shape[:2], *kernel)
+    taps = g.emit("Gather", _columns(g, w, shape), g.ints(*flipped), axis=1)
+    g.declare(taps, (shape[0] // g.block, len(flipped), g.block), g.specs[w].dtype)
+    return taps, (*shape[:2], *kernel)
 
 
 def _flipped(shape: Ints, kept: Sequence[range]) -> tuple[list[int], Ints]:
@@ -267,7 +269,8 @@ def _in_order(g: Graph, tiles: str, numbers: np.ndarray) -> str:
     order = numbers.reshape(-1)
     if np.array_equal(order, np.arange(g.shape(tiles)[0])):
         return tiles
-    return g.emit("Gather", tiles, g.constant(order, np.int64), axis=0)
+    found = g.emit("Gather", tiles, g.constant(order, np.int64), axis=0)
+    return g.declare(found, (order.size, *g.shape(tiles)[1:]), g.specs[tiles].dtype)
 
 
 def functions() -> list[onnx.FunctionProto]:
