@@ -151,7 +151,8 @@ class Graph:
     Of the graph that the runtime gets (see `expand`):
     block    how many channels stand side by side in the blocked layout of its kernels; 0: they have none
     threads  how many of the processor's threads work on an op; 0: one per core
-    changing values that differ from run to run
+    changing values that differ from run to run, and `held`
+    held     params of a body that are the same in every run: the runtime does not lay them out as it does those outside
     scaled   values that are others times a vector; None where each value is computed as it is, for instance rounded
     spread   the transformed tiles of images by the image and the window that slides over it (`winograd`)
     dilated  images with zeros between the elements of others: these, and the strides
@@ -179,6 +180,7 @@ class Graph:
         self.block = 0
         self.threads = 0
         self.changing: set[str] = set()
+        self.held: set[str] = set()
         self.scaled: Scaled | None = None
         self.spread: dict[tuple[str, Window], str] = {}
         self.dilated: dict[str, tuple[str, Shape]] = {}

@@ -195,7 +195,8 @@ def _slice(g: Graph, chain: Chain, count: int, outputs: Sequence[str], define: D
     inner = branch(g)
     inner.specs.update((name, replace(g.specs[name], shape=(size, *g.shape(name)[1:]))) for name in chain.samples)
     inner.inputs = {name: inner.specs[name] for name in chain.samples - chain.made}
-    inner.changing = g.changing | g.params.keys()
+    inner.held = g.params.keys() - g.changing
+    inner.changing = g.changing | inner.held
     define(inner, [_of_batch(node, size) for node in chain.nodes])
     nodes = without_views_of_views(inner, inner.nodes)
     inner.nodes = live(without_repeats(nodes, outputs), outputs)

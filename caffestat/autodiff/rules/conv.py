@@ -167,10 +167,10 @@ def _factors_of(g: Graph, node: Node, provider: str) -> tuple[str, str] | None:
 
 
 def _is_blocked(g: Graph, c: Convolution, w: str) -> bool:
-    """Tell whether dx has a blocked form, and this is faster: all but 1x1 on many places."""
+    """Tell whether dx has a blocked form, and this is faster: all but 1x1 on many places, or turned once for slices."""
     if max(c.window.strides) > 1 or len(c.window.size) != 2 or min(_flip_pads(c)) < 0:
         return False
-    few = c.batch * c.window.places < 20_000
+    few = c.batch * c.window.places < 20_000 and w not in g.held
     return (c.window.taps > 1 or few) and c.channels >= g.block and blocked.fits(g, w, c.group, c.x_shape)
 
 
