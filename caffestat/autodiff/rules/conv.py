@@ -20,7 +20,6 @@ from caffestat.graph import (
     Convolution,
     Graph,
     Node,
-    all_but_channels,
     blocked,
     convolution_of,
     early,
@@ -63,9 +62,8 @@ def conv_transpose(tape: Tape, node: Node, dy: str) -> list[str | None]:
 
 def _bias_gradients(tape: Tape, node: Node, dy: str) -> list[str | None]:
     """Return db for the bias that the node may have: [filters], the sum over batch and places."""
-    axes = all_but_channels(len(tape.shape(node.outputs[0])))
-    biases = node.inputs[2:]
-    return [tape.emit("ReduceSum", dy, tape.ints(*axes), keepdims=0) if tape.needs(b) else None for b in biases]
+    shape, biases = tape.shape(node.outputs[0])[1:2], node.inputs[2:]
+    return [tape.emit_late("ChannelSum", dy, shape=shape, like=dy) if tape.needs(b) else None for b in biases]
 
 
 def _slide(g: Graph, c: Convolution, w: str, image: str) -> str:
