@@ -57,7 +57,10 @@ progress = lambda done, count: done == 3 and interrupt()
 caffestat.sweep("net.prototxt", seeds=range(1_000_000), workers=2, output="out", progress=progress)
 """
 CLUSTER = """
+import contextlib, socket
 from caffestat.sweeps.executors import local_cluster
+with contextlib.suppress(OSError):
+    held = socket.create_server(("", 8787))  # as another cluster on this machine would
 progress = lambda done, count: done == 3 and interrupt()
 with local_cluster(2) as client:
     caffestat.sweep("net.prototxt", seeds=range(1_000_000), client=client, output="out", progress=progress)

@@ -200,8 +200,9 @@ def local_cluster(workers: int) -> Iterator[Any]:
     dask.config.set({_WORKERS_LOG: "critical"})  # as they end, they would print tracebacks of what they do not finish
     track_resources()
     settings = {"threads_per_worker": 1, "dashboard_address": None, "silence_logs": logging.ERROR}
+    any_port = {"dashboard_address": ":0"}  # the usual one may be another cluster's, of which Dask would warn
     with uninterrupted():
-        client = Client(n_workers=workers, processes=True, **settings)
+        client = Client(n_workers=workers, processes=True, scheduler_kwargs=any_port, **settings)
     try:
         yield client
     finally:
