@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import torch
-from torch.nn.functional import conv2d
 
 from caffestat.autodiff import backward
 from caffestat.engine import CPU, Compiled
 from caffestat.graph import Graph
 from caffestat.graph.expand import expand
+
+torch = pytest.importorskip("torch")
 
 Strides = tuple[int, int]
 
@@ -41,7 +41,10 @@ def test_gradients_agree_with_torch(strides: tuple[Strides, Strides], is_constan
     constant, fed = (params, {}) if is_constant else ({}, params)
     found = Compiled(g, CPU, constant).run(feeds, fed)
     x, *w = (torch.tensor(array.astype(np.float64), requires_grad=True) for array in (feeds["x"], *params.values()))
-    ys = [conv2d(x, one, stride=steps, groups=group) for one, steps, group in zip(w, strides, GROUPS, strict=True)]
+    ys = [
+        torch.nn.functional.conv2d(x, one, stride=steps, groups=group)
+        for one, steps, group in zip(w, strides, GROUPS, strict=True)
+    ]
     seeds = [torch.tensor(feeds[f"dy{number}"].astype(np.float64)) for number in range(len(ys))]
     for name, expected in zip(g.outputs, torch.autograd.grad(ys, (x, *w), seeds), strict=True):
         np.testing.assert_allclose(found[name], expected, rtol=0, atol=2e-6 * expected.abs().max().item())
