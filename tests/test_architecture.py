@@ -54,3 +54,10 @@ def test_what_is_listed_exists() -> None:
     assert [
         name for name in re.findall(r"^\| `([\w.]+[/.][\w/.]*)` \|", TEXT, re.MULTILINE) if not (ROOT / name).exists()
     ] == []
+
+
+def test_tests_are_skipped_where_torch_is_missing() -> None:
+    """`make test` does not install it."""
+    texts = {path.relative_to(ROOT).as_posix(): path.read_text("utf-8") for path in (ROOT / "tests").rglob("*.py")}
+    before = {name: re.split(r"^(?:import|from) torch\b", text, maxsplit=1, flags=re.M) for name, text in texts.items()}
+    assert [name for name, parts in before.items() if len(parts) > 1 and "skip(" not in parts[0]] == []
