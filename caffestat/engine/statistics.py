@@ -195,13 +195,13 @@ def _sum_by_channels(g: Graph, value: str) -> str:
     The normalization's Σ x follows from the shifts, and the sum of the other is asked for anyway.
     """
     assert g.scaled
-    shape, rectified = g.shape(value)[1:2], dict(g.scaled.rectified.values())
+    shape, dtype, rectified = g.shape(value)[1:2], g.specs[value].dtype, dict(g.scaled.rectified.values())
     if value not in g.scaled.rectified:
         return g.emit_late("ChannelAbs", value, shape=shape, like=value, non_negative=value in rectified)
     y, shifts = g.scaled.rectified[value]
-    count = g.constant(math.prod(g.shape(value)) / shape[0])
-    twice = g.emit("Mul", _sum_scaled(g, y, ""), g.constant(2))
-    return g.declare(g.emit("Sub", twice, g.emit("Mul", count, shifts)), shape)
+    count = g.constant(math.prod(g.shape(value)) / shape[0], dtype)
+    twice = g.emit("Mul", _sum_scaled(g, y, ""), g.constant(2, dtype))
+    return g.declare(g.emit("Sub", twice, g.emit("Mul", count, shifts)), shape, dtype)
 
 
 @late("ChannelAbs")
