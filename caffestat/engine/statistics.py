@@ -82,12 +82,13 @@ def _sum_of_others(g: Graph, node: Node, provider: str) -> list[str] | None:
         return None
     first, (value, *factors) = len(g.nodes), node.inputs
     is_large = math.prod(g.shape(value)) > _CACHED
-    total = _sum_product(g, node) if factors and is_large else _sum_of_scaled(g, value)
+    non_negative = node.attributes["non_negative"]
+    total = _sum_product(g, node) if factors and is_large else _sum_of_scaled(g, value, non_negative)
     g.statistics.update(name for emitted in g.nodes[first:] for name in emitted.outputs)
     return [total] if total else None
 
 
-def _sum_of_scaled(g: Graph, value: str) -> str:
+def _sum_of_scaled(g: Graph, value: str, non_negative: bool) -> str:
     """Emit Σ |x| from sums of other values per channel; nothing where there are none."""
     assert g.scaled
     if not _has_long_rows(g, value):
@@ -95,7 +96,7 @@ def _sum_of_scaled(g: Graph, value: str) -> str:
     if value in g.scaled.normal:
         return _sum_normal(g, g.scaled.normal[value])
     if value in g.scaled.values or value in g.scaled.others:
-        return _sum_of(g, _sum_scaled(g, *g.scaled.values.get(value, (value, ""))))
+        return _sum_of(g, _sum_scaled(g, *g.scaled.values.get(value, (value, "")), non_negative))
     return ""
 
 
@@ -180,27 +181,27 @@ def _sum_normal(g: Graph, normal: Normal) -> str:
     )
 
 
-def _sum_scaled(g: Graph, value: str, vector: str) -> str:
+def _sum_scaled(g: Graph, value: str, vector: str, non_negative: bool = False) -> str:
     """Emit the sums of |vector · x| per channel, from sums of |x|: [C]."""
     assert g.scaled
     if value not in g.scaled.sums:
-        g.scaled.sums[value] = _sum_by_channels(g, value)
+        g.scaled.sums[value] = _sum_by_channels(g, value, non_negative)
     sums = g.scaled.sums[value]
     return g.emit("Abs", g.emit("Mul", sums, vector)) if vector else sums
 
 
-def _sum_by_channels(g: Graph, value: str) -> str:
+def _sum_by_channels(g: Graph, value: str, non_negative: bool) -> str:
     """Emit Σ |x| per channel, of a normalization with shifts from the max(x, 0) behind it: 2 Σ max(x, 0) - Σ x: [C].
 
     The normalization's Σ x follows from the shifts, and the sum of the other is asked for anyway.
     """
     assert g.scaled
-    shape, dtype, rectified = g.shape(value)[1:2], g.specs[value].dtype, dict(g.scaled.rectified.values())
+    shape, dtype = g.shape(value)[1:2], g.specs[value].dtype
     if value not in g.scaled.rectified:
-        return g.emit_late("ChannelAbs", value, shape=shape, like=value, non_negative=value in rectified)
+        return g.emit_late("ChannelAbs", value, shape=shape, like=value, non_negative=non_negative)
     y, shifts = g.scaled.rectified[value]
     count = g.constant(math.prod(g.shape(value)) / shape[0], dtype)
-    twice = g.emit("Mul", _sum_scaled(g, y, ""), g.constant(2, dtype))
+    twice = g.emit("Mul", _sum_scaled(g, y, "", non_negative=True), g.constant(2, dtype))
     return g.declare(g.emit("Sub", twice, g.emit("Mul", count, shifts)), shape, dtype)
 
 

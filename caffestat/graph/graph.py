@@ -273,8 +273,7 @@ class Graph:
         # Reshape reads 0 as "copy the input's axis" unless told otherwise
         attributes: dict[str, Any] = {"allowzero": 1} if 0 in shape else {}
         result = self.emit("Reshape", value, self.ints(*shape), **attributes)
-        whole = _whole(shape, prod(spec.shape)) if spec else None
-        if spec and whole is not None:
+        if spec is not None and (whole := _whole(shape, prod(spec.shape))) is not None:
             self.specs[result] = Spec(whole, spec.dtype)
         return result
 
