@@ -138,6 +138,12 @@ def total(g: Graph, value: str) -> str:
     return g.emit("ReduceSum", rows, keepdims=0)
 
 
+def cross_entropies(g: Graph, x: str, targets: str) -> str:
+    """Emit the cross entropy of σ(x) and a target for each element: log(1 + e^-|x|) + max(x, 0) - x·t."""
+    tail = g.emit("Log", g.emit("Add", g.emit("Exp", g.emit("Neg", g.emit("Abs", x))), g.constant(1)))
+    return g.emit("Add", g.emit("Sub", g.emit("Relu", x), g.emit("Mul", x, targets)), tail)
+
+
 def weigh(g: Any, value: str, valid: str | None) -> str:
     """Emit the value, zero where it does not count."""
     return value if valid is None else str(g.emit("Mul", value, valid))
@@ -298,10 +304,8 @@ class SigmoidCrossEntropyLoss(Normalized):
             targets = g.reshape(targets, *shape)
             valid = self.valid(g, targets)
             normalizer = self.normalizer(g, valid, shape[0], math.prod(shape[1:]))
-            tail = g.emit("Log", g.emit("Add", g.emit("Exp", g.emit("Neg", g.emit("Abs", x))), g.constant(1)))
-            linear = g.emit("Sub", g.emit("Relu", x), g.emit("Mul", x, targets))
             made.update(targets=targets, valid=valid, normalizer=normalizer)
-            return g.emit("Div", total(g, counted(g, g.emit("Add", linear, tail), valid)), normalizer)
+            return g.emit("Div", total(g, counted(g, cross_entropies(g, x, targets), valid)), normalizer)
 
         def gradient(tape: Tape, dy: str) -> Sequence[str | None]:
             scale = weigh(tape, tape.emit("Div", dy, made["normalizer"]), made["valid"])

@@ -13,7 +13,7 @@ from caffestat.lazy import np
 from caffestat.schema.forks import segmentation_pb2
 
 from ..base import Layer, Shape, layer
-from ..loss import Loss, total
+from ..loss import Loss, cross_entropies, total
 from ..reread import emit_closed, without_gradient
 from .flow import check_images
 from .staged import Computed
@@ -282,9 +282,7 @@ class NormalizedSigmoidCrossEntropyLoss(Loss):
         places = shape[0] * math.prod(shape[2:])
 
         def forward(x: str, t: str) -> str:
-            spread = g.emit("Log", g.emit("Add", g.constant(1), g.emit("Exp", g.emit("Neg", g.emit("Abs", x)))))
-            held = g.emit("Sub", g.emit("Relu", x), g.emit("Mul", x, g.reshape(t, *shape)))
-            return g.emit("Div", total(g, g.emit("Add", held, spread)), g.constant(places))
+            return g.emit("Div", total(g, cross_entropies(g, x, g.reshape(t, *shape))), g.constant(places))
 
         def gradient(tape: Tape, dy: str) -> Sequence[str | None]:
             error = tape.emit("Sub", tape.emit("Sigmoid", bottoms[0]), tape.reshape(bottoms[1], *shape))

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from caffestat.lazy import np
 
 from ..base import Layer, Shape, layer
-from ..loss import Loss, total
+from ..loss import Loss, cross_entropies, total
 from ..reread import emit_closed
 from .proposals import ProposalLayer, clipped, from_deltas
 from .staged import Computed
@@ -103,12 +103,10 @@ class WeightedSigmoidCrossEntropyLoss(Loss):
         made: dict[str, str] = {}
 
         def forward(x: str, *_: str) -> str:
-            spread = g.emit("Log", g.emit("Add", g.constant(1), g.emit("Exp", g.emit("Neg", g.emit("Abs", x)))))
-            losses = g.emit("Add", g.emit("Sub", g.emit("Relu", x), g.emit("Mul", x, targets)), spread)
             all_weights = total(g, weights)
             made["some"] = g.emit("Greater", all_weights, g.constant(0))
             made["divisor"] = g.emit("Where", made["some"], all_weights, g.constant(1))
-            y = g.emit("Div", total(g, g.emit("Mul", weights, losses)), made["divisor"])
+            y = g.emit("Div", total(g, g.emit("Mul", weights, cross_entropies(g, x, targets))), made["divisor"])
             return g.emit("Where", made["some"], y, g.constant(0))
 
         def gradient(tape: Tape, dy: str) -> Sequence[str | None]:

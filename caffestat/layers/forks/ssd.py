@@ -20,7 +20,7 @@ from caffestat.schema.forks import ssd_pb2
 
 from ..base import TEST, Layer, Param, Shape, layer, of_four_axes, to_filler
 from ..data import Images
-from ..loss import BATCH_SIZE, FULL, NONE, VALID, Normalized
+from ..loss import BATCH_SIZE, FULL, NONE, VALID, Normalized, cross_entropies
 from ..reread import emit_closed, without_gradient
 from .boxes import CORNER, decode, suppress
 from .detection_files import FORMATS, DetectionFiles, listed_sizes
@@ -746,10 +746,8 @@ def _score_loss(g: Graph, scores: str, labels: str, weights: str, kind: int) -> 
     labels: of each row, or with LOGISTIC targets [rows, classes]; weights [rows, 1].
     """
     if kind == LOGISTIC:
-        tail = g.emit("Log", g.emit("Add", g.emit("Exp", g.emit("Neg", g.emit("Abs", scores))), g.constant(1)))
-        linear = g.emit("Sub", g.emit("Relu", scores), g.emit("Mul", scores, labels))
         error = g.emit("Sub", g.emit("Sigmoid", scores), labels)
-        return _sum(g, g.emit("Mul", g.emit("Add", linear, tail), weights)), g.emit("Mul", error, weights)
+        return _sum(g, g.emit("Mul", cross_entropies(g, scores, labels), weights)), g.emit("Mul", error, weights)
     p = g.emit("Softmax", scores, axis=1)
     chosen = g.emit("GatherElements", p, labels, axis=1)
     logs = g.emit("Neg", g.emit("Log", g.emit("Max", chosen, g.constant(FLT_MIN))))
